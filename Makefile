@@ -1,0 +1,90 @@
+# A new machine needs Python 3.11 or newer, make, and package registries. Works with make 3.81, as macOS has it.
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip -qq --disable-pip-version-check
+AZURITE := dev/azurite/node_modules/.installed
+
+# The newest Python that can make a virtual environment. Expanded only when there is none yet.
+USABLE := import ensurepip, sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	$$python -c '$(USABLE)' >/dev/null 2>&1 && { echo $$python; break; }; done)
+
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help up test check format lock clean node browser
+
+help: ## List what make can do
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+
+up: $(VENV)/.local $(AZURITE) ## Run everything on this machine until Ctrl-C; settings come from the environment
+	@$(RUN) -m dev.up
+
+test: browser $(VENV)/.test $(AZURITE) ## Run all tests; ARGS="..." goes to pytest, BROWSER=none leaves the browser out
+	$(RUN) -m pytest $(if $(filter none,$(BROWSER)),-m "not browser") $(ARGS)
+
+check: $(VENV)/.test ## Check format, lint and types
+	$(RUN) -m ruff format --check
+	$(RUN) -m ruff check
+	$(RUN) -m mypy
+
+format: $(VENV)/.test ## Format the code and mend what ruff can
+	$(RUN) -m ruff check --fix
+	$(RUN) -m ruff format
+
+# The largest set first and the others within it, so that a package has one version everywhere. No lock names an address.
+UV ?= $(shell command -v uv || echo $(RUN) -m uv)
+COMPILE = $(UV) pip compile --quiet --universal --generate-hashes --no-annotate --no-header $(ARGS)
+SERVICES := pyproject.toml --extra services
+WITHIN := --constraint requirements-test.lock
+NPM_LOCK := dev/azurite/package-lock.json
+BARE := import json, pathlib, sys; file = pathlib.Path(sys.argv[1]); lock = json.loads(file.read_text()); \
+	[entry.pop(key) for entry in lock["packages"].values() for key in list(entry) if "://" in json.dumps(entry[key])]; \
+	file.write_text(json.dumps(lock, indent=2) + "\n")
+lock: $(RUN) node ## Make the locks again; ARGS=--upgrade takes the newest versions
+	@$(UV) --version >/dev/null 2>&1 || $(PIP) install uv
+	$(COMPILE) $(SERVICES) --group local --group test --output-file requirements-test.lock
+	$(COMPILE) $(SERVICES) $(WITHIN) --group local --output-file requirements-local.lock
+	$(COMPILE) $(SERVICES) $(WITHIN) --output-file requirements.lock
+	$(COMPILE) --group node --output-file requirements-node.lock
+	$(RUN) -m dev.node npm --prefix dev/azurite install --package-lock-only --ignore-scripts
+	@$(RUN) -c '$(BARE)' $(NPM_LOCK)
+
+clean: ## Remove everything that make has made, the jobs and keys in .headway too
+	rm -rf $(VENV) .headway dev/azurite/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What the targets above need. A stamp is older than its lock when there is something to install.
+
+$(RUN):
+	@$(or $(PYTHON),false) -c '$(USABLE)' 2>/dev/null || { echo "Headway needs Python 3.11 or newer with venv" \
+		"(Debian: apt-get install python3-venv); PYTHON=... names one that is not on the PATH" >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV)
+
+$(VENV)/.%: requirements-%.lock pyproject.toml | $(RUN)
+	@echo "Installing Python packages from $< into $(VENV) (a minute or two the first time)"
+	@$(PIP) install --require-hashes -r $<
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(AZURITE): $(NPM_LOCK) | node
+	@echo "Installing Azurite into dev/azurite/node_modules (half a minute)"
+	@$(RUN) -m dev.node npm --prefix dev/azurite ci --ignore-scripts --loglevel=error >/dev/null
+	@touch $@
+
+node: | $(RUN)
+	@$(RUN) -m dev.node || { echo "Installing Node.js into $(VENV), since there is none of version 20 or newer with npm"; \
+		$(PIP) install --require-hashes -r requirements-node.lock; }
+
+CHROMIUM := chromium chromium-browser google-chrome
+browser:
+ifneq ($(BROWSER),none)
+	@for name in $(CHROMIUM); do command -v $$name >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing Chromium"; apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	else \
+		echo "The browser tests need Chromium: sudo apt-get install chromium, or leave them out: make test BROWSER=none" >&2; \
+		exit 1; \
+	fi
+endif

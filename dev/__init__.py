@@ -1,0 +1,1 @@
+"""The development environment: what `make up` runs on one machine without containers."""

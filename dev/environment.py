@@ -1,0 +1,109 @@
+"""The state folder and the environment that the local processes run with."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from headway.tokens import make_keys
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# The process is the variable's first word.
+PORTS = {
+    "SUBMITTER_PORT": "8080",
+    "NOTIFIER_PORT": "8081",
+    "SUBMITTER_INTERNAL_PORT": "9190",
+    "NOTIFIER_INTERNAL_PORT": "9191",
+    "WORKER_INTERNAL_PORT": "9192",
+    "AZURITE_PORT": "10001",
+    "VALKEY_PORT": "6390",
+}
+
+# Azurite's well-known account, the same on every machine and documented by Microsoft.
+ACCOUNT = "devstoreaccount1"
+ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+
+
+class Unusable(Exception):  # noqa: N818 - reads as what it is
+    """The environment can't be started as it is; says why and what to do."""
+
+
+def folder(given: Mapping[str, str]) -> Path:
+    """Return the state folder: `HEADWAY_DIR`, or `.headway` in the repository."""
+    return Path(given.get("HEADWAY_DIR") or ROOT / ".headway").expanduser().resolve()
+
+
+def settings(state: Path, given: Mapping[str, str]) -> dict[str, str]:
+    """Return what the services run with; what the user's environment sets wins."""
+    port = {name: given.get(name) or default for name, default in PORTS.items()}
+    submitter, notifier = port["SUBMITTER_PORT"], port["NOTIFIER_PORT"]
+    defaults = {
+        **port,
+        "BIND_HOST": "127.0.0.1",
+        "SUBMITTER_URL": f"http://127.0.0.1:{submitter}",
+        "NOTIFIER_URL": f"http://127.0.0.1:{notifier}",
+        "LIVE_URL": f"http://127.0.0.1:{notifier}",
+        "NOTIFIER_INTERNAL_URL": f"http://127.0.0.1:{port['NOTIFIER_INTERNAL_PORT']}",
+        "ALLOWED_ORIGINS": f"http://127.0.0.1:{submitter},http://localhost:{submitter}",
+        "QUEUE_CONNECTION_STRING": f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY};"
+        f"QueueEndpoint=http://127.0.0.1:{port['AZURITE_PORT']}/{ACCOUNT};",
+        "REDIS_URL": f"redis://127.0.0.1:{port['VALKEY_PORT']}/0",
+        "REPORT_KEY_FILE": str(state / "keys/report.key"),
+        "TOKEN_KEY_FILE": str(state / "keys/token.pem"),
+        "TOKEN_PUBLIC_KEY_FILE": str(state / "keys/token.pub.pem"),
+        "SUBMITTER_OPEN": "false" if given.get("SUBMITTER_API_KEYS") else "true",
+        "WORKER_JOBS": "services.worker.jobs",
+        "GRACE_S": "3",
+        "DRAIN_S": "1",
+        "LOG_FORMAT": "console",
+    }
+    return {name: given.get(name) or default for name, default in defaults.items()}
+
+
+def check_ports(env: Mapping[str, str]) -> None:
+    """Try every port; Unusable names all that can't be had."""
+    problems = []
+    with ExitStack() as held:
+        for variable in PORTS:
+            process, port = variable.split("_")[0].lower(), env[variable]
+            host = "127.0.0.1" if process in ("azurite", "valkey") else env["BIND_HOST"]
+            try:
+                held.enter_context(_listen(host, port))
+            except (ValueError, OverflowError):
+                problems.append(f"{variable}={port} is no port")
+            except OSError as error:
+                taken = error.errno == errno.EADDRINUSE
+                reason = (
+                    "is taken: stop what listens there or" if taken else f"can't be had on {host} ({error.strerror}):"
+                )
+                problems.append(f"port {port} ({process}) {reason} set {variable}")
+    if problems:
+        raise Unusable("\n".join(problems))
+
+
+def _listen(host: str, port: str) -> socket.socket:
+    # create_server sets SO_REUSEADDR, so that a connection in TIME_WAIT is no false alarm; port 0 would be any port.
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, int(port) or -1), family=family)
+
+
+@contextmanager
+def prepared(state: Path, env: Mapping[str, str]) -> Iterator[None]:
+    """Make the state folder and hold it for this run alone; Unusable when another run has it."""
+    for name in ("azurite", "valkey", "logs", "pid"):
+        (state / name).mkdir(parents=True, exist_ok=True)
+    with (state / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Unusable(f"another `make up` uses {state}: stop it or set HEADWAY_DIR") from None
+        for left in (state / "pid").iterdir():
+            left.unlink()
+        make_keys(state / "keys")
+        (state / "env").write_text("".join(f"{name}={value}\n" for name, value in env.items()))
+        yield

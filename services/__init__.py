@@ -1,0 +1,1 @@
+"""The three services and the parts they share."""

@@ -1,0 +1,116 @@
+"""The queue of jobs on Azure Storage: one request a call, and no policy but which of them may be repeated."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
+
+from azure.core.exceptions import HttpResponseError, ResourceExistsError
+from azure.storage.queue.aio import QueueClient, QueueServiceClient
+from msgspec import Struct
+
+from headway.contracts import Timestamp
+
+FOREVER = -1
+MAX_PAGE = 32  # messages a receive can bring
+_NO_RETRY = {"retry_total": 0}
+T = TypeVar("T")
+
+# An answer of 500 with an empty body makes the SDK log a traceback of its own.
+logging.getLogger("azure.core.pipeline.policies").setLevel(logging.ERROR)
+
+
+class Received(Struct, frozen=True):
+    """A message that is this worker's until its visibility ends."""
+
+    id: str
+    receipt: str
+    text: str
+    delivery: int
+    inserted_at: Timestamp
+    requested_at: float  # monotonic, from before the request: its visibility ends no sooner than counted from here
+
+
+class JobQueue:
+    """One queue and its poison queue; both are made when they are missing."""
+
+    def __init__(self, service: QueueServiceClient, name: str) -> None:
+        self._jobs = service.get_queue_client(name)
+        self._poison = service.get_queue_client(f"{name}-poison")
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, connection_string: str, name: str, api_version: str) -> AsyncIterator[JobQueue]:
+        """Open a client; nothing is asked of the queue yet."""
+        # The SDK's own back-off would block for 84 s, and its newest API version is unknown to Azurite.
+        async with QueueServiceClient.from_connection_string(
+            connection_string, api_version=api_version, use_env_settings=False, connection_timeout=5, read_timeout=15,
+            retry_total=2, initial_backoff=0.3, increment_base=0, random_jitter_range=0.2,
+        ) as service:  # fmt: skip
+            yield cls(service, name)
+
+    async def send(self, text: str, *, delay_s: int = 0) -> None:
+        """Put a message on the queue, to be seen after `delay_s`."""
+        await _existing(self._jobs, lambda: self._jobs.send_message(text, visibility_timeout=delay_s,
+                                                                    time_to_live=FOREVER))  # fmt: skip
+
+    async def receive(self, count: int, visibility_s: int) -> list[Received]:
+        """Take up to `count` messages (at most 32) in one request."""
+        requested_at = time.monotonic()
+
+        async def page() -> list[Any]:
+            pages = self._jobs.receive_messages(messages_per_page=min(count, MAX_PAGE),
+                                                visibility_timeout=visibility_s, **_NO_RETRY).by_page()  # fmt: skip
+            async for messages in pages:
+                return [message async for message in messages]
+            return []
+
+        return [
+            Received(message.id, message.pop_receipt, message.content, message.dequeue_count,
+                     Timestamp(message.inserted_on.timestamp() * 1000), requested_at)
+            for message in await _existing(self._jobs, page)
+        ]  # fmt: skip
+
+    async def update(self, message_id: str, receipt: str, visibility_s: int, text: str | None = None) -> str:
+        """Set a message's visibility, and its text when given; return its new receipt, the old one is dead."""
+        updated = await self._jobs.update_message(
+            message_id, receipt, text, visibility_timeout=visibility_s, **_NO_RETRY
+        )
+        return str(updated.pop_receipt)
+
+    async def delete(self, message_id: str, receipt: str) -> None:
+        """Remove a message; one that is gone already is fine."""
+        try:
+            await self._jobs.delete_message(message_id, receipt)
+        except HttpResponseError as error:
+            if not gone(error):
+                raise
+
+    async def poison(self, text: str) -> None:
+        """Put a copy of a message that nobody could handle on the poison queue."""
+        await _existing(self._poison, lambda: self._poison.send_message(text, time_to_live=FOREVER))
+
+
+def gone(error: HttpResponseError) -> bool:
+    """Tell whether the service says that the message is no longer ours."""
+    return _code(error) in ("MessageNotFound", "PopReceiptMismatch")
+
+
+def _code(error: HttpResponseError) -> str:
+    code = getattr(error, "error_code", None)  # an enum's member or a plain string
+    return str(getattr(code, "value", code))
+
+
+async def _existing(queue: QueueClient, call: Callable[[], Awaitable[T]]) -> T:
+    """Call, and once more after making the queue when it turns out to be missing."""
+    try:
+        return await call()
+    except HttpResponseError as error:
+        if _code(error) != "QueueNotFound":
+            raise
+    with suppress(ResourceExistsError):  # another process was faster
+        await queue.create_queue()
+    return await call()

@@ -1,0 +1,124 @@
+"""The chassis of every service: two listeners, probes, metrics, supervised tasks, and a stop in the right order.
+
+aiohttp closes its listeners before it tells anyone, so SIGTERM is handled here: readiness goes false first, then the
+service drains while its public listener still answers, and the internal listener closes last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import structlog
+import uvloop
+from aiohttp import web
+from prometheus_client.aiohttp import make_aiohttp_handler
+
+from services import logs
+from services.problems import answer, log_request
+from services.settings import InvalidSettings, Settings, environment, load
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+S = TypeVar("S", bound=Settings)
+
+SHUTDOWN_S = 3.0  # what requests in flight get once a listener closes
+
+
+async def _nothing() -> None:
+    """Drain nothing."""
+
+
+@dataclass
+class Service:
+    """What one running service hands to the chassis."""
+
+    public: Iterable[web.RouteDef] | None = None
+    public_port: int = 0
+    internal: Iterable[web.RouteDef] = ()
+    tasks: dict[str, Callable[[], Awaitable[object]]] = field(default_factory=dict)
+    waiting_for: Callable[[], list[str]] = list  # what readiness still waits for
+    alive: Callable[[], bool] = lambda: True
+    drain: Callable[[], Awaitable[None]] = _nothing
+
+
+def run(kind: type[S], open_service: Callable[[S], AbstractAsyncContextManager[Service]]) -> None:
+    """Run a service until SIGTERM or SIGINT; exits 0 then, 1 when a part of it crashed, 2 on wrong settings."""
+    try:
+        settings = load(kind, environment())
+        logs.configure(kind.service, settings.log_level, settings.log_format)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(settings, open_service))
+    except InvalidSettings as error:
+        sys.exit(_complain(kind.service, error))
+    except Exception:
+        log.exception("service_crashed")
+        sys.exit(1)
+
+
+def _complain(service: str, error: InvalidSettings) -> int:
+    sys.stderr.write(f"{service}: the settings do not fit:\n")
+    sys.stderr.writelines(f"  {problem}\n" for problem in str(error).splitlines())
+    return 2
+
+
+async def _serve(settings: S, open_service: Callable[[S], AbstractAsyncContextManager[Service]]) -> None:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    async with AsyncExitStack() as stack:
+        service = await stack.enter_async_context(open_service(settings))
+        internal = _probes(service, stopping)
+        internal.add_routes(service.internal)
+        await _listen(stack, internal, settings.bind_host, settings.internal_port)
+        async with asyncio.TaskGroup() as group, AsyncExitStack() as public:
+            tasks = [group.create_task(_supervise(task), name=name) for name, task in service.tasks.items()]
+            if service.public is not None:
+                app = web.Application(middlewares=[log_request, answer])
+                app.add_routes(service.public)
+                await _listen(public, app, settings.bind_host, service.public_port)
+            gc.freeze()  # what is loaded now stays: https://docs.python.org/3/library/gc.html#gc.freeze
+            gc.set_threshold(50_000, 50, 50)
+            log.info("service_started", port=service.public_port or None, internal_port=settings.internal_port)
+            await stopping.wait()
+            log.info("service_draining")
+            await service.drain()
+            await public.aclose()
+            for task in tasks:
+                task.cancel()
+    log.info("service_stopped")
+
+
+async def _supervise(task: Callable[[], Awaitable[object]]) -> None:
+    """Run a long task; its crash, or its end, ends the service."""
+    await task()
+    raise RuntimeError("a task that should run for as long as its service has ended")
+
+
+async def _listen(stack: AsyncExitStack, app: web.Application, host: str, port: int) -> None:
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    await web.TCPSite(runner, host, port, backlog=1024).start()
+
+
+def _probes(service: Service, stopping: asyncio.Event) -> web.Application:
+    async def livez(_request: web.Request) -> web.Response:
+        alive = service.alive()
+        return web.json_response({"alive": alive}, status=200 if alive else 503)
+
+    async def readyz(_request: web.Request) -> web.Response:
+        waiting_for = ["draining"] if stopping.is_set() else service.waiting_for()
+        body = {"ready": not waiting_for, "waiting_for": waiting_for}
+        return web.json_response(body, status=503 if waiting_for else 200)
+
+    app = web.Application(middlewares=[answer])
+    app.router.add_get("/livez", livez)
+    app.router.add_get("/readyz", readyz)
+    app.router.add_get("/metrics", make_aiohttp_handler())
+    return app

@@ -1,0 +1,61 @@
+"""Logs: one event a line, JSON in a container and colours on a terminal, never a token, key or payload.
+
+Everything logs through `structlog.stdlib`, so that what aiohttp or Azure's SDK have to say takes the same shape.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from typing import Any
+
+import structlog
+
+_SECRETS = re.compile(
+    r"eyJ[\w-]+\.[\w-]+\.[\w-]*"  # a JSON Web Token, wherever it stands
+    r"|(?<=/progress/)[^/?\s\"']+"  # the report key of a one-line report
+    r"|(?<=AccountKey=)[^;\s\"']+|(?<=sig=)[^&\s\"']+"  # Azure's keys and signatures
+    r"|(?<=://)[^/@\s:]*:[^/@\s]+(?=@)"  # user and password in an address
+    r"|(?i:(?<=bearer ))[^\s\"']+"
+)
+
+_TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+_WITHOUT_META = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+
+
+def configure(service: str, level: str, style: str) -> None:
+    """Set up logging for this process; `style` is `json`, `console` or `auto` (console on a terminal)."""
+    console = style == "console" or (style == "auto" and sys.stderr.isatty())
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper("iso", utc=True),
+        structlog.stdlib.ExtraAdder(),
+    ]
+    final: list[Any] = (
+        [structlog.dev.ConsoleRenderer(pad_event_to=24, exception_formatter=structlog.dev.plain_traceback)]
+        if console
+        else [_TRACEBACKS, structlog.processors.JSONRenderer()]
+    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Redacting(foreign_pre_chain=shared, processors=[_WITHOUT_META, *final]))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for chatty in ("azure", "aiohttp.access"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(service=service)
+
+
+class _Redacting(structlog.stdlib.ProcessorFormatter):
+    """The last wall: hides what looks like a token or key in whatever is logged, by whichever library."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _SECRETS.sub("[hidden]", super().format(record))

@@ -1,0 +1,147 @@
+-- The one gate: every change of a job passes here, whole or not at all.
+--
+-- KEYS[1] is the job's record (a hash) and the name of its channel. ARGV[1] says what is asked:
+--   report  the fields of REPORTED  -> {accepted, reason, cancel_requested, watched}
+--   cancel  the fields of GRANTED   -> the snapshot
+--   read                            -> the snapshot, or nil
+-- What a watcher sees is kept as JSON text, opaque to this script (cjson turns [] into {} and cuts long numbers).
+
+local SHOWN = {'id', 'kind', 'status', 'version', 'generation', 'attempt', 'max_attempts', 'progress', 'result', 'error',
+  'cancel_requested', 'submitted_at', 'started_at', 'updated_at', 'finished_at', 'due_at', 'lease_until', 'expires_at'}
+local FENCE = {'message_id', 'delivery', 'sequence', 'lease_ms', 'due_ms', 'expires_ms'}
+local REPORTED = {'id', 'kind', 'status', 'generation', 'attempt', 'max_attempts', 'progress', 'result', 'error',
+  'submitted_at', 'due_at', 'lease_until', 'expires_at', 'message_id', 'delivery', 'sequence', 'lease_ms', 'due_ms',
+  'expires_ms'}
+local GRANTED = {'id', 'kind', 'max_attempts', 'submitted_at', 'due_at', 'expires_at', 'expires_ms'}
+local ENDED = {['"succeeded"'] = true, ['"failed"'] = true, ['"cancelled"'] = true}
+local TAKEOVER_MS = 10 * 60 * 1000  -- how long a quiet record still refuses another message
+local KEEP_MS = 60 * 60 * 1000      -- how long a record outlives its job's time, and its own last change
+
+local key = KEYS[1]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local FIELDS = {}
+for _, name in ipairs(SHOWN) do table.insert(FIELDS, name) end
+for _, name in ipairs(FENCE) do table.insert(FIELDS, name) end
+
+-- Returns the record, or nil when there is none; what is no record of ours is as good as none.
+local function load()
+  local values = redis.pcall('HMGET', key, unpack(FIELDS))
+  if values.err then return nil end
+  local record = {}
+  for i, name in ipairs(FIELDS) do
+    if not values[i] then return nil end
+    record[name] = values[i]
+  end
+  return tonumber(record.version) and record or nil
+end
+
+local function named(names)
+  local values = {}
+  for i, name in ipairs(names) do values[name] = ARGV[i + 1] end
+  return values
+end
+
+local function snapshot(record)
+  local parts = {}
+  for i, name in ipairs(SHOWN) do parts[i] = '"' .. name .. '":' .. record[name] end
+  return '{' .. table.concat(parts, ',') .. '}'
+end
+
+-- Spells a time as JSON (https://howardhinnant.github.io/date_algorithms.html#civil_from_days).
+local function rfc3339(ms)
+  local floor = math.floor
+  local days, rest = floor(ms / 86400000) + 719468, ms % 86400000
+  local era = floor(days / 146097)
+  local doe = days - era * 146097
+  local yoe = floor((doe - floor(doe / 1460) + floor(doe / 36524) - floor(doe / 146096)) / 365)
+  local doy = doe - (365 * yoe + floor(yoe / 4) - floor(yoe / 100))
+  local mp = floor((5 * doy + 2) / 153)
+  local month = mp < 10 and mp + 3 or mp - 9
+  return string.format('"%04d-%02d-%02dT%02d:%02d:%02d.%03dZ"', yoe + era * 400 + (month <= 2 and 1 or 0), month,
+    doy - floor((153 * mp + 2) / 5) + 1, floor(rest / 3600000), floor(rest / 60000) % 60, floor(rest / 1000) % 60,
+    rest % 1000)
+end
+
+local function expire(record)
+  redis.call('PEXPIREAT', key, string.format('%.0f', math.max(tonumber(record.expires_ms), now) + KEEP_MS))
+end
+
+-- Makes the record the job's new version; returns its snapshot and how many replicas heard of it.
+local function store(record, old)
+  record.version = string.format('%.0f', math.max(old and old.version + 1 or 0, now))
+  record.updated_at = rfc3339(now)
+  record.finished_at = ENDED[record.status] and rfc3339(now) or 'null'
+  local pairs_ = {}
+  for _, name in ipairs(FIELDS) do
+    table.insert(pairs_, name)
+    table.insert(pairs_, record[name])
+  end
+  redis.call('DEL', key)  -- whatever stood here, of whatever type
+  redis.call('HSET', key, unpack(pairs_))
+  expire(record)
+  local shown = snapshot(record)
+  return shown, redis.call('PUBLISH', key, shown)
+end
+
+-- The fence: says why a report comes too late, or nil.
+local function refusal(old, new)
+  local function compare(name) return tonumber(new[name]) - tonumber(old[name]) end
+  if compare('generation') < 0 then return 'superseded' end
+  if compare('generation') > 0 then return nil end
+  if ENDED[old.status] then return 'finished' end
+  if new.message_id ~= old.message_id then
+    local quiet_since = math.max(old.version, old.lease_ms, old.due_ms)
+    return now < quiet_since + TAKEOVER_MS and 'duplicate' or nil
+  end
+  if compare('delivery') < 0 then return 'superseded' end
+  if compare('delivery') > 0 then return nil end
+  return compare('sequence') <= 0 and 'stale' or nil
+end
+
+local function flag(value) return value and 1 or 0 end
+
+local function report(old, new)
+  local reason = old and refusal(old, new)
+  if reason then return {0, reason, flag(old.cancel_requested == 'true'), 0} end
+  local same_generation = old and old.generation == new.generation
+  local same_run = same_generation and old.message_id == new.message_id and old.delivery == new.delivery
+  new.cancel_requested = same_generation and old.cancel_requested or 'false'
+  new.started_at = same_run and old.started_at or 'null'
+  if new.status == '"running"' and new.started_at == 'null' then new.started_at = rfc3339(now) end
+  local watchers
+  if old then new.version, new.updated_at, new.finished_at = old.version, old.updated_at, old.finished_at end
+  if old and snapshot(new) == snapshot(old) then  -- nothing that a watcher sees
+    redis.call('HSET', key, 'message_id', new.message_id, 'delivery', new.delivery, 'sequence', new.sequence)
+    expire(new)
+    watchers = redis.call('PUBSUB', 'NUMSUB', key)[2]
+  else
+    local _
+    _, watchers = store(new, old)
+  end
+  return {1, false, flag(new.cancel_requested == 'true'), flag(watchers > 0)}
+end
+
+local function cancel(old, granted)
+  if old and ENDED[old.status] then return snapshot(old) end
+  local record = old or granted
+  if not old then
+    local blank = {generation = '0', attempt = '1', progress = 'null', result = 'null', error = 'null',
+      started_at = 'null', message_id = '', delivery = '0', sequence = '0'}
+    for name, value in pairs(blank) do record[name] = value end
+  end
+  local held = old and old.status == '"running"' and tonumber(old.lease_ms) > now
+  if held and old.cancel_requested == 'true' then return snapshot(old) end
+  record.cancel_requested = 'true'
+  if not held then
+    record.status, record.due_at, record.due_ms = '"cancelled"', 'null', '0'
+    record.lease_until, record.lease_ms = 'null', '0'
+  end
+  return (store(record, old))
+end
+
+local record = load()
+if ARGV[1] == 'report' then return report(record, named(REPORTED)) end
+if ARGV[1] == 'cancel' then return cancel(record, named(GRANTED)) end
+return record and snapshot(record) or false

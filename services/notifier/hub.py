@@ -1,0 +1,167 @@
+"""Who watches which job on this replica, and what each has seen: pure bookkeeping, without a loop or a socket."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Protocol
+
+from headway.contracts import ENDED, JobSnapshot, Timestamp, encode
+from headway.tokens import Pass
+
+NONE = -1  # the version before any
+
+# The gate writes these side by side, and inside a JSON string every quote before them would be escaped.
+_HEAD = re.compile(rb'"status":"(\w+)","version":(\d+)')
+
+
+class Snapshot:
+    """A job's state as published; its text is never decoded, and framed once for all who watch."""
+
+    def __init__(self, text: bytes) -> None:
+        head = _HEAD.search(text)
+        if head is None:
+            raise ValueError("this is no snapshot")
+        self.text = text
+        self.version = int(head[2])
+        self.ended = head[1].decode() in ENDED
+
+    @cached_property
+    def frame(self) -> bytes:
+        """The snapshot as a WebSocket text frame."""
+        return text_frame(b'{"job":%b}' % self.text)
+
+
+def queued(granted: Pass) -> bytes:
+    """Return the snapshot of a job that has no record yet: version 0, told from its token alone."""
+    due_at = granted.due_at if granted.due_at is not None and granted.due_at > Timestamp.now() else None
+    return encode(
+        JobSnapshot(
+            id=granted.job_id,
+            kind=granted.kind,
+            status="queued",
+            version=0,
+            submitted_at=granted.submitted_at,
+            due_at=due_at,
+            expires_at=granted.expires_at,
+        )
+    )
+
+
+def text_frame(data: bytes) -> bytes:
+    """Frame a text message as RFC 6455 §5.2 has it: final, unmasked, without extensions."""
+    size = len(data)
+    if size < 126:
+        return b"\x81" + size.to_bytes(1, "big") + data
+    if size < 65_536:
+        return b"\x81\x7e" + size.to_bytes(2, "big") + data
+    return b"\x81\x7f" + size.to_bytes(8, "big") + data
+
+
+class Watcher(Protocol):
+    """Where snapshots go: a connection. Neither of these waits for anything."""
+
+    def push(self, job_id: str, snapshot: Snapshot) -> None:
+        """Send a snapshot, or keep the newest until the connection takes more."""
+
+    def tell(self, job_id: str, code: str, message: str) -> None:
+        """Send an error about one job."""
+
+
+class Watch:
+    """One watcher's interest in one job."""
+
+    __slots__ = ("granted", "job_id", "named", "version", "watcher")
+
+    def __init__(self, watcher: Watcher, granted: Pass, version: int | None) -> None:
+        self.watcher = watcher
+        self.granted = granted
+        self.job_id = str(granted.job_id)
+        self.named = NONE if version is None else version  # what the watcher says that it had
+        self.version = self.named  # the newest that it has seen
+
+
+class Topic:
+    """One watched job."""
+
+    __slots__ = ("ended", "heard_at", "watches")
+
+    def __init__(self, now: float) -> None:
+        self.watches: dict[Watcher, Watch] = {}
+        self.heard_at = now
+        self.ended = False
+
+
+class Hub:
+    """The topics of this replica; times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._topics: dict[str, Topic] = {}
+
+    def __len__(self) -> int:
+        return len(self._topics)
+
+    def __contains__(self, job_id: str) -> bool:
+        return job_id in self._topics
+
+    def join(self, watch: Watch, now: float) -> bool:
+        """Add a watch, in place of the same watcher's earlier one; tell whether it is the job's first."""
+        topic = self._topics.get(watch.job_id)
+        first = topic is None
+        if topic is None:
+            topic = self._topics[watch.job_id] = Topic(now)
+        topic.watches[watch.watcher] = watch
+        return first
+
+    def leave(self, watch: Watch) -> bool:
+        """Remove a watch; tell whether it was the job's last."""
+        topic = self._topics.get(watch.job_id)
+        if topic is None or topic.watches.get(watch.watcher) is not watch:
+            return False
+        del topic.watches[watch.watcher]
+        if topic.watches:
+            return False
+        del self._topics[watch.job_id]
+        return True
+
+    def deliver(self, job_id: str, snapshot: Snapshot, now: float) -> None:
+        """Show a snapshot to everyone who has not seen it or a newer one."""
+        topic = self._topics.get(job_id)
+        if topic is None:
+            return
+        topic.heard_at = now
+        topic.ended = snapshot.ended
+        version = snapshot.version
+        for watch in topic.watches.values():
+            if version > watch.version:
+                watch.version = version
+                watch.watcher.push(job_id, snapshot)
+
+    def absent(self, watch: Watch) -> None:
+        """Answer a new watch of a job that has no record: it is queued, unless the watcher knew more than that."""
+        topic = self._topics.get(watch.job_id)
+        if topic is None or topic.watches.get(watch.watcher) is not watch or watch.version != watch.named:
+            return  # it has left, or has been shown something since
+        if watch.named == NONE:
+            watch.version = 0
+            watch.watcher.push(watch.job_id, Snapshot(queued(watch.granted)))
+        elif watch.named > 0:  # absence never replaces presence
+            watch.watcher.tell(watch.job_id, "unknown", "What was known of this job is lost; the watch stays.")
+
+    def silent(self, since: float) -> list[str]:
+        """Name the watched jobs that have not ended and were last heard of before `since`."""
+        return [job_id for job_id, topic in self._topics.items() if topic.heard_at < since and not topic.ended]
+
+    def touch(self, job_ids: list[str], now: float) -> None:
+        """Count jobs as heard of, since they are about to be read."""
+        for job_id in job_ids:
+            if job_id in self._topics:
+                self._topics[job_id].heard_at = now
+
+    def expired(self, now: Timestamp) -> Iterator[Watch]:
+        """Yield the watches whose token has expired."""
+        for topic in list(self._topics.values()):
+            for watch in list(topic.watches.values()):
+                if watch.granted.expired(now):
+                    yield watch

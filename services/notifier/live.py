@@ -1,0 +1,111 @@
+"""What keeps every watcher on the last version: subscribe, be confirmed, read, send, then whatever is newer.
+
+New watches, confirmations after a lost subscription and jobs gone silent all come to the same act: read the record
+again, many in one round trip, and show it to whoever has not seen it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import structlog
+from redis.exceptions import RedisError
+
+from headway.contracts import Timestamp
+from services.notifier import metrics
+from services.notifier.bus import Bus
+from services.notifier.hub import Hub, Snapshot, Watch
+from services.notifier.records import Records
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+BATCH = 200  # records in one read
+RETRY_S = 0.25
+TICK_S = 1.0
+
+
+class Live:
+    """Connects the hub, which knows who watches, with the bus and the records."""
+
+    def __init__(self, hub: Hub, records: Records, silence_s: float) -> None:
+        self._hub = hub
+        self._records = records
+        self._silence_s = silence_s
+        self._due: dict[str, list[Watch]] = {}  # jobs to read, and the watches that wait for a first answer
+        self._waiting: dict[str, list[Watch]] = {}  # the same, until the subscription is confirmed
+        self._work = asyncio.Event()
+        self.bus: Bus
+
+    def watch(self, watch: Watch) -> None:
+        """Begin a watch; its watcher is answered soon."""
+        self._hub.join(watch, time.monotonic())
+        metrics.WATCHED.set(len(self._hub))
+        if self.bus.want(watch.job_id):
+            self._read(watch.job_id, [watch])
+        else:
+            self._waiting.setdefault(watch.job_id, []).append(watch)
+
+    def unwatch(self, watch: Watch) -> None:
+        """End a watch."""
+        if self._hub.leave(watch):
+            self.bus.forget(watch.job_id)
+            self._waiting.pop(watch.job_id, None)
+        metrics.WATCHED.set(len(self._hub))
+
+    def heard(self, job_id: str, text: bytes) -> None:
+        """Take what was published of a job."""
+        try:
+            self._hub.deliver(job_id, Snapshot(text), time.monotonic())
+        except ValueError:
+            log.warning("publication_unreadable", job_id=job_id, size=len(text))
+
+    def confirmed(self, job_id: str) -> None:
+        """Take that a job's subscription stands: what was published before may be lost, so read."""
+        if job_id in self._hub:
+            self._read(job_id, self._waiting.pop(job_id, []))
+
+    def _read(self, job_id: str, watches: list[Watch]) -> None:
+        self._due.setdefault(job_id, []).extend(watches)
+        self._work.set()
+
+    async def read(self) -> None:
+        """Read the records that are due, for ever."""
+        while True:
+            await self._work.wait()
+            batch = dict(list(self._due.items())[:BATCH])
+            for job_id in batch:
+                del self._due[job_id]
+            if not self._due:
+                self._work.clear()
+            try:
+                texts = await self._records.read(batch)
+            except (RedisError, OSError) as error:
+                log.warning("records_unreadable", error=type(error).__name__)
+                for job_id, watches in batch.items():
+                    self._read(job_id, watches)
+                await asyncio.sleep(RETRY_S)
+                continue
+            metrics.REFRESHED.inc(len(batch))
+            for (job_id, watches), text in zip(batch.items(), texts, strict=True):
+                self._show(job_id, watches, text)
+
+    def _show(self, job_id: str, watches: list[Watch], text: bytes | None) -> None:
+        if text is not None:
+            self._hub.deliver(job_id, Snapshot(text), time.monotonic())
+            return
+        for watch in watches:
+            self._hub.absent(watch)
+
+    async def sweep(self) -> None:
+        """Read what has gone silent, since silence itself is the sign of a gap; end what has expired."""
+        while True:
+            await asyncio.sleep(min(TICK_S, self._silence_s / 2))
+            now = time.monotonic()
+            silent = self._hub.silent(now - self._silence_s)
+            self._hub.touch(silent, now)
+            for job_id in silent:
+                self._read(job_id, [])
+            for watch in self._hub.expired(Timestamp.now()):
+                self.unwatch(watch)
+                watch.watcher.tell(watch.job_id, "token_expired", "The token has expired.")

@@ -1,0 +1,23 @@
+"""What the notifier can be told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from services.settings import Delay, Port, Seconds, Secret, Settings, Words
+
+
+class NotifierSettings(Settings, frozen=True, kw_only=True):
+    """What the notifier can be told."""
+
+    service: ClassVar[str] = "notifier"
+
+    port: Port = 8081
+    redis_url: Secret
+    allowed_origins: Words = ()  # the pages that may watch from a browser
+    report_key_file: Path  # the keys that workers may report with, one a line
+    token_public_key_file: Path  # the public keys of whoever signs tokens, one PEM block after another
+    silence_s: Seconds = 5  # a watched job unheard of for so long is read again
+    ping_s: Seconds = 20  # below every proxy's idle time-out
+    drain_s: Delay = 10  # over which open connections are closed on SIGTERM

@@ -1,0 +1,175 @@
+"""Errors as HTTP tells them: problem+json (RFC 9457), rendered in one place."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Awaitable, Callable
+from typing import ClassVar
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from services import metrics
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Problem(Exception):  # noqa: N818 - the term of RFC 9457
+    """An expected failure: a status, a stable code and a message fit for the caller."""
+
+    status: ClassVar[int] = 400
+    code: str = "bad_request"
+
+    def __init__(self, detail: str, *, field: str | None = None, code: str | None = None,
+                 retry_after_s: int | None = None) -> None:  # fmt: skip
+        super().__init__(detail)
+        self.code = code or self.code
+        self.detail = detail
+        self.field = field
+        self.retry_after_s = retry_after_s
+
+
+class Malformed(Problem):
+    """The body is not JSON at all."""
+
+    status, code = 400, "malformed"
+
+
+class Unauthorized(Problem):
+    """Nobody has said who asks, or it is not true."""
+
+    status, code = 401, "unauthorized"
+
+
+class Forbidden(Problem):
+    """Whoever asks may not."""
+
+    status, code = 403, "forbidden"
+
+
+class NotFound(Problem):
+    """There is no such thing."""
+
+    status, code = 404, "not_found"
+
+
+class TooLarge(Problem):
+    """The body is over its limit."""
+
+    status, code = 413, "too_large"
+
+
+class UnsupportedType(Problem):
+    """The body's media type is none that is taken here."""
+
+    status, code = 415, "unsupported_media_type"
+
+
+class Unprocessable(Problem):
+    """The body is JSON, but a field does not fit."""
+
+    status, code = 422, "invalid"
+
+    @classmethod
+    def at(cls, error: msgspec.ValidationError) -> Unprocessable:
+        """Name the field as msgspec tells it: ``Expected `int` - at `$[3].delivery` ``."""
+        detail, _, path = str(error).partition(" - at `")
+        return cls(str(error), field=path.rstrip("`").removeprefix("$").removeprefix(".") or _named_field(detail))
+
+
+class Unavailable(Problem):
+    """What this needs is away; ask again."""
+
+    status, code = 503, "unavailable"
+
+
+def _named_field(detail: str) -> str | None:
+    """Find the field in ``Object missing required field `kind` `` and ``Object contains unknown field `x` ``."""
+    return detail.split("`")[1] if " field `" in detail else None
+
+
+def respond(status: int, code: str, detail: str, *, field: str | None = None,
+            headers: dict[str, str] | None = None) -> web.Response:  # fmt: skip
+    """Render one problem."""
+    body = {"type": "about:blank", "title": code.replace("_", " ").capitalize(), "status": status, "code": code,
+            "detail": detail} | ({"field": field} if field else {})  # fmt: skip
+    return web.Response(
+        status=status, body=msgspec.json.encode(body), content_type="application/problem+json", headers=headers
+    )
+
+
+@web.middleware
+async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn whatever a handler raises into a problem, and measure the request."""
+    started = time.perf_counter()
+    route = route_of(request)
+    try:
+        response = await handler(request)
+    except Problem as problem:
+        headers = {} if problem.retry_after_s is None else {"Retry-After": str(problem.retry_after_s)}
+        if problem.status == Unauthorized.status:
+            headers["WWW-Authenticate"] = "Bearer"
+        response = respond(problem.status, problem.code, problem.detail, field=problem.field, headers=headers)
+    except web.HTTPException as error:  # aiohttp's own: no such route, wrong method
+        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+        response = respond(error.status, error.reason.lower().replace(" ", "_"), error.reason, headers=headers)
+    except Exception:
+        log.exception("request_failed", method=request.method, route=route)
+        response = respond(500, "internal_error", "Internal error")
+    metrics.REQUESTS.labels(request.method, route, response.status).inc()
+    if not isinstance(response, web.WebSocketResponse):
+        metrics.REQUEST_DURATION.labels(request.method, route).observe(time.perf_counter() - started)
+    return response
+
+
+@web.middleware
+async def log_request(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Log one line a public request: its route's template, never its query, which may hold a token."""
+    started = time.perf_counter()
+    response = await handler(request)
+    if not isinstance(response, web.WebSocketResponse):  # these log their opening and closing themselves
+        duration_ms = round((time.perf_counter() - started) * 1000, 1)
+        log.info("request_answered", method=request.method, route=route_of(request), status=response.status,
+                 duration_ms=duration_ms)  # fmt: skip
+    return response
+
+
+def route_of(request: web.Request) -> str:
+    """Return the route's template, `unmatched` when there is none."""
+    resource = request.match_info.route.resource
+    return "unmatched" if resource is None else resource.canonical
+
+
+async def read_body(request: web.Request, limit: int) -> bytes:
+    """Read a body of at most `limit` bytes; TooLarge when there is more."""
+    if (request.content_length or 0) > limit:
+        raise TooLarge(f"The body is larger than {limit} bytes.")
+    body = bytearray()
+    async for chunk in request.content.iter_any():
+        body += chunk
+        if len(body) > limit:
+            raise TooLarge(f"The body is larger than {limit} bytes.")
+    return bytes(body)
+
+
+def bearer(request: web.Request) -> str | None:
+    """Return the token of the Authorization header, if it has one."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" and token.strip() else None
+
+
+def known_key(presented: str | None, keys: tuple[str, ...]) -> bool:
+    """Tell whether the key is one of these, in a time that tells nothing else."""
+    given = (presented or "").encode()
+    matches = [hmac.compare_digest(given, key.encode()) for key in keys]  # all of them, whichever it is
+    return any(matches)
+
+
+def check_origin(request: web.Request, allowed: tuple[str, ...]) -> None:
+    """Refuse a request that names an Origin which is not allowed; none is fine."""
+    origin = request.headers.get("Origin")
+    if origin is not None and origin not in allowed:
+        raise Forbidden("This Origin is not allowed.")

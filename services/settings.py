@@ -1,0 +1,128 @@
+"""Settings: read once from the environment, all problems told at once, secrets kept out of every `repr`.
+
+A setting is its field's name in upper case; with a service's name in front (`WORKER_LOG_LEVEL`) it is that
+service's alone and wins.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+Seconds = Annotated[float, Meta(gt=0)]
+Delay = Annotated[float, Meta(ge=0)]
+Words = tuple[str, ...]
+T = TypeVar("T")
+S = TypeVar("S", bound="Settings")
+
+
+class Secret(str):
+    """A string that does not show itself."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'********'"
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """What every service can be told."""
+
+    service: ClassVar[str]
+
+    bind_host: str = "0.0.0.0"  # noqa: S104 - in a container; `make up` binds to 127.0.0.1
+    internal_port: Port = 9090
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "console", "json"] = "auto"
+    job_ttl_s: Seconds = 7 * 86_400
+
+
+class InvalidSettings(Exception):  # noqa: N818 - reads as what it is
+    """The environment does not fit; one line for each problem."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        super().__init__("\n".join(problems))
+
+
+def load(kind: type[S], environ: Mapping[str, str]) -> S:
+    """Read a service's settings; InvalidSettings lists everything that is missing or does not fit."""
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for field in msgspec.structs.fields(kind):
+        name, text = _find(field.name, kind.service, environ)
+        if text is None:
+            if field.required:
+                problems.append(f"{name} is missing")
+            continue
+        try:
+            values[field.name] = msgspec.convert(_split(text, field.type), field.type, strict=False, dec_hook=_special)
+        except msgspec.ValidationError as error:
+            problems.append(f"{name}: {error}")
+    if problems:
+        raise InvalidSettings(problems)
+    try:
+        return msgspec.convert(values, kind, dec_hook=_special)  # runs __post_init__: what needs several fields
+    except msgspec.ValidationError as error:
+        raise InvalidSettings([str(error)]) from error
+
+
+def _find(field: str, service: str, environ: Mapping[str, str]) -> tuple[str, str | None]:
+    name = field.upper()
+    own = name if field.startswith(service) else f"{service}_{field}".upper()
+    found = next((candidate for candidate in (own, name) if environ.get(candidate)), None)
+    return (found or name, environ[found] if found else None)
+
+
+def _split(text: str, kind: Any) -> Any:
+    return [word.strip() for word in text.split(",") if word.strip()] if kind == Words else text.strip()
+
+
+def _special(kind: type, value: Any) -> Any:
+    if isinstance(value, kind):
+        return value
+    if kind in (Secret, Path):
+        return kind(value)
+    raise NotImplementedError(kind)
+
+
+class WatchedFile(Generic[T]):
+    """A key file that is read again when it has changed, so that a rotation needs no restart."""
+
+    def __init__(self, path: Path, parse: Callable[[str], T]) -> None:
+        self._path = path
+        self._parse = parse
+        self._read_at: tuple[int, int] | None = None
+        self._value = self.value
+
+    @property
+    def value(self) -> T:
+        """Return what the file says now; OSError or ValueError only on the first read, later the last good one."""
+        try:
+            status = self._path.stat()
+            stamp = (status.st_mtime_ns, status.st_ino)
+            if stamp != self._read_at:
+                self._value = self._parse(self._path.read_text())
+                self._read_at = stamp
+        except (OSError, ValueError):
+            if self._read_at is None:
+                raise
+        return self._value
+
+
+def read_keys(text: str) -> tuple[str, ...]:
+    """Read a file of keys, one a line; ValueError when there is none."""
+    keys = tuple(line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#"))
+    if not keys:
+        raise ValueError("the key file has no key")
+    return keys
+
+
+def environment() -> Mapping[str, str]:
+    """Return the process's environment: the only place that reads it."""
+    return os.environ

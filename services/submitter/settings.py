@@ -1,0 +1,34 @@
+"""What the submitter can be told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from services.settings import Port, Secret, Settings, Words
+
+
+class SubmitterSettings(Settings, frozen=True, kw_only=True):
+    """What the submitter can be told."""
+
+    service: ClassVar[str] = "submitter"
+
+    port: Port = 8080
+    submitter_url: str  # where browsers reach this service
+    live_url: str  # where browsers reach the notifier
+    allowed_origins: Words = ()  # besides the submitter's own
+    submitter_open: bool = False  # anyone may submit: for local use and behind an authenticating proxy
+    submitter_api_keys: Path | None = None  # a file of keys, one a line
+    token_key_file: Path
+    queue_connection_string: Secret
+    queue_name: str = "jobs"
+    queue_api_version: str = "2025-11-05"
+
+    def __post_init__(self) -> None:
+        if self.submitter_open == (self.submitter_api_keys is not None):
+            raise ValueError("exactly one of SUBMITTER_OPEN and SUBMITTER_API_KEYS must be set")
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The origins that pages may ask from."""
+        return (self.submitter_url.rstrip("/"), *self.allowed_origins)

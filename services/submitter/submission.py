@@ -1,0 +1,97 @@
+"""A submission: what somebody asks for, checked, and the job that comes of it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import parse_qsl
+from uuid import UUID, uuid4
+
+import msgspec
+from msgspec import Meta, Struct
+
+from headway.contracts import (
+    DEFAULT_ATTEMPTS,
+    PAYLOAD_BYTES,
+    Attempts,
+    JobMessage,
+    Json,
+    Name,
+    Seconds,
+    Timestamp,
+    decode,
+)
+from headway.tokens import Pass
+from services.problems import Malformed, TooLarge, Unprocessable
+
+BODY_BYTES = 2 * PAYLOAD_BYTES  # the payload and what stands around it
+
+
+class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of `POST /jobs`."""
+
+    kind: Name
+    payload: Json = Json(b"{}")
+    delay_s: Annotated[float, Meta(ge=0)] = 0
+    max_attempts: Attempts = DEFAULT_ATTEMPTS
+    timeout_s: Seconds | None = None
+
+
+class Accepted(Struct, frozen=True, kw_only=True):
+    """A job as it goes on the queue, and what its submitter may do with it."""
+
+    message: JobMessage
+    granted: Pass
+    delay_s: int
+
+
+def read_json(body: bytes) -> Submission:
+    """Read a JSON submission; a Problem names what does not fit."""
+    try:
+        submission = decode(body, Submission)
+    except msgspec.ValidationError as error:
+        raise Unprocessable.at(error) from error
+    except msgspec.DecodeError as error:
+        raise Malformed(str(error)) from error
+    if len(submission.payload) > PAYLOAD_BYTES:
+        raise TooLarge(f"The payload is larger than {PAYLOAD_BYTES} bytes.", field="payload")
+    return submission
+
+
+def read_form(body: bytes) -> Submission:
+    """Read a form's submission: `kind`, and `payload` as JSON text."""
+    try:
+        fields = dict(parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=bool(body), max_num_fields=8))
+    except ValueError as error:
+        raise Malformed("The body is not a form.") from error
+    payload = fields.pop("payload", "") or "{}"
+    try:
+        decode(payload, Json)
+    except msgspec.DecodeError as error:
+        raise Unprocessable("The payload is not JSON.", field="payload") from error
+    return read_json(msgspec.json.encode({**fields, "payload": Json(payload.encode())}))
+
+
+def accept(submission: Submission, job_ttl_s: float) -> Accepted:
+    """Make a job of a submission."""
+    if submission.delay_s >= job_ttl_s:
+        raise Unprocessable("Expected a delay shorter than a job lives.", field="delay_s")
+    job_id: UUID = uuid4()
+    now = Timestamp.now()
+    delay_s = round(submission.delay_s)
+    message = JobMessage(
+        id=job_id,
+        kind=submission.kind,
+        payload=submission.payload,
+        submitted_at=now,
+        expires_at=now.after(job_ttl_s),
+        max_attempts=submission.max_attempts,
+        timeout_s=submission.timeout_s,
+    )
+    granted = Pass(
+        job_id=job_id,
+        kind=submission.kind,
+        submitted_at=now,
+        expires_at=now.after(job_ttl_s),
+        due_at=now.after(delay_s) if delay_s else None,
+    )
+    return Accepted(message=message, granted=granted, delay_s=delay_s)

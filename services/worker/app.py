@@ -1,0 +1,34 @@
+"""The worker's parts, put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from services.azure_queue import JobQueue
+from services.chassis import Service
+from services.settings import WatchedFile, read_keys
+from services.worker.consumer import Consumer
+from services.worker.delivery import Tools
+from services.worker.registry import find_jobs
+from services.worker.reporter import Reporter
+from services.worker.settings import WorkerSettings
+
+
+@asynccontextmanager
+async def worker(settings: WorkerSettings) -> AsyncIterator[Service]:
+    """Open the worker's resources and hand its parts to the chassis."""
+    registry = find_jobs(settings.worker_jobs)
+    keys = WatchedFile(settings.report_key_file, read_keys)
+    async with (
+        JobQueue.connect(settings.queue_connection_string, settings.queue_name, settings.queue_api_version) as queue,
+        Reporter.connect(settings.notifier_internal_url, keys, settings.heartbeat_s) as reporter,
+    ):
+        tools = Tools(queue, reporter, registry, settings.lease_s, settings.job_ttl_s)
+        consumer = Consumer(tools, settings.worker_concurrency, settings.poll_max_s)
+        yield Service(
+            tasks={"reporter": reporter.run, "consumer": consumer.run},
+            waiting_for=lambda: [] if consumer.polled else ["notifier and queue"],
+            alive=consumer.alive,
+            drain=lambda: consumer.stop(settings.grace_s),
+        )

@@ -1,0 +1,108 @@
+"""The consumer: takes as many messages as there is room for, and polls an idle queue ever more rarely."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from contextlib import suppress
+
+import structlog
+from azure.core.exceptions import AzureError
+
+from services.azure_queue import MAX_PAGE
+from services.worker.delivery import Delivery, Tools
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+POLL_MIN_S = 0.1
+ERROR_CAP_S = 5.0
+BEAT_S = 1.0  # the longest that the loop waits for anything but the queue
+STILL_S = 60.0  # a loop that has not turned for so long is dead
+SETTLE_S = 5.0  # what interrupted deliveries get to hand their messages back
+
+
+class Consumer:
+    """Receives messages and has each delivered in a task of its own."""
+
+    def __init__(self, tools: Tools, concurrency: int, poll_max_s: float) -> None:
+        self._tools = tools
+        self._concurrency = concurrency
+        self._poll_max_s = poll_max_s
+        self._deliveries: dict[asyncio.Task[None], Delivery] = {}
+        self._freed = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self._turned_at = time.monotonic()
+        self.polled = False
+
+    def alive(self) -> bool:
+        """Tell whether the loop still turns."""
+        return time.monotonic() - self._turned_at < STILL_S
+
+    async def run(self) -> None:
+        """Receive for ever; the crash of a delivery, which is a fault of ours, ends it."""
+        async with asyncio.TaskGroup() as group:
+            empty, failures = 0, 0
+            while not self._stopping.is_set():
+                self._turned_at = time.monotonic()
+                free = self._concurrency - len(self._deliveries)
+                if free <= 0:
+                    self._freed.clear()
+                    await self._pause(self._freed, BEAT_S)
+                    continue
+                if not self._tools.reporter.reachable.is_set():
+                    await self._pause(self._tools.reporter.reachable, BEAT_S)
+                    continue
+                try:
+                    received = await self._tools.queue.receive(min(free, MAX_PAGE), self._tools.lease_s)
+                except AzureError as error:
+                    if failures == 0:
+                        log.warning("queue_unavailable", error=type(error).__name__)
+                    failures += 1
+                    await self._pause(self._stopping, _backoff(failures, ERROR_CAP_S))
+                    continue
+                self.polled, failures = True, 0
+                for message in received:
+                    self._deliver(group, Delivery(message, self._tools))
+                empty = 0 if received else empty + 1
+                if empty:
+                    await self._pause(self._stopping, _backoff(empty, self._poll_max_s))
+            self._stopped.set()
+            await asyncio.Event().wait()  # the deliveries that go on belong to this group
+
+    def _deliver(self, group: asyncio.TaskGroup, delivery: Delivery) -> None:
+        if self._stopping.is_set():
+            delivery.stop()
+        task = group.create_task(delivery.handle())
+        self._deliveries[task] = delivery
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        del self._deliveries[task]
+        self._freed.set()
+
+    async def stop(self, grace_s: float) -> None:
+        """Receive nothing more, give what runs its grace, then have it handed back."""
+        self._stopping.set()
+        self._freed.set()
+        await self._stopped.wait()  # a receive in flight is awaited, and what it brought handed back
+        await self._finish(grace_s)
+        for delivery in self._deliveries.values():
+            delivery.stop()
+        await self._finish(SETTLE_S)
+
+    async def _finish(self, seconds: float) -> None:
+        if self._deliveries:
+            await asyncio.wait(self._deliveries, timeout=seconds)
+
+    @staticmethod
+    async def _pause(event: asyncio.Event, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await event.wait()
+
+
+def _backoff(times: int, cap_s: float) -> float:
+    doubled: float = POLL_MIN_S * 2.0 ** min(times - 1, 16)
+    return min(cap_s, doubled) * random.uniform(0.8, 1.2)  # noqa: S311

@@ -1,0 +1,262 @@
+"""One delivery of one message: decode, start, run, report, settle.
+
+Whatever stops a delivery is an `Interruption`; the first one decides how the message is settled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+from azure.core.exceptions import AzureError
+from msgspec.structs import replace
+
+from headway import JobContext
+from headway.contracts import (
+    DEFAULT_ATTEMPTS,
+    JobMessage,
+    JobReport,
+    Timestamp,
+    Verdict,
+    decode_message,
+    encode_message,
+    readable_id,
+)
+from services.azure_queue import JobQueue, Received
+from services.worker import metrics
+from services.worker.lease import Lease, LeaseLost
+from services.worker.registry import Registry
+from services.worker.reporter import Reporter
+from services.worker.runner import Ending, run
+from services.worker.stream import ReportRefused, Stream
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+T = TypeVar("T")
+
+UNKNOWN = "unknown"  # the kind of what cannot be read, and in metrics of what has no handler here
+
+
+class Interruption(Enum):
+    """Why a delivery goes no further."""
+
+    CANCELLED = auto()  # a watcher asked for it
+    FINISHED = auto()  # the job has ended, or is another message's: this message is of no more use
+    SUPERSEDED = auto()  # another delivery has the job: touch nothing
+    LEASE_LOST = auto()  # the message is another worker's, or may be: touch nothing
+    REFUSED = auto()  # the notifier finds the reports themselves wrong: a human must look
+    STOPPED = auto()  # this worker stops: hand the message back
+
+
+Outcome = Ending | Interruption
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What all deliveries share."""
+
+    queue: JobQueue
+    reporter: Reporter
+    registry: Registry
+    lease_s: int
+    job_ttl_s: float
+
+
+class Delivery:
+    """One message, from its receipt to its settling."""
+
+    def __init__(self, received: Received, tools: Tools) -> None:
+        self._received = received
+        self._tools = tools
+        self._lease = Lease(tools.queue, received, tools.lease_s)
+        self._interrupted: asyncio.Future[Interruption] = asyncio.get_running_loop().create_future()
+        self._ending = False
+
+    def stop(self) -> None:
+        """Hand the message back, since this worker stops; an ending that is on its way is still seen through."""
+        self._interrupt(Interruption.STOPPED)
+
+    async def handle(self) -> None:
+        """See the message through; one that cannot be settled now comes back when its lease ends."""
+        try:
+            await self._decode()
+        except AzureError as error:
+            log.warning("message_unsettled", message_id=self._received.id, error=type(error).__name__)
+
+    async def _decode(self) -> None:
+        """Find out what is to be done for the message, and do it."""
+        try:
+            message = self._completed(decode_message(self._received.text))
+        except msgspec.DecodeError as error:
+            job_id, detail = readable_id(self._received.text), str(error)
+            log.warning("message_unreadable", message_id=self._received.id, detail=detail)
+            if job_id is None:
+                await self._poison("unreadable")
+                await self._lease.delete()
+            else:
+                message = self._completed(JobMessage(id=job_id, kind=UNKNOWN))
+                await self._see_through(message, lambda _stream: self._reject(detail))
+        else:
+            await self._see_through(message, lambda stream: self._start(message, stream))
+
+    async def _see_through(self, message: JobMessage, work: Callable[[Stream], Awaitable[Outcome]]) -> None:
+        """Keep the lease while the work is done, report how it ended, and settle the message."""
+        started = time.perf_counter()
+        with (
+            structlog.contextvars.bound_contextvars(job_id=str(message.id), kind=message.kind),
+            self._tools.reporter.stream(self._first_report(message), self._judge) as stream,
+        ):
+            holding = asyncio.create_task(self._hold(stream))
+            try:
+                outcome = await work(stream)
+                if outcome is Interruption.CANCELLED:
+                    outcome = Ending("cancelled")
+                if isinstance(outcome, Ending):
+                    outcome = await self._report(outcome, stream)
+                await self._settle(outcome, message, stream)
+            finally:
+                holding.cancel()
+            name = outcome.status if isinstance(outcome, Ending) else outcome.name.lower()
+            known = message.kind if message.kind in self._tools.registry else UNKNOWN
+            metrics.JOBS.labels(known, name).inc()
+            log.info("job_handled", outcome=name, attempt=self._attempt(message), delivery=self._received.delivery,
+                     duration_s=round(time.perf_counter() - started, 3))  # fmt: skip
+
+    async def _reject(self, detail: str) -> Outcome:
+        await self._poison("unreadable")
+        return Ending.failed("InvalidMessage", detail)
+
+    async def _start(self, message: JobMessage, stream: Stream) -> Outcome:
+        """Ask for the start, and run the handler once it is granted: no verdict, no start."""
+        if message.expires_at is not None and message.expires_at < Timestamp.now():
+            return Ending.failed("Expired", "The job was not started in time.")
+        try:
+            granted = await self._unless_interrupted(stream.tell("running", lease_until=self._lease.until))
+        except ReportRefused:
+            return Interruption.REFUSED
+        if isinstance(granted, Interruption):
+            return granted
+        if message.attempt(self._received.delivery) > message.max_attempts:
+            await self._poison("attempts")
+            return Ending.failed("AttemptsUsedUp", f"The job was given up after {message.max_attempts} attempts.")
+        return await self._run(message, stream)
+
+    async def _run(self, message: JobMessage, stream: Stream) -> Outcome:
+        job = self._tools.registry.get(message.kind)
+        if job is None:
+            return Ending.failed("UnknownKind", f"No worker here knows the kind {message.kind!r}.")
+        context = JobContext(message.id, message.kind, self._attempt(message), message.max_attempts, stream.progress)
+        timeout_s = message.timeout_s or job.timeout_s
+        with metrics.IN_PROGRESS.track_inprogress(), metrics.DURATION.labels(message.kind).time():
+            return await self._unless_interrupted(run(job, context, message.payload, timeout_s))
+
+    async def _report(self, ending: Ending, stream: Stream) -> Outcome:
+        """Report the ending and wait for its verdict; from here on only a lost lease interrupts."""
+        self._ending = True
+        if self._interrupted.done():
+            self._interrupted = asyncio.get_running_loop().create_future()
+        verdict = await self._unless_interrupted(
+            stream.tell(ending.status, result=ending.result, error=ending.error, lease_until=None)
+        )
+        if isinstance(verdict, Interruption):
+            return verdict
+        return ending if verdict.accepted else _REASONS[verdict.reason or "superseded"]
+
+    async def _settle(self, outcome: Outcome, message: JobMessage, stream: Stream) -> None:
+        match outcome:
+            case Ending() | Interruption.FINISHED:
+                await self._lease.delete()
+            case Interruption.STOPPED:
+                if await self._lease.release(encode_message(replace(message, releases=message.releases + 1))):
+                    await stream.tell("queued", lease_until=None)
+            case Interruption.REFUSED:
+                await self._poison("refused")
+                await self._lease.delete()
+            case Interruption.LEASE_LOST:
+                metrics.LEASES_LOST.inc()
+
+    async def _unless_interrupted(self, work: Coroutine[Any, Any, T]) -> T | Interruption:
+        """Do the work until it is done or an interruption comes, which wins."""
+        task = asyncio.create_task(work)
+        waited_for: set[asyncio.Future[Any]] = {task, self._interrupted}
+        try:
+            if not self._interrupted.done():
+                await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if self._interrupted.done() or not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+        if self._interrupted.done():
+            if not task.cancelled():
+                task.exception()  # whatever it was, it is of no more interest
+            return self._interrupted.result()
+        return task.result()
+
+    def _interrupt(self, reason: Interruption) -> None:
+        if not self._interrupted.done() and (not self._ending or reason is Interruption.LEASE_LOST):
+            self._interrupted.set_result(reason)
+
+    def _judge(self, verdict: Verdict) -> None:
+        """Obey a verdict, whenever it comes."""
+        if not verdict.accepted:
+            self._interrupt(_REASONS[verdict.reason or "superseded"])
+        elif verdict.cancel_requested:
+            self._interrupt(Interruption.CANCELLED)
+
+    async def _hold(self, stream: Stream) -> None:
+        try:
+            await self._lease.hold(lambda: stream.leased(self._lease.until))
+        except LeaseLost as error:
+            log.warning("lease_lost", detail=str(error))
+            self._interrupt(Interruption.LEASE_LOST)
+
+    async def _poison(self, reason: str) -> None:
+        """Copy the message's text as received to the poison queue."""
+        await self._tools.queue.poison(self._received.text)
+        metrics.POISONED.labels(reason).inc()
+        log.warning("message_poisoned", message_id=self._received.id, reason=reason)
+
+    def _attempt(self, message: JobMessage) -> int:
+        return min(message.attempt(self._received.delivery), message.max_attempts)
+
+    def _completed(self, message: JobMessage) -> JobMessage:
+        """Fill in what the message leaves open: its times, and the kind's own number of attempts."""
+        submitted_at = message.submitted_at or self._received.inserted_at
+        job = self._tools.registry.get(message.kind)
+        default = job is not None and message.max_attempts == DEFAULT_ATTEMPTS
+        return replace(
+            message,
+            submitted_at=submitted_at,
+            expires_at=message.expires_at or submitted_at.after(self._tools.job_ttl_s),
+            max_attempts=job.max_attempts if job is not None and default else message.max_attempts,
+        )
+
+    def _first_report(self, message: JobMessage) -> JobReport:
+        assert message.submitted_at is not None  # noqa: S101 - as _completed has it
+        assert message.expires_at is not None  # noqa: S101
+        return JobReport(
+            job_id=message.id,
+            kind=message.kind,
+            generation=message.generation,
+            message_id=self._received.id,
+            delivery=self._received.delivery,
+            sequence=0,
+            attempt=self._attempt(message),
+            max_attempts=message.max_attempts,
+            status="running",
+            submitted_at=message.submitted_at,
+            expires_at=message.expires_at,
+        )
+
+
+_REASONS = {
+    "finished": Interruption.FINISHED,
+    "duplicate": Interruption.FINISHED,
+    "superseded": Interruption.SUPERSEDED,
+    "stale": Interruption.SUPERSEDED,
+}

@@ -1,0 +1,42 @@
+"""The jobs that this worker knows, found in the modules that `WORKER_JOBS` names."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterable, Iterator
+from types import ModuleType
+from typing import Any
+
+from headway import Job
+
+Registry = dict[str, Job[..., Any]]
+
+
+class InvalidJobs(Exception):  # noqa: N818 - reads as what it is
+    """A module cannot be imported, or two of them claim the same kind."""
+
+
+def find_jobs(names: Iterable[str]) -> Registry:
+    """Import modules, packages with all that is in them, and return their jobs by kind."""
+    registry: Registry = {}
+    for module in _modules(names):
+        for job in vars(module).values():
+            if isinstance(job, Job) and registry.setdefault(job.kind, job) is not job:
+                raise InvalidJobs(f"two jobs have the kind {job.kind!r}; one of them is in {module.__name__}")
+    return registry
+
+
+def _modules(names: Iterable[str]) -> Iterator[ModuleType]:
+    for name in names:
+        module = _imported(name)
+        yield module
+        for found in pkgutil.walk_packages(getattr(module, "__path__", []), f"{name}."):
+            yield _imported(found.name)
+
+
+def _imported(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InvalidJobs(f"WORKER_JOBS: {name} cannot be imported: {error}") from error

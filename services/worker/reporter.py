@@ -1,0 +1,161 @@
+"""The reporter: one request in flight, and what is told meanwhile replaces what was: the latest state of a job wins.
+
+A request that fails is sent again with the state of then and a new sequence number, so that a response lost on the
+way never turns an accepted report into a refusal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+
+import aiohttp
+import msgspec
+import structlog
+
+from headway.contracts import BATCH_BYTES, REPORTS_PER_BATCH, JobReport, Verdict, decode, encode
+from services.settings import WatchedFile
+from services.worker import metrics
+from services.worker.stream import Stream
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3)
+BACKOFF_S = 0.1
+BACKOFF_CAP_S = 2.0
+OK = 200
+AWAY = frozenset({401, 429})  # besides 5xx: nothing is wrong with the reports themselves
+
+
+class NotifierAway(Exception):  # noqa: N818 - reads as what it is
+    """The notifier could not be asked, or cannot tell: everything is sent again."""
+
+
+class Reporter:
+    """Carries the streams' reports to the notifier, and its verdicts back."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, keys: WatchedFile[tuple[str, ...]],
+                 heartbeat_s: float) -> None:  # fmt: skip
+        self._session = session
+        self._url = url.rstrip("/")
+        self._keys = keys
+        self._heartbeat_s = heartbeat_s
+        self._streams: set[Stream] = set()
+        self._told = asyncio.Event()
+        self.reachable = asyncio.Event()
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, url: str, keys: WatchedFile[tuple[str, ...]], heartbeat_s: float) -> AsyncIterator[Reporter]:
+        """Open a session to the notifier, which may still be away."""
+        async with aiohttp.ClientSession(timeout=TIMEOUT, cookie_jar=aiohttp.DummyCookieJar()) as session:
+            yield cls(session, url, keys, heartbeat_s)
+
+    @contextmanager
+    def stream(self, first: JobReport, judged: Callable[[Verdict], None]) -> Iterator[Stream]:
+        """Open the reports of one delivery; `judged` hears every verdict."""
+        stream = Stream(first, judged, self._told.set)
+        self._streams.add(stream)
+        try:
+            yield stream
+        finally:
+            self._streams.discard(stream)
+
+    async def run(self) -> None:
+        """Send what is due, for ever; while the notifier is away, try again with full jitter."""
+        failures = 0
+        while True:
+            try:
+                await self._turn()
+                failures = 0
+            except NotifierAway as error:
+                if self.reachable.is_set() or failures == 0:
+                    log.warning("notifier_away", error=str(error))
+                self.reachable.clear()
+                failures += 1
+                await asyncio.sleep(random.uniform(0, min(BACKOFF_CAP_S, BACKOFF_S * 2 ** min(failures, 10))))  # noqa: S311
+
+    async def _turn(self) -> None:
+        if not self.reachable.is_set() and not self._streams:
+            await self._probe()
+        self._told.clear()
+        now = time.monotonic()
+        due = [stream for stream in self._streams if stream.due_at(self._heartbeat_s) <= now]
+        if due:
+            await self._send(due[:REPORTS_PER_BATCH])
+            return
+        next_at = min((stream.due_at(self._heartbeat_s) for stream in self._streams), default=now + self._heartbeat_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(next_at - now):
+                await self._told.wait()
+
+    async def _probe(self) -> None:
+        """Ask whether the notifier can take reports, when there are none whose fate would tell."""
+        status, _ = await self._ask("GET", "/readyz", None)
+        if status != OK:
+            raise NotifierAway(f"not ready: {status}")
+        self.reachable.set()
+
+    async def _send(self, streams: list[Stream]) -> None:
+        """Send one batch; one that is refused is halved until the report that is to blame stands alone."""
+        reports = [stream.stamp() for stream in streams]
+        body = encode(reports)
+        if len(body) > BATCH_BYTES and len(streams) > 1:
+            return await self._halve(streams)
+        try:
+            status, answer = await self._ask("POST", "/reports", body)
+            verdicts = _verdicts(answer, reports) if status == OK else []
+        except (NotifierAway, asyncio.CancelledError):
+            for stream in streams:
+                stream.unsent()
+            raise
+        if status == OK:
+            self.reachable.set()
+            for stream, verdict in zip(streams, verdicts, strict=True):
+                stream.answered(verdict)
+        elif len(streams) > 1:
+            await self._halve(streams)
+        else:
+            log.error("report_refused", job_id=str(reports[0].job_id), status=status, detail=_detail(answer))
+            streams[0].refused(_detail(answer))
+        return None
+
+    async def _halve(self, streams: list[Stream]) -> None:
+        for stream in streams:
+            stream.unsent()
+        middle = len(streams) // 2
+        await self._send(streams[:middle])
+        await self._send(streams[middle:])
+
+    async def _ask(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+        headers = {"Authorization": f"Bearer {self._keys.value[0]}", "Content-Type": "application/json"}
+        try:
+            async with self._session.request(method, self._url + path, data=body, headers=headers) as response:
+                answer = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            metrics.REPORTS.labels("unreachable").inc()
+            raise NotifierAway(type(error).__name__) from error
+        metrics.REPORTS.labels(str(response.status)).inc()
+        if response.status in AWAY or response.status >= 500:
+            raise NotifierAway(f"{method} {path} was answered {response.status}")
+        return response.status, answer
+
+
+def _verdicts(answer: bytes, reports: Iterable[JobReport]) -> list[Verdict]:
+    try:
+        verdicts = decode(answer, list[Verdict])
+    except msgspec.DecodeError as error:
+        raise NotifierAway("the verdicts cannot be read") from error
+    if [verdict.job_id for verdict in verdicts] != [report.job_id for report in reports]:
+        raise NotifierAway("the verdicts are not those of the reports")
+    return verdicts
+
+
+def _detail(answer: bytes) -> str:
+    try:
+        return str(msgspec.json.decode(answer)["detail"])
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return "no detail"

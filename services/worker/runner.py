@@ -1,0 +1,60 @@
+"""Runs one handler: from the payload's text to how the job ended."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from headway import Job, JobContext
+from headway.contracts import MAX_ERROR, NULL, RESULT_BYTES, JobError, JobStatus, Json, decode, encode
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class Ending(Struct, frozen=True):
+    """How a job ended."""
+
+    status: JobStatus
+    result: Json = NULL
+    error: JobError | None = None
+
+    @classmethod
+    def failed(cls, kind: str, message: str) -> Ending:
+        """End a job `failed`, with an error for its user."""
+        text = message if len(message) <= MAX_ERROR else message[: MAX_ERROR - 1] + "…"
+        return cls("failed", error=JobError(kind[:128], text))
+
+
+async def run(job: Job[..., Any], context: JobContext, payload: Json, timeout_s: float | None) -> Ending:
+    """Decode the payload, call the handler and encode its result; whatever goes wrong is an ending too."""
+    try:
+        decoded = decode(bytes(payload), job.payload_type())
+    except msgspec.DecodeError as error:
+        return Ending.failed("InvalidPayload", str(error))
+    try:
+        async with asyncio.timeout(timeout_s) as limit:
+            result = await job.handler(context, decoded)
+    except asyncio.CancelledError:
+        if cast("asyncio.Task[Any]", asyncio.current_task()).cancelling():
+            raise
+        return Ending.failed("CancelledError", "The handler cancelled itself.")
+    except Exception as error:
+        if limit.expired():
+            return Ending.failed("Timeout", f"The job took longer than {timeout_s:g} s.")
+        log.exception("handler_failed", kind=job.kind)
+        return Ending.failed(type(error).__name__, str(error) or type(error).__name__)
+    return _succeeded(result)
+
+
+def _succeeded(result: Any) -> Ending:
+    try:
+        text = encode(result)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        return Ending.failed("InvalidResult", f"The result is not JSON: {error}")
+    if len(text) > RESULT_BYTES:
+        return Ending.failed("ResultTooLarge", f"The result has {len(text)} bytes; {RESULT_BYTES} is the most.")
+    return Ending("succeeded", Json(text))

@@ -1,0 +1,28 @@
+"""What the worker can be told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
+
+from services.settings import Delay, Seconds, Secret, Settings, Words
+
+
+class WorkerSettings(Settings, frozen=True, kw_only=True):
+    """What the worker can be told."""
+
+    service: ClassVar[str] = "worker"
+
+    notifier_internal_url: str
+    report_key_file: Path
+    queue_connection_string: Secret
+    queue_name: str = "jobs"
+    queue_api_version: str = "2025-11-05"
+    worker_jobs: Words = ("services.worker.jobs",)  # modules and packages whose jobs this worker runs
+    worker_concurrency: Annotated[int, Meta(ge=1, le=1000)] = 16  # jobs at once
+    lease_s: Annotated[int, Meta(ge=1, le=7 * 86_400)] = 60  # how long a message is ours without a renewal
+    heartbeat_s: Seconds = 1  # the longest time between two reports of a running job
+    poll_max_s: Seconds = 0.5  # between two looks at an empty queue
+    grace_s: Delay = 20  # what running jobs get on SIGTERM before they are handed back
