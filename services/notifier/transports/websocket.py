@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Annotated, cast
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
@@ -119,7 +119,7 @@ class Sockets:
         transport = request.transport
         if transport is None:
             return socket  # gone while it was greeted
-        connection = Connection(socket, cast("asyncio.Transport", transport))
+        connection = Connection(socket, transport)
         self._open.add(connection)
         metrics.CONNECTIONS.labels("websocket").inc()
         opened = time.monotonic()

@@ -1,0 +1,74 @@
+"""Fixtures: the real stores, each started once a session on a free port, and an environment that says nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError
+
+from dev.environment import folder, programs, settings
+from headway.tokens import make_keys
+from tests.waiting import free_ports, wait_until
+
+KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _scrubbed() -> Iterator[None]:
+    """Hide the settings of whoever runs the tests."""
+    before = dict(os.environ)
+    for name in set(os.environ) - set(KEPT):
+        if not name.startswith(("PYTEST", "SSL", "COV", "CI")):
+            del os.environ[name]
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Run Valkey and Azurite; yield the environment that names them."""
+    home = tmp_path_factory.mktemp("stores")
+    valkey_port, azurite_port = map(str, free_ports(2))
+    given = {"HEADWAY_DIR": str(home), "VALKEY_PORT": valkey_port, "AZURITE_PORT": azurite_port}
+    env = settings(folder(given), given)
+    for name in ("valkey", "azurite"):
+        (home / name).mkdir()
+    running = [
+        subprocess.Popen(program.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for program in programs(env, home)[0]
+    ]
+    yield env
+    for process in running:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture
+async def redis(stores: dict[str, str]) -> AsyncIterator[Redis]:
+    """Yield a client of an emptied Valkey; afterwards every key must have a time to live."""
+    async with Redis.from_url(stores["REDIS_URL"]) as client:
+        await wait_until(lambda: _answers(client))
+        await client.flushall()
+        yield client
+        async for key in client.scan_iter("*"):
+            assert await client.pttl(key) > 0, f"{key!r} would stay for ever"
+
+
+async def _answers(client: Redis) -> bool:
+    try:
+        return bool(await client.ping())
+    except ConnectionError:
+        return False
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    """Make a folder of fresh keys."""
+    make_keys(tmp_path / "keys")
+    return tmp_path / "keys"

@@ -1,0 +1,119 @@
+"""The whole system as `make up` runs it, on free ports and in a folder of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from dev.environment import PORTS, ROOT
+from headway.contracts import JobSnapshot, decode
+from tests.waiting import free_ports, wait_until
+
+READY = "Headway is ready: "
+ENDED = ("succeeded", "failed", "cancelled")
+
+
+class Stack:
+    """A running `make up`, and what a person or a program does with it."""
+
+    def __init__(self, folder: Path, session: aiohttp.ClientSession) -> None:
+        self.folder = folder
+        self.session = session
+        self.output: list[str] = []
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What the services run with."""
+        lines = (self.folder / "env").read_text().splitlines()
+        return dict(line.split("=", 1) for line in lines)
+
+    @property
+    def url(self) -> str:
+        """Where the submitter's pages are."""
+        return self.env["SUBMITTER_URL"]
+
+    def pid(self, name: str) -> int | None:
+        """Return the current process id of a process."""
+        with suppress(FileNotFoundError, ValueError):
+            return int((self.folder / "pid" / name).read_text())
+        return None
+
+    async def kill(self, name: str) -> None:
+        """Kill a process with SIGKILL and wait until it has been started again."""
+        old = self.pid(name)
+        assert old is not None
+        os.kill(old, signal.SIGKILL)
+        await wait_until(lambda: self.pid(name) not in (None, old))
+
+    async def submit(self, kind: str = "countdown", payload: Any = None, **more: Any) -> dict[str, Any]:
+        """Submit a job as a program does; return the receipt."""
+        body = {"kind": kind, "payload": {} if payload is None else payload, **more}
+        async with self.session.post(f"{self.url}/jobs", json=body) as response:
+            receipt: dict[str, Any] = await response.json()
+            assert response.status == 202, receipt
+            return receipt
+
+    async def snapshot(self, job_id: str, token: str) -> dict[str, Any]:
+        """Return a job's snapshot by plain HTTP."""
+        url = f"{self.env['LIVE_URL']}/live/jobs/{job_id}"
+        async with self.session.get(url, headers={"Authorization": f"Bearer {token}"}) as response:
+            text = await response.read()
+            assert response.status == 200, text
+            decode(text, JobSnapshot)
+            snapshot: dict[str, Any] = await response.json()
+            return snapshot
+
+    async def watch(self, token: str, version: int | None = None) -> AsyncIterator[dict[str, Any]]:
+        """Yield a job's snapshots to its end, through lost connections, as a good client does."""
+        while True:
+            with suppress(aiohttp.ClientError, OSError):
+                async with self.session.ws_connect(f"{self.env['LIVE_URL']}/live") as socket:
+                    known = {} if version is None else {"version": version}
+                    await socket.send_json({"watch": token, **known})
+                    async for message in socket:
+                        job = message.json().get("job")
+                        if job is not None:
+                            version = job["version"] or None
+                            yield job
+                            if job["status"] in ENDED:
+                                return
+            await asyncio.sleep(0.05)  # between two tries to connect
+
+
+@asynccontextmanager
+async def running(folder: Path, **env: str) -> AsyncIterator[Stack]:
+    """Run the whole system until the block ends."""
+    ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "dev.up", cwd=ROOT, limit=1 << 20,
+        env={**os.environ, **ports, "HEADWAY_DIR": str(folder), **env},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    async with aiohttp.ClientSession() as session:
+        stack = Stack(folder, session)
+        reading = asyncio.create_task(_read(process, stack.output))
+        try:
+            await wait_until(
+                lambda: any(READY in line for line in stack.output) or process.returncode is not None, timeout_s=60
+            )
+            assert process.returncode is None, "".join(stack.output)
+            yield stack
+        finally:
+            if process.returncode is None:
+                process.send_signal(signal.SIGINT)
+            await asyncio.wait_for(process.wait(), 40)
+            await reading
+
+
+async def _read(process: asyncio.subprocess.Process, output: list[str]) -> None:
+    assert process.stdout is not None
+    async for line in process.stdout:
+        output.append(line.decode(errors="replace"))
