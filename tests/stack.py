@@ -115,5 +115,5 @@ async def running(folder: Path, **env: str) -> AsyncIterator[Stack]:
 
 async def _read(process: asyncio.subprocess.Process, output: list[str]) -> None:
     assert process.stdout is not None
-    async for line in process.stdout:
+    while line := await process.stdout.readline():
         output.append(line.decode(errors="replace"))

@@ -6,14 +6,12 @@ import asyncio
 import inspect
 import socket
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
-
-T = TypeVar("T")
+from collections.abc import Callable
+from typing import Any
 
 
-async def wait_until(condition: Callable[[], T | Awaitable[T]], timeout_s: float = 20.0, poll_s: float = 0.02) -> T:
-    """Return the first truthy value of the condition; AssertionError when there is none in time."""
+async def wait_until(condition: Callable[[], Any], timeout_s: float = 20.0, poll_s: float = 0.02) -> Any:
+    """Return the first truthy value of the condition, which may be async; AssertionError when there is none in time."""
     deadline = time.monotonic() + timeout_s
     while True:
         value = condition()
