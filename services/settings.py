@@ -98,11 +98,14 @@ class WatchedFile(Generic[T]):
         self._path = path
         self._parse = parse
         self._read_at: tuple[int, int] | None = None
-        self._value = self.value
+        try:
+            self._value = self.value
+        except (OSError, ValueError) as error:
+            raise InvalidSettings([f"{path}: {error}"]) from error
 
     @property
     def value(self) -> T:
-        """Return what the file says now; OSError or ValueError only on the first read, later the last good one."""
+        """Return what the file says now; once it cannot be read, what it said last."""
         try:
             status = self._path.stat()
             stamp = (status.st_mtime_ns, status.st_ino)

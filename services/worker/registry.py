@@ -9,12 +9,16 @@ from types import ModuleType
 from typing import Any
 
 from headway import Job
+from services.settings import InvalidSettings
 
 Registry = dict[str, Job[..., Any]]
 
 
-class InvalidJobs(Exception):  # noqa: N818 - reads as what it is
+class InvalidJobs(InvalidSettings):
     """A module cannot be imported, or two of them claim the same kind."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__([f"WORKER_JOBS: {problem}"])
 
 
 def find_jobs(names: Iterable[str]) -> Registry:
@@ -39,4 +43,4 @@ def _imported(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise InvalidJobs(f"WORKER_JOBS: {name} cannot be imported: {error}") from error
+        raise InvalidJobs(f"{name} cannot be imported: {error}") from error
