@@ -1,0 +1,154 @@
+"""The shape of the code, held by its syntax trees: who may import whom, what things are called, how long they get."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("headway", "services", "dev")
+SERVICES = ("submitter", "worker", "notifier")
+MODULE_LINES = 300
+FUNCTION_LINES = 40
+VAGUE = frozenset({"utils", "util", "common", "core", "helpers", "helper", "manager", "managers", "misc"})
+
+# "path" or "path:function" -> the lines that it may have, and why.
+LONGER: dict[str, tuple[int, str]] = {}
+
+
+def modules(root: Path) -> Iterator[tuple[Path, str]]:
+    """Yield each module's path and dotted name."""
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            relative = path.relative_to(root).with_suffix("")
+            if "node_modules" not in relative.parts:
+                yield path, ".".join(part for part in relative.parts if part != "__init__")
+
+
+def imports(path: Path, name: str) -> set[str]:
+    """Return the dotted names that a module imports anywhere in it, relative ones resolved."""
+    found: set[str] = set()
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {f"{source}.{alias.name}" for alias in node.names}
+    return found
+
+
+def forbidden_imports(root: Path) -> list[str]:
+    """Name every import of a sibling service, and every import of a service or of `dev` where it has no business."""
+    wrong = []
+    for path, name in modules(root):
+        parts = name.split(".")
+        siblings = [f"services.{other}" for other in SERVICES if other != parts[1]] if name.count(".") else []
+        banned = {"headway": ["services", "dev"], "services": ["dev", *siblings], "dev": []}[parts[0]]
+        wrong += [
+            f"{name} imports {used}"
+            for used in sorted(imports(path, name))
+            if any(used == one or used.startswith(f"{one}.") for one in banned)
+        ]
+    return wrong
+
+
+def bad_names(root: Path) -> list[str]:
+    """Name every module and package that is called after nothing, or after something in the standard library."""
+    last = {name.rpartition(".")[2] for _, name in modules(root)} - {"__main__"}
+    return sorted(last & (VAGUE | sys.stdlib_module_names))
+
+
+def too_long(root: Path, longer: dict[str, tuple[int, str]]) -> list[str]:
+    """Name every module and function over its number of lines."""
+    sizes: dict[str, tuple[int, int]] = {}
+    for path, _ in modules(root):
+        text, where = path.read_text(), str(path.relative_to(root))
+        sizes[where] = (len(text.splitlines()), MODULE_LINES)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                place = f"{where}:{node.name}"
+                sizes[place] = max((lines, FUNCTION_LINES), sizes.get(place, (0, FUNCTION_LINES)))
+    return [
+        f"{place} has {lines} lines"
+        for place, (lines, most) in sizes.items()
+        if lines > longer.get(place, (most, ""))[0]
+    ]
+
+
+def test_no_service_imports_a_sibling_and_headway_imports_no_service() -> None:
+    """What a service may import are its own modules, the shared ones beside it, and `headway`."""
+    assert forbidden_imports(ROOT) == []
+
+
+def test_modules_are_named_after_what_they_are_for() -> None:
+    """No module is called `utils` or the like, or shadows one of the standard library."""
+    assert bad_names(ROOT) == []
+
+
+def test_modules_and_functions_stay_short() -> None:
+    """A module has at most 300 lines and a function at most 40, exceptions named above."""
+    assert too_long(ROOT, LONGER) == []
+
+
+def test_exceptions_to_the_length_still_exist() -> None:
+    """An exception that nothing needs any more is removed."""
+    assert [place for place in LONGER if not any(line.startswith(f"{place} ") for line in too_long(ROOT, {}))] == []
+
+
+def test_the_whole_tree_is_looked_at() -> None:
+    """The checks see the packages that they are about."""
+    names = {name for _, name in modules(ROOT)}
+    assert {"headway.contracts", "services.chassis", "services.notifier.transports.websocket", "dev.up"} <= names
+
+
+@pytest.fixture
+def bad_tree(tmp_path: Path) -> Path:
+    """Make a tree that breaks each rule once."""
+    body = "\n".join("    x = 1" for _ in range(FUNCTION_LINES))
+    files = {
+        "headway/__init__.py": "from services import chassis\n",
+        "headway/utils.py": "",
+        "services/__init__.py": "",
+        "services/chassis.py": "",
+        "services/queue.py": f"async def long():\n{body}\n",
+        "services/worker/__init__.py": "",
+        "services/worker/app.py": "def late():\n    from services.notifier.hub import Hub\n",
+        "services/submitter/api.py": "from ..worker import app\nfrom .. import notifier\n",
+        "services/notifier/hub.py": "import services.chassis\n" * (MODULE_LINES + 1),
+        "dev/helpers/__init__.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_forbidden_imports_are_found(bad_tree: Path) -> None:
+    """Imports inside a function and relative ones are seen too."""
+    assert forbidden_imports(bad_tree) == [
+        "headway imports services.chassis",
+        "services.submitter.api imports services.notifier",
+        "services.submitter.api imports services.worker.app",
+        "services.worker.app imports services.notifier.hub.Hub",
+    ]
+
+
+def test_bad_names_are_found(bad_tree: Path) -> None:
+    """Modules and packages are both looked at."""
+    assert bad_names(bad_tree) == ["helpers", "queue", "utils"]
+
+
+def test_what_is_too_long_is_found_unless_it_is_excepted(bad_tree: Path) -> None:
+    """One line over is too long, and an exception holds to its own number."""
+    module, function = "services/notifier/hub.py", "services/queue.py:long"
+    assert sorted(too_long(bad_tree, {})) == [f"{module} has 301 lines", f"{function} has 41 lines"]
+    assert too_long(bad_tree, {module: (301, "it is a test"), function: (40, "no help")}) == [
+        f"{function} has 41 lines"
+    ]
