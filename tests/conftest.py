@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError
@@ -14,6 +15,10 @@ from redis.exceptions import ConnectionError
 from dev.environment import folder, programs, settings
 from headway.tokens import make_keys
 from tests.waiting import free_ports, wait_until
+
+# Stores answer when they answer; what a failing example needs to be found again is printed.
+hypothesis.settings.register_profile("headway", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("headway")
 
 KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH")
 

@@ -1,0 +1,110 @@
+"""A notifier alone, driven as a worker and as a browser would."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from redis.asyncio import Redis
+
+from dev.environment import ROOT
+from headway.contracts import Timestamp
+from headway.tokens import Pass, TokenSigner
+from tests.waiting import free_ports, wait_until
+
+ORIGIN = "http://page.example"
+
+
+@dataclass
+class Notifier:
+    """A running notifier, its keys, and a client session."""
+
+    public: str
+    internal: str
+    report_key: str
+    signer: TokenSigner
+    session: aiohttp.ClientSession
+
+    def token(self, job_id: str, *, scope: str = "watch cancel", ttl_s: float = 60, kind: str = "k") -> str:
+        """Sign a token for a job."""
+        now = Timestamp.now()
+        return self.signer.sign(
+            Pass(
+                job_id=uuid.UUID(job_id),
+                kind=kind,
+                submitted_at=now,
+                expires_at=now.after(ttl_s),
+                scope=frozenset(scope.split()),
+            )
+        )
+
+    async def report(self, *reports: dict[str, Any]) -> list[dict[str, Any]]:
+        """Post reports and return their verdicts."""
+        headers = {"Authorization": f"Bearer {self.report_key}"}
+        async with self.session.post(f"{self.internal}/reports", json=list(reports), headers=headers) as response:
+            assert response.status == 200, await response.text()
+            verdicts: list[dict[str, Any]] = await response.json()
+            return verdicts
+
+    @asynccontextmanager
+    async def socket(self) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """Open a socket and take its hello."""
+        async with self.session.ws_connect(f"{self.public}/live", headers={"Origin": ORIGIN}) as socket:
+            assert set((await socket.receive_json())["hello"]) == {"now"}
+            yield socket
+
+
+def report(job_id: str, sequence: int, **more: Any) -> dict[str, Any]:
+    """Make a report as a worker would."""
+    now = Timestamp.now()
+    return {
+        "job_id": job_id, "kind": "k", "message_id": "m", "delivery": 1, "sequence": sequence, "status": "running",
+        "submitted_at": str(now), "expires_at": str(now.after(3600)), "lease_until": str(now.after(60)), **more,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+async def notifier(stores: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Notifier]:
+    """Run a notifier for this module."""
+    from headway.tokens import make_keys
+
+    keys: Path = tmp_path_factory.mktemp("keys")
+    make_keys(keys)
+    port, internal = free_ports(2)
+    env = {
+        **os.environ, "NOTIFIER_PORT": str(port), "NOTIFIER_INTERNAL_PORT": str(internal), "BIND_HOST": "127.0.0.1",
+        "REDIS_URL": stores["REDIS_URL"], "REPORT_KEY_FILE": str(keys / "report.key"), "ALLOWED_ORIGINS": ORIGIN,
+        "TOKEN_PUBLIC_KEY_FILE": str(keys / "token.pub.pem"), "SILENCE_S": "0.5", "DRAIN_S": "0.2",
+    }  # fmt: skip
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "services.notifier", cwd=ROOT, env=env)
+    async with aiohttp.ClientSession() as session:
+        public, base = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{internal}"
+
+        async def ready() -> bool:
+            try:
+                async with session.get(f"{base}/readyz") as response:
+                    return response.status == 200
+            except aiohttp.ClientError:
+                return False
+
+        await wait_until(ready, 30)
+        signer = TokenSigner((keys / "token.pem").read_text())
+        yield Notifier(public, base, (keys / "report.key").read_text().strip(), signer, session)
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), 20) == 0
+
+
+@pytest.fixture
+async def admin(stores: dict[str, str]) -> AsyncIterator[Redis]:
+    """Yield a client to do things to Valkey with."""
+    async with Redis.from_url(stores["REDIS_URL"]) as client:
+        yield client
