@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 from redis.exceptions import RedisError
 
 from headway.contracts import Natural, Timestamp, decode
-from headway.tokens import CANCEL, InvalidToken, TokenVerifier
+from headway.tokens import CANCEL, InvalidToken, TokenVerifier, claimed_job
 from services.notifier import metrics
 from services.notifier.hub import Snapshot, Watch, text_frame
 from services.notifier.live import Live
@@ -114,7 +114,7 @@ class Sockets:
         check_origin(request, self._origins)
         if self._draining:
             raise Unavailable("This replica is stopping; connect again.", retry_after_s=RETRY_AFTER_S)
-        socket = web.WebSocketResponse(compress=False, autoping=False, max_msg_size=MESSAGE_BYTES)
+        socket = web.WebSocketResponse(compress=False, autoping=False, max_msg_size=16 * MESSAGE_BYTES)
         await socket.prepare(request)
         transport = request.transport
         if transport is None:
@@ -136,7 +136,9 @@ class Sockets:
                 self._live.unwatch(watch)
             metrics.CONNECTIONS.labels("websocket").dec()
             duration_s = round(time.monotonic() - opened, 3)
-            log.info("connection_closed", transport="websocket", code=socket.close_code, duration_s=duration_s)
+            log.info(
+                "connection_closed", transport="websocket", code=int(socket.close_code or 1006), duration_s=duration_s
+            )
         return socket
 
     async def _hear(self, connection: Connection) -> None:
@@ -146,6 +148,8 @@ class Sockets:
                 await connection.socket.pong(message.data)
             elif message.type is WSMsgType.BINARY:
                 await connection.socket.close(code=WSCloseCode.UNSUPPORTED_DATA, message=b"send text")
+            elif message.type is WSMsgType.TEXT and len(message.data) > MESSAGE_BYTES:
+                await connection.socket.close(code=WSCloseCode.MESSAGE_TOO_BIG, message=b"too big")
             elif message.type is WSMsgType.TEXT:
                 try:
                     asked = decode(message.data, Request)
@@ -168,7 +172,8 @@ class Sockets:
         try:
             granted = self._verifier.value.verify(token)
         except InvalidToken as error:
-            connection.tell(None if error.job_id is None else str(error.job_id), error.code, str(error))
+            job_id = error.job_id or claimed_job(token)  # the client has many tokens: tell it which one is wrong
+            connection.tell(None if job_id is None else str(job_id), error.code, str(error))
             return
         watch = Watch(connection, granted, version)
         connection.watches[watch.job_id] = watch

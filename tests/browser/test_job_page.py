@@ -1,0 +1,339 @@
+"""The pages in a real browser, from the button to the end of the job and through all that can go wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.async_api import BrowserContext, Page, expect
+
+from headway.contracts import Timestamp
+from headway.tokens import Pass, TokenSigner
+from tests.browser.conftest import Problems, Report, forged
+from tests.stack import Stack
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.browser
+
+HTML = '<img src="x" onerror="document.title = 1">'
+DAY_S = 86_400
+
+# What a policy without 'unsafe-inline' would stop.
+INLINE = """[...document.querySelectorAll("*")].filter((element) => {
+  const names = [...element.attributes].map(({ name }) => name);
+  return element.matches("style, script:not([src])") || names.some((name) => /^(on|style$)/.test(name));
+}).map((element) => element.outerHTML)"""
+
+# How much the text of each element stands out from the page, as WCAG counts it.
+CONTRAST = """(selectors) => {
+  const numbers = (element, property) => getComputedStyle(element)[property].match(/[\\d.]+/g).map(Number);
+  const light = (channel) => (channel <= 0.04045 ? channel / 12.92 : ((channel + 0.055) / 1.055) ** 2.4);
+  const luminance = (rgb) => {
+    const [red, green, blue] = rgb.map((channel) => light(channel / 255));
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+  };
+  const paper = luminance(numbers(document.body, "backgroundColor"));
+  return selectors.map((selector) => {
+    const ink = luminance(numbers(document.querySelector(selector), "color"));
+    return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+  });
+}"""
+
+
+async def renders(page: Page) -> list[dict[str, Any]]:
+    """Return each state of the job that the page has shown."""
+    shown: list[dict[str, Any]] = await page.evaluate("renders")
+    return shown
+
+
+async def first_render(page: Page) -> dict[str, Any]:
+    """Wait for the first state of the job that the page shows."""
+    shown: list[dict[str, Any]] = await wait_until(lambda: renders(page))
+    return shown[0]
+
+
+async def shown_value(page: Page) -> float:
+    """Return how far the bar is."""
+    value: float = await page.locator("#bar").evaluate("(bar) => bar.value")
+    return value
+
+
+async def reach(page: Page, least: float) -> float:
+    """Wait until the bar has come so far; return where it is."""
+
+    async def value() -> float:
+        now = await shown_value(page)
+        return now if now >= least else 0
+
+    reached: float = await wait_until(value)
+    return reached
+
+
+def never_falls(shown: list[dict[str, Any]]) -> None:
+    """Check that neither versions nor the bar have ever gone back."""
+    for field in ("version", "value"):
+        values = [state[field] for state in shown]
+        assert values == sorted(values), shown
+
+
+async def test_bar_rises_to_the_end(page: Page, stack: Stack) -> None:
+    """A click starts a job whose bar rises in many steps to *Succeeded*, and nothing goes wrong in the browser."""
+    problems = Problems(page)
+    await page.goto(stack.url)
+    await page.get_by_role("button", name="Start a new job").click()
+    await expect(page.locator("#status")).to_have_text("Succeeded")
+    shown = await renders(page)
+    never_falls(shown)
+    values = sorted({state["value"] for state in shown if state["value"]})
+    assert len(values) >= 8
+    assert values[-1] == 100
+    await expect(page.locator("#percent")).to_have_text("100 %")
+    await expect(page.locator("#result")).to_have_text('"Counted 10 steps"')
+    await expect(page).to_have_title("✓ countdown")
+    assert re.fullmatch(r".*/jobs/[0-9a-f-]{36}#[\w.-]+", page.url)
+    assert problems.found == []
+
+
+async def test_every_tab_shows_the_same(context: BrowserContext, stack: Stack) -> None:
+    """A reload and a second tab show the current state at once, and a tab opened after the end shows the end."""
+    receipt = await stack.submit(payload={"steps": 50, "delay_s": 0.1})
+    link = receipt["links"]["page"]
+    first, second, late = [await context.new_page() for _ in range(3)]
+    await first.goto(link)
+    before = await reach(first, 20)
+    await first.reload()
+    assert (await first_render(first))["value"] >= before
+    before = await shown_value(first)
+    await second.goto(link)
+    assert (await first_render(second))["value"] >= before
+    for tab in (first, second):
+        await expect(tab.locator("#status")).to_have_text("Succeeded")
+    by_version = [{state["version"]: state for state in await renders(tab)} for tab in (first, second)]
+    both = by_version[0].keys() & by_version[1].keys()
+    assert len(both) > 1
+    assert all(by_version[0][version] == by_version[1][version] for version in both)
+    await late.goto(link)
+    assert await first_render(late) == {**by_version[0][max(both)], "status": "succeeded", "value": 100}
+
+
+async def test_failed_job_shows_its_error(page: Page, stack: Stack) -> None:
+    """A job that fails says so and shows its error, which names the field."""
+    receipt = await stack.submit(payload={"steps": "x"})
+    await page.goto(receipt["links"]["page"])
+    await expect(page.locator("#status")).to_have_text("Failed")
+    await expect(page.locator("#error-type")).to_have_text("InvalidPayload")
+    await expect(page.locator("#error-message")).to_contain_text("$.steps")
+    await expect(page.locator("#outcome")).to_be_hidden()
+    await expect(page).to_have_title("✗ countdown")
+
+
+async def test_unknown_kind_is_text(page: Page, stack: Stack) -> None:
+    """Markup in a job's kind, and in the error that quotes it, is shown as text."""
+    problems = Problems(page)
+    receipt = await stack.submit(kind=HTML)
+    await page.goto(receipt["links"]["page"])
+    await expect(page.locator("#error-message")).to_contain_text(HTML)
+    await expect(page.locator("#kind")).to_have_text(HTML)
+    await expect(page.locator("main img")).to_have_count(0)
+    assert problems.found == []
+
+
+async def test_reported_markup_is_text(page: Page, stack: Stack, report: Report) -> None:
+    """Markup in a worker's message, unit, error and result is shown as text."""
+    problems = Problems(page)
+    receipt = await stack.submit(delay_s=3600)
+    await page.goto(receipt["links"]["page"])
+    progress = {"current": 1, "total": 2, "unit": "<b>files</b>", "message": HTML}
+    await report(receipt, "failed", progress=progress, result=[HTML], error={"type": HTML, "message": HTML})
+    await expect(page.locator("#message")).to_have_text(HTML)
+    await expect(page.locator("#progress-text")).to_have_text("1 of 2 <b>files</b>")
+    await expect(page.locator("#error-type")).to_have_text(HTML)
+    await expect(page.locator("#error-message")).to_have_text(HTML)
+    await expect(page.locator("#result")).to_contain_text("<img src=")
+    await expect(page.locator("main :is(img, b)")).to_have_count(0)
+    assert problems.found == []
+
+
+async def test_killed_notifier_is_survived(page: Page, stack: Stack) -> None:
+    """While the notifier is away the page says that it reconnects; then it goes on to the end, never backwards."""
+    receipt = await stack.submit(payload={"steps": 60, "delay_s": 0.1})
+    await page.goto(receipt["links"]["page"])
+    await reach(page, 20)
+    await stack.kill("notifier")
+    await expect(page.locator("#status")).to_have_text("Succeeded")
+    await expect(page.locator("#connection")).to_be_hidden()
+    assert await page.evaluate("notices") == [True, False]
+    shown = await renders(page)
+    never_falls(shown)
+    assert shown[-1]["value"] == 100
+
+
+async def test_notice_tells_what_is_seen(page: Page, stack: Stack) -> None:
+    """The notice of a lost connection says in words that the page reconnects and shows the last known state."""
+    receipt = await stack.submit(delay_s=3600)
+    await page.goto(receipt["links"]["page"])
+    await first_render(page)
+    await page.evaluate("WebSocket = class { close() {} }; dispatchEvent(new Event('online'))")  # it never opens
+    await expect(page.locator("#connection")).to_be_visible()
+    await expect(page.locator("#connection")).to_have_text("Reconnecting… What you see is the last known state.")
+    await expect(page.locator("#status")).to_have_text("Queued")
+
+
+async def test_counts_without_a_total(page: Page, stack: Stack, report: Report) -> None:
+    """A job that does not know how much there is shows its count and a bar that only says that it moves."""
+    receipt = await stack.submit(delay_s=3600)
+    await page.goto(receipt["links"]["page"])
+    await report(receipt, progress={"current": 1234.5, "unit": "files"})
+    await expect(page.locator("#progress-text")).to_have_text("1,234.5 files")
+    await expect(page.locator("#bar:indeterminate")).to_have_count(1)
+    await expect(page.locator("#percent")).to_be_empty()
+
+
+async def test_remaining_time_is_told(page: Page, stack: Stack, report: Report) -> None:
+    """A running job shows how long it has taken and, once that can be told, how long it will go on."""
+    receipt = await stack.submit(delay_s=3600)
+    await page.goto(receipt["links"]["page"])
+    await report(receipt)
+    await expect(page.locator("#elapsed")).to_have_text("0:01")
+    await expect(page.locator("#remaining")).to_be_empty()
+    await report(receipt, progress={"current": 1, "total": 10})
+    await expect(page.locator("#remaining")).to_have_text(re.compile(r"about 0:\d\d"))
+
+
+def expired(stack: Stack, receipt: dict[str, Any]) -> str:
+    """Return a token whose time is over."""
+    signer = TokenSigner((stack.folder / "keys" / "token.pem").read_text())
+    now = Timestamp.now()
+    return signer.sign(
+        Pass(job_id=receipt["id"], kind="countdown", submitted_at=now.after(-DAY_S), expires_at=now.after(-3600))
+    )
+
+
+@pytest.mark.parametrize(
+    ("token", "words"),
+    [
+        (lambda *_: "", "This link is incomplete"),
+        (lambda *_: "nonsense", "This link opens no job"),
+        (lambda _, receipt: receipt["token"][:60], "This link opens no job"),
+        (lambda _, receipt: forged(receipt["token"]), "This link opens no job"),
+        (expired, "This link has expired"),
+    ],
+    ids=["none", "nonsense", "cut", "forged", "expired"],
+)
+async def test_unusable_link_is_explained(
+    page: Page, stack: Stack, token: Callable[[Stack, dict[str, Any]], str], words: str
+) -> None:
+    """A link without a usable token is explained in words, and no job and no bar is shown."""
+    problems = Problems(page)
+    receipt = await stack.submit(delay_s=3600)
+    await page.goto(f"{stack.url}/jobs/{receipt['id']}#{token(stack, receipt)}")
+    await expect(page.locator("#error-type")).to_have_text(words)
+    await expect(page.locator("#error-message")).not_to_be_empty()
+    await expect(page.locator("#status")).to_have_text("No job to show")
+    await expect(page.locator("#job")).to_be_hidden()
+    await expect(page.locator("#connection")).to_be_hidden()
+    assert problems.found == []
+
+
+async def test_pasted_key_opens_the_job(page: Page, stack: Stack) -> None:
+    """Another key pasted over the address opens its job."""
+    receipt = await stack.submit(delay_s=3600)
+    await page.goto(f"{stack.url}/jobs/{receipt['id']}")
+    await expect(page.locator("#error")).to_be_visible()
+    await page.evaluate("(token) => { location.hash = token; }", receipt["token"])
+    await expect(page.locator("#status")).to_have_text("Queued")
+    await expect(page.locator("#due")).to_have_text(re.compile("starts at"))
+    await expect(page.locator("#error")).to_be_hidden()
+
+
+async def test_keyboard_starts_a_job(page: Page, stack: Stack) -> None:
+    """The button is reached by Tab, shows its focus and is pressed by Enter."""
+    await page.goto(stack.url)
+    button = page.get_by_role("button", name="Start a new job")
+    await page.keyboard.press("Tab")
+    await page.keyboard.press("Tab")
+    await expect(button).to_be_focused()
+    await expect(button).to_have_css("outline-style", "solid")
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("heading", level=1, name="countdown")).to_be_visible()
+    assert "/jobs/" in page.url
+
+
+async def test_assistive_technology_is_told(page: Page, stack: Stack, report: Report) -> None:
+    """Status and bar have roles and names, and of what is written twice a screen reader hears one."""
+    receipt = await stack.submit(delay_s=3600)
+    await page.goto(receipt["links"]["page"])
+    await report(receipt, progress={"current": 4, "total": 10, "unit": "files"})
+    await expect(page.get_by_role("status")).to_have_text("Running")
+    bar = page.get_by_role("progressbar", name="Progress")
+    await expect(bar).to_have_js_property("value", 40)
+    await expect(bar).to_have_accessible_description("4 of 10 files")
+    await expect(page.locator("#percent")).to_have_attribute("aria-hidden", "true")
+    await expect(page.locator("html")).to_have_attribute("lang", "en")
+    await expect(page.get_by_role("main")).to_have_count(1)
+    await report(receipt, "succeeded", result={"files": 10})
+    await expect(page.get_by_role("region", name="Result")).to_be_visible()
+
+
+async def test_narrow_screen_needs_no_sideways_scrolling(page: Page, stack: Stack, report: Report) -> None:
+    """At 360 px neither page is wider than the screen, whatever a worker writes."""
+    wide = "document.documentElement.scrollWidth > innerWidth"
+    await page.set_viewport_size({"width": 360, "height": 740})
+    await page.goto(stack.url)
+    assert not await page.evaluate(wide)
+    receipt = await stack.submit(delay_s=3600)
+    await page.goto(receipt["links"]["page"])
+    long = "W" * 120
+    progress = {"current": 123_456_789_012, "total": 923_456_789_012, "unit": long[:32], "message": long}
+    ending = {"result": {long: long}, "error": {"type": long, "message": long}, "kind": long}
+    await report(receipt, "failed", progress=progress, **ending)
+    await expect(page.locator("#error-type")).to_have_text(long)
+    assert not await page.evaluate(wide)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("status", ["queued", "running", "retrying", "failed"])
+async def test_text_has_contrast(page: Page, stack: Stack, report: Report, scheme: Any, status: str) -> None:
+    """By day and by night all text of a job stands out from the paper by 4.5 to 1 at least."""
+    await page.emulate_media(color_scheme=scheme)
+    receipt = await stack.submit(delay_s=3600)
+    await page.goto(receipt["links"]["page"])
+    await report(receipt, status, progress={"current": 1, "total": 2, "message": "Half"})
+    await expect(page.locator("#message")).to_have_text("Half")
+    paper = await page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (max(map(int, re.findall(r"\d+", paper))) > 128) == (scheme == "light")
+    texts = ["#kind", "#status", "#percent", "#progress-text", "#message", "dt", "dd", "header a:last-child"]
+    ratios = dict(zip(texts, await page.evaluate(CONTRAST, texts), strict=True))
+    assert min(ratios.values()) >= 4.5, ratios
+
+
+@pytest.mark.parametrize("path", ["/", "/jobs/x"])
+async def test_policy_allows_files_of_our_own_only(page: Page, stack: Stack, path: str) -> None:
+    """Both pages forbid inline code by their policy and have none; only the notifier may be connected to."""
+    problems = Problems(page)
+    response = await page.goto(stack.url + path)
+    assert response is not None
+    assert response.status == 200
+    directives = (await response.all_headers())["content-security-policy"].split("; ")
+    policy = {name: values for name, *values in map(str.split, directives)}
+    live = stack.env["LIVE_URL"]
+    assert policy["connect-src"] == ["'self'", live, live.replace("http", "ws", 1)]
+    assert policy["default-src"] == ["'none'"]
+    assert policy["script-src"] == policy["style-src"] == ["'self'"]
+    assert not {"'unsafe-inline'", "'unsafe-eval'", "*"} & set(" ".join(directives).split())
+    assert await page.evaluate(INLINE) == []
+    assert problems.found == []
+
+
+async def test_injected_code_does_not_run(page: Page, stack: Stack) -> None:
+    """Code that would get into a page after all is stopped by the policy."""
+    await page.goto(stack.url)
+    blocked = await page.evaluate("""new Promise((resolve) => {
+        addEventListener("securitypolicyviolation", ({ effectiveDirective }) => resolve(effectiveDirective));
+        document.querySelector("main").innerHTML = '<img src="data:," onerror="document.title = 1">';
+        document.querySelector("main").append(Object.assign(document.createElement("script"), { text: "title = 2" }));
+    })""")
+    assert blocked.startswith("script-src")
+    await expect(page).to_have_title("Headway")
