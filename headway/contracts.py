@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
@@ -21,8 +21,11 @@ REPORTS_PER_BATCH = 500
 BATCH_BYTES = 1024 * 1024
 DEFAULT_ATTEMPTS = 5
 MAX_MESSAGE = 1_000  # characters of a progress message
+MAX_UNIT = 32
 MAX_ERROR = 4_000  # characters of an error's message
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+FIRST_MS, LAST_MS = -62_135_596_800_000, 253_402_300_799_999  # what RFC 3339 can spell
 JobStatus = Literal["queued", "running", "retrying", "succeeded", "failed", "cancelled"]
 Reason = Literal["superseded", "finished", "duplicate", "stale"]
 ENDED: frozenset[JobStatus] = frozenset({"succeeded", "failed", "cancelled"})
@@ -31,7 +34,7 @@ Json = msgspec.Raw
 NULL = Json(b"null")
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 Natural = Annotated[int, Meta(ge=0, le=2**53 - 1)]
-Number = Annotated[int, Meta(ge=0)] | Annotated[float, Meta(ge=0)]
+Number = Annotated[int, Meta(ge=0, le=2**63 - 1)] | Annotated[float, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1, le=2**53 - 1)]
 Attempts = Annotated[int, Meta(ge=1, le=1000)]
 Seconds = Annotated[float, Meta(gt=0, le=7 * 86_400)]
@@ -56,15 +59,18 @@ class Timestamp(int):
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
             raise ValueError("Expected a time with its offset, such as 2026-01-01T00:00:00.000Z")
-        return cls(round(moment.timestamp() * 1000))
+        milliseconds = round(moment.timestamp() * 1000)
+        if not FIRST_MS <= milliseconds <= LAST_MS:
+            raise ValueError("Expected a time of the years 1 to 9999 in UTC")
+        return cls(milliseconds)
 
     def after(self, seconds: float) -> Timestamp:
-        """Return the moment that many seconds later."""
-        return Timestamp(self + round(seconds * 1000))
+        """Return the moment that many seconds later, or the last that can be written."""
+        return Timestamp(min(LAST_MS, self + round(seconds * 1000)))
 
     def __str__(self) -> str:
         """Spell it as RFC 3339 in UTC with milliseconds."""
-        return datetime.fromtimestamp(self / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return (EPOCH + timedelta(milliseconds=self)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class JobMessage(Struct, frozen=True, kw_only=True):
@@ -91,7 +97,7 @@ class Progress(Struct, frozen=True):
 
     current: Number
     total: Number | None = None
-    unit: Annotated[str, Meta(max_length=32)] | None = None
+    unit: Annotated[str, Meta(max_length=MAX_UNIT)] | None = None
     message: Annotated[str, Meta(max_length=MAX_MESSAGE)] | None = None
 
     @property
@@ -243,6 +249,12 @@ def _message_json(text: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except ValueError:
         return text.encode()
+
+
+def shortened(text: str, most: int) -> str:
+    """Make any text fit for the wire: at most so many characters, and no lone surrogates, as file names have them."""
+    fitting = text if len(text) <= most else text[: most - 1] + "…"
+    return fitting.encode(errors="replace").decode()
 
 
 def present(progress: Progress | None) -> ProgressSnapshot | None:

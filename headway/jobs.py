@@ -6,16 +6,18 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sized
+from contextlib import suppress
 from typing import Any, Generic, ParamSpec, TypeVar, get_type_hints
 from uuid import UUID
 
-from headway.contracts import DEFAULT_ATTEMPTS, MAX_MESSAGE, Progress
+from headway.contracts import DEFAULT_ATTEMPTS, MAX_MESSAGE, MAX_UNIT, Progress, shortened
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Item = TypeVar("Item")
 
 YIELD_S = 0.01
+MAX_AMOUNT = 2**63 - 1
 
 
 class Job(Generic[P, R]):
@@ -78,10 +80,9 @@ class JobContext:
         Raises:
             ValueError: `current` or `total` is negative or not a finite number.
         """
-        if not 0 <= current < float("inf") or (total is not None and not 0 <= total < float("inf")):
-            raise ValueError(f"progress must be finite and not negative: {current!r} of {total!r}")
-        text = message if message is None or len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 1] + "…"
-        progress = Progress(current, total, unit, text)
+        current, total = _amount(current), None if total is None else _amount(total)
+        text = None if message is None else shortened(message, MAX_MESSAGE)
+        progress = Progress(current, total, None if unit is None else shortened(unit, MAX_UNIT), text)
         percent = progress.percent
         if percent is not None and self._shown is not None and percent < self._percent:
             progress = Progress(self._shown.current, self._shown.total, self._shown.unit, text)
@@ -111,6 +112,15 @@ class JobContext:
             if time.monotonic() - yielded_at > YIELD_S:  # a loop that never waits would keep its own reports back
                 await asyncio.sleep(0)
                 yielded_at = time.monotonic()
+
+
+def _amount(number: float) -> float:
+    """Return it as the wire has it: an `int` or a `float`, whatever number it is (numpy has its own)."""
+    with suppress(OverflowError):
+        amount = number if type(number) is int and number <= MAX_AMOUNT else float(number)
+        if 0 <= amount < float("inf"):
+            return amount
+    raise ValueError(f"progress must be finite and not negative: {number!r}")
 
 
 async def _each(items: Iterable[Item] | AsyncIterable[Item]) -> AsyncIterator[Item]:

@@ -77,7 +77,8 @@ class Unprocessable(Problem):
     def at(cls, error: msgspec.ValidationError) -> Unprocessable:
         """Name the field as msgspec tells it: ``Expected `int` - at `$[3].delivery` ``."""
         detail, _, path = str(error).partition(" - at `")
-        return cls(str(error), field=path.rstrip("`").removeprefix("$").removeprefix(".") or _named_field(detail))
+        places = (path.rstrip("`").removeprefix("$").removeprefix("."), _named_field(detail))
+        return cls(str(error), field=".".join(place for place in places if place) or None)
 
 
 class Unavailable(Problem):

@@ -42,6 +42,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     log_format: Literal["auto", "console", "json"] = "auto"
     job_ttl_s: Seconds = 7 * 86_400
 
+    @classmethod
+    def conflicts(cls, values: Mapping[str, Any]) -> list[str]:  # noqa: ARG003
+        """Name what is wrong between settings that each fit alone; `values` has those that are set."""
+        return []
+
 
 class InvalidSettings(Exception):  # noqa: N818 - reads as what it is
     """The environment does not fit; one line for each problem."""
@@ -64,12 +69,10 @@ def load(kind: type[S], environ: Mapping[str, str]) -> S:
             values[field.name] = msgspec.convert(_split(text, field.type), field.type, strict=False, dec_hook=_special)
         except msgspec.ValidationError as error:
             problems.append(f"{name}: {error}")
+    problems += kind.conflicts(values)
     if problems:
         raise InvalidSettings(problems)
-    try:
-        return msgspec.convert(values, kind, dec_hook=_special)  # runs __post_init__: what needs several fields
-    except msgspec.ValidationError as error:
-        raise InvalidSettings([str(error)]) from error
+    return kind(**values)
 
 
 def _find(field: str, service: str, environ: Mapping[str, str]) -> tuple[str, str | None]:

@@ -85,11 +85,12 @@ class Watch:
 class Topic:
     """One watched job."""
 
-    __slots__ = ("ended", "heard_at", "watches")
+    __slots__ = ("ended", "heard_at", "version", "watches")
 
     def __init__(self, now: float) -> None:
         self.watches: dict[Watcher, Watch] = {}
         self.heard_at = now
+        self.version = NONE
         self.ended = False
 
 
@@ -131,8 +132,9 @@ class Hub:
         if topic is None:
             return
         topic.heard_at = now
-        topic.ended = snapshot.ended
         version = snapshot.version
+        if version >= topic.version:  # a read may be overtaken by what is published meanwhile
+            topic.version, topic.ended = version, snapshot.ended
         for watch in topic.watches.values():
             if version > watch.version:
                 watch.version = version

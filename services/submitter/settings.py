@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from services.settings import Port, Secret, Settings, Words
 
@@ -24,9 +25,12 @@ class SubmitterSettings(Settings, frozen=True, kw_only=True):
     queue_name: str = "jobs"
     queue_api_version: str = "2025-11-05"
 
-    def __post_init__(self) -> None:
-        if self.submitter_open == (self.submitter_api_keys is not None):
-            raise ValueError("exactly one of SUBMITTER_OPEN and SUBMITTER_API_KEYS must be set")
+    @classmethod
+    def conflicts(cls, values: Mapping[str, Any]) -> list[str]:
+        """Somebody must be allowed to submit, and it must be clear who."""
+        if bool(values.get("submitter_open")) == ("submitter_api_keys" in values):
+            return ["exactly one of SUBMITTER_OPEN and SUBMITTER_API_KEYS must be set"]
+        return []
 
     @property
     def origins(self) -> tuple[str, ...]:

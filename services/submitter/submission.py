@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 from urllib.parse import parse_qsl
 from uuid import UUID, uuid4
@@ -23,6 +24,7 @@ from headway.contracts import (
 from headway.tokens import Pass
 from services.problems import Malformed, TooLarge, Unprocessable
 
+LONGEST_DELAY_S = 7 * 86_400  # the queue hides a message no longer
 BODY_BYTES = 2 * PAYLOAD_BYTES  # the payload and what stands around it
 
 
@@ -31,7 +33,7 @@ class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     kind: Name
     payload: Json = Json(b"{}")
-    delay_s: Annotated[float, Meta(ge=0)] = 0
+    delay_s: Annotated[float, Meta(ge=0, le=LONGEST_DELAY_S)] = 0
     max_attempts: Attempts = DEFAULT_ATTEMPTS
     timeout_s: Seconds | None = None
 
@@ -77,7 +79,7 @@ def accept(submission: Submission, job_ttl_s: float) -> Accepted:
         raise Unprocessable("Expected a delay shorter than a job lives.", field="delay_s")
     job_id: UUID = uuid4()
     now = Timestamp.now()
-    delay_s = round(submission.delay_s)
+    delay_s = math.ceil(submission.delay_s)  # the queue counts whole seconds
     message = JobMessage(
         id=job_id,
         kind=submission.kind,

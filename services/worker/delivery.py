@@ -160,9 +160,12 @@ class Delivery:
         self._ending = True
         if self._interrupted.done():
             self._interrupted = asyncio.get_running_loop().create_future()
-        verdict = await self._unless_interrupted(
-            stream.tell(ending.status, result=ending.result, error=ending.error, lease_until=None)
-        )
+        try:
+            verdict = await self._unless_interrupted(
+                stream.tell(ending.status, result=ending.result, error=ending.error, lease_until=None)
+            )
+        except ReportRefused:  # even the bare failure
+            return Interruption.REFUSED
         if isinstance(verdict, Interruption):
             return verdict
         return ending if verdict.accepted else _REASONS[verdict.reason or "superseded"]

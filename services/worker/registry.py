@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
+import msgspec
+
 from headway import Job
 from services.settings import InvalidSettings
 
@@ -25,10 +27,18 @@ def find_jobs(names: Iterable[str]) -> Registry:
     """Import modules, packages with all that is in them, and return their jobs by kind."""
     registry: Registry = {}
     for module in _modules(names):
-        for job in vars(module).values():
-            if isinstance(job, Job) and registry.setdefault(job.kind, job) is not job:
+        for job in [value for value in vars(module).values() if isinstance(value, Job)]:
+            _check_payload(job)
+            if registry.setdefault(job.kind, job) is not job:
                 raise InvalidJobs(f"two jobs have the kind {job.kind!r}; one of them is in {module.__name__}")
     return registry
+
+
+def _check_payload(job: Job[..., Any]) -> None:
+    try:
+        msgspec.json.Decoder(job.payload_type())
+    except (NameError, TypeError) as error:
+        raise InvalidJobs(f"the payload of job {job.kind!r} cannot be decoded: {error}") from error
 
 
 def _modules(names: Iterable[str]) -> Iterator[ModuleType]:
@@ -36,7 +46,8 @@ def _modules(names: Iterable[str]) -> Iterator[ModuleType]:
         module = _imported(name)
         yield module
         for found in pkgutil.walk_packages(getattr(module, "__path__", []), f"{name}."):
-            yield _imported(found.name)
+            if not found.name.endswith(".__main__"):  # importing it would run it
+                yield _imported(found.name)
 
 
 def _imported(name: str) -> ModuleType:

@@ -27,7 +27,7 @@ TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3)
 BACKOFF_S = 0.1
 BACKOFF_CAP_S = 2.0
 OK = 200
-AWAY = frozenset({401, 429})  # besides 5xx: nothing is wrong with the reports themselves
+REFUSALS = frozenset({400, 413, 422, 500})  # anything else says nothing of the reports: a wrong address, or not now
 
 
 class NotifierAway(Exception):  # noqa: N818 - reads as what it is
@@ -85,6 +85,7 @@ class Reporter:
         now = time.monotonic()
         due = [stream for stream in self._streams if stream.due_at(self._heartbeat_s) <= now]
         if due:
+            due.sort(key=lambda stream: stream.sent_at)  # with more than one batch holds, nobody waits for ever
             await self._send(due[:REPORTS_PER_BATCH])
             return
         next_at = min((stream.due_at(self._heartbeat_s) for stream in self._streams), default=now + self._heartbeat_s)
@@ -139,7 +140,7 @@ class Reporter:
             metrics.REPORTS.labels("unreachable").inc()
             raise NotifierAway(type(error).__name__) from error
         metrics.REPORTS.labels(str(response.status)).inc()
-        if response.status in AWAY or response.status >= 500:
+        if response.status not in REFUSALS and response.status != OK:
             raise NotifierAway(f"{method} {path} was answered {response.status}")
         return response.status, answer
 

@@ -25,7 +25,7 @@ class Stream:
         self._judged = judged
         self._told = told
         self._sequence = 0
-        self._sent_at = NEVER
+        self.sent_at = NEVER
         self._changed = False
         self._urgent = False
         self._watched = True
@@ -66,12 +66,12 @@ class Stream:
             return NEVER
         if self._sequence == 0 or self._report.status != "running":
             return float("inf")
-        return self._sent_at + heartbeat_s
+        return self.sent_at + heartbeat_s
 
     def stamp(self) -> JobReport:
         """Take the state as it is now, to be written into a request; each time with a greater sequence."""
         self._sequence += 1
-        self._sent_at = time.monotonic()
+        self.sent_at = time.monotonic()
         self._changed = self._urgent = False
         self._in_flight, self._waiting = self._in_flight + self._waiting, []
         return replace(self._report, sequence=self._sequence, sent_at=Timestamp.now())

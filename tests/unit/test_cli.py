@@ -18,7 +18,7 @@ def test_a_minted_token_opens_the_job(keys: Path, capsys: pytest.CaptureFixture[
     """`headway token` prints a token, and nothing else, that may watch and cancel for a week."""
     assert main(["token", str(JOB_ID), "--key", str(keys / "token.pem")]) == 0
     granted = TokenVerifier((keys / "token.pub.pem").read_text()).verify(capsys.readouterr().out.strip())
-    assert (granted.job_id, granted.kind, granted.scope) == (JOB_ID, "countdown", {"watch", "cancel"})
+    assert (granted.job_id, granted.kind, granted.scope) == (JOB_ID, "countdown", frozenset({"watch", "cancel"}))
     assert abs(granted.expires_at - Timestamp.now().after(7 * 86_400)) < 60_000
 
 
@@ -27,7 +27,7 @@ def test_a_token_to_share_may_only_watch(keys: Path, capsys: pytest.CaptureFixtu
     key = str(keys / "token.pem")
     assert main(["token", str(JOB_ID), "--watch-only", "--kind", "report", "--ttl", "60", "--key", key]) == 0
     granted = TokenVerifier((keys / "token.pub.pem").read_text()).verify(capsys.readouterr().out.strip())
-    assert (granted.kind, granted.scope) == ("report", {"watch"})
+    assert (granted.kind, granted.scope) == ("report", frozenset({"watch"}))
     assert granted.expires_at <= Timestamp.now().after(60)
 
 
@@ -65,7 +65,6 @@ def test_a_wrong_call_ends_with_code_2(arguments: list[str], capsys: pytest.Capt
     assert "usage: headway" in capsys.readouterr().err
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: OverflowError ends in a traceback", raises=OverflowError)
 @pytest.mark.parametrize("ttl", ["inf", "1e309"])
 def test_a_lifetime_without_end_is_refused(keys: Path, ttl: str) -> None:
     """A token always expires."""

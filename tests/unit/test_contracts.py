@@ -60,8 +60,8 @@ SNAPSHOT = (
 )
 
 moments = st.datetimes(
-    min_value=datetime(1970, 1, 1),  # noqa: DTZ001
-    max_value=datetime(2199, 1, 1),  # noqa: DTZ001
+    min_value=datetime(1970, 1, 1),
+    max_value=datetime(2199, 1, 1),
 ).map(lambda moment: Timestamp(moment.replace(tzinfo=UTC).timestamp() * 1000))
 naturals = st.integers(0, 2**53 - 1)
 names = st.text(min_size=1, max_size=128)
@@ -71,7 +71,7 @@ json_values = st.recursive(
     max_leaves=12,
 )
 json_texts = json_values.map(lambda value: Json(msgspec.json.encode(value)))
-amounts = st.integers(0, 2**63) | st.floats(0, allow_nan=False, allow_infinity=False)
+amounts = st.integers(0, 2**63 - 1) | st.floats(0, allow_nan=False, allow_infinity=False)
 progresses = st.builds(
     Progress, amounts, st.none() | amounts, st.none() | st.text(max_size=32), st.none() | st.text(max_size=1000)
 )
@@ -281,22 +281,32 @@ def test_an_error_in_a_batch_names_element_and_field() -> None:
         b'"',
         b"hello",
         b"NaN",
-        b'{"id":"\xff"}',
-        b'{"payload":"\xc3\x28"}',
-        b'{"payload":"a\x01b"}',
-        b'{"payload":"\n"}',
-        b'{"payload":"\\ud800"}',
-        b"[" * 100_000,
-        b'{"payload":' + b"[" * 50_000 + b"]" * 50_000 + b"}",
         b"\x00",
-        b"\xef\xbb\xbf{}",
+        b"\xef\xbb\xbf" + MESSAGE.encode(),
+        *(
+            MESSAGE.encode().replace(b"{}", payload)
+            for payload in (
+                b'"\xff"',
+                b'"\xc3\x28"',
+                b'"\xed\xa0\x80"',
+                b'"a\x01b"',
+                b'"\n"',
+                b'"\\ud800"',
+                b'"\\q"',
+                b"NaN",
+                b"01",
+                b"[1,]",
+                b"[" * 50_000 + b"]" * 50_000,
+            )
+        ),
     ],
-    ids=lambda data: repr(data[:24]),
+    ids=lambda data: repr(data[:8] + data[56:90]),
 )
 def test_what_is_no_json_is_an_error_and_no_crash(data: bytes) -> None:
     """Broken UTF-8, control characters and endless nesting are refused, also inside what is not decoded."""
-    with pytest.raises(msgspec.DecodeError):
+    with pytest.raises(msgspec.DecodeError) as refused:
         decode_message(base64.b64encode(data).decode())
+    assert not isinstance(refused.value, msgspec.ValidationError)
 
 
 @given(st.text() | st.binary().map(lambda data: base64.b64encode(data).decode()) | st.text(string.hexdigits + '-"{}:'))
@@ -341,7 +351,6 @@ def test_times_are_read_with_any_offset(text: str) -> None:
     assert str(Timestamp.parse(text)) == "2026-01-01T00:00:00.000Z"
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: such a time is read, and crashes whoever writes it")
 @pytest.mark.parametrize(
     "text", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59.9999Z", "9999-12-31T23:59:59-23:59"]
 )
@@ -354,19 +363,16 @@ def test_a_time_that_can_be_read_can_be_written(text: str) -> None:
     assert encode(message)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: raises ValueError in whoever completes or writes such a message")
 def test_the_moment_after_the_last_can_be_written() -> None:
     """A sum that leaves the calendar ends at its last moment."""
     assert str(Timestamp.parse("9999-12-31T00:00:00Z").after(7 * 86_400)).startswith("9999-12-31T")
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: a float cannot hold the milliseconds of far years")
 def test_a_far_time_keeps_its_milliseconds() -> None:
     """A time in the year 9999 is as exact as one of today."""
     assert str(Timestamp.parse("9999-12-31T23:59:59.123Z")) == "9999-12-31T23:59:59.123Z"
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: OverflowError, which a notifier answers 500 for ever")
 def test_a_number_too_large_for_a_float_is_no_crash() -> None:
     """A progress of four hundred digits is refused when it is read, or has a percentage."""
     try:

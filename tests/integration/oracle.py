@@ -1,0 +1,130 @@
+"""What the gate must answer, written from the contract alone: the fence, the merging of reports, cancel and expiry."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from headway.contracts import DEFAULT_ATTEMPTS, ENDED, JobReport, JobSnapshot, Reason, Timestamp, encode, present
+from headway.tokens import Pass
+
+TAKEOVER_MS = 10 * 60_000
+KEEP_MS = 60 * 60_000
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """A job as its last accepted report left it, and what the gate itself knows of it."""
+
+    state: JobReport
+    cancel_requested: bool = False
+    version: int = 0
+    started_at: Timestamp | None = None
+    updated_at: Timestamp | None = None
+    finished_at: Timestamp | None = None
+    expiry: int = 0
+
+    @property
+    def run(self) -> tuple[int, str, int]:
+        """Name the run that owns the record: within it, sequences only rise."""
+        return run(self.state)
+
+    @property
+    def snapshot(self) -> bytes:
+        """Spell it as watchers see it."""
+        state = self.state
+        return encode(
+            JobSnapshot(
+                id=state.job_id,
+                kind=state.kind,
+                status=state.status,
+                version=self.version,
+                generation=state.generation,
+                attempt=state.attempt,
+                max_attempts=state.max_attempts,
+                progress=present(state.progress),
+                result=state.result,
+                error=state.error,
+                cancel_requested=self.cancel_requested,
+                submitted_at=state.submitted_at,
+                started_at=self.started_at,
+                updated_at=self.updated_at,
+                finished_at=self.finished_at,
+                due_at=state.due_at,
+                lease_until=state.lease_until,
+                expires_at=state.expires_at,
+            )
+        )
+
+
+def run(report: JobReport) -> tuple[int, str, int]:
+    """Name the run that a report speaks for."""
+    return report.generation, report.message_id, report.delivery
+
+
+def refusal(old: Record | None, report: JobReport, now: Timestamp) -> Reason | None:
+    """Say why a report is refused, None when it is accepted."""
+    if old is None or report.generation > old.state.generation:
+        return None
+    if report.generation < old.state.generation:
+        return "superseded"
+    if old.state.status in ENDED:
+        return "finished"
+    if report.message_id != old.state.message_id:
+        last_sign = max(old.version, old.state.lease_until or 0, old.state.due_at or 0)
+        return "duplicate" if now - last_sign < TAKEOVER_MS else None
+    if report.delivery != old.state.delivery:
+        return "superseded" if report.delivery < old.state.delivery else None
+    return None if report.sequence > old.state.sequence else "stale"
+
+
+def accept(old: Record | None, report: JobReport, now: Timestamp) -> Record:
+    """Return the record after an accepted report; the same version when watchers see no difference."""
+    if old is None:
+        return _change(Record(state=report, started_at=_start(None, report, now)), None, now)
+    kept_request = old.cancel_requested and report.generation == old.state.generation
+    started_at = _start(old.started_at if run(report) == old.run else None, report, now)
+    new = replace(old, state=report, cancel_requested=kept_request, started_at=started_at)
+    return _renew(new, now) if new.snapshot == old.snapshot else _change(new, old, now)
+
+
+def cancel(old: Record | None, granted: Pass, now: Timestamp) -> Record:
+    """Return the record after a cancel."""
+    if old is None:
+        return _change(Record(state=_cancelled(_unheard_of(granted)), cancel_requested=True), None, now)
+    if old.state.status in ENDED:
+        return old
+    if old.state.status == "running" and (old.state.lease_until or 0) > now:
+        return old if old.cancel_requested else _change(replace(old, cancel_requested=True), old, now)
+    return _change(replace(old, state=_cancelled(old.state), cancel_requested=True), old, now)
+
+
+def _start(started_at: Timestamp | None, report: JobReport, now: Timestamp) -> Timestamp | None:
+    return now if started_at is None and report.status == "running" else started_at
+
+
+def _change(new: Record, old: Record | None, now: Timestamp) -> Record:
+    version = now if old is None else max(now, old.version + 1)
+    finished_at = now if new.state.status in ENDED else None
+    return _renew(replace(new, version=int(version), updated_at=now, finished_at=finished_at), now)
+
+
+def _renew(record: Record, now: Timestamp) -> Record:
+    return replace(record, expiry=max(record.state.expires_at, now) + KEEP_MS)
+
+
+def _cancelled(state: JobReport) -> JobReport:
+    return replace(state, status="cancelled", due_at=None, lease_until=None)
+
+
+def _unheard_of(granted: Pass) -> JobReport:
+    return JobReport(
+        job_id=granted.job_id,
+        kind=granted.kind,
+        message_id="",
+        delivery=0,
+        sequence=0,
+        max_attempts=DEFAULT_ATTEMPTS,
+        status="queued",
+        submitted_at=granted.submitted_at,
+        expires_at=granted.expires_at,
+    )

@@ -1,0 +1,245 @@
+"""The hub: pure bookkeeping, so that every order of events can be tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from uuid import UUID
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headway.contracts import ENDED, JobSnapshot, JobStatus, Json, Timestamp, decode, encode
+from headway.tokens import LEEWAY_S, Pass
+from services.notifier.hub import Hub, Snapshot, Watch, queued, text_frame
+
+JOB = UUID("6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11")
+OTHER = UUID("00000000-0000-4000-8000-000000000002")
+NOW = Timestamp.now()
+GRANTED = Pass(job_id=JOB, kind="countdown", submitted_at=NOW, expires_at=NOW.after(3600))
+
+
+class FakeWatcher:
+    """A connection that remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.pushed: list[Snapshot] = []
+        self.told: list[tuple[str, str]] = []
+
+    @property
+    def versions(self) -> list[int]:
+        """The versions that it was given, in order."""
+        return [snapshot.version for snapshot in self.pushed]
+
+    def push(self, job_id: str, snapshot: Snapshot) -> None:
+        self.pushed.append(snapshot)
+
+    def tell(self, job_id: str, code: str, message: str) -> None:
+        self.told.append((job_id, code))
+
+
+def snapshot(version: int, status: JobStatus = "running", result: bytes = b"null") -> Snapshot:
+    """Return a snapshot as the gate publishes it."""
+    state = JobSnapshot(id=JOB, kind='"status":"failed","version":9', status=status, version=version,
+                        result=Json(result), submitted_at=NOW, expires_at=NOW)  # fmt: skip
+    return Snapshot(encode(state))
+
+
+@dataclass
+class Model:
+    """A hub, what has happened to it, and what must hold of every watch that ever was."""
+
+    hub: Hub = field(default_factory=Hub)
+    joined: dict[int, tuple[Watch, FakeWatcher]] = field(default_factory=dict)
+    delivered_since: dict[int, list[int]] = field(default_factory=dict)
+
+    def join(self, who: int, named: int | None) -> None:
+        """Join, or join again under another version, as a connection of its own."""
+        self.leave(who)
+        watcher = FakeWatcher()
+        watch = Watch(watcher, GRANTED, named)
+        assert self.hub.join(watch, 0.0) is (not self.joined)
+        self.joined[who] = watch, watcher
+        self.delivered_since[who] = []
+
+    def leave(self, who: int) -> None:
+        """Leave, and hear nothing more."""
+        if who in self.joined:
+            watch, watcher = self.joined.pop(who)
+            assert self.hub.leave(watch) is (not self.joined)
+            self.check(watch, watcher, self.delivered_since.pop(who))
+
+    def deliver(self, version: int) -> None:
+        """Deliver a version, new or old."""
+        self.hub.deliver(str(JOB), snapshot(version), 0.0)
+        for versions in self.delivered_since.values():
+            versions.append(version)
+
+    def absent(self, who: int) -> None:
+        """Tell that there is no record."""
+        if who in self.joined:
+            watch, watcher = self.joined[who]
+            seen, told = list(watcher.versions), len(watcher.told)
+            self.hub.absent(watch)
+            unknown = watch.named > 0 and not seen
+            assert watcher.told[told:] == ([(str(JOB), "unknown")] if unknown else [])
+            assert watcher.versions[len(seen) :] == ([0] if watch.named == -1 and not seen else [])
+
+    def check(self, watch: Watch, watcher: FakeWatcher, delivered: list[int]) -> None:
+        """Check what one watch has seen, from its beginning to now."""
+        versions = [watch.named, *watcher.versions]
+        assert all(sooner < later for sooner, later in pairwise(versions)), versions
+        assert versions[-1] >= max([watch.named, *delivered]), "the last version is missing"
+        assert set(versions[1:]) <= {0, *delivered}
+
+
+WHO = st.integers(0, 3)
+events = st.one_of(
+    st.tuples(st.just("join"), WHO, st.none() | st.integers(0, 6)),
+    st.tuples(st.just("leave"), WHO, st.none()),
+    st.tuples(st.just("deliver"), st.integers(0, 9), st.none()),
+    st.tuples(st.just("absent"), WHO, st.none()),
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(events, max_size=40))
+def test_every_watcher_ends_with_the_last_version(steps: list[tuple[str, int, int | None]]) -> None:
+    """Whatever comes in whatever order, versions only rise, and nobody is left behind."""
+    model = Model()
+    act: dict[str, Callable[[int, int | None], None]] = {
+        "join": model.join,
+        "leave": lambda who, _: model.leave(who),
+        "deliver": lambda version, _: model.deliver(version),
+        "absent": lambda who, _: model.absent(who),
+    }
+    for name, number, named in steps:
+        act[name](number, named)
+    for who in list(model.joined):
+        model.leave(who)
+    assert len(model.hub) == 0
+
+
+def test_absence_never_replaces_presence() -> None:
+    """A watcher that names a version is told that its job is unknown, and stays to see what comes."""
+    hub, watcher = Hub(), FakeWatcher()
+    watch = Watch(watcher, GRANTED, 5)
+    hub.join(watch, 0.0)
+    hub.absent(watch)
+    assert (watcher.told, watcher.pushed) == ([(str(JOB), "unknown")], [])
+    hub.deliver(str(JOB), snapshot(6), 0.0)
+    assert watcher.versions == [6]
+
+
+def test_a_job_without_a_record_is_queued() -> None:
+    """A new watcher is shown version 0, told from its token alone."""
+    hub, watcher = Hub(), FakeWatcher()
+    due_at = NOW.after(600)
+    watch = Watch(watcher, msgspec.structs.replace(GRANTED, due_at=due_at), None)
+    hub.join(watch, 0.0)
+    hub.absent(watch)
+    shown = decode(watcher.pushed[0].text, JobSnapshot)
+    assert (shown.id, shown.kind, shown.status, shown.version) == (JOB, "countdown", "queued", 0)
+    assert (shown.submitted_at, shown.expires_at, shown.due_at) == (NOW, GRANTED.expires_at, due_at)
+
+
+def test_a_job_that_is_due_is_no_longer_delayed() -> None:
+    """A due time that has passed is not shown."""
+    assert b'"due_at":null' in queued(msgspec.structs.replace(GRANTED, due_at=NOW.after(-1)))
+
+
+def test_an_earlier_watch_of_the_same_watcher_ends() -> None:
+    """Watching a job again begins anew, and the end of the first watch does not end the second."""
+    hub, watcher = Hub(), FakeWatcher()
+    first, second = Watch(watcher, GRANTED, 3), Watch(watcher, GRANTED, None)
+    assert hub.join(first, 0.0)
+    assert not hub.join(second, 0.0)
+    assert not hub.leave(first)
+    hub.absent(first)
+    hub.deliver(str(JOB), snapshot(2), 0.0)
+    assert (watcher.versions, watcher.told) == ([2], [])
+    assert hub.leave(second)
+    assert not hub.leave(second)
+
+
+def test_only_the_watchers_of_a_job_are_shown_it() -> None:
+    """A snapshot of a job that nobody watches goes nowhere."""
+    hub, watcher = Hub(), FakeWatcher()
+    hub.join(Watch(watcher, GRANTED, None), 0.0)
+    hub.deliver(str(OTHER), snapshot(1), 0.0)
+    assert watcher.pushed == []
+    assert str(JOB) in hub
+    assert str(OTHER) not in hub
+
+
+def test_silence_is_told_of_jobs_that_go_on() -> None:
+    """A watched job unheard of is named until it is heard, touched, or has ended."""
+    hub = Hub()
+    hub.join(Watch(FakeWatcher(), GRANTED, None), 10.0)
+    assert hub.silent(10.0) == []
+    assert hub.silent(10.1) == [str(JOB)]
+    hub.touch([str(JOB), str(OTHER)], 11.0)
+    assert hub.silent(11.0) == []
+    hub.deliver(str(JOB), snapshot(1), 12.0)
+    assert hub.silent(12.0) == []
+    assert hub.silent(13.0) == [str(JOB)]
+    for version, status in enumerate(sorted(ENDED), 2):
+        hub.deliver(str(JOB), snapshot(version, status), 14.0)
+        assert hub.silent(99.0) == []
+    hub.deliver(str(JOB), snapshot(9), 15.0)
+    assert hub.silent(99.0) == [str(JOB)]
+
+
+def test_an_old_ending_does_not_hide_the_silence_of_a_job_that_runs_again() -> None:
+    """A record read before a redrive, and shown after it, says nothing about the job any more."""
+    hub = Hub()
+    hub.join(Watch(FakeWatcher(), GRANTED, None), 0.0)
+    hub.deliver(str(JOB), snapshot(6, "running"), 1.0)
+    hub.deliver(str(JOB), snapshot(5, "failed"), 1.0)
+    assert hub.silent(99.0) == [str(JOB)]
+
+
+def test_watches_end_with_their_token() -> None:
+    """Only the watches whose own token has expired are named."""
+    hub, watcher = Hub(), FakeWatcher()
+    long, short = (Watch(one, GRANTED, None) for one in (watcher, FakeWatcher()))
+    short.granted = msgspec.structs.replace(GRANTED, expires_at=NOW)
+    for watch in (long, short):
+        hub.join(watch, 0.0)
+    assert list(hub.expired(NOW.after(LEEWAY_S))) == []
+    assert list(hub.expired(NOW.after(LEEWAY_S + 1))) == [short]
+
+
+def test_a_snapshot_is_read_without_decoding_it() -> None:
+    """Version and ending are found whatever the job's own texts look like."""
+    tricky = snapshot(7, "succeeded", b'{"status":"running","version":8}')
+    assert (tricky.version, tricky.ended) == (7, True)
+    assert not snapshot(7, "retrying").ended
+    with pytest.raises(ValueError, match="no snapshot"):
+        Snapshot(b'{"status":null}')
+
+
+def test_a_frame_is_made_once_for_all_who_watch() -> None:
+    """The same bytes go to every connection."""
+    one = snapshot(1)
+    assert one.frame is one.frame
+    assert one.frame == text_frame(b'{"job":' + one.text + b"}")
+
+
+@pytest.mark.parametrize(
+    ("size", "head"),
+    [
+        (0, b"\x81\x00"),
+        (125, b"\x81\x7d"),
+        (126, b"\x81\x7e\x00\x7e"),
+        (65_535, b"\x81\x7e\xff\xff"),
+        (65_536, b"\x81\x7f\x00\x00\x00\x00\x00\x01\x00\x00"),
+    ],
+)
+def test_a_frame_has_the_shortest_length_that_fits(size: int, head: bytes) -> None:
+    """A text frame is final and unmasked, and its length has 7, 16 or 64 bits (RFC 6455 §5.2)."""
+    data = b"x" * size
+    assert text_frame(data) == head + data

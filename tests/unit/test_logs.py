@@ -1,0 +1,128 @@
+"""Logs, in a process of their own: what is set up there stays there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "eyJhbGciOiJFZERTQSIsImtpZCI6IjEifQ.eyJzdWIiOiIxIn0.c2lnbmF0dXJl-_x"
+SECRETS = {
+    "a token": f"watched with {TOKEN} in it",
+    "a token in an address": f"GET /live/jobs/1?access_token={TOKEN}&x=1",
+    "a bearer key": "Authorization: Bearer s3cretkey-1/+",
+    "a bearer key in other letters": "authorization: bearer s3cretkey-2",
+    "the report key of a one-line report": "GET /progress/s3cretkey-3?jobId=1&progress=40",
+    "a connection string": "AccountName=dev;AccountKey=s3cretkey-4+/==;QueueEndpoint=http://q",
+    "a signature": "https://dev.queue.core.windows.net/jobs?sv=1&sig=s3cretkey-5%3D&se=2",
+    "a password": "redis://:s3cretkey-6@redis:6379/0",
+    "a user and password": "redis://worker:s3cretkey-7@redis:6379/0",
+}
+PROGRAM = """
+import json, logging, sys
+import structlog
+from services import logs
+
+log = structlog.stdlib.get_logger()
+logs.configure("worker", "info", sys.argv[1])
+secrets = json.loads(sys.argv[2])
+for name, text in secrets.items():
+    log.info("event", text=text)
+    log.warning(text)
+    log.info("event", nested={"headers": {"k": [text]}})
+    logging.getLogger("azure.core").warning("they said %s", text)
+    def fails():
+        password = "l0calsecret"
+        raise ValueError(text)
+    try:
+        fails()
+    except ValueError:
+        log.exception("event_failed")
+        logging.getLogger("asyncio").exception("they failed")
+log.debug("not_at_this_level")
+logging.getLogger("azure.core").info("not from them")
+with structlog.contextvars.bound_contextvars(job_id="j-1"):
+    log.info("job_handled", outcome="succeeded", attempt=2)
+"""
+
+
+def output(style: str) -> str:
+    """Log everything that must not be seen, and return what is to be seen."""
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PROGRAM, style, json.dumps(SECRETS)],
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=30,
+    )  # fmt: skip
+    assert ran.stdout == ""
+    return ran.stderr
+
+
+@pytest.fixture(scope="module")
+def json_output() -> str:
+    """Log in the style of a container."""
+    return output("json")
+
+
+@pytest.fixture(scope="module")
+def lines(json_output: str) -> list[dict[str, Any]]:
+    """Return the events of `json_output`: every line is one."""
+    return [json.loads(line) for line in json_output.splitlines()]
+
+
+@pytest.mark.parametrize("style", ["json", "console", "auto"])
+def test_no_secret_is_logged(style: str) -> None:
+    """Tokens, keys and passwords are hidden in events, values, exceptions and the lines of libraries."""
+    text = output(style)
+    assert "s3cretkey" not in text
+    assert "eyJ" not in text
+    assert text.count("[hidden]") >= 6 * len(SECRETS)
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_a_traceback_has_no_locals(style: str) -> None:
+    """An error shows where it was raised, and no variable's value."""
+    text = output(style)
+    assert "l0calsecret" not in text
+    assert "ValueError" in text
+    assert "fails" in text
+
+
+def test_what_surrounds_a_secret_stays(json_output: str) -> None:
+    """A line is still of use: only the secret itself is taken out."""
+    for part in (
+        "AccountName=dev;AccountKey=[hidden];QueueEndpoint=http://q",
+        "/progress/[hidden]?jobId=1&progress=40",
+        "redis://[hidden]@redis:6379/0",
+        "?access_token=[hidden]&x=1",
+        "sv=1&sig=[hidden]&se=2",
+    ):
+        assert part in json_output
+
+
+def test_an_event_is_a_line_of_json(lines: list[dict[str, Any]]) -> None:
+    """Our events and those of libraries have one shape, with the service's name and the time."""
+    last = lines[-1]
+    assert last.pop("timestamp").endswith("Z")
+    assert last == {"event": "job_handled", "level": "info", "service": "worker", "job_id": "j-1",
+                    "outcome": "succeeded", "attempt": 2}  # fmt: skip
+    assert {line["service"] for line in lines} == {"worker"}
+    assert any(line["event"].startswith("they said") for line in lines)
+
+
+def test_the_level_is_kept(lines: list[dict[str, Any]]) -> None:
+    """What is below the level is not written, and chatty libraries speak only of trouble."""
+    events = [line["event"] for line in lines]
+    assert "not_at_this_level" not in events
+    assert "not from them" not in events
+
+
+def test_exceptions_are_part_of_their_event(lines: list[dict[str, Any]]) -> None:
+    """A traceback is structured and in the event's own line, from us and from libraries alike."""
+    failed = [line for line in lines if line["event"] in ("event_failed", "they failed")]
+    assert len(failed) == 2 * len(SECRETS)
+    assert {line["exception"][0]["exc_type"] for line in failed} == {"ValueError"}
+    assert {line["level"] for line in failed} == {"error"}

@@ -1,0 +1,173 @@
+"""What somebody submits: taken, or refused with the problem and the field."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+from urllib.parse import urlencode
+
+import msgspec
+import pytest
+
+from headway.contracts import PAYLOAD_BYTES, Timestamp, decode_message, encode_message
+from services.problems import Malformed, Problem, TooLarge, Unprocessable
+from services.submitter.submission import BODY_BYTES, Accepted, accept, read_form, read_json
+
+WEEK_S = 7 * 86_400
+
+
+def submitted(**fields: Any) -> Accepted:
+    """Submit as JSON."""
+    return accept(read_json(msgspec.json.encode({"kind": "test", **fields})), WEEK_S)
+
+
+def test_a_kind_is_enough() -> None:
+    """Everything but the kind has a default, and what comes of it can go on the queue."""
+    before = Timestamp.now()
+    accepted = submitted()
+    message = decode_message(encode_message(accepted.message))
+    assert (message.kind, bytes(message.payload), message.max_attempts, message.timeout_s) == ("test", b"{}", 5, None)
+    assert (message.generation, message.releases, bytes(message.checkpoint)) == (0, 0, b"null")
+    assert message.submitted_at is not None
+    assert before <= message.submitted_at <= Timestamp.now()
+    assert message.expires_at == message.submitted_at.after(WEEK_S)
+    assert accepted.delay_s == 0
+
+
+def test_the_submitter_may_watch_and_cancel_what_it_submitted() -> None:
+    """The pass is for that job, as long as the job lives."""
+    accepted = submitted()
+    granted, message = accepted.granted, accepted.message
+    assert (granted.job_id, granted.kind, granted.due_at) == (message.id, "test", None)
+    assert (granted.submitted_at, granted.expires_at) == (message.submitted_at, message.expires_at)
+    assert granted.scope == {"watch", "cancel"}
+
+
+def test_two_submissions_are_two_jobs() -> None:
+    """Nothing is taken for the same by itself."""
+    assert submitted().message.id != submitted().message.id
+
+
+def test_everything_asked_for_is_carried() -> None:
+    """Payload, attempts, time-out and delay arrive; the payload as it was written."""
+    text = b'{"kind":"k","payload": [ 1.0, 12345678901234567 ] ,"delay_s":90,"max_attempts":2,"timeout_s":0.5}'
+    accepted = accept(read_json(text), WEEK_S)
+    message = accepted.message
+    assert bytes(message.payload).strip() == b"[ 1.0, 12345678901234567 ]"
+    assert (message.max_attempts, message.timeout_s, accepted.delay_s) == (2, 0.5, 90)
+    assert message.submitted_at is not None
+    assert accepted.granted.due_at == message.submitted_at.after(90)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "field"),
+    [
+        (b"", Malformed, None),
+        (b"kind=test", Malformed, None),
+        (b'{"kind":"test"', Malformed, None),
+        (b'{"kind":"test"}}', Malformed, None),
+        (b'{"kind":"\xff"}', Malformed, None),
+        (b'{"kind":"test","payload":"a\x01b"}', Malformed, None),
+        (b'{"kind":"test","payload":NaN}', Malformed, None),
+        (b'{"kind":"test","payload":' + b"[" * 9000 + b"]" * 9000 + b"}", Malformed, None),
+        (b"[]", Unprocessable, None),
+        (b"null", Unprocessable, None),
+        (b"{}", Unprocessable, "kind"),
+        (b'{"kind":""}', Unprocessable, "kind"),
+        (b'{"kind":null}', Unprocessable, "kind"),
+        (b'{"kind":"%s"}' % (b"k" * 129), Unprocessable, "kind"),
+        (b'{"kind":"test","colour":1}', Unprocessable, "colour"),
+        (b'{"kind":"test","id":"x"}', Unprocessable, "id"),
+        (b'{"kind":"test","delay_s":-1}', Unprocessable, "delay_s"),
+        (b'{"kind":"test","delay_s":"5"}', Unprocessable, "delay_s"),
+        (b'{"kind":"test","delay_s":604800}', Unprocessable, "delay_s"),
+        (b'{"kind":"test","delay_s":1e300}', Unprocessable, "delay_s"),
+        (b'{"kind":"test","delay_s":1e999}', Unprocessable, "delay_s"),
+        (b'{"kind":"test","delay_s":%s}' % (b"9" * 400), Unprocessable, "delay_s"),
+        (b'{"kind":"test","max_attempts":0}', Unprocessable, "max_attempts"),
+        (b'{"kind":"test","max_attempts":1.5}', Unprocessable, "max_attempts"),
+        (b'{"kind":"test","max_attempts":%s}' % (b"9" * 400), Unprocessable, "max_attempts"),
+        (b'{"kind":"test","timeout_s":0}', Unprocessable, "timeout_s"),
+        (b'{"kind":"test","timeout_s":1e300}', Unprocessable, "timeout_s"),
+        (b'{"kind":"test","payload":"%s"}' % (b"x" * (33 * 1024)), TooLarge, "payload"),
+    ],
+    ids=lambda value: repr(value[:40]) if isinstance(value, bytes) else None,
+)
+def test_what_does_not_fit_is_a_problem_that_names_the_field(
+    body: bytes, kind: type[Problem], field: str | None
+) -> None:
+    """Every wrong submission is refused with its status, and with the field where one is to blame."""
+    with pytest.raises(Problem) as refused:
+        accept(read_json(body), WEEK_S)
+    assert (type(refused.value), refused.value.field) == (kind, field)
+
+
+def test_the_largest_payload_fits() -> None:
+    """The limit is of the payload's text, and its message still fits the queue with a checkpoint."""
+    payload = "x" * (PAYLOAD_BYTES - 2)
+    message = submitted(kind="é" * 128, payload=payload).message
+    assert len(message.payload) == PAYLOAD_BYTES
+    kept = msgspec.structs.replace(message, checkpoint=msgspec.Raw(b'"' + b"c" * 8190 + b'"'), releases=2**53 - 1)
+    assert len(encode_message(kept)) <= 64 * 1024
+    assert len(msgspec.json.encode({"kind": "é" * 128, "payload": payload})) <= BODY_BYTES
+    with pytest.raises(TooLarge):
+        submitted(payload=payload + "x")
+
+
+def test_a_delay_shorter_than_the_job_s_life_is_taken() -> None:
+    """The limit is the job's own life, as it is set."""
+    assert submitted(delay_s=WEEK_S - 1).delay_s == WEEK_S - 1
+    with pytest.raises(Unprocessable):
+        accept(read_json(b'{"kind":"test","delay_s":60}'), 60)
+
+
+@pytest.mark.parametrize("delay_s", [0.2, 0.5, 1.4])
+def test_a_job_never_starts_before_its_delay(delay_s: float) -> None:
+    """Whole seconds are all that the queue knows, so a fraction counts as one."""
+    assert submitted(delay_s=delay_s).delay_s == math.ceil(delay_s)
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "payload"),
+    [
+        ({"kind": "test"}, "test", b"{}"),
+        ({"kind": "test", "payload": ""}, "test", b"{}"),
+        ({"kind": "résumé & more", "payload": '{"a": [1.0]}'}, "résumé & more", b'{"a": [1.0]}'),
+    ],
+)
+def test_a_form_says_the_same_as_json(fields: dict[str, str], kind: str, payload: bytes) -> None:
+    """A form's `payload` is JSON text, kept as it was written."""
+    submission = read_form(urlencode(fields).encode())
+    assert (submission.kind, bytes(submission.payload)) == (kind, payload)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "field"),
+    [
+        (b"", Unprocessable, "kind"),
+        (b"payload=1", Unprocessable, "kind"),
+        (b"kind=", Unprocessable, "kind"),
+        (b"kind=test&colour=red", Unprocessable, "colour"),
+        (b"kind=test&payload=%7B", Unprocessable, "payload"),
+        (b"kind=test&payload=%22%01%22", Unprocessable, "payload"),
+        (b"kind=test&payload=" + b"1" * (33 * 1024), TooLarge, "payload"),
+        (b"kind", Malformed, None),
+        (b"\xff\xfe", Malformed, None),
+        (b'{"kind":"test"}', Malformed, None),
+        (b"&".join(b"f%d=1" % n for n in range(9)), Malformed, None),
+    ],
+    ids=lambda value: repr(value[:40]) if isinstance(value, bytes) else None,
+)
+def test_a_form_that_does_not_fit_is_refused_like_json(body: bytes, kind: type[Problem], field: str | None) -> None:
+    """The same faults are the same problems, whichever way they come."""
+    with pytest.raises(Problem) as refused:
+        read_form(body)
+    assert (type(refused.value), refused.value.field) == (kind, field)
+
+
+def test_a_form_field_may_not_smuggle_json() -> None:
+    """What stands in the payload's text stays inside the payload."""
+    body = urlencode({"kind": "test", "payload": '{},"max_attempts":9'}).encode()
+    with pytest.raises(Unprocessable) as refused:
+        read_form(body)
+    assert refused.value.field == "payload"
