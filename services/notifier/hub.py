@@ -27,6 +27,14 @@ class Snapshot:
         self.version = int(head[2])
         self.ended = head[1].decode() in ENDED
 
+    @classmethod
+    def read(cls, text: bytes | None) -> Snapshot | None:
+        """Take a record's text; what is no snapshot, since somebody else wrote it, is as good as none."""
+        try:
+            return None if text is None else cls(text)
+        except ValueError:
+            return None
+
     @cached_property
     def frame(self) -> bytes:
         """The snapshot as a WebSocket text frame."""

@@ -55,10 +55,11 @@ class Live:
 
     def heard(self, job_id: str, text: bytes) -> None:
         """Take what was published of a job."""
-        try:
-            self._hub.deliver(job_id, Snapshot(text), time.monotonic())
-        except ValueError:
+        snapshot = Snapshot.read(text)
+        if snapshot is None:
             log.warning("publication_unreadable", job_id=job_id, size=len(text))
+        else:
+            self._hub.deliver(job_id, snapshot, time.monotonic())
 
     def confirmed(self, job_id: str) -> None:
         """Take that a job's subscription stands: what was published before may be lost, so read."""
@@ -91,8 +92,9 @@ class Live:
                 self._show(job_id, watches, text)
 
     def _show(self, job_id: str, watches: list[Watch], text: bytes | None) -> None:
-        if text is not None:
-            self._hub.deliver(job_id, Snapshot(text), time.monotonic())
+        snapshot = Snapshot.read(text)
+        if snapshot is not None:
+            self._hub.deliver(job_id, snapshot, time.monotonic())
             return
         for watch in watches:
             self._hub.absent(watch)

@@ -200,6 +200,23 @@ async def test_lost_publication_is_found_by_silence(notifier: Notifier, admin: R
         assert (await next_job(socket))["status"] == "failed"
 
 
+async def test_garbage_in_redis_is_as_good_as_nothing(notifier: Notifier, admin: Redis) -> None:
+    """A key that holds something else, or a publication that is no snapshot, neither harms nor is shown."""
+    job_id = new_id()
+    await notifier.report(report(job_id, 1))
+    await admin.hset(channel(job_id), "status", "garbage")
+    async with notifier.socket() as socket:
+        await socket.send_json({"watch": notifier.token(job_id)})
+        assert (await next_job(socket))["version"] == 0
+        await admin.publish(channel(job_id), "garbage")
+        await admin.set(channel(job_id), "garbage", px=60_000)
+        headers = {"Authorization": f"Bearer {notifier.token(job_id)}"}
+        async with notifier.session.get(f"{notifier.public}/live/jobs/{job_id}", headers=headers) as response:
+            assert (await response.json())["version"] == 0
+        await notifier.report(report(job_id, 2))
+        assert (await next_job(socket))["status"] == "running"
+
+
 async def test_watchers_survive_killed_subscriptions(notifier: Notifier, admin: Redis) -> None:
     """When Redis drops the subscription again and again, every watcher ends up with the last version."""
     jobs = [new_id() for _ in range(20)]

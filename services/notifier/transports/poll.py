@@ -36,9 +36,10 @@ class Poll:
             (text,) = await self._records.read([str(granted.job_id)])
         except (RedisError, OSError) as error:
             raise Unavailable("The records are away; try again.", retry_after_s=RETRY_AFTER_S) from error
-        if text is None and known.isdecimal() and int(known) > 0:  # absence never replaces presence
+        snapshot = Snapshot.read(text)
+        if snapshot is None and known.isdecimal() and int(known) > 0:  # absence never replaces presence
             raise NotFound("What was known of this job is lost.", code="unknown")
-        snapshot = Snapshot(text or queued(granted))
+        snapshot = snapshot or Snapshot(queued(granted))
         headers = {"ETag": f'"{snapshot.version}"', "Cache-Control": "private, no-cache"}
         if known == str(snapshot.version):
             return web.Response(status=304, headers=headers)
