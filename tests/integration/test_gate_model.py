@@ -125,12 +125,12 @@ class Gate(RuleBasedStateMachine):
         self.send(report)
 
     @precondition(lambda self: self.record is not None and self.record.state.message_id)
-    @rule(delivery=st.sampled_from([0, 0, 1]), sequence=st.sampled_from([1, 2, -1]))
+    @rule(delivery=st.sampled_from([0, 0, 1, -1]), sequence=st.sampled_from([1, 2, -1]))
     def heartbeat(self, delivery: int, sequence: int) -> None:
         """The last report again, only its place in the order is another."""
         assert self.record
         state = self.record.state
-        moved = {"delivery": state.delivery + delivery, "sequence": max(0, state.sequence + sequence)}
+        moved = {"delivery": max(1, state.delivery + delivery), "sequence": max(0, state.sequence + sequence)}
         self.send(replace(state, **moved))
 
     @precondition(lambda self: self.record is not None and self.record.state.status in ENDED)
@@ -153,18 +153,41 @@ class Gate(RuleBasedStateMachine):
         message_id = "b" if state.message_id == "a" else "a"
         self.send(replace(state, message_id=message_id, sequence=state.sequence + sequence))
 
-    @rule(due=MOMENTS)
-    def cancel(self, due: int | None) -> None:
-        """Its user cancels it."""
+    @precondition(lambda self: self.record is not None)
+    @rule(moved=st.sampled_from(["sequence", "delivery", "message_id"]))
+    def move_unseen(self, moved: str) -> None:
+        """What watchers do not see moves on alone, and counts all the same: a second time is once too often."""
+        assert self.record
+        generation = self.record.state.generation + 1
+        waiting = self.make(generation, "a", 1, 5, "queued", None, None, None, 24 * 60 * MINUTE_MS)
+        self.send(waiting)
+        if moved == "message_id":
+            self.age(11)
+        there = replace(waiting, **{moved: {"sequence": 6, "delivery": 2, "message_id": "b"}[moved]})
+        self.send(there)
+        self.send(there)
+
+    @rule(
+        due=MOMENTS,
+        found=st.sampled_from([None, "running", "running", "retrying"]),
+        times=st.sampled_from([1, 2]),
+    )
+    def cancel(self, due: int | None, found: JobStatus | None, times: int) -> None:
+        """Its user cancels it, perhaps twice, perhaps just when it has been leased or put back."""
+        if self.record and found:
+            state = self.record.state
+            lease_until = self.after(5 * MINUTE_MS)
+            self.send(replace(state, status=found, sequence=state.sequence + 1, lease_until=lease_until))
         granted = Pass(
             job_id=self.job_id, kind="countdown", submitted_at=self.start, due_at=self.after(due),
             expires_at=Timestamp(self.start + 60 * MINUTE_MS),
         )  # fmt: skip
-        before = Timestamp.now()
-        answer = self.store.run(self.store.records.cancel(granted))
-        new = cancel(self.record, granted, self.moment(before, answer))
-        assert answer == new.snapshot
-        self.move(new, self.look()[1])
+        for _ in range(times):
+            before = Timestamp.now()
+            answer = self.store.run(self.store.records.cancel(granted))
+            new = cancel(self.record, granted, self.moment(before, answer))
+            assert answer == new.snapshot
+            self.move(new, self.look()[1])
 
     @precondition(lambda self: self.record is not None)
     @rule()
