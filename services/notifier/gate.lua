@@ -6,13 +6,14 @@
 --   read                            -> the snapshot, or nil
 -- What a watcher sees is kept as JSON text, opaque to this script (cjson turns [] into {} and cuts long numbers).
 
-local SHOWN = {'id', 'kind', 'status', 'version', 'generation', 'attempt', 'max_attempts', 'progress', 'result', 'error',
-  'cancel_requested', 'submitted_at', 'started_at', 'updated_at', 'finished_at', 'due_at', 'lease_until', 'expires_at'}
+local SHOWN = {'id', 'kind', 'status', 'version', 'generation', 'attempt', 'max_attempts', 'progress', 'result',
+  'error', 'cancel_requested', 'submitted_at', 'started_at', 'updated_at', 'finished_at', 'due_at', 'lease_until', 'expires_at'}
 local FENCE = {'message_id', 'delivery', 'sequence', 'lease_ms', 'due_ms', 'expires_ms'}
 local REPORTED = {'id', 'kind', 'status', 'generation', 'attempt', 'max_attempts', 'progress', 'result', 'error',
   'submitted_at', 'due_at', 'lease_until', 'expires_at', 'message_id', 'delivery', 'sequence', 'lease_ms', 'due_ms',
   'expires_ms'}
 local GRANTED = {'id', 'kind', 'max_attempts', 'submitted_at', 'due_at', 'expires_at', 'expires_ms'}
+local NUMBERS = {'version', 'generation', 'delivery', 'sequence', 'lease_ms', 'due_ms', 'expires_ms'}
 local ENDED = {['"succeeded"'] = true, ['"failed"'] = true, ['"cancelled"'] = true}
 local TAKEOVER_MS = 10 * 60 * 1000  -- how long a quiet record still refuses another message
 local KEEP_MS = 60 * 60 * 1000      -- how long a record outlives its job's time, and its own last change
@@ -25,16 +26,24 @@ local FIELDS = {}
 for _, name in ipairs(SHOWN) do table.insert(FIELDS, name) end
 for _, name in ipairs(FENCE) do table.insert(FIELDS, name) end
 
+local foreign = false  -- whether the key holds no hash at all
+
 -- Returns the record, or nil when there is none; what is no record of ours is as good as none.
 local function load()
   local values = redis.pcall('HMGET', key, unpack(FIELDS))
-  if values.err then return nil end
+  if values.err then
+    foreign = true
+    return nil
+  end
   local record = {}
   for i, name in ipairs(FIELDS) do
     if not values[i] then return nil end
     record[name] = values[i]
   end
-  return tonumber(record.version) and record or nil
+  for _, name in ipairs(NUMBERS) do
+    if not string.match(record[name], '^-?%d+$') then return nil end
+  end
+  return record
 end
 
 local function named(names)
@@ -78,7 +87,7 @@ local function store(record, old)
     table.insert(pairs_, name)
     table.insert(pairs_, record[name])
   end
-  redis.call('DEL', key)  -- whatever stood here, of whatever type
+  if foreign then redis.call('DEL', key) end  -- only then: a full Redis refuses a script's first write, and DEL is none
   redis.call('HSET', key, unpack(pairs_))
   expire(record)
   local shown = snapshot(record)

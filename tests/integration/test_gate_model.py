@@ -65,11 +65,9 @@ class Gate(RuleBasedStateMachine):
     """One job, all that may happen to it, and the model's word on each."""
 
     sent = Bundle("sent")
-    machines = 0
 
     def __init__(self, store: Store) -> None:
         super().__init__()
-        Gate.machines += 1
         self.store = store
         self.job_id = uuid4()
         self.key = channel(self.job_id)
@@ -170,14 +168,15 @@ class Gate(RuleBasedStateMachine):
     @rule(
         due=MOMENTS,
         found=st.sampled_from([None, "running", "running", "retrying"]),
+        lease=st.sampled_from([-1 * MINUTE_MS, 5 * MINUTE_MS, 5 * MINUTE_MS]),
         times=st.sampled_from([1, 2]),
     )
-    def cancel(self, due: int | None, found: JobStatus | None, times: int) -> None:
+    def cancel(self, due: int | None, found: JobStatus | None, lease: int, times: int) -> None:
         """Its user cancels it, perhaps twice, perhaps just when it has been leased or put back."""
         if self.record and found:
             state = self.record.state
-            lease_until = self.after(5 * MINUTE_MS)
-            self.send(replace(state, status=found, sequence=state.sequence + 1, lease_until=lease_until))
+            sequence, lease_until = state.sequence + 1, self.after(lease)
+            self.send(replace(state, status=found, sequence=sequence, lease_until=lease_until))
         granted = Pass(
             job_id=self.job_id, kind="countdown", submitted_at=self.start, due_at=self.after(due),
             expires_at=Timestamp(self.start + 60 * MINUTE_MS),

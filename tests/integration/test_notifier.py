@@ -267,3 +267,21 @@ async def test_bus_hears_what_it_wants_through_kills(stores: dict[str, str], adm
         await wait_until(left)
         running.cancel()
         await asyncio.wait({running})
+
+
+async def test_full_redis_is_a_503_and_changes_nothing(notifier: Notifier, admin: Redis) -> None:
+    """While Redis takes no more, reports are answered 503 to be sent again, and later accepted."""
+    job_id = new_id()
+    await notifier.report(report(job_id, 1))
+    headers = {"Authorization": f"Bearer {notifier.report_key}"}
+    await admin.config_set("maxmemory", "1mb")
+    try:
+        for sequence, more in ((2, {}), (3, {"status": "succeeded"})):
+            batch = [report(job_id, sequence, **more)]
+            async with notifier.session.post(f"{notifier.internal}/reports", json=batch, headers=headers) as response:
+                assert response.status == 503
+                assert int(response.headers["Retry-After"]) > 0
+    finally:
+        await admin.config_set("maxmemory", "0")
+    (verdict,) = await notifier.report(report(job_id, 4, status="succeeded"))
+    assert verdict["accepted"]
