@@ -20,6 +20,8 @@ RESULT_BYTES = 32 * 1024
 REPORTS_PER_BATCH = 500
 BATCH_BYTES = 1024 * 1024
 DEFAULT_ATTEMPTS = 5
+MAX_ATTEMPTS = 1000
+MAX_NAME = 128  # characters of a kind, and of other names
 MAX_MESSAGE = 1_000  # characters of a progress message
 MAX_UNIT = 32
 MAX_ERROR = 4_000  # characters of an error's message
@@ -32,11 +34,11 @@ ENDED: frozenset[JobStatus] = frozenset({"succeeded", "failed", "cancelled"})
 
 Json = msgspec.Raw
 NULL = Json(b"null")
-Name = Annotated[str, Meta(min_length=1, max_length=128)]
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 Natural = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Number = Annotated[int, Meta(ge=0, le=2**63 - 1)] | Annotated[float, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1, le=2**53 - 1)]
-Attempts = Annotated[int, Meta(ge=1, le=1000)]
+Attempts = Annotated[int, Meta(ge=1, le=MAX_ATTEMPTS)]
 Seconds = Annotated[float, Meta(gt=0, le=7 * 86_400)]
 T = TypeVar("T")
 
@@ -105,7 +107,7 @@ class Progress(Struct, frozen=True):
         """Return 0.0 to 100.0 to two digits, or None when the total is unknown."""
         if self.total is None:
             return None
-        return round(min(100.0, 100.0 * self.current / self.total), 2) if self.total else 100.0
+        return round(100.0 * min(1.0, self.current / self.total), 2) if self.total else 100.0
 
 
 class ProgressSnapshot(Struct, frozen=True):

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, Generic, ParamSpec, TypeVar, get_type_hints
 from uuid import UUID
 
-from headway.contracts import DEFAULT_ATTEMPTS, MAX_MESSAGE, MAX_UNIT, Progress, shortened
+from headway.contracts import DEFAULT_ATTEMPTS, MAX_ATTEMPTS, MAX_MESSAGE, MAX_NAME, MAX_UNIT, Progress, shortened
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,6 +31,10 @@ class Job(Generic[P, R]):
         parameters = list(inspect.signature(handler).parameters.values())
         if len(parameters) != 2:
             raise TypeError(f"the handler of job {kind!r} must take two arguments: the context and the payload")
+        if not 1 <= len(kind) <= MAX_NAME or not 1 <= max_attempts <= MAX_ATTEMPTS:
+            raise ValueError(f"job {kind!r}: a kind has 1 to {MAX_NAME} characters, and 1 to {MAX_ATTEMPTS} attempts")
+        if timeout_s is not None and timeout_s <= 0:
+            raise ValueError(f"job {kind!r}: a timeout must be positive")
         self.kind = kind
         self.handler = handler
         self.max_attempts = max_attempts

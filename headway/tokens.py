@@ -27,7 +27,7 @@ from jwt.types import Options
 from jwt.utils import base64url_decode
 from msgspec import Struct
 
-from headway.contracts import Timestamp
+from headway.contracts import FIRST_MS, LAST_MS, Timestamp
 
 AUDIENCE = "headway-live"
 ALGORITHM = "EdDSA"
@@ -103,6 +103,8 @@ class TokenVerifier:
             granted = _read(claims)
         except (jwt.InvalidTokenError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise InvalidToken("invalid_token", "The token is not valid here.") from error
+        if WATCH not in granted.scope:
+            raise InvalidToken("invalid_token", "The token does not allow to watch.")
         if granted.expired(Timestamp.now()):
             raise InvalidToken("token_expired", "The token has expired.", granted.job_id)
         return granted
@@ -120,7 +122,7 @@ def _read(claims: dict[str, Any]) -> Pass:
     due = claims.get("due")
     return Pass(
         job_id=UUID(claims["sub"]),
-        kind=str(claims.get("kind", "countdown")),
+        kind=str(claims.get("kind", "countdown")).encode().decode(),  # UnicodeError on what cannot be written
         submitted_at=_moment(claims["iat"]),
         expires_at=_moment(claims["exp"]),
         due_at=None if due is None else _moment(due),
@@ -129,7 +131,10 @@ def _read(claims: dict[str, Any]) -> Pass:
 
 
 def _moment(seconds: float) -> Timestamp:
-    return Timestamp(round(seconds * 1000))
+    milliseconds = round(seconds * 1000)
+    if not FIRST_MS <= milliseconds <= LAST_MS:
+        raise ValueError("no time that can be written")
+    return Timestamp(milliseconds)
 
 
 def key_id(key: Ed25519PublicKey) -> str:

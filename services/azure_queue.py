@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
-from azure.core.exceptions import HttpResponseError, ResourceExistsError
+from aiohttp import ClientConnectorError
+from azure.core.exceptions import AzureError, HttpResponseError, ResourceExistsError, ServiceRequestError
 from azure.storage.queue.aio import QueueClient, QueueServiceClient
 from msgspec import Struct
 
@@ -97,6 +98,11 @@ class JobQueue:
 def gone(error: HttpResponseError) -> bool:
     """Tell whether the service says that the message is no longer ours."""
     return _code(error) in ("MessageNotFound", "PopReceiptMismatch")
+
+
+def unsent(error: AzureError) -> bool:
+    """Tell whether a request certainly never reached the service; the SDK says so of lost answers, too."""
+    return isinstance(error, ServiceRequestError) and isinstance(error.inner_exception, ClientConnectorError)
 
 
 def _code(error: HttpResponseError) -> str:

@@ -11,13 +11,14 @@ import sys
 from typing import Any
 
 import structlog
+from aiohttp.http_exceptions import HttpProcessingError
 
 _SECRETS = re.compile(
     r"eyJ[\w-]+\.[\w-]+\.[\w-]*"  # a JSON Web Token, wherever it stands
     r"|(?<=/progress/)[^/?\s\"']+"  # the report key of a one-line report
     r"|(?<=AccountKey=)[^;\s\"']+|(?<=sig=)[^&\s\"']+"  # Azure's keys and signatures
     r"|(?<=://)[^/@\s:]*:[^/@\s]+(?=@)"  # user and password in an address
-    r"|(?i:(?<=bearer ))[^\s\"']+"
+    r"|(?i:bearer\W+)[^\s\"']+"
 )
 
 _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
@@ -45,6 +46,7 @@ def configure(service: str, level: str, style: str) -> None:
     root.setLevel(level.upper())
     for chatty in ("azure", "aiohttp.access"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("aiohttp.server").filters[:] = [_Unquoted()]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.stdlib.BoundLogger,
@@ -52,6 +54,15 @@ def configure(service: str, level: str, style: str) -> None:
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(service=service)
+
+
+class _Unquoted(logging.Filter):
+    """Drops what aiohttp's parser quotes of a malformed request, which may be anything, keys too."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
+            record.exc_info, record.msg, record.args = None, "request_malformed", ()
+        return True
 
 
 class _Redacting(structlog.stdlib.ProcessorFormatter):

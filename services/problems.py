@@ -10,6 +10,7 @@ from typing import ClassVar
 import msgspec
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import PayloadEncodingError as PayloadError
 
 from services import metrics
 
@@ -149,10 +150,13 @@ async def read_body(request: web.Request, limit: int) -> bytes:
     if (request.content_length or 0) > limit:
         raise TooLarge(f"The body is larger than {limit} bytes.")
     body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > limit:
-            raise TooLarge(f"The body is larger than {limit} bytes.")
+    try:
+        async for chunk in request.content.iter_any():
+            body += chunk
+            if len(body) > limit:
+                raise TooLarge(f"The body is larger than {limit} bytes.")
+    except (PayloadError, web.RequestPayloadError) as error:
+        raise Malformed("The body does not come through as its headers promise.") from error
     return bytes(body)
 
 
@@ -164,7 +168,7 @@ def bearer(request: web.Request) -> str | None:
 
 def known_key(presented: str | None, keys: tuple[str, ...]) -> bool:
     """Tell whether the key is one of these, in a time that tells nothing else."""
-    given = (presented or "").encode()
+    given = (presented or "").encode(errors="surrogateescape")  # a header may hold any byte
     matches = [hmac.compare_digest(given, key.encode()) for key in keys]  # all of them, whichever it is
     return any(matches)
 

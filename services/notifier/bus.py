@@ -2,8 +2,9 @@
 
 redis-py's PubSub reconnects by itself, from its reader and from its writers at once, which loses subscriptions and
 breaks the connection. So this speaks over a bare connection: callers only change the desired set; the owner subscribes,
-and on any error closes the connection and subscribes to the whole set anew. Every confirmation is told: what was
-published before it may be lost, so that the job must be read.
+and on any error closes the connection and subscribes to the whole set anew. (A writer that meets a connection which its
+reader has just closed fails with an AttributeError or RuntimeError.) Every confirmation is told: what was published
+before it may be lost, so that the job must be read.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 CANARY_S = 2.0  # how often the connection is asked for an answer
 DEAF_S = 5.0  # a connection that says nothing for so long is dead, though nobody has closed it
 GROUP = 500  # channels in one command
+BROKEN = (RedisError, OSError, TimeoutError)
 BACKOFF_S, BACKOFF_CAP_S = 0.05, 1.0
 
 
@@ -81,14 +83,14 @@ class Bus:
                 async with asyncio.TaskGroup() as group:
                     for part in (self._listen, self._follow, self._ask):
                         group.create_task(part(connection))
-            except* (RedisError, OSError, TimeoutError) as errors:
+            except* (*BROKEN, AttributeError, RuntimeError) as errors:  # the last two: see the top
                 log.warning("subscription_lost", error=_first(errors))
             finally:
+                failures = 0 if self.connected else failures + 1
+                self.connected = False
+                self._asked.clear()
+                self._confirmed.clear()
                 await connection.disconnect(nowait=True)
-            failures = 0 if self.connected else failures + 1
-            self.connected = False
-            self._asked.clear()
-            self._confirmed.clear()
             metrics.RECONNECTS.inc()
             await asyncio.sleep(random.uniform(0, min(BACKOFF_CAP_S, BACKOFF_S * 2 ** min(failures, 10))))  # noqa: S311
 

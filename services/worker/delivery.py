@@ -100,7 +100,7 @@ class Delivery:
                 await self._lease.delete()
             else:
                 message = self._completed(JobMessage(id=job_id, kind=UNKNOWN))
-                await self._see_through(message, lambda _stream: self._reject(detail))
+                await self._see_through(message, lambda stream: self._reject(detail, stream))
         else:
             await self._see_through(message, lambda stream: self._start(message, stream))
 
@@ -127,20 +127,26 @@ class Delivery:
             log.info("job_handled", outcome=name, attempt=self._attempt(message), delivery=self._received.delivery,
                      duration_s=round(time.perf_counter() - started, 3))  # fmt: skip
 
-    async def _reject(self, detail: str) -> Outcome:
+    async def _reject(self, detail: str, stream: Stream) -> Outcome:
+        if (refused := await self._ask(stream)) is not None:
+            return refused
         await self._poison("unreadable")
         return Ending.failed("InvalidMessage", detail)
+
+    async def _ask(self, stream: Stream) -> Outcome | None:
+        """Ask for the start; return what became of the delivery when it is not granted."""
+        try:
+            granted = await self._unless_interrupted(stream.tell("running", lease_until=self._lease.until))
+        except ReportRefused as error:
+            return Ending.failed("ReportRefused", f"The job's start could not be reported: {error}")
+        return granted if isinstance(granted, Interruption) else None
 
     async def _start(self, message: JobMessage, stream: Stream) -> Outcome:
         """Ask for the start, and run the handler once it is granted: no verdict, no start."""
         if message.expires_at is not None and message.expires_at < Timestamp.now():
             return Ending.failed("Expired", "The job was not started in time.")
-        try:
-            granted = await self._unless_interrupted(stream.tell("running", lease_until=self._lease.until))
-        except ReportRefused:
-            return Interruption.REFUSED
-        if isinstance(granted, Interruption):
-            return granted
+        if (refused := await self._ask(stream)) is not None:
+            return refused
         if message.attempt(self._received.delivery) > message.max_attempts:
             await self._poison("attempts")
             return Ending.failed("AttemptsUsedUp", f"The job was given up after {message.max_attempts} attempts.")

@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable
 from typing import NoReturn, Protocol
 
-from azure.core.exceptions import AzureError, HttpResponseError, ServiceRequestError
+from azure.core.exceptions import AzureError, HttpResponseError
 
 from headway.contracts import Timestamp
-from services.azure_queue import Received, gone
+from services.azure_queue import Received, gone, unsent
 
 MARGIN = 0.1  # of the lease, kept for stopping the handler
 RETRY = 0.1  # of the lease, between two tries of a renewal that failed
@@ -78,15 +78,13 @@ class Lease:
             try:
                 async with asyncio.timeout(max(0.0, self._confirmed_at + self._lease_s * (1 - MARGIN) - asked_at)):
                     self._receipt = await self._queue.update(self._id, self._receipt, self._lease_s)
-            except ServiceRequestError:  # never left this machine
-                return False
             except HttpResponseError as error:
                 if gone(error) and not self._doubt:
                     raise LeaseLost("another worker has the message") from error
                 self._doubt = True
                 return False
-            except (AzureError, TimeoutError):
-                self._doubt = True
+            except (AzureError, TimeoutError) as error:
+                self._doubt = self._doubt or not (isinstance(error, AzureError) and unsent(error))
                 return False
             self._doubt = False
             self._confirmed_at = asked_at

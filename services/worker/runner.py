@@ -66,4 +66,8 @@ def _failed(error: BaseException, kind: str) -> Ending:
     frames = traceback.extract_tb(error.__traceback__)
     where = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
     log.warning("handler_failed", kind=kind, error=type(error).__name__, where=where)
-    return Ending.failed(type(error).__name__, str(error) or type(error).__name__)
+    try:
+        message = str(error)
+    except Exception:  # an author's `__str__`
+        message = ""
+    return Ending.failed(type(error).__name__, message or type(error).__name__)

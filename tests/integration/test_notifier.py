@@ -285,3 +285,38 @@ async def test_full_redis_is_a_503_and_changes_nothing(notifier: Notifier, admin
         await admin.config_set("maxmemory", "0")
     (verdict,) = await notifier.report(report(job_id, 4, status="succeeded"))
     assert verdict["accepted"]
+
+
+async def test_hostile_headers_and_bodies_are_refused(notifier: Notifier) -> None:
+    """Bytes that are no text, a body that is not what its headers say, and endless digits get a clear answer."""
+    url = f"{notifier.internal}/reports"
+    async with notifier.session.post(url, data=b"[]", headers={"Authorization": "Bearer \udcff"}) as response:
+        assert response.status == 401
+    key = {"Authorization": f"Bearer {notifier.report_key}"}
+    async with notifier.session.post(url, data=b"garbage", headers={**key, "Content-Encoding": "gzip"}) as response:
+        assert response.status == 400
+    job_id = new_id()
+    known = {"Authorization": f"Bearer {notifier.token(job_id)}", "If-None-Match": f'"{"9" * 5000}"'}
+    async with notifier.session.get(f"{notifier.public}/live/jobs/{job_id}", headers=known) as response:
+        assert (response.status, (await response.json())["code"]) == (404, "unknown")
+
+
+async def test_who_asks_much_and_reads_nothing_is_cut_off(notifier: Notifier) -> None:
+    """Errors do not pile up for a client that never reads: its connection ends."""
+    host, port = notifier.public.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
+    writer.write(
+        b"GET /live HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    assert b"101" in await reader.readline()
+    frame = b"\x81\x81\x00\x00\x00\x00x"  # the text "x"
+
+    async def ask_for_ever() -> None:
+        for _ in range(10_000):
+            writer.write(frame * 100)
+            await writer.drain()
+
+    with pytest.raises(ConnectionError):
+        await ask_for_ever()
+    writer.close()

@@ -178,3 +178,23 @@ def test_a_number_too_large_for_a_float_is_refused_like_any_other() -> None:
     ctx, _shown = context()
     with pytest.raises(ValueError, match="finite"):
         ctx.progress(10**400, 10**401)
+
+
+@pytest.mark.parametrize("options", [{"max_attempts": 0}, {"max_attempts": 1001}, {"timeout_s": 0}])
+def test_options_that_no_report_could_carry_are_refused(options: dict[str, Any]) -> None:
+    """What the notifier would refuse for every run is told to the author at import."""
+
+    async def handler(_ctx: JobContext, _payload: Any) -> None: ...
+
+    with pytest.raises(ValueError, match="letters"):
+        job("letters", **options)(handler)
+
+
+def test_a_kind_has_a_length() -> None:
+    """A kind of no or too many characters is refused."""
+
+    async def handler(_ctx: JobContext, _payload: Any) -> None: ...
+
+    for kind in ("", "x" * 129):
+        with pytest.raises(ValueError, match="characters"):
+            job(kind)(handler)

@@ -10,6 +10,8 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from aiohttp import ClientConnectorError, ServerDisconnectedError
+from aiohttp.client_reqrep import ConnectionKey
 from azure.core.exceptions import AzureError, HttpResponseError, ServiceRequestError, ServiceResponseError
 
 from headway.contracts import Timestamp
@@ -18,6 +20,12 @@ from services.worker.lease import MARGIN, Lease, LeaseLost
 
 LEASE_S = 60
 END_S = LEASE_S * (1 - MARGIN)  # when a handler must be told to stop
+
+UNSENT = ServiceRequestError(
+    "no route",
+    error=ClientConnectorError(ConnectionKey("h", 1, False, True, None, None, None), OSError("no route")),
+)
+DISCONNECTED = ServiceRequestError("gone", error=ServerDisconnectedError())  # the SDK's word for a lost answer
 
 
 class JumpingLoop(asyncio.SelectorEventLoop):
@@ -151,10 +159,11 @@ def test_a_message_that_was_taken_is_lost_at_once(code: str) -> None:
     "doubt",
     [
         failing(ServiceResponseError("connection reset")),
+        failing(DISCONNECTED),
         failing(answered("OperationTimedOut")),
         taking(10 * LEASE_S),
     ],
-    ids=["lost response", "error 500", "no response"],
+    ids=["lost response", "disconnected", "error 500", "no response"],
 )
 def test_in_doubt_the_lease_ends_early_and_nothing_is_settled(doubt: Any) -> None:
     """After a lost response a mismatch proves nothing; the handler is stopped before the confirmed lease ends."""
@@ -202,11 +211,11 @@ def test_a_request_that_never_left_is_no_doubt() -> None:
     """A refused connection is tried again soon, and in the end the message can still be settled."""
 
     async def test(lease: Lease, messages: FakeMessages) -> None:
-        messages.script = [failing(ServiceRequestError("no route"))] * 2
+        messages.script = [failing(UNSENT)] * 2
         assert await hold(lease, LEASE_S * 0.8) == 1
         times = [when for when, _, _ in messages.calls]
         assert times[2] - times[0] == pytest.approx(2 * LEASE_S * 0.1)
-        messages.script = [failing(ServiceRequestError("no route"))]
+        messages.script = [failing(UNSENT)]
         await hold(lease, LEASE_S * 0.52)
         assert messages.script == []
         await lease.delete()
@@ -219,7 +228,7 @@ def test_a_network_that_stays_away_loses_the_lease_in_time() -> None:
     """Requests that never leave do not keep a handler running past the lease."""
 
     async def test(lease: Lease, messages: FakeMessages) -> None:
-        messages.otherwise = failing(ServiceRequestError("no route"))
+        messages.otherwise = failing(UNSENT)
         with pytest.raises(LeaseLost):
             await hold(lease, 10 * LEASE_S)
         assert now() == pytest.approx(END_S)

@@ -245,3 +245,18 @@ async def test_an_endless_result_is_the_job_s_failure() -> None:
 async def test_an_error_s_message_can_be_written() -> None:
     """The name of a strange file, with its lone surrogate, can be told."""
     assert encode((await raising(FileNotFoundError("caf\udce9.jpg"))).error)
+
+
+async def test_an_error_that_cannot_tell_itself_is_a_failure_too() -> None:
+    """An exception whose `__str__` raises is told by its type."""
+
+    class MuteError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no")
+
+    assert failure(await raising(MuteError())) == ("MuteError", "MuteError")
+
+
+async def test_leaving_the_process_is_a_failure() -> None:
+    """`sys.exit()` in a handler fails its job, not its worker."""
+    assert failure(await raising(SystemExit(3))) == ("SystemExit", "3")

@@ -143,6 +143,12 @@ def test_no_other_algorithm_is_taken(keys: Path, signer: TokenSigner, verifier: 
         {"exp": [1]},
         {"due": "never"},
         {"iat": 32_503_680_000},
+        {"exp": 1e20},
+        {"iat": -1e13},
+        {"due": 1e15},
+        {"scope": ""},
+        {"scope": "cancel"},
+        {"scope": ["watch"]},
     ],
     ids=str,
 )

@@ -37,7 +37,7 @@ class Poll:
         except (RedisError, OSError) as error:
             raise Unavailable("The records are away; try again.", retry_after_s=RETRY_AFTER_S) from error
         snapshot = Snapshot.read(text)
-        if snapshot is None and known.isdecimal() and int(known) > 0:  # absence never replaces presence
+        if snapshot is None and known.isdecimal() and known.strip("0"):  # absence never replaces presence
             raise NotFound("What was known of this job is lost.", code="unknown")
         snapshot = snapshot or Snapshot(queued(granted))
         headers = {"ETag": f'"{snapshot.version}"', "Cache-Control": "private, no-cache"}

@@ -67,7 +67,9 @@ class Connection:
             self.write(snapshot.frame)
 
     def tell(self, job_id: str | None, code: str, message: str) -> None:
-        """Write an error."""
+        """Write an error; who asks much and reads nothing is cut off."""
+        if self.slow():
+            self.abort()
         about = {} if job_id is None else {"job_id": job_id}
         self.write(text_frame(msgspec.json.encode({"error": {"code": code, "message": message, **about}})))
 
