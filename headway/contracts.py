@@ -61,7 +61,12 @@ class Timestamp(int):
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
             raise ValueError("Expected a time with its offset, such as 2026-01-01T00:00:00.000Z")
-        milliseconds = round(moment.timestamp() * 1000)
+        return cls.at(moment.timestamp())
+
+    @classmethod
+    def at(cls, seconds: float) -> Timestamp:
+        """Return the moment so many seconds after the epoch; ValueError when it could not be written."""
+        milliseconds = round(seconds * 1000)
         if not FIRST_MS <= milliseconds <= LAST_MS:
             raise ValueError("Expected a time of the years 1 to 9999 in UTC")
         return cls(milliseconds)

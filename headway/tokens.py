@@ -27,7 +27,7 @@ from jwt.types import Options
 from jwt.utils import base64url_decode
 from msgspec import Struct
 
-from headway.contracts import FIRST_MS, LAST_MS, Timestamp
+from headway.contracts import Timestamp
 
 AUDIENCE = "headway-live"
 ALGORITHM = "EdDSA"
@@ -123,18 +123,11 @@ def _read(claims: dict[str, Any]) -> Pass:
     return Pass(
         job_id=UUID(claims["sub"]),
         kind=str(claims.get("kind", "countdown")).encode().decode(),  # UnicodeError on what cannot be written
-        submitted_at=_moment(claims["iat"]),
-        expires_at=_moment(claims["exp"]),
-        due_at=None if due is None else _moment(due),
+        submitted_at=Timestamp.at(claims["iat"]),
+        expires_at=Timestamp.at(claims["exp"]),
+        due_at=None if due is None else Timestamp.at(due),
         scope=frozenset(str(claims["scope"]).split()),
     )
-
-
-def _moment(seconds: float) -> Timestamp:
-    milliseconds = round(seconds * 1000)
-    if not FIRST_MS <= milliseconds <= LAST_MS:
-        raise ValueError("no time that can be written")
-    return Timestamp(milliseconds)
 
 
 def key_id(key: Ed25519PublicKey) -> str:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hmac
 import time
 from collections.abc import Awaitable, Callable
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import msgspec
 import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import PayloadEncodingError as PayloadError
 
+from headway.contracts import decode
 from services import metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
+T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -158,6 +160,16 @@ async def read_body(request: web.Request, limit: int) -> bytes:
     except (PayloadError, web.RequestPayloadError) as error:
         raise Malformed("The body does not come through as its headers promise.") from error
     return bytes(body)
+
+
+def read_contract(body: bytes, kind: type[T]) -> T:
+    """Read a JSON body; a Problem says that it is none, or names the element and the field that do not fit."""
+    try:
+        return decode(body, kind)
+    except msgspec.ValidationError as error:
+        raise Unprocessable.at(error) from error
+    except msgspec.DecodeError as error:
+        raise Malformed(str(error)) from error
 
 
 def bearer(request: web.Request) -> str | None:

@@ -87,8 +87,6 @@ def _split(text: str, kind: Any) -> Any:
 
 
 def _special(kind: type, value: Any) -> Any:
-    if isinstance(value, kind):
-        return value
     if kind in (Secret, Path):
         return kind(value)
     raise NotImplementedError(kind)

@@ -10,7 +10,6 @@ before it may be lost, so that the job must be read.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -22,6 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from services.backoff import full_jitter_s
 from services.notifier import metrics
 from services.notifier.records import PREFIX, channel
 
@@ -92,7 +92,7 @@ class Bus:
                 self._confirmed.clear()
                 await connection.disconnect(nowait=True)
             metrics.RECONNECTS.inc()
-            await asyncio.sleep(random.uniform(0, min(BACKOFF_CAP_S, BACKOFF_S * 2 ** min(failures, 10))))  # noqa: S311
+            await asyncio.sleep(full_jitter_s(failures, BACKOFF_S, BACKOFF_CAP_S))
 
     async def _listen(self, connection: AbstractConnection) -> None:
         while True:

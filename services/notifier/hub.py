@@ -80,7 +80,7 @@ class Watcher(Protocol):
 class Watch:
     """One watcher's interest in one job."""
 
-    __slots__ = ("granted", "job_id", "named", "version", "watcher")
+    __slots__ = ("answered", "granted", "job_id", "named", "version", "watcher")
 
     def __init__(self, watcher: Watcher, granted: Pass, version: int | None) -> None:
         self.watcher = watcher
@@ -88,6 +88,7 @@ class Watch:
         self.job_id = str(granted.job_id)
         self.named = NONE if version is None else version  # what the watcher says that it had
         self.version = self.named  # the newest that it has seen
+        self.answered = False  # whether the record has been read for it
 
 
 class Topic:
@@ -147,6 +148,11 @@ class Hub:
             if version > watch.version:
                 watch.version = version
                 watch.watcher.push(job_id, snapshot)
+
+    def unanswered(self, job_id: str) -> list[Watch]:
+        """Return the job's watches that no read has answered yet."""
+        topic = self._topics.get(job_id)
+        return [] if topic is None else [watch for watch in topic.watches.values() if not watch.answered]
 
     def absent(self, watch: Watch) -> None:
         """Answer a new watch of a job that has no record: it is queued, unless the watcher knew more than that."""

@@ -32,8 +32,7 @@ class Live:
         self._hub = hub
         self._records = records
         self._silence_s = silence_s
-        self._due: dict[str, list[Watch]] = {}  # jobs to read, and the watches that wait for a first answer
-        self._waiting: dict[str, list[Watch]] = {}  # the same, until the subscription is confirmed
+        self._due: dict[str, None] = {}  # the jobs to read, in the order of their asking
         self._work = asyncio.Event()
         self.bus: Bus
 
@@ -41,16 +40,13 @@ class Live:
         """Begin a watch; its watcher is answered soon."""
         self._hub.join(watch, time.monotonic())
         metrics.WATCHED.set(len(self._hub))
-        if self.bus.want(watch.job_id):
-            self._read(watch.job_id, [watch])
-        else:
-            self._waiting.setdefault(watch.job_id, []).append(watch)
+        if self.bus.want(watch.job_id):  # otherwise its confirmation will come, and lead to the read
+            self._read(watch.job_id)
 
     def unwatch(self, watch: Watch) -> None:
         """End a watch."""
         if self._hub.leave(watch):
             self.bus.forget(watch.job_id)
-            self._waiting.pop(watch.job_id, None)
         metrics.WATCHED.set(len(self._hub))
 
     def heard(self, job_id: str, text: bytes) -> None:
@@ -64,40 +60,43 @@ class Live:
     def confirmed(self, job_id: str) -> None:
         """Take that a job's subscription stands: what was published before may be lost, so read."""
         if job_id in self._hub:
-            self._read(job_id, self._waiting.pop(job_id, []))
+            self._read(job_id)
 
-    def _read(self, job_id: str, watches: list[Watch]) -> None:
-        self._due.setdefault(job_id, []).extend(watches)
+    def _read(self, job_id: str) -> None:
+        self._due[job_id] = None
         self._work.set()
 
     async def read(self) -> None:
         """Read the records that are due, for ever."""
         while True:
             await self._work.wait()
-            batch = dict(list(self._due.items())[:BATCH])
+            batch = list(self._due)[:BATCH]
             for job_id in batch:
                 del self._due[job_id]
             if not self._due:
                 self._work.clear()
+            # Now: a watch that joins during the read may have missed what came before, and has a read of its own.
+            waiting = [self._hub.unanswered(job_id) for job_id in batch]
             try:
                 texts = await self._records.read(batch)
             except (RedisError, OSError) as error:
                 log.warning("records_unreadable", error=type(error).__name__)
-                for job_id, watches in batch.items():
-                    self._read(job_id, watches)
+                for job_id in batch:
+                    self._read(job_id)
                 await asyncio.sleep(RETRY_S)
                 continue
             metrics.REFRESHED.inc(len(batch))
-            for (job_id, watches), text in zip(batch.items(), texts, strict=True):
+            for job_id, watches, text in zip(batch, waiting, texts, strict=True):
                 self._show(job_id, watches, text)
 
     def _show(self, job_id: str, watches: list[Watch], text: bytes | None) -> None:
         snapshot = Snapshot.read(text)
         if snapshot is not None:
             self._hub.deliver(job_id, snapshot, time.monotonic())
-            return
         for watch in watches:
-            self._hub.absent(watch)
+            watch.answered = True
+            if snapshot is None:
+                self._hub.absent(watch)
 
     async def sweep(self) -> None:
         """Read what has gone silent, since silence itself is the sign of a gap; end what has expired."""
@@ -107,7 +106,7 @@ class Live:
             silent = self._hub.silent(now - self._silence_s)
             self._hub.touch(silent, now)
             for job_id in silent:
-                self._read(job_id, [])
+                self._read(job_id)
             for watch in self._hub.expired(Timestamp.now()):
                 self.unwatch(watch)
                 watch.watcher.tell(watch.job_id, "token_expired", "The token has expired.")

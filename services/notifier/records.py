@@ -67,10 +67,6 @@ class Records:
         """Return the snapshots of jobs, None for one without a record."""
         return await self._call([[channel(job_id), "read"] for job_id in job_ids])
 
-    async def ping(self) -> None:
-        """Raise RedisError when Redis does not answer."""
-        await self._redis.ping()
-
     async def _call(self, calls: Sequence[Call]) -> list[Any]:
         answers = await self._run(calls)
         missed = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import msgspec
 import structlog
 from aiohttp import web
 from msgspec import Meta
 from redis.exceptions import RedisError
 
-from headway.contracts import BATCH_BYTES, REPORTS_PER_BATCH, RESULT_BYTES, JobReport, decode, encode
+from headway.contracts import BATCH_BYTES, REPORTS_PER_BATCH, RESULT_BYTES, JobReport, encode
 from services.notifier import metrics
 from services.notifier.records import Records
-from services.problems import Malformed, Unauthorized, Unavailable, Unprocessable, bearer, known_key, read_body
+from services.problems import Unauthorized, Unavailable, Unprocessable, bearer, known_key, read_body, read_contract
 from services.settings import WatchedFile
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -50,12 +49,7 @@ class Reports:
 
 def read_batch(body: bytes) -> list[JobReport]:
     """Read a batch; a Problem names the element and the field that do not fit."""
-    try:
-        reports = decode(body, Batch)
-    except msgspec.ValidationError as error:
-        raise Unprocessable.at(error) from error
-    except msgspec.DecodeError as error:
-        raise Malformed(str(error)) from error
+    reports: list[JobReport] = read_contract(body, Batch)
     for index, report in enumerate(reports):
         if len(report.result) > RESULT_BYTES:
             raise Unprocessable(f"Expected a result of at most {RESULT_BYTES} bytes.", field=f"[{index}].result")

@@ -22,7 +22,7 @@ from headway.contracts import (
     decode,
 )
 from headway.tokens import Pass
-from services.problems import Malformed, TooLarge, Unprocessable
+from services.problems import Malformed, TooLarge, Unprocessable, read_contract
 
 LONGEST_DELAY_S = 7 * 86_400  # the queue hides a message no longer
 BODY_BYTES = 2 * PAYLOAD_BYTES  # the payload and what stands around it
@@ -48,12 +48,7 @@ class Accepted(Struct, frozen=True, kw_only=True):
 
 def read_json(body: bytes) -> Submission:
     """Read a JSON submission; a Problem names what does not fit."""
-    try:
-        submission = decode(body, Submission)
-    except msgspec.ValidationError as error:
-        raise Unprocessable.at(error) from error
-    except msgspec.DecodeError as error:
-        raise Malformed(str(error)) from error
+    submission = read_contract(body, Submission)
     if len(submission.payload) > PAYLOAD_BYTES:
         raise TooLarge(f"The payload is larger than {PAYLOAD_BYTES} bytes.", field="payload")
     return submission

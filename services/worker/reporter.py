@@ -7,7 +7,6 @@ way never turns an accepted report into a refusal.
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -17,6 +16,7 @@ import msgspec
 import structlog
 
 from headway.contracts import BATCH_BYTES, REPORTS_PER_BATCH, JobReport, Verdict, decode, encode
+from services.backoff import full_jitter_s
 from services.settings import WatchedFile
 from services.worker import metrics
 from services.worker.stream import Stream
@@ -76,7 +76,7 @@ class Reporter:
                     log.warning("notifier_away", error=str(error))
                 self.reachable.clear()
                 failures += 1
-                await asyncio.sleep(random.uniform(0, min(BACKOFF_CAP_S, BACKOFF_S * 2 ** min(failures, 10))))  # noqa: S311
+                await asyncio.sleep(full_jitter_s(failures, BACKOFF_S, BACKOFF_CAP_S))
 
     async def _turn(self) -> None:
         if not self.reachable.is_set() and not self._streams:

@@ -11,7 +11,18 @@ import structlog
 from msgspec import Struct
 
 from headway import Job, JobContext
-from headway.contracts import MAX_ERROR, NULL, RESULT_BYTES, JobError, JobStatus, Json, decode, encode, shortened
+from headway.contracts import (
+    MAX_ERROR,
+    MAX_NAME,
+    NULL,
+    RESULT_BYTES,
+    JobError,
+    JobStatus,
+    Json,
+    decode,
+    encode,
+    shortened,
+)
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -26,7 +37,7 @@ class Ending(Struct, frozen=True):
     @classmethod
     def failed(cls, kind: str, message: str) -> Ending:
         """End a job `failed`, with an error for its user."""
-        return cls("failed", error=JobError(kind[:128], shortened(message, MAX_ERROR)))
+        return cls("failed", error=JobError(kind[:MAX_NAME], shortened(message, MAX_ERROR)))
 
 
 async def run(job: Job[..., Any], context: JobContext, payload: Json, timeout_s: float | None) -> Ending:

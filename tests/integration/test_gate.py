@@ -306,7 +306,6 @@ async def test_valkey_away_is_an_error(ask: str) -> None:
         "apply": lambda records: records.apply([REPORT]),
         "cancel": lambda records: records.cancel(PASS),
         "read": lambda records: records.read([str(JOB)]),
-        "ping": lambda records: records.ping(),
     }
     async with Records.connect(f"redis://127.0.0.1:{free_ports(1)[0]}") as records:
         with pytest.raises(RedisError):

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from uuid import UUID
 
 from aiohttp import web
+from redis.exceptions import RedisError
 
 from headway.tokens import InvalidToken, Pass, TokenVerifier
-from services.problems import Forbidden, NotFound, Unauthorized, bearer
+from services.problems import Forbidden, NotFound, Unauthorized, Unavailable, bearer
+
+RETRY_AFTER_S = 1
 
 
 def presented_token(request: web.Request) -> str | None:
     """Return the token of the Authorization header or of `?access_token=`, if there is one."""
     return bearer(request) or request.query.get("access_token") or None
+
+
+@contextmanager
+def records_needed() -> Iterator[None]:
+    """Answer 503 when the records cannot be asked."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise Unavailable("The records are away; try again.", retry_after_s=RETRY_AFTER_S) from error
 
 
 def granted_for(request: web.Request, verifier: TokenVerifier) -> Pass:

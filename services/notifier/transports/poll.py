@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from aiohttp import web
-from redis.exceptions import RedisError
 
 from headway.tokens import CANCEL, TokenVerifier
 from services.notifier.hub import Snapshot, queued
 from services.notifier.records import Records
-from services.notifier.transports.access import granted_for
-from services.problems import Forbidden, NotFound, Unavailable, check_origin
+from services.notifier.transports.access import granted_for, records_needed
+from services.problems import Forbidden, NotFound, check_origin
 from services.settings import WatchedFile
-
-RETRY_AFTER_S = 1
 
 
 class Poll:
@@ -32,10 +29,8 @@ class Poll:
         check_origin(request, self._origins)
         granted = granted_for(request, self._verifier.value)
         known = request.headers.get("If-None-Match", "").strip().removeprefix("W/").strip('"')
-        try:
+        with records_needed():
             (text,) = await self._records.read([str(granted.job_id)])
-        except (RedisError, OSError) as error:
-            raise Unavailable("The records are away; try again.", retry_after_s=RETRY_AFTER_S) from error
         snapshot = Snapshot.read(text)
         if snapshot is None and known.isdecimal() and known.strip("0"):  # absence never replaces presence
             raise NotFound("What was known of this job is lost.", code="unknown")
@@ -51,9 +46,7 @@ class Poll:
         granted = granted_for(request, self._verifier.value)
         if CANCEL not in granted.scope:
             raise Forbidden("The token does not allow to cancel.")
-        try:
+        with records_needed():
             text = await self._records.cancel(granted)
-        except (RedisError, OSError) as error:
-            raise Unavailable("The records are away; try again.", retry_after_s=RETRY_AFTER_S) from error
         headers = {"ETag": f'"{Snapshot(text).version}"', "Cache-Control": "no-store"}
         return web.Response(status=202, body=text, content_type="application/json", headers=headers)

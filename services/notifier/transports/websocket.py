@@ -23,7 +23,7 @@ from services.notifier import metrics
 from services.notifier.hub import Snapshot, Watch, text_frame
 from services.notifier.live import Live
 from services.notifier.records import Records
-from services.notifier.transports.access import presented_token
+from services.notifier.transports.access import RETRY_AFTER_S, presented_token
 from services.problems import Unavailable, check_origin
 from services.settings import WatchedFile
 
@@ -32,7 +32,6 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 MESSAGE_BYTES = 64 * 1024
 BUFFER_BYTES = 256 * 1024  # what may wait in a transport before its connection counts as slow
 FLUSH_S = 0.1
-RETRY_AFTER_S = 1
 PING = b"\x89\x00"
 
 
@@ -70,6 +69,7 @@ class Connection:
         """Write an error; who asks much and reads nothing is cut off."""
         if self.slow():
             self.abort()
+            return
         about = {} if job_id is None else {"job_id": job_id}
         self.write(text_frame(msgspec.json.encode({"error": {"code": code, "message": message, **about}})))
 
