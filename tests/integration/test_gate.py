@@ -299,7 +299,7 @@ async def test_a_call_that_fails_is_raised(redis: Redis) -> None:
         await Records(redis)._call([[KEY, "read"], broken])
 
 
-@pytest.mark.parametrize("ask", ["apply", "cancel", "read", "ping"])
+@pytest.mark.parametrize("ask", ["apply", "cancel", "read"])
 async def test_valkey_away_is_an_error(ask: str) -> None:
     """Where nothing listens, whatever is asked raises RedisError."""
     calls: dict[str, Callable[[Records], Awaitable[Any]]] = {
