@@ -154,6 +154,15 @@ class JobReport(Struct, frozen=True, kw_only=True):
     sent_at: Timestamp | None = None
 
 
+class OneLine(Struct, frozen=True, kw_only=True, rename="camel"):
+    """A report as the query of one URL, for workers in any language, as in 2015; 100 is the end."""
+
+    job_id: UUID
+    progress: Annotated[float, Meta(ge=0, le=100)]
+    message: Annotated[str, Meta(max_length=MAX_MESSAGE)] | None = None
+    kind: Name | None = None
+
+
 class Verdict(Struct, frozen=True):
     """The gate's answer to one report."""
 

@@ -21,6 +21,7 @@ from aiohttp import web
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from services import logs
+from services.cors import Origins
 from services.problems import answer, log_request
 from services.settings import InvalidSettings, Settings, environment, load
 
@@ -28,6 +29,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 S = TypeVar("S", bound=Settings)
 
 SHUTDOWN_S = 3.0  # what requests in flight get once a listener closes
+IDLE_S = 15.0  # what a connection gets for its first whole request, and for each further one
 
 
 async def _nothing() -> None:
@@ -40,6 +42,7 @@ class Service:
 
     public: Iterable[web.RouteDef] | None = None
     public_port: int = 0
+    origins: Origins | None = None  # the pages that may ask the public listener; None: any
     internal: Iterable[web.RouteDef] = ()
     tasks: dict[str, Callable[[], Awaitable[object]]] = field(default_factory=dict)
     waiting_for: Callable[[], list[str]] = list  # what readiness still waits for
@@ -80,6 +83,8 @@ async def _serve(settings: S, open_service: Callable[[S], AbstractAsyncContextMa
             tasks = [group.create_task(_supervise(task), name=name) for name, task in service.tasks.items()]
             if service.public is not None:
                 app = web.Application(middlewares=[log_request, answer])
+                if service.origins is not None:
+                    service.origins.attach(app)
                 app.add_routes(service.public)
                 await _listen(public, app, settings.bind_host, service.public_port)
             gc.freeze()  # what is loaded now stays: https://docs.python.org/3/library/gc.html#gc.freeze
@@ -101,7 +106,9 @@ async def _supervise(task: Callable[[], Awaitable[object]]) -> None:
 
 
 async def _listen(stack: AsyncExitStack, app: web.Application, host: str, port: int) -> None:
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S)
+    runner = web.AppRunner(
+        app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S, keepalive_timeout=IDLE_S
+    )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     await web.TCPSite(runner, host, port, backlog=1024).start()

@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web import RequestPayloadError
 
 _SECRETS = re.compile(
     r"eyJ[\w-]+\.[\w-]+\.[\w-]*"  # a JSON Web Token, wherever it stands
@@ -57,11 +58,12 @@ def configure(service: str, level: str, style: str) -> None:
 
 
 class _Unquoted(logging.Filter):
-    """Drops what aiohttp's parser quotes of a malformed request, which may be anything, keys too."""
+    """Drops what aiohttp quotes of a malformed request, which may be anything, keys too: the sender's fault."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
+        if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | RequestPayloadError):
             record.exc_info, record.msg, record.args = None, "request_malformed", ()
+            record.levelno, record.levelname = logging.WARNING, "WARNING"
         return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import time
 from collections.abc import Awaitable, Callable
@@ -17,6 +18,7 @@ from services import metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 T = TypeVar("T")
+BODY_S = 10.0  # for a whole body, however it drips in
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -57,6 +59,12 @@ class NotFound(Problem):
     """There is no such thing."""
 
     status, code = 404, "not_found"
+
+
+class TooSlow(Problem):
+    """The body does not come."""
+
+    status, code = 408, "too_slow"
 
 
 class TooLarge(Problem):
@@ -148,15 +156,18 @@ def route_of(request: web.Request) -> str:
 
 
 async def read_body(request: web.Request, limit: int) -> bytes:
-    """Read a body of at most `limit` bytes; TooLarge when there is more."""
+    """Read a body of at most `limit` bytes; TooLarge when there is more, TooSlow when it does not come in time."""
     if (request.content_length or 0) > limit:
         raise TooLarge(f"The body is larger than {limit} bytes.")
     body = bytearray()
     try:
-        async for chunk in request.content.iter_any():
-            body += chunk
-            if len(body) > limit:
-                raise TooLarge(f"The body is larger than {limit} bytes.")
+        async with asyncio.timeout(BODY_S):
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > limit:
+                    raise TooLarge(f"The body is larger than {limit} bytes.")
+    except TimeoutError as error:
+        raise TooSlow(f"The body did not come within {BODY_S:.0f} seconds.") from error
     except (PayloadError, web.RequestPayloadError) as error:
         raise Malformed("The body does not come through as its headers promise.") from error
     return bytes(body)
@@ -170,6 +181,14 @@ def read_contract(body: bytes, kind: type[T]) -> T:
         raise Unprocessable.at(error) from error
     except msgspec.DecodeError as error:
         raise Malformed(str(error)) from error
+
+
+def read_query(request: web.Request, kind: type[T]) -> T:
+    """Read the query as a contract; a Problem names the parameter that does not fit."""
+    try:
+        return msgspec.convert(dict(request.query), kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise Unprocessable.at(error) from error
 
 
 def bearer(request: web.Request) -> str | None:

@@ -4,36 +4,49 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from headway.tokens import TokenVerifier
 from services.chassis import Service
+from services.cors import Origins
 from services.notifier.bus import Bus
 from services.notifier.hub import Hub
 from services.notifier.live import Live
 from services.notifier.records import Records
 from services.notifier.reports import Reports
 from services.notifier.settings import NotifierSettings
+from services.notifier.transports.access import Access
+from services.notifier.transports.outlet import Outlets
 from services.notifier.transports.poll import Poll
+from services.notifier.transports.sse import Streams
 from services.notifier.transports.websocket import Sockets
+from services.openapi import description
 from services.settings import WatchedFile, read_keys
+
+OPENAPI = Path(__file__).parent / "openapi.yaml"
 
 
 @asynccontextmanager
 async def notifier(settings: NotifierSettings) -> AsyncIterator[Service]:
     """Open the notifier's resources and hand its parts to the chassis."""
-    verifier = WatchedFile(settings.token_public_key_file, TokenVerifier)
+    access = Access(WatchedFile(settings.token_public_key_file, TokenVerifier))
     report_keys = WatchedFile(settings.report_key_file, read_keys)
     async with Records.connect(settings.redis_url) as records:
         live = Live(Hub(), records, settings.silence_s)
         async with Bus.connect(settings.redis_url, live.heard, live.confirmed) as bus:
             live.bus = bus
-            sockets = Sockets(live, records, verifier, settings.allowed_origins, settings.ping_s)
-            poll = Poll(records, verifier, settings.allowed_origins)
+            outlets = Outlets(live, settings)
+            transports = (
+                Sockets(outlets, records, access, settings),
+                Streams(outlets, records, access),
+                Poll(outlets, records, access),
+            )
             yield Service(
-                public=[*sockets.routes(), *poll.routes()],
+                public=[*(route for transport in transports for route in transport.routes()), description(OPENAPI)],
                 public_port=settings.port,
-                internal=Reports(records, report_keys).routes(),
-                tasks={"bus": bus.run, "read": live.read, "sweep": live.sweep, "sockets": sockets.sweep},
+                origins=Origins(settings.allowed_origins),
+                internal=Reports(records, report_keys, settings.job_ttl_s).routes(),
+                tasks={"bus": bus.run, "read": live.read, "sweep": live.sweep, "outlets": outlets.sweep},
                 waiting_for=lambda: [] if bus.connected else ["redis"],
-                drain=lambda: sockets.drain(settings.drain_s),
+                drain=outlets.drain,
             )

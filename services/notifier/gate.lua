@@ -1,9 +1,10 @@
 -- The one gate: every change of a job passes here, whole or not at all.
 --
 -- KEYS[1] is the job's record (a hash) and the name of its channel. ARGV[1] says what is asked:
---   report  the fields of REPORTED  -> {accepted, reason, cancel_requested, watched}
---   cancel  the fields of GRANTED   -> the snapshot
---   read                            -> the snapshot, or nil
+--   report    the fields of REPORTED  -> {accepted, reason, cancel_requested, watched}
+--   progress  the fields of PROGRESS  -> the same; kind may be null
+--   cancel    the fields of GRANTED   -> the snapshot
+--   read                              -> the snapshot, or nil
 -- What a watcher sees is kept as JSON text, opaque to this script (cjson turns [] into {} and cuts long numbers).
 
 local SHOWN = {'id', 'kind', 'status', 'version', 'generation', 'attempt', 'max_attempts', 'progress', 'result',
@@ -12,6 +13,7 @@ local FENCE = {'message_id', 'delivery', 'sequence', 'lease_ms', 'due_ms', 'expi
 local REPORTED = {'id', 'kind', 'status', 'generation', 'attempt', 'max_attempts', 'progress', 'result', 'error',
   'submitted_at', 'due_at', 'lease_until', 'expires_at', 'message_id', 'delivery', 'sequence', 'lease_ms', 'due_ms',
   'expires_ms'}
+local PROGRESS = {'id', 'kind', 'status', 'max_attempts', 'progress', 'sequence', 'submitted_at', 'expires_at', 'expires_ms'}
 local GRANTED = {'id', 'kind', 'max_attempts', 'submitted_at', 'due_at', 'expires_at', 'expires_ms'}
 local NUMBERS = {'version', 'generation', 'delivery', 'sequence', 'lease_ms', 'due_ms', 'expires_ms'}
 local ENDED = {['"succeeded"'] = true, ['"failed"'] = true, ['"cancelled"'] = true}
@@ -132,6 +134,18 @@ local function report(old, new)
   return {1, false, flag(new.cancel_requested == 'true'), flag(watchers > 0)}
 end
 
+-- Makes a report of a bare progress: what that does not know, the record does.
+local function progress(old, new)
+  local blank = {generation = '0', attempt = '1', result = 'null', error = 'null', due_at = 'null', due_ms = '0',
+    lease_until = 'null', lease_ms = '0', message_id = 'progress', delivery = '1'}
+  for name, value in pairs(blank) do new[name] = value end
+  if new.kind == 'null' then new.kind = old and old.kind or '"countdown"' end
+  for _, name in ipairs({'generation', 'attempt', 'max_attempts', 'submitted_at', 'expires_at', 'expires_ms'}) do
+    if old then new[name] = old[name] end
+  end
+  return report(old, new)
+end
+
 local function cancel(old, granted)
   if old and ENDED[old.status] then return snapshot(old) end
   local record = old or granted
@@ -152,5 +166,6 @@ end
 
 local record = load()
 if ARGV[1] == 'report' then return report(record, named(REPORTED)) end
+if ARGV[1] == 'progress' then return progress(record, named(PROGRESS)) end
 if ARGV[1] == 'cancel' then return cancel(record, named(GRANTED)) end
 return record and snapshot(record) or false

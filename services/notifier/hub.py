@@ -40,6 +40,16 @@ class Snapshot:
         """The snapshot as a WebSocket text frame."""
         return text_frame(b'{"job":%b}' % self.text)
 
+    @cached_property
+    def event(self) -> bytes:
+        """The snapshot as a server-sent event."""
+        return b"id: %d\n%b" % (self.version, event_of(b"job", self.text))
+
+    @cached_property
+    def chunk(self) -> bytes:
+        """The event as a chunk of HTTP/1.1."""
+        return chunk_of(self.event)
+
 
 def queued(granted: Pass) -> bytes:
     """Return the snapshot of a job that has no record yet: version 0, told from its token alone."""
@@ -67,14 +77,32 @@ def text_frame(data: bytes) -> bytes:
     return b"\x81\x7f" + size.to_bytes(8, "big") + data
 
 
+def close_frame(code: int, reason: bytes) -> bytes:
+    """Frame a close as RFC 6455 §5.5.1 has it; the reason is short."""
+    return b"\x88" + (2 + len(reason)).to_bytes(1, "big") + code.to_bytes(2, "big") + reason
+
+
+def event_of(name: bytes, data: bytes) -> bytes:
+    """Spell an event; JSON may have line breaks between its tokens, and each starts a line of its own."""
+    return b"event: %b\ndata: %b\n\n" % (name, b"\ndata: ".join(data.splitlines()))
+
+
+def chunk_of(data: bytes) -> bytes:
+    """Frame a chunk as RFC 9112 §7.1 has it."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
 class Watcher(Protocol):
-    """Where snapshots go: a connection. Neither of these waits for anything."""
+    """Where snapshots go: a connection. None of these waits for anything."""
 
     def push(self, job_id: str, snapshot: Snapshot) -> None:
         """Send a snapshot, or keep the newest until the connection takes more."""
 
     def tell(self, job_id: str, code: str, message: str) -> None:
         """Send an error about one job."""
+
+    def caught_up(self, job_id: str, *, ended: bool) -> None:
+        """Take that the job's record was read, and that the watcher has seen it."""
 
 
 class Watch:

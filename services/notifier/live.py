@@ -97,6 +97,8 @@ class Live:
             watch.answered = True
             if snapshot is None:
                 self._hub.absent(watch)
+            else:
+                watch.watcher.caught_up(job_id, ended=snapshot.ended)
 
     async def sweep(self) -> None:
         """Read what has gone silent, since silence itself is the sign of a gap; end what has expired."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
-from headway.contracts import DEFAULT_ATTEMPTS, JobReport, Verdict, encode, present
+from headway.contracts import DEFAULT_ATTEMPTS, JobReport, OneLine, Progress, Timestamp, Verdict, encode, present
 from headway.tokens import Pass
 
 GATE = (Path(__file__).parent / "gate.lua").read_bytes()
@@ -53,10 +54,12 @@ class Records:
         """
         reports = list(reports)
         answers = await self._call([_report(report) for report in reports])
-        return [
-            Verdict(report.job_id, bool(accepted), reason.decode() if reason else None, bool(cancel), bool(watched))
-            for report, (accepted, reason, cancel, watched) in zip(reports, answers, strict=True)
-        ]
+        return [_verdict(report.job_id, answer) for report, answer in zip(reports, answers, strict=True)]
+
+    async def progress(self, line: OneLine, job_ttl_s: float) -> Verdict:
+        """Pass a one-line report through the gate; the record tells what it does not. Raises as `apply`."""
+        (answer,) = await self._call([_progress(line, Timestamp.now(), job_ttl_s)])
+        return _verdict(line.job_id, answer)
 
     async def cancel(self, granted: Pass) -> bytes:
         """Cancel a job and return its snapshot: at once, or by request when a worker holds it; an ending stands."""
@@ -86,6 +89,11 @@ class Records:
             return list(await pipeline.execute(raise_on_error=False))
 
 
+def _verdict(job_id: UUID, answer: list[Any]) -> Verdict:
+    accepted, reason, cancel_requested, watched = answer
+    return Verdict(job_id, bool(accepted), reason.decode() if reason else None, bool(cancel_requested), bool(watched))
+
+
 def _report(report: JobReport) -> Call:
     """Spell a report as the gate's REPORTED fields."""
     return [
@@ -110,6 +118,24 @@ def _report(report: JobReport) -> Call:
         int(report.lease_until or 0),
         int(report.due_at or 0),
         int(report.expires_at),
+    ]
+
+
+def _progress(line: OneLine, now: Timestamp, job_ttl_s: float) -> Call:
+    """Spell a one-line report as the gate's PROGRESS fields."""
+    expires_at = now.after(job_ttl_s)
+    return [
+        channel(line.job_id),
+        "progress",
+        encode(line.job_id),
+        encode(line.kind),
+        encode("succeeded" if line.progress == 100 else "running"),
+        DEFAULT_ATTEMPTS,
+        encode(present(Progress(line.progress, 100, "%", line.message))),
+        math.floor(1000 * line.progress),
+        encode(now),
+        encode(expires_at),
+        int(expires_at),
     ]
 
 

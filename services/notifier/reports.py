@@ -1,18 +1,29 @@
-"""`POST /reports`: a batch of reports in, a verdict for each out."""
+"""What workers report: `POST /reports`, a batch in and a verdict for each out, and one-line reports as a URL."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import structlog
 from aiohttp import web
 from msgspec import Meta
 from redis.exceptions import RedisError
 
-from headway.contracts import BATCH_BYTES, REPORTS_PER_BATCH, RESULT_BYTES, JobReport, encode
+from headway.contracts import BATCH_BYTES, REPORTS_PER_BATCH, RESULT_BYTES, JobReport, OneLine, Verdict, encode
 from services.notifier import metrics
 from services.notifier.records import Records
-from services.problems import Unauthorized, Unavailable, Unprocessable, bearer, known_key, read_body, read_contract
+from services.problems import (
+    Unauthorized,
+    Unavailable,
+    Unprocessable,
+    bearer,
+    known_key,
+    read_body,
+    read_contract,
+    read_query,
+)
 from services.settings import WatchedFile
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -24,27 +35,51 @@ RETRY_AFTER_S = 1
 class Reports:
     """Takes what workers report."""
 
-    def __init__(self, records: Records, keys: WatchedFile[tuple[str, ...]]) -> None:
+    def __init__(self, records: Records, keys: WatchedFile[tuple[str, ...]], job_ttl_s: float) -> None:
         self._records = records
         self._keys = keys
+        self._job_ttl_s = job_ttl_s
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes of the internal listener."""
-        return [web.post("/reports", self.take)]
+        line = "/progress/{key}"
+        return [web.post("/reports", self.take), web.get(line, self.take_line), web.post(line, self.take_line)]
 
     async def take(self, request: web.Request) -> web.Response:
         """Pass a batch through the gate; any doubt about its outcome is a 503, and the worker sends it again."""
-        if not known_key(bearer(request), self._keys.value):
-            raise Unauthorized("Send one of the report keys: Authorization: Bearer <key>.")
+        self._authorize(bearer(request))
         reports = read_batch(await read_body(request, BATCH_BYTES))
-        try:
+        with _in_doubt(len(reports)):
             verdicts = await self._records.apply(reports)
-        except (RedisError, OSError) as error:
-            log.warning("reports_in_doubt", error=type(error).__name__, count=len(reports))
-            raise Unavailable("The records are away; send the batch again.", retry_after_s=RETRY_AFTER_S) from error
-        for verdict in verdicts:
-            metrics.REPORTS.labels(verdict.reason or "accepted").inc()
-        return web.Response(body=encode(verdicts), content_type="application/json")
+        return _tell(verdicts, verdicts)
+
+    async def take_line(self, request: web.Request) -> web.Response:
+        """Pass a report that is one URL through the gate, and answer its verdict."""
+        self._authorize(request.match_info["key"])
+        line = read_query(request, OneLine)
+        with _in_doubt(1):
+            verdict = await self._records.progress(line, self._job_ttl_s)
+        return _tell(verdict, [verdict])
+
+    def _authorize(self, key: str | None) -> None:
+        if not known_key(key, self._keys.value):
+            raise Unauthorized("Send one of the report keys: Authorization: Bearer <key>.")
+
+
+@contextmanager
+def _in_doubt(count: int) -> Iterator[None]:
+    """Answer 503 when nobody knows whether the reports were taken."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        log.warning("reports_in_doubt", error=type(error).__name__, count=count)
+        raise Unavailable("The records are away; report again.", retry_after_s=RETRY_AFTER_S) from error
+
+
+def _tell(body: Any, verdicts: Sequence[Verdict]) -> web.Response:
+    for verdict in verdicts:
+        metrics.REPORTS.labels(verdict.reason or "accepted").inc()
+    return web.Response(body=encode(body), content_type="application/json")
 
 
 def read_batch(body: bytes) -> list[JobReport]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from services.settings import Delay, Port, Seconds, Secret, Settings, Words
+from services.settings import Delay, Port, Positive, Seconds, Secret, Settings, Words
 
 
 class NotifierSettings(Settings, frozen=True, kw_only=True):
@@ -20,4 +20,8 @@ class NotifierSettings(Settings, frozen=True, kw_only=True):
     token_public_key_file: Path  # the public keys of whoever signs tokens, one PEM block after another
     silence_s: Seconds = 5  # a watched job unheard of for so long is read again
     ping_s: Seconds = 20  # below every proxy's idle time-out
+    max_connections: Positive = 20_000
+    max_watches: Positive = 1_000  # jobs on one connection
+    messages_per_s: Seconds = 100  # from one socket on average; as many watches as it may have come at once
+    first_message_s: Seconds = 10  # within which a socket asks for something
     drain_s: Delay = 10  # over which open connections are closed on SIGTERM

@@ -1,44 +1,41 @@
-"""WebSocket: any number of watched jobs on one connection, and no task, timer or queue of its own for any of them.
+"""WebSocket: any number of watched jobs on one connection.
 
-Snapshots bypass aiohttp's writer: the same ready frame goes to every transport, and nobody is awaited. A connection
-over its buffer limit keeps the newest snapshot of each job instead, and gets it once it drains.
+Snapshots bypass aiohttp's writer: the same ready frame goes to every connection, and nobody is awaited.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import Annotated
 from uuid import UUID
 
 import msgspec
 import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
-from msgspec import Meta, Struct
+from msgspec import Struct
 from redis.exceptions import RedisError
 
 from headway.contracts import Natural, Timestamp, decode
-from headway.tokens import CANCEL, InvalidToken, TokenVerifier, claimed_job
+from services.allowance import Allowance
 from services.notifier import metrics
-from services.notifier.hub import Snapshot, Watch, text_frame
-from services.notifier.live import Live
+from services.notifier.hub import Snapshot, close_frame, text_frame
 from services.notifier.records import Records
-from services.notifier.transports.access import RETRY_AFTER_S, presented_token
-from services.problems import Unavailable, check_origin
-from services.settings import WatchedFile
+from services.notifier.settings import NotifierSettings
+from services.notifier.transports.access import Access, Refused, Token, may_cancel, presented_token
+from services.notifier.transports.outlet import RETRY_AFTER_S, Outlets, Pipe
+from services.problems import Unavailable
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 MESSAGE_BYTES = 64 * 1024
-BUFFER_BYTES = 256 * 1024  # what may wait in a transport before its connection counts as slow
-FLUSH_S = 0.1
 PING = b"\x89\x00"
+SILENT_PINGS = 2.5  # a peer that says nothing for so many of them is gone
 
 
 class Request(Struct, frozen=True, forbid_unknown_fields=True):
     """What a client may ask: one of `watch`, `unwatch` and `cancel`."""
 
-    watch: Annotated[str, Meta(max_length=4096)] | None = None
+    watch: Token | None = None
     version: Natural | None = None
     unwatch: UUID | None = None
     cancel: UUID | None = None
@@ -46,180 +43,149 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if (self.watch, self.unwatch, self.cancel).count(None) != 2:
             raise ValueError("Expected one of `watch`, `unwatch` and `cancel`")
+        if self.version is not None and self.watch is None:
+            raise ValueError("Expected `version` beside `watch` only")
 
 
-class Connection:
+class Connection(Pipe):
     """One open socket."""
 
-    def __init__(self, socket: web.WebSocketResponse, transport: asyncio.Transport) -> None:
+    transport = "websocket"
+
+    def __init__(
+        self, socket: web.WebSocketResponse, connection: asyncio.Transport, settings: NotifierSettings
+    ) -> None:
+        super().__init__(connection)
         self.socket = socket
-        self.watches: dict[str, Watch] = {}
-        self.heard_at = time.monotonic()
-        self.behind: dict[str, Snapshot] = {}
-        self._transport = transport
+        self.asked = False  # whether it has sent anything that makes sense
+        self._heard_at = self._opened_at = now = time.monotonic()
+        self._settings = settings
+        # A page asks for all its jobs at once, and cancels and leaves them at once.
+        self._allowance = Allowance(settings.messages_per_s, settings.messages_per_s + 2 * settings.max_watches, now)
 
-    def push(self, job_id: str, snapshot: Snapshot) -> None:
-        """Write a snapshot, or keep it while the connection is slow."""
-        if self.slow():
-            self.behind[job_id] = snapshot
-        else:
-            self.write(snapshot.frame)
+    @property
+    def code(self) -> int:
+        """Tell how it closed."""
+        return int(self.socket.close_code or WSCloseCode.ABNORMAL_CLOSURE)
 
-    def tell(self, job_id: str | None, code: str, message: str) -> None:
-        """Write an error; who asks much and reads nothing is cut off."""
-        if self.slow():
-            self.abort()
-            return
-        about = {} if job_id is None else {"job_id": job_id}
-        self.write(text_frame(msgspec.json.encode({"error": {"code": code, "message": message, **about}})))
+    def hear(self) -> bool:
+        """Take that a message came; tell whether that was one too many."""
+        self._heard_at = now = time.monotonic()
+        return self._allowance.take(now) > 0
 
-    def slow(self) -> bool:
-        """Tell whether too much waits already."""
-        return self._transport.get_write_buffer_size() > BUFFER_BYTES
+    def spell(self, snapshot: Snapshot) -> bytes:
+        """Return a snapshot as a frame."""
+        return snapshot.frame
 
-    def write(self, frame: bytes) -> None:
+    def spell_error(self, error: dict[str, str]) -> bytes:
+        """Return an error as a frame."""
+        return text_frame(msgspec.json.encode({"error": error}))
+
+    def write(self, data: bytes) -> None:
         """Write a ready frame, unless the connection is closing: nothing may follow a close frame."""
-        if not (self.socket.closed or self._transport.is_closing()):
-            self._transport.write(frame)
+        if not self.socket.closed:
+            super().write(data)
 
-    def flush(self) -> None:
-        """Write what was kept, as far as the connection takes it."""
-        while self.behind and not self.slow():
-            job_id, snapshot = self.behind.popitem()
-            if job_id in self.watches:
-                self.write(snapshot.frame)
+    def beat(self) -> None:
+        """Ping the peer, or end the connection when it has been silent for too long."""
+        if time.monotonic() - self._heard_at > SILENT_PINGS * self._settings.ping_s:
+            self.abort()
+        else:
+            self.write(PING)
 
-    def abort(self) -> None:
-        """End the connection without a word: its peer is gone."""
-        self._transport.abort()
+    async def end(self) -> None:
+        """Close, since the service restarts."""
+        self.flush()
+        await self.socket.close(code=WSCloseCode.SERVICE_RESTART, message=b"restarting")
+
+    def check(self) -> None:
+        """End a connection that asks for nothing; one whose peer has left ends by itself."""
+        if not self.asked and time.monotonic() - self._opened_at > self._settings.first_message_s:
+            metrics.REFUSED.labels("first_message").inc()
+            self.write(close_frame(WSCloseCode.POLICY_VIOLATION, b"ask for something"))
+            self._connection.close()
+
+    async def refuse(self, limit: str, code: WSCloseCode, reason: str) -> None:
+        """Close, since the client asks for more than it may."""
+        metrics.REFUSED.labels(limit).inc()
+        await self.socket.close(code=code, message=reason.encode())
 
 
 class Sockets:
-    """Takes connections, hears what they ask, and closes them evenly when the service stops."""
+    """Takes sockets and hears what they ask."""
 
-    def __init__(self, live: Live, records: Records, verifier: WatchedFile[TokenVerifier],
-                 origins: tuple[str, ...], ping_s: float) -> None:  # fmt: skip
-        self._live = live
+    def __init__(self, outlets: Outlets, records: Records, access: Access, settings: NotifierSettings) -> None:
+        self._outlets = outlets
         self._records = records
-        self._verifier = verifier
-        self._origins = origins
-        self._ping_s = ping_s
-        self._open: set[Connection] = set()
-        self._draining = False
+        self._access = access
+        self._settings = settings
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes of the public listener."""
-        return [web.get("/live", self.connect)]
+        return [web.get("/live", self.connect, allow_head=False)]
 
     async def connect(self, request: web.Request) -> web.WebSocketResponse:
         """Serve one connection until it closes."""
-        check_origin(request, self._origins)
-        if self._draining:
+        if self._outlets.draining:
             raise Unavailable("This replica is stopping; connect again.", retry_after_s=RETRY_AFTER_S)
+        full = self._outlets.full
         socket = web.WebSocketResponse(compress=False, autoping=False, max_msg_size=16 * MESSAGE_BYTES)
         await socket.prepare(request)
-        transport = request.transport
-        if transport is None:
-            return socket  # gone while it was greeted
-        connection = Connection(socket, transport)
-        self._open.add(connection)
-        metrics.CONNECTIONS.labels("websocket").inc()
-        opened = time.monotonic()
-        log.info("connection_opened", transport="websocket", origin=request.headers.get("Origin"))
-        try:
-            connection.write(text_frame(b'{"hello":{"now":"%b"}}' % str(Timestamp.now()).encode()))
-            token = presented_token(request)
-            if token is not None:
-                self._watch(connection, token, None)
-            await self._hear(connection)
-        finally:
-            self._open.discard(connection)
-            for watch in connection.watches.values():
-                self._live.unwatch(watch)
-            metrics.CONNECTIONS.labels("websocket").dec()
-            duration_s = round(time.monotonic() - opened, 3)
-            log.info(
-                "connection_closed", transport="websocket", code=int(socket.close_code or 1006), duration_s=duration_s
-            )
+        if full:  # told behind the handshake, since a browser sees nothing of an answer before it
+            await socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=b"too many connections")
+        elif request.transport is not None:
+            connection = Connection(socket, request.transport, self._settings)
+            with self._outlets.open(connection, request):
+                await self._serve(connection, request)
         return socket
 
-    async def _hear(self, connection: Connection) -> None:
+    async def _serve(self, connection: Connection, request: web.Request) -> None:
+        connection.write(text_frame(b'{"hello":{"now":"%b"}}' % str(Timestamp.now()).encode()))
+        token = presented_token(request)
+        if token is not None:
+            self._watch(connection, token, None)
         async for message in connection.socket:
-            connection.heard_at = time.monotonic()
-            if message.type is WSMsgType.PING:
+            if connection.hear():
+                await connection.refuse("messages", WSCloseCode.POLICY_VIOLATION, "too many messages")
+            elif message.type is WSMsgType.PING:
                 await connection.socket.pong(message.data)
             elif message.type is WSMsgType.BINARY:
-                await connection.socket.close(code=WSCloseCode.UNSUPPORTED_DATA, message=b"send text")
+                await connection.refuse("binary", WSCloseCode.UNSUPPORTED_DATA, "send text")
             elif message.type is WSMsgType.TEXT and len(message.data) > MESSAGE_BYTES:
-                await connection.socket.close(code=WSCloseCode.MESSAGE_TOO_BIG, message=b"too big")
+                await connection.refuse("message_size", WSCloseCode.MESSAGE_TOO_BIG, "too big")
             elif message.type is WSMsgType.TEXT:
-                try:
-                    asked = decode(message.data, Request)
-                except msgspec.DecodeError as error:
-                    connection.tell(None, "invalid", str(error))
-                else:
-                    await self._serve(connection, asked)
+                await self._take(connection, message.data)
 
-    async def _serve(self, connection: Connection, asked: Request) -> None:
+    async def _take(self, connection: Connection, text: str) -> None:
+        try:
+            asked = decode(text, Request)
+        except msgspec.DecodeError as error:
+            connection.tell(None, "invalid", str(error))
+            return
         if asked.watch is not None:
             self._watch(connection, asked.watch, asked.version)
         elif asked.unwatch is not None:
-            watch = connection.watches.pop(str(asked.unwatch), None)
-            if watch is not None:
-                self._live.unwatch(watch)
+            self._outlets.unwatch(connection, str(asked.unwatch))
         else:
             await self._cancel(connection, str(asked.cancel))
 
     def _watch(self, connection: Connection, token: str, version: int | None) -> None:
-        try:
-            granted = self._verifier.value.verify(token)
-        except InvalidToken as error:
-            job_id = error.job_id or claimed_job(token)  # the client has many tokens: tell it which one is wrong
-            connection.tell(None if job_id is None else str(job_id), error.code, str(error))
+        granted = self._access.grant(token)
+        if isinstance(granted, Refused):
+            connection.tell(granted.job_id, granted.error.code, str(granted.error))
             return
-        watch = Watch(connection, granted, version)
-        connection.watches[watch.job_id] = watch
-        connection.behind.pop(watch.job_id, None)
-        self._live.watch(watch)
+        connection.asked = True
+        connection.behind.pop(str(granted.job_id), None)
+        self._outlets.watch(connection, granted, version)
 
     async def _cancel(self, connection: Connection, job_id: str) -> None:
         watch = connection.watches.get(job_id)
         if watch is None:
             connection.tell(job_id, "not_watched", "Watch the job first: its token says whether you may cancel it.")
-        elif CANCEL not in watch.granted.scope or watch.granted.expired(Timestamp.now()):
+        elif not may_cancel(watch.granted) or watch.granted.expired(Timestamp.now()):
             connection.tell(job_id, "forbidden", "The token does not allow to cancel.")
         else:
             try:
                 await self._records.cancel(watch.granted)
             except (RedisError, OSError):
                 connection.tell(job_id, "unavailable", "The records are away; try again.")
-
-    async def sweep(self) -> None:
-        """Flush slow connections often; ping all of them, and end the dead, now and then."""
-        pinged_at = time.monotonic()
-        while True:
-            await asyncio.sleep(FLUSH_S)
-            for connection in [one for one in self._open if one.behind]:
-                connection.flush()
-            now = time.monotonic()
-            if now - pinged_at >= self._ping_s:
-                pinged_at = now
-                for connection in list(self._open):
-                    if now - connection.heard_at > 2.5 * self._ping_s:
-                        connection.abort()
-                    else:
-                        connection.write(PING)
-
-    async def drain(self, seconds: float) -> None:
-        """Refuse new connections, and close the open ones evenly over that time, so that others take them up evenly."""
-        self._draining = True
-        connections = list(self._open)
-        async with asyncio.TaskGroup() as closing:
-            for connection in connections:
-                closing.create_task(self._close(connection))
-                await asyncio.sleep(seconds / len(connections))
-
-    @staticmethod
-    async def _close(connection: Connection) -> None:
-        connection.flush()
-        await connection.socket.close(code=WSCloseCode.SERVICE_RESTART, message=b"restarting")

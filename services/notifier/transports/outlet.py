@@ -1,0 +1,225 @@
+"""Where snapshots go: open connections of every transport, counted, swept and closed by one house.
+
+There is no task, timer or queue of its own for any of them. A pipe is written to directly, awaiting nothing; over its
+buffer limit it keeps the newest snapshot of each job instead, and gets it once it drains.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+import structlog
+from aiohttp import web
+
+from headway.tokens import Pass
+from services.notifier import metrics
+from services.notifier.hub import Snapshot, Watch
+from services.notifier.live import Live
+from services.notifier.settings import NotifierSettings
+from services.problems import Unavailable
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+BUFFER_BYTES = 256 * 1024  # what may wait in a transport before its connection counts as slow
+FLUSH_S = 0.1
+TICK_S = 1.0
+RETRY_AFTER_S = 2
+
+
+class Outlet(ABC):
+    """One open connection; none of its methods but `end` waits for anything, and not all have something to do."""
+
+    transport: ClassVar[str]
+    lasting: ClassVar[bool] = True  # whether its opening and its closing are told apart
+
+    def __init__(self, connection: asyncio.Transport) -> None:
+        self.watches: dict[str, Watch] = {}
+        self._connection = connection
+
+    @property
+    def gone(self) -> bool:
+        """Tell whether the other side has left."""
+        return self._connection.is_closing()
+
+    @property
+    def code(self) -> int | None:
+        """Tell how it closed, where the transport has a code for that."""
+        return None
+
+    @abstractmethod
+    def push(self, job_id: str, snapshot: Snapshot) -> None:
+        """Take a newer snapshot of a job."""
+
+    @abstractmethod
+    def tell(self, job_id: str | None, code: str, message: str) -> None:
+        """Take an error about one job, or about what was asked."""
+
+    def caught_up(self, job_id: str, *, ended: bool) -> None:  # noqa: B027
+        """Take that the job's record was read, and has nothing newer now."""
+
+    def flush(self) -> None:  # noqa: B027
+        """Write what was kept, as far as the connection takes it."""
+
+    def beat(self) -> None:  # noqa: B027
+        """Show that this side lives, and see whether the other does."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Let go of a connection whose other side has left."""
+
+    @abstractmethod
+    async def end(self) -> None:
+        """Close, since the service restarts."""
+
+
+class Pipe(Outlet):
+    """An outlet that bytes are written to for as long as it is open."""
+
+    def __init__(self, connection: asyncio.Transport) -> None:
+        super().__init__(connection)
+        self.behind: dict[str, Snapshot] = {}
+
+    @abstractmethod
+    def spell(self, snapshot: Snapshot) -> bytes:
+        """Return the bytes that show a snapshot here, made once for all connections of this kind."""
+
+    @abstractmethod
+    def spell_error(self, error: dict[str, str]) -> bytes:
+        """Return the bytes that tell an error here."""
+
+    def sent(self, job_id: str, snapshot: Snapshot) -> None:
+        """Take that a snapshot was written."""
+
+    def push(self, job_id: str, snapshot: Snapshot) -> None:
+        """Write a snapshot, or keep it while the connection is slow."""
+        if self.slow():
+            self.behind[job_id] = snapshot
+        else:
+            self.write(self.spell(snapshot))
+            self.sent(job_id, snapshot)
+
+    def tell(self, job_id: str | None, code: str, message: str) -> None:
+        """Write an error; who asks much and reads nothing is cut off."""
+        if self.slow():
+            self.abort()
+        else:
+            self.write(self.spell_error(problem(job_id, code, message)))
+
+    def slow(self) -> bool:
+        """Tell whether too much waits already."""
+        return self._connection.get_write_buffer_size() > BUFFER_BYTES
+
+    def write(self, data: bytes) -> None:
+        """Write ready bytes, unless the connection is closing."""
+        if not self._connection.is_closing():
+            self._connection.write(data)
+
+    def flush(self) -> None:
+        """Write what was kept, as far as the connection takes it."""
+        while self.behind and not self.slow():
+            job_id, snapshot = self.behind.popitem()
+            if job_id in self.watches:
+                self.write(self.spell(snapshot))
+                self.sent(job_id, snapshot)
+
+    def abort(self) -> None:
+        """End the connection without a word."""
+        self._connection.abort()
+
+
+def problem(job_id: str | None, code: str, message: str) -> dict[str, str]:
+    """Spell an error as every transport tells it."""
+    return {"code": code, "message": message} | ({} if job_id is None else {"job_id": job_id})
+
+
+class Outlets:
+    """All open connections of this replica."""
+
+    def __init__(self, live: Live, settings: NotifierSettings) -> None:
+        self._live = live
+        self._settings = settings
+        self._open: set[Outlet] = set()
+        self.draining = False
+
+    @property
+    def full(self) -> bool:
+        """Tell whether there is no room for another connection; one that asks is counted as refused."""
+        full = len(self._open) >= self._settings.max_connections
+        if full:
+            metrics.REFUSED.labels("connections").inc()
+        return full
+
+    def make_room(self) -> None:
+        """Refuse a request that would hold a connection open when there are too many."""
+        if self.full:
+            raise Unavailable(
+                "Too many connections are open; try again.", code="overloaded", retry_after_s=RETRY_AFTER_S
+            )
+
+    @contextmanager
+    def open(self, outlet: Outlet, request: web.Request) -> Iterator[None]:
+        """Serve an outlet for the length of the block."""
+        self._open.add(outlet)
+        metrics.CONNECTIONS.labels(outlet.transport).inc()
+        opened = time.monotonic()
+        logged = log.bind(transport=outlet.transport, origin=request.headers.get("Origin"))
+        if outlet.lasting:
+            logged.info("connection_opened")
+        try:
+            yield
+        finally:
+            self._open.discard(outlet)
+            for watch in outlet.watches.values():
+                self._live.unwatch(watch)
+            metrics.CONNECTIONS.labels(outlet.transport).dec()
+            if outlet.lasting:
+                logged.info("connection_closed", code=outlet.code, duration_s=round(time.monotonic() - opened, 3))
+
+    def watch(self, outlet: Outlet, granted: Pass, version: int | None) -> None:
+        """Begin a watch for an outlet, unless it has too many."""
+        watch = Watch(outlet, granted, version)
+        if watch.job_id not in outlet.watches and len(outlet.watches) >= self._settings.max_watches:
+            metrics.REFUSED.labels("watches").inc()
+            most = self._settings.max_watches
+            outlet.tell(watch.job_id, "too_many_watches", f"One connection may watch {most} jobs.")
+            return
+        outlet.watches[watch.job_id] = watch
+        self._live.watch(watch)
+
+    def unwatch(self, outlet: Outlet, job_id: str) -> None:
+        """End a watch of an outlet, if it has that."""
+        watch = outlet.watches.pop(job_id, None)
+        if watch is not None:
+            self._live.unwatch(watch)
+
+    async def sweep(self) -> None:
+        """Flush slow connections often, see after all every second, and give a sign of life now and then."""
+        ticked_at = beaten_at = time.monotonic()
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            for outlet in list(self._open):
+                outlet.flush()
+            now = time.monotonic()
+            if now - ticked_at < TICK_S:
+                continue
+            ticked_at = now
+            for outlet in list(self._open):
+                outlet.check()
+            if now - beaten_at >= self._settings.ping_s:
+                beaten_at = now
+                for outlet in list(self._open):
+                    outlet.beat()
+
+    async def drain(self) -> None:
+        """Refuse new connections, and close the open ones evenly over `drain_s`, so that others take them up evenly."""
+        self.draining = True
+        outlets = list(self._open)
+        async with asyncio.TaskGroup() as closing:
+            for outlet in outlets:
+                closing.create_task(outlet.end())
+                await asyncio.sleep(self._settings.drain_s / len(outlets))

@@ -1,0 +1,17 @@
+"""`GET /openapi.yaml`: what a service's public HTTP takes and answers, as a program reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aiohttp import web
+
+
+def description(path: Path) -> web.RouteDef:
+    """Return the route that serves an OpenAPI document, read once."""
+    text = path.read_text()
+
+    async def describe(_request: web.Request) -> web.Response:
+        return web.Response(text=text, content_type="application/yaml", headers={"Cache-Control": "no-cache"})
+
+    return web.get("/openapi.yaml", describe)

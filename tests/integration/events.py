@@ -1,0 +1,43 @@
+"""Reading server-sent events as a browser does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+
+@dataclass
+class Event:
+    """One block of a stream."""
+
+    name: str | None = None
+    id: str | None = None
+    data: Any = None
+    retry: int | None = None
+    comment: str | None = None
+
+
+async def events(response: aiohttp.ClientResponse) -> AsyncIterator[Event]:
+    """Yield the blocks of a stream, comments and hints too."""
+    event, data = Event(), []
+    async for raw in response.content:
+        name, _, value = raw.decode().rstrip("\n").partition(":")
+        value = value.removeprefix(" ")
+        if not name and not value:
+            event.data = json.loads("\n".join(data)) if data else None
+            yield event
+            event, data = Event(), []
+        elif not name:
+            event.comment = value
+        elif name == "data":
+            data.append(value)
+        elif name == "event":
+            event.name = value
+        elif name == "id":
+            event.id = value
+        elif name == "retry":
+            event.retry = int(value)
