@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 
 from dev.environment import ROOT
 from headway.contracts import Timestamp
-from headway.tokens import Pass, TokenSigner
+from headway.tokens import Pass, TokenSigner, make_keys
 from tests.waiting import free_ports, wait_until
 
 ORIGIN = "http://page.example"
@@ -33,6 +33,7 @@ class Notifier:
     report_key: str
     signer: TokenSigner
     session: aiohttp.ClientSession
+    process: asyncio.subprocess.Process
 
     def token(self, job_id: str, *, scope: str = "watch cancel", ttl_s: float = 60, kind: str = "k") -> str:
         """Sign a token for a job."""
@@ -72,18 +73,15 @@ def report(job_id: str, sequence: int, **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-async def notifier(stores: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Notifier]:
-    """Run a notifier for this module."""
-    from headway.tokens import make_keys
-
-    keys: Path = tmp_path_factory.mktemp("keys")
+@asynccontextmanager
+async def running_notifier(stores: dict[str, str], keys: Path, **settings: str) -> AsyncIterator[Notifier]:
+    """Run a notifier until the block ends, or until the test has stopped it."""
     make_keys(keys)
     port, internal = free_ports(2)
     env = {
         **os.environ, "NOTIFIER_PORT": str(port), "NOTIFIER_INTERNAL_PORT": str(internal), "BIND_HOST": "127.0.0.1",
         "REDIS_URL": stores["REDIS_URL"], "REPORT_KEY_FILE": str(keys / "report.key"), "ALLOWED_ORIGINS": ORIGIN,
-        "TOKEN_PUBLIC_KEY_FILE": str(keys / "token.pub.pem"), "SILENCE_S": "0.5", "DRAIN_S": "0.2",
+        "TOKEN_PUBLIC_KEY_FILE": str(keys / "token.pub.pem"), "SILENCE_S": "0.5", "DRAIN_S": "0.2", **settings,
     }  # fmt: skip
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "services.notifier", cwd=ROOT, env=env)
     async with aiohttp.ClientSession() as session:
@@ -98,9 +96,17 @@ async def notifier(stores: dict[str, str], tmp_path_factory: pytest.TempPathFact
 
         await wait_until(ready, 30)
         signer = TokenSigner((keys / "token.pem").read_text())
-        yield Notifier(public, base, (keys / "report.key").read_text().strip(), signer, session)
-        process.terminate()
+        yield Notifier(public, base, (keys / "report.key").read_text().strip(), signer, session, process)
+        if process.returncode is None:
+            process.terminate()
         assert await asyncio.wait_for(process.wait(), 20) == 0
+
+
+@pytest.fixture(scope="module")
+async def notifier(stores: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Notifier]:
+    """Run a notifier for this module."""
+    async with running_notifier(stores, tmp_path_factory.mktemp("keys")) as notifier:
+        yield notifier
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from uuid import UUID
 
 import msgspec
@@ -29,6 +30,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 MESSAGE_BYTES = 64 * 1024
 PING = b"\x89\x00"
+CLOSE_S = 3.0
 SILENT_PINGS = 2.5  # a peer that says nothing for so many of them is gone
 
 
@@ -96,7 +98,7 @@ class Connection(Pipe):
     async def end(self) -> None:
         """Close, since the service restarts."""
         self.flush()
-        await self.socket.close(code=WSCloseCode.SERVICE_RESTART, message=b"restarting")
+        await self._close(WSCloseCode.SERVICE_RESTART, b"restarting")
 
     def check(self) -> None:
         """End a connection that asks for nothing; one whose peer has left ends by itself."""
@@ -108,7 +110,14 @@ class Connection(Pipe):
     async def refuse(self, limit: str, code: WSCloseCode, reason: str) -> None:
         """Close, since the client asks for more than it may."""
         metrics.REFUSED.labels(limit).inc()
-        await self.socket.close(code=code, message=reason.encode())
+        await self._close(code, reason.encode())
+
+    async def _close(self, code: WSCloseCode, reason: bytes) -> None:
+        """Close, and wait for the peer to agree; one that reads nothing never does."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self.socket.close(code=code, message=reason)
+        self.abort()
 
 
 class Sockets:
@@ -164,6 +173,7 @@ class Sockets:
             return
         if asked.watch is not None:
             self._watch(connection, asked.watch, asked.version)
+            await asyncio.sleep(0)  # a signature takes a quarter of a millisecond, and others are waiting
         elif asked.unwatch is not None:
             self._outlets.unwatch(connection, str(asked.unwatch))
         else:
