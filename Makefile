@@ -12,13 +12,16 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help up test check format lock clean node browser
+.PHONY: help up demo test check format lock clean node browser
 
 help: ## List what make can do
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
 
 up: $(VENV)/.local $(AZURITE) ## Run everything on this machine until Ctrl-C; settings come from the environment
 	@$(RUN) -m dev.up
+
+demo: $(VENV)/.local $(AZURITE) ## Show a handful of jobs in this terminal, in a system of its own
+	@$(RUN) -m dev.demo
 
 test: browser $(VENV)/.test $(AZURITE) ## Run all tests; ARGS="..." goes to pytest, BROWSER=none leaves the browser out
 	$(RUN) -m pytest $(if $(filter none,$(BROWSER)),-m "not browser") $(ARGS)

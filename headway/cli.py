@@ -1,49 +1,133 @@
-"""The `headway` command."""
+"""The `headway` command.
+
+What talks to a service is imported when it is asked for: `token` and `keys` need neither aiohttp nor rich.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from uuid import UUID
 
-from headway.contracts import Timestamp
+import msgspec
+
+from headway.contracts import Json, Timestamp, decode
+from headway.links import LOCAL_URL, Link
 from headway.tokens import CANCEL, WATCH, Pass, TokenSigner, make_keys
 
 LOCAL_KEY = ".headway/keys/token.pem"
 WEEK_S = 7 * 86_400
+EPILOG = "Exit codes: 0 succeeded, 1 failed or could not be done, 2 called wrongly, 130 cancelled or interrupted."
+LINK = "a link to a job, or - to read links from stdin"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 could not be done, 2 called wrongly."""
+    """Run one command and return its exit code: 0 done, 1 could not be done, 2 called wrongly, 130 cancelled."""
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        return options.run(options) or 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read has seen enough; what is still to be flushed goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except ModuleNotFoundError as missing:
+        print(f"headway: {missing.name} is not installed: pip install 'headway[cli]'", file=sys.stderr)
     except (OSError, ValueError, OverflowError) as error:
         print(f"headway: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="headway", description="Background jobs, watched live.")
+    parser = argparse.ArgumentParser(prog="headway", description="Background jobs, watched live.", epilog=EPILOG)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_submit(commands.add_parser("submit", help="submit a job and print its link, or watch it", epilog=EPILOG))
+    _add_linked(commands.add_parser("watch", help="watch jobs until their ends", epilog=EPILOG), "watch", "+")
+    _add_linked(commands.add_parser("cancel", help="cancel a job"), "cancel", 1)
+    _add_token(commands.add_parser("token", help="print a token to watch a job with"))
 
-    token = commands.add_parser("token", help="print a token to watch a job with")
+    keys = commands.add_parser("keys", help="make the keys that a folder is missing")
+    keys.add_argument("directory", type=Path, metavar="FOLDER")
+    keys.set_defaults(run=lambda options: make_keys(options.directory))
+    return parser
+
+
+def _add_submit(submit: argparse.ArgumentParser) -> None:
+    submit.add_argument("kind", metavar="KIND")
+    submit.add_argument("--payload", type=_payload, metavar="JSON", help="JSON, @FILE, or @- for stdin (default: {})")
+    submit.add_argument("--delay", type=float, default=0, metavar="SECONDS", help="how long to wait before the start")
+    submit.add_argument("--max-attempts", type=int, metavar="N")
+    submit.add_argument("--timeout", type=float, metavar="SECONDS", help="how long an attempt may take")
+    submit.add_argument("--idempotency-key", metavar="KEY", help="the same submission with it is the same job")
+    submit.add_argument("--watch", action="store_true", help="watch it to its end instead of printing its link")
+    submit.add_argument("--json", action="store_true", help="print the receipt, or each snapshot, as a line of JSON")
+    submit.add_argument("--url", type=_url, default=os.environ.get("HEADWAY_URL") or LOCAL_URL,
+                        help="the submitter (default: $HEADWAY_URL, or %(default)s)")  # fmt: skip
+    submit.add_argument("--api-key-file", type=Path, metavar="FILE", help="the API key (default: $HEADWAY_API_KEY)")
+    submit.set_defaults(run=_command("submit"))
+
+
+def _add_linked(parser: argparse.ArgumentParser, name: str, count: str | int) -> None:
+    parser.add_argument("links", nargs=count, metavar="LINK", help=LINK)
+    parser.add_argument("--token-stdin", action="store_true",
+                        help="read the token of a link that has none from stdin (default: $HEADWAY_TOKEN)")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print each snapshot as a line of JSON")
+
+    def run(options: argparse.Namespace) -> int:
+        try:
+            options.links = _links(options.links, token_stdin=options.token_stdin)
+        except ValueError as error:
+            parser.error(str(error))
+        return _command(name)(options)
+
+    parser.set_defaults(run=run)
+
+
+def _add_token(token: argparse.ArgumentParser) -> None:
     token.add_argument("job_id", type=UUID, metavar="JOB_ID")
     token.add_argument("--kind", default="countdown", help="the job's kind (default: %(default)s)")
     token.add_argument("--watch-only", action="store_true", help="a token that may not cancel, for sharing")
     token.add_argument("--ttl", type=float, default=WEEK_S, metavar="SECONDS", help="how long it is valid (7 days)")
     token.add_argument("--key", type=Path, default=os.environ.get("TOKEN_KEY_FILE", LOCAL_KEY), metavar="FILE",
                        help="the private key (default: $TOKEN_KEY_FILE, or %(default)s)")  # fmt: skip
+    token.add_argument("--link", type=_url, metavar="URL", help="print a link to the job's page at this submitter")
     token.set_defaults(run=_token)
 
-    keys = commands.add_parser("keys", help="make the keys that a folder is missing")
-    keys.add_argument("directory", type=Path, metavar="FOLDER")
-    keys.set_defaults(run=lambda options: make_keys(options.directory))
-    return parser
+
+def _command(name: str) -> Callable[[argparse.Namespace], int]:
+    def run(options: argparse.Namespace) -> int:
+        from headway import commands
+
+        return commands.run(getattr(commands, name), options)
+
+    return run
+
+
+def _payload(text: str) -> Json:
+    try:
+        if text.startswith("@"):
+            text = sys.stdin.read() if text == "@-" else Path(text[1:]).read_text()
+        decode(text, Json)
+    except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return Json(text.encode())
+
+
+def _url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"expected an http(s) address, not {text!r}")
+    return text.rstrip("/")
+
+
+def _links(texts: Sequence[str], *, token_stdin: bool) -> list[Link]:
+    """Read the links; ValueError says what is wrong with them."""
+    if token_stdin and "-" in texts:
+        raise ValueError("stdin can have links or a token, not both")
+    token = sys.stdin.read() if token_stdin else os.environ.get("HEADWAY_TOKEN")
+    return [Link.parse(link, token) for text in texts for link in (sys.stdin.read().split() if text == "-" else [text])]
 
 
 def _token(options: argparse.Namespace) -> None:
@@ -55,4 +139,5 @@ def _token(options: argparse.Namespace) -> None:
         expires_at=now.after(options.ttl),
         scope=frozenset({WATCH} if options.watch_only else {WATCH, CANCEL}),
     )
-    print(TokenSigner(options.key.read_text()).sign(granted))
+    token = TokenSigner(options.key.read_text()).sign(granted)
+    print(token if options.link is None else f"{options.link}/jobs/{options.job_id}#{token}")

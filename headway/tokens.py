@@ -84,6 +84,11 @@ class TokenSigner:
         """Return the token for this pass."""
         return jwt.encode(granted.claims(), self._key, ALGORITHM, headers=self._headers)
 
+    @property
+    def public_pem(self) -> str:
+        """The public half of the key."""
+        return self._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
 
 class TokenVerifier:
     """Verifies tokens against a set of public keys."""

@@ -202,10 +202,3 @@ def known_key(presented: str | None, keys: tuple[str, ...]) -> bool:
     given = (presented or "").encode(errors="surrogateescape")  # a header may hold any byte
     matches = [hmac.compare_digest(given, key.encode()) for key in keys]  # all of them, whichever it is
     return any(matches)
-
-
-def check_origin(request: web.Request, allowed: tuple[str, ...]) -> None:
-    """Refuse a request that names an Origin which is not allowed; none is fine."""
-    origin = request.headers.get("Origin")
-    if origin is not None and origin not in allowed:
-        raise Forbidden("This Origin is not allowed.")

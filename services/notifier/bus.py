@@ -21,7 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from services.backoff import full_jitter_s
+from headway.backoff import full_jitter_s
 from services.notifier import metrics
 from services.notifier.records import PREFIX, channel
 

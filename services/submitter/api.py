@@ -9,18 +9,12 @@ from azure.core.exceptions import AzureError
 from headway.contracts import encode, encode_message
 from headway.tokens import TokenSigner
 from services.azure_queue import JobQueue
-from services.problems import (
-    Forbidden,
-    Unauthorized,
-    Unavailable,
-    UnsupportedType,
-    bearer,
-    check_origin,
-    known_key,
-    read_body,
-)
+from services.problems import Forbidden, Unavailable, UnsupportedType, read_body
 from services.settings import WatchedFile
 from services.submitter import metrics
+from services.submitter.callers import Callers
+from services.submitter.idempotency import identify, read_key
+from services.submitter.links import Links
 from services.submitter.settings import SubmitterSettings
 from services.submitter.submission import BODY_BYTES, Accepted, accept, read_form, read_json
 
@@ -34,12 +28,13 @@ RETRY_AFTER_S = 2
 class Api:
     """Takes submissions."""
 
-    def __init__(self, settings: SubmitterSettings, queue: JobQueue, signer: WatchedFile[TokenSigner],
-                 keys: WatchedFile[tuple[str, ...]] | None) -> None:  # fmt: skip
-        self._settings = settings
+    def __init__(self, settings: SubmitterSettings, links: Links, queue: JobQueue, signer: WatchedFile[TokenSigner],
+                 callers: Callers) -> None:  # fmt: skip
+        self._job_ttl_s = settings.job_ttl_s
+        self._links = links
         self._queue = queue
         self._signer = signer
-        self._keys = keys
+        self._callers = callers
 
     def routes(self) -> list[web.RouteDef]:
         """Return the API's routes."""
@@ -48,26 +43,17 @@ class Api:
     async def submit(self, request: web.Request) -> web.Response:
         """Take one submission: a form is sent on to the job's page, JSON is answered 202 with links and a token."""
         form = request.content_type == FORM
-        self._authorize(request, form=form)
+        if form and "Origin" not in request.headers:
+            raise Forbidden("A form must name its Origin.", code="origin_not_allowed")
+        caller = self._callers.admit(request)
         if not form and request.content_type != JSON:
             raise UnsupportedType(f"Send {JSON} or {FORM}.")
+        key = read_key(request)
         body = await read_body(request, BODY_BYTES)
-        accepted = accept(read_form(body) if form else read_json(body), self._settings.job_ttl_s)
+        submission = read_form(body) if form else read_json(body)
+        accepted = accept(submission, self._job_ttl_s, identify(submission, caller, key))
         await self._enqueue(accepted)
-        token = self._signer.value.sign(accepted.granted)
-        path = f"/jobs/{accepted.message.id}"
-        if form:
-            return web.Response(status=303, headers={"Location": f"{path}#{token}", "Cache-Control": "no-store"})
-        receipt = {"id": accepted.message.id, "status": "queued", "token": token, "links": self._links(path, token)}
-        headers = {"Location": path, "Cache-Control": "no-store"}
-        return web.Response(status=202, body=encode(receipt), content_type=JSON, headers=headers)
-
-    def _authorize(self, request: web.Request, *, form: bool) -> None:
-        check_origin(request, self._settings.origins)
-        if form and "Origin" not in request.headers:
-            raise Forbidden("A form must name its Origin.")
-        if self._keys is not None and not known_key(bearer(request), self._keys.value):
-            raise Unauthorized("Send one of the API keys: Authorization: Bearer <key>.")
+        return self._answer(accepted, form=form)
 
     async def _enqueue(self, accepted: Accepted) -> None:
         message = accepted.message
@@ -80,13 +66,12 @@ class Api:
         metrics.SUBMITTED.labels("accepted").inc()
         log.info("job_submitted", job_id=str(message.id), kind=message.kind)
 
-    def _links(self, path: str, token: str) -> dict[str, str]:
-        live_url = self._settings.live_url.rstrip("/")
-        live = f"{live_url}/live{path}"
-        return {
-            "page": f"{self._settings.submitter_url.rstrip('/')}{path}#{token}",
-            "live": live,
-            "events": f"{live}/events",
-            "socket": f"ws{live_url.removeprefix('http')}/live",
-            "cancel": f"{live}/cancel",
-        }
+    def _answer(self, accepted: Accepted, *, form: bool) -> web.Response:
+        job_id = accepted.message.id
+        token = self._signer.value.sign(accepted.granted)
+        path = f"/jobs/{job_id}"
+        if form:
+            return web.Response(status=303, headers={"Location": f"{path}#{token}", "Cache-Control": "no-store"})
+        receipt = {"id": job_id, "status": "queued", "token": token, "links": self._links.to(job_id, token)}
+        headers = {"Location": path, "Cache-Control": "no-store"}
+        return web.Response(status=202, body=encode(receipt), content_type=JSON, headers=headers)

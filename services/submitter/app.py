@@ -4,23 +4,47 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
-from headway.tokens import TokenSigner
+from headway.tokens import TokenSigner, TokenVerifier
 from services.azure_queue import JobQueue
 from services.chassis import Service
+from services.cors import Origins
+from services.openapi import description
 from services.settings import WatchedFile, read_keys
 from services.submitter.api import Api
-from services.submitter.pages import Pages
+from services.submitter.callers import Callers
+from services.submitter.links import Links
+from services.submitter.pages import FOR_EVERYONE, Pages
 from services.submitter.settings import SubmitterSettings
+from services.submitter.sharing import Sharing
+
+OPENAPI = Path(__file__).parent / "openapi.yaml"
 
 
 @asynccontextmanager
 async def submitter(settings: SubmitterSettings) -> AsyncIterator[Service]:
     """Open the submitter's resources and hand its parts to the chassis."""
+    links = Links(settings)
     signer = WatchedFile(settings.token_key_file, TokenSigner)
     keys = None if settings.submitter_api_keys is None else WatchedFile(settings.submitter_api_keys, read_keys)
     async with JobQueue.connect(
         settings.queue_connection_string, settings.queue_name, settings.queue_api_version
     ) as queue:
-        api = Api(settings, queue, signer, keys)
-        yield Service(public=[*Pages(settings).routes(), *api.routes()], public_port=settings.port)
+        parts = (
+            Pages(links),
+            Api(settings, links, queue, signer, Callers(settings, keys)),
+            Sharing(links, signer, _verifier(settings)),
+        )
+        yield Service(
+            public=[*(route for part in parts for route in part.routes()), description(OPENAPI)],
+            public_port=settings.port,
+            origins=Origins(settings.origins, everyone=FOR_EVERYONE),
+        )
+
+
+def _verifier(settings: SubmitterSettings) -> WatchedFile[TokenVerifier]:
+    """Watch the public keys, or else the public half of the signing key: all that is verified here was signed here."""
+    if settings.token_public_key_file is not None:
+        return WatchedFile(settings.token_public_key_file, TokenVerifier)
+    return WatchedFile(settings.token_key_file, lambda pem: TokenVerifier(TokenSigner(pem).public_pem))

@@ -1,77 +1,103 @@
-"""The pages: static files, the same for every job, and the one line of script that names the notifier."""
+"""The pages and what they load: static files, the same for every job.
+
+What has a stable URL is asked for again each time and mostly answered 304. Below `/assets/<digest>/` the same files
+never change; `Content-Location` tells the digest, which is of all of them, since modules import each other.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import msgspec
 from aiohttp import web
 
+from headway.contracts import encode
+from services.access import named_job
 from services.problems import NotFound
-from services.submitter.settings import SubmitterSettings
+from services.submitter.assets import Asset, Assets, loadable
+from services.submitter.links import Links
 
-PAGES = Path(__file__).parent / "pages"
-CLIENT = Path(__file__).parents[2] / "clients" / "browser"
-TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+YEAR_S = 31_536_000
+FOR_EVERYONE = ("/assets/{name}", "/assets/{digest}/{name}")  # pages of every origin may load these
 
 
 class Pages:
-    """Serves the home page, the job's page and what they load."""
+    """Serves the home page, the job's page, and what they load."""
 
-    def __init__(self, settings: SubmitterSettings) -> None:
-        self._live_url = settings.live_url.rstrip("/")
-        files = [path for folder in (PAGES, CLIENT) for path in folder.iterdir() if path.suffix in TYPES]
-        self._files = {path.name: path for path in files}
+    def __init__(self, links: Links) -> None:
+        self._links = links
+        self._assets = Assets(links.live_url)
+        self._headers = _headers(links)
 
     def routes(self) -> list[web.RouteDef]:
         """Return the pages' routes."""
         return [
             web.get("/", self.home),
             web.get("/jobs/{id}", self.job),
-            web.get("/assets/live-url.js", self.live_url),
             web.get("/assets/{name}", self.asset),
+            web.get("/assets/{digest}/{name}", self.pinned),
         ]
 
-    async def home(self, _request: web.Request) -> web.Response:
+    async def home(self, request: web.Request) -> web.Response:
         """Serve the page with the button."""
-        return self._serve("index.html")
+        return self._page(request, "index.html")
 
-    async def job(self, _request: web.Request) -> web.Response:
-        """Serve the job's page, which reads the token behind the `#` and watches by itself."""
-        return self._serve("job.html")
-
-    async def live_url(self, _request: web.Request) -> web.Response:
-        """Tell the page's script where the notifier is."""
-        script = f"export const liveUrl = {msgspec.json.encode(self._live_url).decode()};\n"
-        return self._respond(script.encode(), TYPES[".js"])
+    async def job(self, request: web.Request) -> web.Response:
+        """Serve the job's page, which reads the token behind the `#` and watches by itself; a program gets links."""
+        accepted = request.headers.get("Accept", "")
+        if "application/json" not in accepted or "text/html" in accepted:
+            return self._page(request, "job.html")
+        job_id = named_job(request)
+        body = encode({"id": job_id, "links": self._links.to(job_id)})
+        headers = {"Cache-Control": "no-cache", "Vary": "Accept"}
+        return web.Response(body=body, content_type="application/json", headers=headers)
 
     async def asset(self, request: web.Request) -> web.Response:
-        """Serve what the pages load."""
+        """Serve what pages load, and tell where it stays as it is."""
+        release, name = self._assets.current(), request.match_info["name"]
+        return self._load(request, release.files, {"Content-Location": f"/assets/{release.digest}/{name}"})
+
+    async def pinned(self, request: web.Request) -> web.Response:
+        """Serve what pages load, as it is for ever."""
+        release = self._assets.current()
+        files = release.files if request.match_info["digest"] == release.digest else {}
+        return self._load(request, files, {"Cache-Control": f"public, max-age={YEAR_S}, immutable"})
+
+    def _page(self, request: web.Request, name: str) -> web.Response:
+        return self._serve(request, self._assets.current().files[name], self._headers)
+
+    def _load(self, request: web.Request, files: dict[str, Asset], headers: dict[str, str]) -> web.Response:
         name = request.match_info["name"]
-        if name not in self._files or name.endswith(".html"):
+        if name not in files or not loadable(name):
             raise NotFound("There is no such file.")
-        return self._serve(name)
+        return self._serve(request, files[name], {"Cross-Origin-Resource-Policy": "cross-origin", **headers})
 
-    def _serve(self, name: str) -> web.Response:
-        path = self._files[name]
-        return self._respond(path.read_bytes(), TYPES[path.suffix])
-
-    def _respond(self, body: bytes, content_type: str) -> web.Response:
-        response = web.Response(body=body, content_type=content_type, charset="utf-8", headers=self._headers())
-        response.enable_compression()
+    @staticmethod
+    def _serve(request: web.Request, asset: Asset, headers: dict[str, str]) -> web.Response:
+        compressed = "gzip" in request.headers.get("Accept-Encoding", "")
+        tags = (asset.digest, f"{asset.digest}-gzip")
+        response = web.Response(headers={"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff", **headers})
+        response.headers.add("Vary", "Accept-Encoding")
+        response.etag = tags[compressed]
+        if any(tag.value in (*tags, "*") for tag in request.if_none_match or ()):
+            response.set_status(304)
+            return response
+        response.body = asset.compressed if compressed else asset.body
+        response.content_type = asset.content_type
+        if asset.content_type.startswith("text/"):
+            response.charset = "utf-8"
+        if compressed:
+            response.headers["Content-Encoding"] = "gzip"
         return response
 
-    def _headers(self) -> dict[str, str]:
-        live = f"{self._live_url} ws{self._live_url.removeprefix('http')}"
-        return {
-            "Content-Security-Policy": (
-                "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-                f"connect-src 'self' {live}; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-            ),
-            "Cache-Control": "no-cache",
-            "Cross-Origin-Opener-Policy": "same-origin",
-            "Cross-Origin-Resource-Policy": "same-origin",
-            "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-            "Referrer-Policy": "same-origin",  # with no-referrer a form's own Origin would be `null`
-            "X-Content-Type-Options": "nosniff",
-        }
+
+def _headers(links: Links) -> dict[str, str]:
+    """Return the headers of a page; `Vary` since a program gets something else at a job's address."""
+    return {
+        "Content-Security-Policy": (
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self' "
+            f"{links.live_url} {links.socket_url}; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        ),
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+        "Referrer-Policy": "same-origin",  # with no-referrer a form's own Origin would be `null`
+        "Vary": "Accept",
+    }

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from services.settings import Port, Secret, Settings, Words
+from msgspec import Meta
+
+from services.settings import Port, Positive, Seconds, Secret, Settings, Words
 
 
 class SubmitterSettings(Settings, frozen=True, kw_only=True):
@@ -20,7 +22,11 @@ class SubmitterSettings(Settings, frozen=True, kw_only=True):
     allowed_origins: Words = ()  # besides the submitter's own
     submitter_open: bool = False  # anyone may submit: for local use and behind an authenticating proxy
     submitter_api_keys: Path | None = None  # a file of keys, one a line
+    submit_rate: Seconds = 100  # submissions a second from one caller on average
+    submit_burst: Positive = 1_000  # and at once
+    forwarded_hops: Annotated[int, Meta(ge=0)] = 0  # proxies in front that append to X-Forwarded-For
     token_key_file: Path
+    token_public_key_file: Path | None = None  # the notifier's; else the public half of the key above
     queue_connection_string: Secret
     queue_name: str = "jobs"
     queue_api_version: str = "2025-11-05"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated
 from urllib.parse import parse_qsl
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import msgspec
 from msgspec import Meta, Struct
@@ -48,31 +48,39 @@ class Accepted(Struct, frozen=True, kw_only=True):
 
 def read_json(body: bytes) -> Submission:
     """Read a JSON submission; a Problem names what does not fit."""
-    submission = read_contract(body, Submission)
+    return _limited(read_contract(body, Submission))
+
+
+def read_form(body: bytes) -> Submission:
+    """Read a form's submission: the same fields, `payload` as JSON text; an empty field is one that is not there."""
+    try:
+        given = dict(parse_qsl(body.decode(), strict_parsing=bool(body), errors="strict", max_num_fields=8))
+    except ValueError as error:
+        raise Malformed("The body is not a form.") from error
+    fields = given | ({"payload": _json_text(given["payload"])} if "payload" in given else {})
+    try:
+        return _limited(msgspec.convert(fields, Submission, strict=False))
+    except msgspec.ValidationError as error:
+        raise Unprocessable.at(error) from error
+
+
+def _json_text(text: str) -> Json:
+    try:
+        return decode(text, Json)
+    except msgspec.DecodeError as error:
+        raise Unprocessable("The payload is not JSON.", field="payload") from error
+
+
+def _limited(submission: Submission) -> Submission:
     if len(submission.payload) > PAYLOAD_BYTES:
         raise TooLarge(f"The payload is larger than {PAYLOAD_BYTES} bytes.", field="payload")
     return submission
 
 
-def read_form(body: bytes) -> Submission:
-    """Read a form's submission: `kind`, and `payload` as JSON text."""
-    try:
-        fields = dict(parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=bool(body), max_num_fields=8))
-    except ValueError as error:
-        raise Malformed("The body is not a form.") from error
-    payload = fields.pop("payload", "") or "{}"
-    try:
-        decode(payload, Json)
-    except msgspec.DecodeError as error:
-        raise Unprocessable("The payload is not JSON.", field="payload") from error
-    return read_json(msgspec.json.encode({**fields, "payload": Json(payload.encode())}))
-
-
-def accept(submission: Submission, job_ttl_s: float) -> Accepted:
+def accept(submission: Submission, job_ttl_s: float, job_id: UUID) -> Accepted:
     """Make a job of a submission."""
     if submission.delay_s >= job_ttl_s:
         raise Unprocessable("Expected a delay shorter than a job lives.", field="delay_s")
-    job_id: UUID = uuid4()
     now = Timestamp.now()
     delay_s = math.ceil(submission.delay_s)  # the queue counts whole seconds
     message = JobMessage(

@@ -15,8 +15,8 @@ import aiohttp
 import msgspec
 import structlog
 
+from headway.backoff import full_jitter_s
 from headway.contracts import BATCH_BYTES, REPORTS_PER_BATCH, JobReport, Verdict, decode, encode
-from services.backoff import full_jitter_s
 from services.settings import WatchedFile
 from services.worker import metrics
 from services.worker.stream import Stream

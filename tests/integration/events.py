@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,16 +21,16 @@ class Event:
     comment: str | None = None
 
 
-async def events(response: aiohttp.ClientResponse) -> AsyncIterator[Event]:
+async def events(response: aiohttp.ClientResponse) -> AsyncGenerator[Event, None]:
     """Yield the blocks of a stream, comments and hints too."""
-    event, data = Event(), []
+    event, data = Event(), list[str]()
     async for raw in response.content:
         name, _, value = raw.decode().rstrip("\n").partition(":")
         value = value.removeprefix(" ")
         if not name and not value:
             event.data = json.loads("\n".join(data)) if data else None
             yield event
-            event, data = Event(), []
+            event, data = Event(), list[str]()
         elif not name:
             event.comment = value
         elif name == "data":

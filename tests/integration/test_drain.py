@@ -7,6 +7,7 @@ import uuid
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from tests.integration.conftest import Notifier, running_notifier
 from tests.integration.events import Event, events
@@ -59,12 +60,11 @@ async def test_a_drain_sends_everyone_away_evenly(stores: dict[str, str], tmp_pa
         notifier.process.terminate()
         await asyncio.wait(sockets, return_when=asyncio.FIRST_COMPLETED)
 
-        try:
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refusal:
             await notifier.session.ws_connect(f"{notifier.public}/live")
-        except aiohttp.WSServerHandshakeError as refusal:
-            assert refusal.status == 503
-            assert refusal.headers is not None
-            assert int(refusal.headers["Retry-After"]) > 0
+        assert refusal.value.status == 503
+        assert refusal.value.headers is not None
+        assert int(refusal.value.headers["Retry-After"]) > 0
         late = await read(notifier)
         assert [event.retry is not None for event in late] == [True]
         assert await hold(notifier) == 304

@@ -61,7 +61,8 @@ async def test_repeated_and_reordered_lines_move_nothing_back(notifier: Notifier
 async def test_lines_keep_the_generation_and_the_attempts_of_the_record(notifier: Notifier, redis: Redis) -> None:
     """A line knows nothing of these, so the record's stand; a record that another message holds refuses it."""
     job_id = str(uuid.uuid4())
-    (verdict,) = await notifier.report(report(job_id, 1, generation=3, message_id="progress", attempt=2, max_attempts=7))
+    again = {"generation": 3, "message_id": "progress", "attempt": 2, "max_attempts": 7}
+    (verdict,) = await notifier.report(report(job_id, 1, **again))
     assert verdict["accepted"]
     assert (await tell(notifier, job_id, 50))[1]["accepted"]
     shown = await snapshot(notifier, job_id)

@@ -205,8 +205,10 @@ async def test_a_reader_that_stops_reading_gets_the_ending_once_it_reads_again(
     assert len(seen) < 400
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b'{"watch": []}', b'{"watch": [1]}', b'{"watch": [{"version": 1}]}',
-                                  b'{"watch": ["a"], "x": 1}', b'{"watch": [{"watch": "a", "version": -1}]}'])  # fmt: skip
+@pytest.mark.parametrize("body", [
+    b"", b"[]", b'{"watch": []}', b'{"watch": [1]}', b'{"watch": [{"version": 1}]}', b'{"watch": ["a"], "x": 1}',
+    b'{"watch": [{"watch": "a", "version": -1}]}',
+])  # fmt: skip
 @pytest.mark.parametrize("path", ["/live/events", "/live/jobs"])
 async def test_a_body_that_does_not_fit_is_told_why(notifier: Notifier, path: str, body: bytes) -> None:
     """A body without tokens in their places is refused, naming the field."""

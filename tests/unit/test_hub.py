@@ -40,6 +40,9 @@ class FakeWatcher:
     def tell(self, job_id: str, code: str, message: str) -> None:
         self.told.append((job_id, code))
 
+    def caught_up(self, job_id: str, *, ended: bool) -> None:
+        raise AssertionError("the hub does not read")
+
 
 def snapshot(version: int, status: JobStatus = "running", result: bytes = b"null") -> Snapshot:
     """Return a snapshot as the gate publishes it."""

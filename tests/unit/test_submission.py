@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 from typing import Any
 from urllib.parse import urlencode
+from uuid import UUID
 
 import msgspec
 import pytest
 
 from headway.contracts import PAYLOAD_BYTES, Timestamp, decode_message, encode_message
 from services.problems import Malformed, Problem, TooLarge, Unprocessable
-from services.submitter.submission import BODY_BYTES, Accepted, accept, read_form, read_json
+from services.submitter.submission import BODY_BYTES, Accepted, Submission, accept, read_form, read_json
 
 WEEK_S = 7 * 86_400
+ID = UUID("d4c0ffee-0000-4000-8000-000000000001")
 
 
 def submitted(**fields: Any) -> Accepted:
     """Submit as JSON."""
-    return accept(read_json(msgspec.json.encode({"kind": "test", **fields})), WEEK_S)
+    return accept(read_json(msgspec.json.encode({"kind": "test", **fields})), WEEK_S, ID)
 
 
 def test_a_kind_is_enough() -> None:
@@ -43,15 +45,10 @@ def test_the_submitter_may_watch_and_cancel_what_it_submitted() -> None:
     assert granted.scope == {"watch", "cancel"}
 
 
-def test_two_submissions_are_two_jobs() -> None:
-    """Nothing is taken for the same by itself."""
-    assert submitted().message.id != submitted().message.id
-
-
 def test_everything_asked_for_is_carried() -> None:
     """Payload, attempts, time-out and delay arrive; the payload as it was written."""
     text = b'{"kind":"k","payload": [ 1.0, 12345678901234567 ] ,"delay_s":90,"max_attempts":2,"timeout_s":0.5}'
-    accepted = accept(read_json(text), WEEK_S)
+    accepted = accept(read_json(text), WEEK_S, ID)
     message = accepted.message
     assert bytes(message.payload).strip() == b"[ 1.0, 12345678901234567 ]"
     assert (message.max_attempts, message.timeout_s, accepted.delay_s) == (2, 0.5, 90)
@@ -98,7 +95,7 @@ def test_what_does_not_fit_is_a_problem_that_names_the_field(
 ) -> None:
     """Every wrong submission is refused with its status, and with the field where one is to blame."""
     with pytest.raises(Problem) as refused:
-        accept(read_json(body), WEEK_S)
+        accept(read_json(body), WEEK_S, ID)
     assert (type(refused.value), refused.value.field) == (kind, field)
 
 
@@ -118,7 +115,7 @@ def test_a_delay_shorter_than_the_job_s_life_is_taken() -> None:
     """The limit is the job's own life, as it is set."""
     assert submitted(delay_s=WEEK_S - 1).delay_s == WEEK_S - 1
     with pytest.raises(Unprocessable):
-        accept(read_json(b'{"kind":"test","delay_s":60}'), 60)
+        accept(read_json(b'{"kind":"test","delay_s":60}'), 60, ID)
 
 
 @pytest.mark.parametrize("delay_s", [0.2, 0.5, 1.4])
@@ -135,10 +132,17 @@ def test_a_job_never_starts_before_its_delay(delay_s: float) -> None:
         ({"kind": "résumé & more", "payload": '{"a": [1.0]}'}, "résumé & more", b'{"a": [1.0]}'),
     ],
 )
-def test_a_form_says_the_same_as_json(fields: dict[str, str], kind: str, payload: bytes) -> None:
+def test_a_form_s_payload_is_json_text(fields: dict[str, str], kind: str, payload: bytes) -> None:
     """A form's `payload` is JSON text, kept as it was written."""
     submission = read_form(urlencode(fields).encode())
     assert (submission.kind, bytes(submission.payload)) == (kind, payload)
+
+
+def test_a_form_says_the_same_as_json() -> None:
+    """Numbers are text in a form, and an empty field is one that nobody filled in."""
+    submission = read_form(b"kind=test&delay_s=1.5&max_attempts=2&timeout_s=60")
+    assert submission == Submission(kind="test", delay_s=1.5, max_attempts=2, timeout_s=60)
+    assert read_form(b"kind=test&payload=&delay_s=&max_attempts=&timeout_s=") == Submission(kind="test")
 
 
 @pytest.mark.parametrize(
@@ -148,6 +152,15 @@ def test_a_form_says_the_same_as_json(fields: dict[str, str], kind: str, payload
         (b"payload=1", Unprocessable, "kind"),
         (b"kind=", Unprocessable, "kind"),
         (b"kind=test&colour=red", Unprocessable, "colour"),
+        (b"kind=test&delay_s=soon", Unprocessable, "delay_s"),
+        (b"kind=test&delay_s=-1", Unprocessable, "delay_s"),
+        (b"kind=test&delay_s=nan", Unprocessable, "delay_s"),
+        (b"kind=test&delay_s=inf", Unprocessable, "delay_s"),
+        (b"kind=test&delay_s=1e400", Unprocessable, "delay_s"),
+        (b"kind=test&delay_s=1_000", Unprocessable, "delay_s"),
+        (b"kind=test&max_attempts=1.5", Unprocessable, "max_attempts"),
+        (b"kind=test&max_attempts=%s" % (b"9" * 5000), Unprocessable, "max_attempts"),
+        (b"kind=test&timeout_s=0", Unprocessable, "timeout_s"),
         (b"kind=test&payload=%7B", Unprocessable, "payload"),
         (b"kind=test&payload=%22%01%22", Unprocessable, "payload"),
         (b"kind=test&payload=" + b"1" * (33 * 1024), TooLarge, "payload"),

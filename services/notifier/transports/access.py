@@ -14,8 +14,9 @@ from redis.exceptions import RedisError
 
 from headway.contracts import Natural
 from headway.tokens import CANCEL, InvalidToken, Pass, TokenVerifier, claimed_job
+from services.access import granted_for
 from services.notifier.transports.outlet import problem
-from services.problems import Forbidden, NotFound, Unauthorized, Unavailable, bearer, read_body, read_contract
+from services.problems import Forbidden, Unauthorized, Unavailable, bearer, read_body, read_contract
 from services.settings import WatchedFile
 
 RETRY_AFTER_S = 1
@@ -72,18 +73,7 @@ class Access:
 
     def granted_for(self, request: web.Request, *, scope: str | None = None) -> Pass:
         """Return the pass for the job that the path names; a Problem when the token does not open it so far."""
-        token = presented_token(request)
-        if token is None:
-            raise Unauthorized("Send the job's token: Authorization: Bearer <token>.")
-        try:
-            job_id = UUID(request.match_info["id"])
-        except ValueError as error:
-            raise NotFound("The path does not name a job: expected a UUID.", field="id") from error
-        granted = self.grant(token)
-        if isinstance(granted, Refused):
-            raise Unauthorized(str(granted.error), code=granted.error.code)
-        if granted.job_id != job_id:
-            raise Forbidden("The token is for another job.")
+        granted = granted_for(request, presented_token(request), self._verifier.value)
         if scope is not None and scope not in granted.scope:
             raise Forbidden(f"The token does not allow to {scope}.")
         return granted

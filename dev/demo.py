@@ -1,0 +1,102 @@
+"""`make demo`: a system of its own on free ports, a handful of jobs, and somebody who gets in their way."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from dev.environment import LOCAL, POLL_S, PORTS, ROOT
+from headway.client import Client, Receipt
+from headway.commands import display_for
+from headway.lines import Display
+
+READY = "Headway is ready"
+JOBS: tuple[tuple[str, Any, float], ...] = (
+    ("thumbnails", {"photos": 60}, 0),
+    ("crawl", {"pages": 40}, 0),
+    ("import", {"rows": 60}, 0),
+    ("video", None, 0),
+    ("countdown", {"steps": 10, "delay_s": 0.3}, 6),
+)
+
+
+class Demo:
+    """The jobs, and what is done to them on the way."""
+
+    def __init__(self, client: Client, folder: Path) -> None:
+        self._client = client
+        self._folder = folder
+        self._trouble = {"thumbnails": (50, self._kill_worker), "video": (2, self._cancel)}
+
+    async def run(self) -> None:
+        """Submit the jobs and show them to their ends."""
+        receipts = {kind: await self._client.submit(kind, payload, delay_s=delay) for kind, payload, delay in JOBS}
+        for kind, receipt in receipts.items():
+            print(f"{kind:10} {receipt.link}")
+        with display_for(as_json=False) as display:
+            await asyncio.gather(*(self._follow(kind, receipt, display) for kind, receipt in receipts.items()))
+
+    async def _follow(self, kind: str, receipt: Receipt, display: Display) -> None:
+        async for job in self._client.watch(receipt):
+            display.show(job)
+            percent, act = self._trouble.get(kind, (101, None))
+            if act is not None and job.progress is not None and (job.progress.percent or 0) >= percent:
+                del self._trouble[kind]
+                await act(receipt)
+
+    async def _kill_worker(self, _receipt: Receipt) -> None:
+        print("kill -9 $(cat pid/worker): its jobs begin again when their leases end, in three seconds", flush=True)
+        os.kill(int((self._folder / "pid/worker").read_text()), signal.SIGKILL)
+
+    async def _cancel(self, receipt: Receipt) -> None:
+        print("headway cancel: the video is not needed any more", flush=True)
+        await self._client.cancel(receipt)
+
+
+@asynccontextmanager
+async def system(folder: Path) -> AsyncIterator[str]:
+    """Run the whole system until the block ends; yield the submitter's URL."""
+    with ExitStack() as held:
+        free = [held.enter_context(socket.create_server((LOCAL, 0))).getsockname()[1] for _ in PORTS]
+    ports = dict(zip(PORTS, map(str, free), strict=True))
+    env = {**os.environ, **ports, "HEADWAY_DIR": str(folder), "LEASE_S": "3",
+           "WORKER_JOBS": "services.worker.jobs,dev.demo_jobs"}  # fmt: skip
+    log = folder / "output"
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "dev.up", cwd=ROOT, env=env, stdout=output, stderr=output
+        )
+    try:
+        while READY not in log.read_text(errors="replace"):
+            if process.returncode is not None:
+                raise SystemExit(f"The system did not start:\n{log.read_text(errors='replace')}")
+            await asyncio.sleep(POLL_S)
+        yield f"http://{LOCAL}:{ports['SUBMITTER_PORT']}"
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGINT)
+        await process.wait()
+
+
+async def main() -> None:
+    """Show it."""
+    print("Starting Azurite, Valkey, submitter, worker and notifier on free ports", flush=True)
+    with TemporaryDirectory(prefix="headway-demo-") as folder:
+        async with system(Path(folder)) as url, Client(url) as client:
+            await Demo(client, Path(folder)).run()
+    print("Everything is stopped and removed. `make up` runs it for you to try: see README.md.")
+
+
+if __name__ == "__main__":
+    try:
+        asyncio.run(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

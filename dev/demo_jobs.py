@@ -1,0 +1,43 @@
+"""The jobs of `make demo`: one of each kind of progress and ending."""
+
+import asyncio
+import itertools
+from typing import Any
+
+from headway import JobContext, job
+
+
+@job("thumbnails")
+async def thumbnails(ctx: JobContext, payload: dict[str, int]) -> dict[str, int]:
+    """Show how many of its files are done."""
+    async for number in ctx.track(range(payload["photos"]), message="Resizing", unit="photos"):
+        ctx.progress(number, payload["photos"], f"Resizing photo-{number:03}.jpg", unit="photos")
+        await asyncio.sleep(0.1)
+    return {"resized": payload["photos"]}
+
+
+@job("crawl")
+async def crawl(ctx: JobContext, payload: dict[str, int]) -> str:
+    """Show what is done when nobody knows of how much."""
+    for pages in itertools.count(1):
+        ctx.progress(pages, message=f"https://example.com/{pages}", unit="pages")
+        await asyncio.sleep(0.15)
+        if pages == payload["pages"]:
+            break
+    return f"Found {payload['pages']} pages"
+
+
+@job("import")
+async def import_rows(ctx: JobContext, payload: dict[str, int]) -> None:
+    """Fail in the middle."""
+    async for row in ctx.track(range(payload["rows"]), message="Importing", unit="rows"):
+        await asyncio.sleep(0.05)
+        if row == payload["rows"] * 2 // 3:
+            raise ValueError(f"row {row}: 'twelve' is no number")
+
+
+@job("video")
+async def video(ctx: JobContext, _payload: Any) -> None:
+    """Take long enough for somebody to think better of it."""
+    async for _ in ctx.track(range(10_000), message="Encoding", unit="frames"):
+        await asyncio.sleep(0.005)

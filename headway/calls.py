@@ -1,0 +1,104 @@
+"""One HTTP request as a good client makes it: what is lost or refused for the moment is sent again, for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Mapping
+
+import aiohttp
+import msgspec
+from msgspec import Struct
+
+from headway.backoff import full_jitter_s
+from headway.contracts import decode
+from headway.tokens import InvalidToken
+
+log = logging.getLogger("headway.client")
+
+BUSY = frozenset({429, 502, 503, 504})  # what a proxy or a service answers that will soon be well again
+BACKOFF_BASE_S, BACKOFF_CAP_S = 0.25, 10.0
+TIMEOUT_S = 15.0
+LASTING = 3  # failures in a row, from which on it is worth a word
+
+
+class Problem(Exception):  # noqa: N818 - the term of RFC 9457
+    """A service refuses, and says why: `code` is stable, `detail` for people, `field` what does not fit."""
+
+    def __init__(self, status: int | None, code: str, detail: str, field: str | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.field = field
+
+    def __str__(self) -> str:
+        return f"{self.detail} ({self.field})" if self.field and self.field not in self.detail else self.detail
+
+
+class Unreachable(ConnectionError):  # noqa: N818
+    """Nobody answered, for as long as the client's patience lasts."""
+
+
+class _Told(Struct):
+    code: str
+    detail: str
+    field: str | None = None
+
+
+async def call(session: aiohttp.ClientSession, method: str, url: str, *, patience_s: float, token: str | None = None,
+               headers: Mapping[str, str] | None = None, body: bytes | None = None,
+               timeout_s: float = TIMEOUT_S) -> bytes:  # fmt: skip
+    """Send a request until it is answered; return the answer's body, which is empty for a 304.
+
+    Raises:
+        Problem, InvalidToken: it is refused.
+        Unreachable: nobody answers within `patience_s`.
+    """
+    bearer = {} if token is None else {"Authorization": f"Bearer {token}"}
+    timeout = aiohttp.ClientTimeout(total=timeout_s)
+    clock = asyncio.get_running_loop().time
+    give_up_at = clock() + patience_s
+    for failures in itertools.count(1):
+        trouble: Exception
+        least_s = 0.0
+        try:
+            async with session.request(method, url, headers={**bearer, **(headers or {})}, data=body, timeout=timeout,
+                                       allow_redirects=False) as response:  # fmt: skip
+                text = await response.read()
+            if response.status < 300 or response.status == 304:
+                return text
+            trouble = refusal(response.status, text)
+            if response.status not in BUSY:
+                raise trouble
+            least_s = _retry_after_s(response.headers.get("Retry-After", ""))
+        except (aiohttp.ClientError, OSError) as error:  # a TimeoutError is one
+            trouble = Unreachable(f"{url} does not answer: {error or type(error).__name__}")
+        wait_s = least_s + full_jitter_s(failures, BACKOFF_BASE_S, BACKOFF_CAP_S)
+        if clock() + wait_s > give_up_at:
+            raise trouble
+        if failures == LASTING:
+            log.warning("%s; still trying", trouble)
+        await asyncio.sleep(wait_s)
+    raise AssertionError("unreachable")
+
+
+def refusal(status: int | None, text: bytes) -> Problem | InvalidToken:
+    """Read a problem+json; whatever else has answered is told by its status."""
+    try:
+        told = decode(text, _Told)
+    except msgspec.DecodeError:
+        told = _Told("unexpected", f"The server answered {status} without saying why.")
+    return trouble_of(status, told.code, told.detail, told.field)
+
+
+def trouble_of(status: int | None, code: str, detail: str, field: str | None = None) -> Problem | InvalidToken:
+    """Make the exception for a code."""
+    if code in ("invalid_token", "token_expired"):
+        return InvalidToken(code, detail)
+    return Problem(status, code, detail, field)
+
+
+def _retry_after_s(text: str) -> float:
+    return float(text) if text.isdecimal() else 0.0

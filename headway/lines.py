@@ -1,0 +1,96 @@
+"""Jobs as text: one line for each change, for people without a terminal and, as JSON, for programs."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Protocol
+from uuid import UUID
+
+from headway.contracts import NULL, JobSnapshot, ProgressSnapshot, encode, shortened
+
+RESULT_CHARACTERS = 200
+
+
+class Display(Protocol):
+    """Where the snapshots of watched jobs are shown."""
+
+    def __enter__(self) -> Display:
+        """Begin to show."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:  # fmt: skip
+        """Leave the last state visible."""
+
+    def show(self, job: JobSnapshot) -> None:
+        """Show a newer snapshot of a job."""
+
+
+class Lines:
+    """Prints a line for each change of a job."""
+
+    def __init__(self) -> None:
+        self._last: dict[UUID, str] = {}
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Everything has been printed."""
+
+    def show(self, job: JobSnapshot) -> None:
+        """Print the job's line, unless it is the same as before."""
+        line = self.line(job)
+        if line != self._last.get(job.id):
+            self._last[job.id] = line
+            print(line, flush=True)
+
+    def line(self, job: JobSnapshot) -> str:
+        """Write a job's state in one line."""
+        return line(job)
+
+
+class JsonLines(Lines):
+    """Prints each snapshot as a line of JSON."""
+
+    def line(self, job: JobSnapshot) -> str:
+        """Write a snapshot as the wire has it."""
+        return encode(job).decode()
+
+
+def line(job: JobSnapshot) -> str:
+    """Write a job's state in one line."""
+    parts = (f"{job.kind} {job.id} {status(job)}", amount(job.progress), attempt(job), message(job))
+    return printable(", ".join(part for part in parts if part))
+
+
+def status(job: JobSnapshot) -> str:
+    """Name a job's status, and that its end was asked for."""
+    return "cancelling" if job.cancel_requested and job.finished_at is None else job.status
+
+
+def amount(progress: ProgressSnapshot | None) -> str:
+    """Write how far a job is: a percentage, or how much is done when nobody knows of how much."""
+    if progress is None:
+        return ""
+    if progress.percent is not None:
+        return f"{int(progress.percent)} %"
+    return f"{progress.current:g} {progress.unit or ''}".rstrip()
+
+
+def attempt(job: JobSnapshot) -> str:
+    """Write which attempt this is, from the second on."""
+    return f"attempt {job.attempt} of {job.max_attempts}" if job.attempt > 1 else ""
+
+
+def message(job: JobSnapshot) -> str:
+    """Write what a person wants to know: the error or the result at the end, before that what the job says."""
+    if job.error is not None:
+        return f"{job.error.type}: {job.error.message}"
+    if job.result != NULL:
+        return shortened(bytes(job.result).decode(), RESULT_CHARACTERS)
+    return (job.progress.message if job.progress is not None else None) or ""
+
+
+def printable(text: str) -> str:
+    """Take out what could write elsewhere on a terminal: a job's text is anybody's."""
+    return "".join(character if character.isprintable() else " " for character in text)

@@ -1,0 +1,32 @@
+"""What the path and the token of a request open: a job, or a Problem that says why not."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from aiohttp import web
+
+from headway.tokens import InvalidToken, Pass, TokenVerifier
+from services.problems import Forbidden, NotFound, Unauthorized
+
+
+def named_job(request: web.Request) -> UUID:
+    """Return the id of the job that the path names."""
+    try:
+        return UUID(request.match_info["id"])
+    except ValueError as error:
+        raise NotFound("The path does not name a job: expected a UUID.", field="id") from error
+
+
+def granted_for(request: web.Request, token: str | None, verifier: TokenVerifier) -> Pass:
+    """Return what a token grants for the job that the path names."""
+    if token is None:
+        raise Unauthorized("Send the job's token: Authorization: Bearer <token>.")
+    job_id = named_job(request)
+    try:
+        granted = verifier.verify(token)
+    except InvalidToken as error:
+        raise Unauthorized(str(error), code=error.code) from error
+    if granted.job_id != job_id:
+        raise Forbidden("The token is for another job.")
+    return granted

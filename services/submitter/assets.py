@@ -1,0 +1,86 @@
+"""The files that browsers load, kept in memory, and read again when one of them has changed."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+HERE = Path(__file__).parent
+FOLDERS = (HERE / "pages", HERE.parents[1] / "clients" / "browser")
+TYPES = {
+    ".css": "text/css",
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}
+
+
+class Asset(Struct, frozen=True):
+    """One file, as it is and compressed; the digest is of its content."""
+
+    content_type: str
+    body: bytes
+    compressed: bytes
+    digest: str
+
+    @classmethod
+    def of(cls, suffix: str, body: bytes) -> Asset:
+        """Make the asset of a file's content."""
+        return cls(TYPES[suffix], body, gzip.compress(body, mtime=0), _digest(body))
+
+
+class Release(Struct, frozen=True):
+    """The files as they are at one time; the digest is of all that pages load, so that they fit each other."""
+
+    files: dict[str, Asset]
+    digest: str
+
+    @classmethod
+    def of(cls, files: dict[str, Asset]) -> Release:
+        """Make a release of these files."""
+        loaded = sorted((name, asset.digest) for name, asset in files.items() if loadable(name))
+        return cls(files, _digest(msgspec.json.encode(loaded)))
+
+
+class Assets:
+    """The pages, what they load, the browser client, and the line of script that names the notifier."""
+
+    def __init__(self, live_url: str) -> None:
+        script = b"export const liveUrl = %b;\n" % msgspec.json.encode(live_url)
+        self._made = {"live-url.js": Asset.of(".js", script)}
+        self._stamps = _stamps()
+        self._release = self._read()
+
+    def current(self) -> Release:
+        """Return the files as they are now; while one of them is being replaced, as they were before."""
+        with suppress(FileNotFoundError):
+            stamps = _stamps()
+            if stamps != self._stamps:
+                self._release = self._read()
+                self._stamps = stamps
+        return self._release
+
+    def _read(self) -> Release:
+        return Release.of({path.name: Asset.of(path.suffix, path.read_bytes()) for path in _paths()} | self._made)
+
+
+def loadable(name: str) -> bool:
+    """Tell whether a file is one that pages load, not a page."""
+    return not name.endswith(".html")
+
+
+def _paths() -> list[Path]:
+    return [path for folder in FOLDERS for path in folder.iterdir() if path.suffix in TYPES]
+
+
+def _stamps() -> dict[Path, tuple[int, int]]:
+    return {path: (status.st_mtime_ns, status.st_ino) for path in _paths() for status in [path.stat()]}
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -1,0 +1,28 @@
+"""Where a job can be seen, watched and cancelled: `LIVE_URL` and `SUBMITTER_URL` as links."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from services.submitter.settings import SubmitterSettings
+
+
+class Links:
+    """Makes the links to jobs."""
+
+    def __init__(self, settings: SubmitterSettings) -> None:
+        self.live_url = settings.live_url.rstrip("/")
+        self.socket_url = f"ws{self.live_url.removeprefix('http')}"
+        self._submitter_url = settings.submitter_url.rstrip("/")
+
+    def to(self, job_id: UUID, token: str | None = None) -> dict[str, str]:
+        """Return the links to a job, with the token behind the page's `#` if there is one."""
+        path = f"/jobs/{job_id}"
+        live = f"{self.live_url}/live{path}"
+        return {
+            "page": f"{self._submitter_url}{path}" + (f"#{token}" if token else ""),
+            "live": live,
+            "events": f"{live}/events",
+            "socket": f"{self.socket_url}/live",
+            "cancel": f"{live}/cancel",
+        }

@@ -1,0 +1,50 @@
+"""`POST /jobs/{id}/token`: from a job's token to one that may only watch, to be given away."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+from aiohttp import web
+from msgspec import Struct
+
+from headway.contracts import encode
+from headway.tokens import WATCH, TokenSigner, TokenVerifier
+from services.access import granted_for
+from services.problems import UnsupportedType, bearer, read_body, read_contract
+from services.settings import WatchedFile
+from services.submitter.links import Links
+
+JSON = "application/json"
+BODY_BYTES = 1024
+
+
+class Wanted(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body: what the token shall allow."""
+
+    scope: Literal["watch"]
+
+
+class Sharing:
+    """Makes tokens of tokens; whoever has one needs no API key."""
+
+    def __init__(self, links: Links, signer: WatchedFile[TokenSigner], verifier: WatchedFile[TokenVerifier]) -> None:
+        self._links = links
+        self._signer = signer
+        self._verifier = verifier
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the route."""
+        return [web.post("/jobs/{id}/token", self.share)]
+
+    async def share(self, request: web.Request) -> web.Response:
+        """Answer a token for the same job and the same time, without the right to cancel."""
+        granted = granted_for(request, bearer(request), self._verifier.value)
+        if request.content_type != JSON:
+            raise UnsupportedType(f"Send {JSON}.")
+        wanted = read_contract(await read_body(request, BODY_BYTES), Wanted)
+        token = self._signer.value.sign(msgspec.structs.replace(granted, scope=frozenset({WATCH})))
+        links = self._links.to(granted.job_id, token)
+        del links["cancel"]
+        body = encode({"id": granted.job_id, "token": token, "scope": wanted.scope, "links": links})
+        return web.Response(body=body, content_type=JSON, headers={"Cache-Control": "no-store"})

@@ -1,0 +1,176 @@
+"""Every bad submission that we know of: each is a problem that names what is wrong, and the next good one is taken."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.stack import Stack, running
+
+JSON = "application/json"
+FORM = "application/x-www-form-urlencoded"
+
+
+@pytest.fixture(scope="module")
+async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    """Run the system for this module; nothing that is refused may be logged as a failure."""
+    async with running(tmp_path_factory.mktemp("bad"), GRACE_S="0") as stack:
+        yield stack
+        await stack.submit()
+        log = (stack.folder / "logs" / "submitter.log").read_text()
+        assert "request_failed" not in log
+        assert "Traceback" not in log
+
+
+async def answered(stack: Stack, request: bytes) -> tuple[int, dict[str, str], Any]:
+    """Send bytes as they are, and return the status, headers and JSON of the answer."""
+    port = int(stack.env["SUBMITTER_PORT"])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request)
+    head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)).decode()
+    first, *lines = head.strip().split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+    body = await reader.readexactly(int(headers["content-length"]))
+    writer.close()
+    return int(first.split()[1]), headers, msgspec.json.decode(body)
+
+
+def posted(body: bytes, *lines: str, media_type: str = JSON, path: str = "/jobs") -> bytes:
+    """Spell a request that posts a body."""
+    own = [f"Content-Type: {media_type}"] if media_type else []
+    length = [] if any(line.startswith("Content-Length") for line in lines) else [f"Content-Length: {len(body)}"]
+    head = [f"POST {path} HTTP/1.1", "Host: x", *own, *length, *lines, "", ""]
+    return "\r\n".join(head).encode("latin-1") + body
+
+
+BODIES: list[tuple[bytes, int, str | None]] = [
+    (b"", 400, None),
+    (b"not json", 400, None),
+    (b"\xff\xfe", 400, None),
+    (b'\xef\xbb\xbf{"kind":"k"}', 400, None),
+    (b'{"kind":"k","payload":"\xff"}', 400, None),
+    (b'{"kind":"k","payload":"\\ud800"}', 400, None),
+    (b'{"kind":"k\\udfff and more"}', 400, None),
+    (b'{"kind":"k","payload":NaN}', 400, None),
+    (b'{"kind":"k","delay_s":-Infinity}', 400, None),
+    (b'{"kind":"k","payload":' + b"[" * 30_000 + b"]" * 30_000 + b"}", 400, None),
+    (b'{"kind":' + b"[" * 60_000, 422, "kind"),
+    (b"null", 422, None),
+    (b"[]", 422, None),
+    (b'"k"', 422, None),
+    (b"{}", 422, "kind"),
+    (b'{"kind":""}', 422, "kind"),
+    (b'{"kind":7}', 422, "kind"),
+    (b'{"kind":["k"]}', 422, "kind"),
+    (b'{"kind":"%s"}' % (b"k" * 129), 422, "kind"),
+    (b'{"kind":"k","colour":"red"}', 422, "colour"),
+    (b'{"kind":"k","id":"00000000-0000-0000-0000-000000000000"}', 422, "id"),
+    (b'{"kind":"k","delay_s":"5"}', 422, "delay_s"),
+    (b'{"kind":"k","delay_s":-1}', 422, "delay_s"),
+    (b'{"kind":"k","delay_s":1e400}', 422, "delay_s"),
+    (b'{"kind":"k","delay_s":1%s}' % (b"0" * 30), 422, "delay_s"),
+    (b'{"kind":"k","delay_s":604800}', 422, "delay_s"),
+    (b'{"kind":"k","delay_s":null}', 422, "delay_s"),
+    (b'{"kind":"k","max_attempts":0}', 422, "max_attempts"),
+    (b'{"kind":"k","max_attempts":-5}', 422, "max_attempts"),
+    (b'{"kind":"k","max_attempts":2.5}', 422, "max_attempts"),
+    (b'{"kind":"k","max_attempts":true}', 422, "max_attempts"),
+    (b'{"kind":"k","max_attempts":1%s}' % (b"0" * 30), 422, "max_attempts"),
+    (b'{"kind":"k","timeout_s":0}', 422, "timeout_s"),
+    (b'{"kind":"k","timeout_s":-0.5}', 422, "timeout_s"),
+    (b'{"kind":"k","timeout_s":1e400}', 422, "timeout_s"),
+    (b'{"kind":"k","payload":"%s"}' % (b"x" * 33 * 1024), 413, "payload"),
+    (b'{"kind":"k","payload":"%s"}' % (b"x" * 65 * 1024), 413, None),
+]
+
+
+@pytest.mark.parametrize(("body", "status", "field"), BODIES, ids=lambda value: str(value)[:40])
+async def test_json_that_does_not_fit(stack: Stack, body: bytes, status: int, field: str | None) -> None:
+    """Each wrong body has its status, and names its field."""
+    told, headers, problem = await answered(stack, posted(body))
+    assert (told, headers["content-type"]) == (status, "application/problem+json")
+    assert (problem["status"], problem.get("field")) == (status, field)
+    assert problem["code"] in ("malformed", "invalid", "too_large")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        (b"", 422, "kind"),
+        (b"kind", 400, None),
+        (b"\xff=1", 400, None),
+        (b"kind=k&colour=red", 422, "colour"),
+        (b"kind=k&payload=%7Bnot+json", 422, "payload"),
+        (b"kind=k&payload=%22%5Cud800%22", 422, "payload"),
+        (b"kind=k&delay_s=soon", 422, "delay_s"),
+        (b"kind=k&delay_s=-1", 422, "delay_s"),
+        (b"kind=k&max_attempts=1e400", 422, "max_attempts"),
+        (b"kind=k&timeout_s=NaN", 422, "timeout_s"),
+        (b"kind=%FF", 400, None),
+        (b"kind=k&payload=%s" % (b"1" * 33 * 1024), 413, "payload"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_a_form_that_does_not_fit(stack: Stack, body: bytes, status: int, field: str | None) -> None:
+    """A form's faults are told like JSON's."""
+    told, _, problem = await answered(stack, posted(body, f"Origin: {stack.url}", media_type=FORM))
+    assert (told, problem["status"], problem.get("field")) == (status, status, field)
+
+
+GOOD = b'{"kind":"countdown","delay_s":3600}'
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status", "code"),
+    [
+        (posted(GOOD, media_type="text/plain"), 415, "unsupported_media_type"),
+        (posted(GOOD, media_type="multipart/form-data; boundary=x"), 415, "unsupported_media_type"),
+        (posted(GOOD, media_type="application/json-patch+json"), 415, "unsupported_media_type"),
+        (posted(GOOD, media_type=""), 415, "unsupported_media_type"),
+        (posted(b"kind=k", media_type=FORM), 403, "origin_not_allowed"),
+        (posted(b"kind=k", "Origin: null", media_type=FORM), 403, "origin_not_allowed"),
+        (posted(GOOD, "Origin: https://evil.example"), 403, "origin_not_allowed"),
+        (posted(GOOD, "Idempotency-Key: "), 422, "invalid"),
+        (posted(GOOD, "Idempotency-Key: a\tb"), 422, "invalid"),
+        (posted(GOOD, "Idempotency-Key: \xff"), 422, "invalid"),
+        (posted(GOOD, f"Idempotency-Key: {'k' * 256}"), 422, "invalid"),
+        (posted(GOOD[:-1], f"Content-Length: {len(GOOD) - 1}"), 400, "malformed"),
+        (posted(GOOD, "Content-Length: 1000000000000"), 413, "too_large"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_a_request_that_does_not_fit(stack: Stack, request_bytes: bytes, status: int, code: str) -> None:
+    """Wrong headers are told like wrong bodies."""
+    told, headers, problem = await answered(stack, request_bytes)
+    assert (told, problem["code"]) == (status, code)
+    assert headers["content-type"] == "application/problem+json"
+    assert problem.get("field") == ("Idempotency-Key" if code == "invalid" else None)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/jobs", "POST"),
+        ("DELETE", "/jobs", "POST"),
+        ("PUT", "/jobs/x", "GET,HEAD"),
+        ("GET", "/jobs/x/token", "POST"),
+        ("POST", "/", "GET,HEAD"),
+        ("POST", "/assets/headway.js", "GET,HEAD"),
+    ],
+)
+async def test_a_wrong_method_is_told_the_right_ones(stack: Stack, method: str, path: str, allowed: str) -> None:
+    """405 names what is allowed there."""
+    request = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode()
+    status, headers, problem = await answered(stack, request)
+    assert (status, headers["allow"], problem["code"]) == (405, allowed, "method_not_allowed")
+
+
+@pytest.mark.parametrize("media_type", [JSON, "application/json; charset=utf-8", "Application/JSON;charset=UTF-8"])
+async def test_json_may_name_its_charset(stack: Stack, media_type: str) -> None:
+    """The media type is read without its parameters, in any case of letters."""
+    status, _, receipt = await answered(stack, posted(GOOD, media_type=media_type))
+    assert (status, receipt["status"]) == (202, "queued")

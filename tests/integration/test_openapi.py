@@ -1,0 +1,74 @@
+"""The OpenAPI documents are true: schemathesis, which reads them, meets no answer that they do not know."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from dev.environment import ROOT
+from tests.stack import Stack, running
+
+DOCUMENTS = sorted((ROOT / "services").glob("*/openapi.yaml"))
+BUDGET_S = 30
+
+
+@pytest.fixture(scope="module")
+async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    """Run the system for this module; schemathesis asks more often than a caller may."""
+    async with running(tmp_path_factory.mktemp("openapi"), SUBMIT_RATE="100000", SUBMIT_BURST="100000") as stack:
+        yield stack
+
+
+async def ended_job(stack: Stack) -> dict[str, Any]:
+    """Run a job to its end, so that whoever asks for it does not wait; return its receipt."""
+    receipt = await stack.submit("countdown", {"steps": 1, "delay_s": 0})
+    async for _ in stack.watch(receipt["token"]):
+        pass
+    return receipt
+
+
+async def with_examples(stack: Stack, document: dict[str, Any], receipt: dict[str, Any]) -> dict[str, Any]:
+    """Give a document the examples that only a running system has: a job, its token, and the assets' digest."""
+    async with stack.session.get(f"{stack.url}/assets/headway.js") as response:
+        digest = response.headers["Content-Location"].split("/")[2]
+    components = document["components"]
+    components["schemas"]["Token"]["examples"] = [receipt["token"]]
+    for name, example in (("id", receipt["id"]), ("digest", digest)):
+        if name in components["parameters"]:
+            components["parameters"][name]["schema"]["examples"] = [example]
+    return document
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.parent.name)
+async def test_no_answer_is_undocumented(stack: Stack, path: Path, tmp_path: Path) -> None:
+    """Whatever fits a document, and what does not, is answered as the document says, and never with a 5xx."""
+    receipt = await ended_job(stack)
+    document = await with_examples(stack, yaml.safe_load(path.read_text()), receipt)
+    (tmp_path / "openapi.yaml").write_text(yaml.safe_dump(document))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "schemathesis.cli", "run", "openapi.yaml", f"--max-time={BUDGET_S}", "--no-color",
+        "--url", stack.url if path.parent.name == "submitter" else stack.env["LIVE_URL"],
+        "--header", f"Authorization: Bearer {receipt['token']}", "--header", f"Origin: {stack.url}",
+        # What a schema allows may still be refused: a form's payload that is no JSON, 1.0 where 1 is meant.
+        "--exclude-checks", "positive_data_acceptance", "--request-timeout", "20",
+        cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    told = (await process.communicate())[0].decode()
+    assert process.returncode == 0, told
+    assert "Missing test data" not in told, told
+    assert "request_failed" not in "".join(log.read_text() for log in (stack.folder / "logs").iterdir())
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.parent.name)
+async def test_the_document_is_served(stack: Stack, path: Path) -> None:
+    """A service hands out its own document."""
+    base = stack.url if path.parent.name == "submitter" else stack.env["LIVE_URL"]
+    async with stack.session.get(f"{base}/openapi.yaml") as response:
+        assert (response.status, response.content_type) == (200, "application/yaml")
+        assert await response.text() == path.read_text()
