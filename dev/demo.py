@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,8 +15,8 @@ from typing import Any
 
 from dev.environment import LOCAL, POLL_S, PORTS, ROOT
 from headway.client import Client, Receipt
-from headway.commands import display_for
-from headway.lines import Display
+from headway.commands import shown
+from headway.contracts import JobSnapshot
 
 READY = "Headway is ready"
 JOBS: tuple[tuple[str, Any, float], ...] = (
@@ -41,12 +41,12 @@ class Demo:
         receipts = {kind: await self._client.submit(kind, payload, delay_s=delay) for kind, payload, delay in JOBS}
         for kind, receipt in receipts.items():
             print(f"{kind:10} {receipt.link}")
-        with display_for(as_json=False) as display:
-            await asyncio.gather(*(self._follow(kind, receipt, display) for kind, receipt in receipts.items()))
+        with shown(as_json=False) as show:
+            await asyncio.gather(*(self._follow(kind, receipt, show) for kind, receipt in receipts.items()))
 
-    async def _follow(self, kind: str, receipt: Receipt, display: Display) -> None:
+    async def _follow(self, kind: str, receipt: Receipt, show: Callable[[JobSnapshot], None]) -> None:
         async for job in self._client.watch(receipt):
-            display.show(job)
+            show(job)
             percent, act = self._trouble.get(kind, (101, None))
             if act is not None and job.progress is not None and (job.progress.percent or 0) >= percent:
                 del self._trouble[kind]

@@ -61,10 +61,14 @@ class Receipt(Struct, frozen=True):
         return self.links["page"]
 
 
-class _Place(Struct):
+class _Links(Struct):
+    live: str
+
+
+class _Page(Struct):
     """What a job's page tells a program."""
 
-    links: dict[str, str]
+    links: _Links
 
 
 JobRef: TypeAlias = Receipt | Link | UUID | str
@@ -127,8 +131,7 @@ class Client:
         if link.base not in self._connections:
             self._connections[link.base] = Connection(self._session, link.base)
         connection = self._connections[link.base]
-        watched = await connection.join(link.id, link.token)
-        try:
+        async with connection.watching(link.id, link.token) as watched:
             version = -1
             while True:
                 snapshot = await connection.newer(watched, version)
@@ -136,8 +139,6 @@ class Client:
                 version = snapshot.version
                 if snapshot.status in ENDED:
                     return
-        finally:
-            await connection.leave(watched)
 
     async def result(self, job: JobRef, timeout_s: float | None = None, *, token: str | None = None,
                      type: Any = Any) -> Any:  # noqa: A002  # fmt: skip
@@ -181,7 +182,7 @@ class Client:
             return link
         answer = await call(self._session, "GET", link.page, patience_s=self._patience_s,
                             headers={"Accept": "application/json"})  # fmt: skip
-        return Link.parse(_read(answer, _Place).links["live"], link.token)
+        return Link.parse(_read(answer, _Page).links.live, link.token)
 
 
 def _read(answer: bytes, kind: type[T]) -> T:

@@ -7,13 +7,19 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from headway.client import Client, InvalidToken, Problem, Receipt, Unreachable
-from headway.contracts import JobStatus, encode
-from headway.lines import Display, JsonLines, Lines, line
+from headway.contracts import JobSnapshot, JobStatus, encode
+from headway.lines import Lines, json_line, line
 from headway.links import Link
+
+if TYPE_CHECKING:
+    from headway.bars import Bars
 
 SUCCEEDED, FAILED, MISUSED, CANCELLED = 0, 1, 2, 130
 CODES: dict[JobStatus, int] = {"succeeded": SUCCEEDED, "failed": FAILED, "cancelled": CANCELLED}
@@ -22,6 +28,8 @@ MISFITS = (400, 413, 422)  # statuses that say that the submission itself is wro
 
 def run(command: Callable[[argparse.Namespace], Coroutine[None, None, int]], options: argparse.Namespace) -> int:
     """Run a command; what a service refuses is a line on stderr and an exit code."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to stop
     if logging.lastResort is not None:  # where the client's warnings go
         logging.lastResort.setFormatter(logging.Formatter("headway: %(message)s"))
     try:
@@ -58,7 +66,7 @@ async def cancel(options: argparse.Namespace) -> int:
     async with Client() as client:
         for link in options.links:
             snapshot = await client.cancel(link)
-            print(encode(snapshot).decode() if options.json else line(snapshot), flush=True)
+            print((json_line if options.json else line)(snapshot), flush=True)
     return SUCCEEDED
 
 
@@ -74,13 +82,13 @@ async def _follow(client: Client, jobs: Sequence[Receipt | Link], options: argpa
     async def follow(job: Receipt | Link) -> int:
         try:
             async for snapshot in client.watch(job):
-                display.show(snapshot)
+                show(snapshot)
         except (Problem, InvalidToken, Unreachable) as trouble:
             return _complain(trouble)
         return CODES[snapshot.status]
 
     try:
-        with display_for(as_json=options.json) as display:
+        with shown(as_json=options.json) as show:
             codes = await asyncio.gather(*map(follow, jobs))
     except asyncio.CancelledError:
         print("headway: no longer watched; what runs goes on running", file=sys.stderr)
@@ -92,18 +100,24 @@ async def _follow(client: Client, jobs: Sequence[Receipt | Link], options: argpa
     return next((code for code in (FAILED, CANCELLED) if code in codes), SUCCEEDED)
 
 
-def display_for(*, as_json: bool) -> Display:
-    """Choose how to show jobs: bars on a terminal, lines anywhere else and where rich is not installed."""
-    if as_json:
-        return JsonLines()
-    if sys.stdout.isatty():
-        try:
-            from headway.bars import Bars
-        except ModuleNotFoundError:
-            print("headway: for bars, install rich: pip install 'headway[cli]'", file=sys.stderr)
-        else:
-            return Bars()
-    return Lines()
+@contextmanager
+def shown(*, as_json: bool) -> Iterator[Callable[[JobSnapshot], None]]:
+    """Yield what shows a snapshot: as a bar on a terminal, as a line anywhere else and where rich is not installed."""
+    bars = None if as_json or not sys.stdout.isatty() else _bars()
+    if bars is None:
+        yield Lines(json_line if as_json else line).show
+    else:
+        with bars:
+            yield bars.show
+
+
+def _bars() -> Bars | None:
+    try:
+        from headway.bars import Bars
+    except ModuleNotFoundError:
+        print("headway: for bars, install rich: pip install 'headway[cli]'", file=sys.stderr)
+        return None
+    return Bars()
 
 
 def _complain(trouble: Exception) -> int:

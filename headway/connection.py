@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from uuid import UUID
 
 import aiohttp
@@ -29,7 +30,7 @@ RETURN_S = 60.0  # between two tries to come back from polling
 WAIT_S = 25  # how long a poll is held
 PAUSE_S = 1.0  # between two polls that bring nothing: not every proxy holds one
 POLICY, TOO_BIG, OVERLOADED = 1008, 1009, 1013
-OVERLOADED_FAILURES = 5  # an overloaded server still says hello, so begin at the wait that five failures earn
+OVERLOADED_FAILURES = 5  # an overloaded server gets the rest at once that five failures earn
 
 
 class _Hello(Struct):
@@ -97,25 +98,24 @@ class Connection:
         self._keeping = asyncio.create_task(self._keep())
         self._keeping.add_done_callback(self._ended)
 
-    async def join(self, job_id: UUID, token: str) -> Watched:
-        """Begin a watch, beside those of the same job that there are."""
+    @asynccontextmanager
+    async def watching(self, job_id: UUID, token: str) -> AsyncIterator[Watched]:
+        """Watch a job until the block ends, beside those who watch it already."""
         job = self._jobs.get(job_id)
-        if job is not None:
-            job.watchers += 1
-            return job
-        job = self._jobs[job_id] = Watched(job_id, token)
-        job.watchers = 1
-        self._wanted.set()
-        await self._ask(job)
-        return job
-
-    async def leave(self, job: Watched) -> None:
-        """End a watch."""
-        job.watchers -= 1
-        if job.watchers or self._jobs.get(job.id) is not job:
-            return
-        self._forget(job)
-        await self._say({"unwatch": job.id})
+        first = job is None
+        if job is None:
+            job = self._jobs[job_id] = Watched(job_id, token)
+            self._wanted.set()
+        job.watchers += 1
+        try:
+            if first:
+                await self._ask(job)
+            yield job
+        finally:
+            job.watchers -= 1
+            if not job.watchers and self._jobs.get(job_id) is job:
+                self._forget(job)
+                await self._say({"unwatch": job_id})
 
     async def newer(self, job: Watched, version: int) -> JobSnapshot:
         """Wait for a snapshot that is newer than a version; raise what stands in its way."""

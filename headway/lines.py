@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Protocol
+from collections.abc import Callable
 from uuid import UUID
 
 from headway.contracts import NULL, JobSnapshot, ProgressSnapshot, encode, shortened
@@ -11,50 +10,24 @@ from headway.contracts import NULL, JobSnapshot, ProgressSnapshot, encode, short
 RESULT_CHARACTERS = 200
 
 
-class Display(Protocol):
-    """Where the snapshots of watched jobs are shown."""
-
-    def __enter__(self) -> Display:
-        """Begin to show."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:  # fmt: skip
-        """Leave the last state visible."""
-
-    def show(self, job: JobSnapshot) -> None:
-        """Show a newer snapshot of a job."""
-
-
 class Lines:
     """Prints a line for each change of a job."""
 
-    def __init__(self) -> None:
+    def __init__(self, write: Callable[[JobSnapshot], str]) -> None:
+        self._write = write
         self._last: dict[UUID, str] = {}
-
-    def __enter__(self) -> Lines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Everything has been printed."""
 
     def show(self, job: JobSnapshot) -> None:
         """Print the job's line, unless it is the same as before."""
-        line = self.line(job)
-        if line != self._last.get(job.id):
-            self._last[job.id] = line
-            print(line, flush=True)
-
-    def line(self, job: JobSnapshot) -> str:
-        """Write a job's state in one line."""
-        return line(job)
+        text = self._write(job)
+        if text != self._last.get(job.id):
+            self._last[job.id] = text
+            print(text, flush=True)
 
 
-class JsonLines(Lines):
-    """Prints each snapshot as a line of JSON."""
-
-    def line(self, job: JobSnapshot) -> str:
-        """Write a snapshot as the wire has it."""
-        return encode(job).decode()
+def json_line(job: JobSnapshot) -> str:
+    """Write a job's state as the wire has it."""
+    return encode(job).decode()
 
 
 def line(job: JobSnapshot) -> str:

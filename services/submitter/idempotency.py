@@ -6,7 +6,8 @@ Nothing is stored here: a repeated request puts another message on the queue, an
 - The same key with another kind, payload, delay, number of attempts or time-out is another job, never a conflict.
 - Spaces and the order of keys make no other payload. A number is what is written: 1, 1.0 and 1e0 are three payloads,
   since a handler may tell them apart.
-- A caller is an API key, so after its rotation the same request is another job. In open mode all are one caller.
+- A caller is an API key, so after its rotation the same request is another job. In open mode all are one caller:
+  whoever repeats a request of somebody else is handed a token for that job, so keys are better long and random.
 - A repeated request is answered with a new token, of a new lifetime. But a job that has ended stays ended, cancelled
   ones too, for as long as its record lives; after that the same request runs it anew.
 """

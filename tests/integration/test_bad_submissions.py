@@ -169,6 +169,25 @@ async def test_a_wrong_method_is_told_the_right_ones(stack: Stack, method: str, 
     assert (status, headers["allow"], problem["code"]) == (405, allowed, "method_not_allowed")
 
 
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"garbage\r\n\r\n",
+        posted(GOOD, "Content-Length: many"),
+        posted(GOOD, "Content-Length: -1"),
+        posted(b"zz\r\n", "Transfer-Encoding: chunked", "Content-Length: 5"),
+        b"GET /%s HTTP/1.1\r\n\r\n" % (b"a" * 9000),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_what_is_no_http_is_cut_off(stack: Stack, request_bytes: bytes) -> None:
+    """What no route ever sees is answered 400 by the server itself, and its connection ends."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(stack.env["SUBMITTER_PORT"]))
+    writer.write(request_bytes)
+    assert (await asyncio.wait_for(reader.read(), 20)).split()[1] == b"400"
+    writer.close()
+
+
 @pytest.mark.parametrize("media_type", [JSON, "application/json; charset=utf-8", "Application/JSON;charset=UTF-8"])
 async def test_json_may_name_its_charset(stack: Stack, media_type: str) -> None:
     """The media type is read without its parameters, in any case of letters."""

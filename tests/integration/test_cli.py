@@ -150,6 +150,13 @@ async def test_snapshots_are_lines_of_json(stack: Stack) -> None:
     assert jobs[-1] == await stack.snapshot(jobs[-1]["id"], await minted(stack, jobs[-1]["id"]))
 
 
+async def test_a_poor_terminal_is_no_error(stack: Stack) -> None:
+    """What an output cannot show is replaced."""
+    ended = await headway(stack, "submit", "echo", "--payload", '"ü ☂"', "--watch", PYTHONIOENCODING="ascii")
+    assert (ended.code, ended.err) == (0, "")
+    assert '"? ?"' in ended.lines[-1]
+
+
 async def minted(stack: Stack, job_id: str) -> str:
     """Return what `headway token` prints."""
     return (await headway(stack, "token", job_id, TOKEN_KEY_FILE=stack.env["TOKEN_KEY_FILE"])).out.strip()

@@ -20,7 +20,7 @@ from headway.bars import Bars, elapsed, waiting
 from headway.cli import main
 from headway.client import Client, Problem
 from headway.contracts import JobError, JobSnapshot, Json, Progress, Timestamp, present
-from headway.lines import JsonLines, Lines, printable
+from headway.lines import Lines, json_line, line, printable
 from headway.links import Link
 from headway.tokens import InvalidToken, TokenVerifier
 from tests.waiting import free_ports
@@ -248,7 +248,7 @@ STATES = {
                ["✗", "failed", "ValueError: the cable is loose"]),
     "cancelled": (replace(JOB, status="cancelled", cancel_requested=True, finished_at=NOW), ["■", "cancelled"]),
 }  # fmt: skip
-SIGNS = "·━↻✓✗■"
+BARS_ONLY = "·━↻✓✗■ 1:15"
 
 
 def drawn(*jobs: JobSnapshot, width: int = 120) -> str:
@@ -265,24 +265,24 @@ def drawn(*jobs: JobSnapshot, width: int = 120) -> str:
 def test_each_state_has_its_bar(name: str) -> None:
     """A bar's line has the job's kind and mark, how far it is, and what it says."""
     job, expected = STATES[name]
-    line = drawn(job)
-    assert line.count("\n") == 1
+    text = drawn(job)
+    assert text.count("\n") == 1
     for part in ("thumbnails", *expected):
-        assert part in line
+        assert part in text
 
 
 @pytest.mark.parametrize("name", STATES)
 def test_each_state_has_its_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a terminal a state is a line of text, printed once, and with --json the snapshot."""
     job, expected = STATES[name]
-    lines = Lines()
+    lines = Lines(line)
     lines.show(job)
     lines.show(replace(job, version=job.version + 1))
-    (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"thumbnails {JOB_ID} ")
+    (text,) = capsys.readouterr().out.splitlines()
+    assert text.startswith(f"thumbnails {JOB_ID} ")
     for part in expected:
-        assert part in line or part in SIGNS or ":" in part
-    JsonLines().show(job)
+        assert part in text or part in BARS_ONLY
+    Lines(json_line).show(job)
     assert capsys.readouterr().out.startswith(f'{{"id":"{JOB_ID}","kind":"thumbnails",')
 
 
@@ -290,7 +290,7 @@ def test_many_jobs_are_many_bars_in_their_order() -> None:
     """Each job keeps its line; a narrow terminal cuts messages but wraps an error, which is what one looks for."""
     others = [replace(JOB, id=uuid4(), kind=f"kind{number}") for number in range(3)]
     lines = drawn(*others, replace(others[0], version=6)).splitlines()
-    assert [line.split()[1] for line in lines] == ["kind0", "kind1", "kind2"]
+    assert [text.split()[1] for text in lines] == ["kind0", "kind1", "kind2"]
     long = "word " * 30
     assert drawn(replace(JOB, progress=present(Progress(1, 2, None, long))), width=100).count("\n") == 1
     assert drawn(replace(JOB, status="failed", error=JobError("E", long)), width=100).count("word") == 30
@@ -309,7 +309,7 @@ def test_nothing_that_a_job_says_can_steer_a_terminal(capsys: pytest.CaptureFixt
     """Control characters of a kind, a message or an error are taken out."""
     evil = "\x1b[2J\x9b1mgone\r\n\x07"
     job = replace(JOB, kind=evil, status="failed", error=JobError("E", evil))
-    Lines().show(job)
+    Lines(line).show(job)
     for shown in (drawn(job), capsys.readouterr().out):
         assert not set(shown) & set("\x1b\x9b\r\x07")
     assert printable("ü ☂") == "ü ☂"
