@@ -77,11 +77,6 @@ def text_frame(data: bytes) -> bytes:
     return b"\x81\x7f" + size.to_bytes(8, "big") + data
 
 
-def close_frame(code: int, reason: bytes) -> bytes:
-    """Frame a close as RFC 6455 §5.5.1 has it; the reason is short."""
-    return b"\x88" + (2 + len(reason)).to_bytes(1, "big") + code.to_bytes(2, "big") + reason
-
-
 def event_of(name: bytes, data: bytes) -> bytes:
     """Spell an event; JSON may have line breaks between its tokens, and each starts a line of its own."""
     return b"event: %b\ndata: %b\n\n" % (name, b"\ndata: ".join(data.splitlines()))

@@ -1,5 +1,6 @@
 """Jobs that the tests run."""
 
+from pathlib import Path
 from typing import Any
 
 from headway import JobContext, job
@@ -25,3 +26,10 @@ async def count_calls(_ctx: JobContext, _payload: Any) -> int:
     global calls
     calls += 1
     return calls
+
+
+@job("leave-mark")
+async def leave_mark(ctx: JobContext, path: str) -> None:
+    """Append the job's id to a file: a start that is counted outside Headway."""
+    with Path(path).open("a") as file:
+        file.write(f"{ctx.job_id}\n")

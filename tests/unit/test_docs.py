@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -15,6 +16,7 @@ from services.worker.settings import WorkerSettings
 
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 README = (ROOT / "README.md").read_text()
+DOCUMENTS = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/README.md")]
 
 
 @pytest.mark.parametrize("kind", [SubmitterSettings, WorkerSettings, NotifierSettings])
@@ -25,10 +27,15 @@ def test_every_setting_is_documented(kind: type[Settings]) -> None:
         assert any(f"`{name}`" in ARCHITECTURE for name in names), field.name
 
 
-def test_links_lead_somewhere() -> None:
-    """Every relative link and picture of the README exists."""
-    for target in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    """Every relative link and picture of a document exists, and so does the heading that a link names."""
+    for target, heading in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", document.read_text()):
+        there = document.parent / target if target else document
+        assert there.exists(), target
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE)
+            assert heading in [title.lower().replace(" ", "-") for title in titles], f"{target}#{heading}"
 
 
 def test_the_job_of_the_readme_runs() -> None:

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from headway.contracts import Natural, Timestamp, decode
 from services.allowance import Allowance
 from services.notifier import metrics
-from services.notifier.hub import Snapshot, close_frame, text_frame
+from services.notifier.hub import Snapshot, text_frame
 from services.notifier.records import Records
 from services.notifier.settings import NotifierSettings
 from services.notifier.transports.access import Access, Refused, Token, may_cancel, presented_token
@@ -61,6 +61,7 @@ class Connection(Pipe):
         self.socket = socket
         self.asked = False  # whether it has sent anything that makes sense
         self._heard_at = self._opened_at = now = time.monotonic()
+        self._refusal: asyncio.Task[None] | None = None
         self._settings = settings
         # A page asks for all its jobs at once, and cancels and leaves them at once.
         self._allowance = Allowance(settings.messages_per_s, settings.messages_per_s + 2 * settings.max_watches, now)
@@ -101,11 +102,11 @@ class Connection(Pipe):
         await self._close(WSCloseCode.SERVICE_RESTART, b"restarting")
 
     def check(self) -> None:
-        """End a connection that asks for nothing; one whose peer has left ends by itself."""
-        if not self.asked and time.monotonic() - self._opened_at > self._settings.first_message_s:
-            metrics.REFUSED.labels("first_message").inc()
-            self.write(close_frame(WSCloseCode.POLICY_VIOLATION, b"ask for something"))
-            self._connection.close()
+        """Close a connection that asks for nothing; one whose peer has left ends by itself."""
+        late = time.monotonic() - self._opened_at > self._settings.first_message_s
+        if late and not self.asked and self._refusal is None:
+            refusal = self.refuse("first_message", WSCloseCode.POLICY_VIOLATION, "ask for something")
+            self._refusal = asyncio.create_task(refusal)
 
     async def refuse(self, limit: str, code: WSCloseCode, reason: str) -> None:
         """Close, since the client asks for more than it may."""

@@ -1,0 +1,190 @@
+"""What a client may ask for is bounded: each limit has its code and its metric, and nobody else feels it."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from tests.integration.conftest import ORIGIN, Notifier, report, running_notifier
+from tests.waiting import wait_until
+
+CONNECTIONS, WATCHES = 5, 3
+
+
+@pytest.fixture(scope="module")
+async def tight(stores: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Notifier]:
+    """Run a notifier that allows little."""
+    settings = {"MAX_CONNECTIONS": str(CONNECTIONS), "MAX_WATCHES": str(WATCHES), "FIRST_MESSAGE_S": "1",
+                "MESSAGES_PER_S": "10"}  # fmt: skip
+    async with running_notifier(stores, tmp_path_factory.mktemp("keys"), **settings) as notifier:
+        yield notifier
+
+
+def new_id() -> str:
+    """Make a job's id."""
+    return str(uuid.uuid4())
+
+
+async def metric(notifier: Notifier, line: str) -> float:
+    """Read one line of the metrics; 0 when it is not there yet."""
+    async with notifier.session.get(f"{notifier.internal}/metrics") as response:
+        lines = (await response.text()).splitlines()
+    return next((float(found.rpartition(" ")[2]) for found in lines if found.startswith(line)), 0.0)
+
+
+async def refused(notifier: Notifier, limit: str) -> float:
+    """Tell how much was refused because of a limit."""
+    return await metric(notifier, f'notifier_refused_total{{limit="{limit}"}}')
+
+
+@asynccontextmanager
+async def healthy(notifier: Notifier) -> AsyncIterator[None]:
+    """Watch a job meanwhile; at the end it must still be heard of."""
+    job_id = new_id()
+    async with notifier.socket() as socket:
+        await socket.send_json({"watch": notifier.token(job_id)})
+        assert (await socket.receive_json(timeout=10))["job"]["version"] == 0
+        yield
+        await notifier.report(report(job_id, 1, status="succeeded"))
+        assert (await socket.receive_json(timeout=10))["job"]["status"] == "succeeded"
+
+
+async def closing(socket: aiohttp.ClientWebSocketResponse) -> int | None:
+    """Read a socket to its end; return how it closed."""
+    async for _ in socket:
+        pass
+    return socket.close_code
+
+
+async def test_too_many_connections_are_sent_away(tight: Notifier) -> None:
+    """A socket too many is closed with 1013, a stream or a held request with 503; a plain one is answered still."""
+    await wait_until(lambda: none_open(tight))
+    before = await refused(tight, "connections")
+    async with healthy(tight):
+        sockets = [await tight.session.ws_connect(f"{tight.public}/live") for _ in range(CONNECTIONS - 1)]
+        for socket in sockets:
+            await socket.send_json({"watch": tight.token(new_id())})
+            await socket.receive_json()
+        async with tight.session.ws_connect(f"{tight.public}/live") as socket:
+            assert await closing(socket) == 1013
+        body = {"watch": [{"watch": tight.token(new_id()), "version": 0}]}
+        for path in ("/live/events", "/live/jobs"):
+            async with tight.session.post(tight.public + path, json=body, headers={"Prefer": "wait=5"}) as response:
+                assert (response.status, (await response.json())["code"]) == (503, "overloaded")
+                assert int(response.headers["Retry-After"]) > 0
+        async with tight.session.post(f"{tight.public}/live/jobs", json=body) as response:
+            assert response.status == 200
+        for socket in sockets:
+            await socket.close()
+    assert await refused(tight, "connections") == before + 3
+
+
+async def none_open(notifier: Notifier) -> bool:
+    """Tell whether all connections are closed."""
+    return sum([await metric(notifier, f'notifier_connections{{transport="{name}"}}')
+                for name in ("websocket", "sse", "poll")]) == 0  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["/live", "/live/events"])
+async def test_too_many_watches_are_told_by_job(tight: Notifier, path: str) -> None:
+    """The job that is one too many is named, the others are watched."""
+    before = await refused(tight, "watches")
+    ids = [new_id() for _ in range(WATCHES + 1)]
+    tokens = [tight.token(job_id) for job_id in ids]
+    if path == "/live":
+        async with tight.socket() as socket:
+            for token in tokens:
+                await socket.send_json({"watch": token})
+            told = [await socket.receive_json(timeout=10) for _ in tokens]
+            (error,) = [message["error"] for message in told if "error" in message]
+            await socket.send_json({"unwatch": ids[0]})
+            await socket.send_json({"watch": tokens[-1]})
+            assert (await socket.receive_json(timeout=10))["job"]["id"] == ids[-1]
+    else:
+        async with tight.session.post(tight.public + path, json={"watch": tokens}) as response:
+            text = ""
+            while text.count("event: ") < len(tokens):
+                text += (await response.content.readany()).decode()
+        assert text.count('"code":"too_many_watches"') == 1
+        error = {"code": "too_many_watches", "job_id": ids[-1]} if ids[-1] in text else {}
+    assert (error["code"], error["job_id"]) == ("too_many_watches", ids[-1])
+    assert await refused(tight, "watches") == before + 1
+
+
+async def test_a_socket_that_asks_for_nothing_is_closed(tight: Notifier) -> None:
+    """Silence, and words without sense, are no request: 1008 after the time for the first one."""
+    before = await refused(tight, "first_message")
+    async with healthy(tight), tight.socket() as silent, tight.socket() as babbling:
+        await babbling.send_str("[]")
+        assert [await closing(silent), await closing(babbling)] == [1008, 1008]
+    assert await refused(tight, "first_message") == before + 2
+
+
+@pytest.mark.parametrize("text", ["{}", '{"watch": "x"}', "not JSON"])
+async def test_too_many_messages_close_the_socket(tight: Notifier, text: str) -> None:
+    """Ten thousand messages at once are too many: 1008, and nobody else waits for it."""
+    before = await refused(tight, "messages")
+    async with healthy(tight), tight.socket() as socket:
+
+        async def flood() -> None:
+            for _ in range(10_000):
+                await socket.send_str(text)
+
+        flooding = asyncio.create_task(flood())
+        assert await asyncio.wait_for(closing(socket), 20) == 1008
+        await asyncio.gather(flooding, return_exceptions=True)
+    assert await refused(tight, "messages") == before + 1
+
+
+async def test_a_message_too_big_and_a_binary_one_close_the_socket(tight: Notifier) -> None:
+    """1009 and 1003, and nobody else notices."""
+    async with healthy(tight), tight.socket() as big, tight.socket() as vast, tight.socket() as binary:
+        await big.send_str("x" * (64 * 1024 + 1))
+        await binary.send_bytes(b"{}")
+        await vast.send_str("x" * 1024 * 1024)
+        assert [await closing(big), await closing(vast), await closing(binary)] == [1009, 1009, 1003]
+
+
+async def test_half_a_handshake_ends(tight: Notifier) -> None:
+    """A connection that never completes its request is closed by the server."""
+    host, port = tight.public.removeprefix("http://").split(":")
+    async with healthy(tight):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET /live HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n")
+        assert await asyncio.wait_for(reader.read(), 25) == b""
+        writer.close()
+
+
+async def test_a_body_that_drips_is_given_up(tight: Notifier) -> None:
+    """A byte now and then does not hold a request open: 408."""
+    host, port = tight.public.removeprefix("http://").split(":")
+    async with healthy(tight):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(
+            b"POST /live/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n"
+        )
+        answer = asyncio.create_task(reader.readline())
+        while not answer.done():
+            writer.write(b" ")
+            await asyncio.wait([answer], timeout=0.5)
+        assert b" 408 " in await answer
+        writer.close()
+
+
+async def test_every_public_route_refuses_a_foreign_origin(tight: Notifier) -> None:
+    """Whichever route the description names, a page of another origin hears 403 and may not read why."""
+    async with tight.session.get(f"{tight.public}/openapi.yaml", headers={"Origin": ORIGIN}) as response:
+        paths = yaml.safe_load(await response.text())["paths"]
+    routes = [(method, path) for path, methods in paths.items() for method in methods]
+    assert len(routes) >= 6
+    for method, path in [*routes, ("get", "/live"), ("get", "/nowhere")]:
+        url = tight.public + path.replace("{id}", new_id())
+        async with tight.session.request(method.upper(), url, headers={"Origin": "http://evil.example"}) as response:
+            assert (response.status, (await response.json())["code"]) == (403, "origin_not_allowed"), path
+            assert "Access-Control-Allow-Origin" not in response.headers
