@@ -14,6 +14,7 @@ from redis.exceptions import ConnectionError
 
 from dev.environment import folder, programs, settings
 from headway.tokens import make_keys
+from tests.leaks import leaks, leaks_under
 from tests.waiting import free_ports, wait_until
 
 # Stores answer when they answer; what a failing example needs to be found again is printed.
@@ -33,6 +34,21 @@ def _scrubbed() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+PRINTED: list[str] = []  # secrets in what the tests' processes print
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Look at what a test and its processes have printed."""
+    PRINTED.extend(f"{report.nodeid}: {leak}" for _, text in report.sections for leak in leaks(text))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _nothing_secret(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Look, at the end of the run, for tokens, keys and payloads in every log that it has made."""
+    yield
+    assert leaks_under(tmp_path_factory.getbasetemp()) + PRINTED == []
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,7 @@ class Notifier:
     signer: TokenSigner
     session: aiohttp.ClientSession
     process: asyncio.subprocess.Process
+    log: Path
 
     def token(self, job_id: str, *, scope: str = "watch cancel", ttl_s: float = 60, kind: str = "k") -> str:
         """Sign a token for a job."""
@@ -83,7 +84,11 @@ async def running_notifier(stores: dict[str, str], keys: Path, **settings: str) 
         "REDIS_URL": stores["REDIS_URL"], "REPORT_KEY_FILE": str(keys / "report.key"), "ALLOWED_ORIGINS": ORIGIN,
         "TOKEN_PUBLIC_KEY_FILE": str(keys / "token.pub.pem"), "SILENCE_S": "0.5", "DRAIN_S": "0.2", **settings,
     }  # fmt: skip
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "services.notifier", cwd=ROOT, env=env)
+    log = keys / "notifier.log"
+    with log.open("wb") as errors:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "services.notifier", cwd=ROOT, env=env, stderr=errors
+        )
     async with aiohttp.ClientSession() as session:
         public, base = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{internal}"
 
@@ -96,10 +101,10 @@ async def running_notifier(stores: dict[str, str], keys: Path, **settings: str) 
 
         await wait_until(ready, 30)
         signer = TokenSigner((keys / "token.pem").read_text())
-        yield Notifier(public, base, (keys / "report.key").read_text().strip(), signer, session, process)
+        yield Notifier(public, base, (keys / "report.key").read_text().strip(), signer, session, process, log)
         if process.returncode is None:
             process.terminate()
-        assert await asyncio.wait_for(process.wait(), 20) == 0
+        assert await asyncio.wait_for(process.wait(), 20) == 0, log.read_text()[-4000:]
 
 
 @pytest.fixture(scope="module")
