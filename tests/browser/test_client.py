@@ -4,83 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any
+import re
+from uuid import UUID
 
 import pytest
-from playwright.async_api import Page, WebSocket
+from playwright.async_api import Page, WebSocketRoute
 
 from headway.contracts import Timestamp
+from tests.browser.client import WATCH, Client
 from tests.browser.conftest import Problems, Report, forged
 from tests.stack import Stack
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.browser
-
-# Watch a job, and write down what its handlers are told.
-WATCH = """async ({ name, token, throws = false }) => {
-  const { watchJob } = await import("/assets/headway.js");
-  const { liveUrl } = await import("/assets/live-url.js");
-  window.watches ??= {};
-  window.told ??= {};
-  const heard = (window.told[name] = []);
-  const hear = (event) => (...details) => {
-    heard.push([event, ...details]);
-    if (throws) throw new Error(`${name}: ${event}`);
-  };
-  const options = { url: liveUrl, token, onConnection: hear("connection"), onError: hear("error") };
-  const watch = (window.watches[name] = watchJob(options, hear("job")));
-  return { id: watch.id, early: heard.length };
-}"""
-
-
-class Client:
-    """A page that watches jobs, and the sockets that it opens."""
-
-    def __init__(self, page: Page) -> None:
-        self.page = page
-        self.sockets: list[WebSocket] = []
-        self.sent: list[dict[str, Any]] = []
-        page.on("websocket", self._opened)
-
-    def _opened(self, socket: WebSocket) -> None:
-        self.sockets.append(socket)
-        socket.on("framesent", lambda frame: self.sent.append(json.loads(frame)))
-
-    async def watch(self, name: str, token: str, **more: Any) -> str | None:
-        """Watch a job under a name; return the job's id."""
-        made = await self.page.evaluate(WATCH, {"name": name, "token": token, **more})
-        assert made["early"] == 0, "a handler was called before watchJob returned"
-        job_id: str | None = made["id"]
-        return job_id
-
-    async def call(self, name: str, method: str) -> Any:
-        """Call a method of a watch."""
-        return await self.page.evaluate("([name, method]) => watches[name][method]()", [name, method])
-
-    async def told(self, name: str, event: str) -> list[Any]:
-        """Return what a watch's handler has been told."""
-        heard: list[list[Any]] = await self.page.evaluate("(name) => told[name]", name)
-        return [details[0] for kind, *details in heard if kind == event]
-
-    async def hears(self, name: str, event: str, count: int = 1) -> list[Any]:
-        """Wait until a watch's handler has been told something so often."""
-
-        async def enough() -> list[Any]:
-            told = await self.told(name, event)
-            return told if len(told) >= count else []
-
-        heard: list[Any] = await wait_until(enough)
-        return heard
-
-    async def sees(self, name: str, status: str) -> dict[str, Any]:
-        """Wait until a watch's newest snapshot has this status; return it."""
-
-        async def newest() -> Any:
-            told = await self.told(name, "job")
-            return told[-1] if told and told[-1]["status"] == status else None
-
-        snapshot: dict[str, Any] = await wait_until(newest)
-        return snapshot
 
 
 @pytest.fixture
@@ -184,7 +120,12 @@ async def test_throwing_handlers_disturb_nobody(client: Client, stack: Stack) ->
     assert {"bad: connection", "bad: job"} == set(problems.found)
 
 
-@pytest.mark.parametrize("token", ["", "nonsense", "a.e30.b"], ids=["none", "nonsense", "no job"])
+LONG = base64.urlsafe_b64encode(json.dumps({"sub": str(UUID(int=1)), "padding": "x" * 4096}).encode()).decode()
+
+
+@pytest.mark.parametrize(
+    "token", ["", "nonsense", "a.e30.b", f"a.{LONG}.b"], ids=["none", "nonsense", "no job", "long"]
+)
 async def test_unreadable_token_is_told(client: Client, token: str) -> None:
     """What is no token is an error for its watch, without any connection."""
     assert await client.watch("job", token) is None
@@ -209,16 +150,25 @@ async def test_forged_token_concerns_its_job_alone(client: Client, stack: Stack,
 
 
 async def test_refusal_is_not_retried(client: Client, stack: Stack) -> None:
-    """A token beyond all measure is refused once and for all, and the next watch gets a fresh connection."""
-    claims = json.dumps({"sub": "big", "exp": 1, "padding": "x" * 80_000}).encode()
-    await client.watch("big", f"a.{base64.urlsafe_b64encode(claims).decode().rstrip('=')}.b")
-    (error,) = await client.hears("big", "error")
-    assert error["code"] == "refused"
-    assert (await client.told("big", "connection"))[-1] == "refused"
+    """A server that refuses the connection is not asked again, and the next watch gets a fresh connection."""
+    opened: list[WebSocketRoute] = []
+
+    def refuse_first(socket: WebSocketRoute) -> None:
+        opened.append(socket)
+        if len(opened) > 1:
+            socket.connect_to_server()
+
+    await client.page.route_web_socket(re.compile("/live$"), refuse_first)
     receipt = await stack.submit(delay_s=3600)
+    await client.watch("refused", receipt["token"])
+    await wait_until(lambda: opened)
+    await opened[0].close(code=1008, reason="too many messages")
+    assert await client.hears("refused", "error") == [{"code": "refused", "message": "too many messages"}]
+    assert (await client.told("refused", "connection"))[-1] == "refused"
+    assert len(opened) == 1
     await client.watch("job", receipt["token"])
     await client.sees("job", "queued")
-    assert [socket.is_closed() for socket in client.sockets] == [True, False]
+    assert len(opened) == 2
 
 
 async def test_cancel_ends_the_job(client: Client, stack: Stack) -> None:

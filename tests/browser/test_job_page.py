@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from playwright.async_api import BrowserContext, Page, expect
+from playwright.async_api import BrowserContext, Page, Route, expect
 
 from headway.contracts import Timestamp
 from headway.tokens import Pass, TokenSigner
@@ -202,6 +202,113 @@ async def test_remaining_time_is_told(page: Page, stack: Stack, report: Report) 
     await expect(page.locator("#remaining")).to_have_text(re.compile(r"about 0:\d\d"))
 
 
+async def test_job_is_cancelled_from_its_page(page: Page, stack: Stack) -> None:
+    """Who may cancel has a button, which says that it is at it until the job has ended."""
+    receipt = await stack.submit(payload={"steps": 600, "delay_s": 0.1})
+    await page.goto(receipt["links"]["page"])
+    await expect(page.locator("#status")).to_have_text("Running")
+    button = page.get_by_role("button", name="Cancel job")
+    await button.evaluate("(button) => { button.click(); window.said = [button.textContent, button.disabled]; }")
+    assert await page.evaluate("said") == ["Cancelling…", True]
+    await expect(page.locator("#status")).to_have_text("Cancelled")
+    await expect(page.locator("#cancel")).to_be_hidden()
+
+
+async def test_watch_only_link_is_copied(page: Page, stack: Stack) -> None:
+    """The link that the page copies opens the same job, with nothing to cancel it."""
+    problems = Problems(page)
+    await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    receipt = await stack.submit(delay_s=3600)
+    await page.goto(receipt["links"]["page"])
+    await page.get_by_role("button", name="Copy watch-only link").click()
+    await expect(page.locator("#shared")).to_have_text("Copied. It can watch, not cancel.")
+    link = await page.evaluate("navigator.clipboard.readText()")
+    assert link.startswith(f"{stack.url}/jobs/{receipt['id']}#")
+    assert link != receipt["links"]["page"]
+    other = await page.context.new_page()
+    await other.goto(link)
+    await expect(other.locator("#status")).to_have_text("Queued")
+    await expect(other.locator("#cancel")).to_have_count(0)
+    assert problems.found == []
+
+
+async def test_link_can_be_copied_by_hand(page: Page, stack: Stack) -> None:
+    """Where a page may not write to the clipboard, the link stands in a field, selected."""
+    await page.add_init_script("navigator.clipboard.writeText = () => Promise.reject(new Error('no'))")
+    receipt = await stack.submit(delay_s=3600)
+    await page.goto(receipt["links"]["page"])
+    await page.get_by_role("button", name="Copy watch-only link").click()
+    field = page.get_by_label("Watch-only link", exact=True)
+    await expect(field).to_be_focused()
+    link = await field.input_value()
+    assert await page.evaluate("getSelection().toString()") == link
+    assert link.startswith(f"{stack.url}/jobs/{receipt['id']}#")
+    await expect(page.locator("#shared")).to_contain_text("Copy this link")
+
+
+async def test_link_that_is_refused_is_explained(page: Page, stack: Stack) -> None:
+    """When there is no link to share the page says why."""
+
+    async def refuse(route: Route) -> None:
+        await route.fulfill(status=429, json={"status": 429, "detail": "Too many requests; try again in 3 s."})
+
+    await page.route("**/token", refuse)
+    receipt = await stack.submit(delay_s=3600)
+    await page.goto(receipt["links"]["page"])
+    await page.get_by_role("button", name="Copy watch-only link").click()
+    await expect(page.locator("#shared")).to_have_text("There is no link. Too many requests; try again in 3 s.")
+    await expect(page.locator("#link")).to_be_hidden()
+
+
+async def test_lost_worker_is_told(page: Page, stack: Stack, report: Report) -> None:
+    """A job whose lease has not been renewed says that its worker is lost, and counts down to the next attempt."""
+    receipt = await stack.submit(delay_s=3600)
+    await page.goto(receipt["links"]["page"])
+    await report(receipt, lease_until=str(Timestamp.now().after(600)))
+    await expect(page.locator("#status")).to_have_text("Running")
+    await expect(page.locator("#outlook")).to_be_empty()
+    await report(receipt, lease_until=str(Timestamp.now().after(12)))
+    await expect(page.locator("#outlook")).to_have_text(re.compile(r"Worker lost, next attempt in \d s"))
+    await expect(page.locator("#outlook")).to_have_text("Worker lost, next attempt soon")
+    await report(receipt, lease_until=str(Timestamp.now().after(600)))
+    await expect(page.locator("#outlook")).to_be_empty()
+    await report(receipt, lease_until=str(Timestamp.now().after(1)), attempt=5)
+    await expect(page.locator("#outlook")).to_have_text("Worker lost, no attempt left")
+
+
+async def test_next_attempt_is_counted_down_to(page: Page, stack: Stack, report: Report) -> None:
+    """A retrying job says when it is tried again, by the server's clock however wrong the browser's is."""
+    await page.clock.install(time="2001-01-01")
+    receipt = await stack.submit(delay_s=3600)
+    await page.goto(receipt["links"]["page"])
+    await report(receipt, "retrying", due_at=str(Timestamp.now().after(20)))
+    await expect(page.locator("#outlook")).to_have_text(re.compile(r"next attempt in (1\d|20) s"))
+    await expect(page.locator("#outlook")).to_have_text("next attempt in 15 s")
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+async def test_nothing_moves_as_text_comes(page: Page, stack: Stack, report: Report, width: int) -> None:
+    """Whatever is said of a job, what stands below stays where it is."""
+    places = set()
+    await page.set_viewport_size({"width": width, "height": 800})
+    receipt = await stack.submit(delay_s=3600)
+    await page.goto(receipt["links"]["page"])
+    progress = {"current": 4, "total": 10, "unit": "files", "message": "Resizing"}
+    states: dict[str, dict[str, Any]] = {
+        "queued": {},
+        "running": {"progress": progress, "lease_until": str(Timestamp.now().after(1))},
+        "retrying": {"progress": progress, "due_at": str(Timestamp.now().after(60))},
+        "succeeded": {"progress": progress},
+    }
+    for status, more in states.items():
+        await report(receipt, status, **more)
+        await expect(page.locator("#status")).to_have_text(status.capitalize())
+        if status == "running":
+            await expect(page.locator("#outlook")).to_contain_text("Worker lost")
+        places.add(await page.evaluate("[...document.querySelectorAll('dl, .actions')].map((e) => e.offsetTop).join()"))
+    assert len(places) == 1, places
+
+
 def expired(stack: Stack, receipt: dict[str, Any]) -> str:
     """Return a token whose time is over."""
     signer = TokenSigner((stack.folder / "keys" / "token.pem").read_text())
@@ -244,7 +351,7 @@ async def test_pasted_key_opens_the_job(page: Page, stack: Stack) -> None:
     await expect(page.locator("#error")).to_be_visible()
     await page.evaluate("(token) => { location.hash = token; }", receipt["token"])
     await expect(page.locator("#status")).to_have_text("Queued")
-    await expect(page.locator("#due")).to_have_text(re.compile("starts at"))
+    await expect(page.locator("#outlook")).to_have_text(re.compile("starts at"))
     await expect(page.locator("#error")).to_be_hidden()
 
 
@@ -266,7 +373,7 @@ async def test_assistive_technology_is_told(page: Page, stack: Stack, report: Re
     receipt = await stack.submit(delay_s=3600)
     await page.goto(receipt["links"]["page"])
     await report(receipt, progress={"current": 4, "total": 10, "unit": "files"})
-    await expect(page.get_by_role("status")).to_have_text("Running")
+    await expect(page.get_by_role("status").first).to_have_text("Running")
     bar = page.get_by_role("progressbar", name="Progress")
     await expect(bar).to_have_js_property("value", 40)
     await expect(bar).to_have_accessible_description("4 of 10 files")
@@ -325,6 +432,18 @@ async def test_policy_allows_files_of_our_own_only(page: Page, stack: Stack, pat
     assert not {"'unsafe-inline'", "'unsafe-eval'", "*"} & set(" ".join(directives).split())
     assert await page.evaluate(INLINE) == []
     assert problems.found == []
+
+
+async def test_modules_are_asked_for_at_once(page: Page, stack: Stack) -> None:
+    """The page names every module that it comes to need, so that none waits for another to ask for it."""
+    receipt = await stack.submit(delay_s=3600)
+    await page.goto(receipt["links"]["page"])
+    await expect(page.locator("#status")).to_have_text("Queued")
+    named, loaded = await page.evaluate("""() => {
+        const named = [...document.querySelectorAll("script, [rel=modulepreload]")].map(({ src, href }) => src || href);
+        return [named, performance.getEntriesByType("resource").map(({ name }) => name)];
+    }""")
+    assert sorted(named) == sorted({name for name in loaded if name.endswith(".js")})
 
 
 async def test_injected_code_does_not_run(page: Page, stack: Stack) -> None:

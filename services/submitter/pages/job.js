@@ -4,17 +4,12 @@
  * Whatever a job or its worker says is shown as text, never as markup.
  */
 
-import { watchJob } from "/assets/headway.js";
 import { liveUrl } from "/assets/live-url.js";
+import { offer } from "/assets/share.js";
+import { mayCancel, readClaims } from "/assets/token.js";
+import { watchJob } from "/assets/watch.js";
+import { amount, cancelling, figure, outlook, percent, status, workerLost } from "/assets/words.js";
 
-const WORDS = {
-  queued: "Queued",
-  running: "Running",
-  retrying: "Retrying",
-  succeeded: "Succeeded",
-  failed: "Failed",
-  cancelled: "Cancelled",
-};
 const MARKS = { succeeded: "✓", failed: "✗", cancelled: "⊘" };
 const PROBLEMS = {
   incomplete: {
@@ -33,6 +28,18 @@ const PROBLEMS = {
     type: "The server refuses this page",
     message: "It takes no connections from this address. Whoever runs it can change that.",
   },
+  origin_not_allowed: {
+    type: "The server refuses this page",
+    message: "Its address is not one of those that may watch. Whoever runs the server can change that.",
+  },
+  forbidden: {
+    type: "This link may not cancel the job",
+    message: "Its key is for watching only.",
+  },
+  unavailable: {
+    type: "The job could not be cancelled",
+    message: "The server cannot reach its records just now. Try again.",
+  },
   unknown: {
     type: "The server has lost this job’s record",
     message: "The job may well go on: the worker’s next report will show it here.",
@@ -41,12 +48,12 @@ const PROBLEMS = {
 const TRUSTED_PERCENT = 5; // below, too little has happened to tell how long the rest will take
 
 const main = document.querySelector("main");
-const number = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 const element = Object.fromEntries([...document.querySelectorAll("[id]")].map((found) => [found.id, found]));
 
 let watch;
 let snapshot = null;
 let problem = null; // why the job cannot be watched, in the shape of a job's own error
+let asked = false; // whether to cancel has been asked here
 let timer;
 
 function start() {
@@ -55,8 +62,18 @@ function start() {
   watch = watchJob({ url: liveUrl, token, onConnection, onError: fail }, (newer) => {
     snapshot = newer;
     problem = null;
+    asked &&= !newer.finished_at;
     render();
   });
+  offer({ id: watch.id, token });
+  if (mayCancel(readClaims(token))) element.cancel.addEventListener("click", cancel);
+  else element.cancel.remove();
+}
+
+function cancel() {
+  asked = true;
+  watch.cancel();
+  renderCancel();
 }
 
 function onConnection(state) {
@@ -65,6 +82,7 @@ function onConnection(state) {
 
 function fail({ code, message }) {
   problem = PROBLEMS[code] ?? { type: "This job cannot be watched", message };
+  asked = false;
   render();
 }
 
@@ -76,11 +94,10 @@ function render() {
 }
 
 function renderJob() {
-  const { status, version, kind, attempt, max_attempts: attempts, result, progress } = snapshot;
-  Object.assign(main.dataset, { status, version });
+  const { version, kind, attempt, max_attempts: attempts, result, progress } = snapshot;
+  Object.assign(main.dataset, { status: snapshot.status, version });
   write("kind", kind);
-  write("status", word(snapshot));
-  write("due", due(snapshot));
+  write("status", status(snapshot));
   write("message", progress?.message);
   write("attempt", `${attempt} of ${attempts}`);
   element.attempts.hidden = attempt < 2;
@@ -88,28 +105,39 @@ function renderJob() {
   element.outcome.hidden = result === null;
   renderProgress();
   renderTimes();
+  renderCancel();
 }
 
 function renderProgress() {
-  const { status, kind, progress } = snapshot;
-  const percent = status === "succeeded" ? 100 : progress?.percent;
-  const figure = percent == null ? "" : `${Math.floor(percent)} %`; // rounded down: 100 is for what is done
-  if (percent == null && status === "running") element.bar.removeAttribute("value");
-  else element.bar.value = percent ?? 0;
-  write("percent", figure);
-  write("progress-text", amount(progress));
-  const state = status === "running" && figure ? figure : word(snapshot);
-  document.title = MARKS[status] ? `${MARKS[status]} ${kind}` : `${state} · ${kind}`;
+  const share = percent(snapshot);
+  const known = figure(snapshot);
+  const running = snapshot.status === "running";
+  if (share === null && running) element.bar.removeAttribute("value");
+  else element.bar.value = share ?? 0;
+  write("percent", known);
+  write("progress-text", amount(snapshot));
+  const mark = MARKS[snapshot.status];
+  document.title = mark ? `${mark} ${snapshot.kind}` : `${(running && known) || status(snapshot)} · ${snapshot.kind}`;
 }
 
 /** Show the times, and again at each full second until the job has ended. */
 function renderTimes() {
   clearTimeout(timer);
+  const now = watch.now();
   const { started_at: started, finished_at: finished } = snapshot;
-  const elapsed = started && Math.max(0, (finished ? Date.parse(finished) : watch.now()) - Date.parse(started));
+  const elapsed = started && Math.max(0, (finished ? Date.parse(finished) : now) - Date.parse(started));
   write("elapsed", started && clock(elapsed));
-  write("remaining", remaining(snapshot, watch.now()));
-  if (started && !finished) timer = setTimeout(renderTimes, 1000 - (elapsed % 1000));
+  write("remaining", remaining(snapshot, now));
+  write("outlook", outlook(snapshot, now));
+  main.toggleAttribute("data-lost", workerLost(snapshot, now));
+  if (!finished) timer = setTimeout(renderTimes, 1000 - ((elapsed || now) % 1000));
+}
+
+function renderCancel() {
+  const wanted = asked || cancelling(snapshot);
+  element.cancel.disabled = wanted;
+  element.cancel.hidden = !!snapshot.finished_at;
+  write("cancel", wanted ? "Cancelling…" : "Cancel job");
 }
 
 /** An ended job needs no more watching: what became of it outweighs why it cannot be watched. */
@@ -123,29 +151,6 @@ function renderError() {
 /** Leave what has not changed alone, lest a screen reader says it again. */
 function write(id, text) {
   if (element[id].textContent !== (text ?? "")) element[id].textContent = text ?? "";
-}
-
-/** "Running" */
-function word({ status, cancel_requested: cancelling, finished_at: finished }) {
-  return cancelling && !finished ? "Cancelling" : WORDS[status];
-}
-
-/** "40 of 100 %", "4 of 10 files", "4 files" */
-function amount(progress) {
-  if (!progress) return "";
-  const { current, total, unit } = progress;
-  const whole = total === null ? "" : `of ${number.format(total)}`;
-  return [number.format(current), whole, unit].filter(Boolean).join(" ");
-}
-
-/** "starts at 14:05:00", in the reader's own time */
-function due({ status, due_at: at }) {
-  const verb = { queued: "starts", retrying: "tries again" }[status];
-  if (!at || !verb) return "";
-  const moment = new Date(at);
-  const today = moment.toDateString() === new Date().toDateString();
-  const style = today ? { timeStyle: "medium" } : { dateStyle: "medium", timeStyle: "short" };
-  return `${verb} at ${moment.toLocaleString([], style)}`;
 }
 
 /** "about 0:18", by the pace so far; "" where too little, an earlier attempt or an overdue report would spoil it */
