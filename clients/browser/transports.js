@@ -19,7 +19,8 @@ export class Socket {
   constructor(url, desk, { hear, lost }) {
     try {
       this.#socket = new WebSocket(`${url.replace(/^http/, "ws")}/live`);
-    } catch (error) { // http: from a page of https:
+    } catch (error) {
+      // A page of https: may not open a socket to http:.
       queueMicrotask(() => lost({ code: 1006, reason: error.message }));
       return;
     }

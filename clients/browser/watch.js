@@ -32,7 +32,7 @@ const connections = new Map(); // by the notifier's URL
  */
 export function watchJob({ url, token, onConnection, onError }, onSnapshot) {
   const watch = { onConnection, onError, onSnapshot, closed: false };
-  if (token.length > TOKEN_LENGTH || !ID.test(readClaims(token)?.sub)) return unreadable(watch);
+  if (!ID.test(readClaims(token)?.sub) || token.length > TOKEN_LENGTH) return unreadable(watch);
   const connection = connect(url);
   const job = connection.join(token, watch);
   return {

@@ -218,6 +218,28 @@ async def test_restart_is_survived(client: Client, stack: Stack, proxy: Proxy, w
     await client.versions("job")
 
 
+@pytest.mark.parametrize("way", [STREAM, POLL])
+async def test_tabs_share_a_fallback(
+    context: BrowserContext, client: Client, stack: Stack, proxy: Proxy, report: Report, way: str
+) -> None:
+    """Tabs share one connection without a WebSocket, too, and the other goes on when the one that has it closes."""
+    proxy.blocks = WAYS[way]
+    first, second = [await stack.submit(delay_s=3600) for _ in range(2)]
+    other = Client(await context.new_page())
+    await other.page.goto(stack.url)
+    await client.watch("job", first["token"])
+    await client.sees("job", "queued")
+    for name, receipt in (("first", first), ("second", second)):
+        await other.watch(name, receipt["token"])
+        await other.sees(name, "queued")
+    await wait_until(lambda: proxy.lasting == {way: 1})
+    await client.page.close()
+    for name, receipt in (("first", first), ("second", second)):
+        await report(receipt)
+        await other.sees(name, "running")
+    await wait_until(lambda: proxy.lasting == {way: 1})
+
+
 async def test_ended_jobs_are_left_alone(client: Client, stack: Stack, proxy: Proxy) -> None:
     """A stream whose jobs have all ended is not asked for again and again, yet a new job is shown."""
     proxy.blocks = WAYS[STREAM]
