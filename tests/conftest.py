@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -26,7 +27,8 @@ KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH")
 
 @pytest.fixture(autouse=True, scope="session")
 def _scrubbed() -> Iterator[None]:
-    """Hide the settings of whoever runs the tests."""
+    """Hide the settings of whoever runs the tests, and hear Ctrl-C though a shell's background job is deaf to it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     before = dict(os.environ)
     for name in set(os.environ) - set(KEPT):
         if not name.startswith(("PYTEST", "SSL", "COV", "CI")):
