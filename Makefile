@@ -23,10 +23,8 @@ up: $(VENV)/.local $(AZURITE) ## Run everything on this machine until Ctrl-C; se
 demo: $(VENV)/.local $(AZURITE) ## Show a handful of jobs in this terminal, in a system of its own
 	@$(RUN) -m dev.demo
 
-# Most tests wait most of the time, so two files are run side by side.
-PAIR := --numprocesses=2 --dist=loadfile
 test: browser $(VENV)/.test $(AZURITE) ## Run all tests; ARGS="..." goes to pytest, BROWSER=none leaves the browser out
-	$(RUN) -m pytest $(if $(filter none,$(BROWSER)),-m "not browser") $(or $(ARGS),$(PAIR))
+	$(RUN) -m pytest $(if $(filter none,$(BROWSER)),-m "not browser") $(ARGS)
 
 check: $(VENV)/.test ## Check format, lint and types
 	$(RUN) -m ruff format --check

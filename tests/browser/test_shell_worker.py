@@ -43,4 +43,4 @@ async def test_the_bar_moves(page: Page, stack: Stack) -> None:
     for name in ("version", "value"):
         values = [shown[name] for shown in renders]
         assert values == sorted(values), renders
-    assert len({shown["value"] for shown in renders}) > 5
+    assert len({shown["value"] for shown in renders}) > 2
