@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from aiohttp import web
 
-from services.problems import Forbidden, Handler
+from services.problems import Forbidden, Handler, route_of
 
 EXPOSED = "ETag, Location, Preference-Applied, Retry-After"
 ACCEPTED = "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, Prefer"
@@ -42,8 +42,7 @@ class Origins:
             return self._preflight(", ".join(sorted(error.allowed_methods)))
 
     def _public(self, request: web.Request) -> bool:
-        resource = request.match_info.route.resource
-        return resource is not None and resource.canonical in self._everyone
+        return route_of(request) in self._everyone
 
     @staticmethod
     def _preflight(methods: str) -> web.Response:

@@ -18,6 +18,7 @@ from services import metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 T = TypeVar("T")
+JSON = "application/json"
 BODY_S = 10.0  # for a whole body, however it drips in
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -181,6 +182,13 @@ def read_contract(body: bytes, kind: type[T]) -> T:
         raise Unprocessable.at(error) from error
     except msgspec.DecodeError as error:
         raise Malformed(str(error)) from error
+
+
+async def read_json_body(request: web.Request, kind: type[T], limit: int) -> T:
+    """Read a body that must be sent as JSON; a Problem says what is wrong with its type, its size or a field."""
+    if request.content_type != JSON:
+        raise UnsupportedType(f"Send {JSON}.")
+    return read_contract(await read_body(request, limit), kind)
 
 
 def read_query(request: web.Request, kind: type[T]) -> T:

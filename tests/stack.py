@@ -14,10 +14,11 @@ from typing import Any
 import aiohttp
 
 from dev.environment import PORTS, ROOT
-from headway.contracts import JobSnapshot, decode
-from tests.waiting import free_ports, wait_until
+from headway.contracts import JobSnapshot, Timestamp, decode
+from tests.waiting import free_ports, metric, wait_until
 
 READY = "Headway is ready: "
+JOBS = "services.worker.jobs,tests.integration.samples"
 ENDED = ("succeeded", "failed", "cancelled")
 
 
@@ -60,6 +61,22 @@ class Stack:
             receipt: dict[str, Any] = await response.json()
             assert response.status == 202, receipt
             return receipt
+
+    async def metric(self, name: str) -> float:
+        """Return the sum of one of the notifier's metrics."""
+        return await metric(self.session, self.env["NOTIFIER_INTERNAL_URL"], name)
+
+    async def report(self, receipt: dict[str, Any], sequence: int = 1, **fields: Any) -> dict[str, Any]:
+        """Report as a worker does, of a job that no worker takes, since it is delayed; return the verdict."""
+        now = Timestamp.now()
+        times = {"submitted_at": str(now), "expires_at": str(now.after(3600))}
+        fence = {"message_id": "test", "delivery": 1, "sequence": sequence}
+        body = {"job_id": receipt["id"], "kind": "countdown", "status": "running", **fence, **times, **fields}
+        key = (self.folder / "keys" / "report.key").read_text().split()[0]
+        url, headers = f"{self.env['NOTIFIER_INTERNAL_URL']}/reports", {"Authorization": f"Bearer {key}"}
+        async with self.session.post(url, json=[body], headers=headers) as response:
+            verdict: dict[str, Any] = (await response.json())[0]
+            return verdict
 
     async def snapshot(self, job_id: str, token: str) -> dict[str, Any]:
         """Return a job's snapshot by plain HTTP."""

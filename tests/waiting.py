@@ -1,13 +1,16 @@
-"""Waiting for a condition, which is how tests synchronise: never by a sleep that hopes."""
+"""Waiting for a condition, which is how tests synchronise: never by a sleep that hopes; and what they wait for."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 import socket
 import time
 from collections.abc import Callable
 from typing import Any
+
+from aiohttp import ClientSession
 
 
 async def wait_until(condition: Callable[[], Any], timeout_s: float = 20.0, poll_s: float = 0.02) -> Any:
@@ -21,6 +24,14 @@ async def wait_until(condition: Callable[[], Any], timeout_s: float = 20.0, poll
             return value
         assert time.monotonic() < deadline, f"not within {timeout_s} s: {inspect.getsource(condition).strip()}"
         await asyncio.sleep(poll_s)
+
+
+async def metric(session: ClientSession, internal: str, name: str) -> float:
+    """Return the sum of a service's metric over its labels, or over those that the name has in braces."""
+    async with session.get(f"{internal}/metrics") as response:
+        text = await response.text()
+    labelled = re.escape(name) + ("" if name.endswith("}") else r"(?:{.*})?")
+    return sum(map(float, re.findall(rf"^{labelled} (.+)$", text, re.MULTILINE)))
 
 
 def free_ports(count: int) -> list[int]:

@@ -15,6 +15,7 @@ from headway.contracts import BATCH_BYTES, REPORTS_PER_BATCH, RESULT_BYTES, JobR
 from services.notifier import metrics
 from services.notifier.records import Records
 from services.problems import (
+    JSON,
     Unauthorized,
     Unavailable,
     Unprocessable,
@@ -79,7 +80,7 @@ def _in_doubt(count: int) -> Iterator[None]:
 def _tell(body: Any, verdicts: Sequence[Verdict]) -> web.Response:
     for verdict in verdicts:
         metrics.REPORTS.labels(verdict.reason or "accepted").inc()
-    return web.Response(body=encode(body), content_type="application/json")
+    return web.Response(body=encode(body), content_type=JSON)
 
 
 def read_batch(body: bytes) -> list[JobReport]:

@@ -9,7 +9,7 @@ from azure.core.exceptions import AzureError
 from headway.contracts import encode, encode_message
 from headway.tokens import TokenSigner
 from services.azure_queue import JobQueue
-from services.problems import Forbidden, Unavailable, UnsupportedType, read_body
+from services.problems import JSON, Forbidden, Unavailable, UnsupportedType, read_body
 from services.settings import WatchedFile
 from services.submitter import metrics
 from services.submitter.callers import Callers
@@ -21,7 +21,6 @@ from services.submitter.submission import BODY_BYTES, Accepted, accept, read_for
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 FORM = "application/x-www-form-urlencoded"
-JSON = "application/json"
 RETRY_AFTER_S = 2
 
 

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from headway.contracts import encode
 from services.access import named_job
-from services.problems import NotFound
+from services.problems import JSON, NotFound
 from services.submitter.assets import Asset, Assets, loadable
 from services.submitter.links import Links
 
@@ -42,12 +42,12 @@ class Pages:
     async def job(self, request: web.Request) -> web.Response:
         """Serve the job's page, which reads the token behind the `#` and watches by itself; a program gets links."""
         accepted = request.headers.get("Accept", "")
-        if "application/json" not in accepted or "text/html" in accepted:
+        if JSON not in accepted or "text/html" in accepted:
             return self._page(request, "job.html")
         job_id = named_job(request)
         body = encode({"id": job_id, "links": self._links.to(job_id)})
         headers = {"Cache-Control": "no-cache", "Vary": "Accept"}
-        return web.Response(body=body, content_type="application/json", headers=headers)
+        return web.Response(body=body, content_type=JSON, headers=headers)
 
     async def asset(self, request: web.Request) -> web.Response:
         """Serve what pages load, and tell where it stays as it is."""

@@ -11,11 +11,10 @@ from msgspec import Struct
 from headway.contracts import encode
 from headway.tokens import WATCH, TokenSigner, TokenVerifier
 from services.access import granted_for
-from services.problems import UnsupportedType, bearer, read_body, read_contract
+from services.problems import JSON, bearer, read_json_body
 from services.settings import WatchedFile
 from services.submitter.links import Links
 
-JSON = "application/json"
 BODY_BYTES = 1024
 
 
@@ -40,9 +39,7 @@ class Sharing:
     async def share(self, request: web.Request) -> web.Response:
         """Answer a token for the same job and the same time, without the right to cancel."""
         granted = granted_for(request, bearer(request), self._verifier.value)
-        if request.content_type != JSON:
-            raise UnsupportedType(f"Send {JSON}.")
-        wanted = read_contract(await read_body(request, BODY_BYTES), Wanted)
+        wanted = await read_json_body(request, Wanted, BODY_BYTES)
         token = self._signer.value.sign(msgspec.structs.replace(granted, scope=frozenset({WATCH})))
         links = self._links.to(granted.job_id, token)
         del links["cancel"]

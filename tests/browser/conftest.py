@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
-from headway.contracts import Timestamp
-from tests.stack import Stack, running
+from tests.stack import JOBS, Stack, running
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 ARGS = [
@@ -71,7 +70,7 @@ async def browser() -> AsyncIterator[Browser]:
 @pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     """Run the system for one module."""
-    env = {"WORKER_JOBS": "services.worker.jobs,tests.integration.samples", "GRACE_S": "0", "DRAIN_S": "0"}
+    env = {"WORKER_JOBS": JOBS, "GRACE_S": "0", "DRAIN_S": "0"}
     async with running(tmp_path_factory.mktemp("browser"), **env) as stack:
         yield stack
 
@@ -95,19 +94,12 @@ async def page(context: BrowserContext) -> Page:
 @pytest.fixture
 def report(stack: Stack) -> Report:
     """Report as a worker does, on a job that is submitted with a delay, so that no real worker takes it meanwhile."""
-    key = (stack.folder / "keys" / "report.key").read_text().split()[0]
     sequence = 0
 
     async def report(receipt: dict[str, Any], status: str = "running", **fields: Any) -> None:
         nonlocal sequence
         sequence += 1
-        now = Timestamp.now()
-        times = {"submitted_at": str(now), "expires_at": str(now.after(3600))}
-        fence = {"message_id": "test", "delivery": 1, "sequence": sequence}
-        body = {"job_id": receipt["id"], "kind": "countdown", "status": status, **fence, **times, **fields}
-        url, headers = f"{stack.env['NOTIFIER_INTERNAL_URL']}/reports", {"Authorization": f"Bearer {key}"}
-        async with stack.session.post(url, json=[body], headers=headers) as response:
-            (verdict,) = await response.json()
-            assert verdict["accepted"], verdict
+        verdict = await stack.report(receipt, sequence, status=status, **fields)
+        assert verdict["accepted"], verdict
 
     return report

@@ -16,7 +16,7 @@ from headway.contracts import Timestamp
 from headway.tokens import Pass, TokenSigner
 from tests.browser.conftest import Problems, Report, forged
 from tests.browser.site import Site, site
-from tests.stack import Stack, running
+from tests.stack import JOBS, Stack, running
 from tests.waiting import free_ports, wait_until
 
 pytestmark = pytest.mark.browser
@@ -87,8 +87,7 @@ async def sites() -> AsyncIterator[tuple[Site, Site]]:
 @pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory, sites: tuple[Site, Site]) -> AsyncIterator[Stack]:
     """Run the system; pages of the first site may watch."""
-    jobs = "services.worker.jobs,tests.integration.samples"
-    env = {"ALLOWED_ORIGINS": sites[0].origin, "WORKER_JOBS": jobs, "GRACE_S": "0", "DRAIN_S": "0"}
+    env = {"ALLOWED_ORIGINS": sites[0].origin, "WORKER_JOBS": JOBS, "GRACE_S": "0", "DRAIN_S": "0"}
     async with running(tmp_path_factory.mktemp("element"), **env) as stack:
         yield stack
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -51,19 +50,12 @@ async def watch(client: Client, *receipts: dict[str, Any]) -> None:
         await client.hears(receipt["id"], "job")
 
 
-async def metric(stack: Stack, name: str) -> float:
-    """Return the sum of one of the notifier's metrics."""
-    async with stack.session.get(f"{stack.env['NOTIFIER_INTERNAL_URL']}/metrics") as response:
-        text = await response.text()
-    return sum(map(float, re.findall(rf"^{name}(?:{{.*}})? (.+)$", text, re.MULTILINE)))
-
-
 async def connections(stack: Stack, count: int, watched: int | None = None) -> None:
     """Wait until the notifier has so many connections, and so many watched jobs."""
 
     async def settled() -> bool:
-        enough = watched is None or await metric(stack, "notifier_watched_jobs") == watched
-        return enough and await metric(stack, "notifier_connections") == count
+        enough = watched is None or await stack.metric("notifier_watched_jobs") == watched
+        return enough and await stack.metric("notifier_connections") == count
 
     await wait_until(settled)
 

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from dev.environment import ROOT
 from headway.contracts import Timestamp
 from headway.tokens import Pass, TokenSigner, make_keys
-from tests.waiting import free_ports, wait_until
+from tests.waiting import free_ports, metric, wait_until
 
 ORIGIN = "http://page.example"
 
@@ -57,12 +57,21 @@ class Notifier:
             verdicts: list[dict[str, Any]] = await response.json()
             return verdicts
 
+    async def metric(self, name: str) -> float:
+        """Return the sum of one of its metrics."""
+        return await metric(self.session, self.internal, name)
+
     @asynccontextmanager
     async def socket(self) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
         """Open a socket and take its hello."""
         async with self.session.ws_connect(f"{self.public}/live", headers={"Origin": ORIGIN}) as socket:
             assert set((await socket.receive_json())["hello"]) == {"now"}
             yield socket
+
+
+def new_id() -> str:
+    """Make a job's id."""
+    return str(uuid.uuid4())
 
 
 def report(job_id: str, sequence: int, **more: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from headway.contracts import Timestamp
-from tests.stack import Stack, running
+from tests.stack import JOBS, Stack, running
 from tests.waiting import wait_until
 
 LEASE_S = 3
@@ -22,14 +22,14 @@ LEASE_S = 3
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     """Run the system with a worker that does one job at a time."""
     env = {"LEASE_S": str(LEASE_S), "WORKER_CONCURRENCY": "1", "GRACE_S": "0", "DRAIN_S": "0",
-           "WORKER_JOBS": "services.worker.jobs,tests.integration.samples"}  # fmt: skip
+           "WORKER_JOBS": JOBS}  # fmt: skip
     async with running(tmp_path_factory.mktemp("cancel"), **env) as stack:
         yield stack
 
 
-async def cancel(stack: Stack, receipt: dict[str, Any], token: str | None = None) -> dict[str, Any]:
+async def cancel(stack: Stack, receipt: dict[str, Any]) -> dict[str, Any]:
     """Cancel a job as a program does; return the snapshot that answers."""
-    headers = {"Authorization": f"Bearer {token or receipt['token']}"}
+    headers = {"Authorization": f"Bearer {receipt['token']}"}
     async with stack.session.post(receipt["links"]["cancel"], headers=headers) as response:
         body: dict[str, Any] = await response.json()
         assert response.status == 202, body
@@ -48,18 +48,6 @@ async def reaches(stack: Stack, receipt: dict[str, Any], *wanted: str) -> None:
         return await status(stack, receipt) in wanted
 
     await wait_until(there, 30)
-
-
-async def tell(stack: Stack, receipt: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    """Report as a worker does, of a job that no worker takes, since it is delayed; return the verdict."""
-    now = Timestamp.now()
-    body = {"job_id": receipt["id"], "kind": "countdown", "message_id": "test", "delivery": 1, "sequence": 1,
-            "status": "running", "submitted_at": str(now), "expires_at": str(now.after(3600)), **fields}  # fmt: skip
-    key = (stack.folder / "keys" / "report.key").read_text().split()[0]
-    url, headers = f"{stack.env['NOTIFIER_INTERNAL_URL']}/reports", {"Authorization": f"Bearer {key}"}
-    async with stack.session.post(url, json=[body], headers=headers) as response:
-        verdict: dict[str, Any] = (await response.json())[0]
-        return verdict
 
 
 async def test_a_queued_job_never_starts(stack: Stack, tmp_path: Path) -> None:
@@ -104,17 +92,17 @@ async def test_a_retrying_job_is_cancelled_at_once(stack: Stack) -> None:
     """Nobody holds it, so its end is now, and the worker that has it next hears so."""
     receipt = await stack.submit(delay_s=3600)
     due = str(Timestamp.now().after(60))
-    assert (await tell(stack, receipt, status="retrying", due_at=due))["accepted"]
+    assert (await stack.report(receipt, status="retrying", due_at=due))["accepted"]
     shown = await cancel(stack, receipt)
     assert (shown["status"], shown["due_at"], shown["lease_until"]) == ("cancelled", None, None)
-    assert (await tell(stack, receipt, delivery=2))["reason"] == "finished"
+    assert (await stack.report(receipt, delivery=2))["reason"] == "finished"
 
 
 @pytest.mark.parametrize("ending", ["succeeded", "failed", "cancelled"])
 async def test_an_ending_stands(stack: Stack, ending: str) -> None:
     """The answer is the unchanged snapshot."""
     receipt = await stack.submit(delay_s=3600)
-    await tell(stack, receipt, status=ending)
+    await stack.report(receipt, status=ending)
     before = await stack.snapshot(receipt["id"], receipt["token"])
     assert await cancel(stack, receipt) == before
 
@@ -122,11 +110,10 @@ async def test_an_ending_stands(stack: Stack, ending: str) -> None:
 async def test_a_job_whose_lease_is_over_is_cancelled_at_once(stack: Stack) -> None:
     """A dead worker holds nothing: `lease_until` in the past is nobody's."""
     receipt = await stack.submit(delay_s=3600)
-    lease = {"lease_until": str(Timestamp.now().after(60))}
-    await tell(stack, receipt, **lease)
+    await stack.report(receipt, lease_until=str(Timestamp.now().after(60)))
     assert (await cancel(stack, receipt))["status"] == "running"
     gone = await stack.submit(delay_s=3600)
-    await tell(stack, gone, lease_until=str(Timestamp.now().after(-1)))
+    await stack.report(gone, lease_until=str(Timestamp.now().after(-1)))
     assert (await cancel(stack, gone))["status"] == "cancelled"
 
 

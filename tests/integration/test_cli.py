@@ -18,7 +18,7 @@ import pytest
 
 from dev.environment import ROOT
 from headway.links import Link
-from tests.stack import Stack, running
+from tests.stack import JOBS, Stack, running
 from tests.waiting import wait_until
 
 ENDLESS = ("countdown", "--payload", '{"steps": 9000, "delay_s": 0.05}')
@@ -27,7 +27,7 @@ ENDLESS = ("countdown", "--payload", '{"steps": 9000, "delay_s": 0.05}')
 @pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     """Run the system for this module."""
-    env = {"WORKER_JOBS": "services.worker.jobs,tests.integration.samples", "GRACE_S": "1"}
+    env = {"WORKER_JOBS": JOBS, "GRACE_S": "1"}
     async with running(tmp_path_factory.mktemp("cli"), **env) as stack:
         yield stack
 

@@ -16,7 +16,7 @@ from aiohttp import web
 from dev.environment import ROOT
 from headway.client import Client, InvalidToken, JobCancelled, JobFailed, Problem
 from headway.contracts import JobSnapshot
-from tests.stack import Stack, running
+from tests.stack import JOBS, Stack, running
 from tests.waiting import free_ports
 
 DOCUMENT = (ROOT / "docs" / "client.md").read_text()
@@ -25,7 +25,7 @@ DOCUMENT = (ROOT / "docs" / "client.md").read_text()
 @pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     """Run the system for this module."""
-    env = {"WORKER_JOBS": "services.worker.jobs,tests.integration.samples", "GRACE_S": "1", "DRAIN_S": "0.2"}
+    env = {"WORKER_JOBS": JOBS, "GRACE_S": "1", "DRAIN_S": "0.2"}
     async with running(tmp_path_factory.mktemp("client"), **env) as stack:
         yield stack
 

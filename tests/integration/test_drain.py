@@ -11,6 +11,7 @@ import pytest
 
 from tests.integration.conftest import Notifier, running_notifier
 from tests.integration.events import Event, events
+from tests.waiting import wait_until
 
 WATCHERS = 12
 
@@ -41,13 +42,6 @@ async def hold(notifier: Notifier) -> int:
         return response.status
 
 
-async def open_connections(notifier: Notifier) -> float:
-    """Count the connections that the notifier holds open."""
-    async with notifier.session.get(f"{notifier.internal}/metrics") as response:
-        lines = (await response.text()).splitlines()
-    return sum(float(line.split()[1]) for line in lines if line.startswith("notifier_connections{"))
-
-
 async def test_a_drain_sends_everyone_away_evenly(stores: dict[str, str], tmp_path: Path) -> None:
     """Sockets close with 1012, streams with a `retry:`, held requests are answered; whoever comes now goes at once."""
     async with running_notifier(stores, tmp_path / "keys", DRAIN_S="3") as notifier, asyncio.TaskGroup() as group:
@@ -55,8 +49,11 @@ async def test_a_drain_sends_everyone_away_evenly(stores: dict[str, str], tmp_pa
         sockets = [group.create_task(listen(notifier, opened)) for _ in range(WATCHERS)]
         streams = [group.create_task(read(notifier)) for _ in range(WATCHERS)]
         held = [group.create_task(hold(notifier)) for _ in range(WATCHERS)]
-        while await open_connections(notifier) < 3 * WATCHERS:
-            await asyncio.sleep(0.02)
+
+        async def all_open() -> bool:
+            return await notifier.metric("notifier_connections") == 3 * WATCHERS
+
+        await wait_until(all_open)
         notifier.process.terminate()
         await asyncio.wait(sockets, return_when=asyncio.FIRST_COMPLETED)
 

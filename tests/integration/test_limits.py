@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 import aiohttp
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from tests.integration.conftest import ORIGIN, Notifier, report, running_notifier
+from tests.integration.conftest import ORIGIN, Notifier, new_id, report, running_notifier
+from tests.integration.events import events
 from tests.waiting import wait_until
 
 CONNECTIONS, WATCHES = 5, 3
@@ -26,21 +26,9 @@ async def tight(stores: dict[str, str], tmp_path_factory: pytest.TempPathFactory
         yield notifier
 
 
-def new_id() -> str:
-    """Make a job's id."""
-    return str(uuid.uuid4())
-
-
-async def metric(notifier: Notifier, line: str) -> float:
-    """Read one line of the metrics; 0 when it is not there yet."""
-    async with notifier.session.get(f"{notifier.internal}/metrics") as response:
-        lines = (await response.text()).splitlines()
-    return next((float(found.rpartition(" ")[2]) for found in lines if found.startswith(line)), 0.0)
-
-
 async def refused(notifier: Notifier, limit: str) -> float:
     """Tell how much was refused because of a limit."""
-    return await metric(notifier, f'notifier_refused_total{{limit="{limit}"}}')
+    return await notifier.metric(f'notifier_refused_total{{limit="{limit}"}}')
 
 
 @asynccontextmanager
@@ -53,6 +41,11 @@ async def healthy(notifier: Notifier) -> AsyncIterator[None]:
         yield
         await notifier.report(report(job_id, 1, status="succeeded"))
         assert (await socket.receive_json(timeout=10))["job"]["status"] == "succeeded"
+
+
+async def none_open(notifier: Notifier) -> bool:
+    """Tell whether all connections are closed."""
+    return await notifier.metric("notifier_connections") == 0
 
 
 async def closing(socket: aiohttp.ClientWebSocketResponse) -> int | None:
@@ -85,12 +78,6 @@ async def test_too_many_connections_are_sent_away(tight: Notifier) -> None:
     assert await refused(tight, "connections") == before + 3
 
 
-async def none_open(notifier: Notifier) -> bool:
-    """Tell whether all connections are closed."""
-    return sum([await metric(notifier, f'notifier_connections{{transport="{name}"}}')
-                for name in ("websocket", "sse", "poll")]) == 0  # fmt: skip
-
-
 @pytest.mark.parametrize("path", ["/live", "/live/events"])
 async def test_too_many_watches_are_told_by_job(tight: Notifier, path: str) -> None:
     """The job that is one too many is named, the others are watched."""
@@ -107,12 +94,12 @@ async def test_too_many_watches_are_told_by_job(tight: Notifier, path: str) -> N
             await socket.send_json({"watch": tokens[-1]})
             assert (await socket.receive_json(timeout=10))["job"]["id"] == ids[-1]
     else:
-        async with tight.session.post(tight.public + path, json={"watch": tokens}) as response:
-            text = ""
-            while text.count("event: ") < len(tokens):
-                text += (await response.content.readany()).decode()
-        assert text.count('"code":"too_many_watches"') == 1
-        error = {"code": "too_many_watches", "job_id": ids[-1]} if ids[-1] in text else {}
+        async with (
+            tight.session.post(tight.public + path, json={"watch": tokens}) as response,
+            aclosing(events(response)) as found,
+        ):
+            told = [await anext(found) for _ in range(len(tokens) + 1)]  # the first is the opening comment
+        (error,) = [event.data for event in told if event.name == "error"]
     assert (error["code"], error["job_id"]) == ("too_many_watches", ids[-1])
     assert await refused(tight, "watches") == before + 1
 

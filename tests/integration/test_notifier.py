@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import uuid
 from contextlib import suppress
 from io import BytesIO
 from typing import Any
@@ -15,13 +14,8 @@ from redis.asyncio import Redis
 
 from services.notifier.bus import Bus
 from services.notifier.records import channel
-from tests.integration.conftest import Notifier, report
+from tests.integration.conftest import Notifier, new_id, report
 from tests.waiting import wait_until
-
-
-def new_id() -> str:
-    """Make a job's id."""
-    return str(uuid.uuid4())
 
 
 async def next_job(socket: aiohttp.ClientWebSocketResponse) -> dict[str, Any]:

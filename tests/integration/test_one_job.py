@@ -14,7 +14,7 @@ import pytest
 
 from headway.contracts import encode
 from services.azure_queue import JobQueue
-from tests.stack import Stack, running
+from tests.stack import JOBS, Stack, running
 from tests.waiting import wait_until
 
 VERSION = "2025-11-05"
@@ -23,7 +23,7 @@ VERSION = "2025-11-05"
 @pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     """Run the system for this module."""
-    env = {"WORKER_JOBS": "services.worker.jobs,tests.integration.samples", "GRACE_S": "1"}
+    env = {"WORKER_JOBS": JOBS, "GRACE_S": "1"}
     async with running(tmp_path_factory.mktemp("one"), **env) as stack:
         yield stack
 

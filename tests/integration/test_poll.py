@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from typing import Any
 
 import aiohttp
 import pytest
 from redis.asyncio import Redis
 
-from tests.integration.conftest import ORIGIN, Notifier, report
+from tests.integration.conftest import ORIGIN, Notifier, new_id, report
 from tests.integration.test_streams import watched
-
-
-def new_id() -> str:
-    """Make a job's id."""
-    return str(uuid.uuid4())
 
 
 async def ask(notifier: Notifier, job_id: str, **headers: str) -> tuple[int, str | None, Any]:

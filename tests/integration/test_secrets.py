@@ -11,13 +11,12 @@ from headway.contracts import Timestamp
 from headway.tokens import Pass, TokenSigner, make_keys
 from tests.integration.test_cancel import reaches
 from tests.leaks import MARKER, leaks, leaks_under
-from tests.stack import running
+from tests.stack import JOBS, running
 
 
 async def test_what_is_secret_is_in_no_log(tmp_path: Path) -> None:
     """Payloads that succeed, fail, do not fit or are malformed, and tokens and keys in all places, leave no trace."""
-    jobs = "services.worker.jobs,tests.integration.samples"
-    async with running(tmp_path, WORKER_JOBS=jobs, GRACE_S="0", DRAIN_S="0", LOG_LEVEL="debug") as stack:
+    async with running(tmp_path, WORKER_JOBS=JOBS, GRACE_S="0", DRAIN_S="0", LOG_LEVEL="debug") as stack:
         post, get, live = stack.session.post, stack.session.get, stack.env["LIVE_URL"]
         for kind in ("echo", "broken", "countdown"):
             receipt = await stack.submit(kind, {"steps": MARKER}, max_attempts=1)

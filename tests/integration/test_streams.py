@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
@@ -14,7 +13,7 @@ import pytest
 from redis.asyncio import Redis
 
 from services.notifier.records import channel
-from tests.integration.conftest import Notifier, report
+from tests.integration.conftest import Notifier, new_id, report
 from tests.integration.events import Event, events
 from tests.waiting import wait_until
 
@@ -43,17 +42,11 @@ async def one(notifier: Notifier, job_id: str, **headers: str) -> AsyncIterator[
         yield found
 
 
-def new_id() -> str:
-    """Make a job's id."""
-    return str(uuid.uuid4())
-
-
 async def watched(notifier: Notifier, count: int) -> None:
     """Wait until the notifier watches so many jobs."""
 
     async def there() -> bool:
-        async with notifier.session.get(f"{notifier.internal}/metrics") as response:
-            return f"notifier_watched_jobs {float(count)}" in await response.text()
+        return await notifier.metric("notifier_watched_jobs") == count
 
     await wait_until(there)
 

@@ -18,7 +18,7 @@ from dev.environment import ROOT
 from headway.contracts import Timestamp
 from headway.tokens import Pass, TokenSigner, TokenVerifier
 from tests.integration.test_one_job import history
-from tests.stack import Stack, running
+from tests.stack import JOBS, Stack, running
 from tests.waiting import free_ports, wait_until
 
 EVIL = "https://evil.example"
@@ -40,7 +40,7 @@ class Submitter(NamedTuple):
 @pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     """Run the system for this module."""
-    env = {"WORKER_JOBS": "services.worker.jobs,tests.integration.samples", "GRACE_S": "0"}
+    env = {"WORKER_JOBS": JOBS, "GRACE_S": "0"}
     async with running(tmp_path_factory.mktemp("submitter"), **env) as stack:
         yield stack
 

@@ -13,10 +13,10 @@ from msgspec import Meta, Struct
 from redis.exceptions import RedisError
 
 from headway.contracts import Natural
-from headway.tokens import CANCEL, InvalidToken, Pass, TokenVerifier, claimed_job
+from headway.tokens import InvalidToken, Pass, TokenVerifier, claimed_job
 from services.access import granted_for
 from services.notifier.transports.outlet import problem
-from services.problems import Forbidden, Unauthorized, Unavailable, bearer, read_body, read_contract
+from services.problems import Forbidden, Unauthorized, Unavailable, bearer, read_json_body
 from services.settings import WatchedFile
 
 RETRY_AFTER_S = 1
@@ -82,7 +82,7 @@ class Access:
         """Read the body that asks for many jobs; a Problem when no token of it opens anything."""
         asked: dict[UUID, Asked] = {}
         refused = []
-        for entry in read_contract(await read_body(request, BODY_BYTES), Many).watch:
+        for entry in (await read_json_body(request, Many, BODY_BYTES)).watch:
             token, version = (entry, None) if isinstance(entry, str) else (entry.watch, entry.version)
             granted = self.grant(token)
             await asyncio.sleep(0)  # a signature takes a quarter of a millisecond, and others are waiting
@@ -98,11 +98,6 @@ class Access:
 def presented_token(request: web.Request) -> str | None:
     """Return the token of the Authorization header or of `?access_token=`, if there is one."""
     return bearer(request) or request.query.get("access_token") or None
-
-
-def may_cancel(granted: Pass) -> bool:
-    """Tell whether the bearer may cancel the job."""
-    return CANCEL in granted.scope
 
 
 @contextmanager

@@ -39,6 +39,7 @@ class Outlet(ABC):
 
     def __init__(self, connection: asyncio.Transport) -> None:
         self.watches: dict[str, Watch] = {}
+        self.behind: dict[str, Snapshot] = {}  # what waits until the connection takes more
         self._connection = connection
 
     @property
@@ -79,10 +80,6 @@ class Outlet(ABC):
 
 class Pipe(Outlet):
     """An outlet that bytes are written to for as long as it is open."""
-
-    def __init__(self, connection: asyncio.Transport) -> None:
-        super().__init__(connection)
-        self.behind: dict[str, Snapshot] = {}
 
     @abstractmethod
     def spell(self, snapshot: Snapshot) -> bytes:
@@ -146,9 +143,8 @@ class Outlets:
         self._open: set[Outlet] = set()
         self.draining = False
 
-    @property
     def full(self) -> bool:
-        """Tell whether there is no room for another connection; one that asks is counted as refused."""
+        """Tell whether there is no room for another connection, and count it as refused then."""
         full = len(self._open) >= self._settings.max_connections
         if full:
             metrics.REFUSED.labels("connections").inc()
@@ -156,7 +152,7 @@ class Outlets:
 
     def make_room(self) -> None:
         """Refuse a request that would hold a connection open when there are too many."""
-        if self.full:
+        if self.full():
             raise Unavailable(
                 "Too many connections are open; try again.", code="overloaded", retry_after_s=RETRY_AFTER_S
             )
@@ -202,7 +198,7 @@ class Outlets:
         ticked_at = beaten_at = time.monotonic()
         while True:
             await asyncio.sleep(FLUSH_S)
-            for outlet in list(self._open):
+            for outlet in [one for one in self._open if one.behind]:
                 outlet.flush()
             now = time.monotonic()
             if now - ticked_at < TICK_S:

@@ -14,11 +14,12 @@ import msgspec
 from aiohttp import web
 
 from headway.contracts import Timestamp
+from headway.tokens import CANCEL
 from services.notifier.hub import NONE, Snapshot, queued
 from services.notifier.records import Records
 from services.notifier.transports.access import Access, Asked, records_needed
 from services.notifier.transports.outlet import Outlet, Outlets, problem
-from services.problems import NotFound, UnsupportedType
+from services.problems import JSON, NotFound
 
 LONGEST_WAIT_S = 60
 GATHER_S = 0.02  # what comes together is answered together
@@ -94,12 +95,10 @@ class Poll:
         if not newer:
             return web.Response(status=304, headers={"ETag": f'"{asked.version}"', **headers})
         headers["ETag"] = f'"{newer[0].version}"'
-        return web.Response(body=newer[0].text, content_type="application/json", headers=headers)
+        return web.Response(body=newer[0].text, content_type=JSON, headers=headers)
 
     async def many(self, request: web.Request) -> web.Response:
         """Answer those of the jobs that are newer than what the caller has seen of them."""
-        if request.content_type != "application/json":
-            raise UnsupportedType("Send application/json.")
         asked, refused = await self._access.granted_many(request)
         wanted = [one.problem for one in refused]
         newer, errors = await self._find(request, asked, for_ending=False, at_once=bool(wanted))
@@ -109,7 +108,7 @@ class Poll:
             msgspec.json.encode(wanted + errors),
         )
         headers = {"Cache-Control": "no-store"} | _applied(request)
-        return web.Response(body=body, content_type="application/json", headers=headers)
+        return web.Response(body=body, content_type=JSON, headers=headers)
 
     async def _find(
         self, request: web.Request, asked: Sequence[Asked], *, for_ending: bool, at_once: bool = False
@@ -151,11 +150,11 @@ class Poll:
 
     async def cancel(self, request: web.Request) -> web.Response:
         """Cancel the job, or ask the worker that holds it to; answer its snapshot."""
-        granted = self._access.granted_for(request, scope="cancel")
+        granted = self._access.granted_for(request, scope=CANCEL)
         with records_needed():
             text = await self._records.cancel(granted)
         headers = {"ETag": f'"{Snapshot(text).version}"', "Cache-Control": "no-store"}
-        return web.Response(status=202, body=text, content_type="application/json", headers=headers)
+        return web.Response(status=202, body=text, content_type=JSON, headers=headers)
 
 
 def _wait_s(request: web.Request) -> int:

@@ -18,7 +18,6 @@ from services.notifier.hub import Snapshot, chunk_of, event_of
 from services.notifier.records import Records
 from services.notifier.transports.access import Access, Asked, Refused, records_needed
 from services.notifier.transports.outlet import Outlets, Pipe
-from services.problems import UnsupportedType
 
 HEADERS = {
     "Content-Type": "text/event-stream",
@@ -119,8 +118,6 @@ class Streams:
 
     async def many(self, request: web.Request) -> web.StreamResponse:
         """Stream many jobs on one connection, for clients that have no socket."""
-        if request.content_type != "application/json":
-            raise UnsupportedType("Send application/json.")
         return await self._stream(request, *await self._access.granted_many(request))
 
     async def _stream(self, request: web.Request, asked: list[Asked], refused: list[Refused]) -> web.StreamResponse:

@@ -17,12 +17,13 @@ from msgspec import Struct
 from redis.exceptions import RedisError
 
 from headway.contracts import Natural, Timestamp, decode
+from headway.tokens import CANCEL
 from services.allowance import Allowance
 from services.notifier import metrics
 from services.notifier.hub import Snapshot, text_frame
 from services.notifier.records import Records
 from services.notifier.settings import NotifierSettings
-from services.notifier.transports.access import Access, Refused, Token, may_cancel, presented_token
+from services.notifier.transports.access import Access, Refused, Token, presented_token
 from services.notifier.transports.outlet import RETRY_AFTER_S, Outlets, Pipe
 from services.problems import Unavailable
 
@@ -138,7 +139,7 @@ class Sockets:
         """Serve one connection until it closes."""
         if self._outlets.draining:
             raise Unavailable("This replica is stopping; connect again.", retry_after_s=RETRY_AFTER_S)
-        full = self._outlets.full
+        full = self._outlets.full()
         socket = web.WebSocketResponse(compress=False, autoping=False, max_msg_size=16 * MESSAGE_BYTES)
         await socket.prepare(request)
         if full:  # told behind the handshake, since a browser sees nothing of an answer before it
@@ -193,7 +194,7 @@ class Sockets:
         watch = connection.watches.get(job_id)
         if watch is None:
             connection.tell(job_id, "not_watched", "Watch the job first: its token says whether you may cancel it.")
-        elif not may_cancel(watch.granted) or watch.granted.expired(Timestamp.now()):
+        elif CANCEL not in watch.granted.scope or watch.granted.expired(Timestamp.now()):
             connection.tell(job_id, "forbidden", "The token does not allow to cancel.")
         else:
             try:
