@@ -16,6 +16,10 @@ local REPORTED = {'id', 'kind', 'status', 'generation', 'attempt', 'max_attempts
 local PROGRESS = {'id', 'kind', 'status', 'max_attempts', 'progress', 'sequence', 'submitted_at', 'expires_at', 'expires_ms'}
 local GRANTED = {'id', 'kind', 'max_attempts', 'submitted_at', 'due_at', 'expires_at', 'expires_ms'}
 local NUMBERS = {'version', 'generation', 'delivery', 'sequence', 'lease_ms', 'due_ms', 'expires_ms'}
+local TEXT, TIME, COUNT = '^".+"$', '^"[%d:.TZ-]+"$', '^%d+$'
+local KEPT = {cancel_requested = '^[tf]%l+$', started_at = TIME}  -- by a report
+local TOLD = {id = TEXT, kind = TEXT, attempt = COUNT, max_attempts = COUNT, submitted_at = TIME, due_at = TIME,
+  lease_until = TIME, expires_at = TIME}  -- by all else, too
 local ENDED = {['"succeeded"'] = true, ['"failed"'] = true, ['"cancelled"'] = true}
 local TAKEOVER_MS = 10 * 60 * 1000  -- how long a quiet record still refuses another message
 local KEEP_MS = 60 * 60 * 1000      -- how long a record outlives its job's time, and its own last change
@@ -30,6 +34,21 @@ for _, name in ipairs(FENCE) do table.insert(FIELDS, name) end
 
 local foreign = false  -- whether the key holds no hash at all
 
+-- Tells whether fields are null, or spelt as the gate spells them.
+local function spelt(record, patterns)
+  for name, pattern in pairs(patterns) do
+    if record[name] ~= 'null' and not string.find(record[name], pattern) then return false end
+  end
+  return true
+end
+
+-- Tells whether a change may keep what it keeps of a record; an ending is kept whatever it says.
+local function sound(record)
+  if not spelt(record, KEPT) then return false end
+  return ARGV[1] == 'report' or spelt(record, TOLD) and (ENDED[record.status] or
+    pcall(cjson.decode, '[' .. record.progress .. ',' .. record.result .. ',' .. record.error .. ']'))
+end
+
 -- Returns the record, or nil when there is none; what is no record of ours is as good as none.
 local function load()
   local values = redis.pcall('HMGET', key, unpack(FIELDS))
@@ -43,9 +62,9 @@ local function load()
     record[name] = values[i]
   end
   for _, name in ipairs(NUMBERS) do
-    if not string.match(record[name], '^-?%d+$') then return nil end
+    if not string.match(record[name], '^-?%d+$') or #record[name] > 17 then return nil end
   end
-  return record
+  return (ARGV[1] == 'read' or sound(record)) and record or nil  -- who reads sees for himself
 end
 
 local function named(names)

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Protocol
+from uuid import UUID
 
-from headway.contracts import ENDED, JobSnapshot, Timestamp, encode
+import msgspec
+from msgspec import Struct
+
+from headway.contracts import ENDED, JobSnapshot, JobStatus, Natural, Timestamp, decode, encode
 from headway.tokens import Pass
 
 NONE = -1  # the version before any
 SPACED = bytes.maketrans(b"\r\n", b"  ")
 
-# The gate writes these side by side, and inside a JSON string every quote before them would be escaped.
-_HEAD = re.compile(rb'"status":"(\w+)","version":(\d+)')
+
+class _Head(Struct):
+    """What a replica needs to know of a snapshot; of the rest only that it is JSON, as every browser will find."""
+
+    id: UUID
+    status: JobStatus
+    version: Natural
 
 
 class Snapshot:
-    """A job's state as published; its text is never decoded, and framed once for all who watch."""
+    """A job's state as published; its text is passed on as it is, and framed once for all who watch."""
 
     def __init__(self, text: bytes) -> None:
-        head = _HEAD.search(text)
-        if head is None:
-            raise ValueError("this is no snapshot")
+        try:
+            head = decode(text, _Head)
+        except msgspec.DecodeError as error:
+            raise ValueError("this is no snapshot") from error
         self.text = text
-        self.version = int(head[2])
-        self.ended = head[1].decode() in ENDED
+        self.version = head.version
+        self.ended = head.status in ENDED
 
     @classmethod
     def read(cls, text: bytes | None) -> Snapshot | None:

@@ -152,9 +152,9 @@ class Poll:
         """Cancel the job, or ask the worker that holds it to; answer its snapshot."""
         granted = self._access.granted_for(request, scope=CANCEL)
         with records_needed():
-            text = await self._records.cancel(granted)
-        headers = {"ETag": f'"{Snapshot(text).version}"', "Cache-Control": "no-store"}
-        return web.Response(status=202, body=text, content_type=JSON, headers=headers)
+            snapshot = Snapshot.read(await self._records.cancel(granted)) or Snapshot(queued(granted))
+        headers = {"ETag": f'"{snapshot.version}"', "Cache-Control": "no-store"}
+        return web.Response(status=202, body=snapshot.text, content_type=JSON, headers=headers)
 
 
 def _wait_s(request: web.Request) -> int:

@@ -166,6 +166,8 @@ class Sockets:
                 await connection.refuse("message_size", WSCloseCode.MESSAGE_TOO_BIG, "too big")
             elif message.type is WSMsgType.TEXT:
                 await self._take(connection, message.data)
+            elif message.type is WSMsgType.ERROR and getattr(message.data, "code", None) == WSCloseCode.MESSAGE_TOO_BIG:
+                metrics.REFUSED.labels("message_size").inc()  # so much too big that aiohttp has not even read it
 
     async def _take(self, connection: Connection, text: str) -> None:
         try:

@@ -1,0 +1,169 @@
+"""Garbage in Redis and on the queue: it is as good as nothing, and harms no other job."""
+
+from __future__ import annotations
+
+import base64
+import json
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+from redis.asyncio import Redis
+
+from headway.contracts import Timestamp
+from headway.tokens import Pass, TokenSigner
+from services.azure_queue import JobQueue
+from services.notifier.records import channel
+from tests.integration.conftest import Notifier, new_id, report
+from tests.integration.test_one_job import VERSION
+from tests.stack import JOBS, running
+from tests.waiting import wait_until
+
+GARBAGE: list[str | bytes] = ["garbage", "", b"\xff\xfe", "9" * 30, "[" * 5000]
+NUMBERS = ["version", "generation", "attempt", "max_attempts", "delivery", "sequence", "lease_ms", "due_ms",
+           "expires_ms"]  # fmt: skip
+TIMES = ["submitted_at", "started_at", "updated_at", "finished_at", "due_at", "lease_until", "expires_at"]
+FIELDS = ["id", "kind", "status", "progress", "result", "error", "cancel_requested", *TIMES, *NUMBERS]
+ANOTHER = {"string": ["SET", "x"], "list": ["RPUSH", "x"], "set": ["SADD", "x"], "hash": ["HSET", "x", "x"]}
+
+
+@asynccontextmanager
+async def two_watched(notifier: Notifier) -> AsyncIterator[tuple[str, aiohttp.ClientWebSocketResponse]]:
+    """Watch two running jobs on one socket; whatever becomes of the first, the second goes on."""
+    first, second = new_id(), new_id()
+    await notifier.report(report(first, 1), report(second, 1))
+    async with notifier.socket() as socket:
+        for job_id in (first, second):
+            await socket.send_json({"watch": notifier.token(job_id)})
+            assert (await socket.receive_json(timeout=10))["job"]["id"] == job_id
+        yield first, socket
+        await notifier.report(report(second, 2, status="succeeded"))
+        assert (await shown(socket, second))["status"] == "succeeded"
+
+
+async def shown(socket: aiohttp.ClientWebSocketResponse, job_id: str, status: str | None = None) -> dict[str, Any]:
+    """Read a socket, all of which must be JSON, to the next snapshot of a job, or to the one with a status."""
+    while True:
+        job: dict[str, Any] = (await socket.receive_json(timeout=10)).get("job", {})
+        if job.get("id") == job_id and status in (None, job["status"]):
+            return job
+
+
+@pytest.mark.parametrize("value", GARBAGE, ids=lambda value: str(value)[:8])
+async def test_garbage_in_a_record(notifier: Notifier, admin: Redis, value: str | bytes) -> None:
+    """In whichever field it stands, all that asks for the job gets JSON, and the next report makes it good."""
+    for field in FIELDS:
+        async with two_watched(notifier) as (job_id, socket):
+            await admin.hset(channel(job_id), field, value)
+            url = f"{notifier.public}/live/jobs/{job_id}"
+            headers = {"Authorization": f"Bearer {notifier.token(job_id)}"}
+            async with notifier.session.get(url, headers=headers) as response:
+                assert (response.status, (await response.json())["id"]) == (200, job_id), field
+            (verdict,) = await notifier.report(report(job_id, 2, progress={"current": 1}))
+            assert verdict["accepted"], field
+            while (job := await shown(socket, job_id))["progress"] is None:
+                pass
+            assert job["cancel_requested"] is False
+            await admin.hset(channel(job_id), field, value)
+            async with notifier.session.post(f"{url}/cancel", headers=headers) as response:
+                assert (response.status, (await response.json())["id"]) == (202, job_id), field
+
+
+async def test_an_ending_stands_however_deep_its_result(notifier: Notifier, admin: Redis) -> None:
+    """What is nested deeper than some readers go is no garbage, and garbage in an ending opens the job to nobody."""
+    async with two_watched(notifier) as (job_id, socket):
+        await notifier.report(report(job_id, 2, status="succeeded"))
+        assert (await shown(socket, job_id))["status"] == "succeeded"
+        url = f"{notifier.public}/live/jobs/{job_id}/cancel"
+        headers = {"Authorization": f"Bearer {notifier.token(job_id)}"}
+        for result in ("[" * 5000 + "]" * 5000, "garbage"):
+            await admin.hset(channel(job_id), "result", result)
+            async with notifier.session.post(url, headers=headers) as response:
+                assert (response.status, (await response.json())["id"]) == (202, job_id)
+            assert (await notifier.report(report(job_id, 3)))[0]["reason"] == "finished"
+
+
+@pytest.mark.parametrize("kind", ANOTHER)
+async def test_another_type_in_the_place_of_a_record(notifier: Notifier, admin: Redis, kind: str) -> None:
+    """A key that holds something else is none; what is reported or asked next takes its place."""
+    async with two_watched(notifier) as (job_id, socket):
+        key = channel(job_id)
+        for ask in ("report", "cancel"):
+            await admin.delete(key)
+            command, *values = ANOTHER[kind]
+            await admin.execute_command(command, key, *values)  # type: ignore[no-untyped-call]
+            await admin.pexpire(key, 60_000)
+            headers = {"Authorization": f"Bearer {notifier.token(job_id)}"}
+            url = f"{notifier.public}/live/jobs/{job_id}"
+            async with notifier.session.get(url, headers=headers) as response:
+                assert (response.status, (await response.json())["version"]) == (200, 0)
+            if ask == "report":
+                assert (await notifier.report(report(job_id, 2)))[0]["accepted"]
+                assert (await shown(socket, job_id))["status"] == "running"
+            else:
+                async with notifier.session.post(f"{url}/cancel", headers=headers) as response:
+                    assert (response.status, (await response.json())["status"]) == (202, "cancelled")
+                assert (await shown(socket, job_id))["status"] == "cancelled"
+
+
+async def test_garbage_on_a_channel(notifier: Notifier, admin: Redis) -> None:
+    """What is published and is no snapshot is not passed on, also when it comes near one."""
+    near = b'{"status":"running","version":1767225600123,"result":%b}'
+    async with two_watched(notifier) as (job_id, socket):
+        for text in (*GARBAGE, near % b"garbage", near % b'"\xff"', near % b"1" + b"}", near.replace(b"running", b"x")):
+            await admin.publish(channel(job_id), text)
+        await notifier.report(report(job_id, 2, status="failed"))
+        assert (await shown(socket, job_id))["status"] == "failed"
+
+
+def b64(data: bytes) -> str:
+    """Write a message as the WebJobs SDK does."""
+    return base64.b64encode(data).decode()
+
+
+UNREADABLE = [
+    "garbage", "{", "[]", "null", "7", "{}", '"no uuid"', b64(b"\xff\xfe"), b64(b"\x00" * 50), b64(b"[" * 30_000),
+    '{"id": 7}', '{"id": "x"}', '{"kind": "echo"}', "eyJ" + "é" * 10, " ", "=", '"' * 100,
+]  # fmt: skip
+UNFIT: list[dict[str, Any]] = [
+    {"kind": 7}, {"kind": ""}, {"kind": "k" * 129}, {"max_attempts": 0}, {"max_attempts": -1}, {"max_attempts": 10**30},
+    {"generation": -1}, {"releases": -1}, {"timeout_s": -1}, {"timeout_s": 10**400}, {"submitted_at": "soon"},
+    {"expires_at": 7}, {"submitted_at": "2026-02-30T00:00:00Z"},
+]  # fmt: skip
+
+
+async def test_garbage_on_the_queue(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Each message that cannot be read is kept as received, a readable job is told why, and good ones go on."""
+    env = {"WORKER_JOBS": JOBS, "GRACE_S": "0", "DRAIN_S": "0"}
+    async with running(tmp_path_factory.mktemp("garbage"), **env) as stack:
+        connection = stack.env["QUEUE_CONNECTION_STRING"]
+        unfit = {new_id(): change for change in UNFIT}
+        texts = [*UNREADABLE, *(json.dumps({"id": job_id, **change}) for job_id, change in unfit.items())]
+        async with JobQueue.connect(connection, "jobs", VERSION) as queue:
+            receipts = []
+            for number, text in enumerate(texts):
+                if number % 5 == 0:
+                    receipts.append(await stack.submit("echo", number))
+                await queue.send(text)
+        found: dict[str, None] = {}
+        async with JobQueue.connect(connection, "jobs-poison", VERSION) as poison:
+
+            async def all_there() -> bool:
+                found.update({received.text: None for received in await poison.receive(32, 60)})
+                return found.keys() >= set(texts)
+
+            await wait_until(all_there, 40)
+        for receipt in receipts:
+            assert [job async for job in stack.watch(receipt["token"])][-1]["status"] == "succeeded"
+        signer = TokenSigner((stack.folder / "keys" / "token.pem").read_text())
+        for job_id, change in unfit.items():
+            now = Timestamp.now()
+            token = signer.sign(Pass(job_id=uuid.UUID(job_id), kind="k", submitted_at=now, expires_at=now.after(60)))
+            end = [job async for job in stack.watch(token)][-1]
+            assert (end["status"], end["error"]["type"]) == ("failed", "InvalidMessage")
+            assert next(iter(change)) in end["error"]["message"], change
+        log = (stack.folder / "logs" / "worker.log").read_text()
+        assert "Traceback" not in log
