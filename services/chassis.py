@@ -22,6 +22,7 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 
 from services import logs
 from services.cors import Origins
+from services.handshakes import Handshakes
 from services.problems import answer, log_request
 from services.settings import InvalidSettings, Settings, environment, load
 
@@ -29,7 +30,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 S = TypeVar("S", bound=Settings)
 
 SHUTDOWN_S = 3.0  # what requests in flight get once a listener closes
-IDLE_S = 15.0  # what a connection gets for its first whole request, and for each further one
+IDLE_S = 15.0  # how long a connection is kept for a further whole request
 
 
 async def _nothing() -> None:
@@ -109,9 +110,11 @@ async def _listen(stack: AsyncExitStack, app: web.Application, host: str, port: 
     runner = web.AppRunner(
         app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S, keepalive_timeout=IDLE_S
     )
+    handshakes = Handshakes(runner)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    await web.TCPSite(runner, host, port, backlog=1024).start()
+    listener = await asyncio.get_running_loop().create_server(handshakes, host, port, backlog=1024)
+    stack.callback(listener.close)
 
 
 def _probes(service: Service, stopping: asyncio.Event) -> web.Application:

@@ -19,6 +19,7 @@ from services import metrics
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 T = TypeVar("T")
 JSON = "application/json"
+PROBLEM = "application/problem+json"
 BODY_S = 10.0  # for a whole body, however it drips in
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -104,14 +105,18 @@ def _named_field(detail: str) -> str | None:
     return detail.split("`")[1] if " field `" in detail else None
 
 
+def render(status: int, code: str, detail: str, field: str | None = None) -> bytes:
+    """Render one problem as JSON."""
+    return msgspec.json.encode(
+        {"type": "about:blank", "title": code.replace("_", " ").capitalize(), "status": status, "code": code,
+         "detail": detail} | ({"field": field} if field else {})
+    )  # fmt: skip
+
+
 def respond(status: int, code: str, detail: str, *, field: str | None = None,
             headers: dict[str, str] | None = None) -> web.Response:  # fmt: skip
-    """Render one problem."""
-    body = {"type": "about:blank", "title": code.replace("_", " ").capitalize(), "status": status, "code": code,
-            "detail": detail} | ({"field": field} if field else {})  # fmt: skip
-    return web.Response(
-        status=status, body=msgspec.json.encode(body), content_type="application/problem+json", headers=headers
-    )
+    """Answer with one problem."""
+    return web.Response(status=status, body=render(status, code, detail, field), content_type=PROBLEM, headers=headers)
 
 
 @web.middleware

@@ -27,11 +27,12 @@ async def wait_until(condition: Callable[[], Any], timeout_s: float = 20.0, poll
 
 
 async def metric(session: ClientSession, internal: str, name: str) -> float:
-    """Return the sum of a service's metric over its labels, or over those that the name has in braces."""
+    """Return the sum of a service's metric over its labels, or over those with the one that the name has in braces."""
     async with session.get(f"{internal}/metrics") as response:
         text = await response.text()
-    labelled = re.escape(name) + ("" if name.endswith("}") else r"(?:{.*})?")
-    return sum(map(float, re.findall(rf"^{labelled} (.+)$", text, re.MULTILINE)))
+    name, _, label = name.partition("{")
+    found = re.findall(rf"^{name}(?:{{(.*)}})? (\S+)$", text, re.MULTILINE)
+    return sum(float(value) for labels, value in found if label.rstrip("}") in labels)
 
 
 def free_ports(count: int) -> list[int]:
