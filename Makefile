@@ -3,6 +3,7 @@
 VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip -qq --disable-pip-version-check
+NPM := dev/azurite tests/browser/node
 AZURITE := dev/azurite/node_modules/.installed
 
 # The newest Python that can make a virtual environment. Expanded only when there is none yet.
@@ -24,7 +25,7 @@ demo: $(VENV)/.local $(AZURITE) ## Show a handful of jobs in this terminal, in a
 	@$(RUN) -m dev.demo
 
 test: browser $(VENV)/.test $(AZURITE) ## Run all tests; ARGS="..." goes to pytest, BROWSER=none leaves the browser out
-	$(RUN) -m pytest $(if $(filter none,$(BROWSER)),-m "not browser") $(ARGS)
+	$(RUN) -m pytest --numprocesses=2 --dist=loadfile $(if $(filter none,$(BROWSER)),-m "not browser") $(ARGS)
 
 check: $(VENV)/.test ## Check format, lint and types
 	$(RUN) -m ruff format --check
@@ -40,7 +41,6 @@ UV ?= $(shell command -v uv || echo $(RUN) -m uv)
 COMPILE = $(UV) pip compile --quiet --universal --generate-hashes --no-annotate --no-header $(ARGS)
 SERVICES := pyproject.toml --extra services
 WITHIN := --constraint requirements-test.lock
-NPM_LOCK := dev/azurite/package-lock.json
 BARE := import json, pathlib, sys; file = pathlib.Path(sys.argv[1]); lock = json.loads(file.read_text()); \
 	[entry.pop(key) for entry in lock["packages"].values() for key in list(entry) if "://" in json.dumps(entry[key])]; \
 	file.write_text(json.dumps(lock, indent=2) + "\n")
@@ -50,11 +50,12 @@ lock: $(RUN) node ## Make the locks again; ARGS=--upgrade takes the newest versi
 	$(COMPILE) $(SERVICES) $(WITHIN) --group local --output-file requirements-local.lock
 	$(COMPILE) $(SERVICES) $(WITHIN) --output-file requirements.lock
 	$(COMPILE) --group node --output-file requirements-node.lock
-	$(RUN) -m dev.node npm --prefix dev/azurite install --package-lock-only --ignore-scripts
-	@$(RUN) -c '$(BARE)' $(NPM_LOCK)
+	@for folder in $(NPM); do \
+		$(RUN) -m dev.node npm --prefix $$folder install --package-lock-only --ignore-scripts && \
+		$(RUN) -c '$(BARE)' $$folder/package-lock.json || exit 1; done
 
 clean: ## Remove everything that make has made, the jobs and keys in .headway too
-	rm -rf $(VENV) .headway dev/azurite/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .headway $(NPM:%=%/node_modules) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What the targets above need. A stamp is older than its lock when there is something to install.
@@ -70,9 +71,9 @@ $(VENV)/.%: requirements-%.lock pyproject.toml | $(RUN)
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(AZURITE): $(NPM_LOCK) | node
-	@echo "Installing Azurite into dev/azurite/node_modules (half a minute)"
-	@$(RUN) -m dev.node npm --prefix dev/azurite ci --ignore-scripts --loglevel=error >/dev/null
+%/node_modules/.installed: %/package-lock.json | node
+	@echo "Installing npm packages into $*/node_modules (up to half a minute)"
+	@$(RUN) -m dev.node npm --prefix $* ci --ignore-scripts --loglevel=error >/dev/null
 	@touch $@
 
 node: | $(RUN)
@@ -82,6 +83,7 @@ node: | $(RUN)
 CHROMIUM := chromium chromium-browser google-chrome
 browser:
 ifneq ($(BROWSER),none)
+browser: tests/browser/node/node_modules/.installed
 	@for name in $(CHROMIUM); do command -v $$name >/dev/null && exit 0; done; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "Installing Chromium"; apt-get update -qq && \

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-from playwright.async_api import Locator, Page, WebSocket, expect
+from playwright.async_api import Page, WebSocket, expect
 from redis.asyncio import Redis
 
 from dev.environment import ROOT
 from headway.contracts import Timestamp
 from headway.tokens import Pass, TokenSigner
+from tests.browser import embedding
 from tests.browser.conftest import Problems, Report, forged
-from tests.browser.site import Site, site
-from tests.stack import JOBS, Stack, running
-from tests.waiting import free_ports, wait_until
+from tests.browser.embedding import DOC, EVENTS, blocks, fitted, part
+from tests.browser.site import Site
+from tests.stack import Stack
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.browser
 
-DOC = (ROOT / "docs" / "embed.md").read_text()
+sites, stack, allowed = embedding.sites, embedding.stack, embedding.allowed
+
 HTML = '<img src="x" onerror="document.title = 1">'
-EVENTS = ("headway-change", "headway-end", "headway-error")
 
 # Write down what is told to the document.
 LISTEN = """(types) => {
@@ -39,64 +39,6 @@ ADD = """({ token, url, label }) => {
   if (label) job.textContent = label;
   document.body.append(job);
 }"""
-
-# What htmx does for the examples: an event sends a request, and its answer is the new content of the target.
-HTMX = """
-const send = async (source, method, path) => {
-  const target = document.querySelector(source.getAttribute("hx-target"));
-  target.innerHTML = await (await fetch(path, { method })).text();
-  target.querySelectorAll("[hx-trigger]").forEach(wire);
-};
-const wire = (source) => {
-  const method = source.hasAttribute("hx-post") ? "post" : "get";
-  const trigger = source.getAttribute("hx-trigger") ?? "click";
-  source.addEventListener(trigger, () => send(source, method, source.getAttribute(`hx-${method}`)));
-};
-document.querySelectorAll("[hx-post]").forEach(wire);
-"""
-
-
-def blocks(language: str) -> list[str]:
-    """Return the document's examples in a language."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", DOC, re.DOTALL | re.MULTILINE)
-    return [text for named, text in found if named == language]
-
-
-def fitted(text: str, stack: Stack, token: str = "") -> str:
-    """Put the running system and a job's token in the place of the document's."""
-    live = stack.env["LIVE_URL"]
-    names = {"https://jobs.example.org": stack.url, "https://live.example.org": live, "TOKEN": token}
-    for name, value in {"wss://live.example.org": live.replace("http", "ws", 1), **names}.items():
-        text = text.replace(name, value)
-    return text
-
-
-def part(page: Page, name: str) -> Locator:
-    """Find a part of the page's element."""
-    return page.locator(f"headway-job [part={name}]")
-
-
-@pytest.fixture(scope="module")
-async def sites() -> AsyncIterator[tuple[Site, Site]]:
-    """Run two web sites of other people."""
-    async with AsyncExitStack() as stack:
-        first, second = [await stack.enter_async_context(site(port)) for port in free_ports(2)]
-        yield first, second
-
-
-@pytest.fixture(scope="module")
-async def stack(tmp_path_factory: pytest.TempPathFactory, sites: tuple[Site, Site]) -> AsyncIterator[Stack]:
-    """Run the system; pages of the first site may watch."""
-    env = {"ALLOWED_ORIGINS": sites[0].origin, "WORKER_JOBS": JOBS, "GRACE_S": "0", "DRAIN_S": "0"}
-    async with running(tmp_path_factory.mktemp("element"), **env) as stack:
-        yield stack
-
-
-@pytest.fixture
-def allowed(sites: tuple[Site, Site]) -> Site:
-    """Empty the site whose pages may watch."""
-    sites[0].pages, sites[0].policy = {}, None
-    return sites[0]
 
 
 @pytest.fixture
@@ -139,32 +81,6 @@ async def test_foreign_page_is_told_so(page: Page, stack: Stack, sites: tuple[Si
     await expect(part(page, "error")).to_contain_text("origin", ignore_case=True)
     assert {error["code"] for error in await told(page, "headway-error")} == {"origin_not_allowed"}
     await expect(part(page, "status")).to_be_empty()
-
-
-async def test_htmx_page_swaps_the_element_in(page: Page, stack: Stack, allowed: Site) -> None:
-    """A fragment that a form's answer brings is live, and its end fetches the next fragment."""
-    problems = Problems(page)
-    receipt = await stack.submit(payload={"steps": 5, "delay_s": 0.1})
-    _, page_block, fragment = blocks("html")
-    script = f'<script type="module" src="{stack.url}/assets/headway.js"></script>'
-    allowed.pages["/"] = f'<!doctype html><title>x</title>{script}{page_block}<script src="/htmx.js"></script>'
-    allowed.pages["/htmx.js"] = HTMX
-    allowed.pages["/exports"] = fitted(fragment, stack, receipt["token"])
-    allowed.pages["/exports/march"] = "<b>Ready</b>"
-    await page.goto(allowed.origin)
-    await page.get_by_role("button", name="Export").click()
-    await expect(page.locator("headway-job")).to_contain_text("Export of March")
-    await expect(page.locator("#exports")).to_have_text("Ready")
-    assert problems.found == []
-
-
-def test_react_example_uses_what_there_is() -> None:
-    """React is handed attributes and events that the element has; its own part is for React to test."""
-    (tag,) = re.findall(r"<headway-job (.*)>$", blocks("jsx")[0], re.MULTILINE)
-    names = set(re.findall(r'([\w-]+)=[{"]', tag))
-    events = {f"on{event}" for event in EVENTS}
-    assert {"token", "url", "onheadway-end"} <= names <= {"token", "url", *events}
-    assert set(re.findall(r'"(onheadway-\w+)"', blocks("ts")[0])) == events
 
 
 async def test_examples_of_events_and_looks_work(empty: Page, stack: Stack, report: Report) -> None:

@@ -22,6 +22,7 @@ from tests.stack import JOBS, Stack, running
 from tests.waiting import free_ports, wait_until
 
 EVIL = "https://evil.example"
+ANOTHER = "b1f6a6a0-7b7e-4c7f-9d0a-3c1c5a0e6f11"  # the id of a job that nobody has submitted
 Problem = dict[str, Any]
 
 
@@ -159,7 +160,7 @@ async def test_a_shared_token_may_watch_and_nothing_else(stack: Stack) -> None:
         (401, "invalid_token", None, {"token": "a.b.c"}),
         (401, "token_expired", None, {"claims": {"expires_at": Timestamp.at(0)}}),
         (401, "invalid_token", None, {"claims": {"scope": frozenset({"cancel"})}}),
-        (403, "forbidden", None, {"id": str(uuid.uuid4())}),
+        (403, "forbidden", None, {"id": ANOTHER}),
         (404, "not_found", "id", {"id": "no-uuid"}),
         (400, "malformed", None, {"body": b"scope=watch"}),
         (413, "too_large", None, {"body": b"x" * 1025}),
@@ -248,7 +249,7 @@ async def test_any_page_loads_the_client_but_submits_nothing(stack: Stack) -> No
             assert "Access-Control-Allow-Origin" not in response.headers
 
 
-@pytest.mark.parametrize("path", ["/jobs", f"/jobs/{uuid.uuid4()}/token"])
+@pytest.mark.parametrize("path", ["/jobs", f"/jobs/{ANOTHER}/token"])
 async def test_an_allowed_page_may_ask(stack: Stack, path: str) -> None:
     """A preflight lets an allowed page send its headers, and its answers can be read."""
     own = {"Origin": stack.url}

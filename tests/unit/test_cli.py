@@ -9,7 +9,7 @@ import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from msgspec.structs import replace
@@ -25,7 +25,7 @@ from headway.links import Link
 from headway.tokens import InvalidToken, TokenVerifier
 from tests.waiting import free_ports
 
-JOB_ID = uuid4()
+JOB_ID = UUID("b1f6a6a0-7b7e-4c7f-9d0a-3c1c5a0e6f11")
 NOW = Timestamp.now()
 JOB = JobSnapshot(id=JOB_ID, kind="thumbnails", status="running", version=5, submitted_at=NOW, started_at=NOW,
                   expires_at=NOW.after(60))  # fmt: skip
