@@ -1,7 +1,7 @@
 """Settings: read once from the environment, all problems told at once, secrets kept out of every `repr`.
 
 A setting is its field's name in upper case; with a service's name in front (`WORKER_LOG_LEVEL`) it is that
-service's alone and wins.
+service's alone and wins. What is secret may stand in a file, which `REDIS_URL_FILE` names.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import FieldInfo
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -61,14 +62,16 @@ def load(kind: type[S], environ: Mapping[str, str]) -> S:
     values: dict[str, Any] = {}
     problems: list[str] = []
     for field in msgspec.structs.fields(kind):
-        name, text = _find(field.name, kind.service, environ)
+        name, text = _find(field, kind.service, environ)
         if text is None:
             if field.required:
                 problems.append(f"{name} is missing")
             continue
         try:
+            if name.endswith("_FILE") and field.type is Secret:
+                text = Path(text).read_text()
             values[field.name] = msgspec.convert(_split(text, field.type), field.type, strict=False, dec_hook=_special)
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, OSError, UnicodeDecodeError) as error:
             problems.append(f"{name}: {error}")
     problems += kind.conflicts(values)
     if problems:
@@ -76,10 +79,12 @@ def load(kind: type[S], environ: Mapping[str, str]) -> S:
     return kind(**values)
 
 
-def _find(field: str, service: str, environ: Mapping[str, str]) -> tuple[str, str | None]:
-    name = field.upper()
-    own = name if field.startswith(service) else f"{service}_{field}".upper()
-    found = next((candidate for candidate in (own, name) if environ.get(candidate)), None)
+def _find(field: FieldInfo, service: str, environ: Mapping[str, str]) -> tuple[str, str | None]:
+    name = field.name.upper()
+    names = [name] if field.name.startswith(service) else [f"{service.upper()}_{name}", name]
+    if field.type is Secret:
+        names = [candidate for one in names for candidate in (one, f"{one}_FILE")]
+    found = next((candidate for candidate in names if environ.get(candidate)), None)
     return (found or name, environ[found] if found else None)
 
 

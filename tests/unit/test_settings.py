@@ -55,6 +55,18 @@ def test_all_problems_are_told_at_once() -> None:
     assert sorted(line.split(" ")[0].rstrip(":") for line in told) == sorted(names)
 
 
+def test_a_secret_may_stand_in_a_file(tmp_path: Path) -> None:
+    """As orchestrators mount it; what is not secret has no file, and one that cannot be read is named."""
+    file = tmp_path / "connection"
+    file.write_text(f"{CONNECTION}\n")
+    env = {**WORKER, "QUEUE_CONNECTION_STRING": "", "QUEUE_CONNECTION_STRING_FILE": str(file)}
+    assert load(WorkerSettings, env).queue_connection_string == CONNECTION
+    assert load(WorkerSettings, {**env, "WORKER_QUEUE_CONNECTION_STRING": "own"}).queue_connection_string == "own"
+    assert load(WorkerSettings, {**env, "QUEUE_NAME_FILE": str(file)}).queue_name == "jobs"
+    (told,) = problems(WorkerSettings, {**env, "QUEUE_CONNECTION_STRING_FILE": str(tmp_path / "nothing")})
+    assert told.startswith("QUEUE_CONNECTION_STRING_FILE: ")
+
+
 def test_an_empty_setting_is_none() -> None:
     """A variable that is there but empty counts as not set."""
     assert load(WorkerSettings, {**WORKER, "QUEUE_NAME": ""}).queue_name == "jobs"
