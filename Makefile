@@ -13,10 +13,10 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help up demo test check format lock clean node browser
+.PHONY: help up demo test test-containers check format lock clean node browser
 
 help: ## List what make can do
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
 
 up: $(VENV)/.local $(AZURITE) ## Run everything on this machine until Ctrl-C; settings come from the environment
 	@$(RUN) -m dev.up
@@ -25,7 +25,11 @@ demo: $(VENV)/.local $(AZURITE) ## Show a handful of jobs in this terminal, in a
 	@$(RUN) -m dev.demo
 
 test: browser $(VENV)/.test $(AZURITE) ## Run all tests; ARGS="..." goes to pytest, BROWSER=none leaves the browser out
-	$(RUN) -m pytest --numprocesses=2 --dist=loadfile $(if $(filter none,$(BROWSER)),-m "not browser") $(ARGS)
+	$(RUN) -m pytest --numprocesses=2 --dist=loadfile -m "not containers$(if $(filter none,$(BROWSER)), and not browser)" $(ARGS)
+
+test-containers: $(VENV)/.test $(VENV)-checkov/.installed ## Build the image and run it as compose.yaml has it, kill parts of it; needs Docker
+	@docker compose version >/dev/null && docker info >/dev/null
+	$(RUN) -m pytest -m containers $(ARGS)
 
 check: $(VENV)/.test ## Check format, lint and types
 	$(RUN) -m ruff format --check
@@ -50,12 +54,14 @@ lock: $(RUN) node ## Make the locks again; ARGS=--upgrade takes the newest versi
 	$(COMPILE) $(SERVICES) $(WITHIN) --group local --output-file requirements-local.lock
 	$(COMPILE) $(SERVICES) $(WITHIN) --output-file requirements.lock
 	$(COMPILE) --group node --output-file requirements-node.lock
+	$(COMPILE) $(WITHIN) --group build --output-file requirements-build.lock
+	$(COMPILE) --group checkov --output-file requirements-checkov.lock
 	@for folder in $(NPM); do \
 		$(RUN) -m dev.node npm --prefix $$folder install --package-lock-only --ignore-scripts && \
 		$(RUN) -c '$(BARE)' $$folder/package-lock.json || exit 1; done
 
 clean: ## Remove everything that make has made, the jobs and keys in .headway too
-	rm -rf $(VENV) .headway $(NPM:%=%/node_modules) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-checkov .headway $(NPM:%=%/node_modules) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What the targets above need. A stamp is older than its lock when there is something to install.
@@ -69,6 +75,13 @@ $(VENV)/.%: requirements-%.lock pyproject.toml | $(RUN)
 	@echo "Installing Python packages from $< into $(VENV) (a minute or two the first time)"
 	@$(PIP) install --require-hashes -r $<
 	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# checkov in an environment of its own: it pins much of what it needs.
+$(VENV)-checkov/.installed: requirements-checkov.lock | $(RUN)
+	@echo "Installing checkov into $(VENV)-checkov (a minute or two)"
+	@$(PYTHON) -m venv --clear $(VENV)-checkov
+	@$(VENV)-checkov/bin/python -m pip -qq --disable-pip-version-check install --require-hashes -r $<
 	@touch $@
 
 %/node_modules/.installed: %/package-lock.json | node

@@ -23,6 +23,7 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 from services import logs
 from services.cors import Origins
 from services.handshakes import Handshakes
+from services.metrics import watch_loop
 from services.problems import answer, log_request
 from services.settings import InvalidSettings, Settings, environment, load
 
@@ -81,7 +82,8 @@ async def _serve(settings: S, open_service: Callable[[S], AbstractAsyncContextMa
         internal.add_routes(service.internal)
         await _listen(stack, internal, settings.bind_host, settings.internal_port)
         async with asyncio.TaskGroup() as group, AsyncExitStack() as public:
-            tasks = [group.create_task(_supervise(task), name=name) for name, task in service.tasks.items()]
+            tasks = [group.create_task(_supervise(task), name=name)
+                     for name, task in {"loop": watch_loop, **service.tasks}.items()]  # fmt: skip
             if service.public is not None:
                 app = web.Application(middlewares=[log_request, answer])
                 if service.origins is not None:

@@ -14,6 +14,8 @@ import structlog
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web import RequestPayloadError
 
+from services import metrics
+
 _SECRETS = re.compile(
     r"eyJ[\w-]+\.[\w-]+\.[\w-]*"  # a JSON Web Token, wherever it stands
     r"|(?<=/progress/)[^/?\s\"']+"  # the report key of a one-line report
@@ -41,6 +43,7 @@ def configure(service: str, level: str, style: str) -> None:
         else [_TRACEBACKS, structlog.processors.JSONRenderer()]
     )
     handler = logging.StreamHandler()
+    handler.addFilter(_count)
     handler.setFormatter(_Redacting(foreign_pre_chain=shared, processors=[_WITHOUT_META, *final]))
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -55,6 +58,11 @@ def configure(service: str, level: str, style: str) -> None:
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(service=service)
+
+
+def _count(record: logging.LogRecord) -> bool:
+    metrics.LOG_MESSAGES.labels(record.levelname.lower()).inc()
+    return True
 
 
 class _Unquoted(logging.Filter):

@@ -31,7 +31,7 @@ def _scrubbed() -> Iterator[None]:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     before = dict(os.environ)
     for name in set(os.environ) - set(KEPT):
-        if not name.startswith(("PYTEST", "SSL", "COV", "CI")):
+        if not name.startswith(("PYTEST", "SSL", "COV", "CI", "DOCKER")):
             del os.environ[name]
     yield
     os.environ.clear()

@@ -45,7 +45,7 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[Service]:
                 public=[*(route for transport in transports for route in transport.routes()), description(OPENAPI)],
                 public_port=settings.port,
                 origins=Origins(settings.allowed_origins),
-                internal=Reports(records, report_keys, settings.job_ttl_s).routes(),
+                internal=Reports(records, live, report_keys, settings.job_ttl_s).routes(),
                 tasks={"bus": bus.run, "read": live.read, "sweep": live.sweep, "outlets": outlets.sweep},
                 waiting_for=lambda: [] if bus.connected else ["redis"],
                 drain=outlets.drain,

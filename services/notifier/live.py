@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
 
 import structlog
 from redis.exceptions import RedisError
 
-from headway.contracts import Timestamp
+from headway.contracts import JobReport, Timestamp
 from services.notifier import metrics
 from services.notifier.bus import Bus
 from services.notifier.hub import Hub, Snapshot, Watch
@@ -33,6 +34,7 @@ class Live:
         self._records = records
         self._silence_s = silence_s
         self._due: dict[str, None] = {}  # the jobs to read, in the order of their asking
+        self._sent: dict[str, Timestamp] = {}  # when a worker sent what is about to be heard of these jobs
         self._work = asyncio.Event()
         self.bus: Bus
 
@@ -47,6 +49,7 @@ class Live:
         """End a watch."""
         if self._hub.leave(watch):
             self.bus.forget(watch.job_id)
+            self._sent.pop(watch.job_id, None)
         metrics.WATCHED.set(len(self._hub))
 
     def heard(self, job_id: str, text: bytes) -> None:
@@ -56,6 +59,19 @@ class Live:
             log.warning("publication_unreadable", job_id=job_id, size=len(text))
         else:
             self._hub.deliver(job_id, snapshot, time.monotonic())
+            self._measure(Timestamp.now(), job_id, snapshot)
+
+    def reported(self, reports: Iterable[JobReport]) -> None:
+        """Take when workers sent what came in here, to tell how long the way to this replica's watchers is."""
+        for report in reports:
+            job_id = str(report.job_id)
+            if report.sent_at is not None and job_id in self._hub:
+                self._sent[job_id] = report.sent_at
+
+    def _measure(self, now: Timestamp, job_id: str, snapshot: Snapshot) -> None:
+        metrics.PUBSUB_LAG.observe(max(0, now - snapshot.version) / 1000)
+        if sent_at := self._sent.pop(job_id, None):
+            metrics.DELIVERY_LATENCY.observe(max(0, now - sent_at) / 1000)
 
     def confirmed(self, job_id: str) -> None:
         """Take that a job's subscription stands: what was published before may be lost, so read."""

@@ -1,10 +1,35 @@
 """What the notifier measures of its work."""
 
-from prometheus_client import Counter, Gauge
+from typing import get_args
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from headway.contracts import Reason
+
+LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 REPORTS = Counter("notifier_reports", "How many reports got which verdict?", ["verdict"])
 CONNECTIONS = Gauge("notifier_connections", "How many connections are open?", ["transport"])
+OPENED = Counter("notifier_connections_opened", "How many connections were opened?", ["transport"])
 WATCHED = Gauge("notifier_watched_jobs", "How many jobs does this replica watch?")
 RECONNECTS = Counter("notifier_pubsub_reconnects", "How often was the subscription to Redis made anew?")
 REFRESHED = Counter("notifier_records_read", "How many records were read for watchers?")
 REFUSED = Counter("notifier_refused", "How much was refused because of which limit?", ["limit"])
+DELIVERY_LATENCY = Histogram(
+    "notifier_delivery_latency_seconds",
+    "How long from a worker's sending of a report to the write to its job's watchers here?",
+    buckets=LATENCY,
+)
+PUBSUB_LAG = Histogram(
+    "notifier_pubsub_lag_seconds",
+    "How long from a change's time in Redis to the write to its job's watchers?",
+    buckets=LATENCY,
+)
+
+for verdict in ("accepted", *get_args(Reason)):
+    REPORTS.labels(verdict)
+for transport in ("websocket", "sse", "poll"):
+    CONNECTIONS.labels(transport)
+    OPENED.labels(transport)
+for limit in ("connections", "watches", "messages", "message_size", "binary", "first_message"):
+    REFUSED.labels(limit)

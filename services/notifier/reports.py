@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 
 from headway.contracts import BATCH_BYTES, REPORTS_PER_BATCH, RESULT_BYTES, JobReport, OneLine, Verdict, encode
 from services.notifier import metrics
+from services.notifier.live import Live
 from services.notifier.records import Records
 from services.problems import (
     JSON,
@@ -36,8 +37,9 @@ RETRY_AFTER_S = 1
 class Reports:
     """Takes what workers report."""
 
-    def __init__(self, records: Records, keys: WatchedFile[tuple[str, ...]], job_ttl_s: float) -> None:
+    def __init__(self, records: Records, live: Live, keys: WatchedFile[tuple[str, ...]], job_ttl_s: float) -> None:
         self._records = records
+        self._live = live
         self._keys = keys
         self._job_ttl_s = job_ttl_s
 
@@ -50,6 +52,7 @@ class Reports:
         """Pass a batch through the gate; any doubt about its outcome is a 503, and the worker sends it again."""
         self._authorize(bearer(request))
         reports = read_batch(await read_body(request, BATCH_BYTES))
+        self._live.reported(reports)
         with _in_doubt(len(reports)):
             verdicts = await self._records.apply(reports)
         return _tell(verdicts, verdicts)

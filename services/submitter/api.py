@@ -57,7 +57,8 @@ class Api:
     async def _enqueue(self, accepted: Accepted) -> None:
         message = accepted.message
         try:
-            await self._queue.send(encode_message(message), delay_s=accepted.delay_s)
+            with metrics.ENQUEUE_DURATION.time():
+                await self._queue.send(encode_message(message), delay_s=accepted.delay_s)
         except AzureError as error:
             metrics.SUBMITTED.labels("error").inc()
             log.warning("queue_unavailable", error=type(error).__name__)

@@ -1,5 +1,9 @@
 """What the submitter measures of its work."""
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Histogram
 
 SUBMITTED = Counter("jobs_submitted", "How many submissions were there?", ["outcome"])
+ENQUEUE_DURATION = Histogram("jobs_enqueue_duration_seconds", "How long did the queue take to accept a job?")
+
+for outcome in ("accepted", "limited", "error"):
+    SUBMITTED.labels(outcome)

@@ -158,6 +158,8 @@ class Delivery:
             return Ending.failed("UnknownKind", f"No worker here knows the kind {message.kind!r}.")
         context = JobContext(message.id, message.kind, self._attempt(message), message.max_attempts, stream.progress)
         timeout_s = message.timeout_s or job.timeout_s
+        if self._received.delivery == 1 and message.submitted_at is not None:
+            metrics.QUEUE_WAIT.labels(message.kind).observe(max(0, Timestamp.now() - message.submitted_at) / 1000)
         with metrics.IN_PROGRESS.track_inprogress(), metrics.DURATION.labels(message.kind).time():
             return await self._unless_interrupted(run(job, context, message.payload, timeout_s))
 

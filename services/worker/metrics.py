@@ -5,6 +5,8 @@ from prometheus_client import Counter, Gauge, Histogram
 JOBS = Counter("jobs_finished", "How many deliveries ended how?", ["kind", "outcome"])
 DURATION = Histogram("jobs_duration_seconds", "How long did a handler run?", ["kind"],
                      buckets=(0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600))  # fmt: skip
+QUEUE_WAIT = Histogram("jobs_queue_wait_seconds", "How long from submission, a delay included, to the first start?",
+                       ["kind"], buckets=(0.05, 0.1, 0.25, 0.5, 1, 5, 10, 30, 60, 120, 300, 600, 1800))  # fmt: skip
 IN_PROGRESS = Gauge("worker_jobs_in_progress", "How many jobs run now?")
 POISONED = Counter("jobs_poisoned", "How many messages went to the poison queue?", ["reason"])
 REPORTS = Counter("worker_reports", "How many requests with reports had which outcome?", ["outcome"])

@@ -162,6 +162,7 @@ class Outlets:
         """Serve an outlet for the length of the block."""
         self._open.add(outlet)
         metrics.CONNECTIONS.labels(outlet.transport).inc()
+        metrics.OPENED.labels(outlet.transport).inc()
         opened = time.monotonic()
         logged = log.bind(transport=outlet.transport, origin=request.headers.get("Origin"))
         if outlet.lasting:

@@ -1,0 +1,42 @@
+# One image for the three services; `command` chooses: python -m services.submitter, .notifier or .worker.
+ARG PYTHON_IMAGE=python:3.13-slim-trixie
+
+FROM ${PYTHON_IMAGE} AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
+WORKDIR /build
+COPY requirements-build.lock ./
+RUN --mount=type=cache,target=/root/.cache \
+    python -m venv tools && tools/bin/pip install --quiet --require-hashes --requirement requirements-build.lock
+COPY requirements.lock ./
+RUN --mount=type=cache,target=/root/.cache \
+    python -m venv --without-pip /opt/headway \
+    && tools/bin/uv pip install --python /opt/headway --require-hashes --requirement requirements.lock
+COPY pyproject.toml README.md ./
+COPY headway headway
+RUN tools/bin/hatchling build --target wheel --directory dist \
+    && tools/bin/uv pip install --python /opt/headway --no-cache --no-deps dist/*.whl
+COPY services /opt/headway/app/services
+COPY clients/browser /opt/headway/app/clients/browser
+RUN python -m compileall -q -j 0 /opt/headway
+
+FROM ${PYTHON_IMAGE}
+# The root is read-only at run time, so the standard library is compiled here; without its tests.
+RUN python -c "import compileall, re, sysconfig; compileall.compile_dir(sysconfig.get_path('stdlib'), quiet=2, \
+rx=re.compile('/(test|idlelib|tkinter|lib2to3|ensurepip|site-packages|dist-packages)/'))"
+COPY --from=build /opt/headway /opt/headway
+# Where compose.yaml mounts volumes for keys: they take over whose these folders are.
+RUN install -d -o 65532 -g 65532 /etc/headway /keys /keys/submitter /keys/notifier /keys/worker
+ENV PATH="/opt/headway/bin:$PATH" PYTHONPATH=/opt/headway/app PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+WORKDIR /opt/headway/app
+USER 65532:65532
+STOPSIGNAL SIGTERM
+EXPOSE 8080 9090
+ARG VERSION=dev
+ARG REVISION=unknown
+ARG CREATED=1970-01-01T00:00:00Z
+LABEL org.opencontainers.image.title="Headway" \
+      org.opencontainers.image.description="Background jobs whose progress everyone can watch live in the browser" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}"
+CMD ["python", "-c", "raise SystemExit('choose a service: python -m services.submitter, services.notifier or services.worker')"]

@@ -1,0 +1,88 @@
+"""Manifests as they are applied, and the settings that they give to a service."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from dev.environment import ROOT
+from services.notifier.settings import NotifierSettings
+from services.settings import Settings, load
+from services.submitter.settings import SubmitterSettings
+from services.worker.settings import WorkerSettings
+
+FOLDERS = ["base", "overlays/dev", "overlays/production"]
+SERVICES: dict[str, type[Settings]] = {
+    kind.service: kind for kind in (SubmitterSettings, NotifierSettings, WorkerSettings)
+}
+MARGIN_S = 5
+OLDEST = (1, 25)  # whose kustomize knows all that is used here
+
+Object = dict[str, Any]
+
+
+@cache
+def unusable() -> str | None:
+    """Say why kubectl cannot render, `None` when it can."""
+    if shutil.which("kubectl") is None:
+        return "kubectl is not installed"
+    told = subprocess.run(["kubectl", "version", "--client", "--output=json"], capture_output=True, text=True)
+    version = json.loads(told.stdout)["clientVersion"]["gitVersion"]
+    found = tuple(map(int, re.findall(r"\d+", version)[:2]))
+    return None if found >= OLDEST else f"kubectl {version} is older than 1.25"
+
+
+@cache
+def rendered(folder: str) -> list[Object]:
+    """Render a folder of deploy/k8s; a warning is an error."""
+    if (reason := unusable()) is not None:
+        pytest.skip(reason)
+    told = subprocess.run(["kubectl", "kustomize", ROOT / "deploy/k8s" / folder], capture_output=True, text=True)
+    assert (told.returncode, told.stderr) == (0, "")
+    return list(yaml.safe_load_all(told.stdout))
+
+
+def of_kind(objects: list[Object], kind: str) -> dict[str, Object]:
+    """Return the objects of a kind by their names."""
+    return {one["metadata"]["name"]: one for one in objects if one["kind"] == kind}
+
+
+def pod(workload: Object) -> Object:
+    """Return a workload's pod."""
+    spec: Object = workload["spec"]["template"]["spec"]
+    return spec
+
+
+def matches(selector: Object, labels: dict[str, str]) -> bool:
+    """Tell whether a label selector takes these labels."""
+    named = selector.get("matchLabels", {}).items() <= labels.items()
+    return named and all(
+        expression["operator"] == "In" and labels.get(expression["key"]) in expression["values"]
+        for expression in selector.get("matchExpressions", [])
+    )
+
+
+def understood(service: str, env: dict[str, str], mounted: str, folder: Path) -> Settings:
+    """Read an environment as the service does, where every secret file below `mounted` is there; nothing is unknown."""
+    known = {
+        prefix + field.upper() + suffix
+        for kind in SERVICES.values()
+        for field in kind.__struct_fields__
+        for prefix in ("", f"{kind.service.upper()}_")
+        for suffix in ("", "_FILE")
+    }
+    assert env.keys() <= known, env.keys() - known
+    moved = {name: value.replace(mounted, str(folder)) for name, value in env.items()}
+    for name, value in moved.items():
+        if name.endswith("_FILE"):
+            assert value != env[name], f"{name} is not in {mounted}"
+            Path(value).write_text("secret")
+    return load(SERVICES[service], moved)

@@ -1,0 +1,191 @@
+"""The manifests and the code say the same."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.chassis import SHUTDOWN_S, Service, _probes
+from tests.deploy.manifests import (
+    FOLDERS,
+    MARGIN_S,
+    SERVICES,
+    Object,
+    matches,
+    of_kind,
+    pod,
+    rendered,
+    understood,
+)
+
+STOP = {"submitter": None, "notifier": "drain_s", "worker": "grace_s"}  # what each takes its time for
+SECRETS = "/etc/headway"
+
+each_folder = pytest.mark.parametrize("folder", FOLDERS)
+each_service = pytest.mark.parametrize("service", SERVICES)
+
+
+def deployment(folder: str, service: str) -> tuple[Object, Object]:
+    """Return a service's pod and its container."""
+    spec = pod(of_kind(rendered(folder), "Deployment")[service])
+    (container,) = spec["containers"]
+    return spec, container
+
+
+def workloads(folder: str) -> dict[str, Object]:
+    """Return all that has pods."""
+    objects = rendered(folder)
+    return of_kind(objects, "Deployment") | of_kind(objects, "StatefulSet")
+
+
+def environment(folder: str, service: str) -> dict[str, str]:
+    """Return what a service is told."""
+    _, container = deployment(folder, service)
+    (source,) = container["envFrom"]
+    data: dict[str, str] = of_kind(rendered(folder), "ConfigMap")[source["configMapRef"]["name"]]["data"]
+    return data | {one["name"]: one["value"] for one in container.get("env", [])}
+
+
+def named_ports(spec: Object) -> dict[str, int]:
+    """Return a pod's ports by their names."""
+    return {port["name"]: port["containerPort"] for one in spec["containers"] for port in one.get("ports", [])}
+
+
+@each_service
+@each_folder
+def test_settings_fit(folder: str, service: str, tmp_path: Path) -> None:
+    """The service would start with them, its ports are those of the pod, and secrets come as files."""
+    env = environment(folder, service)
+    extra = {} if "SUBMITTER_OPEN" in env or "SUBMITTER_API_KEYS" in env else {"SUBMITTER_OPEN": "true"}
+    settings = understood(service, env | extra, SECRETS, tmp_path)
+    spec, container = deployment(folder, service)
+    assert container["command"] == ["python", "-m", f"services.{service}"]
+    ports = named_ports(spec)
+    assert ports.pop("internal") == settings.internal_port
+    assert ports == ({"http": settings.port} if hasattr(settings, "port") else {})
+    assert {"name": "secrets", "mountPath": SECRETS, "readOnly": True} in container["volumeMounts"]
+
+
+def test_the_base_leaves_open_who_may_submit() -> None:
+    """An overlay must say it, or the submitter does not start."""
+    env = environment("base", "submitter")
+    assert not {"SUBMITTER_OPEN", "SUBMITTER_API_KEYS"} & env.keys()
+
+
+@each_service
+@each_folder
+def test_there_is_time_to_stop(folder: str, service: str, tmp_path: Path) -> None:
+    """The grace covers the hook before SIGTERM, the drain, what is in flight, and a margin."""
+    spec, container = deployment(folder, service)
+    hook = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+    settings = understood(service, environment(folder, service) | {"SUBMITTER_OPEN": "true", "SUBMITTER_API_KEYS": ""},
+                          SECRETS, tmp_path)  # fmt: skip
+    takes_s = 0.0 if (name := STOP[service]) is None else getattr(settings, name)
+    assert spec["terminationGracePeriodSeconds"] >= hook + takes_s + SHUTDOWN_S + MARGIN_S
+    assert (hook > 0) == ("http" in named_ports(spec))  # who is routed to is told of first
+
+
+@each_service
+@each_folder
+async def test_probes_ask_what_there_is(folder: str, service: str) -> None:
+    """All three ask the internal listener, for something that it answers."""
+    _, container = deployment(folder, service)
+    app = _probes(Service(), asyncio.Event())
+    routes = {resource.canonical for resource in app.router.resources()}
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        asked = container[probe]["httpGet"]
+        assert asked["port"] == "internal"
+        assert asked["path"] in routes
+    assert container["livenessProbe"]["httpGet"]["path"] == "/livez"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+
+
+@each_folder
+def test_selectors_find_their_pods(folder: str) -> None:
+    """Each Service, budget and policy is for pods that there are, and names ports that those have."""
+    objects, pods = rendered(folder), [one["spec"]["template"] for one in workloads(folder).values()]
+
+    def chosen(selector: Object) -> list[Object]:
+        return [one["spec"] for one in pods if matches(selector, one["metadata"]["labels"])]
+
+    for service in of_kind(objects, "Service").values():
+        (found,) = chosen({"matchLabels": service["spec"]["selector"]})
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= named_ports(found).keys()
+    for workload in workloads(folder).values():
+        assert matches(workload["spec"]["selector"], workload["spec"]["template"]["metadata"]["labels"])
+        for spread in pod(workload).get("topologySpreadConstraints", []):
+            assert matches(spread["labelSelector"], workload["spec"]["template"]["metadata"]["labels"])
+    for budget in of_kind(objects, "PodDisruptionBudget").values():
+        assert len(chosen(budget["spec"]["selector"])) == 1
+    for policy in of_kind(objects, "NetworkPolicy").values():
+        own = chosen(policy["spec"]["podSelector"])
+        assert own
+        for rule in policy["spec"].get("ingress", []):
+            assert all(isinstance(port["port"], str) for port in rule["ports"])
+            assert all(port["port"] in named_ports(one) for one in own for port in rule["ports"])
+        for rule in policy["spec"].get("egress", []):
+            peers = [one for peer in rule["to"] if set(peer) == {"podSelector"} for one in chosen(peer["podSelector"])]
+            assert peers or not any("podSelector" in peer for peer in rule["to"])
+            for port in rule["ports"]:
+                assert isinstance(port["port"], int) or all(port["port"] in named_ports(one) for one in peers)
+
+
+@each_folder
+def test_each_service_has_all_that_it_needs(folder: str) -> None:
+    """An account without token or right, a budget, a policy, and a way in only where there is one."""
+    objects = rendered(folder)
+    assert set(of_kind(objects, "Deployment")) == set(SERVICES)
+    for service in SERVICES:
+        spec, _ = deployment(folder, service)
+        assert spec["serviceAccountName"] == service
+        assert of_kind(objects, "ServiceAccount")[service]["automountServiceAccountToken"] is False
+        for kind in ("PodDisruptionBudget", "NetworkPolicy"):
+            assert service in of_kind(objects, kind)
+        assert (service in of_kind(objects, "Service")) == ("http" in named_ports(spec))
+    assert not {"Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding", "Secret"} & {one["kind"] for one in objects}
+    for ingress in of_kind(objects, "Ingress").values():
+        for path in ingress["spec"]["rules"][0]["http"]["paths"]:
+            backend = path["backend"]["service"]
+            ports = of_kind(objects, "Service")[backend["name"]]["spec"]["ports"]
+            assert backend["port"]["name"] in {port["name"] for port in ports} - {"internal"}
+
+
+@each_folder
+def test_pods_are_restricted(folder: str) -> None:
+    """As Pod Security's `restricted` has it, with a read-only root and a limit of memory."""
+    for workload in workloads(folder).values():
+        spec = pod(workload)
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["runAsUser"] > 0
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not any("hostPath" in volume for volume in spec["volumes"])
+        containers: list[Any] = [*spec["containers"], *spec.get("initContainers", [])]
+        for container in containers:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert {"cpu", "memory"} == set(container["resources"]["requests"])
+            assert set(container["resources"]["limits"]) == {"memory"}  # a CPU limit would stall the event loop
+    (namespace,) = of_kind(rendered(folder), "Namespace").values()
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_production_pins_what_it_runs() -> None:
+    """By digest, one image for all three services."""
+    images = {container["image"] for one in SERVICES for container in [deployment("overlays/production", one)[1]]}
+    (image,) = images
+    assert "@sha256:" in image
+
+
+@each_folder
+def test_replicas_roll_without_a_gap(folder: str) -> None:
+    """One comes before one goes, and more than one runs."""
+    for service in of_kind(rendered(folder), "Deployment").values():
+        assert service["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+        assert service["spec"]["replicas"] > 1

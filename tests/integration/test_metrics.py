@@ -1,0 +1,80 @@
+"""What Prometheus reads of the running services."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from headway.contracts import Timestamp
+from tests.integration.conftest import Notifier, new_id, report
+from tests.stack import JOBS, Stack, running
+from tests.waiting import metric, wait_until
+
+SERVICES = ["SUBMITTER", "NOTIFIER", "WORKER"]
+
+
+@pytest.fixture(scope="module")
+async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    """Run the system for this module."""
+    async with running(tmp_path_factory.mktemp("metrics"), WORKER_JOBS=JOBS, GRACE_S="0", DRAIN_S="0") as stack:
+        yield stack
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_both_formats_are_told(stack: Stack, service: str) -> None:
+    """Text by default, OpenMetrics with its end mark for those that ask for it, and the loop is measured meanwhile."""
+    base = f"http://127.0.0.1:{stack.env[f'{service}_INTERNAL_PORT']}"
+    async with stack.session.get(f"{base}/metrics") as response:
+        assert response.headers["Content-Type"].startswith("text/plain; version=")
+        text = await response.text()
+    assert "# EOF" not in text
+    assert 'headway_build_info{python="3.' in text
+    assert "_created" not in text
+    headers = {"Accept": "application/openmetrics-text; version=1.0.0"}
+    async with stack.session.get(f"{base}/metrics", headers=headers) as response:
+        assert response.headers["Content-Type"].startswith("application/openmetrics-text")
+        assert (await response.text()).endswith("# EOF\n")
+
+    async def measured() -> bool:
+        return await metric(stack.session, base, "event_loop_lag_seconds_count") > 0
+
+    await wait_until(measured)
+
+
+async def test_a_job_leaves_its_figures(stack: Stack) -> None:
+    """Submission, wait in the queue, run, reports and delivery of one job are measured where they happen."""
+    receipt = await stack.submit("echo", 1)
+    assert [job async for job in stack.watch(receipt["token"])][-1]["status"] == "succeeded"
+    figures = {
+        "SUBMITTER": ['jobs_submitted_total{outcome="accepted"}', "jobs_enqueue_duration_seconds_count"],
+        "WORKER": ['jobs_queue_wait_seconds_count{kind="echo"}', 'jobs_duration_seconds_count{kind="echo"}',
+                   'jobs_finished_total{outcome="succeeded"}'],
+        "NOTIFIER": ['notifier_connections_opened_total{transport="websocket"}', "notifier_pubsub_lag_seconds_count",
+                     'notifier_reports_total{verdict="accepted"}', "notifier_delivery_latency_seconds_count"],
+    }  # fmt: skip
+    for service, names in figures.items():
+        base = f"http://127.0.0.1:{stack.env[f'{service}_INTERNAL_PORT']}"
+        for name in names:
+
+            async def measured(base: str = base, name: str = name) -> bool:
+                return await metric(stack.session, base, name) > 0
+
+            await wait_until(measured)
+
+
+async def test_the_way_from_the_worker_to_the_socket_is_measured(notifier: Notifier) -> None:
+    """From the sending of a report to the write, of watched jobs alone, once for each report."""
+    watched, other = new_id(), new_id()
+    sent_at = str(Timestamp.now().after(-1))
+    async with notifier.socket() as socket:
+        await socket.send_json({"watch": notifier.token(watched)})
+        await socket.receive_json(timeout=10)
+        await notifier.report(report(watched, 1, sent_at=sent_at), report(other, 1, sent_at=sent_at))
+        await socket.receive_json(timeout=10)
+
+        async def measured() -> bool:
+            return await notifier.metric("notifier_delivery_latency_seconds_count") == 1
+
+        await wait_until(measured)
+        assert 1 <= await notifier.metric("notifier_delivery_latency_seconds_sum") < 20
