@@ -34,6 +34,7 @@ EXPOSE 8080 9090
 ARG VERSION=dev
 ARG REVISION=unknown
 ARG CREATED=1970-01-01T00:00:00Z
+ENV HEADWAY_REVISION="${REVISION}"
 LABEL org.opencontainers.image.title="Headway" \
       org.opencontainers.image.description="Background jobs whose progress everyone can watch live in the browser" \
       org.opencontainers.image.version="${VERSION}" \

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dev.environment import ROOT
 from services.chassis import SHUTDOWN_S, Service, _probes
 from tests.deploy.manifests import (
     FOLDERS,
@@ -174,6 +176,20 @@ def test_pods_are_restricted(folder: str) -> None:
             assert set(container["resources"]["limits"]) == {"memory"}  # a CPU limit would stall the event loop
     (namespace,) = of_kind(rendered(folder), "Namespace").values()
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+@each_service
+def test_the_document_makes_the_secrets(service: str) -> None:
+    """Its commands fill each service's Secret with the files that its settings name, and no more."""
+    doc = (ROOT / "docs" / "kubernetes.md").read_text().replace("\\\n", "")
+    (command,) = re.findall(rf"create secret generic {service} (.*)", doc)
+    made = {Path(file).name for file in re.findall(r"--from-file=(\S+)", command)}
+    others = {f"{other.upper()}_" for other in SERVICES if other != service}
+    fields = {field.upper() for field in SERVICES[service].__struct_fields__}
+    needed = {Path(value).name for name, value in environment("overlays/production", service).items()
+              if value.startswith(SECRETS) and not name.startswith(tuple(others))
+              and {name.removeprefix(f"{service.upper()}_"), name, name.removesuffix("_FILE")} & fields}  # fmt: skip
+    assert made == needed - ({"token.pub.pem"} if service == "submitter" else set())
 
 
 def test_production_pins_what_it_runs() -> None:
