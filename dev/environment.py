@@ -73,7 +73,10 @@ def settings(state: Path, given: Mapping[str, str]) -> dict[str, str]:
         "DRAIN_S": "1",
         "LOG_FORMAT": "console",
     }
-    return {name: given.get(name) or default for name, default in defaults.items()}
+    env = {name: given.get(name) or default for name, default in defaults.items()}
+    if given.get("ALLOWED_ORIGINS"):  # besides the pages of this system
+        env["ALLOWED_ORIGINS"] = f"{defaults['ALLOWED_ORIGINS']},{given['ALLOWED_ORIGINS']}"
+    return env
 
 
 def check_ports(env: Mapping[str, str]) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 from collections.abc import Mapping
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -74,7 +76,7 @@ async def call(session: aiohttp.ClientSession, method: str, url: str, *, patienc
                 raise trouble
             least_s = _retry_after_s(response.headers.get("Retry-After", ""))
         except (aiohttp.ClientError, OSError) as error:  # a TimeoutError is one
-            trouble = Unreachable(f"{url} does not answer: {error or type(error).__name__}")
+            trouble = Unreachable(f"{url} does not answer: {_reason(error)}")
         wait_s = least_s + full_jitter_s(failures, BACKOFF_BASE_S, BACKOFF_CAP_S)
         if clock() + wait_s > give_up_at:
             raise trouble
@@ -98,6 +100,11 @@ def trouble_of(status: int | None, code: str, detail: str, field: str | None = N
     if code in ("invalid_token", "token_expired"):
         return InvalidToken(code, detail)
     return Problem(status, code, detail, field)
+
+
+def _reason(error: Exception) -> str:
+    cause: Any = getattr(error, "os_error", error)  # aiohttp's own words name no scheme
+    return os.strerror(cause.errno) if getattr(cause, "errno", None) else str(error) or type(error).__name__
 
 
 def _retry_after_s(text: str) -> float:

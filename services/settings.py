@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
@@ -31,6 +32,32 @@ class Secret(str):
 
     def __repr__(self) -> str:
         return "'********'"
+
+
+class Origin(str):
+    """The origin of a page, as browsers spell it: scheme, host, and a port that is not the scheme's own."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Origin:
+        """Read an origin; ValueError when it is none."""
+        parts = urlsplit(text)
+        if parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc:
+            raise ValueError(f"Expected an origin such as https://www.example.org, got {text!r}")
+        return cls.of(text)
+
+    @classmethod
+    def of(cls, url: str) -> Origin:
+        """Return an address's origin; ValueError when it has none."""
+        parts = urlsplit(url.lower())
+        if parts.scheme not in _PORTS or not parts.hostname:
+            raise ValueError(f"Expected an address such as https://www.example.org, got {url!r}")
+        return cls(f"{parts.scheme}://{parts.netloc.removesuffix(_PORTS[parts.scheme])}")
+
+
+_PORTS = {"http": ":80", "https": ":443"}
+OriginList = tuple[Origin, ...]
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -89,10 +116,12 @@ def _find(field: FieldInfo, service: str, environ: Mapping[str, str]) -> tuple[s
 
 
 def _split(text: str, kind: Any) -> Any:
-    return [word.strip() for word in text.split(",") if word.strip()] if kind == Words else text.strip()
+    return [word.strip() for word in text.split(",") if word.strip()] if kind in (Words, OriginList) else text.strip()
 
 
 def _special(kind: type, value: Any) -> Any:
+    if kind is Origin:
+        return Origin.parse(value)
     if kind in (Secret, Path):
         return kind(value)
     raise NotImplementedError(kind)

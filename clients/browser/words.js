@@ -34,10 +34,11 @@ export function figure(snapshot) {
   return share === null ? "" : `${Math.floor(share)} %`;
 }
 
-/** "40 of 100 %", "4 of 10 files", "4 files" */
+/** "4 of 10 files", "4 files"; nothing where the figure says it already, in percent */
 export function amount({ progress }) {
   if (!progress) return "";
   const { current, total, unit } = progress;
+  if (unit === "%" && total === 100) return "";
   const whole = total === null ? "" : `of ${number.format(total)}`;
   return [number.format(current), whole, unit].filter(Boolean).join(" ");
 }

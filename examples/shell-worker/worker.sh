@@ -1,6 +1,7 @@
 #!/bin/sh
 # A worker in shell: takes one job from 0 to 100 by one-line reports. Usage: worker.sh JOB_ID
 set -eu
+job=${1:?which job? Usage: worker.sh JOB_ID}
 url=${NOTIFIER_INTERNAL_URL:-http://127.0.0.1:9191}
 read -r key <"${REPORT_KEY_FILE:-$(dirname "$0")/../../.headway/keys/report.key}"
 
@@ -16,7 +17,6 @@ report() { # the key goes by stdin, since arguments can be seen; while the notif
   esac
 }
 
-job=$1
 report 0 "Starting"
 for step in 1 2 3 4 5 6 7 8 9 10; do
   sleep "${STEP_S:-1}" # the work

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from services.settings import Delay, Port, Positive, Seconds, Secret, Settings, Words
+from services.settings import Delay, OriginList, Port, Positive, Seconds, Secret, Settings
 
 
 class NotifierSettings(Settings, frozen=True, kw_only=True):
@@ -15,7 +15,7 @@ class NotifierSettings(Settings, frozen=True, kw_only=True):
 
     port: Port = 8081
     redis_url: Secret
-    allowed_origins: Words = ()  # the pages that may watch from a browser
+    allowed_origins: OriginList = ()  # the pages that may watch from a browser
     report_key_file: Path  # the keys that workers may report with, one a line
     token_public_key_file: Path  # the public keys of whoever signs tokens, one PEM block after another
     silence_s: Seconds = 5  # a watched job unheard of for so long is read again

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
-from services.settings import Port, Positive, Seconds, Secret, Settings, Words
+from services.settings import Origin, OriginList, Port, Positive, Seconds, Secret, Settings
 
 
 class SubmitterSettings(Settings, frozen=True, kw_only=True):
@@ -19,7 +19,7 @@ class SubmitterSettings(Settings, frozen=True, kw_only=True):
     port: Port = 8080
     submitter_url: str  # where browsers reach this service
     live_url: str  # where browsers reach the notifier
-    allowed_origins: Words = ()  # besides the submitter's own
+    allowed_origins: OriginList = ()  # besides the submitter's own
     submitter_open: bool = False  # anyone may submit: for local use and behind an authenticating proxy
     submitter_api_keys: Path | None = None  # a file of keys, one a line
     submit_rate: Seconds = 100  # submissions a second from one caller on average
@@ -33,12 +33,18 @@ class SubmitterSettings(Settings, frozen=True, kw_only=True):
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> list[str]:
-        """Somebody must be allowed to submit, and it must be clear who."""
+        """Addresses must be some; somebody must be allowed to submit, and it must be clear who."""
+        problems = []
+        for name in {"submitter_url", "live_url"} & values.keys():
+            try:
+                Origin.of(values[name])
+            except ValueError as error:
+                problems.append(f"{name.upper()}: {error}")
         if bool(values.get("submitter_open")) == ("submitter_api_keys" in values):
-            return ["exactly one of SUBMITTER_OPEN and SUBMITTER_API_KEYS must be set"]
-        return []
+            problems.append("exactly one of SUBMITTER_OPEN and SUBMITTER_API_KEYS must be set")
+        return problems
 
     @property
     def origins(self) -> tuple[str, ...]:
         """The origins that pages may ask from."""
-        return (self.submitter_url.rstrip("/"), *self.allowed_origins)
+        return (Origin.of(self.submitter_url), *self.allowed_origins)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -342,6 +344,27 @@ async def test_unusable_link_is_explained(
     await expect(page.locator("#job")).to_be_hidden()
     await expect(page.locator("#connection")).to_be_hidden()
     assert problems.found == []
+
+
+async def test_a_key_opens_its_own_job_alone(page: Page, stack: Stack) -> None:
+    """Under another job's address it opens nothing, so that nobody takes one job for another."""
+    receipt, other = await stack.submit(delay_s=3600), await stack.submit(delay_s=3600)
+    await page.goto(f"{stack.url}/jobs/{other['id']}#{receipt['token']}")
+    await expect(page.locator("#error-type")).to_have_text("This link opens no job")
+    await expect(page.locator("#cancel")).to_be_hidden()
+
+
+async def test_silence_is_told(page: Page, stack: Stack) -> None:
+    """While the notifier does not answer, a page that was just opened says so, and goes on once it does."""
+    receipt = await stack.submit(delay_s=3600)
+    process = int((stack.folder / "pid" / "notifier").read_text())
+    os.kill(process, signal.SIGSTOP)
+    try:
+        await page.goto(receipt["links"]["page"])
+        await expect(page.locator("#status")).to_contain_text("does not answer yet")
+    finally:
+        os.kill(process, signal.SIGCONT)
+    await expect(page.locator("#status")).to_have_text("Queued")
 
 
 async def test_pasted_key_opens_the_job(page: Page, stack: Stack) -> None:

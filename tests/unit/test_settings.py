@@ -172,3 +172,30 @@ def test_a_file_that_is_bad_from_the_start_is_an_error(tmp_path: Path) -> None:
 def test_a_key_file_has_a_key_a_line() -> None:
     """Comments, spaces and empty lines are no keys."""
     assert read_keys("# ours\n  one \n\r\n\ntwo") == ("one", "two")
+
+
+@pytest.mark.parametrize(("told", "meant"), [
+    ("https://www.example.org", "https://www.example.org"), ("HTTP://LOCALHOST:8501/", "http://localhost:8501"),
+    ("https://example.org:443", "https://example.org"), ("http://[::1]:8080", "http://[::1]:8080"),
+])  # fmt: skip
+def test_origins_are_spelt_as_browsers_do(told: str, meant: str) -> None:
+    """So that what is allowed is found."""
+    assert load(SubmitterSettings, {**SUBMITTER, "ALLOWED_ORIGINS": f"{told}, http://b"}).allowed_origins == (
+        meant,
+        "http://b",
+    )
+
+
+@pytest.mark.parametrize(
+    "told", ["www.example.org", "https://", "https://a/path", "https://a?b", "ftp://a", "*", "null"]
+)
+def test_what_is_no_origin_is_refused(told: str) -> None:
+    """It would allow nobody, and nobody would know why."""
+    (problem,) = problems(SubmitterSettings, {**SUBMITTER, "ALLOWED_ORIGINS": told})
+    assert problem.startswith("ALLOWED_ORIGINS: Expected an ")
+
+
+def test_addresses_of_the_services_are_some() -> None:
+    """Pages and links are made of them."""
+    told = problems(SubmitterSettings, {**SUBMITTER, "SUBMITTER_URL": "jobs.example", "LIVE_URL": "ws://live"})
+    assert {line.split(":")[0] for line in told} == {"SUBMITTER_URL", "LIVE_URL"}

@@ -45,6 +45,7 @@ const PROBLEMS = {
     message: "The job may well go on: the worker’s next report will show it here.",
   },
 };
+const LATE_MS = 5000; // longer than a proxy that swallows sockets takes to be recognised
 const TRUSTED_PERCENT = 5; // below, too little has happened to tell how long the rest will take
 
 const main = document.querySelector("main");
@@ -58,7 +59,10 @@ let timer;
 
 function start() {
   const token = location.hash.slice(1);
+  const claims = readClaims(token);
   if (!token) return fail({ code: "incomplete" });
+  if (claims && !location.pathname.toLowerCase().endsWith(`/${claims.sub}`)) return fail({ code: "invalid_token" });
+  setTimeout(() => snapshot || problem || write("status", "The server does not answer yet; still trying…"), LATE_MS);
   watch = watchJob({ url: liveUrl, token, onConnection, onError: fail }, (newer) => {
     snapshot = newer;
     problem = null;
@@ -66,7 +70,7 @@ function start() {
     render();
   });
   offer({ id: watch.id, token });
-  if (mayCancel(readClaims(token))) element.cancel.addEventListener("click", cancel);
+  if (mayCancel(claims)) element.cancel.addEventListener("click", cancel);
   else element.cancel.remove();
 }
 
