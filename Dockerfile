@@ -17,7 +17,8 @@ RUN tools/bin/hatchling build --target wheel --directory dist \
     && tools/bin/uv pip install --python /opt/headway --no-cache --no-deps dist/*.whl
 COPY services /opt/headway/app/services
 COPY clients/browser /opt/headway/app/clients/browser
-RUN python -m compileall -q -j 0 /opt/headway
+# Readable for all, whatever the umask of the checkout was.
+RUN chmod -R a+rX /opt/headway && python -m compileall -q -j 0 /opt/headway
 
 FROM ${PYTHON_IMAGE}
 # The root is read-only at run time, so the standard library is compiled here; without its tests.

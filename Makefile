@@ -13,7 +13,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help up demo test test-containers check format lock clean node browser
+.PHONY: help up demo test test-manifests test-containers check format lock clean node browser
 
 help: ## List what make can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -25,9 +25,12 @@ demo: $(VENV)/.local $(AZURITE) ## Show a handful of jobs in this terminal, in a
 	@$(RUN) -m dev.demo
 
 test: browser $(VENV)/.test $(AZURITE) ## Run all tests; ARGS="..." goes to pytest, BROWSER=none leaves the browser out
-	$(RUN) -m pytest --numprocesses=2 --dist=loadfile -m "not containers$(if $(filter none,$(BROWSER)), and not browser)" $(ARGS)
+	$(RUN) -m pytest --numprocesses=2 --dist=loadfile -m "not containers and not checkov$(if $(filter none,$(BROWSER)), and not browser)" $(ARGS)
 
-test-containers: $(VENV)/.test $(VENV)-checkov/.installed ## Build the image and run it as compose.yaml has it, kill parts of it; needs Docker
+test-manifests: $(VENV)/.test $(VENV)-checkov/.installed ## Hold the manifests against the code, their schemas and checkov's rules
+	$(RUN) -m pytest tests/deploy -m "not containers" $(ARGS)
+
+test-containers: $(VENV)/.test ## Build the image and run it as compose.yaml has it, kill parts of it; needs Docker
 	@docker compose version >/dev/null && docker info >/dev/null
 	$(RUN) -m pytest -m containers $(ARGS)
 

@@ -9,7 +9,9 @@ import hashlib
 import json
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 from uuid import UUID
 
@@ -147,15 +149,20 @@ def make_keys(directory: Path) -> None:
     private, public, report = (directory / name for name in ("token.pem", "token.pub.pem", "report.key"))
     if not private.exists():
         key = Ed25519PrivateKey.generate()
-        _write_secret(private, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        _write(private, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         public.unlink(missing_ok=True)
     if not public.exists():
         key = load_pem_private_key(private.read_bytes(), password=None)  # type: ignore[assignment]
-        public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+        _write(public, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), 0o644)
     if not report.exists():
-        _write_secret(report, secrets.token_urlsafe(32).encode() + b"\n")
+        _write(report, secrets.token_urlsafe(32).encode() + b"\n")
 
 
-def _write_secret(path: Path, content: bytes) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
+def _write(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Write a file whole; whoever was first, of several at once, wins."""
+    with NamedTemporaryFile(dir=path.parent) as draft:
+        draft.write(content)
+        draft.flush()
+        Path(draft.name).chmod(mode)
+        with suppress(FileExistsError):
+            os.link(draft.name, path)

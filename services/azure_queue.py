@@ -16,6 +16,7 @@ from msgspec import Struct
 from headway.contracts import Timestamp
 
 FOREVER = -1
+CONNECT_S, READ_S = 5, 15  # the longest that a request waits
 MAX_PAGE = 32  # messages a receive can bring
 _NO_RETRY = {"retry_total": 0}
 T = TypeVar("T")
@@ -48,7 +49,8 @@ class JobQueue:
         """Open a client; nothing is asked of the queue yet."""
         # The SDK's own back-off would block for 84 s, and its newest API version is unknown to Azurite.
         async with QueueServiceClient.from_connection_string(
-            connection_string, api_version=api_version, use_env_settings=False, connection_timeout=5, read_timeout=15,
+            connection_string, api_version=api_version, use_env_settings=False,
+            connection_timeout=CONNECT_S, read_timeout=READ_S,
             retry_total=2, initial_backoff=0.3, increment_base=0, random_jitter_range=0.2,
         ) as service:  # fmt: skip
             yield cls(service, name)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -31,7 +32,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 S = TypeVar("S", bound=Settings)
 
 SHUTDOWN_S = 3.0  # what requests in flight get once a listener closes
-IDLE_S = 15.0  # how long a connection is kept for a further whole request
+IDLE_S = 75.0  # how long a connection is kept for a further whole request: longer than proxies keep theirs
 
 
 async def _nothing() -> None:
@@ -57,6 +58,7 @@ def run(kind: type[S], open_service: Callable[[S], AbstractAsyncContextManager[S
     try:
         settings = load(kind, environment())
         logs.configure(kind.service, settings.log_level, settings.log_format)
+        _allow_connections()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(settings, open_service))
     except InvalidSettings as error:
@@ -64,6 +66,13 @@ def run(kind: type[S], open_service: Callable[[S], AbstractAsyncContextManager[S
     except Exception:
         log.exception("service_crashed")
         sys.exit(1)
+
+
+def _allow_connections() -> None:
+    """Take as many descriptors as this process may: the soft limit is often 1,024, and each connection is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS calls unlimited what it does not give
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _complain(service: str, error: InvalidSettings) -> int:

@@ -138,7 +138,7 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         log.exception("request_failed", method=request.method, route=route)
         response = respond(500, "internal_error", "Internal error")
     metrics.REQUESTS.labels(request.method, route, response.status).inc()
-    if not isinstance(response, web.WebSocketResponse):
+    if isinstance(response, web.Response) and "Prefer" not in request.headers:  # streams and held requests take long
         metrics.REQUEST_DURATION.labels(request.method, route).observe(time.perf_counter() - started)
     return response
 

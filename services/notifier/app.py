@@ -47,6 +47,6 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[Service]:
                 origins=Origins(settings.allowed_origins),
                 internal=Reports(records, live, report_keys, settings.job_ttl_s).routes(),
                 tasks={"bus": bus.run, "read": live.read, "sweep": live.sweep, "outlets": outlets.sweep},
-                waiting_for=lambda: [] if bus.connected else ["redis"],
+                waiting_for=lambda: [] if bus.ready else ["redis"],
                 drain=outlets.drain,
             )

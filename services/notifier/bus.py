@@ -10,6 +10,7 @@ before it may be lost, so that the job must be read.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -27,6 +28,7 @@ from services.notifier.records import PREFIX, channel
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
+LOST_S = 10.0  # a subscription that is lost for so long makes this replica one to avoid
 CANARY_S = 2.0  # how often the connection is asked for an answer
 DEAF_S = 5.0  # a connection that says nothing for so long is dead, though nobody has closed it
 GROUP = 500  # channels in one command
@@ -48,6 +50,7 @@ class Bus:
         self._confirmed: set[str] = set()
         self._changed = asyncio.Event()
         self.connected = False
+        self._lost_at = float("-inf")
 
     @classmethod
     @asynccontextmanager
@@ -61,6 +64,11 @@ class Bus:
             yield cls(pool, heard, confirmed)
         finally:
             await pool.aclose()
+
+    @property
+    def ready(self) -> bool:
+        """Tell whether watchers hear of changes; a short loss is made good, and all replicas share one Redis."""
+        return self.connected or time.monotonic() - self._lost_at < LOST_S
 
     def want(self, job_id: str) -> bool:
         """Want to hear of a job; tell whether that is already so, otherwise it will be confirmed."""
@@ -87,16 +95,18 @@ class Bus:
                 log.warning("subscription_lost", error=_first(errors))
             finally:
                 failures = 0 if self.connected else failures + 1
+                self._lost_at = time.monotonic() if self.connected else self._lost_at
                 self.connected = False
                 self._asked.clear()
                 self._confirmed.clear()
                 await connection.disconnect(nowait=True)
-            metrics.RECONNECTS.inc()
             await asyncio.sleep(full_jitter_s(failures, BACKOFF_S, BACKOFF_CAP_S))
 
     async def _listen(self, connection: AbstractConnection) -> None:
         while True:
             response: Any = await connection.read_response(disable_decoding=True)
+            if not self.connected and self._lost_at > 0:
+                metrics.RECONNECTS.inc()
             self.connected = True
             if isinstance(response, list) and response[0] != b"pong":
                 self._take(*response)

@@ -1,7 +1,7 @@
 -- The one gate: every change of a job passes here, whole or not at all.
 --
 -- KEYS[1] is the job's record (a hash) and the name of its channel. ARGV[1] says what is asked:
---   report    the fields of REPORTED  -> {accepted, reason, cancel_requested, watched}
+--   report    the fields of REPORTED  -> {accepted, reason, cancel_requested, watched, published}
 --   progress  the fields of PROGRESS  -> the same; kind may be null
 --   cancel    the fields of GRANTED   -> the snapshot
 --   read                              -> the snapshot, or nil
@@ -134,23 +134,22 @@ local function flag(value) return value and 1 or 0 end
 
 local function report(old, new)
   local reason = old and refusal(old, new)
-  if reason then return {0, reason, flag(old.cancel_requested == 'true'), 0} end
+  if reason then return {0, reason, flag(old.cancel_requested == 'true'), 0, 0} end
   local same_generation = old and old.generation == new.generation
   local same_run = same_generation and old.message_id == new.message_id and old.delivery == new.delivery
   new.cancel_requested = same_generation and old.cancel_requested or 'false'
   new.started_at = same_run and old.started_at or 'null'
   if new.status == '"running"' and new.started_at == 'null' then new.started_at = rfc3339(now) end
-  local watchers
+  local watchers, published
   if old then new.version, new.updated_at, new.finished_at = old.version, old.updated_at, old.finished_at end
   if old and snapshot(new) == snapshot(old) then  -- nothing that a watcher sees
     redis.call('HSET', key, 'message_id', new.message_id, 'delivery', new.delivery, 'sequence', new.sequence)
     expire(new)
-    watchers = redis.call('PUBSUB', 'NUMSUB', key)[2]
+    watchers, published = redis.call('PUBSUB', 'NUMSUB', key)[2], false
   else
-    local _
-    _, watchers = store(new, old)
+    watchers, published = select(2, store(new, old)), true
   end
-  return {1, false, flag(new.cancel_requested == 'true'), flag(watchers > 0)}
+  return {1, false, flag(new.cancel_requested == 'true'), flag(watchers > 0), flag(published)}
 end
 
 -- Makes a report of a bare progress: what that does not know, the record does.

@@ -68,6 +68,10 @@ class Live:
             if report.sent_at is not None and job_id in self._hub:
                 self._sent[job_id] = report.sent_at
 
+    def unpublished(self, report: JobReport) -> None:
+        """Take that a report was refused, or changed nothing that a watcher sees."""
+        self._sent.pop(str(report.job_id), None)
+
     def _measure(self, now: Timestamp, job_id: str, snapshot: Snapshot) -> None:
         metrics.PUBSUB_LAG.observe(max(0, now - snapshot.version) / 1000)
         if sent_at := self._sent.pop(job_id, None):

@@ -11,6 +11,7 @@ LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 REPORTS = Counter("notifier_reports", "How many reports got which verdict?", ["verdict"])
 CONNECTIONS = Gauge("notifier_connections", "How many connections are open?", ["transport"])
 OPENED = Counter("notifier_connections_opened", "How many connections were opened?", ["transport"])
+CLOSED = Counter("notifier_connections_closed", "How many connections were closed, and how?", ["transport", "code"])
 WATCHED = Gauge("notifier_watched_jobs", "How many jobs does this replica watch?")
 RECONNECTS = Counter("notifier_pubsub_reconnects", "How often was the subscription to Redis made anew?")
 REFRESHED = Counter("notifier_records_read", "How many records were read for watchers?")

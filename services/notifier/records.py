@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -46,14 +46,19 @@ class Records:
             yield cls(redis)
         await pool.aclose()
 
-    async def apply(self, reports: Iterable[JobReport]) -> list[Verdict]:
-        """Pass reports through the gate, in their order.
+    async def apply(
+        self, reports: Iterable[JobReport], unpublished: Callable[[JobReport], None] = lambda _report: None
+    ) -> list[Verdict]:
+        """Pass reports through the gate, in their order; `unpublished` hears of those that no watcher will.
 
         Raises:
             RedisError: Redis is away, or the outcome of at least one report is in doubt.
         """
         reports = list(reports)
         answers = await self._call([_report(report) for report in reports])
+        for report, answer in zip(reports, answers, strict=True):
+            if not answer[-1]:
+                unpublished(report)
         return [_verdict(report.job_id, answer) for report, answer in zip(reports, answers, strict=True)]
 
     async def progress(self, line: OneLine, job_ttl_s: float) -> Verdict:
@@ -90,7 +95,7 @@ class Records:
 
 
 def _verdict(job_id: UUID, answer: list[Any]) -> Verdict:
-    accepted, reason, cancel_requested, watched = answer
+    accepted, reason, cancel_requested, watched, _published = answer
     return Verdict(job_id, bool(accepted), reason.decode() if reason else None, bool(cancel_requested), bool(watched))
 
 

@@ -54,7 +54,7 @@ class Reports:
         reports = read_batch(await read_body(request, BATCH_BYTES))
         self._live.reported(reports)
         with _in_doubt(len(reports)):
-            verdicts = await self._records.apply(reports)
+            verdicts = await self._records.apply(reports, self._live.unpublished)
         return _tell(verdicts, verdicts)
 
     async def take_line(self, request: web.Request) -> web.Response:

@@ -11,6 +11,7 @@ import structlog
 from azure.core.exceptions import AzureError
 
 from services.azure_queue import MAX_PAGE
+from services.worker import metrics
 from services.worker.delivery import Delivery, Tools
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -35,10 +36,11 @@ class Consumer:
         self._stopped = asyncio.Event()
         self._turned_at = time.monotonic()
         self.polled = False
+        metrics.CONCURRENCY.set(concurrency)
 
     def alive(self) -> bool:
         """Tell whether the loop still turns."""
-        return time.monotonic() - self._turned_at < STILL_S
+        return self._stopping.is_set() or time.monotonic() - self._turned_at < STILL_S
 
     async def run(self) -> None:
         """Receive for ever; the crash of a delivery, which is a fault of ours, ends it."""
@@ -63,6 +65,7 @@ class Consumer:
                     await self._pause(self._stopping, _backoff(failures, ERROR_CAP_S))
                     continue
                 self.polled, failures = True, 0
+                metrics.LAST_POLL.set_to_current_time()
                 for message in received:
                     self._deliver(group, Delivery(message, self._tools))
                 empty = 0 if received else empty + 1

@@ -118,12 +118,12 @@ class Delivery:
                     outcome = Ending("cancelled")
                 if isinstance(outcome, Ending):
                     outcome = await self._report(outcome, stream)
+                name = outcome.status if isinstance(outcome, Ending) else outcome.name.lower()
+                known = message.kind if message.kind in self._tools.registry else UNKNOWN
+                metrics.JOBS.labels(known, name).inc()
                 await self._settle(outcome, message, stream)
             finally:
                 holding.cancel()
-            name = outcome.status if isinstance(outcome, Ending) else outcome.name.lower()
-            known = message.kind if message.kind in self._tools.registry else UNKNOWN
-            metrics.JOBS.labels(known, name).inc()
             log.info("job_handled", outcome=name, attempt=self._attempt(message), delivery=self._received.delivery,
                      duration_s=round(time.perf_counter() - started, 3))  # fmt: skip
 

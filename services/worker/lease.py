@@ -17,6 +17,7 @@ from azure.core.exceptions import AzureError, HttpResponseError
 
 from headway.contracts import Timestamp
 from services.azure_queue import Received, gone, unsent
+from services.worker import metrics
 
 MARGIN = 0.1  # of the lease, kept for stopping the handler
 RETRY = 0.1  # of the lease, between two tries of a renewal that failed
@@ -66,7 +67,9 @@ class Lease:
                 raise LeaseLost("the lease could not be renewed in time")
             await asyncio.sleep(min(pause, left))
             pause = self._lease_s * RETRY
-            if await self._renew():
+            renewal = await self._renew()
+            metrics.LEASE_RENEWALS.labels("renewed" if renewal else "failed").inc()
+            if renewal:
                 pause = self._lease_s / 2
                 renewed()
 

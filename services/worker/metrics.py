@@ -8,6 +8,14 @@ DURATION = Histogram("jobs_duration_seconds", "How long did a handler run?", ["k
 QUEUE_WAIT = Histogram("jobs_queue_wait_seconds", "How long from submission, a delay included, to the first start?",
                        ["kind"], buckets=(0.05, 0.1, 0.25, 0.5, 1, 5, 10, 30, 60, 120, 300, 600, 1800))  # fmt: skip
 IN_PROGRESS = Gauge("worker_jobs_in_progress", "How many jobs run now?")
+CONCURRENCY = Gauge("worker_concurrency", "How many jobs may run at once?")
+LAST_POLL = Gauge("worker_last_poll_timestamp_seconds", "When did the queue last answer?")
 POISONED = Counter("jobs_poisoned", "How many messages went to the poison queue?", ["reason"])
 REPORTS = Counter("worker_reports", "How many requests with reports had which outcome?", ["outcome"])
+LEASE_RENEWALS = Counter("worker_lease_renewals", "How many renewals of a lease had which outcome?", ["outcome"])
 LEASES_LOST = Counter("worker_leases_lost", "How many jobs were stopped because their lease was lost?")
+
+for reason in ("unreadable", "attempts", "refused"):
+    POISONED.labels(reason)
+for outcome in ("renewed", "failed"):
+    LEASE_RENEWALS.labels(outcome)

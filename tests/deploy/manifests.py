@@ -8,15 +8,19 @@ import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import yaml  # type: ignore[import-untyped]
 
 from dev.environment import ROOT
+from services.azure_queue import CONNECT_S, READ_S
+from services.chassis import SHUTDOWN_S
 from services.notifier.settings import NotifierSettings
-from services.settings import Settings, load
+from services.notifier.transports.websocket import CLOSE_S
+from services.settings import Secret, Settings, load
 from services.submitter.settings import SubmitterSettings
+from services.worker.consumer import SETTLE_S
 from services.worker.settings import WorkerSettings
 
 FOLDERS = ["base", "overlays/dev", "overlays/production"]
@@ -70,6 +74,18 @@ def matches(selector: Object, labels: dict[str, str]) -> bool:
     )
 
 
+def stopping_s(settings: Settings) -> float:
+    """Return the longest that a service takes from SIGTERM to its end, and a margin."""
+    match settings:
+        case NotifierSettings():
+            own = settings.drain_s + CLOSE_S
+        case WorkerSettings():
+            own = CONNECT_S + READ_S + settings.grace_s + SETTLE_S  # a receive in flight is awaited first
+        case _:
+            own = 0.0
+    return own + 2 * SHUTDOWN_S + MARGIN_S  # of both listeners
+
+
 def understood(service: str, env: dict[str, str], mounted: str, folder: Path) -> Settings:
     """Read an environment as the service does, where every secret file below `mounted` is there; nothing is unknown."""
     known = {
@@ -78,6 +94,7 @@ def understood(service: str, env: dict[str, str], mounted: str, folder: Path) ->
         for field in kind.__struct_fields__
         for prefix in ("", f"{kind.service.upper()}_")
         for suffix in ("", "_FILE")
+        if not suffix or field.endswith("_file") or get_type_hints(kind)[field] is Secret
     }
     assert env.keys() <= known, env.keys() - known
     moved = {name: value.replace(mounted, str(folder)) for name, value in env.items()}

@@ -9,14 +9,12 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from dev.environment import ROOT
-from services.chassis import SHUTDOWN_S
-from tests.deploy.manifests import MARGIN_S, SERVICES, Object, of_kind, pod, rendered, understood
+from tests.deploy.manifests import SERVICES, Object, of_kind, pod, rendered, stopping_s, understood
 
 TEXT = (ROOT / "compose.yaml").read_text()
 COMPOSE: Object = yaml.safe_load(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", TEXT))["services"]
 PROXY = (ROOT / "deploy/compose/haproxy.cfg").read_text()
 SECRETS = "/etc/headway"
-STOP = {"submitter": None, "notifier": "drain_s", "worker": "grace_s"}
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -29,8 +27,7 @@ def test_settings_fit(service: str, tmp_path: Path) -> None:
     assert f'127.0.0.1", {settings.internal_port}' in told["healthcheck"]["test"][-1]
     if hasattr(settings, "port"):
         assert f" {service}:{settings.port} check port {settings.internal_port} " in PROXY
-    takes_s = 0.0 if (name := STOP[service]) is None else getattr(settings, name)
-    assert float(told["stop_grace_period"].rstrip("s")) >= takes_s + SHUTDOWN_S + MARGIN_S
+    assert float(told["stop_grace_period"].rstrip("s")) >= stopping_s(settings)
 
 
 @pytest.mark.parametrize("service", COMPOSE)
@@ -41,6 +38,7 @@ def test_every_container_is_hardened(service: str) -> None:
     assert told["cap_drop"] == ["ALL"]
     assert told["security_opt"] == ["no-new-privileges:true"]
     assert told["mem_limit"]
+    assert "healthcheck" in told or service == "keys"  # which ends
     assert "container_name" not in told
     assert all(port.startswith("127.0.0.1:") for port in told.get("ports", []))
     assert "ports" not in told or service in ("edge", "prometheus")

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dev.environment import ROOT
-from services.chassis import SHUTDOWN_S, Service, _probes
+from services.chassis import Service, _probes
 from tests.deploy.manifests import (
     FOLDERS,
-    MARGIN_S,
     SERVICES,
     Object,
     matches,
     of_kind,
     pod,
     rendered,
+    stopping_s,
     understood,
 )
 
-STOP = {"submitter": None, "notifier": "drain_s", "worker": "grace_s"}  # what each takes its time for
 SECRETS = "/etc/headway"
 
 each_folder = pytest.mark.parametrize("folder", FOLDERS)
@@ -85,8 +85,7 @@ def test_there_is_time_to_stop(folder: str, service: str, tmp_path: Path) -> Non
     hook = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
     settings = understood(service, environment(folder, service) | {"SUBMITTER_OPEN": "true", "SUBMITTER_API_KEYS": ""},
                           SECRETS, tmp_path)  # fmt: skip
-    takes_s = 0.0 if (name := STOP[service]) is None else getattr(settings, name)
-    assert spec["terminationGracePeriodSeconds"] >= hook + takes_s + SHUTDOWN_S + MARGIN_S
+    assert spec["terminationGracePeriodSeconds"] >= hook + stopping_s(settings)
     assert (hook > 0) == ("http" in named_ports(spec))  # who is routed to is told of first
 
 
@@ -133,6 +132,45 @@ def test_selectors_find_their_pods(folder: str) -> None:
             assert peers or not any("podSelector" in peer for peer in rule["to"])
             for port in rule["ports"]:
                 assert isinstance(port["port"], int) or all(port["port"] in named_ports(one) for one in peers)
+
+
+# Who must reach what: a service, what its peers are called, and their port.
+FLOWS = [
+    ("notifier", "redis", "store"), ("submitter", "azurite", "store"), ("worker", "azurite", "store"),
+    ("submitter", "notifier", "internal"), ("worker", "notifier", "internal"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("source", "target", "port"), FLOWS)
+def test_what_is_needed_is_allowed(source: str, target: str, port: str) -> None:
+    """The way out and the way in, in the overlay that has all of it; nothing else is allowed between pods."""
+    labels = {name: one["spec"]["template"]["metadata"]["labels"] for name, one in workloads("overlays/dev").items()}
+
+    def allowed(own: str, direction: str, side: str, peer: str) -> bool:
+        return any(
+            any("podSelector" in one and matches(one["podSelector"], labels[peer]) for one in rule.get(side, []))
+            and port in [one["port"] for one in rule["ports"]]
+            for policy in of_kind(rendered("overlays/dev"), "NetworkPolicy").values()
+            if matches(policy["spec"]["podSelector"], labels[own])
+            for rule in policy["spec"].get(direction, [])
+        )
+
+    for own in labels:
+        wanted = any(flow == (own, target, port) for flow in FLOWS)
+        assert (allowed(own, "egress", "to", target) and allowed(target, "ingress", "from", own)) is wanted
+
+
+@each_folder
+def test_names_can_be_looked_up(folder: str) -> None:
+    """Every service may ask DNS."""
+    policies = of_kind(rendered(folder), "NetworkPolicy").values()
+    for workload in of_kind(rendered(folder), "Deployment").values():
+        labels = workload["spec"]["template"]["metadata"]["labels"]
+        rules = [rule for one in policies if matches(one["spec"]["podSelector"], labels)
+                 for rule in one["spec"].get("egress", [])]  # fmt: skip
+        assert {("UDP", 53), ("TCP", 53)} <= {
+            (port.get("protocol"), port["port"]) for rule in rules for port in rule["ports"]
+        }
 
 
 @each_folder
@@ -190,6 +228,12 @@ def test_the_document_makes_the_secrets(service: str) -> None:
               if value.startswith(SECRETS) and not name.startswith(tuple(others))
               and {name.removeprefix(f"{service.upper()}_"), name, name.removesuffix("_FILE")} & fields}  # fmt: skip
     assert made == needed - ({"token.pub.pem"} if service == "submitter" else set())
+
+
+def test_the_base_runs_this_version() -> None:
+    """The image has the package's version."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert {deployment("base", service)[1]["image"] for service in SERVICES} == {f"headway:{version}"}
 
 
 def test_production_pins_what_it_runs() -> None:

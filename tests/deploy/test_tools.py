@@ -69,7 +69,7 @@ def test_manifests_fit_their_schema(folder: str, version: str, tmp_path: Path) -
     run(BIN / "kubernetes-validate", "--strict", "-k", version, written(folder, tmp_path))
 
 
-@pytest.mark.containers
+@pytest.mark.checkov
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_checkov_accepts_the_manifests(folder: str, tmp_path: Path) -> None:
     """But for what has a reason."""
@@ -77,7 +77,7 @@ def test_checkov_accepts_the_manifests(folder: str, tmp_path: Path) -> None:
     checkov("kubernetes", written(folder, tmp_path), left_out)
 
 
-@pytest.mark.containers
+@pytest.mark.checkov
 def test_checkov_accepts_the_dockerfile() -> None:
     """But for what has a reason."""
     checkov("dockerfile", ROOT / "Dockerfile", list(LEFT_OUT))

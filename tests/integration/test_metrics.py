@@ -67,14 +67,18 @@ async def test_the_way_from_the_worker_to_the_socket_is_measured(notifier: Notif
     """From the sending of a report to the write, of watched jobs alone, once for each report."""
     watched, other = new_id(), new_id()
     sent_at = str(Timestamp.now().after(-1))
+    same = {name: report(watched, 1)[name] for name in ("submitted_at", "expires_at", "lease_until")}
     async with notifier.socket() as socket:
         await socket.send_json({"watch": notifier.token(watched)})
         await socket.receive_json(timeout=10)
-        await notifier.report(report(watched, 1, sent_at=sent_at), report(other, 1, sent_at=sent_at))
-        await socket.receive_json(timeout=10)
-
-        async def measured() -> bool:
-            return await notifier.metric("notifier_delivery_latency_seconds_count") == 1
-
-        await wait_until(measured)
+        await notifier.report(report(watched, 1, sent_at=sent_at, **same), report(other, 1, sent_at=sent_at))
+        assert (await socket.receive_json(timeout=10))["job"]["status"] == "running"
+        for sequence in (
+            1,
+            2,
+        ):  # refused, and accepted without a change: neither is sent, nor taken for what comes next
+            await notifier.report(report(watched, sequence, sent_at=sent_at, **same))
+        await socket.send_json({"cancel": watched})
+        assert (await socket.receive_json(timeout=10))["job"]["cancel_requested"]
+        assert await notifier.metric("notifier_delivery_latency_seconds_count") == 1
         assert 1 <= await notifier.metric("notifier_delivery_latency_seconds_sum") < 20

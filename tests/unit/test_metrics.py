@@ -6,6 +6,7 @@ import re
 from types import ModuleType
 
 import pytest
+from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 
 import services.metrics
@@ -43,6 +44,13 @@ def test_the_document_lists_what_there_is(heading: str) -> None:
     assert [line for line in section.splitlines() if line.startswith("| `")] == [
         row(metric) for metric in measured(MODULES[heading])
     ]
+
+
+def test_nothing_else_is_told() -> None:
+    """Whatever is registered anywhere has its place in one of these modules, or is the library's own."""
+    registered = {family.name for family in REGISTRY.collect()}
+    own = {name for name in registered if not name.startswith(("process_", "python_"))}
+    assert own == {metric._name for module in MODULES.values() for metric in measured(module)}
 
 
 @pytest.mark.parametrize("heading", MODULES)

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -221,3 +222,16 @@ def test_secrets_are_their_owners_alone(keys: Path) -> None:
     assert (keys / "report.key").stat().st_mode & 0o777 == 0o600
     assert keys.stat().st_mode & 0o077 == 0
     assert len((keys / "report.key").read_text().strip()) >= 32
+
+
+def test_keys_may_be_made_by_several_at_once(tmp_path: Path) -> None:
+    """Each finds whole keys, and all the same; nothing else is left."""
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: make_keys(tmp_path / "keys"), range(40)))
+    assert {path.name for path in (tmp_path / "keys").iterdir()} == {"token.pem", "token.pub.pem", "report.key"}
+    now = Timestamp.now()
+    given = Pass(job_id=uuid4(), kind="k", submitted_at=now, expires_at=now.after(HOUR_S))
+    signer = TokenSigner((tmp_path / "keys/token.pem").read_text())
+    assert (
+        TokenVerifier((tmp_path / "keys/token.pub.pem").read_text()).verify(signer.sign(given)).job_id == given.job_id
+    )

@@ -174,6 +174,7 @@ class Outlets:
             for watch in outlet.watches.values():
                 self._live.unwatch(watch)
             metrics.CONNECTIONS.labels(outlet.transport).dec()
+            metrics.CLOSED.labels(outlet.transport, outlet.code or "none").inc()
             if outlet.lasting:
                 logged.info("connection_closed", code=outlet.code, duration_s=round(time.monotonic() - opened, 3))
 
@@ -215,8 +216,8 @@ class Outlets:
     async def drain(self) -> None:
         """Refuse new connections, and close the open ones evenly over `drain_s`, so that others take them up evenly."""
         self.draining = True
-        outlets = list(self._open)
+        outlets, began = list(self._open), time.monotonic()
         async with asyncio.TaskGroup() as closing:
-            for outlet in outlets:
+            for number, outlet in enumerate(outlets, 1):
                 closing.create_task(outlet.end())
-                await asyncio.sleep(self._settings.drain_s / len(outlets))
+                await asyncio.sleep(began + self._settings.drain_s * number / len(outlets) - time.monotonic())

@@ -1,0 +1,67 @@
+"""When a notifier is one to send watchers to: all replicas share one Redis, so a short loss must not take them all away."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+import pytest
+
+from services.notifier import bus as bus_module
+from services.notifier.bus import Bus
+from tests.waiting import wait_until
+
+
+class Line:
+    """A way to Valkey that can be cut."""
+
+    def __init__(self, url: str) -> None:
+        self._there = urlsplit(url)
+        self._writers: list[asyncio.StreamWriter] = []
+        self.server: asyncio.Server
+
+    async def open(self, port: int = 0) -> int:
+        """Let connections through; return the port."""
+        self.server = await asyncio.start_server(self._connect, "127.0.0.1", port)
+        return int(self.server.sockets[0].getsockname()[1])
+
+    def cut(self) -> None:
+        """End all connections and take no more."""
+        self.server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        other_reader, other_writer = await asyncio.open_connection(self._there.hostname, self._there.port)
+        self._writers += [writer, other_writer]
+        await asyncio.gather(_copy(reader, other_writer), _copy(other_reader, writer))
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while data := await reader.read(65_536):
+            writer.write(data)
+    writer.close()
+
+
+async def test_a_short_loss_is_none_and_a_long_one_is(stores: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not ready before the first subscription, ready through a loss that is made good, and not after a lasting one."""
+    line = Line(stores["REDIS_URL"])
+    port = await line.open()
+    async with Bus.connect(f"redis://127.0.0.1:{port}/0", lambda *_: None, lambda _: None) as bus:
+        assert not bus.ready
+        running = asyncio.create_task(bus.run())
+        await wait_until(lambda: bus.connected)
+        assert bus.ready
+        line.cut()
+        await wait_until(lambda: not bus.connected)
+        assert bus.ready
+        monkeypatch.setattr(bus_module, "LOST_S", 0)
+        assert not bus.ready
+        await line.open(port)
+        await wait_until(lambda: bus.ready)
+        line.cut()
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
