@@ -56,18 +56,15 @@ class Proxy:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection."""
-        try:
-            with suppress(OSError, asyncio.IncompleteReadError):
-                head = Head.read(await reader.readuntil(b"\r\n\r\n"))
-                self.asked[head.kind] += 1
-                if head.kind == SOCKET and "refuse" in self.blocks:
-                    writer.write(REFUSED)
-                elif head.kind == SOCKET and "swallow" in self.blocks:
-                    await reader.read()
-                else:
-                    await self._relay(head, reader, writer)
-        finally:
-            writer.close()
+        with suppress(OSError, asyncio.IncompleteReadError):
+            head = Head.read(await reader.readuntil(b"\r\n\r\n"))
+            self.asked[head.kind] += 1
+            if head.kind == SOCKET and "refuse" in self.blocks:
+                writer.write(REFUSED)
+            elif head.kind == SOCKET and "swallow" in self.blocks:
+                await reader.read()
+            else:
+                await self._relay(head, reader, writer)
 
     async def _relay(self, head: Head, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         buffering = "buffer" in self.blocks and head.kind != SOCKET
@@ -104,6 +101,7 @@ async def proxied(port: int, target: int) -> AsyncIterator[Proxy]:
         task = asyncio.create_task(proxy.serve(reader, writer))
         serving.add(task)
         task.add_done_callback(serving.discard)
+        task.add_done_callback(lambda _: writer.close())  # also when it was cancelled before it began
 
     async with await asyncio.start_server(connected, "127.0.0.1", port):
         try:

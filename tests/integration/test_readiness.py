@@ -33,8 +33,9 @@ class Line:
             writer.transport.abort()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
         other_reader, other_writer = await asyncio.open_connection(self._there.hostname, self._there.port)
-        self._writers += [writer, other_writer]
+        self._writers.append(other_writer)
         await asyncio.gather(_copy(reader, other_writer), _copy(other_reader, writer))
 
 
