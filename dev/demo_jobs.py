@@ -4,7 +4,7 @@ import asyncio
 import itertools
 from typing import Any
 
-from headway import JobContext, job
+from headway import Fail, JobContext, job
 
 
 @job("thumbnails")
@@ -33,7 +33,7 @@ async def import_rows(ctx: JobContext, payload: dict[str, int]) -> None:
     async for row in ctx.track(range(payload["rows"]), message="Importing", unit="rows"):
         await asyncio.sleep(0.05)
         if row == payload["rows"] * 2 // 3:
-            raise ValueError(f"row {row}: 'twelve' is no number")
+            raise Fail(f"row {row}: 'twelve' is no number")
 
 
 @job("video")

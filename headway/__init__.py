@@ -1,5 +1,5 @@
 """Background jobs whose progress everyone can watch live: what a job's author imports."""
 
-from headway.jobs import Job, JobContext, job
+from headway.jobs import Fail, Job, JobContext, Retry, job
 
-__all__ = ["Job", "JobContext", "job"]
+__all__ = ["Fail", "Job", "JobContext", "Retry", "job"]

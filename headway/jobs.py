@@ -7,7 +7,8 @@ import inspect
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sized
 from contextlib import suppress
-from typing import Any, Generic, ParamSpec, TypeVar, get_type_hints
+from functools import partial
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, get_type_hints, overload
 from uuid import UUID
 
 from headway.contracts import DEFAULT_ATTEMPTS, MAX_ATTEMPTS, MAX_MESSAGE, MAX_NAME, MAX_UNIT, Progress, shortened
@@ -17,17 +18,32 @@ R = TypeVar("R")
 Item = TypeVar("Item")
 
 YIELD_S = 0.01
+BACKOFF_S, BACKOFF_CAP_S = 2.0, 300.0
 MAX_AMOUNT = 2**63 - 1
+
+
+class Fail(Exception):  # noqa: N818 - what a handler says
+    """Raised by a handler: the job has failed, and trying it again would not help; the message is for its user."""
+
+
+class Retry(Exception):  # noqa: N818
+    """Raised by a handler: try the job again, after `after_s` seconds, or by the kind's own backoff.
+
+    That is an attempt; when all are used up, the job has failed. The message is for the job's user.
+    """
+
+    def __init__(self, message: str = "", *, after_s: float | None = None) -> None:
+        super().__init__(message or "The job asks for another attempt.")
+        if after_s is not None and not 0 <= after_s < float("inf"):
+            raise ValueError(f"after_s must be finite and not negative: {after_s!r}")
+        self.after_s = after_s
 
 
 class Job(Generic[P, R]):
     """A kind of job and the function that runs it; still callable as that function."""
 
-    def __init__(
-        self, kind: str, handler: Callable[P, Awaitable[R]], max_attempts: int, timeout_s: float | None
-    ) -> None:
-        if not inspect.iscoroutinefunction(handler):
-            raise TypeError(f"the handler of job {kind!r} must be an `async def` function")
+    def __init__(self, kind: str, handler: Callable[P, Any], *, max_attempts: int,
+                 timeout_s: float | None, backoff_s: float, backoff_cap_s: float) -> None:  # fmt: skip
         parameters = list(inspect.signature(handler).parameters.values())
         if len(parameters) != 2:
             raise TypeError(f"the handler of job {kind!r} must take two arguments: the context and the payload")
@@ -35,13 +51,17 @@ class Job(Generic[P, R]):
             raise ValueError(f"job {kind!r}: a kind has 1 to {MAX_NAME} characters, and 1 to {MAX_ATTEMPTS} attempts")
         if timeout_s is not None and timeout_s <= 0:
             raise ValueError(f"job {kind!r}: a timeout must be positive")
+        if not 0 < backoff_s <= backoff_cap_s:
+            raise ValueError(f"job {kind!r}: a backoff must be positive, and no more than its cap")
         self.kind = kind
         self.handler = handler
         self.max_attempts = max_attempts
         self.timeout_s = timeout_s
+        self.backoff_s = backoff_s
+        self.backoff_cap_s = backoff_cap_s
         self._payload = parameters[1].name
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Call the handler, as a test may want to."""
         return self.handler(*args, **kwargs)
 
@@ -50,19 +70,34 @@ class Job(Generic[P, R]):
         return get_type_hints(self.handler).get(self._payload, Any)
 
 
-def job(
-    kind: str, *, max_attempts: int = DEFAULT_ATTEMPTS, timeout_s: float | None = None
-) -> Callable[[Callable[P, Awaitable[R]]], Job[P, R]]:
-    """Make an `async def handler(ctx, payload)` the handler of a kind of job.
+class Decorator(Protocol):
+    """Makes a job of a handler, whether that is an `async def` or a plain function."""
+
+    @overload
+    def __call__(self, handler: Callable[P, Awaitable[R]], /) -> Job[P, R]: ...
+    @overload
+    def __call__(self, handler: Callable[P, R], /) -> Job[P, R]: ...
+
+
+def job(kind: str, *, max_attempts: int = DEFAULT_ATTEMPTS, timeout_s: float | None = None,
+        backoff_s: float = BACKOFF_S, backoff_cap_s: float = BACKOFF_CAP_S) -> Decorator:  # fmt: skip
+    """Make `handler(ctx, payload)` the handler of a kind of job; one that is no `async def` runs in a thread.
 
     The payload is decoded to the second parameter's type (anything msgspec decodes); the result is whatever msgspec
-    encodes, at most 32 KiB of JSON. An attempt that takes longer than `timeout_s` fails.
+    encodes, at most 32 KiB of JSON. An attempt that takes longer than `timeout_s` fails. What is tried again waits
+    for a random time, up to `backoff_s`, twice that after the second attempt, and so on up to `backoff_cap_s`.
     """
-    return lambda handler: Job(kind, handler, max_attempts, timeout_s)
+    return partial(Job, kind, max_attempts=max_attempts, timeout_s=timeout_s, backoff_s=backoff_s,
+                   backoff_cap_s=backoff_cap_s)  # fmt: skip
 
 
 class JobContext:
-    """What a running handler knows of its job, and how it shows progress."""
+    """What a running handler knows of its job, and how it shows progress.
+
+    `cancelled` is why a handler in a thread shall stop, `None` while it shall not: `cancel` (somebody asked for it),
+    `timeout`, `stop` (the worker stops; the job goes on elsewhere) or `lease` (another worker may have it). An
+    `async def` handler gets a CancelledError with the same word as its argument.
+    """
 
     def __init__(self, job_id: UUID, kind: str, attempt: int, max_attempts: int,
                  show: Callable[[Progress], None]) -> None:  # fmt: skip
@@ -70,9 +105,14 @@ class JobContext:
         self.kind = kind
         self.attempt = attempt
         self.max_attempts = max_attempts
+        self.cancelled: str | None = None
         self._show = show
         self._percent = 0.0
         self._shown: Progress | None = None
+
+    def show_by(self, way: Callable[[Callable[[Progress], None]], Callable[[Progress], None]]) -> None:
+        """Show progress by another way, as the worker does for handlers in a thread."""
+        self._show = way(self._show)
 
     def progress(
         self, current: float, total: float | None = None, message: str | None = None, *, unit: str | None = None
@@ -83,7 +123,10 @@ class JobContext:
 
         Raises:
             ValueError: `current` or `total` is negative or not a finite number.
+            CancelledError: the handler runs in a thread, and shall stop; its argument is the reason.
         """
+        if self.cancelled is not None:
+            raise asyncio.CancelledError(self.cancelled)
         current, total = _amount(current), None if total is None else _amount(total)
         text = None if message is None else shortened(message, MAX_MESSAGE)
         progress = Progress(current, total, None if unit is None else shortened(unit, MAX_UNIT), text)

@@ -6,10 +6,10 @@ Whatever stops a delivery is an `Interruption`; the first one decides how the me
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,8 +18,10 @@ from azure.core.exceptions import AzureError
 from msgspec.structs import replace
 
 from headway import JobContext
+from headway.backoff import full_jitter_s
 from headway.contracts import (
     DEFAULT_ATTEMPTS,
+    JobError,
     JobMessage,
     JobReport,
     Timestamp,
@@ -28,12 +30,14 @@ from headway.contracts import (
     encode_message,
     readable_id,
 )
+from headway.jobs import BACKOFF_CAP_S, BACKOFF_S
 from services.azure_queue import JobQueue, Received
 from services.worker import metrics
 from services.worker.lease import Lease, LeaseLost
+from services.worker.outcomes import REASONS, Again, Ending, Interruption, Outcome
 from services.worker.registry import Registry
 from services.worker.reporter import Reporter
-from services.worker.runner import Ending, run
+from services.worker.runner import run
 from services.worker.stream import ReportRefused, Stream
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -42,18 +46,7 @@ T = TypeVar("T")
 UNKNOWN = "unknown"  # the kind of what cannot be read, and in metrics of what has no handler here
 
 
-class Interruption(Enum):
-    """Why a delivery goes no further."""
-
-    CANCELLED = auto()  # a watcher asked for it
-    FINISHED = auto()  # the job has ended, or is another message's: this message is of no more use
-    SUPERSEDED = auto()  # another delivery has the job: touch nothing
-    LEASE_LOST = auto()  # the message is another worker's, or may be: touch nothing
-    REFUSED = auto()  # the notifier finds the reports themselves wrong: a human must look
-    STOPPED = auto()  # this worker stops: hand the message back
-
-
-Outcome = Ending | Interruption
+MAX_DELAY_S = 7 * 86_400  # the longest that the queue hides a message
 
 
 @dataclass(frozen=True)
@@ -116,9 +109,9 @@ class Delivery:
                 outcome = await work(stream)
                 if outcome is Interruption.CANCELLED:
                     outcome = Ending("cancelled")
-                if isinstance(outcome, Ending):
+                if not isinstance(outcome, Interruption):
                     outcome = await self._report(outcome, stream)
-                name = outcome.status if isinstance(outcome, Ending) else outcome.name.lower()
+                name = outcome.name.lower() if isinstance(outcome, Interruption) else outcome.status
                 known = message.kind if message.kind in self._tools.registry else UNKNOWN
                 metrics.JOBS.labels(known, name).inc()
                 await self._settle(outcome, message, stream)
@@ -155,36 +148,57 @@ class Delivery:
     async def _run(self, message: JobMessage, stream: Stream) -> Outcome:
         job = self._tools.registry.get(message.kind)
         if job is None:
-            return Ending.failed("UnknownKind", f"No worker here knows the kind {message.kind!r}.")
+            unknown = JobError("UnknownKind", f"No worker here knows the kind {message.kind!r}.")
+            return await self._again(Again(unknown), message)  # another fleet may
         context = JobContext(message.id, message.kind, self._attempt(message), message.max_attempts, stream.progress)
         timeout_s = message.timeout_s or job.timeout_s
         if self._received.delivery == 1 and message.submitted_at is not None:
             metrics.QUEUE_WAIT.labels(message.kind).observe(max(0, Timestamp.now() - message.submitted_at) / 1000)
         with metrics.IN_PROGRESS.track_inprogress(), metrics.DURATION.labels(message.kind).time():
-            return await self._unless_interrupted(run(job, context, message.payload, timeout_s))
+            outcome = await self._unless_interrupted(run(job, context, message.payload, timeout_s))
+        if not isinstance(outcome, Again):
+            return outcome
+        return await self._again(outcome, message, job.backoff_s, job.backoff_cap_s)
 
-    async def _report(self, ending: Ending, stream: Stream) -> Outcome:
-        """Report the ending and wait for its verdict; from here on only a lost lease interrupts."""
+    async def _again(self, asked: Again, message: JobMessage, backoff_s: float = BACKOFF_S,
+                     cap_s: float = BACKOFF_CAP_S) -> Outcome:  # fmt: skip
+        """Find out when the next attempt is; after the last one the job has failed."""
+        attempt = self._attempt(message)
+        if attempt >= message.max_attempts:
+            await self._poison("attempts")
+            return Ending("failed", error=asked.error)
+        after_s = asked.after_s
+        if after_s is None:
+            after_s = full_jitter_s(attempt - 1, backoff_s, cap_s)
+        return replace(asked, after_s=math.ceil(min(after_s, MAX_DELAY_S)))  # the queue counts in whole seconds
+
+    async def _report(self, ending: Ending | Again, stream: Stream) -> Outcome:
+        """Report how the attempt ended and wait for the verdict; from here on only a lost lease interrupts."""
         self._ending = True
         if self._interrupted.done():
             self._interrupted = asyncio.get_running_loop().create_future()
         try:
-            verdict = await self._unless_interrupted(
-                stream.tell(ending.status, result=ending.result, error=ending.error, lease_until=None)
-            )
+            told = stream.tell(ending.status, result=ending.result, error=ending.error, due_at=ending.due_at)
+            verdict = await self._unless_interrupted(told)
         except ReportRefused:  # even the bare failure
             return Interruption.REFUSED
         if isinstance(verdict, Interruption):
             return verdict
-        return ending if verdict.accepted else _REASONS[verdict.reason or "superseded"]
+        if not verdict.accepted:
+            return REASONS[verdict.reason or "superseded"]
+        if isinstance(ending, Again) and verdict.cancel_requested:  # while it failed
+            return await self._report(Ending("cancelled"), stream)
+        return ending
 
     async def _settle(self, outcome: Outcome, message: JobMessage, stream: Stream) -> None:
         match outcome:
             case Ending() | Interruption.FINISHED:
                 await self._lease.delete()
+            case Again(after_s=after_s):
+                await self._lease.release(None, int(after_s or 0))
             case Interruption.STOPPED:
                 if await self._lease.release(encode_message(replace(message, releases=message.releases + 1))):
-                    await stream.tell("queued", lease_until=None)
+                    await stream.tell("queued")
             case Interruption.REFUSED:
                 await self._poison("refused")
                 await self._lease.delete()
@@ -200,7 +214,7 @@ class Delivery:
                 await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
         finally:
             if self._interrupted.done() or not task.done():
-                task.cancel()
+                task.cancel(self._interrupted.result().word if self._interrupted.done() else None)
                 await asyncio.wait({task})
         if self._interrupted.done():
             if not task.cancelled():
@@ -215,7 +229,7 @@ class Delivery:
     def _judge(self, verdict: Verdict) -> None:
         """Obey a verdict, whenever it comes."""
         if not verdict.accepted:
-            self._interrupt(_REASONS[verdict.reason or "superseded"])
+            self._interrupt(REASONS[verdict.reason or "superseded"])
         elif verdict.cancel_requested:
             self._interrupt(Interruption.CANCELLED)
 
@@ -263,11 +277,3 @@ class Delivery:
             submitted_at=message.submitted_at,
             expires_at=message.expires_at,
         )
-
-
-_REASONS = {
-    "finished": Interruption.FINISHED,
-    "duplicate": Interruption.FINISHED,
-    "superseded": Interruption.SUPERSEDED,
-    "stale": Interruption.SUPERSEDED,
-}

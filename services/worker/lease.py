@@ -100,10 +100,10 @@ class Lease:
                 await self._queue.delete(self._id, self._receipt)
                 self._settled = True
 
-    async def release(self, text: str) -> bool:
-        """Hand the message back at once, with this text; tell whether that could be done."""
+    async def release(self, text: str | None, after_s: int = 0) -> bool:
+        """Hand the message back, to be seen after a while, with a text when given; tell whether that could be done."""
         async with self._lock:
             if not self._doubt:
-                await self._queue.update(self._id, self._receipt, 0, text)
+                await self._queue.update(self._id, self._receipt, after_s, text)
                 self._settled = True
             return self._settled

@@ -46,14 +46,16 @@ class Stream:
             self._changed = True
 
     async def tell(
-        self, status: JobStatus, *, result: Json = NULL, error: JobError | None = None, lease_until: Timestamp | None
-    ) -> Verdict:
+        self, status: JobStatus, *, result: Json = NULL, error: JobError | None = None,
+        lease_until: Timestamp | None = None, due_at: Timestamp | None = None,
+    ) -> Verdict:  # fmt: skip
         """Tell a change that matters, at once, and wait for its verdict however long that takes.
 
         Raises:
             ReportRefused: the notifier will never take it.
         """
-        self._report = replace(self._report, status=status, result=result, error=error, lease_until=lease_until)
+        self._report = replace(self._report, status=status, result=result, error=error, lease_until=lease_until,
+                               due_at=due_at)  # fmt: skip
         verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self._waiting.append(verdict)
         self._urgent = True

@@ -109,8 +109,8 @@ async def _ended(stack: Stack, link: Link) -> bool:
     [
         (("countdown", "--payload", '{"steps": 3, "delay_s": 0.05}'), 0, 'succeeded, 100 %, "Counted 3 steps"'),
         (("broken",), 1, "failed, ValueError: the cable is loose"),
-        (("nobody-knows",), 1, "failed, UnknownKind"),
-        (("countdown", "--timeout", "0.2"), 1, "failed"),
+        (("nobody-knows", "--max-attempts", "1"), 1, "failed, UnknownKind"),
+        (("countdown", "--timeout", "0.2", "--max-attempts", "1"), 1, "failed, Timeout"),
     ],
 )
 async def test_the_exit_code_is_the_ending(stack: Stack, arguments: tuple[str, ...], code: int, told: str) -> None:
@@ -285,7 +285,7 @@ async def test_the_demo_ends_by_itself(tmp_path: Path) -> None:
     text = out.decode()
     assert (process.returncode, err.decode()) == (0, "")
     for ending in ("thumbnails .* succeeded, 100 %, attempt 2 of 5", "crawl .* succeeded", "countdown .* succeeded",
-                   "import .* failed, .*ValueError: row 40", "video .* cancelled"):  # fmt: skip
+                   "import .* failed, .*Fail: row 40", "video .* cancelled"):  # fmt: skip
         assert re.search(ending, text), ending
     links = [Link.parse(link) for link in re.findall(r"http\S+#\S+", text)]
     assert len(links) == 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -12,9 +13,11 @@ from uuid import UUID, uuid4
 import pytest
 from msgspec import Meta, Struct
 
-from headway import Job, JobContext, job
-from headway.contracts import MAX_ERROR, RESULT_BYTES, Json, Timestamp, encode
-from services.worker.runner import Ending, run
+from headway import Fail, Job, JobContext, Retry, job
+from headway.contracts import MAX_ERROR, RESULT_BYTES, Json, Progress, Timestamp, encode
+from services.worker.outcomes import Again, Ending
+from services.worker.runner import run
+from tests.waiting import wait_until
 
 
 class Size(Struct):
@@ -30,14 +33,14 @@ class Picture(Struct):
     sizes: list[Size] = []
 
 
-async def ending_of(handler: Any, payload: str = "{}", timeout_s: float | None = None) -> Ending:
+async def ending_of(handler: Any, payload: str = "{}", timeout_s: float | None = None) -> Ending | Again:
     """Run a handler once."""
     made: Job[..., Any] = handler if isinstance(handler, Job) else job("test")(handler)
     context = JobContext(uuid4(), "test", 1, 5, lambda _progress: None)
     return await run(made, context, Json(payload.encode()), timeout_s)
 
 
-async def raising(error: BaseException) -> Ending:
+async def raising(error: BaseException) -> Ending | Again:
     """Run a handler that raises."""
 
     async def handler(_ctx: JobContext, _payload: Any) -> None:
@@ -46,7 +49,7 @@ async def raising(error: BaseException) -> Ending:
     return await ending_of(handler)
 
 
-async def returning(result: Any) -> Ending:
+async def returning(result: Any) -> Ending | Again:
     """Run a handler that returns."""
 
     async def handler(_ctx: JobContext, _payload: Any) -> Any:
@@ -55,9 +58,9 @@ async def returning(result: Any) -> Ending:
     return await ending_of(handler)
 
 
-def failure(ending: Ending) -> tuple[str, str]:
+def failure(ending: Ending | Again, status: str = "failed") -> tuple[str, str]:
     """Return the type and the message of a failure."""
-    assert (ending.status, bytes(ending.result)) == ("failed", b"null")
+    assert (ending.status, bytes(ending.result)) == (status, b"null")
     assert ending.error is not None
     return ending.error.type, ending.error.message
 
@@ -147,22 +150,24 @@ async def test_a_handler_gets_its_context_and_its_payload() -> None:
     ids=lambda value: type(value).__name__[:20],
 )
 async def test_an_exception_is_told_by_type_and_message(error: Exception, told: tuple[str, str]) -> None:
-    """What a handler raises is the job's error, within the limits of the wire."""
-    assert failure(await raising(error)) == told
+    """What a handler raises is the job's error, within the limits of the wire, and another attempt may do better."""
+    assert failure(await raising(error), "retrying") == told
 
 
 async def test_a_handler_that_takes_too_long_is_stopped() -> None:
     """The time-out cancels the handler, and is no error of the handler's own."""
-    ended = []
+    ended: list[Any] = []
 
     async def handler(_ctx: JobContext, _payload: Any) -> None:
         try:
             await asyncio.Event().wait()
-        finally:
-            ended.append(True)
+        except asyncio.CancelledError as error:
+            ended.extend(error.args)
+            raise
 
-    assert failure(await ending_of(handler, timeout_s=0.01)) == ("Timeout", "The job took longer than 0.01 s.")
-    assert ended == [True]
+    told = failure(await ending_of(handler, timeout_s=0.01), "retrying")
+    assert told == ("Timeout", "The attempt took longer than 0.01 s.")
+    assert ended == ["timeout"]
 
 
 async def test_an_error_while_it_is_stopped_is_a_timeout_still() -> None:
@@ -174,7 +179,7 @@ async def test_an_error_while_it_is_stopped_is_a_timeout_still() -> None:
         except asyncio.CancelledError:
             raise OSError("the file is half written") from None
 
-    kind, _ = failure(await ending_of(handler, timeout_s=0.01))
+    kind, _ = failure(await ending_of(handler, timeout_s=0.01), "retrying")
     assert kind == "Timeout"
 
 
@@ -186,7 +191,7 @@ async def test_a_handler_that_cancels_itself_fails() -> None:
         task.cancel()
         await task
 
-    assert failure(await ending_of(handler))[0] == "CancelledError"
+    assert failure(await ending_of(handler), "retrying")[0] == "CancelledError"
 
 
 async def test_a_run_that_is_cancelled_ends_there() -> None:
@@ -254,9 +259,95 @@ async def test_an_error_that_cannot_tell_itself_is_a_failure_too() -> None:
         def __str__(self) -> str:
             raise RuntimeError("no")
 
-    assert failure(await raising(MuteError())) == ("MuteError", "MuteError")
+    assert failure(await raising(MuteError()), "retrying") == ("MuteError", "MuteError")
 
 
 async def test_leaving_the_process_is_a_failure() -> None:
-    """`sys.exit()` in a handler fails its job, not its worker."""
-    assert failure(await raising(SystemExit(3))) == ("SystemExit", "3")
+    """`sys.exit()` in a handler fails its attempt, not its worker."""
+    assert failure(await raising(SystemExit(3)), "retrying") == ("SystemExit", "3")
+
+
+async def test_a_handler_says_whether_to_try_again() -> None:
+    """`Fail` ends the job; `Retry` asks for another attempt, after a time of its own or by the kind's backoff."""
+    assert failure(await raising(Fail("No such album."))) == ("Fail", "No such album.")
+    for after_s in (None, 0, 2.5):
+        again = await raising(Retry("The album is locked.", after_s=after_s))
+        assert failure(again, "retrying") == ("Retry", "The album is locked.")
+        assert isinstance(again, Again)
+        assert again.after_s == after_s
+    for nonsense in (-1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="after_s"):
+            Retry(after_s=nonsense)
+
+
+async def test_a_plain_function_runs_in_a_thread() -> None:
+    """The loop goes on meanwhile, and the last progress it showed arrives before its result."""
+    here, shown = threading.get_ident(), list[Progress]()
+    going_on = threading.Event()
+
+    def handler(ctx: JobContext, payload: int) -> bool:
+        for number in range(payload):
+            ctx.progress(number + 1, payload)
+        assert going_on.wait(10)
+        return threading.get_ident() != here
+
+    context = JobContext(uuid4(), "test", 1, 5, shown.append)
+    running = asyncio.create_task(run(job("test")(handler), context, Json(b"1000"), None))
+    await wait_until(lambda: shown and shown[-1].current == 1000)
+    assert len(shown) < 1000
+    going_on.set()
+    assert bytes((await running).result) == b"true"
+
+
+@pytest.mark.parametrize("reason", ["cancel", "stop", "lease", "timeout"])
+async def test_a_thread_is_asked_to_stop_and_waited_for(reason: str) -> None:
+    """Its next progress raises, with the reason; the run ends when the thread has."""
+    told: list[Any] = []
+
+    def handler(ctx: JobContext, _payload: Any) -> None:
+        try:
+            while True:
+                ctx.progress(1, 2)
+        except asyncio.CancelledError as error:
+            told.extend([error.args, ctx.cancelled])
+            raise
+
+    timeout_s = 0.05 if reason == "timeout" else None
+    running = asyncio.create_task(ending_of(handler, timeout_s=timeout_s))
+    if reason == "timeout":
+        assert failure(await running, "retrying")[0] == "Timeout"
+    else:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        running.cancel(reason)
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    assert told == [(reason,), reason]
+
+
+@pytest.mark.parametrize("error", [ValueError("a"), StopIteration(1), SystemExit(3)], ids=repr)
+async def test_what_a_thread_raises_is_its_attempt_s_error(error: BaseException) -> None:
+    """Whatever it is, the worker goes on."""
+
+    def handler(_ctx: JobContext, _payload: Any) -> None:
+        raise error
+
+    kind, _ = failure(await ending_of(handler), "retrying")
+    assert kind in (type(error).__name__, "RuntimeError")
+
+
+async def test_a_thread_that_does_not_stop_is_left_behind() -> None:
+    """A worker that ends waits for nothing that cannot be stopped."""
+    let_go = threading.Event()
+
+    def handler(_ctx: JobContext, _payload: Any) -> None:
+        let_go.wait(30)
+
+    running = asyncio.create_task(ending_of(handler))
+    await asyncio.sleep(0)
+    for _ in range(2):
+        running.cancel("stop")
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    let_go.set()

@@ -1,0 +1,116 @@
+"""What becomes of an attempt that fails: another one after a while, until all are used up."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headway.contracts import Timestamp, decode_message
+from services.azure_queue import JobQueue
+from tests.integration.test_one_job import VERSION, history
+from tests.stack import JOBS, Stack, running
+from tests.waiting import wait_until
+
+
+@pytest.fixture(scope="module")
+async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    """Run the system for this module."""
+    async with running(tmp_path_factory.mktemp("attempts"), WORKER_JOBS=JOBS, GRACE_S="0", DRAIN_S="0") as stack:
+        yield stack
+
+
+async def cancelled(stack: Stack, receipt: dict[str, Any]) -> dict[str, Any]:
+    """Cancel a job; return its snapshot."""
+    headers = {"Authorization": f"Bearer {receipt['token']}"}
+    async with stack.session.post(receipt["links"]["cancel"], headers=headers) as response:
+        snapshot: dict[str, Any] = await response.json()
+        assert response.status == 202
+        return snapshot
+
+
+async def until(stack: Stack, receipt: dict[str, Any], status: str) -> dict[str, Any]:
+    """Watch a job until it has a status."""
+    async for snapshot in stack.watch(receipt["token"]):
+        if snapshot["status"] == status:
+            return snapshot
+    raise AssertionError(f"the job was never {status}")
+
+
+async def poisoned(stack: Stack, job_id: str) -> bool:
+    """Tell whether a job's message is on the poison queue."""
+    async with JobQueue.connect(stack.env["QUEUE_CONNECTION_STRING"], "jobs-poison", VERSION) as poison:
+        return job_id in [str(decode_message(received.text).id) for received in await poison.receive(32, 1)]
+
+
+async def test_an_exception_is_another_attempt(stack: Stack) -> None:
+    """Watchers see why, and when the next one is; the last one's result is the job's."""
+    receipt = await stack.submit("flaky")
+    seen = await history(stack, receipt["token"])
+    retrying = [job for job in seen if job["status"] == "retrying"]
+    assert [job["error"]["message"] for job in retrying] == ["attempt 1 was in vain", "attempt 2 was in vain"]
+    for job in retrying:
+        waits_ms = Timestamp.parse(job["due_at"]) - Timestamp.parse(job["updated_at"])
+        assert 0 < waits_ms <= 1_500  # at most 0.2 s, but the queue counts in seconds
+        assert job["lease_until"] is None
+    end = seen[-1]
+    assert (end["status"], end["attempt"], end["result"], end["error"]) == ("succeeded", 3, 3, None)
+
+
+@pytest.mark.parametrize(("kind", "error"), [("hopeless", "ValueError"), ("nobody-knows", "UnknownKind")])
+async def test_attempts_are_used_up(stack: Stack, kind: str, error: str) -> None:
+    """Then the job has failed with the last one's error, and its message is kept on the poison queue."""
+    receipt = await stack.submit(kind, max_attempts=2)
+    seen = await history(stack, receipt["token"])
+    assert [(job["status"], job["attempt"]) for job in seen if job["error"]] == [("retrying", 1), ("failed", 2)]
+    assert seen[-1]["error"]["type"] == error
+    await wait_until(lambda: poisoned(stack, receipt["id"]))
+
+
+async def test_a_handler_says_when_to_try_again(stack: Stack, tmp_path: Path) -> None:
+    """The next attempt begins then, not sooner."""
+    marks = tmp_path / "marks"
+    receipt = await stack.submit("ask-again", [str(marks), 2])
+    assert (await history(stack, receipt["token"]))[-1]["status"] == "succeeded"
+    first, second = map(float, marks.read_text().splitlines())
+    assert 1.5 < second - first < 6
+
+
+async def test_a_slow_attempt_is_another_attempt(stack: Stack) -> None:
+    """Its time is over, which is told; the next one has as much again."""
+    receipt = await stack.submit("too-slow")
+    seen = await history(stack, receipt["token"])
+    assert [job["error"]["type"] for job in seen if job["error"]] == ["Timeout"]
+    assert (seen[-1]["status"], seen[-1]["result"]) == ("succeeded", "in time")
+
+
+async def test_what_waits_for_its_next_attempt_is_cancelled_at_once(stack: Stack, tmp_path: Path) -> None:
+    """Nothing starts any more."""
+    marks = tmp_path / "marks"
+    receipt = await stack.submit("ask-again", [str(marks), 2])
+    await until(stack, receipt, "retrying")
+    assert (await cancelled(stack, receipt))["status"] == "cancelled"
+    worker = f"http://127.0.0.1:{stack.env['WORKER_INTERNAL_PORT']}/metrics"
+
+    async def delivered_again() -> bool:
+        async with stack.session.get(worker) as response:
+            return 'jobs_finished_total{kind="ask-again",outcome="finished"} 1.0' in await response.text()
+
+    await wait_until(delivered_again)
+    assert len(marks.read_text().splitlines()) == 1
+    assert (await history(stack, receipt["token"]))[-1]["status"] == "cancelled"
+
+
+async def test_a_thread_shows_progress_and_is_cancelled(stack: Stack, tmp_path: Path) -> None:
+    """Its next progress tells it to stop, and why; the job ends when it has."""
+    reason = tmp_path / "reason"
+    receipt = await stack.submit("in-thread", str(reason))
+    asked = False
+    async for snapshot in stack.watch(receipt["token"]):
+        if snapshot["progress"] and snapshot["progress"]["current"] and not asked:
+            asked = True
+            assert (await cancelled(stack, receipt))["cancel_requested"]
+    assert snapshot["status"] == "cancelled"
+    assert reason.read_text() == "cancel cancel"
