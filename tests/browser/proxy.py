@@ -91,22 +91,28 @@ async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, w
         await writer.drain()
 
 
+SERVING: set[asyncio.Task[None]] = set()  # held here, since nothing else holds what a closed server has accepted last
+
+
 @asynccontextmanager
 async def proxied(port: int, target: int) -> AsyncIterator[Proxy]:
     """Run a proxy until the block ends."""
     proxy = Proxy(port, target)
-    serving: set[asyncio.Task[None]] = set()
+    own: set[asyncio.Task[None]] = set()
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(proxy.serve(reader, writer))
-        serving.add(task)
-        task.add_done_callback(serving.discard)
+        for tasks in (SERVING, own):
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
         task.add_done_callback(lambda _: writer.close())  # also when it was cancelled before it began
 
-    async with await asyncio.start_server(connected, "127.0.0.1", port):
-        try:
-            yield proxy
-        finally:
-            for task in serving:
+    server = await asyncio.start_server(connected, "127.0.0.1", port)
+    try:
+        yield proxy
+    finally:
+        server.close()
+        while own:
+            for task in own:
                 task.cancel()
-            await asyncio.gather(*serving, return_exceptions=True)
+            await asyncio.gather(*own, return_exceptions=True)
