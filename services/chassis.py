@@ -82,12 +82,12 @@ def _complain(service: str, error: InvalidSettings) -> int:
 
 
 async def _serve(settings: S, open_service: Callable[[S], AbstractAsyncContextManager[Service]]) -> None:
-    stopping = asyncio.Event()
+    started, stopping = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     async with AsyncExitStack() as stack:
         service = await stack.enter_async_context(open_service(settings))
-        internal = _probes(service, stopping)
+        internal = _probes(service, started, stopping)
         internal.add_routes(service.internal)
         await _listen(stack, internal, settings.bind_host, settings.internal_port)
         async with asyncio.TaskGroup() as group, AsyncExitStack() as public:
@@ -101,6 +101,7 @@ async def _serve(settings: S, open_service: Callable[[S], AbstractAsyncContextMa
                 await _listen(public, app, settings.bind_host, service.public_port)
             gc.freeze()  # what is loaded now stays: https://docs.python.org/3/library/gc.html#gc.freeze
             gc.set_threshold(50_000, 50, 50)
+            started.set()
             log.info("service_started", port=service.public_port or None, internal_port=settings.internal_port)
             await stopping.wait()
             log.info("service_draining")
@@ -128,13 +129,15 @@ async def _listen(stack: AsyncExitStack, app: web.Application, host: str, port: 
     stack.callback(listener.close)
 
 
-def _probes(service: Service, stopping: asyncio.Event) -> web.Application:
+def _probes(service: Service, started: asyncio.Event, stopping: asyncio.Event) -> web.Application:
     async def livez(_request: web.Request) -> web.Response:
         alive = service.alive()
         return web.json_response({"alive": alive}, status=200 if alive else 503)
 
     async def readyz(_request: web.Request) -> web.Response:
-        waiting_for = ["draining"] if stopping.is_set() else service.waiting_for()
+        waiting_for = service.waiting_for()
+        if stopping.is_set() or not started.is_set():
+            waiting_for = ["draining" if stopping.is_set() else "the public listener"]
         body = {"ready": not waiting_for, "waiting_for": waiting_for}
         return web.json_response(body, status=503 if waiting_for else 200)
 

@@ -94,7 +94,7 @@ def test_there_is_time_to_stop(folder: str, service: str, tmp_path: Path) -> Non
 async def test_probes_ask_what_there_is(folder: str, service: str) -> None:
     """All three ask the internal listener, for something that it answers."""
     _, container = deployment(folder, service)
-    app = _probes(Service(), asyncio.Event())
+    app = _probes(Service(), asyncio.Event(), asyncio.Event())
     routes = {resource.canonical for resource in app.router.resources()}
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         asked = container[probe]["httpGet"]
