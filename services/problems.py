@@ -149,9 +149,9 @@ async def log_request(request: web.Request, handler: Handler) -> web.StreamRespo
     started = time.perf_counter()
     response = await handler(request)
     if not isinstance(response, web.WebSocketResponse):  # these log their opening and closing themselves
-        duration_ms = round((time.perf_counter() - started) * 1000, 1)
-        said = log.debug if route_of(request).startswith("/assets/") else log.info
-        said("request_answered", method=request.method, route=route_of(request), status=response.status,
+        duration_ms, route = round((time.perf_counter() - started) * 1000, 1), route_of(request)
+        said = log.debug if route.startswith("/assets/") else log.info
+        said("request_answered", method=request.method, route=route, status=response.status,
                  duration_ms=duration_ms)  # fmt: skip
     return response
 

@@ -56,6 +56,18 @@ class Origin(str):
         return cls(f"{parts.scheme}://{parts.netloc.removesuffix(_PORTS[parts.scheme])}")
 
 
+class Url(str):
+    """An address that browsers find a service at."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Url:
+        """Read an address; ValueError when it is none."""
+        Origin.of(text)
+        return cls(text)
+
+
 _PORTS = {"http": ":80", "https": ":443"}
 OriginList = tuple[Origin, ...]
 
@@ -119,9 +131,9 @@ def _split(text: str, kind: Any) -> Any:
     return [word.strip() for word in text.split(",") if word.strip()] if kind in (Words, OriginList) else text.strip()
 
 
-def _special(kind: type, value: Any) -> Any:
-    if kind is Origin:
-        return Origin.parse(value)
+def _special(kind: Any, value: Any) -> Any:
+    if kind in (Origin, Url):
+        return kind.parse(value)
     if kind in (Secret, Path):
         return kind(value)
     raise NotImplementedError(kind)

@@ -62,9 +62,21 @@ class Stack:
             assert response.status == 202, receipt
             return receipt
 
-    async def metric(self, name: str) -> float:
-        """Return the sum of one of the notifier's metrics."""
-        return await metric(self.session, self.env["NOTIFIER_INTERNAL_URL"], name)
+    async def cancel(self, receipt: dict[str, Any]) -> dict[str, Any]:
+        """Cancel a job as a program does; return the snapshot that answers."""
+        headers = {"Authorization": f"Bearer {receipt['token']}"}
+        async with self.session.post(receipt["links"]["cancel"], headers=headers) as response:
+            snapshot: dict[str, Any] = await response.json()
+            assert response.status == 202, snapshot
+            return snapshot
+
+    def internal(self, service: str) -> str:
+        """Where a service's internal listener is."""
+        return f"http://127.0.0.1:{self.env[f'{service.upper()}_INTERNAL_PORT']}"
+
+    async def metric(self, name: str, service: str = "notifier") -> float:
+        """Return the sum of one of a service's metrics."""
+        return await metric(self.session, self.internal(service), name)
 
     async def report(self, receipt: dict[str, Any], sequence: int = 1, **fields: Any) -> dict[str, Any]:
         """Report as a worker does, of a job that no worker takes, since it is delayed; return the verdict."""

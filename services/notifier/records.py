@@ -56,15 +56,17 @@ class Records:
         """
         reports = list(reports)
         answers = await self._call([_report(report) for report in reports])
-        for report, answer in zip(reports, answers, strict=True):
-            if not answer[-1]:
+        verdicts = []
+        for report, (*verdict, published) in zip(reports, answers, strict=True):
+            verdicts.append(_verdict(report.job_id, verdict))
+            if not published:
                 unpublished(report)
-        return [_verdict(report.job_id, answer) for report, answer in zip(reports, answers, strict=True)]
+        return verdicts
 
     async def progress(self, line: OneLine, job_ttl_s: float) -> Verdict:
         """Pass a one-line report through the gate; the record tells what it does not. Raises as `apply`."""
         (answer,) = await self._call([_progress(line, Timestamp.now(), job_ttl_s)])
-        return _verdict(line.job_id, answer)
+        return _verdict(line.job_id, answer[:-1])
 
     async def cancel(self, granted: Pass) -> bytes:
         """Cancel a job and return its snapshot: at once, or by request when a worker holds it; an ending stands."""
@@ -95,7 +97,7 @@ class Records:
 
 
 def _verdict(job_id: UUID, answer: list[Any]) -> Verdict:
-    accepted, reason, cancel_requested, watched, _published = answer
+    accepted, reason, cancel_requested, watched = answer
     return Verdict(job_id, bool(accepted), reason.decode() if reason else None, bool(cancel_requested), bool(watched))
 
 

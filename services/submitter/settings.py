@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
-from services.settings import Origin, OriginList, Port, Positive, Seconds, Secret, Settings
+from services.settings import Origin, OriginList, Port, Positive, Seconds, Secret, Settings, Url
 
 
 class SubmitterSettings(Settings, frozen=True, kw_only=True):
@@ -17,8 +17,8 @@ class SubmitterSettings(Settings, frozen=True, kw_only=True):
     service: ClassVar[str] = "submitter"
 
     port: Port = 8080
-    submitter_url: str  # where browsers reach this service
-    live_url: str  # where browsers reach the notifier
+    submitter_url: Url  # where browsers reach this service
+    live_url: Url  # where browsers reach the notifier
     allowed_origins: OriginList = ()  # besides the submitter's own
     submitter_open: bool = False  # anyone may submit: for local use and behind an authenticating proxy
     submitter_api_keys: Path | None = None  # a file of keys, one a line
@@ -33,16 +33,10 @@ class SubmitterSettings(Settings, frozen=True, kw_only=True):
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> list[str]:
-        """Addresses must be some; somebody must be allowed to submit, and it must be clear who."""
-        problems = []
-        for name in {"submitter_url", "live_url"} & values.keys():
-            try:
-                Origin.of(values[name])
-            except ValueError as error:
-                problems.append(f"{name.upper()}: {error}")
+        """Somebody must be allowed to submit, and it must be clear who."""
         if bool(values.get("submitter_open")) == ("submitter_api_keys" in values):
-            problems.append("exactly one of SUBMITTER_OPEN and SUBMITTER_API_KEYS must be set")
-        return problems
+            return ["exactly one of SUBMITTER_OPEN and SUBMITTER_API_KEYS must be set"]
+        return []
 
     @property
     def origins(self) -> tuple[str, ...]:

@@ -44,8 +44,6 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 T = TypeVar("T")
 
 UNKNOWN = "unknown"  # the kind of what cannot be read, and in metrics of what has no handler here
-
-
 MAX_DELAY_S = 7 * 86_400  # the longest that the queue hides a message
 
 

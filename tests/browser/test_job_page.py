@@ -357,7 +357,8 @@ async def test_a_key_opens_its_own_job_alone(page: Page, stack: Stack) -> None:
 async def test_silence_is_told(page: Page, stack: Stack) -> None:
     """While the notifier does not answer, a page that was just opened says so, and goes on once it does."""
     receipt = await stack.submit(delay_s=3600)
-    process = int((stack.folder / "pid" / "notifier").read_text())
+    process = stack.pid("notifier")
+    assert process is not None
     os.kill(process, signal.SIGSTOP)
     try:
         await page.goto(receipt["links"]["page"])

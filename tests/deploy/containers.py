@@ -26,9 +26,10 @@ OVERRIDE = f"services: {{worker: {{environment: {{LEASE_S: {LEASE_S}}}}}}}\n"
 ASK = "import sys, urllib.request as ask; sys.stdout.buffer.write(ask.urlopen('http://127.0.0.1:9090/metrics').read())"
 
 
-def docker(*words: str, text: str | None = None, timeout_s: float = 300) -> str:
+def docker(*words: str, text: str | None = None, timeout_s: float = 300, env: dict[str, str] | None = None) -> str:
     """Run a docker command and return what it says; what goes wrong is an error."""
-    told = subprocess.run(["docker", *words], cwd=ROOT, input=text, capture_output=True, text=True, timeout=timeout_s)
+    told = subprocess.run(["docker", *words], cwd=ROOT, env=os.environ | (env or {}), input=text, capture_output=True,
+                          text=True, timeout=timeout_s)  # fmt: skip
     assert told.returncode == 0, f"docker {' '.join(words)}\n{told.stdout[-4000:]}{told.stderr[-4000:]}"
     return told.stdout
 
@@ -45,10 +46,7 @@ class System:
 
     def compose(self, *words: str) -> str:
         """Run a compose command."""
-        told = subprocess.run(["docker", "compose", *self.files, *words], cwd=ROOT, env=os.environ | self.environment,
-                              capture_output=True, text=True, timeout=300)  # fmt: skip
-        assert told.returncode == 0, told.stdout[-4000:] + told.stderr[-4000:]
-        return told.stdout
+        return docker("compose", *self.files, *words, env=self.environment)
 
     def up(self, *more: str, notifiers: int = 3, workers: int = 2) -> None:
         """Start what does not run, and wait until it is healthy."""

@@ -27,6 +27,10 @@ FOLDERS = ["base", "overlays/dev", "overlays/production"]
 SERVICES: dict[str, type[Settings]] = {
     kind.service: kind for kind in (SubmitterSettings, NotifierSettings, WorkerSettings)
 }
+COMPOSE: dict[str, Any] = yaml.safe_load(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", (ROOT / "compose.yaml").read_text()))[
+    "services"
+]  # with the defaults of its variables
+SECRETS = "/etc/headway"  # where files with secrets are mounted
 MARGIN_S = 5
 OLDEST = (1, 25)  # whose kustomize knows all that is used here
 
@@ -86,8 +90,8 @@ def stopping_s(settings: Settings) -> float:
     return own + 2 * SHUTDOWN_S + MARGIN_S  # of both listeners
 
 
-def understood(service: str, env: dict[str, str], mounted: str, folder: Path) -> Settings:
-    """Read an environment as the service does, where every secret file below `mounted` is there; nothing is unknown."""
+def understood(service: str, env: dict[str, str], folder: Path) -> Settings:
+    """Read an environment as the service does, with every file of a secret in place; nothing is unknown."""
     known = {
         prefix + field.upper() + suffix
         for kind in SERVICES.values()
@@ -97,9 +101,9 @@ def understood(service: str, env: dict[str, str], mounted: str, folder: Path) ->
         if not suffix or field.endswith("_file") or get_type_hints(kind)[field] is Secret
     }
     assert env.keys() <= known, env.keys() - known
-    moved = {name: value.replace(mounted, str(folder)) for name, value in env.items()}
+    moved = {name: value.replace(SECRETS, str(folder)) for name, value in env.items()}
     for name, value in moved.items():
         if name.endswith("_FILE"):
-            assert value != env[name], f"{name} is not in {mounted}"
+            assert value != env[name], f"{name} is not in {SECRETS}"
             Path(value).write_text("secret")
     return load(SERVICES[service], moved)

@@ -6,15 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml  # type: ignore[import-untyped]
 
 from dev.environment import ROOT
-from tests.deploy.manifests import SERVICES, Object, of_kind, pod, rendered, stopping_s, understood
+from tests.deploy.manifests import COMPOSE, SERVICES, of_kind, pod, rendered, stopping_s, understood
 
-TEXT = (ROOT / "compose.yaml").read_text()
-COMPOSE: Object = yaml.safe_load(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", TEXT))["services"]
 PROXY = (ROOT / "deploy/compose/haproxy.cfg").read_text()
-SECRETS = "/etc/headway"
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -22,7 +18,7 @@ def test_settings_fit(service: str, tmp_path: Path) -> None:
     """The service would start with them, its ports are those of the proxy, and there is time to stop."""
     told = COMPOSE[service]
     env = {name: str(value).replace("True", "true") for name, value in told["environment"].items()}
-    settings = understood(service, env, SECRETS, tmp_path)
+    settings = understood(service, env, tmp_path)
     assert told["command"] == ["python", "-m", f"services.{service}"]
     assert f'127.0.0.1", {settings.internal_port}' in told["healthcheck"]["test"][-1]
     if hasattr(settings, "port"):

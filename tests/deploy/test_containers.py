@@ -8,15 +8,15 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.deploy.containers import BASE, VERSION, System, all_saw, by_second, docker, running, watching
+from tests.deploy.manifests import COMPOSE
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(900)]
 
 OURS = ("submitter", "notifier", "worker")
-DRAIN_S = 10  # as compose.yaml has it
+DRAIN_S = COMPOSE["notifier"]["environment"]["DRAIN_S"]
 GRACE_S = 30
 MEGABYTE = 1_000_000
-PROMTOOL = ("run", "--interactive", "--rm", "--entrypoint=promtool", "prom/prometheus:v3.5.0", "check", "metrics")
 
 # Names what was not compiled when the image was made, and what whoever runs in it could change.
 LOOK = """
@@ -133,9 +133,10 @@ def test_the_image_is_small_and_compiled() -> None:
 
 def test_metrics_are_as_prometheus_wants_them(system: System) -> None:
     """`promtool check metrics` has nothing to say of any service."""
+    (prometheus,) = system.replicas("prometheus")
     for service in OURS:
         text = system.metrics(system.replicas(service)[0])
-        assert docker(*PROMTOOL, text=text) == ""
+        assert docker("exec", "--interactive", prometheus, "promtool", "check", "metrics", text=text) == ""
 
 
 async def test_prometheus_finds_every_replica(system: System) -> None:

@@ -22,15 +22,6 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
         yield stack
 
 
-async def cancelled(stack: Stack, receipt: dict[str, Any]) -> dict[str, Any]:
-    """Cancel a job; return its snapshot."""
-    headers = {"Authorization": f"Bearer {receipt['token']}"}
-    async with stack.session.post(receipt["links"]["cancel"], headers=headers) as response:
-        snapshot: dict[str, Any] = await response.json()
-        assert response.status == 202
-        return snapshot
-
-
 async def until(stack: Stack, receipt: dict[str, Any], status: str) -> dict[str, Any]:
     """Watch a job until it has a status."""
     async for snapshot in stack.watch(receipt["token"]):
@@ -91,12 +82,10 @@ async def test_what_waits_for_its_next_attempt_is_cancelled_at_once(stack: Stack
     marks = tmp_path / "marks"
     receipt = await stack.submit("ask-again", [str(marks), 2])
     await until(stack, receipt, "retrying")
-    assert (await cancelled(stack, receipt))["status"] == "cancelled"
-    worker = f"http://127.0.0.1:{stack.env['WORKER_INTERNAL_PORT']}/metrics"
+    assert (await stack.cancel(receipt))["status"] == "cancelled"
 
     async def delivered_again() -> bool:
-        async with stack.session.get(worker) as response:
-            return 'jobs_finished_total{kind="ask-again",outcome="finished"} 1.0' in await response.text()
+        return await stack.metric('jobs_finished_total{kind="ask-again",outcome="finished"}', "worker") == 1
 
     await wait_until(delivered_again)
     assert len(marks.read_text().splitlines()) == 1
@@ -111,6 +100,6 @@ async def test_a_thread_shows_progress_and_is_cancelled(stack: Stack, tmp_path: 
     async for snapshot in stack.watch(receipt["token"]):
         if snapshot["progress"] and snapshot["progress"]["current"] and not asked:
             asked = True
-            assert (await cancelled(stack, receipt))["cancel_requested"]
+            assert (await stack.cancel(receipt))["cancel_requested"]
     assert snapshot["status"] == "cancelled"
     assert reason.read_text() == "cancel cancel"

@@ -27,15 +27,6 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
         yield stack
 
 
-async def cancel(stack: Stack, receipt: dict[str, Any]) -> dict[str, Any]:
-    """Cancel a job as a program does; return the snapshot that answers."""
-    headers = {"Authorization": f"Bearer {receipt['token']}"}
-    async with stack.session.post(receipt["links"]["cancel"], headers=headers) as response:
-        body: dict[str, Any] = await response.json()
-        assert response.status == 202, body
-        return body
-
-
 async def status(stack: Stack, receipt: dict[str, Any]) -> str:
     """Tell how a job stands."""
     return str((await stack.snapshot(receipt["id"], receipt["token"]))["status"])
@@ -56,7 +47,7 @@ async def test_a_queued_job_never_starts(stack: Stack, tmp_path: Path) -> None:
     busy = await stack.submit(payload={"steps": 10, "delay_s": 0.1})
     await reaches(stack, busy, "running")
     queued = await stack.submit("leave-mark", str(marks))
-    assert (await cancel(stack, queued))["status"] == "cancelled"
+    assert (await stack.cancel(queued))["status"] == "cancelled"
     after = await stack.submit("leave-mark", str(marks))
     await reaches(stack, after, "succeeded")
     assert await status(stack, queued) == "cancelled"
@@ -67,7 +58,7 @@ async def test_a_delayed_job_never_starts(stack: Stack, tmp_path: Path) -> None:
     """Before its time there is no record; the cancellation makes one, which the worker obeys when the time comes."""
     marks = tmp_path / "marks"
     delayed = await stack.submit("leave-mark", str(marks), delay_s=1)
-    shown = await cancel(stack, delayed)
+    shown = await stack.cancel(delayed)
     assert (shown["status"], shown["due_at"], shown["kind"]) == ("cancelled", None, "leave-mark")
     after = await stack.submit("leave-mark", str(marks), delay_s=2)
     await reaches(stack, after, "succeeded")
@@ -79,7 +70,7 @@ async def test_a_running_job_is_cancelled_by_its_worker(stack: Stack) -> None:
     """The request is shown at once, and its end within two heartbeats; asking twice changes nothing."""
     running_ = await stack.submit(payload={"steps": 100, "delay_s": 0.2})
     await reaches(stack, running_, "running")
-    first, second = await cancel(stack, running_), await cancel(stack, running_)
+    first, second = await stack.cancel(running_), await stack.cancel(running_)
     assert (first["status"], first["cancel_requested"]) == ("running", True)
     assert second["version"] >= first["version"]
     await asyncio.wait_for(reaches(stack, running_, "cancelled"), 5)
@@ -93,7 +84,7 @@ async def test_a_retrying_job_is_cancelled_at_once(stack: Stack) -> None:
     receipt = await stack.submit(delay_s=3600)
     due = str(Timestamp.now().after(60))
     assert (await stack.report(receipt, status="retrying", due_at=due))["accepted"]
-    shown = await cancel(stack, receipt)
+    shown = await stack.cancel(receipt)
     assert (shown["status"], shown["due_at"], shown["lease_until"]) == ("cancelled", None, None)
     assert (await stack.report(receipt, delivery=2))["reason"] == "finished"
 
@@ -104,17 +95,17 @@ async def test_an_ending_stands(stack: Stack, ending: str) -> None:
     receipt = await stack.submit(delay_s=3600)
     await stack.report(receipt, status=ending)
     before = await stack.snapshot(receipt["id"], receipt["token"])
-    assert await cancel(stack, receipt) == before
+    assert await stack.cancel(receipt) == before
 
 
 async def test_a_job_whose_lease_is_over_is_cancelled_at_once(stack: Stack) -> None:
     """A dead worker holds nothing: `lease_until` in the past is nobody's."""
     receipt = await stack.submit(delay_s=3600)
     await stack.report(receipt, lease_until=str(Timestamp.now().after(60)))
-    assert (await cancel(stack, receipt))["status"] == "running"
+    assert (await stack.cancel(receipt))["status"] == "running"
     gone = await stack.submit(delay_s=3600)
     await stack.report(gone, lease_until=str(Timestamp.now().after(-1)))
-    assert (await cancel(stack, gone))["status"] == "cancelled"
+    assert (await stack.cancel(gone))["status"] == "cancelled"
 
 
 async def test_a_request_outlives_the_worker_that_should_have_heard_it(stack: Stack) -> None:
@@ -124,7 +115,7 @@ async def test_a_request_outlives_the_worker_that_should_have_heard_it(stack: St
     worker = stack.pid("worker")
     assert worker is not None
     os.kill(worker, signal.SIGSTOP)
-    assert (await cancel(stack, receipt))["cancel_requested"] is True
+    assert (await stack.cancel(receipt))["cancel_requested"] is True
     await stack.kill("worker")
     await reaches(stack, receipt, "cancelled")
     after = await stack.snapshot(receipt["id"], receipt["token"])

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from tests.stack import JOBS, Stack, running
-from tests.waiting import metric, wait_until
+from tests.waiting import wait_until
 
 TIMES = 20
 
@@ -37,12 +37,6 @@ async def submit(stack: Stack, key: str, payload: Any, kind: str = "leave-mark")
         return receipt
 
 
-async def delivered(stack: Stack) -> float:
-    """Tell how many messages the worker has done with."""
-    worker = f"http://127.0.0.1:{stack.env['WORKER_INTERNAL_PORT']}"
-    return await metric(stack.session, worker, 'jobs_finished_total{kind="leave-mark"}')
-
-
 async def test_twenty_at_once_are_one_job_with_one_start(stack: Stack, tmp_path: Path) -> None:
     """All receipts name the same job, which starts once; again after its end, it does not start anew."""
     marks, key = tmp_path / "marks", str(uuid.uuid4())
@@ -57,7 +51,7 @@ async def test_twenty_at_once_are_one_job_with_one_start(stack: Stack, tmp_path:
     assert (await submit(stack, str(uuid.uuid4()), str(tmp_path / "others")))["id"] not in (job_id, other["id"])
 
     async def all_delivered() -> bool:
-        return await delivered(stack) == TIMES + 3
+        return await stack.metric('jobs_finished_total{kind="leave-mark"}', "worker") == TIMES + 3
 
     await wait_until(all_delivered)
     assert marks.read_text().splitlines() == [job_id]

@@ -9,9 +9,9 @@ import pytest
 from headway.contracts import Timestamp
 from tests.integration.conftest import Notifier, new_id, report
 from tests.stack import JOBS, Stack, running
-from tests.waiting import metric, wait_until
+from tests.waiting import wait_until
 
-SERVICES = ["SUBMITTER", "NOTIFIER", "WORKER"]
+SERVICES = ["submitter", "notifier", "worker"]
 
 
 @pytest.fixture(scope="module")
@@ -24,20 +24,20 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
 @pytest.mark.parametrize("service", SERVICES)
 async def test_both_formats_are_told(stack: Stack, service: str) -> None:
     """Text by default, OpenMetrics with its end mark for those that ask for it, and the loop is measured meanwhile."""
-    base = f"http://127.0.0.1:{stack.env[f'{service}_INTERNAL_PORT']}"
-    async with stack.session.get(f"{base}/metrics") as response:
+    url = f"{stack.internal(service)}/metrics"
+    async with stack.session.get(url) as response:
         assert response.headers["Content-Type"].startswith("text/plain; version=")
         text = await response.text()
     assert "# EOF" not in text
     assert 'headway_build_info{python="3.' in text
     assert "_created" not in text
     headers = {"Accept": "application/openmetrics-text; version=1.0.0"}
-    async with stack.session.get(f"{base}/metrics", headers=headers) as response:
+    async with stack.session.get(url, headers=headers) as response:
         assert response.headers["Content-Type"].startswith("application/openmetrics-text")
         assert (await response.text()).endswith("# EOF\n")
 
     async def measured() -> bool:
-        return await metric(stack.session, base, "event_loop_lag_seconds_count") > 0
+        return await stack.metric("event_loop_lag_seconds_count", service) > 0
 
     await wait_until(measured)
 
@@ -47,18 +47,17 @@ async def test_a_job_leaves_its_figures(stack: Stack) -> None:
     receipt = await stack.submit("echo", 1)
     assert [job async for job in stack.watch(receipt["token"])][-1]["status"] == "succeeded"
     figures = {
-        "SUBMITTER": ['jobs_submitted_total{outcome="accepted"}', "jobs_enqueue_duration_seconds_count"],
-        "WORKER": ['jobs_queue_wait_seconds_count{kind="echo"}', 'jobs_duration_seconds_count{kind="echo"}',
+        "submitter": ['jobs_submitted_total{outcome="accepted"}', "jobs_enqueue_duration_seconds_count"],
+        "worker": ['jobs_queue_wait_seconds_count{kind="echo"}', 'jobs_duration_seconds_count{kind="echo"}',
                    'jobs_finished_total{outcome="succeeded"}'],
-        "NOTIFIER": ['notifier_connections_opened_total{transport="websocket"}', "notifier_pubsub_lag_seconds_count",
+        "notifier": ['notifier_connections_opened_total{transport="websocket"}', "notifier_pubsub_lag_seconds_count",
                      'notifier_reports_total{verdict="accepted"}', "notifier_delivery_latency_seconds_count"],
     }  # fmt: skip
     for service, names in figures.items():
-        base = f"http://127.0.0.1:{stack.env[f'{service}_INTERNAL_PORT']}"
         for name in names:
 
-            async def measured(base: str = base, name: str = name) -> bool:
-                return await metric(stack.session, base, name) > 0
+            async def measured(service: str = service, name: str = name) -> bool:
+                return await stack.metric(name, service) > 0
 
             await wait_until(measured)
 

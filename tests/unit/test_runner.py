@@ -196,12 +196,14 @@ async def test_a_handler_that_cancels_itself_fails() -> None:
 
 async def test_a_run_that_is_cancelled_ends_there() -> None:
     """When the worker stops a handler, no ending is made up for it."""
+    started = asyncio.Event()
 
     async def handler(_ctx: JobContext, _payload: Any) -> None:
+        started.set()
         await asyncio.Event().wait()
 
     task = asyncio.create_task(ending_of(handler, timeout_s=60))
-    await asyncio.sleep(0)
+    await started.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -303,8 +305,10 @@ async def test_a_plain_function_runs_in_a_thread() -> None:
 async def test_a_thread_is_asked_to_stop_and_waited_for(reason: str) -> None:
     """Its next progress raises, with the reason; the run ends when the thread has."""
     told: list[Any] = []
+    started = threading.Event()
 
     def handler(ctx: JobContext, _payload: Any) -> None:
+        started.set()
         try:
             while True:
                 ctx.progress(1, 2)
@@ -317,8 +321,7 @@ async def test_a_thread_is_asked_to_stop_and_waited_for(reason: str) -> None:
     if reason == "timeout":
         assert failure(await running, "retrying")[0] == "Timeout"
     else:
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await wait_until(started.is_set)
         running.cancel(reason)
         with pytest.raises(asyncio.CancelledError):
             await running
@@ -338,16 +341,18 @@ async def test_what_a_thread_raises_is_its_attempt_s_error(error: BaseException)
 
 async def test_a_thread_that_does_not_stop_is_left_behind() -> None:
     """A worker that ends waits for nothing that cannot be stopped."""
+    contexts: list[JobContext] = []
     let_go = threading.Event()
 
-    def handler(_ctx: JobContext, _payload: Any) -> None:
+    def handler(ctx: JobContext, _payload: Any) -> None:
+        contexts.append(ctx)
         let_go.wait(30)
 
     running = asyncio.create_task(ending_of(handler))
-    await asyncio.sleep(0)
-    for _ in range(2):
-        running.cancel("stop")
-        await asyncio.sleep(0)
+    await wait_until(lambda: contexts)
+    running.cancel("stop")
+    await wait_until(lambda: contexts[0].cancelled)
+    running.cancel("stop")
     with pytest.raises(asyncio.CancelledError):
         await running
     let_go.set()
