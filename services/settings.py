@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
 import msgspec
@@ -85,7 +85,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> list[str]:  # noqa: ARG003
-        """Name what is wrong between settings that each fit alone; `values` has those that are set."""
+        """Name what is wrong between settings that each fit alone; `values` has those that are set, `None` if wrongly."""
         return []
 
 
@@ -106,8 +106,9 @@ def load(kind: type[S], environ: Mapping[str, str]) -> S:
             if field.required:
                 problems.append(f"{name} is missing")
             continue
+        values[field.name] = None
         try:
-            if name.endswith("_FILE") and field.type is Secret:
+            if name.endswith("_FILE") and _secret(field):
                 text = Path(text).read_text()
             values[field.name] = msgspec.convert(_split(text, field.type), field.type, strict=False, dec_hook=_special)
         except (msgspec.ValidationError, OSError, UnicodeDecodeError) as error:
@@ -121,10 +122,14 @@ def load(kind: type[S], environ: Mapping[str, str]) -> S:
 def _find(field: FieldInfo, service: str, environ: Mapping[str, str]) -> tuple[str, str | None]:
     name = field.name.upper()
     names = [name] if field.name.startswith(service) else [f"{service.upper()}_{name}", name]
-    if field.type is Secret:
+    if _secret(field):
         names = [candidate for one in names for candidate in (one, f"{one}_FILE")]
     found = next((candidate for candidate in names if environ.get(candidate)), None)
     return (found or name, environ[found] if found else None)
+
+
+def _secret(field: FieldInfo) -> bool:
+    return field.type is Secret or Secret in get_args(field.type)
 
 
 def _split(text: str, kind: Any) -> Any:

@@ -6,9 +6,9 @@ import structlog
 from aiohttp import web
 from azure.core.exceptions import AzureError
 
+from headway.azure_queue import JobQueue
 from headway.contracts import encode, encode_message
 from headway.tokens import TokenSigner
-from services.azure_queue import JobQueue
 from services.problems import JSON, Forbidden, Unavailable, UnsupportedType, read_body
 from services.settings import WatchedFile
 from services.submitter import metrics

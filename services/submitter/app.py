@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from headway.tokens import TokenSigner, TokenVerifier
-from services.azure_queue import JobQueue
 from services.chassis import Service
 from services.cors import Origins
 from services.openapi import description
@@ -28,9 +27,7 @@ async def submitter(settings: SubmitterSettings) -> AsyncIterator[Service]:
     links = Links(settings)
     signer = WatchedFile(settings.token_key_file, TokenSigner)
     keys = None if settings.submitter_api_keys is None else WatchedFile(settings.submitter_api_keys, read_keys)
-    async with JobQueue.connect(
-        settings.queue_connection_string, settings.queue_name, settings.queue_api_version
-    ) as queue:
+    async with settings.queue() as queue:
         parts = (
             Pages(links),
             Api(settings, links, queue, signer, Callers(settings, keys)),

@@ -8,10 +8,11 @@ from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
-from services.settings import Origin, OriginList, Port, Positive, Seconds, Secret, Settings, Url
+from services.queue_settings import QueueSettings
+from services.settings import Origin, OriginList, Port, Positive, Seconds, Url
 
 
-class SubmitterSettings(Settings, frozen=True, kw_only=True):
+class SubmitterSettings(QueueSettings, frozen=True, kw_only=True):
     """What the submitter can be told."""
 
     service: ClassVar[str] = "submitter"
@@ -27,16 +28,14 @@ class SubmitterSettings(Settings, frozen=True, kw_only=True):
     forwarded_hops: Annotated[int, Meta(ge=0)] = 0  # proxies in front that append to X-Forwarded-For
     token_key_file: Path
     token_public_key_file: Path | None = None  # the notifier's; else the public half of the key above
-    queue_connection_string: Secret
-    queue_name: str = "jobs"
-    queue_api_version: str = "2025-11-05"
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> list[str]:
         """Somebody must be allowed to submit, and it must be clear who."""
+        problems = super().conflicts(values)
         if bool(values.get("submitter_open")) == ("submitter_api_keys" in values):
-            return ["exactly one of SUBMITTER_OPEN and SUBMITTER_API_KEYS must be set"]
-        return []
+            problems.append("exactly one of SUBMITTER_OPEN and SUBMITTER_API_KEYS must be set")
+        return problems
 
     @property
     def origins(self) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from services.azure_queue import JobQueue
 from services.chassis import Service
 from services.settings import WatchedFile, read_keys
 from services.worker.consumer import Consumer
@@ -21,7 +20,7 @@ async def worker(settings: WorkerSettings) -> AsyncIterator[Service]:
     registry = find_jobs(settings.worker_jobs)
     keys = WatchedFile(settings.report_key_file, read_keys)
     async with (
-        JobQueue.connect(settings.queue_connection_string, settings.queue_name, settings.queue_api_version) as queue,
+        settings.queue() as queue,
         Reporter.connect(settings.notifier_internal_url, keys, settings.heartbeat_s) as reporter,
     ):
         tools = Tools(queue, reporter, registry, settings.lease_s, settings.job_ttl_s)

@@ -10,7 +10,7 @@ from contextlib import suppress
 import structlog
 from azure.core.exceptions import AzureError
 
-from services.azure_queue import MAX_PAGE
+from headway.azure_queue import MAX_PAGE
 from services.worker import metrics
 from services.worker.delivery import Delivery, Tools
 

@@ -18,6 +18,7 @@ from azure.core.exceptions import AzureError
 from msgspec.structs import replace
 
 from headway import JobContext
+from headway.azure_queue import JobQueue, Received
 from headway.backoff import full_jitter_s
 from headway.contracts import (
     DEFAULT_ATTEMPTS,
@@ -31,7 +32,6 @@ from headway.contracts import (
     readable_id,
 )
 from headway.jobs import BACKOFF_CAP_S, BACKOFF_S
-from services.azure_queue import JobQueue, Received
 from services.worker import metrics
 from services.worker.lease import Lease, LeaseLost
 from services.worker.outcomes import REASONS, Again, Ending, Interruption, Outcome

@@ -15,8 +15,8 @@ from typing import NoReturn, Protocol
 
 from azure.core.exceptions import AzureError, HttpResponseError
 
+from headway.azure_queue import Received, gone, unsent
 from headway.contracts import Timestamp
-from services.azure_queue import Received, gone, unsent
 from services.worker import metrics
 
 MARGIN = 0.1  # of the lease, kept for stopping the handler

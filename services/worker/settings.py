@@ -7,19 +7,17 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from services.settings import Delay, Seconds, Secret, Settings, Words
+from services.queue_settings import QueueSettings
+from services.settings import Delay, Seconds, Words
 
 
-class WorkerSettings(Settings, frozen=True, kw_only=True):
+class WorkerSettings(QueueSettings, frozen=True, kw_only=True):
     """What the worker can be told."""
 
     service: ClassVar[str] = "worker"
 
     notifier_internal_url: str
     report_key_file: Path
-    queue_connection_string: Secret
-    queue_name: str = "jobs"
-    queue_api_version: str = "2025-11-05"
     worker_jobs: Words = ("services.worker.jobs",)  # modules and packages whose jobs this worker runs
     worker_concurrency: Annotated[int, Meta(ge=1, le=1000)] = 16  # jobs at once
     lease_s: Annotated[int, Meta(ge=1, le=7 * 86_400)] = 60  # how long a message is ours without a renewal

@@ -14,7 +14,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from dev.environment import ROOT
-from services.azure_queue import CONNECT_S, READ_S
+from headway.azure_queue import CONNECT_S, READ_S
 from services.chassis import SHUTDOWN_S
 from services.notifier.settings import NotifierSettings
 from services.notifier.transports.websocket import CLOSE_S

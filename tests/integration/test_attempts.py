@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from headway.azure_queue import JobQueue
 from headway.contracts import Timestamp, decode_message
-from services.azure_queue import JobQueue
 from tests.integration.test_one_job import VERSION, history
 from tests.stack import JOBS, Stack, running
 from tests.waiting import wait_until

@@ -13,9 +13,9 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
+from headway.azure_queue import JobQueue
 from headway.contracts import Timestamp
 from headway.tokens import Pass, TokenSigner
-from services.azure_queue import JobQueue
 from services.notifier.records import channel
 from tests.integration.conftest import Notifier, new_id, report
 from tests.integration.test_one_job import VERSION

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from headway.azure_queue import JobQueue
 from headway.contracts import encode
-from services.azure_queue import JobQueue
 from tests.stack import JOBS, Stack, running
 from tests.waiting import wait_until
 

@@ -27,7 +27,7 @@ def test_the_services_start_with_what_they_are_given(tmp_path: Path) -> None:
     assert worker.notifier_internal_url == f"http://127.0.0.1:{notifier.internal_port}"
     assert submitter.live_url == f"http://127.0.0.1:{notifier.port}"
     assert submitter.queue_connection_string == worker.queue_connection_string
-    assert "127.0.0.1:10001" in worker.queue_connection_string
+    assert "127.0.0.1:10001" in str(worker.queue_connection_string)
     assert str(submitter.submitter_url) in notifier.allowed_origins
     assert {one.bind_host for one in (submitter, notifier, worker)} == {"127.0.0.1"}
     assert worker.report_key_file == notifier.report_key_file == tmp_path / "keys/report.key"

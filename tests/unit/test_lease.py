@@ -14,8 +14,8 @@ from aiohttp import ClientConnectorError, ServerDisconnectedError
 from aiohttp.client_reqrep import ConnectionKey
 from azure.core.exceptions import AzureError, HttpResponseError, ServiceRequestError, ServiceResponseError
 
+from headway.azure_queue import Received
 from headway.contracts import Timestamp
-from services.azure_queue import Received
 from services.worker.lease import MARGIN, Lease, LeaseLost
 
 LEASE_S = 60

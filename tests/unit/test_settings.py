@@ -100,8 +100,8 @@ def test_secrets_do_not_show_themselves() -> None:
         assert "c2VjcmV0" not in shown
         assert "hunter2" not in shown
     assert "********" in repr(settings)
-    assert settings.queue_connection_string.split(";")[1] == "AccountName=a"
     assert isinstance(settings.queue_connection_string, Secret)
+    assert settings.queue_connection_string.split(";")[1] == "AccountName=a"
 
 
 def test_one_way_to_submit_must_be_chosen() -> None:
@@ -199,3 +199,14 @@ def test_addresses_of_the_services_are_some() -> None:
     """Pages and links are made of them."""
     told = problems(SubmitterSettings, {**SUBMITTER, "SUBMITTER_URL": "jobs.example", "LIVE_URL": "ws://live"})
     assert {line.split(":")[0] for line in told} == {"SUBMITTER_URL", "LIVE_URL"}
+
+
+def test_queue_is_entered_by_one_way() -> None:
+    """Either a connection string or an account's address, over TLS alone."""
+    others = {name: value for name, value in WORKER.items() if name != "QUEUE_CONNECTION_STRING"}
+    both = {**WORKER, "QUEUE_ACCOUNT_URL": "https://a.queue.core.windows.net"}
+    assert problems(WorkerSettings, others) == ["QUEUE_CONNECTION_STRING or QUEUE_ACCOUNT_URL: set one of them"]
+    assert problems(WorkerSettings, both) == ["QUEUE_CONNECTION_STRING and QUEUE_ACCOUNT_URL: set one of them"]
+    assert "https" in problems(WorkerSettings, {**others, "QUEUE_ACCOUNT_URL": "http://a.queue.core.windows.net"})[0]
+    account = load(WorkerSettings, {**others, "QUEUE_ACCOUNT_URL": "https://a.queue.core.windows.net"})
+    assert account.queue_account_url == "https://a.queue.core.windows.net"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 from aiohttp import ClientConnectorError
@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from headway.contracts import Timestamp
 
+API_VERSION = "2025-11-05"  # the SDK's newest is unknown to Azurite
 FOREVER = -1
 CONNECT_S, READ_S = 5, 15  # the longest that a request waits
 MAX_PAGE = 32  # messages a receive can bring
@@ -45,15 +46,21 @@ class JobQueue:
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, connection_string: str, name: str, api_version: str) -> AsyncIterator[JobQueue]:
-        """Open a client; nothing is asked of the queue yet."""
-        # The SDK's own back-off would block for 84 s, and its newest API version is unknown to Azurite.
-        async with QueueServiceClient.from_connection_string(
-            connection_string, api_version=api_version, use_env_settings=False,
-            connection_timeout=CONNECT_S, read_timeout=READ_S,
-            retry_total=2, initial_backoff=0.3, increment_base=0, random_jitter_range=0.2,
-        ) as service:  # fmt: skip
-            yield cls(service, name)
+    async def connect(cls, account: str, name: str, api_version: str = API_VERSION) -> AsyncIterator[JobQueue]:
+        """Open a client; nothing is asked of the queue yet.
+
+        `account` is a connection string, or an account's address such as https://<account>.queue.core.windows.net: then
+        it is entered by the identity that the environment gives (workload identity, managed identity).
+        """
+        async with AsyncExitStack() as stack:
+            if account.startswith("https://"):
+                from azure.identity.aio import DefaultAzureCredential
+
+                identity = await stack.enter_async_context(DefaultAzureCredential())
+                service = QueueServiceClient(account, identity, **_options(api_version))
+            else:
+                service = QueueServiceClient.from_connection_string(account, **_options(api_version))
+            yield cls(await stack.enter_async_context(service), name)
 
     async def send(self, text: str, *, delay_s: int = 0) -> None:
         """Put a message on the queue, to be seen after `delay_s`."""
@@ -95,6 +102,13 @@ class JobQueue:
     async def poison(self, text: str) -> None:
         """Put a copy of a message that nobody could handle on the poison queue."""
         await _existing(self._poison, lambda: self._poison.send_message(text, time_to_live=FOREVER))
+
+
+def _options(api_version: str) -> dict[str, Any]:
+    # The SDK's own back-off would block for 84 s.
+    return {"api_version": api_version, "use_env_settings": False, "connection_timeout": CONNECT_S,
+            "read_timeout": READ_S, "retry_total": 2, "initial_backoff": 0.3, "increment_base": 0,
+            "random_jitter_range": 0.2}  # fmt: skip
 
 
 def gone(error: HttpResponseError) -> bool:
