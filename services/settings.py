@@ -85,7 +85,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> list[str]:  # noqa: ARG003
-        """Name what is wrong between settings that each fit alone; `values` has those that are set, `None` if wrongly."""
+        """Name what is wrong between settings; `values` has those that are set, `None` for one that does not fit."""
         return []
 
 
