@@ -1,5 +1,6 @@
 """Background jobs whose progress everyone can watch live: what a job's author imports."""
 
-from headway.jobs import Fail, Job, JobContext, Retry, job
+from headway.context import JobContext
+from headway.jobs import Fail, Job, Retry, job
 
 __all__ = ["Fail", "Job", "JobContext", "Retry", "job"]

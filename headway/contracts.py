@@ -7,6 +7,7 @@ Payload, result and checkpoint are `Json`: the text exactly as its author wrote 
 from __future__ import annotations
 
 import base64
+import re
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, TypeVar
@@ -17,6 +18,9 @@ from msgspec import Meta, Struct
 
 PAYLOAD_BYTES = 32 * 1024
 RESULT_BYTES = 32 * 1024
+CHECKPOINT_BYTES = 8 * 1024
+MESSAGE_BYTES = 64 * 1024  # of a queue message as it is encoded
+MAX_DEPTH = 100  # levels of payload, result and checkpoint, so that every reader can follow
 REPORTS_PER_BATCH = 500
 BATCH_BYTES = 1024 * 1024
 DEFAULT_ATTEMPTS = 5
@@ -31,6 +35,8 @@ FIRST_MS, LAST_MS = -62_135_596_800_000, 253_402_300_799_999  # what RFC 3339 ca
 JobStatus = Literal["queued", "running", "retrying", "succeeded", "failed", "cancelled"]
 Reason = Literal["superseded", "finished", "duplicate", "stale"]
 ENDED: frozenset[JobStatus] = frozenset({"succeeded", "failed", "cancelled"})
+
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]')  # and strings, which may have some that do not count
 
 Json = msgspec.Raw
 NULL = Json(b"null")
@@ -265,6 +271,17 @@ def _message_json(text: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except ValueError:
         return text.encode()
+
+
+def depth(text: bytes) -> int:
+    """Count how deep JSON is nested."""
+    if text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
+        return 0  # no more than that, which is all that anybody asks
+    level = deepest = 0
+    for token in _BRACKETS.findall(text):
+        level += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(token, 0)
+        deepest = max(deepest, level)
+    return deepest
 
 
 def shortened(text: str, most: int) -> str:

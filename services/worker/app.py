@@ -9,8 +9,10 @@ from services.chassis import Service
 from services.settings import WatchedFile, read_keys
 from services.worker.consumer import Consumer
 from services.worker.delivery import Tools
+from services.worker.processes import Processes
 from services.worker.registry import find_jobs
 from services.worker.reporter import Reporter
+from services.worker.runner import Runner
 from services.worker.settings import WorkerSettings
 
 
@@ -22,8 +24,9 @@ async def worker(settings: WorkerSettings) -> AsyncIterator[Service]:
     async with (
         settings.queue() as queue,
         Reporter.connect(settings.notifier_internal_url, keys, settings.heartbeat_s) as reporter,
+        Processes.open() as processes,
     ):
-        tools = Tools(queue, reporter, registry, settings.lease_s, settings.job_ttl_s)
+        tools = Tools(queue, reporter, registry, Runner(processes), settings.lease_s, settings.job_ttl_s)
         consumer = Consumer(tools, settings.worker_concurrency, settings.poll_max_s)
         yield Service(
             tasks={"reporter": reporter.run, "consumer": consumer.run},

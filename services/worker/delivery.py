@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,9 +18,9 @@ import structlog
 from azure.core.exceptions import AzureError
 from msgspec.structs import replace
 
-from headway import JobContext
 from headway.azure_queue import JobQueue, Received
 from headway.backoff import full_jitter_s
+from headway.context import Attempt
 from headway.contracts import (
     DEFAULT_ATTEMPTS,
     JobError,
@@ -28,16 +29,16 @@ from headway.contracts import (
     Timestamp,
     Verdict,
     decode_message,
-    encode_message,
     readable_id,
 )
 from headway.jobs import BACKOFF_CAP_S, BACKOFF_S
 from services.worker import metrics
+from services.worker.holding import Holding
 from services.worker.lease import Lease, LeaseLost
 from services.worker.outcomes import REASONS, Again, Ending, Interruption, Outcome
 from services.worker.registry import Registry
 from services.worker.reporter import Reporter
-from services.worker.runner import run
+from services.worker.runner import Runner
 from services.worker.stream import ReportRefused, Stream
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -54,6 +55,7 @@ class Tools:
     queue: JobQueue
     reporter: Reporter
     registry: Registry
+    runner: Runner
     lease_s: int
     job_ttl_s: float
 
@@ -87,24 +89,25 @@ class Delivery:
             job_id, detail = readable_id(self._received.text), str(error)
             log.warning("message_unreadable", message_id=self._received.id, detail=detail)
             if job_id is None:
-                await self._poison("unreadable")
+                await self._poison("unreadable", self._received.text)
                 await self._lease.delete()
             else:
                 message = self._completed(JobMessage(id=job_id, kind=UNKNOWN))
-                await self._see_through(message, lambda stream: self._reject(detail, stream))
+                await self._see_through(message, partial(self._reject, detail))
         else:
-            await self._see_through(message, lambda stream: self._start(message, stream))
+            await self._see_through(message, self._start)
 
-    async def _see_through(self, message: JobMessage, work: Callable[[Stream], Awaitable[Outcome]]) -> None:
+    async def _see_through(self, message: JobMessage, work: Callable[[Holding], Awaitable[Outcome]]) -> None:
         """Keep the lease while the work is done, report how it ended, and settle the message."""
         started = time.perf_counter()
         with (
             structlog.contextvars.bound_contextvars(job_id=str(message.id), kind=message.kind),
             self._tools.reporter.stream(self._first_report(message), self._judge) as stream,
         ):
-            holding = asyncio.create_task(self._hold(stream))
+            held = Holding(message, self._received.text, self._lease, stream)
+            renewing = asyncio.create_task(self._renew(stream))
             try:
-                outcome = await work(stream)
+                outcome = await work(held)
                 if outcome is Interruption.CANCELLED:
                     outcome = Ending("cancelled")
                 if not isinstance(outcome, Interruption):
@@ -112,16 +115,16 @@ class Delivery:
                 name = outcome.name.lower() if isinstance(outcome, Interruption) else outcome.status
                 known = message.kind if message.kind in self._tools.registry else UNKNOWN
                 metrics.JOBS.labels(known, name).inc()
-                await self._settle(outcome, message, stream)
+                await self._settle(outcome, held)
             finally:
-                holding.cancel()
+                renewing.cancel()
             log.info("job_handled", outcome=name, attempt=self._attempt(message), delivery=self._received.delivery,
                      duration_s=round(time.perf_counter() - started, 3))  # fmt: skip
 
-    async def _reject(self, detail: str, stream: Stream) -> Outcome:
-        if (refused := await self._ask(stream)) is not None:
+    async def _reject(self, detail: str, held: Holding) -> Outcome:
+        if (refused := await self._ask(held.stream)) is not None:
             return refused
-        await self._poison("unreadable")
+        await self._poison("unreadable", held.text)
         return Ending.failed("InvalidMessage", detail)
 
     async def _ask(self, stream: Stream) -> Outcome | None:
@@ -132,38 +135,42 @@ class Delivery:
             return Ending.failed("ReportRefused", f"The job's start could not be reported: {error}")
         return granted if isinstance(granted, Interruption) else None
 
-    async def _start(self, message: JobMessage, stream: Stream) -> Outcome:
+    async def _start(self, held: Holding) -> Outcome:
         """Ask for the start, and run the handler once it is granted: no verdict, no start."""
+        message = held.message
         if message.expires_at is not None and message.expires_at < Timestamp.now():
             return Ending.failed("Expired", "The job was not started in time.")
-        if (refused := await self._ask(stream)) is not None:
+        if (refused := await self._ask(held.stream)) is not None:
             return refused
         if message.attempt(self._received.delivery) > message.max_attempts:
-            await self._poison("attempts")
+            await self._poison("attempts", held.text)
             return Ending.failed("AttemptsUsedUp", f"The job was given up after {message.max_attempts} attempts.")
-        return await self._run(message, stream)
+        return await self._run(held)
 
-    async def _run(self, message: JobMessage, stream: Stream) -> Outcome:
+    async def _run(self, held: Holding) -> Outcome:
+        message = held.message
         job = self._tools.registry.get(message.kind)
         if job is None:
             unknown = JobError("UnknownKind", f"No worker here knows the kind {message.kind!r}.")
-            return await self._again(Again(unknown), message)  # another fleet may
-        context = JobContext(message.id, message.kind, self._attempt(message), message.max_attempts, stream.progress)
+            return await self._again(Again(unknown), held)  # another fleet may
+        attempt = Attempt(job_id=message.id, kind=message.kind, attempt=self._attempt(message),
+                          max_attempts=message.max_attempts, checkpoint=message.checkpoint)  # fmt: skip
         timeout_s = message.timeout_s or job.timeout_s
-        if self._received.delivery == 1 and message.submitted_at is not None:
+        if self._received.delivery == 1 and message.generation == 0 and message.submitted_at is not None:
             metrics.QUEUE_WAIT.labels(message.kind).observe(max(0, Timestamp.now() - message.submitted_at) / 1000)
         with metrics.IN_PROGRESS.track_inprogress(), metrics.DURATION.labels(message.kind).time():
-            outcome = await self._unless_interrupted(run(job, context, message.payload, timeout_s))
+            running = self._tools.runner.run(job, attempt, message.payload, held, timeout_s)
+            outcome = await self._unless_interrupted(running)
         if not isinstance(outcome, Again):
             return outcome
-        return await self._again(outcome, message, job.backoff_s, job.backoff_cap_s)
+        return await self._again(outcome, held, job.backoff_s, job.backoff_cap_s)
 
-    async def _again(self, asked: Again, message: JobMessage, backoff_s: float = BACKOFF_S,
+    async def _again(self, asked: Again, held: Holding, backoff_s: float = BACKOFF_S,
                      cap_s: float = BACKOFF_CAP_S) -> Outcome:  # fmt: skip
         """Find out when the next attempt is; after the last one the job has failed."""
-        attempt = self._attempt(message)
-        if attempt >= message.max_attempts:
-            await self._poison("attempts")
+        attempt = self._attempt(held.message)
+        if attempt >= held.message.max_attempts:
+            await self._poison("attempts", held.text)
             return Ending("failed", error=asked.error)
         after_s = asked.after_s
         if after_s is None:
@@ -188,17 +195,17 @@ class Delivery:
             return await self._report(Ending("cancelled"), stream)
         return ending
 
-    async def _settle(self, outcome: Outcome, message: JobMessage, stream: Stream) -> None:
+    async def _settle(self, outcome: Outcome, held: Holding) -> None:
         match outcome:
             case Ending() | Interruption.FINISHED:
                 await self._lease.delete()
             case Again(after_s=after_s):
                 await self._lease.release(None, int(after_s or 0))
             case Interruption.STOPPED:
-                if await self._lease.release(encode_message(replace(message, releases=message.releases + 1))):
-                    await stream.tell("queued")
+                if await self._lease.release(held.handed_back()):
+                    await held.stream.tell("queued")
             case Interruption.REFUSED:
-                await self._poison("refused")
+                await self._poison("refused", held.text)
                 await self._lease.delete()
             case Interruption.LEASE_LOST:
                 metrics.LEASES_LOST.inc()
@@ -231,16 +238,16 @@ class Delivery:
         elif verdict.cancel_requested:
             self._interrupt(Interruption.CANCELLED)
 
-    async def _hold(self, stream: Stream) -> None:
+    async def _renew(self, stream: Stream) -> None:
         try:
             await self._lease.hold(lambda: stream.leased(self._lease.until))
         except LeaseLost as error:
             log.warning("lease_lost", detail=str(error))
             self._interrupt(Interruption.LEASE_LOST)
 
-    async def _poison(self, reason: str) -> None:
-        """Copy the message's text as received to the poison queue."""
-        await self._tools.queue.poison(self._received.text)
+    async def _poison(self, reason: str, text: str) -> None:
+        """Copy a message's text to the poison queue."""
+        await self._tools.queue.poison(text)
         metrics.POISONED.labels(reason).inc()
         log.warning("message_poisoned", message_id=self._received.id, reason=reason)
 

@@ -11,6 +11,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn, Protocol
 
 from azure.core.exceptions import AzureError, HttpResponseError
@@ -52,20 +53,54 @@ class Lease:
         self._doubt = False  # whether the receipt may be dead though the message is ours
         self._settled = False
         self._confirmed_at = received.requested_at
+        self._wanted = asyncio.Event()  # a renewal, now, since there is a text to write
+        self._text: str | None = None
+        self._saving: list[asyncio.Future[None]] = []
+        self._over = False
 
     @property
     def until(self) -> Timestamp:
         """When the lease ends by this machine's clock, unless it is renewed."""
         return Timestamp.now().after(self._confirmed_at + self._lease_s - self._clock())
 
+    @property
+    def held_until(self) -> float:
+        """When a handler must have stopped, by the monotonic clock, unless the lease is renewed."""
+        return self._confirmed_at + self._lease_s * (1 - MARGIN)
+
+    async def save(self, text: str) -> None:
+        """Write a new text into the message with a renewal, at once, and wait until it is there.
+
+        Raises:
+            CancelledError: nobody renews any more, since the message may be another worker's.
+        """
+        if self._over:
+            raise asyncio.CancelledError("lease")
+        saved: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._saving.append(saved)
+        self._text = text
+        self._wanted.set()
+        await saved
+
     async def hold(self, renewed: Callable[[], None]) -> NoReturn:
         """Renew at half time, for ever; raises LeaseLost, in time to stop the handler."""
+        try:
+            await self._hold(renewed)
+        finally:
+            self._over = True
+            for saved in self._saving:
+                saved.cancel("lease")
+
+    async def _hold(self, renewed: Callable[[], None]) -> NoReturn:
         pause = self._lease_s / 2 * random.uniform(0.9, 1)  # noqa: S311
         while True:
-            left = self._confirmed_at + self._lease_s * (1 - MARGIN) - self._clock()
+            left = self.held_until - self._clock()
             if left <= 0:
                 raise LeaseLost("the lease could not be renewed in time")
-            await asyncio.sleep(min(pause, left))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(pause, left)):
+                    await self._wanted.wait()
+            self._wanted.clear()
             pause = self._lease_s * RETRY
             renewal = await self._renew()
             metrics.LEASE_RENEWALS.labels("renewed" if renewal else "failed").inc()
@@ -78,9 +113,10 @@ class Lease:
             if self._settled:
                 return False
             asked_at = self._clock()
+            text, saving = self._text, len(self._saving)
             try:
-                async with asyncio.timeout(max(0.0, self._confirmed_at + self._lease_s * (1 - MARGIN) - asked_at)):
-                    self._receipt = await self._queue.update(self._id, self._receipt, self._lease_s)
+                async with asyncio.timeout(max(0.0, self.held_until - asked_at)):
+                    self._receipt = await self._queue.update(self._id, self._receipt, self._lease_s, text)
             except HttpResponseError as error:
                 if gone(error) and not self._doubt:
                     raise LeaseLost("another worker has the message") from error
@@ -91,7 +127,16 @@ class Lease:
                 return False
             self._doubt = False
             self._confirmed_at = asked_at
+            self._saved(text, saving)
             return True
+
+    def _saved(self, text: str | None, count: int) -> None:
+        """Tell those who waited for this text; one that came meanwhile is still to be written."""
+        self._text = None if self._text is text else self._text
+        done, self._saving = self._saving[:count], self._saving[count:]
+        for saved in done:
+            if not saved.done():
+                saved.set_result(None)
 
     async def delete(self) -> None:
         """Remove the message, after a renewal that is in flight; in doubt it is left to come back."""

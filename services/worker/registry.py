@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
 from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any
@@ -29,6 +30,8 @@ def find_jobs(names: Iterable[str]) -> Registry:
     for module in _modules(names):
         for job in [value for value in vars(module).values() if isinstance(value, Job)]:
             _check_payload(job)
+            if job.process and job not in vars(sys.modules[job.handler.__module__]).values():
+                raise InvalidJobs(f"a process would not find the job {job.kind!r} in {job.handler.__module__}")
             if registry.setdefault(job.kind, job) is not job:
                 raise InvalidJobs(f"two jobs have the kind {job.kind!r}; one of them is in {module.__name__}")
     return registry

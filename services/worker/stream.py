@@ -29,12 +29,13 @@ class Stream:
         self._changed = False
         self._urgent = False
         self._watched = True
+        self._take: Callable[[], Progress] | None = None
         self._waiting: list[asyncio.Future[Verdict]] = []
         self._in_flight: list[asyncio.Future[Verdict]] = []
 
-    def progress(self, progress: Progress) -> None:
-        """Tell how far the job is, whenever the next request goes."""
-        self._report = replace(self._report, progress=progress)
+    def due(self, take: Callable[[], Progress]) -> None:
+        """Tell how far the job is, which is asked for when the next request goes."""
+        self._take = take
         self._changed = True
         if self._watched:
             self._told()
@@ -76,6 +77,9 @@ class Stream:
         self.sent_at = time.monotonic()
         self._changed = self._urgent = False
         self._in_flight, self._waiting = self._in_flight + self._waiting, []
+        if self._take is not None:
+            self._report = replace(self._report, progress=self._take())
+            self._take = None
         return replace(self._report, sequence=self._sequence, sent_at=Timestamp.now())
 
     def answered(self, verdict: Verdict) -> None:

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from msgspec import Struct
 
 from headway import JobContext, job
+from headway.context import Attempt
 from headway.contracts import MAX_MESSAGE, Progress, encode
+from headway.testing import Recorder
 
 
 class Order(Struct):
@@ -24,8 +26,8 @@ class Order(Struct):
 
 def context() -> tuple[JobContext, list[Progress]]:
     """Return a context and where what it shows is kept."""
-    shown: list[Progress] = []
-    return JobContext(uuid4(), "test", 1, 5, shown.append), shown
+    recorder = Recorder()
+    return JobContext(Attempt(job_id=uuid4(), kind="test"), recorder), recorder.progress
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e6), st.none() | st.floats(0, 1e6))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -162,11 +163,11 @@ async def test_one_request_is_in_flight_and_the_latest_progress_wins(notifier: F
             await asyncio.gather(*map(tell, streams))
             notifier.gate.clear()
             before = len(notifier.batches)
-            one.progress(Progress(0, 100))
+            one.due(partial(Progress, 0, 100))
             await wait_until(lambda: notifier.at_once)
             for current in range(1, 101):
                 for stream in streams:
-                    stream.progress(Progress(current, 100))
+                    stream.due(partial(Progress, current, 100))
                 await asyncio.sleep(0)
             notifier.gate.set()
             await asyncio.gather(*(tell(stream, "succeeded") for stream in streams))
@@ -283,7 +284,7 @@ async def test_unwatched_progress_waits_for_the_heartbeat(notifier: FakeNotifier
         with reporter.stream(report, ignore) as stream, reporter.stream(first(), ignore) as other:
             await tell(stream)
             for current in range(1000):
-                stream.progress(Progress(current, 1000))
+                stream.due(partial(Progress, current, 1000))
             await tell(other)  # a whole turn of the reporter, in which the first stream was not due
             assert [one.progress for one in notifier.reports(report.job_id)] == [None]
             await tell(stream, "succeeded")

@@ -14,9 +14,12 @@ import pytest
 from msgspec import Meta, Struct
 
 from headway import Fail, Job, JobContext, Retry, job
-from headway.contracts import MAX_ERROR, RESULT_BYTES, Json, Progress, Timestamp, encode
+from headway.context import Attempt
+from headway.contracts import MAX_ERROR, RESULT_BYTES, Json, Timestamp, encode
+from headway.testing import Recorder
 from services.worker.outcomes import Again, Ending
-from services.worker.runner import run
+from services.worker.processes import Keeper, Processes
+from services.worker.runner import Runner
 from tests.waiting import wait_until
 
 
@@ -33,11 +36,23 @@ class Picture(Struct):
     sizes: list[Size] = []
 
 
+class Recorded(Recorder):
+    """Keeps a job, for ever."""
+
+    until = float("inf")
+
+
 async def ending_of(handler: Any, payload: str = "{}", timeout_s: float | None = None) -> Ending | Again:
     """Run a handler once."""
     made: Job[..., Any] = handler if isinstance(handler, Job) else job("test")(handler)
-    context = JobContext(uuid4(), "test", 1, 5, lambda _progress: None)
-    return await run(made, context, Json(payload.encode()), timeout_s)
+    return await running(made, Recorded(), payload, timeout_s)
+
+
+async def running(made: Job[..., Any], host: Keeper, payload: str, timeout_s: float | None = None) -> Ending | Again:
+    """Run a job once for a host."""
+    attempt = Attempt(job_id=uuid4(), kind=made.kind, max_attempts=5)
+    async with Processes.open() as processes:
+        return await Runner(processes).run(made, attempt, Json(payload.encode()), host, timeout_s)
 
 
 async def raising(error: BaseException) -> Ending | Again:
@@ -284,7 +299,8 @@ async def test_a_handler_says_whether_to_try_again() -> None:
 
 async def test_a_plain_function_runs_in_a_thread() -> None:
     """The loop goes on meanwhile, and the last progress it showed arrives before its result."""
-    here, shown = threading.get_ident(), list[Progress]()
+    here, host = threading.get_ident(), Recorded()
+    shown = host.progress
     going_on = threading.Event()
 
     def handler(ctx: JobContext, payload: int) -> bool:
@@ -293,12 +309,11 @@ async def test_a_plain_function_runs_in_a_thread() -> None:
         assert going_on.wait(10)
         return threading.get_ident() != here
 
-    context = JobContext(uuid4(), "test", 1, 5, shown.append)
-    running = asyncio.create_task(run(job("test")(handler), context, Json(b"1000"), None))
+    run = asyncio.create_task(running(job("test")(handler), host, "1000"))
     await wait_until(lambda: shown and shown[-1].current == 1000)
     assert len(shown) < 1000
     going_on.set()
-    assert bytes((await running).result) == b"true"
+    assert bytes((await run).result) == b"true"
 
 
 @pytest.mark.parametrize("reason", ["cancel", "stop", "lease", "timeout"])

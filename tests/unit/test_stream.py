@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from functools import partial
 from uuid import uuid4
 
 import pytest
@@ -75,7 +76,7 @@ async def test_the_latest_progress_wins() -> None:
     """What is shown before the next request replaces what was."""
     opened = await running()
     for current in range(5):
-        opened.stream.progress(Progress(current, 5))
+        opened.stream.due(partial(Progress, current, 5))
     assert opened.due()
     report = opened.stream.stamp()
     assert (report.progress, report.sequence) == (Progress(4, 5), 2)
@@ -86,12 +87,12 @@ async def test_unwatched_progress_waits_for_the_heartbeat() -> None:
     """While nobody looks, progress wakes nobody and is not due before the heartbeat is."""
     opened = await running(UNWATCHED)
     told = opened.told
-    opened.stream.progress(Progress(1, 5))
+    opened.stream.due(partial(Progress, 1, 5))
     assert opened.told == told
     assert 0 < opened.stream.due_at(HEARTBEAT_S) - time.monotonic() <= HEARTBEAT_S
     opened.stream.stamp()
     opened.stream.answered(WATCHED)
-    opened.stream.progress(Progress(2, 5))
+    opened.stream.due(partial(Progress, 2, 5))
     assert opened.due()
 
 
@@ -110,7 +111,7 @@ async def test_what_was_not_sent_is_told_again_as_it_is_by_then() -> None:
     opened = await running()
     ending = await telling(opened.stream, "retrying")
     first = opened.stream.stamp()
-    opened.stream.progress(Progress(3, 5))
+    opened.stream.due(partial(Progress, 3, 5))
     opened.stream.unsent()
     assert opened.due()
     second = opened.stream.stamp()
@@ -159,7 +160,7 @@ async def test_a_refused_start_is_an_error_for_whoever_waits() -> None:
 async def test_a_refused_ending_shrinks_to_a_bare_failure() -> None:
     """A watcher learns at least that the job is over, and only then it is given up."""
     opened = await running()
-    opened.stream.progress(Progress(1, 5))
+    opened.stream.due(partial(Progress, 1, 5))
     ending = asyncio.create_task(opened.stream.tell("succeeded", result=Json(b'"x"'), lease_until=None))
     await asyncio.sleep(0)
     opened.stream.stamp()

@@ -1,0 +1,90 @@
+"""For the tests of job authors: runs a handler as a worker would, without any service.
+
+from headway.testing import run
+
+def test_every_photo_is_resized():
+    ran = run(thumbnails, {"photos": 3})
+    assert ran.result == {"resized": 3}
+    assert ran.progress[-1].percent == 100.0
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
+
+import msgspec
+
+from headway.context import Attempt, Done, JobContext
+from headway.contracts import MAX_DEPTH, RESULT_BYTES, Json, Progress, decode, depth, encode
+from headway.jobs import Job
+
+
+class Run(NamedTuple):
+    """What a handler has returned, every progress that it has shown, and the checkpoints that it has kept."""
+
+    result: Any
+    progress: list[Progress]
+    checkpoints: list[Any]
+
+
+def run(
+    job: Job[..., Any], payload: Any = None, *, checkpoint: Any = None, attempt: int = 1, job_id: UUID | None = None
+) -> Run:
+    """Run a job's handler once, in this process, also when it would have one of its own.
+
+    `payload` is what the job would be submitted with: JSON, or anything that msgspec encodes to it. `checkpoint` is
+    what an earlier attempt has kept. It may be called within a running loop, which it holds up: there, `run_async`
+    does the same in that loop.
+
+    Raises:
+        msgspec.ValidationError: the payload is none that the handler takes; the message names the field.
+        ValueError, TypeError: the result is too large, or not JSON.
+        Exception: whatever the handler raises; Fail and Retry, too.
+    """
+    work = run_async(job, payload, checkpoint=checkpoint, attempt=attempt, job_id=job_id)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as beside:
+        return beside.submit(contextvars.copy_context().run, asyncio.run, work).result()
+
+
+async def run_async(
+    job: Job[..., Any], payload: Any = None, *, checkpoint: Any = None, attempt: int = 1, job_id: UUID | None = None
+) -> Run:
+    """Run a job's handler once in the running loop; otherwise as `run`."""
+    recorder = Recorder()
+    about = Attempt(job_id=job_id or uuid4(), kind=job.kind, attempt=attempt, max_attempts=job.max_attempts,
+                    checkpoint=Json(encode(checkpoint)))  # fmt: skip
+    decoded = decode(encode({} if payload is None else payload), job.payload_type())
+    result = job.handler(JobContext(about, recorder), decoded)
+    if inspect.isawaitable(result):
+        result = await result
+    text = encode(result)
+    if len(text) > RESULT_BYTES or depth(text) > MAX_DEPTH:
+        raise ValueError(f"a result has at most {RESULT_BYTES} bytes in {MAX_DEPTH} levels: {len(text)} bytes")
+    return Run(result, recorder.progress, recorder.checkpoints)
+
+
+class Recorder:
+    """Keeps what a handler has to say: a host for a `JobContext` that is made by hand."""
+
+    def __init__(self) -> None:
+        self.progress: list[Progress] = []
+        self.checkpoints: list[Any] = []
+
+    def due(self, take: Callable[[], Progress]) -> None:
+        """Take it at once, all of it."""
+        self.progress.append(take())
+
+    def save(self, checkpoint: Json) -> Awaitable[None]:
+        """Keep it here."""
+        self.checkpoints.append(msgspec.json.decode(checkpoint))
+        return Done()

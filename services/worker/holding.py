@@ -1,0 +1,49 @@
+"""A message that this worker holds: what it says by now, its lease, and the reports of its job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from headway.contracts import MESSAGE_BYTES, JobMessage, Json, Progress, encode_message
+from services.worker.lease import Lease
+from services.worker.stream import Stream
+
+
+class Holding:
+    """What keeps a job while its handler runs, and hears what that has to say."""
+
+    def __init__(self, message: JobMessage, text: str, lease: Lease, stream: Stream) -> None:
+        self.message = message
+        self.text = text
+        self.lease = lease
+        self.stream = stream
+
+    @property
+    def until(self) -> float:
+        """Until when the job is ours, by the monotonic clock."""
+        return self.lease.held_until
+
+    def due(self, take: Callable[[], Progress]) -> None:
+        """Have progress taken with the next report."""
+        self.stream.due(take)
+
+    async def save(self, checkpoint: Json) -> None:
+        """Keep a checkpoint in the message.
+
+        Raises:
+            ValueError: the message has no room for it.
+        """
+        message = replace(self.message, checkpoint=checkpoint)
+        text = encode_message(message)
+        if len(text) > MESSAGE_BYTES:
+            raise ValueError(
+                f"with this checkpoint the message would have {len(text)} bytes: {MESSAGE_BYTES} is the most"
+            )
+        await self.lease.save(text)
+        self.message, self.text = message, text
+
+    def handed_back(self) -> str:
+        """Write the message as a stopping worker hands it back: that costs no attempt."""
+        return encode_message(replace(self.message, releases=self.message.releases + 1))

@@ -1,0 +1,159 @@
+"""Handlers that run in processes of their own: kept for the next job while they are well, ended with their job if not.
+
+A process is told until when its job is ours, and ends itself when it does not hear more in time: a worker that is
+frozen, killed or cut off from the queue leaves no handler behind that works on what another worker does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Protocol
+
+from headway import Job
+from headway.context import Attempt
+from headway.contracts import JobError, Json, Progress
+from services.worker.frames import (
+    LENGTH,
+    Ended,
+    FromProcess,
+    Logged,
+    Run,
+    Save,
+    Saved,
+    Shown,
+    ToProcess,
+    Until,
+    frame,
+    reader,
+)
+from services.worker.outcomes import Again
+
+BEAT_S = 1.0
+TERMINATE_S = 1.0  # what a process gets to end by itself
+IDLE = os.cpu_count() or 1  # processes that wait for the next job
+_read = reader(FromProcess)
+
+
+class Keeper(Protocol):
+    """What keeps a job while its handler runs, and hears what that has to say."""
+
+    @property
+    def until(self) -> float:
+        """Until when the job is ours, by the monotonic clock."""
+
+    def due(self, take: Callable[[], Progress]) -> None:
+        """Hear that there is progress to take."""
+
+    def save(self, checkpoint: Json) -> Awaitable[None]:
+        """Keep a checkpoint."""
+
+
+class Processes:
+    """The processes of handlers."""
+
+    def __init__(self) -> None:
+        self._idle: list[Process] = []
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls) -> AsyncIterator[Processes]:
+        """Start with none; at the end nobody is left."""
+        processes = cls()
+        try:
+            yield processes
+        finally:
+            for process in processes._idle:
+                await process.end()
+
+    async def run(self, job: Job[..., Any], attempt: Attempt, payload: Json, host: Keeper) -> Ended:
+        """Run an attempt in a process; when this is cancelled, the process is ended with all that it has started."""
+        process = self._idle.pop() if self._idle else await Process.start()
+        try:
+            ended = await process.run(Run(job.handler.__module__, attempt, payload, host.until), host)
+        except BaseException:
+            await process.end()
+            raise
+        if ended is None:
+            return Ended(Again(JobError("Crashed", f"The handler's process {await process.end()}.")), [])
+        if len(self._idle) < IDLE:
+            self._idle.append(process)
+        else:
+            await process.end()
+        return ended
+
+
+class Process:
+    """One process, and the line to it."""
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def start(cls) -> Process:
+        """Start a process in a session of its own, so that it can be ended with whatever it has started."""
+        ours, theirs = socket.socketpair()
+        level = str(logging.getLogger().level)
+        with theirs:
+            command = (sys.executable, "-m", "services.worker.child", str(theirs.fileno()), level)
+            process = await asyncio.create_subprocess_exec(
+                *command, pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+            )
+        return cls(process, *await asyncio.open_unix_connection(sock=ours))
+
+    async def run(self, told: Run, host: Keeper) -> Ended | None:
+        """Have an attempt run; `None` when the process has ended instead."""
+        self._tell(told)
+        beating = asyncio.create_task(self._beat(host))
+        try:
+            while True:
+                match await self._next():
+                    case Shown(progress):
+                        host.due(lambda progress=progress: progress)  # type: ignore[misc]
+                    case Save(checkpoint):
+                        await host.save(checkpoint)
+                        self._tell(Saved())
+                    case Logged(name, level, text, added):
+                        logging.getLogger(name).log(level, "%s", text, extra=added)
+                    case Ended() as ended:
+                        return ended
+                    case _:
+                        return None
+        finally:
+            beating.cancel()
+
+    async def end(self) -> str:
+        """End the process and say how it has ended."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError, PermissionError):  # macOS refuses when only zombies are left
+                os.killpg(self._process.pid, number)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), TERMINATE_S)
+        self._writer.close()
+        code = await self._process.wait()
+        return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+
+    async def _beat(self, host: Keeper) -> None:
+        while True:
+            await asyncio.sleep(BEAT_S)
+            self._tell(Until(host.until))
+
+    def _tell(self, told: ToProcess) -> None:
+        self._writer.write(frame(told))
+
+    async def _next(self) -> Any:
+        try:
+            (length,) = LENGTH.unpack(await self._reader.readexactly(LENGTH.size))
+            return _read(await self._reader.readexactly(length))
+        except (asyncio.IncompleteReadError, OSError):
+            return None
