@@ -20,7 +20,7 @@ PAYLOAD_BYTES = 32 * 1024
 RESULT_BYTES = 32 * 1024
 CHECKPOINT_BYTES = 8 * 1024
 MESSAGE_BYTES = 64 * 1024  # of a queue message as it is encoded
-MAX_DEPTH = 100  # levels of payload, result and checkpoint, so that every reader can follow
+MAX_DEPTH = 500  # levels of payload, result and checkpoint, so that every reader can follow
 REPORTS_PER_BATCH = 500
 BATCH_BYTES = 1024 * 1024
 DEFAULT_ATTEMPTS = 5
@@ -209,7 +209,7 @@ class _Identified(Struct):
 def _encode_time(value: Any) -> str:
     if isinstance(value, Timestamp):
         return str(value)
-    raise NotImplementedError(f"{type(value).__name__} is not JSON")
+    raise TypeError(f"{type(value).__name__} is not JSON")
 
 
 def _decode_time(kind: type, value: Any) -> Any:

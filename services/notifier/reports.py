@@ -11,7 +11,17 @@ from aiohttp import web
 from msgspec import Meta
 from redis.exceptions import RedisError
 
-from headway.contracts import BATCH_BYTES, REPORTS_PER_BATCH, RESULT_BYTES, JobReport, OneLine, Verdict, encode
+from headway.contracts import (
+    BATCH_BYTES,
+    MAX_DEPTH,
+    REPORTS_PER_BATCH,
+    RESULT_BYTES,
+    JobReport,
+    OneLine,
+    Verdict,
+    depth,
+    encode,
+)
 from services.notifier import metrics
 from services.notifier.live import Live
 from services.notifier.records import Records
@@ -92,4 +102,6 @@ def read_batch(body: bytes) -> list[JobReport]:
     for index, report in enumerate(reports):
         if len(report.result) > RESULT_BYTES:
             raise Unprocessable(f"Expected a result of at most {RESULT_BYTES} bytes.", field=f"[{index}].result")
+        if depth(bytes(report.result)) > MAX_DEPTH:
+            raise Unprocessable(f"Expected a result of at most {MAX_DEPTH} levels.", field=f"[{index}].result")
     return reports

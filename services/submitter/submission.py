@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 
 from headway.contracts import (
     DEFAULT_ATTEMPTS,
+    MAX_DEPTH,
     PAYLOAD_BYTES,
     Attempts,
     JobMessage,
@@ -20,6 +21,7 @@ from headway.contracts import (
     Seconds,
     Timestamp,
     decode,
+    depth,
 )
 from headway.tokens import Pass
 from services.problems import Malformed, TooLarge, Unprocessable, read_contract
@@ -74,6 +76,8 @@ def _json_text(text: str) -> Json:
 def _limited(submission: Submission) -> Submission:
     if len(submission.payload) > PAYLOAD_BYTES:
         raise TooLarge(f"The payload is larger than {PAYLOAD_BYTES} bytes.", field="payload")
+    if depth(bytes(submission.payload)) > MAX_DEPTH:
+        raise Unprocessable(f"The payload is nested more than {MAX_DEPTH} levels deep.", field="payload")
     return submission
 
 

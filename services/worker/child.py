@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ from services.worker.frames import reader as reader_of
 from services.worker.outcomes import Again, Ending, raised, read_payload, succeeded
 
 SHOW_S = 0.02  # progress goes at most so often, which is more than anybody sees
+LONGEST_S = 60.0  # that the line is waited on without a look at the clock
 NEVER = float("inf")
 OURS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}  # of a log record, what nobody has added
 _read = reader_of(ToProcess)
@@ -62,14 +64,18 @@ class Line:
                             self._until = self._until if self._until == NEVER else until
                     case saved:
                         self.saved.put(saved)
+        except (EOFError, TimeoutError, ConnectionError):
+            pass
+        except BaseException:
+            traceback.print_exc()
+            raise
         finally:
             os.killpg(0, signal.SIGKILL)
 
     def _receive(self, length: int) -> bytes:
         received = bytearray()
         while len(received) < length:
-            until = self._until
-            if self._poll.poll(None if until == NEVER else max(0.0, until - time.monotonic()) * 1000):
+            if self._poll.poll(min(LONGEST_S, max(0.0, self._until - time.monotonic())) * 1000):
                 part = self._socket.recv(length - len(received))
                 if not part:
                     raise EOFError("the worker has gone")
@@ -159,7 +165,7 @@ def _find(module: str, kind: str) -> Job[..., Any]:
 def main(descriptor: str, level: str) -> None:
     """Run what comes, until there is no worker any more."""
     line = Line(socket.socket(fileno=int(descriptor)))
-    logging.basicConfig(level=int(level), handlers=[Log(line)])
+    logging.basicConfig(level=int(level), format="%(message)s", handlers=[Log(line)])
     threading.Thread(target=line.hear, name="line", daemon=True).start()
     while True:
         line.tell(run(line.runs.get(), line))

@@ -1,6 +1,7 @@
 """Jobs that the tests run."""
 
 import asyncio
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -79,3 +80,28 @@ def in_thread(ctx: JobContext, path: str) -> None:
     except asyncio.CancelledError as error:
         Path(path).write_text(f"{error.args[0]} {ctx.cancelled}")
         raise
+
+
+@job("in-process", process=True)
+def in_process(ctx: JobContext, payload: dict[str, Any]) -> int:
+    """Do steps in a process, and say which it is; without an end when asked to."""
+    ctx.steps(4)
+    with ctx.step("first"):
+        ctx.log.info("first_step", extra={"seen": payload["mark"]})
+    with ctx.step("second", weight=3):
+        for _ in ctx.track(range(100), message="parts"):
+            time.sleep(0.005)
+        while payload.get("hang"):
+            time.sleep(0.05)
+            Path(payload["mark"]).write_text(str(os.getpid()))
+    return os.getpid()
+
+
+@job("go-on", max_attempts=3, backoff_s=0.1)
+async def go_on(ctx: JobContext, _payload: Any) -> list[int]:
+    """Fail after each checkpoint, and go on from it."""
+    done: list[int] = ctx.checkpoint_value or []
+    if len(done) < 2:
+        await ctx.checkpoint([*done, ctx.attempt])
+        raise Retry("one more", after_s=0)
+    return done

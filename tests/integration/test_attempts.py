@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from headway.azure_queue import JobQueue
-from headway.contracts import Timestamp, decode_message
+from headway.contracts import JobMessage, Timestamp, decode_message
 from tests.integration.test_one_job import VERSION, history
 from tests.stack import JOBS, Stack, running
 from tests.waiting import wait_until
@@ -30,10 +30,11 @@ async def until(stack: Stack, receipt: dict[str, Any], status: str) -> dict[str,
     raise AssertionError(f"the job was never {status}")
 
 
-async def poisoned(stack: Stack, job_id: str) -> bool:
-    """Tell whether a job's message is on the poison queue."""
+async def poisoned(stack: Stack, job_id: str) -> JobMessage | None:
+    """Return a job's message when it is on the poison queue."""
     async with JobQueue.connect(stack.env["QUEUE_CONNECTION_STRING"], "jobs-poison", VERSION) as poison:
-        return job_id in [str(decode_message(received.text).id) for received in await poison.receive(32, 1)]
+        messages = [decode_message(received.text) for received in await poison.receive(32, 1)]
+    return next((message for message in messages if str(message.id) == job_id), None)
 
 
 async def test_an_exception_is_another_attempt(stack: Stack) -> None:

@@ -291,3 +291,70 @@ def test_the_end_of_the_lease_moves_with_each_renewal() -> None:
         assert abs(lease.until - Timestamp.now().after(left_s)) < 1000
 
     on_jumping_loop(test)
+
+
+async def saving(lease: Lease, seconds: float, *texts: str) -> list[float]:
+    """Hold the lease for a while and save texts at once; return when each was there."""
+    loop = asyncio.get_running_loop()
+
+    async def save(text: str) -> float:
+        await lease.save(text)
+        return loop.time()
+
+    saves = [asyncio.create_task(save(text)) for text in texts]
+    await hold(lease, seconds)
+    return await asyncio.gather(*saves)
+
+
+def test_a_text_is_written_at_once_and_renews_the_lease() -> None:
+    """Whoever saves it goes on when it is there; the next renewal is half a lease later, and writes nothing."""
+
+    async def test(lease: Lease, messages: FakeMessages) -> None:
+        messages.script = [taking(2)]
+        assert await saving(lease, 40, "a") == [2]
+        assert [what for _, what, _ in messages.calls] == ["release a 60", "update"]
+        assert messages.calls[1][0] == pytest.approx(32, abs=2)
+
+    on_jumping_loop(test)
+
+
+def test_a_newer_text_replaces_one_that_waits() -> None:
+    """What comes during a renewal goes with the next one."""
+
+    async def test(lease: Lease, messages: FakeMessages) -> None:
+        messages.script = [taking(2), taking(2)]
+        first = asyncio.create_task(saving(lease, 20, "a"))
+        await asyncio.sleep(1)
+        later = [asyncio.create_task(lease.save(text)) for text in ("b", "c")]
+        assert await first == [2]
+        await asyncio.gather(*later)
+        assert messages.whats() == ["release a 60", "release c 60"]
+
+    on_jumping_loop(test)
+
+
+def test_a_text_that_did_not_arrive_is_written_again() -> None:
+    """It is saved only once the queue has said so."""
+
+    async def test(lease: Lease, messages: FakeMessages) -> None:
+        messages.script = [failing(UNSENT), failing(answered("InternalError"))]
+        (saved_at,) = await saving(lease, 20, "a")
+        assert messages.whats() == ["release a 60"] * 3
+        assert saved_at == pytest.approx(12, abs=1)
+
+    on_jumping_loop(test)
+
+
+def test_nothing_is_saved_once_the_lease_is_lost() -> None:
+    """Whoever waits for it is cancelled, and whoever comes later, too."""
+
+    async def test(lease: Lease, messages: FakeMessages) -> None:
+        messages.script = [failing(answered("MessageNotFound"))]
+        waiting = asyncio.create_task(lease.save("a"))
+        with pytest.raises(LeaseLost):
+            await lease.hold(lambda: None)
+        for save in (waiting, lease.save("b")):
+            with pytest.raises(asyncio.CancelledError):
+                await save
+
+    on_jumping_loop(test)

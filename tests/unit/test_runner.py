@@ -39,7 +39,7 @@ class Picture(Struct):
 class Recorded(Recorder):
     """Keeps a job, for ever."""
 
-    until = float("inf")
+    until = 1e12
 
 
 async def ending_of(handler: Any, payload: str = "{}", timeout_s: float | None = None) -> Ending | Again:
