@@ -37,10 +37,19 @@ class Received(Struct, frozen=True):
     requested_at: float  # monotonic, from before the request: its visibility ends no sooner than counted from here
 
 
+class Depth(Struct, frozen=True):
+    """How much lies on a queue, about."""
+
+    messages: int  # leased and delayed ones too
+    poison: int
+    oldest_at: Timestamp | None  # of those that could be received now
+
+
 class JobQueue:
     """One queue and its poison queue; both are made when they are missing."""
 
     def __init__(self, service: QueueServiceClient, name: str) -> None:
+        self.name = name
         self._jobs = service.get_queue_client(name)
         self._poison = service.get_queue_client(f"{name}-poison")
 
@@ -98,6 +107,21 @@ class JobQueue:
         except HttpResponseError as error:
             if not gone(error):
                 raise
+
+    async def depth(self) -> Depth:
+        """Ask how much lies here and on the poison queue."""
+        messages, poison = [await self._count(queue) for queue in (self._jobs, self._poison)]
+        peeked: list[Any] = await self._jobs.peek_messages(1) if messages else []
+        return Depth(messages, poison, Timestamp.at(peeked[0].inserted_on.timestamp()) if peeked else None)
+
+    @staticmethod
+    async def _count(queue: QueueClient) -> int:
+        try:
+            return int((await queue.get_queue_properties()).approximate_message_count or 0)
+        except HttpResponseError as error:
+            if _code(error) != "QueueNotFound":
+                raise
+            return 0
 
     async def poison(self, text: str) -> None:
         """Put a copy of a message that nobody could handle on the poison queue."""

@@ -21,10 +21,9 @@ import uvloop
 from aiohttp import web
 from prometheus_client.aiohttp import make_aiohttp_handler
 
-from services import logs
+from services import logs, metrics
 from services.cors import Origins
 from services.handshakes import Handshakes
-from services.metrics import watch_loop
 from services.problems import answer, log_request
 from services.settings import InvalidSettings, Settings, environment, load
 
@@ -92,7 +91,7 @@ async def _serve(settings: S, open_service: Callable[[S], AbstractAsyncContextMa
         await _listen(stack, internal, settings.bind_host, settings.internal_port)
         async with asyncio.TaskGroup() as group, AsyncExitStack() as public:
             tasks = [group.create_task(_supervise(task), name=name)
-                     for name, task in {"loop": watch_loop, **service.tasks}.items()]  # fmt: skip
+                     for name, task in {"loop": metrics.watch_loop, **service.tasks}.items()]  # fmt: skip
             if service.public is not None:
                 app = web.Application(middlewares=[log_request, answer])
                 if service.origins is not None:
@@ -104,6 +103,7 @@ async def _serve(settings: S, open_service: Callable[[S], AbstractAsyncContextMa
             started.set()
             log.info("service_started", port=service.public_port or None, internal_port=settings.internal_port)
             await stopping.wait()
+            metrics.DRAINING.set(1)
             log.info("service_draining")
             await service.drain()
             await public.aclose()

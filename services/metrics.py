@@ -22,6 +22,7 @@ REQUESTS = Counter("http_requests", "How many HTTP requests were answered?", ["m
 REQUEST_DURATION = Histogram("http_request_duration_seconds", "How long did an answer take?", ["method", "route"])
 LOOP_LAG = Histogram("event_loop_lag_seconds", "How late does the event loop come to what is due?",
                      buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5))  # fmt: skip
+DRAINING = Gauge("headway_draining", "Is this process about to stop?")
 LOG_MESSAGES = Counter("log_messages", "How many lines were logged?", ["level"])
 for level in ("debug", "info", "warning", "error"):
     LOG_MESSAGES.labels(level)

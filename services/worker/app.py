@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from services.chassis import Service
 from services.settings import WatchedFile, read_keys
 from services.worker.consumer import Consumer
 from services.worker.delivery import Tools
+from services.worker.depth import watch_depth
 from services.worker.processes import Processes
 from services.worker.registry import find_jobs
 from services.worker.reporter import Reporter
@@ -29,7 +31,7 @@ async def worker(settings: WorkerSettings) -> AsyncIterator[Service]:
         tools = Tools(queue, reporter, registry, Runner(processes), settings.lease_s, settings.job_ttl_s)
         consumer = Consumer(tools, settings.worker_concurrency, settings.poll_max_s)
         yield Service(
-            tasks={"reporter": reporter.run, "consumer": consumer.run},
+            tasks={"reporter": reporter.run, "consumer": consumer.run, "depth": partial(watch_depth, queue)},
             waiting_for=lambda: [] if consumer.polled else ["notifier and queue"],
             alive=consumer.alive,
             drain=lambda: consumer.stop(settings.grace_s),

@@ -76,6 +76,8 @@ class Delivery:
 
     async def handle(self) -> None:
         """See the message through; one that cannot be settled now comes back when its lease ends."""
+        if self._received.delivery > 1:
+            metrics.REDELIVERED.inc()
         try:
             await self._decode()
         except AzureError as error:
@@ -113,8 +115,7 @@ class Delivery:
                 if not isinstance(outcome, Interruption):
                     outcome = await self._report(outcome, stream)
                 name = outcome.name.lower() if isinstance(outcome, Interruption) else outcome.status
-                known = message.kind if message.kind in self._tools.registry else UNKNOWN
-                metrics.JOBS.labels(known, name).inc()
+                self._measure(message, outcome, name)
                 await self._settle(outcome, held)
             finally:
                 renewing.cancel()
@@ -158,6 +159,7 @@ class Delivery:
         timeout_s = message.timeout_s or job.timeout_s
         if self._received.delivery == 1 and message.generation == 0 and message.submitted_at is not None:
             metrics.QUEUE_WAIT.labels(message.kind).observe(max(0, Timestamp.now() - message.submitted_at) / 1000)
+        metrics.STARTED.labels(message.kind).inc()
         with metrics.IN_PROGRESS.track_inprogress(), metrics.DURATION.labels(message.kind).time():
             running = self._tools.runner.run(job, attempt, message.payload, held, timeout_s)
             outcome = await self._unless_interrupted(running)
@@ -250,6 +252,12 @@ class Delivery:
         await self._tools.queue.poison(text)
         metrics.POISONED.labels(reason).inc()
         log.warning("message_poisoned", message_id=self._received.id, reason=reason)
+
+    def _measure(self, message: JobMessage, outcome: Outcome, name: str) -> None:
+        kind = message.kind if message.kind in self._tools.registry else UNKNOWN
+        metrics.JOBS.labels(kind, name).inc()
+        if isinstance(outcome, Ending) and message.generation == 0 and message.submitted_at is not None:
+            metrics.END_TO_END.labels(kind).observe(max(0, Timestamp.now() - message.submitted_at) / 1000)
 
     def _attempt(self, message: JobMessage) -> int:
         return min(message.attempt(self._received.delivery), message.max_attempts)

@@ -107,7 +107,8 @@ class Reporter:
         if len(body) > BATCH_BYTES and len(streams) > 1:
             return await self._halve(streams)
         try:
-            status, answer = await self._ask("POST", "/reports", body)
+            with metrics.REPORT_DURATION.time():
+                status, answer = await self._ask("POST", "/reports", body)
             verdicts = _verdicts(answer, reports) if status == OK else []
         except (NotifierAway, asyncio.CancelledError):
             for stream in streams:

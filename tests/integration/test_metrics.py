@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from azure.core.exceptions import ServiceRequestError
+from prometheus_client import REGISTRY
 
+from headway.azure_queue import Depth, JobQueue
 from headway.contracts import Timestamp
+from services.worker import depth
+from services.worker.depth import watch_depth
 from tests.integration.conftest import Notifier, new_id, report
 from tests.stack import JOBS, Stack, running
 from tests.waiting import wait_until
@@ -49,7 +55,8 @@ async def test_a_job_leaves_its_figures(stack: Stack) -> None:
     figures = {
         "submitter": ['jobs_submitted_total{outcome="accepted"}', "jobs_enqueue_duration_seconds_count"],
         "worker": ['jobs_queue_wait_seconds_count{kind="echo"}', 'jobs_duration_seconds_count{kind="echo"}',
-                   'jobs_finished_total{outcome="succeeded"}'],
+                   'jobs_finished_total{outcome="succeeded"}', 'jobs_started_total{kind="echo"}',
+                   'jobs_end_to_end_seconds_count{kind="echo"}', "worker_report_duration_seconds_count"],
         "notifier": ['notifier_connections_opened_total{transport="websocket"}', "notifier_pubsub_lag_seconds_count",
                      'notifier_reports_total{verdict="accepted"}', "notifier_delivery_latency_seconds_count"],
     }  # fmt: skip
@@ -81,3 +88,45 @@ async def test_the_way_from_the_worker_to_the_socket_is_measured(notifier: Notif
         assert (await socket.receive_json(timeout=10))["job"]["cancel_requested"]
         assert await notifier.metric("notifier_delivery_latency_seconds_count") == 1
         assert 1 <= await notifier.metric("notifier_delivery_latency_seconds_sum") < 20
+
+
+async def test_the_depth_of_the_queue_is_measured(stores: dict[str, str]) -> None:
+    """Waiting, leased and delayed messages, the age of the next one, and what nobody could handle."""
+    async with JobQueue.connect(stores["QUEUE_CONNECTION_STRING"], "deep") as queue:
+        assert await queue.depth() == Depth(0, 0, None)
+        before = Timestamp.now()
+        await queue.send("a")
+        await queue.receive(1, 60)
+        await queue.send("b")
+        await queue.send("c", delay_s=60)
+        await queue.poison("d")
+        depth = await queue.depth()
+        assert (depth.messages, depth.poison) == (3, 1)
+        assert depth.oldest_at is not None
+        assert before - 1000 <= depth.oldest_at <= Timestamp.now()  # Azurite counts in seconds
+        measuring = asyncio.create_task(watch_depth(queue))
+        gauges = {"jobs_queue_messages": 3.0, "jobs_poison_messages": 1.0}
+        await wait_until(lambda: all(REGISTRY.get_sample_value(name, {"queue": "deep"}) == value
+                                     for name, value in gauges.items()))  # fmt: skip
+        assert (REGISTRY.get_sample_value("jobs_queue_oldest_message_age_seconds", {"queue": "deep"}) or 0) < 60
+        measuring.cancel()
+
+
+async def test_a_queue_that_is_away_is_measured_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker lives on, and its figures are those of before."""
+    monkeypatch.setattr(depth, "EVERY_S", 0.01)
+    calls = 0
+
+    class Away:
+        name = "away"
+
+        async def depth(self) -> Depth:
+            nonlocal calls
+            calls += 1
+            if calls < 3:
+                raise ServiceRequestError("away")
+            return Depth(7, 0, None)
+
+    measuring = asyncio.create_task(watch_depth(Away()))  # type: ignore[arg-type]
+    await wait_until(lambda: REGISTRY.get_sample_value("jobs_queue_messages", {"queue": "away"}) == 7)
+    measuring.cancel()

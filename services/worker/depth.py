@@ -1,0 +1,32 @@
+"""How deep the queue is, asked now and then, so that a scrape asks nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import structlog
+from azure.core.exceptions import AzureError
+
+from headway.azure_queue import JobQueue
+from headway.contracts import Timestamp
+from services.worker import metrics
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+EVERY_S = 15.0
+
+
+async def watch_depth(queue: JobQueue) -> None:
+    """Measure the queue for ever."""
+    while True:
+        try:
+            depth = await queue.depth()
+        except AzureError as error:
+            log.debug("queue_unmeasured", error=type(error).__name__)
+        else:
+            age_ms = 0 if depth.oldest_at is None else max(0, Timestamp.now() - depth.oldest_at)
+            metrics.QUEUE_MESSAGES.labels(queue.name).set(depth.messages)
+            metrics.QUEUE_AGE.labels(queue.name).set(age_ms / 1000)
+            metrics.POISON_MESSAGES.labels(queue.name).set(depth.poison)
+        await asyncio.sleep(EVERY_S * random.uniform(0.9, 1.1))  # noqa: S311
