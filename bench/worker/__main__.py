@@ -1,0 +1,55 @@
+"""`python -m bench.worker`: rounds over all systems, a table, the raw rows, and a gate that ends with 1 when missed."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from pathlib import Path
+
+from bench.worker.figures import Gate, Row, table, write
+from bench.worker.measuring import measure
+from bench.worker.stores import stores
+from bench.worker.systems import BARE, HEADWAY, System, systems
+from dev.environment import ROOT
+
+RESULTS = ROOT / "bench/results/worker.csv"
+
+
+async def rounds(count: int, chosen: list[System], folder: Path) -> list[Row]:
+    """Measure all systems, and all over again."""
+    rows: list[Row] = []
+    async with stores(folder) as running:
+        for number in range(1, count + 1):
+            print(f"Round {number} of {count}", file=sys.stderr, flush=True)
+            found = await measure(chosen, running, folder / f"round-{number}")
+            rows += [Row(number, *one) for one in found]
+            print(table(rows), file=sys.stderr, flush=True)
+    return sorted(rows, key=lambda row: (row.round, [one.name for one in chosen].index(row.system)))
+
+
+def main(arguments: list[str]) -> int:
+    """Measure as asked."""
+    parser = argparse.ArgumentParser(prog="python -m bench.worker", description="Measure the worker beside its peers.")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--only", action="append", metavar="NAME", help="a system whose name begins so; may be repeated"
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where the raw rows are written")
+    parser.add_argument("--folder", type=Path, help="where the stores and logs are kept; else they are removed")
+    asked = parser.parse_args(arguments)
+    chosen = [one for one in systems() if asked.only is None or one.name.lower().startswith(tuple(asked.only))]
+    with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
+        rows = asyncio.run(rounds(asked.rounds, chosen, asked.folder or Path(temporary)))
+    write(rows, asked.results)
+    print(table(rows))
+    if not {HEADWAY, BARE} <= {system.name for system in chosen}:
+        return 0
+    gate = Gate.of(rows, HEADWAY, BARE)
+    print(f"\n{gate}")
+    return 0 if gate.passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
