@@ -14,12 +14,19 @@ NAP_S = 3600
 SENT = "sent"
 
 
-async def serve(enqueue: Callable[[str], Awaitable[object]], at_once: int = 1) -> None:
-    """Enqueue what each line orders, so many at once, until the pipe is closed."""
+async def nothing() -> None:
+    """Do nothing."""
+
+
+async def serve(
+    enqueue: Callable[[str], Awaitable[object]], at_once: int = 1, after: Callable[[], Awaitable[object]] = nothing
+) -> None:
+    """Enqueue what each line orders, so many at once, and do what is to be done after it, until the pipe is closed."""
     while line := await asyncio.to_thread(sys.stdin.readline):
         kind, count = line.split()
         if kind not in KINDS:
             raise ValueError(f"there is no kind {kind}")
         for first in range(0, int(count), at_once):
             await asyncio.gather(*(enqueue(kind) for _ in range(min(at_once, int(count) - first))))
+        await after()
         print(SENT, flush=True)

@@ -20,8 +20,15 @@ AT_ONCE = 8  # sends, so that filling the queue does not take longer than emptyi
 
 
 async def fill() -> None:
-    """Put messages on the queue."""
-    async with JobQueue.connect(os.environ["QUEUE_CONNECTION_STRING"], os.environ["QUEUE_NAME"]) as queue:
+    """Put messages on the queue, and hint that they are there, as the submitter does."""
+    async with (
+        JobQueue.connect(os.environ["QUEUE_CONNECTION_STRING"], os.environ["QUEUE_NAME"]) as queue,
+        aiohttp.ClientSession() as session,
+    ):
+
+        async def hint() -> None:
+            async with session.post(f"{os.environ['NOTIFIER_INTERNAL_URL']}/wake") as response:
+                await response.read()
 
         async def enqueue(kind: str) -> None:
             now, payload = Timestamp.now(), Json(b'{"at": %d}' % time.monotonic_ns())
@@ -32,7 +39,7 @@ async def fill() -> None:
                 except AzureError:  # a connection that is reset on a busy machine
                     await asyncio.sleep(0.5)
 
-        await serve(enqueue, AT_ONCE)
+        await serve(enqueue, AT_ONCE, hint)
 
 
 async def submit() -> None:
