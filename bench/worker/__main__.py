@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench.worker.figures import Gate, Row, table, write
+from bench.worker.figures import Gate, Row, read, table, write
 from bench.worker.measuring import measure
 from bench.worker.stores import stores
 from bench.worker.systems import BARE, HEADWAY, System, systems
@@ -30,21 +30,30 @@ async def rounds(count: int, chosen: list[System], folder: Path) -> list[Row]:
 
 
 def main(arguments: list[str]) -> int:
-    """Measure as asked."""
+    """Measure as asked, or show what was measured; return 1 when the gate is missed."""
     parser = argparse.ArgumentParser(prog="python -m bench.worker", description="Measure the worker beside its peers.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--only", action="append", metavar="NAME", help="a system whose name begins so; may be repeated"
     )
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where the raw rows are written")
-    parser.add_argument("--folder", type=Path, help="where the stores and logs are kept; else they are removed")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the file of the raw rows")
+    parser.add_argument("--folder", type=Path, help="where stores and logs are kept; else they are removed")
+    parser.add_argument("--show", action="store_true", help="measure nothing: show the raw rows that there are")
     asked = parser.parse_args(arguments)
-    chosen = [one for one in systems() if asked.only is None or one.name.lower().startswith(tuple(asked.only))]
+    if asked.show:
+        return show(read(asked.results))
+    names = tuple(name.lower() for name in asked.only or [""])
+    chosen = [system for system in systems() if system.name.lower().startswith(names)]
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         rows = asyncio.run(rounds(asked.rounds, chosen, asked.folder or Path(temporary)))
     write(rows, asked.results)
+    return show(rows)
+
+
+def show(rows: list[Row]) -> int:
+    """Print the table, and the gate where both sides of it were measured."""
     print(table(rows))
-    if not {HEADWAY, BARE} <= {system.name for system in chosen}:
+    if not {HEADWAY, BARE} <= {row.system for row in rows}:
         return 0
     gate = Gate.of(rows, HEADWAY, BARE)
     print(f"\n{gate}")
