@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 import tempfile
 from pathlib import Path
 
-from bench.worker.figures import Gate, Row, read, table, write
+from bench.worker.figures import MACHINE, Gate, Row, read, table, values, write
 from bench.worker.measuring import measure
 from bench.worker.stores import stores
 from bench.worker.systems import BARE, HEADWAY, System, systems
@@ -17,16 +18,18 @@ from dev.environment import ROOT
 RESULTS = ROOT / "bench/results/worker.csv"
 
 
-async def rounds(count: int, chosen: list[System], folder: Path) -> list[Row]:
-    """Measure all systems, and all over again."""
+async def rounds(count: int, chosen: list[System], folder: Path, results: Path) -> list[Row]:
+    """Measure all systems, and all over again; what a round has found is written when it is over."""
     rows: list[Row] = []
     async with stores(folder) as running:
         for number in range(1, count + 1):
             print(f"Round {number} of {count}", file=sys.stderr, flush=True)
             found = await measure(chosen, running, folder / f"round-{number}")
-            rows += [Row(number, *one) for one in found]
-            print(table(rows), file=sys.stderr, flush=True)
-    return sorted(rows, key=lambda row: (row.round, [one.name for one in chosen].index(row.system)))
+            names = [system.name for system in chosen]
+            rows += [Row(number, *one) for one in sorted(found, key=lambda one: names.index(one[0]))]
+            rows.append(Row(number, MACHINE, "load_average", os.getloadavg()[1]))
+            write(rows, results)
+    return rows
 
 
 def main(arguments: list[str]) -> int:
@@ -45,18 +48,19 @@ def main(arguments: list[str]) -> int:
     names = tuple(name.lower() for name in asked.only or [""])
     chosen = [system for system in systems() if system.name.lower().startswith(names)]
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
-        rows = asyncio.run(rounds(asked.rounds, chosen, asked.folder or Path(temporary)))
-    write(rows, asked.results)
+        rows = asyncio.run(rounds(asked.rounds, chosen, asked.folder or Path(temporary), asked.results))
     return show(rows)
 
 
 def show(rows: list[Row]) -> int:
     """Print the table, and the gate where both sides of it were measured."""
     print(table(rows))
+    loads = ", ".join(f"{load:.1f}" for load in values(rows, MACHINE, "load_average"))
+    print(f"\nThe machine's load average (5 minutes) after each round: {loads}.")
     if not {HEADWAY, BARE} <= {row.system for row in rows}:
         return 0
     gate = Gate.of(rows, HEADWAY, BARE)
-    print(f"\n{gate}")
+    print(gate)
     return 0 if gate.passed else 1
 
 

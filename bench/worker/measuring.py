@@ -19,9 +19,9 @@ from bench.worker.systems import IN_FLIGHT, System
 
 PORTION = 250  # jobs at once on the queue: Azurite's cost grows with what it holds
 PORTIONS = 4
-IDLE_JOBS, IDLE_GAP_S = 20, (0.3, 1.3)
-LOADED_JOBS, LOADED_PER_S = 200, 30
-FLIGHT_S = 32.0  # the half of a lease, so that renewals are in it
+IDLE_JOBS, IDLE_GAP_S = 15, (0.3, 1.3)
+LOADED_JOBS, LOADED_PER_S = 150, 30
+FLIGHT_S = 15.0
 
 Found = list[tuple[str, str, float]]  # system, measure, value
 

@@ -15,6 +15,7 @@ PEERS_PYTHON = str(ROOT / ".venv-bench/bin/python")
 BULLMQ = str(ROOT / "bench/node/bullmq.mjs")
 AT_ONCE = 32
 IN_FLIGHT = 1_000
+LEASE_S = 600  # as WebJobs has it: Azurite, on a busy machine, cannot renew a thousand leases twice a minute
 HEADWAY, BARE = "Headway", "bare SDK loop"
 
 
@@ -37,8 +38,13 @@ class System(NamedTuple):
 
     def environment(self, valkey_port: str) -> dict[str, str]:
         """Return what worker and clients need in their environment."""
-        jobs = {"WORKER_JOBS": "bench.worker.jobs", "WORKER_CONCURRENCY": str(self.at_once)}
-        return {**jobs, "QUEUE_NAME": self.queue, "BENCH_REDIS_URL": f"redis://{LOCAL}:{valkey_port}/{self.database}"}
+        return {
+            "WORKER_JOBS": "bench.worker.jobs",
+            "WORKER_CONCURRENCY": str(self.at_once),
+            "LEASE_S": str(LEASE_S),
+            "QUEUE_NAME": self.queue,
+            "BENCH_REDIS_URL": f"redis://{LOCAL}:{valkey_port}/{self.database}",
+        }
 
 
 def systems() -> list[System]:
