@@ -12,6 +12,7 @@ from bench.worker import meter
 from bench.worker.figures import GATE, Gate, Row, percentile, read, table, write
 from bench.worker.starts import Starts
 from bench.worker.systems import BARE, HEADWAY, systems
+from dev.environment import ROOT
 
 
 def rows(ours: list[float], bare: list[float]) -> list[Row]:
@@ -84,3 +85,8 @@ def test_no_two_systems_share_a_queue() -> None:
     """Their workers run side by side."""
     places = [(system.queue, system.database) for system in systems()]
     assert len(set(places)) == len(places)
+
+
+def test_the_document_has_the_table_of_the_raw_rows() -> None:
+    """What docs/performance.md tells is what was measured."""
+    assert table(read(ROOT / "bench/results/worker.csv")) in (ROOT / "docs/performance.md").read_text()
