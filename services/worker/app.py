@@ -13,13 +13,14 @@ from services.worker.delivery import Tools
 from services.worker.depth import watch_depth
 from services.worker.processes import Processes
 from services.worker.registry import find_jobs
+from services.worker.reload import Reload
 from services.worker.reporter import Reporter
 from services.worker.runner import Runner
 from services.worker.settings import WorkerSettings
 
 
 @asynccontextmanager
-async def worker(settings: WorkerSettings) -> AsyncIterator[Service]:
+async def worker(settings: WorkerSettings, reload: Reload | None = None) -> AsyncIterator[Service]:
     """Open the worker's resources and hand its parts to the chassis."""
     registry = find_jobs(settings.worker_jobs)
     keys = WatchedFile(settings.report_key_file, read_keys)
@@ -31,7 +32,12 @@ async def worker(settings: WorkerSettings) -> AsyncIterator[Service]:
         tools = Tools(queue, reporter, registry, Runner(processes), settings.lease_s, settings.job_ttl_s)
         consumer = Consumer(tools, settings.worker_concurrency, settings.poll_max_s)
         yield Service(
-            tasks={"reporter": reporter.run, "consumer": consumer.run, "depth": partial(watch_depth, queue)},
+            tasks={
+                "reporter": reporter.run,
+                "consumer": consumer.run,
+                "depth": partial(watch_depth, queue),
+                **({} if reload is None else {"reload": partial(reload.watch, settings.worker_jobs)}),
+            },
             waiting_for=lambda: [] if consumer.polled else ["notifier and queue"],
             alive=consumer.alive,
             drain=lambda: consumer.stop(settings.grace_s),
