@@ -66,9 +66,8 @@ class Line:
                         self.saved.put(saved)
         except (EOFError, TimeoutError, ConnectionError):
             pass
-        except BaseException:
+        except Exception:
             traceback.print_exc()
-            raise
         finally:
             os.killpg(0, signal.SIGKILL)
 

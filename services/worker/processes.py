@@ -74,7 +74,7 @@ class Processes:
 
     async def run(self, job: Job[..., Any], attempt: Attempt, payload: Json, host: Keeper) -> Ended:
         """Run an attempt in a process; when this is cancelled, the process is ended with all that it has started."""
-        process = self._idle.pop() if self._idle else await Process.start()
+        process = await self._take()
         try:
             ended = await process.run(Run(job.handler.__module__, attempt, payload, host.until), host)
         except BaseException:
@@ -87,6 +87,14 @@ class Processes:
         else:
             await process.end()
         return ended
+
+    async def _take(self) -> Process:
+        while self._idle:
+            process = self._idle.pop()
+            if process.lives:
+                return process
+            await process.end()
+        return await Process.start()
 
 
 class Process:
@@ -110,6 +118,11 @@ class Process:
                 *command, pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL, start_new_session=True
             )
         return cls(process, *await asyncio.open_unix_connection(sock=ours))
+
+    @property
+    def lives(self) -> bool:
+        """Tell whether it still waits for what it is told."""
+        return self._process.returncode is None and not self._reader.at_eof()
 
     async def run(self, told: Run, host: Keeper) -> Ended | None:
         """Have an attempt run; `None` when the process has ended instead."""

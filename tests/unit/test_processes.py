@@ -80,6 +80,14 @@ async def test_a_process_shows_its_progress_and_is_kept_for_the_next_job(process
     assert result(await run(processes, "pid", 1)) == first
 
 
+async def test_a_process_that_has_died_meanwhile_is_no_job_s_failure(processes: Processes) -> None:
+    """The next job gets another one."""
+    idle = result(await run(processes, "pid", 1))
+    os.kill(idle, signal.SIGKILL)
+    await wait_until(lambda: not any(process.lives for process in processes._idle))
+    assert result(await run(processes, "pid", 1)) != idle
+
+
 async def test_two_jobs_at_once_have_two_processes(processes: Processes) -> None:
     """Nobody waits for another job's process."""
     endings = await asyncio.gather(run(processes, "pid", 1), run(processes, "pid", 1))
