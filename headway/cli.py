@@ -1,6 +1,7 @@
 """The `headway` command.
 
-What talks to a service is imported when it is asked for: `token` and `keys` need neither aiohttp nor rich.
+What talks to a service or to the queue is imported when it is asked for: `token` and `keys` need neither aiohttp, nor
+rich, nor the queue's client.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from uuid import UUID
 
 import msgspec
 
-from headway import minting
+from headway import minting, poison_command
 from headway.contracts import Json, Timestamp, decode
 from headway.links import LOCAL_URL, Link, http_url
 from headway.tokens import CANCEL, WATCH, Pass, make_keys
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except ModuleNotFoundError as missing:
-        print(f"headway: {missing.name} is not installed: pip install 'headway[cli]'", file=sys.stderr)
+        print(f"headway: {missing.name} is not installed: pip install 'headway[{options.extra}]'", file=sys.stderr)
     except (OSError, ValueError, OverflowError) as error:
         print(f"headway: {error}", file=sys.stderr)
     return 1
@@ -45,11 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="headway", description="Background jobs, watched live.", epilog=EPILOG)
+    parser.set_defaults(extra="cli")  # of the package: what a command needs that is not installed
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_submit(commands.add_parser("submit", help="submit a job and print its link, or watch it", epilog=EPILOG))
     _add_linked(commands.add_parser("watch", help="watch jobs until their ends", epilog=EPILOG), "watch", "+")
     _add_linked(commands.add_parser("cancel", help="cancel a job"), "cancel", 1)
     _add_token(commands.add_parser("token", help="print a token to watch a job with"))
+    poison_command.add(commands.add_parser("poison", help="list, redrive and discard what no worker could handle"))
 
     keys = commands.add_parser("keys", help="make the keys that a folder is missing")
     keys.add_argument("directory", type=Path, metavar="FOLDER")
