@@ -122,10 +122,7 @@ async def test_a_redriven_job_goes_on_before_its_watchers(stack: Stack, tmp_path
         seen = [await anext(snapshots)]
         while seen[-1]["status"] != "failed":
             seen.append(await anext(snapshots))
-        shown = [
-            await poison_process(stack, *command)
-            for command in (("list",), ("list", "--json"), ("show", receipt["id"]))
-        ]
+        shown = [await poison(stack, *command) for command in (("list",), ("list", "--json"), ("show", receipt["id"]))]
         assert [(ended.code, ended.err) for ended in shown] == [(0, "")] * 3
         (line,), (row,) = shown[0].lines, map(json.loads, shown[1].lines)
         assert line.startswith(f"{receipt['id']} until-mended, generation 0, submitted ")
