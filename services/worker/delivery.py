@@ -139,7 +139,7 @@ class Delivery:
     async def _start(self, held: Holding) -> Outcome:
         """Ask for the start, and run the handler once it is granted: no verdict, no start."""
         message = held.message
-        if message.expires_at is not None and message.expires_at < Timestamp.now():
+        if held.expired:
             return Ending.failed("Expired", "The job was not started in time.")
         if (refused := await self._ask(held.stream)) is not None:
             return refused
@@ -200,6 +200,8 @@ class Delivery:
     async def _settle(self, outcome: Outcome, held: Holding) -> None:
         match outcome:
             case Ending() | Interruption.FINISHED:
+                await self._lease.delete()
+            case Interruption.SUPERSEDED if held.expired:  # of an older generation it would come back for ever
                 await self._lease.delete()
             case Again(after_s=after_s):
                 await self._lease.release(None, int(after_s or 0))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from headway.contracts import MESSAGE_BYTES, JobMessage, Json, Progress, encode_message
+from headway.contracts import MESSAGE_BYTES, JobMessage, Json, Progress, Timestamp, encode_message
 from services.worker.lease import Lease
 from services.worker.stream import Stream
 
@@ -24,6 +24,11 @@ class Holding:
     def until(self) -> float:
         """Until when the job is ours, by the monotonic clock."""
         return self.lease.held_until
+
+    @property
+    def expired(self) -> bool:
+        """Whether the job's time is over."""
+        return self.message.expires_at is not None and self.message.expires_at < Timestamp.now()
 
     def due(self, take: Callable[[], Progress]) -> None:
         """Have progress taken with the next report."""
