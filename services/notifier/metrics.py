@@ -32,5 +32,5 @@ for verdict in ("accepted", *get_args(Reason)):
 for transport in ("websocket", "sse", "poll"):
     CONNECTIONS.labels(transport)
     OPENED.labels(transport)
-for limit in ("connections", "watches", "messages", "message_size", "binary", "first_message"):
+for limit in ("connections", "watches", "messages", "message_size", "binary", "first_message", "stuck"):
     REFUSED.labels(limit)
