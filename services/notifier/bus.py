@@ -1,4 +1,4 @@
-"""The subscription to Redis: one connection, one owner, and a desired set of channels.
+"""The subscription to Redis: one connection, one owner, and a desired set of channels, besides that of wake hints.
 
 redis-py's PubSub reconnects by itself, from its reader and from its writers at once, which loses subscriptions and
 breaks the connection. So this speaks over a bare connection: callers only change the desired set; the owner subscribes,
@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
-from redis.asyncio import ConnectionPool
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -28,6 +28,7 @@ from services.notifier.records import PREFIX, channel
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
+WAKE = b"headway:wake"  # the channel of wake hints
 LOST_S = 10.0  # a subscription that is lost for so long makes this replica one to avoid
 CANARY_S = 2.0  # how often the connection is asked for an answer
 DEAF_S = 5.0  # a connection that says nothing for so long is dead, though nobody has closed it
@@ -39,12 +40,13 @@ BACKOFF_S, BACKOFF_CAP_S = 0.05, 1.0
 class Bus:
     """Hears what is published of the wanted jobs."""
 
-    def __init__(
-        self, pool: ConnectionPool, heard: Callable[[str, bytes], None], confirmed: Callable[[str], None]
-    ) -> None:
+    def __init__(self, pool: ConnectionPool, heard: Callable[[str, bytes], None], confirmed: Callable[[str], None],
+                 hinted: Callable[[], None]) -> None:  # fmt: skip
         self._pool = pool
+        self._redis = Redis(connection_pool=pool)
         self._heard = heard
         self._tell_confirmed = confirmed
+        self._tell_hinted = hinted
         self._wanted: set[str] = set()
         self._asked: set[str] = set()
         self._confirmed: set[str] = set()
@@ -55,13 +57,14 @@ class Bus:
     @classmethod
     @asynccontextmanager
     async def connect(
-        cls, url: str, heard: Callable[[str, bytes], None], confirmed: Callable[[str], None]
-    ) -> AsyncIterator[Bus]:
+        cls, url: str, heard: Callable[[str, bytes], None], confirmed: Callable[[str], None],
+        hinted: Callable[[], None] = lambda: None,
+    ) -> AsyncIterator[Bus]:  # fmt: skip
         """Make a bus with a connection of its own; `run` opens it."""
         retry = Retry(NoBackoff(), 0)
         pool = ConnectionPool.from_url(url, protocol=2, retry=retry, socket_timeout=DEAF_S, health_check_interval=0)
         try:
-            yield cls(pool, heard, confirmed)
+            yield cls(pool, heard, confirmed, hinted)
         finally:
             await pool.aclose()
 
@@ -80,6 +83,10 @@ class Bus:
         """No longer want to hear of a job."""
         self._wanted.discard(job_id)
         self._changed.set()
+
+    async def hint(self) -> bool:
+        """Publish a wake hint; tell whether any replica heard it. Raises RedisError or OSError when Redis is away."""
+        return bool(await self._redis.publish(WAKE, b""))
 
     async def run(self) -> None:
         """Own the connection for ever: whatever breaks it, subscribe to everything wanted anew."""
@@ -112,6 +119,9 @@ class Bus:
                 self._take(*response)
 
     def _take(self, kind: bytes, name: bytes, data: Any) -> None:
+        if name == WAKE:
+            self._tell_hinted()  # at the confirmation, too: what was published before it may be lost
+            return
         job_id = name[len(PREFIX) : -1].decode()
         if kind == b"message":
             self._heard(job_id, data)
@@ -123,6 +133,7 @@ class Bus:
 
     async def _follow(self, connection: AbstractConnection) -> None:
         """Ask for what is wanted and has not been asked for, and leave what no longer is."""
+        await connection.send_command("SUBSCRIBE", WAKE)
         while True:
             self._changed.clear()
             new, old = self._wanted - self._asked, self._asked - self._wanted
