@@ -32,6 +32,7 @@ from headway.contracts import (
     readable_id,
 )
 from headway.jobs import BACKOFF_CAP_S, BACKOFF_S
+from services.wake import Waker
 from services.worker import metrics
 from services.worker.holding import Holding
 from services.worker.lease import Lease, LeaseLost
@@ -58,6 +59,7 @@ class Tools:
     runner: Runner
     lease_s: int
     job_ttl_s: float
+    waker: Waker
 
 
 class Delivery:
