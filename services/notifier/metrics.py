@@ -15,6 +15,7 @@ CLOSED = Counter("notifier_connections_closed", "How many connections were close
 WATCHED = Gauge("notifier_watched_jobs", "How many jobs does this replica watch?")
 RECONNECTS = Counter("notifier_pubsub_reconnects", "How often was the subscription to Redis made anew?")
 REFRESHED = Counter("notifier_records_read", "How many records were read for watchers?")
+WAITING = Gauge("notifier_waiting_workers", "How many workers wait for a hint here?")
 WAKES = Counter(
     "notifier_wakes", "How many wake hints were answered to a worker, or kept since none waited?", ["outcome"]
 )

@@ -63,7 +63,8 @@ class Waiters:
         self._waiting[answer] = here
         timer = loop.call_later(timeout_s, self._end, answer)
         try:
-            return await answer
+            with metrics.WAITING.track_inprogress():
+                return await answer
         finally:
             timer.cancel()
             self._waiting.pop(answer, None)
