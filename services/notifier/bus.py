@@ -95,11 +95,9 @@ class Bus:
             connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
             try:
                 await connection.connect()  # type: ignore[no-untyped-call]
-                async with asyncio.TaskGroup() as group:
-                    for part in (self._listen, self._follow, self._ask):
-                        group.create_task(part(connection))
-            except* (*BROKEN, AttributeError, RuntimeError) as errors:  # the last two: see the top
-                log.warning("subscription_lost", error=_first(errors))
+                await self._use(connection)
+            except (*BROKEN, AttributeError, RuntimeError) as error:  # the last two: see the top
+                log.warning("subscription_lost", error=type(error).__name__)
             finally:
                 failures = 0 if self.connected else failures + 1
                 self._lost_at = time.monotonic() if self.connected else self._lost_at
@@ -108,6 +106,18 @@ class Bus:
                 self._confirmed.clear()
                 await connection.disconnect(nowait=True)
             await asyncio.sleep(full_jitter_s(failures, BACKOFF_S, BACKOFF_CAP_S))
+
+    async def _use(self, connection: AbstractConnection) -> None:
+        """Do all that there is to do on a connection, until something fails."""
+        # No task group: one whose part fails in the moment of its cancellation forgets that it was cancelled.
+        parts = [asyncio.create_task(part(connection)) for part in (self._listen, self._follow, self._ask)]
+        try:
+            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for part in parts:
+                part.cancel()
+            await asyncio.gather(*parts, return_exceptions=True)
+        done.pop().result()
 
     async def _listen(self, connection: AbstractConnection) -> None:
         while True:
@@ -149,10 +159,3 @@ class Bus:
         while True:
             await connection.send_command("PING")
             await asyncio.sleep(CANARY_S)
-
-
-def _first(errors: BaseExceptionGroup[Any]) -> str:
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return type(error).__name__
