@@ -32,6 +32,7 @@ from headway.contracts import (
     readable_id,
 )
 from headway.jobs import BACKOFF_CAP_S, BACKOFF_S
+from services.wake import Waker
 from services.worker import metrics
 from services.worker.holding import Holding
 from services.worker.lease import Lease, LeaseLost
@@ -58,6 +59,7 @@ class Tools:
     runner: Runner
     lease_s: int
     job_ttl_s: float
+    waker: Waker
 
 
 class Delivery:
@@ -205,8 +207,10 @@ class Delivery:
                 await self._lease.delete()
             case Again(after_s=after_s):
                 await self._lease.release(None, int(after_s or 0))
+                self._tools.waker.later(after_s or 0)
             case Interruption.STOPPED:
                 if await self._lease.release(held.handed_back()):
+                    self._tools.waker.soon()
                     await held.stream.tell("queued")
             case Interruption.REFUSED:
                 await self._poison("refused", held.text)
