@@ -206,12 +206,12 @@ class Delivery:
             case Interruption.SUPERSEDED if held.expired:  # of an older generation it would come back for ever
                 await self._lease.delete()
             case Again(after_s=after_s):
-                await self._lease.release(None, int(after_s or 0))
-                self._tools.waker.later(after_s or 0)
+                if await self._lease.release(None, int(after_s or 0)):
+                    self._tools.waker.later(after_s or 0)
             case Interruption.STOPPED:
                 if await self._lease.release(held.handed_back()):
+                    await held.stream.tell("queued")  # before another worker's start can overtake it
                     self._tools.waker.soon()
-                    await held.stream.tell("queued")
             case Interruption.REFUSED:
                 await self._poison("refused", held.text)
                 await self._lease.delete()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable
 
 from msgspec.structs import replace
@@ -19,6 +21,8 @@ class Holding:
         self.text = text
         self.lease = lease
         self.stream = stream
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
 
     @property
     def until(self) -> float:
@@ -31,8 +35,11 @@ class Holding:
         return self.message.expires_at is not None and self.message.expires_at < Timestamp.now()
 
     def due(self, take: Callable[[], Progress]) -> None:
-        """Have progress taken with the next report."""
-        self.stream.due(take)
+        """Have progress taken with the next report, from any thread: handlers use `asyncio.to_thread`, too."""
+        if threading.get_ident() == self._thread:
+            self.stream.due(take)
+        else:
+            self._loop.call_soon_threadsafe(self.stream.due, take)
 
     async def save(self, checkpoint: Json) -> None:
         """Keep a checkpoint in the message.

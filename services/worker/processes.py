@@ -28,6 +28,7 @@ from services.worker.frames import (
     Save,
     Saved,
     Shown,
+    Stop,
     ToProcess,
     Until,
     frame,
@@ -36,7 +37,7 @@ from services.worker.frames import (
 from services.worker.outcomes import Again
 
 BEAT_S = 1.0
-TERMINATE_S = 1.0  # what a process gets to end by itself
+UNWIND_S = 1.0  # what a handler gets to close what is open
 IDLE = os.cpu_count() or 1  # processes that wait for the next job
 _read = reader(FromProcess)
 
@@ -77,8 +78,9 @@ class Processes:
         process = await self._take()
         try:
             ended = await process.run(Run(job.handler.__module__, attempt, payload, host.until), host)
-        except BaseException:
-            await process.end()
+        except BaseException as error:
+            cancelled = isinstance(error, asyncio.CancelledError) and error.args
+            await process.end(str(error.args[0]) if cancelled else "stop")
             raise
         if ended is None:
             return Ended(Again(JobError("Crashed", f"The handler's process {await process.end()}.")), [])
@@ -145,13 +147,17 @@ class Process:
         finally:
             beating.cancel()
 
-    async def end(self) -> str:
-        """End the process and say how it has ended."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
+    async def end(self, reason: str = "stop") -> str:
+        """End the process, with whatever it has started, and say how it has ended."""
+        self._tell(Stop(reason))
+        try:
+            async with asyncio.timeout(UNWIND_S):
+                await self._process.wait()
+        except TimeoutError:
+            pass
+        finally:
             with suppress(ProcessLookupError, PermissionError):  # macOS refuses when only zombies are left
-                os.killpg(self._process.pid, number)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), TERMINATE_S)
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._writer.close()
         code = await self._process.wait()
         return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import statistics
 import sys
 import time
@@ -189,6 +190,15 @@ async def test_a_delayed_job_starts_when_its_time_comes(stack: Stack) -> None:
     assert -0.1 < late < 1.5
 
 
+async def test_another_attempt_starts_when_its_time_comes(stack: Stack, tmp_path: Path) -> None:
+    """The worker that has hidden the message hints then."""
+    marks = tmp_path / "marks"
+    receipt = await stack.submit("ask-again", [str(marks), 4])
+    assert (await history(stack, receipt["token"]))[-1]["status"] == "succeeded"
+    first, second = map(float, marks.read_text().splitlines())
+    assert 3.9 < second - first < 5.5
+
+
 async def test_a_killed_notifier_costs_time_only(stack: Stack) -> None:
     """A job that nobody hinted at is found by polling, and hints flow again afterwards."""
     await idle(stack, stack.internal("worker"))
@@ -221,6 +231,29 @@ async def another_worker(stack: Stack) -> AsyncIterator[str]:
     finally:
         process.terminate()
     assert await asyncio.wait_for(process.wait(), 20) == 0
+
+
+async def test_what_a_stopping_worker_hands_back_goes_on_at_once(stack: Stack) -> None:
+    """An idle worker takes it before the stopped one is there again."""
+    receipt = await stack.submit("countdown", {"steps": 100, "delay_s": 0.1})
+
+    async def runs() -> bool:
+        return await stack.metric("worker_jobs_in_progress", "worker") == 1
+
+    await wait_until(runs)
+    async with another_worker(stack) as other:
+        await idle(stack, other)
+        pid = stack.pid("worker")
+        assert pid is not None
+        os.kill(pid, signal.SIGTERM)
+
+        async def taken() -> bool:
+            return await metric(stack.session, other, "worker_jobs_in_progress") == 1
+
+        await wait_until(taken)
+        await stack.cancel(receipt)
+        *_, end = await history(stack, receipt["token"])
+        assert (end["status"], end["attempt"]) == ("cancelled", 1)
 
 
 async def test_one_hint_is_enough_for_a_burst(stack: Stack) -> None:
