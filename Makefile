@@ -3,7 +3,7 @@
 VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip -qq --disable-pip-version-check
-NPM := dev/azurite tests/browser/node
+NPM := dev/azurite tests/browser/node bench/node
 AZURITE := dev/azurite/node_modules/.installed
 
 # The newest Python that can make a virtual environment. Expanded only when there is none yet.
@@ -13,7 +13,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help up demo test test-manifests test-containers check format lock clean node browser
+.PHONY: help up demo test test-manifests test-containers bench-worker check format lock clean node browser
 
 help: ## List what make can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,10 @@ test-manifests: $(VENV)/.test $(VENV)-checkov/.installed ## Hold the manifests a
 test-containers: $(VENV)/.test ## Build the image and run it as compose.yaml has it, kill parts of it; needs Docker
 	@docker compose version >/dev/null && docker info >/dev/null
 	$(RUN) -m pytest -m containers $(ARGS)
+
+BENCH := $(VENV)/.local $(AZURITE) $(VENV)-bench/.installed bench/node/node_modules/.installed
+bench-worker: $(BENCH) ## Measure the worker beside Celery, arq and BullMQ; ARGS="--rounds 1" is the short way
+	$(RUN) -m bench.worker $(ARGS)
 
 check: $(VENV)/.test ## Check format, lint and types
 	$(RUN) -m ruff format --check
@@ -59,12 +63,13 @@ lock: $(RUN) node ## Make the locks again; ARGS=--upgrade takes the newest versi
 	$(COMPILE) --group node --output-file requirements-node.lock
 	$(COMPILE) $(WITHIN) --group build --output-file requirements-build.lock
 	$(COMPILE) --group checkov --output-file requirements-checkov.lock
+	$(COMPILE) --group bench --output-file requirements-bench.lock
 	@for folder in $(NPM); do \
 		$(RUN) -m dev.node npm --prefix $$folder install --package-lock-only --ignore-scripts && \
 		$(RUN) -c '$(BARE)' $$folder/package-lock.json || exit 1; done
 
 clean: ## Remove everything that make has made, the jobs and keys in .headway too
-	rm -rf $(VENV) $(VENV)-checkov .headway $(NPM:%=%/node_modules) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-checkov $(VENV)-bench .headway $(NPM:%=%/node_modules) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What the targets above need. A stamp is older than its lock when there is something to install.
@@ -80,11 +85,11 @@ $(VENV)/.%: requirements-%.lock pyproject.toml | $(RUN)
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# checkov in an environment of its own: it pins much of what it needs.
-$(VENV)-checkov/.installed: requirements-checkov.lock | $(RUN)
-	@echo "Installing checkov into $(VENV)-checkov (a minute or two)"
-	@$(PYTHON) -m venv --clear $(VENV)-checkov
-	@$(VENV)-checkov/bin/python -m pip -qq --disable-pip-version-check install --require-hashes -r $<
+# checkov, and what the bench compares with, in environments of their own: they pin much of what they need.
+$(VENV)-%/.installed: requirements-%.lock | $(RUN)
+	@echo "Installing Python packages from $< into $(VENV)-$* (a minute or two)"
+	@$(PYTHON) -m venv --clear $(VENV)-$*
+	@$(VENV)-$*/bin/python -m pip -qq --disable-pip-version-check install --require-hashes -r $<
 	@touch $@
 
 %/node_modules/.installed: %/package-lock.json | node

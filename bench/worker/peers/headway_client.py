@@ -1,0 +1,58 @@
+"""The client of Headway and of the bare loop: puts messages on the queue itself, or submits as everybody does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from uuid import uuid4
+
+import aiohttp
+from azure.core.exceptions import AzureError
+
+from bench.worker.orders import serve
+from headway.azure_queue import JobQueue
+from headway.contracts import JobMessage, Json, Timestamp, encode_message
+
+TTL_S = 3600.0
+AT_ONCE = 8  # sends, so that filling the queue does not take longer than emptying it
+
+
+async def fill() -> None:
+    """Put messages on the queue, and hint that they are there, as the submitter does."""
+    async with (
+        JobQueue.connect(os.environ["QUEUE_CONNECTION_STRING"], os.environ["QUEUE_NAME"]) as queue,
+        aiohttp.ClientSession() as session,
+    ):
+
+        async def hint() -> None:
+            async with session.post(f"{os.environ['NOTIFIER_INTERNAL_URL']}/wake") as response:
+                await response.read()
+
+        async def enqueue(kind: str) -> None:
+            now, payload = Timestamp.now(), Json(b'{"at": %d}' % time.monotonic_ns())
+            message = JobMessage(id=uuid4(), kind=kind, payload=payload, submitted_at=now, expires_at=now.after(TTL_S))
+            while True:
+                try:
+                    return await queue.send(encode_message(message))
+                except AzureError:  # a connection that is reset on a busy machine
+                    await asyncio.sleep(0.5)
+
+        await serve(enqueue, AT_ONCE, hint)
+
+
+async def submit() -> None:
+    """Post jobs to the submitter, one after the other."""
+    async with aiohttp.ClientSession(raise_for_status=True) as session:
+
+        async def enqueue(kind: str) -> None:
+            body = {"kind": kind, "payload": {"at": time.monotonic_ns()}}
+            async with session.post(f"{os.environ['SUBMITTER_URL']}/jobs", json=body) as response:
+                await response.read()
+
+        await serve(enqueue)
+
+
+if __name__ == "__main__":
+    asyncio.run({"queue": fill, "submitter": submit}[sys.argv[1]]())

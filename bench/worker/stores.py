@@ -1,0 +1,62 @@
+"""What all systems stand on: Valkey, Azurite, and Headway's notifier and submitter, on ports of their own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+
+from azure.core.exceptions import ResourceExistsError
+from azure.storage.queue.aio import QueueServiceClient
+from redis.asyncio import Redis
+
+from bench.worker import meter
+from bench.worker.processes import Process
+from dev.environment import PORTS, answer, prepared, programs, settings
+from headway.azure_queue import API_VERSION
+
+FIRST_PORT = 21_700
+QUEUES = ("jobs", "bare")  # Headway's, and the bare loop's
+
+
+class Stores:
+    """The running stores and services."""
+
+    def __init__(self, env: dict[str, str], processes: dict[str, Process]) -> None:
+        self.env = env
+        self._processes = processes
+
+    def cpu_s(self) -> float:
+        """Return the CPU time that they all have used."""
+        return sum(meter.cpu_s(process.pid) for process in self._processes.values())
+
+    async def clear(self) -> None:
+        """Forget every job."""
+        async with Redis.from_url(self.env["REDIS_URL"]) as redis:
+            await redis.flushall()
+        connection = self.env["QUEUE_CONNECTION_STRING"]
+        async with QueueServiceClient.from_connection_string(connection, api_version=API_VERSION) as service:
+            for name in QUEUES:
+                queue = service.get_queue_client(name)
+                with suppress(ResourceExistsError):
+                    await queue.create_queue()
+                await queue.clear_messages()
+
+
+@asynccontextmanager
+async def stores(folder: Path) -> AsyncIterator[Stores]:
+    """Run the stores and services until the block ends."""
+    given = {name: str(FIRST_PORT + number) for number, name in enumerate(PORTS)}
+    env = {**os.environ, **settings(folder, given), "LOG_FORMAT": "json"}
+    processes = {}
+    with prepared(folder, env):
+        async with AsyncExitStack() as stack:
+            for group in programs(env, folder):
+                wanted = [program for program in group if program.name != "worker"]
+                for program in wanted:
+                    log = folder / "logs" / f"{program.name}.log"
+                    running = Process.running(program.command, env, log)
+                    processes[program.name] = await stack.enter_async_context(running)
+                await answer(wanted)
+            yield Stores(env, processes)
