@@ -180,6 +180,6 @@ def _azurite(env: Mapping[str, str], state: Path) -> Program:
 
 
 def _service(name: str, env: Mapping[str, str]) -> Program:
-    command = (sys.executable, "-m", f"services.{name}")
+    command = (sys.executable, "-m", f"services.{name}", *(["--reload"] if name == "worker" else []))
     port = env[f"{name.upper()}_INTERNAL_PORT"]
     return Program(name, command, SERVICE_GRACE_S, env["BIND_HOST"], port, b"GET /readyz HTTP/1.0\r\n\r\n", b" 200 ")

@@ -76,8 +76,8 @@ class JobQueue:
         await _existing(self._jobs, lambda: self._jobs.send_message(text, visibility_timeout=delay_s,
                                                                     time_to_live=FOREVER))  # fmt: skip
 
-    async def receive(self, count: int, visibility_s: int) -> list[Received]:
-        """Take up to `count` messages (at most 32) in one request."""
+    async def receive(self, count: int, visibility_s: int, *, make: bool = True) -> list[Received]:
+        """Take up to `count` messages (at most 32) in one request; without `make`, a missing queue has none."""
         requested_at = time.monotonic()
 
         async def page() -> list[Any]:
@@ -90,7 +90,7 @@ class JobQueue:
         return [
             Received(message.id, message.pop_receipt, message.content, message.dequeue_count,
                      Timestamp(message.inserted_on.timestamp() * 1000), requested_at)
-            for message in await _existing(self._jobs, page)
+            for message in await (_existing(self._jobs, page) if make else _if_existing(page))
         ]  # fmt: skip
 
     async def update(self, message_id: str, receipt: str, visibility_s: int, text: str | None = None) -> str:
@@ -119,7 +119,7 @@ class JobQueue:
         try:
             return int((await queue.get_queue_properties()).approximate_message_count or 0)
         except HttpResponseError as error:
-            if _code(error) != "QueueNotFound":
+            if not _missing(error):
                 raise
             return 0
 
@@ -145,9 +145,22 @@ def unsent(error: AzureError) -> bool:
     return isinstance(error, ServiceRequestError) and isinstance(error.inner_exception, ClientConnectorError)
 
 
+def _missing(error: HttpResponseError) -> bool:
+    return _code(error) == "QueueNotFound"
+
+
 def _code(error: HttpResponseError) -> str:
     code = getattr(error, "error_code", None)  # an enum's member or a plain string
     return str(getattr(code, "value", code))
+
+
+async def _if_existing(page: Callable[[], Awaitable[list[Any]]]) -> list[Any]:
+    try:
+        return await page()
+    except HttpResponseError as error:
+        if not _missing(error):
+            raise
+    return []
 
 
 async def _existing(queue: QueueClient, call: Callable[[], Awaitable[T]]) -> T:
@@ -155,7 +168,7 @@ async def _existing(queue: QueueClient, call: Callable[[], Awaitable[T]]) -> T:
     try:
         return await call()
     except HttpResponseError as error:
-        if _code(error) != "QueueNotFound":
+        if not _missing(error):
             raise
     with suppress(ResourceExistsError):  # another process was faster
         await queue.create_queue()

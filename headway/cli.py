@@ -1,6 +1,7 @@
 """The `headway` command.
 
-What talks to a service is imported when it is asked for: `token` and `keys` need neither aiohttp nor rich.
+What talks to a service or to the queue is imported when it is asked for: `token` and `keys` need neither aiohttp, nor
+rich, nor the queue's client.
 """
 
 from __future__ import annotations
@@ -9,17 +10,17 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from uuid import UUID
 
 import msgspec
 
+from headway import minting, poison_command
 from headway.contracts import Json, Timestamp, decode
-from headway.links import LOCAL_URL, Link
-from headway.tokens import CANCEL, WATCH, Pass, TokenSigner, make_keys
+from headway.links import LOCAL_URL, Link, http_url
+from headway.tokens import CANCEL, WATCH, Pass, make_keys
 
-LOCAL_KEY = ".headway/keys/token.pem"
-WEEK_S = 7 * 86_400
 EPILOG = "Exit codes: 0 succeeded, 1 failed or could not be done, 2 called wrongly, 130 cancelled or interrupted."
 LINK = "a link to a job, or - to read links from stdin"
 
@@ -27,6 +28,8 @@ LINK = "a link to a job, or - to read links from stdin"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 could not be done, 2 called wrongly, 130 cancelled."""
     options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to stop
     try:
         return options.run(options) or 0
     except KeyboardInterrupt:
@@ -35,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except ModuleNotFoundError as missing:
-        print(f"headway: {missing.name} is not installed: pip install 'headway[cli]'", file=sys.stderr)
+        print(f"headway: {missing.name} is not installed: pip install 'headway[{options.extra}]'", file=sys.stderr)
     except (OSError, ValueError, OverflowError) as error:
         print(f"headway: {error}", file=sys.stderr)
     return 1
@@ -43,11 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="headway", description="Background jobs, watched live.", epilog=EPILOG)
+    parser.set_defaults(extra="cli")  # of the package: what a command needs that is not installed
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_submit(commands.add_parser("submit", help="submit a job and print its link, or watch it", epilog=EPILOG))
     _add_linked(commands.add_parser("watch", help="watch jobs until their ends", epilog=EPILOG), "watch", "+")
     _add_linked(commands.add_parser("cancel", help="cancel a job"), "cancel", 1)
     _add_token(commands.add_parser("token", help="print a token to watch a job with"))
+    poison_command.add(commands.add_parser("poison", help="list, redrive and discard what no worker could handle"))
 
     keys = commands.add_parser("keys", help="make the keys that a folder is missing")
     keys.add_argument("directory", type=Path, metavar="FOLDER")
@@ -64,7 +69,7 @@ def _add_submit(submit: argparse.ArgumentParser) -> None:
     submit.add_argument("--idempotency-key", metavar="KEY", help="the same submission with it is the same job")
     submit.add_argument("--watch", action="store_true", help="watch it to its end instead of printing its link")
     submit.add_argument("--json", action="store_true", help="print the receipt, or each snapshot, as a line of JSON")
-    submit.add_argument("--url", type=_url, default=os.environ.get("HEADWAY_URL") or LOCAL_URL,
+    submit.add_argument("--url", type=http_url, default=os.environ.get("HEADWAY_URL") or LOCAL_URL,
                         help="the submitter (default: $HEADWAY_URL, or %(default)s)")  # fmt: skip
     submit.add_argument("--api-key-file", type=Path, metavar="FILE", help="the API key (default: $HEADWAY_API_KEY)")
     submit.set_defaults(run=_command("submit"))
@@ -90,10 +95,7 @@ def _add_token(token: argparse.ArgumentParser) -> None:
     token.add_argument("job_id", type=UUID, metavar="JOB_ID")
     token.add_argument("--kind", default="countdown", help="the job's kind (default: %(default)s)")
     token.add_argument("--watch-only", action="store_true", help="a token that may not cancel, for sharing")
-    token.add_argument("--ttl", type=float, default=WEEK_S, metavar="SECONDS", help="how long it is valid (7 days)")
-    token.add_argument("--key", type=Path, default=os.environ.get("TOKEN_KEY_FILE", LOCAL_KEY), metavar="FILE",
-                       help="the private key (default: $TOKEN_KEY_FILE, or %(default)s)")  # fmt: skip
-    token.add_argument("--link", type=_url, metavar="URL", help="print a link to the job's page at this submitter")
+    minting.add_options(token, "how long it is valid (7 days)")
     token.set_defaults(run=_token)
 
 
@@ -116,12 +118,6 @@ def _payload(text: str) -> Json:
     return Json(text.encode())
 
 
-def _url(text: str) -> str:
-    if not text.startswith(("http://", "https://")):
-        raise argparse.ArgumentTypeError(f"expected an http(s) address, not {text!r}")
-    return text.rstrip("/")
-
-
 def _links(texts: Sequence[str], *, token_stdin: bool) -> list[Link]:
     """Read the links; ValueError says what is wrong with them."""
     if token_stdin and "-" in texts:
@@ -139,5 +135,4 @@ def _token(options: argparse.Namespace) -> None:
         expires_at=now.after(options.ttl),
         scope=frozenset({WATCH} if options.watch_only else {WATCH, CANCEL}),
     )
-    token = TokenSigner(options.key.read_text()).sign(granted)
-    print(token if options.link is None else f"{options.link}/jobs/{options.job_id}#{token}")
+    print(minting.Mint(options.key, options.link).make(granted))

@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,8 +27,6 @@ MISFITS = (400, 413, 422)  # statuses that say that the submission itself is wro
 
 def run(command: Callable[[argparse.Namespace], Coroutine[None, None, int]], options: argparse.Namespace) -> int:
     """Run a command; what a service refuses is a line on stderr and an exit code."""
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to stop
     if logging.lastResort is not None:  # where the client's warnings go
         logging.lastResort.setFormatter(logging.Formatter("headway: %(message)s"))
     try:

@@ -171,6 +171,8 @@ class JobContext:
         self._host.due(self.take)
 
     def _begin(self, name: str, weight: float) -> Step:
+        if self.cancelled is not None:
+            raise asyncio.CancelledError(self.cancelled)
         self._last = (_STEP.get() or self._root).begin(name, weight)
         if not self._due:
             self._tell()

@@ -67,3 +67,15 @@ def message(job: JobSnapshot) -> str:
 def printable(text: str) -> str:
     """Take out what could write elsewhere on a terminal: a job's text is anybody's."""
     return "".join(character if character.isprintable() else " " for character in text)
+
+
+def printable_json(text: str) -> str:
+    """Spell what could write elsewhere on a terminal as escapes: the same JSON, as far as it was JSON."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else _escape(character) for character in text
+    )
+
+
+def _escape(character: str) -> str:
+    units = character.encode("utf-16-be").hex()
+    return "".join(f"\\u{units[start : start + 4]}" for start in range(0, len(units), 4))

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import re
+from argparse import ArgumentTypeError
 from uuid import UUID
 
 from msgspec import Struct
 
 LOCAL_URL = "http://127.0.0.1:8080"  # of the submitter that `make up` runs
 _LINK = re.compile(r"(?P<base>https?://[^\s/?#]+[^\s?#]*?)(?P<live>/live)?/jobs/(?P<id>[^/?#]+)/?(?:#(?P<token>\S*))?")
+
+
+def http_url(text: str) -> str:
+    """Read the address of a service, as an option's type."""
+    if not text.startswith(("http://", "https://")):
+        raise ArgumentTypeError(f"expected an http(s) address, not {text!r}")
+    return text.rstrip("/")
 
 
 class Link(Struct, frozen=True):

@@ -33,21 +33,23 @@ class Run(NamedTuple):
     checkpoints: list[Any]
 
 
-def run(
-    job: Job[..., Any], payload: Any = None, *, checkpoint: Any = None, attempt: int = 1, job_id: UUID | None = None
-) -> Run:
+def run(job: Job[..., Any], payload: Any = None, *, checkpoint: Any = None, attempt: int = 1,
+        job_id: UUID | None = None, cancel_after: int | None = None, reason: str = "cancel") -> Run:  # fmt: skip
     """Run a job's handler once, in this process, also when it would have one of its own.
 
     `payload` is what the job would be submitted with: JSON, or anything that msgspec encodes to it. `checkpoint` is
-    what an earlier attempt has kept. It may be called within a running loop, which it holds up: there, `run_async`
+    what an earlier attempt has kept. With `cancel_after`, the handler is cancelled, for that reason, once it has shown
+    progress so many times. It may be called within a running loop, which it holds up: there, `run_async`
     does the same in that loop.
 
     Raises:
         msgspec.ValidationError: the payload is none that the handler takes; the message names the field.
         ValueError, TypeError: the result is too large, or not JSON.
+        CancelledError: it was cancelled.
         Exception: whatever the handler raises; Fail and Retry, too.
     """
-    work = run_async(job, payload, checkpoint=checkpoint, attempt=attempt, job_id=job_id)
+    work = run_async(job, payload, checkpoint=checkpoint, attempt=attempt, job_id=job_id, cancel_after=cancel_after,
+                     reason=reason)  # fmt: skip
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -56,17 +58,22 @@ def run(
         return beside.submit(contextvars.copy_context().run, asyncio.run, work).result()
 
 
-async def run_async(
-    job: Job[..., Any], payload: Any = None, *, checkpoint: Any = None, attempt: int = 1, job_id: UUID | None = None
-) -> Run:
+async def run_async(job: Job[..., Any], payload: Any = None, *, checkpoint: Any = None, attempt: int = 1,
+                    job_id: UUID | None = None, cancel_after: int | None = None,
+                    reason: str = "cancel") -> Run:  # fmt: skip
     """Run a job's handler once in the running loop; otherwise as `run`."""
-    recorder = Recorder()
+    recorder = Recorder(cancel_after)
     about = Attempt(job_id=job_id or uuid4(), kind=job.kind, attempt=attempt, max_attempts=job.max_attempts,
                     checkpoint=Json(encode(checkpoint)))  # fmt: skip
     decoded = decode(encode({} if payload is None else payload), job.payload_type())
-    result = job.handler(JobContext(about, recorder), decoded)
-    if inspect.isawaitable(result):
-        result = await result
+    context = JobContext(about, recorder)
+    if inspect.iscoroutinefunction(job.handler):
+        task = asyncio.create_task(job.handler(context, decoded))
+        recorder.cancel = lambda: task.cancel(reason)
+        result = await task
+    else:
+        recorder.cancel = lambda: setattr(context, "cancelled", reason)
+        result = job.handler(context, decoded)
     text = encode(result)
     if len(text) > RESULT_BYTES or depth(text) > MAX_DEPTH:
         raise ValueError(f"a result has at most {RESULT_BYTES} bytes in {MAX_DEPTH} levels: {len(text)} bytes")
@@ -76,13 +83,17 @@ async def run_async(
 class Recorder:
     """Keeps what a handler has to say: a host for a `JobContext` that is made by hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, cancel_after: int | None = None) -> None:
         self.progress: list[Progress] = []
         self.checkpoints: list[Any] = []
+        self.cancel: Callable[[], object]
+        self._cancel_after = cancel_after
 
     def due(self, take: Callable[[], Progress]) -> None:
         """Take it at once, all of it."""
         self.progress.append(take())
+        if len(self.progress) == self._cancel_after:
+            self.cancel()
 
     def save(self, checkpoint: Json) -> Awaitable[None]:
         """Keep it here."""

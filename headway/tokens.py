@@ -76,7 +76,10 @@ class TokenSigner:
     """Signs passes with one private key."""
 
     def __init__(self, private_pem: str) -> None:
-        key = load_pem_private_key(private_pem.encode(), password=None)
+        try:
+            key = load_pem_private_key(private_pem.encode(), password=None)
+        except TypeError as error:
+            raise ValueError("the token key must not be encrypted") from error
         if not isinstance(key, Ed25519PrivateKey):
             raise ValueError("the token key must be an Ed25519 private key in PEM")  # noqa: TRY004
         self._key = key

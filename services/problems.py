@@ -21,6 +21,7 @@ T = TypeVar("T")
 JSON = "application/json"
 PROBLEM = "application/problem+json"
 BODY_S = 10.0  # for a whole body, however it drips in
+HELD = web.RequestKey("held", bool)  # set on a request whose answer is held back
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -138,7 +139,8 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         log.exception("request_failed", method=request.method, route=route)
         response = respond(500, "internal_error", "Internal error")
     metrics.REQUESTS.labels(request.method, route, response.status).inc()
-    if isinstance(response, web.Response) and "Prefer" not in request.headers:  # streams and held requests take long
+    held = HELD in request or "Prefer" in request.headers
+    if isinstance(response, web.Response) and not held:  # streams and held requests take long
         metrics.REQUEST_DURATION.labels(request.method, route).observe(time.perf_counter() - started)
     return response
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError
 
-from dev.environment import folder, programs, settings
+from dev.environment import answer, folder, programs, settings
 from headway.tokens import make_keys
 from tests.leaks import leaks, leaks_under
 from tests.waiting import free_ports, wait_until
@@ -62,10 +63,11 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     env = settings(folder(given), given)
     for name in ("valkey", "azurite"):
         (home / name).mkdir()
+    group = programs(env, home)[0]
     running = [
-        subprocess.Popen(program.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for program in programs(env, home)[0]
+        subprocess.Popen(program.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for program in group
     ]
+    asyncio.run(answer(group))
     yield env
     for process in running:
         process.terminate()

@@ -47,11 +47,11 @@ class Stack:
             return int((self.folder / "pid" / name).read_text())
         return None
 
-    async def kill(self, name: str) -> None:
-        """Kill a process with SIGKILL and wait until it has been started again."""
+    async def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """Kill a process and wait until it has been started again."""
         old = self.pid(name)
         assert old is not None
-        os.kill(old, signal.SIGKILL)
+        os.kill(old, number)
         await wait_until(lambda: self.pid(name) not in (None, old))
 
     async def submit(self, kind: str = "countdown", payload: Any = None, **more: Any) -> dict[str, Any]:

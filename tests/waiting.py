@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import random
 import re
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import ClientSession
+
+LISTENING = (15_000, 32_000)  # below what Linux (32,768) and macOS (49,152) give to outgoing connections
 
 
 async def wait_until(condition: Callable[[], Any], timeout_s: float = 20.0, poll_s: float = 0.02) -> Any:
@@ -36,8 +40,15 @@ async def metric(session: ClientSession, internal: str, name: str) -> float:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that nothing listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    """Return ports that nothing listens on, of those that no system gives to outgoing connections.
+
+    Such a connection would be in the way of a service that is stopped and started again. Which ports they are does not
+    depend on the tests' seed, which test runs side by side may share.
+    """
+    sockets: list[socket.socket] = []
+    while len(sockets) < count:
+        with suppress(OSError):
+            sockets.append(socket.create_server(("127.0.0.1", random.SystemRandom().randrange(*LISTENING))))
     ports = [one.getsockname()[1] for one in sockets]
     for one in sockets:
         one.close()

@@ -20,6 +20,7 @@ from services.notifier.transports.outlet import Outlets
 from services.notifier.transports.poll import Poll
 from services.notifier.transports.sse import Streams
 from services.notifier.transports.websocket import Sockets
+from services.notifier.wake import Waiters, Wake
 from services.openapi import description
 from services.settings import WatchedFile, read_keys
 
@@ -33,7 +34,8 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[Service]:
     report_keys = WatchedFile(settings.report_key_file, read_keys)
     async with Records.connect(settings.redis_url) as records:
         live = Live(Hub(), records, settings.silence_s)
-        async with Bus.connect(settings.redis_url, live.heard, live.confirmed) as bus:
+        waiters = Waiters()
+        async with Bus.connect(settings.redis_url, live.heard, live.confirmed, waiters.hint) as bus:
             live.bus = bus
             outlets = Outlets(live, settings)
             transports = (
@@ -41,12 +43,20 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[Service]:
                 Streams(outlets, records, access),
                 Poll(outlets, records, access),
             )
+
+            async def drain() -> None:
+                waiters.drain()
+                await outlets.drain()
+
             yield Service(
                 public=[*(route for transport in transports for route in transport.routes()), description(OPENAPI)],
                 public_port=settings.port,
                 origins=Origins(settings.allowed_origins),
-                internal=Reports(records, live, report_keys, settings.job_ttl_s).routes(),
+                internal=[
+                    *Reports(records, live, report_keys, settings.job_ttl_s).routes(),
+                    *Wake(bus, waiters).routes(),
+                ],
                 tasks={"bus": bus.run, "read": live.read, "sweep": live.sweep, "outlets": outlets.sweep},
                 waiting_for=lambda: [] if bus.ready else ["redis"],
-                drain=outlets.drain,
+                drain=drain,
             )

@@ -1,4 +1,4 @@
-"""The subscription to Redis: one connection, one owner, and a desired set of channels.
+"""The subscription to Redis: one connection, one owner, and a desired set of channels, besides that of wake hints.
 
 redis-py's PubSub reconnects by itself, from its reader and from its writers at once, which loses subscriptions and
 breaks the connection. So this speaks over a bare connection: callers only change the desired set; the owner subscribes,
@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
-from redis.asyncio import ConnectionPool
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -28,6 +28,7 @@ from services.notifier.records import PREFIX, channel
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
+WAKE = b"headway:wake"  # the channel of wake hints
 LOST_S = 10.0  # a subscription that is lost for so long makes this replica one to avoid
 CANARY_S = 2.0  # how often the connection is asked for an answer
 DEAF_S = 5.0  # a connection that says nothing for so long is dead, though nobody has closed it
@@ -39,12 +40,13 @@ BACKOFF_S, BACKOFF_CAP_S = 0.05, 1.0
 class Bus:
     """Hears what is published of the wanted jobs."""
 
-    def __init__(
-        self, pool: ConnectionPool, heard: Callable[[str, bytes], None], confirmed: Callable[[str], None]
-    ) -> None:
+    def __init__(self, pool: ConnectionPool, heard: Callable[[str, bytes], None], confirmed: Callable[[str], None],
+                 hinted: Callable[[], None]) -> None:  # fmt: skip
         self._pool = pool
+        self._redis = Redis(connection_pool=pool)
         self._heard = heard
         self._tell_confirmed = confirmed
+        self._tell_hinted = hinted
         self._wanted: set[str] = set()
         self._asked: set[str] = set()
         self._confirmed: set[str] = set()
@@ -55,13 +57,14 @@ class Bus:
     @classmethod
     @asynccontextmanager
     async def connect(
-        cls, url: str, heard: Callable[[str, bytes], None], confirmed: Callable[[str], None]
-    ) -> AsyncIterator[Bus]:
+        cls, url: str, heard: Callable[[str, bytes], None], confirmed: Callable[[str], None],
+        hinted: Callable[[], None] = lambda: None,
+    ) -> AsyncIterator[Bus]:  # fmt: skip
         """Make a bus with a connection of its own; `run` opens it."""
         retry = Retry(NoBackoff(), 0)
         pool = ConnectionPool.from_url(url, protocol=2, retry=retry, socket_timeout=DEAF_S, health_check_interval=0)
         try:
-            yield cls(pool, heard, confirmed)
+            yield cls(pool, heard, confirmed, hinted)
         finally:
             await pool.aclose()
 
@@ -81,6 +84,10 @@ class Bus:
         self._wanted.discard(job_id)
         self._changed.set()
 
+    async def hint(self) -> bool:
+        """Publish a wake hint; tell whether any replica heard it. Raises RedisError or OSError when Redis is away."""
+        return bool(await self._redis.publish(WAKE, b""))
+
     async def run(self) -> None:
         """Own the connection for ever: whatever breaks it, subscribe to everything wanted anew."""
         failures = 0
@@ -88,11 +95,9 @@ class Bus:
             connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
             try:
                 await connection.connect()  # type: ignore[no-untyped-call]
-                async with asyncio.TaskGroup() as group:
-                    for part in (self._listen, self._follow, self._ask):
-                        group.create_task(part(connection))
-            except* (*BROKEN, AttributeError, RuntimeError) as errors:  # the last two: see the top
-                log.warning("subscription_lost", error=_first(errors))
+                await self._use(connection)
+            except (*BROKEN, AttributeError, RuntimeError) as error:  # the last two: see the top
+                log.warning("subscription_lost", error=type(error).__name__)
             finally:
                 failures = 0 if self.connected else failures + 1
                 self._lost_at = time.monotonic() if self.connected else self._lost_at
@@ -101,6 +106,18 @@ class Bus:
                 self._confirmed.clear()
                 await connection.disconnect(nowait=True)
             await asyncio.sleep(full_jitter_s(failures, BACKOFF_S, BACKOFF_CAP_S))
+
+    async def _use(self, connection: AbstractConnection) -> None:
+        """Do all that there is to do on a connection, until something fails."""
+        # No task group: one whose part fails in the moment of its cancellation forgets that it was cancelled.
+        parts = [asyncio.create_task(part(connection)) for part in (self._listen, self._follow, self._ask)]
+        try:
+            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for part in parts:
+                part.cancel()
+            await asyncio.gather(*parts, return_exceptions=True)
+        done.pop().result()
 
     async def _listen(self, connection: AbstractConnection) -> None:
         while True:
@@ -112,6 +129,9 @@ class Bus:
                 self._take(*response)
 
     def _take(self, kind: bytes, name: bytes, data: Any) -> None:
+        if name == WAKE:
+            self._tell_hinted()  # at the confirmation, too: what was published before it may be lost
+            return
         job_id = name[len(PREFIX) : -1].decode()
         if kind == b"message":
             self._heard(job_id, data)
@@ -123,6 +143,7 @@ class Bus:
 
     async def _follow(self, connection: AbstractConnection) -> None:
         """Ask for what is wanted and has not been asked for, and leave what no longer is."""
+        await connection.send_command("SUBSCRIBE", WAKE)
         while True:
             self._changed.clear()
             new, old = self._wanted - self._asked, self._asked - self._wanted
@@ -138,10 +159,3 @@ class Bus:
         while True:
             await connection.send_command("PING")
             await asyncio.sleep(CANARY_S)
-
-
-def _first(errors: BaseExceptionGroup[Any]) -> str:
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return type(error).__name__

@@ -15,6 +15,10 @@ CLOSED = Counter("notifier_connections_closed", "How many connections were close
 WATCHED = Gauge("notifier_watched_jobs", "How many jobs does this replica watch?")
 RECONNECTS = Counter("notifier_pubsub_reconnects", "How often was the subscription to Redis made anew?")
 REFRESHED = Counter("notifier_records_read", "How many records were read for watchers?")
+WAITING = Gauge("notifier_waiting_workers", "How many workers wait for a hint here?")
+WAKES = Counter(
+    "notifier_wakes", "How many wake hints were answered to a worker, or kept since none waited?", ["outcome"]
+)
 REFUSED = Counter("notifier_refused", "How much was refused because of which limit?", ["limit"])
 DELIVERY_LATENCY = Histogram(
     "notifier_delivery_latency_seconds",
@@ -32,5 +36,7 @@ for verdict in ("accepted", *get_args(Reason)):
 for transport in ("websocket", "sse", "poll"):
     CONNECTIONS.labels(transport)
     OPENED.labels(transport)
-for limit in ("connections", "watches", "messages", "message_size", "binary", "first_message"):
+for outcome in ("answered", "kept"):
+    WAKES.labels(outcome)
+for limit in ("connections", "watches", "messages", "message_size", "binary", "first_message", "stuck"):
     REFUSED.labels(limit)

@@ -24,4 +24,5 @@ class NotifierSettings(Settings, frozen=True, kw_only=True):
     max_watches: Positive = 1_000  # jobs on one connection
     messages_per_s: Seconds = 100  # from one socket on average; as many watches as it may have come at once
     first_message_s: Seconds = 10  # within which a socket asks for something
+    stuck_s: Seconds = 30  # how long a connection may take nothing though much waits for it
     drain_s: Delay = 10  # over which open connections are closed on SIGTERM

@@ -17,6 +17,7 @@ from services.submitter.idempotency import identify, read_key
 from services.submitter.links import Links
 from services.submitter.settings import SubmitterSettings
 from services.submitter.submission import BODY_BYTES, Accepted, accept, read_form, read_json
+from services.wake import Waker
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -28,12 +29,13 @@ class Api:
     """Takes submissions."""
 
     def __init__(self, settings: SubmitterSettings, links: Links, queue: JobQueue, signer: WatchedFile[TokenSigner],
-                 callers: Callers) -> None:  # fmt: skip
+                 callers: Callers, waker: Waker) -> None:  # fmt: skip
         self._job_ttl_s = settings.job_ttl_s
         self._links = links
         self._queue = queue
         self._signer = signer
         self._callers = callers
+        self._waker = waker
 
     def routes(self) -> list[web.RouteDef]:
         """Return the API's routes."""
@@ -63,6 +65,7 @@ class Api:
             metrics.SUBMITTED.labels("error").inc()
             log.warning("queue_unavailable", error=type(error).__name__)
             raise Unavailable("The queue is away; try again.", retry_after_s=RETRY_AFTER_S) from error
+        self._waker.later(accepted.delay_s)
         metrics.SUBMITTED.labels("accepted").inc()
         log.info("job_submitted", job_id=str(message.id), kind=message.kind)
 

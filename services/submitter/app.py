@@ -17,6 +17,7 @@ from services.submitter.links import Links
 from services.submitter.pages import FOR_EVERYONE, Pages
 from services.submitter.settings import SubmitterSettings
 from services.submitter.sharing import Sharing
+from services.wake import Waker
 
 OPENAPI = Path(__file__).parent / "openapi.yaml"
 
@@ -27,16 +28,17 @@ async def submitter(settings: SubmitterSettings) -> AsyncIterator[Service]:
     links = Links(settings)
     signer = WatchedFile(settings.token_key_file, TokenSigner)
     keys = None if settings.submitter_api_keys is None else WatchedFile(settings.submitter_api_keys, read_keys)
-    async with settings.queue() as queue:
+    async with settings.queue() as queue, Waker.connect(settings.notifier_internal_url) as waker:
         parts = (
             Pages(links),
-            Api(settings, links, queue, signer, Callers(settings, keys)),
+            Api(settings, links, queue, signer, Callers(settings, keys), waker),
             Sharing(links, signer, _verifier(settings)),
         )
         yield Service(
             public=[*(route for part in parts for route in part.routes()), description(OPENAPI)],
             public_port=settings.port,
             origins=Origins(settings.origins, everyone=FOR_EVERYONE),
+            tasks={"waker": waker.run},
         )
 
 

@@ -26,6 +26,7 @@ class SubmitterSettings(QueueSettings, frozen=True, kw_only=True):
     submit_rate: Seconds = 100  # submissions a second from one caller on average
     submit_burst: Positive = 1_000  # and at once
     forwarded_hops: Annotated[int, Meta(ge=0)] = 0  # proxies in front that append to X-Forwarded-For
+    notifier_internal_url: Url | None = None  # where workers are told of a submission; else they find it by polling
     token_key_file: Path
     token_public_key_file: Path | None = None  # the notifier's; else the public half of the key above
 

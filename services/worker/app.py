@@ -8,30 +8,42 @@ from functools import partial
 
 from services.chassis import Service
 from services.settings import WatchedFile, read_keys
+from services.wake import Waker
 from services.worker.consumer import Consumer
 from services.worker.delivery import Tools
 from services.worker.depth import watch_depth
+from services.worker.hints import Hints
 from services.worker.processes import Processes
 from services.worker.registry import find_jobs
+from services.worker.reload import Reload
 from services.worker.reporter import Reporter
 from services.worker.runner import Runner
 from services.worker.settings import WorkerSettings
 
 
 @asynccontextmanager
-async def worker(settings: WorkerSettings) -> AsyncIterator[Service]:
+async def worker(settings: WorkerSettings, reload: Reload | None = None) -> AsyncIterator[Service]:
     """Open the worker's resources and hand its parts to the chassis."""
     registry = find_jobs(settings.worker_jobs)
-    keys = WatchedFile(settings.report_key_file, read_keys)
+    keys, notifier = WatchedFile(settings.report_key_file, read_keys), settings.notifier_internal_url
     async with (
         settings.queue() as queue,
-        Reporter.connect(settings.notifier_internal_url, keys, settings.heartbeat_s) as reporter,
+        Reporter.connect(notifier, keys, settings.heartbeat_s) as reporter,
+        Waker.connect(notifier) as waker,
+        Hints.connect(notifier, waker) as hints,
         Processes.open() as processes,
     ):
-        tools = Tools(queue, reporter, registry, Runner(processes), settings.lease_s, settings.job_ttl_s)
-        consumer = Consumer(tools, settings.worker_concurrency, settings.poll_max_s)
+        tools = Tools(queue, reporter, registry, Runner(processes), settings.lease_s, settings.job_ttl_s, waker)
+        consumer = Consumer(tools, hints, settings.worker_concurrency, settings.poll_max_s)
         yield Service(
-            tasks={"reporter": reporter.run, "consumer": consumer.run, "depth": partial(watch_depth, queue)},
+            tasks={
+                "reporter": reporter.run,
+                "waker": waker.run,
+                "hints": hints.run,
+                "consumer": consumer.run,
+                "depth": partial(watch_depth, queue),
+                **({} if reload is None else {"reload": partial(reload.watch, settings.worker_jobs)}),
+            },
             waiting_for=lambda: [] if consumer.polled else ["notifier and queue"],
             alive=consumer.alive,
             drain=lambda: consumer.stop(settings.grace_s),

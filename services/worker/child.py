@@ -15,12 +15,26 @@ import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from headway import Job, JobContext
 from headway.context import Done
 from headway.contracts import Json, Progress
-from services.worker.frames import LENGTH, Ended, FromProcess, Logged, Run, Save, Saved, Shown, ToProcess, Until, frame
+from services.worker.frames import (
+    LENGTH,
+    Ended,
+    FromProcess,
+    Logged,
+    Run,
+    Save,
+    Saved,
+    Shown,
+    Stop,
+    ToProcess,
+    Until,
+    frame,
+)
 from services.worker.frames import reader as reader_of
 from services.worker.outcomes import Again, Ending, raised, read_payload, succeeded
 
@@ -40,6 +54,7 @@ class Line:
         self._poll.register(line, select.POLLIN)
         self._lock = threading.Lock()
         self._until = NEVER
+        self.reason: str | None = None  # why this process shall end
         self.runs: queue.SimpleQueue[Run] = queue.SimpleQueue()
         self.saved: queue.SimpleQueue[Saved] = queue.SimpleQueue()
 
@@ -62,15 +77,21 @@ class Line:
                     case Until(until):
                         with self._lock:
                             self._until = self._until if self._until == NEVER else until
+                    case Stop(reason):
+                        self.stop(reason)
                     case saved:
                         self.saved.put(saved)
         except (EOFError, TimeoutError, ConnectionError):
             pass
-        except BaseException:
+        except Exception:
             traceback.print_exc()
-            raise
         finally:
             os.killpg(0, signal.SIGKILL)
+
+    def stop(self, reason: str) -> None:
+        """Have the handler raise, whatever it waits for; at the latest when it ends, this process does."""
+        self.reason = reason
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
     def _receive(self, length: int) -> bytes:
         received = bytearray()
@@ -163,12 +184,18 @@ def _find(module: str, kind: str) -> Job[..., Any]:
 
 
 def main(descriptor: str, level: str) -> None:
-    """Run what comes, until there is no worker any more."""
+    """Run what comes, until there is no worker any more or it says so."""
     line = Line(socket.socket(fileno=int(descriptor)))
+
+    def cancel(*_: object) -> None:
+        raise asyncio.CancelledError(line.reason or "stop")
+
+    signal.signal(signal.SIGTERM, cancel)
     logging.basicConfig(level=int(level), format="%(message)s", handlers=[Log(line)])
     threading.Thread(target=line.hear, name="line", daemon=True).start()
-    while True:
-        line.tell(run(line.runs.get(), line))
+    with suppress(asyncio.CancelledError):
+        while line.reason is None:
+            line.tell(run(line.runs.get(), line))
 
 
 if __name__ == "__main__":

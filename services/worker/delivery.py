@@ -32,6 +32,7 @@ from headway.contracts import (
     readable_id,
 )
 from headway.jobs import BACKOFF_CAP_S, BACKOFF_S
+from services.wake import Waker
 from services.worker import metrics
 from services.worker.holding import Holding
 from services.worker.lease import Lease, LeaseLost
@@ -58,6 +59,7 @@ class Tools:
     runner: Runner
     lease_s: int
     job_ttl_s: float
+    waker: Waker
 
 
 class Delivery:
@@ -139,7 +141,7 @@ class Delivery:
     async def _start(self, held: Holding) -> Outcome:
         """Ask for the start, and run the handler once it is granted: no verdict, no start."""
         message = held.message
-        if message.expires_at is not None and message.expires_at < Timestamp.now():
+        if held.expired:
             return Ending.failed("Expired", "The job was not started in time.")
         if (refused := await self._ask(held.stream)) is not None:
             return refused
@@ -201,11 +203,15 @@ class Delivery:
         match outcome:
             case Ending() | Interruption.FINISHED:
                 await self._lease.delete()
+            case Interruption.SUPERSEDED if held.expired:  # of an older generation it would come back for ever
+                await self._lease.delete()
             case Again(after_s=after_s):
-                await self._lease.release(None, int(after_s or 0))
+                if await self._lease.release(None, int(after_s or 0)):
+                    self._tools.waker.later(after_s or 0)
             case Interruption.STOPPED:
                 if await self._lease.release(held.handed_back()):
-                    await held.stream.tell("queued")
+                    await held.stream.tell("queued")  # before another worker's start can overtake it
+                    self._tools.waker.soon()
             case Interruption.REFUSED:
                 await self._poison("refused", held.text)
                 await self._lease.delete()

@@ -35,6 +35,12 @@ class Saved(Struct, frozen=True, tag=True):
     """To the process: the checkpoint is kept."""
 
 
+class Stop(Struct, frozen=True, tag=True):
+    """To the process: end the attempt, and yourself; the handler is told why."""
+
+    reason: str
+
+
 class Shown(Struct, frozen=True, tag=True):
     """From the process: how far the job is."""
 
@@ -63,7 +69,7 @@ class Ended(Struct, frozen=True, tag=True):
     where: list[str]
 
 
-ToProcess = Run | Until | Saved
+ToProcess = Run | Until | Saved | Stop
 FromProcess = Shown | Save | Logged | Ended
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from headway.contracts import MESSAGE_BYTES, JobMessage, Json, Progress, encode_message
+from headway.contracts import MESSAGE_BYTES, JobMessage, Json, Progress, Timestamp, encode_message
 from services.worker.lease import Lease
 from services.worker.stream import Stream
 
@@ -19,15 +21,25 @@ class Holding:
         self.text = text
         self.lease = lease
         self.stream = stream
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
 
     @property
     def until(self) -> float:
         """Until when the job is ours, by the monotonic clock."""
         return self.lease.held_until
 
+    @property
+    def expired(self) -> bool:
+        """Whether the job's time is over."""
+        return self.message.expires_at is not None and self.message.expires_at < Timestamp.now()
+
     def due(self, take: Callable[[], Progress]) -> None:
-        """Have progress taken with the next report."""
-        self.stream.due(take)
+        """Have progress taken with the next report, from any thread: handlers use `asyncio.to_thread`, too."""
+        if threading.get_ident() == self._thread:
+            self.stream.due(take)
+        else:
+            self._loop.call_soon_threadsafe(self.stream.due, take)
 
     async def save(self, checkpoint: Json) -> None:
         """Keep a checkpoint in the message.

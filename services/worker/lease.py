@@ -22,6 +22,7 @@ from services.worker import metrics
 
 MARGIN = 0.1  # of the lease, kept for stopping the handler
 RETRY = 0.1  # of the lease, between two tries of a renewal that failed
+RELEASES, RELEASE_PAUSE_S = 3, 0.3  # tries to hand a message back, and between them
 
 
 class Messages(Protocol):
@@ -149,6 +150,21 @@ class Lease:
         """Hand the message back, to be seen after a while, with a text when given; tell whether that could be done."""
         async with self._lock:
             if not self._doubt:
-                await self._queue.update(self._id, self._receipt, after_s, text)
+                await self._hand_back(text, after_s)
                 self._settled = True
             return self._settled
+
+    async def _hand_back(self, text: str | None, after_s: int) -> None:
+        """Try a few times: what is not handed back is nobody's until the lease ends, and that costs an attempt."""
+        for left in reversed(range(RELEASES)):
+            try:
+                await self._queue.update(self._id, self._receipt, after_s, text)
+            except AzureError as error:
+                another = isinstance(error, HttpResponseError) and gone(error)
+                if another and left < RELEASES - 1:
+                    return  # a try that seemed to fail has done it
+                if another or not left:
+                    raise
+                await asyncio.sleep(RELEASE_PAUSE_S)
+            else:
+                return

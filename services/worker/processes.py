@@ -28,6 +28,7 @@ from services.worker.frames import (
     Save,
     Saved,
     Shown,
+    Stop,
     ToProcess,
     Until,
     frame,
@@ -36,7 +37,7 @@ from services.worker.frames import (
 from services.worker.outcomes import Again
 
 BEAT_S = 1.0
-TERMINATE_S = 1.0  # what a process gets to end by itself
+UNWIND_S = 1.0  # what a handler gets to close what is open
 IDLE = os.cpu_count() or 1  # processes that wait for the next job
 _read = reader(FromProcess)
 
@@ -74,11 +75,12 @@ class Processes:
 
     async def run(self, job: Job[..., Any], attempt: Attempt, payload: Json, host: Keeper) -> Ended:
         """Run an attempt in a process; when this is cancelled, the process is ended with all that it has started."""
-        process = self._idle.pop() if self._idle else await Process.start()
+        process = await self._take()
         try:
             ended = await process.run(Run(job.handler.__module__, attempt, payload, host.until), host)
-        except BaseException:
-            await process.end()
+        except BaseException as error:
+            cancelled = isinstance(error, asyncio.CancelledError) and error.args
+            await process.end(str(error.args[0]) if cancelled else "stop")
             raise
         if ended is None:
             return Ended(Again(JobError("Crashed", f"The handler's process {await process.end()}.")), [])
@@ -87,6 +89,14 @@ class Processes:
         else:
             await process.end()
         return ended
+
+    async def _take(self) -> Process:
+        while self._idle:
+            process = self._idle.pop()
+            if process.lives:
+                return process
+            await process.end()
+        return await Process.start()
 
 
 class Process:
@@ -111,6 +121,11 @@ class Process:
             )
         return cls(process, *await asyncio.open_unix_connection(sock=ours))
 
+    @property
+    def lives(self) -> bool:
+        """Tell whether it still waits for what it is told."""
+        return self._process.returncode is None and not self._reader.at_eof()
+
     async def run(self, told: Run, host: Keeper) -> Ended | None:
         """Have an attempt run; `None` when the process has ended instead."""
         self._tell(told)
@@ -132,13 +147,17 @@ class Process:
         finally:
             beating.cancel()
 
-    async def end(self) -> str:
-        """End the process and say how it has ended."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
+    async def end(self, reason: str = "stop") -> str:
+        """End the process, with whatever it has started, and say how it has ended."""
+        self._tell(Stop(reason))
+        try:
+            async with asyncio.timeout(UNWIND_S):
+                await self._process.wait()
+        except TimeoutError:
+            pass
+        finally:
             with suppress(ProcessLookupError, PermissionError):  # macOS refuses when only zombies are left
-                os.killpg(self._process.pid, number)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), TERMINATE_S)
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._writer.close()
         code = await self._process.wait()
         return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"

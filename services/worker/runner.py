@@ -38,12 +38,11 @@ class Runner:
             if not limit.expired:
                 return Again(JobError("CancelledError", "The handler cancelled itself."))
         except (Exception, SystemExit) as error:  # sys.exit() in a handler ends the job, not the worker
-            outcome, where = raised(error)
-        if limit.expired:
-            return Again(JobError("Timeout", f"The attempt took longer than {timeout_s:g} s."))
-        if where and outcome.error is not None:
-            log.warning("handler_failed", kind=job.kind, error=outcome.error.type, where=where)
-        return outcome
+            if not limit.expired:
+                return _logged(*raised(error), job.kind)
+        else:
+            return _logged(outcome, where, job.kind)
+        return Again(JobError("Timeout", f"The attempt took longer than {timeout_s:g} s."))
 
     async def _call(
         self, job: Job[..., Any], attempt: Attempt, payload: Json, host: Keeper
@@ -55,6 +54,12 @@ class Runner:
         if inspect.iscoroutinefunction(job.handler):
             return succeeded(await job.handler(JobContext(attempt, host), decoded)), []
         return succeeded(await in_thread(job, attempt, decoded, host)), []
+
+
+def _logged(outcome: Ending | Again, where: list[str], kind: str) -> Ending | Again:
+    if where and outcome.error is not None:
+        log.warning("handler_failed", kind=kind, error=outcome.error.type, where=where)
+    return outcome
 
 
 class _Limit:

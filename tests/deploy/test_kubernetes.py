@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 from dev.environment import ROOT
 from services.chassis import Service, _probes
@@ -251,3 +253,26 @@ def test_replicas_roll_without_a_gap(folder: str) -> None:
     for service in of_kind(rendered(folder), "Deployment").values():
         assert service["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
         assert service["spec"]["replicas"] > 1
+
+
+def test_the_identity_of_the_document_enters_the_queue(tmp_path: Path) -> None:
+    """With its lines in an overlay both services that use the queue would start without a connection string."""
+    section = (ROOT / "docs/kubernetes.md").read_text().partition("### Without a connection string")[2]
+    (env,) = re.findall(r"```ini\n(.*?)```", section, re.DOTALL)
+    patches = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)[0]
+    (tmp_path / "headway.env").write_text(env)
+    production = os.path.relpath((ROOT / "deploy/k8s/overlays/production").resolve(), tmp_path.resolve())
+    head = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": "headway",
+            "resources": [production],
+            "configMapGenerator": [{"name": "headway", "behavior": "merge", "envs": ["headway.env"]}]}  # fmt: skip
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(head) + patches)
+    folder = os.path.relpath(tmp_path, ROOT / "deploy/k8s")
+    for service in ("submitter", "worker"):
+        settings = settings_of(folder, service, tmp_path)
+        assert settings.queue_connection_string is None
+        assert settings.queue_account_url.endswith(".queue.core.windows.net")
+        account = of_kind(rendered(folder), "ServiceAccount")[service]
+        assert "azure.workload.identity/client-id" in account["metadata"]["annotations"]
+        labels = of_kind(rendered(folder), "Deployment")[service]["spec"]["template"]["metadata"]["labels"]
+        assert labels["azure.workload.identity/use"] == "true"
+    assert "annotations" not in of_kind(rendered(folder), "ServiceAccount")["notifier"]["metadata"]

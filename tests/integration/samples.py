@@ -52,6 +52,16 @@ async def hopeless(_ctx: JobContext, _payload: Any) -> None:
     raise ValueError("the cable is loose")
 
 
+@job("until-mended", max_attempts=2, backoff_s=0.1)
+async def until_mended(ctx: JobContext, path: str) -> int:
+    """Fail until a file exists; then leave the job's id in it."""
+    if not Path(path).exists():
+        raise ValueError("the cable is loose")
+    with Path(path).open("a") as file:
+        file.write(f"{ctx.job_id}\n")
+    return ctx.attempt
+
+
 @job("ask-again", max_attempts=2)
 async def ask_again(ctx: JobContext, payload: tuple[str, float]) -> None:
     """Leave a mark at each start, and ask for another attempt after a while."""

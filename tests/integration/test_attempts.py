@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from headway.azure_queue import JobQueue
-from headway.contracts import JobMessage, Timestamp, decode_message
+from headway.contracts import JobMessage, Timestamp, decode_message, encode_message
 from tests.integration.test_one_job import VERSION, history
 from tests.stack import JOBS, Stack, running
 from tests.waiting import wait_until
@@ -104,3 +105,20 @@ async def test_a_thread_shows_progress_and_is_cancelled(stack: Stack, tmp_path: 
             assert (await stack.cancel(receipt))["cancel_requested"]
     assert snapshot["status"] == "cancelled"
     assert reason.read_text() == "cancel cancel"
+
+
+async def test_a_message_of_an_older_generation_goes_once_its_time_is_over(stack: Stack) -> None:
+    """Until then it is left alone; nobody would ever take it off the queue otherwise."""
+    receipt = await stack.submit(delay_s=3600)
+    await stack.report(receipt, generation=1)
+    async with JobQueue.connect(stack.env["QUEUE_CONNECTION_STRING"], "jobs", VERSION) as queue:
+        before = (await queue.depth()).messages
+        superseded = await stack.metric('jobs_finished_total{outcome="superseded"}', "worker")
+        await queue.send(encode_message(JobMessage(id=UUID(receipt["id"]), expires_at=Timestamp.now().after(-1))))
+
+        async def gone() -> bool:
+            handled = await stack.metric('jobs_finished_total{outcome="superseded"}', "worker") > superseded
+            return handled and (await queue.depth()).messages == before
+
+        await wait_until(gone)
+    assert (await stack.snapshot(receipt["id"], receipt["token"]))["status"] == "running"

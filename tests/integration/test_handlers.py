@@ -32,6 +32,11 @@ def lives(pid: int) -> bool:
     return False
 
 
+def logged(stack: Stack) -> list[str]:
+    """Return what the worker has logged."""
+    return (stack.folder / "logs/worker.log").read_text().splitlines()
+
+
 async def test_a_process_shows_its_steps(stack: Stack, tmp_path: Path) -> None:
     """Watchers see one bar move through all steps; what the handler logs names its job."""
     receipt = await stack.submit("in-process", {"mark": str(tmp_path / "seen")})
@@ -42,8 +47,7 @@ async def test_a_process_shows_its_steps(stack: Stack, tmp_path: Path) -> None:
     assert len([percent for percent in percents if 25 < percent < 100]) > 5
     assert (percents[-1], progress[-1]["message"]) == (100.0, "second: parts")
     assert seen[-1]["result"] not in (stack.pid("worker"), None)
-    line = next(line for line in (stack.folder / "logs/worker.log").read_text().splitlines() if "first_step" in line)
-    assert receipt["id"] in line
+    (line,) = [line for line in logged(stack) if "first_step" in line and receipt["id"] in line]
     assert str(tmp_path / "seen") in line
 
 

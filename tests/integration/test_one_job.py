@@ -48,7 +48,7 @@ def minted(stack: Stack, job_id: str) -> str:
 
 async def test_watcher_sees_every_step(stack: Stack) -> None:
     """A watcher sees the countdown's ten steps in order, and versions that only rise."""
-    receipt = await stack.submit("countdown", {"steps": 10, "delay_s": 0.05})
+    receipt = await stack.submit("countdown", {"steps": 10, "delay_s": 0.05}, delay_s=1)  # the watcher is there first
     seen = await history(stack, receipt["token"])
     versions = [job["version"] for job in seen]
     assert versions == sorted(set(versions))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import threading
@@ -40,12 +41,16 @@ def fails(_ctx: JobContext, payload: str) -> None:
 
 @job("hangs", process=True)
 def hangs(_ctx: JobContext, payload: str) -> None:
-    """Never end, with a child that does not end either; write down both process ids."""
+    """Never end, with a child that does not end either; write down both process ids, and why it was to end."""
     child = subprocess.Popen(["sleep", "1000"])
     draft = Path(payload).with_suffix(".new")
     draft.write_text(f"{os.getpid()} {child.pid}")
     draft.rename(payload)
-    time.sleep(1000)
+    try:
+        time.sleep(1000)
+    except asyncio.CancelledError as error:
+        Path(payload).write_text(f"{os.getpid()} {child.pid} {error}")
+        raise
 
 
 @job("keeps", process=True)
@@ -68,3 +73,14 @@ def leaves(ctx: JobContext, payload: int) -> int:
 
     threading.Thread(target=go_on, daemon=True).start()
     return os.getpid()
+
+
+@job("stubborn", process=True)
+def stubborn(_ctx: JobContext, payload: str) -> None:
+    """Never end, whatever is asked."""
+    while True:
+        try:
+            Path(payload).write_text(str(os.getpid()))
+            time.sleep(1000)
+        except asyncio.CancelledError:
+            pass

@@ -100,6 +100,16 @@ def test_a_minted_link_leads_to_the_page(keys: Path, capsys: pytest.CaptureFixtu
         ["watch", "-", "--token-stdin"],
         ["cancel", str(JOB_ID)],
         ["cancel", f"http://h/jobs/{JOB_ID}#t", f"http://h/jobs/{JOB_ID}#t"],
+        ["poison"],
+        ["poison", "show"],
+        ["poison", "discard"],
+        ["poison", "redrive"],
+        ["poison", "redrive", str(JOB_ID), "--all"],
+        ["poison", "redrive", "--all", "--ttl", "0"],
+        ["poison", "redrive", "--all", "--ttl", "nan"],
+        ["poison", "redrive", "--all", "--ttl", "inf"],
+        ["poison", "redrive", "--all", "--no-token", "--link", "http://h"],
+        ["poison", "redrive", "--all", "--link", "h"],
     ],
 )
 def test_a_wrong_call_ends_with_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,9 +223,9 @@ def test_refusals_have_their_codes(trouble: Exception, code: int, capsys: pytest
     assert capsys.readouterr().err == f"headway: {trouble}\n"
 
 
-def test_without_aiohttp_and_rich_keys_and_tokens_are_made(tmp_path: Path) -> None:
-    """Only what talks to a service needs more packages, and names them."""
-    code = "import sys; sys.modules['aiohttp'] = sys.modules['rich'] = None\n"
+def test_without_further_packages_keys_and_tokens_are_made(tmp_path: Path) -> None:
+    """Only what talks to a service or to the queue needs more packages, and names them."""
+    code = "import sys; sys.modules['aiohttp'] = sys.modules['rich'] = sys.modules['azure'] = None\n"
     code += "from headway.cli import main; sys.exit(main(sys.argv[1:]))"
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -226,11 +236,14 @@ def test_without_aiohttp_and_rich_keys_and_tokens_are_made(tmp_path: Path) -> No
     refused = run("submit", "k")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr == "headway: aiohttp is not installed: pip install 'headway[cli]'\n"
+    refused = run("poison", "list")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == "headway: azure.core is not installed: pip install 'headway[queue]'\n"
 
 
 def test_job_authors_need_no_aiohttp() -> None:
-    """`import headway` brings in neither aiohttp nor rich."""
-    code = "import sys, headway; sys.exit(bool({'aiohttp', 'rich'} & set(sys.modules)))"
+    """`import headway` brings in neither aiohttp, nor rich, nor the queue's client."""
+    code = "import sys, headway; sys.exit(bool({'aiohttp', 'rich', 'azure'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

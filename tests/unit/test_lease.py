@@ -281,6 +281,37 @@ def test_what_is_settled_is_not_renewed() -> None:
     on_jumping_loop(test)
 
 
+FAILURES = [ServiceResponseError("connection reset"), answered("InternalError"), UNSENT]
+
+
+@pytest.mark.parametrize("error", FAILURES, ids=["lost response", "error 500", "unsent"])
+@pytest.mark.parametrize("then", [[], [failing(answered("PopReceiptMismatch"))]], ids=["not done", "done"])
+def test_handing_back_is_tried_again(error: AzureError, then: list[Any]) -> None:
+    """A failure does not keep the job from everybody until the lease ends; a mismatch then says that it was done."""
+
+    async def test(lease: Lease, messages: FakeMessages) -> None:
+        messages.script = [failing(error), *then]
+        assert await lease.release("text")
+        assert messages.whats() == ["release text 0"] * 2
+        assert now() < 1
+
+    on_jumping_loop(test)
+
+
+@pytest.mark.parametrize(("error", "tries"), [(FAILURES[0], 3), (answered("PopReceiptMismatch"), 1)])
+def test_what_cannot_be_handed_back_is_left_to_come_back(error: AzureError, tries: int) -> None:
+    """A service that stays away is not waited for, and another worker's message is let alone at once."""
+
+    async def test(lease: Lease, messages: FakeMessages) -> None:
+        messages.otherwise = failing(error)
+        with pytest.raises(type(error)):
+            await lease.release("text")
+        assert messages.whats() == ["release text 0"] * tries
+        assert now() < 1
+
+    on_jumping_loop(test)
+
+
 def test_the_end_of_the_lease_moves_with_each_renewal() -> None:
     """`until` is what reports tell: the confirmed lease on this machine's clock."""
 

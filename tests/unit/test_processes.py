@@ -67,7 +67,7 @@ def lives(pid: int) -> bool:
 async def pids(file: Path) -> list[int]:
     """Wait for the process ids that the `hangs` job writes."""
     await wait_until(file.exists)
-    return [int(word) for word in file.read_text().split()]
+    return [int(word) for word in file.read_text().split()[:2]]
 
 
 async def test_a_process_shows_its_progress_and_is_kept_for_the_next_job(processes: Processes) -> None:
@@ -78,6 +78,14 @@ async def test_a_process_shows_its_progress_and_is_kept_for_the_next_job(process
     assert host.progress[-1] == Progress(20_000, 20_000)
     assert len(host.progress) < 2_000
     assert result(await run(processes, "pid", 1)) == first
+
+
+async def test_a_process_that_has_died_meanwhile_is_no_job_s_failure(processes: Processes) -> None:
+    """The next job gets another one."""
+    idle = result(await run(processes, "pid", 1))
+    os.kill(idle, signal.SIGKILL)
+    await wait_until(lambda: not any(process.lives for process in processes._idle))
+    assert result(await run(processes, "pid", 1)) != idle
 
 
 async def test_two_jobs_at_once_have_two_processes(processes: Processes) -> None:
@@ -141,6 +149,18 @@ async def test_a_cancelled_process_ends_with_all_that_it_has_started(
         ending = await running
         assert (ending.status, ending.error and ending.error.type) == ("retrying", "Timeout")
     await wait_until(lambda: not any(map(lives, started)))
+    assert file.read_text().split()[2] == way  # it was told
+
+
+async def test_a_process_that_goes_on_all_the_same_is_killed(processes: Processes, tmp_path: Path) -> None:
+    """Nobody waits for it for long."""
+    file = tmp_path / "pid"
+    running = asyncio.create_task(run(processes, "stubborn", str(file)))
+    pid = int(await wait_until(lambda: file.exists() and file.read_text()))
+    running.cancel("stop")
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await wait_until(lambda: not lives(pid))
 
 
 async def test_a_process_ends_itself_when_its_job_may_be_another_worker_s(processes: Processes, tmp_path: Path) -> None:
@@ -158,7 +178,7 @@ async def test_a_process_ends_itself_when_its_job_may_be_another_worker_s(proces
 async def test_a_process_lives_on_while_its_job_is_held(processes: Processes, tmp_path: Path) -> None:
     """Each renewal is told in time."""
     host = Keeper()
-    host.until = time.monotonic() + 2
+    host.until = time.monotonic() + 4
     file = tmp_path / "pids"
     running = asyncio.create_task(run(processes, "hangs", str(file), host))
     started = await pids(file)

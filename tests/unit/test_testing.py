@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from headway import Fail, JobContext, job
+from headway import Fail, Job, JobContext, job
 from headway.contracts import CHECKPOINT_BYTES, RESULT_BYTES
 from headway.testing import Run, run, run_async
 
@@ -109,3 +109,19 @@ def test_what_a_handler_raises_comes_out() -> None:
 
     with pytest.raises(Fail, match="No photos"):
         run(fails)
+
+
+@pytest.mark.parametrize("made", [in_loop, beside])
+def test_a_handler_is_cancelled_where_the_test_wants_it(made: Job[..., Any]) -> None:
+    """It is told why, and what it had kept by then stands."""
+    with pytest.raises(asyncio.CancelledError, match="stop"):
+        run(made, Photos(10), cancel_after=3, reason="stop")
+
+
+async def test_a_test_in_a_loop_outlives_the_cancellation() -> None:
+    """It is the handler's alone."""
+    with pytest.raises(asyncio.CancelledError):
+        await run_async(in_loop, Photos(10), cancel_after=3)
+    task = asyncio.current_task()
+    assert task is not None
+    assert not task.cancelling()

@@ -14,7 +14,9 @@ from uuid import uuid4
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
     Encoding,
     NoEncryption,
     PrivateFormat,
@@ -235,3 +237,11 @@ def test_keys_may_be_made_by_several_at_once(tmp_path: Path) -> None:
     assert (
         TokenVerifier((tmp_path / "keys/token.pub.pem").read_text()).verify(signer.sign(given)).job_id == given.job_id
     )
+
+
+def test_an_encrypted_key_is_refused() -> None:
+    """Nobody is there to ask for its password."""
+    key = Ed25519PrivateKey.generate()
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x"))
+    with pytest.raises(ValueError, match="encrypted"):
+        TokenSigner(pem.decode())

@@ -69,6 +69,13 @@ class Outlet(ABC):
     def beat(self) -> None:  # noqa: B027
         """Show that this side lives, and see whether the other does."""
 
+    def stuck_s(self, now: float) -> float:  # noqa: ARG002
+        """Return for how long nothing has been taken though too much waits."""
+        return 0.0
+
+    def give_up(self) -> None:  # noqa: B027
+        """Close, since the other side takes nothing."""
+
     @abstractmethod
     def check(self) -> None:
         """Let go of a connection whose other side has left."""
@@ -80,6 +87,9 @@ class Outlet(ABC):
 
 class Pipe(Outlet):
     """An outlet that bytes are written to for as long as it is open."""
+
+    _waiting = 0  # bytes, when the connection was last looked at
+    _stuck_since: float | None = None
 
     @abstractmethod
     def spell(self, snapshot: Snapshot) -> bytes:
@@ -110,6 +120,21 @@ class Pipe(Outlet):
     def slow(self) -> bool:
         """Tell whether too much waits already."""
         return self._connection.get_write_buffer_size() > BUFFER_BYTES
+
+    def stuck_s(self, now: float) -> float:
+        """Return for how long nothing has been taken though too much waits."""
+        before, self._waiting = self._waiting, self._connection.get_write_buffer_size()
+        if self._waiting <= BUFFER_BYTES or self._waiting < before:
+            self._stuck_since = None
+            return 0.0
+        if self._stuck_since is None:
+            self._stuck_since = now
+        return now - self._stuck_since
+
+    def give_up(self) -> None:
+        """End a connection that takes nothing."""
+        metrics.REFUSED.labels("stuck").inc()
+        self.abort()
 
     def write(self, data: bytes) -> None:
         """Write ready bytes, unless the connection is closing."""
@@ -208,6 +233,8 @@ class Outlets:
             ticked_at = now
             for outlet in list(self._open):
                 outlet.check()
+                if outlet.stuck_s(now) > self._settings.stuck_s:
+                    outlet.give_up()
             if now - beaten_at >= self._settings.ping_s:
                 beaten_at = now
                 for outlet in list(self._open):

@@ -62,7 +62,7 @@ class Connection(Pipe):
         self.socket = socket
         self.asked = False  # whether it has sent anything that makes sense
         self._heard_at = self._opened_at = now = time.monotonic()
-        self._refusal: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._settings = settings
         # A page asks for all its jobs at once, and cancels and leaves them at once.
         self._allowance = Allowance(settings.messages_per_s, settings.messages_per_s + 2 * settings.max_watches, now)
@@ -105,9 +105,15 @@ class Connection(Pipe):
     def check(self) -> None:
         """Close a connection that asks for nothing; one whose peer has left ends by itself."""
         late = time.monotonic() - self._opened_at > self._settings.first_message_s
-        if late and not self.asked and self._refusal is None:
+        if late and not self.asked and self._closing is None:
             refusal = self.refuse("first_message", WSCloseCode.POLICY_VIOLATION, "ask for something")
-            self._refusal = asyncio.create_task(refusal)
+            self._closing = asyncio.create_task(refusal)
+
+    def give_up(self) -> None:
+        """Close with a code, which a peer that begins to read still gets."""
+        if self._closing is None:
+            refusal = self.refuse("stuck", WSCloseCode.TRY_AGAIN_LATER, "reads too slowly")
+            self._closing = asyncio.create_task(refusal)
 
     async def refuse(self, limit: str, code: WSCloseCode, reason: str) -> None:
         """Close, since the client asks for more than it may."""

@@ -1,0 +1,1 @@
+"""A job for Headway: pictures, their thumbnails, and a contact sheet."""

@@ -1,0 +1,34 @@
+"""Minting tokens in a terminal: the options of it, and whether a token is printed or a link that has it."""
+
+from __future__ import annotations
+
+import os
+from argparse import ArgumentParser
+from pathlib import Path
+
+from headway.links import http_url
+from headway.tokens import Pass, TokenSigner
+
+LOCAL_KEY = ".headway/keys/token.pem"
+WEEK_S = 7 * 86_400
+
+
+def add_options(parser: ArgumentParser, ttl_help: str) -> None:
+    """Add `--ttl`, `--key` and `--link`."""
+    parser.add_argument("--ttl", type=float, default=WEEK_S, metavar="SECONDS", help=ttl_help)
+    parser.add_argument("--key", type=Path, default=os.environ.get("TOKEN_KEY_FILE", LOCAL_KEY), metavar="FILE",
+                        help="the private key (default: $TOKEN_KEY_FILE, or %(default)s)")  # fmt: skip
+    parser.add_argument("--link", type=http_url, metavar="URL", help="print a link to the job's page at this submitter")
+
+
+class Mint:
+    """Makes what opens a job: a token, or with a submitter's address the link to the job's page."""
+
+    def __init__(self, key: Path, base: str | None) -> None:
+        self._signer = TokenSigner(key.read_text())
+        self._base = base
+
+    def make(self, granted: Pass) -> str:
+        """Return the token or the link."""
+        token = self._signer.sign(granted)
+        return token if self._base is None else f"{self._base}/jobs/{granted.job_id}#{token}"

@@ -1,0 +1,228 @@
+"""`headway poison`: what operators do with what no worker could handle.
+
+The queue's client is imported when a command runs. What the queue says is anybody's, and printed accordingly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import msgspec
+from msgspec import Struct
+
+from headway import minting, queue_access
+from headway.contracts import DEFAULT_ATTEMPTS, JobMessage, Timestamp, encode, shortened
+from headway.lines import printable, printable_json
+from headway.tokens import Pass
+
+if TYPE_CHECKING:
+    from headway.poison import Case, Poison
+
+PROBLEM_CHARACTERS = 200
+ID = "a job's id, or a message's where it has none"
+SPANS = ((86_400, "days"), (3_600, "h"), (60, "min"), (1, "s"))
+Act = Callable[["Poison", argparse.Namespace], Awaitable[int]]
+
+
+class Row(Struct, kw_only=True):
+    """A case as `list --json` prints it."""
+
+    id: UUID | None
+    message_id: str
+    kind: str | None = None
+    generation: int | None = None
+    max_attempts: int | None = None
+    submitted_at: Timestamp | None = None
+    poisoned_at: Timestamp
+    messages: int
+    problem: str | None
+
+
+class Redriven(Struct):
+    """A redriven job as `redrive --json` prints it."""
+
+    id: UUID
+    kind: str
+    generation: int
+    expires_at: Timestamp
+    token: str | None
+    link: str | None
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the commands and their options."""
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    listing = _add(commands, "list", "print a line for each job", _list)
+    listing.add_argument("--json", action="store_true", help="print lines of JSON")
+    _add(commands, "show", "print a message, its payload too", _show).add_argument("id", metavar="ID", help=ID)
+    _add(commands, "discard", "remove a job's messages", _discard).add_argument("id", metavar="ID", help=ID)
+
+    redrive = _add(commands, "redrive", "let a job run again, with all its attempts, and print a token", _redrive)
+    redrive.add_argument("id", nargs="?", metavar="ID", help=ID)
+    redrive.add_argument(
+        "--all", action="store_true", help="all jobs that can be read; prints a line with id and token for each"
+    )
+    minting.add_options(redrive, "how long the job and its token live from now on (7 days)")
+    redrive.add_argument("--no-token", action="store_true", help="print the id alone; no key is needed")
+    redrive.add_argument("--json", action="store_true", help="print lines of JSON")
+    redrive.set_defaults(run=lambda options: _checked(redrive, options))
+
+
+def _add(commands: Any, name: str, told: str, act: Act) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=told)
+    parser.add_argument("--queue", metavar="NAME", help="the queue of jobs (default: $QUEUE_NAME, or jobs)")
+    parser.set_defaults(run=lambda options: _run(act, options), extra="queue")
+    return parser
+
+
+def _checked(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    """Refuse a wrong call, and to begin without the key, before anything is touched."""
+    if (options.id is None) != options.all:
+        parser.error("expected either an ID or --all")
+    if not 0 < options.ttl < float("inf"):
+        parser.error("argument --ttl: expected seconds")
+    if options.no_token and options.link is not None:
+        parser.error("argument --link: a link has a token")
+    try:
+        options.mint = None if options.no_token else minting.Mint(options.key, options.link)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"no key to sign tokens with, and without --no-token one is needed: {error}") from error
+    return _run(_redrive, options)
+
+
+def _run(act: Act, options: argparse.Namespace) -> int:
+    """Open the queue and act; what it refuses is a line on stderr and an exit code."""
+    from azure.core.exceptions import AzureError
+
+    from headway.poison import Poison
+
+    access = queue_access.find(os.environ, options.queue)
+
+    async def session() -> int:
+        async with Poison.connect(*access) as poison:
+            return await act(poison, options)
+
+    try:
+        return asyncio.run(session())
+    except AzureError as error:
+        _complain(error.message.partition("\n")[0] or type(error).__name__)
+        return 1
+
+
+def _complain(trouble: object) -> None:
+    print(f"headway: {printable(str(trouble))}", file=sys.stderr)
+
+
+async def _list(poison: Poison, options: argparse.Namespace) -> int:
+    async with poison.cases() as cases:
+        pass
+    for case in cases:
+        print(printable_json(encode(_row(case)).decode()) if options.json else _line(case))
+    return 0
+
+
+def _row(case: Case) -> Row:
+    chief, message = case.chief, case.chief.message
+    row = Row(
+        id=chief.job_id,
+        message_id=chief.received.id,
+        poisoned_at=chief.received.inserted_at,
+        messages=len(case.messages),
+        problem=chief.problem,
+    )
+    if message is not None:
+        row.kind, row.generation, row.max_attempts = message.kind, message.generation, message.max_attempts
+        row.submitted_at = message.submitted_at
+    return row
+
+
+def _line(case: Case) -> str:
+    chief, message = case.chief, case.chief.message
+    if message is None:
+        parts = [f"{case.id} unreadable: {shortened(chief.problem or '', PROBLEM_CHARACTERS)}"]
+    else:
+        parts = [f"{case.id} {message.kind}", f"generation {message.generation}"]
+        if message.max_attempts != DEFAULT_ATTEMPTS:  # else the kind's own number, which the message does not have
+            parts.append(f"up to {message.max_attempts} attempts")
+        if message.submitted_at is not None:
+            parts.append(f"submitted {message.submitted_at}")
+    parts.append(f"poisoned {span(Timestamp.now() - chief.received.inserted_at)} ago")
+    if len(case.messages) > 1:
+        parts.append(f"{len(case.messages)} messages")
+    return printable(", ".join(parts))
+
+
+def span(milliseconds: int) -> str:
+    """Write how long something is, in the greatest unit that it has at least two of."""
+    seconds = max(0, milliseconds // 1000)
+    size, unit = next((one for one in SPANS if seconds >= 2 * one[0]), SPANS[-1])
+    return f"{seconds // size} {unit}"
+
+
+async def _show(poison: Poison, options: argparse.Namespace) -> int:
+    async with poison.cases() as cases:
+        case = _find(cases, options.id)
+    shown = next((one for one in case.messages if one.received.id == options.id), case.chief)
+    if shown.message is None:
+        print("\n".join(map(printable, shown.received.text.splitlines())))
+    else:
+        print(printable_json(msgspec.json.format(encode(shown.message), indent=2).decode()))
+    return 0
+
+
+async def _discard(poison: Poison, options: argparse.Namespace) -> int:
+    async with poison.cases() as cases:
+        case = _find(cases, options.id)
+        await poison.discard(case)
+    print(f"discarded {case.id}, {len(case.messages)} message{'s' * (len(case.messages) > 1)}")
+    return 0
+
+
+async def _redrive(poison: Poison, options: argparse.Namespace) -> int:
+    from headway.poison import Unredrivable, each
+
+    code = 0
+
+    async def redrive(case: Case) -> None:
+        nonlocal code
+        try:
+            message = await poison.redrive(case, Timestamp.now().after(options.ttl))
+        except Unredrivable as trouble:  # the others still can be
+            _complain(trouble)
+            code = 1
+        else:
+            print(_told(message, options), flush=True)
+
+    async with poison.cases() as cases:
+        await each(cases if options.all else [_find(cases, options.id)], redrive)
+    return code
+
+
+def _told(message: JobMessage, options: argparse.Namespace) -> str:
+    """Write what a script goes on with: token or link, beside the id where there are several jobs."""
+    assert message.submitted_at is not None  # noqa: S101 - as Case.redriven has it
+    assert message.expires_at is not None  # noqa: S101
+    mint: minting.Mint | None = options.mint
+    granted = Pass(job_id=message.id, kind=message.kind, submitted_at=message.submitted_at,
+                   expires_at=message.expires_at)  # fmt: skip
+    made = None if mint is None else mint.make(granted)
+    if options.json:
+        token, link = made and made.rpartition("#")[2], made if options.link else None
+        told = Redriven(message.id, message.kind, message.generation, message.expires_at, token, link)
+        return printable_json(encode(told).decode())
+    if made is None:
+        return str(message.id)
+    return f"{message.id} {made}" if options.all and not options.link else made
+
+
+def _find(cases: list[Case], named: str) -> Case:
+    for case in cases:
+        if case.has(named):
+            return case
+    raise ValueError(f"no poison message of job {printable(named)}")

@@ -1,0 +1,105 @@
+"""Whoever watches many jobs over one socket, opens it again whenever it is lost, and forgets nothing of what it saw."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import aiohttp
+
+from tests.stack import ENDED, Stack
+
+Snapshot = dict[str, Any]
+PAUSE_S = 0.1  # between two tries to connect
+
+
+class Audience:
+    """What has been shown of each job, in the order of its coming."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.seen: dict[str, list[Snapshot]] = defaultdict(list)
+        self.sockets = 0
+        self._stack = stack
+        self._receipts: list[dict[str, Any]] = []
+        self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._news = asyncio.Event()
+
+    async def watch(self, receipt: dict[str, Any]) -> None:
+        """Watch one more job."""
+        self._receipts.append(receipt)
+        if self._socket is not None:
+            await self._ask(self._socket, receipt)
+
+    def last(self, job_id: str) -> Snapshot:
+        """Return what was shown of a job last."""
+        return self.seen[job_id][-1]
+
+    def status(self, job_id: str) -> str | None:
+        """Return a job's status as it was shown last."""
+        return self.seen[job_id][-1]["status"] if self.seen[job_id] else None
+
+    def having(self, *statuses: str) -> set[str]:
+        """Name the jobs that have one of these statuses."""
+        return {receipt["id"] for receipt in self._receipts if self.status(receipt["id"]) in statuses}
+
+    async def all_have(self, job_ids: set[str], *statuses: str, timeout_s: float = 20) -> None:
+        """Wait until all of these jobs have one of these statuses."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not job_ids <= self.having(*statuses):
+                    self._news.clear()
+                    await self._news.wait()
+        missing = {job_id: self.status(job_id) for job_id in job_ids - self.having(*statuses)}
+        assert not missing, f"not {statuses} within {timeout_s} s: {missing}"
+
+    async def run(self) -> None:
+        """Watch for ever."""
+        while True:
+            with suppress(aiohttp.ClientError, OSError):
+                async with self._stack.session.ws_connect(f"{self._stack.env['LIVE_URL']}/live") as socket:
+                    self.sockets += 1
+                    for receipt in self._receipts:  # those too that come meanwhile
+                        await self._ask(socket, receipt)
+                    self._socket = socket
+                    async for message in socket:
+                        self._take(message.json())
+            self._socket = None
+            await asyncio.sleep(PAUSE_S)
+
+    def _take(self, told: dict[str, Any]) -> None:
+        if (job := told.get("job")) is not None:
+            self.seen[job["id"]].append(job)
+            self._news.set()
+        assert told.get("error", {"code": "unknown"})["code"] == "unknown", told
+
+    async def _ask(self, socket: aiohttp.ClientWebSocketResponse, receipt: dict[str, Any]) -> None:
+        seen = self.seen[receipt["id"]]
+        known = {"version": seen[-1]["version"]} if seen and seen[-1]["version"] else {}
+        with suppress(ConnectionError):  # the socket is being lost, and the next one asks again
+            await socket.send_json({"watch": receipt["token"], **known})
+
+    def misled(self) -> list[str]:
+        """Say where a version went down, or something came after an ending."""
+        return [
+            f"{job_id}: {[(job['version'], job['status']) for job in (before, after)]}"
+            for job_id, jobs in self.seen.items()
+            for before, after in itertools.pairwise(jobs)
+            if before["version"] > after["version"] or (before["status"] in ENDED and before != after)
+        ]
+
+
+@asynccontextmanager
+async def audience(stack: Stack) -> AsyncIterator[Audience]:
+    """Watch until the block ends."""
+    watching = Audience(stack)
+    task = asyncio.create_task(watching.run())
+    try:
+        yield watching
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

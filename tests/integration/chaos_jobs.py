@@ -1,0 +1,138 @@
+"""Jobs that write down what they do, for the tests that kill, freeze and cut off who runs them."""
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+
+from msgspec import Struct
+
+from headway import Fail, JobContext, Retry, job
+from tests.integration.effects import journal
+
+TICK_S = 0.1
+
+
+class Steps(Struct, frozen=True):
+    """How much a job does."""
+
+    steps: int = 4
+    step_s: float = 0.1
+    retries: int = 0  # the attempts that are in vain
+
+
+@job("steps", max_attempts=20)
+async def steps(ctx: JobContext, payload: Steps) -> int:
+    """Do some steps, in as many attempts as it takes."""
+    with journal(ctx) as write:
+        for number in range(payload.steps):
+            await asyncio.sleep(payload.step_s)
+            write(f"step {number}")
+            ctx.progress(number + 1, payload.steps)
+            if ctx.attempt <= payload.retries:
+                raise Retry(after_s=0)
+        return payload.steps
+
+
+@job("steps-in-thread", max_attempts=20)
+def steps_in_thread(ctx: JobContext, payload: Steps) -> int:
+    """Do some steps in a thread."""
+    with journal(ctx) as write:
+        for number in range(payload.steps):
+            time.sleep(payload.step_s)
+            ctx.progress(number + 1, payload.steps)
+            write(f"step {number}")
+        return payload.steps
+
+
+@job("steps-in-process", max_attempts=20, process=True)
+def steps_in_process(ctx: JobContext, payload: Steps) -> int:
+    """Do some steps in a process."""
+    with journal(ctx, os.getppid()) as write:
+        for number in range(payload.steps):
+            time.sleep(payload.step_s)
+            ctx.progress(number + 1, payload.steps)
+            write(f"step {number}")
+        return payload.steps
+
+
+@job("checkpoints", max_attempts=20)
+async def checkpoints(ctx: JobContext, payload: Steps) -> int:
+    """Do some steps, and none again that an earlier attempt has kept."""
+    with journal(ctx) as write:
+        for number in range(ctx.checkpoint_value or 0, payload.steps):
+            await asyncio.sleep(payload.step_s)
+            write(f"step {number}")
+            await ctx.checkpoint(number + 1)
+            write(f"saved {number}")
+        return payload.steps
+
+
+@job("deadly-checkpoints", max_attempts=10)
+async def deadly_checkpoints(ctx: JobContext, payload: Steps) -> int:
+    """Do some steps, and kill the worker the moment that one is kept."""
+    with journal(ctx) as write:
+        for number in range(ctx.checkpoint_value or 0, payload.steps):
+            write(f"step {number}")
+            await ctx.checkpoint(number + 1)
+            write(f"saved {number}")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return payload.steps
+
+
+@job("fails", max_attempts=20)
+async def fails(ctx: JobContext, payload: Steps) -> None:
+    """Do a step, and fail for good."""
+    with journal(ctx) as write:
+        await asyncio.sleep(payload.step_s)
+        write("step 0")
+        raise Fail("The album is empty.")
+
+
+@job("hopeless", max_attempts=20)
+async def hopeless(ctx: JobContext, payload: Steps) -> None:
+    """Fail at every attempt."""
+    with journal(ctx):
+        raise Retry("The album is locked.", after_s=0)
+
+
+@job("hold", max_attempts=20)
+async def hold(ctx: JobContext, gate: str) -> int:
+    """Go on until there is a file of that name; return the attempt that saw it."""
+    with journal(ctx) as write:
+        while not Path(gate).exists():
+            write("step")
+            ctx.progress(ctx.attempt)
+            await asyncio.sleep(TICK_S)
+        return ctx.attempt
+
+
+@job("hold-in-thread", max_attempts=20)
+def hold_in_thread(ctx: JobContext, gate: str) -> int:
+    """Go on in a thread until there is a file of that name; return the attempt that saw it."""
+    with journal(ctx) as write:
+        while not Path(gate).exists():
+            write("step")
+            ctx.progress(ctx.attempt)
+            time.sleep(TICK_S)
+        return ctx.attempt
+
+
+@job("hold-in-process", max_attempts=20, process=True)
+def hold_in_process(ctx: JobContext, gate: str) -> int:
+    """Go on in a process until there is a file of that name; return the attempt that saw it."""
+    with journal(ctx, os.getppid()) as write:
+        while not Path(gate).exists():
+            write("step")
+            ctx.progress(ctx.attempt)
+            time.sleep(TICK_S)
+        return ctx.attempt
+
+
+@job("nap", max_attempts=20)
+async def nap(ctx: JobContext, seconds: float) -> int:
+    """Sleep; return the attempt that did."""
+    with journal(ctx):
+        await asyncio.sleep(seconds)
+        return ctx.attempt

@@ -1,0 +1,127 @@
+"""Workers beside a running system, real processes that a test starts, stops, freezes and kills."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from dev.environment import ROOT, answer, programs
+from tests.integration.effects import LOG, Effects
+from tests.stack import Stack
+from tests.waiting import free_ports, metric
+
+ALONE = {"WORKER_QUEUE_NAME": "nobody", "WORKER_POLL_MAX_S": "10"}  # the system's own worker leaves the jobs alone
+LEASE_S, HEARTBEAT_S = 3, 1.0
+EXIT_S = 20
+
+
+class Worker:
+    """A worker that is started again and again."""
+
+    def __init__(self, env: dict[str, str], folder: Path) -> None:
+        self._env = env
+        command = (sys.executable, "-m", "services.worker")  # as in production: without --reload
+        self._program = programs(env, folder)[1][-1]._replace(command=command)
+        self._log = folder / f"worker-{env['WORKER_INTERNAL_PORT']}.log"
+        self._process: asyncio.subprocess.Process
+
+    @property
+    def pid(self) -> int:
+        """The process id of now."""
+        return self._process.pid
+
+    @property
+    def internal(self) -> str:
+        """Where its internal listener is."""
+        return f"http://{self._program.host}:{self._program.port}"
+
+    @property
+    def log(self) -> str:
+        """What it has logged in all its lives."""
+        return self._log.read_text()
+
+    async def start(self) -> None:
+        """Start it and wait until it is ready."""
+        with self._log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._program.command, cwd=ROOT, env=self._env, stdout=log, stderr=log
+            )
+        ready = asyncio.create_task(answer([self._program]))
+        ended = asyncio.create_task(self._process.wait())
+        try:
+            await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED, timeout=30)
+            assert ready.done(), f"the worker has not become ready:\n{self.log[-2000:]}"
+        finally:
+            ready.cancel()
+            ended.cancel()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal; it may have gone already."""
+        with suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    async def kill(self) -> None:
+        """Kill it."""
+        self.signal(signal.SIGKILL)
+        await self._process.wait()
+
+    async def stop(self) -> float:
+        """Ask it to stop; return the monotonic time of its exit, which must be a clean one."""
+        self.signal(signal.SIGTERM)
+        code = await asyncio.wait_for(self._process.wait(), EXIT_S)
+        exited_at = time.monotonic()
+        assert code == 0, f"the worker has ended with {code}:\n{self.log[-2000:]}"
+        return exited_at
+
+
+class Fleet:
+    """Some workers, and the log that all their handlers write."""
+
+    def __init__(self, stack: Stack, folder: Path, env: dict[str, str]) -> None:
+        self.folder = folder
+        self.workers: list[Worker] = []
+        self._stack = stack
+        self._log = folder / "effects"
+        self._env = {
+            **os.environ, **stack.env, "WORKER_JOBS": "tests.integration.chaos_jobs", LOG: str(self._log),
+            "LEASE_S": str(LEASE_S), "HEARTBEAT_S": str(HEARTBEAT_S), "POLL_MAX_S": "0.2", "GRACE_S": "0", **env,
+        }  # fmt: skip
+
+    @property
+    def effects(self) -> Effects:
+        """What the handlers have done so far."""
+        return Effects.read(self._log)
+
+    async def add(self, count: int = 1) -> list[Worker]:
+        """Start more workers."""
+        ports = map(str, free_ports(count))
+        added = [Worker({**self._env, "WORKER_INTERNAL_PORT": port}, self.folder) for port in ports]
+        self.workers += added
+        await asyncio.gather(*(worker.start() for worker in added))
+        return added
+
+    def by_pid(self, pid: int) -> Worker:
+        """Return the worker that has this process id now."""
+        return next(worker for worker in self.workers if worker.pid == pid)
+
+    async def metric(self, name: str) -> float:
+        """Return the sum of one of the workers' metrics."""
+        return sum([await metric(self._stack.session, worker.internal, name) for worker in self.workers])
+
+
+@asynccontextmanager
+async def fleet(stack: Stack, folder: Path, count: int, **env: str) -> AsyncIterator[Fleet]:
+    """Run workers until the block ends."""
+    folder.mkdir(exist_ok=True)
+    workers = Fleet(stack, folder, env)
+    try:
+        await workers.add(count)
+        yield workers
+    finally:
+        await asyncio.gather(*(worker.kill() for worker in workers.workers))

@@ -1,0 +1,117 @@
+"""Between Headway and its queue a proxy that loses answers, dawdles and fails: no job is lost, and none ends twice.
+
+AZURITE_FAULTS_S=120 AZURITE_FAULTS_SEED=7 make test ARGS=tests/integration/test_azurite_faults.py is the long form.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import time
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from dev.environment import ACCOUNT, ACCOUNT_KEY
+from tests.integration.audience import Audience, audience
+from tests.integration.azurite_proxy import FAULTS, AzuriteProxy, azurite_proxy
+from tests.integration.effects import Effects, written
+from tests.integration.fleet import ALONE, HEARTBEAT_S, fleet
+from tests.stack import Stack, running
+from tests.waiting import free_ports
+
+log = logging.getLogger(__name__)
+
+SECONDS = float(os.environ.get("AZURITE_FAULTS_S") or 6)
+SEED = int(os.environ.get("AZURITE_FAULTS_SEED") or 1)
+SHARE = 0.05
+A_SECOND = 8  # jobs submitted
+JOBS = [
+    *[("steps", {"steps": 16, "step_s": 0.4})] * 2,  # longer than two leases: one that is lost is missed
+    ("steps", {"steps": 2, "step_s": 0.1, "retries": 2}),
+    ("steps-in-thread", {"steps": 4, "step_s": 0.3}),
+    ("checkpoints", {"steps": 12, "step_s": 0.3}),
+    ("fails", {"step_s": 0.1}),
+]
+ENDING = {"fails": "failed"}
+
+
+class Faulty(NamedTuple):
+    """A system whose way to Azurite can be made bad."""
+
+    stack: Stack
+    proxy: AzuriteProxy
+
+
+@pytest.fixture
+async def faulty(tmp_path: Path, seed: int) -> AsyncIterator[Faulty]:
+    """Run the system with the proxy before Azurite."""
+    port, target = free_ports(2)
+    queue = f"AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY};QueueEndpoint=http://127.0.0.1:{port}/{ACCOUNT};"
+    env = {"AZURITE_PORT": str(target), "QUEUE_CONNECTION_STRING": f"DefaultEndpointsProtocol=http;{queue}"}
+    async with (
+        azurite_proxy(port, target, seed) as proxy,
+        running(tmp_path / "stack", DRAIN_S="0", **ALONE, **env) as stack,
+    ):
+        yield Faulty(stack, proxy)
+
+
+async def submit_persistently(stack: Stack, kind: str, payload: Any) -> dict[str, Any]:
+    """Submit a job, again and again when the queue is away; return its receipt."""
+    headers = {"Idempotency-Key": str(uuid.uuid4())}
+    while True:
+        body = {"kind": kind, "payload": payload}
+        async with stack.session.post(f"{stack.url}/jobs", json=body, headers=headers) as response:
+            receipt: dict[str, Any] = await response.json()
+            if response.status == 202:
+                return receipt
+            assert response.status == 503, receipt
+
+
+async def submit_for(seconds: float, stack: Stack, seen: Audience, choice: random.Random) -> dict[str, str]:
+    """Submit jobs of all kinds for so long; return their kinds by id."""
+    kinds: dict[str, str] = {}
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        kind, payload = choice.choice(JOBS)
+        receipt = await submit_persistently(stack, kind, payload)
+        kinds[receipt["id"]] = kind
+        await seen.watch(receipt)
+        await asyncio.sleep(1 / A_SECOND)
+    return kinds
+
+
+def wrong(effects: Effects) -> list[str]:
+    """Say of which jobs a handler has come to its end more than once, or not at all."""
+    ends = {job_id: len(own.that("end")) + len(own.that("raised Fail")) for job_id, own in effects.by_job.items()}
+    return [job_id for job_id, count in ends.items() if count != 1]
+
+
+@pytest.mark.timeout(60 + 3 * SECONDS)
+@pytest.mark.parametrize("seed", [SEED], ids="AZURITE_FAULTS_SEED={}".format)
+async def test_no_job_is_lost_and_none_ends_twice(faulty: Faulty, tmp_path: Path, seed: int) -> None:
+    """Each of the four faults befalls one request in twenty, and every job still comes to its one right end."""
+    async with (
+        audience(faulty.stack) as seen,
+        fleet(faulty.stack, tmp_path / "fleet", 2, WORKER_CONCURRENCY="16") as workers,
+    ):
+        faulty.proxy.share = SHARE
+        kinds = await submit_for(SECONDS, faulty.stack, seen, random.Random(seed))
+        faulty.proxy.share = 0
+        await seen.all_have(set(kinds), "succeeded", "failed", timeout_s=30)
+        effects = workers.effects
+        log.info("%d jobs, %d runs, requests: %s", len(kinds), len(effects.runs), dict(faulty.proxy.done))
+        assert all(faulty.proxy.done[fault] for fault in FAULTS)
+        assert effects.jobs == set(kinds)
+        assert {job_id: seen.status(job_id) for job_id in kinds} == {
+            job_id: ENDING.get(kind, "succeeded") for job_id, kind in kinds.items()
+        }
+        bad = wrong(effects)
+        assert bad == [], written(effect for effect in effects if effect.job_id in bad)
+        assert written(effects.late(HEARTBEAT_S)) == ""
+        assert seen.misled() == []

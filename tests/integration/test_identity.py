@@ -1,0 +1,123 @@
+"""The queue entered by an identity instead of a key: Azurite over TLS, which reads the token, and an authority."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+import sys
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import jwt
+import pytest
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from dev.environment import ACCOUNT, AZURITE, ROOT, folder, programs, settings
+from tests.waiting import free_ports, wait_until
+
+TENANT = "7e5c1a0e-0000-4000-8000-000000000000"
+CODE = """
+import asyncio, sys
+from headway.azure_queue import JobQueue
+
+async def main():
+    async with JobQueue.connect(sys.argv[1], "identified") as queue:
+        await queue.send("aGVsbG8=")
+        (received,) = await queue.receive(1, 30)
+        await queue.delete(received.id, received.receipt)
+        print(received.text)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> tuple[Path, Path]:
+    """Make a certificate for this machine, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    files = tmp_path / "cert.pem", tmp_path / "key.pem"
+    files[0].write_bytes(certificate.public_bytes(Encoding.PEM))
+    files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return files
+
+
+@pytest.fixture
+async def authority(tls: tuple[Path, Path]) -> AsyncIterator[tuple[str, list[str]]]:
+    """Run what gives tokens for a pod's own token, and yield its address and those that it was shown."""
+    shown: list[str] = []
+
+    async def token(request: web.Request) -> web.Response:
+        form = await request.post()
+        shown.append(str(form["client_assertion"]))
+        now = datetime.now(UTC)
+        claims = {"iss": f"https://sts.windows.net/{TENANT}/", "aud": "https://storage.azure.com", "iat": now,
+                  "nbf": now - timedelta(minutes=1), "exp": now + timedelta(hours=1)}  # fmt: skip
+        access = jwt.encode(claims, "x" * 32, "HS256")
+        return web.json_response({"token_type": "Bearer", "expires_in": 3600, "access_token": access})
+
+    app = web.Application()
+    app.router.add_post(f"/{TENANT}/oauth2/v2.0/token", token)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*tls)
+    (port,) = free_ports(1)
+    await web.TCPSite(runner, "127.0.0.1", port, ssl_context=context).start()
+    yield f"https://127.0.0.1:{port}/", shown
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def account(tls: tuple[Path, Path], tmp_path: Path) -> AsyncIterator[str]:
+    """Run Azurite as it is over TLS, and yield the account's address."""
+    (port,) = free_ports(1)
+    env = settings(folder({"HEADWAY_DIR": str(tmp_path)}), {"AZURITE_PORT": str(port)})
+    (azurite,) = [program for program in programs(env, tmp_path)[0] if program.name == "azurite"]
+    assert str(AZURITE) in azurite.command
+    (tmp_path / "azurite").mkdir()
+    secured = ("--cert", str(tls[0]), "--key", str(tls[1]), "--oauth", "basic")
+    process = await asyncio.create_subprocess_exec(*azurite.command, *secured)
+    await wait_until(azurite.answers)
+    yield f"https://127.0.0.1:{port}/{ACCOUNT}"
+    process.terminate()
+    await process.wait()
+
+
+async def test_a_pod_s_identity_opens_the_queue(
+    account: str, authority: tuple[str, list[str]], tls: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Nothing but the address and what Kubernetes' workload identity gives a pod is needed."""
+    address, shown = authority
+    (tmp_path / "pod-token").write_text("of-the-pod")
+    env = {
+        **os.environ, "SSL_CERT_FILE": str(tls[0]), "AZURE_AUTHORITY_HOST": address, "AZURE_TENANT_ID": TENANT,
+        "AZURE_CLIENT_ID": "worker", "AZURE_FEDERATED_TOKEN_FILE": str(tmp_path / "pod-token"),
+        "AZURE_TOKEN_CREDENTIALS": "WorkloadIdentityCredential",
+    }  # fmt: skip
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", CODE, account, cwd=ROOT, env=env, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert output.decode().split() == ["aGVsbG8="]
+    assert set(shown) == {"of-the-pod"}
