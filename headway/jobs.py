@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, get_type_hints, overload
 
 from headway.contracts import DEFAULT_ATTEMPTS, MAX_ATTEMPTS, MAX_NAME
@@ -64,6 +64,10 @@ class Job(Generic[P, R]):
 
     def payload_type(self) -> Any:
         """Return the annotation of the handler's second parameter, `Any` when it has none."""
+        return self._payload_type
+
+    @cached_property
+    def _payload_type(self) -> Any:
         return get_type_hints(self.handler).get(self._payload, Any)
 
 

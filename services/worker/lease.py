@@ -93,7 +93,7 @@ class Lease:
                 saved.cancel("lease")
 
     async def _hold(self, renewed: Callable[[], None]) -> NoReturn:
-        pause = self._lease_s / 2 * random.uniform(0.9, 1)  # noqa: S311
+        pause = self._half()
         while True:
             left = self.held_until - self._clock()
             if left <= 0:
@@ -106,8 +106,11 @@ class Lease:
             renewal = await self._renew()
             metrics.LEASE_RENEWALS.labels("renewed" if renewal else "failed").inc()
             if renewal:
-                pause = self._lease_s / 2
+                pause = self._half()
                 renewed()
+
+    def _half(self) -> float:
+        return self._lease_s / 2 * random.uniform(0.9, 1)  # noqa: S311 - so that many do not stay in step
 
     async def _renew(self) -> bool:
         async with self._lock:

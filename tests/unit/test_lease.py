@@ -132,10 +132,11 @@ def test_a_lease_is_renewed_at_half_time() -> None:
     """Every renewal comes before or at half the lease, with the receipt of the one before."""
 
     async def test(lease: Lease, messages: FakeMessages) -> None:
-        assert await hold(lease, 10 * LEASE_S) in (19, 20)
+        assert 19 <= await hold(lease, 10 * LEASE_S) <= 23
         times = [when for when, _, _ in messages.calls]
-        assert LEASE_S * 0.45 <= times[0] <= LEASE_S / 2
-        assert all(abs(later - sooner - LEASE_S / 2) < 0.01 for sooner, later in pairwise(times))
+        pauses = [later - sooner for sooner, later in pairwise([0.0, *times])]
+        assert all(LEASE_S * 0.45 <= pause <= LEASE_S / 2 + 0.01 for pause in pauses)
+        assert len({round(pause, 3) for pause in pauses}) > 10  # many leases do not stay in step
         assert [receipt for _, _, receipt in messages.calls] == [f"receipt {n}" for n in range(len(times))]
 
     on_jumping_loop(test)
