@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 PROC = Path("/proc")
-CPU_CLOCK = (
-    2  # CPUCLOCK_SCHED of a process, as clock_getcpuclockid(3) makes it of a process id; nanoseconds, all threads
-)
+CPU_CLOCK = 2  # CPUCLOCK_SCHED of a process, as clock_getcpuclockid(3) makes it of its id; nanoseconds, all threads
 
 
 class Memory(NamedTuple):
@@ -37,12 +36,19 @@ def tree(pid: int) -> list[int]:
 
 def cpu_s(pid: int) -> float:
     """Return the CPU time, user and system, that a process and its living children have used."""
-    return sum(time.clock_gettime_ns((~one << 3) | CPU_CLOCK) for one in tree(pid)) / 1e9
+    used_ns = 0
+    for one in tree(pid):
+        with suppress(OSError):  # it has ended meanwhile
+            used_ns += time.clock_gettime_ns((~one << 3) | CPU_CLOCK)
+    return used_ns / 1e9
 
 
 def memory(pid: int) -> Memory:
     """Return what a process and its children have resident."""
-    texts = [(PROC / str(one) / "smaps_rollup").read_text() for one in tree(pid)]
+    texts = []
+    for one in tree(pid):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            texts.append((PROC / str(one) / "smaps_rollup").read_text())
     resident, proportional = (
         sum(int(kb) for text in texts for kb in re.findall(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)) / 1024
         for name in ("Rss", "Pss")

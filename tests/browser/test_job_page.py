@@ -100,7 +100,7 @@ async def test_bar_rises_to_the_end(page: Page, stack: Stack) -> None:
 
 async def test_every_tab_shows_the_same(context: BrowserContext, stack: Stack) -> None:
     """A reload and a second tab show the current state at once, and a tab opened after the end shows the end."""
-    receipt = await stack.submit(payload={"steps": 50, "delay_s": 0.1})
+    receipt = await stack.submit(payload={"steps": 100, "delay_s": 0.1})
     link = receipt["links"]["page"]
     first, second, late = [await context.new_page() for _ in range(3)]
     await first.goto(link)

@@ -22,9 +22,7 @@ log = logging.getLogger(__name__)
 
 KILLS = 6
 LONG = {"LEASE_S": "30"}  # so that no lease ends by itself
-WITHIN_S = (
-    2.0  # from the last answer to a cancel to the last ending, and from a worker's exit to the last start elsewhere
-)
+WITHIN_S = 2.0  # from the last answer to a cancel to the last ending, and from a worker's exit to the last start
 
 
 @pytest.fixture(scope="module")
