@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from headway import JobContext
+from headway.contracts import Timestamp
 
 LOG = "EFFECTS_LOG"  # the variable that names the file to a worker
 _runs = itertools.count()
@@ -112,6 +113,11 @@ class Effects(tuple[Effect, ...]):
             for effect in earlier
             if effect.at > later[0].at + allowed_s
         ]
+
+    def started_after(self, moment: Timestamp) -> list[Effect]:
+        """Return the starts after a moment of the wall clock, such as a job's end."""
+        monotonic = moment / 1000 - (time.time() - time.monotonic())
+        return [effect for effect in self.that("start") if effect.at > monotonic]
 
     def repeated(self) -> int:
         """Count the steps that one job did more than once."""

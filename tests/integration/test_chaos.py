@@ -170,9 +170,7 @@ def wrong_ending(plan: Plan, end: dict[str, Any], effects: Effects, cancelled: C
         return f"succeeded with {end['result']}"
     if plan.kind == "fails" and end["status"] == "failed" and not effects.that("raised Fail"):
         return "failed though no handler said so"
-    offset = time.time() - time.monotonic()
-    finished_at = Timestamp.parse(end["finished_at"]) / 1000 - offset
-    if any(start.at > finished_at + HEARTBEAT_S for start in effects.that("start")):
+    if effects.started_after(Timestamp.parse(end["finished_at"]).after(HEARTBEAT_S)):
         return "started after its end"
     return None
 
