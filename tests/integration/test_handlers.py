@@ -47,7 +47,8 @@ async def test_a_process_shows_its_steps(stack: Stack, tmp_path: Path) -> None:
     assert len([percent for percent in percents if 25 < percent < 100]) > 5
     assert (percents[-1], progress[-1]["message"]) == (100.0, "second: parts")
     assert seen[-1]["result"] not in (stack.pid("worker"), None)
-    (line,) = [line for line in logged(stack) if "first_step" in line and receipt["id"] in line]
+    found = await wait_until(lambda: [line for line in logged(stack) if "first_step" in line and receipt["id"] in line])
+    (line,) = found
     assert str(tmp_path / "seen") in line
 
 

@@ -144,7 +144,9 @@ async def test_a_log_line_names_its_job(stack: Stack) -> None:
     """With what the handler adds."""
     receipt = await stack.submit("ship", ["a", "b"])
     await until(stack, receipt, "succeeded")
-    lines = map(json.loads, (stack.folder / "logs/worker.log").read_text().splitlines())
+    log = stack.folder / "logs/worker.log"
+    await wait_until(lambda: "parcels_shipped" in log.read_text().rpartition("\n")[0])
+    lines = map(json.loads, log.read_text().rpartition("\n")[0].splitlines())
     (line,) = [line for line in lines if line["event"] == "parcels_shipped"]
     assert (line["job_id"], line["kind"], line["parcels"]) == (receipt["id"], "ship", 2)
 
