@@ -158,7 +158,7 @@ class Process:
         finally:
             with suppress(ProcessLookupError, PermissionError):  # macOS refuses when only zombies are left
                 os.killpg(self._process.pid, signal.SIGKILL)
-        self._writer.close()
+            self._writer.close()
         code = await self._process.wait()
         return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
 

@@ -77,11 +77,11 @@ class Proxy:
             tasks += map(asyncio.create_task, ways)
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)  # whichever side ends first ends both
         finally:
+            far.close()  # now: what is awaited below may be cancelled
+            self.open[head.kind] -= 1
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self.open[head.kind] -= 1
-            far.close()
 
 
 async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, whole: bool = False) -> None:
