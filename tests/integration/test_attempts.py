@@ -40,7 +40,7 @@ async def poisoned(stack: Stack, job_id: str) -> JobMessage | None:
 
 async def test_an_exception_is_another_attempt(stack: Stack) -> None:
     """Watchers see why, and when the next one is; the last one's result is the job's."""
-    receipt = await stack.submit("flaky")
+    receipt = await stack.submit("flaky", delay_s=1)  # the watcher is there first
     seen = await history(stack, receipt["token"])
     retrying = [job for job in seen if job["status"] == "retrying"]
     assert [job["error"]["message"] for job in retrying] == ["attempt 1 was in vain", "attempt 2 was in vain"]
@@ -55,7 +55,7 @@ async def test_an_exception_is_another_attempt(stack: Stack) -> None:
 @pytest.mark.parametrize(("kind", "error"), [("hopeless", "ValueError"), ("nobody-knows", "UnknownKind")])
 async def test_attempts_are_used_up(stack: Stack, kind: str, error: str) -> None:
     """Then the job has failed with the last one's error, and its message is kept on the poison queue."""
-    receipt = await stack.submit(kind, max_attempts=2)
+    receipt = await stack.submit(kind, max_attempts=2, delay_s=1)
     seen = await history(stack, receipt["token"])
     assert [(job["status"], job["attempt"]) for job in seen if job["error"]] == [("retrying", 1), ("failed", 2)]
     assert seen[-1]["error"]["type"] == error
@@ -73,7 +73,7 @@ async def test_a_handler_says_when_to_try_again(stack: Stack, tmp_path: Path) ->
 
 async def test_a_slow_attempt_is_another_attempt(stack: Stack) -> None:
     """Its time is over, which is told; the next one has as much again."""
-    receipt = await stack.submit("too-slow")
+    receipt = await stack.submit("too-slow", delay_s=1)
     seen = await history(stack, receipt["token"])
     assert [job["error"]["type"] for job in seen if job["error"]] == ["Timeout"]
     assert (seen[-1]["status"], seen[-1]["result"]) == ("succeeded", "in time")

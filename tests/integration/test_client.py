@@ -46,7 +46,7 @@ def check(seen: list[JobSnapshot], status: str) -> None:
 
 async def test_a_job_is_watched_to_its_result(client: Client) -> None:
     """A watcher sees the steps in order, and the result comes back as the type that is asked for."""
-    job = await client.submit("countdown", {"steps": 10, "delay_s": 0.05})
+    job = await client.submit("countdown", {"steps": 10, "delay_s": 0.05}, delay_s=1)  # the watcher is there first
     seen = [snapshot async for snapshot in client.watch(job)]
     check(seen, "succeeded")
     steps = [snapshot.progress.current for snapshot in seen if snapshot.progress and not snapshot.finished_at]

@@ -39,7 +39,7 @@ def logged(stack: Stack) -> list[str]:
 
 async def test_a_process_shows_its_steps(stack: Stack, tmp_path: Path) -> None:
     """Watchers see one bar move through all steps; what the handler logs names its job."""
-    receipt = await stack.submit("in-process", {"mark": str(tmp_path / "seen")})
+    receipt = await stack.submit("in-process", {"mark": str(tmp_path / "seen")}, delay_s=1)
     seen = await history(stack, receipt["token"])
     progress = [job["progress"] for job in seen if job["progress"]]
     percents = [one["percent"] for one in progress]

@@ -94,7 +94,7 @@ async def test_threads_and_processes_work(stack: Stack, kind: str, payload: int,
 
 async def test_steps_at_once_and_within_each_other_are_one_bar(stack: Stack) -> None:
     """The download is the first 60 % of it."""
-    receipt = await stack.submit("album", {"photos": ["sea", "hill", "town"], "pages": 5})
+    receipt = await stack.submit("album", {"photos": ["sea", "hill", "town"], "pages": 5}, delay_s=1)
     seen = await history(stack, receipt["token"])
     assert percents(seen) == sorted(percents(seen))
     assert 0 < max(percents(seen, "Download")) <= 60
@@ -109,7 +109,7 @@ async def test_a_job_asks_for_another_attempt_or_for_none(stack: Stack) -> None:
     end = await run_to_end(stack, "sync", "moon")
     error = {"type": "Fail", "message": "There is no album 'moon'."}
     assert (end["status"], end["attempt"], end["error"]) == ("failed", 1, error)
-    receipt = await stack.submit("sync", "sea")
+    receipt = await stack.submit("sync", "sea", delay_s=1)
     seen = await history(stack, receipt["token"])
     (waiting,) = [job for job in seen if job["status"] == "retrying"]
     assert waiting["error"] == {"type": "Retry", "message": "The album is locked."}
