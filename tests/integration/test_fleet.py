@@ -54,8 +54,9 @@ async def test_cancelled_jobs_end_at_once_and_queued_ones_never_start(stack: Sta
         await seen.all_have(set(jobs), "cancelled", timeout_s=WITHIN_S)
         log.info("100 jobs were cancelled within %.2f s, asking took %.2f", time.monotonic() - asked_at, answered_s)
         await wait_until(lambda: workers.effects.that("cancelled cancel").jobs == begun)
-        after = next(iter(await submit(stack, 1, "nap", 0)))  # behind all that were queued
-        await wait_until(lambda: workers.effects.of(after).that("end"))
+        ((after, receipt),) = (await submit(stack, 1, "nap", 0)).items()  # behind all that were queued
+        await seen.watch(receipt)
+        await seen.all_have({after}, "succeeded")
         assert workers.effects.that("start").jobs == {*begun, after}
         assert seen.misled() == []
 
@@ -120,8 +121,9 @@ async def test_a_stopping_workers_jobs_go_on_elsewhere_at_once(stack: Stack, tmp
 
 async def test_what_a_checkpoint_has_kept_is_never_done_again(stack: Stack, tmp_path: Path) -> None:
     """A job's worker is killed after each of six checkpoints, the moment that it is kept: that makes six steps."""
-    async with fleet(stack, tmp_path, 2, LEASE_S="2") as workers:
-        (job_id,) = await submit(stack, 1, "deadly-checkpoints", {"steps": KILLS})
+    async with audience(stack) as seen, fleet(stack, tmp_path, 2, LEASE_S="2") as workers:
+        ((job_id, receipt),) = (await submit(stack, 1, "deadly-checkpoints", {"steps": KILLS})).items()
+        await seen.watch(receipt)
 
         async def revive_after(number: int) -> None:
             (saved,) = await wait_until(lambda: workers.effects.that(f"saved {number}"))
@@ -131,7 +133,7 @@ async def test_what_a_checkpoint_has_kept_is_never_done_again(stack: Stack, tmp_
 
         for number in range(KILLS):
             await revive_after(number)
-        await wait_until(lambda: workers.effects.that("end"))
+        await seen.all_have({job_id}, "succeeded")
         effects = workers.effects
         assert effects.jobs == {job_id}
         steps = [effect.what for effect in effects.that("step ")]
