@@ -94,8 +94,8 @@ class JobQueue:
 
         return [
             Received(message.id, message.pop_receipt, message.content, message.dequeue_count,
-                     Timestamp(message.inserted_on.timestamp() * 1000), requested_at)
-            for message in await (_existing(self._jobs, page) if make else _if_existing(page))
+                     Timestamp.at(message.inserted_on.timestamp()), requested_at)
+            for message in await (_existing(self._jobs, page) if make else _if_existing(page, []))
         ]  # fmt: skip
 
     async def update(self, message_id: str, receipt: str, visibility_s: int, text: str | None = None) -> str:
@@ -122,12 +122,10 @@ class JobQueue:
 
     @staticmethod
     async def _count(queue: QueueClient) -> int:
-        try:
+        async def count() -> int:
             return int((await queue.get_queue_properties()).approximate_message_count or 0)
-        except HttpResponseError as error:
-            if not _missing(error):
-                raise
-            return 0
+
+        return await _if_existing(count, 0)
 
     async def poison(self, text: str) -> None:
         """Put a copy of a message that nobody could handle on the poison queue."""
@@ -164,13 +162,14 @@ def _code(error: HttpResponseError) -> str:
     return str(getattr(code, "value", code))
 
 
-async def _if_existing(page: Callable[[], Awaitable[list[Any]]]) -> list[Any]:
+async def _if_existing(call: Callable[[], Awaitable[T]], otherwise: T) -> T:
+    """Call, and answer for a queue that is missing, which is not made."""
     try:
-        return await page()
+        return await call()
     except HttpResponseError as error:
         if not _missing(error):
             raise
-    return []
+    return otherwise
 
 
 async def _existing(queue: QueueClient, call: Callable[[], Awaitable[T]]) -> T:

@@ -26,7 +26,6 @@ from headway.contracts import (
     JobError,
     JobMessage,
     JobReport,
-    Timestamp,
     Verdict,
     decode_message,
     readable_id,
@@ -159,8 +158,8 @@ class Delivery:
         attempt = Attempt(job_id=message.id, kind=message.kind, attempt=self._attempt(message),
                           max_attempts=message.max_attempts, checkpoint=message.checkpoint)  # fmt: skip
         timeout_s = message.timeout_s or job.timeout_s
-        if self._received.delivery == 1 and message.generation == 0 and message.submitted_at is not None:
-            metrics.QUEUE_WAIT.labels(message.kind).observe(max(0, Timestamp.now() - message.submitted_at) / 1000)
+        if self._received.delivery == 1:
+            metrics.since_submission(message, metrics.QUEUE_WAIT.labels(message.kind))
         metrics.STARTED.labels(message.kind).inc()
         with metrics.IN_PROGRESS.track_inprogress(), metrics.DURATION.labels(message.kind).time():
             running = self._tools.runner.run(job, attempt, message.payload, held, timeout_s)
@@ -262,8 +261,8 @@ class Delivery:
     def _measure(self, message: JobMessage, outcome: Outcome, name: str) -> None:
         kind = message.kind if message.kind in self._tools.registry else UNKNOWN
         metrics.JOBS.labels(kind, name).inc()
-        if isinstance(outcome, Ending) and message.generation == 0 and message.submitted_at is not None:
-            metrics.END_TO_END.labels(kind).observe(max(0, Timestamp.now() - message.submitted_at) / 1000)
+        if isinstance(outcome, Ending):
+            metrics.since_submission(message, metrics.END_TO_END.labels(kind))
 
     def _attempt(self, message: JobMessage) -> int:
         return min(message.attempt(self._received.delivery), message.max_attempts)

@@ -2,6 +2,8 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from headway.contracts import JobMessage, Timestamp
+
 STARTED = Counter("jobs_started", "How many attempts were started?", ["kind"])
 REDELIVERED = Counter("jobs_redelivered", "How many messages came for another time?")
 JOBS = Counter("jobs_finished", "How many deliveries ended how?", ["kind", "outcome"])
@@ -31,3 +33,9 @@ for reason in ("unreadable", "attempts", "refused"):
     POISONED.labels(reason)
 for outcome in ("renewed", "failed"):
     LEASE_RENEWALS.labels(outcome)
+
+
+def since_submission(message: JobMessage, histogram: Histogram) -> None:
+    """Measure the time since a job was submitted; what was redriven since then would say nothing."""
+    if message.generation == 0 and message.submitted_at is not None:
+        histogram.observe(max(0, Timestamp.now() - message.submitted_at) / 1000)

@@ -12,13 +12,13 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
 from headway import Job
-from headway.context import Attempt
-from headway.contracts import JobError, Json, Progress
+from headway.context import Attempt, Host
+from headway.contracts import JobError, Json
 from services.worker.frames import (
     LENGTH,
     Ended,
@@ -42,18 +42,12 @@ IDLE = os.cpu_count() or 1  # processes that wait for the next job
 _read = reader(FromProcess)
 
 
-class Keeper(Protocol):
-    """What keeps a job while its handler runs, and hears what that has to say."""
+class Keeper(Host, Protocol):
+    """A host that knows for how long the job is ours."""
 
     @property
     def until(self) -> float:
         """Until when the job is ours, by the monotonic clock."""
-
-    def due(self, take: Callable[[], Progress]) -> None:
-        """Hear that there is progress to take."""
-
-    def save(self, checkpoint: Json) -> Awaitable[None]:
-        """Keep a checkpoint."""
 
 
 class Processes:

@@ -38,18 +38,17 @@ async def steps(ctx: JobContext, payload: Steps) -> int:
 @job("steps-in-thread", max_attempts=20)
 def steps_in_thread(ctx: JobContext, payload: Steps) -> int:
     """Do some steps in a thread."""
-    with journal(ctx) as write:
-        for number in range(payload.steps):
-            time.sleep(payload.step_s)
-            ctx.progress(number + 1, payload.steps)
-            write(f"step {number}")
-        return payload.steps
+    return _do(ctx, payload, os.getpid())
 
 
 @job("steps-in-process", max_attempts=20, process=True)
 def steps_in_process(ctx: JobContext, payload: Steps) -> int:
     """Do some steps in a process."""
-    with journal(ctx, os.getppid()) as write:
+    return _do(ctx, payload, os.getppid())
+
+
+def _do(ctx: JobContext, payload: Steps, worker: int) -> int:
+    with journal(ctx, worker) as write:
         for number in range(payload.steps):
             time.sleep(payload.step_s)
             ctx.progress(number + 1, payload.steps)
@@ -111,18 +110,17 @@ async def hold(ctx: JobContext, gate: str) -> int:
 @job("hold-in-thread", max_attempts=20)
 def hold_in_thread(ctx: JobContext, gate: str) -> int:
     """Go on in a thread until there is a file of that name; return the attempt that saw it."""
-    with journal(ctx) as write:
-        while not Path(gate).exists():
-            write("step")
-            ctx.progress(ctx.attempt)
-            time.sleep(TICK_S)
-        return ctx.attempt
+    return _go_on(ctx, gate, os.getpid())
 
 
 @job("hold-in-process", max_attempts=20, process=True)
 def hold_in_process(ctx: JobContext, gate: str) -> int:
     """Go on in a process until there is a file of that name; return the attempt that saw it."""
-    with journal(ctx, os.getppid()) as write:
+    return _go_on(ctx, gate, os.getppid())
+
+
+def _go_on(ctx: JobContext, gate: str, worker: int) -> int:
+    with journal(ctx, worker) as write:
         while not Path(gate).exists():
             write("step")
             ctx.progress(ctx.attempt)
