@@ -13,6 +13,7 @@ from services.notifier.bus import Bus
 from services.notifier.hub import Hub
 from services.notifier.live import Live
 from services.notifier.records import Records
+from services.notifier.redis_url import open_servers
 from services.notifier.reports import Reports
 from services.notifier.settings import NotifierSettings
 from services.notifier.transports.access import Access
@@ -32,31 +33,32 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[Service]:
     """Open the notifier's resources and hand its parts to the chassis."""
     access = Access(WatchedFile(settings.token_public_key_file, TokenVerifier))
     report_keys = WatchedFile(settings.report_key_file, read_keys)
-    async with Records.connect(settings.redis_url) as records:
+    async with open_servers(settings.redis_url) as servers:
+        records = Records(servers)
         live = Live(Hub(), records, settings.silence_s)
         waiters = Waiters()
-        async with Bus.connect(settings.redis_url, live.heard, live.confirmed, waiters.hint) as bus:
-            live.bus = bus
-            outlets = Outlets(live, settings)
-            transports = (
-                Sockets(outlets, records, access, settings),
-                Streams(outlets, records, access),
-                Poll(outlets, records, access),
-            )
+        bus = Bus(servers, live.heard, live.confirmed, waiters.hint, deaf_s=settings.deaf_s)
+        live.bus = bus
+        outlets = Outlets(live, settings)
+        transports = (
+            Sockets(outlets, records, access, settings),
+            Streams(outlets, records, access),
+            Poll(outlets, records, access),
+        )
 
-            async def drain() -> None:
-                waiters.drain()
-                await outlets.drain()
+        async def drain() -> None:
+            waiters.drain()
+            await outlets.drain()
 
-            yield Service(
-                public=[*(route for transport in transports for route in transport.routes()), description(OPENAPI)],
-                public_port=settings.port,
-                origins=Origins(settings.allowed_origins),
-                internal=[
-                    *Reports(records, live, report_keys, settings.job_ttl_s).routes(),
-                    *Wake(bus, waiters).routes(),
-                ],
-                tasks={"bus": bus.run, "read": live.read, "sweep": live.sweep, "outlets": outlets.sweep},
-                waiting_for=lambda: [] if bus.ready else ["redis"],
-                drain=drain,
-            )
+        yield Service(
+            public=[*(route for transport in transports for route in transport.routes()), description(OPENAPI)],
+            public_port=settings.port,
+            origins=Origins(settings.allowed_origins),
+            internal=[
+                *Reports(records, live, report_keys, settings.job_ttl_s).routes(),
+                *Wake(bus, waiters).routes(),
+            ],
+            tasks={"bus": bus.run, "read": live.read, "sweep": live.sweep, "outlets": outlets.sweep},
+            waiting_for=lambda: [] if bus.ready else ["redis"],
+            drain=drain,
+        )

@@ -24,6 +24,9 @@ local ENDED = {['"succeeded"'] = true, ['"failed"'] = true, ['"cancelled"'] = tr
 local TAKEOVER_MS = 10 * 60 * 1000  -- how long a quiet record still refuses another message
 local KEEP_MS = 60 * 60 * 1000      -- how long a record outlives its job's time, and its own last change
 
+local SHARDED = false               -- whether publications stay within a cluster's shard; who loads this may say so
+local PUBLISH, NUMSUB = SHARDED and 'SPUBLISH' or 'PUBLISH', SHARDED and 'SHARDNUMSUB' or 'NUMSUB'
+
 local key = KEYS[1]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -112,7 +115,7 @@ local function store(record, old)
   redis.call('HSET', key, unpack(pairs_))
   expire(record)
   local shown = snapshot(record)
-  return shown, redis.call('PUBLISH', key, shown)
+  return shown, redis.call(PUBLISH, key, shown)
 end
 
 -- The fence: says why a report comes too late, or nil.
@@ -145,7 +148,7 @@ local function report(old, new)
   if old and snapshot(new) == snapshot(old) then  -- nothing that a watcher sees
     redis.call('HSET', key, 'message_id', new.message_id, 'delivery', new.delivery, 'sequence', new.sequence)
     expire(new)
-    watchers, published = redis.call('PUBSUB', 'NUMSUB', key)[2], false
+    watchers, published = redis.call('PUBSUB', NUMSUB, key)[2], false
   else
     watchers, published = select(2, store(new, old)), true
   end

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
 from headway.contracts import DEFAULT_ATTEMPTS, JobReport, OneLine, Progress, Timestamp, Verdict, encode, present
 from headway.tokens import Pass
+from services.notifier.link import Command
+from services.notifier.servers import Servers
 
 GATE = (Path(__file__).parent / "gate.lua").read_bytes()
-GATE_SHA = hashlib.sha1(GATE, usedforsecurity=False).hexdigest()
 PREFIX = "headway:job:{"
+ROUNDS = 3  # how often what met no script is run again: calls may have followed their keys to a further server
 
 Call = list[Any]  # the key, then the script's arguments
 
@@ -31,20 +29,12 @@ def channel(job_id: UUID | str) -> str:
 
 
 class Records:
-    """Passes reports, cancels and reads through the gate, a batch in one round trip."""
+    """Passes reports, cancels and reads through the gate, a batch in one round trip to each server."""
 
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
-
-    @classmethod
-    @asynccontextmanager
-    async def connect(cls, url: str) -> AsyncIterator[Records]:
-        """Open a pool of connections; Redis may still be away."""
-        # No retries: a report sent twice would be refused as stale though it was accepted.
-        pool = BlockingConnectionPool.from_url(url, max_connections=16, timeout=5, retry=Retry(NoBackoff(), 0))
-        async with Redis(connection_pool=pool) as redis:
-            yield cls(redis)
-        await pool.aclose()
+    def __init__(self, servers: Servers) -> None:
+        self._servers = servers
+        self._gate = GATE.replace(b"SHARDED = false", b"SHARDED = true") if servers.sharded else GATE
+        self._sha = hashlib.sha1(self._gate, usedforsecurity=False).hexdigest()
 
     async def apply(
         self, reports: Iterable[JobReport], unpublished: Callable[[JobReport], None] = lambda _report: None
@@ -79,21 +69,30 @@ class Records:
 
     async def _call(self, calls: Sequence[Call]) -> list[Any]:
         answers = await self._run(calls)
-        missed = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-        if missed:  # a new or emptied Redis: only what did not run is run again
-            await self._redis.script_load(GATE)
-            for index, answer in zip(missed, await self._run([calls[index] for index in missed]), strict=True):
+        for _ in range(ROUNDS):
+            missed = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+            if not missed:
+                break
+            again = await self._run([calls[index] for index in missed], bring=True)
+            for index, answer in zip(missed, again, strict=True):
                 answers[index] = answer
         for answer in answers:
             if isinstance(answer, RedisError):
                 raise answer
         return answers
 
-    async def _run(self, calls: Sequence[Call]) -> list[Any]:
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for call in calls:
-                pipeline.execute_command("EVALSHA", GATE_SHA, 1, *call)
-            return list(await pipeline.execute(raise_on_error=False))
+    async def _run(self, calls: Sequence[Call], *, bring: bool = False) -> list[Any]:
+        """Run the gate; to a server that does not know it, as a new or emptied one, the first call brings it."""
+        without = {self._servers.keeper(call[0]) for call in calls} if bring else set()
+        commands: list[tuple[str, Command]] = []
+        for call in calls:
+            key = call[0]
+            if bring and (server := self._servers.keeper(key)) in without:
+                without.discard(server)
+                commands.append((key, ("EVAL", self._gate, 1, *call)))
+            else:
+                commands.append((key, ("EVALSHA", self._sha, 1, *call)))
+        return await self._servers.run(commands)
 
 
 def _verdict(job_id: UUID, answer: list[Any]) -> Verdict:

@@ -93,7 +93,7 @@ async def running_notifier(stores: dict[str, str], keys: Path, **settings: str) 
         "REDIS_URL": stores["REDIS_URL"], "REPORT_KEY_FILE": str(keys / "report.key"), "ALLOWED_ORIGINS": ORIGIN,
         "TOKEN_PUBLIC_KEY_FILE": str(keys / "token.pub.pem"), "SILENCE_S": "0.5", "DRAIN_S": "0.2", **settings,
     }  # fmt: skip
-    log = keys / "notifier.log"
+    log = keys / f"notifier-{port}.log"
     with log.open("wb") as errors:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "services.notifier", cwd=ROOT, env=env, stderr=errors

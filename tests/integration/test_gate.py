@@ -29,6 +29,8 @@ from headway.contracts import (
 )
 from headway.tokens import Pass
 from services.notifier.records import GATE, Call, Records, channel
+from services.notifier.redis_url import open_servers
+from services.notifier.servers import Servers
 from tests.waiting import free_ports
 
 JOB = UUID("6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11")
@@ -44,10 +46,16 @@ YEAR_9999_MS = 253_402_300_799_999
 
 
 @pytest.fixture
-async def records(redis: Redis, stores: dict[str, str]) -> AsyncIterator[Records]:
+async def servers(redis: Redis, stores: dict[str, str]) -> AsyncIterator[Servers]:
+    """Reach the emptied Valkey."""
+    async with open_servers(stores["REDIS_URL"]) as servers:
+        yield servers
+
+
+@pytest.fixture
+async def records(servers: Servers) -> Records:
     """Pass through the gate of the emptied Valkey."""
-    async with Records.connect(stores["REDIS_URL"]) as records:
-        yield records
+    return Records(servers)
 
 
 async def read(records: Records) -> bytes:
@@ -276,27 +284,27 @@ class Interrupted(Records):
 
     flushed = False
 
-    async def _run(self, calls: Sequence[Call]) -> list[Any]:
+    async def _run(self, calls: Sequence[Call], *, bring: bool = False) -> list[Any]:
         if self.flushed:
-            return await super()._run(calls)
+            return await super()._run(calls, bring=bring)
         self.flushed = True
         first = await super()._run(calls[:1])
-        await self._redis.script_flush()
+        await self._servers.run([(KEY, ("SCRIPT", "FLUSH"))])
         return first + await super()._run(calls[1:])
 
 
-async def test_only_what_did_not_run_is_run_again(records: Records, redis: Redis) -> None:
+async def test_only_what_did_not_run_is_run_again(records: Records, servers: Servers) -> None:
     """When the script is lost within a batch, a report that passed is not passed again, which would be refused."""
     await send(records)
     reports = [replace(REPORT, sequence=n, progress=Progress(n)) for n in (2, 3, 4)]
-    assert await Interrupted(redis).apply(reports) == [Verdict(JOB, accepted=True)] * 3
+    assert await Interrupted(servers).apply(reports) == [Verdict(JOB, accepted=True)] * 3
 
 
-async def test_a_call_that_fails_is_raised(redis: Redis) -> None:
+async def test_a_call_that_fails_is_raised(records: Records) -> None:
     """When one call of a batch fails, its outcome is in doubt, and the batch says so."""
     broken = [KEY, "report", "too", "few"]
     with pytest.raises(RedisError):
-        await Records(redis)._call([[KEY, "read"], broken])
+        await records._call([[KEY, "read"], broken])
 
 
 @pytest.mark.parametrize("ask", ["apply", "cancel", "read"])
@@ -307,9 +315,9 @@ async def test_valkey_away_is_an_error(ask: str) -> None:
         "cancel": lambda records: records.cancel(PASS),
         "read": lambda records: records.read([str(JOB)]),
     }
-    async with Records.connect(f"redis://127.0.0.1:{free_ports(1)[0]}") as records:
+    async with open_servers(f"redis://127.0.0.1:{free_ports(1)[0]}") as servers:
         with pytest.raises(RedisError):
-            await calls[ask](records)
+            await calls[ask](Records(servers))
 
 
 # Who is told

@@ -32,6 +32,7 @@ from headway.contracts import (
 from headway.tokens import Pass
 from services.notifier import records as gate
 from services.notifier.records import Records, channel
+from services.notifier.redis_url import open_servers
 from tests.integration.oracle import KEEP_MS, Record, accept, cancel, refusal
 from tests.waiting import wait_until
 
@@ -48,7 +49,7 @@ class Store:
     def __init__(self, url: str) -> None:
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)  # pytest-asyncio keeps its own loop
         self._open = AsyncExitStack()
-        self.records = self.run(self._open.enter_async_context(Records.connect(url)))
+        self.records = Records(self.run(self._open.enter_async_context(open_servers(url))))
         self.redis = self.run(self._open.enter_async_context(Redis.from_url(url)))
 
     def run(self, work: Awaitable[T]) -> T:

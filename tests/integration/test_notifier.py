@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from services.notifier.bus import Bus
 from services.notifier.records import channel
+from services.notifier.redis_url import open_servers
 from tests.integration.conftest import Notifier, new_id, report
 from tests.waiting import wait_until
 
@@ -234,7 +235,12 @@ async def test_bus_hears_what_it_wants_through_kills(stores: dict[str, str], adm
     heard: set[str] = set()
     confirmed: set[str] = set()
     wanted = [new_id() for _ in range(60)]
-    async with Bus.connect(stores["REDIS_URL"], lambda job_id, _text: heard.add(job_id), confirmed.add) as bus:
+
+    async def subscribed() -> bool:
+        return bool(await admin.client_list(_type="pubsub"))
+
+    async with open_servers(stores["REDIS_URL"]) as servers:
+        bus = Bus(servers, lambda job_id, _text: heard.add(job_id), confirmed.add)
         running = asyncio.create_task(bus.run())
         for index, job_id in enumerate(wanted):
             bus.want(job_id)
@@ -242,7 +248,7 @@ async def test_bus_hears_what_it_wants_through_kills(stores: dict[str, str], adm
                 bus.forget(wanted[index // 2])
                 bus.want(wanted[index // 2])
             if index % 10 == 9:
-                await wait_until(lambda: bus.connected)
+                await wait_until(subscribed)
                 await admin.client_kill_filter(_type="pubsub")
         for job_id in wanted[40:]:
             bus.forget(job_id)

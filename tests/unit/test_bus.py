@@ -9,6 +9,7 @@ import pytest
 from redis.asyncio import ConnectionPool
 
 from services.notifier.bus import Bus
+from services.notifier.servers import Servers
 from tests.waiting import wait_until
 
 
@@ -26,6 +27,10 @@ class FakeConnection:
         """Take a command."""
         self.commands.append(name)
 
+    async def send_packed_command(self, commands: list[bytes], **_options: Any) -> None:
+        """Take commands as they go over the wire."""
+        self.commands += [command.split()[2].decode() for command in commands]
+
     async def read_response(self, **_options: Any) -> Any:
         """Wait for what the test answers."""
         return await self.answer
@@ -41,7 +46,7 @@ async def test_a_bus_stops_though_its_connection_is_lost_in_that_moment(
     """A lost connection is made anew for ever, but not once the service stops."""
     pool, connection = ConnectionPool(), FakeConnection()
     monkeypatch.setattr(pool, "make_connection", lambda: connection)
-    bus = Bus(pool, lambda *_: None, lambda _: None, lambda: None)
+    bus = Bus(Servers(pool), lambda *_: None, lambda _: None)
     running = asyncio.create_task(bus.run())
     await wait_until(lambda: {"SUBSCRIBE", "PING"} <= set(connection.commands))
     if lost_first:
