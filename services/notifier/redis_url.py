@@ -20,7 +20,8 @@ from redis.backoff import NoBackoff
 
 from services.notifier.servers import Cluster, Guarded, Server, Servers
 
-CONNECT_S = 5.0
+CONNECT_S = 2.0
+SENTINEL_S = 1.0  # for each step of asking one: the next one may know
 PORTS = {"": 6_379, "cluster": 6_379, "sentinel": 26_379}
 
 
@@ -69,7 +70,7 @@ def _pool(url: str, address: Server) -> ConnectionPool:
     # No retries: a report sent twice would be refused as stale though it was accepted. RESP2 has what is published
     # come as an answer, and no notices of maintenance.
     pool.connection_kwargs.update(
-        address._asdict(), protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=None,
+        address._asdict(), protocol=2, retry=_once(), socket_timeout=None,
         socket_connect_timeout=CONNECT_S, health_check_interval=0,
     )  # fmt: skip
     return pool
@@ -83,5 +84,10 @@ def _guarded(pool: ConnectionPool, sentinels: Sequence[Server], told: dict[str, 
     secure = issubclass(pool.connection_class, SSLConnection)
     tls = {key: value for key, value in settings.items() if key.startswith("ssl")} if secure else {}
     signed = {key.removeprefix("sentinel_"): value for key, value in told.items()}
-    sentinel = Sentinel(sentinels, sentinel_kwargs={"ssl": secure, "socket_timeout": CONNECT_S, **tls, **signed})  # type: ignore[no-untyped-call]
+    waits = {"socket_timeout": SENTINEL_S, "socket_connect_timeout": SENTINEL_S, "retry": _once()}
+    sentinel = Sentinel(sentinels, sentinel_kwargs={"ssl": secure, **waits, **tls, **signed})  # type: ignore[no-untyped-call]
     return Guarded(SentinelConnectionPool(name, sentinel, ssl=secure, **settings), sentinel)  # type: ignore[no-untyped-call]
+
+
+def _once() -> Retry:
+    return Retry(NoBackoff(), 0)

@@ -25,6 +25,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 ROUNDS = 5  # how often a command follows its key to another server
 REFRESH_S = 0.1  # how often, at most, a cluster is asked who keeps what
+ASK_S = 1.0  # for one server to answer that: the next one may know
 
 
 class Unplaced(RedisError):  # noqa: N818 - reads as what it is
@@ -197,7 +198,8 @@ class Cluster(Servers):
             random.shuffle(known)
             for server in (*known, *self._seeds):
                 try:
-                    (answer,) = await super()._ask(Place(server), [("CLUSTER", "SLOTS")])
+                    async with asyncio.timeout(ASK_S):
+                        (answer,) = await super()._ask(Place(server), [("CLUSTER", "SLOTS")])
                     slots = sorted(_keepers(answer, server))
                 except (RedisError, OSError, TypeError) as error:  # one that is no cluster answers an error
                     log.debug("cluster_node_unusable", error=type(error).__name__)

@@ -20,7 +20,18 @@ from tests.waiting import free_ports, wait_until
 HOST = "127.0.0.1"
 SLOTS = 16_384
 NODE_TIMEOUT_MS = 1_000  # after which a cluster, or Sentinel, takes a server for dead
-PERSISTENT = ("--appendonly", "yes", "--save", "", "--loglevel", "warning", "--bind", HOST)
+PERSISTENT = (
+    "--appendonly",
+    "yes",
+    "--save",
+    "",
+    "--loglevel",
+    "warning",
+    "--bind",
+    HOST,
+    "--repl-diskless-sync-delay",
+    "0",
+)
 
 
 def binary() -> str:
@@ -81,9 +92,9 @@ class Server:
 class Cluster:
     """Three primaries that share the slots, and a replica of the first."""
 
-    def __init__(self, servers: Sequence[Server], first_bus: int) -> None:
+    def __init__(self, servers: Sequence[Server], buses: Sequence[int]) -> None:
         *self.primaries, self.replica = servers
-        self._first_bus = first_bus
+        self._buses = buses
 
     @property
     def url(self) -> str:
@@ -98,7 +109,7 @@ class Cluster:
         buses = free_ports(4)  # otherwise those 10,000 above, which may be taken
         async with AsyncExitStack() as stack:
             running = [Server.running(folder, *settings, "--cluster-port", str(bus)) for bus in buses]
-            cluster = cls([await stack.enter_async_context(one) for one in running], buses[0])
+            cluster = cls([await stack.enter_async_context(one) for one in running], buses)
             await cluster._join()
             yield cluster
 
@@ -108,8 +119,10 @@ class Cluster:
             last = min(SLOTS, (number + 1) * share) - 1
             await one.ask("CLUSTER", "ADDSLOTSRANGE", number * share, last)
             await one.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-        for one in (*self.primaries[1:], self.replica):
-            await one.ask("CLUSTER", "MEET", HOST, self.primaries[0].port, self._first_bus)
+        servers = (*self.primaries, self.replica)
+        for number, one in enumerate(servers):  # all with all: gossip takes seconds
+            for other, bus in zip(servers[:number], self._buses, strict=False):
+                await one.ask("CLUSTER", "MEET", HOST, other.port, bus)
         await wait_until(self._whole)
         first = await self.primaries[0].ask("CLUSTER", "MYID")
         await self.replica.ask("CLUSTER", "REPLICATE", first)
@@ -177,7 +190,7 @@ class Watched:
                 file.write_text(
                     f"sentinel monitor {cls.NAME} {HOST} {primary.port} 2\n"
                     f"sentinel down-after-milliseconds {cls.NAME} {NODE_TIMEOUT_MS}\n"
-                    f"sentinel failover-timeout {cls.NAME} 5000\n"
+                    f"sentinel failover-timeout {cls.NAME} 1000\n"
                 )
                 settings = (str(file), "--sentinel", "--bind", HOST)
                 sentinels.append(await stack.enter_async_context(Server.running(folder, *settings)))
