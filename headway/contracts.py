@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import base64
 import re
-import time
-from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
 import msgspec
 from msgspec import Meta, Struct
+
+from headway.timestamp import Timestamp as Timestamp
 
 PAYLOAD_BYTES = 32 * 1024
 RESULT_BYTES = 32 * 1024
@@ -30,8 +30,6 @@ MAX_MESSAGE = 1_000  # characters of a progress message
 MAX_UNIT = 32
 MAX_ERROR = 4_000  # characters of an error's message
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-FIRST_MS, LAST_MS = -62_135_596_800_000, 253_402_300_799_999  # what RFC 3339 can spell
 JobStatus = Literal["queued", "running", "retrying", "succeeded", "failed", "cancelled"]
 Reason = Literal["superseded", "finished", "duplicate", "stale"]
 ENDED: frozenset[JobStatus] = frozenset({"succeeded", "failed", "cancelled"})
@@ -47,43 +45,6 @@ Positive = Annotated[int, Meta(ge=1, le=2**53 - 1)]
 Attempts = Annotated[int, Meta(ge=1, le=MAX_ATTEMPTS)]
 Seconds = Annotated[float, Meta(gt=0, le=7 * 86_400)]
 T = TypeVar("T")
-
-
-class Timestamp(int):
-    """A moment, in milliseconds since the epoch."""
-
-    __slots__ = ()
-
-    @classmethod
-    def now(cls) -> Timestamp:
-        """Tell the present moment of this machine's clock."""
-        return cls(time.time_ns() // 1_000_000)
-
-    @classmethod
-    def parse(cls, text: object) -> Timestamp:
-        """Read an RFC 3339 time; ValueError names what is wrong with it."""
-        if not isinstance(text, str):
-            raise ValueError("Expected an RFC 3339 time")  # noqa: TRY004 - msgspec adds the path to a ValueError
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is None:
-            raise ValueError("Expected a time with its offset, such as 2026-01-01T00:00:00.000Z")
-        return cls.at(moment.timestamp())
-
-    @classmethod
-    def at(cls, seconds: float) -> Timestamp:
-        """Return the moment so many seconds after the epoch; ValueError when it could not be written."""
-        milliseconds = round(seconds * 1000)
-        if not FIRST_MS <= milliseconds <= LAST_MS:
-            raise ValueError("Expected a time of the years 1 to 9999 in UTC")
-        return cls(milliseconds)
-
-    def after(self, seconds: float) -> Timestamp:
-        """Return the moment that many seconds later, or the last that can be written."""
-        return Timestamp(min(LAST_MS, self + round(seconds * 1000)))
-
-    def __str__(self) -> str:
-        """Spell it as RFC 3339 in UTC with milliseconds."""
-        return (EPOCH + timedelta(milliseconds=self)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class JobMessage(Struct, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import time
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import ClassVar, TypeVar
 
 import msgspec
@@ -150,7 +151,7 @@ async def log_request(request: web.Request, handler: Handler) -> web.StreamRespo
     """Log one line a public request: its route's template, never its query, which may hold a token."""
     started = time.perf_counter()
     response = await handler(request)
-    if not isinstance(response, web.WebSocketResponse):  # these log their opening and closing themselves
+    if response.status != HTTPStatus.SWITCHING_PROTOCOLS:  # a socket logs its opening and closing itself
         duration_ms, route = round((time.perf_counter() - started) * 1000, 1), route_of(request)
         said = log.debug if route.startswith("/assets/") else log.info
         said("request_answered", method=request.method, route=route, status=response.status,

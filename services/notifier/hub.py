@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from headway.contracts import ENDED, JobSnapshot, JobStatus, Natural, Timestamp, decode, encode
 from headway.tokens import Pass
+from services.notifier.frames import Opcode, frame
 
 NONE = -1  # the version before any
 SPACED = bytes.maketrans(b"\r\n", b"  ")
@@ -46,9 +47,9 @@ class Snapshot:
             return None
 
     @cached_property
-    def frame(self) -> bytes:
+    def message(self) -> bytes:
         """The snapshot as a WebSocket text frame."""
-        return text_frame(b'{"job":%b}' % self.text)
+        return frame(Opcode.TEXT, b'{"job":', self.text, b"}")
 
     @cached_property
     def event(self) -> bytes:
@@ -75,16 +76,6 @@ def queued(granted: Pass) -> bytes:
             expires_at=granted.expires_at,
         )
     )
-
-
-def text_frame(data: bytes) -> bytes:
-    """Frame a text message as RFC 6455 §5.2 has it: final, unmasked, without extensions."""
-    size = len(data)
-    if size < 126:
-        return b"\x81" + size.to_bytes(1, "big") + data
-    if size < 65_536:
-        return b"\x81\x7e" + size.to_bytes(2, "big") + data
-    return b"\x81\x7f" + size.to_bytes(8, "big") + data
 
 
 def event_of(name: bytes, data: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -91,8 +92,8 @@ def _in_doubt(count: int) -> Iterator[None]:
 
 
 def _tell(body: Any, verdicts: Sequence[Verdict]) -> web.Response:
-    for verdict in verdicts:
-        metrics.REPORTS.labels(verdict.reason or "accepted").inc()
+    for reason, count in Counter(verdict.reason or "accepted" for verdict in verdicts).items():
+        metrics.REPORTS.labels(reason).inc(count)
     return web.Response(body=encode(body), content_type=JSON)
 
 
@@ -102,6 +103,6 @@ def read_batch(body: bytes) -> list[JobReport]:
     for index, report in enumerate(reports):
         if len(report.result) > RESULT_BYTES:
             raise Unprocessable(f"Expected a result of at most {RESULT_BYTES} bytes.", field=f"[{index}].result")
-        if depth(bytes(report.result)) > MAX_DEPTH:
+        if len(report.result) > MAX_DEPTH and depth(bytes(report.result)) > MAX_DEPTH:
             raise Unprocessable(f"Expected a result of at most {MAX_DEPTH} levels.", field=f"[{index}].result")
     return reports

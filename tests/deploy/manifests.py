@@ -17,7 +17,7 @@ from dev.environment import ROOT
 from headway.azure_queue import CONNECT_S, READ_S
 from services.chassis import SHUTDOWN_S
 from services.notifier.settings import NotifierSettings
-from services.notifier.transports.websocket import CLOSE_S
+from services.notifier.transports.connection import CLOSE_S
 from services.settings import Secret, Settings, load
 from services.submitter.settings import SubmitterSettings
 from services.worker.consumer import SETTLE_S

@@ -7,6 +7,7 @@ buffer limit it keeps the newest snapshot of each job instead, and gets it once 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -14,7 +15,6 @@ from contextlib import contextmanager
 from typing import ClassVar
 
 import structlog
-from aiohttp import web
 
 from headway.tokens import Pass
 from services.notifier import metrics
@@ -36,10 +36,13 @@ class Outlet(ABC):
 
     transport: ClassVar[str]
     lasting: ClassVar[bool] = True  # whether its opening and its closing are told apart
+    __slots__ = ("_connection", "behind", "opened_at", "origin", "watches")
 
-    def __init__(self, connection: asyncio.Transport) -> None:
+    def __init__(self, connection: asyncio.Transport, origin: str | None) -> None:
         self.watches: dict[str, Watch] = {}
         self.behind: dict[str, Snapshot] = {}  # what waits until the connection takes more
+        self.opened_at = time.monotonic()
+        self.origin = None if origin is None else sys.intern(origin)  # of the page; most are the same
         self._connection = connection
 
     @property
@@ -88,8 +91,12 @@ class Outlet(ABC):
 class Pipe(Outlet):
     """An outlet that bytes are written to for as long as it is open."""
 
-    _waiting = 0  # bytes, when the connection was last looked at
-    _stuck_since: float | None = None
+    __slots__ = ("_stuck_since", "_waiting")
+
+    def __init__(self, connection: asyncio.Transport, origin: str | None) -> None:
+        super().__init__(connection, origin)
+        self._waiting = 0  # bytes, when the connection was last looked at
+        self._stuck_since: float | None = None
 
     @abstractmethod
     def spell(self, snapshot: Snapshot) -> bytes:
@@ -183,25 +190,35 @@ class Outlets:
             )
 
     @contextmanager
-    def open(self, outlet: Outlet, request: web.Request) -> Iterator[None]:
+    def open(self, outlet: Outlet) -> Iterator[None]:
         """Serve an outlet for the length of the block."""
-        self._open.add(outlet)
-        metrics.CONNECTIONS.labels(outlet.transport).inc()
-        metrics.OPENED.labels(outlet.transport).inc()
-        opened = time.monotonic()
-        logged = log.bind(transport=outlet.transport, origin=request.headers.get("Origin"))
-        if outlet.lasting:
-            logged.info("connection_opened")
+        self.opened(outlet)
         try:
             yield
         finally:
-            self._open.discard(outlet)
-            for watch in outlet.watches.values():
-                self._live.unwatch(watch)
-            metrics.CONNECTIONS.labels(outlet.transport).dec()
-            metrics.CLOSED.labels(outlet.transport, outlet.code or "none").inc()
-            if outlet.lasting:
-                logged.info("connection_closed", code=outlet.code, duration_s=round(time.monotonic() - opened, 3))
+            self.closed(outlet)
+
+    def opened(self, outlet: Outlet) -> None:
+        """Serve an outlet from now on."""
+        self._open.add(outlet)
+        metrics.CONNECTIONS.labels(outlet.transport).inc()
+        metrics.OPENED.labels(outlet.transport).inc()
+        if outlet.lasting:
+            log.info("connection_opened", transport=outlet.transport, origin=outlet.origin)
+
+    def closed(self, outlet: Outlet) -> None:
+        """Take that an outlet has closed, if it was ever served."""
+        if outlet not in self._open:
+            return
+        self._open.discard(outlet)
+        for watch in outlet.watches.values():
+            self._live.unwatch(watch)
+        metrics.CONNECTIONS.labels(outlet.transport).dec()
+        metrics.CLOSED.labels(outlet.transport, outlet.code or "none").inc()
+        if outlet.lasting:
+            duration_s = round(time.monotonic() - outlet.opened_at, 3)
+            log.info("connection_closed", transport=outlet.transport, origin=outlet.origin, code=outlet.code,
+                     duration_s=duration_s)  # fmt: skip
 
     def watch(self, outlet: Outlet, granted: Pass, version: int | None) -> None:
         """Begin a watch for an outlet, unless it has too many."""

@@ -35,7 +35,7 @@ class Held(Outlet):
     lasting = False
 
     def __init__(self, connection: asyncio.Transport, *, for_ending: bool) -> None:
-        super().__init__(connection)
+        super().__init__(connection, None)
         self.newer: dict[str, Snapshot] = {}
         self.errors: list[dict[str, str]] = []
         self.told = asyncio.Event()
@@ -121,7 +121,7 @@ class Poll:
             return newer, errors
         self._outlets.make_room()
         held = Held(connection, for_ending=for_ending)
-        with self._outlets.open(held, request):
+        with self._outlets.open(held):
             for granted, version in asked:
                 self._outlets.watch(held, granted, version)
             try:

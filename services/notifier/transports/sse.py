@@ -32,8 +32,8 @@ class Stream(Pipe):
 
     transport = "sse"
 
-    def __init__(self, connection: asyncio.Transport, job_ids: set[str], *, chunked: bool) -> None:
-        super().__init__(connection)
+    def __init__(self, connection: asyncio.Transport, origin: str | None, job_ids: set[str], *, chunked: bool) -> None:
+        super().__init__(connection, origin)
         self.done = asyncio.Event()
         self._chunked = chunked
         self._going = job_ids  # the jobs that have not ended
@@ -133,8 +133,9 @@ class Streams:
         await response.write(
             comment()
         )  # with the headers, which wait for the first bytes; the rest goes around aiohttp
-        stream = Stream(request.transport, {str(one.granted.job_id) for one in asked}, chunked=chunked)
-        with self._outlets.open(stream, request):
+        job_ids, origin = {str(one.granted.job_id) for one in asked}, request.headers.get("Origin")
+        stream = Stream(request.transport, origin, job_ids, chunked=chunked)
+        with self._outlets.open(stream):
             for one in refused:
                 stream.write(stream.spell_error(one.problem))
             for granted, version in asked:
