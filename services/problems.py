@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import time
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from http import HTTPStatus
 from typing import ClassVar, TypeVar
 
@@ -13,6 +14,7 @@ import msgspec
 import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import PayloadEncodingError as PayloadError
+from prometheus_client import Counter, Histogram
 
 from headway.contracts import decode
 from services import metrics
@@ -139,11 +141,21 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Exception:
         log.exception("request_failed", method=request.method, route=route)
         response = respond(500, "internal_error", "Internal error")
-    metrics.REQUESTS.labels(request.method, route, response.status).inc()
+    _answered(request.method, route, response.status).inc()
     held = HELD in request or "Prefer" in request.headers
     if isinstance(response, web.Response) and not held:  # streams and held requests take long
-        metrics.REQUEST_DURATION.labels(request.method, route).observe(time.perf_counter() - started)
+        _answering(request.method, route).observe(time.perf_counter() - started)
     return response
+
+
+@lru_cache(maxsize=1000)  # a series is found by its labels slowly
+def _answered(method: str, route: str, status: int) -> Counter:
+    return metrics.REQUESTS.labels(method, route, status)
+
+
+@lru_cache(maxsize=1000)
+def _answering(method: str, route: str) -> Histogram:
+    return metrics.REQUEST_DURATION.labels(method, route)
 
 
 @web.middleware

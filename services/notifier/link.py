@@ -1,13 +1,14 @@
 """One connection to a Redis server, shared by all who ask it: no pool, and no round trip of one's own.
 
-What is asked in one turn of the loop leaves in one write, and answers come in the order of the questions. redis-py
-connects, signs in and reads the protocol; its own pools and pipelines cost several times as much for each command.
+Answers come in the order of the questions. redis-py connects, signs in and reads the protocol; its own pools and
+pipelines cost several times as much for each command.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,7 +20,8 @@ from redis.exceptions import ResponseError
 
 Command = Sequence[Any]  # its words: text, bytes or numbers
 
-ANSWER_S = 5.0  # a server that takes longer is as good as gone
+ANSWER_S, WATCH_S = 4.5, 0.5  # a server that takes longer is as good as gone; how often that is looked at
+LOST = "The connection to Redis was lost."
 MOST = 20_000  # commands that may wait for an answer: whoever asks for more is told to come back
 
 
@@ -36,21 +38,13 @@ class Link:
 
         Raises:
             RedisError: the server is away, or nobody knows which of the commands it ran.
-            OSError: the same.
         """
-        line: _Line | None = None
-        try:
-            async with asyncio.timeout(ANSWER_S):
-                line = await self._opened()
-                return await line.ask(commands)
-        except TimeoutError:
-            if line is not None:
-                line.close()
-            raise
+        line = self._line
+        if line is None or line.closed:
+            line = await self._opened()
+        return await line.ask(commands)
 
     async def _opened(self) -> _Line:
-        if self._line is not None and not self._line.closed:
-            return self._line
         async with self._opening:
             if self._line is None or self._line.closed:
                 connection = self._make()
@@ -72,10 +66,11 @@ class Link:
 class _Batch:
     """Commands whose answers are told together."""
 
-    __slots__ = ("_count", "_told", "answers")
+    __slots__ = ("_count", "_told", "answers", "asked_at")
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, now: float) -> None:
         self.answers: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        self.asked_at = now
         self._count = count
         self._told: list[Any] = []
 
@@ -91,7 +86,7 @@ class _Batch:
     def fail(self) -> None:
         """Tell that the rest will not come."""
         if not self.answers.done():
-            self.answers.set_exception(Disconnected("The connection to Redis was lost."))
+            self.answers.set_exception(Disconnected(LOST))
 
 
 class _Line:
@@ -101,30 +96,28 @@ class _Line:
         self._connection = connection
         self._asked: deque[_Batch] = deque()
         self._waiting = 0  # commands without an answer
-        self._unsent: list[bytes] = []
-        self._something = asyncio.Event()
         self.closed = False
         self.over = asyncio.create_task(self._run())
 
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
-        """Send commands together with what others ask just now, and return their answers."""
+        """Send commands, and return their answers."""
         if self.closed or self._waiting + len(commands) > MOST:
-            raise Disconnected("The connection to Redis was lost." if self.closed else "Too much waits for Redis.")
-        batch = _Batch(len(commands))
+            raise Disconnected(LOST if self.closed else "Too much waits for Redis.")
+        batch = _Batch(len(commands), time.monotonic())
         self._asked.append(batch)
         self._waiting += len(commands)
-        self._unsent += [hiredis.pack_command(tuple(command)) for command in commands]
-        self._something.set()
+        packed = [hiredis.pack_command(tuple(command)) for command in commands]
+        # Nothing is awaited before this has written, so that questions leave in the order in which they wait.
+        await self._connection.send_packed_command(packed, check_health=False)
         return await batch.answers
 
     def close(self) -> None:
         """Close, and fail all that waits."""
         self.closed = True
-        self._something.set()
         self.over.cancel()
 
     async def _run(self) -> None:
-        parts = [asyncio.create_task(part()) for part in (self._write, self._read)]
+        parts = [asyncio.create_task(part()) for part in (self._read, self._watch)]
         try:
             await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
@@ -138,13 +131,6 @@ class _Line:
             for batch in self._asked:
                 batch.fail()
 
-    async def _write(self) -> None:
-        while True:
-            await self._something.wait()
-            self._something.clear()
-            unsent, self._unsent = self._unsent, []
-            await self._connection.send_packed_command(unsent, check_health=False)
-
     async def _read(self) -> None:
         read = self._connection.read_response
         while True:
@@ -155,3 +141,10 @@ class _Line:
             self._waiting -= 1
             if self._asked[0].take(answer):
                 self._asked.popleft()
+
+    async def _watch(self) -> None:
+        """End when an answer does not come: one timer for all who wait."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            if self._asked and time.monotonic() - self._asked[0].asked_at > ANSWER_S:
+                return

@@ -101,6 +101,11 @@ class Servers:
         groups: dict[Place, list[int]] = {}
         for index in due:
             groups.setdefault(places[index], []).append(index)
+        if len(groups) == 1:
+            ((place, group),) = groups.items()
+            for index, answer in zip(group, await self._ask(place, [commands[i][1] for i in group]), strict=True):
+                answers[index] = answer
+            return
         found = await asyncio.gather(
             *(self._ask(place, [commands[index][1] for index in group]) for place, group in groups.items()),
             return_exceptions=True,
