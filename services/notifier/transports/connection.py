@@ -15,7 +15,7 @@ from services.notifier import metrics
 from services.notifier.frames import CloseCode, Frame, Frames, Opcode, Violation, close_code, closing, frame, text_of
 from services.notifier.hub import Snapshot
 from services.notifier.settings import NotifierSettings
-from services.notifier.transports.outlet import Pipe
+from services.notifier.transports.outlet import BUFFER_BYTES, Pipe
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -46,7 +46,8 @@ class Connection(Pipe, asyncio.Protocol):
 
     transport = "websocket"
     __slots__ = (
-        "_allowance", "_code", "_doing", "_frames", "_heard_at", "_over", "_paused", "_service", "asked", "closing",
+        "_allowance", "_code", "_doing", "_frames", "_heard_at", "_over", "_paused", "_service", "_slow", "asked",
+        "closing",
     )  # fmt: skip
 
     def __init__(self, service: Service, connection: asyncio.Transport, origin: str | None) -> None:
@@ -65,6 +66,8 @@ class Connection(Pipe, asyncio.Protocol):
         self._paused = False  # whether what has come is to be worked off before more is read
         self._doing: asyncio.Future[None] | None = None
         self._over: asyncio.Future[None] | None = None
+        self._slow = False
+        connection.set_write_buffer_limits(high=BUFFER_BYTES)
 
     @property
     def code(self) -> int:
@@ -91,6 +94,19 @@ class Connection(Pipe, asyncio.Protocol):
             self._frames.feed(data)
             if not self._paused:
                 self._work()
+
+    def pause_writing(self) -> None:
+        """Take that too much waits."""
+        self._slow = True
+
+    def resume_writing(self) -> None:
+        """Write what was kept, now that there is room."""
+        self._slow = False
+        self.flush()
+
+    def slow(self) -> bool:
+        """Tell whether too much waits already."""
+        return self._slow
 
     # What the other side says.
 
@@ -150,6 +166,13 @@ class Connection(Pipe, asyncio.Protocol):
 
     # What this side says.
 
+    def push(self, job_id: str, snapshot: Snapshot) -> None:
+        """Write a snapshot, or keep it while the connection is slow: in as few steps as may be, of a thousand each."""
+        if self._slow:
+            self.behind[job_id] = snapshot
+        elif not self.closing:
+            self._connection.write(snapshot.message)
+
     def spell(self, snapshot: Snapshot) -> bytes:
         """Return a snapshot as a frame."""
         return snapshot.message
@@ -162,6 +185,11 @@ class Connection(Pipe, asyncio.Protocol):
         """Write a ready frame, unless the connection is closing: nothing may follow a close frame."""
         if not self.closing:
             super().write(data)
+
+    def abort(self) -> None:
+        """End the connection without a word."""
+        self.closing = True
+        super().abort()
 
     def beat(self) -> None:
         """Ping the peer, or end the connection when it has been silent for too long."""
