@@ -31,6 +31,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 S = TypeVar("S", bound=Settings)
 
 SHUTDOWN_S = 3.0  # what requests in flight get once a listener closes
+LINGER_S = 2.0  # how long what still comes of a refused body is read, so that its sender sees the answer
 IDLE_S = 75.0  # how long a connection is kept for a further whole request: longer than proxies keep theirs
 
 
@@ -120,8 +121,9 @@ async def _supervise(task: Callable[[], Awaitable[object]]) -> None:
 
 async def _listen(stack: AsyncExitStack, app: web.Application, host: str, port: int) -> None:
     runner = web.AppRunner(
-        app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S, keepalive_timeout=IDLE_S
-    )
+        app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S, keepalive_timeout=IDLE_S,
+        lingering_time=LINGER_S,
+    )  # fmt: skip
     handshakes = Handshakes(runner)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)

@@ -10,6 +10,7 @@ from functools import partial
 import structlog
 from redis.exceptions import RedisError
 
+from services.notifier import metrics
 from services.notifier.ear import Ear
 from services.notifier.records import PREFIX, channel
 from services.notifier.servers import Server, Servers
@@ -36,6 +37,7 @@ class Bus:
         self._placed: dict[str, Ear | None] = {WAKE: None}  # who hears each wanted channel
         self._ears: dict[Server, Ear] = {}
         self._owners: dict[Server, asyncio.Task[None]] = {}
+        metrics.REDIS_UP.set_function(lambda: self.ready)
 
     @property
     def ready(self) -> bool:

@@ -136,6 +136,10 @@ class Hub:
     def __len__(self) -> int:
         return len(self._topics)
 
+    def watches(self) -> int:
+        """Count the watches."""
+        return sum(len(topic.watches) for topic in self._topics.values())
+
     def __contains__(self, job_id: str) -> bool:
         return job_id in self._topics
 
@@ -159,19 +163,22 @@ class Hub:
         del self._topics[watch.job_id]
         return True
 
-    def deliver(self, job_id: str, snapshot: Snapshot, now: float) -> None:
-        """Show a snapshot to everyone who has not seen it or a newer one."""
+    def deliver(self, job_id: str, snapshot: Snapshot, now: float) -> int:
+        """Show a snapshot to everyone who has not seen it or a newer one; return to how many."""
         topic = self._topics.get(job_id)
         if topic is None:
-            return
+            return 0
         topic.heard_at = now
         version = snapshot.version
         if version >= topic.version:  # a read may be overtaken by what is published meanwhile
             topic.version, topic.ended = version, snapshot.ended
+        shown = 0
         for watch in topic.watches.values():
             if version > watch.version:
                 watch.version = version
                 watch.watcher.push(job_id, snapshot)
+                shown += 1
+        return shown
 
     def unanswered(self, job_id: str) -> list[Watch]:
         """Return the job's watches that no read has answered yet."""

@@ -31,6 +31,8 @@ class Live:
 
     def __init__(self, hub: Hub, records: Records, silence_s: float) -> None:
         self._hub = hub
+        metrics.WATCHED.set_function(lambda: len(hub))
+        metrics.SUBSCRIPTIONS.set_function(hub.watches)
         self._records = records
         self._silence_s = silence_s
         self._due: dict[str, None] = {}  # the jobs to read, in the order of their asking
@@ -41,7 +43,6 @@ class Live:
     def watch(self, watch: Watch) -> None:
         """Begin a watch; its watcher is answered soon."""
         self._hub.join(watch, time.monotonic())
-        metrics.WATCHED.set(len(self._hub))
         if self.bus.want(watch.job_id):  # otherwise its confirmation will come, and lead to the read
             self._read(watch.job_id)
 
@@ -50,7 +51,6 @@ class Live:
         if self._hub.leave(watch):
             self.bus.forget(watch.job_id)
             self._sent.pop(watch.job_id, None)
-        metrics.WATCHED.set(len(self._hub))
 
     def heard(self, job_id: str, text: bytes) -> None:
         """Take what was published of a job."""
@@ -58,8 +58,13 @@ class Live:
         if snapshot is None:
             log.warning("publication_unreadable", job_id=job_id, size=len(text))
         else:
-            self._hub.deliver(job_id, snapshot, time.monotonic())
+            self._deliver(job_id, snapshot)
             self._measure(Timestamp.now(), job_id, snapshot)
+
+    def _deliver(self, job_id: str, snapshot: Snapshot) -> None:
+        shown = self._hub.deliver(job_id, snapshot, time.monotonic())
+        metrics.SENT.inc(shown)
+        metrics.SENT_BYTES.inc(shown * len(snapshot.text))
 
     def reported(self, reports: Iterable[JobReport]) -> None:
         """Take when workers sent what came in here, to tell how long the way to this replica's watchers is."""
@@ -112,9 +117,11 @@ class Live:
     def _show(self, job_id: str, watches: list[Watch], text: bytes | None) -> None:
         snapshot = Snapshot.read(text)
         if snapshot is not None:
-            self._hub.deliver(job_id, snapshot, time.monotonic())
+            self._deliver(job_id, snapshot)
         for watch in watches:
             watch.answered = True
+            if watch.named > 0:
+                metrics.RESUMES.labels("miss" if snapshot is None else "hit").inc()
             if snapshot is None:
                 self._hub.absent(watch)
             else:

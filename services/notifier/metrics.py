@@ -12,6 +12,23 @@ REPORTS = Counter("notifier_reports", "How many reports got which verdict?", ["v
 CONNECTIONS = Gauge("notifier_connections", "How many connections are open?", ["transport"])
 OPENED = Counter("notifier_connections_opened", "How many connections were opened?", ["transport"])
 CLOSED = Counter("notifier_connections_closed", "How many connections were closed, and how?", ["transport", "code"])
+CONNECTION_DURATION = Histogram(
+    "notifier_connection_duration_seconds",
+    "How long was a connection open?",
+    ["transport"],
+    buckets=(0.1, 1, 5, 30, 60, 300, 900, 3600, 14_400),
+)
+PING_RTT = Histogram("notifier_ping_rtt_seconds", "How long did sockets take to answer a ping?", buckets=LATENCY)
+SUBSCRIPTIONS = Gauge("notifier_subscriptions", "How many watches of jobs are there?")
+SENT = Counter("notifier_messages_sent", "How many snapshots were given to connections?")
+SENT_BYTES = Counter("notifier_sent_bytes", "How many bytes of snapshots were that?")
+RECEIVED = Counter("notifier_messages_received", "How many messages came over sockets?")
+DROPPED = Counter(
+    "notifier_messages_dropped", "How many snapshots were replaced by newer ones unsent, and why?", ["reason"]
+)
+RESUMES = Counter(
+    "notifier_resumes", "How many watchers came back with a version, and was the record still there?", ["outcome"]
+)
 WATCHED = Gauge("notifier_watched_jobs", "How many jobs does this replica watch?")
 RECONNECTS = Counter("notifier_pubsub_reconnects", "How often was the subscription to Redis made anew?")
 REFRESHED = Counter("notifier_records_read", "How many records were read for watchers?")
@@ -19,6 +36,11 @@ WAITING = Gauge("notifier_waiting_workers", "How many workers wait for a hint he
 WAKES = Counter(
     "notifier_wakes", "How many wake hints were answered to a worker, or kept since none waited?", ["outcome"]
 )
+REDIS_UP = Gauge("notifier_redis_up", "Does this replica hear Redis?")
+REDIS_DURATION = Histogram(
+    "notifier_redis_operation_duration_seconds", "How long did Redis take?", ["op"], buckets=LATENCY
+)
+REDIS_ERRORS = Counter("notifier_redis_errors", "How often was Redis away, or what it did in doubt?", ["op"])
 REFUSED = Counter("notifier_refused", "How much was refused because of which limit?", ["limit"])
 DELIVERY_LATENCY = Histogram(
     "notifier_delivery_latency_seconds",
@@ -36,6 +58,13 @@ for verdict in ("accepted", *get_args(Reason)):
 for transport in ("websocket", "sse", "poll"):
     CONNECTIONS.labels(transport)
     OPENED.labels(transport)
+    CONNECTION_DURATION.labels(transport)
+DROPPED.labels("slow")
+for outcome in ("hit", "miss"):
+    RESUMES.labels(outcome)
+for op in ("report", "progress", "cancel", "read"):
+    REDIS_DURATION.labels(op)
+    REDIS_ERRORS.labels(op)
 for outcome in ("answered", "kept"):
     WAKES.labels(outcome)
 for limit in ("connections", "watches", "messages", "message_size", "binary", "first_message", "stuck"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from headway.contracts import DEFAULT_ATTEMPTS, JobReport, OneLine, Progress, Timestamp, Verdict, encode, present
 from headway.tokens import Pass
+from services.notifier import metrics
 from services.notifier.link import Command
 from services.notifier.servers import Servers
 
@@ -45,7 +47,7 @@ class Records:
             RedisError: Redis is away, or the outcome of at least one report is in doubt.
         """
         reports = list(reports)
-        answers = await self._call([_report(report) for report in reports])
+        answers = await self._call("report", [_report(report) for report in reports])
         verdicts = []
         for report, (*verdict, published) in zip(reports, answers, strict=True):
             verdicts.append(_verdict(report.job_id, verdict))
@@ -55,19 +57,29 @@ class Records:
 
     async def progress(self, line: OneLine, job_ttl_s: float) -> Verdict:
         """Pass a one-line report through the gate; the record tells what it does not. Raises as `apply`."""
-        (answer,) = await self._call([_progress(line, Timestamp.now(), job_ttl_s)])
+        (answer,) = await self._call("progress", [_progress(line, Timestamp.now(), job_ttl_s)])
         return _verdict(line.job_id, answer[:-1])
 
     async def cancel(self, granted: Pass) -> bytes:
         """Cancel a job and return its snapshot: at once, or by request when a worker holds it; an ending stands."""
-        (snapshot,) = await self._call([_cancel(granted)])
+        (snapshot,) = await self._call("cancel", [_cancel(granted)])
         return bytes(snapshot)
 
     async def read(self, job_ids: Iterable[str]) -> list[bytes | None]:
         """Return the snapshots of jobs, None for one without a record."""
-        return await self._call([[channel(job_id), "read"] for job_id in job_ids])
+        return await self._call("read", [[channel(job_id), "read"] for job_id in job_ids])
 
-    async def _call(self, calls: Sequence[Call]) -> list[Any]:
+    async def _call(self, op: str, calls: Sequence[Call]) -> list[Any]:
+        started = time.monotonic()
+        try:
+            return await self._passed(calls)
+        except (RedisError, OSError):
+            metrics.REDIS_ERRORS.labels(op).inc()
+            raise
+        finally:
+            metrics.REDIS_DURATION.labels(op).observe(time.monotonic() - started)
+
+    async def _passed(self, calls: Sequence[Call]) -> list[Any]:
         answers = await self._run(calls)
         for _ in range(ROUNDS):
             missed = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]

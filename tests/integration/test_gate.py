@@ -304,7 +304,7 @@ async def test_a_call_that_fails_is_raised(records: Records) -> None:
     """When one call of a batch fails, its outcome is in doubt, and the batch says so."""
     broken = [KEY, "report", "too", "few"]
     with pytest.raises(RedisError):
-        await records._call([[KEY, "read"], broken])
+        await records._passed([[KEY, "read"], broken])
 
 
 @pytest.mark.parametrize("ask", ["apply", "cancel", "read"])

@@ -346,7 +346,7 @@ def store(redis: Redis, stores: dict[str, str]) -> Iterator[Store]:
 
 SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 THOROUGH = settings(
-    max_examples=200, stateful_step_count=40, deadline=None, print_blob=True, suppress_health_check=SLOW
+    max_examples=120, stateful_step_count=40, deadline=None, print_blob=True, suppress_health_check=SLOW
 )
 QUICK = settings(THOROUGH, phases=[Phase.generate], database=None, report_multiple_bugs=False, print_blob=False)
 

@@ -46,9 +46,19 @@ class Connection(Pipe, asyncio.Protocol):
 
     transport = "websocket"
     __slots__ = (
-        "_allowance", "_code", "_doing", "_frames", "_heard_at", "_over", "_paused", "_service", "_slow", "asked",
+        "_allowance",
+        "_code",
+        "_doing",
+        "_frames",
+        "_heard_at",
+        "_over",
+        "_paused",
+        "_pinged_at",
+        "_service",
+        "_slow",
+        "asked",
         "closing",
-    )  # fmt: skip
+    )
 
     def __init__(self, service: Service, connection: asyncio.Transport, origin: str | None) -> None:
         super().__init__(connection, origin)
@@ -67,6 +77,7 @@ class Connection(Pipe, asyncio.Protocol):
         self._doing: asyncio.Future[None] | None = None
         self._over: asyncio.Future[None] | None = None
         self._slow = False
+        self._pinged_at: float | None = None  # while no answer has come
         connection.set_write_buffer_limits(high=BUFFER_BYTES)
 
     @property
@@ -139,11 +150,15 @@ class Connection(Pipe, asyncio.Protocol):
         elif self.closing:
             return None
         elif told.opcode is Opcode.TEXT:
+            metrics.RECEIVED.inc()
             return self._service.heard(self, text_of(told.data))
         elif told.opcode is Opcode.BINARY:
             self.refuse("binary", CloseCode.UNSUPPORTED_DATA, "send text")
         elif told.opcode is Opcode.PING and not self.slow():
             self.write(frame(Opcode.PONG, told.data))
+        elif told.opcode is Opcode.PONG and self._pinged_at is not None:
+            metrics.PING_RTT.observe(time.monotonic() - self._pinged_at)
+            self._pinged_at = None
         return None
 
     def _pause(self, doing: Coroutine[None, None, None] | None) -> None:
@@ -169,7 +184,7 @@ class Connection(Pipe, asyncio.Protocol):
     def push(self, job_id: str, snapshot: Snapshot) -> None:
         """Write a snapshot, or keep it while the connection is slow: in as few steps as may be, of a thousand each."""
         if self._slow:
-            self.behind[job_id] = snapshot
+            self.keep(job_id, snapshot)
         elif not self.closing:
             self._connection.write(snapshot.message)
 
@@ -196,6 +211,7 @@ class Connection(Pipe, asyncio.Protocol):
         if time.monotonic() - self._heard_at > SILENT_PINGS * self._service.settings.ping_s:
             self.abort()
         else:
+            self._pinged_at = time.monotonic()
             self.write(PING)
 
     def check(self) -> None:

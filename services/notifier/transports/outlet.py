@@ -112,7 +112,7 @@ class Pipe(Outlet):
     def push(self, job_id: str, snapshot: Snapshot) -> None:
         """Write a snapshot, or keep it while the connection is slow."""
         if self.slow():
-            self.behind[job_id] = snapshot
+            self.keep(job_id, snapshot)
         else:
             self.write(self.spell(snapshot))
             self.sent(job_id, snapshot)
@@ -123,6 +123,12 @@ class Pipe(Outlet):
             self.abort()
         else:
             self.write(self.spell_error(problem(job_id, code, message)))
+
+    def keep(self, job_id: str, snapshot: Snapshot) -> None:
+        """Keep a snapshot, in place of an older one, until the connection takes more."""
+        if job_id in self.behind:
+            metrics.DROPPED.labels("slow").inc()
+        self.behind[job_id] = snapshot
 
     def slow(self) -> bool:
         """Tell whether too much waits already."""
@@ -215,8 +221,9 @@ class Outlets:
             self._live.unwatch(watch)
         metrics.CONNECTIONS.labels(outlet.transport).dec()
         metrics.CLOSED.labels(outlet.transport, outlet.code or "none").inc()
+        duration_s = round(time.monotonic() - outlet.opened_at, 3)
+        metrics.CONNECTION_DURATION.labels(outlet.transport).observe(duration_s)
         if outlet.lasting:
-            duration_s = round(time.monotonic() - outlet.opened_at, 3)
             log.info("connection_closed", transport=outlet.transport, origin=outlet.origin, code=outlet.code,
                      duration_s=duration_s)  # fmt: skip
 
