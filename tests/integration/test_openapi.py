@@ -15,7 +15,7 @@ from dev.environment import ROOT
 from tests.stack import Stack, running
 
 DOCUMENTS = sorted((ROOT / "services").glob("*/openapi.yaml"))
-BUDGET_S = 30
+BUDGET_S = 18
 CONFIGURATION = """
 [checks]
 # What a schema allows may still be refused: a form's payload that is no JSON, 1.0 where 1 is meant.
