@@ -143,9 +143,7 @@ class Connection(Pipe, asyncio.Protocol):
             self.refuse("messages", CloseCode.POLICY_VIOLATION, "too many messages")
             self._frames = None
         elif told.opcode is Opcode.CLOSE:
-            code = close_code(told.data)
-            self._code = self._code or code
-            self.write(closing(code))
+            self.close(close_code(told.data))
             self._connection.close()
         elif self.closing:
             return None
@@ -237,10 +235,9 @@ class Connection(Pipe, asyncio.Protocol):
         if not self._connection.is_closing():
             await self._over
 
-    def close(self, code: CloseCode, reason: str) -> None:
+    def close(self, code: int, reason: str = "") -> None:
         """Close (§7.1.2): say so, and leave it to the other side to agree; one that reads nothing never does."""
-        if self.closing:
-            return
-        self.write(closing(code, reason))
-        self._code, self.closing = code, True
-        asyncio.get_running_loop().call_later(CLOSE_S, self.abort)
+        if not self.closing:
+            self.write(closing(code, reason))
+            self._code, self.closing = code, True
+            asyncio.get_running_loop().call_later(CLOSE_S, self.abort)
