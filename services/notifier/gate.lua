@@ -7,9 +7,10 @@
 --   read                              -> the snapshot, or nil
 -- What a watcher sees is kept as JSON text, opaque to this script (cjson turns [] into {} and cuts long numbers).
 
-local SHOWN = {'id', 'kind', 'status', 'version', 'generation', 'attempt', 'max_attempts', 'progress', 'result',
-  'error', 'cancel_requested', 'submitted_at', 'started_at', 'updated_at', 'finished_at', 'due_at', 'lease_until', 'expires_at'}
-local FENCE = {'message_id', 'delivery', 'sequence', 'lease_ms', 'due_ms', 'expires_ms'}
+local FIELDS = {'id', 'kind', 'status', 'version', 'generation', 'attempt', 'max_attempts', 'progress', 'result',
+  'error', 'cancel_requested', 'submitted_at', 'started_at', 'updated_at', 'finished_at', 'due_at', 'lease_until', 'expires_at',
+  'message_id', 'delivery', 'sequence', 'lease_ms', 'due_ms', 'expires_ms'}
+local SHOWN = 18  -- so many of them are what a watcher sees; the others are for the fence
 local REPORTED = {'id', 'kind', 'status', 'generation', 'attempt', 'max_attempts', 'progress', 'result', 'error',
   'submitted_at', 'due_at', 'lease_until', 'expires_at', 'message_id', 'delivery', 'sequence', 'lease_ms', 'due_ms',
   'expires_ms'}
@@ -31,11 +32,8 @@ local key = KEYS[1]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local FIELDS = {}
-for _, name in ipairs(SHOWN) do table.insert(FIELDS, name) end
-for _, name in ipairs(FENCE) do table.insert(FIELDS, name) end
-
 local foreign = false  -- whether the key holds no hash at all
+local stored           -- what the hash holds, in the order of FIELDS; nil when that is no record of ours
 
 -- Tells whether fields are null, or spelt as the gate spells them.
 local function spelt(record, patterns)
@@ -60,26 +58,44 @@ local function load()
     return nil
   end
   local record = {}
-  for i, name in ipairs(FIELDS) do
+  for i = 1, #FIELDS do
     if not values[i] then return nil end
-    record[name] = values[i]
+    record[FIELDS[i]] = values[i]
   end
-  for _, name in ipairs(NUMBERS) do
-    if not string.match(record[name], '^-?%d+$') or #record[name] > 17 then return nil end
+  for i = 1, #NUMBERS do
+    local number = record[NUMBERS[i]]
+    if not string.find(number, '^-?%d+$') or #number > 17 then return nil end
   end
-  return (ARGV[1] == 'read' or sound(record)) and record or nil  -- who reads sees for himself
+  if ARGV[1] ~= 'read' and not sound(record) then return nil end  -- who reads sees for himself
+  stored = values
+  return record
 end
 
 local function named(names)
   local values = {}
-  for i, name in ipairs(names) do values[name] = ARGV[i + 1] end
+  for i = 1, #names do values[names[i]] = ARGV[i + 1] end
   return values
 end
 
+-- Spells what a watcher sees; joined once, since Lua hashes every string that it makes.
 local function snapshot(record)
-  local parts = {}
-  for i, name in ipairs(SHOWN) do parts[i] = '"' .. name .. '":' .. record[name] end
-  return '{' .. table.concat(parts, ',') .. '}'
+  local parts, count = {}, 0
+  for i = 1, SHOWN do
+    local name = FIELDS[i]
+    parts[count + 1], parts[count + 2], parts[count + 3], parts[count + 4] = '"', name, '":', record[name]
+    parts[count + 5] = ','
+    count = count + 5
+  end
+  parts[count] = '}'
+  return '{' .. table.concat(parts)
+end
+
+-- Tells whether a watcher sees the same of both.
+local function alike(one, other)
+  for i = 1, SHOWN do
+    if one[FIELDS[i]] ~= other[FIELDS[i]] then return false end
+  end
+  return true
 end
 
 -- Spells a time as JSON (https://howardhinnant.github.io/date_algorithms.html#civil_from_days).
@@ -106,13 +122,16 @@ local function store(record, old)
   record.version = string.format('%.0f', math.max(old and old.version + 1 or 0, now))
   record.updated_at = rfc3339(now)
   record.finished_at = ENDED[record.status] and rfc3339(now) or 'null'
-  local pairs_ = {}
-  for _, name in ipairs(FIELDS) do
-    table.insert(pairs_, name)
-    table.insert(pairs_, record[name])
+  local changed, count = {}, 0
+  for i = 1, #FIELDS do
+    local name = FIELDS[i]
+    if not stored or record[name] ~= stored[i] then
+      changed[count + 1], changed[count + 2] = name, record[name]
+      count = count + 2
+    end
   end
   if foreign then redis.call('DEL', key) end  -- only then: a full Redis refuses a script's first write, and DEL is none
-  redis.call('HSET', key, unpack(pairs_))
+  redis.call('HSET', key, unpack(changed))
   expire(record)
   local shown = snapshot(record)
   return shown, redis.call(PUBLISH, key, shown)
@@ -145,7 +164,7 @@ local function report(old, new)
   if new.status == '"running"' and new.started_at == 'null' then new.started_at = rfc3339(now) end
   local watchers, published
   if old then new.version, new.updated_at, new.finished_at = old.version, old.updated_at, old.finished_at end
-  if old and snapshot(new) == snapshot(old) then  -- nothing that a watcher sees
+  if old and alike(new, old) then  -- nothing that a watcher sees
     redis.call('HSET', key, 'message_id', new.message_id, 'delivery', new.delivery, 'sequence', new.sequence)
     expire(new)
     watchers, published = redis.call('PUBSUB', NUMSUB, key)[2], false
