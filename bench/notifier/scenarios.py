@@ -15,7 +15,7 @@ class Scenario(NamedTuple):
     jobs: int = 1
     rate: float = 50  # reports a second
     reporters: int = 1  # connections that post them: one keeps a job's reports in order
-    outstanding: int = 4  # reports on their way at most: who is slower than the rate is measured at its own pace
+    outstanding: int = 2  # reports on their way at most: who is slower than the rate is measured at its own pace
     replicas: int = 1
     reports: bool = True
     settle_s: float = 0.3
