@@ -24,6 +24,7 @@ SERVER_CORE, CLIENT_CORE = 0, 1  # Redis shares the client's
 ORIGIN = f"http://{LOCAL}:{FIRST_PORT}"  # of the page that watches
 START_S = 30.0
 PAUSE_S = 0.5
+FIRST_MESSAGE_S = 90  # Headway's default is too short here: 5,000 connections are all open before the first one watches
 
 
 class Bed(NamedTuple):
@@ -92,7 +93,8 @@ async def serving(system: System, replicas: int, bed: Bed, folder: Path) -> Asyn
 
 async def _headway(stack: AsyncExitStack, system: System, number: int, bed: Bed, folder: Path) -> Server:
     watch_port, report_port = REDIS_PORT + 1 + 2 * number, REDIS_PORT + 2 + 2 * number
-    env = {**bed.env, "NOTIFIER_PORT": str(watch_port), "NOTIFIER_INTERNAL_PORT": str(report_port)}
+    ports = {"NOTIFIER_PORT": str(watch_port), "NOTIFIER_INTERNAL_PORT": str(report_port)}
+    env = {**bed.env, **ports, "FIRST_MESSAGE_S": str(FIRST_MESSAGE_S)}
     running = Process.running(pinned(SERVER_CORE, system.command), env, folder / "notifier.log")
     process = await stack.enter_async_context(running)
     await _answers(process, service("notifier", env))

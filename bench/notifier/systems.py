@@ -26,6 +26,8 @@ HEADWAY_STUCK = "Headway, beside stuck ones"
 SOCKETIO, PYTHON_SOCKETIO = "Socket.IO + Redis", "python-socketio + Redis"
 FASTAPI, CHANNELS = "FastAPI + Redis", "Channels + Redis"
 
+ORDER = (LIMIT, HEADWAY, HEADWAY_10, HEADWAY_100, HEADWAY_STUCK, NCHAN, SOCKETIO, PYTHON_SOCKETIO, FASTAPI, CHANNELS)
+
 WITHOUT_REDIS = (FANOUT.name, JOBS.name)
 ALL = (*WITHOUT_REDIS, IDLE.name)
 
@@ -48,7 +50,7 @@ class System(NamedTuple):
 
 
 def systems() -> list[System]:
-    """Return the systems that there are on this machine, in the order of the tables."""
+    """Return the systems that there are on this machine."""
     found = node.find()
     if found is None:
         raise Unusable("There is no Node.js: `make bench-notifier` installs one")

@@ -6,20 +6,16 @@ from collections.abc import Sequence
 
 from bench.figures import Row, table
 from bench.notifier.measuring import FLAWS
-from bench.notifier.scenarios import SCENARIOS, Scenario
-from bench.notifier.systems import NCHAN, NCHAN_LEFT_OUT, systems
+from bench.notifier.scenarios import SCENARIOS
+from bench.notifier.systems import NCHAN, NCHAN_LEFT_OUT, ORDER
 
 
 def tables(rows: Sequence[Row]) -> dict[str, str]:
     """Return the scenarios' tables by their titles, without those that were not measured."""
-    order = [system.name for system in systems()]
-    known = sorted(rows, key=lambda row: order.index(row.system) if row.system in order else len(order))
-    made = {scenario.title: table(known, scenario.measures()) for scenario in SCENARIOS if _measured(rows, scenario)}
-    return {title: text for title, text in made.items() if text.count("\n") > 1}
-
-
-def _measured(rows: Sequence[Row], scenario: Scenario) -> bool:
-    return any(row.measure in scenario.measures() for row in rows)
+    known = sorted((row for row in rows if row.system in ORDER), key=lambda row: ORDER.index(row.system))
+    measured = {row.measure for row in known}
+    chosen = [scenario for scenario in SCENARIOS if measured & set(scenario.measures())]
+    return {scenario.title: table(known, scenario.measures()) for scenario in chosen}
 
 
 def remarks(rows: Sequence[Row]) -> list[str]:

@@ -197,6 +197,14 @@ static void take_text(struct watcher *watcher, const char *text, size_t size)
     delivered_count++;
 }
 
+static void lose_closed(struct watcher *watcher, const char *payload, size_t size)
+{
+    const unsigned char *code = (const unsigned char *)payload;
+    if (size >= 2)
+        complain("closed with %d: %.*s", code[0] << 8 | code[1], (int)size - 2, payload + 2);
+    lose(watcher, "was closed");
+}
+
 // Takes one frame; returns its size, 0 when it is not all there. No server of this bench fragments or masks.
 static size_t take_frame(struct watcher *watcher, const unsigned char *data, size_t size)
 {
@@ -220,7 +228,7 @@ static size_t take_frame(struct watcher *watcher, const unsigned char *data, siz
     switch (data[0] & 15) {
     case TEXT: take_text(watcher, payload, length); break;
     case PING: send_frame(watcher, PONG, payload, length); break;
-    case CLOSE: lose(watcher, "was closed"); break;
+    case CLOSE: lose_closed(watcher, payload, length); break;
     }
     return head + length;
 }
