@@ -13,7 +13,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help up demo test test-manifests test-containers bench-worker check format lock clean node browser
+.PHONY: help up demo test test-manifests test-containers bench-worker bench-notifier check format lock clean node browser
 
 help: ## List what make can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,16 @@ test-containers: $(VENV)/.test ## Build the image and run it as compose.yaml has
 BENCH := $(VENV)/.local $(AZURITE) $(VENV)-bench/.installed bench/node/node_modules/.installed
 bench-worker: $(BENCH) ## Measure the worker beside Celery, arq and BullMQ; ARGS="--rounds 1" is the short way
 	$(RUN) -m bench.worker $(ARGS)
+
+LOAD := bench/notifier/build
+bench-notifier: $(BENCH) $(LOAD)/load $(LOAD)/limit ## Measure the notifier beside Socket.IO, FastAPI and others; needs a C compiler
+	$(RUN) -m bench.notifier $(ARGS)
+
+$(LOAD)/load: $(addprefix bench/notifier/,load.c meter.c watchers.c reports.c load.h)
+$(LOAD)/limit: bench/notifier/limit.c
+$(LOAD)/%:
+	@mkdir -p $(LOAD)
+	$(CC) -O2 -Wall -Wextra -std=gnu17 -o $@ $(filter %.c,$^)
 
 check: $(VENV)/.test ## Check format, lint and types
 	$(RUN) -m ruff format --check
@@ -69,7 +79,7 @@ lock: $(RUN) node ## Make the locks again; ARGS=--upgrade takes the newest versi
 		$(RUN) -c '$(BARE)' $$folder/package-lock.json || exit 1; done
 
 clean: ## Remove everything that make has made, the jobs and keys in .headway too
-	rm -rf $(VENV) $(VENV)-checkov $(VENV)-bench .headway $(NPM:%=%/node_modules) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-checkov $(VENV)-bench .headway $(NPM:%=%/node_modules) $(LOAD) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What the targets above need. A stamp is older than its lock when there is something to install.

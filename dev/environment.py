@@ -157,10 +157,11 @@ async def answer(group: Iterable[Program]) -> None:
 def programs(env: Mapping[str, str], state: Path) -> tuple[tuple[Program, ...], ...]:
     """Return the stores, and the services that need them."""
     services = ("notifier", "submitter", "worker")
-    return (_valkey(env, state), _azurite(env, state)), tuple(_service(name, env) for name in services)
+    return (valkey(env, state), _azurite(env, state)), tuple(service(name, env) for name in services)
 
 
-def _valkey(env: Mapping[str, str], state: Path) -> Program:
+def valkey(env: Mapping[str, str], state: Path) -> Program:
+    """Return the store of the records."""
     port = env["VALKEY_PORT"]
     keep = ("--dir", str(state / "valkey"), "--appendonly", "yes", "--appendfsync", "everysec", "--save", "")
     limits = ("--bind", LOCAL, "--maxmemory-policy", "noeviction", "--loglevel", "warning")
@@ -179,7 +180,8 @@ def _azurite(env: Mapping[str, str], state: Path) -> Program:
     return Program("azurite", command, STORE_GRACE_S, LOCAL, env["AZURITE_PORT"])
 
 
-def _service(name: str, env: Mapping[str, str]) -> Program:
+def service(name: str, env: Mapping[str, str]) -> Program:
+    """Return one of the services."""
     command = (sys.executable, "-m", f"services.{name}", *(["--reload"] if name == "worker" else []))
     port = env[f"{name.upper()}_INTERNAL_PORT"]
     return Program(name, command, SERVICE_GRACE_S, env["BIND_HOST"], port, b"GET /readyz HTTP/1.0\r\n\r\n", b" 200 ")

@@ -9,7 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench.worker.figures import MACHINE, Gate, Row, read, table, values, write
+from bench.figures import MACHINE, Row, read, table, values, write
+from bench.worker.figures import COLUMNS, Gate
 from bench.worker.measuring import measure
 from bench.worker.stores import stores
 from bench.worker.systems import BARE, HEADWAY, System, systems
@@ -54,7 +55,7 @@ def main(arguments: list[str]) -> int:
 
 def show(rows: list[Row]) -> int:
     """Print the table, and the gate where both sides of it were measured."""
-    print(table(rows))
+    print(table(rows, COLUMNS))
     loads = ", ".join(f"{load:.1f}" for load in values(rows, MACHINE, "load_average"))
     print(f"\nThe machine's load average (5 minutes) after each round: {loads}.")
     if not {HEADWAY, BARE} <= {row.system for row in rows}:

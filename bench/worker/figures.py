@@ -1,27 +1,15 @@
-"""The figures: from what was measured in each round to raw rows, to a table, and to the gate."""
+"""What is told of the worker: the columns of its table, and the gate."""
 
 from __future__ import annotations
 
-import csv
-import math
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
 
+from bench.figures import Row, values
+
 GATE = 2.0  # Headway's CPU time a job, in those of the bare loop
 GOAL = 1.5
-MACHINE = "machine"  # what is measured of no system
-
-
-class Row(NamedTuple):
-    """One measured value."""
-
-    round: int
-    system: str
-    measure: str
-    value: float
-
 
 # measure -> a column's title; `_ms` are milliseconds, `_mb` megabytes.
 COLUMNS = {
@@ -36,55 +24,6 @@ COLUMNS = {
     "flight_pss_mb": "PSS, MB",
     "flight_cpu_percent": "CPU meanwhile, % of a core",
 }
-
-
-def percentile(values: Iterable[float], percent: float) -> float:
-    """Return the smallest value that so many percent of the values do not exceed."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
-
-
-def values(rows: Iterable[Row], system: str, measure: str) -> list[float]:
-    """Return what the rounds measured."""
-    return [row.value for row in rows if (row.system, row.measure) == (system, measure)]
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Make a Markdown table: the rounds' median and, in brackets, their range."""
-    systems = list(dict.fromkeys(row.system for row in rows if row.measure in COLUMNS))
-    used = [measure for measure in COLUMNS if any(row.measure == measure for row in rows)]
-    lines = [["system", *(COLUMNS[measure] for measure in used)], ["---", *("---:" for _ in used)]]
-    lines += [[system, *(_cell(values(rows, system, measure)) for measure in used)] for system in systems]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _cell(measured: Sequence[float]) -> str:
-    if not measured:
-        return "-"
-    middle, least, most = (_short(value) for value in (median(measured), min(measured), max(measured)))
-    return middle if least == most else f"{middle} ({least} to {most})"
-
-
-def _short(value: float) -> str:
-    """Write a value with the digits that mean something."""
-    digits = 2 if value < 10 else 1 if value < 100 else 0
-    return f"{value:.{digits}f}"
-
-
-def write(rows: Iterable[Row], path: Path) -> None:
-    """Write the raw rows as CSV."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Row._fields)
-        writer.writerows((*row[:-1], f"{row.value:.3f}") for row in rows)
-
-
-def read(path: Path) -> list[Row]:
-    """Read raw rows again."""
-    with path.open(newline="") as file:
-        return [Row(int(row["round"]), row["system"], row["measure"], float(row["value"]))
-                for row in csv.DictReader(file)]  # fmt: skip
 
 
 class Gate(NamedTuple):

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from bench.worker.figures import percentile
+from bench.figures import percentile
 from bench.worker.stores import Stores
 from bench.worker.subject import Subject
 from bench.worker.systems import IN_FLIGHT, System

@@ -11,8 +11,8 @@ from azure.core.exceptions import ResourceExistsError
 from azure.storage.queue.aio import QueueServiceClient
 from redis.asyncio import Redis
 
-from bench.worker import meter
-from bench.worker.processes import Process
+from bench import meter
+from bench.processes import Process
 from dev.environment import PORTS, answer, prepared, programs, settings
 from headway.azure_queue import API_VERSION
 

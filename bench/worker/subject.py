@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-from bench.worker import meter
-from bench.worker.processes import Client, Process, made
+from bench import meter
+from bench.processes import Process, made
+from bench.worker.clients import Client
 from bench.worker.starts import VARIABLE, Starts
 from bench.worker.stores import Stores
 from bench.worker.systems import System

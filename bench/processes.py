@@ -10,11 +10,9 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from bench.worker.orders import SENT
 from dev.environment import ROOT
 
 GRACE_S = 5.0
-ENQUEUE_S = 300.0  # the longest that a client may take
 
 
 class Ended(Exception):  # noqa: N818 - reads as what it is
@@ -70,19 +68,3 @@ class Process:
             await asyncio.wait_for(self._process.wait(), GRACE_S)
         self.signal(signal.SIGKILL)
         await self._process.wait()
-
-
-class Client(Process):
-    """A process that enqueues what it is told through a pipe."""
-
-    answers = True
-
-    async def enqueue(self, kind: str, count: int = 1) -> None:
-        """Have jobs enqueued, and wait until they are."""
-        assert self._process.stdin is not None  # noqa: S101
-        assert self._process.stdout is not None  # noqa: S101
-        self._process.stdin.write(f"{kind} {count}\n".encode())
-        answer = await asyncio.wait_for(self._process.stdout.readline(), ENQUEUE_S)
-        if answer.strip() != SENT.encode():
-            await self._process.wait()
-            self.check()

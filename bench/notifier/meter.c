@@ -1,0 +1,73 @@
+// The clock, what processes cost, and the first complaint.
+#define _GNU_SOURCE
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "load.h"
+
+static char first_complaint[400];
+
+static uint64_t read_clock(clockid_t clock)
+{
+    struct timespec time;
+    if (clock_gettime(clock, &time) != 0)
+        return 0;
+    return (uint64_t)time.tv_sec * 1000000000ull + (uint64_t)time.tv_nsec;
+}
+
+uint64_t now_ns(void)
+{
+    return read_clock(CLOCK_MONOTONIC);
+}
+
+// User and system time of all threads, exact to the nanosecond, unlike the ticks of /proc/PID/stat.
+uint64_t cpu_ns(const struct processes *processes)
+{
+    uint64_t total = 0;
+    for (int i = 0; i < processes->count; i++) {
+        clockid_t clock;
+        if (clock_getcpuclockid(processes->ids[i], &clock) == 0)
+            total += read_clock(clock);
+        else
+            complain("process %d is gone", (int)processes->ids[i]);
+    }
+    return total;
+}
+
+uint64_t resident_bytes(const struct processes *processes)
+{
+    uint64_t total = 0;
+    for (int i = 0; i < processes->count; i++) {
+        char path[64], line[256];
+        unsigned long kilobytes;
+        snprintf(path, sizeof path, "/proc/%d/smaps_rollup", (int)processes->ids[i]);
+        FILE *file = fopen(path, "r");
+        while (file && fgets(line, sizeof line, file))
+            if (sscanf(line, "Rss: %lu kB", &kilobytes) == 1)
+                total += kilobytes * 1024;
+        if (file)
+            fclose(file);
+    }
+    return total;
+}
+
+// Keeps the first complaint alone, since the others mostly follow from it; without what JSON would have to escape.
+void complain(const char *format, ...)
+{
+    if (first_complaint[0])
+        return;
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(first_complaint, sizeof first_complaint, format, arguments);
+    va_end(arguments);
+    for (char *c = first_complaint; *c; c++)
+        if (*c == '"' || *c == '\\' || (unsigned char)*c < ' ' || (unsigned char)*c > '~')
+            *c = ' ';
+}
+
+const char *complaint(void)
+{
+    return first_complaint;
+}

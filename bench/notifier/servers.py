@@ -1,0 +1,135 @@
+"""What runs: Redis for all, and of one system a server or two, on ports of their own and on a core of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from redis.asyncio import Redis
+
+from bench import meter
+from bench.notifier import reports
+from bench.notifier.systems import NCHAN, NCHAN_CONFIG, System, nchan_module
+from bench.processes import Process, made
+from dev.environment import LOCAL, PORTS, Program, answer, prepared, service, settings, valkey
+from headway.tokens import TokenSigner
+
+FIRST_PORT = 21_720
+REDIS_PORT = FIRST_PORT + len(PORTS)
+SERVER_CORE, CLIENT_CORE = 0, 1  # Redis shares the client's
+ORIGIN = f"http://{LOCAL}:{FIRST_PORT}"  # of the page that watches
+START_S = 30.0
+PAUSE_S = 0.5
+FIRST_MESSAGE_S = 90  # Headway's default is too short here: 5,000 connections are all open before the first one watches
+
+
+class Bed(NamedTuple):
+    """What is the same for all systems."""
+
+    env: dict[str, str]
+    redis: Process
+    key: str  # that Headway's reports are let in with
+    jobs: dict[bool, Path]  # whether for Headway -> the load client's file
+    filler: Path
+
+    @property
+    def redis_url(self) -> str:
+        """Where Redis is."""
+        return self.env["REDIS_URL"]
+
+
+class Server(NamedTuple):
+    """A running replica."""
+
+    process: Process
+    watch_port: int
+    report_port: int
+
+    def processes(self) -> list[int]:
+        """Return the ids of its processes."""
+        return meter.tree(self.process.pid)
+
+
+def pinned(core: int, command: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a command that runs on one core."""
+    return ("taskset", "--cpu-list", str(core), *command)
+
+
+@asynccontextmanager
+async def bed(folder: Path) -> AsyncIterator[Bed]:
+    """Run Redis, and make keys and jobs, until the block ends."""
+    ports = {name: str(FIRST_PORT + number) for number, name in enumerate(PORTS)}
+    given = {**ports, "ALLOWED_ORIGINS": ORIGIN, "VALKEY_PORT": str(REDIS_PORT)}
+    env = {**os.environ, **settings(folder, given), "LOG_FORMAT": "json"}
+    with prepared(folder, env):
+        signer = TokenSigner((folder / "keys/token.pem").read_text())
+        headway = reports.headway(signer)
+        jobs = {True: reports.write(headway, folder / "headway.jobs"),
+                False: reports.write(reports.plain(), folder / "plain.jobs")}  # fmt: skip
+        filler = reports.write([reports.filler(headway[0])], folder / "filler.jobs")
+        key = (folder / "keys/report.key").read_text().split()[0]
+        program = valkey(env, folder)
+        command = pinned(CLIENT_CORE, program.command)
+        async with Process.running(command, env, folder / "logs/valkey.log") as redis:
+            await _answers(redis, program)
+            yield Bed(env, redis, key, jobs, filler)
+
+
+@asynccontextmanager
+async def serving(system: System, replicas: int, bed: Bed, folder: Path) -> AsyncIterator[list[Server]]:
+    """Run a system's server, or several, on an empty Redis until the block ends."""
+    async with Redis.from_url(bed.redis_url) as redis:
+        await redis.flushall()
+    async with AsyncExitStack() as stack:
+        start = _headway if system.ours else _peer
+        servers = [await start(stack, system, number, bed, made(folder / str(number))) for number in range(replicas)]
+        await asyncio.sleep(PAUSE_S)
+        yield servers
+
+
+async def _headway(stack: AsyncExitStack, system: System, number: int, bed: Bed, folder: Path) -> Server:
+    watch_port, report_port = REDIS_PORT + 1 + 2 * number, REDIS_PORT + 2 + 2 * number
+    ports = {"NOTIFIER_PORT": str(watch_port), "NOTIFIER_INTERNAL_PORT": str(report_port)}
+    env = {**bed.env, **ports, "FIRST_MESSAGE_S": str(FIRST_MESSAGE_S)}
+    running = Process.running(pinned(SERVER_CORE, system.command), env, folder / "notifier.log")
+    process = await stack.enter_async_context(running)
+    await _answers(process, service("notifier", env))
+    return Server(process, watch_port, report_port)
+
+
+async def _peer(stack: AsyncExitStack, system: System, number: int, bed: Bed, folder: Path) -> Server:
+    port = REDIS_PORT + 1 + number
+    if system.name == NCHAN:
+        words = {
+            "port": port,
+            "folder": folder,
+            "redis_url": bed.redis_url.removesuffix("/0"),
+            "module": nchan_module(),
+        }
+        config = NCHAN_CONFIG.read_text()
+        for word, value in words.items():
+            config = config.replace(f"@{word}@", str(value))
+        (folder / "nchan.conf").write_text(config)
+    command = tuple(part.format(port=port, folder=folder) for part in system.command)
+    production = {"BENCH_PORT": str(port), "BENCH_REDIS_URL": bed.redis_url, "NODE_ENV": "production"}
+    env = {**bed.env, **production}
+    running = Process.running(pinned(SERVER_CORE, command), env, folder / "server.log")
+    process = await stack.enter_async_context(running)
+    await _answers(process, Program(system.name, command, 0, LOCAL, str(port)))
+    return Server(process, port, port)
+
+
+async def _answers(process: Process, program: Program) -> None:
+    """Wait until a program answers, or has ended."""
+    waiting = asyncio.ensure_future(answer([program]))
+    try:
+        async with asyncio.timeout(START_S):
+            while not waiting.done():
+                process.check()
+                await asyncio.wait([waiting], timeout=0.1)
+    finally:
+        waiting.cancel()

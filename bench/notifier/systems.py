@@ -1,0 +1,93 @@
+"""The systems that are compared: how each one's server is started and spoken to."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.notifier.scenarios import FANOUT, IDLE, JOBS, REPLICAS, STUCK
+from dev import node
+from dev.environment import ROOT, Unusable
+
+BUILD = ROOT / "bench/notifier/build"  # by the Makefile
+LOAD, LIMIT_SERVER = BUILD / "load", BUILD / "limit"
+PEERS = "bench.notifier.peers"
+PEERS_PYTHON = str(ROOT / ".venv-bench/bin/python")
+NCHAN_CONFIG = ROOT / "bench/notifier/peers/nchan.conf"
+NCHAN_LEFT_OUT = "Nchan is left out: apt-get install nginx libnginx-mod-nchan"
+SOCKETIO_PATH = "/socket.io/?EIO=4&transport=websocket&job=%d"
+
+HEADWAY, LIMIT, NCHAN = "Headway", "C limit", "Nchan + Redis"
+HEADWAY_10, HEADWAY_100 = "Headway, batches of 10", "Headway, batches of 100"
+HEADWAY_STUCK = "Headway, beside stuck ones"
+SOCKETIO, PYTHON_SOCKETIO = "Socket.IO + Redis", "python-socketio + Redis"
+FASTAPI, CHANNELS = "FastAPI + Redis", "Channels + Redis"
+
+ORDER = (LIMIT, HEADWAY, HEADWAY_10, HEADWAY_100, HEADWAY_STUCK, NCHAN, SOCKETIO, PYTHON_SOCKETIO, FASTAPI, CHANNELS)
+
+WITHOUT_REDIS = (FANOUT.name, JOBS.name)
+ALL = (*WITHOUT_REDIS, IDLE.name)
+
+
+class System(NamedTuple):
+    """A server; `{port}` in its command is the port of its watchers, `{folder}` its own folder."""
+
+    name: str
+    command: tuple[str, ...]
+    scenarios: tuple[str, ...] = ALL
+    protocol: str = "plain"
+    watch_path: str = "/ws/%d"
+    batch: int = 1
+    stuck: int = 0
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is Headway's notifier."""
+        return self.protocol == "headway"
+
+
+def systems() -> list[System]:
+    """Return the systems that there are on this machine."""
+    found = node.find()
+    if found is None:
+        raise Unusable("There is no Node.js: `make bench-notifier` installs one")
+    ours = System(HEADWAY, (sys.executable, "-m", "services.notifier"), protocol="headway", watch_path="/live")
+    socketio = System(
+        SOCKETIO, (found.node, str(ROOT / "bench/node/socketio.mjs")), (*ALL, REPLICAS.name), "socketio", SOCKETIO_PATH
+    )
+    return [
+        System(LIMIT, (str(LIMIT_SERVER), "{port}"), WITHOUT_REDIS),
+        ours._replace(scenarios=(*ALL, STUCK.name, REPLICAS.name)),
+        ours._replace(name=HEADWAY_10, scenarios=(JOBS.name,), batch=10),
+        ours._replace(name=HEADWAY_100, scenarios=(JOBS.name,), batch=100),
+        ours._replace(name=HEADWAY_STUCK, scenarios=(STUCK.name,), stuck=1_000),
+        *_nchan(),
+        socketio,
+        System(PYTHON_SOCKETIO, _uvicorn("python_socketio"), ALL, "socketio", SOCKETIO_PATH),
+        System(FASTAPI, _uvicorn("fastapi_sockets")),
+        System(CHANNELS, _uvicorn("django_channels")),
+    ]
+
+
+def _uvicorn(module: str) -> tuple[str, ...]:
+    quiet = ("--no-access-log", "--log-level", "warning")
+    fast = ("--loop", "uvloop", "--http", "httptools", "--ws-per-message-deflate", "false", "--backlog", "2048")
+    return (PEERS_PYTHON, "-m", "uvicorn", f"{PEERS}.{module}:app", "--port", "{port}", *quiet, *fast)
+
+
+def nchan_module() -> Path | None:
+    """Find nginx's module, which Debian has beside its nginx."""
+    nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    module = Path(nginx).parent.parent / "lib/nginx/modules/ngx_nchan_module.so" if nginx else None
+    return module if module is not None and module.exists() else None
+
+
+def _nchan() -> list[System]:
+    module = nchan_module()
+    if module is None:
+        return []
+    nginx = module.parents[3] / "sbin/nginx"
+    return [System(NCHAN, (str(nginx), "-p", "{folder}", "-c", "{folder}/nchan.conf"))]
