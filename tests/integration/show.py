@@ -56,9 +56,9 @@ class Show:
         self.ended: list[Job] = []
         self.watchers: list[Watcher] = []
         for number in range(watchers):
-            job = self.jobs[number // len(KINDS) % jobs]
-            watcher = KINDS[number % len(KINDS)](job, replicas.relay.port)
-            job.watchers.append(watcher)
+            turn, place = divmod(number, jobs)
+            watcher = KINDS[(turn + place) % len(KINDS)](self.jobs[place], replicas.relay.port)
+            watcher.job.watchers.append(watcher)
             self.watchers.append(watcher)
         key = (replicas.keys / "report.key").read_text().strip()
         self.reporters = [Reporter(self.jobs[n::REPORTERS], replicas.all, key, pace_s) for n in range(REPORTERS)]
