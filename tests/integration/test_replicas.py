@@ -26,6 +26,7 @@ LONG = WATCHERS >= 1_000
 JOBS = WATCHERS // 10 if LONG else 30
 PACE_S = max(0.3, WATCHERS / 1_500)  # between two reports of a job
 DEAF_S = 5.0 if LONG else 1.0
+SILENCE_S = 5.0 if LONG else 60.0  # so long that nothing is made good merely by reading what has gone silent
 DRAIN_S = 5.0 if LONG else 0.3
 PAUSED_S, AWAY_S = 1.4 * DEAF_S, 0.5
 REPLICAS = 3
@@ -73,7 +74,7 @@ class Stage:
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
     """Run Redis and three replicas."""
-    settings = {"DEAF_S": str(DEAF_S), "SILENCE_S": str(DEAF_S), "DRAIN_S": str(DRAIN_S)}
+    settings = {"DEAF_S": str(DEAF_S), "SILENCE_S": str(SILENCE_S), "DRAIN_S": str(DRAIN_S)}
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(Server.running(tmp_path, *PERSISTENT))
         ways = [await stack.enter_async_context(Relay.running(lambda: [redis.port])) for _ in range(REPLICAS)]
