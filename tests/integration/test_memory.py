@@ -2,8 +2,8 @@
 
 The long form, of 1,000 watchers for ten minutes, is
 `MEMORY_S=600 make test ARGS="tests/integration/test_memory.py --log-level=INFO -rP"`, and looks at a notifier that is
-left alone. The short form cannot wait until garbage in cycles is collected by itself, which takes some thousands of joins. So
-it has that collected before each look, and then a leak of a single watch for each join is more than twice what it allows.
+left alone. The short form cannot wait until garbage in cycles is collected by itself, which takes some thousands of
+joins. So it has that collected before each look, and then a leak of a watch for each join is twice what it allows.
 """
 
 from __future__ import annotations
