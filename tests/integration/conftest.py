@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,21 +83,33 @@ def report(job_id: str, sequence: int, **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def environment(redis_url: str, keys: Path, port: int, internal_port: int, **settings: str) -> dict[str, str]:
+    """Make the environment of a notifier."""
+    return {
+        **os.environ, "NOTIFIER_PORT": str(port), "NOTIFIER_INTERNAL_PORT": str(internal_port),
+        "BIND_HOST": "127.0.0.1", "REDIS_URL": redis_url, "REPORT_KEY_FILE": str(keys / "report.key"),
+        "TOKEN_PUBLIC_KEY_FILE": str(keys / "token.pub.pem"), "ALLOWED_ORIGINS": ORIGIN, "SILENCE_S": "0.5",
+        "DRAIN_S": "0.2", **settings,
+    }  # fmt: skip
+
+
+def faults(log: Path) -> list[str]:
+    """Return the lines of a log that tell of a fault of ours."""
+    signs = ('"level": "error"', "Traceback", "exception")
+    return [line for line in log.read_text().splitlines() if any(sign in line for sign in signs)]
+
+
 @asynccontextmanager
-async def running_notifier(stores: dict[str, str], keys: Path, **settings: str) -> AsyncIterator[Notifier]:
+async def running_notifier(
+    stores: dict[str, str], keys: Path, program: Sequence[str] = ("-m", "services.notifier"), **settings: str
+) -> AsyncIterator[Notifier]:
     """Run a notifier until the block ends, or until the test has stopped it."""
     make_keys(keys)
     port, internal = free_ports(2)
-    env = {
-        **os.environ, "NOTIFIER_PORT": str(port), "NOTIFIER_INTERNAL_PORT": str(internal), "BIND_HOST": "127.0.0.1",
-        "REDIS_URL": stores["REDIS_URL"], "REPORT_KEY_FILE": str(keys / "report.key"), "ALLOWED_ORIGINS": ORIGIN,
-        "TOKEN_PUBLIC_KEY_FILE": str(keys / "token.pub.pem"), "SILENCE_S": "0.5", "DRAIN_S": "0.2", **settings,
-    }  # fmt: skip
+    env = environment(stores["REDIS_URL"], keys, port, internal, **settings)
     log = keys / f"notifier-{port}.log"
     with log.open("wb") as errors:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.notifier", cwd=ROOT, env=env, stderr=errors
-        )
+        process = await asyncio.create_subprocess_exec(sys.executable, *program, cwd=ROOT, env=env, stderr=errors)
     async with aiohttp.ClientSession() as session:
         public, base = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{internal}"
 

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from tests.integration.conftest import Notifier, new_id, running_notifier
+from tests.integration.test_fuzz import UPGRADE
 from tests.integration.test_limits import healthy, refused
-from tests.integration.test_socket_fuzz import UPGRADE
 from tests.waiting import wait_until
 
 MASK = b"\x00\x00\x00\x00"

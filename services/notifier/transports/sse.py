@@ -12,11 +12,12 @@ import re
 
 import msgspec
 from aiohttp import HttpVersion11, web
+from redis.exceptions import RedisError
 
 from headway.contracts import Timestamp
 from services.notifier.hub import Snapshot, chunk_of, event_of
 from services.notifier.records import Records
-from services.notifier.transports.access import Access, Asked, Refused, records_needed
+from services.notifier.transports.access import Access, Asked, Refused
 from services.notifier.transports.outlet import Outlets, Pipe
 
 HEADERS = {
@@ -108,13 +109,18 @@ class Streams:
         granted = self._access.granted_for(request)
         seen = request.headers.get("Last-Event-ID", "")
         version = int(seen) if re.fullmatch(r"\d{1,16}", seen, re.ASCII) else None
-        if version is not None:
-            with records_needed():
-                (text,) = await self._records.read([str(granted.job_id)])
-            snapshot = Snapshot.read(text)
-            if snapshot is not None and snapshot.ended and snapshot.version == version:
-                return web.Response(status=204, headers={"Cache-Control": "no-store"})
+        if version is not None and await self._ended(str(granted.job_id), version):
+            return web.Response(status=204, headers={"Cache-Control": "no-store"})
         return await self._stream(request, [Asked(granted, version)], [])
+
+    async def _ended(self, job_id: str, version: int) -> bool:
+        """Tell whether a job is known to have ended with a version; an EventSource would give up on a 503."""
+        try:
+            (text,) = await self._records.read([job_id])
+        except (RedisError, OSError):
+            return False  # the stream opens, and tells once they are back
+        snapshot = Snapshot.read(text)
+        return snapshot is not None and snapshot.ended and snapshot.version == version
 
     async def many(self, request: web.Request) -> web.StreamResponse:
         """Stream many jobs on one connection, for clients that have no socket."""

@@ -1,0 +1,100 @@
+"""Replicas of the notifier, real processes that a test stops, kills and starts again, and the relay before them."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+
+from dev.environment import ROOT
+from headway.tokens import make_keys
+from tests.integration.conftest import environment, faults
+from tests.integration.relay import Relay
+from tests.waiting import free_ports, wait_until
+
+LOOK_S = 0.2  # how often readiness is asked for
+LOOK = aiohttp.ClientTimeout(total=2)
+
+
+class Replica:
+    """A notifier that is started again and again, always at the same ports."""
+
+    def __init__(self, redis_url: str, keys: Path, session: aiohttp.ClientSession, **settings: str) -> None:
+        self.port, internal_port = free_ports(2)
+        self.internal = f"http://127.0.0.1:{internal_port}"
+        self.ready = False
+        self.log = keys / f"notifier-{self.port}.log"
+        self._env = environment(redis_url, keys, self.port, internal_port, **settings)
+        self._session = session
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Start it and wait until it is ready."""
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "services.notifier", cwd=ROOT, env=self._env, stderr=log
+            )
+        await wait_until(self.look, 30)
+
+    async def look(self) -> bool:
+        """Look whether it is ready."""
+        try:
+            async with self._session.get(f"{self.internal}/readyz", timeout=LOOK) as response:
+                self.ready = response.status == 200
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            self.ready = False
+        return self.ready
+
+    async def stop(self) -> None:
+        """Have it stop."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.terminate()
+            assert await asyncio.wait_for(self._process.wait(), 30) == 0, self.log.read_text()[-4000:]
+
+    async def kill(self) -> None:
+        """Kill it."""
+        assert self._process is not None
+        self._process.kill()
+        await self._process.wait()
+
+
+class Replicas:
+    """The replicas, and the relay that watchers come through."""
+
+    def __init__(self, all_of_them: Sequence[Replica], keys: Path) -> None:
+        self.all = all_of_them
+        self.keys = keys
+        self.relay: Relay
+
+    @classmethod
+    @asynccontextmanager
+    async def running(cls, redis_urls: Sequence[str], keys: Path, **settings: str) -> AsyncIterator[Replicas]:
+        """Run a replica for each address of Redis until the block ends; their logs may tell of no fault of ours."""
+        make_keys(keys)
+        async with AsyncExitStack() as stack:
+            session = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()))
+            replicas = cls([Replica(url, keys, session, **settings) for url in redis_urls], keys)
+            for replica in replicas.all:
+                stack.push_async_callback(replica.stop)
+            await asyncio.gather(*(replica.start() for replica in replicas.all))
+            replicas.relay = await stack.enter_async_context(Relay.running(replicas._ready_ports))
+            looking = [asyncio.create_task(replicas._look(replica)) for replica in replicas.all]
+            try:
+                yield replicas
+            finally:
+                for task in looking:
+                    task.cancel()
+                await asyncio.gather(*looking, return_exceptions=True)
+        assert [fault for replica in replicas.all for fault in faults(replica.log)] == []
+
+    def _ready_ports(self) -> list[int]:
+        return [replica.port for replica in self.all if replica.ready]
+
+    async def _look(self, replica: Replica) -> None:
+        while True:
+            await replica.look()
+            await asyncio.sleep(LOOK_S)

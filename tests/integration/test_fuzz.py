@@ -1,0 +1,195 @@
+"""Whatever is reported, and whatever comes over a socket, is answered or ends its own connection, and nothing else.
+
+At least half of it gets past decoding. The notifier's log has no fault of ours, nothing is answered 5xx, what was
+accepted is shown as it was reported, and who watches beside it notices nothing.
+
+The long form, of ten minutes, is
+`FUZZ_EXAMPLES=20000 FUZZ_SEED=7 make test ARGS="tests/integration/test_fuzz.py --timeout=3600"`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
+
+from headway.contracts import JobReport, JobSnapshot, decode
+from services.notifier.transports.websocket import MESSAGE_BYTES, Request
+from tests.integration.conftest import Notifier, faults, new_id, report, running_notifier
+from tests.integration.fuzz_inputs import JOBS, batches, frames, messages
+
+log = logging.getLogger(__name__)
+
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES") or 200)
+SEED = int(os.environ.get("FUZZ_SEED") or 1)
+UPGRADE = (b"GET /live HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+           b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")  # fmt: skip
+fuzzing = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@dataclass
+class Bystander:
+    """A watcher of another job, who sees each of its versions all along."""
+
+    notifier: Notifier
+    socket: aiohttp.ClientWebSocketResponse
+    job_id: str
+    sequence: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    tally: Counter[tuple[str, bool]] = field(default_factory=Counter)  # what was sent, and got past decoding or not
+
+    async def hears(self) -> None:
+        """Report a step and see it."""
+        step = next(self.sequence)
+        await self.notifier.report(report(self.job_id, step, progress={"current": step}))
+        shown = await self.socket.receive_json(timeout=10)
+        assert shown["job"]["progress"]["current"] == step
+
+
+@pytest.fixture(scope="module")
+async def bystander(stores: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bystander]:
+    """Run a notifier with somebody who watches; at the end its log must be clean, and enough have got past decoding."""
+    running = running_notifier(stores, tmp_path_factory.mktemp("keys"), MESSAGES_PER_S="1000")
+    async with running as notifier, notifier.socket() as socket:
+        job_id = new_id()
+        await socket.send_json({"watch": notifier.token(job_id, ttl_s=86_400)})
+        assert (await socket.receive_json(timeout=10))["job"]["version"] == 0
+        yield (bystander := Bystander(notifier, socket, job_id))
+    assert faults(notifier.log) == []
+    log.info("got past decoding or not: %s", dict(bystander.tally))
+    for what in {what for what, _ in bystander.tally}:
+        assert bystander.tally[what, True] >= bystander.tally[what, False], bystander.tally
+
+
+@seed(SEED)
+@fuzzing
+@given(batches)
+async def test_any_reports(bystander: Bystander, batch: bytes) -> None:
+    """A batch is taken whole or refused whole, and a job is shown as its last accepted report has it."""
+    notifier, ids = bystander.notifier, [new_id() for _ in JOBS]
+    for place, job_id in zip(JOBS, ids, strict=True):
+        batch = batch.replace(place.encode(), job_id.encode())
+    headers = {"Authorization": f"Bearer {notifier.report_key}"}
+    async with notifier.session.post(f"{notifier.internal}/reports", data=batch, headers=headers) as response:
+        assert response.status in {200, 400, 422}, await response.text()
+        bystander.tally["batches", response.status == 200] += 1
+        answer = await response.json()
+    if response.status == 200:
+        reports = decode(batch, list[JobReport])
+        assert [verdict["job_id"] for verdict in answer] == [str(one.job_id) for one in reports]
+        accepted = {one.job_id: one for one, verdict in zip(reports, answer, strict=True) if verdict["accepted"]}
+        for last in accepted.values():
+            await shown(notifier, last)
+    else:
+        assert answer["code"] in {"malformed", "invalid"}
+        for job_id in ids:
+            assert (await snapshot(notifier, job_id)).version == 0
+    await bystander.hears()
+
+
+async def shown(notifier: Notifier, last: JobReport) -> None:
+    """See that a job is shown as a report has it, when it is asked for and to whoever watches."""
+    job = await snapshot(notifier, str(last.job_id))
+    assert (job.kind, job.status, job.generation, job.error) == (last.kind, last.status, last.generation, last.error)
+    assert bytes(job.result) == bytes(last.result).strip()
+    assert (job.submitted_at, job.expires_at, job.due_at) == (last.submitted_at, last.expires_at, last.due_at)
+    async with notifier.socket() as socket:
+        await socket.send_json({"watch": notifier.token(str(last.job_id))})
+        told = decode(await socket.receive_str(timeout=10), dict[str, JobSnapshot])
+        assert told == {"job": job}
+
+
+async def snapshot(notifier: Notifier, job_id: str) -> JobSnapshot:
+    """Ask for a job."""
+    headers = {"Authorization": f"Bearer {notifier.token(job_id)}"}
+    async with notifier.session.get(f"{notifier.public}/live/jobs/{job_id}", headers=headers) as response:
+        assert response.status == 200
+        return decode(await response.read(), JobSnapshot)
+
+
+def spelt(notifier: Notifier, message: Any) -> str | bytes:
+    """Spell a message as it is sent, with the tokens that it asks for."""
+    if isinstance(message, bytes | str):
+        return message
+    made = {
+        name: notifier.token(value[1], scope=value[2], ttl_s=value[3]) if isinstance(value, tuple) else value
+        for name, value in message.items()
+    }
+    return json.dumps(made)
+
+
+def readable(text: str) -> bool:
+    """Tell whether a message is one that a client may send."""
+    try:
+        decode(text, Request)
+    except msgspec.DecodeError:
+        return False
+    return True
+
+
+@seed(SEED)
+@fuzzing
+@given(st.lists(messages, max_size=12), st.booleans())
+async def test_any_messages(bystander: Bystander, sent: list[Any], polite: bool) -> None:
+    """Each message that makes no sense is told so, one that no client may send ends that connection alone."""
+    notifier, invalid, ends = bystander.notifier, 0, 0
+    async with notifier.socket() as socket:
+        with suppress(ConnectionError):
+            for message in sent:
+                data = spelt(notifier, message)
+                await (socket.send_bytes(data) if isinstance(data, bytes) else socket.send_str(data))
+                if not ends and isinstance(data, str) and len(data) <= MESSAGE_BYTES:
+                    bystander.tally["messages", readable(data)] += 1
+                    invalid += not readable(data)
+                ends = ends or (1003 if isinstance(data, bytes) else 1009 if len(data) > MESSAGE_BYTES else 0)
+        if polite:
+            assert await told(socket, ends) == invalid
+        else:
+            assert socket._response.connection is not None
+            socket._response.connection.close()
+    await bystander.hears()
+
+
+async def told(socket: aiohttp.ClientWebSocketResponse, ends: int) -> int:
+    """Read to the close that is to come, or to the answer to a last message; count what was not understood."""
+    last, invalid = new_id(), 0
+    if not ends:
+        await socket.send_json({"cancel": last})
+    async for message in socket:
+        error = message.json().get("error", {})
+        if error.get("job_id") == last:
+            return invalid
+        invalid += error.get("code") == "invalid"
+    assert socket.close_code == ends
+    return invalid
+
+
+@seed(SEED)
+@fuzzing
+@given(st.lists(frames, max_size=6))
+async def test_any_bytes(bystander: Bystander, sent: list[bytes]) -> None:
+    """Broken frames end their connection, and nothing else."""
+    host, port = bystander.notifier.public.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(UPGRADE)
+    assert b"101" in await reader.readline()
+    with suppress(ConnectionError):
+        for data in sent:
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+    with suppress(ConnectionError):
+        await writer.wait_closed()
+    await bystander.hears()
