@@ -108,7 +108,10 @@ class _Line:
         self._waiting += len(commands)
         packed = [hiredis.pack_command(tuple(command)) for command in commands]
         # Nothing is awaited before this has written, so that questions leave in the order in which they wait.
-        await self._connection.send_packed_command(packed, check_health=False)
+        try:
+            await self._connection.send_packed_command(packed, check_health=False)
+        except (AttributeError, RuntimeError) as error:  # the reader has just closed the connection
+            raise Disconnected(LOST) from error
         return await batch.answers
 
     def close(self) -> None:

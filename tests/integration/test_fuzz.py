@@ -27,7 +27,8 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from headway.contracts import JobReport, JobSnapshot, decode
-from services.notifier.transports.websocket import MESSAGE_BYTES, Request
+from services.notifier.transports.connection import MESSAGE_BYTES
+from services.notifier.transports.websocket import Request
 from tests.integration.conftest import Notifier, faults, new_id, report, running_notifier
 from tests.integration.fuzz_inputs import JOBS, batches, frames, messages
 

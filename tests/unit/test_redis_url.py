@@ -1,0 +1,74 @@
+"""What `REDIS_URL` names, and what is said when it names nothing."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+import pytest
+
+from services.notifier.redis_url import open_servers
+from services.notifier.servers import Cluster, Guarded, Server, Servers
+from services.notifier.settings import NotifierSettings
+from services.settings import InvalidSettings, load
+
+REQUIRED = {"REPORT_KEY_FILE": "r", "TOKEN_PUBLIC_KEY_FILE": "p"}
+
+
+def reached(url: str, server: Server = Server()) -> Any:  # noqa: B008 - it cannot be changed
+    """Return a connection to what a URL names."""
+    return open_servers(url).connection(server)
+
+
+@pytest.mark.parametrize(("url", "host", "port"), [
+    ("redis://redis", "redis", 6379), ("redis://redis:7000/3", "redis", 7000), ("redis://[::1]:7000", "::1", 7000),
+    ("redis://[::1]", "::1", 6379), ("redis://user:p%40ss@redis", "redis", 6379),
+])  # fmt: skip
+def test_one_server(url: str, host: str, port: int) -> None:
+    """A host with or without a port, by name or number."""
+    connection = reached(url)
+    assert (type(open_servers(url)), connection.host, connection.port) == (Servers, host, port)
+    assert connection.db == (3 if url.endswith("/3") else 0)
+
+
+def test_a_user_a_password_and_a_certificate() -> None:
+    """They hold for every connection, to whichever server."""
+    for url in ("rediss://user:p%40ss@redis", "rediss+cluster://user:p%40ss@one:1,two:2"):
+        connection = reached(f"{url}?ssl_cert_reqs=none", Server("three", 3))
+        assert (connection.username, connection.password) == ("user", "p@ss")
+        assert connection.ssl_context.cert_reqs == ssl.CERT_NONE
+    assert reached("rediss+cluster://one", Server("three", 3)).host == "three"
+    assert reached("rediss://redis").ssl_context.cert_reqs == ssl.CERT_REQUIRED
+
+
+def test_a_cluster_is_unknown_at_first() -> None:
+    """Who keeps what has to be asked."""
+    cluster = open_servers("redis+cluster://one:1,two")
+    assert isinstance(cluster, Cluster)
+    assert cluster.all() == set()
+    assert cluster.in_doubt
+
+
+def test_sentinels_have_names_and_passwords_of_their_own() -> None:
+    """The URL's user is the server's."""
+    url = "redis+sentinel://user:p@one:1,two/2?sentinel_name=mine&sentinel_username=s&sentinel_password=q"
+    guarded = open_servers(url)
+    assert isinstance(guarded, Guarded)
+    connection: Any = guarded.connection(Server())
+    assert (connection.username, connection.password, connection.db) == ("user", "p", 2)
+    asked = [one.connection_pool.connection_kwargs for one in guarded._sentinel.sentinels]
+    assert [(one["host"], one["port"]) for one in asked] == [("one", 1), ("two", 26_379)]
+    assert {(one["username"], one["password"]) for one in asked} == {("s", "q")}
+
+
+@pytest.mark.parametrize("url", [
+    "http://redis", "redis+magic://redis", "redis+://redis", "redis", "redis://", "redis://one,two", "redis://redis:port",
+    "redis://redis?sentinel_name=x", "redis+sentinel://one", "redis+sentinel://one?sentinel_name=x&sentinel_colour=y",
+    "redis://redis?hunter2=1", "redis+cluster://user:hunter2@one,,two", "redis://redis?socket_timeout=hunter2",
+])  # fmt: skip
+def test_what_names_nothing_is_told_without_its_secrets(url: str) -> None:
+    """The setting is named at start, and what it should be; not what it is."""
+    with pytest.raises(InvalidSettings) as raised:
+        load(NotifierSettings, {"REDIS_URL": url, **REQUIRED})
+    assert str(raised.value).startswith("REDIS_URL: Expected ")
+    assert "hunter2" not in str(raised.value)
