@@ -110,8 +110,11 @@ class _Line:
         # Nothing is awaited before this has written, so that questions leave in the order in which they wait.
         try:
             await self._connection.send_packed_command(packed, check_health=False)
-        except (AttributeError, RuntimeError) as error:  # the reader has just closed the connection
-            raise Disconnected(LOST) from error
+        except BaseException as error:
+            batch.answers.cancel()  # nobody waits for them
+            if isinstance(error, AttributeError | RuntimeError):  # the reader has just closed the connection
+                raise Disconnected(LOST) from error
+            raise
         return await batch.answers
 
     def close(self) -> None:
