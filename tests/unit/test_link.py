@@ -132,6 +132,10 @@ async def test_a_writer_that_meets_a_closed_connection_is_told_so(made: Made, fa
         await made.link.call([("B",)])
     connection.answers.put_nowait(Disconnected("gone"))
     await wait_until(lambda: not connection.open)
+    again = made.ask("C")
+    connection = await made.asked(1)
+    connection.answers.put_nowait(3)
+    assert await again == [3]
     gc.collect()
     assert unheard == []
     asyncio.get_running_loop().set_exception_handler(None)
