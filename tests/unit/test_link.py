@@ -133,8 +133,8 @@ async def test_a_writer_that_meets_a_closed_connection_is_told_so(made: Made, fa
     connection.answers.put_nowait(Disconnected("gone"))
     await wait_until(lambda: not connection.open)
     again = made.ask("C")
-    connection = await made.asked(1)
-    connection.answers.put_nowait(3)
+    await wait_until(lambda: len(made.connections) == 2)
+    made.connections[1].answers.put_nowait(3)
     assert await again == [3]
     gc.collect()
     assert unheard == []
