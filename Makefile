@@ -25,7 +25,7 @@ demo: $(VENV)/.local $(AZURITE) ## Show a handful of jobs in this terminal, in a
 	@$(RUN) -m dev.demo
 
 test: browser $(VENV)/.test $(AZURITE) ## Run all tests; ARGS="..." goes to pytest, BROWSER=none leaves the browser out
-	$(RUN) -m pytest --numprocesses=2 --dist=loadfile -m "not containers and not checkov$(if $(filter none,$(BROWSER)), and not browser)" $(ARGS)
+	$(RUN) -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder -m "not containers and not checkov$(if $(filter none,$(BROWSER)), and not browser)" $(ARGS)
 
 test-manifests: $(VENV)/.test $(VENV)-checkov/.installed ## Hold the manifests against the code, their schemas and checkov's rules
 	$(RUN) -m pytest tests/deploy -m "not containers" $(ARGS)

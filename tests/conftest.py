@@ -23,6 +23,7 @@ from tests.waiting import free_ports, wait_until
 hypothesis.settings.register_profile("headway", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("headway")
 
+LONGEST = {"test_fallback", "test_openapi", "test_client", "test_fleet", "test_wake", "test_cli", "test_job_page"}
 KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH")
 
 
@@ -37,6 +38,12 @@ def _scrubbed() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.hookimpl(trylast=True)  # whatever else orders them comes before
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest: a run with several files side by side ends with its last one."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 PRINTED: list[str] = []  # secrets in what the tests' processes print
