@@ -154,6 +154,8 @@ class Sockets:
             connection = Connection(socket, request.transport, self._settings)
             with self._outlets.open(connection, request):
                 await self._serve(connection, request)
+            if (error := socket.exception()) is not None:  # of a lost connection; its frames know the socket: a cycle
+                error.__traceback__ = error.__context__ = None
         return socket
 
     async def _serve(self, connection: Connection, request: web.Request) -> None:
@@ -192,7 +194,7 @@ class Sockets:
     def _watch(self, connection: Connection, token: str, version: int | None) -> None:
         granted = self._access.grant(token)
         if isinstance(granted, Refused):
-            connection.tell(granted.job_id, granted.error.code, str(granted.error))
+            connection.tell(granted.job_id, granted.code, granted.message)
             return
         connection.asked = True
         connection.behind.pop(str(granted.job_id), None)
