@@ -123,12 +123,13 @@ async def measured(stores: dict[str, str], keys: Path) -> AsyncIterator[Notifier
     """Run a notifier; once all have left, it must know of nobody."""
     async with running_notifier(stores, keys) as notifier:
         flickers = [asyncio.create_task(watch_and_unwatch(notifier)) for _ in range(SOCKETS)]
-        yield notifier
-        for flicker in flickers:
-            flicker.cancel()
-        assert {type(end) for end in await asyncio.gather(*flickers, return_exceptions=True)} == {
-            asyncio.CancelledError
-        }
+        try:
+            yield notifier
+        finally:
+            for flicker in flickers:
+                flicker.cancel()
+            ends = await asyncio.gather(*flickers, return_exceptions=True)
+        assert {type(end) for end in ends} == {asyncio.CancelledError}
 
         async def nothing_left() -> bool:
             return [await notifier.metric(f"notifier_{name}") for name in ("watched_jobs", "connections")] == [0, 0]
@@ -136,7 +137,7 @@ async def measured(stores: dict[str, str], keys: Path) -> AsyncIterator[Notifier
         await wait_until(nothing_left)
 
 
-@pytest.mark.timeout(TOTAL_S + 120)
+@pytest.mark.timeout(2 * TOTAL_S + 120)
 @pytest.mark.parametrize("seed", [SEED], ids="MEMORY_SEED={}".format)
 async def test_memory_stays_flat(stores: dict[str, str], tmp_path: Path, seed: int) -> None:
     """What comes and goes leaves nothing behind: not in memory, and neither a watched job nor a connection."""
