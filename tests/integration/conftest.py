@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,16 +100,16 @@ def faults(log: Path) -> list[str]:
 
 
 @asynccontextmanager
-async def running_notifier(
-    stores: dict[str, str], keys: Path, program: Sequence[str] = ("-m", "services.notifier"), **settings: str
-) -> AsyncIterator[Notifier]:
+async def running_notifier(stores: dict[str, str], keys: Path, **settings: str) -> AsyncIterator[Notifier]:
     """Run a notifier until the block ends, or until the test has stopped it."""
     make_keys(keys)
     port, internal = free_ports(2)
     env = environment(stores["REDIS_URL"], keys, port, internal, **settings)
     log = keys / f"notifier-{port}.log"
     with log.open("wb") as errors:
-        process = await asyncio.create_subprocess_exec(sys.executable, *program, cwd=ROOT, env=env, stderr=errors)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "services.notifier", cwd=ROOT, env=env, stderr=errors
+        )
     async with aiohttp.ClientSession() as session:
         public, base = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{internal}"
 

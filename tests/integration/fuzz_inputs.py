@@ -1,143 +1,164 @@
-"""Inputs that are good, nearly good and senseless: the larger part is good, so that it gets past decoding."""
+"""Inputs by a seed, good, nearly good and senseless: the larger part is good, so that it gets past decoding.
+
+What is written here is JSON text, piece by piece, since much of what JSON allows no program would write. Hypothesis
+takes ten times as long to draw as much.
+"""
 
 from __future__ import annotations
 
 import json
+import random
 import uuid
-from datetime import UTC, timedelta, timezone
-from typing import Any
-
-from hypothesis import strategies as st
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any, TypeVar
 
 from headway.contracts import MAX_DEPTH
 
+T = TypeVar("T")
+
 IDS = [str(uuid.UUID(int=number)) for number in range(1, 5)]
-JOBS = ["<first job>", "<second job>"]  # who sends puts ids of jobs that nobody has heard of in their place
+JOBS = ["<job 1>", "<job 2>", "<job 3>"]  # who sends puts the ids of jobs that nobody has heard of in their place
 TOP = 2**53 - 1
-
-texts = st.text(max_size=40)
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | texts | st.sampled_from(IDS),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
-    max_leaves=8,
-)
-
-
-def mostly(good: st.SearchStrategy[Any], bad: st.SearchStrategy[Any], share: int) -> st.SearchStrategy[Any]:
-    """Draw a bad one once in so many times."""
-    return st.integers(1, share).flatmap(lambda drawn: bad if drawn == share else good)
-
-
-# JSON as it may be written, too: with spaces and breaks, escapes, names twice, and numbers that no program can hold.
-written = st.builds(
-    lambda value, plain, indent: json.dumps(value, ensure_ascii=plain, indent=indent, allow_nan=False),
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
-        max_leaves=8,
-    ),
-    st.booleans(),
-    st.sampled_from([None, 1]),
-)
-odd = st.sampled_from([
+STATUSES = ["queued", "running", "retrying", "succeeded", "failed", "cancelled"]
+CHARACTERS = 'aZ09 "\\/{}[]:,%$\0\t\r\n\x1f\x7f\u00e9\u2028\u2029\ufeff\uffff\U0001f600'
+TIMES = ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999Z", "2026-02-28T00:00:00+00:00", "2026-01-01T23:59:59.9995Z"]
+ODD = [
     "-0", "1E+2", "1e400", "-" + "9" * 400, "0.1e-400", '"\\ud800"', '"\\u0000"', '"\u2028\u2029"', '{"a":1,"a":2}',
-    "[" * MAX_DEPTH + "]" * MAX_DEPTH, "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), '"' + "x" * 32_000 + '"',
-    '"' + "x" * 33_000 + '"', " \r\n\t1 ", '"]}"', "}", "", "NaN", "\x001", '"\x01"',
-])  # fmt: skip
+    "[" * MAX_DEPTH + "]" * MAX_DEPTH, '"' + "x" * 32_000 + '"', " \r\n\t1 ", '"]}"', '"<job 1>"', '{"$ref":"#"}',
+]  # fmt: skip
+WRONG = ["}", "", "NaN", "\x001", '"\x01"', "[" * 10_000, "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), '"\ud800"',
+         '"' + "x" * 33_000 + '"', "-1", "1.5", "9" * 400, "true", '"1"',
+         '"2026-01-01"', '"x"', "[]", "{}"]  # fmt: skip
+NAMES = ["watch", "version", "unwatch", "cancel", "hello", "job", "watch ", ""]
+REQUIRED = 8  # of a report's fields
 
 
-def text(most: int, least: int = 0) -> st.SearchStrategy[str]:
-    """Write a text of some length, often the longest or the shortest that may be."""
-    shortest_and_longest = [character * size for character in "x\u00e9\0" for size in (max(least, 1), most)]
-    return (st.text(min_size=least, max_size=min(most, 60)) | st.sampled_from(shortest_and_longest)).map(json.dumps)
+class Inputs:
+    """Draws one input after the other."""
 
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._fields: dict[str, Callable[[], str]] = {
+            "job_id": lambda: json.dumps(self._one(JOBS)), "kind": lambda: self._text(128, 1),
+            "message_id": lambda: self._text(128, 1) if self._may(0.5) else '"m"',
+            "delivery": lambda: self._whole(1, TOP), "sequence": lambda: self._whole(0, TOP),
+            "status": lambda: json.dumps(self._one(STATUSES)),
+            "submitted_at": self._time, "expires_at": self._time,
+            # What follows may be left out.
+            "generation": lambda: self._whole(0, TOP), "attempt": lambda: self._whole(1, TOP),
+            "max_attempts": lambda: self._whole(1, 1_000), "progress": lambda: self._or_null(self._progress),
+            "result": self._json, "error": lambda: self._or_null(self._error),
+            "lease_until": lambda: self._or_null(self._time), "due_at": lambda: self._or_null(self._time),
+            "sent_at": lambda: self._or_null(self._time), "unheard of": self._json,
+        }  # fmt: skip
 
-def whole(least: int, most: int) -> st.SearchStrategy[str]:
-    """Write a number of a range, often a small one, or one at its end."""
-    return (st.integers(least, min(most, least + 4)) | st.sampled_from([least, most]) | st.integers(least, most)).map(
-        str
-    )
+    def _one(self, choices: list[T]) -> T:
+        return self._random.choice(choices)
 
+    def _may(self, share: float) -> bool:
+        return self._random.random() < share
 
-zones = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
-times = (st.datetimes(timezones=zones) | st.datetimes(timezones=st.just(UTC))).map(
-    lambda moment: json.dumps(moment.isoformat())
-) | st.sampled_from(["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999Z", "2026-02-28T00:00:00Z"]).map(json.dumps)
-null = st.just("null")
-amounts = (
-    whole(0, TOP) | st.floats(0, allow_nan=False, allow_infinity=False).map(repr) | st.sampled_from(["1e308", "0"])
-)
+    def _or_null(self, write: Callable[[], str]) -> str:
+        return "null" if self._may(0.2) else write()
 
+    def _characters(self, most: int, least: int = 0) -> str:
+        size = self._one([least, most, *[self._random.randint(least, min(most, 12))] * 6])
+        if size > 12:
+            return self._random.choice(CHARACTERS) * size
+        return "".join(self._random.choices(CHARACTERS, k=size))
 
-def written_object(parts: dict[str, str]) -> str:
-    """Write an object of parts that are written already."""
-    return "{" + ",".join(f"{json.dumps(name)}:{part}" for name, part in parts.items()) + "}"
+    def _text(self, most: int, least: int = 0) -> str:
+        return json.dumps(self._characters(most, least), ensure_ascii=self._may(0.5))
 
+    def _whole(self, least: int, most: int) -> str:
+        small = self._random.randint(least, min(most, least + 4))
+        return str(self._one([small, small, least, most, self._random.randint(least, most)]))
 
-progress = st.fixed_dictionaries(
-    {"current": amounts}, optional={"total": amounts | null, "unit": text(32) | null, "message": text(1_000) | null}
-).map(written_object)
-errors = st.fixed_dictionaries({"type": text(128, 1), "message": text(4_000)}).map(written_object)
-statuses = st.sampled_from(["queued", "running", "retrying", "succeeded", "failed", "cancelled"]).map(json.dumps)
-fields = {
-    "job_id": st.sampled_from(JOBS).map(json.dumps), "kind": text(128, 1), "message_id": text(128, 1),
-    "delivery": whole(1, TOP), "sequence": whole(0, TOP), "status": statuses,
-    "submitted_at": times, "expires_at": times,
-}  # fmt: skip
-more = {
-    "generation": whole(0, TOP), "attempt": whole(1, TOP), "max_attempts": whole(1, 1_000), "progress": progress | null,
-    "result": written | odd.filter(lambda one: one not in {"}", "", "NaN", "\x001", '"\x01"'}), "error": errors | null,
-    "lease_until": times | null, "due_at": times | null, "sent_at": times | null, "unheard_of": written,
-}  # fmt: skip
-good_reports = st.fixed_dictionaries(fields, optional=more)
-spoilt_reports = st.builds(
-    lambda report, name, part: report | {name: part},
-    good_reports, st.sampled_from([*fields, *more]), written | odd | values.map(json.dumps),
-)  # fmt: skip
-lacking_reports = st.builds(
-    lambda report, name: {key: part for key, part in report.items() if key != name},
-    good_reports,
-    st.sampled_from([*fields]),
-)
-bodies = st.lists(mostly(good_reports, spoilt_reports | lacking_reports, 12), min_size=1, max_size=4).map(
-    lambda reports: "[" + ",".join(written_object(report) for report in reports) + "]"
-)
+    def _amount(self) -> str:
+        return str(self._one([self._whole(0, TOP), repr(self._random.expovariate(0.01)), "0", "1e308", str(2**63 - 1)]))
 
+    def _time(self) -> str:
+        zone = self._one([UTC, UTC, timezone(timedelta(minutes=self._random.randint(-14 * 60, 14 * 60)))])
+        moment = datetime.fromtimestamp(self._random.uniform(0, 4e9), zone)
+        return json.dumps(self._one([moment.isoformat(), moment.isoformat(), self._one(TIMES)]))
 
-def broken(body: str, place: int, put: bytes) -> bytes:
-    """Put some bytes in the place of one."""
-    data = body.encode(errors="surrogatepass")
-    return data[: place % len(data)] + put + data[place % len(data) + 1 :]
+    def _object(self, parts: dict[str, str]) -> str:
+        items = list(parts.items())
+        self._random.shuffle(items)
+        space = self._one(["", "", " ", "\n"])
+        return "{" + ",".join(f"{json.dumps(name)}:{space}{part}" for name, part in items) + "}"
 
+    def _progress(self) -> str:
+        more: dict[str, Callable[[], str]] = {
+            "total": lambda: self._or_null(self._amount), "unit": lambda: self._or_null(lambda: self._text(32)),
+            "message": lambda: self._or_null(lambda: self._text(1_000)),
+        }  # fmt: skip
+        return self._object({"current": self._amount()} | {name: of() for name, of in more.items() if self._may(0.7)})
 
-batches = mostly(
-    bodies.map(lambda body: body.encode(errors="surrogatepass")),
-    st.builds(broken, bodies, st.integers(0, 10_000), st.binary(max_size=3))
-    | st.binary(max_size=60)
-    | odd.map(str.encode),
-    12,
-)
+    def _error(self) -> str:
+        return self._object({"type": self._text(128, 1), "message": self._text(4_000)})
 
-tokens = st.tuples(st.just("token"), st.sampled_from(IDS), st.sampled_from(["watch", "watch cancel", "cancel", ""]),
-                   st.sampled_from([60, -3600, 10**9]))  # fmt: skip
-names = st.sampled_from(["watch", "version", "unwatch", "cancel", "hello", "job", "watch ", ""])
-good_messages = st.one_of(
-    st.builds(lambda token, version: {"watch": token, "version": version}, tokens, st.integers(0, TOP)),
-    st.builds(lambda token: {"watch": token}, tokens),
-    st.builds(lambda name, job_id: {name: job_id}, st.sampled_from(["unwatch", "cancel"]), st.sampled_from(IDS)),
-    st.builds(lambda token: {"watch": token}, st.text(min_size=1, max_size=40)),
-)
-bad_messages = st.one_of(
-    st.builds(lambda name, value: {name: value}, names, values),
-    st.dictionaries(names, values, max_size=3),
-    st.builds(lambda token, version: {"watch": token, "version": version}, tokens, values),
-    texts,
-    st.binary(max_size=60),
-    st.just("[" * 10_000),
-    st.just("x" * 70_000),
-)
-messages = mostly(good_messages, bad_messages, 4)
-frames = st.binary(max_size=80) | st.builds(
-    lambda head, size, rest: bytes([head, size]) + rest,
-    st.integers(0, 255), st.integers(0, 255), st.binary(max_size=40),
-)  # fmt: skip
+    def _value(self, levels: int = 3) -> Any:
+        kind = self._random.randrange(8 if levels else 6)
+        if kind < 6:
+            number = self._random.uniform(-1e9, 1e9)
+            return self._one([None, True, round(number), number, self._characters(40), self._one(IDS)])
+        values = [self._value(levels - 1) for _ in range(self._random.randrange(4))]
+        return values if kind == 6 else {self._characters(12): value for value in values}
+
+    def _json(self) -> str:
+        if self._may(0.3):
+            return str(self._one(ODD))
+        return json.dumps(self._value(), ensure_ascii=self._may(0.5), indent=self._one([None, None, 1]))
+
+    def _report(self, spoilt: float) -> str:
+        chosen = [name for number, name in enumerate(self._fields) if number < REQUIRED or self._may(0.7)]
+        parts = {name: self._fields[name]() for name in chosen}
+        if self._may(spoilt):
+            name = self._one(chosen)
+            if self._may(0.3):
+                del parts[name]
+            else:
+                parts[name] = self._one([*WRONG, self._json(), self._json()])
+        return self._object(parts)
+
+    def batch(self) -> bytes:
+        """Draw the body of some reports."""
+        count = self._random.randint(1, 8)
+        reports = [self._report(0.15 / count) for _ in range(count)]
+        body = ("[" + ",".join(reports) + "]").encode(errors="surrogatepass")
+        if self._may(0.05):
+            place, put = self._random.randrange(len(body)), self._random.randbytes(self._random.randrange(4))
+            body = body[:place] + put + body[place + 1 :]
+        if self._may(0.03):
+            body = self._one([self._random.randbytes(60), b"", b"[]", b"{}", b"null", b"[null]", b"\xff", b"[" * 2_000])
+        return body
+
+    def _token(self) -> tuple[str, str, int]:
+        return self._one(IDS), self._one(["watch", "watch cancel", "cancel", ""]), self._one([60, 60, -3_600, 10**9])
+
+    def _good_message(self) -> Any:
+        kind = self._random.randrange(4)
+        if kind == 0:
+            return {"watch": self._token(), "version": int(self._whole(0, TOP))}
+        if kind == 1:
+            return {"watch": self._one([self._token(), self._token(), self._characters(4_096, 1)])}
+        return {self._one(["unwatch", "cancel"]): self._one(IDS)}
+
+    def _bad_message(self) -> Any:
+        return self._one([
+            {self._one(NAMES): self._value()}, {self._one(NAMES): self._value() for _ in range(3)},
+            {"watch": self._token(), "version": self._value()}, self._characters(40), json.dumps(self._value()),
+            self._random.randbytes(60), "[" * 10_000, "x" * 70_000,
+        ])  # fmt: skip
+
+    def messages(self) -> list[Any]:
+        """Draw what a socket sends: objects whose tokens are still to be signed, text and bytes."""
+        count = self._random.randint(0, 12)
+        return [self._bad_message() if self._may(0.2) else self._good_message() for _ in range(count)]
+
+    def frames(self) -> list[bytes]:
+        """Draw what is no message at all, or may be one."""
+        head = [bytes(self._random.choices(range(256), k=2)) for _ in range(self._random.randint(0, 6))]
+        return [one + self._random.randbytes(self._random.randrange(80)) for one in head]

@@ -34,16 +34,16 @@ async def listen(notifier: Notifier, opened: asyncio.Queue[None]) -> tuple[float
         return asyncio.get_running_loop().time(), socket.close_code
 
 
-async def hold(notifier: Notifier) -> int:
-    """Ask for a job with a long wait; return the answer's status."""
+async def hold(notifier: Notifier) -> tuple[int, str | None]:
+    """Ask for a job with a long wait; return the answer's status, and whether the connection ends with it."""
     job_id = str(uuid.uuid4())
     headers = {"Authorization": f"Bearer {notifier.token(job_id)}", "Prefer": "wait=60", "If-None-Match": '"0"'}
     async with notifier.session.get(f"{notifier.public}/live/jobs/{job_id}", headers=headers) as response:
-        return response.status
+        return response.status, response.headers.get("Connection")
 
 
 async def test_a_drain_sends_everyone_away_evenly(stores: dict[str, str], tmp_path: Path) -> None:
-    """Sockets close with 1012, streams with a `retry:`, held requests are answered; whoever comes now goes at once."""
+    """Sockets close with 1012, streams with a `retry:`, held requests are answered; whoever comes goes at once."""
     async with running_notifier(stores, tmp_path / "keys", DRAIN_S="3") as notifier, asyncio.TaskGroup() as group:
         opened: asyncio.Queue[None] = asyncio.Queue()
         sockets = [group.create_task(listen(notifier, opened)) for _ in range(WATCHERS)]
@@ -64,13 +64,13 @@ async def test_a_drain_sends_everyone_away_evenly(stores: dict[str, str], tmp_pa
         assert int(refusal.value.headers["Retry-After"]) > 0
         late = await read(notifier)
         assert [event.retry is not None for event in late] == [True]
-        assert await hold(notifier) == 304
+        assert await hold(notifier) == (304, "close")
 
         closed = [await socket for socket in sockets]
         assert {code for _, code in closed} == {1012}
         for events_ in [await stream for stream in streams]:
             assert events_[-1].retry is not None
-        assert {await answer for answer in held} == {304}
+        assert {await answer for answer in held} == {(304, "close")}
         moments = sorted(moment for moment, _ in closed)
         assert moments[-1] - moments[0] > 1  # spread over the drain, not at once
         assert await asyncio.wait_for(notifier.process.wait(), 15) == 0

@@ -19,6 +19,7 @@ from tests.integration.redis_servers import PERSISTENT, Server
 from tests.integration.relay import Relay
 from tests.integration.replicas import Replicas
 from tests.integration.show import Show
+from tests.waiting import wait_until
 
 WATCHERS = int(os.environ.get("REPLICAS_WATCHERS") or 150)
 SEED = int(os.environ.get("REPLICAS_SEED") or 1)
@@ -62,7 +63,8 @@ class Stage:
     async def redis_paused(self) -> None:
         """Have Redis answer nobody for longer than a replica stands to hear nothing."""
         await self.redis.ask("CLIENT", "PAUSE", round(PAUSED_S * 1000), "ALL")
-        await self.redis.ask("PING")
+        await asyncio.sleep(PAUSED_S)
+        await wait_until(self.redis.answers)
 
     async def way_lost(self) -> None:
         """Have nothing pass between one replica and Redis, for so long that the replica is one to avoid."""

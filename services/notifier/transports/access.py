@@ -46,15 +46,16 @@ class Asked(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A token that opens nothing, told as an error of its job."""
+    """A token that opens nothing, told as an error of its job; the exception knows by its frames who has this."""
 
-    error: InvalidToken
+    code: str
+    message: str
     job_id: str | None
 
     @property
     def problem(self) -> dict[str, str]:
         """Spell it as every transport tells an error."""
-        return problem(self.job_id, self.error.code, str(self.error))
+        return problem(self.job_id, self.code, self.message)
 
 
 class Access:
@@ -69,7 +70,7 @@ class Access:
             return self._verifier.value.verify(token)
         except InvalidToken as error:
             job_id = error.job_id or claimed_job(token)
-            return Refused(error, None if job_id is None else str(job_id))
+            return Refused(error.code, str(error), None if job_id is None else str(job_id))
 
     def granted_for(self, request: web.Request, *, scope: str | None = None) -> Pass:
         """Return the pass for the job that the path names; a Problem when the token does not open it so far."""
@@ -91,7 +92,7 @@ class Access:
             else:
                 asked[granted.job_id] = Asked(granted, version)
         if not asked:
-            raise Unauthorized(str(refused[0].error), code=refused[0].error.code)
+            raise Unauthorized(refused[0].message, code=refused[0].code)
         return list(asked.values()), refused
 
 

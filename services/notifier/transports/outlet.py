@@ -219,6 +219,7 @@ class Outlets:
         self._open.discard(outlet)
         for watch in outlet.watches.values():
             self._live.unwatch(watch)
+        outlet.watches.clear()  # each knows the outlet: a cycle, which might outlive thousands of connections
         metrics.CONNECTIONS.labels(outlet.transport).dec()
         metrics.CLOSED.labels(outlet.transport, outlet.code or "none").inc()
         duration_s = round(time.monotonic() - outlet.opened_at, 3)

@@ -93,9 +93,9 @@ class Poll:
         if not newer and errors:  # absence never replaces presence
             raise NotFound(errors[0]["message"], code=errors[0]["code"])
         if not newer:
-            return web.Response(status=304, headers={"ETag": f'"{asked.version}"', **headers})
+            return self._last(web.Response(status=304, headers={"ETag": f'"{asked.version}"', **headers}))
         headers["ETag"] = f'"{newer[0].version}"'
-        return web.Response(body=newer[0].text, content_type=JSON, headers=headers)
+        return self._last(web.Response(body=newer[0].text, content_type=JSON, headers=headers))
 
     async def many(self, request: web.Request) -> web.Response:
         """Answer those of the jobs that are newer than what the caller has seen of them."""
@@ -108,7 +108,13 @@ class Poll:
             msgspec.json.encode(wanted + errors),
         )
         headers = {"Cache-Control": "no-store"} | _applied(request)
-        return web.Response(body=body, content_type=JSON, headers=headers)
+        return self._last(web.Response(body=body, content_type=JSON, headers=headers))
+
+    def _last(self, response: web.Response) -> web.Response:
+        """End the connection behind an answer when this replica stops: a new one finds another replica."""
+        if self._outlets.draining:
+            response.force_close()
+        return response
 
     async def _find(
         self, request: web.Request, asked: Sequence[Asked], *, for_ending: bool, at_once: bool = False

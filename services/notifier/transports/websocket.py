@@ -94,7 +94,7 @@ class Sockets:
     def _watch(self, connection: Connection, token: str, version: int | None) -> None:
         granted = self._access.grant(token)
         if isinstance(granted, Refused):
-            connection.tell(granted.job_id, granted.error.code, str(granted.error))
+            connection.tell(granted.job_id, granted.code, granted.message)
             return
         connection.asked = True
         connection.behind.pop(str(granted.job_id), None)
