@@ -57,6 +57,17 @@ void change(int fd, void *owner, uint32_t events);
 void wait_for_events(uint64_t until_ns);
 int connect_to(int port);
 
+// frames.c
+enum { MOST_SENT = 4096 };
+enum opcode { TEXT = 1, CLOSE = 8, PING = 9, PONG = 10 };
+struct frame {
+    enum opcode opcode;
+    const char *payload;
+    size_t size;
+};
+size_t make_frame(unsigned char *frame, enum opcode opcode, const char *data, size_t size);  // masked; 0: too long
+size_t read_frame(const unsigned char *data, size_t size, struct frame *frame);             // 0: it is not all there
+
 // watchers.c
 struct watcher;
 bool open_watchers(int from, int to);      // tells whether all are open; a peer's are then watching, too

@@ -13,7 +13,7 @@ from bench.notifier.servers import CLIENT_CORE, ORIGIN, Bed, Server, pinned
 from bench.notifier.systems import LOAD, System
 
 LONGEST_S = 180.0  # more than all the limits in load.h together
-FILLER_REPORTS = 120  # of 30 kB: more than a server and its kernel hold of what a stuck watcher does not take
+FILLER_REPORTS = 40  # of 30 kB: more than a server and its kernel hold of what a stuck watcher does not take
 
 
 class Outcome(Struct, frozen=True, kw_only=True):

@@ -28,9 +28,10 @@ async def measure(
     found: Found = []
     for scenario in scenarios:
         chosen = [system for system in systems if scenario.name in system.scenarios]
-        for system in random.sample(chosen, len(chosen)):
-            place = folder / scenario.name / system.name.replace(" ", "-")
-            found += await step(scenario, system, bed, place, seconds)
+        for repeat in range(scenario.repeats):
+            for system in random.sample(chosen, len(chosen)):
+                place = folder / f"{scenario.name}-{repeat}" / system.name.replace(" ", "-")
+                found += await step(scenario, system, bed, place, seconds)
     return found
 
 

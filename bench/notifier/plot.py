@@ -11,7 +11,7 @@ from bench.figures import Row, short, values
 from bench.notifier.scenarios import FANOUT, IDLE, JOBS
 from bench.notifier.systems import HEADWAY
 
-WIDTH, PANEL_WIDTH, LABEL_WIDTH, VALUE_WIDTH = 960, 470, 150, 62
+WIDTH, PANEL_WIDTH, LABEL_WIDTH, VALUE_WIDTH = 980, 480, 178, 56
 BAR, GAP, TOP = 16, 7, 40
 BAR_WIDTH = PANEL_WIDTH - LABEL_WIDTH - VALUE_WIDTH
 CUT = 8.0  # times Headway's bar: what is longer is cut off, or nothing else could be seen

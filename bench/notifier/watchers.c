@@ -13,8 +13,7 @@
 
 #include "load.h"
 
-enum { BUFFER = 1 << 18, STUCK_BUFFER = 4096, MOST_LATENCIES = 4000000 };
-enum opcode { TEXT = 1, CLOSE = 8, PING = 9, PONG = 10 };
+enum { BUFFER = 1 << 18, STUCK_BUFFER = 4096, ETHERNET_SEGMENT = 1460, MOST_LATENCIES = 4000000 };
 enum stage {
     CLOSED,
     CONNECTING,
@@ -89,24 +88,9 @@ static void lose(struct watcher *watcher, const char *reason)
 
 static void send_frame(struct watcher *watcher, enum opcode opcode, const char *data, size_t size)
 {
-    static const unsigned char MASK[4] = {1, 2, 3, 4};
-    unsigned char frame[4096];
-    size_t n = 0;
-    if (size > sizeof frame - 8)
-        return;
-    frame[n++] = 0x80 | opcode;
-    if (size < 126) {
-        frame[n++] = 0x80 | (unsigned char)size;
-    } else {
-        frame[n++] = 0x80 | 126;
-        frame[n++] = (unsigned char)(size >> 8);
-        frame[n++] = (unsigned char)size;
-    }
-    memcpy(frame + n, MASK, sizeof MASK);
-    n += sizeof MASK;
-    for (size_t i = 0; i < size; i++)
-        frame[n++] = (unsigned char)data[i] ^ MASK[i & 3];
-    if (send(watcher->fd, frame, n, MSG_NOSIGNAL) != (ssize_t)n)
+    unsigned char frame[MOST_SENT];
+    size_t length = make_frame(frame, opcode, data, size);
+    if (!length || send(watcher->fd, frame, length, MSG_NOSIGNAL) != (ssize_t)length)
         lose(watcher, "takes no more");
 }
 
@@ -120,8 +104,11 @@ static void connect_watcher(struct watcher *watcher)
     enter(watcher, CONNECTING);
     setsockopt(watcher->fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
     setsockopt(watcher->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
-    if (stuck)
+    if (stuck) {
         setsockopt(watcher->fd, SOL_SOCKET, SO_RCVBUF, &(int){STUCK_BUFFER}, sizeof(int));
+        // As over Ethernet. With loopback's 64 kB the kernel would keep megabytes for each, and run short for all.
+        setsockopt(watcher->fd, IPPROTO_TCP, TCP_MAXSEG, &(int){ETHERNET_SEGMENT}, sizeof(int));
+    }
     if (connect(watcher->fd, (struct sockaddr *)&address, sizeof address) != 0 && errno != EINPROGRESS)
         lose(watcher, strerror(errno));
     else
@@ -205,32 +192,20 @@ static void lose_closed(struct watcher *watcher, const char *payload, size_t siz
     lose(watcher, "was closed");
 }
 
-// Takes one frame; returns its size, 0 when it is not all there. No server of this bench fragments or masks.
+// Takes one frame; returns its size, 0 when it is not all there.
 static size_t take_frame(struct watcher *watcher, const unsigned char *data, size_t size)
 {
-    size_t head = 2, length;
-    if (size < head)
+    struct frame frame;
+    size_t used = read_frame(data, size, &frame);
+    if (!used)
         return 0;
-    length = data[1] & 127;
-    if (length == 126)
-        head = 4;
-    else if (length == 127)
-        head = 10;
-    if (size < head)
-        return 0;
-    if (head > 2)
-        length = 0;
-    for (size_t i = 2; i < head; i++)
-        length = length << 8 | data[i];
-    if (size < head + length)
-        return 0;
-    const char *payload = (const char *)data + head;
-    switch (data[0] & 15) {
-    case TEXT: take_text(watcher, payload, length); break;
-    case PING: send_frame(watcher, PONG, payload, length); break;
-    case CLOSE: lose_closed(watcher, payload, length); break;
+    switch (frame.opcode) {
+    case TEXT: take_text(watcher, frame.payload, frame.size); break;
+    case PING: send_frame(watcher, PONG, frame.payload, frame.size); break;
+    case CLOSE: lose_closed(watcher, frame.payload, frame.size); break;
+    case PONG: break;
     }
-    return head + length;
+    return used;
 }
 
 static void take(struct watcher *watcher, const unsigned char *data, size_t size)
