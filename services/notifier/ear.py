@@ -1,33 +1,31 @@
 """A subscription to one Redis server: one connection, one owner, and the set of channels that are wanted there.
 
 redis-py's PubSub reconnects by itself, from its reader and from its writers at once, which loses subscriptions and
-breaks the connection. So this speaks over a bare connection: callers only change the desired set; the owner subscribes,
-and on any error closes the connection and subscribes to the whole set anew. (A writer that meets a connection which its
-reader has just closed fails with an AttributeError or RuntimeError.) Every confirmation is told: what was published
-before it may be lost.
+breaks the connection. Here callers only change the desired set; the owner subscribes, and when the connection ends it
+subscribes to the whole set anew. Every confirmation is told: what was published before it may be lost.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
-import hiredis
 import structlog
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from headway.backoff import full_jitter_s
 from services.notifier import metrics
+from services.notifier.wire import Wire
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 GROUP = 500  # channels in one command
-BROKEN = (RedisError, OSError, TimeoutError)
 BACKOFF_S, BACKOFF_CAP_S = 0.05, 1.0
+CANARIES = 2.5  # how often, while it would count as deaf, a connection is asked for an answer
 
 
 class Listener(Protocol):
@@ -43,10 +41,6 @@ class Listener(Protocol):
         """Take that channels may be another server's by now."""
 
 
-class Deaf(ConnectionError):  # noqa: N818 - reads as what it is
-    """The other side has said nothing for too long, not even that it is gone."""
-
-
 class Ear:
     """Hears what is published in the wanted channels of one server."""
 
@@ -60,64 +54,68 @@ class Ear:
         self._wanted: set[str] = set()
         self._asked: set[str] = set()
         self._confirmed: set[str] = set()
-        self._changed = asyncio.Event()
-        self._connected = False
+        self._wire: Wire | None = None
+        self._due = False  # whether what is asked for will be looked at in this turn of the loop
         self.heard_at = float("-inf")  # monotonic seconds
 
     def want(self, channel: str) -> bool:
         """Want a channel; tell whether it is heard already, otherwise it will be confirmed."""
         self._wanted.add(channel)
-        self._changed.set()
+        self._change()
         return channel in self._confirmed and channel in self._asked
 
     def forget(self, channel: str) -> None:
         """No longer want a channel."""
         self._wanted.discard(channel)
-        self._changed.set()
+        self._change()
 
     async def run(self) -> None:
         """Own the connection for ever: whatever breaks it, subscribe to everything wanted anew."""
         failures = 0
         while True:
-            connection = self._make()
+            began_at = time.monotonic()
             try:
-                async with asyncio.timeout(self._deaf_s):
-                    await connection.connect()  # type: ignore[no-untyped-call]
-                await self._use(connection)
-            except (*BROKEN, AttributeError, RuntimeError) as error:  # the last two: see the top
+                await self._listen()
+            except (RedisError, OSError) as error:
                 log.warning("subscription_lost", error=type(error).__name__)
-            finally:
-                failures = 0 if self._connected else failures + 1
-                self._connected = False
-                self._asked.clear()
-                self._confirmed.clear()
-                await connection.disconnect(nowait=True)
+            failures = 0 if self.heard_at > began_at else failures + 1
             self._listener.displaced()
             await asyncio.sleep(full_jitter_s(failures, BACKOFF_S, BACKOFF_CAP_S))
 
-    async def _use(self, connection: AbstractConnection) -> None:
-        """Do all that there is to do on a connection, until something fails."""
-        # No task group: one whose part fails in the moment of its cancellation forgets that it was cancelled.
-        parts = [asyncio.create_task(part(connection)) for part in (self._listen, self._follow, self._ask)]
+    async def _listen(self) -> None:
+        """Hear what there is on one connection, until it ends or says nothing any more: not every peer says goodbye."""
+        lost = asyncio.Event()
+        async with asyncio.timeout(self._deaf_s):
+            wire = await Wire.open(self._make(), self._take, lost.set)
+        self._wire = wire
+        if self.heard_at > 0:
+            metrics.RECONNECTS.inc()
         try:
-            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            opened_at = time.monotonic()
+            self._change()
+            while time.monotonic() - max(opened_at, self.heard_at) < self._deaf_s:
+                wire.send([("PING",)])
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._deaf_s / CANARIES):
+                        await lost.wait()
+                        raise ConnectionError
+            raise TimeoutError
         finally:
-            for part in parts:
-                part.cancel()
-            await asyncio.gather(*parts, return_exceptions=True)
-        done.pop().result()
+            self._wire = None
+            self._asked.clear()
+            self._confirmed.clear()
+            wire.close()
 
-    async def _listen(self, connection: AbstractConnection) -> None:
-        while True:
-            response: Any = await connection.read_response(disable_decoding=True, timeout=math.inf)
-            if not self._connected and self.heard_at > 0:
-                metrics.RECONNECTS.inc()
-            self._connected = True
-            self.heard_at = time.monotonic()
-            if isinstance(response, list) and response[0] != b"pong":
-                self._take(*response)
+    def _take(self, answer: Any) -> None:
+        if self._wire is None:
+            return  # what a connection says that is given up
+        self.heard_at = time.monotonic()
+        if isinstance(answer, ResponseError):  # a channel whose slot is another server's by now
+            self._wire.close()
+        elif isinstance(answer, list) and len(answer) == 3:
+            self._told(*answer)
 
-    def _take(self, kind: bytes, channel: bytes, data: Any) -> None:
+    def _told(self, kind: bytes, channel: bytes, data: Any) -> None:
         if kind in (b"message", b"smessage"):
             self._listener.heard(channel, data)
             return
@@ -131,28 +129,23 @@ class Ear:
                 self._asked.discard(name)
                 self._listener.displaced()
 
-    async def _follow(self, connection: AbstractConnection) -> None:
+    def _change(self) -> None:
+        """Look at what is wanted once this turn of the loop has changed it."""
+        if not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self._follow)
+
+    def _follow(self) -> None:
         """Ask for what is wanted and has not been asked for, and leave what no longer is."""
-        while True:
-            self._changed.clear()
-            new, old = self._wanted - self._asked, self._asked - self._wanted
-            self._asked = (self._asked | new) - old  # now, since callers change what is wanted while this waits
-            for channels, command in ((new, "SUBSCRIBE"), (old, "UNSUBSCRIBE")):
-                if channels:
-                    await connection.send_packed_command(self._spell(command, list(channels)), check_health=False)
-            await self._changed.wait()
+        self._due = False
+        if self._wire is None:
+            return
+        new, old = self._wanted - self._asked, self._asked - self._wanted
+        self._asked = (self._asked | new) - old
+        if not self._wire.send(self._spelt("SUBSCRIBE", list(new)) + self._spelt("UNSUBSCRIBE", list(old))):
+            self._wire.close()
 
-    def _spell(self, command: str, channels: list[str]) -> list[bytes]:
-        """Spell a command about channels, as few times as may be: a sharded one takes those of one slot only."""
+    def _spelt(self, command: str, channels: list[str]) -> list[tuple[str, ...]]:
+        """Spell commands about channels, as few as may be: a sharded one takes those of one slot only."""
         prefix, size = ("S", 1) if self._sharded else ("", GROUP)
-        groups = [channels[start : start + size] for start in range(0, len(channels), size)]
-        return [hiredis.pack_command((prefix + command, *group)) for group in groups]  # type: ignore[arg-type]
-
-    async def _ask(self, connection: AbstractConnection) -> None:
-        """Make the other side speak: a peer behind a dead network never says that it is gone."""
-        asked_at = time.monotonic()
-        while True:
-            await connection.send_command("PING")
-            await asyncio.sleep(self._deaf_s / 2.5)
-            if time.monotonic() - max(asked_at, self.heard_at) > self._deaf_s:
-                raise Deaf
+        return [(prefix + command, *channels[start : start + size]) for start in range(0, len(channels), size)]

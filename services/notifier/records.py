@@ -15,8 +15,8 @@ from redis.exceptions import NoScriptError, RedisError
 from headway.contracts import DEFAULT_ATTEMPTS, JobReport, OneLine, Progress, Timestamp, Verdict, encode, present
 from headway.tokens import Pass
 from services.notifier import metrics
-from services.notifier.link import Command
 from services.notifier.servers import Servers
+from services.notifier.wire import Command
 
 GATE = (Path(__file__).parent / "gate.lua").read_bytes()
 PREFIX = "headway:job:{"

@@ -19,7 +19,8 @@ from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, RedisError
 
-from services.notifier.link import Command, Link
+from services.notifier.link import Link
+from services.notifier.wire import Command
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
