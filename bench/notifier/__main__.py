@@ -11,20 +11,19 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.figures import MACHINE, Row, read, values, write
-from bench.notifier.goals import missed, ratios
+from bench.figures import MACHINE, Row, read, write
+from bench.notifier.goals import missed
 from bench.notifier.measuring import measure
+from bench.notifier.page import page, renewed
 from bench.notifier.plot import plot
 from bench.notifier.scenarios import SCENARIOS, Scenario
 from bench.notifier.servers import bed
 from bench.notifier.systems import NCHAN, NCHAN_LEFT_OUT, System, systems
-from bench.notifier.tables import markdown
 from dev.environment import ROOT
 
 RESULTS = ROOT / "bench/results/notifier.csv"
-PLOT = ROOT / "docs/performance-notifier.svg"
+DOCUMENT, PLOT = ROOT / "docs/performance.md", ROOT / "docs/performance-notifier.svg"
 SECONDS = 5.0
-DESCRIPTORS = 12_000  # of 5,000 connections, and of what a server opens besides
 
 
 async def rounds(asked: argparse.Namespace, scenarios: Sequence[Scenario], chosen: Sequence[System]) -> list[Row]:
@@ -54,38 +53,36 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=RESULTS, help="the file of the raw rows")
     parser.add_argument("--folder", type=Path, help="where Redis and logs are kept; else they are removed")
     parser.add_argument("--show", action="store_true", help="measure nothing: show the raw rows that there are")
+    parser.add_argument("--document", action="store_true", help="put what is shown into docs/performance.md, too")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Measure as asked, or show what was measured; return 1 when a gate is missed."""
     asked = options(arguments)
-    if asked.show:
-        return show(read(asked.results))
+    rows = read(asked.results) if asked.show else run(asked)
+    if asked.document:
+        DOCUMENT.write_text(renewed(DOCUMENT.read_text(), rows))
+        PLOT.write_text(plot(rows))
+    print(page(rows))
+    for goal in missed(rows):
+        print(f"Gate missed: {goal.what}.")
+    return 1 if missed(rows) else 0
+
+
+def run(asked: argparse.Namespace) -> list[Row]:
+    """Measure as asked."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(most, DESCRIPTORS), max(most, DESCRIPTORS)))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # for the servers, which inherit it
     chosen = [system for system in systems() if _asked(system.name, asked.only)]
     if _asked(NCHAN, asked.only) and NCHAN not in [system.name for system in chosen]:
         print(NCHAN_LEFT_OUT, file=sys.stderr)
     scenarios = [scenario for scenario in SCENARIOS if _asked(scenario.name, asked.scenario)]
-    rows = asyncio.run(rounds(asked, scenarios, chosen))
-    drawing = PLOT if asked.results == RESULTS else asked.results.with_suffix(".svg")
-    drawing.write_text(plot(rows))
-    return show(rows)
+    return asyncio.run(rounds(asked, scenarios, chosen))
 
 
 def _asked(name: str, beginnings: list[str] | None) -> bool:
     return name.lower().startswith(tuple(beginning.lower() for beginning in beginnings or [""]))
-
-
-def show(rows: list[Row]) -> int:
-    """Print the tables and the ratios."""
-    print(markdown(rows))
-    loads = ", ".join(f"{load:.1f}" for load in values(rows, MACHINE, "load_average"))
-    print(f"\nThe machine's load average (5 minutes) after each round: {loads}.\n\n{ratios(rows)}")
-    for goal in missed(rows):
-        print(f"Gate missed: {goal.what}.")
-    return 1 if missed(rows) else 0
 
 
 if __name__ == "__main__":

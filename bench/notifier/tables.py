@@ -28,9 +28,3 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     ]
     left_out = not any(row.system == NCHAN for row in rows)
     return [*found, *([f"{NCHAN_LEFT_OUT}."] if left_out else [])]
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """Make the text that a run prints."""
-    parts = [f"### {title}\n\n{text}" for title, text in tables(rows).items()]
-    return "\n\n".join([*parts, *remarks(rows)])

@@ -8,11 +8,12 @@ from xml.etree import ElementTree as ET
 import msgspec
 import pytest
 
-from bench.figures import Row, read
+from bench.figures import MACHINE, Row, read
 from bench.notifier import reports
 from bench.notifier.goals import GOALS, Goal, Verdict, missed, ratios
 from bench.notifier.load import Outcome
 from bench.notifier.measuring import FLAWS
+from bench.notifier.page import BEGIN, END, page, renewed
 from bench.notifier.plot import CUT, PANELS, bars, plot
 from bench.notifier.reports import SEEN_BYTES, SENT, SEQUENCE, Pieces
 from bench.notifier.scenarios import FANOUT, IDLE, JOBS, SCENARIOS
@@ -22,8 +23,7 @@ from dev.environment import ROOT
 from headway.contracts import JobReport, decode, encode, present
 from headway.tokens import TokenSigner, TokenVerifier, make_keys
 
-RESULTS = ROOT / "bench/results/notifier.csv"
-DOCUMENT = ROOT / "docs/performance.md"
+DOCUMENT, PLOT = ROOT / "docs/performance.md", ROOT / "docs/performance-notifier.svg"
 TO_LIMIT = GOALS[0]  # at most
 TO_SOCKETIO = GOALS[1]  # at least
 OURS = System(HEADWAY, (), protocol="headway")
@@ -194,11 +194,19 @@ def test_the_plot_has_a_bar_for_each_median() -> None:
     assert drawn.count('class="title"') == len(PANELS)
 
 
+def test_a_page_is_put_between_its_marks() -> None:
+    """What stands around it stays, and so does the page when it is put there again."""
+    rows = [*deliveries(ours=[12], limit=[10]), Row(1, MACHINE, "load_average", 2.04)]
+    once = renewed(f"before\n{BEGIN}\nold\n{END}\nafter\n", rows)
+    assert once == f"before\n{BEGIN}\n\n{page(rows)}\n\n{END}\nafter\n"
+    assert renewed(once, rows) == once
+    assert page(rows).startswith("In one round; the machine's load average (5 minutes) was 2.0 afterwards")
+    assert ratios(rows) in page(rows)
+
+
 def test_the_document_tells_what_was_measured() -> None:
-    """docs/performance.md has the tables and ratios of the raw rows, and its plot is theirs."""
-    rows, text = read(RESULTS), DOCUMENT.read_text()
+    """docs/performance.md has the page of the raw rows, all scenarios in it, and its plot is theirs."""
+    rows, text = read(ROOT / "bench/results/notifier.csv"), DOCUMENT.read_text()
+    assert renewed(text, rows) == text
     assert set(tables(rows)) == {scenario.title for scenario in SCENARIOS}
-    assert [title for title, table in tables(rows).items() if f"{title}\n\n{table}\n" not in text] == []
-    assert ratios(rows) in text
-    assert [remark for remark in remarks(rows) if remark not in text] == []
-    assert plot(rows) == (ROOT / "docs/performance-notifier.svg").read_text()
+    assert plot(rows) == PLOT.read_text()
