@@ -21,6 +21,7 @@ from services import metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 T = TypeVar("T")
+B = TypeVar("B", bytes, bytearray)
 JSON = "application/json"
 PROBLEM = "application/problem+json"
 BODY_S = 10.0  # for a whole body, however it drips in
@@ -179,20 +180,28 @@ def route_of(request: web.Request) -> str:
 
 async def read_body(request: web.Request, limit: int) -> bytes:
     """Read a body of at most `limit` bytes; TooLarge when there is more, TooSlow when it does not come in time."""
+    content = request.content
+    body = bytearray()
     if (request.content_length or 0) > limit:
         raise TooLarge(f"The body is larger than {limit} bytes.")
-    body = bytearray()
     try:
+        if content.is_eof() and content.exception() is None:  # it came with its head
+            return _within(content.read_nowait(), limit)
         async with asyncio.timeout(BODY_S):
-            async for chunk in request.content.iter_any():
+            async for chunk in content.iter_any():
                 body += chunk
-                if len(body) > limit:
-                    raise TooLarge(f"The body is larger than {limit} bytes.")
+                _within(body, limit)
     except TimeoutError as error:
         raise TooSlow(f"The body did not come within {BODY_S:.0f} seconds.") from error
     except (PayloadError, web.RequestPayloadError) as error:
         raise Malformed("The body does not come through as its headers promise.") from error
     return bytes(body)
+
+
+def _within(body: B, limit: int) -> B:
+    if len(body) > limit:
+        raise TooLarge(f"The body is larger than {limit} bytes.")
+    return body
 
 
 def read_contract(body: bytes, kind: type[T]) -> T:

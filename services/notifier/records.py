@@ -6,10 +6,12 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from prometheus_client import Histogram
 from redis.exceptions import NoScriptError, RedisError
 
 from headway.contracts import DEFAULT_ATTEMPTS, JobReport, OneLine, Progress, Timestamp, Verdict, encode, present
@@ -77,7 +79,7 @@ class Records:
             metrics.REDIS_ERRORS.labels(op).inc()
             raise
         finally:
-            metrics.REDIS_DURATION.labels(op).observe(time.monotonic() - started)
+            _took(op).observe(time.monotonic() - started)
 
     async def _passed(self, calls: Sequence[Call]) -> list[Any]:
         answers = await self._run(calls)
@@ -105,6 +107,11 @@ class Records:
             else:
                 commands.append((key, ("EVALSHA", self._sha, 1, *call)))
         return await self._servers.run(commands)
+
+
+@lru_cache
+def _took(op: str) -> Histogram:
+    return metrics.REDIS_DURATION.labels(op)
 
 
 def _verdict(job_id: UUID, answer: list[Any]) -> Verdict:

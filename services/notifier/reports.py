@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Annotated, Any
 
+import prometheus_client
 import structlog
 from aiohttp import web
 from msgspec import Meta
@@ -93,8 +95,13 @@ def _in_doubt(count: int) -> Iterator[None]:
 
 def _tell(body: Any, verdicts: Sequence[Verdict]) -> web.Response:
     for reason, count in Counter(verdict.reason or "accepted" for verdict in verdicts).items():
-        metrics.REPORTS.labels(reason).inc(count)
+        _told(reason).inc(count)
     return web.Response(body=encode(body), content_type=JSON)
+
+
+@lru_cache
+def _told(reason: str) -> prometheus_client.Counter:
+    return metrics.REPORTS.labels(reason)
 
 
 def read_batch(body: bytes) -> list[JobReport]:
