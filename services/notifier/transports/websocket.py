@@ -167,7 +167,8 @@ class Sockets:
             if connection.hear():
                 await connection.refuse("messages", WSCloseCode.POLICY_VIOLATION, "too many messages")
             elif message.type is WSMsgType.PING:
-                await connection.socket.pong(message.data)
+                with suppress(ConnectionError):  # it has left meanwhile
+                    await connection.socket.pong(message.data)
             elif message.type is WSMsgType.BINARY:
                 await connection.refuse("binary", WSCloseCode.UNSUPPORTED_DATA, "send text")
             elif message.type is WSMsgType.TEXT and len(message.data) > MESSAGE_BYTES:
