@@ -120,12 +120,17 @@ async def running_notifier(stores: dict[str, str], keys: Path, **settings: str) 
             except aiohttp.ClientError:
                 return False
 
-        await wait_until(ready, 30)
-        signer = TokenSigner((keys / "token.pem").read_text())
-        yield Notifier(public, base, (keys / "report.key").read_text().strip(), signer, session, process, log)
-        if process.returncode is None:
-            process.terminate()
-        assert await asyncio.wait_for(process.wait(), 20) == 0, log.read_text()[-4000:]
+        try:
+            await wait_until(ready, 30)
+            signer = TokenSigner((keys / "token.pem").read_text())
+            yield Notifier(public, base, (keys / "report.key").read_text().strip(), signer, session, process, log)
+            if process.returncode is None:
+                process.terminate()
+            assert await asyncio.wait_for(process.wait(), 20) == 0, log.read_text()[-4000:]
+        finally:
+            if process.returncode is None:  # the test has failed
+                process.kill()
+                await process.wait()
 
 
 @pytest.fixture(scope="module")

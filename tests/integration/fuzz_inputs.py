@@ -31,6 +31,7 @@ WRONG = ["}", "", "NaN", "\x001", '"\x01"', "[" * 10_000, "[" * (MAX_DEPTH + 1) 
          '"' + "x" * 33_000 + '"', "-1", "1.5", "9" * 400, "true", '"1"',
          '"2026-01-01"', '"x"', "[]", "{}"]  # fmt: skip
 NAMES = ["watch", "version", "unwatch", "cancel", "hello", "job", "watch ", ""]
+OPCODES = [0x81, 0x88, 0x89, 0x89, 0x8A]  # text, close, ping and pong
 REQUIRED = 8  # of a report's fields
 
 
@@ -160,5 +161,10 @@ class Inputs:
 
     def frames(self) -> list[bytes]:
         """Draw what is no message at all, or may be one."""
-        head = [bytes(self._random.choices(range(256), k=2)) for _ in range(self._random.randint(0, 6))]
-        return [one + self._random.randbytes(self._random.randrange(80)) for one in head]
+        return [self._frame() for _ in range(self._random.randint(0, 6))]
+
+    def _frame(self) -> bytes:
+        opcode, data = self._random.randrange(256), self._random.randbytes(self._random.randrange(80))
+        if self._may(0.5):
+            return bytes([opcode, self._random.randrange(256)]) + data
+        return bytes([self._one(OPCODES), 0x80 | len(data)]) + b"\0\0\0\0" + data  # as it should be

@@ -12,7 +12,6 @@ import itertools
 import logging
 import random
 import uuid
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
@@ -128,16 +127,16 @@ class Show:
         """End all that still runs, and wait until everyone has seen that."""
         self.end(len(self.going))
         await self.all_seen()
+        for kind in KINDS:
+            watchers = [watcher for watcher in self.watchers if isinstance(watcher, kind)]
+            late = [self.late_s(watcher) for watcher in watchers]
+            waited = [(one.seen_at - (one.ended.finished_at or 0)) / 1000 for one in watchers if one.ended]
+            connections = sum(watcher.connections for watcher in watchers)
+            log.info("%s: late %s; since acceptance %s; %d connections",
+                     kind.transport, spread(late), spread(waited), connections)  # fmt: skip
         late = [self.late_s(watcher) for watcher in self.watchers]
-        waited = [
-            (watcher.seen_at - (watcher.ended.finished_at or 0)) / 1000 for watcher in self.watchers if watcher.ended
-        ]
-        connections = Counter[str]()
-        for watcher in self.watchers:
-            connections[watcher.transport] += watcher.connections
         in_vain = sum(reporter.failures for reporter in self.reporters)
-        log.info("late: %s; since acceptance: %s; connections: %s; requests of reporters in vain: %d",
-                 spread(late), spread(waited), dict(connections), in_vain)  # fmt: skip
+        log.info("late: %s; requests of reporters in vain: %d", spread(late), in_vain)
 
     async def problems(self, redis_url: str) -> list[str]:
         """Say what is wrong, by what the records say in the end."""

@@ -110,12 +110,17 @@ async def resident_mb(notifier: Notifier) -> float:
     """Measure the notifier's resident memory, as the median of a few looks."""
     found = []
     for _ in range(SAMPLES):
-        process = await asyncio.create_subprocess_exec(
-            "ps", "-o", "rss=", "-p", str(notifier.process.pid), stdout=asyncio.subprocess.PIPE
-        )
-        found.append(int((await process.communicate())[0]) / 1024)
+        found.append(await _resident_kb(notifier.process.pid) / 1024)
         await asyncio.sleep(SAMPLE_S)
     return statistics.median(found)
+
+
+async def _resident_kb(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status")  # where there is none, as on macOS, there is a ps
+    if status.exists():
+        return int(next(line for line in status.read_text().splitlines() if line.startswith("VmRSS:")).split()[1])
+    process = await asyncio.create_subprocess_exec("ps", "-o", "rss=", "-p", str(pid), stdout=asyncio.subprocess.PIPE)
+    return int((await process.communicate())[0])
 
 
 @asynccontextmanager
