@@ -142,7 +142,9 @@ class Ear:
             return
         new, old = self._wanted - self._asked, self._asked - self._wanted
         self._asked = (self._asked | new) - old
-        if not self._wire.send(self._spelt("SUBSCRIBE", list(new)) + self._spelt("UNSUBSCRIBE", list(old))):
+        try:
+            self._wire.send(self._spelt("SUBSCRIBE", list(new)) + self._spelt("UNSUBSCRIBE", list(old)))
+        except RedisError:
             self._wire.close()
 
     def _spelt(self, command: str, channels: list[str]) -> list[tuple[str, ...]]:

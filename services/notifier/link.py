@@ -15,10 +15,9 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import ReadOnlyError
 
-from services.notifier.wire import Command, Wire
+from services.notifier.wire import FULL, LOST, Command, Wire
 
 ANSWER_S, WATCH_S = 4.5, 0.5  # a server that takes longer is as good as gone; how often that is looked at
-LOST = "The connection to Redis was lost."
 MOST = 20_000  # commands that may wait for an answer: whoever asks for more is told to come back
 
 
@@ -91,10 +90,9 @@ class _Line:
 
     def ask(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
         """Send commands; their answers will come."""
-        if self.closed:
-            raise Disconnected(LOST)
-        if self._waiting + len(commands) > MOST or not self.wire.send(commands):
-            raise Disconnected("Too much waits for Redis.")
+        if self._waiting + len(commands) > MOST:
+            raise Disconnected(FULL)
+        self.wire.send(commands)
         batch = _Batch(len(commands))
         self._asked.append(batch)
         self._waiting += len(commands)

@@ -44,7 +44,6 @@ class Servers:
     """One server: it keeps every key."""
 
     sharded = False  # whether publications stay within the servers of their slot
-    in_doubt = False  # whether somebody else may keep a key by now
 
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
@@ -75,55 +74,17 @@ class Servers:
     async def run(self, commands: Sequence[tuple[str, Command]]) -> list[Any]:
         """Run commands where their keys are kept, and return their answers, an exception for one that was refused.
 
-        A command that a server did not run, since the key has moved, follows the key.
-
         Raises:
             RedisError: a server is away, or nobody knows which of the commands were run.
             OSError: the same.
         """
-        if self.in_doubt:
-            await self.refresh()
-        places = [Place(self.keeper(key)) for key, _ in commands]
-        answers: list[Any] = [None] * len(commands)
-        due: Sequence[int] = range(len(commands))
-        for _ in range(ROUNDS):
-            await self._run(commands, places, due, answers)
-            due = [index for index in due if isinstance(answers[index], AskError)]
-            if not due:
-                break
-            for index in due:
-                places[index] = places[index].instead(answers[index])
-        return answers
+        return await self._link(Server()).call([command for _key, command in commands]) if commands else []
 
-    async def _run(
-        self, commands: Sequence[tuple[str, Command]], places: Sequence[Place], due: Sequence[int], answers: list[Any]
-    ) -> None:
-        """Run what is due, all servers side by side and each in order, and put the answers in their places."""
-        groups: dict[Place, list[int]] = {}
-        for index in due:
-            groups.setdefault(places[index], []).append(index)
-        if len(groups) == 1:
-            ((place, group),) = groups.items()
-            for index, answer in zip(group, await self._ask(place, [commands[i][1] for i in group]), strict=True):
-                answers[index] = answer
-            return
-        found = await asyncio.gather(
-            *(self._ask(place, [commands[index][1] for index in group]) for place, group in groups.items()),
-            return_exceptions=True,
-        )
-        for group, its in zip(groups.values(), found, strict=True):
-            if isinstance(its, BaseException):
-                raise its
-            for index, answer in zip(group, its, strict=True):
-                answers[index] = answer
-
-    async def _ask(self, place: Place, commands: list[Command]) -> list[Any]:
-        link = self._links.get(place.server)
+    def _link(self, server: Server) -> Link:
+        link = self._links.get(server)
         if link is None:
-            link = self._links[place.server] = Link(lambda: self.connection(place.server))
-        if place.moving:
-            return (await link.call([word for command in commands for word in (("ASKING",), command)]))[1::2]
-        return await link.call(commands)
+            link = self._links[server] = Link(lambda: self.connection(server))
+        return link
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -160,7 +121,6 @@ class Cluster(Servers):
     """The primaries of a cluster, each of which keeps some of the 16,384 slots that keys fall into."""
 
     sharded = True
-    in_doubt = True
 
     def __init__(self, pool: ConnectionPool, seeds: Sequence[Server]) -> None:
         super().__init__(pool)
@@ -168,6 +128,7 @@ class Cluster(Servers):
         self._slots: list[tuple[int, int, Server]] = []  # first, last, and who keeps them; in order
         self._refreshing = asyncio.Lock()
         self._refreshed_at = float("-inf")
+        self.in_doubt = True  # whether somebody else may keep a key by now
 
     def all(self) -> set[Server]:
         """Name the servers that keep any key, as far as they are known."""
@@ -186,9 +147,49 @@ class Cluster(Servers):
         settings = {**self._pool.connection_kwargs, **server._asdict()}
         return self._pool.connection_class(**settings)
 
+    async def run(self, commands: Sequence[tuple[str, Command]]) -> list[Any]:
+        """Run commands as any servers do; one that was not run, since its key has moved, follows the key."""
+        if self.in_doubt:
+            await self.refresh()
+        places = [Place(self.keeper(key)) for key, _ in commands]
+        answers: list[Any] = [None] * len(commands)
+        due: Sequence[int] = range(len(commands))
+        for _ in range(ROUNDS):
+            await self._run(commands, places, due, answers)
+            due = [index for index in due if isinstance(answers[index], AskError)]
+            if not due:
+                break
+            for index in due:
+                places[index] = places[index].instead(answers[index])
+        return answers
+
+    async def _run(
+        self, commands: Sequence[tuple[str, Command]], places: Sequence[Place], due: Sequence[int], answers: list[Any]
+    ) -> None:
+        """Run what is due, all servers side by side and each in order, and put the answers in their places."""
+        groups: dict[Place, list[int]] = {}
+        for index in due:
+            groups.setdefault(places[index], []).append(index)
+
+        async def ask(place: Place, group: list[int]) -> None:
+            its = await self._ask(place, [commands[index][1] for index in group])
+            for index, answer in zip(group, its, strict=True):
+                answers[index] = answer
+
+        if len(groups) == 1:  # as nearly always: without a further task
+            await ask(*groups.popitem())
+            return
+        for failure in await asyncio.gather(*(ask(*group) for group in groups.items()), return_exceptions=True):
+            if failure is not None:
+                raise failure
+
     async def _ask(self, place: Place, commands: list[Command]) -> list[Any]:
         try:
-            answers = await super()._ask(place, commands)
+            if place.moving:
+                asked = [word for command in commands for word in (("ASKING",), command)]
+                answers = (await self._link(place.server).call(asked))[1::2]
+            else:
+                answers = await self._link(place.server).call(commands)
         except (RedisError, OSError):
             self.in_doubt = True
             raise
@@ -205,7 +206,7 @@ class Cluster(Servers):
             for server in (*known, *self._seeds):
                 try:
                     async with asyncio.timeout(ASK_S):
-                        (answer,) = await super()._ask(Place(server), [("CLUSTER", "SLOTS")])
+                        (answer,) = await self._link(server).call([("CLUSTER", "SLOTS")])
                     slots = sorted(_keepers(answer, server))
                 except (RedisError, OSError, TypeError) as error:  # one that is no cluster answers an error
                     log.debug("cluster_node_unusable", error=type(error).__name__)

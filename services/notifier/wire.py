@@ -19,10 +19,12 @@ from redis.exceptions import (
     ReadOnlyError,
     ResponseError,
 )
+from redis.exceptions import ConnectionError as Disconnected
 
 Command = Sequence[Any]  # its words: text, bytes or numbers
 
 LEFT_BYTES = 16 * 1024 * 1024  # what may wait to be sent: more than that, and the server is too slow
+LOST, FULL = "The connection to Redis was lost.", "Too much waits for Redis."
 _REFUSALS = {"NOSCRIPT": NoScriptError, "READONLY": ReadOnlyError}
 _ELSEWHERE = {"MOVED": MovedError, "ASK": AskError}
 
@@ -69,12 +71,13 @@ class Wire(asyncio.Protocol):
         """End."""
         self._lost()
 
-    def send(self, commands: Sequence[Command]) -> bool:
-        """Send commands, unless too much waits already."""
+    def send(self, commands: Sequence[Command]) -> None:
+        """Send commands. Raises redis-py's ConnectionError when the connection is lost, or takes nothing any more."""
+        if self._transport.is_closing():  # before that is told
+            raise Disconnected(LOST)
         if self._transport.get_write_buffer_size() > LEFT_BYTES:
-            return False
+            raise Disconnected(FULL)
         self._transport.writelines([hiredis.pack_command(tuple(command)) for command in commands])
-        return True
 
     def close(self) -> None:
         """Close at once."""

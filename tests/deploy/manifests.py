@@ -108,5 +108,5 @@ def understood(service: str, env: dict[str, str], folder: Path) -> Settings:
     for name, value in moved.items():
         if name.endswith("_FILE") and value:
             assert value != env[name], f"{name} is not in {SECRETS}"
-            Path(value).write_text("secret")
+            Path(value).write_text("redis://redis" if name == "REDIS_URL_FILE" else "secret")
     return load(SERVICES[service], moved)

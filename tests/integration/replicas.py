@@ -89,7 +89,8 @@ class Replicas:
                 for task in looking:
                     task.cancel()
                 await asyncio.gather(*looking, return_exceptions=True)
-        assert [fault for replica in replicas.all for fault in faults(replica.log)] == []
+        found = [fault for replica in replicas.all for fault in faults(replica.log)]
+        assert not found, "\n".join(found)
 
     def _ready_ports(self) -> list[int]:
         return [replica.port for replica in self.all if replica.ready]
