@@ -10,13 +10,11 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
-from functools import lru_cache
 from typing import Any
 
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web import RequestPayloadError
-from prometheus_client import Counter
 
 from services import metrics
 
@@ -72,13 +70,8 @@ def _json(event: Any, **_options: Any) -> str:
 
 
 def _counted(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    _counter(event["level"]).inc()
+    metrics.series(metrics.LOG_MESSAGES, event["level"]).inc()
     return event
-
-
-@lru_cache
-def _counter(level: str) -> Counter:
-    return metrics.LOG_MESSAGES.labels(level)
 
 
 def _redacted(_logger: Any, _method: str, line: Any) -> str:

@@ -6,7 +6,6 @@ import asyncio
 import hmac
 import time
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
 from http import HTTPStatus
 from typing import ClassVar, TypeVar
 
@@ -14,7 +13,6 @@ import msgspec
 import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import PayloadEncodingError as PayloadError
-from prometheus_client import Counter, Histogram
 
 from headway.contracts import decode
 from services import metrics
@@ -142,21 +140,12 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Exception:
         log.exception("request_failed", method=request.method, route=route)
         response = respond(500, "internal_error", "Internal error")
-    _answered(request.method, route, response.status).inc()
+    metrics.series(metrics.REQUESTS, request.method, route, response.status).inc()
     held = HELD in request or "Prefer" in request.headers
     if isinstance(response, web.Response) and not held:  # streams and held requests take long
-        _answering(request.method, route).observe(time.perf_counter() - started)
+        duration_s = time.perf_counter() - started
+        metrics.series(metrics.REQUEST_DURATION, request.method, route).observe(duration_s)
     return response
-
-
-@lru_cache(maxsize=1000)  # a series is found by its labels slowly
-def _answered(method: str, route: str, status: int) -> Counter:
-    return metrics.REQUESTS.labels(method, route, status)
-
-
-@lru_cache(maxsize=1000)
-def _answering(method: str, route: str) -> Histogram:
-    return metrics.REQUEST_DURATION.labels(method, route)
 
 
 @web.middleware

@@ -149,7 +149,6 @@ class WatchedFile(Generic[T]):
 
     def __init__(self, path: Path, parse: Callable[[str], T]) -> None:
         self._path = path
-        self._name = str(path)
         self._parse = parse
         self._read_at: tuple[int, int] | None = None
         try:
@@ -161,7 +160,7 @@ class WatchedFile(Generic[T]):
     def value(self) -> T:
         """Return what the file says now; once it cannot be read, what it said last."""
         try:
-            status = os.stat(self._name)  # noqa: PTH116 - for every request, and faster than the path itself
+            status = os.stat(self._path)  # noqa: PTH116 - for every request, and faster than the path itself
             stamp = (status.st_mtime_ns, status.st_ino)
             if stamp != self._read_at:
                 self._value = self._parse(self._path.read_text())

@@ -6,16 +6,15 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from prometheus_client import Histogram
 from redis.exceptions import NoScriptError, RedisError
 
 from headway.contracts import DEFAULT_ATTEMPTS, JobReport, OneLine, Progress, Timestamp, Verdict, encode, present
 from headway.tokens import Pass
+from services.metrics import series
 from services.notifier import metrics
 from services.notifier.servers import Servers
 from services.notifier.wire import Command
@@ -79,7 +78,7 @@ class Records:
             metrics.REDIS_ERRORS.labels(op).inc()
             raise
         finally:
-            _took(op).observe(time.monotonic() - started)
+            series(metrics.REDIS_DURATION, op).observe(time.monotonic() - started)
 
     async def _passed(self, calls: Sequence[Call]) -> list[Any]:
         answers = await self._run(calls)
@@ -107,11 +106,6 @@ class Records:
             else:
                 commands.append((key, ("EVALSHA", self._sha, 1, *call)))
         return await self._servers.run(commands)
-
-
-@lru_cache
-def _took(op: str) -> Histogram:
-    return metrics.REDIS_DURATION.labels(op)
 
 
 def _verdict(job_id: UUID, answer: list[Any]) -> Verdict:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Annotated, Any
 
-import prometheus_client
 import structlog
 from aiohttp import web
 from msgspec import Meta
@@ -25,6 +23,7 @@ from headway.contracts import (
     depth,
     encode,
 )
+from services.metrics import series
 from services.notifier import metrics
 from services.notifier.live import Live
 from services.notifier.records import Records
@@ -95,13 +94,8 @@ def _in_doubt(count: int) -> Iterator[None]:
 
 def _tell(body: Any, verdicts: Sequence[Verdict]) -> web.Response:
     for reason, count in Counter(verdict.reason or "accepted" for verdict in verdicts).items():
-        _told(reason).inc(count)
+        series(metrics.REPORTS, reason).inc(count)
     return web.Response(body=encode(body), content_type=JSON)
-
-
-@lru_cache
-def _told(reason: str) -> prometheus_client.Counter:
-    return metrics.REPORTS.labels(reason)
 
 
 def read_batch(body: bytes) -> list[JobReport]:
