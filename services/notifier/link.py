@@ -42,7 +42,7 @@ class Link:
         return await line.ask(commands)
 
     async def _opened(self) -> _Line:
-        async with self._opening:
+        async with asyncio.timeout(ANSWER_S), self._opening:  # one that accepts and then says nothing holds up nobody
             if self._line is None or self._line.closed:
                 line = _Line()
                 line.wire = await Wire.open(self._make(), line.take, line.end)

@@ -19,6 +19,7 @@ class FakeRedis:
         self.address: Server
         self.connections: list[asyncio.StreamWriter] = []
         self.asked: list[list[bytes]] = []  # over all connections, but for what signs in
+        self.lets_in = True
 
     @classmethod
     @asynccontextmanager
@@ -39,10 +40,10 @@ class FakeRedis:
         while data := await reader.read(65_536):
             words.feed(data)
             while (command := words.gets()) is not False:
-                if command[0] == b"CLIENT":
-                    writer.write(b"+OK\r\n")
-                else:
+                if command[0] != b"CLIENT":
                     self.asked.append(command)
+                elif self.lets_in:
+                    writer.write(b"+OK\r\n")
         writer.close()
 
     def answer(self, *answers: bytes) -> None:

@@ -108,6 +108,22 @@ async def test_a_server_that_says_nothing_is_gone(link: Link, fake: FakeRedis, m
     await wait_until(fake.connections[0].transport.is_closing)
 
 
+async def test_a_server_that_lets_nobody_in_holds_up_nobody(
+    link: Link, fake: FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It accepts a connection and says nothing: all who want it are told so together, not one after the other."""
+    monkeypatch.setattr(link_module, "ANSWER_S", 0.2)
+    fake.lets_in = False
+    async with asyncio.timeout(5):
+        told = await asyncio.gather(*(ask(link, "A") for _ in range(50)), return_exceptions=True)
+    assert {type(one) for one in told} == {TimeoutError}
+    fake.lets_in = True
+    again = ask(link, "B")
+    await wait_until(lambda: fake.asked == [[b"B"]])
+    fake.answer(b"+to B")
+    assert await again == [b"to B"]
+
+
 @pytest.mark.parametrize("limit", ["MOST", "LEFT_BYTES"])
 async def test_more_than_a_server_can_take_is_refused_at_once(
     link: Link, fake: FakeRedis, monkeypatch: pytest.MonkeyPatch, limit: str
