@@ -35,6 +35,8 @@ new MutationObserver(() => {
 
 Report = Callable[..., Awaitable[None]]
 
+ABORTED = "net::ERR_ABORTED"  # a request whose page was left meanwhile, as for an icon that still loads
+
 
 class Problems:
     """What goes wrong in a page: console errors and warnings, uncaught exceptions, failed requests."""
@@ -43,11 +45,15 @@ class Problems:
         self.found: list[str] = []
         page.on("console", lambda told: self.found.append(told.text) if told.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: self.found.append(str(error)))
-        page.on("requestfailed", lambda request: self.found.append(f"{request.url}: {request.failure}"))
+        page.on("requestfailed", lambda request: self._failed(f"{request.url}: {request.failure}"))
         page.on(
             "response",
             lambda answer: self.found.append(f"{answer.url}: {answer.status}") if answer.status >= 400 else None,
         )
+
+    def _failed(self, told: str) -> None:
+        if not told.endswith(ABORTED):
+            self.found.append(told)
 
 
 def forged(token: str) -> str:
