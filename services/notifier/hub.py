@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 import msgspec
@@ -91,8 +91,8 @@ def chunk_of(data: bytes) -> bytes:
 class Watcher(Protocol):
     """Where snapshots go: a connection. None of these waits for anything."""
 
-    def push(self, job_id: str, snapshot: Snapshot) -> None:
-        """Send a snapshot, or keep the newest until the connection takes more."""
+    def push(self, job_id: str, snapshot: Snapshot) -> bool:
+        """Send a snapshot, unless the connection takes nothing for now; tell whether it did."""
 
     def tell(self, job_id: str, code: str, message: str) -> None:
         """Send an error about one job."""
@@ -111,20 +111,59 @@ class Watch:
         self.granted = granted
         self.job_id = str(granted.job_id)
         self.named = NONE if version is None else version  # what the watcher says that it had
-        self.version = self.named  # the newest that it has seen
+        self.version = self.named  # the newest that it has been sent
         self.answered = False  # whether the record has been read for it
 
 
 class Topic:
-    """One watched job."""
+    """One watched job; whoever takes nothing for now costs its other watchers nothing."""
 
-    __slots__ = ("ended", "heard_at", "version", "watches")
+    __slots__ = ("behind", "ended", "heard_at", "missed", "version", "watches")
 
     def __init__(self, now: float) -> None:
-        self.watches: dict[Watcher, Watch] = {}
+        self.watches: dict[Watcher, Watch] = {}  # of those who take what comes
+        self.behind: dict[Watcher, Watch] = {}  # of those who do not
+        self.missed: Snapshot | None = None  # the newest that they have not been sent, kept once for all of them
         self.heard_at = now
         self.version = NONE
         self.ended = False
+
+    def all(self) -> list[Watch]:
+        """Return all watches."""
+        return [*self.watches.values(), *self.behind.values()]
+
+    def has(self, watch: Watch) -> bool:
+        """Tell whether a watch goes on."""
+        return watch is (self.watches.get(watch.watcher) or self.behind.get(watch.watcher))
+
+    def remove(self, watcher: Watcher) -> None:
+        """End a watcher's watch."""
+        self.watches.pop(watcher, None)
+        self.behind.pop(watcher, None)
+        if not self.behind:
+            self.missed = None
+
+    def show(self, watch: Watch, snapshot: Snapshot) -> bool:
+        """Send a snapshot; tell whether it was taken. If not, the watch is behind from now on."""
+        if watch.watcher.push(watch.job_id, snapshot):
+            watch.version = snapshot.version
+            return True
+        self.fall_behind(watch, snapshot)
+        return False
+
+    def fall_behind(self, watch: Watch, snapshot: Snapshot) -> None:
+        """Keep the newest snapshot that a watcher has not taken, until it takes more."""
+        self.watches.pop(watch.watcher, None)
+        self.behind[watch.watcher] = watch
+        if self.missed is None or self.missed.version < snapshot.version:
+            self.missed = snapshot
+
+
+class Delivered(NamedTuple):
+    """What became of a snapshot."""
+
+    shown: int  # connections that took it
+    replaced: int  # connections that will never see the one before, since this one has taken its place
 
 
 class Hub:
@@ -138,7 +177,7 @@ class Hub:
 
     def watches(self) -> int:
         """Count the watches."""
-        return sum(len(topic.watches) for topic in self._topics.values())
+        return sum(len(topic.watches) + len(topic.behind) for topic in self._topics.values())
 
     def __contains__(self, job_id: str) -> bool:
         return job_id in self._topics
@@ -149,50 +188,69 @@ class Hub:
         first = topic is None
         if topic is None:
             topic = self._topics[watch.job_id] = Topic(now)
+        topic.remove(watch.watcher)
         topic.watches[watch.watcher] = watch
         return first
 
     def leave(self, watch: Watch) -> bool:
         """Remove a watch; tell whether it was the job's last."""
         topic = self._topics.get(watch.job_id)
-        if topic is None or topic.watches.get(watch.watcher) is not watch:
+        if topic is None or not topic.has(watch):
             return False
-        del topic.watches[watch.watcher]
-        if topic.watches:
+        topic.remove(watch.watcher)
+        if topic.watches or topic.behind:
             return False
         del self._topics[watch.job_id]
         return True
 
-    def deliver(self, job_id: str, snapshot: Snapshot, now: float) -> int:
-        """Show a snapshot to everyone who has not seen it or a newer one; return to how many."""
+    def deliver(self, job_id: str, snapshot: Snapshot, now: float) -> Delivered:
+        """Show a snapshot to everyone who has not seen it or a newer one."""
         topic = self._topics.get(job_id)
         if topic is None:
-            return 0
+            return Delivered(0, 0)
         topic.heard_at = now
         version = snapshot.version
         if version >= topic.version:  # a read may be overtaken by what is published meanwhile
             topic.version, topic.ended = version, snapshot.ended
-        shown = 0
-        for watch in topic.watches.values():
+        replaced = 0
+        if topic.missed is not None and version > topic.missed.version:
+            topic.missed, replaced = snapshot, len(topic.behind)
+        shown, refused = 0, []
+        for watch in topic.watches.values():  # as `show`, in fewer steps
             if version > watch.version:
-                watch.version = version
-                watch.watcher.push(job_id, snapshot)
-                shown += 1
-        return shown
+                if watch.watcher.push(job_id, snapshot):
+                    watch.version = version
+                    shown += 1
+                else:
+                    refused.append(watch)
+        for watch in refused:
+            topic.fall_behind(watch, snapshot)
+        return Delivered(shown, replaced)
+
+    def resume(self, watch: Watch) -> Snapshot | None:
+        """Show a watcher that takes more again what it has missed, and return that."""
+        topic = self._topics.get(watch.job_id)
+        if topic is None or topic.behind.get(watch.watcher) is not watch:
+            return None
+        missed = topic.missed
+        topic.remove(watch.watcher)
+        topic.watches[watch.watcher] = watch
+        if missed is None or missed.version <= watch.version:
+            return None
+        return missed if topic.show(watch, missed) else None
 
     def unanswered(self, job_id: str) -> list[Watch]:
         """Return the job's watches that no read has answered yet."""
         topic = self._topics.get(job_id)
-        return [] if topic is None else [watch for watch in topic.watches.values() if not watch.answered]
+        return [] if topic is None else [watch for watch in topic.all() if not watch.answered]
 
     def absent(self, watch: Watch) -> None:
         """Answer a new watch of a job that has no record: it is queued, unless the watcher knew more than that."""
         topic = self._topics.get(watch.job_id)
-        if topic is None or topic.watches.get(watch.watcher) is not watch or watch.version != watch.named:
+        if topic is None or not topic.has(watch) or watch.version != watch.named:
             return  # it has left, or has been shown something since
         if watch.named == NONE:
-            watch.version = 0
-            watch.watcher.push(watch.job_id, Snapshot(queued(watch.granted)))
+            topic.show(watch, Snapshot(queued(watch.granted)))
         elif watch.named > 0:  # absence never replaces presence
             watch.watcher.tell(watch.job_id, "unknown", "What was known of this job is lost; the watch stays.")
 
@@ -209,6 +267,6 @@ class Hub:
     def expired(self, now: Timestamp) -> Iterator[Watch]:
         """Yield the watches whose token has expired."""
         for topic in list(self._topics.values()):
-            for watch in list(topic.watches.values()):
+            for watch in topic.all():
                 if watch.granted.expired(now):
                     yield watch

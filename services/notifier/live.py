@@ -62,9 +62,18 @@ class Live:
             self._measure(Timestamp.now(), job_id, snapshot)
 
     def _deliver(self, job_id: str, snapshot: Snapshot) -> None:
-        shown = self._hub.deliver(job_id, snapshot, time.monotonic())
+        shown, replaced = self._hub.deliver(job_id, snapshot, time.monotonic())
+        if replaced:
+            metrics.DROPPED.labels("slow").inc(replaced)
         metrics.SENT.inc(shown)
         metrics.SENT_BYTES.inc(shown * len(snapshot.text))
+
+    def resume(self, watch: Watch) -> None:
+        """Show a watcher that takes more again what it has missed."""
+        snapshot = self._hub.resume(watch)
+        if snapshot is not None:
+            metrics.SENT.inc()
+            metrics.SENT_BYTES.inc(len(snapshot.text))
 
     def reported(self, reports: Iterable[JobReport]) -> None:
         """Take when workers sent what came in here, to tell how long the way to this replica's watchers is."""
@@ -124,7 +133,7 @@ class Live:
                 metrics.RESUMES.labels("miss" if snapshot is None else "hit").inc()
             if snapshot is None:
                 self._hub.absent(watch)
-            else:
+            elif watch.version >= snapshot.version:
                 watch.watcher.caught_up(job_id, ended=snapshot.ended)
 
     async def sweep(self) -> None:

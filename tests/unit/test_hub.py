@@ -29,14 +29,17 @@ class FakeWatcher:
     def __init__(self) -> None:
         self.pushed: list[Snapshot] = []
         self.told: list[tuple[str, str]] = []
+        self.takes = True
 
     @property
     def versions(self) -> list[int]:
         """The versions that it was given, in order."""
         return [snapshot.version for snapshot in self.pushed]
 
-    def push(self, job_id: str, snapshot: Snapshot) -> None:
-        self.pushed.append(snapshot)
+    def push(self, job_id: str, snapshot: Snapshot) -> bool:
+        if self.takes:
+            self.pushed.append(snapshot)
+        return self.takes
 
     def tell(self, job_id: str, code: str, message: str) -> None:
         self.told.append((job_id, code))
@@ -72,6 +75,7 @@ class Model:
     def leave(self, who: int) -> None:
         """Leave, and hear nothing more."""
         if who in self.joined:
+            self.drain(who)
             watch, watcher = self.joined.pop(who)
             assert self.hub.leave(watch) is (not self.joined)
             self.check(watch, watcher, self.delivered_since.pop(who))
@@ -82,6 +86,19 @@ class Model:
         for versions in self.delivered_since.values():
             versions.append(version)
 
+    def stall(self, who: int) -> None:
+        """Take nothing for now."""
+        if who in self.joined:
+            self.joined[who][1].takes = False
+
+    def drain(self, who: int) -> None:
+        """Take what comes again, first of all what was missed."""
+        if who in self.joined:
+            watch, watcher = self.joined[who]
+            watcher.takes, seen = True, len(watcher.pushed)
+            missed = self.hub.resume(watch)
+            assert watcher.pushed[seen:] == ([] if missed is None else [missed])
+
     def absent(self, who: int) -> None:
         """Tell that there is no record."""
         if who in self.joined:
@@ -90,7 +107,8 @@ class Model:
             self.hub.absent(watch)
             unknown = watch.named > 0 and not seen
             assert watcher.told[told:] == ([(str(JOB), "unknown")] if unknown else [])
-            assert watcher.versions[len(seen) :] == ([0] if watch.named == -1 and not seen else [])
+            shown = watch.named == -1 and not seen and watcher.takes
+            assert watcher.versions[len(seen) :] == ([0] if shown else [])
 
     def check(self, watch: Watch, watcher: FakeWatcher, delivered: list[int]) -> None:
         """Check what one watch has seen, from its beginning to now."""
@@ -105,7 +123,7 @@ events = st.one_of(
     st.tuples(st.just("join"), WHO, st.none() | st.integers(0, 6)),
     st.tuples(st.just("leave"), WHO, st.none()),
     st.tuples(st.just("deliver"), st.integers(0, 9), st.none()),
-    st.tuples(st.just("absent"), WHO, st.none()),
+    st.tuples(st.sampled_from(["absent", "stall", "drain"]), WHO, st.none()),
 )
 
 
@@ -119,6 +137,8 @@ def test_every_watcher_ends_with_the_last_version(steps: list[tuple[str, int, in
         "leave": lambda who, _: model.leave(who),
         "deliver": lambda version, _: model.deliver(version),
         "absent": lambda who, _: model.absent(who),
+        "stall": lambda who, _: model.stall(who),
+        "drain": lambda who, _: model.drain(who),
     }
     for name, number, named in steps:
         act[name](number, named)
@@ -153,6 +173,38 @@ def test_a_job_without_a_record_is_queued() -> None:
 def test_a_job_that_is_due_is_no_longer_delayed() -> None:
     """A due time that has passed is not shown."""
     assert b'"due_at":null' in queued(msgspec.structs.replace(GRANTED, due_at=NOW.after(-1)))
+
+
+def test_who_takes_nothing_gets_the_newest_later() -> None:
+    """What was missed is kept once, and told as replaced; the others are shown all of it."""
+    hub, slow, quick = Hub(), FakeWatcher(), FakeWatcher()
+    watch = Watch(slow, GRANTED, None)
+    for one in (watch, Watch(quick, GRANTED, None)):
+        hub.join(one, 0.0)
+    assert hub.deliver(str(JOB), snapshot(1), 0.0) == (2, 0)
+    slow.takes = False
+    assert hub.deliver(str(JOB), snapshot(2), 0.0) == (1, 0)
+    assert hub.deliver(str(JOB), snapshot(3), 0.0) == (1, 1)
+    assert hub.deliver(str(JOB), snapshot(2), 0.0) == (0, 0)
+    assert hub.resume(watch) is None
+    assert hub.watches() == 2
+    slow.takes = True
+    assert hub.resume(watch) is quick.pushed[-1]
+    assert hub.resume(watch) is None
+    assert hub.deliver(str(JOB), snapshot(4), 0.0) == (2, 0)
+    assert (slow.versions, quick.versions) == ([1, 3, 4], [1, 2, 3, 4])
+
+
+def test_who_takes_nothing_from_the_start_is_shown_that_it_is_queued() -> None:
+    """The answer to a watch on a connection that is slow already is not lost."""
+    hub, watcher = Hub(), FakeWatcher()
+    watch, watcher.takes = Watch(watcher, GRANTED, None), False
+    hub.join(watch, 0.0)
+    hub.absent(watch)
+    assert hub.unanswered(str(JOB)) == [watch]
+    watcher.takes = True
+    hub.resume(watch)
+    assert watcher.versions == [0]
 
 
 def test_an_earlier_watch_of_the_same_watcher_ends() -> None:

@@ -37,6 +37,9 @@ class Service(Protocol):
     def opened(self, connection: Connection) -> None:
         """Take that a connection is open."""
 
+    def drained(self, connection: Connection) -> None:
+        """Take that a connection takes more again."""
+
     def lost(self, connection: Connection) -> None:
         """Take that a connection has ended."""
 
@@ -111,9 +114,9 @@ class Connection(Pipe, asyncio.Protocol):
         self._slow = True
 
     def resume_writing(self) -> None:
-        """Write what was kept, now that there is room."""
+        """Take that there is room again."""
         self._slow = False
-        self.flush()
+        self._service.drained(self)
 
     def slow(self) -> bool:
         """Tell whether too much waits already."""
@@ -179,12 +182,12 @@ class Connection(Pipe, asyncio.Protocol):
 
     # What this side says.
 
-    def push(self, job_id: str, snapshot: Snapshot) -> None:
-        """Write a snapshot, or keep it while the connection is slow: in as few steps as may be, of a thousand each."""
-        if self._slow:
-            self.keep(job_id, snapshot)
-        elif not self.closing:
-            self._connection.write(snapshot.message)
+    def push(self, job_id: str, snapshot: Snapshot) -> bool:  # noqa: ARG002
+        """Write a snapshot, unless the connection is slow or closing: in few steps, since a thousand do it at once."""
+        if self._slow or self.closing:
+            return False
+        self._connection.write(snapshot.message)
+        return True
 
     def spell(self, snapshot: Snapshot) -> bytes:
         """Return a snapshot as a frame."""
@@ -229,7 +232,6 @@ class Connection(Pipe, asyncio.Protocol):
 
     async def end(self) -> None:
         """Close, since the service restarts, and wait until that is done."""
-        self.flush()
         self._over = asyncio.get_running_loop().create_future()
         self.close(CloseCode.RESTART, "restarting")
         if not self._connection.is_closing():

@@ -1,7 +1,7 @@
 """Where snapshots go: open connections of every transport, counted, swept and closed by one house.
 
 There is no task, timer or queue of its own for any of them. A pipe is written to directly, awaiting nothing; over its
-buffer limit it keeps the newest snapshot of each job instead, and gets it once it drains.
+buffer limit it takes no snapshots, and gets the newest of each job once it drains.
 """
 
 from __future__ import annotations
@@ -36,12 +36,11 @@ class Outlet(ABC):
 
     transport: ClassVar[str]
     lasting: ClassVar[bool] = True  # whether its opening and its closing are told apart
-    __slots__ = ("_connection", "behind", "dropped", "opened_at", "origin", "watches")
+    __slots__ = ("_connection", "late", "opened_at", "origin", "watches")
 
     def __init__(self, connection: asyncio.Transport, origin: str | None) -> None:
         self.watches: dict[str, Watch] = {}
-        self.behind: dict[str, Snapshot] = {}  # what waits until the connection takes more
-        self.dropped = 0  # snapshots that newer ones replaced meanwhile, and that were not counted yet
+        self.late = False  # whether it is to be asked from time to time if it takes more again
         self.opened_at = time.monotonic()
         self.origin = None if origin is None else sys.intern(origin)  # of the page; most are the same
         self._connection = connection
@@ -57,8 +56,8 @@ class Outlet(ABC):
         return None
 
     @abstractmethod
-    def push(self, job_id: str, snapshot: Snapshot) -> None:
-        """Take a newer snapshot of a job."""
+    def push(self, job_id: str, snapshot: Snapshot) -> bool:
+        """Take a newer snapshot of a job, unless too much waits already; tell whether it was taken."""
 
     @abstractmethod
     def tell(self, job_id: str | None, code: str, message: str) -> None:
@@ -66,9 +65,6 @@ class Outlet(ABC):
 
     def caught_up(self, job_id: str, *, ended: bool) -> None:  # noqa: B027
         """Take that the job's record was read, and has nothing newer now."""
-
-    def flush(self) -> None:  # noqa: B027
-        """Write what was kept, as far as the connection takes it."""
 
     def beat(self) -> None:  # noqa: B027
         """Show that this side lives, and see whether the other does."""
@@ -110,13 +106,13 @@ class Pipe(Outlet):
     def sent(self, job_id: str, snapshot: Snapshot) -> None:
         """Take that a snapshot was written."""
 
-    def push(self, job_id: str, snapshot: Snapshot) -> None:
-        """Write a snapshot, or keep it while the connection is slow."""
-        if self.slow():
-            self.keep(job_id, snapshot)
-        else:
+    def push(self, job_id: str, snapshot: Snapshot) -> bool:
+        """Write a snapshot, unless the connection is slow."""
+        self.late = self.slow()
+        if not self.late:
             self.write(self.spell(snapshot))
             self.sent(job_id, snapshot)
+        return not self.late
 
     def tell(self, job_id: str | None, code: str, message: str) -> None:
         """Write an error; who asks much and reads nothing is cut off."""
@@ -124,12 +120,6 @@ class Pipe(Outlet):
             self.abort()
         else:
             self.write(self.spell_error(problem(job_id, code, message)))
-
-    def keep(self, job_id: str, snapshot: Snapshot) -> None:
-        """Keep a snapshot, in place of an older one, until the connection takes more."""
-        if job_id in self.behind:
-            self.dropped += 1
-        self.behind[job_id] = snapshot
 
     def slow(self) -> bool:
         """Tell whether too much waits already."""
@@ -155,14 +145,6 @@ class Pipe(Outlet):
         if not self._connection.is_closing():
             self._connection.write(data)
 
-    def flush(self) -> None:
-        """Write what was kept, as far as the connection takes it."""
-        while self.behind and not self.slow():
-            job_id, snapshot = self.behind.popitem()
-            if job_id in self.watches:
-                self.write(self.spell(snapshot))
-                self.sent(job_id, snapshot)
-
     def abort(self) -> None:
         """End the connection without a word."""
         self._connection.abort()
@@ -171,12 +153,6 @@ class Pipe(Outlet):
 def problem(job_id: str | None, code: str, message: str) -> dict[str, str]:
     """Spell an error as every transport tells it."""
     return {"code": code, "message": message} | ({} if job_id is None else {"job_id": job_id})
-
-
-def _count_dropped(outlet: Outlet) -> None:
-    if outlet.dropped:  # in one step for many: a thousand stuck watchers must cost the others nothing
-        metrics.DROPPED.labels("slow").inc(outlet.dropped)
-        outlet.dropped = 0
 
 
 class Outlets:
@@ -226,7 +202,6 @@ class Outlets:
         self._open.discard(outlet)
         for watch in outlet.watches.values():
             self._live.unwatch(watch)
-        _count_dropped(outlet)
         outlet.watches.clear()  # each knows the outlet: a cycle, which might outlive thousands of connections
         metrics.CONNECTIONS.labels(outlet.transport).dec()
         metrics.CLOSED.labels(outlet.transport, outlet.code or "none").inc()
@@ -253,20 +228,25 @@ class Outlets:
         if watch is not None:
             self._live.unwatch(watch)
 
+    def resume(self, outlet: Outlet) -> None:
+        """Show an outlet that may take more again what it has missed."""
+        outlet.late = False
+        for watch in list(outlet.watches.values()):
+            self._live.resume(watch)
+
     async def sweep(self) -> None:
-        """Flush slow connections often, see after all every second, and give a sign of life now and then."""
+        """Ask slow streams often, see after all connections every second, and give a sign of life now and then."""
         ticked_at = beaten_at = time.monotonic()
         while True:
             await asyncio.sleep(FLUSH_S)
-            for outlet in [one for one in self._open if one.behind]:
-                outlet.flush()
+            for outlet in [one for one in self._open if one.late]:
+                self.resume(outlet)
             now = time.monotonic()
             if now - ticked_at < TICK_S:
                 continue
             ticked_at = now
             for outlet in list(self._open):
                 outlet.check()
-                _count_dropped(outlet)
                 if outlet.stuck_s(now) > self._settings.stuck_s:
                     outlet.give_up()
             if now - beaten_at >= self._settings.ping_s:
@@ -280,5 +260,6 @@ class Outlets:
         outlets, began = list(self._open), time.monotonic()
         async with asyncio.TaskGroup() as closing:
             for number, outlet in enumerate(outlets, 1):
+                self.resume(outlet)
                 closing.create_task(outlet.end())
                 await asyncio.sleep(began + self._settings.drain_s * number / len(outlets) - time.monotonic())

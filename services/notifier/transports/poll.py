@@ -41,10 +41,11 @@ class Held(Outlet):
         self.told = asyncio.Event()
         self._for_ending = for_ending
 
-    def push(self, job_id: str, snapshot: Snapshot) -> None:
+    def push(self, job_id: str, snapshot: Snapshot) -> bool:
         """Take a newer snapshot: the answer."""
         self.newer[job_id] = snapshot
         self.told.set()
+        return True
 
     def tell(self, job_id: str | None, code: str, message: str) -> None:
         """Take an error; a lost record is no news, lest its watcher asks again at once and for ever."""

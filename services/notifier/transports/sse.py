@@ -79,7 +79,6 @@ class Stream(Pipe):
 
     async def end(self) -> None:
         """Close, since the service restarts."""
-        self.flush()
         self.write(self._framed(retry()))
         self.done.set()
 

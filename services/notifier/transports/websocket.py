@@ -72,6 +72,10 @@ class Sockets:
             self._outlets.opened(connection)
             connection.write(frame(Opcode.TEXT, b'{"hello":{"now":"%b"}}' % str(Timestamp.now()).encode()))
 
+    def drained(self, connection: Connection) -> None:
+        """Show a connection what it has missed."""
+        self._outlets.resume(connection)
+
     def lost(self, connection: Connection) -> None:
         """Forget a connection."""
         self._outlets.closed(connection)
@@ -97,7 +101,6 @@ class Sockets:
             connection.tell(granted.job_id, granted.code, granted.message)
             return
         connection.asked = True
-        connection.behind.pop(str(granted.job_id), None)
         self._outlets.watch(connection, granted, version)
 
     async def _cancel(self, connection: Connection, job_id: str) -> None:
