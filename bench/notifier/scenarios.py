@@ -17,7 +17,7 @@ class Scenario(NamedTuple):
     reporters: int = 1  # connections that post them: one keeps a job's reports in order
     outstanding: int = 2  # reports on their way at most: who is slower than the rate is measured at its own pace
     replicas: int = 1
-    repeats: int = 1  # in each round, where two figures are close together
+    repeats: int = 1  # in each round, all systems by turns each time: where figures are close together
     reports: bool = True
     settle_s: float = 0.3
 
@@ -45,10 +45,10 @@ WEIGHED = {
     "watch_us": "CPU of the first watch besides, µs",
 }
 
-FANOUT = Scenario("fanout", "One job, 1,000 watchers, 50 reports a second", DELIVERED)
+FANOUT = Scenario("fanout", "One job, 1,000 watchers, 50 reports a second", DELIVERED, repeats=2)
 JOBS = Scenario(
     "jobs", "1,000 jobs, a watcher each, 500 reports a second", REPORTED,
-    jobs=1_000, rate=500, reporters=8, outstanding=250,
+    jobs=1_000, rate=500, reporters=8, outstanding=250, repeats=2,
 )  # fmt: skip
 IDLE = Scenario(
     "idle", "5,000 idle connections", WEIGHED, watchers=5_000, jobs=5_000, reports=False, settle_s=1.5
