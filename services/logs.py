@@ -70,7 +70,7 @@ def _json(event: Any, **_options: Any) -> str:
 
 
 def _counted(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    metrics.series(metrics.LOG_MESSAGES, event["level"]).inc()
+    metrics.LOG_MESSAGES.labels(event["level"]).inc()
     return event
 
 

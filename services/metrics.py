@@ -8,35 +8,27 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
-from functools import lru_cache
 from importlib.metadata import version
-from typing import TypeVar
 
-from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import Gauge, Histogram, disable_created_metrics
 
 from services.settings import environment
+from services.tally import Tally, TallyHistogram
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # otherwise every counter has a second series that nobody asks for
 
 BUILD = Gauge("headway_build_info", "Which version runs here?", ["version", "revision", "python"])
 BUILD.labels(version("headway"), environment().get("HEADWAY_REVISION", "unknown"), platform.python_version()).set(1)
-REQUESTS = Counter("http_requests", "How many HTTP requests were answered?", ["method", "route", "code"])
-REQUEST_DURATION = Histogram("http_request_duration_seconds", "How long did an answer take?", ["method", "route"])
+REQUESTS = Tally("http_requests", "How many HTTP requests were answered?", ["method", "route", "code"])
+REQUEST_DURATION = TallyHistogram("http_request_duration_seconds", "How long did an answer take?", ["method", "route"])
 LOOP_LAG = Histogram("event_loop_lag_seconds", "How late does the event loop come to what is due?",
                      buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5))  # fmt: skip
 DRAINING = Gauge("headway_draining", "Is this process about to stop?")
-LOG_MESSAGES = Counter("log_messages", "How many lines were logged?", ["level"])
+LOG_MESSAGES = Tally("log_messages", "How many lines were logged?", ["level"])
 for level in ("debug", "info", "warning", "error"):
     LOG_MESSAGES.labels(level)
 
 LAG_TICK_S = 0.5
-Metric = TypeVar("Metric", Counter, Histogram)
-
-
-@lru_cache(maxsize=1000)
-def series(metric: Metric, *labels: str | int) -> Metric:
-    """Return a metric's series with these labels, as its own `labels` does, which takes several times as long."""
-    return metric.labels(*labels)
 
 
 async def watch_loop() -> None:

@@ -140,11 +140,11 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Exception:
         log.exception("request_failed", method=request.method, route=route)
         response = respond(500, "internal_error", "Internal error")
-    metrics.series(metrics.REQUESTS, request.method, route, response.status).inc()
+    metrics.REQUESTS.labels(request.method, route, response.status).inc()
     held = HELD in request or "Prefer" in request.headers
     if isinstance(response, web.Response) and not held:  # streams and held requests take long
         duration_s = time.perf_counter() - started
-        metrics.series(metrics.REQUEST_DURATION, request.method, route).observe(duration_s)
+        metrics.REQUEST_DURATION.labels(request.method, route).observe(duration_s)
     return response
 
 

@@ -7,10 +7,12 @@ big is refused by its frame's head, before its data has come.
 from __future__ import annotations
 
 from enum import IntEnum
+from struct import Struct
 from typing import NamedTuple
 
 HEAD, MASK = 2, 4  # bytes
 MOST_CONTROL = 125  # bytes of a control frame's data (§5.5)
+_SHORT, _MIDDLE, _LONG = (Struct(head).pack for head in ("!BB", "!BBH", "!BBQ"))
 TOLD = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})  # what may be told of the codes below 3000 (§7.4)
 
 
@@ -139,24 +141,19 @@ class Frames:
         return Frame(kind, data)
 
 
-def frame(opcode: Opcode, *parts: bytes) -> bytes:
+def frame(opcode: Opcode, data: bytes = b"") -> bytes:
     """Spell a whole, unmasked frame, as a server's are (§5.1)."""
-    size = sum(map(len, parts))
-    first = 0x80 | opcode
+    first, size = 0x80 | opcode, len(data)
     if size <= MOST_CONTROL:
-        head = bytes((first, size))
-    elif size < 1 << 16:
-        head = bytes((first, 126)) + size.to_bytes(2, "big")
-    else:
-        head = bytes((first, 127)) + size.to_bytes(8, "big")
-    return b"".join((head, *parts))
+        return _SHORT(first, size) + data
+    return (_MIDDLE(first, 126, size) if size < 1 << 16 else _LONG(first, 127, size)) + data
 
 
 def closing(code: CloseCode | int, reason: str = "") -> bytes:
     """Spell a frame that closes (§5.5.1)."""
     if code == CloseCode.NO_STATUS:
         return frame(Opcode.CLOSE)
-    return frame(Opcode.CLOSE, code.to_bytes(2, "big"), reason.encode())
+    return frame(Opcode.CLOSE, code.to_bytes(2, "big") + reason.encode())
 
 
 def close_code(data: bytes) -> int:

@@ -27,7 +27,10 @@ class _Head(Struct):
 
 
 class Snapshot:
-    """A job's state as published; its text is passed on as it is, and framed once for all who watch."""
+    """A job's state as published; its text is passed on as it is, and framed once for all who watch.
+
+    `message` is the text as a WebSocket text frame.
+    """
 
     def __init__(self, text: bytes) -> None:
         try:
@@ -35,6 +38,7 @@ class Snapshot:
         except msgspec.DecodeError as error:
             raise ValueError("this is no snapshot") from error
         self.text = text
+        self.message = frame(Opcode.TEXT, b'{"job":%b}' % text)
         self.version = head.version
         self.ended = head.status in ENDED
 
@@ -45,11 +49,6 @@ class Snapshot:
             return None if text is None else cls(text)
         except ValueError:
             return None
-
-    @cached_property
-    def message(self) -> bytes:
-        """The snapshot as a WebSocket text frame."""
-        return frame(Opcode.TEXT, b'{"job":', self.text, b"}")
 
     @cached_property
     def event(self) -> bytes:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import structlog
 from redis.exceptions import RedisError
 
-from headway.contracts import JobReport, Timestamp
+from headway.contracts import JobReport, Timestamp, spell_id
 from services.notifier import metrics
 from services.notifier.bus import Bus
 from services.notifier.hub import Hub, Snapshot, Watch
@@ -21,6 +21,8 @@ from services.notifier.records import Records
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
+SENT, SENT_BYTES = metrics.SENT.labels(), metrics.SENT_BYTES.labels()
+PUBSUB_LAG, DELIVERY_LATENCY = metrics.PUBSUB_LAG.labels(), metrics.DELIVERY_LATENCY.labels()
 BATCH = 200  # records in one read
 RETRY_S = 0.25
 TICK_S = 1.0
@@ -65,31 +67,31 @@ class Live:
         shown, replaced = self._hub.deliver(job_id, snapshot, time.monotonic())
         if replaced:
             metrics.DROPPED.labels("slow").inc(replaced)
-        metrics.SENT.inc(shown)
-        metrics.SENT_BYTES.inc(shown * len(snapshot.text))
+        SENT.inc(shown)
+        SENT_BYTES.inc(shown * len(snapshot.text))
 
     def resume(self, watch: Watch) -> None:
         """Show a watcher that takes more again what it has missed."""
         snapshot = self._hub.resume(watch)
         if snapshot is not None:
-            metrics.SENT.inc()
-            metrics.SENT_BYTES.inc(len(snapshot.text))
+            SENT.inc()
+            SENT_BYTES.inc(len(snapshot.text))
 
     def reported(self, reports: Iterable[JobReport]) -> None:
         """Take when workers sent what came in here, to tell how long the way to this replica's watchers is."""
         for report in reports:
-            job_id = str(report.job_id)
+            job_id = spell_id(report.job_id)
             if report.sent_at is not None and job_id in self._hub:
                 self._sent[job_id] = report.sent_at
 
     def unpublished(self, report: JobReport) -> None:
         """Take that a report was refused, or changed nothing that a watcher sees."""
-        self._sent.pop(str(report.job_id), None)
+        self._sent.pop(spell_id(report.job_id), None)
 
     def _measure(self, now: Timestamp, job_id: str, snapshot: Snapshot) -> None:
-        metrics.PUBSUB_LAG.observe(max(0, now - snapshot.version) / 1000)
+        PUBSUB_LAG.observe(max(0, now - snapshot.version) / 1000)
         if sent_at := self._sent.pop(job_id, None):
-            metrics.DELIVERY_LATENCY.observe(max(0, now - sent_at) / 1000)
+            DELIVERY_LATENCY.observe(max(0, now - sent_at) / 1000)
 
     def confirmed(self, job_id: str) -> None:
         """Take that a job's subscription stands: what was published before may be lost, so read."""

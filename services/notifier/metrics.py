@@ -5,10 +5,11 @@ from typing import get_args
 from prometheus_client import Counter, Gauge, Histogram
 
 from headway.contracts import Reason
+from services.tally import Tally, TallyHistogram
 
 LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
-REPORTS = Counter("notifier_reports", "How many reports got which verdict?", ["verdict"])
+REPORTS = Tally("notifier_reports", "How many reports got which verdict?", ["verdict"])
 CONNECTIONS = Gauge("notifier_connections", "How many connections are open?", ["transport"])
 OPENED = Counter("notifier_connections_opened", "How many connections were opened?", ["transport"])
 CLOSED = Counter("notifier_connections_closed", "How many connections were closed, and how?", ["transport", "code"])
@@ -20,8 +21,8 @@ CONNECTION_DURATION = Histogram(
 )
 PING_RTT = Histogram("notifier_ping_rtt_seconds", "How long did sockets take to answer a ping?", buckets=LATENCY)
 SUBSCRIPTIONS = Gauge("notifier_subscriptions", "How many watches of jobs are there?")
-SENT = Counter("notifier_messages_sent", "How many snapshots were given to connections?")
-SENT_BYTES = Counter("notifier_sent_bytes", "How many bytes of snapshots were that?")
+SENT = Tally("notifier_messages_sent", "How many snapshots were given to connections?")
+SENT_BYTES = Tally("notifier_sent_bytes", "How many bytes of snapshots were that?")
 RECEIVED = Counter("notifier_messages_received", "How many messages came over sockets?")
 DROPPED = Counter(
     "notifier_messages_dropped", "How many snapshots were replaced by newer ones unsent, and why?", ["reason"]
@@ -37,17 +38,17 @@ WAKES = Counter(
     "notifier_wakes", "How many wake hints were answered to a worker, or kept since none waited?", ["outcome"]
 )
 REDIS_UP = Gauge("notifier_redis_up", "Does this replica hear Redis?")
-REDIS_DURATION = Histogram(
+REDIS_DURATION = TallyHistogram(
     "notifier_redis_operation_duration_seconds", "How long did Redis take?", ["op"], buckets=LATENCY
 )
 REDIS_ERRORS = Counter("notifier_redis_errors", "How often was Redis away, or what it did in doubt?", ["op"])
 REFUSED = Counter("notifier_refused", "How much was refused because of which limit?", ["limit"])
-DELIVERY_LATENCY = Histogram(
+DELIVERY_LATENCY = TallyHistogram(
     "notifier_delivery_latency_seconds",
     "How long from a worker's sending of a report to the write to its job's watchers here?",
     buckets=LATENCY,
 )
-PUBSUB_LAG = Histogram(
+PUBSUB_LAG = TallyHistogram(
     "notifier_pubsub_lag_seconds",
     "How long from a change's time in Redis to the write to its job's watchers?",
     buckets=LATENCY,

@@ -6,15 +6,25 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from redis.exceptions import NoScriptError, RedisError
 
-from headway.contracts import DEFAULT_ATTEMPTS, JobReport, OneLine, Progress, Timestamp, Verdict, encode, present
+from headway.contracts import (
+    DEFAULT_ATTEMPTS,
+    JobReport,
+    OneLine,
+    Progress,
+    Timestamp,
+    Verdict,
+    encode,
+    present,
+    spell_id,
+)
 from headway.tokens import Pass
-from services.metrics import series
 from services.notifier import metrics
 from services.notifier.servers import Servers
 from services.notifier.wire import Command
@@ -78,7 +88,7 @@ class Records:
             metrics.REDIS_ERRORS.labels(op).inc()
             raise
         finally:
-            series(metrics.REDIS_DURATION, op).observe(time.monotonic() - started)
+            metrics.REDIS_DURATION.labels(op).observe(time.monotonic() - started)
 
     async def _passed(self, calls: Sequence[Call]) -> list[Any]:
         answers = await self._run(calls)
@@ -113,10 +123,16 @@ def _verdict(job_id: UUID, answer: list[Any]) -> Verdict:
     return Verdict(job_id, bool(accepted), reason.decode() if reason else None, bool(cancel_requested), bool(watched))
 
 
+@lru_cache(maxsize=10_000)
+def _moment(moment: Timestamp | None) -> bytes:
+    """Spell a time; all reports of a job repeat some, and those of a lease others."""
+    return encode(moment)
+
+
 def _report(report: JobReport) -> Call:
     """Spell a report as the gate's REPORTED fields."""
     return [
-        channel(report.job_id),
+        channel(spell_id(report.job_id)),
         "report",
         encode(report.job_id),
         encode(report.kind),
@@ -127,10 +143,10 @@ def _report(report: JobReport) -> Call:
         encode(present(report.progress)),
         bytes(report.result),
         encode(report.error),
-        encode(report.submitted_at),
-        encode(report.due_at),
-        encode(report.lease_until),
-        encode(report.expires_at),
+        _moment(report.submitted_at),
+        _moment(report.due_at),
+        _moment(report.lease_until),
+        _moment(report.expires_at),
         report.message_id,
         report.delivery,
         report.sequence,

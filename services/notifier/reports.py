@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -23,7 +22,6 @@ from headway.contracts import (
     depth,
     encode,
 )
-from services.metrics import series
 from services.notifier import metrics
 from services.notifier.live import Live
 from services.notifier.records import Records
@@ -93,8 +91,8 @@ def _in_doubt(count: int) -> Iterator[None]:
 
 
 def _tell(body: Any, verdicts: Sequence[Verdict]) -> web.Response:
-    for reason, count in Counter(verdict.reason or "accepted" for verdict in verdicts).items():
-        series(metrics.REPORTS, reason).inc(count)
+    for verdict in verdicts:
+        metrics.REPORTS.labels(verdict.reason or "accepted").inc()
     return web.Response(body=encode(body), content_type=JSON)
 
 

@@ -57,7 +57,7 @@ def test_an_unmasked_frame_is_refused() -> None:
 
 def test_a_server_masks_nothing() -> None:
     """`A server MUST NOT mask any frames that it sends to the client`."""
-    assert frame(Opcode.TEXT, b"ab", b"c") == b"\x81\x03abc"
+    assert frame(Opcode.TEXT, b"abc") == b"\x81\x03abc"
 
 
 # 5.2: the head

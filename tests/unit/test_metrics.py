@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from types import ModuleType
+from typing import NamedTuple
 
 import pytest
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, Counter, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
 import services.metrics
@@ -14,6 +16,7 @@ import services.notifier.metrics
 import services.submitter.metrics
 import services.worker.metrics
 from dev.environment import ROOT
+from services.tally import Tally, TallyHistogram
 
 DOC = (ROOT / "docs" / "metrics.md").read_text()
 MODULES = {
@@ -25,16 +28,31 @@ MODULES = {
 IDENTIFYING = {"job_id", "id", "user", "path", "ip", "token"}
 
 
-def measured(module: ModuleType) -> list[MetricWrapperBase]:
+class Measured(NamedTuple):
+    """A metric as it was declared."""
+
+    name: str
+    kind: str | None
+    labels: Sequence[str]
+    question: str
+
+
+def measured(module: ModuleType) -> list[Measured]:
     """Return a module's metrics in their order."""
-    return [value for value in vars(module).values() if isinstance(value, MetricWrapperBase)]
+    found = []
+    for metric in vars(module).values():
+        if isinstance(metric, MetricWrapperBase):
+            found.append(Measured(metric._name, metric._type, metric._labelnames, metric._documentation))
+        elif isinstance(metric, Tally | TallyHistogram):
+            found.append(Measured(metric.name, metric.kind, metric.label_names, metric.documentation))
+    return found
 
 
-def row(metric: MetricWrapperBase) -> str:
+def row(metric: Measured) -> str:
     """Write a metric as a line of the document's table."""
-    name = metric._name + ("_total" if metric._type == "counter" else "")
-    labels = ", ".join(f"`{label}`" for label in metric._labelnames)
-    return f"| `{name}` | {metric._type} | {labels} | {metric._documentation} |"
+    name = metric.name + ("_total" if metric.kind == "counter" else "")
+    labels = ", ".join(f"`{label}`" for label in metric.labels)
+    return f"| `{name}` | {metric.kind} | {labels} | {metric.question} |"
 
 
 @pytest.mark.parametrize("heading", MODULES)
@@ -50,13 +68,32 @@ def test_nothing_else_is_told() -> None:
     """Whatever is registered anywhere has its place in one of these modules, or is the library's own."""
     registered = {family.name for family in REGISTRY.collect()}
     own = {name for name in registered if not name.startswith(("process_", "python_"))}
-    assert own == {metric._name for module in MODULES.values() for metric in measured(module)}
+    assert own == {metric.name for module in MODULES.values() for metric in measured(module)}
 
 
 @pytest.mark.parametrize("heading", MODULES)
 def test_names_and_labels_follow_the_conventions(heading: str) -> None:
     """Base units, no label that could have any number of values, and a question as help."""
     for metric in measured(MODULES[heading]):
-        assert metric._type != "histogram" or metric._name.endswith("_seconds")
-        assert not IDENTIFYING & set(metric._labelnames)
-        assert metric._documentation.endswith("?")
+        assert metric.kind != "histogram" or metric.name.endswith("_seconds")
+        assert not IDENTIFYING & set(metric.labels)
+        assert metric.question.endswith("?")
+
+
+def test_what_is_tallied_is_told_as_the_library_tells_its_own() -> None:
+    """The same numbers make the same lines, whichever of the two counts."""
+    told = []
+    for counter, histogram in ((Counter, Histogram), (Tally, TallyHistogram)):
+        counted = counter("tallied", "How many?", ["kind", "code"])
+        spread = histogram("tallied_seconds", "How long?", ["kind"], buckets=(0.1, 1, 2.5))
+        plain = histogram("untallied_seconds", "How long?", ["kind"])
+        for amount in (1, 4):
+            counted.labels("one", 200).inc(amount)
+        counted.labels("other", 404).inc()
+        for value in (0, 0.1, 0.11, 1, 2.5, 2.6, 99):
+            spread.labels("one").observe(value)
+            plain.labels("one").observe(value)
+        told.append([*counted.collect(), *spread.collect(), *plain.collect()])
+        for metric in (counted, spread, plain):
+            REGISTRY.unregister(metric)
+    assert told[0] == told[1]
