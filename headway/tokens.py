@@ -61,8 +61,13 @@ class Pass(Struct, frozen=True, kw_only=True):
     scope: frozenset[str] = frozenset({WATCH, CANCEL})
 
     def expired(self, now: Timestamp) -> bool:
-        """Tell whether its time is over, clocks that differ a little allowed for."""
-        return self.expires_at.after(LEEWAY_S) < now
+        """Tell whether its time is over."""
+        return self.ends_at < now
+
+    @property
+    def ends_at(self) -> Timestamp:
+        """The last moment at which it counts: clocks differ a little."""
+        return self.expires_at.after(LEEWAY_S)
 
     def claims(self) -> dict[str, Any]:
         """Spell it as the claims of a JWT."""

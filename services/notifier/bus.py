@@ -18,6 +18,7 @@ from services.notifier.servers import Server, Servers
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 WAKE = "headway:wake"  # the channel of wake hints
+WAKE_NAME = WAKE.encode()
 LOST = 2  # a subscription that is lost for so many times `deaf_s` makes this replica one to avoid
 REFRESH_S = 0.25
 
@@ -68,14 +69,14 @@ class Bus:
 
     def heard(self, name: bytes, data: bytes) -> None:
         """Take what an ear heard."""
-        if name == WAKE.encode():
+        if name == WAKE_NAME:
             self._tell_hinted()
         else:
             self._tell_heard(_job_id(name), data)
 
     def confirmed(self, name: bytes) -> None:
         """Take that an ear hears a channel from now on: what was published before it may be lost."""
-        if name == WAKE.encode():
+        if name == WAKE_NAME:
             self._tell_hinted()
         else:
             self._tell_confirmed(_job_id(name))

@@ -25,6 +25,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 GROUP = 500  # channels in one command
 BACKOFF_S, BACKOFF_CAP_S = 0.05, 1.0
+PUBLISHED = (b"message", b"smessage")
 CANARIES = 2.5  # how often, while it would count as deaf, a connection is asked for an answer
 
 
@@ -110,15 +111,16 @@ class Ear:
         if self._wire is None:
             return  # what a connection says that is given up
         self.heard_at = time.monotonic()
-        if isinstance(answer, ResponseError):  # a channel whose slot is another server's by now
+        if isinstance(answer, list) and len(answer) == 3:
+            kind, channel, data = answer
+            if kind in PUBLISHED:
+                self._listener.heard(channel, data)
+            else:
+                self._changed(kind, channel)
+        elif isinstance(answer, ResponseError):  # a channel whose slot is another server's by now
             self._wire.close()
-        elif isinstance(answer, list) and len(answer) == 3:
-            self._told(*answer)
 
-    def _told(self, kind: bytes, channel: bytes, data: Any) -> None:
-        if kind in (b"message", b"smessage"):
-            self._listener.heard(channel, data)
-            return
+    def _changed(self, kind: bytes, channel: bytes) -> None:
         name = channel.decode()
         if kind in (b"subscribe", b"ssubscribe"):
             self._confirmed.add(name)

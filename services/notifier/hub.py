@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import Protocol
 from uuid import UUID
 
 import msgspec
@@ -103,11 +102,12 @@ class Watcher(Protocol):
 class Watch:
     """One watcher's interest in one job."""
 
-    __slots__ = ("answered", "granted", "job_id", "named", "version", "watcher")
+    __slots__ = ("answered", "ends_at", "granted", "job_id", "named", "version", "watcher")
 
     def __init__(self, watcher: Watcher, granted: Pass, version: int | None) -> None:
         self.watcher = watcher
         self.granted = granted
+        self.ends_at = granted.ends_at
         self.job_id = str(granted.job_id)
         self.named = NONE if version is None else version  # what the watcher says that it had
         self.version = self.named  # the newest that it has been sent
@@ -158,13 +158,6 @@ class Topic:
             self.missed = snapshot
 
 
-class Delivered(NamedTuple):
-    """What became of a snapshot."""
-
-    shown: int  # connections that took it
-    replaced: int  # connections that will never see the one before, since this one has taken its place
-
-
 class Hub:
     """The topics of this replica; times are monotonic seconds."""
 
@@ -202,11 +195,14 @@ class Hub:
         del self._topics[watch.job_id]
         return True
 
-    def deliver(self, job_id: str, snapshot: Snapshot, now: float) -> Delivered:
-        """Show a snapshot to everyone who has not seen it or a newer one."""
+    def deliver(self, job_id: str, snapshot: Snapshot, now: float) -> tuple[int, int]:
+        """Show a snapshot to everyone who has not seen it or a newer one.
+
+        Returns to how many, and for how many others it has replaced one that they have missed.
+        """
         topic = self._topics.get(job_id)
         if topic is None:
-            return Delivered(0, 0)
+            return 0, 0
         topic.heard_at = now
         version = snapshot.version
         if version >= topic.version:  # a read may be overtaken by what is published meanwhile
@@ -224,7 +220,7 @@ class Hub:
                     refused.append(watch)
         for watch in refused:
             topic.fall_behind(watch, snapshot)
-        return Delivered(shown, replaced)
+        return shown, replaced
 
     def resume(self, watch: Watch) -> Snapshot | None:
         """Show a watcher that takes more again what it has missed, and return that."""
@@ -263,9 +259,7 @@ class Hub:
             if job_id in self._topics:
                 self._topics[job_id].heard_at = now
 
-    def expired(self, now: Timestamp) -> Iterator[Watch]:
-        """Yield the watches whose token has expired."""
-        for topic in list(self._topics.values()):
-            for watch in topic.all():
-                if watch.granted.expired(now):
-                    yield watch
+    def expired(self, now: Timestamp) -> list[Watch]:
+        """Return the watches whose token has expired."""
+        both = [watches for topic in self._topics.values() for watches in (topic.watches, topic.behind)]
+        return [watch for watches in both for watch in watches.values() if watch.ends_at < now]

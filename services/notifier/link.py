@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
@@ -29,16 +29,18 @@ class Link:
         self._opening = asyncio.Lock()
         self._line: _Line | None = None
 
-    async def call(self, commands: Sequence[Command]) -> list[Any]:
-        """Return the commands' answers, an exception for one that the server refused.
+    def call(self, commands: Sequence[Command]) -> Awaitable[list[Any]]:
+        """Send commands; their answers will come, an exception for one that the server refused.
 
         Raises:
             RedisError: the server is away, or nobody knows which of the commands it ran.
             OSError: the same.
         """
         line = self._line
-        if line is None or line.closed:
-            line = await self._opened()
+        return self._call_anew(commands) if line is None or line.closed else line.ask(commands)
+
+    async def _call_anew(self, commands: Sequence[Command]) -> list[Any]:
+        line = await self._opened()
         return await line.ask(commands)
 
     async def _opened(self) -> _Line:

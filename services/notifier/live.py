@@ -56,12 +56,13 @@ class Live:
 
     def heard(self, job_id: str, text: bytes) -> None:
         """Take what was published of a job."""
-        snapshot = Snapshot.read(text)
-        if snapshot is None:
+        try:
+            snapshot = Snapshot(text)
+        except ValueError:
             log.warning("publication_unreadable", job_id=job_id, size=len(text))
-        else:
-            self._deliver(job_id, snapshot)
-            self._measure(Timestamp.now(), job_id, snapshot)
+            return
+        self._deliver(job_id, snapshot)
+        self._measure(Timestamp.now(), job_id, snapshot)
 
     def _deliver(self, job_id: str, snapshot: Snapshot) -> None:
         shown, replaced = self._hub.deliver(job_id, snapshot, time.monotonic())

@@ -81,41 +81,44 @@ class Records:
         return await self._call("read", [[channel(job_id), "read"] for job_id in job_ids])
 
     async def _call(self, op: str, calls: Sequence[Call]) -> list[Any]:
+        if not calls:
+            return []
         started = time.monotonic()
         try:
-            return await self._passed(calls)
+            answers = await self._servers.run([self._known(call) for call in calls])
+            for _ in range(ROUNDS):
+                missed = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+                if not missed:
+                    break
+                again = await self._servers.run(self._brought([calls[index] for index in missed]))
+                for index, answer in zip(missed, again, strict=True):
+                    answers[index] = answer
+            for answer in answers:
+                if isinstance(answer, RedisError):
+                    raise answer
         except (RedisError, OSError):
             metrics.REDIS_ERRORS.labels(op).inc()
             raise
         finally:
             metrics.REDIS_DURATION.labels(op).observe(time.monotonic() - started)
-
-    async def _passed(self, calls: Sequence[Call]) -> list[Any]:
-        answers = await self._run(calls)
-        for _ in range(ROUNDS):
-            missed = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-            if not missed:
-                break
-            again = await self._run([calls[index] for index in missed], bring=True)
-            for index, answer in zip(missed, again, strict=True):
-                answers[index] = answer
-        for answer in answers:
-            if isinstance(answer, RedisError):
-                raise answer
         return answers
 
-    async def _run(self, calls: Sequence[Call], *, bring: bool = False) -> list[Any]:
-        """Run the gate; to a server that does not know it, as a new or emptied one, the first call brings it."""
-        without = {self._servers.keeper(call[0]) for call in calls} if bring else set()
+    def _known(self, call: Call) -> tuple[str, Command]:
+        """Spell a call to a server that knows the gate."""
+        return call[0], ("EVALSHA", self._sha, 1, *call)
+
+    def _brought(self, calls: Sequence[Call]) -> list[tuple[str, Command]]:
+        """Spell calls to servers that do not know the gate, as new and emptied ones: the first to each brings it."""
+        without = {self._servers.keeper(call[0]) for call in calls}
         commands: list[tuple[str, Command]] = []
         for call in calls:
             key = call[0]
-            if bring and (server := self._servers.keeper(key)) in without:
+            if (server := self._servers.keeper(key)) in without:
                 without.discard(server)
                 commands.append((key, ("EVAL", self._gate, 1, *call)))
             else:
-                commands.append((key, ("EVALSHA", self._sha, 1, *call)))
-        return await self._servers.run(commands)
+                commands.append(self._known(call))
+        return commands
 
 
 def _verdict(job_id: UUID, answer: list[Any]) -> Verdict:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import structlog
@@ -63,16 +62,20 @@ class Reports:
         self._authorize(bearer(request))
         reports = read_batch(await read_body(request, BATCH_BYTES))
         self._live.reported(reports)
-        with _in_doubt(len(reports)):
+        try:
             verdicts = await self._records.apply(reports, self._live.unpublished)
+        except (RedisError, OSError) as error:
+            raise _doubt(error, len(reports)) from error
         return _tell(verdicts, verdicts)
 
     async def take_line(self, request: web.Request) -> web.Response:
         """Pass a report that is one URL through the gate, and answer its verdict."""
         self._authorize(request.match_info["key"])
         line = read_query(request, OneLine)
-        with _in_doubt(1):
+        try:
             verdict = await self._records.progress(line, self._job_ttl_s)
+        except (RedisError, OSError) as error:
+            raise _doubt(error, 1) from error
         return _tell(verdict, [verdict])
 
     def _authorize(self, key: str | None) -> None:
@@ -80,14 +83,10 @@ class Reports:
             raise Unauthorized("Send one of the report keys: Authorization: Bearer <key>.")
 
 
-@contextmanager
-def _in_doubt(count: int) -> Iterator[None]:
-    """Answer 503 when nobody knows whether the reports were taken."""
-    try:
-        yield
-    except (RedisError, OSError) as error:
-        log.warning("reports_in_doubt", error=type(error).__name__, count=count)
-        raise Unavailable("The records are away; report again.", retry_after_s=RETRY_AFTER_S) from error
+def _doubt(error: Exception, count: int) -> Unavailable:
+    """Say that nobody knows whether the reports were taken."""
+    log.warning("reports_in_doubt", error=type(error).__name__, count=count)
+    return Unavailable("The records are away; report again.", retry_after_s=RETRY_AFTER_S)
 
 
 def _tell(body: Any, verdicts: Sequence[Verdict]) -> web.Response:

@@ -9,7 +9,7 @@ import asyncio
 import random
 import time
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, NamedTuple, Self
 
 import structlog
@@ -40,6 +40,9 @@ class Server(NamedTuple):
     port: int = 0
 
 
+LONE = Server()
+
+
 class Servers:
     """One server: it keeps every key."""
 
@@ -58,11 +61,11 @@ class Servers:
 
     def all(self) -> set[Server]:
         """Name the servers that keep any key, as far as they are known."""
-        return {Server()}
+        return {LONE}
 
     def keeper(self, key: str) -> Server:  # noqa: ARG002
         """Name the server that keeps a key. Raises Unplaced when none is known to."""
-        return Server()
+        return LONE
 
     def connection(self, server: Server) -> AbstractConnection:  # noqa: ARG002
         """Make a connection to a server, still to be opened."""
@@ -71,14 +74,14 @@ class Servers:
     async def refresh(self) -> None:
         """Learn who keeps what."""
 
-    async def run(self, commands: Sequence[tuple[str, Command]]) -> list[Any]:
-        """Run commands where their keys are kept, and return their answers, an exception for one that was refused.
+    def run(self, commands: Sequence[tuple[str, Command]]) -> Awaitable[list[Any]]:
+        """Run commands where their keys are kept; their answers will come, an exception for one that was refused.
 
         Raises:
             RedisError: a server is away, or nobody knows which of the commands were run.
             OSError: the same.
         """
-        return await self._link(Server()).call([command for _key, command in commands]) if commands else []
+        return self._link(LONE).call([command for _key, command in commands])
 
     def _link(self, server: Server) -> Link:
         link = self._links.get(server)

@@ -28,9 +28,10 @@ from headway.contracts import (
     decode,
 )
 from headway.tokens import Pass
-from services.notifier.records import GATE, Call, Records, channel
+from services.notifier.records import GATE, Records, channel
 from services.notifier.redis_url import open_servers
 from services.notifier.servers import Servers
+from services.notifier.wire import Command
 from tests.waiting import free_ports
 
 JOB = UUID("6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11")
@@ -279,32 +280,34 @@ async def test_emptied_script_cache_is_filled(records: Records, redis: Redis) ->
     assert (await send(records, sequence=2)).accepted
 
 
-class Interrupted(Records):
-    """A gate whose script is forgotten after the first call of a batch."""
+class Interrupted(Servers):
+    """A server that forgets the script after the first call of a batch."""
 
-    flushed = False
+    def __init__(self, servers: Servers) -> None:
+        self._servers = servers
+        self._flushed = False
 
-    async def _run(self, calls: Sequence[Call], *, bring: bool = False) -> list[Any]:
-        if self.flushed:
-            return await super()._run(calls, bring=bring)
-        self.flushed = True
-        first = await super()._run(calls[:1])
+    async def run(self, commands: Sequence[tuple[str, Command]]) -> list[Any]:
+        if self._flushed:
+            return await self._servers.run(commands)
+        self._flushed = True
+        first = await self._servers.run(commands[:1])
         await self._servers.run([(KEY, ("SCRIPT", "FLUSH"))])
-        return first + await super()._run(calls[1:])
+        return first + await self._servers.run(commands[1:])
 
 
 async def test_only_what_did_not_run_is_run_again(records: Records, servers: Servers) -> None:
     """When the script is lost within a batch, a report that passed is not passed again, which would be refused."""
     await send(records)
     reports = [replace(REPORT, sequence=n, progress=Progress(n)) for n in (2, 3, 4)]
-    assert await Interrupted(servers).apply(reports) == [Verdict(JOB, accepted=True)] * 3
+    assert await Records(Interrupted(servers)).apply(reports) == [Verdict(JOB, accepted=True)] * 3
 
 
 async def test_a_call_that_fails_is_raised(records: Records) -> None:
     """When one call of a batch fails, its outcome is in doubt, and the batch says so."""
     broken = [KEY, "report", "too", "few"]
     with pytest.raises(RedisError):
-        await records._passed([[KEY, "read"], broken])
+        await records._call("read", [[KEY, "read"], broken])
 
 
 @pytest.mark.parametrize("ask", ["apply", "cancel", "read"])

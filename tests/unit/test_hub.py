@@ -261,12 +261,12 @@ def test_an_old_ending_does_not_hide_the_silence_of_a_job_that_runs_again() -> N
 def test_watches_end_with_their_token() -> None:
     """Only the watches whose own token has expired are named."""
     hub, watcher = Hub(), FakeWatcher()
-    long, short = (Watch(one, GRANTED, None) for one in (watcher, FakeWatcher()))
-    short.granted = msgspec.structs.replace(GRANTED, expires_at=NOW)
+    long = Watch(watcher, GRANTED, None)
+    short = Watch(FakeWatcher(), msgspec.structs.replace(GRANTED, expires_at=NOW), None)
     for watch in (long, short):
         hub.join(watch, 0.0)
-    assert list(hub.expired(NOW.after(LEEWAY_S))) == []
-    assert list(hub.expired(NOW.after(LEEWAY_S + 1))) == [short]
+    assert hub.expired(NOW.after(LEEWAY_S)) == []
+    assert hub.expired(NOW.after(LEEWAY_S + 1)) == [short]
 
 
 def test_a_snapshot_is_read_whatever_it_holds() -> None:

@@ -35,9 +35,9 @@ async def link(fake: FakeRedis) -> AsyncIterator[Link]:
     await link.aclose()
 
 
-def ask(link: Link, *names: str) -> asyncio.Task[list[Any]]:
-    """Ask something in a task of its own."""
-    return asyncio.create_task(link.call([(name,) for name in names]))
+def ask(link: Link, *names: str) -> asyncio.Future[list[Any]]:
+    """Ask something; its answers will come."""
+    return asyncio.ensure_future(link.call([(name,) for name in names]))
 
 
 async def test_answers_find_who_asked(link: Link, fake: FakeRedis) -> None:

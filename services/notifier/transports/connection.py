@@ -189,10 +189,6 @@ class Connection(Pipe, asyncio.Protocol):
         self._connection.write(snapshot.message)
         return True
 
-    def spell(self, snapshot: Snapshot) -> bytes:
-        """Return a snapshot as a frame."""
-        return snapshot.message
-
     def spell_error(self, error: dict[str, str]) -> bytes:
         """Return an error as a frame."""
         return frame(Opcode.TEXT, msgspec.json.encode({"error": error}))

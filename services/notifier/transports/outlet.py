@@ -36,11 +36,10 @@ class Outlet(ABC):
 
     transport: ClassVar[str]
     lasting: ClassVar[bool] = True  # whether its opening and its closing are told apart
-    __slots__ = ("_connection", "late", "opened_at", "origin", "watches")
+    __slots__ = ("_connection", "opened_at", "origin", "watches")
 
     def __init__(self, connection: asyncio.Transport, origin: str | None) -> None:
         self.watches: dict[str, Watch] = {}
-        self.late = False  # whether it is to be asked from time to time if it takes more again
         self.opened_at = time.monotonic()
         self.origin = None if origin is None else sys.intern(origin)  # of the page; most are the same
         self._connection = connection
@@ -96,23 +95,8 @@ class Pipe(Outlet):
         self._stuck_since: float | None = None
 
     @abstractmethod
-    def spell(self, snapshot: Snapshot) -> bytes:
-        """Return the bytes that show a snapshot here, made once for all connections of this kind."""
-
-    @abstractmethod
     def spell_error(self, error: dict[str, str]) -> bytes:
         """Return the bytes that tell an error here."""
-
-    def sent(self, job_id: str, snapshot: Snapshot) -> None:
-        """Take that a snapshot was written."""
-
-    def push(self, job_id: str, snapshot: Snapshot) -> bool:
-        """Write a snapshot, unless the connection is slow."""
-        self.late = self.slow()
-        if not self.late:
-            self.write(self.spell(snapshot))
-            self.sent(job_id, snapshot)
-        return not self.late
 
     def tell(self, job_id: str | None, code: str, message: str) -> None:
         """Write an error; who asks much and reads nothing is cut off."""
@@ -162,6 +146,7 @@ class Outlets:
         self._live = live
         self._settings = settings
         self._open: set[Outlet] = set()
+        self.late: set[Outlet] = set()  # those that have refused a snapshot, and will not tell when they take more
         self.draining = False
 
     def full(self) -> bool:
@@ -200,6 +185,7 @@ class Outlets:
         if outlet not in self._open:
             return
         self._open.discard(outlet)
+        self.late.discard(outlet)
         for watch in outlet.watches.values():
             self._live.unwatch(watch)
         outlet.watches.clear()  # each knows the outlet: a cycle, which might outlive thousands of connections
@@ -230,7 +216,7 @@ class Outlets:
 
     def resume(self, outlet: Outlet) -> None:
         """Show an outlet that may take more again what it has missed."""
-        outlet.late = False
+        self.late.discard(outlet)
         for watch in list(outlet.watches.values()):
             self._live.resume(watch)
 
@@ -239,7 +225,7 @@ class Outlets:
         ticked_at = beaten_at = time.monotonic()
         while True:
             await asyncio.sleep(FLUSH_S)
-            for outlet in [one for one in self._open if one.late]:
+            for outlet in list(self.late):
                 self.resume(outlet)
             now = time.monotonic()
             if now - ticked_at < TICK_S:

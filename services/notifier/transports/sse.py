@@ -18,7 +18,7 @@ from headway.contracts import Timestamp
 from services.notifier.hub import Snapshot, chunk_of, event_of
 from services.notifier.records import Records
 from services.notifier.transports.access import Access, Asked, Refused
-from services.notifier.transports.outlet import Outlets, Pipe
+from services.notifier.transports.outlet import Outlet, Outlets, Pipe
 
 HEADERS = {
     "Content-Type": "text/event-stream",
@@ -33,15 +33,23 @@ class Stream(Pipe):
 
     transport = "sse"
 
-    def __init__(self, connection: asyncio.Transport, origin: str | None, job_ids: set[str], *, chunked: bool) -> None:
+    def __init__(
+        self, connection: asyncio.Transport, origin: str | None, job_ids: set[str], late: set[Outlet], *, chunked: bool
+    ) -> None:
         super().__init__(connection, origin)
+        self._late = late  # where it is to be found once it has refused something
         self.done = asyncio.Event()
         self._chunked = chunked
         self._going = job_ids  # the jobs that have not ended
 
-    def spell(self, snapshot: Snapshot) -> bytes:
-        """Return a snapshot as an event, framed for this connection's version of HTTP."""
-        return snapshot.chunk if self._chunked else snapshot.event
+    def push(self, job_id: str, snapshot: Snapshot) -> bool:
+        """Write a snapshot, unless the connection is slow; with the last ending the stream is done."""
+        if self.slow():
+            self._late.add(self)
+            return False
+        self.write(snapshot.chunk if self._chunked else snapshot.event)
+        self.caught_up(job_id, ended=snapshot.ended)
+        return True
 
     def spell_error(self, error: dict[str, str]) -> bytes:
         """Return an error as an event."""
@@ -50,12 +58,8 @@ class Stream(Pipe):
     def _framed(self, event: bytes) -> bytes:
         return chunk_of(event) if self._chunked else event
 
-    def sent(self, job_id: str, snapshot: Snapshot) -> None:
-        """Take that a snapshot was written: with the last ending the stream is done."""
-        self.caught_up(job_id, ended=snapshot.ended)
-
     def caught_up(self, job_id: str, *, ended: bool) -> None:
-        """Take how the job stands, though there is nothing to write."""
+        """Take how the job stands; when all have ended there is nothing more to write."""
         if ended:
             self._finish(job_id)
         else:
@@ -139,7 +143,7 @@ class Streams:
             comment()
         )  # with the headers, which wait for the first bytes; the rest goes around aiohttp
         job_ids, origin = {str(one.granted.job_id) for one in asked}, request.headers.get("Origin")
-        stream = Stream(request.transport, origin, job_ids, chunked=chunked)
+        stream = Stream(request.transport, origin, job_ids, self._outlets.late, chunked=chunked)
         with self._outlets.open(stream):
             for one in refused:
                 stream.write(stream.spell_error(one.problem))
