@@ -8,8 +8,8 @@ from typing import cast
 
 from aiohttp import web
 
-from services import metrics
-from services.problems import PROBLEM, Handler, TooSlow, render
+from services import heads, metrics
+from services.problems import PROBLEM, TooSlow, render
 
 HEAD_S = 10.0  # for a whole head, however it drips in
 SPARE_S = 15.0  # until the first byte: browsers open some connections in advance
@@ -24,8 +24,6 @@ class Handshakes:
 
     def __init__(self, runner: web.AppRunner) -> None:
         self._runner = runner
-        self._begun: dict[asyncio.BaseProtocol, asyncio.TimerHandle] = {}
-        runner.app.middlewares.insert(0, self._made)
 
     def __call__(self) -> asyncio.Protocol:
         """Return what waits for a connection's first byte."""
@@ -36,23 +34,18 @@ class Handshakes:
             transport.close()
             return
         protocol = server()
-        self._begun[protocol] = asyncio.get_running_loop().call_later(HEAD_S, self._give_up, protocol, transport)
+        heads.coming(protocol, asyncio.get_running_loop().call_later(HEAD_S, _give_up, protocol, transport))
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
         protocol.data_received(data)
 
-    @web.middleware
-    async def _made(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if begun := self._begun.pop(request.protocol, None):
-            begun.cancel()
-        return await handler(request)
 
-    def _give_up(self, protocol: asyncio.BaseProtocol, transport: asyncio.Transport) -> None:
-        del self._begun[protocol]
-        if not transport.is_closing():
-            metrics.REQUESTS.labels("unknown", "unmatched", TooSlow.status).inc()
-            transport.write(_GIVEN_UP)
-            transport.close()
+def _give_up(protocol: asyncio.BaseProtocol, transport: asyncio.Transport) -> None:
+    heads.give_up(protocol)
+    if not transport.is_closing():
+        metrics.REQUESTS.labels("unknown", "unmatched", TooSlow.status).inc()
+        transport.write(_GIVEN_UP)
+        transport.close()
 
 
 class _Spare(asyncio.Protocol):

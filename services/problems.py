@@ -12,10 +12,11 @@ from typing import ClassVar, TypeVar
 import msgspec
 import structlog
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import PayloadEncodingError as PayloadError
 
 from headway.contracts import decode
-from services import metrics
+from services import heads, metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 T = TypeVar("T")
@@ -23,6 +24,7 @@ B = TypeVar("B", bytes, bytearray)
 JSON = "application/json"
 PROBLEM = "application/problem+json"
 BODY_S = 10.0  # for a whole body, however it drips in
+_READY = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
 HELD = web.RequestKey("held", bool)  # set on a request whose answer is held back
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -122,9 +124,34 @@ def respond(status: int, code: str, detail: str, *, field: str | None = None,
     return web.Response(status=status, body=render(status, code, detail, field), content_type=PROBLEM, headers=headers)
 
 
+class Ready(web.StreamResponse):
+    """JSON that leaves in one write: aiohttp takes as long to spell an answer's head as a report takes to be kept."""
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__()
+        self._written = _READY % (len(body), body)
+        self._kept: bool | None = None
+
+    @property
+    def keep_alive(self) -> bool | None:
+        """Tell whether the connection is kept, as whoever asked wants it."""
+        return self._kept
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Write all of it."""
+        self._kept = request.keep_alive
+        if request.transport is not None:
+            request.transport.write(self._written)
+        return None
+
+    async def write_eof(self, _data: bytes = b"") -> None:
+        """Write nothing more."""
+
+
 @web.middleware
 async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn whatever a handler raises into a problem, and measure the request."""
+    heads.came(request.protocol)
     started = time.perf_counter()
     route = route_of(request)
     try:
@@ -141,11 +168,15 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         log.exception("request_failed", method=request.method, route=route)
         response = respond(500, "internal_error", "Internal error")
     metrics.REQUESTS.labels(request.method, route, response.status).inc()
-    held = HELD in request or "Prefer" in request.headers
-    if isinstance(response, web.Response) and not held:  # streams and held requests take long
+    if isinstance(response, Ready) or (isinstance(response, web.Response) and not _held(request)):
         duration_s = time.perf_counter() - started
         metrics.REQUEST_DURATION.labels(request.method, route).observe(duration_s)
     return response
+
+
+def _held(request: web.Request) -> bool:
+    """Tell whether a request's answer was held back, which takes long and says nothing."""
+    return HELD in request or "Prefer" in request.headers
 
 
 @web.middleware

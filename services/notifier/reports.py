@@ -25,7 +25,7 @@ from services.notifier import metrics
 from services.notifier.live import Live
 from services.notifier.records import Records
 from services.problems import (
-    JSON,
+    Ready,
     Unauthorized,
     Unavailable,
     Unprocessable,
@@ -57,7 +57,7 @@ class Reports:
         line = "/progress/{key}"
         return [web.post("/reports", self.take), web.get(line, self.take_line), web.post(line, self.take_line)]
 
-    async def take(self, request: web.Request) -> web.Response:
+    async def take(self, request: web.Request) -> Ready:
         """Pass a batch through the gate; any doubt about its outcome is a 503, and the worker sends it again."""
         self._authorize(bearer(request))
         reports = read_batch(await read_body(request, BATCH_BYTES))
@@ -68,7 +68,7 @@ class Reports:
             raise _doubt(error, len(reports)) from error
         return _tell(verdicts, verdicts)
 
-    async def take_line(self, request: web.Request) -> web.Response:
+    async def take_line(self, request: web.Request) -> Ready:
         """Pass a report that is one URL through the gate, and answer its verdict."""
         self._authorize(request.match_info["key"])
         line = read_query(request, OneLine)
@@ -89,10 +89,10 @@ def _doubt(error: Exception, count: int) -> Unavailable:
     return Unavailable("The records are away; report again.", retry_after_s=RETRY_AFTER_S)
 
 
-def _tell(body: Any, verdicts: Sequence[Verdict]) -> web.Response:
+def _tell(body: Any, verdicts: Sequence[Verdict]) -> Ready:
     for verdict in verdicts:
         metrics.REPORTS.labels(verdict.reason or "accepted").inc()
-    return web.Response(body=encode(body), content_type=JSON)
+    return Ready(encode(body))
 
 
 def read_batch(body: bytes) -> list[JobReport]:

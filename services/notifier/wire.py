@@ -77,7 +77,7 @@ class Wire(asyncio.Protocol):
             raise Disconnected(LOST)
         if self._transport.get_write_buffer_size() > LEFT_BYTES:
             raise Disconnected(FULL)
-        self._transport.writelines([hiredis.pack_command(tuple(command)) for command in commands])
+        self._transport.write(b"".join([hiredis.pack_command(tuple(command)) for command in commands]))
 
     def close(self) -> None:
         """Close at once."""
