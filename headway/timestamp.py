@@ -41,6 +41,10 @@ class Timestamp(int):
 
     def __str__(self) -> str:
         """Spell it as RFC 3339 in UTC with milliseconds."""
+        return self.quoted()[1:-1].decode()
+
+    def quoted(self) -> bytes:
+        """Spell it as JSON does."""
         return _spell_time(int(self))
 
 
@@ -54,6 +58,6 @@ def _read_time(text: str) -> Timestamp:
 
 
 @lru_cache(maxsize=10_000)
-def _spell_time(milliseconds: int) -> str:
+def _spell_time(milliseconds: int) -> bytes:
     moment = EPOCH + timedelta(milliseconds=milliseconds)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return b'"%b"' % moment.isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()

@@ -10,7 +10,7 @@ import platform
 import time
 from importlib.metadata import version
 
-from prometheus_client import Gauge, Histogram, disable_created_metrics
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
 from services.settings import environment
 from services.tally import Tally, TallyHistogram
@@ -24,7 +24,7 @@ REQUEST_DURATION = TallyHistogram("http_request_duration_seconds", "How long did
 LOOP_LAG = Histogram("event_loop_lag_seconds", "How late does the event loop come to what is due?",
                      buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5))  # fmt: skip
 DRAINING = Gauge("headway_draining", "Is this process about to stop?")
-LOG_MESSAGES = Tally("log_messages", "How many lines were logged?", ["level"])
+LOG_MESSAGES = Counter("log_messages", "How many lines were logged?", ["level"])
 for level in ("debug", "info", "warning", "error"):
     LOG_MESSAGES.labels(level)
 

@@ -6,6 +6,8 @@ import asyncio
 import hmac
 import time
 from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 from typing import ClassVar, TypeVar
 
@@ -24,7 +26,7 @@ B = TypeVar("B", bytes, bytearray)
 JSON = "application/json"
 PROBLEM = "application/problem+json"
 BODY_S = 10.0  # for a whole body, however it drips in
-_READY = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+_READY = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nDate: %b\r\nContent-Length: %d\r\n%b\r\n"
 HELD = web.RequestKey("held", bool)  # set on a request whose answer is held back
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -129,7 +131,7 @@ class Ready(web.StreamResponse):
 
     def __init__(self, body: bytes) -> None:
         super().__init__()
-        self._written = _READY % (len(body), body)
+        self._bytes = body
         self._kept: bool | None = None
 
     @property
@@ -140,12 +142,19 @@ class Ready(web.StreamResponse):
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Write all of it."""
         self._kept = request.keep_alive
+        last = b"" if self._kept else b"Connection: close\r\n"
+        head = _READY % (_date(int(time.time())), len(self._bytes), last)
         if request.transport is not None:
-            request.transport.write(self._written)
+            request.transport.write(head if request.method == "HEAD" else head + self._bytes)
         return None
 
     async def write_eof(self, _data: bytes = b"") -> None:
         """Write nothing more."""
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> bytes:
+    return formatdate(second, usegmt=True).encode()
 
 
 @web.middleware

@@ -6,7 +6,6 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -31,6 +30,7 @@ from services.notifier.wire import Command
 
 GATE = (Path(__file__).parent / "gate.lua").read_bytes()
 PREFIX = "headway:job:{"
+NULL = b"null"
 ROUNDS = 3  # how often what met no script is run again: calls may have followed their keys to a further server
 
 Call = list[Any]  # the key, then the script's arguments
@@ -126,10 +126,8 @@ def _verdict(job_id: UUID, answer: list[Any]) -> Verdict:
     return Verdict(job_id, bool(accepted), reason.decode() if reason else None, bool(cancel_requested), bool(watched))
 
 
-@lru_cache(maxsize=10_000)
 def _moment(moment: Timestamp | None) -> bytes:
-    """Spell a time; all reports of a job repeat some, and those of a lease others."""
-    return encode(moment)
+    return NULL if moment is None else moment.quoted()
 
 
 def _report(report: JobReport) -> Call:

@@ -93,7 +93,7 @@ async def test_connection_is_told(client: Client, stack: Stack) -> None:
     await stack.kill("notifier")
     states = await client.hears("job", "connection", 4)
     assert states == ["connecting", "live", "reconnecting", "live"]
-    assert client.sent[-1] == {"watch": receipt["token"], "version": end["version"]}
+    await wait_until(lambda: client.sent[-1] == {"watch": receipt["token"], "version": end["version"]})
     assert (await client.told("job", "job"))[-1] == end
 
 
