@@ -14,6 +14,7 @@ from services.problems import PROBLEM, TooSlow, render
 HEAD_S = 10.0  # for a whole head, however it drips in
 SPARE_S = 15.0  # until the first byte: browsers open some connections in advance
 
+_END = b"\r\n\r\n"  # of a head
 _BODY = render(TooSlow.status, TooSlow.code, "The request does not come.")
 _HEAD = "HTTP/1.1 408 Request Timeout\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n"
 _GIVEN_UP = _HEAD.format(PROBLEM, len(_BODY)).encode() + _BODY
@@ -34,7 +35,8 @@ class Handshakes:
             transport.close()
             return
         protocol = server()
-        heads.coming(protocol, asyncio.get_running_loop().call_later(HEAD_S, _give_up, protocol, transport))
+        if _END not in data.lstrip(b"\r\n"):  # empty lines before a request are nothing
+            heads.coming(protocol, asyncio.get_running_loop().call_later(HEAD_S, _give_up, protocol, transport))
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
         protocol.data_received(data)

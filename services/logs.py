@@ -70,7 +70,7 @@ def _json(event: Any, **_options: Any) -> str:
 
 
 def _counted(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    metrics.LOG_MESSAGES.labels(event["level"]).inc()
+    metrics.LOGGED.get(event["level"], metrics.LOGGED["error"]).inc()
     return event
 
 

@@ -25,8 +25,7 @@ LOOP_LAG = Histogram("event_loop_lag_seconds", "How late does the event loop com
                      buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5))  # fmt: skip
 DRAINING = Gauge("headway_draining", "Is this process about to stop?")
 LOG_MESSAGES = Counter("log_messages", "How many lines were logged?", ["level"])
-for level in ("debug", "info", "warning", "error"):
-    LOG_MESSAGES.labels(level)
+LOGGED = {level: LOG_MESSAGES.labels(level) for level in ("debug", "info", "warning", "error", "critical")}
 
 LAG_TICK_S = 0.5
 

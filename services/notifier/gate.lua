@@ -1,7 +1,8 @@
 -- The one gate: every change of a job passes here, whole or not at all.
 --
 -- KEYS[1] is the job's record (a hash) and the name of its channel. ARGV[1] says what is asked:
---   report    the fields of REPORTED  -> {accepted, reason, cancel_requested, watched, published}
+--   report    the fields of REPORTED  -> when it is accepted, the sum of CANCEL, WATCHED and PUBLISHED that hold;
+--                                        when not, {why, whether a cancel is requested}
 --   progress  the fields of PROGRESS  -> the same; kind may be null
 --   cancel    the fields of GRANTED   -> the snapshot
 --   read                              -> the snapshot, or nil
@@ -22,6 +23,7 @@ local KEPT = {cancel_requested = '^[tf]%l+$', started_at = TIME}  -- by a report
 local TOLD = {id = TEXT, kind = TEXT, attempt = COUNT, max_attempts = COUNT, submitted_at = TIME, due_at = TIME,
   lease_until = TIME, expires_at = TIME}  -- by all else, too
 local ENDED = {['"succeeded"'] = true, ['"failed"'] = true, ['"cancelled"'] = true}
+local CANCEL, WATCHED, PUBLISHED = 1, 2, 4
 local TAKEOVER_MS = 10 * 60 * 1000  -- how long a quiet record still refuses another message
 local KEEP_MS = 60 * 60 * 1000      -- how long a record outlives its job's time, and its own last change
 
@@ -152,11 +154,11 @@ local function refusal(old, new)
   return compare('sequence') <= 0 and 'stale' or nil
 end
 
-local function flag(value) return value and 1 or 0 end
+local function flag(value, weight) return value and weight or 0 end
 
 local function report(old, new)
   local reason = old and refusal(old, new)
-  if reason then return {0, reason, flag(old.cancel_requested == 'true'), 0, 0} end
+  if reason then return {reason, flag(old.cancel_requested == 'true', 1)} end
   local same_generation = old and old.generation == new.generation
   local same_run = same_generation and old.message_id == new.message_id and old.delivery == new.delivery
   new.cancel_requested = same_generation and old.cancel_requested or 'false'
@@ -171,7 +173,7 @@ local function report(old, new)
   else
     watchers, published = select(2, store(new, old)), true
   end
-  return {1, false, flag(new.cancel_requested == 'true'), flag(watchers > 0), flag(published)}
+  return flag(new.cancel_requested == 'true', CANCEL) + flag(watchers > 0, WATCHED) + flag(published, PUBLISHED)
 end
 
 -- Makes a report of a bare progress: what that does not know, the record does.

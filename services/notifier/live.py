@@ -62,7 +62,10 @@ class Live:
             log.warning("publication_unreadable", job_id=job_id, size=len(text))
             return
         self._deliver(job_id, snapshot)
-        self._measure(Timestamp.now(), job_id, snapshot)
+        now = time.time() * 1000
+        PUBSUB_LAG.observe(max(0, now - snapshot.version) / 1000)
+        if sent_at := self._sent.pop(job_id, None):
+            DELIVERY_LATENCY.observe(max(0, now - sent_at) / 1000)
 
     def _deliver(self, job_id: str, snapshot: Snapshot) -> None:
         shown, replaced = self._hub.deliver(job_id, snapshot, time.monotonic())
@@ -88,11 +91,6 @@ class Live:
     def unpublished(self, report: JobReport) -> None:
         """Take that a report was refused, or changed nothing that a watcher sees."""
         self._sent.pop(spell_id(report.job_id), None)
-
-    def _measure(self, now: Timestamp, job_id: str, snapshot: Snapshot) -> None:
-        PUBSUB_LAG.observe(max(0, now - snapshot.version) / 1000)
-        if sent_at := self._sent.pop(job_id, None):
-            DELIVERY_LATENCY.observe(max(0, now - sent_at) / 1000)
 
     def confirmed(self, job_id: str) -> None:
         """Take that a job's subscription stands: what was published before may be lost, so read."""

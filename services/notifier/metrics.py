@@ -11,9 +11,9 @@ LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 
 REPORTS = Tally("notifier_reports", "How many reports got which verdict?", ["verdict"])
 CONNECTIONS = Gauge("notifier_connections", "How many connections are open?", ["transport"])
-OPENED = Counter("notifier_connections_opened", "How many connections were opened?", ["transport"])
-CLOSED = Counter("notifier_connections_closed", "How many connections were closed, and how?", ["transport", "code"])
-CONNECTION_DURATION = Histogram(
+OPENED = Tally("notifier_connections_opened", "How many connections were opened?", ["transport"])
+CLOSED = Tally("notifier_connections_closed", "How many connections were closed, and how?", ["transport", "code"])
+CONNECTION_DURATION = TallyHistogram(
     "notifier_connection_duration_seconds",
     "How long was a connection open?",
     ["transport"],

@@ -31,6 +31,7 @@ from services.notifier.wire import Command
 GATE = (Path(__file__).parent / "gate.lua").read_bytes()
 PREFIX = "headway:job:{"
 NULL = b"null"
+CANCEL, WATCHED, PUBLISHED = 1, 2, 4  # what the gate's answer to an accepted report is the sum of
 ROUNDS = 3  # how often what met no script is run again: calls may have followed their keys to a further server
 
 Call = list[Any]  # the key, then the script's arguments
@@ -59,17 +60,15 @@ class Records:
         """
         reports = list(reports)
         answers = await self._call("report", [_report(report) for report in reports])
-        verdicts = []
-        for report, (*verdict, published) in zip(reports, answers, strict=True):
-            verdicts.append(_verdict(report.job_id, verdict))
-            if not published:
+        for report, answer in zip(reports, answers, strict=True):
+            if isinstance(answer, list) or not answer & PUBLISHED:
                 unpublished(report)
-        return verdicts
+        return [_verdict(report.job_id, answer) for report, answer in zip(reports, answers, strict=True)]
 
     async def progress(self, line: OneLine, job_ttl_s: float) -> Verdict:
         """Pass a one-line report through the gate; the record tells what it does not. Raises as `apply`."""
         (answer,) = await self._call("progress", [_progress(line, Timestamp.now(), job_ttl_s)])
-        return _verdict(line.job_id, answer[:-1])
+        return _verdict(line.job_id, answer)
 
     async def cancel(self, granted: Pass) -> bytes:
         """Cancel a job and return its snapshot: at once, or by request when a worker holds it; an ending stands."""
@@ -86,22 +85,27 @@ class Records:
         started = time.monotonic()
         try:
             answers = await self._servers.run([self._known(call) for call in calls])
-            for _ in range(ROUNDS):
-                missed = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-                if not missed:
-                    break
-                again = await self._servers.run(self._brought([calls[index] for index in missed]))
-                for index, answer in zip(missed, again, strict=True):
-                    answers[index] = answer
-            for answer in answers:
-                if isinstance(answer, RedisError):
-                    raise answer
+            if any(isinstance(answer, RedisError) for answer in answers):
+                await self._mend(calls, answers)
         except (RedisError, OSError):
             metrics.REDIS_ERRORS.labels(op).inc()
             raise
         finally:
             metrics.REDIS_DURATION.labels(op).observe(time.monotonic() - started)
         return answers
+
+    async def _mend(self, calls: Sequence[Call], answers: list[Any]) -> None:
+        """Run again what met no script; raise whatever else was refused."""
+        for _ in range(ROUNDS):
+            missed = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+            if not missed:
+                break
+            again = await self._servers.run(self._brought([calls[index] for index in missed]))
+            for index, answer in zip(missed, again, strict=True):
+                answers[index] = answer
+        for answer in answers:
+            if isinstance(answer, RedisError):
+                raise answer
 
     def _known(self, call: Call) -> tuple[str, Command]:
         """Spell a call to a server that knows the gate."""
@@ -121,9 +125,11 @@ class Records:
         return commands
 
 
-def _verdict(job_id: UUID, answer: list[Any]) -> Verdict:
-    accepted, reason, cancel_requested, watched = answer
-    return Verdict(job_id, bool(accepted), reason.decode() if reason else None, bool(cancel_requested), bool(watched))
+def _verdict(job_id: UUID, answer: Any) -> Verdict:
+    if isinstance(answer, list):
+        reason, cancel_requested = answer
+        return Verdict(job_id, accepted=False, reason=reason.decode(), cancel_requested=bool(cancel_requested))
+    return Verdict(job_id, True, None, bool(answer & CANCEL), bool(answer & WATCHED))
 
 
 def _moment(moment: Timestamp | None) -> bytes:
@@ -143,7 +149,7 @@ def _report(report: JobReport) -> Call:
         report.max_attempts,
         encode(present(report.progress)),
         bytes(report.result),
-        encode(report.error),
+        NULL if report.error is None else encode(report.error),
         _moment(report.submitted_at),
         _moment(report.due_at),
         _moment(report.lease_until),

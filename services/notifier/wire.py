@@ -21,7 +21,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as Disconnected
 
-Command = Sequence[Any]  # its words: text, bytes or numbers
+Command = tuple[Any, ...]  # its words: text, bytes or numbers
 
 LEFT_BYTES = 16 * 1024 * 1024  # what may wait to be sent: more than that, and the server is too slow
 LOST, FULL = "The connection to Redis was lost.", "Too much waits for Redis."
@@ -77,7 +77,7 @@ class Wire(asyncio.Protocol):
             raise Disconnected(LOST)
         if self._transport.get_write_buffer_size() > LEFT_BYTES:
             raise Disconnected(FULL)
-        self._transport.write(b"".join([hiredis.pack_command(tuple(command)) for command in commands]))
+        self._transport.write(b"".join([hiredis.pack_command(command) for command in commands]))
 
     def close(self) -> None:
         """Close at once."""
