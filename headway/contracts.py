@@ -10,7 +10,7 @@ import base64
 import re
 from collections.abc import Hashable
 from functools import lru_cache
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -198,7 +198,7 @@ def decode(text: bytes | str, kind: type[T]) -> T:
     """
     try:
         data = text if isinstance(text, str) else text.decode()  # what is Raw inside is not checked for UTF-8
-        return cast(T, _decoder(cast(Hashable, kind)).decode(data))
+        return _decoder(kind).decode(data)  # type: ignore[arg-type, no-any-return]
     except UnicodeDecodeError as error:
         raise msgspec.DecodeError("JSON is malformed: not UTF-8") from error
     except RecursionError as error:

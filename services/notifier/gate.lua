@@ -12,11 +12,11 @@ local FIELDS = {'id', 'kind', 'status', 'version', 'generation', 'attempt', 'max
   'error', 'cancel_requested', 'submitted_at', 'started_at', 'updated_at', 'finished_at', 'due_at', 'lease_until', 'expires_at',
   'message_id', 'delivery', 'sequence', 'lease_ms', 'due_ms', 'expires_ms'}
 local SHOWN = 18  -- so many of them are what a watcher sees; the others are for the fence
-local REPORTED = {'id', 'kind', 'status', 'generation', 'attempt', 'max_attempts', 'progress', 'result', 'error',
+local REPORTED = {'kind', 'status', 'generation', 'attempt', 'max_attempts', 'progress', 'result', 'error',
   'submitted_at', 'due_at', 'lease_until', 'expires_at', 'message_id', 'delivery', 'sequence', 'lease_ms', 'due_ms',
   'expires_ms'}
-local PROGRESS = {'id', 'kind', 'status', 'max_attempts', 'progress', 'sequence', 'submitted_at', 'expires_at', 'expires_ms'}
-local GRANTED = {'id', 'kind', 'max_attempts', 'submitted_at', 'due_at', 'expires_at', 'expires_ms'}
+local PROGRESS = {'kind', 'status', 'max_attempts', 'progress', 'sequence', 'submitted_at', 'expires_at', 'expires_ms'}
+local GRANTED = {'kind', 'max_attempts', 'submitted_at', 'due_at', 'expires_at', 'expires_ms'}
 local NUMBERS = {'version', 'generation', 'delivery', 'sequence', 'lease_ms', 'due_ms', 'expires_ms'}
 local TEXT, TIME, COUNT = '^".+"$', '^"[%d:.TZ-]+"$', '^%d+$'
 local KEPT = {cancel_requested = '^[tf]%l+$', started_at = TIME}  -- by a report
@@ -73,8 +73,9 @@ local function load()
   return record
 end
 
+-- Names what came; which job it is about stands in the braces of its key.
 local function named(names)
-  local values = {}
+  local values = {id = '"' .. string.match(key, '{(.*)}') .. '"'}
   for i = 1, #names do values[names[i]] = ARGV[i + 1] end
   return values
 end

@@ -62,22 +62,13 @@ class Link:
 class _Batch:
     """Commands whose answers are told together."""
 
-    __slots__ = ("_count", "_told", "answers", "asked_at")
+    __slots__ = ("answers", "asked_at", "count", "told")
 
     def __init__(self, count: int) -> None:
         self.answers: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         self.asked_at = time.monotonic()
-        self._count = count
-        self._told: list[Any] = []
-
-    def take(self, answer: Any) -> bool:
-        """Take the next answer; tell whether it was the last."""
-        self._told.append(answer)
-        if len(self._told) < self._count:
-            return False
-        if not self.answers.done():  # whoever asked may have given up
-            self.answers.set_result(self._told)
-        return True
+        self.count = count
+        self.told: list[Any] = []
 
 
 class _Line:
@@ -103,8 +94,12 @@ class _Line:
     def take(self, answer: Any) -> None:
         """Take the next answer."""
         self._waiting -= 1
-        if self._asked[0].take(answer):
+        batch = self._asked[0]
+        batch.told.append(answer)
+        if len(batch.told) == batch.count:
             self._asked.popleft()
+            if not batch.answers.done():  # whoever asked may have given up
+                batch.answers.set_result(batch.told)
         if isinstance(answer, ReadOnlyError):  # a server that no longer leads: the next connection asks who does
             self.wire.close()
 

@@ -84,8 +84,7 @@ class Live:
     def reported(self, reports: Iterable[JobReport]) -> None:
         """Take when workers sent what came in here, to tell how long the way to this replica's watchers is."""
         for report in reports:
-            job_id = spell_id(report.job_id)
-            if report.sent_at is not None and job_id in self._hub:
+            if report.sent_at is not None and (job_id := spell_id(report.job_id)) in self._hub:
                 self._sent[job_id] = report.sent_at
 
     def unpublished(self, report: JobReport) -> None:

@@ -141,7 +141,6 @@ def _report(report: JobReport) -> Call:
     return [
         channel(spell_id(report.job_id)),
         "report",
-        encode(report.job_id),
         encode(report.kind),
         encode(report.status),
         report.generation,
@@ -169,7 +168,6 @@ def _progress(line: OneLine, now: Timestamp, job_ttl_s: float) -> Call:
     return [
         channel(line.job_id),
         "progress",
-        encode(line.job_id),
         encode(line.kind),
         encode("succeeded" if line.progress == 100 else "running"),
         DEFAULT_ATTEMPTS,
@@ -186,7 +184,6 @@ def _cancel(granted: Pass) -> Call:
     return [
         channel(granted.job_id),
         "cancel",
-        encode(granted.job_id),
         encode(granted.kind),
         DEFAULT_ATTEMPTS,
         encode(granted.submitted_at),
