@@ -6,6 +6,7 @@ a fifth of the time: they are changed by one thread alone, the loop's, and need 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -65,8 +66,9 @@ class _Tally(Collector, Generic[S]):
             found = self._series[values] = self._new()
         return found
 
+    @abstractmethod
     def _new(self) -> S:
-        raise NotImplementedError
+        """Begin a series."""
 
     def _labelled(self) -> Iterator[tuple[list[str], S]]:
         for values, series in list(self._series.items()):

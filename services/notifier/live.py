@@ -28,6 +28,11 @@ RETRY_S = 0.25
 TICK_S = 1.0
 
 
+def _count(snapshot: Snapshot, shown: int) -> None:
+    SENT.inc(shown)
+    SENT_BYTES.inc(shown * len(snapshot.text))
+
+
 class Live:
     """Connects the hub, which knows who watches, with the bus and the records."""
 
@@ -56,9 +61,8 @@ class Live:
 
     def heard(self, job_id: str, text: bytes) -> None:
         """Take what was published of a job."""
-        try:
-            snapshot = Snapshot(text)
-        except ValueError:
+        snapshot = Snapshot.read(text)
+        if snapshot is None:
             log.warning("publication_unreadable", job_id=job_id, size=len(text))
             return
         self._deliver(job_id, snapshot)
@@ -71,15 +75,13 @@ class Live:
         shown, replaced = self._hub.deliver(job_id, snapshot, time.monotonic())
         if replaced:
             metrics.DROPPED.labels("slow").inc(replaced)
-        SENT.inc(shown)
-        SENT_BYTES.inc(shown * len(snapshot.text))
+        _count(snapshot, shown)
 
     def resume(self, watch: Watch) -> None:
         """Show a watcher that takes more again what it has missed."""
         snapshot = self._hub.resume(watch)
         if snapshot is not None:
-            SENT.inc()
-            SENT_BYTES.inc(len(snapshot.text))
+            _count(snapshot, 1)
 
     def reported(self, reports: Iterable[JobReport]) -> None:
         """Take when workers sent what came in here, to tell how long the way to this replica's watchers is."""

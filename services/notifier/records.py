@@ -30,7 +30,6 @@ from services.notifier.wire import Command
 
 GATE = (Path(__file__).parent / "gate.lua").read_bytes()
 PREFIX = "headway:job:{"
-NULL = b"null"
 CANCEL, WATCHED, PUBLISHED = 1, 2, 4  # what the gate's answer to an accepted report is the sum of
 ROUNDS = 3  # how often what met no script is run again: calls may have followed their keys to a further server
 
@@ -60,10 +59,12 @@ class Records:
         """
         reports = list(reports)
         answers = await self._call("report", [_report(report) for report in reports])
+        verdicts = []
         for report, answer in zip(reports, answers, strict=True):
+            verdicts.append(_verdict(report.job_id, answer))
             if isinstance(answer, list) or not answer & PUBLISHED:
                 unpublished(report)
-        return [_verdict(report.job_id, answer) for report, answer in zip(reports, answers, strict=True)]
+        return verdicts
 
     async def progress(self, line: OneLine, job_ttl_s: float) -> Verdict:
         """Pass a one-line report through the gate; the record tells what it does not. Raises as `apply`."""
@@ -133,7 +134,7 @@ def _verdict(job_id: UUID, answer: Any) -> Verdict:
 
 
 def _moment(moment: Timestamp | None) -> bytes:
-    return NULL if moment is None else moment.quoted()
+    return b"null" if moment is None else moment.quoted()
 
 
 def _report(report: JobReport) -> Call:
@@ -148,7 +149,7 @@ def _report(report: JobReport) -> Call:
         report.max_attempts,
         encode(present(report.progress)),
         bytes(report.result),
-        NULL if report.error is None else encode(report.error),
+        encode(report.error),
         _moment(report.submitted_at),
         _moment(report.due_at),
         _moment(report.lease_until),

@@ -116,16 +116,11 @@ class Connection(Pipe, asyncio.Protocol):
     def resume_writing(self) -> None:
         """Take that there is room again."""
         self._slow = False
-        self._stuck_since = None
         self._service.drained(self)
 
     def slow(self) -> bool:
         """Tell whether too much waits already."""
         return self._slow
-
-    def stuck_s(self, now: float) -> float:
-        """Return for how long nothing has been taken though too much waits."""
-        return super().stuck_s(now) if self._slow else 0.0
 
     # What the other side says.
 
