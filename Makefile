@@ -42,7 +42,7 @@ LOAD := bench/notifier/build
 bench-notifier: $(BENCH) $(LOAD)/load $(LOAD)/limit ## Measure the notifier beside Socket.IO, FastAPI and others; needs a C compiler
 	$(RUN) -m bench.notifier $(ARGS)
 
-$(LOAD)/load: $(addprefix bench/notifier/,load.c frames.c meter.c reports.c watchers.c load.h)
+$(LOAD)/load: $(addprefix bench/notifier/,load.c frames.c meter.c options.c reports.c watchers.c load.h)
 $(LOAD)/limit: bench/notifier/limit.c
 $(LOAD)/%:
 	@mkdir -p $(LOAD)

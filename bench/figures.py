@@ -27,9 +27,18 @@ def percentile(values: Iterable[float], percent: float) -> float:
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
+def turns(rows: Iterable[Row], system: str, measure: str) -> dict[int, list[float]]:
+    """Return what was measured in each round, in order."""
+    found: dict[int, list[float]] = {}
+    for row in rows:
+        if (row.system, row.measure) == (system, measure):
+            found.setdefault(row.round, []).append(row.value)
+    return found
+
+
 def values(rows: Iterable[Row], system: str, measure: str) -> list[float]:
-    """Return what the rounds measured."""
-    return [row.value for row in rows if (row.system, row.measure) == (system, measure)]
+    """Return each round's figure, which is the median of its turns."""
+    return [median(measured) for measured in turns(rows, system, measure).values()]
 
 
 def table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:

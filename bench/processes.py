@@ -13,6 +13,7 @@ from typing import Self
 from dev.environment import ROOT
 
 GRACE_S = 5.0
+ANSWER_S = 300.0  # the longest that a process may take to do as it is told
 
 
 class Ended(Exception):  # noqa: N818 - reads as what it is
@@ -28,7 +29,7 @@ def made(folder: Path) -> Path:
 class Process:
     """A running process and its children."""
 
-    answers = False  # whether standard output is read, rather than logged
+    answers = False  # whether it is told what to do, line by line, and answers with lines, which are not logged
 
     def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
         self._process = process
@@ -55,6 +56,17 @@ class Process:
         if self._process.returncode is not None:
             last = "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
             raise Ended(f"{self._log.stem} ended with {self._process.returncode}:\n{last}")
+
+    async def ask(self, command: str) -> bytes:
+        """Tell what to do, and return the answer; raise Ended when there is none, TimeoutError when it takes long."""
+        assert self._process.stdin is not None  # noqa: S101
+        assert self._process.stdout is not None  # noqa: S101
+        self._process.stdin.write(f"{command}\n".encode())
+        answer = await asyncio.wait_for(self._process.stdout.readline(), ANSWER_S)
+        if not answer:
+            await self._process.wait()
+            self.check()
+        return answer.strip()
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process and its children."""

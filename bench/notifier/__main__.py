@@ -23,7 +23,7 @@ from dev.environment import ROOT
 
 RESULTS = ROOT / "bench/results/notifier.csv"
 DOCUMENT, PLOT = ROOT / "docs/performance.md", ROOT / "docs/performance-notifier.svg"
-SECONDS = 5.0
+SECONDS = 1.0
 
 
 async def rounds(asked: argparse.Namespace, scenarios: Sequence[Scenario], chosen: Sequence[System]) -> list[Row]:
@@ -49,7 +49,7 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", action="append", metavar="NAME", help=f"a system {begins}")
     parser.add_argument("--scenario", action="append", metavar="NAME", help=f"a scenario {begins}")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="of reports in each run, 15 at most")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of reports in each turn, 15 at most")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the file of the raw rows")
     parser.add_argument("--folder", type=Path, help="where Redis and logs are kept; else they are removed")
     parser.add_argument("--show", action="store_true", help="measure nothing: show the raw rows that there are")

@@ -1,13 +1,13 @@
 // The load client of `python -m bench.notifier`: watchers and reporters in one thread, over one epoll, so that it
 // costs little of the core that it shares with Redis. Connects to loopback alone, never for long: see load.h's limits.
 //
-// What it does, in this order, and prints as one JSON object:
-//   1. connects all watchers, which costs a handshake each, and waits, which shows what an idle one weighs;
-//   2. has them watch (Headway's tokens), and waits again;
-//   3. reports at a pace, first to warm up, then measured.
+// It obeys its commands, one a line on standard input, and answers each with a line, which is a JSON object:
+//   open    connects a portion of the watchers, which costs a handshake each; all open, it waits, and weighs an idle one
+//   watch   has a portion of them watch (Headway's tokens), and weighs likewise
+//   report  reports at a pace, first to warm up, then measured
+// Between its commands it answers pings, so that many of these clients, each with a server of its own, can take turns.
 #define _GNU_SOURCE
 #include <errno.h>
-#include <getopt.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -16,23 +16,18 @@
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "load.h"
 
 enum { EVENTS = 1024, FIRST_WATCHERS = 50 };
-static const double WARM_SECONDS = 2.0, PAUSE_SECONDS = 0.3;
+#define FIRST_WARM 2.0 // s of reports before anything is measured: by then, what is to be compiled is
+#define WARM 0.5       // after others had their turns
+#define PAUSE 0.1
 
-struct options options = {
-    .watch_path = "/", .report_path = "/", .origin = "http://127.0.0.1", .watchers = 1, .reporters = 1, .batch = 1,
-    .outstanding = 1000000, .rate = 1, .settle_seconds = 0.3,
-};
-static int epoll_fd;
-
-static _Noreturn void give_up(const char *reason)
-{
-    fprintf(stderr, "load: %s\n", reason);
-    exit(2);
-}
+static int epoll_fd, opened, asked;  // watchers that were to open, and to watch
+static bool told;                    // a command can be read
+static uint64_t empty;               // bytes that the server has resident without a connection
 
 void follow(int fd, void *owner, uint32_t events)
 {
@@ -54,7 +49,9 @@ void wait_for_events(uint64_t until_ns)
     int count = epoll_pwait2(epoll_fd, events, EVENTS, &timeout, NULL);
     for (int i = 0; i < count; i++) {
         uintptr_t owner = (uintptr_t)events[i].data.ptr;
-        if (owner & 1)
+        if (!owner)
+            told = true;
+        else if (owner & 1)
             on_reporter((struct reporter *)(owner & ~(uintptr_t)1));
         else
             on_watcher(events[i].data.ptr, events[i].events);
@@ -70,100 +67,6 @@ int connect_to(int port)
     if (connect(fd, (struct sockaddr *)&address, sizeof address) != 0)
         give_up(strerror(errno));
     return fd;
-}
-
-// Reads jobs, one a line: token, head, middle and tail, with tabs between.
-static struct job *read_jobs(const char *path, int *count)
-{
-    static char line[1 << 16];
-    struct job *jobs = NULL;
-    FILE *file = fopen(path, "r");
-    if (!file)
-        give_up(path);
-    for (*count = 0; fgets(line, sizeof line, file); (*count)++) {
-        char *rest = strdup(line);
-        rest[strcspn(rest, "\n")] = 0;
-        jobs = realloc(jobs, (size_t)(*count + 1) * sizeof *jobs);
-        struct job *job = &jobs[*count];
-        job->token = strsep(&rest, "\t");
-        job->head = strsep(&rest, "\t");
-        job->middle = strsep(&rest, "\t");
-        job->tail = strsep(&rest, "\t");
-        if (!job->tail)
-            give_up("a job has too few fields");
-    }
-    fclose(file);
-    return jobs;
-}
-
-static int read_numbers(char *text, int *numbers, int most)
-{
-    int count = 0;
-    for (char *word = strtok(text, ","); word && count < most; word = strtok(NULL, ","))
-        numbers[count++] = atoi(word);
-    return count;
-}
-
-static enum protocol read_protocol(const char *name)
-{
-    return !strcmp(name, "headway") ? HEADWAY : !strcmp(name, "socketio") ? SOCKETIO : PLAIN;
-}
-
-enum flag {
-    PROTOCOL, WATCH_PORTS, REPORT_PORT, WATCH_PATH, REPORT_PATH, ORIGIN, KEY, WATCHERS, STUCK, JOBS, USE_JOBS, FILLER,
-    FILLER_REPORTS, REPORTERS, BATCH, OUTSTANDING, RATE, SECONDS, SETTLE, SERVER, REDIS, FLAGS
-};
-static const char *const NAMES[FLAGS] = {
-    "protocol", "watch-ports", "report-port", "watch-path", "report-path", "origin", "key", "watchers", "stuck", "jobs",
-    "use-jobs", "filler", "filler-reports", "reporters", "batch", "outstanding", "rate", "seconds", "settle", "server",
-    "redis"
-};
-
-static void read_option(enum flag flag, char *value)
-{
-    int ignored;
-    switch (flag) {
-    case PROTOCOL: options.protocol = read_protocol(value); break;
-    case WATCH_PORTS: options.replicas = read_numbers(value, options.watch_ports, MOST_REPLICAS); break;
-    case REPORT_PORT: options.report_port = atoi(value); break;
-    case WATCH_PATH: options.watch_path = value; break;
-    case REPORT_PATH: options.report_path = value; break;
-    case ORIGIN: options.origin = value; break;
-    case KEY: options.key = value; break;
-    case WATCHERS: options.watchers = atoi(value); break;
-    case STUCK: options.stuck = atoi(value); break;
-    case JOBS: options.jobs = read_jobs(value, &options.job_count); break;
-    case USE_JOBS: options.job_count = atoi(value); break;
-    case FILLER: options.filler = read_jobs(value, &ignored); break;
-    case FILLER_REPORTS: options.filler_reports = atoi(value); break;
-    case REPORTERS: options.reporters = atoi(value); break;
-    case BATCH: options.batch = atoi(value); break;
-    case OUTSTANDING: options.outstanding = atoi(value); break;
-    case RATE: options.rate = atof(value); break;
-    case SECONDS: options.seconds = atof(value); break;
-    case SETTLE: options.settle_seconds = atof(value); break;
-    case SERVER: options.server.count = read_numbers(value, options.server.ids, MOST_PROCESSES); break;
-    case REDIS: options.redis.count = read_numbers(value, options.redis.ids, MOST_PROCESSES); break;
-    case FLAGS: break;
-    }
-}
-
-static void read_options(int count, char **words)
-{
-    struct option known[FLAGS + 1] = {0};
-    int found;
-    for (int i = 0; i < FLAGS; i++)
-        known[i] = (struct option){NAMES[i], required_argument, NULL, 'A' + i};
-    while ((found = getopt_long(count, words, "", known, NULL)) != -1) {
-        if (found == '?')
-            exit(2);
-        read_option((enum flag)(found - 'A'), optarg);
-    }
-    if (!options.job_count || !options.replicas)
-        give_up("--jobs and --watch-ports are needed");
-    if (options.watchers + options.stuck > MOST_WATCHERS || options.reporters > MOST_REPORTERS ||
-        options.batch > MOST_BATCH || options.seconds > MOST_SECONDS || options.watchers < options.job_count)
-        give_up("more is asked for than this client does");
 }
 
 struct cost {
@@ -185,75 +88,119 @@ static void warm_up(void)
 {
     int few = options.watchers < FIRST_WATCHERS ? options.watchers : FIRST_WATCHERS;
     if (open_watchers(0, few) && watch_all(0, few))
-        wait_seconds(PAUSE_SECONDS);
+        wait_seconds(PAUSE);
     close_watchers(0, few);
-    wait_seconds(PAUSE_SECONDS);
+    wait_seconds(PAUSE);
 }
 
-static bool connect_everyone(void)
+static int portion_after(int count)
 {
-    uint64_t count = (uint64_t)options.watchers;
-    uint64_t empty = resident_bytes(&options.server), begun = cost().server_ns;
-    bool complete = open_watchers(0, options.watchers);
-    printf("\"upgrade_us\": %.3f, ", us_each(begun, cost().server_ns, count));
+    int size = (options.watchers + options.portions - 1) / options.portions, left = options.watchers - count;
+    return size < left ? size : left;
+}
+
+static void tell_weight(const char *name)
+{
     wait_seconds(options.settle_seconds);
-    uint64_t idle = resident_bytes(&options.server);
-    begun = cost().server_ns;
-    complete = complete && watch_all(0, options.watchers);
-    printf("\"watch_us\": %.3f, ", us_each(begun, cost().server_ns, count));
-    wait_seconds(options.settle_seconds);
-    uint64_t watched = resident_bytes(&options.server);
-    printf("\"idle_bytes\": %.1f, \"watched_bytes\": %.1f, ", ((double)idle - (double)empty) / (double)count,
-           ((double)watched - (double)empty) / (double)count);
-    return complete;
+    double bytes = (double)resident_bytes(&options.server) - (double)empty;
+    printf("\"%s\": %.1f, ", name, bytes / options.watchers);
+}
+
+static void open_portion(void)
+{
+    int size = portion_after(opened);
+    uint64_t begun = cost().server_ns;
+    open_watchers(opened, opened + size);
+    printf("\"upgrade_us\": %.3f, ", us_each(begun, cost().server_ns, (uint64_t)size));
+    opened += size;
+    if (opened == options.watchers)
+        tell_weight("idle_bytes");
+}
+
+static void watch_portion(void)
+{
+    int size = portion_after(asked);
+    uint64_t begun = cost().server_ns;
+    watch_all(asked, asked + size);
+    printf("\"watch_us\": %.3f, ", us_each(begun, cost().server_ns, (uint64_t)size));
+    asked += size;
+    if (asked == options.watchers)
+        tell_weight("watched_bytes");
 }
 
 // Watchers that read nothing are given so much that what their server holds for them is at its limit.
-static bool connect_stuck(void)
+static void connect_stuck(void)
 {
     int from = options.watchers, to = options.watchers + options.stuck;
     if (!open_watchers(from, to) || !watch_all(from, to))
-        return false;
+        return;
     stop_reading(from, to);
     open_reporters();
     fill();
-    wait_seconds(PAUSE_SECONDS);
-    return true;
+    close_reporters();
+    wait_seconds(PAUSE);
 }
 
 static void measure_reports(void)
 {
-    double most = WARM_SECONDS < options.seconds ? WARM_SECONDS : options.seconds;
+    static double warm = FIRST_WARM;
     open_reporters();
-    report(most);
-    wait_seconds(PAUSE_SECONDS);
+    report(warm);
+    warm = WARM;
+    wait_seconds(PAUSE);
     forget_deliveries();
     forget_reports();
     struct cost before = cost();
     report(options.seconds);
     struct cost after = cost();
+    close_reporters();
     printf("\"delivery_us\": %.3f, \"report_us\": %.3f, \"redis_us\": %.3f, ",
            us_each(before.server_ns, after.server_ns, delivered()),
            us_each(before.server_ns, after.server_ns, reported()),
            us_each(before.redis_ns, after.redis_ns, reported()));
-    printf("\"p50_us\": %lu, \"p99_us\": %lu, \"rate\": %.1f, \"seconds\": %.3f, ", (unsigned long)latency_us(0.5),
-           (unsigned long)latency_us(0.99), (double)reported() / posting_seconds(), reporting_seconds());
+    printf("\"p50_us\": %lu, \"p99_us\": %lu, \"rate\": %.1f, ", (unsigned long)latency_us(0.5),
+           (unsigned long)latency_us(0.99), (double)reported() / posting_seconds());
+    printf("\"reported\": %lu, \"refused\": %lu, \"delivered\": %lu, \"expected\": %lu, ", (unsigned long)reported(),
+           (unsigned long)refused(), (unsigned long)delivered(), (unsigned long)expected_deliveries());
+}
+
+// A peer's watchers watch as soon as they are open.
+static void obey(const char *command)
+{
+    printf("{");
+    if (!strcmp(command, "open\n"))
+        open_portion();
+    else if (!strcmp(command, "watch\n"))
+        watch_portion();
+    else if (!strcmp(command, "report\n"))
+        measure_reports();
+    else
+        give_up("no such command");
+    int watched = options.stuck + (options.protocol == HEADWAY ? asked : opened);
+    printf("\"unwatching\": %d, \"lost\": %d, \"complaint\": \"%s\"}\n", watched - watching(), lost_watchers(),
+           complaint());
+    fflush(stdout);
+}
+
+static bool await_command(char *command, int size)
+{
+    for (told = false; !told;)
+        wait_for_events(now_ns() + 1000000000u);
+    return fgets(command, size, stdin);
 }
 
 int main(int count, char **words)
 {
+    char command[16];
     read_options(count, words);
     prctl(PR_SET_TIMERSLACK, 1);  // a pace within the millisecond
     epoll_fd = epoll_create1(0);
-    printf("{");
+    follow(STDIN_FILENO, NULL, EPOLLIN);
     warm_up();
-    bool complete = (!options.stuck || connect_stuck()) && connect_everyone();
-    if (complete && options.seconds > 0)
-        measure_reports();
-    printf("\"watching\": %d, \"lost\": %d, \"reported\": %lu, \"refused\": %lu, ", watching() - options.stuck,
-           lost_watchers(), (unsigned long)reported(), (unsigned long)refused());
-    printf("\"delivered\": %lu, \"expected\": %lu, ", (unsigned long)delivered(),
-           (unsigned long)expected_deliveries());
-    printf("\"complaint\": \"%s\"}\n", complaint());
+    if (options.stuck)
+        connect_stuck();
+    empty = resident_bytes(&options.server);
+    while (await_command(command, sizeof command))
+        obey(command);
     return 0;
 }

@@ -36,6 +36,7 @@ struct options {
     const char *watch_path, *report_path;                   // `%d` is the number of the job
     const char *origin, *key;                               // the page's, and what reports are let in with
     int watchers, stuck, reporters, batch;
+    int portions;     // in which the watchers are opened, and are had to watch
     int outstanding;  // reports that may be on their way: who is slower than the pace is not drowned
     double rate, seconds, settle_seconds;
     struct job *jobs, *filler;  // the filler is one job's large report, for what stuck watchers do not take
@@ -43,6 +44,10 @@ struct options {
     struct processes server, redis;
 };
 extern struct options options;
+
+// options.c
+void read_options(int count, char **words);
+_Noreturn void give_up(const char *reason);
 
 // meter.c
 uint64_t now_ns(void);
@@ -84,6 +89,7 @@ uint64_t latency_us(double share);
 // reports.c
 struct reporter;
 void open_reporters(void);
+void close_reporters(void);
 void on_reporter(struct reporter *reporter);
 void fill(void);                           // what stuck watchers are to take
 void report(double seconds);               // at the pace, and then waits for deliveries and answers
@@ -91,6 +97,5 @@ void wait_seconds(double seconds);
 uint64_t reported(void);
 uint64_t refused(void);
 uint64_t expected_deliveries(void);
-double reporting_seconds(void);            // from the first report to the last delivery
 double posting_seconds(void);
 void forget_reports(void);

@@ -1,8 +1,7 @@
-"""The load client, run once: what it is told, what it has found, and whether that may count."""
+"""The load client: what it is told, what it finds in a turn, and whether that may count."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 import msgspec
@@ -11,60 +10,69 @@ from msgspec import Struct
 from bench.notifier.scenarios import Scenario
 from bench.notifier.servers import CLIENT_CORE, ORIGIN, Bed, Server, pinned
 from bench.notifier.systems import LOAD, System
+from bench.processes import Process
 
-LONGEST_S = 180.0  # more than all the limits in load.h together
 FILLER_REPORTS = 40  # of 30 kB: more than a server and its kernel hold of what a stuck watcher does not take
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """What the load client prints; `_us` are microseconds."""
+    """What the load client answers after a turn, without what the turn was not about; `_us` are microseconds."""
 
-    upgrade_us: float = 0
-    watch_us: float = 0
-    idle_bytes: float = 0
-    watched_bytes: float = 0
-    delivery_us: float = 0
-    report_us: float = 0
-    redis_us: float = 0
-    p50_us: int = 0
-    p99_us: int = 0
-    rate: float = 0
-    seconds: float = 0
-    watching: int
+    upgrade_us: float | None = None
+    watch_us: float | None = None
+    idle_bytes: float | None = None
+    watched_bytes: float | None = None
+    delivery_us: float | None = None
+    report_us: float | None = None
+    redis_us: float | None = None
+    p50_us: int | None = None
+    p99_us: int | None = None
+    rate: float | None = None
+    reported: int | None = None
+    refused: int = 0
+    delivered: int = 0
+    expected: int = 0
+    unwatching: int
     lost: int
-    reported: int
-    refused: int
-    delivered: int
-    expected: int
     complaint: str
 
-    def flaws(self, scenario: Scenario) -> list[str]:
+    def flaws(self) -> list[str]:
         """Tell why it must not count."""
         missing = self.expected - self.delivered
         counts = {
-            "watchers are not watching": scenario.watchers - self.watching,
+            "watchers are not watching": self.unwatching,
             "watchers were lost": self.lost,
             "reports were refused": self.refused,
             "deliveries are missing": max(0, missing),
             "deliveries came twice": max(0, -missing),
-            "scenario was not come to": int(scenario.reports and not self.reported),
+            "turn had no report": int(self.reported == 0),
         }
         found = [f"{count} {what}" for what, count in counts.items() if count]
         return [*found, self.complaint] if found and self.complaint else found
 
     def figures(self, scenario: Scenario, system: System) -> dict[str, float]:
         """Return what the tables have of it."""
-        found = {figure: float(getattr(self, figure.replace("_ms", "_us"))) for figure in scenario.columns}
+        found = {figure: getattr(self, figure.replace("_ms", "_us")) for figure in scenario.columns}
         if not system.ours:  # a peer's upgrade is its watch
             found = {figure: value for figure, value in found.items() if not figure.startswith("watch")}
-        if scenario.reports and "redis_us" in found and not found["redis_us"]:
-            del found["redis_us"]
-        return {figure: value / 1000 if figure.endswith("_ms") else value for figure, value in found.items()}
+        known = {figure: float(value) for figure, value in found.items() if value is not None}
+        return {figure: value / 1000 if figure.endswith("_ms") else value for figure, value in known.items()}
 
 
-def command(scenario: Scenario, system: System, bed: Bed, servers: Sequence[Server], seconds: float) -> list[str]:
+class Load(Process):
+    """A load client that is told what to do turn by turn."""
+
+    answers = True
+
+    async def turn(self, command: str) -> Outcome:
+        """Have it do what is its turn now."""
+        return msgspec.json.decode(await self.ask(command), type=Outcome)
+
+
+def command(scenario: Scenario, system: System, bed: Bed, servers: Sequence[Server], seconds: float) -> tuple[str, ...]:
     """Return the load client's command."""
     first = servers[0]
+    jobs, filler = bed.jobs(system, scenario.jobs, first.folder)
     options = {
         "protocol": system.protocol,
         "watch-ports": ",".join(str(server.watch_port) for server in servers),
@@ -73,35 +81,21 @@ def command(scenario: Scenario, system: System, bed: Bed, servers: Sequence[Serv
         "report-path": "/reports" if system.ours else "/pub/%d",
         "origin": ORIGIN,
         "key": bed.key if system.ours else None,
-        "jobs": bed.jobs[system.ours],
+        "jobs": jobs,
         "use-jobs": scenario.jobs,
         "watchers": scenario.watchers,
         "stuck": system.stuck,
-        "filler": bed.filler if system.stuck else None,
+        "filler": filler if system.stuck else None,
         "filler-reports": FILLER_REPORTS if system.stuck else None,
         "reporters": scenario.reporters,
         "batch": system.batch,
         "outstanding": scenario.outstanding,
+        "portions": scenario.portions,
         "rate": scenario.rate,
-        "seconds": seconds if scenario.reports else 0,
+        "seconds": seconds,
         "settle": scenario.settle_s,
         "server": ",".join(str(pid) for server in servers for pid in server.processes()),
         "redis": bed.redis.pid,
     }
     told = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
-    return list(pinned(CLIENT_CORE, (str(LOAD), *told)))
-
-
-async def run(words: Sequence[str]) -> Outcome:
-    """Run the load client."""
-    process = await asyncio.create_subprocess_exec(
-        *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    try:
-        said, complained = await asyncio.wait_for(process.communicate(), LONGEST_S)
-    except BaseException:
-        process.kill()
-        raise
-    if process.returncode:
-        raise RuntimeError(f"the load client ended with {process.returncode}: {complained.decode()}")
-    return msgspec.json.decode(said, type=Outcome)
+    return pinned(CLIENT_CORE, (str(LOAD), *told))

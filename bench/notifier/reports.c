@@ -14,7 +14,7 @@
 enum { HEAD = 1024, BODY = 1 << 20, ANSWER = 1 << 18, QUIET_NS = 3000000000u };
 
 struct reporter {
-    int fd;
+    int fd;        // 0: not open
     bool waiting;  // for an answer
     char *answer;
     size_t answer_size;
@@ -23,7 +23,7 @@ struct reporter {
 static struct reporter reporters[MOST_REPORTERS];
 static uint64_t sequence, reported_count, refused_count;
 static int watchers_per_job;
-static double reporting, posting;
+static double posting;
 
 static void open_reporter(struct reporter *reporter)
 {
@@ -39,8 +39,18 @@ void open_reporters(void)
 {
     watchers_per_job = options.watchers / options.job_count;
     for (int i = 0; i < options.reporters; i++)
-        if (!reporters[i].answer)
+        if (!reporters[i].fd)
             open_reporter(&reporters[i]);
+}
+
+// A server may close a connection that nothing comes over for seconds; so none stays open while others have their turn.
+void close_reporters(void)
+{
+    for (int i = 0; i < options.reporters; i++) {
+        if (reporters[i].fd)
+            close(reporters[i].fd);
+        reporters[i].fd = 0;
+    }
 }
 
 static size_t spell(char *to, const struct job *job)
@@ -142,8 +152,8 @@ static uint64_t on_their_way(void)
     return expected > delivered() ? (expected - delivered()) / (uint64_t)watchers_per_job : 0;
 }
 
-// Waits until everything has come, or nothing has for a while; returns when the last came.
-static uint64_t await_deliveries(void)
+// Waits until everything has come, or nothing has for a while.
+static void await_deliveries(void)
 {
     uint64_t last = now_ns(), before = delivered(), deadline = last + MOST_SECONDS * 1000000000ull;
     while ((delivered() < expected_deliveries() || !all_answered()) && now_ns() < deadline) {
@@ -152,10 +162,9 @@ static uint64_t await_deliveries(void)
             before = delivered();
             last = now_ns();
         } else if (now_ns() - last > QUIET_NS) {
-            break;
+            return;
         }
     }
-    return last;
 }
 
 void report(double seconds)
@@ -174,7 +183,7 @@ void report(double seconds)
         }
     }
     posting = (double)(now_ns() - begin) / 1e9;
-    reporting = (double)(await_deliveries() - begin) / 1e9;
+    await_deliveries();
 }
 
 // Large reports of the first job, one after the other, each to all that watch it.
@@ -206,11 +215,6 @@ uint64_t refused(void)
 uint64_t expected_deliveries(void)
 {
     return reported_count * (uint64_t)watchers_per_job;
-}
-
-double reporting_seconds(void)
-{
-    return reporting;
 }
 
 double posting_seconds(void)

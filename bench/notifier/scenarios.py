@@ -17,9 +17,21 @@ class Scenario(NamedTuple):
     reporters: int = 1  # connections that post them: one keeps a job's reports in order
     outstanding: int = 2  # reports on their way at most: who is slower than the rate is measured at its own pace
     replicas: int = 1
-    repeats: int = 1  # in each round, all systems by turns each time: where figures are close together
+    turns: int = 10  # for each system in a round: of reports or, where there are none, of a portion of the connections
     reports: bool = True
     settle_s: float = 0.3
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """Return what each load client is told, turn by turn."""
+        if self.reports:
+            return ("open", "watch", *self.turns * ("report",))
+        return (*self.turns * ("open",), *self.turns * ("watch",))
+
+    @property
+    def portions(self) -> int:
+        """In how many parts the watchers connect, and watch."""
+        return self.commands.count("open")
 
     def measure(self, figure: str) -> str:
         """Name a figure of this scenario."""
@@ -45,17 +57,18 @@ WEIGHED = {
     "watch_us": "CPU of the first watch besides, µs",
 }
 
-FANOUT = Scenario("fanout", "One job, 1,000 watchers, 50 reports a second", DELIVERED, repeats=2)
+FANOUT = Scenario("fanout", "One job, 1,000 watchers, 50 reports a second", DELIVERED)
 JOBS = Scenario(
     "jobs", "1,000 jobs, a watcher each, 500 reports a second", REPORTED,
-    jobs=1_000, rate=500, reporters=8, outstanding=250, repeats=2,
+    jobs=1_000, rate=500, reporters=8, outstanding=250,
 )  # fmt: skip
 IDLE = Scenario(
     "idle", "5,000 idle connections", WEIGHED, watchers=5_000, jobs=5_000, reports=False, settle_s=1.5
 )  # fmt: skip
-# Half the rate, so that the core has time to spare, and what the stuck ones cost shows in the latency.
+# Half the rate, so that the core has time to spare, and what the stuck ones cost shows in the latency; and over before
+# those that read nothing, and so answer no ping, are taken for gone.
 STUCK = Scenario(
-    "stuck", "1,000 healthy watchers beside 1,000 that never read, 25 reports a second", DELIVERED, rate=25, repeats=3
+    "stuck", "1,000 healthy watchers beside 1,000 that never read, 25 reports a second", DELIVERED, rate=25, turns=8
 )
-REPLICAS = Scenario("replicas", "Two replicas with 500 watchers each, reports to one", DELIVERED, replicas=2)
+REPLICAS = Scenario("replicas", "Two replicas with 500 watchers each, reports to one", DELIVERED, replicas=2, turns=5)
 SCENARIOS = (FANOUT, JOBS, IDLE, STUCK, REPLICAS)

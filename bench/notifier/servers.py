@@ -1,4 +1,4 @@
-"""What runs: Redis for all, and of one system a server or two, on ports of their own and on a core of their own."""
+"""What runs: Redis for all, and of each system a server or two, on ports of their own, and all on one core."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ SERVER_CORE, CLIENT_CORE = 0, 1  # Redis shares the client's
 ORIGIN = f"http://{LOCAL}:{FIRST_PORT}"  # of the page that watches
 START_S = 30.0
 PAUSE_S = 0.5
-FIRST_MESSAGE_S = 90  # Headway's default is too short here: 5,000 connections are all open before the first one watches
+PORTS_EACH = 4  # for a system: two replicas with two each
+# Headway's defaults are too short for who waits for a turn: connections before they watch, those that read nothing, and
+# jobs, which are silent only then; reading them again would be work in the others' turns.
+PATIENCE = {"FIRST_MESSAGE_S": "600", "STUCK_S": "600", "SILENCE_S": "600"}
 
 
 class Bed(NamedTuple):
@@ -32,20 +35,31 @@ class Bed(NamedTuple):
 
     env: dict[str, str]
     redis: Process
+    signer: TokenSigner
     key: str  # that Headway's reports are let in with
-    jobs: dict[bool, Path]  # whether for Headway -> the load client's file
-    filler: Path
 
     @property
     def redis_url(self) -> str:
         """Where Redis is."""
         return self.env["REDIS_URL"]
 
+    async def clear(self) -> None:
+        """Empty Redis."""
+        async with Redis.from_url(self.redis_url) as redis:
+            await redis.flushall()
+
+    def jobs(self, system: System, count: int, folder: Path) -> tuple[Path, Path]:
+        """Write a system's own jobs, and the first one's filler, for its load client."""
+        jobs = reports.headway(self.signer, count) if system.ours else reports.plain(count)
+        filler = reports.filler(jobs[0])
+        return reports.write(jobs, folder / "jobs"), reports.write([filler], folder / "filler")
+
 
 class Server(NamedTuple):
     """A running replica."""
 
     process: Process
+    folder: Path
     watch_port: int
     report_port: int
 
@@ -67,42 +81,36 @@ async def bed(folder: Path) -> AsyncIterator[Bed]:
     env = {**os.environ, **settings(folder, given), "LOG_FORMAT": "json"}
     with prepared(folder, env):
         signer = TokenSigner((folder / "keys/token.pem").read_text())
-        headway = reports.headway(signer)
-        jobs = {True: reports.write(headway, folder / "headway.jobs"),
-                False: reports.write(reports.plain(), folder / "plain.jobs")}  # fmt: skip
-        filler = reports.write([reports.filler(headway[0])], folder / "filler.jobs")
         key = (folder / "keys/report.key").read_text().split()[0]
         program = valkey(env, folder)
         command = pinned(CLIENT_CORE, program.command)
         async with Process.running(command, env, folder / "logs/valkey.log") as redis:
             await _answers(redis, program)
-            yield Bed(env, redis, key, jobs, filler)
+            yield Bed(env, redis, signer, key)
 
 
 @asynccontextmanager
-async def serving(system: System, replicas: int, bed: Bed, folder: Path) -> AsyncIterator[list[Server]]:
-    """Run a system's server, or several, on an empty Redis until the block ends."""
-    async with Redis.from_url(bed.redis_url) as redis:
-        await redis.flushall()
+async def serving(system: System, number: int, replicas: int, bed: Bed, folder: Path) -> AsyncIterator[list[Server]]:
+    """Run a system's server, or several, until the block ends; its number among the systems chooses its ports."""
+    start = _headway if system.ours else _peer
+    first = REDIS_PORT + 1 + PORTS_EACH * number
     async with AsyncExitStack() as stack:
-        start = _headway if system.ours else _peer
-        servers = [await start(stack, system, number, bed, made(folder / str(number))) for number in range(replicas)]
+        places = [(first + 2 * replica, made(folder / str(replica))) for replica in range(replicas)]
+        servers = [await start(stack, system, port, bed, place) for port, place in places]
         await asyncio.sleep(PAUSE_S)
         yield servers
 
 
-async def _headway(stack: AsyncExitStack, system: System, number: int, bed: Bed, folder: Path) -> Server:
-    watch_port, report_port = REDIS_PORT + 1 + 2 * number, REDIS_PORT + 2 + 2 * number
-    ports = {"NOTIFIER_PORT": str(watch_port), "NOTIFIER_INTERNAL_PORT": str(report_port)}
-    env = {**bed.env, **ports, "FIRST_MESSAGE_S": str(FIRST_MESSAGE_S)}
+async def _headway(stack: AsyncExitStack, system: System, port: int, bed: Bed, folder: Path) -> Server:
+    ports = {"NOTIFIER_PORT": str(port), "NOTIFIER_INTERNAL_PORT": str(port + 1)}
+    env = {**bed.env, **ports, **PATIENCE}
     running = Process.running(pinned(SERVER_CORE, system.command), env, folder / "notifier.log")
     process = await stack.enter_async_context(running)
     await _answers(process, service("notifier", env))
-    return Server(process, watch_port, report_port)
+    return Server(process, folder, port, port + 1)
 
 
-async def _peer(stack: AsyncExitStack, system: System, number: int, bed: Bed, folder: Path) -> Server:
-    port = REDIS_PORT + 1 + number
+async def _peer(stack: AsyncExitStack, system: System, port: int, bed: Bed, folder: Path) -> Server:
     if system.name == NCHAN:
         words = {
             "port": port,
@@ -120,7 +128,7 @@ async def _peer(stack: AsyncExitStack, system: System, number: int, bed: Bed, fo
     running = Process.running(pinned(SERVER_CORE, command), env, folder / "server.log")
     process = await stack.enter_async_context(running)
     await _answers(process, Program(system.name, command, 0, LOCAL, str(port)))
-    return Server(process, port, port)
+    return Server(process, folder, port, port)
 
 
 async def _answers(process: Process, program: Program) -> None:
