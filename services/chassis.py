@@ -23,7 +23,7 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 
 from services import logs, metrics
 from services.cors import Origins
-from services.handshakes import Handshakes
+from services.handshakes import Front, Handshakes
 from services.problems import answer, log_request
 from services.settings import InvalidSettings, Settings, environment, load
 
@@ -47,6 +47,7 @@ class Service:
     public_port: int = 0
     origins: Origins | None = None  # the pages that may ask the public listener; None: any
     internal: Iterable[web.RouteDef] = ()
+    front: Front | None = None  # what speaks first to whoever connects to the internal listener
     tasks: dict[str, Callable[[], Awaitable[object]]] = field(default_factory=dict)
     waiting_for: Callable[[], list[str]] = list  # what readiness still waits for
     alive: Callable[[], bool] = lambda: True
@@ -89,7 +90,7 @@ async def _serve(settings: S, open_service: Callable[[S], AbstractAsyncContextMa
         service = await stack.enter_async_context(open_service(settings))
         internal = _probes(service, started, stopping)
         internal.add_routes(service.internal)
-        await _listen(stack, internal, settings.bind_host, settings.internal_port)
+        await _listen(stack, internal, settings.bind_host, settings.internal_port, service.front)
         async with asyncio.TaskGroup() as group, AsyncExitStack() as public:
             tasks = [group.create_task(_supervise(task), name=name)
                      for name, task in {"loop": metrics.watch_loop, **service.tasks}.items()]  # fmt: skip
@@ -119,12 +120,14 @@ async def _supervise(task: Callable[[], Awaitable[object]]) -> None:
     raise RuntimeError("a task that should run for as long as its service has ended")
 
 
-async def _listen(stack: AsyncExitStack, app: web.Application, host: str, port: int) -> None:
+async def _listen(
+    stack: AsyncExitStack, app: web.Application, host: str, port: int, front: Front | None = None
+) -> None:
     runner = web.AppRunner(
         app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S, keepalive_timeout=IDLE_S,
         lingering_time=LINGER_S,
     )  # fmt: skip
-    handshakes = Handshakes(runner)
+    handshakes = Handshakes(runner, front)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     listener = await asyncio.get_running_loop().create_server(handshakes, host, port, backlog=1024)

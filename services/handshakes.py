@@ -14,6 +14,9 @@ from services.problems import PROBLEM, TooSlow, render
 HEAD_S = 10.0  # for a whole head, however it drips in
 SPARE_S = 15.0  # until the first byte: browsers open some connections in advance
 
+Serve = Callable[[asyncio.Transport, bytes], None]  # gives a connection to aiohttp, with what has come over it
+Front = Callable[[Serve], asyncio.Protocol]
+
 _END = b"\r\n\r\n"  # of a head
 _BODY = render(TooSlow.status, TooSlow.code, "The request does not come.")
 _HEAD = "HTTP/1.1 408 Request Timeout\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n"
@@ -21,25 +24,34 @@ _GIVEN_UP = _HEAD.format(PROBLEM, len(_BODY)).encode() + _BODY
 
 
 class Handshakes:
-    """Stands before aiohttp on each connection; whoever begins a request there and does not make it is told so: 408."""
+    """Stands before aiohttp on each connection; whoever begins a request there and does not make it is told so: 408.
 
-    def __init__(self, runner: web.AppRunner) -> None:
+    A front, where there is one, speaks first, and gives to aiohttp what is not for it.
+    """
+
+    def __init__(self, runner: web.AppRunner, front: Front | None = None) -> None:
         self._runner = runner
+        self._front = front
 
     def __call__(self) -> asyncio.Protocol:
         """Return what waits for a connection's first byte."""
-        return _Spare(self._begin)
+        front = self._front
+        return _Spare(self._serve if front is None else lambda *first: _begin(front(self._serve), *first))
 
-    def _begin(self, transport: asyncio.Transport, data: bytes) -> None:
+    def _serve(self, transport: asyncio.Transport, data: bytes) -> None:
         if (server := self._runner.server) is None:  # it has stopped meanwhile
             transport.close()
             return
         protocol = server()
         if _END not in data.lstrip(b"\r\n"):  # empty lines before a request are nothing
             heads.coming(protocol, asyncio.get_running_loop().call_later(HEAD_S, _give_up, protocol, transport))
-        transport.set_protocol(protocol)
-        protocol.connection_made(transport)
-        protocol.data_received(data)
+        _begin(protocol, transport, data)
+
+
+def _begin(protocol: asyncio.Protocol, transport: asyncio.Transport, data: bytes) -> None:
+    transport.set_protocol(protocol)
+    protocol.connection_made(transport)
+    protocol.data_received(data)
 
 
 def _give_up(protocol: asyncio.BaseProtocol, transport: asyncio.Transport) -> None:

@@ -6,15 +6,12 @@ import asyncio
 import hmac
 import time
 from collections.abc import Awaitable, Callable
-from email.utils import formatdate
-from functools import lru_cache
 from http import HTTPStatus
 from typing import ClassVar, TypeVar
 
 import msgspec
 import structlog
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import PayloadEncodingError as PayloadError
 
 from headway.contracts import decode
@@ -26,7 +23,6 @@ B = TypeVar("B", bytes, bytearray)
 JSON = "application/json"
 PROBLEM = "application/problem+json"
 BODY_S = 10.0  # for a whole body, however it drips in
-_READY = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nDate: %b\r\nContent-Length: %d\r\n%b\r\n"
 HELD = web.RequestKey("held", bool)  # set on a request whose answer is held back
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -126,37 +122,6 @@ def respond(status: int, code: str, detail: str, *, field: str | None = None,
     return web.Response(status=status, body=render(status, code, detail, field), content_type=PROBLEM, headers=headers)
 
 
-class Ready(web.StreamResponse):
-    """JSON that leaves in one write: aiohttp takes as long to spell an answer's head as a report takes to be kept."""
-
-    def __init__(self, body: bytes) -> None:
-        super().__init__()
-        self._bytes = body
-        self._kept: bool | None = None
-
-    @property
-    def keep_alive(self) -> bool | None:
-        """Tell whether the connection is kept, as whoever asked wants it."""
-        return self._kept
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Write all of it."""
-        self._kept = request.keep_alive
-        last = b"" if self._kept else b"Connection: close\r\n"
-        head = _READY % (_date(int(time.time())), len(self._bytes), last)
-        if request.transport is not None:
-            request.transport.write(head if request.method == "HEAD" else head + self._bytes)
-        return None
-
-    async def write_eof(self, _data: bytes = b"") -> None:
-        """Write nothing more."""
-
-
-@lru_cache(maxsize=1)
-def _date(second: int) -> bytes:
-    return formatdate(second, usegmt=True).encode()
-
-
 @web.middleware
 async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn whatever a handler raises into a problem, and measure the request."""
@@ -177,7 +142,7 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         log.exception("request_failed", method=request.method, route=route)
         response = respond(500, "internal_error", "Internal error")
     metrics.REQUESTS.labels(request.method, route, response.status).inc()
-    if isinstance(response, Ready) or (isinstance(response, web.Response) and not _held(request)):
+    if isinstance(response, web.Response) and not _held(request):
         duration_s = time.perf_counter() - started
         metrics.REQUEST_DURATION.labels(request.method, route).observe(duration_s)
     return response
@@ -260,7 +225,12 @@ def read_query(request: web.Request, kind: type[T]) -> T:
 
 def bearer(request: web.Request) -> str | None:
     """Return the token of the Authorization header, if it has one."""
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token_of(request.headers.get("Authorization", ""))
+
+
+def token_of(authorization: str) -> str | None:
+    """Return the token that such a header tells, if it is that of a bearer."""
+    scheme, _, token = authorization.partition(" ")
     return token.strip() if scheme.lower() == "bearer" and token.strip() else None
 
 

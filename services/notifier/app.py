@@ -11,6 +11,7 @@ from services.chassis import Service
 from services.cors import Origins
 from services.notifier.bus import Bus
 from services.notifier.hub import Hub
+from services.notifier.inlets import Inlets
 from services.notifier.live import Live
 from services.notifier.records import Records
 from services.notifier.redis_url import open_servers
@@ -39,6 +40,7 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[Service]:
         waiters = Waiters()
         bus = Bus(servers, live.heard, live.confirmed, waiters.hint, deaf_s=settings.deaf_s)
         live.bus = bus
+        reports = Reports(records, live, report_keys, settings.job_ttl_s)
         outlets = Outlets(live, settings)
         transports = (
             Sockets(outlets, records, access, settings),
@@ -50,15 +52,20 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[Service]:
             waiters.drain()
             await outlets.drain()
 
-        yield Service(
-            public=[*(route for transport in transports for route in transport.routes()), description(OPENAPI)],
-            public_port=settings.port,
-            origins=Origins(settings.allowed_origins),
-            internal=[
-                *Reports(records, live, report_keys, settings.job_ttl_s).routes(),
-                *Wake(bus, waiters).routes(),
-            ],
-            tasks={"bus": bus.run, "read": live.read, "sweep": live.sweep, "outlets": outlets.sweep},
-            waiting_for=lambda: [] if bus.ready else ["redis"],
-            drain=drain,
-        )
+        async with Inlets(reports) as inlets:
+            yield Service(
+                public=[*(route for transport in transports for route in transport.routes()), description(OPENAPI)],
+                public_port=settings.port,
+                origins=Origins(settings.allowed_origins),
+                internal=[*reports.routes(), *Wake(bus, waiters).routes()],
+                front=inlets,
+                tasks={
+                    "bus": bus.run,
+                    "read": live.read,
+                    "sweep": live.sweep,
+                    "outlets": outlets.sweep,
+                    "inlets": inlets.sweep,
+                },
+                waiting_for=lambda: [] if bus.ready else ["redis"],
+                drain=drain,
+            )

@@ -25,7 +25,7 @@ from services.notifier import metrics
 from services.notifier.live import Live
 from services.notifier.records import Records
 from services.problems import (
-    Ready,
+    JSON,
     Unauthorized,
     Unavailable,
     Unprocessable,
@@ -39,6 +39,8 @@ from services.settings import WatchedFile
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
+REPORTS = "/reports"
+ACCEPTED = metrics.REPORTS.labels("accepted")
 Batch = Annotated[list[JobReport], Meta(min_length=1, max_length=REPORTS_PER_BATCH)]
 RETRY_AFTER_S = 1
 
@@ -55,20 +57,31 @@ class Reports:
     def routes(self) -> list[web.RouteDef]:
         """Return the routes of the internal listener."""
         line = "/progress/{key}"
-        return [web.post("/reports", self.take), web.get(line, self.take_line), web.post(line, self.take_line)]
+        return [web.post(REPORTS, self.take), web.get(line, self.take_line), web.post(line, self.take_line)]
 
-    async def take(self, request: web.Request) -> Ready:
-        """Pass a batch through the gate; any doubt about its outcome is a 503, and the worker sends it again."""
-        self._authorize(bearer(request))
-        reports = read_batch(await read_body(request, BATCH_BYTES))
+    async def take(self, request: web.Request) -> web.Response:
+        """Take a batch, however it comes; most come another way: see `inlets`."""
+        reports = self.read(bearer(request), await read_body(request, BATCH_BYTES))
+        return web.Response(body=await self.keep(reports), content_type=JSON)
+
+    def read(self, key: str | None, body: bytes) -> list[JobReport]:
+        """Read a batch from somebody with a key; a Problem says what does not fit."""
+        self._authorize(key)
+        return read_batch(body)
+
+    async def keep(self, reports: list[JobReport]) -> bytes:
+        """Pass a batch through the gate and return the verdicts as JSON.
+
+        Raises Unavailable when there is any doubt about its outcome; the worker sends it again.
+        """
         self._live.reported(reports)
         try:
             verdicts = await self._records.apply(reports, self._live.unpublished)
         except (RedisError, OSError) as error:
             raise _doubt(error, len(reports)) from error
-        return _tell(verdicts, verdicts)
+        return _told(verdicts, verdicts)
 
-    async def take_line(self, request: web.Request) -> Ready:
+    async def take_line(self, request: web.Request) -> web.Response:
         """Pass a report that is one URL through the gate, and answer its verdict."""
         self._authorize(request.match_info["key"])
         line = read_query(request, OneLine)
@@ -76,7 +89,7 @@ class Reports:
             verdict = await self._records.progress(line, self._job_ttl_s)
         except (RedisError, OSError) as error:
             raise _doubt(error, 1) from error
-        return _tell(verdict, [verdict])
+        return web.Response(body=_told(verdict, [verdict]), content_type=JSON)
 
     def _authorize(self, key: str | None) -> None:
         if not known_key(key, self._keys.value):
@@ -89,12 +102,13 @@ def _doubt(error: Exception, count: int) -> Unavailable:
     return Unavailable("The records are away; report again.", retry_after_s=RETRY_AFTER_S)
 
 
-def _tell(body: Any, verdicts: Sequence[Verdict]) -> Ready:
+def _told(body: Any, verdicts: Sequence[Verdict]) -> bytes:
+    """Count verdicts, and spell them."""
     reasons = [verdict.reason for verdict in verdicts if verdict.reason]
-    metrics.REPORTS.labels("accepted").inc(len(verdicts) - len(reasons))
+    ACCEPTED.inc(len(verdicts) - len(reasons))
     for reason in reasons:
         metrics.REPORTS.labels(reason).inc()
-    return Ready(encode(body))
+    return encode(body)
 
 
 def read_batch(body: bytes) -> list[JobReport]:
