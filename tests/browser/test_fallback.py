@@ -25,6 +25,11 @@ BLOCKED = [
     pytest.param({"refuse", "buffer"}, POLL, id="refuses-and-buffers"),
     pytest.param({"swallow", "buffer"}, POLL, id="swallows-and-buffers"),
 ]
+NOTE_TIMERS = """() => {
+  const set = window.setTimeout;
+  window.timers = [];
+  window.setTimeout = (act, ms, ...rest) => { timers.push(ms); return set(act, ms, ...rest); };
+}"""
 JOB = {"steps": 60, "delay_s": 0.1}  # long enough to be met on the way by the slowest page
 
 
@@ -244,9 +249,11 @@ async def test_ended_jobs_are_left_alone(client: Client, stack: Stack, proxy: Pr
     """A stream whose jobs have all ended is not asked for again and again, yet a new job is shown."""
     proxy.blocks = WAYS[STREAM]
     await client.page.clock.install()
+    await client.page.evaluate(NOTE_TIMERS)
     first, second = [await stack.submit(payload={"steps": 2, "delay_s": 0}) for _ in range(2)]
     await client.watch("first", first["token"])
     await client.sees("first", "succeeded")
+    await wait_until(lambda: client.page.evaluate("timers.includes(60_000)"))  # the page knows that the stream is over
     await wait_until(lambda: proxy.lasting == {})
     asked = proxy.asked[STREAM]
     await client.page.clock.fast_forward(50_000)
