@@ -161,8 +161,9 @@ export class Stream extends Fetching {
       }
     }
     if (signal.aborted) return;
+    const open = this.desk.jobs.filter((job) => !job.ended && !job.refused);
     if (restarting) this.lost({ code: 1012, reason: "restarting" });
-    else if (this.desk.jobs.every((job) => job.ended || job.refused)) this.askIn(REST_MS);
+    else if (!open.some((job) => jobs.includes(job))) this.askIn(open.length ? GATHER_MS : REST_MS);
     else this.lost({ code: 1006, reason: "The stream ended." });
   }
 

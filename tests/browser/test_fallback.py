@@ -30,6 +30,15 @@ NOTE_TIMERS = """() => {
   window.timers = [];
   window.setTimeout = (act, ms, ...rest) => { timers.push(ms); return set(act, ms, ...rest); };
 }"""
+WATCH_NEXT = """async ({ first, second }) => {
+  const { watchJob } = await import("/assets/headway.js");
+  const { liveUrl } = await import("/assets/live-url.js");
+  window.states = [];
+  window.seen = [];
+  const next = () => watchJob({ url: liveUrl, token: second }, ({ status }) => seen.push(status));
+  const onConnection = (state) => states.push(state);
+  watchJob({ url: liveUrl, token: first, onConnection }, ({ status }) => status === "succeeded" && next());
+}"""
 JOB = {"steps": 60, "delay_s": 0.1}  # long enough to be met on the way by the slowest page
 
 
@@ -264,6 +273,16 @@ async def test_ended_jobs_are_left_alone(client: Client, stack: Stack, proxy: Pr
     await client.watch("second", second["token"])
     await client.sees("second", "succeeded")
     assert await client.told("first", "connection") == ["connecting", "live"]
+
+
+async def test_the_next_job_is_watched_when_one_ends(client: Client, stack: Stack, proxy: Proxy) -> None:
+    """The stream that ends with the first is not lost for that, and the next one is asked for at once."""
+    proxy.blocks = WAYS[STREAM]
+    first = await stack.submit(payload={"steps": 2, "delay_s": 0})
+    second = await stack.submit(delay_s=3600)
+    await client.page.evaluate(WATCH_NEXT, {"first": first["token"], "second": second["token"]})
+    await wait_until(lambda: client.page.evaluate("seen.includes('queued')"))
+    assert await client.page.evaluate("states") == ["connecting", "live"]
 
 
 async def test_foreign_page_is_told(context: BrowserContext, stack: Stack, proxy: Proxy) -> None:
