@@ -41,6 +41,11 @@ class Problem(Exception):  # noqa: N818 - the term of RFC 9457
         self.field = field
         self.retry_after_s = retry_after_s
 
+    def headers(self) -> dict[str, str]:
+        """Return what its answer says besides."""
+        told = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+        return told if self.status != HTTPStatus.UNAUTHORIZED else {**told, "WWW-Authenticate": "Bearer"}
+
 
 class Malformed(Problem):
     """The body is not JSON at all."""
@@ -131,10 +136,7 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         response = await handler(request)
     except Problem as problem:
-        headers = {} if problem.retry_after_s is None else {"Retry-After": str(problem.retry_after_s)}
-        if problem.status == Unauthorized.status:
-            headers["WWW-Authenticate"] = "Bearer"
-        response = respond(problem.status, problem.code, problem.detail, field=problem.field, headers=headers)
+        response = respond(problem.status, problem.code, problem.detail, field=problem.field, headers=problem.headers())
     except web.HTTPException as error:  # aiohttp's own: no such route, wrong method
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
         response = respond(error.status, error.reason.lower().replace(" ", "_"), error.reason, headers=headers)

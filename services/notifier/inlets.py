@@ -1,8 +1,8 @@
 """Where reports come in: connections that workers keep, over which one plain `POST /reports` follows the other.
 
 aiohttp's request, route and tasks cost as much as all else that is done for a report. So what is plain is answered
-right here; a connection over which anything else comes, or a batch that is refused, is aiohttp's from then on, with all
-that came of that request. Heads are read by aiohttp's parser too, once for all requests with the same one.
+right here; a connection over which anything else comes is aiohttp's from then on, with all that came of that request.
+Heads are read by aiohttp's parser too, once for all requests with the same one.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpRequestParser
 from aiohttp.http_exceptions import HttpProcessingError
 
-from headway.contracts import BATCH_BYTES, JobReport
+from headway.contracts import BATCH_BYTES
 from services import metrics
 from services.handshakes import Serve
-from services.notifier.reports import REPORTS, RETRY_AFTER_S, Reports
-from services.problems import JSON, PROBLEM, Problem, Unavailable, render, token_of
+from services.notifier.reports import REPORTS, Reports
+from services.problems import JSON, PROBLEM, Problem, render, token_of
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -36,9 +36,6 @@ TICK_S = 1.0
 CLOSE_S = 3.0
 
 _END = b"\r\n\r\n"  # of a head
-_ANSWER = b"HTTP/1.1 %b\r\nContent-Type: %b\r\nDate: %b\r\nContent-Length: %d\r\n%b\r\n%b"
-_RETRY = b"Retry-After: %d\r\n" % RETRY_AFTER_S
-_CLOSE = b"Connection: close\r\n"
 _DURATION = metrics.REQUEST_DURATION.labels("POST", REPORTS)
 
 
@@ -149,31 +146,22 @@ class Inlet(asyncio.Protocol):
         if plain is None:
             self._hand_over()
         elif len(rest) >= plain.size:
-            self._take(plain, rest)
+            self._came = rest[plain.size :]
+            self.answering = asyncio.get_running_loop().create_task(self._answer(plain.key, rest[: plain.size]))
+            self.answering.add_done_callback(self._answered)
 
-    def _take(self, plain: Head, rest: bytes) -> None:
+    async def _answer(self, key: str | None, batch: bytes) -> None:
         started = time.perf_counter()
+        status, kind, more = HTTPStatus.OK, JSON, dict[str, str]()
         try:
-            reports = self._house.reports.read(plain.key, rest[: plain.size])
-        except Problem:  # aiohttp's handler finds it again, and tells
-            self._hand_over()
-            return
-        self._came = rest[plain.size :]
-        self.answering = asyncio.get_running_loop().create_task(self._answer(reports, started))
-        self.answering.add_done_callback(self._answered)
-
-    async def _answer(self, reports: list[JobReport], started: float) -> None:
-        status, kind, more = HTTPStatus.OK, JSON, b""
-        try:
-            body = await self._house.reports.keep(reports)
-        except Unavailable as problem:
-            status, kind, more = HTTPStatus.SERVICE_UNAVAILABLE, PROBLEM, _RETRY
-            body = render(status, problem.code, problem.detail)
+            body = await self._house.reports.keep(key, batch)
+        except Problem as problem:
+            status, kind, more = HTTPStatus(problem.status), PROBLEM, problem.headers()
+            body = render(status, problem.code, problem.detail, problem.field)
         if self._house.closing:
-            more += _CLOSE
-        line, date = b"%d %b" % (status, status.phrase.encode()), _date(int(time.time()))
+            more = {**more, "Connection": "close"}
         if not self._transport.is_closing():
-            self._transport.write(_ANSWER % (line, kind.encode(), date, len(body), more, body))
+            self._transport.write(_spelt(status, kind, more, body))
         metrics.REQUESTS.labels("POST", REPORTS, int(status)).inc()
         _DURATION.observe(time.perf_counter() - started)
 
@@ -220,6 +208,13 @@ def read_head(head: bytes) -> Head | None:
     return Head(token_of(headers.get("Authorization", "")), size) if 0 < size <= BATCH_BYTES else None
 
 
+def _spelt(status: HTTPStatus, kind: str, more: dict[str, str], body: bytes) -> bytes:
+    """Spell an answer."""
+    told = "".join(f"{name}: {value}\r\n" for name, value in more.items())
+    head = f"HTTP/1.1 {status:d} {status.phrase}\r\nContent-Type: {kind}\r\nDate: {_date(int(time.time()))}\r\n{told}"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
 @lru_cache(maxsize=1)
-def _date(second: int) -> bytes:
-    return formatdate(second, usegmt=True).encode()
+def _date(second: int) -> str:
+    return formatdate(second, usegmt=True)

@@ -61,19 +61,17 @@ class Reports:
 
     async def take(self, request: web.Request) -> web.Response:
         """Take a batch, however it comes; most come another way: see `inlets`."""
-        reports = self.read(bearer(request), await read_body(request, BATCH_BYTES))
-        return web.Response(body=await self.keep(reports), content_type=JSON)
+        return web.Response(
+            body=await self.keep(bearer(request), await read_body(request, BATCH_BYTES)), content_type=JSON
+        )
 
-    def read(self, key: str | None, body: bytes) -> list[JobReport]:
-        """Read a batch from somebody with a key; a Problem says what does not fit."""
-        self._authorize(key)
-        return read_batch(body)
-
-    async def keep(self, reports: list[JobReport]) -> bytes:
+    async def keep(self, key: str | None, body: bytes) -> bytes:
         """Pass a batch through the gate and return the verdicts as JSON.
 
-        Raises Unavailable when there is any doubt about its outcome; the worker sends it again.
+        Raises a Problem that says what does not fit, or Unavailable when there is any doubt about the outcome.
         """
+        self._authorize(key)
+        reports = read_batch(body)
         self._live.reported(reports)
         try:
             verdicts = await self._records.apply(reports, self._live.unpublished)

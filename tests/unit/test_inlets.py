@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Any
 
 import pytest
 
@@ -26,19 +25,15 @@ class Reports:
         self.verdicts = asyncio.Semaphore(0)
         self.error: Exception | None = None
 
-    def read(self, key: str | None, body: bytes) -> Any:
-        """Let in who has the key."""
+    async def keep(self, key: str | None, body: bytes) -> bytes:
+        """Let in who has the key, and answer with what was sent."""
         if key != KEY:
             raise Unauthorized("no")
-        return body
-
-    async def keep(self, body: Any) -> bytes:
-        """Answer with what was sent."""
         self.kept.append(body)
         await self.verdicts.acquire()
         if self.error is not None:
             raise self.error
-        return b"[" + bytes(body) + b"]"
+        return b"[" + body + b"]"
 
 
 class Client:
@@ -144,7 +139,6 @@ async def test_a_batch_may_come_in_parts(client: Client, reports: Reports) -> No
     "other",
     [
         b"GET /livez HTTP/1.1\r\nHost: notifier\r\n\r\n",
-        request(key="another"),
         request(line=b"POST /reports HTTP/1.0"),
         request(line=b"PUT /reports HTTP/1.1"),
         request(line=b"POST /reports?a=b HTTP/1.1"),
@@ -222,6 +216,19 @@ async def test_doubt_is_told_and_the_connection_stays(client: Client, reports: R
     client.send(request())
     reports.verdicts.release()
     assert (await client.answer())[0].startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def test_a_refused_batch_is_told_and_the_connection_stays(client: Client, reports: Reports) -> None:
+    """However many of them come at once, each has its problem."""
+    client.send(*(1_000 * [request(key="another")]), request())
+    for _ in range(1_000):
+        head, body = await client.answer()
+        assert head.startswith(b"HTTP/1.1 401 Unauthorized\r\nContent-Type: application/problem+json\r\n")
+        assert b"\r\nWWW-Authenticate: Bearer\r\n" in head
+        assert b'"code":"unauthorized"' in body
+    reports.verdicts.release()
+    assert (await client.answer())[0].startswith(b"HTTP/1.1 200 OK\r\n")
+    assert client.handed_over == []
 
 
 async def test_a_fault_of_ours_ends_the_connection(
