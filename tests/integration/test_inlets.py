@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import NamedTuple
 
+import aiohttp
 import pytest
 
 from headway.contracts import BATCH_BYTES
@@ -86,6 +87,17 @@ async def test_many_batches_over_one_connection(notifier: Notifier, line: Line) 
         assert (answer.status, answer.by_aiohttp) == (200, False)
         assert accepted(answer) == [number == 1, True]  # the first one was the last one before
     assert await notifier.metric(counted) == before + 5
+
+
+async def test_a_workers_client_is_plain(notifier: Notifier) -> None:
+    """What aiohttp's client sends, as the worker's reporter does, takes the short way, however much it is."""
+    headers = {"Authorization": f"Bearer {notifier.report_key}", "Content-Type": "application/json"}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        for size in (1, 500):
+            body = batch(*range(1, size + 1))
+            async with session.post(f"{notifier.internal}/reports", data=body) as response:
+                assert (response.status, len(await response.json())) == (200, size)
+                assert "Server" not in response.headers
 
 
 async def test_answers_keep_the_order_of_requests(line: Line) -> None:

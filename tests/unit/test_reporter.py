@@ -43,6 +43,7 @@ class FakeNotifier:
         self.url = ""
         self.probes = 0
         self.keys: set[str | None] = set()
+        self.lines: dict[str, set[object]] = {"/reports": set(), "/readyz": set()}  # over which it was asked for what
 
     def accept(self, reports: list[JobReport]) -> web.Response | None:
         """Accept all of them."""
@@ -55,6 +56,7 @@ class FakeNotifier:
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         self.keys.add(request.headers.get("Authorization"))
+        self.lines[request.path].add(request.get_extra_info("peername"))
         try:
             reports = decode(await request.read(), list[JobReport])
             self.batches.append(reports)
@@ -68,9 +70,10 @@ class FakeNotifier:
         finally:
             self.at_once -= 1
 
-    async def readyz(self, _request: web.Request) -> web.Response:
+    async def readyz(self, request: web.Request) -> web.Response:
         """Serve the probe."""
         self.probes += 1
+        self.lines[request.path].add(request.get_extra_info("peername"))
         return web.Response(status=self.ready)
 
     def reports(self, job_id: UUID) -> list[JobReport]:
@@ -303,6 +306,18 @@ async def test_without_reports_the_notifier_is_asked_whether_it_is_there(
         async with asyncio.timeout(10):
             await reporter.reachable.wait()
         assert notifier.batches == []
+
+
+async def test_nothing_else_comes_over_the_line_of_reports(notifier: FakeNotifier, tmp_path: Path) -> None:
+    """The notifier takes them quicker there, as long as they follow each other."""
+    async with reporting(notifier, tmp_path) as reporter:
+        await wait_until(reporter.reachable.is_set)
+        with reporter.stream(first(), ignore) as stream:
+            for _ in range(3):
+                await tell(stream)
+    assert len(notifier.lines["/reports"]) == 1
+    assert notifier.lines["/readyz"]
+    assert not notifier.lines["/reports"] & notifier.lines["/readyz"]
 
 
 async def test_a_notifier_that_is_away_keeps_everything(notifier: FakeNotifier, tmp_path: Path) -> None:
