@@ -17,7 +17,7 @@ SPARE_S = 15.0  # until the first byte: browsers open some connections in advanc
 Serve = Callable[[asyncio.Transport, bytes], None]  # gives a connection to aiohttp, with what has come over it
 Front = Callable[[Serve], asyncio.Protocol]
 
-_END = b"\r\n\r\n"  # of a head
+END = b"\r\n\r\n"  # of a head
 _BODY = render(TooSlow.status, TooSlow.code, "The request does not come.")
 _HEAD = "HTTP/1.1 408 Request Timeout\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n"
 _GIVEN_UP = _HEAD.format(PROBLEM, len(_BODY)).encode() + _BODY
@@ -43,7 +43,7 @@ class Handshakes:
             transport.close()
             return
         protocol = server()
-        if _END not in data.lstrip(b"\r\n"):  # empty lines before a request are nothing
+        if END not in data.lstrip(b"\r\n"):  # empty lines before a request are nothing
             heads.coming(protocol, asyncio.get_running_loop().call_later(HEAD_S, _give_up, protocol, transport))
         _begin(protocol, transport, data)
 

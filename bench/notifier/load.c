@@ -106,26 +106,16 @@ static void tell_weight(const char *name)
     printf("\"%s\": %.1f, ", name, bytes / options.watchers);
 }
 
-static void open_portion(void)
+// Has the next portion of the watchers open or watch, and tells what each costs; after the last, what each weighs.
+static void take_portion(int *count, bool (*take)(int, int), const char *cost_name, const char *weight_name)
 {
-    int size = portion_after(opened);
+    int size = portion_after(*count);
     uint64_t begun = cost().server_ns;
-    open_watchers(opened, opened + size);
-    printf("\"upgrade_us\": %.3f, ", us_each(begun, cost().server_ns, (uint64_t)size));
-    opened += size;
-    if (opened == options.watchers)
-        tell_weight("idle_bytes");
-}
-
-static void watch_portion(void)
-{
-    int size = portion_after(asked);
-    uint64_t begun = cost().server_ns;
-    watch_all(asked, asked + size);
-    printf("\"watch_us\": %.3f, ", us_each(begun, cost().server_ns, (uint64_t)size));
-    asked += size;
-    if (asked == options.watchers)
-        tell_weight("watched_bytes");
+    take(*count, *count + size);
+    printf("\"%s\": %.3f, ", cost_name, us_each(begun, cost().server_ns, (uint64_t)size));
+    *count += size;
+    if (*count == options.watchers)
+        tell_weight(weight_name);
 }
 
 // Watchers that read nothing are given so much that what their server holds for them is at its limit.
@@ -169,9 +159,9 @@ static void obey(const char *command)
 {
     printf("{");
     if (!strcmp(command, "open\n"))
-        open_portion();
+        take_portion(&opened, open_watchers, "upgrade_us", "idle_bytes");
     else if (!strcmp(command, "watch\n"))
-        watch_portion();
+        take_portion(&asked, watch_all, "watch_us", "watched_bytes");
     else if (!strcmp(command, "report\n"))
         measure_reports();
     else

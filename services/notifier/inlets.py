@@ -1,7 +1,7 @@
 """Where reports come in: connections that workers keep, over which one plain `POST /reports` follows the other.
 
-aiohttp's request, route and tasks cost as much as all else that is done for a report. So what is plain is answered
-right here; a connection over which anything else comes is aiohttp's from then on, with all that came of that request.
+aiohttp's request, route and tasks would be a quarter of what such a report costs. So what is plain is answered right
+here; a connection over which anything else comes is aiohttp's from then on, with all that came of that request.
 Heads are read by aiohttp's parser too, once for all requests with the same one.
 """
 
@@ -22,7 +22,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from headway.contracts import BATCH_BYTES
 from services import metrics
-from services.handshakes import Serve
+from services.chassis import IDLE_S, SHUTDOWN_S
+from services.handshakes import END, Serve
 from services.notifier.reports import REPORTS, Reports
 from services.problems import JSON, PROBLEM, Problem, render, token_of
 
@@ -31,11 +32,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 HEAD_BYTES = 2048  # of a worker's head; who says more is no worker
 HEADS = 1024  # different ones: those of one worker differ in the length of what follows
 PART_S = 1.0  # for the rest of a batch; then aiohttp waits for it
-IDLE_S = 75.0  # as aiohttp's connections
 TICK_S = 1.0
-CLOSE_S = 3.0
 
-_END = b"\r\n\r\n"  # of a head
 _DURATION = metrics.REQUEST_DURATION.labels("POST", REPORTS)
 
 
@@ -64,7 +62,7 @@ class Inlets:
         for inlet in list(self.open):
             inlet.next()
         if answering:
-            await asyncio.wait(answering, timeout=CLOSE_S)
+            await asyncio.wait(answering, timeout=SHUTDOWN_S)
 
     def __call__(self, serve: Serve) -> Inlet:
         """Make what a new connection speaks to first."""
@@ -141,7 +139,7 @@ class Inlet(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _read(self) -> None:
-        head, end, rest = self._came.partition(_END)
+        head, end, rest = self._came.partition(END)
         plain = read_head(head) if end and len(head) <= HEAD_BYTES else None
         if plain is None:
             self._hand_over()
@@ -196,7 +194,7 @@ def read_head(head: bytes) -> Head | None:
     loop = asyncio.get_running_loop()
     parser = HttpRequestParser(BaseProtocol(loop), loop, BATCH_BYTES)
     try:
-        ((message, _body),), _, _ = parser.feed_data(head + _END)
+        ((message, _body),), _, _ = parser.feed_data(head + END)
     except (HttpProcessingError, ValueError):
         return None
     headers = message.headers

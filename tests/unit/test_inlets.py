@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import pytest
 
+from services.chassis import IDLE_S
 from services.notifier import inlets as module
 from services.notifier.inlets import Head, Inlets, read_head
 from services.problems import Unauthorized, Unavailable
@@ -252,9 +253,9 @@ async def test_a_silent_connection_is_closed(client: Client, reports: Reports, i
     reports.verdicts.release()
     await client.answer()
     loop_time = asyncio.get_running_loop().time()
-    inlet.check(loop_time + module.IDLE_S / 2)
+    inlet.check(loop_time + IDLE_S / 2)
     assert len(inlets.open) == 1
-    inlet.check(loop_time + module.IDLE_S + 1)
+    inlet.check(loop_time + IDLE_S + 1)
     await wait_until(lambda: not inlets.open)
     assert client.handed_over == []
 
@@ -290,7 +291,7 @@ async def test_who_takes_no_answers_is_not_read(client: Client, reports: Reports
     reports.verdicts.release()
     inlet.pause_writing()
     await wait_until(lambda: inlet.answering is None)
-    inlet.check(asyncio.get_running_loop().time() + module.IDLE_S + 0.1)
+    inlet.check(asyncio.get_running_loop().time() + IDLE_S + 0.1)
     await wait_until(lambda: not inlets.open)
 
 
