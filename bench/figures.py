@@ -75,5 +75,6 @@ def write(rows: Iterable[Row], path: Path) -> None:
 def read(path: Path) -> list[Row]:
     """Read raw rows again."""
     with path.open(newline="") as file:
-        return [Row(int(row["round"]), row["system"], row["measure"], float(row["value"]))
-                for row in csv.DictReader(file)]  # fmt: skip
+        return [
+            Row(int(row["round"]), row["system"], row["measure"], float(row["value"])) for row in csv.DictReader(file)
+        ]

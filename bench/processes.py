@@ -16,7 +16,7 @@ GRACE_S = 5.0
 ANSWER_S = 300.0  # the longest that a process may take to do as it is told
 
 
-class Ended(Exception):  # noqa: N818 - reads as what it is
+class Ended(Exception):
     """A process of the bench has ended by itself; the message has its last lines."""
 
 
@@ -42,9 +42,14 @@ class Process:
         """Run a command until the block ends; what it says goes to `log`."""
         with log.open("wb") as file:
             running = await asyncio.create_subprocess_exec(
-                *command, cwd=ROOT, env=env, start_new_session=True, stderr=file,
-                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE if cls.answers else file,
-            )  # fmt: skip
+                *command,
+                cwd=ROOT,
+                env=env,
+                start_new_session=True,
+                stderr=file,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE if cls.answers else file,
+            )
         process = cls(running, log)
         try:
             yield process

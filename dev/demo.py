@@ -67,8 +67,13 @@ async def system(folder: Path) -> AsyncIterator[str]:
     with ExitStack() as held:
         free = [held.enter_context(socket.create_server((LOCAL, 0))).getsockname()[1] for _ in PORTS]
     ports = dict(zip(PORTS, map(str, free), strict=True))
-    env = {**os.environ, **ports, "HEADWAY_DIR": str(folder), "LEASE_S": "3",
-           "WORKER_JOBS": "services.worker.jobs,dev.demo_jobs"}  # fmt: skip
+    env = {
+        **os.environ,
+        **ports,
+        "HEADWAY_DIR": str(folder),
+        "LEASE_S": "3",
+        "WORKER_JOBS": "services.worker.jobs,dev.demo_jobs",
+    }
     log = folder / "output"
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(

@@ -40,7 +40,7 @@ ACCOUNT = "devstoreaccount1"
 ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
 
-class Unusable(Exception):  # noqa: N818 - reads as what it is
+class Unusable(Exception):
     """The environment can't be started as it is; says why and what to do."""
 
 

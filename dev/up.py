@@ -19,7 +19,7 @@ LAST_LINES = 20
 PARENT_S = 0.5
 
 
-class Hopeless(Exception):  # noqa: N818 - reads as what it is
+class Hopeless(Exception):
     """A process died three times in ten seconds; the message has its last lines."""
 
 
@@ -73,9 +73,14 @@ class Process:
     async def _run(self) -> int:
         read, write = os.pipe()  # of our own: asyncio's would make wait() wait for whatever children hold its other end
         self._running = await asyncio.create_subprocess_exec(
-            *self.program.command, cwd=ROOT, env=self._env, start_new_session=True,
-            stdin=asyncio.subprocess.DEVNULL, stdout=write, stderr=write,
-        )  # fmt: skip
+            *self.program.command,
+            cwd=ROOT,
+            env=self._env,
+            start_new_session=True,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=write,
+            stderr=write,
+        )
         os.close(write)
         showing = threading.Thread(target=self._show, args=(read,), daemon=True)
         showing.start()

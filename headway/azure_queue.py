@@ -77,26 +77,33 @@ class JobQueue:
 
     async def send(self, text: str, *, delay_s: int = 0) -> None:
         """Put a message on the queue, to be seen after `delay_s`."""
-        await _existing(self._jobs, lambda: self._jobs.send_message(text, visibility_timeout=delay_s,
-                                                                    time_to_live=FOREVER))  # fmt: skip
+        await _existing(
+            self._jobs, lambda: self._jobs.send_message(text, visibility_timeout=delay_s, time_to_live=FOREVER)
+        )
 
     async def receive(self, count: int, visibility_s: int, *, make: bool = True) -> list[Received]:
         """Take up to `count` messages (at most 32) in one request; without `make`, a missing queue has none."""
         requested_at = time.monotonic()
 
         async def page() -> list[Any]:
-            pages = self._jobs.receive_messages(messages_per_page=min(count, MAX_PAGE),
-                                                visibility_timeout=visibility_s, **_NO_RETRY,
-                                                **_named()).by_page()  # fmt: skip
+            pages = self._jobs.receive_messages(
+                messages_per_page=min(count, MAX_PAGE), visibility_timeout=visibility_s, **_NO_RETRY, **_named()
+            ).by_page()
             async for messages in pages:
                 return [message async for message in messages]
             return []
 
         return [
-            Received(message.id, message.pop_receipt, message.content, message.dequeue_count,
-                     Timestamp.at(message.inserted_on.timestamp()), requested_at)
+            Received(
+                message.id,
+                message.pop_receipt,
+                message.content,
+                message.dequeue_count,
+                Timestamp.at(message.inserted_on.timestamp()),
+                requested_at,
+            )
             for message in await (_existing(self._jobs, page) if make else _if_existing(page, []))
-        ]  # fmt: skip
+        ]
 
     async def update(self, message_id: str, receipt: str, visibility_s: int, text: str | None = None) -> str:
         """Set a message's visibility, and its text when given; return its new receipt, the old one is dead."""
@@ -134,9 +141,16 @@ class JobQueue:
 
 def _options(api_version: str) -> dict[str, Any]:
     # The SDK's own back-off would block for 84 s.
-    return {"api_version": api_version, "use_env_settings": False, "connection_timeout": CONNECT_S,
-            "read_timeout": READ_S, "retry_total": 2, "initial_backoff": 0.3, "increment_base": 0,
-            "random_jitter_range": 0.2}  # fmt: skip
+    return {
+        "api_version": api_version,
+        "use_env_settings": False,
+        "connection_timeout": CONNECT_S,
+        "read_timeout": READ_S,
+        "retry_total": 2,
+        "initial_backoff": 0.3,
+        "increment_base": 0,
+        "random_jitter_range": 0.2,
+    }
 
 
 def _named() -> dict[str, Any]:

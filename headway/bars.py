@@ -15,8 +15,13 @@ from headway.contracts import JobSnapshot, Timestamp
 from headway.lines import amount, attempt, message, printable, status
 
 BAR_WIDTH = 30
-MARKS = {"queued": ("·", "dim"), "retrying": ("↻", "yellow"), "succeeded": ("✓", "green"), "failed": ("✗", "red"),
-         "cancelled": ("■", "yellow")}  # fmt: skip
+MARKS = {
+    "queued": ("·", "dim"),
+    "retrying": ("↻", "yellow"),
+    "succeeded": ("✓", "green"),
+    "failed": ("✗", "red"),
+    "cancelled": ("■", "yellow"),
+}
 
 
 class Bars:

@@ -6,7 +6,9 @@ import asyncio
 import itertools
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -25,7 +27,7 @@ TIMEOUT_S = 15.0
 LASTING = 3  # failures in a row, from which on it is worth a word
 
 
-class Problem(Exception):  # noqa: N818 - the term of RFC 9457
+class Problem(Exception):
     """A service refuses, and says why: `code` is stable, `detail` for people, `field` what does not fit."""
 
     def __init__(self, status: int | None, code: str, detail: str, field: str | None = None) -> None:
@@ -39,7 +41,7 @@ class Problem(Exception):  # noqa: N818 - the term of RFC 9457
         return f"{self.detail} ({self.field})" if self.field and self.field not in self.detail else self.detail
 
 
-class Unreachable(ConnectionError):  # noqa: N818
+class Unreachable(ConnectionError):
     """Nobody answered, for as long as the client's patience lasts."""
 
 
@@ -49,9 +51,26 @@ class _Told(Struct):
     field: str | None = None
 
 
-async def call(session: aiohttp.ClientSession, method: str, url: str, *, patience_s: float, token: str | None = None,
-               headers: Mapping[str, str] | None = None, body: bytes | None = None,
-               timeout_s: float = TIMEOUT_S) -> bytes:  # fmt: skip
+class _Temporary(Exception):
+    """A request failed in a way that passes: `error` says how, and the next one waits for `after_s` at least."""
+
+    def __init__(self, error: Exception, after_s: float = 0.0) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.after_s = after_s
+
+
+async def call(
+    session: aiohttp.ClientSession,
+    method: str,
+    url: str,
+    *,
+    patience_s: float,
+    token: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    body: bytes | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> bytes:
     """Send a request until it is answered; return the answer's body, which is empty for a 304.
 
     Raises:
@@ -59,31 +78,42 @@ async def call(session: aiohttp.ClientSession, method: str, url: str, *, patienc
         Unreachable: nobody answers within `patience_s`.
     """
     bearer = {} if token is None else {"Authorization": f"Bearer {token}"}
-    timeout = aiohttp.ClientTimeout(total=timeout_s)
+    request = partial(
+        session.request,
+        method,
+        url,
+        headers={**bearer, **(headers or {})},
+        data=body,
+        timeout=aiohttp.ClientTimeout(total=timeout_s),
+        allow_redirects=False,
+    )
     clock = asyncio.get_running_loop().time
     give_up_at = clock() + patience_s
     for failures in itertools.count(1):
-        trouble: Exception
-        least_s = 0.0
         try:
-            async with session.request(method, url, headers={**bearer, **(headers or {})}, data=body, timeout=timeout,
-                                       allow_redirects=False) as response:  # fmt: skip
-                text = await response.read()
-            if response.status < 300 or response.status == 304:
-                return text
-            trouble = refusal(response.status, text)
-            if response.status not in BUSY:
-                raise trouble
-            least_s = _retry_after_s(response.headers.get("Retry-After", ""))
-        except (aiohttp.ClientError, OSError) as error:  # a TimeoutError is one
-            trouble = Unreachable(f"{url} does not answer: {_reason(error)}")
-        wait_s = least_s + full_jitter_s(failures, BACKOFF_BASE_S, BACKOFF_CAP_S)
-        if clock() + wait_s > give_up_at:
-            raise trouble
-        if failures == LASTING:
-            log.warning("%s; still trying", trouble)
+            return await _request_once(request, url)
+        except _Temporary as failure:
+            wait_s = failure.after_s + full_jitter_s(failures, BACKOFF_BASE_S, BACKOFF_CAP_S)
+            if clock() + wait_s > give_up_at:
+                raise failure.error from failure.__cause__
+            if failures == LASTING:
+                log.warning("%s; still trying", failure.error)
         await asyncio.sleep(wait_s)
     raise AssertionError("unreachable")
+
+
+async def _request_once(request: Callable[[], AbstractAsyncContextManager[aiohttp.ClientResponse]], url: str) -> bytes:
+    try:
+        async with request() as response:
+            text = await response.read()
+    except (aiohttp.ClientError, OSError) as error:  # a TimeoutError is one
+        raise _Temporary(Unreachable(f"{url} does not answer: {_reason(error)}")) from error
+    if response.status < 300 or response.status == 304:
+        return text
+    refused = refusal(response.status, text)
+    if response.status not in BUSY:
+        raise refused
+    raise _Temporary(refused, _retry_after_s(response.headers.get("Retry-After", "")))
 
 
 def refusal(status: int | None, text: bytes) -> Problem | InvalidToken:

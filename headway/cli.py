@@ -69,16 +69,23 @@ def _add_submit(submit: argparse.ArgumentParser) -> None:
     submit.add_argument("--idempotency-key", metavar="KEY", help="the same submission with it is the same job")
     submit.add_argument("--watch", action="store_true", help="watch it to its end instead of printing its link")
     submit.add_argument("--json", action="store_true", help="print the receipt, or each snapshot, as a line of JSON")
-    submit.add_argument("--url", type=http_url, default=os.environ.get("HEADWAY_URL") or LOCAL_URL,
-                        help="the submitter (default: $HEADWAY_URL, or %(default)s)")  # fmt: skip
+    submit.add_argument(
+        "--url",
+        type=http_url,
+        default=os.environ.get("HEADWAY_URL") or LOCAL_URL,
+        help="the submitter (default: $HEADWAY_URL, or %(default)s)",
+    )
     submit.add_argument("--api-key-file", type=Path, metavar="FILE", help="the API key (default: $HEADWAY_API_KEY)")
     submit.set_defaults(run=_command("submit"))
 
 
 def _add_linked(parser: argparse.ArgumentParser, name: str, count: str | int) -> None:
     parser.add_argument("links", nargs=count, metavar="LINK", help=LINK)
-    parser.add_argument("--token-stdin", action="store_true",
-                        help="read the token of a link that has none from stdin (default: $HEADWAY_TOKEN)")  # fmt: skip
+    parser.add_argument(
+        "--token-stdin",
+        action="store_true",
+        help="read the token of a link that has none from stdin (default: $HEADWAY_TOKEN)",
+    )
     parser.add_argument("--json", action="store_true", help="print each snapshot as a line of JSON")
 
     def run(options: argparse.Namespace) -> int:

@@ -33,7 +33,7 @@ PATIENCE_S = 30.0
 REMEMBERED = 10_000  # receipts, so that an id is enough
 
 
-class JobFailed(Exception):  # noqa: N818 - what has failed is the job
+class JobFailed(Exception):
     """The job whose result was waited for has failed; `error` has its type and message."""
 
     def __init__(self, error: JobError) -> None:
@@ -41,7 +41,7 @@ class JobFailed(Exception):  # noqa: N818 - what has failed is the job
         self.error = error
 
 
-class JobCancelled(Exception):  # noqa: N818
+class JobCancelled(Exception):
     """The job whose result was waited for was cancelled."""
 
 
@@ -112,8 +112,15 @@ class Client:
         given = {"payload": payload, "delay_s": delay_s or None, "max_attempts": max_attempts, "timeout_s": timeout_s}
         body = {"kind": kind} | {name: value for name, value in given.items() if value is not None}
         headers = {"Content-Type": "application/json", "Idempotency-Key": idempotency_key or str(uuid4())}
-        answer = await call(self._session, "POST", f"{self._url}/jobs", patience_s=self._patience_s,
-                            token=self._api_key, headers=headers, body=encode(body))  # fmt: skip
+        answer = await call(
+            self._session,
+            "POST",
+            f"{self._url}/jobs",
+            patience_s=self._patience_s,
+            token=self._api_key,
+            headers=headers,
+            body=encode(body),
+        )
         receipt = _read(answer, Receipt)
         self._receipts[receipt.id] = receipt
         if len(self._receipts) > REMEMBERED:
@@ -140,8 +147,14 @@ class Client:
                 if snapshot.status in ENDED:
                     return
 
-    async def result(self, job: JobRef, timeout_s: float | None = None, *, token: str | None = None,
-                     type: Any = Any) -> Any:  # noqa: A002  # fmt: skip
+    async def result(
+        self,
+        job: JobRef,
+        timeout_s: float | None = None,
+        *,
+        token: str | None = None,
+        type: Any = Any,  # noqa: A002
+    ) -> Any:
         """Wait for a job's end and return its result, decoded to `type`.
 
         Raises:
@@ -160,8 +173,13 @@ class Client:
     async def cancel(self, job: JobRef, *, token: str | None = None) -> JobSnapshot:
         """Ask for a job's cancellation; return its snapshot, which is unchanged if it has ended already."""
         link = await self._find(job, token)
-        answer = await call(self._session, "POST", f"{link.base}/live/jobs/{link.id}/cancel",
-                            patience_s=self._patience_s, token=link.token)  # fmt: skip
+        answer = await call(
+            self._session,
+            "POST",
+            f"{link.base}/live/jobs/{link.id}/cancel",
+            patience_s=self._patience_s,
+            token=link.token,
+        )
         return _read(answer, JobSnapshot)
 
     async def _find(self, job: JobRef, token: str | None) -> Link:
@@ -180,8 +198,9 @@ class Client:
             raise InvalidToken("invalid_token", "The token is not for this job.", link.id)
         if link.live:
             return link
-        answer = await call(self._session, "GET", link.page, patience_s=self._patience_s,
-                            headers={"Accept": "application/json"})  # fmt: skip
+        answer = await call(
+            self._session, "GET", link.page, patience_s=self._patience_s, headers={"Accept": "application/json"}
+        )
         return Link.parse(_read(answer, _Page).links.live, link.token)
 
 

@@ -233,9 +233,15 @@ class Connection:
         before = job.version
         tag = {"If-None-Match": f'"{before}"'} if before >= 0 else {}
         try:
-            text = await call(self._session, "GET", f"{self._url}/live/jobs/{job.id}", token=job.token,
-                              headers={"Prefer": f"wait={WAIT_S}", **tag}, timeout_s=2 * WAIT_S,
-                              patience_s=math.inf)  # fmt: skip
+            text = await call(
+                self._session,
+                "GET",
+                f"{self._url}/live/jobs/{job.id}",
+                token=job.token,
+                headers={"Prefer": f"wait={WAIT_S}", **tag},
+                timeout_s=2 * WAIT_S,
+                patience_s=math.inf,
+            )
             if text:
                 job.show(decode(text, JobSnapshot))
         except Problem as problem:

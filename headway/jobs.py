@@ -15,11 +15,11 @@ R = TypeVar("R")
 BACKOFF_S, BACKOFF_CAP_S = 2.0, 300.0
 
 
-class Fail(Exception):  # noqa: N818 - what a handler says
+class Fail(Exception):
     """Raised by a handler: the job has failed, and trying it again would not help; the message is for its user."""
 
 
-class Retry(Exception):  # noqa: N818
+class Retry(Exception):
     """Raised by a handler: try the job again, after `after_s` seconds, or by the kind's own backoff.
 
     That is an attempt; when all are used up, the job has failed. The message is for the job's user.
@@ -35,9 +35,17 @@ class Retry(Exception):  # noqa: N818
 class Job(Generic[P, R]):
     """A kind of job and the function that runs it; still callable as that function."""
 
-    def __init__(self, kind: str, handler: Callable[P, Any], *, max_attempts: int,
-                 timeout_s: float | None, backoff_s: float, backoff_cap_s: float,
-                 process: bool) -> None:  # fmt: skip
+    def __init__(
+        self,
+        kind: str,
+        handler: Callable[P, Any],
+        *,
+        max_attempts: int,
+        timeout_s: float | None,
+        backoff_s: float,
+        backoff_cap_s: float,
+        process: bool,
+    ) -> None:
         parameters = list(inspect.signature(handler).parameters.values())
         if len(parameters) != 2:
             raise TypeError(f"the handler of job {kind!r} must take two arguments: the context and the payload")
@@ -80,9 +88,15 @@ class Decorator(Protocol):
     def __call__(self, handler: Callable[P, R], /) -> Job[P, R]: ...
 
 
-def job(kind: str, *, max_attempts: int = DEFAULT_ATTEMPTS, timeout_s: float | None = None,
-        backoff_s: float = BACKOFF_S, backoff_cap_s: float = BACKOFF_CAP_S,
-        process: bool = False) -> Decorator:  # fmt: skip
+def job(
+    kind: str,
+    *,
+    max_attempts: int = DEFAULT_ATTEMPTS,
+    timeout_s: float | None = None,
+    backoff_s: float = BACKOFF_S,
+    backoff_cap_s: float = BACKOFF_CAP_S,
+    process: bool = False,
+) -> Decorator:
     """Make `handler(ctx, payload)` the handler of a kind of job.
 
     One that is no `async def` runs in a thread, or with `process=True` in a process of a pool: for what keeps a
@@ -92,5 +106,12 @@ def job(kind: str, *, max_attempts: int = DEFAULT_ATTEMPTS, timeout_s: float | N
     encodes, at most 32 KiB of JSON. An attempt that takes longer than `timeout_s` fails. What is tried again waits
     for a random time, up to `backoff_s`, twice that after the second attempt, and so on up to `backoff_cap_s`.
     """
-    return partial(Job, kind, max_attempts=max_attempts, timeout_s=timeout_s, backoff_s=backoff_s,
-                   backoff_cap_s=backoff_cap_s, process=process)  # fmt: skip
+    return partial(
+        Job,
+        kind,
+        max_attempts=max_attempts,
+        timeout_s=timeout_s,
+        backoff_s=backoff_s,
+        backoff_cap_s=backoff_cap_s,
+        process=process,
+    )

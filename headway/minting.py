@@ -16,8 +16,13 @@ WEEK_S = 7 * 86_400
 def add_options(parser: ArgumentParser, ttl_help: str) -> None:
     """Add `--ttl`, `--key` and `--link`."""
     parser.add_argument("--ttl", type=float, default=WEEK_S, metavar="SECONDS", help=ttl_help)
-    parser.add_argument("--key", type=Path, default=os.environ.get("TOKEN_KEY_FILE", LOCAL_KEY), metavar="FILE",
-                        help="the private key (default: $TOKEN_KEY_FILE, or %(default)s)")  # fmt: skip
+    parser.add_argument(
+        "--key",
+        type=Path,
+        default=os.environ.get("TOKEN_KEY_FILE", LOCAL_KEY),
+        metavar="FILE",
+        help="the private key (default: $TOKEN_KEY_FILE, or %(default)s)",
+    )
     parser.add_argument("--link", type=http_url, metavar="URL", help="print a link to the job's page at this submitter")
 
 

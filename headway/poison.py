@@ -26,7 +26,7 @@ TOO_LARGE = 413
 T = TypeVar("T")
 
 
-class Unredrivable(ValueError):  # noqa: N818 - reads as what it is
+class Unredrivable(ValueError):
     """The message cannot go back on the queue; it stays where it is."""
 
 

@@ -209,8 +209,9 @@ def _told(message: JobMessage, options: argparse.Namespace) -> str:
     assert message.submitted_at is not None  # noqa: S101 - as Case.redriven has it
     assert message.expires_at is not None  # noqa: S101
     mint: minting.Mint | None = options.mint
-    granted = Pass(job_id=message.id, kind=message.kind, submitted_at=message.submitted_at,
-                   expires_at=message.expires_at)  # fmt: skip
+    granted = Pass(
+        job_id=message.id, kind=message.kind, submitted_at=message.submitted_at, expires_at=message.expires_at
+    )
     made = None if mint is None else mint.make(granted)
     if options.json:
         token, link = made and made.rpartition("#")[2], made if options.link else None

@@ -33,8 +33,16 @@ class Run(NamedTuple):
     checkpoints: list[Any]
 
 
-def run(job: Job[..., Any], payload: Any = None, *, checkpoint: Any = None, attempt: int = 1,
-        job_id: UUID | None = None, cancel_after: int | None = None, reason: str = "cancel") -> Run:  # fmt: skip
+def run(
+    job: Job[..., Any],
+    payload: Any = None,
+    *,
+    checkpoint: Any = None,
+    attempt: int = 1,
+    job_id: UUID | None = None,
+    cancel_after: int | None = None,
+    reason: str = "cancel",
+) -> Run:
     """Run a job's handler once, in this process, also when it would have one of its own.
 
     `payload` is what the job would be submitted with: JSON, or anything that msgspec encodes to it. `checkpoint` is
@@ -48,8 +56,9 @@ def run(job: Job[..., Any], payload: Any = None, *, checkpoint: Any = None, atte
         CancelledError: it was cancelled.
         Exception: whatever the handler raises; Fail and Retry, too.
     """
-    work = run_async(job, payload, checkpoint=checkpoint, attempt=attempt, job_id=job_id, cancel_after=cancel_after,
-                     reason=reason)  # fmt: skip
+    work = run_async(
+        job, payload, checkpoint=checkpoint, attempt=attempt, job_id=job_id, cancel_after=cancel_after, reason=reason
+    )
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -58,13 +67,25 @@ def run(job: Job[..., Any], payload: Any = None, *, checkpoint: Any = None, atte
         return beside.submit(contextvars.copy_context().run, asyncio.run, work).result()
 
 
-async def run_async(job: Job[..., Any], payload: Any = None, *, checkpoint: Any = None, attempt: int = 1,
-                    job_id: UUID | None = None, cancel_after: int | None = None,
-                    reason: str = "cancel") -> Run:  # fmt: skip
+async def run_async(
+    job: Job[..., Any],
+    payload: Any = None,
+    *,
+    checkpoint: Any = None,
+    attempt: int = 1,
+    job_id: UUID | None = None,
+    cancel_after: int | None = None,
+    reason: str = "cancel",
+) -> Run:
     """Run a job's handler once in the running loop; otherwise as `run`."""
     recorder = Recorder(cancel_after)
-    about = Attempt(job_id=job_id or uuid4(), kind=job.kind, attempt=attempt, max_attempts=job.max_attempts,
-                    checkpoint=Json(encode(checkpoint)))  # fmt: skip
+    about = Attempt(
+        job_id=job_id or uuid4(),
+        kind=job.kind,
+        attempt=attempt,
+        max_attempts=job.max_attempts,
+        checkpoint=Json(encode(checkpoint)),
+    )
     decoded = decode(encode({} if payload is None else payload), job.payload_type())
     context = JobContext(about, recorder)
     if inspect.iscoroutinefunction(job.handler):

@@ -41,7 +41,7 @@ _OPTIONS: Options = {"require": ["sub", "exp", "iat", "aud", "scope"], "verify_e
 _PEM_END = "-----END PUBLIC KEY-----"
 
 
-class InvalidToken(Exception):  # noqa: N818 - reads as what it is
+class InvalidToken(Exception):
     """The token opens nothing; `code` is `invalid_token` or `token_expired`."""
 
     def __init__(self, code: str, message: str, job_id: UUID | None = None) -> None:
@@ -73,8 +73,15 @@ class Pass(Struct, frozen=True, kw_only=True):
         """Spell it as the claims of a JWT."""
         due = {} if self.due_at is None else {"due": self.due_at / 1000}
         scope = " ".join(word for word in (WATCH, CANCEL) if word in self.scope)
-        return {"sub": str(self.job_id), "kind": self.kind, "iat": self.submitted_at / 1000,
-                "exp": self.expires_at / 1000, "aud": AUDIENCE, "scope": scope, **due}  # fmt: skip
+        return {
+            "sub": str(self.job_id),
+            "kind": self.kind,
+            "iat": self.submitted_at / 1000,
+            "exp": self.expires_at / 1000,
+            "aud": AUDIENCE,
+            "scope": scope,
+            **due,
+        }
 
 
 class TokenSigner:

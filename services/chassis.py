@@ -92,8 +92,10 @@ async def _serve(settings: S, open_service: Callable[[S], AbstractAsyncContextMa
         internal.add_routes(service.internal)
         await _listen(stack, internal, settings.bind_host, settings.internal_port, service.front)
         async with asyncio.TaskGroup() as group, AsyncExitStack() as public:
-            tasks = [group.create_task(_supervise(task), name=name)
-                     for name, task in {"loop": metrics.watch_loop, **service.tasks}.items()]  # fmt: skip
+            tasks = [
+                group.create_task(_supervise(task), name=name)
+                for name, task in {"loop": metrics.watch_loop, **service.tasks}.items()
+            ]
             if service.public is not None:
                 app = web.Application(middlewares=[log_request, answer])
                 if service.origins is not None:
@@ -124,9 +126,13 @@ async def _listen(
     stack: AsyncExitStack, app: web.Application, host: str, port: int, front: Front | None = None
 ) -> None:
     runner = web.AppRunner(
-        app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S, keepalive_timeout=IDLE_S,
+        app,
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=SHUTDOWN_S,
+        keepalive_timeout=IDLE_S,
         lingering_time=LINGER_S,
-    )  # fmt: skip
+    )
     handshakes = Handshakes(runner, front)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)

@@ -46,8 +46,11 @@ class Origins:
 
     @staticmethod
     def _preflight(methods: str) -> web.Response:
-        headers = {"Access-Control-Allow-Methods": methods, "Access-Control-Allow-Headers": ACCEPTED,
-                   "Access-Control-Max-Age": str(PREFLIGHT_S)}  # fmt: skip
+        headers = {
+            "Access-Control-Allow-Methods": methods,
+            "Access-Control-Allow-Headers": ACCEPTED,
+            "Access-Control-Max-Age": str(PREFLIGHT_S),
+        }
         return web.Response(status=204, headers=headers)
 
     async def _mark(self, request: web.Request, response: web.StreamResponse) -> None:

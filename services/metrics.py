@@ -21,8 +21,11 @@ BUILD = Gauge("headway_build_info", "Which version runs here?", ["version", "rev
 BUILD.labels(version("headway"), environment().get("HEADWAY_REVISION", "unknown"), platform.python_version()).set(1)
 REQUESTS = Tally("http_requests", "How many HTTP requests were answered?", ["method", "route", "code"])
 REQUEST_DURATION = TallyHistogram("http_request_duration_seconds", "How long did an answer take?", ["method", "route"])
-LOOP_LAG = Histogram("event_loop_lag_seconds", "How late does the event loop come to what is due?",
-                     buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5))  # fmt: skip
+LOOP_LAG = Histogram(
+    "event_loop_lag_seconds",
+    "How late does the event loop come to what is due?",
+    buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
 DRAINING = Gauge("headway_draining", "Is this process about to stop?")
 LOG_MESSAGES = Counter("log_messages", "How many lines were logged?", ["level"])
 LOGGED = {level: LOG_MESSAGES.labels(level) for level in ("debug", "info", "warning", "error", "critical")}

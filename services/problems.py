@@ -27,14 +27,15 @@ HELD = web.RequestKey("held", bool)  # set on a request whose answer is held bac
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Problem(Exception):  # noqa: N818 - the term of RFC 9457
+class Problem(Exception):
     """An expected failure: a status, a stable code and a message fit for the caller."""
 
     status: ClassVar[int] = 400
     code: str = "bad_request"
 
-    def __init__(self, detail: str, *, field: str | None = None, code: str | None = None,
-                 retry_after_s: int | None = None) -> None:  # fmt: skip
+    def __init__(
+        self, detail: str, *, field: str | None = None, code: str | None = None, retry_after_s: int | None = None
+    ) -> None:
         super().__init__(detail)
         self.code = code or self.code
         self.detail = detail
@@ -116,13 +117,20 @@ def _named_field(detail: str) -> str | None:
 def render(status: int, code: str, detail: str, field: str | None = None) -> bytes:
     """Render one problem as JSON."""
     return msgspec.json.encode(
-        {"type": "about:blank", "title": code.replace("_", " ").capitalize(), "status": status, "code": code,
-         "detail": detail} | ({"field": field} if field else {})
-    )  # fmt: skip
+        {
+            "type": "about:blank",
+            "title": code.replace("_", " ").capitalize(),
+            "status": status,
+            "code": code,
+            "detail": detail,
+        }
+        | ({"field": field} if field else {})
+    )
 
 
-def respond(status: int, code: str, detail: str, *, field: str | None = None,
-            headers: dict[str, str] | None = None) -> web.Response:  # fmt: skip
+def respond(
+    status: int, code: str, detail: str, *, field: str | None = None, headers: dict[str, str] | None = None
+) -> web.Response:
     """Answer with one problem."""
     return web.Response(status=status, body=render(status, code, detail, field), content_type=PROBLEM, headers=headers)
 
@@ -163,8 +171,7 @@ async def log_request(request: web.Request, handler: Handler) -> web.StreamRespo
     if response.status != HTTPStatus.SWITCHING_PROTOCOLS:  # a socket logs its opening and closing itself
         duration_ms, route = round((time.perf_counter() - started) * 1000, 1), route_of(request)
         said = log.debug if route.startswith("/assets/") else log.info
-        said("request_answered", method=request.method, route=route, status=response.status,
-                 duration_ms=duration_ms)  # fmt: skip
+        said("request_answered", method=request.method, route=route, status=response.status, duration_ms=duration_ms)
     return response
 
 

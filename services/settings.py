@@ -89,7 +89,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         return []
 
 
-class InvalidSettings(Exception):  # noqa: N818 - reads as what it is
+class InvalidSettings(Exception):
     """The environment does not fit; one line for each problem."""
 
     def __init__(self, problems: Iterable[str]) -> None:

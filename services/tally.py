@@ -97,9 +97,13 @@ class TallyHistogram(_Tally[Spread]):
     kind = "histogram"
 
     def __init__(
-        self, name: str, documentation: str, labels: Sequence[str] = (), *,
+        self,
+        name: str,
+        documentation: str,
+        labels: Sequence[str] = (),
+        *,
         buckets: Sequence[float] = Histogram.DEFAULT_BUCKETS[:-1],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._buckets = tuple(map(float, buckets))
         super().__init__(name, documentation, labels)
 

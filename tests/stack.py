@@ -122,10 +122,15 @@ async def running(folder: Path, **env: str) -> AsyncIterator[Stack]:
     """Run the whole system until the block ends."""
     ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "dev.up", cwd=ROOT, limit=1 << 20,
+        sys.executable,
+        "-m",
+        "dev.up",
+        cwd=ROOT,
+        limit=1 << 20,
         env={**os.environ, **ports, "HEADWAY_DIR": str(folder), **env},
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
     async with aiohttp.ClientSession() as session:
         stack = Stack(folder, session)
         reading = asyncio.create_task(_read(process, stack.output))

@@ -81,8 +81,16 @@ class Goal(NamedTuple):
 
 
 GOALS = (
-    Goal("CPU a delivery, 1,000 watchers: Headway to the C limit", FANOUT, "delivery_us", HEADWAY, LIMIT, 1.5, 1.25,
-         at_most=True),
+    Goal(
+        "CPU a delivery, 1,000 watchers: Headway to the C limit",
+        FANOUT,
+        "delivery_us",
+        HEADWAY,
+        LIMIT,
+        1.5,
+        1.25,
+        at_most=True,
+    ),
     Goal("the same: Socket.IO + Redis to Headway", FANOUT, "delivery_us", SOCKETIO, HEADWAY, 1.6, 2),
     Goal("the same: python-socketio + Redis to Headway", FANOUT, "delivery_us", PYTHON_SOCKETIO, HEADWAY, 4, 6),
     Goal("CPU a report, 1,000 jobs: Socket.IO + Redis to Headway", JOBS, "report_us", SOCKETIO, HEADWAY, 0.8, 1.2),
@@ -91,11 +99,20 @@ GOALS = (
     Goal("the same: Headway to itself in batches of 100", JOBS, "report_us", HEADWAY, HEADWAY_100, 5, 8),
     Goal("bytes an idle connection: Socket.IO + Redis to Headway", IDLE, "idle_bytes", SOCKETIO, HEADWAY, 0.6, 1.5),
     Goal("CPU a handshake without token: FastAPI + Redis to Headway", IDLE, "upgrade_us", FASTAPI, HEADWAY, 3, 5),
-    Goal("CPU a delivery, beside 1,000 stuck watchers to without", STUCK, "delivery_us", HEADWAY_STUCK, HEADWAY, 1.1,
-         1.05, at_most=True),
-    Goal("p50, beside 1,000 stuck watchers to without", STUCK, "p50_ms", HEADWAY_STUCK, HEADWAY, 1.2, 1.1,
-         at_most=True),
-)  # fmt: skip
+    Goal(
+        "CPU a delivery, beside 1,000 stuck watchers to without",
+        STUCK,
+        "delivery_us",
+        HEADWAY_STUCK,
+        HEADWAY,
+        1.1,
+        1.05,
+        at_most=True,
+    ),
+    Goal(
+        "p50, beside 1,000 stuck watchers to without", STUCK, "p50_ms", HEADWAY_STUCK, HEADWAY, 1.2, 1.1, at_most=True
+    ),
+)
 
 
 def ratios(rows: Sequence[Row]) -> str:

@@ -77,7 +77,16 @@ def _report(job_id: uuid.UUID, now: Timestamp) -> JobReport:
     progress = Progress(40, 100, "%", SENT)
     message = SENT + _padding(len(encode(present(progress))))
     return JobReport(
-        job_id=job_id, kind="bench", message_id=str(job_id), delivery=1, sequence=SEQUENCE, status="running",
-        progress=Progress(40, 100, "%", message), result=Json(NULL), submitted_at=now, expires_at=now.after(HOUR_S),
-        lease_until=now.after(HOUR_S), sent_at=now,
-    )  # fmt: skip
+        job_id=job_id,
+        kind="bench",
+        message_id=str(job_id),
+        delivery=1,
+        sequence=SEQUENCE,
+        status="running",
+        progress=Progress(40, 100, "%", message),
+        result=Json(NULL),
+        submitted_at=now,
+        expires_at=now.after(HOUR_S),
+        lease_until=now.after(HOUR_S),
+        sent_at=now,
+    )

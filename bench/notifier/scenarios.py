@@ -59,12 +59,15 @@ WEIGHED = {
 
 FANOUT = Scenario("fanout", "One job, 1,000 watchers, 50 reports a second", DELIVERED)
 JOBS = Scenario(
-    "jobs", "1,000 jobs, a watcher each, 500 reports a second", REPORTED,
-    jobs=1_000, rate=500, reporters=8, outstanding=250,
-)  # fmt: skip
-IDLE = Scenario(
-    "idle", "5,000 idle connections", WEIGHED, watchers=5_000, jobs=5_000, reports=False, settle_s=1.5
-)  # fmt: skip
+    "jobs",
+    "1,000 jobs, a watcher each, 500 reports a second",
+    REPORTED,
+    jobs=1_000,
+    rate=500,
+    reporters=8,
+    outstanding=250,
+)
+IDLE = Scenario("idle", "5,000 idle connections", WEIGHED, watchers=5_000, jobs=5_000, reports=False, settle_s=1.5)
 # Half the rate, so that the core has time to spare, and what the stuck ones cost shows in the latency; and over before
 # those that read nothing, and so answer no ping, are taken for gone.
 STUCK = Scenario(

@@ -27,9 +27,14 @@ class Bus:
     """Hears what is published of the wanted jobs."""
 
     def __init__(
-        self, servers: Servers, heard: Callable[[str, bytes], None], confirmed: Callable[[str], None],
-        hinted: Callable[[], None] = lambda: None, *, deaf_s: float = 5.0,
-    ) -> None:  # fmt: skip
+        self,
+        servers: Servers,
+        heard: Callable[[str, bytes], None],
+        confirmed: Callable[[str], None],
+        hinted: Callable[[], None] = lambda: None,
+        *,
+        deaf_s: float = 5.0,
+    ) -> None:
         self._servers = servers
         self._tell_heard = heard
         self._tell_confirmed = confirmed

@@ -42,7 +42,7 @@ class CloseCode(IntEnum):
     TRY_LATER = 1013
 
 
-class Violation(Exception):  # noqa: N818 - the RFC's word
+class Violation(Exception):
     """The other side does what it may not; the connection is closed with a code."""
 
     def __init__(self, code: CloseCode, reason: str) -> None:

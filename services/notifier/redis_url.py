@@ -70,9 +70,13 @@ def _pool(url: str, address: Server) -> ConnectionPool:
     # No retries: a report sent twice would be refused as stale though it was accepted. RESP2 has what is published
     # come as an answer, and no notices of maintenance.
     pool.connection_kwargs.update(
-        address._asdict(), protocol=2, retry=_once(), socket_timeout=None,
-        socket_connect_timeout=CONNECT_S, health_check_interval=0,
-    )  # fmt: skip
+        address._asdict(),
+        protocol=2,
+        retry=_once(),
+        socket_timeout=None,
+        socket_connect_timeout=CONNECT_S,
+        health_check_interval=0,
+    )
     return pool
 
 

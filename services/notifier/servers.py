@@ -29,7 +29,7 @@ REFRESH_S = 0.1  # how often, at most, a cluster is asked who keeps what
 ASK_S = 1.0  # for one server to answer that: the next one may know
 
 
-class Unplaced(RedisError):  # noqa: N818 - reads as what it is
+class Unplaced(RedisError):
     """Nobody is known to keep a key."""
 
 

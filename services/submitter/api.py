@@ -28,8 +28,15 @@ RETRY_AFTER_S = 2
 class Api:
     """Takes submissions."""
 
-    def __init__(self, settings: SubmitterSettings, links: Links, queue: JobQueue, signer: WatchedFile[TokenSigner],
-                 callers: Callers, waker: Waker) -> None:  # fmt: skip
+    def __init__(
+        self,
+        settings: SubmitterSettings,
+        links: Links,
+        queue: JobQueue,
+        signer: WatchedFile[TokenSigner],
+        callers: Callers,
+        waker: Waker,
+    ) -> None:
         self._job_ttl_s = settings.job_ttl_s
         self._links = links
         self._queue = queue

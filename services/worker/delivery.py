@@ -120,8 +120,13 @@ class Delivery:
                 await self._settle(outcome, held)
             finally:
                 renewing.cancel()
-            log.info("job_handled", outcome=name, attempt=self._attempt(message), delivery=self._received.delivery,
-                     duration_s=round(time.perf_counter() - started, 3))  # fmt: skip
+            log.info(
+                "job_handled",
+                outcome=name,
+                attempt=self._attempt(message),
+                delivery=self._received.delivery,
+                duration_s=round(time.perf_counter() - started, 3),
+            )
 
     async def _reject(self, detail: str, held: Holding) -> Outcome:
         if (refused := await self._ask(held.stream)) is not None:
@@ -155,8 +160,13 @@ class Delivery:
         if job is None:
             unknown = JobError("UnknownKind", f"No worker here knows the kind {message.kind!r}.")
             return await self._again(Again(unknown), held)  # another fleet may
-        attempt = Attempt(job_id=message.id, kind=message.kind, attempt=self._attempt(message),
-                          max_attempts=message.max_attempts, checkpoint=message.checkpoint)  # fmt: skip
+        attempt = Attempt(
+            job_id=message.id,
+            kind=message.kind,
+            attempt=self._attempt(message),
+            max_attempts=message.max_attempts,
+            checkpoint=message.checkpoint,
+        )
         timeout_s = message.timeout_s or job.timeout_s
         if self._received.delivery == 1:
             metrics.since_submission(message, metrics.QUEUE_WAIT.labels(message.kind))
@@ -168,8 +178,9 @@ class Delivery:
             return outcome
         return await self._again(outcome, held, job.backoff_s, job.backoff_cap_s)
 
-    async def _again(self, asked: Again, held: Holding, backoff_s: float = BACKOFF_S,
-                     cap_s: float = BACKOFF_CAP_S) -> Outcome:  # fmt: skip
+    async def _again(
+        self, asked: Again, held: Holding, backoff_s: float = BACKOFF_S, cap_s: float = BACKOFF_CAP_S
+    ) -> Outcome:
         """Find out when the next attempt is; after the last one the job has failed."""
         attempt = self._attempt(held.message)
         if attempt >= held.message.max_attempts:

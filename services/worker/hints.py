@@ -21,7 +21,7 @@ BACKOFF_S, BACKOFF_CAP_S = 0.1, 5.0
 HINTED, OVER = 200, 204
 
 
-class NoHints(Exception):  # noqa: N818 - reads as what it is
+class NoHints(Exception):
     """The notifier holds no request."""
 
 

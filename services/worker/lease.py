@@ -35,7 +35,7 @@ class Messages(Protocol):
         """Remove a message."""
 
 
-class LeaseLost(Exception):  # noqa: N818 - reads as what it is
+class LeaseLost(Exception):
     """The message is another worker's, or may be."""
 
 

@@ -108,7 +108,7 @@ def raised(error: BaseException) -> tuple[Ending | Again, list[str]]:
             return Again(_told(error)), _frames(error)
 
 
-class InvalidPayload(Exception):  # noqa: N818 - reads as what it is
+class InvalidPayload(Exception):
     """The payload is none that the handler takes."""
 
     def __init__(self, error: JobError) -> None:

@@ -30,15 +30,16 @@ OK = 200
 REFUSALS = frozenset({400, 413, 422, 500})  # anything else says nothing of the reports: a wrong address, or not now
 
 
-class NotifierAway(Exception):  # noqa: N818 - reads as what it is
+class NotifierAway(Exception):
     """The notifier could not be asked, or cannot tell: everything is sent again."""
 
 
 class Reporter:
     """Carries the streams' reports to the notifier, and its verdicts back."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, keys: WatchedFile[tuple[str, ...]],
-                 heartbeat_s: float) -> None:  # fmt: skip
+    def __init__(
+        self, session: aiohttp.ClientSession, url: str, keys: WatchedFile[tuple[str, ...]], heartbeat_s: float
+    ) -> None:
         self._session = session
         self._url = url.rstrip("/")
         self._keys = keys

@@ -13,7 +13,7 @@ from headway.contracts import ENDED, NULL, JobError, JobReport, JobStatus, Json,
 NEVER = float("-inf")
 
 
-class ReportRefused(Exception):  # noqa: N818 - reads as what it is
+class ReportRefused(Exception):
     """The notifier finds the report itself wrong; sending it again would not help."""
 
 
@@ -47,16 +47,22 @@ class Stream:
             self._changed = True
 
     async def tell(
-        self, status: JobStatus, *, result: Json = NULL, error: JobError | None = None,
-        lease_until: Timestamp | None = None, due_at: Timestamp | None = None,
-    ) -> Verdict:  # fmt: skip
+        self,
+        status: JobStatus,
+        *,
+        result: Json = NULL,
+        error: JobError | None = None,
+        lease_until: Timestamp | None = None,
+        due_at: Timestamp | None = None,
+    ) -> Verdict:
         """Tell a change that matters, at once, and wait for its verdict however long that takes.
 
         Raises:
             ReportRefused: the notifier will never take it.
         """
-        self._report = replace(self._report, status=status, result=result, error=error, lease_until=lease_until,
-                               due_at=due_at)  # fmt: skip
+        self._report = replace(
+            self._report, status=status, result=result, error=error, lease_until=lease_until, due_at=due_at
+        )
         verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self._waiting.append(verdict)
         self._urgent = True

@@ -13,9 +13,13 @@ from tests.stack import JOBS, Stack, running
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 ARGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
     "--disable-sync",
-]  # fmt: skip
+]
 TIMEOUT_MS = 20_000
 
 # Each different state that the job's page shows, and each change of its notice that it reconnects.

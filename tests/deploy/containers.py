@@ -28,8 +28,15 @@ ASK = "import sys, urllib.request as ask; sys.stdout.buffer.write(ask.urlopen('h
 
 def docker(*words: str, text: str | None = None, timeout_s: float = 300, env: dict[str, str] | None = None) -> str:
     """Run a docker command and return what it says; what goes wrong is an error."""
-    told = subprocess.run(["docker", *words], cwd=ROOT, env=os.environ | (env or {}), input=text, capture_output=True,
-                          text=True, timeout=timeout_s)  # fmt: skip
+    told = subprocess.run(
+        ["docker", *words],
+        cwd=ROOT,
+        env=os.environ | (env or {}),
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
     assert told.returncode == 0, f"docker {' '.join(words)}\n{told.stdout[-4000:]}{told.stderr[-4000:]}"
     return told.stdout
 

@@ -119,8 +119,11 @@ def test_containers_have_no_rights(system: System) -> None:
 
 def test_each_service_has_its_own_keys(system: System) -> None:
     """The notifier cannot sign a token, the worker neither sign nor read one."""
-    for service, keys in {"submitter": {"token.pem"}, "notifier": {"token.pub.pem", "report.key"},
-                          "worker": {"report.key"}}.items():  # fmt: skip
+    for service, keys in {
+        "submitter": {"token.pem"},
+        "notifier": {"token.pub.pem", "report.key"},
+        "worker": {"report.key"},
+    }.items():
         assert set(docker("exec", system.replicas(service)[0], "ls", "/etc/headway").split()) == keys
 
 
@@ -154,10 +157,21 @@ async def test_prometheus_finds_every_replica(system: System) -> None:
 
 async def test_a_team_adds_its_jobs(system: System) -> None:
     """The example's image runs a job that needs a package of its own."""
-    docker("build", "--network=host", "--quiet", f"--build-arg=HEADWAY_IMAGE=headway:{VERSION}",
-           f"--tag=own-jobs:{VERSION}", "examples/own-jobs")  # fmt: skip
-    own = System(system.url, system.prometheus, (*system.files, "--file=examples/own-jobs/compose.yaml"),
-                 system.environment, system.session)  # fmt: skip
+    docker(
+        "build",
+        "--network=host",
+        "--quiet",
+        f"--build-arg=HEADWAY_IMAGE=headway:{VERSION}",
+        f"--tag=own-jobs:{VERSION}",
+        "examples/own-jobs",
+    )
+    own = System(
+        system.url,
+        system.prometheus,
+        (*system.files, "--file=examples/own-jobs/compose.yaml"),
+        system.environment,
+        system.session,
+    )
     own.up("--no-build")
     receipt = await own.submit("measure", sizes=[1000, 2_500_000])
     async with watching(own, receipt["token"], 1) as watchers:

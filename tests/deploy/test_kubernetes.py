@@ -140,9 +140,12 @@ def test_selectors_find_their_pods(folder: str) -> None:
 
 # Who must reach what: a service, what its peers are called, and their port.
 FLOWS = [
-    ("notifier", "redis", "store"), ("submitter", "azurite", "store"), ("worker", "azurite", "store"),
-    ("submitter", "notifier", "internal"), ("worker", "notifier", "internal"),
-]  # fmt: skip
+    ("notifier", "redis", "store"),
+    ("submitter", "azurite", "store"),
+    ("worker", "azurite", "store"),
+    ("submitter", "notifier", "internal"),
+    ("worker", "notifier", "internal"),
+]
 
 
 @pytest.mark.parametrize(("target", "port"), sorted({flow[1:] for flow in FLOWS}))
@@ -170,8 +173,12 @@ def test_names_can_be_looked_up(folder: str) -> None:
     policies = of_kind(rendered(folder), "NetworkPolicy").values()
     for workload in of_kind(rendered(folder), "Deployment").values():
         labels = workload["spec"]["template"]["metadata"]["labels"]
-        rules = [rule for one in policies if matches(one["spec"]["podSelector"], labels)
-                 for rule in one["spec"].get("egress", [])]  # fmt: skip
+        rules = [
+            rule
+            for one in policies
+            if matches(one["spec"]["podSelector"], labels)
+            for rule in one["spec"].get("egress", [])
+        ]
         assert {("UDP", 53), ("TCP", 53)} <= {
             (port.get("protocol"), port["port"]) for rule in rules for port in rule["ports"]
         }
@@ -228,9 +235,13 @@ def test_the_document_makes_the_secrets(service: str) -> None:
     made = {Path(file).name for file in re.findall(r"--from-file=(\S+)", command)}
     others = {f"{other.upper()}_" for other in SERVICES if other != service}
     fields = {field.upper() for field in SERVICES[service].__struct_fields__}
-    needed = {Path(value).name for name, value in environment("overlays/production", service).items()
-              if value.startswith(SECRETS) and not name.startswith(tuple(others))
-              and {name.removeprefix(f"{service.upper()}_"), name, name.removesuffix("_FILE")} & fields}  # fmt: skip
+    needed = {
+        Path(value).name
+        for name, value in environment("overlays/production", service).items()
+        if value.startswith(SECRETS)
+        and not name.startswith(tuple(others))
+        and {name.removeprefix(f"{service.upper()}_"), name, name.removesuffix("_FILE")} & fields
+    }
     assert made == needed - ({"token.pub.pem"} if service == "submitter" else set())
 
 
@@ -262,9 +273,13 @@ def test_the_identity_of_the_document_enters_the_queue(tmp_path: Path) -> None:
     patches = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)[0]
     (tmp_path / "headway.env").write_text(env)
     production = os.path.relpath((ROOT / "deploy/k8s/overlays/production").resolve(), tmp_path.resolve())
-    head = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": "headway",
-            "resources": [production],
-            "configMapGenerator": [{"name": "headway", "behavior": "merge", "envs": ["headway.env"]}]}  # fmt: skip
+    head = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": "headway",
+        "resources": [production],
+        "configMapGenerator": [{"name": "headway", "behavior": "merge", "envs": ["headway.env"]}],
+    }
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(head) + patches)
     folder = os.path.relpath(tmp_path, ROOT / "deploy/k8s")
     for service in ("submitter", "worker"):

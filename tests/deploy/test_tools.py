@@ -33,8 +33,13 @@ def run(*command: str | Path) -> None:
 
 def files(*patterns: str) -> list[str]:
     """Return the project's own files of some kinds."""
-    listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard", *patterns],
-                            cwd=ROOT, capture_output=True, text=True, check=True)  # fmt: skip
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", *patterns],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return sorted(listed.stdout.split())
 
 
@@ -85,8 +90,18 @@ def test_checkov_accepts_the_dockerfile() -> None:
 
 def checkov(framework: str, file: Path, left_out: list[str]) -> None:
     """Check one file."""
-    run(CHECKOV, "--framework", framework, "--skip-download", "--quiet", "--compact", "--file", file,
-        "--skip-check", ",".join(left_out))  # fmt: skip
+    run(
+        CHECKOV,
+        "--framework",
+        framework,
+        "--skip-download",
+        "--quiet",
+        "--compact",
+        "--file",
+        file,
+        "--skip-check",
+        ",".join(left_out),
+    )
 
 
 def written(folder: str, directory: Path) -> Path:

@@ -78,19 +78,34 @@ def report(job_id: str, sequence: int, **more: Any) -> dict[str, Any]:
     """Make a report as a worker would."""
     now = Timestamp.now()
     return {
-        "job_id": job_id, "kind": "k", "message_id": "m", "delivery": 1, "sequence": sequence, "status": "running",
-        "submitted_at": str(now), "expires_at": str(now.after(3600)), "lease_until": str(now.after(60)), **more,
-    }  # fmt: skip
+        "job_id": job_id,
+        "kind": "k",
+        "message_id": "m",
+        "delivery": 1,
+        "sequence": sequence,
+        "status": "running",
+        "submitted_at": str(now),
+        "expires_at": str(now.after(3600)),
+        "lease_until": str(now.after(60)),
+        **more,
+    }
 
 
 def environment(redis_url: str, keys: Path, port: int, internal_port: int, **settings: str) -> dict[str, str]:
     """Make the environment of a notifier."""
     return {
-        **os.environ, "NOTIFIER_PORT": str(port), "NOTIFIER_INTERNAL_PORT": str(internal_port),
-        "BIND_HOST": "127.0.0.1", "REDIS_URL": redis_url, "REPORT_KEY_FILE": str(keys / "report.key"),
-        "TOKEN_PUBLIC_KEY_FILE": str(keys / "token.pub.pem"), "ALLOWED_ORIGINS": ORIGIN, "SILENCE_S": "0.5",
-        "DRAIN_S": "0.2", **settings,
-    }  # fmt: skip
+        **os.environ,
+        "NOTIFIER_PORT": str(port),
+        "NOTIFIER_INTERNAL_PORT": str(internal_port),
+        "BIND_HOST": "127.0.0.1",
+        "REDIS_URL": redis_url,
+        "REPORT_KEY_FILE": str(keys / "report.key"),
+        "TOKEN_PUBLIC_KEY_FILE": str(keys / "token.pub.pem"),
+        "ALLOWED_ORIGINS": ORIGIN,
+        "SILENCE_S": "0.5",
+        "DRAIN_S": "0.2",
+        **settings,
+    }
 
 
 def faults(log: Path) -> list[str]:

@@ -68,8 +68,12 @@ class Effects(tuple[Effect, ...]):
         text = path.read_text() if path.exists() else ""
         *lines, _ = text.split("\n")  # the last one may still be on its way
         fields = (line.split(" ", 5) for line in lines)
-        return cls(sorted(Effect(float(at), job_id, run, int(worker), int(attempt), what)
-                          for at, job_id, run, worker, attempt, what in fields))  # fmt: skip
+        return cls(
+            sorted(
+                Effect(float(at), job_id, run, int(worker), int(attempt), what)
+                for at, job_id, run, worker, attempt, what in fields
+            )
+        )
 
     def of(self, job_id: str) -> Effects:
         """Return those of one job."""

@@ -89,9 +89,16 @@ class Fleet:
         self._stack = stack
         self._log = folder / "effects"
         self._env = {
-            **os.environ, **stack.env, "WORKER_JOBS": "tests.integration.chaos_jobs", LOG: str(self._log),
-            "LEASE_S": str(LEASE_S), "HEARTBEAT_S": str(HEARTBEAT_S), "POLL_MAX_S": "0.2", "GRACE_S": "0", **env,
-        }  # fmt: skip
+            **os.environ,
+            **stack.env,
+            "WORKER_JOBS": "tests.integration.chaos_jobs",
+            LOG: str(self._log),
+            "LEASE_S": str(LEASE_S),
+            "HEARTBEAT_S": str(HEARTBEAT_S),
+            "POLL_MAX_S": "0.2",
+            "GRACE_S": "0",
+            **env,
+        }
 
     @property
     def effects(self) -> Effects:

@@ -24,12 +24,42 @@ STATUSES = ["queued", "running", "retrying", "succeeded", "failed", "cancelled"]
 CHARACTERS = 'aZ09 "\\/{}[]:,%$\0\t\r\n\x1f\x7f\u00e9\u2028\u2029\ufeff\uffff\U0001f600'
 TIMES = ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999Z", "2026-02-28T00:00:00+00:00", "2026-01-01T23:59:59.9995Z"]
 ODD = [
-    "-0", "1E+2", "1e400", "-" + "9" * 400, "0.1e-400", '"\\ud800"', '"\\u0000"', '"\u2028\u2029"', '{"a":1,"a":2}',
-    "[" * MAX_DEPTH + "]" * MAX_DEPTH, '"' + "x" * 32_000 + '"', " \r\n\t1 ", '"]}"', '"<job 1>"', '{"$ref":"#"}',
-]  # fmt: skip
-WRONG = ["}", "", "NaN", "\x001", '"\x01"', "[" * 10_000, "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), '"\ud800"',
-         '"' + "x" * 33_000 + '"', "-1", "1.5", "9" * 400, "true", '"1"',
-         '"2026-01-01"', '"x"', "[]", "{}"]  # fmt: skip
+    "-0",
+    "1E+2",
+    "1e400",
+    "-" + "9" * 400,
+    "0.1e-400",
+    '"\\ud800"',
+    '"\\u0000"',
+    '"\u2028\u2029"',
+    '{"a":1,"a":2}',
+    "[" * MAX_DEPTH + "]" * MAX_DEPTH,
+    '"' + "x" * 32_000 + '"',
+    " \r\n\t1 ",
+    '"]}"',
+    '"<job 1>"',
+    '{"$ref":"#"}',
+]
+WRONG = [
+    "}",
+    "",
+    "NaN",
+    "\x001",
+    '"\x01"',
+    "[" * 10_000,
+    "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1),
+    '"\ud800"',
+    '"' + "x" * 33_000 + '"',
+    "-1",
+    "1.5",
+    "9" * 400,
+    "true",
+    '"1"',
+    '"2026-01-01"',
+    '"x"',
+    "[]",
+    "{}",
+]
 NAMES = ["watch", "version", "unwatch", "cancel", "hello", "job", "watch ", ""]
 OPCODES = [0x81, 0x88, 0x89, 0x89, 0x8A]  # text, close, ping and pong
 REQUIRED = 8  # of a report's fields
@@ -41,18 +71,26 @@ class Inputs:
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
         self._fields: dict[str, Callable[[], str]] = {
-            "job_id": lambda: json.dumps(self._one(JOBS)), "kind": lambda: self._text(128, 1),
+            "job_id": lambda: json.dumps(self._one(JOBS)),
+            "kind": lambda: self._text(128, 1),
             "message_id": lambda: self._text(128, 1) if self._may(0.5) else '"m"',
-            "delivery": lambda: self._whole(1, TOP), "sequence": lambda: self._whole(0, TOP),
+            "delivery": lambda: self._whole(1, TOP),
+            "sequence": lambda: self._whole(0, TOP),
             "status": lambda: json.dumps(self._one(STATUSES)),
-            "submitted_at": self._time, "expires_at": self._time,
+            "submitted_at": self._time,
+            "expires_at": self._time,
             # What follows may be left out.
-            "generation": lambda: self._whole(0, TOP), "attempt": lambda: self._whole(1, TOP),
-            "max_attempts": lambda: self._whole(1, 1_000), "progress": lambda: self._or_null(self._progress),
-            "result": self._json, "error": lambda: self._or_null(self._error),
-            "lease_until": lambda: self._or_null(self._time), "due_at": lambda: self._or_null(self._time),
-            "sent_at": lambda: self._or_null(self._time), "unheard of": self._json,
-        }  # fmt: skip
+            "generation": lambda: self._whole(0, TOP),
+            "attempt": lambda: self._whole(1, TOP),
+            "max_attempts": lambda: self._whole(1, 1_000),
+            "progress": lambda: self._or_null(self._progress),
+            "result": self._json,
+            "error": lambda: self._or_null(self._error),
+            "lease_until": lambda: self._or_null(self._time),
+            "due_at": lambda: self._or_null(self._time),
+            "sent_at": lambda: self._or_null(self._time),
+            "unheard of": self._json,
+        }
 
     def _one(self, choices: list[T]) -> T:
         return self._random.choice(choices)
@@ -92,9 +130,10 @@ class Inputs:
 
     def _progress(self) -> str:
         more: dict[str, Callable[[], str]] = {
-            "total": lambda: self._or_null(self._amount), "unit": lambda: self._or_null(lambda: self._text(32)),
+            "total": lambda: self._or_null(self._amount),
+            "unit": lambda: self._or_null(lambda: self._text(32)),
             "message": lambda: self._or_null(lambda: self._text(1_000)),
-        }  # fmt: skip
+        }
         return self._object({"current": self._amount()} | {name: of() for name, of in more.items() if self._may(0.7)})
 
     def _error(self) -> str:
@@ -148,11 +187,18 @@ class Inputs:
         return {self._one(["unwatch", "cancel"]): self._one(IDS)}
 
     def _bad_message(self) -> Any:
-        return self._one([
-            {self._one(NAMES): self._value()}, {self._one(NAMES): self._value() for _ in range(3)},
-            {"watch": self._token(), "version": self._value()}, self._characters(40), json.dumps(self._value()),
-            self._random.randbytes(60), "[" * 10_000, "x" * 70_000,
-        ])  # fmt: skip
+        return self._one(
+            [
+                {self._one(NAMES): self._value()},
+                {self._one(NAMES): self._value() for _ in range(3)},
+                {"watch": self._token(), "version": self._value()},
+                self._characters(40),
+                json.dumps(self._value()),
+                self._random.randbytes(60),
+                "[" * 10_000,
+                "x" * 70_000,
+            ]
+        )
 
     def messages(self) -> list[Any]:
         """Draw what a socket sends: objects whose tokens are still to be signed, text and bytes."""

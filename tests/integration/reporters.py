@@ -24,7 +24,7 @@ TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3)
 BACKOFF_S, BACKOFF_CAP_S = 0.1, 2.0
 
 
-class Away(ConnectionError):  # noqa: N818 - reads as what it is
+class Away(ConnectionError):
     """A replica could not be asked, or cannot tell."""
 
 

@@ -132,8 +132,13 @@ class Show:
             late = [self.late_s(watcher) for watcher in watchers]
             waited = [(one.seen_at - (one.ended.finished_at or 0)) / 1000 for one in watchers if one.ended]
             connections = sum(watcher.connections for watcher in watchers)
-            log.info("%s: late %s; since acceptance %s; %d connections",
-                     kind.transport, spread(late), spread(waited), connections)  # fmt: skip
+            log.info(
+                "%s: late %s; since acceptance %s; %d connections",
+                kind.transport,
+                spread(late),
+                spread(waited),
+                connections,
+            )
         late = [self.late_s(watcher) for watcher in self.watchers]
         in_vain = sum(reporter.failures for reporter in self.reporters)
         log.info("late: %s; requests of reporters in vain: %d", spread(late), in_vain)
@@ -149,8 +154,12 @@ class Show:
                     watcher.complain(f"ends with {watcher.version} instead of {record.version}")
         late_s = percentile([self.late_s(watcher) for watcher in self.watchers], 99)
         late = [f"99 of 100 endings came within {late_s} s only"] if late_s > LATE_S else []
-        return [*late, *itertools.chain(*(watcher.problems for watcher in self.watchers),
-                                        *(reporter.problems for reporter in self.reporters))]  # fmt: skip
+        return [
+            *late,
+            *itertools.chain(
+                *(watcher.problems for watcher in self.watchers), *(reporter.problems for reporter in self.reporters)
+            ),
+        ]
 
 
 def percentile(values: Iterable[float], share: float) -> float:

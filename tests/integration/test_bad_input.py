@@ -157,8 +157,12 @@ async def test_a_header_that_is_no_number(notifier: Notifier, number: str) -> No
     """Wishes and versions in headers that make no sense are as good as none: the snapshot is answered at once."""
     job_id = new_id()
     await notifier.report(report(job_id, 1, status="succeeded"))
-    headers = {"Authorization": f"Bearer {notifier.token(job_id)}", "Prefer": f"wait={number}",
-               "If-None-Match": f'"{number}"', "Last-Event-ID": number}  # fmt: skip
+    headers = {
+        "Authorization": f"Bearer {notifier.token(job_id)}",
+        "Prefer": f"wait={number}",
+        "If-None-Match": f'"{number}"',
+        "Last-Event-ID": number,
+    }
     for path in ("", "/events"):
         url = f"{notifier.public}/live/jobs/{job_id}{path}"
         async with notifier.session.get(url, headers=headers) as response:

@@ -70,12 +70,21 @@ async def test_what_drips_is_given_up(notifier: Notifier) -> None:
     assert await notifier.metric('http_requests_total{code="408"}') == before + 3
 
 
-@pytest.mark.parametrize("request_bytes", [
-    b"garbage\r\n\r\n", b"GET /live HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", b"\x00" * 100,
-    b"GET /live HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n",
-    b"GET /live HTTP/1.1\r\n" + b"X: y\r\n" * 500 + b"\r\n", b"GET /live HTTP/1.1\r\nX: " + b"y" * 9000 + b"\r\n\r\n",
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-], ids=lambda value: str(value)[:30])  # fmt: skip
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"garbage\r\n\r\n",
+        b"GET /live HTTP/9.9\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
+        b"\x00" * 100,
+        b"GET /live HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n",
+        b"GET /live HTTP/1.1\r\n" + b"X: y\r\n" * 500 + b"\r\n",
+        b"GET /live HTTP/1.1\r\nX: " + b"y" * 9000 + b"\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ],
+    ids=lambda value: str(value)[:30],
+)
 async def test_what_is_no_request(notifier: Notifier, request_bytes: bytes) -> None:
     """It is answered 400, at once, and its connection ends."""
     async with healthy(notifier), opened(notifier, request_bytes) as (reader, _):
@@ -92,21 +101,25 @@ def frame(opcode: int, data: bytes = b"", *, size: int | None = None) -> bytes:
     return bytes([opcode]) + length + MASK + data
 
 
-@pytest.mark.parametrize(("data", "code"), [
-    (frame(0x82, b"{}"), 1003),
-    (frame(0x83, b"x"), 1002),  # an opcode that there is not
-    (frame(0xC1, b"{}"), 1002),  # compressed, though nobody has agreed on that
-    (frame(0x80, b"x"), 1002),  # goes on with nothing
-    (frame(0x09, b"x"), 1002),  # a ping in pieces
-    (frame(0x89, b"x" * 126), 1002),  # a ping too long
-    (frame(0x81, b"\xff\xfe"), 1007),
-    (frame(0x88, b"\x03"), 1002),  # half a close code
-    (frame(0x81, size=1 << 30), 1009),
-    (frame(0x81, size=(1 << 63) - 1), 1009),
-    (frame(0x81, b"x" * (64 * 1024 + 1)), 1009),
-    (frame(0x01, b"x" * 40_000) + frame(0x80, b"x" * 40_000), 1009),
-    (frame(0x81, b"x" * 1024 * 1024), 1009),
-], ids=lambda value: str(value)[:30])  # fmt: skip
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (frame(0x82, b"{}"), 1003),
+        (frame(0x83, b"x"), 1002),  # an opcode that there is not
+        (frame(0xC1, b"{}"), 1002),  # compressed, though nobody has agreed on that
+        (frame(0x80, b"x"), 1002),  # goes on with nothing
+        (frame(0x09, b"x"), 1002),  # a ping in pieces
+        (frame(0x89, b"x" * 126), 1002),  # a ping too long
+        (frame(0x81, b"\xff\xfe"), 1007),
+        (frame(0x88, b"\x03"), 1002),  # half a close code
+        (frame(0x81, size=1 << 30), 1009),
+        (frame(0x81, size=(1 << 63) - 1), 1009),
+        (frame(0x81, b"x" * (64 * 1024 + 1)), 1009),
+        (frame(0x01, b"x" * 40_000) + frame(0x80, b"x" * 40_000), 1009),
+        (frame(0x81, b"x" * 1024 * 1024), 1009),
+    ],
+    ids=lambda value: str(value)[:30],
+)
 async def test_a_frame_that_does_not_fit(notifier: Notifier, data: bytes, code: int) -> None:
     """It ends its connection with the code that RFC 6455 has for it."""
     too_big = await refused(notifier, "message_size")

@@ -23,8 +23,17 @@ from tests.stack import JOBS, running
 from tests.waiting import wait_until
 
 GARBAGE: list[str | bytes] = ["garbage", "", b"\xff\xfe", "9" * 30, "[" * 5000]
-NUMBERS = ["version", "generation", "attempt", "max_attempts", "delivery", "sequence", "lease_ms", "due_ms",
-           "expires_ms"]  # fmt: skip
+NUMBERS = [
+    "version",
+    "generation",
+    "attempt",
+    "max_attempts",
+    "delivery",
+    "sequence",
+    "lease_ms",
+    "due_ms",
+    "expires_ms",
+]
 TIMES = ["submitted_at", "started_at", "updated_at", "finished_at", "due_at", "lease_until", "expires_at"]
 FIELDS = ["id", "kind", "status", "progress", "result", "error", "cancel_requested", *TIMES, *NUMBERS]
 ANOTHER = {"string": ["SET", "x"], "list": ["RPUSH", "x"], "set": ["SADD", "x"], "hash": ["HSET", "x", "x"]}
@@ -125,14 +134,39 @@ def b64(data: bytes) -> str:
 
 
 UNREADABLE = [
-    "garbage", "{", "[]", "null", "7", "{}", '"no uuid"', b64(b"\xff\xfe"), b64(b"\x00" * 50), b64(b"[" * 30_000),
-    '{"id": 7}', '{"id": "x"}', '{"kind": "echo"}', "eyJ" + "é" * 10, " ", "=", '"' * 100,
-]  # fmt: skip
+    "garbage",
+    "{",
+    "[]",
+    "null",
+    "7",
+    "{}",
+    '"no uuid"',
+    b64(b"\xff\xfe"),
+    b64(b"\x00" * 50),
+    b64(b"[" * 30_000),
+    '{"id": 7}',
+    '{"id": "x"}',
+    '{"kind": "echo"}',
+    "eyJ" + "é" * 10,
+    " ",
+    "=",
+    '"' * 100,
+]
 UNFIT: list[dict[str, Any]] = [
-    {"kind": 7}, {"kind": ""}, {"kind": "k" * 129}, {"max_attempts": 0}, {"max_attempts": -1}, {"max_attempts": 10**30},
-    {"generation": -1}, {"releases": -1}, {"timeout_s": -1}, {"timeout_s": 10**400}, {"submitted_at": "soon"},
-    {"expires_at": 7}, {"submitted_at": "2026-02-30T00:00:00Z"},
-]  # fmt: skip
+    {"kind": 7},
+    {"kind": ""},
+    {"kind": "k" * 129},
+    {"max_attempts": 0},
+    {"max_attempts": -1},
+    {"max_attempts": 10**30},
+    {"generation": -1},
+    {"releases": -1},
+    {"timeout_s": -1},
+    {"timeout_s": 10**400},
+    {"submitted_at": "soon"},
+    {"expires_at": 7},
+    {"submitted_at": "2026-02-30T00:00:00Z"},
+]
 
 
 async def test_garbage_on_the_queue(tmp_path_factory: pytest.TempPathFactory) -> None:

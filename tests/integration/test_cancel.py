@@ -21,8 +21,7 @@ LEASE_S = 3
 @pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     """Run the system with a worker that does one job at a time."""
-    env = {"LEASE_S": str(LEASE_S), "WORKER_CONCURRENCY": "1", "GRACE_S": "0", "DRAIN_S": "0",
-           "WORKER_JOBS": JOBS}  # fmt: skip
+    env = {"LEASE_S": str(LEASE_S), "WORKER_CONCURRENCY": "1", "GRACE_S": "0", "DRAIN_S": "0", "WORKER_JOBS": JOBS}
     async with running(tmp_path_factory.mktemp("cancel"), **env) as stack:
         yield stack
 

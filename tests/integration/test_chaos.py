@@ -130,8 +130,11 @@ class Chaos:
 
     async def strike_the_others(self) -> None:
         """Restart the notifier twice, once by killing it, and between that kill Redis, as the jobs proceed."""
-        for share, name, number in ((0.2, "notifier", signal.SIGKILL), (0.4, "valkey", signal.SIGKILL),
-                                    (0.6, "notifier", signal.SIGTERM)):  # fmt: skip
+        for share, name, number in (
+            (0.2, "notifier", signal.SIGKILL),
+            (0.4, "valkey", signal.SIGKILL),
+            (0.6, "notifier", signal.SIGTERM),
+        ):
             await wait_until(partial(self._have_ended, share), 180)
             await self._stack.kill(name, number)
             self.blows.append(f"{name} {number.name}")
@@ -234,8 +237,14 @@ async def test_every_job_has_one_ending_and_the_right_one(stack: Stack, tmp_path
         chaos = Chaos(stack, workers, seen, seed)
         await chaos.run()
         effects = workers.effects
-        log.info("%d jobs, %d runs, %d sockets, %.1f s, blows: %s", len(chaos.plans), len(effects.runs), seen.sockets,
-                 time.monotonic() - begun_at, chaos.blows)  # fmt: skip
+        log.info(
+            "%d jobs, %d runs, %d sockets, %.1f s, blows: %s",
+            len(chaos.plans),
+            len(effects.runs),
+            seen.sockets,
+            time.monotonic() - begun_at,
+            chaos.blows,
+        )
         assert wrong(chaos, seen, effects) == []
         assert seen.misled() == []
         hopeless = {job_id for job_id, plan in chaos.plans.items() if plan.kind == "hopeless"}

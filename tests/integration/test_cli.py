@@ -71,14 +71,24 @@ async def terminal() -> AsyncIterator[Terminal]:
     terminal.close()
 
 
-async def start(stack: Stack, *arguments: str, stdin: int = DEVNULL, stdout: int = PIPE, stderr: int = PIPE,
-                **more: str) -> Process:  # fmt: skip
+async def start(
+    stack: Stack, *arguments: str, stdin: int = DEVNULL, stdout: int = PIPE, stderr: int = PIPE, **more: str
+) -> Process:
     """Start `headway` with these arguments."""
     env = {**os.environ, "HEADWAY_URL": stack.url, "COLUMNS": "120", "TERM": "xterm", **more}
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-W", "error", "-m", "headway", *arguments, cwd=ROOT, env=env, stdin=stdin, stdout=stdout,
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "headway",
+        *arguments,
+        cwd=ROOT,
+        env=env,
+        stdin=stdin,
+        stdout=stdout,
         stderr=stderr,
-    )  # fmt: skip
+    )
 
 
 async def headway(stack: Stack, *arguments: str, given: str | None = None, **more: str) -> Ended:
@@ -204,8 +214,9 @@ async def test_several_jobs_are_watched_at_once(stack: Stack) -> None:
 async def test_a_token_that_may_only_watch_cannot_cancel(stack: Stack) -> None:
     """A refusal is a line on stderr and code 1."""
     job_id = (await stack.submit("countdown", delay_s=60))["id"]
-    made = await headway(stack, "token", job_id, "--watch-only", "--link", stack.url,
-                         TOKEN_KEY_FILE=stack.env["TOKEN_KEY_FILE"])  # fmt: skip
+    made = await headway(
+        stack, "token", job_id, "--watch-only", "--link", stack.url, TOKEN_KEY_FILE=stack.env["TOKEN_KEY_FILE"]
+    )
     ended = await headway(stack, "cancel", "-", given=made.out)
     assert (ended.code, ended.out, ended.err.count("\n")) == (1, "", 1)
 
@@ -284,8 +295,13 @@ async def test_the_demo_ends_by_itself(tmp_path: Path) -> None:
     out, err = await asyncio.wait_for(process.communicate(), 110)
     text = out.decode()
     assert (process.returncode, err.decode()) == (0, "")
-    for ending in ("thumbnails .* succeeded, 100 %, attempt 2 of 5", "crawl .* succeeded", "countdown .* succeeded",
-                   "import .* failed, .*Fail: row 40", "video .* cancelled"):  # fmt: skip
+    for ending in (
+        "thumbnails .* succeeded, 100 %, attempt 2 of 5",
+        "crawl .* succeeded",
+        "countdown .* succeeded",
+        "import .* failed, .*Fail: row 40",
+        "video .* cancelled",
+    ):
         assert re.search(ending, text), ending
     links = [Link.parse(link) for link in re.findall(r"http\S+#\S+", text)]
     assert len(links) == 5

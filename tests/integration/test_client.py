@@ -198,9 +198,14 @@ async def test_the_documents_examples_run(stack: Stack, tmp_path: Path) -> None:
     output = ""
     for program, text in programs:
         process = await asyncio.create_subprocess_exec(
-            program, "-c", text.replace("http://127.0.0.1:8080", stack.url), cwd=tmp_path, env=env,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        )  # fmt: skip
+            program,
+            "-c",
+            text.replace("http://127.0.0.1:8080", stack.url),
+            cwd=tmp_path,
+            env=env,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
         told, _ = await asyncio.wait_for(process.communicate(), 60)
         assert process.returncode == 0, told.decode()
         output += told.decode()

@@ -36,8 +36,10 @@ T = TypeVar("T")
 
 TOTAL_S = float(os.environ.get("FUZZ_S") or 9)
 SEED = int(os.environ.get("FUZZ_SEED") or 1)
-UPGRADE = (b"GET /live HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-           b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")  # fmt: skip
+UPGRADE = (
+    b"GET /live HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 pytestmark = [pytest.mark.timeout(TOTAL_S + 60), pytest.mark.parametrize("seed", [SEED], ids="FUZZ_SEED={}".format)]
 
 

@@ -38,9 +38,17 @@ JOB = UUID("6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11")
 KEY = channel(JOB)
 NOW = Timestamp.now()
 REPORT = JobReport(
-    job_id=JOB, kind="countdown", message_id="m", delivery=1, sequence=1, status="running", submitted_at=NOW,
-    expires_at=NOW.after(86_400), lease_until=NOW.after(3_600), progress=Progress(40, 100, "%", "halfway, nearly"),
-)  # fmt: skip
+    job_id=JOB,
+    kind="countdown",
+    message_id="m",
+    delivery=1,
+    sequence=1,
+    status="running",
+    submitted_at=NOW,
+    expires_at=NOW.after(86_400),
+    lease_until=NOW.after(3_600),
+    progress=Progress(40, 100, "%", "halfway, nearly"),
+)
 PASS = Pass(job_id=JOB, kind="countdown", submitted_at=NOW, expires_at=NOW.after(86_400))
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 YEAR_9999_MS = 253_402_300_799_999

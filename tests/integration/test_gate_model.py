@@ -102,9 +102,17 @@ class Gate(RuleBasedStateMachine):
         expires=st.sampled_from([-5 * MINUTE_MS, 24 * 60 * MINUTE_MS]),
     )
     def report(
-        self, generation: int, other: bool, delivery: int, sequence: int, status: JobStatus,
-        percent: float | None, lease: int | None, due: int | None, expires: int,
-    ) -> JobReport:  # fmt: skip
+        self,
+        generation: int,
+        other: bool,
+        delivery: int,
+        sequence: int,
+        status: JobStatus,
+        percent: float | None,
+        lease: int | None,
+        due: int | None,
+        expires: int,
+    ) -> JobReport:
         """A report that differs a little from the record: ahead of it, behind it, or from elsewhere."""
         state = self.record.state if self.record else None
         message_id = state.message_id if state else "a"
@@ -113,8 +121,12 @@ class Gate(RuleBasedStateMachine):
             {"a": "b"}.get(message_id, "a") if other else message_id,
             max(1, (state.delivery if state else 2) + delivery),
             max(0, (state.sequence if state else 5) + sequence),
-            status, percent, lease, due, expires,
-        )  # fmt: skip
+            status,
+            percent,
+            lease,
+            due,
+            expires,
+        )
         self.send(report)
         return report
 
@@ -145,8 +157,12 @@ class Gate(RuleBasedStateMachine):
     def take_over(self, lease: int | None, due: int | None, minutes: int, sequence: int) -> None:
         """A run is heard of once more, then not for a while, then another message tries to own the job."""
         assert self.record
-        state = replace(self.record.state, sequence=self.record.state.sequence + 1,
-                        lease_until=self.after(lease), due_at=self.after(due))  # fmt: skip
+        state = replace(
+            self.record.state,
+            sequence=self.record.state.sequence + 1,
+            lease_until=self.after(lease),
+            due_at=self.after(due),
+        )
         self.send(state)
         self.age(minutes)
         message_id = "b" if state.message_id == "a" else "a"
@@ -179,9 +195,12 @@ class Gate(RuleBasedStateMachine):
             sequence, lease_until = state.sequence + 1, self.after(lease)
             self.send(replace(state, status=found, sequence=sequence, lease_until=lease_until))
         granted = Pass(
-            job_id=self.job_id, kind="countdown", submitted_at=self.start, due_at=self.after(due),
+            job_id=self.job_id,
+            kind="countdown",
+            submitted_at=self.start,
+            due_at=self.after(due),
             expires_at=Timestamp(self.start + 60 * MINUTE_MS),
-        )  # fmt: skip
+        )
         for _ in range(times):
             before = Timestamp.now()
             answer = self.store.run(self.store.records.cancel(granted))
@@ -207,13 +226,17 @@ class Gate(RuleBasedStateMachine):
         ms, state = minutes * MINUTE_MS, self.record.state
         lease_until, due_at = (time and Timestamp(time - ms) for time in (state.lease_until, state.due_at))
         self.record = replace(
-            self.record, state=replace(state, lease_until=lease_until, due_at=due_at),
-            version=self.record.version - ms, expiry=self.record.expiry - ms,
-        )  # fmt: skip
+            self.record,
+            state=replace(state, lease_until=lease_until, due_at=due_at),
+            version=self.record.version - ms,
+            expiry=self.record.expiry - ms,
+        )
         self.rewrite(
-            lease_until=encode(lease_until), lease_ms=int(lease_until or 0),
-            due_at=encode(due_at), due_ms=int(due_at or 0),
-        )  # fmt: skip
+            lease_until=encode(lease_until),
+            lease_ms=int(lease_until or 0),
+            due_at=encode(due_at),
+            due_ms=int(due_at or 0),
+        )
 
     @precondition(lambda self: self.record is not None)
     @rule()
@@ -255,17 +278,35 @@ class Gate(RuleBasedStateMachine):
         return self.record is not None and self.record.expiry - self.start > 30 * MINUTE_MS
 
     def make(
-        self, generation: int, message_id: str, delivery: int, sequence: int, status: JobStatus,
-        percent: float | None, lease: int | None, due: int | None, expires: int,
-    ) -> JobReport:  # fmt: skip
+        self,
+        generation: int,
+        message_id: str,
+        delivery: int,
+        sequence: int,
+        status: JobStatus,
+        percent: float | None,
+        lease: int | None,
+        due: int | None,
+        expires: int,
+    ) -> JobReport:
         """Make a report of this job."""
         progress = None if percent is None else Progress(percent, 100, "%")
         return JobReport(
-            job_id=self.job_id, kind="countdown", generation=generation, message_id=message_id, delivery=delivery,
-            sequence=sequence, attempt=delivery, status=status, progress=progress, submitted_at=self.start,
-            result=Json(b"[]" if status == "succeeded" else b"null"), lease_until=self.after(lease),
-            due_at=self.after(due), expires_at=Timestamp(self.start + expires),
-        )  # fmt: skip
+            job_id=self.job_id,
+            kind="countdown",
+            generation=generation,
+            message_id=message_id,
+            delivery=delivery,
+            sequence=sequence,
+            attempt=delivery,
+            status=status,
+            progress=progress,
+            submitted_at=self.start,
+            result=Json(b"[]" if status == "succeeded" else b"null"),
+            lease_until=self.after(lease),
+            due_at=self.after(due),
+            expires_at=Timestamp(self.start + expires),
+        )
 
     def send(self, report: JobReport) -> None:
         """Pass a report through gate and model, and compare."""

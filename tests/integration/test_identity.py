@@ -49,8 +49,13 @@ async def authority(tls: tuple[Path, Path]) -> AsyncIterator[tuple[str, list[str
         form = await request.post()
         shown.append(str(form["client_assertion"]))
         now = datetime.now(UTC)
-        claims = {"iss": f"https://sts.windows.net/{TENANT}/", "aud": "https://storage.azure.com", "iat": now,
-                  "nbf": now - timedelta(minutes=1), "exp": now + timedelta(hours=1)}  # fmt: skip
+        claims = {
+            "iss": f"https://sts.windows.net/{TENANT}/",
+            "aud": "https://storage.azure.com",
+            "iat": now,
+            "nbf": now - timedelta(minutes=1),
+            "exp": now + timedelta(hours=1),
+        }
         access = jwt.encode(claims, "x" * 32, "HS256")
         return web.json_response({"token_type": "Bearer", "expires_in": 3600, "access_token": access})
 
@@ -89,10 +94,14 @@ async def test_a_pod_s_identity_opens_the_queue(
     address, shown = authority
     (tmp_path / "pod-token").write_text("of-the-pod")
     env = {
-        **os.environ, "SSL_CERT_FILE": str(tls[0]), "AZURE_AUTHORITY_HOST": address, "AZURE_TENANT_ID": TENANT,
-        "AZURE_CLIENT_ID": "worker", "AZURE_FEDERATED_TOKEN_FILE": str(tmp_path / "pod-token"),
+        **os.environ,
+        "SSL_CERT_FILE": str(tls[0]),
+        "AZURE_AUTHORITY_HOST": address,
+        "AZURE_TENANT_ID": TENANT,
+        "AZURE_CLIENT_ID": "worker",
+        "AZURE_FEDERATED_TOKEN_FILE": str(tmp_path / "pod-token"),
         "AZURE_TOKEN_CREDENTIALS": "WorkloadIdentityCredential",
-    }  # fmt: skip
+    }
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", CODE, account, cwd=ROOT, env=env, stdout=asyncio.subprocess.PIPE
     )

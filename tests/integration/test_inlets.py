@@ -106,8 +106,11 @@ async def test_answers_keep_the_order_of_requests(line: Line) -> None:
     first = await line.ask(plain + plain + other + plain)
     answers = [first, *[await line.answer() for _ in range(3)]]
     assert [(answer.status, answer.by_aiohttp) for answer in answers] == [
-        (200, False), (200, False), (200, True), (200, True)
-    ]  # fmt: skip
+        (200, False),
+        (200, False),
+        (200, True),
+        (200, True),
+    ]
     assert [accepted(answer) for answer in (answers[0], answers[1], answers[3])] == [[True], [False], [False]]
     assert json.loads(answers[2].body) == {"alive": True}
 

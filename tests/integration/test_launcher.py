@@ -22,9 +22,14 @@ async def launch(folder: Path, **env: str) -> tuple[int, str]:
     """Run the launcher until it ends by itself; return its exit code and what it printed."""
     ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "dev.up", cwd=ROOT, env={**os.environ, **ports, "HEADWAY_DIR": str(folder), **env},
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
+        sys.executable,
+        "-m",
+        "dev.up",
+        cwd=ROOT,
+        env={**os.environ, **ports, "HEADWAY_DIR": str(folder), **env},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
     output, _ = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode is not None
     return process.returncode, output.decode()
@@ -82,10 +87,14 @@ async def test_stops_when_its_parent_is_killed(tmp_path: Path) -> None:
     """A launcher whose parent has been killed without a word stops the run by itself."""
     ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
     shell = await asyncio.create_subprocess_exec(
-        "sh", "-c", f"{sys.executable} -m dev.up; true", cwd=ROOT,
+        "sh",
+        "-c",
+        f"{sys.executable} -m dev.up; true",
+        cwd=ROOT,
         env={**os.environ, **ports, "HEADWAY_DIR": str(tmp_path)},
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
     found = await wait_until(lambda: _all_pids(tmp_path), timeout_s=60)
     shell.send_signal(signal.SIGKILL)
     await shell.wait()

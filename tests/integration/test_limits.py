@@ -19,8 +19,12 @@ CONNECTIONS, WATCHES = 5, 3
 @pytest.fixture(scope="module")
 async def tight(stores: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Notifier]:
     """Run a notifier that allows little."""
-    settings = {"MAX_CONNECTIONS": str(CONNECTIONS), "MAX_WATCHES": str(WATCHES), "FIRST_MESSAGE_S": "1",
-                "MESSAGES_PER_S": "10"}  # fmt: skip
+    settings = {
+        "MAX_CONNECTIONS": str(CONNECTIONS),
+        "MAX_WATCHES": str(WATCHES),
+        "FIRST_MESSAGE_S": "1",
+        "MESSAGES_PER_S": "10",
+    }
     async with running_notifier(stores, tmp_path_factory.mktemp("keys"), **settings) as notifier:
         yield notifier
 

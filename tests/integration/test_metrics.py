@@ -54,12 +54,21 @@ async def test_a_job_leaves_its_figures(stack: Stack) -> None:
     assert [job async for job in stack.watch(receipt["token"])][-1]["status"] == "succeeded"
     figures = {
         "submitter": ['jobs_submitted_total{outcome="accepted"}', "jobs_enqueue_duration_seconds_count"],
-        "worker": ['jobs_queue_wait_seconds_count{kind="echo"}', 'jobs_duration_seconds_count{kind="echo"}',
-                   'jobs_finished_total{outcome="succeeded"}', 'jobs_started_total{kind="echo"}',
-                   'jobs_end_to_end_seconds_count{kind="echo"}', "worker_report_duration_seconds_count"],
-        "notifier": ['notifier_connections_opened_total{transport="websocket"}', "notifier_pubsub_lag_seconds_count",
-                     'notifier_reports_total{verdict="accepted"}', "notifier_delivery_latency_seconds_count"],
-    }  # fmt: skip
+        "worker": [
+            'jobs_queue_wait_seconds_count{kind="echo"}',
+            'jobs_duration_seconds_count{kind="echo"}',
+            'jobs_finished_total{outcome="succeeded"}',
+            'jobs_started_total{kind="echo"}',
+            'jobs_end_to_end_seconds_count{kind="echo"}',
+            "worker_report_duration_seconds_count",
+        ],
+        "notifier": [
+            'notifier_connections_opened_total{transport="websocket"}',
+            "notifier_pubsub_lag_seconds_count",
+            'notifier_reports_total{verdict="accepted"}',
+            "notifier_delivery_latency_seconds_count",
+        ],
+    }
     for service, names in figures.items():
         for name in names:
 
@@ -106,8 +115,9 @@ async def test_the_depth_of_the_queue_is_measured(stores: dict[str, str]) -> Non
         assert before - 1000 <= depth.oldest_at <= Timestamp.now()  # Azurite counts in seconds
         measuring = asyncio.create_task(watch_depth(queue))
         gauges = {"jobs_queue_messages": 3.0, "jobs_poison_messages": 1.0}
-        await wait_until(lambda: all(REGISTRY.get_sample_value(name, {"queue": "deep"}) == value
-                                     for name, value in gauges.items()))  # fmt: skip
+        await wait_until(
+            lambda: all(REGISTRY.get_sample_value(name, {"queue": "deep"}) == value for name, value in gauges.items())
+        )
         assert (REGISTRY.get_sample_value("jobs_queue_oldest_message_age_seconds", {"queue": "deep"}) or 0) < 60
         measuring.cancel()
 

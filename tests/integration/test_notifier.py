@@ -42,8 +42,12 @@ async def test_watcher_sees_reports_in_order(notifier: Notifier) -> None:
         assert (first["id"], first["status"], first["version"]) == (job_id, "queued", 0)
         (verdict,) = await notifier.report(report(job_id, 1))
         assert verdict == {
-            "job_id": job_id, "accepted": True, "reason": None, "cancel_requested": False, "watched": True,
-        }  # fmt: skip
+            "job_id": job_id,
+            "accepted": True,
+            "reason": None,
+            "cancel_requested": False,
+            "watched": True,
+        }
         running = await next_job(socket)
         await notifier.report(report(job_id, 2, status="succeeded", result=[]))
         ended = await next_job(socket)

@@ -12,8 +12,9 @@ from services.notifier.records import channel
 from tests.integration.conftest import Notifier, report
 
 
-async def tell(notifier: Notifier, job_id: str, progress: object, *, method: str = "GET", key: str | None = None,
-               **more: str) -> tuple[int, Any]:  # fmt: skip
+async def tell(
+    notifier: Notifier, job_id: str, progress: object, *, method: str = "GET", key: str | None = None, **more: str
+) -> tuple[int, Any]:
     """Report one line; return the status and the body."""
     url = f"{notifier.internal}/progress/{notifier.report_key if key is None else key}"
     query = {"jobId": job_id, "progress": str(progress), **more}
@@ -35,16 +36,21 @@ async def test_a_job_goes_from_queued_to_succeeded(notifier: Notifier, redis: Re
     job_id = str(uuid.uuid4())
     status, verdict = await tell(notifier, job_id, 0, method=method)
     assert (status, verdict) == (
-        200, {"job_id": job_id, "accepted": True, "reason": None, "cancel_requested": False, "watched": False},
-    )  # fmt: skip
+        200,
+        {"job_id": job_id, "accepted": True, "reason": None, "cancel_requested": False, "watched": False},
+    )
     first = await snapshot(notifier, job_id)
     assert (first["kind"], first["status"], first["progress"]["percent"]) == ("countdown", "running", 0.0)
     await tell(notifier, job_id, 12.5, message="an eighth & more", kind="backup", method=method)
     second = await snapshot(notifier, job_id)
     assert (second["kind"], second["started_at"]) == ("backup", first["started_at"])
     assert second["progress"] == {
-        "current": 12.5, "total": 100, "percent": 12.5, "unit": "%", "message": "an eighth & more",
-    }  # fmt: skip
+        "current": 12.5,
+        "total": 100,
+        "percent": 12.5,
+        "unit": "%",
+        "message": "an eighth & more",
+    }
     await tell(notifier, job_id, 100, method=method)
     last = await snapshot(notifier, job_id)
     assert (last["kind"], last["status"], last["submitted_at"]) == ("backup", "succeeded", first["submitted_at"])
@@ -82,11 +88,20 @@ async def test_a_cancelled_job_takes_no_more_lines(notifier: Notifier, redis: Re
     assert (await tell(notifier, job_id, 20))[1]["reason"] == "finished"
 
 
-@pytest.mark.parametrize(("field", "query"), [
-    ("progress", {"progress": "101"}), ("progress", {"progress": "-1"}), ("progress", {"progress": "nan"}),
-    ("progress", {"progress": "1e400"}), ("progress", {"progress": "half"}), ("progress", {"progress": ""}),
-    ("jobId", {"jobId": "7"}), ("message", {"message": "x" * 1001}), ("kind", {"kind": ""}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("field", "query"),
+    [
+        ("progress", {"progress": "101"}),
+        ("progress", {"progress": "-1"}),
+        ("progress", {"progress": "nan"}),
+        ("progress", {"progress": "1e400"}),
+        ("progress", {"progress": "half"}),
+        ("progress", {"progress": ""}),
+        ("jobId", {"jobId": "7"}),
+        ("message", {"message": "x" * 1001}),
+        ("kind", {"kind": ""}),
+    ],
+)
 async def test_a_line_that_does_not_fit_is_told_which_field(
     notifier: Notifier, redis: Redis, field: str, query: dict[str, str]
 ) -> None:

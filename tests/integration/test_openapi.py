@@ -60,12 +60,25 @@ async def test_no_answer_is_undocumented(stack: Stack, path: Path, tmp_path: Pat
     (tmp_path / "schemathesis.toml").write_text(CONFIGURATION)
     (tmp_path / "openapi.yaml").write_text(yaml.safe_dump(document))
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "schemathesis.cli", "run", "openapi.yaml", f"--max-time={BUDGET_S}", "--no-color",
-        "--url", stack.url if path.parent.name == "submitter" else stack.env["LIVE_URL"],
-        "--header", f"Authorization: Bearer {receipt['token']}", "--header", f"Origin: {stack.url}",
-        "--request-timeout", "20",
-        cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
+        sys.executable,
+        "-m",
+        "schemathesis.cli",
+        "run",
+        "openapi.yaml",
+        f"--max-time={BUDGET_S}",
+        "--no-color",
+        "--url",
+        stack.url if path.parent.name == "submitter" else stack.env["LIVE_URL"],
+        "--header",
+        f"Authorization: Bearer {receipt['token']}",
+        "--header",
+        f"Origin: {stack.url}",
+        "--request-timeout",
+        "20",
+        cwd=tmp_path,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
     told = (await process.communicate())[0].decode()
     assert process.returncode == 0, told
     assert "Missing test data" not in told, told

@@ -57,9 +57,19 @@ async def poison(stack: Stack, *arguments: str, **more: str) -> Ended:
 async def poison_process(stack: Stack, *arguments: str) -> Ended:
     """Run `headway poison` where `.headway` is, as a person does."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-W", "error", "-m", "headway", "poison", *arguments, cwd=stack.folder.parent,
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdin=DEVNULL, stdout=PIPE, stderr=PIPE,
-    )  # fmt: skip
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "headway",
+        "poison",
+        *arguments,
+        cwd=stack.folder.parent,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=DEVNULL,
+        stdout=PIPE,
+        stderr=PIPE,
+    )
     out, err = await asyncio.wait_for(process.communicate(), 60)
     return Ended(process.returncode, out.decode(), err.decode())
 
@@ -187,17 +197,27 @@ async def test_a_crash_while_redriving_runs_the_job_once(stack: Stack, tmp_path:
 async def test_doubles_are_one_job(stack: Stack, queue: str) -> None:
     """The highest generation goes back on the queue, otherwise as it was, and all messages are removed."""
     now = Timestamp.now()
-    job = JobMessage(id=uuid.uuid4(), kind="letters", payload=Json(b'{"to": [1.50]}'), submitted_at=now,
-                     expires_at=now.after(1), generation=3, max_attempts=7, timeout_s=9.5, releases=2,
-                     checkpoint=Json(b'{"done": [12345678901234567890]}'))  # fmt: skip
+    job = JobMessage(
+        id=uuid.uuid4(),
+        kind="letters",
+        payload=Json(b'{"to": [1.50]}'),
+        submitted_at=now,
+        expires_at=now.after(1),
+        generation=3,
+        max_attempts=7,
+        timeout_s=9.5,
+        releases=2,
+        checkpoint=Json(b'{"done": [12345678901234567890]}'),
+    )
     older = [encode_message(JobMessage(id=job.id, generation=generation)) for generation in (0, 2)]
     await put(stack, queue, older[0], encode_message(job), older[1], f'{{"id": "{job.id}", "kind": 5}}')
     (row,) = await listed(stack, queue)
     assert (row["generation"], row["messages"]) == (3, 4)
     shown = await poison(stack, "show", str(job.id), "--queue", queue)
     assert '"checkpoint": {\n    "done": [\n      12345678901234567890\n    ]\n  }' in shown.out
-    redriven = await poison(stack, "redrive", str(job.id).upper(), "--queue", queue, "--ttl", "60", "--json",
-                            "--link", "http://h")  # fmt: skip
+    redriven = await poison(
+        stack, "redrive", str(job.id).upper(), "--queue", queue, "--ttl", "60", "--json", "--link", "http://h"
+    )
     (told,) = map(json.loads, redriven.lines)
     assert (told["id"], told["generation"]) == (str(job.id), 4)
     assert told["link"] == f"http://h/jobs/{job.id}#{told['token']}"

@@ -104,8 +104,9 @@ async def test_errors_stand_beside_what_is_found(notifier: Notifier, redis: Redi
     )
     assert [job["id"] for job in answer["jobs"]] == [job_id]
     assert {(error["job_id"], error["code"]) for error in answer["errors"]} == {
-        (expired, "token_expired"), (lost, "unknown"),
-    }  # fmt: skip
+        (expired, "token_expired"),
+        (lost, "unknown"),
+    }
 
 
 async def test_who_leaves_a_held_request_is_forgotten(notifier: Notifier, redis: Redis) -> None:
@@ -117,8 +118,14 @@ async def test_who_leaves_a_held_request_is_forgotten(notifier: Notifier, redis:
     await watched(notifier, 0)
 
 
-ROUTES = [("GET", "/live/jobs/{id}"), ("POST", "/live/jobs/{id}/cancel"), ("GET", "/live/jobs/{id}/events"),
-          ("POST", "/live/jobs"), ("POST", "/live/events"), ("GET", "/live")]  # fmt: skip
+ROUTES = [
+    ("GET", "/live/jobs/{id}"),
+    ("POST", "/live/jobs/{id}/cancel"),
+    ("GET", "/live/jobs/{id}/events"),
+    ("POST", "/live/jobs"),
+    ("POST", "/live/events"),
+    ("GET", "/live"),
+]
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)

@@ -132,8 +132,9 @@ async def test_a_bad_token_is_told_beside_the_good_ones(notifier: Notifier, redi
     async with stream(notifier, "/live/events", method="POST", body=body) as found:
         errors = [await anext(found), await anext(found)]
         assert [(event.name, event.data["code"], event.data.get("job_id")) for event in errors] == [
-            ("error", "token_expired", expired), ("error", "invalid_token", None),
-        ]  # fmt: skip
+            ("error", "token_expired", expired),
+            ("error", "invalid_token", None),
+        ]
         assert (await anext(found)).data["id"] == job_id
     async with notifier.session.post(f"{notifier.public}/live/events", json={"watch": [old]}) as response:
         assert (response.status, (await response.json())["code"]) == (401, "token_expired")
@@ -198,10 +199,18 @@ async def test_a_reader_that_stops_reading_gets_the_ending_once_it_reads_again(
     assert len(seen) < 400
 
 
-@pytest.mark.parametrize("body", [
-    b"", b"[]", b'{"watch": []}', b'{"watch": [1]}', b'{"watch": [{"version": 1}]}', b'{"watch": ["a"], "x": 1}',
-    b'{"watch": [{"watch": "a", "version": -1}]}',
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b'{"watch": []}',
+        b'{"watch": [1]}',
+        b'{"watch": [{"version": 1}]}',
+        b'{"watch": ["a"], "x": 1}',
+        b'{"watch": [{"watch": "a", "version": -1}]}',
+    ],
+)
 @pytest.mark.parametrize("path", ["/live/events", "/live/jobs"])
 async def test_a_body_that_does_not_fit_is_told_why(notifier: Notifier, path: str, body: bytes) -> None:
     """A body without tokens in their places is refused, naming the field."""

@@ -51,9 +51,12 @@ async def submitter(stack: Stack, **env: str) -> AsyncIterator[Submitter]:
     """Run another submitter, with other settings, until the block ends."""
     port, internal = map(str, free_ports(2))
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.submitter", cwd=ROOT,
+        sys.executable,
+        "-m",
+        "services.submitter",
+        cwd=ROOT,
         env={**os.environ, **stack.env, "SUBMITTER_PORT": port, "SUBMITTER_INTERNAL_PORT": internal, **env},
-    )  # fmt: skip
+    )
     running = Submitter(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{internal}")
 
     async def ready() -> bool:

@@ -155,11 +155,15 @@ def test_flaws_are_told(found: dict[str, int], flaw: str) -> None:
 def test_figures_have_the_units_of_their_titles() -> None:
     """Latencies are milliseconds; a peer, whose upgrade is its watch, has no figures of a watch apart."""
     assert outcome(delivery_us=12.5, p50_us=4_500, rate=50).figures(FANOUT, OURS) == {
-        "delivery_us": 12.5, "p50_ms": 4.5, "rate": 50
-    }  # fmt: skip
+        "delivery_us": 12.5,
+        "p50_ms": 4.5,
+        "rate": 50,
+    }
     assert outcome(upgrade_us=1, watch_us=2, idle_bytes=3).figures(IDLE, OURS) == {
-        "upgrade_us": 1, "watch_us": 2, "idle_bytes": 3
-    }  # fmt: skip
+        "upgrade_us": 1,
+        "watch_us": 2,
+        "idle_bytes": 3,
+    }
     assert outcome(upgrade_us=1, watch_us=0).figures(IDLE, PEER) == {"upgrade_us": 1}
 
 

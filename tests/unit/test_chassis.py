@@ -149,8 +149,15 @@ async def test_a_task_that_crashes_or_ends_takes_the_service_with_it(tmp_path: P
 @pytest.mark.parametrize("service", ["submitter", "worker", "notifier"])
 def test_wrong_settings_are_told_and_end_with_code_2(service: str) -> None:
     """A service that is not told enough names everything that is missing, without a traceback."""
-    ran = subprocess.run([sys.executable, "-m", f"services.{service}"], cwd=ROOT, env={"PATH": os.environ["PATH"]},
-                         capture_output=True, text=True, timeout=30, check=False)  # fmt: skip
+    ran = subprocess.run(
+        [sys.executable, "-m", f"services.{service}"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
     assert ran.returncode == 2
     assert ran.stderr.startswith(f"{service}: the settings do not fit:\n")
     assert len(ran.stderr.splitlines()) >= 4

@@ -27,8 +27,15 @@ from tests.waiting import free_ports
 
 JOB_ID = UUID("b1f6a6a0-7b7e-4c7f-9d0a-3c1c5a0e6f11")
 NOW = Timestamp.now()
-JOB = JobSnapshot(id=JOB_ID, kind="thumbnails", status="running", version=5, submitted_at=NOW, started_at=NOW,
-                  expires_at=NOW.after(60))  # fmt: skip
+JOB = JobSnapshot(
+    id=JOB_ID,
+    kind="thumbnails",
+    status="running",
+    version=5,
+    submitted_at=NOW,
+    started_at=NOW,
+    expires_at=NOW.after(60),
+)
 
 
 def test_a_minted_token_opens_the_job(keys: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -255,12 +262,16 @@ STATES = {
     "second": (replace(JOB, attempt=2), ["attempt 2 of 5"]),
     "retrying": (replace(JOB, status="retrying", due_at=NOW.after(60)), ["↻", "retrying"]),
     "cancelling": (replace(JOB, cancel_requested=True), ["cancelling"]),
-    "succeeded": (replace(JOB, status="succeeded", finished_at=NOW.after(75), result=Json(b'{"sent":3}')),
-                  ["✓", "succeeded", '{"sent":3}', "1:15"]),
-    "failed": (replace(JOB, status="failed", error=JobError("ValueError", "the cable is loose")),
-               ["✗", "failed", "ValueError: the cable is loose"]),
+    "succeeded": (
+        replace(JOB, status="succeeded", finished_at=NOW.after(75), result=Json(b'{"sent":3}')),
+        ["✓", "succeeded", '{"sent":3}', "1:15"],
+    ),
+    "failed": (
+        replace(JOB, status="failed", error=JobError("ValueError", "the cable is loose")),
+        ["✗", "failed", "ValueError: the cable is loose"],
+    ),
     "cancelled": (replace(JOB, status="cancelled", cancel_requested=True, finished_at=NOW), ["■", "cancelled"]),
-}  # fmt: skip
+}
 BARS_ONLY = "·━↻✓✗■ 1:15"
 
 

@@ -28,8 +28,15 @@ def token_for(job_id: UUID) -> str:
 def state(job_id: UUID, version: int, status: str = "running", **more: Any) -> dict[str, Any]:
     """Make a snapshot as the notifier sends it."""
     moment = "2026-01-01T00:00:00.000Z"
-    return {"id": str(job_id), "kind": "k", "status": status, "version": version, "submitted_at": moment,
-            "expires_at": moment, **more}  # fmt: skip
+    return {
+        "id": str(job_id),
+        "kind": "k",
+        "status": status,
+        "version": version,
+        "submitted_at": moment,
+        "expires_at": moment,
+        **more,
+    }
 
 
 class Services:
@@ -187,8 +194,9 @@ async def test_a_refused_submission_is_told_at_once(services: Services, client: 
 
 
 @pytest.mark.parametrize(("status", "body"), [(500, "oops"), (301, None), (404, {"no": "problem"})])
-async def test_an_answer_of_somebody_else_is_a_problem(services: Services, client: Client, status: int,
-                                                       body: Any) -> None:  # fmt: skip
+async def test_an_answer_of_somebody_else_is_a_problem(
+    services: Services, client: Client, status: int, body: Any
+) -> None:
     """What is no answer of Headway is told by its status."""
     services.answers = [answering(status, body)]
     with pytest.raises(Problem, match=str(status)):
@@ -220,8 +228,11 @@ async def test_a_watch_goes_to_the_end_through_lost_sockets(services: Services, 
         telling({"job": state(receipt.id, 5)}, {"job": state(receipt.id, 9, "succeeded")}),
     ]
     assert await history(client, receipt) == [0, 5, 9]
-    assert services.said[:3] == [{"watch": receipt.token}, {"watch": receipt.token},
-                                 {"watch": receipt.token, "version": 5}]  # fmt: skip
+    assert services.said[:3] == [
+        {"watch": receipt.token},
+        {"watch": receipt.token},
+        {"watch": receipt.token, "version": 5},
+    ]
 
 
 async def test_watches_share_one_socket(services: Services, client: Client) -> None:
@@ -272,17 +283,22 @@ async def test_a_refusing_server_is_not_asked_again(services: Services, client: 
 
 
 @pytest.mark.parametrize("swallowed", [False, True])
-async def test_where_no_socket_comes_through_it_polls(services: Services, client: Client,
-                                                      monkeypatch: pytest.MonkeyPatch,
-                                                      swallowed: bool) -> None:  # fmt: skip
+async def test_where_no_socket_comes_through_it_polls(
+    services: Services, client: Client, monkeypatch: pytest.MonkeyPatch, swallowed: bool
+) -> None:
     """A refused or swallowed upgrade leads to held requests that name the version."""
     monkeypatch.setattr(connection, "HELLO_S", 0.1)
     receipt = services.receipt(uuid4())
     services.upgrade_status = 101 if swallowed else 403
     services.behaviour = [telling(hello=False)]
     lost = {"code": "unknown", "detail": "lost"}
-    services.answers = [answering(200, state(receipt.id, 0, "queued")), answering(503), answering(304),
-                        answering(404, lost), answering(200, state(receipt.id, 7, "succeeded"))]  # fmt: skip
+    services.answers = [
+        answering(200, state(receipt.id, 0, "queued")),
+        answering(503),
+        answering(304),
+        answering(404, lost),
+        answering(200, state(receipt.id, 7, "succeeded")),
+    ]
     assert await history(client, receipt) == [0, 7]
     first, second = services.requests[:2]
     assert (first.path, first.headers["Prefer"]) == (f"/live/jobs/{receipt.id}", "wait=25")
@@ -376,8 +392,13 @@ async def test_results_are_decoded_and_endings_raised(services: Services, client
     def ending(status: str, **more: Any) -> Serve:
         return telling({"job": state(receipt.id, 1, status, **more)}, close=WSCloseCode.SERVICE_RESTART)
 
-    services.behaviour = [ending("succeeded", result={"a": [1]}), ending("succeeded", result=[str(receipt.id)]),
-                          ending("failed", error=error), ending("cancelled"), telling()]  # fmt: skip
+    services.behaviour = [
+        ending("succeeded", result={"a": [1]}),
+        ending("succeeded", result=[str(receipt.id)]),
+        ending("failed", error=error),
+        ending("cancelled"),
+        telling(),
+    ]
     assert await client.result(receipt) == {"a": [1]}
     assert await client.result(receipt, type=list[UUID]) == [receipt.id]
     with pytest.raises(JobFailed, match="ValueError: no") as failed:
@@ -392,8 +413,11 @@ async def test_results_are_decoded_and_endings_raised(services: Services, client
 async def test_cancelling_is_tried_again(services: Services, client: Client) -> None:
     """A cancel that is lost is sent again, and its answer is the snapshot; a refusal is a Problem."""
     receipt = services.receipt(uuid4())
-    services.answers = [losing, answering(202, state(receipt.id, 3, "cancelled")),
-                        answering(403, {"code": "forbidden", "detail": "No."})]  # fmt: skip
+    services.answers = [
+        losing,
+        answering(202, state(receipt.id, 3, "cancelled")),
+        answering(403, {"code": "forbidden", "detail": "No."}),
+    ]
     snapshot = await client.cancel(receipt)
     assert isinstance(snapshot, JobSnapshot)
     assert (snapshot.status, services.requests[-1].path) == ("cancelled", f"/live/jobs/{receipt.id}/cancel")

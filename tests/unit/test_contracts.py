@@ -118,10 +118,18 @@ def test_a_message_is_spelt_as_the_contract_says() -> None:
 def test_a_report_is_spelt_as_the_contract_says() -> None:
     """A report has the contract's fields in the contract's order, its times with milliseconds."""
     report = JobReport(
-        job_id=ID, kind="countdown", message_id="m-1", delivery=1, sequence=7, status="running",
-        progress=Progress(40, 100, "%", "Résumé 🎉"), submitted_at=NEW_YEAR, expires_at=WEEK_LATER,
-        lease_until=NEW_YEAR.after(60.5), sent_at=NEW_YEAR.after(1.007),
-    )  # fmt: skip
+        job_id=ID,
+        kind="countdown",
+        message_id="m-1",
+        delivery=1,
+        sequence=7,
+        status="running",
+        progress=Progress(40, 100, "%", "Résumé 🎉"),
+        submitted_at=NEW_YEAR,
+        expires_at=WEEK_LATER,
+        lease_until=NEW_YEAR.after(60.5),
+        sent_at=NEW_YEAR.after(1.007),
+    )
     assert encode([report]).decode() == f"[{REPORT}]"
     assert encode(decode(REPORT, JobReport)).decode() == REPORT
 
@@ -134,10 +142,17 @@ def test_a_verdict_is_spelt_as_the_contract_says() -> None:
 def test_a_snapshot_is_spelt_as_the_contract_says() -> None:
     """A snapshot has the contract's fields in the contract's order, status and version side by side."""
     snapshot = JobSnapshot(
-        id=ID, kind="countdown", status="running", version=1767225600123,
-        progress=present(Progress(40, 100, "%", "Résumé 🎉")), submitted_at=NEW_YEAR, expires_at=WEEK_LATER,
-        started_at=NEW_YEAR.after(0.25), updated_at=NEW_YEAR.after(1), lease_until=NEW_YEAR.after(60.5),
-    )  # fmt: skip
+        id=ID,
+        kind="countdown",
+        status="running",
+        version=1767225600123,
+        progress=present(Progress(40, 100, "%", "Résumé 🎉")),
+        submitted_at=NEW_YEAR,
+        expires_at=WEEK_LATER,
+        started_at=NEW_YEAR.after(0.25),
+        updated_at=NEW_YEAR.after(1),
+        lease_until=NEW_YEAR.after(60.5),
+    )
     assert encode(snapshot).decode() == SNAPSHOT
     assert encode(decode(SNAPSHOT, JobSnapshot)).decode() == SNAPSHOT
 

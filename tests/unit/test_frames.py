@@ -75,19 +75,30 @@ def test_reserved_opcodes_are_refused(opcode: int) -> None:
     assert violated(spelt(0x80 | opcode)) == CloseCode.PROTOCOL_ERROR
 
 
-@pytest.mark.parametrize(("size", "head"), [
-    (0, b"\x81\x00"), (125, b"\x81\x7d"), (126, b"\x81\x7e\x00\x7e"), (65_535, b"\x81\x7e\xff\xff"),
-    (65_536, b"\x81\x7f\x00\x00\x00\x00\x00\x01\x00\x00"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("size", "head"),
+    [
+        (0, b"\x81\x00"),
+        (125, b"\x81\x7d"),
+        (126, b"\x81\x7e\x00\x7e"),
+        (65_535, b"\x81\x7e\xff\xff"),
+        (65_536, b"\x81\x7f\x00\x00\x00\x00\x00\x01\x00\x00"),
+    ],
+)
 def test_a_length_is_spelt_and_read(size: int, head: bytes) -> None:
     """The shortest of the three spellings is written, and each is read."""
     assert frame(Opcode.TEXT, b"x" * size) == head + b"x" * size
     assert read(spelt(0x81, b"x" * size)) == [Frame(Opcode.TEXT, b"x" * size)]
 
 
-@pytest.mark.parametrize("length", [
-    b"\x7e\x00\x7d", b"\x7f" + (65_535).to_bytes(8, "big"), b"\x7f\x80" + bytes(7),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "length",
+    [
+        b"\x7e\x00\x7d",
+        b"\x7f" + (65_535).to_bytes(8, "big"),
+        b"\x7f\x80" + bytes(7),
+    ],
+)
 def test_a_length_that_is_too_long_is_refused(length: bytes) -> None:
     """`The minimal number of bytes MUST be used`, and `the most significant bit MUST be 0`."""
     assert violated(spelt(0x81, length=length)) == CloseCode.PROTOCOL_ERROR
@@ -107,18 +118,23 @@ def test_pieces_are_joined_around_what_comes_between_them() -> None:
     """`Control frames MAY be injected in the middle of a fragmented message`."""
     told = read(spelt(0x01, b"a"), spelt(0x89, b"ping"), spelt(0x00, b""), spelt(0x80, b"b"), spelt(0x81, b"c"))
     assert [one for one in told if one.opcode is not Opcode.CONTINUATION] == [
-        Frame(Opcode.PING, b"ping"), Frame(Opcode.TEXT, b"ab"), Frame(Opcode.TEXT, b"c"),
-    ]  # fmt: skip
+        Frame(Opcode.PING, b"ping"),
+        Frame(Opcode.TEXT, b"ab"),
+        Frame(Opcode.TEXT, b"c"),
+    ]
     assert len(told) == 5  # each of them counts, so that nobody sends empty ones for ever
 
 
-@pytest.mark.parametrize("chunks", [
-    [spelt(0x80, b"x")],
-    [spelt(0x00, b"x")],
-    [spelt(0x01, b"x"), spelt(0x81, b"y")],
-    [spelt(0x02, b"x"), spelt(0x01, b"y")],
-    [spelt(0x81, b"x"), spelt(0x80, b"y")],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [spelt(0x80, b"x")],
+        [spelt(0x00, b"x")],
+        [spelt(0x01, b"x"), spelt(0x81, b"y")],
+        [spelt(0x02, b"x"), spelt(0x01, b"y")],
+        [spelt(0x81, b"x"), spelt(0x80, b"y")],
+    ],
+)
 def test_pieces_out_of_order_are_refused(chunks: list[bytes]) -> None:
     """`The fragments of one message MUST NOT be interleaved`, and what goes on must have begun."""
     assert violated(*chunks) == CloseCode.PROTOCOL_ERROR

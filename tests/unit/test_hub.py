@@ -50,8 +50,15 @@ class FakeWatcher:
 
 def snapshot(version: int, status: JobStatus = "running", result: bytes = b"null") -> Snapshot:
     """Return a snapshot as the gate publishes it."""
-    state = JobSnapshot(id=JOB, kind='"status":"failed","version":9', status=status, version=version,
-                        result=Json(result), submitted_at=NOW, expires_at=NOW)  # fmt: skip
+    state = JobSnapshot(
+        id=JOB,
+        kind='"status":"failed","version":9',
+        status=status,
+        version=version,
+        result=Json(result),
+        submitted_at=NOW,
+        expires_at=NOW,
+    )
     return Snapshot(encode(state))
 
 
@@ -281,11 +288,22 @@ def test_a_snapshot_is_read_whatever_it_holds() -> None:
 HEAD = b'{"id":"%b","status":"running","version":1' % str(JOB).encode()
 
 
-@pytest.mark.parametrize("text", [
-    b"", b"garbage", b"null", b"{}", HEAD + b',"version":-1}', HEAD + b',"id":7}',
-    HEAD.replace(b"running", b"on") + b"}", HEAD + b',"result":garbage}', HEAD + b',"kind":"\xff"}', HEAD + b"}}",
-    HEAD + b',"result":' + b"[" * 9000 + b"]" * 9000 + b"}",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"garbage",
+        b"null",
+        b"{}",
+        HEAD + b',"version":-1}',
+        HEAD + b',"id":7}',
+        HEAD.replace(b"running", b"on") + b"}",
+        HEAD + b',"result":garbage}',
+        HEAD + b',"kind":"\xff"}',
+        HEAD + b"}}",
+        HEAD + b',"result":' + b"[" * 9000 + b"]" * 9000 + b"}",
+    ],
+)
 def test_what_browsers_could_not_read_is_no_snapshot(text: bytes) -> None:
     """A socket that brings it would be closed, and carries other jobs, too."""
     assert Snapshot.read(HEAD + b"}") is not None

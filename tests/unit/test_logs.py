@@ -55,8 +55,12 @@ def output(style: str) -> str:
     """Log everything that must not be seen, and return what is to be seen."""
     ran = subprocess.run(
         [sys.executable, "-W", "error", "-c", PROGRAM, style, json.dumps(SECRETS)],
-        cwd=ROOT, capture_output=True, text=True, check=True, timeout=30,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
     assert ran.stdout == ""
     return ran.stderr
 
@@ -107,8 +111,14 @@ def test_an_event_is_a_line_of_json(lines: list[dict[str, Any]]) -> None:
     """Our events and those of libraries have one shape, with the service's name and the time."""
     last = lines[-1]
     assert last.pop("timestamp").endswith("Z")
-    assert last == {"event": "job_handled", "level": "info", "service": "worker", "job_id": "j-1",
-                    "outcome": "succeeded", "attempt": 2}  # fmt: skip
+    assert last == {
+        "event": "job_handled",
+        "level": "info",
+        "service": "worker",
+        "job_id": "j-1",
+        "outcome": "succeeded",
+        "attempt": 2,
+    }
     assert {line["service"] for line in lines} == {"worker"}
     assert any(line["event"].startswith("they said") for line in lines)
 

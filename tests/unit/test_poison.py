@@ -168,7 +168,7 @@ def local(tmp_path: Path) -> Path:
         ({"QUEUE_CONNECTION_STRING": STRING, "QUEUE_NAME": "a", "QUEUE_API_VERSION": "v"}, "b", (STRING, "b", "v")),
         ({"QUEUE_ACCOUNT_URL": "https://a.example"}, None, ("https://a.example", "jobs", None)),
     ],
-)  # fmt: skip
+)
 def test_the_queue_is_the_environments_or_the_local_one(
     local: Path, environ: dict[str, str], name: str | None, expected: tuple[str, str, str | None]
 ) -> None:

@@ -71,9 +71,14 @@ async def client() -> AsyncIterator[Client]:
     """Serve the handlers above behind the middlewares."""
     app = web.Application(middlewares=[log_request, answer])
     Origins(["https://jobs.example"]).attach(app)
-    app.add_routes([
-        web.get("/problems/{name}", problem), web.get("/fault", fault), web.post("/size", size), web.get("/who", who),
-    ])  # fmt: skip
+    app.add_routes(
+        [
+            web.get("/problems/{name}", problem),
+            web.get("/fault", fault),
+            web.post("/size", size),
+            web.get("/who", who),
+        ]
+    )
     async with TestClient(TestServer(app)) as client:
         yield client
 
@@ -99,8 +104,13 @@ async def test_an_expected_failure_is_a_problem(client: Client, kind: type[Probl
 async def test_an_unexpected_failure_says_nothing(client: Client) -> None:
     """A fault of ours is answered 500 without a detail."""
     response = await client.get("/fault")
-    assert await told(response) == {"type": "about:blank", "title": "Internal error", "status": 500,
-                                    "code": "internal_error", "detail": "Internal error"}  # fmt: skip
+    assert await told(response) == {
+        "type": "about:blank",
+        "title": "Internal error",
+        "status": 500,
+        "code": "internal_error",
+        "detail": "Internal error",
+    }
 
 
 async def test_aiohttp_s_own_errors_are_problems_too(client: Client) -> None:

@@ -43,8 +43,14 @@ async def processes() -> AsyncIterator[Processes]:
         yield processes
 
 
-async def run(processes: Processes, kind: str, payload: Any = None, host: Keeper | None = None,
-              checkpoint: bytes = b"null", timeout_s: float | None = None) -> Ending | Again:  # fmt: skip
+async def run(
+    processes: Processes,
+    kind: str,
+    payload: Any = None,
+    host: Keeper | None = None,
+    checkpoint: bytes = b"null",
+    timeout_s: float | None = None,
+) -> Ending | Again:
     """Run a job once."""
     attempt = Attempt(job_id=uuid4(), kind=kind, checkpoint=Json(checkpoint))
     text = Json(msgspec.json.encode(payload))

@@ -20,10 +20,16 @@ def reached(url: str, server: Server = Server()) -> Any:  # noqa: B008 - it cann
     return open_servers(url).connection(server)
 
 
-@pytest.mark.parametrize(("url", "host", "port"), [
-    ("redis://redis", "redis", 6379), ("redis://redis:7000/3", "redis", 7000), ("redis://[::1]:7000", "::1", 7000),
-    ("redis://[::1]", "::1", 6379), ("redis://user:p%40ss@redis", "redis", 6379),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("url", "host", "port"),
+    [
+        ("redis://redis", "redis", 6379),
+        ("redis://redis:7000/3", "redis", 7000),
+        ("redis://[::1]:7000", "::1", 7000),
+        ("redis://[::1]", "::1", 6379),
+        ("redis://user:p%40ss@redis", "redis", 6379),
+    ],
+)
 def test_one_server(url: str, host: str, port: int) -> None:
     """A host with or without a port, by name or number."""
     connection = reached(url)
@@ -61,11 +67,24 @@ def test_sentinels_have_names_and_passwords_of_their_own() -> None:
     assert {(one["username"], one["password"]) for one in asked} == {("s", "q")}
 
 
-@pytest.mark.parametrize("url", [
-    "http://redis", "redis+magic://redis", "redis+://redis", "redis", "redis://", "redis://one,two", "redis://redis:port",
-    "redis://redis?sentinel_name=x", "redis+sentinel://one", "redis+sentinel://one?sentinel_name=x&sentinel_colour=y",
-    "redis://redis?hunter2=1", "redis+cluster://user:hunter2@one,,two", "redis://redis?socket_timeout=hunter2",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://redis",
+        "redis+magic://redis",
+        "redis+://redis",
+        "redis",
+        "redis://",
+        "redis://one,two",
+        "redis://redis:port",
+        "redis://redis?sentinel_name=x",
+        "redis+sentinel://one",
+        "redis+sentinel://one?sentinel_name=x&sentinel_colour=y",
+        "redis://redis?hunter2=1",
+        "redis+cluster://user:hunter2@one,,two",
+        "redis://redis?socket_timeout=hunter2",
+    ],
+)
 def test_what_names_nothing_is_told_without_its_secrets(url: str) -> None:
     """The setting is named at start, and what it should be; not what it is."""
     with pytest.raises(InvalidSettings) as raised:

@@ -128,8 +128,16 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def first(job_id: UUID | None = None) -> JobReport:
     """Return the state that a delivery begins with."""
-    return JobReport(job_id=job_id or uuid4(), kind="test", message_id="m-1", delivery=1, sequence=0,
-                     status="running", submitted_at=NOW, expires_at=NOW.after(3600))  # fmt: skip
+    return JobReport(
+        job_id=job_id or uuid4(),
+        kind="test",
+        message_id="m-1",
+        delivery=1,
+        sequence=0,
+        status="running",
+        submitted_at=NOW,
+        expires_at=NOW.after(3600),
+    )
 
 
 def ignore(_verdict: Verdict) -> None:

@@ -174,10 +174,15 @@ def test_a_key_file_has_a_key_a_line() -> None:
     assert read_keys("# ours\n  one \n\r\n\ntwo") == ("one", "two")
 
 
-@pytest.mark.parametrize(("told", "meant"), [
-    ("https://www.example.org", "https://www.example.org"), ("HTTP://LOCALHOST:8501/", "http://localhost:8501"),
-    ("https://example.org:443", "https://example.org"), ("http://[::1]:8080", "http://[::1]:8080"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("told", "meant"),
+    [
+        ("https://www.example.org", "https://www.example.org"),
+        ("HTTP://LOCALHOST:8501/", "http://localhost:8501"),
+        ("https://example.org:443", "https://example.org"),
+        ("http://[::1]:8080", "http://[::1]:8080"),
+    ],
+)
 def test_origins_are_spelt_as_browsers_do(told: str, meant: str) -> None:
     """So that what is allowed is found."""
     assert load(SubmitterSettings, {**SUBMITTER, "ALLOWED_ORIGINS": f"{told}, http://b"}).allowed_origins == (

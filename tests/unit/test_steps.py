@@ -32,10 +32,16 @@ async def test_steps_are_so_much_of_the_job_as_they_weigh() -> None:
         async for _ in ctx.track(range(3), message="photos"):
             pass
     assert [(one.percent, one.message) for one in shown] == [
-        (0.0, "download"), (12.5, "download: a.jpg"), (25.0, "download: a.jpg"),
-        (25.0, "resize"), (25.0, "resize: photos"), (50.0, "resize: photos"), (75.0, "resize: photos"),
-        (100.0, "resize: photos"), (100.0, "resize: photos"),
-    ]  # fmt: skip
+        (0.0, "download"),
+        (12.5, "download: a.jpg"),
+        (25.0, "download: a.jpg"),
+        (25.0, "resize"),
+        (25.0, "resize: photos"),
+        (50.0, "resize: photos"),
+        (75.0, "resize: photos"),
+        (100.0, "resize: photos"),
+        (100.0, "resize: photos"),
+    ]
     assert {(one.total, one.unit) for one in shown} == {(100, "%")}
 
 

@@ -15,8 +15,16 @@ from services.worker.stream import NEVER, ReportRefused, Stream
 
 HEARTBEAT_S = 1.0
 NOW = Timestamp.now()
-FIRST = JobReport(job_id=uuid4(), kind="test", message_id="m-1", delivery=1, sequence=0, status="running",
-                  submitted_at=NOW, expires_at=NOW.after(3600))  # fmt: skip
+FIRST = JobReport(
+    job_id=uuid4(),
+    kind="test",
+    message_id="m-1",
+    delivery=1,
+    sequence=0,
+    status="running",
+    submitted_at=NOW,
+    expires_at=NOW.after(3600),
+)
 WATCHED = Verdict(FIRST.job_id, accepted=True, watched=True)
 UNWATCHED = Verdict(FIRST.job_id, accepted=True, watched=False)
 

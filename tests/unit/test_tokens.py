@@ -80,9 +80,13 @@ def test_a_token_is_spelt_as_the_contract_says(signer: TokenSigner) -> None:
     header = jwt.get_unverified_header(token)
     assert (header["alg"], len(header["kid"])) == ("EdDSA", 16)
     assert jwt.decode(token, options={"verify_signature": False}) == {
-        "sub": str(given.job_id), "kind": "countdown", "iat": given.submitted_at / 1000,
-        "exp": given.expires_at / 1000, "aud": "headway-live", "scope": "watch cancel",
-    }  # fmt: skip
+        "sub": str(given.job_id),
+        "kind": "countdown",
+        "iat": given.submitted_at / 1000,
+        "exp": given.expires_at / 1000,
+        "aud": "headway-live",
+        "scope": "watch cancel",
+    }
     delayed = signer.sign(granted(scope=frozenset({WATCH}), due_at=given.expires_at))
     claims = jwt.decode(delayed, options={"verify_signature": False})
     assert (claims["scope"], claims["due"]) == ("watch", given.expires_at / 1000)

@@ -31,8 +31,14 @@ async def nap(_ctx: dict[str, Any], at: int) -> None:
 
 async def work(max_jobs: int) -> None:
     """Run jobs for ever."""
-    await Worker(functions=[noop, nap], redis_settings=REDIS, max_jobs=max_jobs, keep_result=0,
-                 job_timeout=2 * NAP_S, handle_signals=False).main()  # fmt: skip
+    await Worker(
+        functions=[noop, nap],
+        redis_settings=REDIS,
+        max_jobs=max_jobs,
+        keep_result=0,
+        job_timeout=2 * NAP_S,
+        handle_signals=False,
+    ).main()
 
 
 async def client() -> None:

@@ -20,9 +20,16 @@ from headway.azure_queue import API_VERSION, MAX_PAGE
 
 LEASE_S = 600
 POLL_MIN_S, POLL_MAX_S = 0.1, 0.5
-OPTIONS: dict[str, Any] = {"api_version": API_VERSION, "use_env_settings": False, "connection_timeout": 5,
-                           "read_timeout": 15, "retry_total": 2, "initial_backoff": 0.3, "increment_base": 0,
-                           "random_jitter_range": 0.2}  # fmt: skip
+OPTIONS: dict[str, Any] = {
+    "api_version": API_VERSION,
+    "use_env_settings": False,
+    "connection_timeout": 5,
+    "read_timeout": 15,
+    "retry_total": 2,
+    "initial_backoff": 0.3,
+    "increment_base": 0,
+    "random_jitter_range": 0.2,
+}
 
 
 async def consume(queue: QueueClient, concurrency: int) -> None:

@@ -194,8 +194,13 @@ class Outlets:
         duration_s = round(time.monotonic() - outlet.opened_at, 3)
         metrics.CONNECTION_DURATION.labels(outlet.transport).observe(duration_s)
         if outlet.lasting:
-            log.info("connection_closed", transport=outlet.transport, origin=outlet.origin, code=outlet.code,
-                     duration_s=duration_s)  # fmt: skip
+            log.info(
+                "connection_closed",
+                transport=outlet.transport,
+                origin=outlet.origin,
+                code=outlet.code,
+                duration_s=duration_s,
+            )
 
     def watch(self, outlet: Outlet, granted: Pass, version: int | None) -> None:
         """Begin a watch for an outlet, unless it has too many."""
