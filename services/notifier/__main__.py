@@ -1,8 +1,8 @@
 """`python -m services.notifier`."""
 
-from services.chassis import run
 from services.notifier.app import notifier
 from services.notifier.settings import NotifierSettings
+from services.runtime.service import run
 
 if __name__ == "__main__":
     run(NotifierSettings, notifier)

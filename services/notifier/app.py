@@ -7,8 +7,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from headway.tokens import TokenVerifier
-from services.chassis import Service
-from services.cors import Origins
 from services.notifier.bus import Bus
 from services.notifier.hub import Hub
 from services.notifier.inlets import Inlets
@@ -23,17 +21,19 @@ from services.notifier.transports.poll import Poll
 from services.notifier.transports.sse import Streams
 from services.notifier.transports.websocket import Sockets
 from services.notifier.wake import Waiters, Wake
-from services.openapi import description
-from services.settings import WatchedFile, read_keys
+from services.runtime.cors import CorsPolicy
+from services.runtime.openapi import openapi_route
+from services.runtime.service import ServiceSpec
+from services.runtime.settings import ReloadingFile, read_keys
 
 OPENAPI = Path(__file__).parent / "openapi.yaml"
 
 
 @asynccontextmanager
-async def notifier(settings: NotifierSettings) -> AsyncIterator[Service]:
+async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
     """Open the notifier's resources and hand its parts to the chassis."""
-    access = Access(WatchedFile(settings.token_public_key_file, TokenVerifier))
-    report_keys = WatchedFile(settings.report_key_file, read_keys)
+    access = Access(ReloadingFile(settings.token_public_key_file, TokenVerifier))
+    report_keys = ReloadingFile(settings.report_key_file, read_keys)
     async with open_servers(settings.redis_url) as servers:
         records = Records(servers)
         live = Live(Hub(), records, settings.silence_s)
@@ -53,12 +53,12 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[Service]:
             await outlets.drain()
 
         async with Inlets(reports) as inlets:
-            yield Service(
-                public=[*(route for transport in transports for route in transport.routes()), description(OPENAPI)],
+            yield ServiceSpec(
+                public=[*(route for transport in transports for route in transport.routes()), openapi_route(OPENAPI)],
                 public_port=settings.port,
-                origins=Origins(settings.allowed_origins),
+                origins=CorsPolicy(settings.allowed_origins),
                 internal=[*reports.routes(), *Wake(bus, waiters).routes()],
-                front=inlets,
+                protocol_factory=inlets,
                 tasks={
                     "bus": bus.run,
                     "read": live.read,
@@ -66,6 +66,6 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[Service]:
                     "outlets": outlets.sweep,
                     "inlets": inlets.sweep,
                 },
-                waiting_for=lambda: [] if bus.ready else ["redis"],
+                unready_reasons=lambda: [] if bus.ready else ["redis"],
                 drain=drain,
             )

@@ -21,11 +21,12 @@ from aiohttp.http import HttpRequestParser
 from aiohttp.http_exceptions import HttpProcessingError
 
 from headway.contracts import BATCH_BYTES
-from services import metrics
-from services.chassis import IDLE_S, SHUTDOWN_S
-from services.handshakes import END, Serve
 from services.notifier.reports import REPORTS, Reports
-from services.problems import JSON, PROBLEM, Problem, render, token_of
+from services.runtime import metrics
+from services.runtime.errors import PROBLEM_JSON, HTTPProblem, problem_json
+from services.runtime.request import JSON, parse_bearer
+from services.runtime.request_timeout import END_OF_HEAD, Handoff
+from services.runtime.service import KEEPALIVE_TIMEOUT_S, SHUTDOWN_TIMEOUT_S
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -62,9 +63,9 @@ class Inlets:
         for inlet in list(self.open):
             inlet.next()
         if answering:
-            await asyncio.wait(answering, timeout=SHUTDOWN_S)
+            await asyncio.wait(answering, timeout=SHUTDOWN_TIMEOUT_S)
 
-    def __call__(self, serve: Serve) -> Inlet:
+    def __call__(self, serve: Handoff) -> Inlet:
         """Make what a new connection speaks to first."""
         return Inlet(self, serve)
 
@@ -80,7 +81,7 @@ class Inlets:
 class Inlet(asyncio.Protocol):
     """One connection: it takes a request when the one before is answered, and nothing waits in it but the next."""
 
-    def __init__(self, house: Inlets, serve: Serve) -> None:
+    def __init__(self, house: Inlets, serve: Handoff) -> None:
         self._house = house
         self._serve = serve
         self._came = b""  # of requests that are still to be answered
@@ -139,7 +140,7 @@ class Inlet(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _read(self) -> None:
-        head, end, rest = self._came.partition(END)
+        head, end, rest = self._came.partition(END_OF_HEAD)
         plain = read_head(head) if end and len(head) <= HEAD_BYTES else None
         if plain is None:
             self._hand_over()
@@ -153,9 +154,9 @@ class Inlet(asyncio.Protocol):
         status, kind, more = HTTPStatus.OK, JSON, dict[str, str]()
         try:
             body = await self._house.reports.keep(key, batch)
-        except Problem as problem:
-            status, kind, more = HTTPStatus(problem.status), PROBLEM, problem.headers()
-            body = render(status, problem.code, problem.detail, problem.field)
+        except HTTPProblem as problem:
+            status, kind, more = HTTPStatus(problem.status), PROBLEM_JSON, problem.headers()
+            body = problem_json(status, problem.code, problem.detail, problem.field)
         if self._house.closing:
             more = {**more, "Connection": "close"}
         if not self._transport.is_closing():
@@ -173,7 +174,7 @@ class Inlet(asyncio.Protocol):
     def check(self, now: float) -> None:
         """Let go of a connection over which nothing comes, and leave a request that comes in part to aiohttp."""
         partly = bool(self._came) and not self._busy
-        if self.answering is None and now - self._since > (PART_S if partly else IDLE_S):
+        if self.answering is None and now - self._since > (PART_S if partly else KEEPALIVE_TIMEOUT_S):
             if partly:
                 self._hand_over()
             else:
@@ -194,7 +195,7 @@ def read_head(head: bytes) -> Head | None:
     loop = asyncio.get_running_loop()
     parser = HttpRequestParser(BaseProtocol(loop), loop, BATCH_BYTES)
     try:
-        ((message, _body),), _, _ = parser.feed_data(head + END)
+        ((message, _body),), _, _ = parser.feed_data(head + END_OF_HEAD)
     except (HttpProcessingError, ValueError):
         return None
     headers = message.headers
@@ -203,7 +204,7 @@ def read_head(head: bytes) -> Head | None:
     if message.should_close or message.upgrade or message.chunked or message.compression:
         return None
     size = int(headers.get("Content-Length", 0))
-    return Head(token_of(headers.get("Authorization", "")), size) if 0 < size <= BATCH_BYTES else None
+    return Head(parse_bearer(headers.get("Authorization", "")), size) if 0 < size <= BATCH_BYTES else None
 
 
 def _spelt(status: HTTPStatus, kind: str, more: dict[str, str], body: bytes) -> bytes:

@@ -5,15 +5,17 @@ from typing import get_args
 from prometheus_client import Counter, Gauge, Histogram
 
 from headway.contracts import Reason
-from services.tally import Tally, TallyHistogram
+from services.runtime.unlocked_metrics import UnlockedCounter, UnlockedHistogram
 
 LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
-REPORTS = Tally("notifier_reports", "How many reports got which verdict?", ["verdict"])
+REPORTS = UnlockedCounter("notifier_reports", "How many reports got which verdict?", ["verdict"])
 CONNECTIONS = Gauge("notifier_connections", "How many connections are open?", ["transport"])
-OPENED = Tally("notifier_connections_opened", "How many connections were opened?", ["transport"])
-CLOSED = Tally("notifier_connections_closed", "How many connections were closed, and how?", ["transport", "code"])
-CONNECTION_DURATION = TallyHistogram(
+OPENED = UnlockedCounter("notifier_connections_opened", "How many connections were opened?", ["transport"])
+CLOSED = UnlockedCounter(
+    "notifier_connections_closed", "How many connections were closed, and how?", ["transport", "code"]
+)
+CONNECTION_DURATION = UnlockedHistogram(
     "notifier_connection_duration_seconds",
     "How long was a connection open?",
     ["transport"],
@@ -21,8 +23,8 @@ CONNECTION_DURATION = TallyHistogram(
 )
 PING_RTT = Histogram("notifier_ping_rtt_seconds", "How long did sockets take to answer a ping?", buckets=LATENCY)
 SUBSCRIPTIONS = Gauge("notifier_subscriptions", "How many watches of jobs are there?")
-SENT = Tally("notifier_messages_sent", "How many snapshots were given to connections?")
-SENT_BYTES = Tally("notifier_sent_bytes", "How many bytes of snapshots were that?")
+SENT = UnlockedCounter("notifier_messages_sent", "How many snapshots were given to connections?")
+SENT_BYTES = UnlockedCounter("notifier_sent_bytes", "How many bytes of snapshots were that?")
 RECEIVED = Counter("notifier_messages_received", "How many messages came over sockets?")
 DROPPED = Counter(
     "notifier_messages_dropped", "How many snapshots were replaced by newer ones unsent, and why?", ["reason"]
@@ -38,17 +40,17 @@ WAKES = Counter(
     "notifier_wakes", "How many wake hints were answered to a worker, or kept since none waited?", ["outcome"]
 )
 REDIS_UP = Gauge("notifier_redis_up", "Does this replica hear Redis?")
-REDIS_DURATION = TallyHistogram(
+REDIS_DURATION = UnlockedHistogram(
     "notifier_redis_operation_duration_seconds", "How long did Redis take?", ["op"], buckets=LATENCY
 )
 REDIS_ERRORS = Counter("notifier_redis_errors", "How often was Redis away, or what it did in doubt?", ["op"])
 REFUSED = Counter("notifier_refused", "How much was refused because of which limit?", ["limit"])
-DELIVERY_LATENCY = TallyHistogram(
+DELIVERY_LATENCY = UnlockedHistogram(
     "notifier_delivery_latency_seconds",
     "How long from a worker's sending of a report to the write to its job's watchers here?",
     buckets=LATENCY,
 )
-PUBSUB_LAG = TallyHistogram(
+PUBSUB_LAG = UnlockedHistogram(
     "notifier_pubsub_lag_seconds",
     "How long from a change's time in Redis to the write to its job's watchers?",
     buckets=LATENCY,

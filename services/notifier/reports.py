@@ -24,18 +24,9 @@ from headway.contracts import (
 from services.notifier import metrics
 from services.notifier.live import Live
 from services.notifier.records import Records
-from services.problems import (
-    JSON,
-    Unauthorized,
-    Unavailable,
-    Unprocessable,
-    bearer,
-    known_key,
-    read_body,
-    read_contract,
-    read_query,
-)
-from services.settings import WatchedFile
+from services.runtime.errors import ServiceUnavailable, Unauthorized, UnprocessableContent
+from services.runtime.request import JSON, bearer_token, decode_body, is_valid_key, read_body, read_query
+from services.runtime.settings import ReloadingFile
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -48,7 +39,7 @@ RETRY_AFTER_S = 1
 class Reports:
     """Takes what workers report."""
 
-    def __init__(self, records: Records, live: Live, keys: WatchedFile[tuple[str, ...]], job_ttl_s: float) -> None:
+    def __init__(self, records: Records, live: Live, keys: ReloadingFile[tuple[str, ...]], job_ttl_s: float) -> None:
         self._records = records
         self._live = live
         self._keys = keys
@@ -62,7 +53,7 @@ class Reports:
     async def take(self, request: web.Request) -> web.Response:
         """Take a batch, however it comes; most come another way: see `inlets`."""
         return web.Response(
-            body=await self.keep(bearer(request), await read_body(request, BATCH_BYTES)), content_type=JSON
+            body=await self.keep(bearer_token(request), await read_body(request, BATCH_BYTES)), content_type=JSON
         )
 
     async def keep(self, key: str | None, body: bytes) -> bytes:
@@ -90,14 +81,14 @@ class Reports:
         return web.Response(body=_told(verdict, [verdict]), content_type=JSON)
 
     def _authorize(self, key: str | None) -> None:
-        if not known_key(key, self._keys.value):
+        if not is_valid_key(key, self._keys.value):
             raise Unauthorized("Send one of the report keys: Authorization: Bearer <key>.")
 
 
-def _doubt(error: Exception, count: int) -> Unavailable:
+def _doubt(error: Exception, count: int) -> ServiceUnavailable:
     """Say that nobody knows whether the reports were taken."""
     log.warning("reports_in_doubt", error=type(error).__name__, count=count)
-    return Unavailable("The records are away; report again.", retry_after_s=RETRY_AFTER_S)
+    return ServiceUnavailable("The records are away; report again.", retry_after_s=RETRY_AFTER_S)
 
 
 def _told(body: Any, verdicts: Sequence[Verdict]) -> bytes:
@@ -111,12 +102,12 @@ def _told(body: Any, verdicts: Sequence[Verdict]) -> bytes:
 
 def read_batch(body: bytes) -> list[JobReport]:
     """Read a batch; a Problem names the element and the field that do not fit."""
-    reports: list[JobReport] = read_contract(body, Batch)
+    reports: list[JobReport] = decode_body(body, Batch)
     for index, report in enumerate(reports):
         if len(report.result) <= MAX_DEPTH:  # as of nearly all: neither too much nor too deep
             continue
         if len(report.result) > RESULT_BYTES:
-            raise Unprocessable(f"Expected a result of at most {RESULT_BYTES} bytes.", field=f"[{index}].result")
+            raise UnprocessableContent(f"Expected a result of at most {RESULT_BYTES} bytes.", field=f"[{index}].result")
         if depth(bytes(report.result)) > MAX_DEPTH:
-            raise Unprocessable(f"Expected a result of at most {MAX_DEPTH} levels.", field=f"[{index}].result")
+            raise UnprocessableContent(f"Expected a result of at most {MAX_DEPTH} levels.", field=f"[{index}].result")
     return reports

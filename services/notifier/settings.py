@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from services.notifier.redis_url import open_servers
-from services.settings import Delay, OriginList, Port, Positive, Seconds, Secret, Settings
+from services.runtime.settings import Delay, OriginList, Port, Positive, Seconds, Secret, Settings
 
 
 class NotifierSettings(Settings, frozen=True, kw_only=True):
@@ -31,7 +31,7 @@ class NotifierSettings(Settings, frozen=True, kw_only=True):
     drain_s: Delay = 10  # over which open connections are closed on SIGTERM
 
     @classmethod
-    def conflicts(cls, values: Mapping[str, Any]) -> list[str]:
+    def validate(cls, values: Mapping[str, Any]) -> list[str]:
         """Name what is wrong with the address of Redis."""
         try:
             if url := values.get("redis_url"):

@@ -17,7 +17,9 @@ from redis.exceptions import RedisError
 
 from services.notifier import metrics
 from services.notifier.bus import Bus
-from services.problems import HELD, Unavailable, read_query, respond
+from services.runtime.errors import ServiceUnavailable, problem_response
+from services.runtime.middleware import LONG_POLL
+from services.runtime.request import read_query
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -102,18 +104,18 @@ class Wake:
         except (RedisError, OSError) as error:
             self._waiters.hint()
             log.debug("hint_unpublished", error=type(error).__name__)
-            raise Unavailable("Only this replica's workers were told.", retry_after_s=RETRY_AFTER_S) from error
+            raise ServiceUnavailable("Only this replica's workers were told.", retry_after_s=RETRY_AFTER_S) from error
         if not heard:  # not even by this replica
             self._waiters.hint()
         return web.Response(status=204)
 
     async def wait(self, request: web.Request) -> web.Response:
         """Answer 200 when a hint comes, 204 when the time is over."""
-        request[HELD] = True
+        request[LONG_POLL] = True
         wish = read_query(request, Wish)
         if self._waiters.draining:
             again = {"Retry-After": str(RETRY_AFTER_S)}
-            response = respond(503, Unavailable.code, "This replica stops; ask another.", headers=again)
+            response = problem_response(503, ServiceUnavailable.code, "This replica stops; ask another.", headers=again)
         else:
             hinted = await self._waiters.wait(wish.timeout_s, lambda: not _left(request))
             response = web.Response(status=200 if hinted else 204)

@@ -1,6 +1,6 @@
 """`python -m services.submitter`."""
 
-from services.chassis import run
+from services.runtime.service import run
 from services.submitter.app import submitter
 from services.submitter.settings import SubmitterSettings
 

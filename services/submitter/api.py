@@ -9,15 +9,16 @@ from azure.core.exceptions import AzureError
 from headway.azure_queue import JobQueue
 from headway.contracts import encode, encode_message
 from headway.tokens import TokenSigner
-from services.problems import JSON, Forbidden, Unavailable, UnsupportedType, read_body
-from services.settings import WatchedFile
+from services.runtime.errors import Forbidden, ServiceUnavailable, UnsupportedMediaType
+from services.runtime.request import JSON, read_body
+from services.runtime.settings import ReloadingFile
+from services.runtime.wakeup_client import WakeupClient
 from services.submitter import metrics
 from services.submitter.callers import Callers
 from services.submitter.idempotency import identify, read_key
 from services.submitter.links import Links
 from services.submitter.settings import SubmitterSettings
 from services.submitter.submission import BODY_BYTES, Accepted, accept, read_form, read_json
-from services.wake import Waker
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -33,9 +34,9 @@ class Api:
         settings: SubmitterSettings,
         links: Links,
         queue: JobQueue,
-        signer: WatchedFile[TokenSigner],
+        signer: ReloadingFile[TokenSigner],
         callers: Callers,
-        waker: Waker,
+        waker: WakeupClient,
     ) -> None:
         self._job_ttl_s = settings.job_ttl_s
         self._links = links
@@ -55,7 +56,7 @@ class Api:
             raise Forbidden("A form must name its Origin.", code="origin_not_allowed")
         caller = self._callers.admit(request)
         if not form and request.content_type != JSON:
-            raise UnsupportedType(f"Send {JSON} or {FORM}.")
+            raise UnsupportedMediaType(f"Send {JSON} or {FORM}.")
         key = read_key(request)
         body = await read_body(request, BODY_BYTES)
         submission = read_form(body) if form else read_json(body)
@@ -71,8 +72,8 @@ class Api:
         except AzureError as error:
             metrics.SUBMITTED.labels("error").inc()
             log.warning("queue_unavailable", error=type(error).__name__)
-            raise Unavailable("The queue is away; try again.", retry_after_s=RETRY_AFTER_S) from error
-        self._waker.later(accepted.delay_s)
+            raise ServiceUnavailable("The queue is away; try again.", retry_after_s=RETRY_AFTER_S) from error
+        self._waker.notify_after(accepted.delay_s)
         metrics.SUBMITTED.labels("accepted").inc()
         log.info("job_submitted", job_id=str(message.id), kind=message.kind)
 

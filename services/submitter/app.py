@@ -7,43 +7,43 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from headway.tokens import TokenSigner, TokenVerifier
-from services.chassis import Service
-from services.cors import Origins
-from services.openapi import description
-from services.settings import WatchedFile, read_keys
+from services.runtime.cors import CorsPolicy
+from services.runtime.openapi import openapi_route
+from services.runtime.service import ServiceSpec
+from services.runtime.settings import ReloadingFile, read_keys
+from services.runtime.wakeup_client import WakeupClient
 from services.submitter.api import Api
 from services.submitter.callers import Callers
 from services.submitter.links import Links
 from services.submitter.pages import FOR_EVERYONE, Pages
 from services.submitter.settings import SubmitterSettings
 from services.submitter.sharing import Sharing
-from services.wake import Waker
 
 OPENAPI = Path(__file__).parent / "openapi.yaml"
 
 
 @asynccontextmanager
-async def submitter(settings: SubmitterSettings) -> AsyncIterator[Service]:
+async def submitter(settings: SubmitterSettings) -> AsyncIterator[ServiceSpec]:
     """Open the submitter's resources and hand its parts to the chassis."""
     links = Links(settings)
-    signer = WatchedFile(settings.token_key_file, TokenSigner)
-    keys = None if settings.submitter_api_keys is None else WatchedFile(settings.submitter_api_keys, read_keys)
-    async with settings.queue() as queue, Waker.connect(settings.notifier_internal_url) as waker:
+    signer = ReloadingFile(settings.token_key_file, TokenSigner)
+    keys = None if settings.submitter_api_keys is None else ReloadingFile(settings.submitter_api_keys, read_keys)
+    async with settings.queue() as queue, WakeupClient.connect(settings.notifier_internal_url) as waker:
         parts = (
             Pages(links),
             Api(settings, links, queue, signer, Callers(settings, keys), waker),
             Sharing(links, signer, _verifier(settings)),
         )
-        yield Service(
-            public=[*(route for part in parts for route in part.routes()), description(OPENAPI)],
+        yield ServiceSpec(
+            public=[*(route for part in parts for route in part.routes()), openapi_route(OPENAPI)],
             public_port=settings.port,
-            origins=Origins(settings.origins, everyone=FOR_EVERYONE),
+            origins=CorsPolicy(settings.origins, public_routes=FOR_EVERYONE),
             tasks={"waker": waker.run},
         )
 
 
-def _verifier(settings: SubmitterSettings) -> WatchedFile[TokenVerifier]:
+def _verifier(settings: SubmitterSettings) -> ReloadingFile[TokenVerifier]:
     """Watch the public keys, or else the public half of the signing key: all that is verified here was signed here."""
     if settings.token_public_key_file is not None:
-        return WatchedFile(settings.token_public_key_file, TokenVerifier)
-    return WatchedFile(settings.token_key_file, lambda pem: TokenVerifier(TokenSigner(pem).public_pem))
+        return ReloadingFile(settings.token_public_key_file, TokenVerifier)
+    return ReloadingFile(settings.token_key_file, lambda pem: TokenVerifier(TokenSigner(pem).public_pem))

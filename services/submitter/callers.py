@@ -11,8 +11,9 @@ import time
 
 from aiohttp import web
 
-from services.problems import Problem, Unauthorized, bearer, known_key
-from services.settings import WatchedFile
+from services.runtime.errors import HTTPProblem, Unauthorized
+from services.runtime.request import bearer_token, is_valid_key
+from services.runtime.settings import ReloadingFile
 from services.submitter import metrics
 from services.submitter.rates import Rates
 from services.submitter.settings import SubmitterSettings
@@ -20,7 +21,7 @@ from services.submitter.settings import SubmitterSettings
 ANYONE = "anyone"
 
 
-class TooMany(Problem):
+class TooMany(HTTPProblem):
     """The caller asks more often than it may."""
 
     status, code = 429, "too_many_requests"
@@ -29,14 +30,14 @@ class TooMany(Problem):
 class Callers:
     """Knows the callers and holds them to their rate."""
 
-    def __init__(self, settings: SubmitterSettings, keys: WatchedFile[tuple[str, ...]] | None) -> None:
+    def __init__(self, settings: SubmitterSettings, keys: ReloadingFile[tuple[str, ...]] | None) -> None:
         self._keys = keys
         self._hops = settings.forwarded_hops
         self._rates = Rates(settings.submit_rate, settings.submit_burst)
 
     def admit(self, request: web.Request) -> str:
         """Return the name of whoever submits, which is no secret; a Problem when they may not, or not now."""
-        name = self._name(bearer(request))
+        name = self._name(bearer_token(request))
         wait_s = self._rates.take(name or address(request, self._hops), time.monotonic())
         if wait_s > 0:
             metrics.SUBMITTED.labels("limited").inc()
@@ -46,7 +47,7 @@ class Callers:
         return name or ANYONE
 
     def _name(self, key: str | None) -> str | None:
-        if self._keys is None or key is None or not known_key(key, self._keys.value):
+        if self._keys is None or key is None or not is_valid_key(key, self._keys.value):
             return None
         return hashlib.sha256(key.encode()).hexdigest()
 

@@ -21,7 +21,7 @@ from uuid import UUID, uuid4, uuid5
 from aiohttp import web
 
 from headway.contracts import Json
-from services.problems import Malformed, Unprocessable
+from services.runtime.errors import BadRequest, UnprocessableContent
 from services.submitter.submission import Submission
 
 HEADER = "Idempotency-Key"
@@ -33,7 +33,7 @@ def read_key(request: web.Request) -> str | None:
     """Return the request's key, if it has one."""
     key = request.headers.get(HEADER)
     if key is not None and not (0 < len(key) <= LONGEST and key.isprintable()):
-        raise Unprocessable(f"Expected 1 to {LONGEST} printable characters.", field=HEADER)
+        raise UnprocessableContent(f"Expected 1 to {LONGEST} printable characters.", field=HEADER)
     return key
 
 
@@ -55,7 +55,7 @@ def canonical(payload: Json) -> str:
         read = json.loads(text, parse_int=_number, parse_float=_number, object_pairs_hook=_object)
         return json.dumps(read, sort_keys=True)
     except RecursionError as error:
-        raise Malformed("JSON is malformed: nested too deep", field="payload") from error
+        raise BadRequest("JSON is malformed: nested too deep", field="payload") from error
 
 
 def _number(literal: str) -> dict[str, str]:

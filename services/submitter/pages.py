@@ -9,8 +9,9 @@ from __future__ import annotations
 from aiohttp import web
 
 from headway.contracts import encode
-from services.access import named_job
-from services.problems import JSON, NotFound
+from services.runtime.auth import job_id_from_path
+from services.runtime.errors import NotFound
+from services.runtime.request import JSON
 from services.submitter.assets import Asset, Assets, loadable
 from services.submitter.links import Links
 
@@ -44,7 +45,7 @@ class Pages:
         accepted = request.headers.get("Accept", "")
         if JSON not in accepted or "text/html" in accepted:
             return self._page(request, "job.html")
-        job_id = named_job(request)
+        job_id = job_id_from_path(request)
         body = encode({"id": job_id, "links": self._links.to(job_id)})
         headers = {"Cache-Control": "no-cache", "Vary": "Accept"}
         return web.Response(body=body, content_type=JSON, headers=headers)

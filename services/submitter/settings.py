@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
-from services.queue_settings import QueueSettings
-from services.settings import Origin, OriginList, Port, Positive, Seconds, Url
+from services.runtime.queue_settings import QueueSettings
+from services.runtime.settings import Origin, OriginList, Port, Positive, Seconds, Url
 
 
 class SubmitterSettings(QueueSettings, frozen=True, kw_only=True):
@@ -31,9 +31,9 @@ class SubmitterSettings(QueueSettings, frozen=True, kw_only=True):
     token_public_key_file: Path | None = None  # the notifier's; else the public half of the key above
 
     @classmethod
-    def conflicts(cls, values: Mapping[str, Any]) -> list[str]:
+    def validate(cls, values: Mapping[str, Any]) -> list[str]:
         """Somebody must be allowed to submit, and it must be clear who."""
-        problems = super().conflicts(values)
+        problems = super().validate(values)
         if bool(values.get("submitter_open")) == ("submitter_api_keys" in values):
             problems.append("exactly one of SUBMITTER_OPEN and SUBMITTER_API_KEYS must be set")
         return problems

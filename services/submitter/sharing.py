@@ -10,9 +10,9 @@ from msgspec import Struct
 
 from headway.contracts import encode
 from headway.tokens import WATCH, TokenSigner, TokenVerifier
-from services.access import granted_for
-from services.problems import JSON, bearer, read_json_body
-from services.settings import WatchedFile
+from services.runtime.auth import authorize_job
+from services.runtime.request import JSON, bearer_token, read_json_body
+from services.runtime.settings import ReloadingFile
 from services.submitter.links import Links
 
 BODY_BYTES = 1024
@@ -27,7 +27,9 @@ class Wanted(Struct, frozen=True, forbid_unknown_fields=True):
 class Sharing:
     """Makes tokens of tokens; whoever has one needs no API key."""
 
-    def __init__(self, links: Links, signer: WatchedFile[TokenSigner], verifier: WatchedFile[TokenVerifier]) -> None:
+    def __init__(
+        self, links: Links, signer: ReloadingFile[TokenSigner], verifier: ReloadingFile[TokenVerifier]
+    ) -> None:
         self._links = links
         self._signer = signer
         self._verifier = verifier
@@ -38,7 +40,7 @@ class Sharing:
 
     async def share(self, request: web.Request) -> web.Response:
         """Answer a token for the same job and the same time, without the right to cancel."""
-        granted = granted_for(request, bearer(request), self._verifier.value)
+        granted = authorize_job(request, bearer_token(request), self._verifier.value)
         wanted = await read_json_body(request, Wanted, BODY_BYTES)
         token = self._signer.value.sign(msgspec.structs.replace(granted, scope=frozenset({WATCH})))
         links = self._links.to(granted.job_id, token)

@@ -24,7 +24,8 @@ from headway.contracts import (
     depth,
 )
 from headway.tokens import Pass
-from services.problems import Malformed, TooLarge, Unprocessable, read_contract
+from services.runtime.errors import BadRequest, PayloadTooLarge, UnprocessableContent
+from services.runtime.request import decode_body
 
 LONGEST_DELAY_S = 7 * 86_400  # the queue hides a message no longer
 BODY_BYTES = 2 * PAYLOAD_BYTES  # the payload and what stands around it
@@ -50,7 +51,7 @@ class Accepted(Struct, frozen=True, kw_only=True):
 
 def read_json(body: bytes) -> Submission:
     """Read a JSON submission; a Problem names what does not fit."""
-    return _limited(read_contract(body, Submission))
+    return _limited(decode_body(body, Submission))
 
 
 def read_form(body: bytes) -> Submission:
@@ -58,33 +59,33 @@ def read_form(body: bytes) -> Submission:
     try:
         given = dict(parse_qsl(body.decode(), strict_parsing=bool(body), errors="strict", max_num_fields=8))
     except ValueError as error:
-        raise Malformed("The body is not a form.") from error
+        raise BadRequest("The body is not a form.") from error
     fields = given | ({"payload": _json_text(given["payload"])} if "payload" in given else {})
     try:
         return _limited(msgspec.convert(fields, Submission, strict=False))
     except msgspec.ValidationError as error:
-        raise Unprocessable.at(error) from error
+        raise UnprocessableContent.from_validation_error(error) from error
 
 
 def _json_text(text: str) -> Json:
     try:
         return decode(text, Json)
     except msgspec.DecodeError as error:
-        raise Unprocessable("The payload is not JSON.", field="payload") from error
+        raise UnprocessableContent("The payload is not JSON.", field="payload") from error
 
 
 def _limited(submission: Submission) -> Submission:
     if len(submission.payload) > PAYLOAD_BYTES:
-        raise TooLarge(f"The payload is larger than {PAYLOAD_BYTES} bytes.", field="payload")
+        raise PayloadTooLarge(f"The payload is larger than {PAYLOAD_BYTES} bytes.", field="payload")
     if depth(bytes(submission.payload)) > MAX_DEPTH:
-        raise Unprocessable(f"The payload is nested more than {MAX_DEPTH} levels deep.", field="payload")
+        raise UnprocessableContent(f"The payload is nested more than {MAX_DEPTH} levels deep.", field="payload")
     return submission
 
 
 def accept(submission: Submission, job_ttl_s: float, job_id: UUID) -> Accepted:
     """Make a job of a submission."""
     if submission.delay_s >= job_ttl_s:
-        raise Unprocessable("Expected a delay shorter than a job lives.", field="delay_s")
+        raise UnprocessableContent("Expected a delay shorter than a job lives.", field="delay_s")
     now = Timestamp.now()
     delay_s = math.ceil(submission.delay_s)  # the queue counts whole seconds
     message = JobMessage(

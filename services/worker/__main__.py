@@ -3,7 +3,7 @@
 import argparse
 from functools import partial
 
-from services.chassis import run
+from services.runtime.service import run
 from services.worker.app import worker
 from services.worker.reload import Reload
 from services.worker.settings import WorkerSettings

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
-from services.chassis import Service
-from services.settings import WatchedFile, read_keys
-from services.wake import Waker
+from services.runtime.service import ServiceSpec
+from services.runtime.settings import ReloadingFile, read_keys
+from services.runtime.wakeup_client import WakeupClient
 from services.worker.consumer import Consumer
 from services.worker.delivery import Tools
 from services.worker.depth import watch_depth
@@ -22,20 +22,20 @@ from services.worker.settings import WorkerSettings
 
 
 @asynccontextmanager
-async def worker(settings: WorkerSettings, reload: Reload | None = None) -> AsyncIterator[Service]:
+async def worker(settings: WorkerSettings, reload: Reload | None = None) -> AsyncIterator[ServiceSpec]:
     """Open the worker's resources and hand its parts to the chassis."""
     registry = find_jobs(settings.worker_jobs)
-    keys, notifier = WatchedFile(settings.report_key_file, read_keys), settings.notifier_internal_url
+    keys, notifier = ReloadingFile(settings.report_key_file, read_keys), settings.notifier_internal_url
     async with (
         settings.queue() as queue,
         Reporter.connect(notifier, keys, settings.heartbeat_s) as reporter,
-        Waker.connect(notifier) as waker,
+        WakeupClient.connect(notifier) as waker,
         Hints.connect(notifier, waker) as hints,
         Processes.open() as processes,
     ):
         tools = Tools(queue, reporter, registry, Runner(processes), settings.lease_s, settings.job_ttl_s, waker)
         consumer = Consumer(tools, hints, settings.worker_concurrency, settings.poll_max_s)
-        yield Service(
+        yield ServiceSpec(
             tasks={
                 "reporter": reporter.run,
                 "waker": waker.run,
@@ -44,7 +44,7 @@ async def worker(settings: WorkerSettings, reload: Reload | None = None) -> Asyn
                 "depth": partial(watch_depth, queue),
                 **({} if reload is None else {"reload": partial(reload.watch, settings.worker_jobs)}),
             },
-            waiting_for=lambda: [] if consumer.polled else ["notifier and queue"],
-            alive=consumer.alive,
+            unready_reasons=lambda: [] if consumer.polled else ["notifier and queue"],
+            is_alive=consumer.alive,
             drain=lambda: consumer.stop(settings.grace_s),
         )

@@ -31,7 +31,7 @@ from headway.contracts import (
     readable_id,
 )
 from headway.jobs import BACKOFF_CAP_S, BACKOFF_S
-from services.wake import Waker
+from services.runtime.wakeup_client import WakeupClient
 from services.worker import metrics
 from services.worker.holding import Holding
 from services.worker.lease import Lease, LeaseLost
@@ -58,7 +58,7 @@ class Tools:
     runner: Runner
     lease_s: int
     job_ttl_s: float
-    waker: Waker
+    waker: WakeupClient
 
 
 class Delivery:
@@ -217,11 +217,11 @@ class Delivery:
                 await self._lease.delete()
             case Again(after_s=after_s):
                 if await self._lease.release(None, int(after_s or 0)):
-                    self._tools.waker.later(after_s or 0)
+                    self._tools.waker.notify_after(after_s or 0)
             case Interruption.STOPPED:
                 if await self._lease.release(held.handed_back()):
                     await held.stream.tell("queued")  # before another worker's start can overtake it
-                    self._tools.waker.soon()
+                    self._tools.waker.notify()
             case Interruption.REFUSED:
                 await self._poison("refused", held.text)
                 await self._lease.delete()

@@ -10,7 +10,7 @@ import aiohttp
 import structlog
 
 from headway.backoff import full_jitter_s
-from services.wake import Waker
+from services.runtime.wakeup_client import WakeupClient
 from services.worker import metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -28,7 +28,7 @@ class NoHints(Exception):
 class Hints:
     """Hears of messages that wait, unless this worker declines since it has no room for them."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, waker: Waker) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, waker: WakeupClient) -> None:
         self._session = session
         self._url = f"{url.rstrip('/')}/wake"
         self._waker = waker
@@ -38,7 +38,7 @@ class Hints:
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, url: str, waker: Waker) -> AsyncIterator[Hints]:
+    async def connect(cls, url: str, waker: WakeupClient) -> AsyncIterator[Hints]:
         """Open a session to the notifier, which may still be away."""
         async with aiohttp.ClientSession(timeout=TIMEOUT, cookie_jar=aiohttp.DummyCookieJar()) as session:
             yield cls(session, url, waker)
@@ -52,7 +52,7 @@ class Hints:
         self._room.clear()
         if self.came.is_set():
             self.came.clear()
-            self._waker.soon()
+            self._waker.notify()
 
     async def run(self) -> None:
         """Hold a request for ever; while the notifier is away, try again with full jitter."""

@@ -12,12 +12,12 @@ from typing import Any
 import msgspec
 
 from headway import Job
-from services.settings import InvalidSettings
+from services.runtime.settings import SettingsError
 
 Registry = dict[str, Job[..., Any]]
 
 
-class InvalidJobs(InvalidSettings):
+class InvalidJobs(SettingsError):
     """A module cannot be imported, or two of them claim the same kind."""
 
     def __init__(self, problem: str) -> None:

@@ -17,7 +17,7 @@ import structlog
 
 from headway.backoff import full_jitter_s
 from headway.contracts import BATCH_BYTES, REPORTS_PER_BATCH, JobReport, Verdict, decode, encode
-from services.settings import WatchedFile
+from services.runtime.settings import ReloadingFile
 from services.worker import metrics
 from services.worker.stream import Stream
 
@@ -38,7 +38,7 @@ class Reporter:
     """Carries the streams' reports to the notifier, and its verdicts back."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, url: str, keys: WatchedFile[tuple[str, ...]], heartbeat_s: float
+        self, session: aiohttp.ClientSession, url: str, keys: ReloadingFile[tuple[str, ...]], heartbeat_s: float
     ) -> None:
         self._session = session
         self._url = url.rstrip("/")
@@ -50,7 +50,9 @@ class Reporter:
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, url: str, keys: WatchedFile[tuple[str, ...]], heartbeat_s: float) -> AsyncIterator[Reporter]:
+    async def connect(
+        cls, url: str, keys: ReloadingFile[tuple[str, ...]], heartbeat_s: float
+    ) -> AsyncIterator[Reporter]:
         """Open a session to the notifier, which may still be away."""
         async with aiohttp.ClientSession(timeout=TIMEOUT, cookie_jar=aiohttp.DummyCookieJar()) as session:
             yield cls(session, url, keys, heartbeat_s)

@@ -15,10 +15,10 @@ import yaml  # type: ignore[import-untyped]
 
 from dev.environment import ROOT
 from headway.azure_queue import CONNECT_S, READ_S
-from services.chassis import SHUTDOWN_S
 from services.notifier.settings import NotifierSettings
 from services.notifier.transports.connection import CLOSE_S
-from services.settings import Secret, Settings, load
+from services.runtime.service import SHUTDOWN_TIMEOUT_S
+from services.runtime.settings import Secret, Settings, load
 from services.submitter.settings import SubmitterSettings
 from services.worker.consumer import SETTLE_S
 from services.worker.settings import WorkerSettings
@@ -87,7 +87,7 @@ def stopping_s(settings: Settings) -> float:
             own = CONNECT_S + READ_S + settings.grace_s + SETTLE_S  # a receive in flight is awaited first
         case _:
             own = 0.0
-    return own + 2 * SHUTDOWN_S + MARGIN_S  # of both listeners
+    return own + 2 * SHUTDOWN_TIMEOUT_S + MARGIN_S  # of both listeners
 
 
 def understood(service: str, env: dict[str, str], folder: Path) -> Settings:

@@ -13,7 +13,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from dev.environment import ROOT
-from services.chassis import Service, _probes
+from services.runtime.service import ServiceSpec, health_app
 from tests.deploy.manifests import (
     FOLDERS,
     SECRETS,
@@ -98,7 +98,7 @@ def test_there_is_time_to_stop(folder: str, service: str, tmp_path: Path) -> Non
 async def test_probes_ask_what_there_is(folder: str, service: str) -> None:
     """All three ask the internal listener, for something that it answers."""
     _, container = deployment(folder, service)
-    app = _probes(Service(), asyncio.Event(), asyncio.Event())
+    app = health_app(ServiceSpec(), asyncio.Event(), asyncio.Event())
     routes = {resource.canonical for resource in app.router.resources()}
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         asked = container[probe]["httpGet"]

@@ -24,8 +24,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import ClassVar
 from aiohttp import web
-from services.chassis import Service, run
-from services.settings import Port, Settings
+from services.runtime.service import ServiceSpec, run
+from services.runtime.settings import Port, Settings
 
 folder, mode = Path(sys.argv[1]), sys.argv[2]
 
@@ -51,10 +51,10 @@ async def hello(_request):
 
 @asynccontextmanager
 async def sample(settings):
-    yield Service(
+    yield ServiceSpec(
         public=[web.get("/", hello)], public_port=settings.port, tasks={"task": task}, drain=drain,
-        waiting_for=lambda: [] if (folder / "ready").exists() else ["the other"],
-        alive=lambda: not (folder / "dead").exists(),
+        unready_reasons=lambda: [] if (folder / "ready").exists() else ["the other"],
+        is_alive=lambda: not (folder / "dead").exists(),
     )
     (folder / "closed").touch()
 

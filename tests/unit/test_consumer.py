@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from azure.core.exceptions import ServiceRequestError
 
-from services.wake import Waker
+from services.runtime.wakeup_client import WakeupClient
 from services.worker import consumer as module
 from services.worker.consumer import Consumer
 from services.worker.hints import Hints
@@ -43,7 +43,7 @@ class FakeQueue:
 class World:
     """One consumer and all that it touches; a waker that only takes down what it owes."""
 
-    def __init__(self, hints: Hints, waker: Waker, concurrency: int) -> None:
+    def __init__(self, hints: Hints, waker: WakeupClient, concurrency: int) -> None:
         self.queue, self.hints, self.waker = FakeQueue(), hints, waker
         self.pauses: list[float] = []
         self.running: list[asyncio.Event] = []
@@ -65,8 +65,8 @@ class World:
 
     def told(self) -> bool:
         """Tell whether it has passed a hint on since it was last asked."""
-        owed = self.waker._owed.is_set()
-        self.waker._owed.clear()
+        owed = self.waker._pending.is_set()
+        self.waker._pending.clear()
         return owed
 
 
@@ -79,7 +79,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Worlds:
 
     @asynccontextmanager
     async def consuming(concurrency: int) -> AsyncIterator[World]:
-        async with Waker.connect(None) as waker, Hints.connect("http://127.0.0.1:1", waker) as hints:
+        async with WakeupClient.connect(None) as waker, Hints.connect("http://127.0.0.1:1", waker) as hints:
             hints.flowing = True
             world = World(hints, waker, concurrency)
 

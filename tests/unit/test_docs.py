@@ -14,7 +14,7 @@ from dev.environment import ROOT
 from headway import job
 from headway.contracts import ENDED, JobStatus, Reason
 from services.notifier.settings import NotifierSettings
-from services.settings import Settings
+from services.runtime.settings import Settings
 from services.submitter.settings import SubmitterSettings
 from services.worker import lease
 from services.worker.outcomes import REASONS, Interruption

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from services.wake import Waker
+from services.runtime.wakeup_client import WakeupClient
 from services.worker import hints as module
 from services.worker.hints import HOLD_S, Hints
 from tests.waiting import wait_until
@@ -57,9 +57,9 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def hearing(notifier: FakeNotifier) -> AsyncIterator[tuple[Hints, Waker]]:
+async def hearing(notifier: FakeNotifier) -> AsyncIterator[tuple[Hints, WakeupClient]]:
     """Hear hints, with a waker that only takes down what it owes."""
-    async with Waker.connect(None) as waker, Hints.connect(notifier.url, waker) as hints:
+    async with WakeupClient.connect(None) as waker, Hints.connect(notifier.url, waker) as hints:
         task = asyncio.create_task(hints.run())
         try:
             yield hints, waker
@@ -94,9 +94,9 @@ async def test_a_hint_for_which_there_is_no_room_is_passed_on(notifier: FakeNoti
         hints.want()
         await wait_until(lambda: notifier.held)
         hints.decline()
-        assert not waker._owed.is_set()
+        assert not waker._pending.is_set()
         notifier.answers.put_nowait(200)
-        await wait_until(waker._owed.is_set)
+        await wait_until(waker._pending.is_set)
         assert not hints.came.is_set()
         assert not notifier.held
         hints.want()
@@ -108,7 +108,7 @@ async def test_a_hint_that_came_too_late_for_this_worker_is_passed_on(notifier: 
     async with hearing(notifier) as (hints, waker):
         hints.came.set()
         hints.decline()
-        assert waker._owed.is_set()
+        assert waker._pending.is_set()
         assert not hints.came.is_set()
 
 

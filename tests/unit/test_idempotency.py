@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headway.contracts import Json
-from services.problems import Malformed, Unprocessable
+from services.runtime.errors import BadRequest, UnprocessableContent
 from services.submitter.idempotency import canonical, identify, read_key
 from services.submitter.submission import read_form, read_json
 
@@ -126,7 +126,7 @@ def test_without_a_key_each_submission_is_a_job() -> None:
 
 def test_what_is_nested_too_deep_is_a_problem() -> None:
     """A payload at the edge of what can be read is refused, not failed on."""
-    with pytest.raises(Malformed):
+    with pytest.raises(BadRequest):
         canonical(Json(b'{"a":' * 900 + b"1" + b"}" * 900))
 
 
@@ -139,7 +139,7 @@ def test_a_key_is_printable(key: str) -> None:
 @pytest.mark.parametrize("key", ["", "x" * 256, "a\tb", "\x7f"])
 def test_another_key_is_a_problem(key: str) -> None:
     """Anything else is refused, naming the header."""
-    with pytest.raises(Unprocessable) as refused:
+    with pytest.raises(UnprocessableContent) as refused:
         read_key(make_mocked_request("POST", "/jobs", headers={"Idempotency-Key": key}))
     assert refused.value.field == "Idempotency-Key"
 

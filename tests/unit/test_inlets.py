@@ -8,10 +8,10 @@ from contextlib import suppress
 
 import pytest
 
-from services.chassis import IDLE_S
 from services.notifier import inlets as module
 from services.notifier.inlets import Head, Inlets, read_head
-from services.problems import Unauthorized, Unavailable
+from services.runtime.errors import ServiceUnavailable, Unauthorized
+from services.runtime.service import KEEPALIVE_TIMEOUT_S
 from tests.waiting import wait_until
 
 KEY = "secret"
@@ -206,7 +206,7 @@ async def test_who_is_given_a_connection_may_stop_reading(inlets: Inlets, report
 
 async def test_doubt_is_told_and_the_connection_stays(client: Client, reports: Reports) -> None:
     """The answer is a problem with the time to come back after, and the next batch is taken."""
-    reports.error = Unavailable("away", retry_after_s=1)
+    reports.error = ServiceUnavailable("away", retry_after_s=1)
     client.send(request())
     reports.verdicts.release()
     head, body = await client.answer()
@@ -253,9 +253,9 @@ async def test_a_silent_connection_is_closed(client: Client, reports: Reports, i
     reports.verdicts.release()
     await client.answer()
     loop_time = asyncio.get_running_loop().time()
-    inlet.check(loop_time + IDLE_S / 2)
+    inlet.check(loop_time + KEEPALIVE_TIMEOUT_S / 2)
     assert len(inlets.open) == 1
-    inlet.check(loop_time + IDLE_S + 1)
+    inlet.check(loop_time + KEEPALIVE_TIMEOUT_S + 1)
     await wait_until(lambda: not inlets.open)
     assert client.handed_over == []
 
@@ -291,7 +291,7 @@ async def test_who_takes_no_answers_is_not_read(client: Client, reports: Reports
     reports.verdicts.release()
     inlet.pause_writing()
     await wait_until(lambda: inlet.answering is None)
-    inlet.check(asyncio.get_running_loop().time() + IDLE_S + 0.1)
+    inlet.check(asyncio.get_running_loop().time() + KEEPALIVE_TIMEOUT_S + 0.1)
     await wait_until(lambda: not inlets.open)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from dev.environment import PORTS, ROOT, Unusable, check_ports, folder, prepared, settings
 from services.notifier.settings import NotifierSettings
-from services.settings import load
+from services.runtime.settings import load
 from services.submitter.settings import SubmitterSettings
 from services.worker.settings import WorkerSettings
 from tests.waiting import free_ports

@@ -26,7 +26,7 @@ SECRETS = {
 PROGRAM = """
 import json, logging, sys
 import structlog
-from services import logs
+from services.runtime import logs
 
 log = structlog.stdlib.get_logger()
 logs.configure("worker", "info", sys.argv[1])

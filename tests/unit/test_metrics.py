@@ -11,16 +11,16 @@ import pytest
 from prometheus_client import REGISTRY, Counter, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
-import services.metrics
 import services.notifier.metrics
+import services.runtime.metrics
 import services.submitter.metrics
 import services.worker.metrics
 from dev.environment import ROOT
-from services.tally import Tally, TallyHistogram
+from services.runtime.unlocked_metrics import UnlockedCounter, UnlockedHistogram
 
 DOC = (ROOT / "docs" / "metrics.md").read_text()
 MODULES = {
-    "Every service": services.metrics,
+    "Every service": services.runtime.metrics,
     "The submitter": services.submitter.metrics,
     "The worker": services.worker.metrics,
     "The notifier": services.notifier.metrics,
@@ -43,7 +43,7 @@ def measured(module: ModuleType) -> list[Measured]:
     for metric in vars(module).values():
         if isinstance(metric, MetricWrapperBase):
             found.append(Measured(metric._name, metric._type, metric._labelnames, metric._documentation))
-        elif isinstance(metric, Tally | TallyHistogram):
+        elif isinstance(metric, UnlockedCounter | UnlockedHistogram):
             found.append(Measured(metric.name, metric.kind, metric.label_names, metric.documentation))
     return found
 
@@ -83,7 +83,7 @@ def test_names_and_labels_follow_the_conventions(heading: str) -> None:
 def test_what_is_tallied_is_told_as_the_library_tells_its_own() -> None:
     """The same numbers make the same lines, whichever of the two counts."""
     told = []
-    for counter, histogram in ((Counter, Histogram), (Tally, TallyHistogram)):
+    for counter, histogram in ((Counter, Histogram), (UnlockedCounter, UnlockedHistogram)):
         counted = counter("tallied", "How many?", ["kind", "code"])
         spread = histogram("tallied_seconds", "How long?", ["kind"], buckets=(0.1, 1, 2.5))
         plain = histogram("untallied_seconds", "How long?", ["kind"])

@@ -11,36 +11,33 @@ from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import REGISTRY
 
-from services.cors import Origins
 from services.notifier.reports import read_batch
-from services.problems import (
+from services.runtime.cors import CorsPolicy
+from services.runtime.errors import (
+    BadRequest,
     Forbidden,
-    Malformed,
+    HTTPProblem,
     NotFound,
-    Problem,
-    TooLarge,
+    PayloadTooLarge,
+    ServiceUnavailable,
     Unauthorized,
-    Unavailable,
-    Unprocessable,
-    UnsupportedType,
-    answer,
-    bearer,
-    known_key,
-    log_request,
-    read_body,
+    UnprocessableContent,
+    UnsupportedMediaType,
 )
+from services.runtime.middleware import access_log_middleware, error_middleware
+from services.runtime.request import bearer_token, is_valid_key, read_body
 from tests.unit.test_contracts import REPORT
 
 LIMIT = 1000
-PROBLEMS: list[tuple[type[Problem], int, str]] = [
-    (Malformed, 400, "malformed"),
+PROBLEMS: list[tuple[type[HTTPProblem], int, str]] = [
+    (BadRequest, 400, "malformed"),
     (Unauthorized, 401, "unauthorized"),
     (Forbidden, 403, "forbidden"),
     (NotFound, 404, "not_found"),
-    (TooLarge, 413, "too_large"),
-    (UnsupportedType, 415, "unsupported_media_type"),
-    (Unprocessable, 422, "invalid"),
-    (Unavailable, 503, "unavailable"),
+    (PayloadTooLarge, 413, "too_large"),
+    (UnsupportedMediaType, 415, "unsupported_media_type"),
+    (UnprocessableContent, 422, "invalid"),
+    (ServiceUnavailable, 503, "unavailable"),
 ]
 Client = TestClient[web.Request, web.Application]
 
@@ -63,14 +60,14 @@ async def size(request: web.Request) -> web.Response:
 
 async def who(request: web.Request) -> web.Response:
     """Answer what the request says of itself."""
-    return web.json_response(bearer(request))
+    return web.json_response(bearer_token(request))
 
 
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
     """Serve the handlers above behind the middlewares."""
-    app = web.Application(middlewares=[log_request, answer])
-    Origins(["https://jobs.example"]).attach(app)
+    app = web.Application(middlewares=[access_log_middleware, error_middleware])
+    CorsPolicy(["https://jobs.example"]).install(app)
     app.add_routes(
         [
             web.get("/problems/{name}", problem),
@@ -92,7 +89,9 @@ async def told(response: ClientResponse) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("kind", "status", "code"), PROBLEMS)
-async def test_an_expected_failure_is_a_problem(client: Client, kind: type[Problem], status: int, code: str) -> None:
+async def test_an_expected_failure_is_a_problem(
+    client: Client, kind: type[HTTPProblem], status: int, code: str
+) -> None:
     """Status, code, message, field and headers come from the class and from where it is raised."""
     response = await client.get(f"/problems/{kind.__name__}")
     body = await told(response)
@@ -186,7 +185,7 @@ async def test_an_origin_that_is_named_must_be_allowed(client: Client, headers: 
 )
 def test_a_key_is_one_of_a_set(presented: str | None, *, known: bool) -> None:
     """Any of the keys opens, nothing near one does."""
-    assert known_key(presented, ("one", "two")) is known
+    assert is_valid_key(presented, ("one", "two")) is known
 
 
 def changed(old: str, new: str) -> str:
@@ -203,22 +202,24 @@ def batch(*texts: str) -> str:
 @pytest.mark.parametrize(
     ("body", "kind", "field"),
     [
-        ("", Malformed, None),
-        (f"[{REPORT}", Malformed, None),
-        (f"[{REPORT}]]", Malformed, None),
-        ("[]", Unprocessable, None),
-        ("{}", Unprocessable, None),
-        (batch(*[REPORT] * 501), Unprocessable, None),
-        (batch(REPORT, changed('"delivery":1', '"delivery":0')), Unprocessable, "[1].delivery"),
-        (batch(changed('"current":40', '"current":-1')), Unprocessable, "[0].progress.current"),
-        (batch(changed('"running"', '"walking"')), Unprocessable, "[0].status"),
-        (batch(changed('"result":null', f'"result":"{"x" * 32_768}"')), Unprocessable, "[0].result"),
+        ("", BadRequest, None),
+        (f"[{REPORT}", BadRequest, None),
+        (f"[{REPORT}]]", BadRequest, None),
+        ("[]", UnprocessableContent, None),
+        ("{}", UnprocessableContent, None),
+        (batch(*[REPORT] * 501), UnprocessableContent, None),
+        (batch(REPORT, changed('"delivery":1', '"delivery":0')), UnprocessableContent, "[1].delivery"),
+        (batch(changed('"current":40', '"current":-1')), UnprocessableContent, "[0].progress.current"),
+        (batch(changed('"running"', '"walking"')), UnprocessableContent, "[0].status"),
+        (batch(changed('"result":null', f'"result":"{"x" * 32_768}"')), UnprocessableContent, "[0].result"),
     ],
     ids=lambda value: value[:20] if isinstance(value, str) else None,
 )
-def test_a_batch_that_does_not_fit_names_element_and_field(body: str, kind: type[Problem], field: str | None) -> None:
+def test_a_batch_that_does_not_fit_names_element_and_field(
+    body: str, kind: type[HTTPProblem], field: str | None
+) -> None:
     """A worker's author learns which report is wrong, and where."""
-    with pytest.raises(Problem) as refused:
+    with pytest.raises(HTTPProblem) as refused:
         read_batch(body.encode())
     assert (type(refused.value), refused.value.field) == (kind, field)
 
@@ -230,6 +231,6 @@ def test_a_batch_that_fits_is_read() -> None:
 
 def test_a_missing_field_is_named_with_its_element() -> None:
     """A field that is not there is found in its report like any other."""
-    with pytest.raises(Unprocessable) as refused:
+    with pytest.raises(UnprocessableContent) as refused:
         read_batch(batch(REPORT, changed('"delivery":1,', "")).encode())
     assert refused.value.field == "[1].delivery"

@@ -10,7 +10,7 @@ import pytest
 from services.notifier.redis_url import open_servers
 from services.notifier.servers import Cluster, Guarded, Server, Servers
 from services.notifier.settings import NotifierSettings
-from services.settings import InvalidSettings, load
+from services.runtime.settings import SettingsError, load
 
 REQUIRED = {"REPORT_KEY_FILE": "r", "TOKEN_PUBLIC_KEY_FILE": "p"}
 
@@ -87,7 +87,7 @@ def test_sentinels_have_names_and_passwords_of_their_own() -> None:
 )
 def test_what_names_nothing_is_told_without_its_secrets(url: str) -> None:
     """The setting is named at start, and what it should be; not what it is."""
-    with pytest.raises(InvalidSettings) as raised:
+    with pytest.raises(SettingsError) as raised:
         load(NotifierSettings, {"REDIS_URL": url, **REQUIRED})
     assert str(raised.value).startswith("REDIS_URL: Expected ")
     assert "hunter2" not in str(raised.value)

@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from headway.contracts import BATCH_BYTES, JobReport, Json, Progress, Timestamp, Verdict, decode, encode
-from services.settings import WatchedFile, read_keys
+from services.runtime.settings import ReloadingFile, read_keys
 from services.worker import metrics
 from services.worker import reporter as module
 from services.worker.reporter import Reporter
@@ -108,7 +108,7 @@ async def notifier() -> AsyncIterator[FakeNotifier]:
 async def reporting(notifier: FakeNotifier, tmp_path: Path, heartbeat_s: float = 60) -> AsyncIterator[Reporter]:
     """Run a reporter that tries again without much waiting."""
     (tmp_path / "report.key").write_text(f"{KEY}\n")
-    keys = WatchedFile(tmp_path / "report.key", read_keys)
+    keys = ReloadingFile(tmp_path / "report.key", read_keys)
     async with Reporter.connect(notifier.url, keys, heartbeat_s) as reporter:
         task = asyncio.create_task(reporter.run())
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.notifier.settings import NotifierSettings
-from services.settings import InvalidSettings, Secret, WatchedFile, load, read_keys
+from services.runtime.settings import ReloadingFile, Secret, SettingsError, load, read_keys
 from services.submitter.settings import SubmitterSettings
 from services.worker.settings import WorkerSettings
 
@@ -28,7 +28,7 @@ SUBMITTER = {
 
 def problems(kind: type[SubmitterSettings | WorkerSettings | NotifierSettings], env: dict[str, str]) -> list[str]:
     """Return what is wrong with an environment."""
-    with pytest.raises(InvalidSettings) as refused:
+    with pytest.raises(SettingsError) as refused:
         load(kind, env)
     return str(refused.value).splitlines()
 
@@ -137,7 +137,7 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
         parsed.append(text)
         return read_keys(text)
 
-    keys = WatchedFile(path, parse)
+    keys = ReloadingFile(path, parse)
     assert (keys.value, keys.value) == (("one",), ("one",))
     assert parsed == ["one\n"]
     replace(path, "two\none\n")
@@ -149,7 +149,7 @@ def test_the_last_good_value_is_kept(tmp_path: Path, bad: str) -> None:
     """A file that is half written, empty or gone changes nothing, and is read as soon as it is good again."""
     path = tmp_path / "keys"
     path.write_text("one\n")
-    keys = WatchedFile(path, read_keys)
+    keys = ReloadingFile(path, read_keys)
     replace(path, bad)
     assert keys.value == ("one",)
     path.write_bytes(b"\xff\xfe")
@@ -162,11 +162,11 @@ def test_the_last_good_value_is_kept(tmp_path: Path, bad: str) -> None:
 
 def test_a_file_that_is_bad_from_the_start_is_an_error(tmp_path: Path) -> None:
     """A service does not start without its keys."""
-    with pytest.raises(InvalidSettings, match=r"keys: .*No such file"):
-        WatchedFile(tmp_path / "keys", read_keys)
+    with pytest.raises(SettingsError, match=r"keys: .*No such file"):
+        ReloadingFile(tmp_path / "keys", read_keys)
     (tmp_path / "keys").write_text("\n")
-    with pytest.raises(InvalidSettings, match=r"keys: .*no key"):
-        WatchedFile(tmp_path / "keys", read_keys)
+    with pytest.raises(SettingsError, match=r"keys: .*no key"):
+        ReloadingFile(tmp_path / "keys", read_keys)
 
 
 def test_a_key_file_has_a_key_a_line() -> None:

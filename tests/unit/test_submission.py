@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from headway.contracts import PAYLOAD_BYTES, Timestamp, decode_message, encode_message
-from services.problems import Malformed, Problem, TooLarge, Unprocessable
+from services.runtime.errors import BadRequest, HTTPProblem, PayloadTooLarge, UnprocessableContent
 from services.submitter.submission import BODY_BYTES, Accepted, Submission, accept, read_form, read_json
 
 WEEK_S = 7 * 86_400
@@ -59,42 +59,42 @@ def test_everything_asked_for_is_carried() -> None:
 @pytest.mark.parametrize(
     ("body", "kind", "field"),
     [
-        (b"", Malformed, None),
-        (b"kind=test", Malformed, None),
-        (b'{"kind":"test"', Malformed, None),
-        (b'{"kind":"test"}}', Malformed, None),
-        (b'{"kind":"\xff"}', Malformed, None),
-        (b'{"kind":"test","payload":"a\x01b"}', Malformed, None),
-        (b'{"kind":"test","payload":NaN}', Malformed, None),
-        (b'{"kind":"test","payload":' + b"[" * 9000 + b"]" * 9000 + b"}", Malformed, None),
-        (b"[]", Unprocessable, None),
-        (b"null", Unprocessable, None),
-        (b"{}", Unprocessable, "kind"),
-        (b'{"kind":""}', Unprocessable, "kind"),
-        (b'{"kind":null}', Unprocessable, "kind"),
-        (b'{"kind":"%s"}' % (b"k" * 129), Unprocessable, "kind"),
-        (b'{"kind":"test","colour":1}', Unprocessable, "colour"),
-        (b'{"kind":"test","id":"x"}', Unprocessable, "id"),
-        (b'{"kind":"test","delay_s":-1}', Unprocessable, "delay_s"),
-        (b'{"kind":"test","delay_s":"5"}', Unprocessable, "delay_s"),
-        (b'{"kind":"test","delay_s":604800}', Unprocessable, "delay_s"),
-        (b'{"kind":"test","delay_s":1e300}', Unprocessable, "delay_s"),
-        (b'{"kind":"test","delay_s":1e999}', Unprocessable, "delay_s"),
-        (b'{"kind":"test","delay_s":%s}' % (b"9" * 400), Unprocessable, "delay_s"),
-        (b'{"kind":"test","max_attempts":0}', Unprocessable, "max_attempts"),
-        (b'{"kind":"test","max_attempts":1.5}', Unprocessable, "max_attempts"),
-        (b'{"kind":"test","max_attempts":%s}' % (b"9" * 400), Unprocessable, "max_attempts"),
-        (b'{"kind":"test","timeout_s":0}', Unprocessable, "timeout_s"),
-        (b'{"kind":"test","timeout_s":1e300}', Unprocessable, "timeout_s"),
-        (b'{"kind":"test","payload":"%s"}' % (b"x" * (33 * 1024)), TooLarge, "payload"),
+        (b"", BadRequest, None),
+        (b"kind=test", BadRequest, None),
+        (b'{"kind":"test"', BadRequest, None),
+        (b'{"kind":"test"}}', BadRequest, None),
+        (b'{"kind":"\xff"}', BadRequest, None),
+        (b'{"kind":"test","payload":"a\x01b"}', BadRequest, None),
+        (b'{"kind":"test","payload":NaN}', BadRequest, None),
+        (b'{"kind":"test","payload":' + b"[" * 9000 + b"]" * 9000 + b"}", BadRequest, None),
+        (b"[]", UnprocessableContent, None),
+        (b"null", UnprocessableContent, None),
+        (b"{}", UnprocessableContent, "kind"),
+        (b'{"kind":""}', UnprocessableContent, "kind"),
+        (b'{"kind":null}', UnprocessableContent, "kind"),
+        (b'{"kind":"%s"}' % (b"k" * 129), UnprocessableContent, "kind"),
+        (b'{"kind":"test","colour":1}', UnprocessableContent, "colour"),
+        (b'{"kind":"test","id":"x"}', UnprocessableContent, "id"),
+        (b'{"kind":"test","delay_s":-1}', UnprocessableContent, "delay_s"),
+        (b'{"kind":"test","delay_s":"5"}', UnprocessableContent, "delay_s"),
+        (b'{"kind":"test","delay_s":604800}', UnprocessableContent, "delay_s"),
+        (b'{"kind":"test","delay_s":1e300}', UnprocessableContent, "delay_s"),
+        (b'{"kind":"test","delay_s":1e999}', UnprocessableContent, "delay_s"),
+        (b'{"kind":"test","delay_s":%s}' % (b"9" * 400), UnprocessableContent, "delay_s"),
+        (b'{"kind":"test","max_attempts":0}', UnprocessableContent, "max_attempts"),
+        (b'{"kind":"test","max_attempts":1.5}', UnprocessableContent, "max_attempts"),
+        (b'{"kind":"test","max_attempts":%s}' % (b"9" * 400), UnprocessableContent, "max_attempts"),
+        (b'{"kind":"test","timeout_s":0}', UnprocessableContent, "timeout_s"),
+        (b'{"kind":"test","timeout_s":1e300}', UnprocessableContent, "timeout_s"),
+        (b'{"kind":"test","payload":"%s"}' % (b"x" * (33 * 1024)), PayloadTooLarge, "payload"),
     ],
     ids=lambda value: repr(value[:40]) if isinstance(value, bytes) else None,
 )
 def test_what_does_not_fit_is_a_problem_that_names_the_field(
-    body: bytes, kind: type[Problem], field: str | None
+    body: bytes, kind: type[HTTPProblem], field: str | None
 ) -> None:
     """Every wrong submission is refused with its status, and with the field where one is to blame."""
-    with pytest.raises(Problem) as refused:
+    with pytest.raises(HTTPProblem) as refused:
         accept(read_json(body), WEEK_S, ID)
     assert (type(refused.value), refused.value.field) == (kind, field)
 
@@ -107,14 +107,14 @@ def test_the_largest_payload_fits() -> None:
     kept = msgspec.structs.replace(message, checkpoint=msgspec.Raw(b'"' + b"c" * 8190 + b'"'), releases=2**53 - 1)
     assert len(encode_message(kept)) <= 64 * 1024
     assert len(msgspec.json.encode({"kind": "é" * 128, "payload": payload})) <= BODY_BYTES
-    with pytest.raises(TooLarge):
+    with pytest.raises(PayloadTooLarge):
         submitted(payload=payload + "x")
 
 
 def test_a_delay_shorter_than_the_job_s_life_is_taken() -> None:
     """The limit is the job's own life, as it is set."""
     assert submitted(delay_s=WEEK_S - 1).delay_s == WEEK_S - 1
-    with pytest.raises(Unprocessable):
+    with pytest.raises(UnprocessableContent):
         accept(read_json(b'{"kind":"test","delay_s":60}'), 60, ID)
 
 
@@ -148,32 +148,32 @@ def test_a_form_says_the_same_as_json() -> None:
 @pytest.mark.parametrize(
     ("body", "kind", "field"),
     [
-        (b"", Unprocessable, "kind"),
-        (b"payload=1", Unprocessable, "kind"),
-        (b"kind=", Unprocessable, "kind"),
-        (b"kind=test&colour=red", Unprocessable, "colour"),
-        (b"kind=test&delay_s=soon", Unprocessable, "delay_s"),
-        (b"kind=test&delay_s=-1", Unprocessable, "delay_s"),
-        (b"kind=test&delay_s=nan", Unprocessable, "delay_s"),
-        (b"kind=test&delay_s=inf", Unprocessable, "delay_s"),
-        (b"kind=test&delay_s=1e400", Unprocessable, "delay_s"),
-        (b"kind=test&delay_s=1_000", Unprocessable, "delay_s"),
-        (b"kind=test&max_attempts=1.5", Unprocessable, "max_attempts"),
-        (b"kind=test&max_attempts=%s" % (b"9" * 5000), Unprocessable, "max_attempts"),
-        (b"kind=test&timeout_s=0", Unprocessable, "timeout_s"),
-        (b"kind=test&payload=%7B", Unprocessable, "payload"),
-        (b"kind=test&payload=%22%01%22", Unprocessable, "payload"),
-        (b"kind=test&payload=" + b"1" * (33 * 1024), TooLarge, "payload"),
-        (b"kind", Malformed, None),
-        (b"\xff\xfe", Malformed, None),
-        (b'{"kind":"test"}', Malformed, None),
-        (b"&".join(b"f%d=1" % n for n in range(9)), Malformed, None),
+        (b"", UnprocessableContent, "kind"),
+        (b"payload=1", UnprocessableContent, "kind"),
+        (b"kind=", UnprocessableContent, "kind"),
+        (b"kind=test&colour=red", UnprocessableContent, "colour"),
+        (b"kind=test&delay_s=soon", UnprocessableContent, "delay_s"),
+        (b"kind=test&delay_s=-1", UnprocessableContent, "delay_s"),
+        (b"kind=test&delay_s=nan", UnprocessableContent, "delay_s"),
+        (b"kind=test&delay_s=inf", UnprocessableContent, "delay_s"),
+        (b"kind=test&delay_s=1e400", UnprocessableContent, "delay_s"),
+        (b"kind=test&delay_s=1_000", UnprocessableContent, "delay_s"),
+        (b"kind=test&max_attempts=1.5", UnprocessableContent, "max_attempts"),
+        (b"kind=test&max_attempts=%s" % (b"9" * 5000), UnprocessableContent, "max_attempts"),
+        (b"kind=test&timeout_s=0", UnprocessableContent, "timeout_s"),
+        (b"kind=test&payload=%7B", UnprocessableContent, "payload"),
+        (b"kind=test&payload=%22%01%22", UnprocessableContent, "payload"),
+        (b"kind=test&payload=" + b"1" * (33 * 1024), PayloadTooLarge, "payload"),
+        (b"kind", BadRequest, None),
+        (b"\xff\xfe", BadRequest, None),
+        (b'{"kind":"test"}', BadRequest, None),
+        (b"&".join(b"f%d=1" % n for n in range(9)), BadRequest, None),
     ],
     ids=lambda value: repr(value[:40]) if isinstance(value, bytes) else None,
 )
-def test_a_form_that_does_not_fit_is_refused_like_json(body: bytes, kind: type[Problem], field: str | None) -> None:
+def test_a_form_that_does_not_fit_is_refused_like_json(body: bytes, kind: type[HTTPProblem], field: str | None) -> None:
     """The same faults are the same problems, whichever way they come."""
-    with pytest.raises(Problem) as refused:
+    with pytest.raises(HTTPProblem) as refused:
         read_form(body)
     assert (type(refused.value), refused.value.field) == (kind, field)
 
@@ -181,6 +181,6 @@ def test_a_form_that_does_not_fit_is_refused_like_json(body: bytes, kind: type[P
 def test_a_form_field_may_not_smuggle_json() -> None:
     """What stands in the payload's text stays inside the payload."""
     body = urlencode({"kind": "test", "payload": '{},"max_attempts":9'}).encode()
-    with pytest.raises(Unprocessable) as refused:
+    with pytest.raises(UnprocessableContent) as refused:
         read_form(body)
     assert refused.value.field == "payload"

@@ -10,8 +10,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from services import wake as module
-from services.wake import LONGEST_S, SLOT_S, Waker
+from services.runtime import wakeup_client as module
+from services.runtime.wakeup_client import MAX_DELAY_S, SLOT_S, WakeupClient
 from tests.waiting import free_ports, wait_until
 
 
@@ -43,9 +43,9 @@ async def notifier() -> AsyncIterator[FakeNotifier]:
 
 
 @asynccontextmanager
-async def hinting(url: str | None) -> AsyncIterator[Waker]:
+async def hinting(url: str | None) -> AsyncIterator[WakeupClient]:
     """Run a waker; its task must outlive whatever happens."""
-    async with Waker.connect(url) as waker:
+    async with WakeupClient.connect(url) as waker:
         task = asyncio.create_task(waker.run())
         try:
             yield waker
@@ -60,14 +60,14 @@ async def test_one_request_is_in_flight_and_what_comes_meanwhile_is_one_more(not
     """A hundred submissions during a request are one more hint."""
     notifier.gate.clear()
     async with hinting(notifier.url) as waker:
-        waker.soon()
+        waker.notify()
         await wait_until(lambda: notifier.hints == 1)
         for _ in range(100):
-            waker.soon()
+            waker.notify()
             await asyncio.sleep(0)
         assert notifier.hints == 1
         notifier.gate.set()
-        await wait_until(lambda: notifier.hints == 2 and not waker._owed.is_set())
+        await wait_until(lambda: notifier.hints == 2 and not waker._pending.is_set())
     assert notifier.hints == 2
 
 
@@ -77,7 +77,7 @@ async def test_a_refused_hint_is_not_sent_again(notifier: FakeNotifier, status: 
     notifier.status = status
     async with hinting(notifier.url) as waker:
         for count in (1, 2):
-            waker.soon()
+            waker.notify()
             await wait_until(lambda count=count: notifier.hints == count)  # type: ignore[misc]
     assert notifier.hints == 2
 
@@ -85,10 +85,10 @@ async def test_a_refused_hint_is_not_sent_again(notifier: FakeNotifier, status: 
 async def test_a_notifier_that_is_away_is_not_minded(notifier: FakeNotifier) -> None:
     """A refused connection ends nothing, and a later hint arrives."""
     async with hinting(f"http://127.0.0.1:{free_ports(1)[0]}") as waker:
-        waker.soon()
-        await wait_until(lambda: not waker._owed.is_set())
+        waker.notify()
+        await wait_until(lambda: not waker._pending.is_set())
         waker._url = f"{notifier.url}/wake"
-        waker.soon()
+        waker.notify()
         await wait_until(lambda: notifier.hints == 1)
 
 
@@ -99,29 +99,29 @@ async def test_an_answer_that_does_not_come_is_not_waited_for(
     monkeypatch.setattr(module, "TIMEOUT", type(module.TIMEOUT)(total=0.05))
     notifier.gate.clear()
     async with hinting(notifier.url) as waker:
-        waker.soon()
+        waker.notify()
         await wait_until(lambda: notifier.hints == 1)
-        waker.soon()
+        waker.notify()
         await wait_until(lambda: notifier.hints == 2)
 
 
 async def test_without_a_notifier_there_are_no_hints() -> None:
     """A submitter that is not told of one submits all the same."""
     async with hinting(None) as waker:
-        waker.soon()
-        await wait_until(lambda: not waker._owed.is_set())
+        waker.notify()
+        await wait_until(lambda: not waker._pending.is_set())
 
 
 async def test_the_last_hint_goes_out_before_the_end(notifier: FakeNotifier) -> None:
     """What is owed when the task has been cancelled, in the midst of a request too, is sent on leaving."""
     notifier.gate.clear()
     async with hinting(notifier.url) as waker:
-        waker.soon()
+        waker.notify()
         await wait_until(lambda: notifier.hints == 1)
         asyncio.get_running_loop().call_later(0.01, notifier.gate.set)
     assert notifier.hints == 2
-    async with Waker.connect(notifier.url) as waker:
-        waker.later(0)
+    async with WakeupClient.connect(notifier.url) as waker:
+        waker.notify_after(0)
     assert notifier.hints == 3
 
 
@@ -134,11 +134,11 @@ async def test_a_hidden_message_is_hinted_at_when_it_is_seen_again(
     async with hinting(notifier.url) as waker:
         began = loop.time()
         for _ in range(100):
-            waker.later(0.1)
+            waker.notify_after(0.1)
         assert len(waker._slots) <= 2
         await wait_until(lambda: notifier.hints)
         assert loop.time() - began >= 0.1
-        await wait_until(lambda: not waker._slots and not waker._owed.is_set())
+        await wait_until(lambda: not waker._slots and not waker._pending.is_set())
     assert notifier.hints <= 2
 
 
@@ -146,9 +146,9 @@ def test_timers_are_bounded() -> None:
     """However many delayed jobs there are, a slot has one timer, and what is more than an hour off has none."""
 
     async def fill() -> int:
-        async with Waker.connect(None) as waker:
+        async with WakeupClient.connect(None) as waker:
             for number in range(100_000):
-                waker.later(number / 10)
+                waker.notify_after(number / 10)
             return len(waker._slots)
 
-    assert asyncio.run(fill()) < 1.1 * LONGEST_S / SLOT_S
+    assert asyncio.run(fill()) < 1.1 * MAX_DELAY_S / SLOT_S

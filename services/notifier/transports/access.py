@@ -14,10 +14,11 @@ from redis.exceptions import RedisError
 
 from headway.contracts import Natural
 from headway.tokens import InvalidToken, Pass, TokenVerifier, claimed_job
-from services.access import granted_for
 from services.notifier.transports.outlet import problem
-from services.problems import Forbidden, Unauthorized, Unavailable, bearer, read_json_body
-from services.settings import WatchedFile
+from services.runtime.auth import authorize_job
+from services.runtime.errors import Forbidden, ServiceUnavailable, Unauthorized
+from services.runtime.request import bearer_token, read_json_body
+from services.runtime.settings import ReloadingFile
 
 RETRY_AFTER_S = 1
 BODY_BYTES = 1024 * 1024
@@ -61,7 +62,7 @@ class Refused(NamedTuple):
 class Access:
     """Reads what tokens grant."""
 
-    def __init__(self, verifier: WatchedFile[TokenVerifier]) -> None:
+    def __init__(self, verifier: ReloadingFile[TokenVerifier]) -> None:
         self._verifier = verifier
 
     def grant(self, token: str) -> Pass | Refused:
@@ -74,7 +75,7 @@ class Access:
 
     def granted_for(self, request: web.Request, *, scope: str | None = None) -> Pass:
         """Return the pass for the job that the path names; a Problem when the token does not open it so far."""
-        granted = granted_for(request, presented_token(request), self._verifier.value)
+        granted = authorize_job(request, presented_token(request), self._verifier.value)
         if scope is not None and scope not in granted.scope:
             raise Forbidden(f"The token does not allow to {scope}.")
         return granted
@@ -98,7 +99,7 @@ class Access:
 
 def presented_token(request: web.Request) -> str | None:
     """Return the token of the Authorization header or of `?access_token=`, if there is one."""
-    return bearer(request) or request.query.get("access_token") or None
+    return bearer_token(request) or request.query.get("access_token") or None
 
 
 @contextmanager
@@ -107,4 +108,4 @@ def records_needed() -> Iterator[None]:
     try:
         yield
     except (RedisError, OSError) as error:
-        raise Unavailable("The records are away; try again.", retry_after_s=RETRY_AFTER_S) from error
+        raise ServiceUnavailable("The records are away; try again.", retry_after_s=RETRY_AFTER_S) from error

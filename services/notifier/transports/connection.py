@@ -10,12 +10,12 @@ from typing import Protocol
 import msgspec
 import structlog
 
-from services.allowance import Allowance
 from services.notifier import metrics
 from services.notifier.frames import CloseCode, Frame, Frames, Opcode, Violation, close_code, closing, frame, text_of
 from services.notifier.hub import Snapshot
 from services.notifier.settings import NotifierSettings
 from services.notifier.transports.outlet import BUFFER_BYTES, Pipe
+from services.runtime.token_bucket import TokenBucket
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -69,7 +69,7 @@ class Connection(Pipe, asyncio.Protocol):
         self._service = service
         self._frames: Frames | None = Frames(MESSAGE_BYTES)  # None once what comes is not read any more
         # A page asks for all its jobs at once, and cancels and leaves them at once.
-        self._allowance = Allowance(
+        self._allowance = TokenBucket(
             settings.messages_per_s, settings.messages_per_s + 2 * settings.max_watches, self.opened_at
         )
         self.asked = False  # whether it has sent anything that makes sense
@@ -142,7 +142,7 @@ class Connection(Pipe, asyncio.Protocol):
             self._connection.resume_reading()
 
     def _take(self, told: Frame) -> Coroutine[None, None, None] | None:
-        if self._allowance.take(time.monotonic()) > 0:
+        if self._allowance.acquire(time.monotonic()) > 0:
             self.refuse("messages", CloseCode.POLICY_VIOLATION, "too many messages")
             self._frames = None
         elif told.opcode is Opcode.CLOSE:

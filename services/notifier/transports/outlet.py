@@ -21,7 +21,7 @@ from services.notifier import metrics
 from services.notifier.hub import Snapshot, Watch
 from services.notifier.live import Live
 from services.notifier.settings import NotifierSettings
-from services.problems import Unavailable
+from services.runtime.errors import ServiceUnavailable
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -159,7 +159,7 @@ class Outlets:
     def make_room(self) -> None:
         """Refuse a request that would hold a connection open when there are too many."""
         if self.full():
-            raise Unavailable(
+            raise ServiceUnavailable(
                 "Too many connections are open; try again.", code="overloaded", retry_after_s=RETRY_AFTER_S
             )
 

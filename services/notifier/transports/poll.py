@@ -19,7 +19,8 @@ from services.notifier.hub import NONE, Snapshot, queued
 from services.notifier.records import Records
 from services.notifier.transports.access import Access, Asked, records_needed
 from services.notifier.transports.outlet import Outlet, Outlets, problem
-from services.problems import JSON, NotFound
+from services.runtime.errors import NotFound
+from services.runtime.request import JSON
 
 LONGEST_WAIT_S = 60
 GATHER_S = 0.02  # what comes together is answered together

@@ -15,7 +15,7 @@ from http import HTTPStatus
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
-from services.problems import Problem
+from services.runtime.errors import HTTPProblem
 
 VERSION = "13"
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # §1.3
@@ -24,13 +24,13 @@ _ACCEPTED = (
 )
 
 
-class NoUpgrade(Problem):
+class NoUpgrade(HTTPProblem):
     """The request asks for no WebSocket, or not as it should."""
 
     status, code = 400, "no_upgrade"
 
 
-class WrongVersion(Problem):
+class WrongVersion(HTTPProblem):
     """The request asks for a version of WebSocket that there is not here."""
 
     status, code = 426, "wrong_version"

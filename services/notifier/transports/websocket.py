@@ -19,7 +19,7 @@ from services.notifier.transports.access import Access, Refused, Token, presente
 from services.notifier.transports.connection import Connection
 from services.notifier.transports.outlet import RETRY_AFTER_S, Outlets
 from services.notifier.transports.upgrade import accept_of, hand_over
-from services.problems import Unavailable
+from services.runtime.errors import ServiceUnavailable
 
 
 class Request(Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,7 +53,7 @@ class Sockets:
     async def connect(self, request: web.Request) -> web.StreamResponse:
         """Open a connection; from then on it lives by itself."""
         if self._outlets.draining:
-            raise Unavailable("This replica is stopping; connect again.", retry_after_s=RETRY_AFTER_S)
+            raise ServiceUnavailable("This replica is stopping; connect again.", retry_after_s=RETRY_AFTER_S)
         accept = accept_of(request)
         if request.transport is None:
             raise ConnectionResetError

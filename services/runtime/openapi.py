@@ -7,7 +7,7 @@ from pathlib import Path
 from aiohttp import web
 
 
-def description(path: Path) -> web.RouteDef:
+def openapi_route(path: Path) -> web.RouteDef:
     """Return the route that serves an OpenAPI document, read once."""
     text = path.read_text()
 

@@ -21,87 +21,88 @@ import uvloop
 from aiohttp import web
 from prometheus_client.aiohttp import make_aiohttp_handler
 
-from services import logs, metrics
-from services.cors import Origins
-from services.handshakes import Front, Handshakes
-from services.problems import answer, log_request
-from services.settings import InvalidSettings, Settings, environment, load
+from services.runtime import logs, metrics
+from services.runtime.cors import CorsPolicy
+from services.runtime.middleware import access_log_middleware, error_middleware
+from services.runtime.request_timeout import HEAD_TIMEOUTS, HeadTimeouts, ListenerProtocolFactory, ProtocolFactory
+from services.runtime.settings import Settings, SettingsError, environment, load
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 S = TypeVar("S", bound=Settings)
 
-SHUTDOWN_S = 3.0  # what requests in flight get once a listener closes
-LINGER_S = 2.0  # how long what still comes of a refused body is read, so that its sender sees the answer
-IDLE_S = 75.0  # how long a connection is kept for a further whole request: longer than proxies keep theirs
+SHUTDOWN_TIMEOUT_S = 3.0  # what requests in flight get once a listener closes
+LINGER_TIMEOUT_S = 2.0  # how long what still comes of a refused body is read, so that its sender sees the answer
+KEEPALIVE_TIMEOUT_S = 75.0  # how long a connection is kept for a further whole request: longer than proxies keep theirs
 
 
-async def _nothing() -> None:
+async def _no_drain() -> None:
     """Drain nothing."""
 
 
 @dataclass
-class Service:
+class ServiceSpec:
     """What one running service hands to the chassis."""
 
     public: Iterable[web.RouteDef] | None = None
     public_port: int = 0
-    origins: Origins | None = None  # the pages that may ask the public listener; None: any
+    origins: CorsPolicy | None = None  # the pages that may ask the public listener; None: any
     internal: Iterable[web.RouteDef] = ()
-    front: Front | None = None  # what speaks first to whoever connects to the internal listener
+    protocol_factory: ProtocolFactory | None = None  # what speaks first to whoever connects to the internal listener
     tasks: dict[str, Callable[[], Awaitable[object]]] = field(default_factory=dict)
-    waiting_for: Callable[[], list[str]] = list  # what readiness still waits for
-    alive: Callable[[], bool] = lambda: True
-    drain: Callable[[], Awaitable[None]] = _nothing
+    unready_reasons: Callable[[], list[str]] = list  # what readiness still waits for
+    is_alive: Callable[[], bool] = lambda: True
+    drain: Callable[[], Awaitable[None]] = _no_drain
 
 
-def run(kind: type[S], open_service: Callable[[S], AbstractAsyncContextManager[Service]]) -> None:
+def run(kind: type[S], open_service: Callable[[S], AbstractAsyncContextManager[ServiceSpec]]) -> None:
     """Run a service until SIGTERM or SIGINT; exits 0 then, 1 when a part of it crashed, 2 on wrong settings."""
     try:
         settings = load(kind, environment())
         logs.configure(kind.service, settings.log_level, settings.log_format)
-        _allow_connections()
+        raise_fd_limit()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(settings, open_service))
-    except InvalidSettings as error:
-        sys.exit(_complain(kind.service, error))
+    except SettingsError as error:
+        sys.exit(print_settings_errors(kind.service, error))
     except Exception:
         log.exception("service_crashed")
         sys.exit(1)
 
 
-def _allow_connections() -> None:
+def raise_fd_limit() -> None:
     """Take as many descriptors as this process may: the soft limit is often 1,024, and each connection is one."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):  # macOS calls unlimited what it does not give
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
 
 
-def _complain(service: str, error: InvalidSettings) -> int:
+def print_settings_errors(service: str, error: SettingsError) -> int:
+    """Write all settings errors to stderr and return the exit code 2."""
     sys.stderr.write(f"{service}: the settings do not fit:\n")
     sys.stderr.writelines(f"  {problem}\n" for problem in str(error).splitlines())
     return 2
 
 
-async def _serve(settings: S, open_service: Callable[[S], AbstractAsyncContextManager[Service]]) -> None:
+async def _serve(settings: S, open_service: Callable[[S], AbstractAsyncContextManager[ServiceSpec]]) -> None:
     started, stopping = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     async with AsyncExitStack() as stack:
         service = await stack.enter_async_context(open_service(settings))
-        internal = _probes(service, started, stopping)
+        internal = health_app(service, started, stopping)
         internal.add_routes(service.internal)
-        await _listen(stack, internal, settings.bind_host, settings.internal_port, service.front)
+        await start_listener(stack, internal, settings.bind_host, settings.internal_port, service.protocol_factory)
         async with asyncio.TaskGroup() as group, AsyncExitStack() as public:
             tasks = [
-                group.create_task(_supervise(task), name=name)
-                for name, task in {"loop": metrics.watch_loop, **service.tasks}.items()
+                group.create_task(run_forever(task), name=name)
+                for name, task in {"loop": metrics.monitor_loop_lag, **service.tasks}.items()
             ]
             if service.public is not None:
-                app = web.Application(middlewares=[log_request, answer])
+                app = web.Application(middlewares=[access_log_middleware, error_middleware])
                 if service.origins is not None:
-                    service.origins.attach(app)
+                    service.origins.install(app)
                 app.add_routes(service.public)
-                await _listen(public, app, settings.bind_host, service.public_port)
+                await start_listener(public, app, settings.bind_host, service.public_port)
             gc.freeze()  # what is loaded now stays: https://docs.python.org/3/library/gc.html#gc.freeze
             gc.set_threshold(50_000, 50, 50)
             started.set()
@@ -116,43 +117,47 @@ async def _serve(settings: S, open_service: Callable[[S], AbstractAsyncContextMa
     log.info("service_stopped")
 
 
-async def _supervise(task: Callable[[], Awaitable[object]]) -> None:
+async def run_forever(task: Callable[[], Awaitable[object]]) -> None:
     """Run a long task; its crash, or its end, ends the service."""
     await task()
     raise RuntimeError("a task that should run for as long as its service has ended")
 
 
-async def _listen(
-    stack: AsyncExitStack, app: web.Application, host: str, port: int, front: Front | None = None
+async def start_listener(
+    stack: AsyncExitStack, app: web.Application, host: str, port: int, protocol_factory: ProtocolFactory | None = None
 ) -> None:
+    """Serve an application on a port until the exit stack closes."""
     runner = web.AppRunner(
         app,
         access_log=None,
         handle_signals=False,
-        shutdown_timeout=SHUTDOWN_S,
-        keepalive_timeout=IDLE_S,
-        lingering_time=LINGER_S,
+        shutdown_timeout=SHUTDOWN_TIMEOUT_S,
+        keepalive_timeout=KEEPALIVE_TIMEOUT_S,
+        lingering_time=LINGER_TIMEOUT_S,
     )
-    handshakes = Handshakes(runner, front)
+    app[HEAD_TIMEOUTS] = HeadTimeouts()
+    factory = ListenerProtocolFactory(runner, protocol_factory)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    listener = await asyncio.get_running_loop().create_server(handshakes, host, port, backlog=1024)
+    listener = await asyncio.get_running_loop().create_server(factory, host, port, backlog=1024)
     stack.callback(listener.close)
 
 
-def _probes(service: Service, started: asyncio.Event, stopping: asyncio.Event) -> web.Application:
+def health_app(service: ServiceSpec, started: asyncio.Event, stopping: asyncio.Event) -> web.Application:
+    """Create the internal application, with the probes and the metrics."""
+
     async def livez(_request: web.Request) -> web.Response:
-        alive = service.alive()
+        alive = service.is_alive()
         return web.json_response({"alive": alive}, status=200 if alive else 503)
 
     async def readyz(_request: web.Request) -> web.Response:
-        waiting_for = service.waiting_for()
+        reasons = service.unready_reasons()
         if stopping.is_set() or not started.is_set():
-            waiting_for = ["draining" if stopping.is_set() else "the public listener"]
-        body = {"ready": not waiting_for, "waiting_for": waiting_for}
-        return web.json_response(body, status=503 if waiting_for else 200)
+            reasons = ["draining" if stopping.is_set() else "the public listener"]
+        body = {"ready": not reasons, "waiting_for": reasons}
+        return web.json_response(body, status=503 if reasons else 200)
 
-    app = web.Application(middlewares=[answer])
+    app = web.Application(middlewares=[error_middleware])
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", make_aiohttp_handler())

@@ -17,7 +17,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.registry import Collector
 
 
-class Count:
+class CounterChild:
     """One series of a counter."""
 
     __slots__ = ("value",)
@@ -30,7 +30,7 @@ class Count:
         self.value += amount
 
 
-class Spread:
+class HistogramChild:
     """One series of a histogram."""
 
     __slots__ = ("_bounds", "counts", "total")
@@ -46,52 +46,52 @@ class Spread:
         self.total += value
 
 
-S = TypeVar("S", Count, Spread)
+S = TypeVar("S", CounterChild, HistogramChild)
 
 
-class _Tally(Collector, Generic[S]):
+class _UnlockedMetric(Collector, Generic[S]):
     kind: ClassVar[str]
 
     def __init__(self, name: str, documentation: str, labels: Sequence[str] = ()) -> None:
         self.name = name
         self.documentation = documentation
         self.label_names = labels
-        self._series: dict[tuple[str | int, ...], S] = {}
+        self._children: dict[tuple[str | int, ...], S] = {}
         REGISTRY.register(self)
 
     def labels(self, *values: str | int) -> S:
         """Return the series with these labels."""
-        found = self._series.get(values)
+        found = self._children.get(values)
         if found is None:
-            found = self._series[values] = self._new()
+            found = self._children[values] = self._new_child()
         return found
 
     @abstractmethod
-    def _new(self) -> S:
+    def _new_child(self) -> S:
         """Begin a series."""
 
-    def _labelled(self) -> Iterator[tuple[list[str], S]]:
-        for values, series in list(self._series.items()):
+    def _labelled_children(self) -> Iterator[tuple[list[str], S]]:
+        for values, series in list(self._children.items()):
             yield [str(value) for value in values], series
 
 
-class Tally(_Tally[Count]):
+class UnlockedCounter(_UnlockedMetric[CounterChild]):
     """A counter."""
 
     kind = "counter"
 
-    def _new(self) -> Count:
-        return Count()
+    def _new_child(self) -> CounterChild:
+        return CounterChild()
 
     def collect(self) -> Iterator[Metric]:
         """Tell what was counted."""
         family = CounterMetricFamily(self.name, self.documentation, labels=self.label_names)
-        for values, count in self._labelled():
+        for values, count in self._labelled_children():
             family.add_metric(values, count.value)
         yield family
 
 
-class TallyHistogram(_Tally[Spread]):
+class UnlockedHistogram(_UnlockedMetric[HistogramChild]):
     """A histogram."""
 
     kind = "histogram"
@@ -107,14 +107,14 @@ class TallyHistogram(_Tally[Spread]):
         self._buckets = tuple(map(float, buckets))
         super().__init__(name, documentation, labels)
 
-    def _new(self) -> Spread:
-        return Spread(self._buckets)
+    def _new_child(self) -> HistogramChild:
+        return HistogramChild(self._buckets)
 
     def collect(self) -> Iterator[Metric]:
         """Tell what was observed."""
         family = HistogramMetricFamily(self.name, self.documentation, labels=self.label_names)
         names = [*map(str, self._buckets), "+Inf"]
-        for values, spread in self._labelled():
-            told = list(zip(names, accumulate(spread.counts), strict=True))
-            family.add_metric(values, told, spread.total)
+        for values, child in self._labelled_children():
+            cumulative = list(zip(names, accumulate(child.counts), strict=True))
+            family.add_metric(values, cumulative, child.total)
         yield family

@@ -17,56 +17,56 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 TIMEOUT = aiohttp.ClientTimeout(total=2)
 SLOT_S = 0.25  # hidden messages that are seen again within so long share a hint
-LONGEST_S = 3600.0  # whose hint is not forgotten by then; together with the slots this bounds the timers
+MAX_DELAY_S = 3600.0  # whose hint is not forgotten by then; together with the slots this bounds the timers
 
 
-class Waker:
+class WakeupClient:
     """Hints, one request at a time; whatever is to be hinted at meanwhile is one more."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str | None) -> None:
         self._session = session
         self._url = None if url is None else f"{url.rstrip('/')}/wake"
-        self._owed = asyncio.Event()
+        self._pending = asyncio.Event()
         self._slots: set[int] = set()
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, url: str | None) -> AsyncIterator[Waker]:
+    async def connect(cls, url: str | None) -> AsyncIterator[WakeupClient]:
         """Open a session to the notifier, `None` for no hints; at the end one that is still owed is sent."""
         async with aiohttp.ClientSession(timeout=TIMEOUT, cookie_jar=aiohttp.DummyCookieJar()) as session:
-            waker = cls(session, url)
-            yield waker
-            if waker._owed.is_set():
-                await waker._post()
+            client = cls(session, url)
+            yield client
+            if client._pending.is_set():
+                await client._post()
 
-    def soon(self) -> None:
+    def notify(self) -> None:
         """Hint now."""
-        self._owed.set()
+        self._pending.set()
 
-    def later(self, seconds: float) -> None:
+    def notify_after(self, seconds: float) -> None:
         """Hint when a message that is hidden for so long is seen again; beyond an hour polling must find it."""
         if seconds <= 0:
-            self.soon()
-        elif seconds <= LONGEST_S:
+            self.notify()
+        elif seconds <= MAX_DELAY_S:
             loop = asyncio.get_running_loop()
             slot = math.ceil((loop.time() + seconds) / SLOT_S)
             if slot not in self._slots:
                 self._slots.add(slot)
-                loop.call_at(slot * SLOT_S, self._due, slot)
+                loop.call_at(slot * SLOT_S, self._on_slot, slot)
 
-    def _due(self, slot: int) -> None:
+    def _on_slot(self, slot: int) -> None:
         self._slots.discard(slot)
-        self.soon()
+        self.notify()
 
     async def run(self) -> None:
         """Send what is owed, for ever."""
         while True:
-            await self._owed.wait()
-            self._owed.clear()
+            await self._pending.wait()
+            self._pending.clear()
             try:
                 await self._post()
             except asyncio.CancelledError:
-                self._owed.set()  # perhaps it was not sent
+                self._pending.set()  # perhaps it was not sent
                 raise
 
     async def _post(self) -> None:

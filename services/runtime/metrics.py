@@ -12,15 +12,17 @@ from importlib.metadata import version
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
-from services.settings import environment
-from services.tally import Tally, TallyHistogram
+from services.runtime.settings import environment
+from services.runtime.unlocked_metrics import UnlockedCounter, UnlockedHistogram
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # otherwise every counter has a second series that nobody asks for
 
 BUILD = Gauge("headway_build_info", "Which version runs here?", ["version", "revision", "python"])
 BUILD.labels(version("headway"), environment().get("HEADWAY_REVISION", "unknown"), platform.python_version()).set(1)
-REQUESTS = Tally("http_requests", "How many HTTP requests were answered?", ["method", "route", "code"])
-REQUEST_DURATION = TallyHistogram("http_request_duration_seconds", "How long did an answer take?", ["method", "route"])
+REQUESTS = UnlockedCounter("http_requests", "How many HTTP requests were answered?", ["method", "route", "code"])
+REQUEST_DURATION = UnlockedHistogram(
+    "http_request_duration_seconds", "How long did an answer take?", ["method", "route"]
+)
 LOOP_LAG = Histogram(
     "event_loop_lag_seconds",
     "How late does the event loop come to what is due?",
@@ -28,12 +30,12 @@ LOOP_LAG = Histogram(
 )
 DRAINING = Gauge("headway_draining", "Is this process about to stop?")
 LOG_MESSAGES = Counter("log_messages", "How many lines were logged?", ["level"])
-LOGGED = {level: LOG_MESSAGES.labels(level) for level in ("debug", "info", "warning", "error", "critical")}
+LOG_COUNTERS = {level: LOG_MESSAGES.labels(level) for level in ("debug", "info", "warning", "error", "critical")}
 
 LAG_TICK_S = 0.5
 
 
-async def watch_loop() -> None:
+async def monitor_loop_lag() -> None:
     """Measure for ever how late the event loop is."""
     while True:
         due = time.perf_counter() + LAG_TICK_S

@@ -10,29 +10,30 @@ from collections.abc import Collection
 
 from aiohttp import web
 
-from services.problems import Forbidden, Handler, route_of
+from services.runtime.errors import Forbidden
+from services.runtime.middleware import Handler, route_template
 
-EXPOSED = "ETag, Location, Preference-Applied, Retry-After"
-ACCEPTED = "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, Prefer"
-PREFLIGHT_S = 3600  # how long a browser may remember the answer; Chromium's most is 7200
+EXPOSED_HEADERS = "ETag, Location, Preference-Applied, Retry-After"
+ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, Prefer"
+PREFLIGHT_MAX_AGE_S = 3600  # how long a browser may remember the answer; Chromium's most is 7200
 
 
-class Origins:
+class CorsPolicy:
     """The pages that may ask; `everyone` names the routes that are no secret to any page."""
 
-    def __init__(self, allowed: Collection[str], everyone: Collection[str] = ()) -> None:
+    def __init__(self, allowed: Collection[str], public_routes: Collection[str] = ()) -> None:
         self._allowed = frozenset(allowed)
-        self._everyone = frozenset(everyone)
+        self._public_routes = frozenset(public_routes)
 
-    def attach(self, app: web.Application) -> None:
+    def install(self, app: web.Application) -> None:
         """Guard an application's routes."""
-        app.middlewares.append(self._guard)
-        app.on_response_prepare.append(self._mark)
+        app.middlewares.append(self._middleware)
+        app.on_response_prepare.append(self._add_headers)
 
     @web.middleware
-    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         origin = request.headers.get("Origin")
-        if origin is not None and origin not in self._allowed and not self._public(request):
+        if origin is not None and origin not in self._allowed and not self._is_public(request):
             raise Forbidden("This Origin is not allowed.", code="origin_not_allowed")
         try:
             return await handler(request)
@@ -41,25 +42,25 @@ class Origins:
                 raise
             return self._preflight(", ".join(sorted(error.allowed_methods)))
 
-    def _public(self, request: web.Request) -> bool:
-        return route_of(request) in self._everyone
+    def _is_public(self, request: web.Request) -> bool:
+        return route_template(request) in self._public_routes
 
     @staticmethod
     def _preflight(methods: str) -> web.Response:
         headers = {
             "Access-Control-Allow-Methods": methods,
-            "Access-Control-Allow-Headers": ACCEPTED,
-            "Access-Control-Max-Age": str(PREFLIGHT_S),
+            "Access-Control-Allow-Headers": ALLOWED_HEADERS,
+            "Access-Control-Max-Age": str(PREFLIGHT_MAX_AGE_S),
         }
         return web.Response(status=204, headers=headers)
 
-    async def _mark(self, request: web.Request, response: web.StreamResponse) -> None:
+    async def _add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         """Let an allowed page read the answer, problems and streams too."""
-        if self._public(request):
+        if self._is_public(request):
             response.headers["Access-Control-Allow-Origin"] = "*"
             return
         origin = request.headers.get("Origin")
         response.headers.add("Vary", "Origin")
         if origin in self._allowed:
             response.headers["Access-Control-Allow-Origin"] = origin
-            response.headers["Access-Control-Expose-Headers"] = EXPOSED
+            response.headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS

@@ -20,7 +20,7 @@ Port = Annotated[int, Meta(ge=0, le=65_535)]
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
 Delay = Annotated[float, Meta(ge=0)]
-Words = tuple[str, ...]
+StringList = tuple[str, ...]
 T = TypeVar("T")
 S = TypeVar("S", bound="Settings")
 
@@ -84,12 +84,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     job_ttl_s: Seconds = 7 * 86_400
 
     @classmethod
-    def conflicts(cls, values: Mapping[str, Any]) -> list[str]:  # noqa: ARG003
+    def validate(cls, values: Mapping[str, Any]) -> list[str]:  # noqa: ARG003
         """Name what is wrong between settings; `values` has those that are set, `None` for one that does not fit."""
         return []
 
 
-class InvalidSettings(Exception):
+class SettingsError(Exception):
     """The environment does not fit; one line for each problem."""
 
     def __init__(self, problems: Iterable[str]) -> None:
@@ -108,35 +108,39 @@ def load(kind: type[S], environ: Mapping[str, str]) -> S:
             continue
         values[field.name] = None
         try:
-            if name.endswith("_FILE") and _secret(field):
+            if name.endswith("_FILE") and _is_secret(field):
                 text = Path(text).read_text()
-            values[field.name] = msgspec.convert(_split(text, field.type), field.type, strict=False, dec_hook=_special)
+            values[field.name] = msgspec.convert(
+                _split(text, field.type), field.type, strict=False, dec_hook=_decode_hook
+            )
         except (msgspec.ValidationError, OSError, UnicodeDecodeError) as error:
             problems.append(f"{name}: {error}")
-    problems += kind.conflicts(values)
+    problems += kind.validate(values)
     if problems:
-        raise InvalidSettings(problems)
+        raise SettingsError(problems)
     return kind(**values)
 
 
 def _find(field: FieldInfo, service: str, environ: Mapping[str, str]) -> tuple[str, str | None]:
     name = field.name.upper()
     names = [name] if field.name.startswith(service) else [f"{service.upper()}_{name}", name]
-    if _secret(field):
+    if _is_secret(field):
         names = [candidate for one in names for candidate in (one, f"{one}_FILE")]
     found = next((candidate for candidate in names if environ.get(candidate)), None)
     return (found or name, environ[found] if found else None)
 
 
-def _secret(field: FieldInfo) -> bool:
+def _is_secret(field: FieldInfo) -> bool:
     return field.type is Secret or Secret in get_args(field.type)
 
 
 def _split(text: str, kind: Any) -> Any:
-    return [word.strip() for word in text.split(",") if word.strip()] if kind in (Words, OriginList) else text.strip()
+    return (
+        [word.strip() for word in text.split(",") if word.strip()] if kind in (StringList, OriginList) else text.strip()
+    )
 
 
-def _special(kind: Any, value: Any) -> Any:
+def _decode_hook(kind: Any, value: Any) -> Any:
     if kind in (Origin, Url):
         return kind.parse(value)
     if kind in (Secret, Path):
@@ -144,7 +148,7 @@ def _special(kind: Any, value: Any) -> Any:
     raise NotImplementedError(kind)
 
 
-class WatchedFile(Generic[T]):
+class ReloadingFile(Generic[T]):
     """A key file that is read again when it has changed, so that a rotation needs no restart."""
 
     def __init__(self, path: Path, parse: Callable[[str], T]) -> None:
@@ -154,7 +158,7 @@ class WatchedFile(Generic[T]):
         try:
             self._value = self.value
         except (OSError, ValueError) as error:
-            raise InvalidSettings([f"{path}: {error}"]) from error
+            raise SettingsError([f"{path}: {error}"]) from error
 
     @property
     def value(self) -> T:

@@ -16,7 +16,7 @@ import structlog
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web import RequestPayloadError
 
-from services import metrics
+from services.runtime import metrics
 
 _SECRETS = re.compile(
     r"eyJ[\w-]+\.[\w-]+\.[\w-]*"  # a JSON Web Token, wherever it stands
@@ -48,16 +48,16 @@ def configure(service: str, level: str, style: str) -> None:
     # What libraries say goes through `logging`, what we say does not: that would take twice as long.
     handler = logging.StreamHandler()
     foreign = [*shared, structlog.stdlib.ExtraAdder()]
-    steps = [_WITHOUT_META, _counted, *final, _redacted]
+    steps = [_WITHOUT_META, count_lines, *final, redact_secrets]
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=foreign, processors=steps))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     for chatty in ("azure", "aiohttp.access"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    logging.getLogger("aiohttp.server").filters[:] = [_Unquoted()]
+    logging.getLogger("aiohttp.server").filters[:] = [MalformedRequestFilter()]
     structlog.configure(
-        processors=[*shared, _counted, *final, _redacted],
+        processors=[*shared, count_lines, *final, redact_secrets],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
@@ -69,21 +69,23 @@ def _json(event: Any, **_options: Any) -> str:
     return _ENCODER.encode(event)
 
 
-def _counted(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    metrics.LOGGED.get(event["level"], metrics.LOGGED["error"]).inc()
+def count_lines(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Count a log line by its level."""
+    metrics.LOG_COUNTERS.get(event["level"], metrics.LOG_COUNTERS["error"]).inc()
     return event
 
 
-def _redacted(_logger: Any, _method: str, line: Any) -> str:
+def redact_secrets(_logger: Any, _method: str, line: Any) -> str:
     """Hide what looks like a token or key: the last wall, for whatever is logged, by whichever library."""
     suspicious = any(mark in line for mark in _MARKS) or "bearer" in line.lower()
     return _SECRETS.sub("[hidden]", line) if suspicious else line
 
 
-class _Unquoted(logging.Filter):
+class MalformedRequestFilter(logging.Filter):
     """Drops what aiohttp quotes of a malformed request, which may be anything, keys too: the sender's fault."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Remove the details of a malformed request; keep every record."""
         if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | RequestPayloadError):
             record.exc_info, record.msg, record.args = None, "request_malformed", ()
             record.levelno, record.levelname = logging.WARNING, "WARNING"

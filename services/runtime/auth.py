@@ -7,10 +7,10 @@ from uuid import UUID
 from aiohttp import web
 
 from headway.tokens import InvalidToken, Pass, TokenVerifier
-from services.problems import Forbidden, NotFound, Unauthorized
+from services.runtime.errors import Forbidden, NotFound, Unauthorized
 
 
-def named_job(request: web.Request) -> UUID:
+def job_id_from_path(request: web.Request) -> UUID:
     """Return the id of the job that the path names."""
     try:
         return UUID(request.match_info["id"])
@@ -18,15 +18,15 @@ def named_job(request: web.Request) -> UUID:
         raise NotFound("The path does not name a job: expected a UUID.", field="id") from error
 
 
-def granted_for(request: web.Request, token: str | None, verifier: TokenVerifier) -> Pass:
+def authorize_job(request: web.Request, token: str | None, verifier: TokenVerifier) -> Pass:
     """Return what a token grants for the job that the path names."""
     if token is None:
         raise Unauthorized("Send the job's token: Authorization: Bearer <token>.")
-    job_id = named_job(request)
+    job_id = job_id_from_path(request)
     try:
-        granted = verifier.verify(token)
+        grant = verifier.verify(token)
     except InvalidToken as error:
         raise Unauthorized(str(error), code=error.code) from error
-    if granted.job_id != job_id:
+    if grant.job_id != job_id:
         raise Forbidden("The token is for another job.")
-    return granted
+    return grant

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 
-class Allowance:
+class TokenBucket:
     """What one caller may still do; times are monotonic seconds."""
 
-    __slots__ = ("_burst", "_left", "_rate", "_seen_at")
+    __slots__ = ("_burst", "_rate", "_tokens", "_updated_at")
 
     def __init__(self, rate_per_s: float, burst: float, now: float) -> None:
         self._rate = rate_per_s
         self._burst = burst
-        self._left = burst
-        self._seen_at = now
+        self._tokens = burst
+        self._updated_at = now
 
-    def take(self, now: float) -> float:
+    def acquire(self, now: float) -> float:
         """Take one, and return 0; when there is none, take nothing and return the seconds until there is."""
-        self._left = min(self._burst, self._left + (now - self._seen_at) * self._rate)
-        self._seen_at = now
-        if self._left < 1:
-            return (1 - self._left) / self._rate
-        self._left -= 1
+        self._tokens = min(self._burst, self._tokens + (now - self._updated_at) * self._rate)
+        self._updated_at = now
+        if self._tokens < 1:
+            return (1 - self._tokens) / self._rate
+        self._tokens -= 1
         return 0.0

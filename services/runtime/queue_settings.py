@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from headway.azure_queue import API_VERSION, JobQueue
-from services.settings import Secret, Settings, Url
+from services.runtime.settings import Secret, Settings, Url
 
 
 class QueueSettings(Settings, frozen=True, kw_only=True):
@@ -19,7 +19,7 @@ class QueueSettings(Settings, frozen=True, kw_only=True):
     queue_api_version: str = API_VERSION
 
     @classmethod
-    def conflicts(cls, values: Mapping[str, Any]) -> list[str]:
+    def validate(cls, values: Mapping[str, Any]) -> list[str]:
         """There must be one way to the queue."""
         ways = {"queue_connection_string", "queue_account_url"} & values.keys()
         if len(ways) != 1:

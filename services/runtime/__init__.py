@@ -1,0 +1,1 @@
+"""What every service shares: lifecycle, listeners, errors, authentication, settings, logs and metrics."""

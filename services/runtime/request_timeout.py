@@ -1,0 +1,113 @@
+"""Time limits for the first request of a connection, so that slow clients cannot keep connections open.
+
+aiohttp has no limit for the time that a request's head takes. A connection therefore starts with a small protocol of
+ours, which passes it on with its first bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+from aiohttp import web
+
+from services.runtime import metrics
+from services.runtime.errors import PROBLEM_JSON, RequestTimeout, problem_json
+
+REQUEST_HEAD_TIMEOUT_S = 10.0  # for the whole head
+FIRST_BYTE_TIMEOUT_S = 15.0  # browsers open some connections in advance
+
+Handoff = Callable[[asyncio.Transport, bytes], None]  # passes a connection to aiohttp, with the bytes received so far
+ProtocolFactory = Callable[[Handoff], asyncio.Protocol]
+
+END_OF_HEAD = b"\r\n\r\n"
+_BODY = problem_json(RequestTimeout.status, RequestTimeout.code, "The request did not arrive in time.")
+_HEAD = "HTTP/1.1 408 Request Timeout\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n"
+REQUEST_TIMEOUT_RESPONSE = _HEAD.format(PROBLEM_JSON, len(_BODY)).encode() + _BODY
+
+
+class HeadTimeouts:
+    """The connections of one listener whose first request head is incomplete, each with its timer."""
+
+    def __init__(self) -> None:
+        self._timers: dict[asyncio.BaseProtocol, asyncio.TimerHandle] = {}
+
+    def start(self, protocol: asyncio.BaseProtocol, transport: asyncio.Transport) -> None:
+        """Start the timer of a connection."""
+        loop = asyncio.get_running_loop()
+        self._timers[protocol] = loop.call_later(REQUEST_HEAD_TIMEOUT_S, self.expire, protocol, transport)
+
+    def complete(self, protocol: asyncio.BaseProtocol) -> None:
+        """Cancel the timer of a connection, if it has one, because a whole head has arrived."""
+        if self._timers and (timer := self._timers.pop(protocol, None)):
+            timer.cancel()
+
+    def expire(self, protocol: asyncio.BaseProtocol, transport: asyncio.Transport) -> None:
+        """Answer 408 and close the connection."""
+        del self._timers[protocol]
+        if not transport.is_closing():
+            metrics.REQUESTS.labels("unknown", "unmatched", RequestTimeout.status).inc()
+            transport.write(REQUEST_TIMEOUT_RESPONSE)
+            transport.close()
+
+
+HEAD_TIMEOUTS = web.AppKey("head_timeouts", HeadTimeouts)
+
+
+class ListenerProtocolFactory:
+    """Creates the protocol of each new connection of a listener.
+
+    With a `protocol_factory`, the protocol that it creates gets the connection before aiohttp, and passes on to aiohttp
+    every request that it does not handle itself.
+    """
+
+    def __init__(self, runner: web.AppRunner, protocol_factory: ProtocolFactory | None = None) -> None:
+        self._runner = runner
+        self._protocol_factory = protocol_factory
+        self._head_timeouts = runner.app[HEAD_TIMEOUTS]
+
+    def __call__(self) -> asyncio.Protocol:
+        """Return a protocol that waits for the connection's first byte."""
+        factory = self._protocol_factory
+        if factory is None:
+            return IdleConnection(self._hand_to_aiohttp)
+        return IdleConnection(
+            lambda transport, data: _switch_protocol(factory(self._hand_to_aiohttp), transport, data),
+        )
+
+    def _hand_to_aiohttp(self, transport: asyncio.Transport, data: bytes) -> None:
+        if (server := self._runner.server) is None:  # the listener has stopped meanwhile
+            transport.close()
+            return
+        protocol = server()
+        if END_OF_HEAD not in data.lstrip(b"\r\n"):  # empty lines before a request are allowed (RFC 9112 §2.2)
+            self._head_timeouts.start(protocol, transport)
+        _switch_protocol(protocol, transport, data)
+
+
+def _switch_protocol(protocol: asyncio.Protocol, transport: asyncio.Transport, data: bytes) -> None:
+    transport.set_protocol(protocol)
+    protocol.connection_made(transport)
+    protocol.data_received(data)
+
+
+class IdleConnection(asyncio.Protocol):
+    """A connection before its first byte; it needs little memory."""
+
+    def __init__(self, handoff: Handoff) -> None:
+        self._handoff = handoff
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called when a client connects."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._timer = asyncio.get_running_loop().call_later(FIRST_BYTE_TIMEOUT_S, transport.close)
+
+    def data_received(self, data: bytes) -> None:
+        """Called when the first bytes arrive."""
+        self._timer.cancel()
+        self._handoff(self._transport, data)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """Called when the connection ends before its first byte."""
+        self._timer.cancel()
