@@ -4,68 +4,68 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
+from importlib.resources import files
 
 from headway.tokens import TokenVerifier
-from services.notifier.bus import Bus
-from services.notifier.hub import Hub
-from services.notifier.inlets import Inlets
-from services.notifier.live import Live
-from services.notifier.records import Records
-from services.notifier.redis_url import open_servers
-from services.notifier.reports import Reports
+from services.notifier.ingest.handlers import ReportHandler
+from services.notifier.ingest.report_connections import ReportConnections
+from services.notifier.records.store import JobStore
+from services.notifier.redis_client.pubsub import PubSub
+from services.notifier.redis_client.url import redis_from_url
 from services.notifier.settings import NotifierSettings
-from services.notifier.transports.access import Access
-from services.notifier.transports.outlet import Outlets
-from services.notifier.transports.poll import Poll
-from services.notifier.transports.sse import Streams
-from services.notifier.transports.websocket import Sockets
-from services.notifier.wake import Waiters, Wake
+from services.notifier.transports.auth import TokenAuth
+from services.notifier.transports.long_poll import LongPollHandler
+from services.notifier.transports.registry import ConnectionRegistry
+from services.notifier.transports.sse import EventStreamHandler
+from services.notifier.transports.websocket.handler import WebSocketHandler
+from services.notifier.wakeups import WakeupHandler, WakeupQueue
+from services.notifier.watching.hub import Hub
+from services.notifier.watching.synchronizer import SnapshotSynchronizer
 from services.runtime.cors import CorsPolicy
 from services.runtime.openapi import openapi_route
 from services.runtime.service import ServiceSpec
 from services.runtime.settings import ReloadingFile, read_keys
 
-OPENAPI = Path(__file__).parent / "openapi.yaml"
+OPENAPI = files(__package__).joinpath("openapi.yaml")
 
 
 @asynccontextmanager
 async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
-    """Open the notifier's resources and hand its parts to the chassis."""
-    access = Access(ReloadingFile(settings.token_public_key_file, TokenVerifier))
+    """Open the notifier's resources and describe its service."""
+    auth = TokenAuth(ReloadingFile(settings.token_public_key_file, TokenVerifier))
     report_keys = ReloadingFile(settings.report_key_file, read_keys)
-    async with open_servers(settings.redis_url) as servers:
-        records = Records(servers)
-        live = Live(Hub(), records, settings.silence_s)
-        waiters = Waiters()
-        bus = Bus(servers, live.heard, live.confirmed, waiters.hint, deaf_s=settings.deaf_s)
-        live.bus = bus
-        reports = Reports(records, live, report_keys, settings.job_ttl_s)
-        outlets = Outlets(live, settings)
+    async with redis_from_url(settings.redis_url) as redis:
+        store = JobStore(redis)
+        pubsub = PubSub(redis, subscription_timeout_s=settings.deaf_s)
+        synchronizer = SnapshotSynchronizer(Hub(), store, pubsub, settings.silence_s)
+        registry = ConnectionRegistry(synchronizer, settings)
         transports = (
-            Sockets(outlets, records, access, settings),
-            Streams(outlets, records, access),
-            Poll(outlets, records, access),
+            WebSocketHandler(registry, store, auth, settings),
+            EventStreamHandler(registry, store, auth),
+            LongPollHandler(registry, store, auth),
         )
+        reports = ReportHandler(store, synchronizer, report_keys, settings.job_ttl_s)
+        wakeup_queue = WakeupQueue()
+        wakeups = WakeupHandler(pubsub, wakeup_queue)
 
         async def drain() -> None:
-            waiters.drain()
-            await outlets.drain()
+            wakeup_queue.drain()
+            await registry.drain()
 
-        async with Inlets(reports) as inlets:
+        async with ReportConnections(reports) as report_connections:
             yield ServiceSpec(
                 public=[*(route for transport in transports for route in transport.routes()), openapi_route(OPENAPI)],
                 public_port=settings.port,
-                origins=CorsPolicy(settings.allowed_origins),
-                internal=[*reports.routes(), *Wake(bus, waiters).routes()],
-                protocol_factory=inlets,
+                cors=CorsPolicy(settings.allowed_origins),
+                internal=[*reports.routes(), *wakeups.routes()],
+                protocol_factory=report_connections,
                 tasks={
-                    "bus": bus.run,
-                    "read": live.read,
-                    "sweep": live.sweep,
-                    "outlets": outlets.sweep,
-                    "inlets": inlets.sweep,
+                    "pubsub": pubsub.run,
+                    "reads": synchronizer.read_loop,
+                    "sweep": synchronizer.sweep_loop,
+                    "connections": registry.run,
+                    "report_connections": report_connections.run,
                 },
-                unready_reasons=lambda: [] if bus.ready else ["redis"],
+                unready_reasons=lambda: [] if pubsub.ready else ["redis"],
                 drain=drain,
             )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from services.notifier.redis_url import open_servers
+from services.notifier.redis_client.url import redis_from_url
 from services.runtime.settings import Delay, OriginList, Port, Positive, Seconds, Secret, Settings
 
 
@@ -35,7 +35,7 @@ class NotifierSettings(Settings, frozen=True, kw_only=True):
         """Name what is wrong with the address of Redis."""
         try:
             if url := values.get("redis_url"):
-                open_servers(url)
+                redis_from_url(url)
         except ValueError as error:
             return [f"REDIS_URL: {error}"]
         return []

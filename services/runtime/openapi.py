@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from importlib.resources.abc import Traversable
 
 from aiohttp import web
 
 
-def openapi_route(path: Path) -> web.RouteDef:
+def openapi_route(document: Traversable) -> web.RouteDef:
     """Return the route that serves an OpenAPI document, read once."""
-    text = path.read_text()
+    text = document.read_text()
 
     async def describe(_request: web.Request) -> web.Response:
         return web.Response(text=text, content_type="application/yaml", headers={"Cache-Control": "no-cache"})

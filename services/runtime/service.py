@@ -45,7 +45,7 @@ class ServiceSpec:
 
     public: Iterable[web.RouteDef] | None = None
     public_port: int = 0
-    origins: CorsPolicy | None = None  # the pages that may ask the public listener; None: any
+    cors: CorsPolicy | None = None  # the pages that may ask the public listener; None: any
     internal: Iterable[web.RouteDef] = ()
     protocol_factory: ProtocolFactory | None = None  # what speaks first to whoever connects to the internal listener
     tasks: dict[str, Callable[[], Awaitable[object]]] = field(default_factory=dict)
@@ -99,8 +99,8 @@ async def _serve(settings: S, open_service: Callable[[S], AbstractAsyncContextMa
             ]
             if service.public is not None:
                 app = web.Application(middlewares=[access_log_middleware, error_middleware])
-                if service.origins is not None:
-                    service.origins.install(app)
+                if service.cors is not None:
+                    service.cors.install(app)
                 app.add_routes(service.public)
                 await start_listener(public, app, settings.bind_host, service.public_port)
             gc.freeze()  # what is loaded now stays: https://docs.python.org/3/library/gc.html#gc.freeze

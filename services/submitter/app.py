@@ -37,7 +37,7 @@ async def submitter(settings: SubmitterSettings) -> AsyncIterator[ServiceSpec]:
         yield ServiceSpec(
             public=[*(route for part in parts for route in part.routes()), openapi_route(OPENAPI)],
             public_port=settings.port,
-            origins=CorsPolicy(settings.origins, public_routes=FOR_EVERYONE),
+            cors=CorsPolicy(settings.origins, public_routes=FOR_EVERYONE),
             tasks={"waker": waker.run},
         )
 

@@ -16,7 +16,7 @@ import yaml  # type: ignore[import-untyped]
 from dev.environment import ROOT
 from headway.azure_queue import CONNECT_S, READ_S
 from services.notifier.settings import NotifierSettings
-from services.notifier.transports.connection import CLOSE_S
+from services.notifier.transports.websocket.connection import CLOSE_TIMEOUT_S
 from services.runtime.service import SHUTDOWN_TIMEOUT_S
 from services.runtime.settings import Secret, Settings, load
 from services.submitter.settings import SubmitterSettings
@@ -82,7 +82,7 @@ def stopping_s(settings: Settings) -> float:
     """Return the longest that a service takes from SIGTERM to its end, and a margin."""
     match settings:
         case NotifierSettings():
-            own = settings.drain_s + CLOSE_S
+            own = settings.drain_s + CLOSE_TIMEOUT_S
         case WorkerSettings():
             own = CONNECT_S + READ_S + settings.grace_s + SETTLE_S  # a receive in flight is awaited first
         case _:

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 from headway.contracts import Timestamp, decode
 from headway.tokens import Pass, TokenSigner
-from services.notifier.records import Records
-from services.notifier.redis_url import open_servers
+from services.notifier.records.store import JobStore
+from services.notifier.redis_client.url import redis_from_url
 from tests.integration.crowd import KINDS, Job, Shown, Watcher
 from tests.integration.replicas import Replicas
 from tests.integration.reporters import Reporter
@@ -145,8 +145,8 @@ class Show:
 
     async def problems(self, redis_url: str) -> list[str]:
         """Say what is wrong, by what the records say in the end."""
-        async with open_servers(redis_url) as servers:
-            texts = await Records(servers).read([job.id for job in self.jobs])
+        async with redis_from_url(redis_url) as servers:
+            texts = await JobStore(servers).read([job.id for job in self.jobs])
         for job, text in zip(self.jobs, texts, strict=True):
             record = decode(text or b"null", Shown)
             for watcher in job.watchers:

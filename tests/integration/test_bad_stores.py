@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from headway.azure_queue import JobQueue
 from headway.contracts import Timestamp
 from headway.tokens import Pass, TokenSigner
-from services.notifier.records import channel
+from services.notifier.records.keys import job_key
 from tests.integration.conftest import Notifier, new_id, report
 from tests.integration.test_one_job import VERSION
 from tests.stack import JOBS, running
@@ -66,7 +66,7 @@ async def test_garbage_in_a_record(notifier: Notifier, admin: Redis, value: str 
     """In whichever field it stands, all that asks for the job gets JSON, and the next report makes it good."""
     for field in FIELDS:
         async with two_watched(notifier) as (job_id, socket):
-            await admin.hset(channel(job_id), field, value)
+            await admin.hset(job_key(job_id), field, value)
             url = f"{notifier.public}/live/jobs/{job_id}"
             headers = {"Authorization": f"Bearer {notifier.token(job_id)}"}
             async with notifier.session.get(url, headers=headers) as response:
@@ -76,7 +76,7 @@ async def test_garbage_in_a_record(notifier: Notifier, admin: Redis, value: str 
             while (job := await shown(socket, job_id))["progress"] is None:
                 pass
             assert job["cancel_requested"] is False
-            await admin.hset(channel(job_id), field, value)
+            await admin.hset(job_key(job_id), field, value)
             async with notifier.session.post(f"{url}/cancel", headers=headers) as response:
                 assert (response.status, (await response.json())["id"]) == (202, job_id), field
 
@@ -89,7 +89,7 @@ async def test_an_ending_stands_however_deep_its_result(notifier: Notifier, admi
         url = f"{notifier.public}/live/jobs/{job_id}/cancel"
         headers = {"Authorization": f"Bearer {notifier.token(job_id)}"}
         for result in ("[" * 5000 + "]" * 5000, "garbage"):
-            await admin.hset(channel(job_id), "result", result)
+            await admin.hset(job_key(job_id), "result", result)
             async with notifier.session.post(url, headers=headers) as response:
                 assert (response.status, (await response.json())["id"]) == (202, job_id)
             assert (await notifier.report(report(job_id, 3)))[0]["reason"] == "finished"
@@ -99,7 +99,7 @@ async def test_an_ending_stands_however_deep_its_result(notifier: Notifier, admi
 async def test_another_type_in_the_place_of_a_record(notifier: Notifier, admin: Redis, kind: str) -> None:
     """A key that holds something else is none; what is reported or asked next takes its place."""
     async with two_watched(notifier) as (job_id, socket):
-        key = channel(job_id)
+        key = job_key(job_id)
         for ask in ("report", "cancel"):
             await admin.delete(key)
             command, *values = ANOTHER[kind]
@@ -123,7 +123,7 @@ async def test_garbage_on_a_channel(notifier: Notifier, admin: Redis) -> None:
     near = b'{"status":"running","version":1767225600123,"result":%b}'
     async with two_watched(notifier) as (job_id, socket):
         for text in (*GARBAGE, near % b"garbage", near % b'"\xff"', near % b"1" + b"}", near.replace(b"running", b"x")):
-            await admin.publish(channel(job_id), text)
+            await admin.publish(job_key(job_id), text)
         await notifier.report(report(job_id, 2, status="failed"))
         assert (await shown(socket, job_id))["status"] == "failed"
 

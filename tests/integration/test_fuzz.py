@@ -26,8 +26,8 @@ import msgspec
 import pytest
 
 from headway.contracts import JobReport, JobSnapshot, decode
-from services.notifier.transports.connection import MESSAGE_BYTES
-from services.notifier.transports.websocket import Request
+from services.notifier.transports.websocket.connection import MAX_MESSAGE_BYTES
+from services.notifier.transports.websocket.handler import ClientMessage
 from tests.integration.conftest import Notifier, faults, new_id, report, running_notifier
 from tests.integration.fuzz_inputs import JOBS, Inputs
 
@@ -167,7 +167,7 @@ def spelt(notifier: Notifier, message: Any) -> str | bytes:
 def readable(text: str) -> bool:
     """Tell whether a message is one that a client may send."""
     try:
-        decode(text, Request)
+        decode(text, ClientMessage)
     except msgspec.DecodeError:
         return False
     return True
@@ -190,10 +190,10 @@ async def said(bystander: Bystander, sent: list[Any], *, polite: bool) -> None:
             for message in sent:
                 data = spelt(notifier, message)
                 await (socket.send_bytes(data) if isinstance(data, bytes) else socket.send_str(data))
-                if not ends and isinstance(data, str) and len(data) <= MESSAGE_BYTES:
+                if not ends and isinstance(data, str) and len(data) <= MAX_MESSAGE_BYTES:
                     bystander.tally["messages", readable(data)] += 1
                     invalid += not readable(data)
-                ends = ends or (1003 if isinstance(data, bytes) else 1009 if len(data) > MESSAGE_BYTES else 0)
+                ends = ends or (1003 if isinstance(data, bytes) else 1009 if len(data) > MAX_MESSAGE_BYTES else 0)
         if polite:
             assert await told(socket, ends) == invalid
         else:

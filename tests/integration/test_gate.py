@@ -28,14 +28,16 @@ from headway.contracts import (
     decode,
 )
 from headway.tokens import Pass
-from services.notifier.records import GATE, Records, channel
-from services.notifier.redis_url import open_servers
-from services.notifier.servers import Servers
-from services.notifier.wire import Command
+from services.notifier.records.keys import job_key
+from services.notifier.records.scripts import SCRIPT
+from services.notifier.records.store import JobStore
+from services.notifier.redis_client.connection import Command
+from services.notifier.redis_client.topology import RedisClient, StandaloneRedis
+from services.notifier.redis_client.url import redis_from_url
 from tests.waiting import free_ports
 
 JOB = UUID("6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11")
-KEY = channel(JOB)
+KEY = job_key(JOB)
 NOW = Timestamp.now()
 REPORT = JobReport(
     job_id=JOB,
@@ -55,28 +57,28 @@ YEAR_9999_MS = 253_402_300_799_999
 
 
 @pytest.fixture
-async def servers(redis: Redis, stores: dict[str, str]) -> AsyncIterator[Servers]:
+async def servers(redis: Redis, stores: dict[str, str]) -> AsyncIterator[RedisClient]:
     """Reach the emptied Valkey."""
-    async with open_servers(stores["REDIS_URL"]) as servers:
+    async with redis_from_url(stores["REDIS_URL"]) as servers:
         yield servers
 
 
 @pytest.fixture
-async def records(servers: Servers) -> Records:
+async def records(servers: RedisClient) -> JobStore:
     """Pass through the gate of the emptied Valkey."""
-    return Records(servers)
+    return JobStore(servers)
 
 
-async def read(records: Records) -> bytes:
+async def read(records: JobStore) -> bytes:
     """Return the job's snapshot."""
     (found,) = await records.read([str(JOB)])
     assert found is not None
     return found
 
 
-async def send(records: Records, **changes: Any) -> Verdict:
+async def send(records: JobStore, **changes: Any) -> Verdict:
     """Pass one report through the gate."""
-    (verdict,) = await records.apply([replace(REPORT, **changes)])
+    (verdict,) = await records.apply_reports([replace(REPORT, **changes)])
     return verdict
 
 
@@ -106,7 +108,7 @@ def milliseconds(time: Sequence[int]) -> int:
         pytest.param('"' + "ü" * (RESULT_BYTES // 2 - 1) + '"', id="32 KiB"),
     ],
 )
-async def test_result_comes_back_byte_for_byte(records: Records, result: str) -> None:
+async def test_result_comes_back_byte_for_byte(records: JobStore, result: str) -> None:
     """A result is in the snapshot exactly as its author wrote it."""
     assert (await send(records, status="succeeded", result=Json(result.encode()))).accepted
     snapshot = await read(records)
@@ -115,21 +117,21 @@ async def test_result_comes_back_byte_for_byte(records: Records, result: str) ->
 
 
 @pytest.mark.parametrize("current", [0, 40, 40.0, 0.1, 12345678901234567])
-async def test_progress_keeps_its_numbers(records: Records, current: float) -> None:
+async def test_progress_keeps_its_numbers(records: JobStore, current: float) -> None:
     """Progress comes back with its numbers as they were, an unknown total as null."""
     await send(records, progress=Progress(current, message='"quoted" 🚂'))
     text = f'"progress":{{"current":{current},"total":null,"percent":null,"unit":null,"message":"\\"quoted\\" 🚂"}}'
     assert text.encode() in await read(records)
 
 
-async def test_error_comes_back(records: Records) -> None:
+async def test_error_comes_back(records: JobStore) -> None:
     """An error is shown with its type and message."""
     error = JobError("ValueError", 'the "cable" is loose\n🔌')
     await send(records, status="failed", error=error)
     assert seen(await read(records)).error == error
 
 
-async def test_every_field_comes_back(records: Records) -> None:
+async def test_every_field_comes_back(records: JobStore) -> None:
     """A snapshot shows what was reported and when the gate saw it."""
     await send(records, generation=3, attempt=4, max_attempts=7, due_at=NOW.after(5))
     job = seen(await read(records))
@@ -159,7 +161,7 @@ def around(text: str) -> list[int]:
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_gate_spells_times_as_everyone_does(redis: Redis, moments: list[int]) -> None:
     """The gate's RFC 3339 is Python's, for leap days, year ends and any moment."""
-    spelling = re.search(rb"local function rfc3339\(ms\).*?\nend\n", GATE, re.DOTALL)
+    spelling = re.search(rb"local function rfc3339\(ms\).*?\nend\n", SCRIPT, re.DOTALL)
     assert spelling
     script = spelling[0].decode() + "for i = 1, #ARGV do ARGV[i] = rfc3339(tonumber(ARGV[i])) end return ARGV"
     for moment, text in zip(moments, await redis.eval(script, 0, *moments), strict=True):
@@ -167,7 +169,7 @@ async def test_gate_spells_times_as_everyone_does(redis: Redis, moments: list[in
         assert text.decode() == f'"{exact:%Y-%m-%dT%H:%M:%S}.{moment % 1000:03}Z"'
 
 
-async def test_times_are_valkeys(records: Records, redis: Redis) -> None:
+async def test_times_are_valkeys(records: JobStore, redis: Redis) -> None:
     """The moments of start, change and end are Valkey's own."""
     before = milliseconds(await redis.time())
     await send(records)
@@ -180,11 +182,11 @@ async def test_times_are_valkeys(records: Records, redis: Redis) -> None:
     assert job.updated_at == job.finished_at
 
 
-async def test_versions_rise_within_a_millisecond(records: Records) -> None:
+async def test_versions_rise_within_a_millisecond(records: JobStore) -> None:
     """A batch is applied in its order, each report a version of its own."""
     before = Timestamp.now()
     reports = [replace(REPORT, sequence=n, progress=Progress(n)) for n in range(1, 101)]
-    verdicts = await records.apply([*reports, REPORT])
+    verdicts = await records.apply_reports([*reports, REPORT])
     assert [verdict.accepted for verdict in verdicts] == [True] * 100 + [False]
     job = seen(await read(records))
     assert job.version >= before + 99
@@ -192,7 +194,7 @@ async def test_versions_rise_within_a_millisecond(records: Records) -> None:
     assert job.progress.current == 100
 
 
-async def test_version_rises_above_a_clock_that_fell_back(records: Records, redis: Redis) -> None:
+async def test_version_rises_above_a_clock_that_fell_back(records: JobStore, redis: Redis) -> None:
     """After a failover to a machine whose clock is behind, versions still rise."""
     await send(records)
     ahead = NOW.after(3600)
@@ -202,7 +204,7 @@ async def test_version_rises_above_a_clock_that_fell_back(records: Records, redi
 
 
 @pytest.mark.parametrize("lifetime_s", [-7200, 7200], ids=["expired", "living"])
-async def test_record_outlives_its_job_by_an_hour(records: Records, redis: Redis, lifetime_s: int) -> None:
+async def test_record_outlives_its_job_by_an_hour(records: JobStore, redis: Redis, lifetime_s: int) -> None:
     """A key lives an hour past the job's expiry and its last report, even one that changes nothing."""
     expires_at = NOW.after(lifetime_s)
     await send(records, expires_at=expires_at)
@@ -247,7 +249,7 @@ RUBBISH = pytest.mark.parametrize("spoil", [put_text, put_list, put_other_hash, 
 @RUBBISH
 @pytest.mark.parametrize("healed_by", ["report", "cancel"])
 async def test_rubbish_is_absence(
-    records: Records, redis: Redis, spoil: Callable[[Redis], Awaitable[None]], healed_by: str
+    records: JobStore, redis: Redis, spoil: Callable[[Redis], Awaitable[None]], healed_by: str
 ) -> None:
     """What is no record reads as absent, and one report or cancel puts a record in its place."""
     if spoil in (spoil_version, lose_field):
@@ -262,7 +264,7 @@ async def test_rubbish_is_absence(
     assert await redis.pttl(KEY) > 0
 
 
-async def test_one_report_rebuilds_a_lost_record(records: Records, redis: Redis) -> None:
+async def test_one_report_rebuilds_a_lost_record(records: JobStore, redis: Redis) -> None:
     """After a loss the next report brings back the whole state, at a higher version."""
     await send(records)
     lost = seen(await read(records))
@@ -273,7 +275,7 @@ async def test_one_report_rebuilds_a_lost_record(records: Records, redis: Redis)
     assert (job.progress.percent, job.lease_until, job.submitted_at) == (90.0, lost.lease_until, NOW)
 
 
-async def test_read_answers_in_order(records: Records) -> None:
+async def test_read_answers_in_order(records: JobStore) -> None:
     """Each job asked for has its place in the answer, None where there is no record."""
     await send(records)
     other = str(UUID(int=1))
@@ -281,54 +283,54 @@ async def test_read_answers_in_order(records: Records) -> None:
     assert await records.read([]) == []
 
 
-async def test_emptied_script_cache_is_filled(records: Records, redis: Redis) -> None:
+async def test_emptied_script_cache_is_filled(records: JobStore, redis: Redis) -> None:
     """A Valkey that forgot the script is given it again, and nothing fails."""
     await send(records)
     await redis.script_flush()
     assert (await send(records, sequence=2)).accepted
 
 
-class Interrupted(Servers):
+class Interrupted(StandaloneRedis):
     """A server that forgets the script after the first call of a batch."""
 
-    def __init__(self, servers: Servers) -> None:
+    def __init__(self, servers: RedisClient) -> None:
         self._servers = servers
         self._flushed = False
 
-    async def run(self, commands: Sequence[tuple[str, Command]]) -> list[Any]:
+    async def execute(self, commands: Sequence[tuple[str, Command]]) -> list[Any]:
         if self._flushed:
-            return await self._servers.run(commands)
+            return await self._servers.execute(commands)
         self._flushed = True
-        first = await self._servers.run(commands[:1])
-        await self._servers.run([(KEY, ("SCRIPT", "FLUSH"))])
-        return first + await self._servers.run(commands[1:])
+        first = await self._servers.execute(commands[:1])
+        await self._servers.execute([(KEY, ("SCRIPT", "FLUSH"))])
+        return first + await self._servers.execute(commands[1:])
 
 
-async def test_only_what_did_not_run_is_run_again(records: Records, servers: Servers) -> None:
+async def test_only_what_did_not_run_is_run_again(records: JobStore, servers: RedisClient) -> None:
     """When the script is lost within a batch, a report that passed is not passed again, which would be refused."""
     await send(records)
     reports = [replace(REPORT, sequence=n, progress=Progress(n)) for n in (2, 3, 4)]
-    assert await Records(Interrupted(servers)).apply(reports) == [Verdict(JOB, accepted=True)] * 3
+    assert await JobStore(Interrupted(servers)).apply_reports(reports) == [Verdict(JOB, accepted=True)] * 3
 
 
-async def test_a_call_that_fails_is_raised(records: Records) -> None:
+async def test_a_call_that_fails_is_raised(records: JobStore) -> None:
     """When one call of a batch fails, its outcome is in doubt, and the batch says so."""
     broken = [KEY, "report", "too", "few"]
     with pytest.raises(RedisError):
-        await records._call("read", [[KEY, "read"], broken])
+        await records._run("read", [[KEY, "read"], broken])
 
 
 @pytest.mark.parametrize("ask", ["apply", "cancel", "read"])
 async def test_valkey_away_is_an_error(ask: str) -> None:
     """Where nothing listens, whatever is asked raises RedisError."""
-    calls: dict[str, Callable[[Records], Awaitable[Any]]] = {
-        "apply": lambda records: records.apply([REPORT]),
+    calls: dict[str, Callable[[JobStore], Awaitable[Any]]] = {
+        "apply": lambda records: records.apply_reports([REPORT]),
         "cancel": lambda records: records.cancel(PASS),
         "read": lambda records: records.read([str(JOB)]),
     }
-    async with open_servers(f"redis://127.0.0.1:{free_ports(1)[0]}") as servers:
+    async with redis_from_url(f"redis://127.0.0.1:{free_ports(1)[0]}") as servers:
         with pytest.raises(RedisError):
-            await calls[ask](Records(servers))
+            await calls[ask](JobStore(servers))
 
 
 # Who is told
@@ -349,7 +351,7 @@ async def heard(redis: Redis) -> AsyncIterator[Callable[[], Awaitable[bytes]]]:
         yield next_bytes
 
 
-async def test_published_is_what_is_read(records: Records, heard: Callable[[], Awaitable[bytes]]) -> None:
+async def test_published_is_what_is_read(records: JobStore, heard: Callable[[], Awaitable[bytes]]) -> None:
     """Each change is published once, as the very bytes that a read returns; what changes nothing is not."""
     await send(records)
     assert await heard() == await read(records)
@@ -362,16 +364,16 @@ async def test_published_is_what_is_read(records: Records, heard: Callable[[], A
 
 
 @pytest.mark.usefixtures("heard")
-async def test_watched_by_a_subscriber(records: Records) -> None:
+async def test_watched_by_a_subscriber(records: JobStore) -> None:
     """A job with a subscriber is watched, also when a report changes nothing; a refusal does not say."""
     verdicts = [await send(records, sequence=n) for n in (1, 2, 2)]
     assert [(verdict.accepted, verdict.watched) for verdict in verdicts] == [(True, True), (True, True), (False, False)]
 
 
-async def test_unwatched_without_a_subscriber(records: Records, redis: Redis) -> None:
+async def test_unwatched_without_a_subscriber(records: JobStore, redis: Redis) -> None:
     """A job is not watched by those who watch another."""
     async with redis.pubsub() as pubsub:
-        await pubsub.subscribe(channel(UUID(int=1)))
+        await pubsub.subscribe(job_key(UUID(int=1)))
         assert await pubsub.get_message(timeout=5)
         assert [(await send(records, sequence=n)).watched for n in (1, 2)] == [False, False]
 
@@ -380,7 +382,7 @@ async def test_unwatched_without_a_subscriber(records: Records, redis: Redis) ->
 
 
 @pytest.mark.parametrize("due_at", [None, NOW.after(60)], ids=["at once", "delayed"])
-async def test_cancel_before_any_report(records: Records, due_at: Timestamp | None) -> None:
+async def test_cancel_before_any_report(records: JobStore, due_at: Timestamp | None) -> None:
     """A job that nobody has heard of is cancelled from its pass alone, and its start is refused."""
     job = seen(await records.cancel(replace(PASS, due_at=due_at)))
     assert (job.id, job.kind, job.status, job.cancel_requested) == (JOB, "countdown", "cancelled", True)
@@ -400,7 +402,7 @@ async def test_cancel_before_any_report(records: Records, due_at: Timestamp | No
         pytest.param("running", NOW.after(-60), id="running, lease over"),
     ],
 )
-async def test_cancel_of_what_nobody_holds(records: Records, status: JobStatus, lease_until: Timestamp | None) -> None:
+async def test_cancel_of_what_nobody_holds(records: JobStore, status: JobStatus, lease_until: Timestamp | None) -> None:
     """A job that no live lease holds is cancelled at once, with what it had reached."""
     await send(records, status=status, lease_until=lease_until, due_at=NOW.after(60))
     before = seen(await read(records))
@@ -411,7 +413,7 @@ async def test_cancel_of_what_nobody_holds(records: Records, status: JobStatus, 
     assert (await send(records, sequence=2)).reason == "finished"
 
 
-async def test_cancel_of_a_held_job_is_a_request(records: Records) -> None:
+async def test_cancel_of_a_held_job_is_a_request(records: JobStore) -> None:
     """A job that a live lease holds runs on with a request, which every verdict passes on; asking twice is once."""
     await send(records)
     asked = await records.cancel(PASS)
@@ -423,7 +425,7 @@ async def test_cancel_of_a_held_job_is_a_request(records: Records) -> None:
     assert seen(await read(records)).status == "cancelled"
 
 
-async def test_request_stays_through_attempts_and_goes_with_a_generation(records: Records) -> None:
+async def test_request_stays_through_attempts_and_goes_with_a_generation(records: JobStore) -> None:
     """A requested cancel holds for every further attempt, and not for a redriven job."""
     await send(records)
     await records.cancel(PASS)
@@ -434,7 +436,7 @@ async def test_request_stays_through_attempts_and_goes_with_a_generation(records
 
 
 @pytest.mark.parametrize("status", ["succeeded", "failed", "cancelled"])
-async def test_cancel_of_an_ended_job_changes_nothing(records: Records, status: JobStatus) -> None:
+async def test_cancel_of_an_ended_job_changes_nothing(records: JobStore, status: JobStatus) -> None:
     """An ending stands, to the byte."""
     await send(records, status=status)
     before = await read(records)

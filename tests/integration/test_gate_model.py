@@ -29,9 +29,10 @@ from headway.contracts import (
     encode,
 )
 from headway.tokens import Pass
-from services.notifier import records as gate
-from services.notifier.records import Records, channel
-from services.notifier.redis_url import open_servers
+from services.notifier.records import scripts
+from services.notifier.records.keys import job_key
+from services.notifier.records.store import JobStore
+from services.notifier.redis_client.url import redis_from_url
 from tests.integration.oracle import KEEP_MS, Record, accept, cancel, refusal
 from tests.waiting import wait_until
 
@@ -48,8 +49,8 @@ class Store:
     def __init__(self, url: str) -> None:
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)  # pytest-asyncio keeps its own loop
         self._open = AsyncExitStack()
-        self.servers = self.run(self._open.enter_async_context(open_servers(url)))
-        self.records = Records(self.servers)
+        self.servers = self.run(self._open.enter_async_context(redis_from_url(url)))
+        self.records = JobStore(self.servers)
         self.redis = self.run(self._open.enter_async_context(Redis.from_url(url)))
 
     def run(self, work: Awaitable[T]) -> T:
@@ -71,7 +72,7 @@ class Gate(RuleBasedStateMachine):
         super().__init__()
         self.store = store
         self.job_id = uuid4()
-        self.key = channel(self.job_id)
+        self.key = job_key(self.job_id)
         self.start = Timestamp.now()
         self.old: Record | None = None  # before the last step
         self.record: Record | None = None
@@ -311,7 +312,7 @@ class Gate(RuleBasedStateMachine):
     def send(self, report: JobReport) -> None:
         """Pass a report through gate and model, and compare."""
         before = Timestamp.now()
-        (verdict,) = self.store.run(self.store.records.apply([report]))
+        (verdict,) = self.store.run(self.store.records.apply_reports([report]))
         found, expiry = self.look()
         assert found
         now = self.moment(before, found)
@@ -409,7 +410,7 @@ def test_gate_keeps_its_contract(store: Store) -> None:
         pytest.param("if compare('generation') > 0 then return nil end", "", id="newer generation"),
         pytest.param("if ENDED[old.status] then return 'finished' end", "", id="ended"),
         pytest.param("and 'duplicate' or nil", "and nil", id="another message"),
-        pytest.param("now < quiet_since + TAKEOVER_MS and 'duplicate' or nil", "'duplicate'", id="takeover"),
+        pytest.param("now < last_sign_of_life + TAKEOVER_MS and 'duplicate' or nil", "'duplicate'", id="takeover"),
         pytest.param("if compare('delivery') < 0 then return 'superseded' end", "", id="older delivery"),
         pytest.param("if compare('delivery') > 0 then return nil end", "", id="newer delivery"),
         pytest.param("compare('sequence') <= 0 and 'stale' or nil", "nil", id="stale"),
@@ -419,9 +420,9 @@ def test_each_clause_of_the_fence_is_needed(
     store: Store, monkeypatch: pytest.MonkeyPatch, clause: str, without: str
 ) -> None:
     """A gate without one clause of its fence is told from the contract."""
-    assert gate.GATE.count(clause.encode()) == 1
-    text = gate.GATE.replace(clause.encode(), without.encode())
-    monkeypatch.setattr(gate, "GATE", text)
-    monkeypatch.setattr(store, "records", Records(store.servers))
+    assert scripts.SCRIPT.count(clause.encode()) == 1
+    text = scripts.SCRIPT.replace(clause.encode(), without.encode())
+    monkeypatch.setattr(scripts, "SCRIPT", text)
+    monkeypatch.setattr(store, "records", JobStore(store.servers))
     with pytest.raises(AssertionError):
         play(store, QUICK)

@@ -12,9 +12,10 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
-from services.notifier.bus import Bus
-from services.notifier.records import channel
-from services.notifier.redis_url import open_servers
+from services.notifier.records.keys import job_key
+from services.notifier.redis_client.pubsub import PubSub
+from services.notifier.redis_client.url import redis_from_url
+from tests.channels import RecordingHandler
 from tests.integration.conftest import Notifier, new_id, report
 from tests.waiting import wait_until
 
@@ -196,7 +197,7 @@ async def test_lost_publication_is_found_by_silence(notifier: Notifier, admin: R
     async with notifier.socket() as socket:
         await socket.send_json({"watch": notifier.token(job_id)})
         version = (await next_job(socket))["version"]
-        await admin.hset(channel(job_id), mapping={"version": str(version + 1), "status": '"failed"'})
+        await admin.hset(job_key(job_id), mapping={"version": str(version + 1), "status": '"failed"'})
         assert (await next_job(socket))["status"] == "failed"
 
 
@@ -204,12 +205,12 @@ async def test_garbage_in_redis_is_as_good_as_nothing(notifier: Notifier, admin:
     """A key that holds something else, or a publication that is no snapshot, neither harms nor is shown."""
     job_id = new_id()
     await notifier.report(report(job_id, 1))
-    await admin.hset(channel(job_id), "status", "garbage")
+    await admin.hset(job_key(job_id), "status", "garbage")
     async with notifier.socket() as socket:
         await socket.send_json({"watch": notifier.token(job_id)})
         assert (await next_job(socket))["version"] == 0
-        await admin.publish(channel(job_id), "garbage")
-        await admin.set(channel(job_id), "garbage", px=60_000)
+        await admin.publish(job_key(job_id), "garbage")
+        await admin.set(job_key(job_id), "garbage", px=60_000)
         headers = {"Authorization": f"Bearer {notifier.token(job_id)}"}
         async with notifier.session.get(f"{notifier.public}/live/jobs/{job_id}", headers=headers) as response:
             assert (await response.json())["version"] == 0
@@ -236,37 +237,36 @@ async def test_watchers_survive_killed_subscriptions(notifier: Notifier, admin: 
 
 async def test_bus_hears_what_it_wants_through_kills(stores: dict[str, str], admin: Redis) -> None:
     """Through churn and kills the bus ends up subscribed to exactly what is wanted, and each job is confirmed."""
-    heard: set[str] = set()
-    confirmed: set[str] = set()
-    wanted = [new_id() for _ in range(60)]
+    handler = RecordingHandler()
+    wanted = [job_key(new_id()) for _ in range(60)]
 
     async def subscribed() -> bool:
         return bool(await admin.client_list(_type="pubsub"))
 
-    async with open_servers(stores["REDIS_URL"]) as servers:
-        bus = Bus(servers, lambda job_id, _text: heard.add(job_id), confirmed.add)
+    async with redis_from_url(stores["REDIS_URL"]) as servers:
+        bus = PubSub(servers)
         running = asyncio.create_task(bus.run())
-        for index, job_id in enumerate(wanted):
-            bus.want(job_id)
+        for index, channel in enumerate(wanted):
+            bus.subscribe(channel, handler)
             if index % 3 == 0:
-                bus.forget(wanted[index // 2])
-                bus.want(wanted[index // 2])
+                bus.unsubscribe(wanted[index // 2])
+                bus.subscribe(wanted[index // 2], handler)
             if index % 10 == 9:
                 await wait_until(subscribed)
                 await admin.client_kill_filter(_type="pubsub")
-        for job_id in wanted[40:]:
-            bus.forget(job_id)
+        for channel in wanted[40:]:
+            bus.unsubscribe(channel)
 
         async def all_heard() -> bool:
-            for job_id in wanted:
-                await admin.publish(channel(job_id), "x")
-            return heard >= set(wanted[:40])
+            for channel in wanted:
+                await admin.publish(channel, "x")
+            return handler.published >= set(wanted[:40])
 
         await wait_until(all_heard)
-        assert confirmed >= set(wanted[:40])
+        assert handler.subscribed >= set(wanted[:40])
 
         async def left() -> bool:
-            counts = await admin.pubsub_numsub(*(channel(job_id) for job_id in wanted))
+            counts = await admin.pubsub_numsub(*wanted)
             return [count for _, count in counts] == [1] * 40 + [0] * 20
 
         await wait_until(left)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from services.notifier.records import channel
+from services.notifier.records.keys import job_key
 from tests.integration.conftest import Notifier, report
 
 
@@ -112,7 +112,7 @@ async def test_a_line_that_does_not_fit_is_told_which_field(
     async with notifier.session.get(url, params=params) as response:
         problem = await response.json()
     assert (response.status, problem["code"], problem["field"]) == (422, "invalid", field)
-    assert await redis.exists(channel(job_id)) == 0
+    assert await redis.exists(job_key(job_id)) == 0
 
 
 async def test_a_line_needs_a_report_key(notifier: Notifier, redis: Redis) -> None:

@@ -6,8 +6,8 @@ import asyncio
 from contextlib import suppress
 from urllib.parse import urlsplit
 
-from services.notifier.bus import Bus
-from services.notifier.redis_url import open_servers
+from services.notifier.redis_client.pubsub import PubSub
+from services.notifier.redis_client.url import redis_from_url
 from tests.waiting import wait_until
 
 
@@ -50,8 +50,8 @@ async def test_a_short_loss_is_none_and_a_long_one_is(stores: dict[str, str]) ->
     """Not ready before the first subscription, ready through a loss that is made good, and not after a lasting one."""
     line = Line(stores["REDIS_URL"])
     port = await line.open()
-    async with open_servers(f"redis://127.0.0.1:{port}/0") as servers:
-        bus = Bus(servers, lambda *_: None, lambda _: None, deaf_s=1)
+    async with redis_from_url(f"redis://127.0.0.1:{port}/0") as servers:
+        bus = PubSub(servers, subscription_timeout_s=1)
 
         def ready() -> bool:
             return bus.ready

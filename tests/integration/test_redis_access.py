@@ -14,8 +14,8 @@ import pytest
 from redis.exceptions import RedisError
 
 from dev.environment import ROOT
-from services.notifier.bus import Bus
-from services.notifier.redis_url import open_servers
+from services.notifier.redis_client.pubsub import PubSub
+from services.notifier.redis_client.url import redis_from_url
 from tests.integration.certificates import certificate
 from tests.integration.conftest import new_id, report, running_notifier
 from tests.integration.redis_servers import HOST, PERSISTENT, Cluster, Server
@@ -96,12 +96,12 @@ async def test_who_may_not_enter_is_not_ready(wrong: str, server: Server, tmp_pa
     """A certificate that nobody vouches for and a wrong password are lost connections, not crashes."""
     async with (
         tls_before(server, tmp_path) as address,
-        open_servers(wrong.format(tls=address, ca=tmp_path / "cert.pem")) as servers,
+        redis_from_url(wrong.format(tls=address, ca=tmp_path / "cert.pem")) as servers,
     ):
-        bus = Bus(servers, lambda *_: None, lambda _: None)
+        bus = PubSub(servers)
         running = asyncio.create_task(bus.run())
         with pytest.raises(RedisError, match=r"CERTIFICATE_VERIFY_FAILED|invalid username-password"):
-            await servers.run([("key", ("PING",))])
+            await servers.execute([("key", ("PING",))])
         assert not bus.ready
         assert not running.done()
         running.cancel()

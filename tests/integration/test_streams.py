@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from services.notifier.records import channel
+from services.notifier.records.keys import job_key
 from tests.integration.conftest import Notifier, new_id, report
 from tests.integration.events import Event, events
 from tests.waiting import wait_until
@@ -234,4 +234,4 @@ async def test_the_record_outlives_its_watchers(notifier: Notifier, redis: Redis
     job_id = new_id()
     async with one(notifier, job_id) as found:
         await anext(found)
-    assert await redis.exists(channel(job_id)) == 0
+    assert await redis.exists(job_key(job_id)) == 0

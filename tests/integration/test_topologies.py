@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from redis.crc import key_slot
 
-from services.notifier.records import channel
+from services.notifier.records.keys import job_key
 from tests.integration.redis_servers import Cluster, Watched
 from tests.integration.replicas import Replicas
 from tests.integration.show import Show
@@ -56,7 +56,7 @@ async def playing(redis_url: str, keys: Path) -> AsyncIterator[Show]:
 async def test_a_cluster_is_followed_through_moved_slots_and_a_failover(cluster: Cluster, tmp_path: Path) -> None:
     """Every watcher ends with the last version of its job, though the job's server has become another."""
     async with playing(cluster.url, tmp_path / "keys") as show:
-        slots = {job.id: key_slot(channel(job.id).encode()) for job in show.going}
+        slots = {job.id: key_slot(job_key(job.id).encode()) for job in show.going}
         moved = [slot for slot in slots.values() if slot in SECONDS_SLOTS][:3]
         show.going.sort(key=lambda job: slots[job.id] not in moved)  # so that they end meanwhile
 

@@ -9,14 +9,14 @@ from typing import Self
 
 import hiredis
 
-from services.notifier.servers import Server
+from services.notifier.redis_client.topology import NodeAddress
 
 
 class FakeRedis:
     """The server."""
 
     def __init__(self) -> None:
-        self.address: Server
+        self.address: NodeAddress
         self.connections: list[asyncio.StreamWriter] = []
         self.asked: list[list[bytes]] = []  # over all connections, but for what signs in
         self.lets_in = True
@@ -27,7 +27,7 @@ class FakeRedis:
         """Listen until the block ends."""
         fake = cls()
         listener = await asyncio.start_server(fake._serve, "127.0.0.1", 0)
-        fake.address = Server(*listener.sockets[0].getsockname()[:2])
+        fake.address = NodeAddress(*listener.sockets[0].getsockname()[:2])
         try:
             yield fake
         finally:

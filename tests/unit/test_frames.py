@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.notifier.frames import CloseCode, Frame, Frames, Opcode, Violation, close_code, closing, frame, text_of
+from services.notifier.transports.websocket.frames import (
+    CloseCode,
+    Frame,
+    FrameParser,
+    Opcode,
+    ProtocolError,
+    decode_text,
+    encode_close,
+    encode_frame,
+    parse_close_code,
+)
 
 MOST = 70_000
 MASK = b"\x12\xab\x00\xff"
@@ -18,7 +28,7 @@ MASK = b"\x12\xab\x00\xff"
 def spelt(first: int, data: bytes = b"", *, mask: bytes = MASK, length: bytes | None = None) -> bytes:
     """Spell a frame of a client: the first byte, the length, the mask and the masked data."""
     if length is None:
-        whole = frame(Opcode.TEXT, data)
+        whole = encode_frame(Opcode.TEXT, data)
         length = whole[1 : len(whole) - len(data)]
     masked = bytes(byte ^ mask[index % 4] for index, byte in enumerate(data))
     return bytes((first, length[0] | 0x80)) + length[1:] + mask + masked
@@ -26,17 +36,17 @@ def spelt(first: int, data: bytes = b"", *, mask: bytes = MASK, length: bytes | 
 
 def read(*chunks: bytes) -> list[Frame]:
     """Read what comes in chunks."""
-    frames, found = Frames(MOST), []
+    frames, found = FrameParser(MOST), []
     for chunk in chunks:
         frames.feed(chunk)
-        while (one := frames.next()) is not None:
+        while (one := frames.next_frame()) is not None:
             found.append(one)
     return found
 
 
 def violated(*chunks: bytes) -> CloseCode:
     """Return the code that a violation is answered with."""
-    with pytest.raises(Violation) as raised:
+    with pytest.raises(ProtocolError) as raised:
         read(*chunks)
     return raised.value.code
 
@@ -52,12 +62,12 @@ def test_a_mask_is_taken_off(data: bytes, mask: bytes) -> None:
 
 def test_an_unmasked_frame_is_refused() -> None:
     """`The server MUST close the connection upon receiving a frame that is not masked`."""
-    assert violated(frame(Opcode.TEXT, b"x")) == CloseCode.PROTOCOL_ERROR
+    assert violated(encode_frame(Opcode.TEXT, b"x")) == CloseCode.PROTOCOL_ERROR
 
 
 def test_a_server_masks_nothing() -> None:
     """`A server MUST NOT mask any frames that it sends to the client`."""
-    assert frame(Opcode.TEXT, b"abc") == b"\x81\x03abc"
+    assert encode_frame(Opcode.TEXT, b"abc") == b"\x81\x03abc"
 
 
 # 5.2: the head
@@ -87,7 +97,7 @@ def test_reserved_opcodes_are_refused(opcode: int) -> None:
 )
 def test_a_length_is_spelt_and_read(size: int, head: bytes) -> None:
     """The shortest of the three spellings is written, and each is read."""
-    assert frame(Opcode.TEXT, b"x" * size) == head + b"x" * size
+    assert encode_frame(Opcode.TEXT, b"x" * size) == head + b"x" * size
     assert read(spelt(0x81, b"x" * size)) == [Frame(Opcode.TEXT, b"x" * size)]
 
 
@@ -158,28 +168,28 @@ def test_control_frames_are_short_and_whole(opcode: Opcode) -> None:
 def test_a_close_code_is_read(code: int) -> None:
     """Those that are defined, registered or private."""
     (told,) = read(spelt(0x88, code.to_bytes(2, "big") + "Grund: müde".encode()))
-    assert close_code(told.data) == code
+    assert parse_close_code(told.data) == code
 
 
 @pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535])
 def test_a_close_code_that_may_not_be_sent_is_refused(code: int) -> None:
     """1005, 1006 and 1015 are `reserved values`, and the others are nobody's."""
-    with pytest.raises(Violation) as raised:
-        close_code(code.to_bytes(2, "big"))
+    with pytest.raises(ProtocolError) as raised:
+        parse_close_code(code.to_bytes(2, "big"))
     assert raised.value.code == CloseCode.PROTOCOL_ERROR
 
 
 def test_a_close_without_a_code_and_half_a_code() -> None:
     """An empty body has no code; one byte is none."""
-    assert close_code(b"") == CloseCode.NO_STATUS
-    assert closing(CloseCode.NO_STATUS) == b"\x88\x00"
-    with pytest.raises(Violation):
-        close_code(b"\x03")
+    assert parse_close_code(b"") == CloseCode.NO_STATUS
+    assert encode_close(CloseCode.NO_STATUS) == b"\x88\x00"
+    with pytest.raises(ProtocolError):
+        parse_close_code(b"\x03")
 
 
 def test_a_close_is_spelt() -> None:
     """`The first two bytes of the body MUST be a 2-byte unsigned integer`; its reason is text."""
-    assert closing(CloseCode.RESTART, "restarting") == b"\x88\x0c\x03\xf4restarting"
+    assert encode_close(CloseCode.RESTART, "restarting") == b"\x88\x0c\x03\xf4restarting"
 
 
 # 8.1: text
@@ -188,8 +198,8 @@ def test_a_close_is_spelt() -> None:
 @pytest.mark.parametrize("data", [b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xc0\xaf"])
 def test_text_that_is_none_is_refused(data: bytes) -> None:
     """Cut short, surrogates, beyond Unicode, overlong; in a reason, too."""
-    for attempt in (lambda: text_of(data), lambda: close_code(b"\x03\xe8" + data)):
-        with pytest.raises(Violation) as raised:
+    for attempt in (lambda: decode_text(data), lambda: parse_close_code(b"\x03\xe8" + data)):
+        with pytest.raises(ProtocolError) as raised:
             attempt()
         assert raised.value.code == CloseCode.INVALID_TEXT
 
@@ -198,7 +208,7 @@ def test_text_that_is_none_is_refused(data: bytes) -> None:
 def test_text_is_read(text: str) -> None:
     """Whatever Unicode has."""
     (told,) = read(spelt(0x81, text.encode()))
-    assert text_of(told.data) == text
+    assert decode_text(told.data) == text
 
 
 # However it comes
@@ -217,11 +227,11 @@ def cut(data: bytes, seed: int) -> Iterable[bytes]:
 def test_chunks_make_no_difference(messages: list[bytes], seed: int) -> None:
     """The network cuts as it likes: byte by byte or all at once, the same frames are read, and nothing is left."""
     data = b"".join(spelt(0x82, message) for message in messages)
-    frames = Frames(MOST)
+    frames = FrameParser(MOST)
     found = []
     for chunk in cut(data, seed):
         frames.feed(chunk)
-        while (one := frames.next()) is not None:
+        while (one := frames.next_frame()) is not None:
             found.append(one.data)
     assert found == messages
-    assert not frames.waiting
+    assert not frames.has_data

@@ -8,8 +8,8 @@ from contextlib import suppress
 
 import pytest
 
-from services.notifier import inlets as module
-from services.notifier.inlets import Head, Inlets, read_head
+from services.notifier.ingest import report_connections as module
+from services.notifier.ingest.report_connections import ReportConnections, RequestHead, parse_head
 from services.runtime.errors import ServiceUnavailable, Unauthorized
 from services.runtime.service import KEEPALIVE_TIMEOUT_S
 from tests.waiting import wait_until
@@ -26,7 +26,7 @@ class Reports:
         self.verdicts = asyncio.Semaphore(0)
         self.error: Exception | None = None
 
-    async def keep(self, key: str | None, body: bytes) -> bytes:
+    async def ingest(self, key: str | None, body: bytes) -> bytes:
         """Let in who has the key, and answer with what was sent."""
         if key != KEY:
             raise Unauthorized("no")
@@ -40,7 +40,7 @@ class Reports:
 class Client:
     """A connection to the inlets, and what is given to aiohttp of it."""
 
-    def __init__(self, inlets: Inlets) -> None:
+    def __init__(self, inlets: ReportConnections) -> None:
         self._inlets = inlets
         self.handed_over: list[bytes] = []
         self.reader: asyncio.StreamReader
@@ -83,13 +83,13 @@ def reports() -> Reports:
 
 
 @pytest.fixture
-def inlets(reports: Reports) -> Inlets:
+def inlets(reports: Reports) -> ReportConnections:
     """Make the house of connections."""
-    return Inlets(reports)  # type: ignore[arg-type]
+    return ReportConnections(reports)  # type: ignore[arg-type]
 
 
 @pytest.fixture
-async def client(inlets: Inlets) -> AsyncIterator[Client]:
+async def client(inlets: ReportConnections) -> AsyncIterator[Client]:
     """Connect."""
     client = Client(inlets)
     await client.open()
@@ -103,7 +103,9 @@ def request(body: bytes = BATCH, *more: bytes, key: str = KEY, line: bytes = b"P
     return b"\r\n".join([*head, *more, b"", body])
 
 
-async def test_requests_are_answered_one_after_the_other(client: Client, reports: Reports, inlets: Inlets) -> None:
+async def test_requests_are_answered_one_after_the_other(
+    client: Client, reports: Reports, inlets: ReportConnections
+) -> None:
     """What comes behind a request waits until that is answered, and the connection stays."""
     client.send(request(b'["1"]'), request(b'["2"]'))
     await wait_until(lambda: reports.kept)
@@ -148,7 +150,7 @@ async def test_a_batch_may_come_in_parts(client: Client, reports: Reports) -> No
         request(BATCH, b"Content-Encoding: gzip"),
         request(BATCH, b"Content-Length: 3"),
         request(BATCH, b"Transfer-Encoding: chunked"),
-        request(BATCH, b"X: " + b"y" * module.HEAD_BYTES),
+        request(BATCH, b"X: " + b"y" * module.MAX_HEAD_BYTES),
         request(BATCH, b"Folded: a\r\n b"),
         request(b""),
         request().replace(b"\r\n", b"\n", 1),
@@ -187,7 +189,7 @@ class Slow(Client):
         transport.pause_reading()
 
 
-async def test_who_is_given_a_connection_may_stop_reading(inlets: Inlets, reports: Reports) -> None:
+async def test_who_is_given_a_connection_may_stop_reading(inlets: ReportConnections, reports: Reports) -> None:
     """It gets one that is read, and nothing here makes it read on."""
     client = Slow(inlets)
     await client.open()
@@ -244,7 +246,7 @@ async def test_a_fault_of_ours_ends_the_connection(
     assert "request_failed" in capsys.readouterr().out
 
 
-async def test_a_silent_connection_is_closed(client: Client, reports: Reports, inlets: Inlets) -> None:
+async def test_a_silent_connection_is_closed(client: Client, reports: Reports, inlets: ReportConnections) -> None:
     """After the time that aiohttp gives to one; while a batch is being kept, nobody is silent."""
     client.send(request())
     await wait_until(lambda: reports.kept)
@@ -260,19 +262,19 @@ async def test_a_silent_connection_is_closed(client: Client, reports: Reports, i
     assert client.handed_over == []
 
 
-async def test_a_request_that_does_not_come_whole_is_aiohttps(client: Client, inlets: Inlets) -> None:
+async def test_a_request_that_does_not_come_whole_is_aiohttps(client: Client, inlets: ReportConnections) -> None:
     """It has its own time for such, and tells when that is over."""
     part = request()[:-1]
     client.send(part)
     await wait_until(lambda: inlets.open)
     (inlet,) = inlets.open
-    await wait_until(lambda: inlet._came)
-    inlet.check(asyncio.get_running_loop().time() + module.PART_S + 0.1)
+    await wait_until(lambda: inlet._buffer)
+    inlet.check(asyncio.get_running_loop().time() + module.PARTIAL_REQUEST_TIMEOUT_S + 0.1)
     assert client.handed_over == [part]
     assert not inlets.open
 
 
-async def test_who_takes_no_answers_is_not_read(client: Client, reports: Reports, inlets: Inlets) -> None:
+async def test_who_takes_no_answers_is_not_read(client: Client, reports: Reports, inlets: ReportConnections) -> None:
     """Neither requests nor answers gather here; who stays like that is cut off."""
     client.send(request())
     reports.verdicts.release()
@@ -282,20 +284,20 @@ async def test_who_takes_no_answers_is_not_read(client: Client, reports: Reports
     for _ in range(1_000):
         client.send(request(b'["%b"]' % (b"x" * 60_000)))
     await wait_until(lambda: not inlet._transport.is_reading())
-    assert len(inlet._came) < 1_000_000
+    assert len(inlet._buffer) < 1_000_000
     assert reports.kept == [BATCH]
-    inlet.check(asyncio.get_running_loop().time() + module.PART_S + 0.1)
+    inlet.check(asyncio.get_running_loop().time() + module.PARTIAL_REQUEST_TIMEOUT_S + 0.1)
     assert client.handed_over == []
     inlet.resume_writing()
     await wait_until(lambda: len(reports.kept) == 2)
     reports.verdicts.release()
     inlet.pause_writing()
-    await wait_until(lambda: inlet.answering is None)
+    await wait_until(lambda: inlet.pending_response is None)
     inlet.check(asyncio.get_running_loop().time() + KEEPALIVE_TIMEOUT_S + 0.1)
     await wait_until(lambda: not inlets.open)
 
 
-async def test_the_end_waits_for_answers(client: Client, reports: Reports, inlets: Inlets) -> None:
+async def test_the_end_waits_for_answers(client: Client, reports: Reports, inlets: ReportConnections) -> None:
     """What is being kept is answered, as the last over its connection; who is silent is closed at once."""
     silent = Client(inlets)
     await silent.open()
@@ -321,9 +323,11 @@ async def test_the_end_waits_for_answers(client: Client, reports: Reports, inlet
 async def test_a_head_is_read_once() -> None:
     """Case and order of its lines do not matter; workers send the same ones over and over."""
     head, _, body = request().partition(b"\r\n\r\n")
-    assert read_head(head) == Head(KEY, len(body))
-    hits = read_head.cache_info().hits
-    assert read_head(bytes(bytearray(head))) == Head(KEY, len(body))
-    assert read_head.cache_info().hits == hits + 1
-    assert read_head(b"POST /reports HTTP/1.1\r\nCONTENT-LENGTH: 7\r\nauthorization:bearer k\r\nhost:a") == Head("k", 7)
-    assert read_head(b"POST /reports HTTP/1.1\r\nHost: a\r\nContent-Length: 7") == Head(None, 7)
+    assert parse_head(head) == RequestHead(KEY, len(body))
+    hits = parse_head.cache_info().hits
+    assert parse_head(bytes(bytearray(head))) == RequestHead(KEY, len(body))
+    assert parse_head.cache_info().hits == hits + 1
+    assert parse_head(
+        b"POST /reports HTTP/1.1\r\nCONTENT-LENGTH: 7\r\nauthorization:bearer k\r\nhost:a"
+    ) == RequestHead("k", 7)
+    assert parse_head(b"POST /reports HTTP/1.1\r\nHost: a\r\nContent-Length: 7") == RequestHead(None, 7)

@@ -10,11 +10,10 @@ import pytest
 from redis.exceptions import AskError, MovedError, NoScriptError
 from redis.exceptions import ConnectionError as Disconnected
 
-from services.notifier import link as link_module
-from services.notifier import wire as wire_module
-from services.notifier.link import Link
-from services.notifier.redis_url import open_servers
-from services.notifier.servers import Server
+from services.notifier.redis_client import connection as link_module
+from services.notifier.redis_client.connection import MultiplexedConnection
+from services.notifier.redis_client.topology import NodeAddress
+from services.notifier.redis_client.url import redis_from_url
 from tests.unit.fake_redis import FakeRedis
 from tests.waiting import wait_until
 
@@ -27,20 +26,20 @@ async def fake() -> AsyncIterator[FakeRedis]:
 
 
 @pytest.fixture
-async def link(fake: FakeRedis) -> AsyncIterator[Link]:
+async def link(fake: FakeRedis) -> AsyncIterator[MultiplexedConnection]:
     """Make a link to it."""
-    servers = open_servers(f"redis://127.0.0.1:{fake.address.port}")
-    link = Link(lambda: servers.connection(Server()))
+    servers = redis_from_url(f"redis://127.0.0.1:{fake.address.port}")
+    link = MultiplexedConnection(lambda: servers.new_connection(NodeAddress()))
     yield link
     await link.aclose()
 
 
-def ask(link: Link, *names: str) -> asyncio.Future[list[Any]]:
+def ask(link: MultiplexedConnection, *names: str) -> asyncio.Future[list[Any]]:
     """Ask something; its answers will come."""
-    return asyncio.ensure_future(link.call([(name,) for name in names]))
+    return asyncio.ensure_future(link.execute([(name,) for name in names]))
 
 
-async def test_answers_find_who_asked(link: Link, fake: FakeRedis) -> None:
+async def test_answers_find_who_asked(link: MultiplexedConnection, fake: FakeRedis) -> None:
     """Whoever asks at once shares one connection; answers come in the order of the questions, refusals among them."""
     one, other = ask(link, "A", "B"), ask(link, "C")
     await wait_until(lambda: len(fake.asked) == 3)
@@ -52,7 +51,7 @@ async def test_answers_find_who_asked(link: Link, fake: FakeRedis) -> None:
     assert len(fake.connections) == 1
 
 
-async def test_refusals_are_told_apart(link: Link, fake: FakeRedis) -> None:
+async def test_refusals_are_told_apart(link: MultiplexedConnection, fake: FakeRedis) -> None:
     """Those that say where or how to ask again have types of their own, and an address."""
     asked = ask(link, "A", "B", "C")
     await wait_until(lambda: len(fake.asked) == 3)
@@ -63,7 +62,7 @@ async def test_refusals_are_told_apart(link: Link, fake: FakeRedis) -> None:
     assert type(unknown) is NoScriptError
 
 
-async def test_who_gives_up_shifts_nobodys_answer(link: Link, fake: FakeRedis) -> None:
+async def test_who_gives_up_shifts_nobodys_answer(link: MultiplexedConnection, fake: FakeRedis) -> None:
     """The answer to a question that nobody waits for any more is nobody else's."""
     one, other = ask(link, "A"), ask(link, "B")
     await wait_until(lambda: len(fake.asked) == 2)
@@ -72,7 +71,9 @@ async def test_who_gives_up_shifts_nobodys_answer(link: Link, fake: FakeRedis) -
     assert await other == [b"to B"]
 
 
-async def test_a_lost_connection_fails_all_who_wait_and_is_opened_anew(link: Link, fake: FakeRedis) -> None:
+async def test_a_lost_connection_fails_all_who_wait_and_is_opened_anew(
+    link: MultiplexedConnection, fake: FakeRedis
+) -> None:
     """Nobody knows what was done of what they asked, and the next question is asked over another connection."""
     one, other = ask(link, "A"), ask(link, "B", "C")
     await wait_until(lambda: len(fake.asked) == 3)
@@ -88,7 +89,7 @@ async def test_a_lost_connection_fails_all_who_wait_and_is_opened_anew(link: Lin
     assert len(fake.connections) == 2
 
 
-async def test_a_server_that_no_longer_leads_is_left(link: Link, fake: FakeRedis) -> None:
+async def test_a_server_that_no_longer_leads_is_left(link: MultiplexedConnection, fake: FakeRedis) -> None:
     """It refuses to write; the next connection asks anew who leads."""
     one = ask(link, "A")
     await wait_until(lambda: len(fake.asked) == 1)
@@ -99,20 +100,22 @@ async def test_a_server_that_no_longer_leads_is_left(link: Link, fake: FakeRedis
     await wait_until(lambda: len(fake.connections) == 2)
 
 
-async def test_a_server_that_says_nothing_is_gone(link: Link, fake: FakeRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_says_nothing_is_gone(
+    link: MultiplexedConnection, fake: FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever waits for an answer too long learns that it is in doubt, and the connection is closed."""
-    monkeypatch.setattr(link_module, "ANSWER_S", 0.05)
-    monkeypatch.setattr(link_module, "WATCH_S", 0.01)
+    monkeypatch.setattr(link_module, "REPLY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(link_module, "CHECK_INTERVAL_S", 0.01)
     with pytest.raises(Disconnected):
-        await link.call([("A",)])
+        await link.execute([("A",)])
     await wait_until(fake.connections[0].transport.is_closing)
 
 
 async def test_a_server_that_lets_nobody_in_holds_up_nobody(
-    link: Link, fake: FakeRedis, monkeypatch: pytest.MonkeyPatch
+    link: MultiplexedConnection, fake: FakeRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It accepts a connection and says nothing: all who want it are told so together, not one after the other."""
-    monkeypatch.setattr(link_module, "ANSWER_S", 0.2)
+    monkeypatch.setattr(link_module, "REPLY_TIMEOUT_S", 0.2)
     fake.lets_in = False
     async with asyncio.timeout(5):
         told = await asyncio.gather(*(ask(link, "A") for _ in range(50)), return_exceptions=True)
@@ -124,16 +127,16 @@ async def test_a_server_that_lets_nobody_in_holds_up_nobody(
     assert await again == [b"to B"]
 
 
-@pytest.mark.parametrize("limit", ["MOST", "LEFT_BYTES"])
+@pytest.mark.parametrize("limit", ["MAX_PENDING_COMMANDS", "MAX_WRITE_BUFFER"])
 async def test_more_than_a_server_can_take_is_refused_at_once(
-    link: Link, fake: FakeRedis, monkeypatch: pytest.MonkeyPatch, limit: str
+    link: MultiplexedConnection, fake: FakeRedis, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     """What waits is bounded, and whoever is refused has asked nothing."""
     one = ask(link, "A", "B")
     await wait_until(lambda: len(fake.asked) == 2)
-    monkeypatch.setattr(link_module if limit == "MOST" else wire_module, limit, 2 if limit == "MOST" else -1)
-    with pytest.raises(Disconnected, match="Too much waits"):
-        await link.call([("C",)])
+    monkeypatch.setattr(link_module, limit, 2 if limit == "MAX_PENDING_COMMANDS" else -1)
+    with pytest.raises(Disconnected, match="Too many commands wait"):
+        await link.execute([("C",)])
     fake.answer(b":1", b":2")
     assert await one == [1, 2]
     assert fake.asked == [[b"A"], [b"B"]]

@@ -11,7 +11,7 @@ from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import REGISTRY
 
-from services.notifier.reports import read_batch
+from services.notifier.ingest.handlers import decode_reports
 from services.runtime.cors import CorsPolicy
 from services.runtime.errors import (
     BadRequest,
@@ -220,17 +220,17 @@ def test_a_batch_that_does_not_fit_names_element_and_field(
 ) -> None:
     """A worker's author learns which report is wrong, and where."""
     with pytest.raises(HTTPProblem) as refused:
-        read_batch(body.encode())
+        decode_reports(body.encode())
     assert (type(refused.value), refused.value.field) == (kind, field)
 
 
 def test_a_batch_that_fits_is_read() -> None:
     """Up to five hundred reports come in the order that they were sent in."""
-    assert [report.sequence for report in read_batch(batch(*[REPORT] * 500).encode())] == [7] * 500
+    assert [report.sequence for report in decode_reports(batch(*[REPORT] * 500).encode())] == [7] * 500
 
 
 def test_a_missing_field_is_named_with_its_element() -> None:
     """A field that is not there is found in its report like any other."""
     with pytest.raises(UnprocessableContent) as refused:
-        read_batch(batch(REPORT, changed('"delivery":1,', "")).encode())
+        decode_reports(batch(REPORT, changed('"delivery":1,', "")).encode())
     assert refused.value.field == "[1].delivery"

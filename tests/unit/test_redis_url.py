@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from services.notifier.redis_url import open_servers
-from services.notifier.servers import Cluster, Guarded, Server, Servers
+from services.notifier.redis_client.topology import ClusterRedis, NodeAddress, SentinelRedis, StandaloneRedis
+from services.notifier.redis_client.url import redis_from_url
 from services.notifier.settings import NotifierSettings
 from services.runtime.settings import SettingsError, load
 
 REQUIRED = {"REPORT_KEY_FILE": "r", "TOKEN_PUBLIC_KEY_FILE": "p"}
 
 
-def reached(url: str, server: Server = Server()) -> Any:  # noqa: B008 - it cannot be changed
+def reached(url: str, server: NodeAddress = NodeAddress()) -> Any:  # noqa: B008 - it cannot be changed
     """Return a connection to what a URL names."""
-    return open_servers(url).connection(server)
+    return redis_from_url(url).new_connection(server)
 
 
 @pytest.mark.parametrize(
@@ -33,34 +33,34 @@ def reached(url: str, server: Server = Server()) -> Any:  # noqa: B008 - it cann
 def test_one_server(url: str, host: str, port: int) -> None:
     """A host with or without a port, by name or number."""
     connection = reached(url)
-    assert (type(open_servers(url)), connection.host, connection.port) == (Servers, host, port)
+    assert (type(redis_from_url(url)), connection.host, connection.port) == (StandaloneRedis, host, port)
     assert connection.db == (3 if url.endswith("/3") else 0)
 
 
 def test_a_user_a_password_and_a_certificate() -> None:
     """They hold for every connection, to whichever server."""
     for url in ("rediss://user:p%40ss@redis", "rediss+cluster://user:p%40ss@one:1,two:2"):
-        connection = reached(f"{url}?ssl_cert_reqs=none", Server("three", 3))
+        connection = reached(f"{url}?ssl_cert_reqs=none", NodeAddress("three", 3))
         assert (connection.username, connection.password) == ("user", "p@ss")
         assert connection.ssl_context.cert_reqs == ssl.CERT_NONE
-    assert reached("rediss+cluster://one", Server("three", 3)).host == "three"
+    assert reached("rediss+cluster://one", NodeAddress("three", 3)).host == "three"
     assert reached("rediss://redis").ssl_context.cert_reqs == ssl.CERT_REQUIRED
 
 
 def test_a_cluster_is_unknown_at_first() -> None:
     """Who keeps what has to be asked."""
-    cluster = open_servers("redis+cluster://one:1,two")
-    assert isinstance(cluster, Cluster)
-    assert cluster.all() == set()
-    assert cluster.in_doubt
+    cluster = redis_from_url("redis+cluster://one:1,two")
+    assert isinstance(cluster, ClusterRedis)
+    assert cluster.nodes() == set()
+    assert cluster.slots_stale
 
 
 def test_sentinels_have_names_and_passwords_of_their_own() -> None:
     """The URL's user is the server's."""
     url = "redis+sentinel://user:p@one:1,two/2?sentinel_name=mine&sentinel_username=s&sentinel_password=q"
-    guarded = open_servers(url)
-    assert isinstance(guarded, Guarded)
-    connection: Any = guarded.connection(Server())
+    guarded = redis_from_url(url)
+    assert isinstance(guarded, SentinelRedis)
+    connection: Any = guarded.new_connection(NodeAddress())
     assert (connection.username, connection.password, connection.db) == ("user", "p", 2)
     asked = [one.connection_pool.connection_kwargs for one in guarded._sentinel.sentinels]
     assert [(one["host"], one["port"]) for one in asked] == [("one", 1), ("two", 26_379)]

@@ -1,1 +1,1 @@
-"""The ways to watch."""
+"""The transports: WebSocket, Server-Sent Events and long polling."""

@@ -22,76 +22,82 @@ from headway.contracts import (
     encode,
 )
 from services.notifier import metrics
-from services.notifier.live import Live
-from services.notifier.records import Records
+from services.notifier.records.store import JobStore
+from services.notifier.watching.synchronizer import SnapshotSynchronizer
 from services.runtime.errors import ServiceUnavailable, Unauthorized, UnprocessableContent
 from services.runtime.request import JSON, bearer_token, decode_body, is_valid_key, read_body, read_query
 from services.runtime.settings import ReloadingFile
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-REPORTS = "/reports"
+REPORTS_PATH = "/reports"
 ACCEPTED = metrics.REPORTS.labels("accepted")
-Batch = Annotated[list[JobReport], Meta(min_length=1, max_length=REPORTS_PER_BATCH)]
+ReportList = Annotated[list[JobReport], Meta(min_length=1, max_length=REPORTS_PER_BATCH)]
 RETRY_AFTER_S = 1
 
 
-class Reports:
+class ReportHandler:
     """Takes what workers report."""
 
-    def __init__(self, records: Records, live: Live, keys: ReloadingFile[tuple[str, ...]], job_ttl_s: float) -> None:
-        self._records = records
-        self._live = live
+    def __init__(
+        self,
+        store: JobStore,
+        synchronizer: SnapshotSynchronizer,
+        keys: ReloadingFile[tuple[str, ...]],
+        job_ttl_s: float,
+    ) -> None:
+        self._store = store
+        self._synchronizer = synchronizer
         self._keys = keys
         self._job_ttl_s = job_ttl_s
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes of the internal listener."""
         line = "/progress/{key}"
-        return [web.post(REPORTS, self.take), web.get(line, self.take_line), web.post(line, self.take_line)]
+        return [web.post(REPORTS_PATH, self.post), web.get(line, self.progress_url), web.post(line, self.progress_url)]
 
-    async def take(self, request: web.Request) -> web.Response:
+    async def post(self, request: web.Request) -> web.Response:
         """Take a batch, however it comes; most come another way: see `inlets`."""
         return web.Response(
-            body=await self.keep(bearer_token(request), await read_body(request, BATCH_BYTES)), content_type=JSON
+            body=await self.ingest(bearer_token(request), await read_body(request, BATCH_BYTES)), content_type=JSON
         )
 
-    async def keep(self, key: str | None, body: bytes) -> bytes:
+    async def ingest(self, key: str | None, body: bytes) -> bytes:
         """Pass a batch through the gate and return the verdicts as JSON.
 
         Raises a Problem that says what does not fit, or Unavailable when there is any doubt about the outcome.
         """
         self._authorize(key)
-        reports = read_batch(body)
-        self._live.reported(reports)
+        reports = decode_reports(body)
+        self._synchronizer.note_sent_times(reports)
         try:
-            verdicts = await self._records.apply(reports, self._live.unpublished)
+            verdicts = await self._store.apply_reports(reports, self._synchronizer.drop_sent_time)
         except (RedisError, OSError) as error:
-            raise _doubt(error, len(reports)) from error
-        return _told(verdicts, verdicts)
+            raise _unavailable(error, len(reports)) from error
+        return _encode_verdicts(verdicts, verdicts)
 
-    async def take_line(self, request: web.Request) -> web.Response:
+    async def progress_url(self, request: web.Request) -> web.Response:
         """Pass a report that is one URL through the gate, and answer its verdict."""
         self._authorize(request.match_info["key"])
-        line = read_query(request, OneLine)
+        report = read_query(request, OneLine)
         try:
-            verdict = await self._records.progress(line, self._job_ttl_s)
+            verdict = await self._store.apply_progress(report, self._job_ttl_s)
         except (RedisError, OSError) as error:
-            raise _doubt(error, 1) from error
-        return web.Response(body=_told(verdict, [verdict]), content_type=JSON)
+            raise _unavailable(error, 1) from error
+        return web.Response(body=_encode_verdicts(verdict, [verdict]), content_type=JSON)
 
     def _authorize(self, key: str | None) -> None:
         if not is_valid_key(key, self._keys.value):
             raise Unauthorized("Send one of the report keys: Authorization: Bearer <key>.")
 
 
-def _doubt(error: Exception, count: int) -> ServiceUnavailable:
+def _unavailable(error: Exception, count: int) -> ServiceUnavailable:
     """Say that nobody knows whether the reports were taken."""
     log.warning("reports_in_doubt", error=type(error).__name__, count=count)
     return ServiceUnavailable("The records are away; report again.", retry_after_s=RETRY_AFTER_S)
 
 
-def _told(body: Any, verdicts: Sequence[Verdict]) -> bytes:
+def _encode_verdicts(body: Any, verdicts: Sequence[Verdict]) -> bytes:
     """Count verdicts, and spell them."""
     reasons = [verdict.reason for verdict in verdicts if verdict.reason]
     ACCEPTED.inc(len(verdicts) - len(reasons))
@@ -100,9 +106,9 @@ def _told(body: Any, verdicts: Sequence[Verdict]) -> bytes:
     return encode(body)
 
 
-def read_batch(body: bytes) -> list[JobReport]:
+def decode_reports(body: bytes) -> list[JobReport]:
     """Read a batch; a Problem names the element and the field that do not fit."""
-    reports: list[JobReport] = decode_body(body, Batch)
+    reports: list[JobReport] = decode_body(body, ReportList)
     for index, report in enumerate(reports):
         if len(report.result) <= MAX_DEPTH:  # as of nearly all: neither too much nor too deep
             continue

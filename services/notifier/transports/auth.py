@@ -14,39 +14,39 @@ from redis.exceptions import RedisError
 
 from headway.contracts import Natural
 from headway.tokens import InvalidToken, Pass, TokenVerifier, claimed_job
-from services.notifier.transports.outlet import problem
+from services.notifier.transports.base import error_payload
 from services.runtime.auth import authorize_job
 from services.runtime.errors import Forbidden, ServiceUnavailable, Unauthorized
 from services.runtime.request import bearer_token, read_json_body
 from services.runtime.settings import ReloadingFile
 
 RETRY_AFTER_S = 1
-BODY_BYTES = 1024 * 1024
+MAX_BODY_BYTES = 1024 * 1024
 
 Token = Annotated[str, Meta(min_length=1, max_length=4096)]
 
 
-class Entry(Struct, frozen=True, forbid_unknown_fields=True):
+class WatchEntry(Struct, frozen=True, forbid_unknown_fields=True):
     """A token and the newest version that the watcher has seen of its job, as a socket's message spells them."""
 
     watch: Token
     version: Natural | None = None
 
 
-class Many(Struct, frozen=True, forbid_unknown_fields=True):
+class WatchManyBody(Struct, frozen=True, forbid_unknown_fields=True):
     """The body that asks for many jobs; a token alone is an entry without a version."""
 
-    watch: Annotated[list[Token | Entry], Meta(min_length=1, max_length=1000)]
+    watch: Annotated[list[Token | WatchEntry], Meta(min_length=1, max_length=1000)]
 
 
-class Asked(NamedTuple):
+class WatchRequest(NamedTuple):
     """A job that may be watched, and what the watcher has seen of it."""
 
-    granted: Pass
+    grant: Pass
     version: int | None
 
 
-class Refused(NamedTuple):
+class RejectedToken(NamedTuple):
     """A token that opens nothing, told as an error of its job; the exception knows by its frames who has this."""
 
     code: str
@@ -54,47 +54,47 @@ class Refused(NamedTuple):
     job_id: str | None
 
     @property
-    def problem(self) -> dict[str, str]:
+    def error(self) -> dict[str, str]:
         """Spell it as every transport tells an error."""
-        return problem(self.job_id, self.code, self.message)
+        return error_payload(self.job_id, self.code, self.message)
 
 
-class Access:
+class TokenAuth:
     """Reads what tokens grant."""
 
     def __init__(self, verifier: ReloadingFile[TokenVerifier]) -> None:
         self._verifier = verifier
 
-    def grant(self, token: str) -> Pass | Refused:
+    def verify(self, token: str) -> Pass | RejectedToken:
         """Return what a token grants, or why nothing: the watcher has many, so that is told with its job."""
         try:
             return self._verifier.value.verify(token)
         except InvalidToken as error:
             job_id = error.job_id or claimed_job(token)
-            return Refused(error.code, str(error), None if job_id is None else str(job_id))
+            return RejectedToken(error.code, str(error), None if job_id is None else str(job_id))
 
-    def granted_for(self, request: web.Request, *, scope: str | None = None) -> Pass:
+    def authorize_job(self, request: web.Request, *, scope: str | None = None) -> Pass:
         """Return the pass for the job that the path names; a Problem when the token does not open it so far."""
-        granted = authorize_job(request, presented_token(request), self._verifier.value)
-        if scope is not None and scope not in granted.scope:
+        grant = authorize_job(request, presented_token(request), self._verifier.value)
+        if scope is not None and scope not in grant.scope:
             raise Forbidden(f"The token does not allow to {scope}.")
-        return granted
+        return grant
 
-    async def granted_many(self, request: web.Request) -> tuple[list[Asked], list[Refused]]:
+    async def authorize_jobs(self, request: web.Request) -> tuple[list[WatchRequest], list[RejectedToken]]:
         """Read the body that asks for many jobs; a Problem when no token of it opens anything."""
-        asked: dict[UUID, Asked] = {}
-        refused = []
-        for entry in (await read_json_body(request, Many, BODY_BYTES)).watch:
+        requests: dict[UUID, WatchRequest] = {}
+        rejected = []
+        for entry in (await read_json_body(request, WatchManyBody, MAX_BODY_BYTES)).watch:
             token, version = (entry, None) if isinstance(entry, str) else (entry.watch, entry.version)
-            granted = self.grant(token)
+            grant = self.verify(token)
             await asyncio.sleep(0)  # a signature takes a quarter of a millisecond, and others are waiting
-            if isinstance(granted, Refused):
-                refused.append(granted)
+            if isinstance(grant, RejectedToken):
+                rejected.append(grant)
             else:
-                asked[granted.job_id] = Asked(granted, version)
-        if not asked:
-            raise Unauthorized(refused[0].message, code=refused[0].code)
-        return list(asked.values()), refused
+                requests[grant.job_id] = WatchRequest(grant, version)
+        if not requests:
+            raise Unauthorized(rejected[0].message, code=rejected[0].code)
+        return list(requests.values()), rejected
 
 
 def presented_token(request: web.Request) -> str | None:
@@ -103,7 +103,7 @@ def presented_token(request: web.Request) -> str | None:
 
 
 @contextmanager
-def records_needed() -> Iterator[None]:
+def unavailable_without_store() -> Iterator[None]:
     """Answer 503 when the records cannot be asked."""
     try:
         yield

@@ -19,24 +19,24 @@ from services.runtime.errors import HTTPProblem
 
 VERSION = "13"
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # §1.3
-_ACCEPTED = (
+_RESPONSE = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n\r\n"
 )
 
 
-class NoUpgrade(HTTPProblem):
+class BadUpgrade(HTTPProblem):
     """The request asks for no WebSocket, or not as it should."""
 
     status, code = 400, "no_upgrade"
 
 
-class WrongVersion(HTTPProblem):
+class UnsupportedVersion(HTTPProblem):
     """The request asks for a version of WebSocket that there is not here."""
 
     status, code = 426, "wrong_version"
 
 
-class Upgraded(web.StreamResponse):
+class DetachedResponse(web.StreamResponse):
     """What a handler returns that has handed its connection over: there is nothing left to answer."""
 
     def __init__(self) -> None:
@@ -51,46 +51,46 @@ class Upgraded(web.StreamResponse):
         """Write nothing."""
 
 
-def accept_of(request: web.Request) -> bytes:
+def accept_key(request: web.Request) -> bytes:
     """Return the answer to a request's key. Raises NoUpgrade or WrongVersion."""
     headers = request.headers
-    if "websocket" not in _words(headers.getall("Upgrade", [])) or "upgrade" not in _words(
+    if "websocket" not in _tokens(headers.getall("Upgrade", [])) or "upgrade" not in _tokens(
         headers.getall("Connection", [])
     ):
-        raise NoUpgrade("This is a WebSocket: ask for an upgrade.")
+        raise BadUpgrade("This is a WebSocket: ask for an upgrade.")
     if headers.get("Sec-WebSocket-Version") != VERSION:
-        raise WrongVersion(f"This is version {VERSION} of WebSocket.")
+        raise UnsupportedVersion(f"This is version {VERSION} of WebSocket.")
     key = headers.get("Sec-WebSocket-Key", "")
     try:
         fits = len(base64.b64decode(key, validate=True)) == 16
     except (binascii.Error, ValueError):
         fits = False
     if not fits or request.version < HttpVersion11:
-        raise NoUpgrade("Expected a key of 16 bytes as base64 in Sec-WebSocket-Key.")
+        raise BadUpgrade("Expected a key of 16 bytes as base64 in Sec-WebSocket-Key.")
     digest = hashlib.sha1((key + _GUID).encode(), usedforsecurity=False).digest()
     return base64.b64encode(digest)
 
 
-def hand_over(request: web.Request, accept: bytes, protocol: asyncio.Protocol) -> web.StreamResponse:
+def detach_from_aiohttp(request: web.Request, accept: bytes, protocol: asyncio.Protocol) -> web.StreamResponse:
     """Accept the upgrade, and give the connection to a protocol; the handler returns what this returns.
 
     Raises ConnectionResetError when the other side has gone meanwhile.
     """
-    transport, before = request.transport, request.protocol
+    transport, aiohttp_protocol = request.transport, request.protocol
     if transport is None or transport.is_closing():
         raise ConnectionResetError("The other side has gone.")
-    early = before._message_tail  # noqa: SLF001 - what came right behind the request
+    received = aiohttp_protocol._message_tail  # noqa: SLF001 - what came right behind the request
     transport.set_protocol(protocol)
-    before.transport = None  # so that aiohttp lets go of the connection, and does not close it
-    before.connection_lost(None)
-    transport.write(_ACCEPTED % accept)
+    aiohttp_protocol.transport = None  # so that aiohttp lets go of the connection, and does not close it
+    aiohttp_protocol.connection_lost(None)
+    transport.write(_RESPONSE % accept)
     protocol.connection_made(transport)
     if not transport.is_reading():  # aiohttp may have had enough of what came early
         transport.resume_reading()
-    if early:
-        protocol.data_received(early)
-    return Upgraded()
+    if received:
+        protocol.data_received(received)
+    return DetachedResponse()
 
 
-def _words(values: list[str]) -> set[str]:
+def _tokens(values: list[str]) -> set[str]:
     return {word.strip().lower() for value in values for word in value.split(",")}

@@ -1,0 +1,1 @@
+"""Where workers' reports come in."""

@@ -1,0 +1,17 @@
+"""The names of Redis keys and channels."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+JOB_KEY_PREFIX = "headway:job:{"  # the braces are a hash tag: all keys of a job share a slot
+
+
+def job_key(job_id: UUID | str) -> str:
+    """Return the key of a job's record, which is also the name of its channel."""
+    return f"{JOB_KEY_PREFIX}{job_id}}}"
+
+
+def job_id_from_key(key: str) -> str:
+    """Return the job's id from such a key."""
+    return key[len(JOB_KEY_PREFIX) : -1]

@@ -1,0 +1,159 @@
+"""The store of job records. Every read and every change goes through the record script."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+from uuid import UUID
+
+from redis.exceptions import RedisError
+
+from headway.contracts import (
+    DEFAULT_ATTEMPTS,
+    JobReport,
+    OneLine,
+    Progress,
+    Timestamp,
+    Verdict,
+    encode,
+    present,
+    spell_id,
+)
+from headway.tokens import Pass
+from services.notifier import metrics
+from services.notifier.records.keys import job_key
+from services.notifier.records.scripts import RecordScript, ScriptCall
+from services.notifier.redis_client.topology import RedisClient
+
+CANCEL_REQUESTED, WATCHED, PUBLISHED = 1, 2, 4  # bits of the script's reply to an accepted report
+
+
+class JobStore:
+    """Applies reports and cancellations to records, and reads snapshots."""
+
+    def __init__(self, redis: RedisClient) -> None:
+        self._script = RecordScript(redis)
+
+    async def apply_reports(
+        self, reports: Iterable[JobReport], on_unpublished: Callable[[JobReport], None] = lambda _report: None
+    ) -> list[Verdict]:
+        """Apply reports in their order and return their verdicts.
+
+        Args:
+            reports: the reports of one request.
+            on_unpublished: called with each report that was refused, or changed nothing that a watcher sees.
+
+        Raises:
+            RedisError, OSError: Redis is unavailable. Some of the reports may have been applied.
+        """
+        reports = list(reports)
+        replies = await self._run("report", [_report_call(report) for report in reports])
+        verdicts = []
+        for report, reply in zip(reports, replies, strict=True):
+            verdicts.append(_verdict(report.job_id, reply))
+            if isinstance(reply, list) or not reply & PUBLISHED:
+                on_unpublished(report)
+        return verdicts
+
+    async def apply_progress(self, report: OneLine, job_ttl_s: float) -> Verdict:
+        """Apply a one-line report; the script takes the fields that it lacks from the record.
+
+        Raises:
+            RedisError, OSError: as for `apply_reports`.
+        """
+        (reply,) = await self._run("progress", [_progress_call(report, Timestamp.now(), job_ttl_s)])
+        return _verdict(report.job_id, reply)
+
+    async def cancel(self, grant: Pass) -> bytes:
+        """Cancel a job and return its snapshot as JSON.
+
+        While a worker holds the lease, the cancellation is only requested. A job that has ended does not change.
+        """
+        (snapshot,) = await self._run("cancel", [_cancel_call(grant)])
+        return bytes(snapshot)
+
+    async def read(self, job_ids: Iterable[str]) -> list[bytes | None]:
+        """Return the jobs' snapshots as JSON, None for a job without a record."""
+        return await self._run("read", [[job_key(job_id), "read"] for job_id in job_ids])
+
+    async def _run(self, op: str, calls: Sequence[ScriptCall]) -> list[Any]:
+        if not calls:
+            return []
+        started = time.monotonic()
+        try:
+            return await self._script.run(calls)
+        except (RedisError, OSError):
+            metrics.REDIS_ERRORS.labels(op).inc()
+            raise
+        finally:
+            metrics.REDIS_DURATION.labels(op).observe(time.monotonic() - started)
+
+
+def _verdict(job_id: UUID, reply: Any) -> Verdict:
+    if isinstance(reply, list):
+        reason, cancel_requested = reply
+        return Verdict(job_id, accepted=False, reason=reason.decode(), cancel_requested=bool(cancel_requested))
+    return Verdict(job_id, True, None, bool(reply & CANCEL_REQUESTED), bool(reply & WATCHED))
+
+
+def _timestamp_json(timestamp: Timestamp | None) -> bytes:
+    return b"null" if timestamp is None else timestamp.quoted()
+
+
+def _report_call(report: JobReport) -> ScriptCall:
+    """Return the call for a report: the script's REPORT_FIELDS."""
+    return [
+        job_key(spell_id(report.job_id)),
+        "report",
+        encode(report.kind),
+        encode(report.status),
+        report.generation,
+        report.attempt,
+        report.max_attempts,
+        encode(present(report.progress)),
+        bytes(report.result),
+        encode(report.error),
+        _timestamp_json(report.submitted_at),
+        _timestamp_json(report.due_at),
+        _timestamp_json(report.lease_until),
+        _timestamp_json(report.expires_at),
+        report.message_id,
+        report.delivery,
+        report.sequence,
+        int(report.lease_until or 0),
+        int(report.due_at or 0),
+        int(report.expires_at),
+    ]
+
+
+def _progress_call(report: OneLine, now: Timestamp, job_ttl_s: float) -> ScriptCall:
+    """Return the call for a one-line report: the script's PROGRESS_FIELDS."""
+    expires_at = now.after(job_ttl_s)
+    return [
+        job_key(report.job_id),
+        "progress",
+        encode(report.kind),
+        encode("succeeded" if report.progress == 100 else "running"),
+        DEFAULT_ATTEMPTS,
+        encode(present(Progress(report.progress, 100, "%", report.message))),
+        math.floor(1000 * report.progress),
+        encode(now),
+        encode(expires_at),
+        int(expires_at),
+    ]
+
+
+def _cancel_call(grant: Pass) -> ScriptCall:
+    """Return the call for a cancellation: the script's CANCEL_FIELDS."""
+    return [
+        job_key(grant.job_id),
+        "cancel",
+        encode(grant.kind),
+        DEFAULT_ATTEMPTS,
+        encode(grant.submitted_at),
+        encode(grant.due_at),
+        encode(grant.expires_at),
+        int(grant.expires_at),
+    ]

@@ -1,0 +1,1 @@
+"""The Redis client: multiplexed connections, topologies (standalone, Sentinel, Cluster) and subscriptions."""

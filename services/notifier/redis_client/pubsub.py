@@ -1,0 +1,129 @@
+"""Publish and subscribe: one subscriber per Redis node, and each channel with the subscriber of its node."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+from typing import Protocol
+
+import structlog
+from redis.exceptions import RedisError
+
+from services.notifier import metrics
+from services.notifier.redis_client.subscriber import Subscriber
+from services.notifier.redis_client.topology import NodeAddress, RedisClient
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+UNREADY_AFTER_TIMEOUTS = 2  # a subscription that is silent for so many timeouts makes this replica not ready
+REFRESH_INTERVAL_S = 0.25  # the least time between two updates of the routes
+
+
+class ChannelHandler(Protocol):
+    """Handles what happens on a channel."""
+
+    def on_publication(self, channel: str, data: bytes) -> None:
+        """Called with each message that is published."""
+
+    def on_subscribed(self, channel: str) -> None:
+        """Called when Redis confirms a subscription. Earlier messages may have been missed."""
+
+
+class PubSub:
+    """The subscriptions of this replica."""
+
+    def __init__(self, redis: RedisClient, *, subscription_timeout_s: float = 5.0) -> None:
+        self._redis = redis
+        self._subscription_timeout_s = subscription_timeout_s
+        self._handlers: dict[str, ChannelHandler] = {}
+        self._routes: dict[str, Subscriber | None] = {}  # by channel; None while its node is unknown
+        self._subscribers: dict[NodeAddress, Subscriber] = {}
+        self._subscriber_tasks: dict[NodeAddress, asyncio.Task[None]] = {}
+        metrics.REDIS_UP.set_function(lambda: self.ready)
+
+    @property
+    def ready(self) -> bool:
+        """Whether all subscriptions are healthy; a short interruption does not count."""
+        since = time.monotonic() - UNREADY_AFTER_TIMEOUTS * self._subscription_timeout_s
+        return bool(self._subscribers) and all(one.last_activity > since for one in self._subscribers.values())
+
+    def subscribe(self, channel: str, handler: ChannelHandler) -> bool:
+        """Subscribe to a channel; return whether that is confirmed already, otherwise `on_subscribed` follows."""
+        self._handlers[channel] = handler
+        subscriber = self._routes.get(channel) or self._subscriber_for(channel)
+        self._routes[channel] = subscriber
+        return subscriber is not None and subscriber.subscribe(channel)
+
+    def unsubscribe(self, channel: str) -> None:
+        """Unsubscribe from a channel."""
+        self._handlers.pop(channel, None)
+        if subscriber := self._routes.pop(channel, None):
+            subscriber.unsubscribe(channel)
+
+    async def publish(self, channel: str, data: bytes) -> int:
+        """Publish a message and return the number of its receivers.
+
+        Raises:
+            RedisError, OSError: Redis is unavailable.
+        """
+        command = "SPUBLISH" if self._redis.sharded else "PUBLISH"
+        (receivers,) = await self._redis.execute([(channel, (command, channel, data))])
+        if isinstance(receivers, RedisError):
+            raise receivers
+        return int(receivers)
+
+    def on_message(self, channel: bytes, data: bytes) -> None:
+        """Called by a subscriber with each message."""
+        name = channel.decode()
+        if (handler := self._handlers.get(name)) is not None:
+            handler.on_publication(name, data)
+
+    def on_subscribed(self, channel: bytes) -> None:
+        """Called by a subscriber when Redis confirms a subscription."""
+        name = channel.decode()
+        if (handler := self._handlers.get(name)) is not None:
+            handler.on_subscribed(name)
+
+    def on_slots_moved(self) -> None:
+        """Called by a subscriber when channels may have moved to another node."""
+        self._redis.topology_changed.set()
+
+    async def run(self) -> None:
+        """Keep one subscriber per node, and every channel with the subscriber of its node, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._redis.topology_changed.clear()
+                try:
+                    await self._redis.refresh_slots()
+                except (RedisError, OSError) as error:
+                    log.warning("redis_topology_unknown", error=type(error).__name__)
+                    self._redis.topology_changed.set()
+                self._update_routes(group)
+                await asyncio.sleep(REFRESH_INTERVAL_S)  # a failing subscriber signals a change each time
+                await self._redis.topology_changed.wait()
+
+    def _update_routes(self, group: asyncio.TaskGroup) -> None:
+        nodes = self._redis.nodes()
+        for node in nodes - self._subscribers.keys():
+            make = partial(self._redis.new_connection, node)
+            subscriber = Subscriber(make, self, self._subscription_timeout_s, sharded=self._redis.sharded)
+            self._subscribers[node] = subscriber
+            self._subscriber_tasks[node] = group.create_task(subscriber.run())
+        for channel, before in self._routes.items():
+            now = self._subscriber_for(channel)
+            if before is not None and now is not before:
+                before.unsubscribe(channel)
+            if now is not None:
+                now.subscribe(channel)  # again, in case it lost the channel
+            self._routes[channel] = now
+        for node in self._subscribers.keys() - nodes:
+            del self._subscribers[node]
+            self._subscriber_tasks.pop(node).cancel()
+
+    def _subscriber_for(self, channel: str) -> Subscriber | None:
+        """Return the subscriber of the channel's node, None if the node is unknown."""
+        try:
+            return self._subscribers.get(self._redis.node_for_key(channel))
+        except RedisError:
+            return None

@@ -1,0 +1,265 @@
+"""The topologies that Redis runs in: one server, a primary named by Sentinel, or the primaries of a cluster.
+
+Callers name the key of each command; the topology finds the node that serves the key and the connection to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Awaitable, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
+
+import structlog
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.crc import key_slot
+from redis.exceptions import AskError, MovedError, RedisError
+
+from services.notifier.redis_client.connection import Command, MultiplexedConnection
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+MAX_REDIRECTS = 5  # of one command
+MIN_REFRESH_INTERVAL_S = 0.1  # between two CLUSTER SLOTS
+SLOTS_TIMEOUT_S = 1.0  # per node; then the next node is asked
+
+
+class SlotNotCovered(RedisError):
+    """No known node serves the key's slot."""
+
+
+class NodeAddress(NamedTuple):
+    """The address of a cluster node."""
+
+    host: str = ""
+    port: int = 0
+
+
+DEFAULT_NODE = NodeAddress()  # outside a cluster there is one node, whose address only its connections know
+
+
+class RedisClient(ABC):
+    """A client for one topology, with one multiplexed connection to each node."""
+
+    sharded: ClassVar[bool]  # whether to publish with SPUBLISH, within the shard of the channel's slot
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
+        self._connections: dict[NodeAddress, MultiplexedConnection] = {}
+        self.topology_changed = asyncio.Event()  # set when a key may have moved to another node
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.aclose()
+
+    @abstractmethod
+    def nodes(self) -> set[NodeAddress]:
+        """Return the known nodes that serve keys."""
+
+    @abstractmethod
+    def node_for_key(self, key: str) -> NodeAddress:
+        """Return the node that serves a key; raise SlotNotCovered if none is known."""
+
+    @abstractmethod
+    def new_connection(self, node: NodeAddress) -> AbstractConnection:
+        """Create a connection to a node without opening it."""
+
+    @abstractmethod
+    async def refresh_slots(self) -> None:
+        """Read which node serves which slot."""
+
+    @abstractmethod
+    def execute(self, commands: Sequence[tuple[str, Command]]) -> Awaitable[list[Any]]:
+        """Run commands, each on the node of its key, and return their replies.
+
+        An error reply is returned as an exception in the list.
+
+        Raises:
+            RedisError: a node is unavailable, or a connection was lost before all replies arrived. Then it is unknown
+                which of the commands ran.
+            OSError: as RedisError.
+        """
+
+    def _connection_to(self, node: NodeAddress) -> MultiplexedConnection:
+        connection = self._connections.get(node)
+        if connection is None:
+            connection = self._connections[node] = MultiplexedConnection(lambda: self.new_connection(node))
+        return connection
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for connection in self._connections.values():
+            await connection.aclose()
+        await self._pool.aclose()
+
+
+class StandaloneRedis(RedisClient):
+    """One server, which serves every key."""
+
+    sharded = False
+
+    def nodes(self) -> set[NodeAddress]:
+        """Return the server."""
+        return {DEFAULT_NODE}
+
+    def node_for_key(self, key: str) -> NodeAddress:  # noqa: ARG002
+        """Return the server."""
+        return DEFAULT_NODE
+
+    def new_connection(self, node: NodeAddress) -> AbstractConnection:  # noqa: ARG002
+        """Create a connection without opening it."""
+        return self._pool.make_connection()  # type: ignore[no-any-return, no-untyped-call]
+
+    async def refresh_slots(self) -> None:
+        """Do nothing: a single server serves every slot."""
+
+    def execute(self, commands: Sequence[tuple[str, Command]]) -> Awaitable[list[Any]]:
+        """Run commands and return their replies, as `RedisClient.execute` describes."""
+        return self._connection_to(DEFAULT_NODE).execute([command for _key, command in commands])
+
+
+class SentinelRedis(StandaloneRedis):
+    """The primary that Sentinel names. Each new connection asks for it, so a failover is just a lost connection."""
+
+    def __init__(self, pool: SentinelConnectionPool, sentinel: Sentinel) -> None:
+        super().__init__(pool)
+        self._sentinel = sentinel
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await super().aclose()
+        await self._sentinel.aclose()
+
+
+class Target(NamedTuple):
+    """The node to run a command on; `asking` sends ASKING first, because the node is importing the slot."""
+
+    node: NodeAddress
+    asking: bool = False
+
+    def redirected(self, reply: AskError) -> Target:
+        """Return the target of a MOVED or ASK reply; an empty host stands for the node that replied."""
+        return Target(NodeAddress(reply.host or self.node.host, reply.port), not isinstance(reply, MovedError))
+
+
+class ClusterRedis(RedisClient):
+    """The primaries of a Redis Cluster, each of which serves some of the 16,384 slots."""
+
+    sharded = True
+
+    def __init__(self, pool: ConnectionPool, seeds: Sequence[NodeAddress]) -> None:
+        super().__init__(pool)
+        self._seeds = seeds
+        self._slots: list[tuple[int, int, NodeAddress]] = []  # sorted: first slot, last slot, node
+        self._refreshing = asyncio.Lock()
+        self._refreshed_at = float("-inf")
+        self.slots_stale = True  # whether slots may have moved since the last refresh
+
+    def nodes(self) -> set[NodeAddress]:
+        """Return the known primaries."""
+        return {node for _, _, node in self._slots}
+
+    def node_for_key(self, key: str) -> NodeAddress:
+        """Return the node that serves a key; raise SlotNotCovered if none is known."""
+        slot = key_slot(key.encode())
+        index = bisect_right(self._slots, slot, key=lambda entry: entry[0]) - 1
+        if index < 0 or slot > self._slots[index][1]:
+            raise SlotNotCovered("No known node of the cluster serves this key.")
+        return self._slots[index][2]
+
+    def new_connection(self, node: NodeAddress) -> AbstractConnection:
+        """Create a connection to a node without opening it."""
+        options = {**self._pool.connection_kwargs, **node._asdict()}
+        return self._pool.connection_class(**options)
+
+    async def execute(self, commands: Sequence[tuple[str, Command]]) -> list[Any]:
+        """Run commands, following redirects, and return their replies, as `RedisClient.execute` describes."""
+        if self.slots_stale:
+            await self.refresh_slots()
+        targets = [Target(self.node_for_key(key)) for key, _ in commands]
+        replies: list[Any] = [None] * len(commands)
+        remaining: Sequence[int] = range(len(commands))
+        for _ in range(MAX_REDIRECTS):
+            await self._execute_remaining(commands, targets, remaining, replies)
+            remaining = [index for index in remaining if isinstance(replies[index], AskError)]
+            if not remaining:
+                break
+            for index in remaining:
+                targets[index] = targets[index].redirected(replies[index])
+        return replies
+
+    async def _execute_remaining(
+        self,
+        commands: Sequence[tuple[str, Command]],
+        targets: Sequence[Target],
+        remaining: Sequence[int],
+        replies: list[Any],
+    ) -> None:
+        """Run the remaining commands, concurrently across nodes and in order on each, and store their replies."""
+        groups: dict[Target, list[int]] = {}
+        for index in remaining:
+            groups.setdefault(targets[index], []).append(index)
+
+        async def execute_group(target: Target, group: list[int]) -> None:
+            group_replies = await self._execute_on(target, [commands[index][1] for index in group])
+            for index, reply in zip(group, group_replies, strict=True):
+                replies[index] = reply
+
+        if len(groups) == 1:  # the usual case needs no further task
+            await execute_group(*groups.popitem())
+            return
+        running = (execute_group(*group) for group in groups.items())
+        for failure in await asyncio.gather(*running, return_exceptions=True):
+            if failure is not None:
+                raise failure
+
+    async def _execute_on(self, target: Target, commands: list[Command]) -> list[Any]:
+        connection = self._connection_to(target.node)
+        try:
+            if target.asking:
+                with_asking = [word for command in commands for word in (("ASKING",), command)]
+                replies = (await connection.execute(with_asking))[1::2]
+            else:
+                replies = await connection.execute(commands)
+        except (RedisError, OSError):
+            self.slots_stale = True
+            raise
+        self.slots_stale = self.slots_stale or any(isinstance(reply, MovedError) for reply in replies)
+        return replies
+
+    async def refresh_slots(self) -> None:
+        """Read which node serves which slot from the first node that answers; raise SlotNotCovered if none does."""
+        async with self._refreshing:
+            if time.monotonic() - self._refreshed_at < MIN_REFRESH_INTERVAL_S:
+                return
+            known = list(self.nodes())
+            random.shuffle(known)
+            for node in (*known, *self._seeds):
+                try:
+                    async with asyncio.timeout(SLOTS_TIMEOUT_S):
+                        (reply,) = await self._connection_to(node).execute([("CLUSTER", "SLOTS")])
+                    slots = sorted(_parse_slots(reply, node))
+                except (RedisError, OSError, TypeError) as error:  # TypeError: the reply is an error
+                    log.debug("cluster_node_unusable", error=type(error).__name__)
+                    continue
+                self._refreshed_at, self.slots_stale = time.monotonic(), False
+                if slots != self._slots:
+                    self._slots = slots
+                    self.topology_changed.set()
+                return
+            raise SlotNotCovered("No node of the cluster can be reached.")
+
+
+def _parse_slots(reply: Any, responder: NodeAddress) -> list[tuple[int, int, NodeAddress]]:
+    """Parse the reply to CLUSTER SLOTS; an empty host stands for the node that replied."""
+    return [
+        (first, last, NodeAddress((primary[0] or b"").decode() or responder.host, primary[1]))
+        for first, last, primary, *_replicas in reply
+    ]

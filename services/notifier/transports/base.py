@@ -1,0 +1,130 @@
+"""Client connections of any transport.
+
+A connection is written to directly and never awaited. Above its buffer limit it takes no snapshots; when it drains, it
+gets the newest snapshot of each job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from services.notifier import metrics
+from services.notifier.watching.hub import Subscription
+from services.notifier.watching.snapshot import PublishedSnapshot
+
+MAX_BUFFERED_BYTES = 256 * 1024  # in a connection's write buffer; more is backpressure
+
+
+class ClientConnection(ABC):
+    """One open connection. Only `close_for_restart` may wait; a method that a transport does not need does nothing.
+
+    `transport` names the transport in metrics and logs. With `logs_lifecycle`, opening and closing are logged.
+    """
+
+    transport: ClassVar[str]
+    logs_lifecycle: ClassVar[bool] = True
+    __slots__ = ("_transport", "opened_at", "origin", "subscriptions")
+
+    def __init__(self, transport: asyncio.Transport, origin: str | None) -> None:
+        self.subscriptions: dict[str, Subscription] = {}
+        self.opened_at = time.monotonic()
+        self.origin = None if origin is None else sys.intern(origin)  # most connections have the same few origins
+        self._transport = transport
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the connection is closed or closing."""
+        return self._transport.is_closing()
+
+    @property
+    def close_code(self) -> int | None:
+        """The code that the connection closed with, None if the transport has no close codes."""
+        return None
+
+    @abstractmethod
+    def send_snapshot(self, job_id: str, snapshot: PublishedSnapshot) -> bool:
+        """Send a snapshot; return False if the connection is backpressured."""
+
+    @abstractmethod
+    def send_error(self, job_id: str | None, code: str, message: str) -> None:
+        """Send an error about one job, or about a request."""
+
+    def on_up_to_date(self, job_id: str, *, ended: bool) -> None:  # noqa: B027
+        """Called when the job's record was read and the client already has that version."""
+
+    def heartbeat(self) -> None:  # noqa: B027
+        """Show the client that the server is alive, and detect a client that is not."""
+
+    def stalled_for(self, now: float) -> float:  # noqa: ARG002
+        """Return for how many seconds a backpressured connection has not drained at all."""
+        return 0.0
+
+    def close_stalled(self) -> None:  # noqa: B027
+        """Close a connection that has not drained for too long."""
+
+    @abstractmethod
+    def reap(self) -> None:
+        """Release a connection whose client has disconnected."""
+
+    @abstractmethod
+    async def close_for_restart(self) -> None:
+        """Close the connection, because this replica restarts."""
+
+
+class BackpressuredConnection(ClientConnection):
+    """A connection with a write buffer, as WebSockets and event streams have it."""
+
+    __slots__ = ("_buffered_bytes", "_stalled_since")
+
+    def __init__(self, transport: asyncio.Transport, origin: str | None) -> None:
+        super().__init__(transport, origin)
+        self._buffered_bytes = 0  # at the last check
+        self._stalled_since: float | None = None
+
+    @abstractmethod
+    def encode_error(self, error: dict[str, str]) -> bytes:
+        """Return an error in the transport's wire format."""
+
+    def send_error(self, job_id: str | None, code: str, message: str) -> None:
+        """Send an error; abort a backpressured connection, whose client asks without reading the answers."""
+        if self.is_backpressured():
+            self.abort()
+        else:
+            self.write(self.encode_error(error_payload(job_id, code, message)))
+
+    def is_backpressured(self) -> bool:
+        """Return whether the write buffer is over its limit."""
+        return self._transport.get_write_buffer_size() > MAX_BUFFERED_BYTES
+
+    def stalled_for(self, now: float) -> float:
+        """Return for how many seconds the buffer has been over its limit without shrinking."""
+        before, self._buffered_bytes = self._buffered_bytes, self._transport.get_write_buffer_size()
+        if self._buffered_bytes <= MAX_BUFFERED_BYTES or self._buffered_bytes < before:
+            self._stalled_since = None
+            return 0.0
+        if self._stalled_since is None:
+            self._stalled_since = now
+        return now - self._stalled_since
+
+    def close_stalled(self) -> None:
+        """Abort the connection."""
+        metrics.REFUSED.labels("stuck").inc()
+        self.abort()
+
+    def write(self, data: bytes) -> None:
+        """Write encoded bytes, unless the connection is closing."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+    def abort(self) -> None:
+        """Close the connection at once, without a close message."""
+        self._transport.abort()
+
+
+def error_payload(job_id: str | None, code: str, message: str) -> dict[str, str]:
+    """Return an error as it is sent over every transport."""
+    return {"code": code, "message": message} | ({} if job_id is None else {"job_id": job_id})

@@ -1,0 +1,149 @@
+"""All open client connections of this replica: their limits, subscriptions, heartbeats and drain.
+
+There is no task, timer or queue per connection; one task sweeps them all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from headway.tokens import Pass
+from services.notifier import metrics
+from services.notifier.settings import NotifierSettings
+from services.notifier.transports.base import ClientConnection
+from services.notifier.watching.hub import Subscription
+from services.notifier.watching.synchronizer import SnapshotSynchronizer
+from services.runtime.errors import ServiceUnavailable
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+FLUSH_INTERVAL_S = 0.1
+SWEEP_INTERVAL_S = 1.0
+RETRY_AFTER_S = 2
+
+
+class ConnectionRegistry:
+    """The open connections.
+
+    `backpressured` has those that refused a snapshot and cannot tell when they drain; `run` tries them again.
+    """
+
+    def __init__(self, synchronizer: SnapshotSynchronizer, settings: NotifierSettings) -> None:
+        self._synchronizer = synchronizer
+        self._settings = settings
+        self._connections: set[ClientConnection] = set()
+        self.backpressured: set[ClientConnection] = set()
+        self.draining = False
+
+    def at_capacity(self) -> bool:
+        """Return whether no further connection may open; if so, count it as refused."""
+        full = len(self._connections) >= self._settings.max_connections
+        if full:
+            metrics.REFUSED.labels("connections").inc()
+        return full
+
+    def ensure_capacity(self) -> None:
+        """Raise ServiceUnavailable if no further connection may open."""
+        if self.at_capacity():
+            raise ServiceUnavailable(
+                "Too many connections are open; try again.", code="overloaded", retry_after_s=RETRY_AFTER_S
+            )
+
+    @contextmanager
+    def serve(self, connection: ClientConnection) -> Iterator[None]:
+        """Register a connection for the length of the block."""
+        self.register(connection)
+        try:
+            yield
+        finally:
+            self.unregister(connection)
+
+    def register(self, connection: ClientConnection) -> None:
+        """Add an open connection."""
+        self._connections.add(connection)
+        metrics.CONNECTIONS.labels(connection.transport).inc()
+        metrics.OPENED.labels(connection.transport).inc()
+        if connection.logs_lifecycle:
+            log.info("connection_opened", transport=connection.transport, origin=connection.origin)
+
+    def unregister(self, connection: ClientConnection) -> None:
+        """Remove a closed connection and end its subscriptions; do nothing if it was never registered."""
+        if connection not in self._connections:
+            return
+        self._connections.discard(connection)
+        self.backpressured.discard(connection)
+        for subscription in connection.subscriptions.values():
+            self._synchronizer.unsubscribe(subscription)
+        connection.subscriptions.clear()  # breaks a reference cycle, which could outlive thousands of connections
+        metrics.CONNECTIONS.labels(connection.transport).dec()
+        metrics.CLOSED.labels(connection.transport, connection.close_code or "none").inc()
+        duration_s = round(time.monotonic() - connection.opened_at, 3)
+        metrics.CONNECTION_DURATION.labels(connection.transport).observe(duration_s)
+        if connection.logs_lifecycle:
+            log.info(
+                "connection_closed",
+                transport=connection.transport,
+                origin=connection.origin,
+                code=connection.close_code,
+                duration_s=duration_s,
+            )
+
+    def subscribe(self, connection: ClientConnection, grant: Pass, version: int | None) -> None:
+        """Subscribe a connection to a job; send it the error `too_many_watches` if it has too many subscriptions."""
+        subscription = Subscription(connection, grant, version)
+        max_watches = self._settings.max_watches
+        if subscription.job_id not in connection.subscriptions and len(connection.subscriptions) >= max_watches:
+            metrics.REFUSED.labels("watches").inc()
+            message = f"One connection may watch {max_watches} jobs."
+            connection.send_error(subscription.job_id, "too_many_watches", message)
+            return
+        connection.subscriptions[subscription.job_id] = subscription
+        self._synchronizer.subscribe(subscription)
+
+    def unsubscribe(self, connection: ClientConnection, job_id: str) -> None:
+        """End a connection's subscription to a job, if it has one."""
+        subscription = connection.subscriptions.pop(job_id, None)
+        if subscription is not None:
+            self._synchronizer.unsubscribe(subscription)
+
+    def flush(self, connection: ClientConnection) -> None:
+        """Send a connection, which may have drained, the snapshots that it missed."""
+        self.backpressured.discard(connection)
+        for subscription in list(connection.subscriptions.values()):
+            self._synchronizer.flush(subscription)
+
+    async def run(self) -> None:
+        """Flush, reap and ping connections until cancelled."""
+        swept_at = pinged_at = time.monotonic()
+        while True:
+            await asyncio.sleep(FLUSH_INTERVAL_S)
+            for connection in list(self.backpressured):
+                self.flush(connection)
+            now = time.monotonic()
+            if now - swept_at < SWEEP_INTERVAL_S:
+                continue
+            swept_at = now
+            for connection in list(self._connections):
+                connection.reap()
+                if connection.stalled_for(now) > self._settings.stuck_s:
+                    connection.close_stalled()
+            if now - pinged_at >= self._settings.ping_s:
+                pinged_at = now
+                for connection in list(self._connections):
+                    connection.heartbeat()
+
+    async def drain(self) -> None:
+        """Refuse new connections and close the open ones evenly over `drain_s`, so that others get them evenly."""
+        self.draining = True
+        connections, started_at = list(self._connections), time.monotonic()
+        async with asyncio.TaskGroup() as closing:
+            for number, connection in enumerate(connections, 1):
+                self.flush(connection)
+                closing.create_task(connection.close_for_restart())
+                due_at = started_at + self._settings.drain_s * number / len(connections)
+                await asyncio.sleep(due_at - time.monotonic())

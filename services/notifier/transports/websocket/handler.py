@@ -1,0 +1,120 @@
+"""WebSocket: any number of watched jobs on one connection."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from uuid import UUID
+
+import msgspec
+from aiohttp import web
+from msgspec import Struct
+from redis.exceptions import RedisError
+
+from headway.contracts import Natural, Timestamp, decode
+from headway.tokens import CANCEL
+from services.notifier.records.store import JobStore
+from services.notifier.settings import NotifierSettings
+from services.notifier.transports.auth import RejectedToken, Token, TokenAuth, presented_token
+from services.notifier.transports.registry import RETRY_AFTER_S, ConnectionRegistry
+from services.notifier.transports.websocket.connection import WebSocketConnection
+from services.notifier.transports.websocket.frames import CloseCode, Opcode, encode_frame
+from services.notifier.transports.websocket.handshake import accept_key, detach_from_aiohttp
+from services.runtime.errors import ServiceUnavailable
+
+
+class ClientMessage(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a client may ask: one of `watch`, `unwatch` and `cancel`."""
+
+    watch: Token | None = None
+    version: Natural | None = None
+    unwatch: UUID | None = None
+    cancel: UUID | None = None
+
+    def __post_init__(self) -> None:
+        if (self.watch, self.unwatch, self.cancel).count(None) != 2:
+            raise ValueError("Expected one of `watch`, `unwatch` and `cancel`")
+        if self.version is not None and self.watch is None:
+            raise ValueError("Expected `version` beside `watch` only")
+
+
+class WebSocketHandler:
+    """Takes sockets and hears what they ask."""
+
+    def __init__(
+        self, registry: ConnectionRegistry, store: JobStore, auth: TokenAuth, settings: NotifierSettings
+    ) -> None:
+        self._registry = registry
+        self._store = store
+        self._auth = auth
+        self.settings = settings
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes of the public listener."""
+        return [web.get("/live", self.connect, allow_head=False)]
+
+    async def connect(self, request: web.Request) -> web.StreamResponse:
+        """Open a connection; from then on it lives by itself."""
+        if self._registry.draining:
+            raise ServiceUnavailable("This replica is stopping; connect again.", retry_after_s=RETRY_AFTER_S)
+        accept = accept_key(request)
+        if request.transport is None:
+            raise ConnectionResetError
+        connection = WebSocketConnection(self, request.transport, request.headers.get("Origin"))
+        token = presented_token(request)
+        response = detach_from_aiohttp(request, accept, connection)
+        if token is not None and not connection.closing:
+            self._subscribe(connection, token, None)
+        return response
+
+    def on_open(self, connection: WebSocketConnection) -> None:
+        """Greet a connection, or say that it is one too many, in a frame: a browser sees nothing of an HTTP answer."""
+        if self._registry.at_capacity():
+            connection.close(CloseCode.TRY_LATER, "too many connections")
+        else:
+            self._registry.register(connection)
+            connection.write(encode_frame(Opcode.TEXT, b'{"hello":{"now":"%b"}}' % str(Timestamp.now()).encode()))
+
+    def on_drained(self, connection: WebSocketConnection) -> None:
+        """Show a connection what it has missed."""
+        self._registry.flush(connection)
+
+    def on_close(self, connection: WebSocketConnection) -> None:
+        """Forget a connection."""
+        self._registry.unregister(connection)
+
+    def on_message(self, connection: WebSocketConnection, text: str) -> Coroutine[None, None, None] | None:
+        """Do what a message asks."""
+        try:
+            message = decode(text, ClientMessage)
+        except msgspec.DecodeError as error:
+            connection.send_error(None, "invalid", str(error))
+            return None
+        if message.watch is not None:
+            self._subscribe(connection, message.watch, message.version)
+        elif message.unwatch is not None:
+            self._registry.unsubscribe(connection, str(message.unwatch))
+        else:
+            return self._cancel(connection, str(message.cancel))
+        return None
+
+    def _subscribe(self, connection: WebSocketConnection, token: str, version: int | None) -> None:
+        grant = self._auth.verify(token)
+        if isinstance(grant, RejectedToken):
+            connection.send_error(grant.job_id, grant.code, grant.message)
+            return
+        connection.has_subscribed = True
+        self._registry.subscribe(connection, grant, version)
+
+    async def _cancel(self, connection: WebSocketConnection, job_id: str) -> None:
+        subscription = connection.subscriptions.get(job_id)
+        if subscription is None:
+            connection.send_error(
+                job_id, "not_watched", "Watch the job first: its token says whether you may cancel it."
+            )
+        elif CANCEL not in subscription.grant.scope or subscription.grant.expired(Timestamp.now()):
+            connection.send_error(job_id, "forbidden", "The token does not allow to cancel.")
+        else:
+            try:
+                await self._store.cancel(subscription.grant)
+            except (RedisError, OSError):
+                connection.send_error(job_id, "unavailable", "The records are away; try again.")

@@ -1,0 +1,1 @@
+"""Who watches which job on this replica, and how every watcher gets the last version of it."""

@@ -1,0 +1,197 @@
+"""The subscriptions of this replica and what each watcher has received. Pure bookkeeping, without I/O."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from headway.contracts import Timestamp
+from headway.tokens import Pass
+from services.notifier.watching.snapshot import NO_VERSION, PublishedSnapshot, placeholder_snapshot
+
+
+class Watcher(Protocol):
+    """A client connection. None of these methods blocks."""
+
+    def send_snapshot(self, job_id: str, snapshot: PublishedSnapshot) -> bool:
+        """Send a snapshot; return False if the connection cannot take one now (backpressure)."""
+
+    def send_error(self, job_id: str, code: str, message: str) -> None:
+        """Send an error about one job."""
+
+    def on_up_to_date(self, job_id: str, *, ended: bool) -> None:
+        """Called when the job's record was read and the watcher already has that version."""
+
+
+class Subscription:
+    """One watcher's interest in one job."""
+
+    __slots__ = ("client_version", "grant", "initialized", "job_id", "valid_until", "version", "watcher")
+
+    def __init__(self, watcher: Watcher, grant: Pass, version: int | None) -> None:
+        self.watcher = watcher
+        self.grant = grant
+        self.valid_until = grant.ends_at
+        self.job_id = str(grant.job_id)
+        self.client_version = NO_VERSION if version is None else version  # the version that the client says it has
+        self.version = self.client_version  # the newest version that it has or was sent
+        self.initialized = False  # whether the record has been read for it
+
+
+class Topic:
+    """One watched job. Slow consumers are kept apart, so that a broadcast does not touch them."""
+
+    __slots__ = ("ended", "lagging", "last_update", "pending", "subscriptions", "version")
+
+    def __init__(self, now: float) -> None:
+        self.subscriptions: dict[Watcher, Subscription] = {}
+        self.lagging: dict[Watcher, Subscription] = {}  # their connection is backpressured
+        self.pending: PublishedSnapshot | None = None  # the newest snapshot, kept once for all that lag
+        self.last_update = now
+        self.version = NO_VERSION
+        self.ended = False
+
+    def all(self) -> list[Subscription]:
+        """Return all subscriptions."""
+        return [*self.subscriptions.values(), *self.lagging.values()]
+
+    def has(self, subscription: Subscription) -> bool:
+        """Return whether a subscription is still active."""
+        active = self.subscriptions.get(subscription.watcher) or self.lagging.get(subscription.watcher)
+        return subscription is active
+
+    def remove(self, watcher: Watcher) -> None:
+        """Remove a watcher's subscription."""
+        self.subscriptions.pop(watcher, None)
+        self.lagging.pop(watcher, None)
+        if not self.lagging:
+            self.pending = None
+
+    def send(self, subscription: Subscription, snapshot: PublishedSnapshot) -> bool:
+        """Send a snapshot and return True, or mark the subscription as lagging."""
+        if subscription.watcher.send_snapshot(subscription.job_id, snapshot):
+            subscription.version = snapshot.version
+            return True
+        self.mark_lagging(subscription, snapshot)
+        return False
+
+    def mark_lagging(self, subscription: Subscription, snapshot: PublishedSnapshot) -> None:
+        """Set a subscription apart until its connection drains, and keep the newest snapshot for it."""
+        self.subscriptions.pop(subscription.watcher, None)
+        self.lagging[subscription.watcher] = subscription
+        if self.pending is None or self.pending.version < snapshot.version:
+            self.pending = snapshot
+
+
+class Hub:
+    """The topics of this replica; times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._topics: dict[str, Topic] = {}
+
+    def __len__(self) -> int:
+        return len(self._topics)
+
+    def subscription_count(self) -> int:
+        """Return the number of subscriptions."""
+        return sum(len(topic.subscriptions) + len(topic.lagging) for topic in self._topics.values())
+
+    def __contains__(self, job_id: str) -> bool:
+        return job_id in self._topics
+
+    def subscribe(self, subscription: Subscription, now: float) -> bool:
+        """Add a subscription, replacing the watcher's earlier one; return whether it is the job's first."""
+        topic = self._topics.get(subscription.job_id)
+        first = topic is None
+        if topic is None:
+            topic = self._topics[subscription.job_id] = Topic(now)
+        topic.remove(subscription.watcher)
+        topic.subscriptions[subscription.watcher] = subscription
+        return first
+
+    def unsubscribe(self, subscription: Subscription) -> bool:
+        """Remove a subscription; return whether it was the job's last."""
+        topic = self._topics.get(subscription.job_id)
+        if topic is None or not topic.has(subscription):
+            return False
+        topic.remove(subscription.watcher)
+        if topic.subscriptions or topic.lagging:
+            return False
+        del self._topics[subscription.job_id]
+        return True
+
+    def broadcast(self, job_id: str, snapshot: PublishedSnapshot, now: float) -> tuple[int, int]:
+        """Send a snapshot to every watcher that has an older version.
+
+        Returns:
+            The number of watchers it was sent to, and the number of lagging ones for which it replaced an older
+            pending snapshot.
+        """
+        topic = self._topics.get(job_id)
+        if topic is None:
+            return 0, 0
+        topic.last_update = now
+        version = snapshot.version
+        if version >= topic.version:  # a publication may overtake a read
+            topic.version, topic.ended = version, snapshot.ended
+        replaced = 0
+        if topic.pending is not None and version > topic.pending.version:
+            topic.pending, replaced = snapshot, len(topic.lagging)
+        sent, newly_lagging = 0, []
+        for subscription in topic.subscriptions.values():  # Topic.send, inlined: this is the hot loop
+            if version > subscription.version:
+                if subscription.watcher.send_snapshot(job_id, snapshot):
+                    subscription.version = version
+                    sent += 1
+                else:
+                    newly_lagging.append(subscription)
+        for subscription in newly_lagging:
+            topic.mark_lagging(subscription, snapshot)
+        return sent, replaced
+
+    def flush(self, subscription: Subscription) -> PublishedSnapshot | None:
+        """Send a lagging subscription its pending snapshot, and return the snapshot if it was sent."""
+        topic = self._topics.get(subscription.job_id)
+        if topic is None or topic.lagging.get(subscription.watcher) is not subscription:
+            return None
+        pending = topic.pending
+        topic.remove(subscription.watcher)
+        topic.subscriptions[subscription.watcher] = subscription
+        if pending is None or pending.version <= subscription.version:
+            return None
+        return pending if topic.send(subscription, pending) else None
+
+    def uninitialized(self, job_id: str) -> list[Subscription]:
+        """Return the job's subscriptions for which the record has not been read yet."""
+        topic = self._topics.get(job_id)
+        return [] if topic is None else [subscription for subscription in topic.all() if not subscription.initialized]
+
+    def on_missing_record(self, subscription: Subscription) -> None:
+        """Called when the job of a new subscription has no record.
+
+        The watcher gets the placeholder snapshot, or the error `unknown` if it already had a version: a missing record
+        never replaces a known snapshot.
+        """
+        topic = self._topics.get(subscription.job_id)
+        if topic is None or not topic.has(subscription) or subscription.version != subscription.client_version:
+            return  # the watcher has left, or has received a snapshot meanwhile
+        if subscription.client_version == NO_VERSION:
+            topic.send(subscription, PublishedSnapshot(placeholder_snapshot(subscription.grant)))
+        elif subscription.client_version > 0:
+            subscription.watcher.send_error(
+                subscription.job_id, "unknown", "The record of this job is lost; the subscription stays."
+            )
+
+    def stale_jobs(self, since: float) -> list[str]:
+        """Return the watched, unfinished jobs without an update since then."""
+        return [job_id for job_id, topic in self._topics.items() if topic.last_update < since and not topic.ended]
+
+    def mark_seen(self, job_ids: list[str], now: float) -> None:
+        """Count jobs as updated, because they are about to be read."""
+        for job_id in job_ids:
+            if job_id in self._topics:
+                self._topics[job_id].last_update = now
+
+    def expired_subscriptions(self, now: Timestamp) -> list[Subscription]:
+        """Return the subscriptions whose token has expired."""
+        both = [group for topic in self._topics.values() for group in (topic.subscriptions, topic.lagging)]
+        return [subscription for group in both for subscription in group.values() if subscription.valid_until < now]

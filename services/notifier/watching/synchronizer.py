@@ -1,0 +1,155 @@
+"""Keeps every watcher on the last version: subscribe, wait for the confirmation, read, send, then newer versions.
+
+A new subscription, a confirmation after a lost connection and a job without updates all lead to the same action: read
+the record again, many in one round trip, and send it to every watcher that has an older version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+
+import structlog
+from redis.exceptions import RedisError
+
+from headway.contracts import JobReport, Timestamp, spell_id
+from services.notifier import metrics
+from services.notifier.records.keys import job_id_from_key, job_key
+from services.notifier.records.store import JobStore
+from services.notifier.redis_client.pubsub import PubSub
+from services.notifier.watching.hub import Hub, Subscription
+from services.notifier.watching.snapshot import PublishedSnapshot
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+SENT, SENT_BYTES = metrics.SENT.labels(), metrics.SENT_BYTES.labels()
+PUBSUB_LAG, DELIVERY_LATENCY = metrics.PUBSUB_LAG.labels(), metrics.DELIVERY_LATENCY.labels()
+MAX_RECORDS_PER_READ = 200
+READ_RETRY_DELAY_S = 0.25
+MAX_SWEEP_INTERVAL_S = 1.0
+
+
+def _count_sent(snapshot: PublishedSnapshot, count: int) -> None:
+    SENT.inc(count)
+    SENT_BYTES.inc(count * len(snapshot.text))
+
+
+class SnapshotSynchronizer:
+    """Connects the hub with the records and their channels."""
+
+    def __init__(self, hub: Hub, store: JobStore, pubsub: PubSub, silence_s: float) -> None:
+        self._hub = hub
+        metrics.WATCHED.set_function(lambda: len(hub))
+        metrics.SUBSCRIPTIONS.set_function(hub.subscription_count)
+        self._store = store
+        self._pubsub = pubsub
+        self._silence_s = silence_s
+        self._pending_reads: dict[str, None] = {}  # an ordered set of job ids
+        self._sent_times: dict[str, Timestamp] = {}  # when the worker sent the report that is about to be published
+        self._has_pending_reads = asyncio.Event()
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """Start a subscription; its watcher gets the current snapshot soon."""
+        self._hub.subscribe(subscription, time.monotonic())
+        if self._pubsub.subscribe(job_key(subscription.job_id), self):  # otherwise on_subscribed schedules the read
+            self._schedule_read(subscription.job_id)
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """End a subscription."""
+        if self._hub.unsubscribe(subscription):
+            self._pubsub.unsubscribe(job_key(subscription.job_id))
+            self._sent_times.pop(subscription.job_id, None)
+
+    def on_publication(self, channel: str, data: bytes) -> None:
+        """Called with each snapshot that is published on a job's channel."""
+        job_id = job_id_from_key(channel)
+        snapshot = PublishedSnapshot.parse(data)
+        if snapshot is None:
+            log.warning("publication_unreadable", job_id=job_id, size=len(data))
+            return
+        self._broadcast(job_id, snapshot)
+        now = time.time() * 1000
+        PUBSUB_LAG.observe(max(0, now - snapshot.version) / 1000)
+        if sent_at := self._sent_times.pop(job_id, None):
+            DELIVERY_LATENCY.observe(max(0, now - sent_at) / 1000)
+
+    def on_subscribed(self, channel: str) -> None:
+        """Called when the subscription to a job's channel is confirmed. Earlier snapshots may have been missed."""
+        if (job_id := job_id_from_key(channel)) in self._hub:
+            self._schedule_read(job_id)
+
+    def _broadcast(self, job_id: str, snapshot: PublishedSnapshot) -> None:
+        sent, replaced = self._hub.broadcast(job_id, snapshot, time.monotonic())
+        if replaced:
+            metrics.DROPPED.labels("slow").inc(replaced)
+        _count_sent(snapshot, sent)
+
+    def flush(self, subscription: Subscription) -> None:
+        """Send a subscription, whose connection has drained, the snapshot that it missed."""
+        snapshot = self._hub.flush(subscription)
+        if snapshot is not None:
+            _count_sent(snapshot, 1)
+
+    def note_sent_times(self, reports: Iterable[JobReport]) -> None:
+        """Remember when workers sent these reports, to measure the latency to this replica's watchers."""
+        for report in reports:
+            if report.sent_at is not None and (job_id := spell_id(report.job_id)) in self._hub:
+                self._sent_times[job_id] = report.sent_at
+
+    def drop_sent_time(self, report: JobReport) -> None:
+        """Forget when a report was sent, because it is not published."""
+        self._sent_times.pop(spell_id(report.job_id), None)
+
+    def _schedule_read(self, job_id: str) -> None:
+        self._pending_reads[job_id] = None
+        self._has_pending_reads.set()
+
+    async def read_loop(self) -> None:
+        """Read scheduled records until cancelled."""
+        while True:
+            await self._has_pending_reads.wait()
+            job_ids = list(self._pending_reads)[:MAX_RECORDS_PER_READ]
+            for job_id in job_ids:
+                del self._pending_reads[job_id]
+            if not self._pending_reads:
+                self._has_pending_reads.clear()
+            # Taken before the read: a subscription that starts during it may miss a change, and schedules its own read.
+            uninitialized = [self._hub.uninitialized(job_id) for job_id in job_ids]
+            try:
+                texts = await self._store.read(job_ids)
+            except (RedisError, OSError) as error:
+                log.warning("records_unreadable", error=type(error).__name__)
+                for job_id in job_ids:
+                    self._schedule_read(job_id)
+                await asyncio.sleep(READ_RETRY_DELAY_S)
+                continue
+            metrics.REFRESHED.inc(len(job_ids))
+            for job_id, subscriptions, text in zip(job_ids, uninitialized, texts, strict=True):
+                self._apply_read(job_id, subscriptions, text)
+
+    def _apply_read(self, job_id: str, subscriptions: list[Subscription], text: bytes | None) -> None:
+        snapshot = PublishedSnapshot.parse(text)
+        if snapshot is not None:
+            self._broadcast(job_id, snapshot)
+        for subscription in subscriptions:
+            subscription.initialized = True
+            if subscription.client_version > 0:
+                metrics.RESUMES.labels("miss" if snapshot is None else "hit").inc()
+            if snapshot is None:
+                self._hub.on_missing_record(subscription)
+            elif subscription.version >= snapshot.version:
+                subscription.watcher.on_up_to_date(job_id, ended=snapshot.ended)
+
+    async def sweep_loop(self) -> None:
+        """Read jobs without updates, which may hide a missed publication, and end expired subscriptions."""
+        while True:
+            await asyncio.sleep(min(MAX_SWEEP_INTERVAL_S, self._silence_s / 2))
+            now = time.monotonic()
+            stale = self._hub.stale_jobs(now - self._silence_s)
+            self._hub.mark_seen(stale, now)
+            for job_id in stale:
+                self._schedule_read(job_id)
+            for subscription in self._hub.expired_subscriptions(Timestamp.now()):
+                self.unsubscribe(subscription)
+                subscription.watcher.send_error(subscription.job_id, "token_expired", "The token has expired.")
