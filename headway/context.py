@@ -16,11 +16,11 @@ import msgspec
 from msgspec import Struct
 
 from headway.contracts import CHECKPOINT_BYTES, MAX_DEPTH, NULL, Json, Progress, depth, encode
-from headway.steps import Step, summed
+from headway.steps import Step, aggregate
 
 Item = TypeVar("Item")
 
-YIELD_S = 0.01
+YIELD_INTERVAL_S = 0.01
 MAX_AMOUNT = 2**63 - 1
 PLAIN = frozenset({int, float})
 _STEP: ContextVar[Step | None] = ContextVar("step", default=None)  # what the running task or thread is at
@@ -36,21 +36,24 @@ class Attempt(Struct, frozen=True, kw_only=True):
     checkpoint: Json = NULL
 
 
-class Host(Protocol):
+class ProgressSink(Protocol):
     """What runs a handler."""
 
-    def due(self, take: Callable[[], Progress]) -> None:
+    def progress_changed(self, collect: Callable[[], Progress]) -> None:
         """Hear that there is something new to take, once until it is taken."""
 
-    def save(self, checkpoint: Json) -> Awaitable[None]:
+    def save_checkpoint(self, checkpoint: Json) -> Awaitable[None]:
         """Keep a checkpoint; a thread is held until that is done."""
 
 
-class Done:
-    """What there is to await of something that is done already: nothing."""
-
+class _Completed:
     def __await__(self) -> Generator[Any, Any, None]:
         return iter(())  # type: ignore[return-value]
+
+
+def completed_awaitable() -> Awaitable[None]:
+    """Return an awaitable that is done already."""
+    return _Completed()
 
 
 class JobContext:
@@ -63,7 +66,7 @@ class JobContext:
     the worker adds the job's id and kind to what it is told.
     """
 
-    def __init__(self, attempt: Attempt, host: Host) -> None:
+    def __init__(self, attempt: Attempt, sink: ProgressSink) -> None:
         self.job_id = attempt.job_id
         self.kind = attempt.kind
         self.attempt = attempt.attempt
@@ -71,10 +74,10 @@ class JobContext:
         self.checkpoint_value: Any = msgspec.json.decode(attempt.checkpoint)
         self.log = logging.getLogger(f"headway.jobs.{attempt.kind}")
         self.cancelled: str | None = None
-        self._host = host
+        self._sink = sink
         self._root = self._last = Step()
-        self._due = False
-        self._shown: Progress | None = None
+        self._collection_pending = False
+        self._highest: Progress | None = None
 
     def progress(
         self, current: float, total: float | None = None, message: str | None = None, *, unit: str | None = None
@@ -97,10 +100,10 @@ class JobContext:
         if message is not None and message.__class__ is not str:
             message = str(message)
         step = _STEP.get() or self._root
-        step.said = (current, total, message, unit)
+        step.reported = (current, total, message, unit)
         self._last = step
-        if not self._due:
-            self._tell()
+        if not self._collection_pending:
+            self._notify()
 
     def track(
         self,
@@ -125,7 +128,7 @@ class JobContext:
         """
         if not 0 < weights < float("inf"):
             raise ValueError(f"weights must add up to something positive and finite: {weights!r}")
-        (_STEP.get() or self._root).weights = weights
+        (_STEP.get() or self._root).total_weight = weights
 
     def step(self, name: str, weight: float = 1.0) -> StepScope:
         """Do a part of the job within `with` or `async with`: progress in it is that of the step.
@@ -153,36 +156,36 @@ class JobContext:
             raise ValueError(
                 f"a checkpoint has at most {CHECKPOINT_BYTES} bytes in {MAX_DEPTH} levels: {len(text)} bytes"
             )
-        return self._host.save(Json(text))
+        return self._sink.save_checkpoint(Json(text))
 
-    def take(self) -> Progress:
+    def collect_progress(self) -> Progress:
         """Sum up what has been said, for whoever runs the handler."""
-        self._due = False  # first, since a thread may say more meanwhile
-        progress = summed(self._root, self._last)
-        percent, shown = progress.percent, self._shown
-        if percent is not None and shown is not None and percent < (shown.percent or 0):
-            return Progress(shown.current, shown.total, shown.unit, progress.message)
+        self._collection_pending = False  # first, since a thread may say more meanwhile
+        progress = aggregate(self._root, self._last)
+        percent, highest = progress.percent, self._highest
+        if percent is not None and highest is not None and percent < (highest.percent or 0):
+            return Progress(highest.current, highest.total, highest.unit, progress.message)
         if percent is not None:
-            self._shown = progress
+            self._highest = progress
         return progress
 
-    def _tell(self) -> None:
-        self._due = True
-        self._host.due(self.take)
+    def _notify(self) -> None:
+        self._collection_pending = True
+        self._sink.progress_changed(self.collect_progress)
 
     def _begin(self, name: str, weight: float) -> Step:
         if self.cancelled is not None:
             raise asyncio.CancelledError(self.cancelled)
         self._last = (_STEP.get() or self._root).begin(name, weight)
-        if not self._due:
-            self._tell()
+        if not self._collection_pending:
+            self._notify()
         return self._last
 
     def _end(self, step: Step, *, whole: bool) -> None:
         step.end(whole=whole)
         self._last = step
-        if not self._due:
-            self._tell()
+        if not self._collection_pending:
+            self._notify()
 
 
 class StepScope:
@@ -190,11 +193,11 @@ class StepScope:
 
     def __init__(self, context: JobContext, name: str, weight: float) -> None:
         self._context = context
-        self._of = (name, weight)
+        self._arguments = (name, weight)
 
     def __enter__(self) -> None:
         self._outer = _STEP.get()
-        self._step = self._context._begin(*self._of)  # noqa: SLF001 - its other half
+        self._step = self._context._begin(*self._arguments)  # noqa: SLF001 - its other half
         _STEP.set(self._step)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -213,27 +216,29 @@ class StepScope:
 class Track(Generic[Item]):
     """Items, and how many of them are done."""
 
-    def __init__(self, items: Iterable[Item] | AsyncIterable[Item], show: Callable[[int], None]) -> None:
+    def __init__(self, items: Iterable[Item] | AsyncIterable[Item], report: Callable[[int], None]) -> None:
         self._items = items
-        self._show = show
+        self._report = report
 
     def __iter__(self) -> Iterator[Item]:
         if not isinstance(self._items, Iterable):
             raise TypeError("these items are asynchronous: go through them with `async for`")
-        self._show(0)
+        self._report(0)
         for done, item in enumerate(self._items, 1):
             yield item
-            self._show(done)
+            self._report(done)
 
     async def __aiter__(self) -> AsyncIterator[Item]:
         done = 0
-        self._show(0)
+        self._report(0)
         yielded_at = time.monotonic()
         async for item in _each(self._items):
             yield item
             done += 1
-            self._show(done)
-            if time.monotonic() - yielded_at > YIELD_S:  # a loop that never waits would keep its own reports back
+            self._report(done)
+            if (
+                time.monotonic() - yielded_at > YIELD_INTERVAL_S
+            ):  # a loop that never waits would keep its own reports back
                 await asyncio.sleep(0)
                 yielded_at = time.monotonic()
 

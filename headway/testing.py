@@ -20,7 +20,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from headway.context import Attempt, Done, JobContext
+from headway.context import Attempt, JobContext, completed_awaitable
 from headway.contracts import MAX_DEPTH, RESULT_BYTES, Json, Progress, decode, depth, encode
 from headway.jobs import Job
 
@@ -110,13 +110,13 @@ class Recorder:
         self.cancel: Callable[[], object]
         self._cancel_after = cancel_after
 
-    def due(self, take: Callable[[], Progress]) -> None:
+    def progress_changed(self, collect: Callable[[], Progress]) -> None:
         """Take it at once, all of it."""
-        self.progress.append(take())
+        self.progress.append(collect())
         if len(self.progress) == self._cancel_after:
             self.cancel()
 
-    def save(self, checkpoint: Json) -> Awaitable[None]:
+    def save_checkpoint(self, checkpoint: Json) -> Awaitable[None]:
         """Keep it here."""
         self.checkpoints.append(msgspec.json.decode(checkpoint))
-        return Done()
+        return completed_awaitable()

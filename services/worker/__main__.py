@@ -5,13 +5,13 @@ from functools import partial
 
 from services.runtime.service import run
 from services.worker.app import worker
-from services.worker.reload import Reload
+from services.worker.reload import CodeReloader
 from services.worker.settings import WorkerSettings
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser("services.worker", description=__doc__)
     parser.add_argument("--reload", action="store_true", help="for development: start anew when the code has changed")
-    reload = Reload() if parser.parse_args().reload else None
+    reload = CodeReloader() if parser.parse_args().reload else None
     run(WorkerSettings, partial(worker, reload=reload))
     if reload is not None:
-        reload.become_new()
+        reload.exec_self()

@@ -10,30 +10,32 @@ from services.runtime.service import ServiceSpec
 from services.runtime.settings import ReloadingFile, read_keys
 from services.runtime.wakeup_client import WakeupClient
 from services.worker.consumer import Consumer
-from services.worker.delivery import Tools
-from services.worker.depth import watch_depth
-from services.worker.hints import Hints
-from services.worker.processes import Processes
-from services.worker.registry import find_jobs
-from services.worker.reload import Reload
-from services.worker.reporter import Reporter
-from services.worker.runner import Runner
+from services.worker.delivery import DeliveryDependencies
+from services.worker.execution.process_pool import ProcessPool
+from services.worker.execution.runner import Runner
+from services.worker.queue_metrics import monitor_queue_depth
+from services.worker.registry import load_jobs
+from services.worker.reload import CodeReloader
+from services.worker.reporting.reporter import Reporter
 from services.worker.settings import WorkerSettings
+from services.worker.wakeups import WakeupListener
 
 
 @asynccontextmanager
-async def worker(settings: WorkerSettings, reload: Reload | None = None) -> AsyncIterator[ServiceSpec]:
+async def worker(settings: WorkerSettings, reload: CodeReloader | None = None) -> AsyncIterator[ServiceSpec]:
     """Open the worker's resources and hand its parts to the chassis."""
-    registry = find_jobs(settings.worker_jobs)
+    registry = load_jobs(settings.worker_jobs)
     keys, notifier = ReloadingFile(settings.report_key_file, read_keys), settings.notifier_internal_url
     async with (
         settings.queue() as queue,
         Reporter.connect(notifier, keys, settings.heartbeat_s) as reporter,
         WakeupClient.connect(notifier) as waker,
-        Hints.connect(notifier, waker) as hints,
-        Processes.open() as processes,
+        WakeupListener.connect(notifier, waker) as hints,
+        ProcessPool.open() as processes,
     ):
-        tools = Tools(queue, reporter, registry, Runner(processes), settings.lease_s, settings.job_ttl_s, waker)
+        tools = DeliveryDependencies(
+            queue, reporter, registry, Runner(processes), settings.lease_s, settings.job_ttl_s, waker
+        )
         consumer = Consumer(tools, hints, settings.worker_concurrency, settings.poll_max_s)
         yield ServiceSpec(
             tasks={
@@ -41,10 +43,10 @@ async def worker(settings: WorkerSettings, reload: Reload | None = None) -> Asyn
                 "waker": waker.run,
                 "hints": hints.run,
                 "consumer": consumer.run,
-                "depth": partial(watch_depth, queue),
+                "depth": partial(monitor_queue_depth, queue),
                 **({} if reload is None else {"reload": partial(reload.watch, settings.worker_jobs)}),
             },
             unready_reasons=lambda: [] if consumer.polled else ["notifier and queue"],
-            is_alive=consumer.alive,
+            is_alive=consumer.is_alive,
             drain=lambda: consumer.stop(settings.grace_s),
         )

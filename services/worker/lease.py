@@ -20,12 +20,12 @@ from headway.azure_queue import Received, gone, unsent
 from headway.contracts import Timestamp
 from services.worker import metrics
 
-MARGIN = 0.1  # of the lease, kept for stopping the handler
-RETRY = 0.1  # of the lease, between two tries of a renewal that failed
-RELEASES, RELEASE_PAUSE_S = 3, 0.3  # tries to hand a message back, and between them
+HANDLER_MARGIN = 0.1  # of the lease, kept for stopping the handler
+RENEWAL_RETRY = 0.1  # of the lease, between two tries of a renewal that failed
+MAX_RELEASE_TRIES, RELEASE_RETRY_DELAY_S = 3, 0.3  # tries to hand a message back, and between them
 
 
-class Messages(Protocol):
+class MessageStore(Protocol):
     """The part of the queue that a lease needs."""
 
     async def update(self, message_id: str, receipt: str, visibility_s: int, text: str | None = None) -> str:
@@ -43,7 +43,7 @@ class Lease:
     """The exclusive right to one message."""
 
     def __init__(
-        self, queue: Messages, received: Received, lease_s: int, clock: Callable[[], float] = time.monotonic
+        self, queue: MessageStore, received: Received, lease_s: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._queue = queue
         self._id = received.id
@@ -51,12 +51,12 @@ class Lease:
         self._lease_s = lease_s
         self._clock = clock
         self._lock = asyncio.Lock()
-        self._doubt = False  # whether the receipt may be dead though the message is ours
+        self._receipt_uncertain = False  # whether the receipt may be dead though the message is ours
         self._settled = False
         self._confirmed_at = received.requested_at
-        self._wanted = asyncio.Event()  # a renewal, now, since there is a text to write
+        self._renewal_wanted = asyncio.Event()  # a renewal, now, since there is a text to write
         self._text: str | None = None
-        self._saving: list[asyncio.Future[None]] = []
+        self._waiting_for_text: list[asyncio.Future[None]] = []
         self._over = False
 
     @property
@@ -65,11 +65,11 @@ class Lease:
         return Timestamp.now().after(self._confirmed_at + self._lease_s - self._clock())
 
     @property
-    def held_until(self) -> float:
+    def handler_deadline(self) -> float:
         """When a handler must have stopped, by the monotonic clock, unless the lease is renewed."""
-        return self._confirmed_at + self._lease_s * (1 - MARGIN)
+        return self._confirmed_at + self._lease_s * (1 - HANDLER_MARGIN)
 
-    async def save(self, text: str) -> None:
+    async def save_text(self, text: str) -> None:
         """Write a new text into the message with a renewal, at once, and wait until it is there.
 
         Raises:
@@ -78,38 +78,38 @@ class Lease:
         if self._over:
             raise asyncio.CancelledError("lease")
         saved: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._saving.append(saved)
+        self._waiting_for_text.append(saved)
         self._text = text
-        self._wanted.set()
+        self._renewal_wanted.set()
         await saved
 
-    async def hold(self, renewed: Callable[[], None]) -> NoReturn:
+    async def renew_forever(self, on_renewed: Callable[[], None]) -> NoReturn:
         """Renew at half time, for ever; raises LeaseLost, in time to stop the handler."""
         try:
-            await self._hold(renewed)
+            await self._renew_until_lost(on_renewed)
         finally:
             self._over = True
-            for saved in self._saving:
+            for saved in self._waiting_for_text:
                 saved.cancel("lease")
 
-    async def _hold(self, renewed: Callable[[], None]) -> NoReturn:
-        pause = self._half()
+    async def _renew_until_lost(self, on_renewed: Callable[[], None]) -> NoReturn:
+        pause_s = self._half_time_s()
         while True:
-            left = self.held_until - self._clock()
-            if left <= 0:
+            left_s = self.handler_deadline - self._clock()
+            if left_s <= 0:
                 raise LeaseLost("the lease could not be renewed in time")
             with suppress(TimeoutError):
-                async with asyncio.timeout(min(pause, left)):
-                    await self._wanted.wait()
-            self._wanted.clear()
-            pause = self._lease_s * RETRY
-            renewal = await self._renew()
-            metrics.LEASE_RENEWALS.labels("renewed" if renewal else "failed").inc()
-            if renewal:
-                pause = self._half()
-                renewed()
+                async with asyncio.timeout(min(pause_s, left_s)):
+                    await self._renewal_wanted.wait()
+            self._renewal_wanted.clear()
+            pause_s = self._lease_s * RENEWAL_RETRY
+            renewed = await self._renew()
+            metrics.LEASE_RENEWALS.labels("renewed" if renewed else "failed").inc()
+            if renewed:
+                pause_s = self._half_time_s()
+                on_renewed()
 
-    def _half(self) -> float:
+    def _half_time_s(self) -> float:
         return self._lease_s / 2 * random.uniform(0.9, 1)  # noqa: S311 - so that many do not stay in step
 
     async def _renew(self) -> bool:
@@ -117,27 +117,29 @@ class Lease:
             if self._settled:
                 return False
             asked_at = self._clock()
-            text, saving = self._text, len(self._saving)
+            text, waiting = self._text, len(self._waiting_for_text)
             try:
-                async with asyncio.timeout(max(0.0, self.held_until - asked_at)):
+                async with asyncio.timeout(max(0.0, self.handler_deadline - asked_at)):
                     self._receipt = await self._queue.update(self._id, self._receipt, self._lease_s, text)
             except HttpResponseError as error:
-                if gone(error) and not self._doubt:
+                if gone(error) and not self._receipt_uncertain:
                     raise LeaseLost("another worker has the message") from error
-                self._doubt = True
+                self._receipt_uncertain = True
                 return False
             except (AzureError, TimeoutError) as error:
-                self._doubt = self._doubt or not (isinstance(error, AzureError) and unsent(error))
+                self._receipt_uncertain = self._receipt_uncertain or not (
+                    isinstance(error, AzureError) and unsent(error)
+                )
                 return False
-            self._doubt = False
+            self._receipt_uncertain = False
             self._confirmed_at = asked_at
-            self._saved(text, saving)
+            self._on_text_saved(text, waiting)
             return True
 
-    def _saved(self, text: str | None, count: int) -> None:
+    def _on_text_saved(self, text: str | None, count: int) -> None:
         """Tell those who waited for this text; one that came meanwhile is still to be written."""
         self._text = None if self._text is text else self._text
-        done, self._saving = self._saving[:count], self._saving[count:]
+        done, self._waiting_for_text = self._waiting_for_text[:count], self._waiting_for_text[count:]
         for saved in done:
             if not saved.done():
                 saved.set_result(None)
@@ -145,29 +147,29 @@ class Lease:
     async def delete(self) -> None:
         """Remove the message, after a renewal that is in flight; in doubt it is left to come back."""
         async with self._lock:
-            if not self._doubt:
+            if not self._receipt_uncertain:
                 await self._queue.delete(self._id, self._receipt)
                 self._settled = True
 
     async def release(self, text: str | None, after_s: int = 0) -> bool:
         """Hand the message back, to be seen after a while, with a text when given; tell whether that could be done."""
         async with self._lock:
-            if not self._doubt:
-                await self._hand_back(text, after_s)
+            if not self._receipt_uncertain:
+                await self._release_with_retry(text, after_s)
                 self._settled = True
             return self._settled
 
-    async def _hand_back(self, text: str | None, after_s: int) -> None:
+    async def _release_with_retry(self, text: str | None, after_s: int) -> None:
         """Try a few times: what is not handed back is nobody's until the lease ends, and that costs an attempt."""
-        for left in reversed(range(RELEASES)):
+        for left in reversed(range(MAX_RELEASE_TRIES)):
             try:
                 await self._queue.update(self._id, self._receipt, after_s, text)
             except AzureError as error:
                 another = isinstance(error, HttpResponseError) and gone(error)
-                if another and left < RELEASES - 1:
+                if another and left < MAX_RELEASE_TRIES - 1:
                     return  # a try that seemed to fail has done it
                 if another or not left:
                     raise
-                await asyncio.sleep(RELEASE_PAUSE_S)
+                await asyncio.sleep(RELEASE_RETRY_DELAY_S)
             else:
                 return

@@ -27,7 +27,7 @@ from headway.contracts import (
 )
 
 
-class Ending(Struct, frozen=True, tag=True):
+class Finished(Struct, frozen=True, tag=True):
     """How a job ended."""
 
     status: JobStatus
@@ -36,12 +36,12 @@ class Ending(Struct, frozen=True, tag=True):
     due_at: None = None
 
     @classmethod
-    def failed(cls, kind: str, message: str) -> Ending:
+    def failed(cls, kind: str, message: str) -> Finished:
         """End a job `failed`, with an error for its user."""
         return cls("failed", error=JobError(kind[:MAX_NAME], shortened(message, MAX_ERROR)))
 
 
-class Again(Struct, frozen=True, tag=True):
+class RetryLater(Struct, frozen=True, tag=True):
     """An attempt that asks for another one; without `after_s`, by the kind's backoff."""
 
     error: JobError
@@ -66,15 +66,15 @@ class Interruption(Enum):
     STOPPED = auto()  # this worker stops: hand the message back
 
     @property
-    def word(self) -> str:
+    def reason(self) -> str:
         """Why a handler is cancelled, as it is told."""
         return {Interruption.CANCELLED: "cancel", Interruption.STOPPED: "stop"}.get(self, "lease")
 
 
-Outcome = Ending | Again | Interruption
+Outcome = Finished | RetryLater | Interruption
 
 # What a verdict that refuses a report means.
-REASONS = {
+INTERRUPTION_BY_VERDICT = {
     "finished": Interruption.FINISHED,
     "duplicate": Interruption.FINISHED,
     "superseded": Interruption.SUPERSEDED,
@@ -82,30 +82,30 @@ REASONS = {
 }
 
 
-def succeeded(result: Any) -> Ending:
+def outcome_from_result(result: Any) -> Finished:
     """End a job with what its handler has returned."""
     try:
         text = encode(result)
     except Exception as error:  # whatever the result's own types raise; RecursionError when it holds itself
-        return Ending.failed("InvalidResult", f"The result is not JSON: {error}")
+        return Finished.failed("InvalidResult", f"The result is not JSON: {error}")
     if len(text) > RESULT_BYTES:
-        return Ending.failed("ResultTooLarge", f"The result has {len(text)} bytes; {RESULT_BYTES} is the most.")
+        return Finished.failed("ResultTooLarge", f"The result has {len(text)} bytes; {RESULT_BYTES} is the most.")
     if depth(text) > MAX_DEPTH:
-        return Ending.failed("InvalidResult", f"The result is nested more than {MAX_DEPTH} levels deep.")
-    return Ending("succeeded", Json(text))
+        return Finished.failed("InvalidResult", f"The result is nested more than {MAX_DEPTH} levels deep.")
+    return Finished("succeeded", Json(text))
 
 
-def raised(error: BaseException) -> tuple[Ending | Again, list[str]]:
+def outcome_from_exception(error: BaseException) -> tuple[Finished | RetryLater, list[str]]:
     """End an attempt with what it has raised, and tell where that came from when it is worth a line in the log."""
     match error:
         case Fail():
-            return Ending.failed("Fail", _message(error)), []
+            return Finished.failed("Fail", error_message(error)), []
         case Retry(after_s=after_s):
-            return Again(JobError("Retry", shortened(_message(error), MAX_ERROR)), after_s), []
+            return RetryLater(JobError("Retry", shortened(error_message(error), MAX_ERROR)), after_s), []
         case InvalidPayload(error=told, __cause__=cause):
-            return Ending("failed", error=told), [] if cause is None else _frames(cause)
+            return Finished("failed", error=told), [] if cause is None else traceback_lines(cause)
         case _:
-            return Again(_told(error)), _frames(error)
+            return RetryLater(job_error(error)), traceback_lines(error)
 
 
 class InvalidPayload(Exception):
@@ -116,26 +116,28 @@ class InvalidPayload(Exception):
         self.error = error
 
 
-def read_payload(job: Job[..., Any], payload: Json) -> Any:
+def decode_payload(job: Job[..., Any], payload: Json) -> Any:
     """Decode a payload to what the handler takes."""
     try:
         return decode(bytes(payload), job.payload_type())
     except msgspec.DecodeError as error:
         raise InvalidPayload(JobError("InvalidPayload", shortened(str(error), MAX_ERROR))) from None
     except Exception as error:  # the payload's own type is at fault
-        raise InvalidPayload(_told(error)) from error
+        raise InvalidPayload(job_error(error)) from error
 
 
-def _told(error: BaseException) -> JobError:
-    return JobError(type(error).__name__[:MAX_NAME], shortened(_message(error), MAX_ERROR))
+def job_error(error: BaseException) -> JobError:
+    """Return an exception as the error of a job."""
+    return JobError(type(error).__name__[:MAX_NAME], shortened(error_message(error), MAX_ERROR))
 
 
-def _frames(error: BaseException) -> list[str]:
-    """Name the places that an error came through, and no more: its message may quote the payload."""
+def traceback_lines(error: BaseException) -> list[str]:
+    """Return the places that an exception passed, without its message, which may contain the payload."""
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
 
 
-def _message(error: BaseException) -> str:
+def error_message(error: BaseException) -> str:
+    """Return the message of an exception, its type's name if it has none."""
     try:
         return str(error) or type(error).__name__
     except Exception:  # an author's `__str__`

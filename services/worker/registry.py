@@ -24,7 +24,7 @@ class InvalidJobs(SettingsError):
         super().__init__([f"WORKER_JOBS: {problem}"])
 
 
-def find_jobs(names: Iterable[str]) -> Registry:
+def load_jobs(names: Iterable[str]) -> Registry:
     """Import modules, packages with all that is in them, and return their jobs by kind."""
     registry: Registry = {}
     for module in _modules(names):
@@ -46,14 +46,14 @@ def _check_payload(job: Job[..., Any]) -> None:
 
 def _modules(names: Iterable[str]) -> Iterator[ModuleType]:
     for name in names:
-        module = _imported(name)
+        module = _import(name)
         yield module
         for found in pkgutil.walk_packages(getattr(module, "__path__", []), f"{name}."):
             if not found.name.endswith(".__main__"):  # importing it would run it
-                yield _imported(found.name)
+                yield _import(found.name)
 
 
-def _imported(name: str) -> ModuleType:
+def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:

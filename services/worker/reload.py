@@ -18,41 +18,41 @@ import structlog
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-EVERY_S = 0.5
+CHECK_INTERVAL_S = 0.5
 INSTALLED = tuple(Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix))
-LOAD = "import sys; from services.worker.registry import find_jobs; find_jobs(sys.argv[1:])"
+LOAD = f"import sys; from {__package__}.registry import load_jobs; load_jobs(sys.argv[1:])"
 
 
-class Reload:
+class CodeReloader:
     """Watches the files of all modules that are loaded from elsewhere than Python's own folders."""
 
     def __init__(self) -> None:
-        self.wanted = False
+        self.requested = False
 
     async def watch(self, modules: tuple[str, ...]) -> None:
         """Ask this process to stop once the code has changed and can be loaded."""
-        seen = _stamps()
+        seen = _file_mtimes()
         while True:
-            await asyncio.sleep(EVERY_S)
-            now = _stamps()
+            await asyncio.sleep(CHECK_INTERVAL_S)
+            now = _file_mtimes()
             if now == seen:
                 continue
             changed = sorted(str(file) for file in {*now, *seen} if now.get(file) != seen.get(file))
             seen = now
-            if (problem := await _problem(modules)) is not None:
+            if (problem := await _import_error(modules)) is not None:
                 log.error("code_unloadable", changed=changed, problem=problem)
-            elif not self.wanted:
+            elif not self.requested:
                 log.info("code_changed", changed=changed)
-                self.wanted = True
+                self.requested = True
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    def become_new(self) -> None:
+    def exec_self(self) -> None:
         """Start anew in this process, once it has stopped."""
-        if self.wanted:
+        if self.requested:
             os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - itself
 
 
-def _stamps() -> dict[Path, int]:
+def _file_mtimes() -> dict[Path, int]:
     stamps = {}
     for file in set(_files()):
         try:
@@ -77,7 +77,7 @@ def _installed(file: str) -> bool:
     return any(Path(file).resolve().is_relative_to(folder) for folder in INSTALLED)
 
 
-async def _problem(modules: tuple[str, ...]) -> str | None:
+async def _import_error(modules: tuple[str, ...]) -> str | None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", LOAD, *modules, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
     )

@@ -20,7 +20,7 @@ from services.notifier.transports.websocket.connection import CLOSE_TIMEOUT_S
 from services.runtime.service import SHUTDOWN_TIMEOUT_S
 from services.runtime.settings import Secret, Settings, load
 from services.submitter.settings import SubmitterSettings
-from services.worker.consumer import SETTLE_S
+from services.worker.consumer import SETTLE_TIMEOUT_S
 from services.worker.settings import WorkerSettings
 
 FOLDERS = ["base", "overlays/dev", "overlays/production"]
@@ -84,7 +84,7 @@ def stopping_s(settings: Settings) -> float:
         case NotifierSettings():
             own = settings.drain_s + CLOSE_TIMEOUT_S
         case WorkerSettings():
-            own = CONNECT_S + READ_S + settings.grace_s + SETTLE_S  # a receive in flight is awaited first
+            own = CONNECT_S + READ_S + settings.grace_s + SETTLE_TIMEOUT_S  # a receive in flight is awaited first
         case _:
             own = 0.0
     return own + 2 * SHUTDOWN_TIMEOUT_S + MARGIN_S  # of both listeners

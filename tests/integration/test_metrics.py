@@ -11,8 +11,8 @@ from prometheus_client import REGISTRY
 
 from headway.azure_queue import Depth, JobQueue
 from headway.contracts import Timestamp
-from services.worker import depth
-from services.worker.depth import watch_depth
+from services.worker import queue_metrics
+from services.worker.queue_metrics import monitor_queue_depth
 from tests.integration.conftest import Notifier, new_id, report
 from tests.stack import JOBS, Stack, running
 from tests.waiting import wait_until
@@ -109,11 +109,11 @@ async def test_the_depth_of_the_queue_is_measured(stores: dict[str, str]) -> Non
         await queue.send("b")
         await queue.send("c", delay_s=60)
         await queue.poison("d")
-        depth = await queue.depth()
-        assert (depth.messages, depth.poison) == (3, 1)
-        assert depth.oldest_at is not None
-        assert before - 1000 <= depth.oldest_at <= Timestamp.now()  # Azurite counts in seconds
-        measuring = asyncio.create_task(watch_depth(queue))
+        queue_metrics = await queue.depth()
+        assert (queue_metrics.messages, queue_metrics.poison) == (3, 1)
+        assert queue_metrics.oldest_at is not None
+        assert before - 1000 <= queue_metrics.oldest_at <= Timestamp.now()  # Azurite counts in seconds
+        measuring = asyncio.create_task(monitor_queue_depth(queue))
         gauges = {"jobs_queue_messages": 3.0, "jobs_poison_messages": 1.0}
         await wait_until(
             lambda: all(REGISTRY.get_sample_value(name, {"queue": "deep"}) == value for name, value in gauges.items())
@@ -124,19 +124,19 @@ async def test_the_depth_of_the_queue_is_measured(stores: dict[str, str]) -> Non
 
 async def test_a_queue_that_is_away_is_measured_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker lives on, and its figures are those of before."""
-    monkeypatch.setattr(depth, "EVERY_S", 0.01)
+    monkeypatch.setattr(queue_metrics, "MEASURE_INTERVAL_S", 0.01)
     calls = 0
 
     class Away:
         name = "away"
 
-        async def depth(self) -> Depth:
+        async def queue_metrics(self) -> Depth:
             nonlocal calls
             calls += 1
             if calls < 3:
                 raise ServiceRequestError("away")
             return Depth(7, 0, None)
 
-    measuring = asyncio.create_task(watch_depth(Away()))  # type: ignore[arg-type]
+    measuring = asyncio.create_task(monitor_queue_depth(Away()))  # type: ignore[arg-type]
     await wait_until(lambda: REGISTRY.get_sample_value("jobs_queue_messages", {"queue": "away"}) == 7)
     measuring.cancel()

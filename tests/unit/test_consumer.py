@@ -14,7 +14,7 @@ from azure.core.exceptions import ServiceRequestError
 from services.runtime.wakeup_client import WakeupClient
 from services.worker import consumer as module
 from services.worker.consumer import Consumer
-from services.worker.hints import Hints
+from services.worker.wakeups import WakeupListener
 from tests.waiting import wait_until
 
 LONG_S = 1000.0
@@ -43,7 +43,7 @@ class FakeQueue:
 class World:
     """One consumer and all that it touches; a waker that only takes down what it owes."""
 
-    def __init__(self, hints: Hints, waker: WakeupClient, concurrency: int) -> None:
+    def __init__(self, hints: WakeupListener, waker: WakeupClient, concurrency: int) -> None:
         self.queue, self.hints, self.waker = FakeQueue(), hints, waker
         self.pauses: list[float] = []
         self.running: list[asyncio.Event] = []
@@ -61,7 +61,7 @@ class World:
     def idle(self) -> bool:
         """Tell whether it sleeps, or has no room."""
         full = len(self.running) == self.consumer._concurrency
-        return (full or bool(self.pauses and self.pauses[-1] > 0)) and not self.hints.came.is_set()
+        return (full or bool(self.pauses and self.pauses[-1] > 0)) and not self.hints.received.is_set()
 
     def told(self) -> bool:
         """Tell whether it has passed a hint on since it was last asked."""
@@ -79,8 +79,8 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Worlds:
 
     @asynccontextmanager
     async def consuming(concurrency: int) -> AsyncIterator[World]:
-        async with WakeupClient.connect(None) as waker, Hints.connect("http://127.0.0.1:1", waker) as hints:
-            hints.flowing = True
+        async with WakeupClient.connect(None) as waker, WakeupListener.connect("http://127.0.0.1:1", waker) as hints:
+            hints.connected = True
             world = World(hints, waker, concurrency)
 
             class Delivery:
@@ -93,15 +93,15 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Worlds:
                     await self.ended.wait()
                     world.running.remove(self.ended)
 
-            pause = Consumer._pause
+            wait = Consumer._wait
 
             async def noted(event: asyncio.Event, seconds: float) -> None:
                 world.pauses.append(seconds)
-                await pause(event, seconds)
+                await wait(event, seconds)
 
             monkeypatch.setattr(module, "Delivery", Delivery)
             monkeypatch.setattr(module, "POLL_MIN_S", 500.0)
-            monkeypatch.setattr(Consumer, "_pause", staticmethod(noted))
+            monkeypatch.setattr(Consumer, "_wait", staticmethod(noted))
             task = asyncio.create_task(world.consumer.run())
             yield world
             await asyncio.wait_for(world.consumer.stop(0), 5)
@@ -124,8 +124,8 @@ async def test_while_no_hint_would_come_the_pause_is_short(world: Worlds) -> Non
     async with world(1) as one:
         await one.asleep(1)
         assert one.pauses[-1] > 100
-        one.hints.flowing = False
-        one.hints.came.set()
+        one.hints.connected = False
+        one.hints.received.set()
         await one.asleep(2)
         assert one.pauses[-1] <= 1
 
@@ -135,7 +135,7 @@ async def test_a_hint_ends_a_pause(world: Worlds) -> None:
     async with world(2) as one:
         await one.asleep(1)
         one.queue.messages = ["a"]
-        one.hints.came.set()
+        one.hints.received.set()
         await one.asleep(3)
         assert len(one.running) == 1
         assert not one.told()
@@ -145,16 +145,16 @@ async def test_a_hint_during_a_poll_is_not_lost(world: Worlds) -> None:
     """The poll may have missed what it is about, so there is another one."""
     async with world(1) as one:
         await one.asleep(1)
-        one.queue.during = lambda: one.hints.came.set() if len(one.queue.asked) == 2 else None
-        one.hints.came.set()
+        one.queue.during = lambda: one.hints.received.set() if len(one.queue.asked) == 2 else None
+        one.hints.received.set()
         await one.asleep(3)
 
 
 async def test_a_hint_begins_the_backoff_anew(world: Worlds) -> None:
     """A message that is seen a little later than was hinted at does not wait for long."""
     async with world(1) as one:
-        one.consumer._empty = 1000
-        one.hints.came.set()
+        one.consumer._empty_polls = 1000
+        one.hints.received.set()
         await one.asleep(1)
         assert one.pauses[-1] <= 500
 
@@ -164,13 +164,13 @@ async def test_as_much_as_was_asked_for_is_a_hint_for_the_others(world: Worlds) 
     async with world(1) as one:
         await one.asleep(1)
         one.queue.messages = ["a", "b", "c"]
-        one.hints.came.set()
+        one.hints.received.set()
         await one.asleep(2)
         assert one.told()
         one.running[0].set()
         await one.asleep(3)
         assert not one.told()
-        one.hints.came.set()  # of one more message, which a worker with room may take
+        one.hints.received.set()  # of one more message, which a worker with room may take
         one.running[0].set()
         await one.asleep(4)
         assert one.told()
@@ -181,7 +181,7 @@ async def test_a_worker_with_room_takes_what_it_can_before_it_tells_the_others(w
     async with world(40) as one:
         await one.asleep(1)
         one.queue.messages = ["m"] * 50
-        one.hints.came.set()
+        one.hints.received.set()
         await one.asleep(3)
         assert one.queue.asked == [32, 32, 8]
         assert one.told()
@@ -193,7 +193,7 @@ async def test_a_failed_poll_forgets_no_hint(world: Worlds, monkeypatch: pytest.
     async with world(1) as one:
         await one.asleep(1)
         one.queue.away = True
-        one.hints.came.set()
+        one.hints.received.set()
         await wait_until(lambda: len(one.queue.asked) > 3)
         one.queue.messages, one.queue.away = ["a"], False
         await wait_until(lambda: one.running)

@@ -17,7 +17,7 @@ from services.notifier.settings import NotifierSettings
 from services.runtime.settings import Settings
 from services.submitter.settings import SubmitterSettings
 from services.worker import lease
-from services.worker.outcomes import REASONS, Interruption
+from services.worker.outcomes import INTERRUPTION_BY_VERDICT, Interruption
 from services.worker.settings import WorkerSettings
 
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
@@ -93,7 +93,7 @@ def test_the_verdicts_are_those_of_the_wire_and_what_the_worker_makes_of_them() 
         Interruption.FINISHED: "stop, delete the message",
         Interruption.SUPERSEDED: "stop, touch the message no more",
     }
-    assert told == {reason: does[interruption] for reason, interruption in REASONS.items()}
+    assert told == {reason: does[interruption] for reason, interruption in INTERRUPTION_BY_VERDICT.items()}
     assert told.keys() == set(get_args(Reason))
 
 
@@ -102,13 +102,13 @@ def test_the_lease_is_timed_as_the_lease_does() -> None:
     rows = [list(map(float, (row[0].split()[0], *row[1:]))) for row in table(LIFECYCLE.read_text(), "## The lease")]
     assert rows[0][0] == {field.name: field.default for field in msgspec.structs.fields(WorkerSettings)}["lease_s"]
     for lease_s, *times in rows:
-        assert times == [lease_s / 2, lease_s * lease.RETRY, lease_s * (1 - lease.MARGIN), lease_s]
+        assert times == [lease_s / 2, lease_s * lease.RENEWAL_RETRY, lease_s * (1 - lease.HANDLER_MARGIN), lease_s]
 
 
 def test_every_error_of_the_worker_is_documented() -> None:
     """A user who looks for an `error.type` finds out what it means."""
-    code = "".join(path.read_text() for path in ROOT.glob("services/worker/*.py"))
-    types = set(re.findall(r'(?:Ending\.failed|JobError)\(\s*"(\w+)"', code)) - {"CancelledError"}
+    code = "".join(path.read_text() for path in ROOT.glob("services/worker/**/*.py"))
+    types = set(re.findall(r'(?:Finished\.failed|JobError)\(\s*"(\w+)"', code)) - {"CancelledError"}
     assert types >= {"Fail", "Retry", "Timeout", "AttemptsUsedUp", "InvalidMessage"}
     assert sorted(name for name in types if f"`{name}`" not in JOBS + LIFECYCLE.read_text()) == []
 
@@ -125,4 +125,4 @@ def test_the_options_of_a_job_are_documented() -> None:
 def test_the_reasons_to_stop_are_documented() -> None:
     """All words that a handler may be told."""
     reasons = [reason.strip("`") for reason, *_ in table(JOBS, "The reason is the")]
-    assert set(reasons) == {one.word for one in Interruption} | {"timeout"}
+    assert set(reasons) == {one.reason for one in Interruption} | {"timeout"}

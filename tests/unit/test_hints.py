@@ -11,8 +11,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from services.runtime.wakeup_client import WakeupClient
-from services.worker import hints as module
-from services.worker.hints import HOLD_S, Hints
+from services.worker import wakeups as module
+from services.worker.wakeups import LONG_POLL_S, WakeupListener
 from tests.waiting import wait_until
 
 
@@ -57,9 +57,9 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def hearing(notifier: FakeNotifier) -> AsyncIterator[tuple[Hints, WakeupClient]]:
+async def hearing(notifier: FakeNotifier) -> AsyncIterator[tuple[WakeupListener, WakeupClient]]:
     """Hear hints, with a waker that only takes down what it owes."""
-    async with WakeupClient.connect(None) as waker, Hints.connect(notifier.url, waker) as hints:
+    async with WakeupClient.connect(None) as waker, WakeupListener.connect(notifier.url, waker) as hints:
         task = asyncio.create_task(hints.run())
         try:
             yield hints, waker
@@ -75,57 +75,57 @@ async def test_a_request_is_held_while_there_is_room(notifier: FakeNotifier) -> 
     async with hearing(notifier) as (hints, _):
         await asyncio.sleep(0)
         assert notifier.asked == []
-        hints.want()
+        hints.resume()
         for _ in range(3):
             await wait_until(lambda: notifier.held)
-            assert hints.flowing
+            assert hints.connected
             notifier.answers.put_nowait(204)
             await wait_until(lambda: not notifier.answers.qsize())
-        assert not hints.came.is_set()
+        assert not hints.received.is_set()
         await wait_until(lambda: notifier.held)
-        assert notifier.asked == [0, *[HOLD_S] * 4]
+        assert notifier.asked == [0, *[LONG_POLL_S] * 4]
         notifier.answers.put_nowait(200)
-        await wait_until(hints.came.is_set)
+        await wait_until(hints.received.is_set)
 
 
 async def test_a_hint_for_which_there_is_no_room_is_passed_on(notifier: FakeNotifier) -> None:
     """Then no further request is held until there is some."""
     async with hearing(notifier) as (hints, waker):
-        hints.want()
+        hints.resume()
         await wait_until(lambda: notifier.held)
-        hints.decline()
+        hints.pause()
         assert not waker._pending.is_set()
         notifier.answers.put_nowait(200)
         await wait_until(waker._pending.is_set)
-        assert not hints.came.is_set()
+        assert not hints.received.is_set()
         assert not notifier.held
-        hints.want()
+        hints.resume()
         await wait_until(lambda: notifier.held)
 
 
 async def test_a_hint_that_came_too_late_for_this_worker_is_passed_on(notifier: FakeNotifier) -> None:
     """It came while the last slot was filled: another worker may have one."""
     async with hearing(notifier) as (hints, waker):
-        hints.came.set()
-        hints.decline()
+        hints.received.set()
+        hints.pause()
         assert waker._pending.is_set()
-        assert not hints.came.is_set()
+        assert not hints.received.is_set()
 
 
 async def test_losing_the_notifier_is_a_hint_and_it_is_found_again(notifier: FakeNotifier) -> None:
     """What the lost request would have brought is found by polling, once, and hints flow again after a while."""
     async with hearing(notifier) as (hints, _):
-        hints.want()
+        hints.resume()
         await wait_until(lambda: notifier.held)
         notifier.broken = True
         notifier.answers.put_nowait(503)
-        await wait_until(hints.came.is_set)
-        assert not hints.flowing
-        hints.came.clear()
+        await wait_until(hints.received.is_set)
+        assert not hints.connected
+        hints.received.clear()
         asked = len(notifier.asked)
         await wait_until(lambda: len(notifier.asked) > asked + 3)
         assert set(notifier.asked[asked:]) == {0}
-        assert not hints.came.is_set()
+        assert not hints.received.is_set()
         notifier.broken = False
         await wait_until(lambda: notifier.held)
-        assert hints.flowing
+        assert hints.connected

@@ -16,10 +16,10 @@ from azure.core.exceptions import AzureError, HttpResponseError, ServiceRequestE
 
 from headway.azure_queue import Received
 from headway.contracts import Timestamp
-from services.worker.lease import MARGIN, Lease, LeaseLost
+from services.worker.lease import HANDLER_MARGIN, Lease, LeaseLost
 
 LEASE_S = 60
-END_S = LEASE_S * (1 - MARGIN)  # when a handler must be told to stop
+END_S = LEASE_S * (1 - HANDLER_MARGIN)  # when a handler must be told to stop
 
 UNSENT = ServiceRequestError(
     "no route",
@@ -124,7 +124,7 @@ async def hold(lease: Lease, seconds: float) -> int:
     renewals: list[float] = []
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            await lease.hold(lambda: renewals.append(now()))
+            await lease.renew_forever(lambda: renewals.append(now()))
     return len(renewals)
 
 
@@ -330,7 +330,7 @@ async def saving(lease: Lease, seconds: float, *texts: str) -> list[float]:
     loop = asyncio.get_running_loop()
 
     async def save(text: str) -> float:
-        await lease.save(text)
+        await lease.save_text(text)
         return loop.time()
 
     saves = [asyncio.create_task(save(text)) for text in texts]
@@ -357,7 +357,7 @@ def test_a_newer_text_replaces_one_that_waits() -> None:
         messages.script = [taking(2), taking(2)]
         first = asyncio.create_task(saving(lease, 20, "a"))
         await asyncio.sleep(1)
-        later = [asyncio.create_task(lease.save(text)) for text in ("b", "c")]
+        later = [asyncio.create_task(lease.save_text(text)) for text in ("b", "c")]
         assert await first == [2]
         await asyncio.gather(*later)
         assert messages.whats() == ["release a 60", "release c 60"]
@@ -382,10 +382,10 @@ def test_nothing_is_saved_once_the_lease_is_lost() -> None:
 
     async def test(lease: Lease, messages: FakeMessages) -> None:
         messages.script = [failing(answered("MessageNotFound"))]
-        waiting = asyncio.create_task(lease.save("a"))
+        waiting = asyncio.create_task(lease.save_text("a"))
         with pytest.raises(LeaseLost):
-            await lease.hold(lambda: None)
-        for save in (waiting, lease.save("b")):
+            await lease.renew_forever(lambda: None)
+        for save in (waiting, lease.save_text("b")):
             with pytest.raises(asyncio.CancelledError):
                 await save
 

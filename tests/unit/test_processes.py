@@ -20,44 +20,44 @@ from headway import JobContext, job
 from headway.context import Attempt
 from headway.contracts import JobError, Json, Progress
 from headway.testing import Recorder
-from services.worker.outcomes import Again, Ending
-from services.worker.processes import Processes
-from services.worker.registry import InvalidJobs, find_jobs
-from services.worker.runner import Runner
+from services.worker.execution.process_pool import ProcessPool
+from services.worker.execution.runner import Runner
+from services.worker.outcomes import Finished, RetryLater
+from services.worker.registry import InvalidJobs, load_jobs
 from tests.unit import process_jobs
 from tests.waiting import wait_until
 
-JOBS = find_jobs([process_jobs.__name__])
+JOBS = load_jobs([process_jobs.__name__])
 
 
 class Keeper(Recorder):
     """Keeps a job until it is told otherwise."""
 
-    until = 1e12
+    lease_deadline = 1e12
 
 
 @pytest.fixture
-async def processes() -> AsyncIterator[Processes]:
+async def processes() -> AsyncIterator[ProcessPool]:
     """Open a pool, which is left empty."""
-    async with Processes.open() as processes:
+    async with ProcessPool.open() as processes:
         yield processes
 
 
 async def run(
-    processes: Processes,
+    processes: ProcessPool,
     kind: str,
     payload: Any = None,
     host: Keeper | None = None,
     checkpoint: bytes = b"null",
     timeout_s: float | None = None,
-) -> Ending | Again:
+) -> Finished | RetryLater:
     """Run a job once."""
     attempt = Attempt(job_id=uuid4(), kind=kind, checkpoint=Json(checkpoint))
     text = Json(msgspec.json.encode(payload))
     return await Runner(processes).run(JOBS[kind], attempt, text, host or Keeper(), timeout_s)
 
 
-def result(ending: Ending | Again) -> Any:
+def result(ending: Finished | RetryLater) -> Any:
     """Return what a job has returned."""
     assert ending.status == "succeeded", ending
     return msgspec.json.decode(ending.result)
@@ -76,7 +76,7 @@ async def pids(file: Path) -> list[int]:
     return [int(word) for word in file.read_text().split()[:2]]
 
 
-async def test_a_process_shows_its_progress_and_is_kept_for_the_next_job(processes: Processes) -> None:
+async def test_a_process_shows_its_progress_and_is_kept_for_the_next_job(processes: ProcessPool) -> None:
     """It is another process than this one, the same for two jobs; the last progress arrives, most does not."""
     host = Keeper()
     first = result(await run(processes, "pid", 20_000, host))
@@ -86,15 +86,15 @@ async def test_a_process_shows_its_progress_and_is_kept_for_the_next_job(process
     assert result(await run(processes, "pid", 1)) == first
 
 
-async def test_a_process_that_has_died_meanwhile_is_no_job_s_failure(processes: Processes) -> None:
+async def test_a_process_that_has_died_meanwhile_is_no_job_s_failure(processes: ProcessPool) -> None:
     """The next job gets another one."""
     idle = result(await run(processes, "pid", 1))
     os.kill(idle, signal.SIGKILL)
-    await wait_until(lambda: not any(process.lives for process in processes._idle))
+    await wait_until(lambda: not any(process.is_alive for process in processes._idle))
     assert result(await run(processes, "pid", 1)) != idle
 
 
-async def test_two_jobs_at_once_have_two_processes(processes: Processes) -> None:
+async def test_two_jobs_at_once_have_two_processes(processes: ProcessPool) -> None:
     """Nobody waits for another job's process."""
     endings = await asyncio.gather(run(processes, "pid", 1), run(processes, "pid", 1))
     assert len({result(ending) for ending in endings}) == 2
@@ -109,7 +109,7 @@ async def test_two_jobs_at_once_have_two_processes(processes: Processes) -> None
     ],
 )
 async def test_a_crash_is_a_failed_attempt_and_the_pool_lives_on(
-    processes: Processes, kind: str, payload: int, message: str
+    processes: ProcessPool, kind: str, payload: int, message: str
 ) -> None:
     """The next job runs in another process."""
     before = result(await run(processes, "pid", 1))
@@ -123,7 +123,7 @@ async def test_a_crash_is_a_failed_attempt_and_the_pool_lives_on(
     [("fail", "failed", "Fail"), ("exit", "retrying", "SystemExit"), ("other", "retrying", "ValueError")],
 )
 async def test_what_a_handler_raises_is_its_attempt_s_error(
-    processes: Processes, payload: str, status: str, error: str
+    processes: ProcessPool, payload: str, status: str, error: str
 ) -> None:
     """As it is for handlers elsewhere, and the process is kept."""
     before = result(await run(processes, "pid", 1))
@@ -132,7 +132,7 @@ async def test_what_a_handler_raises_is_its_attempt_s_error(
     assert result(await run(processes, "pid", 1)) == before
 
 
-async def test_a_payload_that_does_not_fit_fails_at_once(processes: Processes) -> None:
+async def test_a_payload_that_does_not_fit_fails_at_once(processes: ProcessPool) -> None:
     """The error names what was expected."""
     ending = await run(processes, "pid", "many")
     assert (ending.status, ending.error and ending.error.type) == ("failed", "InvalidPayload")
@@ -140,7 +140,7 @@ async def test_a_payload_that_does_not_fit_fails_at_once(processes: Processes) -
 
 @pytest.mark.parametrize("way", ["cancel", "timeout"])
 async def test_a_cancelled_process_ends_with_all_that_it_has_started(
-    processes: Processes, tmp_path: Path, way: str
+    processes: ProcessPool, tmp_path: Path, way: str
 ) -> None:
     """Whether somebody asks for it or its time is over."""
     file = tmp_path / "pids"
@@ -158,7 +158,7 @@ async def test_a_cancelled_process_ends_with_all_that_it_has_started(
     assert file.read_text().split()[2] == way  # it was told
 
 
-async def test_a_process_that_goes_on_all_the_same_is_killed(processes: Processes, tmp_path: Path) -> None:
+async def test_a_process_that_goes_on_all_the_same_is_killed(processes: ProcessPool, tmp_path: Path) -> None:
     """Nobody waits for it for long."""
     file = tmp_path / "pid"
     running = asyncio.create_task(run(processes, "stubborn", str(file)))
@@ -169,27 +169,29 @@ async def test_a_process_that_goes_on_all_the_same_is_killed(processes: Processe
     await wait_until(lambda: not lives(pid))
 
 
-async def test_a_process_ends_itself_when_its_job_may_be_another_worker_s(processes: Processes, tmp_path: Path) -> None:
+async def test_a_process_ends_itself_when_its_job_may_be_another_worker_s(
+    processes: ProcessPool, tmp_path: Path
+) -> None:
     """A worker that is frozen cannot end it."""
     host = Keeper()
-    host.until = time.monotonic() + 2
+    host.lease_deadline = time.monotonic() + 2
     file = tmp_path / "pids"
     ending = await run(processes, "hangs", str(file), host)
     assert (ending.status, ending.error and ending.error.type) == ("retrying", "Crashed")
-    assert time.monotonic() >= host.until
+    assert time.monotonic() >= host.lease_deadline
     started = await pids(file)
     await wait_until(lambda: not any(map(lives, started)))
 
 
-async def test_a_process_lives_on_while_its_job_is_held(processes: Processes, tmp_path: Path) -> None:
+async def test_a_process_lives_on_while_its_job_is_held(processes: ProcessPool, tmp_path: Path) -> None:
     """Each renewal is told in time."""
     host = Keeper()
-    host.until = time.monotonic() + 4
+    host.lease_deadline = time.monotonic() + 4
     file = tmp_path / "pids"
     running = asyncio.create_task(run(processes, "hangs", str(file), host))
     started = await pids(file)
-    over = host.until + 0.3
-    host.until = time.monotonic() + 60
+    over = host.lease_deadline + 0.3
+    host.lease_deadline = time.monotonic() + 60
     await wait_until(lambda: time.monotonic() > over)
     assert all(map(lives, started))
     running.cancel()
@@ -199,13 +201,13 @@ async def test_a_process_lives_on_while_its_job_is_held(processes: Processes, tm
 
 async def test_nothing_outlives_the_pool(tmp_path: Path) -> None:
     """Idle processes end with it."""
-    async with Processes.open() as processes:
+    async with ProcessPool.open() as processes:
         idle = result(await run(processes, "pid", 1))
         assert lives(idle)
     await wait_until(lambda: not lives(idle))
 
 
-async def test_checkpoints_and_logs_arrive(processes: Processes, caplog: pytest.LogCaptureFixture) -> None:
+async def test_checkpoints_and_logs_arrive(processes: ProcessPool, caplog: pytest.LogCaptureFixture) -> None:
     """A checkpoint is kept before the handler goes on, and what it logs is logged here."""
     host = Keeper()
     with caplog.at_level(logging.INFO):
@@ -216,7 +218,7 @@ async def test_checkpoints_and_logs_arrive(processes: Processes, caplog: pytest.
     assert (record.getMessage(), vars(record)["step"]) == ("kept 2", "2")
 
 
-async def test_what_a_job_leaves_behind_does_not_speak_for_the_next(processes: Processes) -> None:
+async def test_what_a_job_leaves_behind_does_not_speak_for_the_next(processes: ProcessPool) -> None:
     """A thread that goes on is not heard any more."""
     left = result(await run(processes, "leaves", 999))
     host = Keeper()
@@ -238,4 +240,4 @@ def test_a_process_job_must_be_found_where_its_handler_is(monkeypatch: pytest.Mo
     borrowed = job("borrowed", process=True)(os.path.join)
     monkeypatch.setattr(process_jobs, "borrowed", borrowed, raising=False)
     with pytest.raises(InvalidJobs, match="would not find"):
-        find_jobs([process_jobs.__name__])
+        load_jobs([process_jobs.__name__])

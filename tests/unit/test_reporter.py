@@ -17,9 +17,9 @@ from aiohttp.test_utils import TestServer
 from headway.contracts import BATCH_BYTES, JobReport, Json, Progress, Timestamp, Verdict, decode, encode
 from services.runtime.settings import ReloadingFile, read_keys
 from services.worker import metrics
-from services.worker import reporter as module
-from services.worker.reporter import Reporter
-from services.worker.stream import ReportRefused, Stream
+from services.worker.reporting import reporter as module
+from services.worker.reporting.report_stream import ReportRejected, ReportStream
+from services.worker.reporting.reporter import Reporter
 from tests.waiting import free_ports, wait_until
 
 Answer = Callable[[list[JobReport]], web.Response | None]  # None takes the reports and drops the connection
@@ -144,10 +144,10 @@ def ignore(_verdict: Verdict) -> None:
     """Hear nothing."""
 
 
-async def tell(stream: Stream, state: str = "running", **more: Any) -> Verdict:
+async def tell(stream: ReportStream, state: str = "running", **more: Any) -> Verdict:
     """Tell something that matters, and fail when nobody answers."""
     async with asyncio.timeout(10):
-        return await stream.tell(state, lease_until=None, **more)  # type: ignore[arg-type]
+        return await stream.report(state, lease_until=None, **more)  # type: ignore[arg-type]
 
 
 async def test_a_report_brings_its_verdict(notifier: FakeNotifier, tmp_path: Path) -> None:
@@ -174,11 +174,11 @@ async def test_one_request_is_in_flight_and_the_latest_progress_wins(notifier: F
             await asyncio.gather(*map(tell, streams))
             notifier.gate.clear()
             before = len(notifier.batches)
-            one.due(partial(Progress, 0, 100))
+            one.progress_changed(partial(Progress, 0, 100))
             await wait_until(lambda: notifier.at_once)
             for current in range(1, 101):
                 for stream in streams:
-                    stream.due(partial(Progress, current, 100))
+                    stream.progress_changed(partial(Progress, current, 100))
                 await asyncio.sleep(0)
             notifier.gate.set()
             await asyncio.gather(*(tell(stream, "succeeded") for stream in streams))
@@ -240,7 +240,7 @@ async def test_one_bad_report_does_not_cost_the_others_theirs(notifier: FakeNoti
         with ExitStack() as stack:
             streams = [stack.enter_context(reporter.stream(report, ignore)) for report in reports]
             verdicts = await asyncio.gather(*map(tell, streams), return_exceptions=True)
-        assert [isinstance(verdict, ReportRefused) for verdict in verdicts] == [n == 4 for n in range(9)]
+        assert [isinstance(verdict, ReportRejected) for verdict in verdicts] == [n == 4 for n in range(9)]
         assert len(notifier.batches[0]) == 9
         alone = [len(batch) for batch in notifier.batches if any(one.job_id == bad for one in batch)]
         assert alone == sorted(alone, reverse=True)
@@ -295,7 +295,7 @@ async def test_unwatched_progress_waits_for_the_heartbeat(notifier: FakeNotifier
         with reporter.stream(report, ignore) as stream, reporter.stream(first(), ignore) as other:
             await tell(stream)
             for current in range(1000):
-                stream.due(partial(Progress, current, 1000))
+                stream.progress_changed(partial(Progress, current, 1000))
             await tell(other)  # a whole turn of the reporter, in which the first stream was not due
             assert [one.progress for one in notifier.reports(report.job_id)] == [None]
             await tell(stream, "succeeded")

@@ -17,9 +17,9 @@ from headway import Fail, Job, JobContext, Retry, job
 from headway.context import Attempt
 from headway.contracts import MAX_ERROR, RESULT_BYTES, Json, Timestamp, encode
 from headway.testing import Recorder
-from services.worker.outcomes import Again, Ending
-from services.worker.processes import Keeper, Processes
-from services.worker.runner import Runner
+from services.worker.execution.process_pool import LeasedHost, ProcessPool
+from services.worker.execution.runner import Runner
+from services.worker.outcomes import Finished, RetryLater
 from tests.waiting import wait_until
 
 
@@ -39,23 +39,25 @@ class Picture(Struct):
 class Recorded(Recorder):
     """Keeps a job, for ever."""
 
-    until = 1e12
+    lease_deadline = 1e12
 
 
-async def ending_of(handler: Any, payload: str = "{}", timeout_s: float | None = None) -> Ending | Again:
+async def ending_of(handler: Any, payload: str = "{}", timeout_s: float | None = None) -> Finished | RetryLater:
     """Run a handler once."""
     made: Job[..., Any] = handler if isinstance(handler, Job) else job("test")(handler)
     return await running(made, Recorded(), payload, timeout_s)
 
 
-async def running(made: Job[..., Any], host: Keeper, payload: str, timeout_s: float | None = None) -> Ending | Again:
+async def running(
+    made: Job[..., Any], host: LeasedHost, payload: str, timeout_s: float | None = None
+) -> Finished | RetryLater:
     """Run a job once for a host."""
     attempt = Attempt(job_id=uuid4(), kind=made.kind, max_attempts=5)
-    async with Processes.open() as processes:
+    async with ProcessPool.open() as processes:
         return await Runner(processes).run(made, attempt, Json(payload.encode()), host, timeout_s)
 
 
-async def raising(error: BaseException) -> Ending | Again:
+async def raising(error: BaseException) -> Finished | RetryLater:
     """Run a handler that raises."""
 
     async def handler(_ctx: JobContext, _payload: Any) -> None:
@@ -64,7 +66,7 @@ async def raising(error: BaseException) -> Ending | Again:
     return await ending_of(handler)
 
 
-async def returning(result: Any) -> Ending | Again:
+async def returning(result: Any) -> Finished | RetryLater:
     """Run a handler that returns."""
 
     async def handler(_ctx: JobContext, _payload: Any) -> Any:
@@ -73,7 +75,7 @@ async def returning(result: Any) -> Ending | Again:
     return await ending_of(handler)
 
 
-def failure(ending: Ending | Again, status: str = "failed") -> tuple[str, str]:
+def failure(ending: Finished | RetryLater, status: str = "failed") -> tuple[str, str]:
     """Return the type and the message of a failure."""
     assert (ending.status, bytes(ending.result)) == (status, b"null")
     assert ending.error is not None
@@ -290,7 +292,7 @@ async def test_a_handler_says_whether_to_try_again() -> None:
     for after_s in (None, 0, 2.5):
         again = await raising(Retry("The album is locked.", after_s=after_s))
         assert failure(again, "retrying") == ("Retry", "The album is locked.")
-        assert isinstance(again, Again)
+        assert isinstance(again, RetryLater)
         assert again.after_s == after_s
     for nonsense in (-1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="after_s"):

@@ -11,9 +11,9 @@ import structlog
 from headway import Job, JobContext
 from headway.context import Attempt
 from headway.contracts import JobError, Json
-from services.worker.outcomes import Again, Ending, raised, read_payload, succeeded
-from services.worker.processes import Keeper, Processes
-from services.worker.threads import in_thread
+from services.worker.execution.process_pool import LeasedHost, ProcessPool
+from services.worker.execution.thread_runner import run_in_thread
+from services.worker.outcomes import Finished, RetryLater, decode_payload, outcome_from_exception, outcome_from_result
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -21,48 +21,48 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 class Runner:
     """Runs attempts in the loop, in threads, and in processes."""
 
-    def __init__(self, processes: Processes) -> None:
+    def __init__(self, processes: ProcessPool) -> None:
         self._processes = processes
 
     async def run(
-        self, job: Job[..., Any], attempt: Attempt, payload: Json, host: Keeper, timeout_s: float | None
-    ) -> Ending | Again:
+        self, job: Job[..., Any], attempt: Attempt, payload: Json, host: LeasedHost, timeout_s: float | None
+    ) -> Finished | RetryLater:
         """Run an attempt to its end; whatever goes wrong in it is an ending too."""
-        limit = _Limit(timeout_s)
+        timeout = AttemptTimeout(timeout_s)
         try:
-            with limit:
-                outcome, where = await self._call(job, attempt, payload, host)
+            with timeout:
+                outcome, traceback = await self._call(job, attempt, payload, host)
         except asyncio.CancelledError:
-            if limit.task.cancelling():
+            if timeout.task.cancelling():
                 raise
-            if not limit.expired:
-                return Again(JobError("CancelledError", "The handler cancelled itself."))
+            if not timeout.expired:
+                return RetryLater(JobError("CancelledError", "The handler cancelled itself."))
         except (Exception, SystemExit) as error:  # sys.exit() in a handler ends the job, not the worker
-            if not limit.expired:
-                return _logged(*raised(error), job.kind)
+            if not timeout.expired:
+                return _log_failure(*outcome_from_exception(error), job.kind)
         else:
-            return _logged(outcome, where, job.kind)
-        return Again(JobError("Timeout", f"The attempt took longer than {timeout_s:g} s."))
+            return _log_failure(outcome, traceback, job.kind)
+        return RetryLater(JobError("Timeout", f"The attempt took longer than {timeout_s:g} s."))
 
     async def _call(
-        self, job: Job[..., Any], attempt: Attempt, payload: Json, host: Keeper
-    ) -> tuple[Ending | Again, list[str]]:
+        self, job: Job[..., Any], attempt: Attempt, payload: Json, host: LeasedHost
+    ) -> tuple[Finished | RetryLater, list[str]]:
         if job.process:
             ended = await self._processes.run(job, attempt, payload, host)
-            return ended.outcome, ended.where
-        decoded = read_payload(job, payload)
+            return ended.outcome, ended.traceback
+        decoded = decode_payload(job, payload)
         if inspect.iscoroutinefunction(job.handler):
-            return succeeded(await job.handler(JobContext(attempt, host), decoded)), []
-        return succeeded(await in_thread(job, attempt, decoded, host)), []
+            return outcome_from_result(await job.handler(JobContext(attempt, host), decoded)), []
+        return outcome_from_result(await run_in_thread(job, attempt, decoded, host)), []
 
 
-def _logged(outcome: Ending | Again, where: list[str], kind: str) -> Ending | Again:
-    if where and outcome.error is not None:
-        log.warning("handler_failed", kind=kind, error=outcome.error.type, where=where)
+def _log_failure(outcome: Finished | RetryLater, traceback: list[str], kind: str) -> Finished | RetryLater:
+    if traceback and outcome.error is not None:
+        log.warning("handler_failed", kind=kind, error=outcome.error.type, where=traceback)
     return outcome
 
 
-class _Limit:
+class AttemptTimeout:
     """Cancels the running task when its time is over, and says so: asyncio.timeout cannot tell the handler why."""
 
     def __init__(self, seconds: float | None) -> None:

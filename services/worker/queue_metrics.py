@@ -14,10 +14,10 @@ from services.worker import metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-EVERY_S = 15.0
+MEASURE_INTERVAL_S = 15.0
 
 
-async def watch_depth(queue: JobQueue) -> None:
+async def monitor_queue_depth(queue: JobQueue) -> None:
     """Measure the queue for ever."""
     while True:
         try:
@@ -29,4 +29,4 @@ async def watch_depth(queue: JobQueue) -> None:
             metrics.QUEUE_MESSAGES.labels(queue.name).set(depth.messages)
             metrics.QUEUE_AGE.labels(queue.name).set(age_ms / 1000)
             metrics.POISON_MESSAGES.labels(queue.name).set(depth.poison)
-        await asyncio.sleep(EVERY_S * random.uniform(0.9, 1.1))  # noqa: S311
+        await asyncio.sleep(MEASURE_INTERVAL_S * random.uniform(0.9, 1.1))  # noqa: S311

@@ -12,47 +12,47 @@ from functools import partial
 from typing import Any
 
 from headway import Job, JobContext
-from headway.context import Attempt, Done, Host
+from headway.context import Attempt, ProgressSink, completed_awaitable
 from headway.contracts import Json, Progress
 
 
-async def in_thread(job: Job[..., Any], attempt: Attempt, payload: Any, host: Host) -> Any:
+async def run_in_thread(job: Job[..., Any], attempt: Attempt, payload: Any, host: ProgressSink) -> Any:
     """Run a handler in a thread.
 
     It cannot be stopped, only asked to: when this is cancelled it waits for the thread, whose effects shall end before
     the job is somebody else's.
     """
-    bridge = _Bridge(host)
-    context = JobContext(attempt, bridge)
-    thread = _start(partial(contextvars.copy_context().run, job.handler, context, payload))
+    thread_host = ThreadHost(host)
+    context = JobContext(attempt, thread_host)
+    thread = _start_thread(partial(contextvars.copy_context().run, job.handler, context, payload))
     try:
         return await asyncio.shield(thread)
     except asyncio.CancelledError as error:
         if not thread.done():
             context.cancelled = str(error.args[0]) if error.args else "cancel"
-            bridge.close(context.cancelled)
+            thread_host.close(context.cancelled)
             await asyncio.wait({thread})
         raise
 
 
-class _Bridge:
+class ThreadHost:
     """A host for a thread: passes to the loop what the handler says."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: ProgressSink) -> None:
         self._host = host
         self._loop = asyncio.get_running_loop()
         self._saving: concurrent.futures.Future[None] | None = None
         self._closed: str | None = None
 
-    def due(self, take: Callable[[], Progress]) -> None:
+    def progress_changed(self, collect: Callable[[], Progress]) -> None:
         """Tell the loop, which is asked once for many."""
-        self._loop.call_soon_threadsafe(self._host.due, take)
+        self._loop.call_soon_threadsafe(self._host.progress_changed, collect)
 
-    def save(self, checkpoint: Json) -> Awaitable[None]:
+    def save_checkpoint(self, checkpoint: Json) -> Awaitable[None]:
         """Hold the thread until the checkpoint is kept."""
 
         async def save() -> None:
-            await self._host.save(checkpoint)
+            await self._host.save_checkpoint(checkpoint)
 
         self._saving = saving = asyncio.run_coroutine_threadsafe(save(), self._loop)
         if self._closed is not None:  # in between, so that `close` has not seen it
@@ -61,7 +61,7 @@ class _Bridge:
             saving.result()
         except concurrent.futures.CancelledError:
             raise asyncio.CancelledError(self._closed or "stop") from None
-        return Done()
+        return completed_awaitable()
 
     def close(self, reason: str) -> None:
         """Let go of a thread that waits for its checkpoint."""
@@ -70,22 +70,22 @@ class _Bridge:
             self._saving.cancel()
 
 
-def _start(call: Callable[[], Any]) -> asyncio.Future[Any]:
+def _start_thread(call: Callable[[], Any]) -> asyncio.Future[Any]:
     """Call in a thread of its own, which no other handler waits for, and this process's end neither."""
     loop = asyncio.get_running_loop()
-    ended: asyncio.Future[Any] = loop.create_future()
-    ended.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to ask for it
+    result: asyncio.Future[Any] = loop.create_future()
+    result.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to ask for it
 
-    def work() -> None:
+    def target() -> None:
         settle: Callable[[], None]
         try:
-            settle = partial(ended.set_result, call())
+            settle = partial(result.set_result, call())
         except StopIteration as error:  # which no future takes
-            settle = partial(ended.set_exception, RuntimeError(f"StopIteration: {error}"))
+            settle = partial(result.set_exception, RuntimeError(f"StopIteration: {error}"))
         except BaseException as error:
-            settle = partial(ended.set_exception, error)
+            settle = partial(result.set_exception, error)
         with suppress(RuntimeError):  # the loop has been closed meanwhile
             loop.call_soon_threadsafe(settle)
 
-    threading.Thread(target=work, name="handler", daemon=True).start()
-    return ended
+    threading.Thread(target=target, name="handler", daemon=True).start()
+    return result

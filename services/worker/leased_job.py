@@ -10,13 +10,13 @@ from msgspec.structs import replace
 
 from headway.contracts import MESSAGE_BYTES, JobMessage, Json, Progress, Timestamp, encode_message
 from services.worker.lease import Lease
-from services.worker.stream import Stream
+from services.worker.reporting.report_stream import ReportStream
 
 
-class Holding:
+class LeasedJob:
     """What keeps a job while its handler runs, and hears what that has to say."""
 
-    def __init__(self, message: JobMessage, text: str, lease: Lease, stream: Stream) -> None:
+    def __init__(self, message: JobMessage, text: str, lease: Lease, stream: ReportStream) -> None:
         self.message = message
         self.text = text
         self.lease = lease
@@ -25,23 +25,23 @@ class Holding:
         self._thread = threading.get_ident()
 
     @property
-    def until(self) -> float:
+    def lease_deadline(self) -> float:
         """Until when the job is ours, by the monotonic clock."""
-        return self.lease.held_until
+        return self.lease.handler_deadline
 
     @property
     def expired(self) -> bool:
         """Whether the job's time is over."""
         return self.message.expires_at is not None and self.message.expires_at < Timestamp.now()
 
-    def due(self, take: Callable[[], Progress]) -> None:
+    def progress_changed(self, collect: Callable[[], Progress]) -> None:
         """Have progress taken with the next report, from any thread: handlers use `asyncio.to_thread`, too."""
         if threading.get_ident() == self._thread:
-            self.stream.due(take)
+            self.stream.progress_changed(collect)
         else:
-            self._loop.call_soon_threadsafe(self.stream.due, take)
+            self._loop.call_soon_threadsafe(self.stream.progress_changed, collect)
 
-    async def save(self, checkpoint: Json) -> None:
+    async def save_checkpoint(self, checkpoint: Json) -> None:
         """Keep a checkpoint in the message.
 
         Raises:
@@ -53,9 +53,9 @@ class Holding:
             raise ValueError(
                 f"with this checkpoint the message would have {len(text)} bytes: {MESSAGE_BYTES} is the most"
             )
-        await self.lease.save(text)
+        await self.lease.save_text(text)
         self.message, self.text = message, text
 
-    def handed_back(self) -> str:
+    def release_text(self) -> str:
         """Write the message as a stopping worker hands it back: that costs no attempt."""
         return encode_message(replace(self.message, releases=self.message.releases + 1))

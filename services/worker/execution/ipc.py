@@ -11,74 +11,74 @@ from msgspec import Struct
 
 from headway.context import Attempt
 from headway.contracts import Json, Progress
-from services.worker.outcomes import Again, Ending
+from services.worker.outcomes import Finished, RetryLater
 
 LENGTH = struct.Struct("!I")
 
 
-class Run(Struct, frozen=True, tag=True):
+class RunAttempt(Struct, frozen=True, tag=True):
     """To the process: run this attempt."""
 
     module: str
     attempt: Attempt
     payload: Json
-    until: float
+    lease_deadline: float
 
 
-class Until(Struct, frozen=True, tag=True):
+class LeaseExtended(Struct, frozen=True, tag=True):
     """To the process: the job is ours until then, by the monotonic clock."""
 
-    until: float
+    lease_deadline: float
 
 
-class Saved(Struct, frozen=True, tag=True):
+class CheckpointSaved(Struct, frozen=True, tag=True):
     """To the process: the checkpoint is kept."""
 
 
-class Stop(Struct, frozen=True, tag=True):
+class StopAttempt(Struct, frozen=True, tag=True):
     """To the process: end the attempt, and yourself; the handler is told why."""
 
     reason: str
 
 
-class Shown(Struct, frozen=True, tag=True):
+class ProgressUpdate(Struct, frozen=True, tag=True):
     """From the process: how far the job is."""
 
     progress: Progress
 
 
-class Save(Struct, frozen=True, tag=True):
+class SaveCheckpoint(Struct, frozen=True, tag=True):
     """From the process: keep this checkpoint."""
 
     checkpoint: Json
 
 
-class Logged(Struct, frozen=True, tag=True):
+class LogRecord(Struct, frozen=True, tag=True):
     """From the process: what it logs."""
 
     logger: str
     level: int
     text: str
-    added: dict[str, str]
+    extra: dict[str, str]
 
 
-class Ended(Struct, frozen=True, tag=True):
+class AttemptFinished(Struct, frozen=True, tag=True):
     """From the process: how the attempt ended; `where` is what the log shall know of an exception."""
 
-    outcome: Ending | Again
-    where: list[str]
+    outcome: Finished | RetryLater
+    traceback: list[str]
 
 
-ToProcess = Run | Until | Saved | Stop
-FromProcess = Shown | Save | Logged | Ended
+ToProcess = RunAttempt | LeaseExtended | CheckpointSaved | StopAttempt
+FromProcess = ProgressUpdate | SaveCheckpoint | LogRecord | AttemptFinished
 
 
-def frame(told: ToProcess | FromProcess) -> bytes:
+def encode_message(message: ToProcess | FromProcess) -> bytes:
     """Write a frame."""
-    text = msgspec.json.encode(told)
+    text = msgspec.json.encode(message)
     return LENGTH.pack(len(text)) + text
 
 
-def reader(kind: Any) -> Callable[[bytes], Any]:
+def message_decoder(message_type: Any) -> Callable[[bytes], Any]:
     """Make what reads a frame's text."""
-    return msgspec.json.Decoder(kind).decode
+    return msgspec.json.Decoder(message_type).decode

@@ -1,0 +1,58 @@
+"""Settles queue messages: deletes them, releases them for another delivery, or copies them to the poison queue."""
+
+from __future__ import annotations
+
+import structlog
+
+from headway.azure_queue import JobQueue
+from services.runtime.wakeup_client import WakeupClient
+from services.worker import metrics
+from services.worker.lease import Lease
+from services.worker.leased_job import LeasedJob
+from services.worker.outcomes import Finished, Interruption, Outcome, RetryLater
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class Settlement:
+    """Settles one message."""
+
+    def __init__(self, queue: JobQueue, wakeups: WakeupClient, lease: Lease, message_id: str) -> None:
+        self._queue = queue
+        self._wakeups = wakeups
+        self._lease = lease
+        self._message_id = message_id
+
+    async def settle(self, outcome: Outcome, job: LeasedJob) -> None:
+        """Do with the message what the delivery's outcome calls for.
+
+        Raises:
+            AzureError: the queue is unavailable; the message comes back when its lease ends.
+        """
+        match outcome:
+            case Finished() | Interruption.FINISHED:
+                await self._lease.delete()
+            case Interruption.SUPERSEDED if job.expired:  # a message of an older generation would come back for ever
+                await self._lease.delete()
+            case RetryLater(after_s=after_s):
+                if await self._lease.release(None, int(after_s or 0)):
+                    self._wakeups.notify_after(after_s or 0)
+            case Interruption.STOPPED:
+                if await self._lease.release(job.release_text()):
+                    await job.stream.report("queued")  # before the start of the next delivery can overtake it
+                    self._wakeups.notify()
+            case Interruption.REFUSED:
+                await self.discard("refused", job.text)
+            case Interruption.LEASE_LOST:
+                metrics.LEASES_LOST.inc()
+
+    async def discard(self, reason: str, text: str) -> None:
+        """Move the message to the poison queue."""
+        await self.poison(reason, text)
+        await self._lease.delete()
+
+    async def poison(self, reason: str, text: str) -> None:
+        """Copy the message to the poison queue."""
+        await self._queue.poison(text)
+        metrics.POISONED.labels(reason).inc()
+        log.warning("message_poisoned", message_id=self._message_id, reason=reason)
