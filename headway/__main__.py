@@ -2,7 +2,7 @@
 
 import sys
 
-from headway.cli import main
+from headway.cli.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

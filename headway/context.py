@@ -15,15 +15,15 @@ from uuid import UUID
 import msgspec
 from msgspec import Struct
 
-from headway.contracts import CHECKPOINT_BYTES, MAX_DEPTH, NULL, Json, Progress, depth, encode
+from headway.contracts import MAX_CHECKPOINT_BYTES, MAX_DEPTH, NULL, Json, Progress, encode, nesting_depth
 from headway.steps import Step, aggregate
 
 Item = TypeVar("Item")
 
 YIELD_INTERVAL_S = 0.01
 MAX_AMOUNT = 2**63 - 1
-PLAIN = frozenset({int, float})
-_STEP: ContextVar[Step | None] = ContextVar("step", default=None)  # what the running task or thread is at
+PLAIN_NUMBERS = frozenset({int, float})
+_CURRENT_STEP: ContextVar[Step | None] = ContextVar("step", default=None)  # what the running task or thread is at
 
 
 class Attempt(Struct, frozen=True, kw_only=True):
@@ -93,13 +93,13 @@ class JobContext:
         """
         if self.cancelled is not None:
             raise asyncio.CancelledError(self.cancelled)
-        if current.__class__ not in PLAIN or not 0 <= current <= MAX_AMOUNT:
-            current = _amount(current)
-        if total is not None and (total.__class__ not in PLAIN or not 0 <= total <= MAX_AMOUNT):
-            total = _amount(total)
+        if current.__class__ not in PLAIN_NUMBERS or not 0 <= current <= MAX_AMOUNT:
+            current = _checked_amount(current)
+        if total is not None and (total.__class__ not in PLAIN_NUMBERS or not 0 <= total <= MAX_AMOUNT):
+            total = _checked_amount(total)
         if message is not None and message.__class__ is not str:
             message = str(message)
-        step = _STEP.get() or self._root
+        step = _CURRENT_STEP.get() or self._root
         step.reported = (current, total, message, unit)
         self._last = step
         if not self._collection_pending:
@@ -128,7 +128,7 @@ class JobContext:
         """
         if not 0 < weights < float("inf"):
             raise ValueError(f"weights must add up to something positive and finite: {weights!r}")
-        (_STEP.get() or self._root).total_weight = weights
+        (_CURRENT_STEP.get() or self._root).total_weight = weights
 
     def step(self, name: str, weight: float = 1.0) -> StepScope:
         """Do a part of the job within `with` or `async with`: progress in it is that of the step.
@@ -152,9 +152,9 @@ class JobContext:
         if self.cancelled is not None:
             raise asyncio.CancelledError(self.cancelled)
         text = encode(value)
-        if len(text) > CHECKPOINT_BYTES or depth(text) > MAX_DEPTH:
+        if len(text) > MAX_CHECKPOINT_BYTES or nesting_depth(text) > MAX_DEPTH:
             raise ValueError(
-                f"a checkpoint has at most {CHECKPOINT_BYTES} bytes in {MAX_DEPTH} levels: {len(text)} bytes"
+                f"a checkpoint has at most {MAX_CHECKPOINT_BYTES} bytes in {MAX_DEPTH} levels: {len(text)} bytes"
             )
         return self._sink.save_checkpoint(Json(text))
 
@@ -176,7 +176,7 @@ class JobContext:
     def _begin(self, name: str, weight: float) -> Step:
         if self.cancelled is not None:
             raise asyncio.CancelledError(self.cancelled)
-        self._last = (_STEP.get() or self._root).begin(name, weight)
+        self._last = (_CURRENT_STEP.get() or self._root).begin(name, weight)
         if not self._collection_pending:
             self._notify()
         return self._last
@@ -196,12 +196,12 @@ class StepScope:
         self._arguments = (name, weight)
 
     def __enter__(self) -> None:
-        self._outer = _STEP.get()
+        self._outer = _CURRENT_STEP.get()
         self._step = self._context._begin(*self._arguments)  # noqa: SLF001 - its other half
-        _STEP.set(self._step)
+        _CURRENT_STEP.set(self._step)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        _STEP.set(self._outer)
+        _CURRENT_STEP.set(self._outer)
         self._context._end(self._step, whole=kind is None)  # noqa: SLF001
 
     async def __aenter__(self) -> None:
@@ -232,7 +232,7 @@ class Track(Generic[Item]):
         done = 0
         self._report(0)
         yielded_at = time.monotonic()
-        async for item in _each(self._items):
+        async for item in _iterate(self._items):
             yield item
             done += 1
             self._report(done)
@@ -243,7 +243,7 @@ class Track(Generic[Item]):
                 yielded_at = time.monotonic()
 
 
-def _amount(number: float) -> float:
+def _checked_amount(number: float) -> float:
     """Return it as the wire has it: an `int` or a `float`, whatever number it is (numpy has its own)."""
     with suppress(OverflowError):
         amount = number if type(number) is int and number <= MAX_AMOUNT else float(number)
@@ -252,7 +252,7 @@ def _amount(number: float) -> float:
     raise ValueError(f"progress must be finite and not negative: {number!r}")
 
 
-async def _each(items: Iterable[Item] | AsyncIterable[Item]) -> AsyncIterator[Item]:
+async def _iterate(items: Iterable[Item] | AsyncIterable[Item]) -> AsyncIterator[Item]:
     if isinstance(items, AsyncIterable):
         async for item in items:
             yield item

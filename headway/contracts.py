@@ -18,19 +18,19 @@ from msgspec import Meta, Struct
 
 from headway.timestamp import Timestamp as Timestamp
 
-PAYLOAD_BYTES = 32 * 1024
-RESULT_BYTES = 32 * 1024
-CHECKPOINT_BYTES = 8 * 1024
-MESSAGE_BYTES = 64 * 1024  # of a queue message as it is encoded
+MAX_PAYLOAD_BYTES = 32 * 1024
+MAX_RESULT_BYTES = 32 * 1024
+MAX_CHECKPOINT_BYTES = 8 * 1024
+MAX_MESSAGE_BYTES = 64 * 1024  # of a queue message as it is encoded
 MAX_DEPTH = 500  # levels of payload, result and checkpoint, so that every reader can follow
-REPORTS_PER_BATCH = 500
-BATCH_BYTES = 1024 * 1024
+MAX_REPORTS_PER_REQUEST = 500
+MAX_REPORTS_BYTES = 1024 * 1024
 DEFAULT_ATTEMPTS = 5
 MAX_ATTEMPTS = 1000
-MAX_NAME = 128  # characters of a kind, and of other names
-MAX_MESSAGE = 1_000  # characters of a progress message
-MAX_UNIT = 32
-MAX_ERROR = 4_000  # characters of an error's message
+MAX_NAME_LENGTH = 128  # characters of a kind, and of other names
+MAX_PROGRESS_MESSAGE_LENGTH = 1_000  # characters of a progress message
+MAX_UNIT_LENGTH = 32
+MAX_ERROR_LENGTH = 4_000  # characters of an error's message
 
 JobStatus = Literal["queued", "running", "retrying", "succeeded", "failed", "cancelled"]
 Reason = Literal["superseded", "finished", "duplicate", "stale"]
@@ -40,7 +40,7 @@ _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]')  # and strings, which may h
 
 Json = msgspec.Raw
 NULL = Json(b"null")
-Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_LENGTH)]
 Natural = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Number = Annotated[int, Meta(ge=0, le=2**63 - 1)] | Annotated[float, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1, le=2**53 - 1)]
@@ -73,8 +73,8 @@ class Progress(Struct, frozen=True):
 
     current: Number
     total: Number | None = None
-    unit: Annotated[str, Meta(max_length=MAX_UNIT)] | None = None
-    message: Annotated[str, Meta(max_length=MAX_MESSAGE)] | None = None
+    unit: Annotated[str, Meta(max_length=MAX_UNIT_LENGTH)] | None = None
+    message: Annotated[str, Meta(max_length=MAX_PROGRESS_MESSAGE_LENGTH)] | None = None
 
     @property
     def percent(self) -> float | None:
@@ -98,7 +98,7 @@ class JobError(Struct, frozen=True):
     """Why a job failed, fit for its user."""
 
     type: Name
-    message: Annotated[str, Meta(max_length=MAX_ERROR)]
+    message: Annotated[str, Meta(max_length=MAX_ERROR_LENGTH)]
 
 
 class JobReport(Struct, frozen=True, kw_only=True):
@@ -123,12 +123,12 @@ class JobReport(Struct, frozen=True, kw_only=True):
     sent_at: Timestamp | None = None
 
 
-class OneLine(Struct, frozen=True, kw_only=True, rename="camel"):
+class ProgressUrlReport(Struct, frozen=True, kw_only=True, rename="camel"):
     """A report as the query of one URL, for workers in any language, as in 2015; 100 is the end."""
 
     job_id: UUID
     progress: Annotated[float, Meta(ge=0, le=100)]
-    message: Annotated[str, Meta(max_length=MAX_MESSAGE)] | None = None
+    message: Annotated[str, Meta(max_length=MAX_PROGRESS_MESSAGE_LENGTH)] | None = None
     kind: Name | None = None
 
 
@@ -165,23 +165,23 @@ class JobSnapshot(Struct, frozen=True, kw_only=True):
     expires_at: Timestamp
 
 
-class _Identified(Struct):
+class _MessageWithId(Struct):
     id: UUID
 
 
-def _encode_time(value: Any) -> str:
+def _encode_hook(value: Any) -> str:
     if isinstance(value, Timestamp):
         return str(value)
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
-def _decode_time(kind: type, value: Any) -> Any:
+def _decode_hook(kind: type, value: Any) -> Any:
     if kind is Timestamp:
         return Timestamp.parse(value)
     raise NotImplementedError(f"{kind.__name__} is not JSON")
 
 
-_encoder = msgspec.json.Encoder(enc_hook=_encode_time)
+_encoder = msgspec.json.Encoder(enc_hook=_encode_hook)
 
 
 def encode(value: Any) -> bytes:
@@ -207,10 +207,10 @@ def decode(text: bytes | str, kind: type[T]) -> T:
 
 @lru_cache
 def _decoder(kind: Hashable) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(kind, dec_hook=_decode_time)
+    return msgspec.json.Decoder(kind, dec_hook=_decode_hook)
 
 
-def spell_id(job_id: UUID) -> str:
+def uuid_str(job_id: UUID) -> str:
     """Spell a job's id as `str` does, in a third of the time."""
     return encode(job_id)[1:-1].decode()
 
@@ -231,10 +231,10 @@ def decode_message(text: str) -> JobMessage:
     return decode(data, JobMessage)
 
 
-def readable_id(text: str) -> UUID | None:
+def extract_job_id(text: str) -> UUID | None:
     """Find the job's id in a queue message that does not fit otherwise, if it has one."""
     try:
-        return decode(_message_json(text), _Identified).id
+        return decode(_message_json(text), _MessageWithId).id
     except msgspec.DecodeError:
         return None
 
@@ -246,7 +246,7 @@ def _message_json(text: str) -> bytes:
         return text.encode()
 
 
-def depth(text: bytes) -> int:
+def nesting_depth(text: bytes) -> int:
     """Count how deep JSON is nested."""
     if text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
         return 0  # no more than that, which is all that anybody asks
@@ -257,13 +257,13 @@ def depth(text: bytes) -> int:
     return deepest
 
 
-def shortened(text: str, most: int) -> str:
+def truncate(text: str, max_length: int) -> str:
     """Make any text fit for the wire: at most so many characters, and no lone surrogates, as file names have them."""
-    fitting = text if len(text) <= most else text[: most - 1] + "…"
+    fitting = text if len(text) <= max_length else text[: max_length - 1] + "…"
     return fitting.encode(errors="replace").decode()
 
 
-def present(progress: Progress | None) -> ProgressSnapshot | None:
+def to_progress_snapshot(progress: Progress | None) -> ProgressSnapshot | None:
     """Turn a worker's progress into what watchers see."""
     if progress is None:
         return None

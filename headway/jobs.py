@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from functools import cached_property, partial
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, get_type_hints, overload
 
-from headway.contracts import DEFAULT_ATTEMPTS, MAX_ATTEMPTS, MAX_NAME
+from headway.contracts import DEFAULT_ATTEMPTS, MAX_ATTEMPTS, MAX_NAME_LENGTH
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,8 +49,10 @@ class Job(Generic[P, R]):
         parameters = list(inspect.signature(handler).parameters.values())
         if len(parameters) != 2:
             raise TypeError(f"the handler of job {kind!r} must take two arguments: the context and the payload")
-        if not 1 <= len(kind) <= MAX_NAME or not 1 <= max_attempts <= MAX_ATTEMPTS:
-            raise ValueError(f"job {kind!r}: a kind has 1 to {MAX_NAME} characters, and 1 to {MAX_ATTEMPTS} attempts")
+        if not 1 <= len(kind) <= MAX_NAME_LENGTH or not 1 <= max_attempts <= MAX_ATTEMPTS:
+            raise ValueError(
+                f"job {kind!r}: a kind has 1 to {MAX_NAME_LENGTH} characters, and 1 to {MAX_ATTEMPTS} attempts"
+            )
         if timeout_s is not None and timeout_s <= 0:
             raise ValueError(f"job {kind!r}: a timeout must be positive")
         if not 0 < backoff_s <= backoff_cap_s:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headway.contracts import MAX_MESSAGE, MAX_UNIT, Progress, shortened
+from headway.contracts import MAX_PROGRESS_MESSAGE_LENGTH, MAX_UNIT_LENGTH, Progress, truncate
 
 PATH_SEPARATOR = " › "  # noqa: RUF001 - as breadcrumbs have it
 ReportedProgress = tuple[float, float | None, str | None, str | None]  # current, total, message, unit
@@ -64,11 +64,13 @@ def aggregate(root: Step, last: Step) -> Progress:
     current, total, message, unit = last.reported or (0.0, None, None, None)
     text = f"{last.path}: {message}" if last.path and message else last.path or message
     if not root.has_steps:
-        return Progress(current, total, None if unit is None else shortened(unit, MAX_UNIT), _truncate_message(text))
+        return Progress(
+            current, total, None if unit is None else truncate(unit, MAX_UNIT_LENGTH), _truncate_message(text)
+        )
     if root.total_weight is None:
         return Progress(round(root.completed_weight, 2), None, "steps", _truncate_message(text))
     return Progress(round(100.0 * root.fraction, 2), 100, "%", _truncate_message(text))
 
 
 def _truncate_message(text: str | None) -> str | None:
-    return None if text is None else shortened(text, MAX_MESSAGE)
+    return None if text is None else truncate(text, MAX_PROGRESS_MESSAGE_LENGTH)

@@ -21,7 +21,7 @@ from uuid import UUID, uuid4
 import msgspec
 
 from headway.context import Attempt, JobContext, completed_awaitable
-from headway.contracts import MAX_DEPTH, RESULT_BYTES, Json, Progress, decode, depth, encode
+from headway.contracts import MAX_DEPTH, MAX_RESULT_BYTES, Json, Progress, decode, encode, nesting_depth
 from headway.jobs import Job
 
 
@@ -96,8 +96,8 @@ async def run_async(
         recorder.cancel = lambda: setattr(context, "cancelled", reason)
         result = job.handler(context, decoded)
     text = encode(result)
-    if len(text) > RESULT_BYTES or depth(text) > MAX_DEPTH:
-        raise ValueError(f"a result has at most {RESULT_BYTES} bytes in {MAX_DEPTH} levels: {len(text)} bytes")
+    if len(text) > MAX_RESULT_BYTES or nesting_depth(text) > MAX_DEPTH:
+        raise ValueError(f"a result has at most {MAX_RESULT_BYTES} bytes in {MAX_DEPTH} levels: {len(text)} bytes")
     return Run(result, recorder.progress, recorder.checkpoints)
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-FIRST_MS, LAST_MS = -62_135_596_800_000, 253_402_300_799_999  # what RFC 3339 can spell
+MIN_MS, MAX_MS = -62_135_596_800_000, 253_402_300_799_999  # what RFC 3339 can spell
 
 
 class Timestamp(int):
@@ -25,32 +25,32 @@ class Timestamp(int):
         """Read an RFC 3339 time; ValueError names what is wrong with it."""
         if not isinstance(text, str):
             raise ValueError("Expected an RFC 3339 time")  # noqa: TRY004 - msgspec adds the path to a ValueError
-        return _read_time(text)
+        return _parse_rfc3339(text)
 
     @classmethod
     def at(cls, seconds: float) -> Timestamp:
         """Return the moment so many seconds after the epoch; ValueError when it could not be written."""
         milliseconds = round(seconds * 1000)
-        if not FIRST_MS <= milliseconds <= LAST_MS:
+        if not MIN_MS <= milliseconds <= MAX_MS:
             raise ValueError("Expected a time of the years 1 to 9999 in UTC")
         return cls(milliseconds)
 
     def after(self, seconds: float) -> Timestamp:
         """Return the moment that many seconds later, or the last that can be written."""
-        return Timestamp(min(LAST_MS, self + round(seconds * 1000)))
+        return Timestamp(min(MAX_MS, self + round(seconds * 1000)))
 
     def __str__(self) -> str:
         """Spell it as RFC 3339 in UTC with milliseconds."""
-        return self.quoted()[1:-1].decode()
+        return self.to_json()[1:-1].decode()
 
-    def quoted(self) -> bytes:
+    def to_json(self) -> bytes:
         """Spell it as JSON does."""
-        return _spell_time(int(self))
+        return _format_rfc3339(int(self))
 
 
 # All reports of a job repeat its times, and those of a lease.
 @lru_cache(maxsize=10_000)
-def _read_time(text: str) -> Timestamp:
+def _parse_rfc3339(text: str) -> Timestamp:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError("Expected a time with its offset, such as 2026-01-01T00:00:00.000Z")
@@ -58,6 +58,6 @@ def _read_time(text: str) -> Timestamp:
 
 
 @lru_cache(maxsize=10_000)
-def _spell_time(milliseconds: int) -> bytes:
+def _format_rfc3339(milliseconds: int) -> bytes:
     moment = EPOCH + timedelta(milliseconds=milliseconds)
     return b'"%b"' % moment.isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()

@@ -50,7 +50,7 @@ class InvalidToken(Exception):
         self.job_id = job_id
 
 
-class Pass(Struct, frozen=True, kw_only=True):
+class Grant(Struct, frozen=True, kw_only=True):
     """What a token says: which job, for how long, and what its bearer may do."""
 
     job_id: UUID
@@ -60,12 +60,12 @@ class Pass(Struct, frozen=True, kw_only=True):
     due_at: Timestamp | None = None
     scope: frozenset[str] = frozenset({WATCH, CANCEL})
 
-    def expired(self, now: Timestamp) -> bool:
+    def is_expired(self, now: Timestamp) -> bool:
         """Tell whether its time is over."""
-        return self.ends_at < now
+        return self.valid_until < now
 
     @property
-    def ends_at(self) -> Timestamp:
+    def valid_until(self) -> Timestamp:
         """The last moment at which it counts: clocks differ a little."""
         return self.expires_at.after(LEEWAY_S)
 
@@ -97,9 +97,9 @@ class TokenSigner:
         self._key = key
         self._headers = {"kid": key_id(key.public_key())}
 
-    def sign(self, granted: Pass) -> str:
+    def sign(self, grant: Grant) -> str:
         """Return the token for this pass."""
-        return jwt.encode(granted.claims(), self._key, ALGORITHM, headers=self._headers)
+        return jwt.encode(grant.claims(), self._key, ALGORITHM, headers=self._headers)
 
     @property
     def public_pem(self) -> str:
@@ -117,19 +117,19 @@ class TokenVerifier:
             raise ValueError("the token keys must be Ed25519 public keys in PEM")
         self._keys = {key_id(key): key for key in keys if isinstance(key, Ed25519PublicKey)}
 
-    def verify(self, token: str) -> Pass:
+    def verify(self, token: str) -> Grant:
         """Return what the token grants; InvalidToken when it grants nothing."""
         try:
             key = self._keys[jwt.get_unverified_header(token)["kid"]]
             claims = jwt.decode(token, key, [ALGORITHM], options=_OPTIONS, audience=AUDIENCE, leeway=LEEWAY_S)
-            granted = _read(claims)
+            grant = _grant_from_claims(claims)
         except (jwt.InvalidTokenError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise InvalidToken("invalid_token", "The token is not valid here.") from error
-        if WATCH not in granted.scope:
+        if WATCH not in grant.scope:
             raise InvalidToken("invalid_token", "The token does not allow to watch.")
-        if granted.expired(Timestamp.now()):
-            raise InvalidToken("token_expired", "The token has expired.", granted.job_id)
-        return granted
+        if grant.is_expired(Timestamp.now()):
+            raise InvalidToken("token_expired", "The token has expired.", grant.job_id)
+        return grant
 
 
 def claimed_job(token: str) -> UUID | None:
@@ -140,9 +140,9 @@ def claimed_job(token: str) -> UUID | None:
         return None
 
 
-def _read(claims: dict[str, Any]) -> Pass:
+def _grant_from_claims(claims: dict[str, Any]) -> Grant:
     due = claims.get("due")
-    return Pass(
+    return Grant(
         job_id=UUID(claims["sub"]),
         kind=str(claims.get("kind", "countdown")).encode().decode(),  # UnicodeError on what cannot be written
         submitted_at=Timestamp.at(claims["iat"]),
@@ -164,16 +164,16 @@ def make_keys(directory: Path) -> None:
     private, public, report = (directory / name for name in ("token.pem", "token.pub.pem", "report.key"))
     if not private.exists():
         key = Ed25519PrivateKey.generate()
-        _write(private, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        _write_once(private, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         public.unlink(missing_ok=True)
     if not public.exists():
         key = load_pem_private_key(private.read_bytes(), password=None)  # type: ignore[assignment]
-        _write(public, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), 0o644)
+        _write_once(public, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), 0o644)
     if not report.exists():
-        _write(report, secrets.token_urlsafe(32).encode() + b"\n")
+        _write_once(report, secrets.token_urlsafe(32).encode() + b"\n")
 
 
-def _write(path: Path, content: bytes, mode: int = 0o600) -> None:
+def _write_once(path: Path, content: bytes, mode: int = 0o600) -> None:
     """Write a file whole; whoever was first, of several at once, wins."""
     with NamedTemporaryFile(dir=path.parent) as draft:
         draft.write(content)

@@ -14,7 +14,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError
 
-from dev.environment import answer, folder, programs, settings
+from dev.environment import programs, service_environment, state_dir, wait_until_ready
 from headway.tokens import make_keys
 from tests.leaks import leaks, leaks_under
 from tests.waiting import free_ports, wait_until
@@ -67,14 +67,14 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     home = tmp_path_factory.mktemp("stores")
     valkey_port, azurite_port = map(str, free_ports(2))
     given = {"HEADWAY_DIR": str(home), "VALKEY_PORT": valkey_port, "AZURITE_PORT": azurite_port}
-    env = settings(folder(given), given)
+    env = service_environment(state_dir(given), given)
     for name in ("valkey", "azurite"):
         (home / name).mkdir()
     group = programs(env, home)[0]
     running = [
         subprocess.Popen(program.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for program in group
     ]
-    asyncio.run(answer(group))
+    asyncio.run(wait_until_ready(group))
     yield env
     for process in running:
         process.terminate()

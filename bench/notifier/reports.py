@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from headway.contracts import NULL, JobReport, Json, Progress, Timestamp, encode, present
-from headway.tokens import Pass, TokenSigner
+from headway.contracts import NULL, JobReport, Json, Progress, Timestamp, encode, to_progress_snapshot
+from headway.tokens import Grant, TokenSigner
 
 SEEN_BYTES = 200  # of what a watcher sees that is of this report alone: `progress`, or a peer's whole message
 JOBS = 5_000
@@ -70,12 +70,12 @@ def _padding(size: int) -> str:
 
 
 def _token(signer: TokenSigner, job_id: uuid.UUID, now: Timestamp) -> str:
-    return signer.sign(Pass(job_id=job_id, kind="bench", submitted_at=now, expires_at=now.after(HOUR_S)))
+    return signer.sign(Grant(job_id=job_id, kind="bench", submitted_at=now, expires_at=now.after(HOUR_S)))
 
 
 def _report(job_id: uuid.UUID, now: Timestamp) -> JobReport:
     progress = Progress(40, 100, "%", SENT)
-    message = SENT + _padding(len(encode(present(progress))))
+    message = SENT + _padding(len(encode(to_progress_snapshot(progress))))
     return JobReport(
         job_id=job_id,
         kind="bench",

@@ -15,7 +15,16 @@ from bench import meter
 from bench.notifier import reports
 from bench.notifier.systems import NCHAN, NCHAN_CONFIG, System, nchan_module
 from bench.processes import Process, made
-from dev.environment import LOCAL, PORTS, Program, answer, prepared, service, settings, valkey
+from dev.environment import (
+    LOCAL,
+    PORTS,
+    Program,
+    locked_state_dir,
+    service,
+    service_environment,
+    valkey,
+    wait_until_ready,
+)
 from headway.tokens import TokenSigner
 
 FIRST_PORT = 21_720
@@ -78,8 +87,8 @@ async def bed(folder: Path) -> AsyncIterator[Bed]:
     """Run Redis, and make keys and jobs, until the block ends."""
     ports = {name: str(FIRST_PORT + number) for number, name in enumerate(PORTS)}
     given = {**ports, "ALLOWED_ORIGINS": ORIGIN, "VALKEY_PORT": str(REDIS_PORT)}
-    env = {**os.environ, **settings(folder, given), "LOG_FORMAT": "json"}
-    with prepared(folder, env):
+    env = {**os.environ, **service_environment(folder, given), "LOG_FORMAT": "json"}
+    with locked_state_dir(folder, env):
         signer = TokenSigner((folder / "keys/token.pem").read_text())
         key = (folder / "keys/report.key").read_text().split()[0]
         program = valkey(env, folder)
@@ -133,7 +142,7 @@ async def _peer(stack: AsyncExitStack, system: System, port: int, bed: Bed, fold
 
 async def _answers(process: Process, program: Program) -> None:
     """Wait until a program answers, or has ended."""
-    waiting = asyncio.ensure_future(answer([program]))
+    waiting = asyncio.ensure_future(wait_until_ready([program]))
     try:
         async with asyncio.timeout(START_S):
             while not waiting.done():

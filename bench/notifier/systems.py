@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from bench.notifier.scenarios import FANOUT, IDLE, JOBS, REPLICAS, STUCK
 from dev import node
-from dev.environment import ROOT, Unusable
+from dev.environment import ROOT, SetupError
 
 BUILD = ROOT / "bench/notifier/build"  # by the Makefile
 LOAD, LIMIT_SERVER = BUILD / "load", BUILD / "limit"
@@ -51,9 +51,9 @@ class System(NamedTuple):
 
 def systems() -> list[System]:
     """Return the systems that there are on this machine."""
-    found = node.find()
+    found = node.find_node()
     if found is None:
-        raise Unusable("There is no Node.js: `make bench-notifier` installs one")
+        raise SetupError("There is no Node.js: `make bench-notifier` installs one")
     ours = System(HEADWAY, (sys.executable, "-m", "services.notifier"), protocol="headway", watch_path="/live")
     socketio = System(
         SOCKETIO, (found.node, str(ROOT / "bench/node/socketio.mjs")), (*ALL, REPLICAS.name), "socketio", SOCKETIO_PATH

@@ -13,8 +13,8 @@ from redis.asyncio import Redis
 
 from bench import meter
 from bench.processes import Process
-from dev.environment import PORTS, answer, prepared, programs, settings
-from headway.azure_queue import API_VERSION
+from dev.environment import PORTS, locked_state_dir, programs, service_environment, wait_until_ready
+from headway.azure.job_queue import API_VERSION
 
 FIRST_PORT = 21_700
 QUEUES = ("jobs", "bare")  # Headway's, and the bare loop's
@@ -48,9 +48,9 @@ class Stores:
 async def stores(folder: Path) -> AsyncIterator[Stores]:
     """Run the stores and services until the block ends."""
     given = {name: str(FIRST_PORT + number) for number, name in enumerate(PORTS)}
-    env = {**os.environ, **settings(folder, given), "LOG_FORMAT": "json"}
+    env = {**os.environ, **service_environment(folder, given), "LOG_FORMAT": "json"}
     processes = {}
-    with prepared(folder, env):
+    with locked_state_dir(folder, env):
         async with AsyncExitStack() as stack:
             for group in programs(env, folder):
                 wanted = [program for program in group if program.name != "worker"]
@@ -58,5 +58,5 @@ async def stores(folder: Path) -> AsyncIterator[Stores]:
                     log = folder / "logs" / f"{program.name}.log"
                     running = Process.running(program.command, env, log)
                     processes[program.name] = await stack.enter_async_context(running)
-                await answer(wanted)
+                await wait_until_ready(wanted)
             yield Stores(env, processes)

@@ -7,7 +7,7 @@ import sys
 from typing import NamedTuple
 
 from dev import node
-from dev.environment import LOCAL, ROOT, Unusable
+from dev.environment import LOCAL, ROOT, SetupError
 
 PEERS = "bench.worker.peers"
 PYTHON = sys.executable
@@ -49,9 +49,9 @@ class System(NamedTuple):
 
 def systems() -> list[System]:
     """Return the systems, in the order of the table."""
-    found = node.find()
+    found = node.find_node()
     if found is None:
-        raise Unusable("There is no Node.js: `make bench-worker` installs one")
+        raise SetupError("There is no Node.js: `make bench-worker` installs one")
     client = (PYTHON, "-m", f"{PEERS}.headway_client")
     arq = (PEERS_PYTHON, "-m", f"{PEERS}.arq_jobs")
     bullmq = (found.node, BULLMQ)

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from aiohttp import web
 
-from headway.tokens import InvalidToken, Pass, TokenVerifier
+from headway.tokens import Grant, InvalidToken, TokenVerifier
 from services.runtime.errors import Forbidden, NotFound, Unauthorized
 
 
@@ -18,7 +18,7 @@ def job_id_from_path(request: web.Request) -> UUID:
         raise NotFound("The path does not name a job: expected a UUID.", field="id") from error
 
 
-def authorize_job(request: web.Request, token: str | None, verifier: TokenVerifier) -> Pass:
+def authorize_job(request: web.Request, token: str | None, verifier: TokenVerifier) -> Grant:
     """Return what a token grants for the job that the path names."""
     if token is None:
         raise Unauthorized("Send the job's token: Authorization: Bearer <token>.")

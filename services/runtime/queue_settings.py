@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from headway.azure_queue import API_VERSION, JobQueue
+from headway.azure.job_queue import API_VERSION, JobQueue
 from services.runtime.settings import Secret, Settings, Url
 
 

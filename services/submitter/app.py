@@ -12,12 +12,12 @@ from services.runtime.openapi import openapi_route
 from services.runtime.service import ServiceSpec
 from services.runtime.settings import ReloadingFile, read_keys
 from services.runtime.wakeup_client import WakeupClient
-from services.submitter.api import Api
-from services.submitter.callers import Callers
+from services.submitter.caller_auth import CallerAuth
 from services.submitter.links import Links
-from services.submitter.pages import FOR_EVERYONE, Pages
+from services.submitter.pages import PUBLIC_ROUTES, Pages
 from services.submitter.settings import SubmitterSettings
-from services.submitter.sharing import Sharing
+from services.submitter.share_token import ShareTokenHandler
+from services.submitter.submit import SubmitHandler
 
 OPENAPI = Path(__file__).parent / "openapi.yaml"
 
@@ -31,13 +31,13 @@ async def submitter(settings: SubmitterSettings) -> AsyncIterator[ServiceSpec]:
     async with settings.queue() as queue, WakeupClient.connect(settings.notifier_internal_url) as waker:
         parts = (
             Pages(links),
-            Api(settings, links, queue, signer, Callers(settings, keys), waker),
-            Sharing(links, signer, _verifier(settings)),
+            SubmitHandler(settings, links, queue, signer, CallerAuth(settings, keys), waker),
+            ShareTokenHandler(links, signer, _verifier(settings)),
         )
         yield ServiceSpec(
             public=[*(route for part in parts for route in part.routes()), openapi_route(OPENAPI)],
             public_port=settings.port,
-            cors=CorsPolicy(settings.origins, public_routes=FOR_EVERYONE),
+            cors=CorsPolicy(settings.origins, public_routes=PUBLIC_ROUTES),
             tasks={"waker": waker.run},
         )
 

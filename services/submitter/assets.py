@@ -29,21 +29,21 @@ class Asset(Struct, frozen=True):
     digest: str
 
     @classmethod
-    def of(cls, suffix: str, body: bytes) -> Asset:
+    def from_content(cls, suffix: str, body: bytes) -> Asset:
         """Make the asset of a file's content."""
         return cls(TYPES[suffix], body, gzip.compress(body, mtime=0), _digest(body))
 
 
-class Release(Struct, frozen=True):
+class AssetBundle(Struct, frozen=True):
     """The files as they are at one time; the digest is of all that pages load, so that they fit each other."""
 
     files: dict[str, Asset]
     digest: str
 
     @classmethod
-    def of(cls, files: dict[str, Asset]) -> Release:
+    def from_files(cls, files: dict[str, Asset]) -> AssetBundle:
         """Make a release of these files."""
-        loaded = sorted((name, asset.digest) for name, asset in files.items() if loadable(name))
+        loaded = sorted((name, asset.digest) for name, asset in files.items() if is_asset(name))
         return cls(files, _digest(msgspec.json.encode(loaded)))
 
 
@@ -52,34 +52,36 @@ class Assets:
 
     def __init__(self, live_url: str) -> None:
         script = b"export const liveUrl = %b;\n" % msgspec.json.encode(live_url)
-        self._made = {"live-url.js": Asset.of(".js", script)}
-        self._stamps = _stamps()
-        self._release = self._read()
+        self._generated = {"live-url.js": Asset.from_content(".js", script)}
+        self._file_versions = _read_file_versions()
+        self._bundle = self._load_bundle()
 
-    def current(self) -> Release:
+    def current(self) -> AssetBundle:
         """Return the files as they are now; while one of them is being replaced, as they were before."""
         with suppress(FileNotFoundError):
-            stamps = _stamps()
-            if stamps != self._stamps:
-                self._release = self._read()
-                self._stamps = stamps
-        return self._release
+            stamps = _read_file_versions()
+            if stamps != self._file_versions:
+                self._bundle = self._load_bundle()
+                self._file_versions = stamps
+        return self._bundle
 
-    def _read(self) -> Release:
-        return Release.of({path.name: Asset.of(path.suffix, path.read_bytes()) for path in _paths()} | self._made)
+    def _load_bundle(self) -> AssetBundle:
+        return AssetBundle.from_files(
+            {path.name: Asset.from_content(path.suffix, path.read_bytes()) for path in _asset_paths()} | self._generated
+        )
 
 
-def loadable(name: str) -> bool:
+def is_asset(name: str) -> bool:
     """Tell whether a file is one that pages load, not a page."""
     return not name.endswith(".html")
 
 
-def _paths() -> list[Path]:
+def _asset_paths() -> list[Path]:
     return [path for folder in FOLDERS for path in folder.iterdir() if path.suffix in TYPES]
 
 
-def _stamps() -> dict[Path, tuple[int, int]]:
-    return {path: (status.st_mtime_ns, status.st_ino) for path in _paths() for status in [path.stat()]}
+def _read_file_versions() -> dict[Path, tuple[int, int]]:
+    return {path: (status.st_mtime_ns, status.st_ino) for path in _asset_paths() for status in [path.stat()]}
 
 
 def _digest(content: bytes) -> str:

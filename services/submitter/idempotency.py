@@ -25,27 +25,32 @@ from services.runtime.errors import BadRequest, UnprocessableContent
 from services.submitter.submission import Submission
 
 HEADER = "Idempotency-Key"
-LONGEST = 255
-JOBS = UUID("126fc5e9-c2fb-425a-873b-75c8cad6d05b")
+MAX_KEY_LENGTH = 255
+JOB_NAMESPACE = UUID("126fc5e9-c2fb-425a-873b-75c8cad6d05b")
 
 
-def read_key(request: web.Request) -> str | None:
+def idempotency_key(request: web.Request) -> str | None:
     """Return the request's key, if it has one."""
     key = request.headers.get(HEADER)
-    if key is not None and not (0 < len(key) <= LONGEST and key.isprintable()):
-        raise UnprocessableContent(f"Expected 1 to {LONGEST} printable characters.", field=HEADER)
+    if key is not None and not (0 < len(key) <= MAX_KEY_LENGTH and key.isprintable()):
+        raise UnprocessableContent(f"Expected 1 to {MAX_KEY_LENGTH} printable characters.", field=HEADER)
     return key
 
 
-def identify(submission: Submission, caller: str, key: str | None) -> UUID:
+def job_id_for(submission: Submission, caller: str, key: str | None) -> UUID:
     """Return the id of the job that a caller asks for: with a key always the same, without one a new one."""
     if key is None:
         return uuid4()
-    asked = [float(submission.delay_s), submission.max_attempts, submission.timeout_s, canonical(submission.payload)]
-    return uuid5(JOBS, json.dumps([caller, key, submission.kind, *asked]))
+    asked = [
+        float(submission.delay_s),
+        submission.max_attempts,
+        submission.timeout_s,
+        canonical_json(submission.payload),
+    ]
+    return uuid5(JOB_NAMESPACE, json.dumps([caller, key, submission.kind, *asked]))
 
 
-def canonical(payload: Json) -> str:
+def canonical_json(payload: Json) -> str:
     """Spell a JSON text so that two with the same spelling mean the same to every reader.
 
     Numbers stay as they are written, and a key that occurs twice keeps all its values, in their order.

@@ -15,7 +15,7 @@ class Links:
         self.socket_url = f"ws{self.live_url.removeprefix('http')}"
         self._submitter_url = settings.submitter_url.rstrip("/")
 
-    def to(self, job_id: UUID, token: str | None = None) -> dict[str, str]:
+    def for_job(self, job_id: UUID, token: str | None = None) -> dict[str, str]:
         """Return the links to a job, with the token behind the page's `#` if there is one."""
         path = f"/jobs/{job_id}"
         live = f"{self.live_url}/live{path}"

@@ -12,11 +12,11 @@ from headway.contracts import encode
 from services.runtime.auth import job_id_from_path
 from services.runtime.errors import NotFound
 from services.runtime.request import JSON
-from services.submitter.assets import Asset, Assets, loadable
+from services.submitter.assets import Asset, Assets, is_asset
 from services.submitter.links import Links
 
 YEAR_S = 31_536_000
-FOR_EVERYONE = ("/assets/{name}", "/assets/{digest}/{name}")  # pages of every origin may load these
+PUBLIC_ROUTES = ("/assets/{name}", "/assets/{digest}/{name}")  # pages of every origin may load these
 
 
 class Pages:
@@ -33,7 +33,7 @@ class Pages:
             web.get("/", self.home),
             web.get("/jobs/{id}", self.job),
             web.get("/assets/{name}", self.asset),
-            web.get("/assets/{digest}/{name}", self.pinned),
+            web.get("/assets/{digest}/{name}", self.versioned_asset),
         ]
 
     async def home(self, request: web.Request) -> web.Response:
@@ -46,27 +46,27 @@ class Pages:
         if JSON not in accepted or "text/html" in accepted:
             return self._page(request, "job.html")
         job_id = job_id_from_path(request)
-        body = encode({"id": job_id, "links": self._links.to(job_id)})
+        body = encode({"id": job_id, "links": self._links.for_job(job_id)})
         headers = {"Cache-Control": "no-cache", "Vary": "Accept"}
         return web.Response(body=body, content_type=JSON, headers=headers)
 
     async def asset(self, request: web.Request) -> web.Response:
         """Serve what pages load, and tell where it stays as it is."""
-        release, name = self._assets.current(), request.match_info["name"]
-        return self._load(request, release.files, {"Content-Location": f"/assets/{release.digest}/{name}"})
+        bundle, name = self._assets.current(), request.match_info["name"]
+        return self._serve_asset(request, bundle.files, {"Content-Location": f"/assets/{bundle.digest}/{name}"})
 
-    async def pinned(self, request: web.Request) -> web.Response:
+    async def versioned_asset(self, request: web.Request) -> web.Response:
         """Serve what pages load, as it is for ever."""
-        release = self._assets.current()
-        files = release.files if request.match_info["digest"] == release.digest else {}
-        return self._load(request, files, {"Cache-Control": f"public, max-age={YEAR_S}, immutable"})
+        bundle = self._assets.current()
+        files = bundle.files if request.match_info["digest"] == bundle.digest else {}
+        return self._serve_asset(request, files, {"Cache-Control": f"public, max-age={YEAR_S}, immutable"})
 
     def _page(self, request: web.Request, name: str) -> web.Response:
         return self._serve(request, self._assets.current().files[name], self._headers)
 
-    def _load(self, request: web.Request, files: dict[str, Asset], headers: dict[str, str]) -> web.Response:
+    def _serve_asset(self, request: web.Request, files: dict[str, Asset], headers: dict[str, str]) -> web.Response:
         name = request.match_info["name"]
-        if name not in files or not loadable(name):
+        if name not in files or not is_asset(name):
             raise NotFound("There is no such file.")
         return self._serve(request, files[name], {"Cross-Origin-Resource-Policy": "cross-origin", **headers})
 

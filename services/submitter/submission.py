@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 from headway.contracts import (
     DEFAULT_ATTEMPTS,
     MAX_DEPTH,
-    PAYLOAD_BYTES,
+    MAX_PAYLOAD_BYTES,
     Attempts,
     JobMessage,
     Json,
@@ -21,14 +21,14 @@ from headway.contracts import (
     Seconds,
     Timestamp,
     decode,
-    depth,
+    nesting_depth,
 )
-from headway.tokens import Pass
+from headway.tokens import Grant
 from services.runtime.errors import BadRequest, PayloadTooLarge, UnprocessableContent
 from services.runtime.request import decode_body
 
-LONGEST_DELAY_S = 7 * 86_400  # the queue hides a message no longer
-BODY_BYTES = 2 * PAYLOAD_BYTES  # the payload and what stands around it
+MAX_DELAY_S = 7 * 86_400  # the queue hides a message no longer
+MAX_BODY_BYTES = 2 * MAX_PAYLOAD_BYTES  # the payload and what stands around it
 
 
 class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,53 +36,53 @@ class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     kind: Name
     payload: Json = Json(b"{}")
-    delay_s: Annotated[float, Meta(ge=0, le=LONGEST_DELAY_S)] = 0
+    delay_s: Annotated[float, Meta(ge=0, le=MAX_DELAY_S)] = 0
     max_attempts: Attempts = DEFAULT_ATTEMPTS
     timeout_s: Seconds | None = None
 
 
-class Accepted(Struct, frozen=True, kw_only=True):
+class AcceptedJob(Struct, frozen=True, kw_only=True):
     """A job as it goes on the queue, and what its submitter may do with it."""
 
     message: JobMessage
-    granted: Pass
+    grant: Grant
     delay_s: int
 
 
-def read_json(body: bytes) -> Submission:
+def submission_from_json(body: bytes) -> Submission:
     """Read a JSON submission; a Problem names what does not fit."""
-    return _limited(decode_body(body, Submission))
+    return _check_limits(decode_body(body, Submission))
 
 
-def read_form(body: bytes) -> Submission:
+def submission_from_form(body: bytes) -> Submission:
     """Read a form's submission: the same fields, `payload` as JSON text; an empty field is one that is not there."""
     try:
-        given = dict(parse_qsl(body.decode(), strict_parsing=bool(body), errors="strict", max_num_fields=8))
+        form = dict(parse_qsl(body.decode(), strict_parsing=bool(body), errors="strict", max_num_fields=8))
     except ValueError as error:
         raise BadRequest("The body is not a form.") from error
-    fields = given | ({"payload": _json_text(given["payload"])} if "payload" in given else {})
+    fields = form | ({"payload": _payload_from_text(form["payload"])} if "payload" in form else {})
     try:
-        return _limited(msgspec.convert(fields, Submission, strict=False))
+        return _check_limits(msgspec.convert(fields, Submission, strict=False))
     except msgspec.ValidationError as error:
         raise UnprocessableContent.from_validation_error(error) from error
 
 
-def _json_text(text: str) -> Json:
+def _payload_from_text(text: str) -> Json:
     try:
         return decode(text, Json)
     except msgspec.DecodeError as error:
         raise UnprocessableContent("The payload is not JSON.", field="payload") from error
 
 
-def _limited(submission: Submission) -> Submission:
-    if len(submission.payload) > PAYLOAD_BYTES:
-        raise PayloadTooLarge(f"The payload is larger than {PAYLOAD_BYTES} bytes.", field="payload")
-    if depth(bytes(submission.payload)) > MAX_DEPTH:
+def _check_limits(submission: Submission) -> Submission:
+    if len(submission.payload) > MAX_PAYLOAD_BYTES:
+        raise PayloadTooLarge(f"The payload is larger than {MAX_PAYLOAD_BYTES} bytes.", field="payload")
+    if nesting_depth(bytes(submission.payload)) > MAX_DEPTH:
         raise UnprocessableContent(f"The payload is nested more than {MAX_DEPTH} levels deep.", field="payload")
     return submission
 
 
-def accept(submission: Submission, job_ttl_s: float, job_id: UUID) -> Accepted:
+def accept_submission(submission: Submission, job_ttl_s: float, job_id: UUID) -> AcceptedJob:
     """Make a job of a submission."""
     if submission.delay_s >= job_ttl_s:
         raise UnprocessableContent("Expected a delay shorter than a job lives.", field="delay_s")
@@ -97,11 +97,11 @@ def accept(submission: Submission, job_ttl_s: float, job_id: UUID) -> Accepted:
         max_attempts=submission.max_attempts,
         timeout_s=submission.timeout_s,
     )
-    granted = Pass(
+    grant = Grant(
         job_id=job_id,
         kind=submission.kind,
         submitted_at=now,
         expires_at=now.after(job_ttl_s),
         due_at=now.after(delay_s) if delay_s else None,
     )
-    return Accepted(message=message, granted=granted, delay_s=delay_s)
+    return AcceptedJob(message=message, grant=grant, delay_s=delay_s)

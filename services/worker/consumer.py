@@ -14,7 +14,7 @@ from contextlib import suppress
 import structlog
 from azure.core.exceptions import AzureError
 
-from headway.azure_queue import MAX_PAGE
+from headway.azure.job_queue import MAX_PAGE
 from services.worker import metrics
 from services.worker.delivery import Delivery, DeliveryDependencies
 from services.worker.wakeups import WakeupListener

@@ -18,7 +18,7 @@ import structlog
 from azure.core.exceptions import AzureError
 from msgspec.structs import replace
 
-from headway.azure_queue import JobQueue, Received
+from headway.azure.job_queue import JobQueue, ReceivedMessage
 from headway.backoff import full_jitter_s
 from headway.context import Attempt
 from headway.contracts import (
@@ -28,7 +28,7 @@ from headway.contracts import (
     JobReport,
     Verdict,
     decode_message,
-    readable_id,
+    extract_job_id,
 )
 from headway.jobs import BACKOFF_CAP_S, BACKOFF_S
 from services.runtime.wakeup_client import WakeupClient
@@ -65,7 +65,7 @@ class DeliveryDependencies:
 class Delivery:
     """One message, from receipt to settlement."""
 
-    def __init__(self, received: Received, deps: DeliveryDependencies) -> None:
+    def __init__(self, received: ReceivedMessage, deps: DeliveryDependencies) -> None:
         self._received = received
         self._deps = deps
         self._lease = Lease(deps.queue, received, deps.lease_s)
@@ -91,7 +91,7 @@ class Delivery:
         try:
             message = self._with_defaults(decode_message(self._received.text))
         except msgspec.DecodeError as error:
-            job_id, detail = readable_id(self._received.text), str(error)
+            job_id, detail = extract_job_id(self._received.text), str(error)
             log.warning("message_unreadable", message_id=self._received.id, detail=detail)
             if job_id is None:
                 await self._settlement.discard("unreadable", self._received.text)

@@ -16,7 +16,7 @@ from typing import NoReturn, Protocol
 
 from azure.core.exceptions import AzureError, HttpResponseError
 
-from headway.azure_queue import Received, gone, unsent
+from headway.azure.job_queue import ReceivedMessage, is_receipt_invalid, was_never_sent
 from headway.contracts import Timestamp
 from services.worker import metrics
 
@@ -28,10 +28,10 @@ MAX_RELEASE_TRIES, RELEASE_RETRY_DELAY_S = 3, 0.3  # tries to hand a message bac
 class MessageStore(Protocol):
     """The part of the queue that a lease needs."""
 
-    async def update(self, message_id: str, receipt: str, visibility_s: int, text: str | None = None) -> str:
+    async def update(self, message_id: str, pop_receipt: str, visibility_s: int, text: str | None = None) -> str:
         """Set a message's visibility and return its new receipt."""
 
-    async def delete(self, message_id: str, receipt: str) -> None:
+    async def delete(self, message_id: str, pop_receipt: str) -> None:
         """Remove a message."""
 
 
@@ -43,11 +43,11 @@ class Lease:
     """The exclusive right to one message."""
 
     def __init__(
-        self, queue: MessageStore, received: Received, lease_s: int, clock: Callable[[], float] = time.monotonic
+        self, queue: MessageStore, received: ReceivedMessage, lease_s: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._queue = queue
         self._id = received.id
-        self._receipt = received.receipt
+        self._pop_receipt = received.pop_receipt
         self._lease_s = lease_s
         self._clock = clock
         self._lock = asyncio.Lock()
@@ -120,15 +120,15 @@ class Lease:
             text, waiting = self._text, len(self._waiting_for_text)
             try:
                 async with asyncio.timeout(max(0.0, self.handler_deadline - asked_at)):
-                    self._receipt = await self._queue.update(self._id, self._receipt, self._lease_s, text)
+                    self._pop_receipt = await self._queue.update(self._id, self._pop_receipt, self._lease_s, text)
             except HttpResponseError as error:
-                if gone(error) and not self._receipt_uncertain:
+                if is_receipt_invalid(error) and not self._receipt_uncertain:
                     raise LeaseLost("another worker has the message") from error
                 self._receipt_uncertain = True
                 return False
             except (AzureError, TimeoutError) as error:
                 self._receipt_uncertain = self._receipt_uncertain or not (
-                    isinstance(error, AzureError) and unsent(error)
+                    isinstance(error, AzureError) and was_never_sent(error)
                 )
                 return False
             self._receipt_uncertain = False
@@ -148,7 +148,7 @@ class Lease:
         """Remove the message, after a renewal that is in flight; in doubt it is left to come back."""
         async with self._lock:
             if not self._receipt_uncertain:
-                await self._queue.delete(self._id, self._receipt)
+                await self._queue.delete(self._id, self._pop_receipt)
                 self._settled = True
 
     async def release(self, text: str | None, after_s: int = 0) -> bool:
@@ -163,9 +163,9 @@ class Lease:
         """Try a few times: what is not handed back is nobody's until the lease ends, and that costs an attempt."""
         for left in reversed(range(MAX_RELEASE_TRIES)):
             try:
-                await self._queue.update(self._id, self._receipt, after_s, text)
+                await self._queue.update(self._id, self._pop_receipt, after_s, text)
             except AzureError as error:
-                another = isinstance(error, HttpResponseError) and gone(error)
+                another = isinstance(error, HttpResponseError) and is_receipt_invalid(error)
                 if another and left < MAX_RELEASE_TRIES - 1:
                     return  # a try that seemed to fail has done it
                 if another or not left:

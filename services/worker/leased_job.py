@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from headway.contracts import MESSAGE_BYTES, JobMessage, Json, Progress, Timestamp, encode_message
+from headway.contracts import MAX_MESSAGE_BYTES, JobMessage, Json, Progress, Timestamp, encode_message
 from services.worker.lease import Lease
 from services.worker.reporting.report_stream import ReportStream
 
@@ -49,9 +49,9 @@ class LeasedJob:
         """
         message = replace(self.message, checkpoint=checkpoint)
         text = encode_message(message)
-        if len(text) > MESSAGE_BYTES:
+        if len(text) > MAX_MESSAGE_BYTES:
             raise ValueError(
-                f"with this checkpoint the message would have {len(text)} bytes: {MESSAGE_BYTES} is the most"
+                f"with this checkpoint the message would have {len(text)} bytes: {MAX_MESSAGE_BYTES} is the most"
             )
         await self.lease.save_text(text)
         self.message, self.text = message, text

@@ -12,18 +12,18 @@ from msgspec import Struct
 from headway import Fail, Job, Retry
 from headway.contracts import (
     MAX_DEPTH,
-    MAX_ERROR,
-    MAX_NAME,
+    MAX_ERROR_LENGTH,
+    MAX_NAME_LENGTH,
+    MAX_RESULT_BYTES,
     NULL,
-    RESULT_BYTES,
     JobError,
     JobStatus,
     Json,
     Timestamp,
     decode,
-    depth,
     encode,
-    shortened,
+    nesting_depth,
+    truncate,
 )
 
 
@@ -38,7 +38,7 @@ class Finished(Struct, frozen=True, tag=True):
     @classmethod
     def failed(cls, kind: str, message: str) -> Finished:
         """End a job `failed`, with an error for its user."""
-        return cls("failed", error=JobError(kind[:MAX_NAME], shortened(message, MAX_ERROR)))
+        return cls("failed", error=JobError(kind[:MAX_NAME_LENGTH], truncate(message, MAX_ERROR_LENGTH)))
 
 
 class RetryLater(Struct, frozen=True, tag=True):
@@ -88,9 +88,9 @@ def outcome_from_result(result: Any) -> Finished:
         text = encode(result)
     except Exception as error:  # whatever the result's own types raise; RecursionError when it holds itself
         return Finished.failed("InvalidResult", f"The result is not JSON: {error}")
-    if len(text) > RESULT_BYTES:
-        return Finished.failed("ResultTooLarge", f"The result has {len(text)} bytes; {RESULT_BYTES} is the most.")
-    if depth(text) > MAX_DEPTH:
+    if len(text) > MAX_RESULT_BYTES:
+        return Finished.failed("ResultTooLarge", f"The result has {len(text)} bytes; {MAX_RESULT_BYTES} is the most.")
+    if nesting_depth(text) > MAX_DEPTH:
         return Finished.failed("InvalidResult", f"The result is nested more than {MAX_DEPTH} levels deep.")
     return Finished("succeeded", Json(text))
 
@@ -101,7 +101,7 @@ def outcome_from_exception(error: BaseException) -> tuple[Finished | RetryLater,
         case Fail():
             return Finished.failed("Fail", error_message(error)), []
         case Retry(after_s=after_s):
-            return RetryLater(JobError("Retry", shortened(error_message(error), MAX_ERROR)), after_s), []
+            return RetryLater(JobError("Retry", truncate(error_message(error), MAX_ERROR_LENGTH)), after_s), []
         case InvalidPayload(error=told, __cause__=cause):
             return Finished("failed", error=told), [] if cause is None else traceback_lines(cause)
         case _:
@@ -121,14 +121,14 @@ def decode_payload(job: Job[..., Any], payload: Json) -> Any:
     try:
         return decode(bytes(payload), job.payload_type())
     except msgspec.DecodeError as error:
-        raise InvalidPayload(JobError("InvalidPayload", shortened(str(error), MAX_ERROR))) from None
+        raise InvalidPayload(JobError("InvalidPayload", truncate(str(error), MAX_ERROR_LENGTH))) from None
     except Exception as error:  # the payload's own type is at fault
         raise InvalidPayload(job_error(error)) from error
 
 
 def job_error(error: BaseException) -> JobError:
     """Return an exception as the error of a job."""
-    return JobError(type(error).__name__[:MAX_NAME], shortened(error_message(error), MAX_ERROR))
+    return JobError(type(error).__name__[:MAX_NAME_LENGTH], truncate(error_message(error), MAX_ERROR_LENGTH))
 
 
 def traceback_lines(error: BaseException) -> list[str]:

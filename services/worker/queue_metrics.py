@@ -8,7 +8,7 @@ import random
 import structlog
 from azure.core.exceptions import AzureError
 
-from headway.azure_queue import JobQueue
+from headway.azure.job_queue import JobQueue
 from headway.contracts import Timestamp
 from services.worker import metrics
 
@@ -28,5 +28,5 @@ async def monitor_queue_depth(queue: JobQueue) -> None:
             age_ms = 0 if depth.oldest_at is None else max(0, Timestamp.now() - depth.oldest_at)
             metrics.QUEUE_MESSAGES.labels(queue.name).set(depth.messages)
             metrics.QUEUE_AGE.labels(queue.name).set(age_ms / 1000)
-            metrics.POISON_MESSAGES.labels(queue.name).set(depth.poison)
+            metrics.POISON_MESSAGES.labels(queue.name).set(depth.poison_messages)
         await asyncio.sleep(MEASURE_INTERVAL_S * random.uniform(0.9, 1.1))  # noqa: S311

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 
-from headway.azure_queue import JobQueue
+from headway.azure.job_queue import JobQueue
 from services.runtime.wakeup_client import WakeupClient
 from services.worker import metrics
 from services.worker.lease import Lease

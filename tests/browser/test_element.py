@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from dev.environment import ROOT
 from headway.contracts import Timestamp
-from headway.tokens import Pass, TokenSigner
+from headway.tokens import Grant, TokenSigner
 from tests.browser import embedding
 from tests.browser.conftest import Problems, Report, forged
 from tests.browser.embedding import DOC, EVENTS, blocks, fitted, part
@@ -224,7 +224,7 @@ def signed(stack: Stack, receipt: dict[str, Any], **more: Any) -> str:
     """Sign a token for a job."""
     now = Timestamp.now()
     given = {"kind": "countdown", "submitted_at": now.after(-86_400), "expires_at": now.after(86_400), **more}
-    return TokenSigner((stack.folder / "keys" / "token.pem").read_text()).sign(Pass(job_id=receipt["id"], **given))
+    return TokenSigner((stack.folder / "keys" / "token.pem").read_text()).sign(Grant(job_id=receipt["id"], **given))
 
 
 @pytest.mark.parametrize(

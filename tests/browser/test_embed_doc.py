@@ -62,7 +62,7 @@ MODES = pytest.mark.parametrize("mode", ["Fragment", "StrictMode"])
 
 def program(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a program of an installed package in a folder."""
-    found = node.find()
+    found = node.find_node()
     assert found is not None
     return subprocess.run([found.node, PACKAGES / script, *arguments], cwd=folder, capture_output=True, text=True)
 

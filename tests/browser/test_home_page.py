@@ -10,7 +10,7 @@ import pytest
 from playwright.async_api import BrowserContext, Locator, Page, Route, WebSocket, expect
 
 from headway.contracts import Timestamp
-from headway.tokens import Pass, TokenSigner
+from headway.tokens import Grant, TokenSigner
 from tests.browser.conftest import Problems, Report
 from tests.stack import Stack
 
@@ -112,7 +112,7 @@ async def test_what_cannot_be_watched_any_more_drops_out(page: Page, stack: Stac
     """Jobs whose time is over are not listed, nor is what is no token; with the next job they leave the storage."""
     receipt = await stack.submit(delay_s=3600)
     now = Timestamp.now()
-    past = Pass(job_id=receipt["id"], kind="old", submitted_at=now.after(-7200), expires_at=now.after(-3600))
+    past = Grant(job_id=receipt["id"], kind="old", submitted_at=now.after(-7200), expires_at=now.after(-3600))
     expired = TokenSigner((stack.folder / "keys" / "token.pem").read_text()).sign(past)
     await remembering(page, stack, expired, "nonsense", receipt["token"])
     await expect(rows(page)).to_have_count(1)
@@ -143,7 +143,7 @@ async def test_list_has_an_end(page: Page, stack: Stack) -> None:
     ids = [f"00000000-0000-4000-8000-{number:012}" for number in range(50)]
     signer = TokenSigner(pem)
     times: dict[str, Any] = {"kind": "many", "submitted_at": now, "expires_at": now.after(3600)}
-    tokens = [signer.sign(Pass(job_id=job_id, **times)) for job_id in ids]  # type: ignore[arg-type]
+    tokens = [signer.sign(Grant(job_id=job_id, **times)) for job_id in ids]  # type: ignore[arg-type]
     await remembering(page, stack, *tokens)
     await page.evaluate("async (token) => (await import('/assets/history.js')).remember(token)", receipt["token"])
     assert await remembered(page) == [receipt["token"], *tokens[:49]]

@@ -12,7 +12,7 @@ import pytest
 from playwright.async_api import BrowserContext, Page, Route, expect
 
 from headway.contracts import Timestamp
-from headway.tokens import Pass, TokenSigner
+from headway.tokens import Grant, TokenSigner
 from tests.browser.conftest import Problems, Report, forged
 from tests.stack import Stack
 from tests.waiting import wait_until
@@ -316,7 +316,7 @@ def expired(stack: Stack, receipt: dict[str, Any]) -> str:
     signer = TokenSigner((stack.folder / "keys" / "token.pem").read_text())
     now = Timestamp.now()
     return signer.sign(
-        Pass(job_id=receipt["id"], kind="countdown", submitted_at=now.after(-DAY_S), expires_at=now.after(-3600))
+        Grant(job_id=receipt["id"], kind="countdown", submitted_at=now.after(-DAY_S), expires_at=now.after(-3600))
     )
 
 

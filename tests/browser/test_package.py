@@ -30,7 +30,7 @@ console.log(JSON.stringify([typeof watchJob, HeadwayJob.observedAttributes, type
 @pytest.fixture(scope="module")
 def found() -> node.Node:
     """Return the Node.js that there is."""
-    found = node.find()
+    found = node.find_node()
     assert found is not None
     return found
 

@@ -14,7 +14,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from dev.environment import ROOT
-from headway.azure_queue import CONNECT_S, READ_S
+from headway.azure.job_queue import CONNECT_TIMEOUT_S, READ_TIMEOUT_S
 from services.notifier.settings import NotifierSettings
 from services.notifier.transports.websocket.connection import CLOSE_TIMEOUT_S
 from services.runtime.service import SHUTDOWN_TIMEOUT_S
@@ -84,7 +84,9 @@ def stopping_s(settings: Settings) -> float:
         case NotifierSettings():
             own = settings.drain_s + CLOSE_TIMEOUT_S
         case WorkerSettings():
-            own = CONNECT_S + READ_S + settings.grace_s + SETTLE_TIMEOUT_S  # a receive in flight is awaited first
+            own = (
+                CONNECT_TIMEOUT_S + READ_TIMEOUT_S + settings.grace_s + SETTLE_TIMEOUT_S
+            )  # a receive in flight is awaited first
         case _:
             own = 0.0
     return own + 2 * SHUTDOWN_TIMEOUT_S + MARGIN_S  # of both listeners

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 
 from dev.environment import ROOT
 from headway.contracts import Timestamp
-from headway.tokens import Pass, TokenSigner, make_keys
+from headway.tokens import Grant, TokenSigner, make_keys
 from tests.waiting import free_ports, metric, wait_until
 
 ORIGIN = "http://page.example"
@@ -40,7 +40,7 @@ class Notifier:
         """Sign a token for a job."""
         now = Timestamp.now()
         return self.signer.sign(
-            Pass(
+            Grant(
                 job_id=uuid.UUID(job_id),
                 kind=kind,
                 submitted_at=now,

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from dev.environment import ROOT, answer, programs
+from dev.environment import ROOT, programs, wait_until_ready
 from tests.integration.effects import LOG, Effects
 from tests.stack import Stack
 from tests.waiting import free_ports, metric
@@ -52,7 +52,7 @@ class Worker:
             self._process = await asyncio.create_subprocess_exec(
                 *self._program.command, cwd=ROOT, env=self._env, stdout=log, stderr=log
             )
-        ready = asyncio.create_task(answer([self._program]))
+        ready = asyncio.create_task(wait_until_ready([self._program]))
         ended = asyncio.create_task(self._process.wait())
         try:
             await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED, timeout=30)

@@ -5,8 +5,17 @@ from __future__ import annotations
 from msgspec import Struct
 from msgspec.structs import replace
 
-from headway.contracts import DEFAULT_ATTEMPTS, ENDED, JobReport, JobSnapshot, Reason, Timestamp, encode, present
-from headway.tokens import Pass
+from headway.contracts import (
+    DEFAULT_ATTEMPTS,
+    ENDED,
+    JobReport,
+    JobSnapshot,
+    Reason,
+    Timestamp,
+    encode,
+    to_progress_snapshot,
+)
+from headway.tokens import Grant
 
 TAKEOVER_MS = 10 * 60_000
 KEEP_MS = 60 * 60_000
@@ -41,7 +50,7 @@ class Record(Struct, frozen=True, kw_only=True):
                 generation=state.generation,
                 attempt=state.attempt,
                 max_attempts=state.max_attempts,
-                progress=present(state.progress),
+                progress=to_progress_snapshot(state.progress),
                 result=state.result,
                 error=state.error,
                 cancel_requested=self.cancel_requested,
@@ -87,7 +96,7 @@ def accept(old: Record | None, report: JobReport, now: Timestamp) -> Record:
     return _renew(new, now) if new.snapshot == old.snapshot else _change(new, old, now)
 
 
-def cancel(old: Record | None, granted: Pass, now: Timestamp) -> Record:
+def cancel(old: Record | None, granted: Grant, now: Timestamp) -> Record:
     """Return the record after a cancel."""
     if old is None:
         return _change(Record(state=_cancelled(_unheard_of(granted)), cancel_requested=True), None, now)
@@ -116,7 +125,7 @@ def _cancelled(state: JobReport) -> JobReport:
     return replace(state, status="cancelled", due_at=None, lease_until=None)
 
 
-def _unheard_of(granted: Pass) -> JobReport:
+def _unheard_of(granted: Grant) -> JobReport:
     return JobReport(
         job_id=granted.job_id,
         kind=granted.kind,

@@ -21,8 +21,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from dev.environment import PORTS, ROOT, service, settings
-from headway.azure_queue import Depth, JobQueue
+from dev.environment import PORTS, ROOT, service, service_environment
+from headway.azure.job_queue import JobQueue, QueueDepth
 from tests.integration.audience import Audience
 from tests.integration.conftest import faults
 from tests.stack import Stack
@@ -190,7 +190,7 @@ class System(Stack):
         ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
         given = {**ports, "VALKEY_PORT": stores["VALKEY_PORT"], "AZURITE_PORT": stores["AZURITE_PORT"]}
         env = {
-            **settings(folder, given),
+            **service_environment(folder, given),
             "QUEUE_NAME": f"compatibility-{uuid.uuid4().hex[:12]}",
             "WORKER_JOBS": "compatibility_jobs",
             "LEASE_S": "20",
@@ -219,7 +219,7 @@ class System(Stack):
                     for name, version in versions.items():
                         group.create_task(services[name].start(version))
                 yield system
-                assert (await system.depth()).poison == 0
+                assert (await system.depth()).poison_messages == 0
                 await asyncio.gather(*(one.stop() for one in services.values()))
             finally:
                 await asyncio.gather(*(one.kill() for one in services.values()))
@@ -244,7 +244,7 @@ class System(Stack):
         link = f"{self.env['LIVE_URL']}/live/jobs/{receipt['id']}/cancel"
         return await self.cancel({**receipt, "links": {"cancel": link}})
 
-    async def depth(self) -> Depth:
+    async def depth(self) -> QueueDepth:
         """Return the number of messages on the queue and on its poison queue."""
         async with JobQueue.connect(self.env["QUEUE_CONNECTION_STRING"], self.env["QUEUE_NAME"]) as queue:
             return await queue.depth()

@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from headway.contracts import Timestamp, decode
-from headway.tokens import Pass, TokenSigner
+from headway.tokens import Grant, TokenSigner
 from services.notifier.records.store import JobStore
 from services.notifier.redis_client.url import redis_from_url
 from tests.integration.crowd import KINDS, Job, Shown, Watcher
@@ -49,7 +49,7 @@ class Show:
         self.random = random.Random(seed)
         signer, now = TokenSigner((replicas.keys / "token.pem").read_text()), Timestamp.now()
         ids = [uuid.UUID(int=self.random.getrandbits(128), version=4) for _ in range(jobs)]
-        passes = [Pass(job_id=one, kind="k", submitted_at=now, expires_at=now.after(TOKEN_S)) for one in ids]
+        passes = [Grant(job_id=one, kind="k", submitted_at=now, expires_at=now.after(TOKEN_S)) for one in ids]
         self.jobs = [Job(str(one.job_id), signer.sign(one)) for one in passes]
         self.going = self.random.sample(self.jobs, jobs)  # in the order in which they are to end
         self.ended: list[Job] = []

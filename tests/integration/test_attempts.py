@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from headway.azure_queue import JobQueue
+from headway.azure.job_queue import JobQueue
 from headway.contracts import JobMessage, Timestamp, decode_message, encode_message
 from tests.integration.test_one_job import VERSION, history
 from tests.stack import JOBS, Stack, running

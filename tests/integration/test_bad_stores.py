@@ -13,9 +13,9 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
-from headway.azure_queue import JobQueue
+from headway.azure.job_queue import JobQueue
 from headway.contracts import Timestamp
-from headway.tokens import Pass, TokenSigner
+from headway.tokens import Grant, TokenSigner
 from services.notifier.records.keys import job_key
 from tests.integration.conftest import Notifier, new_id, report
 from tests.integration.test_one_job import VERSION
@@ -195,7 +195,7 @@ async def test_garbage_on_the_queue(tmp_path_factory: pytest.TempPathFactory) ->
         signer = TokenSigner((stack.folder / "keys" / "token.pem").read_text())
         for job_id, change in unfit.items():
             now = Timestamp.now()
-            token = signer.sign(Pass(job_id=uuid.UUID(job_id), kind="k", submitted_at=now, expires_at=now.after(60)))
+            token = signer.sign(Grant(job_id=uuid.UUID(job_id), kind="k", submitted_at=now, expires_at=now.after(60)))
             end = [job async for job in stack.watch(token)][-1]
             assert (end["status"], end["error"]["type"]) == ("failed", "InvalidMessage")
             assert next(iter(change)) in end["error"]["message"], change

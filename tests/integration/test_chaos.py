@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import aiohttp
 import pytest
 
-from headway.azure_queue import API_VERSION, MAX_PAGE, JobQueue
+from headway.azure.job_queue import API_VERSION, MAX_PAGE, JobQueue
 from headway.contracts import Timestamp, decode_message
 from tests.integration.audience import Audience, audience
 from tests.integration.effects import Effects, written

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from dev.environment import ROOT
-from headway.links import Link
+from headway.client.links import Link
 from tests.stack import JOBS, Stack, running
 from tests.waiting import wait_until
 

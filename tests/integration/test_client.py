@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from dev.environment import ROOT
-from headway.client import Client, InvalidToken, JobCancelled, JobFailed, Problem
+from headway.client import Client, InvalidToken, JobCancelled, JobFailed, RequestFailed
 from headway.contracts import JobSnapshot
 from tests.stack import JOBS, Stack, running
 from tests.waiting import free_ports
@@ -66,10 +66,10 @@ async def test_failures_and_refusals_are_exceptions(client: Client) -> None:
     with pytest.raises(JobFailed) as failed:
         await client.result(await client.submit("broken"))
     assert (failed.value.error.type, failed.value.error.message) == ("ValueError", "the cable is loose")
-    with pytest.raises(Problem) as refused:
+    with pytest.raises(RequestFailed) as refused:
         await client.submit("countdown", max_attempts=0)
     assert (refused.value.status, refused.value.field) == (422, "max_attempts")
-    with pytest.raises(Problem) as refused:
+    with pytest.raises(RequestFailed) as refused:
         await client.submit("countdown", "x" * 33_000)
     assert (refused.value.status, refused.value.field) == (413, "payload")
     with pytest.raises(TimeoutError):

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from headway.contracts import (
-    RESULT_BYTES,
+    MAX_RESULT_BYTES,
     JobError,
     JobReport,
     JobSnapshot,
@@ -27,7 +27,7 @@ from headway.contracts import (
     Verdict,
     decode,
 )
-from headway.tokens import Pass
+from headway.tokens import Grant
 from services.notifier.records.keys import job_key
 from services.notifier.records.scripts import SCRIPT
 from services.notifier.records.store import JobStore
@@ -51,7 +51,7 @@ REPORT = JobReport(
     lease_until=NOW.after(3_600),
     progress=Progress(40, 100, "%", "halfway, nearly"),
 )
-PASS = Pass(job_id=JOB, kind="countdown", submitted_at=NOW, expires_at=NOW.after(86_400))
+PASS = Grant(job_id=JOB, kind="countdown", submitted_at=NOW, expires_at=NOW.after(86_400))
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 YEAR_9999_MS = 253_402_300_799_999
 
@@ -105,7 +105,7 @@ def milliseconds(time: Sequence[int]) -> int:
         pytest.param('{"a":[-98765432109876543,1E400,[],{}],"a":null}', id="what no reader agrees on"),
         pytest.param('"🚂 \\ud83d\\ude82 \\u0000 \\/"', id="emoji and escapes"),
         pytest.param('"%s%d\\\\n]]--"', id="formats and comments"),
-        pytest.param('"' + "ü" * (RESULT_BYTES // 2 - 1) + '"', id="32 KiB"),
+        pytest.param('"' + "ü" * (MAX_RESULT_BYTES // 2 - 1) + '"', id="32 KiB"),
     ],
 )
 async def test_result_comes_back_byte_for_byte(records: JobStore, result: str) -> None:

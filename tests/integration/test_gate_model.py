@@ -28,7 +28,7 @@ from headway.contracts import (
     decode,
     encode,
 )
-from headway.tokens import Pass
+from headway.tokens import Grant
 from services.notifier.records import scripts
 from services.notifier.records.keys import job_key
 from services.notifier.records.store import JobStore
@@ -195,7 +195,7 @@ class Gate(RuleBasedStateMachine):
             state = self.record.state
             sequence, lease_until = state.sequence + 1, self.after(lease)
             self.send(replace(state, status=found, sequence=sequence, lease_until=lease_until))
-        granted = Pass(
+        granted = Grant(
             job_id=self.job_id,
             kind="countdown",
             submitted_at=self.start,

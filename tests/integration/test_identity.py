@@ -14,14 +14,14 @@ import jwt
 import pytest
 from aiohttp import web
 
-from dev.environment import ACCOUNT, AZURITE, ROOT, folder, programs, settings
+from dev.environment import ACCOUNT, AZURITE, ROOT, programs, service_environment, state_dir
 from tests.integration.certificates import certificate
 from tests.waiting import free_ports, wait_until
 
 TENANT = "7e5c1a0e-0000-4000-8000-000000000000"
 CODE = """
 import asyncio, sys
-from headway.azure_queue import JobQueue
+from headway.azure.job_queue import JobQueue
 
 async def main():
     async with JobQueue.connect(sys.argv[1], "identified") as queue:
@@ -75,13 +75,13 @@ async def authority(tls: tuple[Path, Path]) -> AsyncIterator[tuple[str, list[str
 async def account(tls: tuple[Path, Path], tmp_path: Path) -> AsyncIterator[str]:
     """Run Azurite as it is over TLS, and yield the account's address."""
     (port,) = free_ports(1)
-    env = settings(folder({"HEADWAY_DIR": str(tmp_path)}), {"AZURITE_PORT": str(port)})
+    env = service_environment(state_dir({"HEADWAY_DIR": str(tmp_path)}), {"AZURITE_PORT": str(port)})
     (azurite,) = [program for program in programs(env, tmp_path)[0] if program.name == "azurite"]
     assert str(AZURITE) in azurite.command
     (tmp_path / "azurite").mkdir()
     secured = ("--cert", str(tls[0]), "--key", str(tls[1]), "--oauth", "basic")
     process = await asyncio.create_subprocess_exec(*azurite.command, *secured)
-    await wait_until(azurite.answers)
+    await wait_until(azurite.is_ready)
     yield f"https://127.0.0.1:{port}/{ACCOUNT}"
     process.terminate()
     await process.wait()

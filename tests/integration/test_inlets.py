@@ -11,7 +11,7 @@ from typing import NamedTuple
 import aiohttp
 import pytest
 
-from headway.contracts import BATCH_BYTES
+from headway.contracts import MAX_REPORTS_BYTES
 from tests.integration.conftest import Notifier, faults, new_id, report
 from tests.waiting import wait_until
 
@@ -129,7 +129,7 @@ async def test_a_request_may_come_in_pieces(line: Line, size: int) -> None:
         ({"body": b"[]"}, 422),
         ({"body": b"no JSON"}, 400),
         ({"body": b""}, 400),
-        ({"body": b" " * (BATCH_BYTES + 1)}, 413),
+        ({"body": b" " * (MAX_REPORTS_BYTES + 1)}, 413),
         ({"key": "wrong"}, 401),
         ({"line": "PUT /reports HTTP/1.1"}, 405),
         ({"line": "POST /report HTTP/1.1"}, 404),

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 from dev.environment import ROOT
-from headway.azure_queue import JobQueue
+from headway.azure.job_queue import JobQueue
 from headway.contracts import JobMessage, Json, Timestamp, encode, encode_message
-from headway.tokens import Pass, TokenSigner
+from headway.tokens import Grant, TokenSigner
 from tests.integration.test_attempts import until
 from tests.integration.test_one_job import VERSION, history, run_to_end
 from tests.integration.walk import Walk, Ways
@@ -173,7 +173,7 @@ async def watched(stack: Stack, job_id: uuid.UUID) -> Walk:
     """Watch a job that nobody has submitted yet."""
     now = Timestamp.now()
     signer = TokenSigner(Path(stack.env["TOKEN_KEY_FILE"]).read_text())
-    walk = Walk(stack, signer.sign(Pass(job_id=job_id, kind="k", submitted_at=now, expires_at=now.after(3600))))
+    walk = Walk(stack, signer.sign(Grant(job_id=job_id, kind="k", submitted_at=now, expires_at=now.after(3600))))
     await wait_until(lambda: walk.seen)
     return walk
 

@@ -9,7 +9,7 @@ import pytest
 from azure.core.exceptions import ServiceRequestError
 from prometheus_client import REGISTRY
 
-from headway.azure_queue import Depth, JobQueue
+from headway.azure.job_queue import JobQueue, QueueDepth
 from headway.contracts import Timestamp
 from services.worker import queue_metrics
 from services.worker.queue_metrics import monitor_queue_depth
@@ -102,7 +102,7 @@ async def test_the_way_from_the_worker_to_the_socket_is_measured(notifier: Notif
 async def test_the_depth_of_the_queue_is_measured(stores: dict[str, str]) -> None:
     """Waiting, leased and delayed messages, the age of the next one, and what nobody could handle."""
     async with JobQueue.connect(stores["QUEUE_CONNECTION_STRING"], "deep") as queue:
-        assert await queue.depth() == Depth(0, 0, None)
+        assert await queue.depth() == QueueDepth(0, 0, None)
         before = Timestamp.now()
         await queue.send("a")
         await queue.receive(1, 60)
@@ -110,7 +110,7 @@ async def test_the_depth_of_the_queue_is_measured(stores: dict[str, str]) -> Non
         await queue.send("c", delay_s=60)
         await queue.poison("d")
         queue_metrics = await queue.depth()
-        assert (queue_metrics.messages, queue_metrics.poison) == (3, 1)
+        assert (queue_metrics.messages, queue_metrics.poison_messages) == (3, 1)
         assert queue_metrics.oldest_at is not None
         assert before - 1000 <= queue_metrics.oldest_at <= Timestamp.now()  # Azurite counts in seconds
         measuring = asyncio.create_task(monitor_queue_depth(queue))
@@ -130,12 +130,12 @@ async def test_a_queue_that_is_away_is_measured_later(monkeypatch: pytest.Monkey
     class Away:
         name = "away"
 
-        async def queue_metrics(self) -> Depth:
+        async def queue_metrics(self) -> QueueDepth:
             nonlocal calls
             calls += 1
             if calls < 3:
                 raise ServiceRequestError("away")
-            return Depth(7, 0, None)
+            return QueueDepth(7, 0, None)
 
     measuring = asyncio.create_task(monitor_queue_depth(Away()))  # type: ignore[arg-type]
     await wait_until(lambda: REGISTRY.get_sample_value("jobs_queue_messages", {"queue": "away"}) == 7)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from headway.azure_queue import JobQueue
+from headway.azure.job_queue import JobQueue
 from headway.contracts import encode
 from tests.stack import JOBS, Stack, running
 from tests.waiting import wait_until

@@ -20,10 +20,10 @@ import pytest
 from azure.storage.queue.aio import QueueServiceClient
 
 from dev.environment import ROOT
-from headway.azure_queue import API_VERSION, JobQueue, Received
-from headway.cli import main
+from headway.azure.job_queue import API_VERSION, JobQueue, ReceivedMessage
+from headway.azure.poison_queue import PoisonQueue
+from headway.cli.command import main
 from headway.contracts import JobMessage, Json, Timestamp, decode_message, encode_message
-from headway.poison import Poison
 from tests.integration.test_cli import Ended
 from tests.integration.test_one_job import history
 from tests.stack import JOBS, Stack, running
@@ -93,10 +93,10 @@ async def put(stack: Stack, queue: str, *texts: str) -> None:
             await poisoned.send(text)
 
 
-async def everything(stack: Stack, name: str) -> list[Received]:
+async def everything(stack: Stack, name: str) -> list[ReceivedMessage]:
     """Take all that can be seen on a queue."""
     async with connected(stack, name) as queue:
-        taken: list[Received] = []
+        taken: list[ReceivedMessage] = []
         while page := await queue.receive(32, 30):
             taken += page
         return taken
@@ -177,8 +177,8 @@ async def test_a_crash_while_redriving_runs_the_job_once(stack: Stack, tmp_path:
     """When the old message is still there after the new one is on the queue, redriving it again does no harm."""
     mended = tmp_path / "mended"
     (receipt,) = await fail(stack, mended, 1)
-    async with Poison.connect(stack.env["QUEUE_CONNECTION_STRING"], "jobs") as looked, looked.cases() as cases:
-        (text,) = [case.chief.received.text for case in cases if case.has(receipt["id"])]
+    async with PoisonQueue.connect(stack.env["QUEUE_CONNECTION_STRING"], "jobs") as looked, looked.jobs() as cases:
+        (text,) = [case.latest.received.text for case in cases if case.matches(receipt["id"])]
     mended.touch()
     for _ in range(2):
         assert (await poison(stack, "redrive", receipt["id"])).code == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from headway.contracts import Timestamp
-from headway.tokens import Pass, TokenSigner, make_keys
+from headway.tokens import Grant, TokenSigner, make_keys
 from tests.integration.test_cancel import reaches
 from tests.leaks import MARKER, leaks, leaks_under
 from tests.stack import JOBS, running
@@ -50,7 +50,7 @@ def test_a_secret_in_a_log_is_found(tmp_path: Path, kind: str) -> None:
     """What looks for leaks finds each kind of them."""
     make_keys(tmp_path / "keys")
     now = Timestamp.now()
-    granted = Pass(job_id=uuid.uuid4(), kind="k", submitted_at=now, expires_at=now)
+    granted = Grant(job_id=uuid.uuid4(), kind="k", submitted_at=now, expires_at=now)
     secret = {
         "token": TokenSigner((tmp_path / "keys" / "token.pem").read_text()).sign(granted),
         "key": (tmp_path / "keys" / "report.key").read_text().strip(),

@@ -16,7 +16,7 @@ import pytest
 
 from dev.environment import ROOT
 from headway.contracts import Timestamp
-from headway.tokens import Pass, TokenSigner, TokenVerifier
+from headway.tokens import Grant, TokenSigner, TokenVerifier
 from tests.integration.test_one_job import history
 from tests.stack import JOBS, Stack, running
 from tests.waiting import free_ports, wait_until
@@ -86,10 +86,10 @@ def changed(stack: Stack, token: str, **claims: Any) -> str:
     """Return a token like another one, but for what is changed."""
     granted = verified(stack, token)
     fields = {name: getattr(granted, name) for name in granted.__struct_fields__}
-    return TokenSigner((stack.folder / "keys" / "token.pem").read_text()).sign(Pass(**fields | claims))
+    return TokenSigner((stack.folder / "keys" / "token.pem").read_text()).sign(Grant(**fields | claims))
 
 
-def verified(stack: Stack, token: str) -> Pass:
+def verified(stack: Stack, token: str) -> Grant:
     """Return what a token grants."""
     return TokenVerifier((stack.folder / "keys" / "token.pub.pem").read_text()).verify(token)
 

@@ -15,7 +15,7 @@ from uuid import UUID
 import pytest
 
 from dev.environment import ROOT
-from headway.links import Link
+from headway.client.links import Link
 from tests.integration.test_one_job import history
 from tests.stack import Stack, running
 from tests.waiting import wait_until

@@ -17,7 +17,7 @@ import pytest
 from redis.asyncio import Redis
 
 from dev.environment import ROOT
-from headway.azure_queue import JobQueue
+from headway.azure.job_queue import JobQueue
 from headway.contracts import JobMessage, Json, Timestamp, encode_message
 from tests.integration.conftest import Notifier, new_id, running_notifier
 from tests.integration.test_one_job import VERSION, history

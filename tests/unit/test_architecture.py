@@ -130,7 +130,7 @@ def bad_tree(tmp_path: Path) -> Path:
         "services/queue.py": f"async def long():\n{body}\n",
         "services/worker/__init__.py": "",
         "services/worker/app.py": "def late():\n    from services.notifier.watching.hub import Hub\n",
-        "services/submitter/api.py": "from ..worker import app\nfrom .. import notifier\n",
+        "services/submitter/submit.py": "from ..worker import app\nfrom .. import notifier\n",
         "services/notifier/watching/hub.py": "import services.runtime\n" * (MODULE_LINES + 1),
         "dev/helpers/__init__.py": "",
     }
@@ -144,8 +144,8 @@ def test_forbidden_imports_are_found(bad_tree: Path) -> None:
     """Imports inside a function and relative ones are seen too."""
     assert forbidden_imports(bad_tree) == [
         "headway imports services.runtime",
-        "services.submitter.api imports services.notifier",
-        "services.submitter.api imports services.worker.app",
+        "services.submitter.submit imports services.notifier",
+        "services.submitter.submit imports services.worker.app",
         "services.worker.app imports services.notifier.watching.hub.Hub",
     ]
 

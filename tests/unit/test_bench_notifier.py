@@ -20,7 +20,7 @@ from bench.notifier.scenarios import FANOUT, IDLE, JOBS, SCENARIOS
 from bench.notifier.systems import FASTAPI, HEADWAY, LIMIT, ORDER, SOCKETIO, System, systems
 from bench.notifier.tables import remarks, tables
 from dev.environment import ROOT
-from headway.contracts import JobReport, decode, encode, present
+from headway.contracts import JobReport, decode, encode, to_progress_snapshot
 from headway.tokens import TokenSigner, TokenVerifier, make_keys
 
 DOCUMENT, PLOT = ROOT / "docs/performance.md", ROOT / "docs/performance-notifier.svg"
@@ -172,7 +172,7 @@ def test_a_report_is_cut_where_the_load_client_writes(signer: TokenSigner, tmp_p
     (job,) = reports.headway(signer, 1)
     report = decode(f"{job.head}7{job.middle}{SENT}{job.tail}", JobReport)
     assert (report.sequence, report.status, report.lease_until is not None) == (7, "running", True)
-    assert len(encode(present(report.progress))) == SEEN_BYTES
+    assert len(encode(to_progress_snapshot(report.progress))) == SEEN_BYTES
     assert TokenVerifier(signer.public_pem).verify(job.token).job_id == report.job_id
     path = reports.write([job], tmp_path / "jobs")
     assert path.read_text() == f"{job.token}\t{job.head}\t{job.middle}\t{job.tail}\n"

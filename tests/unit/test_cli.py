@@ -15,13 +15,13 @@ import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
-from headway import commands
-from headway.bars import Bars, elapsed, waiting
-from headway.cli import main
-from headway.client import Client, Problem
-from headway.contracts import JobError, JobSnapshot, Json, Progress, Timestamp, present
-from headway.lines import Lines, json_line, line, printable
-from headway.links import Link
+from headway.cli import job_commands
+from headway.cli.command import main
+from headway.cli.progress_bars import ProgressBars, elapsed_text, waiting_text
+from headway.cli.text import LinePrinter, job_line, json_line, printable
+from headway.client import Client, RequestFailed
+from headway.client.links import Link
+from headway.contracts import JobError, JobSnapshot, Json, Progress, Timestamp, to_progress_snapshot
 from headway.tokens import InvalidToken, TokenVerifier
 from tests.waiting import free_ports
 
@@ -175,7 +175,7 @@ def test_what_is_no_link_is_told_without_its_token(text: str) -> None:
 def test_a_token_comes_from_stdin_or_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a token nor a link needs to stand in the arguments."""
     seen: list[list[Link]] = []
-    monkeypatch.setattr(commands, "run", lambda _command, options: seen.append(options.links))
+    monkeypatch.setattr(job_commands, "run", lambda _command, options: seen.append(options.links))
     bare = f"http://h/jobs/{JOB_ID}"
     monkeypatch.setattr(sys, "stdin", io.StringIO("from-stdin\n"))
     main(["watch", bare, "--token-stdin"])
@@ -193,7 +193,7 @@ def test_a_token_comes_from_stdin_or_the_environment(monkeypatch: pytest.MonkeyP
 def test_a_payload_is_sent_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A payload is an argument, a file or stdin, and no digit of it is changed."""
     seen: list[Any] = []
-    monkeypatch.setattr(commands, "run", lambda _command, options: seen.append(bytes(options.payload)))
+    monkeypatch.setattr(job_commands, "run", lambda _command, options: seen.append(bytes(options.payload)))
     text = '{"n": 12345678901234567890.10, "ü": [] }'
     (tmp_path / "payload").write_text(text)
     monkeypatch.setattr(sys, "stdin", io.StringIO(text))
@@ -204,7 +204,7 @@ def test_a_payload_is_sent_as_it_is_written(tmp_path: Path, monkeypatch: pytest.
 
 def test_nobody_there_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A submitter that does not answer ends the command with code 1."""
-    monkeypatch.setattr(commands, "Client", partial(Client, patience_s=0.01))
+    monkeypatch.setattr(job_commands, "Client", partial(Client, retry_for_s=0.01))
     assert main(["submit", "k", "--url", f"http://127.0.0.1:{free_ports(1)[0]}"]) == 1
     output = capsys.readouterr()
     assert (output.out, output.err.startswith("headway: http://127.0.0.1:")) == ("", True)
@@ -213,10 +213,10 @@ def test_nobody_there_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch, capsys:
 @pytest.mark.parametrize(
     ("trouble", "code"),
     [
-        (Problem(422, "invalid", "Expected a kind"), 2),
-        (Problem(413, "too_large", "The payload is too large."), 2),
-        (Problem(503, "unavailable", "The queue is away."), 1),
-        (Problem(None, "refused", "No."), 1),
+        (RequestFailed(422, "invalid", "Expected a kind"), 2),
+        (RequestFailed(413, "too_large", "The payload is too large."), 2),
+        (RequestFailed(503, "unavailable", "The queue is away."), 1),
+        (RequestFailed(None, "refused", "No."), 1),
         (InvalidToken("token_expired", "The token has expired."), 1),
     ],
 )
@@ -226,14 +226,14 @@ def test_refusals_have_their_codes(trouble: Exception, code: int, capsys: pytest
     async def refuse(_options: argparse.Namespace) -> int:
         raise trouble
 
-    assert commands.run(refuse, argparse.Namespace()) == code
+    assert job_commands.run(refuse, argparse.Namespace()) == code
     assert capsys.readouterr().err == f"headway: {trouble}\n"
 
 
 def test_without_further_packages_keys_and_tokens_are_made(tmp_path: Path) -> None:
     """Only what talks to a service or to the queue needs more packages, and names them."""
     code = "import sys; sys.modules['aiohttp'] = sys.modules['rich'] = sys.modules['azure'] = None\n"
-    code += "from headway.cli import main; sys.exit(main(sys.argv[1:]))"
+    code += "from headway.cli.command import main; sys.exit(main(sys.argv[1:]))"
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
@@ -256,9 +256,12 @@ def test_job_authors_need_no_aiohttp() -> None:
 
 STATES = {
     "queued": (replace(JOB, status="queued", started_at=None), ["·", "queued"]),
-    "running": (replace(JOB, progress=present(Progress(1, 3, "files", "Resizing"))), ["33 %", "Resizing", "━"]),
-    "nearly": (replace(JOB, progress=present(Progress(9_999, 10_000))), ["99 %"]),
-    "endless": (replace(JOB, progress=present(Progress(7, None, "pages"))), ["7 pages"]),
+    "running": (
+        replace(JOB, progress=to_progress_snapshot(Progress(1, 3, "files", "Resizing"))),
+        ["33 %", "Resizing", "━"],
+    ),
+    "nearly": (replace(JOB, progress=to_progress_snapshot(Progress(9_999, 10_000))), ["99 %"]),
+    "endless": (replace(JOB, progress=to_progress_snapshot(Progress(7, None, "pages"))), ["7 pages"]),
     "second": (replace(JOB, attempt=2), ["attempt 2 of 5"]),
     "retrying": (replace(JOB, status="retrying", due_at=NOW.after(60)), ["↻", "retrying"]),
     "cancelling": (replace(JOB, cancel_requested=True), ["cancelling"]),
@@ -278,9 +281,9 @@ BARS_ONLY = "·━↻✓✗■ 1:15"
 def drawn(*jobs: JobSnapshot, width: int = 120) -> str:
     """Return what a terminal of that width shows of jobs."""
     output = io.StringIO()
-    bars = Bars()
+    bars = ProgressBars()
     for job in jobs:
-        bars.show(job)
+        bars.update(job)
     Console(file=output, width=width, force_terminal=True, color_system=None).print(bars.table())
     return output.getvalue()
 
@@ -299,14 +302,14 @@ def test_each_state_has_its_bar(name: str) -> None:
 def test_each_state_has_its_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a terminal a state is a line of text, printed once, and with --json the snapshot."""
     job, expected = STATES[name]
-    lines = Lines(line)
-    lines.show(job)
-    lines.show(replace(job, version=job.version + 1))
+    lines = LinePrinter(job_line)
+    lines.print_job(job)
+    lines.print_job(replace(job, version=job.version + 1))
     (text,) = capsys.readouterr().out.splitlines()
     assert text.startswith(f"thumbnails {JOB_ID} ")
     for part in expected:
         assert part in text or part in BARS_ONLY
-    Lines(json_line).show(job)
+    LinePrinter(json_line).print_job(job)
     assert capsys.readouterr().out.startswith(f'{{"id":"{JOB_ID}","kind":"thumbnails",')
 
 
@@ -316,16 +319,16 @@ def test_many_jobs_are_many_bars_in_their_order() -> None:
     lines = drawn(*others, replace(others[0], version=6)).splitlines()
     assert [text.split()[1] for text in lines] == ["kind0", "kind1", "kind2"]
     long = "word " * 30
-    assert drawn(replace(JOB, progress=present(Progress(1, 2, None, long))), width=100).count("\n") == 1
+    assert drawn(replace(JOB, progress=to_progress_snapshot(Progress(1, 2, None, long))), width=100).count("\n") == 1
     assert drawn(replace(JOB, status="failed", error=JobError("E", long)), width=100).count("word") == 30
 
 
 def test_a_terminal_shows_bars_as_they_move() -> None:
     """What is shown last stays on the terminal."""
     output = io.StringIO()
-    with Bars(Console(file=output, width=120, force_terminal=True, color_system=None)) as bars:
-        bars.show(JOB)
-        bars.show(STATES["succeeded"][0])
+    with ProgressBars(Console(file=output, width=120, force_terminal=True, color_system=None)) as bars:
+        bars.update(JOB)
+        bars.update(STATES["succeeded"][0])
     assert "succeeded" in output.getvalue()
 
 
@@ -333,7 +336,7 @@ def test_nothing_that_a_job_says_can_steer_a_terminal(capsys: pytest.CaptureFixt
     """Control characters of a kind, a message or an error are taken out."""
     evil = "\x1b[2J\x9b1mgone\r\n\x07"
     job = replace(JOB, kind=evil, status="failed", error=JobError("E", evil))
-    Lines(line).show(job)
+    LinePrinter(job_line).print_job(job)
     for shown in (drawn(job), capsys.readouterr().out):
         assert not set(shown) & set("\x1b\x9b\r\x07")
     assert printable("ü ☂") == "ü ☂"
@@ -341,8 +344,8 @@ def test_nothing_that_a_job_says_can_steer_a_terminal(capsys: pytest.CaptureFixt
 
 def test_waiting_is_told() -> None:
     """A delayed job says when it starts, and one whose worker was lost that it was."""
-    assert waiting(replace(JOB, status="retrying", due_at=Timestamp.now().after(60.5))) == "in 60 s"
-    assert waiting(replace(JOB, lease_until=Timestamp.now().after(-1))) == "worker lost"
-    assert waiting(JOB) == waiting(replace(JOB, status="cancelled", due_at=NOW, finished_at=NOW)) == ""
-    assert elapsed(replace(JOB, finished_at=NOW.after(3 * 3600 + 62))) == "3:01:02"
-    assert elapsed(replace(JOB, started_at=Timestamp.now().after(60))) == "0:00"
+    assert waiting_text(replace(JOB, status="retrying", due_at=Timestamp.now().after(60.5))) == "in 60 s"
+    assert waiting_text(replace(JOB, lease_until=Timestamp.now().after(-1))) == "worker lost"
+    assert waiting_text(JOB) == waiting_text(replace(JOB, status="cancelled", due_at=NOW, finished_at=NOW)) == ""
+    assert elapsed_text(replace(JOB, finished_at=NOW.after(3 * 3600 + 62))) == "3:01:02"
+    assert elapsed_text(replace(JOB, started_at=Timestamp.now().after(60))) == "0:00"

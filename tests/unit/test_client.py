@@ -11,10 +11,19 @@ import jwt
 import pytest
 from aiohttp import WSCloseCode, web
 
-from headway import calls, connection
-from headway.client import Client, InvalidToken, JobCancelled, JobFailed, Problem, Receipt, Unreachable
+from headway.client import (
+    Client,
+    InvalidToken,
+    JobCancelled,
+    JobFailed,
+    Receipt,
+    RequestFailed,
+    Unreachable,
+    notifier_connection,
+    retries,
+)
+from headway.client.links import Link
 from headway.contracts import JobSnapshot
-from headway.links import Link
 from tests.waiting import free_ports, wait_until
 
 Serve = Callable[[web.WebSocketResponse, list[dict[str, Any]]], Awaitable[None]]
@@ -150,10 +159,10 @@ async def client(services: Services) -> AsyncIterator[Client]:
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait little between two tries."""
-    monkeypatch.setattr(calls, "BACKOFF_BASE_S", 0.001)
-    monkeypatch.setattr(connection, "BACKOFF_BASE_S", 0.001)
-    monkeypatch.setattr(connection, "BACKOFF_CAP_S", 0.01)
-    monkeypatch.setattr(connection, "PAUSE_S", 0.01)
+    monkeypatch.setattr(retries, "BACKOFF_BASE_S", 0.001)
+    monkeypatch.setattr(notifier_connection, "BACKOFF_BASE_S", 0.001)
+    monkeypatch.setattr(notifier_connection, "BACKOFF_CAP_S", 0.01)
+    monkeypatch.setattr(notifier_connection, "EMPTY_POLL_DELAY_S", 0.01)
 
 
 async def history(client: Client, job: Any, token: str | None = None) -> list[int]:
@@ -186,7 +195,7 @@ async def test_a_refused_submission_is_told_at_once(services: Services, client: 
     """What does not fit is not sent again; the exception has status, code, detail and field."""
     problem = {"status": 422, "code": "invalid", "detail": "Expected a kind", "field": "kind"}
     services.answers = [answering(422, problem)]
-    with pytest.raises(Problem, match="Expected a kind") as refused:
+    with pytest.raises(RequestFailed, match="Expected a kind") as refused:
         await client.submit("")
     error = refused.value
     assert (error.status, error.code, error.detail, error.field) == (422, "invalid", "Expected a kind", "kind")
@@ -199,13 +208,13 @@ async def test_an_answer_of_somebody_else_is_a_problem(
 ) -> None:
     """What is no answer of Headway is told by its status."""
     services.answers = [answering(status, body)]
-    with pytest.raises(Problem, match=str(status)):
+    with pytest.raises(RequestFailed, match=str(status)):
         await client.submit("k")
 
 
 async def test_patience_ends() -> None:
     """When nobody answers, or everybody is busy, the client gives up in its time."""
-    async with Client(f"http://127.0.0.1:{free_ports(1)[0]}", patience_s=0.1) as client:
+    async with Client(f"http://127.0.0.1:{free_ports(1)[0]}", retry_for_s=0.1) as client:
         with pytest.raises(Unreachable, match="does not answer"):
             await asyncio.wait_for(client.submit("k"), 10)
 
@@ -213,8 +222,8 @@ async def test_patience_ends() -> None:
 async def test_a_longer_wait_than_patience_is_not_begun(services: Services) -> None:
     """A Retry-After beyond the client's patience ends the call with what the server said."""
     services.answers = [answering(503, {"code": "unavailable", "detail": "The queue is away."}, Retry_After="3600")]
-    async with Client(services.url, patience_s=5) as client:
-        with pytest.raises(Problem, match="The queue is away") as refused:
+    async with Client(services.url, retry_for_s=5) as client:
+        with pytest.raises(RequestFailed, match="The queue is away") as refused:
             await asyncio.wait_for(client.submit("k"), 4)
     assert refused.value.status == 503
 
@@ -277,7 +286,7 @@ async def test_a_refusing_server_is_not_asked_again(services: Services, client: 
     """A close for policy ends all watches: what is sent again would be refused again."""
     receipt = services.receipt(uuid4())
     services.behaviour = [telling(close=WSCloseCode.POLICY_VIOLATION)]
-    with pytest.raises(Problem) as refused:
+    with pytest.raises(RequestFailed) as refused:
         await history(client, receipt)
     assert (refused.value.code, services.sockets) == ("refused", 1)
 
@@ -287,7 +296,7 @@ async def test_where_no_socket_comes_through_it_polls(
     services: Services, client: Client, monkeypatch: pytest.MonkeyPatch, swallowed: bool
 ) -> None:
     """A refused or swallowed upgrade leads to held requests that name the version."""
-    monkeypatch.setattr(connection, "HELLO_S", 0.1)
+    monkeypatch.setattr(notifier_connection, "HELLO_TIMEOUT_S", 0.1)
     receipt = services.receipt(uuid4())
     services.upgrade_status = 101 if swallowed else 403
     services.behaviour = [telling(hello=False)]
@@ -308,7 +317,7 @@ async def test_where_no_socket_comes_through_it_polls(
 
 async def test_it_comes_back_to_sockets(services: Services, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """When sockets come through again, the watch goes on over one."""
-    monkeypatch.setattr(connection, "RETURN_S", 0.05)
+    monkeypatch.setattr(notifier_connection, "WEBSOCKET_RETRY_INTERVAL_S", 0.05)
     receipt = services.receipt(uuid4())
     services.upgrade_status = 403
     services.answers = [answering(200, state(receipt.id, 1)), answering(304)]
@@ -333,7 +342,7 @@ async def test_a_poll_with_a_wrong_token_raises(services: Services, client: Clie
 
 async def test_a_dead_network_is_noticed(services: Services, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that answers no ping any more is left for a new connection."""
-    monkeypatch.setattr(connection, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(notifier_connection, "PING_INTERVAL_S", 0.1)
     receipt = services.receipt(uuid4())
 
     async def dead(socket: web.WebSocketResponse, said: list[dict[str, Any]]) -> None:
@@ -421,7 +430,7 @@ async def test_cancelling_is_tried_again(services: Services, client: Client) -> 
     snapshot = await client.cancel(receipt)
     assert isinstance(snapshot, JobSnapshot)
     assert (snapshot.status, services.requests[-1].path) == ("cancelled", f"/live/jobs/{receipt.id}/cancel")
-    with pytest.raises(Problem) as refused:
+    with pytest.raises(RequestFailed) as refused:
         await client.cancel(receipt)
     assert refused.value.code == "forbidden"
 

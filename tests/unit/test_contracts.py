@@ -26,8 +26,8 @@ from headway.contracts import (
     decode_message,
     encode,
     encode_message,
-    present,
-    readable_id,
+    extract_job_id,
+    to_progress_snapshot,
 )
 
 ID = UUID("6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11")
@@ -146,7 +146,7 @@ def test_a_snapshot_is_spelt_as_the_contract_says() -> None:
         kind="countdown",
         status="running",
         version=1767225600123,
-        progress=present(Progress(40, 100, "%", "Résumé 🎉")),
+        progress=to_progress_snapshot(Progress(40, 100, "%", "Résumé 🎉")),
         submitted_at=NEW_YEAR,
         expires_at=WEEK_LATER,
         started_at=NEW_YEAR.after(0.25),
@@ -187,7 +187,7 @@ def test_any_time_comes_back_to_the_millisecond(moment: Timestamp) -> None:
 @given(progresses)
 def test_any_progress_has_a_percentage_of_0_to_100(progress: Progress) -> None:
     """The percentage is None without a total, and otherwise never leaves the bar."""
-    shown = present(progress)
+    shown = to_progress_snapshot(progress)
     assert shown is not None
     assert shown.percent is None if progress.total is None else 0 <= (shown.percent or 0) <= 100
     assert decode(encode(shown), ProgressSnapshot) == shown
@@ -330,7 +330,7 @@ def test_no_text_crashes_the_reader(text: str) -> None:
     try:
         assert decode_message(text).kind
     except msgspec.DecodeError:
-        readable_id(text)
+        extract_job_id(text)
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_no_text_crashes_the_reader(text: str) -> None:
 )
 def test_the_id_is_found_in_a_message_that_does_not_fit(text: str, *, found: bool) -> None:
     """A job whose message can be read that far can be reported as failed."""
-    assert readable_id(text) == (ID if found else None)
+    assert extract_job_id(text) == (ID if found else None)
 
 
 @pytest.mark.parametrize(
@@ -394,4 +394,4 @@ def test_a_number_too_large_for_a_float_is_no_crash() -> None:
         progress = decode(f'{{"current":{"9" * 400},"total":{"9" * 401}}}', Progress)
     except msgspec.ValidationError:
         return
-    assert present(progress) is not None
+    assert to_progress_snapshot(progress) is not None

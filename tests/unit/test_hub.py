@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headway.contracts import ENDED, JobSnapshot, JobStatus, Json, Timestamp, decode, encode
-from headway.tokens import LEEWAY_S, Pass
+from headway.tokens import LEEWAY_S, Grant
 from services.notifier.transports.websocket.connection import encode_snapshot
 from services.notifier.transports.websocket.frames import Opcode, encode_frame
 from services.notifier.watching.hub import Hub, Subscription
@@ -22,7 +22,7 @@ from services.notifier.watching.snapshot import PublishedSnapshot, placeholder_s
 JOB = UUID("6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11")
 OTHER = UUID("00000000-0000-4000-8000-000000000002")
 NOW = Timestamp.now()
-GRANTED = Pass(job_id=JOB, kind="countdown", submitted_at=NOW, expires_at=NOW.after(3600))
+GRANTED = Grant(job_id=JOB, kind="countdown", submitted_at=NOW, expires_at=NOW.after(3600))
 
 
 class FakeWatcher:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from headway.contracts import Json
 from services.runtime.errors import BadRequest, UnprocessableContent
-from services.submitter.idempotency import canonical, identify, read_key
-from services.submitter.submission import read_form, read_json
+from services.submitter.idempotency import canonical_json, idempotency_key, job_id_for
+from services.submitter.submission import submission_from_form, submission_from_json
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=4),
@@ -24,7 +24,7 @@ JSON = st.recursive(
 
 def identified(body: str, caller: str = "me", key: str | None = "k") -> str:
     """Return the id of the job that a JSON body asks for."""
-    return str(identify(read_json(body.encode()), caller, key))
+    return str(job_id_for(submission_from_json(body.encode()), caller, key))
 
 
 def with_payload(text: str) -> str:
@@ -109,8 +109,8 @@ def test_everything_asked_for_counts() -> None:
 def test_defaults_are_filled_in_and_a_form_is_the_same() -> None:
     """Whether a default is written out does not matter, nor whether it is a form that says so."""
     whole = '{"timeout_s":null,"max_attempts":5,"delay_s":0,"payload":{},"kind":"test"}'
-    form = read_form(b"kind=test&payload=%7B%20%7D&delay_s=0&max_attempts=5&timeout_s=")
-    assert identified('{"kind":"test"}') == identified(whole) == str(identify(form, "me", "k"))
+    form = submission_from_form(b"kind=test&payload=%7B%20%7D&delay_s=0&max_attempts=5&timeout_s=")
+    assert identified('{"kind":"test"}') == identified(whole) == str(job_id_for(form, "me", "k"))
     assert identified('{"kind":"test","delay_s":5}') == identified('{"kind":"test","delay_s":5.0}')
 
 
@@ -127,23 +127,23 @@ def test_without_a_key_each_submission_is_a_job() -> None:
 def test_what_is_nested_too_deep_is_a_problem() -> None:
     """A payload at the edge of what can be read is refused, not failed on."""
     with pytest.raises(BadRequest):
-        canonical(Json(b'{"a":' * 900 + b"1" + b"}" * 900))
+        canonical_json(Json(b'{"a":' * 900 + b"1" + b"}" * 900))
 
 
 @pytest.mark.parametrize("key", ["x", "order 4711", "~" * 255, "schlüssel"])
 def test_a_key_is_printable(key: str) -> None:
     """Any 1 to 255 printable characters are a key."""
-    assert read_key(make_mocked_request("POST", "/jobs", headers={"Idempotency-Key": key})) == key
+    assert idempotency_key(make_mocked_request("POST", "/jobs", headers={"Idempotency-Key": key})) == key
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "a\tb", "\x7f"])
 def test_another_key_is_a_problem(key: str) -> None:
     """Anything else is refused, naming the header."""
     with pytest.raises(UnprocessableContent) as refused:
-        read_key(make_mocked_request("POST", "/jobs", headers={"Idempotency-Key": key}))
+        idempotency_key(make_mocked_request("POST", "/jobs", headers={"Idempotency-Key": key}))
     assert refused.value.field == "Idempotency-Key"
 
 
 def test_no_header_is_no_key() -> None:
     """Whoever sends none is asked for none."""
-    assert read_key(make_mocked_request("POST", "/jobs")) is None
+    assert idempotency_key(make_mocked_request("POST", "/jobs")) is None

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from headway import JobContext, job
 from headway.context import Attempt
-from headway.contracts import MAX_MESSAGE, Progress, encode
+from headway.contracts import MAX_PROGRESS_MESSAGE_LENGTH, Progress, encode
 from headway.testing import Recorder
 
 
@@ -62,9 +62,12 @@ def test_without_a_total_nobody_knows_the_percentage() -> None:
 def test_a_long_message_is_cut() -> None:
     """What is too long for the wire ends with an ellipsis instead of failing the job."""
     ctx, shown = context()
-    ctx.progress(1, 2, "x" * MAX_MESSAGE)
-    ctx.progress(1, 2, "x" * (MAX_MESSAGE + 1))
-    assert [one.message for one in shown] == ["x" * MAX_MESSAGE, "x" * (MAX_MESSAGE - 1) + "…"]
+    ctx.progress(1, 2, "x" * MAX_PROGRESS_MESSAGE_LENGTH)
+    ctx.progress(1, 2, "x" * (MAX_PROGRESS_MESSAGE_LENGTH + 1))
+    assert [one.message for one in shown] == [
+        "x" * MAX_PROGRESS_MESSAGE_LENGTH,
+        "x" * (MAX_PROGRESS_MESSAGE_LENGTH - 1) + "…",
+    ]
 
 
 @pytest.mark.parametrize("bad", [-1, -0.001, float("nan"), float("inf"), float("-inf")])

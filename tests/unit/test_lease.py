@@ -14,7 +14,7 @@ from aiohttp import ClientConnectorError, ServerDisconnectedError
 from aiohttp.client_reqrep import ConnectionKey
 from azure.core.exceptions import AzureError, HttpResponseError, ServiceRequestError, ServiceResponseError
 
-from headway.azure_queue import Received
+from headway.azure.job_queue import ReceivedMessage
 from headway.contracts import Timestamp
 from services.worker.lease import HANDLER_MARGIN, Lease, LeaseLost
 
@@ -108,7 +108,7 @@ def on_jumping_loop(test: Callable[[Lease, FakeMessages], Awaitable[None]]) -> N
         messages = FakeMessages()
 
         async def main() -> None:
-            received = Received("m-1", "receipt 0", "text", 1, Timestamp(0), 0.0)
+            received = ReceivedMessage("m-1", "receipt 0", "text", 1, Timestamp(0), 0.0)
             await test(Lease(messages, received, LEASE_S, asyncio.get_running_loop().time), messages)
 
         runner.run(main())

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from headway.contracts import BATCH_BYTES, JobReport, Json, Progress, Timestamp, Verdict, decode, encode
+from headway.contracts import MAX_REPORTS_BYTES, JobReport, Json, Progress, Timestamp, Verdict, decode, encode
 from services.runtime.settings import ReloadingFile, read_keys
 from services.worker import metrics
 from services.worker.reporting import reporter as module
@@ -97,7 +97,7 @@ def refusing(bad: UUID, code: int = 422) -> Callable[[FakeNotifier], Answer]:
 async def notifier() -> AsyncIterator[FakeNotifier]:
     """Serve a notifier."""
     fake = FakeNotifier()
-    app = web.Application(client_max_size=4 * BATCH_BYTES)
+    app = web.Application(client_max_size=4 * MAX_REPORTS_BYTES)
     app.add_routes([web.post("/reports", fake.take), web.get("/readyz", fake.readyz)])
     async with TestServer(app) as server:
         fake.url = str(server.make_url(""))
@@ -271,7 +271,7 @@ async def test_a_batch_over_the_limit_is_sent_in_parts(notifier: FakeNotifier, t
             streams = [stack.enter_context(reporter.stream(first(), ignore)) for _ in range(60)]
             await asyncio.gather(*(tell(stream, "succeeded", result=large) for stream in streams))
         assert len(notifier.batches) > 1
-        assert max(len(encode(batch)) for batch in notifier.batches) <= BATCH_BYTES
+        assert max(len(encode(batch)) for batch in notifier.batches) <= MAX_REPORTS_BYTES
         assert sum(map(len, notifier.batches)) == 60
 
 

@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 
 from headway import Fail, Job, JobContext, Retry, job
 from headway.context import Attempt
-from headway.contracts import MAX_ERROR, RESULT_BYTES, Json, Timestamp, encode
+from headway.contracts import MAX_ERROR_LENGTH, MAX_RESULT_BYTES, Json, Timestamp, encode
 from headway.testing import Recorder
 from services.worker.execution.process_pool import LeasedHost, ProcessPool
 from services.worker.execution.runner import Runner
@@ -113,8 +113,8 @@ async def test_a_result_that_is_no_json_fails_the_job(result: Any) -> None:
 
 async def test_a_result_that_is_too_large_fails_the_job() -> None:
     """The limit is of the JSON text, in bytes."""
-    assert (await returning("x" * (RESULT_BYTES - 2))).status == "succeeded"
-    assert failure(await returning("é" * (RESULT_BYTES // 2)))[0] == "ResultTooLarge"
+    assert (await returning("x" * (MAX_RESULT_BYTES - 2))).status == "succeeded"
+    assert failure(await returning("é" * (MAX_RESULT_BYTES // 2)))[0] == "ResultTooLarge"
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ async def test_a_handler_gets_its_context_and_its_payload() -> None:
             ExceptionGroup("two things", [ValueError("a"), OSError("b")]),
             ("ExceptionGroup", "two things (2 sub-exceptions)"),
         ),
-        (ValueError("x" * (MAX_ERROR + 1)), ("ValueError", "x" * (MAX_ERROR - 1) + "…")),
+        (ValueError("x" * (MAX_ERROR_LENGTH + 1)), ("ValueError", "x" * (MAX_ERROR_LENGTH - 1) + "…")),
         (type("E" * 200, (Exception,), {})("a"), ("E" * 128, "a")),
     ],
     ids=lambda value: type(value).__name__[:20],

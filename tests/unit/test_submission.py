@@ -10,17 +10,24 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from headway.contracts import PAYLOAD_BYTES, Timestamp, decode_message, encode_message
+from headway.contracts import MAX_PAYLOAD_BYTES, Timestamp, decode_message, encode_message
 from services.runtime.errors import BadRequest, HTTPProblem, PayloadTooLarge, UnprocessableContent
-from services.submitter.submission import BODY_BYTES, Accepted, Submission, accept, read_form, read_json
+from services.submitter.submission import (
+    MAX_BODY_BYTES,
+    AcceptedJob,
+    Submission,
+    accept_submission,
+    submission_from_form,
+    submission_from_json,
+)
 
 WEEK_S = 7 * 86_400
 ID = UUID("d4c0ffee-0000-4000-8000-000000000001")
 
 
-def submitted(**fields: Any) -> Accepted:
+def submitted(**fields: Any) -> AcceptedJob:
     """Submit as JSON."""
-    return accept(read_json(msgspec.json.encode({"kind": "test", **fields})), WEEK_S, ID)
+    return accept_submission(submission_from_json(msgspec.json.encode({"kind": "test", **fields})), WEEK_S, ID)
 
 
 def test_a_kind_is_enough() -> None:
@@ -39,7 +46,7 @@ def test_a_kind_is_enough() -> None:
 def test_the_submitter_may_watch_and_cancel_what_it_submitted() -> None:
     """The pass is for that job, as long as the job lives."""
     accepted = submitted()
-    granted, message = accepted.granted, accepted.message
+    granted, message = accepted.grant, accepted.message
     assert (granted.job_id, granted.kind, granted.due_at) == (message.id, "test", None)
     assert (granted.submitted_at, granted.expires_at) == (message.submitted_at, message.expires_at)
     assert granted.scope == {"watch", "cancel"}
@@ -48,12 +55,12 @@ def test_the_submitter_may_watch_and_cancel_what_it_submitted() -> None:
 def test_everything_asked_for_is_carried() -> None:
     """Payload, attempts, time-out and delay arrive; the payload as it was written."""
     text = b'{"kind":"k","payload": [ 1.0, 12345678901234567 ] ,"delay_s":90,"max_attempts":2,"timeout_s":0.5}'
-    accepted = accept(read_json(text), WEEK_S, ID)
+    accepted = accept_submission(submission_from_json(text), WEEK_S, ID)
     message = accepted.message
     assert bytes(message.payload).strip() == b"[ 1.0, 12345678901234567 ]"
     assert (message.max_attempts, message.timeout_s, accepted.delay_s) == (2, 0.5, 90)
     assert message.submitted_at is not None
-    assert accepted.granted.due_at == message.submitted_at.after(90)
+    assert accepted.grant.due_at == message.submitted_at.after(90)
 
 
 @pytest.mark.parametrize(
@@ -95,18 +102,18 @@ def test_what_does_not_fit_is_a_problem_that_names_the_field(
 ) -> None:
     """Every wrong submission is refused with its status, and with the field where one is to blame."""
     with pytest.raises(HTTPProblem) as refused:
-        accept(read_json(body), WEEK_S, ID)
+        accept_submission(submission_from_json(body), WEEK_S, ID)
     assert (type(refused.value), refused.value.field) == (kind, field)
 
 
 def test_the_largest_payload_fits() -> None:
     """The limit is of the payload's text, and its message still fits the queue with a checkpoint."""
-    payload = "x" * (PAYLOAD_BYTES - 2)
+    payload = "x" * (MAX_PAYLOAD_BYTES - 2)
     message = submitted(kind="é" * 128, payload=payload).message
-    assert len(message.payload) == PAYLOAD_BYTES
+    assert len(message.payload) == MAX_PAYLOAD_BYTES
     kept = msgspec.structs.replace(message, checkpoint=msgspec.Raw(b'"' + b"c" * 8190 + b'"'), releases=2**53 - 1)
     assert len(encode_message(kept)) <= 64 * 1024
-    assert len(msgspec.json.encode({"kind": "é" * 128, "payload": payload})) <= BODY_BYTES
+    assert len(msgspec.json.encode({"kind": "é" * 128, "payload": payload})) <= MAX_BODY_BYTES
     with pytest.raises(PayloadTooLarge):
         submitted(payload=payload + "x")
 
@@ -115,7 +122,7 @@ def test_a_delay_shorter_than_the_job_s_life_is_taken() -> None:
     """The limit is the job's own life, as it is set."""
     assert submitted(delay_s=WEEK_S - 1).delay_s == WEEK_S - 1
     with pytest.raises(UnprocessableContent):
-        accept(read_json(b'{"kind":"test","delay_s":60}'), 60, ID)
+        accept_submission(submission_from_json(b'{"kind":"test","delay_s":60}'), 60, ID)
 
 
 @pytest.mark.parametrize("delay_s", [0.2, 0.5, 1.4])
@@ -134,15 +141,15 @@ def test_a_job_never_starts_before_its_delay(delay_s: float) -> None:
 )
 def test_a_form_s_payload_is_json_text(fields: dict[str, str], kind: str, payload: bytes) -> None:
     """A form's `payload` is JSON text, kept as it was written."""
-    submission = read_form(urlencode(fields).encode())
+    submission = submission_from_form(urlencode(fields).encode())
     assert (submission.kind, bytes(submission.payload)) == (kind, payload)
 
 
 def test_a_form_says_the_same_as_json() -> None:
     """Numbers are text in a form, and an empty field is one that nobody filled in."""
-    submission = read_form(b"kind=test&delay_s=1.5&max_attempts=2&timeout_s=60")
+    submission = submission_from_form(b"kind=test&delay_s=1.5&max_attempts=2&timeout_s=60")
     assert submission == Submission(kind="test", delay_s=1.5, max_attempts=2, timeout_s=60)
-    assert read_form(b"kind=test&payload=&delay_s=&max_attempts=&timeout_s=") == Submission(kind="test")
+    assert submission_from_form(b"kind=test&payload=&delay_s=&max_attempts=&timeout_s=") == Submission(kind="test")
 
 
 @pytest.mark.parametrize(
@@ -174,7 +181,7 @@ def test_a_form_says_the_same_as_json() -> None:
 def test_a_form_that_does_not_fit_is_refused_like_json(body: bytes, kind: type[HTTPProblem], field: str | None) -> None:
     """The same faults are the same problems, whichever way they come."""
     with pytest.raises(HTTPProblem) as refused:
-        read_form(body)
+        submission_from_form(body)
     assert (type(refused.value), refused.value.field) == (kind, field)
 
 
@@ -182,5 +189,5 @@ def test_a_form_field_may_not_smuggle_json() -> None:
     """What stands in the payload's text stays inside the payload."""
     body = urlencode({"kind": "test", "payload": '{},"max_attempts":9'}).encode()
     with pytest.raises(UnprocessableContent) as refused:
-        read_form(body)
+        submission_from_form(body)
     assert refused.value.field == "payload"

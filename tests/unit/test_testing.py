@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from headway import Fail, Job, JobContext, job
-from headway.contracts import CHECKPOINT_BYTES, RESULT_BYTES
+from headway.contracts import MAX_CHECKPOINT_BYTES, MAX_RESULT_BYTES
 from headway.testing import Run, run, run_async
 
 
@@ -74,7 +74,7 @@ def test_a_payload_that_does_not_fit_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("result", "error"),
-    [("x" * RESULT_BYTES, ValueError), (object(), TypeError), (msgspec.Raw(b"[" * 600 + b"]" * 600), ValueError)],
+    [("x" * MAX_RESULT_BYTES, ValueError), (object(), TypeError), (msgspec.Raw(b"[" * 600 + b"]" * 600), ValueError)],
     ids=["large", "no JSON", "deep"],
 )
 def test_a_result_that_a_worker_would_refuse_is_refused(result: Any, error: type[Exception]) -> None:
@@ -88,7 +88,9 @@ def test_a_result_that_a_worker_would_refuse_is_refused(result: Any, error: type
         run(returns)
 
 
-@pytest.mark.parametrize("value", ["x" * CHECKPOINT_BYTES, msgspec.Raw(b"[" * 600 + b"]" * 600)], ids=["large", "deep"])
+@pytest.mark.parametrize(
+    "value", ["x" * MAX_CHECKPOINT_BYTES, msgspec.Raw(b"[" * 600 + b"]" * 600)], ids=["large", "deep"]
+)
 def test_a_checkpoint_has_its_limits(value: Any) -> None:
     """The handler is told where it keeps it."""
 

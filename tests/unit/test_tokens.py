@@ -25,16 +25,16 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from headway.contracts import Timestamp
-from headway.tokens import LEEWAY_S, WATCH, InvalidToken, Pass, TokenSigner, TokenVerifier, make_keys
+from headway.tokens import LEEWAY_S, WATCH, Grant, InvalidToken, TokenSigner, TokenVerifier, make_keys
 
 HOUR_S = 3600
 
 
-def granted(**changes: Any) -> Pass:
+def granted(**changes: Any) -> Grant:
     """Return a pass for an hour."""
     now = Timestamp.now()
     fields: dict[str, Any] = {"kind": "countdown", "submitted_at": now, "expires_at": now.after(HOUR_S)}
-    return Pass(job_id=uuid4(), **{**fields, **changes})
+    return Grant(job_id=uuid4(), **{**fields, **changes})
 
 
 @pytest.fixture
@@ -236,7 +236,7 @@ def test_keys_may_be_made_by_several_at_once(tmp_path: Path) -> None:
         list(pool.map(lambda _: make_keys(tmp_path / "keys"), range(40)))
     assert {path.name for path in (tmp_path / "keys").iterdir()} == {"token.pem", "token.pub.pem", "report.key"}
     now = Timestamp.now()
-    given = Pass(job_id=uuid4(), kind="k", submitted_at=now, expires_at=now.after(HOUR_S))
+    given = Grant(job_id=uuid4(), kind="k", submitted_at=now, expires_at=now.after(HOUR_S))
     signer = TokenSigner((tmp_path / "keys/token.pem").read_text())
     assert (
         TokenVerifier((tmp_path / "keys/token.pub.pem").read_text()).verify(signer.sign(given)).job_id == given.job_id

@@ -16,7 +16,7 @@ import uvloop
 from azure.storage.queue.aio import QueueClient, QueueServiceClient
 
 from bench.worker.starts import started
-from headway.azure_queue import API_VERSION, MAX_PAGE
+from headway.azure.job_queue import API_VERSION, MAX_PAGE
 
 LEASE_S = 600
 POLL_MIN_S, POLL_MAX_S = 0.1, 0.5

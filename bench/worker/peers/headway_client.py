@@ -12,7 +12,7 @@ import aiohttp
 from azure.core.exceptions import AzureError
 
 from bench.worker.orders import serve
-from headway.azure_queue import JobQueue
+from headway.azure.job_queue import JobQueue
 from headway.contracts import JobMessage, Json, Timestamp, encode_message
 
 TTL_S = 3600.0

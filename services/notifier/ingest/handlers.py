@@ -11,15 +11,15 @@ from msgspec import Meta
 from redis.exceptions import RedisError
 
 from headway.contracts import (
-    BATCH_BYTES,
     MAX_DEPTH,
-    REPORTS_PER_BATCH,
-    RESULT_BYTES,
+    MAX_REPORTS_BYTES,
+    MAX_REPORTS_PER_REQUEST,
+    MAX_RESULT_BYTES,
     JobReport,
-    OneLine,
+    ProgressUrlReport,
     Verdict,
-    depth,
     encode,
+    nesting_depth,
 )
 from services.notifier import metrics
 from services.notifier.records.store import JobStore
@@ -32,7 +32,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 REPORTS_PATH = "/reports"
 ACCEPTED = metrics.REPORTS.labels("accepted")
-ReportList = Annotated[list[JobReport], Meta(min_length=1, max_length=REPORTS_PER_BATCH)]
+ReportList = Annotated[list[JobReport], Meta(min_length=1, max_length=MAX_REPORTS_PER_REQUEST)]
 RETRY_AFTER_S = 1
 
 
@@ -59,7 +59,8 @@ class ReportHandler:
     async def post(self, request: web.Request) -> web.Response:
         """Take a batch, however it comes; most come another way: see `inlets`."""
         return web.Response(
-            body=await self.ingest(bearer_token(request), await read_body(request, BATCH_BYTES)), content_type=JSON
+            body=await self.ingest(bearer_token(request), await read_body(request, MAX_REPORTS_BYTES)),
+            content_type=JSON,
         )
 
     async def ingest(self, key: str | None, body: bytes) -> bytes:
@@ -79,7 +80,7 @@ class ReportHandler:
     async def progress_url(self, request: web.Request) -> web.Response:
         """Pass a report that is one URL through the gate, and answer its verdict."""
         self._authorize(request.match_info["key"])
-        report = read_query(request, OneLine)
+        report = read_query(request, ProgressUrlReport)
         try:
             verdict = await self._store.apply_progress(report, self._job_ttl_s)
         except (RedisError, OSError) as error:
@@ -112,8 +113,10 @@ def decode_reports(body: bytes) -> list[JobReport]:
     for index, report in enumerate(reports):
         if len(report.result) <= MAX_DEPTH:  # as of nearly all: neither too much nor too deep
             continue
-        if len(report.result) > RESULT_BYTES:
-            raise UnprocessableContent(f"Expected a result of at most {RESULT_BYTES} bytes.", field=f"[{index}].result")
-        if depth(bytes(report.result)) > MAX_DEPTH:
+        if len(report.result) > MAX_RESULT_BYTES:
+            raise UnprocessableContent(
+                f"Expected a result of at most {MAX_RESULT_BYTES} bytes.", field=f"[{index}].result"
+            )
+        if nesting_depth(bytes(report.result)) > MAX_DEPTH:
             raise UnprocessableContent(f"Expected a result of at most {MAX_DEPTH} levels.", field=f"[{index}].result")
     return reports

@@ -20,7 +20,7 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpRequestParser
 from aiohttp.http_exceptions import HttpProcessingError
 
-from headway.contracts import BATCH_BYTES
+from headway.contracts import MAX_REPORTS_BYTES
 from services.notifier.ingest.handlers import REPORTS_PATH, ReportHandler
 from services.runtime import metrics
 from services.runtime.errors import PROBLEM_JSON, HTTPProblem, problem_json
@@ -195,7 +195,7 @@ def parse_head(head: bytes) -> RequestHead | None:
     if head.splitlines() != head.split(b"\r\n"):  # some line ends otherwise, and the head may end before
         return None
     loop = asyncio.get_running_loop()
-    parser = HttpRequestParser(BaseProtocol(loop), loop, BATCH_BYTES)
+    parser = HttpRequestParser(BaseProtocol(loop), loop, MAX_REPORTS_BYTES)
     try:
         ((message, _body),), _, _ = parser.feed_data(head + END_OF_HEAD)
     except (HttpProcessingError, ValueError):
@@ -206,7 +206,7 @@ def parse_head(head: bytes) -> RequestHead | None:
     if message.should_close or message.upgrade or message.chunked or message.compression:
         return None
     size = int(headers.get("Content-Length", 0))
-    return RequestHead(parse_bearer(headers.get("Authorization", "")), size) if 0 < size <= BATCH_BYTES else None
+    return RequestHead(parse_bearer(headers.get("Authorization", "")), size) if 0 < size <= MAX_REPORTS_BYTES else None
 
 
 def _encode_response(status: HTTPStatus, content_type: str, headers: dict[str, str], body: bytes) -> bytes:

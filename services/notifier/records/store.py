@@ -13,15 +13,15 @@ from redis.exceptions import RedisError
 from headway.contracts import (
     DEFAULT_ATTEMPTS,
     JobReport,
-    OneLine,
     Progress,
+    ProgressUrlReport,
     Timestamp,
     Verdict,
     encode,
-    present,
-    spell_id,
+    to_progress_snapshot,
+    uuid_str,
 )
-from headway.tokens import Pass
+from headway.tokens import Grant
 from services.notifier import metrics
 from services.notifier.records.keys import job_key
 from services.notifier.records.scripts import RecordScript, ScriptCall
@@ -57,7 +57,7 @@ class JobStore:
                 on_unpublished(report)
         return verdicts
 
-    async def apply_progress(self, report: OneLine, job_ttl_s: float) -> Verdict:
+    async def apply_progress(self, report: ProgressUrlReport, job_ttl_s: float) -> Verdict:
         """Apply a one-line report; the script takes the fields that it lacks from the record.
 
         Raises:
@@ -66,7 +66,7 @@ class JobStore:
         (reply,) = await self._run("progress", [_progress_call(report, Timestamp.now(), job_ttl_s)])
         return _verdict(report.job_id, reply)
 
-    async def cancel(self, grant: Pass) -> bytes:
+    async def cancel(self, grant: Grant) -> bytes:
         """Cancel a job and return its snapshot as JSON.
 
         While a worker holds the lease, the cancellation is only requested. A job that has ended does not change.
@@ -99,20 +99,20 @@ def _verdict(job_id: UUID, reply: Any) -> Verdict:
 
 
 def _timestamp_json(timestamp: Timestamp | None) -> bytes:
-    return b"null" if timestamp is None else timestamp.quoted()
+    return b"null" if timestamp is None else timestamp.to_json()
 
 
 def _report_call(report: JobReport) -> ScriptCall:
     """Return the call for a report: the script's REPORT_FIELDS."""
     return [
-        job_key(spell_id(report.job_id)),
+        job_key(uuid_str(report.job_id)),
         "report",
         encode(report.kind),
         encode(report.status),
         report.generation,
         report.attempt,
         report.max_attempts,
-        encode(present(report.progress)),
+        encode(to_progress_snapshot(report.progress)),
         bytes(report.result),
         encode(report.error),
         _timestamp_json(report.submitted_at),
@@ -128,7 +128,7 @@ def _report_call(report: JobReport) -> ScriptCall:
     ]
 
 
-def _progress_call(report: OneLine, now: Timestamp, job_ttl_s: float) -> ScriptCall:
+def _progress_call(report: ProgressUrlReport, now: Timestamp, job_ttl_s: float) -> ScriptCall:
     """Return the call for a one-line report: the script's PROGRESS_FIELDS."""
     expires_at = now.after(job_ttl_s)
     return [
@@ -137,7 +137,7 @@ def _progress_call(report: OneLine, now: Timestamp, job_ttl_s: float) -> ScriptC
         encode(report.kind),
         encode("succeeded" if report.progress == 100 else "running"),
         DEFAULT_ATTEMPTS,
-        encode(present(Progress(report.progress, 100, "%", report.message))),
+        encode(to_progress_snapshot(Progress(report.progress, 100, "%", report.message))),
         math.floor(1000 * report.progress),
         encode(now),
         encode(expires_at),
@@ -145,7 +145,7 @@ def _progress_call(report: OneLine, now: Timestamp, job_ttl_s: float) -> ScriptC
     ]
 
 
-def _cancel_call(grant: Pass) -> ScriptCall:
+def _cancel_call(grant: Grant) -> ScriptCall:
     """Return the call for a cancellation: the script's CANCEL_FIELDS."""
     return [
         job_key(grant.job_id),

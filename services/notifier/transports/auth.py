@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 from redis.exceptions import RedisError
 
 from headway.contracts import Natural
-from headway.tokens import InvalidToken, Pass, TokenVerifier, claimed_job
+from headway.tokens import Grant, InvalidToken, TokenVerifier, claimed_job
 from services.notifier.transports.base import error_payload
 from services.runtime.auth import authorize_job
 from services.runtime.errors import Forbidden, ServiceUnavailable, Unauthorized
@@ -42,7 +42,7 @@ class WatchManyBody(Struct, frozen=True, forbid_unknown_fields=True):
 class WatchRequest(NamedTuple):
     """A job that may be watched, and what the watcher has seen of it."""
 
-    grant: Pass
+    grant: Grant
     version: int | None
 
 
@@ -65,7 +65,7 @@ class TokenAuth:
     def __init__(self, verifier: ReloadingFile[TokenVerifier]) -> None:
         self._verifier = verifier
 
-    def verify(self, token: str) -> Pass | RejectedToken:
+    def verify(self, token: str) -> Grant | RejectedToken:
         """Return what a token grants, or why nothing: the watcher has many, so that is told with its job."""
         try:
             return self._verifier.value.verify(token)
@@ -73,7 +73,7 @@ class TokenAuth:
             job_id = error.job_id or claimed_job(token)
             return RejectedToken(error.code, str(error), None if job_id is None else str(job_id))
 
-    def authorize_job(self, request: web.Request, *, scope: str | None = None) -> Pass:
+    def authorize_job(self, request: web.Request, *, scope: str | None = None) -> Grant:
         """Return the pass for the job that the path names; a Problem when the token does not open it so far."""
         grant = authorize_job(request, presented_token(request), self._verifier.value)
         if scope is not None and scope not in grant.scope:

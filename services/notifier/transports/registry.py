@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import structlog
 
-from headway.tokens import Pass
+from headway.tokens import Grant
 from services.notifier import metrics
 from services.notifier.settings import NotifierSettings
 from services.notifier.transports.base import ClientConnection
@@ -93,7 +93,7 @@ class ConnectionRegistry:
                 duration_s=duration_s,
             )
 
-    def subscribe(self, connection: ClientConnection, grant: Pass, version: int | None) -> None:
+    def subscribe(self, connection: ClientConnection, grant: Grant, version: int | None) -> None:
         """Subscribe a connection to a job; send it the error `too_many_watches` if it has too many subscriptions."""
         subscription = Subscription(connection, grant, version)
         max_watches = self._settings.max_watches

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from headway.contracts import Timestamp
-from headway.tokens import Pass
+from headway.tokens import Grant
 from services.notifier.watching.snapshot import NO_VERSION, PublishedSnapshot, placeholder_snapshot
 
 
@@ -27,10 +27,10 @@ class Subscription:
 
     __slots__ = ("client_version", "grant", "initialized", "job_id", "valid_until", "version", "watcher")
 
-    def __init__(self, watcher: Watcher, grant: Pass, version: int | None) -> None:
+    def __init__(self, watcher: Watcher, grant: Grant, version: int | None) -> None:
         self.watcher = watcher
         self.grant = grant
-        self.valid_until = grant.ends_at
+        self.valid_until = grant.valid_until
         self.job_id = str(grant.job_id)
         self.client_version = NO_VERSION if version is None else version  # the version that the client says it has
         self.version = self.client_version  # the newest version that it has or was sent

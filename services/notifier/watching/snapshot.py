@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from headway.contracts import ENDED, JobSnapshot, JobStatus, Natural, Timestamp, decode, encode
-from headway.tokens import Pass
+from headway.tokens import Grant
 
 NO_VERSION = -1  # lower than any version
 
@@ -59,7 +59,7 @@ class PublishedSnapshot:
 Encoder = Callable[[PublishedSnapshot], bytes]  # a function of a transport's module
 
 
-def placeholder_snapshot(grant: Pass) -> bytes:
+def placeholder_snapshot(grant: Grant) -> bytes:
     """Return the snapshot of a job that has no record yet: `queued`, version 0, with what the token says."""
     due_at = grant.due_at if grant.due_at is not None and grant.due_at > Timestamp.now() else None
     return encode(

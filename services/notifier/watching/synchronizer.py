@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import structlog
 from redis.exceptions import RedisError
 
-from headway.contracts import JobReport, Timestamp, spell_id
+from headway.contracts import JobReport, Timestamp, uuid_str
 from services.notifier import metrics
 from services.notifier.records.keys import job_id_from_key, job_key
 from services.notifier.records.store import JobStore
@@ -94,12 +94,12 @@ class SnapshotSynchronizer:
     def note_sent_times(self, reports: Iterable[JobReport]) -> None:
         """Remember when workers sent these reports, to measure the latency to this replica's watchers."""
         for report in reports:
-            if report.sent_at is not None and (job_id := spell_id(report.job_id)) in self._hub:
+            if report.sent_at is not None and (job_id := uuid_str(report.job_id)) in self._hub:
                 self._sent_times[job_id] = report.sent_at
 
     def drop_sent_time(self, report: JobReport) -> None:
         """Forget when a report was sent, because it is not published."""
-        self._sent_times.pop(spell_id(report.job_id), None)
+        self._sent_times.pop(uuid_str(report.job_id), None)
 
     def _schedule_read(self, job_id: str) -> None:
         self._pending_reads[job_id] = None

@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from headway.backoff import full_jitter_s
-from headway.contracts import BATCH_BYTES, REPORTS_PER_BATCH, JobReport, Verdict, decode, encode
+from headway.contracts import MAX_REPORTS_BYTES, MAX_REPORTS_PER_REQUEST, JobReport, Verdict, decode, encode
 from services.runtime.settings import ReloadingFile
 from services.worker import metrics
 from services.worker.reporting.report_stream import ReportStream
@@ -91,7 +91,7 @@ class Reporter:
         due = [stream for stream in self._streams if stream.next_send_at(self._heartbeat_s) <= now]
         if due:
             due.sort(key=lambda stream: stream.sent_at)  # with more than one batch holds, nobody waits for ever
-            await self._send(due[:REPORTS_PER_BATCH])
+            await self._send(due[:MAX_REPORTS_PER_REQUEST])
             return
         next_at = min(
             (stream.next_send_at(self._heartbeat_s) for stream in self._streams), default=now + self._heartbeat_s
@@ -114,7 +114,7 @@ class Reporter:
         """Send one batch; one that is refused is halved until the report that is to blame stands alone."""
         reports = [stream.next_report() for stream in streams]
         body = encode(reports)
-        if len(body) > BATCH_BYTES and len(streams) > 1:
+        if len(body) > MAX_REPORTS_BYTES and len(streams) > 1:
             return await self._split_and_send(streams)
         try:
             with metrics.REPORT_DURATION.time():

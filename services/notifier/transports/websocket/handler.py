@@ -111,7 +111,7 @@ class WebSocketHandler:
             connection.send_error(
                 job_id, "not_watched", "Watch the job first: its token says whether you may cancel it."
             )
-        elif CANCEL not in subscription.grant.scope or subscription.grant.expired(Timestamp.now()):
+        elif CANCEL not in subscription.grant.scope or subscription.grant.is_expired(Timestamp.now()):
             connection.send_error(job_id, "forbidden", "The token does not allow to cancel.")
         else:
             try:

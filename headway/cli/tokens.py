@@ -6,10 +6,10 @@ import os
 from argparse import ArgumentParser
 from pathlib import Path
 
-from headway.links import http_url
-from headway.tokens import Pass, TokenSigner
+from headway.client.links import http_url
+from headway.tokens import Grant, TokenSigner
 
-LOCAL_KEY = ".headway/keys/token.pem"
+LOCAL_KEY_FILE = ".headway/keys/token.pem"
 WEEK_S = 7 * 86_400
 
 
@@ -19,21 +19,21 @@ def add_options(parser: ArgumentParser, ttl_help: str) -> None:
     parser.add_argument(
         "--key",
         type=Path,
-        default=os.environ.get("TOKEN_KEY_FILE", LOCAL_KEY),
+        default=os.environ.get("TOKEN_KEY_FILE", LOCAL_KEY_FILE),
         metavar="FILE",
         help="the private key (default: $TOKEN_KEY_FILE, or %(default)s)",
     )
     parser.add_argument("--link", type=http_url, metavar="URL", help="print a link to the job's page at this submitter")
 
 
-class Mint:
+class TokenIssuer:
     """Makes what opens a job: a token, or with a submitter's address the link to the job's page."""
 
     def __init__(self, key: Path, base: str | None) -> None:
         self._signer = TokenSigner(key.read_text())
         self._base = base
 
-    def make(self, granted: Pass) -> str:
+    def issue(self, grant: Grant) -> str:
         """Return the token or the link."""
-        token = self._signer.sign(granted)
-        return token if self._base is None else f"{self._base}/jobs/{granted.job_id}#{token}"
+        token = self._signer.sign(grant)
+        return token if self._base is None else f"{self._base}/jobs/{grant.job_id}#{token}"

@@ -19,8 +19,8 @@ from headway.contracts import Timestamp
 
 API_VERSION = "2025-11-05"  # the SDK's newest is unknown to Azurite
 FOREVER = -1
-CONNECT_S, READ_S = 5, 15  # the longest that a request waits
-UPDATES = 32  # at once: a thousand leases that are renewed together would time each other out
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5, 15  # the longest that a request waits
+MAX_CONCURRENT_UPDATES = 32  # at once: a thousand leases that are renewed together would time each other out
 MAX_PAGE = 32  # messages a receive can bring
 _NO_RETRY = {"retry_total": 0}
 T = TypeVar("T")
@@ -29,22 +29,22 @@ T = TypeVar("T")
 logging.getLogger("azure.core.pipeline.policies").setLevel(logging.ERROR)
 
 
-class Received(Struct, frozen=True):
+class ReceivedMessage(Struct, frozen=True):
     """A message that is this worker's until its visibility ends."""
 
     id: str
-    receipt: str
+    pop_receipt: str
     text: str
     delivery: int
     inserted_at: Timestamp
     requested_at: float  # monotonic, from before the request: its visibility ends no sooner than counted from here
 
 
-class Depth(Struct, frozen=True):
+class QueueDepth(Struct, frozen=True):
     """How much lies on a queue, about."""
 
     messages: int  # leased and delayed ones too
-    poison: int
+    poison_messages: int
     oldest_at: Timestamp | None  # of those that could be received now
 
 
@@ -53,7 +53,7 @@ class JobQueue:
 
     def __init__(self, service: QueueServiceClient, name: str) -> None:
         self.name = name
-        self._updating = asyncio.Semaphore(UPDATES)
+        self._updating = asyncio.Semaphore(MAX_CONCURRENT_UPDATES)
         self._jobs = service.get_queue_client(name)
         self._poison = service.get_queue_client(f"{name}-poison")
 
@@ -77,24 +77,27 @@ class JobQueue:
 
     async def send(self, text: str, *, delay_s: int = 0) -> None:
         """Put a message on the queue, to be seen after `delay_s`."""
-        await _existing(
+        await _with_queue_created(
             self._jobs, lambda: self._jobs.send_message(text, visibility_timeout=delay_s, time_to_live=FOREVER)
         )
 
-    async def receive(self, count: int, visibility_s: int, *, make: bool = True) -> list[Received]:
+    async def receive(self, count: int, visibility_s: int, *, create: bool = True) -> list[ReceivedMessage]:
         """Take up to `count` messages (at most 32) in one request; without `make`, a missing queue has none."""
         requested_at = time.monotonic()
 
         async def page() -> list[Any]:
             pages = self._jobs.receive_messages(
-                messages_per_page=min(count, MAX_PAGE), visibility_timeout=visibility_s, **_NO_RETRY, **_named()
+                messages_per_page=min(count, MAX_PAGE),
+                visibility_timeout=visibility_s,
+                **_NO_RETRY,
+                **_request_options(),
             ).by_page()
             async for messages in pages:
                 return [message async for message in messages]
             return []
 
         return [
-            Received(
+            ReceivedMessage(
                 message.id,
                 message.pop_receipt,
                 message.content,
@@ -102,41 +105,41 @@ class JobQueue:
                 Timestamp.at(message.inserted_on.timestamp()),
                 requested_at,
             )
-            for message in await (_existing(self._jobs, page) if make else _if_existing(page, []))
+            for message in await (_with_queue_created(self._jobs, page) if create else _unless_missing(page, []))
         ]
 
-    async def update(self, message_id: str, receipt: str, visibility_s: int, text: str | None = None) -> str:
+    async def update(self, message_id: str, pop_receipt: str, visibility_s: int, text: str | None = None) -> str:
         """Set a message's visibility, and its text when given; return its new receipt, the old one is dead."""
         async with self._updating:
             updated = await self._jobs.update_message(
-                message_id, receipt, text, visibility_timeout=visibility_s, **_NO_RETRY, **_named()
+                message_id, pop_receipt, text, visibility_timeout=visibility_s, **_NO_RETRY, **_request_options()
             )
         return str(updated.pop_receipt)
 
-    async def delete(self, message_id: str, receipt: str) -> None:
+    async def delete(self, message_id: str, pop_receipt: str) -> None:
         """Remove a message; one that is gone already is fine."""
         try:
-            await self._jobs.delete_message(message_id, receipt, **_named())
+            await self._jobs.delete_message(message_id, pop_receipt, **_request_options())
         except HttpResponseError as error:
-            if not gone(error):
+            if not is_receipt_invalid(error):
                 raise
 
-    async def depth(self) -> Depth:
+    async def depth(self) -> QueueDepth:
         """Ask how much lies here and on the poison queue."""
         messages, poison = [await self._count(queue) for queue in (self._jobs, self._poison)]
         peeked: list[Any] = await self._jobs.peek_messages(1) if messages else []
-        return Depth(messages, poison, Timestamp.at(peeked[0].inserted_on.timestamp()) if peeked else None)
+        return QueueDepth(messages, poison, Timestamp.at(peeked[0].inserted_on.timestamp()) if peeked else None)
 
     @staticmethod
     async def _count(queue: QueueClient) -> int:
         async def count() -> int:
             return int((await queue.get_queue_properties()).approximate_message_count or 0)
 
-        return await _if_existing(count, 0)
+        return await _unless_missing(count, 0)
 
     async def poison(self, text: str) -> None:
         """Put a copy of a message that nobody could handle on the poison queue."""
-        await _existing(self._poison, lambda: self._poison.send_message(text, time_to_live=FOREVER))
+        await _with_queue_created(self._poison, lambda: self._poison.send_message(text, time_to_live=FOREVER))
 
 
 def _options(api_version: str) -> dict[str, Any]:
@@ -144,8 +147,8 @@ def _options(api_version: str) -> dict[str, Any]:
     return {
         "api_version": api_version,
         "use_env_settings": False,
-        "connection_timeout": CONNECT_S,
-        "read_timeout": READ_S,
+        "connection_timeout": CONNECT_TIMEOUT_S,
+        "read_timeout": READ_TIMEOUT_S,
         "retry_total": 2,
         "initial_backoff": 0.3,
         "increment_base": 0,
@@ -153,45 +156,45 @@ def _options(api_version: str) -> dict[str, Any]:
     }
 
 
-def _named() -> dict[str, Any]:
+def _request_options() -> dict[str, Any]:
     return {"client_request_id": str(uuid4())}  # the SDK's own, a uuid1, takes a tenth of a request's time
 
 
-def gone(error: HttpResponseError) -> bool:
+def is_receipt_invalid(error: HttpResponseError) -> bool:
     """Tell whether the service says that the message is no longer ours."""
-    return _code(error) in ("MessageNotFound", "PopReceiptMismatch")
+    return _error_code(error) in ("MessageNotFound", "PopReceiptMismatch")
 
 
-def unsent(error: AzureError) -> bool:
+def was_never_sent(error: AzureError) -> bool:
     """Tell whether a request certainly never reached the service; the SDK says so of lost answers, too."""
     return isinstance(error, ServiceRequestError) and isinstance(error.inner_exception, ClientConnectorError)
 
 
-def _missing(error: HttpResponseError) -> bool:
-    return _code(error) == "QueueNotFound"
+def _is_queue_missing(error: HttpResponseError) -> bool:
+    return _error_code(error) == "QueueNotFound"
 
 
-def _code(error: HttpResponseError) -> str:
+def _error_code(error: HttpResponseError) -> str:
     code = getattr(error, "error_code", None)  # an enum's member or a plain string
     return str(getattr(code, "value", code))
 
 
-async def _if_existing(call: Callable[[], Awaitable[T]], otherwise: T) -> T:
+async def _unless_missing(call: Callable[[], Awaitable[T]], otherwise: T) -> T:
     """Call, and answer for a queue that is missing, which is not made."""
     try:
         return await call()
     except HttpResponseError as error:
-        if not _missing(error):
+        if not _is_queue_missing(error):
             raise
     return otherwise
 
 
-async def _existing(queue: QueueClient, call: Callable[[], Awaitable[T]]) -> T:
+async def _with_queue_created(queue: QueueClient, call: Callable[[], Awaitable[T]]) -> T:
     """Call, and once more after making the queue when it turns out to be missing."""
     try:
         return await call()
     except HttpResponseError as error:
-        if not _missing(error):
+        if not _is_queue_missing(error):
             raise
     with suppress(ResourceExistsError):  # another process was faster
         await queue.create_queue()

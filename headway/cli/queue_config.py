@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 LOCAL_ENV = Path(".headway/env")  # what `make up` writes
-WAYS = ("QUEUE_CONNECTION_STRING", "QUEUE_CONNECTION_STRING_FILE", "QUEUE_ACCOUNT_URL")
+ACCOUNT_VARIABLES = ("QUEUE_CONNECTION_STRING", "QUEUE_CONNECTION_STRING_FILE", "QUEUE_ACCOUNT_URL")
 
 
-class QueueAccess(NamedTuple):
+class QueueConfig(NamedTuple):
     """A queue of jobs and the way to it."""
 
     account: str  # a connection string, or an account's address
@@ -21,31 +21,33 @@ class QueueAccess(NamedTuple):
         return f"<QueueAccess to {self.name}>"
 
 
-def find(environ: Mapping[str, str], name: str | None = None, local: Path = LOCAL_ENV) -> QueueAccess:
+def find_queue(environ: Mapping[str, str], name: str | None = None, local_env: Path = LOCAL_ENV) -> QueueConfig:
     """Find the queue that the environment names, or else the local one; ValueError when there is neither.
 
     `name` goes before the environment's.
     """
-    given = {key: value for key, value in environ.items() if value}
-    if not given.keys() & set(WAYS) and local.exists():
-        given = _read(local) | given
-    return QueueAccess(_account(given), name or given.get("QUEUE_NAME", "jobs"), given.get("QUEUE_API_VERSION"))
+    settings = {key: value for key, value in environ.items() if value}
+    if not settings.keys() & set(ACCOUNT_VARIABLES) and local_env.exists():
+        settings = _read_env_file(local_env) | settings
+    return QueueConfig(
+        _account(settings), name or settings.get("QUEUE_NAME", "jobs"), settings.get("QUEUE_API_VERSION")
+    )
 
 
-def _read(path: Path) -> dict[str, str]:
+def _read_env_file(path: Path) -> dict[str, str]:
     lines = [line.partition("=") for line in path.read_text().splitlines()]
     return {key: value for key, _, value in lines if value}
 
 
-def _account(given: Mapping[str, str]) -> str:
-    string, file, url = map(given.get, WAYS)
+def _account(settings: Mapping[str, str]) -> str:
+    string, file, url = map(settings.get, ACCOUNT_VARIABLES)
     if (string or file) and url:
         raise ValueError("QUEUE_CONNECTION_STRING and QUEUE_ACCOUNT_URL: set one of them")
     if url:
         if not url.startswith("https://"):
             raise ValueError("QUEUE_ACCOUNT_URL: expected an https address: an identity is shown to no other")
         return url
-    found = string or (Path(file).read_text().strip() if file else None)
-    if not found:
+    account = string or (Path(file).read_text().strip() if file else None)
+    if not account:
         raise ValueError(f"no queue: set QUEUE_CONNECTION_STRING or QUEUE_ACCOUNT_URL, or be where {LOCAL_ENV} is")
-    return found
+    return account

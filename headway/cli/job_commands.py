@@ -12,17 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headway.client import Client, InvalidToken, Problem, Receipt, Unreachable
+from headway.cli.text import LinePrinter, job_line, json_line
+from headway.client import Client, InvalidToken, Receipt, RequestFailed, Unreachable
+from headway.client.links import Link
 from headway.contracts import JobSnapshot, JobStatus, encode
-from headway.lines import Lines, json_line, line
-from headway.links import Link
 
 if TYPE_CHECKING:
-    from headway.bars import Bars
+    from headway.cli.progress_bars import ProgressBars
 
-SUCCEEDED, FAILED, MISUSED, CANCELLED = 0, 1, 2, 130
-CODES: dict[JobStatus, int] = {"succeeded": SUCCEEDED, "failed": FAILED, "cancelled": CANCELLED}
-MISFITS = (400, 413, 422)  # statuses that say that the submission itself is wrong
+SUCCEEDED, FAILED, USAGE_ERROR, CANCELLED = 0, 1, 2, 130
+EXIT_CODES: dict[JobStatus, int] = {"succeeded": SUCCEEDED, "failed": FAILED, "cancelled": CANCELLED}
+INVALID_SUBMISSION_STATUSES = (400, 413, 422)  # statuses that say that the submission itself is wrong
 
 
 def run(command: Callable[[argparse.Namespace], Coroutine[None, None, int]], options: argparse.Namespace) -> int:
@@ -31,8 +31,8 @@ def run(command: Callable[[argparse.Namespace], Coroutine[None, None, int]], opt
         logging.lastResort.setFormatter(logging.Formatter("headway: %(message)s"))
     try:
         return asyncio.run(command(options))
-    except (Problem, InvalidToken, Unreachable) as trouble:
-        return _complain(trouble)
+    except (RequestFailed, InvalidToken, Unreachable) as trouble:
+        return _print_error(trouble)
 
 
 async def submit(options: argparse.Namespace) -> int:
@@ -47,7 +47,7 @@ async def submit(options: argparse.Namespace) -> int:
             idempotency_key=options.idempotency_key,
         )
         if options.watch:
-            return await _follow(client, [receipt], options)
+            return await _watch_all(client, [receipt], options)
         print(encode(receipt).decode() if options.json else receipt.link, flush=True)
         return SUCCEEDED
 
@@ -55,7 +55,7 @@ async def submit(options: argparse.Namespace) -> int:
 async def watch(options: argparse.Namespace) -> int:
     """Watch jobs to their ends."""
     async with Client() as client:
-        return await _follow(client, options.links, options)
+        return await _watch_all(client, options.links, options)
 
 
 async def cancel(options: argparse.Namespace) -> int:
@@ -63,7 +63,7 @@ async def cancel(options: argparse.Namespace) -> int:
     async with Client() as client:
         for link in options.links:
             snapshot = await client.cancel(link)
-            print((json_line if options.json else line)(snapshot), flush=True)
+            print((json_line if options.json else job_line)(snapshot), flush=True)
     return SUCCEEDED
 
 
@@ -73,19 +73,19 @@ def _client(options: argparse.Namespace) -> Client:
     return Client(options.url, key or None)
 
 
-async def _follow(client: Client, jobs: Sequence[Receipt | Link], options: argparse.Namespace) -> int:
+async def _watch_all(client: Client, jobs: Sequence[Receipt | Link], options: argparse.Namespace) -> int:
     """Show jobs until all have ended; Ctrl-C ends the showing, not the jobs."""
 
     async def follow(job: Receipt | Link) -> int:
         try:
             async for snapshot in client.watch(job):
                 show(snapshot)
-        except (Problem, InvalidToken, Unreachable) as trouble:
-            return _complain(trouble)
-        return CODES[snapshot.status]
+        except (RequestFailed, InvalidToken, Unreachable) as trouble:
+            return _print_error(trouble)
+        return EXIT_CODES[snapshot.status]
 
     try:
-        with shown(as_json=options.json) as show:
+        with job_display(as_json=options.json) as show:
             codes = await asyncio.gather(*map(follow, jobs))
     except asyncio.CancelledError:
         print("headway: no longer watched; what runs goes on running", file=sys.stderr)
@@ -98,25 +98,27 @@ async def _follow(client: Client, jobs: Sequence[Receipt | Link], options: argpa
 
 
 @contextmanager
-def shown(*, as_json: bool) -> Iterator[Callable[[JobSnapshot], None]]:
+def job_display(*, as_json: bool) -> Iterator[Callable[[JobSnapshot], None]]:
     """Yield what shows a snapshot: as a bar on a terminal, as a line anywhere else and where rich is not installed."""
-    bars = None if as_json or not sys.stdout.isatty() else _bars()
+    bars = None if as_json or not sys.stdout.isatty() else _progress_bars()
     if bars is None:
-        yield Lines(json_line if as_json else line).show
+        yield LinePrinter(json_line if as_json else job_line).print_job
     else:
         with bars:
-            yield bars.show
+            yield bars.update
 
 
-def _bars() -> Bars | None:
+def _progress_bars() -> ProgressBars | None:
     try:
-        from headway.bars import Bars
+        from headway.cli.progress_bars import ProgressBars
     except ModuleNotFoundError:
         print("headway: for bars, install rich: pip install 'headway[cli]'", file=sys.stderr)
         return None
-    return Bars()
+    return ProgressBars()
 
 
-def _complain(trouble: Exception) -> int:
+def _print_error(trouble: Exception) -> int:
     print(f"headway: {trouble}", file=sys.stderr)
-    return MISUSED if isinstance(trouble, Problem) and trouble.status in MISFITS else FAILED
+    return (
+        USAGE_ERROR if isinstance(trouble, RequestFailed) and trouble.status in INVALID_SUBMISSION_STATUSES else FAILED
+    )

@@ -6,7 +6,7 @@ import structlog
 from aiohttp import web
 from azure.core.exceptions import AzureError
 
-from headway.azure_queue import JobQueue
+from headway.azure.job_queue import JobQueue
 from headway.contracts import encode, encode_message
 from headway.tokens import TokenSigner
 from services.runtime.errors import Forbidden, ServiceUnavailable, UnsupportedMediaType
@@ -14,11 +14,17 @@ from services.runtime.request import JSON, read_body
 from services.runtime.settings import ReloadingFile
 from services.runtime.wakeup_client import WakeupClient
 from services.submitter import metrics
-from services.submitter.callers import Callers
-from services.submitter.idempotency import identify, read_key
+from services.submitter.caller_auth import CallerAuth
+from services.submitter.idempotency import idempotency_key, job_id_for
 from services.submitter.links import Links
 from services.submitter.settings import SubmitterSettings
-from services.submitter.submission import BODY_BYTES, Accepted, accept, read_form, read_json
+from services.submitter.submission import (
+    MAX_BODY_BYTES,
+    AcceptedJob,
+    accept_submission,
+    submission_from_form,
+    submission_from_json,
+)
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -26,7 +32,7 @@ FORM = "application/x-www-form-urlencoded"
 RETRY_AFTER_S = 2
 
 
-class Api:
+class SubmitHandler:
     """Takes submissions."""
 
     def __init__(
@@ -35,15 +41,15 @@ class Api:
         links: Links,
         queue: JobQueue,
         signer: ReloadingFile[TokenSigner],
-        callers: Callers,
-        waker: WakeupClient,
+        caller_auth: CallerAuth,
+        wakeups: WakeupClient,
     ) -> None:
         self._job_ttl_s = settings.job_ttl_s
         self._links = links
         self._queue = queue
         self._signer = signer
-        self._callers = callers
-        self._waker = waker
+        self._caller_auth = caller_auth
+        self._wakeups = wakeups
 
     def routes(self) -> list[web.RouteDef]:
         """Return the API's routes."""
@@ -54,17 +60,17 @@ class Api:
         form = request.content_type == FORM
         if form and "Origin" not in request.headers:
             raise Forbidden("A form must name its Origin.", code="origin_not_allowed")
-        caller = self._callers.admit(request)
+        caller = self._caller_auth.authenticate(request)
         if not form and request.content_type != JSON:
             raise UnsupportedMediaType(f"Send {JSON} or {FORM}.")
-        key = read_key(request)
-        body = await read_body(request, BODY_BYTES)
-        submission = read_form(body) if form else read_json(body)
-        accepted = accept(submission, self._job_ttl_s, identify(submission, caller, key))
+        key = idempotency_key(request)
+        body = await read_body(request, MAX_BODY_BYTES)
+        submission = submission_from_form(body) if form else submission_from_json(body)
+        accepted = accept_submission(submission, self._job_ttl_s, job_id_for(submission, caller, key))
         await self._enqueue(accepted)
-        return self._answer(accepted, form=form)
+        return self._respond(accepted, form=form)
 
-    async def _enqueue(self, accepted: Accepted) -> None:
+    async def _enqueue(self, accepted: AcceptedJob) -> None:
         message = accepted.message
         try:
             with metrics.ENQUEUE_DURATION.time():
@@ -73,16 +79,16 @@ class Api:
             metrics.SUBMITTED.labels("error").inc()
             log.warning("queue_unavailable", error=type(error).__name__)
             raise ServiceUnavailable("The queue is away; try again.", retry_after_s=RETRY_AFTER_S) from error
-        self._waker.notify_after(accepted.delay_s)
+        self._wakeups.notify_after(accepted.delay_s)
         metrics.SUBMITTED.labels("accepted").inc()
         log.info("job_submitted", job_id=str(message.id), kind=message.kind)
 
-    def _answer(self, accepted: Accepted, *, form: bool) -> web.Response:
+    def _respond(self, accepted: AcceptedJob, *, form: bool) -> web.Response:
         job_id = accepted.message.id
-        token = self._signer.value.sign(accepted.granted)
+        token = self._signer.value.sign(accepted.grant)
         path = f"/jobs/{job_id}"
         if form:
             return web.Response(status=303, headers={"Location": f"{path}#{token}", "Cache-Control": "no-store"})
-        receipt = {"id": job_id, "status": "queued", "token": token, "links": self._links.to(job_id, token)}
+        receipt = {"id": job_id, "status": "queued", "token": token, "links": self._links.for_job(job_id, token)}
         headers = {"Location": path, "Cache-Control": "no-store"}
         return web.Response(status=202, body=encode(receipt), content_type=JSON, headers=headers)

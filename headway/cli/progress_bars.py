@@ -11,8 +11,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from headway.cli.text import amount_text, attempt_text, message_text, printable, status_text
 from headway.contracts import JobSnapshot, Timestamp
-from headway.lines import amount, attempt, message, printable, status
 
 BAR_WIDTH = 30
 MARKS = {
@@ -24,7 +24,7 @@ MARKS = {
 }
 
 
-class Bars:
+class ProgressBars:
     """Shows each job as a line with a bar."""
 
     def __init__(self, console: Console | None = None) -> None:
@@ -32,14 +32,14 @@ class Bars:
         self._spinner = Spinner("dots", style="cyan")
         self._live = Live(console=console, get_renderable=self.table, refresh_per_second=10)
 
-    def __enter__(self) -> Bars:
+    def __enter__(self) -> ProgressBars:
         self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def show(self, job: JobSnapshot) -> None:
+    def update(self, job: JobSnapshot) -> None:
         """Show a newer snapshot of a job with the next redraw."""
         self._jobs[job.id] = job
 
@@ -55,19 +55,19 @@ class Bars:
 
     def _row(self, job: JobSnapshot) -> tuple[RenderableType, ...]:
         mark, style = MARKS.get(job.status, ("", "cyan"))
-        told = " · ".join(part for part in (waiting(job), attempt(job), message(job)) if part)
+        details = " · ".join(part for part in (waiting_text(job), attempt_text(job), message_text(job)) if part)
         return (
             Text(mark, style) if mark else self._spinner,
             Text(printable(job.kind), "bold"),
-            bar(job),
-            Text(amount(job.progress), justify="right"),
-            Text(elapsed(job), "dim"),
-            Text(status(job), style),
-            Text(printable(told), "red" if job.error else "", overflow="ellipsis", no_wrap=job.error is None),
+            progress_bar(job),
+            Text(amount_text(job.progress), justify="right"),
+            Text(elapsed_text(job), "dim"),
+            Text(status_text(job), style),
+            Text(printable(details), "red" if job.error else "", overflow="ellipsis", no_wrap=job.error is None),
         )
 
 
-def bar(job: JobSnapshot) -> ProgressBar:
+def progress_bar(job: JobSnapshot) -> ProgressBar:
     """Draw a job's bar: it pulses while a job runs and nobody knows how far it is."""
     percent = None if job.progress is None else job.progress.percent
     pulse = job.status == "running" and percent is None
@@ -76,7 +76,7 @@ def bar(job: JobSnapshot) -> ProgressBar:
     return ProgressBar(100, done, BAR_WIDTH, pulse, complete_style=style, finished_style="green", pulse_style=style)
 
 
-def elapsed(job: JobSnapshot) -> str:
+def elapsed_text(job: JobSnapshot) -> str:
     """Write for how long a job has run."""
     if job.started_at is None:
         return ""
@@ -85,7 +85,7 @@ def elapsed(job: JobSnapshot) -> str:
     return f"{hours}:{minutes:02}:{seconds % 60:02}" if hours else f"{minutes}:{seconds % 60:02}"
 
 
-def waiting(job: JobSnapshot) -> str:
+def waiting_text(job: JobSnapshot) -> str:
     """Write what a job waits for: its time, or another worker."""
     now = Timestamp.now()
     if job.status == "running":

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from uuid import UUID
 
-from headway.contracts import NULL, JobSnapshot, ProgressSnapshot, encode, shortened
+from headway.contracts import NULL, JobSnapshot, ProgressSnapshot, encode, truncate
 
-RESULT_CHARACTERS = 200
+MAX_RESULT_LENGTH = 200
 
 
-class Lines:
+class LinePrinter:
     """Prints a line for each change of a job."""
 
     def __init__(self, write: Callable[[JobSnapshot], str]) -> None:
         self._write = write
         self._last: dict[UUID, str] = {}
 
-    def show(self, job: JobSnapshot) -> None:
+    def print_job(self, job: JobSnapshot) -> None:
         """Print the job's line, unless it is the same as before."""
         text = self._write(job)
         if text != self._last.get(job.id):
@@ -30,18 +30,18 @@ def json_line(job: JobSnapshot) -> str:
     return encode(job).decode()
 
 
-def line(job: JobSnapshot) -> str:
+def job_line(job: JobSnapshot) -> str:
     """Write a job's state in one line."""
-    parts = (f"{job.kind} {job.id} {status(job)}", amount(job.progress), attempt(job), message(job))
+    parts = (f"{job.kind} {job.id} {status_text(job)}", amount_text(job.progress), attempt_text(job), message_text(job))
     return printable(", ".join(part for part in parts if part))
 
 
-def status(job: JobSnapshot) -> str:
+def status_text(job: JobSnapshot) -> str:
     """Name a job's status, and that its end was asked for."""
     return "cancelling" if job.cancel_requested and job.finished_at is None else job.status
 
 
-def amount(progress: ProgressSnapshot | None) -> str:
+def amount_text(progress: ProgressSnapshot | None) -> str:
     """Write how far a job is: a percentage, or how much is done when nobody knows of how much."""
     if progress is None:
         return ""
@@ -50,17 +50,17 @@ def amount(progress: ProgressSnapshot | None) -> str:
     return f"{progress.current:g} {progress.unit or ''}".rstrip()
 
 
-def attempt(job: JobSnapshot) -> str:
+def attempt_text(job: JobSnapshot) -> str:
     """Write which attempt this is, from the second on."""
     return f"attempt {job.attempt} of {job.max_attempts}" if job.attempt > 1 else ""
 
 
-def message(job: JobSnapshot) -> str:
+def message_text(job: JobSnapshot) -> str:
     """Write what a person wants to know: the error or the result at the end, before that what the job says."""
     if job.error is not None:
         return f"{job.error.type}: {job.error.message}"
     if job.result != NULL:
-        return shortened(bytes(job.result).decode(), RESULT_CHARACTERS)
+        return truncate(bytes(job.result).decode(), MAX_RESULT_LENGTH)
     return (job.progress.message if job.progress is not None else None) or ""
 
 

@@ -1,12 +1,4 @@
-"""A client for Python programs: submit jobs, watch them, wait for their results, cancel them.
-
-    async with Client("https://jobs.example.com") as client:
-        job = await client.submit("countdown", {"steps": 5})
-        async for snapshot in client.watch(job):
-            print(snapshot.status, snapshot.progress)
-
-What is lost on the way is sent again: a submission carries an `Idempotency-Key`, so an accepted job is run once.
-"""
+"""The asynchronous client."""
 
 from __future__ import annotations
 
@@ -19,18 +11,18 @@ import aiohttp
 import msgspec
 from msgspec import Struct
 
-from headway.calls import Problem, Unreachable, call
-from headway.connection import Connection
+from headway.client.links import LOCAL_URL, Link
+from headway.client.notifier_connection import NotifierConnection
+from headway.client.retries import RequestFailed, Unreachable, request_with_retry
 from headway.contracts import ENDED, JobError, JobSnapshot, decode, encode
-from headway.links import LOCAL_URL, Link
 from headway.tokens import InvalidToken, claimed_job
 
-__all__ = ["Client", "InvalidToken", "JobCancelled", "JobFailed", "Problem", "Receipt", "Unreachable"]
+__all__ = ["Client", "InvalidToken", "JobCancelled", "JobFailed", "JobRef", "Receipt", "RequestFailed", "Unreachable"]
 
 T = TypeVar("T")
 
-PATIENCE_S = 30.0
-REMEMBERED = 10_000  # receipts, so that an id is enough
+RETRY_FOR_S = 30.0
+MAX_REMEMBERED_RECEIPTS = 10_000  # receipts, so that an id is enough
 
 
 class JobFailed(Exception):
@@ -65,7 +57,7 @@ class _Links(Struct):
     live: str
 
 
-class _Page(Struct):
+class _PageLinks(Struct):
     """What a job's page tells a program."""
 
     links: _Links
@@ -77,12 +69,12 @@ JobRef: TypeAlias = Receipt | Link | UUID | str
 class Client:
     """Submits to one submitter, and watches jobs at any notifier, with one socket for each."""
 
-    def __init__(self, url: str = LOCAL_URL, api_key: str | None = None, *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, url: str = LOCAL_URL, api_key: str | None = None, *, retry_for_s: float = RETRY_FOR_S) -> None:
         self._url = url.rstrip("/")
         self._api_key = api_key
-        self._patience_s = patience_s
+        self._retry_for_s = retry_for_s
         self._receipts: dict[UUID, Receipt] = {}
-        self._connections: dict[str, Connection] = {}
+        self._connections: dict[str, NotifierConnection] = {}
         self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> Client:
@@ -109,21 +101,21 @@ class Client:
 
         With an `idempotency_key` of your own the same submission is the same job, whoever sends it again.
         """
-        given = {"payload": payload, "delay_s": delay_s or None, "max_attempts": max_attempts, "timeout_s": timeout_s}
-        body = {"kind": kind} | {name: value for name, value in given.items() if value is not None}
+        options = {"payload": payload, "delay_s": delay_s or None, "max_attempts": max_attempts, "timeout_s": timeout_s}
+        body = {"kind": kind} | {name: value for name, value in options.items() if value is not None}
         headers = {"Content-Type": "application/json", "Idempotency-Key": idempotency_key or str(uuid4())}
-        answer = await call(
+        body_received = await request_with_retry(
             self._session,
             "POST",
             f"{self._url}/jobs",
-            patience_s=self._patience_s,
+            retry_for_s=self._retry_for_s,
             token=self._api_key,
             headers=headers,
             body=encode(body),
         )
-        receipt = _read(answer, Receipt)
+        receipt = _decode(body_received, Receipt)
         self._receipts[receipt.id] = receipt
-        if len(self._receipts) > REMEMBERED:
+        if len(self._receipts) > MAX_REMEMBERED_RECEIPTS:
             del self._receipts[next(iter(self._receipts))]
         return receipt
 
@@ -134,14 +126,14 @@ class Client:
         client has submitted. Lost connections and restarts are waited out. A snapshot that is overtaken before it is
         taken is left out.
         """
-        link = await self._find(job, token)
+        link = await self._resolve_link(job, token)
         if link.base not in self._connections:
-            self._connections[link.base] = Connection(self._session, link.base)
+            self._connections[link.base] = NotifierConnection(self._session, link.base)
         connection = self._connections[link.base]
-        async with connection.watching(link.id, link.token) as watched:
+        async with connection.subscribe(link.id, link.token) as watched:
             version = -1
             while True:
-                snapshot = await connection.newer(watched, version)
+                snapshot = await connection.wait_for_newer(watched, version)
                 yield snapshot
                 version = snapshot.version
                 if snapshot.status in ENDED:
@@ -172,17 +164,17 @@ class Client:
 
     async def cancel(self, job: JobRef, *, token: str | None = None) -> JobSnapshot:
         """Ask for a job's cancellation; return its snapshot, which is unchanged if it has ended already."""
-        link = await self._find(job, token)
-        answer = await call(
+        link = await self._resolve_link(job, token)
+        answer = await request_with_retry(
             self._session,
             "POST",
             f"{link.base}/live/jobs/{link.id}/cancel",
-            patience_s=self._patience_s,
+            retry_for_s=self._retry_for_s,
             token=link.token,
         )
-        return _read(answer, JobSnapshot)
+        return _decode(answer, JobSnapshot)
 
-    async def _find(self, job: JobRef, token: str | None) -> Link:
+    async def _resolve_link(self, job: JobRef, token: str | None) -> Link:
         """Return the job's link at its notifier; a page's link is asked for it, without what stands behind the `#`."""
         if isinstance(job, str) and "/" not in job:
             job = UUID(job)
@@ -198,14 +190,14 @@ class Client:
             raise InvalidToken("invalid_token", "The token is not for this job.", link.id)
         if link.live:
             return link
-        answer = await call(
-            self._session, "GET", link.page, patience_s=self._patience_s, headers={"Accept": "application/json"}
+        answer = await request_with_retry(
+            self._session, "GET", link.page, retry_for_s=self._retry_for_s, headers={"Accept": "application/json"}
         )
-        return Link.parse(_read(answer, _Page).links.live, link.token)
+        return Link.parse(_decode(answer, _PageLinks).links.live, link.token)
 
 
-def _read(answer: bytes, kind: type[T]) -> T:
+def _decode(body: bytes, kind: type[T]) -> T:
     try:
-        return decode(answer, kind)
+        return decode(body, kind)
     except msgspec.DecodeError as error:
-        raise Problem(None, "unexpected", f"This is not the answer of Headway: {error}") from error
+        raise RequestFailed(None, "unexpected", f"This is not the answer of Headway: {error}") from error

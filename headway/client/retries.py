@@ -21,13 +21,13 @@ from headway.tokens import InvalidToken
 
 log = logging.getLogger("headway.client")
 
-BUSY = frozenset({429, 502, 503, 504})  # what a proxy or a service answers that will soon be well again
+RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})  # what a proxy or a service answers that will soon be well again
 BACKOFF_BASE_S, BACKOFF_CAP_S = 0.25, 10.0
 TIMEOUT_S = 15.0
-LASTING = 3  # failures in a row, from which on it is worth a word
+WARN_AFTER_FAILURES = 3  # failures in a row, from which on it is worth a word
 
 
-class Problem(Exception):
+class RequestFailed(Exception):
     """A service refuses, and says why: `code` is stable, `detail` for people, `field` what does not fit."""
 
     def __init__(self, status: int | None, code: str, detail: str, field: str | None = None) -> None:
@@ -45,13 +45,13 @@ class Unreachable(ConnectionError):
     """Nobody answered, for as long as the client's patience lasts."""
 
 
-class _Told(Struct):
+class _ErrorBody(Struct):
     code: str
     detail: str
     field: str | None = None
 
 
-class _Temporary(Exception):
+class _TemporaryFailure(Exception):
     """A request failed in a way that passes: `error` says how, and the next one waits for `after_s` at least."""
 
     def __init__(self, error: Exception, after_s: float = 0.0) -> None:
@@ -60,12 +60,12 @@ class _Temporary(Exception):
         self.after_s = after_s
 
 
-async def call(
+async def request_with_retry(
     session: aiohttp.ClientSession,
     method: str,
     url: str,
     *,
-    patience_s: float,
+    retry_for_s: float,
     token: str | None = None,
     headers: Mapping[str, str] | None = None,
     body: bytes | None = None,
@@ -88,15 +88,15 @@ async def call(
         allow_redirects=False,
     )
     clock = asyncio.get_running_loop().time
-    give_up_at = clock() + patience_s
+    give_up_at = clock() + retry_for_s
     for failures in itertools.count(1):
         try:
             return await _request_once(request, url)
-        except _Temporary as failure:
+        except _TemporaryFailure as failure:
             wait_s = failure.after_s + full_jitter_s(failures, BACKOFF_BASE_S, BACKOFF_CAP_S)
             if clock() + wait_s > give_up_at:
                 raise failure.error from failure.__cause__
-            if failures == LASTING:
+            if failures == WARN_AFTER_FAILURES:
                 log.warning("%s; still trying", failure.error)
         await asyncio.sleep(wait_s)
     raise AssertionError("unreachable")
@@ -107,29 +107,31 @@ async def _request_once(request: Callable[[], AbstractAsyncContextManager[aiohtt
         async with request() as response:
             text = await response.read()
     except (aiohttp.ClientError, OSError) as error:  # a TimeoutError is one
-        raise _Temporary(Unreachable(f"{url} does not answer: {_reason(error)}")) from error
+        raise _TemporaryFailure(Unreachable(f"{url} does not answer: {_reason(error)}")) from error
     if response.status < 300 or response.status == 304:
         return text
-    refused = refusal(response.status, text)
-    if response.status not in BUSY:
+    refused = error_from_response(response.status, text)
+    if response.status not in RETRYABLE_STATUSES:
         raise refused
-    raise _Temporary(refused, _retry_after_s(response.headers.get("Retry-After", "")))
+    raise _TemporaryFailure(refused, _retry_after_s(response.headers.get("Retry-After", "")))
 
 
-def refusal(status: int | None, text: bytes) -> Problem | InvalidToken:
+def error_from_response(status: int | None, text: bytes) -> RequestFailed | InvalidToken:
     """Read a problem+json; whatever else has answered is told by its status."""
     try:
-        told = decode(text, _Told)
+        body = decode(text, _ErrorBody)
     except msgspec.DecodeError:
-        told = _Told("unexpected", f"The server answered {status} without saying why.")
-    return trouble_of(status, told.code, told.detail, told.field)
+        body = _ErrorBody("unexpected", f"The server answered {status} without saying why.")
+    return error_from_code(status, body.code, body.detail, body.field)
 
 
-def trouble_of(status: int | None, code: str, detail: str, field: str | None = None) -> Problem | InvalidToken:
+def error_from_code(
+    status: int | None, code: str, detail: str, field: str | None = None
+) -> RequestFailed | InvalidToken:
     """Make the exception for a code."""
     if code in ("invalid_token", "token_expired"):
         return InvalidToken(code, detail)
-    return Problem(status, code, detail, field)
+    return RequestFailed(status, code, detail, field)
 
 
 def _reason(error: Exception) -> str:

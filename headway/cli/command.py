@@ -16,10 +16,10 @@ from uuid import UUID
 
 import msgspec
 
-from headway import minting, poison_command
+from headway.cli import poison_commands, tokens
+from headway.client.links import LOCAL_URL, Link, http_url
 from headway.contracts import Json, Timestamp, decode
-from headway.links import LOCAL_URL, Link, http_url
-from headway.tokens import CANCEL, WATCH, Pass, make_keys
+from headway.tokens import CANCEL, WATCH, Grant, make_keys
 
 EPILOG = "Exit codes: 0 succeeded, 1 failed or could not be done, 2 called wrongly, 130 cancelled or interrupted."
 LINK = "a link to a job, or - to read links from stdin"
@@ -47,14 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="headway", description="Background jobs, watched live.", epilog=EPILOG)
     parser.set_defaults(extra="cli")  # of the package: what a command needs that is not installed
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_submit(commands.add_parser("submit", help="submit a job and print its link, or watch it", epilog=EPILOG))
-    _add_linked(commands.add_parser("watch", help="watch jobs until their ends", epilog=EPILOG), "watch", "+")
-    _add_linked(commands.add_parser("cancel", help="cancel a job"), "cancel", 1)
-    _add_token(commands.add_parser("token", help="print a token to watch a job with"))
-    poison_command.add(commands.add_parser("poison", help="list, redrive and discard what no worker could handle"))
+    job_commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_submit(job_commands.add_parser("submit", help="submit a job and print its link, or watch it", epilog=EPILOG))
+    _add_link_command(job_commands.add_parser("watch", help="watch jobs until their ends", epilog=EPILOG), "watch", "+")
+    _add_link_command(job_commands.add_parser("cancel", help="cancel a job"), "cancel", 1)
+    _add_token(job_commands.add_parser("token", help="print a token to watch a job with"))
+    poison_commands.add_commands(
+        job_commands.add_parser("poison", help="list, redrive and discard what no worker could handle")
+    )
 
-    keys = commands.add_parser("keys", help="make the keys that a folder is missing")
+    keys = job_commands.add_parser("keys", help="make the keys that a folder is missing")
     keys.add_argument("directory", type=Path, metavar="FOLDER")
     keys.set_defaults(run=lambda options: make_keys(options.directory))
     return parser
@@ -76,10 +78,10 @@ def _add_submit(submit: argparse.ArgumentParser) -> None:
         help="the submitter (default: $HEADWAY_URL, or %(default)s)",
     )
     submit.add_argument("--api-key-file", type=Path, metavar="FILE", help="the API key (default: $HEADWAY_API_KEY)")
-    submit.set_defaults(run=_command("submit"))
+    submit.set_defaults(run=_run_command("submit"))
 
 
-def _add_linked(parser: argparse.ArgumentParser, name: str, count: str | int) -> None:
+def _add_link_command(parser: argparse.ArgumentParser, name: str, count: str | int) -> None:
     parser.add_argument("links", nargs=count, metavar="LINK", help=LINK)
     parser.add_argument(
         "--token-stdin",
@@ -93,7 +95,7 @@ def _add_linked(parser: argparse.ArgumentParser, name: str, count: str | int) ->
             options.links = _links(options.links, token_stdin=options.token_stdin)
         except ValueError as error:
             parser.error(str(error))
-        return _command(name)(options)
+        return _run_command(name)(options)
 
     parser.set_defaults(run=run)
 
@@ -102,15 +104,15 @@ def _add_token(token: argparse.ArgumentParser) -> None:
     token.add_argument("job_id", type=UUID, metavar="JOB_ID")
     token.add_argument("--kind", default="countdown", help="the job's kind (default: %(default)s)")
     token.add_argument("--watch-only", action="store_true", help="a token that may not cancel, for sharing")
-    minting.add_options(token, "how long it is valid (7 days)")
+    tokens.add_options(token, "how long it is valid (7 days)")
     token.set_defaults(run=_token)
 
 
-def _command(name: str) -> Callable[[argparse.Namespace], int]:
+def _run_command(name: str) -> Callable[[argparse.Namespace], int]:
     def run(options: argparse.Namespace) -> int:
-        from headway import commands
+        from headway.cli import job_commands
 
-        return commands.run(getattr(commands, name), options)
+        return job_commands.run(getattr(job_commands, name), options)
 
     return run
 
@@ -135,11 +137,11 @@ def _links(texts: Sequence[str], *, token_stdin: bool) -> list[Link]:
 
 def _token(options: argparse.Namespace) -> None:
     now = Timestamp.now()
-    granted = Pass(
+    granted = Grant(
         job_id=options.job_id,
         kind=options.kind,
         submitted_at=now,
         expires_at=now.after(options.ttl),
         scope=frozenset({WATCH} if options.watch_only else {WATCH, CANCEL}),
     )
-    print(minting.Mint(options.key, options.link).make(granted))
+    print(tokens.TokenIssuer(options.key, options.link).issue(granted))

@@ -15,16 +15,16 @@ from services.runtime.request import JSON, bearer_token, read_json_body
 from services.runtime.settings import ReloadingFile
 from services.submitter.links import Links
 
-BODY_BYTES = 1024
+MAX_BODY_BYTES = 1024
 
 
-class Wanted(Struct, frozen=True, forbid_unknown_fields=True):
+class ShareRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """The body: what the token shall allow."""
 
     scope: Literal["watch"]
 
 
-class Sharing:
+class ShareTokenHandler:
     """Makes tokens of tokens; whoever has one needs no API key."""
 
     def __init__(
@@ -40,10 +40,10 @@ class Sharing:
 
     async def share(self, request: web.Request) -> web.Response:
         """Answer a token for the same job and the same time, without the right to cancel."""
-        granted = authorize_job(request, bearer_token(request), self._verifier.value)
-        wanted = await read_json_body(request, Wanted, BODY_BYTES)
-        token = self._signer.value.sign(msgspec.structs.replace(granted, scope=frozenset({WATCH})))
-        links = self._links.to(granted.job_id, token)
+        grant = authorize_job(request, bearer_token(request), self._verifier.value)
+        share_request = await read_json_body(request, ShareRequest, MAX_BODY_BYTES)
+        token = self._signer.value.sign(msgspec.structs.replace(grant, scope=frozenset({WATCH})))
+        links = self._links.for_job(grant.job_id, token)
         del links["cancel"]
-        body = encode({"id": granted.job_id, "token": token, "scope": wanted.scope, "links": links})
+        body = encode({"id": grant.job_id, "token": token, "scope": share_request.scope, "links": links})
         return web.Response(body=body, content_type=JSON, headers={"Cache-Control": "no-store"})

@@ -16,21 +16,21 @@ from uuid import UUID
 import msgspec
 from msgspec import Struct
 
-from headway import minting, queue_access
-from headway.contracts import DEFAULT_ATTEMPTS, JobMessage, Timestamp, encode, shortened
-from headway.lines import printable, printable_json
-from headway.tokens import Pass
+from headway.cli import queue_config, tokens
+from headway.cli.text import printable, printable_json
+from headway.contracts import DEFAULT_ATTEMPTS, JobMessage, Timestamp, encode, truncate
+from headway.tokens import Grant
 
 if TYPE_CHECKING:
-    from headway.poison import Case, Poison
+    from headway.azure.poison_queue import PoisonedJob, PoisonQueue
 
-PROBLEM_CHARACTERS = 200
+MAX_PROBLEM_LENGTH = 200
 ID = "a job's id, or a message's where it has none"
-SPANS = ((86_400, "days"), (3_600, "h"), (60, "min"), (1, "s"))
-Act = Callable[["Poison", argparse.Namespace], Awaitable[int]]
+DURATION_UNITS = ((86_400, "days"), (3_600, "h"), (60, "min"), (1, "s"))
+PoisonAction = Callable[["PoisonQueue", argparse.Namespace], Awaitable[int]]
 
 
-class Row(Struct, kw_only=True):
+class ListRow(Struct, kw_only=True):
     """A case as `list --json` prints it."""
 
     id: UUID | None
@@ -44,7 +44,7 @@ class Row(Struct, kw_only=True):
     problem: str | None
 
 
-class Redriven(Struct):
+class RedriveOutput(Struct):
     """A redriven job as `redrive --json` prints it."""
 
     id: UUID
@@ -55,10 +55,10 @@ class Redriven(Struct):
     link: str | None
 
 
-def add(parser: argparse.ArgumentParser) -> None:
+def add_commands(parser: argparse.ArgumentParser) -> None:
     """Add the commands and their options."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    listing = _add(commands, "list", "print a line for each job", _list)
+    listing = _add(commands, "list", "print a line for each job", _list_jobs)
     listing.add_argument("--json", action="store_true", help="print lines of JSON")
     _add(commands, "show", "print a message, its payload too", _show).add_argument("id", metavar="ID", help=ID)
     _add(commands, "discard", "remove a job's messages", _discard).add_argument("id", metavar="ID", help=ID)
@@ -68,20 +68,20 @@ def add(parser: argparse.ArgumentParser) -> None:
     redrive.add_argument(
         "--all", action="store_true", help="all jobs that can be read; prints a line with id and token for each"
     )
-    minting.add_options(redrive, "how long the job and its token live from now on (7 days)")
+    tokens.add_options(redrive, "how long the job and its token live from now on (7 days)")
     redrive.add_argument("--no-token", action="store_true", help="print the id alone; no key is needed")
     redrive.add_argument("--json", action="store_true", help="print lines of JSON")
-    redrive.set_defaults(run=lambda options: _checked(redrive, options))
+    redrive.set_defaults(run=lambda options: _run_redrive(redrive, options))
 
 
-def _add(commands: Any, name: str, told: str, act: Act) -> argparse.ArgumentParser:
+def _add(commands: Any, name: str, told: str, act: PoisonAction) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=told)
     parser.add_argument("--queue", metavar="NAME", help="the queue of jobs (default: $QUEUE_NAME, or jobs)")
     parser.set_defaults(run=lambda options: _run(act, options), extra="queue")
     return parser
 
 
-def _checked(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+def _run_redrive(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """Refuse a wrong call, and to begin without the key, before anything is touched."""
     if (options.id is None) != options.all:
         parser.error("expected either an ID or --all")
@@ -90,46 +90,46 @@ def _checked(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
     if options.no_token and options.link is not None:
         parser.error("argument --link: a link has a token")
     try:
-        options.mint = None if options.no_token else minting.Mint(options.key, options.link)
+        options.mint = None if options.no_token else tokens.TokenIssuer(options.key, options.link)
     except (OSError, ValueError) as error:
         raise ValueError(f"no key to sign tokens with, and without --no-token one is needed: {error}") from error
     return _run(_redrive, options)
 
 
-def _run(act: Act, options: argparse.Namespace) -> int:
+def _run(act: PoisonAction, options: argparse.Namespace) -> int:
     """Open the queue and act; what it refuses is a line on stderr and an exit code."""
     from azure.core.exceptions import AzureError
 
-    from headway.poison import Poison
+    from headway.azure.poison_queue import PoisonQueue
 
-    access = queue_access.find(os.environ, options.queue)
+    access = queue_config.find_queue(os.environ, options.queue)
 
     async def session() -> int:
-        async with Poison.connect(*access) as poison:
+        async with PoisonQueue.connect(*access) as poison:
             return await act(poison, options)
 
     try:
         return asyncio.run(session())
     except AzureError as error:
-        _complain(error.message.partition("\n")[0] or type(error).__name__)
+        _print_error(error.message.partition("\n")[0] or type(error).__name__)
         return 1
 
 
-def _complain(trouble: object) -> None:
+def _print_error(trouble: object) -> None:
     print(f"headway: {printable(str(trouble))}", file=sys.stderr)
 
 
-async def _list(poison: Poison, options: argparse.Namespace) -> int:
-    async with poison.cases() as cases:
+async def _list_jobs(poison: PoisonQueue, options: argparse.Namespace) -> int:
+    async with poison.jobs() as cases:
         pass
     for case in cases:
         print(printable_json(encode(_row(case)).decode()) if options.json else _line(case))
     return 0
 
 
-def _row(case: Case) -> Row:
-    chief, message = case.chief, case.chief.message
-    row = Row(
+def _row(case: PoisonedJob) -> ListRow:
+    chief, message = case.latest, case.latest.message
+    row = ListRow(
         id=chief.job_id,
         message_id=chief.received.id,
         poisoned_at=chief.received.inserted_at,
@@ -142,33 +142,33 @@ def _row(case: Case) -> Row:
     return row
 
 
-def _line(case: Case) -> str:
-    chief, message = case.chief, case.chief.message
+def _line(case: PoisonedJob) -> str:
+    chief, message = case.latest, case.latest.message
     if message is None:
-        parts = [f"{case.id} unreadable: {shortened(chief.problem or '', PROBLEM_CHARACTERS)}"]
+        parts = [f"{case.id} unreadable: {truncate(chief.problem or '', MAX_PROBLEM_LENGTH)}"]
     else:
         parts = [f"{case.id} {message.kind}", f"generation {message.generation}"]
         if message.max_attempts != DEFAULT_ATTEMPTS:  # else the kind's own number, which the message does not have
             parts.append(f"up to {message.max_attempts} attempts")
         if message.submitted_at is not None:
             parts.append(f"submitted {message.submitted_at}")
-    parts.append(f"poisoned {span(Timestamp.now() - chief.received.inserted_at)} ago")
+    parts.append(f"poisoned {duration_text(Timestamp.now() - chief.received.inserted_at)} ago")
     if len(case.messages) > 1:
         parts.append(f"{len(case.messages)} messages")
     return printable(", ".join(parts))
 
 
-def span(milliseconds: int) -> str:
+def duration_text(milliseconds: int) -> str:
     """Write how long something is, in the greatest unit that it has at least two of."""
     seconds = max(0, milliseconds // 1000)
-    size, unit = next((one for one in SPANS if seconds >= 2 * one[0]), SPANS[-1])
+    size, unit = next((one for one in DURATION_UNITS if seconds >= 2 * one[0]), DURATION_UNITS[-1])
     return f"{seconds // size} {unit}"
 
 
-async def _show(poison: Poison, options: argparse.Namespace) -> int:
-    async with poison.cases() as cases:
-        case = _find(cases, options.id)
-    shown = next((one for one in case.messages if one.received.id == options.id), case.chief)
+async def _show(poison: PoisonQueue, options: argparse.Namespace) -> int:
+    async with poison.jobs() as cases:
+        case = _find_job(cases, options.id)
+    shown = next((one for one in case.messages if one.received.id == options.id), case.latest)
     if shown.message is None:
         print("\n".join(map(printable, shown.received.text.splitlines())))
     else:
@@ -176,54 +176,54 @@ async def _show(poison: Poison, options: argparse.Namespace) -> int:
     return 0
 
 
-async def _discard(poison: Poison, options: argparse.Namespace) -> int:
-    async with poison.cases() as cases:
-        case = _find(cases, options.id)
+async def _discard(poison: PoisonQueue, options: argparse.Namespace) -> int:
+    async with poison.jobs() as cases:
+        case = _find_job(cases, options.id)
         await poison.discard(case)
     print(f"discarded {case.id}, {len(case.messages)} message{'s' * (len(case.messages) > 1)}")
     return 0
 
 
-async def _redrive(poison: Poison, options: argparse.Namespace) -> int:
-    from headway.poison import Unredrivable, each
+async def _redrive(poison: PoisonQueue, options: argparse.Namespace) -> int:
+    from headway.azure.poison_queue import CannotRedrive, for_each_limited
 
     code = 0
 
-    async def redrive(case: Case) -> None:
+    async def redrive(case: PoisonedJob) -> None:
         nonlocal code
         try:
             message = await poison.redrive(case, Timestamp.now().after(options.ttl))
-        except Unredrivable as trouble:  # the others still can be
-            _complain(trouble)
+        except CannotRedrive as trouble:  # the others still can be
+            _print_error(trouble)
             code = 1
         else:
-            print(_told(message, options), flush=True)
+            print(_redrive_output(message, options), flush=True)
 
-    async with poison.cases() as cases:
-        await each(cases if options.all else [_find(cases, options.id)], redrive)
+    async with poison.jobs() as cases:
+        await for_each_limited(cases if options.all else [_find_job(cases, options.id)], redrive)
     return code
 
 
-def _told(message: JobMessage, options: argparse.Namespace) -> str:
+def _redrive_output(message: JobMessage, options: argparse.Namespace) -> str:
     """Write what a script goes on with: token or link, beside the id where there are several jobs."""
     assert message.submitted_at is not None  # noqa: S101 - as Case.redriven has it
     assert message.expires_at is not None  # noqa: S101
-    mint: minting.Mint | None = options.mint
-    granted = Pass(
+    mint: tokens.TokenIssuer | None = options.mint
+    granted = Grant(
         job_id=message.id, kind=message.kind, submitted_at=message.submitted_at, expires_at=message.expires_at
     )
-    made = None if mint is None else mint.make(granted)
+    made = None if mint is None else mint.issue(granted)
     if options.json:
         token, link = made and made.rpartition("#")[2], made if options.link else None
-        told = Redriven(message.id, message.kind, message.generation, message.expires_at, token, link)
+        told = RedriveOutput(message.id, message.kind, message.generation, message.expires_at, token, link)
         return printable_json(encode(told).decode())
     if made is None:
         return str(message.id)
     return f"{message.id} {made}" if options.all and not options.link else made
 
 
-def _find(cases: list[Case], named: str) -> Case:
+def _find_job(cases: list[PoisonedJob], named: str) -> PoisonedJob:
     for case in cases:
-        if case.has(named):
+        if case.matches(named):
             return case
     raise ValueError(f"no poison message of job {printable(named)}")

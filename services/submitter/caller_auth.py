@@ -15,44 +15,44 @@ from services.runtime.errors import HTTPProblem, Unauthorized
 from services.runtime.request import bearer_token, is_valid_key
 from services.runtime.settings import ReloadingFile
 from services.submitter import metrics
-from services.submitter.rates import Rates
+from services.submitter.rate_limiter import RateLimiter
 from services.submitter.settings import SubmitterSettings
 
-ANYONE = "anyone"
+ANONYMOUS = "anyone"
 
 
-class TooMany(HTTPProblem):
+class TooManyRequests(HTTPProblem):
     """The caller asks more often than it may."""
 
     status, code = 429, "too_many_requests"
 
 
-class Callers:
+class CallerAuth:
     """Knows the callers and holds them to their rate."""
 
     def __init__(self, settings: SubmitterSettings, keys: ReloadingFile[tuple[str, ...]] | None) -> None:
         self._keys = keys
         self._hops = settings.forwarded_hops
-        self._rates = Rates(settings.submit_rate, settings.submit_burst)
+        self._rate_limiter = RateLimiter(settings.submit_rate, settings.submit_burst)
 
-    def admit(self, request: web.Request) -> str:
+    def authenticate(self, request: web.Request) -> str:
         """Return the name of whoever submits, which is no secret; a Problem when they may not, or not now."""
-        name = self._name(bearer_token(request))
-        wait_s = self._rates.take(name or address(request, self._hops), time.monotonic())
+        name = self._caller_name(bearer_token(request))
+        wait_s = self._rate_limiter.acquire(name or client_address(request, self._hops), time.monotonic())
         if wait_s > 0:
             metrics.SUBMITTED.labels("limited").inc()
-            raise TooMany("These are too many submissions; try again later.", retry_after_s=math.ceil(wait_s))
+            raise TooManyRequests("These are too many submissions; try again later.", retry_after_s=math.ceil(wait_s))
         if name is None and self._keys is not None:
             raise Unauthorized("Send one of the API keys: Authorization: Bearer <key>.")
-        return name or ANYONE
+        return name or ANONYMOUS
 
-    def _name(self, key: str | None) -> str | None:
+    def _caller_name(self, key: str | None) -> str | None:
         if self._keys is None or key is None or not is_valid_key(key, self._keys.value):
             return None
         return hashlib.sha256(key.encode()).hexdigest()
 
 
-def address(request: web.Request, hops: int) -> str:
+def client_address(request: web.Request, hops: int) -> str:
     """Return the client's address as the outermost trusted proxy has seen it; what stands before, anyone can say."""
     chain = [hop.strip() for line in request.headers.getall("X-Forwarded-For", ()) for hop in line.split(",")]
     chain.append(request.remote or "")

@@ -1,0 +1,1 @@
+"""The jobs queue and its poison queue on Azure Storage."""

@@ -1,0 +1,264 @@
+"""One notifier's socket and the jobs watched over it.
+
+A snapshot is always the whole state, so one that is lost, repeated or skipped does no harm: versions only rise, and
+after a reconnect the newest comes by itself. Where a proxy lets no socket through, each watch polls instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from uuid import UUID
+
+import aiohttp
+import msgspec
+from msgspec import Struct
+
+from headway.backoff import full_jitter_s
+from headway.client.retries import (
+    BACKOFF_BASE_S,
+    BACKOFF_CAP_S,
+    RETRYABLE_STATUSES,
+    WARN_AFTER_FAILURES,
+    RequestFailed,
+    error_from_code,
+    request_with_retry,
+)
+from headway.contracts import JobSnapshot, Timestamp, decode, encode
+
+log = logging.getLogger("headway.client")
+
+HELLO_TIMEOUT_S = 5.0  # only a hello proves a server: a proxy opens sockets, too, while nobody is behind it
+PING_INTERVAL_S = 20.0
+CLOSE_TIMEOUT_S = 1.0
+WEBSOCKET_RETRY_INTERVAL_S = 60.0  # between two tries to come back from polling
+LONG_POLL_S = 25  # how long a poll is held
+EMPTY_POLL_DELAY_S = 1.0  # between two polls that bring nothing: not every proxy holds one
+CLOSE_POLICY_VIOLATION, CLOSE_MESSAGE_TOO_BIG, CLOSE_TRY_AGAIN_LATER = 1008, 1009, 1013
+FAILURES_WHEN_OVERLOADED = 5  # an overloaded server gets the rest at once that five failures earn
+
+
+class _Hello(Struct):
+    now: Timestamp
+
+
+class _Error(Struct):
+    code: str
+    message: str
+    job_id: UUID | None = None
+
+
+class _ServerMessage(Struct):
+    """What the server says: one of these."""
+
+    hello: _Hello | None = None
+    job: JobSnapshot | None = None
+    error: _Error | None = None
+
+
+class JobSubscription:
+    """One job, the newest that is known of it, and how many watch it."""
+
+    def __init__(self, job_id: UUID, token: str) -> None:
+        self.id = job_id
+        self.token = token
+        self.watchers = 0
+        self.version = -1
+        self.snapshot: JobSnapshot | None = None
+        self.error: Exception | None = None
+        self._changed = asyncio.Event()
+
+    def update(self, snapshot: JobSnapshot) -> None:
+        """Take a snapshot, if it is a newer one."""
+        if snapshot.version > self.version:
+            self.version, self.snapshot = snapshot.version, snapshot
+            self.notify()
+
+    def fail(self, error: Exception) -> None:
+        """End all its watches with an exception."""
+        self.error = error
+        self.notify()
+
+    def notify(self) -> None:
+        """Wake all who wait for something new."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def wait(self) -> None:
+        """Wait until something is new."""
+        await self._changed.wait()
+
+
+class NotifierConnection:
+    """One notifier's socket, opened when a job is watched and kept until `close`."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self._session = session
+        self._url = url
+        self._subscriptions: dict[UUID, JobSubscription] = {}
+        self._has_subscriptions = asyncio.Event()
+        self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._failures = 0
+        self._polling = False
+        self._reconnecting = asyncio.create_task(self._reconnect_loop())
+        self._reconnecting.add_done_callback(self._on_reconnect_loop_done)
+
+    @asynccontextmanager
+    async def subscribe(self, job_id: UUID, token: str) -> AsyncIterator[JobSubscription]:
+        """Watch a job until the block ends, beside those who watch it already."""
+        job = self._subscriptions.get(job_id)
+        first = job is None
+        if job is None:
+            job = self._subscriptions[job_id] = JobSubscription(job_id, token)
+            self._has_subscriptions.set()
+        job.watchers += 1
+        try:
+            if first:
+                await self._subscribe(job)
+            yield job
+        finally:
+            job.watchers -= 1
+            if not job.watchers and self._subscriptions.get(job_id) is job:
+                self._remove(job)
+                await self._send({"unwatch": job_id})
+
+    async def wait_for_newer(self, job: JobSubscription, version: int) -> JobSnapshot:
+        """Wait for a snapshot that is newer than a version; raise what stands in its way."""
+        while job.snapshot is None or job.version <= version:
+            if job.error is not None:
+                raise job.error
+            if self._polling:
+                await self._poll(job)
+            else:
+                await job.wait()
+        return job.snapshot
+
+    async def close(self) -> None:
+        """Close the socket and end all watches."""
+        self._reconnecting.cancel()
+        await asyncio.wait({self._reconnecting})
+
+    async def _reconnect_loop(self) -> None:
+        while True:
+            await self._has_subscriptions.wait()
+            code: int | None = None
+            reason: Exception | None = None
+            try:
+                code = await self._run_connection()
+            except TimeoutError:
+                self._switch_to_polling("no hello came")
+            except aiohttp.WSServerHandshakeError as error:
+                reason = error
+                if error.status not in RETRYABLE_STATUSES:
+                    self._switch_to_polling(f"the upgrade was answered {error.status}")
+            except (aiohttp.ClientError, OSError) as error:
+                reason = error
+            finally:
+                self._socket = None
+            if code in (CLOSE_POLICY_VIOLATION, CLOSE_MESSAGE_TOO_BIG):  # what is sent again would be refused again
+                self._fail_all()
+            await asyncio.sleep(WEBSOCKET_RETRY_INTERVAL_S if self._polling else self._backoff_s(code, reason))
+
+    async def _run_connection(self) -> int | None:
+        """Open a socket, ask for all jobs, and take what comes until it closes; return the close code."""
+        url = f"ws{self._url.removeprefix('http')}/live"
+        timeout = aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT_S)
+        async with (
+            asyncio.timeout(HELLO_TIMEOUT_S) as greeting,
+            self._session.ws_connect(url, heartbeat=PING_INTERVAL_S, timeout=timeout) as socket,
+        ):
+            self._socket = socket
+            for job in list(self._subscriptions.values()):
+                await self._subscribe(job)
+            async for message in socket:
+                if message.type is aiohttp.WSMsgType.TEXT and self._on_message(message.data):
+                    greeting.reschedule(None)
+                    self._failures = 0
+                    self._polling = False
+            return socket.close_code
+
+    def _on_message(self, text: str) -> bool:
+        """Take what the server says; tell whether it was a hello."""
+        try:
+            message = decode(text, _ServerMessage)
+        except msgspec.DecodeError as error:
+            log.warning("%s said what is not understood: %s", self._url, error)
+            return False
+        if message.job is not None and (subscription := self._subscriptions.get(message.job.id)) is not None:
+            subscription.update(message.job)
+        if message.error is not None and message.error.code != "unknown":  # what was known may come back
+            self._on_error(message.error)
+        return message.hello is not None
+
+    def _on_error(self, error: _Error) -> None:
+        """Fail the job that an error is about; one that names no job is for whoever has no answer yet."""
+        for job in list(self._subscriptions.values()):
+            if job.id == error.job_id or (error.job_id is None and job.snapshot is None):
+                self._fail(job, error_from_code(None, error.code, error.message))
+
+    def _fail_all(self) -> None:
+        for job in list(self._subscriptions.values()):
+            self._fail(job, RequestFailed(None, "refused", "The notifier refuses what this client sends."))
+
+    def _fail(self, job: JobSubscription, error: Exception) -> None:
+        self._remove(job)
+        job.fail(error)
+
+    def _remove(self, job: JobSubscription) -> None:
+        del self._subscriptions[job.id]
+        if not self._subscriptions:
+            self._has_subscriptions.clear()
+
+    def _switch_to_polling(self, reason: str) -> None:
+        if not self._polling:
+            log.info("%s has no socket for us (%s): polling", self._url, reason)
+        self._polling = True
+        for job in self._subscriptions.values():
+            job.notify()
+
+    def _backoff_s(self, code: int | None, reason: Exception | None) -> float:
+        if code == CLOSE_TRY_AGAIN_LATER:
+            self._failures = max(self._failures, FAILURES_WHEN_OVERLOADED)
+        wait_s = full_jitter_s(self._failures, BACKOFF_BASE_S, BACKOFF_CAP_S)
+        self._failures += 1
+        if self._failures == WARN_AFTER_FAILURES:
+            log.warning("%s does not answer (%s); still trying", self._url, reason or code)
+        return wait_s
+
+    async def _subscribe(self, job: JobSubscription) -> None:
+        # Version 0 means that there was no record, so it is not named as one that was seen.
+        await self._send({"watch": job.token, **({"version": job.version} if job.version > 0 else {})})
+
+    async def _send(self, message: dict[str, object]) -> None:
+        if self._socket is not None:
+            with suppress(ConnectionError):  # it is being lost, and the next one will ask anew
+                await self._socket.send_str(encode(message).decode())
+
+    async def _poll(self, job: JobSubscription) -> None:
+        before = job.version
+        tag = {"If-None-Match": f'"{before}"'} if before >= 0 else {}
+        try:
+            text = await request_with_retry(
+                self._session,
+                "GET",
+                f"{self._url}/live/jobs/{job.id}",
+                token=job.token,
+                headers={"Prefer": f"wait={LONG_POLL_S}", **tag},
+                timeout_s=2 * LONG_POLL_S,
+                retry_for_s=math.inf,
+            )
+            if text:
+                job.update(decode(text, JobSnapshot))
+        except RequestFailed as problem:
+            if problem.code != "unknown":
+                raise
+        if job.version == before:
+            await asyncio.sleep(EMPTY_POLL_DELAY_S)
+
+    def _on_reconnect_loop_done(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        for job in list(self._subscriptions.values()):
+            self._fail(job, error if isinstance(error, Exception) else RuntimeError("the client is closed"))
