@@ -1,8 +1,8 @@
-"""`python -m services.notifier`."""
+"""Run the notifier."""
 
-from services.notifier.app import notifier
-from services.notifier.settings import NotifierSettings
-from services.runtime.service import run
+from ..runtime.service import run
+from .app import notifier
+from .settings import NotifierSettings
 
 if __name__ == "__main__":
     run(NotifierSettings, notifier)

@@ -7,24 +7,25 @@ from contextlib import asynccontextmanager
 from importlib.resources import files
 
 from headway.tokens import TokenVerifier
-from services.notifier.ingest.handlers import ReportHandler
-from services.notifier.ingest.report_connections import ReportConnections
-from services.notifier.records.store import JobStore
-from services.notifier.redis_client.pubsub import PubSub
-from services.notifier.redis_client.url import redis_from_url
-from services.notifier.settings import NotifierSettings
-from services.notifier.transports.auth import TokenAuth
-from services.notifier.transports.long_poll import LongPollHandler
-from services.notifier.transports.registry import ConnectionRegistry
-from services.notifier.transports.sse import EventStreamHandler
-from services.notifier.transports.websocket.handler import WebSocketHandler
-from services.notifier.wakeups import WakeupHandler, WakeupQueue
-from services.notifier.watching.hub import Hub
-from services.notifier.watching.synchronizer import SnapshotSynchronizer
-from services.runtime.cors import CorsPolicy
-from services.runtime.openapi import openapi_route
-from services.runtime.service import ServiceSpec
-from services.runtime.settings import ReloadingFile, read_keys
+
+from ..runtime.cors import CorsPolicy
+from ..runtime.openapi import openapi_route
+from ..runtime.service import ServiceSpec
+from ..runtime.settings import ReloadingFile, read_keys
+from .ingest.handlers import ReportHandler
+from .ingest.report_connections import ReportConnections
+from .records.store import JobStore
+from .redis_client.pubsub import PubSub
+from .redis_client.url import redis_from_url
+from .settings import NotifierSettings
+from .transports.auth import TokenAuth
+from .transports.long_poll import LongPollHandler
+from .transports.registry import ConnectionRegistry
+from .transports.sse import EventStreamHandler
+from .transports.websocket.handler import WebSocketHandler
+from .wakeups import WakeupHandler, WakeupQueue
+from .watching.hub import Hub
+from .watching.synchronizer import SnapshotSynchronizer
 
 OPENAPI = files(__package__).joinpath("openapi.yaml")
 

@@ -5,7 +5,8 @@ from typing import get_args
 from prometheus_client import Counter, Gauge, Histogram
 
 from headway.contracts import Reason
-from services.runtime.unlocked_metrics import UnlockedCounter, UnlockedHistogram
+
+from ..runtime.unlocked_metrics import UnlockedCounter, UnlockedHistogram
 
 LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from services.notifier.redis_client.url import redis_from_url
-from services.runtime.settings import Delay, OriginList, Port, Positive, Seconds, Secret, Settings
+from ..runtime.settings import Delay, OriginList, Port, Positive, Seconds, Secret, Settings
+from .redis_client.url import redis_from_url
 
 
 class NotifierSettings(Settings, frozen=True, kw_only=True):

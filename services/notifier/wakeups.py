@@ -15,11 +15,11 @@ from aiohttp import web
 from msgspec import Meta, Struct
 from redis.exceptions import RedisError
 
-from services.notifier import metrics
-from services.notifier.redis_client.pubsub import PubSub
-from services.runtime.errors import ServiceUnavailable, problem_response
-from services.runtime.middleware import LONG_POLL
-from services.runtime.request import read_query
+from ..runtime.errors import ServiceUnavailable, problem_response
+from ..runtime.middleware import LONG_POLL
+from ..runtime.request import read_query
+from . import metrics
+from .redis_client.pubsub import PubSub
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -7,7 +7,8 @@ from uuid import UUID
 from aiohttp import web
 
 from headway.tokens import Grant, InvalidToken, TokenVerifier
-from services.runtime.errors import Forbidden, NotFound, Unauthorized
+
+from .errors import Forbidden, NotFound, Unauthorized
 
 
 def job_id_from_path(request: web.Request) -> UUID:

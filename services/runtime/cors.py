@@ -10,8 +10,8 @@ from collections.abc import Collection
 
 from aiohttp import web
 
-from services.runtime.errors import Forbidden
-from services.runtime.middleware import Handler, route_template
+from .errors import Forbidden
+from .middleware import Handler, route_template
 
 EXPOSED_HEADERS = "ETag, Location, Preference-Applied, Retry-After"
 ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, Prefer"

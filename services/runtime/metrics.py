@@ -12,8 +12,8 @@ from importlib.metadata import version
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
-from services.runtime.settings import environment
-from services.runtime.unlocked_metrics import UnlockedCounter, UnlockedHistogram
+from .settings import environment
+from .unlocked_metrics import UnlockedCounter, UnlockedHistogram
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # otherwise every counter has a second series that nobody asks for
 

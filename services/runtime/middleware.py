@@ -9,9 +9,9 @@ from http import HTTPStatus
 import structlog
 from aiohttp import web
 
-from services.runtime import metrics
-from services.runtime.errors import HTTPProblem, problem_response
-from services.runtime.request_timeout import HEAD_TIMEOUTS
+from . import metrics
+from .errors import HTTPProblem, problem_response
+from .request_timeout import HEAD_TIMEOUTS
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -7,7 +7,8 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from headway.azure.job_queue import API_VERSION, JobQueue
-from services.runtime.settings import Secret, Settings, Url
+
+from .settings import Secret, Settings, Url
 
 
 class QueueSettings(Settings, frozen=True, kw_only=True):

@@ -11,7 +11,8 @@ from aiohttp import web
 from aiohttp.http_exceptions import PayloadEncodingError as PayloadError
 
 from headway.contracts import decode
-from services.runtime.errors import (
+
+from .errors import (
     BadRequest,
     PayloadTooLarge,
     RequestTimeout,

@@ -12,8 +12,8 @@ from typing import cast
 
 from aiohttp import web
 
-from services.runtime import metrics
-from services.runtime.errors import PROBLEM_JSON, RequestTimeout, problem_json
+from . import metrics
+from .errors import PROBLEM_JSON, RequestTimeout, problem_json
 
 REQUEST_HEAD_TIMEOUT_S = 10.0  # for the whole head
 FIRST_BYTE_TIMEOUT_S = 15.0  # browsers open some connections in advance

@@ -21,11 +21,11 @@ import uvloop
 from aiohttp import web
 from prometheus_client.aiohttp import make_aiohttp_handler
 
-from services.runtime import logs, metrics
-from services.runtime.cors import CorsPolicy
-from services.runtime.middleware import access_log_middleware, error_middleware
-from services.runtime.request_timeout import HEAD_TIMEOUTS, HeadTimeouts, ListenerProtocolFactory, ProtocolFactory
-from services.runtime.settings import Settings, SettingsError, environment, load
+from . import logs, metrics
+from .cors import CorsPolicy
+from .middleware import access_log_middleware, error_middleware
+from .request_timeout import HEAD_TIMEOUTS, HeadTimeouts, ListenerProtocolFactory, ProtocolFactory
+from .settings import Settings, SettingsError, environment, load
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 S = TypeVar("S", bound=Settings)

@@ -1,8 +1,8 @@
-"""`python -m services.submitter`."""
+"""Run the submitter."""
 
-from services.runtime.service import run
-from services.submitter.app import submitter
-from services.submitter.settings import SubmitterSettings
+from ..runtime.service import run
+from .app import submitter
+from .settings import SubmitterSettings
 
 if __name__ == "__main__":
     run(SubmitterSettings, submitter)

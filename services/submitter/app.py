@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
+from importlib.resources import files
 
 from headway.tokens import TokenSigner, TokenVerifier
-from services.runtime.cors import CorsPolicy
-from services.runtime.openapi import openapi_route
-from services.runtime.service import ServiceSpec
-from services.runtime.settings import ReloadingFile, read_keys
-from services.runtime.wakeup_client import WakeupClient
-from services.submitter.caller_auth import CallerAuth
-from services.submitter.links import Links
-from services.submitter.pages import PUBLIC_ROUTES, Pages
-from services.submitter.settings import SubmitterSettings
-from services.submitter.share_token import ShareTokenHandler
-from services.submitter.submit import SubmitHandler
 
-OPENAPI = Path(__file__).parent / "openapi.yaml"
+from ..runtime.cors import CorsPolicy
+from ..runtime.openapi import openapi_route
+from ..runtime.service import ServiceSpec
+from ..runtime.settings import ReloadingFile, read_keys
+from ..runtime.wakeup_client import WakeupClient
+from .caller_auth import CallerAuth
+from .links import Links
+from .pages import PUBLIC_ROUTES, Pages
+from .settings import SubmitterSettings
+from .share_token import ShareTokenHandler
+from .submit import SubmitHandler
+
+OPENAPI = files(__package__).joinpath("openapi.yaml")
 
 
 @asynccontextmanager

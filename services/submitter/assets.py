@@ -5,13 +5,13 @@ from __future__ import annotations
 import gzip
 import hashlib
 from contextlib import suppress
+from importlib.resources import files
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
-HERE = Path(__file__).parent
-FOLDERS = (HERE / "pages", HERE.parents[1] / "clients" / "browser")
+FOLDERS = (Path(str(files(__package__))) / "pages", Path(__file__).parents[2] / "clients" / "browser")
 TYPES = {
     ".css": "text/css",
     ".html": "text/html",

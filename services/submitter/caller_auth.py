@@ -11,12 +11,12 @@ import time
 
 from aiohttp import web
 
-from services.runtime.errors import HTTPProblem, Unauthorized
-from services.runtime.request import bearer_token, is_valid_key
-from services.runtime.settings import ReloadingFile
-from services.submitter import metrics
-from services.submitter.rate_limiter import RateLimiter
-from services.submitter.settings import SubmitterSettings
+from ..runtime.errors import HTTPProblem, Unauthorized
+from ..runtime.request import bearer_token, is_valid_key
+from ..runtime.settings import ReloadingFile
+from . import metrics
+from .rate_limiter import RateLimiter
+from .settings import SubmitterSettings
 
 ANONYMOUS = "anyone"
 

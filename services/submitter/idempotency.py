@@ -21,8 +21,9 @@ from uuid import UUID, uuid4, uuid5
 from aiohttp import web
 
 from headway.contracts import Json
-from services.runtime.errors import BadRequest, UnprocessableContent
-from services.submitter.submission import Submission
+
+from ..runtime.errors import BadRequest, UnprocessableContent
+from .submission import Submission
 
 HEADER = "Idempotency-Key"
 MAX_KEY_LENGTH = 255

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from services.submitter.settings import SubmitterSettings
+from .settings import SubmitterSettings
 
 
 class Links:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from aiohttp import web
 
 from headway.contracts import encode
-from services.runtime.auth import job_id_from_path
-from services.runtime.errors import NotFound
-from services.runtime.request import JSON
-from services.submitter.assets import Asset, Assets, is_asset
-from services.submitter.links import Links
+
+from ..runtime.auth import job_id_from_path
+from ..runtime.errors import NotFound
+from ..runtime.request import JSON
+from .assets import Asset, Assets, is_asset
+from .links import Links
 
 YEAR_S = 31_536_000
 PUBLIC_ROUTES = ("/assets/{name}", "/assets/{digest}/{name}")  # pages of every origin may load these

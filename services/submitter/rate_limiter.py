@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.runtime.token_bucket import TokenBucket
+from ..runtime.token_bucket import TokenBucket
 
 MAX_CALLERS = 10_000  # whoever has asked least recently is forgotten first
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
-from services.runtime.queue_settings import QueueSettings
-from services.runtime.settings import Origin, OriginList, Port, Positive, Seconds, Url
+from ..runtime.queue_settings import QueueSettings
+from ..runtime.settings import Origin, OriginList, Port, Positive, Seconds, Url
 
 
 class SubmitterSettings(QueueSettings, frozen=True, kw_only=True):

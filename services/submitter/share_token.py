@@ -10,10 +10,11 @@ from msgspec import Struct
 
 from headway.contracts import encode
 from headway.tokens import WATCH, TokenSigner, TokenVerifier
-from services.runtime.auth import authorize_job
-from services.runtime.request import JSON, bearer_token, read_json_body
-from services.runtime.settings import ReloadingFile
-from services.submitter.links import Links
+
+from ..runtime.auth import authorize_job
+from ..runtime.request import JSON, bearer_token, read_json_body
+from ..runtime.settings import ReloadingFile
+from .links import Links
 
 MAX_BODY_BYTES = 1024
 

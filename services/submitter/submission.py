@@ -24,8 +24,9 @@ from headway.contracts import (
     nesting_depth,
 )
 from headway.tokens import Grant
-from services.runtime.errors import BadRequest, PayloadTooLarge, UnprocessableContent
-from services.runtime.request import decode_body
+
+from ..runtime.errors import BadRequest, PayloadTooLarge, UnprocessableContent
+from ..runtime.request import decode_body
 
 MAX_DELAY_S = 7 * 86_400  # the queue hides a message no longer
 MAX_BODY_BYTES = 2 * MAX_PAYLOAD_BYTES  # the payload and what stands around it

@@ -9,16 +9,17 @@ from azure.core.exceptions import AzureError
 from headway.azure.job_queue import JobQueue
 from headway.contracts import encode, encode_message
 from headway.tokens import TokenSigner
-from services.runtime.errors import Forbidden, ServiceUnavailable, UnsupportedMediaType
-from services.runtime.request import JSON, read_body
-from services.runtime.settings import ReloadingFile
-from services.runtime.wakeup_client import WakeupClient
-from services.submitter import metrics
-from services.submitter.caller_auth import CallerAuth
-from services.submitter.idempotency import idempotency_key, job_id_for
-from services.submitter.links import Links
-from services.submitter.settings import SubmitterSettings
-from services.submitter.submission import (
+
+from ..runtime.errors import Forbidden, ServiceUnavailable, UnsupportedMediaType
+from ..runtime.request import JSON, read_body
+from ..runtime.settings import ReloadingFile
+from ..runtime.wakeup_client import WakeupClient
+from . import metrics
+from .caller_auth import CallerAuth
+from .idempotency import idempotency_key, job_id_for
+from .links import Links
+from .settings import SubmitterSettings
+from .submission import (
     MAX_BODY_BYTES,
     AcceptedJob,
     accept_submission,

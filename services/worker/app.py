@@ -6,19 +6,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
-from services.runtime.service import ServiceSpec
-from services.runtime.settings import ReloadingFile, read_keys
-from services.runtime.wakeup_client import WakeupClient
-from services.worker.consumer import Consumer
-from services.worker.delivery import DeliveryDependencies
-from services.worker.execution.process_pool import ProcessPool
-from services.worker.execution.runner import Runner
-from services.worker.queue_metrics import monitor_queue_depth
-from services.worker.registry import load_jobs
-from services.worker.reload import CodeReloader
-from services.worker.reporting.reporter import Reporter
-from services.worker.settings import WorkerSettings
-from services.worker.wakeups import WakeupListener
+from ..runtime.service import ServiceSpec
+from ..runtime.settings import ReloadingFile, read_keys
+from ..runtime.wakeup_client import WakeupClient
+from .consumer import Consumer
+from .delivery import DeliveryDependencies
+from .execution.process_pool import ProcessPool
+from .execution.runner import Runner
+from .queue_metrics import monitor_queue_depth
+from .registry import load_jobs
+from .reload import CodeReloader
+from .reporting.reporter import Reporter
+from .settings import WorkerSettings
+from .wakeups import WakeupListener
 
 
 @asynccontextmanager

@@ -15,9 +15,10 @@ import structlog
 from azure.core.exceptions import AzureError
 
 from headway.azure.job_queue import MAX_PAGE
-from services.worker import metrics
-from services.worker.delivery import Delivery, DeliveryDependencies
-from services.worker.wakeups import WakeupListener
+
+from . import metrics
+from .delivery import Delivery, DeliveryDependencies
+from .wakeups import WakeupListener
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

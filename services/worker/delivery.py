@@ -31,16 +31,17 @@ from headway.contracts import (
     extract_job_id,
 )
 from headway.jobs import BACKOFF_CAP_S, BACKOFF_S
-from services.runtime.wakeup_client import WakeupClient
-from services.worker import metrics
-from services.worker.execution.runner import Runner
-from services.worker.lease import Lease, LeaseLost
-from services.worker.leased_job import LeasedJob
-from services.worker.outcomes import INTERRUPTION_BY_VERDICT, Finished, Interruption, Outcome, RetryLater
-from services.worker.registry import Registry
-from services.worker.reporting.report_stream import ReportRejected, ReportStream
-from services.worker.reporting.reporter import Reporter
-from services.worker.settlement import Settlement
+
+from ..runtime.wakeup_client import WakeupClient
+from . import metrics
+from .execution.runner import Runner
+from .lease import Lease, LeaseLost
+from .leased_job import LeasedJob
+from .outcomes import INTERRUPTION_BY_VERDICT, Finished, Interruption, Outcome, RetryLater
+from .registry import Registry
+from .reporting.report_stream import ReportRejected, ReportStream
+from .reporting.reporter import Reporter
+from .settlement import Settlement
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 T = TypeVar("T")

@@ -18,7 +18,8 @@ from azure.core.exceptions import AzureError, HttpResponseError
 
 from headway.azure.job_queue import ReceivedMessage, is_receipt_invalid, was_never_sent
 from headway.contracts import Timestamp
-from services.worker import metrics
+
+from . import metrics
 
 HANDLER_MARGIN = 0.1  # of the lease, kept for stopping the handler
 RENEWAL_RETRY = 0.1  # of the lease, between two tries of a renewal that failed

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from headway.contracts import MAX_MESSAGE_BYTES, JobMessage, Json, Progress, Timestamp, encode_message
-from services.worker.lease import Lease
-from services.worker.reporting.report_stream import ReportStream
+
+from .lease import Lease
+from .reporting.report_stream import ReportStream
 
 
 class LeasedJob:

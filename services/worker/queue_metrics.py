@@ -10,7 +10,8 @@ from azure.core.exceptions import AzureError
 
 from headway.azure.job_queue import JobQueue
 from headway.contracts import Timestamp
-from services.worker import metrics
+
+from . import metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from headway import Job
-from services.runtime.settings import SettingsError
+
+from ..runtime.settings import SettingsError
 
 Registry = dict[str, Job[..., Any]]
 

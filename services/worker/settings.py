@@ -7,8 +7,8 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from services.runtime.queue_settings import QueueSettings
-from services.runtime.settings import Delay, Seconds, StringList
+from ..runtime.queue_settings import QueueSettings
+from ..runtime.settings import Delay, Seconds, StringList
 
 
 class WorkerSettings(QueueSettings, frozen=True, kw_only=True):
@@ -18,7 +18,7 @@ class WorkerSettings(QueueSettings, frozen=True, kw_only=True):
 
     notifier_internal_url: str
     report_key_file: Path
-    worker_jobs: StringList = ("services.worker.jobs",)  # modules and packages whose jobs this worker runs
+    worker_jobs: StringList = (f"{__package__}.jobs",)  # modules and packages whose jobs this worker runs
     worker_concurrency: Annotated[int, Meta(ge=1, le=1000)] = 16  # jobs at once
     lease_s: Annotated[int, Meta(ge=1, le=7 * 86_400)] = 60  # how long a message is ours without a renewal
     heartbeat_s: Seconds = 1  # the longest time between two reports of a running job

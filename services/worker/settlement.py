@@ -5,11 +5,12 @@ from __future__ import annotations
 import structlog
 
 from headway.azure.job_queue import JobQueue
-from services.runtime.wakeup_client import WakeupClient
-from services.worker import metrics
-from services.worker.lease import Lease
-from services.worker.leased_job import LeasedJob
-from services.worker.outcomes import Finished, Interruption, Outcome, RetryLater
+
+from ..runtime.wakeup_client import WakeupClient
+from . import metrics
+from .lease import Lease
+from .leased_job import LeasedJob
+from .outcomes import Finished, Interruption, Outcome, RetryLater
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

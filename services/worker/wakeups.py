@@ -10,8 +10,9 @@ import aiohttp
 import structlog
 
 from headway.backoff import full_jitter_s
-from services.runtime.wakeup_client import WakeupClient
-from services.worker import metrics
+
+from ..runtime.wakeup_client import WakeupClient
+from . import metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -1,1 +1,1 @@
-"""unit tests."""
+"""Unit tests, in the folders of the packages that they test."""

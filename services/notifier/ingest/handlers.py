@@ -21,12 +21,13 @@ from headway.contracts import (
     encode,
     nesting_depth,
 )
-from services.notifier import metrics
-from services.notifier.records.store import JobStore
-from services.notifier.watching.synchronizer import SnapshotSynchronizer
-from services.runtime.errors import ServiceUnavailable, Unauthorized, UnprocessableContent
-from services.runtime.request import JSON, bearer_token, decode_body, is_valid_key, read_body, read_query
-from services.runtime.settings import ReloadingFile
+
+from ...runtime.errors import ServiceUnavailable, Unauthorized, UnprocessableContent
+from ...runtime.request import JSON, bearer_token, decode_body, is_valid_key, read_body, read_query
+from ...runtime.settings import ReloadingFile
+from .. import metrics
+from ..records.store import JobStore
+from ..watching.synchronizer import SnapshotSynchronizer
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

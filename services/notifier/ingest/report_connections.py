@@ -21,12 +21,13 @@ from aiohttp.http import HttpRequestParser
 from aiohttp.http_exceptions import HttpProcessingError
 
 from headway.contracts import MAX_REPORTS_BYTES
-from services.notifier.ingest.handlers import REPORTS_PATH, ReportHandler
-from services.runtime import metrics
-from services.runtime.errors import PROBLEM_JSON, HTTPProblem, problem_json
-from services.runtime.request import JSON, parse_bearer
-from services.runtime.request_timeout import END_OF_HEAD, Handoff
-from services.runtime.service import KEEPALIVE_TIMEOUT_S, SHUTDOWN_TIMEOUT_S
+
+from ...runtime import metrics
+from ...runtime.errors import PROBLEM_JSON, HTTPProblem, problem_json
+from ...runtime.request import JSON, parse_bearer
+from ...runtime.request_timeout import END_OF_HEAD, Handoff
+from ...runtime.service import KEEPALIVE_TIMEOUT_S, SHUTDOWN_TIMEOUT_S
+from .handlers import REPORTS_PATH, ReportHandler
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from redis.exceptions import NoScriptError, RedisError
 
-from services.notifier.redis_client.connection import Command
-from services.notifier.redis_client.topology import RedisClient
+from ..redis_client.connection import Command
+from ..redis_client.topology import RedisClient
 
 SCRIPT = files(__package__).joinpath("job_record.lua").read_bytes()
 MAX_SCRIPT_LOADS = 3  # a call may be redirected to a node that does not have the script either

@@ -22,10 +22,11 @@ from headway.contracts import (
     uuid_str,
 )
 from headway.tokens import Grant
-from services.notifier import metrics
-from services.notifier.records.keys import job_key
-from services.notifier.records.scripts import RecordScript, ScriptCall
-from services.notifier.redis_client.topology import RedisClient
+
+from .. import metrics
+from ..redis_client.topology import RedisClient
+from .keys import job_key
+from .scripts import RecordScript, ScriptCall
 
 CANCEL_REQUESTED, WATCHED, PUBLISHED = 1, 2, 4  # bits of the script's reply to an accepted report
 

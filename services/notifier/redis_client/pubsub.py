@@ -10,9 +10,9 @@ from typing import Protocol
 import structlog
 from redis.exceptions import RedisError
 
-from services.notifier import metrics
-from services.notifier.redis_client.subscriber import Subscriber
-from services.notifier.redis_client.topology import NodeAddress, RedisClient
+from .. import metrics
+from .subscriber import Subscriber
+from .topology import NodeAddress, RedisClient
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -18,8 +18,9 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
 from headway.backoff import full_jitter_s
-from services.notifier import metrics
-from services.notifier.redis_client.connection import RespProtocol
+
+from .. import metrics
+from .connection import RespProtocol
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

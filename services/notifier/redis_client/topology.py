@@ -20,7 +20,7 @@ from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, RedisError
 
-from services.notifier.redis_client.connection import Command, MultiplexedConnection
+from .connection import Command, MultiplexedConnection
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -18,7 +18,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
-from services.notifier.redis_client.topology import (
+from .topology import (
     ClusterRedis,
     NodeAddress,
     RedisClient,

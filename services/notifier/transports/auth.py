@@ -14,11 +14,12 @@ from redis.exceptions import RedisError
 
 from headway.contracts import Natural
 from headway.tokens import Grant, InvalidToken, TokenVerifier, claimed_job
-from services.notifier.transports.base import error_payload
-from services.runtime.auth import authorize_job
-from services.runtime.errors import Forbidden, ServiceUnavailable, Unauthorized
-from services.runtime.request import bearer_token, read_json_body
-from services.runtime.settings import ReloadingFile
+
+from ...runtime.auth import authorize_job
+from ...runtime.errors import Forbidden, ServiceUnavailable, Unauthorized
+from ...runtime.request import bearer_token, read_json_body
+from ...runtime.settings import ReloadingFile
+from .base import error_payload
 
 RETRY_AFTER_S = 1
 MAX_BODY_BYTES = 1024 * 1024

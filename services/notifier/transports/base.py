@@ -12,9 +12,9 @@ import time
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from services.notifier import metrics
-from services.notifier.watching.hub import Subscription
-from services.notifier.watching.snapshot import PublishedSnapshot
+from .. import metrics
+from ..watching.hub import Subscription
+from ..watching.snapshot import PublishedSnapshot
 
 MAX_BUFFERED_BYTES = 256 * 1024  # in a connection's write buffer; more is backpressure
 

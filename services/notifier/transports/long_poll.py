@@ -15,13 +15,14 @@ from aiohttp import web
 
 from headway.contracts import Timestamp
 from headway.tokens import CANCEL
-from services.notifier.records.store import JobStore
-from services.notifier.transports.auth import TokenAuth, WatchRequest, unavailable_without_store
-from services.notifier.transports.base import ClientConnection, error_payload
-from services.notifier.transports.registry import ConnectionRegistry
-from services.notifier.watching.snapshot import NO_VERSION, PublishedSnapshot, placeholder_snapshot
-from services.runtime.errors import NotFound
-from services.runtime.request import JSON
+
+from ...runtime.errors import NotFound
+from ...runtime.request import JSON
+from ..records.store import JobStore
+from ..watching.snapshot import NO_VERSION, PublishedSnapshot, placeholder_snapshot
+from .auth import TokenAuth, WatchRequest, unavailable_without_store
+from .base import ClientConnection, error_payload
+from .registry import ConnectionRegistry
 
 MAX_WAIT_S = 60
 COALESCE_S = 0.02  # what comes together is answered together

@@ -13,12 +13,13 @@ from contextlib import contextmanager
 import structlog
 
 from headway.tokens import Grant
-from services.notifier import metrics
-from services.notifier.settings import NotifierSettings
-from services.notifier.transports.base import ClientConnection
-from services.notifier.watching.hub import Subscription
-from services.notifier.watching.synchronizer import SnapshotSynchronizer
-from services.runtime.errors import ServiceUnavailable
+
+from ...runtime.errors import ServiceUnavailable
+from .. import metrics
+from ..settings import NotifierSettings
+from ..watching.hub import Subscription
+from ..watching.synchronizer import SnapshotSynchronizer
+from .base import ClientConnection
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

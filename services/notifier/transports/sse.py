@@ -15,11 +15,12 @@ from aiohttp import HttpVersion11, web
 from redis.exceptions import RedisError
 
 from headway.contracts import Timestamp
-from services.notifier.records.store import JobStore
-from services.notifier.transports.auth import RejectedToken, TokenAuth, WatchRequest
-from services.notifier.transports.base import BackpressuredConnection, ClientConnection
-from services.notifier.transports.registry import ConnectionRegistry
-from services.notifier.watching.snapshot import PublishedSnapshot
+
+from ..records.store import JobStore
+from ..watching.snapshot import PublishedSnapshot
+from .auth import RejectedToken, TokenAuth, WatchRequest
+from .base import BackpressuredConnection, ClientConnection
+from .registry import ConnectionRegistry
 
 HEADERS = {
     "Content-Type": "text/event-stream",

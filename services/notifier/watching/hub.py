@@ -6,7 +6,8 @@ from typing import Protocol
 
 from headway.contracts import Timestamp
 from headway.tokens import Grant
-from services.notifier.watching.snapshot import NO_VERSION, PublishedSnapshot, placeholder_snapshot
+
+from .snapshot import NO_VERSION, PublishedSnapshot, placeholder_snapshot
 
 
 class Watcher(Protocol):

@@ -14,12 +14,13 @@ import structlog
 from redis.exceptions import RedisError
 
 from headway.contracts import JobReport, Timestamp, uuid_str
-from services.notifier import metrics
-from services.notifier.records.keys import job_id_from_key, job_key
-from services.notifier.records.store import JobStore
-from services.notifier.redis_client.pubsub import PubSub
-from services.notifier.watching.hub import Hub, Subscription
-from services.notifier.watching.snapshot import PublishedSnapshot
+
+from .. import metrics
+from ..records.keys import job_id_from_key, job_key
+from ..records.store import JobStore
+from ..redis_client.pubsub import PubSub
+from .hub import Hub, Subscription
+from .snapshot import PublishedSnapshot
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -1,4 +1,4 @@
-"""A handler process: `python -m services.worker.execution.handler_process FD LEVEL`, started by the process pool.
+"""A handler process, started by the process pool with a socket's file descriptor and the log level as arguments.
 
 It runs the attempts that the worker sends, one after another.
 """
@@ -24,7 +24,9 @@ from typing import Any
 from headway import Job, JobContext
 from headway.context import completed_awaitable
 from headway.contracts import Json, Progress
-from services.worker.execution.ipc import (
+
+from ..outcomes import Finished, RetryLater, decode_payload, outcome_from_exception, outcome_from_result
+from .ipc import (
     LENGTH,
     AttemptFinished,
     CheckpointSaved,
@@ -38,8 +40,7 @@ from services.worker.execution.ipc import (
     ToProcess,
     encode_message,
 )
-from services.worker.execution.ipc import message_decoder as reader_of
-from services.worker.outcomes import Finished, RetryLater, decode_payload, outcome_from_exception, outcome_from_result
+from .ipc import message_decoder as reader_of
 
 PROGRESS_INTERVAL_S = 0.02  # progress goes at most so often, which is more than anybody sees
 MAX_POLL_S = 60.0  # that the line is waited on without a look at the clock

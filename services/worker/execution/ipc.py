@@ -11,7 +11,8 @@ from msgspec import Struct
 
 from headway.context import Attempt
 from headway.contracts import Json, Progress
-from services.worker.outcomes import Finished, RetryLater
+
+from ..outcomes import Finished, RetryLater
 
 LENGTH = struct.Struct("!I")
 

@@ -19,7 +19,9 @@ from typing import Any, Protocol
 from headway import Job
 from headway.context import Attempt, ProgressSink
 from headway.contracts import JobError, Json
-from services.worker.execution.ipc import (
+
+from ..outcomes import RetryLater
+from .ipc import (
     LENGTH,
     AttemptFinished,
     CheckpointSaved,
@@ -34,7 +36,6 @@ from services.worker.execution.ipc import (
     encode_message,
     message_decoder,
 )
-from services.worker.outcomes import RetryLater
 
 DEADLINE_INTERVAL_S = 1.0
 UNWIND_TIMEOUT_S = 1.0  # what a handler gets to close what is open

@@ -11,9 +11,10 @@ import structlog
 from headway import Job, JobContext
 from headway.context import Attempt
 from headway.contracts import JobError, Json
-from services.worker.execution.process_pool import LeasedHost, ProcessPool
-from services.worker.execution.thread_runner import run_in_thread
-from services.worker.outcomes import Finished, RetryLater, decode_payload, outcome_from_exception, outcome_from_result
+
+from ..outcomes import Finished, RetryLater, decode_payload, outcome_from_exception, outcome_from_result
+from .process_pool import LeasedHost, ProcessPool
+from .thread_runner import run_in_thread
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

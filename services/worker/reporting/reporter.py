@@ -17,9 +17,10 @@ import structlog
 
 from headway.backoff import full_jitter_s
 from headway.contracts import MAX_REPORTS_BYTES, MAX_REPORTS_PER_REQUEST, JobReport, Verdict, decode, encode
-from services.runtime.settings import ReloadingFile
-from services.worker import metrics
-from services.worker.reporting.report_stream import ReportStream
+
+from ...runtime.settings import ReloadingFile
+from .. import metrics
+from .report_stream import ReportStream
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

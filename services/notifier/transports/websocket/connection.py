@@ -10,10 +10,12 @@ from typing import Protocol
 import msgspec
 import structlog
 
-from services.notifier import metrics
-from services.notifier.settings import NotifierSettings
-from services.notifier.transports.base import MAX_BUFFERED_BYTES, BackpressuredConnection
-from services.notifier.transports.websocket.frames import (
+from ....runtime.token_bucket import TokenBucket
+from ... import metrics
+from ...settings import NotifierSettings
+from ...watching.snapshot import PublishedSnapshot
+from ..base import MAX_BUFFERED_BYTES, BackpressuredConnection
+from .frames import (
     CloseCode,
     Frame,
     FrameParser,
@@ -24,8 +26,6 @@ from services.notifier.transports.websocket.frames import (
     encode_frame,
     parse_close_code,
 )
-from services.notifier.watching.snapshot import PublishedSnapshot
-from services.runtime.token_bucket import TokenBucket
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

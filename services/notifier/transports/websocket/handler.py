@@ -12,14 +12,15 @@ from redis.exceptions import RedisError
 
 from headway.contracts import Natural, Timestamp, decode
 from headway.tokens import CANCEL
-from services.notifier.records.store import JobStore
-from services.notifier.settings import NotifierSettings
-from services.notifier.transports.auth import RejectedToken, Token, TokenAuth, presented_token
-from services.notifier.transports.registry import RETRY_AFTER_S, ConnectionRegistry
-from services.notifier.transports.websocket.connection import WebSocketConnection
-from services.notifier.transports.websocket.frames import CloseCode, Opcode, encode_frame
-from services.notifier.transports.websocket.handshake import accept_key, detach_from_aiohttp
-from services.runtime.errors import ServiceUnavailable
+
+from ....runtime.errors import ServiceUnavailable
+from ...records.store import JobStore
+from ...settings import NotifierSettings
+from ..auth import RejectedToken, Token, TokenAuth, presented_token
+from ..registry import RETRY_AFTER_S, ConnectionRegistry
+from .connection import WebSocketConnection
+from .frames import CloseCode, Opcode, encode_frame
+from .handshake import accept_key, detach_from_aiohttp
 
 
 class ClientMessage(Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,7 +15,7 @@ from http import HTTPStatus
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
-from services.runtime.errors import HTTPProblem
+from ....runtime.errors import HTTPProblem
 
 VERSION = "13"
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # §1.3

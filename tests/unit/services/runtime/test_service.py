@@ -17,7 +17,7 @@ import pytest
 
 from tests.waiting import free_ports, wait_until
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 PROGRAM = """
 import asyncio, sys
 from contextlib import asynccontextmanager

@@ -9,7 +9,7 @@ import pytest
 from services.notifier.redis_client.pubsub import PubSub
 from services.notifier.redis_client.url import redis_from_url
 from tests.channels import RecordingHandler
-from tests.unit.fake_redis import FakeRedis
+from tests.unit.services.notifier.redis_client.fake_redis import FakeRedis
 from tests.waiting import wait_until
 
 

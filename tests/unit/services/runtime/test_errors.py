@@ -26,7 +26,7 @@ from services.runtime.errors import (
 )
 from services.runtime.middleware import access_log_middleware, error_middleware
 from services.runtime.request import bearer_token, is_valid_key, read_body
-from tests.unit.test_contracts import REPORT
+from tests.unit.headway.test_contracts import REPORT
 
 LIMIT = 1000
 PROBLEMS: list[tuple[type[HTTPProblem], int, str]] = [

@@ -14,7 +14,7 @@ from services.notifier.redis_client import connection as link_module
 from services.notifier.redis_client.connection import MultiplexedConnection
 from services.notifier.redis_client.topology import NodeAddress
 from services.notifier.redis_client.url import redis_from_url
-from tests.unit.fake_redis import FakeRedis
+from tests.unit.services.notifier.redis_client.fake_redis import FakeRedis
 from tests.waiting import wait_until
 
 

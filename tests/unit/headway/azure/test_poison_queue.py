@@ -48,7 +48,7 @@ class Queue:
             await self.answering.wait()
 
     async def receive(self, count: int, visibility_s: int, *, create: bool) -> list[ReceivedMessage]:
-        assert (count, make) == (MAX_PAGE, False)
+        assert (count, create) == (MAX_PAGE, False)
         await self._answer("receive")
         return self.pages.pop(0) if self.pages else []
 

@@ -24,7 +24,7 @@ from services.worker.execution.process_pool import ProcessPool
 from services.worker.execution.runner import Runner
 from services.worker.outcomes import Finished, RetryLater
 from services.worker.registry import InvalidJobs, load_jobs
-from tests.unit import process_jobs
+from tests.unit.services.worker.execution import process_jobs
 from tests.waiting import wait_until
 
 JOBS = load_jobs([process_jobs.__name__])
