@@ -16,23 +16,31 @@ from redis.exceptions import ConnectionError
 
 from dev.environment import programs, service_environment, state_dir, wait_until_ready
 from headway.tokens import make_keys
-from tests.leaks import leaks, leaks_under
+from tests.leaks import find_secrets, find_secrets_in_logs
 from tests.waiting import free_ports, wait_until
 
 # Stores answer when they answer; what a failing example needs to be found again is printed.
 hypothesis.settings.register_profile("headway", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("headway")
 
-LONGEST = {"test_fallback", "test_openapi", "test_client", "test_fleet", "test_wake", "test_cli", "test_job_page"}
-KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH")
+SLOWEST_MODULES = {
+    "test_fallback",
+    "test_openapi",
+    "test_client",
+    "test_worker_failures",
+    "test_wake",
+    "test_cli",
+    "test_job_page",
+}
+KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH")
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _scrubbed() -> Iterator[None]:
+def _clean_environment() -> Iterator[None]:
     """Hide the settings of whoever runs the tests, and hear Ctrl-C though a shell's background job is deaf to it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     before = dict(os.environ)
-    for name in set(os.environ) - set(KEPT):
+    for name in set(os.environ) - set(KEPT_VARIABLES):
         if not name.startswith(("PYTEST", "SSL", "COV", "CI", "DOCKER")):
             del os.environ[name]
     yield
@@ -43,22 +51,22 @@ def _scrubbed() -> Iterator[None]:
 @pytest.hookimpl(trylast=True)  # whatever else orders them comes before
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest: a run with several files side by side ends with its last one."""
-    items.sort(key=lambda item: item.path.stem not in LONGEST)
+    items.sort(key=lambda item: item.path.stem not in SLOWEST_MODULES)
 
 
-PRINTED: list[str] = []  # secrets in what the tests' processes print
+PRINTED_SECRETS: list[str] = []  # secrets in what the tests' processes print
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Look at what a test and its processes have printed."""
-    PRINTED.extend(f"{report.nodeid}: {leak}" for _, text in report.sections for leak in leaks(text))
+    PRINTED_SECRETS.extend(f"{report.nodeid}: {leak}" for _, text in report.sections for leak in find_secrets(text))
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _nothing_secret(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _no_secrets_in_logs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Look, at the end of the run, for tokens, keys and payloads in every log that it has made."""
     yield
-    assert leaks_under(tmp_path_factory.getbasetemp()) + PRINTED == []
+    assert find_secrets_in_logs(tmp_path_factory.getbasetemp()) + PRINTED_SECRETS == []
 
 
 @pytest.fixture(scope="session")
@@ -85,14 +93,14 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
 async def redis(stores: dict[str, str]) -> AsyncIterator[Redis]:
     """Yield a client of an emptied Valkey; afterwards every key must have a time to live."""
     async with Redis.from_url(stores["REDIS_URL"]) as client:
-        await wait_until(lambda: _answers(client))
+        await wait_until(lambda: _is_up(client))
         await client.flushall()
         yield client
         async for key in client.scan_iter("*"):
             assert await client.pttl(key) > 0, f"{key!r} would stay for ever"
 
 
-async def _answers(client: Redis) -> bool:
+async def _is_up(client: Redis) -> bool:
     try:
         return bool(await client.ping())
     except ConnectionError:

@@ -10,18 +10,18 @@ MARKER = "nobody-may-log-this-payload"
 _TOKEN = re.compile(r"eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}")
 
 
-def leaks(text: str, keys: Iterable[str] = ()) -> list[str]:
+def find_secrets(text: str, keys: Iterable[str] = ()) -> list[str]:
     """Return the secrets that a text tells, each with a little of what stands before it."""
-    found = [match.start() for match in _TOKEN.finditer(text)]
-    found += [text.index(secret) for secret in (MARKER, *keys) if secret in text]
-    return [text[max(0, start - 60) : start + 20] for start in found]
+    positions = [match.start() for match in _TOKEN.finditer(text)]
+    positions += [text.index(secret) for secret in (MARKER, *keys) if secret in text]
+    return [text[max(0, start - 60) : start + 20] for start in positions]
 
 
-def leaks_under(folder: Path) -> list[str]:
+def find_secrets_in_logs(folder: Path) -> list[str]:
     """Return what the logs below a folder tell of tokens, payloads, and the keys that lie there, too."""
     keys = {line.strip() for path in folder.rglob("*.key*") if path.is_file() for line in _read(path).splitlines()}
     keys = {key for key in keys if len(key) >= 16}
-    return [f"{path}: {leak}" for path in _logs(folder) for leak in leaks(_read(path), keys)]
+    return [f"{path}: {leak}" for path in _logs(folder) for leak in find_secrets(_read(path), keys)]
 
 
 def _logs(folder: Path) -> Iterator[Path]:

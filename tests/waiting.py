@@ -14,7 +14,7 @@ from typing import Any
 
 from aiohttp import ClientSession
 
-LISTENING = (15_000, 32_000)  # below what Linux (32,768) and macOS (49,152) give to outgoing connections
+LISTENING_PORTS = (15_000, 32_000)  # below what Linux (32,768) and macOS (49,152) give to outgoing connections
 
 
 async def wait_until(condition: Callable[[], Any], timeout_s: float = 20.0, poll_s: float = 0.02) -> Any:
@@ -48,7 +48,7 @@ def free_ports(count: int) -> list[int]:
     sockets: list[socket.socket] = []
     while len(sockets) < count:
         with suppress(OSError):
-            sockets.append(socket.create_server(("127.0.0.1", random.SystemRandom().randrange(*LISTENING))))
+            sockets.append(socket.create_server(("127.0.0.1", random.SystemRandom().randrange(*LISTENING_PORTS))))
     ports = [one.getsockname()[1] for one in sockets]
     for one in sockets:
         one.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from headway import Fail, JobContext, Retry, job
-from tests.integration.effects import journal
+from tests.integration.handler_log import log_call
 
 TICK_S = 0.1
 
@@ -25,7 +25,7 @@ class Steps(Struct, frozen=True):
 @job("steps", max_attempts=20)
 async def steps(ctx: JobContext, payload: Steps) -> int:
     """Do some steps, in as many attempts as it takes."""
-    with journal(ctx) as write:
+    with log_call(ctx) as write:
         for number in range(payload.steps):
             await asyncio.sleep(payload.step_s)
             write(f"step {number}")
@@ -38,17 +38,17 @@ async def steps(ctx: JobContext, payload: Steps) -> int:
 @job("steps-in-thread", max_attempts=20)
 def steps_in_thread(ctx: JobContext, payload: Steps) -> int:
     """Do some steps in a thread."""
-    return _do(ctx, payload, os.getpid())
+    return _do_steps(ctx, payload, os.getpid())
 
 
 @job("steps-in-process", max_attempts=20, process=True)
 def steps_in_process(ctx: JobContext, payload: Steps) -> int:
     """Do some steps in a process."""
-    return _do(ctx, payload, os.getppid())
+    return _do_steps(ctx, payload, os.getppid())
 
 
-def _do(ctx: JobContext, payload: Steps, worker: int) -> int:
-    with journal(ctx, worker) as write:
+def _do_steps(ctx: JobContext, payload: Steps, worker: int) -> int:
+    with log_call(ctx, worker) as write:
         for number in range(payload.steps):
             time.sleep(payload.step_s)
             ctx.progress(number + 1, payload.steps)
@@ -59,7 +59,7 @@ def _do(ctx: JobContext, payload: Steps, worker: int) -> int:
 @job("checkpoints", max_attempts=20)
 async def checkpoints(ctx: JobContext, payload: Steps) -> int:
     """Do some steps, and none again that an earlier attempt has kept."""
-    with journal(ctx) as write:
+    with log_call(ctx) as write:
         for number in range(ctx.checkpoint_value or 0, payload.steps):
             await asyncio.sleep(payload.step_s)
             write(f"step {number}")
@@ -71,7 +71,7 @@ async def checkpoints(ctx: JobContext, payload: Steps) -> int:
 @job("deadly-checkpoints", max_attempts=10)
 async def deadly_checkpoints(ctx: JobContext, payload: Steps) -> int:
     """Do some steps, and kill the worker the moment that one is kept."""
-    with journal(ctx) as write:
+    with log_call(ctx) as write:
         for number in range(ctx.checkpoint_value or 0, payload.steps):
             write(f"step {number}")
             await ctx.checkpoint(number + 1)
@@ -83,7 +83,7 @@ async def deadly_checkpoints(ctx: JobContext, payload: Steps) -> int:
 @job("fails", max_attempts=20)
 async def fails(ctx: JobContext, payload: Steps) -> None:
     """Do a step, and fail for good."""
-    with journal(ctx) as write:
+    with log_call(ctx) as write:
         await asyncio.sleep(payload.step_s)
         write("step 0")
         raise Fail("The album is empty.")
@@ -92,15 +92,15 @@ async def fails(ctx: JobContext, payload: Steps) -> None:
 @job("hopeless", max_attempts=20)
 async def hopeless(ctx: JobContext, payload: Steps) -> None:
     """Fail at every attempt."""
-    with journal(ctx):
+    with log_call(ctx):
         raise Retry("The album is locked.", after_s=0)
 
 
 @job("hold", max_attempts=20)
-async def hold(ctx: JobContext, gate: str) -> int:
+async def hold(ctx: JobContext, finish: str) -> int:
     """Go on until there is a file of that name; return the attempt that saw it."""
-    with journal(ctx) as write:
-        while not Path(gate).exists():
+    with log_call(ctx) as write:
+        while not Path(finish).exists():
             write("step")
             ctx.progress(ctx.attempt)
             await asyncio.sleep(TICK_S)
@@ -108,20 +108,20 @@ async def hold(ctx: JobContext, gate: str) -> int:
 
 
 @job("hold-in-thread", max_attempts=20)
-def hold_in_thread(ctx: JobContext, gate: str) -> int:
+def hold_in_thread(ctx: JobContext, finish: str) -> int:
     """Go on in a thread until there is a file of that name; return the attempt that saw it."""
-    return _go_on(ctx, gate, os.getpid())
+    return _hold(ctx, finish, os.getpid())
 
 
 @job("hold-in-process", max_attempts=20, process=True)
-def hold_in_process(ctx: JobContext, gate: str) -> int:
+def hold_in_process(ctx: JobContext, finish: str) -> int:
     """Go on in a process until there is a file of that name; return the attempt that saw it."""
-    return _go_on(ctx, gate, os.getppid())
+    return _hold(ctx, finish, os.getppid())
 
 
-def _go_on(ctx: JobContext, gate: str, worker: int) -> int:
-    with journal(ctx, worker) as write:
-        while not Path(gate).exists():
+def _hold(ctx: JobContext, finish: str, worker: int) -> int:
+    with log_call(ctx, worker) as write:
+        while not Path(finish).exists():
             write("step")
             ctx.progress(ctx.attempt)
             time.sleep(TICK_S)
@@ -131,6 +131,6 @@ def _go_on(ctx: JobContext, gate: str, worker: int) -> int:
 @job("nap", max_attempts=20)
 async def nap(ctx: JobContext, seconds: float) -> int:
     """Sleep; return the attempt that did."""
-    with journal(ctx):
+    with log_call(ctx):
         await asyncio.sleep(seconds)
         return ctx.attempt

@@ -108,10 +108,10 @@ def environment(redis_url: str, keys: Path, port: int, internal_port: int, **set
     }
 
 
-def faults(log: Path) -> list[str]:
+def unexpected_errors(log: Path) -> list[str]:
     """Return the lines of a log that tell of a fault of ours."""
-    signs = ('"level": "error"', "Traceback", "exception")
-    return [line for line in log.read_text().splitlines() if any(sign in line for sign in signs)]
+    markers = ('"level": "error"', "Traceback", "exception")
+    return [line for line in log.read_text().splitlines() if any(sign in line for sign in markers)]
 
 
 @asynccontextmanager

@@ -34,19 +34,19 @@ PERSISTENT = (
 )
 
 
-def binary() -> str:
+def server_binary() -> str:
     """Return a server's program: Redis where there is one, otherwise Valkey."""
     return shutil.which("redis-server") or str(get_binary_path())
 
 
-class Server:
+class RedisServer:
     """A server that can be killed and started again."""
 
     def __init__(self, folder: Path, *settings: str, port: int = 0) -> None:
         self.port = port or free_ports(1)[0]
         self._folder = folder / str(self.port)
         self._folder.mkdir()
-        self._command = (binary(), *settings, "--port", str(self.port), "--dir", str(self._folder))
+        self._command = (server_binary(), *settings, "--port", str(self.port), "--dir", str(self._folder))
         self._process: subprocess.Popen[bytes]
         self.admin = Redis(host=HOST, port=self.port, decode_responses=True)
 
@@ -71,30 +71,30 @@ class Server:
         """Start it and wait until it answers."""
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
-        await wait_until(self.answers)
+        await wait_until(self.is_up)
 
     def kill(self) -> None:
         """Kill it."""
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
-    async def ask(self, *words: str | int) -> Any:
+    async def execute(self, *words: str | int) -> Any:
         """Run a command."""
         return await self.admin.execute_command(*words)  # type: ignore[no-untyped-call]
 
-    async def answers(self) -> bool:
+    async def is_up(self) -> bool:
         """Tell whether it answers."""
         with suppress(RedisError, OSError):
             return bool(await self.admin.ping())
         return False
 
 
-class Cluster:
+class RedisCluster:
     """Three primaries that share the slots, and a replica of the first."""
 
-    def __init__(self, servers: Sequence[Server], buses: Sequence[int]) -> None:
+    def __init__(self, servers: Sequence[RedisServer], buses: Sequence[int]) -> None:
         *self.primaries, self.replica = servers
-        self._buses = buses
+        self._bus_ports = buses
 
     @property
     def url(self) -> str:
@@ -106,10 +106,10 @@ class Cluster:
     async def running(cls, folder: Path) -> AsyncIterator[Self]:
         """Run a cluster until the block ends."""
         settings = (*PERSISTENT, "--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS))
-        buses = free_ports(4)  # otherwise those 10,000 above, which may be taken
+        bus_ports = free_ports(4)  # otherwise those 10,000 above, which may be taken
         async with AsyncExitStack() as stack:
-            running = [Server.running(folder, *settings, "--cluster-port", str(bus)) for bus in buses]
-            cluster = cls([await stack.enter_async_context(one) for one in running], buses)
+            running = [RedisServer.running(folder, *settings, "--cluster-port", str(bus)) for bus in bus_ports]
+            cluster = cls([await stack.enter_async_context(one) for one in running], bus_ports)
             await cluster._join()
             yield cluster
 
@@ -117,55 +117,55 @@ class Cluster:
         share = SLOTS // 3 + 1
         for number, one in enumerate(self.primaries):
             last = min(SLOTS, (number + 1) * share) - 1
-            await one.ask("CLUSTER", "ADDSLOTSRANGE", number * share, last)
-            await one.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            await one.execute("CLUSTER", "ADDSLOTSRANGE", number * share, last)
+            await one.execute("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         servers = (*self.primaries, self.replica)
         for number, one in enumerate(servers):  # all with all: gossip takes seconds
-            for other, bus in zip(servers[:number], self._buses, strict=False):
-                await one.ask("CLUSTER", "MEET", HOST, other.port, bus)
-        await wait_until(self._whole)
-        first = await self.primaries[0].ask("CLUSTER", "MYID")
-        await self.replica.ask("CLUSTER", "REPLICATE", first)
-        await wait_until(self._replicated)
+            for other, bus in zip(servers[:number], self._bus_ports, strict=False):
+                await one.execute("CLUSTER", "MEET", HOST, other.port, bus)
+        await wait_until(self._is_complete)
+        first = await self.primaries[0].execute("CLUSTER", "MYID")
+        await self.replica.execute("CLUSTER", "REPLICATE", first)
+        await wait_until(self._is_replicating)
 
-    async def _whole(self) -> bool:
-        states = [await one.ask("CLUSTER INFO") for one in (*self.primaries, self.replica)]
+    async def _is_complete(self) -> bool:
+        states = [await one.execute("CLUSTER INFO") for one in (*self.primaries, self.replica)]
         return all(state["cluster_state"] == "ok" and state["cluster_known_nodes"] == "4" for state in states)
 
-    async def _replicated(self) -> bool:
+    async def _is_replicating(self) -> bool:
         return (await self.replica.admin.info("replication")).get("master_link_status") == "up"
 
-    async def move(self, slot: int) -> None:
+    async def move_slot(self, slot: int) -> None:
         """Move a slot, key by key as an operator's tool does, from the second primary to the third."""
         source, target = self.primaries[1:]
-        source_id, target_id = [await one.ask("CLUSTER", "MYID") for one in (source, target)]
-        await target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
-        await source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
-        while keys := await source.ask("CLUSTER", "GETKEYSINSLOT", slot, 100):
-            await source.ask("MIGRATE", HOST, self.primaries[2].port, "", 0, 5_000, "KEYS", *keys)
+        source_id, target_id = [await one.execute("CLUSTER", "MYID") for one in (source, target)]
+        await target.execute("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
+        await source.execute("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
+        while keys := await source.execute("CLUSTER", "GETKEYSINSLOT", slot, 100):
+            await source.execute("MIGRATE", HOST, self.primaries[2].port, "", 0, 5_000, "KEYS", *keys)
             await asyncio.sleep(0)
         for one in (target, source, self.primaries[0]):
-            await one.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+            await one.execute("CLUSTER", "SETSLOT", slot, "NODE", target_id)
 
     async def fail_over(self) -> None:
         """Kill the first primary, and wait until its replica has taken over."""
         self.primaries[0].kill()
 
         async def promoted() -> bool:
-            return (await self.replica.admin.info("replication"))["role"] == "master" and await self._able()
+            return (await self.replica.admin.info("replication"))["role"] == "master" and await self._is_ok()
 
         await wait_until(promoted, 30)
 
-    async def _able(self) -> bool:
-        return bool((await self.replica.ask("CLUSTER INFO"))["cluster_state"] == "ok")
+    async def _is_ok(self) -> bool:
+        return bool((await self.replica.execute("CLUSTER INFO"))["cluster_state"] == "ok")
 
 
-class Watched:
+class SentinelGroup:
     """A primary and its replica, which three sentinels watch over."""
 
     NAME = "headway"
 
-    def __init__(self, primary: Server, replica: Server, sentinels: Sequence[Server]) -> None:
+    def __init__(self, primary: RedisServer, replica: RedisServer, sentinels: Sequence[RedisServer]) -> None:
         self.primary = primary
         self.replica = replica
         self._sentinels = sentinels
@@ -181,9 +181,9 @@ class Watched:
     async def running(cls, folder: Path) -> AsyncIterator[Self]:
         """Run them until the block ends."""
         async with AsyncExitStack() as stack:
-            primary = await stack.enter_async_context(Server.running(folder, *PERSISTENT))
+            primary = await stack.enter_async_context(RedisServer.running(folder, *PERSISTENT))
             follow = ("--replicaof", f"{HOST} {primary.port}")
-            replica = await stack.enter_async_context(Server.running(folder, *PERSISTENT, *follow))
+            replica = await stack.enter_async_context(RedisServer.running(folder, *PERSISTENT, *follow))
             sentinels = []
             for number in range(3):
                 file = folder / f"sentinel-{number}.conf"
@@ -193,13 +193,13 @@ class Watched:
                     f"sentinel failover-timeout {cls.NAME} 1000\n"
                 )
                 settings = (str(file), "--sentinel", "--bind", HOST)
-                sentinels.append(await stack.enter_async_context(Server.running(folder, *settings)))
-            watched = cls(primary, replica, sentinels)
-            await wait_until(watched._known)
-            yield watched
+                sentinels.append(await stack.enter_async_context(RedisServer.running(folder, *settings)))
+            group = cls(primary, replica, sentinels)
+            await wait_until(group._is_discovered)
+            yield group
 
-    async def _known(self) -> bool:
-        states = [await one.ask("SENTINEL", "MASTER", self.NAME) for one in self._sentinels]
+    async def _is_discovered(self) -> bool:
+        states = [await one.execute("SENTINEL", "MASTER", self.NAME) for one in self._sentinels]
         return all((state["num-slaves"], state["num-other-sentinels"]) == ("1", "2") for state in states)
 
     async def fail_over(self) -> None:

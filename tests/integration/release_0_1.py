@@ -23,8 +23,8 @@ import pytest
 
 from dev.environment import PORTS, ROOT, service, service_environment
 from headway.azure.job_queue import JobQueue, QueueDepth
-from tests.integration.audience import Audience
-from tests.integration.conftest import faults
+from tests.integration.conftest import unexpected_errors
+from tests.integration.watchers import JobsWatcher
 from tests.stack import Stack
 from tests.waiting import free_ports, wait_until
 
@@ -223,7 +223,7 @@ class System(Stack):
                 await asyncio.gather(*(one.stop() for one in services.values()))
             finally:
                 await asyncio.gather(*(one.kill() for one in services.values()))
-        found = [fault for one in services.values() for fault in faults(one.log)]
+        found = [fault for one in services.values() for fault in unexpected_errors(one.log)]
         assert not found, "\n".join(found)
 
     async def replace(self, name: str, version: str) -> None:
@@ -253,11 +253,11 @@ class System(Stack):
         """Tell whether the queue has no message left."""
         return (await self.depth()).messages == 0
 
-    async def submit_wait(self, finish: Path, *watchers: Audience, checkpoint: bool = True) -> Receipt:
+    async def submit_wait(self, finish: Path, *watchers: JobsWatcher, checkpoint: bool = True) -> Receipt:
         """Submit a job that runs until a file exists, and watch it; return the receipt."""
         return await self.submit_watched("wait", {"finish": str(finish), "checkpoint": checkpoint}, *watchers)
 
-    async def submit_watched(self, kind: str, payload: Any, *watchers: Audience, **more: Any) -> Receipt:
+    async def submit_watched(self, kind: str, payload: Any, *watchers: JobsWatcher, **more: Any) -> Receipt:
         """Submit a job and watch it; return the receipt."""
         receipt = await self.submit(kind, payload, **more)
         for each in watchers:
@@ -265,15 +265,15 @@ class System(Stack):
         return receipt
 
 
-async def progress_from(version: str, watchers: Audience, job_ids: Iterable[str]) -> None:
+async def progress_from(version: str, watchers: JobsWatcher, job_ids: Iterable[str]) -> None:
     """Wait until each job shows new progress from a worker of this version, twice.
 
     The first snapshot may be the record as a notifier reads it for a new subscription; the second one is a new report.
     """
-    since = {job_id: len(watchers.seen[job_id]) for job_id in job_ids}
+    since = {job_id: len(watchers.snapshots[job_id]) for job_id in job_ids}
 
     def versions(job_id: str) -> set[int]:
-        snapshots = watchers.seen[job_id][since[job_id] :]
+        snapshots = watchers.snapshots[job_id][since[job_id] :]
         return {job["version"] for job in snapshots if (job["progress"] or {}).get("message") == version}
 
     await wait_until(lambda: all(len(versions(job_id)) > 1 for job_id in since), WAIT_S)

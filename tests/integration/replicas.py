@@ -12,12 +12,12 @@ import aiohttp
 
 from dev.environment import ROOT
 from headway.tokens import make_keys
-from tests.integration.conftest import environment, faults
-from tests.integration.relay import Relay
+from tests.integration.conftest import environment, unexpected_errors
+from tests.integration.tcp_proxy import TcpProxy
 from tests.waiting import free_ports, wait_until
 
-LOOK_S = 0.2  # how often readiness is asked for
-LOOK = aiohttp.ClientTimeout(total=2)
+READINESS_POLL_S = 0.2  # how often readiness is asked for
+READINESS_TIMEOUT = aiohttp.ClientTimeout(total=2)
 
 
 class Replica:
@@ -38,12 +38,12 @@ class Replica:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "services.notifier", cwd=ROOT, env=self._env, stderr=log
             )
-        await wait_until(self.look, 30)
+        await wait_until(self.check_ready, 30)
 
-    async def look(self) -> bool:
+    async def check_ready(self) -> bool:
         """Look whether it is ready."""
         try:
-            async with self._session.get(f"{self.internal}/readyz", timeout=LOOK) as response:
+            async with self._session.get(f"{self.internal}/readyz", timeout=READINESS_TIMEOUT) as response:
                 self.ready = response.status == 200
         except (aiohttp.ClientError, TimeoutError, OSError):
             self.ready = False
@@ -65,10 +65,10 @@ class Replica:
 class Replicas:
     """The replicas, and the relay that watchers come through."""
 
-    def __init__(self, all_of_them: Sequence[Replica], keys: Path) -> None:
-        self.all = all_of_them
+    def __init__(self, replicas: Sequence[Replica], keys: Path) -> None:
+        self.all = replicas
         self.keys = keys
-        self.relay: Relay
+        self.proxy: TcpProxy
 
     @classmethod
     @asynccontextmanager
@@ -81,21 +81,21 @@ class Replicas:
             for replica in replicas.all:
                 stack.push_async_callback(replica.stop)
             await asyncio.gather(*(replica.start() for replica in replicas.all))
-            replicas.relay = await stack.enter_async_context(Relay.running(replicas._ready_ports))
-            looking = [asyncio.create_task(replicas._look(replica)) for replica in replicas.all]
+            replicas.proxy = await stack.enter_async_context(TcpProxy.running(replicas._ready_ports))
+            polling = [asyncio.create_task(replicas._poll_readiness(replica)) for replica in replicas.all]
             try:
                 yield replicas
             finally:
-                for task in looking:
+                for task in polling:
                     task.cancel()
-                await asyncio.gather(*looking, return_exceptions=True)
-        found = [fault for replica in replicas.all for fault in faults(replica.log)]
+                await asyncio.gather(*polling, return_exceptions=True)
+        found = [fault for replica in replicas.all for fault in unexpected_errors(replica.log)]
         assert not found, "\n".join(found)
 
     def _ready_ports(self) -> list[int]:
         return [replica.port for replica in self.all if replica.ready]
 
-    async def _look(self, replica: Replica) -> None:
+    async def _poll_readiness(self, replica: Replica) -> None:
         while True:
-            await replica.look()
-            await asyncio.sleep(LOOK_S)
+            await replica.check_ready()
+            await asyncio.sleep(READINESS_POLL_S)

@@ -19,10 +19,10 @@ import pytest
 
 from dev.environment import ACCOUNT, ACCOUNT_KEY
 from headway.contracts import Timestamp
-from tests.integration.audience import Audience, audience
 from tests.integration.azurite_proxy import FAULTS, AzuriteProxy, azurite_proxy
-from tests.integration.effects import Effects, written
-from tests.integration.fleet import ALONE, HEARTBEAT_S, LEASE_S, fleet
+from tests.integration.handler_log import HandlerLog, format_entries
+from tests.integration.watchers import JobsWatcher, watch_jobs
+from tests.integration.worker_fleet import HEARTBEAT_S, IDLE_WORKER, LEASE_S, run_workers
 from tests.stack import Stack, running
 from tests.waiting import free_ports
 
@@ -57,7 +57,7 @@ async def faulty(tmp_path: Path, seed: int) -> AsyncIterator[Faulty]:
     env = {"AZURITE_PORT": str(target), "QUEUE_CONNECTION_STRING": f"DefaultEndpointsProtocol=http;{queue}"}
     async with (
         azurite_proxy(port, target, seed) as proxy,
-        running(tmp_path / "stack", DRAIN_S="0", **ALONE, **env) as stack,
+        running(tmp_path / "stack", DRAIN_S="0", **IDLE_WORKER, **env) as stack,
     ):
         yield Faulty(stack, proxy)
 
@@ -74,7 +74,7 @@ async def submit_persistently(stack: Stack, kind: str, payload: Any) -> dict[str
             assert response.status == 503, receipt
 
 
-async def submit_for(seconds: float, stack: Stack, seen: Audience, choice: random.Random) -> dict[str, str]:
+async def submit_for(seconds: float, stack: Stack, seen: JobsWatcher, choice: random.Random) -> dict[str, str]:
     """Submit jobs of all kinds for so long; return their kinds by id."""
     kinds: dict[str, str] = {}
 
@@ -90,16 +90,16 @@ async def submit_for(seconds: float, stack: Stack, seen: Audience, choice: rando
     return kinds
 
 
-def wrong(seen: Audience, effects: Effects) -> list[str]:
+def wrong(seen: JobsWatcher, effects: HandlerLog) -> list[str]:
     """Show the jobs that no handler has brought to their end, or that one has started after it.
 
     Two handlers may come to the end of one job: the first one's lease was lost before its ending was taken.
     """
     return [
-        written(own)
+        format_entries(own)
         for job_id, own in effects.by_job.items()
         if own.started_after(Timestamp.parse(seen.last(job_id)["finished_at"]).after(HEARTBEAT_S))
-        or not (own.that("end") or own.that("raised Fail"))
+        or not (own.matching("end") or own.matching("raised Fail"))
     ]
 
 
@@ -108,22 +108,22 @@ def wrong(seen: Audience, effects: Effects) -> list[str]:
 async def test_no_job_is_lost_and_none_ends_twice(faulty: Faulty, tmp_path: Path, seed: int) -> None:
     """Each of the four faults befalls one request in twenty, and every job still comes to its one right end."""
     async with (
-        audience(faulty.stack) as seen,
-        fleet(faulty.stack, tmp_path / "fleet", 2, WORKER_CONCURRENCY="24") as workers,
+        watch_jobs(faulty.stack) as seen,
+        run_workers(faulty.stack, tmp_path / "fleet", 2, WORKER_CONCURRENCY="24") as workers,
     ):
-        faulty.proxy.share = SHARE
+        faulty.proxy.fault_rate = SHARE
         until = time.monotonic() + SECONDS
         kinds = await submit_for(SECONDS - LEASE_S, faulty.stack, seen, random.Random(seed))
         await asyncio.sleep(until - time.monotonic())
-        faulty.proxy.share = 0
-        await seen.all_have(set(kinds), "succeeded", "failed", timeout_s=30)
-        effects = workers.effects
-        log.info("%d jobs, %d runs, requests: %s", len(kinds), len(effects.runs), dict(faulty.proxy.done))
-        assert all(faulty.proxy.done[fault] for fault in FAULTS)
+        faulty.proxy.fault_rate = 0
+        await seen.wait_for_status(set(kinds), "succeeded", "failed", timeout_s=30)
+        effects = workers.handler_log
+        log.info("%d jobs, %d runs, requests: %s", len(kinds), len(effects.calls), dict(faulty.proxy.requests))
+        assert all(faulty.proxy.requests[fault] for fault in FAULTS)
         assert effects.jobs == set(kinds)
         assert {job_id: seen.status(job_id) for job_id in kinds} == {
             job_id: ENDING.get(kind, "succeeded") for job_id, kind in kinds.items()
         }
         assert wrong(seen, effects) == []
-        assert written(effects.late(HEARTBEAT_S)) == ""
-        assert seen.misled() == []
+        assert format_entries(effects.overlapping(HEARTBEAT_S)) == ""
+        assert seen.violations() == []

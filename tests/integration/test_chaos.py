@@ -22,9 +22,9 @@ import pytest
 
 from headway.azure.job_queue import API_VERSION, MAX_PAGE, JobQueue
 from headway.contracts import Timestamp, decode_message
-from tests.integration.audience import Audience, audience
-from tests.integration.effects import Effects, written
-from tests.integration.fleet import ALONE, HEARTBEAT_S, Fleet, Worker, fleet
+from tests.integration.handler_log import HandlerLog, format_entries
+from tests.integration.watchers import JobsWatcher, watch_jobs
+from tests.integration.worker_fleet import HEARTBEAT_S, IDLE_WORKER, WorkerFleet, WorkerProcess, run_workers
 from tests.stack import ENDED, Stack, running
 from tests.waiting import wait_until
 
@@ -72,7 +72,7 @@ class Cancelled(NamedTuple):
 class Chaos:
     """The jobs of one run, and the blows that are dealt meanwhile."""
 
-    def __init__(self, stack: Stack, workers: Fleet, seen: Audience, seed: int) -> None:
+    def __init__(self, stack: Stack, workers: WorkerFleet, seen: JobsWatcher, seed: int) -> None:
         self.plans: dict[str, Plan] = {}
         self.cancelled: dict[str, Cancelled] = {}
         self.blows: list[str] = []
@@ -97,7 +97,7 @@ class Chaos:
 
     async def _cancel(self, receipt: dict[str, Any], when: str, soon_s: float) -> None:
         if when == "running":
-            await self._seen.all_have({receipt["id"]}, "running", timeout_s=LAST_S)
+            await self._seen.wait_for_status({receipt["id"]}, "running", timeout_s=LAST_S)
         elif when == "soon":
             await asyncio.sleep(soon_s)
         headers = {"Authorization": f"Bearer {receipt['token']}"}
@@ -114,7 +114,7 @@ class Chaos:
         """Every few seconds kill a worker or have it stop, and start it again, for ever; one at least is left."""
         up = list(self._workers.workers)
 
-        async def strike(worker: Worker, kill: bool) -> None:
+        async def strike(worker: WorkerProcess, kill: bool) -> None:
             await (worker.kill() if kill else worker.stop())
             await asyncio.sleep(self._blows.uniform(*AWAY_S))
             await worker.start()
@@ -140,14 +140,14 @@ class Chaos:
             self.blows.append(f"{name} {number.name}")
 
     def _have_ended(self, share: float) -> bool:
-        return len(self._seen.having(*ENDED)) >= share * JOBS
+        return len(self._seen.with_status(*ENDED)) >= share * JOBS
 
     async def run(self) -> None:
         """Let it all happen, until every job has ended."""
         blows = [asyncio.create_task(self.strike_workers()), asyncio.create_task(self.strike_the_others())]
         try:
             await self.submit_all()
-            await self._seen.all_have(set(self.plans), *ENDED, timeout_s=LAST_S)
+            await self._seen.wait_for_status(set(self.plans), *ENDED, timeout_s=LAST_S)
             await blows[1]
         finally:
             for blow in blows:
@@ -165,65 +165,65 @@ async def poisoned(stack: Stack) -> set[str]:
     return found
 
 
-def wrong_ending(plan: Plan, end: dict[str, Any], effects: Effects, cancelled: Cancelled | None) -> str | None:
+def wrong_ending(plan: Plan, end: dict[str, Any], effects: HandlerLog, cancelled: Cancelled | None) -> str | None:
     """Say what is wrong with how a job ended, by what its handlers did and who cancelled it."""
     if end["status"] != plan.ending and (end["status"], cancelled is None) != ("cancelled", False):
         return f"{end['status']} instead of {plan.ending}"
-    if end["status"] == "succeeded" and not (effects.that("end") and end["result"] == returned(plan, effects)):
+    if end["status"] == "succeeded" and not (effects.matching("end") and end["result"] == returned(plan, effects)):
         return f"succeeded with {end['result']}"
-    if plan.kind == "fails" and end["status"] == "failed" and not effects.that("raised Fail"):
+    if plan.kind == "fails" and end["status"] == "failed" and not effects.matching("raised Fail"):
         return "failed though no handler said so"
     if effects.started_after(Timestamp.parse(end["finished_at"]).after(HEARTBEAT_S)):
         return "started after its end"
     return None
 
 
-def returned(plan: Plan, effects: Effects) -> int:
+def returned(plan: Plan, effects: HandlerLog) -> int:
     """Tell what the handler that came to its end has returned."""
-    return effects.that("end")[-1].attempt if plan.kind == "nap" else int(plan.payload["steps"])
+    return effects.matching("end")[-1].attempt if plan.kind == "nap" else int(plan.payload["steps"])
 
 
-def started_in_vain(effects: Effects, cancelled: Cancelled | None) -> bool:
+def started_in_vain(effects: HandlerLog, cancelled: Cancelled | None) -> bool:
     """Tell whether a handler has started after its job's end by cancelling had been shown."""
     if cancelled is None or cancelled.snapshot["status"] != "cancelled":
         return False
     never = cancelled.snapshot["started_at"] is None
-    return any(never or start.at > cancelled.at for start in effects.that("start"))
+    return any(never or start.at > cancelled.at for start in effects.matching("start"))
 
 
-def forgotten(effects: Effects) -> bool:
+def forgotten(effects: HandlerLog) -> bool:
     """Tell whether a step was done again that a checkpoint had kept, or more than one for each interruption."""
     kept = -1
-    for run in effects.runs:
-        steps = [int(effect.what.split()[1]) for effect in run.that("step ")]
+    for run in effects.calls:
+        steps = [int(effect.event.split()[1]) for effect in run.matching("step ")]
         if steps and steps[0] <= kept:
             return True
-        kept = max([kept, *(int(effect.what.split()[1]) for effect in run.that("saved "))])
-    return effects.repeated() >= max(1, len(effects.runs))
+        kept = max([kept, *(int(effect.event.split()[1]) for effect in run.matching("saved "))])
+    return effects.repeated_steps() >= max(1, len(effects.calls))
 
 
-def wrong(chaos: Chaos, seen: Audience, effects: Effects) -> list[str]:
+def wrong(chaos: Chaos, seen: JobsWatcher, effects: HandlerLog) -> list[str]:
     """Say of every job what is wrong with it, with all that its handlers did."""
     found = []
     by_job = effects.by_job
     for job_id, plan in chaos.plans.items():
-        own, cancelled = by_job.get(job_id, Effects()), chaos.cancelled.get(job_id)
+        own, cancelled = by_job.get(job_id, HandlerLog()), chaos.cancelled.get(job_id)
         problem = wrong_ending(plan, seen.last(job_id), own, cancelled)
         if started_in_vain(own, cancelled):
             problem = "started after it had been cancelled"
         if plan.kind == "checkpoints" and forgotten(own):
             problem = "did again what a checkpoint had kept"
-        if late := own.late(HEARTBEAT_S):
-            problem = f"at work beside another delivery: {written(late)}"
+        if late := own.overlapping(HEARTBEAT_S):
+            problem = f"at work beside another delivery: {format_entries(late)}"
         if problem:
-            found.append(f"{plan.kind} {job_id}: {problem}\n{written(own)}")
+            found.append(f"{plan.kind} {job_id}: {problem}\n{format_entries(own)}")
     return found
 
 
 @pytest.fixture
 async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
     """Run the system without workers."""
-    async with running(tmp_path / "stack", DRAIN_S="0.2", **ALONE) as stack:
+    async with running(tmp_path / "stack", DRAIN_S="0.2", **IDLE_WORKER) as stack:
         yield stack
 
 
@@ -232,21 +232,21 @@ async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
 async def test_every_job_has_one_ending_and_the_right_one(stack: Stack, tmp_path: Path, seed: int) -> None:
     """Workers are killed and stopped, the notifier and Redis restarted; handlers and watchers tell the same story."""
     env = {"WORKER_CONCURRENCY": "8", "GRACE_S": "0.3"}
-    async with audience(stack) as seen, fleet(stack, tmp_path / "fleet", 3, **env) as workers:
+    async with watch_jobs(stack) as seen, run_workers(stack, tmp_path / "fleet", 3, **env) as workers:
         begun_at = time.monotonic()
         chaos = Chaos(stack, workers, seen, seed)
         await chaos.run()
-        effects = workers.effects
+        effects = workers.handler_log
         log.info(
             "%d jobs, %d runs, %d sockets, %.1f s, blows: %s",
             len(chaos.plans),
-            len(effects.runs),
-            seen.sockets,
+            len(effects.calls),
+            seen.connections,
             time.monotonic() - begun_at,
             chaos.blows,
         )
         assert wrong(chaos, seen, effects) == []
-        assert seen.misled() == []
+        assert seen.violations() == []
         hopeless = {job_id for job_id, plan in chaos.plans.items() if plan.kind == "hopeless"}
         used_up = {job_id for job_id in chaos.plans if seen.last(job_id)["attempt"] == MAX_ATTEMPTS}
         assert await poisoned(stack) == used_up == hopeless

@@ -16,7 +16,6 @@ from redis.asyncio import Redis
 
 from headway.contracts import Timestamp
 from headway.tokens import make_keys
-from tests.integration.audience import audience
 from tests.integration.release_0_1 import (
     NEW,
     OLD,
@@ -29,6 +28,7 @@ from tests.integration.release_0_1 import (
     extract,
     progress_from,
 )
+from tests.integration.watchers import watch_jobs
 from tests.stack import ENDED
 from tests.waiting import wait_until
 
@@ -107,29 +107,29 @@ async def test_submission_wakes_a_worker_of_the_other_version(crossed: Crossed, 
 async def test_watchers_see_progress_of_the_other_version(crossed: Crossed, tmp_path: Path, version: str) -> None:
     """Progress that a worker reports to a notifier of the other version is seen live at both notifiers."""
     finish = tmp_path / "finish"
-    async with audience(crossed[OLD]) as at_old, audience(crossed[NEW]) as at_new:
+    async with watch_jobs(crossed[OLD]) as at_old, watch_jobs(crossed[NEW]) as at_new:
         job_id = (await crossed[version].submit_wait(finish, at_old, at_new))["id"]
         for watchers in (at_old, at_new):
             await progress_from(OTHER[version], watchers, [job_id])
             assert watchers.last(job_id)["lease_until"]
         finish.touch()
         for watchers in (at_old, at_new):
-            await watchers.all_have({job_id}, "succeeded", timeout_s=WAIT_S)
-            assert watchers.misled() == []
+            await watchers.wait_for_status({job_id}, "succeeded", timeout_s=WAIT_S)
+            assert watchers.violations() == []
         assert at_old.last(job_id) == at_new.last(job_id)
 
 
 @for_each_crossed_system
 async def test_retries_pass_between_the_versions(crossed: Crossed, version: str) -> None:
     """A failed attempt is retried with its checkpoint, and watchers see the reason."""
-    async with audience(crossed[version]) as watchers:
+    async with watch_jobs(crossed[version]) as watchers:
         job_id = (await crossed[version].submit_watched("third-attempt", {}, watchers, delay_s=1))["id"]
-        await watchers.all_have({job_id}, "succeeded", timeout_s=WAIT_S)
+        await watchers.wait_for_status({job_id}, "succeeded", timeout_s=WAIT_S)
         job = watchers.last(job_id)
     assert (job["attempt"], job["max_attempts"], job["result"], job["due_at"]) == (3, 3, [1, 2], None)
-    errors = {seen["error"]["message"] for seen in watchers.seen[job_id] if seen["status"] == "retrying"}
+    errors = {seen["error"]["message"] for seen in watchers.snapshots[job_id] if seen["status"] == "retrying"}
     assert errors <= {"The album is locked."}  # a slow client may skip the snapshots of a retry
-    assert watchers.misled() == []
+    assert watchers.violations() == []
 
 
 @for_each_crossed_system
@@ -139,23 +139,23 @@ async def test_stopped_worker_releases_its_jobs_to_the_other_version(
     """A job of a stopped worker continues on the other version and back, at no attempt and with its checkpoint."""
     system, finish, first, second = crossed[version], tmp_path / "finish", OTHER[version], version
     worker = system.services["worker"]
-    async with audience(system) as watchers:
+    async with watch_jobs(system) as watchers:
         kept = (await system.submit_wait(finish, watchers))["id"]
         plain = (await system.submit_wait(finish, watchers, checkpoint=False))["id"]
         await progress_from(first, watchers, [kept, plain])
         try:
             await worker.stop()
-            await watchers.all_have({kept, plain}, "queued", timeout_s=WAIT_S)
+            await watchers.wait_for_status({kept, plain}, "queued", timeout_s=WAIT_S)
             await worker.start(second)
             await progress_from(second, watchers, [kept, plain])
         finally:
             await system.replace("worker", first)
         await progress_from(first, watchers, [kept, plain])
         finish.touch()
-        await watchers.all_have({kept, plain}, "succeeded", timeout_s=WAIT_S)
+        await watchers.wait_for_status({kept, plain}, "succeeded", timeout_s=WAIT_S)
         assert watchers.last(kept)["result"] == {"ran": [first, second, first], "attempt": 1}
         assert watchers.last(plain)["result"] == {"ran": [first], "attempt": 1}
-        assert watchers.misled() == []
+        assert watchers.violations() == []
 
 
 async def test_same_request_to_both_versions_is_one_job(crossed: Crossed, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ async def test_same_request_to_both_versions_is_one_job(crossed: Crossed, tmp_pa
 async def test_both_notifiers_share_a_record(crossed: Crossed, first: str) -> None:
     """A record that one notifier writes is updated and ended by the other, live for the watchers of both."""
     writer, other = crossed[first], crossed[OTHER[first]]
-    async with audience(writer) as at_writer, audience(other) as at_other:
+    async with watch_jobs(writer) as at_writer, watch_jobs(other) as at_other:
         receipt = await writer.submit_watched("echo", {}, at_writer, at_other, delay_s=3600)
         job_id = receipt["id"]
 
@@ -191,7 +191,7 @@ async def test_both_notifiers_share_a_record(crossed: Crossed, first: str) -> No
             assert at_writer.last(job_id) == at_other.last(job_id)
 
         for watchers in (at_writer, at_other):
-            await watchers.all_have({job_id}, "queued", timeout_s=WAIT_S)
+            await watchers.wait_for_status({job_id}, "queued", timeout_s=WAIT_S)
         for step, notifier in enumerate((writer, other, writer, other), 1):
             verdict = await notifier.report(receipt, step, progress={"current": step, "total": 4})
             assert (verdict["accepted"], verdict["watched"]) == (True, True)
@@ -204,7 +204,7 @@ async def test_both_notifiers_share_a_record(crossed: Crossed, first: str) -> No
         for notifier in (writer, other):
             assert (await notifier.report(receipt, 6))["reason"] == "finished"
             assert (await notifier.snapshot(job_id, receipt["token"]))["result"] == [1]
-        assert at_writer.misled() + at_other.misled() == []
+        assert at_writer.violations() + at_other.violations() == []
 
 
 @for_each_crossed_system
@@ -212,7 +212,7 @@ async def test_cancel_through_either_notifier_reaches_the_worker(
     crossed: Crossed, tmp_path: Path, version: str
 ) -> None:
     """A running job is cancelled by its worker, whichever notifier accepts the request."""
-    async with audience(crossed[OLD]) as at_old, audience(crossed[NEW]) as at_new:
+    async with watch_jobs(crossed[OLD]) as at_old, watch_jobs(crossed[NEW]) as at_new:
         receipts = [await crossed[version].submit_wait(tmp_path / "never", at_old, at_new) for _ in crossed]
         jobs = [receipt["id"] for receipt in receipts]
         for watchers in (at_old, at_new):
@@ -221,8 +221,8 @@ async def test_cancel_through_either_notifier_reaches_the_worker(
             answer = await system.cancel_here(receipt)
             assert (answer["status"], answer["cancel_requested"]) == ("running", True)
         for watchers in (at_old, at_new):
-            await watchers.all_have(set(jobs), "cancelled", timeout_s=WAIT_S)
-            assert watchers.misled() == []
+            await watchers.wait_for_status(set(jobs), "cancelled", timeout_s=WAIT_S)
+            assert watchers.violations() == []
         assert [at_old.last(job_id) for job_id in jobs] == [at_new.last(job_id) for job_id in jobs]
 
 
@@ -272,7 +272,7 @@ async def test_rolling_upgrade_and_downgrade_keep_running_jobs(
     finish, folder, worker = tmp_path / "finish", tmp_path / "system", OLD
     steps = [(name, NEW) for name in SERVICES] + [(name, OLD) for name in reversed(SERVICES)]
     all_old = dict.fromkeys(SERVICES, OLD)
-    async with System.running(folder, shared_keys, stores, trees, **all_old) as system, audience(system) as watchers:
+    async with System.running(folder, shared_keys, stores, trees, **all_old) as system, watch_jobs(system) as watchers:
         waiting = [(await system.submit_wait(finish, watchers, checkpoint=kept))["id"] for kept in (True, True, False)]
         retried = [(await system.submit_watched("only-on", NEW, watchers))["id"]]  # until the upgrade
         await progress_from(OLD, watchers, waiting)
@@ -284,14 +284,14 @@ async def test_rolling_upgrade_and_downgrade_keep_running_jobs(
             if (name, version) == ("submitter", NEW):
                 retried.append((await system.submit_watched("only-on", OLD, watchers))["id"])  # until the downgrade
         finish.touch()
-        await watchers.all_have({*waiting, *retried}, "succeeded", timeout_s=WAIT_S)
+        await watchers.wait_for_status({*waiting, *retried}, "succeeded", timeout_s=WAIT_S)
         await wait_until(system.is_empty, WAIT_S)
     assert sorted(finish.read_text().split()) == sorted(waiting)
     for job_id in (*waiting, *retried):
-        ends = {job["version"]: job["status"] for job in watchers.seen[job_id] if job["status"] in ENDED}
+        ends = {job["version"]: job["status"] for job in watchers.snapshots[job_id] if job["status"] in ENDED}
         assert list(ends.values()) == ["succeeded"]
     results = [watchers.last(job_id)["result"] for job_id in waiting]
     assert [result["ran"] for result in results[:3]] == [[OLD, NEW, OLD], [OLD, NEW, OLD], [OLD]]
     assert {result["attempt"] for result in results} == {1}
     assert [watchers.last(job_id)["result"] for job_id in retried] == [NEW, OLD]
-    assert watchers.misled() == []
+    assert watchers.violations() == []

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from tests.integration.conftest import Notifier, running_notifier
-from tests.integration.events import Event, events
+from tests.integration.event_stream import Event, read_events
 from tests.waiting import wait_until
 
 WATCHERS = 12
@@ -21,7 +21,7 @@ async def read(notifier: Notifier) -> list[Event]:
     body = {"watch": [notifier.token(str(uuid.uuid4()))]}
     async with notifier.session.post(f"{notifier.public}/live/events", json=body) as response:
         assert response.status == 200
-        return [event async for event in events(response)]
+        return [event async for event in read_events(response)]
 
 
 async def listen(notifier: Notifier, opened: asyncio.Queue[None]) -> tuple[float, int | None]:

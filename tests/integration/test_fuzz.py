@@ -28,8 +28,8 @@ import pytest
 from headway.contracts import JobReport, JobSnapshot, decode
 from services.notifier.transports.websocket.connection import MAX_MESSAGE_BYTES
 from services.notifier.transports.websocket.handler import ClientMessage
-from tests.integration.conftest import Notifier, faults, new_id, report, running_notifier
-from tests.integration.fuzz_inputs import JOBS, Inputs
+from tests.integration.conftest import Notifier, new_id, report, running_notifier, unexpected_errors
+from tests.integration.fuzz_inputs import JOB_PLACEHOLDERS, FuzzInputs
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -99,7 +99,7 @@ async def bystander(stores: dict[str, str], tmp_path_factory: pytest.TempPathFac
         await socket.send_json({"watch": notifier.token(job_id, ttl_s=86_400)})
         assert (await socket.receive_json(timeout=10))["job"]["version"] == 0
         yield (bystander := Bystander(notifier, socket, job_id))
-    assert faults(notifier.log) == []
+    assert unexpected_errors(notifier.log) == []
     log.info("got past decoding or not: %s", dict(bystander.tally))
     for what in {what for what, _ in bystander.tally}:
         assert bystander.tally[what, True] >= bystander.tally[what, False], bystander.tally
@@ -107,7 +107,7 @@ async def bystander(stores: dict[str, str], tmp_path_factory: pytest.TempPathFac
 
 async def test_any_reports(bystander: Bystander, seed: int) -> None:
     """A batch is taken whole or refused whole, and a job is shown as its last accepted report has it."""
-    for batch in drawn(Inputs(seed).batch):
+    for batch in drawn(FuzzInputs(seed).reports_body):
         with told_with(batch):
             await reported(bystander, batch)
             await bystander.hears()
@@ -115,8 +115,8 @@ async def test_any_reports(bystander: Bystander, seed: int) -> None:
 
 async def reported(bystander: Bystander, batch: bytes) -> None:
     """Report a batch, and see what comes of it."""
-    notifier, ids = bystander.notifier, [new_id() for _ in JOBS]
-    for place, job_id in zip(JOBS, ids, strict=True):
+    notifier, ids = bystander.notifier, [new_id() for _ in JOB_PLACEHOLDERS]
+    for place, job_id in zip(JOB_PLACEHOLDERS, ids, strict=True):
         batch = batch.replace(place.encode(), job_id.encode())
     headers = {"Authorization": f"Bearer {notifier.report_key}"}
     async with notifier.session.post(f"{notifier.internal}/reports", data=batch, headers=headers) as response:
@@ -176,7 +176,7 @@ def readable(text: str) -> bool:
 async def test_any_messages(bystander: Bystander, seed: int) -> None:
     """Each message that makes no sense is told so, one that no client may send ends that connection alone."""
     impolite = random.Random(seed)
-    for sent in drawn(Inputs(seed).messages):
+    for sent in drawn(FuzzInputs(seed).messages):
         with told_with(sent):
             await said(bystander, sent, polite=impolite.random() < 0.5)
             await bystander.hears()
@@ -218,7 +218,7 @@ async def told(socket: aiohttp.ClientWebSocketResponse, ends: int) -> int:
 async def test_any_bytes(bystander: Bystander, seed: int) -> None:
     """Broken frames end their connection, and nothing else."""
     host, port = bystander.notifier.public.removeprefix("http://").split(":")
-    for sent in drawn(Inputs(seed).frames):
+    for sent in drawn(FuzzInputs(seed).frames):
         with told_with(sent):
             reader, writer = await asyncio.open_connection(host, int(port))
             writer.write(UPGRADE)

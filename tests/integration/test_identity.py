@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from dev.environment import ACCOUNT, AZURITE, ROOT, programs, service_environment, state_dir
-from tests.integration.certificates import certificate
+from tests.integration.certificates import self_signed_certificate
 from tests.waiting import free_ports, wait_until
 
 TENANT = "7e5c1a0e-0000-4000-8000-000000000000"
@@ -37,7 +37,7 @@ asyncio.run(main())
 @pytest.fixture
 def tls(tmp_path: Path) -> tuple[Path, Path]:
     """Make a certificate for this machine, and its key."""
-    return certificate(tmp_path)
+    return self_signed_certificate(tmp_path)
 
 
 @pytest.fixture

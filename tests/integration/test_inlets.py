@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from headway.contracts import MAX_REPORTS_BYTES
-from tests.integration.conftest import Notifier, faults, new_id, report
+from tests.integration.conftest import Notifier, new_id, report, unexpected_errors
 from tests.waiting import wait_until
 
 
@@ -64,7 +64,7 @@ async def line(notifier: Notifier) -> AsyncIterator[Line]:
     writer.transport.abort()
     with suppress(ConnectionError):
         await writer.wait_closed()
-    assert faults(notifier.log) == []
+    assert unexpected_errors(notifier.log) == []
 
 
 def batch(*sequences: int, job_id: str | None = None) -> bytes:

@@ -22,9 +22,9 @@ from dev.environment import ROOT
 from headway.azure.job_queue import JobQueue
 from headway.contracts import JobMessage, Json, Timestamp, encode, encode_message
 from headway.tokens import Grant, TokenSigner
+from tests.integration.status_recorder import StatusRecorder, Transitions
 from tests.integration.test_attempts import until
 from tests.integration.test_one_job import VERSION, history, run_to_end
-from tests.integration.walk import Walk, Ways
 from tests.stack import Stack, running
 from tests.waiting import wait_until
 
@@ -41,7 +41,7 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (code / "myapp").mkdir()
     (code / "myapp/jobs.py").write_text("\n".join(JOBS))
     (code / "test_jobs.py").write_text(TESTS)
-    shutil.copy(Path(__file__).with_name("shop.py"), code / "myapp")
+    shutil.copy(Path(__file__).with_name("fake_shop.py"), code / "myapp" / "shop.py")
     return code
 
 
@@ -49,7 +49,7 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def stack(code: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     """Run the system as the document has it, with the tests' jobs besides."""
     (words,) = re.findall(r"^WORKER_JOBS=(\S+) make up$", DOC, re.MULTILINE)
-    env = {"WORKER_JOBS": f"{words},tests.integration.samples", "PYTHONPATH": str(code), "TMPDIR": str(code)}
+    env = {"WORKER_JOBS": f"{words},tests.integration.sample_jobs", "PYTHONPATH": str(code), "TMPDIR": str(code)}
     settings = {"LEASE_S": "3", "GRACE_S": "0", "DRAIN_S": "0", "LOG_FORMAT": "json", "SHOP_LOG": str(code / "shop")}
     async with running(tmp_path_factory.mktemp("jobs"), **env, **settings) as stack:
         yield stack
@@ -161,20 +161,20 @@ async def test_the_documents_own_tests_pass(code: Path) -> None:
     assert f"{TESTS.count('def test_')} passed" in output.decode(), output.decode()
 
 
-async def submitted(stack: Stack, kind: str, payload: Any = None, **more: Any) -> tuple[Walk, dict[str, Any]]:
+async def submitted(stack: Stack, kind: str, payload: Any = None, **more: Any) -> tuple[StatusRecorder, dict[str, Any]]:
     """Submit a job and watch it."""
     receipt = await stack.submit(kind, payload, **more)
-    walk = Walk(stack, receipt["token"])
-    await wait_until(lambda: walk.seen)
+    walk = StatusRecorder(stack, receipt["token"])
+    await wait_until(lambda: walk.snapshots)
     return walk, receipt
 
 
-async def watched(stack: Stack, job_id: uuid.UUID) -> Walk:
+async def watched(stack: Stack, job_id: uuid.UUID) -> StatusRecorder:
     """Watch a job that nobody has submitted yet."""
     now = Timestamp.now()
     signer = TokenSigner(Path(stack.env["TOKEN_KEY_FILE"]).read_text())
-    walk = Walk(stack, signer.sign(Grant(job_id=job_id, kind="k", submitted_at=now, expires_at=now.after(3600))))
-    await wait_until(lambda: walk.seen)
+    walk = StatusRecorder(stack, signer.sign(Grant(job_id=job_id, kind="k", submitted_at=now, expires_at=now.after(3600))))
+    await wait_until(lambda: walk.snapshots)
     return walk
 
 
@@ -185,67 +185,67 @@ async def put(stack: Stack, job_id: uuid.UUID, kind: str, lives_s: float = 3600,
         await queue.send(encode_message(message))
 
 
-async def at_last(stack: Stack) -> Ways:
+async def at_last(stack: Stack) -> Transitions:
     """Let a job succeed at its last attempt."""
     walk, _ = await submitted(stack, "flaky")
-    await walk.reaches("succeeded")
-    return walk.ways()
+    await walk.wait_for("succeeded")
+    return walk.transitions()
 
 
-async def cancelled(stack: Stack, status: str, kind: str, payload: Any = None, **more: Any) -> Ways:
+async def cancelled(stack: Stack, status: str, kind: str, payload: Any = None, **more: Any) -> Transitions:
     """Cancel a job in a status."""
     walk, receipt = await submitted(stack, kind, payload, **more)
-    await walk.reaches(status)
+    await walk.wait_for(status)
     await stack.cancel(receipt)
-    await walk.reaches("cancelled")
-    return walk.ways()
+    await walk.wait_for("cancelled")
+    return walk.transitions()
 
 
-async def redriven(stack: Stack) -> Ways:
+async def redriven(stack: Stack) -> Transitions:
     """Let a job fail, and the next generation of it succeed."""
     job_id = uuid.uuid4()
     walk = await watched(stack, job_id)
     await put(stack, job_id, "broken")
-    await walk.reaches("failed")
+    await walk.wait_for("failed")
     await put(stack, job_id, "echo", generation=1)
-    await walk.reaches("succeeded")
-    return walk.ways()
+    await walk.wait_for("succeeded")
+    return walk.transitions()
 
 
-async def expired(stack: Stack, mark: str) -> Ways:
+async def expired(stack: Stack, mark: str) -> Transitions:
     """Let a job come too late, and another one's second attempt."""
     late, retried = job_ids = [uuid.uuid4() for _ in range(2)]
     walks = [await watched(stack, job_id) for job_id in job_ids]
     await put(stack, late, "echo", lives_s=-1)
     await put(stack, retried, "ask-again", lives_s=3, payload=Json(encode([mark, 3])))
     for walk in walks:
-        await walk.reaches("failed")
-        assert walk.seen[-1]["error"]["type"] == "Expired"
-    return walks[0].ways() | walks[1].ways()
+        await walk.wait_for("failed")
+        assert walk.snapshots[-1]["error"]["type"] == "Expired"
+    return walks[0].transitions() | walks[1].transitions()
 
 
-async def stopped(stack: Stack, code: Path) -> Ways:
+async def stopped(stack: Stack, code: Path) -> Transitions:
     """Stop the worker of a job, as a release does; then cancel the job.
 
     Its handler is told why: stopped it closes, and goes on elsewhere without losing an attempt; cancelled it discards.
     """
     walk, receipt = await submitted(stack, "record", 600)
-    await walk.reaches("running")
-    await wait_until(lambda: (walk.seen[-1]["progress"] or {}).get("percent"))
+    await walk.wait_for("running")
+    await wait_until(lambda: (walk.snapshots[-1]["progress"] or {}).get("percent"))
     worker = stack.pid("worker")
     assert worker is not None
     os.kill(worker, signal.SIGTERM)
-    await walk.reaches("queued")
+    await walk.wait_for("queued")
     assert told(code, receipt["id"]) == [f"closed {receipt['id']}"]
-    await walk.reaches("running")
-    assert {job["attempt"] for job in walk.seen} == {1}
+    await walk.wait_for("running")
+    assert {job["attempt"] for job in walk.snapshots} == {1}
     await stack.cancel(receipt)
-    await walk.reaches("cancelled")
+    await walk.wait_for("cancelled")
     assert told(code, receipt["id"])[1:] == [f"discarded {receipt['id']}", f"closed {receipt['id']}"]
-    return walk.ways()
+    return walk.transitions()
 
 
-async def killed(stack: Stack, code: Path) -> Ways:
+async def killed(stack: Stack, code: Path) -> Transitions:
     """Kill the worker of a job, which goes on from its checkpoint.
 
     What lies between two checkpoints is done twice at most: one customer is charged again, with the same key.
@@ -253,12 +253,12 @@ async def killed(stack: Stack, code: Path) -> Ways:
     walk, receipt = await submitted(stack, "bills", {"customers": CUSTOMERS})
     await wait_until(lambda: len(told(code, receipt["id"])) > 6)
     await stack.kill("worker")
-    await walk.reaches("succeeded", attempt=2)
-    assert walk.seen[-1]["result"] == len(CUSTOMERS)
+    await walk.wait_for("succeeded", attempt=2)
+    assert walk.snapshots[-1]["result"] == len(CUSTOMERS)
     charged = told(code, receipt["id"])
     assert list(dict.fromkeys(charged)) == [f"charged {name} {receipt['id']}/{name[1:]}" for name in CUSTOMERS]
     assert len(charged) <= len(CUSTOMERS) + 1
-    return walk.ways()
+    return walk.transitions()
 
 
 async def test_the_diagram_is_what_watchers_see(stack: Stack, code: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from tests.integration.conftest import Notifier, new_id, report, running_notifier
-from tests.integration.events import events
+from tests.integration.event_stream import read_events
 from tests.waiting import wait_until
 
 CONNECTIONS, WATCHES = 5, 3
@@ -99,7 +99,7 @@ async def test_too_many_watches_are_told_by_job(tight: Notifier, path: str) -> N
     else:
         async with (
             tight.session.post(tight.public + path, json={"watch": tokens}) as response,
-            aclosing(events(response)) as found,
+            aclosing(read_events(response)) as found,
         ):
             told = [await anext(found) for _ in range(len(tokens) + 1)]  # the first is the opening comment
         (error,) = [event.data for event in told if event.name == "error"]

@@ -23,7 +23,7 @@ import pytest
 
 from headway.contracts import Timestamp
 from tests.integration.conftest import Notifier, new_id, report, running_notifier
-from tests.integration.crowd import KINDS, Job, Watcher
+from tests.integration.load_watchers import WATCHER_TYPES, WatchedJob, Watcher
 from tests.waiting import wait_until
 
 log = logging.getLogger(__name__)
@@ -49,12 +49,12 @@ class Guests:
         self._notifier = notifier
         self._random = random.Random(seed)
         self._here: list[tuple[Watcher, asyncio.Task[None]]] = []
-        self._kinds: Iterator[Callable[[Job, int], Watcher]] = itertools.cycle(KINDS)
+        self._kinds: Iterator[Callable[[WatchedJob, int], Watcher]] = itertools.cycle(WATCHER_TYPES)
         self._port = int(notifier.public.rpartition(":")[2])
 
     async def join(self) -> None:
         """Have one more, and report on its job."""
-        job = Job(new_id(), "")
+        job = WatchedJob(new_id(), "")
         job.token = self._notifier.token(job.id, ttl_s=DAY_S)
         watcher = next(self._kinds)(job, self._port)
         self._here.append((watcher, asyncio.create_task(watcher.run())))

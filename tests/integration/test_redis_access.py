@@ -16,9 +16,9 @@ from redis.exceptions import RedisError
 from dev.environment import ROOT
 from services.notifier.redis_client.pubsub import PubSub
 from services.notifier.redis_client.url import redis_from_url
-from tests.integration.certificates import certificate
+from tests.integration.certificates import self_signed_certificate
 from tests.integration.conftest import new_id, report, running_notifier
-from tests.integration.redis_servers import HOST, PERSISTENT, Cluster, Server
+from tests.integration.redis_servers import HOST, PERSISTENT, RedisCluster, RedisServer
 from tests.waiting import wait_until
 
 USER = "headway"
@@ -33,9 +33,9 @@ def rules() -> list[str]:
 
 
 @asynccontextmanager
-async def tls_before(server: Server, folder: Path) -> AsyncIterator[str]:
+async def tls_before(server: RedisServer, folder: Path) -> AsyncIterator[str]:
     """Stand before a server with TLS until the block ends; yield the way to it."""
-    files = certificate(folder)
+    files = self_signed_certificate(folder)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*files)
     writers: list[asyncio.StreamWriter] = []
@@ -60,14 +60,14 @@ async def tls_before(server: Server, folder: Path) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Server]:
+async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
     """Run a server that nobody enters without a name."""
-    async with Server.running(tmp_path, *PERSISTENT) as server:
-        await server.ask("ACL", "SETUSER", USER, *rules())
+    async with RedisServer.running(tmp_path, *PERSISTENT) as server:
+        await server.execute("ACL", "SETUSER", USER, *rules())
         yield server
 
 
-async def test_a_job_is_reported_watched_and_cancelled(server: Server, tmp_path: Path) -> None:
+async def test_a_job_is_reported_watched_and_cancelled(server: RedisServer, tmp_path: Path) -> None:
     """Over TLS, with the certificate checked, and with the rights that the document lists."""
     async with tls_before(server, tmp_path) as address:
         url = f"rediss://{USER}:password@{address}/0?ssl_ca_certs={tmp_path}/cert.pem"
@@ -87,12 +87,12 @@ async def test_a_job_is_reported_watched_and_cancelled(server: Server, tmp_path:
     assert await server.admin.acl_log() == []
 
 
-async def _left(server: Server) -> bool:
+async def _left(server: RedisServer) -> bool:
     return await server.admin.pubsub_channels() == ["headway:wake"]
 
 
 @pytest.mark.parametrize("wrong", ["rediss://headway:password@{tls}", "rediss://headway:wrong@{tls}?ssl_ca_certs={ca}"])
-async def test_who_may_not_enter_is_not_ready(wrong: str, server: Server, tmp_path: Path) -> None:
+async def test_who_may_not_enter_is_not_ready(wrong: str, server: RedisServer, tmp_path: Path) -> None:
     """A certificate that nobody vouches for and a wrong password are lost connections, not crashes."""
     async with (
         tls_before(server, tmp_path) as address,
@@ -109,9 +109,9 @@ async def test_who_may_not_enter_is_not_ready(wrong: str, server: Server, tmp_pa
 
 async def test_the_same_user_enters_a_cluster(tmp_path: Path) -> None:
     """With the same rights every node is entered."""
-    async with Cluster.running(tmp_path) as cluster:
+    async with RedisCluster.running(tmp_path) as cluster:
         for one in (*cluster.primaries, cluster.replica):
-            await one.ask("ACL", "SETUSER", USER, *rules())
+            await one.execute("ACL", "SETUSER", USER, *rules())
         url = cluster.url.replace("://", f"://{USER}:password@")
         async with running_notifier({"REDIS_URL": url}, tmp_path) as notifier, notifier.socket() as socket:
             for job_id in [new_id() for _ in range(12)]:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.redis_servers import PERSISTENT, Server
-from tests.integration.relay import Relay
+from tests.integration.load_scenario import LoadScenario
+from tests.integration.redis_servers import PERSISTENT, RedisServer
 from tests.integration.replicas import Replicas
-from tests.integration.show import Show
+from tests.integration.tcp_proxy import TcpProxy
 from tests.waiting import wait_until
 
 WATCHERS = int(os.environ.get("REPLICAS_WATCHERS") or 150)
@@ -37,7 +37,7 @@ BLOWS = 2 * REPLICAS + 6
 class Stage:
     """Redis, the ways to it, and the replicas."""
 
-    def __init__(self, redis: Server, ways: list[Relay], replicas: Replicas) -> None:
+    def __init__(self, redis: RedisServer, ways: list[TcpProxy], replicas: Replicas) -> None:
         self.redis = redis
         self.ways = ways
         self.replicas = replicas
@@ -62,15 +62,15 @@ class Stage:
 
     async def redis_paused(self) -> None:
         """Have Redis answer nobody for longer than a replica stands to hear nothing."""
-        await self.redis.ask("CLIENT", "PAUSE", round(PAUSED_S * 1000), "ALL")
+        await self.redis.execute("CLIENT", "PAUSE", round(PAUSED_S * 1000), "ALL")
         await asyncio.sleep(PAUSED_S)
-        await wait_until(self.redis.answers)
+        await wait_until(self.redis.is_up)
 
     async def way_lost(self) -> None:
         """Have nothing pass between one replica and Redis, for so long that the replica is one to avoid."""
-        self.ways[1].hold()
+        self.ways[1].pause()
         await asyncio.sleep(2.4 * DEAF_S)
-        self.ways[1].release()
+        self.ways[1].resume()
 
 
 @pytest.fixture
@@ -78,26 +78,26 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
     """Run Redis and three replicas."""
     settings = {"DEAF_S": str(DEAF_S), "SILENCE_S": str(SILENCE_S), "DRAIN_S": str(DRAIN_S)}
     async with AsyncExitStack() as stack:
-        redis = await stack.enter_async_context(Server.running(tmp_path, *PERSISTENT))
-        ways = [await stack.enter_async_context(Relay.running(lambda: [redis.port])) for _ in range(REPLICAS)]
+        redis = await stack.enter_async_context(RedisServer.running(tmp_path, *PERSISTENT))
+        ways = [await stack.enter_async_context(TcpProxy.running(lambda: [redis.port])) for _ in range(REPLICAS)]
         urls = [f"redis://127.0.0.1:{way.port}/0" for way in ways]
         replicas = await stack.enter_async_context(Replicas.running(urls, tmp_path / "keys", **settings))
         yield Stage(redis, ways, replicas)
 
 
-async def befall(show: Show, stage: Stage, count: int) -> None:
+async def befall(show: LoadScenario, stage: Stage, count: int) -> None:
     """Let all faults happen, one after the other."""
     for number, replica in enumerate(stage.replicas.all):
-        await show.strike(f"replica {number} stopped", count, replica.stop, replica.start)
-        await show.strike(f"replica {number} killed", count, replica.kill, replica.start)
-    await show.strike("Redis killed", count, stage.redis_killed)
+        await show.inject(f"replica {number} stopped", count, replica.stop, replica.start)
+        await show.inject(f"replica {number} killed", count, replica.kill, replica.start)
+    await show.inject("Redis killed", count, stage.redis_killed)
     for kind in ("normal", "pubsub"):
-        await show.strike(
-            f"connections killed: {kind}", count, partial(stage.redis.ask, "CLIENT", "KILL", "TYPE", kind)
+        await show.inject(
+            f"connections killed: {kind}", count, partial(stage.redis.execute, "CLIENT", "KILL", "TYPE", kind)
         )
-    await show.strike("Redis paused", count, stage.redis_paused)
-    await show.strike("one way to Redis lost", count, stage.way_lost)
-    await show.strike(
+    await show.inject("Redis paused", count, stage.redis_paused)
+    await show.inject("one way to Redis lost", count, stage.way_lost)
+    await show.inject(
         "Redis and a replica killed", count, stage.redis_killed_and_a_replica, stage.replicas.all[0].start
     )
 
@@ -106,8 +106,8 @@ async def befall(show: Show, stage: Stage, count: int) -> None:
 @pytest.mark.parametrize("seed", [SEED], ids="REPLICAS_SEED={}".format)
 async def test_every_watcher_ends_with_the_last_version(stage: Stage, seed: int) -> None:
     """Nobody sees a version go down, and 99 of 100 endings come within five seconds of a fault's end."""
-    show_of = Show.running(stage.replicas, jobs=JOBS, watchers=WATCHERS, pace_s=PACE_S, seed=seed)
+    show_of = LoadScenario.running(stage.replicas, jobs=JOBS, watchers=WATCHERS, pace_s=PACE_S, seed=seed)
     async with show_of as show:
         await befall(show, stage, JOBS // (BLOWS + 1))
-        await show.finish()
+        await show.finish_all()
         assert await show.problems(stage.redis_url) == []

@@ -10,7 +10,7 @@ import pytest
 from headway.contracts import Timestamp
 from headway.tokens import Grant, TokenSigner, make_keys
 from tests.integration.test_cancel import reaches
-from tests.leaks import MARKER, leaks, leaks_under
+from tests.leaks import MARKER, find_secrets, find_secrets_in_logs
 from tests.stack import JOBS, running
 
 
@@ -41,8 +41,8 @@ async def test_what_is_secret_is_in_no_log(tmp_path: Path) -> None:
         logs = sorted(path.name for path in (stack.folder / "logs").iterdir())
     assert {"submitter.log", "worker.log", "notifier.log"} <= set(logs)
     assert all((tmp_path / "logs" / name).read_text() for name in ("submitter.log", "worker.log", "notifier.log"))
-    assert leaks_under(tmp_path) == []
-    assert leaks("".join(stack.output)) == []
+    assert find_secrets_in_logs(tmp_path) == []
+    assert find_secrets("".join(stack.output)) == []
 
 
 @pytest.mark.parametrize("kind", ["token", "key", "payload"])
@@ -59,6 +59,6 @@ def test_a_secret_in_a_log_is_found(tmp_path: Path, kind: str) -> None:
     log = tmp_path / "logs" / "worker.log"
     log.parent.mkdir()
     log.write_text(f"nothing here\nbut {secret} there\n")
-    assert len(leaks_under(tmp_path)) == 1
+    assert len(find_secrets_in_logs(tmp_path)) == 1
     log.write_text("nothing here\n")
-    assert leaks_under(tmp_path) == []
+    assert find_secrets_in_logs(tmp_path) == []

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from services.notifier.records.keys import job_key
 from tests.integration.conftest import Notifier, new_id, report
-from tests.integration.events import Event, events
+from tests.integration.event_stream import Event, read_events
 from tests.waiting import wait_until
 
 
@@ -27,7 +27,7 @@ async def stream(
         assert response.status == 200, await response.text()
         assert response.headers["Content-Type"] == "text/event-stream"
         assert response.headers["X-Accel-Buffering"] == "no"
-        async with aclosing(events(response)) as found:
+        async with aclosing(read_events(response)) as found:
             first = await anext(found)
             assert first.comment is not None
             datetime.fromisoformat(first.comment)

@@ -15,9 +15,9 @@ import pytest
 from redis.crc import key_slot
 
 from services.notifier.records.keys import job_key
-from tests.integration.redis_servers import Cluster, Watched
+from tests.integration.load_scenario import LoadScenario
+from tests.integration.redis_servers import RedisCluster, SentinelGroup
 from tests.integration.replicas import Replicas
-from tests.integration.show import Show
 
 WATCHERS = int(os.environ.get("TOPOLOGY_WATCHERS") or 40)
 SEED = int(os.environ.get("TOPOLOGY_SEED") or 1)
@@ -28,47 +28,47 @@ SECONDS_SLOTS = range(5_462, 10_924)  # the second primary's
 
 
 @pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+async def cluster(tmp_path: Path) -> AsyncIterator[RedisCluster]:
     """Run a cluster."""
-    async with Cluster.running(tmp_path) as cluster:
+    async with RedisCluster.running(tmp_path) as cluster:
         yield cluster
 
 
 @pytest.fixture
-async def watched(tmp_path: Path) -> AsyncIterator[Watched]:
+async def watched(tmp_path: Path) -> AsyncIterator[SentinelGroup]:
     """Run a primary and a replica behind Sentinel."""
-    async with Watched.running(tmp_path) as watched:
+    async with SentinelGroup.running(tmp_path) as watched:
         yield watched
 
 
 @asynccontextmanager
-async def playing(redis_url: str, keys: Path) -> AsyncIterator[Show]:
+async def playing(redis_url: str, keys: Path) -> AsyncIterator[LoadScenario]:
     """Play a show over two replicas that read nothing just because it is silent, and judge it at the end."""
     async with (
         Replicas.running([redis_url] * 2, keys, SILENCE_S="60") as replicas,
-        Show.running(replicas, jobs=JOBS, watchers=WATCHERS, pace_s=PACE_S, seed=SEED) as show,
+        LoadScenario.running(replicas, jobs=JOBS, watchers=WATCHERS, pace_s=PACE_S, seed=SEED) as show,
     ):
         yield show
-        await show.finish()
+        await show.finish_all()
         assert await show.problems(redis_url) == []
 
 
-async def test_a_cluster_is_followed_through_moved_slots_and_a_failover(cluster: Cluster, tmp_path: Path) -> None:
+async def test_a_cluster_is_followed_through_moved_slots_and_a_failover(cluster: RedisCluster, tmp_path: Path) -> None:
     """Every watcher ends with the last version of its job, though the job's server has become another."""
     async with playing(cluster.url, tmp_path / "keys") as show:
-        slots = {job.id: key_slot(job_key(job.id).encode()) for job in show.going}
+        slots = {job.id: key_slot(job_key(job.id).encode()) for job in show.unfinished}
         moved = [slot for slot in slots.values() if slot in SECONDS_SLOTS][:3]
-        show.going.sort(key=lambda job: slots[job.id] not in moved)  # so that they end meanwhile
+        show.unfinished.sort(key=lambda job: slots[job.id] not in moved)  # so that they end meanwhile
 
         async def move() -> None:
             for slot in moved:
-                await cluster.move(slot)
+                await cluster.move_slot(slot)
 
-        await show.strike("slots moved", ENDING, move)
-        await show.strike("failover", ENDING, cluster.fail_over)
+        await show.inject("slots moved", ENDING, move)
+        await show.inject("failover", ENDING, cluster.fail_over)
 
 
-async def test_sentinel_is_followed_through_a_failover(watched: Watched, tmp_path: Path) -> None:
+async def test_sentinel_is_followed_through_a_failover(watched: SentinelGroup, tmp_path: Path) -> None:
     """Every watcher ends with the last version of its job, though the server has become another."""
     async with playing(watched.url, tmp_path / "keys") as show:
-        await show.strike("failover", ENDING, watched.fail_over)
+        await show.inject("failover", ENDING, watched.fail_over)

@@ -17,106 +17,106 @@ import aiohttp
 
 from headway.backoff import full_jitter_s
 from tests.integration.conftest import report
-from tests.integration.crowd import Job
+from tests.integration.load_watchers import WatchedJob
 from tests.integration.replicas import Replica
 
 TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3)
 BACKOFF_S, BACKOFF_CAP_S = 0.1, 2.0
 
 
-class Away(ConnectionError):
+class NotifierUnavailable(ConnectionError):
     """A replica could not be asked, or cannot tell."""
 
 
-class Work:
+class ReportedJob:
     """A job as its worker knows it."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: WatchedJob) -> None:
         self.job = job
         self.sequence = 0
         self.step = 0
         self.sent_at = float("-inf")
-        self.ends = False
-        self.ended = False
-        self.doubted = False  # whether an ending was sent that nobody has answered
+        self.finish_requested = False
+        self.finished = False
+        self.outcome_uncertain = False  # whether an ending was sent that nobody has answered
 
-    def due(self, pace_s: float, now: float) -> bool:
+    def is_due(self, pace_s: float, now: float) -> bool:
         """Tell whether there is something to report now."""
-        return not self.ended and (self.ends or now - self.sent_at >= pace_s)
+        return not self.finished and (self.finish_requested or now - self.sent_at >= pace_s)
 
-    def stamp(self, now: float) -> dict[str, Any]:
+    def next_report(self, now: float) -> dict[str, Any]:
         """Make the report of now."""
         self.sequence += 1
         self.step += 1
         self.sent_at = now
-        done = {"status": "succeeded", "result": {"steps": self.step}} if self.ends else {}
-        return report(self.job.id, self.sequence, progress={"current": self.step}, **done)
+        outcome = {"status": "succeeded", "result": {"steps": self.step}} if self.finish_requested else {}
+        return report(self.job.id, self.sequence, progress={"current": self.step}, **outcome)
 
 
-class Reporter:
+class FakeWorker:
     """One worker."""
 
-    def __init__(self, jobs: Sequence[Job], replicas: Sequence[Replica], key: str, pace_s: float) -> None:
-        self.works = {job.id: Work(job) for job in jobs}
+    def __init__(self, jobs: Sequence[WatchedJob], replicas: Sequence[Replica], key: str, pace_s: float) -> None:
+        self.jobs = {job.id: ReportedJob(job) for job in jobs}
         self.problems: list[str] = []
         self.failures = 0  # of requests, so far
         self._replicas = itertools.cycle(replicas)
         self._headers = {"Authorization": f"Bearer {key}"}
-        self._pace_s = pace_s
-        self._told = asyncio.Event()
+        self._report_interval_s = pace_s
+        self._wakeup = asyncio.Event()
 
-    def end(self, job: Job) -> None:
+    def finish(self, job: WatchedJob) -> None:
         """End a job."""
-        self.works[job.id].ends = True
-        self._told.set()
+        self.jobs[job.id].finish_requested = True
+        self._wakeup.set()
 
     async def run(self) -> None:
         """Report until all jobs have ended."""
         failures = 0
         async with aiohttp.ClientSession(timeout=TIMEOUT, cookie_jar=aiohttp.DummyCookieJar()) as session:
-            while not all(work.ended for work in self.works.values()):
+            while not all(work.finished for work in self.jobs.values()):
                 try:
-                    await self._turn(session)
+                    await self._tick(session)
                     failures = 0
-                except Away:
+                except NotifierUnavailable:
                     failures += 1
                     self.failures += 1
                     await asyncio.sleep(full_jitter_s(failures, BACKOFF_S, BACKOFF_CAP_S))
 
-    async def _turn(self, session: aiohttp.ClientSession) -> None:
-        self._told.clear()
+    async def _tick(self, session: aiohttp.ClientSession) -> None:
+        self._wakeup.clear()
         now = time.monotonic()
-        due = [work for work in self.works.values() if work.due(self._pace_s, now)]
+        due = [work for work in self.jobs.values() if work.is_due(self._report_interval_s, now)]
         if due:
             await self._send(session, due)
             return
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._pace_s / 10):
-                await self._told.wait()
+            async with asyncio.timeout(self._report_interval_s / 10):
+                await self._wakeup.wait()
 
-    async def _send(self, session: aiohttp.ClientSession, due: Sequence[Work]) -> None:
+    async def _send(self, session: aiohttp.ClientSession, due: Sequence[ReportedJob]) -> None:
         now = time.monotonic()
-        reports = [work.stamp(now) for work in due]
-        ending = [work for work in due if work.ends]
+        reports = [work.next_report(now) for work in due]
+        finishing = [work for work in due if work.finish_requested]
         url = f"{next(self._replicas).internal}/reports"
         try:
             async with session.post(url, json=reports, headers=self._headers) as response:
                 if response.status != 200:
                     if response.status != 503:
                         self.problems.append(f"answered {response.status}: {await response.text()}")
-                    raise Away
+                    raise NotifierUnavailable
                 verdicts = await response.json()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             for work in due:
                 work.sent_at = float("-inf")
-            for work in ending:
-                work.doubted = True
-            raise Away from error
+            for work in finishing:
+                work.outcome_uncertain = True
+            raise NotifierUnavailable from error
         for work, verdict in zip(due, verdicts, strict=True):
-            self._judge(work, verdict, work in ending)
+            self._on_verdict(work, verdict, work in finishing)
 
-    def _judge(self, work: Work, verdict: dict[str, Any], ending: bool) -> None:
-        repeated = verdict["reason"] == "finished" and work.doubted
+    def _on_verdict(self, work: ReportedJob, verdict: dict[str, Any], ending: bool) -> None:
+        repeated = verdict["reason"] == "finished" and work.outcome_uncertain
         if verdict["job_id"] != work.job.id or not (verdict["accepted"] or repeated):
             self.problems.append(f"{work.sequence} of {work.job.id} got {verdict}")
-        work.ended = ending
+        work.finished = ending

@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 
 ALBUMS = {"sea": 12}
-_asked: set[str] = set()
+_unlocked: set[str] = set()
 
 
-def tell(line: str) -> None:
+def record(line: str) -> None:
     """Write a line into the file that the test reads."""
     with Path(os.environ["SHOP_LOG"]).open("a") as file:
         file.write(f"{line}\n")
@@ -19,12 +19,12 @@ def tell(line: str) -> None:
 async def charge(customer: str, key: str) -> None:
     """Take money from a customer."""
     await asyncio.sleep(0.05)
-    tell(f"charged {customer} {key}")
+    record(f"charged {customer} {key}")
 
 
 def locked(album: str) -> bool:
     """Tell whether somebody else has the album: the first one who asks is told so."""
-    return album not in _asked and not _asked.add(album)  # type: ignore[func-returns-value]
+    return album not in _unlocked and not _unlocked.add(album)  # type: ignore[func-returns-value]
 
 
 def copy(album: str) -> int:
@@ -40,8 +40,8 @@ class Camera:
 
     def discard(self) -> None:
         """Throw away what is recorded."""
-        tell(f"discarded {self._job_id}")
+        record(f"discarded {self._job_id}")
 
     def close(self) -> None:
         """Close it."""
-        tell(f"closed {self._job_id}")
+        record(f"closed {self._job_id}")

@@ -14,46 +14,46 @@ import aiohttp
 from tests.stack import ENDED, Stack
 
 Snapshot = dict[str, Any]
-PAUSE_S = 0.1  # between two tries to connect
+RECONNECT_PAUSE_S = 0.1  # between two tries to connect
 
 
-class Audience:
+class JobsWatcher:
     """What has been shown of each job, in the order of its coming."""
 
     def __init__(self, stack: Stack) -> None:
-        self.seen: dict[str, list[Snapshot]] = defaultdict(list)
-        self.sockets = 0
+        self.snapshots: dict[str, list[Snapshot]] = defaultdict(list)
+        self.connections = 0
         self._stack = stack
         self._receipts: list[dict[str, Any]] = []
         self._socket: aiohttp.ClientWebSocketResponse | None = None
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
     async def watch(self, receipt: dict[str, Any]) -> None:
         """Watch one more job."""
         self._receipts.append(receipt)
         if self._socket is not None:
-            await self._ask(self._socket, receipt)
+            await self._subscribe(self._socket, receipt)
 
     def last(self, job_id: str) -> Snapshot:
         """Return what was shown of a job last."""
-        return self.seen[job_id][-1]
+        return self.snapshots[job_id][-1]
 
     def status(self, job_id: str) -> str | None:
         """Return a job's status as it was shown last."""
-        return self.seen[job_id][-1]["status"] if self.seen[job_id] else None
+        return self.snapshots[job_id][-1]["status"] if self.snapshots[job_id] else None
 
-    def having(self, *statuses: str) -> set[str]:
+    def with_status(self, *statuses: str) -> set[str]:
         """Name the jobs that have one of these statuses."""
         return {receipt["id"] for receipt in self._receipts if self.status(receipt["id"]) in statuses}
 
-    async def all_have(self, job_ids: set[str], *statuses: str, timeout_s: float = 20) -> None:
+    async def wait_for_status(self, job_ids: set[str], *statuses: str, timeout_s: float = 20) -> None:
         """Wait until all of these jobs have one of these statuses."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while not job_ids <= self.having(*statuses):
-                    self._news.clear()
-                    await self._news.wait()
-        missing = {job_id: self.status(job_id) for job_id in job_ids - self.having(*statuses)}
+                while not job_ids <= self.with_status(*statuses):
+                    self._changed.clear()
+                    await self._changed.wait()
+        missing = {job_id: self.status(job_id) for job_id in job_ids - self.with_status(*statuses)}
         assert not missing, f"not {statuses} within {timeout_s} s: {missing}"
 
     async def run(self) -> None:
@@ -61,41 +61,41 @@ class Audience:
         while True:
             with suppress(aiohttp.ClientError, OSError):
                 async with self._stack.session.ws_connect(f"{self._stack.env['LIVE_URL']}/live") as socket:
-                    self.sockets += 1
+                    self.connections += 1
                     for receipt in self._receipts:  # those too that come meanwhile
-                        await self._ask(socket, receipt)
+                        await self._subscribe(socket, receipt)
                     self._socket = socket
                     async for message in socket:
-                        self._take(message.json())
+                        self._on_message(message.json())
             self._socket = None
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(RECONNECT_PAUSE_S)
 
-    def _take(self, told: dict[str, Any]) -> None:
-        if (job := told.get("job")) is not None:
-            self.seen[job["id"]].append(job)
-            self._news.set()
-        assert told.get("error", {"code": "unknown"})["code"] == "unknown", told
+    def _on_message(self, message: dict[str, Any]) -> None:
+        if (job := message.get("job")) is not None:
+            self.snapshots[job["id"]].append(job)
+            self._changed.set()
+        assert message.get("error", {"code": "unknown"})["code"] == "unknown", message
 
-    async def _ask(self, socket: aiohttp.ClientWebSocketResponse, receipt: dict[str, Any]) -> None:
-        seen = self.seen[receipt["id"]]
+    async def _subscribe(self, socket: aiohttp.ClientWebSocketResponse, receipt: dict[str, Any]) -> None:
+        seen = self.snapshots[receipt["id"]]
         known = {"version": seen[-1]["version"]} if seen and seen[-1]["version"] else {}
         with suppress(ConnectionError):  # the socket is being lost, and the next one asks again
             await socket.send_json({"watch": receipt["token"], **known})
 
-    def misled(self) -> list[str]:
+    def violations(self) -> list[str]:
         """Say where a version went down, or something came after an ending."""
         return [
             f"{job_id}: {[(job['version'], job['status']) for job in (before, after)]}"
-            for job_id, jobs in self.seen.items()
+            for job_id, jobs in self.snapshots.items()
             for before, after in itertools.pairwise(jobs)
             if before["version"] > after["version"] or (before["status"] in ENDED and before != after)
         ]
 
 
 @asynccontextmanager
-async def audience(stack: Stack) -> AsyncIterator[Audience]:
+async def watch_jobs(stack: Stack) -> AsyncIterator[JobsWatcher]:
     """Watch until the block ends."""
-    watching = Audience(stack)
+    watching = JobsWatcher(stack)
     task = asyncio.create_task(watching.run())
     try:
         yield watching

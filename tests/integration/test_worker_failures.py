@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.integration.audience import audience
-from tests.integration.effects import Effects, written
-from tests.integration.fleet import ALONE, HEARTBEAT_S, LEASE_S, fleet
+from tests.integration.handler_log import HandlerLog, format_entries
+from tests.integration.watchers import watch_jobs
+from tests.integration.worker_fleet import HEARTBEAT_S, IDLE_WORKER, LEASE_S, run_workers
 from tests.stack import Stack, running
 from tests.waiting import wait_until
 
@@ -28,7 +28,7 @@ WITHIN_S = 2.0  # from the last answer to a cancel to the last ending, and from 
 @pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     """Run the system without workers."""
-    async with running(tmp_path_factory.mktemp("fleet"), DRAIN_S="0", **ALONE) as stack:
+    async with running(tmp_path_factory.mktemp("fleet"), DRAIN_S="0", **IDLE_WORKER) as stack:
         yield stack
 
 
@@ -40,101 +40,101 @@ async def submit(stack: Stack, count: int, kind: str, payload: Any = None, **mor
 
 async def test_cancelled_jobs_end_at_once_and_queued_ones_never_start(stack: Stack, tmp_path: Path) -> None:
     """Of fifty running and fifty queued jobs all are cancelled within two seconds, and no queued one has started."""
-    async with audience(stack) as seen, fleet(stack, tmp_path, 2, WORKER_CONCURRENCY="25", **LONG) as workers:
+    async with watch_jobs(stack) as seen, run_workers(stack, tmp_path, 2, WORKER_CONCURRENCY="25", **LONG) as workers:
         jobs = await submit(stack, 100, "hold", str(tmp_path / "gate"))
         for receipt in jobs.values():
             await seen.watch(receipt)
-        await wait_until(lambda: len(workers.effects.jobs) == 50)
-        begun = workers.effects.jobs
-        await seen.all_have(begun, "running")
-        await seen.all_have(set(jobs) - begun, "queued")
+        await wait_until(lambda: len(workers.handler_log.jobs) == 50)
+        begun = workers.handler_log.jobs
+        await seen.wait_for_status(begun, "running")
+        await seen.wait_for_status(set(jobs) - begun, "queued")
         asked_at = time.monotonic()
         await asyncio.gather(*(stack.cancel(jobs[job_id]) for job_id in sorted(jobs, key=begun.__contains__)))
         answered_s = time.monotonic() - asked_at
-        await seen.all_have(set(jobs), "cancelled", timeout_s=WITHIN_S)
+        await seen.wait_for_status(set(jobs), "cancelled", timeout_s=WITHIN_S)
         log.info("100 jobs were cancelled within %.2f s, asking took %.2f", time.monotonic() - asked_at, answered_s)
-        await wait_until(lambda: workers.effects.that("cancelled cancel").jobs == begun)
+        await wait_until(lambda: workers.handler_log.matching("cancelled cancel").jobs == begun)
         ((after, receipt),) = (await submit(stack, 1, "nap", 0)).items()  # behind all that were queued
         await seen.watch(receipt)
-        await seen.all_have({after}, "succeeded")
-        assert workers.effects.that("start").jobs == {*begun, after}
-        assert seen.misled() == []
+        await seen.wait_for_status({after}, "succeeded")
+        assert workers.handler_log.matching("start").jobs == {*begun, after}
+        assert seen.violations() == []
 
 
 async def test_a_frozen_worker_that_wakes_up_too_late_moves_nothing(stack: Stack, tmp_path: Path) -> None:
     """It is frozen beyond its lease and another one has its jobs: it stops within a heartbeat, however they run."""
     gate = tmp_path / "gate"
-    async with audience(stack) as seen, fleet(stack, tmp_path, 1) as workers:
+    async with watch_jobs(stack) as seen, run_workers(stack, tmp_path, 1) as workers:
         (frozen,) = workers.workers
         held = {**await submit(stack, 2, "hold", str(gate)), **await submit(stack, 2, "hold-in-thread", str(gate))}
         held |= (in_process := await submit(stack, 2, "hold-in-process", str(gate)))
-        await wait_until(lambda: workers.effects.that("start").jobs == set(held))
+        await wait_until(lambda: workers.handler_log.matching("start").jobs == set(held))
         naps = await submit(stack, 2, "nap", LEASE_S)  # over for the frozen one as soon as it wakes up
         for receipt in (*held.values(), *naps.values()):
             await seen.watch(receipt)
         jobs = {*held, *naps}
-        await wait_until(lambda: workers.effects.that("start").jobs == jobs)
-        await seen.all_have(jobs, "running")
+        await wait_until(lambda: workers.handler_log.matching("start").jobs == jobs)
+        await seen.wait_for_status(jobs, "running")
         frozen.signal(signal.SIGSTOP)
         (other,) = await workers.add()
-        await wait_until(lambda: workers.effects.by(other.pid).that("start").jobs == jobs)
+        await wait_until(lambda: workers.handler_log.by_worker(other.pid).matching("start").jobs == jobs)
         thawed_at = time.monotonic()
         frozen.signal(signal.SIGCONT)
         stopped = set(held) - set(in_process)  # processes have ended themselves meanwhile
-        await wait_until(lambda: workers.effects.by(frozen.pid).that("cancelled lease").jobs >= stopped)
-        await seen.all_have(set(naps), "succeeded")
+        await wait_until(lambda: workers.handler_log.by_worker(frozen.pid).matching("cancelled lease").jobs >= stopped)
+        await seen.wait_for_status(set(naps), "succeeded")
         gate.touch()
-        await seen.all_have(jobs, "succeeded")
-        effects = workers.effects
-        last = max(effect.at for effect in effects.by(frozen.pid))
+        await seen.wait_for_status(jobs, "succeeded")
+        effects = workers.handler_log
+        last = max(effect.at for effect in effects.by_worker(frozen.pid))
         log.info("the frozen worker did its last %.3f s after it woke up", last - thawed_at)
         assert last < thawed_at + HEARTBEAT_S
-        assert Effects(effect for effect in effects if effect.job_id in in_process).late(0) == []
+        assert HandlerLog(effect for effect in effects if effect.job_id in in_process).overlapping(0) == []
         assert [seen.last(job_id)["result"] for job_id in jobs] == [2] * len(jobs)
-        assert seen.misled() == []
+        assert seen.violations() == []
 
 
 async def test_a_stopping_workers_jobs_go_on_elsewhere_at_once(stack: Stack, tmp_path: Path) -> None:
     """Within two seconds of its exit another worker is at all twenty, and that has cost none of them an attempt."""
     gate = tmp_path / "gate"
-    async with audience(stack) as seen, fleet(stack, tmp_path, 1, WORKER_CONCURRENCY="20", **LONG) as workers:
+    async with watch_jobs(stack) as seen, run_workers(stack, tmp_path, 1, WORKER_CONCURRENCY="20", **LONG) as workers:
         leaving = workers.workers[0]
         jobs = await submit(stack, 20, "hold", str(gate))
         for receipt in jobs.values():
             await seen.watch(receipt)
-        await wait_until(lambda: workers.effects.jobs == set(jobs))
+        await wait_until(lambda: workers.handler_log.jobs == set(jobs))
         (other,) = await workers.add()
         left_at = await leaving.stop()
-        await wait_until(lambda: workers.effects.by(other.pid).that("start").jobs == set(jobs), 10)
+        await wait_until(lambda: workers.handler_log.by_worker(other.pid).matching("start").jobs == set(jobs), 10)
         gate.touch()
-        await seen.all_have(set(jobs), "succeeded")
-        effects = workers.effects
-        starts = [effect.at - left_at for effect in effects.by(other.pid).that("start")]
+        await seen.wait_for_status(set(jobs), "succeeded")
+        effects = workers.handler_log
+        starts = [effect.at - left_at for effect in effects.by_worker(other.pid).matching("start")]
         log.info("20 jobs went on within %.2f s of the exit", max(starts))
         assert max(starts) < WITHIN_S
         assert {effect.attempt for effect in effects} == {1}
-        assert effects.by(leaving.pid).that("cancelled stop").jobs == set(jobs)
-        assert effects.late(0) == []
+        assert effects.by_worker(leaving.pid).matching("cancelled stop").jobs == set(jobs)
+        assert effects.overlapping(0) == []
         assert {(job["status"], job["attempt"], job["result"]) for job in map(seen.last, jobs)} == {("succeeded", 1, 1)}
-        assert seen.misled() == []
+        assert seen.violations() == []
 
 
 async def test_what_a_checkpoint_has_kept_is_never_done_again(stack: Stack, tmp_path: Path) -> None:
     """A job's worker is killed after each of six checkpoints, the moment that it is kept: that makes six steps."""
-    async with audience(stack) as seen, fleet(stack, tmp_path, 2, LEASE_S="2") as workers:
+    async with watch_jobs(stack) as seen, run_workers(stack, tmp_path, 2, LEASE_S="2") as workers:
         ((job_id, receipt),) = (await submit(stack, 1, "deadly-checkpoints", {"steps": KILLS})).items()
         await seen.watch(receipt)
 
         async def revive_after(number: int) -> None:
-            (saved,) = await wait_until(lambda: workers.effects.that(f"saved {number}"))
+            (saved,) = await wait_until(lambda: workers.handler_log.matching(f"saved {number}"))
             victim = workers.by_pid(saved.worker)
             await victim.kill()  # as its handler has done
             await victim.start()
 
         for number in range(KILLS):
             await revive_after(number)
-        await seen.all_have({job_id}, "succeeded")
-        effects = workers.effects
+        await seen.wait_for_status({job_id}, "succeeded")
+        effects = workers.handler_log
         assert effects.jobs == {job_id}
-        steps = [effect.what for effect in effects.that("step ")]
-        assert steps == [f"step {number}" for number in range(KILLS)], written(effects)
+        steps = [effect.event for effect in effects.matching("step ")]
+        assert steps == [f"step {number}" for number in range(KILLS)], format_entries(effects)

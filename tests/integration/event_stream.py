@@ -21,7 +21,7 @@ class Event:
     comment: str | None = None
 
 
-async def events(response: aiohttp.ClientResponse) -> AsyncGenerator[Event, None]:
+async def read_events(response: aiohttp.ClientResponse) -> AsyncGenerator[Event, None]:
     """Yield the blocks of a stream, comments and hints too."""
     event, data = Event(), list[str]()
     async for raw in response.content:

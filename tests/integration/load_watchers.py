@@ -16,17 +16,17 @@ from msgspec import Struct
 
 from headway.backoff import full_jitter_s
 from headway.contracts import ENDED, JobStatus, Timestamp, decode
-from tests.integration.relay import HOST
+from tests.integration.tcp_proxy import HOST
 
 BACKOFF_S, BACKOFF_CAP_S = 0.25, 5.0
-ANSWER_S = 15.0  # for a head: longer than a notifier waits for Redis
-WAIT_S = 30
+RESPONSE_TIMEOUT_S = 15.0  # for a head: longer than a notifier waits for Redis
+LONG_POLL_S = 30
 POLL_PAUSE_S = 0.1
-RESTART = 1012
-KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+CLOSE_SERVICE_RESTART = 1012
+WEBSOCKET_KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 
 
-class Shown(Struct):
+class SnapshotHeader(Struct):
     """What a watcher needs of a snapshot."""
 
     id: str
@@ -35,15 +35,15 @@ class Shown(Struct):
     finished_at: Timestamp | None
 
 
-class Told(Struct):
+class ServerMessage(Struct):
     """What a socket tells."""
 
-    job: Shown | None = None
+    job: SnapshotHeader | None = None
     error: Any = None
     hello: Any = None
 
 
-class Job:
+class WatchedJob:
     """A job that is watched, and who watches it."""
 
     def __init__(self, job_id: str, token: str) -> None:
@@ -52,33 +52,44 @@ class Job:
         self.watchers: list[Watcher] = []
 
     @property
-    def seen_ended(self) -> bool:
+    def outcome_seen_by_all(self) -> bool:
         """Tell whether all its watchers have seen its ending."""
-        return all(watcher.ended is not None for watcher in self.watchers)
+        return all(watcher.outcome is not None for watcher in self.watchers)
 
 
 class Watcher(ABC):
     """Watches a job for as long as there is something to see."""
 
-    __slots__ = ("connections", "done", "ended", "failures", "job", "pause_s", "port", "problems", "seen_at", "version")
+    __slots__ = (
+        "connections",
+        "done",
+        "failures",
+        "job",
+        "outcome",
+        "outcome_seen_at",
+        "port",
+        "problems",
+        "retry_after_s",
+        "version",
+    )
     transport: ClassVar[str]
 
-    def __init__(self, job: Job, port: int) -> None:
+    def __init__(self, job: WatchedJob, port: int) -> None:
         self.job = job
         self.port = port
         self.version: int | None = None
-        self.ended: Shown | None = None
-        self.seen_at = Timestamp(0)  # when its ending was
+        self.outcome: SnapshotHeader | None = None
+        self.outcome_seen_at = Timestamp(0)  # when its ending was
         self.done = False
         self.connections = self.failures = 0
-        self.pause_s = 0.0  # that the server asks for
+        self.retry_after_s = 0.0  # that the server asks for
         self.problems: list[str] = []
 
     async def run(self) -> None:
         """Watch, and come back after each loss with what was seen."""
         while not self.done:
             try:
-                async with asyncio.timeout(ANSWER_S):
+                async with asyncio.timeout(RESPONSE_TIMEOUT_S):
                     reader, writer = await asyncio.open_connection(HOST, self.port)
                 try:
                     await self.watch(reader, writer)
@@ -86,52 +97,52 @@ class Watcher(ABC):
                     writer.transport.abort()
             except (OSError, EOFError):
                 pass  # refused, turned away or lost
-            wait_s = self.pause_s + full_jitter_s(self.failures, BACKOFF_S, BACKOFF_CAP_S)
+            wait_s = self.retry_after_s + full_jitter_s(self.failures, BACKOFF_S, BACKOFF_CAP_S)
             self.failures += 1
-            self.pause_s = 0.0
+            self.retry_after_s = 0.0
             await asyncio.sleep(wait_s)
 
     @abstractmethod
     async def watch(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Watch over one connection until it ends."""
 
-    def greeted(self) -> None:
+    def on_connected(self) -> None:
         """Take that the server serves."""
         self.connections += 1
         self.failures = 0
 
-    def show(self, shown: Shown) -> None:
+    def on_snapshot(self, snapshot: SnapshotHeader) -> None:
         """Take a snapshot."""
-        if shown.id != self.job.id:
-            self.complain(f"was shown {shown.id}")
-        if shown.version < (self.version or 0):
-            self.complain(f"was shown {shown.version} after {self.version}")
-        if self.ended is not None and shown.version != self.ended.version:
-            self.complain(f"was shown {shown.status} after its end")
-        self.version = shown.version
-        if shown.status in ENDED and self.ended is None:
-            self.seen_at, self.ended = Timestamp.now(), shown
+        if snapshot.id != self.job.id:
+            self.add_problem(f"was shown {snapshot.id}")
+        if snapshot.version < (self.version or 0):
+            self.add_problem(f"was shown {snapshot.version} after {self.version}")
+        if self.outcome is not None and snapshot.version != self.outcome.version:
+            self.add_problem(f"was shown {snapshot.status} after its end")
+        self.version = snapshot.version
+        if snapshot.status in ENDED and self.outcome is None:
+            self.outcome_seen_at, self.outcome = Timestamp.now(), snapshot
 
-    def complain(self, what: str) -> None:
+    def add_problem(self, problem: str) -> None:
         """Note what must not be."""
-        self.problems.append(f"{self.transport} of {self.job.id}: {what}")
+        self.problems.append(f"{self.transport} of {self.job.id}: {problem}")
 
-    async def head(self, reader: asyncio.StreamReader, wait_s: float = 0) -> tuple[int, dict[str, str]]:
+    async def read_head(self, reader: asyncio.StreamReader, wait_s: float = 0) -> tuple[int, dict[str, str]]:
         """Read the head of an answer; return its status and its headers, whose names are in small letters."""
-        async with asyncio.timeout(wait_s + ANSWER_S):
+        async with asyncio.timeout(wait_s + RESPONSE_TIMEOUT_S):
             text = (await reader.readuntil(b"\r\n\r\n")).decode()
         first, *lines = text.rstrip().split("\r\n")
         return int(first.split()[1]), {
             name.lower(): value for name, _, value in (line.partition(": ") for line in lines)
         }
 
-    def get(self, path: str, *headers: str) -> bytes:
+    def encode_get(self, path: str, *headers: str) -> bytes:
         """Spell a request."""
         lines = (f"GET {path} HTTP/1.1", "Host: x", f"Authorization: Bearer {self.job.token}", *headers)
         return "\r\n".join((*lines, "", "")).encode()
 
 
-class SocketWatcher(Watcher):
+class WebSocketWatcher(Watcher):
     """Watches over a WebSocket, which an ending does not end."""
 
     __slots__ = ()
@@ -143,46 +154,46 @@ class SocketWatcher(Watcher):
             "Upgrade: websocket",
             "Connection: Upgrade",
             "Sec-WebSocket-Version: 13",
-            f"Sec-WebSocket-Key: {KEY}",
+            f"Sec-WebSocket-Key: {WEBSOCKET_KEY}",
         )
         writer.write("\r\n".join(("GET /live HTTP/1.1", "Host: x", *upgrade, "", "")).encode())
-        status, _ = await self.head(reader)
+        status, _ = await self.read_head(reader)
         if status == 503:
             return
         if status != 101:
-            self.complain(f"was answered {status}")
+            self.add_problem(f"was answered {status}")
             return
         known = {} if self.version is None else {"version": self.version}
-        writer.write(masked(0x81, msgspec.json.encode({"watch": self.job.token, **known})))
+        writer.write(encode_client_frame(0x81, msgspec.json.encode({"watch": self.job.token, **known})))
         while True:
-            opcode, data = await frame(reader)
+            opcode, data = await read_server_frame(reader)
             if opcode == 0x81:
-                self._take(decode(data, Told))
+                self._on_message(decode(data, ServerMessage))
             elif opcode == 0x89:
-                writer.write(masked(0x8A, data))
+                writer.write(encode_client_frame(0x8A, data))
             else:
-                if (opcode, code := int.from_bytes(data[:2], "big")) != (0x88, RESTART):
-                    self.complain(f"was closed with {opcode}, {code}")
-                writer.write(masked(0x88, data))
+                if (opcode, code := int.from_bytes(data[:2], "big")) != (0x88, CLOSE_SERVICE_RESTART):
+                    self.add_problem(f"was closed with {opcode}, {code}")
+                writer.write(encode_client_frame(0x88, data))
                 return
 
-    def _take(self, told: Told) -> None:
-        if told.hello is not None:
-            self.greeted()
-        elif told.job is not None:
-            self.show(told.job)
+    def _on_message(self, message: ServerMessage) -> None:
+        if message.hello is not None:
+            self.on_connected()
+        elif message.job is not None:
+            self.on_snapshot(message.job)
         else:
-            self.complain(f"was told {told.error}")
+            self.add_problem(f"was told {message.error}")
 
 
-def masked(opcode: int, data: bytes) -> bytes:
+def encode_client_frame(opcode: int, data: bytes) -> bytes:
     """Frame a message of a client, masked by zeros."""
     size = len(data)
     length = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2, "big")
     return bytes([opcode]) + length + b"\0\0\0\0" + data
 
 
-async def frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+async def read_server_frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     """Read a frame of a server: its first byte and its data."""
     opcode, size = await reader.readexactly(2)
     if size > 125:
@@ -190,7 +201,7 @@ async def frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     return opcode, await reader.readexactly(size)
 
 
-class StreamWatcher(Watcher):
+class EventStreamWatcher(Watcher):
     """Watches as an EventSource does: it comes back after every end, until it is told that there is nothing more."""
 
     __slots__ = ()
@@ -199,15 +210,15 @@ class StreamWatcher(Watcher):
     async def watch(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Read events line by line; the sizes of the chunks around them are no lines of an event."""
         known = [] if self.version is None else [f"Last-Event-ID: {self.version}"]
-        writer.write(self.get(f"/live/jobs/{self.job.id}/events", *known))
-        status, _ = await self.head(reader)
-        if status == 204 and self.ended is not None:
+        writer.write(self.encode_get(f"/live/jobs/{self.job.id}/events", *known))
+        status, _ = await self.read_head(reader)
+        if status == 204 and self.outcome is not None:
             self.done = True
             return
         if status != 200:  # an EventSource gives up on that
-            self.complain(f"was answered {status}")
+            self.add_problem(f"was answered {status}")
             return
-        self.greeted()
+        self.on_connected()
         name = number = data = b""
         while (line := await reader.readline()) not in (b"", b"0\r\n"):
             field, _, value = line.rstrip().partition(b": ")
@@ -220,19 +231,19 @@ class StreamWatcher(Watcher):
             elif field == b"retry":
                 self.pause_s = int(value) / 1000
             elif line == b"\n" and data:
-                self._take(name, number, data)
+                self._on_event(name, number, data)
                 data = b""
 
-    def _take(self, name: bytes, number: bytes, data: bytes) -> None:
+    def _on_event(self, name: bytes, number: bytes, data: bytes) -> None:
         if name != b"job":
-            self.complain(f"was told {data!r}")
+            self.add_problem(f"was told {data!r}")
             return
-        self.show(shown := decode(data, Shown))
+        self.on_snapshot(shown := decode(data, SnapshotHeader))
         if shown.version != int(number):
-            self.complain(f"was shown {shown.version} as {number!r}")
+            self.add_problem(f"was shown {shown.version} as {number!r}")
 
 
-class PollWatcher(Watcher):
+class LongPollWatcher(Watcher):
     """Watches by asking again and again, each time for what is newer, and leaves with the ending."""
 
     __slots__ = ()
@@ -241,26 +252,26 @@ class PollWatcher(Watcher):
     async def watch(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Ask on one connection for as long as the server keeps it."""
         self.connections += 1
-        while self.ended is None:
-            known = [] if self.version is None else [f'If-None-Match: "{self.version}"', f"Prefer: wait={WAIT_S}"]
-            asked_at = time.monotonic()
-            writer.write(self.get(f"/live/jobs/{self.job.id}", *known))
-            status, headers = await self.head(reader, WAIT_S)
+        while self.outcome is None:
+            known = [] if self.version is None else [f'If-None-Match: "{self.version}"', f"Prefer: wait={LONG_POLL_S}"]
+            requested_at = time.monotonic()
+            writer.write(self.encode_get(f"/live/jobs/{self.job.id}", *known))
+            status, headers = await self.read_head(reader, LONG_POLL_S)
             if status == 503:
                 return
-            await self._take(status, headers, await reader.readexactly(int(headers.get("content-length", 0))))
+            await self._on_response(status, headers, await reader.readexactly(int(headers.get("content-length", 0))))
             self.failures = 0
             if headers.get("connection") == "close":
                 return
-            if time.monotonic() - asked_at < POLL_PAUSE_S:
+            if time.monotonic() - requested_at < POLL_PAUSE_S:
                 await asyncio.sleep(random.uniform(0, POLL_PAUSE_S))
         self.done = True
 
-    async def _take(self, status: int, headers: dict[str, str], body: bytes) -> None:
+    async def _on_response(self, status: int, headers: dict[str, str], body: bytes) -> None:
         if status == 200:
-            self.show(decode(body, Shown))
+            self.on_snapshot(decode(body, SnapshotHeader))
         if status not in {200, 304} or headers["etag"] != f'"{self.version}"':
-            self.complain(f"was answered {status} of {headers.get('etag')}, and has {self.version}: {body!r}")
+            self.add_problem(f"was answered {status} of {headers.get('etag')}, and has {self.version}: {body!r}")
 
 
-KINDS = (SocketWatcher, StreamWatcher, PollWatcher)
+WATCHER_TYPES = (WebSocketWatcher, EventStreamWatcher, LongPollWatcher)

@@ -12,16 +12,16 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from dev.environment import ROOT, programs, wait_until_ready
-from tests.integration.effects import LOG, Effects
+from tests.integration.handler_log import LOG_VARIABLE, HandlerLog
 from tests.stack import Stack
 from tests.waiting import free_ports, metric
 
-ALONE = {"WORKER_QUEUE_NAME": "nobody", "WORKER_POLL_MAX_S": "10"}  # the system's own worker leaves the jobs alone
+IDLE_WORKER = {"WORKER_QUEUE_NAME": "unused", "WORKER_POLL_MAX_S": "10"}  # the stack's own worker reads another queue
 LEASE_S, HEARTBEAT_S = 3, 1.0
-EXIT_S = 20
+EXIT_TIMEOUT_S = 20
 
 
-class Worker:
+class WorkerProcess:
     """A worker that is started again and again."""
 
     def __init__(self, env: dict[str, str], folder: Path) -> None:
@@ -74,25 +74,25 @@ class Worker:
     async def stop(self) -> float:
         """Ask it to stop; return the monotonic time of its exit, which must be a clean one."""
         self.signal(signal.SIGTERM)
-        code = await asyncio.wait_for(self._process.wait(), EXIT_S)
+        code = await asyncio.wait_for(self._process.wait(), EXIT_TIMEOUT_S)
         exited_at = time.monotonic()
         assert code == 0, f"the worker has ended with {code}:\n{self.log[-2000:]}"
         return exited_at
 
 
-class Fleet:
+class WorkerFleet:
     """Some workers, and the log that all their handlers write."""
 
     def __init__(self, stack: Stack, folder: Path, env: dict[str, str]) -> None:
         self.folder = folder
-        self.workers: list[Worker] = []
+        self.workers: list[WorkerProcess] = []
         self._stack = stack
         self._log = folder / "effects"
         self._env = {
             **os.environ,
             **stack.env,
             "WORKER_JOBS": "tests.integration.chaos_jobs",
-            LOG: str(self._log),
+            LOG_VARIABLE: str(self._log),
             "LEASE_S": str(LEASE_S),
             "HEARTBEAT_S": str(HEARTBEAT_S),
             "POLL_MAX_S": "0.2",
@@ -101,19 +101,19 @@ class Fleet:
         }
 
     @property
-    def effects(self) -> Effects:
+    def handler_log(self) -> HandlerLog:
         """What the handlers have done so far."""
-        return Effects.read(self._log)
+        return HandlerLog.read(self._log)
 
-    async def add(self, count: int = 1) -> list[Worker]:
+    async def add(self, count: int = 1) -> list[WorkerProcess]:
         """Start more workers."""
         ports = map(str, free_ports(count))
-        added = [Worker({**self._env, "WORKER_INTERNAL_PORT": port}, self.folder) for port in ports]
+        added = [WorkerProcess({**self._env, "WORKER_INTERNAL_PORT": port}, self.folder) for port in ports]
         self.workers += added
         await asyncio.gather(*(worker.start() for worker in added))
         return added
 
-    def by_pid(self, pid: int) -> Worker:
+    def by_pid(self, pid: int) -> WorkerProcess:
         """Return the worker that has this process id now."""
         return next(worker for worker in self.workers if worker.pid == pid)
 
@@ -123,10 +123,10 @@ class Fleet:
 
 
 @asynccontextmanager
-async def fleet(stack: Stack, folder: Path, count: int, **env: str) -> AsyncIterator[Fleet]:
+async def run_workers(stack: Stack, folder: Path, count: int, **env: str) -> AsyncIterator[WorkerFleet]:
     """Run workers until the block ends."""
     folder.mkdir(exist_ok=True)
-    workers = Fleet(stack, folder, env)
+    workers = WorkerFleet(stack, folder, env)
     try:
         await workers.add(count)
         yield workers

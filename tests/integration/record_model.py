@@ -18,7 +18,7 @@ from headway.contracts import (
 from headway.tokens import Grant
 
 TAKEOVER_MS = 10 * 60_000
-KEEP_MS = 60 * 60_000
+RETENTION_MS = 60 * 60_000
 
 
 class Record(Struct, frozen=True, kw_only=True):
@@ -33,9 +33,9 @@ class Record(Struct, frozen=True, kw_only=True):
     expiry: int = 0
 
     @property
-    def run(self) -> tuple[int, str, int]:
+    def delivery_key(self) -> tuple[int, str, int]:
         """Name the run that owns the record: within it, sequences only rise."""
-        return run(self.state)
+        return delivery_key(self.state)
 
     @property
     def snapshot(self) -> bytes:
@@ -65,12 +65,12 @@ class Record(Struct, frozen=True, kw_only=True):
         )
 
 
-def run(report: JobReport) -> tuple[int, str, int]:
+def delivery_key(report: JobReport) -> tuple[int, str, int]:
     """Name the run that a report speaks for."""
     return report.generation, report.message_id, report.delivery
 
 
-def refusal(old: Record | None, report: JobReport, now: Timestamp) -> Reason | None:
+def rejection(old: Record | None, report: JobReport, now: Timestamp) -> Reason | None:
     """Say why a report is refused, None when it is accepted."""
     if old is None or report.generation > old.state.generation:
         return None
@@ -79,8 +79,8 @@ def refusal(old: Record | None, report: JobReport, now: Timestamp) -> Reason | N
     if old.state.status in ENDED:
         return "finished"
     if report.message_id != old.state.message_id:
-        last_sign = max(old.version, old.state.lease_until or 0, old.state.due_at or 0)
-        return "duplicate" if now - last_sign < TAKEOVER_MS else None
+        last_sign_of_life = max(old.version, old.state.lease_until or 0, old.state.due_at or 0)
+        return "duplicate" if now - last_sign_of_life < TAKEOVER_MS else None
     if report.delivery != old.state.delivery:
         return "superseded" if report.delivery < old.state.delivery else None
     return None if report.sequence > old.state.sequence else "stale"
@@ -89,17 +89,17 @@ def refusal(old: Record | None, report: JobReport, now: Timestamp) -> Reason | N
 def accept(old: Record | None, report: JobReport, now: Timestamp) -> Record:
     """Return the record after an accepted report; the same version when watchers see no difference."""
     if old is None:
-        return _change(Record(state=report, started_at=_start(None, report, now)), None, now)
-    kept_request = old.cancel_requested and report.generation == old.state.generation
-    started_at = _start(old.started_at if run(report) == old.run else None, report, now)
-    new = replace(old, state=report, cancel_requested=kept_request, started_at=started_at)
-    return _renew(new, now) if new.snapshot == old.snapshot else _change(new, old, now)
+        return _change(Record(state=report, started_at=_started_at(None, report, now)), None, now)
+    cancel_requested = old.cancel_requested and report.generation == old.state.generation
+    started_at = _started_at(old.started_at if delivery_key(report) == old.delivery_key else None, report, now)
+    new = replace(old, state=report, cancel_requested=cancel_requested, started_at=started_at)
+    return _extend_expiry(new, now) if new.snapshot == old.snapshot else _change(new, old, now)
 
 
-def cancel(old: Record | None, granted: Grant, now: Timestamp) -> Record:
+def cancel(old: Record | None, grant: Grant, now: Timestamp) -> Record:
     """Return the record after a cancel."""
     if old is None:
-        return _change(Record(state=_cancelled(_unheard_of(granted)), cancel_requested=True), None, now)
+        return _change(Record(state=_cancelled(_unreported(grant)), cancel_requested=True), None, now)
     if old.state.status in ENDED:
         return old
     if old.state.status == "running" and (old.state.lease_until or 0) > now:
@@ -107,33 +107,33 @@ def cancel(old: Record | None, granted: Grant, now: Timestamp) -> Record:
     return _change(replace(old, state=_cancelled(old.state), cancel_requested=True), old, now)
 
 
-def _start(started_at: Timestamp | None, report: JobReport, now: Timestamp) -> Timestamp | None:
+def _started_at(started_at: Timestamp | None, report: JobReport, now: Timestamp) -> Timestamp | None:
     return now if started_at is None and report.status == "running" else started_at
 
 
 def _change(new: Record, old: Record | None, now: Timestamp) -> Record:
     version = now if old is None else max(now, old.version + 1)
     finished_at = now if new.state.status in ENDED else None
-    return _renew(replace(new, version=int(version), updated_at=now, finished_at=finished_at), now)
+    return _extend_expiry(replace(new, version=int(version), updated_at=now, finished_at=finished_at), now)
 
 
-def _renew(record: Record, now: Timestamp) -> Record:
-    return replace(record, expiry=max(record.state.expires_at, now) + KEEP_MS)
+def _extend_expiry(record: Record, now: Timestamp) -> Record:
+    return replace(record, expiry=max(record.state.expires_at, now) + RETENTION_MS)
 
 
 def _cancelled(state: JobReport) -> JobReport:
     return replace(state, status="cancelled", due_at=None, lease_until=None)
 
 
-def _unheard_of(granted: Grant) -> JobReport:
+def _unreported(grant: Grant) -> JobReport:
     return JobReport(
-        job_id=granted.job_id,
-        kind=granted.kind,
+        job_id=grant.job_id,
+        kind=grant.kind,
         message_id="",
         delivery=0,
         sequence=0,
         max_attempts=DEFAULT_ATTEMPTS,
         status="queued",
-        submitted_at=granted.submitted_at,
-        expires_at=granted.expires_at,
+        submitted_at=grant.submitted_at,
+        expires_at=grant.expires_at,
     )

@@ -33,7 +33,7 @@ from services.notifier.records import scripts
 from services.notifier.records.keys import job_key
 from services.notifier.records.store import JobStore
 from services.notifier.redis_client.url import redis_from_url
-from tests.integration.oracle import KEEP_MS, Record, accept, cancel, refusal
+from tests.integration.record_model import RETENTION_MS, Record, accept, cancel, rejection
 from tests.waiting import wait_until
 
 T = TypeVar("T")
@@ -269,7 +269,7 @@ class Gate(RuleBasedStateMachine):
             return
         if old.state.generation == new.state.generation and old.state.status in ENDED:
             assert old.snapshot == new.snapshot, "an ending was undone"
-        if old.run == new.run and old.state is not new.state and new.state.status != "cancelled":
+        if old.delivery_key == new.delivery_key and old.state is not new.state and new.state.status != "cancelled":
             assert new.state.sequence >= old.state.sequence, "a run went back"
 
     # How it is done
@@ -316,7 +316,7 @@ class Gate(RuleBasedStateMachine):
         found, expiry = self.look()
         assert found
         now = self.moment(before, found)
-        reason = refusal(self.record, report, now)
+        reason = rejection(self.record, report, now)
         new = self.record if self.record and reason else accept(self.record, report, now)
         watched = reason is None and self.pubsub is not None
         assert verdict == Verdict(self.job_id, reason is None, reason, new.cancel_requested, watched)
@@ -331,7 +331,9 @@ class Gate(RuleBasedStateMachine):
     def move(self, new: Record, expiry: int) -> None:
         """Let the model take a step, and see that watchers are told of it."""
         self.old, self.record = self.record, new
-        if new is not self.old and new.expiry <= expiry <= Timestamp.now() + KEEP_MS:  # unchanged: only the gate knows
+        if (
+            new is not self.old and new.expiry <= expiry <= Timestamp.now() + RETENTION_MS
+        ):  # unchanged: only the gate knows
             self.record = new = replace(new, expiry=expiry)
         if self.old is None or new.version != self.old.version:
             assert new.version > self.floor, "a version came again"
