@@ -1,1 +1,1 @@
-"""The notifier: keeps the jobs' records in Redis and shows every change of them to whoever watches."""
+"""The notifier: stores job records in Redis and sends every change to the clients that watch the job."""

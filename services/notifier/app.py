@@ -1,4 +1,4 @@
-"""The notifier's parts, put together."""
+"""The composition of the notifier from its parts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OPENAPI = files(__package__).joinpath("openapi.yaml")
 
 @asynccontextmanager
 async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
-    """Open the notifier's resources and describe its service."""
+    """Open the notifier's resources and yield the specification of its service."""
     auth = TokenAuth(ReloadingFile(settings.token_public_key_file, TokenVerifier))
     report_keys = ReloadingFile(settings.report_key_file, read_keys)
     async with redis_from_url(settings.redis_url) as redis:

@@ -1,4 +1,4 @@
-"""What the notifier can be told."""
+"""The settings of the notifier."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from .redis_client.url import redis_from_url
 
 
 class NotifierSettings(Settings, frozen=True, kw_only=True):
-    """What the notifier can be told."""
+    """The settings of the notifier, named after their environment variables."""
 
     service: ClassVar[str] = "notifier"
 
     port: Port = 8081
-    redis_url: Secret  # one server, what sentinels name, or a cluster: see docs/operations.md
-    allowed_origins: OriginList = ()  # the pages that may watch from a browser
-    report_key_file: Path  # the keys that workers may report with, one a line
-    token_public_key_file: Path  # the public keys of whoever signs tokens, one PEM block after another
-    silence_s: Seconds = 5  # a watched job unheard of for so long is read again
-    deaf_s: Seconds = 5  # a subscription that hears nothing for so long, not even an answer, is made anew
-    ping_s: Seconds = 20  # below every proxy's idle time-out
+    redis_url: Secret  # the forms are described in docs/operations.md
+    allowed_origins: OriginList = ()  # the origins of pages that may watch jobs
+    report_key_file: Path  # the keys that workers report with, one per line
+    token_public_key_file: Path  # the public keys that verify tokens, as a sequence of PEM blocks
+    silence_s: Seconds = 5  # the record of a watched job is read again after so long without an update
+    deaf_s: Seconds = 5  # a subscription to Redis counts as lost after so long without a message or a reply
+    ping_s: Seconds = 20  # shorter than the idle timeout of common proxies
     max_connections: Positive = 20_000
-    max_watches: Positive = 1_000  # jobs on one connection
-    messages_per_s: Seconds = 100  # from one socket on average; as many watches as it may have come at once
-    first_message_s: Seconds = 10  # within which a socket asks for something
-    stuck_s: Seconds = 30  # how long a connection may take nothing though much waits for it
-    drain_s: Delay = 10  # over which open connections are closed on SIGTERM
+    max_watches: Positive = 1_000  # subscriptions of one connection
+    messages_per_s: Seconds = 100  # average of one WebSocket; bursts may be larger, see WebSocketConnection
+    first_message_s: Seconds = 10  # a WebSocket is closed if it has not subscribed to a job within this time
+    stuck_s: Seconds = 30  # a backpressured connection is closed after so long without draining
+    drain_s: Delay = 10  # on SIGTERM, the time over which open connections are closed
 
     @classmethod
     def validate(cls, values: Mapping[str, Any]) -> list[str]:
-        """Name what is wrong with the address of Redis."""
+        """Return the problems of REDIS_URL."""
         try:
             if url := values.get("redis_url"):
                 redis_from_url(url)

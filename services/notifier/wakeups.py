@@ -1,7 +1,7 @@
-"""Wake hints: `POST /wake` says that a message waits, and of the workers that hold `GET /wake` one is answered.
+"""Wake-ups: `POST /wake` announces a queue message, and one of the workers that wait in `GET /wake` is answered.
 
-A hint carries nothing and promises nothing: without it workers find the message by polling, only later. It goes over
-Redis, so that each replica answers one of its own.
+A wake-up has no content and may be lost: without it, workers find the message later, by polling. It is published on
+Redis, so that each replica answers one of its waiting workers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .redis_client.pubsub import PubSub
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 WAKEUP_CHANNEL = "headway:wake"
-KEEP_WAKEUP_S = 1.0  # how long a hint that nobody waits for is kept: workers ask again at once
+UNCLAIMED_WAKEUP_TTL_S = 1.0  # bridges the gap between two requests of a worker
 PUBLISH_TIMEOUT_S = 2.0
 RETRY_AFTER_S = 1
 
@@ -36,7 +36,7 @@ class WakeupQuery(Struct, frozen=True):
 
 
 class WakeupQueue:
-    """Those who wait for a hint, first come, first served; one hint is for one of them."""
+    """The workers that wait for a wake-up on this replica, in FIFO order."""
 
     def __init__(self) -> None:
         self._waiters: dict[asyncio.Future[bool], Callable[[], bool]] = {}
@@ -44,38 +44,46 @@ class WakeupQueue:
         self.draining = False
 
     def wake_one(self) -> None:
-        """Tell the first one who is still there; keep the hint for a moment when nobody is."""
+        """Wake the first worker that is still connected; if there is none, keep the wake-up for a moment."""
         while self._waiters:
             waiter = next(iter(self._waiters))
             connected = not waiter.done() and self._waiters[waiter]()
             self._resolve(waiter, woken=connected)
             if connected:
-                metrics.WAKES.labels("answered").inc()
+                metrics.WAKEUPS.labels("answered").inc()
                 return
-        metrics.WAKES.labels("kept").inc()
-        self._kept_until = asyncio.get_running_loop().time() + KEEP_WAKEUP_S
+        metrics.WAKEUPS.labels("kept").inc()
+        self._kept_until = asyncio.get_running_loop().time() + UNCLAIMED_WAKEUP_TTL_S
 
     async def wait(self, timeout_s: float, is_connected: Callable[[], bool]) -> bool:
-        """Wait for a hint; tell whether one came in time. `here` tells whether who waits has not left."""
+        """Wait for a wake-up.
+
+        Args:
+            timeout_s: the time to wait.
+            is_connected: returns whether the worker that waits is still connected.
+
+        Returns:
+            Whether a wake-up arrived in time.
+        """
         loop = asyncio.get_running_loop()
         if loop.time() < self._kept_until:
             self._kept_until = float("-inf")
             return True
-        # Time, hint, drain and leaving meet in this one future, so that no hint is lost between two of them.
+        # Timeout, wake-up, drain and disconnect all resolve this one future, so that no wake-up is lost in a race.
         waiter: asyncio.Future[bool] = loop.create_future()
         self._waiters[waiter] = is_connected
         timer = loop.call_later(timeout_s, self._resolve, waiter)
         try:
-            with metrics.WAITING.track_inprogress():
+            with metrics.WAITING_WORKERS.track_inprogress():
                 return await waiter
         finally:
             timer.cancel()
             self._waiters.pop(waiter, None)
             if not waiter.cancelled() and waiter.result() and not is_connected():
-                self.wake_one()  # who got it has left before it could be said
+                self.wake_one()  # the worker disconnected before it was answered
 
     def drain(self) -> None:
-        """Send everyone to another replica."""
+        """End all waiting, because this replica stops."""
         self.draining = True
         for waiter in list(self._waiters):
             self._resolve(waiter)
@@ -87,7 +95,7 @@ class WakeupQueue:
 
 
 class WakeupHandler:
-    """Takes hints, and holds the requests of those who wait for one."""
+    """Handles `POST /wake` and `GET /wake`."""
 
     def __init__(self, pubsub: PubSub, queue: WakeupQueue) -> None:
         self._pubsub = pubsub
@@ -107,26 +115,28 @@ class WakeupHandler:
         return [web.post("/wake", self.notify), web.get("/wake", self.wait)]
 
     async def notify(self, _request: web.Request) -> web.Response:
-        """Pass a hint to every replica; what Redis does not carry is still told here."""
+        """Publish a wake-up to all replicas; if that fails, wake a worker of this replica."""
         try:
             async with asyncio.timeout(PUBLISH_TIMEOUT_S):
                 receivers = await self._pubsub.publish(WAKEUP_CHANNEL, b"")
         except (RedisError, OSError) as error:
             self._queue.wake_one()
-            log.debug("hint_unpublished", error=type(error).__name__)
-            raise ServiceUnavailable("Only this replica's workers were told.", retry_after_s=RETRY_AFTER_S) from error
-        if not receivers:  # not even this replica
+            log.debug("wakeup_publish_failed", error=type(error).__name__)
+            raise ServiceUnavailable(
+                "The wake-up reached only the workers of this replica.", retry_after_s=RETRY_AFTER_S
+            ) from error
+        if not receivers:  # not even this replica is subscribed
             self._queue.wake_one()
         return web.Response(status=204)
 
     async def wait(self, request: web.Request) -> web.Response:
-        """Answer 200 when a hint comes, 204 when the time is over."""
+        """Answer 200 when a wake-up arrives, or 204 after the timeout."""
         request[LONG_POLL] = True
         query = read_query(request, WakeupQuery)
         if self._queue.draining:
             headers = {"Retry-After": str(RETRY_AFTER_S)}
             response = problem_response(
-                503, ServiceUnavailable.code, "This replica stops; ask another.", headers=headers
+                503, ServiceUnavailable.code, "This replica is stopping; try another.", headers=headers
             )
         else:
             woken = await self._queue.wait(query.timeout_s, lambda: not _has_disconnected(request))

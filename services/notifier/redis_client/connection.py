@@ -1,10 +1,10 @@
 """A multiplexed Redis connection.
 
-Commands issued in one event-loop iteration leave in few writes; replies are matched in FIFO order. There is no pool.
+All callers share it, and replies are matched to commands in FIFO order, so there is no pool.
 
-redis-py opens the connection (address, TLS, authentication). From then on its reader would cost more per reply than
-everything else that the notifier does with it, so the transport moves to `RespProtocol`. This uses private attributes
-of the pinned redis-py.
+redis-py opens the connection (address, TLS, authentication). Its reader would cost more per reply than all the rest of
+the notifier's work on that reply, so the transport then moves to `RespProtocol`. This uses private attributes of the
+pinned redis-py.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from redis.exceptions import AskError, MovedError, NoScriptError, ReadOnlyError,
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 REPLY_TIMEOUT_S = 4.5
-CHECK_INTERVAL_S = 0.5  # between two checks of that timeout
+CHECK_INTERVAL_S = 0.5  # between two checks of REPLY_TIMEOUT_S
 MAX_PENDING_COMMANDS = 20_000
-MAX_WRITE_BUFFER = 16 * 1024 * 1024  # bytes; a server that falls further behind counts as lost
+MAX_WRITE_BUFFER = 16 * 1024 * 1024  # bytes
 CONNECTION_LOST = "The connection to Redis was lost."
 TOO_MANY_PENDING = "Too many commands wait for Redis."
 _ERRORS_BY_CODE = {"NOSCRIPT": NoScriptError, "READONLY": ReadOnlyError}
 _REDIRECTS_BY_CODE = {"MOVED": MovedError, "ASK": AskError}
 
-Command = tuple[Any, ...]  # its words: str, bytes or numbers
+Command = tuple[Any, ...]  # the name and the arguments: str, bytes or numbers
 
 
 class RespProtocol(asyncio.Protocol):
@@ -51,7 +51,7 @@ class RespProtocol(asyncio.Protocol):
         """Open a connection.
 
         Args:
-            connection: a connection of redis-py that is not open yet.
+            connection: a connection of redis-py that has not been opened.
             on_reply: called with each reply; an error reply is a ResponseError.
             on_connection_lost: called once, when the connection ends.
 
@@ -111,8 +111,8 @@ def parse_error(text: str) -> ResponseError:
 class MultiplexedConnection:
     """A connection shared by all callers; it opens on first use and reopens after a loss."""
 
-    def __init__(self, make: Callable[[], AbstractConnection]) -> None:
-        self._make = make
+    def __init__(self, new_connection: Callable[[], AbstractConnection]) -> None:
+        self._new_connection = new_connection
         self._opening = asyncio.Lock()
         self._current: _OpenConnection | None = None
 
@@ -120,9 +120,9 @@ class MultiplexedConnection:
         """Send commands and return their replies; an error reply is returned as an exception in the list.
 
         Raises:
-            RedisError: the server is unavailable, or the connection was lost before all replies arrived. Then it is
-                unknown which of the commands ran.
-            OSError: as RedisError.
+            RedisError: the server is unavailable, or the connection was lost before all replies arrived. In the
+                latter case any of the commands may have run.
+            OSError: as for RedisError.
         """
         current = self._current
         return self._open_and_execute(commands) if current is None or current.closed else current.send(commands)
@@ -135,7 +135,7 @@ class MultiplexedConnection:
         async with asyncio.timeout(REPLY_TIMEOUT_S), self._opening:
             if self._current is None or self._current.closed:
                 opened = _OpenConnection()
-                opened.protocol = await RespProtocol.open(self._make(), opened.on_reply, opened.fail_pending)
+                opened.protocol = await RespProtocol.open(self._new_connection(), opened.on_reply, opened.fail_pending)
                 opened.check_timeout()
                 self._current = opened
             return self._current
@@ -170,7 +170,7 @@ class _OpenConnection:
         self.closed = False
 
     def send(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
-        """Send commands; the future gets their replies."""
+        """Send commands and return a future of their replies."""
         if self._pending_count + len(commands) > MAX_PENDING_COMMANDS:
             raise RedisConnectionError(TOO_MANY_PENDING)
         self.protocol.send(commands)
@@ -186,13 +186,13 @@ class _OpenConnection:
         pending.replies.append(reply)
         if len(pending.replies) == pending.count:
             self._pending.popleft()
-            if not pending.result.done():  # the caller may have been cancelled
+            if not pending.result.done():  # done if the caller was cancelled
                 pending.result.set_result(pending.replies)
-        if isinstance(reply, ReadOnlyError):  # after a failover: the next connection goes to the new primary
+        if isinstance(reply, ReadOnlyError):  # after a failover; the next connection goes to the new primary
             self.protocol.close()
 
     def fail_pending(self) -> None:
-        """Called when the connection ends: raise ConnectionError in all waiting callers."""
+        """Called when the connection ends. All waiting callers get a ConnectionError."""
         self.closed = True
         for pending in self._pending:
             if not pending.result.done():

@@ -1,4 +1,4 @@
-"""Publish and subscribe: one subscriber per Redis node, and each channel with the subscriber of its node."""
+"""Publish and subscribe, with one subscriber for each Redis node."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .topology import NodeAddress, RedisClient
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-UNREADY_AFTER_TIMEOUTS = 2  # a subscription that is silent for so many timeouts makes this replica not ready
-REFRESH_INTERVAL_S = 0.25  # the least time between two updates of the routes
+UNREADY_AFTER_TIMEOUTS = 2  # a subscription without activity for this many timeouts makes the replica unready
+MIN_REFRESH_INTERVAL_S = 0.25  # between two updates of the routes
 
 
 class ChannelHandler(Protocol):
-    """Handles what happens on a channel."""
+    """Handles the events of a channel."""
 
     def on_publication(self, channel: str, data: bytes) -> None:
-        """Called with each message that is published."""
+        """Called with each published message."""
 
     def on_subscribed(self, channel: str) -> None:
         """Called when Redis confirms a subscription. Earlier messages may have been missed."""
@@ -44,12 +44,13 @@ class PubSub:
 
     @property
     def ready(self) -> bool:
-        """Whether all subscriptions are healthy; a short interruption does not count."""
+        """Whether all subscriptions are healthy. A short interruption does not make the replica unready."""
         since = time.monotonic() - UNREADY_AFTER_TIMEOUTS * self._subscription_timeout_s
-        return bool(self._subscribers) and all(one.last_activity > since for one in self._subscribers.values())
+        subscribers = self._subscribers.values()
+        return bool(subscribers) and all(subscriber.last_activity > since for subscriber in subscribers)
 
     def subscribe(self, channel: str, handler: ChannelHandler) -> bool:
-        """Subscribe to a channel; return whether that is confirmed already, otherwise `on_subscribed` follows."""
+        """Subscribe to a channel; return whether Redis has confirmed it already. If not, `on_subscribed` follows."""
         self._handlers[channel] = handler
         subscriber = self._routes.get(channel) or self._subscriber_for(channel)
         self._routes[channel] = subscriber
@@ -62,7 +63,7 @@ class PubSub:
             subscriber.unsubscribe(channel)
 
     async def publish(self, channel: str, data: bytes) -> int:
-        """Publish a message and return the number of its receivers.
+        """Publish a message and return the number of receivers.
 
         Raises:
             RedisError, OSError: Redis is unavailable.
@@ -90,39 +91,39 @@ class PubSub:
         self._redis.topology_changed.set()
 
     async def run(self) -> None:
-        """Keep one subscriber per node, and every channel with the subscriber of its node, until cancelled."""
+        """Run one subscriber per node and keep each channel with the subscriber of its node, until cancelled."""
         async with asyncio.TaskGroup() as group:
             while True:
                 self._redis.topology_changed.clear()
                 try:
                     await self._redis.refresh_slots()
                 except (RedisError, OSError) as error:
-                    log.warning("redis_topology_unknown", error=type(error).__name__)
+                    log.warning("redis_topology_refresh_failed", error=type(error).__name__)
                     self._redis.topology_changed.set()
                 self._update_routes(group)
-                await asyncio.sleep(REFRESH_INTERVAL_S)  # a failing subscriber signals a change each time
+                await asyncio.sleep(MIN_REFRESH_INTERVAL_S)  # a failing subscriber signals a change each time
                 await self._redis.topology_changed.wait()
 
     def _update_routes(self, group: asyncio.TaskGroup) -> None:
         nodes = self._redis.nodes()
         for node in nodes - self._subscribers.keys():
-            make = partial(self._redis.new_connection, node)
-            subscriber = Subscriber(make, self, self._subscription_timeout_s, sharded=self._redis.sharded)
+            new_connection = partial(self._redis.new_connection, node)
+            subscriber = Subscriber(new_connection, self, self._subscription_timeout_s, sharded=self._redis.sharded)
             self._subscribers[node] = subscriber
             self._subscriber_tasks[node] = group.create_task(subscriber.run())
-        for channel, before in self._routes.items():
-            now = self._subscriber_for(channel)
-            if before is not None and now is not before:
-                before.unsubscribe(channel)
-            if now is not None:
-                now.subscribe(channel)  # again, in case it lost the channel
-            self._routes[channel] = now
+        for channel, previous in self._routes.items():
+            current = self._subscriber_for(channel)
+            if previous is not None and current is not previous:
+                previous.unsubscribe(channel)
+            if current is not None:
+                current.subscribe(channel)  # even if unchanged: Redis may have ended the subscription
+            self._routes[channel] = current
         for node in self._subscribers.keys() - nodes:
             del self._subscribers[node]
             self._subscriber_tasks.pop(node).cancel()
 
     def _subscriber_for(self, channel: str) -> Subscriber | None:
-        """Return the subscriber of the channel's node, None if the node is unknown."""
+        """Return the subscriber of the channel's node, or None if the node is unknown."""
         try:
             return self._subscribers.get(self._redis.node_for_key(channel))
         except RedisError:

@@ -1,8 +1,8 @@
-"""The subscriptions on one Redis node: one connection, owned by one task, and the set of wanted channels.
+"""The subscriptions on one Redis node: a set of wanted channels, and one connection that is owned by one task.
 
-redis-py's PubSub reconnects on its own, from its reader and its writers at once, which loses subscriptions and breaks
-the connection. Here callers only change the set of channels. The owning task subscribes; when the connection ends, it
-opens another one and subscribes to the whole set again.
+redis-py's PubSub reconnects from its reader and from its writers at once, which loses subscriptions and breaks the
+connection. Here callers only change the set of wanted channels. The owning task subscribes to them. When the connection
+ends, it opens another one and subscribes to the whole set again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ChannelListener(Protocol):
     """Listens to the events of a subscriber."""
 
     def on_message(self, channel: bytes, data: bytes) -> None:
-        """Called with each message that is published."""
+        """Called with each published message."""
 
     def on_subscribed(self, channel: bytes) -> None:
         """Called when Redis confirms a subscription. Earlier messages may have been missed."""
@@ -44,17 +44,17 @@ class ChannelListener(Protocol):
 
 
 class Subscriber:
-    """Receives what is published in the wanted channels of one node."""
+    """Receives the messages that are published on the wanted channels of one node."""
 
     def __init__(
         self,
-        make: Callable[[], AbstractConnection],
+        new_connection: Callable[[], AbstractConnection],
         listener: ChannelListener,
         subscription_timeout_s: float,
         *,
         sharded: bool,
     ) -> None:
-        self._make = make
+        self._new_connection = new_connection
         self._listener = listener
         self._subscription_timeout_s = subscription_timeout_s
         self._sharded = sharded
@@ -66,18 +66,18 @@ class Subscriber:
         self.last_activity = float("-inf")  # monotonic seconds
 
     def subscribe(self, channel: str) -> bool:
-        """Want a channel; return whether it is confirmed already, otherwise `on_subscribed` follows."""
+        """Add a wanted channel; return whether Redis has confirmed it already. If not, `on_subscribed` follows."""
         self._wanted.add(channel)
         self._schedule_sync()
         return channel in self._confirmed and channel in self._requested
 
     def unsubscribe(self, channel: str) -> None:
-        """Stop wanting a channel."""
+        """Remove a wanted channel."""
         self._wanted.discard(channel)
         self._schedule_sync()
 
     async def run(self) -> None:
-        """Own the connection until cancelled; after each loss, open another one and subscribe to everything again."""
+        """Keep a connection open and subscribed to the wanted channels, until cancelled."""
         failures = 0
         while True:
             started_at = time.monotonic()
@@ -90,10 +90,14 @@ class Subscriber:
             await asyncio.sleep(full_jitter_s(failures, BACKOFF_S, BACKOFF_CAP_S))
 
     async def _listen(self) -> None:
-        """Receive on one connection until it ends, or until the server is silent for too long."""
+        """Receive messages on one connection.
+
+        Raises:
+            RedisError, OSError: the connection ended, or the server was silent for too long.
+        """
         lost = asyncio.Event()
         async with asyncio.timeout(self._subscription_timeout_s):
-            protocol = await RespProtocol.open(self._make(), self._on_reply, lost.set)
+            protocol = await RespProtocol.open(self._new_connection(), self._on_reply, lost.set)
         self._protocol = protocol
         if self.last_activity > 0:
             metrics.RECONNECTS.inc()
@@ -115,7 +119,7 @@ class Subscriber:
 
     def _on_reply(self, reply: Any) -> None:
         if self._protocol is None:
-            return  # the connection has been given up
+            return  # the connection is being closed
         self.last_activity = time.monotonic()
         if isinstance(reply, list) and len(reply) == 3:
             kind, channel, data = reply
@@ -138,13 +142,13 @@ class Subscriber:
                 self._listener.on_slots_moved()
 
     def _schedule_sync(self) -> None:
-        """Synchronize at the end of this event-loop iteration, once for all changes in it."""
+        """Synchronize once for all changes of this event-loop iteration."""
         if not self._sync_scheduled:
             self._sync_scheduled = True
             asyncio.get_running_loop().call_soon(self._sync_subscriptions)
 
     def _sync_subscriptions(self) -> None:
-        """Subscribe to the channels that are wanted and not requested yet; unsubscribe from the others."""
+        """Subscribe to the wanted channels that were not requested yet; unsubscribe from those no longer wanted."""
         self._sync_scheduled = False
         if self._protocol is None:
             return
@@ -158,6 +162,6 @@ class Subscriber:
             self._protocol.close()
 
     def _commands(self, command: str, channels: list[str]) -> list[tuple[str, ...]]:
-        """Return as few commands as possible; a sharded command takes only channels of one slot."""
+        """Return as few commands as possible. A sharded command accepts only channels of one slot."""
         prefix, size = ("S", 1) if self._sharded else ("", CHANNELS_PER_COMMAND)
         return [(prefix + command, *channels[start : start + size]) for start in range(0, len(channels), size)]

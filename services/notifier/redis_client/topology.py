@@ -1,6 +1,6 @@
-"""The topologies that Redis runs in: one server, a primary named by Sentinel, or the primaries of a cluster.
+"""The topologies of Redis: one server, a primary named by Sentinel, or the primaries of a cluster.
 
-Callers name the key of each command; the topology finds the node that serves the key and the connection to it.
+Callers pass the key of each command. The topology finds the node that serves the key, and the connection to that node.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 MAX_REDIRECTS = 5  # of one command
 MIN_REFRESH_INTERVAL_S = 0.1  # between two CLUSTER SLOTS
-SLOTS_TIMEOUT_S = 1.0  # per node; then the next node is asked
+SLOTS_TIMEOUT_S = 1.0  # per node; then the next node is tried
 
 
 class SlotNotCovered(RedisError):
@@ -40,7 +40,7 @@ class NodeAddress(NamedTuple):
     port: int = 0
 
 
-DEFAULT_NODE = NodeAddress()  # outside a cluster there is one node, whose address only its connections know
+DEFAULT_NODE = NodeAddress()  # the only node outside a cluster; its connections know the real address
 
 
 class RedisClient(ABC):
@@ -82,9 +82,9 @@ class RedisClient(ABC):
         An error reply is returned as an exception in the list.
 
         Raises:
-            RedisError: a node is unavailable, or a connection was lost before all replies arrived. Then it is unknown
-                which of the commands ran.
-            OSError: as RedisError.
+            RedisError: a node is unavailable, or a connection was lost before all replies arrived. Any of the commands
+                may have run.
+            OSError: as for RedisError.
         """
 
     def _connection_to(self, node: NodeAddress) -> MultiplexedConnection:
@@ -126,7 +126,7 @@ class StandaloneRedis(RedisClient):
 
 
 class SentinelRedis(StandaloneRedis):
-    """The primary that Sentinel names. Each new connection asks for it, so a failover is just a lost connection."""
+    """The primary that Sentinel names. Each new connection asks Sentinel, so a failover is just a lost connection."""
 
     def __init__(self, pool: SentinelConnectionPool, sentinel: Sentinel) -> None:
         super().__init__(pool)
@@ -139,7 +139,7 @@ class SentinelRedis(StandaloneRedis):
 
 
 class Target(NamedTuple):
-    """The node to run a command on; `asking` sends ASKING first, because the node is importing the slot."""
+    """The node to run a command on. With `asking`, ASKING is sent first, because the node is importing the slot."""
 
     node: NodeAddress
     asking: bool = False
@@ -212,7 +212,7 @@ class ClusterRedis(RedisClient):
             for index, reply in zip(group, group_replies, strict=True):
                 replies[index] = reply
 
-        if len(groups) == 1:  # the usual case needs no further task
+        if len(groups) == 1:  # saves a task in the usual case
             await execute_group(*groups.popitem())
             return
         running = (execute_group(*group) for group in groups.items())
@@ -247,7 +247,7 @@ class ClusterRedis(RedisClient):
                         (reply,) = await self._connection_to(node).execute([("CLUSTER", "SLOTS")])
                     slots = sorted(_parse_slots(reply, node))
                 except (RedisError, OSError, TypeError) as error:  # TypeError: the reply is an error
-                    log.debug("cluster_node_unusable", error=type(error).__name__)
+                    log.debug("cluster_slots_read_failed", error=type(error).__name__)
                     continue
                 self._refreshed_at, self.slots_stale = time.monotonic(), False
                 if slots != self._slots:

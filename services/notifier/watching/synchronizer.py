@@ -41,7 +41,7 @@ class SnapshotSynchronizer:
 
     def __init__(self, hub: Hub, store: JobStore, pubsub: PubSub, silence_s: float) -> None:
         self._hub = hub
-        metrics.WATCHED.set_function(lambda: len(hub))
+        metrics.WATCHED_JOBS.set_function(lambda: len(hub))
         metrics.SUBSCRIPTIONS.set_function(hub.subscription_count)
         self._store = store
         self._pubsub = pubsub
@@ -125,7 +125,7 @@ class SnapshotSynchronizer:
                     self._schedule_read(job_id)
                 await asyncio.sleep(READ_RETRY_DELAY_S)
                 continue
-            metrics.REFRESHED.inc(len(job_ids))
+            metrics.RECORDS_READ.inc(len(job_ids))
             for job_id, subscriptions, text in zip(job_ids, uninitialized, texts, strict=True):
                 self._apply_read(job_id, subscriptions, text)
 

@@ -81,7 +81,7 @@ async def test_a_hint_that_nobody_waits_for_is_kept_for_the_next_who_asks() -> N
 
 async def test_a_kept_hint_grows_old(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a moment it tells nothing any more."""
-    monkeypatch.setattr(module, "KEEP_WAKEUP_S", 0)
+    monkeypatch.setattr(module, "UNCLAIMED_WAKEUP_TTL_S", 0)
     waiters = WakeupQueue()
     waiters.wake_one()
     assert not await waiters.wait(0, here)
