@@ -91,7 +91,7 @@ def test_the_verdicts_are_those_of_the_wire_and_what_the_worker_makes_of_them() 
     told = {verdict.strip("`"): what for verdict, _, what in rows if not verdict.startswith("accepted")}
     does = {
         Interruption.FINISHED: "stop, delete the message",
-        Interruption.SUPERSEDED: "stop, touch the message no more",
+        Interruption.SUPERSEDED: "stop, leave the message alone",
     }
     assert told == {reason: does[interruption] for reason, interruption in INTERRUPTION_BY_VERDICT.items()}
     assert told.keys() == set(get_args(Reason))
