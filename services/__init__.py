@@ -1,1 +1,1 @@
-"""The three services and the parts they share."""
+"""The three services and the runtime that they share."""

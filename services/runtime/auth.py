@@ -1,4 +1,4 @@
-"""What the path and the token of a request open: a job, or a Problem that says why not."""
+"""Authorization by job token: which job a request names, and whether its token allows access to that job."""
 
 from __future__ import annotations
 
@@ -12,15 +12,24 @@ from .errors import Forbidden, NotFound, Unauthorized
 
 
 def job_id_from_path(request: web.Request) -> UUID:
-    """Return the id of the job that the path names."""
+    """Return the job id in the path; raise NotFound if it is not a UUID."""
     try:
         return UUID(request.match_info["id"])
     except ValueError as error:
-        raise NotFound("The path does not name a job: expected a UUID.", field="id") from error
+        raise NotFound("The job id in the path is not a UUID.", field="id") from error
 
 
 def authorize_job(request: web.Request, token: str | None, verifier: TokenVerifier) -> Grant:
-    """Return what a token grants for the job that the path names."""
+    """Verify a token for the job in the path.
+
+    Returns:
+        The grant: what the token allows.
+
+    Raises:
+        NotFound: the path has no valid job id.
+        Unauthorized: the token is missing, invalid or expired; `code` says which.
+        Forbidden: the token is for another job.
+    """
     if token is None:
         raise Unauthorized("Send the job's token: Authorization: Bearer <token>.")
     job_id = job_id_from_path(request)

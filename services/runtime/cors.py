@@ -1,7 +1,7 @@
-"""Which pages may ask (https://fetch.spec.whatwg.org/#http-cors-protocol), for all routes of a public listener at once.
+"""CORS for all routes of a public listener (https://fetch.spec.whatwg.org/#http-cors-protocol).
 
-A request that names no Origin comes from no foreign page and passes. One that names another than the allowed ones is
-refused, without the headers that would let the page read why.
+A request without an Origin header does not come from a page of another origin and passes. A request from an origin that
+is not allowed is rejected with 403, without the headers that would let the page read the response.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from .middleware import Handler, route_template
 
 EXPOSED_HEADERS = "ETag, Location, Preference-Applied, Retry-After"
 ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, Prefer"
-PREFLIGHT_MAX_AGE_S = 3600  # how long a browser may remember the answer; Chromium's most is 7200
+PREFLIGHT_MAX_AGE_S = 3600  # browsers cache the preflight; Chromium caps it at 7200
 
 
 class CorsPolicy:
-    """The pages that may ask; `everyone` names the routes that are no secret to any page."""
+    """The origins that may send requests; pages of every origin may load the `public_routes` (route templates)."""
 
     def __init__(self, allowed: Collection[str], public_routes: Collection[str] = ()) -> None:
         self._allowed = frozenset(allowed)
         self._public_routes = frozenset(public_routes)
 
     def install(self, app: web.Application) -> None:
-        """Guard an application's routes."""
+        """Apply the policy to all routes of an application."""
         app.middlewares.append(self._middleware)
         app.on_response_prepare.append(self._add_headers)
 
@@ -34,7 +34,7 @@ class CorsPolicy:
     async def _middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         origin = request.headers.get("Origin")
         if origin is not None and origin not in self._allowed and not self._is_public(request):
-            raise Forbidden("This Origin is not allowed.", code="origin_not_allowed")
+            raise Forbidden("This origin is not allowed.", code="origin_not_allowed")
         try:
             return await handler(request)
         except web.HTTPMethodNotAllowed as error:
@@ -55,7 +55,7 @@ class CorsPolicy:
         return web.Response(status=204, headers=headers)
 
     async def _add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Let an allowed page read the answer, problems and streams too."""
+        """Called before each response, errors and streams included: let an allowed page read it."""
         if self._is_public(request):
             response.headers["Access-Control-Allow-Origin"] = "*"
             return

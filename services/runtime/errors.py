@@ -1,4 +1,4 @@
-"""Expected failures as exceptions, and their form on the wire: problem+json (RFC 9457)."""
+"""Expected failures as exceptions, and their wire format, problem+json (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ PROBLEM_JSON = "application/problem+json"
 
 
 class HTTPProblem(Exception):
-    """An expected failure: a status, a stable code and a message fit for the caller."""
+    """An expected failure: a status, a stable code and a message for the caller.
+
+    Args:
+        detail: the message.
+        field: the field, parameter or header at fault.
+        code: a more specific code than that of the class.
+        retry_after_s: sent as `Retry-After`.
+    """
 
     status: ClassVar[int] = 400
     code: str = "bad_request"
@@ -27,79 +34,79 @@ class HTTPProblem(Exception):
         self.retry_after_s = retry_after_s
 
     def headers(self) -> dict[str, str]:
-        """Return what its answer says besides."""
-        told = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
-        return told if self.status != HTTPStatus.UNAUTHORIZED else {**told, "WWW-Authenticate": "Bearer"}
+        """Return the headers of its response."""
+        headers = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+        return headers if self.status != HTTPStatus.UNAUTHORIZED else {**headers, "WWW-Authenticate": "Bearer"}
 
 
 class BadRequest(HTTPProblem):
-    """The body is not JSON at all."""
+    """The body cannot be parsed."""
 
     status, code = 400, "malformed"
 
 
 class Unauthorized(HTTPProblem):
-    """Nobody has said who asks, or it is not true."""
+    """The credentials are missing or wrong."""
 
     status, code = 401, "unauthorized"
 
 
 class Forbidden(HTTPProblem):
-    """Whoever asks may not."""
+    """The caller may not do this."""
 
     status, code = 403, "forbidden"
 
 
 class NotFound(HTTPProblem):
-    """There is no such thing."""
+    """The resource does not exist."""
 
     status, code = 404, "not_found"
 
 
 class RequestTimeout(HTTPProblem):
-    """The body does not come."""
+    """The request did not arrive in time."""
 
     status, code = 408, "too_slow"
 
 
 class PayloadTooLarge(HTTPProblem):
-    """The body is over its limit."""
+    """The body exceeds its size limit."""
 
     status, code = 413, "too_large"
 
 
 class UnsupportedMediaType(HTTPProblem):
-    """The body's media type is none that is taken here."""
+    """The endpoint does not accept the body's media type."""
 
     status, code = 415, "unsupported_media_type"
 
 
 class UnprocessableContent(HTTPProblem):
-    """The body is JSON, but a field does not fit."""
+    """A field, parameter or header has an invalid value."""
 
     status, code = 422, "invalid"
 
     @classmethod
     def from_validation_error(cls, error: msgspec.ValidationError) -> UnprocessableContent:
-        """Name the field as msgspec tells it: ``Expected `int` - at `$[3].delivery` ``."""
+        """Convert an error of msgspec, such as ``Expected `int` - at `$[3].delivery` ``; `field` is its path."""
         detail, _, path = str(error).partition(" - at `")
-        places = (path.rstrip("`").removeprefix("$").removeprefix("."), _named_field(detail))
-        return cls(str(error), field=".".join(place for place in places if place) or None)
+        parts = (path.rstrip("`").removeprefix("$").removeprefix("."), _quoted_field(detail))
+        return cls(str(error), field=".".join(part for part in parts if part) or None)
 
 
 class ServiceUnavailable(HTTPProblem):
-    """What this needs is away; ask again."""
+    """A dependency is unavailable; the caller may retry."""
 
     status, code = 503, "unavailable"
 
 
-def _named_field(detail: str) -> str | None:
-    """Find the field in ``Object missing required field `kind` `` and ``Object contains unknown field `x` ``."""
+def _quoted_field(detail: str) -> str | None:
+    """Return the field in ``Object missing required field `kind` `` or ``Object contains unknown field `x` ``."""
     return detail.split("`")[1] if " field `" in detail else None
 
 
 def problem_json(status: int, code: str, detail: str, field: str | None = None) -> bytes:
-    """Render one problem as JSON."""
+    """Encode a problem as JSON."""
     return msgspec.json.encode(
         {
             "type": "about:blank",
@@ -115,7 +122,7 @@ def problem_json(status: int, code: str, detail: str, field: str | None = None) 
 def problem_response(
     status: int, code: str, detail: str, *, field: str | None = None, headers: dict[str, str] | None = None
 ) -> web.Response:
-    """Answer with one problem."""
+    """Create the response that carries a problem."""
     return web.Response(
         status=status, body=problem_json(status, code, detail, field), content_type=PROBLEM_JSON, headers=headers
     )

@@ -1,6 +1,6 @@
-"""Logs: one event a line, JSON in a container and colours on a terminal, never a token, key or payload.
+"""Logging: one event per line, as JSON in a container and in colour on a terminal, without tokens, keys or payloads.
 
-What libraries say, aiohttp or Azure's SDK, goes through `logging`, and takes the same shape.
+Libraries such as aiohttp and the Azure SDK log through `logging`; their records are formatted the same way.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ from aiohttp.web import RequestPayloadError
 from . import metrics
 
 _SECRETS = re.compile(
-    r"eyJ[\w-]+\.[\w-]+\.[\w-]*"  # a JSON Web Token, wherever it stands
+    r"eyJ[\w-]+\.[\w-]+\.[\w-]*"  # a JSON Web Token, anywhere in a line
     r"|(?<=/progress/)[^/?\s\"']+"  # the report key of a one-line report
-    r"|(?<=AccountKey=)[^;\s\"']+|(?<=sig=)[^&\s\"']+"  # Azure's keys and signatures
-    r"|(?<=://)[^/@\s:]*:[^/@\s]+(?=@)"  # user and password in an address
+    r"|(?<=AccountKey=)[^;\s\"']+|(?<=sig=)[^&\s\"']+"  # account keys and signatures of Azure
+    r"|(?<=://)[^/@\s:]*:[^/@\s]+(?=@)"  # user and password in a URL
     r"|(?i:bearer\W+)[^\s\"']+"
 )
 
-_MARKS = ("eyJ", "/progress/", "AccountKey=", "sig=", "@")  # one of which each of these has, but for the last
+# A quick check before the pattern: each of its alternatives contains one of these, or "bearer".
+_SECRET_MARKERS = ("eyJ", "/progress/", "AccountKey=", "sig=", "@")
 
-_ENCODER = json.JSONEncoder(default=repr)  # made once
+_ENCODER = json.JSONEncoder(default=repr)
 _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
 _WITHOUT_META = structlog.stdlib.ProcessorFormatter.remove_processors_meta
 
 
 def configure(service: str, level: str, style: str) -> None:
-    """Set up logging for this process; `style` is `json`, `console` or `auto` (console on a terminal)."""
+    """Configure logging for this process; `style` is `json`, `console` or `auto` (console on a terminal)."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -45,11 +46,11 @@ def configure(service: str, level: str, style: str) -> None:
         if style == "console" or (style == "auto" and sys.stderr.isatty())
         else [_TRACEBACKS, structlog.processors.JSONRenderer(serializer=_json)]
     )
-    # What libraries say goes through `logging`, what we say does not: that would take twice as long.
+    # Only libraries log through `logging`: for our own events it would take twice as long.
     handler = logging.StreamHandler()
     foreign = [*shared, structlog.stdlib.ExtraAdder()]
-    steps = [_WITHOUT_META, count_lines, *final, redact_secrets]
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=foreign, processors=steps))
+    processors = [_WITHOUT_META, count_lines, *final, redact_secrets]
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=foreign, processors=processors))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -76,16 +77,16 @@ def count_lines(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> 
 
 
 def redact_secrets(_logger: Any, _method: str, line: Any) -> str:
-    """Hide what looks like a token or key: the last wall, for whatever is logged, by whichever library."""
-    suspicious = any(mark in line for mark in _MARKS) or "bearer" in line.lower()
+    """Replace everything that looks like a token or key; the last line of defence, libraries' logs included."""
+    suspicious = any(marker in line for marker in _SECRET_MARKERS) or "bearer" in line.lower()
     return _SECRETS.sub("[hidden]", line) if suspicious else line
 
 
 class MalformedRequestFilter(logging.Filter):
-    """Drops what aiohttp quotes of a malformed request, which may be anything, keys too: the sender's fault."""
+    """Removes what aiohttp quotes of a malformed request, which may contain a key, and logs it as a warning."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Remove the details of a malformed request; keep every record."""
+        """Remove the details of a malformed request and lower its level; return True, so that every record is kept."""
         if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | RequestPayloadError):
             record.exc_info, record.msg, record.args = None, "request_malformed", ()
             record.levelno, record.levelname = logging.WARNING, "WARNING"

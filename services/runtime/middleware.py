@@ -1,4 +1,4 @@
-"""What every request passes: one place where exceptions become responses, and one line of log for a public request."""
+"""Middleware of every request: turns exceptions into responses, measures requests and writes the access log."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .request_timeout import HEAD_TIMEOUTS
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-LONG_POLL = web.RequestKey("held", bool)  # set on a request whose answer is held back
+LONG_POLL = web.RequestKey("held", bool)  # set on a request that waits for an event before it is answered
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @web.middleware
 async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn whatever a handler raises into a problem, and measure the request."""
+    """Turn every exception of a handler into a problem response, and measure the request."""
     if (head_timeouts := request.app.get(HEAD_TIMEOUTS)) is not None:
         head_timeouts.complete(request.protocol)
     started = time.perf_counter()
@@ -32,7 +32,7 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         response = problem_response(
             problem.status, problem.code, problem.detail, field=problem.field, headers=problem.headers()
         )
-    except web.HTTPException as error:  # aiohttp's own: no such route, wrong method
+    except web.HTTPException as error:  # raised by aiohttp: unknown route, wrong method
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
         response = problem_response(error.status, error.reason.lower().replace(" ", "_"), error.reason, headers=headers)
     except Exception:
@@ -46,16 +46,16 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
 
 
 def _is_long_poll(request: web.Request) -> bool:
-    """Tell whether a request's answer was held back, which takes long and says nothing."""
+    """Return whether a request may have waited for an event; its duration is then not that of the service's work."""
     return LONG_POLL in request or "Prefer" in request.headers
 
 
 @web.middleware
 async def access_log_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Log one line a public request: its route's template, never its query, which may hold a token."""
+    """Log one line per request, with the route template and without the query, which may contain a token."""
     started = time.perf_counter()
     response = await handler(request)
-    if response.status != HTTPStatus.SWITCHING_PROTOCOLS:  # a socket logs its opening and closing itself
+    if response.status != HTTPStatus.SWITCHING_PROTOCOLS:  # a WebSocket logs when it opens and closes
         duration_ms, route = round((time.perf_counter() - started) * 1000, 1), route_template(request)
         log_line = log.debug if route.startswith("/assets/") else log.info
         log_line(
@@ -65,6 +65,6 @@ async def access_log_middleware(request: web.Request, handler: Handler) -> web.S
 
 
 def route_template(request: web.Request) -> str:
-    """Return the route's template, `unmatched` when there is none."""
+    """Return the template of the request's route, such as `/jobs/{id}`, or `unmatched`."""
     resource = request.match_info.route.resource
     return "unmatched" if resource is None else resource.canonical

@@ -1,4 +1,4 @@
-"""`GET /openapi.yaml`: what a service's public HTTP takes and answers, as a program reads it."""
+"""`GET /openapi.yaml`: the machine-readable description of a service's public HTTP API."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from aiohttp import web
 
 
 def openapi_route(document: Traversable) -> web.RouteDef:
-    """Return the route that serves an OpenAPI document, read once."""
+    """Return the route that serves an OpenAPI document. The document is read once, now."""
     text = document.read_text()
 
     async def describe(_request: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""What a service that uses the queue can be told of it: apart, since it brings Azure's SDK along."""
+"""Settings of the services that use the queue; a module of its own, because it imports the Azure SDK."""
 
 from __future__ import annotations
 
@@ -12,25 +12,27 @@ from .settings import Secret, Settings, Url
 
 
 class QueueSettings(Settings, frozen=True, kw_only=True):
-    """What a service that uses the queue can be told of it."""
+    """Settings of a service that uses the queue. Either a connection string or an account URL is required."""
 
     queue_connection_string: Secret | None = None
-    queue_account_url: Url | None = None  # instead: entered by workload identity or managed identity
+    queue_account_url: Url | None = None  # instead of a connection string: with workload identity or managed identity
     queue_name: str = "jobs"
     queue_api_version: str = API_VERSION
 
     @classmethod
     def validate(cls, values: Mapping[str, Any]) -> list[str]:
-        """There must be one way to the queue."""
-        ways = {"queue_connection_string", "queue_account_url"} & values.keys()
-        if len(ways) != 1:
-            return [f"QUEUE_CONNECTION_STRING {'and' if ways else 'or'} QUEUE_ACCOUNT_URL: set one of them"]
+        """Return what is wrong with the queue's settings."""
+        chosen = {"queue_connection_string", "queue_account_url"} & values.keys()
+        if len(chosen) != 1:
+            return [f"QUEUE_CONNECTION_STRING {'and' if chosen else 'or'} QUEUE_ACCOUNT_URL: set exactly one of them"]
         if not (values.get("queue_account_url") or "https://").startswith("https://"):
-            return ["QUEUE_ACCOUNT_URL: Expected an https address: an identity is shown to no other"]
+            return [
+                "QUEUE_ACCOUNT_URL: Expected an https URL: the credentials of an identity must not be sent unencrypted"
+            ]
         return []
 
     def queue(self) -> AbstractAsyncContextManager[JobQueue]:
-        """Open the queue."""
+        """Return a context manager that opens the queue."""
         account = self.queue_connection_string or self.queue_account_url
-        assert account is not None  # noqa: S101 - as `conflicts` has it
+        assert account is not None  # noqa: S101 - `validate` has checked it
         return JobQueue.connect(account, self.queue_name, self.queue_api_version)

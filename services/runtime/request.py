@@ -1,4 +1,4 @@
-"""Read what a request carries: its body, its query and its credentials."""
+"""Reading a request: its body, its query and its credentials."""
 
 from __future__ import annotations
 
@@ -23,26 +23,32 @@ from .errors import (
 T = TypeVar("T")
 B = TypeVar("B", bytes, bytearray)
 JSON = "application/json"
-BODY_TIMEOUT_S = 10.0  # for a whole body, however it drips in
+BODY_TIMEOUT_S = 10.0  # for the whole body
 
 
 async def read_body(request: web.Request, limit: int) -> bytes:
-    """Read a body of at most `limit` bytes; TooLarge when there is more, TooSlow when it does not come in time."""
+    """Read a request's body.
+
+    Raises:
+        PayloadTooLarge: the body has more than `limit` bytes. The rest is not read.
+        RequestTimeout: the body did not arrive within BODY_TIMEOUT_S.
+        BadRequest: the body is not encoded as its headers say.
+    """
     content = request.content
     body = bytearray()
     if (request.content_length or 0) > limit:
         raise PayloadTooLarge(f"The body is larger than {limit} bytes.")
     try:
-        if content.is_eof() and content.exception() is None:  # it came with its head
+        if content.is_eof() and content.exception() is None:  # it arrived together with the head
             return check_size(content.read_nowait(), limit)
         async with asyncio.timeout(BODY_TIMEOUT_S):
             async for chunk in content.iter_any():
                 body += chunk
                 check_size(body, limit)
     except TimeoutError as error:
-        raise RequestTimeout(f"The body did not come within {BODY_TIMEOUT_S:.0f} seconds.") from error
+        raise RequestTimeout(f"The body did not arrive within {BODY_TIMEOUT_S:.0f} seconds.") from error
     except (PayloadError, web.RequestPayloadError) as error:
-        raise BadRequest("The body does not come through as its headers promise.") from error
+        raise BadRequest("The body does not match the headers of the request.") from error
     return bytes(body)
 
 
@@ -53,44 +59,55 @@ def check_size(body: B, limit: int) -> B:
     return body
 
 
-def decode_body(body: bytes, kind: type[T]) -> T:
-    """Read a JSON body; a Problem says that it is none, or names the element and the field that do not fit."""
+def decode_body(body: bytes, body_type: type[T]) -> T:
+    """Decode a JSON body.
+
+    Raises:
+        BadRequest: the body is not JSON.
+        UnprocessableContent: a value is invalid; `field` is its path, such as `[3].delivery`.
+    """
     try:
-        return decode(body, kind)
+        return decode(body, body_type)
     except msgspec.ValidationError as error:
         raise UnprocessableContent.from_validation_error(error) from error
     except msgspec.DecodeError as error:
         raise BadRequest(str(error)) from error
 
 
-async def read_json_body(request: web.Request, kind: type[T], limit: int) -> T:
-    """Read a body that must be sent as JSON; a Problem says what is wrong with its type, its size or a field."""
+async def read_json_body(request: web.Request, body_type: type[T], limit: int) -> T:
+    """Read and decode a body of at most `limit` bytes.
+
+    Raises:
+        UnsupportedMediaType: the content type is not `application/json`.
+        HTTPProblem: as `read_body` and `decode_body`.
+    """
     if request.content_type != JSON:
         raise UnsupportedMediaType(f"Send {JSON}.")
-    return decode_body(await read_body(request, limit), kind)
+    return decode_body(await read_body(request, limit), body_type)
 
 
-def read_query(request: web.Request, kind: type[T]) -> T:
-    """Read the query as a contract; a Problem names the parameter that does not fit."""
+def read_query(request: web.Request, query_type: type[T]) -> T:
+    """Decode the query string; raise UnprocessableContent, which names the parameter, if a value is invalid."""
     try:
-        return msgspec.convert(dict(request.query), kind, strict=False)
+        return msgspec.convert(dict(request.query), query_type, strict=False)
     except msgspec.ValidationError as error:
         raise UnprocessableContent.from_validation_error(error) from error
 
 
 def bearer_token(request: web.Request) -> str | None:
-    """Return the token of the Authorization header, if it has one."""
+    """Return the bearer token of the request, or None if it has none."""
     return parse_bearer(request.headers.get("Authorization", ""))
 
 
 def parse_bearer(authorization: str) -> str | None:
-    """Return the token that such a header tells, if it is that of a bearer."""
+    """Return the token in the value of an Authorization header, or None if the scheme is not `Bearer`."""
     scheme, _, token = authorization.partition(" ")
     return token.strip() if scheme.lower() == "bearer" and token.strip() else None
 
 
 def is_valid_key(presented: str | None, keys: tuple[str, ...]) -> bool:
-    """Tell whether the key is one of these, in a time that tells nothing else."""
+    """Return whether the presented key is one of `keys`; the comparison takes constant time."""
     presented_bytes = (presented or "").encode(errors="surrogateescape")  # a header may hold any byte
-    matches = [hmac.compare_digest(presented_bytes, key.encode()) for key in keys]  # all of them, whichever it is
+    # Compares with all keys, so that the time does not depend on which of them matches.
+    matches = [hmac.compare_digest(presented_bytes, key.encode()) for key in keys]
     return any(matches)

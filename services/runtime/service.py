@@ -1,7 +1,7 @@
-"""The chassis of every service: two listeners, probes, metrics, supervised tasks, and a stop in the right order.
+"""The lifecycle of every service: two listeners, probes, metrics, supervised tasks and an orderly shutdown.
 
-aiohttp closes its listeners before it tells anyone, so SIGTERM is handled here: readiness goes false first, then the
-service drains while its public listener still answers, and the internal listener closes last.
+aiohttp stops its listeners before it calls its shutdown handlers. SIGTERM is therefore handled here: readiness goes
+false first, then the service drains while its public listener still answers, and the internal listener closes last.
 """
 
 from __future__ import annotations
@@ -30,63 +30,67 @@ from .settings import Settings, SettingsError, environment, load
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 S = TypeVar("S", bound=Settings)
 
-SHUTDOWN_TIMEOUT_S = 3.0  # what requests in flight get once a listener closes
-LINGER_TIMEOUT_S = 2.0  # how long what still comes of a refused body is read, so that its sender sees the answer
-KEEPALIVE_TIMEOUT_S = 75.0  # how long a connection is kept for a further whole request: longer than proxies keep theirs
+SHUTDOWN_TIMEOUT_S = 3.0  # for requests in flight, once a listener closes
+LINGER_TIMEOUT_S = 2.0  # how long to read on after rejecting a body, so that the client sees the response
+KEEPALIVE_TIMEOUT_S = 75.0  # of an idle connection; longer than the timeout of usual proxies
 
 
 async def _no_drain() -> None:
-    """Drain nothing."""
+    """Return at once: there is nothing to drain."""
 
 
 @dataclass
 class ServiceSpec:
-    """What one running service hands to the chassis."""
+    """The parts of one service that `run` serves and supervises."""
 
     public: Iterable[web.RouteDef] | None = None
     public_port: int = 0
-    cors: CorsPolicy | None = None  # the pages that may ask the public listener; None: any
+    cors: CorsPolicy | None = None  # of the public listener; None: no policy
     internal: Iterable[web.RouteDef] = ()
-    protocol_factory: ProtocolFactory | None = None  # what speaks first to whoever connects to the internal listener
+    protocol_factory: ProtocolFactory | None = None  # gets the internal listener's connections before aiohttp
     tasks: dict[str, Callable[[], Awaitable[object]]] = field(default_factory=dict)
-    unready_reasons: Callable[[], list[str]] = list  # what readiness still waits for
+    unready_reasons: Callable[[], list[str]] = list  # why the service is not ready; empty if it is
     is_alive: Callable[[], bool] = lambda: True
     drain: Callable[[], Awaitable[None]] = _no_drain
 
 
-def run(kind: type[S], open_service: Callable[[S], AbstractAsyncContextManager[ServiceSpec]]) -> None:
-    """Run a service until SIGTERM or SIGINT; exits 0 then, 1 when a part of it crashed, 2 on wrong settings."""
+def run(settings_type: type[S], open_service: Callable[[S], AbstractAsyncContextManager[ServiceSpec]]) -> None:
+    """Run a service until SIGTERM or SIGINT.
+
+    Returns after an orderly shutdown (exit code 0). Exits with code 1 if a part of the service crashed, and with code 2
+    if the settings are invalid.
+    """
     try:
-        settings = load(kind, environment())
-        logs.configure(kind.service, settings.log_level, settings.log_format)
+        settings = load(settings_type, environment())
+        logs.configure(settings_type.service, settings.log_level, settings.log_format)
         raise_fd_limit()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(settings, open_service))
     except SettingsError as error:
-        sys.exit(print_settings_errors(kind.service, error))
+        sys.exit(print_settings_errors(settings_type.service, error))
     except Exception:
         log.exception("service_crashed")
         sys.exit(1)
 
 
 def raise_fd_limit() -> None:
-    """Take as many descriptors as this process may: the soft limit is often 1,024, and each connection is one."""
+    """Raise the soft limit of file descriptors, often 1,024, to the hard limit: each connection needs a descriptor."""
     _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):  # macOS calls unlimited what it does not give
+    with suppress(ValueError, OSError):  # macOS reports an unlimited hard limit but does not accept it
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
 
 
 def print_settings_errors(service: str, error: SettingsError) -> int:
-    """Write all settings errors to stderr and return the exit code 2."""
-    sys.stderr.write(f"{service}: the settings do not fit:\n")
+    """Print all settings errors to stderr and return the exit code 2."""
+    sys.stderr.write(f"{service}: invalid settings:\n")
     sys.stderr.writelines(f"  {problem}\n" for problem in str(error).splitlines())
     return 2
 
 
 async def _serve(settings: S, open_service: Callable[[S], AbstractAsyncContextManager[ServiceSpec]]) -> None:
     started, stopping = asyncio.Event(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
     async with AsyncExitStack() as stack:
         service = await stack.enter_async_context(open_service(settings))
         internal = health_app(service, started, stopping)
@@ -103,7 +107,7 @@ async def _serve(settings: S, open_service: Callable[[S], AbstractAsyncContextMa
                     service.cors.install(app)
                 app.add_routes(service.public)
                 await start_listener(public, app, settings.bind_host, service.public_port)
-            gc.freeze()  # what is loaded now stays: https://docs.python.org/3/library/gc.html#gc.freeze
+            gc.freeze()  # never scans the objects loaded so far again: https://docs.python.org/3/library/gc.html#gc.freeze
             gc.set_threshold(50_000, 50, 50)
             started.set()
             log.info("service_started", port=service.public_port or None, internal_port=settings.internal_port)
@@ -118,9 +122,9 @@ async def _serve(settings: S, open_service: Callable[[S], AbstractAsyncContextMa
 
 
 async def run_forever(task: Callable[[], Awaitable[object]]) -> None:
-    """Run a long task; its crash, or its end, ends the service."""
+    """Run a task that must not end; raise if it does, which ends the service."""
     await task()
-    raise RuntimeError("a task that should run for as long as its service has ended")
+    raise RuntimeError("a background task has ended, although it should run as long as the service")
 
 
 async def start_listener(
@@ -144,7 +148,7 @@ async def start_listener(
 
 
 def health_app(service: ServiceSpec, started: asyncio.Event, stopping: asyncio.Event) -> web.Application:
-    """Create the internal application, with the probes and the metrics."""
+    """Create the internal application with `/livez`, `/readyz` and `/metrics`."""
 
     async def livez(_request: web.Request) -> web.Response:
         alive = service.is_alive()

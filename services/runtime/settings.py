@@ -1,7 +1,8 @@
-"""Settings: read once from the environment, all problems told at once, secrets kept out of every `repr`.
+"""Settings: read once from the environment, with all problems reported at once and secrets hidden from every `repr`.
 
-A setting is its field's name in upper case; with a service's name in front (`WORKER_LOG_LEVEL`) it is that
-service's alone and wins. What is secret may stand in a file, which `REDIS_URL_FILE` names.
+The variable of a setting is the field's name in upper case. A variable with the service's name in front
+(`WORKER_LOG_LEVEL`) applies to that service only and takes precedence. A secret may be in a file, which a variable with
+the suffix `_FILE` names (`REDIS_URL_FILE`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ S = TypeVar("S", bound="Settings")
 
 
 class Secret(str):
-    """A string that does not show itself."""
+    """A string whose `repr` is hidden."""
 
     __slots__ = ()
 
@@ -35,13 +36,13 @@ class Secret(str):
 
 
 class Origin(str):
-    """The origin of a page, as browsers spell it: scheme, host, and a port that is not the scheme's own."""
+    """The origin of a page, as browsers send it: scheme, host, and the port unless it is the scheme's default."""
 
     __slots__ = ()
 
     @classmethod
     def parse(cls, text: str) -> Origin:
-        """Read an origin; ValueError when it is none."""
+        """Parse an origin; raise ValueError if the text is not an origin."""
         parts = urlsplit(text)
         if parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc:
             raise ValueError(f"Expected an origin such as https://www.example.org, got {text!r}")
@@ -49,31 +50,31 @@ class Origin(str):
 
     @classmethod
     def of(cls, url: str) -> Origin:
-        """Return an address's origin; ValueError when it has none."""
+        """Return the origin of an http(s) URL; raise ValueError if the text is not such a URL."""
         parts = urlsplit(url.lower())
-        if parts.scheme not in _PORTS or not parts.hostname:
-            raise ValueError(f"Expected an address such as https://www.example.org, got {url!r}")
-        return cls(f"{parts.scheme}://{parts.netloc.removesuffix(_PORTS[parts.scheme])}")
+        if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
+            raise ValueError(f"Expected a URL such as https://www.example.org, got {url!r}")
+        return cls(f"{parts.scheme}://{parts.netloc.removesuffix(_DEFAULT_PORTS[parts.scheme])}")
 
 
 class Url(str):
-    """An address that browsers find a service at."""
+    """The http(s) URL of a service."""
 
     __slots__ = ()
 
     @classmethod
     def parse(cls, text: str) -> Url:
-        """Read an address; ValueError when it is none."""
+        """Parse a URL; raise ValueError if the text is not an http(s) URL."""
         Origin.of(text)
         return cls(text)
 
 
-_PORTS = {"http": ":80", "https": ":443"}
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 OriginList = tuple[Origin, ...]
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """What every service can be told."""
+    """The settings of every service."""
 
     service: ClassVar[str]
 
@@ -85,23 +86,27 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def validate(cls, values: Mapping[str, Any]) -> list[str]:  # noqa: ARG003
-        """Name what is wrong between settings; `values` has those that are set, `None` for one that does not fit."""
+        """Return the problems of settings that depend on each other.
+
+        Args:
+            values: the settings that are set, by field name; None stands for an invalid value.
+        """
         return []
 
 
 class SettingsError(Exception):
-    """The environment does not fit; one line for each problem."""
+    """Some settings are missing or invalid; the message has one line per problem."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         super().__init__("\n".join(problems))
 
 
-def load(kind: type[S], environ: Mapping[str, str]) -> S:
-    """Read a service's settings; InvalidSettings lists everything that is missing or does not fit."""
+def load(settings_type: type[S], environ: Mapping[str, str]) -> S:
+    """Read a service's settings from environment variables; raise SettingsError with all problems at once."""
     values: dict[str, Any] = {}
     problems: list[str] = []
-    for field in msgspec.structs.fields(kind):
-        name, text = _find(field, kind.service, environ)
+    for field in msgspec.structs.fields(settings_type):
+        name, text = _find(field, settings_type.service, environ)
         if text is None:
             if field.required:
                 problems.append(f"{name} is missing")
@@ -115,10 +120,10 @@ def load(kind: type[S], environ: Mapping[str, str]) -> S:
             )
         except (msgspec.ValidationError, OSError, UnicodeDecodeError) as error:
             problems.append(f"{name}: {error}")
-    problems += kind.validate(values)
+    problems += settings_type.validate(values)
     if problems:
         raise SettingsError(problems)
-    return kind(**values)
+    return settings_type(**values)
 
 
 def _find(field: FieldInfo, service: str, environ: Mapping[str, str]) -> tuple[str, str | None]:
@@ -134,27 +139,30 @@ def _is_secret(field: FieldInfo) -> bool:
     return field.type is Secret or Secret in get_args(field.type)
 
 
-def _split(text: str, kind: Any) -> Any:
-    return (
-        [word.strip() for word in text.split(",") if word.strip()] if kind in (StringList, OriginList) else text.strip()
-    )
+def _split(text: str, field_type: Any) -> Any:
+    if field_type in (StringList, OriginList):
+        return [item.strip() for item in text.split(",") if item.strip()]
+    return text.strip()
 
 
-def _decode_hook(kind: Any, value: Any) -> Any:
-    if kind in (Origin, Url):
-        return kind.parse(value)
-    if kind in (Secret, Path):
-        return kind(value)
-    raise NotImplementedError(kind)
+def _decode_hook(field_type: Any, value: Any) -> Any:
+    if field_type in (Origin, Url):
+        return field_type.parse(value)
+    if field_type in (Secret, Path):
+        return field_type(value)
+    raise NotImplementedError(field_type)
 
 
 class ReloadingFile(Generic[T]):
-    """A key file that is read again when it has changed, so that a rotation needs no restart."""
+    """The parsed content of a key file, which is read again after a change: rotating a key needs no restart.
+
+    Raises SettingsError if the file cannot be read or parsed at the start.
+    """
 
     def __init__(self, path: Path, parse: Callable[[str], T]) -> None:
         self._path = path
         self._parse = parse
-        self._read_at: tuple[int, int] | None = None
+        self._version: tuple[int, int] | None = None  # modification time and inode of the file as parsed
         try:
             self._value = self.value
         except (OSError, ValueError) as error:
@@ -162,27 +170,27 @@ class ReloadingFile(Generic[T]):
 
     @property
     def value(self) -> T:
-        """Return what the file says now; once it cannot be read, what it said last."""
+        """The current content; the last valid content while the file cannot be read or parsed."""
         try:
-            status = os.stat(self._path)  # noqa: PTH116 - for every request, and faster than the path itself
-            stamp = (status.st_mtime_ns, status.st_ino)
-            if stamp != self._read_at:
+            status = os.stat(self._path)  # noqa: PTH116 - on every request; faster than Path.stat
+            version = (status.st_mtime_ns, status.st_ino)
+            if version != self._version:
                 self._value = self._parse(self._path.read_text())
-                self._read_at = stamp
+                self._version = version
         except (OSError, ValueError):
-            if self._read_at is None:
+            if self._version is None:
                 raise
         return self._value
 
 
 def read_keys(text: str) -> tuple[str, ...]:
-    """Read a file of keys, one a line; ValueError when there is none."""
+    """Parse a key file: one key per line, comments start with `#`. Raise ValueError if there is no key."""
     keys = tuple(line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#"))
     if not keys:
-        raise ValueError("the key file has no key")
+        raise ValueError("the key file contains no key")
     return keys
 
 
 def environment() -> Mapping[str, str]:
-    """Return the process's environment: the only place that reads it."""
+    """Return the environment of the process. Nothing else reads it."""
     return os.environ

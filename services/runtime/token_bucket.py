@@ -1,10 +1,10 @@
-"""A token bucket: so much at once, and so much a second from then on."""
+"""A token bucket: limits a rate, and allows bursts."""
 
 from __future__ import annotations
 
 
 class TokenBucket:
-    """What one caller may still do; times are monotonic seconds."""
+    """The tokens of one caller. Times are monotonic seconds."""
 
     __slots__ = ("_burst", "_rate", "_tokens", "_updated_at")
 
@@ -15,7 +15,7 @@ class TokenBucket:
         self._updated_at = now
 
     def acquire(self, now: float) -> float:
-        """Take one, and return 0; when there is none, take nothing and return the seconds until there is."""
+        """Acquire a token and return 0; if none is left, return the seconds until the next one."""
         self._tokens = min(self._burst, self._tokens + (now - self._updated_at) * self._rate)
         self._updated_at = now
         if self._tokens < 1:

@@ -1,7 +1,7 @@
-"""Counters and histograms for what happens thousands of times a second.
+"""Counters and histograms for hot paths, which need a fifth of the time of prometheus-client's own.
 
-They tell the same as prometheus-client's own (https://prometheus.github.io/client_python/collector/custom/), and take
-a fifth of the time: they are changed by one thread alone, the loop's, and need no lock.
+Only the event loop's thread updates them, so they need no lock. The samples that they expose are the same
+(https://prometheus.github.io/client_python/collector/custom/).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 
 class CounterChild:
-    """One series of a counter."""
+    """The counter of one combination of labels."""
 
     __slots__ = ("value",)
 
@@ -26,22 +26,22 @@ class CounterChild:
         self.value = 0
 
     def inc(self, amount: int = 1) -> None:
-        """Count so many."""
+        """Increase the counter."""
         self.value += amount
 
 
 class HistogramChild:
-    """One series of a histogram."""
+    """The histogram of one combination of labels."""
 
     __slots__ = ("_bounds", "counts", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)  # up to each bound, from the one before; and what is beyond the last
+        self.counts = [0] * (len(bounds) + 1)  # per bucket, not cumulative; the last one is +Inf
         self.total = 0.0
 
     def observe(self, value: float) -> None:
-        """Count one of this size."""
+        """Count an observation."""
         self.counts[bisect_left(self._bounds, value)] += 1
         self.total += value
 
@@ -60,23 +60,23 @@ class _UnlockedMetric(Collector, Generic[S]):
         REGISTRY.register(self)
 
     def labels(self, *values: str | int) -> S:
-        """Return the series with these labels."""
-        found = self._children.get(values)
-        if found is None:
-            found = self._children[values] = self._new_child()
-        return found
+        """Return the child with these label values; create it on first use."""
+        child = self._children.get(values)
+        if child is None:
+            child = self._children[values] = self._new_child()
+        return child
 
     @abstractmethod
     def _new_child(self) -> S:
-        """Begin a series."""
+        """Create a child without observations."""
 
     def _labelled_children(self) -> Iterator[tuple[list[str], S]]:
-        for values, series in list(self._children.items()):
-            yield [str(value) for value in values], series
+        for values, child in list(self._children.items()):
+            yield [str(value) for value in values], child
 
 
 class UnlockedCounter(_UnlockedMetric[CounterChild]):
-    """A counter."""
+    """A counter without a lock."""
 
     kind = "counter"
 
@@ -84,15 +84,15 @@ class UnlockedCounter(_UnlockedMetric[CounterChild]):
         return CounterChild()
 
     def collect(self) -> Iterator[Metric]:
-        """Tell what was counted."""
+        """Yield the samples of all children. Called when Prometheus scrapes."""
         family = CounterMetricFamily(self.name, self.documentation, labels=self.label_names)
-        for values, count in self._labelled_children():
-            family.add_metric(values, count.value)
+        for values, child in self._labelled_children():
+            family.add_metric(values, child.value)
         yield family
 
 
 class UnlockedHistogram(_UnlockedMetric[HistogramChild]):
-    """A histogram."""
+    """A histogram without a lock."""
 
     kind = "histogram"
 
@@ -111,10 +111,10 @@ class UnlockedHistogram(_UnlockedMetric[HistogramChild]):
         return HistogramChild(self._buckets)
 
     def collect(self) -> Iterator[Metric]:
-        """Tell what was observed."""
+        """Yield the samples of all children. Called when Prometheus scrapes."""
         family = HistogramMetricFamily(self.name, self.documentation, labels=self.label_names)
-        names = [*map(str, self._buckets), "+Inf"]
+        bounds = [*map(str, self._buckets), "+Inf"]
         for values, child in self._labelled_children():
-            cumulative = list(zip(names, accumulate(child.counts), strict=True))
+            cumulative = list(zip(bounds, accumulate(child.counts), strict=True))
             family.add_metric(values, cumulative, child.total)
         yield family

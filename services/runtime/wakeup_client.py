@@ -1,6 +1,6 @@
-"""Hints for the workers that a message can be taken: `POST /wake` to the notifier, whose answer nobody waits for.
+"""Wake-ups for workers: `POST /wake` to the notifier when a message becomes visible on the queue.
 
-A hint that is lost costs time, never a job: workers poll, too. So a failure is none, and nothing is sent again.
+A lost wake-up only costs time, because workers also poll. Failures are therefore ignored and nothing is retried.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import structlog
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 TIMEOUT = aiohttp.ClientTimeout(total=2)
-SLOT_S = 0.25  # hidden messages that are seen again within so long share a hint
-MAX_DELAY_S = 3600.0  # whose hint is not forgotten by then; together with the slots this bounds the timers
+COALESCE_S = 0.25  # delayed wake-ups that are due within one such interval are sent as one
+MAX_DELAY_S = 3600.0  # later ones are left to polling; together with COALESCE_S this bounds the number of timers
 
 
 class WakeupClient:
-    """Hints, one request at a time; whatever is to be hinted at meanwhile is one more."""
+    """Sends wake-ups, one request at a time; all that become due during a request are sent as one."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str | None) -> None:
         self._session = session
         self._url = None if url is None else f"{url.rstrip('/')}/wake"
         self._pending = asyncio.Event()
-        self._slots: set[int] = set()
+        self._scheduled: set[int] = set()  # the intervals that have a timer
 
     @classmethod
     @asynccontextmanager
     async def connect(cls, url: str | None) -> AsyncIterator[WakeupClient]:
-        """Open a session to the notifier, `None` for no hints; at the end one that is still owed is sent."""
+        """Open a session to the notifier, and send a pending wake-up on exit. Without a URL no wake-ups are sent."""
         async with aiohttp.ClientSession(timeout=TIMEOUT, cookie_jar=aiohttp.DummyCookieJar()) as session:
             client = cls(session, url)
             yield client
@@ -40,33 +40,33 @@ class WakeupClient:
                 await client._post()
 
     def notify(self) -> None:
-        """Hint now."""
+        """Wake a worker soon. This does not block."""
         self._pending.set()
 
     def notify_after(self, seconds: float) -> None:
-        """Hint when a message that is hidden for so long is seen again; beyond an hour polling must find it."""
+        """Wake a worker when a message that is hidden for this long becomes visible, if it is at most MAX_DELAY_S."""
         if seconds <= 0:
             self.notify()
         elif seconds <= MAX_DELAY_S:
             loop = asyncio.get_running_loop()
-            slot = math.ceil((loop.time() + seconds) / SLOT_S)
-            if slot not in self._slots:
-                self._slots.add(slot)
-                loop.call_at(slot * SLOT_S, self._on_slot, slot)
+            interval = math.ceil((loop.time() + seconds) / COALESCE_S)
+            if interval not in self._scheduled:
+                self._scheduled.add(interval)
+                loop.call_at(interval * COALESCE_S, self._on_due, interval)
 
-    def _on_slot(self, slot: int) -> None:
-        self._slots.discard(slot)
+    def _on_due(self, interval: int) -> None:
+        self._scheduled.discard(interval)
         self.notify()
 
     async def run(self) -> None:
-        """Send what is owed, for ever."""
+        """Send pending wake-ups until cancelled."""
         while True:
             await self._pending.wait()
             self._pending.clear()
             try:
                 await self._post()
             except asyncio.CancelledError:
-                self._pending.set()  # perhaps it was not sent
+                self._pending.set()  # the request may not have been sent
                 raise
 
     async def _post(self) -> None:
@@ -76,4 +76,4 @@ class WakeupClient:
             async with self._session.post(self._url):
                 pass
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            log.debug("hint_unsent", error=type(error).__name__)
+            log.debug("wakeup_failed", error=type(error).__name__)

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 import pytest
-from prometheus_client import REGISTRY, Counter, Histogram
+from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 
 import services.notifier.metrics
@@ -78,22 +78,3 @@ def test_names_and_labels_follow_the_conventions(heading: str) -> None:
         assert metric.kind != "histogram" or metric.name.endswith("_seconds")
         assert not IDENTIFYING & set(metric.labels)
         assert metric.question.endswith("?")
-
-
-def test_what_is_tallied_is_told_as_the_library_tells_its_own() -> None:
-    """The same numbers make the same lines, whichever of the two counts."""
-    told = []
-    for counter, histogram in ((Counter, Histogram), (UnlockedCounter, UnlockedHistogram)):
-        counted = counter("tallied", "How many?", ["kind", "code"])
-        spread = histogram("tallied_seconds", "How long?", ["kind"], buckets=(0.1, 1, 2.5))
-        plain = histogram("untallied_seconds", "How long?", ["kind"])
-        for amount in (1, 4):
-            counted.labels("one", 200).inc(amount)
-        counted.labels("other", 404).inc()
-        for value in (0, 0.1, 0.11, 1, 2.5, 2.6, 99):
-            spread.labels("one").observe(value)
-            plain.labels("one").observe(value)
-        told.append([*counted.collect(), *spread.collect(), *plain.collect()])
-        for metric in (counted, spread, plain):
-            REGISTRY.unregister(metric)
-    assert told[0] == told[1]

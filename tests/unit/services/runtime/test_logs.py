@@ -1,4 +1,4 @@
-"""Logs, in a process of their own: what is set up there stays there."""
+"""Log output, produced in a subprocess because logging is configured for a whole process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ for name, text in secrets.items():
     log.info("event", text=text)
     log.warning(text)
     log.info("event", nested={"headers": {"k": [text]}})
-    logging.getLogger("azure.core").warning("they said %s", text)
+    logging.getLogger("azure.core").warning("library said %s", text)
     def fails():
         password = "l0calsecret"
         raise ValueError(text)
@@ -43,17 +43,17 @@ for name, text in secrets.items():
         fails()
     except ValueError:
         log.exception("event_failed")
-        logging.getLogger("asyncio").exception("they failed")
+        logging.getLogger("asyncio").exception("library failed")
 log.debug("not_at_this_level")
-logging.getLogger("azure.core").info("not from them")
+logging.getLogger("azure.core").info("library info")
 with structlog.contextvars.bound_contextvars(job_id="j-1"):
     log.info("job_handled", outcome="succeeded", attempt=2)
 """
 
 
 def output(style: str) -> str:
-    """Log everything that must not be seen, and return what is to be seen."""
-    ran = subprocess.run(
+    """Log all secrets in every way, and return the output."""
+    completed = subprocess.run(
         [sys.executable, "-W", "error", "-c", PROGRAM, style, json.dumps(SECRETS)],
         cwd=ROOT,
         capture_output=True,
@@ -61,25 +61,25 @@ def output(style: str) -> str:
         check=True,
         timeout=30,
     )
-    assert ran.stdout == ""
-    return ran.stderr
+    assert completed.stdout == ""
+    return completed.stderr
 
 
 @pytest.fixture(scope="module")
 def json_output() -> str:
-    """Log in the style of a container."""
+    """Return the output in the style of a container."""
     return output("json")
 
 
 @pytest.fixture(scope="module")
 def lines(json_output: str) -> list[dict[str, Any]]:
-    """Return the events of `json_output`: every line is one."""
+    """Return the events of `json_output`, one per line."""
     return [json.loads(line) for line in json_output.splitlines()]
 
 
 @pytest.mark.parametrize("style", ["json", "console", "auto"])
 def test_no_secret_is_logged(style: str) -> None:
-    """Tokens, keys and passwords are hidden in events, values, exceptions and the lines of libraries."""
+    """Tokens, keys and passwords are hidden in events, values, exceptions and the records of libraries."""
     text = output(style)
     assert "s3cretkey" not in text
     assert "eyJ" not in text
@@ -88,15 +88,15 @@ def test_no_secret_is_logged(style: str) -> None:
 
 @pytest.mark.parametrize("style", ["json", "console"])
 def test_a_traceback_has_no_locals(style: str) -> None:
-    """An error shows where it was raised, and no variable's value."""
+    """An exception shows where it was raised but not the values of variables."""
     text = output(style)
     assert "l0calsecret" not in text
     assert "ValueError" in text
     assert "fails" in text
 
 
-def test_what_surrounds_a_secret_stays(json_output: str) -> None:
-    """A line is still of use: only the secret itself is taken out."""
+def test_the_text_around_a_secret_is_kept(json_output: str) -> None:
+    """Only the secret itself is replaced, so that the line stays useful."""
     for part in (
         "AccountName=dev;AccountKey=[hidden];QueueEndpoint=http://q",
         "/progress/[hidden]?jobId=1&progress=40",
@@ -108,7 +108,7 @@ def test_what_surrounds_a_secret_stays(json_output: str) -> None:
 
 
 def test_an_event_is_a_line_of_json(lines: list[dict[str, Any]]) -> None:
-    """Our events and those of libraries have one shape, with the service's name and the time."""
+    """Our events and those of libraries have one format, with the service's name and the time."""
     last = lines[-1]
     assert last.pop("timestamp").endswith("Z")
     assert last == {
@@ -120,19 +120,19 @@ def test_an_event_is_a_line_of_json(lines: list[dict[str, Any]]) -> None:
         "attempt": 2,
     }
     assert {line["service"] for line in lines} == {"worker"}
-    assert any(line["event"].startswith("they said") for line in lines)
+    assert any(line["event"].startswith("library said") for line in lines)
 
 
-def test_the_level_is_kept(lines: list[dict[str, Any]]) -> None:
-    """What is below the level is not written, and chatty libraries speak only of trouble."""
+def test_the_level_is_respected(lines: list[dict[str, Any]]) -> None:
+    """Events below the level are not written, and verbose libraries log only warnings and errors."""
     events = [line["event"] for line in lines]
     assert "not_at_this_level" not in events
-    assert "not from them" not in events
+    assert "library info" not in events
 
 
 def test_exceptions_are_part_of_their_event(lines: list[dict[str, Any]]) -> None:
-    """A traceback is structured and in the event's own line, from us and from libraries alike."""
-    failed = [line for line in lines if line["event"] in ("event_failed", "they failed")]
+    """A traceback is structured and part of its event's line, for our events and those of libraries."""
+    failed = [line for line in lines if line["event"] in ("event_failed", "library failed")]
     assert len(failed) == 2 * len(SECRETS)
     assert {line["exception"][0]["exc_type"] for line in failed} == {"ValueError"}
     assert {line["level"] for line in failed} == {"error"}

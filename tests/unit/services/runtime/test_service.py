@@ -1,4 +1,4 @@
-"""The chassis, as a process of its own: how a service starts, answers, drains and dies."""
+"""The lifecycle of a service in a subprocess: start, probes, drain, shutdown and crash."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ class SampleSettings(Settings, frozen=True, kw_only=True):
     service: ClassVar[str] = "sample"
     port: Port
 
-async def appeared(name):
+async def wait_for_file(name):
     while not (folder / name).exists():
         await asyncio.sleep(0.01)
 
 async def task():
-    await appeared("crash")
+    await wait_for_file("crash")
     if mode == "crash":
         raise RuntimeError("the task has crashed")
 
 async def drain():
     (folder / "draining").touch()
-    await appeared("drained")
+    await wait_for_file("drained")
 
 async def hello(_request):
     return web.Response(text="hello")
@@ -53,7 +53,7 @@ async def hello(_request):
 async def sample(settings):
     yield ServiceSpec(
         public=[web.get("/", hello)], public_port=settings.port, tasks={"task": task}, drain=drain,
-        unready_reasons=lambda: [] if (folder / "ready").exists() else ["the other"],
+        unready_reasons=lambda: [] if (folder / "ready").exists() else ["a dependency"],
         is_alive=lambda: not (folder / "dead").exists(),
     )
     (folder / "closed").touch()
@@ -72,7 +72,7 @@ class Sample:
         self.folder = folder
 
     def get(self, path: str, *, public: bool = False) -> tuple[int, str]:
-        """Ask once; status 0 when nobody listens."""
+        """Send a GET request; return status and body, or status 0 if the connection is refused."""
         url = f"http://127.0.0.1:{self.public if public else self.internal}{path}"
         try:
             with urllib.request.urlopen(url, timeout=5) as response:
@@ -83,8 +83,8 @@ class Sample:
         except OSError:
             return 0, ""
 
-    def mark(self, name: str) -> None:
-        """Tell the service something."""
+    def create_file(self, name: str) -> None:
+        """Signal the service by creating a file."""
         (self.folder / name).touch()
 
 
@@ -103,15 +103,15 @@ def serving(folder: Path, mode: str = "good") -> Iterator[Sample]:
                 process.kill()
 
 
-async def test_a_service_answers_its_probes(tmp_path: Path) -> None:
-    """Readiness names what it waits for, liveness is the service's own word, and metrics are there."""
+async def test_a_service_answers_probes(tmp_path: Path) -> None:
+    """Readiness lists its reasons, liveness comes from the service, and metrics are served."""
     with serving(tmp_path) as sample:
         await wait_until(lambda: sample.get("/", public=True) == (200, "hello"))
-        assert sample.get("/readyz") == (503, json.dumps({"ready": False, "waiting_for": ["the other"]}))
-        sample.mark("ready")
+        assert sample.get("/readyz") == (503, json.dumps({"ready": False, "waiting_for": ["a dependency"]}))
+        sample.create_file("ready")
         assert sample.get("/readyz") == (200, json.dumps({"ready": True, "waiting_for": []}))
         assert sample.get("/livez") == (200, json.dumps({"alive": True}))
-        sample.mark("dead")
+        sample.create_file("dead")
         assert sample.get("/livez")[0] == 503
         assert 'http_requests_total{code="200",method="GET",route="/"}' in sample.get("/metrics")[1]
         assert sample.get("/readyz", public=True)[0] == 404
@@ -119,37 +119,37 @@ async def test_a_service_answers_its_probes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_service_stops_in_order(tmp_path: Path, number: signal.Signals) -> None:
-    """Readiness goes first, the public listener answers while the service drains, and the end has code 0."""
+    """Readiness goes false, the public listener answers while the service drains, and the exit code is 0."""
     with serving(tmp_path) as sample:
-        sample.mark("ready")
+        sample.create_file("ready")
         await wait_until(lambda: sample.get("/readyz")[0] == 200)
         sample.process.send_signal(number)
         await wait_until(lambda: (tmp_path / "draining").exists())
         assert sample.get("/readyz") == (503, json.dumps({"ready": False, "waiting_for": ["draining"]}))
         assert sample.get("/livez")[0] == 200
         assert sample.get("/", public=True) == (200, "hello")
-        sample.mark("drained")
+        sample.create_file("drained")
         await wait_until(lambda: sample.process.poll() is not None)
         assert sample.process.returncode == 0
         assert (tmp_path / "closed").exists()
 
 
-@pytest.mark.parametrize(("mode", "told"), [("crash", "the task has crashed"), ("end", "has ended")])
-async def test_a_task_that_crashes_or_ends_takes_the_service_with_it(tmp_path: Path, mode: str, told: str) -> None:
-    """A service with a part missing is no service: it ends with code 1 and says why."""
+@pytest.mark.parametrize(("mode", "error"), [("crash", "the task has crashed"), ("end", "has ended")])
+async def test_a_task_that_crashes_or_ends_stops_the_service(tmp_path: Path, mode: str, error: str) -> None:
+    """The service exits with code 1 and logs the error."""
     with serving(tmp_path, mode) as sample:
         await wait_until(lambda: sample.get("/livez")[0] == 200)
-        sample.mark("crash")
+        sample.create_file("crash")
         await wait_until(lambda: sample.process.poll() is not None)
         assert sample.process.returncode == 1
         assert sample.process.stderr is not None
-        assert told in sample.process.stderr.read()
+        assert error in sample.process.stderr.read()
 
 
 @pytest.mark.parametrize("service", ["submitter", "worker", "notifier"])
-def test_wrong_settings_are_told_and_end_with_code_2(service: str) -> None:
-    """A service that is not told enough names everything that is missing, without a traceback."""
-    ran = subprocess.run(
+def test_invalid_settings_are_printed_and_exit_with_code_2(service: str) -> None:
+    """A service without settings lists every missing one, without a traceback."""
+    completed = subprocess.run(
         [sys.executable, "-m", f"services.{service}"],
         cwd=ROOT,
         env={"PATH": os.environ["PATH"]},
@@ -158,7 +158,7 @@ def test_wrong_settings_are_told_and_end_with_code_2(service: str) -> None:
         timeout=30,
         check=False,
     )
-    assert ran.returncode == 2
-    assert ran.stderr.startswith(f"{service}: the settings do not fit:\n")
-    assert len(ran.stderr.splitlines()) >= 4
-    assert "Traceback" not in ran.stderr
+    assert completed.returncode == 2
+    assert completed.stderr.startswith(f"{service}: invalid settings:\n")
+    assert len(completed.stderr.splitlines()) >= 4
+    assert "Traceback" not in completed.stderr

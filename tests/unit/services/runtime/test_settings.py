@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -26,23 +27,25 @@ SUBMITTER = {
 }
 
 
-def problems(kind: type[SubmitterSettings | WorkerSettings | NotifierSettings], env: dict[str, str]) -> list[str]:
-    """Return what is wrong with an environment."""
-    with pytest.raises(SettingsError) as refused:
-        load(kind, env)
-    return str(refused.value).splitlines()
+def problems(
+    settings_type: type[SubmitterSettings | WorkerSettings | NotifierSettings], env: dict[str, str]
+) -> list[str]:
+    """Return the problems of an environment."""
+    with pytest.raises(SettingsError) as raised:
+        load(settings_type, env)
+    return str(raised.value).splitlines()
 
 
 def test_settings_come_from_the_environment() -> None:
-    """Every type is converted, and what is not set has its default."""
+    """Values are converted to the types of their fields, and the others have their defaults."""
     settings = load(WorkerSettings, {**WORKER, "WORKER_CONCURRENCY": " 3 ", "HEARTBEAT_S": "0.5", "LOG_LEVEL": "debug"})
     assert (settings.worker_concurrency, settings.heartbeat_s, settings.log_level) == (3, 0.5, "debug")
     assert (settings.report_key_file, settings.queue_name) == (Path("/keys/report.key"), "jobs")
     assert settings.queue_connection_string == CONNECTION
 
 
-def test_all_problems_are_told_at_once() -> None:
-    """Whoever sets up a service does not find one mistake after the other."""
+def test_all_problems_are_reported_at_once() -> None:
+    """An operator does not have to fix one problem to see the next."""
     env = {
         "WORKER_CONCURRENCY": "0",
         "LEASE_S": "long",
@@ -50,31 +53,31 @@ def test_all_problems_are_told_at_once() -> None:
         "INTERNAL_PORT": "70000",
         "HEARTBEAT_S": "-1",
     }
-    told = problems(WorkerSettings, env)
+    reported = problems(WorkerSettings, env)
     names = ["NOTIFIER_INTERNAL_URL", "REPORT_KEY_FILE", "QUEUE_CONNECTION_STRING", *env]
-    assert sorted(line.split(" ")[0].rstrip(":") for line in told) == sorted(names)
+    assert sorted(line.split(" ")[0].rstrip(":") for line in reported) == sorted(names)
 
 
-def test_a_secret_may_stand_in_a_file(tmp_path: Path) -> None:
-    """As orchestrators mount it; what is not secret has no file, and one that cannot be read is named."""
+def test_a_secret_may_be_in_a_file(tmp_path: Path) -> None:
+    """Orchestrators mount secrets as files. Only secrets have such a variable; an unreadable file is reported."""
     file = tmp_path / "connection"
     file.write_text(f"{CONNECTION}\n")
     env = {**WORKER, "QUEUE_CONNECTION_STRING": "", "QUEUE_CONNECTION_STRING_FILE": str(file)}
     assert load(WorkerSettings, env).queue_connection_string == CONNECTION
     assert load(WorkerSettings, {**env, "WORKER_QUEUE_CONNECTION_STRING": "own"}).queue_connection_string == "own"
     assert load(WorkerSettings, {**env, "QUEUE_NAME_FILE": str(file)}).queue_name == "jobs"
-    (told,) = problems(WorkerSettings, {**env, "QUEUE_CONNECTION_STRING_FILE": str(tmp_path / "nothing")})
-    assert told.startswith("QUEUE_CONNECTION_STRING_FILE: ")
+    (problem,) = problems(WorkerSettings, {**env, "QUEUE_CONNECTION_STRING_FILE": str(tmp_path / "missing")})
+    assert problem.startswith("QUEUE_CONNECTION_STRING_FILE: ")
 
 
-def test_an_empty_setting_is_none() -> None:
-    """A variable that is there but empty counts as not set."""
+def test_an_empty_setting_counts_as_unset() -> None:
+    """An empty variable is the same as a missing one."""
     assert load(WorkerSettings, {**WORKER, "QUEUE_NAME": ""}).queue_name == "jobs"
     assert problems(WorkerSettings, {**WORKER, "REPORT_KEY_FILE": ""}) == ["REPORT_KEY_FILE is missing"]
 
 
-def test_a_service_s_own_setting_wins() -> None:
-    """With the service's name in front a setting is that service's alone."""
+def test_a_service_s_own_variable_takes_precedence() -> None:
+    """A variable with the service's name in front applies to that service only."""
     env = {**WORKER, "LOG_LEVEL": "error", "WORKER_LOG_LEVEL": "debug", "NOTIFIER_LOG_LEVEL": "info"}
     assert load(WorkerSettings, env).log_level == "debug"
     assert load(SubmitterSettings, {**env, **SUBMITTER}).log_level == "error"
@@ -82,30 +85,30 @@ def test_a_service_s_own_setting_wins() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "items"),
     [("a,b", ("a", "b")), (" a , b ,", ("a", "b")), ("a", ("a",)), (",", ())],
 )
-def test_lists_are_separated_by_commas(text: str, words: tuple[str, ...]) -> None:
-    """Spaces and empty words do not count."""
-    assert load(WorkerSettings, {**WORKER, "WORKER_JOBS": text}).worker_jobs == words
+def test_lists_are_separated_by_commas(text: str, items: tuple[str, ...]) -> None:
+    """Spaces around items and empty items are ignored."""
+    assert load(WorkerSettings, {**WORKER, "WORKER_JOBS": text}).worker_jobs == items
 
 
-def test_secrets_do_not_show_themselves() -> None:
-    """The settings can be printed; a secret is still its own text."""
+def test_secrets_are_hidden_when_printed() -> None:
+    """Printed settings contain no secret; the secret itself is still a string."""
     settings = load(WorkerSettings, WORKER)
     redis = load(
         NotifierSettings, {"REDIS_URL": "redis://:hunter2@redis", "REPORT_KEY_FILE": "r", "TOKEN_PUBLIC_KEY_FILE": "p"}
     )
-    for shown in (repr(settings), str(settings), f"{redis}", repr(redis.redis_url)):
-        assert "c2VjcmV0" not in shown
-        assert "hunter2" not in shown
+    for printed in (repr(settings), str(settings), f"{redis}", repr(redis.redis_url)):
+        assert "c2VjcmV0" not in printed
+        assert "hunter2" not in printed
     assert "********" in repr(settings)
     assert isinstance(settings.queue_connection_string, Secret)
     assert settings.queue_connection_string.split(";")[1] == "AccountName=a"
 
 
 def test_one_way_to_submit_must_be_chosen() -> None:
-    """Anyone may submit, or those with a key: neither and both are refused."""
+    """Open mode and API keys exclude each other, and one of them is required."""
     assert load(SubmitterSettings, SUBMITTER).submitter_api_keys is None
     keyed = {**SUBMITTER, "SUBMITTER_OPEN": "false", "SUBMITTER_API_KEYS": "/keys/api"}
     assert load(SubmitterSettings, keyed).submitter_api_keys == Path("/keys/api")
@@ -115,20 +118,20 @@ def test_one_way_to_submit_must_be_chosen() -> None:
 
 
 def test_the_submitter_s_own_origin_is_allowed() -> None:
-    """The page may post its own form, others only when they are named."""
+    """The submitter's pages may post forms; pages of other origins only if they are listed."""
     settings = load(SubmitterSettings, {**SUBMITTER, "ALLOWED_ORIGINS": "https://a.example,https://b.example"})
     assert settings.origins == ("https://jobs.example", "https://a.example", "https://b.example")
 
 
 def replace(path: Path, text: str) -> None:
-    """Change a file as an editor or Kubernetes does: by putting another in its place."""
+    """Replace a file by a new one, as editors and Kubernetes do."""
     draft = path.with_suffix(".new")
     draft.write_text(text)
     draft.replace(path)
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
-    """A rotated key is used from the next look on, and an unchanged file is read once."""
+    """A rotated key is used at the next access, and an unchanged file is parsed once."""
     path = tmp_path / "keys"
     path.write_text("one\n")
     parsed: list[str] = []
@@ -144,13 +147,13 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     assert keys.value == ("two", "one")
 
 
-@pytest.mark.parametrize("bad", ["", "# nothing\n"])
-def test_the_last_good_value_is_kept(tmp_path: Path, bad: str) -> None:
-    """A file that is half written, empty or gone changes nothing, and is read as soon as it is good again."""
+@pytest.mark.parametrize("invalid", ["", "# nothing\n"])
+def test_the_last_valid_value_is_kept(tmp_path: Path, invalid: str) -> None:
+    """A half-written, empty or missing file changes nothing; it is read again once it is valid."""
     path = tmp_path / "keys"
     path.write_text("one\n")
     keys = ReloadingFile(path, read_keys)
-    replace(path, bad)
+    replace(path, invalid)
     assert keys.value == ("one",)
     path.write_bytes(b"\xff\xfe")
     assert keys.value == ("one",)
@@ -160,22 +163,22 @@ def test_the_last_good_value_is_kept(tmp_path: Path, bad: str) -> None:
     assert keys.value == ("two",)
 
 
-def test_a_file_that_is_bad_from_the_start_is_an_error(tmp_path: Path) -> None:
-    """A service does not start without its keys."""
+def test_a_file_that_is_invalid_at_the_start_is_an_error(tmp_path: Path) -> None:
+    """A service does not start without valid keys."""
     with pytest.raises(SettingsError, match=r"keys: .*No such file"):
         ReloadingFile(tmp_path / "keys", read_keys)
     (tmp_path / "keys").write_text("\n")
-    with pytest.raises(SettingsError, match=r"keys: .*no key"):
+    with pytest.raises(SettingsError, match=r"keys: .*contains no key"):
         ReloadingFile(tmp_path / "keys", read_keys)
 
 
-def test_a_key_file_has_a_key_a_line() -> None:
-    """Comments, spaces and empty lines are no keys."""
+def test_a_key_file_has_one_key_per_line() -> None:
+    """Comments, surrounding spaces and empty lines are ignored."""
     assert read_keys("# ours\n  one \n\r\n\ntwo") == ("one", "two")
 
 
 @pytest.mark.parametrize(
-    ("told", "meant"),
+    ("text", "origin"),
     [
         ("https://www.example.org", "https://www.example.org"),
         ("HTTP://LOCALHOST:8501/", "http://localhost:8501"),
@@ -183,35 +186,40 @@ def test_a_key_file_has_a_key_a_line() -> None:
         ("http://[::1]:8080", "http://[::1]:8080"),
     ],
 )
-def test_origins_are_spelt_as_browsers_do(told: str, meant: str) -> None:
-    """So that what is allowed is found."""
-    assert load(SubmitterSettings, {**SUBMITTER, "ALLOWED_ORIGINS": f"{told}, http://b"}).allowed_origins == (
-        meant,
+def test_origins_are_normalized(text: str, origin: str) -> None:
+    """They become what browsers send, so that a comparison finds them."""
+    assert load(SubmitterSettings, {**SUBMITTER, "ALLOWED_ORIGINS": f"{text}, http://b"}).allowed_origins == (
+        origin,
         "http://b",
     )
 
 
 @pytest.mark.parametrize(
-    "told", ["www.example.org", "https://", "https://a/path", "https://a?b", "ftp://a", "*", "null"]
+    "text", ["www.example.org", "https://", "https://a/path", "https://a?b", "ftp://a", "*", "null"]
 )
-def test_what_is_no_origin_is_refused(told: str) -> None:
-    """It would allow nobody, and nobody would know why."""
-    (problem,) = problems(SubmitterSettings, {**SUBMITTER, "ALLOWED_ORIGINS": told})
-    assert problem.startswith("ALLOWED_ORIGINS: Expected an ")
+def test_an_invalid_origin_is_a_problem(text: str) -> None:
+    """A typo does not silently allow no page at all."""
+    (problem,) = problems(SubmitterSettings, {**SUBMITTER, "ALLOWED_ORIGINS": text})
+    assert re.match(r"ALLOWED_ORIGINS: Expected (an origin|a URL) such as ", problem)
 
 
-def test_addresses_of_the_services_are_some() -> None:
-    """Pages and links are made of them."""
-    told = problems(SubmitterSettings, {**SUBMITTER, "SUBMITTER_URL": "jobs.example", "LIVE_URL": "ws://live"})
-    assert {line.split(":")[0] for line in told} == {"SUBMITTER_URL", "LIVE_URL"}
+def test_the_urls_of_the_services_must_be_valid() -> None:
+    """Pages and links contain them."""
+    reported = problems(SubmitterSettings, {**SUBMITTER, "SUBMITTER_URL": "jobs.example", "LIVE_URL": "ws://live"})
+    assert {line.split(":")[0] for line in reported} == {"SUBMITTER_URL", "LIVE_URL"}
 
 
-def test_queue_is_entered_by_one_way() -> None:
-    """Either a connection string or an account's address, over TLS alone."""
-    others = {name: value for name, value in WORKER.items() if name != "QUEUE_CONNECTION_STRING"}
+def test_one_way_to_the_queue_must_be_chosen() -> None:
+    """Either a connection string or the https URL of an account."""
+    neither = {name: value for name, value in WORKER.items() if name != "QUEUE_CONNECTION_STRING"}
     both = {**WORKER, "QUEUE_ACCOUNT_URL": "https://a.queue.core.windows.net"}
-    assert problems(WorkerSettings, others) == ["QUEUE_CONNECTION_STRING or QUEUE_ACCOUNT_URL: set one of them"]
-    assert problems(WorkerSettings, both) == ["QUEUE_CONNECTION_STRING and QUEUE_ACCOUNT_URL: set one of them"]
-    assert "https" in problems(WorkerSettings, {**others, "QUEUE_ACCOUNT_URL": "http://a.queue.core.windows.net"})[0]
-    account = load(WorkerSettings, {**others, "QUEUE_ACCOUNT_URL": "https://a.queue.core.windows.net"})
+    assert problems(WorkerSettings, neither) == [
+        "QUEUE_CONNECTION_STRING or QUEUE_ACCOUNT_URL: set exactly one of them"
+    ]
+    assert problems(WorkerSettings, both) == ["QUEUE_CONNECTION_STRING and QUEUE_ACCOUNT_URL: set exactly one of them"]
+    assert (
+        "Expected an https URL"
+        in problems(WorkerSettings, {**neither, "QUEUE_ACCOUNT_URL": "http://a.queue.core.windows.net"})[0]
+    )
+    account = load(WorkerSettings, {**neither, "QUEUE_ACCOUNT_URL": "https://a.queue.core.windows.net"})
     assert account.queue_account_url == "https://a.queue.core.windows.net"

@@ -1,4 +1,4 @@
-"""The waker against a real HTTP server: one request at a time, and no failure that anybody minds."""
+"""The wake-up client against a real HTTP server: one request at a time, and failures are ignored."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from services.runtime import wakeup_client as module
-from services.runtime.wakeup_client import MAX_DELAY_S, SLOT_S, WakeupClient
+from services.runtime.wakeup_client import COALESCE_S, MAX_DELAY_S, WakeupClient
 from tests.waiting import free_ports, wait_until
 
 
 class FakeNotifier:
-    """Counts hints, and answers them once its gate is open."""
+    """Counts wake-ups, and answers them while `answering` is set."""
 
     def __init__(self) -> None:
         self.url = ""
-        self.hints = 0
+        self.wakeups = 0
         self.status = 204
-        self.gate = asyncio.Event()
-        self.gate.set()
+        self.answering = asyncio.Event()
+        self.answering.set()
 
-    async def take(self, _request: web.Request) -> web.Response:
-        """Serve `POST /wake`."""
-        self.hints += 1
-        await self.gate.wait()
+    async def wake(self, _request: web.Request) -> web.Response:
+        """Handle `POST /wake`."""
+        self.wakeups += 1
+        await self.answering.wait()
         return web.Response(status=self.status)
 
 
@@ -36,19 +36,19 @@ class FakeNotifier:
 async def notifier() -> AsyncIterator[FakeNotifier]:
     """Serve a fake notifier."""
     fake, app = FakeNotifier(), web.Application()
-    app.add_routes([web.post("/wake", fake.take)])
+    app.add_routes([web.post("/wake", fake.wake)])
     async with TestServer(app) as server:
         fake.url = str(server.make_url(""))
         yield fake
 
 
 @asynccontextmanager
-async def hinting(url: str | None) -> AsyncIterator[WakeupClient]:
-    """Run a waker; its task must outlive whatever happens."""
-    async with WakeupClient.connect(url) as waker:
-        task = asyncio.create_task(waker.run())
+async def running(url: str | None) -> AsyncIterator[WakeupClient]:
+    """Run a client; its task must survive all failures."""
+    async with WakeupClient.connect(url) as client:
+        task = asyncio.create_task(client.run())
         try:
-            yield waker
+            yield client
         finally:
             assert not task.done(), task
             task.cancel()
@@ -56,99 +56,95 @@ async def hinting(url: str | None) -> AsyncIterator[WakeupClient]:
                 await task
 
 
-async def test_one_request_is_in_flight_and_what_comes_meanwhile_is_one_more(notifier: FakeNotifier) -> None:
-    """A hundred submissions during a request are one more hint."""
-    notifier.gate.clear()
-    async with hinting(notifier.url) as waker:
-        waker.notify()
-        await wait_until(lambda: notifier.hints == 1)
+async def test_wakeups_during_a_request_are_sent_as_one(notifier: FakeNotifier) -> None:
+    """A hundred submissions during a request cause one more request."""
+    notifier.answering.clear()
+    async with running(notifier.url) as client:
+        client.notify()
+        await wait_until(lambda: notifier.wakeups == 1)
         for _ in range(100):
-            waker.notify()
+            client.notify()
             await asyncio.sleep(0)
-        assert notifier.hints == 1
-        notifier.gate.set()
-        await wait_until(lambda: notifier.hints == 2 and not waker._pending.is_set())
-    assert notifier.hints == 2
+        assert notifier.wakeups == 1
+        notifier.answering.set()
+        await wait_until(lambda: notifier.wakeups == 2 and not client._pending.is_set())
+    assert notifier.wakeups == 2
 
 
 @pytest.mark.parametrize("status", [404, 500, 503])
-async def test_a_refused_hint_is_not_sent_again(notifier: FakeNotifier, status: int) -> None:
-    """Whatever the answer is, the next hint is the next one that somebody asks for."""
+async def test_a_rejected_wakeup_is_not_retried(notifier: FakeNotifier, status: int) -> None:
+    """Whatever the response, the next request belongs to the next wake-up."""
     notifier.status = status
-    async with hinting(notifier.url) as waker:
+    async with running(notifier.url) as client:
         for count in (1, 2):
-            waker.notify()
-            await wait_until(lambda count=count: notifier.hints == count)  # type: ignore[misc]
-    assert notifier.hints == 2
+            client.notify()
+            await wait_until(lambda count=count: notifier.wakeups == count)  # type: ignore[misc]
+    assert notifier.wakeups == 2
 
 
-async def test_a_notifier_that_is_away_is_not_minded(notifier: FakeNotifier) -> None:
-    """A refused connection ends nothing, and a later hint arrives."""
-    async with hinting(f"http://127.0.0.1:{free_ports(1)[0]}") as waker:
-        waker.notify()
-        await wait_until(lambda: not waker._pending.is_set())
-        waker._url = f"{notifier.url}/wake"
-        waker.notify()
-        await wait_until(lambda: notifier.hints == 1)
+async def test_an_unavailable_notifier_is_ignored(notifier: FakeNotifier) -> None:
+    """After a refused connection the client goes on, and a later wake-up arrives."""
+    async with running(f"http://127.0.0.1:{free_ports(1)[0]}") as client:
+        client.notify()
+        await wait_until(lambda: not client._pending.is_set())
+        client._url = f"{notifier.url}/wake"
+        client.notify()
+        await wait_until(lambda: notifier.wakeups == 1)
 
 
-async def test_an_answer_that_does_not_come_is_not_waited_for(
-    notifier: FakeNotifier, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A notifier that hangs holds up no later hint for long."""
+async def test_a_hanging_request_times_out(notifier: FakeNotifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notifier that does not answer delays a later wake-up by no more than the timeout."""
     monkeypatch.setattr(module, "TIMEOUT", type(module.TIMEOUT)(total=0.05))
-    notifier.gate.clear()
-    async with hinting(notifier.url) as waker:
-        waker.notify()
-        await wait_until(lambda: notifier.hints == 1)
-        waker.notify()
-        await wait_until(lambda: notifier.hints == 2)
+    notifier.answering.clear()
+    async with running(notifier.url) as client:
+        client.notify()
+        await wait_until(lambda: notifier.wakeups == 1)
+        client.notify()
+        await wait_until(lambda: notifier.wakeups == 2)
 
 
-async def test_without_a_notifier_there_are_no_hints() -> None:
-    """A submitter that is not told of one submits all the same."""
-    async with hinting(None) as waker:
-        waker.notify()
-        await wait_until(lambda: not waker._pending.is_set())
+async def test_without_a_notifier_no_wakeups_are_sent() -> None:
+    """A submitter without the notifier's URL works, too."""
+    async with running(None) as client:
+        client.notify()
+        await wait_until(lambda: not client._pending.is_set())
 
 
-async def test_the_last_hint_goes_out_before_the_end(notifier: FakeNotifier) -> None:
-    """What is owed when the task has been cancelled, in the midst of a request too, is sent on leaving."""
-    notifier.gate.clear()
-    async with hinting(notifier.url) as waker:
-        waker.notify()
-        await wait_until(lambda: notifier.hints == 1)
-        asyncio.get_running_loop().call_later(0.01, notifier.gate.set)
-    assert notifier.hints == 2
-    async with WakeupClient.connect(notifier.url) as waker:
-        waker.notify_after(0)
-    assert notifier.hints == 3
+async def test_a_pending_wakeup_is_sent_on_exit(notifier: FakeNotifier) -> None:
+    """A wake-up that is pending or in flight when the task is cancelled is sent when the client closes."""
+    notifier.answering.clear()
+    async with running(notifier.url) as client:
+        client.notify()
+        await wait_until(lambda: notifier.wakeups == 1)
+        asyncio.get_running_loop().call_later(0.01, notifier.answering.set)
+    assert notifier.wakeups == 2
+    async with WakeupClient.connect(notifier.url) as client:
+        client.notify_after(0)
+    assert notifier.wakeups == 3
 
 
-async def test_a_hidden_message_is_hinted_at_when_it_is_seen_again(
-    notifier: FakeNotifier, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not sooner, and once for all that are seen again within a slot."""
-    monkeypatch.setattr(module, "SLOT_S", 0.05)
+async def test_a_delayed_wakeup_is_sent_when_it_is_due(notifier: FakeNotifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not sent earlier, and all that are due within an interval are sent as one."""
+    monkeypatch.setattr(module, "COALESCE_S", 0.05)
     loop = asyncio.get_running_loop()
-    async with hinting(notifier.url) as waker:
-        began = loop.time()
+    async with running(notifier.url) as client:
+        started_at = loop.time()
         for _ in range(100):
-            waker.notify_after(0.1)
-        assert len(waker._slots) <= 2
-        await wait_until(lambda: notifier.hints)
-        assert loop.time() - began >= 0.1
-        await wait_until(lambda: not waker._slots and not waker._pending.is_set())
-    assert notifier.hints <= 2
+            client.notify_after(0.1)
+        assert len(client._scheduled) <= 2
+        await wait_until(lambda: notifier.wakeups)
+        assert loop.time() - started_at >= 0.1
+        await wait_until(lambda: not client._scheduled and not client._pending.is_set())
+    assert notifier.wakeups <= 2
 
 
 def test_timers_are_bounded() -> None:
-    """However many delayed jobs there are, a slot has one timer, and what is more than an hour off has none."""
+    """An interval has one timer, however many wake-ups are due in it, and later than an hour there are no timers."""
 
-    async def fill() -> int:
-        async with WakeupClient.connect(None) as waker:
+    async def scheduled_timers() -> int:
+        async with WakeupClient.connect(None) as client:
             for number in range(100_000):
-                waker.notify_after(number / 10)
-            return len(waker._slots)
+                client.notify_after(number / 10)
+            return len(client._scheduled)
 
-    assert asyncio.run(fill()) < 1.1 * MAX_DELAY_S / SLOT_S
+    assert asyncio.run(scheduled_timers()) < 1.1 * MAX_DELAY_S / COALESCE_S

@@ -1,0 +1,32 @@
+"""The origins that a listener accepts."""
+
+from __future__ import annotations
+
+import pytest
+from aiohttp import web
+
+from services.runtime.cors import CorsPolicy
+
+from .http_app import serve
+
+
+async def hello(_request: web.Request) -> web.Response:
+    """Return a greeting."""
+    return web.Response(text="hello")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Origin": "https://jobs.example"}, 200),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "https://jobs.example.evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": ""}, 403),
+    ],
+)
+async def test_an_origin_must_be_allowed(headers: dict[str, str], status: int) -> None:
+    """A program, which sends no Origin, is served; a page of an origin that is not allowed is rejected."""
+    async with serve(web.get("/hello", hello), cors=CorsPolicy(["https://jobs.example"])) as client:
+        assert (await client.get("/hello", headers=headers)).status == status

@@ -1,0 +1,63 @@
+"""Exceptions become responses, and requests are counted by their route."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+from prometheus_client import REGISTRY
+
+from services.runtime.errors import NotFound
+
+from .http_app import Client, read_problem, serve
+
+
+async def crash(_request: web.Request) -> web.Response:
+    """Raise an unexpected exception."""
+    raise RuntimeError("a secret detail")
+
+
+async def not_found(_request: web.Request) -> web.Response:
+    """Raise an expected failure."""
+    raise NotFound("Because.")
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[Client]:
+    """Serve handlers that fail."""
+    async with serve(web.get("/crash", crash), web.get("/things/{name}", not_found)) as client:
+        yield client
+
+
+async def test_an_unexpected_failure_reveals_nothing(client: Client) -> None:
+    """A bug is answered 500 without details."""
+    response = await client.get("/crash")
+    assert await read_problem(response) == {
+        "type": "about:blank",
+        "title": "Internal error",
+        "status": 500,
+        "code": "internal_error",
+        "detail": "Internal error",
+    }
+
+
+async def test_aiohttp_s_own_errors_are_problems_too(client: Client) -> None:
+    """An unknown path and a wrong method are reported in the same format."""
+    missing, wrong_method = await client.get("/nowhere"), await client.post("/crash")
+    assert (missing.status, (await read_problem(missing))["code"]) == (404, "not_found")
+    assert (wrong_method.status, (await read_problem(wrong_method))["code"]) == (405, "method_not_allowed")
+    assert "GET" in wrong_method.headers["Allow"]
+
+
+async def test_requests_are_counted_by_their_route(client: Client) -> None:
+    """The label of a metric is the route's template, never a path that a client made up."""
+
+    def count(route: str, code: str) -> float:
+        labels = {"method": "GET", "route": route, "code": code}
+        return REGISTRY.get_sample_value("http_requests_total", labels) or 0.0
+
+    known, unknown = count("/things/{name}", "404"), count("unmatched", "404")
+    await client.get("/things/any")
+    await client.get("/made-up/1")
+    assert (count("/things/{name}", "404"), count("unmatched", "404")) == (known + 1, unknown + 1)
