@@ -1,1 +1,1 @@
-"""Where workers' reports come in."""
+"""The endpoints that receive the reports of workers."""

@@ -1,4 +1,4 @@
-"""What workers report: `POST /reports`, a batch in and a verdict for each out, and one-line reports as a URL."""
+"""The handlers of reports: `POST /reports` for lists of reports, and `/progress/{key}` for one-line reports."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ RETRY_AFTER_S = 1
 
 
 class ReportHandler:
-    """Takes what workers report."""
+    """Authorizes and applies reports, and answers with verdicts."""
 
     def __init__(
         self,
@@ -54,20 +54,23 @@ class ReportHandler:
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes of the internal listener."""
-        line = "/progress/{key}"
-        return [web.post(REPORTS_PATH, self.post), web.get(line, self.progress_url), web.post(line, self.progress_url)]
+        path = "/progress/{key}"
+        return [web.post(REPORTS_PATH, self.post), web.get(path, self.progress_url), web.post(path, self.progress_url)]
 
     async def post(self, request: web.Request) -> web.Response:
-        """Take a batch, however it comes; most come another way: see `inlets`."""
+        """Handle `POST /reports`; `ReportConnection` handles most of these requests without aiohttp."""
         return web.Response(
             body=await self.ingest(bearer_token(request), await read_body(request, MAX_REPORTS_BYTES)),
             content_type=JSON,
         )
 
     async def ingest(self, key: str | None, body: bytes) -> bytes:
-        """Pass a batch through the gate and return the verdicts as JSON.
+        """Apply a list of reports and return their verdicts, both as JSON.
 
-        Raises a Problem that says what does not fit, or Unavailable when there is any doubt about the outcome.
+        Raises:
+            Unauthorized: the key is not one of the report keys.
+            HTTPProblem: the body is not a valid list of reports.
+            ServiceUnavailable: the reports may or may not have been applied.
         """
         self._authorize(key)
         reports = decode_reports(body)
@@ -79,7 +82,7 @@ class ReportHandler:
         return _encode_verdicts(verdicts, verdicts)
 
     async def progress_url(self, request: web.Request) -> web.Response:
-        """Pass a report that is one URL through the gate, and answer its verdict."""
+        """Apply the one-line report of a URL and answer with its verdict."""
         self._authorize(request.match_info["key"])
         report = read_query(request, ProgressUrlReport)
         try:
@@ -90,17 +93,17 @@ class ReportHandler:
 
     def _authorize(self, key: str | None) -> None:
         if not is_valid_key(key, self._keys.value):
-            raise Unauthorized("Send one of the report keys: Authorization: Bearer <key>.")
+            raise Unauthorized("Send one of the report keys as Authorization: Bearer <key>.")
 
 
 def _unavailable(error: Exception, count: int) -> ServiceUnavailable:
-    """Say that nobody knows whether the reports were taken."""
-    log.warning("reports_in_doubt", error=type(error).__name__, count=count)
-    return ServiceUnavailable("The records are away; report again.", retry_after_s=RETRY_AFTER_S)
+    """Return the error for reports that may or may not have been applied."""
+    log.warning("reports_not_confirmed", error=type(error).__name__, count=count)
+    return ServiceUnavailable("The job records are unavailable; report again.", retry_after_s=RETRY_AFTER_S)
 
 
 def _encode_verdicts(body: Any, verdicts: Sequence[Verdict]) -> bytes:
-    """Count verdicts, and spell them."""
+    """Count verdicts and return the response body as JSON."""
     reasons = [verdict.reason for verdict in verdicts if verdict.reason]
     ACCEPTED.inc(len(verdicts) - len(reasons))
     for reason in reasons:
@@ -109,10 +112,14 @@ def _encode_verdicts(body: Any, verdicts: Sequence[Verdict]) -> bytes:
 
 
 def decode_reports(body: bytes) -> list[JobReport]:
-    """Read a batch; a Problem names the element and the field that do not fit."""
+    """Decode a list of reports.
+
+    Raises:
+        HTTPProblem: the body is not valid; the error names the element and the field.
+    """
     reports: list[JobReport] = decode_body(body, ReportList)
     for index, report in enumerate(reports):
-        if len(report.result) <= MAX_DEPTH:  # as of nearly all: neither too much nor too deep
+        if len(report.result) <= MAX_DEPTH:  # so short a text (most results are null) cannot exceed either limit
             continue
         if len(report.result) > MAX_RESULT_BYTES:
             raise UnprocessableContent(

@@ -1,8 +1,8 @@
-"""Where reports come in: connections that workers keep, over which one plain `POST /reports` follows the other.
+"""A fast path for `POST /reports` on the keep-alive connections of workers.
 
-aiohttp's request, route and tasks would be a quarter of what such a report costs. So what is plain is answered right
-here; a connection over which anything else comes is aiohttp's from then on, with all that came of that request.
-Heads are read by aiohttp's parser too, once for all requests with the same one.
+aiohttp's request, route and tasks would be a quarter of the cost of such a request, so simple ones are answered without
+them. Upon any other request, the connection passes to aiohttp for good, with the bytes received so far. Request heads
+are parsed by aiohttp's parser, once for all requests with the same head.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from .handlers import REPORTS_PATH, ReportHandler
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-MAX_HEAD_BYTES = 2048  # of a worker's head; who says more is no worker
-MAX_CACHED_HEADS = 1024  # different ones: those of one worker differ in the length of what follows
-PARTIAL_REQUEST_TIMEOUT_S = 1.0  # for the rest of a batch; then aiohttp waits for it
+MAX_HEAD_BYTES = 2048  # a request with a larger head passes to aiohttp
+MAX_CACHED_HEADS = 1024  # the heads of one worker differ in the content length
+PARTIAL_REQUEST_TIMEOUT_S = 1.0  # for the rest of a request; then the connection passes to aiohttp
 CHECK_INTERVAL_S = 1.0
 
 _DURATION = metrics.REQUEST_DURATION.labels("POST", REPORTS_PATH)
 
 
 class RequestHead(NamedTuple):
-    """What a plain request says before its batch."""
+    """The head of a simple request."""
 
     key: str | None
-    size: int  # bytes of the batch
+    size: int  # bytes of the body
 
 
 class ReportConnections:
-    """All connections that reports may come over."""
+    """The open connections of the internal listener that have not passed to aiohttp."""
 
     def __init__(self, reports: ReportHandler) -> None:
         self.reports = reports
@@ -58,20 +58,20 @@ class ReportConnections:
         return self
 
     async def __aexit__(self, *_error: object) -> None:
-        """Close all connections, where a batch is being kept after its answer."""
+        """Close all connections; those with a request in progress, after its response."""
         self.closing = True
-        pending = [inlet.pending_response for inlet in self.open if inlet.pending_response is not None]
+        responses = [connection.pending_response for connection in self.open if connection.pending_response is not None]
         for connection in list(self.open):
             connection.process_next()
-        if pending:
-            await asyncio.wait(pending, timeout=SHUTDOWN_TIMEOUT_S)
+        if responses:
+            await asyncio.wait(responses, timeout=SHUTDOWN_TIMEOUT_S)
 
     def __call__(self, handoff: Handoff) -> ReportConnection:
-        """Make what a new connection speaks to first."""
+        """Return the protocol of a new connection."""
         return ReportConnection(self, handoff)
 
     async def run(self) -> None:
-        """See after all connections for ever."""
+        """Check the timeouts of all connections, until cancelled."""
         while True:
             await asyncio.sleep(CHECK_INTERVAL_S)
             now = time.monotonic()
@@ -80,37 +80,37 @@ class ReportConnections:
 
 
 class ReportConnection(asyncio.Protocol):
-    """One connection: it takes a request when the one before is answered, and nothing waits in it but the next."""
+    """One connection. It handles one request at a time, and reads no further while a request is in progress."""
 
     def __init__(self, connections: ReportConnections, handoff: Handoff) -> None:
         self._connections = connections
         self._handoff = handoff
-        self._buffer = b""  # of requests that are still to be answered
-        self._last_activity = time.monotonic()  # when the first of them began to come, or the last answer went
-        self._is_backpressured = False  # whether answers are not taken
+        self._buffer = b""  # received and not processed yet
+        self._last_activity = time.monotonic()  # when the buffer's first bytes arrived, or the last response was sent
+        self._is_backpressured = False
         self._transport: asyncio.Transport
         self.pending_response: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
+        """Called when the connection begins."""
         self._transport = cast(asyncio.Transport, transport)
         self._connections.open.add(self)
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """End."""
+        """Called when the connection ends."""
         self._connections.open.discard(self)
 
     def pause_writing(self) -> None:
-        """Take that answers are not taken."""
+        """Called when the write buffer exceeds its limit."""
         self._is_backpressured = True
 
     def resume_writing(self) -> None:
-        """Take that they are again."""
+        """Called when the write buffer has drained."""
         self._is_backpressured = False
         self.process_next()
 
     def data_received(self, data: bytes) -> None:
-        """Take what comes."""
+        """Called when the client sends bytes."""
         if self._buffer:
             self._buffer += data
         else:
@@ -125,7 +125,7 @@ class ReportConnection(asyncio.Protocol):
         return self._is_backpressured or self.pending_response is not None
 
     def process_next(self) -> None:
-        """Take the next request, if it is there."""
+        """Process the next request, if it is complete and none is in progress."""
         if self._is_busy or self._transport.is_closing():
             return
         if self._connections.closing:
@@ -150,11 +150,11 @@ class ReportConnection(asyncio.Protocol):
             self.pending_response = asyncio.get_running_loop().create_task(self._respond(head.key, rest[: head.size]))
             self.pending_response.add_done_callback(self._on_response)
 
-    async def _respond(self, key: str | None, reports: bytes) -> None:
+    async def _respond(self, key: str | None, request_body: bytes) -> None:
         started = time.perf_counter()
         status, content_type, headers = HTTPStatus.OK, JSON, dict[str, str]()
         try:
-            body = await self._connections.reports.ingest(key, reports)
+            body = await self._connections.reports.ingest(key, request_body)
         except HTTPProblem as problem:
             status, content_type, headers = HTTPStatus(problem.status), PROBLEM_JSON, problem.headers()
             body = problem_json(status, problem.code, problem.detail, problem.field)
@@ -165,35 +165,35 @@ class ReportConnection(asyncio.Protocol):
         metrics.REQUESTS.labels("POST", REPORTS_PATH, int(status)).inc()
         _DURATION.observe(time.perf_counter() - started)
 
-    def _on_response(self, done: asyncio.Task[None]) -> None:
+    def _on_response(self, task: asyncio.Task[None]) -> None:
         self.pending_response, self._last_activity = None, time.monotonic()
-        if not done.cancelled() and (error := done.exception()) is not None:
+        if not task.cancelled() and (error := task.exception()) is not None:
             log.error("request_failed", method="POST", route=REPORTS_PATH, exc_info=error)
             self._transport.abort()
         self.process_next()
 
     def check(self, now: float) -> None:
-        """Let go of a connection over which nothing comes, and leave a request that comes in part to aiohttp."""
-        partly = bool(self._buffer) and not self._is_busy
+        """Close the connection if it is idle for too long; pass it to aiohttp if a request stays incomplete."""
+        has_partial_request = bool(self._buffer) and not self._is_busy
         if self.pending_response is None and now - self._last_activity > (
-            PARTIAL_REQUEST_TIMEOUT_S if partly else KEEPALIVE_TIMEOUT_S
+            PARTIAL_REQUEST_TIMEOUT_S if has_partial_request else KEEPALIVE_TIMEOUT_S
         ):
-            if partly:
+            if has_partial_request:
                 self._hand_to_aiohttp()
             else:
                 self._transport.abort()
 
     def _hand_to_aiohttp(self) -> None:
         self._connections.open.discard(self)
-        self._resume_reading()  # now: whether it goes on is aiohttp's to say as soon as it is served
+        self._resume_reading()  # before the handoff: aiohttp may pause reading at once
         received, self._buffer = self._buffer, b""
         self._handoff(self._transport, received)
 
 
 @lru_cache(maxsize=MAX_CACHED_HEADS)
 def parse_head(head: bytes) -> RequestHead | None:
-    """Read a request's head, as aiohttp does; None when it is not one that is plain, or none at all."""
-    if head.splitlines() != head.split(b"\r\n"):  # some line ends otherwise, and the head may end before
+    """Parse a request's head as aiohttp does; return None unless it is a simple `POST /reports`."""
+    if head.splitlines() != head.split(b"\r\n"):  # aiohttp accepts other line ends, and may see the head end earlier
         return None
     loop = asyncio.get_running_loop()
     parser = HttpRequestParser(BaseProtocol(loop), loop, MAX_REPORTS_BYTES)
@@ -214,7 +214,7 @@ def _encode_response(status: HTTPStatus, content_type: str, headers: dict[str, s
     lines = [
         f"HTTP/1.1 {status:d} {status.phrase}",
         f"Content-Type: {content_type}",
-        f"Date: {_date(int(time.time()))}",
+        f"Date: {_http_date(int(time.time()))}",
         *(f"{name}: {value}" for name, value in headers.items()),
         f"Content-Length: {len(body)}",
     ]
@@ -222,5 +222,5 @@ def _encode_response(status: HTTPStatus, content_type: str, headers: dict[str, s
 
 
 @lru_cache(maxsize=1)
-def _date(second: int) -> str:
+def _http_date(second: int) -> str:
     return formatdate(second, usegmt=True)

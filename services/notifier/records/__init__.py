@@ -1,1 +1,1 @@
-"""The jobs' records in Redis, and the one script that reads and changes them."""
+"""The job records in Redis, and the script that reads and changes them."""

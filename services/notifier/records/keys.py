@@ -13,5 +13,5 @@ def job_key(job_id: UUID | str) -> str:
 
 
 def job_id_from_key(key: str) -> str:
-    """Return the job's id from such a key."""
+    """Return the job's id from the key of its record."""
     return key[len(JOB_KEY_PREFIX) : -1]

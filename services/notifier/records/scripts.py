@@ -1,4 +1,4 @@
-"""Runs the record script on the nodes of the records."""
+"""Runs the record script, `job_record.lua`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ..redis_client.connection import Command
 from ..redis_client.topology import RedisClient
 
 SCRIPT = files(__package__).joinpath("job_record.lua").read_bytes()
-MAX_SCRIPT_LOADS = 3  # a call may be redirected to a node that does not have the script either
+MAX_SCRIPT_LOADS = 3  # of one call: it may be redirected to a node that does not have the script either
 
-ScriptCall = list[Any]  # the key, then the script's arguments
+ScriptCall = list[Any]  # the key, then the arguments of the script
 
 
 class RecordScript:
-    """The script `job_record.lua`, sent by its hash, and in full to a node that does not have it yet."""
+    """The record script, called by its hash. A node that does not have the script yet gets its full text."""
 
     def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
@@ -27,11 +27,10 @@ class RecordScript:
         self._sha = hashlib.sha1(self._script, usedforsecurity=False).hexdigest()
 
     async def run(self, calls: Sequence[ScriptCall]) -> list[Any]:
-        """Run the script once for each call, in one round trip to each node, and return the replies.
+        """Run the script once for each call, in one round trip per node, and return the replies.
 
         Raises:
-            RedisError: Redis is unavailable, or a call failed; the outcome of the other calls is unknown.
-            OSError: Redis is unavailable.
+            RedisError, OSError: Redis is unavailable, or a call failed. Any of the calls may have been applied.
         """
         replies = await self._redis.execute([self._evalsha(call) for call in calls])
         if any(isinstance(reply, RedisError) for reply in replies):
@@ -39,7 +38,7 @@ class RecordScript:
         return replies
 
     async def _retry_missing_script(self, calls: Sequence[ScriptCall], replies: list[Any]) -> None:
-        """Repeat the calls that found no script; raise any other error."""
+        """Repeat the calls whose node did not have the script; raise any other error."""
         for _ in range(MAX_SCRIPT_LOADS):
             missing = [index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
             if not missing:
@@ -55,7 +54,7 @@ class RecordScript:
         return call[0], ("EVALSHA", self._sha, 1, *call)
 
     def _eval(self, calls: Sequence[ScriptCall]) -> list[tuple[str, Command]]:
-        """Return the commands for nodes without the script: the first call to each node carries it."""
+        """Return the commands for nodes without the script. The first call to each node contains its text."""
         without_script = {self._redis.node_for_key(call[0]) for call in calls}
         commands: list[tuple[str, Command]] = []
         for call in calls:

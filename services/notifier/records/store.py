@@ -1,4 +1,4 @@
-"""The store of job records. Every read and every change goes through the record script."""
+"""The store of job records. All reads and changes go through the record script."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class JobStore:
     async def apply_reports(
         self, reports: Iterable[JobReport], on_unpublished: Callable[[JobReport], None] = lambda _report: None
     ) -> list[Verdict]:
-        """Apply reports in their order and return their verdicts.
+        """Apply reports in order and return their verdicts in the same order.
 
         Args:
             reports: the reports of one request.
-            on_unpublished: called with each report that was refused, or changed nothing that a watcher sees.
+            on_unpublished: called with each report that was rejected or did not change the snapshot.
 
         Raises:
             RedisError, OSError: Redis is unavailable. Some of the reports may have been applied.
@@ -59,10 +59,10 @@ class JobStore:
         return verdicts
 
     async def apply_progress(self, report: ProgressUrlReport, job_ttl_s: float) -> Verdict:
-        """Apply a one-line report; the script takes the fields that it lacks from the record.
+        """Apply a one-line report. The script fills in its missing fields from the record.
 
         Raises:
-            RedisError, OSError: as for `apply_reports`.
+            RedisError, OSError: Redis is unavailable. The report may have been applied.
         """
         (reply,) = await self._run("progress", [_progress_call(report, Timestamp.now(), job_ttl_s)])
         return _verdict(report.job_id, reply)
@@ -70,13 +70,20 @@ class JobStore:
     async def cancel(self, grant: Grant) -> bytes:
         """Cancel a job and return its snapshot as JSON.
 
-        While a worker holds the lease, the cancellation is only requested. A job that has ended does not change.
+        If a worker has a live lease, the cancellation is only requested. A job that has ended does not change.
+
+        Raises:
+            RedisError, OSError: Redis is unavailable. The job may have been cancelled.
         """
         (snapshot,) = await self._run("cancel", [_cancel_call(grant)])
         return bytes(snapshot)
 
     async def read(self, job_ids: Iterable[str]) -> list[bytes | None]:
-        """Return the jobs' snapshots as JSON, None for a job without a record."""
+        """Return the jobs' snapshots as JSON, with None for a job without a record.
+
+        Raises:
+            RedisError, OSError: Redis is unavailable.
+        """
         return await self._run("read", [[job_key(job_id), "read"] for job_id in job_ids])
 
     async def _run(self, op: str, calls: Sequence[ScriptCall]) -> list[Any]:

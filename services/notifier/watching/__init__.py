@@ -1,1 +1,1 @@
-"""Who watches which job on this replica, and how every watcher gets the last version of it."""
+"""The subscriptions of this replica's clients, and the synchronization of each with the last version of its job."""

@@ -33,9 +33,9 @@ class Subscription:
         self.grant = grant
         self.valid_until = grant.valid_until
         self.job_id = str(grant.job_id)
-        self.client_version = NO_VERSION if version is None else version  # the version that the client says it has
-        self.version = self.client_version  # the newest version that it has or was sent
-        self.initialized = False  # whether the record has been read for it
+        self.client_version = NO_VERSION if version is None else version  # the version that the client named
+        self.version = self.client_version  # the newest version that the client has or was sent
+        self.initialized = False  # whether the record has been read since the subscription began
 
 
 class Topic:
@@ -46,7 +46,7 @@ class Topic:
     def __init__(self, now: float) -> None:
         self.subscriptions: dict[Watcher, Subscription] = {}
         self.lagging: dict[Watcher, Subscription] = {}  # their connection is backpressured
-        self.pending: PublishedSnapshot | None = None  # the newest snapshot, kept once for all that lag
+        self.pending: PublishedSnapshot | None = None  # the newest snapshot, kept once for all lagging watchers
         self.last_update = now
         self.version = NO_VERSION
         self.ended = False
@@ -68,7 +68,7 @@ class Topic:
             self.pending = None
 
     def send(self, subscription: Subscription, snapshot: PublishedSnapshot) -> bool:
-        """Send a snapshot and return True, or mark the subscription as lagging."""
+        """Send a snapshot and return True; return False if the subscription lags from now on."""
         if subscription.watcher.send_snapshot(subscription.job_id, snapshot):
             subscription.version = snapshot.version
             return True
@@ -76,7 +76,7 @@ class Topic:
         return False
 
     def mark_lagging(self, subscription: Subscription, snapshot: PublishedSnapshot) -> None:
-        """Set a subscription apart until its connection drains, and keep the newest snapshot for it."""
+        """Set a subscription apart until its connection drains; keep the newest snapshot for it."""
         self.subscriptions.pop(subscription.watcher, None)
         self.lagging[subscription.watcher] = subscription
         if self.pending is None or self.pending.version < snapshot.version:
@@ -179,11 +179,11 @@ class Hub:
             topic.send(subscription, PublishedSnapshot(placeholder_snapshot(subscription.grant)))
         elif subscription.client_version > 0:
             subscription.watcher.send_error(
-                subscription.job_id, "unknown", "The record of this job is lost; the subscription stays."
+                subscription.job_id, "unknown", "The record of this job was lost; the subscription stays open."
             )
 
     def stale_jobs(self, since: float) -> list[str]:
-        """Return the watched, unfinished jobs without an update since then."""
+        """Return the watched, unfinished jobs without an update since a time."""
         return [job_id for job_id, topic in self._topics.items() if topic.last_update < since and not topic.ended]
 
     def mark_seen(self, job_ids: list[str], now: float) -> None:
@@ -194,5 +194,5 @@ class Hub:
 
     def expired_subscriptions(self, now: Timestamp) -> list[Subscription]:
         """Return the subscriptions whose token has expired."""
-        both = [group for topic in self._topics.values() for group in (topic.subscriptions, topic.lagging)]
-        return [subscription for group in both for subscription in group.values() if subscription.valid_until < now]
+        groups = [group for topic in self._topics.values() for group in (topic.subscriptions, topic.lagging)]
+        return [subscription for group in groups for subscription in group.values() if subscription.valid_until < now]

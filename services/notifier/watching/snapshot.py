@@ -1,4 +1,4 @@
-"""Snapshots as they are published: JSON that is passed on unchanged, and encoded once per wire format."""
+"""Published snapshots: JSON that is forwarded unchanged, and encoded once per wire format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NO_VERSION = -1  # lower than any version
 
 
 class SnapshotHeader(Struct):
-    """The fields that a replica reads; decoding them also checks that the whole text is JSON."""
+    """The fields that a replica reads. Decoding them also checks that the whole text is JSON."""
 
     id: UUID
     status: JobStatus
@@ -23,10 +23,7 @@ class SnapshotHeader(Struct):
 
 
 class PublishedSnapshot:
-    """A job's snapshot at one version.
-
-    `text` is its JSON, `ended` whether the job has ended.
-    """
+    """A job's snapshot at one version. `text` is its JSON, and `ended` is whether the job has ended."""
 
     __slots__ = ("_encoded", "ended", "text", "version")
 
@@ -42,7 +39,7 @@ class PublishedSnapshot:
 
     @classmethod
     def parse(cls, text: bytes | None) -> PublishedSnapshot | None:
-        """Return the snapshot, None if there is no text or it is not a snapshot."""
+        """Return the snapshot, or None if there is no text or the text is not a snapshot."""
         try:
             return None if text is None else cls(text)
         except ValueError:
@@ -56,11 +53,11 @@ class PublishedSnapshot:
             return self._encoded.setdefault(encoder, encoder(self))
 
 
-Encoder = Callable[[PublishedSnapshot], bytes]  # a function of a transport's module
+Encoder = Callable[[PublishedSnapshot], bytes]  # must be a module-level function, as it is the key of the cache
 
 
 def placeholder_snapshot(grant: Grant) -> bytes:
-    """Return the snapshot of a job that has no record yet: `queued`, version 0, with what the token says."""
+    """Return the snapshot of a job without a record: `queued`, version 0, with the fields that the token contains."""
     due_at = grant.due_at if grant.due_at is not None and grant.due_at > Timestamp.now() else None
     return encode(
         JobSnapshot(

@@ -1,7 +1,7 @@
-"""Keeps every watcher on the last version: subscribe, wait for the confirmation, read, send, then newer versions.
+"""Keeps every watcher on the last version: subscribe, wait for the confirmation, read, send, then forward publications.
 
 A new subscription, a confirmation after a lost connection and a job without updates all lead to the same action: read
-the record again, many in one round trip, and send it to every watcher that has an older version.
+the record (many in one round trip) and send it to every watcher that has an older version.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _count_sent(snapshot: PublishedSnapshot, count: int) -> None:
 
 
 class SnapshotSynchronizer:
-    """Connects the hub with the records and their channels."""
+    """Connects the hub to the job store and to the channels of the jobs."""
 
     def __init__(self, hub: Hub, store: JobStore, pubsub: PubSub, silence_s: float) -> None:
         self._hub = hub
@@ -47,11 +47,11 @@ class SnapshotSynchronizer:
         self._pubsub = pubsub
         self._silence_s = silence_s
         self._pending_reads: dict[str, None] = {}  # an ordered set of job ids
-        self._sent_times: dict[str, Timestamp] = {}  # when the worker sent the report that is about to be published
+        self._sent_times: dict[str, Timestamp] = {}  # by job: when the worker sent the report that is being applied
         self._has_pending_reads = asyncio.Event()
 
     def subscribe(self, subscription: Subscription) -> None:
-        """Start a subscription; its watcher gets the current snapshot soon."""
+        """Start a subscription. Its watcher gets the current snapshot after the next read."""
         self._hub.subscribe(subscription, time.monotonic())
         if self._pubsub.subscribe(job_key(subscription.job_id), self):  # otherwise on_subscribed schedules the read
             self._schedule_read(subscription.job_id)
@@ -67,7 +67,7 @@ class SnapshotSynchronizer:
         job_id = job_id_from_key(channel)
         snapshot = PublishedSnapshot.parse(data)
         if snapshot is None:
-            log.warning("publication_unreadable", job_id=job_id, size=len(data))
+            log.warning("invalid_publication_ignored", job_id=job_id, size=len(data))
             return
         self._broadcast(job_id, snapshot)
         now = time.time() * 1000
@@ -87,19 +87,19 @@ class SnapshotSynchronizer:
         _count_sent(snapshot, sent)
 
     def flush(self, subscription: Subscription) -> None:
-        """Send a subscription, whose connection has drained, the snapshot that it missed."""
+        """Send the pending snapshot of a subscription whose connection has drained."""
         snapshot = self._hub.flush(subscription)
         if snapshot is not None:
             _count_sent(snapshot, 1)
 
     def note_sent_times(self, reports: Iterable[JobReport]) -> None:
-        """Remember when workers sent these reports, to measure the latency to this replica's watchers."""
+        """Note when workers sent reports, to measure the latency to the watchers on this replica."""
         for report in reports:
             if report.sent_at is not None and (job_id := uuid_str(report.job_id)) in self._hub:
                 self._sent_times[job_id] = report.sent_at
 
     def drop_sent_time(self, report: JobReport) -> None:
-        """Forget when a report was sent, because it is not published."""
+        """Drop the sent time of a report that is not published."""
         self._sent_times.pop(uuid_str(report.job_id), None)
 
     def _schedule_read(self, job_id: str) -> None:
@@ -107,7 +107,7 @@ class SnapshotSynchronizer:
         self._has_pending_reads.set()
 
     async def read_loop(self) -> None:
-        """Read scheduled records until cancelled."""
+        """Read the scheduled records, until cancelled."""
         while True:
             await self._has_pending_reads.wait()
             job_ids = list(self._pending_reads)[:MAX_RECORDS_PER_READ]
@@ -115,12 +115,12 @@ class SnapshotSynchronizer:
                 del self._pending_reads[job_id]
             if not self._pending_reads:
                 self._has_pending_reads.clear()
-            # Taken before the read: a subscription that starts during it may miss a change, and schedules its own read.
+            # Before the read: a subscription that starts during the read may miss a change, and schedules its own read.
             uninitialized = [self._hub.uninitialized(job_id) for job_id in job_ids]
             try:
                 texts = await self._store.read(job_ids)
             except (RedisError, OSError) as error:
-                log.warning("records_unreadable", error=type(error).__name__)
+                log.warning("records_read_failed", error=type(error).__name__)
                 for job_id in job_ids:
                     self._schedule_read(job_id)
                 await asyncio.sleep(READ_RETRY_DELAY_S)
@@ -143,7 +143,7 @@ class SnapshotSynchronizer:
                 subscription.watcher.on_up_to_date(job_id, ended=snapshot.ended)
 
     async def sweep_loop(self) -> None:
-        """Read jobs without updates, which may hide a missed publication, and end expired subscriptions."""
+        """Schedule a read of jobs without updates (a publication may be lost); end expired subscriptions."""
         while True:
             await asyncio.sleep(min(MAX_SWEEP_INTERVAL_S, self._silence_s / 2))
             now = time.monotonic()
