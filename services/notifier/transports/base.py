@@ -1,7 +1,7 @@
-"""Client connections of any transport.
+"""The base classes of client connections.
 
-A connection is written to directly and never awaited. Above its buffer limit it takes no snapshots; when it drains, it
-gets the newest snapshot of each job.
+Snapshots are written directly to a connection and never awaited. A connection above its buffer limit gets no snapshots;
+when it drains, it gets the newest snapshot of each job.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_BUFFERED_BYTES = 256 * 1024  # in a connection's write buffer; more is backp
 
 
 class ClientConnection(ABC):
-    """One open connection. Only `close_for_restart` may wait; a method that a transport does not need does nothing.
+    """An open connection. Only `close_for_restart` may wait. Methods that not every transport needs do nothing here.
 
     `transport` names the transport in metrics and logs. With `logs_lifecycle`, opening and closing are logged.
     """
@@ -42,7 +42,7 @@ class ClientConnection(ABC):
 
     @property
     def close_code(self) -> int | None:
-        """The code that the connection closed with, None if the transport has no close codes."""
+        """The code that the connection closed with, or None if the transport has no close codes."""
         return None
 
     @abstractmethod
@@ -51,13 +51,13 @@ class ClientConnection(ABC):
 
     @abstractmethod
     def send_error(self, job_id: str | None, code: str, message: str) -> None:
-        """Send an error about one job, or about a request."""
+        """Send an error about a job, or about a request if `job_id` is None."""
 
     def on_up_to_date(self, job_id: str, *, ended: bool) -> None:  # noqa: B027
         """Called when the job's record was read and the client already has that version."""
 
     def heartbeat(self) -> None:  # noqa: B027
-        """Show the client that the server is alive, and detect a client that is not."""
+        """Send a sign of life to the client, and close the connection if the client has been silent for too long."""
 
     def stalled_for(self, now: float) -> float:  # noqa: ARG002
         """Return for how many seconds a backpressured connection has not drained at all."""
@@ -68,7 +68,7 @@ class ClientConnection(ABC):
 
     @abstractmethod
     def reap(self) -> None:
-        """Release a connection whose client has disconnected."""
+        """Clean up if the client has disconnected or never subscribed to anything."""
 
     @abstractmethod
     async def close_for_restart(self) -> None:
@@ -76,7 +76,7 @@ class ClientConnection(ABC):
 
 
 class BackpressuredConnection(ClientConnection):
-    """A connection with a write buffer, as WebSockets and event streams have it."""
+    """A long-lived connection with a limited write buffer: a WebSocket or an event stream."""
 
     __slots__ = ("_buffered_bytes", "_stalled_since")
 
@@ -90,7 +90,7 @@ class BackpressuredConnection(ClientConnection):
         """Return an error in the transport's wire format."""
 
     def send_error(self, job_id: str | None, code: str, message: str) -> None:
-        """Send an error; abort a backpressured connection, whose client asks without reading the answers."""
+        """Send an error. Abort a backpressured connection: its client sends requests without reading the answers."""
         if self.is_backpressured():
             self.abort()
         else:
@@ -126,5 +126,5 @@ class BackpressuredConnection(ClientConnection):
 
 
 def error_payload(job_id: str | None, code: str, message: str) -> dict[str, str]:
-    """Return an error as it is sent over every transport."""
+    """Return the fields of an error, which are the same for every transport."""
     return {"code": code, "message": message} | ({} if job_id is None else {"job_id": job_id})

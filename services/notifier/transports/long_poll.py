@@ -1,7 +1,7 @@
-"""Plain HTTP: a job's snapshot with its version as the ETag, at once or when there is a newer one, and cancelling.
+"""Plain HTTP: a job's snapshot with its version as the ETag, long polling for newer ones, and cancellation.
 
-`Prefer: wait=30` (RFC 7240 §4.3) holds the answer back until there is something to tell. `POST /live/jobs` is the same
-for many jobs in one request, for pages behind a proxy that lets neither sockets nor streams through.
+`Prefer: wait=30` (RFC 7240 §4.3) delays the response until a snapshot is newer than the client's. `POST /live/jobs` is
+the same for many jobs in one request, for pages behind a proxy that blocks both WebSockets and event streams.
 """
 
 from __future__ import annotations
@@ -25,54 +25,57 @@ from .base import ClientConnection, error_payload
 from .registry import ConnectionRegistry
 
 MAX_WAIT_S = 60
-COALESCE_S = 0.02  # what comes together is answered together
-RECORD_LOST = "What was known of this job is lost."
+COALESCE_DELAY_S = 0.02  # waits for further snapshots after the first one, to answer with all of them
+RECORD_LOST = "The record of this job was lost."
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})")
 _ETAG = re.compile(r'"(\d{1,16})"', re.ASCII)
 
 
 class LongPollRequest(ClientConnection):
-    """A request whose answer is held back until there is something to tell."""
+    """A request whose response is delayed until there is something to answer."""
 
     transport = "poll"
     logs_lifecycle = False
 
-    def __init__(self, transport: asyncio.Transport, *, for_ending: bool) -> None:
+    def __init__(self, transport: asyncio.Transport, *, complete_when_ended: bool) -> None:
         super().__init__(transport, None)
-        self.newer: dict[str, PublishedSnapshot] = {}
+        self.newer_snapshots: dict[str, PublishedSnapshot] = {}
         self.errors: list[dict[str, str]] = []
         self.ready = asyncio.Event()
-        self._for_ending = for_ending
+        self._complete_when_ended = complete_when_ended
 
     def send_snapshot(self, job_id: str, snapshot: PublishedSnapshot) -> bool:
-        """Take a newer snapshot: the answer."""
-        self.newer[job_id] = snapshot
+        """Add a snapshot to the response, which completes the request."""
+        self.newer_snapshots[job_id] = snapshot
         self.ready.set()
         return True
 
     def send_error(self, job_id: str | None, code: str, message: str) -> None:
-        """Take an error; a lost record is no news, lest its watcher asks again at once and for ever."""
+        """Add an error to the response.
+
+        `unknown` does not complete the request: the client would poll again in a tight loop.
+        """
         self.errors.append(error_payload(job_id, code, message))
         if code != "unknown":
             self.ready.set()
 
     def on_up_to_date(self, job_id: str, *, ended: bool) -> None:  # noqa: ARG002
-        """Take that there is nothing newer: nor will there be soon of a job that has ended."""
-        if ended and self._for_ending:
+        """Called when the client has the last version; completes the request if the job has ended."""
+        if ended and self._complete_when_ended:
             self.ready.set()
 
     def reap(self) -> None:
-        """Let go of a request whose sender has left."""
+        """Complete the request if the client has disconnected."""
         if self.is_closing:
             self.ready.set()
 
     async def close_for_restart(self) -> None:
-        """Answer what there is, since the service restarts."""
+        """Complete the request, because this replica restarts."""
         self.ready.set()
 
 
 class LongPollHandler:
-    """Answers whoever asks for jobs."""
+    """Handles requests for snapshots and for cancellation."""
 
     def __init__(self, registry: ConnectionRegistry, store: JobStore, auth: TokenAuth) -> None:
         self._registry = registry
@@ -88,13 +91,13 @@ class LongPollHandler:
         ]
 
     async def get_job(self, request: web.Request) -> web.Response:
-        """Answer the job's snapshot, or 304 when there is none newer than the caller's."""
+        """Answer with the job's snapshot, or 304 if the client's version is the newest."""
         grant = self._auth.authorize_job(request)
         known_versions = [int(version) for version in _ETAG.findall(request.headers.get("If-None-Match", ""))]
         watch_request = WatchRequest(grant, max(known_versions, default=None))
-        newer, errors = await self._wait_for_newer(request, [watch_request], for_ending=True)
+        newer, errors = await self._wait_for_newer(request, [watch_request], complete_when_ended=True)
         headers = {"Cache-Control": "private, no-cache"} | _preference_applied(request)
-        if not newer and errors:  # absence never replaces presence
+        if not newer and errors:  # the client has a version, which the placeholder must not replace
             raise NotFound(errors[0]["message"], code=errors[0]["code"])
         if not newer:
             return self._close_if_draining(
@@ -104,10 +107,12 @@ class LongPollHandler:
         return self._close_if_draining(web.Response(body=newer[0].text, content_type=JSON, headers=headers))
 
     async def query_jobs(self, request: web.Request) -> web.Response:
-        """Answer those of the jobs that are newer than what the caller has seen of them."""
+        """Answer with the snapshots that are newer than the client's, and the errors of the other jobs."""
         requests, rejected = await self._auth.authorize_jobs(request)
         rejections = [one.error for one in rejected]
-        newer, errors = await self._wait_for_newer(request, requests, for_ending=False, at_once=bool(rejections))
+        newer, errors = await self._wait_for_newer(
+            request, requests, complete_when_ended=False, without_waiting=bool(rejections)
+        )
         body = b'{"now":"%b","jobs":[%b],"errors":%b}' % (
             str(Timestamp.now()).encode(),
             b",".join(snapshot.text for snapshot in newer),
@@ -117,37 +122,56 @@ class LongPollHandler:
         return self._close_if_draining(web.Response(body=body, content_type=JSON, headers=headers))
 
     def _close_if_draining(self, response: web.Response) -> web.Response:
-        """End the connection behind an answer when this replica stops: a new one finds another replica."""
+        """Close the connection after the response if this replica drains; a new one reaches another replica."""
         if self._registry.draining:
             response.force_close()
         return response
 
     async def _wait_for_newer(
-        self, request: web.Request, requests: Sequence[WatchRequest], *, for_ending: bool, at_once: bool = False
+        self,
+        request: web.Request,
+        requests: Sequence[WatchRequest],
+        *,
+        complete_when_ended: bool,
+        without_waiting: bool = False,
     ) -> tuple[list[PublishedSnapshot], list[dict[str, str]]]:
-        """Return the snapshots newer than what was seen, and what is wrong; wait for the first as long as is wished."""
+        """Return the snapshots newer than the client's, and errors; if there are none, wait as the client prefers.
+
+        Args:
+            request: the client's request.
+            requests: the jobs and the client's versions of them.
+            complete_when_ended: do not wait for a job that has ended, since it will hardly change.
+            without_waiting: do not wait at all.
+        """
         newer, errors, ended = await self._read_current(requests)
         wait_s = _requested_wait_s(request)
         connection = request.transport
-        if newer or at_once or not wait_s or (for_ending and ended) or self._registry.draining or connection is None:
+        if (
+            newer
+            or without_waiting
+            or not wait_s
+            or (complete_when_ended and ended)
+            or self._registry.draining
+            or connection is None
+        ):
             return newer, errors
         self._registry.ensure_capacity()
-        long_poll = LongPollRequest(connection, for_ending=for_ending)
+        long_poll = LongPollRequest(connection, complete_when_ended=complete_when_ended)
         with self._registry.serve(long_poll):
             for grant, version in requests:
                 self._registry.subscribe(long_poll, grant, version)
             try:
                 async with asyncio.timeout(wait_s):
                     await long_poll.ready.wait()
-                    await asyncio.sleep(COALESCE_S)
+                    await asyncio.sleep(COALESCE_DELAY_S)
             except TimeoutError:
                 pass
-        return list(long_poll.newer.values()), long_poll.errors
+        return list(long_poll.newer_snapshots.values()), long_poll.errors
 
     async def _read_current(
         self, requests: Sequence[WatchRequest]
     ) -> tuple[list[PublishedSnapshot], list[dict[str, str]], bool]:
-        """Read the records once; tell also whether one of the jobs has ended."""
+        """Return the snapshots newer than the client's, errors, and whether one of the jobs has ended."""
         with unavailable_without_store():
             texts = await self._store.read([str(one.grant.job_id) for one in requests])
         newer, errors, ended = [], [], False
@@ -163,7 +187,7 @@ class LongPollHandler:
         return newer, errors, ended
 
     async def cancel(self, request: web.Request) -> web.Response:
-        """Cancel the job, or ask the worker that holds it to; answer its snapshot."""
+        """Cancel the job, or request that from its worker; answer with the snapshot."""
         grant = self._auth.authorize_job(request, scope=CANCEL)
         with unavailable_without_store():
             snapshot = PublishedSnapshot.parse(await self._store.cancel(grant)) or PublishedSnapshot(
@@ -174,9 +198,9 @@ class LongPollHandler:
 
 
 def _requested_wait_s(request: web.Request) -> int:
-    """Return how long the caller wishes to wait, within what proxies stand."""
-    wished = _WAIT.search(request.headers.get("Prefer", ""))
-    return min(MAX_WAIT_S, int(wished[1])) if wished else 0
+    """Return how long the client prefers to wait, up to MAX_WAIT_S, which most proxies allow."""
+    match = _WAIT.search(request.headers.get("Prefer", ""))
+    return min(MAX_WAIT_S, int(match[1])) if match else 0
 
 
 def _preference_applied(request: web.Request) -> dict[str, str]:

@@ -1,6 +1,6 @@
-"""All open client connections of this replica: their limits, subscriptions, heartbeats and drain.
+"""The open client connections of this replica: their limits, subscriptions, heartbeats and drain.
 
-There is no task, timer or queue per connection; one task sweeps them all.
+There is no task, timer or queue per connection; one task serves them all.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ RETRY_AFTER_S = 2
 class ConnectionRegistry:
     """The open connections.
 
-    `backpressured` has those that refused a snapshot and cannot tell when they drain; `run` tries them again.
+    `backpressured` contains the connections that could not take a snapshot and have no event for when they drain; `run`
+    tries them again.
     """
 
     def __init__(self, synchronizer: SnapshotSynchronizer, settings: NotifierSettings) -> None:
@@ -42,7 +43,7 @@ class ConnectionRegistry:
         self.draining = False
 
     def at_capacity(self) -> bool:
-        """Return whether no further connection may open; if so, count it as refused."""
+        """Return whether no further connection may open, and count it as refused in that case."""
         full = len(self._connections) >= self._settings.max_connections
         if full:
             metrics.REFUSED.labels("connections").inc()
@@ -73,14 +74,14 @@ class ConnectionRegistry:
             log.info("connection_opened", transport=connection.transport, origin=connection.origin)
 
     def unregister(self, connection: ClientConnection) -> None:
-        """Remove a closed connection and end its subscriptions; do nothing if it was never registered."""
+        """Remove a closed connection and end its subscriptions. Do nothing if it was never registered."""
         if connection not in self._connections:
             return
         self._connections.discard(connection)
         self.backpressured.discard(connection)
         for subscription in connection.subscriptions.values():
             self._synchronizer.unsubscribe(subscription)
-        connection.subscriptions.clear()  # breaks a reference cycle, which could outlive thousands of connections
+        connection.subscriptions.clear()  # breaks a reference cycle, so that closed connections are freed at once
         metrics.CONNECTIONS.labels(connection.transport).dec()
         metrics.CLOSED.labels(connection.transport, connection.close_code or "none").inc()
         duration_s = round(time.monotonic() - connection.opened_at, 3)
@@ -95,12 +96,12 @@ class ConnectionRegistry:
             )
 
     def subscribe(self, connection: ClientConnection, grant: Grant, version: int | None) -> None:
-        """Subscribe a connection to a job; send it the error `too_many_watches` if it has too many subscriptions."""
+        """Subscribe a connection to a job, or send the error `too_many_watches` if it is at its limit."""
         subscription = Subscription(connection, grant, version)
         max_watches = self._settings.max_watches
         if subscription.job_id not in connection.subscriptions and len(connection.subscriptions) >= max_watches:
             metrics.REFUSED.labels("watches").inc()
-            message = f"One connection may watch {max_watches} jobs."
+            message = f"One connection may watch at most {max_watches} jobs."
             connection.send_error(subscription.job_id, "too_many_watches", message)
             return
         connection.subscriptions[subscription.job_id] = subscription
@@ -113,13 +114,13 @@ class ConnectionRegistry:
             self._synchronizer.unsubscribe(subscription)
 
     def flush(self, connection: ClientConnection) -> None:
-        """Send a connection, which may have drained, the snapshots that it missed."""
+        """Send the pending snapshots of a connection that may have drained."""
         self.backpressured.discard(connection)
         for subscription in list(connection.subscriptions.values()):
             self._synchronizer.flush(subscription)
 
     async def run(self) -> None:
-        """Flush, reap and ping connections until cancelled."""
+        """Flush, reap and ping the connections, until cancelled."""
         swept_at = pinged_at = time.monotonic()
         while True:
             await asyncio.sleep(FLUSH_INTERVAL_S)
@@ -139,7 +140,7 @@ class ConnectionRegistry:
                     connection.heartbeat()
 
     async def drain(self) -> None:
-        """Refuse new connections and close the open ones evenly over `drain_s`, so that others get them evenly."""
+        """Refuse new connections and close the open ones evenly over `drain_s`, to spread the reconnects."""
         self.draining = True
         connections, started_at = list(self._connections), time.monotonic()
         async with asyncio.TaskGroup() as closing:

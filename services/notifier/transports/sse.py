@@ -1,7 +1,7 @@
 """Server-Sent Events (https://html.spec.whatwg.org/multipage/server-sent-events.html): one job by GET, many by POST.
 
-A comment with this server's time opens every stream and keeps it alive: it proves to the client that nothing in between
-holds the bytes back, and it is the clock that the client counts down by.
+Every stream begins with a comment that contains the server's time, and is kept alive by further ones. The comment shows
+the client that no proxy buffers the stream, and gives it the clock for its countdowns.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from .registry import ConnectionRegistry
 
 HEADERS = {
     "Content-Type": "text/event-stream",
-    "Cache-Control": "no-store, no-transform",  # a proxy that compresses holds bytes back
+    "Cache-Control": "no-store, no-transform",  # no-transform: a proxy that compresses would buffer events
     "X-Accel-Buffering": "no",  # https://nginx.org/en/docs/http/ngx_http_proxy_module.html#proxy_buffering
 }
 LINE_BREAKS_TO_SPACES = bytes.maketrans(b"\r\n", b"  ")
-RETRY_MS = (500, 2_000)  # when a client may come back, so that not all come at once
+RETRY_MS = (500, 2_000)  # the range of random reconnect delays
 
 
 class EventStream(BackpressuredConnection):
-    """One open event stream; done when all its jobs have ended."""
+    """An open event stream. It is done when all its jobs have ended."""
 
     transport = "sse"
 
@@ -46,13 +46,13 @@ class EventStream(BackpressuredConnection):
         chunked: bool,
     ) -> None:
         super().__init__(transport, origin)
-        self._backpressured = backpressured  # where it is to be found once it has refused something
+        self._backpressured = backpressured  # the registry's set of connections to flush
         self.done = asyncio.Event()
         self._chunked = chunked
         self._active_jobs = job_ids  # the jobs that have not ended
 
     def send_snapshot(self, job_id: str, snapshot: PublishedSnapshot) -> bool:
-        """Write a snapshot, unless the connection is slow; with the last ending the stream is done."""
+        """Send a snapshot; return False if the connection is backpressured."""
         if self.is_backpressured():
             self._backpressured.add(self)
             return False
@@ -68,14 +68,14 @@ class EventStream(BackpressuredConnection):
         return encode_chunk(event) if self._chunked else event
 
     def on_up_to_date(self, job_id: str, *, ended: bool) -> None:
-        """Take how the job stands; when all have ended there is nothing more to write."""
+        """Called when the client has the last version; the stream is done when all jobs have ended."""
         if ended:
             self._on_job_ended(job_id)
         else:
             self._active_jobs.add(job_id)
 
     def send_error(self, job_id: str | None, code: str, message: str) -> None:
-        """Write an error; a job that cannot be watched here is not waited for."""
+        """Send an error. Unless it is `unknown`, the stream does not wait for the job to end."""
         super().send_error(job_id, code, message)
         if job_id is not None and code != "unknown":
             self._on_job_ended(job_id)
@@ -86,23 +86,23 @@ class EventStream(BackpressuredConnection):
             self.done.set()
 
     def heartbeat(self) -> None:
-        """Keep the stream alive, unless it is slow already."""
+        """Send a comment, unless the connection is backpressured."""
         if not self.is_backpressured():
             self.write(self._encode(time_comment()))
 
     async def close_for_restart(self) -> None:
-        """Close, since the service restarts."""
+        """End the stream with a reconnect delay, because this replica restarts."""
         self.write(self._encode(retry_event()))
         self.done.set()
 
     def reap(self) -> None:
-        """Let go of a stream whose reader has left."""
+        """End the stream if the client has disconnected."""
         if self.is_closing:
             self.done.set()
 
 
 class EventStreamHandler:
-    """Takes streams."""
+    """Handles requests for event streams."""
 
     def __init__(self, registry: ConnectionRegistry, store: JobStore, auth: TokenAuth) -> None:
         self._registry = registry
@@ -117,7 +117,7 @@ class EventStreamHandler:
         ]
 
     async def stream_job(self, request: web.Request) -> web.StreamResponse:
-        """Stream one job; 204 tells an EventSource, which returns after every end, that there is nothing more."""
+        """Stream one job; answer 204 if the client has its last version, so that an EventSource stops reconnecting."""
         grant = self._auth.authorize_job(request)
         last_event_id = request.headers.get("Last-Event-ID", "")
         version = int(last_event_id) if re.fullmatch(r"\d{1,16}", last_event_id, re.ASCII) else None
@@ -126,16 +126,16 @@ class EventStreamHandler:
         return await self._stream(request, [WatchRequest(grant, version)], [])
 
     async def _has_ended_at(self, job_id: str, version: int) -> bool:
-        """Tell whether a job is known to have ended with a version; an EventSource would give up on a 503."""
+        """Return whether a job is known to have ended with a version. No 503: an EventSource would give up."""
         try:
             (text,) = await self._store.read([job_id])
         except (RedisError, OSError):
-            return False  # the stream opens, and tells once they are back
+            return False  # the stream opens, and gets the snapshot once Redis is available
         snapshot = PublishedSnapshot.parse(text)
         return snapshot is not None and snapshot.ended and snapshot.version == version
 
     async def stream_jobs(self, request: web.Request) -> web.StreamResponse:
-        """Stream many jobs on one connection, for clients that have no socket."""
+        """Stream many jobs on one connection, for clients that cannot open a WebSocket."""
         return await self._stream(request, *await self._auth.authorize_jobs(request))
 
     async def _stream(
@@ -150,9 +150,7 @@ class EventStreamHandler:
         if self._registry.draining or request.transport is None:
             await response.write(retry_event())
             return response
-        await response.write(
-            time_comment()
-        )  # with the headers, which wait for the first bytes; the rest goes around aiohttp
+        await response.write(time_comment())  # sends the headers, too; later writes bypass aiohttp
         job_ids, origin = {str(one.grant.job_id) for one in requests}, request.headers.get("Origin")
         stream = EventStream(request.transport, origin, job_ids, self._registry.backpressured, chunked=chunked)
         with self._registry.serve(stream):
@@ -165,30 +163,30 @@ class EventStreamHandler:
 
 
 def time_comment() -> bytes:
-    """Tell the time, where an EventSource does not look."""
+    """Return a comment with the server's time; an EventSource ignores it."""
     return b": %b\n\n" % str(Timestamp.now()).encode()
 
 
 def retry_event() -> bytes:
-    """Tell when to come back."""
+    """Return a random reconnect delay, so that clients do not all return at once."""
     return b"retry: %d\n\n" % random.randint(*RETRY_MS)  # noqa: S311 - it spreads load
 
 
 def encode_snapshot(snapshot: PublishedSnapshot) -> bytes:
-    """Return a snapshot as an event with its version as the id."""
+    """Return a snapshot as an event that has the version as its id."""
     return b"id: %d\n%b" % (snapshot.version, encode_event(b"job", snapshot.text))
 
 
 def encode_snapshot_chunk(snapshot: PublishedSnapshot) -> bytes:
-    """Return a snapshot as an event in a chunk of HTTP/1.1."""
+    """Return a snapshot as an event in an HTTP/1.1 chunk."""
     return encode_chunk(snapshot.encoded(encode_snapshot))
 
 
 def encode_event(name: bytes, data: bytes) -> bytes:
-    """Return an event; line breaks between the tokens of JSON become spaces."""
+    """Return an event. Line breaks in the data, which JSON allows between its tokens, become spaces."""
     return b"event: %b\ndata: %b\n\n" % (name, data.translate(LINE_BREAKS_TO_SPACES))
 
 
 def encode_chunk(data: bytes) -> bytes:
-    """Return a chunk (RFC 9112 §7.1)."""
+    """Return an HTTP/1.1 chunk (RFC 9112 §7.1)."""
     return b"%x\r\n%b\r\n" % (len(data), data)

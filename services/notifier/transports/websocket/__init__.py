@@ -1,1 +1,1 @@
-"""WebSocket (RFC 6455): any number of watched jobs on one connection."""
+"""The WebSocket transport (RFC 6455)."""

@@ -1,4 +1,4 @@
-"""One open WebSocket: a protocol of its own, from which nothing hangs while it is silent."""
+"""An open WebSocket: an asyncio protocol that has no task while the connection is idle."""
 
 from __future__ import annotations
 
@@ -32,30 +32,30 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 MAX_MESSAGE_BYTES = 64 * 1024
 PING = encode_frame(Opcode.PING)
 CLOSE_TIMEOUT_S = 3.0
-MAX_MISSED_PINGS = 2.5  # a peer that says nothing for so many of them is gone
-FIRST_PRIVATE_CLOSE_CODE = 3000  # the first close code that has no common meaning
+MAX_SILENT_PINGS = 2.5  # a client that sends nothing for this many ping intervals counts as lost
+FIRST_PRIVATE_CLOSE_CODE = 3000  # this and higher codes have no registered meaning
 
 
 class MessageHandler(Protocol):
-    """Whoever serves connections."""
+    """Handles the events of WebSocket connections."""
 
     settings: NotifierSettings
 
     def on_message(self, connection: WebSocketConnection, text: str) -> Coroutine[None, None, None] | None:
-        """Do what a message asks; what this returns is still to be done, before the next message has its turn."""
+        """Called with each message; the result, if there is one, is awaited before the next message."""
 
     def on_open(self, connection: WebSocketConnection) -> None:
-        """Take that a connection is open."""
+        """Called when a connection opens."""
 
     def on_drained(self, connection: WebSocketConnection) -> None:
-        """Take that a connection takes more again."""
+        """Called when a backpressured connection drains."""
 
     def on_close(self, connection: WebSocketConnection) -> None:
-        """Take that a connection has ended."""
+        """Called when a connection ends."""
 
 
 class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
-    """One open socket."""
+    """An open WebSocket."""
 
     transport = "websocket"
     __slots__ = (
@@ -77,42 +77,42 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
         super().__init__(transport, origin)
         settings = handler.settings
         self._handler = handler
-        self._parser: FrameParser | None = FrameParser(MAX_MESSAGE_BYTES)  # None once what comes is not read any more
-        # A page asks for all its jobs at once, and cancels and leaves them at once.
+        self._parser: FrameParser | None = FrameParser(MAX_MESSAGE_BYTES)  # None: ignore further data
+        # The burst lets a page watch all its jobs at once, and cancel and unwatch them at once.
         self._message_budget = TokenBucket(
             settings.messages_per_s, settings.messages_per_s + 2 * settings.max_watches, self.opened_at
         )
-        self.has_subscribed = False  # whether it has sent anything that makes sense
+        self.has_subscribed = False  # whether the client has ever sent a valid token
         self._last_received = self.opened_at
-        self._close_code: int | None = None  # with which it closes
-        self.closing = False  # whether this side has said that it closes
-        self._paused = False  # whether what has come is to be worked off before more is read
+        self._close_code: int | None = None
+        self.closing = False  # whether a close frame was sent
+        self._paused = False  # whether reading is paused until the received frames have been handled
         self._pending_task: asyncio.Future[None] | None = None
         self._closed: asyncio.Future[None] | None = None
         self._is_backpressured = False
-        self._pinged_at: float | None = None  # while no answer has come
+        self._pinged_at: float | None = None  # None after the pong
         transport.set_write_buffer_limits(high=MAX_BUFFERED_BYTES)
 
     @property
     def close_code(self) -> int:
-        """Tell how it closed; private codes are one to those who count."""
+        """The code that the connection closed with. All private codes count as one, to bound the metric's labels."""
         return int(min(self._close_code or CloseCode.ABNORMAL, FIRST_PRIVATE_CLOSE_CODE))
 
-    # What the loop tells.
+    # asyncio.Protocol
 
     def connection_made(self, _transport: asyncio.BaseTransport) -> None:
-        """Begin."""
+        """Called when the connection begins."""
         self._handler.on_open(self)
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """End."""
+        """Called when the connection ends."""
         self.closing = True
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
         self._handler.on_close(self)
 
     def data_received(self, data: bytes) -> None:
-        """Take what comes."""
+        """Called when the client sends bytes."""
         self._last_received = time.monotonic()
         if self._parser is not None:
             self._parser.feed(data)
@@ -120,22 +120,22 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
                 self._process_frames()
 
     def pause_writing(self) -> None:
-        """Take that too much waits."""
+        """Called when the write buffer exceeds its limit."""
         self._is_backpressured = True
 
     def resume_writing(self) -> None:
-        """Take that there is room again."""
+        """Called when the write buffer has drained."""
         self._is_backpressured = False
         self._handler.on_drained(self)
 
     def is_backpressured(self) -> bool:
-        """Tell whether too much waits already."""
+        """Return whether the write buffer is over its limit."""
         return self._is_backpressured
 
-    # What the other side says.
+    # Receiving
 
     def _process_frames(self) -> None:
-        """Take frame after frame; behind a message others have their turn first, since a signature takes its time."""
+        """Handle the received frames; yield to the event loop after each message, since verifying a token is slow."""
         try:
             while (
                 self._parser is not None and not self.is_closing and (received := self._parser.next_frame()) is not None
@@ -175,7 +175,7 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
         return None
 
     def _pause(self, pending: Coroutine[None, None, None] | None) -> None:
-        """Read no more until something is done, and others have had their turn."""
+        """Stop reading and continue with the next frame later: after `pending`, or in the next event-loop iteration."""
         if not self._paused:
             self._paused = True
             self._transport.pause_reading()
@@ -185,68 +185,68 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
             self._pending_task = asyncio.create_task(pending)
             self._pending_task.add_done_callback(self._on_task_done)
 
-    def _on_task_done(self, done: asyncio.Future[None]) -> None:
+    def _on_task_done(self, task: asyncio.Future[None]) -> None:
         self._pending_task = None
-        if not done.cancelled() and (error := done.exception()) is not None:
+        if not task.cancelled() and (error := task.exception()) is not None:
             log.error("request_failed", exc_info=error)
             self.abort()
         self._process_frames()
 
-    # What this side says.
+    # Sending
 
     def send_snapshot(self, job_id: str, snapshot: PublishedSnapshot) -> bool:  # noqa: ARG002
-        """Write a snapshot, unless the connection is slow or closing: in few steps, since a thousand do it at once."""
+        """Send a snapshot; return False if the connection is backpressured or closing."""
         if self._is_backpressured or self.closing:
             return False
         self._transport.write(snapshot.encoded(encode_snapshot))
         return True
 
     def encode_error(self, error: dict[str, str]) -> bytes:
-        """Return an error as a frame."""
+        """Return an error as a text frame."""
         return encode_frame(Opcode.TEXT, msgspec.json.encode({"error": error}))
 
     def write(self, data: bytes) -> None:
-        """Write a ready frame, unless the connection is closing: nothing may follow a close frame."""
+        """Write an encoded frame, unless a close frame was sent, which must be the last (§5.5.1)."""
         if not self.closing:
             super().write(data)
 
     def abort(self) -> None:
-        """End the connection without a word."""
+        """Close the connection at once, without a close frame."""
         self.closing = True
         super().abort()
 
     def heartbeat(self) -> None:
-        """Ping the peer, or end the connection when it has been silent for too long."""
-        if time.monotonic() - self._last_received > MAX_MISSED_PINGS * self._handler.settings.ping_s:
+        """Ping the client, or abort the connection if the client has been silent for too long."""
+        if time.monotonic() - self._last_received > MAX_SILENT_PINGS * self._handler.settings.ping_s:
             self.abort()
         else:
             self._pinged_at = time.monotonic()
             self.write(PING)
 
     def reap(self) -> None:
-        """Close a connection that asks for nothing; one whose peer has left ends by itself."""
+        """Close a connection that has not subscribed in time; asyncio reports a disconnected client by itself."""
         if not self.has_subscribed and time.monotonic() - self.opened_at > self._handler.settings.first_message_s:
             self.close_over_limit("first_message", CloseCode.POLICY_VIOLATION, "ask for something")
 
     def close_stalled(self) -> None:
-        """Close with a code, which a peer that begins to read still gets."""
+        """Close the connection with a code, which reaches a client that starts to read again."""
         self.close_over_limit("stuck", CloseCode.TRY_LATER, "reads too slowly")
 
     def close_over_limit(self, limit: str, code: CloseCode, reason: str) -> None:
-        """Close, since the client asks for more than it may."""
+        """Close the connection because the client exceeded a limit, and count it."""
         if not self.closing:
             metrics.REFUSED.labels(limit).inc()
             self.close(code, reason)
 
     async def close_for_restart(self) -> None:
-        """Close, since the service restarts, and wait until that is done."""
+        """Close the connection because this replica restarts, and wait until it is closed."""
         self._closed = asyncio.get_running_loop().create_future()
         self.close(CloseCode.RESTART, "restarting")
         if not self._transport.is_closing():
             await self._closed
 
     def close(self, code: int, reason: str = "") -> None:
-        """Close (§7.1.2): say so, and leave it to the other side to agree; one that reads nothing never does."""
+        """Send a close frame (§7.1.2); abort the connection if the client does not answer it in time."""
         if not self.closing:
             self.write(encode_close(code, reason))
             self._close_code, self.closing = code, True

@@ -1,7 +1,6 @@
-"""The frames of a WebSocket as a server reads and writes them (RFC 6455 §5 to §7); without a loop or a socket.
+"""The frames of a WebSocket server (RFC 6455 §5 to §7), encoded and parsed without I/O.
 
-No extension is ever agreed on, and nothing is asked of the other side but what the RFC demands. A message that is too
-big is refused by its frame's head, before its data has come.
+Extensions are not supported. A message that is too big is rejected when the head of its frame arrives, before its data.
 """
 
 from __future__ import annotations
@@ -11,15 +10,13 @@ from struct import Struct
 from typing import NamedTuple
 
 HEADER_BYTES, MASK_BYTES = 2, 4  # bytes
-MAX_CONTROL_PAYLOAD = 125  # bytes of a control frame's data (§5.5)
-_SHORT, _MIDDLE, _LONG = (Struct(head).pack for head in ("!BB", "!BBH", "!BBQ"))
-VALID_CLOSE_CODES = frozenset(
-    {1000, 1001, 1002, 1003, *range(1007, 1015)}
-)  # what may be told of the codes below 3000 (§7.4)
+MAX_CONTROL_PAYLOAD = 125  # bytes (§5.5); also the largest length that fits the second byte of a head (§5.2)
+_pack_head_7_bit, _pack_head_16_bit, _pack_head_64_bit = (Struct(head).pack for head in ("!BB", "!BBH", "!BBQ"))
+VALID_CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})  # of those below 3000 (§7.4)
 
 
 class Opcode(IntEnum):
-    """What a frame is (§5.2)."""
+    """The type of a frame (§5.2)."""
 
     CONTINUATION = 0x0
     TEXT = 0x1
@@ -30,12 +27,12 @@ class Opcode(IntEnum):
 
 
 class CloseCode(IntEnum):
-    """Why a connection is closed (§7.4.1, and https://www.iana.org/assignments/websocket)."""
+    """The reason for closing a connection (§7.4.1, and https://www.iana.org/assignments/websocket)."""
 
     NORMAL = 1000
     PROTOCOL_ERROR = 1002
     UNSUPPORTED_DATA = 1003
-    NO_STATUS = 1005  # never sent: the other side has named none
+    NO_STATUS = 1005  # never sent: the close frame had no code
     ABNORMAL = 1006  # never sent: the connection was lost
     INVALID_TEXT = 1007
     POLICY_VIOLATION = 1008
@@ -45,7 +42,7 @@ class CloseCode(IntEnum):
 
 
 class ProtocolError(Exception):
-    """The other side does what it may not; the connection is closed with a code."""
+    """The client violated the protocol. The connection must be closed with `code`; the text is the reason."""
 
     def __init__(self, code: CloseCode, reason: str) -> None:
         super().__init__(reason)
@@ -53,25 +50,25 @@ class ProtocolError(Exception):
 
 
 class Frame(NamedTuple):
-    """A whole message or a control frame; a piece of a message, which tells nothing yet, is a CONTINUATION."""
+    """A control frame or a complete message. A fragment that does not complete one is an empty CONTINUATION."""
 
     opcode: Opcode
     data: bytes
 
 
 class FrameParser:
-    """What has come of a connection's frames."""
+    """An incremental parser of the frames of one connection."""
 
     __slots__ = ("_buffer", "_fragments", "_max_size", "_message_opcode")
 
     def __init__(self, max_size: int) -> None:
         self._max_size = max_size  # bytes of a message
-        self._buffer: bytes | bytearray = b""  # a connection that is silent keeps no buffer
-        self._message_opcode: Opcode | None = None  # of the message whose pieces are coming
+        self._buffer: bytes | bytearray = b""  # not an empty bytearray, to save memory while idle
+        self._message_opcode: Opcode | None = None  # of the incomplete message, if there is one
         self._fragments: bytes | bytearray = b""
 
     def feed(self, data: bytes) -> None:
-        """Take bytes as they come."""
+        """Add received bytes."""
         if not self._buffer:
             self._buffer = data
             return
@@ -81,11 +78,15 @@ class FrameParser:
 
     @property
     def has_data(self) -> bool:
-        """Tell whether bytes have come that were not read yet."""
+        """Whether the buffer contains unparsed bytes."""
         return bool(self._buffer)
 
     def next_frame(self) -> Frame | None:
-        """Return the next frame, None until all of it is there. Raises Violation."""
+        """Return the next frame, or None until it is complete.
+
+        Raises:
+            ProtocolError: the bytes are not a valid frame, or the message is too big.
+        """
         buffer = self._buffer
         if len(buffer) < HEADER_BYTES:
             return None
@@ -107,7 +108,7 @@ class FrameParser:
         return Frame(opcode, data) if opcode >= Opcode.CLOSE else self._join(opcode, data, final=final)
 
     def _parse_opcode(self, first: int, second: int) -> Opcode:
-        """Read the first two bytes of a frame (§5.2)."""
+        """Validate the first two bytes of a frame and return its opcode (§5.2)."""
         if first & 0x70:
             raise ProtocolError(CloseCode.PROTOCOL_ERROR, "no extension was agreed on")
         try:
@@ -123,7 +124,7 @@ class FrameParser:
         return opcode
 
     def _discard(self, size: int) -> None:
-        """Forget what has been read."""
+        """Remove parsed bytes from the buffer."""
         if size == len(self._buffer):
             self._buffer = b""
         elif isinstance(self._buffer, bytes):
@@ -132,7 +133,7 @@ class FrameParser:
             del self._buffer[:size]
 
     def _join(self, opcode: Opcode, data: bytes, *, final: bool) -> Frame:
-        """Join the pieces of a message (§5.4)."""
+        """Join the fragments of a message (§5.4)."""
         if not final:
             self._message_opcode = self._message_opcode or opcode
             self._fragments = bytearray(self._fragments)
@@ -144,22 +145,26 @@ class FrameParser:
 
 
 def encode_frame(opcode: Opcode, data: bytes = b"") -> bytes:
-    """Spell a whole, unmasked frame, as a server's are (§5.1)."""
+    """Return an unfragmented, unmasked frame: a server does not mask (§5.1)."""
     first, size = 0x80 | opcode, len(data)
     if size <= MAX_CONTROL_PAYLOAD:
-        return _SHORT(first, size) + data
-    return (_MIDDLE(first, 126, size) if size < 1 << 16 else _LONG(first, 127, size)) + data
+        return _pack_head_7_bit(first, size) + data
+    return (_pack_head_16_bit(first, 126, size) if size < 1 << 16 else _pack_head_64_bit(first, 127, size)) + data
 
 
 def encode_close(code: CloseCode | int, reason: str = "") -> bytes:
-    """Spell a frame that closes (§5.5.1)."""
+    """Return a close frame (§5.5.1)."""
     if code == CloseCode.NO_STATUS:
         return encode_frame(Opcode.CLOSE)
     return encode_frame(Opcode.CLOSE, code.to_bytes(2, "big") + reason.encode())
 
 
 def parse_close_code(data: bytes) -> int:
-    """Read why the other side closes (§7.1.5). Raises Violation."""
+    """Parse the code of a close frame (§7.1.5).
+
+    Raises:
+        ProtocolError: the code or the reason is not valid.
+    """
     if not data:
         return CloseCode.NO_STATUS
     code = int.from_bytes(data[:2], "big")
@@ -170,7 +175,11 @@ def parse_close_code(data: bytes) -> int:
 
 
 def decode_text(data: bytes) -> str:
-    """Read text (§8.1). Raises Violation."""
+    """Decode UTF-8 (§8.1).
+
+    Raises:
+        ProtocolError: the data is not UTF-8.
+    """
     try:
         return data.decode()
     except UnicodeDecodeError:
@@ -178,7 +187,7 @@ def decode_text(data: bytes) -> str:
 
 
 def _parse_extended_length(encoded: bytes) -> int:
-    """Read a length of two or eight bytes, which is never spelt longer than it needs to be (§5.2)."""
+    """Parse a length of two or eight bytes; it must use the shortest encoding (§5.2)."""
     size = int.from_bytes(encoded, "big")
     if size <= (MAX_CONTROL_PAYLOAD if len(encoded) == 2 else 0xFFFF) or size >> 63:
         raise ProtocolError(CloseCode.PROTOCOL_ERROR, "no such length")
@@ -186,7 +195,7 @@ def _parse_extended_length(encoded: bytes) -> int:
 
 
 def _unmask(data: bytes, mask: bytes) -> bytes:
-    """Take a mask off (§5.3): all bytes at once, as one number."""
+    """Remove the mask (§5.3). XOR of two large integers is much faster than a loop over the bytes."""
     size = len(data)
     repeated_mask = (mask * (size // MASK_BYTES + 1))[:size]
     return (int.from_bytes(data, "big") ^ int.from_bytes(repeated_mask, "big")).to_bytes(size, "big")

@@ -1,4 +1,4 @@
-"""WebSocket: any number of watched jobs on one connection."""
+"""The handler of WebSocket messages; one connection may watch many jobs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .handshake import accept_key, detach_from_aiohttp
 
 
 class ClientMessage(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a client may ask: one of `watch`, `unwatch` and `cancel`."""
+    """A message of a client: exactly one of `watch`, `unwatch` and `cancel`."""
 
     watch: Token | None = None
     version: Natural | None = None
@@ -33,13 +33,13 @@ class ClientMessage(Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if (self.watch, self.unwatch, self.cancel).count(None) != 2:
-            raise ValueError("Expected one of `watch`, `unwatch` and `cancel`")
+            raise ValueError("Expected exactly one of `watch`, `unwatch` and `cancel`")
         if self.version is not None and self.watch is None:
-            raise ValueError("Expected `version` beside `watch` only")
+            raise ValueError("Expected `version` only together with `watch`")
 
 
 class WebSocketHandler:
-    """Takes sockets and hears what they ask."""
+    """Upgrades requests to WebSockets and handles their messages."""
 
     def __init__(
         self, registry: ConnectionRegistry, store: JobStore, auth: TokenAuth, settings: NotifierSettings
@@ -54,7 +54,7 @@ class WebSocketHandler:
         return [web.get("/live", self.connect, allow_head=False)]
 
     async def connect(self, request: web.Request) -> web.StreamResponse:
-        """Open a connection; from then on it lives by itself."""
+        """Upgrade a request to a WebSocket, which from then on runs without aiohttp."""
         if self._registry.draining:
             raise ServiceUnavailable("This replica is stopping; connect again.", retry_after_s=RETRY_AFTER_S)
         accept = accept_key(request)
@@ -68,7 +68,10 @@ class WebSocketHandler:
         return response
 
     def on_open(self, connection: WebSocketConnection) -> None:
-        """Greet a connection, or say that it is one too many, in a frame: a browser sees nothing of an HTTP answer."""
+        """Called when a connection opens: register and greet it, or close it if there are too many.
+
+        The refusal is a close frame, because browsers do not show pages the HTTP response to an upgrade.
+        """
         if self._registry.at_capacity():
             connection.close(CloseCode.TRY_LATER, "too many connections")
         else:
@@ -76,15 +79,15 @@ class WebSocketHandler:
             connection.write(encode_frame(Opcode.TEXT, b'{"hello":{"now":"%b"}}' % str(Timestamp.now()).encode()))
 
     def on_drained(self, connection: WebSocketConnection) -> None:
-        """Show a connection what it has missed."""
+        """Called when a backpressured connection drains: send its pending snapshots."""
         self._registry.flush(connection)
 
     def on_close(self, connection: WebSocketConnection) -> None:
-        """Forget a connection."""
+        """Called when a connection ends."""
         self._registry.unregister(connection)
 
     def on_message(self, connection: WebSocketConnection, text: str) -> Coroutine[None, None, None] | None:
-        """Do what a message asks."""
+        """Called with each message; the connection awaits the result, if there is one, before the next message."""
         try:
             message = decode(text, ClientMessage)
         except msgspec.DecodeError as error:
@@ -109,13 +112,14 @@ class WebSocketHandler:
     async def _cancel(self, connection: WebSocketConnection, job_id: str) -> None:
         subscription = connection.subscriptions.get(job_id)
         if subscription is None:
-            connection.send_error(
-                job_id, "not_watched", "Watch the job first: its token says whether you may cancel it."
-            )
+            message = "Watch the job first: its token determines whether you may cancel it."
+            connection.send_error(job_id, "not_watched", message)
         elif CANCEL not in subscription.grant.scope or subscription.grant.is_expired(Timestamp.now()):
-            connection.send_error(job_id, "forbidden", "The token does not allow to cancel.")
+            message = "The token has expired or does not have the scope `cancel`."
+            connection.send_error(job_id, "forbidden", message)
         else:
             try:
                 await self._store.cancel(subscription.grant)
             except (RedisError, OSError):
-                connection.send_error(job_id, "unavailable", "The records are away; try again.")
+                message = "The job records are unavailable; try again."
+                connection.send_error(job_id, "unavailable", message)

@@ -1,7 +1,7 @@
-"""From HTTP to a WebSocket (RFC 6455 §4.2), and off aiohttp: what stays of a connection is our own protocol alone.
+"""The opening handshake (RFC 6455 §4.2), and the handoff of the connection from aiohttp to our own protocol.
 
-aiohttp would keep the request, its parser, a task and a reader for as long as a connection is open: 16 kB for each that
-says nothing. Handing it over rests on what is private to aiohttp 3.14, which is pinned, and tested frame by frame.
+aiohttp would keep the request, its parser, a task and a reader for as long as a connection is open: 16 kB for each idle
+connection. The handoff uses private attributes of aiohttp 3.14, which is pinned.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from ....runtime.errors import HTTPProblem
 
 VERSION = "13"
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # §1.3
-_RESPONSE = (
+_SWITCHING_PROTOCOLS = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n\r\n"
 )
 
 
 class BadUpgrade(HTTPProblem):
-    """The request asks for no WebSocket, or not as it should."""
+    """The request is not a valid upgrade to a WebSocket."""
 
     status, code = 400, "no_upgrade"
 
 
 class UnsupportedVersion(HTTPProblem):
-    """The request asks for a version of WebSocket that there is not here."""
+    """The request asks for an unsupported version of the WebSocket protocol."""
 
     status, code = 426, "wrong_version"
 
 
 class DetachedResponse(web.StreamResponse):
-    """What a handler returns that has handed its connection over: there is nothing left to answer."""
+    """The response of a handler that has detached its connection; it writes nothing."""
 
     def __init__(self) -> None:
         super().__init__(status=HTTPStatus.SWITCHING_PROTOCOLS)
@@ -52,40 +52,54 @@ class DetachedResponse(web.StreamResponse):
 
 
 def accept_key(request: web.Request) -> bytes:
-    """Return the answer to a request's key. Raises NoUpgrade or WrongVersion."""
+    """Return the value of `Sec-WebSocket-Accept` for a request (§4.2.2).
+
+    Raises:
+        BadUpgrade: the request is not a valid upgrade to a WebSocket.
+        UnsupportedVersion: the request asks for another version of the protocol.
+    """
     headers = request.headers
     if "websocket" not in _tokens(headers.getall("Upgrade", [])) or "upgrade" not in _tokens(
         headers.getall("Connection", [])
     ):
-        raise BadUpgrade("This is a WebSocket: ask for an upgrade.")
+        raise BadUpgrade("This is a WebSocket endpoint: send Upgrade: websocket and Connection: Upgrade.")
     if headers.get("Sec-WebSocket-Version") != VERSION:
-        raise UnsupportedVersion(f"This is version {VERSION} of WebSocket.")
+        raise UnsupportedVersion(f"Expected Sec-WebSocket-Version: {VERSION}.")
     key = headers.get("Sec-WebSocket-Key", "")
     try:
-        fits = len(base64.b64decode(key, validate=True)) == 16
+        key_is_valid = len(base64.b64decode(key, validate=True)) == 16
     except (binascii.Error, ValueError):
-        fits = False
-    if not fits or request.version < HttpVersion11:
-        raise BadUpgrade("Expected a key of 16 bytes as base64 in Sec-WebSocket-Key.")
+        key_is_valid = False
+    if not key_is_valid or request.version < HttpVersion11:
+        raise BadUpgrade("Expected HTTP/1.1 and a Sec-WebSocket-Key of 16 bytes in base64.")
     digest = hashlib.sha1((key + _GUID).encode(), usedforsecurity=False).digest()
     return base64.b64encode(digest)
 
 
 def detach_from_aiohttp(request: web.Request, accept: bytes, protocol: asyncio.Protocol) -> web.StreamResponse:
-    """Accept the upgrade, and give the connection to a protocol; the handler returns what this returns.
+    """Accept the upgrade and move the connection from aiohttp to a protocol.
 
-    Raises ConnectionResetError when the other side has gone meanwhile.
+    Args:
+        request: the request to upgrade.
+        accept: the value of `Sec-WebSocket-Accept`.
+        protocol: the protocol that gets the connection, and the bytes that arrived after the request.
+
+    Returns:
+        The response that the handler of the request must return.
+
+    Raises:
+        ConnectionResetError: the client has disconnected.
     """
     transport, aiohttp_protocol = request.transport, request.protocol
     if transport is None or transport.is_closing():
-        raise ConnectionResetError("The other side has gone.")
-    received = aiohttp_protocol._message_tail  # noqa: SLF001 - what came right behind the request
+        raise ConnectionResetError("The client has disconnected.")
+    received = aiohttp_protocol._message_tail  # noqa: SLF001 - the bytes that arrived after the request
     transport.set_protocol(protocol)
-    aiohttp_protocol.transport = None  # so that aiohttp lets go of the connection, and does not close it
+    aiohttp_protocol.transport = None  # or connection_lost would close the transport
     aiohttp_protocol.connection_lost(None)
-    transport.write(_RESPONSE % accept)
+    transport.write(_SWITCHING_PROTOCOLS % accept)
     protocol.connection_made(transport)
-    if not transport.is_reading():  # aiohttp may have had enough of what came early
+    if not transport.is_reading():  # aiohttp pauses reading when a client sends much after the request
         transport.resume_reading()
     if received:
         protocol.data_received(received)
