@@ -1,1 +1,1 @@
-"""Benchmarks, which compare and never assert in a test; docs/performance.md has what they found."""
+"""Benchmarks. They compare systems and are not part of the tests; docs/performance.md has the results."""

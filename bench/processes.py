@@ -1,4 +1,4 @@
-"""The processes of the bench: started in groups of their own, logging into files, and ended with the bench."""
+"""The processes of a benchmark. Each has its own process group and log file, and ends with the benchmark."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from typing import Self
 
 from dev.environment import ROOT
 
-GRACE_S = 5.0
-ANSWER_S = 300.0  # the longest that a process may take to do as it is told
+STOP_TIMEOUT_S = 5.0
+REPLY_TIMEOUT_S = 300.0  # covers the whole step that a command starts
 
 
-class Ended(Exception):
-    """A process of the bench has ended by itself; the message has its last lines."""
+class ProcessEnded(Exception):
+    """A process of the benchmark ended unexpectedly; the message has the last lines of its log."""
 
 
-def made(folder: Path) -> Path:
-    """Make a folder."""
+def make_folder(folder: Path) -> Path:
+    """Create a folder and return it."""
     folder.mkdir(parents=True)
     return folder
 
 
 class Process:
-    """A running process and its children."""
+    """A running process and its descendants."""
 
-    answers = False  # whether it is told what to do, line by line, and answers with lines, which are not logged
+    has_replies = False  # whether standard output has a reply to each command, instead of log lines
 
     def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
         self._process = process
@@ -39,7 +39,7 @@ class Process:
     @classmethod
     @asynccontextmanager
     async def running(cls, command: Sequence[str], env: Mapping[str, str], log: Path) -> AsyncIterator[Self]:
-        """Run a command until the block ends; what it says goes to `log`."""
+        """Run a command until the block ends, with its output in `log`."""
         with log.open("wb") as file:
             running = await asyncio.create_subprocess_exec(
                 *command,
@@ -48,40 +48,45 @@ class Process:
                 start_new_session=True,
                 stderr=file,
                 stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE if cls.answers else file,
+                stdout=asyncio.subprocess.PIPE if cls.has_replies else file,
             )
         process = cls(running, log)
         try:
             yield process
         finally:
-            await process._end()
+            await process._stop()
 
     def check(self) -> None:
-        """Raise Ended unless it still runs."""
+        """Raise ProcessEnded if the process has ended."""
         if self._process.returncode is not None:
             last = "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
-            raise Ended(f"{self._log.stem} ended with {self._process.returncode}:\n{last}")
+            raise ProcessEnded(f"{self._log.stem} ended with {self._process.returncode}:\n{last}")
 
-    async def ask(self, command: str) -> bytes:
-        """Tell what to do, and return the answer; raise Ended when there is none, TimeoutError when it takes long."""
+    async def request(self, command: str) -> bytes:
+        """Send a command and return its reply, each of them a line.
+
+        Raises:
+            ProcessEnded: the process ended without a reply.
+            TimeoutError: there was no reply within REPLY_TIMEOUT_S.
+        """
         assert self._process.stdin is not None  # noqa: S101
         assert self._process.stdout is not None  # noqa: S101
         self._process.stdin.write(f"{command}\n".encode())
-        answer = await asyncio.wait_for(self._process.stdout.readline(), ANSWER_S)
-        if not answer:
+        reply = await asyncio.wait_for(self._process.stdout.readline(), REPLY_TIMEOUT_S)
+        if not reply:
             await self._process.wait()
             self.check()
-        return answer.strip()
+        return reply.strip()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process and its children."""
+        """Send a signal to the process group."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
-    async def _end(self) -> None:
+    async def _stop(self) -> None:
         self.signal(signal.SIGCONT)
         self.signal(signal.SIGTERM)
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), GRACE_S)
+            await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT_S)
         self.signal(signal.SIGKILL)
         await self._process.wait()

@@ -1,4 +1,4 @@
-"""`python -m headway`."""
+"""Run the `headway` command: `python -m headway`."""
 
 import sys
 

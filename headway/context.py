@@ -181,8 +181,8 @@ class JobContext:
             self._notify()
         return self._last
 
-    def _end(self, step: Step, *, whole: bool) -> None:
-        step.end(whole=whole)
+    def _end(self, step: Step, *, completed: bool) -> None:
+        step.end(completed=completed)
         self._last = step
         if not self._collection_pending:
             self._notify()
@@ -202,7 +202,7 @@ class StepScope:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         _CURRENT_STEP.set(self._outer)
-        self._context._end(self._step, whole=kind is None)  # noqa: SLF001
+        self._context._end(self._step, completed=kind is None)  # noqa: SLF001
 
     async def __aenter__(self) -> None:
         self.__enter__()

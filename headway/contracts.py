@@ -1,7 +1,7 @@
-"""The wire: what submitter, worker, notifier and watchers say to each other, and nowhere else is a field spelt.
+"""The wire contracts: every message between submitter, worker, notifier and clients is defined here and only here.
 
-Times are `Timestamp`: milliseconds since the epoch in code, RFC 3339 in UTC with milliseconds on the wire.
-Payload, result and checkpoint are `Json`: the text exactly as its author wrote it, never decoded on the way.
+Times are `Timestamp`: milliseconds since the epoch in code, RFC 3339 in UTC with milliseconds in JSON.
+Payload, result and checkpoint are `Json`: text that is passed on byte for byte and never decoded in between.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from headway.timestamp import Timestamp as Timestamp
 MAX_PAYLOAD_BYTES = 32 * 1024
 MAX_RESULT_BYTES = 32 * 1024
 MAX_CHECKPOINT_BYTES = 8 * 1024
-MAX_MESSAGE_BYTES = 64 * 1024  # of a queue message as it is encoded
-MAX_DEPTH = 500  # levels of payload, result and checkpoint, so that every reader can follow
+MAX_MESSAGE_BYTES = 64 * 1024  # of an encoded queue message
+MAX_DEPTH = 500  # nesting levels of payload, result and checkpoint; deeper JSON makes some parsers fail
 MAX_REPORTS_PER_REQUEST = 500
 MAX_REPORTS_BYTES = 1024 * 1024
 DEFAULT_ATTEMPTS = 5
@@ -36,7 +36,7 @@ JobStatus = Literal["queued", "running", "retrying", "succeeded", "failed", "can
 Reason = Literal["superseded", "finished", "duplicate", "stale"]
 ENDED: frozenset[JobStatus] = frozenset({"succeeded", "failed", "cancelled"})
 
-_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]')  # and strings, which may have some that do not count
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]')  # strings match first, because brackets in them do not count
 
 Json = msgspec.Raw
 NULL = Json(b"null")
@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 
 class JobMessage(Struct, frozen=True, kw_only=True):
-    """One queued job, as the message on the queue carries it."""
+    """A message on the jobs queue."""
 
     id: UUID
     kind: Name = "countdown"
@@ -64,12 +64,12 @@ class JobMessage(Struct, frozen=True, kw_only=True):
     checkpoint: Json = NULL
 
     def attempt(self, delivery: int) -> int:
-        """Count the attempts: a delivery that a stopping worker handed back costs none."""
+        """Return the number of the attempt; a delivery that a draining worker released costs none."""
         return max(1, delivery - self.releases)
 
 
 class Progress(Struct, frozen=True):
-    """How far a job is; `total` None says that nobody knows how much there is."""
+    """The progress of a job; `total` is None if the amount of work is unknown."""
 
     current: Number
     total: Number | None = None
@@ -78,14 +78,14 @@ class Progress(Struct, frozen=True):
 
     @property
     def percent(self) -> float | None:
-        """Return 0.0 to 100.0 to two digits, or None when the total is unknown."""
+        """The percentage, 0.0 to 100.0 with two decimals, or None if the total is unknown."""
         if self.total is None:
             return None
         return round(100.0 * min(1.0, self.current / self.total), 2) if self.total else 100.0
 
 
 class ProgressSnapshot(Struct, frozen=True):
-    """A `Progress` as watchers get it."""
+    """A job's progress as clients receive it, with the percentage."""
 
     current: float | int
     total: float | int | None
@@ -95,14 +95,17 @@ class ProgressSnapshot(Struct, frozen=True):
 
 
 class JobError(Struct, frozen=True):
-    """Why a job failed, fit for its user."""
+    """Why a job failed, in words for its user."""
 
     type: Name
     message: Annotated[str, Meta(max_length=MAX_ERROR_LENGTH)]
 
 
 class JobReport(Struct, frozen=True, kw_only=True):
-    """What a worker says about one delivery of a job: always the whole state, so that one report rebuilds a record."""
+    """A worker's report about one delivery of a job.
+
+    It carries the whole state, so that a single report can rebuild a lost record.
+    """
 
     job_id: UUID
     kind: Name
@@ -124,7 +127,7 @@ class JobReport(Struct, frozen=True, kw_only=True):
 
 
 class ProgressUrlReport(Struct, frozen=True, kw_only=True, rename="camel"):
-    """A report as the query of one URL, for workers in any language, as in 2015; 100 is the end."""
+    """A report in the query of one URL, for workers in any language; a progress of 100 ends the job as succeeded."""
 
     job_id: UUID
     progress: Annotated[float, Meta(ge=0, le=100)]
@@ -133,7 +136,7 @@ class ProgressUrlReport(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Verdict(Struct, frozen=True):
-    """The gate's answer to one report."""
+    """The notifier's answer to one report."""
 
     job_id: UUID
     accepted: bool
@@ -143,7 +146,7 @@ class Verdict(Struct, frozen=True):
 
 
 class JobSnapshot(Struct, frozen=True, kw_only=True):
-    """The whole state of a job at one version, as every watcher gets it."""
+    """The whole state of a job at one version, as every client receives it."""
 
     id: UUID
     kind: str
@@ -172,33 +175,33 @@ class _MessageWithId(Struct):
 def _encode_hook(value: Any) -> str:
     if isinstance(value, Timestamp):
         return str(value)
-    raise TypeError(f"{type(value).__name__} is not JSON")
+    raise TypeError(f"{type(value).__name__} cannot be encoded as JSON")
 
 
-def _decode_hook(kind: type, value: Any) -> Any:
-    if kind is Timestamp:
+def _decode_hook(target: type, value: Any) -> Any:
+    if target is Timestamp:
         return Timestamp.parse(value)
-    raise NotImplementedError(f"{kind.__name__} is not JSON")
+    raise NotImplementedError(f"JSON cannot be decoded to {target.__name__}")
 
 
 _encoder = msgspec.json.Encoder(enc_hook=_encode_hook)
 
 
 def encode(value: Any) -> bytes:
-    """Write a contract, or a list of them, as JSON."""
+    """Encode a contract, or a list of them, as JSON."""
     return _encoder.encode(value)
 
 
-def decode(text: bytes | str, kind: type[T]) -> T:
-    """Read JSON as a contract.
+def decode(text: bytes | str, target: type[T]) -> T:
+    """Decode JSON to a contract.
 
     Raises:
-        msgspec.ValidationError: it does not fit; the message names the field.
-        msgspec.DecodeError: it is not JSON, not UTF-8, or nested too deep.
+        msgspec.ValidationError: a field is missing or invalid; the message names it.
+        msgspec.DecodeError: the text is not JSON, not UTF-8, or nested too deep.
     """
     try:
-        data = text if isinstance(text, str) else text.decode()  # what is Raw inside is not checked for UTF-8
-        return _decoder(kind).decode(data)  # type: ignore[arg-type, no-any-return]
+        data = text if isinstance(text, str) else text.decode()  # msgspec does not check the UTF-8 of Raw fields
+        return _decoder(target).decode(data)  # type: ignore[arg-type, no-any-return]
     except UnicodeDecodeError as error:
         raise msgspec.DecodeError("JSON is malformed: not UTF-8") from error
     except RecursionError as error:
@@ -206,24 +209,26 @@ def decode(text: bytes | str, kind: type[T]) -> T:
 
 
 @lru_cache
-def _decoder(kind: Hashable) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(kind, dec_hook=_decode_hook)
+def _decoder(target: Hashable) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(target, dec_hook=_decode_hook)
 
 
 def uuid_str(job_id: UUID) -> str:
-    """Spell a job's id as `str` does, in a third of the time."""
+    """Return `str(job_id)`, in a third of the time."""
     return encode(job_id)[1:-1].decode()
 
 
 def encode_message(message: JobMessage) -> str:
-    """Write a queue message's text: base64 of JSON, as the WebJobs SDK and Azure Functions expect it."""
+    """Encode a queue message as base64 of JSON, which the WebJobs SDK and Azure Functions expect."""
     return base64.b64encode(encode(message)).decode()
 
 
 def decode_message(text: str) -> JobMessage:
-    """Read a queue message's text: base64 or plain; a bare UUID string is a `countdown` job, as in 2015.
+    """Decode a queue message: JSON, plain or in base64. A bare UUID string is a `countdown` job.
 
-    Raises what `decode` raises.
+    Raises:
+        msgspec.ValidationError: a field is missing or invalid; the message names it.
+        msgspec.DecodeError: the text is not JSON, not UTF-8, or nested too deep.
     """
     data = _message_json(text)
     if data.lstrip().startswith(b'"'):
@@ -232,7 +237,7 @@ def decode_message(text: str) -> JobMessage:
 
 
 def extract_job_id(text: str) -> UUID | None:
-    """Find the job's id in a queue message that does not fit otherwise, if it has one."""
+    """Return the job's id from a queue message with other invalid fields, or None if the id cannot be read."""
     try:
         return decode(_message_json(text), _MessageWithId).id
     except msgspec.DecodeError:
@@ -247,24 +252,24 @@ def _message_json(text: str) -> bytes:
 
 
 def nesting_depth(text: bytes) -> int:
-    """Count how deep JSON is nested."""
+    """Return how many levels JSON is nested; 0 stands for any depth that cannot exceed `MAX_DEPTH`."""
     if text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
-        return 0  # no more than that, which is all that anybody asks
-    level = deepest = 0
+        return 0
+    level = max_level = 0
     for token in _BRACKETS.findall(text):
         level += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(token, 0)
-        deepest = max(deepest, level)
-    return deepest
+        max_level = max(max_level, level)
+    return max_level
 
 
 def truncate(text: str, max_length: int) -> str:
-    """Make any text fit for the wire: at most so many characters, and no lone surrogates, as file names have them."""
-    fitting = text if len(text) <= max_length else text[: max_length - 1] + "…"
-    return fitting.encode(errors="replace").decode()
+    """Cut a text to `max_length` characters and replace lone surrogates, which UTF-8 cannot encode."""
+    shortened = text if len(text) <= max_length else text[: max_length - 1] + "…"
+    return shortened.encode(errors="replace").decode()
 
 
 def to_progress_snapshot(progress: Progress | None) -> ProgressSnapshot | None:
-    """Turn a worker's progress into what watchers see."""
+    """Convert a worker's progress to the progress in snapshots."""
     if progress is None:
         return None
     return ProgressSnapshot(progress.current, progress.total, progress.percent, progress.unit, progress.message)

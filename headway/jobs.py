@@ -66,7 +66,7 @@ class Job(Generic[P, R]):
         self.backoff_s = backoff_s
         self.backoff_cap_s = backoff_cap_s
         self.process = process
-        self._payload = parameters[1].name
+        self._payload_parameter = parameters[1].name
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Call the handler, as a test may want to."""
@@ -78,10 +78,10 @@ class Job(Generic[P, R]):
 
     @cached_property
     def _payload_type(self) -> Any:
-        return get_type_hints(self.handler).get(self._payload, Any)
+        return get_type_hints(self.handler).get(self._payload_parameter, Any)
 
 
-class Decorator(Protocol):
+class JobDecorator(Protocol):
     """Makes a job of a handler, whether that is an `async def` or a plain function."""
 
     @overload
@@ -98,7 +98,7 @@ def job(
     backoff_s: float = BACKOFF_S,
     backoff_cap_s: float = BACKOFF_CAP_S,
     process: bool = False,
-) -> Decorator:
+) -> JobDecorator:
     """Make `handler(ctx, payload)` the handler of a kind of job.
 
     One that is no `async def` runs in a thread, or with `process=True` in a process of a pool: for what keeps a

@@ -28,11 +28,11 @@ class Step:
         self.open_steps.append(step)
         return step
 
-    def end(self, *, whole: bool) -> None:
+    def end(self, *, completed: bool) -> None:
         """End this step: the whole of it is done, or as much as was."""
         if self.parent is not None:
             self.parent.open_steps.remove(self)
-            self.parent.finished_weight += self.weight * (1.0 if whole else self.fraction)
+            self.parent.finished_weight += self.weight * (1.0 if completed else self.fraction)
 
     @property
     def has_steps(self) -> bool:

@@ -1,4 +1,4 @@
-"""A moment as the wire spells it: RFC 3339 in UTC with milliseconds."""
+"""Timestamps: RFC 3339 in UTC with milliseconds on the wire, milliseconds since the epoch in code."""
 
 from __future__ import annotations
 
@@ -7,57 +7,65 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MIN_MS, MAX_MS = -62_135_596_800_000, 253_402_300_799_999  # what RFC 3339 can spell
+MIN_MS, MAX_MS = -62_135_596_800_000, 253_402_300_799_999  # the years 1 to 9999, the range of RFC 3339
 
 
 class Timestamp(int):
-    """A moment, in milliseconds since the epoch."""
+    """A point in time, in milliseconds since the epoch."""
 
     __slots__ = ()
 
     @classmethod
     def now(cls) -> Timestamp:
-        """Tell the present moment of this machine's clock."""
+        """Return the current time of this machine's clock."""
         return cls(time.time_ns() // 1_000_000)
 
     @classmethod
     def parse(cls, text: object) -> Timestamp:
-        """Read an RFC 3339 time; ValueError names what is wrong with it."""
+        """Parse an RFC 3339 time.
+
+        Raises:
+            ValueError: the text is not an RFC 3339 time with an offset, or its year is not 1 to 9999 in UTC.
+        """
         if not isinstance(text, str):
             raise ValueError("Expected an RFC 3339 time")  # noqa: TRY004 - msgspec adds the path to a ValueError
         return _parse_rfc3339(text)
 
     @classmethod
     def at(cls, seconds: float) -> Timestamp:
-        """Return the moment so many seconds after the epoch; ValueError when it could not be written."""
+        """Return the time that is `seconds` after the epoch.
+
+        Raises:
+            ValueError: the year is not 1 to 9999 in UTC.
+        """
         milliseconds = round(seconds * 1000)
         if not MIN_MS <= milliseconds <= MAX_MS:
-            raise ValueError("Expected a time of the years 1 to 9999 in UTC")
+            raise ValueError("Expected a time in the years 1 to 9999 in UTC")
         return cls(milliseconds)
 
     def after(self, seconds: float) -> Timestamp:
-        """Return the moment that many seconds later, or the last that can be written."""
+        """Return the time `seconds` later, or the end of the year 9999 if that is earlier."""
         return Timestamp(min(MAX_MS, self + round(seconds * 1000)))
 
     def __str__(self) -> str:
-        """Spell it as RFC 3339 in UTC with milliseconds."""
+        """Return the time as RFC 3339 in UTC with milliseconds."""
         return self.to_json()[1:-1].decode()
 
     def to_json(self) -> bytes:
-        """Spell it as JSON does."""
+        """Return the time as a JSON string, with its quotes."""
         return _format_rfc3339(int(self))
 
 
-# All reports of a job repeat its times, and those of a lease.
+# Cached, because all reports of a job repeat its times.
 @lru_cache(maxsize=10_000)
 def _parse_rfc3339(text: str) -> Timestamp:
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        raise ValueError("Expected a time with its offset, such as 2026-01-01T00:00:00.000Z")
-    return Timestamp.at(moment.timestamp())
+    parsed = datetime.fromisoformat(text)
+    if parsed.tzinfo is None:
+        raise ValueError("Expected a time with an offset, such as 2026-01-01T00:00:00.000Z")
+    return Timestamp.at(parsed.timestamp())
 
 
 @lru_cache(maxsize=10_000)
 def _format_rfc3339(milliseconds: int) -> bytes:
-    moment = EPOCH + timedelta(milliseconds=milliseconds)
-    return b'"%b"' % moment.isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()
+    parsed = EPOCH + timedelta(milliseconds=milliseconds)
+    return b'"%b"' % parsed.isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()

@@ -1,6 +1,6 @@
-"""Watch tokens: an Ed25519-signed JWT is the capability to watch, and perhaps to cancel, one job.
+"""Tokens: each is a JWT, signed with Ed25519, that lets its bearer watch and perhaps cancel one job.
 
-The submitter signs with its private key; notifiers hold public keys only, several at once while one is rotated.
+The submitter signs tokens with its private key. Notifiers have only public keys, several at once during a rotation.
 """
 
 from __future__ import annotations
@@ -33,16 +33,21 @@ from headway.contracts import Timestamp
 
 AUDIENCE = "headway-live"
 ALGORITHM = "EdDSA"
-LEEWAY_S = 30
+LEEWAY_S = 30  # how far the clocks of two machines may differ
 WATCH = "watch"
 CANCEL = "cancel"
-# Expiry is checked apart, so that the error can say whose token has expired.
+# `TokenVerifier.verify` checks the expiry itself, so that the error can name the job.
 _OPTIONS: Options = {"require": ["sub", "exp", "iat", "aud", "scope"], "verify_exp": False}
 _PEM_END = "-----END PUBLIC KEY-----"
 
 
 class InvalidToken(Exception):
-    """The token opens nothing; `code` is `invalid_token` or `token_expired`."""
+    """The token is not accepted.
+
+    Attributes:
+        code: `invalid_token` or `token_expired`.
+        job_id: the job of an expired token, else None.
+    """
 
     def __init__(self, code: str, message: str, job_id: UUID | None = None) -> None:
         super().__init__(message)
@@ -51,7 +56,7 @@ class InvalidToken(Exception):
 
 
 class Grant(Struct, frozen=True, kw_only=True):
-    """What a token says: which job, for how long, and what its bearer may do."""
+    """The content of a verified token: the job, the lifetime, and what the bearer may do."""
 
     job_id: UUID
     kind: str
@@ -61,16 +66,16 @@ class Grant(Struct, frozen=True, kw_only=True):
     scope: frozenset[str] = frozenset({WATCH, CANCEL})
 
     def is_expired(self, now: Timestamp) -> bool:
-        """Tell whether its time is over."""
+        """Return whether the grant has expired."""
         return self.valid_until < now
 
     @property
     def valid_until(self) -> Timestamp:
-        """The last moment at which it counts: clocks differ a little."""
+        """The time until which the token is accepted: its expiry plus `LEEWAY_S`."""
         return self.expires_at.after(LEEWAY_S)
 
     def claims(self) -> dict[str, Any]:
-        """Spell it as the claims of a JWT."""
+        """Return the claims of the JWT."""
         due = {} if self.due_at is None else {"due": self.due_at / 1000}
         scope = " ".join(word for word in (WATCH, CANCEL) if word in self.scope)
         return {
@@ -85,32 +90,42 @@ class Grant(Struct, frozen=True, kw_only=True):
 
 
 class TokenSigner:
-    """Signs passes with one private key."""
+    """Signs tokens with a private key."""
 
     def __init__(self, private_pem: str) -> None:
+        """Load the key.
+
+        Raises:
+            ValueError: the text is not an unencrypted Ed25519 private key in PEM.
+        """
         try:
             key = load_pem_private_key(private_pem.encode(), password=None)
         except TypeError as error:
-            raise ValueError("the token key must not be encrypted") from error
+            raise ValueError("the token key must not be encrypted with a password") from error
         if not isinstance(key, Ed25519PrivateKey):
             raise ValueError("the token key must be an Ed25519 private key in PEM")  # noqa: TRY004
         self._key = key
         self._headers = {"kid": key_id(key.public_key())}
 
     def sign(self, grant: Grant) -> str:
-        """Return the token for this pass."""
+        """Return the token for a grant."""
         return jwt.encode(grant.claims(), self._key, ALGORITHM, headers=self._headers)
 
     @property
     def public_pem(self) -> str:
-        """The public half of the key."""
+        """The public key, in PEM."""
         return self._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 class TokenVerifier:
-    """Verifies tokens against a set of public keys."""
+    """Verifies tokens with a set of public keys."""
 
     def __init__(self, public_pems: str) -> None:
+        """Load the keys from concatenated PEM blocks.
+
+        Raises:
+            ValueError: there is no key, or one is not an Ed25519 public key in PEM.
+        """
         blocks = [block + _PEM_END for block in public_pems.split(_PEM_END)[:-1]]
         keys = [load_pem_public_key(block.strip().encode()) for block in blocks]
         if not keys or not all(isinstance(key, Ed25519PublicKey) for key in keys):
@@ -118,22 +133,29 @@ class TokenVerifier:
         self._keys = {key_id(key): key for key in keys if isinstance(key, Ed25519PublicKey)}
 
     def verify(self, token: str) -> Grant:
-        """Return what the token grants; InvalidToken when it grants nothing."""
+        """Return the token's grant.
+
+        Raises:
+            InvalidToken: the token is malformed, signed with an unknown key, expired, or lacks the scope `watch`.
+        """
         try:
             key = self._keys[jwt.get_unverified_header(token)["kid"]]
             claims = jwt.decode(token, key, [ALGORITHM], options=_OPTIONS, audience=AUDIENCE, leeway=LEEWAY_S)
             grant = _grant_from_claims(claims)
         except (jwt.InvalidTokenError, KeyError, TypeError, ValueError, OverflowError) as error:
-            raise InvalidToken("invalid_token", "The token is not valid here.") from error
+            raise InvalidToken("invalid_token", "The token is not valid for this service.") from error
         if WATCH not in grant.scope:
-            raise InvalidToken("invalid_token", "The token does not allow to watch.")
+            raise InvalidToken("invalid_token", "The token does not allow watching.")
         if grant.is_expired(Timestamp.now()):
             raise InvalidToken("token_expired", "The token has expired.", grant.job_id)
         return grant
 
 
-def claimed_job(token: str) -> UUID | None:
-    """Read which job a token claims to be for, unverified: fit only for telling its sender which token was wrong."""
+def unverified_job_id(token: str) -> UUID | None:
+    """Return the job that a token claims to be for, without verifying the token; None if the claim cannot be read.
+
+    Use it only to name the token in an error to its sender.
+    """
     try:
         return UUID(json.loads(base64url_decode(token.split(".")[1]))["sub"])
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
@@ -144,7 +166,7 @@ def _grant_from_claims(claims: dict[str, Any]) -> Grant:
     due = claims.get("due")
     return Grant(
         job_id=UUID(claims["sub"]),
-        kind=str(claims.get("kind", "countdown")).encode().decode(),  # UnicodeError on what cannot be written
+        kind=str(claims.get("kind", "countdown")).encode().decode(),  # raises UnicodeError for lone surrogates
         submitted_at=Timestamp.at(claims["iat"]),
         expires_at=Timestamp.at(claims["exp"]),
         due_at=None if due is None else Timestamp.at(due),
@@ -153,13 +175,16 @@ def _grant_from_claims(claims: dict[str, Any]) -> Grant:
 
 
 def key_id(key: Ed25519PublicKey) -> str:
-    """Name a public key by the start of its SHA-256."""
+    """Return the id of a public key: the first 16 hexadecimal digits of its SHA-256."""
     raw = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
     return hashlib.sha256(raw).hexdigest()[:16]
 
 
 def make_keys(directory: Path) -> None:
-    """Make what is missing of `token.pem`, `token.pub.pem` and `report.key`; what exists is left alone."""
+    """Create `token.pem`, `token.pub.pem` and `report.key` in a directory, unless they exist.
+
+    Several processes may call this at once: all of them end up with the same keys.
+    """
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     private, public, report = (directory / name for name in ("token.pem", "token.pub.pem", "report.key"))
     if not private.exists():
@@ -174,7 +199,7 @@ def make_keys(directory: Path) -> None:
 
 
 def _write_once(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Write a file whole; whoever was first, of several at once, wins."""
+    """Create a file with its whole content; keep the file of another process that was first."""
     with NamedTemporaryFile(dir=path.parent) as draft:
         draft.write(content)
         draft.flush()

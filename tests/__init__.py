@@ -1,1 +1,1 @@
-"""The tests: `unit` needs nothing, `integration` a real Valkey and Azurite, `browser` a real Chromium too."""
+"""The tests: `unit` needs no servers, `integration` runs Valkey and Azurite, `browser` also runs Chromium."""

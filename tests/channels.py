@@ -1,19 +1,19 @@
-"""A channel handler that records what it is called with."""
+"""A recording handler for Redis channels."""
 
 from __future__ import annotations
 
 
 class RecordingHandler:
-    """Records publications and confirmed subscriptions by channel."""
+    """The channels with a publication, and those with a confirmed subscription."""
 
     def __init__(self) -> None:
         self.published: set[str] = set()
         self.subscribed: set[str] = set()
 
     def on_publication(self, channel: str, data: bytes) -> None:
-        """Record the channel of a publication."""
+        """Called with each publication: record its channel."""
         self.published.add(channel)
 
     def on_subscribed(self, channel: str) -> None:
-        """Record a confirmed subscription."""
+        """Called when Redis confirms a subscription: record its channel."""
         self.subscribed.add(channel)

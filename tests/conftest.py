@@ -1,4 +1,4 @@
-"""Fixtures: the real stores, each started once a session on a free port, and an environment that says nothing."""
+"""Shared fixtures: Valkey and Azurite, started once per session on free ports, and a clean environment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from headway.tokens import make_keys
 from tests.leaks import find_secrets, find_secrets_in_logs
 from tests.waiting import free_ports, wait_until
 
-# Stores answer when they answer; what a failing example needs to be found again is printed.
+# No deadline: response times of the stores vary. print_blob shows how to reproduce a failing example.
 hypothesis.settings.register_profile("headway", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("headway")
 
@@ -37,7 +37,7 @@ KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH")
 
 @pytest.fixture(autouse=True, scope="session")
 def _clean_environment() -> Iterator[None]:
-    """Hide the settings of whoever runs the tests, and hear Ctrl-C though a shell's background job is deaf to it."""
+    """Remove the developer's settings from the environment; handle Ctrl-C, which a shell's background jobs ignore."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     before = dict(os.environ)
     for name in set(os.environ) - set(KEPT_VARIABLES):
@@ -48,56 +48,57 @@ def _clean_environment() -> Iterator[None]:
     os.environ.update(before)
 
 
-@pytest.hookimpl(trylast=True)  # whatever else orders them comes before
+@pytest.hookimpl(trylast=True)  # after plugins that order the tests
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest: a run with several files side by side ends with its last one."""
+    """Put the slowest modules first, so that a parallel run does not end with one of them alone."""
     items.sort(key=lambda item: item.path.stem not in SLOWEST_MODULES)
 
 
-PRINTED_SECRETS: list[str] = []  # secrets in what the tests' processes print
+PRINTED_SECRETS: list[str] = []  # secrets found in the captured output of tests
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Look at what a test and its processes have printed."""
+    """Search the captured output of a test and its processes for secrets."""
     PRINTED_SECRETS.extend(f"{report.nodeid}: {leak}" for _, text in report.sections for leak in find_secrets(text))
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_secrets_in_logs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Look, at the end of the run, for tokens, keys and payloads in every log that it has made."""
+    """Search all logs for tokens, keys and payloads at the end of the run."""
     yield
     assert find_secrets_in_logs(tmp_path_factory.getbasetemp()) + PRINTED_SECRETS == []
 
 
 @pytest.fixture(scope="session")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Run Valkey and Azurite; yield the environment that names them."""
+    """Run Valkey and Azurite; yield the environment in which services find them."""
     home = tmp_path_factory.mktemp("stores")
     valkey_port, azurite_port = map(str, free_ports(2))
-    given = {"HEADWAY_DIR": str(home), "VALKEY_PORT": valkey_port, "AZURITE_PORT": azurite_port}
-    env = service_environment(state_dir(given), given)
+    settings = {"HEADWAY_DIR": str(home), "VALKEY_PORT": valkey_port, "AZURITE_PORT": azurite_port}
+    env = service_environment(state_dir(settings), settings)
     for name in ("valkey", "azurite"):
         (home / name).mkdir()
-    group = programs(env, home)[0]
-    running = [
-        subprocess.Popen(program.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for program in group
+    store_programs = programs(env, home)[0]
+    processes = [
+        subprocess.Popen(program.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for program in store_programs
     ]
-    asyncio.run(wait_until_ready(group))
+    asyncio.run(wait_until_ready(store_programs))
     yield env
-    for process in running:
+    for process in processes:
         process.terminate()
         process.wait(10)
 
 
 @pytest.fixture
 async def redis(stores: dict[str, str]) -> AsyncIterator[Redis]:
-    """Yield a client of an emptied Valkey; afterwards every key must have a time to live."""
+    """Yield a client of the emptied Valkey; after the test, every key must have an expiry."""
     async with Redis.from_url(stores["REDIS_URL"]) as client:
         await wait_until(lambda: _is_up(client))
         await client.flushall()
         yield client
         async for key in client.scan_iter("*"):
-            assert await client.pttl(key) > 0, f"{key!r} would stay for ever"
+            assert await client.pttl(key) > 0, f"{key!r} has no expiry"
 
 
 async def _is_up(client: Redis) -> bool:
@@ -109,6 +110,6 @@ async def _is_up(client: Redis) -> bool:
 
 @pytest.fixture
 def keys(tmp_path: Path) -> Path:
-    """Make a folder of fresh keys."""
+    """Return a folder with new keys."""
     make_keys(tmp_path / "keys")
     return tmp_path / "keys"

@@ -1,4 +1,4 @@
-"""The whole system as `make up` runs it, on free ports and in a folder of its own."""
+"""The whole system as `make up` runs it, on free ports and in its own state folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENDED = ("succeeded", "failed", "cancelled")
 
 
 class Stack:
-    """A running `make up`, and what a person or a program does with it."""
+    """A running `make up`, with the operations of its users, callers and workers."""
 
     def __init__(self, folder: Path, session: aiohttp.ClientSession) -> None:
         self.folder = folder
@@ -32,30 +32,30 @@ class Stack:
 
     @property
     def env(self) -> dict[str, str]:
-        """What the services run with."""
+        """The environment of the services."""
         lines = (self.folder / "env").read_text().splitlines()
         return dict(line.split("=", 1) for line in lines)
 
     @property
     def url(self) -> str:
-        """Where the submitter's pages are."""
+        """The base URL of the submitter."""
         return self.env["SUBMITTER_URL"]
 
     def pid(self, name: str) -> int | None:
-        """Return the current process id of a process."""
+        """Return the current process id of a process, None if it has none."""
         with suppress(FileNotFoundError, ValueError):
             return int((self.folder / "pid" / name).read_text())
         return None
 
-    async def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
-        """Kill a process and wait until it has been started again."""
-        old = self.pid(name)
-        assert old is not None
-        os.kill(old, number)
-        await wait_until(lambda: self.pid(name) not in (None, old))
+    async def kill(self, name: str, signal_number: signal.Signals = signal.SIGKILL) -> None:
+        """Kill a process and wait until it has been restarted."""
+        old_pid = self.pid(name)
+        assert old_pid is not None
+        os.kill(old_pid, signal_number)
+        await wait_until(lambda: self.pid(name) not in (None, old_pid))
 
     async def submit(self, kind: str = "countdown", payload: Any = None, **more: Any) -> dict[str, Any]:
-        """Submit a job as a program does; return the receipt."""
+        """Submit a job as a caller does; return the receipt."""
         body = {"kind": kind, "payload": {} if payload is None else payload, **more}
         async with self.session.post(f"{self.url}/jobs", json=body) as response:
             receipt: dict[str, Any] = await response.json()
@@ -63,7 +63,7 @@ class Stack:
             return receipt
 
     async def cancel(self, receipt: dict[str, Any]) -> dict[str, Any]:
-        """Cancel a job as a program does; return the snapshot that answers."""
+        """Cancel a job as a caller does; return the snapshot in the response."""
         headers = {"Authorization": f"Bearer {receipt['token']}"}
         async with self.session.post(receipt["links"]["cancel"], headers=headers) as response:
             snapshot: dict[str, Any] = await response.json()
@@ -71,15 +71,18 @@ class Stack:
             return snapshot
 
     def internal(self, service: str) -> str:
-        """Where a service's internal listener is."""
+        """Return the base URL of a service's internal listener."""
         return f"http://127.0.0.1:{self.env[f'{service.upper()}_INTERNAL_PORT']}"
 
     async def metric(self, name: str, service: str = "notifier") -> float:
-        """Return the sum of one of a service's metrics."""
+        """Return the value of a metric of a service, summed over its labels."""
         return await metric(self.session, self.internal(service), name)
 
     async def report(self, receipt: dict[str, Any], sequence: int = 1, **fields: Any) -> dict[str, Any]:
-        """Report as a worker does, of a job that no worker takes, since it is delayed; return the verdict."""
+        """Send a report as a worker does and return the verdict.
+
+        The job should be delayed, so that the real worker does not receive it.
+        """
         now = Timestamp.now()
         times = {"submitted_at": str(now), "expires_at": str(now.after(3600))}
         fence = {"message_id": "test", "delivery": 1, "sequence": sequence}
@@ -91,7 +94,7 @@ class Stack:
             return verdict
 
     async def snapshot(self, job_id: str, token: str) -> dict[str, Any]:
-        """Return a job's snapshot by plain HTTP."""
+        """Return a job's snapshot, read over HTTP."""
         url = f"{self.env['LIVE_URL']}/live/jobs/{job_id}"
         async with self.session.get(url, headers={"Authorization": f"Bearer {token}"}) as response:
             text = await response.read()
@@ -101,12 +104,12 @@ class Stack:
             return snapshot
 
     async def watch(self, token: str, version: int | None = None) -> AsyncIterator[dict[str, Any]]:
-        """Yield a job's snapshots to its end, through lost connections, as a good client does."""
+        """Yield a job's snapshots until it ends; reconnect after a lost connection."""
         while True:
             with suppress(aiohttp.ClientError, OSError):
                 async with self.session.ws_connect(f"{self.env['LIVE_URL']}/live") as socket:
-                    known = {} if version is None else {"version": version}
-                    await socket.send_json({"watch": token, **known})
+                    subscribed_version = {} if version is None else {"version": version}
+                    await socket.send_json({"watch": token, **subscribed_version})
                     async for message in socket:
                         job = message.json().get("job")
                         if job is not None:
@@ -114,7 +117,7 @@ class Stack:
                             yield job
                             if job["status"] in ENDED:
                                 return
-            await asyncio.sleep(0.05)  # between two tries to connect
+            await asyncio.sleep(0.05)  # between two attempts to connect
 
 
 @asynccontextmanager
@@ -133,7 +136,7 @@ async def running(folder: Path, **env: str) -> AsyncIterator[Stack]:
     )
     async with aiohttp.ClientSession() as session:
         stack = Stack(folder, session)
-        reading = asyncio.create_task(_read(process, stack.output))
+        reader = asyncio.create_task(_read(process, stack.output))
         try:
             await wait_until(
                 lambda: any(READY in line for line in stack.output) or process.returncode is not None, timeout_s=60
@@ -144,7 +147,7 @@ async def running(folder: Path, **env: str) -> AsyncIterator[Stack]:
             if process.returncode is None:
                 process.send_signal(signal.SIGINT)
             await asyncio.wait_for(process.wait(), 40)
-            await reading
+            await reader
 
 
 async def _read(process: asyncio.subprocess.Process, output: list[str]) -> None:

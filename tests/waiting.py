@@ -1,4 +1,4 @@
-"""Waiting for a condition, which is how tests synchronise: never by a sleep that hopes; and what they wait for."""
+"""Waiting for a condition, instead of sleeping, and the conditions that tests wait for."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from typing import Any
 
 from aiohttp import ClientSession
 
-LISTENING_PORTS = (15_000, 32_000)  # below what Linux (32,768) and macOS (49,152) give to outgoing connections
+LISTENING_PORTS = (15_000, 32_000)  # below the ephemeral ports of Linux (32,768) and macOS (49,152)
 
 
 async def wait_until(condition: Callable[[], Any], timeout_s: float = 20.0, poll_s: float = 0.02) -> Any:
-    """Return the first truthy value of the condition, which may be async; AssertionError when there is none in time."""
+    """Call the condition, which may be async, until it returns a truthy value; return that value.
+
+    Raises:
+        AssertionError: there was no such value within `timeout_s`.
+    """
     deadline = time.monotonic() + timeout_s
     while True:
         value = condition()
@@ -31,7 +35,10 @@ async def wait_until(condition: Callable[[], Any], timeout_s: float = 20.0, poll
 
 
 async def metric(session: ClientSession, internal: str, name: str) -> float:
-    """Return the sum of a service's metric over its labels, or over those with the one that the name has in braces."""
+    """Return the value of a service's metric, summed over its labels.
+
+    `name` may end with a label in braces, as in `http_requests_total{code="408"}`: then only series with it are summed.
+    """
     async with session.get(f"{internal}/metrics") as response:
         text = await response.text()
     name, _, label = name.partition("{")
@@ -40,10 +47,10 @@ async def metric(session: ClientSession, internal: str, name: str) -> float:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that nothing listens on, of those that no system gives to outgoing connections.
+    """Return ports that nothing listens on, outside the range of ephemeral ports.
 
-    Such a connection would be in the way of a service that is stopped and started again. Which ports they are does not
-    depend on the tests' seed, which test runs side by side may share.
+    An outgoing connection could take an ephemeral port while a service restarts. The choice does not depend on the
+    tests' seed, because parallel test runs may share it.
     """
     sockets: list[socket.socket] = []
     while len(sockets) < count:

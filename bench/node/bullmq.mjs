@@ -1,4 +1,4 @@
-// BullMQ: with how many jobs at once its worker, without a number its client, which enqueues what standard input orders.
+// BullMQ: a worker if the argument is its concurrency, or else a client that enqueues jobs on commands from stdin.
 
 import { closeSync, openSync, writeSync } from "node:fs";
 import { createInterface } from "node:readline";

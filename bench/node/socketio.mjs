@@ -1,4 +1,4 @@
-// Socket.IO with the Redis adapter: `POST /pub/<job>` is emitted to the room of the job that a socket's address names.
+// Socket.IO with the Redis adapter: `POST /pub/<job>` emits to the room of the job; a socket's query string names its job.
 
 import { createServer } from "node:http";
 import { createAdapter } from "@socket.io/redis-adapter";

@@ -1,1 +1,1 @@
-"""`make bench-notifier`: what a report costs the notifier on its way to a thousand watchers, beside its peers."""
+"""`make bench-notifier`: compare the cost of delivering reports to watchers in Headway's notifier and in its peers."""

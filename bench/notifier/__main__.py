@@ -1,4 +1,7 @@
-"""`python -m bench.notifier`: rounds over all systems, tables, a plot, the raw rows, and gates that end with 1."""
+"""`python -m bench.notifier`: measure all systems in rounds, and write raw rows, tables and a plot.
+
+The exit code is 1 if a threshold is missed.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.figures import MACHINE, Row, read, write
+from bench.figures import MACHINE, Row, read_csv, write_csv
 from bench.notifier.goals import missed
 from bench.notifier.measuring import measure
-from bench.notifier.page import page, renewed
+from bench.notifier.page import page, update_document
 from bench.notifier.plot import plot
 from bench.notifier.scenarios import SCENARIOS, Scenario
-from bench.notifier.servers import bed
-from bench.notifier.systems import NCHAN, NCHAN_LEFT_OUT, System, systems
+from bench.notifier.servers import shared_setup
+from bench.notifier.systems import NCHAN, NCHAN_SKIPPED, System, systems
 from dev.environment import ROOT
 
 RESULTS = ROOT / "bench/results/notifier.csv"
@@ -26,63 +29,65 @@ DOCUMENT, PLOT = ROOT / "docs/performance.md", ROOT / "docs/performance-notifier
 SECONDS = 1.0
 
 
-async def rounds(asked: argparse.Namespace, scenarios: Sequence[Scenario], chosen: Sequence[System]) -> list[Row]:
-    """Measure all systems, and all over again; what a round has found is written when it is over."""
+async def run_rounds(args: argparse.Namespace, scenarios: Sequence[Scenario], chosen: Sequence[System]) -> list[Row]:
+    """Measure all systems once per round; the raw rows are written after each round."""
     rows: list[Row] = []
     names = [system.name for system in chosen]
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
-        folder = asked.folder or Path(temporary)
-        async with bed(folder) as ready:
-            for number in range(1, asked.rounds + 1):
-                print(f"Round {number} of {asked.rounds}", file=sys.stderr, flush=True)
-                found = await measure(scenarios, chosen, ready, folder / f"round-{number}", asked.seconds)
-                rows += [Row(number, *one) for one in sorted(found, key=lambda one: names.index(one[0]))]
+        folder = args.folder or Path(temporary)
+        async with shared_setup(folder) as setup:
+            for number in range(1, args.rounds + 1):
+                print(f"Round {number} of {args.rounds}", file=sys.stderr, flush=True)
+                measured = await measure(scenarios, chosen, setup, folder / f"round-{number}", args.seconds)
+                rows += [Row(number, *each) for each in sorted(measured, key=lambda each: names.index(each[0]))]
                 rows.append(Row(number, MACHINE, "load_average", os.getloadavg()[1]))
-                write(rows, asked.results)
+                write_csv(rows, args.results)
     return rows
 
 
-def options(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read what is asked."""
-    parser = argparse.ArgumentParser(prog="python -m bench.notifier", description="Measure the notifier beside peers.")
-    begins = "whose name begins so; may be repeated"
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.notifier", description="Compare Headway's notifier with its peers."
+    )
+    prefix = "whose name starts with NAME (may be repeated)"
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", action="append", metavar="NAME", help=f"a system {begins}")
-    parser.add_argument("--scenario", action="append", metavar="NAME", help=f"a scenario {begins}")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="of reports in each turn, 15 at most")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="the file of the raw rows")
-    parser.add_argument("--folder", type=Path, help="where Redis and logs are kept; else they are removed")
-    parser.add_argument("--show", action="store_true", help="measure nothing: show the raw rows that there are")
-    parser.add_argument("--document", action="store_true", help="put what is shown into docs/performance.md, too")
+    parser.add_argument("--only", action="append", metavar="NAME", help=f"measure only a system {prefix}")
+    parser.add_argument("--scenario", action="append", metavar="NAME", help=f"measure only a scenario {prefix}")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="duration of each turn of reports, at most 15")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="CSV file of the raw rows")
+    parser.add_argument("--folder", type=Path, help="keep Redis data and logs here")
+    parser.add_argument("--show", action="store_true", help="show the existing results and measure nothing")
+    parser.add_argument("--document", action="store_true", help="also update docs/performance.md and its plot")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure as asked, or show what was measured; return 1 when a gate is missed."""
-    asked = options(arguments)
-    rows = read(asked.results) if asked.show else run(asked)
-    if asked.document:
-        DOCUMENT.write_text(renewed(DOCUMENT.read_text(), rows))
+    """Run the benchmark or show its results; return 1 if a threshold is missed."""
+    args = parse_arguments(arguments)
+    rows = read_csv(args.results) if args.show else run_selected(args)
+    if args.document:
+        DOCUMENT.write_text(update_document(DOCUMENT.read_text(), rows))
         PLOT.write_text(plot(rows))
     print(page(rows))
     for goal in missed(rows):
-        print(f"Gate missed: {goal.what}.")
+        print(f"Threshold missed: {goal.title}.")
     return 1 if missed(rows) else 0
 
 
-def run(asked: argparse.Namespace) -> list[Row]:
-    """Measure as asked."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # for the servers, which inherit it
-    chosen = [system for system in systems() if _asked(system.name, asked.only)]
-    if _asked(NCHAN, asked.only) and NCHAN not in [system.name for system in chosen]:
-        print(NCHAN_LEFT_OUT, file=sys.stderr)
-    scenarios = [scenario for scenario in SCENARIOS if _asked(scenario.name, asked.scenario)]
-    return asyncio.run(rounds(asked, scenarios, chosen))
+def run_selected(args: argparse.Namespace) -> list[Row]:
+    """Measure the selected systems in the selected scenarios."""
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))  # the servers inherit it
+    chosen = [system for system in systems() if _matches(system.name, args.only)]
+    if _matches(NCHAN, args.only) and NCHAN not in [system.name for system in chosen]:
+        print(NCHAN_SKIPPED, file=sys.stderr)
+    scenarios = [scenario for scenario in SCENARIOS if _matches(scenario.name, args.scenario)]
+    return asyncio.run(run_rounds(args, scenarios, chosen))
 
 
-def _asked(name: str, beginnings: list[str] | None) -> bool:
-    return name.lower().startswith(tuple(beginning.lower() for beginning in beginnings or [""]))
+def _matches(name: str, prefixes: list[str] | None) -> bool:
+    return name.lower().startswith(tuple(prefix.lower() for prefix in prefixes or [""]))
 
 
 if __name__ == "__main__":

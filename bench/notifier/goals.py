@@ -1,4 +1,4 @@
-"""The ratios: what Headway costs beside others, what it may at worst, and what it is meant to."""
+"""Cost ratios between Headway and its peers, each with a threshold that must be met and a goal."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from enum import Enum
 from statistics import median
 from typing import NamedTuple
 
-from bench.figures import Row, turns, values
+from bench.figures import Row, round_medians, values_by_round
 from bench.notifier.measuring import FLAWS
-from bench.notifier.scenarios import FANOUT, IDLE, JOBS, STUCK, Scenario
+from bench.notifier.scenarios import FANOUT, IDLE, JOBS, SLOW_CONSUMERS, Scenario
 from bench.notifier.systems import (
     FASTAPI,
     HEADWAY,
     HEADWAY_10,
     HEADWAY_100,
-    HEADWAY_STUCK,
+    HEADWAY_SLOW_CONSUMERS,
     LIMIT,
     PYTHON_SOCKETIO,
     SOCKETIO,
@@ -23,66 +23,68 @@ from bench.notifier.systems import (
 
 
 class Verdict(Enum):
-    """What became of a gate."""
+    """How a ratio compares with its threshold and its goal."""
 
     MET = "goal met"
-    PASSED = "gate passed"
-    MISSED = "gate missed"
-    FLAWED = "no run without flaws: gate missed"
+    PASSED = "threshold met"
+    MISSED = "threshold missed"
+    FLAWED = "threshold missed: no valid run"
     UNMEASURED = "not measured"
 
     @property
-    def bad(self) -> bool:
-        """Whether the bench ends with 1."""
+    def failed(self) -> bool:
+        """Whether the benchmark exits with 1."""
         return self in (Verdict.MISSED, Verdict.FLAWED)
 
 
 class Goal(NamedTuple):
-    """One system's figure over another's."""
+    """A ratio between two systems, with a threshold and a goal."""
 
-    what: str
+    title: str
     scenario: Scenario
     figure: str
     over: str
     under: str
-    gate: float
+    threshold: float
     goal: float
-    at_most: bool = False  # the gate is the most that the ratio may be; else the least
+    at_most: bool = False  # whether threshold and goal are upper bounds; else they are lower bounds
 
     def ratio(self, rows: Sequence[Row]) -> float | None:
-        """Return the median of the turns' ratios, None when there is none.
+        """Return the median of the ratios of all turns, or None if nothing was measured.
 
-        The same turn of both was measured within a few seconds: what slowed the machine then, slowed both.
+        The same turn of both systems was measured within a few seconds, so a slow machine slows both.
         """
-        over, under = (turns(rows, system, self.scenario.measure(self.figure)) for system in (self.over, self.under))
+        over, under = (
+            values_by_round(rows, system, self.scenario.measure(self.figure)) for system in (self.over, self.under)
+        )
         pairs = (zip(over[number], under[number], strict=True) for number in over.keys() & under.keys())
-        found = [one / other for pair in pairs for one, other in pair]
-        return median(found) if found else None
+        quotients = [one / other for pair in pairs for one, other in pair]
+        return median(quotients) if quotients else None
 
     def verdict(self, rows: Sequence[Row]) -> Verdict:
-        """Compare the ratio with gate and goal."""
+        """Compare the ratio with threshold and goal."""
         ratio = self.ratio(rows)
         if ratio is None:
             flaws = self.scenario.measure(FLAWS)
-            flawed = any(values(rows, system, flaws) for system in (self.over, self.under))
+            flawed = any(round_medians(rows, system, flaws) for system in (self.over, self.under))
             return Verdict.FLAWED if flawed else Verdict.UNMEASURED
-        if self._holds(ratio, self.goal):
+        if self._meets(ratio, self.goal):
             return Verdict.MET
-        return Verdict.PASSED if self._holds(ratio, self.gate) else Verdict.MISSED
+        return Verdict.PASSED if self._meets(ratio, self.threshold) else Verdict.MISSED
 
-    def _holds(self, ratio: float, limit: float) -> bool:
-        return ratio <= limit if self.at_most else ratio >= limit
+    def _meets(self, ratio: float, bound: float) -> bool:
+        return ratio <= bound if self.at_most else ratio >= bound
 
-    def line(self, rows: Sequence[Row]) -> list[str]:
-        """Return its line of the table."""
+    def cells(self, rows: Sequence[Row]) -> list[str]:
+        """Return the cells of its table row."""
         ratio, bound = self.ratio(rows), "at most" if self.at_most else "at least"
-        told = "-" if ratio is None else f"{ratio:.2f}"
-        return [self.what, told, f"{bound} {self.gate:g}", f"{self.goal:g}", self.verdict(rows).value]
+        measured = "-" if ratio is None else f"{ratio:.2f}"
+        return [self.title, measured, f"{bound} {self.threshold:g}", f"{self.goal:g}", self.verdict(rows).value]
 
 
 GOALS = (
     Goal(
-        "CPU a delivery, 1,000 watchers: Headway to the C limit",
+        "CPU per delivery, 1,000 watchers: Headway / C limit",
         FANOUT,
         "delivery_us",
         HEADWAY,
@@ -91,40 +93,55 @@ GOALS = (
         1.25,
         at_most=True,
     ),
-    Goal("the same: Socket.IO + Redis to Headway", FANOUT, "delivery_us", SOCKETIO, HEADWAY, 1.6, 2),
-    Goal("the same: python-socketio + Redis to Headway", FANOUT, "delivery_us", PYTHON_SOCKETIO, HEADWAY, 4, 6),
-    Goal("CPU a report, 1,000 jobs: Socket.IO + Redis to Headway", JOBS, "report_us", SOCKETIO, HEADWAY, 0.8, 1.2),
-    Goal("the same: FastAPI + Redis to Headway", JOBS, "report_us", FASTAPI, HEADWAY, 1.5, 2.5),
-    Goal("the same: Headway to itself in batches of 10", JOBS, "report_us", HEADWAY, HEADWAY_10, 2.5, 3.5),
-    Goal("the same: Headway to itself in batches of 100", JOBS, "report_us", HEADWAY, HEADWAY_100, 5, 8),
-    Goal("bytes an idle connection: Socket.IO + Redis to Headway", IDLE, "idle_bytes", SOCKETIO, HEADWAY, 0.6, 1.5),
-    Goal("CPU a handshake without token: FastAPI + Redis to Headway", IDLE, "upgrade_us", FASTAPI, HEADWAY, 3, 5),
+    Goal("CPU per delivery, 1,000 watchers: Socket.IO / Headway", FANOUT, "delivery_us", SOCKETIO, HEADWAY, 1.6, 2),
     Goal(
-        "CPU a delivery, beside 1,000 stuck watchers to without",
-        STUCK,
+        "CPU per delivery, 1,000 watchers: python-socketio / Headway",
+        FANOUT,
         "delivery_us",
-        HEADWAY_STUCK,
+        PYTHON_SOCKETIO,
+        HEADWAY,
+        4,
+        6,
+    ),
+    Goal("CPU per report, 1,000 jobs: Socket.IO / Headway", JOBS, "report_us", SOCKETIO, HEADWAY, 0.8, 1.2),
+    Goal("CPU per report, 1,000 jobs: FastAPI / Headway", JOBS, "report_us", FASTAPI, HEADWAY, 1.5, 2.5),
+    Goal("CPU per report, 1,000 jobs: Headway / 10 per request", JOBS, "report_us", HEADWAY, HEADWAY_10, 2.5, 3.5),
+    Goal("CPU per report, 1,000 jobs: Headway / 100 per request", JOBS, "report_us", HEADWAY, HEADWAY_100, 5, 8),
+    Goal("bytes per idle connection: Socket.IO / Headway", IDLE, "idle_bytes", SOCKETIO, HEADWAY, 0.6, 1.5),
+    Goal("CPU per handshake without a token: FastAPI / Headway", IDLE, "upgrade_us", FASTAPI, HEADWAY, 3, 5),
+    Goal(
+        "CPU per delivery: with 1,000 slow consumers / without",
+        SLOW_CONSUMERS,
+        "delivery_us",
+        HEADWAY_SLOW_CONSUMERS,
         HEADWAY,
         1.1,
         1.05,
         at_most=True,
     ),
     Goal(
-        "p50, beside 1,000 stuck watchers to without", STUCK, "p50_ms", HEADWAY_STUCK, HEADWAY, 1.2, 1.1, at_most=True
+        "p50: with 1,000 slow consumers / without",
+        SLOW_CONSUMERS,
+        "p50_ms",
+        HEADWAY_SLOW_CONSUMERS,
+        HEADWAY,
+        1.2,
+        1.1,
+        at_most=True,
     ),
 )
 
 
 def ratios(rows: Sequence[Row]) -> str:
-    """Make a Markdown table of all ratios, gates and goals."""
+    """Format a Markdown table of all ratios, thresholds and goals."""
     lines = [
-        ["median of the turns' ratios", "found", "gate", "goal", "verdict"],
+        ["ratio (median of all turns)", "measured", "threshold", "goal", "verdict"],
         ["---", "---:", "---:", "---:", "---"],
     ]
-    lines += [goal.line(rows) for goal in GOALS]
+    lines += [goal.cells(rows) for goal in GOALS]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def missed(rows: Sequence[Row]) -> list[Goal]:
-    """Return the goals whose gates are missed."""
-    return [goal for goal in GOALS if goal.verdict(rows).bad]
+    """Return the goals whose thresholds are missed."""
+    return [goal for goal in GOALS if goal.verdict(rows).failed]

@@ -1,4 +1,4 @@
-"""The load client: what it is told, what it finds in a turn, and whether that may count."""
+"""The load client: its command line, its results, and whether a result is valid."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import msgspec
 from msgspec import Struct
 
 from bench.notifier.scenarios import Scenario
-from bench.notifier.servers import CLIENT_CORE, ORIGIN, Bed, Server, pinned
+from bench.notifier.servers import CLIENT_CORE, ORIGIN, Server, SharedSetup, pinned_to_core
 from bench.notifier.systems import LOAD, System
 from bench.processes import Process
 
-FILLER_REPORTS = 40  # of 30 kB: more than a server and its kernel hold of what a stuck watcher does not take
+FILLER_REPORTS = 40  # of 30 kB: more than a server and its kernel buffer for a slow consumer
 
 
-class Outcome(Struct, frozen=True, kw_only=True):
-    """What the load client answers after a turn, without what the turn was not about; `_us` are microseconds."""
+class TurnResult(Struct, frozen=True, kw_only=True):
+    """The load client's reply after a turn; the fields of other kinds of turns are None."""
 
     upgrade_us: float | None = None
     watch_us: float | None = None
@@ -37,65 +37,67 @@ class Outcome(Struct, frozen=True, kw_only=True):
     complaint: str
 
     def flaws(self) -> list[str]:
-        """Tell why it must not count."""
+        """Return why the turn is invalid; an empty list if it is valid."""
         missing = self.expected - self.delivered
         counts = {
             "watchers are not watching": self.unwatching,
             "watchers were lost": self.lost,
             "reports were refused": self.refused,
             "deliveries are missing": max(0, missing),
-            "deliveries came twice": max(0, -missing),
+            "deliveries were duplicates": max(0, -missing),
             "turn had no report": int(self.reported == 0),
         }
-        found = [f"{count} {what}" for what, count in counts.items() if count]
-        return [*found, self.complaint] if found and self.complaint else found
+        flaws = [f"{count} {text}" for text, count in counts.items() if count]
+        return [*flaws, self.complaint] if flaws and self.complaint else flaws
 
     def figures(self, scenario: Scenario, system: System) -> dict[str, float]:
-        """Return what the tables have of it."""
-        found = {figure: getattr(self, figure.replace("_ms", "_us")) for figure in scenario.columns}
-        if not system.ours:  # a peer's upgrade is its watch
-            found = {figure: value for figure, value in found.items() if not figure.startswith("watch")}
-        known = {figure: float(value) for figure, value in found.items() if value is not None}
+        """Return the figures that the tables show."""
+        figures = {figure: getattr(self, figure.replace("_ms", "_us")) for figure in scenario.columns}
+        if not system.is_headway:  # a peer subscribes a watcher as part of the upgrade
+            figures = {figure: value for figure, value in figures.items() if not figure.startswith("watch")}
+        known = {figure: float(value) for figure, value in figures.items() if value is not None}
         return {figure: value / 1000 if figure.endswith("_ms") else value for figure, value in known.items()}
 
 
 class Load(Process):
-    """A load client that is told what to do turn by turn."""
+    """A load client. It runs one command per turn."""
 
-    answers = True
+    has_replies = True
 
-    async def turn(self, command: str) -> Outcome:
-        """Have it do what is its turn now."""
-        return msgspec.json.decode(await self.ask(command), type=Outcome)
+    async def turn(self, command: str) -> TurnResult:
+        """Run a turn and return its result."""
+        return msgspec.json.decode(await self.request(command), type=TurnResult)
 
 
-def command(scenario: Scenario, system: System, bed: Bed, servers: Sequence[Server], seconds: float) -> tuple[str, ...]:
+def load_command(
+    scenario: Scenario, system: System, setup: SharedSetup, servers: Sequence[Server], seconds: float
+) -> tuple[str, ...]:
     """Return the load client's command."""
     first = servers[0]
-    jobs, filler = bed.jobs(system, scenario.jobs, first.folder)
+    jobs, filler = setup.jobs(system, scenario.jobs, first.folder)
     options = {
         "protocol": system.protocol,
         "watch-ports": ",".join(str(server.watch_port) for server in servers),
         "report-port": first.report_port,
         "watch-path": system.watch_path,
-        "report-path": "/reports" if system.ours else "/pub/%d",
+        "report-path": "/reports" if system.is_headway else "/pub/%d",
         "origin": ORIGIN,
-        "key": bed.key if system.ours else None,
+        "key": setup.key if system.is_headway else None,
         "jobs": jobs,
         "use-jobs": scenario.jobs,
         "watchers": scenario.watchers,
-        "stuck": system.stuck,
-        "filler": filler if system.stuck else None,
-        "filler-reports": FILLER_REPORTS if system.stuck else None,
+        "stuck": system.slow_consumers,
+        "filler": filler if system.slow_consumers else None,
+        "filler-reports": FILLER_REPORTS if system.slow_consumers else None,
         "reporters": scenario.reporters,
-        "batch": system.batch,
+        "batch": system.reports_per_request,
         "outstanding": scenario.outstanding,
         "portions": scenario.portions,
         "rate": scenario.rate,
         "seconds": seconds,
         "settle": scenario.settle_s,
         "server": ",".join(str(pid) for server in servers for pid in server.processes()),
-        "redis": bed.redis.pid,
+        "redis": setup.redis.pid,
     }
-    told = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
-    return pinned(CLIENT_CORE, (str(LOAD), *told))
+    words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
+    return pinned_to_core(CLIENT_CORE, (str(LOAD), *words))

@@ -1,4 +1,4 @@
-"""The jobs that are reported: for each its token, and its report as pieces between which the load client writes."""
+"""The jobs and report templates of the load client, which fills in a sequence number and the send time."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import NamedTuple
 from headway.contracts import NULL, JobReport, Json, Progress, Timestamp, encode, to_progress_snapshot
 from headway.tokens import Grant, TokenSigner
 
-SEEN_BYTES = 200  # of what a watcher sees that is of this report alone: `progress`, or a peer's whole message
+WATCHED_BYTES = 200  # the size of what differs between reports: Headway's `progress`, a peer's whole message
 JOBS = 5_000
 HOUR_S = 3_600
-SENT = "T=" + 19 * "0"  # the load client writes the time, of CLOCK_MONOTONIC in nanoseconds, in its place
-SEQUENCE = 987_654_321_987  # and a number in place of this one
+TIME_PLACEHOLDER = "T=" + 19 * "0"  # the load client replaces it by CLOCK_MONOTONIC in nanoseconds
+SEQUENCE_PLACEHOLDER = 987_654_321_987  # the load client replaces it by a sequence number
 FILLER_BYTES = 30_000
 
 
-class Pieces(NamedTuple):
-    """A line of the load client's file."""
+class ReportTemplate(NamedTuple):
+    """A line of the load client's file: a token, and a report split at its two placeholders."""
 
     token: str
     head: str
@@ -28,45 +28,47 @@ class Pieces(NamedTuple):
     tail: str
 
     @classmethod
-    def of(cls, token: str, report: str) -> Pieces:
-        """Cut a report where its sequence and its time are."""
-        head, _, rest = report.partition(str(SEQUENCE))
-        middle, _, tail = rest.partition(SENT)
+    def from_report(cls, token: str, report: str) -> ReportTemplate:
+        """Split a report at its placeholders."""
+        head, _, rest = report.partition(str(SEQUENCE_PLACEHOLDER))
+        middle, _, tail = rest.partition(TIME_PLACEHOLDER)
         return cls(token, head, middle, tail)
 
 
-def write(pieces: Iterable[Pieces], path: Path) -> Path:
+def write_jobs(jobs: Iterable[ReportTemplate], path: Path) -> Path:
     """Write the load client's file."""
-    path.write_text("".join("\t".join(one) + "\n" for one in pieces))
+    path.write_text("".join("\t".join(job) + "\n" for job in jobs))
     return path
 
 
-def headway(signer: TokenSigner, count: int = JOBS) -> list[Pieces]:
-    """Return jobs of Headway."""
+def headway_jobs(signer: TokenSigner, count: int = JOBS) -> list[ReportTemplate]:
+    """Return jobs for Headway."""
     now = Timestamp.now()
     ids = [uuid.uuid4() for _ in range(count)]
-    return [Pieces.of(_token(signer, job_id, now), encode(_report(job_id, now)).decode()) for job_id in ids]
+    return [
+        ReportTemplate.from_report(_token(signer, job_id, now), encode(_report(job_id, now)).decode()) for job_id in ids
+    ]
 
 
-def filler(job: Pieces) -> Pieces:
-    """Return a job's report that is much to take: with a long result."""
+def filler_job(job: ReportTemplate) -> ReportTemplate:
+    """Return the job with a report that has a result of FILLER_BYTES."""
     result = b'"%b"' % (FILLER_BYTES * b"x")
     full = job.tail.replace('"result":null', f'"result":{result.decode()}', 1)
     return job._replace(tail=full)
 
 
-def plain(count: int = JOBS) -> list[Pieces]:
-    """Return jobs of the peers, whose watchers get a report as it is."""
+def peer_jobs(count: int = JOBS) -> list[ReportTemplate]:
+    """Return jobs for the peers, which forward a report unchanged."""
     jobs = []
     for number in range(count):
-        report = {"job": number, "sequence": SEQUENCE, "message": SENT}
-        report["message"] = SENT + _padding(len(json.dumps(report)))
-        jobs.append(Pieces.of("", json.dumps(report)))
+        report = {"job": number, "sequence": SEQUENCE_PLACEHOLDER, "message": TIME_PLACEHOLDER}
+        report["message"] = TIME_PLACEHOLDER + _padding(len(json.dumps(report)))
+        jobs.append(ReportTemplate.from_report("", json.dumps(report)))
     return jobs
 
 
 def _padding(size: int) -> str:
-    return " ".ljust(SEEN_BYTES - size, "x")
+    return " ".ljust(WATCHED_BYTES - size, "x")
 
 
 def _token(signer: TokenSigner, job_id: uuid.UUID, now: Timestamp) -> str:
@@ -74,14 +76,14 @@ def _token(signer: TokenSigner, job_id: uuid.UUID, now: Timestamp) -> str:
 
 
 def _report(job_id: uuid.UUID, now: Timestamp) -> JobReport:
-    progress = Progress(40, 100, "%", SENT)
-    message = SENT + _padding(len(encode(to_progress_snapshot(progress))))
+    progress = Progress(40, 100, "%", TIME_PLACEHOLDER)
+    message = TIME_PLACEHOLDER + _padding(len(encode(to_progress_snapshot(progress))))
     return JobReport(
         job_id=job_id,
         kind="bench",
         message_id=str(job_id),
         delivery=1,
-        sequence=SEQUENCE,
+        sequence=SEQUENCE_PLACEHOLDER,
         status="running",
         progress=Progress(40, 100, "%", message),
         result=Json(NULL),

@@ -1,4 +1,4 @@
-"""The systems that are compared: how each one's server is started and spoken to."""
+"""The systems that are compared: the command and the protocol of each server."""
 
 from __future__ import annotations
 
@@ -8,62 +8,77 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.notifier.scenarios import FANOUT, IDLE, JOBS, REPLICAS, STUCK
+from bench.notifier.scenarios import FANOUT, IDLE, JOBS, REPLICAS, SLOW_CONSUMERS
 from dev import node
 from dev.environment import ROOT, SetupError
 
-BUILD = ROOT / "bench/notifier/build"  # by the Makefile
+BUILD = ROOT / "bench/notifier/build"  # created by the Makefile
 LOAD, LIMIT_SERVER = BUILD / "load", BUILD / "limit"
 PEERS = "bench.notifier.peers"
 PEERS_PYTHON = str(ROOT / ".venv-bench/bin/python")
 NCHAN_CONFIG = ROOT / "bench/notifier/peers/nchan.conf"
-NCHAN_LEFT_OUT = "Nchan is left out: apt-get install nginx libnginx-mod-nchan"
+NCHAN_SKIPPED = "Nchan is not installed and was skipped (apt-get install nginx libnginx-mod-nchan)"
 SOCKETIO_PATH = "/socket.io/?EIO=4&transport=websocket&job=%d"
 
 HEADWAY, LIMIT, NCHAN = "Headway", "C limit", "Nchan + Redis"
-HEADWAY_10, HEADWAY_100 = "Headway, batches of 10", "Headway, batches of 100"
-HEADWAY_STUCK = "Headway, beside stuck ones"
+HEADWAY_10, HEADWAY_100 = "Headway, 10 per request", "Headway, 100 per request"
+HEADWAY_SLOW_CONSUMERS = "Headway, with slow consumers"
 SOCKETIO, PYTHON_SOCKETIO = "Socket.IO + Redis", "python-socketio + Redis"
 FASTAPI, CHANNELS = "FastAPI + Redis", "Channels + Redis"
 
-ORDER = (LIMIT, HEADWAY, HEADWAY_10, HEADWAY_100, HEADWAY_STUCK, NCHAN, SOCKETIO, PYTHON_SOCKETIO, FASTAPI, CHANNELS)
+ORDER = (
+    LIMIT,
+    HEADWAY,
+    HEADWAY_10,
+    HEADWAY_100,
+    HEADWAY_SLOW_CONSUMERS,
+    NCHAN,
+    SOCKETIO,
+    PYTHON_SOCKETIO,
+    FASTAPI,
+    CHANNELS,
+)
 
 WITHOUT_REDIS = (FANOUT.name, JOBS.name)
 ALL = (*WITHOUT_REDIS, IDLE.name)
 
 
 class System(NamedTuple):
-    """A server; `{port}` in its command is the port of its watchers, `{folder}` its own folder."""
+    """A server; `{port}` in its command stands for the watchers' port, `{folder}` for the server's own folder."""
 
     name: str
     command: tuple[str, ...]
     scenarios: tuple[str, ...] = ALL
     protocol: str = "plain"
     watch_path: str = "/ws/%d"
-    batch: int = 1
-    stuck: int = 0
+    reports_per_request: int = 1
+    slow_consumers: int = 0
 
     @property
-    def ours(self) -> bool:
-        """Whether it is Headway's notifier."""
+    def is_headway(self) -> bool:
+        """Whether the server is Headway's notifier."""
         return self.protocol == "headway"
 
 
 def systems() -> list[System]:
-    """Return the systems that there are on this machine."""
+    """Return the systems that are installed on this machine.
+
+    Raises:
+        SetupError: Node.js is not installed.
+    """
     found = node.find_node()
     if found is None:
-        raise SetupError("There is no Node.js: `make bench-notifier` installs one")
-    ours = System(HEADWAY, (sys.executable, "-m", "services.notifier"), protocol="headway", watch_path="/live")
+        raise SetupError("Node.js is not installed: run `make bench-notifier`, which installs it")
+    headway = System(HEADWAY, (sys.executable, "-m", "services.notifier"), protocol="headway", watch_path="/live")
     socketio = System(
         SOCKETIO, (found.node, str(ROOT / "bench/node/socketio.mjs")), (*ALL, REPLICAS.name), "socketio", SOCKETIO_PATH
     )
     return [
         System(LIMIT, (str(LIMIT_SERVER), "{port}"), WITHOUT_REDIS),
-        ours._replace(scenarios=(*ALL, STUCK.name, REPLICAS.name)),
-        ours._replace(name=HEADWAY_10, scenarios=(JOBS.name,), batch=10),
-        ours._replace(name=HEADWAY_100, scenarios=(JOBS.name,), batch=100),
-        ours._replace(name=HEADWAY_STUCK, scenarios=(STUCK.name,), stuck=1_000),
+        headway._replace(scenarios=(*ALL, SLOW_CONSUMERS.name, REPLICAS.name)),
+        headway._replace(name=HEADWAY_10, scenarios=(JOBS.name,), reports_per_request=10),
+        headway._replace(name=HEADWAY_100, scenarios=(JOBS.name,), reports_per_request=100),
+        headway._replace(name=HEADWAY_SLOW_CONSUMERS, scenarios=(SLOW_CONSUMERS.name,), slow_consumers=1_000),
         *_nchan(),
         socketio,
         System(PYTHON_SOCKETIO, _uvicorn("python_socketio"), ALL, "socketio", SOCKETIO_PATH),
@@ -79,7 +94,7 @@ def _uvicorn(module: str) -> tuple[str, ...]:
 
 
 def nchan_module() -> Path | None:
-    """Find nginx's module, which Debian has beside its nginx."""
+    """Return the path of nginx's Nchan module as Debian installs it, or None."""
     nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     module = Path(nginx).parent.parent / "lib/nginx/modules/ngx_nchan_module.so" if nginx else None
     return module if module is not None and module.exists() else None

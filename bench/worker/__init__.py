@@ -1,1 +1,1 @@
-"""`make bench-worker`: what a job costs the worker, how soon it starts, and what a thousand at once weigh."""
+"""`make bench-worker`: compare CPU time per job, start latency and memory of Headway's worker and its peers."""

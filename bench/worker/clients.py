@@ -1,18 +1,18 @@
-"""The clients: processes that enqueue what they are told."""
+"""The clients: processes that enqueue jobs on command."""
 
 from __future__ import annotations
 
 from bench.processes import Process
-from bench.worker.orders import SENT
+from bench.worker.commands import SENT
 
 
 class Client(Process):
-    """A process that enqueues what it is told through a pipe."""
+    """A process that enqueues jobs; it gets its commands through a pipe."""
 
-    answers = True
+    has_replies = True
 
     async def enqueue(self, kind: str, count: int = 1) -> None:
-        """Have jobs enqueued, and wait until they are."""
-        answer = await self.ask(f"{kind} {count}")
-        if answer != SENT.encode():
-            raise RuntimeError(f"the client did not answer {SENT!r}, but {answer!r}")
+        """Enqueue jobs, and return when the client confirms it."""
+        reply = await self.request(f"{kind} {count}")
+        if reply != SENT.encode():
+            raise RuntimeError(f"the client replied {reply!r} instead of {SENT!r}")

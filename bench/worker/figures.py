@@ -1,4 +1,4 @@
-"""What is told of the worker: the columns of its table, and the gate."""
+"""The columns of the worker's table, and its CPU threshold."""
 
 from __future__ import annotations
 
@@ -6,42 +6,42 @@ from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
 
-from bench.figures import Row, values
+from bench.figures import Row, round_medians
 
-GATE = 2.0  # Headway's CPU time a job, in those of the bare loop
-GOAL = 1.5
+MAX_CPU_RATIO = 2.0  # CPU time per job, Headway / bare loop
+CPU_RATIO_GOAL = 1.5
 
 # measure -> a column's title; `_ms` are milliseconds, `_mb` megabytes.
 COLUMNS = {
-    "cpu_ms": "CPU a job, ms",
-    "others_cpu_ms": "stores and services, CPU a job, ms",
-    "idle_p50_ms": "start when idle, p50 ms",
-    "idle_p95_ms": "p95 ms",
-    "loaded_p50_ms": "start at 30 jobs/s, p50 ms",
-    "loaded_p95_ms": "p95 ms",
-    "rss_mb": "RSS idle, MB",
-    "flight_rss_mb": "RSS with 1,000 in flight, MB",
+    "cpu_ms": "CPU per job, ms",
+    "others_cpu_ms": "stores and services, CPU per job, ms",
+    "idle_p50_ms": "start when idle, p50, ms",
+    "idle_p95_ms": "p95, ms",
+    "loaded_p50_ms": "start at 30 jobs/s, p50, ms",
+    "loaded_p95_ms": "p95, ms",
+    "rss_mb": "RSS when idle, MB",
+    "flight_rss_mb": "RSS with 1,000 jobs in flight, MB",
     "flight_pss_mb": "PSS, MB",
     "flight_cpu_percent": "CPU meanwhile, % of a core",
 }
 
 
-class Gate(NamedTuple):
-    """Whether Headway's worker costs no more than it may beside the bare loop."""
+class CpuThreshold(NamedTuple):
+    """The CPU time per job of Headway's worker, as a ratio to the bare loop's, against its upper bound."""
 
     ratio: float
 
     @classmethod
-    def of(cls, rows: Sequence[Row], ours: str, bare: str) -> Gate:
-        """Compare the medians."""
-        return cls(median(values(rows, ours, "cpu_ms")) / median(values(rows, bare, "cpu_ms")))
+    def from_rows(cls, rows: Sequence[Row], headway: str, bare: str) -> CpuThreshold:
+        """Return the ratio of the medians of two systems."""
+        return cls(median(round_medians(rows, headway, "cpu_ms")) / median(round_medians(rows, bare, "cpu_ms")))
 
     @property
-    def passed(self) -> bool:
-        """Whether it is within the limit."""
-        return self.ratio <= GATE
+    def met(self) -> bool:
+        """Whether the ratio is within its bound."""
+        return self.ratio <= MAX_CPU_RATIO
 
     def __str__(self) -> str:
-        verdict = "passed" if self.passed else "missed"
-        taken = f"Headway's worker takes {self.ratio:.2f} times the bare loop's CPU"
-        return f"Gate {verdict}: {taken} (limit {GATE:g}, goal {GOAL:g})."
+        verdict = "met" if self.met else "missed"
+        used = f"Headway's worker uses {self.ratio:.2f} times the CPU time of the bare loop"
+        return f"Threshold {verdict}: {used} (at most {MAX_CPU_RATIO:g}, goal {CPU_RATIO_GOAL:g})."

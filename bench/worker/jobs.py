@@ -1,4 +1,4 @@
-"""The jobs of Headway's worker: `WORKER_JOBS=bench.worker.jobs`."""
+"""The handlers of Headway's worker: `WORKER_JOBS=bench.worker.jobs`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import asyncio
 
 from msgspec import Struct
 
-from bench.worker.orders import NAP_S
-from bench.worker.starts import started
+from bench.worker.commands import SLEEP_S
+from bench.worker.starts import record_start
 from headway import JobContext, job
 
 
 class Enqueued(Struct):
-    """When the job was enqueued, by CLOCK_MONOTONIC in nanoseconds."""
+    """The time at which the job was enqueued: CLOCK_MONOTONIC, in nanoseconds."""
 
     at: int
 
@@ -20,11 +20,11 @@ class Enqueued(Struct):
 @job("noop")
 async def noop(_ctx: JobContext, payload: Enqueued) -> None:
     """Do nothing."""
-    started(payload.at)
+    record_start(payload.at)
 
 
 @job("nap")
 async def nap(_ctx: JobContext, payload: Enqueued) -> None:
-    """Be in flight for as long as it may."""
-    started(payload.at)
-    await asyncio.sleep(NAP_S)
+    """Stay in flight until the worker ends."""
+    record_start(payload.at)
+    await asyncio.sleep(SLEEP_S)

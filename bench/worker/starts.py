@@ -1,6 +1,6 @@
-"""The record of starts: every handler of every system appends a line, and the bench reads them.
+"""The file of starts: the handlers of all systems append a line each, and the benchmark reads them.
 
-Only the standard library: the peers import it in an environment of their own.
+This module uses only the standard library, since the peers import it in a separate environment.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ import time
 from functools import cache
 from pathlib import Path
 
-VARIABLE = "BENCH_STARTS"  # names the file in the environment of workers
+STARTS_FILE_VARIABLE = "BENCH_STARTS"  # the worker's environment variable with the path of the file
 
 
 @cache
 def _file() -> int:
-    return os.open(os.environ[VARIABLE], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    return os.open(os.environ[STARTS_FILE_VARIABLE], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
 
-def started(at: int) -> None:
-    """Note that the handler of the job enqueued `at` (CLOCK_MONOTONIC, ns) starts now."""
+def record_start(at: int) -> None:
+    """Record that the handler of a job starts now; `at` is when the job was enqueued (CLOCK_MONOTONIC, ns)."""
     os.write(_file(), b"%d %d\n" % (at, time.monotonic_ns()))
 
 
 class Starts:
-    """What the handlers of one worker have noted."""
+    """The starts that the handlers of one worker have recorded."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -34,18 +34,18 @@ class Starts:
 
     @property
     def latencies_ms(self) -> list[float]:
-        """The times from enqueueing to start so far, in the order of the starts."""
+        """The times from enqueueing to start, in the order of the starts."""
         with self._path.open("rb") as file:
             file.seek(self._offset)
             text = file.read()
-        whole = text[: text.rfind(b"\n") + 1]  # the last line may be half written
-        self._offset += len(whole)
-        for line in whole.splitlines():
+        complete = text[: text.rfind(b"\n") + 1]  # the last line may be incomplete
+        self._offset += len(complete)
+        for line in complete.splitlines():
             at, now = map(int, line.split())
             self._latencies_ms.append((now - at) / 1e6)
         return self._latencies_ms
 
     @property
     def count(self) -> int:
-        """How many jobs have started so far."""
+        """The number of jobs that have started."""
         return len(self.latencies_ms)

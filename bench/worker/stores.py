@@ -1,4 +1,4 @@
-"""What all systems stand on: Valkey, Azurite, and Headway's notifier and submitter, on ports of their own."""
+"""The stores and services that all systems use: Valkey, Azurite, and Headway's notifier and submitter."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dev.environment import PORTS, locked_state_dir, programs, service_environme
 from headway.azure.job_queue import API_VERSION
 
 FIRST_PORT = 21_700
-QUEUES = ("jobs", "bare")  # Headway's, and the bare loop's
+QUEUES = ("jobs", "bare")  # of Headway and of the bare loop
 
 
 class Stores:
@@ -28,11 +28,11 @@ class Stores:
         self._processes = processes
 
     def cpu_s(self) -> float:
-        """Return the CPU time that they all have used."""
+        """Return the CPU time that all of them have used."""
         return sum(meter.cpu_s(process.pid) for process in self._processes.values())
 
     async def clear(self) -> None:
-        """Forget every job."""
+        """Remove all jobs and records."""
         async with Redis.from_url(self.env["REDIS_URL"]) as redis:
             await redis.flushall()
         connection = self.env["QUEUE_CONNECTION_STRING"]
@@ -47,8 +47,8 @@ class Stores:
 @asynccontextmanager
 async def stores(folder: Path) -> AsyncIterator[Stores]:
     """Run the stores and services until the block ends."""
-    given = {name: str(FIRST_PORT + number) for number, name in enumerate(PORTS)}
-    env = {**os.environ, **service_environment(folder, given), "LOG_FORMAT": "json"}
+    ports = {name: str(FIRST_PORT + number) for number, name in enumerate(PORTS)}
+    env = {**os.environ, **service_environment(folder, ports), "LOG_FORMAT": "json"}
     processes = {}
     with locked_state_dir(folder, env):
         async with AsyncExitStack() as stack:

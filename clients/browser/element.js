@@ -1,26 +1,29 @@
 /**
  * `<headway-job token="…" url="…">Export of March</headway-job>` shows one job live.
  *
- * What stands in the element is its label; the job's kind is, when nothing does. Whatever a job says is shown as text,
- * never as markup.
+ * The element's content is its label. If it is empty, the job's kind is shown. Texts of a job are rendered as text, never
+ * as markup.
  */
 
+import { isCancelling, isWorkerLost, percent } from "./format.js";
 import { mayCancel, readClaims } from "./token.js";
 import { View } from "./view.js";
 import { watchJob } from "./watch.js";
-import { cancelling, percent, workerLost } from "./words.js";
 
 const NAME = "headway-job";
-const NO_TOKEN = { code: "no_token", message: 'There is no job to show: <headway-job token="…"> needs a token.' };
-const NO_URL = { code: "no_url", message: 'There is no address to ask: <headway-job url="…"> needs the notifier’s.' };
-const Base = globalThis.HTMLElement ?? class {}; // a server that renders pages imports this file, too
+const NO_TOKEN = { code: "no_token", message: "No job to show: set the token attribute of <headway-job>." };
+const NO_URL = {
+  code: "no_url",
+  message: "No notifier to connect to: set the url attribute of <headway-job> to the notifier’s public URL.",
+};
+const Base = globalThis.HTMLElement ?? class {}; // server-side rendering imports this module without a DOM
 
-let served; // the notifier's address, where the submitter has served this file
+let liveUrlPromise; // the notifier's URL, if a submitter served this module
 
 /**
- * @fires headway-change with each newer snapshot
- * @fires headway-end when the job has ended, with its last snapshot
- * @fires headway-error when the job cannot be seen, with the code and message of `onError`
+ * @fires headway-change for each newer snapshot
+ * @fires headway-end when the job has finished, with its last snapshot
+ * @fires headway-error when the job cannot be watched or cancelled, with the code and message of `onError`
  */
 export class HeadwayJob extends Base {
   static observedAttributes = ["token", "url"];
@@ -28,12 +31,12 @@ export class HeadwayJob extends Base {
   #internals = this.attachInternals();
   #view = new View(this.attachShadow({ mode: "open" }), () => this.cancel());
   #snapshot = null;
-  #problem = null;
+  #watchError = null;
   #connection = "connecting";
-  #asked = false; // whether to cancel has been asked here
+  #cancelRequested = false; // by this element
   #watch = null;
-  #watched = ""; // which token and url
-  #syncing = false;
+  #watchedKey = ""; // the token and URL of the current watch
+  #syncScheduled = false;
   #timer;
 
   /** The newest snapshot, null before the first. */
@@ -57,17 +60,17 @@ export class HeadwayJob extends Base {
     reflect(this, "url", value);
   }
 
-  /** Ask for the job's cancellation; the token must allow it. */
+  /** Request the job's cancellation; the token must allow it. */
   cancel() {
     if (!this.#watch) return;
-    this.#asked = true;
-    this.#problem = null;
+    this.#cancelRequested = true;
+    this.#watchError = null;
     this.#watch.cancel();
     this.#render();
   }
 
   connectedCallback() {
-    for (const name of HeadwayJob.observedAttributes) upgrade(this, name);
+    for (const name of HeadwayJob.observedAttributes) upgradeProperty(this, name);
     this.#sync();
   }
 
@@ -79,35 +82,38 @@ export class HeadwayJob extends Base {
     if (before !== after) this.#sync();
   }
 
-  /** Follow the page once it is done: it names token and url one by one, and moves an element by taking it out. */
+  /**
+   * Start or stop the watch in a microtask, after the page's script has finished its changes: it sets token and URL one
+   * after the other, and moving an element disconnects it first.
+   */
   #sync() {
-    if (this.#syncing) return;
-    this.#syncing = true;
+    if (this.#syncScheduled) return;
+    this.#syncScheduled = true;
     queueMicrotask(() => {
-      this.#syncing = false;
-      const wanted = this.isConnected ? JSON.stringify([this.token, this.url]) : "";
-      if (wanted === this.#watched) return;
+      this.#syncScheduled = false;
+      const key = this.isConnected ? JSON.stringify([this.token, this.url]) : "";
+      if (key === this.#watchedKey) return;
       this.#stop();
-      this.#watched = wanted;
-      if (wanted) this.#start();
+      this.#watchedKey = key;
+      if (key) this.#start();
     });
   }
 
   async #start() {
     const { token } = this;
-    const wanted = this.#watched;
+    const key = this.#watchedKey;
     if (readClaims(token)?.sub !== this.#snapshot?.id) this.#snapshot = null;
-    this.#problem = null;
+    this.#watchError = null;
     this.#connection = "connecting";
-    this.#asked = false;
+    this.#cancelRequested = false;
     this.#render();
-    if (!token) return this.#fail(NO_TOKEN);
-    const url = this.url || (await servedUrl());
-    if (wanted !== this.#watched || this.#watch) return; // the page has named another meanwhile, or put it out and back
-    if (!url || !URL.canParse(url, document.baseURI)) return this.#fail(NO_URL);
-    const onConnection = (state) => this.#connected(state);
-    const onError = (error) => this.#fail(error);
-    this.#watch = watchJob({ url, token, onConnection, onError }, (snapshot) => this.#show(snapshot));
+    if (!token) return this.#onError(NO_TOKEN);
+    const url = this.url || (await loadLiveUrl());
+    if (key !== this.#watchedKey || this.#watch) return; // meanwhile changed, or removed and inserted again
+    if (!url || !URL.canParse(url, document.baseURI)) return this.#onError(NO_URL);
+    const onConnection = (state) => this.#onConnection(state);
+    const onError = (error) => this.#onError(error);
+    this.#watch = watchJob({ url, token, onConnection, onError }, (snapshot) => this.#onSnapshot(snapshot));
   }
 
   #stop() {
@@ -116,68 +122,68 @@ export class HeadwayJob extends Base {
     this.#watch = null;
   }
 
-  #connected(state) {
+  #onConnection(state) {
     this.#connection = state;
     this.#render();
   }
 
-  #show(snapshot) {
+  #onSnapshot(snapshot) {
     const before = this.#snapshot;
-    this.#problem = null;
-    this.#asked &&= !snapshot.finished_at;
+    this.#watchError = null;
+    this.#cancelRequested &&= !snapshot.finished_at;
     if (!before || snapshot.version > before.version) this.#snapshot = snapshot;
     this.#render();
     if (this.#snapshot === before) return;
-    this.#tell("headway-change", snapshot);
-    if (snapshot.finished_at && snapshot.finished_at !== before?.finished_at) this.#tell("headway-end", snapshot);
+    this.#dispatch("headway-change", snapshot);
+    if (snapshot.finished_at && snapshot.finished_at !== before?.finished_at) this.#dispatch("headway-end", snapshot);
   }
 
-  #fail(problem) {
-    this.#problem = problem;
-    this.#asked = false;
+  #onError(error) {
+    this.#watchError = error;
+    this.#cancelRequested = false;
     this.#render();
-    this.#tell("headway-error", problem);
+    this.#dispatch("headway-error", error);
   }
 
-  #tell(type, detail) {
+  #dispatch(type, detail) {
     this.dispatchEvent(new CustomEvent(type, { detail, bubbles: true, composed: true }));
   }
 
-  /** Show what is known, and again at each full second for as long as something may be counted down. */
+  /** Render the current state, and again at each full second while the job is unfinished: it may show a countdown. */
   #render() {
     clearTimeout(this.#timer);
     const snapshot = this.#snapshot;
     const now = this.#watch?.now() ?? Date.now();
-    const error = this.#error();
-    this.#view.render(snapshot, { error, connection: this.#connection, cancel: this.#cancelButton(), now });
-    this.#mark(error, now);
-    const counting = this.#watch && snapshot && !snapshot.finished_at;
-    if (counting) this.#timer = setTimeout(() => this.#render(), 1000 - (now % 1000));
+    const error = this.#errorText();
+    this.#view.render(snapshot, { error, connection: this.#connection, cancel: this.#cancelState(), now });
+    this.#updateStates(error, now);
+    const unfinished = this.#watch && snapshot && !snapshot.finished_at;
+    if (unfinished) this.#timer = setTimeout(() => this.#render(), 1000 - (now % 1000));
   }
 
-  /** An ended job needs no more watching: what became of it outweighs why it cannot be watched. */
-  #error() {
-    const failure = this.#snapshot?.error;
-    if (this.#problem && !this.#snapshot?.finished_at) return this.#problem.message;
-    return failure ? `${failure.type}: ${failure.message}` : "";
+  /** Return the error to show. Once the job has finished, its own error takes precedence over errors of the watch. */
+  #errorText() {
+    const jobError = this.#snapshot?.error;
+    if (this.#watchError && !this.#snapshot?.finished_at) return this.#watchError.message;
+    return jobError ? `${jobError.type}: ${jobError.message}` : "";
   }
 
-  #cancelButton() {
+  #cancelState() {
     if (!this.#snapshot || this.#snapshot.finished_at || !mayCancel(readClaims(this.token))) return "";
-    return this.#asked || cancelling(this.#snapshot) ? "asked" : "may";
+    return this.#cancelRequested || isCancelling(this.#snapshot) ? "requested" : "enabled";
   }
 
-  /** Tell the page's styles how the job fares: `headway-job:state(failed)`. */
-  #mark(error, now) {
+  /** Update the custom states that page styles can select, such as `headway-job:state(failed)`. */
+  #updateStates(error, now) {
     const { states } = this.#internals;
     const snapshot = this.#snapshot;
-    const moving = snapshot?.status === "running";
+    const running = snapshot?.status === "running";
     states.clear();
     states.add(snapshot?.status ?? "waiting");
     if (error) states.add("error");
     if (this.#connection === "reconnecting") states.add("reconnecting");
-    if (moving && percent(snapshot) === null) states.add("indeterminate");
-    if (moving && workerLost(snapshot, now)) states.add("lost");
+    if (running && percent(snapshot) === null) states.add("indeterminate");
+    if (running && isWorkerLost(snapshot, now)) states.add("lost");
   }
 }
 
@@ -186,19 +192,26 @@ function reflect(element, name, value) {
   else element.setAttribute(name, value);
 }
 
-/** Take over what a page has set before this file was there. */
-function upgrade(element, name) {
+/** Apply a property that the page set before the element was defined. */
+function upgradeProperty(element, name) {
   if (!Object.hasOwn(element, name)) return;
   const value = element[name];
   delete element[name];
   element[name] = value;
 }
 
-/** Ask the submitter that has served this file, if one has; the address is put together lest a bundler looks for it. */
-function servedUrl() {
-  const file = new URL("./live-url.js", import.meta.url).href;
-  served ??= import(/* @vite-ignore */ /* webpackIgnore: true */ file).then(({ liveUrl }) => liveUrl, () => null);
-  return served;
+/**
+ * Return the notifier's URL from the submitter that served this module, or null if no submitter did.
+ *
+ * The module's URL is computed so that bundlers do not try to resolve it.
+ */
+function loadLiveUrl() {
+  const moduleUrl = new URL("./live-url.js", import.meta.url).href;
+  liveUrlPromise ??= import(/* @vite-ignore */ /* webpackIgnore: true */ moduleUrl).then(
+    ({ liveUrl }) => liveUrl,
+    () => null,
+  );
+  return liveUrlPromise;
 }
 
 if (globalThis.customElements && !customElements.get(NAME)) customElements.define(NAME, HeadwayJob);

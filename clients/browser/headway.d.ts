@@ -1,9 +1,9 @@
-/** A moment as RFC 3339 in UTC with milliseconds: `2026-01-01T00:00:00.000Z`. */
+/** A time in RFC 3339 format, in UTC with milliseconds: `2026-01-01T00:00:00.000Z`. */
 export type Time = string;
 
 export type JobStatus = "queued" | "running" | "retrying" | "succeeded" | "failed" | "cancelled";
 
-/** How far a job is; `total` and `percent` are null when nobody knows how much there is. */
+/** The progress of a job; `total` and `percent` are null if the total is unknown. */
 export interface Progress {
   readonly current: number;
   readonly total: number | null;
@@ -13,18 +13,18 @@ export interface Progress {
   readonly message: string | null;
 }
 
-/** Why a job failed, fit for its user. */
+/** Why a job failed, in words for its user. */
 export interface JobError {
   readonly type: string;
   readonly message: string;
 }
 
-/** The whole state of a job at one version; a newer one replaces it. `Result` is what the job returns. */
+/** The complete state of a job at one version. `Result` is the type of the job's result. */
 export interface Snapshot<Result = unknown> {
   readonly id: string;
   readonly kind: string;
   readonly status: JobStatus;
-  /** Only ever rises; 0 as long as the server has no record. */
+  /** Increases with every change; 0 while the server has no record of the job. */
   readonly version: number;
   readonly generation: number;
   readonly attempt: number;
@@ -36,24 +36,24 @@ export interface Snapshot<Result = unknown> {
   readonly submitted_at: Time;
   readonly started_at: Time | null;
   readonly updated_at: Time | null;
-  /** Set once the job has ended. */
+  /** When the job finished; null before. */
   readonly finished_at: Time | null;
-  /** When a queued or retrying job is to start. */
+  /** When a queued or retrying job is due to start. */
   readonly due_at: Time | null;
-  /** Until when a worker holds the job, unless it renews that. */
+  /** When the worker's lease expires unless the worker renews it. */
   readonly lease_until: Time | null;
   readonly expires_at: Time;
 }
 
 export type ConnectionState = "connecting" | "live" | "reconnecting" | "refused";
 
-/** What caused a change of the connection's state. */
+/** The cause of a change of the connection's state: a WebSocket close code or HTTP status, and a reason. */
 export interface ConnectionDetail {
   readonly code: number;
   readonly reason: string;
 }
 
-/** Those of the client and of the server; a newer server may tell others. */
+/** The error codes of client and server; a newer server may send others. */
 export type ErrorCode =
   | "invalid_token"
   | "token_expired"
@@ -65,55 +65,58 @@ export type ErrorCode =
   | "unavailable"
   | (string & {});
 
-/** Why a job cannot be seen, or not be cancelled (`forbidden`, `unavailable`). */
+/** Why a job cannot be watched, or cannot be cancelled (`forbidden`, `unavailable`). */
 export interface WatchError {
   readonly code: ErrorCode;
   readonly message: string;
 }
 
 export interface WatchOptions {
-  /** The notifier's public address. */
+  /** The notifier's public URL. */
   url: string;
   /** The job's watch token. */
   token: string;
+  /** Called when the state of the connection changes. */
   onConnection?: (state: ConnectionState, detail?: ConnectionDetail) => void;
+  /** Called when the job cannot be watched or cancelled. */
   onError?: (error: WatchError) => void;
 }
 
 export interface Watch {
-  /** The job's id; null when the token is none. */
+  /** The job's id; null if the token is not a watch token. */
   readonly id: string | null;
-  /** The server's clock, in milliseconds. */
+  /** Return the server's time in milliseconds since the epoch. */
   now(): number;
-  /** Ask for the job's cancellation; the token must allow it. */
+  /** Request the job's cancellation; the token must allow it. */
   cancel(): void;
+  /** Stop watching; no callback is called afterwards. */
   close(): void;
 }
 
-/** Watch one job until `close()`; its end does not end the watch, since a job can be run again. */
+/** Watch one job until `close()`. The watch continues after the job has finished, because a job can be redriven. */
 export function watchJob<Result = unknown>(
   options: WatchOptions,
   onSnapshot: (snapshot: Snapshot<Result>) => void,
 ): Watch;
 
-/** `<headway-job token="…" url="…">label</headway-job>` shows one job live; importing this module defines it. */
+/** The element `<headway-job token="…" url="…">label</headway-job>`. Importing this module defines it. */
 export class HeadwayJob extends HTMLElement {
   static readonly observedAttributes: string[];
   token: string | null;
-  /** The notifier's public address; not needed where the submitter serves this module. */
+  /** The notifier's public URL; not needed if a submitter serves this module. */
   url: string | null;
   /** The newest snapshot, null before the first. */
   readonly snapshot: Snapshot | null;
-  /** Ask for the job's cancellation; the token must allow it. */
+  /** Request the job's cancellation; the token must allow it. */
   cancel(): void;
 }
 
 export interface HeadwayJobEventMap {
-  /** Each newer snapshot. */
+  /** A newer snapshot. */
   "headway-change": CustomEvent<Snapshot>;
-  /** The job has ended: its last snapshot. */
+  /** The job has finished: its last snapshot. */
   "headway-end": CustomEvent<Snapshot>;
-  /** Why the job cannot be seen: the codes of `watchJob`, `no_token` and `no_url`. */
+  /** Why the job cannot be watched or cancelled: the codes of `watchJob`, `no_token` and `no_url`. */
   "headway-error": CustomEvent<WatchError>;
 }
 

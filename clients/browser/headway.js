@@ -1,5 +1,5 @@
 /**
- * Watch jobs live. This file is all that a page loads.
+ * The public module: watch jobs live. A page loads only this file.
  *
  *     import { watchJob } from "https://jobs.example.org/assets/headway.js";
  *

@@ -1,22 +1,22 @@
 /**
- * How the element looks where nobody has styled it. Ink and font are the page's own, so it fits a light page and a dark
- * one; the tones follow the page's `color-scheme`. Every line has its room before its text comes, so nothing moves.
+ * The element's default styles. Font and text colour are inherited from the page; the other colours follow its
+ * `color-scheme`. Every line reserves its height, so the layout does not shift when text appears.
  */
 
 export const CSS = `
 :host {
-  --_sea: var(--headway-tone, light-dark(#0c6a6b, #63cabf));
-  --_amber: var(--headway-warning, light-dark(#9a6a1f, #e2b661));
+  --_accent: var(--headway-tone, light-dark(#0c6a6b, #63cabf));
+  --_warning: var(--headway-warning, light-dark(#9a6a1f, #e2b661));
   --_alarm: var(--headway-alarm, light-dark(#a53220, #f29480));
   --_soft: var(--headway-soft, color-mix(in oklab, currentColor 72%, transparent));
   --_track: var(--headway-track, color-mix(in oklab, currentColor 16%, transparent));
-  --_tone: var(--_sea);
+  --_tone: var(--_accent);
   display: block;
   line-height: 1.5;
   overflow-wrap: anywhere;
 }
 :host([hidden]), [hidden] { display: none !important; }
-:host(:state(retrying)), :host(:state(lost)) { --_tone: var(--_amber); }
+:host(:state(retrying)), :host(:state(lost)) { --_tone: var(--_warning); }
 :host(:state(failed)) { --_tone: var(--_alarm); }
 :host(:state(waiting)), :host(:state(queued)), :host(:state(cancelled)) { --_tone: var(--_soft); }
 
@@ -79,7 +79,7 @@ export const CSS = `
 }
 [part~="cancel"]:hover { border-color: currentColor; }
 [part~="cancel"]:disabled { border-color: transparent; opacity: 0.75; cursor: default; }
-[part~="cancel"]:focus-visible { outline: 3px solid var(--_sea); outline-offset: 2px; }
+[part~="cancel"]:focus-visible { outline: 3px solid var(--_accent); outline-offset: 2px; }
 
 @media (prefers-reduced-motion: reduce) {
   [part~="bar"] { transition: none; }

@@ -1,8 +1,10 @@
-/** What a watch token says; whether it may be believed is for the server to say. */
+/** The claims of a watch token. They are read without verification: only the server checks the signature. */
 
 /**
+ * Return the claims of a token, or null if it is not a watch token.
+ *
  * @param {string} token
- * @returns {?{sub: string, kind?: string, iat?: number, exp: number, scope?: string}} null for what is no watch token
+ * @returns {?{sub: string, kind?: string, iat?: number, exp: number, scope?: string}} `sub` is the job's id
  */
 export function readClaims(token) {
   try {
@@ -14,7 +16,7 @@ export function readClaims(token) {
   }
 }
 
-/** Tell whether a token's bearer may cancel the job. */
+/** Return whether the claims of a token allow cancelling the job. */
 export function mayCancel(claims) {
   return (claims?.scope ?? "").split(" ").includes("cancel");
 }

@@ -1,39 +1,40 @@
 /**
- * Three ways to hear from a notifier, alike to whoever uses them.
+ * Three transports with one interface: WebSocket, event stream and long poll.
  *
- * Each asks for all of `desk.jobs` when it opens, and again for those that it is told to `ask` for. It tells what it hears
- * as a WebSocket's messages, `{hello}`, `{job}` and `{error}`: a hello proves that the way is open, and may come again. It
- * tells once that it is `lost`, and nothing after `close()`.
+ * A transport subscribes to all of `registry.jobs` when it opens, and to further jobs with `subscribe()`. Whatever the
+ * protocol, it calls `onMessage` with the messages of the WebSocket: `{hello}`, `{job}` and `{error}`. A hello proves that
+ * the transport works, and may be repeated. `onClose` is called once, when the transport fails. Neither is called after
+ * `close()`.
  */
 
-const GATHER_MS = 30; // jobs that a page begins to watch one after the other are one request
+const SUBSCRIBE_DEBOUNCE_MS = 30; // jobs that a page watches in quick succession share one request
 const POLL_WAIT_S = 25;
-const POLL_PAUSE_MS = 250;
-const FIRST_BYTE_MS = 3_000; // of a stream, or else something on the way waits for its end
-const SILENCE_MS = 50_000; // a stream gives a sign of life every 20 s, a poll is answered within 25 s
-const REST_MS = 60_000; // until a stream that has nothing more to tell is asked for again: jobs can be run again
+const POLL_INTERVAL_MS = 250;
+const FIRST_BYTE_TIMEOUT_MS = 3_000; // of a stream: a buffering proxy delivers nothing before its end
+const IDLE_TIMEOUT_MS = 50_000; // the server sends a keep-alive every 20 s, and answers a poll within 25 s
+const FINISHED_RECHECK_MS = 60_000; // before jobs that have all finished are requested again: a job can be redriven
 
-export class Socket {
+export class WebSocketTransport {
   #socket;
 
-  constructor(url, desk, { hear, lost }) {
+  constructor(url, registry, { onMessage, onClose }) {
     try {
       this.#socket = new WebSocket(`${url.replace(/^http/, "ws")}/live`);
     } catch (error) {
-      // A page of https: may not open a socket to http:.
-      queueMicrotask(() => lost({ code: 1006, reason: error.message }));
+      // An https: page may not open a ws: socket.
+      queueMicrotask(() => onClose({ code: 1006, reason: error.message }));
       return;
     }
-    this.#socket.onopen = () => this.ask(desk.jobs);
-    this.#socket.onmessage = ({ data }) => hear(JSON.parse(data));
-    this.#socket.onclose = ({ code, reason }) => lost({ code, reason });
+    this.#socket.onopen = () => this.subscribe(registry.jobs);
+    this.#socket.onmessage = ({ data }) => onMessage(JSON.parse(data));
+    this.#socket.onclose = ({ code, reason }) => onClose({ code, reason });
   }
 
-  ask(jobs) {
-    for (const job of jobs) this.#send(job.ask());
+  subscribe(jobs) {
+    for (const job of jobs) this.#send(job.subscribeMessage());
   }
 
-  drop(job) {
+  unsubscribe(job) {
     this.#send({ unwatch: job.id });
   }
 
@@ -52,93 +53,97 @@ export class Socket {
   }
 }
 
-/** What streams and polls have in common: one request in flight, made anew when there is more to ask for. */
-class Fetching {
+/** The base of event stream and long poll: one request at a time, repeated when the set of jobs grows. */
+class HttpTransport {
   #url;
-  #lost;
-  #flight = new AbortController();
-  #greeted = false;
-  #next; // timer of the next request
-  #silence;
+  #onClose;
+  #request = new AbortController(); // of the current request
+  #helloSent = false;
+  #requestTimer;
+  #timeoutTimer;
 
-  constructor(url, desk, { hear, lost }) {
+  constructor(url, registry, { onMessage, onClose }) {
     this.#url = url;
-    this.#lost = lost;
-    this.desk = desk;
-    this.hear = hear;
-    this.ask();
+    this.#onClose = onClose;
+    this.registry = registry;
+    this.onMessage = onMessage;
+    this.subscribe();
   }
 
-  ask() {
-    this.askIn(GATHER_MS);
+  subscribe() {
+    this.schedule(SUBSCRIBE_DEBOUNCE_MS);
   }
 
-  /** What still comes of a job is for nobody; the next request leaves it out. */
-  drop() {}
+  /** Do nothing: messages about the job are ignored, and the next request omits it. */
+  unsubscribe() {}
 
   async cancel({ id, token }) {
     try {
       const response = await this.post(`/live/jobs/${id}/cancel`, { headers: { Authorization: `Bearer ${token}` } });
-      const answer = await response.json();
-      if (response.ok) this.hear({ job: answer });
-      else this.hear({ error: { code: answer.code, message: answer.detail, job_id: id } });
+      const body = await response.json();
+      if (response.ok) this.onMessage({ job: body });
+      else this.onMessage({ error: { code: body.code, message: body.detail, job_id: id } });
     } catch {
-      this.hear({ error: { code: "unavailable", message: "The server did not answer; try again.", job_id: id } });
+      this.onMessage({ error: { code: "unavailable", message: "The server did not answer; try again.", job_id: id } });
     }
   }
 
   close() {
-    clearTimeout(this.#next);
-    clearTimeout(this.#silence);
-    this.#flight.abort();
-    this.hear = this.#lost = () => {};
+    clearTimeout(this.#requestTimer);
+    clearTimeout(this.#timeoutTimer);
+    this.#request.abort();
+    this.onMessage = this.#onClose = () => {};
   }
 
-  askIn(ms) {
-    clearTimeout(this.#next);
-    clearTimeout(this.#silence);
-    this.#next = setTimeout(() => this.#fly(), ms);
+  /** Send the next request after a delay. */
+  schedule(delayMs) {
+    clearTimeout(this.#requestTimer);
+    clearTimeout(this.#timeoutTimer);
+    this.#requestTimer = setTimeout(() => this.#sendRequest(), delayMs);
   }
 
-  async #fly() {
-    this.#flight.abort();
-    const { signal } = (this.#flight = new AbortController());
-    const jobs = this.desk.jobs.filter((job) => !this.#greeted || !job.refused);
-    if (!jobs.length) return this.askIn(REST_MS);
+  async #sendRequest() {
+    this.#request.abort();
+    const { signal } = (this.#request = new AbortController());
+    const jobs = this.registry.jobs.filter((job) => !this.#helloSent || !job.rejected);
+    if (!jobs.length) return this.schedule(FINISHED_RECHECK_MS);
     try {
-      await this.run(jobs, { signal });
+      await this.receive(jobs, { signal });
     } catch (error) {
-      if (!signal.aborted) this.lost({ code: error.status ?? 1006, reason: error.message });
+      if (!signal.aborted) this.fail({ code: error.status ?? 1006, reason: error.message });
     }
   }
 
-  lost(detail) {
-    const lost = this.#lost;
+  /** Close the transport and report why. */
+  fail(detail) {
+    const onClose = this.#onClose;
     this.close();
-    lost(detail);
+    onClose(detail);
   }
 
-  greet(now) {
-    this.#greeted = true;
-    this.hear({ hello: { now } });
+  sendHello(now) {
+    this.#helloSent = true;
+    this.onMessage({ hello: { now } });
   }
 
-  /** Give the server time until it is heard next. */
-  allow(ms) {
-    clearTimeout(this.#silence);
-    this.#silence = setTimeout(() => this.lost({ code: 1006, reason: "Nothing came." }), ms);
+  /** Fail unless the server sends something within this time. */
+  resetTimeout(timeoutMs) {
+    clearTimeout(this.#timeoutTimer);
+    const detail = { code: 1006, reason: "The server sent nothing in time." };
+    this.#timeoutTimer = setTimeout(() => this.fail(detail), timeoutMs);
   }
 
-  /** Ask for these jobs; null when the server opens none of them, which it has told then. */
-  async request(path, jobs, options) {
+  /** Request these jobs; return null if the server rejects all of their tokens, after reporting that as errors. */
+  async postWatches(path, jobs, options) {
     const headers = { "Content-Type": "application/json", ...options.headers };
-    const body = JSON.stringify({ watch: jobs.map((job) => job.ask()) });
+    const body = JSON.stringify({ watch: jobs.map((job) => job.subscribeMessage()) });
     const response = await this.post(path, { ...options, headers, body });
     if (response.ok) return response;
+    const { status } = response;
     const { code, detail } = await response.json().catch(() => ({}));
-    if (response.status !== 401 || !code) throw Object.assign(new Error(detail ?? "No answer."), { status: response.status });
-    this.greet();
-    for (const { id } of jobs) this.hear({ error: { code, message: detail, job_id: id } });
+    if (status !== 401 || !code) throw Object.assign(new Error(detail ?? `The server answered ${status}.`), { status });
+    this.sendHello();
+    for (const { id } of jobs) this.onMessage({ error: { code, message: detail, job_id: id } });
     return null;
   }
 
@@ -147,57 +152,57 @@ class Fetching {
   }
 }
 
-/** Server-Sent Events by fetch, since an EventSource can neither send tokens safely nor tell why it fails. */
-export class Stream extends Fetching {
-  async run(jobs, { signal }) {
-    this.allow(FIRST_BYTE_MS);
-    const response = await this.request("/live/events", jobs, { signal });
+/** Server-Sent Events over fetch: an EventSource cannot send tokens in a body, and does not report why it failed. */
+export class EventStreamTransport extends HttpTransport {
+  async receive(jobs, { signal }) {
+    this.resetTimeout(FIRST_BYTE_TIMEOUT_MS);
+    const response = await this.postWatches("/live/events", jobs, { signal });
     let restarting = false;
     if (response) {
       for await (const event of events(response.body)) {
-        this.allow(SILENCE_MS);
-        this.#take(event);
+        this.resetTimeout(IDLE_TIMEOUT_MS);
+        this.#onEvent(event);
         restarting ||= "retry" in event;
       }
     }
     if (signal.aborted) return;
-    const open = this.desk.jobs.filter((job) => !job.ended && !job.refused);
-    if (restarting) this.lost({ code: 1012, reason: "restarting" });
-    else if (!open.some((job) => jobs.includes(job))) this.askIn(open.length ? GATHER_MS : REST_MS);
-    else this.lost({ code: 1006, reason: "The stream ended." });
+    const unfinished = this.registry.jobs.filter((job) => !job.finished && !job.rejected);
+    if (restarting) this.fail({ code: 1012, reason: "restarting" });
+    else if (unfinished.some((job) => jobs.includes(job))) this.fail({ code: 1006, reason: "The stream ended." });
+    else this.schedule(unfinished.length ? SUBSCRIBE_DEBOUNCE_MS : FINISHED_RECHECK_MS);
   }
 
-  #take({ "": now, event, data }) {
-    if (now) this.greet(now);
-    if (event === "job" || event === "error") this.hear({ [event]: JSON.parse(data) });
+  #onEvent({ "": now, event, data }) {
+    if (now) this.sendHello(now);
+    if (event === "job" || event === "error") this.onMessage({ [event]: JSON.parse(data) });
   }
 }
 
-/** The long poll. Its first request is answered at once, which is the hello. */
-export class Poll extends Fetching {
+/** Long polling. The first request does not wait, so its response serves as the hello. */
+export class LongPollTransport extends HttpTransport {
   #headers = {};
 
-  async run(jobs, { signal }) {
-    this.allow(SILENCE_MS);
-    const response = await this.request("/live/jobs", jobs, { signal, headers: this.#headers });
-    if (response) this.#take(await response.json());
+  async receive(jobs, { signal }) {
+    this.resetTimeout(IDLE_TIMEOUT_MS);
+    const response = await this.postWatches("/live/jobs", jobs, { signal, headers: this.#headers });
+    if (response) this.#onResponse(await response.json());
     this.#headers = { Prefer: `wait=${POLL_WAIT_S}` };
-    if (!signal.aborted) this.askIn(POLL_PAUSE_MS);
+    if (!signal.aborted) this.schedule(POLL_INTERVAL_MS);
   }
 
-  #take({ now, jobs, errors }) {
-    this.greet(now);
-    for (const job of jobs) this.hear({ job });
-    for (const error of errors) this.hear({ error });
+  #onResponse({ now, jobs, errors }) {
+    this.sendHello(now);
+    for (const job of jobs) this.onMessage({ job });
+    for (const error of errors) this.onMessage({ error });
   }
 }
 
-/** Read the events of a stream as objects of their fields; a comment's field has no name. */
+/** Yield the events of a stream as objects of their fields. A comment is a field with an empty name. */
 async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
-  for (let part = await reader.read(); !part.done; part = await reader.read()) {
-    const blocks = (rest + part.value).split("\n\n");
+  for (let chunk = await reader.read(); !chunk.done; chunk = await reader.read()) {
+    const blocks = (rest + chunk.value).split("\n\n");
     rest = blocks.pop();
     for (const block of blocks) yield Object.fromEntries(block.split("\n").map((line) => line.split(/: ?(.*)/s)));
   }

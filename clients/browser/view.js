@@ -1,9 +1,9 @@
-/** The inside of `<headway-job>`: its parts, and what each of them says of a job's state. */
+/** The shadow DOM of `<headway-job>`: its parts and how they render a snapshot. */
 
+import { amountText, nextStepText, percent, percentText, statusText } from "./format.js";
 import { CSS } from "./styles.js";
-import { amount, figure, outlook, percent, status } from "./words.js";
 
-let sheet; // of all elements; adopted, not written into the page, so that a strict policy lets it be
+let sheet; // shared by all elements; an adopted style sheet needs no 'unsafe-inline' in the page's policy
 
 export class View {
   #parts = {};
@@ -16,68 +16,70 @@ export class View {
     this.#parts.cancel.addEventListener("click", onCancel);
   }
 
-  /** Label and status are said together, so that in a list of jobs one hears which job it is that has ended. */
+  /** Create the parts. Label and status are one live region, so that a screen reader names the job with its status. */
   #build() {
-    const label = this.#make("span", "label", { id: "label" }, this.#make("slot", "kind"));
-    const said = { role: "status", "aria-atomic": true };
-    const title = this.#make("span", "title", said, label, this.#make("span", "status"));
-    const bar = { role: "progressbar", "aria-labelledby": "label", "aria-valuemin": 0, "aria-valuemax": 100 };
-    const progress = this.#make("p", "progress", {}, this.#make("span", "amount"), this.#make("span", "note"));
-    const error = this.#make("p", "error", { role: "alert" });
-    const text = this.#make("div", "text", {}, progress, this.#make("p", "message"), error);
-    const cancel = this.#make("button", "cancel", { type: "button" });
-    const actions = this.#make("div", "actions", {}, cancel, this.#make("slot", "more", { name: "actions" }));
+    const label = this.#create("span", "label", { id: "label" }, this.#create("slot", "kind"));
+    const liveRegion = { role: "status", "aria-atomic": true };
+    const title = this.#create("span", "title", liveRegion, label, this.#create("span", "status"));
+    const progressbar = { role: "progressbar", "aria-labelledby": "label", "aria-valuemin": 0, "aria-valuemax": 100 };
+    const progress = this.#create("p", "progress", {}, this.#create("span", "amount"), this.#create("span", "note"));
+    const error = this.#create("p", "error", { role: "alert" });
+    const text = this.#create("div", "text", {}, progress, this.#create("p", "message"), error);
+    const cancel = this.#create("button", "cancel", { type: "button" });
+    const actions = this.#create("div", "actions", {}, cancel, this.#create("slot", "more", { name: "actions" }));
     return [
-      this.#make("div", "head", {}, title, this.#make("span", "percent", { "aria-hidden": true })),
-      this.#make("div", "track", bar, this.#make("div", "bar")),
-      this.#make("div", "foot", {}, text, actions),
+      this.#create("div", "head", {}, title, this.#create("span", "percent", { "aria-hidden": true })),
+      this.#create("div", "track", progressbar, this.#create("div", "bar")),
+      this.#create("div", "foot", {}, text, actions),
     ];
   }
 
-  #make(tag, part, attributes = {}, ...children) {
-    const made = document.createElement(tag);
-    for (const [name, value] of Object.entries({ part, ...attributes })) made.setAttribute(name, value);
-    made.append(...children);
-    return (this.#parts[part] = made);
+  #create(tag, part, attributes = {}, ...children) {
+    const element = document.createElement(tag);
+    for (const [name, value] of Object.entries({ part, ...attributes })) element.setAttribute(name, value);
+    element.append(...children);
+    return (this.#parts[part] = element);
   }
 
   /**
-   * @param {?object} snapshot the newest one
+   * Render a state.
+   *
+   * @param {?object} snapshot the newest snapshot
    * @param {object} state
-   * @param {string} state.error why the job cannot be seen, or how it failed; "" when all is well
-   * @param {string} state.connection as `onConnection` tells it
-   * @param {"" | "may" | "asked"} state.cancel whether there is a button, and whether it has been pressed
-   * @param {number} state.now the server's clock
+   * @param {string} state.error why the job cannot be watched, or why it failed; "" if there is no error
+   * @param {string} state.connection the state of the connection, as in `onConnection`
+   * @param {"" | "enabled" | "requested"} state.cancel the cancel button: hidden, enabled, or already clicked
+   * @param {number} state.now the server's time in ms
    */
   render(snapshot, { error, connection, cancel, now }) {
     const { message, error: alert, cancel: button } = this.#parts;
-    this.#write("kind", snapshot?.kind ?? "Job");
-    this.#write("status", snapshot ? status(snapshot) : error ? "" : "Connecting…");
-    this.#write("note", connection === "reconnecting" ? "Reconnecting…" : snapshot && outlook(snapshot, now));
-    this.#write("message", snapshot?.progress?.message);
-    this.#write("error", error);
+    this.#setText("kind", snapshot?.kind ?? "Job");
+    this.#setText("status", snapshot ? statusText(snapshot) : error ? "" : "Connecting…");
+    this.#setText("note", connection === "reconnecting" ? "Reconnecting…" : snapshot && nextStepText(snapshot, now));
+    this.#setText("message", snapshot?.progress?.message);
+    this.#setText("error", error);
     alert.hidden = !error;
     message.hidden = !!error;
     this.#renderProgress(snapshot);
     button.hidden = !cancel;
-    button.disabled = cancel === "asked";
-    this.#write("cancel", button.disabled ? "Cancelling…" : "Cancel");
+    button.disabled = cancel === "requested";
+    this.#setText("cancel", button.disabled ? "Cancelling…" : "Cancel");
   }
 
   #renderProgress(snapshot) {
     const { track, bar } = this.#parts;
-    const share = snapshot && percent(snapshot);
-    this.#write("amount", snapshot && amount(snapshot));
-    this.#write("percent", snapshot && figure(snapshot));
-    bar.style.inlineSize = share === null ? "" : `${share}%`;
-    const said = snapshot ? [figure(snapshot), amount(snapshot)].filter(Boolean).join(", ") : "";
-    track.setAttribute("aria-valuetext", said || "not known");
-    if (share === null) track.removeAttribute("aria-valuenow");
-    else track.setAttribute("aria-valuenow", share);
+    const value = snapshot && percent(snapshot);
+    this.#setText("amount", snapshot && amountText(snapshot));
+    this.#setText("percent", snapshot && percentText(snapshot));
+    bar.style.inlineSize = value === null ? "" : `${value}%`;
+    const valueText = snapshot ? [percentText(snapshot), amountText(snapshot)].filter(Boolean).join(", ") : "";
+    track.setAttribute("aria-valuetext", valueText || "not known");
+    if (value === null) track.removeAttribute("aria-valuenow");
+    else track.setAttribute("aria-valuenow", value);
   }
 
-  /** Leave what has not changed alone, lest a screen reader says it again. */
-  #write(part, text) {
+  /** Set a text if it has changed: a screen reader announces every write to a live region. */
+  #setText(part, text) {
     if (this.#parts[part].textContent !== (text ?? "")) this.#parts[part].textContent = text ?? "";
   }
 }

@@ -1,114 +1,117 @@
 /**
- * Watch jobs live: one connection per notifier, shared by all watches of all tabs.
+ * `watchJob()`: one connection per notifier, shared by all watches of all tabs.
  *
- * A snapshot is always the whole state, so one that is lost, repeated or skipped does no harm: versions only rise, and
- * after a reconnect the newest comes by itself.
+ * A snapshot is the complete state of a job, and its version only increases. So lost, repeated or skipped snapshots do no
+ * harm, and after a reconnect the server sends the newest one.
  */
 
-import { share } from "./tabs.js";
+import { openConnection } from "./shared-connection.js";
 import { mayCancel, readClaims } from "./token.js";
 
-const ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
-const TOKEN_LENGTH = 4096; // the server reads none that is longer
-const UNWATCHED = new Set(["invalid_token", "token_expired", "too_many_watches"]); // errors of a job that is not watched
+const JOB_ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+const MAX_TOKEN_LENGTH = 4096; // the server's limit
+const REJECTIONS = new Set(["invalid_token", "token_expired", "too_many_watches"]); // the server does not watch the job
 
-const connections = new Map(); // by the notifier's URL
+const registries = new Map(); // by the notifier's URL
 
 /**
- * Watch one job until `close()`; its end does not end the watch, since a job can be run again.
+ * Watch one job until `close()`. The watch continues after the job has finished, because a job can be redriven.
  *
- * No handler is called before this function returns, nor after `close()`.
+ * No callback is called before this function returns, nor after `close()`.
  *
  * @param {object} options
  * @param {string} options.url the notifier's public base URL
  * @param {string} options.token a watch token
  * @param {(state: "connecting" | "live" | "reconnecting" | "refused", detail?: {code: number, reason: string}) => void}
- *   [options.onConnection] each change of the connection, with what caused it
- * @param {(error: {code: string, message: string}) => void} [options.onError] why this job cannot be seen:
- *   `invalid_token`, `token_expired`, `too_many_watches`, `refused`, `origin_not_allowed`, or `unknown` (its record is
- *   lost; the watch goes on); or why it cannot be cancelled: `forbidden`, `unavailable`
- * @param {(snapshot: object) => void} onSnapshot each newer snapshot, first the last one the page already has
- * @returns {{id: ?string, now: () => number, cancel: () => void, close: () => void}} `now` is the server's clock in ms
+ *   [options.onConnection] called when the state of the connection changes, with the cause
+ * @param {(error: {code: string, message: string}) => void} [options.onError] called when the job cannot be watched
+ *   (`invalid_token`, `token_expired`, `too_many_watches`, `refused`, `origin_not_allowed`, or `unknown`: the record is
+ *   lost, and the watch continues) or cannot be cancelled (`forbidden`, `unavailable`)
+ * @param {(snapshot: object) => void} onSnapshot called with each newer snapshot, first with the last one that the page
+ *   already has
+ * @returns {{id: ?string, now: () => number, cancel: () => void, close: () => void}} `id` is null if the token is not a
+ *   watch token; `now()` returns the server's time in ms
  */
 export function watchJob({ url, token, onConnection, onError }, onSnapshot) {
   const watch = { onConnection, onError, onSnapshot, closed: false };
-  if (!ID.test(readClaims(token)?.sub) || token.length > TOKEN_LENGTH) return unreadable(watch);
-  const connection = connect(url);
-  const job = connection.join(token, watch);
+  if (!JOB_ID.test(readClaims(token)?.sub) || token.length > MAX_TOKEN_LENGTH) return rejectToken(watch);
+  const registry = registryFor(url);
+  const job = registry.addWatch(token, watch);
   return {
     id: job.id,
-    now: () => connection.now(),
-    cancel: () => connection.cancel(job),
-    close: () => connection.leave(job, watch),
+    now: () => registry.now(),
+    cancel: () => registry.cancel(job),
+    close: () => registry.removeWatch(job, watch),
   };
 }
 
 /** One job and the watches that share it. */
-class Job {
+class WatchedJob {
   watches = new Set();
   token = null;
   snapshot = null;
-  error = null; // the last one, since it was asked for
-  cancelling = false; // asked for, and not yet seen to be
+  error = null; // the last one since the job was requested
+  cancelling = false; // requested here, and not confirmed by a snapshot yet
 
   constructor(id) {
     this.id = id;
   }
 
-  get ended() {
+  get finished() {
     return Boolean(this.snapshot?.finished_at);
   }
 
-  /** Whether the server does not watch it, though asked to. */
-  get refused() {
-    return UNWATCHED.has(this.error?.code);
+  /** Whether the server has rejected the subscription. */
+  get rejected() {
+    return REJECTIONS.has(this.error?.code);
   }
 
-  /** Return what to ask the server. */
-  ask() {
+  /** Clear the error and return the message that subscribes to the job. */
+  subscribeMessage() {
     this.error = null;
     return { watch: this.token, version: this.snapshot?.version };
   }
 
-  show(snapshot) {
+  applySnapshot(snapshot) {
     this.cancelling &&= !snapshot.cancel_requested && !snapshot.finished_at;
     if (this.snapshot && snapshot.version <= this.snapshot.version) return;
     this.snapshot = snapshot;
-    this.tell("onSnapshot", snapshot);
+    this.notify("onSnapshot", snapshot);
   }
 
-  fail({ code, message }) {
+  applyError({ code, message }) {
     this.cancelling = false;
     this.error = { code, message };
-    this.tell("onError", this.error);
+    this.notify("onError", this.error);
   }
 
-  /** Tell all watches, except those that a handler adds meanwhile: they catch up by themselves. */
-  tell(event, ...details) {
-    for (const watch of [...this.watches]) tell(watch, event, ...details);
+  /** Call one callback of all watches. A watch that a callback adds is skipped: it gets the current state itself. */
+  notify(callback, ...details) {
+    for (const watch of [...this.watches]) call(watch, callback, ...details);
   }
 }
 
-/** The jobs that are watched at one notifier. */
-class Connection {
+/** The jobs watched at one notifier, and the connection that they share. */
+class JobRegistry {
   #url;
   #jobs = new Map();
   #state = "connecting";
   #detail;
   #refusal;
   #offset; // of the server's clock, in ms
-  #line;
+  #connection;
 
   constructor(url) {
     this.#url = url;
-    this.#line = share(url, this, (news) => this.#hear(news));
+    this.#connection = openConnection(url, this, (update) => this.#onUpdate(update));
   }
 
   get jobs() {
     return [...this.#jobs.values()];
   }
 
-  get news() {
+  /** The current state of the connection, as an update for another tab. */
+  get connectionUpdate() {
     return { state: this.#state, detail: this.#detail, refusal: this.#refusal, offset: this.#offset };
   }
 
@@ -116,87 +119,87 @@ class Connection {
     return Date.now() + (this.#offset ?? 0);
   }
 
-  /** Begin a watch; the snapshot is what the watcher has seen already. */
-  join(token, watch, snapshot) {
+  /** Add a watch and return its job. The snapshot is the newest one that another tab already has. */
+  addWatch(token, watch, snapshot) {
     const { sub: id } = readClaims(token);
-    const job = this.#jobs.get(id) ?? new Job(id);
+    const job = this.#jobs.get(id) ?? new WatchedJob(id);
     this.#jobs.set(id, job);
     job.watches.add(watch);
-    if (snapshot) job.show(snapshot);
-    if (!job.token || job.error || outranks(token, job.token)) {
+    if (snapshot) job.applySnapshot(snapshot);
+    if (!job.token || job.error || isBetterToken(token, job.token)) {
       job.token = token;
       job.error = null;
-      this.#line.ask([job]);
+      this.#connection.subscribe([job]);
     }
     queueMicrotask(() => {
-      tell(watch, "onConnection", this.#state, this.#detail);
-      if (job.snapshot) tell(watch, "onSnapshot", job.snapshot);
-      if (this.#refusal) tell(watch, "onError", this.#refusal);
+      call(watch, "onConnection", this.#state, this.#detail);
+      if (job.snapshot) call(watch, "onSnapshot", job.snapshot);
+      if (this.#refusal) call(watch, "onError", this.#refusal);
     });
     return job;
   }
 
-  leave(job, watch) {
+  removeWatch(job, watch) {
     watch.closed = true;
     if (!job.watches.delete(watch) || job.watches.size) return;
     this.#jobs.delete(job.id);
-    this.#line.drop(job);
-    if (!this.#jobs.size) this.#retire();
+    this.#connection.unsubscribe(job);
+    if (!this.#jobs.size) this.#close();
   }
 
-  /** Ask for the job's cancellation, now and with each new connection until it is seen. */
+  /** Request the job's cancellation, and repeat the request on each new connection until a snapshot confirms it. */
   cancel(job) {
-    job.cancelling = !job.ended;
-    this.#line.cancel(job);
+    job.cancelling = !job.finished;
+    this.#connection.cancel(job);
   }
 
-  #hear({ job, error, state, offset, ...news }) {
-    if (job) this.#jobs.get(job.id)?.show(job);
-    if (error) this.#jobs.get(error.job_id)?.fail(error);
+  #onUpdate({ job, error, state, offset, ...details }) {
+    if (job) this.#jobs.get(job.id)?.applySnapshot(job);
+    if (error) this.#jobs.get(error.job_id)?.applyError(error);
     this.#offset = offset ?? this.#offset;
-    if (state) this.#enter(state, news);
+    if (state) this.#setState(state, details);
   }
 
-  #enter(state, { detail, refusal, final }) {
-    if (final) this.#retire(); // first, so that a watch which a handler starts gets a new connection
+  #setState(state, { detail, refusal, final }) {
+    if (final) this.#close(); // before the callbacks: a watch that one of them adds needs a new connection
     if (state === this.#state || state === "connecting") return;
     this.#state = state;
     this.#detail = detail;
     this.#refusal = refusal;
-    for (const job of this.jobs) job.tell("onConnection", state, detail);
-    if (refusal) for (const job of this.jobs) job.fail(refusal);
+    for (const job of this.jobs) job.notify("onConnection", state, detail);
+    if (refusal) for (const job of this.jobs) job.applyError(refusal);
   }
 
-  #retire() {
-    this.#line.close();
-    if (connections.get(this.#url) === this) connections.delete(this.#url);
+  #close() {
+    this.#connection.close();
+    if (registries.get(this.#url) === this) registries.delete(this.#url);
   }
 }
 
-function connect(base) {
-  const url = new URL(base, document.baseURI).href.replace(/\/*$/, "");
-  if (!connections.has(url)) connections.set(url, new Connection(url));
-  return connections.get(url);
+function registryFor(baseUrl) {
+  const url = new URL(baseUrl, document.baseURI).href.replace(/\/*$/, "");
+  if (!registries.has(url)) registries.set(url, new JobRegistry(url));
+  return registries.get(url);
 }
 
-/** Call one handler: what it throws is reported, and disturbs no other watch. */
-function tell(watch, event, ...details) {
+/** Call a callback of a watch. An exception is reported as uncaught and does not affect other watches. */
+function call(watch, callback, ...details) {
   if (watch.closed) return;
   try {
-    watch[event]?.(...details);
+    watch[callback]?.(...details);
   } catch (error) {
     reportError(error);
   }
 }
 
-/** Tell whether a token allows more than another, or the same for longer. */
-function outranks(token, other) {
-  const [claims, others] = [token, other].map(readClaims);
-  return mayCancel(claims) === mayCancel(others) ? claims.exp > others.exp : mayCancel(claims);
+/** Return whether a token allows more than another one, or the same for longer. */
+function isBetterToken(token, other) {
+  const [claims, otherClaims] = [token, other].map(readClaims);
+  return mayCancel(claims) === mayCancel(otherClaims) ? claims.exp > otherClaims.exp : mayCancel(claims);
 }
 
-function unreadable(watch) {
+function rejectToken(watch) {
   const error = { code: "invalid_token", message: "This is not a watch token." };
-  queueMicrotask(() => tell(watch, "onError", error));
+  queueMicrotask(() => call(watch, "onError", error));
   return { id: null, now: Date.now, cancel() {}, close: () => (watch.closed = true) };
 }

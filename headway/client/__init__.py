@@ -1,11 +1,11 @@
-"""A client for Python programs: submit jobs, watch them, wait for their results, cancel them.
+"""The Python client: submit jobs, watch their progress, wait for their results, and cancel them.
 
     async with Client("https://jobs.example.com") as client:
         job = await client.submit("countdown", {"steps": 5})
         async for snapshot in client.watch(job):
             print(snapshot.status, snapshot.progress)
 
-Requests that fail for the moment are sent again: a submission carries an `Idempotency-Key`, so the job runs once.
+The client repeats requests that fail temporarily. A submission carries an `Idempotency-Key`, so it creates one job.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ __all__ = ["Client", "InvalidToken", "JobCancelled", "JobFailed", "JobRef", "Rec
 
 
 def __getattr__(name: str) -> Any:
-    """Import the client when it is used: the command line needs `links` also where aiohttp is not installed."""
+    """Import the client on first use: `headway.client.links` must work without aiohttp."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from headway.client import async_client

@@ -15,18 +15,18 @@ from headway.client.links import LOCAL_URL, Link
 from headway.client.notifier_connection import NotifierConnection
 from headway.client.retries import RequestFailed, Unreachable, request_with_retry
 from headway.contracts import ENDED, JobError, JobSnapshot, decode, encode
-from headway.tokens import InvalidToken, claimed_job
+from headway.tokens import InvalidToken, unverified_job_id
 
 __all__ = ["Client", "InvalidToken", "JobCancelled", "JobFailed", "JobRef", "Receipt", "RequestFailed", "Unreachable"]
 
 T = TypeVar("T")
 
 RETRY_FOR_S = 30.0
-MAX_REMEMBERED_RECEIPTS = 10_000  # receipts, so that an id is enough
+MAX_REMEMBERED_RECEIPTS = 10_000  # so that callers can name a job by its id
 
 
 class JobFailed(Exception):
-    """The job whose result was waited for has failed; `error` has its type and message."""
+    """Raised by `Client.result` when the job has failed; `error` has the `type` and the `message`."""
 
     def __init__(self, error: JobError) -> None:
         super().__init__(f"{error.type}: {error.message}")
@@ -34,11 +34,17 @@ class JobFailed(Exception):
 
 
 class JobCancelled(Exception):
-    """The job whose result was waited for was cancelled."""
+    """Raised by `Client.result` when the job was cancelled."""
 
 
 class Receipt(Struct, frozen=True):
-    """A job that was accepted: its id, the token that opens it, and where it can be seen."""
+    """An accepted job.
+
+    Attributes:
+        id: the job's id.
+        token: the token, with which the job can be watched and cancelled.
+        links: the addresses `page` (with the token) and `live` (the snapshot at the notifier).
+    """
 
     id: UUID
     token: str
@@ -49,7 +55,7 @@ class Receipt(Struct, frozen=True):
 
     @property
     def link(self) -> str:
-        """The link to the job's page with its token: whoever has it can watch and cancel."""
+        """The link to the job's page, with its token; everyone who has it can watch and cancel the job."""
         return self.links["page"]
 
 
@@ -57,8 +63,8 @@ class _Links(Struct):
     live: str
 
 
-class _PageLinks(Struct):
-    """What a job's page tells a program."""
+class _JobPage(Struct):
+    """A job's page as JSON."""
 
     links: _Links
 
@@ -67,9 +73,19 @@ JobRef: TypeAlias = Receipt | Link | UUID | str
 
 
 class Client:
-    """Submits to one submitter, and watches jobs at any notifier, with one socket for each."""
+    """A client of one submitter; it watches jobs at any notifier, over one WebSocket per notifier.
+
+    Use it as an asynchronous context manager.
+    """
 
     def __init__(self, url: str = LOCAL_URL, api_key: str | None = None, *, retry_for_s: float = RETRY_FOR_S) -> None:
+        """Configure the client.
+
+        Args:
+            url: the address of the submitter.
+            api_key: the API key, if the submitter requires one.
+            retry_for_s: for how many seconds `submit` and `cancel` repeat a request that fails temporarily.
+        """
         self._url = url.rstrip("/")
         self._api_key = api_key
         self._retry_for_s = retry_for_s
@@ -97,43 +113,63 @@ class Client:
         timeout_s: float | None = None,
         idempotency_key: str | None = None,
     ) -> Receipt:
-        """Submit a job; `payload` is anything that msgspec encodes, up to 32 KiB of JSON.
+        """Submit a job and return its receipt.
 
-        With an `idempotency_key` of your own the same submission is the same job, whoever sends it again.
+        Args:
+            kind: the job's kind, which selects the handler.
+            payload: the handler's payload: any value that msgspec encodes, up to 32 KiB of JSON.
+            delay_s: for how many seconds to delay the start.
+            max_attempts: the number of attempts; by default the kind's own.
+            timeout_s: how many seconds one attempt may take; by default the kind's own.
+            idempotency_key: repeating a submission with the same key returns the same job; by default a random key.
+
+        Raises:
+            RequestFailed: the submitter rejected the submission, or was still failing after `retry_for_s`.
+            Unreachable: the submitter did not respond within `retry_for_s`.
         """
-        options = {"payload": payload, "delay_s": delay_s or None, "max_attempts": max_attempts, "timeout_s": timeout_s}
-        body = {"kind": kind} | {name: value for name, value in options.items() if value is not None}
+        given = {"payload": payload, "delay_s": delay_s or None, "max_attempts": max_attempts, "timeout_s": timeout_s}
+        body = encode({"kind": kind} | {name: value for name, value in given.items() if value is not None})
         headers = {"Content-Type": "application/json", "Idempotency-Key": idempotency_key or str(uuid4())}
-        body_received = await request_with_retry(
+        response = await request_with_retry(
             self._session,
             "POST",
             f"{self._url}/jobs",
             retry_for_s=self._retry_for_s,
             token=self._api_key,
             headers=headers,
-            body=encode(body),
+            body=body,
         )
-        receipt = _decode(body_received, Receipt)
+        return self._remember(_decode(response, Receipt))
+
+    def _remember(self, receipt: Receipt) -> Receipt:
         self._receipts[receipt.id] = receipt
         if len(self._receipts) > MAX_REMEMBERED_RECEIPTS:
             del self._receipts[next(iter(self._receipts))]
         return receipt
 
     async def watch(self, job: JobRef, *, token: str | None = None) -> AsyncIterator[JobSnapshot]:
-        """Yield a job's snapshots until its end, the ending last; versions only rise.
+        """Yield a job's snapshots, with rising versions; the last one has the job's outcome.
 
-        The job is a receipt, a link with its token (or without, and the token apart), or the id of a job that this
-        client has submitted. Lost connections and restarts are waited out. A snapshot that is overtaken before it is
-        taken is left out.
+        The client reconnects after lost connections and restarts, without a time limit. It skips a snapshot if a newer
+        one arrives before the caller asks for it.
+
+        Args:
+            job: a receipt, a link, or the id of a job that this client has submitted.
+            token: the token, if `job` is a link without one.
+
+        Raises:
+            InvalidToken: the token is for another job, invalid or expired.
+            RequestFailed: the notifier rejected the request.
+            ValueError: `job` is neither a link nor the id of a job that this client has submitted.
         """
         link = await self._resolve_link(job, token)
         if link.base not in self._connections:
             self._connections[link.base] = NotifierConnection(self._session, link.base)
         connection = self._connections[link.base]
-        async with connection.subscribe(link.id, link.token) as watched:
+        async with connection.subscribe(link.id, link.token) as subscription:
             version = -1
             while True:
-                snapshot = await connection.wait_for_newer(watched, version)
+                snapshot = await connection.wait_for_newer(subscription, version)
                 yield snapshot
                 version = snapshot.version
                 if snapshot.status in ENDED:
@@ -147,11 +183,20 @@ class Client:
         token: str | None = None,
         type: Any = Any,  # noqa: A002
     ) -> Any:
-        """Wait for a job's end and return its result, decoded to `type`.
+        """Wait until a job ends and return its result.
+
+        Args:
+            job: as for `watch`.
+            timeout_s: how many seconds to wait; None waits without a limit.
+            token: as for `watch`.
+            type: the type to decode the result to, such as `dict[str, int]` or a msgspec struct.
 
         Raises:
-            JobFailed, JobCancelled: it has ended otherwise.
-            TimeoutError: it has not ended in `timeout_s` seconds.
+            JobFailed: the job has failed.
+            JobCancelled: the job was cancelled.
+            TimeoutError: the job did not end within `timeout_s`.
+            msgspec.ValidationError: the result does not match `type`.
+            InvalidToken, RequestFailed, ValueError: as for `watch`.
         """
         async with asyncio.timeout(timeout_s):
             async for snapshot in self.watch(job, token=token):
@@ -163,41 +208,54 @@ class Client:
         return msgspec.json.decode(last.result, type=type)
 
     async def cancel(self, job: JobRef, *, token: str | None = None) -> JobSnapshot:
-        """Ask for a job's cancellation; return its snapshot, which is unchanged if it has ended already."""
+        """Request the cancellation of a job and return its snapshot.
+
+        A job that has ended stays as it is. The worker of a running job cancels its handler; `watch` shows the outcome.
+
+        Args:
+            job: as for `watch`.
+            token: as for `watch`; its scope must include `cancel`.
+
+        Raises:
+            InvalidToken: the token is for another job, invalid or expired.
+            RequestFailed: the token does not allow cancelling, or the notifier was still failing after `retry_for_s`.
+            Unreachable: the notifier did not respond within `retry_for_s`.
+            ValueError: `job` is neither a link nor the id of a job that this client has submitted.
+        """
         link = await self._resolve_link(job, token)
-        answer = await request_with_retry(
+        response = await request_with_retry(
             self._session,
             "POST",
             f"{link.base}/live/jobs/{link.id}/cancel",
             retry_for_s=self._retry_for_s,
             token=link.token,
         )
-        return _decode(answer, JobSnapshot)
+        return _decode(response, JobSnapshot)
 
     async def _resolve_link(self, job: JobRef, token: str | None) -> Link:
-        """Return the job's link at its notifier; a page's link is asked for it, without what stands behind the `#`."""
+        """Return the link to the job at its notifier; for a link to the page, ask the submitter (without the token)."""
         if isinstance(job, str) and "/" not in job:
             job = UUID(job)
         if isinstance(job, UUID):
             if job not in self._receipts:
-                raise ValueError(f"This client has not submitted job {job}: give its link")
+                raise ValueError(f"This client has not submitted job {job}; pass its link instead")
             job = self._receipts[job]
         if isinstance(job, Receipt):
             link = Link.parse(job.links["live"], job.token)
         else:
             link = job if isinstance(job, Link) else Link.parse(job, token)
-        if claimed_job(link.token) != link.id:
-            raise InvalidToken("invalid_token", "The token is not for this job.", link.id)
+        if unverified_job_id(link.token) != link.id:
+            raise InvalidToken("invalid_token", "The token is for another job.", link.id)
         if link.live:
             return link
-        answer = await request_with_retry(
+        response = await request_with_retry(
             self._session, "GET", link.page, retry_for_s=self._retry_for_s, headers={"Accept": "application/json"}
         )
-        return Link.parse(_decode(answer, _PageLinks).links.live, link.token)
+        return Link.parse(_decode(response, _JobPage).links.live, link.token)
 
 
-def _decode(body: bytes, kind: type[T]) -> T:
+def _decode(body: bytes, target: type[T]) -> T:
     try:
-        return decode(body, kind)
+        return decode(body, target)
     except msgspec.DecodeError as error:
-        raise RequestFailed(None, "unexpected", f"This is not the answer of Headway: {error}") from error
+        raise RequestFailed(None, "unexpected", f"The server sent an unexpected response: {error}") from error

@@ -1,4 +1,4 @@
-"""Links to jobs: where a job is, and behind the `#`, which no browser and no client sends, the token that opens it."""
+"""Links to jobs: the address of a job, and its token after the `#`, which is never sent to a server."""
 
 from __future__ import annotations
 
@@ -8,19 +8,28 @@ from uuid import UUID
 
 from msgspec import Struct
 
-LOCAL_URL = "http://127.0.0.1:8080"  # of the submitter that `make up` runs
-_LINK = re.compile(r"(?P<base>https?://[^\s/?#]+[^\s?#]*?)(?P<live>/live)?/jobs/(?P<id>[^/?#]+)/?(?:#(?P<token>\S*))?")
+LOCAL_URL = "http://127.0.0.1:8080"  # the submitter of `make up`
+_PATTERN = re.compile(
+    r"(?P<base>https?://[^\s/?#]+[^\s?#]*?)(?P<live>/live)?/jobs/(?P<id>[^/?#]+)/?(?:#(?P<token>\S*))?"
+)
 
 
 def http_url(text: str) -> str:
-    """Read the address of a service, as an option's type."""
+    """Parse the address of a service; for use as the type of a command-line option."""
     if not text.startswith(("http://", "https://")):
-        raise ArgumentTypeError(f"expected an http(s) address, not {text!r}")
+        raise ArgumentTypeError(f"expected an address that starts with http:// or https://, not {text!r}")
     return text.rstrip("/")
 
 
 class Link(Struct, frozen=True):
-    """A link to a job's page, or to its snapshot at the notifier (`live`)."""
+    """A link to a job.
+
+    Attributes:
+        base: the address of the submitter or the notifier.
+        live: whether the link leads to the snapshot at the notifier; otherwise it leads to the job's page.
+        id: the job's id.
+        token: the token, with which the job can be watched and perhaps cancelled.
+    """
 
     base: str
     live: bool
@@ -29,26 +38,31 @@ class Link(Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str, token: str | None = None) -> Link:
-        """Read a link; ValueError says what is wrong with it, and repeats no token.
+        """Parse a link, such as `https://jobs.example.com/jobs/<id>#<token>`.
 
-        A token that is given apart from the link stands in for one that the link does not have.
+        Args:
+            text: the link; whitespace around it is ignored.
+            token: the token to use if the link has none.
+
+        Raises:
+            ValueError: the text is not a link to a job, or there is no token. The message contains no token.
         """
-        found = _LINK.fullmatch(text.strip())
+        match = _PATTERN.fullmatch(text.strip())
         try:
-            job_id = UUID(found["id"]) if found else None
+            job_id = UUID(match["id"]) if match else None
         except ValueError:
             job_id = None
-        if found is None or job_id is None:
+        if match is None or job_id is None:
             raise ValueError(f"Expected a link such as https://…/jobs/<id>#<token>, not {text.partition('#')[0]!r}")
-        own = found["token"] or (token or "").strip()
-        if not own:
-            raise ValueError("The link has no token behind a #, and none is given apart from it")
-        return cls(found["base"], found["live"] is not None, job_id, own)
+        token = match["token"] or (token or "").strip()
+        if not token:
+            raise ValueError("The link has no token after a #, and none was given separately")
+        return cls(match["base"], match["live"] is not None, job_id, token)
 
     def __repr__(self) -> str:
         return f"<Link to job {self.id}>"
 
     @property
     def page(self) -> str:
-        """The address of the job's page, fit to be sent and shown: it opens nothing."""
+        """The address of the job's page without the token, so it is safe to log."""
         return f"{self.base}/jobs/{self.id}"

@@ -1,7 +1,7 @@
-"""One notifier's socket and the jobs watched over it.
+"""A WebSocket connection to a notifier, and the jobs watched over it.
 
-A snapshot is always the whole state, so one that is lost, repeated or skipped does no harm: versions only rise, and
-after a reconnect the newest comes by itself. Where a proxy lets no socket through, each watch polls instead.
+A snapshot is always the whole state, so a lost, repeated or skipped one does no harm. After a reconnect the notifier
+sends the newest snapshot of each job. If no WebSocket can be opened, for example because of a proxy, every watch polls.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from headway.contracts import JobSnapshot, Timestamp, decode, encode
 
 log = logging.getLogger("headway.client")
 
-HELLO_TIMEOUT_S = 5.0  # only a hello proves a server: a proxy opens sockets, too, while nobody is behind it
+HELLO_TIMEOUT_S = 5.0  # a proxy may accept a WebSocket although no notifier is available
 PING_INTERVAL_S = 20.0
 CLOSE_TIMEOUT_S = 1.0
-WEBSOCKET_RETRY_INTERVAL_S = 60.0  # between two tries to come back from polling
-LONG_POLL_S = 25  # how long a poll is held
-EMPTY_POLL_DELAY_S = 1.0  # between two polls that bring nothing: not every proxy holds one
+WEBSOCKET_RETRY_INTERVAL_S = 60.0  # between two attempts while polling
+LONG_POLL_S = 25  # how long the notifier holds a request without news
+EMPTY_POLL_DELAY_S = 1.0  # after a poll without news, because not every proxy holds requests
 CLOSE_POLICY_VIOLATION, CLOSE_MESSAGE_TOO_BIG, CLOSE_TRY_AGAIN_LATER = 1008, 1009, 1013
-FAILURES_WHEN_OVERLOADED = 5  # an overloaded server gets the rest at once that five failures earn
+FAILURES_WHEN_OVERLOADED = 5  # a close with 1013 delays the reconnect as much as five failures
 
 
 class _Hello(Struct):
@@ -52,7 +52,7 @@ class _Error(Struct):
 
 
 class _ServerMessage(Struct):
-    """What the server says: one of these."""
+    """A message from the notifier; exactly one field is set."""
 
     hello: _Hello | None = None
     job: JobSnapshot | None = None
@@ -60,7 +60,7 @@ class _ServerMessage(Struct):
 
 
 class JobSubscription:
-    """One job, the newest that is known of it, and how many watch it."""
+    """A watched job, its newest snapshot, and the number of its watchers in this client."""
 
     def __init__(self, job_id: UUID, token: str) -> None:
         self.id = job_id
@@ -72,43 +72,43 @@ class JobSubscription:
         self._changed = asyncio.Event()
 
     def update(self, snapshot: JobSnapshot) -> None:
-        """Take a snapshot, if it is a newer one."""
+        """Store a snapshot and wake the watchers, if it is newer."""
         if snapshot.version > self.version:
             self.version, self.snapshot = snapshot.version, snapshot
             self.notify()
 
     def fail(self, error: Exception) -> None:
-        """End all its watches with an exception."""
+        """Raise an exception in all watchers."""
         self.error = error
         self.notify()
 
     def notify(self) -> None:
-        """Wake all who wait for something new."""
+        """Wake all watchers."""
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
     async def wait(self) -> None:
-        """Wait until something is new."""
+        """Wait until the next `notify`."""
         await self._changed.wait()
 
 
 class NotifierConnection:
-    """One notifier's socket, opened when a job is watched and kept until `close`."""
+    """A connection to one notifier; it opens when a job is watched, and reopens after a loss until `close`."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self._session = session
         self._url = url
         self._subscriptions: dict[UUID, JobSubscription] = {}
         self._has_subscriptions = asyncio.Event()
-        self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._websocket: aiohttp.ClientWebSocketResponse | None = None
         self._failures = 0
         self._polling = False
-        self._reconnecting = asyncio.create_task(self._reconnect_loop())
-        self._reconnecting.add_done_callback(self._on_reconnect_loop_done)
+        self._reconnect_task = asyncio.create_task(self._reconnect_loop())
+        self._reconnect_task.add_done_callback(self._on_reconnect_loop_done)
 
     @asynccontextmanager
     async def subscribe(self, job_id: UUID, token: str) -> AsyncIterator[JobSubscription]:
-        """Watch a job until the block ends, beside those who watch it already."""
+        """Subscribe to a job until the block ends; several watchers of a job share one subscription."""
         job = self._subscriptions.get(job_id)
         first = job is None
         if job is None:
@@ -126,7 +126,7 @@ class NotifierConnection:
                 await self._send({"unwatch": job_id})
 
     async def wait_for_newer(self, job: JobSubscription, version: int) -> JobSnapshot:
-        """Wait for a snapshot that is newer than a version; raise what stands in its way."""
+        """Return the newest snapshot as soon as it is newer than `version`; raise if the subscription has failed."""
         while job.snapshot is None or job.version <= version:
             if job.error is not None:
                 raise job.error
@@ -137,9 +137,9 @@ class NotifierConnection:
         return job.snapshot
 
     async def close(self) -> None:
-        """Close the socket and end all watches."""
-        self._reconnecting.cancel()
-        await asyncio.wait({self._reconnecting})
+        """Close the WebSocket and end all watches with a RuntimeError."""
+        self._reconnect_task.cancel()
+        await asyncio.wait({self._reconnect_task})
 
     async def _reconnect_loop(self) -> None:
         while True:
@@ -149,59 +149,59 @@ class NotifierConnection:
             try:
                 code = await self._run_connection()
             except TimeoutError:
-                self._switch_to_polling("no hello came")
+                self._switch_to_polling("no hello message")
             except aiohttp.WSServerHandshakeError as error:
                 reason = error
                 if error.status not in RETRYABLE_STATUSES:
-                    self._switch_to_polling(f"the upgrade was answered {error.status}")
+                    self._switch_to_polling(f"the upgrade was answered with {error.status}")
             except (aiohttp.ClientError, OSError) as error:
                 reason = error
             finally:
-                self._socket = None
-            if code in (CLOSE_POLICY_VIOLATION, CLOSE_MESSAGE_TOO_BIG):  # what is sent again would be refused again
+                self._websocket = None
+            if code in (CLOSE_POLICY_VIOLATION, CLOSE_MESSAGE_TOO_BIG):  # it would reject the same messages again
                 self._fail_all()
             await asyncio.sleep(WEBSOCKET_RETRY_INTERVAL_S if self._polling else self._backoff_s(code, reason))
 
     async def _run_connection(self) -> int | None:
-        """Open a socket, ask for all jobs, and take what comes until it closes; return the close code."""
+        """Open a WebSocket, subscribe to all jobs, and process messages until it closes; return the close code."""
         url = f"ws{self._url.removeprefix('http')}/live"
         timeout = aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT_S)
         async with (
-            asyncio.timeout(HELLO_TIMEOUT_S) as greeting,
-            self._session.ws_connect(url, heartbeat=PING_INTERVAL_S, timeout=timeout) as socket,
+            asyncio.timeout(HELLO_TIMEOUT_S) as hello_timeout,
+            self._session.ws_connect(url, heartbeat=PING_INTERVAL_S, timeout=timeout) as websocket,
         ):
-            self._socket = socket
+            self._websocket = websocket
             for job in list(self._subscriptions.values()):
                 await self._subscribe(job)
-            async for message in socket:
+            async for message in websocket:
                 if message.type is aiohttp.WSMsgType.TEXT and self._on_message(message.data):
-                    greeting.reschedule(None)
+                    hello_timeout.reschedule(None)
                     self._failures = 0
                     self._polling = False
-            return socket.close_code
+            return websocket.close_code
 
     def _on_message(self, text: str) -> bool:
-        """Take what the server says; tell whether it was a hello."""
+        """Called with each message from the notifier; return whether it was a hello."""
         try:
             message = decode(text, _ServerMessage)
         except msgspec.DecodeError as error:
-            log.warning("%s said what is not understood: %s", self._url, error)
+            log.warning("%s sent an unexpected message: %s", self._url, error)
             return False
         if message.job is not None and (subscription := self._subscriptions.get(message.job.id)) is not None:
             subscription.update(message.job)
-        if message.error is not None and message.error.code != "unknown":  # what was known may come back
+        if message.error is not None and message.error.code != "unknown":  # a later report restores the record
             self._on_error(message.error)
         return message.hello is not None
 
     def _on_error(self, error: _Error) -> None:
-        """Fail the job that an error is about; one that names no job is for whoever has no answer yet."""
+        """Called with an error. One without a job id concerns every job that has no snapshot yet."""
         for job in list(self._subscriptions.values()):
             if job.id == error.job_id or (error.job_id is None and job.snapshot is None):
                 self._fail(job, error_from_code(None, error.code, error.message))
 
     def _fail_all(self) -> None:
         for job in list(self._subscriptions.values()):
-            self._fail(job, RequestFailed(None, "refused", "The notifier refuses what this client sends."))
+            self._fail(job, RequestFailed(None, "refused", "The notifier rejected this client's messages."))
 
     def _fail(self, job: JobSubscription, error: Exception) -> None:
         self._remove(job)
@@ -214,7 +214,7 @@ class NotifierConnection:
 
     def _switch_to_polling(self, reason: str) -> None:
         if not self._polling:
-            log.info("%s has no socket for us (%s): polling", self._url, reason)
+            log.info("%s accepts no WebSocket (%s); polling instead", self._url, reason)
         self._polling = True
         for job in self._subscriptions.values():
             job.notify()
@@ -222,43 +222,43 @@ class NotifierConnection:
     def _backoff_s(self, code: int | None, reason: Exception | None) -> float:
         if code == CLOSE_TRY_AGAIN_LATER:
             self._failures = max(self._failures, FAILURES_WHEN_OVERLOADED)
-        wait_s = full_jitter_s(self._failures, BACKOFF_BASE_S, BACKOFF_CAP_S)
+        delay_s = full_jitter_s(self._failures, BACKOFF_BASE_S, BACKOFF_CAP_S)
         self._failures += 1
         if self._failures == WARN_AFTER_FAILURES:
-            log.warning("%s does not answer (%s); still trying", self._url, reason or code)
-        return wait_s
+            log.warning("%s does not answer (%s); reconnecting", self._url, reason or code)
+        return delay_s
 
     async def _subscribe(self, job: JobSubscription) -> None:
-        # Version 0 means that there was no record, so it is not named as one that was seen.
+        # Version 0 is the placeholder of a job without a record, so the client does not have a version yet.
         await self._send({"watch": job.token, **({"version": job.version} if job.version > 0 else {})})
 
     async def _send(self, message: dict[str, object]) -> None:
-        if self._socket is not None:
-            with suppress(ConnectionError):  # it is being lost, and the next one will ask anew
-                await self._socket.send_str(encode(message).decode())
+        if self._websocket is not None:
+            with suppress(ConnectionError):  # the next connection subscribes to all jobs again
+                await self._websocket.send_str(encode(message).decode())
 
     async def _poll(self, job: JobSubscription) -> None:
-        before = job.version
-        tag = {"If-None-Match": f'"{before}"'} if before >= 0 else {}
+        known = job.version
+        condition = {"If-None-Match": f'"{known}"'} if known >= 0 else {}
         try:
-            text = await request_with_retry(
+            body = await request_with_retry(
                 self._session,
                 "GET",
                 f"{self._url}/live/jobs/{job.id}",
                 token=job.token,
-                headers={"Prefer": f"wait={LONG_POLL_S}", **tag},
+                headers={"Prefer": f"wait={LONG_POLL_S}", **condition},
                 timeout_s=2 * LONG_POLL_S,
                 retry_for_s=math.inf,
             )
-            if text:
-                job.update(decode(text, JobSnapshot))
-        except RequestFailed as problem:
-            if problem.code != "unknown":
+            if body:
+                job.update(decode(body, JobSnapshot))
+        except RequestFailed as error:
+            if error.code != "unknown":
                 raise
-        if job.version == before:
+        if job.version == known:
             await asyncio.sleep(EMPTY_POLL_DELAY_S)
 
     def _on_reconnect_loop_done(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         for job in list(self._subscriptions.values()):
-            self._fail(job, error if isinstance(error, Exception) else RuntimeError("the client is closed"))
+            self._fail(job, error if isinstance(error, Exception) else RuntimeError("the client was closed"))

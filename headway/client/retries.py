@@ -1,4 +1,4 @@
-"""One HTTP request as a good client makes it: what is lost or refused for the moment is sent again, for a while."""
+"""HTTP requests with retries: temporary failures are retried with exponential backoff, for a limited time."""
 
 from __future__ import annotations
 
@@ -21,14 +21,21 @@ from headway.tokens import InvalidToken
 
 log = logging.getLogger("headway.client")
 
-RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})  # what a proxy or a service answers that will soon be well again
+RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})  # overload or a restart, answered by a service or a proxy
 BACKOFF_BASE_S, BACKOFF_CAP_S = 0.25, 10.0
-TIMEOUT_S = 15.0
-WARN_AFTER_FAILURES = 3  # failures in a row, from which on it is worth a word
+REQUEST_TIMEOUT_S = 15.0
+WARN_AFTER_FAILURES = 3  # consecutive failures until a warning is logged
 
 
 class RequestFailed(Exception):
-    """A service refuses, and says why: `code` is stable, `detail` for people, `field` what does not fit."""
+    """A service rejected a request.
+
+    Attributes:
+        status: the HTTP status, or None if the error came over a WebSocket or from the client itself.
+        code: a stable code for programs, such as `invalid`.
+        detail: an explanation for people.
+        field: the name of the invalid field, if there is one.
+    """
 
     def __init__(self, status: int | None, code: str, detail: str, field: str | None = None) -> None:
         super().__init__(detail)
@@ -42,7 +49,7 @@ class RequestFailed(Exception):
 
 
 class Unreachable(ConnectionError):
-    """Nobody answered, for as long as the client's patience lasts."""
+    """A service did not respond within the client's `retry_for_s`."""
 
 
 class _ErrorBody(Struct):
@@ -52,12 +59,12 @@ class _ErrorBody(Struct):
 
 
 class _TemporaryFailure(Exception):
-    """A request failed in a way that passes: `error` says how, and the next one waits for `after_s` at least."""
+    """A request failed in a way that a retry may fix; the retry waits for at least `min_delay_s`."""
 
-    def __init__(self, error: Exception, after_s: float = 0.0) -> None:
+    def __init__(self, error: Exception, min_delay_s: float = 0.0) -> None:
         super().__init__(str(error))
         self.error = error
-        self.after_s = after_s
+        self.min_delay_s = min_delay_s
 
 
 async def request_with_retry(
@@ -69,73 +76,69 @@ async def request_with_retry(
     token: str | None = None,
     headers: Mapping[str, str] | None = None,
     body: bytes | None = None,
-    timeout_s: float = TIMEOUT_S,
+    timeout_s: float = REQUEST_TIMEOUT_S,
 ) -> bytes:
-    """Send a request until it is answered; return the answer's body, which is empty for a 304.
+    """Send a request, retry temporary failures for `retry_for_s`, and return the response body (empty for a 304).
 
     Raises:
-        Problem, InvalidToken: it is refused.
-        Unreachable: nobody answers within `patience_s`.
+        RequestFailed: the service rejected the request, or was still failing at the end.
+        InvalidToken: the service rejected the token.
+        Unreachable: the service did not respond within `retry_for_s`.
     """
     bearer = {} if token is None else {"Authorization": f"Bearer {token}"}
+    all_headers, timeout = {**bearer, **(headers or {})}, aiohttp.ClientTimeout(total=timeout_s)
     request = partial(
-        session.request,
-        method,
-        url,
-        headers={**bearer, **(headers or {})},
-        data=body,
-        timeout=aiohttp.ClientTimeout(total=timeout_s),
-        allow_redirects=False,
+        session.request, method, url, headers=all_headers, data=body, timeout=timeout, allow_redirects=False
     )
     clock = asyncio.get_running_loop().time
-    give_up_at = clock() + retry_for_s
+    deadline = clock() + retry_for_s
     for failures in itertools.count(1):
         try:
             return await _request_once(request, url)
         except _TemporaryFailure as failure:
-            wait_s = failure.after_s + full_jitter_s(failures, BACKOFF_BASE_S, BACKOFF_CAP_S)
-            if clock() + wait_s > give_up_at:
+            delay_s = failure.min_delay_s + full_jitter_s(failures, BACKOFF_BASE_S, BACKOFF_CAP_S)
+            if clock() + delay_s > deadline:
                 raise failure.error from failure.__cause__
             if failures == WARN_AFTER_FAILURES:
-                log.warning("%s; still trying", failure.error)
-        await asyncio.sleep(wait_s)
+                log.warning("%s; retrying", failure.error)
+        await asyncio.sleep(delay_s)
     raise AssertionError("unreachable")
 
 
 async def _request_once(request: Callable[[], AbstractAsyncContextManager[aiohttp.ClientResponse]], url: str) -> bytes:
     try:
         async with request() as response:
-            text = await response.read()
-    except (aiohttp.ClientError, OSError) as error:  # a TimeoutError is one
-        raise _TemporaryFailure(Unreachable(f"{url} does not answer: {_reason(error)}")) from error
+            body = await response.read()
+    except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
+        raise _TemporaryFailure(Unreachable(f"{url} does not answer: {_error_text(error)}")) from error
     if response.status < 300 or response.status == 304:
-        return text
-    refused = error_from_response(response.status, text)
+        return body
+    rejection = error_from_response(response.status, body)
     if response.status not in RETRYABLE_STATUSES:
-        raise refused
-    raise _TemporaryFailure(refused, _retry_after_s(response.headers.get("Retry-After", "")))
+        raise rejection
+    raise _TemporaryFailure(rejection, _retry_after_s(response.headers.get("Retry-After", "")))
 
 
-def error_from_response(status: int | None, text: bytes) -> RequestFailed | InvalidToken:
-    """Read a problem+json; whatever else has answered is told by its status."""
+def error_from_response(status: int | None, body: bytes) -> RequestFailed | InvalidToken:
+    """Return the exception for a problem+json body; for any other body, such as a proxy's, it names the status."""
     try:
-        body = decode(text, _ErrorBody)
+        problem = decode(body, _ErrorBody)
     except msgspec.DecodeError:
-        body = _ErrorBody("unexpected", f"The server answered {status} without saying why.")
-    return error_from_code(status, body.code, body.detail, body.field)
+        problem = _ErrorBody("unexpected", f"The server answered {status} without an explanation.")
+    return error_from_code(status, problem.code, problem.detail, problem.field)
 
 
 def error_from_code(
     status: int | None, code: str, detail: str, field: str | None = None
 ) -> RequestFailed | InvalidToken:
-    """Make the exception for a code."""
+    """Return the exception for an error code."""
     if code in ("invalid_token", "token_expired"):
         return InvalidToken(code, detail)
     return RequestFailed(status, code, detail, field)
 
 
-def _reason(error: Exception) -> str:
-    cause: Any = getattr(error, "os_error", error)  # aiohttp's own words name no scheme
+def _error_text(error: Exception) -> str:
+    cause: Any = getattr(error, "os_error", error)  # aiohttp's message leaves out the scheme of the URL
     return os.strerror(cause.errno) if getattr(cause, "errno", None) else str(error) or type(error).__name__
 
 

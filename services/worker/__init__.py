@@ -1,1 +1,1 @@
-"""The worker: takes jobs off the queue, runs their handlers, and reports every step to the notifier."""
+"""The worker: receives jobs from the queue, runs their handlers and reports their progress to the notifier."""

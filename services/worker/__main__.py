@@ -1,4 +1,4 @@
-"""Run the worker; with `--reload`, restart it when its code has changed."""
+"""Run the worker. With `--reload`, it restarts when its code changes."""
 
 import argparse
 from functools import partial
@@ -10,8 +10,8 @@ from .settings import WorkerSettings
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(__package__, description=__doc__)
-    parser.add_argument("--reload", action="store_true", help="for development: start anew when the code has changed")
-    reload = CodeReloader() if parser.parse_args().reload else None
-    run(WorkerSettings, partial(worker, reload=reload))
-    if reload is not None:
-        reload.exec_self()
+    parser.add_argument("--reload", action="store_true", help="for development: restart when the code changes")
+    reloader = CodeReloader() if parser.parse_args().reload else None
+    run(WorkerSettings, partial(worker, reloader=reloader))
+    if reloader is not None:
+        reloader.exec_self()

@@ -1,4 +1,4 @@
-"""The worker's parts, put together."""
+"""The composition of the worker: its resources and its background tasks."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ from .wakeups import WakeupListener
 
 
 @asynccontextmanager
-async def worker(settings: WorkerSettings, reload: CodeReloader | None = None) -> AsyncIterator[ServiceSpec]:
-    """Open the worker's resources and hand its parts to the chassis."""
+async def worker(settings: WorkerSettings, reloader: CodeReloader | None = None) -> AsyncIterator[ServiceSpec]:
+    """Open the worker's resources and describe the service for the runtime."""
     registry = load_jobs(settings.worker_jobs)
     keys, notifier = ReloadingFile(settings.report_key_file, read_keys), settings.notifier_internal_url
     async with (
         settings.queue() as queue,
         Reporter.connect(notifier, keys, settings.heartbeat_s) as reporter,
-        WakeupClient.connect(notifier) as waker,
-        WakeupListener.connect(notifier, waker) as hints,
-        ProcessPool.open() as processes,
+        WakeupClient.connect(notifier) as wakeup_client,
+        WakeupListener.connect(notifier, wakeup_client) as wakeup_listener,
+        ProcessPool.open() as process_pool,
     ):
-        tools = DeliveryDependencies(
-            queue, reporter, registry, Runner(processes), settings.lease_s, settings.job_ttl_s, waker
+        dependencies = DeliveryDependencies(
+            queue, reporter, registry, Runner(process_pool), settings.lease_s, settings.job_ttl_s, wakeup_client
         )
-        consumer = Consumer(tools, hints, settings.worker_concurrency, settings.poll_max_s)
+        consumer = Consumer(dependencies, wakeup_listener, settings.worker_concurrency, settings.poll_max_s)
         yield ServiceSpec(
             tasks={
                 "reporter": reporter.run,
-                "waker": waker.run,
-                "hints": hints.run,
+                "wakeup_client": wakeup_client.run,
+                "wakeup_listener": wakeup_listener.run,
                 "consumer": consumer.run,
-                "depth": partial(monitor_queue_depth, queue),
-                **({} if reload is None else {"reload": partial(reload.watch, settings.worker_jobs)}),
+                "queue_depth": partial(monitor_queue_depth, queue),
+                **({} if reloader is None else {"reload": partial(reloader.watch, settings.worker_jobs)}),
             },
-            unready_reasons=lambda: [] if consumer.polled else ["notifier and queue"],
+            unready_reasons=lambda: [] if consumer.has_polled else ["notifier and queue"],
             is_alive=consumer.is_alive,
             drain=lambda: consumer.stop(settings.grace_s),
         )

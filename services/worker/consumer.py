@@ -1,7 +1,7 @@
-"""The consumer: takes as many messages as there is room for, and polls an idle queue ever more rarely.
+"""The consumer: receives a message for each free slot, and polls an idle queue with exponential backoff.
 
-A hint ends the pause at once, and wakes one worker for each replica of the notifier. One that then gets as much as it
-has asked for passes the hint on, so that the next one joins, until one finds no more.
+A wake-up ends the wait at once. Each replica of the notifier wakes only one worker. If that worker receives as many
+messages as it requested, more may be left: it sends a wake-up of its own, so that another worker joins.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from .wakeups import WakeupListener
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-POLL_MIN_S = 0.1
-MAX_POLL_WITHOUT_WAKEUPS_S = 1.0  # the longest pause of an idle queue while no hint would come
-ERROR_CAP_S = 5.0
-MAX_WAIT_S = 1.0  # the longest that the loop waits for anything but the queue
-STUCK_AFTER_S = 60.0  # a loop that has not turned for so long is dead
-SETTLE_TIMEOUT_S = 5.0  # what interrupted deliveries get to hand their messages back
+MIN_POLL_INTERVAL_S = 0.1
+MAX_POLL_INTERVAL_WITHOUT_WAKEUPS_S = 1.0  # while the notifier cannot send wake-ups
+MAX_ERROR_BACKOFF_S = 5.0
+MAX_WAIT_S = 1.0  # for a free slot or the notifier
+STALLED_AFTER_S = 60.0  # without an iteration, beyond the longest poll interval; then liveness fails
+SETTLE_TIMEOUT_S = 5.0  # for interrupted deliveries to release their messages
 
 
 class Consumer:
-    """Receives messages and has each delivered in a task of its own."""
+    """Receives messages and runs the delivery of each in a task."""
 
     def __init__(
         self, deps: DeliveryDependencies, wakeups: WakeupListener, concurrency: int, poll_max_s: float
@@ -46,16 +46,19 @@ class Consumer:
         self._stopped = asyncio.Event()
         self._last_iteration = time.monotonic()
         self._empty_polls = self._failed_polls = 0
-        self._more_may_wait = True  # whether the other workers may not know that messages wait
-        self.polled = False
+        self._more_may_wait = True  # messages may be left for which no other worker was woken
+        self.has_polled = False
         metrics.CONCURRENCY.set(concurrency)
 
     def is_alive(self) -> bool:
-        """Tell whether the loop still turns."""
-        return self._stopping.is_set() or time.monotonic() - self._last_iteration < self._poll_max_s + STUCK_AFTER_S
+        """Return whether the receive loop makes progress."""
+        return self._stopping.is_set() or time.monotonic() - self._last_iteration < self._poll_max_s + STALLED_AFTER_S
 
     async def run(self) -> None:
-        """Receive for ever; the crash of a delivery, which is a fault of ours, ends it."""
+        """Receive messages until `stop`, then keep running the deliveries until cancelled.
+
+        An unexpected exception in a delivery is a bug of the worker and is raised here.
+        """
         async with asyncio.TaskGroup() as group:
             while not self._stopping.is_set():
                 self._last_iteration = time.monotonic()
@@ -71,12 +74,12 @@ class Consumer:
                     pause_s = await self._poll(group, min(free_slots, MAX_PAGE))
                     await self._wait(self._wakeups.received, pause_s)
             self._stopped.set()
-            await asyncio.Event().wait()  # the deliveries that go on belong to this group
+            await asyncio.Event().wait()  # the task group owns the remaining deliveries
 
     async def _poll(self, group: asyncio.TaskGroup, count: int) -> float:
-        """Receive once and have deliver what came; return how long an idle or a failing queue is left alone."""
+        """Receive once, start the deliveries, and return the seconds to wait before the next poll."""
         if self._wakeups.received.is_set():
-            self._wakeups.received.clear()  # now: one that comes during the request leads to another poll
+            self._wakeups.received.clear()  # before the request: a wake-up during it leads to another poll
             self._more_may_wait, self._empty_polls = True, 0
         try:
             received = await self._deps.queue.receive(count, self._deps.lease_s)
@@ -84,17 +87,19 @@ class Consumer:
             if self._failed_polls == 0:
                 log.warning("queue_unavailable", error=type(error).__name__)
             self._failed_polls += 1
-            return _backoff(self._failed_polls, ERROR_CAP_S)
-        self.polled, self._failed_polls = True, 0
+            return _backoff_s(self._failed_polls, MAX_ERROR_BACKOFF_S)
+        self.has_polled, self._failed_polls = True, 0
         metrics.LAST_POLL.set_to_current_time()
         for message in received:
             self._start_delivery(group, Delivery(message, self._deps))
         if len(received) == count and self._more_may_wait:
-            self._wakeups.received.set()  # there may be more: for this worker while it has room, then for the others
+            self._wakeups.received.set()  # poll again; with all slots taken, `pause` passes the wake-up on
         self._more_may_wait = len(received) < count
         self._empty_polls = 0 if received else self._empty_polls + 1
-        cap_s = self._poll_max_s if self._wakeups.connected else min(MAX_POLL_WITHOUT_WAKEUPS_S, self._poll_max_s)
-        return _backoff(self._empty_polls, cap_s) if self._empty_polls else 0.0
+        cap_s = (
+            self._poll_max_s if self._wakeups.connected else min(MAX_POLL_INTERVAL_WITHOUT_WAKEUPS_S, self._poll_max_s)
+        )
+        return _backoff_s(self._empty_polls, cap_s) if self._empty_polls else 0.0
 
     def _start_delivery(self, group: asyncio.TaskGroup, delivery: Delivery) -> None:
         if self._stopping.is_set():
@@ -108,12 +113,12 @@ class Consumer:
         self._slot_freed.set()
 
     async def stop(self, grace_s: float) -> None:
-        """Receive nothing more, give what runs its grace, then have it handed back."""
+        """Stop receiving, wait up to `grace_s` for running jobs, then release the messages of the rest."""
         self._stopping.set()
         self._slot_freed.set()
         self._wakeups.pause()
-        self._wakeups.received.set()  # the loop pauses no longer
-        await self._stopped.wait()  # a receive in flight is awaited, and what it brought handed back
+        self._wakeups.received.set()  # ends the wait between two polls
+        await self._stopped.wait()  # after a receive in flight, whose messages are released at once
         await self._wait_for_deliveries(grace_s)
         for delivery in self._deliveries.values():
             delivery.stop()
@@ -130,6 +135,6 @@ class Consumer:
                 await event.wait()
 
 
-def _backoff(times: int, cap_s: float) -> float:
-    doubled: float = POLL_MIN_S * 2.0 ** min(times - 1, 16)
+def _backoff_s(count: int, cap_s: float) -> float:
+    doubled: float = MIN_POLL_INTERVAL_S * 2.0 ** min(count - 1, 16)
     return min(cap_s, doubled) * random.uniform(0.7, 1)  # noqa: S311

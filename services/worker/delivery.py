@@ -1,6 +1,6 @@
 """One delivery of one message: decode, report the start, run the attempt, report its outcome, settle the message.
 
-Everything that stops a delivery is an `Interruption`; the first one decides how the message is settled.
+Everything that stops a delivery early is an `Interruption`; the first one decides how the message is settled.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ from .settlement import Settlement
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 T = TypeVar("T")
 
-UNKNOWN_KIND = "unknown"  # of messages that cannot be decoded; in metrics, of kinds without a handler here
+UNKNOWN_KIND = "unknown"  # for messages that cannot be decoded; in metrics, also for kinds without a handler here
 MAX_DELAY_S = 7 * 86_400  # the queue's maximum visibility timeout
 
 
 @dataclass(frozen=True)
 class DeliveryDependencies:
-    """What all deliveries of a worker share."""
+    """The objects and settings that all deliveries of a worker share."""
 
     queue: JobQueue
     reporter: Reporter
@@ -64,7 +64,7 @@ class DeliveryDependencies:
 
 
 class Delivery:
-    """One message, from receipt to settlement."""
+    """The delivery of one message, from receipt to settlement."""
 
     def __init__(self, received: ReceivedMessage, deps: DeliveryDependencies) -> None:
         self._received = received
@@ -72,23 +72,29 @@ class Delivery:
         self._lease = Lease(deps.queue, received, deps.lease_s)
         self._settlement = Settlement(deps.queue, deps.wakeups, self._lease, received.id)
         self._interrupted: asyncio.Future[Interruption] = asyncio.get_running_loop().create_future()
-        self._finishing = False
+        self._reporting_outcome = False
 
     def stop(self) -> None:
-        """Release the message, because this worker stops. A delivery that is reporting its outcome finishes first."""
+        """Interrupt the delivery because the worker stops; the message is released.
+
+        A delivery that is already reporting its outcome completes normally.
+        """
         self._interrupt(Interruption.STOPPED)
 
     async def handle(self) -> None:
-        """Handle the message to the end. A message that cannot be settled now comes back when its lease ends."""
+        """Process the message and settle it.
+
+        If the queue is unavailable, the message stays unsettled and becomes visible when its lease ends.
+        """
         if self._received.delivery > 1:
             metrics.REDELIVERED.inc()
         try:
-            await self._decode()
+            await self._decode_and_process()
         except AzureError as error:
-            log.warning("message_unsettled", message_id=self._received.id, error=type(error).__name__)
+            log.warning("settlement_failed", message_id=self._received.id, error=type(error).__name__)
 
-    async def _decode(self) -> None:
-        """Decode the message and process the job; a message without a readable job id goes to the poison queue."""
+    async def _decode_and_process(self) -> None:
+        """Decode the message and process its job; a message without a valid job id goes to the poison queue."""
         try:
             message = self._with_defaults(decode_message(self._received.text))
         except msgspec.DecodeError as error:
@@ -131,13 +137,14 @@ class Delivery:
             )
 
     async def _reject(self, detail: str, job: LeasedJob) -> Outcome:
-        if (refused := await self._report_start(job.stream)) is not None:
-            return refused
+        """Copy a message that cannot be decoded to the poison queue and fail its job."""
+        if (outcome := await self._report_start(job.stream)) is not None:
+            return outcome
         await self._settlement.poison("unreadable", job.text)
         return Finished.failed("InvalidMessage", detail)
 
     async def _report_start(self, stream: ReportStream) -> Outcome | None:
-        """Report the start; return the outcome of the delivery if the verdict does not permit it, None if it does."""
+        """Report the start; return None if the verdict permits it, else the outcome of the delivery."""
         try:
             verdict = await self._race_interruption(stream.report("running", lease_until=self._lease.until))
         except ReportRejected as error:
@@ -149,19 +156,20 @@ class Delivery:
         message = job.message
         if job.expired:
             return Finished.failed("Expired", "The job was not started in time.")
-        if (refused := await self._report_start(job.stream)) is not None:
-            return refused
+        if (outcome := await self._report_start(job.stream)) is not None:
+            return outcome
         if message.attempt(self._received.delivery) > message.max_attempts:
             await self._settlement.poison("attempts", job.text)
             return Finished.failed("AttemptsUsedUp", f"The job was given up after {message.max_attempts} attempts.")
         return await self._run(job)
 
-    async def _run(self, held: LeasedJob) -> Outcome:
-        message = held.message
+    async def _run(self, leased: LeasedJob) -> Outcome:
+        """Run the attempt."""
+        message = leased.message
         job = self._deps.registry.get(message.kind)
         if job is None:
             unknown = JobError("UnknownKind", f"No worker here knows the kind {message.kind!r}.")
-            return await self._schedule_retry(RetryLater(unknown), held)  # other workers may know it
+            return await self._schedule_retry(RetryLater(unknown), leased)  # another worker may have its handler
         attempt = Attempt(
             job_id=message.id,
             kind=message.kind,
@@ -171,19 +179,19 @@ class Delivery:
         )
         timeout_s = message.timeout_s or job.timeout_s
         if self._received.delivery == 1:
-            metrics.since_submission(message, metrics.QUEUE_WAIT.labels(message.kind))
+            metrics.observe_since_submission(message, metrics.QUEUE_WAIT.labels(message.kind))
         metrics.STARTED.labels(message.kind).inc()
         with metrics.IN_PROGRESS.track_inprogress(), metrics.DURATION.labels(message.kind).time():
-            running = self._deps.runner.run(job, attempt, message.payload, held, timeout_s)
+            running = self._deps.runner.run(job, attempt, message.payload, leased, timeout_s)
             outcome = await self._race_interruption(running)
         if not isinstance(outcome, RetryLater):
             return outcome
-        return await self._schedule_retry(outcome, held, job.backoff_s, job.backoff_cap_s)
+        return await self._schedule_retry(outcome, leased, job.backoff_s, job.backoff_cap_s)
 
     async def _schedule_retry(
         self, retry: RetryLater, job: LeasedJob, backoff_s: float = BACKOFF_S, cap_s: float = BACKOFF_CAP_S
     ) -> Outcome:
-        """Return when to retry, or `failed` if this was the last attempt."""
+        """Return the retry with its delay in seconds, or `failed` if this was the last attempt."""
         attempt = self._attempt(job.message)
         if attempt >= job.message.max_attempts:
             await self._settlement.poison("attempts", job.text)
@@ -191,30 +199,34 @@ class Delivery:
         after_s = retry.after_s
         if after_s is None:
             after_s = full_jitter_s(attempt - 1, backoff_s, cap_s)
-        return replace(retry, after_s=math.ceil(min(after_s, MAX_DELAY_S)))  # the queue's unit is a second
+        return replace(retry, after_s=math.ceil(min(after_s, MAX_DELAY_S)))  # the queue takes whole seconds
 
     async def _report(self, outcome: Finished | RetryLater, stream: ReportStream) -> Outcome:
-        """Report the outcome and wait for the verdict. From here on only a lost lease interrupts the delivery."""
-        self._finishing = True
+        """Report the outcome and return what the verdict makes of it.
+
+        From here on only a lost lease interrupts the delivery.
+        """
+        self._reporting_outcome = True
         if self._interrupted.done():
             self._interrupted = asyncio.get_running_loop().create_future()
         try:
             reporting = stream.report(outcome.status, result=outcome.result, error=outcome.error, due_at=outcome.due_at)
             verdict = await self._race_interruption(reporting)
-        except ReportRejected:  # although the report was reduced to the failure
+        except ReportRejected:  # even the reduced report; see ReportStream.on_rejected
             return Interruption.REFUSED
         if isinstance(verdict, Interruption):
             return verdict
         if not verdict.accepted:
             return INTERRUPTION_BY_VERDICT[verdict.reason or "superseded"]
-        if (
-            isinstance(outcome, RetryLater) and verdict.cancel_requested
-        ):  # a cancellation arrived while the attempt failed
+        if isinstance(outcome, RetryLater) and verdict.cancel_requested:  # the cancel arrived after the attempt failed
             return await self._report(Finished("cancelled"), stream)
         return outcome
 
     async def _race_interruption(self, work: Coroutine[Any, Any, T]) -> T | Interruption:
-        """Run work until it completes or the delivery is interrupted; an interruption takes precedence."""
+        """Run work until it completes or the delivery is interrupted; an interruption takes precedence.
+
+        Interrupted work is cancelled with the reason as its argument, and awaited.
+        """
         task = asyncio.create_task(work)
         awaited: set[asyncio.Future[Any]] = {task, self._interrupted}
         try:
@@ -226,12 +238,12 @@ class Delivery:
                 await asyncio.wait({task})
         if self._interrupted.done():
             if not task.cancelled():
-                task.exception()  # retrieved, or asyncio would log it
+                task.exception()  # mark it as retrieved, or asyncio logs it
             return self._interrupted.result()
         return task.result()
 
     def _interrupt(self, reason: Interruption) -> None:
-        if not self._interrupted.done() and (not self._finishing or reason is Interruption.LEASE_LOST):
+        if not self._interrupted.done() and (not self._reporting_outcome or reason is Interruption.LEASE_LOST):
             self._interrupted.set_result(reason)
 
     def _on_verdict(self, verdict: Verdict) -> None:
@@ -252,21 +264,21 @@ class Delivery:
         kind = message.kind if message.kind in self._deps.registry else UNKNOWN_KIND
         metrics.JOBS.labels(kind, name).inc()
         if isinstance(outcome, Finished):
-            metrics.since_submission(message, metrics.END_TO_END.labels(kind))
+            metrics.observe_since_submission(message, metrics.END_TO_END.labels(kind))
 
     def _attempt(self, message: JobMessage) -> int:
         return min(message.attempt(self._received.delivery), message.max_attempts)
 
     def _with_defaults(self, message: JobMessage) -> JobMessage:
-        """Return the message with its times, and with the kind's number of attempts, filled in."""
+        """Return the message with defaults for its times and, from its kind, for its number of attempts."""
         submitted_at = message.submitted_at or self._received.inserted_at
         job = self._deps.registry.get(message.kind)
-        default = job is not None and message.max_attempts == DEFAULT_ATTEMPTS
+        uses_default = message.max_attempts == DEFAULT_ATTEMPTS
         return replace(
             message,
             submitted_at=submitted_at,
             expires_at=message.expires_at or submitted_at.after(self._deps.job_ttl_s),
-            max_attempts=job.max_attempts if job is not None and default else message.max_attempts,
+            max_attempts=job.max_attempts if job is not None and uses_default else message.max_attempts,
         )
 
     def _first_report(self, message: JobMessage) -> JobReport:

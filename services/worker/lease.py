@@ -1,8 +1,8 @@
-"""The lease: one message is this worker's for as long as its visibility is renewed, and not a moment longer.
+"""The lease of a queue message: this worker owns the message as long as it extends its visibility timeout in time.
 
-Every renewal gives a new receipt and kills the old one. So renewals and settling share one lock, and after a lost
-response nobody knows which receipt is alive: then nothing may be settled, and the handler has to stop before the last
-confirmed lease ends.
+Each renewal returns a new pop receipt and invalidates the old one. Renewal and settlement therefore share a lock. If
+the response to a renewal is lost, it is unknown which receipt is valid: the message must not be settled, and the
+handler must stop before the last confirmed lease ends.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from headway.contracts import Timestamp
 
 from . import metrics
 
-HANDLER_MARGIN = 0.1  # of the lease, kept for stopping the handler
-RENEWAL_RETRY = 0.1  # of the lease, between two tries of a renewal that failed
-MAX_RELEASE_TRIES, RELEASE_RETRY_DELAY_S = 3, 0.3  # tries to hand a message back, and between them
+HANDLER_MARGIN = 0.1  # fraction of the lease, reserved for stopping the handler
+RENEWAL_RETRY = 0.1  # fraction of the lease, between attempts of a failed renewal
+MAX_RELEASE_TRIES, RELEASE_RETRY_DELAY_S = 3, 0.3
 
 
 class MessageStore(Protocol):
-    """The part of the queue that a lease needs."""
+    """The queue operations that a lease uses."""
 
     async def update(self, message_id: str, pop_receipt: str, visibility_s: int, text: str | None = None) -> str:
-        """Set a message's visibility and return its new receipt."""
+        """Set the visibility timeout of a message, and its text if given; return the new pop receipt."""
 
     async def delete(self, message_id: str, pop_receipt: str) -> None:
-        """Remove a message."""
+        """Delete a message."""
 
 
 class LeaseLost(Exception):
-    """The message is another worker's, or may be."""
+    """Another worker has the message, or may have it."""
 
 
 class Lease:
-    """The exclusive right to one message."""
+    """The lease of one message."""
 
     def __init__(
         self, queue: MessageStore, received: ReceivedMessage, lease_s: int, clock: Callable[[], float] = time.monotonic
@@ -52,75 +52,84 @@ class Lease:
         self._lease_s = lease_s
         self._clock = clock
         self._lock = asyncio.Lock()
-        self._receipt_uncertain = False  # whether the receipt may be dead though the message is ours
+        self._receipt_uncertain = False  # a renewal without a response may have replaced the receipt
         self._settled = False
         self._confirmed_at = received.requested_at
-        self._renewal_wanted = asyncio.Event()  # a renewal, now, since there is a text to write
-        self._text: str | None = None
-        self._waiting_for_text: list[asyncio.Future[None]] = []
-        self._over = False
+        self._renew_now = asyncio.Event()  # set when a text is to be saved
+        self._unsaved_text: str | None = None
+        self._text_waiters: list[asyncio.Future[None]] = []
+        self._renewals_ended = False
 
     @property
     def until(self) -> Timestamp:
-        """When the lease ends by this machine's clock, unless it is renewed."""
+        """The end of the confirmed lease by this machine's clock."""
         return Timestamp.now().after(self._confirmed_at + self._lease_s - self._clock())
 
     @property
     def handler_deadline(self) -> float:
-        """When a handler must have stopped, by the monotonic clock, unless the lease is renewed."""
+        """The monotonic time by which the handler must stop unless the lease is renewed."""
         return self._confirmed_at + self._lease_s * (1 - HANDLER_MARGIN)
 
     async def save_text(self, text: str) -> None:
-        """Write a new text into the message with a renewal, at once, and wait until it is there.
+        """Renew the lease now with a new message text, and wait until the queue confirms it.
+
+        A newer text replaces one that has not been sent.
 
         Raises:
-            CancelledError: nobody renews any more, since the message may be another worker's.
+            CancelledError: the lease is lost.
         """
-        if self._over:
+        if self._renewals_ended:
             raise asyncio.CancelledError("lease")
-        saved: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting_for_text.append(saved)
-        self._text = text
-        self._renewal_wanted.set()
-        await saved
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._text_waiters.append(waiter)
+        self._unsaved_text = text
+        self._renew_now.set()
+        await waiter
 
     async def renew_forever(self, on_renewed: Callable[[], None]) -> NoReturn:
-        """Renew at half time, for ever; raises LeaseLost, in time to stop the handler."""
+        """Renew the lease after half of its time, until it is lost.
+
+        Args:
+            on_renewed: called after each renewal.
+
+        Raises:
+            LeaseLost: another worker has the message, or the lease could not be renewed by `handler_deadline`.
+        """
         try:
             await self._renew_until_lost(on_renewed)
         finally:
-            self._over = True
-            for saved in self._waiting_for_text:
-                saved.cancel("lease")
+            self._renewals_ended = True
+            for waiter in self._text_waiters:
+                waiter.cancel("lease")
 
     async def _renew_until_lost(self, on_renewed: Callable[[], None]) -> NoReturn:
-        pause_s = self._half_time_s()
+        pause_s = self._renewal_interval_s()
         while True:
             left_s = self.handler_deadline - self._clock()
             if left_s <= 0:
                 raise LeaseLost("the lease could not be renewed in time")
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(pause_s, left_s)):
-                    await self._renewal_wanted.wait()
-            self._renewal_wanted.clear()
+                    await self._renew_now.wait()
+            self._renew_now.clear()
             pause_s = self._lease_s * RENEWAL_RETRY
             renewed = await self._renew()
             metrics.LEASE_RENEWALS.labels("renewed" if renewed else "failed").inc()
             if renewed:
-                pause_s = self._half_time_s()
+                pause_s = self._renewal_interval_s()
                 on_renewed()
 
-    def _half_time_s(self) -> float:
-        return self._lease_s / 2 * random.uniform(0.9, 1)  # noqa: S311 - so that many do not stay in step
+    def _renewal_interval_s(self) -> float:
+        return self._lease_s / 2 * random.uniform(0.9, 1)  # noqa: S311 - spreads the renewals of many leases
 
     async def _renew(self) -> bool:
         async with self._lock:
             if self._settled:
                 return False
-            asked_at = self._clock()
-            text, waiting = self._text, len(self._waiting_for_text)
+            requested_at = self._clock()
+            text, waiter_count = self._unsaved_text, len(self._text_waiters)
             try:
-                async with asyncio.timeout(max(0.0, self.handler_deadline - asked_at)):
+                async with asyncio.timeout(max(0.0, self.handler_deadline - requested_at)):
                     self._pop_receipt = await self._queue.update(self._id, self._pop_receipt, self._lease_s, text)
             except HttpResponseError as error:
                 if is_receipt_invalid(error) and not self._receipt_uncertain:
@@ -133,27 +142,39 @@ class Lease:
                 )
                 return False
             self._receipt_uncertain = False
-            self._confirmed_at = asked_at
-            self._on_text_saved(text, waiting)
+            self._confirmed_at = requested_at
+            self._on_text_saved(text, waiter_count)
             return True
 
-    def _on_text_saved(self, text: str | None, count: int) -> None:
-        """Tell those who waited for this text; one that came meanwhile is still to be written."""
-        self._text = None if self._text is text else self._text
-        done, self._waiting_for_text = self._waiting_for_text[:count], self._waiting_for_text[count:]
-        for saved in done:
-            if not saved.done():
-                saved.set_result(None)
+    def _on_text_saved(self, text: str | None, waiter_count: int) -> None:
+        """Called when the queue has stored a text; a text set during the request remains unsaved."""
+        self._unsaved_text = None if self._unsaved_text is text else self._unsaved_text
+        saved, self._text_waiters = self._text_waiters[:waiter_count], self._text_waiters[waiter_count:]
+        for waiter in saved:
+            if not waiter.done():
+                waiter.set_result(None)
 
     async def delete(self) -> None:
-        """Remove the message, after a renewal that is in flight; in doubt it is left to come back."""
+        """Delete the message, after a renewal in flight.
+
+        With an uncertain receipt the message is left alone and becomes visible when its lease ends.
+
+        Raises:
+            AzureError: the queue is unavailable.
+        """
         async with self._lock:
             if not self._receipt_uncertain:
                 await self._queue.delete(self._id, self._pop_receipt)
                 self._settled = True
 
     async def release(self, text: str | None, after_s: int = 0) -> bool:
-        """Hand the message back, to be seen after a while, with a text when given; tell whether that could be done."""
+        """Make the message visible after `after_s` seconds, with a new text if given.
+
+        Return False if the receipt is uncertain; then the message becomes visible when its lease ends.
+
+        Raises:
+            AzureError: the queue is unavailable, or another worker has the message.
+        """
         async with self._lock:
             if not self._receipt_uncertain:
                 await self._release_with_retry(text, after_s)
@@ -161,15 +182,15 @@ class Lease:
             return self._settled
 
     async def _release_with_retry(self, text: str | None, after_s: int) -> None:
-        """Try a few times: what is not handed back is nobody's until the lease ends, and that costs an attempt."""
-        for left in reversed(range(MAX_RELEASE_TRIES)):
+        """Release the message, retrying: an unreleased message waits for the end of its lease and costs an attempt."""
+        for tries_left in reversed(range(MAX_RELEASE_TRIES)):
             try:
                 await self._queue.update(self._id, self._pop_receipt, after_s, text)
             except AzureError as error:
-                another = isinstance(error, HttpResponseError) and is_receipt_invalid(error)
-                if another and left < MAX_RELEASE_TRIES - 1:
-                    return  # a try that seemed to fail has done it
-                if another or not left:
+                receipt_invalid = isinstance(error, HttpResponseError) and is_receipt_invalid(error)
+                if receipt_invalid and tries_left < MAX_RELEASE_TRIES - 1:
+                    return  # an earlier try succeeded although it reported an error
+                if receipt_invalid or not tries_left:
                     raise
                 await asyncio.sleep(RELEASE_RETRY_DELAY_S)
             else:

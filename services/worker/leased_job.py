@@ -1,4 +1,4 @@
-"""A message that this worker holds: what it says by now, its lease, and the reports of its job."""
+"""A job whose message this worker has leased: the message, its lease and its reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .reporting.report_stream import ReportStream
 
 
 class LeasedJob:
-    """What keeps a job while its handler runs, and hears what that has to say."""
+    """The host of a handler: it forwards progress to the reports and saves checkpoints in the message."""
 
     def __init__(self, message: JobMessage, text: str, lease: Lease, stream: ReportStream) -> None:
         self.message = message
@@ -23,40 +23,41 @@ class LeasedJob:
         self.lease = lease
         self.stream = stream
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
+        self._loop_thread_id = threading.get_ident()
 
     @property
     def lease_deadline(self) -> float:
-        """Until when the job is ours, by the monotonic clock."""
+        """The monotonic time by which the handler must stop unless the lease is renewed."""
         return self.lease.handler_deadline
 
     @property
     def expired(self) -> bool:
-        """Whether the job's time is over."""
+        """Whether the job's `expires_at` has passed."""
         return self.message.expires_at is not None and self.message.expires_at < Timestamp.now()
 
     def progress_changed(self, collect: Callable[[], Progress]) -> None:
-        """Have progress taken with the next report, from any thread: handlers use `asyncio.to_thread`, too."""
-        if threading.get_ident() == self._thread:
+        """Called when the handler reports progress, from any thread; the next report calls `collect`."""
+        if threading.get_ident() == self._loop_thread_id:
             self.stream.progress_changed(collect)
         else:
             self._loop.call_soon_threadsafe(self.stream.progress_changed, collect)
 
     async def save_checkpoint(self, checkpoint: Json) -> None:
-        """Keep a checkpoint in the message.
+        """Save a checkpoint in the queue message.
 
         Raises:
-            ValueError: the message has no room for it.
+            ValueError: with the checkpoint, the message is larger than the queue allows.
+            CancelledError: the lease is lost.
         """
         message = replace(self.message, checkpoint=checkpoint)
         text = encode_message(message)
         if len(text) > MAX_MESSAGE_BYTES:
             raise ValueError(
-                f"with this checkpoint the message would have {len(text)} bytes: {MAX_MESSAGE_BYTES} is the most"
+                f"the queue message with this checkpoint is {len(text)} bytes long; the limit is {MAX_MESSAGE_BYTES}"
             )
         await self.lease.save_text(text)
         self.message, self.text = message, text
 
     def release_text(self) -> str:
-        """Write the message as a stopping worker hands it back: that costs no attempt."""
+        """Return the text for releasing the message: one more release, so that it costs no attempt."""
         return encode_message(replace(self.message, releases=self.message.releases + 1))

@@ -1,4 +1,4 @@
-"""How an attempt can end: by itself, or because something stops it."""
+"""The outcomes of a delivery: the attempt finished, asks for a retry, or was interrupted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from headway.contracts import (
 
 
 class Finished(Struct, frozen=True, tag=True):
-    """How a job ended."""
+    """The final outcome of a job."""
 
     status: JobStatus
     result: Json = NULL
@@ -36,13 +36,16 @@ class Finished(Struct, frozen=True, tag=True):
     due_at: None = None
 
     @classmethod
-    def failed(cls, kind: str, message: str) -> Finished:
-        """End a job `failed`, with an error for its user."""
-        return cls("failed", error=JobError(kind[:MAX_NAME_LENGTH], truncate(message, MAX_ERROR_LENGTH)))
+    def failed(cls, error_type: str, message: str) -> Finished:
+        """Return the outcome `failed`; the error's type and message are shown to users and cut to their limits."""
+        return cls("failed", error=JobError(error_type[:MAX_NAME_LENGTH], truncate(message, MAX_ERROR_LENGTH)))
 
 
 class RetryLater(Struct, frozen=True, tag=True):
-    """An attempt that asks for another one; without `after_s`, by the kind's backoff."""
+    """A failed attempt that is to be followed by another one.
+
+    It starts after `after_s` seconds; None means the backoff of the kind.
+    """
 
     error: JobError
     after_s: float | None = None
@@ -51,29 +54,29 @@ class RetryLater(Struct, frozen=True, tag=True):
 
     @property
     def due_at(self) -> Timestamp:
-        """When the next attempt is, counted from now."""
+        """The time of the next attempt, counted from now."""
         return Timestamp.now().after(self.after_s or 0)
 
 
 class Interruption(Enum):
-    """Why a delivery goes no further."""
+    """Why a delivery stops early."""
 
-    CANCELLED = auto()  # a watcher asked for it
-    FINISHED = auto()  # the job has ended, or is another message's: this message is of no more use
-    SUPERSEDED = auto()  # another delivery has the job: touch nothing
-    LEASE_LOST = auto()  # the message is another worker's, or may be: touch nothing
-    REFUSED = auto()  # the notifier finds the reports themselves wrong: a human must look
-    STOPPED = auto()  # this worker stops: hand the message back
+    CANCELLED = auto()  # a client requested it
+    FINISHED = auto()  # the job has ended, or belongs to another message: delete this one
+    SUPERSEDED = auto()  # a newer delivery has the job: leave the message alone
+    LEASE_LOST = auto()  # another worker has the message, or may have it: leave it alone
+    REFUSED = auto()  # the notifier rejects the reports as invalid: keep the message on the poison queue
+    STOPPED = auto()  # this worker stops: release the message
 
     @property
     def reason(self) -> str:
-        """Why a handler is cancelled, as it is told."""
+        """The reason that the handler gets: `cancel`, `stop` or `lease`."""
         return {Interruption.CANCELLED: "cancel", Interruption.STOPPED: "stop"}.get(self, "lease")
 
 
 Outcome = Finished | RetryLater | Interruption
 
-# What a verdict that refuses a report means.
+# The interruption for each reason of a rejected report.
 INTERRUPTION_BY_VERDICT = {
     "finished": Interruption.FINISHED,
     "duplicate": Interruption.FINISHED,
@@ -83,33 +86,36 @@ INTERRUPTION_BY_VERDICT = {
 
 
 def outcome_from_result(result: Any) -> Finished:
-    """End a job with what its handler has returned."""
+    """Return the outcome for a handler's return value: `succeeded`, or `failed` if it cannot be a result."""
     try:
         text = encode(result)
-    except Exception as error:  # whatever the result's own types raise; RecursionError when it holds itself
-        return Finished.failed("InvalidResult", f"The result is not JSON: {error}")
+    except Exception as error:  # of the author's types; RecursionError if the result contains itself
+        return Finished.failed("InvalidResult", f"The result cannot be encoded as JSON: {error}")
     if len(text) > MAX_RESULT_BYTES:
-        return Finished.failed("ResultTooLarge", f"The result has {len(text)} bytes; {MAX_RESULT_BYTES} is the most.")
+        return Finished.failed("ResultTooLarge", f"The result has {len(text)} bytes; the limit is {MAX_RESULT_BYTES}.")
     if nesting_depth(text) > MAX_DEPTH:
         return Finished.failed("InvalidResult", f"The result is nested more than {MAX_DEPTH} levels deep.")
     return Finished("succeeded", Json(text))
 
 
 def outcome_from_exception(error: BaseException) -> tuple[Finished | RetryLater, list[str]]:
-    """End an attempt with what it has raised, and tell where that came from when it is worth a line in the log."""
+    """Return the outcome for an exception of a handler, and the traceback lines to log.
+
+    There are none for Fail, Retry and an invalid payload, which are not bugs.
+    """
     match error:
         case Fail():
             return Finished.failed("Fail", error_message(error)), []
         case Retry(after_s=after_s):
             return RetryLater(JobError("Retry", truncate(error_message(error), MAX_ERROR_LENGTH)), after_s), []
-        case InvalidPayload(error=told, __cause__=cause):
-            return Finished("failed", error=told), [] if cause is None else traceback_lines(cause)
+        case InvalidPayload(error=payload_error, __cause__=cause):
+            return Finished("failed", error=payload_error), [] if cause is None else traceback_lines(cause)
         case _:
             return RetryLater(job_error(error)), traceback_lines(error)
 
 
 class InvalidPayload(Exception):
-    """The payload is none that the handler takes."""
+    """The payload does not fit the type that the handler expects."""
 
     def __init__(self, error: JobError) -> None:
         super().__init__(error.message)
@@ -117,28 +123,32 @@ class InvalidPayload(Exception):
 
 
 def decode_payload(job: Job[..., Any], payload: Json) -> Any:
-    """Decode a payload to what the handler takes."""
+    """Decode a payload to the type of the handler's second parameter.
+
+    Raises:
+        InvalidPayload: the payload does not fit; or the type itself raised, and then the exception has a cause.
+    """
     try:
         return decode(bytes(payload), job.payload_type())
     except msgspec.DecodeError as error:
         raise InvalidPayload(JobError("InvalidPayload", truncate(str(error), MAX_ERROR_LENGTH))) from None
-    except Exception as error:  # the payload's own type is at fault
+    except Exception as error:  # a bug in the payload type
         raise InvalidPayload(job_error(error)) from error
 
 
 def job_error(error: BaseException) -> JobError:
-    """Return an exception as the error of a job."""
+    """Return an exception as a job's error: its type and message, cut to their limits."""
     return JobError(type(error).__name__[:MAX_NAME_LENGTH], truncate(error_message(error), MAX_ERROR_LENGTH))
 
 
 def traceback_lines(error: BaseException) -> list[str]:
-    """Return the places that an exception passed, without its message, which may contain the payload."""
+    """Return file, line and function of each frame, without the message, which may contain the payload."""
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
 
 
 def error_message(error: BaseException) -> str:
-    """Return the message of an exception, its type's name if it has none."""
+    """Return the message of an exception, or the name of its type if it has none."""
     try:
         return str(error) or type(error).__name__
-    except Exception:  # an author's `__str__`
+    except Exception:  # the `__str__` of an author's exception may fail
         return type(error).__name__

@@ -1,4 +1,4 @@
-"""How deep the queue is, asked now and then, so that a scrape asks nobody."""
+"""The queue depth metrics, updated in the background so that a scrape does no I/O."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ MEASURE_INTERVAL_S = 15.0
 
 
 async def monitor_queue_depth(queue: JobQueue) -> None:
-    """Measure the queue for ever."""
+    """Update the metrics every 15 s, until cancelled; on an error they keep their last values."""
     while True:
         try:
             depth = await queue.depth()
         except AzureError as error:
-            log.debug("queue_unmeasured", error=type(error).__name__)
+            log.debug("queue_depth_unavailable", error=type(error).__name__)
         else:
             age_ms = 0 if depth.oldest_at is None else max(0, Timestamp.now() - depth.oldest_at)
             metrics.QUEUE_MESSAGES.labels(queue.name).set(depth.messages)

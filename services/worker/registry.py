@@ -1,4 +1,4 @@
-"""The jobs that this worker knows, found in the modules that `WORKER_JOBS` names."""
+"""The registry of jobs, loaded from the modules that `WORKER_JOBS` names."""
 
 from __future__ import annotations
 
@@ -19,20 +19,27 @@ Registry = dict[str, Job[..., Any]]
 
 
 class InvalidJobs(SettingsError):
-    """A module cannot be imported, or two of them claim the same kind."""
+    """The jobs named by `WORKER_JOBS` cannot be loaded."""
 
     def __init__(self, problem: str) -> None:
         super().__init__([f"WORKER_JOBS: {problem}"])
 
 
 def load_jobs(names: Iterable[str]) -> Registry:
-    """Import modules, packages with all that is in them, and return their jobs by kind."""
+    """Import modules, and packages with all their submodules, and return the jobs in them by kind.
+
+    Raises:
+        InvalidJobs: a module cannot be imported, two jobs have the same kind, a payload type cannot be decoded, or a
+            job with `process=True` is not an attribute of the module that defines its handler.
+    """
     registry: Registry = {}
     for module in _modules(names):
         for job in [value for value in vars(module).values() if isinstance(value, Job)]:
             _check_payload(job)
             if job.process and job not in vars(sys.modules[job.handler.__module__]).values():
-                raise InvalidJobs(f"a process would not find the job {job.kind!r} in {job.handler.__module__}")
+                raise InvalidJobs(
+                    f"the job {job.kind!r} has process=True and must be an attribute of {job.handler.__module__}"
+                )
             if registry.setdefault(job.kind, job) is not job:
                 raise InvalidJobs(f"two jobs have the kind {job.kind!r}; one of them is in {module.__name__}")
     return registry
@@ -42,16 +49,16 @@ def _check_payload(job: Job[..., Any]) -> None:
     try:
         msgspec.json.Decoder(job.payload_type())
     except (NameError, TypeError) as error:
-        raise InvalidJobs(f"the payload of job {job.kind!r} cannot be decoded: {error}") from error
+        raise InvalidJobs(f"the payload type of job {job.kind!r} cannot be decoded: {error}") from error
 
 
 def _modules(names: Iterable[str]) -> Iterator[ModuleType]:
     for name in names:
         module = _import(name)
         yield module
-        for found in pkgutil.walk_packages(getattr(module, "__path__", []), f"{name}."):
-            if not found.name.endswith(".__main__"):  # importing it would run it
-                yield _import(found.name)
+        for submodule in pkgutil.walk_packages(getattr(module, "__path__", []), f"{name}."):
+            if not submodule.name.endswith(".__main__"):  # importing it would run it
+                yield _import(submodule.name)
 
 
 def _import(name: str) -> ModuleType:

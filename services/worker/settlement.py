@@ -16,7 +16,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class Settlement:
-    """Settles one message."""
+    """The settlement of one message."""
 
     def __init__(self, queue: JobQueue, wakeups: WakeupClient, lease: Lease, message_id: str) -> None:
         self._queue = queue
@@ -25,22 +25,22 @@ class Settlement:
         self._message_id = message_id
 
     async def settle(self, outcome: Outcome, job: LeasedJob) -> None:
-        """Do with the message what the delivery's outcome calls for.
+        """Settle the message according to the outcome of its delivery.
 
         Raises:
-            AzureError: the queue is unavailable; the message comes back when its lease ends.
+            AzureError: the queue is unavailable; the message becomes visible when its lease ends.
         """
         match outcome:
             case Finished() | Interruption.FINISHED:
                 await self._lease.delete()
-            case Interruption.SUPERSEDED if job.expired:  # a message of an older generation would come back for ever
+            case Interruption.SUPERSEDED if job.expired:  # otherwise it would be delivered for ever
                 await self._lease.delete()
             case RetryLater(after_s=after_s):
                 if await self._lease.release(None, int(after_s or 0)):
                     self._wakeups.notify_after(after_s or 0)
             case Interruption.STOPPED:
                 if await self._lease.release(job.release_text()):
-                    await job.stream.report("queued")  # before the start of the next delivery can overtake it
+                    await job.stream.report("queued")  # before the wake-up: the next start must not overtake it
                     self._wakeups.notify()
             case Interruption.REFUSED:
                 await self.discard("refused", job.text)
@@ -48,12 +48,24 @@ class Settlement:
                 metrics.LEASES_LOST.inc()
 
     async def discard(self, reason: str, text: str) -> None:
-        """Move the message to the poison queue."""
+        """Move the message to the poison queue.
+
+        Args:
+            reason: `unreadable` or `refused`, for metrics and logs.
+            text: the text of the message.
+
+        Raises:
+            AzureError: the queue is unavailable.
+        """
         await self.poison(reason, text)
         await self._lease.delete()
 
     async def poison(self, reason: str, text: str) -> None:
-        """Copy the message to the poison queue."""
+        """Copy the message to the poison queue; `reason` as for `discard`, or `attempts`.
+
+        Raises:
+            AzureError: the queue is unavailable.
+        """
         await self._queue.poison(text)
         metrics.POISONED.labels(reason).inc()
         log.warning("message_poisoned", message_id=self._message_id, reason=reason)

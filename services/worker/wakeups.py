@@ -1,4 +1,4 @@
-"""Hints that a message waits: one `GET /wake` is always held at the notifier while this worker has room for one."""
+"""Wake-ups from the notifier: while the worker has a free slot, it keeps one long poll `GET /wake` open."""
 
 from __future__ import annotations
 
@@ -18,80 +18,83 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 LONG_POLL_S = 30
 TIMEOUT = aiohttp.ClientTimeout(total=LONG_POLL_S + 5, connect=3)
-BACKOFF_S, BACKOFF_CAP_S = 0.1, 5.0
+BACKOFF_S, MAX_BACKOFF_S = 0.1, 5.0
 WOKEN, TIMED_OUT = 200, 204
 
 
 class WakeupUnavailable(Exception):
-    """The notifier holds no request."""
+    """The notifier cannot be reached or rejects the long poll."""
 
 
 class WakeupListener:
-    """Hears of messages that wait, unless this worker declines since it has no room for them."""
+    """Receives wake-ups while it is resumed; while it is paused, it passes them on to other workers."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, client: WakeupClient) -> None:
         self._session = session
         self._url = f"{url.rstrip('/')}/wake"
         self._client = client
         self._resumed = asyncio.Event()
-        self.received = asyncio.Event()  # a message may wait; whoever polls clears it before
-        self.connected = False  # whether the notifier holds a request, as far as that can be known
+        self.received = asyncio.Event()  # a message may be on the queue; the consumer clears it before it polls
+        self.connected = False  # whether the last long poll succeeded
 
     @classmethod
     @asynccontextmanager
     async def connect(cls, url: str, client: WakeupClient) -> AsyncIterator[WakeupListener]:
-        """Open a session to the notifier, which may still be away."""
+        """Open an HTTP session; the notifier need not be reachable yet."""
         async with aiohttp.ClientSession(timeout=TIMEOUT, cookie_jar=aiohttp.DummyCookieJar()) as session:
             yield cls(session, url, client)
 
     def resume(self) -> None:
-        """Ask for hints: this worker has room."""
+        """Accept wake-ups: the worker has a free slot."""
         self._resumed.set()
 
     def pause(self) -> None:
-        """Ask for none, and leave the one that came, and any that still comes, to a worker that has room."""
+        """Stop accepting wake-ups: no slot is free. One that was received, or still arrives, goes to another worker."""
         self._resumed.clear()
         if self.received.is_set():
             self.received.clear()
             self._client.notify()
 
     async def run(self) -> None:
-        """Hold a request for ever; while the notifier is away, try again with full jitter."""
+        """Keep a long poll open until cancelled; on errors retry with backoff and full jitter."""
         failures = 0
         while True:
             await self._resumed.wait()
             try:
-                if await self._wait_for_wakeup(
-                    LONG_POLL_S if self.connected else 0
-                ):  # the first one only shows that hints flow
+                # The first request returns at once: it shows that the notifier can send wake-ups.
+                if await self._wait_for_wakeup(LONG_POLL_S if self.connected else 0):
                     self._on_wakeup()
                 failures = 0
                 self._set_connected(True)
             except WakeupUnavailable as error:
                 if self.connected:
-                    log.warning("hints_lost", error=str(error))
-                    self.received.set()  # what the lost request would have brought is found by polling
+                    log.warning("wakeups_unavailable", error=str(error))
+                    self.received.set()  # the lost response may have been a wake-up
                 self._set_connected(False)
                 failures += 1
-                await asyncio.sleep(full_jitter_s(failures, BACKOFF_S, BACKOFF_CAP_S))
+                await asyncio.sleep(full_jitter_s(failures, BACKOFF_S, MAX_BACKOFF_S))
 
     def _on_wakeup(self) -> None:
-        metrics.HINTS.inc()
+        metrics.WAKEUPS.inc()
         self.received.set()
-        if not self._resumed.is_set():  # any more: as if it had come before
+        if not self._resumed.is_set():  # paused during the request: pass the wake-up on
             self.pause()
 
     def _set_connected(self, connected: bool) -> None:
         self.connected = connected
-        metrics.HINTS_FLOW.set(connected)
+        metrics.WAKEUPS_CONNECTED.set(connected)
 
     async def _wait_for_wakeup(self, timeout_s: int) -> bool:
-        """Hold one request; tell whether it brought a hint."""
+        """Send one long poll and return whether it was answered with a wake-up.
+
+        Raises:
+            WakeupUnavailable: the request failed.
+        """
         try:
             async with self._session.get(self._url, params={"timeout_s": timeout_s}) as response:
                 status = response.status
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise WakeupUnavailable(type(error).__name__) from error
         if status not in (WOKEN, TIMED_OUT):
-            raise WakeupUnavailable(f"GET /wake was answered {status}")
+            raise WakeupUnavailable(f"GET /wake returned status {status}")
         return status == WOKEN

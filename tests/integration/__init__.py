@@ -1,1 +1,1 @@
-"""integration tests."""
+"""Tests of the services as real processes, with Valkey and Azurite."""

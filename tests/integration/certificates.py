@@ -1,4 +1,4 @@
-"""A certificate for this machine that signs itself."""
+"""A self-signed TLS certificate for 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 
 
 def self_signed_certificate(folder: Path) -> tuple[Path, Path]:
-    """Make a certificate and its key; return their files."""
+    """Create a certificate and its key in a folder; return their paths."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""Jobs that write down what they do, for the tests that kill, freeze and cut off who runs them."""
+"""Jobs that log what they do, for tests that kill, freeze and disconnect their workers."""
 
 import asyncio
 import os
@@ -15,20 +15,20 @@ TICK_S = 0.1
 
 
 class Steps(Struct, frozen=True):
-    """How much a job does."""
+    """The amount of work of a job."""
 
     steps: int = 4
     step_s: float = 0.1
-    retries: int = 0  # the attempts that are in vain
+    retries: int = 0  # the number of attempts that fail first
 
 
 @job("steps", max_attempts=20)
 async def steps(ctx: JobContext, payload: Steps) -> int:
-    """Do some steps, in as many attempts as it takes."""
-    with log_call(ctx) as write:
+    """Do some steps; retry after the first step as often as the payload says."""
+    with log_call(ctx) as log:
         for number in range(payload.steps):
             await asyncio.sleep(payload.step_s)
-            write(f"step {number}")
+            log(f"step {number}")
             ctx.progress(number + 1, payload.steps)
             if ctx.attempt <= payload.retries:
                 raise Retry(after_s=0)
@@ -43,65 +43,65 @@ def steps_in_thread(ctx: JobContext, payload: Steps) -> int:
 
 @job("steps-in-process", max_attempts=20, process=True)
 def steps_in_process(ctx: JobContext, payload: Steps) -> int:
-    """Do some steps in a process."""
+    """Do some steps in a separate process."""
     return _do_steps(ctx, payload, os.getppid())
 
 
 def _do_steps(ctx: JobContext, payload: Steps, worker: int) -> int:
-    with log_call(ctx, worker) as write:
+    with log_call(ctx, worker) as log:
         for number in range(payload.steps):
             time.sleep(payload.step_s)
             ctx.progress(number + 1, payload.steps)
-            write(f"step {number}")
+            log(f"step {number}")
         return payload.steps
 
 
 @job("checkpoints", max_attempts=20)
 async def checkpoints(ctx: JobContext, payload: Steps) -> int:
-    """Do some steps, and none again that an earlier attempt has kept."""
-    with log_call(ctx) as write:
+    """Do some steps with a checkpoint after each, and continue after the last checkpoint."""
+    with log_call(ctx) as log:
         for number in range(ctx.checkpoint_value or 0, payload.steps):
             await asyncio.sleep(payload.step_s)
-            write(f"step {number}")
+            log(f"step {number}")
             await ctx.checkpoint(number + 1)
-            write(f"saved {number}")
+            log(f"saved {number}")
         return payload.steps
 
 
 @job("deadly-checkpoints", max_attempts=10)
 async def deadly_checkpoints(ctx: JobContext, payload: Steps) -> int:
-    """Do some steps, and kill the worker the moment that one is kept."""
-    with log_call(ctx) as write:
+    """Do some steps, and kill the worker right after each checkpoint."""
+    with log_call(ctx) as log:
         for number in range(ctx.checkpoint_value or 0, payload.steps):
-            write(f"step {number}")
+            log(f"step {number}")
             await ctx.checkpoint(number + 1)
-            write(f"saved {number}")
+            log(f"saved {number}")
             os.kill(os.getpid(), signal.SIGKILL)
         return payload.steps
 
 
 @job("fails", max_attempts=20)
 async def fails(ctx: JobContext, payload: Steps) -> None:
-    """Do a step, and fail for good."""
-    with log_call(ctx) as write:
+    """Do a step, then fail without retry."""
+    with log_call(ctx) as log:
         await asyncio.sleep(payload.step_s)
-        write("step 0")
+        log("step 0")
         raise Fail("The album is empty.")
 
 
 @job("hopeless", max_attempts=20)
 async def hopeless(ctx: JobContext, payload: Steps) -> None:
-    """Fail at every attempt."""
+    """Ask for a retry at every attempt."""
     with log_call(ctx):
         raise Retry("The album is locked.", after_s=0)
 
 
 @job("hold", max_attempts=20)
 async def hold(ctx: JobContext, finish: str) -> int:
-    """Go on until there is a file of that name; return the attempt that saw it."""
-    with log_call(ctx) as write:
+    """Run until the file `finish` exists; return the number of the attempt."""
+    with log_call(ctx) as log:
         while not Path(finish).exists():
-            write("step")
+            log("step")
             ctx.progress(ctx.attempt)
             await asyncio.sleep(TICK_S)
         return ctx.attempt
@@ -109,20 +109,20 @@ async def hold(ctx: JobContext, finish: str) -> int:
 
 @job("hold-in-thread", max_attempts=20)
 def hold_in_thread(ctx: JobContext, finish: str) -> int:
-    """Go on in a thread until there is a file of that name; return the attempt that saw it."""
+    """Run in a thread until the file `finish` exists; return the number of the attempt."""
     return _hold(ctx, finish, os.getpid())
 
 
 @job("hold-in-process", max_attempts=20, process=True)
 def hold_in_process(ctx: JobContext, finish: str) -> int:
-    """Go on in a process until there is a file of that name; return the attempt that saw it."""
+    """Run in a separate process until the file `finish` exists; return the number of the attempt."""
     return _hold(ctx, finish, os.getppid())
 
 
 def _hold(ctx: JobContext, finish: str, worker: int) -> int:
-    with log_call(ctx, worker) as write:
+    with log_call(ctx, worker) as log:
         while not Path(finish).exists():
-            write("step")
+            log("step")
             ctx.progress(ctx.attempt)
             time.sleep(TICK_S)
         return ctx.attempt
@@ -130,7 +130,7 @@ def _hold(ctx: JobContext, finish: str, worker: int) -> int:
 
 @job("nap", max_attempts=20)
 async def nap(ctx: JobContext, seconds: float) -> int:
-    """Sleep; return the attempt that did."""
+    """Sleep; return the number of the attempt."""
     with log_call(ctx):
         await asyncio.sleep(seconds)
         return ctx.attempt

@@ -1,4 +1,4 @@
-"""A notifier alone, driven as a worker and as a browser would."""
+"""Fixtures that run a notifier alone; the tests play the worker and the browser."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ORIGIN = "http://page.example"
 
 @dataclass
 class Notifier:
-    """A running notifier, its keys, and a client session."""
+    """A running notifier, its keys and a client session."""
 
     public: str
     internal: str
@@ -58,24 +58,24 @@ class Notifier:
             return verdicts
 
     async def metric(self, name: str) -> float:
-        """Return the sum of one of its metrics."""
+        """Return the value of a metric, summed over its labels."""
         return await metric(self.session, self.internal, name)
 
     @asynccontextmanager
     async def socket(self) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-        """Open a socket and take its hello."""
+        """Open a WebSocket and read its `hello` message."""
         async with self.session.ws_connect(f"{self.public}/live", headers={"Origin": ORIGIN}) as socket:
             assert set((await socket.receive_json())["hello"]) == {"now"}
             yield socket
 
 
 def new_id() -> str:
-    """Make a job's id."""
+    """Return a new job id."""
     return str(uuid.uuid4())
 
 
 def report(job_id: str, sequence: int, **more: Any) -> dict[str, Any]:
-    """Make a report as a worker would."""
+    """Return a report of a running job, with other fields as given."""
     now = Timestamp.now()
     return {
         "job_id": job_id,
@@ -92,7 +92,7 @@ def report(job_id: str, sequence: int, **more: Any) -> dict[str, Any]:
 
 
 def environment(redis_url: str, keys: Path, port: int, internal_port: int, **settings: str) -> dict[str, str]:
-    """Make the environment of a notifier."""
+    """Return the environment of a notifier."""
     return {
         **os.environ,
         "NOTIFIER_PORT": str(port),
@@ -109,14 +109,14 @@ def environment(redis_url: str, keys: Path, port: int, internal_port: int, **set
 
 
 def unexpected_errors(log: Path) -> list[str]:
-    """Return the lines of a log that tell of a fault of ours."""
+    """Return the lines of a log that show an error of the service itself."""
     markers = ('"level": "error"', "Traceback", "exception")
     return [line for line in log.read_text().splitlines() if any(sign in line for sign in markers)]
 
 
 @asynccontextmanager
 async def running_notifier(stores: dict[str, str], keys: Path, **settings: str) -> AsyncIterator[Notifier]:
-    """Run a notifier until the block ends, or until the test has stopped it."""
+    """Run a notifier until the block ends; the test may stop it earlier. The exit code must be 0."""
     make_keys(keys)
     port, internal = free_ports(2)
     env = environment(stores["REDIS_URL"], keys, port, internal, **settings)
@@ -157,6 +157,6 @@ async def notifier(stores: dict[str, str], tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 async def admin(stores: dict[str, str]) -> AsyncIterator[Redis]:
-    """Yield a client to do things to Valkey with."""
+    """Yield a Redis client with which a test changes or corrupts data."""
     async with Redis.from_url(stores["REDIS_URL"]) as client:
         yield client

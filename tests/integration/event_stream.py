@@ -1,4 +1,4 @@
-"""Reading server-sent events as a browser does."""
+"""A parser of server-sent events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import aiohttp
 
 @dataclass
 class Event:
-    """One block of a stream."""
+    """One block of an event stream."""
 
     name: str | None = None
     id: str | None = None
@@ -22,7 +22,7 @@ class Event:
 
 
 async def read_events(response: aiohttp.ClientResponse) -> AsyncGenerator[Event, None]:
-    """Yield the blocks of a stream, comments and hints too."""
+    """Yield the blocks of an event stream, including comments and reconnection delays."""
     event, data = Event(), list[str]()
     async for raw in response.content:
         name, _, value = raw.decode().rstrip("\n").partition(":")

@@ -1,7 +1,7 @@
-"""Workers as far as the notifier sees them: each reports on some jobs, over all replicas in turn, until they are told.
+"""Fake workers: each reports on some jobs, to all replicas in turn, until it is asked to finish them.
 
-As with the real one there is one request in flight, a report that was not answered is sent again with the state of
-then and a sequence of its own, and an ending is reported until there is a verdict.
+They follow the rules of the real worker: one request is in flight; a report without response is sent again with the
+current state and a new sequence; an outcome is reported until there is a verdict.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ BACKOFF_S, BACKOFF_CAP_S = 0.1, 2.0
 
 
 class NotifierUnavailable(ConnectionError):
-    """A replica could not be asked, or cannot tell."""
+    """The replica is unreachable or answered 503."""
 
 
 class ReportedJob:
-    """A job as its worker knows it."""
+    """A job and the state of its reports."""
 
     def __init__(self, job: WatchedJob) -> None:
         self.job = job
@@ -38,14 +38,14 @@ class ReportedJob:
         self.sent_at = float("-inf")
         self.finish_requested = False
         self.finished = False
-        self.outcome_uncertain = False  # whether an ending was sent that nobody has answered
+        self.outcome_uncertain = False  # whether the outcome was sent without a response
 
-    def is_due(self, pace_s: float, now: float) -> bool:
-        """Tell whether there is something to report now."""
-        return not self.finished and (self.finish_requested or now - self.sent_at >= pace_s)
+    def is_due(self, report_interval_s: float, now: float) -> bool:
+        """Return whether a report is due."""
+        return not self.finished and (self.finish_requested or now - self.sent_at >= report_interval_s)
 
     def next_report(self, now: float) -> dict[str, Any]:
-        """Make the report of now."""
+        """Return a report of the current state, with the next sequence."""
         self.sequence += 1
         self.step += 1
         self.sent_at = now
@@ -54,27 +54,29 @@ class ReportedJob:
 
 
 class FakeWorker:
-    """One worker."""
+    """A worker without handlers."""
 
-    def __init__(self, jobs: Sequence[WatchedJob], replicas: Sequence[Replica], key: str, pace_s: float) -> None:
+    def __init__(
+        self, jobs: Sequence[WatchedJob], replicas: Sequence[Replica], key: str, report_interval_s: float
+    ) -> None:
         self.jobs = {job.id: ReportedJob(job) for job in jobs}
         self.problems: list[str] = []
-        self.failures = 0  # of requests, so far
+        self.failures = 0  # the number of failed requests
         self._replicas = itertools.cycle(replicas)
         self._headers = {"Authorization": f"Bearer {key}"}
-        self._report_interval_s = pace_s
+        self._report_interval_s = report_interval_s
         self._wakeup = asyncio.Event()
 
     def finish(self, job: WatchedJob) -> None:
-        """End a job."""
+        """Finish a job with the next report."""
         self.jobs[job.id].finish_requested = True
         self._wakeup.set()
 
     async def run(self) -> None:
-        """Report until all jobs have ended."""
+        """Report until all jobs have finished."""
         failures = 0
         async with aiohttp.ClientSession(timeout=TIMEOUT, cookie_jar=aiohttp.DummyCookieJar()) as session:
-            while not all(work.finished for work in self.jobs.values()):
+            while not all(job.finished for job in self.jobs.values()):
                 try:
                     await self._tick(session)
                     failures = 0
@@ -86,7 +88,7 @@ class FakeWorker:
     async def _tick(self, session: aiohttp.ClientSession) -> None:
         self._wakeup.clear()
         now = time.monotonic()
-        due = [work for work in self.jobs.values() if work.is_due(self._report_interval_s, now)]
+        due = [job for job in self.jobs.values() if job.is_due(self._report_interval_s, now)]
         if due:
             await self._send(session, due)
             return
@@ -96,8 +98,8 @@ class FakeWorker:
 
     async def _send(self, session: aiohttp.ClientSession, due: Sequence[ReportedJob]) -> None:
         now = time.monotonic()
-        reports = [work.next_report(now) for work in due]
-        finishing = [work for work in due if work.finish_requested]
+        reports = [job.next_report(now) for job in due]
+        finishing = [job for job in due if job.finish_requested]
         url = f"{next(self._replicas).internal}/reports"
         try:
             async with session.post(url, json=reports, headers=self._headers) as response:
@@ -107,16 +109,16 @@ class FakeWorker:
                     raise NotifierUnavailable
                 verdicts = await response.json()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            for work in due:
-                work.sent_at = float("-inf")
-            for work in finishing:
-                work.outcome_uncertain = True
+            for job in due:
+                job.sent_at = float("-inf")
+            for job in finishing:
+                job.outcome_uncertain = True
             raise NotifierUnavailable from error
-        for work, verdict in zip(due, verdicts, strict=True):
-            self._on_verdict(work, verdict, work in finishing)
+        for job, verdict in zip(due, verdicts, strict=True):
+            self._on_verdict(job, verdict, job in finishing)
 
-    def _on_verdict(self, work: ReportedJob, verdict: dict[str, Any], ending: bool) -> None:
-        repeated = verdict["reason"] == "finished" and work.outcome_uncertain
-        if verdict["job_id"] != work.job.id or not (verdict["accepted"] or repeated):
-            self.problems.append(f"{work.sequence} of {work.job.id} got {verdict}")
-        work.finished = ending
+    def _on_verdict(self, job: ReportedJob, verdict: dict[str, Any], finishing: bool) -> None:
+        repeated = verdict["reason"] == "finished" and job.outcome_uncertain
+        if verdict["job_id"] != job.job.id or not (verdict["accepted"] or repeated):
+            self.problems.append(f"{job.sequence} of {job.job.id} got {verdict}")
+        job.finished = finishing

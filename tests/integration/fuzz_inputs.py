@@ -1,7 +1,7 @@
-"""Inputs by a seed, good, nearly good and senseless: the larger part is good, so that it gets past decoding.
+"""Generated inputs: valid, almost valid and random. Most are valid, so that they get past decoding.
 
-What is written here is JSON text, piece by piece, since much of what JSON allows no program would write. Hypothesis
-takes ten times as long to draw as much.
+The generator writes JSON as text, because a JSON encoder never writes many of the forms that JSON allows. Hypothesis
+would need ten times as long for as many inputs.
 """
 
 from __future__ import annotations
@@ -18,11 +18,7 @@ from headway.contracts import MAX_DEPTH
 T = TypeVar("T")
 
 IDS = [str(uuid.UUID(int=number)) for number in range(1, 5)]
-JOB_PLACEHOLDERS = [
-    "<job 1>",
-    "<job 2>",
-    "<job 3>",
-]  # who sends puts the ids of jobs that nobody has heard of in their place
+JOB_PLACEHOLDERS = ["<job 1>", "<job 2>", "<job 3>"]  # the test replaces them with the ids of new jobs
 MAX_INTEGER = 2**53 - 1
 STATUSES = ["queued", "running", "retrying", "succeeded", "failed", "cancelled"]
 CHARACTERS = 'aZ09 "\\/{}[]:,%$\0\t\r\n\x1f\x7f\u00e9\u2028\u2029\ufeff\uffff\U0001f600'
@@ -71,11 +67,11 @@ INVALID_VALUES = [
 ]
 MESSAGE_FIELDS = ["watch", "version", "unwatch", "cancel", "hello", "job", "watch ", ""]
 OPCODES = [0x81, 0x88, 0x89, 0x89, 0x8A]  # text, close, ping and pong
-REQUIRED_FIELDS = 8  # of a report's fields
+REQUIRED_FIELDS = 8  # the number of required fields at the start of `FuzzInputs._fields`
 
 
 class FuzzInputs:
-    """Draws one input after the other."""
+    """A generator of inputs; the same seed gives the same inputs."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -88,7 +84,7 @@ class FuzzInputs:
             "status": lambda: json.dumps(self._choice(STATUSES)),
             "submitted_at": self._time,
             "expires_at": self._time,
-            # What follows may be left out.
+            # Optional fields.
             "generation": lambda: self._integer(0, MAX_INTEGER),
             "attempt": lambda: self._integer(1, MAX_INTEGER),
             "max_attempts": lambda: self._integer(1, 1_000),
@@ -98,7 +94,7 @@ class FuzzInputs:
             "lease_until": lambda: self._or_null(self._time),
             "due_at": lambda: self._or_null(self._time),
             "sent_at": lambda: self._or_null(self._time),
-            "unheard of": self._json,
+            "unknown": self._json,
         }
 
     def _choice(self, choices: list[T]) -> T:
@@ -142,13 +138,13 @@ class FuzzInputs:
         return "{" + ",".join(f"{json.dumps(name)}:{space}{part}" for name, part in items) + "}"
 
     def _progress(self) -> str:
-        more: dict[str, Callable[[], str]] = {
+        optional: dict[str, Callable[[], str]] = {
             "total": lambda: self._or_null(self._amount),
             "unit": lambda: self._or_null(lambda: self._text(32)),
             "message": lambda: self._or_null(lambda: self._text(1_000)),
         }
         return self._object(
-            {"current": self._amount()} | {name: of() for name, of in more.items() if self._chance(0.7)}
+            {"current": self._amount()} | {name: value() for name, value in optional.items() if self._chance(0.7)}
         )
 
     def _error(self) -> str:
@@ -179,13 +175,13 @@ class FuzzInputs:
         return self._object(parts)
 
     def reports_body(self) -> bytes:
-        """Draw the body of some reports."""
+        """Return the body of a request with some reports."""
         count = self._random.randint(1, 8)
         reports = [self._report(0.15 / count) for _ in range(count)]
         body = ("[" + ",".join(reports) + "]").encode(errors="surrogatepass")
         if self._chance(0.05):
-            place, put = self._random.randrange(len(body)), self._random.randbytes(self._random.randrange(4))
-            body = body[:place] + put + body[place + 1 :]
+            position, inserted = self._random.randrange(len(body)), self._random.randbytes(self._random.randrange(4))
+            body = body[:position] + inserted + body[position + 1 :]
         if self._chance(0.03):
             body = self._choice(
                 [self._random.randbytes(60), b"", b"[]", b"{}", b"null", b"[null]", b"\xff", b"[" * 2_000]
@@ -222,16 +218,16 @@ class FuzzInputs:
         )
 
     def messages(self) -> list[Any]:
-        """Draw what a socket sends: objects whose tokens are still to be signed, text and bytes."""
+        """Return the messages of a client: objects, whose tokens the test has to sign, text and bytes."""
         count = self._random.randint(0, 12)
         return [self._invalid_message() if self._chance(0.2) else self._valid_message() for _ in range(count)]
 
     def frames(self) -> list[bytes]:
-        """Draw what is no message at all, or may be one."""
+        """Return raw bytes, some of which are valid WebSocket frames."""
         return [self._frame() for _ in range(self._random.randint(0, 6))]
 
     def _frame(self) -> bytes:
         opcode, data = self._random.randrange(256), self._random.randbytes(self._random.randrange(80))
         if self._chance(0.5):
             return bytes([opcode, self._random.randrange(256)]) + data
-        return bytes([self._choice(OPCODES), 0x80 | len(data)]) + b"\0\0\0\0" + data  # as it should be
+        return bytes([self._choice(OPCODES), 0x80 | len(data)]) + b"\0\0\0\0" + data  # a valid frame

@@ -1,6 +1,7 @@
-"""The handlers' own log, which knows nothing of Headway: one line for each thing that a handler did, appended at once.
+"""A log of what the handlers of the tests really did, independent of Headway's reports.
 
-It outlives every worker, and its clock is the machine's own, the same in all processes.
+Handlers append to one file, a line per event. The log survives the death of any worker, and its times are of the
+machine's monotonic clock, which all processes share.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from typing import NamedTuple
 from headway import JobContext
 from headway.contracts import Timestamp
 
-LOG_VARIABLE = "HANDLER_LOG"  # the variable that names the file to a worker
+LOG_VARIABLE = "HANDLER_LOG"  # the environment variable with the path of the log
 _call_numbers = itertools.count()
 
 
 class Entry(NamedTuple):
-    """What a handler did."""
+    """An event in a call of a handler."""
 
     at: float  # monotonic
     job_id: str
-    call: str  # one call of a handler, in any worker
+    call: str  # identifies one call of a handler
     worker: int  # its process id
     attempt: int
     event: str  # "start", "step 3", "saved 3", "cancelled lease", "raised Fail", "end"
@@ -35,12 +36,15 @@ class Entry(NamedTuple):
 
 @contextmanager
 def log_call(ctx: JobContext, worker: int | None = None) -> Iterator[Callable[[str], None]]:
-    """Write down when a handler starts, what it says, and how it ends."""
-    worker, run = worker or os.getpid(), f"{os.getpid()}.{next(_call_numbers)}"
+    """Log the start and the end of a handler's call; yield a function that logs events in between.
+
+    `worker` is the process id of the worker, if the handler runs in another process.
+    """
+    worker, call = worker or os.getpid(), f"{os.getpid()}.{next(_call_numbers)}"
     file = os.open(os.environ[LOG_VARIABLE], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
-    def write(what: str) -> None:
-        os.write(file, f"{time.monotonic():.6f} {ctx.job_id} {run} {worker} {ctx.attempt} {what}\n".encode())
+    def write(event: str) -> None:
+        os.write(file, f"{time.monotonic():.6f} {ctx.job_id} {call} {worker} {ctx.attempt} {event}\n".encode())
 
     write("start")
     try:
@@ -58,79 +62,77 @@ def log_call(ctx: JobContext, worker: int | None = None) -> Iterator[Callable[[s
 
 
 class HandlerLog(tuple[Entry, ...]):
-    """What handlers did, in the order of its happening."""
+    """Log entries in the order of their times."""
 
     __slots__ = ()
 
     @classmethod
     def read(cls, path: Path) -> HandlerLog:
-        """Read what has been written so far."""
+        """Read the entries that have been written so far."""
         text = path.read_text() if path.exists() else ""
-        *lines, _ = text.split("\n")  # the last one may still be on its way
+        *lines, _ = text.split("\n")  # the last line may be incomplete
         fields = (line.split(" ", 5) for line in lines)
         return cls(
             sorted(
-                Entry(float(at), job_id, run, int(worker), int(attempt), what)
-                for at, job_id, run, worker, attempt, what in fields
+                Entry(float(at), job_id, call, int(worker), int(attempt), event)
+                for at, job_id, call, worker, attempt, event in fields
             )
         )
 
     def of_job(self, job_id: str) -> HandlerLog:
-        """Return those of one job."""
-        return HandlerLog(effect for effect in self if effect.job_id == job_id)
+        """Return the entries of one job."""
+        return HandlerLog(entry for entry in self if entry.job_id == job_id)
 
-    def matching(self, what: str) -> HandlerLog:
-        """Return those whose text begins so."""
-        return HandlerLog(effect for effect in self if effect.event.startswith(what))
+    def matching(self, prefix: str) -> HandlerLog:
+        """Return the entries whose event starts with this text."""
+        return HandlerLog(entry for entry in self if entry.event.startswith(prefix))
 
     def by_worker(self, worker: int) -> HandlerLog:
-        """Return those of one worker."""
-        return HandlerLog(effect for effect in self if effect.worker == worker)
+        """Return the entries of one worker."""
+        return HandlerLog(entry for entry in self if entry.worker == worker)
 
     @property
     def jobs(self) -> set[str]:
-        """Name the jobs."""
-        return {effect.job_id for effect in self}
+        """The ids of the jobs in the log."""
+        return {entry.job_id for entry in self}
 
     @property
     def calls(self) -> list[HandlerLog]:
-        """Return the calls of handlers, each with its own effects, in the order of their starts."""
-        found: dict[str, list[Entry]] = defaultdict(list)
-        for effect in self:
-            found[effect.call].append(effect)
-        return [HandlerLog(effects) for effects in found.values()]
+        """The entries of each call of a handler, in the order of the calls' starts."""
+        by_call: dict[str, list[Entry]] = defaultdict(list)
+        for entry in self:
+            by_call[entry.call].append(entry)
+        return [HandlerLog(entries) for entries in by_call.values()]
 
     @property
     def by_job(self) -> dict[str, HandlerLog]:
-        """Return each job's own."""
-        found: dict[str, list[Entry]] = defaultdict(list)
-        for effect in self:
-            found[effect.job_id].append(effect)
-        return {job_id: HandlerLog(effects) for job_id, effects in found.items()}
+        """The entries of each job, by its id."""
+        by_job: dict[str, list[Entry]] = defaultdict(list)
+        for entry in self:
+            by_job[entry.job_id].append(entry)
+        return {job_id: HandlerLog(entries) for job_id, entries in by_job.items()}
 
     def overlapping(self, allowed_s: float) -> list[Entry]:
-        """Return what a handler still did when its job had been another's for longer than allowed."""
+        """Return the entries that a handler wrote more than `allowed_s` after a later call of the same job started."""
         return [
-            effect
-            for effects in self.by_job.values()
-            for earlier, later in itertools.pairwise(effects.calls)
-            for effect in earlier
-            if effect.at > later[0].at + allowed_s
+            entry
+            for entries in self.by_job.values()
+            for earlier, later in itertools.pairwise(entries.calls)
+            for entry in earlier
+            if entry.at > later[0].at + allowed_s
         ]
 
     def started_after(self, moment: Timestamp) -> list[Entry]:
-        """Return the starts after a moment of the wall clock, such as a job's end."""
+        """Return the starts after a wall-clock time, such as a job's `finished_at`."""
         monotonic = moment / 1000 - (time.time() - time.monotonic())
-        return [effect for effect in self.matching("start") if effect.at > monotonic]
+        return [entry for entry in self.matching("start") if entry.at > monotonic]
 
     def repeated_steps(self) -> int:
-        """Count the steps that one job did more than once."""
-        steps = [effect.event for effect in self.matching("step ")]
+        """Return how many of a job's steps were repetitions."""
+        steps = [entry.event for entry in self.matching("step ")]
         return len(steps) - len(set(steps))
 
 
-def format_entries(effects: Iterable[Entry]) -> str:
-    """Show effects, for whoever has to find out what went wrong."""
-    return "\n".join(
-        f"{effect.at:.3f} {effect.job_id} {effect.call} {effect.attempt} {effect.event}" for effect in effects
-    )
+def format_entries(entries: Iterable[Entry]) -> str:
+    """Format entries for a failure message, one per line."""
+    return "\n".join(f"{entry.at:.3f} {entry.job_id} {entry.call} {entry.attempt} {entry.event}" for entry in entries)

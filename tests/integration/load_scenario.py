@@ -1,8 +1,8 @@
-"""A show: running jobs, their reporters and their watchers, the faults that befall them, and what came of it.
+"""A load scenario: running jobs, fake workers that report them, watchers, and faults that the test injects.
 
-How late an ending was: from the moment that Redis accepted its report (the snapshot's `finished_at`), or from the end
-of a fault that lay upon the time until then, whichever is later, to the moment that a watcher had read it. All clocks
-are this machine's.
+It measures the delay with which watchers see outcomes. The delay starts when Redis accepted the final report (the
+snapshot's `finished_at`) or when a fault in that time ended, whichever is later, and ends when the watcher has read the
+snapshot. All times are of this machine's clock.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ log = logging.getLogger(__name__)
 
 WORKERS = 3
 TOKEN_TTL_S = 3600
-WATCHER_START_INTERVAL_S = 0.002  # between two watchers that begin
-SEEN_TIMEOUT_S = 40  # in which at the latest all have seen what has ended
-MAX_P99_DELAY_S = 5.0  # 99 of 100 endings may come so late
+WATCHER_START_INTERVAL_S = 0.002  # between the starts of two watchers
+SEEN_TIMEOUT_S = 40  # until all watchers have seen an outcome
+MAX_P99_DELAY_S = 5.0  # 99 % of the outcomes must be seen within it
 
 
 class Fault(NamedTuple):
-    """Something that went wrong, from when to when."""
+    """A fault, and when it began and ended."""
 
     name: str
     began: Timestamp
@@ -43,15 +43,15 @@ class Fault(NamedTuple):
 
 
 class LoadScenario:
-    """What runs, and what befalls it."""
+    """Jobs with their workers and watchers, and the faults so far."""
 
     def __init__(self, replicas: Replicas, jobs: int, watchers: int, pace_s: float, seed: int) -> None:
         self.random = random.Random(seed)
         signer, now = TokenSigner((replicas.keys / "token.pem").read_text()), Timestamp.now()
         ids = [uuid.UUID(int=self.random.getrandbits(128), version=4) for _ in range(jobs)]
-        grants = [Grant(job_id=one, kind="k", submitted_at=now, expires_at=now.after(TOKEN_TTL_S)) for one in ids]
-        self.jobs = [WatchedJob(str(one.job_id), signer.sign(one)) for one in grants]
-        self.unfinished = self.random.sample(self.jobs, jobs)  # in the order in which they are to end
+        grants = [Grant(job_id=job_id, kind="k", submitted_at=now, expires_at=now.after(TOKEN_TTL_S)) for job_id in ids]
+        self.jobs = [WatchedJob(str(grant.job_id), signer.sign(grant)) for grant in grants]
+        self.unfinished = self.random.sample(self.jobs, jobs)  # in the order in which they will finish
         self.finished: list[WatchedJob] = []
         self.watchers: list[Watcher] = []
         for number in range(watchers):
@@ -68,9 +68,9 @@ class LoadScenario:
     async def running(
         cls, replicas: Replicas, *, jobs: int, watchers: int, pace_s: float, seed: int
     ) -> AsyncIterator[LoadScenario]:
-        """Report and watch until the block ends, which begins once everyone sees something."""
+        """Run workers and watchers until the block ends; it starts when every watcher has a snapshot."""
         scenario = cls(replicas, jobs, watchers, pace_s, seed)
-        tasks = [asyncio.create_task(reporter.run()) for reporter in scenario.workers]
+        tasks = [asyncio.create_task(worker.run()) for worker in scenario.workers]
         try:
             for watcher in scenario.watchers:
                 tasks.append(asyncio.create_task(watcher.run()))
@@ -84,12 +84,12 @@ class LoadScenario:
         assert [end for end in ends if isinstance(end, Exception)] == []
 
     def finish_jobs(self, count: int) -> None:
-        """End some jobs."""
+        """Finish some jobs."""
         for job in self.unfinished[:count]:
             self.finished.append(job)
-            for reporter in self.workers:
-                if job.id in reporter.jobs:
-                    reporter.finish(job)
+            for worker in self.workers:
+                if job.id in worker.jobs:
+                    worker.finish(job)
         del self.unfinished[:count]
 
     async def inject(
@@ -99,7 +99,16 @@ class LoadScenario:
         cause: Callable[[], Awaitable[object]],
         repair: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
-        """Deal a blow, which ends with the fault; some jobs end in it, some right behind it, before all is mended."""
+        """Inject a fault, and wait until all watchers have seen the outcomes of the jobs that finish meanwhile.
+
+        Half of the `count` jobs finish during the fault, the others after it, before the repair.
+
+        Args:
+            name: the fault's name in the log.
+            count: the number of jobs that finish.
+            cause: causes the fault and ends it.
+            repair: restores what the fault has left broken.
+        """
         began = Timestamp.now()
         self.finish_jobs((count + 1) // 2)
         await cause()
@@ -109,14 +118,15 @@ class LoadScenario:
             await repair()
         await self.wait_until_seen()
         delays_s = [self.delay_s(watcher) for job in self.finished[-count:] for watcher in job.watchers]
-        log.info("%s: over in %.1f s, %s", name, (self.faults[-1].ended - began) / 1000, format_distribution(delays_s))
+        duration_s = (self.faults[-1].ended - began) / 1000
+        log.info("%s: ended after %.1f s, delay %s", name, duration_s, format_distribution(delays_s))
 
     async def wait_until_seen(self) -> None:
-        """Wait until everyone has seen the endings that there are."""
+        """Wait until all watchers have seen the outcomes of all finished jobs."""
         await wait_until(lambda: all(job.outcome_seen_by_all for job in self.finished), SEEN_TIMEOUT_S, 0.05)
 
     def delay_s(self, watcher: Watcher) -> float:
-        """Tell how late a watcher saw its job's ending; see the top."""
+        """Return the delay with which a watcher saw its job's outcome (see the module's docstring)."""
         assert watcher.outcome is not None
         assert watcher.outcome.finished_at is not None
         accepted, seen = watcher.outcome.finished_at, watcher.outcome_seen_at
@@ -124,53 +134,53 @@ class LoadScenario:
         return max(0, seen - max(accepted, *fault_ends, 0)) / 1000
 
     async def finish_all(self) -> None:
-        """End all that still runs, and wait until everyone has seen that."""
+        """Finish all jobs that still run, wait until all watchers have seen it, and log the delays."""
         self.finish_jobs(len(self.unfinished))
         await self.wait_until_seen()
-        for kind in WATCHER_TYPES:
-            watchers = [watcher for watcher in self.watchers if isinstance(watcher, kind)]
+        for watcher_type in WATCHER_TYPES:
+            watchers = [watcher for watcher in self.watchers if isinstance(watcher, watcher_type)]
             delays_s = [self.delay_s(watcher) for watcher in watchers]
             since_acceptance_s = [
-                (one.outcome_seen_at - (one.outcome.finished_at or 0)) / 1000 for one in watchers if one.outcome
+                (watcher.outcome_seen_at - (watcher.outcome.finished_at or 0)) / 1000 for watcher in watchers if watcher.outcome
             ]
             connections = sum(watcher.connections for watcher in watchers)
             log.info(
-                "%s: late %s; since acceptance %s; %d connections",
-                kind.transport,
+                "%s: delay %s; since acceptance %s; %d connections",
+                watcher_type.transport,
                 format_distribution(delays_s),
                 format_distribution(since_acceptance_s),
                 connections,
             )
         delays_s = [self.delay_s(watcher) for watcher in self.watchers]
-        failed_requests = sum(reporter.failures for reporter in self.workers)
-        log.info("late: %s; requests of reporters in vain: %d", format_distribution(delays_s), failed_requests)
+        failed_requests = sum(worker.failures for worker in self.workers)
+        log.info("delay: %s; failed requests of workers: %d", format_distribution(delays_s), failed_requests)
 
     async def problems(self, redis_url: str) -> list[str]:
-        """Say what is wrong, by what the records say in the end."""
+        """Return all violations, after comparing the watchers' last versions with the records."""
         async with redis_from_url(redis_url) as client:
             texts = await JobStore(client).read([job.id for job in self.jobs])
         for job, text in zip(self.jobs, texts, strict=True):
             record = decode(text or b"null", SnapshotHeader)
             for watcher in job.watchers:
                 if watcher.version != record.version:
-                    watcher.add_problem(f"ends with {watcher.version} instead of {record.version}")
+                    watcher.add_problem(f"has version {watcher.version} at the end instead of {record.version}")
         p99_s = percentile([self.delay_s(watcher) for watcher in self.watchers], 99)
-        too_slow = [f"99 of 100 endings came within {p99_s} s only"] if p99_s > MAX_P99_DELAY_S else []
+        too_slow = [f"the 99th percentile of the delays is {p99_s} s"] if p99_s > MAX_P99_DELAY_S else []
         return [
             *too_slow,
             *itertools.chain(
-                *(watcher.problems for watcher in self.watchers), *(reporter.problems for reporter in self.workers)
+                *(watcher.problems for watcher in self.watchers), *(worker.problems for worker in self.workers)
             ),
         ]
 
 
 def percentile(values: Iterable[float], share: float) -> float:
-    """Return the value that so many of 100 do not exceed."""
+    """Return a percentile of some values; `share` is in percent."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share / 100))]
 
 
 def format_distribution(values: list[float]) -> str:
-    """Spell how values are spread, in seconds."""
-    found = [(name, percentile(values, share)) for name, share in (("p50", 50), ("p99", 99), ("max", 100))]
-    return ", ".join(f"{name} {value:.3f} s" for name, value in found)
+    """Format the median, the 99th percentile and the maximum of some durations in seconds."""
+    percentiles = [(name, percentile(values, share)) for name, share in (("p50", 50), ("p99", 99), ("max", 100))]
+    return ", ".join(f"{name} {value:.3f} s" for name, value in percentiles)

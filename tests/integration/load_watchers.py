@@ -1,6 +1,7 @@
-"""Many watchers of one job each, over every transport, who come back as real clients do and note what they are shown.
+"""Lightweight watchers over every transport, for tests with thousands of them in one process.
 
-A watcher is one task over a bare connection: thousands of them fit into a test's process.
+A watcher is one task over a bare TCP connection. It watches one job, reconnects as real clients do, and records every
+violation of the protocol.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from headway.contracts import ENDED, JobStatus, Timestamp, decode
 from tests.integration.tcp_proxy import HOST
 
 BACKOFF_S, BACKOFF_CAP_S = 0.25, 5.0
-RESPONSE_TIMEOUT_S = 15.0  # for a head: longer than a notifier waits for Redis
+RESPONSE_TIMEOUT_S = 15.0  # for a response head: longer than a notifier waits for Redis
 LONG_POLL_S = 30
 POLL_PAUSE_S = 0.1
 CLOSE_SERVICE_RESTART = 1012
@@ -27,7 +28,7 @@ WEBSOCKET_KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 
 
 class SnapshotHeader(Struct):
-    """What a watcher needs of a snapshot."""
+    """The fields of a snapshot that a watcher checks."""
 
     id: str
     version: int
@@ -36,7 +37,7 @@ class SnapshotHeader(Struct):
 
 
 class ServerMessage(Struct):
-    """What a socket tells."""
+    """A message of the server on a WebSocket."""
 
     job: SnapshotHeader | None = None
     error: Any = None
@@ -44,7 +45,7 @@ class ServerMessage(Struct):
 
 
 class WatchedJob:
-    """A job that is watched, and who watches it."""
+    """A job and its watchers."""
 
     def __init__(self, job_id: str, token: str) -> None:
         self.id = job_id
@@ -53,12 +54,12 @@ class WatchedJob:
 
     @property
     def outcome_seen_by_all(self) -> bool:
-        """Tell whether all its watchers have seen its ending."""
+        """Whether all watchers have seen the job's outcome."""
         return all(watcher.outcome is not None for watcher in self.watchers)
 
 
 class Watcher(ABC):
-    """Watches a job for as long as there is something to see."""
+    """Watches a job until its transport has nothing more to send."""
 
     __slots__ = (
         "connections",
@@ -79,14 +80,14 @@ class Watcher(ABC):
         self.port = port
         self.version: int | None = None
         self.outcome: SnapshotHeader | None = None
-        self.outcome_seen_at = Timestamp(0)  # when its ending was
+        self.outcome_seen_at = Timestamp(0)
         self.done = False
         self.connections = self.failures = 0
-        self.retry_after_s = 0.0  # that the server asks for
+        self.retry_after_s = 0.0  # the reconnection delay that the server asked for
         self.problems: list[str] = []
 
     async def run(self) -> None:
-        """Watch, and come back after each loss with what was seen."""
+        """Watch, and reconnect after each loss with the last version seen."""
         while not self.done:
             try:
                 async with asyncio.timeout(RESPONSE_TIMEOUT_S):
@@ -96,7 +97,7 @@ class Watcher(ABC):
                 finally:
                     writer.transport.abort()
             except (OSError, EOFError):
-                pass  # refused, turned away or lost
+                pass  # refused, rejected or lost
             wait_s = self.retry_after_s + full_jitter_s(self.failures, BACKOFF_S, BACKOFF_CAP_S)
             self.failures += 1
             self.retry_after_s = 0.0
@@ -107,28 +108,28 @@ class Watcher(ABC):
         """Watch over one connection until it ends."""
 
     def on_connected(self) -> None:
-        """Take that the server serves."""
+        """Called when the server has accepted the connection."""
         self.connections += 1
         self.failures = 0
 
     def on_snapshot(self, snapshot: SnapshotHeader) -> None:
-        """Take a snapshot."""
+        """Called with each snapshot: check its id, its version and that an outcome does not change."""
         if snapshot.id != self.job.id:
-            self.add_problem(f"was shown {snapshot.id}")
+            self.add_problem(f"received a snapshot of {snapshot.id}")
         if snapshot.version < (self.version or 0):
-            self.add_problem(f"was shown {snapshot.version} after {self.version}")
+            self.add_problem(f"received version {snapshot.version} after {self.version}")
         if self.outcome is not None and snapshot.version != self.outcome.version:
-            self.add_problem(f"was shown {snapshot.status} after its end")
+            self.add_problem(f"received {snapshot.status} after the job had ended")
         self.version = snapshot.version
         if snapshot.status in ENDED and self.outcome is None:
             self.outcome_seen_at, self.outcome = Timestamp.now(), snapshot
 
     def add_problem(self, problem: str) -> None:
-        """Note what must not be."""
+        """Record a violation of the protocol."""
         self.problems.append(f"{self.transport} of {self.job.id}: {problem}")
 
     async def read_head(self, reader: asyncio.StreamReader, wait_s: float = 0) -> tuple[int, dict[str, str]]:
-        """Read the head of an answer; return its status and its headers, whose names are in small letters."""
+        """Read the head of a response; return its status and its headers, with their names in lower case."""
         async with asyncio.timeout(wait_s + RESPONSE_TIMEOUT_S):
             text = (await reader.readuntil(b"\r\n\r\n")).decode()
         first, *lines = text.rstrip().split("\r\n")
@@ -137,19 +138,19 @@ class Watcher(ABC):
         }
 
     def encode_get(self, path: str, *headers: str) -> bytes:
-        """Spell a request."""
+        """Encode a GET request."""
         lines = (f"GET {path} HTTP/1.1", "Host: x", f"Authorization: Bearer {self.job.token}", *headers)
         return "\r\n".join((*lines, "", "")).encode()
 
 
 class WebSocketWatcher(Watcher):
-    """Watches over a WebSocket, which an ending does not end."""
+    """Watches over a WebSocket, which stays open after the job has ended."""
 
     __slots__ = ()
     transport = "websocket"
 
     async def watch(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Ask for the job with the version it has, and answer pings."""
+        """Subscribe to the job with the last version seen, and answer pings."""
         upgrade = (
             "Upgrade: websocket",
             "Connection: Upgrade",
@@ -163,8 +164,8 @@ class WebSocketWatcher(Watcher):
         if status != 101:
             self.add_problem(f"was answered {status}")
             return
-        known = {} if self.version is None else {"version": self.version}
-        writer.write(encode_client_frame(0x81, msgspec.json.encode({"watch": self.job.token, **known})))
+        version = {} if self.version is None else {"version": self.version}
+        writer.write(encode_client_frame(0x81, msgspec.json.encode({"watch": self.job.token, **version})))
         while True:
             opcode, data = await read_server_frame(reader)
             if opcode == 0x81:
@@ -183,18 +184,18 @@ class WebSocketWatcher(Watcher):
         elif message.job is not None:
             self.on_snapshot(message.job)
         else:
-            self.add_problem(f"was told {message.error}")
+            self.add_problem(f"received the error {message.error}")
 
 
 def encode_client_frame(opcode: int, data: bytes) -> bytes:
-    """Frame a message of a client, masked by zeros."""
+    """Encode a frame of a client, masked with zeros."""
     size = len(data)
     length = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2, "big")
     return bytes([opcode]) + length + b"\0\0\0\0" + data
 
 
 async def read_server_frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    """Read a frame of a server: its first byte and its data."""
+    """Read a frame of the server; return its first byte and its payload."""
     opcode, size = await reader.readexactly(2)
     if size > 125:
         size = int.from_bytes(await reader.readexactly(2 if size == 126 else 8), "big")
@@ -202,60 +203,61 @@ async def read_server_frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:
 
 
 class EventStreamWatcher(Watcher):
-    """Watches as an EventSource does: it comes back after every end, until it is told that there is nothing more."""
+    """Watches as an EventSource does: it reconnects after every end of the stream, until the response is 204."""
 
     __slots__ = ()
     transport = "sse"
 
     async def watch(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Read events line by line; the sizes of the chunks around them are no lines of an event."""
-        known = [] if self.version is None else [f"Last-Event-ID: {self.version}"]
-        writer.write(self.encode_get(f"/live/jobs/{self.job.id}/events", *known))
+        """Read events line by line; lines with chunk sizes match no field."""
+        last_event_id = [] if self.version is None else [f"Last-Event-ID: {self.version}"]
+        writer.write(self.encode_get(f"/live/jobs/{self.job.id}/events", *last_event_id))
         status, _ = await self.read_head(reader)
         if status == 204 and self.outcome is not None:
             self.done = True
             return
-        if status != 200:  # an EventSource gives up on that
+        if status != 200:  # an EventSource does not reconnect after it
             self.add_problem(f"was answered {status}")
             return
         self.on_connected()
-        name = number = data = b""
+        name = event_id = data = b""
         while (line := await reader.readline()) not in (b"", b"0\r\n"):
             field, _, value = line.rstrip().partition(b": ")
             if field == b"event":
                 name = value
             elif field == b"id":
-                number = value
+                event_id = value
             elif field == b"data":
                 data = value
             elif field == b"retry":
-                self.pause_s = int(value) / 1000
+                self.retry_after_s = int(value) / 1000
             elif line == b"\n" and data:
-                self._on_event(name, number, data)
+                self._on_event(name, event_id, data)
                 data = b""
 
-    def _on_event(self, name: bytes, number: bytes, data: bytes) -> None:
+    def _on_event(self, name: bytes, event_id: bytes, data: bytes) -> None:
         if name != b"job":
-            self.add_problem(f"was told {data!r}")
+            self.add_problem(f"received the event {data!r}")
             return
-        self.on_snapshot(shown := decode(data, SnapshotHeader))
-        if shown.version != int(number):
-            self.add_problem(f"was shown {shown.version} as {number!r}")
+        self.on_snapshot(snapshot := decode(data, SnapshotHeader))
+        if snapshot.version != int(event_id):
+            self.add_problem(f"received version {snapshot.version} with the event id {event_id!r}")
 
 
 class LongPollWatcher(Watcher):
-    """Watches by asking again and again, each time for what is newer, and leaves with the ending."""
+    """Watches with long polls, each for a version newer than the last, and stops when the job has ended."""
 
     __slots__ = ()
     transport = "poll"
 
     async def watch(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Ask on one connection for as long as the server keeps it."""
+        """Send long polls over one connection for as long as the server keeps it open."""
         self.connections += 1
         while self.outcome is None:
-            known = [] if self.version is None else [f'If-None-Match: "{self.version}"', f"Prefer: wait={LONG_POLL_S}"]
+            conditions = [f'If-None-Match: "{self.version}"', f"Prefer: wait={LONG_POLL_S}"]
+            request_headers = [] if self.version is None else conditions
             requested_at = time.monotonic()
-            writer.write(self.encode_get(f"/live/jobs/{self.job.id}", *known))
+            writer.write(self.encode_get(f"/live/jobs/{self.job.id}", *request_headers))
             status, headers = await self.read_head(reader, LONG_POLL_S)
             if status == 503:
                 return
@@ -271,7 +273,7 @@ class LongPollWatcher(Watcher):
         if status == 200:
             self.on_snapshot(decode(body, SnapshotHeader))
         if status not in {200, 304} or headers["etag"] != f'"{self.version}"':
-            self.add_problem(f"was answered {status} of {headers.get('etag')}, and has {self.version}: {body!r}")
+            self.add_problem(f"was answered {status} with ETag {headers.get('etag')} at {self.version}: {body!r}")
 
 
 WATCHER_TYPES = (WebSocketWatcher, EventStreamWatcher, LongPollWatcher)

@@ -1,4 +1,4 @@
-"""What the gate must answer, written from the contract alone: the fence, the merging of reports, cancel and expiry."""
+"""A model of the record script, written from the contract alone: the fence, merging, cancellation and expiry."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RETENTION_MS = 60 * 60_000
 
 
 class Record(Struct, frozen=True, kw_only=True):
-    """A job as its last accepted report left it, and what the gate itself knows of it."""
+    """A job's last accepted report and the fields that the record script adds."""
 
     state: JobReport
     cancel_requested: bool = False
@@ -34,12 +34,12 @@ class Record(Struct, frozen=True, kw_only=True):
 
     @property
     def delivery_key(self) -> tuple[int, str, int]:
-        """Name the run that owns the record: within it, sequences only rise."""
+        """The delivery that owns the record; within a delivery, sequences only rise."""
         return delivery_key(self.state)
 
     @property
     def snapshot(self) -> bytes:
-        """Spell it as watchers see it."""
+        """The snapshot that watchers get."""
         state = self.state
         return encode(
             JobSnapshot(
@@ -66,12 +66,12 @@ class Record(Struct, frozen=True, kw_only=True):
 
 
 def delivery_key(report: JobReport) -> tuple[int, str, int]:
-    """Name the run that a report speaks for."""
+    """Return the generation, message and delivery of a report."""
     return report.generation, report.message_id, report.delivery
 
 
 def rejection(old: Record | None, report: JobReport, now: Timestamp) -> Reason | None:
-    """Say why a report is refused, None when it is accepted."""
+    """Return the reason why the fence rejects a report, None if it accepts it."""
     if old is None or report.generation > old.state.generation:
         return None
     if report.generation < old.state.generation:
@@ -87,7 +87,7 @@ def rejection(old: Record | None, report: JobReport, now: Timestamp) -> Reason |
 
 
 def accept(old: Record | None, report: JobReport, now: Timestamp) -> Record:
-    """Return the record after an accepted report; the same version when watchers see no difference."""
+    """Return the record after an accepted report; if the snapshot does not change, the version does not either."""
     if old is None:
         return _change(Record(state=report, started_at=_started_at(None, report, now)), None, now)
     cancel_requested = old.cancel_requested and report.generation == old.state.generation
@@ -97,9 +97,9 @@ def accept(old: Record | None, report: JobReport, now: Timestamp) -> Record:
 
 
 def cancel(old: Record | None, grant: Grant, now: Timestamp) -> Record:
-    """Return the record after a cancel."""
+    """Return the record after a cancellation."""
     if old is None:
-        return _change(Record(state=_cancelled(_unreported(grant)), cancel_requested=True), None, now)
+        return _change(Record(state=_cancelled(_initial_state(grant)), cancel_requested=True), None, now)
     if old.state.status in ENDED:
         return old
     if old.state.status == "running" and (old.state.lease_until or 0) > now:
@@ -125,7 +125,7 @@ def _cancelled(state: JobReport) -> JobReport:
     return replace(state, status="cancelled", due_at=None, lease_until=None)
 
 
-def _unreported(grant: Grant) -> JobReport:
+def _initial_state(grant: Grant) -> JobReport:
     return JobReport(
         job_id=grant.job_id,
         kind=grant.kind,

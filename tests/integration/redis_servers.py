@@ -1,4 +1,4 @@
-"""Redis servers of a test's own, real processes: a cluster, and what Sentinel watches over."""
+"""Redis servers as processes of a test: a cluster, and a primary with a replica under Sentinel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.waiting import free_ports, wait_until
 
 HOST = "127.0.0.1"
 SLOTS = 16_384
-NODE_TIMEOUT_MS = 1_000  # after which a cluster, or Sentinel, takes a server for dead
+NODE_TIMEOUT_MS = 1_000  # after which the cluster or Sentinel considers a server dead
 PERSISTENT = (
     "--appendonly",
     "yes",
@@ -35,12 +35,12 @@ PERSISTENT = (
 
 
 def server_binary() -> str:
-    """Return a server's program: Redis where there is one, otherwise Valkey."""
+    """Return the path of redis-server if it is installed, otherwise of the bundled Valkey."""
     return shutil.which("redis-server") or str(get_binary_path())
 
 
 class RedisServer:
-    """A server that can be killed and started again."""
+    """A server that can be killed and restarted."""
 
     def __init__(self, folder: Path, *settings: str, port: int = 0) -> None:
         self.port = port or free_ports(1)[0]
@@ -52,7 +52,7 @@ class RedisServer:
 
     @property
     def address(self) -> str:
-        """Where it is."""
+        """The server's host and port."""
         return f"{HOST}:{self.port}"
 
     @classmethod
@@ -68,29 +68,29 @@ class RedisServer:
             server.kill()
 
     async def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start the server and wait until it responds."""
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
         await wait_until(self.is_up)
 
     def kill(self) -> None:
-        """Kill it."""
+        """Kill the server."""
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
     async def execute(self, *words: str | int) -> Any:
-        """Run a command."""
+        """Execute a command and return its reply."""
         return await self.admin.execute_command(*words)  # type: ignore[no-untyped-call]
 
     async def is_up(self) -> bool:
-        """Tell whether it answers."""
+        """Return whether the server responds."""
         with suppress(RedisError, OSError):
             return bool(await self.admin.ping())
         return False
 
 
 class RedisCluster:
-    """Three primaries that share the slots, and a replica of the first."""
+    """Three primaries that share the slots, and a replica of the first primary."""
 
     def __init__(self, servers: Sequence[RedisServer], buses: Sequence[int]) -> None:
         *self.primaries, self.replica = servers
@@ -98,7 +98,7 @@ class RedisCluster:
 
     @property
     def url(self) -> str:
-        """What `REDIS_URL` would be: all but one of its addresses are wrong."""
+        """A `REDIS_URL` with server wrong and server right address."""
         return f"redis+cluster://{HOST}:1,{self.primaries[1].address}"
 
     @classmethod
@@ -106,49 +106,49 @@ class RedisCluster:
     async def running(cls, folder: Path) -> AsyncIterator[Self]:
         """Run a cluster until the block ends."""
         settings = (*PERSISTENT, "--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS))
-        bus_ports = free_ports(4)  # otherwise those 10,000 above, which may be taken
+        bus_ports = free_ports(4)  # the default, port + 10,000, may be in use
         async with AsyncExitStack() as stack:
             running = [RedisServer.running(folder, *settings, "--cluster-port", str(bus)) for bus in bus_ports]
-            cluster = cls([await stack.enter_async_context(one) for one in running], bus_ports)
+            cluster = cls([await stack.enter_async_context(server) for server in running], bus_ports)
             await cluster._join()
             yield cluster
 
     async def _join(self) -> None:
         share = SLOTS // 3 + 1
-        for number, one in enumerate(self.primaries):
+        for number, server in enumerate(self.primaries):
             last = min(SLOTS, (number + 1) * share) - 1
-            await one.execute("CLUSTER", "ADDSLOTSRANGE", number * share, last)
-            await one.execute("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            await server.execute("CLUSTER", "ADDSLOTSRANGE", number * share, last)
+            await server.execute("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         servers = (*self.primaries, self.replica)
-        for number, one in enumerate(servers):  # all with all: gossip takes seconds
+        for number, server in enumerate(servers):  # introduce every pair: gossip would take seconds
             for other, bus in zip(servers[:number], self._bus_ports, strict=False):
-                await one.execute("CLUSTER", "MEET", HOST, other.port, bus)
+                await server.execute("CLUSTER", "MEET", HOST, other.port, bus)
         await wait_until(self._is_complete)
         first = await self.primaries[0].execute("CLUSTER", "MYID")
         await self.replica.execute("CLUSTER", "REPLICATE", first)
         await wait_until(self._is_replicating)
 
     async def _is_complete(self) -> bool:
-        states = [await one.execute("CLUSTER INFO") for one in (*self.primaries, self.replica)]
+        states = [await server.execute("CLUSTER INFO") for server in (*self.primaries, self.replica)]
         return all(state["cluster_state"] == "ok" and state["cluster_known_nodes"] == "4" for state in states)
 
     async def _is_replicating(self) -> bool:
         return (await self.replica.admin.info("replication")).get("master_link_status") == "up"
 
     async def move_slot(self, slot: int) -> None:
-        """Move a slot, key by key as an operator's tool does, from the second primary to the third."""
+        """Move a slot from the second primary to the third, key by key as `redis-cli --cluster` does."""
         source, target = self.primaries[1:]
-        source_id, target_id = [await one.execute("CLUSTER", "MYID") for one in (source, target)]
+        source_id, target_id = [await server.execute("CLUSTER", "MYID") for server in (source, target)]
         await target.execute("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
         await source.execute("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
         while keys := await source.execute("CLUSTER", "GETKEYSINSLOT", slot, 100):
             await source.execute("MIGRATE", HOST, self.primaries[2].port, "", 0, 5_000, "KEYS", *keys)
             await asyncio.sleep(0)
-        for one in (target, source, self.primaries[0]):
-            await one.execute("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+        for server in (target, source, self.primaries[0]):
+            await server.execute("CLUSTER", "SETSLOT", slot, "NODE", target_id)
 
     async def fail_over(self) -> None:
-        """Kill the first primary, and wait until its replica has taken over."""
+        """Kill the first primary and wait until its replica has taken over."""
         self.primaries[0].kill()
 
         async def promoted() -> bool:
@@ -161,7 +161,7 @@ class RedisCluster:
 
 
 class SentinelGroup:
-    """A primary and its replica, which three sentinels watch over."""
+    """A primary and its replica, monitored by three sentinels."""
 
     NAME = "headway"
 
@@ -172,14 +172,14 @@ class SentinelGroup:
 
     @property
     def url(self) -> str:
-        """What `REDIS_URL` would be: one of its sentinels is not there."""
-        addresses = ",".join([f"{HOST}:1", *(one.address for one in self._sentinels)])
+        """A `REDIS_URL` in which the first sentinel does not exist."""
+        addresses = ",".join([f"{HOST}:1", *(server.address for server in self._sentinels)])
         return f"redis+sentinel://{addresses}/0?sentinel_name={self.NAME}"
 
     @classmethod
     @asynccontextmanager
     async def running(cls, folder: Path) -> AsyncIterator[Self]:
-        """Run them until the block ends."""
+        """Run the servers until the block ends."""
         async with AsyncExitStack() as stack:
             primary = await stack.enter_async_context(RedisServer.running(folder, *PERSISTENT))
             follow = ("--replicaof", f"{HOST} {primary.port}")
@@ -199,11 +199,11 @@ class SentinelGroup:
             yield group
 
     async def _is_discovered(self) -> bool:
-        states = [await one.execute("SENTINEL", "MASTER", self.NAME) for one in self._sentinels]
+        states = [await server.execute("SENTINEL", "MASTER", self.NAME) for server in self._sentinels]
         return all((state["num-slaves"], state["num-other-sentinels"]) == ("1", "2") for state in states)
 
     async def fail_over(self) -> None:
-        """Kill the primary, and wait until its replica has taken over."""
+        """Kill the primary and wait until its replica has taken over."""
         self.primary.kill()
 
         async def promoted() -> bool:

@@ -32,7 +32,7 @@ COMMIT = "25f5635d11a1b2b352e6cd1c91ed3fec33e7c4cc"
 OLD, NEW = "0.1", "current"
 OTHER = {OLD: NEW, NEW: OLD}
 SERVICES = ("notifier", "worker", "submitter")  # in the order of an upgrade
-WAIT_S = 60  # the longest that a test waits for anything, on a busy machine too
+TIMEOUT_S = 60  # the longest that a test waits for anything, on a busy machine too
 Receipt = dict[str, Any]
 
 # A module of an author's jobs, which both versions load unchanged. VERSION names the version that runs it.
@@ -121,10 +121,11 @@ def extract(folder: Path) -> Trees:
     if git is None:
         pytest.skip("git is not installed: version 0.1 is taken from the repository's history")
     command = [git, "-C", str(ROOT)]
-    found = subprocess.run([*command, "cat-file", "-e", f"{COMMIT}^{{commit}}"], capture_output=True, text=True)
-    if found.returncode != 0:
+    lookup = subprocess.run([*command, "cat-file", "-e", f"{COMMIT}^{{commit}}"], capture_output=True, text=True)
+    if lookup.returncode != 0:
         where = "as in a source archive or a shallow clone"
-        pytest.skip(f"the repository's history has no version 0.1 ({COMMIT[:7]}), {where}: {found.stderr.strip()}")
+        reason = lookup.stderr.strip()
+        pytest.skip(f"the repository's history has no version 0.1 ({COMMIT[:7]}), {where}: {reason}")
     trees = Trees(folder)
     command += ["archive", "--format=zip", COMMIT, "headway", "services", "clients"]
     archive = subprocess.run(command, capture_output=True, check=True).stdout
@@ -138,7 +139,7 @@ def extract(folder: Path) -> Trees:
 
 
 class Service:
-    """A service that runs as one version at a time, always at the same ports."""
+    """A service that runs as one version at a time, at the same ports."""
 
     def __init__(self, name: str, system: System, trees: Trees) -> None:
         self._name = name
@@ -148,7 +149,7 @@ class Service:
         self.log = system.folder / f"{name}.log"
 
     async def start(self, version: str) -> None:
-        """Start it as this version and wait until it is ready."""
+        """Start the service as this version and wait until it is ready."""
         command, cwd, env = self._trees.launch(version, self._name, self._system.env)
         with self.log.open("ab") as log:
             process = await asyncio.create_subprocess_exec(*command, cwd=cwd, env=env, stdout=log, stderr=log)
@@ -157,7 +158,7 @@ class Service:
         async def ready_or_ended() -> bool:
             return process.returncode is not None or await self._ready()
 
-        await wait_until(ready_or_ended, WAIT_S)
+        await wait_until(ready_or_ended, TIMEOUT_S)
         assert process.returncode is None, self.log.read_text()[-4000:]
 
     async def _ready(self) -> bool:
@@ -169,35 +170,35 @@ class Service:
             return False
 
     async def stop(self) -> None:
-        """Stop it with SIGTERM; the exit must be clean."""
+        """Stop the service with SIGTERM, if it runs; the exit code must be 0."""
         if self._process is not None and self._process.returncode is None:
             self._process.terminate()
-            code = await asyncio.wait_for(self._process.wait(), WAIT_S)
+            code = await asyncio.wait_for(self._process.wait(), TIMEOUT_S)
             assert code == 0, self.log.read_text()[-4000:]
 
     async def kill(self) -> None:
-        """Kill it if it still runs."""
+        """Kill the service if it still runs."""
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
             await self._process.wait()
 
 
 class System(Stack):
-    """The three services over a queue of their own and a shared Redis, each of them as 0.1 or as this version."""
+    """The three services over their own queue and a shared Redis, each of them as 0.1 or as this version."""
 
     def __init__(self, folder: Path, session: aiohttp.ClientSession, stores: Mapping[str, str], trees: Trees) -> None:
         super().__init__(folder, session)
         ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
-        given = {**ports, "VALKEY_PORT": stores["VALKEY_PORT"], "AZURITE_PORT": stores["AZURITE_PORT"]}
+        settings = {**ports, "VALKEY_PORT": stores["VALKEY_PORT"], "AZURITE_PORT": stores["AZURITE_PORT"]}
         env = {
-            **service_environment(folder, given),
+            **service_environment(folder, settings),
             "QUEUE_NAME": f"compatibility-{uuid.uuid4().hex[:12]}",
             "WORKER_JOBS": "compatibility_jobs",
             "LEASE_S": "20",
             "GRACE_S": "0",
             "DRAIN_S": "0.2",
             "POLL_MAX_S": "0.5",
-            "SILENCE_S": "60",  # so that a change is seen because it is published
+            "SILENCE_S": "60",  # so that watchers get changes through publications, not through repeated reads
             "LOG_FORMAT": "json",
         }
         (folder / "env").write_text("".join(f"{name}={value}\n" for name, value in env.items()))
@@ -208,7 +209,7 @@ class System(Stack):
     async def running(
         cls, folder: Path, keys: Path, stores: Mapping[str, str], trees: Trees, **versions: str
     ) -> AsyncIterator[System]:
-        """Run a system until the block ends; its logs must contain no fault and its poison queue no message."""
+        """Run a system until the block ends; its logs must show no errors, and its poison queue must be empty."""
         folder.mkdir()
         (folder / "keys").symlink_to(keys)
         async with aiohttp.ClientSession() as session:
@@ -220,11 +221,11 @@ class System(Stack):
                         group.create_task(services[name].start(version))
                 yield system
                 assert (await system.depth()).poison_messages == 0
-                await asyncio.gather(*(one.stop() for one in services.values()))
+                await asyncio.gather(*(service.stop() for service in services.values()))
             finally:
-                await asyncio.gather(*(one.kill() for one in services.values()))
-        found = [fault for one in services.values() for fault in unexpected_errors(one.log)]
-        assert not found, "\n".join(found)
+                await asyncio.gather(*(service.kill() for service in services.values()))
+        errors = [error for service in services.values() for error in unexpected_errors(service.log)]
+        assert not errors, "\n".join(errors)
 
     async def replace(self, name: str, version: str) -> None:
         """Stop a service and start it as this version, at the same address."""
@@ -240,7 +241,7 @@ class System(Stack):
             return receipt
 
     async def cancel_here(self, receipt: Receipt) -> dict[str, Any]:
-        """Cancel a job through this system's notifier, whichever submitter accepted it; return the snapshot."""
+        """Cancel a job of any submitter through this system's notifier; return the snapshot."""
         link = f"{self.env['LIVE_URL']}/live/jobs/{receipt['id']}/cancel"
         return await self.cancel({**receipt, "links": {"cancel": link}})
 
@@ -250,7 +251,7 @@ class System(Stack):
             return await queue.depth()
 
     async def is_empty(self) -> bool:
-        """Tell whether the queue has no message left."""
+        """Return whether the queue has no messages."""
         return (await self.depth()).messages == 0
 
     async def submit_wait(self, finish: Path, *watchers: JobsWatcher, checkpoint: bool = True) -> Receipt:
@@ -260,8 +261,8 @@ class System(Stack):
     async def submit_watched(self, kind: str, payload: Any, *watchers: JobsWatcher, **more: Any) -> Receipt:
         """Submit a job and watch it; return the receipt."""
         receipt = await self.submit(kind, payload, **more)
-        for each in watchers:
-            await each.watch(receipt)
+        for watcher in watchers:
+            await watcher.watch(receipt)
         return receipt
 
 
@@ -276,4 +277,4 @@ async def progress_from(version: str, watchers: JobsWatcher, job_ids: Iterable[s
         snapshots = watchers.snapshots[job_id][since[job_id] :]
         return {job["version"] for job in snapshots if (job["progress"] or {}).get("message") == version}
 
-    await wait_until(lambda: all(len(versions(job_id)) > 1 for job_id in since), WAIT_S)
+    await wait_until(lambda: all(len(versions(job_id)) > 1 for job_id in since), TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""Replicas of the notifier, real processes that a test stops, kills and starts again, and the relay before them."""
+"""Replicas of the notifier as processes that a test stops, kills and restarts, and a proxy in front of them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.integration.conftest import environment, unexpected_errors
 from tests.integration.tcp_proxy import TcpProxy
 from tests.waiting import free_ports, wait_until
 
-READINESS_POLL_S = 0.2  # how often readiness is asked for
+READINESS_POLL_S = 0.2  # between two readiness checks
 READINESS_TIMEOUT = aiohttp.ClientTimeout(total=2)
 
 
 class Replica:
-    """A notifier that is started again and again, always at the same ports."""
+    """A notifier that can be restarted at the same ports."""
 
     def __init__(self, redis_url: str, keys: Path, session: aiohttp.ClientSession, **settings: str) -> None:
         self.port, internal_port = free_ports(2)
@@ -33,7 +33,7 @@ class Replica:
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        """Start it and wait until it is ready."""
+        """Start the replica and wait until it is ready."""
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "services.notifier", cwd=ROOT, env=self._env, stderr=log
@@ -41,7 +41,7 @@ class Replica:
         await wait_until(self.check_ready, 30)
 
     async def check_ready(self) -> bool:
-        """Look whether it is ready."""
+        """Check whether the replica is ready, and return it."""
         try:
             async with self._session.get(f"{self.internal}/readyz", timeout=READINESS_TIMEOUT) as response:
                 self.ready = response.status == 200
@@ -50,20 +50,20 @@ class Replica:
         return self.ready
 
     async def stop(self) -> None:
-        """Have it stop."""
+        """Stop the replica with SIGTERM, if it runs; the exit code must be 0."""
         if self._process is not None and self._process.returncode is None:
             self._process.terminate()
             assert await asyncio.wait_for(self._process.wait(), 30) == 0, self.log.read_text()[-4000:]
 
     async def kill(self) -> None:
-        """Kill it."""
+        """Kill the replica."""
         assert self._process is not None
         self._process.kill()
         await self._process.wait()
 
 
 class Replicas:
-    """The replicas, and the relay that watchers come through."""
+    """The replicas and the proxy through which watchers connect."""
 
     def __init__(self, replicas: Sequence[Replica], keys: Path) -> None:
         self.all = replicas
@@ -73,7 +73,7 @@ class Replicas:
     @classmethod
     @asynccontextmanager
     async def running(cls, redis_urls: Sequence[str], keys: Path, **settings: str) -> AsyncIterator[Replicas]:
-        """Run a replica for each address of Redis until the block ends; their logs may tell of no fault of ours."""
+        """Run a replica per Redis URL until the block ends; their logs must not show errors of their own."""
         make_keys(keys)
         async with AsyncExitStack() as stack:
             session = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()))
@@ -89,8 +89,8 @@ class Replicas:
                 for task in polling:
                     task.cancel()
                 await asyncio.gather(*polling, return_exceptions=True)
-        found = [fault for replica in replicas.all for fault in unexpected_errors(replica.log)]
-        assert not found, "\n".join(found)
+        errors = [error for replica in replicas.all for error in unexpected_errors(replica.log)]
+        assert not errors, "\n".join(errors)
 
     def _ready_ports(self) -> list[int]:
         return [replica.port for replica in self.all if replica.ready]

@@ -1,4 +1,4 @@
-"""Jobs that the tests run."""
+"""The jobs of the tests."""
 
 import asyncio
 import os
@@ -25,15 +25,15 @@ async def broken(_ctx: JobContext, _payload: Any) -> None:
 
 @job("count-calls")
 async def count_calls(_ctx: JobContext, _payload: Any) -> int:
-    """Return how often this ran in this worker."""
+    """Return how often this handler has run in this worker."""
     global calls
     calls += 1
     return calls
 
 
-@job("leave-mark")
-async def leave_mark(ctx: JobContext, path: str) -> None:
-    """Append the job's id to a file: a start that is counted outside Headway."""
+@job("append-id")
+async def append_id(ctx: JobContext, path: str) -> None:
+    """Append the job's id to a file, which counts starts independently of Headway."""
     with Path(path).open("a") as file:
         file.write(f"{ctx.job_id}\n")
 
@@ -42,7 +42,7 @@ async def leave_mark(ctx: JobContext, path: str) -> None:
 async def flaky(ctx: JobContext, _payload: Any) -> int:
     """Fail until the last attempt."""
     if ctx.attempt < ctx.max_attempts:
-        raise ValueError(f"attempt {ctx.attempt} was in vain")
+        raise ValueError(f"attempt {ctx.attempt} failed")
     return ctx.attempt
 
 
@@ -52,9 +52,9 @@ async def hopeless(_ctx: JobContext, _payload: Any) -> None:
     raise ValueError("the cable is loose")
 
 
-@job("until-mended", max_attempts=2, backoff_s=0.1)
-async def until_mended(ctx: JobContext, path: str) -> int:
-    """Fail until a file exists; then leave the job's id in it."""
+@job("until-file-exists", max_attempts=2, backoff_s=0.1)
+async def until_file_exists(ctx: JobContext, path: str) -> int:
+    """Fail until a file exists, then append the job's id to it."""
     if not Path(path).exists():
         raise ValueError("the cable is loose")
     with Path(path).open("a") as file:
@@ -62,9 +62,9 @@ async def until_mended(ctx: JobContext, path: str) -> int:
     return ctx.attempt
 
 
-@job("ask-again", max_attempts=2)
-async def ask_again(ctx: JobContext, payload: tuple[str, float]) -> None:
-    """Leave a mark at each start, and ask for another attempt after a while."""
+@job("retry-once", max_attempts=2)
+async def retry_once(ctx: JobContext, payload: tuple[str, float]) -> None:
+    """Append the time of each start to a file; ask for one more attempt after `after_s`."""
     path, after_s = payload
     with Path(path).open("a") as file:
         file.write(f"{time.time()}\n")
@@ -74,7 +74,7 @@ async def ask_again(ctx: JobContext, payload: tuple[str, float]) -> None:
 
 @job("too-slow", max_attempts=2, timeout_s=0.1, backoff_s=0.1)
 async def too_slow(ctx: JobContext, _payload: Any) -> str:
-    """Take too long at the first attempt."""
+    """Exceed the time limit at the first attempt."""
     if ctx.attempt == 1:
         await asyncio.Event().wait()
     return "in time"
@@ -82,7 +82,7 @@ async def too_slow(ctx: JobContext, _payload: Any) -> str:
 
 @job("in-thread")
 def in_thread(ctx: JobContext, path: str) -> None:
-    """Show progress from a thread until it is told to stop, and leave the reason in a file."""
+    """Report progress from a thread until cancelled, then write the reason to a file."""
     try:
         for number in range(100_000):
             ctx.progress(number, 100_000)
@@ -94,7 +94,7 @@ def in_thread(ctx: JobContext, path: str) -> None:
 
 @job("in-process", process=True)
 def in_process(ctx: JobContext, payload: dict[str, Any]) -> int:
-    """Do steps in a process, and say which it is; without an end when asked to."""
+    """Do steps in a separate process and return its id; with `hang`, run until killed."""
     ctx.steps(4)
     with ctx.step("first"):
         ctx.log.info("first_step", extra={"seen": payload["mark"]})
@@ -107,9 +107,9 @@ def in_process(ctx: JobContext, payload: dict[str, Any]) -> int:
     return os.getpid()
 
 
-@job("go-on", max_attempts=3, backoff_s=0.1)
-async def go_on(ctx: JobContext, _payload: Any) -> list[int]:
-    """Fail after each checkpoint, and go on from it."""
+@job("resume", max_attempts=3, backoff_s=0.1)
+async def resume(ctx: JobContext, _payload: Any) -> list[int]:
+    """Ask for a retry after each of two checkpoints, and continue from them."""
     done: list[int] = ctx.checkpoint_value or []
     if len(done) < 2:
         await ctx.checkpoint([*done, ctx.attempt])

@@ -1,4 +1,4 @@
-"""A job as its watcher sees it go, from status to status."""
+"""A watcher that records the status changes of a job."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Transitions = set[tuple[str, str]]
 
 
 class StatusRecorder:
-    """A job, and the ways that its watcher sees it go."""
+    """Watches a job and records its snapshots."""
 
     def __init__(self, stack: Stack, token: str) -> None:
         self._stack = stack
@@ -22,15 +22,15 @@ class StatusRecorder:
         self._task = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
-        """Watch beyond the end."""
+        """Watch the job, also after its end."""
         async with self._stack.session.ws_connect(f"{self._stack.env['LIVE_URL']}/live") as socket:
             await socket.send_json({"watch": self._token})
-            async for message in socket:
-                if "job" in (message_ := message.json()):
-                    self.snapshots.append(message_["job"])
+            async for frame in socket:
+                if "job" in (message := frame.json()):
+                    self.snapshots.append(message["job"])
 
     async def wait_for(self, status: str, attempt: int = 1) -> None:
-        """Wait until the job is seen to get there, after where it was seen before."""
+        """Wait for a snapshot with this status and at least this attempt, at or after the last one waited for."""
 
         def reached() -> bool:
             for index, job in enumerate(self.snapshots[self._position :], self._position):
@@ -42,7 +42,7 @@ class StatusRecorder:
         await wait_until(reached, 40)
 
     def transitions(self) -> Transitions:
-        """Watch no more; return from which status to which it went, an attempt after an attempt among them."""
+        """Stop watching; return the changes of status or attempt, as pairs of the statuses before and after."""
         self._task.cancel()
         pairs = zip(self.snapshots, self.snapshots[1:], strict=False)
         changes = [

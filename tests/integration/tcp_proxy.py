@@ -1,4 +1,4 @@
-"""A relay of TCP connections, each to the next target that takes it, as a Service in Kubernetes; and it can hold."""
+"""A TCP proxy that balances connections round-robin, as a Service in Kubernetes does, and that can pause."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HOST = "127.0.0.1"
 
 
 class TcpProxy:
-    """Passes connections on to ports of this machine, one after the other, without an eye for who comes."""
+    """Forwards each connection to the next target that accepts it; a target is a port of this machine."""
 
     def __init__(self, targets: Callable[[], Sequence[int]]) -> None:
         self.port = 0
@@ -25,7 +25,7 @@ class TcpProxy:
     @classmethod
     @asynccontextmanager
     async def running(cls, targets: Callable[[], Sequence[int]]) -> AsyncIterator[Self]:
-        """Run a relay until the block ends."""
+        """Run a proxy until the block ends."""
         proxy = cls(targets)
         server = await asyncio.get_running_loop().create_server(lambda: _Connection(proxy), HOST, 0, backlog=4096)
         proxy.port = server.sockets[0].getsockname()[1]
@@ -39,34 +39,34 @@ class TcpProxy:
                 connection.transport.abort()
 
     def pause(self) -> None:
-        """Take connections and all that is sent, and pass nothing on: a network that has lost its way."""
+        """Accept connections and data, but forward nothing, like a network that drops all packets."""
         self.paused = True
 
     def resume(self) -> None:
-        """Pass on again, beginning with what was held."""
+        """Forward the buffered data, and forward again from now on."""
         self.paused = False
-        for side in list(self.connections):
-            side.flush()
+        for connection in list(self.connections):
+            connection.flush()
 
-    def connect_upstream(self, side: _Connection) -> None:
-        """Find the other side of a new connection."""
-        task = asyncio.create_task(self._connect(side))
+    def connect_upstream(self, connection: _Connection) -> None:
+        """Connect a client to a target."""
+        task = asyncio.create_task(self._connect(connection))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
 
-    async def _connect(self, side: _Connection) -> None:
+    async def _connect(self, connection: _Connection) -> None:
         ports = self._targets()
         first = next(self._next_target)
         for number in range(len(ports)):
-            with suppress(OSError):  # it refuses: the next one may not
+            with suppress(OSError):  # refused: try the next target
                 port = ports[(first + number) % len(ports)]
-                await asyncio.get_running_loop().create_connection(lambda: _Connection(self, side), HOST, port)
+                await asyncio.get_running_loop().create_connection(lambda: _Connection(self, connection), HOST, port)
                 return
-        side.transport.abort()
+        connection.transport.abort()
 
 
 class _Connection(asyncio.Protocol):
-    """One side of a relayed connection; what comes is for the other."""
+    """The connection to a client or to a target; it forwards its data to its peer."""
 
     def __init__(self, proxy: TcpProxy, peer: _Connection | None = None) -> None:
         self.transport: asyncio.Transport
@@ -94,7 +94,7 @@ class _Connection(asyncio.Protocol):
         self.flush()
 
     def flush(self) -> None:
-        """Pass on what there is: bytes first, then that there will be no more."""
+        """Forward buffered data, then the end of the connection."""
         if self._peer is not None and not self._proxy.paused:
             if self._buffer:
                 self._peer.transport.write(bytes(self._buffer))

@@ -43,7 +43,7 @@ async def test_an_exception_is_another_attempt(stack: Stack) -> None:
     receipt = await stack.submit("flaky", delay_s=1)  # the watcher is there first
     seen = await history(stack, receipt["token"])
     retrying = [job for job in seen if job["status"] == "retrying"]
-    assert [job["error"]["message"] for job in retrying] == ["attempt 1 was in vain", "attempt 2 was in vain"]
+    assert [job["error"]["message"] for job in retrying] == ["attempt 1 failed", "attempt 2 failed"]
     for job in retrying:
         waits_ms = Timestamp.parse(job["due_at"]) - Timestamp.parse(job["updated_at"])
         assert 0 < waits_ms <= 1_500  # at most 0.2 s, but the queue counts in seconds
@@ -65,7 +65,7 @@ async def test_attempts_are_used_up(stack: Stack, kind: str, error: str) -> None
 async def test_a_handler_says_when_to_try_again(stack: Stack, tmp_path: Path) -> None:
     """The next attempt begins then, not sooner."""
     marks = tmp_path / "marks"
-    receipt = await stack.submit("ask-again", [str(marks), 2])
+    receipt = await stack.submit("retry-once", [str(marks), 2])
     assert (await history(stack, receipt["token"]))[-1]["status"] == "succeeded"
     first, second = map(float, marks.read_text().splitlines())
     assert 1.5 < second - first < 6
@@ -82,12 +82,12 @@ async def test_a_slow_attempt_is_another_attempt(stack: Stack) -> None:
 async def test_what_waits_for_its_next_attempt_is_cancelled_at_once(stack: Stack, tmp_path: Path) -> None:
     """Nothing starts any more."""
     marks = tmp_path / "marks"
-    receipt = await stack.submit("ask-again", [str(marks), 2])
+    receipt = await stack.submit("retry-once", [str(marks), 2])
     await until(stack, receipt, "retrying")
     assert (await stack.cancel(receipt))["status"] == "cancelled"
 
     async def delivered_again() -> bool:
-        return await stack.metric('jobs_finished_total{kind="ask-again",outcome="finished"}', "worker") == 1
+        return await stack.metric('jobs_finished_total{kind="retry-once",outcome="finished"}', "worker") == 1
 
     await wait_until(delivered_again)
     assert len(marks.read_text().splitlines()) == 1

@@ -45,9 +45,9 @@ async def test_a_queued_job_never_starts(stack: Stack, tmp_path: Path) -> None:
     marks = tmp_path / "marks"
     busy = await stack.submit(payload={"steps": 10, "delay_s": 0.1})
     await reaches(stack, busy, "running")
-    queued = await stack.submit("leave-mark", str(marks))
+    queued = await stack.submit("append-id", str(marks))
     assert (await stack.cancel(queued))["status"] == "cancelled"
-    after = await stack.submit("leave-mark", str(marks))
+    after = await stack.submit("append-id", str(marks))
     await reaches(stack, after, "succeeded")
     assert await status(stack, queued) == "cancelled"
     assert marks.read_text().splitlines() == [after["id"]]
@@ -56,10 +56,10 @@ async def test_a_queued_job_never_starts(stack: Stack, tmp_path: Path) -> None:
 async def test_a_delayed_job_never_starts(stack: Stack, tmp_path: Path) -> None:
     """Before its time there is no record; the cancellation makes one, which the worker obeys when the time comes."""
     marks = tmp_path / "marks"
-    delayed = await stack.submit("leave-mark", str(marks), delay_s=1)
+    delayed = await stack.submit("append-id", str(marks), delay_s=1)
     shown = await stack.cancel(delayed)
-    assert (shown["status"], shown["due_at"], shown["kind"]) == ("cancelled", None, "leave-mark")
-    after = await stack.submit("leave-mark", str(marks), delay_s=2)
+    assert (shown["status"], shown["due_at"], shown["kind"]) == ("cancelled", None, "append-id")
+    after = await stack.submit("append-id", str(marks), delay_s=2)
     await reaches(stack, after, "succeeded")
     assert marks.read_text().splitlines() == [after["id"]]
     assert (await stack.snapshot(delayed["id"], delayed["token"]))["version"] == shown["version"]

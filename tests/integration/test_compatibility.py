@@ -21,7 +21,7 @@ from tests.integration.release_0_1 import (
     OLD,
     OTHER,
     SERVICES,
-    WAIT_S,
+    TIMEOUT_S,
     Receipt,
     System,
     Trees,
@@ -77,7 +77,7 @@ async def crossed(
 
 async def end_of(system: System, receipt: Receipt) -> dict[str, Any]:
     """Watch a job and return its last snapshot."""
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(TIMEOUT_S):
         return [job async for job in system.watch(receipt["token"])][-1]
 
 
@@ -100,7 +100,7 @@ async def test_submission_wakes_a_worker_of_the_other_version(crossed: Crossed, 
     async def woken() -> bool:
         return await system.metric("worker_hints_total", "worker") > before
 
-    await wait_until(woken, WAIT_S)
+    await wait_until(woken, TIMEOUT_S)
 
 
 @for_each_crossed_system
@@ -114,7 +114,7 @@ async def test_watchers_see_progress_of_the_other_version(crossed: Crossed, tmp_
             assert watchers.last(job_id)["lease_until"]
         finish.touch()
         for watchers in (at_old, at_new):
-            await watchers.wait_for_status({job_id}, "succeeded", timeout_s=WAIT_S)
+            await watchers.wait_for_status({job_id}, "succeeded", timeout_s=TIMEOUT_S)
             assert watchers.violations() == []
         assert at_old.last(job_id) == at_new.last(job_id)
 
@@ -124,7 +124,7 @@ async def test_retries_pass_between_the_versions(crossed: Crossed, version: str)
     """A failed attempt is retried with its checkpoint, and watchers see the reason."""
     async with watch_jobs(crossed[version]) as watchers:
         job_id = (await crossed[version].submit_watched("third-attempt", {}, watchers, delay_s=1))["id"]
-        await watchers.wait_for_status({job_id}, "succeeded", timeout_s=WAIT_S)
+        await watchers.wait_for_status({job_id}, "succeeded", timeout_s=TIMEOUT_S)
         job = watchers.last(job_id)
     assert (job["attempt"], job["max_attempts"], job["result"], job["due_at"]) == (3, 3, [1, 2], None)
     errors = {seen["error"]["message"] for seen in watchers.snapshots[job_id] if seen["status"] == "retrying"}
@@ -145,14 +145,14 @@ async def test_stopped_worker_releases_its_jobs_to_the_other_version(
         await progress_from(first, watchers, [kept, plain])
         try:
             await worker.stop()
-            await watchers.wait_for_status({kept, plain}, "queued", timeout_s=WAIT_S)
+            await watchers.wait_for_status({kept, plain}, "queued", timeout_s=TIMEOUT_S)
             await worker.start(second)
             await progress_from(second, watchers, [kept, plain])
         finally:
             await system.replace("worker", first)
         await progress_from(first, watchers, [kept, plain])
         finish.touch()
-        await watchers.wait_for_status({kept, plain}, "succeeded", timeout_s=WAIT_S)
+        await watchers.wait_for_status({kept, plain}, "succeeded", timeout_s=TIMEOUT_S)
         assert watchers.last(kept)["result"] == {"ran": [first, second, first], "attempt": 1}
         assert watchers.last(plain)["result"] == {"ran": [first], "attempt": 1}
         assert watchers.violations() == []
@@ -168,7 +168,7 @@ async def test_same_request_to_both_versions_is_one_job(crossed: Crossed, tmp_pa
         deliveries = [await system.metric('jobs_finished_total{kind="mark"', "worker") for system in crossed.values()]
         return deliveries == [1, 1]
 
-    await wait_until(both_handled, WAIT_S)
+    await wait_until(both_handled, TIMEOUT_S)
     for system, receipt in zip(crossed.values(), receipts, strict=True):
         assert (await end_of(system, receipt))["status"] == "succeeded"
     assert marks.read_text().split() == [receipts[0]["id"]]
@@ -187,11 +187,11 @@ async def test_both_notifiers_share_a_record(crossed: Crossed, first: str) -> No
                 last = [(each.last(job_id)["status"], each.last(job_id)["progress"]) for each in (at_writer, at_other)]
                 return all(job[0] == status and job[1] and job[1]["current"] == current for job in last)
 
-            await wait_until(shown, WAIT_S)
+            await wait_until(shown, TIMEOUT_S)
             assert at_writer.last(job_id) == at_other.last(job_id)
 
         for watchers in (at_writer, at_other):
-            await watchers.wait_for_status({job_id}, "queued", timeout_s=WAIT_S)
+            await watchers.wait_for_status({job_id}, "queued", timeout_s=TIMEOUT_S)
         for step, notifier in enumerate((writer, other, writer, other), 1):
             verdict = await notifier.report(receipt, step, progress={"current": step, "total": 4})
             assert (verdict["accepted"], verdict["watched"]) == (True, True)
@@ -221,7 +221,7 @@ async def test_cancel_through_either_notifier_reaches_the_worker(
             answer = await system.cancel_here(receipt)
             assert (answer["status"], answer["cancel_requested"]) == ("running", True)
         for watchers in (at_old, at_new):
-            await watchers.wait_for_status(set(jobs), "cancelled", timeout_s=WAIT_S)
+            await watchers.wait_for_status(set(jobs), "cancelled", timeout_s=TIMEOUT_S)
             assert watchers.violations() == []
         assert [at_old.last(job_id) for job_id in jobs] == [at_new.last(job_id) for job_id in jobs]
 
@@ -284,8 +284,8 @@ async def test_rolling_upgrade_and_downgrade_keep_running_jobs(
             if (name, version) == ("submitter", NEW):
                 retried.append((await system.submit_watched("only-on", OLD, watchers))["id"])  # until the downgrade
         finish.touch()
-        await watchers.wait_for_status({*waiting, *retried}, "succeeded", timeout_s=WAIT_S)
-        await wait_until(system.is_empty, WAIT_S)
+        await watchers.wait_for_status({*waiting, *retried}, "succeeded", timeout_s=TIMEOUT_S)
+        await wait_until(system.is_empty, TIMEOUT_S)
     assert sorted(finish.read_text().split()) == sorted(waiting)
     for job_id in (*waiting, *retried):
         ends = {job["version"]: job["status"] for job in watchers.snapshots[job_id] if job["status"] in ENDED}

@@ -74,14 +74,14 @@ async def test_processes_end_with_a_killed_worker(stack: Stack, tmp_path: Path) 
 
 async def test_an_attempt_goes_on_from_the_checkpoint(stack: Stack) -> None:
     """The message keeps it through the failures."""
-    receipt = await stack.submit("go-on")
+    receipt = await stack.submit("resume")
     end = (await history(stack, receipt["token"]))[-1]
     assert (end["status"], end["attempt"], end["result"]) == ("succeeded", 3, [1, 2])
 
 
 async def test_a_poisoned_message_keeps_its_checkpoint(stack: Stack) -> None:
     """So that a job that is redriven goes on from it."""
-    receipt = await stack.submit("go-on", max_attempts=1)
+    receipt = await stack.submit("resume", max_attempts=1)
     await asyncio.wait_for(until(stack, receipt, "failed"), 20)
     message = await wait_until(lambda: poisoned(stack, receipt["id"]))
     assert bytes(message.checkpoint) == b"[1]"

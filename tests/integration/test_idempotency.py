@@ -25,7 +25,7 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
         yield stack
 
 
-async def submit(stack: Stack, key: str, payload: Any, kind: str = "leave-mark") -> dict[str, Any]:
+async def submit(stack: Stack, key: str, payload: Any, kind: str = "append-id") -> dict[str, Any]:
     """Submit by a connection of its own."""
     body, headers = {"kind": kind, "payload": payload}, {"Idempotency-Key": key}
     async with (
@@ -51,7 +51,7 @@ async def test_twenty_at_once_are_one_job_with_one_start(stack: Stack, tmp_path:
     assert (await submit(stack, str(uuid.uuid4()), str(tmp_path / "others")))["id"] not in (job_id, other["id"])
 
     async def all_delivered() -> bool:
-        return await stack.metric('jobs_finished_total{kind="leave-mark"}', "worker") == TIMES + 3
+        return await stack.metric('jobs_finished_total{kind="append-id"}', "worker") == TIMES + 3
 
     await wait_until(all_delivered)
     assert marks.read_text().splitlines() == [job_id]

@@ -173,7 +173,9 @@ async def watched(stack: Stack, job_id: uuid.UUID) -> StatusRecorder:
     """Watch a job that nobody has submitted yet."""
     now = Timestamp.now()
     signer = TokenSigner(Path(stack.env["TOKEN_KEY_FILE"]).read_text())
-    walk = StatusRecorder(stack, signer.sign(Grant(job_id=job_id, kind="k", submitted_at=now, expires_at=now.after(3600))))
+    walk = StatusRecorder(
+        stack, signer.sign(Grant(job_id=job_id, kind="k", submitted_at=now, expires_at=now.after(3600)))
+    )
     await wait_until(lambda: walk.snapshots)
     return walk
 
@@ -217,7 +219,7 @@ async def expired(stack: Stack, mark: str) -> Transitions:
     late, retried = job_ids = [uuid.uuid4() for _ in range(2)]
     walks = [await watched(stack, job_id) for job_id in job_ids]
     await put(stack, late, "echo", lives_s=-1)
-    await put(stack, retried, "ask-again", lives_s=3, payload=Json(encode([mark, 3])))
+    await put(stack, retried, "retry-once", lives_s=3, payload=Json(encode([mark, 3])))
     for walk in walks:
         await walk.wait_for("failed")
         assert walk.snapshots[-1]["error"]["type"] == "Expired"
@@ -269,7 +271,7 @@ async def test_the_diagram_is_what_watchers_see(stack: Stack, code: Path, tmp_pa
         at_last(stack),
         cancelled(stack, "queued", "echo", delay_s=3600),
         cancelled(stack, "running", "countdown", long),
-        cancelled(stack, "retrying", "ask-again", asks),
+        cancelled(stack, "retrying", "retry-once", asks),
         redriven(stack),
     )
     gone = [await stopped(stack, code), await killed(stack, code), await expiring]

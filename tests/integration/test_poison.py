@@ -118,7 +118,7 @@ async def socket_of(stack: Stack, token: str) -> AsyncIterator[AsyncIterator[dic
 
 async def fail(stack: Stack, mended: Path, count: int) -> list[dict[str, Any]]:
     """Submit jobs and wait until they have failed; return their receipts, the oldest first."""
-    receipts = [await stack.submit("until-mended", str(mended), max_attempts=1) for _ in range(count)]
+    receipts = [await stack.submit("until-file-exists", str(mended), max_attempts=1) for _ in range(count)]
     for receipt in receipts:
         assert (await history(stack, receipt["token"]))[-1]["status"] == "failed"
     return receipts
@@ -127,7 +127,7 @@ async def fail(stack: Stack, mended: Path, count: int) -> list[dict[str, Any]]:
 async def test_a_redriven_job_goes_on_before_its_watchers(stack: Stack, tmp_path: Path) -> None:
     """A socket that saw the failure sees the same job run, a generation later, to its end."""
     mended = tmp_path / SECRET
-    receipt = await stack.submit("until-mended", str(mended))
+    receipt = await stack.submit("until-file-exists", str(mended))
     async with socket_of(stack, receipt["token"]) as snapshots:
         seen = [await anext(snapshots)]
         while seen[-1]["status"] != "failed":
@@ -135,8 +135,13 @@ async def test_a_redriven_job_goes_on_before_its_watchers(stack: Stack, tmp_path
         shown = [await poison(stack, *command) for command in (("list",), ("list", "--json"), ("show", receipt["id"]))]
         assert [(ended.code, ended.err) for ended in shown] == [(0, "")] * 3
         (line,), (row,) = shown[0].lines, map(json.loads, shown[1].lines)
-        assert line.startswith(f"{receipt['id']} until-mended, generation 0, submitted ")
-        assert (row["id"], row["kind"], row["messages"], row["problem"]) == (receipt["id"], "until-mended", 1, None)
+        assert line.startswith(f"{receipt['id']} until-file-exists, generation 0, submitted ")
+        assert (row["id"], row["kind"], row["messages"], row["problem"]) == (
+            receipt["id"],
+            "until-file-exists",
+            1,
+            None,
+        )
         assert (SECRET in shown[0].out + shown[1].out, json.loads(shown[2].out)["payload"]) == (False, str(mended))
         mended.touch()
         redriven = await poison_process(stack, "redrive", receipt["id"])
@@ -183,7 +188,7 @@ async def test_a_crash_while_redriving_runs_the_job_once(stack: Stack, tmp_path:
     for _ in range(2):
         assert (await poison(stack, "redrive", receipt["id"])).code == 0
         await put(stack, "jobs", text)
-    finished = 'jobs_finished_total{kind="until-mended",outcome="finished"}'
+    finished = 'jobs_finished_total{kind="until-file-exists",outcome="finished"}'
 
     async def answered() -> bool:
         return await stack.metric(finished, "worker") == 1

@@ -193,7 +193,7 @@ async def test_a_delayed_job_starts_when_its_time_comes(stack: Stack) -> None:
 async def test_another_attempt_starts_when_its_time_comes(stack: Stack, tmp_path: Path) -> None:
     """The worker that has hidden the message hints then."""
     marks = tmp_path / "marks"
-    receipt = await stack.submit("ask-again", [str(marks), 4])
+    receipt = await stack.submit("retry-once", [str(marks), 4])
     assert (await history(stack, receipt["token"]))[-1]["status"] == "succeeded"
     first, second = map(float, marks.read_text().splitlines())
     assert 3.9 < second - first < 5.5

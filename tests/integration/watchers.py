@@ -1,4 +1,4 @@
-"""Whoever watches many jobs over one socket, opens it again whenever it is lost, and forgets nothing of what it saw."""
+"""A client that watches many jobs over one WebSocket, reconnects after a loss, and records every snapshot."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import aiohttp
 from tests.stack import ENDED, Stack
 
 Snapshot = dict[str, Any]
-RECONNECT_PAUSE_S = 0.1  # between two tries to connect
+RECONNECT_PAUSE_S = 0.1  # between two attempts to connect
 
 
 class JobsWatcher:
-    """What has been shown of each job, in the order of its coming."""
+    """Watches jobs and keeps the snapshots of each job in the order of their arrival."""
 
     def __init__(self, stack: Stack) -> None:
         self.snapshots: dict[str, list[Snapshot]] = defaultdict(list)
@@ -29,25 +29,25 @@ class JobsWatcher:
         self._changed = asyncio.Event()
 
     async def watch(self, receipt: dict[str, Any]) -> None:
-        """Watch one more job."""
+        """Watch another job."""
         self._receipts.append(receipt)
         if self._socket is not None:
             await self._subscribe(self._socket, receipt)
 
     def last(self, job_id: str) -> Snapshot:
-        """Return what was shown of a job last."""
+        """Return the last snapshot of a job."""
         return self.snapshots[job_id][-1]
 
     def status(self, job_id: str) -> str | None:
-        """Return a job's status as it was shown last."""
+        """Return a job's last status, None before its first snapshot."""
         return self.snapshots[job_id][-1]["status"] if self.snapshots[job_id] else None
 
     def with_status(self, *statuses: str) -> set[str]:
-        """Name the jobs that have one of these statuses."""
+        """Return the ids of the jobs whose last status is one of these."""
         return {receipt["id"] for receipt in self._receipts if self.status(receipt["id"]) in statuses}
 
     async def wait_for_status(self, job_ids: set[str], *statuses: str, timeout_s: float = 20) -> None:
-        """Wait until all of these jobs have one of these statuses."""
+        """Wait until the last status of each of these jobs is one of these."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while not job_ids <= self.with_status(*statuses):
@@ -57,12 +57,12 @@ class JobsWatcher:
         assert not missing, f"not {statuses} within {timeout_s} s: {missing}"
 
     async def run(self) -> None:
-        """Watch for ever."""
+        """Watch until the task is cancelled."""
         while True:
             with suppress(aiohttp.ClientError, OSError):
                 async with self._stack.session.ws_connect(f"{self._stack.env['LIVE_URL']}/live") as socket:
                     self.connections += 1
-                    for receipt in self._receipts:  # those too that come meanwhile
+                    for receipt in self._receipts:  # the loop includes jobs that are added meanwhile
                         await self._subscribe(socket, receipt)
                     self._socket = socket
                     async for message in socket:
@@ -77,13 +77,13 @@ class JobsWatcher:
         assert message.get("error", {"code": "unknown"})["code"] == "unknown", message
 
     async def _subscribe(self, socket: aiohttp.ClientWebSocketResponse, receipt: dict[str, Any]) -> None:
-        seen = self.snapshots[receipt["id"]]
-        known = {"version": seen[-1]["version"]} if seen and seen[-1]["version"] else {}
-        with suppress(ConnectionError):  # the socket is being lost, and the next one asks again
-            await socket.send_json({"watch": receipt["token"], **known})
+        snapshots = self.snapshots[receipt["id"]]
+        version = {"version": snapshots[-1]["version"]} if snapshots and snapshots[-1]["version"] else {}
+        with suppress(ConnectionError):  # the connection is closing; the next one subscribes again
+            await socket.send_json({"watch": receipt["token"], **version})
 
     def violations(self) -> list[str]:
-        """Say where a version went down, or something came after an ending."""
+        """Return each place where a version decreased or an ended job changed."""
         return [
             f"{job_id}: {[(job['version'], job['status']) for job in (before, after)]}"
             for job_id, jobs in self.snapshots.items()
@@ -94,11 +94,11 @@ class JobsWatcher:
 
 @asynccontextmanager
 async def watch_jobs(stack: Stack) -> AsyncIterator[JobsWatcher]:
-    """Watch until the block ends."""
-    watching = JobsWatcher(stack)
-    task = asyncio.create_task(watching.run())
+    """Run a watcher until the block ends."""
+    watcher = JobsWatcher(stack)
+    task = asyncio.create_task(watcher.run())
     try:
-        yield watching
+        yield watcher
     finally:
         task.cancel()
         with suppress(asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""Workers beside a running system, real processes that a test starts, stops, freezes and kills."""
+"""Worker processes beside a running stack, which a test starts, stops, freezes and kills."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXIT_TIMEOUT_S = 20
 
 
 class WorkerProcess:
-    """A worker that is started again and again."""
+    """A worker that can be restarted; its ports and its log stay the same."""
 
     def __init__(self, env: dict[str, str], folder: Path) -> None:
         self._env = env
@@ -33,21 +33,21 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """The process id of now."""
+        """The current process id."""
         return self._process.pid
 
     @property
     def internal(self) -> str:
-        """Where its internal listener is."""
+        """The base URL of its internal listener."""
         return f"http://{self._program.host}:{self._program.port}"
 
     @property
     def log(self) -> str:
-        """What it has logged in all its lives."""
+        """The log of all its runs."""
         return self._log.read_text()
 
     async def start(self) -> None:
-        """Start it and wait until it is ready."""
+        """Start the worker and wait until it is ready."""
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *self._program.command, cwd=ROOT, env=self._env, stdout=log, stderr=log
@@ -56,38 +56,38 @@ class WorkerProcess:
         ended = asyncio.create_task(self._process.wait())
         try:
             await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED, timeout=30)
-            assert ready.done(), f"the worker has not become ready:\n{self.log[-2000:]}"
+            assert ready.done(), f"the worker did not become ready:\n{self.log[-2000:]}"
         finally:
             ready.cancel()
             ended.cancel()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal; it may have gone already."""
+        """Send a signal to the worker, which may have exited already."""
         with suppress(ProcessLookupError):
             self._process.send_signal(number)
 
     async def kill(self) -> None:
-        """Kill it."""
+        """Kill the worker."""
         self.signal(signal.SIGKILL)
         await self._process.wait()
 
     async def stop(self) -> float:
-        """Ask it to stop; return the monotonic time of its exit, which must be a clean one."""
+        """Stop the worker with SIGTERM and return the monotonic time of its exit; the exit code must be 0."""
         self.signal(signal.SIGTERM)
         code = await asyncio.wait_for(self._process.wait(), EXIT_TIMEOUT_S)
         exited_at = time.monotonic()
-        assert code == 0, f"the worker has ended with {code}:\n{self.log[-2000:]}"
+        assert code == 0, f"the worker exited with {code}:\n{self.log[-2000:]}"
         return exited_at
 
 
 class WorkerFleet:
-    """Some workers, and the log that all their handlers write."""
+    """Some workers and the log of their handlers."""
 
     def __init__(self, stack: Stack, folder: Path, env: dict[str, str]) -> None:
         self.folder = folder
         self.workers: list[WorkerProcess] = []
         self._stack = stack
-        self._log = folder / "effects"
+        self._log = folder / "handlers.log"
         self._env = {
             **os.environ,
             **stack.env,
@@ -102,11 +102,11 @@ class WorkerFleet:
 
     @property
     def handler_log(self) -> HandlerLog:
-        """What the handlers have done so far."""
+        """The log of the handlers so far."""
         return HandlerLog.read(self._log)
 
     async def add(self, count: int = 1) -> list[WorkerProcess]:
-        """Start more workers."""
+        """Start more workers and return them."""
         ports = map(str, free_ports(count))
         added = [WorkerProcess({**self._env, "WORKER_INTERNAL_PORT": port}, self.folder) for port in ports]
         self.workers += added
@@ -114,11 +114,11 @@ class WorkerFleet:
         return added
 
     def by_pid(self, pid: int) -> WorkerProcess:
-        """Return the worker that has this process id now."""
+        """Return the worker that currently has this process id."""
         return next(worker for worker in self.workers if worker.pid == pid)
 
     async def metric(self, name: str) -> float:
-        """Return the sum of one of the workers' metrics."""
+        """Return the value of a metric, summed over the workers and its labels."""
         return sum([await metric(self._stack.session, worker.internal, name) for worker in self.workers])
 
 

@@ -1,17 +1,23 @@
-"""The shape of the code, held by its syntax trees: who may import whom, what things are called, how long they get."""
+"""The shape of the code, read from its syntax trees: imports, module names, sizes."""
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from dev.environment import ROOT
+
 PACKAGES = ("headway", "services", "bench", "dev")
 SERVICES = ("submitter", "worker", "notifier")
+UNDRAWN = frozenset(
+    {"__main__", "app", "metrics", "settings", "contracts", "timestamp"}
+)  # used by, or using, most others
 MODULE_LINES = 300
 FUNCTION_LINES = 40
 VAGUE = frozenset({"utils", "util", "common", "core", "helpers", "helper", "manager", "managers", "misc"})
@@ -44,7 +50,7 @@ def imports(path: Path, name: str) -> set[str]:
 
 
 def forbidden_imports(root: Path) -> list[str]:
-    """Name every import of a sibling service, and every import of a service or of `dev` where it has no business."""
+    """Return every import of a sibling service, and of a package that the importing package must not know."""
     wrong = []
     for path, name in modules(root):
         parts = name.split(".")
@@ -61,6 +67,52 @@ def forbidden_imports(root: Path) -> list[str]:
             if any(used == one or used.startswith(f"{one}.") for one in banned)
         ]
     return wrong
+
+
+def absolute_imports(root: Path) -> list[str]:
+    """Return every module of `services` that imports another one by its absolute name."""
+    return [
+        name
+        for path, name in modules(root)
+        if name.startswith("services") and re.search(r"^\s*(from|import) services\b", path.read_text(), re.MULTILINE)
+    ]
+
+
+def module_graph(root: Path) -> dict[str, set[str]]:
+    """Return the modules that each module of `headway` and `services` imports."""
+    named = {name: path for path, name in modules(root) if name.split(".")[0] in ("headway", "services")}
+    graph = {}
+    for name, path in named.items():
+        used = {one if one in named else one.rpartition(".")[0] for one in imports(path, name)}
+        graph[name] = used & named.keys() - {name}
+    return graph
+
+
+def edges_within(graph: dict[str, set[str]], package: str) -> set[tuple[str, str]]:
+    """Return the imports between the parts of a package: its modules and its packages, apart from UNDRAWN."""
+
+    def part(name: str) -> str | None:
+        if not name.startswith(f"{package}."):
+            return None
+        child = name.removeprefix(f"{package}.").split(".")[0]
+        return None if child in UNDRAWN else child
+
+    pairs = {(part(name), part(used)) for name, all_used in graph.items() for used in all_used}
+    return {(one, other) for one, other in pairs if one and other and one != other}
+
+
+def drawings() -> dict[str, set[tuple[str, str]]]:
+    """Return the arrows of the flowcharts in docs/architecture.md, by the package that each one shows."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    found = re.findall(r"```mermaid\nflowchart \w+\n +%% (\S+)\n(.*?)```", text, re.DOTALL)
+    return {
+        package: {
+            (one, other.strip())
+            for one, others in re.findall(r"^ +(\w+) --> (.+)$", body, re.MULTILINE)
+            for other in others.split("&")
+        }
+        for package, body in found
+    }
 
 
 def bad_names(root: Path) -> list[str]:
@@ -90,6 +142,40 @@ def too_long(root: Path, longer: dict[str, tuple[int, str]]) -> list[str]:
 def test_no_service_imports_a_sibling_and_headway_imports_no_service() -> None:
     """What a service may import are its own modules, the shared ones beside it, and `headway`."""
     assert forbidden_imports(ROOT) == []
+
+
+def test_services_import_relatively() -> None:
+    """No module of `services` spells the name of its package, so that another package can contain it."""
+    assert absolute_imports(ROOT) == []
+
+
+def test_imports_have_no_cycle() -> None:
+    """Each module can be read after the ones that it imports."""
+    TopologicalSorter(module_graph(ROOT)).prepare()
+
+
+@pytest.mark.parametrize("package", ["headway", "services", *(f"services.{name}" for name in SERVICES)])
+def test_the_drawing_of_the_modules_is_true(package: str) -> None:
+    """The flowcharts in docs/architecture.md have an arrow for each import between the parts of a package."""
+    assert drawings()[package] == edges_within(module_graph(ROOT), package)
+
+
+def test_the_notifier_imports_downwards() -> None:
+    """From transports and ingest over watching and records to the Redis client, never upwards."""
+    order = ("transports", "ingest", "watching", "records", "redis_client")
+    edges = edges_within(module_graph(ROOT), "services.notifier")
+    assert edges & {("transports", "ingest"), ("ingest", "transports")} == set()
+    layered = [(one, other) for one, other in edges if {one, other} <= set(order)]
+    assert [(one, other) for one, other in layered if order.index(one) > order.index(other)] == []
+
+
+def test_a_cycle_of_imports_is_found(tmp_path: Path) -> None:
+    """Two modules that import each other are reported, relative imports included."""
+    for name, text in (("a", "from . import b\n"), ("b", "from .a import x\n"), ("__init__", "")):
+        (tmp_path / "services").mkdir(exist_ok=True)
+        (tmp_path / "services" / f"{name}.py").write_text(text)
+    with pytest.raises(CycleError):
+        TopologicalSorter(module_graph(tmp_path)).prepare()
 
 
 def test_modules_are_named_after_what_they_are_for() -> None:

@@ -1,1 +1,1 @@
-"""The peers: each as its documentation has it, with Redis between its replicas; run in an environment of their own."""
+"""The peers, as their documentation recommends, with Redis between replicas. They run in a separate environment."""

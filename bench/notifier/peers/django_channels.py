@@ -1,4 +1,4 @@
-"""Channels on uvicorn: `POST /pub/<job>` is sent to the group of the job, which the consumers at `/ws/<job>` are in."""
+"""Channels on uvicorn: `POST /pub/<job>` sends to the group of the job; consumers at `/ws/<job>` are its members."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ settings.configure(
     CHANNEL_LAYERS={"default": {"BACKEND": LAYER, "CONFIG": {"hosts": [os.environ["BENCH_REDIS_URL"]]}}},
     INSTALLED_APPS=["channels"],
     ROOT_URLCONF=__name__,
-    SECRET_KEY="of no session",  # noqa: S106
+    SECRET_KEY="unused",  # noqa: S106
 )
 django.setup()
 
 
 class Consumer(AsyncWebsocketConsumer):  # type: ignore[misc]
-    """One socket."""
+    """A WebSocket that watches one job."""
 
     async def connect(self) -> None:
         """Join the job's group."""
@@ -40,12 +40,12 @@ class Consumer(AsyncWebsocketConsumer):  # type: ignore[misc]
         await self.channel_layer.group_discard(self.group, self.channel_name)
 
     async def report(self, event: dict[str, Any]) -> None:
-        """Send on what the group gets."""
+        """Forward a message of the group to the client."""
         await self.send(text_data=event["text"])
 
 
 async def publish(request: HttpRequest, job: str) -> HttpResponse:
-    """Send the group what is posted."""
+    """Send the request body to the job's group."""
     await get_channel_layer().group_send(f"job.{job}", {"type": "report", "text": request.body.decode()})
     return HttpResponse(status=202, headers={"Content-Length": "0"})
 

@@ -1,4 +1,4 @@
-"""FastAPI on uvicorn: `POST /pub/<job>` goes through Redis to the sockets at `/ws/<job>`, which it keeps in a dict."""
+"""FastAPI on uvicorn: `POST /pub/<job>` is published through Redis to the WebSockets at `/ws/<job>`, kept in a dict."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ watchers: defaultdict[str, set[WebSocket]] = defaultdict(set)
 
 
 async def deliver() -> None:
-    """Send what Redis publishes to whoever watches, for ever."""
+    """Forward what Redis publishes to the watchers, until cancelled."""
     async for message in subscription.listen():
         if message["type"] == "message":
             for watcher in list(watchers[message["channel"]]):
-                with suppress(RuntimeError, WebSocketDisconnect):  # it has left meanwhile
+                with suppress(RuntimeError, WebSocketDisconnect):  # the watcher has left meanwhile
                     await watcher.send_text(message["data"])
 
 
 @asynccontextmanager
 async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-    """Listen to Redis for as long as the application runs."""
-    await subscription.subscribe("no job")  # without any subscription there is nothing to listen to
+    """Receive from Redis while the application runs."""
+    await subscription.subscribe("no job")  # redis-py's listen() ends at once without a subscription
     task = asyncio.create_task(deliver())
     yield
     task.cancel()
 
 
 async def publish(job: str, request: Request) -> Response:
-    """Publish what is posted."""
+    """Publish the request body."""
     await redis.publish(f"job:{job}", await request.body())
     return Response(status_code=202)
 
 
 async def watch(socket: WebSocket, job: str) -> None:
-    """Keep a socket until it closes."""
+    """Subscribe a WebSocket to its job until it closes."""
     channel = f"job:{job}"
     await socket.accept()
     if not watchers[channel]:

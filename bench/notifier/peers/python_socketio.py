@@ -1,4 +1,4 @@
-"""python-socketio on uvicorn: `POST /pub/<job>` is emitted to the room of the job that a socket's address names."""
+"""python-socketio on uvicorn: `POST /pub/<job>` emits to the room of the job; a socket's query string names its job."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ server = socketio.AsyncServer(
 
 
 async def connect(sid: str, environ: dict[str, str]) -> None:
-    """Let a socket into its job's room."""
+    """Called when a socket connects: add it to the room of its job."""
     job = parse_qs(environ["QUERY_STRING"])["job"][0]
     await server.enter_room(sid, f"job:{job}")
 
 
 async def publish(scope: Message, receive: Receive, send: Send) -> None:
-    """Emit what is posted."""
+    """Emit the request body to the job's room."""
     body, more = b"", True
     while more:
         message = await receive()

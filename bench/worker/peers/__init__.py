@@ -1,1 +1,1 @@
-"""What is measured beside Headway: for each system its worker, and a client that enqueues on orders from a pipe."""
+"""The systems that Headway is compared with: for each a worker, and a client that gets commands through a pipe."""

@@ -1,4 +1,4 @@
-"""arq: with how many jobs at once its worker, without a number its client. Results are not kept."""
+"""arq: a worker if the argument is its concurrency, or else a client. Results are not kept."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ import uvloop
 from arq.connections import RedisSettings, create_pool
 from arq.worker import Worker
 
-from bench.worker.orders import NAP_S, serve
-from bench.worker.starts import started
+from bench.worker.commands import SLEEP_S, serve
+from bench.worker.starts import record_start
 
 REDIS = RedisSettings.from_dsn(os.environ["BENCH_REDIS_URL"])
 
 
 async def noop(_ctx: dict[str, Any], at: int) -> None:
     """Do nothing."""
-    started(at)
+    record_start(at)
 
 
 async def nap(_ctx: dict[str, Any], at: int) -> None:
-    """Be in flight for as long as it may."""
-    started(at)
-    await asyncio.sleep(NAP_S)
+    """Stay in flight until the worker ends."""
+    record_start(at)
+    await asyncio.sleep(SLEEP_S)
 
 
 async def work(max_jobs: int) -> None:
-    """Run jobs for ever."""
+    """Run jobs until the process ends."""
     await Worker(
         functions=[noop, nap],
         redis_settings=REDIS,
         max_jobs=max_jobs,
         keep_result=0,
-        job_timeout=2 * NAP_S,
+        job_timeout=2 * SLEEP_S,
         handle_signals=False,
     ).main()
 
 
 async def client() -> None:
-    """Enqueue what is ordered."""
+    """Enqueue jobs on command."""
     pool = await create_pool(REDIS)
     await serve(lambda kind: pool.enqueue_job(kind, time.monotonic_ns()))
 

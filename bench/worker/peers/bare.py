@@ -1,6 +1,6 @@
-"""The bare loop: what receiving and deleting cost by themselves, with SDK, options, loop and polls as in our worker.
+"""The bare loop: only receives and deletes, with the SDK options, event loop and poll intervals of Headway's worker.
 
-It decodes a message no further than to note its start, tells nobody of it, and renews nothing.
+It decodes as much of a message as it needs to record the start. It sends no reports and renews no leases.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 import uvloop
 from azure.storage.queue.aio import QueueClient, QueueServiceClient
 
-from bench.worker.starts import started
+from bench.worker.starts import record_start
 from headway.azure.job_queue import API_VERSION, MAX_PAGE
 
 LEASE_S = 600
@@ -33,7 +33,7 @@ OPTIONS: dict[str, Any] = {
 
 
 async def consume(queue: QueueClient, concurrency: int) -> None:
-    """Receive for ever as many as there is room for, and delete each in a task of its own."""
+    """Receive as many messages as there are free slots, and handle each in its own task, until cancelled."""
     tasks: set[asyncio.Task[None]] = set()
     freed = asyncio.Event()
 
@@ -65,12 +65,12 @@ async def _page(queue: QueueClient, count: int) -> list[Any]:
 
 
 async def _handle(queue: QueueClient, message: Any) -> None:
-    started(msgspec.json.decode(base64.b64decode(message.content))["payload"]["at"])
+    record_start(msgspec.json.decode(base64.b64decode(message.content))["payload"]["at"])
     await queue.delete_message(message.id, message.pop_receipt)
 
 
 async def main(concurrency: int) -> None:
-    """Consume the queue that the environment names."""
+    """Consume the queue named by the environment."""
     async with QueueServiceClient.from_connection_string(os.environ["QUEUE_CONNECTION_STRING"], **OPTIONS) as service:
         await consume(service.get_queue_client(os.environ["QUEUE_NAME"]), concurrency)
 

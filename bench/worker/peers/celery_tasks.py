@@ -1,6 +1,6 @@
-"""Celery: `celery --app bench.worker.peers.celery_tasks worker`; as a module, its client.
+"""Celery: `celery --app bench.worker.peers.celery_tasks worker` is the worker; as a program, the module is its client.
 
-At least once (`acks_late`), and nobody is told anything (no result backend); the rest is as it comes.
+Delivery is at least once (`acks_late`), without a result backend; the rest is Celery's default.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import time
 
 from celery import Celery
 
-from bench.worker.orders import NAP_S, serve
-from bench.worker.starts import started
+from bench.worker.commands import SLEEP_S, serve
+from bench.worker.starts import record_start
 
 app = Celery("bench", broker=os.environ["BENCH_REDIS_URL"])
 app.conf.update(task_acks_late=True, task_ignore_result=True, broker_connection_retry_on_startup=True)
@@ -20,20 +20,20 @@ app.conf.update(task_acks_late=True, task_ignore_result=True, broker_connection_
 
 def noop(at: int) -> None:
     """Do nothing."""
-    started(at)
+    record_start(at)
 
 
 def nap(at: int) -> None:
-    """Be in flight for as long as it may."""
-    started(at)
-    time.sleep(NAP_S)
+    """Stay in flight until the worker ends."""
+    record_start(at)
+    time.sleep(SLEEP_S)
 
 
 TASKS = {handler.__name__: app.task(name=handler.__name__)(handler) for handler in (noop, nap)}
 
 
 async def enqueue(kind: str) -> None:
-    """Enqueue one job; Celery's client blocks."""
+    """Enqueue one job. Celery's client blocks the event loop meanwhile."""
     TASKS[kind].delay(time.monotonic_ns())
 
 

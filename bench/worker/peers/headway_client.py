@@ -1,4 +1,4 @@
-"""The client of Headway and of the bare loop: puts messages on the queue itself, or submits as everybody does."""
+"""The client of Headway and of the bare loop: sends to the queue directly, or submits jobs over HTTP."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from uuid import uuid4
 import aiohttp
 from azure.core.exceptions import AzureError
 
-from bench.worker.orders import serve
+from bench.worker.commands import serve
 from headway.azure.job_queue import JobQueue
 from headway.contracts import JobMessage, Json, Timestamp, encode_message
 
 TTL_S = 3600.0
-AT_ONCE = 8  # sends, so that filling the queue does not take longer than emptying it
+CONCURRENCY = 8  # sends at the same time, so that filling the queue does not take longer than emptying it
 
 
 async def fill() -> None:
-    """Put messages on the queue, and hint that they are there, as the submitter does."""
+    """Send messages to the queue and then a wake-up to the workers, as the submitter does."""
     async with (
         JobQueue.connect(os.environ["QUEUE_CONNECTION_STRING"], os.environ["QUEUE_NAME"]) as queue,
         aiohttp.ClientSession() as session,
     ):
 
-        async def hint() -> None:
+        async def wake_worker() -> None:
             async with session.post(f"{os.environ['NOTIFIER_INTERNAL_URL']}/wake") as response:
                 await response.read()
 
@@ -36,14 +36,14 @@ async def fill() -> None:
             while True:
                 try:
                     return await queue.send(encode_message(message))
-                except AzureError:  # a connection that is reset on a busy machine
+                except AzureError:  # a busy machine resets connections
                     await asyncio.sleep(0.5)
 
-        await serve(enqueue, AT_ONCE, hint)
+        await serve(enqueue, CONCURRENCY, wake_worker)
 
 
 async def submit() -> None:
-    """Post jobs to the submitter, one after the other."""
+    """Post jobs to the submitter, one at a time."""
     async with aiohttp.ClientSession(raise_for_status=True) as session:
 
         async def enqueue(kind: str) -> None:

@@ -4,11 +4,11 @@
  * Whatever a job or its worker says is shown as text, never as markup.
  */
 
+import { amountText, isCancelling, isWorkerLost, nextStepText, percent, percentText, statusText } from "/assets/format.js";
 import { liveUrl } from "/assets/live-url.js";
 import { offer } from "/assets/share.js";
 import { mayCancel, readClaims } from "/assets/token.js";
 import { watchJob } from "/assets/watch.js";
-import { amount, cancelling, figure, outlook, percent, status, workerLost } from "/assets/words.js";
 
 const MARKS = { succeeded: "✓", failed: "✗", cancelled: "⊘" };
 const PROBLEMS = {
@@ -101,7 +101,7 @@ function renderJob() {
   const { version, kind, attempt, max_attempts: attempts, result, progress } = snapshot;
   Object.assign(main.dataset, { status: snapshot.status, version });
   write("kind", kind);
-  write("status", status(snapshot));
+  write("status", statusText(snapshot));
   write("message", progress?.message);
   write("attempt", `${attempt} of ${attempts}`);
   element.attempts.hidden = attempt < 2;
@@ -114,14 +114,14 @@ function renderJob() {
 
 function renderProgress() {
   const share = percent(snapshot);
-  const known = figure(snapshot);
+  const known = percentText(snapshot);
   const running = snapshot.status === "running";
   if (share === null && running) element.bar.removeAttribute("value");
   else element.bar.value = share ?? 0;
   write("percent", known);
-  write("progress-text", amount(snapshot));
+  write("progress-text", amountText(snapshot));
   const mark = MARKS[snapshot.status];
-  document.title = mark ? `${mark} ${snapshot.kind}` : `${(running && known) || status(snapshot)} · ${snapshot.kind}`;
+  document.title = mark ? `${mark} ${snapshot.kind}` : `${(running && known) || statusText(snapshot)} · ${snapshot.kind}`;
 }
 
 /** Show the times, and again at each full second until the job has ended. */
@@ -132,13 +132,13 @@ function renderTimes() {
   const elapsed = started && Math.max(0, (finished ? Date.parse(finished) : now) - Date.parse(started));
   write("elapsed", started && clock(elapsed));
   write("remaining", remaining(snapshot, now));
-  write("outlook", outlook(snapshot, now));
-  main.toggleAttribute("data-lost", workerLost(snapshot, now));
+  write("outlook", nextStepText(snapshot, now));
+  main.toggleAttribute("data-lost", isWorkerLost(snapshot, now));
   if (!finished) timer = setTimeout(renderTimes, 1000 - ((elapsed || now) % 1000));
 }
 
 function renderCancel() {
-  const wanted = asked || cancelling(snapshot);
+  const wanted = asked || isCancelling(snapshot);
   element.cancel.disabled = wanted;
   element.cancel.hidden = !!snapshot.finished_at;
   write("cancel", wanted ? "Cancelling…" : "Cancel job");

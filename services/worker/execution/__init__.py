@@ -1,1 +1,1 @@
-"""How attempts run: in the event loop, in threads and in processes."""
+"""Execution of attempts: in the event loop, in threads and in processes."""

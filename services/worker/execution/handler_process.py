@@ -1,6 +1,6 @@
-"""A handler process, started by the process pool with a socket's file descriptor and the log level as arguments.
+"""The main module of a handler process, which runs the attempts that the worker sends, one after another.
 
-It runs the attempts that the worker sends, one after another.
+The process pool starts it with two arguments: the file descriptor of a socket to the worker, and the log level.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from headway.contracts import Json, Progress
 
 from ..outcomes import Finished, RetryLater, decode_payload, outcome_from_exception, outcome_from_result
 from .ipc import (
-    LENGTH,
+    LENGTH_PREFIX,
     AttemptFinished,
     CheckpointSaved,
     FromProcess,
@@ -38,22 +38,22 @@ from .ipc import (
     SaveCheckpoint,
     StopAttempt,
     ToProcess,
-    encode_message,
+    encode_frame,
+    frame_decoder,
 )
-from .ipc import message_decoder as reader_of
 
-PROGRESS_INTERVAL_S = 0.02  # progress goes at most so often, which is more than anybody sees
-MAX_POLL_S = 60.0  # that the line is waited on without a look at the clock
+PROGRESS_INTERVAL_S = 0.02  # between two frames with progress
+MAX_POLL_S = 60.0  # of the socket, before the lease deadline is checked again
 NO_DEADLINE = float("inf")
-STANDARD_RECORD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {
-    "message",
-    "asctime",
-}  # of a log record, what nobody has added
-_decode = reader_of(ToProcess)
+STANDARD_RECORD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}  # all others are `extra`
+_decode = frame_decoder(ToProcess)
 
 
 class ParentChannel:
-    """The line to the worker: when it breaks, or nobody says any more that the job is ours, all is over."""
+    """The connection to the worker.
+
+    If it breaks, or the lease deadline passes without an extension, the process group is killed.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -61,35 +61,35 @@ class ParentChannel:
         self._poll.register(connection, select.POLLIN)
         self._lock = threading.Lock()
         self._lease_deadline = NO_DEADLINE
-        self.reason: str | None = None  # why this process shall end
-        self.runs: queue.SimpleQueue[RunAttempt] = queue.SimpleQueue()
-        self.saved: queue.SimpleQueue[CheckpointSaved] = queue.SimpleQueue()
+        self.stop_reason: str | None = None  # set when this process is to exit
+        self.attempts: queue.SimpleQueue[RunAttempt] = queue.SimpleQueue()
+        self.saved_checkpoints: queue.SimpleQueue[CheckpointSaved] = queue.SimpleQueue()
 
-    def send(self, message: FromProcess) -> None:
-        """Tell the worker something, from any thread."""
-        text = encode_message(message)
+    def send(self, frame: FromProcess) -> None:
+        """Send a frame to the worker; thread-safe."""
+        data = encode_frame(frame)
         with self._lock:
-            if isinstance(message, AttemptFinished):
+            if isinstance(frame, AttemptFinished):
                 self._lease_deadline = NO_DEADLINE
-            self._socket.sendall(text)
+            self._socket.sendall(data)
 
     def read_loop(self) -> None:
-        """Hear the worker for as long as there is one; then end this process, and whatever it has started."""
+        """Handle the worker's frames; when the connection ends, kill this process and all that it has started."""
         try:
             while True:
-                match _decode(self._receive(*LENGTH.unpack(self._receive(LENGTH.size)))):
-                    case RunAttempt() as run:
-                        self._lease_deadline = run.lease_deadline
-                        self.runs.put(run)
-                    case LeaseExtended(until):
-                        with self._lock:
+                match _decode(self._receive(*LENGTH_PREFIX.unpack(self._receive(LENGTH_PREFIX.size)))):
+                    case RunAttempt() as request:
+                        self._lease_deadline = request.lease_deadline
+                        self.attempts.put(request)
+                    case LeaseExtended(deadline):
+                        with self._lock:  # an extension may arrive after the attempt has finished
                             self._lease_deadline = (
-                                self._lease_deadline if self._lease_deadline == NO_DEADLINE else until
+                                self._lease_deadline if self._lease_deadline == NO_DEADLINE else deadline
                             )
                     case StopAttempt(reason):
                         self.stop_attempt(reason)
                     case saved:
-                        self.saved.put(saved)
+                        self.saved_checkpoints.put(saved)
         except (EOFError, TimeoutError, ConnectionError):
             pass
         except Exception:
@@ -98,8 +98,8 @@ class ParentChannel:
             os.killpg(0, signal.SIGKILL)
 
     def stop_attempt(self, reason: str) -> None:
-        """Have the handler raise, whatever it waits for; at the latest when it ends, this process does."""
-        self.reason = reason
+        """Raise CancelledError in the handler, also while it blocks; the process exits when the handler has ended."""
+        self.stop_reason = reason
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
     def _receive(self, length: int) -> bytes:
@@ -108,15 +108,15 @@ class ParentChannel:
             if self._poll.poll(min(MAX_POLL_S, max(0.0, self._lease_deadline - time.monotonic())) * 1000):
                 part = self._socket.recv(length - len(received))
                 if not part:
-                    raise EOFError("the worker has gone")
+                    raise EOFError("the worker closed the connection")
                 received += part
             elif time.monotonic() >= self._lease_deadline:
-                raise TimeoutError("the job may be another worker's")
+                raise TimeoutError("the lease was not extended in time")
         return bytes(received)
 
 
 class ProcessHost:
-    """What a handler's context speaks to here."""
+    """The progress sink of a handler in this process; it forwards progress and checkpoints to the worker."""
 
     def __init__(self, channel: ParentChannel) -> None:
         self._channel = channel
@@ -127,20 +127,24 @@ class ProcessHost:
         threading.Thread(target=self._send_progress_forever, name="progress", daemon=True).start()
 
     def progress_changed(self, collect: Callable[[], Progress]) -> None:
-        """Have it taken soon."""
+        """Called when the handler reports progress; a thread sends the latest within `PROGRESS_INTERVAL_S`."""
         self._collect = collect
         self._changed.set()
 
     def save_checkpoint(self, checkpoint: Json) -> Awaitable[None]:
-        """Wait until the worker has kept a checkpoint."""
+        """Send a checkpoint and block until the worker has saved it.
+
+        Raises:
+            CancelledError: the attempt has finished.
+        """
         if self._closed:
             raise asyncio.CancelledError("stop")
         self._channel.send(SaveCheckpoint(checkpoint))
-        self._channel.saved.get()
+        self._channel.saved_checkpoints.get()
         return completed_awaitable()
 
     def close(self) -> None:
-        """Show what is left to show, and nothing after that."""
+        """Send the last progress, and drop any that follows."""
         self._send_progress()
         with self._lock:
             self._closed = True
@@ -160,31 +164,31 @@ class ProcessHost:
 
 
 class ForwardingHandler(logging.Handler):
-    """Has the worker log it, which knows the job."""
+    """A log handler that forwards records to the worker, which adds the job's id and kind."""
 
     def __init__(self, channel: ParentChannel) -> None:
         super().__init__()
         self._channel = channel
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Tell the worker."""
+        """Send a log record to the worker; its extra values become strings."""
         extra = {name: str(value) for name, value in vars(record).items() if name not in STANDARD_RECORD_FIELDS}
         self._channel.send(LogRecord(record.name, record.levelno, self.format(record), extra))
 
 
 def run_attempt(request: RunAttempt, channel: ParentChannel) -> AttemptFinished:
-    """Run an attempt to its end."""
+    """Run an attempt and return its outcome, whatever the handler raises."""
     host = ProcessHost(channel)
     outcome: Finished | RetryLater
-    where: list[str] = []
+    trace: list[str] = []
     try:
         job = _find_job(request.module, request.attempt.kind)
         payload = decode_payload(job, request.payload)
         outcome = outcome_from_result(job.handler(JobContext(request.attempt, host), payload))
     except BaseException as error:
-        outcome, where = outcome_from_exception(error)
+        outcome, trace = outcome_from_exception(error)
     host.close()
-    return AttemptFinished(outcome, where)
+    return AttemptFinished(outcome, trace)
 
 
 def _find_job(module: str, kind: str) -> Job[..., Any]:
@@ -193,18 +197,18 @@ def _find_job(module: str, kind: str) -> Job[..., Any]:
 
 
 def main(descriptor: str, level: str) -> None:
-    """Run what comes, until there is no worker any more or it says so."""
+    """Run attempts until the worker stops this process or the connection ends."""
     channel = ParentChannel(socket.socket(fileno=int(descriptor)))
 
     def cancel(*_: object) -> None:
-        raise asyncio.CancelledError(channel.reason or "stop")
+        raise asyncio.CancelledError(channel.stop_reason or "stop")
 
     signal.signal(signal.SIGTERM, cancel)
     logging.basicConfig(level=int(level), format="%(message)s", handlers=[ForwardingHandler(channel)])
-    threading.Thread(target=channel.read_loop, name="line", daemon=True).start()
+    threading.Thread(target=channel.read_loop, name="parent-channel", daemon=True).start()
     with suppress(asyncio.CancelledError):
-        while channel.reason is None:
-            channel.send(run_attempt(channel.runs.get(), channel))
+        while channel.stop_reason is None:
+            channel.send(run_attempt(channel.attempts.get(), channel))
 
 
 if __name__ == "__main__":

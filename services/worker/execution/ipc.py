@@ -1,4 +1,4 @@
-"""What a worker and the process of a handler say to each other: JSON behind its length, over a pair of sockets."""
+"""The frames that the worker and its handler processes exchange over a socket pair: a 4-byte length, then JSON."""
 
 from __future__ import annotations
 
@@ -14,48 +14,48 @@ from headway.contracts import Json, Progress
 
 from ..outcomes import Finished, RetryLater
 
-LENGTH = struct.Struct("!I")
+LENGTH_PREFIX = struct.Struct("!I")
 
 
 class RunAttempt(Struct, frozen=True, tag=True):
     """To the process: run this attempt."""
 
-    module: str
+    module: str  # where the job is defined
     attempt: Attempt
     payload: Json
-    lease_deadline: float
+    lease_deadline: float  # monotonic
 
 
 class LeaseExtended(Struct, frozen=True, tag=True):
-    """To the process: the job is ours until then, by the monotonic clock."""
+    """To the process: the handler may run until this time."""
 
-    lease_deadline: float
+    lease_deadline: float  # monotonic
 
 
 class CheckpointSaved(Struct, frozen=True, tag=True):
-    """To the process: the checkpoint is kept."""
+    """To the process: the checkpoint is saved."""
 
 
 class StopAttempt(Struct, frozen=True, tag=True):
-    """To the process: end the attempt, and yourself; the handler is told why."""
+    """To the process: cancel the handler with this reason, then exit."""
 
     reason: str
 
 
 class ProgressUpdate(Struct, frozen=True, tag=True):
-    """From the process: how far the job is."""
+    """From the process: the handler's latest progress."""
 
     progress: Progress
 
 
 class SaveCheckpoint(Struct, frozen=True, tag=True):
-    """From the process: keep this checkpoint."""
+    """From the process: save this checkpoint and answer with `CheckpointSaved`."""
 
     checkpoint: Json
 
 
 class LogRecord(Struct, frozen=True, tag=True):
-    """From the process: what it logs."""
+    """From the process: log this record."""
 
     logger: str
     level: int
@@ -64,7 +64,7 @@ class LogRecord(Struct, frozen=True, tag=True):
 
 
 class AttemptFinished(Struct, frozen=True, tag=True):
-    """From the process: how the attempt ended; `where` is what the log shall know of an exception."""
+    """From the process: the outcome of the attempt, and the traceback lines of an unexpected exception."""
 
     outcome: Finished | RetryLater
     traceback: list[str]
@@ -74,12 +74,12 @@ ToProcess = RunAttempt | LeaseExtended | CheckpointSaved | StopAttempt
 FromProcess = ProgressUpdate | SaveCheckpoint | LogRecord | AttemptFinished
 
 
-def encode_message(message: ToProcess | FromProcess) -> bytes:
-    """Write a frame."""
-    text = msgspec.json.encode(message)
-    return LENGTH.pack(len(text)) + text
+def encode_frame(frame: ToProcess | FromProcess) -> bytes:
+    """Encode a frame with its length prefix."""
+    body = msgspec.json.encode(frame)
+    return LENGTH_PREFIX.pack(len(body)) + body
 
 
-def message_decoder(message_type: Any) -> Callable[[bytes], Any]:
-    """Make what reads a frame's text."""
-    return msgspec.json.Decoder(message_type).decode
+def frame_decoder(frame_type: Any) -> Callable[[bytes], Any]:
+    """Return a function that decodes the body of a frame of this type."""
+    return msgspec.json.Decoder(frame_type).decode

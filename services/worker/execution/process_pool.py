@@ -1,7 +1,7 @@
-"""Handlers that run in processes of their own: kept for the next job while they are well, ended with their job if not.
+"""The pool of handler processes: reused for the next attempt, and killed when an attempt is cancelled or crashes.
 
-A process is told until when its job is ours, and ends itself when it does not hear more in time: a worker that is
-frozen, killed or cut off from the queue leaves no handler behind that works on what another worker does.
+The worker keeps sending each process the deadline of its lease, and a process that passes its deadline kills itself. A
+worker that is frozen, killed or cut off from the queue thus leaves no handler running on a job that another worker has.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from headway.contracts import JobError, Json
 
 from ..outcomes import RetryLater
 from .ipc import (
-    LENGTH,
+    LENGTH_PREFIX,
     AttemptFinished,
     CheckpointSaved,
     FromProcess,
@@ -33,26 +33,26 @@ from .ipc import (
     SaveCheckpoint,
     StopAttempt,
     ToProcess,
-    encode_message,
-    message_decoder,
+    encode_frame,
+    frame_decoder,
 )
 
-DEADLINE_INTERVAL_S = 1.0
-UNWIND_TIMEOUT_S = 1.0  # what a handler gets to close what is open
-MAX_IDLE_PROCESSES = os.cpu_count() or 1  # processes that wait for the next job
-_decode = message_decoder(FromProcess)
+DEADLINE_INTERVAL_S = 1.0  # between two frames with the lease deadline
+UNWIND_TIMEOUT_S = 1.0  # for a cancelled handler to clean up before SIGKILL
+MAX_IDLE_PROCESSES = os.cpu_count() or 1
+_decode = frame_decoder(FromProcess)
 
 
 class LeasedHost(ProgressSink, Protocol):
-    """A host that knows for how long the job is ours."""
+    """A progress sink that knows the lease of its job."""
 
     @property
     def lease_deadline(self) -> float:
-        """Until when the job is ours, by the monotonic clock."""
+        """The monotonic time by which the handler must stop unless the lease is renewed."""
 
 
 class ProcessPool:
-    """The processes of handlers."""
+    """Handler processes, started on demand; up to one per CPU waits idle for the next attempt."""
 
     def __init__(self) -> None:
         self._idle: list[HandlerProcess] = []
@@ -60,7 +60,7 @@ class ProcessPool:
     @classmethod
     @asynccontextmanager
     async def open(cls) -> AsyncIterator[ProcessPool]:
-        """Start with none; at the end nobody is left."""
+        """Open a pool; on exit its idle processes are ended."""
         pool = cls()
         try:
             yield pool
@@ -69,21 +69,26 @@ class ProcessPool:
                 await process.end()
 
     async def run(self, job: Job[..., Any], attempt: Attempt, payload: Json, host: LeasedHost) -> AttemptFinished:
-        """Run an attempt in a process; when this is cancelled, the process is ended with all that it has started."""
+        """Run an attempt in a process and return its outcome; a crash of the process is a retry.
+
+        On cancellation the process is ended with all that it has started.
+        """
         process = await self._acquire()
         try:
-            ended = await process.run(RunAttempt(job.handler.__module__, attempt, payload, host.lease_deadline), host)
+            finished = await process.run(
+                RunAttempt(job.handler.__module__, attempt, payload, host.lease_deadline), host
+            )
         except BaseException as error:
             cancelled = isinstance(error, asyncio.CancelledError) and error.args
             await process.end(str(error.args[0]) if cancelled else "stop")
             raise
-        if ended is None:
+        if finished is None:
             return AttemptFinished(RetryLater(JobError("Crashed", f"The handler's process {await process.end()}.")), [])
         if len(self._idle) < MAX_IDLE_PROCESSES:
             self._idle.append(process)
         else:
             await process.end()
-        return ended
+        return finished
 
     async def _acquire(self) -> HandlerProcess:
         while self._idle:
@@ -95,7 +100,7 @@ class ProcessPool:
 
 
 class HandlerProcess:
-    """One process, and the line to it."""
+    """One handler process and the connection to it."""
 
     def __init__(
         self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -106,7 +111,7 @@ class HandlerProcess:
 
     @classmethod
     async def start(cls) -> HandlerProcess:
-        """Start a process in a session of its own, so that it can be ended with whatever it has started."""
+        """Start a process in a session of its own, so that its whole process group can be killed."""
         parent_end, child_end = socket.socketpair()
         level = str(logging.getLogger().level)
         with child_end:
@@ -118,12 +123,12 @@ class HandlerProcess:
 
     @property
     def is_alive(self) -> bool:
-        """Tell whether it still waits for what it is told."""
+        """Whether the process can run an attempt."""
         return self._process.returncode is None and not self._reader.at_eof()
 
-    async def run(self, told: RunAttempt, host: LeasedHost) -> AttemptFinished | None:
-        """Have an attempt run; `None` when the process has ended instead."""
-        self._send(told)
+    async def run(self, request: RunAttempt, host: LeasedHost) -> AttemptFinished | None:
+        """Run an attempt; return None if the process has ended before the attempt has finished."""
+        self._send(request)
         sending_deadlines = asyncio.create_task(self._send_lease_deadline(host))
         try:
             while True:
@@ -133,17 +138,17 @@ class HandlerProcess:
                     case SaveCheckpoint(checkpoint):
                         await host.save_checkpoint(checkpoint)
                         self._send(CheckpointSaved())
-                    case LogRecord(name, level, text, added):
-                        logging.getLogger(name).log(level, "%s", text, extra=added)
-                    case AttemptFinished() as ended:
-                        return ended
+                    case LogRecord(name, level, text, extra):
+                        logging.getLogger(name).log(level, "%s", text, extra=extra)
+                    case AttemptFinished() as finished:
+                        return finished
                     case _:
                         return None
         finally:
             sending_deadlines.cancel()
 
     async def end(self, reason: str = "stop") -> str:
-        """End the process, with whatever it has started, and say how it has ended."""
+        """End the process with all that it has started; return how it ended, such as `ended with 1`."""
         self._send(StopAttempt(reason))
         try:
             async with asyncio.timeout(UNWIND_TIMEOUT_S):
@@ -162,12 +167,12 @@ class HandlerProcess:
             await asyncio.sleep(DEADLINE_INTERVAL_S)
             self._send(LeaseExtended(host.lease_deadline))
 
-    def _send(self, told: ToProcess) -> None:
-        self._writer.write(encode_message(told))
+    def _send(self, frame: ToProcess) -> None:
+        self._writer.write(encode_frame(frame))
 
     async def _receive(self) -> Any:
         try:
-            (length,) = LENGTH.unpack(await self._reader.readexactly(LENGTH.size))
+            (length,) = LENGTH_PREFIX.unpack(await self._reader.readexactly(LENGTH_PREFIX.size))
             return _decode(await self._reader.readexactly(length))
         except (asyncio.IncompleteReadError, OSError):
             return None

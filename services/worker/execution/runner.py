@@ -1,4 +1,4 @@
-"""Runs one attempt: from the payload's text, by the way that its handler asks for, to how the attempt ended."""
+"""The runner: decodes the payload, runs the handler as its job requires, and returns the outcome of the attempt."""
 
 from __future__ import annotations
 
@@ -20,15 +20,18 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class Runner:
-    """Runs attempts in the loop, in threads, and in processes."""
+    """Runs attempts in the event loop, in threads and in processes."""
 
-    def __init__(self, processes: ProcessPool) -> None:
-        self._processes = processes
+    def __init__(self, process_pool: ProcessPool) -> None:
+        self._process_pool = process_pool
 
     async def run(
         self, job: Job[..., Any], attempt: Attempt, payload: Json, host: LeasedHost, timeout_s: float | None
     ) -> Finished | RetryLater:
-        """Run an attempt to its end; whatever goes wrong in it is an ending too."""
+        """Run an attempt and return its outcome; whatever the handler raises becomes one.
+
+        `timeout_s` of None means no limit.
+        """
         timeout = AttemptTimeout(timeout_s)
         try:
             with timeout:
@@ -38,7 +41,7 @@ class Runner:
                 raise
             if not timeout.expired:
                 return RetryLater(JobError("CancelledError", "The handler cancelled itself."))
-        except (Exception, SystemExit) as error:  # sys.exit() in a handler ends the job, not the worker
+        except (Exception, SystemExit) as error:  # sys.exit() in a handler must not end the worker
             if not timeout.expired:
                 return _log_failure(*outcome_from_exception(error), job.kind)
         else:
@@ -49,8 +52,8 @@ class Runner:
         self, job: Job[..., Any], attempt: Attempt, payload: Json, host: LeasedHost
     ) -> tuple[Finished | RetryLater, list[str]]:
         if job.process:
-            ended = await self._processes.run(job, attempt, payload, host)
-            return ended.outcome, ended.traceback
+            finished = await self._process_pool.run(job, attempt, payload, host)
+            return finished.outcome, finished.traceback
         decoded = decode_payload(job, payload)
         if inspect.iscoroutinefunction(job.handler):
             return outcome_from_result(await job.handler(JobContext(attempt, host), decoded)), []
@@ -64,7 +67,10 @@ def _log_failure(outcome: Finished | RetryLater, traceback: list[str], kind: str
 
 
 class AttemptTimeout:
-    """Cancels the running task when its time is over, and says so: asyncio.timeout cannot tell the handler why."""
+    """A context manager that cancels the current task with the argument `timeout` after some seconds.
+
+    asyncio.timeout cancels without an argument, and a handler could not tell a timeout from a cancel.
+    """
 
     def __init__(self, seconds: float | None) -> None:
         self._seconds = seconds

@@ -1,4 +1,4 @@
-"""Handlers that are plain functions: each in a thread of its own, beside the loop."""
+"""Runs handlers that are plain functions, each in a thread of its own."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from headway.contracts import Json, Progress
 
 
 async def run_in_thread(job: Job[..., Any], attempt: Attempt, payload: Any, host: ProgressSink) -> Any:
-    """Run a handler in a thread.
+    """Run a handler in a thread and return its result.
 
-    It cannot be stopped, only asked to: when this is cancelled it waits for the thread, whose effects shall end before
-    the job is somebody else's.
+    A thread cannot be stopped from outside. On cancellation the handler's next call of its context raises
+    CancelledError, and this waits for the thread to end: the job must not be released while its handler has effects.
     """
     thread_host = ThreadHost(host)
     context = JobContext(attempt, thread_host)
@@ -36,7 +36,7 @@ async def run_in_thread(job: Job[..., Any], attempt: Attempt, payload: Any, host
 
 
 class ThreadHost:
-    """A host for a thread: passes to the loop what the handler says."""
+    """The progress sink of a handler in a thread; it forwards progress and checkpoints to the event loop."""
 
     def __init__(self, host: ProgressSink) -> None:
         self._host = host
@@ -45,17 +45,22 @@ class ThreadHost:
         self._closed: str | None = None
 
     def progress_changed(self, collect: Callable[[], Progress]) -> None:
-        """Tell the loop, which is asked once for many."""
+        """Called when the handler reports progress, once until it is collected."""
         self._loop.call_soon_threadsafe(self._host.progress_changed, collect)
 
     def save_checkpoint(self, checkpoint: Json) -> Awaitable[None]:
-        """Hold the thread until the checkpoint is kept."""
+        """Block the thread until the checkpoint is saved.
+
+        Raises:
+            CancelledError: the handler is to stop.
+            ValueError: the queue message has no room for the checkpoint.
+        """
 
         async def save() -> None:
             await self._host.save_checkpoint(checkpoint)
 
         self._saving = saving = asyncio.run_coroutine_threadsafe(save(), self._loop)
-        if self._closed is not None:  # in between, so that `close` has not seen it
+        if self._closed is not None:  # `close` ran before `_saving` was set
             saving.cancel()
         try:
             saving.result()
@@ -64,28 +69,30 @@ class ThreadHost:
         return completed_awaitable()
 
     def close(self, reason: str) -> None:
-        """Let go of a thread that waits for its checkpoint."""
+        """Cancel a checkpoint in progress, so that the thread does not wait for it."""
         self._closed = reason
         if self._saving is not None:
             self._saving.cancel()
 
 
 def _start_thread(call: Callable[[], Any]) -> asyncio.Future[Any]:
-    """Call in a thread of its own, which no other handler waits for, and this process's end neither."""
+    """Call a function in a new daemon thread; unlike a thread pool's, it does not delay other calls or the exit."""
     loop = asyncio.get_running_loop()
     result: asyncio.Future[Any] = loop.create_future()
-    result.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to ask for it
+    result.add_done_callback(
+        lambda done: done.cancelled() or done.exception()
+    )  # mark it as retrieved, or asyncio logs it
 
     def target() -> None:
-        settle: Callable[[], None]
+        resolve: Callable[[], None]
         try:
-            settle = partial(result.set_result, call())
-        except StopIteration as error:  # which no future takes
-            settle = partial(result.set_exception, RuntimeError(f"StopIteration: {error}"))
+            resolve = partial(result.set_result, call())
+        except StopIteration as error:  # futures reject StopIteration
+            resolve = partial(result.set_exception, RuntimeError(f"StopIteration: {error}"))
         except BaseException as error:
-            settle = partial(result.set_exception, error)
-        with suppress(RuntimeError):  # the loop has been closed meanwhile
-            loop.call_soon_threadsafe(settle)
+            resolve = partial(result.set_exception, error)
+        with suppress(RuntimeError):  # the loop was closed in the meantime
+            loop.call_soon_threadsafe(resolve)
 
     threading.Thread(target=target, name="handler", daemon=True).start()
     return result

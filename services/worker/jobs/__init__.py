@@ -1,1 +1,1 @@
-"""The jobs that come with Headway."""
+"""The built-in jobs."""

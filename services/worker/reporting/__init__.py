@@ -1,1 +1,1 @@
-"""How attempts are reported to the notifier."""
+"""Reports to the notifier, and its verdicts."""

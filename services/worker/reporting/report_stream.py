@@ -1,4 +1,4 @@
-"""The reports of one delivery: the latest state, what was told of it, and who waits for a verdict."""
+"""The reports of one delivery: the latest state, what of it was sent, and the callers that wait for a verdict."""
 
 from __future__ import annotations
 
@@ -10,22 +10,30 @@ from msgspec.structs import replace
 
 from headway.contracts import ENDED, NULL, JobError, JobReport, JobStatus, Json, Progress, Timestamp, Verdict
 
-NEVER = float("-inf")
+LONG_AGO = float("-inf")  # earlier than any monotonic time
 
 
 class ReportRejected(Exception):
-    """The notifier finds the report itself wrong; sending it again would not help."""
+    """The notifier rejected the report as invalid; sending it again would not help."""
 
 
 class ReportStream:
-    """What one delivery has to tell; what is told before the next request replaces what was."""
+    """The reports of one delivery; a change replaces an earlier one that has not been sent.
 
-    def __init__(self, first: JobReport, on_verdict: Callable[[Verdict], None], on_change: Callable[[], None]) -> None:
-        self._latest = first
+    Args:
+        initial: the first state, with sequence 0.
+        on_verdict: called with every verdict.
+        on_change: called when a report is due at once.
+    """
+
+    def __init__(
+        self, initial: JobReport, on_verdict: Callable[[Verdict], None], on_change: Callable[[], None]
+    ) -> None:
+        self._latest = initial
         self._on_verdict = on_verdict
         self._on_change = on_change
         self._sequence = 0
-        self.sent_at = NEVER
+        self.sent_at = LONG_AGO
         self._changed = False
         self._urgent = False
         self._watched = True
@@ -34,14 +42,14 @@ class ReportStream:
         self._in_flight: list[asyncio.Future[Verdict]] = []
 
     def progress_changed(self, collect: Callable[[], Progress]) -> None:
-        """Tell how far the job is, which is asked for when the next request goes."""
+        """Called when the handler reports progress; the next report calls `collect`."""
         self._progress_source = collect
         self._changed = True
         if self._watched:
             self._on_change()
 
     def lease_renewed(self, until: Timestamp) -> None:
-        """Tell until when the job is held."""
+        """Called when the lease was renewed; the new end is sent with the next report."""
         if self._latest.status == "running":
             self._latest = replace(self._latest, lease_until=until)
             self._changed = True
@@ -55,10 +63,10 @@ class ReportStream:
         lease_until: Timestamp | None = None,
         due_at: Timestamp | None = None,
     ) -> Verdict:
-        """Tell a change that matters, at once, and wait for its verdict however long that takes.
+        """Report a change of status at once and return its verdict, however long the notifier is unavailable.
 
         Raises:
-            ReportRefused: the notifier will never take it.
+            ReportRejected: the notifier rejected the report as invalid.
         """
         self._latest = replace(
             self._latest, status=status, result=result, error=error, lease_until=lease_until, due_at=due_at
@@ -70,15 +78,18 @@ class ReportStream:
         return await verdict
 
     def next_send_at(self, heartbeat_s: float) -> float:
-        """Return the monotonic time of the next report: now for what matters or is watched, else by heartbeat."""
+        """Return the monotonic time when the next report is due.
+
+        A change of status is due at once, and so is progress of a watched job; otherwise the heartbeat decides.
+        """
         if self._urgent or (self._changed and self._watched):
-            return NEVER
+            return LONG_AGO
         if self._sequence == 0 or self._latest.status != "running":
             return float("inf")
         return self.sent_at + heartbeat_s
 
     def next_report(self) -> JobReport:
-        """Take the state as it is now, to be written into a request; each time with a greater sequence."""
+        """Return the latest state as a report to send; each call increases the sequence."""
         self._sequence += 1
         self.sent_at = time.monotonic()
         self._changed = self._urgent = False
@@ -89,7 +100,7 @@ class ReportStream:
         return replace(self._latest, sequence=self._sequence, sent_at=Timestamp.now())
 
     def on_verdict(self, verdict: Verdict) -> None:
-        """Take the verdict of the request that it was stamped for."""
+        """Called with the verdict on the report in flight."""
         self._watched = verdict.watched
         waiting, self._in_flight = self._in_flight, []
         for future in waiting:
@@ -98,15 +109,19 @@ class ReportStream:
         self._on_verdict(verdict)
 
     def requeue(self) -> None:
-        """Take that the request failed: what it said is still to be told."""
+        """Mark the report in flight as unsent, because its request failed."""
         self._pending, self._in_flight = self._in_flight + self._pending, []
         self._changed = True
         self._urgent = self._urgent or bool(self._pending)
 
     def on_rejected(self, detail: str) -> None:
-        """Take that the report itself is wrong: an ending shrinks to a bare failure, all else is dropped."""
+        """Called when the notifier rejects the report in flight as invalid.
+
+        A final report is sent once more, reduced to status and error, so that the job ends for its watchers. Callers
+        that wait for any other report get ReportRejected.
+        """
         if self._latest.status in ENDED and (self._latest.error is None or self._latest.error.type != "ReportRefused"):
-            error = JobError("ReportRefused", "The job's ending could not be reported.")
+            error = JobError("ReportRefused", "The outcome of the job could not be reported.")
             self._latest = replace(self._latest, status="failed", progress=None, result=NULL, error=error)
             self.requeue()
             return

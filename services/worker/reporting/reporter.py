@@ -1,7 +1,8 @@
-"""The reporter: one request in flight, and what is told meanwhile replaces what was: the latest state of a job wins.
+"""The reporter: sends the reports of all deliveries, with one request in flight.
 
-A request that fails is sent again with the state of then and a new sequence number, so that a response lost on the
-way never turns an accepted report into a refusal.
+Changes during a request are coalesced: the next request carries only the latest state of each job. A failed request is
+repeated with the latest state and new sequence numbers. If only the response was lost, the notifier would reject the
+same sequence number as stale.
 """
 
 from __future__ import annotations
@@ -26,19 +27,20 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3)
 BACKOFF_S = 0.1
-BACKOFF_CAP_S = 2.0
+MAX_BACKOFF_S = 2.0
 OK = 200
-REJECTED_STATUSES = frozenset(
-    {400, 413, 422, 500}
-)  # anything else says nothing of the reports: a wrong address, or not now
+REJECTED_STATUSES = frozenset({400, 413, 422, 500})  # any other error status does not concern the reports themselves
 
 
 class NotifierUnavailable(Exception):
-    """The notifier could not be asked, or cannot tell: everything is sent again."""
+    """The notifier is unreachable or its response is unusable; all reports are sent again."""
 
 
 class Reporter:
-    """Carries the streams' reports to the notifier, and its verdicts back."""
+    """Sends the reports of all streams to the notifier and passes each verdict to its stream.
+
+    `reachable` is set while the notifier accepts reports.
+    """
 
     def __init__(
         self, session: aiohttp.ClientSession, url: str, keys: ReloadingFile[tuple[str, ...]], heartbeat_s: float
@@ -56,14 +58,20 @@ class Reporter:
     async def connect(
         cls, url: str, keys: ReloadingFile[tuple[str, ...]], heartbeat_s: float
     ) -> AsyncIterator[Reporter]:
-        """Open a session to the notifier, which may still be away."""
+        """Open an HTTP session; the notifier need not be reachable yet.
+
+        Args:
+            url: the notifier's internal listener.
+            keys: the report keys; the first one is used.
+            heartbeat_s: the longest interval between two reports of a running job.
+        """
         async with aiohttp.ClientSession(timeout=TIMEOUT, cookie_jar=aiohttp.DummyCookieJar()) as session:
             yield cls(session, url, keys, heartbeat_s)
 
     @contextmanager
-    def stream(self, first: JobReport, on_verdict: Callable[[Verdict], None]) -> Iterator[ReportStream]:
-        """Open the reports of one delivery; `judged` hears every verdict."""
-        stream = ReportStream(first, on_verdict, self._wakeup.set)
+    def stream(self, initial: JobReport, on_verdict: Callable[[Verdict], None]) -> Iterator[ReportStream]:
+        """Open the report stream of one delivery; `on_verdict` is called with every verdict."""
+        stream = ReportStream(initial, on_verdict, self._wakeup.set)
         self._streams.add(stream)
         try:
             yield stream
@@ -71,7 +79,7 @@ class Reporter:
             self._streams.discard(stream)
 
     async def run(self) -> None:
-        """Send what is due, for ever; while the notifier is away, try again with full jitter."""
+        """Send reports when they are due, until cancelled; on errors retry with backoff and full jitter."""
         failures = 0
         while True:
             try:
@@ -79,10 +87,10 @@ class Reporter:
                 failures = 0
             except NotifierUnavailable as error:
                 if self.reachable.is_set() or failures == 0:
-                    log.warning("notifier_away", error=str(error))
+                    log.warning("notifier_unavailable", error=str(error))
                 self.reachable.clear()
                 failures += 1
-                await asyncio.sleep(full_jitter_s(failures, BACKOFF_S, BACKOFF_CAP_S))
+                await asyncio.sleep(full_jitter_s(failures, BACKOFF_S, MAX_BACKOFF_S))
 
     async def _tick(self) -> None:
         if not self.reachable.is_set() and not self._streams:
@@ -91,7 +99,7 @@ class Reporter:
         now = time.monotonic()
         due = [stream for stream in self._streams if stream.next_send_at(self._heartbeat_s) <= now]
         if due:
-            due.sort(key=lambda stream: stream.sent_at)  # with more than one batch holds, nobody waits for ever
+            due.sort(key=lambda stream: stream.sent_at)  # the oldest first, if one request cannot hold them all
             await self._send(due[:MAX_REPORTS_PER_REQUEST])
             return
         next_at = min(
@@ -102,17 +110,21 @@ class Reporter:
                 await self._wakeup.wait()
 
     async def _probe(self) -> None:
-        """Ask whether the notifier can take reports, when there are none whose fate would tell.
+        """Check the notifier's readiness, while there are no reports to send.
 
-        Not over the connection of reports, which the notifier takes quicker where nothing else comes.
+        `Connection: close` keeps the probe off the connection for reports: the notifier has a fast path for
+        connections that carry only reports.
         """
         status, _ = await self._request("GET", "/readyz", None, Connection="close")
         if status != OK:
-            raise NotifierUnavailable(f"not ready: {status}")
+            raise NotifierUnavailable(f"GET /readyz returned status {status}")
         self.reachable.set()
 
     async def _send(self, streams: list[ReportStream]) -> None:
-        """Send one batch; one that is refused is halved until the report that is to blame stands alone."""
+        """Send the reports of some streams in one request.
+
+        If the notifier rejects the request, its halves are sent one after the other, until the invalid report is alone.
+        """
         reports = [stream.next_report() for stream in streams]
         body = encode(reports)
         if len(body) > MAX_REPORTS_BYTES and len(streams) > 1:
@@ -133,7 +145,7 @@ class Reporter:
             await self._split_and_send(streams)
         else:
             log.error(
-                "report_refused", job_id=str(reports[0].job_id), status=status, detail=_error_detail(body_received)
+                "report_rejected", job_id=str(reports[0].job_id), status=status, detail=_error_detail(body_received)
             )
             streams[0].on_rejected(_error_detail(body_received))
         return None
@@ -149,23 +161,23 @@ class Reporter:
         headers = {"Authorization": f"Bearer {self._keys.value[0]}", "Content-Type": "application/json", **headers}
         try:
             async with self._session.request(method, self._url + path, data=body, headers=headers) as response:
-                answer = await response.read()
+                received = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             metrics.REPORTS.labels("unreachable").inc()
             raise NotifierUnavailable(type(error).__name__) from error
         metrics.REPORTS.labels(str(response.status)).inc()
         if response.status not in REJECTED_STATUSES and response.status != OK:
-            raise NotifierUnavailable(f"{method} {path} was answered {response.status}")
-        return response.status, answer
+            raise NotifierUnavailable(f"{method} {path} returned status {response.status}")
+        return response.status, received
 
 
 def _decode_verdicts(body: bytes, reports: Iterable[JobReport]) -> list[Verdict]:
     try:
         verdicts = decode(body, list[Verdict])
     except msgspec.DecodeError as error:
-        raise NotifierUnavailable("the verdicts cannot be read") from error
+        raise NotifierUnavailable("the verdicts cannot be decoded") from error
     if [verdict.job_id for verdict in verdicts] != [report.job_id for report in reports]:
-        raise NotifierUnavailable("the verdicts are not those of the reports")
+        raise NotifierUnavailable("the verdicts do not match the reports")
     return verdicts
 
 

@@ -1,4 +1,4 @@
-"""The bench's arithmetic; what it measures is asserted nowhere."""
+"""The arithmetic of the worker's benchmark. No test asserts what it measures."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from pathlib import Path
 import pytest
 
 from bench import meter
-from bench.figures import Row, percentile, read, table, write
-from bench.worker.figures import COLUMNS, GATE, Gate
+from bench.figures import Row, markdown_table, percentile, read_csv, write_csv
+from bench.worker.figures import COLUMNS, MAX_CPU_RATIO, CpuThreshold
 from bench.worker.starts import Starts
 from bench.worker.systems import BARE, HEADWAY, systems
 from dev.environment import ROOT
 
 
-def rows(ours: list[float], bare: list[float]) -> list[Row]:
-    """Make rows of CPU times, round by round."""
+def rows(headway: list[float], bare: list[float]) -> list[Row]:
+    """Return rows of CPU times per job, one per system and round."""
     return [
         Row(number, system, "cpu_ms", value)
-        for system, measured in ((HEADWAY, ours), (BARE, bare))
+        for system, measured in ((HEADWAY, headway), (BARE, bare))
         for number, value in enumerate(measured, 1)
     ]
 
 
 @pytest.mark.parametrize(("percent", "value"), [(50, 2), (95, 4), (100, 4), (0, 1)])
 def test_a_percentile_is_one_of_the_values(percent: float, value: float) -> None:
-    """It is the smallest value that so many percent do not exceed, in whichever order they come."""
+    """A percentile is never interpolated, and the order of the values does not matter."""
     assert percentile([4, 1, 3, 2], percent) == value
 
 
 def test_the_table_has_medians_and_ranges() -> None:
-    """A cell has the rounds' median and their range, the value when they agree, a dash when nothing was measured."""
-    found = table([*rows([30, 10.04, 20], [150, 150, 150]), Row(1, "arq", "rss_mb", 1)], COLUMNS)
+    """A cell has the rounds' median and range, one value if all rounds agree, or a dash if nothing was measured."""
+    found = markdown_table([*rows([30, 10.04, 20], [150, 150, 150]), Row(1, "arq", "rss_mb", 1)], COLUMNS)
     assert found.splitlines() == [
-        "| system | CPU a job, ms | RSS idle, MB |",
+        "| system | CPU per job, ms | RSS when idle, MB |",
         "| --- | ---: | ---: |",
         "| Headway | 20.0 (10.0 to 30.0) | - |",
         "| bare SDK loop | 150 | - |",
@@ -43,24 +43,24 @@ def test_the_table_has_medians_and_ranges() -> None:
     ]
 
 
-def test_the_gate_compares_medians() -> None:
-    """One slow round does not decide, and the limit itself is still within it."""
-    gate = Gate.of(rows([4, 4, 99], [2, 2, 2]), HEADWAY, BARE)
-    assert (gate.ratio, gate.passed) == (GATE, True)
-    assert str(gate).startswith("Gate passed: Headway's worker takes 2.00 times")
-    assert not Gate.of(rows([4.1, 4.1, 4.1], [2, 2, 2]), HEADWAY, BARE).passed
+def test_the_threshold_compares_medians() -> None:
+    """A single slow round does not matter, and a ratio equal to the bound meets it."""
+    threshold = CpuThreshold.from_rows(rows([4, 4, 99], [2, 2, 2]), HEADWAY, BARE)
+    assert (threshold.ratio, threshold.met) == (MAX_CPU_RATIO, True)
+    assert str(threshold).startswith("Threshold met: Headway's worker uses 2.00 times")
+    assert not CpuThreshold.from_rows(rows([4.1, 4.1, 4.1], [2, 2, 2]), HEADWAY, BARE).met
 
 
-def test_raw_rows_can_be_read_again(tmp_path: Path) -> None:
-    """What is written as CSV are the rows."""
+def test_raw_rows_survive_a_round_trip(tmp_path: Path) -> None:
+    """The CSV file has all columns, and reading it returns the same rows."""
     path = tmp_path / "results" / "worker.csv"
-    write(rows([1.5], [0.125]), path)
+    write_csv(rows([1.5], [0.125]), path)
     assert path.read_text().splitlines()[:2] == ["round,system,measure,value", "1,Headway,cpu_ms,1.500"]
-    assert read(path) == rows([1.5], [0.125])
+    assert read_csv(path) == rows([1.5], [0.125])
 
 
-def test_starts_are_read_as_they_come(tmp_path: Path) -> None:
-    """A line that is half written is read once it is whole."""
+def test_starts_are_read_incrementally(tmp_path: Path) -> None:
+    """An incomplete line is read once it is complete."""
     path = tmp_path / "starts"
     starts = Starts(path)
     assert starts.count == 0
@@ -71,23 +71,25 @@ def test_starts_are_read_as_they_come(tmp_path: Path) -> None:
     assert (starts.count, starts.latencies_ms[1]) == (2, 1e-6)
 
 
-def test_a_process_is_metered_from_outside() -> None:
-    """CPU time is what the process itself would say, and shared memory is counted at most once."""
-    mine = os.getpid()
+def test_a_process_is_measured_from_outside() -> None:
+    """The CPU time includes the process's own, and shared memory is counted at most once."""
+    pid = os.getpid()
     before = time.process_time()
-    metered = meter.cpu_s(mine)
-    assert before <= metered
-    resident, proportional = meter.memory(mine)
+    assert before <= meter.cpu_s(pid)
+    resident, proportional = meter.memory(pid)
     assert 0 < proportional <= resident
-    assert mine in meter.tree(os.getppid())
+    assert pid in meter.process_tree(os.getppid())
 
 
 def test_no_two_systems_share_a_queue() -> None:
-    """Their workers run side by side."""
-    places = [(system.queue, system.database) for system in systems()]
-    assert len(set(places)) == len(places)
+    """The workers run side by side, so each has its own queue or database."""
+    queues = [(system.queue, system.database) for system in systems()]
+    assert len(set(queues)) == len(queues)
 
 
-def test_the_document_has_the_table_of_the_raw_rows() -> None:
-    """What docs/performance.md tells is what was measured."""
-    assert table(read(ROOT / "bench/results/worker.csv"), COLUMNS) in (ROOT / "docs/performance.md").read_text()
+def test_the_document_has_the_results() -> None:
+    """docs/performance.md has the table of the raw rows."""
+    assert (
+        markdown_table(read_csv(ROOT / "bench/results/worker.csv"), COLUMNS)
+        in (ROOT / "docs/performance.md").read_text()
+    )

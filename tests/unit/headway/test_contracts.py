@@ -1,4 +1,4 @@
-"""The wire: golden texts, round trips, and everything that is not quite what was expected."""
+"""The wire contracts: golden texts, round trips, and malformed input."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ SNAPSHOT = (
     '"due_at":null,"lease_until":"2026-01-01T00:01:00.500Z","expires_at":"2026-01-08T00:00:00.000Z"}'
 )
 
-moments = st.datetimes(
+times = st.datetimes(
     min_value=datetime(1970, 1, 1),
     max_value=datetime(2199, 1, 1),
-).map(lambda moment: Timestamp(moment.replace(tzinfo=UTC).timestamp() * 1000))
+).map(lambda time: Timestamp(time.replace(tzinfo=UTC).timestamp() * 1000))
 naturals = st.integers(0, 2**53 - 1)
 names = st.text(min_size=1, max_size=128)
 json_values = st.recursive(
@@ -80,8 +80,8 @@ messages = st.builds(
     id=st.uuids(),
     kind=names,
     payload=json_texts,
-    submitted_at=st.none() | moments,
-    expires_at=st.none() | moments,
+    submitted_at=st.none() | times,
+    expires_at=st.none() | times,
     generation=naturals,
     max_attempts=st.integers(1, 1000),
     timeout_s=st.none() | st.floats(0.001, 604_800),
@@ -102,21 +102,21 @@ reports = st.builds(
     progress=st.none() | progresses,
     result=json_texts,
     error=st.none() | st.builds(JobError, names, st.text(max_size=4000)),
-    submitted_at=moments,
-    expires_at=moments,
-    lease_until=st.none() | moments,
-    due_at=st.none() | moments,
-    sent_at=st.none() | moments,
+    submitted_at=times,
+    expires_at=times,
+    lease_until=st.none() | times,
+    due_at=st.none() | times,
+    sent_at=st.none() | times,
 )
 
 
-def test_a_message_is_spelt_as_the_contract_says() -> None:
-    """A queue message has the contract's fields in the contract's order, and every one of them, also by default."""
+def test_a_queue_message_matches_its_golden_text() -> None:
+    """A queue message has the contract's fields in the contract's order, including those with default values."""
     assert encode(JobMessage(id=ID, submitted_at=NEW_YEAR, expires_at=WEEK_LATER)).decode() == MESSAGE
 
 
-def test_a_report_is_spelt_as_the_contract_says() -> None:
-    """A report has the contract's fields in the contract's order, its times with milliseconds."""
+def test_a_report_matches_its_golden_text() -> None:
+    """A report has the contract's fields in the contract's order, and times with milliseconds."""
     report = JobReport(
         job_id=ID,
         kind="countdown",
@@ -134,13 +134,13 @@ def test_a_report_is_spelt_as_the_contract_says() -> None:
     assert encode(decode(REPORT, JobReport)).decode() == REPORT
 
 
-def test_a_verdict_is_spelt_as_the_contract_says() -> None:
+def test_a_verdict_matches_its_golden_text() -> None:
     """A verdict has the contract's fields in the contract's order."""
     assert encode(Verdict(ID, accepted=True, watched=True)).decode() == VERDICT
 
 
-def test_a_snapshot_is_spelt_as_the_contract_says() -> None:
-    """A snapshot has the contract's fields in the contract's order, status and version side by side."""
+def test_a_snapshot_matches_its_golden_text() -> None:
+    """A snapshot has the contract's fields in the contract's order, with status and version side by side."""
     snapshot = JobSnapshot(
         id=ID,
         kind="countdown",
@@ -158,47 +158,47 @@ def test_a_snapshot_is_spelt_as_the_contract_says() -> None:
 
 
 @given(messages)
-def test_any_message_comes_back_as_it_went(message: JobMessage) -> None:
-    """Whatever a message says survives the queue, and so do the texts that it carries."""
-    back = decode_message(encode_message(message))
-    assert encode(back) == encode(message)
-    assert (back.id, back.kind, back.submitted_at) == (message.id, message.kind, message.submitted_at)
-    assert (bytes(back.payload), bytes(back.checkpoint)) == (bytes(message.payload), bytes(message.checkpoint))
+def test_queue_messages_survive_a_round_trip(message: JobMessage) -> None:
+    """Encoding and decoding a queue message changes no field, and no byte of its opaque texts."""
+    decoded = decode_message(encode_message(message))
+    assert encode(decoded) == encode(message)
+    assert (decoded.id, decoded.kind, decoded.submitted_at) == (message.id, message.kind, message.submitted_at)
+    assert (bytes(decoded.payload), bytes(decoded.checkpoint)) == (bytes(message.payload), bytes(message.checkpoint))
 
 
 @given(st.lists(reports, max_size=3))
-def test_any_batch_of_reports_comes_back_as_it_went(batch: list[JobReport]) -> None:
-    """Whatever reports say survives the way to the notifier."""
-    back = decode(encode(batch), list[JobReport])
-    assert encode(back) == encode(batch)
-    assert [report.progress for report in back] == [report.progress for report in batch]
-    assert [report.lease_until for report in back] == [report.lease_until for report in batch]
+def test_reports_survive_a_round_trip(group: list[JobReport]) -> None:
+    """Encoding and decoding a list of reports changes no field."""
+    decoded = decode(encode(group), list[JobReport])
+    assert encode(decoded) == encode(group)
+    assert [report.progress for report in decoded] == [report.progress for report in group]
+    assert [report.lease_until for report in decoded] == [report.lease_until for report in group]
 
 
-@given(moments)
-def test_any_time_comes_back_to_the_millisecond(moment: Timestamp) -> None:
-    """A time is RFC 3339 in UTC with three digits and a Z, and loses nothing."""
-    text = str(moment)
-    assert Timestamp.parse(text) == moment
+@given(times)
+def test_times_survive_a_round_trip_to_the_millisecond(time: Timestamp) -> None:
+    """A time is RFC 3339 in UTC with three decimals and a Z."""
+    text = str(time)
+    assert Timestamp.parse(text) == time
     assert len(text) == len("2026-01-01T00:00:00.000Z")
     assert text.endswith("Z")
 
 
 @given(progresses)
-def test_any_progress_has_a_percentage_of_0_to_100(progress: Progress) -> None:
-    """The percentage is None without a total, and otherwise never leaves the bar."""
-    shown = to_progress_snapshot(progress)
-    assert shown is not None
-    assert shown.percent is None if progress.total is None else 0 <= (shown.percent or 0) <= 100
-    assert decode(encode(shown), ProgressSnapshot) == shown
+def test_the_percentage_is_between_0_and_100(progress: Progress) -> None:
+    """The percentage is None if the total is unknown, and otherwise 0 to 100."""
+    snapshot = to_progress_snapshot(progress)
+    assert snapshot is not None
+    assert snapshot.percent is None if progress.total is None else 0 <= (snapshot.percent or 0) <= 100
+    assert decode(encode(snapshot), ProgressSnapshot) == snapshot
 
 
 @pytest.mark.parametrize(
     ("current", "total", "percent"),
     [(1, 3, 33.33), (2, 3, 66.67), (5, 4, 100.0), (0, 0, 100.0), (0, 10, 0.0), (0.5, 1, 50.0), (3, None, None)],
 )
-def test_the_percentage_has_two_digits(current: float, total: float | None, percent: float | None) -> None:
-    """An empty total counts as done, and more than everything as everything."""
+def test_the_percentage_has_two_decimals(current: float, total: float | None, percent: float | None) -> None:
+    """A total of 0 counts as done, and an amount above the total as the total."""
     assert Progress(current, total).percent == percent
 
 
@@ -216,8 +216,8 @@ def test_the_percentage_has_two_digits(current: float, total: float | None, perc
         "1e2",
     ],
 )
-def test_opaque_text_stays_as_its_author_wrote_it(text: str) -> None:
-    """Payload, checkpoint and result are carried byte for byte, numbers and spaces included."""
+def test_opaque_json_is_passed_on_unchanged(text: str) -> None:
+    """Payload, checkpoint and result are passed on byte for byte, including numbers and whitespace."""
     message = decode_message(f'{{"id":"{ID}","payload":{text},"checkpoint":{text}}}')
     again = decode_message(encode_message(message))
     assert bytes(again.payload).decode().strip() == text.strip()
@@ -227,13 +227,13 @@ def test_opaque_text_stays_as_its_author_wrote_it(text: str) -> None:
 
 
 def encoded(text: str) -> str:
-    """Write base64, as most senders do."""
+    """Return a text in base64, which most senders use."""
     return base64.b64encode(text.encode()).decode()
 
 
 @pytest.mark.parametrize("form", [str, encoded], ids=["plain", "base64"])
-def test_a_message_may_be_plain_or_base64(form: type[str]) -> None:
-    """Both spellings of a message are read alike."""
+def test_a_queue_message_may_be_plain_or_base64(form: type[str]) -> None:
+    """Both encodings of a queue message are decoded alike."""
     message = decode_message(form(f'{{"id":"{ID}","kind":"résumé","payload":{{"n":1}}}}'))
     assert (message.id, message.kind, bytes(message.payload)) == (ID, "résumé", b'{"n":1}')
     assert (message.max_attempts, message.submitted_at, bytes(message.checkpoint)) == (5, None, b"null")
@@ -242,12 +242,12 @@ def test_a_message_may_be_plain_or_base64(form: type[str]) -> None:
 @pytest.mark.parametrize("form", [str, encoded], ids=["plain", "base64"])
 @pytest.mark.parametrize("text", [f'"{ID}"', f' "{ID}"\n'])
 def test_a_bare_uuid_is_a_countdown(form: type[str], text: str) -> None:
-    """What the web site of 2015 sends is a `countdown` job with an empty payload."""
+    """The message of the 2015 web site, a JSON string with a UUID, is a `countdown` job with an empty payload."""
     assert encode(decode_message(form(text))) == encode(JobMessage(id=ID))
 
 
 def test_unknown_fields_are_ignored() -> None:
-    """What a newer sender adds is no reason to refuse, in a message, a report or inside its progress."""
+    """Fields that a newer sender adds are ignored in a queue message, a report and its progress."""
     assert decode_message(f'{{"id":"{ID}","colour":{{"r":[1]}}}}').id == ID
     newer = REPORT.replace('"unit":"%"', '"unit":"%","eta":null').replace('"sequence":7', '"sequence":7,"x":1')
     assert encode(decode(newer, JobReport)).decode() == REPORT
@@ -275,15 +275,15 @@ def test_unknown_fields_are_ignored() -> None:
     ],
 )
 def test_an_error_names_the_field(field: str, text: str) -> None:
-    """Whoever sent a message that does not fit learns which field it is."""
+    """The error about an invalid queue message names the field."""
     fields = {"id": f'"{ID}"', field: text}
     body = "{" + ",".join(f'"{name}":{value}' for name, value in fields.items()) + "}"
     with pytest.raises(msgspec.ValidationError, match=rf"\$\.{field}"):
         decode_message(body)
 
 
-def test_an_error_in_a_batch_names_element_and_field() -> None:
-    """A report is found among others by its position."""
+def test_an_error_in_a_list_names_element_and_field() -> None:
+    """The error about one report in a list names its index and the field."""
     with pytest.raises(msgspec.ValidationError, match=r"\$\[1\]\.progress\.current"):
         decode(f"[{REPORT},{REPORT.replace('40', '-40')}]", list[JobReport])
 
@@ -317,16 +317,16 @@ def test_an_error_in_a_batch_names_element_and_field() -> None:
     ],
     ids=lambda data: repr(data[:8] + data[56:90]),
 )
-def test_what_is_no_json_is_an_error_and_no_crash(data: bytes) -> None:
-    """Broken UTF-8, control characters and endless nesting are refused, also inside what is not decoded."""
-    with pytest.raises(msgspec.DecodeError) as refused:
+def test_malformed_json_is_rejected(data: bytes) -> None:
+    """Invalid UTF-8, control characters and deep nesting raise a DecodeError, even inside opaque fields."""
+    with pytest.raises(msgspec.DecodeError) as raised:
         decode_message(base64.b64encode(data).decode())
-    assert not isinstance(refused.value, msgspec.ValidationError)
+    assert not isinstance(raised.value, msgspec.ValidationError)
 
 
 @given(st.text() | st.binary().map(lambda data: base64.b64encode(data).decode()) | st.text(string.hexdigits + '-"{}:'))
-def test_no_text_crashes_the_reader(text: str) -> None:
-    """Any text is a message or a `DecodeError`, and asking for its id never raises."""
+def test_any_text_is_a_queue_message_or_a_decode_error(text: str) -> None:
+    """Decoding raises nothing but `DecodeError`, and `extract_job_id` never raises."""
     try:
         assert decode_message(text).kind
     except msgspec.DecodeError:
@@ -334,7 +334,7 @@ def test_no_text_crashes_the_reader(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "has_id"),
     [
         (f'{{"id":"{ID}","kind":7}}', True),
         (encoded(f'{{"max_attempts":0,"id":"{ID}"}}'), True),
@@ -345,32 +345,32 @@ def test_no_text_crashes_the_reader(text: str) -> None:
         ("", False),
     ],
 )
-def test_the_id_is_found_in_a_message_that_does_not_fit(text: str, *, found: bool) -> None:
-    """A job whose message can be read that far can be reported as failed."""
-    assert extract_job_id(text) == (ID if found else None)
+def test_the_id_is_extracted_from_an_invalid_queue_message(text: str, *, has_id: bool) -> None:
+    """With its id, the job of an invalid message can be reported as failed."""
+    assert extract_job_id(text) == (ID if has_id else None)
 
 
 @pytest.mark.parametrize(
     ("delivery", "releases", "attempt"), [(1, 0, 1), (3, 0, 3), (3, 2, 1), (3, 1, 2), (1, 4, 1), (2, 2, 1)]
 )
-def test_a_release_costs_no_attempt(delivery: int, releases: int, attempt: int) -> None:
-    """The attempt is the delivery without the releases, and at least the first."""
+def test_releases_cost_no_attempt(delivery: int, releases: int, attempt: int) -> None:
+    """The attempt is the delivery count minus the releases, and at least 1."""
     assert JobMessage(id=ID, releases=releases).attempt(delivery) == attempt
 
 
 @pytest.mark.parametrize(
     "text", ["2026-01-01T01:30:00.0004+01:30", "2026-01-01T00:00:00Z", "2025-12-31T19:00:00.000-05:00"]
 )
-def test_times_are_read_with_any_offset(text: str) -> None:
-    """Offsets and fractions of any length come down to UTC and milliseconds."""
+def test_times_are_parsed_with_any_offset(text: str) -> None:
+    """Offsets are converted to UTC, and fractions of any length to milliseconds."""
     assert str(Timestamp.parse(text)) == "2026-01-01T00:00:00.000Z"
 
 
 @pytest.mark.parametrize(
     "text", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59.9999Z", "9999-12-31T23:59:59-23:59"]
 )
-def test_a_time_that_can_be_read_can_be_written(text: str) -> None:
-    """A message with a time beyond the calendar is refused when it is read, and no service falls over it later."""
+def test_a_time_that_can_be_parsed_can_be_formatted(text: str) -> None:
+    """A time outside the years 1 to 9999 is rejected when it is parsed, so that it cannot fail later."""
     try:
         message = decode_message(f'{{"id":"{ID}","submitted_at":"{text}"}}')
     except msgspec.ValidationError:
@@ -378,18 +378,18 @@ def test_a_time_that_can_be_read_can_be_written(text: str) -> None:
     assert encode(message)
 
 
-def test_the_moment_after_the_last_can_be_written() -> None:
-    """A sum that leaves the calendar ends at its last moment."""
+def test_a_sum_is_limited_to_the_year_9999() -> None:
+    """Adding seconds beyond the year 9999 returns the end of that year."""
     assert str(Timestamp.parse("9999-12-31T00:00:00Z").after(7 * 86_400)).startswith("9999-12-31T")
 
 
 def test_a_far_time_keeps_its_milliseconds() -> None:
-    """A time in the year 9999 is as exact as one of today."""
+    """A time in the year 9999 is exact to the millisecond."""
     assert str(Timestamp.parse("9999-12-31T23:59:59.123Z")) == "9999-12-31T23:59:59.123Z"
 
 
-def test_a_number_too_large_for_a_float_is_no_crash() -> None:
-    """A progress of four hundred digits is refused when it is read, or has a percentage."""
+def test_a_number_too_large_for_a_float_is_handled() -> None:
+    """A progress of 400 digits is rejected when it is decoded, or has a percentage."""
     try:
         progress = decode(f'{{"current":{"9" * 400},"total":{"9" * 401}}}', Progress)
     except msgspec.ValidationError:

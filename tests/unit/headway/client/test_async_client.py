@@ -381,14 +381,14 @@ async def test_a_page_link_leads_to_the_notifier(services: Services, client: Cli
 @pytest.mark.parametrize("job", [uuid4(), str(uuid4())], ids=["uuid", "text"])
 async def test_an_unknown_id_needs_a_link(client: Client, job: Any) -> None:
     """An id is enough only for jobs that this client has submitted."""
-    with pytest.raises(ValueError, match="give its link"):
+    with pytest.raises(ValueError, match="pass its link"):
         await client.result(job)
 
 
 async def test_a_token_for_another_job_is_not_sent(services: Services, client: Client) -> None:
     """A link with the token of another job is told before anybody is asked."""
     receipt = services.receipt(uuid4())
-    with pytest.raises(InvalidToken, match="not for this job"):
+    with pytest.raises(InvalidToken, match="for another job"):
         await history(client, receipt.links["live"], token_for(uuid4()))
     assert services.sockets == 0
 

@@ -100,7 +100,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Worlds:
                 await wait(event, seconds)
 
             monkeypatch.setattr(module, "Delivery", Delivery)
-            monkeypatch.setattr(module, "POLL_MIN_S", 500.0)
+            monkeypatch.setattr(module, "MIN_POLL_INTERVAL_S", 500.0)
             monkeypatch.setattr(Consumer, "_wait", staticmethod(noted))
             task = asyncio.create_task(world.consumer.run())
             yield world
@@ -115,7 +115,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Worlds:
 @pytest.mark.parametrize(("times", "most_s"), [(1, 0.1), (2, 0.2), (5, 1.6), (8, 10), (10_000, 10)])
 def test_pauses_double_up_to_the_most(times: int, most_s: float) -> None:
     """An idle queue is asked ever more rarely; chance makes pauses shorter, lest workers poll in step."""
-    found = {module._backoff(times, 10) for _ in range(100)}
+    found = {module._backoff_s(times, 10) for _ in range(100)}
     assert 0.7 * most_s <= min(found) < max(found) <= most_s
 
 
@@ -189,7 +189,7 @@ async def test_a_worker_with_room_takes_what_it_can_before_it_tells_the_others(w
 
 async def test_a_failed_poll_forgets_no_hint(world: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others are told once the queue answers."""
-    monkeypatch.setattr(module, "ERROR_CAP_S", 0.01)
+    monkeypatch.setattr(module, "MAX_ERROR_BACKOFF_S", 0.01)
     async with world(1) as one:
         await one.asleep(1)
         one.queue.away = True

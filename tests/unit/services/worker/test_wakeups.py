@@ -53,7 +53,7 @@ async def notifier() -> AsyncIterator[FakeNotifier]:
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BACKOFF_S", 0.01)
-    monkeypatch.setattr(module, "BACKOFF_CAP_S", 0.02)
+    monkeypatch.setattr(module, "MAX_BACKOFF_S", 0.02)
 
 
 @asynccontextmanager

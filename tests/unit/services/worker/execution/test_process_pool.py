@@ -239,5 +239,5 @@ def test_a_process_job_must_be_found_where_its_handler_is(monkeypatch: pytest.Mo
     """A process imports the handler's module and nothing else."""
     borrowed = job("borrowed", process=True)(os.path.join)
     monkeypatch.setattr(process_jobs, "borrowed", borrowed, raising=False)
-    with pytest.raises(InvalidJobs, match="would not find"):
+    with pytest.raises(InvalidJobs, match="must be an attribute of"):
         load_jobs([process_jobs.__name__])

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from headway.contracts import JobReport, Json, Progress, Timestamp, Verdict
-from services.worker.reporting.report_stream import NEVER, ReportRejected, ReportStream
+from services.worker.reporting.report_stream import LONG_AGO, ReportRejected, ReportStream
 
 HEARTBEAT_S = 1.0
 NOW = Timestamp.now()
@@ -42,7 +42,7 @@ class Opened:
 
     def due(self) -> bool:
         """Tell whether a report must go now."""
-        return self.stream.next_send_at(HEARTBEAT_S) == NEVER
+        return self.stream.next_send_at(HEARTBEAT_S) == LONG_AGO
 
 
 async def telling(stream: ReportStream, status: str = "running") -> asyncio.Task[Verdict]:

@@ -123,7 +123,7 @@ async def reporting(notifier: FakeNotifier, tmp_path: Path, heartbeat_s: float =
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BACKOFF_S", 0.01)
-    monkeypatch.setattr(module, "BACKOFF_CAP_S", 0.02)
+    monkeypatch.setattr(module, "MAX_BACKOFF_S", 0.02)
 
 
 def first(job_id: UUID | None = None) -> JobReport:

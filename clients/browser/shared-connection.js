@@ -1,0 +1,208 @@
+/**
+ * One connection to a notifier for all tabs of an origin.
+ *
+ * The tabs elect a leader with a Web Lock. The leader has the connection, forwards every update to the other tabs (the
+ * followers), and watches the jobs they subscribe to. When the leader closes or crashes, the browser releases the lock
+ * and the next tab becomes the leader. The followers then subscribe again and include their newest snapshots, so no
+ * update is missed. Each follower holds a presence lock of its own, which tells the leader when that tab is gone.
+ */
+
+import { FallbackConnection } from "./connection.js";
+
+const PROTOCOL = 1; // of the messages between tabs; tabs with different protocols do not share a connection
+const LEADER_CHECK_MS = 10_000; // a follower pings a leader that has sent nothing for this long
+const LEADER_TIMEOUT_MS = 3_000; // a leader that does not answer is replaced: its tab is frozen or hangs
+const STEAL = "steal"; // the abort reason that makes a tab steal the leader's lock
+
+/**
+ * Open a connection, shared between tabs if the browser supports it. The parameters are those of `FallbackConnection`.
+ *
+ * @returns {{subscribe: (jobs: object[]) => void, unsubscribe: (job: object) => void, cancel: (job: object) => void,
+ *   close: () => void}}
+ */
+export function openConnection(url, registry, onUpdate) {
+  const shareable = navigator.locks && globalThis.BroadcastChannel; // Web Locks need https: or localhost
+  return shareable ? new SharedConnection(url, registry, onUpdate) : new FallbackConnection(url, registry, onUpdate);
+}
+
+class SharedConnection {
+  #url;
+  #registry;
+  #onUpdate;
+  #groupName; // of the channel and of the leader's lock
+  #tabId = crypto.randomUUID();
+  #listeners = new AbortController();
+  #membership = null; // aborted when this tab leaves the group
+  #election; // aborted when this tab resigns, or stops waiting for the lock
+  #channel = null; // to the other tabs, while this tab is a member
+  #connection = null; // while this tab is the leader
+  #followers = new Map(); // while this tab is the leader: the followers' watches, by tab and job
+  #leaderId = null; // a new id for each term of a leader
+  #timer; // while this tab is a follower: the next check of the leader, or the timeout of the current one
+
+  constructor(url, registry, onUpdate) {
+    this.#url = url;
+    this.#registry = registry;
+    this.#onUpdate = onUpdate;
+    this.#groupName = `headway ${PROTOCOL} ${url}`;
+    const options = { signal: this.#listeners.signal, capture: true };
+    for (const event of ["pagehide", "freeze"]) addEventListener(event, this.#suspend, options);
+    for (const event of ["pageshow", "resume"]) addEventListener(event, this.#resume, options);
+    addEventListener("visibilitychange", () => this.#checkLeader(), options);
+    this.#resume();
+  }
+
+  subscribe(jobs) {
+    if (this.#connection) this.#connection.subscribe(jobs);
+    else this.#post({ ask: jobs.map(({ token, snapshot, cancelling }) => ({ token, snapshot, cancelling })) });
+  }
+
+  unsubscribe(job) {
+    if (this.#connection) this.#connection.unsubscribe(job);
+    else this.#post({ drop: job.id });
+  }
+
+  cancel(job) {
+    if (this.#connection) this.#connection.cancel(job);
+    else this.#post({ cancel: job.id });
+  }
+
+  close() {
+    this.#listeners.abort();
+    this.#suspend();
+  }
+
+  /** Join the group. The presence lock comes first, so that a leader can tell when this tab is gone. */
+  #resume = () => {
+    if (this.#membership) return;
+    const { signal } = (this.#membership = new AbortController());
+    const join = () => {
+      if (signal.aborted) return null;
+      this.#channel = new BroadcastChannel(this.#groupName);
+      this.#channel.onmessage = ({ data }) =>
+        this.#connection ? this.#onFollowerMessage(data) : this.#onLeaderMessage(data);
+      this.#runForLeader(signal);
+      return untilAborted(signal);
+    };
+    const connectAlone = () => signal.aborted || this.#lead(signal); // a sandboxed frame may not use locks
+    navigator.locks.request(this.#presenceLock(this.#tabId), join).catch(connectAlone);
+  };
+
+  /** Leave the group while the page is frozen or in the back/forward cache: it could not serve other tabs. */
+  #suspend = () => {
+    this.#membership?.abort();
+    this.#membership = null;
+    this.#election?.abort();
+    this.#resign();
+    clearTimeout(this.#timer);
+    this.#channel?.close();
+    this.#channel = null;
+  };
+
+  async #runForLeader(membership, steal = false) {
+    const { signal } = (this.#election = new AbortController());
+    this.#checkLeader();
+    const options = steal ? { steal } : { signal };
+    const lead = () => this.#lead(signal);
+    await navigator.locks.request(this.#groupName, options, lead).catch(() => {}); // aborted, or the lock was stolen
+    this.#resign();
+    if (!membership.aborted) this.#runForLeader(membership, signal.reason === STEAL);
+  }
+
+  #lead(signal) {
+    clearTimeout(this.#timer);
+    this.#leaderId = crypto.randomUUID();
+    this.#connection = new FallbackConnection(this.#url, this.#registry, (update) => {
+      this.#post(update);
+      this.#onUpdate(update);
+    });
+    this.#post({});
+    return untilAborted(signal);
+  }
+
+  #resign() {
+    this.#leaderId = null;
+    if (!this.#connection) return;
+    this.#election?.abort();
+    this.#connection.close();
+    this.#connection = null;
+    for (const tab of this.#followers.keys()) this.#removeFollower(tab);
+  }
+
+  /** Called in a follower with each message. A new leader does not know this tab's jobs, so the tab subscribes again. */
+  #onLeaderMessage({ leader, hidden, ...update }) {
+    if (!leader) return; // sent by another follower
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#checkLeader(), LEADER_CHECK_MS * (1 + Math.random()));
+    if (leader !== this.#leaderId) {
+      this.#leaderId = leader;
+      this.subscribe(this.#registry.jobs);
+    }
+    this.#onUpdate(update);
+    // Browsers throttle the timers of a hidden page to one per minute, so a visible tab reconnects sooner.
+    if (update.state === "reconnecting" && hidden && !document.hidden) this.#election.abort(STEAL);
+  }
+
+  /** Ping the leader, and replace it unless it answers in time. */
+  #checkLeader() {
+    if (this.#connection || !this.#channel) return;
+    this.#post({});
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#election.abort(STEAL), LEADER_TIMEOUT_MS);
+  }
+
+  /** Called in the leader with each message. */
+  #onFollowerMessage({ tab, ask = [], drop, cancel }) {
+    if (!tab) return; // sent by a former leader whose lock was stolen, before it notices
+    const watches = this.#followers.get(tab) ?? this.#addFollower(tab);
+    for (const subscription of ask) this.#addWatch(watches, subscription);
+    if (drop) this.#removeWatch(watches, drop);
+    if (watches.has(cancel)) this.#registry.cancel(watches.get(cancel).job);
+    this.#post(this.#registry.connectionUpdate);
+  }
+
+  /** Add a follower, and wait for its presence lock, which is free once that tab is gone. */
+  #addFollower(tab) {
+    this.#followers.set(tab, new Map());
+    const { signal } = this.#election;
+    const onGone = () => this.#removeFollower(tab);
+    navigator.locks.request(this.#presenceLock(tab), { signal }, onGone).catch(() => {}); // this tab resigned
+    return this.#followers.get(tab);
+  }
+
+  #removeFollower(tab) {
+    const watches = this.#followers.get(tab) ?? new Map();
+    this.#followers.delete(tab);
+    for (const id of watches.keys()) this.#removeWatch(watches, id);
+  }
+
+  #addWatch(watches, { token, snapshot, cancelling }) {
+    const watch = {}; // without callbacks: all updates are forwarded to all tabs anyway
+    const job = this.#registry.addWatch(token, watch, snapshot);
+    this.#removeWatch(watches, job.id);
+    watches.set(job.id, { job, watch });
+    if (cancelling) this.#registry.cancel(job);
+    if (job.snapshot && job.snapshot.version !== snapshot?.version) this.#post({ job: job.snapshot });
+  }
+
+  #removeWatch(watches, id) {
+    if (!watches.has(id)) return;
+    const { job, watch } = watches.get(id);
+    watches.delete(id);
+    this.#registry.removeWatch(job, watch);
+  }
+
+  #presenceLock(tab) {
+    return `${this.#groupName} ${tab}`;
+  }
+
+  #post(message) {
+    const sender = this.#connection ? { leader: this.#leaderId, hidden: document.hidden } : { tab: this.#tabId };
+    this.#channel?.postMessage({ ...sender, ...message });
+  }
+}
+
+/** Wait until a signal is aborted. */
+function untilAborted(signal) {
+  return new Promise((resolve) => (signal.aborted ? resolve() : signal.addEventListener("abort", resolve)));
+}
