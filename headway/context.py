@@ -1,4 +1,4 @@
-"""What a running handler is given: what it may know of its job, and by what it shows how far that is."""
+"""The context of a running handler: facts about its job, progress, steps and checkpoints."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Item = TypeVar("Item")
 YIELD_INTERVAL_S = 0.01
 MAX_AMOUNT = 2**63 - 1
 PLAIN_NUMBERS = frozenset({int, float})
-_CURRENT_STEP: ContextVar[Step | None] = ContextVar("step", default=None)  # what the running task or thread is at
+_CURRENT_STEP: ContextVar[Step | None] = ContextVar("step", default=None)  # of the running task or thread
 
 
 class Attempt(Struct, frozen=True, kw_only=True):
-    """One try of a job, as its handler may know it."""
+    """What a handler knows about its attempt; `checkpoint` is the JSON that an earlier attempt saved."""
 
     job_id: UUID
     kind: str
@@ -37,13 +37,13 @@ class Attempt(Struct, frozen=True, kw_only=True):
 
 
 class ProgressSink(Protocol):
-    """What runs a handler."""
+    """Receives the progress and the checkpoints of a handler."""
 
     def progress_changed(self, collect: Callable[[], Progress]) -> None:
-        """Hear that there is something new to take, once until it is taken."""
+        """Called when progress has changed; not called again until `collect` has been called."""
 
     def save_checkpoint(self, checkpoint: Json) -> Awaitable[None]:
-        """Keep a checkpoint; a thread is held until that is done."""
+        """Save a checkpoint. In a thread or process the call blocks until it is saved."""
 
 
 class _Completed:
@@ -57,13 +57,15 @@ def completed_awaitable() -> Awaitable[None]:
 
 
 class JobContext:
-    """What a running handler knows of its job, and how it shows progress.
+    """The handler's view of its job.
 
-    `cancelled` is why a handler in a thread shall stop, `None` while it shall not: `cancel` (somebody asked for it),
-    `timeout`, `stop` (the worker stops; the job goes on elsewhere) or `lease` (another worker may have it). An
-    `async def` handler gets a CancelledError with the same word as its argument. `checkpoint_value` is what the last
-    checkpoint of an earlier attempt has kept, `None` when there was none. `log` is a logger of the standard library;
-    the worker adds the job's id and kind to what it is told.
+    Attributes:
+        job_id, kind, attempt, max_attempts: which job this is, and which of its attempts (counted from 1).
+        checkpoint_value: the value of the last checkpoint of an earlier attempt, None if there is none.
+        cancelled: why a handler in a thread must stop, None while it may go on: `cancel` (a watcher cancelled the
+            job), `timeout`, `stop` (the worker stops; another one continues the job) or `lease` (another worker may
+            have the job). An `async def` handler gets a CancelledError with the same reason as its argument.
+        log: a standard logger; the worker adds the job's id and kind to its records.
     """
 
     def __init__(self, attempt: Attempt, sink: ProgressSink) -> None:
@@ -82,14 +84,14 @@ class JobContext:
     def progress(
         self, current: float, total: float | None = None, message: str | None = None, *, unit: str | None = None
     ) -> None:
-        """Show that `current` of `total` is done; without a total, that nobody knows how much there is.
+        """Report that `current` of `total` units are done; without a total the bar is indeterminate.
 
-        Within a step, of that step. It costs next to nothing: what is shown meanwhile is replaced, and the percentage
-        never goes back.
+        Inside a step, the progress is that of the step. You can call it as often as you like: only the latest
+        progress is sent, and the percentage never goes back.
 
         Raises:
-            ValueError: `current` or `total` is negative or not a finite number.
-            CancelledError: the handler runs in a thread, and shall stop; its argument is the reason.
+            ValueError: `current` or `total` is negative or not finite.
+            CancelledError: the handler runs in a thread and must stop; the argument is the reason (see `cancelled`).
         """
         if self.cancelled is not None:
             raise asyncio.CancelledError(self.cancelled)
@@ -113,40 +115,49 @@ class JobContext:
         *,
         unit: str | None = None,
     ) -> Track[Item]:
-        """Go through the items and show how many are done, like `tqdm`; `total` defaults to their length.
+        """Iterate over items and report how many are done, like `tqdm`; `total` defaults to `len(items)`.
 
-        `async for` in an `async def` handler, whatever the items are; a plain `for` in a thread or process.
+        Use `async for` in an `async def` handler, for any iterable, and a plain `for` in a thread or process:
+
+            async for path in ctx.track(paths, message="Resizing"):
+                await resize(path)
         """
         if total is None and isinstance(items, Sized):
             total = len(items)
         return Track(items, lambda done: self.progress(done, total, message, unit=unit))
 
     def steps(self, weights: float) -> None:
-        """Say what the weights of the coming steps add up to: from then on there is a percentage.
+        """Set the total weight of the coming steps, so that they add up to a percentage.
 
-        Within a step, of that step's own steps. Without it the steps are counted, of nobody knows how many.
+        Inside a step, it is the total of that step's own steps. Without it, steps are only counted.
+
+        Raises:
+            ValueError: the total is not positive and finite.
         """
         if not 0 < weights < float("inf"):
-            raise ValueError(f"weights must add up to something positive and finite: {weights!r}")
+            raise ValueError(f"the total weight must be positive and finite: {weights!r}")
         (_CURRENT_STEP.get() or self._root).total_weight = weights
 
     def step(self, name: str, weight: float = 1.0) -> StepScope:
-        """Do a part of the job within `with` or `async with`: progress in it is that of the step.
+        """Return a context manager (`with` or `async with`) for a part of the job; progress inside it is the step's.
 
-        Steps may lie within steps, and several may be at work at once, each in a task of its own.
+        Steps can be nested, and several can run at once, each in its own task.
+
+        Raises:
+            ValueError: the weight is negative or not finite.
         """
         if not 0 <= weight < float("inf"):
             raise ValueError(f"a step's weight must be finite and not negative: {weight!r}")
         return StepScope(self, name, weight)
 
     def checkpoint(self, value: Any) -> Awaitable[None]:
-        """Keep a value, at most 8 KiB of JSON, for whoever goes on with the job: `checkpoint_value` of later attempts.
+        """Save a value, at most 8 KiB as JSON; later attempts get it as `checkpoint_value`.
 
-        `await` it in an `async def` handler; in a thread or process the call itself returns when the value is kept.
+        `await` it in an `async def` handler. In a thread or process, the call returns when the value is saved.
 
         Raises:
-            ValueError: it is too large, or nested too deep.
-            TypeError: it is not JSON.
+            ValueError: the value is too large or nested too deep.
+            TypeError: the value cannot be encoded as JSON.
             CancelledError: as for `progress`.
         """
         if self.cancelled is not None:
@@ -154,13 +165,13 @@ class JobContext:
         text = encode(value)
         if len(text) > MAX_CHECKPOINT_BYTES or nesting_depth(text) > MAX_DEPTH:
             raise ValueError(
-                f"a checkpoint has at most {MAX_CHECKPOINT_BYTES} bytes in {MAX_DEPTH} levels: {len(text)} bytes"
+                f"a checkpoint may have {MAX_CHECKPOINT_BYTES} bytes in {MAX_DEPTH} levels, not {len(text)} bytes"
             )
         return self._sink.save_checkpoint(Json(text))
 
     def collect_progress(self) -> Progress:
-        """Sum up what has been said, for whoever runs the handler."""
-        self._collection_pending = False  # first, since a thread may say more meanwhile
+        """Return the progress reported so far; called by whatever runs the handler."""
+        self._collection_pending = False  # first: a thread may report more meanwhile
         progress = aggregate(self._root, self._last)
         percent, highest = progress.percent, self._highest
         if percent is not None and highest is not None and percent < (highest.percent or 0):
@@ -189,7 +200,7 @@ class JobContext:
 
 
 class StepScope:
-    """A step of a job, while it is done."""
+    """The context manager of a step."""
 
     def __init__(self, context: JobContext, name: str, weight: float) -> None:
         self._context = context
@@ -197,7 +208,7 @@ class StepScope:
 
     def __enter__(self) -> None:
         self._outer = _CURRENT_STEP.get()
-        self._step = self._context._begin(*self._arguments)  # noqa: SLF001 - its other half
+        self._step = self._context._begin(*self._arguments)  # noqa: SLF001 - one unit with JobContext
         _CURRENT_STEP.set(self._step)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -214,7 +225,7 @@ class StepScope:
 
 
 class Track(Generic[Item]):
-    """Items, and how many of them are done."""
+    """An iterable that reports how many of its items are done."""
 
     def __init__(self, items: Iterable[Item] | AsyncIterable[Item], report: Callable[[int], None]) -> None:
         self._items = items
@@ -222,7 +233,7 @@ class Track(Generic[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         if not isinstance(self._items, Iterable):
-            raise TypeError("these items are asynchronous: go through them with `async for`")
+            raise TypeError("these items are asynchronous: iterate with `async for`")
         self._report(0)
         for done, item in enumerate(self._items, 1):
             yield item
@@ -236,15 +247,13 @@ class Track(Generic[Item]):
             yield item
             done += 1
             self._report(done)
-            if (
-                time.monotonic() - yielded_at > YIELD_INTERVAL_S
-            ):  # a loop that never waits would keep its own reports back
-                await asyncio.sleep(0)
+            if time.monotonic() - yielded_at > YIELD_INTERVAL_S:
+                await asyncio.sleep(0)  # lets the event loop send reports although the handler never waits
                 yielded_at = time.monotonic()
 
 
 def _checked_amount(number: float) -> float:
-    """Return it as the wire has it: an `int` or a `float`, whatever number it is (numpy has its own)."""
+    """Return any kind of number (numpy has its own) as an `int` or a `float`; raise ValueError if it is not valid."""
     with suppress(OverflowError):
         amount = number if type(number) is int and number <= MAX_AMOUNT else float(number)
         if 0 <= amount < float("inf"):

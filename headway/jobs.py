@@ -1,4 +1,4 @@
-"""What a job's author writes with: the `@job` decorator, and what a handler raises."""
+"""The `@job` decorator, and the exceptions that a handler can raise to decide about its job."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ BACKOFF_S, BACKOFF_CAP_S = 2.0, 300.0
 
 
 class Fail(Exception):
-    """Raised by a handler: the job has failed, and trying it again would not help; the message is for its user."""
+    """Raise it in a handler to fail the job without another attempt; users see the message."""
 
 
 class Retry(Exception):
-    """Raised by a handler: try the job again, after `after_s` seconds, or by the kind's own backoff.
+    """Raise it in a handler to end this attempt and ask for another one; users see the message.
 
-    That is an attempt; when all are used up, the job has failed. The message is for the job's user.
+    The next attempt starts after `after_s` seconds, by default after the kind's backoff. If this was the last attempt,
+    the job fails.
     """
 
     def __init__(self, message: str = "", *, after_s: float | None = None) -> None:
@@ -33,7 +34,7 @@ class Retry(Exception):
 
 
 class Job(Generic[P, R]):
-    """A kind of job and the function that runs it; still callable as that function."""
+    """A kind of job and its handler. It can be called like the handler."""
 
     def __init__(
         self,
@@ -48,17 +49,17 @@ class Job(Generic[P, R]):
     ) -> None:
         parameters = list(inspect.signature(handler).parameters.values())
         if len(parameters) != 2:
-            raise TypeError(f"the handler of job {kind!r} must take two arguments: the context and the payload")
+            raise TypeError(f"job {kind!r}: the handler must take two arguments, the context and the payload")
         if not 1 <= len(kind) <= MAX_NAME_LENGTH or not 1 <= max_attempts <= MAX_ATTEMPTS:
             raise ValueError(
-                f"job {kind!r}: a kind has 1 to {MAX_NAME_LENGTH} characters, and 1 to {MAX_ATTEMPTS} attempts"
+                f"job {kind!r}: a kind has 1 to {MAX_NAME_LENGTH} characters, max_attempts is 1 to {MAX_ATTEMPTS}"
             )
         if timeout_s is not None and timeout_s <= 0:
-            raise ValueError(f"job {kind!r}: a timeout must be positive")
+            raise ValueError(f"job {kind!r}: timeout_s must be positive")
         if not 0 < backoff_s <= backoff_cap_s:
-            raise ValueError(f"job {kind!r}: a backoff must be positive, and no more than its cap")
+            raise ValueError(f"job {kind!r}: backoff_s must be positive and at most backoff_cap_s")
         if process and inspect.iscoroutinefunction(handler):
-            raise TypeError(f"job {kind!r}: what runs in a process is a plain function, not an async one")
+            raise TypeError(f"job {kind!r}: with process=True the handler must be a plain function, not async")
         self.kind = kind
         self.handler = handler
         self.max_attempts = max_attempts
@@ -69,11 +70,11 @@ class Job(Generic[P, R]):
         self._payload_parameter = parameters[1].name
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
-        """Call the handler, as a test may want to."""
+        """Call the handler, for example in a test."""
         return self.handler(*args, **kwargs)
 
     def payload_type(self) -> Any:
-        """Return the annotation of the handler's second parameter, `Any` when it has none."""
+        """Return the annotation of the handler's second parameter, `Any` without one."""
         return self._payload_type
 
     @cached_property
@@ -82,7 +83,7 @@ class Job(Generic[P, R]):
 
 
 class JobDecorator(Protocol):
-    """Makes a job of a handler, whether that is an `async def` or a plain function."""
+    """The type of `@job(...)`: it turns a handler, async or plain, into a job."""
 
     @overload
     def __call__(self, handler: Callable[P, Awaitable[R]], /) -> Job[P, R]: ...
@@ -99,14 +100,25 @@ def job(
     backoff_cap_s: float = BACKOFF_CAP_S,
     process: bool = False,
 ) -> JobDecorator:
-    """Make `handler(ctx, payload)` the handler of a kind of job.
+    """Register `handler(ctx, payload)` as the handler of a kind of job.
 
-    One that is no `async def` runs in a thread, or with `process=True` in a process of a pool: for what keeps a
-    processor busy, or may crash.
+    An `async def` runs in the worker's event loop, a plain `def` in a thread, and with `process=True` in a process of
+    a pool, which suits work that keeps a processor busy or may crash.
 
-    The payload is decoded to the second parameter's type (anything msgspec decodes); the result is whatever msgspec
-    encodes, at most 32 KiB of JSON. An attempt that takes longer than `timeout_s` fails. What is tried again waits
-    for a random time, up to `backoff_s`, twice that after the second attempt, and so on up to `backoff_cap_s`.
+    The payload is decoded to the type of the second parameter (any type that msgspec decodes). The result is encoded by
+    msgspec, to at most 32 KiB of JSON.
+
+    Args:
+        kind: the name of the kind, 1 to 128 characters.
+        max_attempts: how often the job is tried.
+        timeout_s: how long an attempt may take, without limit by default.
+        backoff_s: the upper bound of the random delay before the second attempt. It doubles with each attempt.
+        backoff_cap_s: the upper bound of all delays.
+        process: run a plain function in a process of its own.
+
+    Raises:
+        TypeError: the handler does not take two arguments, or is async although `process` is set.
+        ValueError: an option is out of range.
     """
     return partial(
         Job,

@@ -1,4 +1,4 @@
-"""For the tests of job authors: runs a handler as a worker would, without any service.
+"""Run a handler in a test as a worker would, without any service.
 
 from headway.testing import run
 
@@ -26,7 +26,7 @@ from headway.jobs import Job
 
 
 class Run(NamedTuple):
-    """What a handler has returned, every progress that it has shown, and the checkpoints that it has kept."""
+    """The handler's result, every progress that it reported, and the checkpoints that it saved."""
 
     result: Any
     progress: list[Progress]
@@ -43,18 +43,24 @@ def run(
     cancel_after: int | None = None,
     reason: str = "cancel",
 ) -> Run:
-    """Run a job's handler once, in this process, also when it would have one of its own.
+    """Run a job's handler once, in this process, even if it has `process=True`.
 
-    `payload` is what the job would be submitted with: JSON, or anything that msgspec encodes to it. `checkpoint` is
-    what an earlier attempt has kept. With `cancel_after`, the handler is cancelled, for that reason, once it has shown
-    progress so many times. It may be called within a running loop, which it holds up: there, `run_async`
-    does the same in that loop.
+    Called inside a running event loop, it blocks the loop; use `run_async` there.
+
+    Args:
+        job: the decorated handler.
+        payload: the payload as it would be submitted: any value that msgspec encodes as JSON.
+        checkpoint: the value that an earlier attempt saved.
+        attempt: the number of the attempt.
+        job_id: the job's id, random by default.
+        cancel_after: cancel the handler after it has reported progress so many times.
+        reason: why it is cancelled: `cancel`, `timeout`, `stop` or `lease`.
 
     Raises:
-        msgspec.ValidationError: the payload is none that the handler takes; the message names the field.
-        ValueError, TypeError: the result is too large, or not JSON.
-        CancelledError: it was cancelled.
-        Exception: whatever the handler raises; Fail and Retry, too.
+        msgspec.ValidationError: the payload does not fit the handler's type; the message names the field.
+        ValueError, TypeError: the result is too large, or cannot be encoded as JSON.
+        CancelledError: the handler was cancelled.
+        Exception: any exception of the handler, including Fail and Retry.
     """
     work = run_async(
         job, payload, checkpoint=checkpoint, attempt=attempt, job_id=job_id, cancel_after=cancel_after, reason=reason
@@ -77,7 +83,7 @@ async def run_async(
     cancel_after: int | None = None,
     reason: str = "cancel",
 ) -> Run:
-    """Run a job's handler once in the running loop; otherwise as `run`."""
+    """Run a job's handler once in the running event loop, as `run` does."""
     recorder = Recorder(cancel_after)
     about = Attempt(
         job_id=job_id or uuid4(),
@@ -97,12 +103,14 @@ async def run_async(
         result = job.handler(context, decoded)
     text = encode(result)
     if len(text) > MAX_RESULT_BYTES or nesting_depth(text) > MAX_DEPTH:
-        raise ValueError(f"a result has at most {MAX_RESULT_BYTES} bytes in {MAX_DEPTH} levels: {len(text)} bytes")
+        raise ValueError(
+            f"a result may have {MAX_RESULT_BYTES} bytes and {MAX_DEPTH} levels; this one has {len(text)} bytes"
+        )
     return Run(result, recorder.progress, recorder.checkpoints)
 
 
 class Recorder:
-    """Keeps what a handler has to say: a host for a `JobContext` that is made by hand."""
+    """Records progress and checkpoints; use it as the sink of a `JobContext` that you create yourself."""
 
     def __init__(self, cancel_after: int | None = None) -> None:
         self.progress: list[Progress] = []
@@ -111,12 +119,12 @@ class Recorder:
         self._cancel_after = cancel_after
 
     def progress_changed(self, collect: Callable[[], Progress]) -> None:
-        """Take it at once, all of it."""
+        """Record the progress at once."""
         self.progress.append(collect())
         if len(self.progress) == self._cancel_after:
             self.cancel()
 
     def save_checkpoint(self, checkpoint: Json) -> Awaitable[None]:
-        """Keep it here."""
+        """Record the checkpoint."""
         self.checkpoints.append(msgspec.json.decode(checkpoint))
         return completed_awaitable()

@@ -1,4 +1,4 @@
-"""The submitter's parts, put together."""
+"""Creates the submitter's parts and connects them."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ OPENAPI = files(__package__).joinpath("openapi.yaml")
 
 @asynccontextmanager
 async def submitter(settings: SubmitterSettings) -> AsyncIterator[ServiceSpec]:
-    """Open the submitter's resources and hand its parts to the chassis."""
+    """Open the submitter's resources and describe its service."""
     links = Links(settings)
     signer = ReloadingFile(settings.token_key_file, TokenSigner)
-    keys = None if settings.submitter_api_keys is None else ReloadingFile(settings.submitter_api_keys, read_keys)
-    async with settings.queue() as queue, WakeupClient.connect(settings.notifier_internal_url) as waker:
+    api_keys = None if settings.submitter_api_keys is None else ReloadingFile(settings.submitter_api_keys, read_keys)
+    async with settings.queue() as queue, WakeupClient.connect(settings.notifier_internal_url) as wakeups:
         parts = (
             Pages(links),
-            SubmitHandler(settings, links, queue, signer, CallerAuth(settings, keys), waker),
+            SubmitHandler(settings, links, queue, signer, CallerAuth(settings, api_keys), wakeups),
             ShareTokenHandler(links, signer, _verifier(settings)),
         )
         yield ServiceSpec(
             public=[*(route for part in parts for route in part.routes()), openapi_route(OPENAPI)],
             public_port=settings.port,
             cors=CorsPolicy(settings.origins, public_routes=PUBLIC_ROUTES),
-            tasks={"waker": waker.run},
+            tasks={"wakeups": wakeups.run},
         )
 
 
 def _verifier(settings: SubmitterSettings) -> ReloadingFile[TokenVerifier]:
-    """Watch the public keys, or else the public half of the signing key: all that is verified here was signed here."""
+    """Verify with the configured public keys, by default with the public half of the signing key."""
     if settings.token_public_key_file is not None:
         return ReloadingFile(settings.token_public_key_file, TokenVerifier)
     return ReloadingFile(settings.token_key_file, lambda pem: TokenVerifier(TokenSigner(pem).public_pem))

@@ -1,4 +1,4 @@
-"""The files that browsers load, kept in memory, and read again when one of them has changed."""
+"""The static files, kept in memory and reloaded when one of them changes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 FOLDERS = (Path(str(files(__package__))) / "pages", Path(__file__).parents[2] / "clients" / "browser")
-TYPES = {
+CONTENT_TYPES = {
     ".css": "text/css",
     ".html": "text/html",
     ".js": "text/javascript",
@@ -21,7 +21,7 @@ TYPES = {
 
 
 class Asset(Struct, frozen=True):
-    """One file, as it is and compressed; the digest is of its content."""
+    """One file, plain and compressed, with the digest of its content."""
 
     content_type: str
     body: bytes
@@ -30,25 +30,25 @@ class Asset(Struct, frozen=True):
 
     @classmethod
     def from_content(cls, suffix: str, body: bytes) -> Asset:
-        """Make the asset of a file's content."""
-        return cls(TYPES[suffix], body, gzip.compress(body, mtime=0), _digest(body))
+        """Create the asset for a file's content."""
+        return cls(CONTENT_TYPES[suffix], body, gzip.compress(body, mtime=0), _digest(body))
 
 
 class AssetBundle(Struct, frozen=True):
-    """The files as they are at one time; the digest is of all that pages load, so that they fit each other."""
+    """All files at one time. The digest covers every asset, since modules import each other."""
 
     files: dict[str, Asset]
     digest: str
 
     @classmethod
     def from_files(cls, files: dict[str, Asset]) -> AssetBundle:
-        """Make a release of these files."""
+        """Create the bundle of these files."""
         loaded = sorted((name, asset.digest) for name, asset in files.items() if is_asset(name))
-        return cls(files, _digest(msgspec.json.encode(loaded)))
+        return cls(files, _digest(msgspec.json.encode(digests)))
 
 
 class Assets:
-    """The pages, what they load, the browser client, and the line of script that names the notifier."""
+    """The pages, their assets, the browser client, and a generated module with the notifier's URL."""
 
     def __init__(self, live_url: str) -> None:
         script = b"export const liveUrl = %b;\n" % msgspec.json.encode(live_url)
@@ -57,12 +57,12 @@ class Assets:
         self._bundle = self._load_bundle()
 
     def current(self) -> AssetBundle:
-        """Return the files as they are now; while one of them is being replaced, as they were before."""
+        """Return the current files; while a file is being replaced, return the previous ones."""
         with suppress(FileNotFoundError):
-            stamps = _read_file_versions()
-            if stamps != self._file_versions:
+            file_versions = _read_file_versions()
+            if file_versions != self._file_versions:
                 self._bundle = self._load_bundle()
-                self._file_versions = stamps
+                self._file_versions = file_versions
         return self._bundle
 
     def _load_bundle(self) -> AssetBundle:
@@ -72,12 +72,12 @@ class Assets:
 
 
 def is_asset(name: str) -> bool:
-    """Tell whether a file is one that pages load, not a page."""
+    """Return whether a file is an asset that pages load, rather than a page."""
     return not name.endswith(".html")
 
 
 def _asset_paths() -> list[Path]:
-    return [path for folder in FOLDERS for path in folder.iterdir() if path.suffix in TYPES]
+    return [path for folder in FOLDERS for path in folder.iterdir() if path.suffix in CONTENT_TYPES]
 
 
 def _read_file_versions() -> dict[Path, tuple[int, int]]:

@@ -1,6 +1,7 @@
-"""Who submits, and whether they may: one of the API keys names its caller; in open mode everyone is one and the same.
+"""Authentication and rate limits of submissions.
 
-The rate counts for a key, or without one for an address, a wrong key being none.
+An API key identifies its caller; in open mode all callers are one. The rate limit applies to a key, or to an address
+without a valid key.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ ANONYMOUS = "anyone"
 
 
 class TooManyRequests(HTTPProblem):
-    """The caller asks more often than it may."""
+    """The caller has exceeded its rate limit."""
 
     status, code = 429, "too_many_requests"
 
 
 class CallerAuth:
-    """Knows the callers and holds them to their rate."""
+    """Identifies callers and applies their rate limit."""
 
     def __init__(self, settings: SubmitterSettings, keys: ReloadingFile[tuple[str, ...]] | None) -> None:
         self._keys = keys
@@ -36,14 +37,19 @@ class CallerAuth:
         self._rate_limiter = RateLimiter(settings.submit_rate, settings.submit_burst)
 
     def authenticate(self, request: web.Request) -> str:
-        """Return the name of whoever submits, which is no secret; a Problem when they may not, or not now."""
+        """Return the caller's name, which is not secret.
+
+        Raises:
+            Unauthorized: the request has no valid API key.
+            TooManyRequests: the caller has exceeded its rate limit.
+        """
         name = self._caller_name(bearer_token(request))
         wait_s = self._rate_limiter.acquire(name or client_address(request, self._hops), time.monotonic())
         if wait_s > 0:
             metrics.SUBMITTED.labels("limited").inc()
-            raise TooManyRequests("These are too many submissions; try again later.", retry_after_s=math.ceil(wait_s))
+            raise TooManyRequests("Too many submissions; try again later.", retry_after_s=math.ceil(wait_s))
         if name is None and self._keys is not None:
-            raise Unauthorized("Send one of the API keys: Authorization: Bearer <key>.")
+            raise Unauthorized("Send an API key: Authorization: Bearer <key>.")
         return name or ANONYMOUS
 
     def _caller_name(self, key: str | None) -> str | None:
@@ -53,7 +59,7 @@ class CallerAuth:
 
 
 def client_address(request: web.Request, hops: int) -> str:
-    """Return the client's address as the outermost trusted proxy has seen it; what stands before, anyone can say."""
+    """Return the client's address as seen by the outermost trusted proxy; clients can forge the entries before it."""
     chain = [hop.strip() for line in request.headers.getall("X-Forwarded-For", ()) for hop in line.split(",")]
     chain.append(request.remote or "")
     return chain[-1 - hops] if hops < len(chain) else chain[-1]

@@ -1,15 +1,15 @@
-"""`Idempotency-Key`: the same request again is the same job, since its id is computed from what is asked, and by whom.
+"""`Idempotency-Key`: a repeated request is the same job, because the job's id is computed from the request.
 
-Nothing is stored here: a repeated request puts another message on the queue, and the gate answers it `duplicate` or
-`finished`, so that the job runs once. What follows from that:
+Nothing is stored. A repeated request puts another message on the queue; the fence answers it `duplicate` or `finished`,
+so the job runs once. This has consequences:
 
-- The same key with another kind, payload, delay, number of attempts or time-out is another job, never a conflict.
-- Spaces and the order of keys make no other payload. A number is what is written: 1, 1.0 and 1e0 are three payloads,
-  since a handler may tell them apart.
-- A caller is an API key, so after its rotation the same request is another job. In open mode all are one caller:
-  whoever repeats a request of somebody else is handed a token for that job, so keys are better long and random.
-- A repeated request is answered with a new token, of a new lifetime. But a job that has ended stays ended, cancelled
-  ones too, for as long as its record lives; after that the same request runs it anew.
+- The same key with another kind, payload, delay, number of attempts or timeout is another job, never a conflict.
+- White space and the order of keys do not change a payload. Numbers are compared as they are written: 1, 1.0 and 1e0
+  are three payloads, since a handler may distinguish them.
+- A caller is an API key, so after a rotation the same request is another job. In open mode all requests have the same
+  caller: a client that repeats another client's request gets a token for that job. Use long random keys.
+- A repeated request gets a new token with a new lifetime. A job that has ended or was cancelled stays so for as long as
+  its record lives; after that, the same request runs it again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ JOB_NAMESPACE = UUID("126fc5e9-c2fb-425a-873b-75c8cad6d05b")
 
 
 def idempotency_key(request: web.Request) -> str | None:
-    """Return the request's key, if it has one."""
+    """Return the request's idempotency key, None without one."""
     key = request.headers.get(HEADER)
     if key is not None and not (0 < len(key) <= MAX_KEY_LENGTH and key.isprintable()):
         raise UnprocessableContent(f"Expected 1 to {MAX_KEY_LENGTH} printable characters.", field=HEADER)
@@ -39,33 +39,33 @@ def idempotency_key(request: web.Request) -> str | None:
 
 
 def job_id_for(submission: Submission, caller: str, key: str | None) -> UUID:
-    """Return the id of the job that a caller asks for: with a key always the same, without one a new one."""
+    """Return the job's id: the same one for a repeated request with a key, a random one without a key."""
     if key is None:
         return uuid4()
-    asked = [
+    fields = [
         float(submission.delay_s),
         submission.max_attempts,
         submission.timeout_s,
         canonical_json(submission.payload),
     ]
-    return uuid5(JOB_NAMESPACE, json.dumps([caller, key, submission.kind, *asked]))
+    return uuid5(JOB_NAMESPACE, json.dumps([caller, key, submission.kind, *fields]))
 
 
 def canonical_json(payload: Json) -> str:
-    """Spell a JSON text so that two with the same spelling mean the same to every reader.
+    """Return JSON in a canonical form: equal forms mean the same to every reader.
 
-    Numbers stay as they are written, and a key that occurs twice keeps all its values, in their order.
+    Numbers stay as they are written, and a repeated key keeps all its values in their order.
     """
     text = bytes(payload).decode()
     try:
-        read = json.loads(text, parse_int=_number, parse_float=_number, object_pairs_hook=_object)
-        return json.dumps(read, sort_keys=True)
+        parsed = json.loads(text, parse_int=_number, parse_float=_number, object_pairs_hook=_object)
+        return json.dumps(parsed, sort_keys=True)
     except RecursionError as error:
         raise BadRequest("JSON is malformed: nested too deep", field="payload") from error
 
 
 def _number(literal: str) -> dict[str, str]:
-    return {"number": literal}  # no list, as the values of an object are
+    return {"number": literal}  # not a list, which marks the values of an object
 
 
 def _object(members: list[tuple[str, Any]]) -> dict[str, list[Any]]:

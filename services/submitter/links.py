@@ -1,4 +1,4 @@
-"""Where a job can be seen, watched and cancelled: `LIVE_URL` and `SUBMITTER_URL` as links."""
+"""Links to a job: its page, snapshot, events, WebSocket and cancellation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .settings import SubmitterSettings
 
 
 class Links:
-    """Makes the links to jobs."""
+    """Creates links from `SUBMITTER_URL` and `LIVE_URL`."""
 
     def __init__(self, settings: SubmitterSettings) -> None:
         self.live_url = settings.live_url.rstrip("/")
@@ -16,7 +16,7 @@ class Links:
         self._submitter_url = settings.submitter_url.rstrip("/")
 
     def for_job(self, job_id: UUID, token: str | None = None) -> dict[str, str]:
-        """Return the links to a job, with the token behind the page's `#` if there is one."""
+        """Return the links to a job; the page's link gets the token, if any, as its fragment."""
         path = f"/jobs/{job_id}"
         live = f"{self.live_url}/live{path}"
         return {

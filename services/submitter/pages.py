@@ -1,7 +1,7 @@
-"""The pages and what they load: static files, the same for every job.
+"""The pages and their assets: static files, the same for every job.
 
-What has a stable URL is asked for again each time and mostly answered 304. Below `/assets/<digest>/` the same files
-never change; `Content-Location` tells the digest, which is of all of them, since modules import each other.
+Files at stable URLs are revalidated and mostly answered 304. Below `/assets/<digest>/` the same files are immutable;
+`Content-Location` names the digest, which covers all of them, since modules import each other.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from .assets import Asset, Assets, is_asset
 from .links import Links
 
 YEAR_S = 31_536_000
-PUBLIC_ROUTES = ("/assets/{name}", "/assets/{digest}/{name}")  # pages of every origin may load these
+PUBLIC_ROUTES = ("/assets/{name}", "/assets/{digest}/{name}")  # pages of any origin may load these
 
 
 class Pages:
-    """Serves the home page, the job's page, and what they load."""
+    """Serves the home page, the job page and their assets."""
 
     def __init__(self, links: Links) -> None:
         self._links = links
@@ -29,7 +29,7 @@ class Pages:
         self._headers = _headers(links)
 
     def routes(self) -> list[web.RouteDef]:
-        """Return the pages' routes."""
+        """Return the routes of the public listener."""
         return [
             web.get("/", self.home),
             web.get("/jobs/{id}", self.job),
@@ -38,11 +38,11 @@ class Pages:
         ]
 
     async def home(self, request: web.Request) -> web.Response:
-        """Serve the page with the button."""
+        """Serve the home page."""
         return self._page(request, "index.html")
 
     async def job(self, request: web.Request) -> web.Response:
-        """Serve the job's page, which reads the token behind the `#` and watches by itself; a program gets links."""
+        """Serve the job page, or the job's links to a program that accepts only JSON."""
         accepted = request.headers.get("Accept", "")
         if JSON not in accepted or "text/html" in accepted:
             return self._page(request, "job.html")
@@ -52,12 +52,12 @@ class Pages:
         return web.Response(body=body, content_type=JSON, headers=headers)
 
     async def asset(self, request: web.Request) -> web.Response:
-        """Serve what pages load, and tell where it stays as it is."""
+        """Serve an asset at its stable URL; `Content-Location` names the immutable one."""
         bundle, name = self._assets.current(), request.match_info["name"]
         return self._serve_asset(request, bundle.files, {"Content-Location": f"/assets/{bundle.digest}/{name}"})
 
     async def versioned_asset(self, request: web.Request) -> web.Response:
-        """Serve what pages load, as it is for ever."""
+        """Serve an asset at its immutable URL."""
         bundle = self._assets.current()
         files = bundle.files if request.match_info["digest"] == bundle.digest else {}
         return self._serve_asset(request, files, {"Cache-Control": f"public, max-age={YEAR_S}, immutable"})
@@ -68,17 +68,17 @@ class Pages:
     def _serve_asset(self, request: web.Request, files: dict[str, Asset], headers: dict[str, str]) -> web.Response:
         name = request.match_info["name"]
         if name not in files or not is_asset(name):
-            raise NotFound("There is no such file.")
+            raise NotFound("This file does not exist.")
         return self._serve(request, files[name], {"Cross-Origin-Resource-Policy": "cross-origin", **headers})
 
     @staticmethod
     def _serve(request: web.Request, asset: Asset, headers: dict[str, str]) -> web.Response:
         compressed = "gzip" in request.headers.get("Accept-Encoding", "")
-        tags = (asset.digest, f"{asset.digest}-gzip")
+        etags = (asset.digest, f"{asset.digest}-gzip")
         response = web.Response(headers={"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff", **headers})
         response.headers.add("Vary", "Accept-Encoding")
-        response.etag = tags[compressed]
-        if any(tag.value in (*tags, "*") for tag in request.if_none_match or ()):
+        response.etag = etags[compressed]
+        if any(tag.value in (*etags, "*") for tag in request.if_none_match or ()):
             response.set_status(304)
             return response
         response.body = asset.compressed if compressed else asset.body
@@ -91,7 +91,7 @@ class Pages:
 
 
 def _headers(links: Links) -> dict[str, str]:
-    """Return the headers of a page; `Vary` since a program gets something else at a job's address."""
+    """Return the headers of pages; `Vary`, because the job page's URL also serves JSON."""
     return {
         "Content-Security-Policy": (
             "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self' "
@@ -100,6 +100,6 @@ def _headers(links: Links) -> dict[str, str]:
         "Cross-Origin-Opener-Policy": "same-origin",
         "Cross-Origin-Resource-Policy": "same-origin",
         "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-        "Referrer-Policy": "same-origin",  # with no-referrer a form's own Origin would be `null`
+        "Referrer-Policy": "same-origin",  # with no-referrer, browsers would send a form with `Origin: null`
         "Vary": "Accept",
     }

@@ -1,4 +1,4 @@
-"""`POST /jobs/{id}/token`: from a job's token to one that may only watch, to be given away."""
+"""`POST /jobs/{id}/token`: issues a watch-only token, to share, for a job's token."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ MAX_BODY_BYTES = 1024
 
 
 class ShareRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """The body: what the token shall allow."""
+    """The body: the scope of the new token."""
 
     scope: Literal["watch"]
 
 
 class ShareTokenHandler:
-    """Makes tokens of tokens; whoever has one needs no API key."""
+    """Issues watch-only tokens. The job's token is enough; no API key is needed."""
 
     def __init__(
         self, links: Links, signer: ReloadingFile[TokenSigner], verifier: ReloadingFile[TokenVerifier]
@@ -36,11 +36,11 @@ class ShareTokenHandler:
         self._verifier = verifier
 
     def routes(self) -> list[web.RouteDef]:
-        """Return the route."""
+        """Return the routes of the public listener."""
         return [web.post("/jobs/{id}/token", self.share)]
 
     async def share(self, request: web.Request) -> web.Response:
-        """Answer a token for the same job and the same time, without the right to cancel."""
+        """Issue a token for the same job, with the same expiry and without the scope `cancel`."""
         grant = authorize_job(request, bearer_token(request), self._verifier.value)
         share_request = await read_json_body(request, ShareRequest, MAX_BODY_BYTES)
         token = self._signer.value.sign(msgspec.structs.replace(grant, scope=frozenset({WATCH})))

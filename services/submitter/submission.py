@@ -1,4 +1,4 @@
-"""A submission: what somebody asks for, checked, and the job that comes of it."""
+"""Submissions: parsing, validation, and the queue message and token that result."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from headway.tokens import Grant
 from ..runtime.errors import BadRequest, PayloadTooLarge, UnprocessableContent
 from ..runtime.request import decode_body
 
-MAX_DELAY_S = 7 * 86_400  # the queue hides a message no longer
-MAX_BODY_BYTES = 2 * MAX_PAYLOAD_BYTES  # the payload and what stands around it
+MAX_DELAY_S = 7 * 86_400  # the queue's maximum visibility timeout
+MAX_BODY_BYTES = 2 * MAX_PAYLOAD_BYTES  # the payload and the other fields
 
 
 class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,7 +43,7 @@ class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class AcceptedJob(Struct, frozen=True, kw_only=True):
-    """A job as it goes on the queue, and what its submitter may do with it."""
+    """The queue message of an accepted job, the grant for its token, and its delay."""
 
     message: JobMessage
     grant: Grant
@@ -51,16 +51,16 @@ class AcceptedJob(Struct, frozen=True, kw_only=True):
 
 
 def submission_from_json(body: bytes) -> Submission:
-    """Read a JSON submission; a Problem names what does not fit."""
+    """Parse a JSON submission; raise an HTTPProblem that names the invalid field."""
     return _check_limits(decode_body(body, Submission))
 
 
 def submission_from_form(body: bytes) -> Submission:
-    """Read a form's submission: the same fields, `payload` as JSON text; an empty field is one that is not there."""
+    """Parse a form with the same fields; `payload` is JSON text, and an empty field counts as missing."""
     try:
         form = dict(parse_qsl(body.decode(), strict_parsing=bool(body), errors="strict", max_num_fields=8))
     except ValueError as error:
-        raise BadRequest("The body is not a form.") from error
+        raise BadRequest("The body is not a valid form.") from error
     fields = form | ({"payload": _payload_from_text(form["payload"])} if "payload" in form else {})
     try:
         return _check_limits(msgspec.convert(fields, Submission, strict=False))
@@ -84,11 +84,11 @@ def _check_limits(submission: Submission) -> Submission:
 
 
 def accept_submission(submission: Submission, job_ttl_s: float, job_id: UUID) -> AcceptedJob:
-    """Make a job of a submission."""
+    """Create the job of a submission."""
     if submission.delay_s >= job_ttl_s:
-        raise UnprocessableContent("Expected a delay shorter than a job lives.", field="delay_s")
+        raise UnprocessableContent("Expected a delay shorter than the lifetime of a job.", field="delay_s")
     now = Timestamp.now()
-    delay_s = math.ceil(submission.delay_s)  # the queue counts whole seconds
+    delay_s = math.ceil(submission.delay_s)  # the queue's unit is a second
     message = JobMessage(
         id=job_id,
         kind=submission.kind,

@@ -1,4 +1,4 @@
-"""`POST /jobs`: from a form or from JSON to a message on the queue."""
+"""`POST /jobs`: puts a job, submitted as JSON or as a form, on the queue."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RETRY_AFTER_S = 2
 
 
 class SubmitHandler:
-    """Takes submissions."""
+    """Handles submissions."""
 
     def __init__(
         self,
@@ -53,23 +53,23 @@ class SubmitHandler:
         self._wakeups = wakeups
 
     def routes(self) -> list[web.RouteDef]:
-        """Return the API's routes."""
+        """Return the routes of the public listener."""
         return [web.post("/jobs", self.submit)]
 
     async def submit(self, request: web.Request) -> web.Response:
-        """Take one submission: a form is sent on to the job's page, JSON is answered 202 with links and a token."""
-        form = request.content_type == FORM
-        if form and "Origin" not in request.headers:
-            raise Forbidden("A form must name its Origin.", code="origin_not_allowed")
+        """Handle a submission: redirect a form to the job's page; answer JSON with 202, links and a token."""
+        is_form = request.content_type == FORM
+        if is_form and "Origin" not in request.headers:
+            raise Forbidden("A form must be sent with an Origin header.", code="origin_not_allowed")
         caller = self._caller_auth.authenticate(request)
-        if not form and request.content_type != JSON:
+        if not is_form and request.content_type != JSON:
             raise UnsupportedMediaType(f"Send {JSON} or {FORM}.")
         key = idempotency_key(request)
         body = await read_body(request, MAX_BODY_BYTES)
-        submission = submission_from_form(body) if form else submission_from_json(body)
+        submission = submission_from_form(body) if is_form else submission_from_json(body)
         accepted = accept_submission(submission, self._job_ttl_s, job_id_for(submission, caller, key))
         await self._enqueue(accepted)
-        return self._respond(accepted, form=form)
+        return self._respond(accepted, is_form=is_form)
 
     async def _enqueue(self, accepted: AcceptedJob) -> None:
         message = accepted.message
@@ -79,16 +79,16 @@ class SubmitHandler:
         except AzureError as error:
             metrics.SUBMITTED.labels("error").inc()
             log.warning("queue_unavailable", error=type(error).__name__)
-            raise ServiceUnavailable("The queue is away; try again.", retry_after_s=RETRY_AFTER_S) from error
+            raise ServiceUnavailable("The queue is unavailable; try again.", retry_after_s=RETRY_AFTER_S) from error
         self._wakeups.notify_after(accepted.delay_s)
         metrics.SUBMITTED.labels("accepted").inc()
         log.info("job_submitted", job_id=str(message.id), kind=message.kind)
 
-    def _respond(self, accepted: AcceptedJob, *, form: bool) -> web.Response:
+    def _respond(self, accepted: AcceptedJob, *, is_form: bool) -> web.Response:
         job_id = accepted.message.id
         token = self._signer.value.sign(accepted.grant)
         path = f"/jobs/{job_id}"
-        if form:
+        if is_form:
             return web.Response(status=303, headers={"Location": f"{path}#{token}", "Cache-Control": "no-store"})
         receipt = {"id": job_id, "status": "queued", "token": token, "links": self._links.for_job(job_id, token)}
         headers = {"Location": path, "Cache-Control": "no-store"}

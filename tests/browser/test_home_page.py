@@ -153,13 +153,13 @@ async def test_refusal_is_told_in_place(page: Page, stack: Stack) -> None:
     """When no job is started the page says why, and the button can be pressed again."""
 
     async def refuse(route: Route) -> None:
-        problem = {"status": 503, "code": "unavailable", "detail": "The queue is away; try again."}
+        problem = {"status": 503, "code": "unavailable", "detail": "The queue is unavailable; try again."}
         await route.fulfill(status=503, json=problem)
 
     await page.goto(stack.url)
     await page.route("**/jobs", refuse, times=1)
     await page.get_by_role("button", name="Start a new job").click()
-    await expect(page.get_by_role("alert")).to_have_text("No job was started. The queue is away; try again.")
+    await expect(page.get_by_role("alert")).to_have_text("No job was started. The queue is unavailable; try again.")
     await page.get_by_role("button", name="Start a new job").click()
     await expect(page.locator("#status")).to_have_text("Succeeded")
 

@@ -141,7 +141,9 @@ class LoadScenario:
             watchers = [watcher for watcher in self.watchers if isinstance(watcher, watcher_type)]
             delays_s = [self.delay_s(watcher) for watcher in watchers]
             since_acceptance_s = [
-                (watcher.outcome_seen_at - (watcher.outcome.finished_at or 0)) / 1000 for watcher in watchers if watcher.outcome
+                (watcher.outcome_seen_at - (watcher.outcome.finished_at or 0)) / 1000
+                for watcher in watchers
+                if watcher.outcome
             ]
             connections = sum(watcher.connections for watcher in watchers)
             log.info(

@@ -152,7 +152,7 @@ def test_a_handler_takes_a_context_and_a_payload(parameters: int) -> None:
     names = ", ".join("abc"[:parameters])
     space: dict[str, Any] = {}
     exec(f"async def handler({names}): pass", space)
-    with pytest.raises(TypeError, match="'strange' must take two arguments"):
+    with pytest.raises(TypeError, match="'strange': the handler must take two arguments"):
         job("strange")(space["handler"])
 
 

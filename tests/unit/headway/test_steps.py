@@ -122,5 +122,5 @@ def test_a_weight_is_an_amount(weight: float) -> None:
     ctx, _ = context()
     with pytest.raises(ValueError, match="weight"):
         ctx.step("x", weight)
-    with pytest.raises(ValueError, match="weights"):
+    with pytest.raises(ValueError, match="weight"):
         ctx.steps(weight)

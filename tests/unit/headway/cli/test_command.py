@@ -215,7 +215,7 @@ def test_nobody_there_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch, capsys:
     [
         (RequestFailed(422, "invalid", "Expected a kind"), 2),
         (RequestFailed(413, "too_large", "The payload is too large."), 2),
-        (RequestFailed(503, "unavailable", "The queue is away."), 1),
+        (RequestFailed(503, "unavailable", "The queue is unavailable."), 1),
         (RequestFailed(None, "refused", "No."), 1),
         (InvalidToken("token_expired", "The token has expired."), 1),
     ],

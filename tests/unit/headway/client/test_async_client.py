@@ -221,9 +221,11 @@ async def test_patience_ends() -> None:
 
 async def test_a_longer_wait_than_patience_is_not_begun(services: Services) -> None:
     """A Retry-After beyond the client's patience ends the call with what the server said."""
-    services.answers = [answering(503, {"code": "unavailable", "detail": "The queue is away."}, Retry_After="3600")]
+    services.answers = [
+        answering(503, {"code": "unavailable", "detail": "The queue is unavailable."}, Retry_After="3600")
+    ]
     async with Client(services.url, retry_for_s=5) as client:
-        with pytest.raises(RequestFailed, match="The queue is away") as refused:
+        with pytest.raises(RequestFailed, match="The queue is unavailable") as refused:
             await asyncio.wait_for(client.submit("k"), 4)
     assert refused.value.status == 503
 
