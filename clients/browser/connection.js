@@ -1,8 +1,8 @@
 /**
  * A connection to one notifier that falls back to other transports where a proxy blocks WebSockets.
  *
- * The transports are tried from best to worst; the next one starts when the one before it fails or is slow. The best one
- * that receives a hello becomes active. It stays active until a better one receives a hello, so no update is missed
+ * The transports are tried from best to worst; the next one starts when the one before it fails or is slow. The best
+ * one that receives a hello becomes active. It stays active until a better one receives a hello, so no update is missed
  * while a fallback is replaced.
  */
 
@@ -13,7 +13,7 @@ const MAX_RANK = TRANSPORTS.length - 1;
 const FALLBACK_DELAY_MS = [1_500, 1_000, 8_000]; // by rank: before the next transport is tried as well
 const HELLO_TIMEOUT_MS = 8_000;
 const RECONNECT_BACKOFF_MS = { base: 250, max: 10_000 };
-const UPGRADE_BACKOFF_MS = { base: 15_000, max: 240_000 }; // between attempts to replace a fallback by a better transport
+const UPGRADE_BACKOFF_MS = { base: 15_000, max: 240_000 }; // before better transports are tried again
 const ORIGIN_RETRY_MS = 60_000; // after the origin seems to be refused: the cause may have been a proxy
 const PERMANENT_CODES = new Set([1008, 1009, 413, 422]); // the same request would be refused again
 const RETRY_LATER_CODES = new Set([1012, 1013, 503]); // the server works and asks clients to come back later

@@ -1,8 +1,8 @@
 /**
  * `<headway-job token="…" url="…">Export of March</headway-job>` shows one job live.
  *
- * The element's content is its label. If it is empty, the job's kind is shown. Texts of a job are rendered as text, never
- * as markup.
+ * The element's content is its label. If it is empty, the job's kind is shown. Texts of a job are rendered as text,
+ * never as markup.
  */
 
 import { isCancelling, isWorkerLost, percent } from "./format.js";

@@ -28,7 +28,7 @@ export function percent({ status, progress }) {
   return status === "succeeded" ? 100 : (progress?.percent ?? null);
 }
 
-/** Return the progress as text, such as "40 %", or "" if it is unknown. Rounded down: only a complete job shows 100 %. */
+/** Return the progress as text, such as "40 %", or "" if it is unknown. Rounded down, so that 100 % means complete. */
 export function percentText(snapshot) {
   const value = percent(snapshot);
   return value === null ? "" : `${Math.floor(value)} %`;
@@ -43,7 +43,7 @@ export function amountText({ progress }) {
   return [numberFormat.format(current), ofTotal, unit].filter(Boolean).join(" ");
 }
 
-/** Return what happens next: "starts at 14:05:00", "next attempt in 12 s", "Worker lost, next attempt in 12 s", or "". */
+/** Return what happens next, such as "starts at 14:05:00" or "Worker lost, next attempt in 12 s"; "" if nothing is due. */
 export function nextStepText(snapshot, now) {
   const { status, due_at: due, lease_until: lease, attempt, max_attempts: maxAttempts } = snapshot;
   if (status === "queued" && Date.parse(due) > now) return `starts ${timeText(due, now)}`;

@@ -129,7 +129,7 @@ class SharedConnection {
     for (const tab of this.#followers.keys()) this.#removeFollower(tab);
   }
 
-  /** Called in a follower with each message. A new leader does not know this tab's jobs, so the tab subscribes again. */
+  /** Called in a follower with each message. A new leader does not know this tab's jobs, so it subscribes again. */
   #onLeaderMessage({ leader, hidden, ...update }) {
     if (!leader) return; // sent by another follower
     clearTimeout(this.#timer);

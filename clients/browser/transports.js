@@ -1,10 +1,9 @@
 /**
  * Three transports with one interface: WebSocket, event stream and long poll.
  *
- * A transport subscribes to all of `registry.jobs` when it opens, and to further jobs with `subscribe()`. Whatever the
- * protocol, it calls `onMessage` with the messages of the WebSocket: `{hello}`, `{job}` and `{error}`. A hello proves that
- * the transport works, and may be repeated. `onClose` is called once, when the transport fails. Neither is called after
- * `close()`.
+ * A transport subscribes to all of `registry.jobs` when it opens, and to further jobs with `subscribe()`. It calls
+ * `onMessage` with messages in the format of the WebSocket: `{hello}`, `{job}` and `{error}`. A hello proves that the
+ * transport works, and may be repeated. It calls `onClose` once, when it fails, and nothing after `close()`.
  */
 
 const SUBSCRIBE_DEBOUNCE_MS = 30; // jobs that a page watches in quick succession share one request

@@ -1,8 +1,8 @@
 /**
  * `watchJob()`: one connection per notifier, shared by all watches of all tabs.
  *
- * A snapshot is the complete state of a job, and its version only increases. So lost, repeated or skipped snapshots do no
- * harm, and after a reconnect the server sends the newest one.
+ * A snapshot is the complete state of a job, and its version only increases. So lost, repeated or skipped snapshots do
+ * no harm, and after a reconnect the server sends the newest one.
  */
 
 import { openConnection } from "./shared-connection.js";

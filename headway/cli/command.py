@@ -47,16 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="headway", description="Background jobs, watched live.", epilog=EPILOG)
     parser.set_defaults(extra="cli")  # of the package: what a command needs that is not installed
-    job_commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_submit(job_commands.add_parser("submit", help="submit a job and print its link, or watch it", epilog=EPILOG))
-    _add_link_command(job_commands.add_parser("watch", help="watch jobs until their ends", epilog=EPILOG), "watch", "+")
-    _add_link_command(job_commands.add_parser("cancel", help="cancel a job"), "cancel", 1)
-    _add_token(job_commands.add_parser("token", help="print a token to watch a job with"))
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_submit(commands.add_parser("submit", help="submit a job and print its link, or watch it", epilog=EPILOG))
+    _add_link_command(commands.add_parser("watch", help="watch jobs until their ends", epilog=EPILOG), "watch", "+")
+    _add_link_command(commands.add_parser("cancel", help="cancel a job"), "cancel", 1)
+    _add_token(commands.add_parser("token", help="print a token to watch a job with"))
     poison_commands.add_commands(
-        job_commands.add_parser("poison", help="list, redrive and discard what no worker could handle")
+        commands.add_parser("poison", help="list, redrive and discard what no worker could handle")
     )
 
-    keys = job_commands.add_parser("keys", help="make the keys that a folder is missing")
+    keys = commands.add_parser("keys", help="make the keys that a folder is missing")
     keys.add_argument("directory", type=Path, metavar="FOLDER")
     keys.set_defaults(run=lambda options: make_keys(options.directory))
     return parser

@@ -43,7 +43,7 @@ class AssetBundle(Struct, frozen=True):
     @classmethod
     def from_files(cls, files: dict[str, Asset]) -> AssetBundle:
         """Create the bundle of these files."""
-        loaded = sorted((name, asset.digest) for name, asset in files.items() if is_asset(name))
+        digests = sorted((name, asset.digest) for name, asset in files.items() if is_asset(name))
         return cls(files, _digest(msgspec.json.encode(digests)))
 
 

@@ -106,5 +106,5 @@ def test_types_name_what_is_exported() -> None:
     typed = re.findall(r"^export (?:class|function|const) (\w+)", TYPES, re.MULTILINE)
     assert sorted(typed) == sorted(", ".join(exported).split(", "))
     element = (CLIENT / "element.js").read_text()
-    events = set(re.findall(r'#tell\("(headway-\w+)"', element))
+    events = set(re.findall(r'#dispatch\("(headway-\w+)"', element))
     assert events == set(re.findall(r'^  "(headway-\w+)": CustomEvent', TYPES, re.MULTILINE))

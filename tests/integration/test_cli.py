@@ -206,7 +206,7 @@ async def test_several_jobs_are_watched_at_once(stack: Stack) -> None:
     links[0] = f"{links[0][:-4]}AAAA"
     ended = await headway(stack, "watch", "-", given="\n".join(links))
     assert ended.code == 1
-    assert ended.err == "headway: The token is not valid here.\n"
+    assert ended.err == "headway: The token is not valid for this service.\n"
     assert {line.split()[2].strip(",") for line in ended.lines} >= {"failed", "succeeded"}
     assert (await headway(stack, "watch", links[2], links[2])).code == 0
 

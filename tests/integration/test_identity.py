@@ -27,7 +27,7 @@ async def main():
     async with JobQueue.connect(sys.argv[1], "identified") as queue:
         await queue.send("aGVsbG8=")
         (received,) = await queue.receive(1, 30)
-        await queue.delete(received.id, received.receipt)
+        await queue.delete(received.id, received.pop_receipt)
         print(received.text)
 
 asyncio.run(main())

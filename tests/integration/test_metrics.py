@@ -109,10 +109,10 @@ async def test_the_depth_of_the_queue_is_measured(stores: dict[str, str]) -> Non
         await queue.send("b")
         await queue.send("c", delay_s=60)
         await queue.poison("d")
-        queue_metrics = await queue.depth()
-        assert (queue_metrics.messages, queue_metrics.poison_messages) == (3, 1)
-        assert queue_metrics.oldest_at is not None
-        assert before - 1000 <= queue_metrics.oldest_at <= Timestamp.now()  # Azurite counts in seconds
+        depth = await queue.depth()
+        assert (depth.messages, depth.poison_messages) == (3, 1)
+        assert depth.oldest_at is not None
+        assert before - 1000 <= depth.oldest_at <= Timestamp.now()  # Azurite counts in seconds
         measuring = asyncio.create_task(monitor_queue_depth(queue))
         gauges = {"jobs_queue_messages": 3.0, "jobs_poison_messages": 1.0}
         await wait_until(
@@ -130,7 +130,7 @@ async def test_a_queue_that_is_away_is_measured_later(monkeypatch: pytest.Monkey
     class Away:
         name = "away"
 
-        async def queue_metrics(self) -> QueueDepth:
+        async def depth(self) -> QueueDepth:
             nonlocal calls
             calls += 1
             if calls < 3:

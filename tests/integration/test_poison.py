@@ -301,7 +301,7 @@ async def test_without_a_key_nothing_is_touched(stack: Stack, queue: str) -> Non
     async with connected(stack, f"{queue}-poison") as poisoned:
         (untouched,) = await poisoned.receive(1, 1)
         assert untouched.delivery == 1
-        await poisoned.update(untouched.id, untouched.receipt, 0)
+        await poisoned.update(untouched.id, untouched.pop_receipt, 0)
     redriven = await poison(
         stack, "redrive", str(job_id), "--queue", queue, "--no-token", TOKEN_KEY_FILE="/no/such/key"
     )

@@ -4,7 +4,15 @@
  * Whatever a job or its worker says is shown as text, never as markup.
  */
 
-import { amountText, isCancelling, isWorkerLost, nextStepText, percent, percentText, statusText } from "/assets/format.js";
+import {
+  amountText,
+  isCancelling,
+  isWorkerLost,
+  nextStepText,
+  percent,
+  percentText,
+  statusText,
+} from "/assets/format.js";
 import { liveUrl } from "/assets/live-url.js";
 import { offer } from "/assets/share.js";
 import { mayCancel, readClaims } from "/assets/token.js";
