@@ -1,4 +1,4 @@
-"""The queue of jobs on Azure Storage: one request a call, and no policy but which of them may be repeated."""
+"""The jobs queue on Azure Storage. Each call is one request; only requests that are safe to repeat are retried."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from msgspec import Struct
 
 from headway.contracts import Timestamp
 
-API_VERSION = "2025-11-05"  # the SDK's newest is unknown to Azurite
+API_VERSION = "2025-11-05"  # Azurite does not support the SDK's newest
 FOREVER = -1
-CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5, 15  # the longest that a request waits
-MAX_CONCURRENT_UPDATES = 32  # at once: a thousand leases that are renewed together would time each other out
-MAX_PAGE = 32  # messages a receive can bring
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5, 15
+MAX_CONCURRENT_UPDATES = 32  # or a thousand simultaneous renewals would time out
+MAX_PAGE = 32  # messages per receive
 _NO_RETRY = {"retry_total": 0}
 T = TypeVar("T")
 
@@ -30,26 +30,26 @@ logging.getLogger("azure.core.pipeline.policies").setLevel(logging.ERROR)
 
 
 class ReceivedMessage(Struct, frozen=True):
-    """A message that is this worker's until its visibility ends."""
+    """A message that is leased to this worker until its visibility timeout ends."""
 
     id: str
     pop_receipt: str
     text: str
     delivery: int
     inserted_at: Timestamp
-    requested_at: float  # monotonic, from before the request: its visibility ends no sooner than counted from here
+    requested_at: float  # monotonic seconds before the request: the timeout ends no sooner than counted from here
 
 
 class QueueDepth(Struct, frozen=True):
-    """How much lies on a queue, about."""
+    """The approximate number of messages."""
 
-    messages: int  # leased and delayed ones too
+    messages: int  # including leased and delayed ones
     poison_messages: int
-    oldest_at: Timestamp | None  # of those that could be received now
+    oldest_at: Timestamp | None  # of the messages that can be received now
 
 
 class JobQueue:
-    """One queue and its poison queue; both are made when they are missing."""
+    """One queue and its poison queue, both created if they do not exist."""
 
     def __init__(self, service: QueueServiceClient, name: str) -> None:
         self.name = name
@@ -60,7 +60,7 @@ class JobQueue:
     @classmethod
     @asynccontextmanager
     async def connect(cls, account: str, name: str, api_version: str = API_VERSION) -> AsyncIterator[JobQueue]:
-        """Open a client; nothing is asked of the queue yet.
+        """Open a client without sending a request.
 
         `account` is a connection string, or an account's address such as https://<account>.queue.core.windows.net: then
         it is entered by the identity that the environment gives (workload identity, managed identity).
@@ -76,13 +76,13 @@ class JobQueue:
             yield cls(await stack.enter_async_context(service), name)
 
     async def send(self, text: str, *, delay_s: int = 0) -> None:
-        """Put a message on the queue, to be seen after `delay_s`."""
+        """Send a message that becomes visible after `delay_s`."""
         await _with_queue_created(
             self._jobs, lambda: self._jobs.send_message(text, visibility_timeout=delay_s, time_to_live=FOREVER)
         )
 
     async def receive(self, count: int, visibility_s: int, *, create: bool = True) -> list[ReceivedMessage]:
-        """Take up to `count` messages (at most 32) in one request; without `make`, a missing queue has none."""
+        """Receive up to `count` messages (at most 32) in one request; without `create`, a missing queue is empty."""
         requested_at = time.monotonic()
 
         async def page() -> list[Any]:
@@ -109,7 +109,7 @@ class JobQueue:
         ]
 
     async def update(self, message_id: str, pop_receipt: str, visibility_s: int, text: str | None = None) -> str:
-        """Set a message's visibility, and its text when given; return its new receipt, the old one is dead."""
+        """Set a message's visibility timeout, and its text if given; return the new pop receipt."""
         async with self._updating:
             updated = await self._jobs.update_message(
                 message_id, pop_receipt, text, visibility_timeout=visibility_s, **_NO_RETRY, **_request_options()
@@ -117,7 +117,7 @@ class JobQueue:
         return str(updated.pop_receipt)
 
     async def delete(self, message_id: str, pop_receipt: str) -> None:
-        """Remove a message; one that is gone already is fine."""
+        """Delete a message; do nothing if it does not exist any more."""
         try:
             await self._jobs.delete_message(message_id, pop_receipt, **_request_options())
         except HttpResponseError as error:
@@ -125,7 +125,7 @@ class JobQueue:
                 raise
 
     async def depth(self) -> QueueDepth:
-        """Ask how much lies here and on the poison queue."""
+        """Return the number of messages on the queue and on the poison queue."""
         messages, poison = [await self._count(queue) for queue in (self._jobs, self._poison)]
         peeked: list[Any] = await self._jobs.peek_messages(1) if messages else []
         return QueueDepth(messages, poison, Timestamp.at(peeked[0].inserted_on.timestamp()) if peeked else None)
@@ -138,7 +138,7 @@ class JobQueue:
         return await _unless_missing(count, 0)
 
     async def poison(self, text: str) -> None:
-        """Put a copy of a message that nobody could handle on the poison queue."""
+        """Send a message to the poison queue."""
         await _with_queue_created(self._poison, lambda: self._poison.send_message(text, time_to_live=FOREVER))
 
 
@@ -157,16 +157,16 @@ def _options(api_version: str) -> dict[str, Any]:
 
 
 def _request_options() -> dict[str, Any]:
-    return {"client_request_id": str(uuid4())}  # the SDK's own, a uuid1, takes a tenth of a request's time
+    return {"client_request_id": str(uuid4())}  # the SDK's uuid1 takes a tenth of a request's time
 
 
 def is_receipt_invalid(error: HttpResponseError) -> bool:
-    """Tell whether the service says that the message is no longer ours."""
+    """Return whether the service reports that the pop receipt is not valid any more."""
     return _error_code(error) in ("MessageNotFound", "PopReceiptMismatch")
 
 
 def was_never_sent(error: AzureError) -> bool:
-    """Tell whether a request certainly never reached the service; the SDK says so of lost answers, too."""
+    """Return whether a request never reached the service; the SDK raises the same error for lost responses."""
     return isinstance(error, ServiceRequestError) and isinstance(error.inner_exception, ClientConnectorError)
 
 
@@ -175,12 +175,12 @@ def _is_queue_missing(error: HttpResponseError) -> bool:
 
 
 def _error_code(error: HttpResponseError) -> str:
-    code = getattr(error, "error_code", None)  # an enum's member or a plain string
+    code = getattr(error, "error_code", None)  # an enum member or a string
     return str(getattr(code, "value", code))
 
 
 async def _unless_missing(call: Callable[[], Awaitable[T]], otherwise: T) -> T:
-    """Call, and answer for a queue that is missing, which is not made."""
+    """Return the result of a call, or `otherwise` if the queue does not exist."""
     try:
         return await call()
     except HttpResponseError as error:
@@ -190,7 +190,7 @@ async def _unless_missing(call: Callable[[], Awaitable[T]], otherwise: T) -> T:
 
 
 async def _with_queue_created(queue: QueueClient, call: Callable[[], Awaitable[T]]) -> T:
-    """Call, and once more after making the queue when it turns out to be missing."""
+    """Return the result of a call; if the queue does not exist, create it and repeat the call."""
     try:
         return await call()
     except HttpResponseError as error:

@@ -1,6 +1,6 @@
-"""The poison queue: what no worker could handle, kept until an operator redrives or discards it.
+"""The poison queue: messages that no attempt could handle, kept until an operator redrives or discards them.
 
-A peek sees 32 messages at most, so whoever looks takes them all, and gives back those that are to stay.
+A peek returns 32 messages at most, so every operation receives all messages and releases those that stay.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from msgspec.structs import replace
 from headway.azure.job_queue import API_VERSION, MAX_PAGE, JobQueue, ReceivedMessage
 from headway.contracts import JobMessage, Timestamp, decode_message, encode_message, extract_job_id
 
-# Longer than any walk and what follows it. What a killed command held comes back only then.
+# Longer than any operation. The messages of a killed command become visible again only then.
 VISIBILITY_S = 300
-MAX_CONCURRENCY = 8  # requests
+MAX_CONCURRENCY = 8  # requests at once
 TOO_LARGE = 413
 T = TypeVar("T")
 
 
 class CannotRedrive(ValueError):
-    """The message cannot go back on the queue; it stays where it is."""
+    """The message cannot be redriven; it stays on the poison queue."""
 
 
 class PoisonMessage(Struct, frozen=True):
-    """A message on the poison queue; `message` is None when it cannot be read, and `problem` says why."""
+    """A message on the poison queue; `message` is None if it cannot be decoded, and `problem` says why."""
 
     received: ReceivedMessage
     message: JobMessage | None
@@ -40,7 +40,7 @@ class PoisonMessage(Struct, frozen=True):
 
     @classmethod
     def read(cls, received: ReceivedMessage) -> PoisonMessage:
-        """Find out what a message says."""
+        """Decode a received message."""
         try:
             message = decode_message(received.text)
         except msgspec.DecodeError as error:
@@ -49,22 +49,22 @@ class PoisonMessage(Struct, frozen=True):
 
 
 class PoisonedJob(Struct, frozen=True):
-    """All poison messages of one job, the one that counts first; or one that names no job."""
+    """All poison messages of one job, the latest first; or one message without a job id."""
 
     messages: tuple[PoisonMessage, ...]
 
     @property
     def latest(self) -> PoisonMessage:
-        """The message that counts: of those that can be read, the one of the highest generation."""
+        """The message of the highest generation among those that can be decoded."""
         return self.messages[0]
 
     @property
     def id(self) -> str:
-        """The job's id, or where there is none the message's."""
+        """The job's id, or the message's id without one."""
         return str(self.latest.job_id or self.latest.received.id)
 
     def matches(self, text: str) -> bool:
-        """Tell whether a text is the job's id, or that of one of its messages."""
+        """Return whether a text is the id of the job or of one of its messages."""
         try:
             job_id = UUID(text)
         except ValueError:
@@ -73,11 +73,11 @@ class PoisonedJob(Struct, frozen=True):
         return mine or any(poisoned.received.id == text for poisoned in self.messages)
 
     def redriven_message(self, expires_at: Timestamp) -> JobMessage:
-        """Return the job as it goes back on the queue: the same one, a generation later, with all its attempts."""
+        """Return the message to send: the same job in the next generation, with all its attempts."""
         message, received = self.latest.message, self.latest.received
         if message is None:
             raise CannotRedrive(
-                f"poison message {self.id} cannot be read and so not be redriven: {self.latest.problem}"
+                f"poison message {self.id} cannot be redriven, because it cannot be read: {self.latest.problem}"
             )
         return replace(
             message,
@@ -89,7 +89,7 @@ class PoisonedJob(Struct, frozen=True):
 
 
 class PoisonQueue:
-    """A queue's poison queue, as its operator sees it."""
+    """An operator's access to a poison queue."""
 
     def __init__(self, jobs: JobQueue, poisoned: JobQueue) -> None:
         self._jobs = jobs
@@ -99,7 +99,7 @@ class PoisonQueue:
     @classmethod
     @asynccontextmanager
     async def connect(cls, account: str, name: str, api_version: str | None = None) -> AsyncIterator[PoisonQueue]:
-        """Open a client, as `JobQueue.connect` does."""
+        """Open a client; the arguments are those of `JobQueue.connect`."""
         version = api_version or API_VERSION
         async with (
             JobQueue.connect(account, name, version) as jobs,
@@ -109,7 +109,7 @@ class PoisonQueue:
 
     @asynccontextmanager
     async def jobs(self) -> AsyncIterator[list[PoisonedJob]]:
-        """Take everything for as long as the block lasts, the oldest first; what is not removed is given back."""
+        """Receive all messages for the length of the block, the oldest job first; release those that remain."""
         try:
             while await _uninterruptible(self._receive_page()):
                 pass
@@ -118,9 +118,9 @@ class PoisonQueue:
             await _uninterruptible(for_each_limited(list(self._received.values()), self._release))
 
     async def redrive(self, job: PoisonedJob, expires_at: Timestamp) -> JobMessage:
-        """Put a job back on its queue and remove its poison messages, in this order.
+        """Send a job to its queue again, then delete its poison messages.
 
-        A crash in between leaves a double, which the fence answers: it has the generation of the one that ran.
+        After a crash in between, the fence rejects the second redrive, because it has the same generation.
         """
         message = job.redriven_message(expires_at)
         try:
@@ -133,26 +133,26 @@ class PoisonQueue:
         return message
 
     async def discard(self, job: PoisonedJob) -> None:
-        """Remove a case's messages."""
+        """Delete a job's poison messages."""
         for poisoned in job.messages:
             received = poisoned.received
             await self._poison.delete(received.id, received.pop_receipt)
             self._received.pop(received.id, None)
 
     async def _receive_page(self) -> bool:
-        """Receive a page; tell whether it brought anything new, since a long walk meets its own messages again."""
+        """Receive a page; return whether it has new messages (long operations receive their own again)."""
         page = await self._poison.receive(MAX_PAGE, VISIBILITY_S, create=False)
         new = any(received.id not in self._received for received in page)
-        self._received.update((received.id, received) for received in page)  # the newest receipt is the one alive
+        self._received.update((received.id, received) for received in page)  # only the newest pop receipt is valid
         return new
 
     async def _release(self, received: ReceivedMessage) -> None:
-        with suppress(AzureError):  # then it comes back by itself
+        with suppress(AzureError):  # it becomes visible when its timeout ends
             await self._poison.update(received.id, received.pop_receipt, 0)
 
 
 def group_by_job(messages: Iterable[PoisonMessage]) -> list[PoisonedJob]:
-    """Put the messages of a job together; the oldest come first."""
+    """Group messages by job, the oldest first."""
     jobs: dict[str, list[PoisonMessage]] = {}
     for poisoned in messages:
         jobs.setdefault(str(poisoned.job_id or poisoned.received.id), []).append(poisoned)
@@ -166,7 +166,7 @@ def _precedence(poisoned: PoisonMessage) -> tuple[int, Timestamp]:
 
 
 async def for_each_limited(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:
-    """Do the work for all items, a few at once; an error is raised when what had begun is done."""
+    """Run `work` for all items, a few at once; raise an error after the running ones have finished."""
     left = iter(items)
 
     async def worker() -> None:
@@ -180,7 +180,7 @@ async def for_each_limited(items: Iterable[T], work: Callable[[T], Awaitable[Non
 
 
 async def _uninterruptible(work: Coroutine[Any, Any, T]) -> T:
-    """Do what Ctrl-C must not cut short: what is received must be known, or it could not be given back."""
+    """Finish work although the task is cancelled: a received message that is not recorded could not be released."""
     task = asyncio.create_task(work)
     try:
         return await asyncio.shield(task)

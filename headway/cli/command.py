@@ -1,7 +1,7 @@
 """The `headway` command.
 
-What talks to a service or to the queue is imported when it is asked for: `token` and `keys` need neither aiohttp, nor
-rich, nor the queue's client.
+Commands that use a service or the queue import their modules when they run: `token` and `keys` need neither aiohttp,
+nor rich, nor the queue's client.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ LINK = "a link to a job, or - to read links from stdin"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 could not be done, 2 called wrongly, 130 cancelled."""
+    """Run a command and return its exit code: 0 success, 1 failure, 2 usage error, 130 cancelled."""
     options = _parser().parse_args(arguments)
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to stop
+        sys.stdout.reconfigure(errors="replace")  # for terminals that lack a character
     try:
         return options.run(options) or 0
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever read has seen enough; what is still to be flushed goes nowhere
+    except BrokenPipeError:  # the reader has closed the pipe; the remaining output is discarded
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except ModuleNotFoundError as missing:
@@ -46,17 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="headway", description="Background jobs, watched live.", epilog=EPILOG)
-    parser.set_defaults(extra="cli")  # of the package: what a command needs that is not installed
+    parser.set_defaults(extra="cli")  # the extra of the package that the command needs
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_submit(commands.add_parser("submit", help="submit a job and print its link, or watch it", epilog=EPILOG))
-    _add_link_command(commands.add_parser("watch", help="watch jobs until their ends", epilog=EPILOG), "watch", "+")
+    _add_link_command(commands.add_parser("watch", help="watch jobs until they end", epilog=EPILOG), "watch", "+")
     _add_link_command(commands.add_parser("cancel", help="cancel a job"), "cancel", 1)
     _add_token(commands.add_parser("token", help="print a token to watch a job with"))
-    poison_commands.add_commands(
-        commands.add_parser("poison", help="list, redrive and discard what no worker could handle")
-    )
+    poison_commands.add_commands(commands.add_parser("poison", help="list, redrive and discard poison messages"))
 
-    keys = commands.add_parser("keys", help="make the keys that a folder is missing")
+    keys = commands.add_parser("keys", help="create the keys that are missing in a folder")
     keys.add_argument("directory", type=Path, metavar="FOLDER")
     keys.set_defaults(run=lambda options: make_keys(options.directory))
     return parser
@@ -128,7 +126,7 @@ def _payload(text: str) -> Json:
 
 
 def _links(texts: Sequence[str], *, token_stdin: bool) -> list[Link]:
-    """Read the links; ValueError says what is wrong with them."""
+    """Parse the links; raise ValueError with the reason if one is not valid."""
     if token_stdin and "-" in texts:
         raise ValueError("stdin can have links or a token, not both")
     token = sys.stdin.read() if token_stdin else os.environ.get("HEADWAY_TOKEN")

@@ -1,4 +1,4 @@
-"""What `headway submit`, `watch` and `cancel` do."""
+"""The commands `headway submit`, `watch` and `cancel`."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 SUCCEEDED, FAILED, USAGE_ERROR, CANCELLED = 0, 1, 2, 130
 EXIT_CODES: dict[JobStatus, int] = {"succeeded": SUCCEEDED, "failed": FAILED, "cancelled": CANCELLED}
-INVALID_SUBMISSION_STATUSES = (400, 413, 422)  # statuses that say that the submission itself is wrong
+INVALID_SUBMISSION_STATUSES = (400, 413, 422)  # the submission itself is not valid
 
 
 def run(command: Callable[[argparse.Namespace], Coroutine[None, None, int]], options: argparse.Namespace) -> int:
-    """Run a command; what a service refuses is a line on stderr and an exit code."""
-    if logging.lastResort is not None:  # where the client's warnings go
+    """Run a command; print an error of a service as one line and return its exit code."""
+    if logging.lastResort is not None:  # prints the client's warnings
         logging.lastResort.setFormatter(logging.Formatter("headway: %(message)s"))
     try:
         return asyncio.run(command(options))
@@ -36,7 +36,7 @@ def run(command: Callable[[argparse.Namespace], Coroutine[None, None, int]], opt
 
 
 async def submit(options: argparse.Namespace) -> int:
-    """Submit a job; print its link, or watch it to its end."""
+    """Submit a job and print its link, or watch it until it ends."""
     async with _client(options) as client:
         receipt = await client.submit(
             options.kind,
@@ -53,13 +53,13 @@ async def submit(options: argparse.Namespace) -> int:
 
 
 async def watch(options: argparse.Namespace) -> int:
-    """Watch jobs to their ends."""
+    """Watch jobs until they end."""
     async with Client() as client:
         return await _watch_all(client, options.links, options)
 
 
 async def cancel(options: argparse.Namespace) -> int:
-    """Ask for a job's cancellation and print where it is."""
+    """Cancel a job and print its state."""
     async with Client() as client:
         for link in options.links:
             snapshot = await client.cancel(link)
@@ -74,7 +74,7 @@ def _client(options: argparse.Namespace) -> Client:
 
 
 async def _watch_all(client: Client, jobs: Sequence[Receipt | Link], options: argparse.Namespace) -> int:
-    """Show jobs until all have ended; Ctrl-C ends the showing, not the jobs."""
+    """Display jobs until all have ended; Ctrl-C stops the display, not the jobs."""
 
     async def follow(job: Receipt | Link) -> int:
         try:
@@ -89,7 +89,7 @@ async def _watch_all(client: Client, jobs: Sequence[Receipt | Link], options: ar
             codes = await asyncio.gather(*map(follow, jobs))
     except asyncio.CancelledError:
         print("headway: no longer watched; what runs goes on running", file=sys.stderr)
-        if sys.stderr.isatty():  # for a person, who could not come back otherwise; not for a log
+        if sys.stderr.isatty():  # a person needs the link to come back; a log must not contain it
             for job in jobs:
                 if isinstance(job, Receipt):
                     print(f"headway: to come back: {job.link}", file=sys.stderr)
@@ -99,7 +99,7 @@ async def _watch_all(client: Client, jobs: Sequence[Receipt | Link], options: ar
 
 @contextmanager
 def job_display(*, as_json: bool) -> Iterator[Callable[[JobSnapshot], None]]:
-    """Yield what shows a snapshot: as a bar on a terminal, as a line anywhere else and where rich is not installed."""
+    """Yield a function that displays a snapshot: as a bar on a terminal with rich, as a line otherwise."""
     bars = None if as_json or not sys.stdout.isatty() else _progress_bars()
     if bars is None:
         yield LinePrinter(json_line if as_json else job_line).print_job

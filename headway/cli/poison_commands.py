@@ -1,6 +1,6 @@
-"""`headway poison`: what operators do with what no worker could handle.
+"""The commands `headway poison list | show | redrive | discard`.
 
-The queue's client is imported when a command runs. What the queue says is anybody's, and printed accordingly.
+The queue's client is imported when a command runs. Messages may contain any text, so output is made printable first.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PoisonAction = Callable[["PoisonQueue", argparse.Namespace], Awaitable[int]]
 
 
 class ListRow(Struct, kw_only=True):
-    """A case as `list --json` prints it."""
+    """A poisoned job in the output of `list --json`."""
 
     id: UUID | None
     message_id: str
@@ -45,7 +45,7 @@ class ListRow(Struct, kw_only=True):
 
 
 class RedriveOutput(Struct):
-    """A redriven job as `redrive --json` prints it."""
+    """A redriven job in the output of `redrive --json`."""
 
     id: UUID
     kind: str
@@ -82,7 +82,7 @@ def _add(commands: Any, name: str, told: str, act: PoisonAction) -> argparse.Arg
 
 
 def _run_redrive(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    """Refuse a wrong call, and to begin without the key, before anything is touched."""
+    """Check the options and load the key before anything is changed."""
     if (options.id is None) != options.all:
         parser.error("expected either an ID or --all")
     if not 0 < options.ttl < float("inf"):
@@ -97,7 +97,7 @@ def _run_redrive(parser: argparse.ArgumentParser, options: argparse.Namespace) -
 
 
 def _run(act: PoisonAction, options: argparse.Namespace) -> int:
-    """Open the queue and act; what it refuses is a line on stderr and an exit code."""
+    """Open the queue and run an action; print an error of the queue as one line and return an exit code."""
     from azure.core.exceptions import AzureError
 
     from headway.azure.poison_queue import PoisonQueue
@@ -148,7 +148,9 @@ def _line(case: PoisonedJob) -> str:
         parts = [f"{case.id} unreadable: {truncate(chief.problem or '', MAX_PROBLEM_LENGTH)}"]
     else:
         parts = [f"{case.id} {message.kind}", f"generation {message.generation}"]
-        if message.max_attempts != DEFAULT_ATTEMPTS:  # else the kind's own number, which the message does not have
+        if (
+            message.max_attempts != DEFAULT_ATTEMPTS
+        ):  # 5 stands for the kind's own number, which the message does not contain
             parts.append(f"up to {message.max_attempts} attempts")
         if message.submitted_at is not None:
             parts.append(f"submitted {message.submitted_at}")
@@ -159,7 +161,7 @@ def _line(case: PoisonedJob) -> str:
 
 
 def duration_text(milliseconds: int) -> str:
-    """Write how long something is, in the greatest unit that it has at least two of."""
+    """Format a duration in the largest unit of which it has at least two."""
     seconds = max(0, milliseconds // 1000)
     size, unit = next((one for one in DURATION_UNITS if seconds >= 2 * one[0]), DURATION_UNITS[-1])
     return f"{seconds // size} {unit}"
@@ -193,7 +195,7 @@ async def _redrive(poison: PoisonQueue, options: argparse.Namespace) -> int:
         nonlocal code
         try:
             message = await poison.redrive(case, Timestamp.now().after(options.ttl))
-        except CannotRedrive as trouble:  # the others still can be
+        except CannotRedrive as trouble:  # other jobs may still be redriven
             _print_error(trouble)
             code = 1
         else:
@@ -205,8 +207,8 @@ async def _redrive(poison: PoisonQueue, options: argparse.Namespace) -> int:
 
 
 def _redrive_output(message: JobMessage, options: argparse.Namespace) -> str:
-    """Write what a script goes on with: token or link, beside the id where there are several jobs."""
-    assert message.submitted_at is not None  # noqa: S101 - as Case.redriven has it
+    """Return the output for a script: the token or link, after the id if there are several jobs."""
+    assert message.submitted_at is not None  # noqa: S101 - set by PoisonedJob.redriven_message
     assert message.expires_at is not None  # noqa: S101
     mint: tokens.TokenIssuer | None = options.mint
     granted = Grant(

@@ -25,7 +25,7 @@ MARKS = {
 
 
 class ProgressBars:
-    """Shows each job as a line with a bar."""
+    """Displays each job as a line with a bar."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._jobs: dict[UUID, JobSnapshot] = {}
@@ -40,11 +40,11 @@ class ProgressBars:
         self._live.stop()
 
     def update(self, job: JobSnapshot) -> None:
-        """Show a newer snapshot of a job with the next redraw."""
+        """Display a newer snapshot with the next redraw."""
         self._jobs[job.id] = job
 
     def table(self) -> Table:
-        """Draw all jobs."""
+        """Return the table of all jobs."""
         table = Table.grid(padding=(0, 1))
         for _ in range(6):
             table.add_column(no_wrap=True)
@@ -68,7 +68,7 @@ class ProgressBars:
 
 
 def progress_bar(job: JobSnapshot) -> ProgressBar:
-    """Draw a job's bar: it pulses while a job runs and nobody knows how far it is."""
+    """Return a job's bar, which pulses while the job runs without a known total."""
     percent = None if job.progress is None else job.progress.percent
     pulse = job.status == "running" and percent is None
     done = 100.0 if job.status == "succeeded" else percent or 0.0
@@ -77,7 +77,7 @@ def progress_bar(job: JobSnapshot) -> ProgressBar:
 
 
 def elapsed_text(job: JobSnapshot) -> str:
-    """Write for how long a job has run."""
+    """Return how long a job has run."""
     if job.started_at is None:
         return ""
     seconds = max(0, (job.finished_at or Timestamp.now()) - job.started_at) // 1000
@@ -86,7 +86,7 @@ def elapsed_text(job: JobSnapshot) -> str:
 
 
 def waiting_text(job: JobSnapshot) -> str:
-    """Write what a job waits for: its time, or another worker."""
+    """Return what a job waits for: its due time, or another worker."""
     now = Timestamp.now()
     if job.status == "running":
         return "worker lost" if job.lease_until is not None and job.lease_until < now else ""

@@ -1,4 +1,4 @@
-"""Which queue an operator means: as the services are told it, or beside `make up` the one that it runs."""
+"""The queue that an operator's command uses: from the services' settings, or that of `make up`."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ ACCOUNT_VARIABLES = ("QUEUE_CONNECTION_STRING", "QUEUE_CONNECTION_STRING_FILE", 
 
 
 class QueueConfig(NamedTuple):
-    """A queue of jobs and the way to it."""
+    """A queue's account and name."""
 
-    account: str  # a connection string, or an account's address
+    account: str  # a connection string or an account's URL
     name: str
-    api_version: str | None  # the default's
+    api_version: str | None  # None: the default
 
     def __repr__(self) -> str:
-        return f"<QueueAccess to {self.name}>"
+        return f"<QueueConfig {self.name}>"
 
 
 def find_queue(environ: Mapping[str, str], name: str | None = None, local_env: Path = LOCAL_ENV) -> QueueConfig:
-    """Find the queue that the environment names, or else the local one; ValueError when there is neither.
+    """Return the queue that the environment names, or the local one; raise ValueError without either.
 
-    `name` goes before the environment's.
+    `name` overrides the environment.
     """
     settings = {key: value for key, value in environ.items() if value}
     if not settings.keys() & set(ACCOUNT_VARIABLES) and local_env.exists():

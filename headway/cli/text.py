@@ -1,4 +1,4 @@
-"""Jobs as text: one line for each change, for people without a terminal and, as JSON, for programs."""
+"""Jobs as lines of text or JSON, for output that is not a terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class LinePrinter:
         self._last: dict[UUID, str] = {}
 
     def print_job(self, job: JobSnapshot) -> None:
-        """Print the job's line, unless it is the same as before."""
+        """Print the job's line, unless it has not changed."""
         text = self._write(job)
         if text != self._last.get(job.id):
             self._last[job.id] = text
@@ -26,23 +26,23 @@ class LinePrinter:
 
 
 def json_line(job: JobSnapshot) -> str:
-    """Write a job's state as the wire has it."""
+    """Return a job's snapshot as JSON."""
     return encode(job).decode()
 
 
 def job_line(job: JobSnapshot) -> str:
-    """Write a job's state in one line."""
+    """Return a job's state as one line."""
     parts = (f"{job.kind} {job.id} {status_text(job)}", amount_text(job.progress), attempt_text(job), message_text(job))
     return printable(", ".join(part for part in parts if part))
 
 
 def status_text(job: JobSnapshot) -> str:
-    """Name a job's status, and that its end was asked for."""
+    """Return a job's status, `cancelling` once a cancellation is requested."""
     return "cancelling" if job.cancel_requested and job.finished_at is None else job.status
 
 
 def amount_text(progress: ProgressSnapshot | None) -> str:
-    """Write how far a job is: a percentage, or how much is done when nobody knows of how much."""
+    """Return the progress: a percentage, or the amount without a known total."""
     if progress is None:
         return ""
     if progress.percent is not None:
@@ -51,12 +51,12 @@ def amount_text(progress: ProgressSnapshot | None) -> str:
 
 
 def attempt_text(job: JobSnapshot) -> str:
-    """Write which attempt this is, from the second on."""
+    """Return which attempt this is, from the second on."""
     return f"attempt {job.attempt} of {job.max_attempts}" if job.attempt > 1 else ""
 
 
 def message_text(job: JobSnapshot) -> str:
-    """Write what a person wants to know: the error or the result at the end, before that what the job says."""
+    """Return the error or the result of an ended job, or the progress message of a running one."""
     if job.error is not None:
         return f"{job.error.type}: {job.error.message}"
     if job.result != NULL:
@@ -65,12 +65,12 @@ def message_text(job: JobSnapshot) -> str:
 
 
 def printable(text: str) -> str:
-    """Take out what could write elsewhere on a terminal: a job's text is anybody's."""
+    """Replace control characters: a job's texts may contain terminal escape sequences."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
 def printable_json(text: str) -> str:
-    """Spell what could write elsewhere on a terminal as escapes: the same JSON, as far as it was JSON."""
+    """Escape control characters in JSON, so that it stays the same JSON."""
     return "".join(
         character if character.isprintable() or character == "\n" else _escape(character) for character in text
     )

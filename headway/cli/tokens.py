@@ -1,4 +1,4 @@
-"""Minting tokens in a terminal: the options of it, and whether a token is printed or a link that has it."""
+"""Issuing tokens on the command line: the options, and tokens or links as output."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def add_options(parser: ArgumentParser, ttl_help: str) -> None:
 
 
 class TokenIssuer:
-    """Makes what opens a job: a token, or with a submitter's address the link to the job's page."""
+    """Issues tokens, or with a submitter's URL links that contain them."""
 
     def __init__(self, key: Path, base: str | None) -> None:
         self._signer = TokenSigner(key.read_text())
