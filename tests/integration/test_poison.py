@@ -173,7 +173,9 @@ async def test_all_are_redriven_but_what_cannot_be_read(stack: Stack, tmp_path: 
         assert (await history(stack, token))[-1]["status"] == "succeeded"
     assert sorted(mended.read_text().split()) == sorted(tokens)
     (left,) = await listed(stack)
-    assert ended.err.startswith(f"headway: poison message {left['message_id']} cannot be read")
+    assert ended.err.startswith(
+        f"headway: poison message {left['message_id']} cannot be redriven, because it cannot be read"
+    )
     assert (await poison(stack, "discard", left["message_id"])).code == 0
     assert (await poison(stack, "redrive", "--all")) == (0, "", "")
 
