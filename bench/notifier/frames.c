@@ -1,13 +1,13 @@
-// WebSocket frames (RFC 6455, section 5.2), as far as this bench needs them: no server of it fragments or masks.
+// The subset of WebSocket frames (RFC 6455, section 5.2) that this benchmark needs: its servers do not fragment or mask.
 #include <string.h>
 
 #include "load.h"
 
-size_t make_frame(unsigned char *frame, enum opcode opcode, const char *data, size_t size)
+size_t encode_frame(unsigned char *frame, enum opcode opcode, const char *data, size_t size)
 {
     static const unsigned char MASK[4] = {1, 2, 3, 4};
     size_t n = 0;
-    if (size > MOST_SENT - 8)
+    if (size > MAX_SENT_BYTES - 8)
         return 0;
     frame[n++] = 0x80 | (unsigned char)opcode;
     if (size < 126) {
@@ -24,7 +24,7 @@ size_t make_frame(unsigned char *frame, enum opcode opcode, const char *data, si
     return n;
 }
 
-size_t read_frame(const unsigned char *data, size_t size, struct frame *frame)
+size_t decode_frame(const unsigned char *data, size_t size, struct frame *frame)
 {
     size_t head = 2;
     if (size < head)

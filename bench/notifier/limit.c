@@ -1,7 +1,9 @@
-// The limit: what a delivery costs when a server does nothing but send(2). One epoll, one ready frame for all watchers
-// of a job; no token, no record, no Redis, no limits, and HTTP only as the load client of this bench speaks it.
+// The lower bound of the cost of a delivery: a server that does nothing but send(2). It has one epoll instance and
+// encodes one frame for all watchers of a job. It has no tokens, records, Redis or limits, and parses only as much HTTP
+// as the load client of this benchmark uses.
 //
-// GET /ws/<job> is upgraded; the body of POST /pub/<job> goes to its watchers. The only argument is the port.
+// GET /ws/<job> opens a WebSocket; the body of POST /pub/<job> is sent to the watchers of the job. The only argument is
+// the port.
 #define _GNU_SOURCE
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -14,46 +16,46 @@
 
 enum { EVENTS = 1024, DESCRIPTORS = 20000, JOBS = 5000, REQUEST = 1 << 17 };
 
-// To the key of RFC 6455's example, which the load client always sends.
+// The response to the example key of RFC 6455, which the load client always sends.
 static const char UPGRADED[] = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                                "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-static const char TAKEN[] = "HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n";
+static const char ACCEPTED[] = "HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n";
 
 struct job {
-    int *watchers;  // descriptors
-    int count, room;
+    int *watchers;  // file descriptors
+    int count, capacity;
 };
 
 static struct job jobs[JOBS];
-static int job_watched[DESCRIPTORS];  // job + 1, 0 for none
-static int place[DESCRIPTORS];        // among the watchers of its job
+static int watched_job[DESCRIPTORS];  // job + 1, or 0
+static int index_in_job[DESCRIPTORS];  // index among the watchers of its job
 static int epoll_fd;
 
 static void join(int fd, int number)
 {
     struct job *job = &jobs[number];
-    if (job->count == job->room) {
-        job->room = job->room ? 2 * job->room : 1;
-        job->watchers = realloc(job->watchers, (size_t)job->room * sizeof(int));
+    if (job->count == job->capacity) {
+        job->capacity = job->capacity ? 2 * job->capacity : 1;
+        job->watchers = realloc(job->watchers, (size_t)job->capacity * sizeof(int));
     }
-    job_watched[fd] = number + 1;
-    place[fd] = job->count;
+    watched_job[fd] = number + 1;
+    index_in_job[fd] = job->count;
     job->watchers[job->count++] = fd;
 }
 
 static void leave(int fd)
 {
-    if (job_watched[fd]) {
-        struct job *job = &jobs[job_watched[fd] - 1];
+    if (watched_job[fd]) {
+        struct job *job = &jobs[watched_job[fd] - 1];
         int last = job->watchers[--job->count];
-        job->watchers[place[fd]] = last;
-        place[last] = place[fd];
-        job_watched[fd] = 0;
+        job->watchers[index_in_job[fd]] = last;
+        index_in_job[last] = index_in_job[fd];
+        watched_job[fd] = 0;
     }
     close(fd);
 }
 
-static size_t make_frame(unsigned char *frame, const char *text, size_t size)
+static size_t encode_frame(unsigned char *frame, const char *text, size_t size)
 {
     size_t n = 0;
     frame[n++] = 0x81;
@@ -71,7 +73,7 @@ static size_t make_frame(unsigned char *frame, const char *text, size_t size)
 static void publish(const struct job *job, const char *text, size_t size)
 {
     static unsigned char frame[REQUEST];
-    size_t length = make_frame(frame, text, size);
+    size_t length = encode_frame(frame, text, size);
     for (int i = 0; i < job->count; i++)
         send(job->watchers[i], frame, length, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
@@ -83,7 +85,7 @@ static int read_job(const char *request)
     return number >= 0 && number < JOBS ? number : 0;
 }
 
-// A request comes in one piece, since it is small and loopback delivers what one send(2) was given.
+// One recv(2) returns the whole request: it is small, and loopback does not split what one send(2) was given.
 static void serve(int fd)
 {
     static char request[REQUEST];
@@ -94,24 +96,24 @@ static void serve(int fd)
     }
     request[size] = 0;
     const char *body = strstr(request, "\r\n\r\n");
-    if (job_watched[fd] || !body)
+    if (watched_job[fd] || !body)
         return;
     if (request[0] == 'G') {
         join(fd, read_job(request));
         send(fd, UPGRADED, sizeof UPGRADED - 1, MSG_NOSIGNAL);
     } else {
         publish(&jobs[read_job(request)], body + 4, (size_t)(request + size - body - 4));
-        send(fd, TAKEN, sizeof TAKEN - 1, MSG_NOSIGNAL);
+        send(fd, ACCEPTED, sizeof ACCEPTED - 1, MSG_NOSIGNAL);
     }
 }
 
-static void follow(int fd)
+static void epoll_add(int fd)
 {
     struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
     epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event);
 }
 
-static void take_connections(int listener)
+static void accept_connections(int listener)
 {
     for (int fd; (fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK)) >= 0;) {
         if (fd >= DESCRIPTORS) {
@@ -119,7 +121,7 @@ static void take_connections(int listener)
             continue;
         }
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
-        follow(fd);
+        epoll_add(fd);
     }
 }
 
@@ -136,19 +138,19 @@ static int listen_on(int port)
     return fd;
 }
 
-int main(int count, char **words)
+int main(int count, char **arguments)
 {
     static struct epoll_event events[EVENTS];
     if (count != 2)
         return 2;
-    int listener = listen_on(atoi(words[1]));
+    int listener = listen_on(atoi(arguments[1]));
     epoll_fd = epoll_create1(0);
-    follow(listener);
+    epoll_add(listener);
     for (;;) {
         int ready = epoll_wait(epoll_fd, events, EVENTS, -1);
         for (int i = 0; i < ready; i++) {
             if (events[i].data.fd == listener)
-                take_connections(listener);
+                accept_connections(listener);
             else
                 serve(events[i].data.fd);
         }

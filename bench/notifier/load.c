@@ -1,11 +1,11 @@
-// The load client of `python -m bench.notifier`: watchers and reporters in one thread, over one epoll, so that it
-// costs little of the core that it shares with Redis. Connects to loopback alone, never for long: see load.h's limits.
+// The load client of `python -m bench.notifier`. Watchers and reporters share one thread and one epoll instance, so that
+// it uses little of the core that it shares with Redis. It connects only to loopback; load.h has its limits.
 //
-// It obeys its commands, one a line on standard input, and answers each with a line, which is a JSON object:
-//   open    connects a portion of the watchers, which costs a handshake each; all open, it waits, and weighs an idle one
-//   watch   has a portion of them watch (Headway's tokens), and weighs likewise
-//   report  reports at a pace, first to warm up, then measured
-// Between its commands it answers pings, so that many of these clients, each with a server of its own, can take turns.
+// It reads commands from standard input, one per line, and replies to each with a line of JSON:
+//   open    connects a portion of the watchers and measures the handshakes; after the last one, the memory per connection
+//   watch   subscribes a portion of them (with Headway's tokens) and measures likewise
+//   report  posts reports at the configured rate, first to warm up, then measured
+// Between commands it answers pings, so that several of these clients, each with its own server, can take turns.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <netinet/in.h>
@@ -21,21 +21,21 @@
 #include "load.h"
 
 enum { EVENTS = 1024, FIRST_WATCHERS = 50 };
-#define FIRST_WARM 2.0 // s of reports before anything is measured: by then, what is to be compiled is
-#define WARM 0.5       // after others had their turns
-#define PAUSE 0.1
+#define FIRST_WARMUP_S 2.0 // of reports before the first measurement: just-in-time compilers are done by then
+#define WARMUP_S 0.5       // of reports in later turns
+#define PAUSE_S 0.1
 
-static int epoll_fd, opened, asked;  // watchers that were to open, and to watch
-static bool told;                    // a command can be read
-static uint64_t empty;               // bytes that the server has resident without a connection
+static int epoll_fd, opened, subscribed;  // watchers that should be open, and subscribed
+static bool command_ready;                // a command can be read from standard input
+static uint64_t empty_server_bytes;       // the server's resident memory without connections
 
-void follow(int fd, void *owner, uint32_t events)
+void epoll_add(int fd, void *owner, uint32_t events)
 {
     struct epoll_event event = {.events = events, .data.ptr = owner};
     epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event);
 }
 
-void change(int fd, void *owner, uint32_t events)
+void epoll_modify(int fd, void *owner, uint32_t events)
 {
     struct epoll_event event = {.events = events, .data.ptr = owner};
     epoll_ctl(epoll_fd, EPOLL_CTL_MOD, fd, &event);
@@ -50,7 +50,7 @@ void wait_for_events(uint64_t until_ns)
     for (int i = 0; i < count; i++) {
         uintptr_t owner = (uintptr_t)events[i].data.ptr;
         if (!owner)
-            told = true;
+            command_ready = true;
         else if (owner & 1)
             on_reporter((struct reporter *)(owner & ~(uintptr_t)1));
         else
@@ -65,7 +65,7 @@ int connect_to(int port)
     address.sin_port = htons((uint16_t)port);
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
     if (connect(fd, (struct sockaddr *)&address, sizeof address) != 0)
-        give_up(strerror(errno));
+        fail(strerror(errno));
     return fd;
 }
 
@@ -83,14 +83,14 @@ static double us_each(uint64_t from_ns, uint64_t to_ns, uint64_t count)
     return count ? (double)(to_ns - from_ns) / 1e3 / (double)count : 0;
 }
 
-// What a server loads, compiles or makes room for with its first connections is not theirs.
+// The first connections make a server load, compile and allocate things that should not count as the cost of later ones.
 static void warm_up(void)
 {
     int few = options.watchers < FIRST_WATCHERS ? options.watchers : FIRST_WATCHERS;
-    if (open_watchers(0, few) && watch_all(0, few))
-        wait_seconds(PAUSE);
+    if (open_watchers(0, few) && subscribe_watchers(0, few))
+        wait_seconds(PAUSE_S);
     close_watchers(0, few);
-    wait_seconds(PAUSE);
+    wait_seconds(PAUSE_S);
 }
 
 static int portion_after(int count)
@@ -99,47 +99,48 @@ static int portion_after(int count)
     return size < left ? size : left;
 }
 
-static void tell_weight(const char *name)
+static void print_memory(const char *name)
 {
     wait_seconds(options.settle_seconds);
-    double bytes = (double)resident_bytes(&options.server) - (double)empty;
+    double bytes = (double)resident_bytes(&options.server) - (double)empty_server_bytes;
     printf("\"%s\": %.1f, ", name, bytes / options.watchers);
 }
 
-// Has the next portion of the watchers open or watch, and tells what each costs; after the last, what each weighs.
-static void take_portion(int *count, bool (*take)(int, int), const char *cost_name, const char *weight_name)
+// Connects or subscribes the next portion of the watchers and prints the CPU time of each; after the last portion, also
+// the memory of each.
+static void run_portion(int *count, bool (*run)(int, int), const char *cpu_name, const char *memory_name)
 {
     int size = portion_after(*count);
     uint64_t begun = cost().server_ns;
-    take(*count, *count + size);
-    printf("\"%s\": %.3f, ", cost_name, us_each(begun, cost().server_ns, (uint64_t)size));
+    run(*count, *count + size);
+    printf("\"%s\": %.3f, ", cpu_name, us_each(begun, cost().server_ns, (uint64_t)size));
     *count += size;
     if (*count == options.watchers)
-        tell_weight(weight_name);
+        print_memory(memory_name);
 }
 
-// Watchers that read nothing are given so much that what their server holds for them is at its limit.
-static void connect_stuck(void)
+// Sends slow consumers so much that the server's buffers for them are full.
+static void connect_slow_consumers(void)
 {
     int from = options.watchers, to = options.watchers + options.stuck;
-    if (!open_watchers(from, to) || !watch_all(from, to))
+    if (!open_watchers(from, to) || !subscribe_watchers(from, to))
         return;
     stop_reading(from, to);
     open_reporters();
     fill();
     close_reporters();
-    wait_seconds(PAUSE);
+    wait_seconds(PAUSE_S);
 }
 
 static void measure_reports(void)
 {
-    static double warm = FIRST_WARM;
+    static double warm = FIRST_WARMUP_S;
     open_reporters();
     report(warm);
-    warm = WARM;
-    wait_seconds(PAUSE);
-    forget_deliveries();
-    forget_reports();
+    warm = WARMUP_S;
+    wait_seconds(PAUSE_S);
+    reset_deliveries();
+    reset_reports();
     struct cost before = cost();
     report(options.seconds);
     struct cost after = cost();
@@ -154,43 +155,43 @@ static void measure_reports(void)
            (unsigned long)refused(), (unsigned long)delivered(), (unsigned long)expected_deliveries());
 }
 
-// A peer's watchers watch as soon as they are open.
-static void obey(const char *command)
+// A peer's watchers are subscribed as soon as they are open.
+static void run_command(const char *command)
 {
     printf("{");
     if (!strcmp(command, "open\n"))
-        take_portion(&opened, open_watchers, "upgrade_us", "idle_bytes");
+        run_portion(&opened, open_watchers, "upgrade_us", "idle_bytes");
     else if (!strcmp(command, "watch\n"))
-        take_portion(&asked, watch_all, "watch_us", "watched_bytes");
+        run_portion(&subscribed, subscribe_watchers, "watch_us", "watched_bytes");
     else if (!strcmp(command, "report\n"))
         measure_reports();
     else
-        give_up("no such command");
-    int watched = options.stuck + (options.protocol == HEADWAY ? asked : opened);
-    printf("\"unwatching\": %d, \"lost\": %d, \"complaint\": \"%s\"}\n", watched - watching(), lost_watchers(),
-           complaint());
+        fail("unknown command");
+    int watched = options.stuck + (options.protocol == HEADWAY ? subscribed : opened);
+    printf("\"unwatching\": %d, \"lost\": %d, \"first_error\": \"%s\"}\n", watched - subscribed_watchers(), lost_watchers(),
+           first_error());
     fflush(stdout);
 }
 
 static bool await_command(char *command, int size)
 {
-    for (told = false; !told;)
+    for (command_ready = false; !command_ready;)
         wait_for_events(now_ns() + 1000000000u);
     return fgets(command, size, stdin);
 }
 
-int main(int count, char **words)
+int main(int count, char **arguments)
 {
     char command[16];
-    read_options(count, words);
-    prctl(PR_SET_TIMERSLACK, 1);  // a pace within the millisecond
+    read_options(count, arguments);
+    prctl(PR_SET_TIMERSLACK, 1);  // timeouts shorter than a millisecond are exact
     epoll_fd = epoll_create1(0);
-    follow(STDIN_FILENO, NULL, EPOLLIN);
+    epoll_add(STDIN_FILENO, NULL, EPOLLIN);
     warm_up();
     if (options.stuck)
-        connect_stuck();
-    empty = resident_bytes(&options.server);
+        connect_slow_consumers();
+    empty_server_bytes = resident_bytes(&options.server);
     while (await_command(command, sizeof command))
-        obey(command);
+        run_command(command);
     return 0;
 }

@@ -1,4 +1,4 @@
-// The clock, what processes cost, and the first complaint.
+// The clock, what processes cost, and the first first_error.
 #define _GNU_SOURCE
 #include <stdarg.h>
 #include <stdio.h>
@@ -7,7 +7,7 @@
 
 #include "load.h"
 
-static char first_complaint[400];
+static char error_text[400];
 
 static uint64_t read_clock(clockid_t clock)
 {
@@ -22,7 +22,7 @@ uint64_t now_ns(void)
     return read_clock(CLOCK_MONOTONIC);
 }
 
-// User and system time of all threads, exact to the nanosecond, unlike the ticks of /proc/PID/stat.
+// User and system time of all threads in nanoseconds, while /proc/PID/stat has only clock ticks.
 uint64_t cpu_ns(const struct processes *processes)
 {
     uint64_t total = 0;
@@ -31,7 +31,7 @@ uint64_t cpu_ns(const struct processes *processes)
         if (clock_getcpuclockid(processes->ids[i], &clock) == 0)
             total += read_clock(clock);
         else
-            complain("process %d is gone", (int)processes->ids[i]);
+            record_error("process %d has ended", (int)processes->ids[i]);
     }
     return total;
 }
@@ -53,21 +53,21 @@ uint64_t resident_bytes(const struct processes *processes)
     return total;
 }
 
-// Keeps the first complaint alone, since the others mostly follow from it; without what JSON would have to escape.
-void complain(const char *format, ...)
+// Keeps the first first_error alone, since the others mostly epoll_add from it; without what JSON would have to escape.
+void record_error(const char *format, ...)
 {
-    if (first_complaint[0])
+    if (error_text[0])
         return;
     va_list arguments;
     va_start(arguments, format);
-    vsnprintf(first_complaint, sizeof first_complaint, format, arguments);
+    vsnprintf(error_text, sizeof error_text, format, arguments);
     va_end(arguments);
-    for (char *c = first_complaint; *c; c++)
+    for (char *c = error_text; *c; c++)
         if (*c == '"' || *c == '\\' || (unsigned char)*c < ' ' || (unsigned char)*c > '~')
             *c = ' ';
 }
 
-const char *complaint(void)
+const char *first_error(void)
 {
-    return first_complaint;
+    return error_text;
 }

@@ -1,4 +1,4 @@
-// What the load client is told, checked against the limits in load.h.
+// The command line of the load client, checked against the limits in load.h.
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,20 +11,20 @@ struct options options = {
     .outstanding = 1000000, .rate = 1, .portions = 1, .settle_seconds = 0.3,
 };
 
-_Noreturn void give_up(const char *reason)
+_Noreturn void fail(const char *reason)
 {
     fprintf(stderr, "load: %s\n", reason);
     exit(2);
 }
 
-// Reads jobs, one a line: token, head, middle and tail, with tabs between.
+// Reads jobs, one per line: token, head, middle and tail, separated by tabs.
 static struct job *read_jobs(const char *path, int *count)
 {
     static char line[1 << 16];
     struct job *jobs = NULL;
     FILE *file = fopen(path, "r");
     if (!file)
-        give_up(path);
+        fail(path);
     for (*count = 0; fgets(line, sizeof line, file); (*count)++) {
         char *rest = strdup(line);
         rest[strcspn(rest, "\n")] = 0;
@@ -35,16 +35,16 @@ static struct job *read_jobs(const char *path, int *count)
         job->middle = strsep(&rest, "\t");
         job->tail = strsep(&rest, "\t");
         if (!job->tail)
-            give_up("a job has too few fields");
+            fail("a job has too few fields");
     }
     fclose(file);
     return jobs;
 }
 
-static int read_numbers(char *text, int *numbers, int most)
+static int read_numbers(char *text, int *numbers, int max)
 {
     int count = 0;
-    for (char *word = strtok(text, ","); word && count < most; word = strtok(NULL, ","))
+    for (char *word = strtok(text, ","); word && count < max; word = strtok(NULL, ","))
         numbers[count++] = atoi(word);
     return count;
 }
@@ -69,7 +69,7 @@ static void read_option(enum flag flag, char *value)
     int ignored;
     switch (flag) {
     case PROTOCOL: options.protocol = read_protocol(value); break;
-    case WATCH_PORTS: options.replicas = read_numbers(value, options.watch_ports, MOST_REPLICAS); break;
+    case WATCH_PORTS: options.replicas = read_numbers(value, options.watch_ports, MAX_REPLICAS); break;
     case REPORT_PORT: options.report_port = atoi(value); break;
     case WATCH_PATH: options.watch_path = value; break;
     case REPORT_PATH: options.report_path = value; break;
@@ -88,27 +88,27 @@ static void read_option(enum flag flag, char *value)
     case RATE: options.rate = atof(value); break;
     case SECONDS: options.seconds = atof(value); break;
     case SETTLE: options.settle_seconds = atof(value); break;
-    case SERVER: options.server.count = read_numbers(value, options.server.ids, MOST_PROCESSES); break;
-    case REDIS: options.redis.count = read_numbers(value, options.redis.ids, MOST_PROCESSES); break;
+    case SERVER: options.server.count = read_numbers(value, options.server.ids, MAX_PROCESSES); break;
+    case REDIS: options.redis.count = read_numbers(value, options.redis.ids, MAX_PROCESSES); break;
     case FLAGS: break;
     }
 }
 
-void read_options(int count, char **words)
+void read_options(int count, char **arguments)
 {
     struct option known[FLAGS + 1] = {0};
     int found;
     for (int i = 0; i < FLAGS; i++)
         known[i] = (struct option){NAMES[i], required_argument, NULL, 'A' + i};
-    while ((found = getopt_long(count, words, "", known, NULL)) != -1) {
+    while ((found = getopt_long(count, arguments, "", known, NULL)) != -1) {
         if (found == '?')
             exit(2);
         read_option((enum flag)(found - 'A'), optarg);
     }
     if (!options.job_count || !options.replicas)
-        give_up("--jobs and --watch-ports are needed");
-    if (options.watchers + options.stuck > MOST_WATCHERS || options.reporters > MOST_REPORTERS ||
-        options.batch > MOST_BATCH || options.seconds > MOST_SECONDS || options.watchers < options.job_count ||
+        fail("--jobs and --watch-ports are required");
+    if (options.watchers + options.stuck > MAX_WATCHERS || options.reporters > MAX_REPORTERS ||
+        options.batch > MAX_BATCH || options.seconds > MAX_SECONDS || options.watchers < options.job_count ||
         options.portions < 1)
-        give_up("more is asked for than this client does");
+        fail("an option exceeds its limit, or there are fewer watchers than jobs");
 }

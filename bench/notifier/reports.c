@@ -1,4 +1,4 @@
-// Reports: an HTTP client that posts them at a pace, over a few connections that stay open.
+// An HTTP client that posts reports at a configured rate over a few persistent connections.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdio.h>
@@ -11,28 +11,28 @@
 
 #include "load.h"
 
-enum { HEAD = 1024, BODY = 1 << 20, ANSWER = 1 << 18, QUIET_NS = 3000000000u };
+enum { HEAD_BYTES = 1024, BODY_BYTES = 1 << 20, RESPONSE_BYTES = 1 << 18, QUIET_TIMEOUT_NS = 3000000000u };
 
 struct reporter {
-    int fd;        // 0: not open
-    bool waiting;  // for an answer
-    char *answer;
-    size_t answer_size;
+    int fd;        // 0 if not open
+    bool pending;  // a request waits for its response
+    char *response;
+    size_t response_size;
 };
 
-static struct reporter reporters[MOST_REPORTERS];
+static struct reporter reporters[MAX_REPORTERS];
 static uint64_t sequence, reported_count, refused_count;
 static int watchers_per_job;
-static double posting;
+static double posting_time_s;
 
 static void open_reporter(struct reporter *reporter)
 {
     reporter->fd = connect_to(options.report_port);
-    reporter->waiting = false;
-    reporter->answer_size = 0;
-    if (!reporter->answer)
-        reporter->answer = calloc(1, ANSWER);
-    follow(reporter->fd, (void *)((uintptr_t)reporter | 1), EPOLLIN);
+    reporter->pending = false;
+    reporter->response_size = 0;
+    if (!reporter->response)
+        reporter->response = calloc(1, RESPONSE_BYTES);
+    epoll_add(reporter->fd, (void *)((uintptr_t)reporter | 1), EPOLLIN);
 }
 
 void open_reporters(void)
@@ -43,7 +43,7 @@ void open_reporters(void)
             open_reporter(&reporters[i]);
 }
 
-// A server may close a connection that nothing comes over for seconds; so none stays open while others have their turn.
+// A server may close a connection that is idle for seconds; so none stays open during the turns of other systems.
 void close_reporters(void)
 {
     for (int i = 0; i < options.reporters; i++) {
@@ -53,77 +53,77 @@ void close_reporters(void)
     }
 }
 
-static size_t spell(char *to, const struct job *job)
+static size_t format_report(char *to, const struct job *job)
 {
-    return (size_t)snprintf(to, BODY, "%s%lu%sT=%019lu%s", job->head, (unsigned long)++sequence, job->middle,
+    return (size_t)snprintf(to, BODY_BYTES, "%s%lu%sT=%019lu%s", job->head, (unsigned long)++sequence, job->middle,
                             (unsigned long)now_ns(), job->tail);
 }
 
-// Headway takes a list of reports, the others one at a time, on the path of its job.
+// Headway accepts a list of reports; the peers accept one report at a time, on the path of its job.
 static void post(struct reporter *reporter, const struct job *jobs, int count, int batch)
 {
-    static char request[HEAD + BODY], body[BODY];
+    static char request[HEAD_BYTES + BODY_BYTES], body[BODY_BYTES];
     char path[200], authorization[200] = "";
     size_t size = 0, job = sequence % (uint64_t)count;
     bool list = options.protocol == HEADWAY;
     for (int i = 0; i < batch; i++) {
         if (list)
             body[size++] = i ? ',' : '[';
-        size += spell(body + size, &jobs[sequence % (uint64_t)count]);
+        size += format_report(body + size, &jobs[sequence % (uint64_t)count]);
     }
     if (list)
         body[size++] = ']';
     if (options.key)
         snprintf(authorization, sizeof authorization, "Authorization: Bearer %s\r\n", options.key);
     snprintf(path, sizeof path, options.report_path, (int)job);
-    size_t head = (size_t)snprintf(request, HEAD,
+    size_t head = (size_t)snprintf(request, HEAD_BYTES,
                                    "POST %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n%sContent-Type: application/json\r\n"
                                    "Content-Length: %zu\r\n\r\n",
                                    path, options.report_port, authorization, size);
     memcpy(request + head, body, size);
     size += head;
-    // Blocks until the kernel has it all, which on loopback it has at once.
+    // On loopback the kernel accepts the whole request at once.
     if (send(reporter->fd, request, size, MSG_NOSIGNAL) != (ssize_t)size)
-        complain("report: %s", strerror(errno));
-    reporter->waiting = true;
+        record_error("report: %s", strerror(errno));
+    reporter->pending = true;
     reported_count += (uint64_t)batch;
 }
 
-// Tells whether the whole answer is there.
-static bool whole(const struct reporter *reporter)
+// Tells whether the is_complete response is there.
+static bool is_complete(const struct reporter *reporter)
 {
-    const char *end = memmem(reporter->answer, reporter->answer_size, "\r\n\r\n", 4);
+    const char *end = memmem(reporter->response, reporter->response_size, "\r\n\r\n", 4);
     if (!end)
         return false;
-    const char *length = strcasestr(reporter->answer, "\r\ncontent-length:");
+    const char *length = strcasestr(reporter->response, "\r\ncontent-length:");
     size_t body = length && length < end ? strtoul(length + 17, NULL, 10) : 0;
-    return reporter->answer_size >= (size_t)(end - reporter->answer) + 4 + body;
+    return reporter->response_size >= (size_t)(end - reporter->response) + 4 + body;
 }
 
-static void judge(struct reporter *reporter)
+static void check_response(struct reporter *reporter)
 {
-    bool good = reporter->answer_size > 12 && reporter->answer[9] == '2';
-    if (!good || strstr(reporter->answer, "\"accepted\":false")) {
+    bool ok = reporter->response_size > 12 && reporter->response[9] == '2';
+    if (!ok || strstr(reporter->response, "\"accepted\":false")) {
         refused_count++;
-        complain("report: %.200s", reporter->answer);
+        record_error("report: %.200s", reporter->response);
     }
-    reporter->waiting = false;
-    reporter->answer_size = 0;
+    reporter->pending = false;
+    reporter->response_size = 0;
 }
 
 void on_reporter(struct reporter *reporter)
 {
-    ssize_t size = recv(reporter->fd, reporter->answer + reporter->answer_size, ANSWER - 1 - reporter->answer_size,
+    ssize_t size = recv(reporter->fd, reporter->response + reporter->response_size, RESPONSE_BYTES - 1 - reporter->response_size,
                         MSG_DONTWAIT);
     if (size > 0) {
-        reporter->answer_size += (size_t)size;
-        reporter->answer[reporter->answer_size] = 0;
-        if (whole(reporter))
-            judge(reporter);
+        reporter->response_size += (size_t)size;
+        reporter->response[reporter->response_size] = 0;
+        if (is_complete(reporter))
+            check_response(reporter);
     } else if (size == 0 || errno != EAGAIN) {
-        if (reporter->waiting) {
+        if (reporter->pending) {
             refused_count++;
-            complain("report: no answer");
+            record_error("report: connection closed without a response");
         }
         close(reporter->fd);
         open_reporter(reporter);
@@ -133,35 +133,35 @@ void on_reporter(struct reporter *reporter)
 static struct reporter *idle_reporter(void)
 {
     for (int i = 0; i < options.reporters; i++)
-        if (!reporters[i].waiting)
+        if (!reporters[i].pending)
             return &reporters[i];
     return NULL;
 }
 
-static bool all_answered(void)
+static bool none_pending(void)
 {
     for (int i = 0; i < options.reporters; i++)
-        if (reporters[i].waiting)
+        if (reporters[i].pending)
             return false;
     return true;
 }
 
-static uint64_t on_their_way(void)
+static uint64_t undelivered_reports(void)
 {
     uint64_t expected = expected_deliveries();
     return expected > delivered() ? (expected - delivered()) / (uint64_t)watchers_per_job : 0;
 }
 
-// Waits until everything has come, or nothing has for a while.
+// Waits until all deliveries and responses have arrived, or until none has arrived for QUIET_TIMEOUT_NS.
 static void await_deliveries(void)
 {
-    uint64_t last = now_ns(), before = delivered(), deadline = last + MOST_SECONDS * 1000000000ull;
-    while ((delivered() < expected_deliveries() || !all_answered()) && now_ns() < deadline) {
+    uint64_t last = now_ns(), before = delivered(), deadline = last + MAX_SECONDS * 1000000000ull;
+    while ((delivered() < expected_deliveries() || !none_pending()) && now_ns() < deadline) {
         wait_for_events(now_ns() + 20000000);
         if (delivered() != before) {
             before = delivered();
             last = now_ns();
-        } else if (now_ns() - last > QUIET_NS) {
+        } else if (now_ns() - last > QUIET_TIMEOUT_NS) {
             return;
         }
     }
@@ -174,7 +174,7 @@ void report(double seconds)
     for (uint64_t now = begin; now < end; now = now_ns()) {
         uint64_t due = begin + (uint64_t)((double)sent * gap_ns);
         struct reporter *reporter = idle_reporter();
-        if (reporter && due <= now && on_their_way() < (uint64_t)options.outstanding) {
+        if (reporter && due <= now && undelivered_reports() < (uint64_t)options.outstanding) {
             post(reporter, options.jobs, options.job_count, options.batch);
             sent++;
         } else {
@@ -182,16 +182,16 @@ void report(double seconds)
             wait_for_events(until < end ? until : end);
         }
     }
-    posting = (double)(now_ns() - begin) / 1e9;
+    posting_time_s = (double)(now_ns() - begin) / 1e9;
     await_deliveries();
 }
 
-// Large reports of the first job, one after the other, each to all that watch it.
+// Posts the large reports of the filler job one after the other; each is delivered to all watchers of the first job.
 void fill(void)
 {
     for (int i = 0; i < options.filler_reports; i++) {
         post(&reporters[0], options.filler, 1, 1);
-        for (uint64_t deadline = now_ns() + QUIET_NS; reporters[0].waiting && now_ns() < deadline;)
+        for (uint64_t deadline = now_ns() + QUIET_TIMEOUT_NS; reporters[0].pending && now_ns() < deadline;)
             wait_for_events(deadline);
     }
 }
@@ -219,10 +219,10 @@ uint64_t expected_deliveries(void)
 
 double posting_seconds(void)
 {
-    return posting;
+    return posting_time_s;
 }
 
-void forget_reports(void)
+void reset_reports(void)
 {
     reported_count = refused_count = 0;
 }

@@ -1,4 +1,4 @@
-// Watchers: WebSocket clients that count the reports that reach them, and how long each took.
+// Watchers: WebSocket clients that count the reports they receive and record their latencies.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -13,18 +13,18 @@
 
 #include "load.h"
 
-enum { BUFFER = 1 << 18, STUCK_BUFFER = 4096, ETHERNET_SEGMENT = 1460, MOST_LATENCIES = 4000000 };
+enum { BUFFER = 1 << 18, SLOW_CONSUMER_BUFFER = 4096, ETHERNET_SEGMENT = 1460, MAX_LATENCIES = 4000000 };
 enum stage {
     CLOSED,
     CONNECTING,
-    UPGRADING,  // the request is sent
-    ENTERING,   // Socket.IO's own handshake
+    UPGRADING,    // the request is sent
+    JOINING,      // Socket.IO's own handshake
     OPEN,
-    ASKING,     // Headway: the token is sent, the job's snapshot has not come
-    WATCHING,
+    SUBSCRIBING,  // Headway: the token is sent, and the job's snapshot is expected
+    SUBSCRIBED,
 };
 
-// The key of RFC 6455's example: whatever answers it is not checked, and the limit server knows but this answer.
+// The example key of RFC 6455. The response to it is not checked, and limit.c knows no other.
 static const char UPGRADE[] = "GET %s HTTP/1.1\r\n"
                               "Host: 127.0.0.1:%d\r\n"
                               "Connection: Upgrade\r\n"
@@ -42,14 +42,14 @@ static const char UPGRADE[] = "GET %s HTTP/1.1\r\n"
 struct watcher {
     int fd;
     enum stage stage;
-    unsigned char *rest;  // of a message that has come in part
-    size_t rest_size;
+    unsigned char *partial;  // an incomplete frame
+    size_t partial_size;
 };
 
-static struct watcher watchers[MOST_WATCHERS];
-static int under_way, watching_count, lost_count;
+static struct watcher watchers[MAX_WATCHERS];
+static int handshake_count, subscribed_count, lost_count;
 static uint64_t delivered_count, latency_count;
-static uint32_t latencies_us[MOST_LATENCIES];
+static uint32_t latencies_us[MAX_LATENCIES];
 
 static int number_of(const struct watcher *watcher)
 {
@@ -61,58 +61,58 @@ static int job_of(const struct watcher *watcher)
     return number_of(watcher) % options.job_count;
 }
 
-static void enter(struct watcher *watcher, enum stage stage)
+static void set_stage(struct watcher *watcher, enum stage stage)
 {
-    bool was_under_way = watcher->stage != CLOSED && watcher->stage != OPEN && watcher->stage != WATCHING;
-    bool is_under_way = stage != CLOSED && stage != OPEN && stage != WATCHING;
-    under_way += is_under_way - was_under_way;
-    watching_count += (stage == WATCHING) - (watcher->stage == WATCHING);
+    bool was_in_handshake = watcher->stage != CLOSED && watcher->stage != OPEN && watcher->stage != SUBSCRIBED;
+    bool is_in_handshake = stage != CLOSED && stage != OPEN && stage != SUBSCRIBED;
+    handshake_count += is_in_handshake - was_in_handshake;
+    subscribed_count += (stage == SUBSCRIBED) - (watcher->stage == SUBSCRIBED);
     watcher->stage = stage;
 }
 
-static void let_go(struct watcher *watcher)
+static void disconnect(struct watcher *watcher)
 {
     close(watcher->fd);
-    enter(watcher, CLOSED);
-    free(watcher->rest);
-    watcher->rest = NULL;
-    watcher->rest_size = 0;
+    set_stage(watcher, CLOSED);
+    free(watcher->partial);
+    watcher->partial = NULL;
+    watcher->partial_size = 0;
 }
 
-static void lose(struct watcher *watcher, const char *reason)
+static void fail_watcher(struct watcher *watcher, const char *reason)
 {
-    complain("watcher %d: %s", number_of(watcher), reason);
+    record_error("watcher %d: %s", number_of(watcher), reason);
     lost_count++;
-    let_go(watcher);
+    disconnect(watcher);
 }
 
 static void send_frame(struct watcher *watcher, enum opcode opcode, const char *data, size_t size)
 {
-    unsigned char frame[MOST_SENT];
-    size_t length = make_frame(frame, opcode, data, size);
+    unsigned char frame[MAX_SENT_BYTES];
+    size_t length = encode_frame(frame, opcode, data, size);
     if (!length || send(watcher->fd, frame, length, MSG_NOSIGNAL) != (ssize_t)length)
-        lose(watcher, "takes no more");
+        fail_watcher(watcher, "send buffer is full");
 }
 
 static void connect_watcher(struct watcher *watcher)
 {
-    bool stuck = number_of(watcher) >= options.watchers;
-    struct linger reset = {1, 0};  // no TIME_WAIT: thousands of connections come and go within a run
+    bool slow = number_of(watcher) >= options.watchers;
+    struct linger reset = {1, 0};  // no TIME_WAIT: a run opens and closes thousands of connections
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     address.sin_port = htons((uint16_t)options.watch_ports[number_of(watcher) % options.replicas]);
     watcher->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    enter(watcher, CONNECTING);
+    set_stage(watcher, CONNECTING);
     setsockopt(watcher->fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
     setsockopt(watcher->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
-    if (stuck) {
-        setsockopt(watcher->fd, SOL_SOCKET, SO_RCVBUF, &(int){STUCK_BUFFER}, sizeof(int));
-        // As over Ethernet. With loopback's 64 kB the kernel would keep megabytes for each, and run short for all.
+    if (slow) {
+        setsockopt(watcher->fd, SOL_SOCKET, SO_RCVBUF, &(int){SLOW_CONSUMER_BUFFER}, sizeof(int));
+        // As over Ethernet. With loopback's 64 kB segments the kernel would buffer megabytes per connection.
         setsockopt(watcher->fd, IPPROTO_TCP, TCP_MAXSEG, &(int){ETHERNET_SEGMENT}, sizeof(int));
     }
     if (connect(watcher->fd, (struct sockaddr *)&address, sizeof address) != 0 && errno != EINPROGRESS)
-        lose(watcher, strerror(errno));
+        fail_watcher(watcher, strerror(errno));
     else
-        follow(watcher->fd, watcher, EPOLLOUT);
+        epoll_add(watcher->fd, watcher, EPOLLOUT);
 }
 
 static void upgrade(struct watcher *watcher)
@@ -121,46 +121,46 @@ static void upgrade(struct watcher *watcher)
     int port = options.watch_ports[number_of(watcher) % options.replicas];
     snprintf(path, sizeof path, options.watch_path, job_of(watcher));
     int size = snprintf(request, sizeof request, UPGRADE, path, port, options.origin);
-    change(watcher->fd, watcher, EPOLLIN);
-    enter(watcher, UPGRADING);
+    epoll_modify(watcher->fd, watcher, EPOLLIN);
+    set_stage(watcher, UPGRADING);
     if (send(watcher->fd, request, (size_t)size, MSG_NOSIGNAL) != size)
-        lose(watcher, "does not take the upgrade");
+        fail_watcher(watcher, "does not handle_data the upgrade");
 }
 
-static void ask(struct watcher *watcher)
+static void subscribe(struct watcher *watcher)
 {
     char message[2000];
     int size = snprintf(message, sizeof message, "{\"watch\":\"%s\"}", options.jobs[job_of(watcher)].token);
-    enter(watcher, ASKING);
+    set_stage(watcher, SUBSCRIBING);
     send_frame(watcher, TEXT, message, (size_t)size);
 }
 
-// Returns how many bytes the answer to the upgrade has, 0 when it is not all there.
-static size_t take_upgrade(struct watcher *watcher, const unsigned char *data, size_t size)
+// Returns the size of the response to the upgrade, or 0 if it is incomplete.
+static size_t handle_upgrade(struct watcher *watcher, const unsigned char *data, size_t size)
 {
     const char *end = memmem(data, size, "\r\n\r\n", 4);
     if (!end)
         return 0;
     if (!memmem(data, size, " 101 ", 5)) {
-        complain("upgrade: %.*s", (int)(size < 200 ? size : 200), (const char *)data);
-        lose(watcher, "is not upgraded");
+        record_error("upgrade: %.*s", (int)(size < 200 ? size : 200), (const char *)data);
+        fail_watcher(watcher, "upgrade was refused");
         return 0;
     }
-    enter(watcher, options.protocol == SOCKETIO ? ENTERING : options.protocol == HEADWAY ? OPEN : WATCHING);
+    set_stage(watcher, options.protocol == SOCKETIO ? JOINING : options.protocol == HEADWAY ? OPEN : SUBSCRIBED);
     return (size_t)(end - (const char *)data) + 4;
 }
 
-static bool begins(const char *text, size_t size, const char *with)
+static bool has_prefix(const char *text, size_t size, const char *prefix)
 {
-    return size >= strlen(with) && memcmp(text, with, strlen(with)) == 0;
+    return size >= strlen(prefix) && memcmp(text, prefix, strlen(prefix)) == 0;
 }
 
-static bool take_socketio(struct watcher *watcher, const char *text, size_t size)
+static bool handle_socketio(struct watcher *watcher, const char *text, size_t size)
 {
-    if (begins(text, size, "0{"))
+    if (has_prefix(text, size, "0{"))
         send_frame(watcher, TEXT, "40", 2);
-    else if (begins(text, size, "40"))
-        enter(watcher, WATCHING);
+    else if (has_prefix(text, size, "40"))
+        set_stage(watcher, SUBSCRIBED);
     else if (size == 1 && text[0] == '2')
         send_frame(watcher, TEXT, "3", 1);
     else
@@ -168,60 +168,60 @@ static bool take_socketio(struct watcher *watcher, const char *text, size_t size
     return true;
 }
 
-static void take_text(struct watcher *watcher, const char *text, size_t size)
+static void handle_text(struct watcher *watcher, const char *text, size_t size)
 {
-    if (options.protocol == SOCKETIO && take_socketio(watcher, text, size))
+    if (options.protocol == SOCKETIO && handle_socketio(watcher, text, size))
         return;
-    if (begins(text, size, "{\"error\""))
-        complain("told: %.*s", (int)(size < 200 ? size : 200), text);
-    if (watcher->stage == ASKING && begins(text, size, "{\"job\""))
-        enter(watcher, WATCHING);
+    if (has_prefix(text, size, "{\"error\""))
+        record_error("error message: %.*s", (int)(size < 200 ? size : 200), text);
+    if (watcher->stage == SUBSCRIBING && has_prefix(text, size, "{\"job\""))
+        set_stage(watcher, SUBSCRIBED);
     const char *sent = memmem(text, size, "T=", 2);
     if (!sent || number_of(watcher) >= options.watchers)
         return;
-    if (latency_count < MOST_LATENCIES)
+    if (latency_count < MAX_LATENCIES)
         latencies_us[latency_count++] = (uint32_t)((now_ns() - strtoull(sent + 2, NULL, 10)) / 1000);
     delivered_count++;
 }
 
-static void lose_closed(struct watcher *watcher, const char *payload, size_t size)
+static void fail_closed(struct watcher *watcher, const char *payload, size_t size)
 {
     const unsigned char *code = (const unsigned char *)payload;
     if (size >= 2)
-        complain("closed with %d: %.*s", code[0] << 8 | code[1], (int)size - 2, payload + 2);
-    lose(watcher, "was closed");
+        record_error("closed prefix %d: %.*s", code[0] << 8 | code[1], (int)size - 2, payload + 2);
+    fail_watcher(watcher, "server closed the connection");
 }
 
-// Takes one frame; returns its size, 0 when it is not all there.
-static size_t take_frame(struct watcher *watcher, const unsigned char *data, size_t size)
+// Handles one frame; returns its size, or 0 if it is incomplete.
+static size_t handle_frame(struct watcher *watcher, const unsigned char *data, size_t size)
 {
     struct frame frame;
-    size_t used = read_frame(data, size, &frame);
+    size_t used = decode_frame(data, size, &frame);
     if (!used)
         return 0;
     switch (frame.opcode) {
-    case TEXT: take_text(watcher, frame.payload, frame.size); break;
+    case TEXT: handle_text(watcher, frame.payload, frame.size); break;
     case PING: send_frame(watcher, PONG, frame.payload, frame.size); break;
-    case CLOSE: lose_closed(watcher, frame.payload, frame.size); break;
+    case CLOSE: fail_closed(watcher, frame.payload, frame.size); break;
     case PONG: break;
     }
     return used;
 }
 
-static void take(struct watcher *watcher, const unsigned char *data, size_t size)
+static void handle_data(struct watcher *watcher, const unsigned char *data, size_t size)
 {
-    size_t taken = 0, used = 0;
+    size_t handled = 0, used = 0;
     do {
-        used = watcher->stage == UPGRADING ? take_upgrade(watcher, data + taken, size - taken)
-                                           : take_frame(watcher, data + taken, size - taken);
-        taken += used;
+        used = watcher->stage == UPGRADING ? handle_upgrade(watcher, data + handled, size - handled)
+                                           : handle_frame(watcher, data + handled, size - handled);
+        handled += used;
     } while (used && watcher->stage != CLOSED);
     if (watcher->stage == CLOSED)
         return;
-    watcher->rest_size = size - taken;
-    if (watcher->rest_size) {
-        watcher->rest = realloc(watcher->rest, watcher->rest_size);
-        memcpy(watcher->rest, data + taken, watcher->rest_size);
+    watcher->partial_size = size - handled;
+    if (watcher->partial_size) {
+        watcher->partial = realloc(watcher->partial, watcher->partial_size);
+        memcpy(watcher->partial, data + handled, watcher->partial_size);
     }
 }
 
@@ -232,63 +232,63 @@ void on_watcher(struct watcher *watcher, uint32_t events)
         return;
     if (watcher->stage == CONNECTING) {
         if (events & (EPOLLERR | EPOLLHUP))
-            lose(watcher, "is not connected");
+            fail_watcher(watcher, "connection failed");
         else
             upgrade(watcher);
         return;
     }
-    size_t kept = watcher->rest_size;
+    size_t kept = watcher->partial_size;
     if (kept)
-        memcpy(buffer, watcher->rest, kept);
+        memcpy(buffer, watcher->partial, kept);
     ssize_t size = recv(watcher->fd, buffer + kept, sizeof buffer - kept, 0);
     if (size > 0)
-        take(watcher, buffer, kept + (size_t)size);
+        handle_data(watcher, buffer, kept + (size_t)size);
     else if (size == 0 || errno != EAGAIN)
-        lose(watcher, "was cut off");
+        fail_watcher(watcher, "connection was lost");
 }
 
-static bool bring(int from, int to, enum stage from_stage, void (*begin)(struct watcher *))
+static bool run_handshakes(int from, int to, enum stage from_stage, void (*start)(struct watcher *))
 {
-    uint64_t deadline = now_ns() + CONNECT_SECONDS * 1000000000ull;
+    uint64_t deadline = now_ns() + CONNECT_TIMEOUT_S * 1000000000ull;
     int next = from, lost_before = lost_count;
-    while ((next < to || under_way > 0) && now_ns() < deadline) {
-        for (; next < to && under_way < HANDSHAKES_AT_ONCE; next++)
+    while ((next < to || handshake_count > 0) && now_ns() < deadline) {
+        for (; next < to && handshake_count < MAX_CONCURRENT_HANDSHAKES; next++)
             if (watchers[next].stage == from_stage)
-                begin(&watchers[next]);
+                start(&watchers[next]);
         wait_for_events(now_ns() + 20000000);
     }
-    if (next < to || under_way > 0)
-        complain("%d of %d connections were not ready in time", to - next + under_way, to - from);
-    return next == to && under_way == 0 && lost_count == lost_before;
+    if (next < to || handshake_count > 0)
+        record_error("%d of %d connections were not ready in time", to - next + handshake_count, to - from);
+    return next == to && handshake_count == 0 && lost_count == lost_before;
 }
 
 bool open_watchers(int from, int to)
 {
-    return bring(from, to, CLOSED, connect_watcher);
+    return run_handshakes(from, to, CLOSED, connect_watcher);
 }
 
-bool watch_all(int from, int to)
+bool subscribe_watchers(int from, int to)
 {
-    return options.protocol != HEADWAY || bring(from, to, OPEN, ask);
+    return options.protocol != HEADWAY || run_handshakes(from, to, OPEN, subscribe);
 }
 
 void close_watchers(int from, int to)
 {
     for (int i = from; i < to; i++)
         if (watchers[i].stage != CLOSED)
-            let_go(&watchers[i]);
+            disconnect(&watchers[i]);
 }
 
 void stop_reading(int from, int to)
 {
     for (int i = from; i < to; i++)
         if (watchers[i].stage != CLOSED)
-            change(watchers[i].fd, &watchers[i], 0);
+            epoll_modify(watchers[i].fd, &watchers[i], 0);
 }
 
-int watching(void)
+int subscribed_watchers(void)
 {
-    return watching_count;
+    return subscribed_count;
 }
 
 int lost_watchers(void)
@@ -301,7 +301,7 @@ uint64_t delivered(void)
     return delivered_count;
 }
 
-void forget_deliveries(void)
+void reset_deliveries(void)
 {
     delivered_count = latency_count = 0;
 }
