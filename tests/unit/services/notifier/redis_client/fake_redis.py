@@ -18,8 +18,8 @@ class FakeRedis:
     def __init__(self) -> None:
         self.address: NodeAddress
         self.connections: list[asyncio.StreamWriter] = []
-        self.asked: list[list[bytes]] = []  # over all connections, but for what signs in
-        self.lets_in = True
+        self.commands: list[list[bytes]] = []  # over all connections, but for what signs in
+        self.accepts_handshake = True
 
     @classmethod
     @asynccontextmanager
@@ -32,25 +32,25 @@ class FakeRedis:
             yield fake
         finally:
             listener.close()
-            fake.cut()
+            fake.abort_connections()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections.append(writer)
-        words = hiredis.Reader()
+        parser = hiredis.Reader()
         while data := await reader.read(65_536):
-            words.feed(data)
-            while (command := words.gets()) is not False:
+            parser.feed(data)
+            while (command := parser.gets()) is not False:
                 if command[0] != b"CLIENT":
-                    self.asked.append(command)
-                elif self.lets_in:
+                    self.commands.append(command)
+                elif self.accepts_handshake:
                     writer.write(b"+OK\r\n")
         writer.close()
 
-    def answer(self, *answers: bytes) -> None:
+    def reply(self, *answers: bytes) -> None:
         """Say something over the newest connection."""
         self.connections[-1].write(b"".join(answer + b"\r\n" for answer in answers))
 
-    def cut(self) -> None:
+    def abort_connections(self) -> None:
         """End all connections."""
         for writer in self.connections:
             writer.transport.abort()
