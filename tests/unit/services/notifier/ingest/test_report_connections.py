@@ -18,7 +18,7 @@ KEY = "secret"
 BATCH = b'["a batch"]'
 
 
-class FakeReportHandler:
+class Reports:
     """Takes any batch with the key, and answers when it is told to."""
 
     def __init__(self) -> None:
@@ -40,9 +40,9 @@ class FakeReportHandler:
 class Client:
     """A connection to the inlets, and what is given to aiohttp of it."""
 
-    def __init__(self, connections: ReportConnections) -> None:
-        self._connections = connections
-        self.passed_to_aiohttp: list[bytes] = []
+    def __init__(self, inlets: ReportConnections) -> None:
+        self._inlets = inlets
+        self.handed_over: list[bytes] = []
         self.reader: asyncio.StreamReader
         self.writer: asyncio.StreamWriter
         self._server: asyncio.Server
@@ -50,19 +50,19 @@ class Client:
     async def open(self) -> None:
         """Connect."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: self._connections(self._fake_aiohttp), "127.0.0.1", 0)
+        self._server = await loop.create_server(lambda: self._inlets(self._serve), "127.0.0.1", 0)
         port = self._server.sockets[0].getsockname()[1]
         self.reader, self.writer = await asyncio.open_connection("127.0.0.1", port)
 
-    def _fake_aiohttp(self, transport: asyncio.Transport, received: bytes) -> None:
-        self.passed_to_aiohttp.append(received)
+    def _serve(self, transport: asyncio.Transport, came: bytes) -> None:
+        self.handed_over.append(came)
         transport.set_protocol(asyncio.Protocol())
 
     def send(self, *data: bytes) -> None:
         """Write bytes."""
         self.writer.write(b"".join(data))
 
-    async def read_response(self) -> tuple[bytes, bytes]:
+    async def answer(self) -> tuple[bytes, bytes]:
         """Read one answer: its head, and its body."""
         head = await self.reader.readuntil(b"\r\n\r\n")
         size = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
@@ -77,13 +77,13 @@ class Client:
 
 
 @pytest.fixture
-def reports() -> FakeReportHandler:
+def reports() -> Reports:
     """Take batches."""
-    return FakeReportHandler()
+    return Reports()
 
 
 @pytest.fixture
-def inlets(reports: FakeReportHandler) -> ReportConnections:
+def inlets(reports: Reports) -> ReportConnections:
     """Make the house of connections."""
     return ReportConnections(reports)  # type: ignore[arg-type]
 
@@ -104,27 +104,27 @@ def request(body: bytes = BATCH, *more: bytes, key: str = KEY, line: bytes = b"P
 
 
 async def test_requests_are_answered_one_after_the_other(
-    client: Client, reports: FakeReportHandler, inlets: ReportConnections
+    client: Client, reports: Reports, inlets: ReportConnections
 ) -> None:
     """What comes behind a request waits until that is answered, and the connection stays."""
     client.send(request(b'["1"]'), request(b'["2"]'))
     await wait_until(lambda: reports.kept)
     reports.verdicts.release()
-    head, body = await client.read_response()
+    head, body = await client.answer()
     assert head.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nDate: ")
     assert body == b'[["1"]]'
     await wait_until(lambda: len(reports.kept) == 2)
     client.send(request(b'["3"]'))
     reports.verdicts.release()
     reports.verdicts.release()
-    assert [(await client.read_response())[1] for _ in range(2)] == [b'[["2"]]', b'[["3"]]']
-    assert client.passed_to_aiohttp == []
+    assert [(await client.answer())[1] for _ in range(2)] == [b'[["2"]]', b'[["3"]]']
+    assert client.handed_over == []
     assert len(inlets.open) == 1
     await client.close()
     await wait_until(lambda: not inlets.open)
 
 
-async def test_a_batch_may_come_in_parts(client: Client, reports: FakeReportHandler) -> None:
+async def test_a_batch_may_come_in_parts(client: Client, reports: Reports) -> None:
     """However its body is cut, it is one request."""
     whole = request()
     start = len(whole) - len(BATCH)
@@ -134,8 +134,8 @@ async def test_a_batch_may_come_in_parts(client: Client, reports: FakeReportHand
         client.send(whole[cut:], request())
         reports.verdicts.release()
         reports.verdicts.release()
-        assert [(await client.read_response())[1] for _ in range(2)] == 2 * [b"[" + BATCH + b"]"]
-    assert client.passed_to_aiohttp == []
+        assert [(await client.answer())[1] for _ in range(2)] == 2 * [b"[" + BATCH + b"]"]
+    assert client.handed_over == []
 
 
 @pytest.mark.parametrize(
@@ -159,39 +159,39 @@ async def test_a_batch_may_come_in_parts(client: Client, reports: FakeReportHand
         b"PO",
     ],
 )
-async def test_whatever_is_not_plain_is_aiohttps(client: Client, reports: FakeReportHandler, other: bytes) -> None:
+async def test_whatever_is_not_plain_is_aiohttps(client: Client, reports: Reports, other: bytes) -> None:
     """It gets all that came of it, and what comes behind; nothing of it is taken before."""
     client.send(request())
     reports.verdicts.release()
-    await client.read_response()
+    await client.answer()
     client.send(other)
-    await wait_until(lambda: client.passed_to_aiohttp == [other])
+    await wait_until(lambda: client.handed_over == [other])
     assert reports.kept == [BATCH]
 
 
-async def test_whatever_waits_behind_a_request_is_aiohttps_after_its_answer(client: Client, reports: FakeReportHandler) -> None:
+async def test_whatever_waits_behind_a_request_is_aiohttps_after_its_answer(client: Client, reports: Reports) -> None:
     """Answers keep the order of the requests."""
     other = b"GET /livez HTTP/1.1\r\nHost: notifier\r\n\r\n"
     client.send(request(), other)
     await wait_until(lambda: reports.kept)
-    assert client.passed_to_aiohttp == []
+    assert client.handed_over == []
     reports.verdicts.release()
-    assert (await client.read_response())[1] == b"[" + BATCH + b"]"
-    await wait_until(lambda: client.passed_to_aiohttp == [other])
+    assert (await client.answer())[1] == b"[" + BATCH + b"]"
+    await wait_until(lambda: client.handed_over == [other])
 
 
-class PausingClient(Client):
+class Slow(Client):
     """Gives what is not plain to somebody who has enough at once, as aiohttp has of many requests."""
 
-    def _serve(self, transport: asyncio.Transport, received: bytes) -> None:
+    def _serve(self, transport: asyncio.Transport, came: bytes) -> None:
         self.was_reading = transport.is_reading()
-        super()._fake_aiohttp(transport, received)
+        super()._serve(transport, came)
         transport.pause_reading()
 
 
-async def test_who_is_given_a_connection_may_stop_reading(inlets: ReportConnections, reports: FakeReportHandler) -> None:
+async def test_who_is_given_a_connection_may_stop_reading(inlets: ReportConnections, reports: Reports) -> None:
     """It gets one that is read, and nothing here makes it read on."""
-    client = PausingClient(inlets)
+    client = Slow(inlets)
     await client.open()
     client.send(request())
     await wait_until(lambda: reports.kept)
@@ -199,67 +199,67 @@ async def test_who_is_given_a_connection_may_stop_reading(inlets: ReportConnecti
     client.send(b"GET /livez HTTP/1.1\r\n\r\n")
     await wait_until(lambda: not inlet._transport.is_reading())
     reports.verdicts.release()
-    await wait_until(lambda: client.passed_to_aiohttp)
+    await wait_until(lambda: client.handed_over)
     assert client.was_reading
     assert not inlet._transport.is_reading()
     inlet._transport.abort()  # who is not read does not hear that the other side leaves
     await client.close()
 
 
-async def test_doubt_is_told_and_the_connection_stays(client: Client, reports: FakeReportHandler) -> None:
+async def test_doubt_is_told_and_the_connection_stays(client: Client, reports: Reports) -> None:
     """The answer is a problem with the time to come back after, and the next batch is taken."""
     reports.error = ServiceUnavailable("away", retry_after_s=1)
     client.send(request())
     reports.verdicts.release()
-    head, body = await client.read_response()
+    head, body = await client.answer()
     assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\n")
     assert b"\r\nRetry-After: 1\r\n" in head
     assert b'"code":"unavailable","detail":"away"' in body
     reports.error = None
     client.send(request())
     reports.verdicts.release()
-    assert (await client.read_response())[0].startswith(b"HTTP/1.1 200 OK\r\n")
+    assert (await client.answer())[0].startswith(b"HTTP/1.1 200 OK\r\n")
 
 
-async def test_a_refused_batch_is_told_and_the_connection_stays(client: Client, reports: FakeReportHandler) -> None:
+async def test_a_refused_batch_is_told_and_the_connection_stays(client: Client, reports: Reports) -> None:
     """However many of them come at once, each has its problem."""
     client.send(*(1_000 * [request(key="another")]), request())
     for _ in range(1_000):
-        head, body = await client.read_response()
+        head, body = await client.answer()
         assert head.startswith(b"HTTP/1.1 401 Unauthorized\r\nContent-Type: application/problem+json\r\n")
         assert b"\r\nWWW-Authenticate: Bearer\r\n" in head
         assert b'"code":"unauthorized"' in body
     reports.verdicts.release()
-    assert (await client.read_response())[0].startswith(b"HTTP/1.1 200 OK\r\n")
-    assert client.passed_to_aiohttp == []
+    assert (await client.answer())[0].startswith(b"HTTP/1.1 200 OK\r\n")
+    assert client.handed_over == []
 
 
 async def test_a_fault_of_ours_ends_the_connection(
-    client: Client, reports: FakeReportHandler, capsys: pytest.CaptureFixture[str]
+    client: Client, reports: Reports, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Who reported does not wait for ever, and the log tells why."""
     reports.error = ZeroDivisionError("a fault")
     client.send(request())
     reports.verdicts.release()
     with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
-        await client.read_response()
+        await client.answer()
     assert "request_failed" in capsys.readouterr().out
 
 
-async def test_a_silent_connection_is_closed(client: Client, reports: FakeReportHandler, inlets: ReportConnections) -> None:
+async def test_a_silent_connection_is_closed(client: Client, reports: Reports, inlets: ReportConnections) -> None:
     """After the time that aiohttp gives to one; while a batch is being kept, nobody is silent."""
     client.send(request())
     await wait_until(lambda: reports.kept)
     (inlet,) = inlets.open
     inlet.check(float("inf"))
     reports.verdicts.release()
-    await client.read_response()
+    await client.answer()
     loop_time = asyncio.get_running_loop().time()
     inlet.check(loop_time + KEEPALIVE_TIMEOUT_S / 2)
     assert len(inlets.open) == 1
     inlet.check(loop_time + KEEPALIVE_TIMEOUT_S + 1)
     await wait_until(lambda: not inlets.open)
-    assert client.passed_to_aiohttp == []
+    assert client.handed_over == []
 
 
 async def test_a_request_that_does_not_come_whole_is_aiohttps(client: Client, inlets: ReportConnections) -> None:
@@ -270,15 +270,15 @@ async def test_a_request_that_does_not_come_whole_is_aiohttps(client: Client, in
     (inlet,) = inlets.open
     await wait_until(lambda: inlet._buffer)
     inlet.check(asyncio.get_running_loop().time() + module.PARTIAL_REQUEST_TIMEOUT_S + 0.1)
-    assert client.passed_to_aiohttp == [part]
+    assert client.handed_over == [part]
     assert not inlets.open
 
 
-async def test_who_takes_no_answers_is_not_read(client: Client, reports: FakeReportHandler, inlets: ReportConnections) -> None:
+async def test_who_takes_no_answers_is_not_read(client: Client, reports: Reports, inlets: ReportConnections) -> None:
     """Neither requests nor answers gather here; who stays like that is cut off."""
     client.send(request())
     reports.verdicts.release()
-    await client.read_response()
+    await client.answer()
     (inlet,) = inlets.open
     inlet.pause_writing()
     for _ in range(1_000):
@@ -287,7 +287,7 @@ async def test_who_takes_no_answers_is_not_read(client: Client, reports: FakeRep
     assert len(inlet._buffer) < 1_000_000
     assert reports.kept == [BATCH]
     inlet.check(asyncio.get_running_loop().time() + module.PARTIAL_REQUEST_TIMEOUT_S + 0.1)
-    assert client.passed_to_aiohttp == []
+    assert client.handed_over == []
     inlet.resume_writing()
     await wait_until(lambda: len(reports.kept) == 2)
     reports.verdicts.release()
@@ -297,13 +297,13 @@ async def test_who_takes_no_answers_is_not_read(client: Client, reports: FakeRep
     await wait_until(lambda: not inlets.open)
 
 
-async def test_the_end_waits_for_answers(client: Client, reports: FakeReportHandler, inlets: ReportConnections) -> None:
+async def test_the_end_waits_for_answers(client: Client, reports: Reports, inlets: ReportConnections) -> None:
     """What is being kept is answered, as the last over its connection; who is silent is closed at once."""
     silent = Client(inlets)
     await silent.open()
     silent.send(request())
     reports.verdicts.release()
-    await silent.read_response()
+    await silent.answer()
     client.send(request(), request())
     await wait_until(lambda: len(reports.kept) == 2)
     async with inlets:
@@ -312,7 +312,7 @@ async def test_the_end_waits_for_answers(client: Client, reports: FakeReportHand
         assert not end.done()
         reports.verdicts.release()
         await end
-    head, body = await client.read_response()
+    head, body = await client.answer()
     assert b"\r\nConnection: close\r\n" in head
     assert body == b"[" + BATCH + b"]"
     assert await client.reader.read() == b""

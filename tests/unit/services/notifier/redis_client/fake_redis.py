@@ -18,8 +18,8 @@ class FakeRedis:
     def __init__(self) -> None:
         self.address: NodeAddress
         self.connections: list[asyncio.StreamWriter] = []
-        self.commands: list[list[bytes]] = []  # over all connections, but for what signs in
-        self.accepts_handshake = True
+        self.asked: list[list[bytes]] = []  # over all connections, but for what signs in
+        self.lets_in = True
 
     @classmethod
     @asynccontextmanager
@@ -32,25 +32,25 @@ class FakeRedis:
             yield fake
         finally:
             listener.close()
-            fake.abort_connections()
+            fake.cut()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections.append(writer)
-        parser = hiredis.Reader()
+        words = hiredis.Reader()
         while data := await reader.read(65_536):
-            parser.feed(data)
-            while (command := parser.gets()) is not False:
+            words.feed(data)
+            while (command := words.gets()) is not False:
                 if command[0] != b"CLIENT":
-                    self.commands.append(command)
-                elif self.accepts_handshake:
+                    self.asked.append(command)
+                elif self.lets_in:
                     writer.write(b"+OK\r\n")
         writer.close()
 
-    def reply(self, *answers: bytes) -> None:
+    def answer(self, *answers: bytes) -> None:
         """Say something over the newest connection."""
         self.connections[-1].write(b"".join(answer + b"\r\n" for answer in answers))
 
-    def abort_connections(self) -> None:
+    def cut(self) -> None:
         """End all connections."""
         for writer in self.connections:
             writer.transport.abort()

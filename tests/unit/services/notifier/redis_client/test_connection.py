@@ -42,20 +42,20 @@ def ask(link: MultiplexedConnection, *names: str) -> asyncio.Future[list[Any]]:
 async def test_answers_find_who_asked(link: MultiplexedConnection, fake: FakeRedis) -> None:
     """Whoever asks at once shares one connection; answers come in the order of the questions, refusals among them."""
     one, other = ask(link, "A", "B"), ask(link, "C")
-    await wait_until(lambda: len(fake.commands) == 3)
-    fake.reply(b":1", b"-ERR no", b":3")
+    await wait_until(lambda: len(fake.asked) == 3)
+    fake.answer(b":1", b"-ERR no", b":3")
     first, second = await one
     assert (first, str(second)) == (1, "ERR no")
     assert await other == [3]
-    assert fake.commands == [[b"A"], [b"B"], [b"C"]]
+    assert fake.asked == [[b"A"], [b"B"], [b"C"]]
     assert len(fake.connections) == 1
 
 
 async def test_refusals_are_told_apart(link: MultiplexedConnection, fake: FakeRedis) -> None:
     """Those that say where or how to ask again have types of their own, and an address."""
     asked = ask(link, "A", "B", "C")
-    await wait_until(lambda: len(fake.commands) == 3)
-    fake.reply(b"-MOVED 3999 10.0.0.7:6381", b"-ASK 3999 ::1:6381", b"-NOSCRIPT No matching script.")
+    await wait_until(lambda: len(fake.asked) == 3)
+    fake.answer(b"-MOVED 3999 10.0.0.7:6381", b"-ASK 3999 ::1:6381", b"-NOSCRIPT No matching script.")
     moved, elsewhere, unknown = await asked
     assert (type(moved), moved.host, moved.port) == (MovedError, "10.0.0.7", 6381)
     assert (type(elsewhere), elsewhere.host, elsewhere.port) == (AskError, "::1", 6381)
@@ -65,9 +65,9 @@ async def test_refusals_are_told_apart(link: MultiplexedConnection, fake: FakeRe
 async def test_who_gives_up_shifts_nobodys_answer(link: MultiplexedConnection, fake: FakeRedis) -> None:
     """The answer to a question that nobody waits for any more is nobody else's."""
     one, other = ask(link, "A"), ask(link, "B")
-    await wait_until(lambda: len(fake.commands) == 2)
+    await wait_until(lambda: len(fake.asked) == 2)
     one.cancel()
-    fake.reply(b"+to A", b"+to B")
+    fake.answer(b"+to A", b"+to B")
     assert await other == [b"to B"]
 
 
@@ -76,15 +76,15 @@ async def test_a_lost_connection_fails_all_who_wait_and_is_opened_anew(
 ) -> None:
     """Nobody knows what was done of what they asked, and the next question is asked over another connection."""
     one, other = ask(link, "A"), ask(link, "B", "C")
-    await wait_until(lambda: len(fake.commands) == 3)
-    fake.reply(b"+to A", b"+to B")
+    await wait_until(lambda: len(fake.asked) == 3)
+    fake.answer(b"+to A", b"+to B")
     assert await one == [b"to A"]
-    fake.abort_connections()
+    fake.cut()
     with pytest.raises(Disconnected):
         await other
     again = ask(link, "D")
-    await wait_until(lambda: len(fake.commands) == 4)
-    fake.reply(b"+to D")
+    await wait_until(lambda: len(fake.asked) == 4)
+    fake.answer(b"+to D")
     assert await again == [b"to D"]
     assert len(fake.connections) == 2
 
@@ -92,8 +92,8 @@ async def test_a_lost_connection_fails_all_who_wait_and_is_opened_anew(
 async def test_a_server_that_no_longer_leads_is_left(link: MultiplexedConnection, fake: FakeRedis) -> None:
     """It refuses to write; the next connection asks anew who leads."""
     one = ask(link, "A")
-    await wait_until(lambda: len(fake.commands) == 1)
-    fake.reply(b"-READONLY You can't write against a read only replica.")
+    await wait_until(lambda: len(fake.asked) == 1)
+    fake.answer(b"-READONLY You can't write against a read only replica.")
     (refused,) = await one
     assert "READONLY" in str(refused)
     ask(link, "B")
@@ -116,14 +116,14 @@ async def test_a_server_that_lets_nobody_in_holds_up_nobody(
 ) -> None:
     """It accepts a connection and says nothing: all who want it are told so together, not one after the other."""
     monkeypatch.setattr(link_module, "REPLY_TIMEOUT_S", 0.2)
-    fake.accepts_handshake = False
+    fake.lets_in = False
     async with asyncio.timeout(5):
         told = await asyncio.gather(*(ask(link, "A") for _ in range(50)), return_exceptions=True)
     assert {type(one) for one in told} == {TimeoutError}
-    fake.accepts_handshake = True
+    fake.lets_in = True
     again = ask(link, "B")
-    await wait_until(lambda: fake.commands == [[b"B"]])
-    fake.reply(b"+to B")
+    await wait_until(lambda: fake.asked == [[b"B"]])
+    fake.answer(b"+to B")
     assert await again == [b"to B"]
 
 
@@ -133,10 +133,10 @@ async def test_more_than_a_server_can_take_is_refused_at_once(
 ) -> None:
     """What waits is bounded, and whoever is refused has asked nothing."""
     one = ask(link, "A", "B")
-    await wait_until(lambda: len(fake.commands) == 2)
+    await wait_until(lambda: len(fake.asked) == 2)
     monkeypatch.setattr(link_module, limit, 2 if limit == "MAX_PENDING_COMMANDS" else -1)
     with pytest.raises(Disconnected, match="Too many commands wait"):
         await link.execute([("C",)])
-    fake.reply(b":1", b":2")
+    fake.answer(b":1", b":2")
     assert await one == [1, 2]
-    assert fake.commands == [[b"A"], [b"B"]]
+    assert fake.asked == [[b"A"], [b"B"]]

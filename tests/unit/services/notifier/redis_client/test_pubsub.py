@@ -20,8 +20,8 @@ async def test_a_bus_stops_though_its_connection_is_lost_in_that_moment(lost_fir
         bus = PubSub(servers)
         bus.subscribe("headway:wake", RecordingHandler())
         running = asyncio.create_task(bus.run())
-        await wait_until(lambda: {b"SUBSCRIBE", b"PING"} <= {command[0] for command in fake.commands})
-        for act in (fake.abort_connections, running.cancel) if lost_first else (running.cancel, fake.abort_connections):
+        await wait_until(lambda: {b"SUBSCRIBE", b"PING"} <= {command[0] for command in fake.asked})
+        for act in (fake.cut, running.cancel) if lost_first else (running.cancel, fake.cut):
             act()
         await asyncio.wait({running}, timeout=5)
         assert running.cancelled()
@@ -36,6 +36,6 @@ async def test_a_server_that_says_nothing_is_left() -> None:
         running = asyncio.create_task(bus.run())
         await wait_until(lambda: len(fake.connections) == 3)
         assert not bus.ready
-        wanted = [command[1:] for command in fake.commands if command[0] == b"SUBSCRIBE"]
+        wanted = [command[1:] for command in fake.asked if command[0] == b"SUBSCRIBE"]
         assert all(sorted(one) == [b"headway:job:{a}", b"headway:wake"] for one in wanted)
         running.cancel()
