@@ -1,4 +1,4 @@
-"""What becomes of an attempt that fails: another one after a while, until all are used up."""
+"""Failed attempts: a job is retried with a delay until its attempts are exhausted."""
 
 from __future__ import annotations
 
@@ -23,47 +23,47 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
         yield stack
 
 
-async def until(stack: Stack, receipt: dict[str, Any], status: str) -> dict[str, Any]:
-    """Watch a job until it has a status."""
+async def watch_until(stack: Stack, receipt: dict[str, Any], status: str) -> dict[str, Any]:
+    """Watch a job until it has a status; return that snapshot."""
     async for snapshot in stack.watch(receipt["token"]):
         if snapshot["status"] == status:
             return snapshot
     raise AssertionError(f"the job was never {status}")
 
 
-async def poisoned(stack: Stack, job_id: str) -> JobMessage | None:
-    """Return a job's message when it is on the poison queue."""
+async def poison_message(stack: Stack, job_id: str) -> JobMessage | None:
+    """Return a job's message from the poison queue, None if it has none there."""
     async with JobQueue.connect(stack.env["QUEUE_CONNECTION_STRING"], "jobs-poison", VERSION) as poison:
         messages = [decode_message(received.text) for received in await poison.receive(32, 1)]
     return next((message for message in messages if str(message.id) == job_id), None)
 
 
-async def test_an_exception_is_another_attempt(stack: Stack) -> None:
-    """Watchers see why, and when the next one is; the last one's result is the job's."""
-    receipt = await stack.submit("flaky", delay_s=1)  # the watcher is there first
-    seen = await history(stack, receipt["token"])
-    retrying = [job for job in seen if job["status"] == "retrying"]
+async def test_exception_causes_another_attempt(stack: Stack) -> None:
+    """Watchers see the error and the time of the next attempt; the last attempt's result is the job's result."""
+    receipt = await stack.submit("flaky", delay_s=1)  # the watcher subscribes before the job starts
+    snapshots = await history(stack, receipt["token"])
+    retrying = [job for job in snapshots if job["status"] == "retrying"]
     assert [job["error"]["message"] for job in retrying] == ["attempt 1 failed", "attempt 2 failed"]
     for job in retrying:
-        waits_ms = Timestamp.parse(job["due_at"]) - Timestamp.parse(job["updated_at"])
-        assert 0 < waits_ms <= 1_500  # at most 0.2 s, but the queue counts in seconds
+        delay_ms = Timestamp.parse(job["due_at"]) - Timestamp.parse(job["updated_at"])
+        assert 0 < delay_ms <= 1_500  # at most 0.2 s, but the queue counts in whole seconds
         assert job["lease_until"] is None
-    end = seen[-1]
+    end = snapshots[-1]
     assert (end["status"], end["attempt"], end["result"], end["error"]) == ("succeeded", 3, 3, None)
 
 
-@pytest.mark.parametrize(("kind", "error"), [("hopeless", "ValueError"), ("nobody-knows", "UnknownKind")])
-async def test_attempts_are_used_up(stack: Stack, kind: str, error: str) -> None:
-    """Then the job has failed with the last one's error, and its message is kept on the poison queue."""
+@pytest.mark.parametrize(("kind", "error"), [("hopeless", "ValueError"), ("unknown-kind", "UnknownKind")])
+async def test_job_fails_when_attempts_are_exhausted(stack: Stack, kind: str, error: str) -> None:
+    """The job fails with the error of its last attempt, and its message goes to the poison queue."""
     receipt = await stack.submit(kind, max_attempts=2, delay_s=1)
-    seen = await history(stack, receipt["token"])
-    assert [(job["status"], job["attempt"]) for job in seen if job["error"]] == [("retrying", 1), ("failed", 2)]
-    assert seen[-1]["error"]["type"] == error
-    await wait_until(lambda: poisoned(stack, receipt["id"]))
+    snapshots = await history(stack, receipt["token"])
+    assert [(job["status"], job["attempt"]) for job in snapshots if job["error"]] == [("retrying", 1), ("failed", 2)]
+    assert snapshots[-1]["error"]["type"] == error
+    await wait_until(lambda: poison_message(stack, receipt["id"]))
 
 
-async def test_a_handler_says_when_to_try_again(stack: Stack, tmp_path: Path) -> None:
-    """The next attempt begins then, not sooner."""
+async def test_handler_chooses_the_retry_delay(stack: Stack, tmp_path: Path) -> None:
+    """The next attempt starts after the delay of the handler's `Retry`, not earlier."""
     marks = tmp_path / "marks"
     receipt = await stack.submit("retry-once", [str(marks), 2])
     assert (await history(stack, receipt["token"]))[-1]["status"] == "succeeded"
@@ -71,19 +71,19 @@ async def test_a_handler_says_when_to_try_again(stack: Stack, tmp_path: Path) ->
     assert 1.5 < second - first < 6
 
 
-async def test_a_slow_attempt_is_another_attempt(stack: Stack) -> None:
-    """Its time is over, which is told; the next one has as much again."""
+async def test_attempt_that_times_out_is_retried(stack: Stack) -> None:
+    """Watchers see the error `Timeout`; the next attempt has the full time limit again."""
     receipt = await stack.submit("too-slow", delay_s=1)
-    seen = await history(stack, receipt["token"])
-    assert [job["error"]["type"] for job in seen if job["error"]] == ["Timeout"]
-    assert (seen[-1]["status"], seen[-1]["result"]) == ("succeeded", "in time")
+    snapshots = await history(stack, receipt["token"])
+    assert [job["error"]["type"] for job in snapshots if job["error"]] == ["Timeout"]
+    assert (snapshots[-1]["status"], snapshots[-1]["result"]) == ("succeeded", "in time")
 
 
-async def test_what_waits_for_its_next_attempt_is_cancelled_at_once(stack: Stack, tmp_path: Path) -> None:
-    """Nothing starts any more."""
+async def test_retrying_job_is_cancelled_at_once(stack: Stack, tmp_path: Path) -> None:
+    """A job that waits for its next attempt is cancelled immediately, and that attempt does not start."""
     marks = tmp_path / "marks"
     receipt = await stack.submit("retry-once", [str(marks), 2])
-    await until(stack, receipt, "retrying")
+    await watch_until(stack, receipt, "retrying")
     assert (await stack.cancel(receipt))["status"] == "cancelled"
 
     async def delivered_again() -> bool:
@@ -94,21 +94,21 @@ async def test_what_waits_for_its_next_attempt_is_cancelled_at_once(stack: Stack
     assert (await history(stack, receipt["token"]))[-1]["status"] == "cancelled"
 
 
-async def test_a_thread_shows_progress_and_is_cancelled(stack: Stack, tmp_path: Path) -> None:
-    """Its next progress tells it to stop, and why; the job ends when it has."""
+async def test_handler_in_a_thread_is_cancelled(stack: Stack, tmp_path: Path) -> None:
+    """The next call of `progress` raises in the thread, with the reason; the job ends when the handler has stopped."""
     reason = tmp_path / "reason"
     receipt = await stack.submit("in-thread", str(reason))
-    asked = False
+    requested = False
     async for snapshot in stack.watch(receipt["token"]):
-        if snapshot["progress"] and snapshot["progress"]["current"] and not asked:
-            asked = True
+        if snapshot["progress"] and snapshot["progress"]["current"] and not requested:
+            requested = True
             assert (await stack.cancel(receipt))["cancel_requested"]
     assert snapshot["status"] == "cancelled"
     assert reason.read_text() == "cancel cancel"
 
 
-async def test_a_message_of_an_older_generation_goes_once_its_time_is_over(stack: Stack) -> None:
-    """Until then it is left alone; nobody would ever take it off the queue otherwise."""
+async def test_expired_message_of_an_older_generation_is_deleted(stack: Stack) -> None:
+    """The worker deletes such a message once it has expired; otherwise it would stay on the queue forever."""
     receipt = await stack.submit(delay_s=3600)
     await stack.report(receipt, generation=1)
     async with JobQueue.connect(stack.env["QUEUE_CONNECTION_STRING"], "jobs", VERSION) as queue:
@@ -116,9 +116,9 @@ async def test_a_message_of_an_older_generation_goes_once_its_time_is_over(stack
         superseded = await stack.metric('jobs_finished_total{outcome="superseded"}', "worker")
         await queue.send(encode_message(JobMessage(id=UUID(receipt["id"]), expires_at=Timestamp.now().after(-1))))
 
-        async def gone() -> bool:
+        async def deleted() -> bool:
             handled = await stack.metric('jobs_finished_total{outcome="superseded"}', "worker") > superseded
             return handled and (await queue.depth()).messages == before
 
-        await wait_until(gone)
+        await wait_until(deleted)
     assert (await stack.snapshot(receipt["id"], receipt["token"]))["status"] == "running"

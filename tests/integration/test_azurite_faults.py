@@ -1,6 +1,6 @@
-"""Between Headway and its queue a proxy that loses answers, dawdles and fails: no job is lost, and none ends twice.
+"""Faults of the queue: with lost responses, delays and errors, no job is lost and none ends twice.
 
-AZURITE_FAULTS_S=120 AZURITE_FAULTS_SEED=7 make test ARGS=tests/integration/test_azurite_faults.py is the long form.
+Long form: AZURITE_FAULTS_S=120 AZURITE_FAULTS_SEED=7 make test ARGS=tests/integration/test_azurite_faults.py
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ log = logging.getLogger(__name__)
 
 SECONDS = float(os.environ.get("AZURITE_FAULTS_S") or 7)
 SEED = int(os.environ.get("AZURITE_FAULTS_SEED") or 1)
-SHARE = 0.05
-A_SECOND, MOST = 10, 500  # jobs submitted
+FAULT_RATE = 0.05  # of each of the four faults
+SUBMISSIONS_PER_S, MAX_JOBS = 10, 500
 JOBS = [
-    *[("steps", {"steps": 20, "step_s": 0.4})] * 2,  # longer than two leases: one that is lost is missed
+    *[("steps", {"steps": 20, "step_s": 0.4})] * 2,  # longer than two leases, so that a lost lease has an effect
     ("steps", {"steps": 2, "step_s": 0.1, "retries": 2}),
     ("steps-in-thread", {"steps": 4, "step_s": 0.3}),
     ("checkpoints", {"steps": 12, "step_s": 0.3}),
     ("fails", {"step_s": 0.1}),
 ]
-ENDING = {"fails": "failed"}
+STATUS_BY_KIND = {"fails": "failed"}  # all other kinds succeed
 
 
 class Faulty(NamedTuple):
-    """A system whose way to Azurite can be made bad."""
+    """A running stack and the proxy between it and Azurite."""
 
     stack: Stack
     proxy: AzuriteProxy
@@ -51,7 +51,7 @@ class Faulty(NamedTuple):
 
 @pytest.fixture
 async def faulty(tmp_path: Path, seed: int) -> AsyncIterator[Faulty]:
-    """Run the system with the proxy before Azurite."""
+    """Run the system with the proxy in front of Azurite."""
     port, target = free_ports(2)
     queue = f"AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY};QueueEndpoint=http://127.0.0.1:{port}/{ACCOUNT};"
     env = {"AZURITE_PORT": str(target), "QUEUE_CONNECTION_STRING": f"DefaultEndpointsProtocol=http;{queue}"}
@@ -63,7 +63,7 @@ async def faulty(tmp_path: Path, seed: int) -> AsyncIterator[Faulty]:
 
 
 async def submit_persistently(stack: Stack, kind: str, payload: Any) -> dict[str, Any]:
-    """Submit a job, again and again when the queue is away; return its receipt."""
+    """Submit a job, and repeat the request while the queue is unavailable; return the receipt."""
     headers = {"Idempotency-Key": str(uuid.uuid4())}
     while True:
         body = {"kind": kind, "payload": payload}
@@ -74,56 +74,58 @@ async def submit_persistently(stack: Stack, kind: str, payload: Any) -> dict[str
             assert response.status == 503, receipt
 
 
-async def submit_for(seconds: float, stack: Stack, seen: JobsWatcher, choice: random.Random) -> dict[str, str]:
-    """Submit jobs of all kinds for so long; return their kinds by id."""
+async def submit_for(seconds: float, stack: Stack, watcher: JobsWatcher, rng: random.Random) -> dict[str, str]:
+    """Submit jobs of all kinds for some seconds; return their kinds by id."""
     kinds: dict[str, str] = {}
 
     async def submit(kind: str, payload: Any) -> None:
         receipt = await submit_persistently(stack, kind, payload)
         kinds[receipt["id"]] = kind
-        await seen.watch(receipt)
+        await watcher.watch(receipt)
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(count := min(MOST, int(seconds * A_SECOND))):
-            group.create_task(submit(*choice.choice(JOBS)))
+        for _ in range(count := min(MAX_JOBS, int(seconds * SUBMISSIONS_PER_S))):
+            group.create_task(submit(*rng.choice(JOBS)))
             await asyncio.sleep(seconds / count)
     return kinds
 
 
-def wrong(seen: JobsWatcher, effects: HandlerLog) -> list[str]:
-    """Show the jobs that no handler has brought to their end, or that one has started after it.
+def violations(watcher: JobsWatcher, handler_log: HandlerLog) -> list[str]:
+    """Return the log of each job that no handler completed, or whose handler was called after the job's end.
 
-    Two handlers may come to the end of one job: the first one's lease was lost before its ending was taken.
+    Two handlers may complete the same job, if the first one lost its lease before its outcome was accepted.
     """
     return [
-        format_entries(own)
-        for job_id, own in effects.by_job.items()
-        if own.started_after(Timestamp.parse(seen.last(job_id)["finished_at"]).after(HEARTBEAT_S))
-        or not (own.matching("end") or own.matching("raised Fail"))
+        format_entries(entries)
+        for job_id, entries in handler_log.by_job.items()
+        if entries.started_after(Timestamp.parse(watcher.last(job_id)["finished_at"]).after(HEARTBEAT_S))
+        or not (entries.matching("end") or entries.matching("raised Fail"))
     ]
 
 
 @pytest.mark.timeout(60 + 3 * SECONDS)
 @pytest.mark.parametrize("seed", [SEED], ids="AZURITE_FAULTS_SEED={}".format)
 async def test_no_job_is_lost_and_none_ends_twice(faulty: Faulty, tmp_path: Path, seed: int) -> None:
-    """Each of the four faults befalls one request in twenty, and every job still comes to its one right end."""
+    """Each of the four faults affects one request in twenty, and every job still has its one correct outcome."""
     async with (
-        watch_jobs(faulty.stack) as seen,
+        watch_jobs(faulty.stack) as watcher,
         run_workers(faulty.stack, tmp_path / "fleet", 2, WORKER_CONCURRENCY="24") as workers,
     ):
-        faulty.proxy.fault_rate = SHARE
-        until = time.monotonic() + SECONDS
-        kinds = await submit_for(SECONDS - LEASE_S, faulty.stack, seen, random.Random(seed))
-        await asyncio.sleep(until - time.monotonic())
+        faulty.proxy.fault_rate = FAULT_RATE
+        faults_end_at = time.monotonic() + SECONDS
+        kinds = await submit_for(SECONDS - LEASE_S, faulty.stack, watcher, random.Random(seed))
+        await asyncio.sleep(faults_end_at - time.monotonic())
         faulty.proxy.fault_rate = 0
-        await seen.wait_for_status(set(kinds), "succeeded", "failed", timeout_s=30)
-        effects = workers.handler_log
-        log.info("%d jobs, %d runs, requests: %s", len(kinds), len(effects.calls), dict(faulty.proxy.requests))
+        await watcher.wait_for_status(set(kinds), "succeeded", "failed", timeout_s=30)
+        handler_log = workers.handler_log
+        log.info(
+            "%d jobs, %d handler calls, requests: %s", len(kinds), len(handler_log.calls), dict(faulty.proxy.requests)
+        )
         assert all(faulty.proxy.requests[fault] for fault in FAULTS)
-        assert effects.jobs == set(kinds)
-        assert {job_id: seen.status(job_id) for job_id in kinds} == {
-            job_id: ENDING.get(kind, "succeeded") for job_id, kind in kinds.items()
+        assert handler_log.jobs == set(kinds)
+        assert {job_id: watcher.status(job_id) for job_id in kinds} == {
+            job_id: STATUS_BY_KIND.get(kind, "succeeded") for job_id, kind in kinds.items()
         }
-        assert wrong(seen, effects) == []
-        assert format_entries(effects.overlapping(HEARTBEAT_S)) == ""
-        assert seen.violations() == []
+        assert violations(watcher, handler_log) == []
+        assert format_entries(handler_log.overlapping(HEARTBEAT_S)) == ""
+        assert watcher.violations() == []

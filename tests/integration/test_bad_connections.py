@@ -1,4 +1,4 @@
-"""Connections that go wrong below the messages: each ends by itself, and who watches beside it notices nothing."""
+"""Invalid bytes below the level of messages: each connection ends alone, and other watchers are not disturbed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MASK = b"\x00\x00\x00\x00"
 
 @pytest.fixture(scope="module")
 async def notifier(stores: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Notifier]:
-    """Run a notifier for this module; none of its connections may be logged as a fault of ours."""
+    """Run a notifier for this module; no bad connection may be logged as an error."""
     async with running_notifier(stores, tmp_path_factory.mktemp("keys")) as notifier:
         yield notifier
     log = notifier.log.read_text()
@@ -28,10 +28,10 @@ async def notifier(stores: dict[str, str], tmp_path_factory: pytest.TempPathFact
 
 
 @asynccontextmanager
-async def opened(
+async def open_connection(
     notifier: Notifier, request: bytes
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """Open a bare connection and write something; afterwards nothing of it is left."""
+    """Open a TCP connection and send some bytes; close the connection at the end of the block."""
     host, port = notifier.public.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(request)
@@ -43,30 +43,30 @@ async def opened(
             await writer.wait_closed()
 
 
-async def dripped(notifier: Notifier, begun: bytes, drip: bytes) -> bytes:
-    """Begin a request, let a little follow now and then; return what the server says before it closes."""
-    async with opened(notifier, begun) as (reader, writer), asyncio.timeout(25):
-        answer = asyncio.create_task(reader.read())
-        while not answer.done():
-            writer.write(drip)
-            await asyncio.wait([answer], timeout=0.5)
-    return answer.result() if answer.exception() is None else b""
+async def send_slowly(notifier: Notifier, start: bytes, piece: bytes) -> bytes:
+    """Send the start of a request, then a piece every 0.5 s; return the response when the server closes."""
+    async with open_connection(notifier, start) as (reader, writer), asyncio.timeout(25):
+        response = asyncio.create_task(reader.read())
+        while not response.done():
+            writer.write(piece)
+            await asyncio.wait([response], timeout=0.5)
+    return response.result() if response.exception() is None else b""
 
 
-async def test_what_drips_is_given_up(notifier: Notifier) -> None:
-    """A byte now and then keeps no connection: a head and a body, counted or in chunks, are answered 408."""
+async def test_slow_request_is_answered_408(notifier: Notifier) -> None:
+    """A slow head, a slow chunked body and a slow body with a length each time out."""
     head = b"GET /live HTTP/1.1\r\nHost: x\r\n"
     body = b"POST /live/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n%b\r\n\r\n"
     before = await notifier.metric('http_requests_total{code="408"}')
     async with healthy(notifier):
-        first, chunked, counted = await asyncio.gather(
-            dripped(notifier, head, b"X: y\r\n"),
-            dripped(notifier, body % b"Transfer-Encoding: chunked", b"1\r\n \r\n"),
-            dripped(notifier, body % b"Content-Length: 99", b" "),
+        responses = await asyncio.gather(
+            send_slowly(notifier, head, b"X: y\r\n"),
+            send_slowly(notifier, body % b"Transfer-Encoding: chunked", b"1\r\n \r\n"),
+            send_slowly(notifier, body % b"Content-Length: 99", b" "),
         )
-    for told in (first, chunked, counted):
-        assert told.startswith(b"HTTP/1.1 408 ")
-        assert b'"code":"too_slow"' in told
+    for response in responses:
+        assert response.startswith(b"HTTP/1.1 408 ")
+        assert b'"code":"too_slow"' in response
     assert await notifier.metric('http_requests_total{code="408"}') == before + 3
 
 
@@ -85,14 +85,14 @@ async def test_what_drips_is_given_up(notifier: Notifier) -> None:
     ],
     ids=lambda value: str(value)[:30],
 )
-async def test_what_is_no_request(notifier: Notifier, request_bytes: bytes) -> None:
-    """It is answered 400, at once, and its connection ends."""
-    async with healthy(notifier), opened(notifier, request_bytes) as (reader, _):
+async def test_malformed_request_is_answered_400(notifier: Notifier, request_bytes: bytes) -> None:
+    """Bytes that are not a valid HTTP request are answered at once, and the connection is closed."""
+    async with healthy(notifier), open_connection(notifier, request_bytes) as (reader, _):
         assert (await asyncio.wait_for(reader.read(), 10)).split()[1] == b"400"
 
 
 def frame(opcode: int, data: bytes = b"", *, size: int | None = None) -> bytes:
-    """Spell a frame of a client, or what comes near one."""
+    """Encode a client's frame; `size` overrides the length in its header."""
     size = len(data) if size is None else size
     if size < 126:
         length = bytes([0x80 | size])
@@ -105,11 +105,11 @@ def frame(opcode: int, data: bytes = b"", *, size: int | None = None) -> bytes:
     ("data", "code"),
     [
         (frame(0x82, b"{}"), 1003),
-        (frame(0x83, b"x"), 1002),  # an opcode that there is not
-        (frame(0xC1, b"{}"), 1002),  # compressed, though nobody has agreed on that
-        (frame(0x80, b"x"), 1002),  # goes on with nothing
-        (frame(0x09, b"x"), 1002),  # a ping in pieces
-        (frame(0x89, b"x" * 126), 1002),  # a ping too long
+        (frame(0x83, b"x"), 1002),  # a reserved opcode
+        (frame(0xC1, b"{}"), 1002),  # compressed, although no extension was negotiated
+        (frame(0x80, b"x"), 1002),  # a continuation without a first frame
+        (frame(0x09, b"x"), 1002),  # a fragmented ping
+        (frame(0x89, b"x" * 126), 1002),  # a ping that is too long
         (frame(0x81, b"\xff\xfe"), 1007),
         (frame(0x88, b"\x03"), 1002),  # half a close code
         (frame(0x81, size=1 << 30), 1009),
@@ -120,23 +120,22 @@ def frame(opcode: int, data: bytes = b"", *, size: int | None = None) -> bytes:
     ],
     ids=lambda value: str(value)[:30],
 )
-async def test_a_frame_that_does_not_fit(notifier: Notifier, data: bytes, code: int) -> None:
-    """It ends its connection with the code that RFC 6455 has for it."""
-    too_big = await refused(notifier, "message_size")
-    async with healthy(notifier), opened(notifier, UPGRADE) as (reader, writer):
+async def test_invalid_frame_closes_the_connection(notifier: Notifier, data: bytes, code: int) -> None:
+    """The server closes the connection with the code of RFC 6455 for the violation."""
+    before = await refused(notifier, "message_size")
+    async with healthy(notifier), open_connection(notifier, UPGRADE) as (reader, writer):
         assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
         writer.write(data)
-        told = await asyncio.wait_for(closing(reader), 10)
-    assert told == code
+        assert await asyncio.wait_for(read_close_code(reader), 10) == code
 
     async def counted() -> bool:
-        return await refused(notifier, "message_size") == too_big + int(code == 1009)
+        return await refused(notifier, "message_size") == before + int(code == 1009)
 
     await wait_until(counted)
 
 
-async def closing(reader: asyncio.StreamReader) -> int | None:
-    """Read a server's short frames to the one that closes; return its code."""
+async def read_close_code(reader: asyncio.StreamReader) -> int | None:
+    """Read the server's frames up to the close frame; return its code."""
     while True:
         opcode, size = await reader.readexactly(2)
         data = await reader.readexactly(size)
@@ -144,17 +143,17 @@ async def closing(reader: asyncio.StreamReader) -> int | None:
             return int.from_bytes(data[:2], "big")
 
 
-async def test_ten_thousand_watches_at_once(notifier: Notifier) -> None:
-    """Good messages are too many, too: 1008, and the jobs asked for are forgotten."""
+async def test_ten_thousand_messages_at_once_are_too_many(notifier: Notifier) -> None:
+    """Valid messages above the rate limit close the connection with 1008, and its subscriptions end."""
     before = await refused(notifier, "messages")
     token = notifier.token(new_id())
     text = f'{{"watch": "{token}"}}'.encode()
-    async with healthy(notifier), opened(notifier, UPGRADE + frame(0x81, text) * 10_000) as (reader, _):
-        with suppress(ConnectionError):  # cut off while it was still sending
+    async with healthy(notifier), open_connection(notifier, UPGRADE + frame(0x81, text) * 10_000) as (reader, _):
+        with suppress(ConnectionError):  # reset while the client was still sending
             assert b"\x03\xf0too many messages" in await asyncio.wait_for(reader.read(), 60)
     assert await refused(notifier, "messages") == before + 1
 
-    async def forgotten() -> bool:
+    async def no_watched_jobs() -> bool:
         return await notifier.metric("notifier_watched_jobs") == 0
 
-    await wait_until(forgotten)
+    await wait_until(no_watched_jobs)

@@ -1,4 +1,4 @@
-"""What does not fit is answered with its reason, whichever way it comes, and who watches beside it notices nothing."""
+"""Invalid requests to the notifier: each is answered with its reason, and other watchers are not disturbed."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ EXPIRED, INVALID = "token_expired", "invalid_token"
 
 @pytest.fixture(scope="module")
 async def keys_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a folder for the notifier's keys."""
+    """Return a folder for the notifier's keys."""
     return tmp_path_factory.mktemp("keys")
 
 
 @pytest.fixture(scope="module")
 async def notifier(stores: dict[str, str], keys_dir: Path) -> AsyncIterator[Notifier]:
-    """Run a notifier for this module; nothing that is refused may be logged as a fault."""
+    """Run a notifier for this module; no rejected request may be logged as an error."""
     async with running_notifier(stores, keys_dir) as notifier:
         yield notifier
     log = notifier.log.read_text()
@@ -36,30 +36,30 @@ async def notifier(stores: dict[str, str], keys_dir: Path) -> AsyncIterator[Noti
     assert '"level": "error"' not in log
 
 
-def encoded(data: bytes) -> str:
-    """Write one part of a token."""
+def base64url(data: bytes) -> str:
+    """Encode one part of a token."""
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def forged(notifier: Notifier, keys: Path, job_id: str, kind: str) -> str:
-    """Make a token that opens nothing."""
-    good = notifier.token(job_id)
-    head, claims, signature = good.split(".")
-    kid = jwt.get_unverified_header(good)["kid"]
+    """Return an invalid token of some kind for a job."""
+    valid = notifier.token(job_id)
+    head, claims, signature = valid.split(".")
+    kid = jwt.get_unverified_header(valid)["kid"]
     if kind == "expired":
         return notifier.token(job_id, ttl_s=-3600)
     if kind == "foreign":
         make_keys(keys / "foreign")
-        claimed = jwt.decode(good, options={"verify_signature": False})
+        claimed = jwt.decode(valid, options={"verify_signature": False})
         return jwt.encode(claimed, (keys / "foreign" / "token.pem").read_text(), "EdDSA", headers={"kid": kid})
     if kind == "altered":
-        claimed = jwt.decode(good, options={"verify_signature": False}) | {"exp": 32_000_000_000}
-        return f"{head}.{encoded(json.dumps(claimed).encode())}.{signature}"
+        claimed = jwt.decode(valid, options={"verify_signature": False}) | {"exp": 32_000_000_000}
+        return f"{head}.{base64url(json.dumps(claimed).encode())}.{signature}"
     if kind == "unsigned":
-        return f"{encoded(json.dumps({'alg': 'none', 'kid': kid}).encode())}.{claims}."
-    signed = f"{encoded(json.dumps({'alg': 'HS256', 'kid': kid}).encode())}.{claims}"
+        return f"{base64url(json.dumps({'alg': 'none', 'kid': kid}).encode())}.{claims}."
+    signed = f"{base64url(json.dumps({'alg': 'HS256', 'kid': kid}).encode())}.{claims}"
     secret = (keys / "token.pub.pem").read_bytes()
-    return f"{signed}.{encoded(hmac.new(secret, signed.encode(), hashlib.sha256).digest())}"
+    return f"{signed}.{base64url(hmac.new(secret, signed.encode(), hashlib.sha256).digest())}"
 
 
 KINDS = [("expired", EXPIRED), *((kind, INVALID) for kind in ("foreign", "altered", "unsigned", "hs256"))]
@@ -68,10 +68,10 @@ BY_BODY = ["/live/jobs", "/live/events"]
 
 
 @pytest.mark.parametrize(("kind", "code"), KINDS)
-async def test_a_token_that_opens_nothing(
+async def test_invalid_token_is_rejected(
     notifier: Notifier, keys_dir: Path, redis: Redis, kind: str, code: str
 ) -> None:
-    """By path, by body and by socket the code tells why, and the job stays as it was."""
+    """Requests with the token in the path, in the body or in a message get its error code, and no record is created."""
     job_id = new_id()
     token = forged(notifier, keys_dir, job_id, kind)
     async with healthy(notifier):
@@ -95,8 +95,8 @@ async def test_a_token_that_opens_nothing(
 
 
 @pytest.mark.parametrize(("method", "path"), BY_PATH)
-async def test_a_token_for_another_job(notifier: Notifier, method: str, path: str) -> None:
-    """A good token opens its own job alone, and a path that names none is told so."""
+async def test_token_of_another_job_is_forbidden(notifier: Notifier, method: str, path: str) -> None:
+    """A valid token allows only its own job; a path without a job id is answered 404."""
     headers = {"Authorization": f"Bearer {notifier.token(new_id())}"}
     for job_id, status, code in ((new_id(), 403, "forbidden"), ("7", 404, "not_found")):
         url = notifier.public + path.format(id=job_id)
@@ -117,8 +117,8 @@ async def test_a_token_for_another_job(notifier: Notifier, method: str, path: st
         ("HEAD", "/live", "GET"),
     ],
 )
-async def test_a_wrong_method_is_told_the_right_ones(notifier: Notifier, method: str, path: str, allowed: str) -> None:
-    """405 names what is allowed there."""
+async def test_wrong_method_gets_the_allowed_ones(notifier: Notifier, method: str, path: str, allowed: str) -> None:
+    """A 405 response lists the allowed methods."""
     async with notifier.session.request(method, notifier.public + path.format(id=new_id())) as response:
         assert (response.status, response.headers["Allow"]) == (405, allowed)
         assert response.content_type == "application/problem+json"
@@ -126,8 +126,8 @@ async def test_a_wrong_method_is_told_the_right_ones(notifier: Notifier, method:
 
 @pytest.mark.parametrize("path", BY_BODY)
 @pytest.mark.parametrize("media_type", ["", "text/plain", "application/x-www-form-urlencoded", "application/jsonx"])
-async def test_a_wrong_media_type(notifier: Notifier, path: str, media_type: str) -> None:
-    """Only JSON is read, as which it must be declared."""
+async def test_wrong_media_type_is_rejected(notifier: Notifier, path: str, media_type: str) -> None:
+    """A body must be declared as JSON."""
     body = json.dumps({"watch": [notifier.token(new_id())]}).encode()
     headers = {"Content-Type": media_type}
     async with notifier.session.post(notifier.public + path, data=body, headers=headers) as response:
@@ -135,8 +135,8 @@ async def test_a_wrong_media_type(notifier: Notifier, path: str, media_type: str
 
 
 @pytest.mark.parametrize("version", ["-1", "1e400", "9" * 400, "1.5", "true", '"1"', "[]"])
-async def test_a_version_that_is_none(notifier: Notifier, version: str) -> None:
-    """A version is a natural number within what every program can hold: the field is named, by socket and by body."""
+async def test_invalid_version_is_rejected(notifier: Notifier, version: str) -> None:
+    """A version is an integer from 0 to 2^53 - 1; errors in messages and in bodies name the field."""
     token = notifier.token(new_id())
     entry = f'{{"watch": "{token}", "version": {version}}}'
     async with healthy(notifier), notifier.socket() as socket:
@@ -153,8 +153,8 @@ async def test_a_version_that_is_none(notifier: Notifier, version: str) -> None:
 
 
 @pytest.mark.parametrize("number", ["-5", "9" * 400, "x", "1.5", "٣", ""])
-async def test_a_header_that_is_no_number(notifier: Notifier, number: str) -> None:
-    """Wishes and versions in headers that make no sense are as good as none: the snapshot is answered at once."""
+async def test_invalid_number_in_a_header_is_ignored(notifier: Notifier, number: str) -> None:
+    """With an invalid wait or version in its headers, a request gets the snapshot at once."""
     job_id = new_id()
     await notifier.report(report(job_id, 1, status="succeeded"))
     headers = {
@@ -172,10 +172,10 @@ async def test_a_header_that_is_no_number(notifier: Notifier, number: str) -> No
 
 @pytest.mark.parametrize("value", ["-1", "1e400", "9" * 400, "NaN", '"1"', "null", "[]"])
 @pytest.mark.parametrize("field", ["sequence", "delivery", "generation", "attempt", "max_attempts"])
-async def test_a_number_of_a_report(notifier: Notifier, redis: Redis, field: str, value: str) -> None:
-    """Negative, huge and no numbers are refused, and nothing of the batch is applied."""
+async def test_invalid_number_in_a_report_is_rejected(notifier: Notifier, redis: Redis, field: str, value: str) -> None:
+    """A negative, huge or non-numeric value is rejected, and no report of the request is applied."""
     good, bad = new_id(), new_id()
-    text = json.dumps([report(good, 1), {key: of for key, of in report(bad, 1).items() if key != field}])
+    text = json.dumps([report(good, 1), {key: other for key, other in report(bad, 1).items() if key != field}])
     body = f'{text[:-2]}, "{field}": {value}}}]'
     headers = {"Authorization": f"Bearer {notifier.report_key}", "Content-Type": "application/json"}
     async with healthy(notifier):
@@ -198,8 +198,8 @@ async def test_a_number_of_a_report(notifier: Notifier, redis: Redis, field: str
     ],
     ids=lambda headers: ",".join(headers.values()) or "none",
 )
-async def test_what_is_no_handshake(notifier: Notifier, headers: dict[str, str]) -> None:
-    """A request for a socket that does not ask for one is told so, as any other problem."""
+async def test_bad_websocket_handshake_is_rejected(notifier: Notifier, headers: dict[str, str]) -> None:
+    """A request without a valid WebSocket handshake is answered with a problem, as any other bad request."""
     url, headers = f"{notifier.public}/live", {"Origin": ORIGIN, **headers}
     async with healthy(notifier), notifier.session.get(url, headers=headers) as response:
         assert response.status in (400, 426)

@@ -1,4 +1,4 @@
-"""Garbage in Redis and on the queue: it is as good as nothing, and harms no other job."""
+"""Invalid data in Redis and on the queue: it counts as missing and does not affect other jobs."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ NUMBERS = [
 ]
 TIMES = ["submitted_at", "started_at", "updated_at", "finished_at", "due_at", "lease_until", "expires_at"]
 FIELDS = ["id", "kind", "status", "progress", "result", "error", "cancel_requested", *TIMES, *NUMBERS]
-ANOTHER = {"string": ["SET", "x"], "list": ["RPUSH", "x"], "set": ["SADD", "x"], "hash": ["HSET", "x", "x"]}
+OTHER_TYPES = {"string": ["SET", "x"], "list": ["RPUSH", "x"], "set": ["SADD", "x"], "hash": ["HSET", "x", "x"]}
 
 
 @asynccontextmanager
-async def two_watched(notifier: Notifier) -> AsyncIterator[tuple[str, aiohttp.ClientWebSocketResponse]]:
-    """Watch two running jobs on one socket; whatever becomes of the first, the second goes on."""
+async def watch_two_jobs(notifier: Notifier) -> AsyncIterator[tuple[str, aiohttp.ClientWebSocketResponse]]:
+    """Watch two running jobs over one WebSocket and yield the first; at the end, the second must still work."""
     first, second = new_id(), new_id()
     await notifier.report(report(first, 1), report(second, 1))
     async with notifier.socket() as socket:
@@ -50,11 +50,13 @@ async def two_watched(notifier: Notifier) -> AsyncIterator[tuple[str, aiohttp.Cl
             assert (await socket.receive_json(timeout=10))["job"]["id"] == job_id
         yield first, socket
         await notifier.report(report(second, 2, status="succeeded"))
-        assert (await shown(socket, second))["status"] == "succeeded"
+        assert (await next_snapshot(socket, second))["status"] == "succeeded"
 
 
-async def shown(socket: aiohttp.ClientWebSocketResponse, job_id: str, status: str | None = None) -> dict[str, Any]:
-    """Read a socket, all of which must be JSON, to the next snapshot of a job, or to the one with a status."""
+async def next_snapshot(
+    socket: aiohttp.ClientWebSocketResponse, job_id: str, status: str | None = None
+) -> dict[str, Any]:
+    """Return the next snapshot of a job, with this status if given; every message must be JSON."""
     while True:
         job: dict[str, Any] = (await socket.receive_json(timeout=10)).get("job", {})
         if job.get("id") == job_id and status in (None, job["status"]):
@@ -62,10 +64,10 @@ async def shown(socket: aiohttp.ClientWebSocketResponse, job_id: str, status: st
 
 
 @pytest.mark.parametrize("value", GARBAGE, ids=lambda value: str(value)[:8])
-async def test_garbage_in_a_record(notifier: Notifier, admin: Redis, value: str | bytes) -> None:
-    """In whichever field it stands, all that asks for the job gets JSON, and the next report makes it good."""
+async def test_garbage_in_a_record_is_repaired(notifier: Notifier, admin: Redis, value: str | bytes) -> None:
+    """With garbage in any field, every response is still JSON, and the next report repairs the record."""
     for field in FIELDS:
-        async with two_watched(notifier) as (job_id, socket):
+        async with watch_two_jobs(notifier) as (job_id, socket):
             await admin.hset(job_key(job_id), field, value)
             url = f"{notifier.public}/live/jobs/{job_id}"
             headers = {"Authorization": f"Bearer {notifier.token(job_id)}"}
@@ -73,7 +75,7 @@ async def test_garbage_in_a_record(notifier: Notifier, admin: Redis, value: str 
                 assert (response.status, (await response.json())["id"]) == (200, job_id), field
             (verdict,) = await notifier.report(report(job_id, 2, progress={"current": 1}))
             assert verdict["accepted"], field
-            while (job := await shown(socket, job_id))["progress"] is None:
+            while (job := await next_snapshot(socket, job_id))["progress"] is None:
                 pass
             assert job["cancel_requested"] is False
             await admin.hset(job_key(job_id), field, value)
@@ -81,11 +83,11 @@ async def test_garbage_in_a_record(notifier: Notifier, admin: Redis, value: str 
                 assert (response.status, (await response.json())["id"]) == (202, job_id), field
 
 
-async def test_an_ending_stands_however_deep_its_result(notifier: Notifier, admin: Redis) -> None:
-    """What is nested deeper than some readers go is no garbage, and garbage in an ending opens the job to nobody."""
-    async with two_watched(notifier) as (job_id, socket):
+async def test_garbage_in_an_outcome_does_not_reopen_the_job(notifier: Notifier, admin: Redis) -> None:
+    """A job whose result is deeply nested, or is replaced by garbage, is still finished."""
+    async with watch_two_jobs(notifier) as (job_id, socket):
         await notifier.report(report(job_id, 2, status="succeeded"))
-        assert (await shown(socket, job_id))["status"] == "succeeded"
+        assert (await next_snapshot(socket, job_id))["status"] == "succeeded"
         url = f"{notifier.public}/live/jobs/{job_id}/cancel"
         headers = {"Authorization": f"Bearer {notifier.token(job_id)}"}
         for result in ("[" * 5000 + "]" * 5000, "garbage"):
@@ -95,41 +97,42 @@ async def test_an_ending_stands_however_deep_its_result(notifier: Notifier, admi
             assert (await notifier.report(report(job_id, 3)))[0]["reason"] == "finished"
 
 
-@pytest.mark.parametrize("kind", ANOTHER)
-async def test_another_type_in_the_place_of_a_record(notifier: Notifier, admin: Redis, kind: str) -> None:
-    """A key that holds something else is none; what is reported or asked next takes its place."""
-    async with two_watched(notifier) as (job_id, socket):
+@pytest.mark.parametrize("kind", OTHER_TYPES)
+async def test_key_of_another_type_counts_as_missing(notifier: Notifier, admin: Redis, kind: str) -> None:
+    """A value of another type reads as a missing record; the next report or cancellation replaces it."""
+    async with watch_two_jobs(notifier) as (job_id, socket):
         key = job_key(job_id)
-        for ask in ("report", "cancel"):
+        for action in ("report", "cancel"):
             await admin.delete(key)
-            command, *values = ANOTHER[kind]
+            command, *values = OTHER_TYPES[kind]
             await admin.execute_command(command, key, *values)  # type: ignore[no-untyped-call]
             await admin.pexpire(key, 60_000)
             headers = {"Authorization": f"Bearer {notifier.token(job_id)}"}
             url = f"{notifier.public}/live/jobs/{job_id}"
             async with notifier.session.get(url, headers=headers) as response:
                 assert (response.status, (await response.json())["version"]) == (200, 0)
-            if ask == "report":
+            if action == "report":
                 assert (await notifier.report(report(job_id, 2)))[0]["accepted"]
-                assert (await shown(socket, job_id))["status"] == "running"
+                assert (await next_snapshot(socket, job_id))["status"] == "running"
             else:
                 async with notifier.session.post(f"{url}/cancel", headers=headers) as response:
                     assert (response.status, (await response.json())["status"]) == (202, "cancelled")
-                assert (await shown(socket, job_id))["status"] == "cancelled"
+                assert (await next_snapshot(socket, job_id))["status"] == "cancelled"
 
 
-async def test_garbage_on_a_channel(notifier: Notifier, admin: Redis) -> None:
-    """What is published and is no snapshot is not passed on, also when it comes near one."""
-    near = b'{"status":"running","version":1767225600123,"result":%b}'
-    async with two_watched(notifier) as (job_id, socket):
-        for text in (*GARBAGE, near % b"garbage", near % b'"\xff"', near % b"1" + b"}", near.replace(b"running", b"x")):
+async def test_garbage_on_a_channel_is_ignored(notifier: Notifier, admin: Redis) -> None:
+    """A publication that is not a snapshot is not sent to watchers, even if it resembles one."""
+    almost = b'{"status":"running","version":1767225600123,"result":%b}'
+    async with watch_two_jobs(notifier) as (job_id, socket):
+        resembling = (almost % b"garbage", almost % b'"\xff"', almost % b"1" + b"}", almost.replace(b"running", b"x"))
+        for text in (*GARBAGE, *resembling):
             await admin.publish(job_key(job_id), text)
         await notifier.report(report(job_id, 2, status="failed"))
-        assert (await shown(socket, job_id))["status"] == "failed"
+        assert (await next_snapshot(socket, job_id))["status"] == "failed"
 
 
 def b64(data: bytes) -> str:
-    """Write a message as the WebJobs SDK does."""
+    """Encode a message in base64, as the WebJobs SDK does."""
     return base64.b64encode(data).decode()
 
 
@@ -140,7 +143,7 @@ UNREADABLE = [
     "null",
     "7",
     "{}",
-    '"no uuid"',
+    '"not a uuid"',
     b64(b"\xff\xfe"),
     b64(b"\x00" * 50),
     b64(b"[" * 30_000),
@@ -152,7 +155,7 @@ UNREADABLE = [
     "=",
     '"' * 100,
 ]
-UNFIT: list[dict[str, Any]] = [
+INVALID_FIELDS: list[dict[str, Any]] = [
     {"kind": 7},
     {"kind": ""},
     {"kind": "k" * 129},
@@ -169,13 +172,13 @@ UNFIT: list[dict[str, Any]] = [
 ]
 
 
-async def test_garbage_on_the_queue(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Each message that cannot be read is kept as received, a readable job is told why, and good ones go on."""
+async def test_garbage_on_the_queue_goes_to_the_poison_queue(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Invalid messages are kept unchanged, a job with a readable id fails with the reason, and valid jobs run."""
     env = {"WORKER_JOBS": JOBS, "GRACE_S": "0", "DRAIN_S": "0"}
     async with running(tmp_path_factory.mktemp("garbage"), **env) as stack:
         connection = stack.env["QUEUE_CONNECTION_STRING"]
-        unfit = {new_id(): change for change in UNFIT}
-        texts = [*UNREADABLE, *(json.dumps({"id": job_id, **change}) for job_id, change in unfit.items())]
+        invalid = {new_id(): fields for fields in INVALID_FIELDS}
+        texts = [*UNREADABLE, *(json.dumps({"id": job_id, **fields}) for job_id, fields in invalid.items())]
         async with JobQueue.connect(connection, "jobs", VERSION) as queue:
             receipts = []
             for number, text in enumerate(texts):
@@ -185,19 +188,19 @@ async def test_garbage_on_the_queue(tmp_path_factory: pytest.TempPathFactory) ->
         found: dict[str, None] = {}
         async with JobQueue.connect(connection, "jobs-poison", VERSION) as poison:
 
-            async def all_there() -> bool:
+            async def all_found() -> bool:
                 found.update({received.text: None for received in await poison.receive(32, 60)})
                 return found.keys() >= set(texts)
 
-            await wait_until(all_there, 40)
+            await wait_until(all_found, 40)
         for receipt in receipts:
             assert [job async for job in stack.watch(receipt["token"])][-1]["status"] == "succeeded"
         signer = TokenSigner((stack.folder / "keys" / "token.pem").read_text())
-        for job_id, change in unfit.items():
+        for job_id, fields in invalid.items():
             now = Timestamp.now()
             token = signer.sign(Grant(job_id=uuid.UUID(job_id), kind="k", submitted_at=now, expires_at=now.after(60)))
             end = [job async for job in stack.watch(token)][-1]
             assert (end["status"], end["error"]["type"]) == ("failed", "InvalidMessage")
-            assert next(iter(change)) in end["error"]["message"], change
+            assert next(iter(fields)) in end["error"]["message"], fields
         log = (stack.folder / "logs" / "worker.log").read_text()
         assert "Traceback" not in log

@@ -1,4 +1,4 @@
-"""Every bad submission that we know of: each is a problem that names what is wrong, and the next good one is taken."""
+"""Invalid submissions: each is answered with a problem that names the error, and later valid ones are accepted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORM = "application/x-www-form-urlencoded"
 
 @pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    """Run the system for this module; nothing that is refused may be logged as a failure."""
+    """Run the system for this module; no rejected request may be logged as a failure."""
     async with running(tmp_path_factory.mktemp("bad"), GRACE_S="0") as stack:
         yield stack
         await stack.submit()
@@ -26,8 +26,8 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
         assert "Traceback" not in log
 
 
-async def answered(stack: Stack, request: bytes) -> tuple[int, dict[str, str], Any]:
-    """Send bytes as they are, and return the status, headers and JSON of the answer."""
+async def send(stack: Stack, request: bytes) -> tuple[int, dict[str, str], Any]:
+    """Send raw bytes to the submitter; return the status, the headers and the decoded body of the response."""
     port = int(stack.env["SUBMITTER_PORT"])
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request)
@@ -39,11 +39,11 @@ async def answered(stack: Stack, request: bytes) -> tuple[int, dict[str, str], A
     return int(first.split()[1]), headers, msgspec.json.decode(body)
 
 
-def posted(body: bytes, *lines: str, media_type: str = JSON, path: str = "/jobs") -> bytes:
-    """Spell a request that posts a body."""
-    own = [f"Content-Type: {media_type}"] if media_type else []
+def encode_post(body: bytes, *lines: str, media_type: str = JSON, path: str = "/jobs") -> bytes:
+    """Encode a POST request with further header lines."""
+    content_type = [f"Content-Type: {media_type}"] if media_type else []
     length = [] if any(line.startswith("Content-Length") for line in lines) else [f"Content-Length: {len(body)}"]
-    head = [f"POST {path} HTTP/1.1", "Host: x", *own, *length, *lines, "", ""]
+    head = [f"POST {path} HTTP/1.1", "Host: x", *content_type, *length, *lines, "", ""]
     return "\r\n".join(head).encode("latin-1") + body
 
 
@@ -89,10 +89,10 @@ BODIES: list[tuple[bytes, int, str | None]] = [
 
 
 @pytest.mark.parametrize(("body", "status", "field"), BODIES, ids=lambda value: str(value)[:40])
-async def test_json_that_does_not_fit(stack: Stack, body: bytes, status: int, field: str | None) -> None:
-    """Each wrong body has its status, and names its field."""
-    told, headers, problem = await answered(stack, posted(body))
-    assert (told, headers["content-type"]) == (status, "application/problem+json")
+async def test_invalid_json_names_the_field(stack: Stack, body: bytes, status: int, field: str | None) -> None:
+    """An invalid JSON body is answered with its status, and the problem names the field."""
+    actual, headers, problem = await send(stack, encode_post(body))
+    assert (actual, headers["content-type"]) == (status, "application/problem+json")
     assert (problem["status"], problem.get("field")) == (status, field)
     assert problem["code"] in ("malformed", "invalid", "too_large")
 
@@ -115,10 +115,10 @@ async def test_json_that_does_not_fit(stack: Stack, body: bytes, status: int, fi
     ],
     ids=lambda value: str(value)[:40],
 )
-async def test_a_form_that_does_not_fit(stack: Stack, body: bytes, status: int, field: str | None) -> None:
-    """A form's faults are told like JSON's."""
-    told, _, problem = await answered(stack, posted(body, f"Origin: {stack.url}", media_type=FORM))
-    assert (told, problem["status"], problem.get("field")) == (status, status, field)
+async def test_invalid_form_names_the_field(stack: Stack, body: bytes, status: int, field: str | None) -> None:
+    """An invalid form is answered like invalid JSON."""
+    actual, _, problem = await send(stack, encode_post(body, f"Origin: {stack.url}", media_type=FORM))
+    assert (actual, problem["status"], problem.get("field")) == (status, status, field)
 
 
 GOOD = b'{"kind":"countdown","delay_s":3600}'
@@ -127,26 +127,26 @@ GOOD = b'{"kind":"countdown","delay_s":3600}'
 @pytest.mark.parametrize(
     ("request_bytes", "status", "code"),
     [
-        (posted(GOOD, media_type="text/plain"), 415, "unsupported_media_type"),
-        (posted(GOOD, media_type="multipart/form-data; boundary=x"), 415, "unsupported_media_type"),
-        (posted(GOOD, media_type="application/json-patch+json"), 415, "unsupported_media_type"),
-        (posted(GOOD, media_type=""), 415, "unsupported_media_type"),
-        (posted(b"kind=k", media_type=FORM), 403, "origin_not_allowed"),
-        (posted(b"kind=k", "Origin: null", media_type=FORM), 403, "origin_not_allowed"),
-        (posted(GOOD, "Origin: https://evil.example"), 403, "origin_not_allowed"),
-        (posted(GOOD, "Idempotency-Key: "), 422, "invalid"),
-        (posted(GOOD, "Idempotency-Key: a\tb"), 422, "invalid"),
-        (posted(GOOD, "Idempotency-Key: \xff"), 422, "invalid"),
-        (posted(GOOD, f"Idempotency-Key: {'k' * 256}"), 422, "invalid"),
-        (posted(GOOD[:-1], f"Content-Length: {len(GOOD) - 1}"), 400, "malformed"),
-        (posted(GOOD, "Content-Length: 1000000000000"), 413, "too_large"),
+        (encode_post(GOOD, media_type="text/plain"), 415, "unsupported_media_type"),
+        (encode_post(GOOD, media_type="multipart/form-data; boundary=x"), 415, "unsupported_media_type"),
+        (encode_post(GOOD, media_type="application/json-patch+json"), 415, "unsupported_media_type"),
+        (encode_post(GOOD, media_type=""), 415, "unsupported_media_type"),
+        (encode_post(b"kind=k", media_type=FORM), 403, "origin_not_allowed"),
+        (encode_post(b"kind=k", "Origin: null", media_type=FORM), 403, "origin_not_allowed"),
+        (encode_post(GOOD, "Origin: https://evil.example"), 403, "origin_not_allowed"),
+        (encode_post(GOOD, "Idempotency-Key: "), 422, "invalid"),
+        (encode_post(GOOD, "Idempotency-Key: a\tb"), 422, "invalid"),
+        (encode_post(GOOD, "Idempotency-Key: \xff"), 422, "invalid"),
+        (encode_post(GOOD, f"Idempotency-Key: {'k' * 256}"), 422, "invalid"),
+        (encode_post(GOOD[:-1], f"Content-Length: {len(GOOD) - 1}"), 400, "malformed"),
+        (encode_post(GOOD, "Content-Length: 1000000000000"), 413, "too_large"),
     ],
     ids=lambda value: str(value)[:40],
 )
-async def test_a_request_that_does_not_fit(stack: Stack, request_bytes: bytes, status: int, code: str) -> None:
-    """Wrong headers are told like wrong bodies."""
-    told, headers, problem = await answered(stack, request_bytes)
-    assert (told, problem["code"]) == (status, code)
+async def test_invalid_headers_are_rejected(stack: Stack, request_bytes: bytes, status: int, code: str) -> None:
+    """Invalid headers are answered with a problem, like invalid bodies."""
+    actual, headers, problem = await send(stack, request_bytes)
+    assert (actual, problem["code"]) == (status, code)
     assert headers["content-type"] == "application/problem+json"
     assert problem.get("field") == ("Idempotency-Key" if code == "invalid" else None)
 
@@ -162,10 +162,10 @@ async def test_a_request_that_does_not_fit(stack: Stack, request_bytes: bytes, s
         ("POST", "/assets/headway.js", "GET,HEAD"),
     ],
 )
-async def test_a_wrong_method_is_told_the_right_ones(stack: Stack, method: str, path: str, allowed: str) -> None:
-    """405 names what is allowed there."""
+async def test_wrong_method_gets_the_allowed_ones(stack: Stack, method: str, path: str, allowed: str) -> None:
+    """A 405 response lists the allowed methods."""
     request = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode()
-    status, headers, problem = await answered(stack, request)
+    status, headers, problem = await send(stack, request)
     assert (status, headers["allow"], problem["code"]) == (405, allowed, "method_not_allowed")
 
 
@@ -173,15 +173,15 @@ async def test_a_wrong_method_is_told_the_right_ones(stack: Stack, method: str, 
     "request_bytes",
     [
         b"garbage\r\n\r\n",
-        posted(GOOD, "Content-Length: many"),
-        posted(GOOD, "Content-Length: -1"),
-        posted(b"zz\r\n", "Transfer-Encoding: chunked", "Content-Length: 5"),
+        encode_post(GOOD, "Content-Length: many"),
+        encode_post(GOOD, "Content-Length: -1"),
+        encode_post(b"zz\r\n", "Transfer-Encoding: chunked", "Content-Length: 5"),
         b"GET /%s HTTP/1.1\r\n\r\n" % (b"a" * 9000),
     ],
     ids=lambda value: str(value)[:40],
 )
-async def test_what_is_no_http_is_cut_off(stack: Stack, request_bytes: bytes) -> None:
-    """What no route ever sees is answered 400 by the server itself, and its connection ends."""
+async def test_malformed_http_is_answered_400(stack: Stack, request_bytes: bytes) -> None:
+    """Bytes that are not a valid HTTP request are answered before any route, and the connection is closed."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(stack.env["SUBMITTER_PORT"]))
     writer.write(request_bytes)
     assert (await asyncio.wait_for(reader.read(), 20)).split()[1] == b"400"
@@ -190,6 +190,6 @@ async def test_what_is_no_http_is_cut_off(stack: Stack, request_bytes: bytes) ->
 
 @pytest.mark.parametrize("media_type", [JSON, "application/json; charset=utf-8", "Application/JSON;charset=UTF-8"])
 async def test_json_may_name_its_charset(stack: Stack, media_type: str) -> None:
-    """The media type is read without its parameters, in any case of letters."""
-    status, _, receipt = await answered(stack, posted(GOOD, media_type=media_type))
+    """The media type is compared without its parameters and without regard to case."""
+    status, _, receipt = await send(stack, encode_post(GOOD, media_type=media_type))
     assert (status, receipt["status"]) == (202, "queued")

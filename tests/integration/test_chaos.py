@@ -1,6 +1,6 @@
-"""Everything dies, again and again, under jobs of every kind: each of them still has one ending, and the right one.
+"""Chaos: workers, the notifier and Redis die again and again, and each job still has one outcome, the correct one.
 
-CHAOS_JOBS=500 CHAOS_SEED=7 make test ARGS=tests/integration/test_chaos.py is the long form, of three minutes at most.
+Long form, of at most three minutes: CHAOS_JOBS=500 CHAOS_SEED=7 make test ARGS=tests/integration/test_chaos.py
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ log = logging.getLogger(__name__)
 JOBS = int(os.environ.get("CHAOS_JOBS") or 80)
 SEED = int(os.environ.get("CHAOS_SEED") or 1)
 MAX_ATTEMPTS = 20
-A_SECOND = 8  # jobs submitted
-PAUSE_S, AWAY_S = (1.0, 2.5), (0.0, 1.0)  # between two blows, and until the worker comes back
-LAST_S = 60  # the longest that the last jobs take
+SUBMISSIONS_PER_S = 8
+FAULT_INTERVAL_S, DOWNTIME_S = (1.0, 2.5), (0.0, 1.0)  # ranges: between two faults, and until a worker is restarted
+TIMEOUT_S = 60  # for the last jobs to end
 
 
 class Plan(NamedTuple):
-    """A job to submit, how it ends unless it is cancelled, and when it is."""
+    """A job to submit, its expected outcome unless it is cancelled, and when to cancel it."""
 
     kind: str
     payload: Any
-    ending: str
+    outcome: str
     cancel: str = "never"  # or "at once", "soon", "running"
     delay_s: int = 0
 
@@ -62,74 +62,75 @@ MIX = [
 ]
 
 
-class Cancelled(NamedTuple):
-    """What was answered to a cancel, and when."""
+class Cancellation(NamedTuple):
+    """The response to a cancellation, and its time."""
 
     at: float
     snapshot: dict[str, Any]
 
 
 class Chaos:
-    """The jobs of one run, and the blows that are dealt meanwhile."""
+    """The jobs of a run, and the faults that are injected meanwhile."""
 
-    def __init__(self, stack: Stack, workers: WorkerFleet, seen: JobsWatcher, seed: int) -> None:
+    def __init__(self, stack: Stack, workers: WorkerFleet, watcher: JobsWatcher, seed: int) -> None:
         self.plans: dict[str, Plan] = {}
-        self.cancelled: dict[str, Cancelled] = {}
-        self.blows: list[str] = []
+        self.cancellations: dict[str, Cancellation] = {}
+        self.faults: list[str] = []
         self._stack = stack
         self._workers = workers
-        self._seen = seen
-        self._jobs, self._blows = random.Random(seed), random.Random(seed + 1)
+        self._watcher = watcher
+        self._job_rng, self._fault_rng = random.Random(seed), random.Random(seed + 1)
 
     async def submit_all(self) -> None:
-        """Submit all jobs, and cancel those that are to be."""
+        """Submit all jobs, and cancel those whose plan says so."""
         plans = list(itertools.islice(itertools.cycle(MIX), JOBS))
-        self._jobs.shuffle(plans)
+        self._job_rng.shuffle(plans)
         async with asyncio.TaskGroup() as group:
             for plan in plans:
                 more = {"delay_s": plan.delay_s} if plan.delay_s else {}
                 receipt = await self._stack.submit(plan.kind, plan.payload, max_attempts=MAX_ATTEMPTS, **more)
                 self.plans[receipt["id"]] = plan
-                await self._seen.watch(receipt)
+                await self._watcher.watch(receipt)
                 if plan.cancel != "never":
-                    group.create_task(self._cancel(receipt, plan.cancel, self._jobs.uniform(0, 2)))
-                await asyncio.sleep(1 / A_SECOND)
+                    group.create_task(self._cancel(receipt, plan.cancel, self._job_rng.uniform(0, 2)))
+                await asyncio.sleep(1 / SUBMISSIONS_PER_S)
 
     async def _cancel(self, receipt: dict[str, Any], when: str, soon_s: float) -> None:
         if when == "running":
-            await self._seen.wait_for_status({receipt["id"]}, "running", timeout_s=LAST_S)
+            await self._watcher.wait_for_status({receipt["id"]}, "running", timeout_s=TIMEOUT_S)
         elif when == "soon":
             await asyncio.sleep(soon_s)
         headers = {"Authorization": f"Bearer {receipt['token']}"}
-        while receipt["id"] not in self.cancelled:
+        while receipt["id"] not in self.cancellations:
             try:
                 async with self._stack.session.post(receipt["links"]["cancel"], headers=headers) as response:
                     if response.status == 202:
-                        self.cancelled[receipt["id"]] = Cancelled(time.monotonic(), await response.json())
+                        cancellation = Cancellation(time.monotonic(), await response.json())
+                        self.cancellations[receipt["id"]] = cancellation
             except aiohttp.ClientError:
                 pass
             await asyncio.sleep(0.05)
 
-    async def strike_workers(self) -> None:
-        """Every few seconds kill a worker or have it stop, and start it again, for ever; one at least is left."""
+    async def restart_workers(self) -> None:
+        """Kill or stop a worker every few seconds and restart it, until cancelled; at least one keeps running."""
         up = list(self._workers.workers)
 
-        async def strike(worker: WorkerProcess, kill: bool) -> None:
+        async def restart(worker: WorkerProcess, kill: bool) -> None:
             await (worker.kill() if kill else worker.stop())
-            await asyncio.sleep(self._blows.uniform(*AWAY_S))
+            await asyncio.sleep(self._fault_rng.uniform(*DOWNTIME_S))
             await worker.start()
             up.append(worker)
 
         async with asyncio.TaskGroup() as group:
             for kill in itertools.cycle([True, False]):
-                await asyncio.sleep(self._blows.uniform(*PAUSE_S))
+                await asyncio.sleep(self._fault_rng.uniform(*FAULT_INTERVAL_S))
                 if len(up) > 1:
-                    worker = up.pop(self._blows.randrange(len(up)))
-                    self.blows.append("worker killed" if kill else "worker stopped")
-                    group.create_task(strike(worker, kill))
+                    worker = up.pop(self._fault_rng.randrange(len(up)))
+                    self.faults.append("worker killed" if kill else "worker stopped")
+                    group.create_task(restart(worker, kill))
 
-    async def strike_the_others(self) -> None:
-        """Restart the notifier twice, once by killing it, and between that kill Redis, as the jobs proceed."""
+    async def restart_notifier_and_redis(self) -> None:
+        """Kill the notifier, then Redis, then stop the notifier, each when a certain share of the jobs has ended."""
         for share, name, number in (
             (0.2, "notifier", signal.SIGKILL),
             (0.4, "valkey", signal.SIGKILL),
@@ -137,86 +138,93 @@ class Chaos:
         ):
             await wait_until(partial(self._have_ended, share), 180)
             await self._stack.kill(name, number)
-            self.blows.append(f"{name} {number.name}")
+            self.faults.append(f"{name} {number.name}")
 
     def _have_ended(self, share: float) -> bool:
-        return len(self._seen.with_status(*ENDED)) >= share * JOBS
+        return len(self._watcher.with_status(*ENDED)) >= share * JOBS
 
     async def run(self) -> None:
-        """Let it all happen, until every job has ended."""
-        blows = [asyncio.create_task(self.strike_workers()), asyncio.create_task(self.strike_the_others())]
+        """Submit the jobs and inject faults until every job has ended."""
+        faults = [
+            asyncio.create_task(self.restart_workers()),
+            asyncio.create_task(self.restart_notifier_and_redis()),
+        ]
         try:
             await self.submit_all()
-            await self._seen.wait_for_status(set(self.plans), *ENDED, timeout_s=LAST_S)
-            await blows[1]
+            await self._watcher.wait_for_status(set(self.plans), *ENDED, timeout_s=TIMEOUT_S)
+            await faults[1]
         finally:
-            for blow in blows:
-                blow.cancel()
-            ends = await asyncio.gather(*blows, return_exceptions=True)
-        assert [end for end in ends if isinstance(end, Exception)] == []
+            for fault in faults:
+                fault.cancel()
+            results = await asyncio.gather(*faults, return_exceptions=True)
+        assert [result for result in results if isinstance(result, Exception)] == []
 
 
-async def poisoned(stack: Stack) -> set[str]:
-    """Empty the poison queue and name the jobs on it."""
-    found: set[str] = set()
+async def poisoned_jobs(stack: Stack) -> set[str]:
+    """Receive all messages of the poison queue; return the ids of their jobs."""
+    job_ids: set[str] = set()
     async with JobQueue.connect(stack.env["QUEUE_CONNECTION_STRING"], "jobs-poison", API_VERSION) as queue:
         while page := await queue.receive(MAX_PAGE, 60):
-            found |= {str(decode_message(received.text).id) for received in page}
-    return found
+            job_ids |= {str(decode_message(received.text).id) for received in page}
+    return job_ids
 
 
-def wrong_ending(plan: Plan, end: dict[str, Any], effects: HandlerLog, cancelled: Cancelled | None) -> str | None:
-    """Say what is wrong with how a job ended, by what its handlers did and who cancelled it."""
-    if end["status"] != plan.ending and (end["status"], cancelled is None) != ("cancelled", False):
-        return f"{end['status']} instead of {plan.ending}"
-    if end["status"] == "succeeded" and not (effects.matching("end") and end["result"] == returned(plan, effects)):
+def wrong_outcome(
+    plan: Plan, end: dict[str, Any], handler_log: HandlerLog, cancellation: Cancellation | None
+) -> str | None:
+    """Return what is wrong with a job's outcome, given its handlers' log and its cancellation; None if it is right."""
+    if end["status"] != plan.outcome and (end["status"], cancellation is None) != ("cancelled", False):
+        return f"{end['status']} instead of {plan.outcome}"
+    if end["status"] == "succeeded" and not (
+        handler_log.matching("end") and end["result"] == returned(plan, handler_log)
+    ):
         return f"succeeded with {end['result']}"
-    if plan.kind == "fails" and end["status"] == "failed" and not effects.matching("raised Fail"):
-        return "failed though no handler said so"
-    if effects.started_after(Timestamp.parse(end["finished_at"]).after(HEARTBEAT_S)):
+    if plan.kind == "fails" and end["status"] == "failed" and not handler_log.matching("raised Fail"):
+        return "failed, although no handler raised Fail"
+    if handler_log.started_after(Timestamp.parse(end["finished_at"]).after(HEARTBEAT_S)):
         return "started after its end"
     return None
 
 
-def returned(plan: Plan, effects: HandlerLog) -> int:
-    """Tell what the handler that came to its end has returned."""
-    return effects.matching("end")[-1].attempt if plan.kind == "nap" else int(plan.payload["steps"])
+def returned(plan: Plan, handler_log: HandlerLog) -> int:
+    """Return the result of the handler that completed."""
+    return handler_log.matching("end")[-1].attempt if plan.kind == "nap" else int(plan.payload["steps"])
 
 
-def started_in_vain(effects: HandlerLog, cancelled: Cancelled | None) -> bool:
-    """Tell whether a handler has started after its job's end by cancelling had been shown."""
-    if cancelled is None or cancelled.snapshot["status"] != "cancelled":
+def started_after_cancellation(handler_log: HandlerLog, cancellation: Cancellation | None) -> bool:
+    """Return whether a handler was called after the response had shown its job as cancelled."""
+    if cancellation is None or cancellation.snapshot["status"] != "cancelled":
         return False
-    never = cancelled.snapshot["started_at"] is None
-    return any(never or start.at > cancelled.at for start in effects.matching("start"))
+    never_started = cancellation.snapshot["started_at"] is None
+    return any(never_started or start.at > cancellation.at for start in handler_log.matching("start"))
 
 
-def forgotten(effects: HandlerLog) -> bool:
-    """Tell whether a step was done again that a checkpoint had kept, or more than one for each interruption."""
-    kept = -1
-    for run in effects.calls:
-        steps = [int(effect.event.split()[1]) for effect in run.matching("step ")]
-        if steps and steps[0] <= kept:
+def lost_checkpoint(handler_log: HandlerLog) -> bool:
+    """Return whether a step before a saved checkpoint was repeated, or several steps after one interruption."""
+    saved = -1
+    for call in handler_log.calls:
+        steps = [int(entry.event.split()[1]) for entry in call.matching("step ")]
+        if steps and steps[0] <= saved:
             return True
-        kept = max([kept, *(int(effect.event.split()[1]) for effect in run.matching("saved "))])
-    return effects.repeated_steps() >= max(1, len(effects.calls))
+        saved = max([saved, *(int(entry.event.split()[1]) for entry in call.matching("saved "))])
+    return handler_log.repeated_steps() >= max(1, len(handler_log.calls))
 
 
-def wrong(chaos: Chaos, seen: JobsWatcher, effects: HandlerLog) -> list[str]:
-    """Say of every job what is wrong with it, with all that its handlers did."""
+def violations(chaos: Chaos, watcher: JobsWatcher, handler_log: HandlerLog) -> list[str]:
+    """Return a description of each violation, with the log of the job's handlers."""
     found = []
-    by_job = effects.by_job
+    by_job = handler_log.by_job
     for job_id, plan in chaos.plans.items():
-        own, cancelled = by_job.get(job_id, HandlerLog()), chaos.cancelled.get(job_id)
-        problem = wrong_ending(plan, seen.last(job_id), own, cancelled)
-        if started_in_vain(own, cancelled):
-            problem = "started after it had been cancelled"
-        if plan.kind == "checkpoints" and forgotten(own):
-            problem = "did again what a checkpoint had kept"
-        if late := own.overlapping(HEARTBEAT_S):
-            problem = f"at work beside another delivery: {format_entries(late)}"
+        entries, cancellation = by_job.get(job_id, HandlerLog()), chaos.cancellations.get(job_id)
+        problem = wrong_outcome(plan, watcher.last(job_id), entries, cancellation)
+        if started_after_cancellation(entries, cancellation):
+            problem = "started after its cancellation"
+        if plan.kind == "checkpoints" and lost_checkpoint(entries):
+            problem = "repeated a step before a checkpoint"
+        if overlapping := entries.overlapping(HEARTBEAT_S):
+            problem = f"ran at the same time as another delivery: {format_entries(overlapping)}"
         if problem:
-            found.append(f"{plan.kind} {job_id}: {problem}\n{format_entries(own)}")
+            found.append(f"{plan.kind} {job_id}: {problem}\n{format_entries(entries)}")
     return found
 
 
@@ -229,24 +237,24 @@ async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", [SEED], ids="CHAOS_SEED={}".format)
-async def test_every_job_has_one_ending_and_the_right_one(stack: Stack, tmp_path: Path, seed: int) -> None:
-    """Workers are killed and stopped, the notifier and Redis restarted; handlers and watchers tell the same story."""
+async def test_every_job_has_one_correct_outcome(stack: Stack, tmp_path: Path, seed: int) -> None:
+    """While workers, the notifier and Redis are killed and restarted, the handlers' log and the watchers agree."""
     env = {"WORKER_CONCURRENCY": "8", "GRACE_S": "0.3"}
-    async with watch_jobs(stack) as seen, run_workers(stack, tmp_path / "fleet", 3, **env) as workers:
-        begun_at = time.monotonic()
-        chaos = Chaos(stack, workers, seen, seed)
+    async with watch_jobs(stack) as watcher, run_workers(stack, tmp_path / "fleet", 3, **env) as workers:
+        started_at = time.monotonic()
+        chaos = Chaos(stack, workers, watcher, seed)
         await chaos.run()
-        effects = workers.handler_log
+        handler_log = workers.handler_log
         log.info(
-            "%d jobs, %d runs, %d sockets, %.1f s, blows: %s",
+            "%d jobs, %d handler calls, %d connections, %.1f s, faults: %s",
             len(chaos.plans),
-            len(effects.calls),
-            seen.connections,
-            time.monotonic() - begun_at,
-            chaos.blows,
+            len(handler_log.calls),
+            watcher.connections,
+            time.monotonic() - started_at,
+            chaos.faults,
         )
-        assert wrong(chaos, seen, effects) == []
-        assert seen.violations() == []
+        assert violations(chaos, watcher, handler_log) == []
+        assert watcher.violations() == []
         hopeless = {job_id for job_id, plan in chaos.plans.items() if plan.kind == "hopeless"}
-        used_up = {job_id for job_id in chaos.plans if seen.last(job_id)["attempt"] == MAX_ATTEMPTS}
-        assert await poisoned(stack) == used_up == hopeless
+        exhausted = {job_id for job_id in chaos.plans if watcher.last(job_id)["attempt"] == MAX_ATTEMPTS}
+        assert await poisoned_jobs(stack) == exhausted == hopeless

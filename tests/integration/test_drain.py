@@ -1,4 +1,4 @@
-"""A notifier that stops: everyone is told to come back, evenly, and nobody new is kept."""
+"""Draining of a notifier: clients are asked to reconnect, spread over time, and new connections are not kept."""
 
 from __future__ import annotations
 
@@ -16,39 +16,37 @@ from tests.waiting import wait_until
 WATCHERS = 12
 
 
-async def read(notifier: Notifier) -> list[Event]:
-    """Stream a job to the stream's end."""
+async def read_stream(notifier: Notifier) -> list[Event]:
+    """Watch a job over an event stream until the stream ends; return its blocks."""
     body = {"watch": [notifier.token(str(uuid.uuid4()))]}
     async with notifier.session.post(f"{notifier.public}/live/events", json=body) as response:
         assert response.status == 200
         return [event async for event in read_events(response)]
 
 
-async def listen(notifier: Notifier, opened: asyncio.Queue[None]) -> tuple[float, int | None]:
-    """Watch a job on a socket until it closes; return when and how that was."""
+async def watch_socket(notifier: Notifier) -> tuple[float, int | None]:
+    """Watch a job over a WebSocket until it closes; return the time and the close code."""
     async with notifier.socket() as socket:
         await socket.send_json({"watch": notifier.token(str(uuid.uuid4()))})
-        opened.put_nowait(None)
         async for _ in socket:
             pass
         return asyncio.get_running_loop().time(), socket.close_code
 
 
-async def hold(notifier: Notifier) -> tuple[int, str | None]:
-    """Ask for a job with a long wait; return the answer's status, and whether the connection ends with it."""
+async def long_poll(notifier: Notifier) -> tuple[int, str | None]:
+    """Send a long poll; return the response's status and its `Connection` header."""
     job_id = str(uuid.uuid4())
     headers = {"Authorization": f"Bearer {notifier.token(job_id)}", "Prefer": "wait=60", "If-None-Match": '"0"'}
     async with notifier.session.get(f"{notifier.public}/live/jobs/{job_id}", headers=headers) as response:
         return response.status, response.headers.get("Connection")
 
 
-async def test_a_drain_sends_everyone_away_evenly(stores: dict[str, str], tmp_path: Path) -> None:
-    """Sockets close with 1012, streams with a `retry:`, held requests are answered; whoever comes goes at once."""
+async def test_drain_closes_connections_evenly(stores: dict[str, str], tmp_path: Path) -> None:
+    """WebSockets close with 1012, streams end with `retry:`, long polls are answered; new requests end at once."""
     async with running_notifier(stores, tmp_path / "keys", DRAIN_S="3") as notifier, asyncio.TaskGroup() as group:
-        opened: asyncio.Queue[None] = asyncio.Queue()
-        sockets = [group.create_task(listen(notifier, opened)) for _ in range(WATCHERS)]
-        streams = [group.create_task(read(notifier)) for _ in range(WATCHERS)]
-        held = [group.create_task(hold(notifier)) for _ in range(WATCHERS)]
+        sockets = [group.create_task(watch_socket(notifier)) for _ in range(WATCHERS)]
+        streams = [group.create_task(read_stream(notifier)) for _ in range(WATCHERS)]
+        polls = [group.create_task(long_poll(notifier)) for _ in range(WATCHERS)]
 
         async def all_open() -> bool:
             return await notifier.metric("notifier_connections") == 3 * WATCHERS
@@ -62,15 +60,15 @@ async def test_a_drain_sends_everyone_away_evenly(stores: dict[str, str], tmp_pa
         assert refusal.value.status == 503
         assert refusal.value.headers is not None
         assert int(refusal.value.headers["Retry-After"]) > 0
-        late = await read(notifier)
-        assert [event.retry is not None for event in late] == [True]
-        assert await hold(notifier) == (304, "close")
+        late_stream = await read_stream(notifier)
+        assert [event.retry is not None for event in late_stream] == [True]
+        assert await long_poll(notifier) == (304, "close")
 
         closed = [await socket for socket in sockets]
         assert {code for _, code in closed} == {1012}
-        for events_ in [await stream for stream in streams]:
-            assert events_[-1].retry is not None
-        assert {await answer for answer in held} == {(304, "close")}
-        moments = sorted(moment for moment, _ in closed)
-        assert moments[-1] - moments[0] > 1  # spread over the drain, not at once
+        for events in [await stream for stream in streams]:
+            assert events[-1].retry is not None
+        assert {await response for response in polls} == {(304, "close")}
+        closed_at = sorted(time for time, _ in closed)
+        assert closed_at[-1] - closed_at[0] > 1  # spread over the drain, not at once
         assert await asyncio.wait_for(notifier.process.wait(), 15) == 0

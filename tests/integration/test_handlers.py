@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_attempts import poisoned, until
+from tests.integration.test_attempts import poison_message, watch_until
 from tests.integration.test_one_job import history
 from tests.stack import JOBS, Stack, running
 from tests.waiting import wait_until
@@ -58,7 +58,7 @@ async def test_a_cancelled_process_is_ended(stack: Stack, tmp_path: Path) -> Non
     receipt = await stack.submit("in-process", {"hang": True, "mark": str(mark)})
     pid = int(await wait_until(lambda: mark.exists() and mark.read_text()))
     await stack.cancel(receipt)
-    await until(stack, receipt, "cancelled")
+    await watch_until(stack, receipt, "cancelled")
     assert not lives(pid)
 
 
@@ -82,6 +82,6 @@ async def test_an_attempt_goes_on_from_the_checkpoint(stack: Stack) -> None:
 async def test_a_poisoned_message_keeps_its_checkpoint(stack: Stack) -> None:
     """So that a job that is redriven goes on from it."""
     receipt = await stack.submit("resume", max_attempts=1)
-    await asyncio.wait_for(until(stack, receipt, "failed"), 20)
-    message = await wait_until(lambda: poisoned(stack, receipt["id"]))
+    await asyncio.wait_for(watch_until(stack, receipt, "failed"), 20)
+    message = await wait_until(lambda: poison_message(stack, receipt["id"]))
     assert bytes(message.checkpoint) == b"[1]"

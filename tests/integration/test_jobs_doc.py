@@ -23,7 +23,7 @@ from headway.azure.job_queue import JobQueue
 from headway.contracts import JobMessage, Json, Timestamp, encode, encode_message
 from headway.tokens import Grant, TokenSigner
 from tests.integration.status_recorder import StatusRecorder, Transitions
-from tests.integration.test_attempts import until
+from tests.integration.test_attempts import watch_until
 from tests.integration.test_one_job import VERSION, history, run_to_end
 from tests.stack import Stack, running
 from tests.waiting import wait_until
@@ -124,7 +124,7 @@ async def test_threads_and_processes_tidy_up(stack: Stack, code: Path, kind: str
     await wait_until(lambda: list(code.glob(f"{receipt['id']}*")))
     asked_at = time.monotonic()
     await stack.cancel(receipt)
-    end = await until(stack, receipt, "cancelled")
+    end = await watch_until(stack, receipt, "cancelled")
     assert (end["progress"] or {"percent": 0})["percent"] < 100
     assert list(code.glob(f"{receipt['id']}*")) == []
     assert time.monotonic() - asked_at < 10
@@ -133,7 +133,7 @@ async def test_threads_and_processes_tidy_up(stack: Stack, code: Path, kind: str
 async def test_a_thread_that_never_asks_runs_to_its_end(stack: Stack) -> None:
     """Only then is its job cancelled, and its result dropped."""
     receipt = await stack.submit("stubborn", 1.5)
-    await until(stack, receipt, "running")
+    await watch_until(stack, receipt, "running")
     assert (await stack.cancel(receipt))["cancel_requested"]
     end = (await history(stack, receipt["token"]))[-1]
     assert (end["status"], end["result"]) == ("cancelled", None)
@@ -143,7 +143,7 @@ async def test_a_thread_that_never_asks_runs_to_its_end(stack: Stack) -> None:
 async def test_a_log_line_names_its_job(stack: Stack) -> None:
     """With what the handler adds."""
     receipt = await stack.submit("ship", ["a", "b"])
-    await until(stack, receipt, "succeeded")
+    await watch_until(stack, receipt, "succeeded")
     log = stack.folder / "logs/worker.log"
     await wait_until(lambda: "parcels_shipped" in log.read_text().rpartition("\n")[0])
     lines = map(json.loads, log.read_text().rpartition("\n")[0].splitlines())

@@ -9,7 +9,7 @@ import pytest
 
 from headway.contracts import Timestamp
 from headway.tokens import Grant, TokenSigner, make_keys
-from tests.integration.test_cancel import reaches
+from tests.integration.test_cancel import wait_for
 from tests.leaks import MARKER, find_secrets, find_secrets_in_logs
 from tests.stack import JOBS, running
 
@@ -20,7 +20,7 @@ async def test_what_is_secret_is_in_no_log(tmp_path: Path) -> None:
         post, get, live = stack.session.post, stack.session.get, stack.env["LIVE_URL"]
         for kind in ("echo", "broken", "countdown"):
             receipt = await stack.submit(kind, {"steps": MARKER}, max_attempts=1)
-            await reaches(stack, receipt, "succeeded", "failed", "retrying")
+            await wait_for(stack, receipt, "succeeded", "failed", "retrying")
         bad = f'{{"kind": "echo", "payload": "{MARKER}", "x": 1'.encode()
         for body in (bad, bad + b"}", bad + b', "kind": 1}'):
             async with post(f"{stack.url}/jobs", data=body, headers={"Content-Type": "application/json"}) as response:

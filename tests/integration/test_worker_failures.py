@@ -1,4 +1,4 @@
-"""Workers that are killed, frozen and stopped in mid-job: another one goes on, and nobody does anything twice."""
+"""Workers that are killed, frozen and stopped while they run jobs: other workers continue, and no work is repeated."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tests.waiting import wait_until
 log = logging.getLogger(__name__)
 
 KILLS = 6
-LONG = {"LEASE_S": "30"}  # so that no lease ends by itself
-WITHIN_S = 2.0  # from the last answer to a cancel to the last ending, and from a worker's exit to the last start
+LONG_LEASE = {"LEASE_S": "30"}  # so that no lease expires
+MAX_DELAY_S = 2.0  # from the last cancellation to the last end of a job, and from a worker's exit to the last start
 
 
 @pytest.fixture(scope="module")
@@ -33,108 +33,117 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
 
 
 async def submit(stack: Stack, count: int, kind: str, payload: Any = None, **more: Any) -> dict[str, dict[str, Any]]:
-    """Submit so many jobs; return their receipts by id."""
+    """Submit some jobs; return their receipts by id."""
     receipts = await asyncio.gather(*(stack.submit(kind, payload, **more) for _ in range(count)))
     return {receipt["id"]: receipt for receipt in receipts}
 
 
-async def test_cancelled_jobs_end_at_once_and_queued_ones_never_start(stack: Stack, tmp_path: Path) -> None:
-    """Of fifty running and fifty queued jobs all are cancelled within two seconds, and no queued one has started."""
-    async with watch_jobs(stack) as seen, run_workers(stack, tmp_path, 2, WORKER_CONCURRENCY="25", **LONG) as workers:
-        jobs = await submit(stack, 100, "hold", str(tmp_path / "gate"))
+async def test_hundred_jobs_are_cancelled_at_once(stack: Stack, tmp_path: Path) -> None:
+    """Fifty running and fifty queued jobs are cancelled within two seconds, and no queued one starts."""
+    async with (
+        watch_jobs(stack) as watcher,
+        run_workers(stack, tmp_path, 2, WORKER_CONCURRENCY="25", **LONG_LEASE) as workers,
+    ):
+        jobs = await submit(stack, 100, "hold", str(tmp_path / "finish"))
         for receipt in jobs.values():
-            await seen.watch(receipt)
+            await watcher.watch(receipt)
         await wait_until(lambda: len(workers.handler_log.jobs) == 50)
-        begun = workers.handler_log.jobs
-        await seen.wait_for_status(begun, "running")
-        await seen.wait_for_status(set(jobs) - begun, "queued")
-        asked_at = time.monotonic()
-        await asyncio.gather(*(stack.cancel(jobs[job_id]) for job_id in sorted(jobs, key=begun.__contains__)))
-        answered_s = time.monotonic() - asked_at
-        await seen.wait_for_status(set(jobs), "cancelled", timeout_s=WITHIN_S)
-        log.info("100 jobs were cancelled within %.2f s, asking took %.2f", time.monotonic() - asked_at, answered_s)
-        await wait_until(lambda: workers.handler_log.matching("cancelled cancel").jobs == begun)
-        ((after, receipt),) = (await submit(stack, 1, "nap", 0)).items()  # behind all that were queued
-        await seen.watch(receipt)
-        await seen.wait_for_status({after}, "succeeded")
-        assert workers.handler_log.matching("start").jobs == {*begun, after}
-        assert seen.violations() == []
+        started = workers.handler_log.jobs
+        await watcher.wait_for_status(started, "running")
+        await watcher.wait_for_status(set(jobs) - started, "queued")
+        requested_at = time.monotonic()
+        await asyncio.gather(*(stack.cancel(jobs[job_id]) for job_id in sorted(jobs, key=started.__contains__)))
+        requests_s = time.monotonic() - requested_at
+        await watcher.wait_for_status(set(jobs), "cancelled", timeout_s=MAX_DELAY_S)
+        total_s = time.monotonic() - requested_at
+        log.info("100 jobs were cancelled within %.2f s, the requests took %.2f s", total_s, requests_s)
+        await wait_until(lambda: workers.handler_log.matching("cancelled cancel").jobs == started)
+        ((after, receipt),) = (await submit(stack, 1, "nap", 0)).items()  # queued after all others
+        await watcher.watch(receipt)
+        await watcher.wait_for_status({after}, "succeeded")
+        assert workers.handler_log.matching("start").jobs == {*started, after}
+        assert watcher.violations() == []
 
 
-async def test_a_frozen_worker_that_wakes_up_too_late_moves_nothing(stack: Stack, tmp_path: Path) -> None:
-    """It is frozen beyond its lease and another one has its jobs: it stops within a heartbeat, however they run."""
-    gate = tmp_path / "gate"
-    async with watch_jobs(stack) as seen, run_workers(stack, tmp_path, 1) as workers:
+async def test_frozen_worker_stops_after_losing_its_leases(stack: Stack, tmp_path: Path) -> None:
+    """After it thaws, it stops the jobs that another worker has taken over within a heartbeat, however they run."""
+    finish = tmp_path / "finish"
+    async with watch_jobs(stack) as watcher, run_workers(stack, tmp_path, 1) as workers:
         (frozen,) = workers.workers
-        held = {**await submit(stack, 2, "hold", str(gate)), **await submit(stack, 2, "hold-in-thread", str(gate))}
-        held |= (in_process := await submit(stack, 2, "hold-in-process", str(gate)))
+        held = {**await submit(stack, 2, "hold", str(finish)), **await submit(stack, 2, "hold-in-thread", str(finish))}
+        held |= (in_process := await submit(stack, 2, "hold-in-process", str(finish)))
         await wait_until(lambda: workers.handler_log.matching("start").jobs == set(held))
-        naps = await submit(stack, 2, "nap", LEASE_S)  # over for the frozen one as soon as it wakes up
+        naps = await submit(stack, 2, "nap", LEASE_S)  # their sleep is over as soon as the frozen worker thaws
         for receipt in (*held.values(), *naps.values()):
-            await seen.watch(receipt)
+            await watcher.watch(receipt)
         jobs = {*held, *naps}
         await wait_until(lambda: workers.handler_log.matching("start").jobs == jobs)
-        await seen.wait_for_status(jobs, "running")
+        await watcher.wait_for_status(jobs, "running")
         frozen.signal(signal.SIGSTOP)
         (other,) = await workers.add()
         await wait_until(lambda: workers.handler_log.by_worker(other.pid).matching("start").jobs == jobs)
         thawed_at = time.monotonic()
         frozen.signal(signal.SIGCONT)
-        stopped = set(held) - set(in_process)  # processes have ended themselves meanwhile
+        stopped = set(held) - set(in_process)  # handler processes exit by themselves when the lease ends
         await wait_until(lambda: workers.handler_log.by_worker(frozen.pid).matching("cancelled lease").jobs >= stopped)
-        await seen.wait_for_status(set(naps), "succeeded")
-        gate.touch()
-        await seen.wait_for_status(jobs, "succeeded")
-        effects = workers.handler_log
-        last = max(effect.at for effect in effects.by_worker(frozen.pid))
-        log.info("the frozen worker did its last %.3f s after it woke up", last - thawed_at)
+        await watcher.wait_for_status(set(naps), "succeeded")
+        finish.touch()
+        await watcher.wait_for_status(jobs, "succeeded")
+        entries = workers.handler_log
+        last = max(entry.at for entry in entries.by_worker(frozen.pid))
+        log.info("the frozen worker's last event was %.3f s after it thawed", last - thawed_at)
         assert last < thawed_at + HEARTBEAT_S
-        assert HandlerLog(effect for effect in effects if effect.job_id in in_process).overlapping(0) == []
-        assert [seen.last(job_id)["result"] for job_id in jobs] == [2] * len(jobs)
-        assert seen.violations() == []
+        assert HandlerLog(entry for entry in entries if entry.job_id in in_process).overlapping(0) == []
+        assert [watcher.last(job_id)["result"] for job_id in jobs] == [2] * len(jobs)
+        assert watcher.violations() == []
 
 
-async def test_a_stopping_workers_jobs_go_on_elsewhere_at_once(stack: Stack, tmp_path: Path) -> None:
-    """Within two seconds of its exit another worker is at all twenty, and that has cost none of them an attempt."""
-    gate = tmp_path / "gate"
-    async with watch_jobs(stack) as seen, run_workers(stack, tmp_path, 1, WORKER_CONCURRENCY="20", **LONG) as workers:
-        leaving = workers.workers[0]
-        jobs = await submit(stack, 20, "hold", str(gate))
+async def test_jobs_of_a_stopped_worker_continue_at_once(stack: Stack, tmp_path: Path) -> None:
+    """Within two seconds of its exit another worker runs all twenty jobs, and none has lost an attempt."""
+    finish = tmp_path / "finish"
+    async with (
+        watch_jobs(stack) as watcher,
+        run_workers(stack, tmp_path, 1, WORKER_CONCURRENCY="20", **LONG_LEASE) as workers,
+    ):
+        stopping = workers.workers[0]
+        jobs = await submit(stack, 20, "hold", str(finish))
         for receipt in jobs.values():
-            await seen.watch(receipt)
+            await watcher.watch(receipt)
         await wait_until(lambda: workers.handler_log.jobs == set(jobs))
         (other,) = await workers.add()
-        left_at = await leaving.stop()
+        exited_at = await stopping.stop()
         await wait_until(lambda: workers.handler_log.by_worker(other.pid).matching("start").jobs == set(jobs), 10)
-        gate.touch()
-        await seen.wait_for_status(set(jobs), "succeeded")
-        effects = workers.handler_log
-        starts = [effect.at - left_at for effect in effects.by_worker(other.pid).matching("start")]
-        log.info("20 jobs went on within %.2f s of the exit", max(starts))
-        assert max(starts) < WITHIN_S
-        assert {effect.attempt for effect in effects} == {1}
-        assert effects.by_worker(leaving.pid).matching("cancelled stop").jobs == set(jobs)
-        assert effects.overlapping(0) == []
-        assert {(job["status"], job["attempt"], job["result"]) for job in map(seen.last, jobs)} == {("succeeded", 1, 1)}
-        assert seen.violations() == []
+        finish.touch()
+        await watcher.wait_for_status(set(jobs), "succeeded")
+        entries = workers.handler_log
+        starts = [entry.at - exited_at for entry in entries.by_worker(other.pid).matching("start")]
+        log.info("20 jobs continued within %.2f s of the exit", max(starts))
+        assert max(starts) < MAX_DELAY_S
+        assert {entry.attempt for entry in entries} == {1}
+        assert entries.by_worker(stopping.pid).matching("cancelled stop").jobs == set(jobs)
+        assert entries.overlapping(0) == []
+        assert {(job["status"], job["attempt"], job["result"]) for job in map(watcher.last, jobs)} == {
+            ("succeeded", 1, 1)
+        }
+        assert watcher.violations() == []
 
 
-async def test_what_a_checkpoint_has_kept_is_never_done_again(stack: Stack, tmp_path: Path) -> None:
-    """A job's worker is killed after each of six checkpoints, the moment that it is kept: that makes six steps."""
-    async with watch_jobs(stack) as seen, run_workers(stack, tmp_path, 2, LEASE_S="2") as workers:
+async def test_steps_before_a_checkpoint_are_not_repeated(stack: Stack, tmp_path: Path) -> None:
+    """A worker is killed right after each of six checkpoints, and the job does exactly six steps."""
+    async with watch_jobs(stack) as watcher, run_workers(stack, tmp_path, 2, LEASE_S="2") as workers:
         ((job_id, receipt),) = (await submit(stack, 1, "deadly-checkpoints", {"steps": KILLS})).items()
-        await seen.watch(receipt)
+        await watcher.watch(receipt)
 
-        async def revive_after(number: int) -> None:
+        async def restart_after(number: int) -> None:
             (saved,) = await wait_until(lambda: workers.handler_log.matching(f"saved {number}"))
             victim = workers.by_pid(saved.worker)
-            await victim.kill()  # as its handler has done
+            await victim.kill()  # its handler has killed it already; this waits for the exit
             await victim.start()
 
         for number in range(KILLS):
-            await revive_after(number)
-        await seen.wait_for_status({job_id}, "succeeded")
-        effects = workers.handler_log
-        assert effects.jobs == {job_id}
-        steps = [effect.event for effect in effects.matching("step ")]
-        assert steps == [f"step {number}" for number in range(KILLS)], format_entries(effects)
+            await restart_after(number)
+        await watcher.wait_for_status({job_id}, "succeeded")
+        entries = workers.handler_log
+        assert entries.jobs == {job_id}
+        steps = [entry.event for entry in entries.matching("step ")]
+        assert steps == [f"step {number}" for number in range(KILLS)], format_entries(entries)
