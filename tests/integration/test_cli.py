@@ -1,4 +1,4 @@
-"""The `headway` command as people and scripts call it, and `make demo`."""
+"""The `headway` command, as users and scripts call it, and `make demo`."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
         yield stack
 
 
-class Ended(NamedTuple):
-    """What a command has left."""
+class Completed(NamedTuple):
+    """The exit code and the output of a command."""
 
     code: int | None
     out: str
@@ -41,26 +41,26 @@ class Ended(NamedTuple):
 
     @property
     def lines(self) -> list[str]:
-        """The lines that it printed."""
+        """The lines of standard output."""
         return self.out.splitlines()
 
 
 class Terminal:
-    """A terminal of 120 columns, and all that was written to it."""
+    """A pseudo-terminal, and the text that was written to it."""
 
     def __init__(self) -> None:
-        self.mine, self.theirs = os.openpty()
+        self.primary, self.secondary = os.openpty()
         self.text = ""
-        asyncio.get_running_loop().add_reader(self.mine, self._read)
+        asyncio.get_running_loop().add_reader(self.primary, self._read)
 
     def _read(self) -> None:
-        self.text += os.read(self.mine, 65_536).decode(errors="replace")
+        self.text += os.read(self.primary, 65_536).decode(errors="replace")
 
     def close(self) -> None:
         """Close both ends."""
-        asyncio.get_running_loop().remove_reader(self.mine)
-        os.close(self.mine)
-        os.close(self.theirs)
+        asyncio.get_running_loop().remove_reader(self.primary)
+        os.close(self.primary)
+        os.close(self.secondary)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ async def terminal() -> AsyncIterator[Terminal]:
 async def start(
     stack: Stack, *arguments: str, stdin: int = DEVNULL, stdout: int = PIPE, stderr: int = PIPE, **more: str
 ) -> Process:
-    """Start `headway` with these arguments."""
+    """Start the `headway` command; `more` are environment variables."""
     env = {**os.environ, "HEADWAY_URL": stack.url, "COLUMNS": "120", "TERM": "xterm", **more}
     return await asyncio.create_subprocess_exec(
         sys.executable,
@@ -91,50 +91,51 @@ async def start(
     )
 
 
-async def headway(stack: Stack, *arguments: str, given: str | None = None, **more: str) -> Ended:
-    """Run `headway` to its end, with something on stdin."""
-    process = await start(stack, *arguments, stdin=DEVNULL if given is None else PIPE, **more)  # type: ignore[arg-type]
-    out, err = await asyncio.wait_for(process.communicate(None if given is None else given.encode()), 60)
-    return Ended(process.returncode, out.decode(), err.decode())
+async def headway(stack: Stack, *arguments: str, stdin_text: str | None = None, **more: str) -> Completed:
+    """Run the `headway` command until it exits; `more` are environment variables."""
+    process = await start(stack, *arguments, stdin=DEVNULL if stdin_text is None else PIPE, **more)  # type: ignore[arg-type]
+    out, err = await asyncio.wait_for(process.communicate(None if stdin_text is None else stdin_text.encode()), 60)
+    return Completed(process.returncode, out.decode(), err.decode())
 
 
 async def test_submit_prints_the_link(stack: Stack) -> None:
-    """Without --watch the only line is the page's link, with --json the receipt."""
-    ended = await headway(stack, "submit", "echo", "--payload", "[1, 2.50]")
-    assert (ended.code, ended.err, len(ended.lines)) == (0, "", 1)
-    link = Link.parse(ended.out)
+    """Without --watch it prints one line: the link of the page, or with --json the receipt."""
+    completed = await headway(stack, "submit", "echo", "--payload", "[1, 2.50]")
+    assert (completed.code, completed.err, len(completed.lines)) == (0, "", 1)
+    link = Link.parse(completed.out)
     assert link.base == stack.url
-    await wait_until(lambda: _ended(stack, link))
+    await wait_until(lambda: has_ended(stack, link))
     assert (await stack.snapshot(str(link.id), link.token))["result"] == [1, 2.5]
     receipt = json.loads((await headway(stack, "submit", "echo", "--json")).out)
     assert receipt["links"]["page"].endswith(f"/jobs/{receipt['id']}#{receipt['token']}")
 
 
-async def _ended(stack: Stack, link: Link) -> bool:
+async def has_ended(stack: Stack, link: Link) -> bool:
+    """Return whether the job of a link has completed."""
     return bool((await stack.snapshot(str(link.id), link.token))["finished_at"])
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "expected"),
     [
         (("countdown", "--payload", '{"steps": 3, "delay_s": 0.05}'), 0, 'succeeded, 100 %, "Counted 3 steps"'),
         (("broken",), 1, "failed, ValueError: the cable is loose"),
-        (("nobody-knows", "--max-attempts", "1"), 1, "failed, UnknownKind"),
+        (("unknown-kind", "--max-attempts", "1"), 1, "failed, UnknownKind"),
         (("countdown", "--timeout", "0.2", "--max-attempts", "1"), 1, "failed, Timeout"),
     ],
 )
-async def test_the_exit_code_is_the_ending(stack: Stack, arguments: tuple[str, ...], code: int, told: str) -> None:
-    """A watched job's last line is its ending, which decides the exit code; no line repeats or has a token."""
-    ended = await headway(stack, "submit", *arguments, "--watch")
-    assert (ended.code, ended.err) == (code, "")
-    assert told in ended.lines[-1]
-    assert len(set(ended.lines)) == len(ended.lines)
-    assert "eyJ" not in ended.out
-    assert "\x1b" not in ended.out
+async def test_exit_code_is_the_outcome(stack: Stack, arguments: tuple[str, ...], code: int, expected: str) -> None:
+    """The last line shows the job's outcome, which decides the exit code; no line is repeated or contains a token."""
+    completed = await headway(stack, "submit", *arguments, "--watch")
+    assert (completed.code, completed.err) == (code, "")
+    assert expected in completed.lines[-1]
+    assert len(set(completed.lines)) == len(completed.lines)
+    assert "eyJ" not in completed.out
+    assert "\x1b" not in completed.out
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (("countdown", "--payload", "{"), "argument --payload"),
         (("countdown", "--max-attempts", "0"), "max_attempts"),
@@ -144,55 +145,55 @@ async def test_the_exit_code_is_the_ending(stack: Stack, arguments: tuple[str, .
         (("echo", "--payload", f'"{"x" * 33_000}"'), "payload"),
     ],
 )
-async def test_a_wrong_submission_is_a_wrong_call(stack: Stack, arguments: tuple[str, ...], said: str) -> None:
-    """What is refused for what it says ends with 2, a line that names it, and nothing on stdout."""
-    ended = await headway(stack, "submit", *arguments)
-    assert (ended.code, ended.out) == (2, "")
-    assert said in ended.err.splitlines()[-1]
+async def test_invalid_submission_is_a_usage_error(stack: Stack, arguments: tuple[str, ...], expected: str) -> None:
+    """An invalid submission exits with 2, names the argument on stderr and prints nothing on stdout."""
+    completed = await headway(stack, "submit", *arguments)
+    assert (completed.code, completed.out) == (2, "")
+    assert expected in completed.err.splitlines()[-1]
 
 
-async def test_snapshots_are_lines_of_json(stack: Stack) -> None:
-    """With --json each snapshot is a line, versions rising, as the wire has it."""
+async def test_json_output_is_one_snapshot_per_line(stack: Stack) -> None:
+    """With --json each line is a snapshot as the notifier sends it, with rising versions."""
     payload = '{"steps": 5, "delay_s": 0.05}'
-    ended = await headway(stack, "submit", "countdown", "--payload", "@-", "--watch", "--json", given=payload)
-    jobs = [json.loads(line) for line in ended.lines]
+    completed = await headway(stack, "submit", "countdown", "--payload", "@-", "--watch", "--json", stdin_text=payload)
+    jobs = [json.loads(line) for line in completed.lines]
     assert [job["version"] for job in jobs] == sorted({job["version"] for job in jobs})
-    assert jobs[-1] == await stack.snapshot(jobs[-1]["id"], await minted(stack, jobs[-1]["id"]))
+    assert jobs[-1] == await stack.snapshot(jobs[-1]["id"], await issue_token(stack, jobs[-1]["id"]))
 
 
-async def test_a_poor_terminal_is_no_error(stack: Stack) -> None:
-    """What an output cannot show is replaced."""
-    ended = await headway(stack, "submit", "echo", "--payload", '"ü ☂"', "--watch", PYTHONIOENCODING="ascii")
-    assert (ended.code, ended.err) == (0, "")
-    assert '"? ?"' in ended.lines[-1]
+async def test_unsupported_characters_are_replaced(stack: Stack) -> None:
+    """Characters that the output's encoding lacks are replaced, without an error."""
+    completed = await headway(stack, "submit", "echo", "--payload", '"ü ☂"', "--watch", PYTHONIOENCODING="ascii")
+    assert (completed.code, completed.err) == (0, "")
+    assert '"? ?"' in completed.lines[-1]
 
 
-async def minted(stack: Stack, job_id: str) -> str:
-    """Return what `headway token` prints."""
+async def issue_token(stack: Stack, job_id: str) -> str:
+    """Issue a token with `headway token`."""
     return (await headway(stack, "token", job_id, TOKEN_KEY_FILE=stack.env["TOKEN_KEY_FILE"])).out.strip()
 
 
-async def test_a_job_is_watched_and_cancelled_by_its_link(stack: Stack) -> None:
-    """Link and token come from arguments, stdin and the environment; a cancelled job ends its watch with 130."""
+async def test_job_is_watched_and_cancelled_by_its_link(stack: Stack) -> None:
+    """Link and token come from arguments, stdin or the environment; `watch` of a cancelled job exits with 130."""
     link = (await headway(stack, "submit", *ENDLESS)).out.strip()
     page, _, token = link.partition("#")
-    watches = [
+    processes = [
         await start(stack, "watch", link),
         await start(stack, "watch", page, HEADWAY_TOKEN=token),
         await start(stack, "watch", "-", "--json", stdin=PIPE),
         await start(stack, "watch", page, "--token-stdin", stdin=PIPE),
     ]
-    for process, text in ((watches[2], link), (watches[3], token)):
+    for process, text in ((processes[2], link), (processes[3], token)):
         assert process.stdin is not None
         process.stdin.write(text.encode())
         process.stdin.close()
-    for process in watches:
+    for process in processes:
         assert process.stdout is not None
         assert await process.stdout.readline()
-    cancelled = await headway(stack, "cancel", "-", given=link)
+    cancelled = await headway(stack, "cancel", "-", stdin_text=link)
     assert (cancelled.code, cancelled.err) == (0, "")
     assert "cancel" in cancelled.out
-    for process in watches:
+    for process in processes:
         out, err = await asyncio.wait_for(process.communicate(), 30)
         assert (process.returncode, err) == (130, b"")
         assert b"cancelled" in out.splitlines()[-1]
@@ -201,28 +202,28 @@ async def test_a_job_is_watched_and_cancelled_by_its_link(stack: Stack) -> None:
 
 
 async def test_several_jobs_are_watched_at_once(stack: Stack) -> None:
-    """Of several jobs the worst ending counts, and one that cannot be watched does not keep the others back."""
+    """The worst outcome decides the exit code, and a job with an invalid token does not affect the others."""
     links = [(await headway(stack, "submit", kind)).out.strip() for kind in ("echo", "broken", "echo")]
     links[0] = f"{links[0][:-4]}AAAA"
-    ended = await headway(stack, "watch", "-", given="\n".join(links))
-    assert ended.code == 1
-    assert ended.err == "headway: The token is not valid for this service.\n"
-    assert {line.split()[2].strip(",") for line in ended.lines} >= {"failed", "succeeded"}
+    completed = await headway(stack, "watch", "-", stdin_text="\n".join(links))
+    assert completed.code == 1
+    assert completed.err == "headway: The token is not valid for this service.\n"
+    assert {line.split()[2].strip(",") for line in completed.lines} >= {"failed", "succeeded"}
     assert (await headway(stack, "watch", links[2], links[2])).code == 0
 
 
-async def test_a_token_that_may_only_watch_cannot_cancel(stack: Stack) -> None:
-    """A refusal is a line on stderr and code 1."""
+async def test_watch_token_cannot_cancel(stack: Stack) -> None:
+    """A rejected request exits with 1 and prints one line on stderr."""
     job_id = (await stack.submit("countdown", delay_s=60))["id"]
-    made = await headway(
+    issued = await headway(
         stack, "token", job_id, "--watch-only", "--link", stack.url, TOKEN_KEY_FILE=stack.env["TOKEN_KEY_FILE"]
     )
-    ended = await headway(stack, "cancel", "-", given=made.out)
-    assert (ended.code, ended.out, ended.err.count("\n")) == (1, "", 1)
+    completed = await headway(stack, "cancel", "-", stdin_text=issued.out)
+    assert (completed.code, completed.out, completed.err.count("\n")) == (1, "", 1)
 
 
 async def test_ctrl_c_leaves_the_job_running(stack: Stack) -> None:
-    """Ctrl-C ends the watching with 130, says so, shows no token to a log, and the job goes on."""
+    """Ctrl-C exits with 130 and a message without a token, and the job keeps running."""
     link = (await headway(stack, "submit", *ENDLESS)).out.strip()
     page, _, token = link.partition("#")
     process = await start(stack, "watch", page, HEADWAY_TOKEN=token)
@@ -236,16 +237,16 @@ async def test_ctrl_c_leaves_the_job_running(stack: Stack) -> None:
     before = await stack.snapshot(str(job_id), token)
     assert before["status"] == "running"
 
-    async def further() -> bool:
+    async def advanced() -> bool:
         return bool((await stack.snapshot(str(job_id), token))["version"] > before["version"])
 
-    await wait_until(further)
+    await wait_until(advanced)
     await headway(stack, "cancel", link)
 
 
-async def test_a_terminal_has_bars(stack: Stack, terminal: Terminal) -> None:
-    """On a terminal a job is a bar that is redrawn; Ctrl-C tells a person how to come back."""
-    process = await start(stack, "submit", *ENDLESS, "--watch", stdout=terminal.theirs, stderr=terminal.theirs)
+async def test_terminal_shows_progress_bars(stack: Stack, terminal: Terminal) -> None:
+    """On a terminal a job is a bar that is redrawn; after Ctrl-C the user gets a link to watch the job again."""
+    process = await start(stack, "submit", *ENDLESS, "--watch", stdout=terminal.secondary, stderr=terminal.secondary)
     await wait_until(lambda: re.search(r"Step \d+ of 9000", terminal.text))
     assert "━" in terminal.text
     assert "eyJ" not in terminal.text
@@ -254,13 +255,13 @@ async def test_a_terminal_has_bars(stack: Stack, terminal: Terminal) -> None:
     link = await wait_until(lambda: re.search(r"to come back: (\S+)\r\n", terminal.text))
     terminal.text = ""
     assert (await headway(stack, "cancel", link[1])).code == 0
-    process = await start(stack, "watch", link[1], stdout=terminal.theirs, stderr=terminal.theirs)
+    process = await start(stack, "watch", link[1], stdout=terminal.secondary, stderr=terminal.secondary)
     assert await asyncio.wait_for(process.wait(), 20) == 130
     await wait_until(lambda: "■" in terminal.text and "cancelled" in terminal.text)
 
 
-async def test_a_reader_that_leaves_is_no_error(stack: Stack) -> None:
-    """When nobody reads any more, as behind `head -1`, the command ends without a word."""
+async def test_closed_pipe_ends_the_command_silently(stack: Stack) -> None:
+    """When the reader of its output exits, as `head -1` does, the command exits without a message."""
     process = await start(stack, "submit", *ENDLESS, "--watch", "--json")
     assert process.stdout is not None
     assert process.stderr is not None
@@ -268,11 +269,11 @@ async def test_a_reader_that_leaves_is_no_error(stack: Stack) -> None:
     process.stdout._transport.close()  # type: ignore[attr-defined]
     assert await asyncio.wait_for(process.stderr.read(), 20) == b""
     assert await asyncio.wait_for(process.wait(), 20) == 1
-    await headway(stack, "cancel", f"{stack.url}/jobs/{job['id']}", HEADWAY_TOKEN=await minted(stack, job["id"]))
+    await headway(stack, "cancel", f"{stack.url}/jobs/{job['id']}", HEADWAY_TOKEN=await issue_token(stack, job["id"]))
 
 
-async def test_an_api_key_opens_a_closed_submitter(tmp_path: Path) -> None:
-    """The API key comes from a file or the environment, and without one the command ends with 1."""
+async def test_api_key_is_read_from_a_file_or_the_environment(tmp_path: Path) -> None:
+    """Against a submitter that requires API keys, a submission without one exits with 1."""
     keys = tmp_path / "api-keys"
     keys.write_text("the-key\n")
     async with running(tmp_path / "state", SUBMITTER_API_KEYS=str(keys)) as stack:
@@ -281,8 +282,8 @@ async def test_an_api_key_opens_a_closed_submitter(tmp_path: Path) -> None:
         assert (await headway(stack, "submit", "countdown", HEADWAY_API_KEY="the-key")).code == 0
 
 
-async def test_the_demo_ends_by_itself(tmp_path: Path) -> None:
-    """`make demo` shows every ending, survives its own kill, exits with 0 and leaves nothing behind."""
+async def test_demo_shows_every_outcome(tmp_path: Path) -> None:
+    """`make demo` shows every outcome, survives the worker that it kills, exits with 0 and leaves no files."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -295,14 +296,14 @@ async def test_the_demo_ends_by_itself(tmp_path: Path) -> None:
     out, err = await asyncio.wait_for(process.communicate(), 110)
     text = out.decode()
     assert (process.returncode, err.decode()) == (0, "")
-    for ending in (
+    for pattern in (
         "thumbnails .* succeeded, 100 %, attempt 2 of 5",
         "crawl .* succeeded",
         "countdown .* succeeded",
         "import .* failed, .*Fail: row 40",
         "video .* cancelled",
     ):
-        assert re.search(ending, text), ending
+        assert re.search(pattern, text), pattern
     links = [Link.parse(link) for link in re.findall(r"http\S+#\S+", text)]
     assert len(links) == 5
     port = int(links[0].base.rpartition(":")[2])

@@ -109,27 +109,27 @@ async def test_watchers_see_progress_of_the_other_version(crossed: Crossed, tmp_
     finish = tmp_path / "finish"
     async with watch_jobs(crossed[OLD]) as at_old, watch_jobs(crossed[NEW]) as at_new:
         job_id = (await crossed[version].submit_wait(finish, at_old, at_new))["id"]
-        for watchers in (at_old, at_new):
-            await progress_from(OTHER[version], watchers, [job_id])
-            assert watchers.last(job_id)["lease_until"]
+        for watcher in (at_old, at_new):
+            await progress_from(OTHER[version], watcher, [job_id])
+            assert watcher.last(job_id)["lease_until"]
         finish.touch()
-        for watchers in (at_old, at_new):
-            await watchers.wait_for_status({job_id}, "succeeded", timeout_s=TIMEOUT_S)
-            assert watchers.violations() == []
+        for watcher in (at_old, at_new):
+            await watcher.wait_for_status({job_id}, "succeeded", timeout_s=TIMEOUT_S)
+            assert watcher.violations() == []
         assert at_old.last(job_id) == at_new.last(job_id)
 
 
 @for_each_crossed_system
 async def test_retries_pass_between_the_versions(crossed: Crossed, version: str) -> None:
     """A failed attempt is retried with its checkpoint, and watchers see the reason."""
-    async with watch_jobs(crossed[version]) as watchers:
-        job_id = (await crossed[version].submit_watched("third-attempt", {}, watchers, delay_s=1))["id"]
-        await watchers.wait_for_status({job_id}, "succeeded", timeout_s=TIMEOUT_S)
-        job = watchers.last(job_id)
+    async with watch_jobs(crossed[version]) as watcher:
+        job_id = (await crossed[version].submit_watched("third-attempt", {}, watcher, delay_s=1))["id"]
+        await watcher.wait_for_status({job_id}, "succeeded", timeout_s=TIMEOUT_S)
+        job = watcher.last(job_id)
     assert (job["attempt"], job["max_attempts"], job["result"], job["due_at"]) == (3, 3, [1, 2], None)
-    errors = {seen["error"]["message"] for seen in watchers.snapshots[job_id] if seen["status"] == "retrying"}
+    errors = {seen["error"]["message"] for seen in watcher.snapshots[job_id] if seen["status"] == "retrying"}
     assert errors <= {"The album is locked."}  # a slow client may skip the snapshots of a retry
-    assert watchers.violations() == []
+    assert watcher.violations() == []
 
 
 @for_each_crossed_system
@@ -139,23 +139,23 @@ async def test_stopped_worker_releases_its_jobs_to_the_other_version(
     """A job of a stopped worker continues on the other version and back, at no attempt and with its checkpoint."""
     system, finish, first, second = crossed[version], tmp_path / "finish", OTHER[version], version
     worker = system.services["worker"]
-    async with watch_jobs(system) as watchers:
-        kept = (await system.submit_wait(finish, watchers))["id"]
-        plain = (await system.submit_wait(finish, watchers, checkpoint=False))["id"]
-        await progress_from(first, watchers, [kept, plain])
+    async with watch_jobs(system) as watcher:
+        kept = (await system.submit_wait(finish, watcher))["id"]
+        plain = (await system.submit_wait(finish, watcher, checkpoint=False))["id"]
+        await progress_from(first, watcher, [kept, plain])
         try:
             await worker.stop()
-            await watchers.wait_for_status({kept, plain}, "queued", timeout_s=TIMEOUT_S)
+            await watcher.wait_for_status({kept, plain}, "queued", timeout_s=TIMEOUT_S)
             await worker.start(second)
-            await progress_from(second, watchers, [kept, plain])
+            await progress_from(second, watcher, [kept, plain])
         finally:
             await system.replace("worker", first)
-        await progress_from(first, watchers, [kept, plain])
+        await progress_from(first, watcher, [kept, plain])
         finish.touch()
-        await watchers.wait_for_status({kept, plain}, "succeeded", timeout_s=TIMEOUT_S)
-        assert watchers.last(kept)["result"] == {"ran": [first, second, first], "attempt": 1}
-        assert watchers.last(plain)["result"] == {"ran": [first], "attempt": 1}
-        assert watchers.violations() == []
+        await watcher.wait_for_status({kept, plain}, "succeeded", timeout_s=TIMEOUT_S)
+        assert watcher.last(kept)["result"] == {"ran": [first, second, first], "attempt": 1}
+        assert watcher.last(plain)["result"] == {"ran": [first], "attempt": 1}
+        assert watcher.violations() == []
 
 
 async def test_same_request_to_both_versions_is_one_job(crossed: Crossed, tmp_path: Path) -> None:
@@ -183,15 +183,15 @@ async def test_both_notifiers_share_a_record(crossed: Crossed, first: str) -> No
         job_id = receipt["id"]
 
         async def seen_by_both(status: str, current: int) -> None:
-            def shown() -> bool:
+            def shown_by_both() -> bool:
                 last = [(each.last(job_id)["status"], each.last(job_id)["progress"]) for each in (at_writer, at_other)]
                 return all(job[0] == status and job[1] and job[1]["current"] == current for job in last)
 
-            await wait_until(shown, TIMEOUT_S)
+            await wait_until(shown_by_both, TIMEOUT_S)
             assert at_writer.last(job_id) == at_other.last(job_id)
 
-        for watchers in (at_writer, at_other):
-            await watchers.wait_for_status({job_id}, "queued", timeout_s=TIMEOUT_S)
+        for watcher in (at_writer, at_other):
+            await watcher.wait_for_status({job_id}, "queued", timeout_s=TIMEOUT_S)
         for step, notifier in enumerate((writer, other, writer, other), 1):
             verdict = await notifier.report(receipt, step, progress={"current": step, "total": 4})
             assert (verdict["accepted"], verdict["watched"]) == (True, True)
@@ -215,14 +215,14 @@ async def test_cancel_through_either_notifier_reaches_the_worker(
     async with watch_jobs(crossed[OLD]) as at_old, watch_jobs(crossed[NEW]) as at_new:
         receipts = [await crossed[version].submit_wait(tmp_path / "never", at_old, at_new) for _ in crossed]
         jobs = [receipt["id"] for receipt in receipts]
-        for watchers in (at_old, at_new):
-            await progress_from(OTHER[version], watchers, jobs)
+        for watcher in (at_old, at_new):
+            await progress_from(OTHER[version], watcher, jobs)
         for system, receipt in zip(crossed.values(), receipts, strict=True):
             answer = await system.cancel_here(receipt)
             assert (answer["status"], answer["cancel_requested"]) == ("running", True)
-        for watchers in (at_old, at_new):
-            await watchers.wait_for_status(set(jobs), "cancelled", timeout_s=TIMEOUT_S)
-            assert watchers.violations() == []
+        for watcher in (at_old, at_new):
+            await watcher.wait_for_status(set(jobs), "cancelled", timeout_s=TIMEOUT_S)
+            assert watcher.violations() == []
         assert [at_old.last(job_id) for job_id in jobs] == [at_new.last(job_id) for job_id in jobs]
 
 
@@ -252,16 +252,16 @@ async def test_record_has_all_fields_of_0_1(crossed: Crossed, admin: Redis, stat
     values = await admin.hmget(f"headway:job:{{{receipt['id']}}}", FIELDS_OF_0_1)
     missing = [name for name, value in zip(FIELDS_OF_0_1, values, strict=True) if value is None]
     assert (missing, len(set(FIELDS_OF_0_1))) == ([], 24)
-    served, shown = [await notifier.snapshot(receipt["id"], receipt["token"]) for notifier in (old, new)]
-    assert served["status"] == state.partition("-")[0]
-    assert served["version"] > 0
-    assert served == {name: shown[name] for name in served}
-    ended = served["status"] in ENDED
+    old_snapshot, new_snapshot = [await notifier.snapshot(receipt["id"], receipt["token"]) for notifier in (old, new)]
+    assert old_snapshot["status"] == state.partition("-")[0]
+    assert old_snapshot["version"] > 0
+    assert old_snapshot == {name: new_snapshot[name] for name in old_snapshot}
+    ended = old_snapshot["status"] in ENDED
     verdict = await old.report(receipt, delivery=2, message_id="another")
     assert verdict["reason"] == ("finished" if ended else "duplicate")
     verdict = await old.report(receipt, delivery=2, status="succeeded", result=2)
     assert verdict["reason"] == ("finished" if ended else None)
-    assert (await new.snapshot(receipt["id"], receipt["token"]))["result"] == (shown["result"] if ended else 2)
+    assert (await new.snapshot(receipt["id"], receipt["token"]))["result"] == (new_snapshot["result"] if ended else 2)
 
 
 @pytest.mark.timeout(300)
@@ -272,26 +272,26 @@ async def test_rolling_upgrade_and_downgrade_keep_running_jobs(
     finish, folder, worker = tmp_path / "finish", tmp_path / "system", OLD
     steps = [(name, NEW) for name in SERVICES] + [(name, OLD) for name in reversed(SERVICES)]
     all_old = dict.fromkeys(SERVICES, OLD)
-    async with System.running(folder, shared_keys, stores, trees, **all_old) as system, watch_jobs(system) as watchers:
-        waiting = [(await system.submit_wait(finish, watchers, checkpoint=kept))["id"] for kept in (True, True, False)]
-        retried = [(await system.submit_watched("only-on", NEW, watchers))["id"]]  # until the upgrade
-        await progress_from(OLD, watchers, waiting)
+    async with System.running(folder, shared_keys, stores, trees, **all_old) as system, watch_jobs(system) as watcher:
+        waiting = [(await system.submit_wait(finish, watcher, checkpoint=kept))["id"] for kept in (True, True, False)]
+        retried = [(await system.submit_watched("only-on", NEW, watcher))["id"]]  # until the upgrade
+        await progress_from(OLD, watcher, waiting)
         for name, version in steps:
             await system.replace(name, version)
             worker = version if name == "worker" else worker
-            waiting.append((await system.submit_wait(finish, watchers))["id"])
-            await progress_from(worker, watchers, waiting)
+            waiting.append((await system.submit_wait(finish, watcher))["id"])
+            await progress_from(worker, watcher, waiting)
             if (name, version) == ("submitter", NEW):
-                retried.append((await system.submit_watched("only-on", OLD, watchers))["id"])  # until the downgrade
+                retried.append((await system.submit_watched("only-on", OLD, watcher))["id"])  # until the downgrade
         finish.touch()
-        await watchers.wait_for_status({*waiting, *retried}, "succeeded", timeout_s=TIMEOUT_S)
+        await watcher.wait_for_status({*waiting, *retried}, "succeeded", timeout_s=TIMEOUT_S)
         await wait_until(system.is_empty, TIMEOUT_S)
     assert sorted(finish.read_text().split()) == sorted(waiting)
     for job_id in (*waiting, *retried):
-        ends = {job["version"]: job["status"] for job in watchers.snapshots[job_id] if job["status"] in ENDED}
+        ends = {job["version"]: job["status"] for job in watcher.snapshots[job_id] if job["status"] in ENDED}
         assert list(ends.values()) == ["succeeded"]
-    results = [watchers.last(job_id)["result"] for job_id in waiting]
+    results = [watcher.last(job_id)["result"] for job_id in waiting]
     assert [result["ran"] for result in results[:3]] == [[OLD, NEW, OLD], [OLD, NEW, OLD], [OLD]]
     assert {result["attempt"] for result in results} == {1}
-    assert [watchers.last(job_id)["result"] for job_id in retried] == [NEW, OLD]
-    assert watchers.violations() == []
+    assert [watcher.last(job_id)["result"] for job_id in retried] == [NEW, OLD]
+    assert watcher.violations() == []

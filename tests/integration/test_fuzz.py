@@ -1,9 +1,9 @@
-"""Whatever is reported, and whatever comes over a socket, is answered or ends its own connection, and nothing else.
+"""Fuzzing of the notifier: any report, message or frame is answered or closes its own connection, and nothing else.
 
-At least half of it gets past decoding. The notifier's log has no fault of ours, nothing is answered 5xx, what was
-accepted is shown as it was reported, and who watches beside it notices nothing.
+At least half of the inputs get past decoding. The notifier logs no errors of its own and answers nothing with 5xx,
+snapshots show accepted reports unchanged, and the watcher of another job is not disturbed.
 
-The long form, of ten minutes, is `FUZZ_S=600 FUZZ_SEED=7 make test ARGS="tests/integration/test_fuzz.py"`.
+Long form, of ten minutes: FUZZ_S=600 FUZZ_SEED=7 make test ARGS=tests/integration/test_fuzz.py
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ UPGRADE = (
 pytestmark = [pytest.mark.timeout(TOTAL_S + 60), pytest.mark.parametrize("seed", [SEED], ids="FUZZ_SEED={}".format)]
 
 
-def drawn(draw: Callable[[], T]) -> Iterator[T]:
-    """Draw inputs for a third of the time."""
-    until = time.monotonic() + TOTAL_S / 3
-    while time.monotonic() < until:
+def generate(draw: Callable[[], T]) -> Iterator[T]:
+    """Yield inputs for a third of `TOTAL_S`."""
+    deadline = time.monotonic() + TOTAL_S / 3
+    while time.monotonic() < deadline:
         yield draw()
 
 
 @contextmanager
-def told_with(sent: Any) -> Iterator[None]:
-    """Add what was sent to an error."""
+def input_in_errors(sent: Any) -> Iterator[None]:
+    """Add the input to an exception's notes."""
     try:
         yield
     except BaseException as error:
@@ -61,30 +61,30 @@ def told_with(sent: Any) -> Iterator[None]:
 
 
 class Many(msgspec.Struct):
-    """What is answered to whoever asks for many jobs."""
+    """The response to a request for several jobs."""
 
     jobs: list[JobSnapshot]
 
 
 @dataclass
 class Bystander:
-    """A watcher of another job, who sees each of its versions all along."""
+    """The watcher of another job, which must keep receiving every version; and the counts of the inputs."""
 
     notifier: Notifier
     socket: aiohttp.ClientWebSocketResponse
     job_id: str
     sequence: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
-    tally: Counter[tuple[str, bool]] = field(default_factory=Counter)  # what was sent, and got past decoding or not
+    counts: Counter[tuple[str, bool]] = field(default_factory=Counter)  # (kind of input, whether it got past decoding)
 
-    async def hears(self) -> None:
-        """Report a step and see it."""
+    async def check_connected(self) -> None:
+        """Report a step of its own job and check that it arrives."""
         step = next(self.sequence)
         await self.notifier.report(report(self.job_id, step, progress={"current": step}))
-        shown = await self.socket.receive_json(timeout=10)
-        assert shown["job"]["progress"]["current"] == step
+        message = await self.socket.receive_json(timeout=10)
+        assert message["job"]["progress"]["current"] == step
 
-    async def sees(self, job: JobSnapshot) -> None:
-        """See another job as it is told elsewhere."""
+    async def check_same_snapshot(self, job: JobSnapshot) -> None:
+        """Watch another job for a moment and check that its snapshot is this one."""
         await self.socket.send_json({"watch": self.notifier.token(str(job.id))})
         assert decode(await self.socket.receive_str(timeout=10), dict[str, JobSnapshot]) == {"job": job}
         await self.socket.send_json({"unwatch": str(job.id)})
@@ -92,7 +92,7 @@ class Bystander:
 
 @pytest.fixture(scope="module")
 async def bystander(stores: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bystander]:
-    """Run a notifier with somebody who watches; at the end its log must be clean, and enough have got past decoding."""
+    """Run a notifier with a watcher; at the end, check its log and the share of inputs that got past decoding."""
     running = running_notifier(stores, tmp_path_factory.mktemp("keys"), MESSAGES_PER_S="1000")
     async with running as notifier, notifier.socket() as socket:
         job_id = new_id()
@@ -100,38 +100,38 @@ async def bystander(stores: dict[str, str], tmp_path_factory: pytest.TempPathFac
         assert (await socket.receive_json(timeout=10))["job"]["version"] == 0
         yield (bystander := Bystander(notifier, socket, job_id))
     assert unexpected_errors(notifier.log) == []
-    log.info("got past decoding or not: %s", dict(bystander.tally))
-    for what in {what for what, _ in bystander.tally}:
-        assert bystander.tally[what, True] >= bystander.tally[what, False], bystander.tally
+    log.info("inputs that got past decoding or not: %s", dict(bystander.counts))
+    for kind in {kind for kind, _ in bystander.counts}:
+        assert bystander.counts[kind, True] >= bystander.counts[kind, False], bystander.counts
 
 
 async def test_any_reports(bystander: Bystander, seed: int) -> None:
-    """A batch is taken whole or refused whole, and a job is shown as its last accepted report has it."""
-    for batch in drawn(FuzzInputs(seed).reports_body):
-        with told_with(batch):
-            await reported(bystander, batch)
-            await bystander.hears()
+    """A request is accepted or rejected as a whole, and snapshots show the last accepted report."""
+    for body in generate(FuzzInputs(seed).reports_body):
+        with input_in_errors(body):
+            await send_reports(bystander, body)
+            await bystander.check_connected()
 
 
-async def reported(bystander: Bystander, batch: bytes) -> None:
-    """Report a batch, and see what comes of it."""
+async def send_reports(bystander: Bystander, body: bytes) -> None:
+    """Post reports and check the response and the snapshots."""
     notifier, ids = bystander.notifier, [new_id() for _ in JOB_PLACEHOLDERS]
-    for place, job_id in zip(JOB_PLACEHOLDERS, ids, strict=True):
-        batch = batch.replace(place.encode(), job_id.encode())
+    for placeholder, job_id in zip(JOB_PLACEHOLDERS, ids, strict=True):
+        body = body.replace(placeholder.encode(), job_id.encode())
     headers = {"Authorization": f"Bearer {notifier.report_key}"}
-    async with notifier.session.post(f"{notifier.internal}/reports", data=batch, headers=headers) as response:
+    async with notifier.session.post(f"{notifier.internal}/reports", data=body, headers=headers) as response:
         assert response.status in {200, 400, 422}, await response.text()
-        bystander.tally["batches", response.status == 200] += 1
+        bystander.counts["reports", response.status == 200] += 1
         answer = await response.json()
     jobs = await snapshots(notifier, ids)
     if response.status != 200:
         assert answer["code"] in {"malformed", "invalid"}
         assert {job.version for job in jobs.values()} == {0}
         return
-    reports = decode(batch, list[JobReport])
+    reports = decode(body, list[JobReport])
     assert [verdict["job_id"] for verdict in answer] == [str(one.job_id) for one in reports]
     accepted = {str(one.job_id): one for one, verdict in zip(reports, answer, strict=True) if verdict["accepted"]}
-    for job_id in accepted.keys() & jobs.keys():  # an input may have spelt the id of yet another job
+    for job_id in accepted.keys() & jobs.keys():  # an input may contain the id of yet another job
         job, last = jobs[job_id], accepted[job_id]
         assert (job.kind, job.status, job.generation, job.error) == (
             last.kind,
@@ -142,30 +142,30 @@ async def reported(bystander: Bystander, batch: bytes) -> None:
         assert (job.submitted_at, job.expires_at, job.due_at) == (last.submitted_at, last.expires_at, last.due_at)
         assert bytes(job.result) == bytes(last.result).strip()
     if (first := jobs.get(str(reports[0].job_id))) is not None:
-        await bystander.sees(first)
+        await bystander.check_same_snapshot(first)
 
 
 async def snapshots(notifier: Notifier, ids: list[str]) -> dict[str, JobSnapshot]:
-    """Ask for jobs."""
-    asked = {"watch": [notifier.token(job_id) for job_id in ids]}
-    async with notifier.session.post(f"{notifier.public}/live/jobs", json=asked) as response:
+    """Read the snapshots of some jobs, by id."""
+    query = {"watch": [notifier.token(job_id) for job_id in ids]}
+    async with notifier.session.post(f"{notifier.public}/live/jobs", json=query) as response:
         assert response.status == 200
         return {str(job.id): job for job in decode(await response.read(), Many).jobs}
 
 
-def spelt(notifier: Notifier, message: Any) -> str | bytes:
-    """Spell a message as it is sent, with the tokens that it asks for."""
+def encode_message(notifier: Notifier, message: Any) -> str | bytes:
+    """Encode a message for sending, with signed tokens in place of their descriptions."""
     if isinstance(message, bytes | str):
         return message
-    made = {
+    signed = {
         name: notifier.token(value[0], scope=value[1], ttl_s=value[2]) if isinstance(value, tuple) else value
         for name, value in message.items()
     }
-    return json.dumps(made)
+    return json.dumps(signed)
 
 
-def readable(text: str) -> bool:
-    """Tell whether a message is one that a client may send."""
+def is_valid_message(text: str) -> bool:
+    """Return whether a message is one that a client may send."""
     try:
         decode(text, ClientMessage)
     except msgspec.DecodeError:
@@ -174,52 +174,54 @@ def readable(text: str) -> bool:
 
 
 async def test_any_messages(bystander: Bystander, seed: int) -> None:
-    """Each message that makes no sense is told so, one that no client may send ends that connection alone."""
-    impolite = random.Random(seed)
-    for sent in drawn(FuzzInputs(seed).messages):
-        with told_with(sent):
-            await said(bystander, sent, polite=impolite.random() < 0.5)
-            await bystander.hears()
+    """An invalid message is answered with an error; a binary or too large one closes only its own connection."""
+    rng = random.Random(seed)
+    for sent in generate(FuzzInputs(seed).messages):
+        with input_in_errors(sent):
+            await send_messages(bystander, sent, read_responses=rng.random() < 0.5)
+            await bystander.check_connected()
 
 
-async def said(bystander: Bystander, sent: list[Any], *, polite: bool) -> None:
-    """Send messages, and hear what is told of them, or leave."""
-    notifier, invalid, ends = bystander.notifier, 0, 0
+async def send_messages(bystander: Bystander, sent: list[Any], *, read_responses: bool) -> None:
+    """Send messages; then read and check the responses, or disconnect."""
+    notifier, invalid, close_code = bystander.notifier, 0, 0
     async with notifier.socket() as socket:
         with suppress(ConnectionError):
             for message in sent:
-                data = spelt(notifier, message)
+                data = encode_message(notifier, message)
                 await (socket.send_bytes(data) if isinstance(data, bytes) else socket.send_str(data))
-                if not ends and isinstance(data, str) and len(data) <= MAX_MESSAGE_BYTES:
-                    bystander.tally["messages", readable(data)] += 1
-                    invalid += not readable(data)
-                ends = ends or (1003 if isinstance(data, bytes) else 1009 if len(data) > MAX_MESSAGE_BYTES else 0)
-        if polite:
-            assert await told(socket, ends) == invalid
+                if not close_code and isinstance(data, str) and len(data) <= MAX_MESSAGE_BYTES:
+                    bystander.counts["messages", is_valid_message(data)] += 1
+                    invalid += not is_valid_message(data)
+                close_code = close_code or (
+                    1003 if isinstance(data, bytes) else 1009 if len(data) > MAX_MESSAGE_BYTES else 0
+                )
+        if read_responses:
+            assert await count_invalid(socket, close_code) == invalid
         else:
             assert socket._response.connection is not None
             socket._response.connection.close()
 
 
-async def told(socket: aiohttp.ClientWebSocketResponse, ends: int) -> int:
-    """Read to the close that is to come, or to the answer to a last message; count what was not understood."""
+async def count_invalid(socket: aiohttp.ClientWebSocketResponse, close_code: int) -> int:
+    """Read until the expected close, or until the response to a last message; count the errors `invalid`."""
     last, invalid = new_id(), 0
-    if not ends:
+    if not close_code:
         await socket.send_json({"cancel": last})
     async for message in socket:
         error = message.json().get("error", {})
         if error.get("job_id") == last:
             return invalid
         invalid += error.get("code") == "invalid"
-    assert socket.close_code == ends
+    assert socket.close_code == close_code
     return invalid
 
 
-async def test_any_bytes(bystander: Bystander, seed: int) -> None:
-    """Broken frames end their connection, and nothing else."""
+async def test_any_frames(bystander: Bystander, seed: int) -> None:
+    """Invalid frames close their own connection only."""
     host, port = bystander.notifier.public.removeprefix("http://").split(":")
-    for sent in drawn(FuzzInputs(seed).frames):
-        with told_with(sent):
+    for sent in generate(FuzzInputs(seed).frames):
+        with input_in_errors(sent):
             reader, writer = await asyncio.open_connection(host, int(port))
             writer.write(UPGRADE)
             assert b"101" in await reader.readline()
@@ -230,4 +232,4 @@ async def test_any_bytes(bystander: Bystander, seed: int) -> None:
             writer.close()
             with suppress(ConnectionError):
                 await writer.wait_closed()
-            await bystander.hears()
+            await bystander.check_connected()

@@ -24,7 +24,7 @@ from headway.azure.job_queue import API_VERSION, JobQueue, ReceivedMessage
 from headway.azure.poison_queue import PoisonQueue
 from headway.cli.command import main
 from headway.contracts import JobMessage, Json, Timestamp, decode_message, encode_message
-from tests.integration.test_cli import Ended
+from tests.integration.test_cli import Completed
 from tests.integration.test_one_job import history
 from tests.stack import JOBS, Stack, running
 from tests.waiting import wait_until
@@ -46,15 +46,15 @@ def queue() -> str:
     return f"idle-{uuid.uuid4().hex}"
 
 
-async def poison(stack: Stack, *arguments: str, **more: str) -> Ended:
+async def poison(stack: Stack, *arguments: str, **more: str) -> Completed:
     """Run `headway poison` where `.headway` is, in this process: nothing of it takes long but its imports."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err), chdir(stack.folder.parent), patch.dict(os.environ, more):
         code = await asyncio.to_thread(main, ["poison", *arguments])
-    return Ended(code, out.getvalue(), err.getvalue())
+    return Completed(code, out.getvalue(), err.getvalue())
 
 
-async def poison_process(stack: Stack, *arguments: str) -> Ended:
+async def poison_process(stack: Stack, *arguments: str) -> Completed:
     """Run `headway poison` where `.headway` is, as a person does."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -71,7 +71,7 @@ async def poison_process(stack: Stack, *arguments: str) -> Ended:
         stderr=PIPE,
     )
     out, err = await asyncio.wait_for(process.communicate(), 60)
-    return Ended(process.returncode, out.decode(), err.decode())
+    return Completed(process.returncode, out.decode(), err.decode())
 
 
 async def listed(stack: Stack, queue: str = "jobs") -> list[dict[str, Any]]:
