@@ -1,4 +1,4 @@
-"""The gate, told by examples: what comes back byte for byte, what is healed, who is told, and what a cancel does."""
+"""The record script by examples: unchanged values, times, repair of invalid records, publication and cancellation."""
 
 from __future__ import annotations
 
@@ -51,48 +51,48 @@ REPORT = JobReport(
     lease_until=NOW.after(3_600),
     progress=Progress(40, 100, "%", "halfway, nearly"),
 )
-PASS = Grant(job_id=JOB, kind="countdown", submitted_at=NOW, expires_at=NOW.after(86_400))
+GRANT = Grant(job_id=JOB, kind="countdown", submitted_at=NOW, expires_at=NOW.after(86_400))
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 YEAR_9999_MS = 253_402_300_799_999
 
 
 @pytest.fixture
-async def servers(redis: Redis, stores: dict[str, str]) -> AsyncIterator[RedisClient]:
-    """Reach the emptied Valkey."""
-    async with redis_from_url(stores["REDIS_URL"]) as servers:
-        yield servers
+async def client(redis: Redis, stores: dict[str, str]) -> AsyncIterator[RedisClient]:
+    """Yield a client of the emptied Valkey."""
+    async with redis_from_url(stores["REDIS_URL"]) as client:
+        yield client
 
 
 @pytest.fixture
-async def records(servers: RedisClient) -> JobStore:
-    """Pass through the gate of the emptied Valkey."""
-    return JobStore(servers)
+async def store(client: RedisClient) -> JobStore:
+    """Return a job store over the emptied Valkey."""
+    return JobStore(client)
 
 
-async def read(records: JobStore) -> bytes:
+async def read(store: JobStore) -> bytes:
     """Return the job's snapshot."""
-    (found,) = await records.read([str(JOB)])
-    assert found is not None
-    return found
+    (snapshot,) = await store.read([str(JOB)])
+    assert snapshot is not None
+    return snapshot
 
 
-async def send(records: JobStore, **changes: Any) -> Verdict:
-    """Pass one report through the gate."""
-    (verdict,) = await records.apply_reports([replace(REPORT, **changes)])
+async def send(store: JobStore, **changes: Any) -> Verdict:
+    """Apply one report."""
+    (verdict,) = await store.apply_reports([replace(REPORT, **changes)])
     return verdict
 
 
-def seen(snapshot: bytes) -> JobSnapshot:
-    """Read a snapshot as a watcher does."""
+def parse(snapshot: bytes) -> JobSnapshot:
+    """Decode a snapshot as a watcher does."""
     return decode(snapshot, JobSnapshot)
 
 
 def milliseconds(time: Sequence[int]) -> int:
-    """Read the answer of Valkey's TIME."""
+    """Convert the reply of Redis's TIME."""
     return time[0] * 1000 + time[1] // 1000
 
 
-# What comes back
+# Values
 
 
 @pytest.mark.parametrize(
@@ -102,39 +102,39 @@ def milliseconds(time: Sequence[int]) -> int:
         pytest.param("{}", id="empty object"),
         pytest.param("40.0", id="float"),
         pytest.param("12345678901234567", id="17 digits"),
-        pytest.param('{"a":[-98765432109876543,1E400,[],{}],"a":null}', id="what no reader agrees on"),
+        pytest.param('{"a":[-98765432109876543,1E400,[],{}],"a":null}', id="numbers and keys on which parsers differ"),
         pytest.param('"🚂 \\ud83d\\ude82 \\u0000 \\/"', id="emoji and escapes"),
         pytest.param('"%s%d\\\\n]]--"', id="formats and comments"),
         pytest.param('"' + "ü" * (MAX_RESULT_BYTES // 2 - 1) + '"', id="32 KiB"),
     ],
 )
-async def test_result_comes_back_byte_for_byte(records: JobStore, result: str) -> None:
-    """A result is in the snapshot exactly as its author wrote it."""
-    assert (await send(records, status="succeeded", result=Json(result.encode()))).accepted
-    snapshot = await read(records)
+async def test_result_is_unchanged(store: JobStore, result: str) -> None:
+    """The snapshot contains a result byte for byte."""
+    assert (await send(store, status="succeeded", result=Json(result.encode()))).accepted
+    snapshot = await read(store)
     assert f'"result":{result},"error":null'.encode() in snapshot
-    assert bytes(seen(snapshot).result) == result.encode()
+    assert bytes(parse(snapshot).result) == result.encode()
 
 
 @pytest.mark.parametrize("current", [0, 40, 40.0, 0.1, 12345678901234567])
-async def test_progress_keeps_its_numbers(records: JobStore, current: float) -> None:
-    """Progress comes back with its numbers as they were, an unknown total as null."""
-    await send(records, progress=Progress(current, message='"quoted" 🚂'))
+async def test_progress_keeps_its_numbers(store: JobStore, current: float) -> None:
+    """The snapshot shows the numbers of the progress unchanged, and an unknown total as null."""
+    await send(store, progress=Progress(current, message='"quoted" 🚂'))
     text = f'"progress":{{"current":{current},"total":null,"percent":null,"unit":null,"message":"\\"quoted\\" 🚂"}}'
-    assert text.encode() in await read(records)
+    assert text.encode() in await read(store)
 
 
-async def test_error_comes_back(records: JobStore) -> None:
-    """An error is shown with its type and message."""
+async def test_error_is_unchanged(store: JobStore) -> None:
+    """The snapshot shows an error's type and message."""
     error = JobError("ValueError", 'the "cable" is loose\n🔌')
-    await send(records, status="failed", error=error)
-    assert seen(await read(records)).error == error
+    await send(store, status="failed", error=error)
+    assert parse(await read(store)).error == error
 
 
-async def test_every_field_comes_back(records: JobStore) -> None:
-    """A snapshot shows what was reported and when the gate saw it."""
-    await send(records, generation=3, attempt=4, max_attempts=7, due_at=NOW.after(5))
-    job = seen(await read(records))
+async def test_snapshot_has_every_field(store: JobStore) -> None:
+    """A snapshot shows the reported fields and the times of the record script."""
+    await send(store, generation=3, attempt=4, max_attempts=7, due_at=NOW.after(5))
+    job = parse(await read(store))
     assert (job.id, job.kind, job.status) == (JOB, "countdown", "running")
     assert (job.generation, job.attempt, job.max_attempts) == (3, 4, 7)
     assert (job.submitted_at, job.due_at) == (NOW, NOW.after(5))
@@ -147,7 +147,7 @@ async def test_every_field_comes_back(records: JobStore) -> None:
 
 
 def around(text: str) -> list[int]:
-    """Return the last millisecond before a moment, the moment, and the last of its day."""
+    """Return the millisecond before a time, the time, and the last millisecond of the 24 hours after it."""
     moment = Timestamp.parse(text)
     return [moment - 1, moment, moment + 86_399_999]
 
@@ -159,186 +159,183 @@ def around(text: str) -> list[int]:
 @example(moments=around("2027-01-01T00:00:00Z") + around("2028-12-31T00:00:00Z"))
 @example(moments=[0, 1, 999, 1000, YEAR_9999_MS])
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_gate_spells_times_as_everyone_does(redis: Redis, moments: list[int]) -> None:
-    """The gate's RFC 3339 is Python's, for leap days, year ends and any moment."""
-    spelling = re.search(rb"local function rfc3339\(ms\).*?\nend\n", SCRIPT, re.DOTALL)
-    assert spelling
-    script = spelling[0].decode() + "for i = 1, #ARGV do ARGV[i] = rfc3339(tonumber(ARGV[i])) end return ARGV"
+async def test_times_are_formatted_as_rfc3339(redis: Redis, moments: list[int]) -> None:
+    """The script formats leap days, year ends and any other time as Python does."""
+    function = re.search(rb"local function rfc3339\(ms\).*?\nend\n", SCRIPT, re.DOTALL)
+    assert function
+    script = function[0].decode() + "for i = 1, #ARGV do ARGV[i] = rfc3339(tonumber(ARGV[i])) end return ARGV"
     for moment, text in zip(moments, await redis.eval(script, 0, *moments), strict=True):
         exact = EPOCH + timedelta(milliseconds=moment)
         assert text.decode() == f'"{exact:%Y-%m-%dT%H:%M:%S}.{moment % 1000:03}Z"'
 
 
-async def test_times_are_valkeys(records: JobStore, redis: Redis) -> None:
-    """The moments of start, change and end are Valkey's own."""
+async def test_times_are_of_the_redis_clock(store: JobStore, redis: Redis) -> None:
+    """`started_at`, `updated_at` and `finished_at` are times of the Redis clock."""
     before = milliseconds(await redis.time())
-    await send(records)
+    await send(store)
     between = milliseconds(await redis.time())
-    await send(records, sequence=2, status="succeeded")
-    job = seen(await read(records))
+    await send(store, sequence=2, status="succeeded")
+    job = parse(await read(store))
     assert job.started_at
     assert job.finished_at
     assert before <= job.started_at <= between <= job.finished_at <= milliseconds(await redis.time())
     assert job.updated_at == job.finished_at
 
 
-async def test_versions_rise_within_a_millisecond(records: JobStore) -> None:
-    """A batch is applied in its order, each report a version of its own."""
+async def test_versions_rise_within_a_millisecond(store: JobStore) -> None:
+    """Reports are applied in their order, and each gets its own version."""
     before = Timestamp.now()
     reports = [replace(REPORT, sequence=n, progress=Progress(n)) for n in range(1, 101)]
-    verdicts = await records.apply_reports([*reports, REPORT])
+    verdicts = await store.apply_reports([*reports, REPORT])
     assert [verdict.accepted for verdict in verdicts] == [True] * 100 + [False]
-    job = seen(await read(records))
+    job = parse(await read(store))
     assert job.version >= before + 99
     assert job.progress
     assert job.progress.current == 100
 
 
-async def test_version_rises_above_a_clock_that_fell_back(records: JobStore, redis: Redis) -> None:
-    """After a failover to a machine whose clock is behind, versions still rise."""
-    await send(records)
+async def test_version_rises_after_the_clock_goes_back(store: JobStore, redis: Redis) -> None:
+    """Versions still rise after a failover to a machine whose clock is behind."""
+    await send(store)
     ahead = NOW.after(3600)
     await redis.hset(KEY, "version", ahead)
-    await send(records, sequence=2, progress=None)
-    assert seen(await read(records)).version == ahead + 1
+    await send(store, sequence=2, progress=None)
+    assert parse(await read(store)).version == ahead + 1
 
 
 @pytest.mark.parametrize("lifetime_s", [-7200, 7200], ids=["expired", "living"])
-async def test_record_outlives_its_job_by_an_hour(records: JobStore, redis: Redis, lifetime_s: int) -> None:
-    """A key lives an hour past the job's expiry and its last report, even one that changes nothing."""
+async def test_record_outlives_its_job_by_an_hour(store: JobStore, redis: Redis, lifetime_s: int) -> None:
+    """A key expires an hour after the later of the job's expiry and its last report, even if that changed nothing."""
     expires_at = NOW.after(lifetime_s)
-    await send(records, expires_at=expires_at)
+    await send(store, expires_at=expires_at)
     await redis.pexpire(KEY, 1000)
     before = milliseconds(await redis.time())
-    await send(records, expires_at=expires_at, sequence=2)
+    await send(store, expires_at=expires_at, sequence=2)
     expiry = await redis.pexpiretime(KEY) - 3_600_000
     assert max(before, expires_at) <= expiry <= max(milliseconds(await redis.time()), expires_at)
 
 
-# What stands in the way
+# Invalid records
 
 
 async def put_text(redis: Redis) -> None:
-    """Put a string where the record belongs."""
-    await redis.set(KEY, "rubbish")
+    """Replace the record by a string."""
+    await redis.set(KEY, "garbage")
 
 
 async def put_list(redis: Redis) -> None:
-    """Put a list where the record belongs."""
-    await redis.rpush(KEY, "rubbish")
+    """Replace the record by a list."""
+    await redis.rpush(KEY, "garbage")
 
 
 async def put_other_hash(redis: Redis) -> None:
-    """Put a hash that is no record of ours."""
+    """Replace the record by a hash that is not a record."""
     await redis.hset(KEY, mapping={"version": 1, "status": "running"})
 
 
-async def spoil_version(redis: Redis) -> None:
-    """Spoil a record's version."""
+async def corrupt_version(redis: Redis) -> None:
+    """Replace a record's version by text."""
     await redis.hset(KEY, "version", "soon")
 
 
-async def lose_field(redis: Redis) -> None:
-    """Take a field from a record."""
+async def remove_field(redis: Redis) -> None:
+    """Remove a field of a record."""
     await redis.hdel(KEY, "sequence")
 
 
-RUBBISH = pytest.mark.parametrize("spoil", [put_text, put_list, put_other_hash, spoil_version, lose_field])
-
-
-@RUBBISH
-@pytest.mark.parametrize("healed_by", ["report", "cancel"])
-async def test_rubbish_is_absence(
-    records: JobStore, redis: Redis, spoil: Callable[[Redis], Awaitable[None]], healed_by: str
+@pytest.mark.parametrize("corrupt", [put_text, put_list, put_other_hash, corrupt_version, remove_field])
+@pytest.mark.parametrize("repaired_by", ["report", "cancel"])
+async def test_invalid_record_counts_as_missing(
+    store: JobStore, redis: Redis, corrupt: Callable[[Redis], Awaitable[None]], repaired_by: str
 ) -> None:
-    """What is no record reads as absent, and one report or cancel puts a record in its place."""
-    if spoil in (spoil_version, lose_field):
-        await send(records, status="succeeded")
-    await spoil(redis)
-    assert await records.read([str(JOB)]) == [None]
-    if healed_by == "report":
-        assert await send(records) == Verdict(JOB, accepted=True)
+    """An invalid record reads as missing, and one report or cancellation replaces it by a valid one."""
+    if corrupt in (corrupt_version, remove_field):
+        await send(store, status="succeeded")
+    await corrupt(redis)
+    assert await store.read([str(JOB)]) == [None]
+    if repaired_by == "report":
+        assert await send(store) == Verdict(JOB, accepted=True)
     else:
-        await records.cancel(PASS)
-    assert seen(await read(records)).status == ("running" if healed_by == "report" else "cancelled")
+        await store.cancel(GRANT)
+    assert parse(await read(store)).status == ("running" if repaired_by == "report" else "cancelled")
     assert await redis.pttl(KEY) > 0
 
 
-async def test_one_report_rebuilds_a_lost_record(records: JobStore, redis: Redis) -> None:
-    """After a loss the next report brings back the whole state, at a higher version."""
-    await send(records)
-    lost = seen(await read(records))
+async def test_one_report_rebuilds_a_lost_record(store: JobStore, redis: Redis) -> None:
+    """After the loss of a record the next report restores the whole state."""
+    await send(store)
+    lost = parse(await read(store))
     await redis.delete(KEY)
-    await send(records, sequence=40, progress=Progress(90, 100))
-    job = seen(await read(records))
+    await send(store, sequence=40, progress=Progress(90, 100))
+    job = parse(await read(store))
     assert job.progress
     assert (job.progress.percent, job.lease_until, job.submitted_at) == (90.0, lost.lease_until, NOW)
 
 
-async def test_read_answers_in_order(records: JobStore) -> None:
-    """Each job asked for has its place in the answer, None where there is no record."""
-    await send(records)
+async def test_read_keeps_the_order(store: JobStore) -> None:
+    """Snapshots are returned in the order of the requested jobs, with None for each job without a record."""
+    await send(store)
     other = str(UUID(int=1))
-    assert await records.read([other, str(JOB), other]) == [None, await read(records), None]
-    assert await records.read([]) == []
+    assert await store.read([other, str(JOB), other]) == [None, await read(store), None]
+    assert await store.read([]) == []
 
 
-async def test_emptied_script_cache_is_filled(records: JobStore, redis: Redis) -> None:
-    """A Valkey that forgot the script is given it again, and nothing fails."""
-    await send(records)
+async def test_script_is_reloaded_after_a_flush(store: JobStore, redis: Redis) -> None:
+    """When Redis has lost the script, it is sent again, without an error."""
+    await send(store)
     await redis.script_flush()
-    assert (await send(records, sequence=2)).accepted
+    assert (await send(store, sequence=2)).accepted
 
 
-class Interrupted(StandaloneRedis):
-    """A server that forgets the script after the first call of a batch."""
+class FlushingRedis(StandaloneRedis):
+    """A client whose server loses the script after the first command of a pipeline."""
 
-    def __init__(self, servers: RedisClient) -> None:
-        self._servers = servers
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
         self._flushed = False
 
     async def execute(self, commands: Sequence[tuple[str, Command]]) -> list[Any]:
         if self._flushed:
-            return await self._servers.execute(commands)
+            return await self._client.execute(commands)
         self._flushed = True
-        first = await self._servers.execute(commands[:1])
-        await self._servers.execute([(KEY, ("SCRIPT", "FLUSH"))])
-        return first + await self._servers.execute(commands[1:])
+        first = await self._client.execute(commands[:1])
+        await self._client.execute([(KEY, ("SCRIPT", "FLUSH"))])
+        return first + await self._client.execute(commands[1:])
 
 
-async def test_only_what_did_not_run_is_run_again(records: JobStore, servers: RedisClient) -> None:
-    """When the script is lost within a batch, a report that passed is not passed again, which would be refused."""
-    await send(records)
+async def test_only_failed_calls_are_repeated(store: JobStore, client: RedisClient) -> None:
+    """When the script is lost within a pipeline, applied reports are not sent again; they would be rejected."""
+    await send(store)
     reports = [replace(REPORT, sequence=n, progress=Progress(n)) for n in (2, 3, 4)]
-    assert await JobStore(Interrupted(servers)).apply_reports(reports) == [Verdict(JOB, accepted=True)] * 3
+    assert await JobStore(FlushingRedis(client)).apply_reports(reports) == [Verdict(JOB, accepted=True)] * 3
 
 
-async def test_a_call_that_fails_is_raised(records: JobStore) -> None:
-    """When one call of a batch fails, its outcome is in doubt, and the batch says so."""
+async def test_failed_call_raises(store: JobStore) -> None:
+    """When one call of a pipeline fails, its effect is unknown, and the whole pipeline raises."""
     broken = [KEY, "report", "too", "few"]
     with pytest.raises(RedisError):
-        await records._run("read", [[KEY, "read"], broken])
+        await store._run("read", [[KEY, "read"], broken])
 
 
-@pytest.mark.parametrize("ask", ["apply", "cancel", "read"])
-async def test_valkey_away_is_an_error(ask: str) -> None:
-    """Where nothing listens, whatever is asked raises RedisError."""
+@pytest.mark.parametrize("operation", ["apply", "cancel", "read"])
+async def test_unreachable_redis_raises(operation: str) -> None:
+    """Every operation raises RedisError when nothing listens at the address."""
     calls: dict[str, Callable[[JobStore], Awaitable[Any]]] = {
-        "apply": lambda records: records.apply_reports([REPORT]),
-        "cancel": lambda records: records.cancel(PASS),
-        "read": lambda records: records.read([str(JOB)]),
+        "apply": lambda store: store.apply_reports([REPORT]),
+        "cancel": lambda store: store.cancel(GRANT),
+        "read": lambda store: store.read([str(JOB)]),
     }
-    async with redis_from_url(f"redis://127.0.0.1:{free_ports(1)[0]}") as servers:
+    async with redis_from_url(f"redis://127.0.0.1:{free_ports(1)[0]}") as client:
         with pytest.raises(RedisError):
-            await calls[ask](JobStore(servers))
+            await calls[operation](JobStore(client))
 
 
-# Who is told
+# Publication
 
 
 @pytest.fixture
-async def heard(redis: Redis) -> AsyncIterator[Callable[[], Awaitable[bytes]]]:
-    """Subscribe to the job; yield what returns the next published bytes."""
+async def next_publication(redis: Redis) -> AsyncIterator[Callable[[], Awaitable[bytes]]]:
+    """Subscribe to the job; yield a function that returns the next publication."""
     async with redis.pubsub() as pubsub:
         await pubsub.subscribe(KEY)
         assert await pubsub.get_message(timeout=5)
@@ -351,45 +348,47 @@ async def heard(redis: Redis) -> AsyncIterator[Callable[[], Awaitable[bytes]]]:
         yield next_bytes
 
 
-async def test_published_is_what_is_read(records: JobStore, heard: Callable[[], Awaitable[bytes]]) -> None:
-    """Each change is published once, as the very bytes that a read returns; what changes nothing is not."""
-    await send(records)
-    assert await heard() == await read(records)
-    await send(records, sequence=2)
-    await send(records, sequence=2, progress=None)
-    assert await records.cancel(PASS) == await heard()
-    await records.cancel(PASS)
-    await send(records, sequence=4, status="cancelled")
-    assert await heard() == await read(records)
+async def test_every_change_is_published_once(
+    store: JobStore, next_publication: Callable[[], Awaitable[bytes]]
+) -> None:
+    """A publication has the same bytes as a read; a report or cancellation without a change publishes nothing."""
+    await send(store)
+    assert await next_publication() == await read(store)
+    await send(store, sequence=2)
+    await send(store, sequence=2, progress=None)
+    assert await store.cancel(GRANT) == await next_publication()
+    await store.cancel(GRANT)
+    await send(store, sequence=4, status="cancelled")
+    assert await next_publication() == await read(store)
 
 
-@pytest.mark.usefixtures("heard")
-async def test_watched_by_a_subscriber(records: JobStore) -> None:
-    """A job with a subscriber is watched, also when a report changes nothing; a refusal does not say."""
-    verdicts = [await send(records, sequence=n) for n in (1, 2, 2)]
+@pytest.mark.usefixtures("next_publication")
+async def test_verdict_says_that_the_job_is_watched(store: JobStore) -> None:
+    """The verdict of an accepted report is `watched` if the channel has a subscriber, even without a change."""
+    verdicts = [await send(store, sequence=n) for n in (1, 2, 2)]
     assert [(verdict.accepted, verdict.watched) for verdict in verdicts] == [(True, True), (True, True), (False, False)]
 
 
-async def test_unwatched_without_a_subscriber(records: JobStore, redis: Redis) -> None:
-    """A job is not watched by those who watch another."""
+async def test_job_without_a_subscriber_is_not_watched(store: JobStore, redis: Redis) -> None:
+    """A subscriber of another job does not count."""
     async with redis.pubsub() as pubsub:
         await pubsub.subscribe(job_key(UUID(int=1)))
         assert await pubsub.get_message(timeout=5)
-        assert [(await send(records, sequence=n)).watched for n in (1, 2)] == [False, False]
+        assert [(await send(store, sequence=n)).watched for n in (1, 2)] == [False, False]
 
 
 # Cancel
 
 
 @pytest.mark.parametrize("due_at", [None, NOW.after(60)], ids=["at once", "delayed"])
-async def test_cancel_before_any_report(records: JobStore, due_at: Timestamp | None) -> None:
-    """A job that nobody has heard of is cancelled from its pass alone, and its start is refused."""
-    job = seen(await records.cancel(replace(PASS, due_at=due_at)))
+async def test_cancel_before_any_report(store: JobStore, due_at: Timestamp | None) -> None:
+    """A job without a record is cancelled from its grant alone, and its start is rejected."""
+    job = parse(await store.cancel(replace(GRANT, due_at=due_at)))
     assert (job.id, job.kind, job.status, job.cancel_requested) == (JOB, "countdown", "cancelled", True)
     assert (job.generation, job.attempt, job.progress, job.started_at, job.due_at) == (0, 1, None, None, None)
-    assert (job.submitted_at, job.expires_at) == (PASS.submitted_at, PASS.expires_at)
+    assert (job.submitted_at, job.expires_at) == (GRANT.submitted_at, GRANT.expires_at)
     assert job.finished_at == job.updated_at == job.version
-    assert await send(records) == Verdict(JOB, accepted=False, reason="finished", cancel_requested=True)
+    assert await send(store) == Verdict(JOB, accepted=False, reason="finished", cancel_requested=True)
 
 
 @pytest.mark.parametrize(
@@ -397,48 +396,50 @@ async def test_cancel_before_any_report(records: JobStore, due_at: Timestamp | N
     [
         pytest.param("queued", None, id="queued"),
         pytest.param("retrying", None, id="retrying"),
-        pytest.param("retrying", NOW.after(3600), id="retrying, lease not yet over"),
+        pytest.param("retrying", NOW.after(3600), id="retrying with a live lease"),
         pytest.param("running", None, id="running without a lease"),
-        pytest.param("running", NOW.after(-60), id="running, lease over"),
+        pytest.param("running", NOW.after(-60), id="running with an expired lease"),
     ],
 )
-async def test_cancel_of_what_nobody_holds(records: JobStore, status: JobStatus, lease_until: Timestamp | None) -> None:
-    """A job that no live lease holds is cancelled at once, with what it had reached."""
-    await send(records, status=status, lease_until=lease_until, due_at=NOW.after(60))
-    before = seen(await read(records))
-    job = seen(await records.cancel(PASS))
+async def test_cancel_of_a_job_that_does_not_run(
+    store: JobStore, status: JobStatus, lease_until: Timestamp | None
+) -> None:
+    """A job without a live lease of a running attempt is cancelled at once and keeps its progress."""
+    await send(store, status=status, lease_until=lease_until, due_at=NOW.after(60))
+    before = parse(await read(store))
+    job = parse(await store.cancel(GRANT))
     assert (job.status, job.cancel_requested, job.due_at, job.lease_until) == ("cancelled", True, None, None)
     assert (job.progress, job.started_at) == (before.progress, before.started_at)
     assert job.version > before.version
-    assert (await send(records, sequence=2)).reason == "finished"
+    assert (await send(store, sequence=2)).reason == "finished"
 
 
-async def test_cancel_of_a_held_job_is_a_request(records: JobStore) -> None:
-    """A job that a live lease holds runs on with a request, which every verdict passes on; asking twice is once."""
-    await send(records)
-    asked = await records.cancel(PASS)
-    job = seen(asked)
+async def test_cancel_of_a_running_job_is_a_request(store: JobStore) -> None:
+    """A job with a live lease keeps running, and every verdict shows the request; a second request changes nothing."""
+    await send(store)
+    snapshot = await store.cancel(GRANT)
+    job = parse(snapshot)
     assert (job.status, job.cancel_requested, job.finished_at) == ("running", True, None)
-    assert await records.cancel(PASS) == asked
-    assert [(await send(records, sequence=n)).cancel_requested for n in (2, 2)] == [True, True]
-    await send(records, sequence=3, status="cancelled")
-    assert seen(await read(records)).status == "cancelled"
+    assert await store.cancel(GRANT) == snapshot
+    assert [(await send(store, sequence=n)).cancel_requested for n in (2, 2)] == [True, True]
+    await send(store, sequence=3, status="cancelled")
+    assert parse(await read(store)).status == "cancelled"
 
 
-async def test_request_stays_through_attempts_and_goes_with_a_generation(records: JobStore) -> None:
-    """A requested cancel holds for every further attempt, and not for a redriven job."""
-    await send(records)
-    await records.cancel(PASS)
-    assert (await send(records, sequence=2, status="retrying", lease_until=None)).cancel_requested is True
-    assert (await send(records, delivery=2, attempt=2)).cancel_requested is True
-    assert (await send(records, delivery=1, generation=1)).cancel_requested is False
-    assert seen(await read(records)).cancel_requested is False
+async def test_cancel_request_lasts_until_a_redrive(store: JobStore) -> None:
+    """A cancel request applies to all further attempts, but not to a redriven job."""
+    await send(store)
+    await store.cancel(GRANT)
+    assert (await send(store, sequence=2, status="retrying", lease_until=None)).cancel_requested is True
+    assert (await send(store, delivery=2, attempt=2)).cancel_requested is True
+    assert (await send(store, delivery=1, generation=1)).cancel_requested is False
+    assert parse(await read(store)).cancel_requested is False
 
 
 @pytest.mark.parametrize("status", ["succeeded", "failed", "cancelled"])
-async def test_cancel_of_an_ended_job_changes_nothing(records: JobStore, status: JobStatus) -> None:
-    """An ending stands, to the byte."""
-    await send(records, status=status)
-    before = await read(records)
-    assert await records.cancel(PASS) == before
-    assert await read(records) == before
+async def test_cancel_of_an_ended_job_changes_nothing(store: JobStore, status: JobStatus) -> None:
+    """The snapshot of an ended job stays byte for byte the same."""
+    await send(store, status=status)
+    before = await read(store)
+    assert await store.cancel(GRANT) == before
+    assert await read(store) == before
