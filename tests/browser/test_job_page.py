@@ -258,7 +258,9 @@ async def test_link_that_is_refused_is_explained(page: Page, stack: Stack) -> No
     receipt = await stack.submit(delay_s=3600)
     await page.goto(receipt["links"]["page"])
     await page.get_by_role("button", name="Copy watch-only link").click()
-    await expect(page.locator("#shared")).to_have_text("There is no link. Too many requests; try again in 3 s.")
+    await expect(page.locator("#shared")).to_have_text(
+        "The link could not be created. Too many requests; try again in 3 s."
+    )
     await expect(page.locator("#link")).to_be_hidden()
 
 
@@ -324,9 +326,9 @@ def expired(stack: Stack, receipt: dict[str, Any]) -> str:
     ("token", "words"),
     [
         (lambda *_: "", "This link is incomplete"),
-        (lambda *_: "nonsense", "This link opens no job"),
-        (lambda _, receipt: receipt["token"][:60], "This link opens no job"),
-        (lambda _, receipt: forged(receipt["token"]), "This link opens no job"),
+        (lambda *_: "nonsense", "This link is not valid"),
+        (lambda _, receipt: receipt["token"][:60], "This link is not valid"),
+        (lambda _, receipt: forged(receipt["token"]), "This link is not valid"),
         (expired, "This link has expired"),
     ],
     ids=["none", "nonsense", "cut", "forged", "expired"],
@@ -350,7 +352,7 @@ async def test_a_key_opens_its_own_job_alone(page: Page, stack: Stack) -> None:
     """Under another job's address it opens nothing, so that nobody takes one job for another."""
     receipt, other = await stack.submit(delay_s=3600), await stack.submit(delay_s=3600)
     await page.goto(f"{stack.url}/jobs/{other['id']}#{receipt['token']}")
-    await expect(page.locator("#error-type")).to_have_text("This link opens no job")
+    await expect(page.locator("#error-type")).to_have_text("This link is not valid")
     await expect(page.locator("#cancel")).to_be_hidden()
 
 

@@ -157,7 +157,7 @@ async def test_tabs_know_the_same(tab: Open, stack: Stack) -> None:
         assert states == ["connecting", "live", "reconnecting", "live"]
         offset = await client.page.evaluate("(id) => watches[id].now() - right()", receipt["id"])
         assert abs(offset) < 5_000
-    assert len(leading(tabs)) == 1
+    await wait_until(lambda: len(leading(tabs)) == 1)
 
 
 async def test_error_reaches_its_tab(tab: Open, stack: Stack) -> None:

@@ -1,28 +1,30 @@
 /**
- * The jobs that this browser has started: their tokens, newest first, in its local storage and nowhere else.
+ * The jobs started in this browser: their tokens, newest first, kept only in local storage.
  *
- * A token says all that there is to say of a job, and the server need not know who has started what.
+ * A token contains everything that the list needs, so the server does not have to know who started which job.
  */
 
 import { readClaims } from "/assets/token.js";
 
 const KEY = "headway-jobs";
-const MOST = 50;
+const MAX_JOBS = 50;
 
-/** @returns {{id: string, kind: string, token: string}[]} those whose time is not over, newest first */
+/** @returns {{id: string, kind: string, token: string}[]} the jobs whose token has not expired, newest first */
 export function list() {
   return read().filter(({ expires }) => expires > Date.now());
 }
 
+/** Add a job. */
 export function remember(token) {
   write([token, ...list().map((job) => job.token)]);
 }
 
+/** Remove a job. */
 export function forget(id) {
   write(list().filter((job) => job.id !== id).map((job) => job.token));
 }
 
-/** Call back when another tab remembers or forgets a job. */
+/** Call back when another tab changes the list. */
 export function onChange(callback) {
   addEventListener("storage", ({ key }) => (key === KEY || key === null) && callback());
 }
@@ -32,7 +34,7 @@ function read() {
     const tokens = JSON.parse(localStorage.getItem(KEY)) ?? [];
     return tokens.map(describe).filter(Boolean);
   } catch {
-    return []; // no storage, or something else in it
+    return []; // storage is unavailable or contains something else
   }
 }
 
@@ -43,8 +45,8 @@ function describe(token) {
 
 function write(tokens) {
   try {
-    localStorage.setItem(KEY, JSON.stringify([...new Set(tokens)].slice(0, MOST)));
+    localStorage.setItem(KEY, JSON.stringify([...new Set(tokens)].slice(0, MAX_JOBS)));
   } catch {
-    // A browser that keeps nothing shows no list.
+    // Storage is unavailable or full: the list stays as it is.
   }
 }

@@ -1,4 +1,4 @@
-/** The home page: starts a job, and shows live the jobs that this browser has started. */
+/** The home page: starts jobs, and shows the jobs started in this browser live. */
 
 import "/assets/headway.js";
 import { forget, list, onChange, remember } from "/assets/history.js";
@@ -11,38 +11,38 @@ const started = document.querySelector("#started");
 const jobs = document.querySelector("#jobs");
 const row = document.querySelector("#row");
 
-/** Submit as a program does. Without JavaScript the form does it by itself, and nothing is remembered. */
+/** Submit the form as JSON and remember the job. Without JavaScript the browser submits the form itself. */
 async function start() {
   const response = await fetch(form.action, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify(Object.fromEntries(new FormData(form))),
   });
-  const answer = await response.json();
-  if (!response.ok) throw new Error(answer.detail);
-  remember(answer.token);
-  location.assign(pageOf(answer));
+  const body = await response.json();
+  if (!response.ok) throw new Error(body.detail);
+  remember(body.token);
+  location.assign(pageOf(body));
 }
 
 function pageOf({ id, token }) {
   return `/jobs/${id}#${token}`;
 }
 
-/** Show each remembered job; a row that is there already goes on. */
+/** Show the remembered jobs. Existing rows are reused, so that their elements stay connected. */
 function render() {
   const rows = new Map([...jobs.children].map((item) => [item.dataset.id, item]));
-  jobs.replaceChildren(...list().map((job) => rows.get(job.id) ?? rowOf(job)));
+  jobs.replaceChildren(...list().map((job) => rows.get(job.id) ?? createRow(job)));
   started.hidden = !jobs.children.length;
 }
 
-function rowOf({ id, kind, token }) {
+function createRow({ id, kind, token }) {
   const item = document.importNode(row.content.firstElementChild, true);
-  const [link, forgetting] = item.querySelectorAll("a, button");
+  const [link, forgetButton] = item.querySelectorAll("a, button");
   item.dataset.id = id;
   Object.assign(link, { href: pageOf({ id, token }), textContent: kind });
   Object.assign(link.parentElement, { token, url: liveUrl });
-  forgetting.ariaLabel = `Forget ${kind}`;
-  forgetting.addEventListener("click", () => {
+  forgetButton.ariaLabel = `Forget ${kind}`;
+  forgetButton.addEventListener("click", () => {
     const neighbour = item.nextElementSibling ?? item.previousElementSibling;
     forget(id);
     render();
@@ -63,4 +63,4 @@ form.addEventListener("submit", async (event) => {
   button.disabled = false;
 });
 onChange(render);
-addEventListener("pageshow", render); // back from a job's page, too
+addEventListener("pageshow", render); // also after navigating back from a job page

@@ -1,36 +1,36 @@
-/** The button that copies a link for sharing, whose key may watch the job and no more. */
+/** The button that copies a watch-only link to the job. */
 
 const button = document.querySelector("#share");
-const told = document.querySelector("#shared");
+const notice = document.querySelector("#shared");
 const field = document.querySelector("#link");
 
-/** Offer to share the job that a token opens. */
-export function offer({ id, token }) {
+/** Make the button share a job. */
+export function initSharing({ id, token }) {
   button.addEventListener("click", async () => {
     button.disabled = true;
     field.hidden = true;
-    told.textContent = "";
+    notice.textContent = "";
     try {
-      told.textContent = await copy(await watchOnly(id, token));
+      notice.textContent = await copy(await createWatchOnlyLink(id, token));
     } catch (error) {
-      told.textContent = `There is no link. ${error.message}`;
+      notice.textContent = `The link could not be created. ${error.message}`;
     }
     button.disabled = false;
   });
 }
 
-async function watchOnly(id, token) {
+async function createWatchOnlyLink(id, token) {
   const response = await fetch(`/jobs/${id}/token`, {
     method: "POST",
     headers: { Authorization: `Bearer ${token}`, "Content-Type": "application/json" },
     body: JSON.stringify({ scope: "watch" }),
   });
-  const answer = await response.json();
-  if (!response.ok) throw new Error(answer.detail);
-  return answer.links.page;
+  const body = await response.json();
+  if (!response.ok) throw new Error(body.detail);
+  return body.links.page;
 }
 
-/** Put the link on the clipboard, or else into a field to copy it from by hand. */
+/** Copy the link to the clipboard, or else show it in a field; return the notice for the user. */
 async function copy(link) {
   try {
     await navigator.clipboard.writeText(link);
