@@ -1,4 +1,4 @@
-// The subset of WebSocket frames (RFC 6455, section 5.2) that this benchmark needs: its servers do not fragment or mask.
+// The subset of WebSocket frames (RFC 6455, section 5.2) that this benchmark needs: no server fragments or masks them.
 #include <string.h>
 
 #include "load.h"

@@ -27,7 +27,7 @@ struct job {
 };
 
 static struct job jobs[JOBS];
-static int watched_job[DESCRIPTORS];  // job + 1, or 0
+static int watched_job[DESCRIPTORS];   // job + 1, or 0
 static int index_in_job[DESCRIPTORS];  // index among the watchers of its job
 static int epoll_fd;
 

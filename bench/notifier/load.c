@@ -1,8 +1,8 @@
-// The load client of `python -m bench.notifier`. Watchers and reporters share one thread and one epoll instance, so that
-// it uses little of the core that it shares with Redis. It connects only to loopback; load.h has its limits.
+// The load client of `python -m bench.notifier`. Watchers and reporters share one thread and one epoll instance, so
+// that it uses little of the core that it shares with Redis. It connects only to loopback; load.h has its limits.
 //
 // It reads commands from standard input, one per line, and replies to each with a line of JSON:
-//   open    connects a portion of the watchers and measures the handshakes; after the last one, the memory per connection
+//   open    connects a portion of the watchers and measures the handshakes; after the last, the memory per connection
 //   watch   subscribes a portion of them (with Headway's tokens) and measures likewise
 //   report  posts reports at the configured rate, first to warm up, then measured
 // Between commands it answers pings, so that several of these clients, each with its own server, can take turns.
@@ -83,7 +83,7 @@ static double us_each(uint64_t from_ns, uint64_t to_ns, uint64_t count)
     return count ? (double)(to_ns - from_ns) / 1e3 / (double)count : 0;
 }
 
-// The first connections make a server load, compile and allocate things that should not count as the cost of later ones.
+// The first connections make a server load, compile and allocate what should not count as the cost of later ones.
 static void warm_up(void)
 {
     int few = options.watchers < FIRST_WATCHERS ? options.watchers : FIRST_WATCHERS;
@@ -168,8 +168,8 @@ static void run_command(const char *command)
     else
         fail("unknown command");
     int watched = options.stuck + (options.protocol == HEADWAY ? subscribed : opened);
-    printf("\"unwatching\": %d, \"lost\": %d, \"first_error\": \"%s\"}\n", watched - subscribed_watchers(), lost_watchers(),
-           first_error());
+    printf("\"unwatching\": %d, \"lost\": %d, \"first_error\": \"%s\"}\n", watched - subscribed_watchers(),
+           lost_watchers(), first_error());
     fflush(stdout);
 }
 

@@ -32,7 +32,7 @@ struct processes {
 
 struct options {
     enum protocol protocol;
-    int watch_ports[MAX_REPLICAS], replicas, report_port;  // watchers are spread over the ports
+    int watch_ports[MAX_REPLICAS], replicas, report_port;   // watchers are spread over the ports
     const char *watch_path, *report_path;                   // `%d` stands for the number of the job
     const char *origin, *key;                               // the watchers' Origin header; the report key
     int watchers, stuck, reporters, batch;
@@ -71,11 +71,11 @@ struct frame {
     size_t size;
 };
 size_t encode_frame(unsigned char *frame, enum opcode opcode, const char *data, size_t size);  // masked; 0 if too long
-size_t decode_frame(const unsigned char *data, size_t size, struct frame *frame);             // 0 if incomplete
+size_t decode_frame(const unsigned char *data, size_t size, struct frame *frame);              // 0 if incomplete
 
 // watchers.c
 struct watcher;
-bool open_watchers(int from, int to);      // tells whether all are open; a peer's are then subscribed_watchers, too
+bool open_watchers(int from, int to);       // returns whether all are open; a peer's are also subscribed
 bool subscribe_watchers(int from, int to);  // Headway: returns whether all have received their job's snapshot
 void close_watchers(int from, int to);
 void stop_reading(int from, int to);
@@ -91,8 +91,8 @@ struct reporter;
 void open_reporters(void);
 void close_reporters(void);
 void on_reporter(struct reporter *reporter);
-void fill(void);                           // sends the filler reports
-void report(double seconds);               // posts at the configured rate, then waits for deliveries and responses
+void fill(void);              // sends the filler reports
+void report(double seconds);  // posts at the configured rate, then waits for deliveries and responses
 void wait_seconds(double seconds);
 uint64_t reported(void);
 uint64_t refused(void);

@@ -34,7 +34,7 @@ class TurnResult(Struct, frozen=True, kw_only=True):
     expected: int = 0
     unwatching: int
     lost: int
-    complaint: str
+    first_error: str
 
     def flaws(self) -> list[str]:
         """Return why the turn is invalid; an empty list if it is valid."""
@@ -48,7 +48,7 @@ class TurnResult(Struct, frozen=True, kw_only=True):
             "turn had no report": int(self.reported == 0),
         }
         flaws = [f"{count} {text}" for text, count in counts.items() if count]
-        return [*flaws, self.complaint] if flaws and self.complaint else flaws
+        return [*flaws, self.first_error] if flaws and self.first_error else flaws
 
     def figures(self, scenario: Scenario, system: System) -> dict[str, float]:
         """Return the figures that the tables show."""

@@ -1,4 +1,4 @@
-// The clock, what processes cost, and the first first_error.
+// The clock, the CPU time and memory of processes, and the first error.
 #define _GNU_SOURCE
 #include <stdarg.h>
 #include <stdio.h>
@@ -53,7 +53,8 @@ uint64_t resident_bytes(const struct processes *processes)
     return total;
 }
 
-// Keeps the first first_error alone, since the others mostly epoll_add from it; without what JSON would have to escape.
+// Keeps only the first error, since later ones are mostly its consequences. Characters that JSON would have to escape
+// are replaced by spaces.
 void record_error(const char *format, ...)
 {
     if (error_text[0])

@@ -89,7 +89,7 @@ static void post(struct reporter *reporter, const struct job *jobs, int count, i
     reported_count += (uint64_t)batch;
 }
 
-// Tells whether the is_complete response is there.
+// Returns whether the response is complete.
 static bool is_complete(const struct reporter *reporter)
 {
     const char *end = memmem(reporter->response, reporter->response_size, "\r\n\r\n", 4);
@@ -113,8 +113,8 @@ static void check_response(struct reporter *reporter)
 
 void on_reporter(struct reporter *reporter)
 {
-    ssize_t size = recv(reporter->fd, reporter->response + reporter->response_size, RESPONSE_BYTES - 1 - reporter->response_size,
-                        MSG_DONTWAIT);
+    ssize_t size = recv(reporter->fd, reporter->response + reporter->response_size,
+                        RESPONSE_BYTES - 1 - reporter->response_size, MSG_DONTWAIT);
     if (size > 0) {
         reporter->response_size += (size_t)size;
         reporter->response[reporter->response_size] = 0;

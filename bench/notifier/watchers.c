@@ -124,7 +124,7 @@ static void upgrade(struct watcher *watcher)
     epoll_modify(watcher->fd, watcher, EPOLLIN);
     set_stage(watcher, UPGRADING);
     if (send(watcher->fd, request, (size_t)size, MSG_NOSIGNAL) != size)
-        fail_watcher(watcher, "does not handle_data the upgrade");
+        fail_watcher(watcher, "upgrade request was not sent");
 }
 
 static void subscribe(struct watcher *watcher)

@@ -43,7 +43,7 @@ export function amountText({ progress }) {
   return [numberFormat.format(current), ofTotal, unit].filter(Boolean).join(" ");
 }
 
-/** Return what happens next, such as "starts at 14:05:00" or "Worker lost, next attempt in 12 s"; "" if nothing is due. */
+/** Return what happens next, such as "starts at 14:05:00" or "Worker lost, no attempt left"; "" if nothing is due. */
 export function nextStepText(snapshot, now) {
   const { status, due_at: due, lease_until: lease, attempt, max_attempts: maxAttempts } = snapshot;
   if (status === "queued" && Date.parse(due) > now) return `starts ${timeText(due, now)}`;

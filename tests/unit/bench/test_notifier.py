@@ -43,7 +43,7 @@ def deliveries(**costs: list[float]) -> list[Row]:
 def turn_result(**measured: object) -> TurnResult:
     """Make what a turn of reports without flaws has measured, but for what is given."""
     valid: dict[str, object] = {"unwatching": 0, "lost": 0, "reported": 10, "delivered": 10_000, "expected": 10_000}
-    return msgspec.convert({**valid, "complaint": "", **measured}, TurnResult)
+    return msgspec.convert({**valid, "first_error": "", **measured}, TurnResult)
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_invalid_runs_are_listed() -> None:
 def test_an_invalid_turn_lists_its_flaws(measured: dict[str, int], flaw: str) -> None:
     """A turn of reports must have reports; a turn of connections has none."""
     assert turn_result().flaws() == []
-    assert turn_result(**measured, complaint="why").flaws() == [flaw, "why"]
+    assert turn_result(**measured, first_error="why").flaws() == [flaw, "why"]
     assert turn_result(reported=None, delivered=0, expected=0).flaws() == []
 
 
