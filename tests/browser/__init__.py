@@ -1,1 +1,1 @@
-"""browser tests."""
+"""Tests in a real browser."""

@@ -1,4 +1,4 @@
-"""Fixtures: a real Chromium, the whole real system behind it, and pages that remember what they have shown."""
+"""Fixtures: a real Chromium, the complete system, and pages that record what they have shown."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ ARGS = [
 ]
 TIMEOUT_MS = 20_000
 
-# Each different state that the job's page shows, and each change of its notice that it reconnects.
-RECORD = """
+# Record each state that the job page shows, and each change of its notice that it is reconnecting.
+RECORD_RENDERS = """
 window.renders = [];
 window.notices = [];
 new MutationObserver(() => {
@@ -37,42 +37,45 @@ new MutationObserver(() => {
 }).observe(document, { subtree: true, childList: true, attributes: true });
 """
 
-Report = Callable[..., Awaitable[None]]
+SendReport = Callable[..., Awaitable[None]]
 
-ABORTED = "net::ERR_ABORTED"  # a request whose page was left meanwhile, as for an icon that still loads
+ABORTED = "net::ERR_ABORTED"  # the page was left during the request, for example while its icon was loading
 
 
-class Problems:
-    """What goes wrong in a page: console errors and warnings, uncaught exceptions, failed requests."""
+class PageErrors:
+    """The errors of a page: console errors and warnings, uncaught exceptions, failed requests."""
 
     def __init__(self, page: Page) -> None:
-        self.found: list[str] = []
-        page.on("console", lambda told: self.found.append(told.text) if told.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: self.found.append(str(error)))
-        page.on("requestfailed", lambda request: self._failed(f"{request.url}: {request.failure}"))
+        self.messages: list[str] = []
+        page.on("console", lambda line: self._add(line.text, failed=line.type in ("error", "warning")))
+        page.on("pageerror", lambda error: self._add(str(error)))
+        page.on("requestfailed", lambda request: self._on_request_failed(f"{request.url}: {request.failure}"))
         page.on(
             "response",
-            lambda answer: self.found.append(f"{answer.url}: {answer.status}") if answer.status >= 400 else None,
+            lambda response: self._add(f"{response.url}: {response.status}", failed=response.status >= 400),
         )
 
-    def _failed(self, told: str) -> None:
-        if not told.endswith(ABORTED):
-            self.found.append(told)
+    def _add(self, message: str, *, failed: bool = True) -> None:
+        if failed:
+            self.messages.append(message)
+
+    def _on_request_failed(self, message: str) -> None:
+        self._add(message, failed=not message.endswith(ABORTED))
 
 
-def forged(token: str) -> str:
-    """Return a token that says the same under a signature that is not its own."""
-    head, _, signature = token.rpartition(".")
-    return f"{head}.{'B' if signature[0] == 'A' else 'A'}{signature[1:]}"
+def forge_signature(token: str) -> str:
+    """Return a token with the same claims and a wrong signature."""
+    unsigned, _, signature = token.rpartition(".")
+    return f"{unsigned}.{'B' if signature[0] == 'A' else 'A'}{signature[1:]}"
 
 
 @pytest.fixture(scope="session")
 async def browser() -> AsyncIterator[Browser]:
-    """Run Chromium for the session: the machine's own, or else Playwright's."""
+    """Run Chromium for the session: the machine's own if there is one, otherwise Playwright's."""
     expect.set_options(timeout=TIMEOUT_MS)
-    found = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    executable = next(filter(None, map(shutil.which, CHROMIUM)), None)
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=found, args=ARGS)
+        browser = await playwright.chromium.launch(executable_path=executable, args=ARGS)
         yield browser
         await browser.close()
 
@@ -87,10 +90,10 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
 
 @pytest.fixture
 async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
-    """Open a browser window that nobody has used before."""
+    """Open a browser window with empty storage."""
     context = await browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme="light")
     context.set_default_timeout(TIMEOUT_MS)
-    await context.add_init_script(RECORD)
+    await context.add_init_script(RECORD_RENDERS)
     yield context
     await context.close()
 
@@ -102,14 +105,14 @@ async def page(context: BrowserContext) -> Page:
 
 
 @pytest.fixture
-def report(stack: Stack) -> Report:
-    """Report as a worker does, on a job that is submitted with a delay, so that no real worker takes it meanwhile."""
+def report(stack: Stack) -> SendReport:
+    """Send reports as a worker does, on a job submitted with a delay so that the real worker does not receive it."""
     sequence = 0
 
-    async def report(receipt: dict[str, Any], status: str = "running", **fields: Any) -> None:
+    async def send(receipt: dict[str, Any], status: str = "running", **fields: Any) -> None:
         nonlocal sequence
         sequence += 1
         verdict = await stack.report(receipt, sequence, status=status, **fields)
         assert verdict["accepted"], verdict
 
-    return report
+    return send

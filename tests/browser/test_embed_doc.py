@@ -12,18 +12,18 @@ from playwright.async_api import Page, expect
 from dev import node
 from dev.environment import ROOT
 from tests.browser import embedding
-from tests.browser.conftest import Problems, Report
-from tests.browser.embedding import EVENTS, blocks, fitted, part
-from tests.browser.site import Site
+from tests.browser.conftest import PageErrors, SendReport
+from tests.browser.embedding import EVENTS, code_blocks, fill_in, part
+from tests.browser.fake_site import FakeSite
 from tests.stack import Stack
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.browser
 
-sites, stack, allowed = embedding.sites, embedding.stack, embedding.allowed
+sites, stack, allowed_site = embedding.sites, embedding.stack, embedding.allowed_site
 
 PACKAGES = ROOT / "tests" / "browser" / "node" / "node_modules"
-COMPONENT, HOOK = blocks("jsx")
+COMPONENT, HOOK = code_blocks("jsx")
 
 # Show the component, or what the hook tells, of the job that a token opens; without a token, nothing.
 MAIN = """
@@ -75,19 +75,19 @@ def app(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def react(page: Page, app: Path, stack: Stack, allowed: Site) -> AsyncIterator[Page]:
+async def react(page: Page, app: Path, stack: Stack, allowed_site: FakeSite) -> AsyncIterator[Page]:
     """Open a page of an application that is made of the examples; nothing may go wrong in it."""
     for name, text in {"component": COMPONENT, "hook": HOOK, "main": MAIN}.items():
-        (app / f"{name}.jsx").write_text(fitted(text, stack))
+        (app / f"{name}.jsx").write_text(fill_in(text, stack))
     options = ("--bundle", "--format=esm", "--jsx=automatic", "--log-level=warning")
     built = program(app, "esbuild/bin/esbuild", "main.jsx", *options)
     assert built.stderr == ""
     script = '<script type="module" src="/main.js"></script>'
-    allowed.pages = {"/": f"<!doctype html><title>x</title>{script}<main></main>", "/main.js": built.stdout}
-    problems = Problems(page)
-    await page.goto(allowed.origin)
+    allowed_site.pages = {"/": f"<!doctype html><title>x</title>{script}<main></main>", "/main.js": built.stdout}
+    errors = PageErrors(page)
+    await page.goto(allowed_site.origin)
     yield page
-    assert problems.found == []
+    assert errors.messages == []
 
 
 async def watched(stack: Stack, count: int) -> None:
@@ -100,21 +100,23 @@ async def watched(stack: Stack, count: int) -> None:
 
 
 @pytest.mark.parametrize("package", ["htmx.org", "htmx.org-2"])
-async def test_htmx_swaps_the_element_in(page: Page, stack: Stack, allowed: Site, report: Report, package: str) -> None:
+async def test_htmx_swaps_the_element_in(
+    page: Page, stack: Stack, allowed_site: FakeSite, report: SendReport, package: str
+) -> None:
     """A fragment that a button's answer brings is live, and its end fetches the next fragment, once."""
-    problems = Problems(page)
+    errors = PageErrors(page)
     asked: list[str] = []
     page.on("request", lambda request: asked.append(f"{request.method} {request.url}"))
     receipt = await stack.submit(delay_s=3600)
-    _, button, fragment = blocks("html")
+    _, button, fragment = code_blocks("html")
     scripts = f'<script src="/htmx.js"></script><script type="module" src="{stack.url}/assets/headway.js"></script>'
-    allowed.pages = {
+    allowed_site.pages = {
         "/": f"<!doctype html><title>x</title>{scripts}{button}",
         "/htmx.js": (PACKAGES / package / "dist" / "htmx.min.js").read_text(),
-        "/exports": fitted(fragment, stack, receipt["token"]),
+        "/exports": fill_in(fragment, stack, receipt["token"]),
         "/exports/march": "<b>Ready</b>",
     }
-    await page.goto(allowed.origin)
+    await page.goto(allowed_site.origin)
     await page.get_by_role("button", name="Export").click()
     await expect(page.locator("#exports headway-job")).to_contain_text("Export of March")
     await report(receipt, progress={"current": 1, "total": 2})
@@ -122,13 +124,13 @@ async def test_htmx_swaps_the_element_in(page: Page, stack: Stack, allowed: Site
     await report(receipt, "succeeded")
     await expect(page.locator("#exports")).to_have_text("Ready")
     await watched(stack, 0)
-    exports = f"{allowed.origin}/exports"
+    exports = f"{allowed_site.origin}/exports"
     assert [line for line in asked if exports in line] == [f"POST {exports}", f"GET {exports}/march"]
-    assert problems.found == []
+    assert errors.messages == []
 
 
 @MODES
-async def test_react_component_shows_the_job(react: Page, stack: Stack, report: Report, mode: str) -> None:
+async def test_react_component_shows_the_job(react: Page, stack: Stack, report: SendReport, mode: str) -> None:
     """The component shows a job and links to its result; another token shows another job, and no token closes all."""
     first, second = [await stack.submit(delay_s=3600) for _ in range(2)]
     link = react.get_by_role("link", name="Download")
@@ -148,7 +150,7 @@ async def test_react_component_shows_the_job(react: Page, stack: Stack, report: 
 
 
 @MODES
-async def test_react_hook_follows_the_job(react: Page, stack: Stack, report: Report, mode: str) -> None:
+async def test_react_hook_follows_the_job(react: Page, stack: Stack, report: SendReport, mode: str) -> None:
     """The hook tells each status; another token closes the old watch, and unmounting the last one."""
     first, second = [await stack.submit(delay_s=3600) for _ in range(2)]
     status = react.locator("output")
@@ -180,7 +182,7 @@ def replaced(text: str, changes: dict[str, str]) -> str:
 
 def complaints(app: Path, misuse: dict[str, str]) -> str:
     """Return what TypeScript has against the examples when the component is misused like this."""
-    (tag,) = blocks("ts")
+    (tag,) = code_blocks("ts")
     files = {
         "tag.ts": tag,
         "component.tsx": SNAPSHOT + replaced(COMPONENT, TYPED_COMPONENT | misuse),

@@ -1,4 +1,4 @@
-"""Pages behind proxies that let no WebSocket through, or no stream either, show the same, and find the way back."""
+"""Pages behind proxies that block WebSockets or buffer streams: they fall back, show the same, and recover."""
 
 from __future__ import annotations
 
@@ -9,48 +9,51 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
-from tests.browser.client import WATCH, Client
-from tests.browser.conftest import RECORD, TIMEOUT_MS, Problems, Report, forged
-from tests.browser.proxy import SOCKET, Proxy, proxied
+from tests.browser.blocking_proxy import WEBSOCKET, BlockingProxy, run_proxy
+from tests.browser.browser_client import BrowserClient
+from tests.browser.conftest import RECORD_RENDERS, TIMEOUT_MS, PageErrors, SendReport, forge_signature
 from tests.stack import Stack, running
 from tests.waiting import free_ports, wait_until
 
 pytestmark = pytest.mark.browser
 
-STREAM, POLL = "POST /live/events", "POST /live/jobs"
-WAYS = {SOCKET: set(), STREAM: {"refuse"}, POLL: {"swallow", "buffer"}}
-BLOCKED = [
-    pytest.param({"refuse"}, STREAM, id="refuses"),
-    pytest.param({"swallow"}, STREAM, id="swallows"),
-    pytest.param({"refuse", "buffer"}, POLL, id="refuses-and-buffers"),
-    pytest.param({"swallow", "buffer"}, POLL, id="swallows-and-buffers"),
+EVENT_STREAM, LONG_POLL = "POST /live/events", "POST /live/jobs"
+FAULTS_BY_TRANSPORT = {WEBSOCKET: set(), EVENT_STREAM: {"refuse"}, LONG_POLL: {"swallow", "buffer"}}
+FAULTS = [
+    pytest.param({"refuse"}, EVENT_STREAM, id="refuse"),
+    pytest.param({"swallow"}, EVENT_STREAM, id="swallow"),
+    pytest.param({"refuse", "buffer"}, LONG_POLL, id="refuse-and-buffer"),
+    pytest.param({"swallow", "buffer"}, LONG_POLL, id="swallow-and-buffer"),
 ]
-NOTE_TIMERS = """() => {
-  const set = window.setTimeout;
+RECORD_TIMERS = """() => {
+  const originalSetTimeout = window.setTimeout;
   window.timers = [];
-  window.setTimeout = (act, ms, ...rest) => { timers.push(ms); return set(act, ms, ...rest); };
+  window.setTimeout = (callback, delayMs, ...rest) => {
+    timers.push(delayMs);
+    return originalSetTimeout(callback, delayMs, ...rest);
+  };
 }"""
 WATCH_NEXT = """async ({ first, second }) => {
   const { watchJob } = await import("/assets/headway.js");
   const { liveUrl } = await import("/assets/live-url.js");
   window.states = [];
-  window.seen = [];
-  const next = () => watchJob({ url: liveUrl, token: second }, ({ status }) => seen.push(status));
+  window.statuses = [];
+  const next = () => watchJob({ url: liveUrl, token: second }, ({ status }) => statuses.push(status));
   const onConnection = (state) => states.push(state);
   watchJob({ url: liveUrl, token: first, onConnection }, ({ status }) => status === "succeeded" && next());
 }"""
-JOB = {"steps": 60, "delay_s": 0.1}  # long enough to be met on the way by the slowest page
+PAYLOAD = {"steps": 60, "delay_s": 0.1}  # so slow that every page opens before the job ends
 
 
 @pytest.fixture(scope="module")
 async def ports() -> list[int]:
-    """Choose where the proxy and the notifier listen."""
+    """Choose the ports of the proxy and the notifier."""
     return free_ports(2)
 
 
 @pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory, ports: list[int]) -> AsyncIterator[Stack]:
-    """Run the system for this module, with a proxy before its notifier."""
+    """Run the system for this module; clients reach its notifier through the proxy."""
     live, notifier = ports
     env = {"LIVE_URL": f"http://127.0.0.1:{live}", "NOTIFIER_PORT": str(notifier), "GRACE_S": "0", "DRAIN_S": "0"}
     async with running(tmp_path_factory.mktemp("fallback"), **env) as stack:
@@ -58,258 +61,275 @@ async def stack(tmp_path_factory: pytest.TempPathFactory, ports: list[int]) -> A
 
 
 @pytest.fixture
-async def proxy(ports: list[int]) -> AsyncIterator[Proxy]:
-    """Run a proxy that lets everything through until it is told otherwise."""
-    async with proxied(*ports) as proxy:
+async def proxy(ports: list[int]) -> AsyncIterator[BlockingProxy]:
+    """Run a proxy that relays everything unless a test adds faults."""
+    async with run_proxy(*ports) as proxy:
         yield proxy
 
 
 @pytest.fixture
-async def client(page: Page, stack: Stack, proxy: Proxy) -> Client:
-    """Open a page that watches nothing yet."""
-    client = Client(page)
+async def client(page: Page, stack: Stack, proxy: BlockingProxy) -> BrowserClient:
+    """Open a page without watches."""
+    client = BrowserClient(page)
     await page.goto(stack.url)
     return client
 
 
 @pytest.fixture
-async def other(browser: Browser) -> AsyncIterator[Page]:
+async def other_page(browser: Browser) -> AsyncIterator[Page]:
     """Open a page in another window, which shares no connection with the first."""
     context = await browser.new_context()
     context.set_default_timeout(TIMEOUT_MS)
-    await context.add_init_script(RECORD)
+    await context.add_init_script(RECORD_RENDERS)
     yield await context.new_page()
     await context.close()
 
 
 def now() -> float:
-    """Return this machine's time in seconds."""
+    """Return monotonic seconds."""
     return asyncio.get_running_loop().time()
 
 
 async def ended_at(page: Page) -> float:
-    """Wait until a page shows the job's end; return when."""
+    """Wait until a page shows the job's outcome; return the time."""
     await expect(page.locator("#status")).to_have_text("Succeeded")
     return now()
 
 
-@pytest.mark.parametrize(("blocks", "way"), BLOCKED)
+@pytest.mark.parametrize(("faults", "transport"), FAULTS)
 async def test_blocked_page_shows_the_same(
-    page: Page, other: Page, stack: Stack, proxy: Proxy, blocks: set[str], way: str
+    page: Page, other_page: Page, stack: Stack, proxy: BlockingProxy, faults: set[str], transport: str
 ) -> None:
-    """Behind a bad proxy the same page shows the same job within 5 s, and its end with an unblocked one."""
-    problems = Problems(page)
-    receipt = await stack.submit(payload=JOB)
+    """Behind a faulty proxy a page shows the job within 5 s, and its outcome within 5 s of an unblocked page."""
+    errors = PageErrors(page)
+    receipt = await stack.submit(payload=PAYLOAD)
     await page.goto(receipt["links"]["page"])
-    await wait_until(lambda: proxy.open[SOCKET] == 1)
-    proxy.blocks = blocks
+    await wait_until(lambda: proxy.connections.get(WEBSOCKET) == 1)
+    proxy.faults = faults
     opened = now()
-    await other.goto(receipt["links"]["page"])
-    await expect(other.locator("#status")).to_have_text("Running")
+    await other_page.goto(receipt["links"]["page"])
+    await expect(other_page.locator("#status")).to_have_text("Running")
     assert now() - opened < 5
-    await wait_until(lambda: proxy.open[way] == 1)
-    free, blocked = await asyncio.gather(ended_at(page), ended_at(other))
+    await wait_until(lambda: proxy.connections.get(transport) == 1)
+    free, blocked = await asyncio.gather(ended_at(page), ended_at(other_page))
     assert abs(blocked - free) < 5
-    shown = await other.evaluate("renders")
+    shown = await other_page.evaluate("renders")
     assert [state["version"] for state in shown] == sorted({state["version"] for state in shown})
     assert shown[-1] == (await page.evaluate("renders"))[-1]
-    assert problems.found == []
+    assert errors.messages == []
 
 
-async def test_unblocked_page_uses_nothing_else(client: Client, stack: Stack, proxy: Proxy) -> None:
-    """Where nothing stands in the way a page makes one WebSocket and no request beside it."""
-    receipt = await stack.submit(payload=JOB)
+async def test_unblocked_page_uses_only_a_websocket(client: BrowserClient, stack: Stack, proxy: BlockingProxy) -> None:
+    """Without faults a page opens one WebSocket and sends no other request."""
+    receipt = await stack.submit(payload=PAYLOAD)
     await client.watch("job", receipt["token"])
-    await client.sees("job", "succeeded")
-    assert proxy.asked == {SOCKET: 1}
+    await client.wait_for_status("job", "succeeded")
+    assert proxy.request_counts == {WEBSOCKET: 1}
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_many_jobs_are_one_connection(
-    client: Client, stack: Stack, proxy: Proxy, report: Report, way: str
+@pytest.mark.parametrize("transport", FAULTS_BY_TRANSPORT)
+async def test_many_jobs_share_one_connection(
+    client: BrowserClient, stack: Stack, proxy: BlockingProxy, report: SendReport, transport: str
 ) -> None:
-    """However a page is connected, 200 jobs are one connection, and each of them is still heard."""
-    proxy.blocks = WAYS[way]
+    """With any transport, the watches of 200 jobs share one connection, and receive their snapshots."""
+    proxy.faults = FAULTS_BY_TRANSPORT[transport]
     receipts = [await stack.submit(delay_s=3600) for _ in range(200)]
-    watches = [{"name": receipt["id"], "token": receipt["token"]} for receipt in receipts]
-    await client.page.evaluate(f"(all) => Promise.all(all.map({WATCH}))", watches)
+    await client.watch_all({receipt["id"]: receipt["token"] for receipt in receipts})
     for receipt in receipts:
-        await client.sees(receipt["id"], "queued")
-    await wait_until(lambda: proxy.lasting == {way: 1})
-    asked = proxy.asked[way]
+        await client.wait_for_status(receipt["id"], "queued")
+    await wait_until(lambda: proxy.connections == {transport: 1})
+    count = proxy.request_counts[transport]
     for receipt in (receipts[0], receipts[-1]):
         await report(receipt)
-        await client.sees(receipt["id"], "running")
-    assert asked == (2 if way == POLL else 1)
-    await wait_until(lambda: proxy.lasting == {way: 1})
+        await client.wait_for_status(receipt["id"], "running")
+    assert count == (2 if transport == LONG_POLL else 1)
+    await wait_until(lambda: proxy.connections == {transport: 1})
 
 
-@pytest.mark.parametrize("way", [STREAM, POLL])
-async def test_page_comes_back_to_a_socket(
-    client: Client, stack: Stack, proxy: Proxy, report: Report, way: str
+@pytest.mark.parametrize("transport", [EVENT_STREAM, LONG_POLL])
+async def test_page_returns_to_a_websocket(
+    client: BrowserClient, stack: Stack, proxy: BlockingProxy, report: SendReport, transport: str
 ) -> None:
-    """When the proxy blocks no more, a page returns to a WebSocket, and is never unconnected meanwhile."""
-    proxy.blocks = WAYS[way]
+    """When the proxy no longer blocks WebSockets, a page returns to one without a gap in its connection."""
+    proxy.faults = FAULTS_BY_TRANSPORT[transport]
     await client.page.clock.install()
     receipt = await stack.submit(delay_s=3600)
     await client.watch("job", receipt["token"])
-    await client.sees("job", "queued")
+    await client.wait_for_status("job", "queued")
     await report(receipt, progress={"current": 1, "total": 4})
-    await client.sees("job", "running")
+    await client.wait_for_status("job", "running")
     await client.page.clock.fast_forward(15_000)
-    await wait_until(lambda: proxy.asked[SOCKET] == 2)
+    await wait_until(lambda: proxy.request_counts[WEBSOCKET] == 2)
     await report(receipt, progress={"current": 2, "total": 4})
-    await client.hears("job", "job", 3)
-    proxy.blocks = set()
+    await client.wait_for("job", "job", 3)
+    proxy.faults = set()
     await client.page.clock.fast_forward(30_000)
-    await wait_until(lambda: proxy.lasting == {SOCKET: 1})
+    await wait_until(lambda: proxy.connections == {WEBSOCKET: 1})
     await report(receipt, "succeeded", progress={"current": 4, "total": 4})
-    await client.sees("job", "succeeded")
-    assert await client.told("job", "connection") == ["connecting", "live"]
+    await client.wait_for_status("job", "succeeded")
+    assert await client.received("job", "connection") == ["connecting", "live"]
     assert len(await client.versions("job")) == 4
 
 
-@pytest.mark.parametrize("way", [STREAM, POLL])
-async def test_later_jobs_join(client: Client, stack: Stack, proxy: Proxy, report: Report, way: str) -> None:
-    """A job that is watched later joins the others on their one connection, and leaves it alone."""
-    proxy.blocks = WAYS[way]
+@pytest.mark.parametrize("transport", [EVENT_STREAM, LONG_POLL])
+async def test_later_watches_share_the_connection(
+    client: BrowserClient, stack: Stack, proxy: BlockingProxy, report: SendReport, transport: str
+) -> None:
+    """A watch added later shares the connection; when it closes, the other one continues."""
+    proxy.faults = FAULTS_BY_TRANSPORT[transport]
     first, second = [await stack.submit(delay_s=3600) for _ in range(2)]
     await client.watch("first", first["token"])
-    await client.sees("first", "queued")
+    await client.wait_for_status("first", "queued")
     await client.watch("second", second["token"])
-    await client.sees("second", "queued")
-    await wait_until(lambda: proxy.lasting == {way: 1})
+    await client.wait_for_status("second", "queued")
+    await wait_until(lambda: proxy.connections == {transport: 1})
     await client.call("second", "close")
     await report(first)
-    await client.sees("first", "running")
+    await client.wait_for_status("first", "running")
     await client.call("first", "close")
-    await wait_until(lambda: proxy.lasting == {})
+    await wait_until(lambda: proxy.connections == {})
 
 
-@pytest.mark.parametrize("way", [STREAM, POLL])
-async def test_cancel_is_sent(client: Client, stack: Stack, proxy: Proxy, way: str) -> None:
-    """A job is cancelled without a WebSocket, even when that is asked before there is any connection."""
-    proxy.blocks = WAYS[way]
+@pytest.mark.parametrize("transport", [EVENT_STREAM, LONG_POLL])
+async def test_cancel_works_without_a_websocket(
+    client: BrowserClient, stack: Stack, proxy: BlockingProxy, transport: str
+) -> None:
+    """A job is cancelled over a fallback, also if the request precedes the connection."""
+    proxy.faults = FAULTS_BY_TRANSPORT[transport]
     first, second = [await stack.submit(delay_s=3600) for _ in range(2)]
     await client.watch("first", first["token"])
     await client.call("first", "cancel")
-    await client.sees("first", "cancelled")
+    await client.wait_for_status("first", "cancelled")
     await client.watch("second", second["token"])
-    await client.sees("second", "queued")
+    await client.wait_for_status("second", "queued")
     await client.call("second", "cancel")
-    await client.sees("second", "cancelled")
+    await client.wait_for_status("second", "cancelled")
 
 
-@pytest.mark.parametrize("way", [STREAM, POLL])
-async def test_forged_token_concerns_its_job_alone(
-    client: Client, stack: Stack, proxy: Proxy, report: Report, way: str
+@pytest.mark.parametrize("transport", [EVENT_STREAM, LONG_POLL])
+async def test_forged_token_is_an_error_of_its_watch_only(
+    client: BrowserClient, stack: Stack, proxy: BlockingProxy, report: SendReport, transport: str
 ) -> None:
-    """Alone or among good ones a forged token is an error for its own job, and not asked for again and again."""
-    proxy.blocks = WAYS[way]
+    """A forged token, alone or among good ones, is reported to its watch, and is not sent in a loop."""
+    proxy.faults = FAULTS_BY_TRANSPORT[transport]
     good, bad = [await stack.submit(delay_s=3600) for _ in range(2)]
-    await client.watch("bad", forged(bad["token"]))
-    assert [error["code"] for error in await client.hears("bad", "error")] == ["invalid_token"]
-    assert await client.told("bad", "connection") == ["connecting", "live"]
+    await client.watch("bad", forge_signature(bad["token"]))
+    assert [error["code"] for error in await client.wait_for("bad", "error")] == ["invalid_token"]
+    assert await client.received("bad", "connection") == ["connecting", "live"]
     await client.watch("good", good["token"])
-    await client.sees("good", "queued")
-    asked = proxy.asked[way]
+    await client.wait_for_status("good", "queued")
+    count = proxy.request_counts[transport]
     await report(good)
-    await client.sees("good", "running")
-    assert proxy.asked[way] <= asked + 2
-    assert await client.told("good", "error") == []
+    await client.wait_for_status("good", "running")
+    assert proxy.request_counts[transport] <= count + 2
+    assert await client.received("good", "error") == []
 
 
-@pytest.mark.parametrize("way", [STREAM, POLL])
-async def test_restart_is_survived(client: Client, stack: Stack, proxy: Proxy, way: str) -> None:
-    """A notifier that crashes is come back to by the same way, and nothing is lost."""
-    proxy.blocks = WAYS[way]
+@pytest.mark.parametrize("transport", [EVENT_STREAM, LONG_POLL])
+async def test_crash_of_the_notifier_is_survived(
+    client: BrowserClient, stack: Stack, proxy: BlockingProxy, transport: str
+) -> None:
+    """After a crash of the notifier a page reconnects with the same transport and misses no update."""
+    proxy.faults = FAULTS_BY_TRANSPORT[transport]
     receipt = await stack.submit(payload={"steps": 80, "delay_s": 0.1})
     await client.watch("job", receipt["token"])
-    await client.sees("job", "running")
+    await client.wait_for_status("job", "running")
     await stack.kill("notifier")
-    await client.sees("job", "succeeded")
-    assert await client.told("job", "connection") == ["connecting", "live", "reconnecting", "live"]
+    await client.wait_for_status("job", "succeeded")
+    assert await client.received("job", "connection") == ["connecting", "live", "reconnecting", "live"]
     await client.versions("job")
 
 
-@pytest.mark.parametrize("way", [STREAM, POLL])
+@pytest.mark.parametrize("transport", [EVENT_STREAM, LONG_POLL])
 async def test_tabs_share_a_fallback(
-    context: BrowserContext, client: Client, stack: Stack, proxy: Proxy, report: Report, way: str
+    context: BrowserContext,
+    client: BrowserClient,
+    stack: Stack,
+    proxy: BlockingProxy,
+    report: SendReport,
+    transport: str,
 ) -> None:
-    """Tabs share one connection without a WebSocket, too, and the other goes on when the one that has it closes."""
-    proxy.blocks = WAYS[way]
+    """Tabs share a fallback connection, too; when the leader closes, the other tab takes over."""
+    proxy.faults = FAULTS_BY_TRANSPORT[transport]
     first, second = [await stack.submit(delay_s=3600) for _ in range(2)]
-    other = Client(await context.new_page())
+    other = BrowserClient(await context.new_page())
     await other.page.goto(stack.url)
     await client.watch("job", first["token"])
-    await client.sees("job", "queued")
+    await client.wait_for_status("job", "queued")
     for name, receipt in (("first", first), ("second", second)):
         await other.watch(name, receipt["token"])
-        await other.sees(name, "queued")
-    await wait_until(lambda: proxy.lasting == {way: 1})
+        await other.wait_for_status(name, "queued")
+    await wait_until(lambda: proxy.connections == {transport: 1})
     await client.page.close()
     for name, receipt in (("first", first), ("second", second)):
         await report(receipt)
-        await other.sees(name, "running")
-    await wait_until(lambda: proxy.lasting == {way: 1})
+        await other.wait_for_status(name, "running")
+    await wait_until(lambda: proxy.connections == {transport: 1})
 
 
-async def test_ended_jobs_are_left_alone(client: Client, stack: Stack, proxy: Proxy) -> None:
-    """A stream whose jobs have all ended is not asked for again and again, yet a new job is shown."""
-    proxy.blocks = WAYS[STREAM]
+async def test_finished_jobs_are_rechecked_rarely(client: BrowserClient, stack: Stack, proxy: BlockingProxy) -> None:
+    """A stream whose jobs have all finished is requested again only after a minute; a new job is shown at once."""
+    proxy.faults = FAULTS_BY_TRANSPORT[EVENT_STREAM]
     await client.page.clock.install()
-    await client.page.evaluate(NOTE_TIMERS)
+    await client.page.evaluate(RECORD_TIMERS)
     first, second = [await stack.submit(payload={"steps": 2, "delay_s": 0}) for _ in range(2)]
     await client.watch("first", first["token"])
-    await client.sees("first", "succeeded")
-    await wait_until(lambda: client.page.evaluate("timers.includes(60_000)"))  # the page knows that the stream is over
-    await wait_until(lambda: proxy.lasting == {})
-    asked = proxy.asked[STREAM]
+    await client.wait_for_status("first", "succeeded")
+    await wait_until(lambda: client.page.evaluate("timers.includes(60_000)"))  # the page has seen the end of the stream
+    await wait_until(lambda: proxy.connections == {})
+    count = proxy.request_counts[EVENT_STREAM]
     await client.page.clock.fast_forward(50_000)
-    await wait_until(lambda: proxy.asked[SOCKET] > 1)
-    assert proxy.asked[STREAM] == asked
+    await wait_until(lambda: proxy.request_counts[WEBSOCKET] > 1)
+    assert proxy.request_counts[EVENT_STREAM] == count
     await client.page.clock.fast_forward(10_000)
-    await wait_until(lambda: proxy.asked[STREAM] == asked + 1)
+    await wait_until(lambda: proxy.request_counts[EVENT_STREAM] == count + 1)
     await client.watch("second", second["token"])
-    await client.sees("second", "succeeded")
-    assert await client.told("first", "connection") == ["connecting", "live"]
+    await client.wait_for_status("second", "succeeded")
+    assert await client.received("first", "connection") == ["connecting", "live"]
 
 
-async def test_the_next_job_is_watched_when_one_ends(client: Client, stack: Stack, proxy: Proxy) -> None:
-    """The stream that ends with the first is not lost for that, and the next one is asked for at once."""
-    proxy.blocks = WAYS[STREAM]
+async def test_watch_added_when_a_job_finishes_keeps_the_connection(
+    client: BrowserClient, stack: Stack, proxy: BlockingProxy
+) -> None:
+    """The end of a finished job's stream is not a lost connection, and the next job is requested at once."""
+    proxy.faults = FAULTS_BY_TRANSPORT[EVENT_STREAM]
     first = await stack.submit(payload={"steps": 2, "delay_s": 0})
     second = await stack.submit(delay_s=3600)
     await client.page.evaluate(WATCH_NEXT, {"first": first["token"], "second": second["token"]})
-    await wait_until(lambda: client.page.evaluate("seen.includes('queued')"))
+    await wait_until(lambda: client.page.evaluate("statuses.includes('queued')"))
     assert await client.page.evaluate("states") == ["connecting", "live"]
 
 
-async def test_foreign_page_is_told(context: BrowserContext, stack: Stack, proxy: Proxy) -> None:
-    """A page of an origin that the notifier does not allow learns that, and what to do about it."""
+async def test_page_of_another_origin_is_refused_with_advice(
+    context: BrowserContext, stack: Stack, proxy: BlockingProxy
+) -> None:
+    """The error of a page whose origin is not allowed names the setting to change."""
     (port,) = free_ports(1)
-    async with proxied(port, int(stack.env["SUBMITTER_PORT"])) as foreign:
-        client = Client(await context.new_page())
-        await client.page.goto(foreign.url)
+    async with run_proxy(port, int(stack.env["SUBMITTER_PORT"])) as other_origin:
+        client = BrowserClient(await context.new_page())
+        await client.page.goto(other_origin.url)
         receipt = await stack.submit(delay_s=3600)
         await client.watch("job", receipt["token"])
-        (error,) = await client.hears("job", "error")
+        (error,) = await client.wait_for("job", "error")
         assert error == {
             "code": "origin_not_allowed",
-            "message": f"The notifier at {proxy.url} does not allow pages of {foreign.url}: add it to ALLOWED_ORIGINS.",
+            "message": f"The notifier at {proxy.url} does not allow pages of {other_origin.url}: "
+            "add it to ALLOWED_ORIGINS.",
         }
-        assert await client.told("job", "connection") == ["connecting", "refused"]
+        assert await client.received("job", "connection") == ["connecting", "refused"]
         await client.watch("late", receipt["token"])
-        assert [error["code"] for error in await client.hears("late", "error")] == ["origin_not_allowed"]
+        assert [error["code"] for error in await client.wait_for("late", "error")] == ["origin_not_allowed"]
 
 
-async def test_absent_server_is_waited_for(client: Client, stack: Stack, proxy: Proxy, ports: list[int]) -> None:
-    """A page that is opened while nobody answers says that it reconnects, and is connected when somebody does."""
+async def test_page_connects_once_the_notifier_is_reachable(
+    client: BrowserClient, stack: Stack, proxy: BlockingProxy, ports: list[int]
+) -> None:
+    """A page opened while the notifier is unreachable reports that it is reconnecting, and connects later."""
     receipt: dict[str, Any] = await stack.submit(delay_s=3600)
     await client.page.route(f"{proxy.url}/**", lambda route: route.abort("connectionrefused"))
-    proxy.blocks = {"refuse"}
+    proxy.faults = {"refuse"}
     await client.watch("job", receipt["token"])
-    assert await client.hears("job", "connection", 2) == ["connecting", "reconnecting"]
-    proxy.blocks = set()
-    await client.sees("job", "queued")
-    assert proxy.lasting == {SOCKET: 1}
+    assert await client.wait_for("job", "connection", 2) == ["connecting", "reconnecting"]
+    proxy.faults = set()
+    await client.wait_for_status("job", "queued")
+    assert proxy.connections == {WEBSOCKET: 1}

@@ -11,7 +11,7 @@ from playwright.async_api import BrowserContext, Locator, Page, Route, WebSocket
 
 from headway.contracts import Timestamp
 from headway.tokens import Grant, TokenSigner
-from tests.browser.conftest import Problems, Report
+from tests.browser.conftest import PageErrors, SendReport
 from tests.stack import Stack
 
 pytestmark = pytest.mark.browser
@@ -42,7 +42,7 @@ async def remembered(page: Page) -> list[str]:
 
 async def test_started_job_is_listed(page: Page, stack: Stack) -> None:
     """A job that the button has started is in the list, live to its end, and leads back to its page."""
-    problems = Problems(page)
+    errors = PageErrors(page)
     await page.goto(stack.url)
     await expect(page.locator("#started")).to_be_hidden()
     await page.get_by_role("button", name="Start a new job").click()
@@ -54,7 +54,7 @@ async def test_started_job_is_listed(page: Page, stack: Stack) -> None:
     await rows(page).get_by_role("link", name="countdown").click()
     await expect(page.locator("#status")).to_have_text("Succeeded")
     assert page.url == link
-    assert problems.found == []
+    assert errors.messages == []
 
 
 async def test_shared_link_is_not_listed(page: Page, stack: Stack) -> None:
@@ -67,9 +67,9 @@ async def test_shared_link_is_not_listed(page: Page, stack: Stack) -> None:
     assert await remembered(page) == []
 
 
-async def test_rows_are_live_over_one_connection(page: Page, stack: Stack, report: Report) -> None:
+async def test_rows_are_live_over_one_connection(page: Page, stack: Stack, report: SendReport) -> None:
     """Twenty rows show what happens to each, over one socket."""
-    problems = Problems(page)
+    errors = PageErrors(page)
     sockets: list[WebSocket] = []
     receipts = [await stack.submit(delay_s=3600) for _ in range(20)]
     page.on("websocket", lambda socket: sockets.append(socket))
@@ -79,7 +79,7 @@ async def test_rows_are_live_over_one_connection(page: Page, stack: Stack, repor
     await expect(rows(page).nth(3).locator("[part=percent]")).to_have_text("25 %")
     await expect(rows(page).nth(3).locator("[part=message]")).to_have_text("Quarter")
     assert len(sockets) == 1
-    assert problems.found == []
+    assert errors.messages == []
 
 
 async def test_row_cancels_its_job(page: Page, stack: Stack) -> None:
@@ -126,13 +126,13 @@ async def test_what_cannot_be_watched_any_more_drops_out(page: Page, stack: Stac
 @pytest.mark.parametrize("text", ["nonsense", '{"a": 1}', "[1, null, {}]", "null"])
 async def test_spoilt_storage_is_no_list(page: Page, stack: Stack, text: str) -> None:
     """Whatever is found in the storage, the page works."""
-    problems = Problems(page)
+    errors = PageErrors(page)
     await stored(page, stack, text)
     await expect(page.locator("#started")).to_be_hidden()
     await page.get_by_role("button", name="Start a new job").click()
     await expect(page.locator("#status")).to_have_text("Succeeded")
     assert len(await remembered(page)) == 1
-    assert problems.found == []
+    assert errors.messages == []
 
 
 async def test_list_has_an_end(page: Page, stack: Stack) -> None:
@@ -175,7 +175,7 @@ async def test_button_needs_no_script(stack: Stack, context: BrowserContext) -> 
         await expect(page).to_have_url(re.compile(r"/jobs/[0-9a-f-]{36}#[\w.-]+$"))
 
 
-async def test_narrow_screen_needs_no_sideways_scrolling(page: Page, stack: Stack, report: Report) -> None:
+async def test_narrow_screen_needs_no_sideways_scrolling(page: Page, stack: Stack, report: SendReport) -> None:
     """At 360 px the list is no wider than the screen, whatever a worker writes."""
     long = "W" * 120
     await page.set_viewport_size({"width": 360, "height": 740})

@@ -13,7 +13,7 @@ from playwright.async_api import BrowserContext, Page, Route, expect
 
 from headway.contracts import Timestamp
 from headway.tokens import Grant, TokenSigner
-from tests.browser.conftest import Problems, Report, forged
+from tests.browser.conftest import PageErrors, SendReport, forge_signature
 from tests.stack import Stack
 from tests.waiting import wait_until
 
@@ -82,7 +82,7 @@ def never_falls(shown: list[dict[str, Any]]) -> None:
 
 async def test_bar_rises_to_the_end(page: Page, stack: Stack) -> None:
     """A click starts a job whose bar rises in many steps to *Succeeded*, and nothing goes wrong in the browser."""
-    problems = Problems(page)
+    errors = PageErrors(page)
     await page.goto(stack.url)
     await page.get_by_role("button", name="Start a new job").click()
     await expect(page.locator("#status")).to_have_text("Succeeded")
@@ -95,7 +95,7 @@ async def test_bar_rises_to_the_end(page: Page, stack: Stack) -> None:
     await expect(page.locator("#result")).to_have_text('"Counted 10 steps"')
     await expect(page).to_have_title("✓ countdown")
     assert re.fullmatch(r".*/jobs/[0-9a-f-]{36}#[\w.-]+", page.url)
-    assert problems.found == []
+    assert errors.messages == []
 
 
 async def test_every_tab_shows_the_same(context: BrowserContext, stack: Stack) -> None:
@@ -133,18 +133,18 @@ async def test_failed_job_shows_its_error(page: Page, stack: Stack) -> None:
 
 async def test_unknown_kind_is_text(page: Page, stack: Stack) -> None:
     """Markup in a job's kind, and in the error that quotes it, is shown as text."""
-    problems = Problems(page)
+    errors = PageErrors(page)
     receipt = await stack.submit(kind=HTML)
     await page.goto(receipt["links"]["page"])
     await expect(page.locator("#error-message")).to_contain_text(HTML)
     await expect(page.locator("#kind")).to_have_text(HTML)
     await expect(page.locator("main img")).to_have_count(0)
-    assert problems.found == []
+    assert errors.messages == []
 
 
-async def test_reported_markup_is_text(page: Page, stack: Stack, report: Report) -> None:
+async def test_reported_markup_is_text(page: Page, stack: Stack, report: SendReport) -> None:
     """Markup in a worker's message, unit, error and result is shown as text."""
-    problems = Problems(page)
+    errors = PageErrors(page)
     receipt = await stack.submit(delay_s=3600)
     await page.goto(receipt["links"]["page"])
     progress = {"current": 1, "total": 2, "unit": "<b>files</b>", "message": HTML}
@@ -155,7 +155,7 @@ async def test_reported_markup_is_text(page: Page, stack: Stack, report: Report)
     await expect(page.locator("#error-message")).to_have_text(HTML)
     await expect(page.locator("#result")).to_contain_text("<img src=")
     await expect(page.locator("main :is(img, b)")).to_have_count(0)
-    assert problems.found == []
+    assert errors.messages == []
 
 
 async def test_killed_notifier_is_survived(page: Page, stack: Stack) -> None:
@@ -183,7 +183,7 @@ async def test_notice_tells_what_is_seen(page: Page, stack: Stack) -> None:
     await expect(page.locator("#status")).to_have_text("Queued")
 
 
-async def test_counts_without_a_total(page: Page, stack: Stack, report: Report) -> None:
+async def test_counts_without_a_total(page: Page, stack: Stack, report: SendReport) -> None:
     """A job that does not know how much there is shows its count and a bar that only says that it moves."""
     receipt = await stack.submit(delay_s=3600)
     await page.goto(receipt["links"]["page"])
@@ -193,7 +193,7 @@ async def test_counts_without_a_total(page: Page, stack: Stack, report: Report) 
     await expect(page.locator("#percent")).to_be_empty()
 
 
-async def test_remaining_time_is_told(page: Page, stack: Stack, report: Report) -> None:
+async def test_remaining_time_is_told(page: Page, stack: Stack, report: SendReport) -> None:
     """A running job shows how long it has taken and, once that can be told, how long it will go on."""
     receipt = await stack.submit(delay_s=3600)
     await page.goto(receipt["links"]["page"])
@@ -218,7 +218,7 @@ async def test_job_is_cancelled_from_its_page(page: Page, stack: Stack) -> None:
 
 async def test_watch_only_link_is_copied(page: Page, stack: Stack) -> None:
     """The link that the page copies opens the same job, with nothing to cancel it."""
-    problems = Problems(page)
+    errors = PageErrors(page)
     await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     receipt = await stack.submit(delay_s=3600)
     await page.goto(receipt["links"]["page"])
@@ -231,7 +231,7 @@ async def test_watch_only_link_is_copied(page: Page, stack: Stack) -> None:
     await other.goto(link)
     await expect(other.locator("#status")).to_have_text("Queued")
     await expect(other.locator("#cancel")).to_have_count(0)
-    assert problems.found == []
+    assert errors.messages == []
 
 
 async def test_link_can_be_copied_by_hand(page: Page, stack: Stack) -> None:
@@ -264,7 +264,7 @@ async def test_link_that_is_refused_is_explained(page: Page, stack: Stack) -> No
     await expect(page.locator("#link")).to_be_hidden()
 
 
-async def test_lost_worker_is_told(page: Page, stack: Stack, report: Report) -> None:
+async def test_lost_worker_is_told(page: Page, stack: Stack, report: SendReport) -> None:
     """A job whose lease has not been renewed says that its worker is lost, and counts down to the next attempt."""
     receipt = await stack.submit(delay_s=3600)
     await page.goto(receipt["links"]["page"])
@@ -280,7 +280,7 @@ async def test_lost_worker_is_told(page: Page, stack: Stack, report: Report) -> 
     await expect(page.locator("#outlook")).to_have_text("Worker lost, no attempt left")
 
 
-async def test_next_attempt_is_counted_down_to(page: Page, stack: Stack, report: Report) -> None:
+async def test_next_attempt_is_counted_down_to(page: Page, stack: Stack, report: SendReport) -> None:
     """A retrying job says when it is tried again, by the server's clock however wrong the browser's is."""
     await page.clock.install(time="2001-01-01")
     receipt = await stack.submit(delay_s=3600)
@@ -291,7 +291,7 @@ async def test_next_attempt_is_counted_down_to(page: Page, stack: Stack, report:
 
 
 @pytest.mark.parametrize("width", [360, 1280])
-async def test_nothing_moves_as_text_comes(page: Page, stack: Stack, report: Report, width: int) -> None:
+async def test_nothing_moves_as_text_comes(page: Page, stack: Stack, report: SendReport, width: int) -> None:
     """Whatever is said of a job, what stands below stays where it is."""
     places = set()
     await page.set_viewport_size({"width": width, "height": 800})
@@ -328,7 +328,7 @@ def expired(stack: Stack, receipt: dict[str, Any]) -> str:
         (lambda *_: "", "This link is incomplete"),
         (lambda *_: "nonsense", "This link is not valid"),
         (lambda _, receipt: receipt["token"][:60], "This link is not valid"),
-        (lambda _, receipt: forged(receipt["token"]), "This link is not valid"),
+        (lambda _, receipt: forge_signature(receipt["token"]), "This link is not valid"),
         (expired, "This link has expired"),
     ],
     ids=["none", "nonsense", "cut", "forged", "expired"],
@@ -337,7 +337,7 @@ async def test_unusable_link_is_explained(
     page: Page, stack: Stack, token: Callable[[Stack, dict[str, Any]], str], words: str
 ) -> None:
     """A link without a usable token is explained in words, and no job and no bar is shown."""
-    problems = Problems(page)
+    errors = PageErrors(page)
     receipt = await stack.submit(delay_s=3600)
     await page.goto(f"{stack.url}/jobs/{receipt['id']}#{token(stack, receipt)}")
     await expect(page.locator("#error-type")).to_have_text(words)
@@ -345,7 +345,7 @@ async def test_unusable_link_is_explained(
     await expect(page.locator("#status")).to_have_text("No job to show")
     await expect(page.locator("#job")).to_be_hidden()
     await expect(page.locator("#connection")).to_be_hidden()
-    assert problems.found == []
+    assert errors.messages == []
 
 
 async def test_a_key_opens_its_own_job_alone(page: Page, stack: Stack) -> None:
@@ -394,7 +394,7 @@ async def test_keyboard_starts_a_job(page: Page, stack: Stack) -> None:
     assert "/jobs/" in page.url
 
 
-async def test_assistive_technology_is_told(page: Page, stack: Stack, report: Report) -> None:
+async def test_assistive_technology_is_told(page: Page, stack: Stack, report: SendReport) -> None:
     """Status and bar have roles and names, and of what is written twice a screen reader hears one."""
     receipt = await stack.submit(delay_s=3600)
     await page.goto(receipt["links"]["page"])
@@ -410,7 +410,7 @@ async def test_assistive_technology_is_told(page: Page, stack: Stack, report: Re
     await expect(page.get_by_role("region", name="Result")).to_be_visible()
 
 
-async def test_narrow_screen_needs_no_sideways_scrolling(page: Page, stack: Stack, report: Report) -> None:
+async def test_narrow_screen_needs_no_sideways_scrolling(page: Page, stack: Stack, report: SendReport) -> None:
     """At 360 px neither page is wider than the screen, whatever a worker writes."""
     wide = "document.documentElement.scrollWidth > innerWidth"
     await page.set_viewport_size({"width": 360, "height": 740})
@@ -428,7 +428,7 @@ async def test_narrow_screen_needs_no_sideways_scrolling(page: Page, stack: Stac
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("status", ["queued", "running", "retrying", "failed"])
-async def test_text_has_contrast(page: Page, stack: Stack, report: Report, scheme: Any, status: str) -> None:
+async def test_text_has_contrast(page: Page, stack: Stack, report: SendReport, scheme: Any, status: str) -> None:
     """By day and by night all text of a job stands out from the paper by 4.5 to 1 at least."""
     await page.emulate_media(color_scheme=scheme)
     receipt = await stack.submit(delay_s=3600)
@@ -445,7 +445,7 @@ async def test_text_has_contrast(page: Page, stack: Stack, report: Report, schem
 @pytest.mark.parametrize("path", ["/", "/jobs/x"])
 async def test_policy_allows_files_of_our_own_only(page: Page, stack: Stack, path: str) -> None:
     """Both pages forbid inline code by their policy and have none; only the notifier may be connected to."""
-    problems = Problems(page)
+    errors = PageErrors(page)
     response = await page.goto(stack.url + path)
     assert response is not None
     assert response.status == 200
@@ -457,7 +457,7 @@ async def test_policy_allows_files_of_our_own_only(page: Page, stack: Stack, pat
     assert policy["script-src"] == policy["style-src"] == ["'self'"]
     assert not {"'unsafe-inline'", "'unsafe-eval'", "*"} & set(" ".join(directives).split())
     assert await page.evaluate(INLINE) == []
-    assert problems.found == []
+    assert errors.messages == []
 
 
 async def test_modules_are_asked_for_at_once(page: Page, stack: Stack) -> None:

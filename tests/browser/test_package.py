@@ -66,7 +66,7 @@ def test_package_imports_where_there_is_no_document(found: node.Node, installed:
 
 
 def test_package_has_the_projects_version() -> None:
-    """Client and services are released together, and the client depends on nothing."""
+    """BrowserClient and services are released together, and the client depends on nothing."""
     package = json.loads((CLIENT / "package.json").read_text())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert package["version"] == project["version"]

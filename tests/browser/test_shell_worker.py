@@ -11,7 +11,7 @@ import pytest
 from playwright.async_api import Page, expect
 
 from dev.environment import ROOT
-from tests.browser.conftest import Problems
+from tests.browser.conftest import PageErrors
 from tests.stack import Stack
 
 pytestmark = pytest.mark.browser
@@ -29,10 +29,10 @@ async def test_the_bar_moves(page: Page, stack: Stack) -> None:
     assert shell.stdout is not None
     shell.stdin.write(make_job.replace("http://127.0.0.1:8080", stack.url).encode())
     link = (await shell.stdout.readline()).decode().strip()
-    problems = Problems(page)
+    errors = PageErrors(page)
     await page.goto(link)
     await expect(page.locator("#status")).to_have_text("Queued")
-    assert problems.found == []
+    assert errors.messages == []
     shell.stdin.write(run_worker.encode())
     shell.stdin.write_eof()
     await expect(page.locator("#message")).to_have_text(re.compile("Copied [3-9] of 10 folders"))

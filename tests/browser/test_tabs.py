@@ -1,4 +1,4 @@
-"""Tabs of one origin share one connection, and lose nothing when the tab that has it closes, freezes or leaves."""
+"""Tabs of one origin share a connection, and miss no update when the leading tab closes, freezes or navigates away."""
 
 from __future__ import annotations
 
@@ -9,49 +9,49 @@ from typing import Any
 import pytest
 from playwright.async_api import BrowserContext
 
-from tests.browser.client import WATCH, Client
-from tests.browser.conftest import Report
+from tests.browser.browser_client import BrowserClient
+from tests.browser.conftest import SendReport
 from tests.stack import Stack
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.browser
 
 NO_LOCKS = "delete Navigator.prototype.locks"
-# A tab that hangs says nothing, and keeps its locks.
-MUTE = (
-    "() => { window.say = BroadcastChannel.prototype.postMessage; BroadcastChannel.prototype.postMessage = () => {}; }"
-)
-UNMUTE = "() => { BroadcastChannel.prototype.postMessage = say; }"
+# A hanging tab sends nothing and keeps its locks.
+MUTE = """() => {
+  window.originalPostMessage = BroadcastChannel.prototype.postMessage;
+  BroadcastChannel.prototype.postMessage = () => {};
+}"""
+UNMUTE = "() => { BroadcastChannel.prototype.postMessage = originalPostMessage; }"
 
-Open = Callable[..., Coroutine[Any, Any, Client]]
+OpenTab = Callable[..., Coroutine[Any, Any, BrowserClient]]
 
 
 @pytest.fixture
-def tab(context: BrowserContext, stack: Stack) -> Open:
-    """Open tabs in one window, each of which watches some jobs under their ids."""
+def open_tab(context: BrowserContext, stack: Stack) -> OpenTab:
+    """Open tabs of one window; each watches some jobs, named by their ids."""
 
-    async def tab(*receipts: dict[str, Any], script: str = "") -> Client:
+    async def open_one(*receipts: dict[str, Any], script: str = "") -> BrowserClient:
         page = await context.new_page()
         if script:
             await page.add_init_script(script)
-        client = Client(page)
+        client = BrowserClient(page)
         await page.goto(stack.url)
         await watch(client, *receipts)
         return client
 
-    return tab
+    return open_one
 
 
-async def watch(client: Client, *receipts: dict[str, Any]) -> None:
-    """Watch jobs in a tab under their ids, until all of them have been seen."""
-    watches = [{"name": receipt["id"], "token": receipt["token"]} for receipt in receipts]
-    await client.page.evaluate(f"(all) => Promise.all(all.map({WATCH}))", watches)
+async def watch(client: BrowserClient, *receipts: dict[str, Any]) -> None:
+    """Watch jobs in a tab, named by their ids, and wait until each has a snapshot."""
+    await client.watch_all({receipt["id"]: receipt["token"] for receipt in receipts})
     for receipt in receipts:
-        await client.hears(receipt["id"], "job")
+        await client.wait_for(receipt["id"], "job")
 
 
-async def connections(stack: Stack, count: int, watched: int | None = None) -> None:
-    """Wait until the notifier has so many connections, and so many watched jobs."""
+async def wait_for_connections(stack: Stack, count: int, watched: int | None = None) -> None:
+    """Wait until the notifier has this number of connections, and of watched jobs if given."""
 
     async def settled() -> bool:
         enough = watched is None or await stack.metric("notifier_watched_jobs") == watched
@@ -60,17 +60,17 @@ async def connections(stack: Stack, count: int, watched: int | None = None) -> N
     await wait_until(settled)
 
 
-def leading(clients: list[Client]) -> list[Client]:
-    """Return the tabs that have an open socket."""
+def leaders(clients: list[BrowserClient]) -> list[BrowserClient]:
+    """Return the tabs with an open WebSocket."""
     return [client for client in clients if not all(socket.is_closed() for socket in client.sockets)]
 
 
-async def test_ten_tabs_are_one_connection(tab: Open, stack: Stack, report: Report) -> None:
-    """Ten tabs with twenty jobs each are one connection; when the leading one closes, the others miss nothing."""
+async def test_ten_tabs_share_one_connection(open_tab: OpenTab, stack: Stack, report: SendReport) -> None:
+    """Ten tabs with twenty jobs each share a connection; when the leader closes, the others miss no update."""
     shared, *own = [[await stack.submit(delay_s=3600) for _ in range(count)] for count in (15, *[5] * 10)]
-    tabs = [await tab(*shared, *more) for more in own]
-    await connections(stack, 1, watched=65)
-    (leader,) = leading(tabs)
+    tabs = [await open_tab(*shared, *more) for more in own]
+    await wait_for_connections(stack, 1, watched=65)
+    (leader,) = leaders(tabs)
     others = [(client, [*shared, *more]) for client, more in zip(tabs, own, strict=True) if client is not leader]
     everything = [receipt for receipts in (shared, *own) for receipt in receipts]
     for receipt in everything[::2]:
@@ -81,158 +81,163 @@ async def test_ten_tabs_are_one_connection(tab: Open, stack: Stack, report: Repo
     await closing
     for client, receipts in others:
         for receipt in receipts:
-            await client.sees(receipt["id"], "succeeded")
+            await client.wait_for_status(receipt["id"], "succeeded")
             await client.versions(receipt["id"])
-    assert len(leading([client for client, _ in others])) == 1
-    left = {receipt["id"] for _, receipts in others for receipt in receipts}
-    await connections(stack, 1, watched=len(left))
+    assert len(leaders([client for client, _ in others])) == 1
+    remaining = {receipt["id"] for _, receipts in others for receipt in receipts}
+    await wait_for_connections(stack, 1, watched=len(remaining))
     for client, _ in others:
         await client.page.close()
-    await connections(stack, 0, watched=0)
+    await wait_for_connections(stack, 0, watched=0)
 
 
-async def test_new_leader_names_what_was_seen(tab: Open, stack: Stack, report: Report) -> None:
-    """The tab that takes over asks for what is newer than the tabs have, theirs and its own."""
+async def test_new_leader_sends_the_versions_of_all_tabs(open_tab: OpenTab, stack: Stack, report: SendReport) -> None:
+    """A new leader asks only for versions newer than those that it and its followers have."""
     mine, yours = [await stack.submit(delay_s=3600) for _ in range(2)]
-    leader, heir, other = await tab(mine), await tab(mine), await tab(yours)
+    leader, successor, other = await open_tab(mine), await open_tab(mine), await open_tab(yours)
     for receipt in (mine, yours):
         await report(receipt)
-    seen = [await heir.sees(mine["id"], "running"), await other.sees(yours["id"], "running")]
+    snapshots = [
+        await successor.wait_for_status(mine["id"], "running"),
+        await other.wait_for_status(yours["id"], "running"),
+    ]
     await leader.page.close()
-    await wait_until(lambda: len(heir.sent) == 2)
-    assert {message["watch"]: message["version"] for message in heir.sent} == {
-        receipt["token"]: snapshot["version"] for receipt, snapshot in zip((mine, yours), seen, strict=True)
+    await wait_until(lambda: len(successor.sent) == 2)
+    assert {message["watch"]: message["version"] for message in successor.sent} == {
+        receipt["token"]: snapshot["version"] for receipt, snapshot in zip((mine, yours), snapshots, strict=True)
     }
     assert other.sockets == []
 
 
-async def test_tabs_come_and_go(tab: Open, stack: Stack) -> None:
-    """A job is given back to the server when the last tab that shows it closes or goes elsewhere."""
+async def test_job_is_unsubscribed_with_its_last_tab(open_tab: OpenTab, stack: Stack) -> None:
+    """The leader unsubscribes from a job when the last tab that watches it closes or navigates away."""
     first, second, third = [await stack.submit(delay_s=3600) for _ in range(3)]
-    leader = await tab(first)
-    follower = await tab(first, second)
-    leaver = await tab(third)
-    await connections(stack, 1, watched=3)
-    await leaver.call(third["id"], "close")
-    await connections(stack, 1, watched=2)
-    await watch(leaver, third)
-    await connections(stack, 1, watched=3)
-    await leaver.page.goto("about:blank")
-    await connections(stack, 1, watched=2)
+    leader = await open_tab(first)
+    follower = await open_tab(first, second)
+    third_tab = await open_tab(third)
+    await wait_for_connections(stack, 1, watched=3)
+    await third_tab.call(third["id"], "close")
+    await wait_for_connections(stack, 1, watched=2)
+    await watch(third_tab, third)
+    await wait_for_connections(stack, 1, watched=3)
+    await third_tab.page.goto("about:blank")
+    await wait_for_connections(stack, 1, watched=2)
     await follower.page.close()
-    await connections(stack, 1, watched=1)
-    assert leading([leader]) == [leader]
+    await wait_for_connections(stack, 1, watched=1)
+    assert leaders([leader]) == [leader]
 
 
-async def test_leader_without_jobs_serves_the_others(tab: Open, stack: Stack, report: Report) -> None:
-    """A leading tab whose own watches are closed keeps the connection up for as long as others need it."""
+async def test_leader_without_watches_serves_its_followers(open_tab: OpenTab, stack: Stack, report: SendReport) -> None:
+    """A leader whose own watches are closed keeps the connection as long as a follower needs it."""
     receipt = await stack.submit(delay_s=3600)
-    leader, follower = await tab(receipt), await tab(receipt)
+    leader, follower = await open_tab(receipt), await open_tab(receipt)
     await leader.call(receipt["id"], "close")
     await report(receipt)
-    await follower.sees(receipt["id"], "running")
-    assert leading([leader, follower]) == [leader]
+    await follower.wait_for_status(receipt["id"], "running")
+    assert leaders([leader, follower]) == [leader]
     await follower.call(receipt["id"], "close")
-    await connections(stack, 0)
+    await wait_for_connections(stack, 0)
 
 
-async def test_follower_cancels(tab: Open, stack: Stack) -> None:
-    """A tab without a connection of its own cancels through the one that has it, and both see that."""
+async def test_follower_cancels_through_the_leader(open_tab: OpenTab, stack: Stack) -> None:
+    """A follower cancels a job over the leader's connection, and both tabs receive the outcome."""
     receipt = await stack.submit(delay_s=3600)
-    leader, follower = await tab(receipt), await tab(receipt)
+    leader, follower = await open_tab(receipt), await open_tab(receipt)
     await follower.call(receipt["id"], "cancel")
     for client in (leader, follower):
-        await client.sees(receipt["id"], "cancelled")
+        await client.wait_for_status(receipt["id"], "cancelled")
     assert leader.sent[-1] == {"cancel": receipt["id"]}
 
 
-async def test_tabs_know_the_same(tab: Open, stack: Stack) -> None:
-    """All tabs hear how the connection fares, and keep the server's clock."""
+async def test_followers_receive_connection_state_and_clock(open_tab: OpenTab, stack: Stack) -> None:
+    """All tabs receive the changes of the connection and the offset of the server's clock."""
     receipt = await stack.submit(delay_s=3600)
-    clock = "window.right = Date.now; Date.now = () => right() - 1e9;"
-    tabs = [await tab(receipt, script=clock) for _ in range(3)]
+    clock = "window.correctNow = Date.now; Date.now = () => correctNow() - 1e9;"
+    tabs = [await open_tab(receipt, script=clock) for _ in range(3)]
     await stack.kill("notifier")
     for client in tabs:
-        states = await client.hears(receipt["id"], "connection", 4)
+        states = await client.wait_for(receipt["id"], "connection", 4)
         assert states == ["connecting", "live", "reconnecting", "live"]
-        offset = await client.page.evaluate("(id) => watches[id].now() - right()", receipt["id"])
+        offset = await client.page.evaluate("(id) => watches[id].now() - correctNow()", receipt["id"])
         assert abs(offset) < 5_000
-    await wait_until(lambda: len(leading(tabs)) == 1)
+    await wait_until(lambda: len(leaders(tabs)) == 1)
 
 
-async def test_error_reaches_its_tab(tab: Open, stack: Stack) -> None:
-    """A token that opens nothing is told to the tab that has it, and to no other."""
+async def test_error_reaches_only_its_tab(open_tab: OpenTab, stack: Stack) -> None:
+    """The error about an invalid token reaches only the tab that uses the token."""
     good, bad = [await stack.submit(delay_s=3600) for _ in range(2)]
-    leader, follower = await tab(good), await tab(good)
-    head, _, _ = bad["token"].rpartition(".")
-    await follower.watch("bad", f"{head}.{'A' * 86}")
-    (error,) = await follower.hears("bad", "error")
+    leader, follower = await open_tab(good), await open_tab(good)
+    unsigned, _, _ = bad["token"].rpartition(".")
+    await follower.watch("bad", f"{unsigned}.{'A' * 86}")
+    (error,) = await follower.wait_for("bad", "error")
     assert error["code"] == "invalid_token"
-    assert await leader.told(good["id"], "error") == await follower.told(good["id"], "error") == []
+    assert await leader.received(good["id"], "error") == await follower.received(good["id"], "error") == []
 
 
-async def test_tab_without_locks_connects_by_itself(tab: Open, stack: Stack, report: Report) -> None:
-    """Where the browser cannot share, as on plain http, a tab has a connection of its own."""
+async def test_tab_without_locks_has_its_own_connection(open_tab: OpenTab, stack: Stack, report: SendReport) -> None:
+    """Without Web Locks, as on plain http, each tab has its own connection."""
     receipt = await stack.submit(delay_s=3600)
-    tabs = [await tab(receipt, script=NO_LOCKS) for _ in range(2)]
+    tabs = [await open_tab(receipt, script=NO_LOCKS) for _ in range(2)]
     await report(receipt)
     for client in tabs:
-        await client.sees(receipt["id"], "running")
-    assert leading(tabs) == tabs
+        await client.wait_for_status(receipt["id"], "running")
+    assert leaders(tabs) == tabs
 
 
-async def test_leader_that_leaves_comes_back(tab: Open, stack: Stack, report: Report) -> None:
-    """A leading tab that goes elsewhere gives the connection up, and is shown the newest when it comes back."""
+async def test_leader_that_navigates_away_releases_the_connection(
+    open_tab: OpenTab, stack: Stack, report: SendReport
+) -> None:
+    """A leader that navigates away releases the connection, and receives the newest snapshot when it is back."""
     receipt = await stack.submit(delay_s=3600)
-    leader, follower = await tab(receipt), await tab(receipt)
+    leader, follower = await open_tab(receipt), await open_tab(receipt)
     await leader.page.goto("about:blank")
-    await wait_until(lambda: leading([follower]))  # of the other nothing is heard any more
+    await wait_until(lambda: leaders([follower]))  # no events arrive from the page that was left
     await report(receipt)
-    await follower.sees(receipt["id"], "running")
+    await follower.wait_for_status(receipt["id"], "running")
     await leader.page.go_back()
     if not await leader.page.evaluate("Boolean(window.watches)"):
-        await watch(leader, receipt)  # the browser has not kept the page
-    await leader.sees(receipt["id"], "running")
-    await connections(stack, 1)
+        await watch(leader, receipt)  # the page was not in the back/forward cache
+    await leader.wait_for_status(receipt["id"], "running")
+    await wait_for_connections(stack, 1)
 
 
-async def test_frozen_leader_hands_over(tab: Open, stack: Stack, report: Report) -> None:
-    """A leading tab that the browser freezes gives the connection up first, and follows when it wakes."""
+async def test_frozen_leader_hands_over(open_tab: OpenTab, stack: Stack, report: SendReport) -> None:
+    """A leader that the browser freezes releases the connection first, and is a follower after it resumes."""
     receipt = await stack.submit(delay_s=3600)
-    leader, follower = await tab(receipt), await tab(receipt)
+    leader, follower = await open_tab(receipt), await open_tab(receipt)
     await leader.page.evaluate("document.dispatchEvent(new Event('freeze'))")
-    await wait_until(lambda: leading([leader, follower]) == [follower])
+    await wait_until(lambda: leaders([leader, follower]) == [follower])
     await report(receipt)
-    await follower.sees(receipt["id"], "running")
-    assert [job["status"] for job in await leader.told(receipt["id"], "job")] == ["queued"]
+    await follower.wait_for_status(receipt["id"], "running")
+    assert [job["status"] for job in await leader.received(receipt["id"], "job")] == ["queued"]
     await leader.page.evaluate("document.dispatchEvent(new Event('resume'))")
-    await leader.sees(receipt["id"], "running")
-    assert leading([leader, follower]) == [follower]
+    await leader.wait_for_status(receipt["id"], "running")
+    assert leaders([leader, follower]) == [follower]
 
 
-async def test_silent_leader_is_replaced(tab: Open, stack: Stack, report: Report) -> None:
-    """A leading tab that hangs is replaced within seconds by one that asks it in vain, and follows when it wakes."""
+async def test_silent_leader_is_replaced(open_tab: OpenTab, stack: Stack, report: SendReport) -> None:
+    """A leader that does not answer a new tab is replaced within seconds, and becomes a follower."""
     receipt = await stack.submit(delay_s=3600)
-    leader = await tab(receipt)
+    leader = await open_tab(receipt)
     await leader.page.evaluate(MUTE)
-    follower = await tab(receipt)
-    assert len(leading([follower])) == 1
+    follower = await open_tab(receipt)
+    assert len(leaders([follower])) == 1
     await leader.page.evaluate(UNMUTE)
-    await wait_until(lambda: leading([leader, follower]) == [follower])
+    await wait_until(lambda: leaders([leader, follower]) == [follower])
     await report(receipt)
     for client in (leader, follower):
-        await client.sees(receipt["id"], "running")
+        await client.wait_for_status(receipt["id"], "running")
 
 
-async def test_hanging_leader_is_noticed(tab: Open, stack: Stack, report: Report) -> None:
-    """A tab that has followed for long notices when the leading one hangs."""
+async def test_follower_detects_a_hanging_leader(open_tab: OpenTab, stack: Stack, report: SendReport) -> None:
+    """A follower checks a silent leader and replaces it if it does not answer."""
     receipt = await stack.submit(delay_s=3600)
-    leader, follower = await tab(receipt), await tab()
+    leader, follower = await open_tab(receipt), await open_tab()
     await follower.page.clock.install()
     await watch(follower, receipt)
     await leader.page.evaluate(MUTE)
-    await follower.page.clock.fast_forward(20_000)  # it asks
-    await follower.page.clock.fast_forward(3_000)  # and has no answer
-    await wait_until(lambda: leading([leader, follower]) == [follower])
+    await follower.page.clock.fast_forward(20_000)  # the follower pings the leader
+    await follower.page.clock.fast_forward(3_000)  # and the ping times out
+    await wait_until(lambda: leaders([leader, follower]) == [follower])
     await report(receipt)
-    await follower.sees(receipt["id"], "running")
+    await follower.wait_for_status(receipt["id"], "running")

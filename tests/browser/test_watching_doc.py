@@ -9,7 +9,7 @@ import pytest
 from playwright.async_api import Page
 
 from dev.environment import ROOT
-from tests.browser.conftest import Problems
+from tests.browser.conftest import PageErrors
 from tests.stack import Stack
 from tests.waiting import wait_until
 
@@ -49,13 +49,13 @@ async def shown(page: Page, *statuses: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)
 async def test_an_example_shows_the_job_to_its_end(page: Page, stack: Stack, example: str) -> None:
     """Each newer snapshot is shown, and nothing goes wrong; that a stream is closed counts as aborted."""
-    problems = Problems(page)
+    errors = PageErrors(page)
     await start(page, stack, example)
     jobs = await shown(page, "succeeded")
     versions = [job["version"] for job in jobs]
     assert versions == sorted(set(versions))
     assert len(versions) > 3
-    assert problems.found == []
+    assert errors.messages == []
 
 
 @pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)
