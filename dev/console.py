@@ -1,4 +1,4 @@
-"""What `make up` shows: every line of every process behind its name."""
+"""The output of `make up`: each line of a process, prefixed with the name of the process."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def print_line(line: str) -> None:
-    """Show a line; that nobody reads it any more is no reason to stop."""
+    """Print a line; ignore a closed terminal or pipe."""
     with suppress(OSError):
         print(line, flush=True)
 
 
 def print_process_line(name: str, line: str) -> str:
-    """Show a process's line behind its name; return it without colours."""
+    """Print a process's line after its name, and return the line without colours."""
     plain = ESCAPES.sub("", line)
     prefix = f"{name:9} | "
     print_line(f"\x1b[{COLOURS[name]}m{prefix}\x1b[0m{line}" if COLOURED else prefix + plain)

@@ -1,4 +1,4 @@
-"""`make demo`: a system of its own on free ports, a handful of jobs, and somebody who gets in their way."""
+"""`make demo`: a separate system on free ports, with a few jobs; one is cancelled, and a worker is killed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ JOBS: tuple[tuple[str, Any, float], ...] = (
 
 
 class Demo:
-    """The jobs, and what is done to them on the way."""
+    """The jobs and the interventions while they run."""
 
     def __init__(self, client: Client, folder: Path) -> None:
         self._client = client
@@ -37,7 +37,7 @@ class Demo:
         self._trouble = {"thumbnails": (50, self._kill_worker), "video": (2, self._cancel)}
 
     async def run(self) -> None:
-        """Submit the jobs and show them to their ends."""
+        """Submit the jobs and display them until they end."""
         receipts = {kind: await self._client.submit(kind, payload, delay_s=delay) for kind, payload, delay in JOBS}
         for kind, receipt in receipts.items():
             print(f"{kind:10} {receipt.link}")
@@ -92,7 +92,7 @@ async def system(folder: Path) -> AsyncIterator[str]:
 
 
 async def main() -> None:
-    """Show it."""
+    """Run the demo."""
     print("Starting Azurite, Valkey, submitter, worker and notifier on free ports", flush=True)
     with TemporaryDirectory(prefix="headway-demo-") as folder:
         async with system(Path(folder)) as url, Client(url) as client:

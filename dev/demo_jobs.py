@@ -1,4 +1,4 @@
-"""The jobs of `make demo`: one of each kind of progress and ending."""
+"""The jobs of `make demo`: one for each kind of progress and outcome."""
 
 import asyncio
 import itertools
@@ -9,7 +9,7 @@ from headway import Fail, JobContext, job
 
 @job("thumbnails")
 async def thumbnails(ctx: JobContext, payload: dict[str, int]) -> dict[str, int]:
-    """Show how many of its files are done."""
+    """Report how many files are done."""
     async for number in ctx.track(range(payload["photos"]), message="Resizing", unit="photos"):
         ctx.progress(number, payload["photos"], f"Resizing photo-{number:03}.jpg", unit="photos")
         await asyncio.sleep(0.1)
@@ -18,7 +18,7 @@ async def thumbnails(ctx: JobContext, payload: dict[str, int]) -> dict[str, int]
 
 @job("crawl")
 async def crawl(ctx: JobContext, payload: dict[str, int]) -> str:
-    """Show what is done when nobody knows of how much."""
+    """Report progress without a known total."""
     for pages in itertools.count(1):
         ctx.progress(pages, message=f"https://example.com/{pages}", unit="pages")
         await asyncio.sleep(0.15)
@@ -29,15 +29,15 @@ async def crawl(ctx: JobContext, payload: dict[str, int]) -> str:
 
 @job("import")
 async def import_rows(ctx: JobContext, payload: dict[str, int]) -> None:
-    """Fail in the middle."""
+    """Fail after two thirds of the rows."""
     async for row in ctx.track(range(payload["rows"]), message="Importing", unit="rows"):
         await asyncio.sleep(0.05)
         if row == payload["rows"] * 2 // 3:
-            raise Fail(f"row {row}: 'twelve' is no number")
+            raise Fail(f"row {row}: 'twelve' is not a number")
 
 
 @job("video")
 async def video(ctx: JobContext, _payload: Any) -> None:
-    """Take long enough for somebody to think better of it."""
+    """Run until it is cancelled."""
     async for _ in ctx.track(range(10_000), message="Encoding", unit="frames"):
         await asyncio.sleep(0.005)

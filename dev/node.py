@@ -1,6 +1,6 @@
-"""Which Node.js runs Azurite: the machine's own from version 20 on, else the one that a wheel brings.
+"""The Node.js that runs Azurite: the machine's own from version 20 on, or the one from a Python package.
 
-`python -m dev.node` ends with 1 when there is neither; `python -m dev.node npm ...` becomes that npm.
+`python -m dev.node` exits with 1 if there is none; `python -m dev.node npm ...` runs its npm.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Node(NamedTuple):
 
 
 def find_node() -> Node | None:
-    """Return the Node.js to use, `None` when there is none."""
+    """Return the Node.js to use, `None` if there is none."""
     return _from_path() or _from_wheel()
 
 
@@ -46,12 +46,12 @@ def _major_version(node: str) -> int:
     try:
         told = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
         return int(told.removeprefix("v").split(".")[0])
-    except (OSError, ValueError, subprocess.SubprocessError):  # a stub, a shim without a version
+    except (OSError, ValueError, subprocess.SubprocessError):  # not a working Node.js
         return 0
 
 
 def main(arguments: list[str]) -> int:
-    """Become npm when asked to, else say whether there is a Node.js."""
+    """Replace this process by npm if asked to; otherwise return whether Node.js was found."""
     found = find_node()
     if found is None:
         return 1

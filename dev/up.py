@@ -24,17 +24,17 @@ from dev.environment import (
 )
 
 MAX_DEATHS, WINDOW_S = 3, 10.0
-DELAY_S = 2.0  # before a second restart within the window
+DELAY_S = 2.0  # before the second restart in that window
 LAST_LINES = 20
 PARENT_CHECK_INTERVAL_S = 0.5
 
 
 class CrashLoop(Exception):
-    """A process died three times in ten seconds; the message has its last lines."""
+    """A process died three times in ten seconds; the message contains its last lines."""
 
 
 class ManagedProcess:
-    """Keeps a program running, in a session of its own, with its current process id in `pid/<name>`."""
+    """Keeps a program running in its own session, with its current process id in `pid/<name>`."""
 
     def __init__(self, program: Program, env: Mapping[str, str], state: Path) -> None:
         self.program = program
@@ -46,12 +46,12 @@ class ManagedProcess:
         self.task: asyncio.Task[None]
 
     def start(self) -> asyncio.Task[None]:
-        """Keep the program running until it is stopped; Hopeless when it dies again and again."""
+        """Keep the program running until it is stopped; the task raises CrashLoop if it keeps dying."""
         self.task = asyncio.create_task(self._keep_running())
         return self.task
 
     async def stop(self) -> None:
-        """Ask the process to end, and kill it with its children after its grace."""
+        """Terminate the process, and kill it with its children after its grace period."""
         self._stopping.set()
         self.signal(signal.SIGTERM)
         await asyncio.wait({self.task}, timeout=self.program.grace_s)
@@ -72,7 +72,7 @@ class ManagedProcess:
                     f"{self.program.name} died {MAX_DEATHS} times in {WINDOW_S:g} s; its last lines:\n{last}"
                 )
             print_line(f"{self.program.name} ended with {code} and is started again")
-            if deaths[-1] - deaths[-2] < WINDOW_S:  # the first time at once
+            if deaths[-1] - deaths[-2] < WINDOW_S:  # the first restart is immediate
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), DELAY_S)
 
@@ -83,7 +83,7 @@ class ManagedProcess:
                 os.killpg(self._running.pid, number)
 
     async def _run(self) -> int:
-        read, write = os.pipe()  # of our own: asyncio's would make wait() wait for whatever children hold its other end
+        read, write = os.pipe()  # with asyncio's pipe, wait() would wait for children that hold the other end
         self._running = await asyncio.create_subprocess_exec(
             *self.program.command,
             cwd=ROOT,
@@ -98,31 +98,31 @@ class ManagedProcess:
         showing.start()
         draft = self._pid_file.with_suffix(".new")
         draft.write_text(f"{self._running.pid}\n")
-        draft.replace(self._pid_file)  # whoever reads sees the old one or the new one
-        if self._stopping.is_set():  # it was while the process was being made
+        draft.replace(self._pid_file)  # atomic: readers see the old or the new process id
+        if self._stopping.is_set():  # stopped while the process was starting
             self.signal(signal.SIGTERM)
         code = await self._running.wait()
-        self.signal(signal.SIGKILL)  # with what it has left behind
+        self.signal(signal.SIGKILL)  # and any children that are left
         self._pid_file.unlink(missing_ok=True)
         await asyncio.to_thread(showing.join, 1)
         return code
 
     def _show_output(self, read: int) -> None:
-        """Show what the process says, in a thread: a terminal that takes no more must not stop the run."""
+        """Print the process's output, in a thread, because a blocked terminal must not stop the run."""
         with os.fdopen(read, errors="replace") as output:
             for line in output:
                 self._log.write(print_process_line(self.program.name, line.rstrip()) + "\n")
 
 
 async def run(env: Mapping[str, str], state: Path) -> None:
-    """Start the stores, then the services; when asked to stop, or when one is hopeless, stop them in reverse."""
+    """Start the stores, then the services; stop them in reverse order on a signal or a crash loop."""
     stop = asyncio.Event()
     started: list[list[ManagedProcess]] = []
-    hangup = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL else []  # not under nohup
+    hangup = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL else []  # ignored under nohup
     for number in (signal.SIGINT, signal.SIGTERM, *hangup):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     stopping = [asyncio.create_task(stop.wait()), asyncio.create_task(wait_for_parent_exit(os.getppid()))]
-    ends = [*stopping]  # whichever is done first ends the run
+    ends = [*stopping]  # the first of these to finish ends the run
     for group in programs(env, state):
         started.append([ManagedProcess(program, env, state) for program in group])
         ends += [process.start() for process in started[-1]]
@@ -142,13 +142,13 @@ async def run(env: Mapping[str, str], state: Path) -> None:
 
 
 async def wait_for_parent_exit(parent: int) -> None:
-    """Wait until the parent, usually make, has been killed without a word."""
+    """Wait until the parent process, usually make, has been killed."""
     while os.getppid() == parent:  # noqa: ASYNC110
         await asyncio.sleep(PARENT_CHECK_INTERVAL_S)
 
 
 def main() -> int:
-    """Run until stopped; return 1 when something is in the way or a process dies again and again."""
+    """Run until stopped; return 1 after a setup error or a crash loop."""
     state = state_dir(os.environ)
     env = service_environment(state, os.environ)
     try:
