@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.conftest import Notifier, new_id, running_notifier
 from tests.integration.test_fuzz import UPGRADE
-from tests.integration.test_limits import healthy, refused
+from tests.integration.test_limits import refusals, unaffected_watcher
 from tests.waiting import wait_until
 
 MASK = b"\x00\x00\x00\x00"
@@ -58,7 +58,7 @@ async def test_slow_request_is_answered_408(notifier: Notifier) -> None:
     head = b"GET /live HTTP/1.1\r\nHost: x\r\n"
     body = b"POST /live/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n%b\r\n\r\n"
     before = await notifier.metric('http_requests_total{code="408"}')
-    async with healthy(notifier):
+    async with unaffected_watcher(notifier):
         responses = await asyncio.gather(
             send_slowly(notifier, head, b"X: y\r\n"),
             send_slowly(notifier, body % b"Transfer-Encoding: chunked", b"1\r\n \r\n"),
@@ -87,7 +87,7 @@ async def test_slow_request_is_answered_408(notifier: Notifier) -> None:
 )
 async def test_malformed_request_is_answered_400(notifier: Notifier, request_bytes: bytes) -> None:
     """Bytes that are not a valid HTTP request are answered at once, and the connection is closed."""
-    async with healthy(notifier), open_connection(notifier, request_bytes) as (reader, _):
+    async with unaffected_watcher(notifier), open_connection(notifier, request_bytes) as (reader, _):
         assert (await asyncio.wait_for(reader.read(), 10)).split()[1] == b"400"
 
 
@@ -122,14 +122,14 @@ def frame(opcode: int, data: bytes = b"", *, size: int | None = None) -> bytes:
 )
 async def test_invalid_frame_closes_the_connection(notifier: Notifier, data: bytes, code: int) -> None:
     """The server closes the connection with the code of RFC 6455 for the violation."""
-    before = await refused(notifier, "message_size")
-    async with healthy(notifier), open_connection(notifier, UPGRADE) as (reader, writer):
+    before = await refusals(notifier, "message_size")
+    async with unaffected_watcher(notifier), open_connection(notifier, UPGRADE) as (reader, writer):
         assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
         writer.write(data)
         assert await asyncio.wait_for(read_close_code(reader), 10) == code
 
     async def counted() -> bool:
-        return await refused(notifier, "message_size") == before + int(code == 1009)
+        return await refusals(notifier, "message_size") == before + int(code == 1009)
 
     await wait_until(counted)
 
@@ -145,13 +145,16 @@ async def read_close_code(reader: asyncio.StreamReader) -> int | None:
 
 async def test_ten_thousand_messages_at_once_are_too_many(notifier: Notifier) -> None:
     """Valid messages above the rate limit close the connection with 1008, and its subscriptions end."""
-    before = await refused(notifier, "messages")
+    before = await refusals(notifier, "messages")
     token = notifier.token(new_id())
     text = f'{{"watch": "{token}"}}'.encode()
-    async with healthy(notifier), open_connection(notifier, UPGRADE + frame(0x81, text) * 10_000) as (reader, _):
+    async with (
+        unaffected_watcher(notifier),
+        open_connection(notifier, UPGRADE + frame(0x81, text) * 10_000) as (reader, _),
+    ):
         with suppress(ConnectionError):  # reset while the client was still sending
             assert b"\x03\xf0too many messages" in await asyncio.wait_for(reader.read(), 60)
-    assert await refused(notifier, "messages") == before + 1
+    assert await refusals(notifier, "messages") == before + 1
 
     async def no_watched_jobs() -> bool:
         return await notifier.metric("notifier_watched_jobs") == 0

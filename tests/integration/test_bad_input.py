@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from headway.tokens import make_keys
 from tests.integration.conftest import ORIGIN, Notifier, new_id, report, running_notifier
-from tests.integration.test_limits import healthy
+from tests.integration.test_limits import unaffected_watcher
 
 EXPIRED, INVALID = "token_expired", "invalid_token"
 
@@ -74,7 +74,7 @@ async def test_invalid_token_is_rejected(
     """Requests with the token in the path, in the body or in a message get its error code, and no record is created."""
     job_id = new_id()
     token = forged(notifier, keys_dir, job_id, kind)
-    async with healthy(notifier):
+    async with unaffected_watcher(notifier):
         for method, path in BY_PATH:
             url = notifier.public + path.format(id=job_id)
             for where in ({"headers": {"Authorization": f"Bearer {token}"}}, {"params": {"access_token": token}}):
@@ -139,7 +139,7 @@ async def test_invalid_version_is_rejected(notifier: Notifier, version: str) -> 
     """A version is an integer from 0 to 2^53 - 1; errors in messages and in bodies name the field."""
     token = notifier.token(new_id())
     entry = f'{{"watch": "{token}", "version": {version}}}'
-    async with healthy(notifier), notifier.socket() as socket:
+    async with unaffected_watcher(notifier), notifier.socket() as socket:
         await socket.send_str(entry)
         error = (await socket.receive_json(timeout=10))["error"]
         assert error["code"] == "invalid"
@@ -178,7 +178,7 @@ async def test_invalid_number_in_a_report_is_rejected(notifier: Notifier, redis:
     text = json.dumps([report(good, 1), {key: other for key, other in report(bad, 1).items() if key != field}])
     body = f'{text[:-2]}, "{field}": {value}}}]'
     headers = {"Authorization": f"Bearer {notifier.report_key}", "Content-Type": "application/json"}
-    async with healthy(notifier):
+    async with unaffected_watcher(notifier):
         async with notifier.session.post(f"{notifier.internal}/reports", data=body, headers=headers) as response:
             problem = await response.json()
             assert (response.status, problem["code"]) in ((422, "invalid"), (400, "malformed"))
@@ -201,6 +201,6 @@ async def test_invalid_number_in_a_report_is_rejected(notifier: Notifier, redis:
 async def test_bad_websocket_handshake_is_rejected(notifier: Notifier, headers: dict[str, str]) -> None:
     """A request without a valid WebSocket handshake is answered with a problem, as any other bad request."""
     url, headers = f"{notifier.public}/live", {"Origin": ORIGIN, **headers}
-    async with healthy(notifier), notifier.session.get(url, headers=headers) as response:
+    async with unaffected_watcher(notifier), notifier.session.get(url, headers=headers) as response:
         assert response.status in (400, 426)
         assert response.content_type == "application/problem+json"

@@ -1,4 +1,4 @@
-"""What handlers can do, through the whole real system: processes, steps, checkpoints and logs."""
+"""Features of handlers in the whole system: processes, steps, checkpoints and logs."""
 
 from __future__ import annotations
 
@@ -24,63 +24,64 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
         yield stack
 
 
-def lives(pid: int) -> bool:
-    """Tell whether a process is there."""
+def is_running(pid: int) -> bool:
+    """Return whether a process is running."""
     with suppress(ProcessLookupError):
         os.kill(pid, 0)
         return True
     return False
 
 
-def logged(stack: Stack) -> list[str]:
-    """Return what the worker has logged."""
+def worker_log(stack: Stack) -> list[str]:
+    """Return the lines of the worker's log."""
     return (stack.folder / "logs/worker.log").read_text().splitlines()
 
 
-async def test_a_process_shows_its_steps(stack: Stack, tmp_path: Path) -> None:
-    """Watchers see one bar move through all steps; what the handler logs names its job."""
+async def test_steps_in_a_process_move_one_bar(stack: Stack, tmp_path: Path) -> None:
+    """Watchers see one percentage rise through all steps, and the handler's log lines contain the job's id."""
     receipt = await stack.submit("in-process", {"mark": str(tmp_path / "seen")}, delay_s=1)
-    seen = await history(stack, receipt["token"])
-    progress = [job["progress"] for job in seen if job["progress"]]
-    percents = [one["percent"] for one in progress]
+    snapshots = await history(stack, receipt["token"])
+    progress = [job["progress"] for job in snapshots if job["progress"]]
+    percents = [update["percent"] for update in progress]
     assert percents == sorted(percents)
     assert len([percent for percent in percents if 25 < percent < 100]) > 5
     assert (percents[-1], progress[-1]["message"]) == (100.0, "second: parts")
-    assert seen[-1]["result"] not in (stack.pid("worker"), None)
-    found = await wait_until(lambda: [line for line in logged(stack) if "first_step" in line and receipt["id"] in line])
-    (line,) = found
+    assert snapshots[-1]["result"] not in (stack.pid("worker"), None)
+    (line,) = await wait_until(
+        lambda: [line for line in worker_log(stack) if "first_step" in line and receipt["id"] in line]
+    )
     assert str(tmp_path / "seen") in line
 
 
-async def test_a_cancelled_process_is_ended(stack: Stack, tmp_path: Path) -> None:
-    """Within a heartbeat or so it works on nothing any more."""
+async def test_process_exits_when_its_job_is_cancelled(stack: Stack, tmp_path: Path) -> None:
+    """Watchers see the job as cancelled only after the handler's process has exited."""
     mark = tmp_path / "mark"
     receipt = await stack.submit("in-process", {"hang": True, "mark": str(mark)})
     pid = int(await wait_until(lambda: mark.exists() and mark.read_text()))
     await stack.cancel(receipt)
     await watch_until(stack, receipt, "cancelled")
-    assert not lives(pid)
+    assert not is_running(pid)
 
 
-async def test_processes_end_with_a_killed_worker(stack: Stack, tmp_path: Path) -> None:
-    """Nobody is left to tell them, and they notice."""
+async def test_process_exits_when_its_worker_is_killed(stack: Stack, tmp_path: Path) -> None:
+    """A killed worker cannot stop its processes; they notice its death."""
     mark = tmp_path / "mark"
     receipt = await stack.submit("in-process", {"hang": True, "mark": str(mark)})
     pid = int(await wait_until(lambda: mark.exists() and mark.read_text()))
     await stack.kill("worker")
-    await wait_until(lambda: not lives(pid))
+    await wait_until(lambda: not is_running(pid))
     await stack.cancel(receipt)
 
 
-async def test_an_attempt_goes_on_from_the_checkpoint(stack: Stack) -> None:
-    """The message keeps it through the failures."""
+async def test_attempt_continues_from_the_last_checkpoint(stack: Stack) -> None:
+    """The queue message keeps the checkpoint when an attempt fails."""
     receipt = await stack.submit("resume")
     end = (await history(stack, receipt["token"]))[-1]
     assert (end["status"], end["attempt"], end["result"]) == ("succeeded", 3, [1, 2])
 
 
-async def test_a_poisoned_message_keeps_its_checkpoint(stack: Stack) -> None:
-    """So that a job that is redriven goes on from it."""
+async def test_poison_message_contains_the_last_checkpoint(stack: Stack) -> None:
+    """The message on the poison queue keeps the checkpoint, so a redriven job continues from it."""
     receipt = await stack.submit("resume", max_attempts=1)
     await asyncio.wait_for(watch_until(stack, receipt, "failed"), 20)
     message = await wait_until(lambda: poison_message(stack, receipt["id"]))

@@ -1,4 +1,4 @@
-"""What a client may ask for is bounded: each limit has its code and its metric, and nobody else feels it."""
+"""The limits for clients: each has its error code and its metric, and other clients are not affected."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from tests.integration.conftest import Notifier, new_id, report, running_notifie
 from tests.integration.event_stream import read_events
 from tests.waiting import wait_until
 
-CONNECTIONS, WATCHES = 5, 3
+MAX_CONNECTIONS, MAX_WATCHES = 5, 3
 
 
 @pytest.fixture(scope="module")
-async def tight(stores: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Notifier]:
-    """Run a notifier that allows little."""
+async def limited_notifier(stores: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Notifier]:
+    """Run a notifier with low limits."""
     settings = {
-        "MAX_CONNECTIONS": str(CONNECTIONS),
-        "MAX_WATCHES": str(WATCHES),
+        "MAX_CONNECTIONS": str(MAX_CONNECTIONS),
+        "MAX_WATCHES": str(MAX_WATCHES),
         "FIRST_MESSAGE_S": "1",
         "MESSAGES_PER_S": "10",
     }
@@ -29,14 +29,14 @@ async def tight(stores: dict[str, str], tmp_path_factory: pytest.TempPathFactory
         yield notifier
 
 
-async def refused(notifier: Notifier, limit: str) -> float:
-    """Tell how much was refused because of a limit."""
+async def refusals(notifier: Notifier, limit: str) -> float:
+    """Return how often a limit was exceeded."""
     return await notifier.metric(f'notifier_refused_total{{limit="{limit}"}}')
 
 
 @asynccontextmanager
-async def healthy(notifier: Notifier) -> AsyncIterator[None]:
-    """Watch a job meanwhile; at the end it must still be heard of."""
+async def unaffected_watcher(notifier: Notifier) -> AsyncIterator[None]:
+    """Watch a job during the block; at its end, the watcher must still get updates."""
     job_id = new_id()
     async with notifier.socket() as socket:
         await socket.send_json({"watch": notifier.token(job_id)})
@@ -46,87 +46,92 @@ async def healthy(notifier: Notifier) -> AsyncIterator[None]:
         assert (await socket.receive_json(timeout=10))["job"]["status"] == "succeeded"
 
 
-async def none_open(notifier: Notifier) -> bool:
-    """Tell whether all connections are closed."""
+async def all_closed(notifier: Notifier) -> bool:
+    """Return whether all client connections are closed."""
     return await notifier.metric("notifier_connections") == 0
 
 
-async def closing(socket: aiohttp.ClientWebSocketResponse) -> int | None:
-    """Read a socket to its end; return how it closed."""
+async def wait_for_close(socket: aiohttp.ClientWebSocketResponse) -> int | None:
+    """Read a WebSocket until it is closed; return the close code."""
     async for _ in socket:
         pass
     return socket.close_code
 
 
-async def test_too_many_connections_are_sent_away(tight: Notifier) -> None:
-    """A socket too many is closed with 1013, a stream or a held request with 503; a plain one is answered still."""
-    await wait_until(lambda: none_open(tight))
-    before = await refused(tight, "connections")
-    async with healthy(tight):
-        sockets = [await tight.session.ws_connect(f"{tight.public}/live") for _ in range(CONNECTIONS - 1)]
+async def test_connections_over_the_limit_are_rejected(limited_notifier: Notifier) -> None:
+    """A WebSocket is closed with 1013; a stream or long poll is answered 503, but a plain request is served."""
+    await wait_until(lambda: all_closed(limited_notifier))
+    before = await refusals(limited_notifier, "connections")
+    async with unaffected_watcher(limited_notifier):
+        session, url = limited_notifier.session, limited_notifier.public
+        sockets = [await session.ws_connect(f"{url}/live") for _ in range(MAX_CONNECTIONS - 1)]
         for socket in sockets:
-            await socket.send_json({"watch": tight.token(new_id())})
+            await socket.send_json({"watch": limited_notifier.token(new_id())})
             await socket.receive_json()
-        async with tight.session.ws_connect(f"{tight.public}/live") as socket:
-            assert await closing(socket) == 1013
-        body = {"watch": [{"watch": tight.token(new_id()), "version": 0}]}
+        async with session.ws_connect(f"{url}/live") as socket:
+            assert await wait_for_close(socket) == 1013
+        body = {"watch": [{"watch": limited_notifier.token(new_id()), "version": 0}]}
         for path in ("/live/events", "/live/jobs"):
-            async with tight.session.post(tight.public + path, json=body, headers={"Prefer": "wait=5"}) as response:
+            async with session.post(url + path, json=body, headers={"Prefer": "wait=5"}) as response:
                 assert (response.status, (await response.json())["code"]) == (503, "overloaded")
                 assert int(response.headers["Retry-After"]) > 0
-        async with tight.session.post(f"{tight.public}/live/jobs", json=body) as response:
+        async with session.post(f"{url}/live/jobs", json=body) as response:
             assert response.status == 200
         for socket in sockets:
             await socket.close()
-    assert await refused(tight, "connections") == before + 3
+    assert await refusals(limited_notifier, "connections") == before + 3
 
 
 @pytest.mark.parametrize("path", ["/live", "/live/events"])
-async def test_too_many_watches_are_told_by_job(tight: Notifier, path: str) -> None:
-    """The job that is one too many is named, the others are watched."""
-    before = await refused(tight, "watches")
-    ids = [new_id() for _ in range(WATCHES + 1)]
-    tokens = [tight.token(job_id) for job_id in ids]
+async def test_error_names_the_job_over_the_limit(limited_notifier: Notifier, path: str) -> None:
+    """A client that watches one job too many gets an error with that job's id; its other jobs are watched."""
+    before = await refusals(limited_notifier, "watches")
+    ids = [new_id() for _ in range(MAX_WATCHES + 1)]
+    tokens = [limited_notifier.token(job_id) for job_id in ids]
     if path == "/live":
-        async with tight.socket() as socket:
+        async with limited_notifier.socket() as socket:
             for token in tokens:
                 await socket.send_json({"watch": token})
-            told = [await socket.receive_json(timeout=10) for _ in tokens]
-            (error,) = [message["error"] for message in told if "error" in message]
+            messages = [await socket.receive_json(timeout=10) for _ in tokens]
+            (error,) = [message["error"] for message in messages if "error" in message]
             await socket.send_json({"unwatch": ids[0]})
             await socket.send_json({"watch": tokens[-1]})
             assert (await socket.receive_json(timeout=10))["job"]["id"] == ids[-1]
     else:
         async with (
-            tight.session.post(tight.public + path, json={"watch": tokens}) as response,
-            aclosing(read_events(response)) as found,
+            limited_notifier.session.post(limited_notifier.public + path, json={"watch": tokens}) as response,
+            aclosing(read_events(response)) as stream,
         ):
-            told = [await anext(found) for _ in range(len(tokens) + 1)]  # the first is the opening comment
-        (error,) = [event.data for event in told if event.name == "error"]
+            events = [await anext(stream) for _ in range(len(tokens) + 1)]  # the first is the opening comment
+        (error,) = [event.data for event in events if event.name == "error"]
     assert (error["code"], error["job_id"]) == ("too_many_watches", ids[-1])
-    assert await refused(tight, "watches") == before + 1
+    assert await refusals(limited_notifier, "watches") == before + 1
 
 
-async def test_a_socket_that_asks_for_nothing_is_closed(tight: Notifier) -> None:
-    """Silence, and words without sense, are no request: 1008 after the time for the first one."""
-    before = await refused(tight, "first_message")
-    async with healthy(tight), tight.socket() as silent, tight.socket() as babbling:
-        await babbling.send_str("[]")
-        assert [await closing(silent), await closing(babbling)] == [1008, 1008]
-    assert await refused(tight, "first_message") == before + 2
+async def test_websocket_without_a_request_is_closed(limited_notifier: Notifier) -> None:
+    """A client that sends nothing, or no valid request, is closed with 1008 after `FIRST_MESSAGE_S`."""
+    before = await refusals(limited_notifier, "first_message")
+    async with (
+        unaffected_watcher(limited_notifier),
+        limited_notifier.socket() as silent,
+        limited_notifier.socket() as invalid,
+    ):
+        await invalid.send_str("[]")
+        assert [await wait_for_close(silent), await wait_for_close(invalid)] == [1008, 1008]
+    assert await refusals(limited_notifier, "first_message") == before + 2
 
 
 @pytest.mark.parametrize("text", ["{}", '{"watch": "x"}', "not JSON"])
-async def test_too_many_messages_close_the_socket(tight: Notifier, text: str) -> None:
-    """Ten thousand messages at once are too many: 1008, and nobody else waits for it."""
-    before = await refused(tight, "messages")
-    async with healthy(tight), tight.socket() as socket:
+async def test_websocket_that_floods_is_closed(limited_notifier: Notifier, text: str) -> None:
+    """A client that sends 10,000 messages at once is closed with 1008, and other clients are still served."""
+    before = await refusals(limited_notifier, "messages")
+    async with unaffected_watcher(limited_notifier), limited_notifier.socket() as socket:
 
         async def flood() -> None:
             for _ in range(10_000):
                 await socket.send_str(text)
 
         flooding = asyncio.create_task(flood())
-        assert await asyncio.wait_for(closing(socket), 20) == 1008
+        assert await asyncio.wait_for(wait_for_close(socket), 20) == 1008
         await asyncio.gather(flooding, return_exceptions=True)
-    assert await refused(tight, "messages") == before + 1
+    assert await refusals(limited_notifier, "messages") == before + 1
