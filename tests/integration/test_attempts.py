@@ -11,7 +11,7 @@ import pytest
 
 from headway.azure.job_queue import JobQueue
 from headway.contracts import JobMessage, Timestamp, decode_message, encode_message
-from tests.integration.test_one_job import VERSION, history
+from tests.integration.test_one_job import API_VERSION, history
 from tests.stack import JOBS, Stack, running
 from tests.waiting import wait_until
 
@@ -33,7 +33,7 @@ async def watch_until(stack: Stack, receipt: dict[str, Any], status: str) -> dic
 
 async def poison_message(stack: Stack, job_id: str) -> JobMessage | None:
     """Return a job's message from the poison queue, None if it has none there."""
-    async with JobQueue.connect(stack.env["QUEUE_CONNECTION_STRING"], "jobs-poison", VERSION) as poison:
+    async with JobQueue.connect(stack.env["QUEUE_CONNECTION_STRING"], "jobs-poison", API_VERSION) as poison:
         messages = [decode_message(received.text) for received in await poison.receive(32, 1)]
     return next((message for message in messages if str(message.id) == job_id), None)
 
@@ -111,7 +111,7 @@ async def test_expired_message_of_an_older_generation_is_deleted(stack: Stack) -
     """The worker deletes such a message once it has expired; otherwise it would stay on the queue forever."""
     receipt = await stack.submit(delay_s=3600)
     await stack.report(receipt, generation=1)
-    async with JobQueue.connect(stack.env["QUEUE_CONNECTION_STRING"], "jobs", VERSION) as queue:
+    async with JobQueue.connect(stack.env["QUEUE_CONNECTION_STRING"], "jobs", API_VERSION) as queue:
         before = (await queue.depth()).messages
         superseded = await stack.metric('jobs_finished_total{outcome="superseded"}', "worker")
         await queue.send(encode_message(JobMessage(id=UUID(receipt["id"]), expires_at=Timestamp.now().after(-1))))

@@ -18,7 +18,7 @@ from headway.contracts import Timestamp
 from headway.tokens import Grant, TokenSigner
 from services.notifier.records.keys import job_key
 from tests.integration.conftest import Notifier, new_id, report
-from tests.integration.test_one_job import VERSION
+from tests.integration.test_one_job import API_VERSION
 from tests.stack import JOBS, running
 from tests.waiting import wait_until
 
@@ -179,14 +179,14 @@ async def test_garbage_on_the_queue_goes_to_the_poison_queue(tmp_path_factory: p
         connection = stack.env["QUEUE_CONNECTION_STRING"]
         invalid = {new_id(): fields for fields in INVALID_FIELDS}
         texts = [*UNREADABLE, *(json.dumps({"id": job_id, **fields}) for job_id, fields in invalid.items())]
-        async with JobQueue.connect(connection, "jobs", VERSION) as queue:
+        async with JobQueue.connect(connection, "jobs", API_VERSION) as queue:
             receipts = []
             for number, text in enumerate(texts):
                 if number % 5 == 0:
                     receipts.append(await stack.submit("echo", number))
                 await queue.send(text)
         found: dict[str, None] = {}
-        async with JobQueue.connect(connection, "jobs-poison", VERSION) as poison:
+        async with JobQueue.connect(connection, "jobs-poison", API_VERSION) as poison:
 
             async def all_found() -> bool:
                 found.update({received.text: None for received in await poison.receive(32, 60)})

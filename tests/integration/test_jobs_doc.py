@@ -24,7 +24,7 @@ from headway.contracts import JobMessage, Json, Timestamp, encode, encode_messag
 from headway.tokens import Grant, TokenSigner
 from tests.integration.status_recorder import StatusRecorder, Transitions
 from tests.integration.test_attempts import watch_until
-from tests.integration.test_one_job import VERSION, history, run_to_end
+from tests.integration.test_one_job import API_VERSION, history, run_to_end
 from tests.stack import Stack, running
 from tests.waiting import wait_until
 
@@ -183,7 +183,7 @@ async def watched(stack: Stack, job_id: uuid.UUID) -> StatusRecorder:
 async def put(stack: Stack, job_id: uuid.UUID, kind: str, lives_s: float = 3600, **fields: Any) -> None:
     """Put a message on the queue."""
     message = JobMessage(id=job_id, kind=kind, expires_at=Timestamp.now().after(lives_s), **fields)
-    async with JobQueue.connect(stack.env["QUEUE_CONNECTION_STRING"], "jobs", VERSION) as queue:
+    async with JobQueue.connect(stack.env["QUEUE_CONNECTION_STRING"], "jobs", API_VERSION) as queue:
         await queue.send(encode_message(message))
 
 

@@ -1,4 +1,4 @@
-"""The OpenAPI documents are true: schemathesis, which reads them, meets no answer that they do not know."""
+"""The OpenAPI documents: schemathesis sends requests that it generates from them and checks every response."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from dev.environment import ROOT
 from tests.stack import Stack, running
 
 DOCUMENTS = sorted((ROOT / "services").glob("*/openapi.yaml"))
-BUDGET_S = 18
+MAX_TIME_S = 18  # for the requests of one document
 CONFIGURATION = """
 [checks]
-# What a schema allows may still be refused: a form's payload that is no JSON, 1.0 where 1 is meant.
+# A service may reject data that its schema allows: a form whose payload is not JSON, 1.0 as an integer.
 positive_data_acceptance.enabled = false
-# 413 is a refusal, too.
+# 413 is a rejection, too.
 negative_data_rejection.expected-statuses = ["4xx"]
 """
 
 
 @pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    """Run the system for this module; schemathesis asks more often than a caller may."""
+    """Run the system for this module; schemathesis sends more requests than the usual rate limit allows."""
     async with running(tmp_path_factory.mktemp("openapi"), SUBMIT_RATE="100000", SUBMIT_BURST="100000") as stack:
         yield stack
 
 
 async def ended_job(stack: Stack) -> dict[str, Any]:
-    """Run a job to its end, so that whoever asks for it does not wait; return its receipt."""
+    """Run a job to its end, so that no request for it is held; return its receipt."""
     receipt = await stack.submit("countdown", {"steps": 1, "delay_s": 0})
     async for _ in stack.watch(receipt["token"]):
         pass
@@ -41,7 +41,7 @@ async def ended_job(stack: Stack) -> dict[str, Any]:
 
 
 async def with_examples(stack: Stack, document: dict[str, Any], receipt: dict[str, Any]) -> dict[str, Any]:
-    """Give a document the examples that only a running system has: a job, its token, and the assets' digest."""
+    """Add examples from the running system to a document: a job id, its token and the digest of the assets."""
     async with stack.session.get(f"{stack.url}/assets/headway.js") as response:
         digest = response.headers["Content-Location"].split("/")[2]
     components = document["components"]
@@ -53,8 +53,8 @@ async def with_examples(stack: Stack, document: dict[str, Any], receipt: dict[st
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.parent.name)
-async def test_no_answer_is_undocumented(stack: Stack, path: Path, tmp_path: Path) -> None:
-    """Whatever fits a document, and what does not, is answered as the document says, and never with a 5xx."""
+async def test_every_response_is_documented(stack: Stack, path: Path, tmp_path: Path) -> None:
+    """Responses to valid and to invalid requests match the document, and none is a 5xx."""
     receipt = await ended_job(stack)
     document = await with_examples(stack, yaml.safe_load(path.read_text()), receipt)
     (tmp_path / "schemathesis.toml").write_text(CONFIGURATION)
@@ -65,7 +65,7 @@ async def test_no_answer_is_undocumented(stack: Stack, path: Path, tmp_path: Pat
         "schemathesis.cli",
         "run",
         "openapi.yaml",
-        f"--max-time={BUDGET_S}",
+        f"--max-time={MAX_TIME_S}",
         "--no-color",
         "--url",
         stack.url if path.parent.name == "submitter" else stack.env["LIVE_URL"],
@@ -79,15 +79,15 @@ async def test_no_answer_is_undocumented(stack: Stack, path: Path, tmp_path: Pat
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    told = (await process.communicate())[0].decode()
-    assert process.returncode == 0, told
-    assert "Missing test data" not in told, told
+    output = (await process.communicate())[0].decode()
+    assert process.returncode == 0, output
+    assert "Missing test data" not in output, output
     assert "request_failed" not in "".join(log.read_text() for log in (stack.folder / "logs").iterdir())
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.parent.name)
-async def test_the_document_is_served(stack: Stack, path: Path) -> None:
-    """A service hands out its own document."""
+async def test_document_is_served(stack: Stack, path: Path) -> None:
+    """Each service serves its own document, unchanged, as `/openapi.yaml`."""
     base = stack.url if path.parent.name == "submitter" else stack.env["LIVE_URL"]
     async with stack.session.get(f"{base}/openapi.yaml") as response:
         assert (response.status, response.content_type) == (200, "application/yaml")

@@ -20,8 +20,8 @@ from dev.environment import ROOT
 from headway.azure.job_queue import JobQueue
 from headway.contracts import JobMessage, Json, Timestamp, encode_message
 from tests.integration.conftest import Notifier, new_id, running_notifier
-from tests.integration.test_one_job import VERSION, history
-from tests.integration.test_readiness import Line
+from tests.integration.test_one_job import API_VERSION, history
+from tests.integration.test_readiness import RedisProxy
 from tests.stack import JOBS, Stack, running
 from tests.waiting import free_ports, metric, wait_until
 
@@ -127,8 +127,8 @@ async def test_a_lost_subscription_is_a_hint(notifier: Notifier, admin: Redis) -
 
 async def test_without_redis_a_replica_tells_its_own(stores: dict[str, str], tmp_path: Path) -> None:
     """The hint is answered 503, and the worker at this replica hears it all the same."""
-    line = Line(stores["REDIS_URL"])
-    through = {**stores, "REDIS_URL": f"redis://127.0.0.1:{await line.open()}/0"}
+    line = RedisProxy(stores["REDIS_URL"])
+    through = {**stores, "REDIS_URL": f"redis://127.0.0.1:{await line.listen()}/0"}
     async with running_notifier(through, tmp_path / "keys") as alone, held(alone, 1) as waiting:
         line.cut()
         assert await hint(alone) == 503
@@ -263,7 +263,7 @@ async def test_one_hint_is_enough_for_a_burst(stack: Stack) -> None:
         for internal in workers:
             await idle(stack, internal)
         before = [await metric(stack.session, internal, "jobs_finished_total") for internal in workers]
-        async with JobQueue.connect(stack.env["QUEUE_CONNECTION_STRING"], "jobs", VERSION) as queue:
+        async with JobQueue.connect(stack.env["QUEUE_CONNECTION_STRING"], "jobs", API_VERSION) as queue:
             payload = Json(b'{"steps": 1, "delay_s": 0.1}')
             messages = [JobMessage(id=new_id(), kind="countdown", payload=payload) for _ in range(50)]  # type: ignore[arg-type]
             await asyncio.gather(*(queue.send(encode_message(message)) for message in messages))
