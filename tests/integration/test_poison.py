@@ -1,4 +1,4 @@
-"""`headway poison`, beside a running system whose queue and key it finds by itself."""
+"""`headway poison` beside a running system, with the queue and the key that it finds in `.headway`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 import uuid
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, chdir, redirect_stderr, redirect_stdout
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -29,12 +29,12 @@ from tests.integration.test_one_job import history
 from tests.stack import JOBS, Stack, running
 from tests.waiting import wait_until
 
-SECRET = "a payload that only show shows"
+SECRET = "a payload that only `show` prints"
 
 
 @pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    """Run the system for this module, its state where the commands look for it."""
+    """Run the system for this module, with its state in the folder that the commands search for."""
     folder = tmp_path_factory.mktemp("poison") / ".headway"
     async with running(folder, WORKER_JOBS=JOBS, GRACE_S="0", DRAIN_S="0", POLL_MAX_S="0.2") as stack:
         yield stack
@@ -42,12 +42,12 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
 
 @pytest.fixture
 def queue() -> str:
-    """Name a queue that nobody works on."""
+    """Return the name of a new queue, which no worker receives from."""
     return f"idle-{uuid.uuid4().hex}"
 
 
 async def poison(stack: Stack, *arguments: str, **more: str) -> Completed:
-    """Run `headway poison` where `.headway` is, in this process: nothing of it takes long but its imports."""
+    """Run `headway poison` next to `.headway`, in this process: a new one would spend most of its time on imports."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err), chdir(stack.folder.parent), patch.dict(os.environ, more):
         code = await asyncio.to_thread(main, ["poison", *arguments])
@@ -55,7 +55,7 @@ async def poison(stack: Stack, *arguments: str, **more: str) -> Completed:
 
 
 async def poison_process(stack: Stack, *arguments: str) -> Completed:
-    """Run `headway poison` where `.headway` is, as a person does."""
+    """Run `headway poison` next to `.headway`, in a process of its own, as an operator does."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-W",
@@ -75,66 +75,67 @@ async def poison_process(stack: Stack, *arguments: str) -> Completed:
 
 
 async def listed(stack: Stack, queue: str = "jobs") -> list[dict[str, Any]]:
-    """Return what `list --json` prints."""
-    ended = await poison(stack, "list", "--json", "--queue", queue)
-    assert (ended.code, ended.err) == (0, "")
-    return [json.loads(line) for line in ended.lines]
+    """Return the output of `list --json`."""
+    completed = await poison(stack, "list", "--json", "--queue", queue)
+    assert (completed.code, completed.err) == (0, "")
+    return [json.loads(line) for line in completed.lines]
 
 
-def connected(stack: Stack, name: str) -> Any:
-    """Open a queue."""
+def connect(stack: Stack, name: str) -> AbstractAsyncContextManager[JobQueue]:
+    """Open a queue until the block ends."""
     return JobQueue.connect(stack.env["QUEUE_CONNECTION_STRING"], name)
 
 
-async def put(stack: Stack, queue: str, *texts: str) -> None:
-    """Put messages on a queue's poison queue."""
-    async with connected(stack, f"{queue}-poison") as poisoned:
+async def poison_messages(stack: Stack, queue: str, *texts: str) -> None:
+    """Send messages to a queue's poison queue."""
+    async with connect(stack, f"{queue}-poison") as poison_queue:
         for text in texts:
-            await poisoned.send(text)
+            await poison_queue.send(text)
 
 
-async def everything(stack: Stack, name: str) -> list[ReceivedMessage]:
-    """Take all that can be seen on a queue."""
-    async with connected(stack, name) as queue:
-        taken: list[ReceivedMessage] = []
+async def receive_all(stack: Stack, name: str) -> list[ReceivedMessage]:
+    """Receive all visible messages of a queue."""
+    async with connect(stack, name) as queue:
+        messages: list[ReceivedMessage] = []
         while page := await queue.receive(32, 30):
-            taken += page
-        return taken
+            messages += page
+        return messages
 
 
 @asynccontextmanager
-async def socket_of(stack: Stack, token: str) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
-    """Watch a job by one socket, beyond its end."""
+async def watch(stack: Stack, token: str) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+    """Watch a job over one WebSocket, also after its end; yield its snapshots."""
 
     async def snapshots() -> AsyncIterator[dict[str, Any]]:
-        async for message in socket:
-            if "job" in (said := message.json()):
-                yield said["job"]
+        async for frame in socket:
+            if "job" in (message := frame.json()):
+                yield message["job"]
 
     async with stack.session.ws_connect(f"{stack.env['LIVE_URL']}/live") as socket:
         await socket.send_json({"watch": token})
         yield snapshots()
 
 
-async def fail(stack: Stack, mended: Path, count: int) -> list[dict[str, Any]]:
-    """Submit jobs and wait until they have failed; return their receipts, the oldest first."""
-    receipts = [await stack.submit("until-file-exists", str(mended), max_attempts=1) for _ in range(count)]
+async def submit_failing(stack: Stack, file: Path, count: int) -> list[dict[str, Any]]:
+    """Submit jobs that need a file, and wait until they have failed; return their receipts, the oldest first."""
+    receipts = [await stack.submit("until-file-exists", str(file), max_attempts=1) for _ in range(count)]
     for receipt in receipts:
         assert (await history(stack, receipt["token"]))[-1]["status"] == "failed"
     return receipts
 
 
-async def test_a_redriven_job_goes_on_before_its_watchers(stack: Stack, tmp_path: Path) -> None:
-    """A socket that saw the failure sees the same job run, a generation later, to its end."""
-    mended = tmp_path / SECRET
-    receipt = await stack.submit("until-file-exists", str(mended))
-    async with socket_of(stack, receipt["token"]) as snapshots:
-        seen = [await anext(snapshots)]
-        while seen[-1]["status"] != "failed":
-            seen.append(await anext(snapshots))
-        shown = [await poison(stack, *command) for command in (("list",), ("list", "--json"), ("show", receipt["id"]))]
-        assert [(ended.code, ended.err) for ended in shown] == [(0, "")] * 3
-        (line,), (row,) = shown[0].lines, map(json.loads, shown[1].lines)
+async def test_watchers_of_a_failed_job_see_it_redriven(stack: Stack, tmp_path: Path) -> None:
+    """A WebSocket that received the failure receives the next generation of the job, until it succeeds."""
+    file = tmp_path / SECRET
+    receipt = await stack.submit("until-file-exists", str(file))
+    async with watch(stack, receipt["token"]) as snapshots:
+        received = [await anext(snapshots)]
+        while received[-1]["status"] != "failed":
+            received.append(await anext(snapshots))
+        commands = (("list",), ("list", "--json"), ("show", receipt["id"]))
+        text_list, json_list, shown = outputs = [await poison(stack, *command) for command in commands]
+        assert [(completed.code, completed.err) for completed in outputs] == [(0, "")] * 3
+        (line,), (row,) = text_list.lines, map(json.loads, json_list.lines)
         assert line.startswith(f"{receipt['id']} until-file-exists, generation 0, submitted ")
         assert (row["id"], row["kind"], row["messages"], row["problem"]) == (
             receipt["id"],
@@ -142,67 +143,67 @@ async def test_a_redriven_job_goes_on_before_its_watchers(stack: Stack, tmp_path
             1,
             None,
         )
-        assert (SECRET in shown[0].out + shown[1].out, json.loads(shown[2].out)["payload"]) == (False, str(mended))
-        mended.touch()
+        assert (SECRET in text_list.out + json_list.out, json.loads(shown.out)["payload"]) == (False, str(file))
+        file.touch()
         redriven = await poison_process(stack, "redrive", receipt["id"])
         assert (redriven.code, redriven.err, len(redriven.lines)) == (0, "", 1)
-        while seen[-1]["status"] != "succeeded":
-            seen.append(await anext(snapshots))
-    assert [job["version"] for job in seen] == sorted({job["version"] for job in seen})
-    generations = [job["generation"] for job in seen]
+        while received[-1]["status"] != "succeeded":
+            received.append(await anext(snapshots))
+    assert [job["version"] for job in received] == sorted({job["version"] for job in received})
+    generations = [job["generation"] for job in received]
     assert (generations[0], generations == sorted(generations)) == (0, True)
-    end = seen[-1]
+    end = received[-1]
     assert (end["generation"], end["attempt"], end["result"], end["error"]) == (1, 1, 1, None)
     assert end["submitted_at"] == row["submitted_at"]
-    assert end["expires_at"] > seen[0]["expires_at"]
+    assert end["expires_at"] > received[0]["expires_at"]
     assert await stack.snapshot(receipt["id"], redriven.lines[0]) == end
     assert await listed(stack) == []
 
 
-async def test_all_are_redriven_but_what_cannot_be_read(stack: Stack, tmp_path: Path) -> None:
-    """Each job is a line for scripts; what cannot be read is told, stays, and makes the exit code 1."""
-    mended = tmp_path / "mended"
-    receipts = await fail(stack, mended, 3)
-    await put(stack, "jobs", "nonsense")
-    mended.touch()
-    ended = await poison(stack, "redrive", "--all")
-    tokens = dict(line.split(" ") for line in ended.lines)
-    assert (ended.code, set(tokens)) == (1, {receipt["id"] for receipt in receipts})
-    await wait_until(lambda: len(mended.read_text().split()) == 3)
+async def test_redrive_all_skips_unreadable_messages(stack: Stack, tmp_path: Path) -> None:
+    """The output is a line per job; an unreadable message stays on the queue, with an error and the exit code 1."""
+    file = tmp_path / "file"
+    receipts = await submit_failing(stack, file, 3)
+    await poison_messages(stack, "jobs", "nonsense")
+    file.touch()
+    completed = await poison(stack, "redrive", "--all")
+    tokens = dict(line.split(" ") for line in completed.lines)
+    assert (completed.code, set(tokens)) == (1, {receipt["id"] for receipt in receipts})
+    await wait_until(lambda: len(file.read_text().split()) == 3)
     for token in tokens.values():
         assert (await history(stack, token))[-1]["status"] == "succeeded"
-    assert sorted(mended.read_text().split()) == sorted(tokens)
-    (left,) = await listed(stack)
-    assert ended.err.startswith(
-        f"headway: poison message {left['message_id']} cannot be redriven, because it cannot be read"
+    assert sorted(file.read_text().split()) == sorted(tokens)
+    (unreadable,) = await listed(stack)
+    assert completed.err.startswith(
+        f"headway: poison message {unreadable['message_id']} cannot be redriven, because it cannot be read"
     )
-    assert (await poison(stack, "discard", left["message_id"])).code == 0
+    assert (await poison(stack, "discard", unreadable["message_id"])).code == 0
     assert (await poison(stack, "redrive", "--all")) == (0, "", "")
 
 
-async def test_a_crash_while_redriving_runs_the_job_once(stack: Stack, tmp_path: Path) -> None:
-    """When the old message is still there after the new one is on the queue, redriving it again does no harm."""
-    mended = tmp_path / "mended"
-    (receipt,) = await fail(stack, mended, 1)
-    async with PoisonQueue.connect(stack.env["QUEUE_CONNECTION_STRING"], "jobs") as looked, looked.jobs() as cases:
-        (text,) = [case.latest.received.text for case in cases if case.matches(receipt["id"])]
-    mended.touch()
+async def test_job_that_is_redriven_twice_runs_once(stack: Stack, tmp_path: Path) -> None:
+    """A redrive that crashes before it deletes the poison message can be repeated without a second run."""
+    file = tmp_path / "file"
+    (receipt,) = await submit_failing(stack, file, 1)
+    async with PoisonQueue.connect(stack.env["QUEUE_CONNECTION_STRING"], "jobs") as queue, queue.jobs() as jobs:
+        (text,) = [job.latest.received.text for job in jobs if job.matches(receipt["id"])]
+    file.touch()
     for _ in range(2):
         assert (await poison(stack, "redrive", receipt["id"])).code == 0
-        await put(stack, "jobs", text)
+        await poison_messages(stack, "jobs", text)
     finished = 'jobs_finished_total{kind="until-file-exists",outcome="finished"}'
 
-    async def answered() -> bool:
+    async def second_message_rejected() -> bool:
         return await stack.metric(finished, "worker") == 1
 
-    await wait_until(answered)
-    assert mended.read_text() == f"{receipt['id']}\n"
+    await wait_until(second_message_rejected)
+    assert file.read_text() == f"{receipt['id']}\n"
     assert (await stack.snapshot(receipt["id"], receipt["token"]))["status"] == "succeeded"
     assert (await poison(stack, "discard", receipt["id"])).code == 0
 
 
-async def test_doubles_are_one_job(stack: Stack, queue: str) -> None:
-    """The highest generation goes back on the queue, otherwise as it was, and all messages are removed."""
+async def test_messages_of_a_job_are_redriven_as_one(stack: Stack, queue: str) -> None:
+    """The message of the highest generation is sent to the queue with the next one, and all others are deleted."""
     now = Timestamp.now()
     job = JobMessage(
         id=uuid.uuid4(),
@@ -217,7 +218,8 @@ async def test_doubles_are_one_job(stack: Stack, queue: str) -> None:
         checkpoint=Json(b'{"done": [12345678901234567890]}'),
     )
     older = [encode_message(JobMessage(id=job.id, generation=generation)) for generation in (0, 2)]
-    await put(stack, queue, older[0], encode_message(job), older[1], f'{{"id": "{job.id}", "kind": 5}}')
+    unreadable = f'{{"id": "{job.id}", "kind": 5}}'
+    await poison_messages(stack, queue, older[0], encode_message(job), older[1], unreadable)
     (row,) = await listed(stack, queue)
     assert (row["generation"], row["messages"]) == (3, 4)
     shown = await poison(stack, "show", str(job.id), "--queue", queue)
@@ -225,10 +227,10 @@ async def test_doubles_are_one_job(stack: Stack, queue: str) -> None:
     redriven = await poison(
         stack, "redrive", str(job.id).upper(), "--queue", queue, "--ttl", "60", "--json", "--link", "http://h"
     )
-    (told,) = map(json.loads, redriven.lines)
-    assert (told["id"], told["generation"]) == (str(job.id), 4)
-    assert told["link"] == f"http://h/jobs/{job.id}#{told['token']}"
-    (received,) = await everything(stack, queue)
+    (output,) = map(json.loads, redriven.lines)
+    assert (output["id"], output["generation"]) == (str(job.id), 4)
+    assert output["link"] == f"http://h/jobs/{job.id}#{output['token']}"
+    (received,) = await receive_all(stack, queue)
     message = decode_message(received.text)
     assert message.expires_at is not None
     assert 0 < message.expires_at - Timestamp.now() <= 60_000
@@ -236,86 +238,89 @@ async def test_doubles_are_one_job(stack: Stack, queue: str) -> None:
     assert bytes(message.checkpoint) == bytes(job.checkpoint)
     assert (message.id, message.kind, message.max_attempts, message.timeout_s) == (job.id, "letters", 7, 9.5)
     assert (message.generation, message.releases, message.submitted_at) == (4, 0, now)
-    assert await everything(stack, f"{queue}-poison") == []
+    assert await receive_all(stack, f"{queue}-poison") == []
 
 
-async def test_what_cannot_be_read_is_shown_and_discarded(stack: Stack, queue: str) -> None:
-    """It has the id of its message, or of its job where that can be read; it is printed as received, and harmlessly."""
+async def test_unreadable_messages_are_shown_and_discarded(stack: Stack, queue: str) -> None:
+    """They are named by their job's id, otherwise by their message's, and printed without control characters."""
     job_id = str(uuid.uuid4())
-    evil = base64.b64encode("\x1b[2J\x9bnonsense".encode()).decode()
-    named = json.dumps({"id": job_id, "kind": "\x9b\u202e", "max_attempts": "\x1b"}, ensure_ascii=False)
-    await put(stack, queue, evil, named, f'{{"id": "{uuid.uuid4()}", "kind": "\x9b\u202e"}}')
+    garbage = base64.b64encode("\x1b[2J\x9bnonsense".encode()).decode()
+    invalid = json.dumps({"id": job_id, "kind": "\x9b\u202e", "max_attempts": "\x1b"}, ensure_ascii=False)
+    await poison_messages(stack, queue, garbage, invalid, f'{{"id": "{uuid.uuid4()}", "kind": "\x9b\u202e"}}')
     rows = {row["kind"] or row["id"]: row for row in await listed(stack, queue)}
     assert rows.keys() == {None, job_id, "\x9b\u202e"}
-    nameless = rows[None]["message_id"]
+    message_id = rows[None]["message_id"]
     text = await poison(stack, "list", "--queue", queue)
-    for printed in (text, shown := await poison(stack, "show", job_id, "--queue", queue)):
-        assert not set(printed.out) & set("\x1b\x9b\u202e")
+    for completed in (text, shown := await poison(stack, "show", job_id, "--queue", queue)):
+        assert not set(completed.out) & set("\x1b\x9b\u202e")
     assert shown.out.startswith(f'{{"id": "{job_id}", "kind": "  "')
-    assert f"{nameless} unreadable: " in text.out
+    assert f"{message_id} unreadable: " in text.out
     assert f"{job_id} unreadable: Expected `int`, got `str` - at `$.max_attempts`, poisoned " in text.out
-    assert (await poison(stack, "show", nameless, "--queue", queue)).out == f"{evil}\n"
-    for unreadable in (nameless, job_id):
-        refused = await poison(stack, "redrive", unreadable, "--queue", queue)
-        assert (refused.code, refused.out, refused.err.count("\n")) == (1, "", 1)
-        assert "cannot be read" in refused.err
+    assert (await poison(stack, "show", message_id, "--queue", queue)).out == f"{garbage}\n"
+    for unreadable in (message_id, job_id):
+        rejected = await poison(stack, "redrive", unreadable, "--queue", queue)
+        assert (rejected.code, rejected.out, rejected.err.count("\n")) == (1, "", 1)
+        assert "cannot be read" in rejected.err
         assert (await poison(stack, "discard", unreadable, "--queue", queue)).code == 0
-    assert len(await everything(stack, f"{queue}-poison")) == 1
+    assert len(await receive_all(stack, f"{queue}-poison")) == 1
 
 
-async def test_what_is_too_large_keeps_nothing_else_back(stack: Stack, queue: str) -> None:
-    """A message that fits the queue only without base64 stays; the other jobs are redriven."""
+async def test_redrive_all_skips_messages_that_are_too_large(stack: Stack, queue: str) -> None:
+    """A message that would exceed the queue's limit in base64 stays; the other jobs are redriven."""
     large, small = uuid.uuid4(), uuid.uuid4()
-    await put(stack, queue, f'{{"id": "{large}", "payload": "{"x" * 50_000}"}}', f'"{small}"')
-    ended = await poison(stack, "redrive", "--all", "--no-token", "--queue", queue)
-    assert ended == (1, f"{small}\n", f"headway: poison message {large} is too large to be redriven\n")
+    await poison_messages(stack, queue, f'{{"id": "{large}", "payload": "{"x" * 50_000}"}}', f'"{small}"')
+    completed = await poison(stack, "redrive", "--all", "--no-token", "--queue", queue)
+    assert completed == (1, f"{small}\n", f"headway: poison message {large} is too large to be redriven\n")
     assert [row["id"] for row in await listed(stack, queue)] == [str(large)]
 
 
-async def test_more_than_a_page_is_listed_and_given_back(stack: Stack, queue: str) -> None:
-    """However many there are, all are listed, and can be seen again at once."""
+async def test_list_receives_and_releases_several_pages(stack: Stack, queue: str) -> None:
+    """All messages are listed, also when one request cannot receive them, and they are visible again at once."""
     ids = [uuid.uuid4() for _ in range(75)]
-    await put(stack, queue, *[encode_message(JobMessage(id=job_id)) for job_id in ids])
+    await poison_messages(stack, queue, *[encode_message(JobMessage(id=job_id)) for job_id in ids])
     assert [row["messages"] for row in await listed(stack, queue)] == [1] * 75
-    taken = await everything(stack, f"{queue}-poison")
-    assert {decode_message(received.text).id for received in taken} == set(ids)
+    messages = await receive_all(stack, f"{queue}-poison")
+    assert {decode_message(received.text).id for received in messages} == set(ids)
 
 
-async def test_a_job_is_discarded_with_its_doubles(stack: Stack, queue: str) -> None:
-    """All messages of the job are removed and no other; an id that nobody knows is told."""
-    gone, kept = uuid.uuid4(), uuid.uuid4()
-    await put(stack, queue, *[encode_message(JobMessage(id=job_id)) for job_id in (gone, kept, gone)])
-    assert (await poison(stack, "discard", str(gone), "--queue", queue)).out == f"discarded {gone}, 2 messages\n"
+async def test_all_messages_of_a_job_are_discarded(stack: Stack, queue: str) -> None:
+    """Messages of other jobs stay; later commands report that the job has no poison message."""
+    discarded, kept = uuid.uuid4(), uuid.uuid4()
+    texts = [encode_message(JobMessage(id=job_id)) for job_id in (discarded, kept, discarded)]
+    await poison_messages(stack, queue, *texts)
+    completed = await poison(stack, "discard", str(discarded), "--queue", queue)
+    assert completed.out == f"discarded {discarded}, 2 messages\n"
     for command in ("discard", "redrive", "show"):
-        ended = await poison(stack, command, str(gone), "--queue", queue)
-        assert ended == (1, "", f"headway: no poison message of job {gone}\n")
-    (left,) = await everything(stack, f"{queue}-poison")
-    assert decode_message(left.text).id == kept
+        completed = await poison(stack, command, str(discarded), "--queue", queue)
+        assert completed == (1, "", f"headway: no poison message of job {discarded}\n")
+    (received,) = await receive_all(stack, f"{queue}-poison")
+    assert decode_message(received.text).id == kept
 
 
-async def test_without_a_key_nothing_is_touched(stack: Stack, queue: str) -> None:
-    """Redriving refuses before it has received anything, unless no token is asked for."""
+async def test_redrive_without_a_token_key_is_rejected(stack: Stack, queue: str) -> None:
+    """The command fails before it receives a message; with `--no-token` it needs no key."""
     job_id = uuid.uuid4()
-    await put(stack, queue, encode_message(JobMessage(id=job_id)))
-    refused = await poison(stack, "redrive", "--all", "--queue", queue, TOKEN_KEY_FILE="/no/such/key")
-    assert (refused.code, refused.out, refused.err.count("\n")) == (1, "", 1)
-    assert "--no-token" in refused.err
-    async with connected(stack, f"{queue}-poison") as poisoned:
-        (untouched,) = await poisoned.receive(1, 1)
-        assert untouched.delivery == 1
-        await poisoned.update(untouched.id, untouched.pop_receipt, 0)
+    await poison_messages(stack, queue, encode_message(JobMessage(id=job_id)))
+    rejected = await poison(stack, "redrive", "--all", "--queue", queue, TOKEN_KEY_FILE="/no/such/key")
+    assert (rejected.code, rejected.out, rejected.err.count("\n")) == (1, "", 1)
+    assert "--no-token" in rejected.err
+    async with connect(stack, f"{queue}-poison") as poison_queue:
+        (received,) = await poison_queue.receive(1, 1)
+        assert received.delivery == 1
+        await poison_queue.update(received.id, received.pop_receipt, 0)
     redriven = await poison(
         stack, "redrive", str(job_id), "--queue", queue, "--no-token", TOKEN_KEY_FILE="/no/such/key"
     )
     assert redriven == (0, f"{job_id}\n", "")
-    assert len(await everything(stack, queue)) == 1
+    assert len(await receive_all(stack, queue)) == 1
 
 
-async def test_looking_makes_no_queue(stack: Stack, queue: str) -> None:
-    """Where nothing was ever poisoned nothing is listed, and a misspelt name leaves no queue behind."""
+async def test_list_does_not_create_a_queue(stack: Stack, queue: str) -> None:
+    """The list of a queue that does not exist is empty; without a connection to the storage the command fails."""
     assert await poison(stack, "list", "--queue", queue) == (0, "", "")
-    string = stack.env["QUEUE_CONNECTION_STRING"]
-    async with QueueServiceClient.from_connection_string(string, api_version=API_VERSION) as service:
-        assert [found async for found in service.list_queues(name_starts_with=queue)] == []
-    away = await poison(stack, "list", QUEUE_CONNECTION_STRING=string.replace(stack.env["AZURITE_PORT"], "1"))
-    assert (away.code, away.out, away.err.count("\n")) == (1, "", 1)
+    connection = stack.env["QUEUE_CONNECTION_STRING"]
+    async with QueueServiceClient.from_connection_string(connection, api_version=API_VERSION) as service:
+        assert [properties async for properties in service.list_queues(name_starts_with=queue)] == []
+    unreachable = connection.replace(stack.env["AZURITE_PORT"], "1")
+    failed = await poison(stack, "list", QUEUE_CONNECTION_STRING=unreachable)
+    assert (failed.code, failed.out, failed.err.count("\n")) == (1, "", 1)
