@@ -1,4 +1,7 @@
-"""The queue entered by an identity instead of a key: Azurite over TLS, which reads the token, and an authority."""
+"""Workload identity: a pod opens the queue with a token instead of an account key.
+
+Azurite runs over TLS and checks the token, which a fake of Microsoft Entra ID has issued.
+"""
 
 from __future__ import annotations
 
@@ -36,18 +39,18 @@ asyncio.run(main())
 
 @pytest.fixture
 def tls(tmp_path: Path) -> tuple[Path, Path]:
-    """Make a certificate for this machine, and its key."""
+    """Create a certificate for this machine; return the files of the certificate and of its key."""
     return self_signed_certificate(tmp_path)
 
 
 @pytest.fixture
 async def authority(tls: tuple[Path, Path]) -> AsyncIterator[tuple[str, list[str]]]:
-    """Run what gives tokens for a pod's own token, and yield its address and those that it was shown."""
-    shown: list[str] = []
+    """Run a fake authority, which issues an access token for a pod's token; yield its URL and the pods' tokens."""
+    pod_tokens: list[str] = []
 
     async def token(request: web.Request) -> web.Response:
         form = await request.post()
-        shown.append(str(form["client_assertion"]))
+        pod_tokens.append(str(form["client_assertion"]))
         now = datetime.now(UTC)
         claims = {
             "iss": f"https://sts.windows.net/{TENANT}/",
@@ -67,36 +70,36 @@ async def authority(tls: tuple[Path, Path]) -> AsyncIterator[tuple[str, list[str
     context.load_cert_chain(*tls)
     (port,) = free_ports(1)
     await web.TCPSite(runner, "127.0.0.1", port, ssl_context=context).start()
-    yield f"https://127.0.0.1:{port}/", shown
+    yield f"https://127.0.0.1:{port}/", pod_tokens
     await runner.cleanup()
 
 
 @pytest.fixture
 async def account(tls: tuple[Path, Path], tmp_path: Path) -> AsyncIterator[str]:
-    """Run Azurite as it is over TLS, and yield the account's address."""
+    """Run Azurite with TLS and OAuth; yield the account's URL."""
     (port,) = free_ports(1)
     env = service_environment(state_dir({"HEADWAY_DIR": str(tmp_path)}), {"AZURITE_PORT": str(port)})
     (azurite,) = [program for program in programs(env, tmp_path)[0] if program.name == "azurite"]
     assert str(AZURITE) in azurite.command
     (tmp_path / "azurite").mkdir()
-    secured = ("--cert", str(tls[0]), "--key", str(tls[1]), "--oauth", "basic")
-    process = await asyncio.create_subprocess_exec(*azurite.command, *secured)
+    options = ("--cert", str(tls[0]), "--key", str(tls[1]), "--oauth", "basic")
+    process = await asyncio.create_subprocess_exec(*azurite.command, *options)
     await wait_until(azurite.is_ready)
     yield f"https://127.0.0.1:{port}/{ACCOUNT}"
     process.terminate()
     await process.wait()
 
 
-async def test_a_pod_s_identity_opens_the_queue(
+async def test_workload_identity_opens_the_queue(
     account: str, authority: tuple[str, list[str]], tls: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """Nothing but the address and what Kubernetes' workload identity gives a pod is needed."""
-    address, shown = authority
+    """The client needs only the account's URL and the variables that Kubernetes' workload identity sets in a pod."""
+    authority_url, pod_tokens = authority
     (tmp_path / "pod-token").write_text("of-the-pod")
     env = {
         **os.environ,
         "SSL_CERT_FILE": str(tls[0]),
-        "AZURE_AUTHORITY_HOST": address,
+        "AZURE_AUTHORITY_HOST": authority_url,
         "AZURE_TENANT_ID": TENANT,
         "AZURE_CLIENT_ID": "worker",
         "AZURE_FEDERATED_TOKEN_FILE": str(tmp_path / "pod-token"),
@@ -107,4 +110,4 @@ async def test_a_pod_s_identity_opens_the_queue(
     )
     output, _ = await asyncio.wait_for(process.communicate(), 60)
     assert output.decode().split() == ["aGVsbG8="]
-    assert set(shown) == {"of-the-pod"}
+    assert set(pod_tokens) == {"of-the-pod"}

@@ -1,4 +1,4 @@
-"""A page of a foreign origin is refused on every route that a description names, so that a new one is held, too."""
+"""Origins: every route of the OpenAPI documents rejects a page of a foreign origin, so a new route is tested, too."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
 
 @pytest.mark.parametrize("service", ["SUBMITTER_URL", "NOTIFIER_URL"])
 @pytest.mark.parametrize("origin", FOREIGN)
-async def test_a_foreign_page_may_not_ask(stack: Stack, service: str, origin: str) -> None:
-    """It hears 403 and may not read why; only what every page may load is open to it."""
+async def test_foreign_origin_is_rejected(stack: Stack, service: str, origin: str) -> None:
+    """The response is 403, without CORS headers; only the assets are public to every origin."""
     url = stack.env[service]
     async with stack.session.get(f"{url}/openapi.yaml") as response:
         paths = yaml.safe_load(await response.text())["paths"]
     routes = [(method, path) for path, methods in paths.items() for method in methods if method != "parameters"]
     assert len(routes) >= 6
     for method, path in [*routes, ("get", "/nowhere"), ("options", "/nowhere")]:
-        named = re.sub(r"{\w+}", str(uuid.uuid4()), path)
-        async with stack.session.request(method, url + named, headers={"Origin": origin}) as response:
+        path_with_ids = re.sub(r"{\w+}", str(uuid.uuid4()), path)
+        async with stack.session.request(method, url + path_with_ids, headers={"Origin": origin}) as response:
             if path.startswith("/assets/"):
                 assert response.headers["Access-Control-Allow-Origin"] == "*", path
             else:

@@ -1,4 +1,4 @@
-"""When a notifier is one to send watchers to: all share one Redis, so a short loss must not take all away."""
+"""Readiness of a notifier. All replicas share one Redis, so a short loss must not make all of them unready at once."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from tests.waiting import wait_until
 
 
 class RedisProxy:
-    """A way to Valkey that can be cut."""
+    """A TCP proxy in front of Valkey whose connections a test can cut."""
 
     def __init__(self, url: str) -> None:
         self._target = urlsplit(url)
         self._writers: list[asyncio.StreamWriter] = []
-        self.connections = 0  # so far
+        self.connections = 0  # accepted so far
         self.server: asyncio.Server
 
     async def listen(self, port: int = 0) -> int:
-        """Let connections through; return the port."""
+        """Accept and forward connections; return the port."""
         self.server = await asyncio.start_server(self._connect, "127.0.0.1", port)
         return int(self.server.sockets[0].getsockname()[1])
 
     def cut(self) -> None:
-        """End all connections and take no more."""
+        """Abort all connections and accept no more."""
         self.server.close()
         for writer in self._writers:
             writer.transport.abort()
@@ -34,9 +34,9 @@ class RedisProxy:
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self._writers.append(writer)
-        other_reader, other_writer = await asyncio.open_connection(self._target.hostname, self._target.port)
-        self._writers.append(other_writer)
-        await asyncio.gather(_copy(reader, other_writer), _copy(other_reader, writer))
+        upstream_reader, upstream_writer = await asyncio.open_connection(self._target.hostname, self._target.port)
+        self._writers.append(upstream_writer)
+        await asyncio.gather(_copy(reader, upstream_writer), _copy(upstream_reader, writer))
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -46,28 +46,28 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.close()
 
 
-async def test_a_short_loss_is_none_and_a_long_one_is(stores: dict[str, str]) -> None:
-    """Not ready before the first subscription, ready through a loss that is made good, and not after a lasting one."""
-    line = RedisProxy(stores["REDIS_URL"])
-    port = await line.listen()
-    async with redis_from_url(f"redis://127.0.0.1:{port}/0") as servers:
-        bus = PubSub(servers, subscription_timeout_s=1)
+async def test_only_a_long_loss_of_redis_is_unready(stores: dict[str, str]) -> None:
+    """A notifier is ready from its first subscription on, except while Redis stays away longer than the timeout."""
+    proxy = RedisProxy(stores["REDIS_URL"])
+    port = await proxy.listen()
+    async with redis_from_url(f"redis://127.0.0.1:{port}/0") as client:
+        pubsub = PubSub(client, subscription_timeout_s=1)
 
         def ready() -> bool:
-            return bus.ready
+            return pubsub.ready
 
         assert not ready()
-        running = asyncio.create_task(bus.run())
+        running = asyncio.create_task(pubsub.run())
         await wait_until(ready)
-        line.cut()
-        await line.listen(port)
-        await wait_until(lambda: line.connections > 1)
+        proxy.cut()
+        await proxy.listen(port)
+        await wait_until(lambda: proxy.connections > 1)
         assert ready()
-        line.cut()
+        proxy.cut()
         await wait_until(lambda: not ready())
-        await line.listen(port)
+        await proxy.listen(port)
         await wait_until(ready)
-        line.cut()
+        proxy.cut()
         running.cancel()
         with suppress(asyncio.CancelledError):
             await running

@@ -1,4 +1,4 @@
-"""Redis over TLS, entered by a user who may do no more than the document says."""
+"""Redis over TLS, with a user who has only the permissions that docs/operations.md lists."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from tests.waiting import wait_until
 USER = "headway"
 
 
-def rules() -> list[str]:
-    """Return the words of the user that the document shows."""
-    (found,) = re.findall(
+def acl_rules() -> list[str]:
+    """Return the ACL rules of the user in docs/operations.md."""
+    (rules,) = re.findall(
         r"^user headway on (.+?)^```", (ROOT / "docs/operations.md").read_text(), re.MULTILINE | re.DOTALL
     )
-    return ["on", *shlex.split(found)]
+    return ["on", *shlex.split(rules)]
 
 
 @asynccontextmanager
-async def tls_before(server: RedisServer, folder: Path) -> AsyncIterator[str]:
-    """Stand before a server with TLS until the block ends; yield the way to it."""
+async def tls_proxy(server: RedisServer, folder: Path) -> AsyncIterator[str]:
+    """Run a proxy that terminates TLS in front of a server until the block ends; yield the proxy's address."""
     files = self_signed_certificate(folder)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*files)
@@ -46,9 +46,9 @@ async def tls_before(server: RedisServer, folder: Path) -> AsyncIterator[str]:
         writer.close()
 
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        inner_reader, inner_writer = await asyncio.open_connection(HOST, server.port)
-        writers.extend((writer, inner_writer))
-        await asyncio.gather(copy(reader, inner_writer), copy(inner_reader, writer), return_exceptions=True)
+        upstream_reader, upstream_writer = await asyncio.open_connection(HOST, server.port)
+        writers.extend((writer, upstream_writer))
+        await asyncio.gather(copy(reader, upstream_writer), copy(upstream_reader, writer), return_exceptions=True)
 
     listener = await asyncio.start_server(connect, HOST, 0, ssl=context)
     try:
@@ -61,15 +61,15 @@ async def tls_before(server: RedisServer, folder: Path) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
-    """Run a server that nobody enters without a name."""
+    """Run a server with the documented user."""
     async with RedisServer.running(tmp_path, *PERSISTENT) as server:
-        await server.execute("ACL", "SETUSER", USER, *rules())
+        await server.execute("ACL", "SETUSER", USER, *acl_rules())
         yield server
 
 
-async def test_a_job_is_reported_watched_and_cancelled(server: RedisServer, tmp_path: Path) -> None:
-    """Over TLS, with the certificate checked, and with the rights that the document lists."""
-    async with tls_before(server, tmp_path) as address:
+async def test_documented_permissions_suffice(server: RedisServer, tmp_path: Path) -> None:
+    """A job is reported, watched and cancelled over TLS, and Redis denies none of the notifier's commands."""
+    async with tls_proxy(server, tmp_path) as address:
         url = f"rediss://{USER}:password@{address}/0?ssl_ca_certs={tmp_path}/cert.pem"
         async with running_notifier({"REDIS_URL": url}, tmp_path) as notifier, notifier.socket() as socket:
             job_id = new_id()
@@ -83,46 +83,46 @@ async def test_a_job_is_reported_watched_and_cancelled(server: RedisServer, tmp_
             async with notifier.session.post(f"{notifier.internal}/wake") as response:
                 assert response.status == 204
             await socket.send_json({"unwatch": job_id})
-            await wait_until(lambda: _left(server))
+            await wait_until(lambda: _is_unsubscribed(server))
     assert await server.admin.acl_log() == []
 
 
-async def _left(server: RedisServer) -> bool:
+async def _is_unsubscribed(server: RedisServer) -> bool:
     return await server.admin.pubsub_channels() == ["headway:wake"]
 
 
-@pytest.mark.parametrize("wrong", ["rediss://headway:password@{tls}", "rediss://headway:wrong@{tls}?ssl_ca_certs={ca}"])
-async def test_who_may_not_enter_is_not_ready(wrong: str, server: RedisServer, tmp_path: Path) -> None:
-    """A certificate that nobody vouches for and a wrong password are lost connections, not crashes."""
+@pytest.mark.parametrize("url", ["rediss://headway:password@{tls}", "rediss://headway:wrong@{tls}?ssl_ca_certs={ca}"])
+async def test_failed_authentication_is_unready(url: str, server: RedisServer, tmp_path: Path) -> None:
+    """With an untrusted certificate or a wrong password commands raise; the subscriber retries and is not ready."""
     async with (
-        tls_before(server, tmp_path) as address,
-        redis_from_url(wrong.format(tls=address, ca=tmp_path / "cert.pem")) as servers,
+        tls_proxy(server, tmp_path) as address,
+        redis_from_url(url.format(tls=address, ca=tmp_path / "cert.pem")) as client,
     ):
-        bus = PubSub(servers)
-        running = asyncio.create_task(bus.run())
+        pubsub = PubSub(client)
+        running = asyncio.create_task(pubsub.run())
         with pytest.raises(RedisError, match=r"CERTIFICATE_VERIFY_FAILED|invalid username-password"):
-            await servers.execute([("key", ("PING",))])
-        assert not bus.ready
+            await client.execute([("key", ("PING",))])
+        assert not pubsub.ready
         assert not running.done()
         running.cancel()
 
 
-async def test_the_same_user_enters_a_cluster(tmp_path: Path) -> None:
-    """With the same rights every node is entered."""
+async def test_documented_permissions_suffice_in_a_cluster(tmp_path: Path) -> None:
+    """Jobs on every node are reported and watched, and no node denies a command of the notifier."""
     async with RedisCluster.running(tmp_path) as cluster:
-        for one in (*cluster.primaries, cluster.replica):
-            await one.execute("ACL", "SETUSER", USER, *rules())
+        for server in (*cluster.primaries, cluster.replica):
+            await server.execute("ACL", "SETUSER", USER, *acl_rules())
         url = cluster.url.replace("://", f"://{USER}:password@")
         async with running_notifier({"REDIS_URL": url}, tmp_path) as notifier, notifier.socket() as socket:
             for job_id in [new_id() for _ in range(12)]:
                 await socket.send_json({"watch": notifier.token(job_id)})
                 assert (await socket.receive_json())["job"]["status"] == "queued"
-                told = report(job_id, 1)
-                (verdict,) = await notifier.report(told)
+                first = report(job_id, 1)
+                (verdict,) = await notifier.report(first)
                 assert verdict["watched"]
                 assert (await socket.receive_json())["job"]["status"] == "running"
-                (verdict,) = await notifier.report({**told, "sequence": 2})  # nothing new, nothing published
+                (verdict,) = await notifier.report({**first, "sequence": 2})  # no change: Redis publishes nothing
                 assert verdict["watched"]
             async with notifier.session.post(f"{notifier.internal}/wake") as response:
                 assert response.status == 204
-        assert [await one.admin.acl_log() for one in cluster.primaries] == [[], [], []]
+        assert [await server.admin.acl_log() for server in cluster.primaries] == [[], [], []]
