@@ -80,11 +80,11 @@ class LoadScenario:
         finally:
             for task in tasks:
                 task.cancel()
-            ends = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [end for end in ends if isinstance(end, Exception)] == []
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [result for result in results if isinstance(result, Exception)] == []
 
     def finish_jobs(self, count: int) -> None:
-        """Finish some jobs."""
+        """Let the next unfinished jobs finish."""
         for job in self.unfinished[:count]:
             self.finished.append(job)
             for worker in self.workers:

@@ -78,9 +78,9 @@ class RedisServer:
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
-    async def execute(self, *words: str | int) -> Any:
+    async def execute(self, *command: str | int) -> Any:
         """Execute a command and return its reply."""
-        return await self.admin.execute_command(*words)  # type: ignore[no-untyped-call]
+        return await self.admin.execute_command(*command)  # type: ignore[no-untyped-call]
 
     async def is_up(self) -> bool:
         """Return whether the server responds."""
@@ -92,13 +92,13 @@ class RedisServer:
 class RedisCluster:
     """Three primaries that share the slots, and a replica of the first primary."""
 
-    def __init__(self, servers: Sequence[RedisServer], buses: Sequence[int]) -> None:
+    def __init__(self, servers: Sequence[RedisServer], bus_ports: Sequence[int]) -> None:
         *self.primaries, self.replica = servers
-        self._bus_ports = buses
+        self._bus_ports = bus_ports
 
     @property
     def url(self) -> str:
-        """A `REDIS_URL` with server wrong and server right address."""
+        """A `REDIS_URL` with two addresses; nothing listens at the first one."""
         return f"redis+cluster://{HOST}:1,{self.primaries[1].address}"
 
     @classmethod
@@ -108,7 +108,7 @@ class RedisCluster:
         settings = (*PERSISTENT, "--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS))
         bus_ports = free_ports(4)  # the default, port + 10,000, may be in use
         async with AsyncExitStack() as stack:
-            running = [RedisServer.running(folder, *settings, "--cluster-port", str(bus)) for bus in bus_ports]
+            running = [RedisServer.running(folder, *settings, "--cluster-port", str(port)) for port in bus_ports]
             cluster = cls([await stack.enter_async_context(server) for server in running], bus_ports)
             await cluster._join()
             yield cluster
@@ -121,8 +121,8 @@ class RedisCluster:
             await server.execute("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         servers = (*self.primaries, self.replica)
         for number, server in enumerate(servers):  # introduce every pair: gossip would take seconds
-            for other, bus in zip(servers[:number], self._bus_ports, strict=False):
-                await server.execute("CLUSTER", "MEET", HOST, other.port, bus)
+            for peer, bus_port in zip(servers[:number], self._bus_ports, strict=False):
+                await server.execute("CLUSTER", "MEET", HOST, peer.port, bus_port)
         await wait_until(self._is_complete)
         first = await self.primaries[0].execute("CLUSTER", "MYID")
         await self.replica.execute("CLUSTER", "REPLICATE", first)
@@ -172,7 +172,7 @@ class SentinelGroup:
 
     @property
     def url(self) -> str:
-        """A `REDIS_URL` in which the first sentinel does not exist."""
+        """A `REDIS_URL` with four sentinels; nothing listens at the first one's address."""
         addresses = ",".join([f"{HOST}:1", *(server.address for server in self._sentinels)])
         return f"redis+sentinel://{addresses}/0?sentinel_name={self.NAME}"
 

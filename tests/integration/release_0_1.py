@@ -32,7 +32,7 @@ COMMIT = "25f5635d11a1b2b352e6cd1c91ed3fec33e7c4cc"
 OLD, NEW = "0.1", "current"
 OTHER = {OLD: NEW, NEW: OLD}
 SERVICES = ("notifier", "worker", "submitter")  # in the order of an upgrade
-TIMEOUT_S = 60  # the longest that a test waits for anything, on a busy machine too
+TIMEOUT_S = 60  # for every wait of a test: long enough for a busy machine
 Receipt = dict[str, Any]
 
 # A module of an author's jobs, which both versions load unchanged. VERSION names the version that runs it.
@@ -123,9 +123,8 @@ def extract(folder: Path) -> Trees:
     command = [git, "-C", str(ROOT)]
     lookup = subprocess.run([*command, "cat-file", "-e", f"{COMMIT}^{{commit}}"], capture_output=True, text=True)
     if lookup.returncode != 0:
-        where = "as in a source archive or a shallow clone"
-        reason = lookup.stderr.strip()
-        pytest.skip(f"the repository's history has no version 0.1 ({COMMIT[:7]}), {where}: {reason}")
+        error = lookup.stderr.strip()
+        pytest.skip(f"no commit {COMMIT[:7]} (version 0.1), as in a source archive or a shallow clone: {error}")
     trees = Trees(folder)
     command += ["archive", "--format=zip", COMMIT, "headway", "services", "clients"]
     archive = subprocess.run(command, capture_output=True, check=True).stdout
@@ -209,7 +208,7 @@ class System(Stack):
     async def running(
         cls, folder: Path, keys: Path, stores: Mapping[str, str], trees: Trees, **versions: str
     ) -> AsyncIterator[System]:
-        """Run a system until the block ends; its logs must show no errors, and its poison queue must be empty."""
+        """Run a system until the block ends; its logs must have no unexpected errors, its poison queue no messages."""
         folder.mkdir()
         (folder / "keys").symlink_to(keys)
         async with aiohttp.ClientSession() as session:
@@ -269,7 +268,8 @@ class System(Stack):
 async def progress_from(version: str, watchers: JobsWatcher, job_ids: Iterable[str]) -> None:
     """Wait until each job shows new progress from a worker of this version, twice.
 
-    The first snapshot may be the record as a notifier reads it for a new subscription; the second one is a new report.
+    The first snapshot may be an older record that a notifier has read for a new subscription; the second is a new
+    report.
     """
     since = {job_id: len(watchers.snapshots[job_id]) for job_id in job_ids}
 

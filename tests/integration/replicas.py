@@ -41,7 +41,7 @@ class Replica:
         await wait_until(self.check_ready, 30)
 
     async def check_ready(self) -> bool:
-        """Check whether the replica is ready, and return it."""
+        """Update `ready` from the replica's `/readyz`, and return it."""
         try:
             async with self._session.get(f"{self.internal}/readyz", timeout=READINESS_TIMEOUT) as response:
                 self.ready = response.status == 200
@@ -73,7 +73,7 @@ class Replicas:
     @classmethod
     @asynccontextmanager
     async def running(cls, redis_urls: Sequence[str], keys: Path, **settings: str) -> AsyncIterator[Replicas]:
-        """Run a replica per Redis URL until the block ends; their logs must not show errors of their own."""
+        """Run a replica per Redis URL until the block ends; their logs must not contain unexpected errors."""
         make_keys(keys)
         async with AsyncExitStack() as stack:
             session = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()))

@@ -1,4 +1,4 @@
-"""The jobs of the tests."""
+"""Jobs that the tests submit."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ async def broken(_ctx: JobContext, _payload: Any) -> None:
 
 @job("count-calls")
 async def count_calls(_ctx: JobContext, _payload: Any) -> int:
-    """Return how often this handler has run in this worker."""
+    """Return the number of calls of this handler in this worker."""
     global calls
     calls += 1
     return calls
@@ -33,14 +33,14 @@ async def count_calls(_ctx: JobContext, _payload: Any) -> int:
 
 @job("append-id")
 async def append_id(ctx: JobContext, path: str) -> None:
-    """Append the job's id to a file, which counts starts independently of Headway."""
+    """Append the job's id to a file, so that a test can count the starts."""
     with Path(path).open("a") as file:
         file.write(f"{ctx.job_id}\n")
 
 
 @job("flaky", max_attempts=3, backoff_s=0.1)
 async def flaky(ctx: JobContext, _payload: Any) -> int:
-    """Fail until the last attempt."""
+    """Raise at every attempt but the last."""
     if ctx.attempt < ctx.max_attempts:
         raise ValueError(f"attempt {ctx.attempt} failed")
     return ctx.attempt
@@ -48,13 +48,13 @@ async def flaky(ctx: JobContext, _payload: Any) -> int:
 
 @job("hopeless", max_attempts=2, backoff_s=0.1)
 async def hopeless(_ctx: JobContext, _payload: Any) -> None:
-    """Fail at every attempt."""
+    """Raise at every attempt."""
     raise ValueError("the cable is loose")
 
 
 @job("until-file-exists", max_attempts=2, backoff_s=0.1)
 async def until_file_exists(ctx: JobContext, path: str) -> int:
-    """Fail until a file exists, then append the job's id to it."""
+    """Raise until a file exists, then append the job's id to it."""
     if not Path(path).exists():
         raise ValueError("the cable is loose")
     with Path(path).open("a") as file:
@@ -94,7 +94,7 @@ def in_thread(ctx: JobContext, path: str) -> None:
 
 @job("in-process", process=True)
 def in_process(ctx: JobContext, payload: dict[str, Any]) -> int:
-    """Do steps in a separate process and return its id; with `hang`, run until killed."""
+    """Work through two steps in a separate process and return its id; with `hang`, run until killed."""
     ctx.steps(4)
     with ctx.step("first"):
         ctx.log.info("first_step", extra={"seen": payload["mark"]})

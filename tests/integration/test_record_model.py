@@ -64,7 +64,7 @@ class Store:
 
 
 class JobMachine(RuleBasedStateMachine):
-    """A job, everything that may happen to it, and the model's expectation of each step."""
+    """A job, the events that may change it, and the model's expectation of each step."""
 
     sent = Bundle("sent")
 
@@ -353,8 +353,8 @@ class JobMachine(RuleBasedStateMachine):
         """Write the model's version and expiry, and some fields, directly to Redis."""
         assert self.record
         self.old, self.floor = None, self.record.version
-        given = {"version": self.record.version, **fields}
-        pairs: list[Any] = [part for pair in given.items() for part in pair]
+        values = {"version": self.record.version, **fields}
+        pairs: list[Any] = [part for pair in values.items() for part in pair]
         self.store.run(self.store.redis.hset(self.key, items=pairs))
         self.store.run(self.store.redis.pexpireat(self.key, self.record.expiry))
 

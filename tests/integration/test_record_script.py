@@ -169,7 +169,7 @@ async def test_times_are_formatted_as_rfc3339(redis: Redis, moments: list[int]) 
         assert text.decode() == f'"{exact:%Y-%m-%dT%H:%M:%S}.{moment % 1000:03}Z"'
 
 
-async def test_times_are_of_the_redis_clock(store: JobStore, redis: Redis) -> None:
+async def test_times_are_from_the_redis_clock(store: JobStore, redis: Redis) -> None:
     """`started_at`, `updated_at` and `finished_at` are times of the Redis clock."""
     before = milliseconds(await redis.time())
     await send(store)
@@ -219,22 +219,22 @@ async def test_record_outlives_its_job_by_an_hour(store: JobStore, redis: Redis,
 
 
 async def put_text(redis: Redis) -> None:
-    """Replace the record by a string."""
+    """Write a string in place of the record."""
     await redis.set(KEY, "garbage")
 
 
 async def put_list(redis: Redis) -> None:
-    """Replace the record by a list."""
+    """Write a list in place of the record."""
     await redis.rpush(KEY, "garbage")
 
 
 async def put_other_hash(redis: Redis) -> None:
-    """Replace the record by a hash that is not a record."""
+    """Write a hash without a record's fields in place of the record."""
     await redis.hset(KEY, mapping={"version": 1, "status": "running"})
 
 
 async def corrupt_version(redis: Redis) -> None:
-    """Replace a record's version by text."""
+    """Replace a record's version with text."""
     await redis.hset(KEY, "version", "soon")
 
 
@@ -248,7 +248,7 @@ async def remove_field(redis: Redis) -> None:
 async def test_invalid_record_counts_as_missing(
     store: JobStore, redis: Redis, corrupt: Callable[[Redis], Awaitable[None]], repaired_by: str
 ) -> None:
-    """An invalid record reads as missing, and one report or cancellation replaces it by a valid one."""
+    """An invalid record is read as missing, and one report or cancellation replaces it with a valid one."""
     if corrupt in (corrupt_version, remove_field):
         await send(store, status="succeeded")
     await corrupt(redis)
@@ -363,7 +363,7 @@ async def test_every_change_is_published_once(
 
 
 @pytest.mark.usefixtures("next_publication")
-async def test_verdict_says_that_the_job_is_watched(store: JobStore) -> None:
+async def test_verdict_shows_that_the_job_is_watched(store: JobStore) -> None:
     """The verdict of an accepted report is `watched` if the channel has a subscriber, even without a change."""
     verdicts = [await send(store, sequence=n) for n in (1, 2, 2)]
     assert [(verdict.accepted, verdict.watched) for verdict in verdicts] == [(True, True), (True, True), (False, False)]

@@ -18,7 +18,7 @@ RECONNECT_PAUSE_S = 0.1  # between two attempts to connect
 
 
 class JobsWatcher:
-    """Watches jobs and keeps the snapshots of each job in the order of their arrival."""
+    """Watches jobs and records the snapshots of each job in the order of their arrival."""
 
     def __init__(self, stack: Stack) -> None:
         self.snapshots: dict[str, list[Snapshot]] = defaultdict(list)
@@ -83,7 +83,7 @@ class JobsWatcher:
             await socket.send_json({"watch": receipt["token"], **version})
 
     def violations(self) -> list[str]:
-        """Return each place where a version decreased or an ended job changed."""
+        """Return a description of each decrease of a version and of each change of an ended job."""
         return [
             f"{job_id}: {[(job['version'], job['status']) for job in (before, after)]}"
             for job_id, jobs in self.snapshots.items()

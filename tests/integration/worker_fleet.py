@@ -38,12 +38,12 @@ class WorkerProcess:
 
     @property
     def internal(self) -> str:
-        """The base URL of its internal listener."""
+        """The base URL of the internal listener."""
         return f"http://{self._program.host}:{self._program.port}"
 
     @property
     def log(self) -> str:
-        """The log of all its runs."""
+        """The log since the first start."""
         return self._log.read_text()
 
     async def start(self) -> None:
