@@ -1,7 +1,7 @@
 """The `headway` command.
 
-Commands that use a service or the queue import their modules when they run: `token` and `keys` need neither aiohttp,
-nor rich, nor the queue's client.
+Modules that need aiohttp, rich or the Azure SDK are imported by the commands that use them, so `token` and `keys` work
+without these packages.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from headway.client.links import LOCAL_URL, Link, http_url
 from headway.contracts import Json, Timestamp, decode
 from headway.tokens import CANCEL, WATCH, Grant, make_keys
 
-EPILOG = "Exit codes: 0 succeeded, 1 failed or could not be done, 2 called wrongly, 130 cancelled or interrupted."
-LINK = "a link to a job, or - to read links from stdin"
+EPILOG = "Exit codes: 0 success, 1 failure, 2 usage error, 130 cancelled or interrupted."
+LINK_HELP = "a link to a job, or - to read links from stdin"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 success, 1 failure, 2 usage error, 130 cancelled."""
     options = _parser().parse_args(arguments)
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # for terminals that lack a character
+        sys.stdout.reconfigure(errors="replace")  # the encoding of stdout may lack a character
     try:
         return options.run(options) or 0
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader has closed the pipe; the remaining output is discarded
+    except BrokenPipeError:  # the reader closed the pipe: discard buffered output, or Python would report it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except ModuleNotFoundError as missing:
-        print(f"headway: {missing.name} is not installed: pip install 'headway[{options.extra}]'", file=sys.stderr)
+    except ModuleNotFoundError as error:
+        print(f"headway: {error.name} is not installed: pip install 'headway[{options.extra}]'", file=sys.stderr)
     except (OSError, ValueError, OverflowError) as error:
         print(f"headway: {error}", file=sys.stderr)
     return 1
@@ -46,15 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="headway", description="Background jobs, watched live.", epilog=EPILOG)
-    parser.set_defaults(extra="cli")  # the extra of the package that the command needs
+    parser.set_defaults(extra="cli")  # the package extra that a command requires
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_submit(commands.add_parser("submit", help="submit a job and print its link, or watch it", epilog=EPILOG))
     _add_link_command(commands.add_parser("watch", help="watch jobs until they end", epilog=EPILOG), "watch", "+")
     _add_link_command(commands.add_parser("cancel", help="cancel a job"), "cancel", 1)
-    _add_token(commands.add_parser("token", help="print a token to watch a job with"))
-    poison_commands.add_commands(commands.add_parser("poison", help="list, redrive and discard poison messages"))
+    _add_token(commands.add_parser("token", help="issue a token for a job"))
+    poison_commands.add_commands(commands.add_parser("poison", help="list, show, redrive and discard poison messages"))
 
-    keys = commands.add_parser("keys", help="create the keys that are missing in a folder")
+    keys = commands.add_parser("keys", help="create missing keys in a folder")
     keys.add_argument("directory", type=Path, metavar="FOLDER")
     keys.set_defaults(run=lambda options: make_keys(options.directory))
     return parser
@@ -63,28 +63,30 @@ def _parser() -> argparse.ArgumentParser:
 def _add_submit(submit: argparse.ArgumentParser) -> None:
     submit.add_argument("kind", metavar="KIND")
     submit.add_argument("--payload", type=_payload, metavar="JSON", help="JSON, @FILE, or @- for stdin (default: {})")
-    submit.add_argument("--delay", type=float, default=0, metavar="SECONDS", help="how long to wait before the start")
-    submit.add_argument("--max-attempts", type=int, metavar="N")
-    submit.add_argument("--timeout", type=float, metavar="SECONDS", help="how long an attempt may take")
-    submit.add_argument("--idempotency-key", metavar="KEY", help="the same submission with it is the same job")
-    submit.add_argument("--watch", action="store_true", help="watch it to its end instead of printing its link")
+    submit.add_argument("--delay", type=float, default=0, metavar="SECONDS", help="delay before the job starts")
+    submit.add_argument("--max-attempts", type=int, metavar="N", help="maximum number of attempts")
+    submit.add_argument("--timeout", type=float, metavar="SECONDS", help="time limit of each attempt")
+    submit.add_argument("--idempotency-key", metavar="KEY", help="repeating a submission with it returns the same job")
+    submit.add_argument("--watch", action="store_true", help="watch the job until it ends instead of printing its link")
     submit.add_argument("--json", action="store_true", help="print the receipt, or each snapshot, as a line of JSON")
     submit.add_argument(
         "--url",
         type=http_url,
         default=os.environ.get("HEADWAY_URL") or LOCAL_URL,
-        help="the submitter (default: $HEADWAY_URL, or %(default)s)",
+        help="URL of the submitter (default: $HEADWAY_URL, or %(default)s)",
     )
-    submit.add_argument("--api-key-file", type=Path, metavar="FILE", help="the API key (default: $HEADWAY_API_KEY)")
+    submit.add_argument(
+        "--api-key-file", type=Path, metavar="FILE", help="file with the API key (default: the key in $HEADWAY_API_KEY)"
+    )
     submit.set_defaults(run=_run_command("submit"))
 
 
 def _add_link_command(parser: argparse.ArgumentParser, name: str, count: str | int) -> None:
-    parser.add_argument("links", nargs=count, metavar="LINK", help=LINK)
+    parser.add_argument("links", nargs=count, metavar="LINK", help=LINK_HELP)
     parser.add_argument(
         "--token-stdin",
         action="store_true",
-        help="read the token of a link that has none from stdin (default: $HEADWAY_TOKEN)",
+        help="read the token from stdin, for links without one (default: $HEADWAY_TOKEN)",
     )
     parser.add_argument("--json", action="store_true", help="print each snapshot as a line of JSON")
 
@@ -101,8 +103,10 @@ def _add_link_command(parser: argparse.ArgumentParser, name: str, count: str | i
 def _add_token(token: argparse.ArgumentParser) -> None:
     token.add_argument("job_id", type=UUID, metavar="JOB_ID")
     token.add_argument("--kind", default="countdown", help="the job's kind (default: %(default)s)")
-    token.add_argument("--watch-only", action="store_true", help="a token that may not cancel, for sharing")
-    tokens.add_options(token, "how long it is valid (7 days)")
+    token.add_argument(
+        "--watch-only", action="store_true", help="issue a token that cannot cancel the job, for sharing"
+    )
+    tokens.add_options(token, "lifetime of the token (default: 7 days)")
     token.set_defaults(run=_token)
 
 
@@ -126,20 +130,20 @@ def _payload(text: str) -> Json:
 
 
 def _links(texts: Sequence[str], *, token_stdin: bool) -> list[Link]:
-    """Parse the links; raise ValueError with the reason if one is not valid."""
+    """Parse links; raise ValueError if one is not valid."""
     if token_stdin and "-" in texts:
-        raise ValueError("stdin can have links or a token, not both")
+        raise ValueError("stdin can contain links or a token, but not both")
     token = sys.stdin.read() if token_stdin else os.environ.get("HEADWAY_TOKEN")
     return [Link.parse(link, token) for text in texts for link in (sys.stdin.read().split() if text == "-" else [text])]
 
 
 def _token(options: argparse.Namespace) -> None:
     now = Timestamp.now()
-    granted = Grant(
+    grant = Grant(
         job_id=options.job_id,
         kind=options.kind,
         submitted_at=now,
         expires_at=now.after(options.ttl),
         scope=frozenset({WATCH} if options.watch_only else {WATCH, CANCEL}),
     )
-    print(tokens.TokenIssuer(options.key, options.link).issue(granted))
+    print(tokens.TokenIssuer(options.key, options.link).issue(grant))

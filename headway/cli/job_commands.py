@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 SUCCEEDED, FAILED, USAGE_ERROR, CANCELLED = 0, 1, 2, 130
 EXIT_CODES: dict[JobStatus, int] = {"succeeded": SUCCEEDED, "failed": FAILED, "cancelled": CANCELLED}
-INVALID_SUBMISSION_STATUSES = (400, 413, 422)  # the submission itself is not valid
+INVALID_SUBMISSION_STATUSES = (400, 413, 422)
 
 
 def run(command: Callable[[argparse.Namespace], Coroutine[None, None, int]], options: argparse.Namespace) -> int:
-    """Run a command; print an error of a service as one line and return its exit code."""
-    if logging.lastResort is not None:  # prints the client's warnings
+    """Run a command and return its exit code; print an error of a service as one line."""
+    if logging.lastResort is not None:  # the handler that prints the client's warnings
         logging.lastResort.setFormatter(logging.Formatter("headway: %(message)s"))
     try:
         return asyncio.run(command(options))
-    except (RequestFailed, InvalidToken, Unreachable) as trouble:
-        return _print_error(trouble)
+    except (RequestFailed, InvalidToken, Unreachable) as error:
+        return _print_error(error)
 
 
 async def submit(options: argparse.Namespace) -> int:
@@ -79,20 +79,20 @@ async def _watch_all(client: Client, jobs: Sequence[Receipt | Link], options: ar
     async def follow(job: Receipt | Link) -> int:
         try:
             async for snapshot in client.watch(job):
-                show(snapshot)
-        except (RequestFailed, InvalidToken, Unreachable) as trouble:
-            return _print_error(trouble)
+                display(snapshot)
+        except (RequestFailed, InvalidToken, Unreachable) as error:
+            return _print_error(error)
         return EXIT_CODES[snapshot.status]
 
     try:
-        with job_display(as_json=options.json) as show:
+        with job_display(as_json=options.json) as display:
             codes = await asyncio.gather(*map(follow, jobs))
     except asyncio.CancelledError:
-        print("headway: no longer watched; what runs goes on running", file=sys.stderr)
-        if sys.stderr.isatty():  # a person needs the link to come back; a log must not contain it
+        print("headway: stopped watching; the jobs keep running", file=sys.stderr)
+        if sys.stderr.isatty():  # the link contains the token, which must not get into a log
             for job in jobs:
                 if isinstance(job, Receipt):
-                    print(f"headway: to come back: {job.link}", file=sys.stderr)
+                    print(f"headway: to watch again: {job.link}", file=sys.stderr)
         raise
     return next((code for code in (FAILED, CANCELLED) if code in codes), SUCCEEDED)
 
@@ -112,13 +112,12 @@ def _progress_bars() -> ProgressBars | None:
     try:
         from headway.cli.progress_bars import ProgressBars
     except ModuleNotFoundError:
-        print("headway: for bars, install rich: pip install 'headway[cli]'", file=sys.stderr)
+        print("headway: install rich to see progress bars: pip install 'headway[cli]'", file=sys.stderr)
         return None
     return ProgressBars()
 
 
-def _print_error(trouble: Exception) -> int:
-    print(f"headway: {trouble}", file=sys.stderr)
-    return (
-        USAGE_ERROR if isinstance(trouble, RequestFailed) and trouble.status in INVALID_SUBMISSION_STATUSES else FAILED
-    )
+def _print_error(error: Exception) -> int:
+    """Print an error and return the exit code for it."""
+    print(f"headway: {error}", file=sys.stderr)
+    return USAGE_ERROR if isinstance(error, RequestFailed) and error.status in INVALID_SUBMISSION_STATUSES else FAILED

@@ -1,6 +1,7 @@
 """The commands `headway poison list | show | redrive | discard`.
 
-The queue's client is imported when a command runs. Messages may contain any text, so output is made printable first.
+The Azure SDK is imported when a command runs. A message can contain any text, so control characters are replaced or
+escaped in the output.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from headway.azure.poison_queue import PoisonedJob, PoisonQueue
 
 MAX_PROBLEM_LENGTH = 200
-ID = "a job's id, or a message's where it has none"
+ID_HELP = "the ID of a job, or of a message without a job ID"
 DURATION_UNITS = ((86_400, "days"), (3_600, "h"), (60, "min"), (1, "s"))
 PoisonAction = Callable[["PoisonQueue", argparse.Namespace], Awaitable[int]]
 
@@ -58,26 +59,26 @@ class RedriveOutput(Struct):
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """Add the commands and their options."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    listing = _add(commands, "list", "print a line for each job", _list_jobs)
-    listing.add_argument("--json", action="store_true", help="print lines of JSON")
-    _add(commands, "show", "print a message, its payload too", _show).add_argument("id", metavar="ID", help=ID)
-    _add(commands, "discard", "remove a job's messages", _discard).add_argument("id", metavar="ID", help=ID)
+    listing = _add(commands, "list", "list the jobs on the poison queue, one per line", _list_jobs)
+    listing.add_argument("--json", action="store_true", help="print a line of JSON for each job")
+    _add(commands, "show", "print a message with its payload", _show).add_argument("id", metavar="ID", help=ID_HELP)
+    _add(commands, "discard", "delete a job's messages", _discard).add_argument("id", metavar="ID", help=ID_HELP)
 
-    redrive = _add(commands, "redrive", "let a job run again, with all its attempts, and print a token", _redrive)
-    redrive.add_argument("id", nargs="?", metavar="ID", help=ID)
+    redrive = _add(commands, "redrive", "run a job again with all its attempts, and print a token", _redrive)
+    redrive.add_argument("id", nargs="?", metavar="ID", help=ID_HELP)
     redrive.add_argument(
-        "--all", action="store_true", help="all jobs that can be read; prints a line with id and token for each"
+        "--all", action="store_true", help="redrive all readable jobs; prints a line with ID and token for each"
     )
-    tokens.add_options(redrive, "how long the job and its token live from now on (7 days)")
-    redrive.add_argument("--no-token", action="store_true", help="print the id alone; no key is needed")
-    redrive.add_argument("--json", action="store_true", help="print lines of JSON")
+    tokens.add_options(redrive, "lifetime of the job and its token from now on (default: 7 days)")
+    redrive.add_argument("--no-token", action="store_true", help="print only the ID; no key is needed")
+    redrive.add_argument("--json", action="store_true", help="print a line of JSON for each job")
     redrive.set_defaults(run=lambda options: _run_redrive(redrive, options))
 
 
-def _add(commands: Any, name: str, told: str, act: PoisonAction) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=told)
-    parser.add_argument("--queue", metavar="NAME", help="the queue of jobs (default: $QUEUE_NAME, or jobs)")
-    parser.set_defaults(run=lambda options: _run(act, options), extra="queue")
+def _add(commands: Any, name: str, help_text: str, action: PoisonAction) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=help_text)
+    parser.add_argument("--queue", metavar="NAME", help="the name of the jobs queue (default: $QUEUE_NAME, or jobs)")
+    parser.set_defaults(run=lambda options: _run(action, options), extra="queue")
     return parser
 
 
@@ -86,55 +87,55 @@ def _run_redrive(parser: argparse.ArgumentParser, options: argparse.Namespace) -
     if (options.id is None) != options.all:
         parser.error("expected either an ID or --all")
     if not 0 < options.ttl < float("inf"):
-        parser.error("argument --ttl: expected seconds")
+        parser.error("argument --ttl: expected a positive number of seconds")
     if options.no_token and options.link is not None:
-        parser.error("argument --link: a link has a token")
+        parser.error("argument --link: not allowed with --no-token, because a link contains a token")
     try:
-        options.mint = None if options.no_token else tokens.TokenIssuer(options.key, options.link)
+        options.issuer = None if options.no_token else tokens.TokenIssuer(options.key, options.link)
     except (OSError, ValueError) as error:
-        raise ValueError(f"no key to sign tokens with, and without --no-token one is needed: {error}") from error
+        raise ValueError(f"cannot load the key that signs tokens (--no-token works without a key): {error}") from error
     return _run(_redrive, options)
 
 
-def _run(act: PoisonAction, options: argparse.Namespace) -> int:
-    """Open the queue and run an action; print an error of the queue as one line and return an exit code."""
+def _run(action: PoisonAction, options: argparse.Namespace) -> int:
+    """Open the queue, run an action and return its exit code; print an error of the queue as one line."""
     from azure.core.exceptions import AzureError
 
     from headway.azure.poison_queue import PoisonQueue
 
-    access = queue_config.find_queue(os.environ, options.queue)
+    config = queue_config.find_queue(os.environ, options.queue)
 
-    async def session() -> int:
-        async with PoisonQueue.connect(*access) as poison:
-            return await act(poison, options)
+    async def run_action() -> int:
+        async with PoisonQueue.connect(*config) as poison:
+            return await action(poison, options)
 
     try:
-        return asyncio.run(session())
+        return asyncio.run(run_action())
     except AzureError as error:
         _print_error(error.message.partition("\n")[0] or type(error).__name__)
         return 1
 
 
-def _print_error(trouble: object) -> None:
-    print(f"headway: {printable(str(trouble))}", file=sys.stderr)
+def _print_error(error: object) -> None:
+    print(f"headway: {printable(str(error))}", file=sys.stderr)
 
 
 async def _list_jobs(poison: PoisonQueue, options: argparse.Namespace) -> int:
-    async with poison.jobs() as cases:
-        pass
-    for case in cases:
-        print(printable_json(encode(_row(case)).decode()) if options.json else _line(case))
+    async with poison.jobs() as jobs:
+        pass  # the messages are released before the output, which may block
+    for job in jobs:
+        print(printable_json(encode(_row(job)).decode()) if options.json else _line(job))
     return 0
 
 
-def _row(case: PoisonedJob) -> ListRow:
-    chief, message = case.latest, case.latest.message
+def _row(job: PoisonedJob) -> ListRow:
+    latest, message = job.latest, job.latest.message
     row = ListRow(
-        id=chief.job_id,
-        message_id=chief.received.id,
-        poisoned_at=chief.received.inserted_at,
-        messages=len(case.messages),
-        problem=chief.problem,
+        id=latest.job_id,
+        message_id=latest.received.id,
+        poisoned_at=latest.received.inserted_at,
+        messages=len(job.messages),
+        problem=latest.problem,
     )
     if message is not None:
         row.kind, row.generation, row.max_attempts = message.kind, message.generation, message.max_attempts
@@ -142,90 +143,92 @@ def _row(case: PoisonedJob) -> ListRow:
     return row
 
 
-def _line(case: PoisonedJob) -> str:
-    chief, message = case.latest, case.latest.message
+def _line(job: PoisonedJob) -> str:
+    latest, message = job.latest, job.latest.message
     if message is None:
-        parts = [f"{case.id} unreadable: {truncate(chief.problem or '', MAX_PROBLEM_LENGTH)}"]
+        parts = [f"{job.id} unreadable: {truncate(latest.problem or '', MAX_PROBLEM_LENGTH)}"]
     else:
-        parts = [f"{case.id} {message.kind}", f"generation {message.generation}"]
-        if (
-            message.max_attempts != DEFAULT_ATTEMPTS
-        ):  # 5 stands for the kind's own number, which the message does not contain
+        parts = [f"{job.id} {message.kind}", f"generation {message.generation}"]
+        if message.max_attempts != DEFAULT_ATTEMPTS:  # with the default, the kind decides
             parts.append(f"up to {message.max_attempts} attempts")
         if message.submitted_at is not None:
             parts.append(f"submitted {message.submitted_at}")
-    parts.append(f"poisoned {duration_text(Timestamp.now() - chief.received.inserted_at)} ago")
-    if len(case.messages) > 1:
-        parts.append(f"{len(case.messages)} messages")
+    parts.append(f"poisoned {duration_text(Timestamp.now() - latest.received.inserted_at)} ago")
+    if len(job.messages) > 1:
+        parts.append(f"{len(job.messages)} messages")
     return printable(", ".join(parts))
 
 
 def duration_text(milliseconds: int) -> str:
-    """Format a duration in the largest unit of which it has at least two."""
+    """Format a duration in the largest unit that gives at least 2, otherwise in seconds."""
     seconds = max(0, milliseconds // 1000)
-    size, unit = next((one for one in DURATION_UNITS if seconds >= 2 * one[0]), DURATION_UNITS[-1])
-    return f"{seconds // size} {unit}"
+    unit_s, unit = next((entry for entry in DURATION_UNITS if seconds >= 2 * entry[0]), DURATION_UNITS[-1])
+    return f"{seconds // unit_s} {unit}"
 
 
 async def _show(poison: PoisonQueue, options: argparse.Namespace) -> int:
-    async with poison.jobs() as cases:
-        case = _find_job(cases, options.id)
-    shown = next((one for one in case.messages if one.received.id == options.id), case.latest)
-    if shown.message is None:
-        print("\n".join(map(printable, shown.received.text.splitlines())))
+    async with poison.jobs() as jobs:
+        job = _find_job(jobs, options.id)
+    selected = next((message for message in job.messages if message.received.id == options.id), job.latest)
+    if selected.message is None:
+        print("\n".join(map(printable, selected.received.text.splitlines())))
     else:
-        print(printable_json(msgspec.json.format(encode(shown.message), indent=2).decode()))
+        print(printable_json(msgspec.json.format(encode(selected.message), indent=2).decode()))
     return 0
 
 
 async def _discard(poison: PoisonQueue, options: argparse.Namespace) -> int:
-    async with poison.jobs() as cases:
-        case = _find_job(cases, options.id)
-        await poison.discard(case)
-    print(f"discarded {case.id}, {len(case.messages)} message{'s' * (len(case.messages) > 1)}")
+    async with poison.jobs() as jobs:
+        job = _find_job(jobs, options.id)
+        await poison.discard(job)
+    print(f"discarded {job.id}, {len(job.messages)} message{'s' * (len(job.messages) > 1)}")
     return 0
 
 
 async def _redrive(poison: PoisonQueue, options: argparse.Namespace) -> int:
     from headway.azure.poison_queue import CannotRedrive, for_each_limited
 
-    code = 0
+    exit_code = 0
 
-    async def redrive(case: PoisonedJob) -> None:
-        nonlocal code
+    async def redrive(job: PoisonedJob) -> None:
+        nonlocal exit_code
         try:
-            message = await poison.redrive(case, Timestamp.now().after(options.ttl))
-        except CannotRedrive as trouble:  # other jobs may still be redriven
-            _print_error(trouble)
-            code = 1
+            message = await poison.redrive(job, Timestamp.now().after(options.ttl))
+        except CannotRedrive as error:  # continue with the other jobs
+            _print_error(error)
+            exit_code = 1
         else:
             print(_redrive_output(message, options), flush=True)
 
-    async with poison.jobs() as cases:
-        await for_each_limited(cases if options.all else [_find_job(cases, options.id)], redrive)
-    return code
+    async with poison.jobs() as jobs:
+        await for_each_limited(jobs if options.all else [_find_job(jobs, options.id)], redrive)
+    return exit_code
 
 
 def _redrive_output(message: JobMessage, options: argparse.Namespace) -> str:
-    """Return the output for a script: the token or link, after the id if there are several jobs."""
+    """Return the line to print for a redriven job.
+
+    It is JSON with `--json`, the job's ID with `--no-token`, a link with `--link`, and a token otherwise; with `--all`
+    the job's ID precedes the token.
+    """
     assert message.submitted_at is not None  # noqa: S101 - set by PoisonedJob.redriven_message
     assert message.expires_at is not None  # noqa: S101
-    mint: tokens.TokenIssuer | None = options.mint
-    granted = Grant(
+    issuer: tokens.TokenIssuer | None = options.issuer
+    grant = Grant(
         job_id=message.id, kind=message.kind, submitted_at=message.submitted_at, expires_at=message.expires_at
     )
-    made = None if mint is None else mint.issue(granted)
+    issued = None if issuer is None else issuer.issue(grant)
     if options.json:
-        token, link = made and made.rpartition("#")[2], made if options.link else None
-        told = RedriveOutput(message.id, message.kind, message.generation, message.expires_at, token, link)
-        return printable_json(encode(told).decode())
-    if made is None:
+        token, link = issued and issued.rpartition("#")[2], issued if options.link else None
+        output = RedriveOutput(message.id, message.kind, message.generation, message.expires_at, token, link)
+        return printable_json(encode(output).decode())
+    if issued is None:
         return str(message.id)
-    return f"{message.id} {made}" if options.all and not options.link else made
+    return f"{message.id} {issued}" if options.all and not options.link else issued
 
 
-def _find_job(cases: list[PoisonedJob], named: str) -> PoisonedJob:
-    for case in cases:
-        if case.matches(named):
-            return case
-    raise ValueError(f"no poison message of job {printable(named)}")
+def _find_job(jobs: list[PoisonedJob], text: str) -> PoisonedJob:
+    for job in jobs:
+        if job.matches(text):
+            return job
+    raise ValueError(f"no poison message of job {printable(text)}")

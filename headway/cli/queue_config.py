@@ -1,4 +1,4 @@
-"""The queue that an operator's command uses: from the services' settings, or that of `make up`."""
+"""The queue that an operator's command uses: the one in the environment, or the local one of `make up`."""
 
 from __future__ import annotations
 
@@ -6,25 +6,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-LOCAL_ENV = Path(".headway/env")  # what `make up` writes
+LOCAL_ENV = Path(".headway/env")  # written by `make up`
 ACCOUNT_VARIABLES = ("QUEUE_CONNECTION_STRING", "QUEUE_CONNECTION_STRING_FILE", "QUEUE_ACCOUNT_URL")
 
 
 class QueueConfig(NamedTuple):
     """A queue's account and name."""
 
-    account: str  # a connection string or an account's URL
+    account: str  # a connection string, or the URL of an account
     name: str
-    api_version: str | None  # None: the default
+    api_version: str | None  # None for the default
 
     def __repr__(self) -> str:
         return f"<QueueConfig {self.name}>"
 
 
 def find_queue(environ: Mapping[str, str], name: str | None = None, local_env: Path = LOCAL_ENV) -> QueueConfig:
-    """Return the queue that the environment names, or the local one; raise ValueError without either.
+    """Return the queue to use.
 
-    `name` overrides the environment.
+    Args:
+        environ: environment variables with the settings of the services.
+        name: the name of the queue, which overrides `QUEUE_NAME`.
+        local_env: a file of `KEY=value` lines, which is read if the environment has no account.
+
+    Raises:
+        ValueError: there is no account, or more than one.
+        OSError: a file of settings cannot be read.
     """
     settings = {key: value for key, value in environ.items() if value}
     if not settings.keys() & set(ACCOUNT_VARIABLES) and local_env.exists():
@@ -42,12 +49,17 @@ def _read_env_file(path: Path) -> dict[str, str]:
 def _account(settings: Mapping[str, str]) -> str:
     string, file, url = map(settings.get, ACCOUNT_VARIABLES)
     if (string or file) and url:
-        raise ValueError("QUEUE_CONNECTION_STRING and QUEUE_ACCOUNT_URL: set one of them")
+        raise ValueError("QUEUE_CONNECTION_STRING and QUEUE_ACCOUNT_URL: set only one of them")
     if url:
         if not url.startswith("https://"):
-            raise ValueError("QUEUE_ACCOUNT_URL: expected an https address: an identity is shown to no other")
+            raise ValueError(
+                "QUEUE_ACCOUNT_URL: expected an https URL: the credentials of an identity must not be sent unencrypted"
+            )
         return url
     account = string or (Path(file).read_text().strip() if file else None)
     if not account:
-        raise ValueError(f"no queue: set QUEUE_CONNECTION_STRING or QUEUE_ACCOUNT_URL, or be where {LOCAL_ENV} is")
+        raise ValueError(
+            "no queue is configured: set QUEUE_CONNECTION_STRING or QUEUE_ACCOUNT_URL, "
+            f"or run the command in the folder that contains {LOCAL_ENV}"
+        )
     return account

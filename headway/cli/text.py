@@ -13,16 +13,16 @@ MAX_RESULT_LENGTH = 200
 class LinePrinter:
     """Prints a line for each change of a job."""
 
-    def __init__(self, write: Callable[[JobSnapshot], str]) -> None:
-        self._write = write
-        self._last: dict[UUID, str] = {}
+    def __init__(self, format_job: Callable[[JobSnapshot], str]) -> None:
+        self._format_job = format_job
+        self._last_lines: dict[UUID, str] = {}
 
     def print_job(self, job: JobSnapshot) -> None:
-        """Print the job's line, unless it has not changed."""
-        text = self._write(job)
-        if text != self._last.get(job.id):
-            self._last[job.id] = text
-            print(text, flush=True)
+        """Print the job's line if it has changed."""
+        line = self._format_job(job)
+        if line != self._last_lines.get(job.id):
+            self._last_lines[job.id] = line
+            print(line, flush=True)
 
 
 def json_line(job: JobSnapshot) -> str:
@@ -37,12 +37,12 @@ def job_line(job: JobSnapshot) -> str:
 
 
 def status_text(job: JobSnapshot) -> str:
-    """Return a job's status, `cancelling` once a cancellation is requested."""
+    """Return a job's status, or `cancelling` if a cancellation has been requested."""
     return "cancelling" if job.cancel_requested and job.finished_at is None else job.status
 
 
 def amount_text(progress: ProgressSnapshot | None) -> str:
-    """Return the progress: a percentage, or the amount without a known total."""
+    """Return the progress as a percentage, or as an amount if the total is unknown."""
     if progress is None:
         return ""
     if progress.percent is not None:
@@ -51,7 +51,7 @@ def amount_text(progress: ProgressSnapshot | None) -> str:
 
 
 def attempt_text(job: JobSnapshot) -> str:
-    """Return which attempt this is, from the second on."""
+    """Return the number of the attempt, or an empty string for the first one."""
     return f"attempt {job.attempt} of {job.max_attempts}" if job.attempt > 1 else ""
 
 
@@ -70,7 +70,7 @@ def printable(text: str) -> str:
 
 
 def printable_json(text: str) -> str:
-    """Escape control characters in JSON, so that it stays the same JSON."""
+    """Escape control characters in JSON; it still decodes to the same value."""
     return "".join(
         character if character.isprintable() or character == "\n" else _escape(character) for character in text
     )

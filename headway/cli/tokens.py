@@ -1,4 +1,4 @@
-"""Issuing tokens on the command line: the options, and tokens or links as output."""
+"""Tokens and links that are issued on the command line, and the options for it."""
 
 from __future__ import annotations
 
@@ -21,19 +21,21 @@ def add_options(parser: ArgumentParser, ttl_help: str) -> None:
         type=Path,
         default=os.environ.get("TOKEN_KEY_FILE", LOCAL_KEY_FILE),
         metavar="FILE",
-        help="the private key (default: $TOKEN_KEY_FILE, or %(default)s)",
+        help="file with the private key (default: $TOKEN_KEY_FILE, or %(default)s)",
     )
-    parser.add_argument("--link", type=http_url, metavar="URL", help="print a link to the job's page at this submitter")
+    parser.add_argument(
+        "--link", type=http_url, metavar="URL", help="print a link to the job's page; URL is the submitter's"
+    )
 
 
 class TokenIssuer:
-    """Issues tokens, or with a submitter's URL links that contain them."""
+    """Issues tokens, or links that contain a token if the submitter's URL is given."""
 
-    def __init__(self, key: Path, base: str | None) -> None:
-        self._signer = TokenSigner(key.read_text())
-        self._base = base
+    def __init__(self, key_file: Path, submitter_url: str | None) -> None:
+        self._signer = TokenSigner(key_file.read_text())
+        self._submitter_url = submitter_url
 
     def issue(self, grant: Grant) -> str:
-        """Return the token or the link."""
+        """Return a token or a link."""
         token = self._signer.sign(grant)
-        return token if self._base is None else f"{self._base}/jobs/{grant.job_id}#{token}"
+        return token if self._submitter_url is None else f"{self._submitter_url}/jobs/{grant.job_id}#{token}"

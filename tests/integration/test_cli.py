@@ -232,7 +232,7 @@ async def test_ctrl_c_leaves_the_job_running(stack: Stack) -> None:
         pass
     process.send_signal(signal.SIGINT)
     _, err = await asyncio.wait_for(process.communicate(), 20)
-    assert (process.returncode, err) == (130, b"headway: no longer watched; what runs goes on running\n")
+    assert (process.returncode, err) == (130, b"headway: stopped watching; the jobs keep running\n")
     job_id = Link.parse(link).id
     before = await stack.snapshot(str(job_id), token)
     assert before["status"] == "running"
@@ -252,7 +252,7 @@ async def test_terminal_shows_progress_bars(stack: Stack, terminal: Terminal) ->
     assert "eyJ" not in terminal.text
     process.send_signal(signal.SIGINT)
     assert await asyncio.wait_for(process.wait(), 20) == 130
-    link = await wait_until(lambda: re.search(r"to come back: (\S+)\r\n", terminal.text))
+    link = await wait_until(lambda: re.search(r"to watch again: (\S+)\r\n", terminal.text))
     terminal.text = ""
     assert (await headway(stack, "cancel", link[1])).code == 0
     process = await start(stack, "watch", link[1], stdout=terminal.secondary, stderr=terminal.secondary)
