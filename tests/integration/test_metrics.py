@@ -1,4 +1,4 @@
-"""What Prometheus reads of the running services."""
+"""The metrics of the running services, as Prometheus scrapes them."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
 
 
 @pytest.mark.parametrize("service", SERVICES)
-async def test_both_formats_are_told(stack: Stack, service: str) -> None:
-    """Text by default, OpenMetrics with its end mark for those that ask for it, and the loop is measured meanwhile."""
+async def test_metrics_are_served_in_both_formats(stack: Stack, service: str) -> None:
+    """A scraper gets OpenMetrics if it accepts that, otherwise the text format; both include the event loop's lag."""
     url = f"{stack.internal(service)}/metrics"
     async with stack.session.get(url) as response:
         assert response.headers["Content-Type"].startswith("text/plain; version=")
@@ -42,17 +42,17 @@ async def test_both_formats_are_told(stack: Stack, service: str) -> None:
         assert response.headers["Content-Type"].startswith("application/openmetrics-text")
         assert (await response.text()).endswith("# EOF\n")
 
-    async def measured() -> bool:
+    async def lag_measured() -> bool:
         return await stack.metric("event_loop_lag_seconds_count", service) > 0
 
-    await wait_until(measured)
+    await wait_until(lag_measured)
 
 
-async def test_a_job_leaves_its_figures(stack: Stack) -> None:
-    """Submission, wait in the queue, run, reports and delivery of one job are measured where they happen."""
+async def test_each_service_measures_its_part_of_a_job(stack: Stack) -> None:
+    """The submitter, the worker and the notifier each measure their part of one job."""
     receipt = await stack.submit("echo", 1)
     assert [job async for job in stack.watch(receipt["token"])][-1]["status"] == "succeeded"
-    figures = {
+    expected = {
         "submitter": ['jobs_submitted_total{outcome="accepted"}', "jobs_enqueue_duration_seconds_count"],
         "worker": [
             'jobs_queue_wait_seconds_count{kind="echo"}',
@@ -69,38 +69,37 @@ async def test_a_job_leaves_its_figures(stack: Stack) -> None:
             "notifier_delivery_latency_seconds_count",
         ],
     }
-    for service, names in figures.items():
+    for service, names in expected.items():
         for name in names:
 
-            async def measured(service: str = service, name: str = name) -> bool:
+            async def counted(service: str = service, name: str = name) -> bool:
                 return await stack.metric(name, service) > 0
 
-            await wait_until(measured)
+            await wait_until(counted)
 
 
-async def test_the_way_from_the_worker_to_the_socket_is_measured(notifier: Notifier) -> None:
-    """From the sending of a report to the write, of watched jobs alone, once for each report."""
-    watched, other = new_id(), new_id()
+async def test_delivery_latency_is_measured_once_per_report(notifier: Notifier) -> None:
+    """The latency runs from the worker's report to the write to the watchers; jobs without watchers do not count."""
+    watched, unwatched = new_id(), new_id()
     sent_at = str(Timestamp.now().after(-1))
-    same = {name: report(watched, 1)[name] for name in ("submitted_at", "expires_at", "lease_until")}
+    times = {name: report(watched, 1)[name] for name in ("submitted_at", "expires_at", "lease_until")}
     async with notifier.socket() as socket:
         await socket.send_json({"watch": notifier.token(watched)})
         await socket.receive_json(timeout=10)
-        await notifier.report(report(watched, 1, sent_at=sent_at, **same), report(other, 1, sent_at=sent_at))
+        await notifier.report(report(watched, 1, sent_at=sent_at, **times), report(unwatched, 1, sent_at=sent_at))
         assert (await socket.receive_json(timeout=10))["job"]["status"] == "running"
-        for sequence in (
-            1,
-            2,
-        ):  # refused, and accepted without a change: neither is sent, nor taken for what comes next
-            await notifier.report(report(watched, sequence, sent_at=sent_at, **same))
+        # Neither is published: the first is rejected, the second changes nothing. So the cancellation that follows
+        # must not be measured from their `sent_at`.
+        for sequence in (1, 2):
+            await notifier.report(report(watched, sequence, sent_at=sent_at, **times))
         await socket.send_json({"cancel": watched})
         assert (await socket.receive_json(timeout=10))["job"]["cancel_requested"]
         assert await notifier.metric("notifier_delivery_latency_seconds_count") == 1
         assert 1 <= await notifier.metric("notifier_delivery_latency_seconds_sum") < 20
 
 
-async def test_the_depth_of_the_queue_is_measured(stores: dict[str, str]) -> None:
-    """Waiting, leased and delayed messages, the age of the next one, and what nobody could handle."""
+async def test_queue_depth_is_measured(stores: dict[str, str]) -> None:
+    """The depth includes waiting, leased, delayed and poison messages, and the time of the oldest one."""
     async with JobQueue.connect(stores["QUEUE_CONNECTION_STRING"], "deep") as queue:
         assert await queue.depth() == QueueDepth(0, 0, None)
         before = Timestamp.now()
@@ -113,30 +112,30 @@ async def test_the_depth_of_the_queue_is_measured(stores: dict[str, str]) -> Non
         assert (depth.messages, depth.poison_messages) == (3, 1)
         assert depth.oldest_at is not None
         assert before - 1000 <= depth.oldest_at <= Timestamp.now()  # Azurite counts in seconds
-        measuring = asyncio.create_task(monitor_queue_depth(queue))
-        gauges = {"jobs_queue_messages": 3.0, "jobs_poison_messages": 1.0}
+        monitor = asyncio.create_task(monitor_queue_depth(queue))
+        expected = {"jobs_queue_messages": 3.0, "jobs_poison_messages": 1.0}
         await wait_until(
-            lambda: all(REGISTRY.get_sample_value(name, {"queue": "deep"}) == value for name, value in gauges.items())
+            lambda: all(REGISTRY.get_sample_value(name, {"queue": "deep"}) == value for name, value in expected.items())
         )
         assert (REGISTRY.get_sample_value("jobs_queue_oldest_message_age_seconds", {"queue": "deep"}) or 0) < 60
-        measuring.cancel()
+        monitor.cancel()
 
 
-async def test_a_queue_that_is_away_is_measured_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The worker lives on, and its figures are those of before."""
+async def test_queue_depth_is_measured_after_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unavailable queue does not stop the worker's measurements."""
     monkeypatch.setattr(queue_metrics, "MEASURE_INTERVAL_S", 0.01)
     calls = 0
 
-    class Away:
-        name = "away"
+    class UnavailableQueue:
+        name = "unavailable"
 
         async def depth(self) -> QueueDepth:
             nonlocal calls
             calls += 1
             if calls < 3:
-                raise ServiceRequestError("away")
+                raise ServiceRequestError("unavailable")
             return QueueDepth(7, 0, None)
 
-    measuring = asyncio.create_task(monitor_queue_depth(Away()))  # type: ignore[arg-type]
-    await wait_until(lambda: REGISTRY.get_sample_value("jobs_queue_messages", {"queue": "away"}) == 7)
-    measuring.cancel()
+    monitor = asyncio.create_task(monitor_queue_depth(UnavailableQueue()))  # type: ignore[arg-type]
+    await wait_until(lambda: REGISTRY.get_sample_value("jobs_queue_messages", {"queue": "unavailable"}) == 7)
+    monitor.cancel()

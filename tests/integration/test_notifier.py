@@ -1,4 +1,4 @@
-"""The notifier alone: what it takes, what it refuses, and what its watchers see when Redis fails them."""
+"""The notifier without the other services: reports, subscriptions, invalid input and failures of Redis."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from tests.waiting import wait_until
 
 
 async def next_job(socket: aiohttp.ClientWebSocketResponse) -> dict[str, Any]:
-    """Return the next snapshot of a socket."""
+    """Return the next snapshot that a WebSocket receives."""
     message = await asyncio.wait_for(socket.receive_json(), 10)
     job: dict[str, Any] = message["job"]
     return job
 
 
 async def error_of(socket: aiohttp.ClientWebSocketResponse, message: Any) -> dict[str, Any]:
-    """Send a message and return the error that answers it."""
+    """Send a message; return the error in the response."""
     await socket.send_str(message if isinstance(message, str) else json.dumps(message))
     error: dict[str, Any] = (await asyncio.wait_for(socket.receive_json(), 10))["error"]
     return error
 
 
-async def test_watcher_sees_reports_in_order(notifier: Notifier) -> None:
-    """A watcher of an unknown job sees it queued, then each accepted report, with versions that rise."""
+async def test_watcher_receives_reports_in_order(notifier: Notifier) -> None:
+    """A watcher of an unknown job gets it as `queued`, then a snapshot per report, with increasing versions."""
     job_id = new_id()
     async with notifier.socket() as socket:
         await socket.send_json({"watch": notifier.token(job_id)})
@@ -56,22 +56,22 @@ async def test_watcher_sees_reports_in_order(notifier: Notifier) -> None:
         assert (ended["status"], ended["result"]) == ("succeeded", [])
 
 
-async def test_many_jobs_share_a_socket(notifier: Notifier) -> None:
-    """One socket watches many jobs; one that is left is heard of no more."""
+async def test_websocket_watches_several_jobs(notifier: Notifier) -> None:
+    """A client watches several jobs over one WebSocket, and gets no updates of a job after `unwatch`."""
     first, second = new_id(), new_id()
     async with notifier.socket() as socket:
         for job_id in (first, second):
             await socket.send_json({"watch": notifier.token(job_id)})
             assert (await next_job(socket))["id"] == job_id
         await socket.send_json({"unwatch": first})
-        await socket.send_json({"watch": "x"})  # answered in order: what was asked before is done
+        await socket.send_json({"watch": "x"})  # messages are handled in order, so its error confirms the `unwatch`
         assert (await socket.receive_json())["error"]["code"] == "invalid_token"
         await notifier.report(report(first, 1), report(second, 1))
         assert (await next_job(socket))["id"] == second
 
 
-async def test_absence_never_replaces_presence(notifier: Notifier) -> None:
-    """A watcher that names a version of a job without a record is told `unknown`, and its watch stays."""
+async def test_missing_record_does_not_replace_a_known_version(notifier: Notifier) -> None:
+    """A client that knows a version of a job without a record gets the error `unknown` and stays subscribed."""
     job_id = new_id()
     async with notifier.socket() as socket:
         error = await error_of(socket, {"watch": notifier.token(job_id), "version": 5})
@@ -81,7 +81,7 @@ async def test_absence_never_replaces_presence(notifier: Notifier) -> None:
 
 
 async def test_known_version_is_not_sent_again(notifier: Notifier) -> None:
-    """A watcher that names the current version gets only what is newer."""
+    """A client that subscribes with the current version gets only newer snapshots."""
     job_id = new_id()
     await notifier.report(report(job_id, 1))
     async with notifier.socket() as socket:
@@ -96,18 +96,18 @@ async def test_known_version_is_not_sent_again(notifier: Notifier) -> None:
 @pytest.mark.parametrize(
     ("message", "code"),
     [
-        ("not json", "invalid"),
+        ("not JSON", "invalid"),
         ({"watch": 5}, "invalid"),
         ({}, "invalid"),
         ({"watch": "a", "cancel": "00000000-0000-0000-0000-000000000000"}, "invalid"),
-        ({"watch": "a", "misspelt": 1}, "invalid"),
-        ({"unwatch": "no uuid"}, "invalid"),
+        ({"watch": "a", "misspelled": 1}, "invalid"),
+        ({"unwatch": "not a UUID"}, "invalid"),
         ({"watch": "a.b.c"}, "invalid_token"),
         ({"cancel": "00000000-0000-0000-0000-000000000000"}, "not_watched"),
     ],
 )
-async def test_bad_message_is_answered_clearly(notifier: Notifier, message: Any, code: str) -> None:
-    """A message that does not fit is answered with an error, and the connection goes on."""
+async def test_invalid_message_is_answered_with_an_error(notifier: Notifier, message: Any, code: str) -> None:
+    """The client gets an error with a code, and can still use the connection."""
     job_id = new_id()
     async with notifier.socket() as socket:
         assert (await error_of(socket, message))["code"] == code
@@ -115,8 +115,8 @@ async def test_bad_message_is_answered_clearly(notifier: Notifier, message: Any,
         assert (await next_job(socket))["id"] == job_id
 
 
-async def test_expired_token_ends_its_job_alone(notifier: Notifier) -> None:
-    """An expired token is told for its job, and other watches go on."""
+async def test_expired_token_affects_only_its_job(notifier: Notifier) -> None:
+    """The error contains the job's id, and the client can watch other jobs over the same connection."""
     expired, other = new_id(), new_id()
     async with notifier.socket() as socket:
         error = await error_of(socket, {"watch": notifier.token(expired, ttl_s=-60)})
@@ -125,8 +125,8 @@ async def test_expired_token_ends_its_job_alone(notifier: Notifier) -> None:
         assert (await next_job(socket))["id"] == other
 
 
-async def test_watch_token_may_not_cancel(notifier: Notifier) -> None:
-    """A token that may only watch is refused a cancel, by socket and by HTTP."""
+async def test_watch_token_cannot_cancel(notifier: Notifier) -> None:
+    """A cancellation with a token of scope `watch` is forbidden, over a WebSocket and over HTTP."""
     job_id = new_id()
     token = notifier.token(job_id, scope="watch")
     async with notifier.socket() as socket:
@@ -138,8 +138,8 @@ async def test_watch_token_may_not_cancel(notifier: Notifier) -> None:
         assert response.status == 403
 
 
-async def test_foreign_origin_is_refused(notifier: Notifier) -> None:
-    """A foreign Origin is refused on every route; none is fine."""
+async def test_unknown_origin_is_rejected(notifier: Notifier) -> None:
+    """Both routes reject an origin that is not allowed, and accept a request without an `Origin` header."""
     token = notifier.token(new_id())
     for path in ("/live", f"/live/jobs/{new_id()}"):
         headers = {"Origin": "http://evil.example", "Authorization": f"Bearer {token}"}
@@ -161,22 +161,22 @@ async def test_foreign_origin_is_refused(notifier: Notifier) -> None:
         ({"sequence": 1e30}, "[1].sequence"),
     ],
 )
-async def test_bad_report_names_element_and_field(notifier: Notifier, change: dict[str, Any], field: str) -> None:
-    """A report that does not fit is a 422 that names element and field, and nothing of its batch is applied."""
-    good = new_id()
+async def test_error_names_the_invalid_report_and_field(notifier: Notifier, change: dict[str, Any], field: str) -> None:
+    """A request with an invalid report is answered 422 with element and field, and none of its reports is applied."""
+    valid_job_id = new_id()
     headers = {"Authorization": f"Bearer {notifier.report_key}"}
-    batch = [report(good, 1), report(new_id(), 1) | change]
-    async with notifier.session.post(f"{notifier.internal}/reports", json=batch, headers=headers) as response:
+    reports = [report(valid_job_id, 1), report(new_id(), 1) | change]
+    async with notifier.session.post(f"{notifier.internal}/reports", json=reports, headers=headers) as response:
         assert response.status == 422
         assert response.content_type == "application/problem+json"
         assert (await response.json())["field"] == field
-    headers = {"Authorization": f"Bearer {notifier.token(good)}"}
-    async with notifier.session.get(f"{notifier.public}/live/jobs/{good}", headers=headers) as response:
+    headers = {"Authorization": f"Bearer {notifier.token(valid_job_id)}"}
+    async with notifier.session.get(f"{notifier.public}/live/jobs/{valid_job_id}", headers=headers) as response:
         assert (await response.json())["version"] == 0
 
 
-async def test_reports_need_a_key(notifier: Notifier) -> None:
-    """Nobody reports without a report key; a batch over a mebibyte or 500 elements is refused."""
+async def test_reports_need_a_key_and_have_a_maximum_size(notifier: Notifier) -> None:
+    """Requests without the report key, with an invalid body, over 1 MiB or over 500 reports are rejected."""
     url = f"{notifier.internal}/reports"
     for headers in ({}, {"Authorization": "Bearer wrong"}):
         async with notifier.session.post(url, json=[], headers=headers) as response:
@@ -185,13 +185,13 @@ async def test_reports_need_a_key(notifier: Notifier) -> None:
     for body, status in ((b"[", 400), (b"[]", 422), (BytesIO(b" " * (1 << 20) + b"[]"), 413)):
         async with notifier.session.post(url, data=body, headers=headers) as response:
             assert response.status == status
-    many = [report(new_id(), 1) for _ in range(501)]
-    async with notifier.session.post(url, json=many, headers=headers) as response:
+    too_many = [report(new_id(), 1) for _ in range(501)]
+    async with notifier.session.post(url, json=too_many, headers=headers) as response:
         assert response.status == 422
 
 
-async def test_lost_publication_is_found_by_silence(notifier: Notifier, admin: Redis) -> None:
-    """A change whose publication is lost reaches the watcher all the same: silence makes the replica read."""
+async def test_watcher_gets_a_change_whose_publication_was_lost(notifier: Notifier, admin: Redis) -> None:
+    """After `SILENCE_S` without a publication, the notifier reads the record and sends the change."""
     job_id = new_id()
     await notifier.report(report(job_id, 1))
     async with notifier.socket() as socket:
@@ -201,8 +201,8 @@ async def test_lost_publication_is_found_by_silence(notifier: Notifier, admin: R
         assert (await next_job(socket))["status"] == "failed"
 
 
-async def test_garbage_in_redis_is_as_good_as_nothing(notifier: Notifier, admin: Redis) -> None:
-    """A key that holds something else, or a publication that is no snapshot, neither harms nor is shown."""
+async def test_invalid_data_in_redis_is_ignored(notifier: Notifier, admin: Redis) -> None:
+    """A key with an invalid value counts as a missing record, and an invalid publication is not sent to watchers."""
     job_id = new_id()
     await notifier.report(report(job_id, 1))
     await admin.hset(job_key(job_id), "status", "garbage")
@@ -218,15 +218,15 @@ async def test_garbage_in_redis_is_as_good_as_nothing(notifier: Notifier, admin:
         assert (await next_job(socket))["status"] == "running"
 
 
-async def test_watchers_survive_killed_subscriptions(notifier: Notifier, admin: Redis) -> None:
-    """When Redis drops the subscription again and again, every watcher ends up with the last version."""
+async def test_watchers_get_the_last_version_after_lost_subscriptions(notifier: Notifier, admin: Redis) -> None:
+    """Redis closes the notifier's subscriber connections repeatedly; the watcher still gets each job's last version."""
     jobs = [new_id() for _ in range(20)]
     async with notifier.socket() as socket:
         for job_id in jobs:
             await socket.send_json({"watch": notifier.token(job_id)})
         last: dict[str, dict[str, Any]] = {}
-        for round_ in range(1, 7):
-            await notifier.report(*(report(job_id, round_, progress={"current": round_}) for job_id in jobs))
+        for step in range(1, 7):
+            await notifier.report(*(report(job_id, step, progress={"current": step}) for job_id in jobs))
             await admin.client_kill_filter(_type="pubsub")
         await notifier.report(*(report(job_id, 9, status="succeeded") for job_id in jobs))
         while {job["status"] for job in last.values()} != {"succeeded"} or len(last) < len(jobs):
@@ -235,55 +235,56 @@ async def test_watchers_survive_killed_subscriptions(notifier: Notifier, admin: 
             last[job["id"]] = job
 
 
-async def test_bus_hears_what_it_wants_through_kills(stores: dict[str, str], admin: Redis) -> None:
-    """Through churn and kills the bus ends up subscribed to exactly what is wanted, and each job is confirmed."""
+async def test_subscriptions_are_restored_after_lost_connections(stores: dict[str, str], admin: Redis) -> None:
+    """Channels are subscribed and unsubscribed while Redis closes connections; exactly the right ones remain."""
     handler = RecordingHandler()
-    wanted = [job_key(new_id()) for _ in range(60)]
+    channels = [job_key(new_id()) for _ in range(60)]
+    kept, removed = channels[:40], channels[40:]
 
     async def subscribed() -> bool:
         return bool(await admin.client_list(_type="pubsub"))
 
-    async with redis_from_url(stores["REDIS_URL"]) as servers:
-        bus = PubSub(servers)
-        running = asyncio.create_task(bus.run())
-        for index, channel in enumerate(wanted):
-            bus.subscribe(channel, handler)
+    async with redis_from_url(stores["REDIS_URL"]) as client:
+        pubsub = PubSub(client)
+        running = asyncio.create_task(pubsub.run())
+        for index, channel in enumerate(channels):
+            pubsub.subscribe(channel, handler)
             if index % 3 == 0:
-                bus.unsubscribe(wanted[index // 2])
-                bus.subscribe(wanted[index // 2], handler)
+                pubsub.unsubscribe(channels[index // 2])
+                pubsub.subscribe(channels[index // 2], handler)
             if index % 10 == 9:
                 await wait_until(subscribed)
                 await admin.client_kill_filter(_type="pubsub")
-        for channel in wanted[40:]:
-            bus.unsubscribe(channel)
+        for channel in removed:
+            pubsub.unsubscribe(channel)
 
-        async def all_heard() -> bool:
-            for channel in wanted:
+        async def all_received() -> bool:
+            for channel in channels:
                 await admin.publish(channel, "x")
-            return handler.published >= set(wanted[:40])
+            return handler.published >= set(kept)
 
-        await wait_until(all_heard)
-        assert handler.subscribed >= set(wanted[:40])
+        await wait_until(all_received)
+        assert handler.subscribed >= set(kept)
 
-        async def left() -> bool:
-            counts = await admin.pubsub_numsub(*wanted)
+        async def only_kept_remain() -> bool:
+            counts = await admin.pubsub_numsub(*channels)
             return [count for _, count in counts] == [1] * 40 + [0] * 20
 
-        await wait_until(left)
+        await wait_until(only_kept_remain)
         running.cancel()
         await asyncio.wait({running})
 
 
-async def test_full_redis_is_a_503_and_changes_nothing(notifier: Notifier, admin: Redis) -> None:
-    """While Redis takes no more, reports are answered 503 to be sent again, and later accepted."""
+async def test_reports_are_answered_503_while_redis_is_full(notifier: Notifier, admin: Redis) -> None:
+    """The response has a `Retry-After` header, and the notifier accepts reports again when Redis has memory."""
     job_id = new_id()
     await notifier.report(report(job_id, 1))
     headers = {"Authorization": f"Bearer {notifier.report_key}"}
     await admin.config_set("maxmemory", "1mb")
     try:
-        for sequence, more in ((2, {}), (3, {"status": "succeeded"})):
-            batch = [report(job_id, sequence, **more)]
-            async with notifier.session.post(f"{notifier.internal}/reports", json=batch, headers=headers) as response:
+        for sequence, fields in ((2, {}), (3, {"status": "succeeded"})):
+            reports = [report(job_id, sequence, **fields)]
+            async with notifier.session.post(f"{notifier.internal}/reports", json=reports, headers=headers) as response:
                 assert response.status == 503
                 assert int(response.headers["Retry-After"]) > 0
     finally:
@@ -292,8 +293,8 @@ async def test_full_redis_is_a_503_and_changes_nothing(notifier: Notifier, admin
     assert verdict["accepted"]
 
 
-async def test_hostile_headers_and_bodies_are_refused(notifier: Notifier) -> None:
-    """Bytes that are no text, a body that is not what its headers say, and endless digits get a clear answer."""
+async def test_malformed_headers_do_not_cause_a_server_error(notifier: Notifier) -> None:
+    """A key that is not UTF-8, a wrong `Content-Encoding` and a version with 5,000 digits are handled as invalid."""
     url = f"{notifier.internal}/reports"
     async with notifier.session.post(url, data=b"[]", headers={"Authorization": "Bearer \udcff"}) as response:
         assert response.status == 401
@@ -301,13 +302,13 @@ async def test_hostile_headers_and_bodies_are_refused(notifier: Notifier) -> Non
     async with notifier.session.post(url, data=b"garbage", headers={**key, "Content-Encoding": "gzip"}) as response:
         assert response.status == 400
     job_id = new_id()
-    known = {"Authorization": f"Bearer {notifier.token(job_id)}", "If-None-Match": f'"{"9" * 5000}"'}
-    async with notifier.session.get(f"{notifier.public}/live/jobs/{job_id}", headers=known) as response:
-        assert (response.status, (await response.json())["version"]) == (200, 0)  # no version of ours
+    conditional = {"Authorization": f"Bearer {notifier.token(job_id)}", "If-None-Match": f'"{"9" * 5000}"'}
+    async with notifier.session.get(f"{notifier.public}/live/jobs/{job_id}", headers=conditional) as response:
+        assert (response.status, (await response.json())["version"]) == (200, 0)  # the invalid ETag is ignored
 
 
-async def test_who_asks_much_and_reads_nothing_is_cut_off(notifier: Notifier) -> None:
-    """Errors do not pile up for a client that never reads: its connection ends."""
+async def test_client_that_never_reads_is_disconnected(notifier: Notifier) -> None:
+    """The notifier closes the connection of a client that sends messages and does not read the errors."""
     host, port = notifier.public.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
     writer.write(
@@ -317,7 +318,7 @@ async def test_who_asks_much_and_reads_nothing_is_cut_off(notifier: Notifier) ->
     assert b"101" in await reader.readline()
     frame = b"\x81\x81\x00\x00\x00\x00x"  # the text "x"
 
-    async def cut_off() -> bool:
+    async def disconnected() -> bool:
         try:
             writer.write(frame * 1000)
             await writer.drain()
@@ -326,7 +327,7 @@ async def test_who_asks_much_and_reads_nothing_is_cut_off(notifier: Notifier) ->
         return False
 
     try:
-        await wait_until(cut_off)
+        await wait_until(disconnected)
     finally:
         writer.close()
         with suppress(ConnectionError):
