@@ -1,4 +1,4 @@
-"""The consumer with a queue that is a list: when it polls, how long it pauses, and whom it tells."""
+"""The consumer with a fake queue: when it polls, how long it waits, and when it passes a wake-up on."""
 
 from __future__ import annotations
 
@@ -17,184 +17,189 @@ from services.worker.consumer import Consumer
 from services.worker.wakeups import WakeupListener
 from tests.waiting import wait_until
 
-LONG_S = 1000.0
+POLL_MAX_S = 1000.0
 
 
 class FakeQueue:
-    """Has messages that anybody may take."""
+    """A queue that records how many messages each poll requests."""
 
     def __init__(self) -> None:
         self.messages: list[str] = []
-        self.asked: list[int] = []
-        self.during: Callable[[], None] = lambda: None
-        self.away = False
+        self.requested_counts: list[int] = []
+        self.on_receive: Callable[[], None] = lambda: None  # called during each request
+        self.unavailable = False
 
     async def receive(self, count: int, _visibility_s: int) -> list[str]:
-        """Take messages as a request does: some other things happen meanwhile."""
-        self.asked.append(count)
+        """Return up to `count` messages and remove them."""
+        self.requested_counts.append(count)
         await asyncio.sleep(0)
-        self.during()
-        if self.away:
-            raise ServiceRequestError("the queue is away")
-        taken, self.messages = self.messages[:count], self.messages[count:]
-        return taken
+        self.on_receive()
+        if self.unavailable:
+            raise ServiceRequestError("the queue is unavailable")
+        received, self.messages = self.messages[:count], self.messages[count:]
+        return received
 
 
-class World:
-    """One consumer and all that it touches; a waker that only takes down what it owes."""
+class RunningConsumer:
+    """A consumer with its fake queue and its wake-ups; wake-ups that it passes on are never sent, only noted."""
 
-    def __init__(self, hints: WakeupListener, waker: WakeupClient, concurrency: int) -> None:
-        self.queue, self.hints, self.waker = FakeQueue(), hints, waker
-        self.pauses: list[float] = []
-        self.running: list[asyncio.Event] = []
+    def __init__(self, wakeups: WakeupListener, wakeup_client: WakeupClient, concurrency: int) -> None:
+        self.queue, self.wakeups, self._wakeup_client = FakeQueue(), wakeups, wakeup_client
+        self.waits_s: list[float] = []
+        self.deliveries: list[asyncio.Event] = []  # one for each running delivery; setting it ends the delivery
         reporter = SimpleNamespace(reachable=asyncio.Event())
         reporter.reachable.set()
-        tools: Any = SimpleNamespace(queue=self.queue, reporter=reporter, lease_s=60)
-        self.consumer = Consumer(tools, hints, concurrency, LONG_S)
+        deps: Any = SimpleNamespace(queue=self.queue, reporter=reporter, lease_s=60)
+        self.consumer = Consumer(deps, wakeups, concurrency, POLL_MAX_S)
 
-    async def asleep(self, polls: int) -> None:
-        """Wait until it has polled so often, and does no more."""
-        await wait_until(lambda: len(self.queue.asked) >= polls and self.idle, 5)
-        assert len(self.queue.asked) == polls
+    async def wait_for_polls(self, count: int) -> None:
+        """Wait until the consumer has polled exactly this often and waits."""
+        await wait_until(lambda: len(self.queue.requested_counts) >= count and self.is_waiting, 5)
+        assert len(self.queue.requested_counts) == count
 
     @property
-    def idle(self) -> bool:
-        """Tell whether it sleeps, or has no room."""
-        full = len(self.running) == self.consumer._concurrency
-        return (full or bool(self.pauses and self.pauses[-1] > 0)) and not self.hints.received.is_set()
+    def is_waiting(self) -> bool:
+        """Whether the consumer waits between two polls or for a free slot."""
+        full = len(self.deliveries) == self.consumer._concurrency
+        return (full or bool(self.waits_s and self.waits_s[-1] > 0)) and not self.wakeups.received.is_set()
 
-    def told(self) -> bool:
-        """Tell whether it has passed a hint on since it was last asked."""
-        owed = self.waker._pending.is_set()
-        self.waker._pending.clear()
-        return owed
+    def passed_on(self) -> bool:
+        """Return whether the consumer has passed a wake-up on since the last call."""
+        pending = self._wakeup_client._pending.is_set()
+        self._wakeup_client._pending.clear()
+        return pending
 
 
-Worlds = Callable[[int], AbstractAsyncContextManager[World]]
+RunConsumer = Callable[[int], AbstractAsyncContextManager[RunningConsumer]]
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> Worlds:
-    """Return what runs a consumer, with hints that flow and deliveries that last until they are ended."""
+def run_consumer(monkeypatch: pytest.MonkeyPatch) -> RunConsumer:
+    """Return a context manager that runs a consumer; wake-ups are connected, deliveries run until a test ends them."""
 
     @asynccontextmanager
-    async def consuming(concurrency: int) -> AsyncIterator[World]:
-        async with WakeupClient.connect(None) as waker, WakeupListener.connect("http://127.0.0.1:1", waker) as hints:
-            hints.connected = True
-            world = World(hints, waker, concurrency)
+    async def run(concurrency: int) -> AsyncIterator[RunningConsumer]:
+        async with (
+            WakeupClient.connect(None) as client,
+            WakeupListener.connect("http://127.0.0.1:1", client) as wakeups,
+        ):
+            wakeups.connected = True
+            running = RunningConsumer(wakeups, client, concurrency)
 
-            class Delivery:
-                def __init__(self, _message: str, _tools: Any) -> None:
+            class FakeDelivery:
+                def __init__(self, _message: str, _deps: Any) -> None:
                     self.ended = asyncio.Event()
                     self.stop = self.ended.set
 
                 async def handle(self) -> None:
-                    world.running.append(self.ended)
+                    running.deliveries.append(self.ended)
                     await self.ended.wait()
-                    world.running.remove(self.ended)
+                    running.deliveries.remove(self.ended)
 
             wait = Consumer._wait
 
-            async def noted(event: asyncio.Event, seconds: float) -> None:
-                world.pauses.append(seconds)
+            async def recorded_wait(event: asyncio.Event, seconds: float) -> None:
+                running.waits_s.append(seconds)
                 await wait(event, seconds)
 
-            monkeypatch.setattr(module, "Delivery", Delivery)
+            monkeypatch.setattr(module, "Delivery", FakeDelivery)
             monkeypatch.setattr(module, "MIN_POLL_INTERVAL_S", 500.0)
-            monkeypatch.setattr(Consumer, "_wait", staticmethod(noted))
-            task = asyncio.create_task(world.consumer.run())
-            yield world
-            await asyncio.wait_for(world.consumer.stop(0), 5)
+            monkeypatch.setattr(Consumer, "_wait", staticmethod(recorded_wait))
+            task = asyncio.create_task(running.consumer.run())
+            yield running
+            await asyncio.wait_for(running.consumer.stop(0), 5)
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
 
-    return consuming
+    return run
 
 
-@pytest.mark.parametrize(("times", "most_s"), [(1, 0.1), (2, 0.2), (5, 1.6), (8, 10), (10_000, 10)])
-def test_pauses_double_up_to_the_most(times: int, most_s: float) -> None:
-    """An idle queue is asked ever more rarely; chance makes pauses shorter, lest workers poll in step."""
-    found = {module._backoff_s(times, 10) for _ in range(100)}
-    assert 0.7 * most_s <= min(found) < max(found) <= most_s
+@pytest.mark.parametrize(("count", "cap_s"), [(1, 0.1), (2, 0.2), (5, 1.6), (8, 10), (10_000, 10)])
+def test_backoff_doubles_up_to_the_cap(count: int, cap_s: float) -> None:
+    """The interval is shortened at random, so that workers do not poll in step."""
+    intervals_s = {module._backoff_s(count, 10) for _ in range(100)}
+    assert 0.7 * cap_s <= min(intervals_s) < max(intervals_s) <= cap_s
 
 
-async def test_while_no_hint_would_come_the_pause_is_short(world: Worlds) -> None:
-    """A second at most, however rarely the queue may be asked otherwise."""
-    async with world(1) as one:
-        await one.asleep(1)
-        assert one.pauses[-1] > 100
-        one.hints.connected = False
-        one.hints.received.set()
-        await one.asleep(2)
-        assert one.pauses[-1] <= 1
+async def test_poll_interval_is_short_without_wakeups(run_consumer: RunConsumer) -> None:
+    """While the notifier cannot send wake-ups, the consumer polls at least once per second."""
+    async with run_consumer(1) as running:
+        await running.wait_for_polls(1)
+        assert running.waits_s[-1] > 100
+        running.wakeups.connected = False
+        running.wakeups.received.set()
+        await running.wait_for_polls(2)
+        assert running.waits_s[-1] <= 1
 
 
-async def test_a_hint_ends_a_pause(world: Worlds) -> None:
-    """The message is taken though the next poll was far off; one alone is nothing to tell the others."""
-    async with world(2) as one:
-        await one.asleep(1)
-        one.queue.messages = ["a"]
-        one.hints.received.set()
-        await one.asleep(3)
-        assert len(one.running) == 1
-        assert not one.told()
+async def test_wakeup_leads_to_a_poll(run_consumer: RunConsumer) -> None:
+    """The consumer polls at once; it passes no wake-up on if it received less than it requested."""
+    async with run_consumer(2) as running:
+        await running.wait_for_polls(1)
+        running.queue.messages = ["a"]
+        running.wakeups.received.set()
+        await running.wait_for_polls(3)
+        assert len(running.deliveries) == 1
+        assert not running.passed_on()
 
 
-async def test_a_hint_during_a_poll_is_not_lost(world: Worlds) -> None:
-    """The poll may have missed what it is about, so there is another one."""
-    async with world(1) as one:
-        await one.asleep(1)
-        one.queue.during = lambda: one.hints.received.set() if len(one.queue.asked) == 2 else None
-        one.hints.received.set()
-        await one.asleep(3)
+async def test_wakeup_during_a_poll_leads_to_another_poll(run_consumer: RunConsumer) -> None:
+    """The first poll may have been too early for the message that the wake-up announces."""
+    async with run_consumer(1) as running:
+        await running.wait_for_polls(1)
+        running.queue.on_receive = lambda: (
+            running.wakeups.received.set() if len(running.queue.requested_counts) == 2 else None
+        )
+        running.wakeups.received.set()
+        await running.wait_for_polls(3)
 
 
-async def test_a_hint_begins_the_backoff_anew(world: Worlds) -> None:
-    """A message that is seen a little later than was hinted at does not wait for long."""
-    async with world(1) as one:
-        one.consumer._empty_polls = 1000
-        one.hints.received.set()
-        await one.asleep(1)
-        assert one.pauses[-1] <= 500
+async def test_wakeup_resets_the_backoff(run_consumer: RunConsumer) -> None:
+    """A message that becomes visible shortly after its wake-up is received soon."""
+    async with run_consumer(1) as running:
+        running.consumer._empty_polls = 1000
+        running.wakeups.received.set()
+        await running.wait_for_polls(1)
+        assert running.waits_s[-1] <= 500
 
 
-async def test_as_much_as_was_asked_for_is_a_hint_for_the_others(world: Worlds) -> None:
-    """There may be more than this worker can take; it says so once, not with every message of a long queue."""
-    async with world(1) as one:
-        await one.asleep(1)
-        one.queue.messages = ["a", "b", "c"]
-        one.hints.received.set()
-        await one.asleep(2)
-        assert one.told()
-        one.running[0].set()
-        await one.asleep(3)
-        assert not one.told()
-        one.hints.received.set()  # of one more message, which a worker with room may take
-        one.running[0].set()
-        await one.asleep(4)
-        assert one.told()
+async def test_consumer_without_free_slots_passes_one_wakeup_on(run_consumer: RunConsumer) -> None:
+    """If more messages may be left, the consumer wakes another worker, but only once per wake-up."""
+    async with run_consumer(1) as running:
+        await running.wait_for_polls(1)
+        running.queue.messages = ["a", "b", "c"]
+        running.wakeups.received.set()
+        await running.wait_for_polls(2)
+        assert running.passed_on()
+        running.deliveries[0].set()
+        await running.wait_for_polls(3)
+        assert not running.passed_on()
+        running.wakeups.received.set()
+        running.deliveries[0].set()
+        await running.wait_for_polls(4)
+        assert running.passed_on()
 
 
-async def test_a_worker_with_room_takes_what_it_can_before_it_tells_the_others(world: Worlds) -> None:
-    """A full page is followed by another one at once."""
-    async with world(40) as one:
-        await one.asleep(1)
-        one.queue.messages = ["m"] * 50
-        one.hints.received.set()
-        await one.asleep(3)
-        assert one.queue.asked == [32, 32, 8]
-        assert one.told()
+async def test_consumer_fills_its_slots_before_it_passes_a_wakeup_on(run_consumer: RunConsumer) -> None:
+    """After a full page the consumer polls again at once, as long as it has a free slot."""
+    async with run_consumer(40) as running:
+        await running.wait_for_polls(1)
+        running.queue.messages = ["m"] * 50
+        running.wakeups.received.set()
+        await running.wait_for_polls(3)
+        assert running.queue.requested_counts == [32, 32, 8]
+        assert running.passed_on()
 
 
-async def test_a_failed_poll_forgets_no_hint(world: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others are told once the queue answers."""
+async def test_failed_poll_does_not_lose_a_wakeup(run_consumer: RunConsumer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wake-up is passed on when the queue is available again."""
     monkeypatch.setattr(module, "MAX_ERROR_BACKOFF_S", 0.01)
-    async with world(1) as one:
-        await one.asleep(1)
-        one.queue.away = True
-        one.hints.received.set()
-        await wait_until(lambda: len(one.queue.asked) > 3)
-        one.queue.messages, one.queue.away = ["a"], False
-        await wait_until(lambda: one.running)
-        await wait_until(one.told)
+    async with run_consumer(1) as running:
+        await running.wait_for_polls(1)
+        running.queue.unavailable = True
+        running.wakeups.received.set()
+        await wait_until(lambda: len(running.queue.requested_counts) > 3)
+        running.queue.messages, running.queue.unavailable = ["a"], False
+        await wait_until(lambda: running.deliveries)
+        await wait_until(running.passed_on)

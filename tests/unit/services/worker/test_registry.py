@@ -1,4 +1,4 @@
-"""The jobs that a worker finds in the modules it is given."""
+"""The registry of jobs: which jobs a worker finds in the modules of `WORKER_JOBS`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def handler(ctx, payload): ...
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Make a package `their_jobs`, importable for this test alone."""
+    """Return the folder of an empty package `their_jobs`, which can be imported during the test."""
     folder = tmp_path / "their_jobs"
     (folder / "deep").mkdir(parents=True)
     (folder / "__init__.py").write_text("")
@@ -31,28 +31,28 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         del sys.modules[name]
 
 
-def test_the_countdown_comes_with_headway() -> None:
-    """The default package has the job of 2015."""
+def test_countdown_is_built_in() -> None:
+    """The package of built-in jobs has the kind `countdown`."""
     assert set(load_jobs(["services.worker.jobs"])) >= {"countdown"}
 
 
-def test_a_package_is_searched_to_the_bottom(package: Path) -> None:
-    """Modules and packages inside are imported, and their jobs found by kind."""
+def test_package_is_searched_recursively(package: Path) -> None:
+    """All modules and packages in it are imported, and their jobs are registered by kind."""
     (package / "a.py").write_text(JOB.format(kind="a"))
     (package / "deep/b.py").write_text(JOB.format(kind="b"))
     assert set(load_jobs(["their_jobs"])) == {"a", "b"}
     assert set(load_jobs(["their_jobs.deep.b"])) == {"b"}
 
 
-def test_a_job_may_be_imported_elsewhere(package: Path) -> None:
-    """The same job in two modules is one job, also when a module is named twice."""
+def test_job_may_be_imported_by_other_modules(package: Path) -> None:
+    """A job is registered once, even if two modules have it or a module is named twice."""
     (package / "a.py").write_text(JOB.format(kind="a"))
-    (package / "b.py").write_text("from their_jobs.a import handler as again")
+    (package / "b.py").write_text("from their_jobs.a import handler as imported")
     assert set(load_jobs(["their_jobs", "their_jobs.a"])) == {"a"}
 
 
-def test_two_jobs_may_not_have_one_kind(package: Path) -> None:
-    """It would be left to chance which of them runs."""
+def test_two_jobs_with_the_same_kind_are_rejected(package: Path) -> None:
+    """The error names the kind and the second module."""
     (package / "a.py").write_text(JOB.format(kind="same"))
     (package / "b.py").write_text(JOB.format(kind="same"))
     with pytest.raises(InvalidJobs, match=r"kind 'same'.*their_jobs\.b"):
@@ -60,23 +60,23 @@ def test_two_jobs_may_not_have_one_kind(package: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "import there_is_no_such_module"])
-def test_a_module_that_cannot_be_imported_is_named(package: Path, content: str | None) -> None:
-    """A worker does not start without the jobs that it was given."""
+def test_module_that_cannot_be_imported_is_rejected(package: Path, content: str | None) -> None:
+    """The worker does not start, and the error names the module."""
     if content is not None:
         (package / "a.py").write_text(content)
     with pytest.raises(InvalidJobs, match=r"WORKER_JOBS: their_jobs\.a cannot be imported"):
         load_jobs(["their_jobs.a" if content is None else "their_jobs"])
 
 
-def test_a_package_s_program_is_not_run(package: Path) -> None:
-    """A package that can also be run with `python -m` may hold jobs."""
-    (package / "__main__.py").write_text("raise RuntimeError('the program runs')")
+def test_main_module_is_not_imported(package: Path) -> None:
+    """A package of jobs may have a `__main__` module, which would run on import."""
+    (package / "__main__.py").write_text("raise RuntimeError('__main__ was imported')")
     (package / "a.py").write_text(JOB.format(kind="a"))
     assert set(load_jobs(["their_jobs"])) == {"a"}
 
 
-def test_a_payload_type_that_cannot_be_decoded_is_named_at_the_start(package: Path) -> None:
-    """An annotation that does not resolve stops the worker before it takes any job."""
+def test_unresolvable_payload_type_is_rejected(package: Path) -> None:
+    """The worker does not start if the annotation of a payload cannot be resolved; the error names the job."""
     (package / "a.py").write_text(JOB.format(kind="a").replace("payload", "payload: 'OnlyForTypeChecking'"))
     with pytest.raises(InvalidJobs, match="'a'"):
         load_jobs(["their_jobs"])

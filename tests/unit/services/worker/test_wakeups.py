@@ -1,4 +1,4 @@
-"""The held request of a worker, against a real HTTP server that answers as it is told to."""
+"""The wake-up listener of the worker against a fake notifier over HTTP."""
 
 from __future__ import annotations
 
@@ -17,52 +17,52 @@ from tests.waiting import wait_until
 
 
 class FakeNotifier:
-    """Holds requests until it is told what to answer; a request for no time is answered at once."""
+    """A notifier that answers each long poll with the next status of a queue, and a timeout of 0 s at once."""
 
     def __init__(self) -> None:
         self.url = ""
-        self.asked: list[float] = []
-        self.held = 0
-        self.broken = False
-        self.answers: asyncio.Queue[int] = asyncio.Queue()
+        self.timeouts_s: list[float] = []  # of all requests
+        self.open_polls = 0
+        self.unavailable = False
+        self.statuses: asyncio.Queue[int] = asyncio.Queue()
 
-    async def take(self, request: web.Request) -> web.Response:
+    async def wake(self, request: web.Request) -> web.Response:
         """Serve `GET /wake`."""
-        self.asked.append(float(request.query["timeout_s"]))
-        if self.broken:
+        self.timeouts_s.append(float(request.query["timeout_s"]))
+        if self.unavailable:
             return web.Response(status=503)
-        if self.asked[-1] == 0:
+        if self.timeouts_s[-1] == 0:
             return web.Response(status=204)
-        self.held += 1
+        self.open_polls += 1
         try:
-            return web.Response(status=await self.answers.get())
+            return web.Response(status=await self.statuses.get())
         finally:
-            self.held -= 1
+            self.open_polls -= 1
 
 
 @pytest.fixture
 async def notifier() -> AsyncIterator[FakeNotifier]:
-    """Serve a fake notifier."""
+    """Run a fake notifier."""
     fake, app = FakeNotifier(), web.Application()
-    app.add_routes([web.get("/wake", fake.take)])
+    app.add_routes([web.get("/wake", fake.wake)])
     async with TestServer(app) as server:
         fake.url = str(server.make_url(""))
         yield fake
 
 
 @pytest.fixture(autouse=True)
-def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BACKOFF_S", 0.01)
     monkeypatch.setattr(module, "MAX_BACKOFF_S", 0.02)
 
 
 @asynccontextmanager
-async def hearing(notifier: FakeNotifier) -> AsyncIterator[tuple[WakeupListener, WakeupClient]]:
-    """Hear hints, with a waker that only takes down what it owes."""
-    async with WakeupClient.connect(None) as waker, WakeupListener.connect(notifier.url, waker) as hints:
-        task = asyncio.create_task(hints.run())
+async def listening(notifier: FakeNotifier) -> AsyncIterator[tuple[WakeupListener, WakeupClient]]:
+    """Run a listener; wake-ups that it passes on stay pending in the client, which is not running."""
+    async with WakeupClient.connect(None) as client, WakeupListener.connect(notifier.url, client) as listener:
+        task = asyncio.create_task(listener.run())
         try:
-            yield hints, waker
+            yield listener, client
         finally:
             assert not task.done(), task
             task.cancel()
@@ -70,62 +70,62 @@ async def hearing(notifier: FakeNotifier) -> AsyncIterator[tuple[WakeupListener,
                 await task
 
 
-async def test_a_request_is_held_while_there_is_room(notifier: FakeNotifier) -> None:
-    """None before, then one that shows that hints flow, then one after the other, each for a long time."""
-    async with hearing(notifier) as (hints, _):
+async def test_listener_keeps_a_long_poll_open_while_resumed(notifier: FakeNotifier) -> None:
+    """A paused listener sends nothing; a resumed one checks the notifier with a request of 0 s, then long-polls."""
+    async with listening(notifier) as (listener, _):
         await asyncio.sleep(0)
-        assert notifier.asked == []
-        hints.resume()
+        assert notifier.timeouts_s == []
+        listener.resume()
         for _ in range(3):
-            await wait_until(lambda: notifier.held)
-            assert hints.connected
-            notifier.answers.put_nowait(204)
-            await wait_until(lambda: not notifier.answers.qsize())
-        assert not hints.received.is_set()
-        await wait_until(lambda: notifier.held)
-        assert notifier.asked == [0, *[LONG_POLL_S] * 4]
-        notifier.answers.put_nowait(200)
-        await wait_until(hints.received.is_set)
+            await wait_until(lambda: notifier.open_polls)
+            assert listener.connected
+            notifier.statuses.put_nowait(204)
+            await wait_until(lambda: not notifier.statuses.qsize())
+        assert not listener.received.is_set()
+        await wait_until(lambda: notifier.open_polls)
+        assert notifier.timeouts_s == [0, *[LONG_POLL_S] * 4]
+        notifier.statuses.put_nowait(200)
+        await wait_until(listener.received.is_set)
 
 
-async def test_a_hint_for_which_there_is_no_room_is_passed_on(notifier: FakeNotifier) -> None:
-    """Then no further request is held until there is some."""
-    async with hearing(notifier) as (hints, waker):
-        hints.resume()
-        await wait_until(lambda: notifier.held)
-        hints.pause()
-        assert not waker._pending.is_set()
-        notifier.answers.put_nowait(200)
-        await wait_until(waker._pending.is_set)
-        assert not hints.received.is_set()
-        assert not notifier.held
-        hints.resume()
-        await wait_until(lambda: notifier.held)
+async def test_paused_listener_passes_a_wakeup_on(notifier: FakeNotifier) -> None:
+    """A wake-up that arrives after `pause` goes to another worker; the next long poll starts after `resume`."""
+    async with listening(notifier) as (listener, client):
+        listener.resume()
+        await wait_until(lambda: notifier.open_polls)
+        listener.pause()
+        assert not client._pending.is_set()
+        notifier.statuses.put_nowait(200)
+        await wait_until(client._pending.is_set)
+        assert not listener.received.is_set()
+        assert not notifier.open_polls
+        listener.resume()
+        await wait_until(lambda: notifier.open_polls)
 
 
-async def test_a_hint_that_came_too_late_for_this_worker_is_passed_on(notifier: FakeNotifier) -> None:
-    """It came while the last slot was filled: another worker may have one."""
-    async with hearing(notifier) as (hints, waker):
-        hints.received.set()
-        hints.pause()
-        assert waker._pending.is_set()
-        assert not hints.received.is_set()
+async def test_pausing_passes_a_received_wakeup_on(notifier: FakeNotifier) -> None:
+    """A wake-up that arrived while the last slot was filled goes to another worker."""
+    async with listening(notifier) as (listener, client):
+        listener.received.set()
+        listener.pause()
+        assert client._pending.is_set()
+        assert not listener.received.is_set()
 
 
-async def test_losing_the_notifier_is_a_hint_and_it_is_found_again(notifier: FakeNotifier) -> None:
-    """What the lost request would have brought is found by polling, once, and hints flow again after a while."""
-    async with hearing(notifier) as (hints, _):
-        hints.resume()
-        await wait_until(lambda: notifier.held)
-        notifier.broken = True
-        notifier.answers.put_nowait(503)
-        await wait_until(hints.received.is_set)
-        assert not hints.connected
-        hints.received.clear()
-        asked = len(notifier.asked)
-        await wait_until(lambda: len(notifier.asked) > asked + 3)
-        assert set(notifier.asked[asked:]) == {0}
-        assert not hints.received.is_set()
-        notifier.broken = False
-        await wait_until(lambda: notifier.held)
-        assert hints.connected
+async def test_failed_long_poll_counts_as_one_wakeup(notifier: FakeNotifier) -> None:
+    """The lost response may have been a wake-up; after that the listener only probes until the notifier is back."""
+    async with listening(notifier) as (listener, _):
+        listener.resume()
+        await wait_until(lambda: notifier.open_polls)
+        notifier.unavailable = True
+        notifier.statuses.put_nowait(503)
+        await wait_until(listener.received.is_set)
+        assert not listener.connected
+        listener.received.clear()
+        count = len(notifier.timeouts_s)
+        await wait_until(lambda: len(notifier.timeouts_s) > count + 3)
+        assert set(notifier.timeouts_s[count:]) == {0}
+        assert not listener.received.is_set()
+        notifier.unavailable = False
+        await wait_until(lambda: notifier.open_polls)
+        assert listener.connected
