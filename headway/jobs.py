@@ -1,4 +1,4 @@
-"""The `@job` decorator, and the exceptions that a handler can raise to decide about its job."""
+"""The `@job` decorator, and the exceptions with which a handler fails or retries its job."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ BACKOFF_S, BACKOFF_CAP_S = 2.0, 300.0
 
 
 class Fail(Exception):
-    """Raise it in a handler to fail the job without another attempt; users see the message."""
+    """Raised by a handler to fail the job without another attempt. Users see the message."""
 
 
 class Retry(Exception):
-    """Raise it in a handler to end this attempt and ask for another one; users see the message.
+    """Raised by a handler to end this attempt and request another one. Users see the message.
 
     The next attempt starts after `after_s` seconds, by default after the kind's backoff. If this was the last attempt,
     the job fails.
@@ -74,7 +74,7 @@ class Job(Generic[P, R]):
         return self.handler(*args, **kwargs)
 
     def payload_type(self) -> Any:
-        """Return the annotation of the handler's second parameter, `Any` without one."""
+        """Return the annotation of the handler's second parameter, or `Any` if it has none."""
         return self._payload_type
 
     @cached_property
@@ -83,7 +83,7 @@ class Job(Generic[P, R]):
 
 
 class JobDecorator(Protocol):
-    """The type of `@job(...)`: it turns a handler, async or plain, into a job."""
+    """The type of `@job(...)`, which turns a handler, async or plain, into a `Job`."""
 
     @overload
     def __call__(self, handler: Callable[P, Awaitable[R]], /) -> Job[P, R]: ...
@@ -102,19 +102,19 @@ def job(
 ) -> JobDecorator:
     """Register `handler(ctx, payload)` as the handler of a kind of job.
 
-    An `async def` runs in the worker's event loop, a plain `def` in a thread, and with `process=True` in a process of
-    a pool, which suits work that keeps a processor busy or may crash.
+    An `async def` runs in the worker's event loop and a plain `def` in a thread. With `process=True` a plain `def` runs
+    in a process of a pool: use it for code that is CPU-bound or may crash.
 
     The payload is decoded to the type of the second parameter (any type that msgspec decodes). The result is encoded by
     msgspec, to at most 32 KiB of JSON.
 
     Args:
         kind: the name of the kind, 1 to 128 characters.
-        max_attempts: how often the job is tried.
-        timeout_s: how long an attempt may take, without limit by default.
+        max_attempts: the maximum number of attempts.
+        timeout_s: the time limit of an attempt; None for no limit.
         backoff_s: the upper bound of the random delay before the second attempt. It doubles with each attempt.
         backoff_cap_s: the upper bound of all delays.
-        process: run a plain function in a process of its own.
+        process: whether to run a plain function in a separate process.
 
     Raises:
         TypeError: the handler does not take two arguments, or is async although `process` is set.

@@ -1,4 +1,4 @@
-"""The jobs queue on Azure Storage. Each call is one request; only requests that are safe to repeat are retried."""
+"""The jobs queue on Azure Storage. Only requests that are safe to repeat are retried."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from msgspec import Struct
 
 from headway.contracts import Timestamp
 
-API_VERSION = "2025-11-05"  # Azurite does not support the SDK's newest
+API_VERSION = "2025-11-05"  # Azurite does not support the newest version, which is the SDK's default
 FOREVER = -1
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5, 15
-MAX_CONCURRENT_UPDATES = 32  # or a thousand simultaneous renewals would time out
+MAX_CONCURRENT_UPDATES = 32  # without a limit, a thousand simultaneous renewals would time out
 MAX_PAGE = 32  # messages per receive
 _NO_RETRY = {"retry_total": 0}
 T = TypeVar("T")
 
-# An answer of 500 with an empty body makes the SDK log a traceback of its own.
+# For a response of 500 with an empty body the SDK logs a traceback.
 logging.getLogger("azure.core.pipeline.policies").setLevel(logging.ERROR)
 
 
@@ -37,7 +37,7 @@ class ReceivedMessage(Struct, frozen=True):
     text: str
     delivery: int
     inserted_at: Timestamp
-    requested_at: float  # monotonic seconds before the request: the timeout ends no sooner than counted from here
+    requested_at: float  # monotonic time before the request, in s; the visibility timeout started later
 
 
 class QueueDepth(Struct, frozen=True):
@@ -60,10 +60,14 @@ class JobQueue:
     @classmethod
     @asynccontextmanager
     async def connect(cls, account: str, name: str, api_version: str = API_VERSION) -> AsyncIterator[JobQueue]:
-        """Open a client without sending a request.
+        """Open a client; no request is sent.
 
-        `account` is a connection string, or an account's address such as https://<account>.queue.core.windows.net: then
-        it is entered by the identity that the environment gives (workload identity, managed identity).
+        Args:
+            account: a connection string, or the URL of an account, such as https://<account>.queue.core.windows.net.
+                With a URL, the client authenticates with the identity of its environment (workload identity or managed
+                identity).
+            name: the name of the queue.
+            api_version: the version of the Azure Storage API.
         """
         async with AsyncExitStack() as stack:
             if account.startswith("https://"):
@@ -82,10 +86,13 @@ class JobQueue:
         )
 
     async def receive(self, count: int, visibility_s: int, *, create: bool = True) -> list[ReceivedMessage]:
-        """Receive up to `count` messages (at most 32) in one request; without `create`, a missing queue is empty."""
+        """Receive up to `count` messages (at most 32) in one request.
+
+        A missing queue is created, or treated as empty if `create` is false.
+        """
         requested_at = time.monotonic()
 
-        async def page() -> list[Any]:
+        async def receive_page() -> list[Any]:
             pages = self._jobs.receive_messages(
                 messages_per_page=min(count, MAX_PAGE),
                 visibility_timeout=visibility_s,
@@ -105,7 +112,9 @@ class JobQueue:
                 Timestamp.at(message.inserted_on.timestamp()),
                 requested_at,
             )
-            for message in await (_with_queue_created(self._jobs, page) if create else _unless_missing(page, []))
+            for message in await (
+                _with_queue_created(self._jobs, receive_page) if create else _unless_missing(receive_page, [])
+            )
         ]
 
     async def update(self, message_id: str, pop_receipt: str, visibility_s: int, text: str | None = None) -> str:
@@ -117,7 +126,7 @@ class JobQueue:
         return str(updated.pop_receipt)
 
     async def delete(self, message_id: str, pop_receipt: str) -> None:
-        """Delete a message; do nothing if it does not exist any more."""
+        """Delete a message; do nothing if it does not exist or its pop receipt is outdated."""
         try:
             await self._jobs.delete_message(message_id, pop_receipt, **_request_options())
         except HttpResponseError as error:
@@ -143,7 +152,7 @@ class JobQueue:
 
 
 def _options(api_version: str) -> dict[str, Any]:
-    # The SDK's own back-off would block for 84 s.
+    # The SDK's default back-off would block for 84 s.
     return {
         "api_version": api_version,
         "use_env_settings": False,
@@ -179,14 +188,14 @@ def _error_code(error: HttpResponseError) -> str:
     return str(getattr(code, "value", code))
 
 
-async def _unless_missing(call: Callable[[], Awaitable[T]], otherwise: T) -> T:
-    """Return the result of a call, or `otherwise` if the queue does not exist."""
+async def _unless_missing(call: Callable[[], Awaitable[T]], default: T) -> T:
+    """Return the result of a call, or `default` if the queue does not exist."""
     try:
         return await call()
     except HttpResponseError as error:
         if not _is_queue_missing(error):
             raise
-    return otherwise
+    return default
 
 
 async def _with_queue_created(queue: QueueClient, call: Callable[[], Awaitable[T]]) -> T:
@@ -196,6 +205,6 @@ async def _with_queue_created(queue: QueueClient, call: Callable[[], Awaitable[T
     except HttpResponseError as error:
         if not _is_queue_missing(error):
             raise
-    with suppress(ResourceExistsError):  # another process was faster
+    with suppress(ResourceExistsError):  # another process created it first
         await queue.create_queue()
     return await call()

@@ -1,6 +1,6 @@
-"""The poison queue: messages that no attempt could handle, kept until an operator redrives or discards them.
+"""The poison queue: messages that could not be processed, kept until an operator redrives or discards them.
 
-A peek returns 32 messages at most, so every operation receives all messages and releases those that stay.
+A peek returns at most 32 messages, so every operation receives all messages and releases those that it does not delete.
 """
 
 from __future__ import annotations
@@ -19,19 +19,18 @@ from msgspec.structs import replace
 from headway.azure.job_queue import API_VERSION, MAX_PAGE, JobQueue, ReceivedMessage
 from headway.contracts import JobMessage, Timestamp, decode_message, encode_message, extract_job_id
 
-# Longer than any operation. The messages of a killed command become visible again only then.
-VISIBILITY_S = 300
-MAX_CONCURRENCY = 8  # requests at once
+VISIBILITY_S = 300  # longer than any operation; the messages of a killed command stay hidden until it ends
+MAX_CONCURRENCY = 8
 TOO_LARGE = 413
 T = TypeVar("T")
 
 
 class CannotRedrive(ValueError):
-    """The message cannot be redriven; it stays on the poison queue."""
+    """Raised if a message cannot be redriven. It stays on the poison queue."""
 
 
 class PoisonMessage(Struct, frozen=True):
-    """A message on the poison queue; `message` is None if it cannot be decoded, and `problem` says why."""
+    """A message on the poison queue. If it cannot be decoded, `message` is None and `problem` is the reason."""
 
     received: ReceivedMessage
     message: JobMessage | None
@@ -49,31 +48,35 @@ class PoisonMessage(Struct, frozen=True):
 
 
 class PoisonedJob(Struct, frozen=True):
-    """All poison messages of one job, the latest first; or one message without a job id."""
+    """All poison messages of one job, the latest first; or one message without a job ID."""
 
     messages: tuple[PoisonMessage, ...]
 
     @property
     def latest(self) -> PoisonMessage:
-        """The message of the highest generation among those that can be decoded."""
+        """The message of the highest generation; messages that cannot be decoded come last."""
         return self.messages[0]
 
     @property
     def id(self) -> str:
-        """The job's id, or the message's id without one."""
+        """The job's ID, or the message's ID if it has no job ID."""
         return str(self.latest.job_id or self.latest.received.id)
 
     def matches(self, text: str) -> bool:
-        """Return whether a text is the id of the job or of one of its messages."""
+        """Return whether a text is the ID of the job or of one of its messages."""
         try:
             job_id = UUID(text)
         except ValueError:
             job_id = None
-        mine = job_id is not None and job_id == self.latest.job_id
-        return mine or any(poisoned.received.id == text for poisoned in self.messages)
+        is_job_id = job_id is not None and job_id == self.latest.job_id
+        return is_job_id or any(message.received.id == text for message in self.messages)
 
     def redriven_message(self, expires_at: Timestamp) -> JobMessage:
-        """Return the message to send: the same job in the next generation, with all its attempts."""
+        """Return the message to send: the same job in the next generation, with all its attempts.
+
+        Raises:
+            CannotRedrive: the latest message cannot be decoded.
+        """
         message, received = self.latest.message, self.latest.received
         if message is None:
             raise CannotRedrive(
@@ -89,27 +92,30 @@ class PoisonedJob(Struct, frozen=True):
 
 
 class PoisonQueue:
-    """An operator's access to a poison queue."""
+    """The operations on a poison queue.
 
-    def __init__(self, jobs: JobQueue, poisoned: JobQueue) -> None:
+    Call `redrive` and `discard` inside the block of `jobs`: the messages are leased only there.
+    """
+
+    def __init__(self, jobs: JobQueue, poison: JobQueue) -> None:
         self._jobs = jobs
-        self._poison = poisoned
+        self._poison = poison
         self._received: dict[str, ReceivedMessage] = {}
 
     @classmethod
     @asynccontextmanager
     async def connect(cls, account: str, name: str, api_version: str | None = None) -> AsyncIterator[PoisonQueue]:
-        """Open a client; the arguments are those of `JobQueue.connect`."""
+        """Open a client; for the arguments see `JobQueue.connect`."""
         version = api_version or API_VERSION
         async with (
             JobQueue.connect(account, name, version) as jobs,
-            JobQueue.connect(account, f"{name}-poison", version) as poisoned,
+            JobQueue.connect(account, f"{name}-poison", version) as poison,
         ):
-            yield cls(jobs, poisoned)
+            yield cls(jobs, poison)
 
     @asynccontextmanager
     async def jobs(self) -> AsyncIterator[list[PoisonedJob]]:
-        """Receive all messages for the length of the block, the oldest job first; release those that remain."""
+        """Receive all messages and yield their jobs, the oldest first; release the remaining messages at the end."""
         try:
             while await _uninterruptible(self._receive_page()):
                 pass
@@ -118,9 +124,12 @@ class PoisonQueue:
             await _uninterruptible(for_each_limited(list(self._received.values()), self._release))
 
     async def redrive(self, job: PoisonedJob, expires_at: Timestamp) -> JobMessage:
-        """Send a job to its queue again, then delete its poison messages.
+        """Send a job to its queue again, then delete its poison messages; return the sent message.
 
-        After a crash in between, the fence rejects the second redrive, because it has the same generation.
+        After a crash between the two steps, the fence rejects the second redrive, because it has the same generation.
+
+        Raises:
+            CannotRedrive: the latest message cannot be decoded, or is too large.
         """
         message = job.redriven_message(expires_at)
         try:
@@ -134,53 +143,62 @@ class PoisonQueue:
 
     async def discard(self, job: PoisonedJob) -> None:
         """Delete a job's poison messages."""
-        for poisoned in job.messages:
-            received = poisoned.received
+        for message in job.messages:
+            received = message.received
             await self._poison.delete(received.id, received.pop_receipt)
             self._received.pop(received.id, None)
 
     async def _receive_page(self) -> bool:
-        """Receive a page; return whether it has new messages (long operations receive their own again)."""
+        """Receive a page and return whether it contains new messages.
+
+        A slow operation receives a message again when its visibility timeout has ended.
+        """
         page = await self._poison.receive(MAX_PAGE, VISIBILITY_S, create=False)
-        new = any(received.id not in self._received for received in page)
+        has_new = any(received.id not in self._received for received in page)
         self._received.update((received.id, received) for received in page)  # only the newest pop receipt is valid
-        return new
+        return has_new
 
     async def _release(self, received: ReceivedMessage) -> None:
-        with suppress(AzureError):  # it becomes visible when its timeout ends
+        with suppress(AzureError):  # the message becomes visible when its timeout ends
             await self._poison.update(received.id, received.pop_receipt, 0)
 
 
 def group_by_job(messages: Iterable[PoisonMessage]) -> list[PoisonedJob]:
     """Group messages by job, the oldest first."""
-    jobs: dict[str, list[PoisonMessage]] = {}
-    for poisoned in messages:
-        jobs.setdefault(str(poisoned.job_id or poisoned.received.id), []).append(poisoned)
-    cases = [PoisonedJob(tuple(sorted(doubles, key=_precedence, reverse=True))) for doubles in jobs.values()]
-    return sorted(cases, key=lambda case: (case.latest.received.inserted_at, case.id))
+    groups: dict[str, list[PoisonMessage]] = {}
+    for message in messages:
+        groups.setdefault(str(message.job_id or message.received.id), []).append(message)
+    jobs = [PoisonedJob(tuple(sorted(group, key=_precedence, reverse=True))) for group in groups.values()]
+    return sorted(jobs, key=lambda job: (job.latest.received.inserted_at, job.id))
 
 
-def _precedence(poisoned: PoisonMessage) -> tuple[int, Timestamp]:
-    generation = -1 if poisoned.message is None else poisoned.message.generation
-    return generation, poisoned.received.inserted_at
+def _precedence(poison: PoisonMessage) -> tuple[int, Timestamp]:
+    generation = -1 if poison.message is None else poison.message.generation
+    return generation, poison.received.inserted_at
 
 
 async def for_each_limited(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:
-    """Run `work` for all items, a few at once; raise an error after the running ones have finished."""
-    left = iter(items)
+    """Call `work` for each item, at most `MAX_CONCURRENCY` at once.
 
-    async def worker() -> None:
-        for item in left:
+    An error ends one of the concurrent loops; the first error is raised after all loops have ended.
+    """
+    remaining = iter(items)
+
+    async def process_items() -> None:
+        for item in remaining:
             await work(item)
 
-    ended = await asyncio.gather(*(worker() for _ in range(MAX_CONCURRENCY)), return_exceptions=True)
-    for error in ended:
+    results = await asyncio.gather(*(process_items() for _ in range(MAX_CONCURRENCY)), return_exceptions=True)
+    for error in results:
         if error is not None:
             raise error
 
 
 async def _uninterruptible(work: Coroutine[Any, Any, T]) -> T:
-    """Finish work although the task is cancelled: a received message that is not recorded could not be released."""
+    """Complete the work even if the task is cancelled.
+
+    Otherwise a message could be received without being recorded, and would not be released.
+    """
     task = asyncio.create_task(work)
     try:
         return await asyncio.shield(task)
