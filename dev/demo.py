@@ -1,4 +1,4 @@
-"""`make demo`: a separate system on free ports, with a few jobs; one is cancelled, and a worker is killed."""
+"""`make demo`: run a few jobs in a separate system on free ports; cancel one, and kill the worker of another."""
 
 from __future__ import annotations
 
@@ -29,52 +29,53 @@ JOBS: tuple[tuple[str, Any, float], ...] = (
 
 
 class Demo:
-    """The jobs and the interventions while they run."""
+    """The jobs of the demo, and the faults and cancellations while they run."""
 
-    def __init__(self, client: Client, folder: Path) -> None:
+    def __init__(self, client: Client, state_dir: Path) -> None:
         self._client = client
-        self._folder = folder
-        self._trouble = {"thumbnails": (50, self._kill_worker), "video": (2, self._cancel)}
+        self._state_dir = state_dir
+        # kind -> (percentage, action): the action is called once, when the job's progress reaches the percentage
+        self._interventions = {"thumbnails": (50, self._kill_worker), "video": (2, self._cancel)}
 
     async def run(self) -> None:
         """Submit the jobs and display them until they end."""
         receipts = {kind: await self._client.submit(kind, payload, delay_s=delay) for kind, payload, delay in JOBS}
         for kind, receipt in receipts.items():
             print(f"{kind:10} {receipt.link}")
-        with job_display(as_json=False) as show:
-            await asyncio.gather(*(self._follow(kind, receipt, show) for kind, receipt in receipts.items()))
+        with job_display(as_json=False) as display:
+            await asyncio.gather(*(self._watch(kind, receipt, display) for kind, receipt in receipts.items()))
 
-    async def _follow(self, kind: str, receipt: Receipt, show: Callable[[JobSnapshot], None]) -> None:
+    async def _watch(self, kind: str, receipt: Receipt, display: Callable[[JobSnapshot], None]) -> None:
         async for job in self._client.watch(receipt):
-            show(job)
-            percent, act = self._trouble.get(kind, (101, None))
-            if act is not None and job.progress is not None and (job.progress.percent or 0) >= percent:
-                del self._trouble[kind]
-                await act(receipt)
+            display(job)
+            percent, intervene = self._interventions.get(kind, (101, None))
+            if intervene is not None and job.progress is not None and (job.progress.percent or 0) >= percent:
+                del self._interventions[kind]
+                await intervene(receipt)
 
     async def _kill_worker(self, _receipt: Receipt) -> None:
-        print("kill -9 $(cat pid/worker): its jobs begin again when their leases end, in three seconds", flush=True)
-        os.kill(int((self._folder / "pid/worker").read_text()), signal.SIGKILL)
+        print("kill -9 $(cat pid/worker): its jobs restart when their leases expire, in three seconds", flush=True)
+        os.kill(int((self._state_dir / "pid/worker").read_text()), signal.SIGKILL)
 
     async def _cancel(self, receipt: Receipt) -> None:
-        print("headway cancel: the video is not needed any more", flush=True)
+        print("headway cancel: the video is no longer needed", flush=True)
         await self._client.cancel(receipt)
 
 
 @asynccontextmanager
-async def system(folder: Path) -> AsyncIterator[str]:
-    """Run the whole system until the block ends; yield the submitter's URL."""
-    with ExitStack() as held:
-        free = [held.enter_context(socket.create_server((LOCAL, 0))).getsockname()[1] for _ in PORTS]
-    ports = dict(zip(PORTS, map(str, free), strict=True))
+async def running_system(state_dir: Path) -> AsyncIterator[str]:
+    """Run the whole system for the length of the block; yield the submitter's URL."""
+    with ExitStack() as sockets:
+        free_ports = [sockets.enter_context(socket.create_server((LOCAL, 0))).getsockname()[1] for _ in PORTS]
+    ports = dict(zip(PORTS, map(str, free_ports), strict=True))
     env = {
         **os.environ,
         **ports,
-        "HEADWAY_DIR": str(folder),
+        "HEADWAY_DIR": str(state_dir),
         "LEASE_S": "3",
         "WORKER_JOBS": "services.worker.jobs,dev.demo_jobs",
     }
-    log = folder / "output"
+    log = state_dir / "output"
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "dev.up", cwd=ROOT, env=env, stdout=output, stderr=output
@@ -94,10 +95,10 @@ async def system(folder: Path) -> AsyncIterator[str]:
 async def main() -> None:
     """Run the demo."""
     print("Starting Azurite, Valkey, submitter, worker and notifier on free ports", flush=True)
-    with TemporaryDirectory(prefix="headway-demo-") as folder:
-        async with system(Path(folder)) as url, Client(url) as client:
-            await Demo(client, Path(folder)).run()
-    print("Everything is stopped and removed. `make up` runs it for you to try: see README.md.")
+    with TemporaryDirectory(prefix="headway-demo-") as state_dir:
+        async with running_system(Path(state_dir)) as url, Client(url) as client:
+            await Demo(client, Path(state_dir)).run()
+    print("All processes are stopped and all files removed. Run `make up` to try Headway yourself: see README.md.")
 
 
 if __name__ == "__main__":

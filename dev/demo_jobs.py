@@ -1,4 +1,4 @@
-"""The jobs of `make demo`: one for each kind of progress and outcome."""
+"""The jobs of `make demo`, which show each kind of progress and each outcome."""
 
 import asyncio
 import itertools
@@ -9,7 +9,7 @@ from headway import Fail, JobContext, job
 
 @job("thumbnails")
 async def thumbnails(ctx: JobContext, payload: dict[str, int]) -> dict[str, int]:
-    """Report how many files are done."""
+    """Report each photo, with the number of photos that are finished."""
     async for number in ctx.track(range(payload["photos"]), message="Resizing", unit="photos"):
         ctx.progress(number, payload["photos"], f"Resizing photo-{number:03}.jpg", unit="photos")
         await asyncio.sleep(0.1)
@@ -18,7 +18,7 @@ async def thumbnails(ctx: JobContext, payload: dict[str, int]) -> dict[str, int]
 
 @job("crawl")
 async def crawl(ctx: JobContext, payload: dict[str, int]) -> str:
-    """Report progress without a known total."""
+    """Report progress whose total is unknown."""
     for pages in itertools.count(1):
         ctx.progress(pages, message=f"https://example.com/{pages}", unit="pages")
         await asyncio.sleep(0.15)

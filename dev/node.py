@@ -1,6 +1,6 @@
-"""The Node.js that runs Azurite: the machine's own from version 20 on, or the one from a Python package.
+"""Find the Node.js that runs Azurite: the one on the PATH from version 20 on, otherwise the one in a Python package.
 
-`python -m dev.node` exits with 1 if there is none; `python -m dev.node npm ...` runs its npm.
+`python -m dev.node` exits with 1 if neither exists; `python -m dev.node npm ...` runs the npm of that Node.js.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ MIN_VERSION = 20
 
 
 class Node(NamedTuple):
-    """A Node.js and the command that runs its npm."""
+    """The path of a Node.js, and the command that runs its npm."""
 
     node: str
     npm: tuple[str, ...]
 
 
 def find_node() -> Node | None:
-    """Return the Node.js to use, `None` if there is none."""
+    """Return the Node.js to use, or None if neither the PATH nor a Python package has one."""
     return _from_path() or _from_wheel()
 
 
@@ -44,20 +44,20 @@ def _from_wheel() -> Node | None:
 
 def _major_version(node: str) -> int:
     try:
-        told = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
-        return int(told.removeprefix("v").split(".")[0])
+        version = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
+        return int(version.removeprefix("v").split(".")[0])
     except (OSError, ValueError, subprocess.SubprocessError):  # not a working Node.js
         return 0
 
 
 def main(arguments: list[str]) -> int:
-    """Replace this process by npm if asked to; otherwise return whether Node.js was found."""
+    """Return 0 if a Node.js was found, otherwise 1; with `npm` as first argument, replace this process with npm."""
     found = find_node()
     if found is None:
         return 1
     if arguments[:1] == ["npm"]:
         os.environ["PATH"] = f"{Path(found.node).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-        os.execv(found.npm[0], [*found.npm, *arguments[1:]])  # noqa: S606 - no shell is what we want
+        os.execv(found.npm[0], [*found.npm, *arguments[1:]])  # noqa: S606 - no shell is needed
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`make up`: Valkey, Azurite and the three services, started in order, kept running, and stopped in order."""
+"""`make up`: start Valkey, Azurite and the three services, restart those that die, and stop them in reverse order."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ from dev.environment import (
 )
 
 MAX_DEATHS, WINDOW_S = 3, 10.0
-DELAY_S = 2.0  # before the second restart in that window
+RESTART_DELAY_S = 2.0  # before the second restart in that window
 LAST_LINES = 20
 PARENT_CHECK_INTERVAL_S = 0.5
 
@@ -34,7 +34,7 @@ class CrashLoop(Exception):
 
 
 class ManagedProcess:
-    """Keeps a program running in its own session, with its current process id in `pid/<name>`."""
+    """A program in its own session that is restarted when it dies; `pid/<name>` contains its process ID."""
 
     def __init__(self, program: Program, env: Mapping[str, str], state: Path) -> None:
         self.program = program
@@ -71,10 +71,10 @@ class ManagedProcess:
                 raise CrashLoop(
                     f"{self.program.name} died {MAX_DEATHS} times in {WINDOW_S:g} s; its last lines:\n{last}"
                 )
-            print_line(f"{self.program.name} ended with {code} and is started again")
+            print_line(f"{self.program.name} exited with {code} and is restarted")
             if deaths[-1] - deaths[-2] < WINDOW_S:  # the first restart is immediate
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), DELAY_S)
+                    await asyncio.wait_for(self._stopping.wait(), RESTART_DELAY_S)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process and its children."""
@@ -94,21 +94,21 @@ class ManagedProcess:
             stderr=write,
         )
         os.close(write)
-        showing = threading.Thread(target=self._show_output, args=(read,), daemon=True)
-        showing.start()
-        draft = self._pid_file.with_suffix(".new")
-        draft.write_text(f"{self._running.pid}\n")
-        draft.replace(self._pid_file)  # atomic: readers see the old or the new process id
+        printing = threading.Thread(target=self._print_output, args=(read,), daemon=True)
+        printing.start()
+        new_file = self._pid_file.with_suffix(".new")
+        new_file.write_text(f"{self._running.pid}\n")
+        new_file.replace(self._pid_file)  # atomic: readers see the old or the new process ID
         if self._stopping.is_set():  # stopped while the process was starting
             self.signal(signal.SIGTERM)
         code = await self._running.wait()
-        self.signal(signal.SIGKILL)  # and any children that are left
+        self.signal(signal.SIGKILL)  # for children that are left
         self._pid_file.unlink(missing_ok=True)
-        await asyncio.to_thread(showing.join, 1)
+        await asyncio.to_thread(printing.join, 1)
         return code
 
-    def _show_output(self, read: int) -> None:
-        """Print the process's output, in a thread, because a blocked terminal must not stop the run."""
+    def _print_output(self, read: int) -> None:
+        """Print and log the process's output; called in a thread, because a terminal can block."""
         with os.fdopen(read, errors="replace") as output:
             for line in output:
                 self._log.write(print_process_line(self.program.name, line.rstrip()) + "\n")
@@ -122,23 +122,23 @@ async def run(env: Mapping[str, str], state: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, *hangup):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     stopping = [asyncio.create_task(stop.wait()), asyncio.create_task(wait_for_parent_exit(os.getppid()))]
-    ends = [*stopping]  # the first of these to finish ends the run
+    exit_tasks = [*stopping]  # the first of these tasks to finish ends the run
     for group in programs(env, state):
         started.append([ManagedProcess(program, env, state) for program in group])
-        ends += [process.start() for process in started[-1]]
-        answering = asyncio.create_task(wait_until_ready(group))
-        await asyncio.wait([answering, *ends], return_when=asyncio.FIRST_COMPLETED)
-        if not answering.done():
-            answering.cancel()
+        exit_tasks += [process.start() for process in started[-1]]
+        ready = asyncio.create_task(wait_until_ready(group))
+        await asyncio.wait([ready, *exit_tasks], return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            ready.cancel()
             break
     else:
         print_line(f"Headway is ready: {env['SUBMITTER_URL'].rstrip('/')}/")
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(exit_tasks, return_when=asyncio.FIRST_COMPLETED)
     for processes in reversed(started):
         await asyncio.gather(*(process.stop() for process in processes))
     for task in stopping:
         task.cancel()
-    await asyncio.gather(*ends[len(stopping) :])
+    await asyncio.gather(*exit_tasks[len(stopping) :])
 
 
 async def wait_for_parent_exit(parent: int) -> None:
@@ -156,8 +156,8 @@ def main() -> int:
         colour = {"FORCE_COLOR": "1"} if COLOURED else {}
         with locked_state_dir(state, env):
             asyncio.run(run({**os.environ, **env, **colour, "PYTHONUNBUFFERED": "1"}, state))
-    except (SetupError, CrashLoop) as problem:
-        print(problem, file=sys.stderr)
+    except (SetupError, CrashLoop) as error:
+        print(error, file=sys.stderr)
         return 1
     return 0
 

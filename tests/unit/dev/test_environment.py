@@ -1,4 +1,4 @@
-"""What `make up` runs the services with, and what it says when it cannot."""
+"""The environment of `make up`: its settings, its ports and its state folder."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from services.worker.settings import WorkerSettings
 from tests.waiting import free_ports
 
 
-def test_the_services_start_with_what_they_are_given(tmp_path: Path) -> None:
-    """Nothing that a service needs is missing, and every service finds the others."""
+def test_services_load_the_environment(tmp_path: Path) -> None:
+    """The environment contains every required setting, and the URLs of the services match their ports."""
     env = service_environment(tmp_path, {})
     submitter, notifier, worker = (load(kind, env) for kind in (SubmitterSettings, NotifierSettings, WorkerSettings))
     assert isinstance(submitter, SubmitterSettings)
@@ -29,65 +29,64 @@ def test_the_services_start_with_what_they_are_given(tmp_path: Path) -> None:
     assert submitter.queue_connection_string == worker.queue_connection_string
     assert "127.0.0.1:10001" in str(worker.queue_connection_string)
     assert str(submitter.submitter_url) in notifier.allowed_origins
-    assert {one.bind_host for one in (submitter, notifier, worker)} == {"127.0.0.1"}
+    assert {settings.bind_host for settings in (submitter, notifier, worker)} == {"127.0.0.1"}
     assert worker.report_key_file == notifier.report_key_file == tmp_path / "keys/report.key"
 
 
-def test_every_setting_of_the_user_wins(tmp_path: Path) -> None:
-    """Whatever is set in the environment is what the services get."""
-    given = {name: f"given-{name}" for name in service_environment(tmp_path, {})}
-    told = service_environment(tmp_path, given)
-    assert told.pop("ALLOWED_ORIGINS").endswith(f",{given.pop('ALLOWED_ORIGINS')}")  # besides the system's own pages
-    assert told == given
+def test_environment_overrides_every_default(tmp_path: Path) -> None:
+    """The services get each setting of the user's environment; allowed origins are added to the default ones."""
+    user_env = {name: f"value-of-{name}" for name in service_environment(tmp_path, {})}
+    env = service_environment(tmp_path, user_env)
+    assert env.pop("ALLOWED_ORIGINS").endswith(f",{user_env.pop('ALLOWED_ORIGINS')}")
+    assert env == user_env
 
 
-def test_another_port_is_another_port_everywhere(tmp_path: Path) -> None:
-    """Addresses follow the ports that they name."""
-    given = {name: str(20_000 + number) for number, name in enumerate(PORTS)}
-    env = service_environment(tmp_path, given)
-    assert not [value for value in env.values() if any(f":{old}" in value for old in PORTS.values())]
-    assert env["NOTIFIER_INTERNAL_URL"].endswith(given["NOTIFIER_INTERNAL_PORT"])
-    assert env["REDIS_URL"] == f"redis://127.0.0.1:{given['VALKEY_PORT']}/0"
+def test_urls_contain_the_configured_ports(tmp_path: Path) -> None:
+    """When the ports are changed, no URL contains a default port."""
+    ports = {name: str(20_000 + number) for number, name in enumerate(PORTS)}
+    env = service_environment(tmp_path, ports)
+    assert not [value for value in env.values() if any(f":{default}" in value for default in PORTS.values())]
+    assert env["NOTIFIER_INTERNAL_URL"].endswith(ports["NOTIFIER_INTERNAL_PORT"])
+    assert env["REDIS_URL"] == f"redis://127.0.0.1:{ports['VALKEY_PORT']}/0"
 
 
-def test_with_api_keys_the_submitter_is_not_open(tmp_path: Path) -> None:
-    """Keys are set by one variable, and the default gives way."""
+def test_submitter_with_api_keys_is_not_open(tmp_path: Path) -> None:
+    """A user who sets API keys does not have to set SUBMITTER_OPEN as well."""
     env = service_environment(tmp_path, {"SUBMITTER_API_KEYS": "/keys/api"})
     assert load(SubmitterSettings, {**env, "SUBMITTER_API_KEYS": "/keys/api"}).submitter_open is False
 
 
-def test_the_state_folder_is_the_repository_s_unless_another_is_named(tmp_path: Path) -> None:
-    """`HEADWAY_DIR` moves everything that a run leaves behind."""
+def test_state_folder_is_set_by_headway_dir(tmp_path: Path) -> None:
+    """The state folder is `.headway` in the repository, unless `HEADWAY_DIR` is set."""
     assert state_dir({}) == ROOT / ".headway"
     assert state_dir({"HEADWAY_DIR": str(tmp_path / "a/../b")}) == tmp_path / "b"
 
 
-def test_free_ports_are_taken_without_complaint(tmp_path: Path) -> None:
-    """A check leaves no port behind: it can be made twice."""
-    given = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
-    for _ in range(2):
-        check_ports(service_environment(tmp_path, given))
-
-
-def test_every_port_that_cannot_be_had_is_named(tmp_path: Path) -> None:
-    """A taken port, one that is none and one used twice are told at once, with what to set."""
+def test_check_accepts_free_ports(tmp_path: Path) -> None:
+    """The check closes the ports that it has opened, so a second check succeeds too."""
     ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        number = str(taken.getsockname()[1])
-        given = {**ports, "NOTIFIER_PORT": number, "AZURITE_PORT": "x"}
-        given["VALKEY_PORT"] = given["SUBMITTER_PORT"]
-        with pytest.raises(SetupError) as refused:
-            check_ports(service_environment(tmp_path, given))
-    told = str(refused.value).splitlines()
-    assert len(told) == 3
-    assert f"port {number} (notifier) is taken" in told[0]
-    assert told[0].endswith("set NOTIFIER_PORT")
-    assert told[1] == "AZURITE_PORT=x is no port"
-    assert "(valkey) is taken" in told[2]
+    for _ in range(2):
+        check_ports(service_environment(tmp_path, ports))
 
 
-def test_a_state_folder_is_one_run_s_alone(tmp_path: Path) -> None:
-    """Two runs would share pids, stores and keys; once the first has ended, the next may have the folder."""
+def test_check_lists_every_unavailable_port(tmp_path: Path) -> None:
+    """One error lists a port in use, an invalid port and a port that is set twice, each with its setting."""
+    ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        used_port = str(server.getsockname()[1])
+        ports |= {"NOTIFIER_PORT": used_port, "AZURITE_PORT": "x", "VALKEY_PORT": ports["SUBMITTER_PORT"]}
+        with pytest.raises(SetupError) as error:
+            check_ports(service_environment(tmp_path, ports))
+    lines = str(error.value).splitlines()
+    assert len(lines) == 3
+    assert f"port {used_port} (notifier) is in use" in lines[0]
+    assert lines[0].endswith("set NOTIFIER_PORT")
+    assert lines[1] == "AZURITE_PORT=x is not a port"
+    assert "(valkey) is in use" in lines[2]
+
+
+def test_state_folder_is_locked_for_one_run(tmp_path: Path) -> None:
+    """A second run gets an error while the first one has the folder; a later run keeps the keys and removes old pids."""
     with locked_state_dir(tmp_path, {"A": "1", "B": "x=y"}):
         assert (tmp_path / "env").read_text() == "A=1\nB=x=y\n"
         with pytest.raises(SetupError, match="set HEADWAY_DIR"), locked_state_dir(tmp_path, {"A": "2"}):
