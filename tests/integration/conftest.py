@@ -28,8 +28,8 @@ ORIGIN = "http://page.example"
 class Notifier:
     """A running notifier, its keys and a client session."""
 
-    public: str
-    internal: str
+    public: str  # base URL of the public listener
+    internal: str  # base URL of the internal listener
     report_key: str
     signer: TokenSigner
     session: aiohttp.ClientSession
@@ -74,8 +74,8 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
-def report(job_id: str, sequence: int, **more: Any) -> dict[str, Any]:
-    """Return a report of a running job, with other fields as given."""
+def report(job_id: str, sequence: int, **fields: Any) -> dict[str, Any]:
+    """Return a report of a running job; `fields` replace or complete its fields."""
     now = Timestamp.now()
     return {
         "job_id": job_id,
@@ -87,7 +87,7 @@ def report(job_id: str, sequence: int, **more: Any) -> dict[str, Any]:
         "submitted_at": str(now),
         "expires_at": str(now.after(3600)),
         "lease_until": str(now.after(60)),
-        **more,
+        **fields,
     }
 
 
@@ -111,26 +111,26 @@ def environment(redis_url: str, keys: Path, port: int, internal_port: int, **set
 def unexpected_errors(log: Path) -> list[str]:
     """Return the lines of a log that show an error of the service itself."""
     markers = ('"level": "error"', "Traceback", "exception")
-    return [line for line in log.read_text().splitlines() if any(sign in line for sign in markers)]
+    return [line for line in log.read_text().splitlines() if any(marker in line for marker in markers)]
 
 
 @asynccontextmanager
 async def running_notifier(stores: dict[str, str], keys: Path, **settings: str) -> AsyncIterator[Notifier]:
     """Run a notifier until the block ends; the test may stop it earlier. The exit code must be 0."""
     make_keys(keys)
-    port, internal = free_ports(2)
-    env = environment(stores["REDIS_URL"], keys, port, internal, **settings)
+    port, internal_port = free_ports(2)
+    env = environment(stores["REDIS_URL"], keys, port, internal_port, **settings)
     log = keys / f"notifier-{port}.log"
     with log.open("wb") as errors:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "services.notifier", cwd=ROOT, env=env, stderr=errors
         )
     async with aiohttp.ClientSession() as session:
-        public, base = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{internal}"
+        public, internal = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{internal_port}"
 
         async def ready() -> bool:
             try:
-                async with session.get(f"{base}/readyz") as response:
+                async with session.get(f"{internal}/readyz") as response:
                     return response.status == 200
             except aiohttp.ClientError:
                 return False
@@ -138,7 +138,7 @@ async def running_notifier(stores: dict[str, str], keys: Path, **settings: str) 
         try:
             await wait_until(ready, 30)
             signer = TokenSigner((keys / "token.pem").read_text())
-            yield Notifier(public, base, (keys / "report.key").read_text().strip(), signer, session, process, log)
+            yield Notifier(public, internal, (keys / "report.key").read_text().strip(), signer, session, process, log)
             if process.returncode is None:
                 process.terminate()
             assert await asyncio.wait_for(process.wait(), 20) == 0, log.read_text()[-4000:]

@@ -1,4 +1,4 @@
-"""A log of what the handlers of the tests really did, independent of Headway's reports.
+"""A log of the calls and steps of the tests' handlers, independent of Headway's reports.
 
 Handlers append to one file, a line per event. The log survives the death of any worker, and its times are of the
 machine's monotonic clock, which all processes share.

@@ -67,8 +67,8 @@ def percents(snapshots: list[dict[str, Any]], step: str = "") -> list[float]:
     return [update["percent"] for update in progress if (update["message"] or "").startswith(step)]
 
 
-async def test_payload_result_and_progress_are_converted(stack: Stack) -> None:
-    """The handler gets a typed payload, and watchers see its progress up to 100 % and its result as JSON."""
+async def test_handler_gets_a_typed_payload(stack: Stack) -> None:
+    """The payload is decoded to its annotated type; watchers see the progress up to 100 % and the result as JSON."""
     receipt = await stack.submit("pack", {"items": ["ink", "paper", "glue"], "copies": 2})
     snapshots = await history(stack, receipt["token"])
     assert snapshots[-1]["result"] == {"parcels": 6}
