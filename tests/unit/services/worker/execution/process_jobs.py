@@ -1,4 +1,4 @@
-"""Jobs that run in processes of their own."""
+"""Jobs with `process=True` for the tests of the process pool."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headway import Fail, JobContext, job
 
 @job("pid", process=True)
 def pid(ctx: JobContext, payload: int) -> int:
-    """Say which process it is."""
+    """Report progress `payload` times and return the process id."""
     for number in ctx.track(range(payload)):
         ctx.progress(number, payload, "Counting")
     return os.getpid()
@@ -23,29 +23,29 @@ def pid(ctx: JobContext, payload: int) -> int:
 
 @job("exits", process=True)
 def exits(_ctx: JobContext, payload: int) -> None:
-    """End the process."""
+    """Exit the process with a code."""
     os._exit(payload)
 
 
 @job("crashes", process=True)
 def crashes(_ctx: JobContext, payload: int) -> None:
-    """End the process by a signal."""
+    """Kill the process with a signal."""
     os.kill(os.getpid(), payload)
 
 
 @job("fails", process=True)
 def fails(_ctx: JobContext, payload: str) -> None:
-    """Fail in the given way."""
+    """Raise `Fail`, `SystemExit` or a ValueError."""
     raise {"fail": Fail("No"), "exit": SystemExit(3)}.get(payload, ValueError(payload))
 
 
 @job("hangs", process=True)
 def hangs(_ctx: JobContext, payload: str) -> None:
-    """Never end, with a child that does not end either; write down both process ids, and why it was to end."""
+    """Sleep, with a child process that sleeps too; write both process ids to a file, and the reason of a cancel."""
     child = subprocess.Popen(["sleep", "1000"])
-    draft = Path(payload).with_suffix(".new")
-    draft.write_text(f"{os.getpid()} {child.pid}")
-    draft.rename(payload)
+    temporary = Path(payload).with_suffix(".new")
+    temporary.write_text(f"{os.getpid()} {child.pid}")
+    temporary.rename(payload)  # readers never see a partial file
     try:
         time.sleep(1000)
     except asyncio.CancelledError as error:
@@ -53,31 +53,31 @@ def hangs(_ctx: JobContext, payload: str) -> None:
         raise
 
 
-@job("keeps", process=True)
-def keeps(ctx: JobContext, _payload: Any) -> Any:
-    """Keep two checkpoints, log, and return what there was."""
+@job("saves-checkpoints", process=True)
+def saves_checkpoints(ctx: JobContext, _payload: Any) -> Any:
+    """Save two checkpoints, log a warning, and return the checkpoint that the attempt started with."""
     ctx.checkpoint({"step": 1})
     ctx.checkpoint({"step": 2})
-    ctx.log.warning("kept %d", 2, extra={"step": 2})
+    ctx.log.warning("saved %d", 2, extra={"step": 2})
     return ctx.checkpoint_value
 
 
-@job("leaves", process=True)
-def leaves(ctx: JobContext, payload: int) -> int:
-    """Leave a thread behind that goes on showing progress."""
+@job("leaves-thread", process=True)
+def leaves_thread(ctx: JobContext, payload: int) -> int:
+    """Start a thread that reports progress even after the job has ended; return the process id."""
 
-    def go_on() -> None:
+    def report_forever() -> None:
         while True:
             ctx.progress(payload, 1000)
             time.sleep(0.001)
 
-    threading.Thread(target=go_on, daemon=True).start()
+    threading.Thread(target=report_forever, daemon=True).start()
     return os.getpid()
 
 
-@job("stubborn", process=True)
-def stubborn(_ctx: JobContext, payload: str) -> None:
-    """Never end, whatever is asked."""
+@job("ignores-cancel", process=True)
+def ignores_cancel(_ctx: JobContext, payload: str) -> None:
+    """Write the process id to a file and never end, not even on a cancel."""
     while True:
         try:
             Path(payload).write_text(str(os.getpid()))

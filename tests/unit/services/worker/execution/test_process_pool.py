@@ -1,4 +1,4 @@
-"""Handlers in processes of their own: what they say arrives, and nothing of them outlives their job."""
+"""Handlers in processes: their progress, checkpoints and logs arrive, and no process outlives its job's lease."""
 
 from __future__ import annotations
 
@@ -30,204 +30,196 @@ from tests.waiting import wait_until
 JOBS = load_jobs([process_jobs.__name__])
 
 
-class Keeper(Recorder):
-    """Keeps a job until it is told otherwise."""
+class FakeHost(Recorder):
+    """A recorder with a lease that does not end, unless a test sets `lease_deadline`."""
 
     lease_deadline = 1e12
 
 
 @pytest.fixture
-async def processes() -> AsyncIterator[ProcessPool]:
-    """Open a pool, which is left empty."""
-    async with ProcessPool.open() as processes:
-        yield processes
+async def pool() -> AsyncIterator[ProcessPool]:
+    """Open a process pool."""
+    async with ProcessPool.open() as pool:
+        yield pool
 
 
 async def run(
-    processes: ProcessPool,
+    pool: ProcessPool,
     kind: str,
     payload: Any = None,
-    host: Keeper | None = None,
+    host: FakeHost | None = None,
     checkpoint: bytes = b"null",
     timeout_s: float | None = None,
 ) -> Finished | RetryLater:
-    """Run a job once."""
+    """Run one attempt of a job."""
     attempt = Attempt(job_id=uuid4(), kind=kind, checkpoint=Json(checkpoint))
     text = Json(msgspec.json.encode(payload))
-    return await Runner(processes).run(JOBS[kind], attempt, text, host or Keeper(), timeout_s)
+    return await Runner(pool).run(JOBS[kind], attempt, text, host or FakeHost(), timeout_s)
 
 
-def result(ending: Finished | RetryLater) -> Any:
-    """Return what a job has returned."""
-    assert ending.status == "succeeded", ending
-    return msgspec.json.decode(ending.result)
+def result(outcome: Finished | RetryLater) -> Any:
+    """Return the decoded result of a successful attempt."""
+    assert outcome.status == "succeeded", outcome
+    return msgspec.json.decode(outcome.result)
 
 
-def lives(pid: int) -> bool:
-    """Tell whether a process is there and is no zombie."""
+def is_running(pid: int) -> bool:
+    """Return whether a process exists and is not a zombie."""
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
 
 
-async def pids(file: Path) -> list[int]:
-    """Wait for the process ids that the `hangs` job writes."""
+async def read_pids(file: Path) -> list[int]:
+    """Wait for the process ids that the job `hangs` writes, and return them."""
     await wait_until(file.exists)
     return [int(word) for word in file.read_text().split()[:2]]
 
 
-async def test_a_process_shows_its_progress_and_is_kept_for_the_next_job(processes: ProcessPool) -> None:
-    """It is another process than this one, the same for two jobs; the last progress arrives, most does not."""
-    host = Keeper()
-    first = result(await run(processes, "pid", 20_000, host))
+async def test_process_reports_progress_and_is_reused(pool: ProcessPool) -> None:
+    """Two jobs in turn run in the same process; the last progress arrives, earlier progress is coalesced."""
+    host = FakeHost()
+    first = result(await run(pool, "pid", 20_000, host))
     assert first != os.getpid()
     assert host.progress[-1] == Progress(20_000, 20_000)
     assert len(host.progress) < 2_000
-    assert result(await run(processes, "pid", 1)) == first
+    assert result(await run(pool, "pid", 1)) == first
 
 
-async def test_a_process_that_has_died_meanwhile_is_no_job_s_failure(processes: ProcessPool) -> None:
-    """The next job gets another one."""
-    idle = result(await run(processes, "pid", 1))
+async def test_idle_process_that_died_is_replaced(pool: ProcessPool) -> None:
+    """The next job runs in a new process and does not fail."""
+    idle = result(await run(pool, "pid", 1))
     os.kill(idle, signal.SIGKILL)
-    await wait_until(lambda: not any(process.is_alive for process in processes._idle))
-    assert result(await run(processes, "pid", 1)) != idle
+    await wait_until(lambda: not any(process.is_alive for process in pool._idle))
+    assert result(await run(pool, "pid", 1)) != idle
 
 
-async def test_two_jobs_at_once_have_two_processes(processes: ProcessPool) -> None:
-    """Nobody waits for another job's process."""
-    endings = await asyncio.gather(run(processes, "pid", 1), run(processes, "pid", 1))
-    assert len({result(ending) for ending in endings}) == 2
+async def test_concurrent_jobs_run_in_separate_processes(pool: ProcessPool) -> None:
+    """A job does not wait for the process of another one."""
+    outcomes = await asyncio.gather(run(pool, "pid", 1), run(pool, "pid", 1))
+    assert len({result(outcome) for outcome in outcomes}) == 2
 
 
 @pytest.mark.parametrize(
     ("kind", "payload", "message"),
     [
-        ("exits", 3, "The handler's process ended with 3."),
-        ("crashes", int(signal.SIGSEGV), "The handler's process was ended by SIGSEGV."),
-        ("crashes", int(signal.SIGKILL), "The handler's process was ended by SIGKILL."),
+        ("exits", 3, "The handler's process exited with code 3."),
+        ("crashes", int(signal.SIGSEGV), "The handler's process was killed by SIGSEGV."),
+        ("crashes", int(signal.SIGKILL), "The handler's process was killed by SIGKILL."),
     ],
 )
-async def test_a_crash_is_a_failed_attempt_and_the_pool_lives_on(
-    processes: ProcessPool, kind: str, payload: int, message: str
-) -> None:
-    """The next job runs in another process."""
-    before = result(await run(processes, "pid", 1))
-    ending = await run(processes, kind, payload)
-    assert (ending.status, ending.error) == ("retrying", JobError("Crashed", message))
-    assert result(await run(processes, "pid", 1)) != before
+async def test_crash_fails_only_its_attempt(pool: ProcessPool, kind: str, payload: int, message: str) -> None:
+    """The attempt gets the error `Crashed`, and the next job runs in a new process."""
+    before = result(await run(pool, "pid", 1))
+    outcome = await run(pool, kind, payload)
+    assert (outcome.status, outcome.error) == ("retrying", JobError("Crashed", message))
+    assert result(await run(pool, "pid", 1)) != before
 
 
 @pytest.mark.parametrize(
     ("payload", "status", "error"),
     [("fail", "failed", "Fail"), ("exit", "retrying", "SystemExit"), ("other", "retrying", "ValueError")],
 )
-async def test_what_a_handler_raises_is_its_attempt_s_error(
-    processes: ProcessPool, payload: str, status: str, error: str
-) -> None:
-    """As it is for handlers elsewhere, and the process is kept."""
-    before = result(await run(processes, "pid", 1))
-    ending = await run(processes, "fails", payload)
-    assert (ending.status, ending.error and ending.error.type) == (status, error)
-    assert result(await run(processes, "pid", 1)) == before
+async def test_exception_is_the_error_of_the_attempt(pool: ProcessPool, payload: str, status: str, error: str) -> None:
+    """The process is reused after an exception."""
+    before = result(await run(pool, "pid", 1))
+    outcome = await run(pool, "fails", payload)
+    assert (outcome.status, outcome.error and outcome.error.type) == (status, error)
+    assert result(await run(pool, "pid", 1)) == before
 
 
-async def test_a_payload_that_does_not_fit_fails_at_once(processes: ProcessPool) -> None:
-    """The error names what was expected."""
-    ending = await run(processes, "pid", "many")
-    assert (ending.status, ending.error and ending.error.type) == ("failed", "InvalidPayload")
+async def test_invalid_payload_fails_the_job(pool: ProcessPool) -> None:
+    """The job fails with `InvalidPayload` and is not retried."""
+    outcome = await run(pool, "pid", "many")
+    assert (outcome.status, outcome.error and outcome.error.type) == ("failed", "InvalidPayload")
 
 
-@pytest.mark.parametrize("way", ["cancel", "timeout"])
-async def test_a_cancelled_process_ends_with_all_that_it_has_started(
-    processes: ProcessPool, tmp_path: Path, way: str
-) -> None:
-    """Whether somebody asks for it or its time is over."""
+@pytest.mark.parametrize("reason", ["cancel", "timeout"])
+async def test_interrupted_process_ends_with_its_children(pool: ProcessPool, tmp_path: Path, reason: str) -> None:
+    """After a cancel or a timeout the handler gets the reason, and its process and all child processes end."""
     file = tmp_path / "pids"
-    running = asyncio.create_task(run(processes, "hangs", str(file), timeout_s=2 if way == "timeout" else None))
-    started = await pids(file)
-    assert all(map(lives, started))
-    if way == "cancel":
+    running = asyncio.create_task(run(pool, "hangs", str(file), timeout_s=2 if reason == "timeout" else None))
+    started = await read_pids(file)
+    assert all(map(is_running, started))
+    if reason == "cancel":
         running.cancel("cancel")
         with pytest.raises(asyncio.CancelledError):
             await running
     else:
-        ending = await running
-        assert (ending.status, ending.error and ending.error.type) == ("retrying", "Timeout")
-    await wait_until(lambda: not any(map(lives, started)))
-    assert file.read_text().split()[2] == way  # it was told
+        outcome = await running
+        assert (outcome.status, outcome.error and outcome.error.type) == ("retrying", "Timeout")
+    await wait_until(lambda: not any(map(is_running, started)))
+    assert file.read_text().split()[2] == reason
 
 
-async def test_a_process_that_goes_on_all_the_same_is_killed(processes: ProcessPool, tmp_path: Path) -> None:
-    """Nobody waits for it for long."""
+async def test_process_that_ignores_a_cancel_is_killed(pool: ProcessPool, tmp_path: Path) -> None:
+    """The pool kills the process after a short wait."""
     file = tmp_path / "pid"
-    running = asyncio.create_task(run(processes, "stubborn", str(file)))
+    running = asyncio.create_task(run(pool, "ignores-cancel", str(file)))
     pid = int(await wait_until(lambda: file.exists() and file.read_text()))
     running.cancel("stop")
     with pytest.raises(asyncio.CancelledError):
         await running
-    await wait_until(lambda: not lives(pid))
+    await wait_until(lambda: not is_running(pid))
 
 
-async def test_a_process_ends_itself_when_its_job_may_be_another_worker_s(
-    processes: ProcessPool, tmp_path: Path
-) -> None:
-    """A worker that is frozen cannot end it."""
-    host = Keeper()
+async def test_process_exits_when_the_lease_ends(pool: ProcessPool, tmp_path: Path) -> None:
+    """The process exits by itself, because a frozen worker could not kill it."""
+    host = FakeHost()
     host.lease_deadline = time.monotonic() + 2
     file = tmp_path / "pids"
-    ending = await run(processes, "hangs", str(file), host)
-    assert (ending.status, ending.error and ending.error.type) == ("retrying", "Crashed")
+    outcome = await run(pool, "hangs", str(file), host)
+    assert (outcome.status, outcome.error and outcome.error.type) == ("retrying", "Crashed")
     assert time.monotonic() >= host.lease_deadline
-    started = await pids(file)
-    await wait_until(lambda: not any(map(lives, started)))
+    started = await read_pids(file)
+    await wait_until(lambda: not any(map(is_running, started)))
 
 
-async def test_a_process_lives_on_while_its_job_is_held(processes: ProcessPool, tmp_path: Path) -> None:
-    """Each renewal is told in time."""
-    host = Keeper()
+async def test_process_runs_while_the_lease_is_renewed(pool: ProcessPool, tmp_path: Path) -> None:
+    """The process receives the new deadline before the old one passes."""
+    host = FakeHost()
     host.lease_deadline = time.monotonic() + 4
     file = tmp_path / "pids"
-    running = asyncio.create_task(run(processes, "hangs", str(file), host))
-    started = await pids(file)
-    over = host.lease_deadline + 0.3
+    running = asyncio.create_task(run(pool, "hangs", str(file), host))
+    started = await read_pids(file)
+    after_old_deadline = host.lease_deadline + 0.3
     host.lease_deadline = time.monotonic() + 60
-    await wait_until(lambda: time.monotonic() > over)
-    assert all(map(lives, started))
+    await wait_until(lambda: time.monotonic() > after_old_deadline)
+    assert all(map(is_running, started))
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
 
 
-async def test_nothing_outlives_the_pool(tmp_path: Path) -> None:
-    """Idle processes end with it."""
-    async with ProcessPool.open() as processes:
-        idle = result(await run(processes, "pid", 1))
-        assert lives(idle)
-    await wait_until(lambda: not lives(idle))
+async def test_idle_processes_end_with_the_pool(tmp_path: Path) -> None:
+    """Closing the pool ends its idle processes."""
+    async with ProcessPool.open() as pool:
+        idle = result(await run(pool, "pid", 1))
+        assert is_running(idle)
+    await wait_until(lambda: not is_running(idle))
 
 
-async def test_checkpoints_and_logs_arrive(processes: ProcessPool, caplog: pytest.LogCaptureFixture) -> None:
-    """A checkpoint is kept before the handler goes on, and what it logs is logged here."""
-    host = Keeper()
+async def test_checkpoints_and_logs_arrive(pool: ProcessPool, caplog: pytest.LogCaptureFixture) -> None:
+    """The worker saves the checkpoints of a process in order, and its log records with their extra fields."""
+    host = FakeHost()
     with caplog.at_level(logging.INFO):
-        found = result(await run(processes, "keeps", host=host, checkpoint=b'{"step":0}'))
-    assert found == {"step": 0}
+        initial = result(await run(pool, "saves-checkpoints", host=host, checkpoint=b'{"step":0}'))
+    assert initial == {"step": 0}
     assert host.checkpoints == [{"step": 1}, {"step": 2}]
-    (record,) = [record for record in caplog.records if record.name == "headway.jobs.keeps"]
-    assert (record.getMessage(), vars(record)["step"]) == ("kept 2", "2")
+    (record,) = [record for record in caplog.records if record.name == "headway.jobs.saves-checkpoints"]
+    assert (record.getMessage(), vars(record)["step"]) == ("saved 2", "2")
 
 
-async def test_what_a_job_leaves_behind_does_not_speak_for_the_next(processes: ProcessPool) -> None:
-    """A thread that goes on is not heard any more."""
-    left = result(await run(processes, "leaves", 999))
-    host = Keeper()
-    assert result(await run(processes, "pid", 100, host)) == left
-    assert {one.total for one in host.progress} == {100}
+async def test_thread_of_an_earlier_job_is_ignored(pool: ProcessPool) -> None:
+    """Progress that a left-over thread reports is not attributed to the next job in the process."""
+    reused_pid = result(await run(pool, "leaves-thread", 999))
+    host = FakeHost()
+    assert result(await run(pool, "pid", 100, host)) == reused_pid
+    assert {progress.total for progress in host.progress} == {100}
 
 
-def test_an_async_handler_runs_in_no_process() -> None:
-    """Whoever writes it is told."""
+def test_async_handler_with_process_is_rejected() -> None:
+    """`@job(..., process=True)` raises a TypeError for an `async def`."""
 
     async def handler(_ctx: JobContext, _payload: Any) -> None: ...
 
@@ -235,8 +227,8 @@ def test_an_async_handler_runs_in_no_process() -> None:
         job("x", process=True)(handler)
 
 
-def test_a_process_job_must_be_found_where_its_handler_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process imports the handler's module and nothing else."""
+def test_process_job_must_be_in_the_module_of_its_handler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process imports only the handler's module and looks for the job there."""
     borrowed = job("borrowed", process=True)(os.path.join)
     monkeypatch.setattr(process_jobs, "borrowed", borrowed, raising=False)
     with pytest.raises(InvalidJobs, match="must be an attribute of"):

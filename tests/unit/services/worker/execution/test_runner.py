@@ -1,4 +1,4 @@
-"""One handler's run: whatever it does, the job has an ending."""
+"""The runner: every handler's attempt has an outcome, whatever the handler raises or returns."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.waiting import wait_until
 
 
 class Size(Struct):
-    """A part of a payload."""
+    """An element of a list in a payload."""
 
     width: Annotated[int, Meta(ge=1)]
 
@@ -36,50 +36,50 @@ class Picture(Struct):
     sizes: list[Size] = []
 
 
-class Recorded(Recorder):
-    """Keeps a job, for ever."""
+class FakeHost(Recorder):
+    """A recorder with a lease that does not end."""
 
     lease_deadline = 1e12
 
 
-async def ending_of(handler: Any, payload: str = "{}", timeout_s: float | None = None) -> Finished | RetryLater:
-    """Run a handler once."""
-    made: Job[..., Any] = handler if isinstance(handler, Job) else job("test")(handler)
-    return await running(made, Recorded(), payload, timeout_s)
+async def run_handler(handler: Any, payload: str = "{}", timeout_s: float | None = None) -> Finished | RetryLater:
+    """Run one attempt with a handler or a job."""
+    tested: Job[..., Any] = handler if isinstance(handler, Job) else job("test")(handler)
+    return await run_job(tested, FakeHost(), payload, timeout_s)
 
 
-async def running(
-    made: Job[..., Any], host: LeasedHost, payload: str, timeout_s: float | None = None
+async def run_job(
+    tested: Job[..., Any], host: LeasedHost, payload: str, timeout_s: float | None = None
 ) -> Finished | RetryLater:
-    """Run a job once for a host."""
-    attempt = Attempt(job_id=uuid4(), kind=made.kind, max_attempts=5)
+    """Run one attempt of a job for a host."""
+    attempt = Attempt(job_id=uuid4(), kind=tested.kind, max_attempts=5)
     async with ProcessPool.open() as processes:
-        return await Runner(processes).run(made, attempt, Json(payload.encode()), host, timeout_s)
+        return await Runner(processes).run(tested, attempt, Json(payload.encode()), host, timeout_s)
 
 
-async def raising(error: BaseException) -> Finished | RetryLater:
-    """Run a handler that raises."""
+async def run_raising(error: BaseException) -> Finished | RetryLater:
+    """Run a handler that raises an exception."""
 
     async def handler(_ctx: JobContext, _payload: Any) -> None:
         raise error
 
-    return await ending_of(handler)
+    return await run_handler(handler)
 
 
-async def returning(result: Any) -> Finished | RetryLater:
-    """Run a handler that returns."""
+async def run_returning(result: Any) -> Finished | RetryLater:
+    """Run a handler that returns a value."""
 
     async def handler(_ctx: JobContext, _payload: Any) -> Any:
         return result
 
-    return await ending_of(handler)
+    return await run_handler(handler)
 
 
-def failure(ending: Finished | RetryLater, status: str = "failed") -> tuple[str, str]:
-    """Return the type and the message of a failure."""
-    assert (ending.status, bytes(ending.result)) == (status, b"null")
-    assert ending.error is not None
-    return ending.error.type, ending.error.message
+def error_of(outcome: Finished | RetryLater, status: str = "failed") -> tuple[str, str]:
+    """Return the type and the message of an outcome's error, after checking its status."""
+    assert (outcome.status, bytes(outcome.result)) == (status, b"null")
+    assert outcome.error is not None
+    return outcome.error.type, outcome.error.message
 
 
 @pytest.mark.parametrize(
@@ -99,26 +99,26 @@ def failure(ending: Finished | RetryLater, status: str = "failed") -> tuple[str,
         (Json(b'{"as": "it is"}'), '{"as": "it is"}'),
     ],
 )
-async def test_a_result_is_what_msgspec_writes(result: Any, text: str) -> None:
-    """Anything that msgspec encodes can be a result."""
-    ending = await returning(result)
-    assert (ending.status, bytes(ending.result).decode(), ending.error) == ("succeeded", text, None)
+async def test_result_is_encoded_by_msgspec(result: Any, text: str) -> None:
+    """A handler can return anything that msgspec encodes."""
+    outcome = await run_returning(result)
+    assert (outcome.status, bytes(outcome.result).decode(), outcome.error) == ("succeeded", text, None)
 
 
 @pytest.mark.parametrize("result", [object(), {1, object()}, {("a", "b"): 1}, "\ud800"])
-async def test_a_result_that_is_no_json_fails_the_job(result: Any) -> None:
-    """What cannot be written is said, instead of taking the worker down."""
-    assert failure(await returning(result))[0] == "InvalidResult"
+async def test_result_that_cannot_be_encoded_fails_the_job(result: Any) -> None:
+    """The job fails with the error `InvalidResult`, and the worker keeps running."""
+    assert error_of(await run_returning(result))[0] == "InvalidResult"
 
 
-async def test_a_result_that_is_too_large_fails_the_job() -> None:
-    """The limit is of the JSON text, in bytes."""
-    assert (await returning("x" * (MAX_RESULT_BYTES - 2))).status == "succeeded"
-    assert failure(await returning("é" * (MAX_RESULT_BYTES // 2)))[0] == "ResultTooLarge"
+async def test_result_over_the_limit_fails_the_job() -> None:
+    """The limit applies to the bytes of the JSON text."""
+    assert (await run_returning("x" * (MAX_RESULT_BYTES - 2))).status == "succeeded"
+    assert error_of(await run_returning("é" * (MAX_RESULT_BYTES // 2)))[0] == "ResultTooLarge"
 
 
 @pytest.mark.parametrize(
-    ("payload", "named"),
+    ("payload", "location"),
     [
         ('{"name":7}', "$.name"),
         ("{}", "`name`"),
@@ -127,32 +127,32 @@ async def test_a_result_that_is_too_large_fails_the_job() -> None:
         ("{", "truncated"),
     ],
 )
-async def test_a_payload_that_does_not_fit_fails_the_job_and_names_the_field(payload: str, named: str) -> None:
-    """The handler is not called with what it does not expect, and its user learns what is wrong."""
+async def test_invalid_payload_fails_the_job(payload: str, location: str) -> None:
+    """The handler is not called, and the error names the field."""
     called = []
 
     async def handler(_ctx: JobContext, payload: Picture) -> None:
         called.append(payload)
 
-    kind, message = failure(await ending_of(handler, payload))
+    kind, message = error_of(await run_handler(handler, payload))
     assert kind == "InvalidPayload"
-    assert named in message
+    assert location in message
     assert called == []
 
 
-async def test_a_handler_gets_its_context_and_its_payload() -> None:
-    """The payload arrives as the handler's own type."""
+async def test_handler_receives_context_and_payload() -> None:
+    """The payload is decoded to the type that the handler declares; unknown fields are ignored."""
 
     async def handler(ctx: JobContext, payload: Picture) -> Any:
         assert isinstance(payload, Picture)
         return [ctx.kind, ctx.attempt, ctx.max_attempts, payload.sizes[0].width]
 
-    ending = await ending_of(handler, '{"name":"a","sizes":[{"width":3}],"unknown":null}')
-    assert bytes(ending.result) == b'["test",1,5,3]'
+    outcome = await run_handler(handler, '{"name":"a","sizes":[{"width":3}],"unknown":null}')
+    assert bytes(outcome.result) == b'["test",1,5,3]'
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "expected"),
     [
         (ValueError("the cable is loose"), ("ValueError", "the cable is loose")),
         (KeyError(), ("KeyError", "KeyError")),
@@ -166,29 +166,29 @@ async def test_a_handler_gets_its_context_and_its_payload() -> None:
     ],
     ids=lambda value: type(value).__name__[:20],
 )
-async def test_an_exception_is_told_by_type_and_message(error: Exception, told: tuple[str, str]) -> None:
-    """What a handler raises is the job's error, within the limits of the wire, and another attempt may do better."""
-    assert failure(await raising(error), "retrying") == told
+async def test_exception_becomes_the_error_of_the_attempt(error: Exception, expected: tuple[str, str]) -> None:
+    """The error has the exception's type and message, cut to their limits, and the job is retried."""
+    assert error_of(await run_raising(error), "retrying") == expected
 
 
-async def test_a_handler_that_takes_too_long_is_stopped() -> None:
-    """The time-out cancels the handler, and is no error of the handler's own."""
-    ended: list[Any] = []
+async def test_handler_is_cancelled_after_its_timeout() -> None:
+    """The handler is cancelled with the argument `timeout`; the error is `Timeout`, not the cancellation."""
+    reasons: list[Any] = []
 
     async def handler(_ctx: JobContext, _payload: Any) -> None:
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError as error:
-            ended.extend(error.args)
+            reasons.extend(error.args)
             raise
 
-    told = failure(await ending_of(handler, timeout_s=0.01), "retrying")
-    assert told == ("Timeout", "The attempt took longer than 0.01 s.")
-    assert ended == ["timeout"]
+    error = error_of(await run_handler(handler, timeout_s=0.01), "retrying")
+    assert error == ("Timeout", "The attempt took longer than 0.01 s.")
+    assert reasons == ["timeout"]
 
 
-async def test_an_error_while_it_is_stopped_is_a_timeout_still() -> None:
-    """A handler that raises when it is cancelled has taken too long all the same."""
+async def test_exception_during_a_timeout_is_reported_as_timeout() -> None:
+    """The error is `Timeout` even if the handler raises another exception when it is cancelled."""
 
     async def handler(_ctx: JobContext, _payload: Any) -> None:
         try:
@@ -196,49 +196,49 @@ async def test_an_error_while_it_is_stopped_is_a_timeout_still() -> None:
         except asyncio.CancelledError:
             raise OSError("the file is half written") from None
 
-    kind, _ = failure(await ending_of(handler, timeout_s=0.01), "retrying")
+    kind, _ = error_of(await run_handler(handler, timeout_s=0.01), "retrying")
     assert kind == "Timeout"
 
 
-async def test_a_handler_that_cancels_itself_fails() -> None:
-    """A stray cancellation, such as of a task that the handler awaits, is not the worker's end."""
+async def test_stray_cancellation_fails_the_attempt() -> None:
+    """A handler that awaits a cancelled task fails its attempt; the worker is not cancelled."""
 
     async def handler(_ctx: JobContext, _payload: Any) -> None:
         task = asyncio.ensure_future(asyncio.Event().wait())
         task.cancel()
         await task
 
-    assert failure(await ending_of(handler), "retrying")[0] == "CancelledError"
+    assert error_of(await run_handler(handler), "retrying")[0] == "CancelledError"
 
 
-async def test_a_run_that_is_cancelled_ends_there() -> None:
-    """When the worker stops a handler, no ending is made up for it."""
+async def test_cancelled_run_has_no_outcome() -> None:
+    """When the worker cancels the run, the CancelledError is raised to the worker."""
     started = asyncio.Event()
 
     async def handler(_ctx: JobContext, _payload: Any) -> None:
         started.set()
         await asyncio.Event().wait()
 
-    task = asyncio.create_task(ending_of(handler, timeout_s=60))
+    task = asyncio.create_task(run_handler(handler, timeout_s=60))
     await started.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
-def endless() -> Any:
-    """Return a list that holds itself."""
-    one: list[Any] = []
-    one.append(one)
-    return one
+def recursive_list() -> Any:
+    """Return a list that contains itself."""
+    items: list[Any] = []
+    items.append(items)
+    return items
 
 
 def broken_payload() -> Callable[..., Any]:
-    """Return a handler whose payload type raises something unforeseen."""
+    """Return a handler whose payload type raises an unexpected exception during decoding."""
 
     class Broken(Struct):
         def __post_init__(self) -> None:
-            raise KeyError("a fault in the author's own check")
+            raise KeyError("a bug in the payload type")
 
     async def handler(_ctx: JobContext, payload: Any) -> None: ...
 
@@ -247,7 +247,7 @@ def broken_payload() -> Callable[..., Any]:
 
 
 def unresolved_payload() -> Callable[..., Any]:
-    """Return a handler whose payload's annotation cannot be resolved."""
+    """Return a handler whose payload annotation cannot be resolved."""
 
     async def handler(_ctx: JobContext, payload: Any) -> None: ...
 
@@ -256,72 +256,71 @@ def unresolved_payload() -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("handler", [broken_payload, unresolved_payload])
-async def test_a_payload_type_at_fault_is_the_job_s_failure(handler: Callable[[], Any]) -> None:
-    """One author's mistake costs that job, not the worker and all others that it runs."""
-    assert (await ending_of(handler())).status == "failed"
+async def test_broken_payload_type_fails_the_job(handler: Callable[[], Any]) -> None:
+    """A bug in a payload type fails the job and does not affect other jobs of the worker."""
+    assert (await run_handler(handler())).status == "failed"
 
 
-async def test_an_endless_result_is_the_job_s_failure() -> None:
-    """A result that holds itself cannot be written."""
-    assert failure(await returning(endless()))[0] == "InvalidResult"
+async def test_recursive_result_fails_the_job() -> None:
+    """A list that contains itself cannot be encoded."""
+    assert error_of(await run_returning(recursive_list()))[0] == "InvalidResult"
 
 
-async def test_an_error_s_message_can_be_written() -> None:
-    """The name of a strange file, with its lone surrogate, can be told."""
-    assert encode((await raising(FileNotFoundError("caf\udce9.jpg"))).error)
+async def test_error_message_can_always_be_encoded() -> None:
+    """A lone surrogate in the message, as in the name of a file that is not UTF-8, is replaced."""
+    assert encode((await run_raising(FileNotFoundError("caf\udce9.jpg"))).error)
 
 
-async def test_an_error_that_cannot_tell_itself_is_a_failure_too() -> None:
-    """An exception whose `__str__` raises is told by its type."""
+async def test_exception_whose_str_raises_fails_the_attempt() -> None:
+    """The message of the error is then the type of the exception."""
 
-    class MuteError(Exception):
+    class UnprintableError(Exception):
         def __str__(self) -> str:
-            raise RuntimeError("no")
+            raise RuntimeError("no message")
 
-    assert failure(await raising(MuteError()), "retrying") == ("MuteError", "MuteError")
-
-
-async def test_leaving_the_process_is_a_failure() -> None:
-    """`sys.exit()` in a handler fails its attempt, not its worker."""
-    assert failure(await raising(SystemExit(3)), "retrying") == ("SystemExit", "3")
+    assert error_of(await run_raising(UnprintableError()), "retrying") == ("UnprintableError", "UnprintableError")
 
 
-async def test_a_handler_says_whether_to_try_again() -> None:
-    """`Fail` ends the job; `Retry` asks for another attempt, after a time of its own or by the kind's backoff."""
-    assert failure(await raising(Fail("No such album."))) == ("Fail", "No such album.")
+async def test_sys_exit_fails_the_attempt() -> None:
+    """`sys.exit()` in a handler does not end the worker."""
+    assert error_of(await run_raising(SystemExit(3)), "retrying") == ("SystemExit", "3")
+
+
+async def test_handler_decides_whether_to_retry() -> None:
+    """`Fail` ends the job; `Retry` asks for another attempt, after `after_s` or the backoff of the kind."""
+    assert error_of(await run_raising(Fail("No such album."))) == ("Fail", "No such album.")
     for after_s in (None, 0, 2.5):
-        again = await raising(Retry("The album is locked.", after_s=after_s))
-        assert failure(again, "retrying") == ("Retry", "The album is locked.")
-        assert isinstance(again, RetryLater)
-        assert again.after_s == after_s
-    for nonsense in (-1, float("nan"), float("inf")):
+        outcome = await run_raising(Retry("The album is locked.", after_s=after_s))
+        assert error_of(outcome, "retrying") == ("Retry", "The album is locked.")
+        assert isinstance(outcome, RetryLater)
+        assert outcome.after_s == after_s
+    for invalid in (-1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="after_s"):
-            Retry(after_s=nonsense)
+            Retry(after_s=invalid)
 
 
-async def test_a_plain_function_runs_in_a_thread() -> None:
-    """The loop goes on meanwhile, and the last progress it showed arrives before its result."""
-    here, host = threading.get_ident(), Recorded()
-    shown = host.progress
-    going_on = threading.Event()
+async def test_plain_function_runs_in_a_thread() -> None:
+    """The event loop is not blocked; progress is coalesced, and the last one arrives before the result."""
+    main_thread, host = threading.get_ident(), FakeHost()
+    finish = threading.Event()
 
     def handler(ctx: JobContext, payload: int) -> bool:
         for number in range(payload):
             ctx.progress(number + 1, payload)
-        assert going_on.wait(10)
-        return threading.get_ident() != here
+        assert finish.wait(10)
+        return threading.get_ident() != main_thread
 
-    run = asyncio.create_task(running(job("test")(handler), host, "1000"))
-    await wait_until(lambda: shown and shown[-1].current == 1000)
-    assert len(shown) < 1000
-    going_on.set()
+    run = asyncio.create_task(run_job(job("test")(handler), host, "1000"))
+    await wait_until(lambda: host.progress and host.progress[-1].current == 1000)
+    assert len(host.progress) < 1000
+    finish.set()
     assert bytes((await run).result) == b"true"
 
 
 @pytest.mark.parametrize("reason", ["cancel", "stop", "lease", "timeout"])
-async def test_a_thread_is_asked_to_stop_and_waited_for(reason: str) -> None:
-    """Its next progress raises, with the reason; the run ends when the thread has."""
-    told: list[Any] = []
+async def test_interrupted_thread_stops_at_its_next_progress(reason: str) -> None:
+    """The next call of `progress` raises a CancelledError with the reason; the run ends after the thread."""
+    reasons: list[Any] = []
     started = threading.Event()
 
     def handler(ctx: JobContext, _payload: Any) -> None:
@@ -330,46 +329,46 @@ async def test_a_thread_is_asked_to_stop_and_waited_for(reason: str) -> None:
             while True:
                 ctx.progress(1, 2)
         except asyncio.CancelledError as error:
-            told.extend([error.args, ctx.cancelled])
+            reasons.extend([error.args, ctx.cancelled])
             raise
 
     timeout_s = 0.05 if reason == "timeout" else None
-    running = asyncio.create_task(ending_of(handler, timeout_s=timeout_s))
+    run = asyncio.create_task(run_handler(handler, timeout_s=timeout_s))
     if reason == "timeout":
-        assert failure(await running, "retrying")[0] == "Timeout"
+        assert error_of(await run, "retrying")[0] == "Timeout"
     else:
         await wait_until(started.is_set)
-        running.cancel(reason)
+        run.cancel(reason)
         with pytest.raises(asyncio.CancelledError):
-            await running
-    assert told == [(reason,), reason]
+            await run
+    assert reasons == [(reason,), reason]
 
 
 @pytest.mark.parametrize("error", [ValueError("a"), StopIteration(1), SystemExit(3)], ids=repr)
-async def test_what_a_thread_raises_is_its_attempt_s_error(error: BaseException) -> None:
-    """Whatever it is, the worker goes on."""
+async def test_exception_in_a_thread_is_the_error_of_the_attempt(error: BaseException) -> None:
+    """The worker keeps running, even if the thread raises StopIteration or SystemExit."""
 
     def handler(_ctx: JobContext, _payload: Any) -> None:
         raise error
 
-    kind, _ = failure(await ending_of(handler), "retrying")
+    kind, _ = error_of(await run_handler(handler), "retrying")
     assert kind in (type(error).__name__, "RuntimeError")
 
 
-async def test_a_thread_that_does_not_stop_is_left_behind() -> None:
-    """A worker that ends waits for nothing that cannot be stopped."""
+async def test_second_cancel_abandons_a_thread_that_does_not_stop() -> None:
+    """A worker that shuts down does not wait for a thread that ignores its cancellation."""
     contexts: list[JobContext] = []
-    let_go = threading.Event()
+    finish = threading.Event()
 
     def handler(ctx: JobContext, _payload: Any) -> None:
         contexts.append(ctx)
-        let_go.wait(30)
+        finish.wait(30)
 
-    running = asyncio.create_task(ending_of(handler))
+    run = asyncio.create_task(run_handler(handler))
     await wait_until(lambda: contexts)
-    running.cancel("stop")
+    run.cancel("stop")
     await wait_until(lambda: contexts[0].cancelled)
-    running.cancel("stop")
+    run.cancel("stop")
     with pytest.raises(asyncio.CancelledError):
-        await running
-    let_go.set()
+        await run
+    finish.set()
