@@ -1,4 +1,4 @@
-"""A job on its way through the whole system, however it is submitted."""
+"""End-to-end tests: one job through the whole system, submitted in each supported way."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def run_to_end(stack: Stack, kind: str, payload: Any = None) -> dict[str, 
     return (await history(stack, receipt["token"]))[-1]
 
 
-def issued_token(stack: Stack, job_id: str) -> str:
+def issue_token(stack: Stack, job_id: str) -> str:
     """Issue a token for a job with `headway token`, and return it."""
     command = [sys.executable, "-m", "headway", "token", job_id]
     env = {"TOKEN_KEY_FILE": stack.env["TOKEN_KEY_FILE"], "PATH": ""}
@@ -69,7 +69,7 @@ async def test_bare_uuid_is_a_countdown(stack: Stack, encoded: bool) -> None:
     text = json.dumps(job_id)
     async with JobQueue.connect(stack.env["QUEUE_CONNECTION_STRING"], "jobs", API_VERSION) as queue:
         await queue.send(base64.b64encode(text.encode()).decode() if encoded else text)
-    end = (await history(stack, issued_token(stack, job_id)))[-1]
+    end = (await history(stack, issue_token(stack, job_id)))[-1]
     assert (end["id"], end["kind"], end["status"]) == (job_id, "countdown", "succeeded")
 
 
@@ -132,7 +132,7 @@ async def test_unreadable_messages_go_to_the_poison_queue(stack: Stack) -> None:
     async with JobQueue.connect(connection, "jobs", API_VERSION) as queue:
         for text in texts:
             await queue.send(text)
-    end = (await history(stack, issued_token(stack, job_id)))[-1]
+    end = (await history(stack, issue_token(stack, job_id)))[-1]
     assert (end["status"], end["error"]["type"]) == ("failed", "InvalidMessage")
     assert "$.max_attempts" in end["error"]["message"]
     async with JobQueue.connect(connection, "jobs-poison", API_VERSION) as poison:
@@ -151,7 +151,7 @@ async def test_expired_job_is_not_started(stack: Stack) -> None:
     message = {"id": job_id, "kind": "countdown", "expires_at": "2026-01-01T00:00:00.000Z"}
     async with JobQueue.connect(stack.env["QUEUE_CONNECTION_STRING"], "jobs", API_VERSION) as queue:
         await queue.send(json.dumps(message))
-    end = (await history(stack, issued_token(stack, job_id)))[-1]
+    end = (await history(stack, issue_token(stack, job_id)))[-1]
     assert (end["status"], end["error"]["type"], end["started_at"]) == ("failed", "Expired", None)
 
 
@@ -162,7 +162,7 @@ async def test_duplicate_message_is_not_run(stack: Stack) -> None:
     async with JobQueue.connect(stack.env["QUEUE_CONNECTION_STRING"], "jobs", API_VERSION) as queue:
         await queue.send(text)
         await queue.send(text)
-    end = (await history(stack, issued_token(stack, job_id)))[-1]
+    end = (await history(stack, issue_token(stack, job_id)))[-1]
     assert end["result"] == 1
     next_receipt = await stack.submit("count-calls")  # delivered after both messages
     next_end = (await history(stack, next_receipt["token"]))[-1]

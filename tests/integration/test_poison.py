@@ -46,16 +46,16 @@ def queue() -> str:
     return f"idle-{uuid.uuid4().hex}"
 
 
-async def poison(stack: Stack, *arguments: str, **more: str) -> Completed:
-    """Run `headway poison` next to `.headway`, in this process: a new one would spend most of its time on imports."""
+async def poison(stack: Stack, *arguments: str, **env: str) -> Completed:
+    """Run `headway poison` next to `.headway`, in this process, which saves the time of the imports."""
     out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err), chdir(stack.folder.parent), patch.dict(os.environ, more):
+    with redirect_stdout(out), redirect_stderr(err), chdir(stack.folder.parent), patch.dict(os.environ, env):
         code = await asyncio.to_thread(main, ["poison", *arguments])
     return Completed(code, out.getvalue(), err.getvalue())
 
 
-async def poison_process(stack: Stack, *arguments: str) -> Completed:
-    """Run `headway poison` next to `.headway`, in a process of its own, as an operator does."""
+async def poison_in_new_process(stack: Stack, *arguments: str) -> Completed:
+    """Run `headway poison` next to `.headway`, in a new process, as an operator does."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-W",
@@ -75,7 +75,7 @@ async def poison_process(stack: Stack, *arguments: str) -> Completed:
 
 
 async def listed(stack: Stack, queue: str = "jobs") -> list[dict[str, Any]]:
-    """Return the output of `list --json`."""
+    """Return the parsed output of `list --json`."""
     completed = await poison(stack, "list", "--json", "--queue", queue)
     assert (completed.code, completed.err) == (0, "")
     return [json.loads(line) for line in completed.lines]
@@ -86,7 +86,7 @@ def connect(stack: Stack, name: str) -> AbstractAsyncContextManager[JobQueue]:
     return JobQueue.connect(stack.env["QUEUE_CONNECTION_STRING"], name)
 
 
-async def poison_messages(stack: Stack, queue: str, *texts: str) -> None:
+async def send_to_poison_queue(stack: Stack, queue: str, *texts: str) -> None:
     """Send messages to a queue's poison queue."""
     async with connect(stack, f"{queue}-poison") as poison_queue:
         for text in texts:
@@ -145,7 +145,7 @@ async def test_watchers_of_a_failed_job_see_it_redriven(stack: Stack, tmp_path: 
         )
         assert (SECRET in text_list.out + json_list.out, json.loads(shown.out)["payload"]) == (False, str(file))
         file.touch()
-        redriven = await poison_process(stack, "redrive", receipt["id"])
+        redriven = await poison_in_new_process(stack, "redrive", receipt["id"])
         assert (redriven.code, redriven.err, len(redriven.lines)) == (0, "", 1)
         while received[-1]["status"] != "succeeded":
             received.append(await anext(snapshots))
@@ -164,7 +164,7 @@ async def test_redrive_all_skips_unreadable_messages(stack: Stack, tmp_path: Pat
     """The output is a line per job; an unreadable message stays on the queue, with an error and the exit code 1."""
     file = tmp_path / "file"
     receipts = await submit_failing(stack, file, 3)
-    await poison_messages(stack, "jobs", "nonsense")
+    await send_to_poison_queue(stack, "jobs", "nonsense")
     file.touch()
     completed = await poison(stack, "redrive", "--all")
     tokens = dict(line.split(" ") for line in completed.lines)
@@ -190,7 +190,7 @@ async def test_job_that_is_redriven_twice_runs_once(stack: Stack, tmp_path: Path
     file.touch()
     for _ in range(2):
         assert (await poison(stack, "redrive", receipt["id"])).code == 0
-        await poison_messages(stack, "jobs", text)
+        await send_to_poison_queue(stack, "jobs", text)
     finished = 'jobs_finished_total{kind="until-file-exists",outcome="finished"}'
 
     async def second_message_rejected() -> bool:
@@ -203,7 +203,7 @@ async def test_job_that_is_redriven_twice_runs_once(stack: Stack, tmp_path: Path
 
 
 async def test_messages_of_a_job_are_redriven_as_one(stack: Stack, queue: str) -> None:
-    """The message of the highest generation is sent to the queue with the next one, and all others are deleted."""
+    """The message of the highest generation is sent with the next generation, and all poison messages are deleted."""
     now = Timestamp.now()
     job = JobMessage(
         id=uuid.uuid4(),
@@ -219,7 +219,7 @@ async def test_messages_of_a_job_are_redriven_as_one(stack: Stack, queue: str) -
     )
     older = [encode_message(JobMessage(id=job.id, generation=generation)) for generation in (0, 2)]
     unreadable = f'{{"id": "{job.id}", "kind": 5}}'
-    await poison_messages(stack, queue, older[0], encode_message(job), older[1], unreadable)
+    await send_to_poison_queue(stack, queue, older[0], encode_message(job), older[1], unreadable)
     (row,) = await listed(stack, queue)
     assert (row["generation"], row["messages"]) == (3, 4)
     shown = await poison(stack, "show", str(job.id), "--queue", queue)
@@ -242,11 +242,11 @@ async def test_messages_of_a_job_are_redriven_as_one(stack: Stack, queue: str) -
 
 
 async def test_unreadable_messages_are_shown_and_discarded(stack: Stack, queue: str) -> None:
-    """They are named by their job's id, otherwise by their message's, and printed without control characters."""
+    """The commands name a message by its job's id, otherwise by its own, and print no control characters."""
     job_id = str(uuid.uuid4())
     garbage = base64.b64encode("\x1b[2J\x9bnonsense".encode()).decode()
     invalid = json.dumps({"id": job_id, "kind": "\x9b\u202e", "max_attempts": "\x1b"}, ensure_ascii=False)
-    await poison_messages(stack, queue, garbage, invalid, f'{{"id": "{uuid.uuid4()}", "kind": "\x9b\u202e"}}')
+    await send_to_poison_queue(stack, queue, garbage, invalid, f'{{"id": "{uuid.uuid4()}", "kind": "\x9b\u202e"}}')
     rows = {row["kind"] or row["id"]: row for row in await listed(stack, queue)}
     assert rows.keys() == {None, job_id, "\x9b\u202e"}
     message_id = rows[None]["message_id"]
@@ -268,7 +268,7 @@ async def test_unreadable_messages_are_shown_and_discarded(stack: Stack, queue: 
 async def test_redrive_all_skips_messages_that_are_too_large(stack: Stack, queue: str) -> None:
     """A message that would exceed the queue's limit in base64 stays; the other jobs are redriven."""
     large, small = uuid.uuid4(), uuid.uuid4()
-    await poison_messages(stack, queue, f'{{"id": "{large}", "payload": "{"x" * 50_000}"}}', f'"{small}"')
+    await send_to_poison_queue(stack, queue, f'{{"id": "{large}", "payload": "{"x" * 50_000}"}}', f'"{small}"')
     completed = await poison(stack, "redrive", "--all", "--no-token", "--queue", queue)
     assert completed == (1, f"{small}\n", f"headway: poison message {large} is too large to be redriven\n")
     assert [row["id"] for row in await listed(stack, queue)] == [str(large)]
@@ -277,7 +277,7 @@ async def test_redrive_all_skips_messages_that_are_too_large(stack: Stack, queue
 async def test_list_receives_and_releases_several_pages(stack: Stack, queue: str) -> None:
     """All messages are listed, also when one request cannot receive them, and they are visible again at once."""
     ids = [uuid.uuid4() for _ in range(75)]
-    await poison_messages(stack, queue, *[encode_message(JobMessage(id=job_id)) for job_id in ids])
+    await send_to_poison_queue(stack, queue, *[encode_message(JobMessage(id=job_id)) for job_id in ids])
     assert [row["messages"] for row in await listed(stack, queue)] == [1] * 75
     messages = await receive_all(stack, f"{queue}-poison")
     assert {decode_message(received.text).id for received in messages} == set(ids)
@@ -287,7 +287,7 @@ async def test_all_messages_of_a_job_are_discarded(stack: Stack, queue: str) -> 
     """Messages of other jobs stay; later commands report that the job has no poison message."""
     discarded, kept = uuid.uuid4(), uuid.uuid4()
     texts = [encode_message(JobMessage(id=job_id)) for job_id in (discarded, kept, discarded)]
-    await poison_messages(stack, queue, *texts)
+    await send_to_poison_queue(stack, queue, *texts)
     completed = await poison(stack, "discard", str(discarded), "--queue", queue)
     assert completed.out == f"discarded {discarded}, 2 messages\n"
     for command in ("discard", "redrive", "show"):
@@ -297,10 +297,10 @@ async def test_all_messages_of_a_job_are_discarded(stack: Stack, queue: str) -> 
     assert decode_message(received.text).id == kept
 
 
-async def test_redrive_without_a_token_key_is_rejected(stack: Stack, queue: str) -> None:
+async def test_redrive_without_a_token_key_fails(stack: Stack, queue: str) -> None:
     """The command fails before it receives a message; with `--no-token` it needs no key."""
     job_id = uuid.uuid4()
-    await poison_messages(stack, queue, encode_message(JobMessage(id=job_id)))
+    await send_to_poison_queue(stack, queue, encode_message(JobMessage(id=job_id)))
     rejected = await poison(stack, "redrive", "--all", "--queue", queue, TOKEN_KEY_FILE="/no/such/key")
     assert (rejected.code, rejected.out, rejected.err.count("\n")) == (1, "", 1)
     assert "--no-token" in rejected.err

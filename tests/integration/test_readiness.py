@@ -46,8 +46,8 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.close()
 
 
-async def test_only_a_long_loss_of_redis_is_unready(stores: dict[str, str]) -> None:
-    """A notifier is ready from its first subscription on, except while Redis stays away longer than the timeout."""
+async def test_notifier_stays_ready_during_a_short_loss_of_redis(stores: dict[str, str]) -> None:
+    """It is ready from its first subscription on, and unready once Redis is unreachable for longer than the timeout."""
     proxy = RedisProxy(stores["REDIS_URL"])
     port = await proxy.listen()
     async with redis_from_url(f"redis://127.0.0.1:{port}/0") as client:

@@ -108,7 +108,7 @@ async def test_failed_authentication_is_unready(url: str, server: RedisServer, t
 
 
 async def test_documented_permissions_suffice_in_a_cluster(tmp_path: Path) -> None:
-    """Jobs on every node are reported and watched, and no node denies a command of the notifier."""
+    """Jobs on all primaries are reported and watched, and no primary denies a command of the notifier."""
     async with RedisCluster.running(tmp_path) as cluster:
         for server in (*cluster.primaries, cluster.replica):
             await server.execute("ACL", "SETUSER", USER, *acl_rules())
