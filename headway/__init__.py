@@ -1,4 +1,4 @@
-"""Background jobs whose progress everyone can watch live: what a job's author imports."""
+"""Background jobs whose progress can be watched live. Authors of jobs import these names."""
 
 from headway.context import JobContext
 from headway.jobs import Fail, Job, Retry, job

@@ -15,7 +15,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Struct
 
-from headway.contracts import MAX_CHECKPOINT_BYTES, MAX_DEPTH, NULL, Json, Progress, encode, nesting_depth
+from headway.contracts import MAX_CHECKPOINT_BYTES, MAX_NESTING_DEPTH, NULL, Json, Progress, encode, nesting_depth
 from headway.steps import Step, aggregate
 
 Item = TypeVar("Item")
@@ -27,7 +27,7 @@ _CURRENT_STEP: ContextVar[Step | None] = ContextVar("step", default=None)  # of 
 
 
 class Attempt(Struct, frozen=True, kw_only=True):
-    """What a handler knows about its attempt; `checkpoint` is the JSON that an earlier attempt saved."""
+    """The facts about an attempt that its handler gets; `checkpoint` is the JSON that an earlier attempt saved."""
 
     job_id: UUID
     kind: str
@@ -52,7 +52,7 @@ class _Completed:
 
 
 def completed_awaitable() -> Awaitable[None]:
-    """Return an awaitable that is done already."""
+    """Return an awaitable that has already completed."""
     return _Completed()
 
 
@@ -62,7 +62,7 @@ class JobContext:
     Attributes:
         job_id, kind, attempt, max_attempts: which job this is, and which of its attempts (counted from 1).
         checkpoint_value: the value of the last checkpoint of an earlier attempt, None if there is none.
-        cancelled: why a handler in a thread must stop, None while it may go on: `cancel` (a watcher cancelled the
+        cancelled: why a handler in a thread must stop, None while it may continue: `cancel` (a watcher cancelled the
             job), `timeout`, `stop` (the worker stops; another one continues the job) or `lease` (another worker may
             have the job). An `async def` handler gets a CancelledError with the same reason as its argument.
         log: a standard logger; the worker adds the job's id and kind to its records.
@@ -127,9 +127,9 @@ class JobContext:
         return Track(items, lambda done: self.progress(done, total, message, unit=unit))
 
     def steps(self, weights: float) -> None:
-        """Set the total weight of the coming steps, so that they add up to a percentage.
+        """Set the total weight of the steps that follow, so that the progress is a percentage.
 
-        Inside a step, it is the total of that step's own steps. Without it, steps are only counted.
+        Inside a step, set the total weight of its substeps. Without a total weight, completed steps are counted.
 
         Raises:
             ValueError: the total is not positive and finite.
@@ -141,7 +141,7 @@ class JobContext:
     def step(self, name: str, weight: float = 1.0) -> StepScope:
         """Return a context manager (`with` or `async with`) for a part of the job; progress inside it is the step's.
 
-        Steps can be nested, and several can run at once, each in its own task.
+        Steps can be nested, and several can run at the same time, each in its own task.
 
         Raises:
             ValueError: the weight is negative or not finite.
@@ -163,15 +163,16 @@ class JobContext:
         if self.cancelled is not None:
             raise asyncio.CancelledError(self.cancelled)
         text = encode(value)
-        if len(text) > MAX_CHECKPOINT_BYTES or nesting_depth(text) > MAX_DEPTH:
+        if len(text) > MAX_CHECKPOINT_BYTES or nesting_depth(text) > MAX_NESTING_DEPTH:
             raise ValueError(
-                f"a checkpoint may have {MAX_CHECKPOINT_BYTES} bytes in {MAX_DEPTH} levels, not {len(text)} bytes"
+                f"a checkpoint may have {MAX_CHECKPOINT_BYTES} bytes in {MAX_NESTING_DEPTH} levels,"
+                f" not {len(text)} bytes"
             )
         return self._sink.save_checkpoint(Json(text))
 
     def collect_progress(self) -> Progress:
-        """Return the progress reported so far; called by whatever runs the handler."""
-        self._collection_pending = False  # first: a thread may report more meanwhile
+        """Return the progress reported so far; called by the worker."""
+        self._collection_pending = False  # first: the handler's thread may report progress during this call
         progress = aggregate(self._root, self._last)
         percent, highest = progress.percent, self._highest
         if percent is not None and highest is not None and percent < (highest.percent or 0):
@@ -211,17 +212,17 @@ class StepScope:
         self._step = self._context._begin(*self._arguments)  # noqa: SLF001 - one unit with JobContext
         _CURRENT_STEP.set(self._step)
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
         _CURRENT_STEP.set(self._outer)
-        self._context._end(self._step, completed=kind is None)  # noqa: SLF001
+        self._context._end(self._step, completed=error_type is None)  # noqa: SLF001
 
     async def __aenter__(self) -> None:
         self.__enter__()
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.__exit__(kind, error, traceback)
+        self.__exit__(error_type, error, traceback)
 
 
 class Track(Generic[Item]):

@@ -1,7 +1,7 @@
-"""The wire contracts: every message between submitter, worker, notifier and clients is defined here and only here.
+"""The wire contracts: queue messages, reports and their verdicts, and the snapshots that clients receive.
 
 Times are `Timestamp`: milliseconds since the epoch in code, RFC 3339 in UTC with milliseconds in JSON.
-Payload, result and checkpoint are `Json`: text that is passed on byte for byte and never decoded in between.
+Payload, result and checkpoint are `Json`: encoded JSON that the services forward byte for byte.
 """
 
 from __future__ import annotations
@@ -22,30 +22,31 @@ MAX_PAYLOAD_BYTES = 32 * 1024
 MAX_RESULT_BYTES = 32 * 1024
 MAX_CHECKPOINT_BYTES = 8 * 1024
 MAX_MESSAGE_BYTES = 64 * 1024  # of an encoded queue message
-MAX_DEPTH = 500  # nesting levels of payload, result and checkpoint; deeper JSON makes some parsers fail
+MAX_NESTING_DEPTH = 500  # of payload, result and checkpoint; some JSON parsers fail on deeper nesting
 MAX_REPORTS_PER_REQUEST = 500
 MAX_REPORTS_BYTES = 1024 * 1024
-DEFAULT_ATTEMPTS = 5
-MAX_ATTEMPTS = 1000
+DEFAULT_ATTEMPTS = 5  # the default of `max_attempts`
+MAX_ATTEMPTS = 1000  # the limit of `max_attempts`
 MAX_NAME_LENGTH = 128  # characters of a kind, and of other names
 MAX_PROGRESS_MESSAGE_LENGTH = 1_000  # characters of a progress message
 MAX_UNIT_LENGTH = 32
 MAX_ERROR_LENGTH = 4_000  # characters of an error's message
 
 JobStatus = Literal["queued", "running", "retrying", "succeeded", "failed", "cancelled"]
-Reason = Literal["superseded", "finished", "duplicate", "stale"]
-ENDED: frozenset[JobStatus] = frozenset({"succeeded", "failed", "cancelled"})
+RejectionReason = Literal["superseded", "finished", "duplicate", "stale"]
+ENDED: frozenset[JobStatus] = frozenset({"succeeded", "failed", "cancelled"})  # the final statuses
 
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]')  # strings match first, because brackets in them do not count
 
 Json = msgspec.Raw
 NULL = Json(b"null")
+# 2**53 - 1 is the largest integer that JavaScript represents exactly.
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_LENGTH)]
 Natural = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Number = Annotated[int, Meta(ge=0, le=2**63 - 1)] | Annotated[float, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1, le=2**53 - 1)]
-Attempts = Annotated[int, Meta(ge=1, le=MAX_ATTEMPTS)]
-Seconds = Annotated[float, Meta(gt=0, le=7 * 86_400)]
+MaxAttempts = Annotated[int, Meta(ge=1, le=MAX_ATTEMPTS)]
+TimeoutSeconds = Annotated[float, Meta(gt=0, le=7 * 86_400)]
 T = TypeVar("T")
 
 
@@ -55,16 +56,20 @@ class JobMessage(Struct, frozen=True, kw_only=True):
     id: UUID
     kind: Name = "countdown"
     payload: Json = Json(b"{}")
-    submitted_at: Timestamp | None = None
-    expires_at: Timestamp | None = None
-    generation: Natural = 0
-    max_attempts: Attempts = DEFAULT_ATTEMPTS
-    timeout_s: Seconds | None = None
-    releases: Natural = 0
+    submitted_at: Timestamp | None = None  # None: when the queue received the message
+    expires_at: Timestamp | None = None  # None: JOB_TTL_S after the submission
+    generation: Natural = 0  # how often the job was redriven
+    max_attempts: MaxAttempts = DEFAULT_ATTEMPTS
+    timeout_s: TimeoutSeconds | None = None  # of one attempt; None: the timeout of the kind
+    releases: Natural = 0  # how often a draining worker released the message
     checkpoint: Json = NULL
 
     def attempt(self, delivery: int) -> int:
-        """Return the number of the attempt; a delivery that a draining worker released costs none."""
+        """Return the number of the attempt, from 1; a delivery that a draining worker released does not count.
+
+        Args:
+            delivery: the number of the delivery, from 1 (the queue's dequeue count).
+        """
         return max(1, delivery - self.releases)
 
 
@@ -95,7 +100,7 @@ class ProgressSnapshot(Struct, frozen=True):
 
 
 class JobError(Struct, frozen=True):
-    """Why a job failed, in words for its user."""
+    """The error of a failed attempt, as users see it."""
 
     type: Name
     message: Annotated[str, Meta(max_length=MAX_ERROR_LENGTH)]
@@ -110,11 +115,11 @@ class JobReport(Struct, frozen=True, kw_only=True):
     job_id: UUID
     kind: Name
     generation: Natural = 0
-    message_id: Name
-    delivery: Positive
-    sequence: Natural
+    message_id: Name  # the id of the queue message
+    delivery: Positive  # the dequeue count of the queue message
+    sequence: Natural  # higher in each report of the delivery; the fence rejects a report that arrives out of order
     attempt: Positive = 1
-    max_attempts: Attempts = DEFAULT_ATTEMPTS
+    max_attempts: MaxAttempts = DEFAULT_ATTEMPTS
     status: JobStatus
     progress: Progress | None = None
     result: Json = NULL
@@ -127,7 +132,7 @@ class JobReport(Struct, frozen=True, kw_only=True):
 
 
 class ProgressUrlReport(Struct, frozen=True, kw_only=True, rename="camel"):
-    """A report in the query of one URL, for workers in any language; a progress of 100 ends the job as succeeded."""
+    """A report as the query of a URL, for workers in any language; with a progress of 100 the job has succeeded."""
 
     job_id: UUID
     progress: Annotated[float, Meta(ge=0, le=100)]
@@ -136,11 +141,18 @@ class ProgressUrlReport(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Verdict(Struct, frozen=True):
-    """The notifier's answer to one report."""
+    """The notifier's answer to one report.
+
+    Attributes:
+        accepted: whether the record was updated.
+        reason: why the report was rejected, None if it was accepted.
+        cancel_requested: whether a client has requested the cancellation of the job.
+        watched: whether a client watches the job; the worker then reports progress without delay.
+    """
 
     job_id: UUID
     accepted: bool
-    reason: Reason | None = None
+    reason: RejectionReason | None = None
     cancel_requested: bool = False
     watched: bool = False
 
@@ -214,7 +226,7 @@ def _decoder(target: Hashable) -> msgspec.json.Decoder[Any]:
 
 
 def uuid_str(job_id: UUID) -> str:
-    """Return `str(job_id)`, in a third of the time."""
+    """Return `str(job_id)`; msgspec formats a UUID three times as fast."""
     return encode(job_id)[1:-1].decode()
 
 
@@ -224,7 +236,7 @@ def encode_message(message: JobMessage) -> str:
 
 
 def decode_message(text: str) -> JobMessage:
-    """Decode a queue message: JSON, plain or in base64. A bare UUID string is a `countdown` job.
+    """Decode a queue message: JSON, plain or in base64. A JSON string with a UUID is a `countdown` job.
 
     Raises:
         msgspec.ValidationError: a field is missing or invalid; the message names it.
@@ -237,7 +249,7 @@ def decode_message(text: str) -> JobMessage:
 
 
 def extract_job_id(text: str) -> UUID | None:
-    """Return the job's id from a queue message with other invalid fields, or None if the id cannot be read."""
+    """Return the job id of a queue message even if other fields are invalid, or None if the id is invalid, too."""
     try:
         return decode(_message_json(text), _MessageWithId).id
     except msgspec.DecodeError:
@@ -252,8 +264,8 @@ def _message_json(text: str) -> bytes:
 
 
 def nesting_depth(text: bytes) -> int:
-    """Return how many levels JSON is nested; 0 stands for any depth that cannot exceed `MAX_DEPTH`."""
-    if text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
+    """Return the nesting depth of JSON, or 0 if it has too few brackets to exceed `MAX_NESTING_DEPTH`."""
+    if text.count(b"[") + text.count(b"{") <= MAX_NESTING_DEPTH:
         return 0
     level = max_level = 0
     for token in _BRACKETS.findall(text):
@@ -263,13 +275,16 @@ def nesting_depth(text: bytes) -> int:
 
 
 def truncate(text: str, max_length: int) -> str:
-    """Cut a text to `max_length` characters and replace lone surrogates, which UTF-8 cannot encode."""
+    """Return a text, shortened to `max_length` characters with an ellipsis, and without lone surrogates.
+
+    UTF-8 cannot encode a lone surrogate, so each becomes a question mark.
+    """
     shortened = text if len(text) <= max_length else text[: max_length - 1] + "…"
     return shortened.encode(errors="replace").decode()
 
 
 def to_progress_snapshot(progress: Progress | None) -> ProgressSnapshot | None:
-    """Convert a worker's progress to the progress in snapshots."""
+    """Return the progress of a snapshot for the progress of a report."""
     if progress is None:
         return None
     return ProgressSnapshot(progress.current, progress.total, progress.percent, progress.unit, progress.message)

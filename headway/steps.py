@@ -9,7 +9,10 @@ ReportedProgress = tuple[float, float | None, str | None, str | None]  # current
 
 
 class Step:
-    """A part of a job with a weight in its parent; its progress comes from its own steps, or from counting."""
+    """A part of a job, with a weight in its parent.
+
+    Its progress is that of its substeps or, if it has none, the progress that the handler reported in it.
+    """
 
     __slots__ = ("finished_weight", "name", "open_steps", "parent", "reported", "total_weight", "weight")
 
@@ -17,36 +20,36 @@ class Step:
         self.name = name
         self.weight = weight
         self.parent = parent
-        self.total_weight: float | None = None  # of its steps, if known
-        self.finished_weight = 0.0  # of its steps that have ended
+        self.total_weight: float | None = None  # of all substeps, if known
+        self.finished_weight = 0.0  # of the substeps that have ended
         self.open_steps: list[Step] = []
         self.reported: ReportedProgress | None = None
 
     def begin(self, name: str, weight: float) -> Step:
-        """Start a step of this step."""
+        """Start a substep and return it."""
         step = Step(name, weight, self)
         self.open_steps.append(step)
         return step
 
     def end(self, *, completed: bool) -> None:
-        """End this step. Unless it completed, only its progress so far counts."""
+        """End this step. If it did not complete, only the completed fraction counts in its parent."""
         if self.parent is not None:
             self.parent.open_steps.remove(self)
             self.parent.finished_weight += self.weight * (1.0 if completed else self.fraction)
 
     @property
     def has_steps(self) -> bool:
-        """Whether the progress comes from steps."""
+        """Whether the progress is that of substeps."""
         return bool(self.total_weight or self.finished_weight or self.open_steps)
 
     @property
     def completed_weight(self) -> float:
-        """The weight of what is done of the steps."""
+        """The weight of the ended substeps, and of the completed fraction of each open one."""
         return self.finished_weight + sum(step.weight * step.fraction for step in self.open_steps)
 
     @property
     def fraction(self) -> float:
-        """The part that is done, 0 to 1; 0 without a known total."""
+        """The completed fraction, 0 to 1; 0 if the total is unknown."""
         if self.has_steps:
             return min(1.0, self.completed_weight / self.total_weight) if self.total_weight else 0.0
         current, total = self.reported[:2] if self.reported else (0.0, None)
@@ -54,15 +57,18 @@ class Step:
 
     @property
     def path(self) -> str:
-        """The names of the enclosing steps and this step."""
-        above = self.parent.path if self.parent is not None else ""
-        return f"{above}{PATH_SEPARATOR}{self.name}" if above else self.name
+        """The names of the enclosing steps and of this step, separated by `PATH_SEPARATOR`."""
+        parent_path = self.parent.path if self.parent is not None else ""
+        return f"{parent_path}{PATH_SEPARATOR}{self.name}" if parent_path else self.name
 
 
-def aggregate(root: Step, last: Step) -> Progress:
-    """Return the progress of the whole job, with the message of the step that reported last."""
-    current, total, message, unit = last.reported or (0.0, None, None, None)
-    text = f"{last.path}: {message}" if last.path and message else last.path or message
+def aggregate(root: Step, last_reported: Step) -> Progress:
+    """Return the progress of the whole job, with the message of the step that reported last.
+
+    With steps, it is in percent or, if their total weight is unknown, a number of steps.
+    """
+    current, total, message, unit = last_reported.reported or (0.0, None, None, None)
+    text = f"{last_reported.path}: {message}" if last_reported.path and message else last_reported.path or message
     if not root.has_steps:
         return Progress(
             current, total, None if unit is None else truncate(unit, MAX_UNIT_LENGTH), _truncate_message(text)

@@ -21,7 +21,7 @@ from uuid import UUID, uuid4
 import msgspec
 
 from headway.context import Attempt, JobContext, completed_awaitable
-from headway.contracts import MAX_DEPTH, MAX_RESULT_BYTES, Json, Progress, decode, encode, nesting_depth
+from headway.contracts import MAX_NESTING_DEPTH, MAX_RESULT_BYTES, Json, Progress, decode, encode, nesting_depth
 from headway.jobs import Job
 
 
@@ -53,8 +53,8 @@ def run(
         checkpoint: the value that an earlier attempt saved.
         attempt: the number of the attempt.
         job_id: the job's id, random by default.
-        cancel_after: cancel the handler after it has reported progress so many times.
-        reason: why it is cancelled: `cancel`, `timeout`, `stop` or `lease`.
+        cancel_after: cancel the handler after this number of progress reports.
+        reason: the reason for the cancellation: `cancel`, `timeout`, `stop` or `lease`.
 
     Raises:
         msgspec.ValidationError: the payload does not fit the handler's type; the message names the field.
@@ -69,8 +69,8 @@ def run(
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
-    with ThreadPoolExecutor(1) as beside:
-        return beside.submit(contextvars.copy_context().run, asyncio.run, work).result()
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(contextvars.copy_context().run, asyncio.run, work).result()
 
 
 async def run_async(
@@ -85,7 +85,7 @@ async def run_async(
 ) -> Run:
     """Run a job's handler once in the running event loop, as `run` does."""
     recorder = Recorder(cancel_after)
-    about = Attempt(
+    attempt_info = Attempt(
         job_id=job_id or uuid4(),
         kind=job.kind,
         attempt=attempt,
@@ -93,7 +93,7 @@ async def run_async(
         checkpoint=Json(encode(checkpoint)),
     )
     decoded = decode(encode({} if payload is None else payload), job.payload_type())
-    context = JobContext(about, recorder)
+    context = JobContext(attempt_info, recorder)
     if inspect.iscoroutinefunction(job.handler):
         task = asyncio.create_task(job.handler(context, decoded))
         recorder.cancel = lambda: task.cancel(reason)
@@ -102,9 +102,9 @@ async def run_async(
         recorder.cancel = lambda: setattr(context, "cancelled", reason)
         result = job.handler(context, decoded)
     text = encode(result)
-    if len(text) > MAX_RESULT_BYTES or nesting_depth(text) > MAX_DEPTH:
+    if len(text) > MAX_RESULT_BYTES or nesting_depth(text) > MAX_NESTING_DEPTH:
         raise ValueError(
-            f"a result may have {MAX_RESULT_BYTES} bytes and {MAX_DEPTH} levels; this one has {len(text)} bytes"
+            f"a result may have {MAX_RESULT_BYTES} bytes and {MAX_NESTING_DEPTH} levels; this one has {len(text)} bytes"
         )
     return Run(result, recorder.progress, recorder.checkpoints)
 
@@ -119,7 +119,7 @@ class Recorder:
         self._cancel_after = cancel_after
 
     def progress_changed(self, collect: Callable[[], Progress]) -> None:
-        """Record the progress at once."""
+        """Called when the handler reports progress: record it."""
         self.progress.append(collect())
         if len(self.progress) == self._cancel_after:
             self.cancel()

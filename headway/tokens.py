@@ -1,6 +1,6 @@
-"""Tokens: each is a JWT, signed with Ed25519, that lets its bearer watch and perhaps cancel one job.
+"""Job tokens: JWTs, signed with Ed25519, that let their bearer watch one job and, with the scope `cancel`, cancel it.
 
-The submitter signs tokens with its private key. Notifiers have only public keys, several at once during a rotation.
+The submitter signs tokens with its private key. Notifiers have only public keys; during a rotation they have several.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _PEM_END = "-----END PUBLIC KEY-----"
 
 
 class InvalidToken(Exception):
-    """The token is not accepted.
+    """The token was rejected.
 
     Attributes:
         code: `invalid_token` or `token_expired`.
@@ -56,7 +56,7 @@ class InvalidToken(Exception):
 
 
 class Grant(Struct, frozen=True, kw_only=True):
-    """The content of a verified token: the job, the lifetime, and what the bearer may do."""
+    """The content of a verified token: the job, the lifetime, and the scope (a set of `watch` and `cancel`)."""
 
     job_id: UUID
     kind: str
@@ -77,7 +77,7 @@ class Grant(Struct, frozen=True, kw_only=True):
     def claims(self) -> dict[str, Any]:
         """Return the claims of the JWT."""
         due = {} if self.due_at is None else {"due": self.due_at / 1000}
-        scope = " ".join(word for word in (WATCH, CANCEL) if word in self.scope)
+        scope = " ".join(name for name in (WATCH, CANCEL) if name in self.scope)
         return {
             "sub": str(self.job_id),
             "kind": self.kind,
@@ -108,7 +108,7 @@ class TokenSigner:
         self._headers = {"kid": key_id(key.public_key())}
 
     def sign(self, grant: Grant) -> str:
-        """Return the token for a grant."""
+        """Return a signed token for a grant."""
         return jwt.encode(grant.claims(), self._key, ALGORITHM, headers=self._headers)
 
     @property
@@ -152,7 +152,7 @@ class TokenVerifier:
 
 
 def unverified_job_id(token: str) -> UUID | None:
-    """Return the job that a token claims to be for, without verifying the token; None if the claim cannot be read.
+    """Return the job id in an unverified token, or None if the token cannot be decoded.
 
     Use it only to name the token in an error to its sender.
     """
@@ -183,7 +183,7 @@ def key_id(key: Ed25519PublicKey) -> str:
 def make_keys(directory: Path) -> None:
     """Create `token.pem`, `token.pub.pem` and `report.key` in a directory, unless they exist.
 
-    Several processes may call this at once: all of them end up with the same keys.
+    Several processes may call this at the same time; all of them end up with the same keys.
     """
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     private, public, report = (directory / name for name in ("token.pem", "token.pub.pem", "report.key"))
@@ -199,7 +199,7 @@ def make_keys(directory: Path) -> None:
 
 
 def _write_once(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Create a file with its whole content; keep the file of another process that was first."""
+    """Create a file with its whole content, atomically; if the file exists, keep it."""
     with NamedTemporaryFile(dir=path.parent) as draft:
         draft.write(content)
         draft.flush()

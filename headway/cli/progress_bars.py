@@ -1,4 +1,4 @@
-"""Jobs as bars on a terminal, one line each, redrawn in place."""
+"""Progress bars on a terminal: one line per job, redrawn in place."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headway.cli.text import amount_text, attempt_text, message_text, printable,
 from headway.contracts import JobSnapshot, Timestamp
 
 BAR_WIDTH = 30
-MARKS = {
+STATUS_MARKS = {  # symbol and style of a status; a running job has a spinner
     "queued": ("·", "dim"),
     "retrying": ("↻", "yellow"),
     "succeeded": ("✓", "green"),
@@ -25,7 +25,7 @@ MARKS = {
 
 
 class ProgressBars:
-    """Displays each job as a line with a bar."""
+    """A context manager that displays jobs on a terminal until it exits."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._jobs: dict[UUID, JobSnapshot] = {}
@@ -40,21 +40,21 @@ class ProgressBars:
         self._live.stop()
 
     def update(self, job: JobSnapshot) -> None:
-        """Display a newer snapshot with the next redraw."""
+        """Replace the snapshot of a job, or add a job; the next redraw displays it."""
         self._jobs[job.id] = job
 
     def table(self) -> Table:
-        """Return the table of all jobs."""
+        """Return a table with one row per job. Called by rich on each redraw."""
         table = Table.grid(padding=(0, 1))
         for _ in range(6):
             table.add_column(no_wrap=True)
         table.add_column(ratio=1)
-        for job in list(self._jobs.values()):
+        for job in list(self._jobs.values()):  # a copy, because rich redraws in a thread of its own
             table.add_row(*self._row(job))
         return table
 
     def _row(self, job: JobSnapshot) -> tuple[RenderableType, ...]:
-        mark, style = MARKS.get(job.status, ("", "cyan"))
+        mark, style = STATUS_MARKS.get(job.status, ("", "cyan"))
         details = " · ".join(part for part in (waiting_text(job), attempt_text(job), message_text(job)) if part)
         return (
             Text(mark, style) if mark else self._spinner,
@@ -68,16 +68,16 @@ class ProgressBars:
 
 
 def progress_bar(job: JobSnapshot) -> ProgressBar:
-    """Return a job's bar, which pulses while the job runs without a known total."""
+    """Return the bar of a job; it pulses while the job runs and the total is unknown."""
     percent = None if job.progress is None else job.progress.percent
     pulse = job.status == "running" and percent is None
-    done = 100.0 if job.status == "succeeded" else percent or 0.0
+    filled = 100.0 if job.status == "succeeded" else percent or 0.0
     style = {"failed": "red", "cancelled": "yellow"}.get(job.status, "cyan")
-    return ProgressBar(100, done, BAR_WIDTH, pulse, complete_style=style, finished_style="green", pulse_style=style)
+    return ProgressBar(100, filled, BAR_WIDTH, pulse, complete_style=style, finished_style="green", pulse_style=style)
 
 
 def elapsed_text(job: JobSnapshot) -> str:
-    """Return how long a job has run."""
+    """Return how long the last attempt has run so far, or ran, as `m:ss` or `h:mm:ss`; empty if none has started."""
     if job.started_at is None:
         return ""
     seconds = max(0, (job.finished_at or Timestamp.now()) - job.started_at) // 1000
@@ -86,7 +86,7 @@ def elapsed_text(job: JobSnapshot) -> str:
 
 
 def waiting_text(job: JobSnapshot) -> str:
-    """Return what a job waits for: its due time, or another worker."""
+    """Return the seconds until a delayed job is due, or `worker lost` if the lease of a running job has expired."""
     now = Timestamp.now()
     if job.status == "running":
         return "worker lost" if job.lease_until is not None and job.lease_until < now else ""

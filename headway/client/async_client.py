@@ -22,7 +22,7 @@ __all__ = ["Client", "InvalidToken", "JobCancelled", "JobFailed", "JobRef", "Rec
 T = TypeVar("T")
 
 RETRY_FOR_S = 30.0
-MAX_REMEMBERED_RECEIPTS = 10_000  # so that callers can name a job by its id
+MAX_REMEMBERED_RECEIPTS = 10_000  # of submitted jobs, which callers may then refer to by id
 
 
 class JobFailed(Exception):
@@ -127,8 +127,8 @@ class Client:
             RequestFailed: the submitter rejected the submission, or was still failing after `retry_for_s`.
             Unreachable: the submitter did not respond within `retry_for_s`.
         """
-        given = {"payload": payload, "delay_s": delay_s or None, "max_attempts": max_attempts, "timeout_s": timeout_s}
-        body = encode({"kind": kind} | {name: value for name, value in given.items() if value is not None})
+        options = {"payload": payload, "delay_s": delay_s or None, "max_attempts": max_attempts, "timeout_s": timeout_s}
+        body = encode({"kind": kind} | {name: value for name, value in options.items() if value is not None})
         headers = {"Content-Type": "application/json", "Idempotency-Key": idempotency_key or str(uuid4())}
         response = await request_with_retry(
             self._session,

@@ -35,8 +35,8 @@ HELLO_TIMEOUT_S = 5.0  # a proxy may accept a WebSocket although no notifier is 
 PING_INTERVAL_S = 20.0
 CLOSE_TIMEOUT_S = 1.0
 WEBSOCKET_RETRY_INTERVAL_S = 60.0  # between two attempts while polling
-LONG_POLL_S = 25  # how long the notifier holds a request without news
-EMPTY_POLL_DELAY_S = 1.0  # after a poll without news, because not every proxy holds requests
+LONG_POLL_S = 25  # how long the notifier may delay the response
+EMPTY_POLL_DELAY_S = 1.0  # after a poll without a newer snapshot: a proxy may answer without waiting
 CLOSE_POLICY_VIOLATION, CLOSE_MESSAGE_TOO_BIG, CLOSE_TRY_AGAIN_LATER = 1008, 1009, 1013
 FAILURES_WHEN_OVERLOADED = 5  # a close with 1013 delays the reconnect as much as five failures
 
@@ -60,7 +60,7 @@ class _ServerMessage(Struct):
 
 
 class JobSubscription:
-    """A watched job, its newest snapshot, and the number of its watchers in this client."""
+    """A watched job, its newest snapshot, and the number of callers in this client that watch it."""
 
     def __init__(self, job_id: UUID, token: str) -> None:
         self.id = job_id
@@ -72,18 +72,18 @@ class JobSubscription:
         self._changed = asyncio.Event()
 
     def update(self, snapshot: JobSnapshot) -> None:
-        """Store a snapshot and wake the watchers, if it is newer."""
+        """Store a snapshot and wake the waiting callers, if it is newer."""
         if snapshot.version > self.version:
             self.version, self.snapshot = snapshot.version, snapshot
             self.notify()
 
     def fail(self, error: Exception) -> None:
-        """Raise an exception in all watchers."""
+        """Raise an exception in all waiting callers."""
         self.error = error
         self.notify()
 
     def notify(self) -> None:
-        """Wake all watchers."""
+        """Wake all waiting callers."""
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
@@ -158,7 +158,10 @@ class NotifierConnection:
                 reason = error
             finally:
                 self._websocket = None
-            if code in (CLOSE_POLICY_VIOLATION, CLOSE_MESSAGE_TOO_BIG):  # it would reject the same messages again
+            if code in (
+                CLOSE_POLICY_VIOLATION,
+                CLOSE_MESSAGE_TOO_BIG,
+            ):  # the notifier would reject the same messages again
                 self._fail_all()
             await asyncio.sleep(WEBSOCKET_RETRY_INTERVAL_S if self._polling else self._backoff_s(code, reason))
 
@@ -238,8 +241,8 @@ class NotifierConnection:
                 await self._websocket.send_str(encode(message).decode())
 
     async def _poll(self, job: JobSubscription) -> None:
-        known = job.version
-        condition = {"If-None-Match": f'"{known}"'} if known >= 0 else {}
+        known_version = job.version
+        condition = {"If-None-Match": f'"{known_version}"'} if known_version >= 0 else {}
         try:
             body = await request_with_retry(
                 self._session,
@@ -255,7 +258,7 @@ class NotifierConnection:
         except RequestFailed as error:
             if error.code != "unknown":
                 raise
-        if job.version == known:
+        if job.version == known_version:
             await asyncio.sleep(EMPTY_POLL_DELAY_S)
 
     def _on_reconnect_loop_done(self, task: asyncio.Task[None]) -> None:

@@ -1,4 +1,4 @@
-"""The composition of the notifier from its parts."""
+"""The composition of the notifier: its resources, request handlers and background tasks."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""The metrics of the notifier."""
+"""The notifier's metrics; the help text of each is a question."""
 
 from typing import get_args
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from headway.contracts import Reason
+from headway.contracts import RejectionReason
 
 from ..runtime.unlocked_metrics import UnlockedCounter, UnlockedHistogram
 
@@ -12,8 +12,8 @@ LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1,
 
 REPORTS = UnlockedCounter("notifier_reports", "How many reports were answered with each verdict?", ["verdict"])
 CONNECTIONS = Gauge("notifier_connections", "How many connections are open?", ["transport"])
-OPENED = UnlockedCounter("notifier_connections_opened", "How many connections were opened?", ["transport"])
-CLOSED = UnlockedCounter(
+CONNECTIONS_OPENED = UnlockedCounter("notifier_connections_opened", "How many connections were opened?", ["transport"])
+CONNECTIONS_CLOSED = UnlockedCounter(
     "notifier_connections_closed", "How many connections were closed, and with which code?", ["transport", "code"]
 )
 CONNECTION_DURATION = UnlockedHistogram(
@@ -25,16 +25,16 @@ CONNECTION_DURATION = UnlockedHistogram(
 PING_RTT = Histogram(
     "notifier_ping_rtt_seconds", "How long did WebSocket clients take to answer a ping?", buckets=LATENCY_BUCKETS_S
 )
-SUBSCRIPTIONS = Gauge("notifier_subscriptions", "How many subscriptions to jobs do clients have?")
-SENT = UnlockedCounter("notifier_messages_sent", "How many snapshots were sent to clients?")
-SENT_BYTES = UnlockedCounter("notifier_sent_bytes", "How many bytes of snapshots were sent to clients?")
-RECEIVED = Counter("notifier_messages_received", "How many messages did WebSocket clients send?")
-DROPPED = Counter(
+SUBSCRIPTIONS = Gauge("notifier_subscriptions", "How many subscriptions to jobs are open?")
+SNAPSHOTS_SENT = UnlockedCounter("notifier_messages_sent", "How many snapshots were sent to clients?")
+SNAPSHOT_BYTES_SENT = UnlockedCounter("notifier_sent_bytes", "How many bytes of snapshots were sent to clients?")
+MESSAGES_RECEIVED = Counter("notifier_messages_received", "How many messages did WebSocket clients send?")
+SNAPSHOTS_REPLACED = Counter(
     "notifier_messages_dropped", "How many unsent snapshots were replaced by newer ones, and why?", ["reason"]
 )
 RESUMES = Counter(
     "notifier_resumes",
-    "How many subscriptions named a version that the client has, and did the record still exist?",
+    "How many subscriptions named a version that the client already had, and did the job still have a record?",
     ["outcome"],
 )
 WATCHED_JOBS = Gauge("notifier_watched_jobs", "How many jobs have at least one watcher on this replica?")
@@ -54,7 +54,7 @@ REDIS_DURATION = UnlockedHistogram(
 REDIS_ERRORS = Counter(
     "notifier_redis_errors", "How many operations on job records failed or had an unknown outcome?", ["op"]
 )
-REFUSED = Counter("notifier_refused", "How often was each limit exceeded?", ["limit"])
+LIMITS_EXCEEDED = Counter("notifier_refused", "How often was each limit exceeded?", ["limit"])
 DELIVERY_LATENCY = UnlockedHistogram(
     "notifier_delivery_latency_seconds",
     "How long after a worker sent a report was the snapshot written to the watchers on this replica?",
@@ -66,13 +66,14 @@ PUBSUB_LAG = UnlockedHistogram(
     buckets=LATENCY_BUCKETS_S,
 )
 
-for verdict in ("accepted", *get_args(Reason)):
+# Create each series now: Prometheus cannot compute the increase of a series that starts with its first event.
+for verdict in ("accepted", *get_args(RejectionReason)):
     REPORTS.labels(verdict)
 for transport in ("websocket", "sse", "poll"):
     CONNECTIONS.labels(transport)
-    OPENED.labels(transport)
+    CONNECTIONS_OPENED.labels(transport)
     CONNECTION_DURATION.labels(transport)
-DROPPED.labels("slow")
+SNAPSHOTS_REPLACED.labels("slow")
 for outcome in ("hit", "miss"):
     RESUMES.labels(outcome)
 for op in ("report", "progress", "cancel", "read"):
@@ -81,4 +82,4 @@ for op in ("report", "progress", "cancel", "read"):
 for outcome in ("answered", "kept"):
     WAKEUPS.labels(outcome)
 for limit in ("connections", "watches", "messages", "message_size", "binary", "first_message", "stuck"):
-    REFUSED.labels(limit)
+    LIMITS_EXCEEDED.labels(limit)

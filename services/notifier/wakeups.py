@@ -40,11 +40,11 @@ class WakeupQueue:
 
     def __init__(self) -> None:
         self._waiters: dict[asyncio.Future[bool], Callable[[], bool]] = {}
-        self._kept_until = float("-inf")
+        self._unclaimed_until = float("-inf")
         self.draining = False
 
     def wake_one(self) -> None:
-        """Wake the first worker that is still connected; if there is none, keep the wake-up for a moment."""
+        """Wake the first connected worker; if there is none, keep the wake-up for UNCLAIMED_WAKEUP_TTL_S."""
         while self._waiters:
             waiter = next(iter(self._waiters))
             connected = not waiter.done() and self._waiters[waiter]()
@@ -53,7 +53,7 @@ class WakeupQueue:
                 metrics.WAKEUPS.labels("answered").inc()
                 return
         metrics.WAKEUPS.labels("kept").inc()
-        self._kept_until = asyncio.get_running_loop().time() + UNCLAIMED_WAKEUP_TTL_S
+        self._unclaimed_until = asyncio.get_running_loop().time() + UNCLAIMED_WAKEUP_TTL_S
 
     async def wait(self, timeout_s: float, is_connected: Callable[[], bool]) -> bool:
         """Wait for a wake-up.
@@ -66,8 +66,8 @@ class WakeupQueue:
             Whether a wake-up arrived in time.
         """
         loop = asyncio.get_running_loop()
-        if loop.time() < self._kept_until:
-            self._kept_until = float("-inf")
+        if loop.time() < self._unclaimed_until:
+            self._unclaimed_until = float("-inf")
             return True
         # Timeout, wake-up, drain and disconnect all resolve this one future, so that no wake-up is lost in a race.
         waiter: asyncio.Future[bool] = loop.create_future()
@@ -83,7 +83,7 @@ class WakeupQueue:
                 self.wake_one()  # the worker disconnected before it was answered
 
     def drain(self) -> None:
-        """End all waiting, because this replica stops."""
+        """Answer all waiting workers without a wake-up, because this replica stops."""
         self.draining = True
         for waiter in list(self._waiters):
             self._resolve(waiter)

@@ -1,1 +1,1 @@
-"""What every service shares: lifecycle, listeners, errors, authentication, settings, logs and metrics."""
+"""The runtime of every service: lifecycle, listeners, errors, authentication, settings, logs and metrics."""

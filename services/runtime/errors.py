@@ -1,4 +1,4 @@
-"""Expected failures as exceptions, and their wire format, problem+json (RFC 9457)."""
+"""The exceptions for expected failures of a request, and their wire format, problem+json (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ PROBLEM_JSON = "application/problem+json"
 
 
 class HTTPProblem(Exception):
-    """An expected failure: a status, a stable code and a message for the caller.
+    """An expected failure of a request. Subclasses define the HTTP status and a stable code for programs.
 
     Args:
-        detail: the message.
-        field: the field, parameter or header at fault.
-        code: a more specific code than that of the class.
-        retry_after_s: sent as `Retry-After`.
+        detail: a message for the caller.
+        field: the invalid field, query parameter or header.
+        code: a more specific code than the class has.
+        retry_after_s: the seconds to send as `Retry-After`.
     """
 
     status: ClassVar[int] = 400
@@ -34,7 +34,7 @@ class HTTPProblem(Exception):
         self.retry_after_s = retry_after_s
 
     def headers(self) -> dict[str, str]:
-        """Return the headers of its response."""
+        """Return the headers that the response needs for this failure."""
         headers = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
         return headers if self.status != HTTPStatus.UNAUTHORIZED else {**headers, "WWW-Authenticate": "Bearer"}
 
@@ -52,7 +52,7 @@ class Unauthorized(HTTPProblem):
 
 
 class Forbidden(HTTPProblem):
-    """The caller may not do this."""
+    """The caller is not allowed to send this request."""
 
     status, code = 403, "forbidden"
 
@@ -64,7 +64,7 @@ class NotFound(HTTPProblem):
 
 
 class RequestTimeout(HTTPProblem):
-    """The request did not arrive in time."""
+    """The whole request did not arrive in time."""
 
     status, code = 408, "too_slow"
 
@@ -106,7 +106,7 @@ def _quoted_field(detail: str) -> str | None:
 
 
 def problem_json(status: int, code: str, detail: str, field: str | None = None) -> bytes:
-    """Encode a problem as JSON."""
+    """Return a problem as JSON; the title is the code in words."""
     return msgspec.json.encode(
         {
             "type": "about:blank",
@@ -122,7 +122,7 @@ def problem_json(status: int, code: str, detail: str, field: str | None = None) 
 def problem_response(
     status: int, code: str, detail: str, *, field: str | None = None, headers: dict[str, str] | None = None
 ) -> web.Response:
-    """Create the response that carries a problem."""
+    """Return a response with a problem as its body."""
     return web.Response(
         status=status, body=problem_json(status, code, detail, field), content_type=PROBLEM_JSON, headers=headers
     )

@@ -26,7 +26,7 @@ _SECRETS = re.compile(
     r"|(?i:bearer\W+)[^\s\"']+"
 )
 
-# A quick check before the pattern: each of its alternatives contains one of these, or "bearer".
+# Checked before the slower pattern: each of its alternatives contains one of these strings, or "bearer".
 _SECRET_MARKERS = ("eyJ", "/progress/", "AccountKey=", "sig=", "@")
 
 _ENCODER = json.JSONEncoder(default=repr)
@@ -34,7 +34,7 @@ _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.Except
 _WITHOUT_META = structlog.stdlib.ProcessorFormatter.remove_processors_meta
 
 
-def configure(service: str, level: str, style: str) -> None:
+def configure(service: str, level: str, log_format: str) -> None:
     """Configure logging for this process; `style` is `json`, `console` or `auto` (console on a terminal)."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -43,10 +43,10 @@ def configure(service: str, level: str, style: str) -> None:
     ]
     final: list[Any] = (
         [structlog.dev.ConsoleRenderer(pad_event_to=24, exception_formatter=structlog.dev.plain_traceback)]
-        if style == "console" or (style == "auto" and sys.stderr.isatty())
+        if log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
         else [_TRACEBACKS, structlog.processors.JSONRenderer(serializer=_json)]
     )
-    # Only libraries log through `logging`: for our own events it would take twice as long.
+    # Only the records of libraries pass through `logging`, which takes twice as long as structlog alone.
     handler = logging.StreamHandler()
     foreign = [*shared, structlog.stdlib.ExtraAdder()]
     processors = [_WITHOUT_META, count_lines, *final, redact_secrets]
@@ -54,8 +54,8 @@ def configure(service: str, level: str, style: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for chatty in ("azure", "aiohttp.access"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for logger_name in ("azure", "aiohttp.access"):
+        logging.getLogger(logger_name).setLevel(logging.WARNING)
     logging.getLogger("aiohttp.server").filters[:] = [MalformedRequestFilter()]
     structlog.configure(
         processors=[*shared, count_lines, *final, redact_secrets],
@@ -77,9 +77,9 @@ def count_lines(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> 
 
 
 def redact_secrets(_logger: Any, _method: str, line: Any) -> str:
-    """Replace everything that looks like a token or key; the last line of defence, libraries' logs included."""
-    suspicious = any(marker in line for marker in _SECRET_MARKERS) or "bearer" in line.lower()
-    return _SECRETS.sub("[hidden]", line) if suspicious else line
+    """Replace everything that looks like a token or a key, in the logs of libraries, too."""
+    may_contain_secret = any(marker in line for marker in _SECRET_MARKERS) or "bearer" in line.lower()
+    return _SECRETS.sub("[hidden]", line) if may_contain_secret else line
 
 
 class MalformedRequestFilter(logging.Filter):

@@ -1,4 +1,4 @@
-"""The metrics that every service has; each service adds those of its own work in its `metrics.py`.
+"""The metrics that all services share. Each service defines its others in its own `metrics.py`.
 
 docs/metrics.md lists all metrics. Names and labels must not change: dashboards and alerts use them.
 """
@@ -15,20 +15,20 @@ from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 from .settings import environment
 from .unlocked_metrics import UnlockedCounter, UnlockedHistogram
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # without it every counter has a second series, its creation time
+disable_created_metrics()  # type: ignore[no-untyped-call]  # no series with the creation time of each counter
 
 BUILD = Gauge("headway_build_info", "Which version is running?", ["version", "revision", "python"])
 BUILD.labels(version("headway"), environment().get("HEADWAY_REVISION", "unknown"), platform.python_version()).set(1)
 REQUESTS = UnlockedCounter("http_requests", "How many HTTP requests were answered?", ["method", "route", "code"])
 REQUEST_DURATION = UnlockedHistogram(
-    "http_request_duration_seconds", "How long did a response take?", ["method", "route"]
+    "http_request_duration_seconds", "How long did it take to answer a request?", ["method", "route"]
 )
 LOOP_LAG = Histogram(
     "event_loop_lag_seconds",
-    "How late does the event loop run a timer that is due?",
+    "How late did the event loop run a due timer?",
     buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
-DRAINING = Gauge("headway_draining", "Is this process draining before it stops?")
+DRAINING = Gauge("headway_draining", "Is this process draining?")
 LOG_MESSAGES = Counter("log_messages", "How many log lines were written?", ["level"])
 LOG_COUNTERS = {level: LOG_MESSAGES.labels(level) for level in ("debug", "info", "warning", "error", "critical")}
 
@@ -36,7 +36,7 @@ LAG_CHECK_INTERVAL_S = 0.5
 
 
 async def monitor_loop_lag() -> None:
-    """Measure how late the event loop runs a timer, until cancelled."""
+    """Observe every LAG_CHECK_INTERVAL_S how late the event loop runs a timer, until cancelled."""
     while True:
         due_at = time.perf_counter() + LAG_CHECK_INTERVAL_S
         await asyncio.sleep(LAG_CHECK_INTERVAL_S)

@@ -1,4 +1,4 @@
-"""Middleware of every request: turns exceptions into responses, measures requests and writes the access log."""
+"""Middleware for all requests: converts exceptions to responses, updates the metrics and writes the access log."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .request_timeout import HEAD_TIMEOUTS
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-LONG_POLL = web.RequestKey("held", bool)  # set on a request that waits for an event before it is answered
+LONG_POLL = web.RequestKey("long_poll", bool)  # set on a request that waits for an event before it is answered
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @web.middleware
 async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn every exception of a handler into a problem response, and measure the request."""
+    """Convert an exception of the handler to a problem response; count the request and observe its duration."""
     if (head_timeouts := request.app.get(HEAD_TIMEOUTS)) is not None:
         head_timeouts.complete(request.protocol)
     started = time.perf_counter()
@@ -46,19 +46,20 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
 
 
 def _is_long_poll(request: web.Request) -> bool:
-    """Return whether a request may have waited for an event; its duration is then not that of the service's work."""
+    """Return whether the response may have waited for an event; its duration then does not measure the service."""
     return LONG_POLL in request or "Prefer" in request.headers
 
 
 @web.middleware
 async def access_log_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Log one line per request, with the route template and without the query, which may contain a token."""
+    """Log one line per request: the route template, not the path or the query, which may contain a token."""
     started = time.perf_counter()
     response = await handler(request)
     if response.status != HTTPStatus.SWITCHING_PROTOCOLS:  # a WebSocket logs when it opens and closes
         duration_ms, route = round((time.perf_counter() - started) * 1000, 1), route_template(request)
-        log_line = log.debug if route.startswith("/assets/") else log.info
-        log_line(
+        # Assets are logged at debug level only: each page loads many.
+        write_log = log.debug if route.startswith("/assets/") else log.info
+        write_log(
             "request_answered", method=request.method, route=route, status=response.status, duration_ms=duration_ms
         )
     return response

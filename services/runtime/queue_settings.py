@@ -1,4 +1,4 @@
-"""Settings of the services that use the queue; a module of its own, because it imports the Azure SDK."""
+"""Settings of the services that use the queue; in a separate module, because it imports the Azure SDK."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class QueueSettings(Settings, frozen=True, kw_only=True):
 
     @classmethod
     def validate(cls, values: Mapping[str, Any]) -> list[str]:
-        """Return what is wrong with the queue's settings."""
+        """Return the problems of the queue's settings."""
         chosen = {"queue_connection_string", "queue_account_url"} & values.keys()
         if len(chosen) != 1:
             return [f"QUEUE_CONNECTION_STRING {'and' if chosen else 'or'} QUEUE_ACCOUNT_URL: set exactly one of them"]

@@ -1,7 +1,7 @@
 """Time limits for the first request of a connection, so that slow clients cannot keep connections open.
 
-aiohttp has no limit for the time that a request's head takes. A connection therefore starts with a small protocol of
-ours, which passes it on with its first bytes.
+aiohttp has no limit for the time that a request's head takes. A connection therefore starts with
+`IdleConnection`, a small protocol that passes it to aiohttp when the first bytes arrive.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class ListenerProtocolFactory:
         )
 
     def _hand_to_aiohttp(self, transport: asyncio.Transport, data: bytes) -> None:
-        if (server := self._runner.server) is None:  # the listener has stopped meanwhile
+        if (server := self._runner.server) is None:  # the listener has stopped
             transport.close()
             return
         protocol = server()

@@ -31,12 +31,12 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 S = TypeVar("S", bound=Settings)
 
 SHUTDOWN_TIMEOUT_S = 3.0  # for requests in flight, once a listener closes
-LINGER_TIMEOUT_S = 2.0  # how long to read on after rejecting a body, so that the client sees the response
+LINGER_TIMEOUT_S = 2.0  # how long to keep reading a rejected body, so that the client receives the response
 KEEPALIVE_TIMEOUT_S = 75.0  # of an idle connection; longer than the timeout of usual proxies
 
 
 async def _no_drain() -> None:
-    """Return at once: there is nothing to drain."""
+    """Return immediately: there is nothing to drain."""
 
 
 @dataclass
@@ -107,7 +107,7 @@ async def _serve(settings: S, open_service: Callable[[S], AbstractAsyncContextMa
                     service.cors.install(app)
                 app.add_routes(service.public)
                 await start_listener(public, app, settings.bind_host, service.public_port)
-            gc.freeze()  # never scans the objects loaded so far again: https://docs.python.org/3/library/gc.html#gc.freeze
+            gc.freeze()  # excludes the objects loaded so far from collections: https://docs.python.org/3/library/gc.html#gc.freeze
             gc.set_threshold(50_000, 50, 50)
             started.set()
             log.info("service_started", port=service.public_port or None, internal_port=settings.internal_port)

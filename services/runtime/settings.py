@@ -1,4 +1,4 @@
-"""Settings: read once from the environment, with all problems reported at once and secrets hidden from every `repr`.
+"""Settings: read once from the environment, with all problems reported together and secrets hidden from every `repr`.
 
 The variable of a setting is the field's name in upper case. A variable with the service's name in front
 (`WORKER_LOG_LEVEL`) applies to that service only and takes precedence. A secret may be in a file, which a variable with
@@ -20,7 +20,8 @@ from msgspec.structs import FieldInfo
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
-Delay = Annotated[float, Meta(ge=0)]
+PerSecond = Annotated[float, Meta(gt=0)]
+Delay = Annotated[float, Meta(ge=0)]  # seconds
 StringList = tuple[str, ...]
 T = TypeVar("T")
 S = TypeVar("S", bound="Settings")
@@ -102,7 +103,7 @@ class SettingsError(Exception):
 
 
 def load(settings_type: type[S], environ: Mapping[str, str]) -> S:
-    """Read a service's settings from environment variables; raise SettingsError with all problems at once."""
+    """Read a service's settings from environment variables; raise SettingsError with all problems."""
     values: dict[str, Any] = {}
     problems: list[str] = []
     for field in msgspec.structs.fields(settings_type):
@@ -130,7 +131,7 @@ def _find(field: FieldInfo, service: str, environ: Mapping[str, str]) -> tuple[s
     name = field.name.upper()
     names = [name] if field.name.startswith(service) else [f"{service.upper()}_{name}", name]
     if _is_secret(field):
-        names = [candidate for one in names for candidate in (one, f"{one}_FILE")]
+        names = [candidate for variable in names for candidate in (variable, f"{variable}_FILE")]
     found = next((candidate for candidate in names if environ.get(candidate)), None)
     return (found or name, environ[found] if found else None)
 

@@ -1,4 +1,4 @@
-"""Counters and histograms for hot paths, which need a fifth of the time of prometheus-client's own.
+"""Counters and histograms for hot paths; an update takes a fifth of the time that it takes in prometheus-client.
 
 Only the event loop's thread updates them, so they need no lock. The samples that they expose are the same
 (https://prometheus.github.io/client_python/collector/custom/).

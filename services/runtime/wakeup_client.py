@@ -21,7 +21,7 @@ MAX_DELAY_S = 3600.0  # later ones are left to polling; together with COALESCE_S
 
 
 class WakeupClient:
-    """Sends wake-ups, one request at a time; all that become due during a request are sent as one."""
+    """Sends wake-ups, one request at a time; wake-ups that become due during a request are sent as one."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str | None) -> None:
         self._session = session
@@ -40,11 +40,11 @@ class WakeupClient:
                 await client._post()
 
     def notify(self) -> None:
-        """Wake a worker soon. This does not block."""
+        """Schedule a wake-up and return without waiting for the request."""
         self._pending.set()
 
     def notify_after(self, seconds: float) -> None:
-        """Wake a worker when a message that is hidden for this long becomes visible, if it is at most MAX_DELAY_S."""
+        """Schedule a wake-up for when a delayed message becomes visible; do nothing if that takes over MAX_DELAY_S."""
         if seconds <= 0:
             self.notify()
         elif seconds <= MAX_DELAY_S:

@@ -1,4 +1,4 @@
-"""Creates the submitter's parts and connects them."""
+"""The composition of the submitter: its resources, request handlers and background tasks."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ OPENAPI = files(__package__).joinpath("openapi.yaml")
 
 @asynccontextmanager
 async def submitter(settings: SubmitterSettings) -> AsyncIterator[ServiceSpec]:
-    """Open the submitter's resources and describe its service."""
+    """Open the submitter's resources and yield the specification of its service."""
     links = Links(settings)
     signer = ReloadingFile(settings.token_key_file, TokenSigner)
     api_keys = None if settings.submitter_api_keys is None else ReloadingFile(settings.submitter_api_keys, read_keys)
     async with settings.queue() as queue, WakeupClient.connect(settings.notifier_internal_url) as wakeups:
-        parts = (
+        handlers = (
             Pages(links),
             SubmitHandler(settings, links, queue, signer, CallerAuth(settings, api_keys), wakeups),
             ShareTokenHandler(links, signer, _verifier(settings)),
         )
         yield ServiceSpec(
-            public=[*(route for part in parts for route in part.routes()), openapi_route(OPENAPI)],
+            public=[*(route for handler in handlers for route in handler.routes()), openapi_route(OPENAPI)],
             public_port=settings.port,
             cors=CorsPolicy(settings.origins, public_routes=PUBLIC_ROUTES),
             tasks={"wakeups": wakeups.run},
@@ -44,7 +44,7 @@ async def submitter(settings: SubmitterSettings) -> AsyncIterator[ServiceSpec]:
 
 
 def _verifier(settings: SubmitterSettings) -> ReloadingFile[TokenVerifier]:
-    """Verify with the configured public keys, by default with the public half of the signing key."""
+    """Return a verifier with the configured public keys, by default with the public half of the signing key."""
     if settings.token_public_key_file is not None:
         return ReloadingFile(settings.token_public_key_file, TokenVerifier)
     return ReloadingFile(settings.token_key_file, lambda pem: TokenVerifier(TokenSigner(pem).public_pem))

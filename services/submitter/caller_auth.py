@@ -1,7 +1,7 @@
 """Authentication and rate limits of submissions.
 
-An API key identifies its caller; in open mode all callers are one. The rate limit applies to a key, or to an address
-without a valid key.
+An API key identifies its caller; in open mode all requests have the same caller. The rate limit applies to each key, or
+to the client's address if the request has no valid key.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class CallerAuth:
         self._rate_limiter = RateLimiter(settings.submit_rate, settings.submit_burst)
 
     def authenticate(self, request: web.Request) -> str:
-        """Return the caller's name, which is not secret.
+        """Return the caller's name: a digest of its key, or `ANONYMOUS` in open mode.
 
         Raises:
             Unauthorized: the request has no valid API key.
@@ -46,7 +46,7 @@ class CallerAuth:
         name = self._caller_name(bearer_token(request))
         wait_s = self._rate_limiter.acquire(name or client_address(request, self._hops), time.monotonic())
         if wait_s > 0:
-            metrics.SUBMITTED.labels("limited").inc()
+            metrics.SUBMISSIONS.labels("limited").inc()
             raise TooManyRequests("Too many submissions; try again later.", retry_after_s=math.ceil(wait_s))
         if name is None and self._keys is not None:
             raise Unauthorized("Send an API key: Authorization: Bearer <key>.")

@@ -31,7 +31,7 @@ JOB_NAMESPACE = UUID("126fc5e9-c2fb-425a-873b-75c8cad6d05b")
 
 
 def idempotency_key(request: web.Request) -> str | None:
-    """Return the request's idempotency key, None without one."""
+    """Return the request's idempotency key, or None if it has none; raise UnprocessableContent if it is not valid."""
     key = request.headers.get(HEADER)
     if key is not None and not (0 < len(key) <= MAX_KEY_LENGTH and key.isprintable()):
         raise UnprocessableContent(f"Expected 1 to {MAX_KEY_LENGTH} printable characters.", field=HEADER)
@@ -39,7 +39,7 @@ def idempotency_key(request: web.Request) -> str | None:
 
 
 def job_id_for(submission: Submission, caller: str, key: str | None) -> UUID:
-    """Return the job's id: the same one for a repeated request with a key, a random one without a key."""
+    """Return the job's id: the same id for a repeated request with a key, a random id without a key."""
     if key is None:
         return uuid4()
     fields = [

@@ -1,9 +1,9 @@
-"""The submitter's metrics."""
+"""The submitter's metrics; the help text of each is a question."""
 
 from prometheus_client import Counter, Histogram
 
-SUBMITTED = Counter("jobs_submitted", "How many submissions were received?", ["outcome"])
+SUBMISSIONS = Counter("jobs_submitted", "How many submissions were received?", ["outcome"])
 ENQUEUE_DURATION = Histogram("jobs_enqueue_duration_seconds", "How long did the queue take to accept a job?")
 
 for outcome in ("accepted", "limited", "error"):
-    SUBMITTED.labels(outcome)
+    SUBMISSIONS.labels(outcome)

@@ -1,7 +1,8 @@
 """The pages and their assets: static files, the same for every job.
 
-Files at stable URLs are revalidated and mostly answered 304. Below `/assets/<digest>/` the same files are immutable;
-`Content-Location` names the digest, which covers all of them, since modules import each other.
+Browsers revalidate the files at stable URLs; the answer is mostly 304. The same files below `/assets/<digest>/` are
+immutable. Their URL is in the `Content-Location` of the stable URL. The digest covers all assets, since modules import
+each other.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from ..runtime.request import JSON
 from .assets import Asset, Assets, is_asset
 from .links import Links
 
-YEAR_S = 31_536_000
-PUBLIC_ROUTES = ("/assets/{name}", "/assets/{digest}/{name}")  # pages of any origin may load these
+IMMUTABLE_MAX_AGE_S = 31_536_000
+PUBLIC_ROUTES = ("/assets/{name}", "/assets/{digest}/{name}")  # pages of any origin may load these assets
 
 
 class Pages:
@@ -26,7 +27,7 @@ class Pages:
     def __init__(self, links: Links) -> None:
         self._links = links
         self._assets = Assets(links.live_url)
-        self._headers = _headers(links)
+        self._page_headers = _page_headers(links)
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes of the public listener."""
@@ -42,7 +43,7 @@ class Pages:
         return self._page(request, "index.html")
 
     async def job(self, request: web.Request) -> web.Response:
-        """Serve the job page, or the job's links to a program that accepts only JSON."""
+        """Serve the job page; to a client that accepts JSON but not HTML, serve the job's links."""
         accepted = request.headers.get("Accept", "")
         if JSON not in accepted or "text/html" in accepted:
             return self._page(request, "job.html")
@@ -52,18 +53,18 @@ class Pages:
         return web.Response(body=body, content_type=JSON, headers=headers)
 
     async def asset(self, request: web.Request) -> web.Response:
-        """Serve an asset at its stable URL; `Content-Location` names the immutable one."""
+        """Serve an asset at its stable URL."""
         bundle, name = self._assets.current(), request.match_info["name"]
         return self._serve_asset(request, bundle.files, {"Content-Location": f"/assets/{bundle.digest}/{name}"})
 
     async def versioned_asset(self, request: web.Request) -> web.Response:
-        """Serve an asset at its immutable URL."""
+        """Serve an asset at its immutable URL; raise NotFound if the digest is not the current one."""
         bundle = self._assets.current()
         files = bundle.files if request.match_info["digest"] == bundle.digest else {}
-        return self._serve_asset(request, files, {"Cache-Control": f"public, max-age={YEAR_S}, immutable"})
+        return self._serve_asset(request, files, {"Cache-Control": f"public, max-age={IMMUTABLE_MAX_AGE_S}, immutable"})
 
     def _page(self, request: web.Request, name: str) -> web.Response:
-        return self._serve(request, self._assets.current().files[name], self._headers)
+        return self._serve(request, self._assets.current().files[name], self._page_headers)
 
     def _serve_asset(self, request: web.Request, files: dict[str, Asset], headers: dict[str, str]) -> web.Response:
         name = request.match_info["name"]
@@ -74,7 +75,7 @@ class Pages:
     @staticmethod
     def _serve(request: web.Request, asset: Asset, headers: dict[str, str]) -> web.Response:
         compressed = "gzip" in request.headers.get("Accept-Encoding", "")
-        etags = (asset.digest, f"{asset.digest}-gzip")
+        etags = (asset.digest, f"{asset.digest}-gzip")  # of the plain and of the compressed body
         response = web.Response(headers={"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff", **headers})
         response.headers.add("Vary", "Accept-Encoding")
         response.etag = etags[compressed]
@@ -90,8 +91,8 @@ class Pages:
         return response
 
 
-def _headers(links: Links) -> dict[str, str]:
-    """Return the headers of pages; `Vary`, because the job page's URL also serves JSON."""
+def _page_headers(links: Links) -> dict[str, str]:
+    """Return the headers of pages."""
     return {
         "Content-Security-Policy": (
             "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self' "
@@ -101,5 +102,5 @@ def _headers(links: Links) -> dict[str, str]:
         "Cross-Origin-Resource-Policy": "same-origin",
         "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
         "Referrer-Policy": "same-origin",  # with no-referrer, browsers would send a form with `Origin: null`
-        "Vary": "Accept",
+        "Vary": "Accept",  # the URL of the job page also serves JSON
     }

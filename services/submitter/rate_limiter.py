@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..runtime.token_bucket import TokenBucket
 
-MAX_CALLERS = 10_000  # the least recently seen caller is forgotten first
+MAX_CALLERS = 10_000  # above it, the caller with the oldest last request is removed
 
 
 class RateLimiter:

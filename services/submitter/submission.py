@@ -1,4 +1,4 @@
-"""Submissions: parsing, validation, and the queue message and token that result."""
+"""Submissions: parses and validates them, and creates the queue message and the grant of each job."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from msgspec import Meta, Struct
 
 from headway.contracts import (
     DEFAULT_ATTEMPTS,
-    MAX_DEPTH,
+    MAX_NESTING_DEPTH,
     MAX_PAYLOAD_BYTES,
-    Attempts,
     JobMessage,
     Json,
+    MaxAttempts,
     Name,
-    Seconds,
+    TimeoutSeconds,
     Timestamp,
     decode,
     nesting_depth,
@@ -38,12 +38,12 @@ class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     kind: Name
     payload: Json = Json(b"{}")
     delay_s: Annotated[float, Meta(ge=0, le=MAX_DELAY_S)] = 0
-    max_attempts: Attempts = DEFAULT_ATTEMPTS
-    timeout_s: Seconds | None = None
+    max_attempts: MaxAttempts = DEFAULT_ATTEMPTS
+    timeout_s: TimeoutSeconds | None = None
 
 
 class AcceptedJob(Struct, frozen=True, kw_only=True):
-    """The queue message of an accepted job, the grant for its token, and its delay."""
+    """The queue message of an accepted job, the grant for its token, and the delay of its start in seconds."""
 
     message: JobMessage
     grant: Grant
@@ -51,12 +51,23 @@ class AcceptedJob(Struct, frozen=True, kw_only=True):
 
 
 def submission_from_json(body: bytes) -> Submission:
-    """Parse a JSON submission; raise an HTTPProblem that names the invalid field."""
+    """Parse a submission in JSON.
+
+    Raises:
+        BadRequest: the body is not JSON.
+        UnprocessableContent: a field is missing or invalid; the error names it.
+        PayloadTooLarge: the payload exceeds its limit.
+    """
     return _check_limits(decode_body(body, Submission))
 
 
 def submission_from_form(body: bytes) -> Submission:
-    """Parse a form with the same fields; `payload` is JSON text, and an empty field counts as missing."""
+    """Parse a submission in a form; `payload` is JSON text, and an empty field counts as missing.
+
+    Raises:
+        BadRequest: the body is not a form.
+        UnprocessableContent, PayloadTooLarge: as for `submission_from_json`.
+    """
     try:
         form = dict(parse_qsl(body.decode(), strict_parsing=bool(body), errors="strict", max_num_fields=8))
     except ValueError as error:
@@ -78,13 +89,17 @@ def _payload_from_text(text: str) -> Json:
 def _check_limits(submission: Submission) -> Submission:
     if len(submission.payload) > MAX_PAYLOAD_BYTES:
         raise PayloadTooLarge(f"The payload is larger than {MAX_PAYLOAD_BYTES} bytes.", field="payload")
-    if nesting_depth(bytes(submission.payload)) > MAX_DEPTH:
-        raise UnprocessableContent(f"The payload is nested more than {MAX_DEPTH} levels deep.", field="payload")
+    if nesting_depth(bytes(submission.payload)) > MAX_NESTING_DEPTH:
+        raise UnprocessableContent(f"The payload is nested more than {MAX_NESTING_DEPTH} levels deep.", field="payload")
     return submission
 
 
 def accept_submission(submission: Submission, job_ttl_s: float, job_id: UUID) -> AcceptedJob:
-    """Create the job of a submission."""
+    """Create the queue message and the grant of a job.
+
+    Raises:
+        UnprocessableContent: the job would expire before its delay ends.
+    """
     if submission.delay_s >= job_ttl_s:
         raise UnprocessableContent("Expected a delay shorter than the lifetime of a job.", field="delay_s")
     now = Timestamp.now()

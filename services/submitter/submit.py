@@ -1,4 +1,4 @@
-"""`POST /jobs`: puts a job, submitted as JSON or as a form, on the queue."""
+"""The handler of `POST /jobs`, which puts a job on the queue. The body is JSON or a form."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from .submission import (
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 FORM = "application/x-www-form-urlencoded"
-RETRY_AFTER_S = 2
+RETRY_AFTER_S = 2  # while the queue is unavailable
 
 
 class SubmitHandler:
-    """Handles submissions."""
+    """Handles submissions: authenticates the caller, validates the body, and sends the queue message."""
 
     def __init__(
         self,
@@ -57,9 +57,14 @@ class SubmitHandler:
         return [web.post("/jobs", self.submit)]
 
     async def submit(self, request: web.Request) -> web.Response:
-        """Handle a submission: redirect a form to the job's page; answer JSON with 202, links and a token."""
+        """Handle a submission: redirect a form to the job's page; answer JSON with 202, links and a token.
+
+        Raises:
+            HTTPProblem: the caller, the body or the idempotency key is not accepted.
+            ServiceUnavailable: the queue is unavailable; it may or may not have the message.
+        """
         is_form = request.content_type == FORM
-        if is_form and "Origin" not in request.headers:
+        if is_form and "Origin" not in request.headers:  # browsers send it, and CorsPolicy checks it only if it is sent
             raise Forbidden("A form must be sent with an Origin header.", code="origin_not_allowed")
         caller = self._caller_auth.authenticate(request)
         if not is_form and request.content_type != JSON:
@@ -77,11 +82,11 @@ class SubmitHandler:
             with metrics.ENQUEUE_DURATION.time():
                 await self._queue.send(encode_message(message), delay_s=accepted.delay_s)
         except AzureError as error:
-            metrics.SUBMITTED.labels("error").inc()
+            metrics.SUBMISSIONS.labels("error").inc()
             log.warning("queue_unavailable", error=type(error).__name__)
             raise ServiceUnavailable("The queue is unavailable; try again.", retry_after_s=RETRY_AFTER_S) from error
         self._wakeups.notify_after(accepted.delay_s)
-        metrics.SUBMITTED.labels("accepted").inc()
+        metrics.SUBMISSIONS.labels("accepted").inc()
         log.info("job_submitted", job_id=str(message.id), kind=message.kind)
 
     def _respond(self, accepted: AcceptedJob, *, is_form: bool) -> web.Response:

@@ -23,14 +23,17 @@ from .wakeups import WakeupListener
 
 @asynccontextmanager
 async def worker(settings: WorkerSettings, reloader: CodeReloader | None = None) -> AsyncIterator[ServiceSpec]:
-    """Open the worker's resources and describe the service for the runtime."""
+    """Open the worker's resources and yield the specification of its service.
+
+    With a `reloader`, the worker restarts when its code changes.
+    """
     registry = load_jobs(settings.worker_jobs)
-    keys, notifier = ReloadingFile(settings.report_key_file, read_keys), settings.notifier_internal_url
+    report_keys, notifier_url = ReloadingFile(settings.report_key_file, read_keys), settings.notifier_internal_url
     async with (
         settings.queue() as queue,
-        Reporter.connect(notifier, keys, settings.heartbeat_s) as reporter,
-        WakeupClient.connect(notifier) as wakeup_client,
-        WakeupListener.connect(notifier, wakeup_client) as wakeup_listener,
+        Reporter.connect(notifier_url, report_keys, settings.heartbeat_s) as reporter,
+        WakeupClient.connect(notifier_url) as wakeup_client,
+        WakeupListener.connect(notifier_url, wakeup_client) as wakeup_listener,
         ProcessPool.open() as process_pool,
     ):
         dependencies = DeliveryDependencies(

@@ -1,7 +1,7 @@
 """The consumer: receives a message for each free slot, and polls an idle queue with exponential backoff.
 
-A wake-up ends the wait at once. Each replica of the notifier wakes only one worker. If that worker receives as many
-messages as it requested, more may be left: it sends a wake-up of its own, so that another worker joins.
+A wake-up ends the wait immediately. Each replica of the notifier wakes only one worker. If that worker receives as many
+messages as it requested, more may be left, so it sends another wake-up, which another worker receives.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class Consumer:
         self._slot_freed.set()
         self._wakeups.pause()
         self._wakeups.received.set()  # ends the wait between two polls
-        await self._stopped.wait()  # after a receive in flight, whose messages are released at once
+        await self._stopped.wait()  # after a receive in flight, whose messages are released immediately
         await self._wait_for_deliveries(grace_s)
         for delivery in self._deliveries.values():
             delivery.stop()

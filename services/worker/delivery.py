@@ -75,10 +75,7 @@ class Delivery:
         self._reporting_outcome = False
 
     def stop(self) -> None:
-        """Interrupt the delivery because the worker stops; the message is released.
-
-        A delivery that is already reporting its outcome completes normally.
-        """
+        """Interrupt the delivery, so that its message is released, unless it is already reporting its outcome."""
         self._interrupt(Interruption.STOPPED)
 
     async def handle(self) -> None:
@@ -87,7 +84,7 @@ class Delivery:
         If the queue is unavailable, the message stays unsettled and becomes visible when its lease ends.
         """
         if self._received.delivery > 1:
-            metrics.REDELIVERED.inc()
+            metrics.MESSAGES_REDELIVERED.inc()
         try:
             await self._decode_and_process()
         except AzureError as error:
@@ -101,7 +98,7 @@ class Delivery:
             job_id, detail = extract_job_id(self._received.text), str(error)
             log.warning("message_unreadable", message_id=self._received.id, detail=detail)
             if job_id is None:
-                await self._settlement.discard("unreadable", self._received.text)
+                await self._settlement.move_to_poison_queue("unreadable", self._received.text)
             else:
                 message = self._with_defaults(JobMessage(id=job_id, kind=UNKNOWN_KIND))
                 await self._process(message, partial(self._reject, detail))
@@ -115,61 +112,61 @@ class Delivery:
             structlog.contextvars.bound_contextvars(job_id=str(message.id), kind=message.kind),
             self._deps.reporter.stream(self._first_report(message), self._on_verdict) as stream,
         ):
-            job = LeasedJob(message, self._received.text, self._lease, stream)
-            renewing = asyncio.create_task(self._renew(stream))
+            leased = LeasedJob(message, self._received.text, self._lease, stream)
+            renewal = asyncio.create_task(self._renew(stream))
             try:
-                outcome = await work(job)
+                outcome = await work(leased)
                 if outcome is Interruption.CANCELLED:
                     outcome = Finished("cancelled")
                 if not isinstance(outcome, Interruption):
                     outcome = await self._report(outcome, stream)
-                name = outcome.name.lower() if isinstance(outcome, Interruption) else outcome.status
-                self._record_metrics(message, outcome, name)
-                await self._settlement.settle(outcome, job)
+                outcome_name = outcome.name.lower() if isinstance(outcome, Interruption) else outcome.status
+                self._record_metrics(message, outcome, outcome_name)
+                await self._settlement.settle(outcome, leased)
             finally:
-                renewing.cancel()
+                renewal.cancel()
             log.info(
                 "job_handled",
-                outcome=name,
+                outcome=outcome_name,
                 attempt=self._attempt(message),
                 delivery=self._received.delivery,
                 duration_s=round(time.perf_counter() - started, 3),
             )
 
-    async def _reject(self, detail: str, job: LeasedJob) -> Outcome:
+    async def _reject(self, detail: str, leased: LeasedJob) -> Outcome:
         """Copy a message that cannot be decoded to the poison queue and fail its job."""
-        if (outcome := await self._report_start(job.stream)) is not None:
+        if (outcome := await self._report_start(leased.stream)) is not None:
             return outcome
-        await self._settlement.poison("unreadable", job.text)
+        await self._settlement.copy_to_poison_queue("unreadable", leased.text)
         return Finished.failed("InvalidMessage", detail)
 
     async def _report_start(self, stream: ReportStream) -> Outcome | None:
-        """Report the start; return None if the verdict permits it, else the outcome of the delivery."""
+        """Report the start; return None if the attempt may start, otherwise the outcome of the delivery."""
         try:
             verdict = await self._race_interruption(stream.report("running", lease_until=self._lease.until))
         except ReportRejected as error:
             return Finished.failed("ReportRefused", f"The job's start could not be reported: {error}")
         return verdict if isinstance(verdict, Interruption) else None
 
-    async def _start(self, job: LeasedJob) -> Outcome:
+    async def _start(self, leased: LeasedJob) -> Outcome:
         """Report the start, and run the attempt once the verdict permits it."""
-        message = job.message
-        if job.expired:
-            return Finished.failed("Expired", "The job was not started in time.")
-        if (outcome := await self._report_start(job.stream)) is not None:
+        message = leased.message
+        if leased.expired:
+            return Finished.failed("Expired", "The job expired before this attempt started.")
+        if (outcome := await self._report_start(leased.stream)) is not None:
             return outcome
         if message.attempt(self._received.delivery) > message.max_attempts:
-            await self._settlement.poison("attempts", job.text)
-            return Finished.failed("AttemptsUsedUp", f"The job was given up after {message.max_attempts} attempts.")
-        return await self._run(job)
+            await self._settlement.copy_to_poison_queue("attempts", leased.text)
+            return Finished.failed("AttemptsUsedUp", f"No attempts are left; the maximum is {message.max_attempts}.")
+        return await self._run(leased)
 
     async def _run(self, leased: LeasedJob) -> Outcome:
-        """Run the attempt."""
+        """Run the handler; return its outcome or, if the attempt failed, the scheduled retry."""
         message = leased.message
         job = self._deps.registry.get(message.kind)
         if job is None:
-            unknown = JobError("UnknownKind", f"No worker here knows the kind {message.kind!r}.")
-            return await self._schedule_retry(RetryLater(unknown), leased)  # another worker may have its handler
+            error = JobError("UnknownKind", f"This worker has no handler for the kind {message.kind!r}.")
+            return await self._schedule_retry(RetryLater(error), leased)  # another worker may have one
         attempt = Attempt(
             job_id=message.id,
             kind=message.kind,
@@ -180,52 +177,52 @@ class Delivery:
         timeout_s = message.timeout_s or job.timeout_s
         if self._received.delivery == 1:
             metrics.observe_since_submission(message, metrics.QUEUE_WAIT.labels(message.kind))
-        metrics.STARTED.labels(message.kind).inc()
-        with metrics.IN_PROGRESS.track_inprogress(), metrics.DURATION.labels(message.kind).time():
-            running = self._deps.runner.run(job, attempt, message.payload, leased, timeout_s)
-            outcome = await self._race_interruption(running)
+        metrics.ATTEMPTS_STARTED.labels(message.kind).inc()
+        with metrics.JOBS_RUNNING.track_inprogress(), metrics.HANDLER_DURATION.labels(message.kind).time():
+            handler_run = self._deps.runner.run(job, attempt, message.payload, leased, timeout_s)
+            outcome = await self._race_interruption(handler_run)
         if not isinstance(outcome, RetryLater):
             return outcome
         return await self._schedule_retry(outcome, leased, job.backoff_s, job.backoff_cap_s)
 
     async def _schedule_retry(
-        self, retry: RetryLater, job: LeasedJob, backoff_s: float = BACKOFF_S, cap_s: float = BACKOFF_CAP_S
+        self, retry: RetryLater, leased: LeasedJob, backoff_s: float = BACKOFF_S, cap_s: float = BACKOFF_CAP_S
     ) -> Outcome:
-        """Return the retry with its delay in seconds, or `failed` if this was the last attempt."""
-        attempt = self._attempt(job.message)
-        if attempt >= job.message.max_attempts:
-            await self._settlement.poison("attempts", job.text)
+        """Return the retry with its delay; after the last attempt, poison the message and return `failed`."""
+        attempt = self._attempt(leased.message)
+        if attempt >= leased.message.max_attempts:
+            await self._settlement.copy_to_poison_queue("attempts", leased.text)
             return Finished("failed", error=retry.error)
         after_s = retry.after_s
         if after_s is None:
             after_s = full_jitter_s(attempt - 1, backoff_s, cap_s)
-        return replace(retry, after_s=math.ceil(min(after_s, MAX_DELAY_S)))  # the queue takes whole seconds
+        return replace(retry, after_s=math.ceil(min(after_s, MAX_DELAY_S)))  # the queue's unit is a second
 
     async def _report(self, outcome: Finished | RetryLater, stream: ReportStream) -> Outcome:
-        """Report the outcome and return what the verdict makes of it.
+        """Report the outcome; return it, or the outcome that replaces it because of the verdict.
 
-        From here on only a lost lease interrupts the delivery.
+        From this call on, only a lost lease interrupts the delivery.
         """
         self._reporting_outcome = True
         if self._interrupted.done():
             self._interrupted = asyncio.get_running_loop().create_future()
         try:
-            reporting = stream.report(outcome.status, result=outcome.result, error=outcome.error, due_at=outcome.due_at)
-            verdict = await self._race_interruption(reporting)
-        except ReportRejected:  # even the reduced report; see ReportStream.on_rejected
+            report = stream.report(outcome.status, result=outcome.result, error=outcome.error, due_at=outcome.due_at)
+            verdict = await self._race_interruption(report)
+        except ReportRejected:  # the reduced report was rejected, too; see ReportStream.on_rejected
             return Interruption.REFUSED
         if isinstance(verdict, Interruption):
             return verdict
         if not verdict.accepted:
             return INTERRUPTION_BY_VERDICT[verdict.reason or "superseded"]
-        if isinstance(outcome, RetryLater) and verdict.cancel_requested:  # the cancel arrived after the attempt failed
+        if isinstance(outcome, RetryLater) and verdict.cancel_requested:  # requested after the attempt had failed
             return await self._report(Finished("cancelled"), stream)
         return outcome
 
     async def _race_interruption(self, work: Coroutine[Any, Any, T]) -> T | Interruption:
-        """Run work until it completes or the delivery is interrupted; an interruption takes precedence.
+        """Run work until it completes or the delivery is interrupted; return the interruption if there is one.
 
-        Interrupted work is cancelled with the reason as its argument, and awaited.
+        Interrupted work is cancelled, with the reason as the argument of CancelledError, and awaited.
         """
         task = asyncio.create_task(work)
         awaited: set[asyncio.Future[Any]] = {task, self._interrupted}
@@ -243,6 +240,7 @@ class Delivery:
         return task.result()
 
     def _interrupt(self, reason: Interruption) -> None:
+        """Interrupt the delivery, unless it is already interrupted or reporting its outcome."""
         if not self._interrupted.done() and (not self._reporting_outcome or reason is Interruption.LEASE_LOST):
             self._interrupted.set_result(reason)
 
@@ -260,17 +258,18 @@ class Delivery:
             log.warning("lease_lost", detail=str(error))
             self._interrupt(Interruption.LEASE_LOST)
 
-    def _record_metrics(self, message: JobMessage, outcome: Outcome, name: str) -> None:
+    def _record_metrics(self, message: JobMessage, outcome: Outcome, outcome_name: str) -> None:
         kind = message.kind if message.kind in self._deps.registry else UNKNOWN_KIND
-        metrics.JOBS.labels(kind, name).inc()
+        metrics.DELIVERIES_FINISHED.labels(kind, outcome_name).inc()
         if isinstance(outcome, Finished):
             metrics.observe_since_submission(message, metrics.END_TO_END.labels(kind))
 
     def _attempt(self, message: JobMessage) -> int:
+        """Return the attempt to report. A delivery after the last attempt only reports the failure."""
         return min(message.attempt(self._received.delivery), message.max_attempts)
 
     def _with_defaults(self, message: JobMessage) -> JobMessage:
-        """Return the message with defaults for its times and, from its kind, for its number of attempts."""
+        """Return the message with missing times set, and with its kind's `max_attempts` unless it has its own."""
         submitted_at = message.submitted_at or self._received.inserted_at
         job = self._deps.registry.get(message.kind)
         uses_default = message.max_attempts == DEFAULT_ATTEMPTS
@@ -282,6 +281,7 @@ class Delivery:
         )
 
     def _first_report(self, message: JobMessage) -> JobReport:
+        """Return the state with which the reports of this delivery begin."""
         assert message.submitted_at is not None  # noqa: S101 - set by _with_defaults
         assert message.expires_at is not None  # noqa: S101
         return JobReport(

@@ -1,4 +1,4 @@
-"""The lease of a queue message: this worker owns the message as long as it extends its visibility timeout in time.
+"""The lease of a queue message: this worker owns the message as long as it renews the visibility timeout in time.
 
 Each renewal returns a new pop receipt and invalidates the old one. Renewal and settlement therefore share a lock. If
 the response to a renewal is lost, it is unknown which receipt is valid: the message must not be settled, and the
@@ -21,8 +21,8 @@ from headway.contracts import Timestamp
 
 from . import metrics
 
-HANDLER_MARGIN = 0.1  # fraction of the lease, reserved for stopping the handler
-RENEWAL_RETRY = 0.1  # fraction of the lease, between attempts of a failed renewal
+STOP_MARGIN_FRACTION = 0.1  # of the lease: the time to stop the handler before the lease ends
+RETRY_DELAY_FRACTION = 0.1  # of the lease: the delay after a failed renewal
 MAX_RELEASE_TRIES, RELEASE_RETRY_DELAY_S = 3, 0.3
 
 
@@ -30,10 +30,18 @@ class MessageStore(Protocol):
     """The queue operations that a lease uses."""
 
     async def update(self, message_id: str, pop_receipt: str, visibility_s: int, text: str | None = None) -> str:
-        """Set the visibility timeout of a message, and its text if given; return the new pop receipt."""
+        """Set the visibility timeout of a message, and its text if given; return the new pop receipt.
+
+        Raises:
+            AzureError: the queue is unavailable, or the pop receipt is invalid.
+        """
 
     async def delete(self, message_id: str, pop_receipt: str) -> None:
-        """Delete a message."""
+        """Delete a message; do nothing if the pop receipt is invalid.
+
+        Raises:
+            AzureError: the queue is unavailable.
+        """
 
 
 class LeaseLost(Exception):
@@ -41,7 +49,14 @@ class LeaseLost(Exception):
 
 
 class Lease:
-    """The lease of one message."""
+    """The lease of one message.
+
+    Args:
+        queue: the queue of the message.
+        received: the message.
+        lease_s: the visibility timeout in seconds, with which it was received and is renewed.
+        clock: returns monotonic seconds.
+    """
 
     def __init__(
         self, queue: MessageStore, received: ReceivedMessage, lease_s: int, clock: Callable[[], float] = time.monotonic
@@ -55,20 +70,20 @@ class Lease:
         self._receipt_uncertain = False  # a renewal without a response may have replaced the receipt
         self._settled = False
         self._confirmed_at = received.requested_at
-        self._renew_now = asyncio.Event()  # set when a text is to be saved
+        self._renew_now = asyncio.Event()  # set when there is a text to save
         self._unsaved_text: str | None = None
         self._text_waiters: list[asyncio.Future[None]] = []
         self._renewals_ended = False
 
     @property
     def until(self) -> Timestamp:
-        """The end of the confirmed lease by this machine's clock."""
+        """When the last confirmed lease ends, by the clock of this machine."""
         return Timestamp.now().after(self._confirmed_at + self._lease_s - self._clock())
 
     @property
     def handler_deadline(self) -> float:
         """The monotonic time by which the handler must stop unless the lease is renewed."""
-        return self._confirmed_at + self._lease_s * (1 - HANDLER_MARGIN)
+        return self._confirmed_at + self._lease_s * (1 - STOP_MARGIN_FRACTION)
 
     async def save_text(self, text: str) -> None:
         """Renew the lease now with a new message text, and wait until the queue confirms it.
@@ -87,7 +102,7 @@ class Lease:
         await waiter
 
     async def renew_forever(self, on_renewed: Callable[[], None]) -> NoReturn:
-        """Renew the lease after half of its time, until it is lost.
+        """Renew the lease whenever about half of it has passed, until it is lost.
 
         Args:
             on_renewed: called after each renewal.
@@ -105,14 +120,14 @@ class Lease:
     async def _renew_until_lost(self, on_renewed: Callable[[], None]) -> NoReturn:
         pause_s = self._renewal_interval_s()
         while True:
-            left_s = self.handler_deadline - self._clock()
-            if left_s <= 0:
+            remaining_s = self.handler_deadline - self._clock()
+            if remaining_s <= 0:
                 raise LeaseLost("the lease could not be renewed in time")
             with suppress(TimeoutError):
-                async with asyncio.timeout(min(pause_s, left_s)):
+                async with asyncio.timeout(min(pause_s, remaining_s)):
                     await self._renew_now.wait()
             self._renew_now.clear()
-            pause_s = self._lease_s * RENEWAL_RETRY
+            pause_s = self._lease_s * RETRY_DELAY_FRACTION
             renewed = await self._renew()
             metrics.LEASE_RENEWALS.labels("renewed" if renewed else "failed").inc()
             if renewed:
@@ -123,6 +138,11 @@ class Lease:
         return self._lease_s / 2 * random.uniform(0.9, 1)  # noqa: S311 - spreads the renewals of many leases
 
     async def _renew(self) -> bool:
+        """Send one renewal, with the unsaved text if there is one; return whether the queue confirmed it.
+
+        Raises:
+            LeaseLost: another worker has the message.
+        """
         async with self._lock:
             if self._settled:
                 return False
@@ -147,7 +167,7 @@ class Lease:
             return True
 
     def _on_text_saved(self, text: str | None, waiter_count: int) -> None:
-        """Called when the queue has stored a text; a text set during the request remains unsaved."""
+        """Called when a renewal was confirmed. A text that was set during the request remains unsaved."""
         self._unsaved_text = None if self._unsaved_text is text else self._unsaved_text
         saved, self._text_waiters = self._text_waiters[:waiter_count], self._text_waiters[waiter_count:]
         for waiter in saved:
@@ -155,9 +175,9 @@ class Lease:
                 waiter.set_result(None)
 
     async def delete(self) -> None:
-        """Delete the message, after a renewal in flight.
+        """Delete the message, once a renewal in flight has completed.
 
-        With an uncertain receipt the message is left alone and becomes visible when its lease ends.
+        Do nothing if the receipt is uncertain; then the message becomes visible when its lease ends.
 
         Raises:
             AzureError: the queue is unavailable.
@@ -168,9 +188,10 @@ class Lease:
                 self._settled = True
 
     async def release(self, text: str | None, after_s: int = 0) -> bool:
-        """Make the message visible after `after_s` seconds, with a new text if given.
+        """Release the message: it becomes visible after `after_s` seconds, with a new text if given.
 
-        Return False if the receipt is uncertain; then the message becomes visible when its lease ends.
+        Return False, without a request, if the receipt is uncertain; then the message becomes visible when its lease
+        ends.
 
         Raises:
             AzureError: the queue is unavailable, or another worker has the message.
@@ -182,7 +203,7 @@ class Lease:
             return self._settled
 
     async def _release_with_retry(self, text: str | None, after_s: int) -> None:
-        """Release the message, retrying: an unreleased message waits for the end of its lease and costs an attempt."""
+        """Release the message, with retries: a message that is not released is delayed and loses an attempt."""
         for tries_left in reversed(range(MAX_RELEASE_TRIES)):
             try:
                 await self._queue.update(self._id, self._pop_receipt, after_s, text)

@@ -59,5 +59,5 @@ class LeasedJob:
         self.message, self.text = message, text
 
     def release_text(self) -> str:
-        """Return the text for releasing the message: one more release, so that it costs no attempt."""
+        """Return the text of the released message: with one more release, so that the delivery costs no attempt."""
         return encode_message(replace(self.message, releases=self.message.releases + 1))

@@ -1,13 +1,15 @@
-"""The metrics of the worker; the help text of each is a question."""
+"""The worker's metrics; the help text of each is a question."""
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from headway.contracts import JobMessage, Timestamp
 
-STARTED = Counter("jobs_started", "How many attempts were started?", ["kind"])
-REDELIVERED = Counter("jobs_redelivered", "How many messages were delivered again?")
-JOBS = Counter("jobs_finished", "How many deliveries ended, and with which outcome?", ["kind", "outcome"])
-DURATION = Histogram(
+ATTEMPTS_STARTED = Counter("jobs_started", "How many attempts were started?", ["kind"])
+MESSAGES_REDELIVERED = Counter("jobs_redelivered", "How many messages were delivered again?")
+DELIVERIES_FINISHED = Counter(
+    "jobs_finished", "How many deliveries ended, and with which outcome?", ["kind", "outcome"]
+)
+HANDLER_DURATION = Histogram(
     "jobs_duration_seconds",
     "How long did handlers run?",
     ["kind"],
@@ -25,13 +27,15 @@ END_TO_END = Histogram(
     ["kind"],
     buckets=(0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600),
 )
-IN_PROGRESS = Gauge("worker_jobs_in_progress", "How many jobs are running now?")
-CONCURRENCY = Gauge("worker_concurrency", "How many jobs can run at once?")
+JOBS_RUNNING = Gauge("worker_jobs_in_progress", "How many jobs are running now?")
+CONCURRENCY = Gauge("worker_concurrency", "How many jobs can run at the same time?")
 LAST_POLL = Gauge("worker_last_poll_timestamp_seconds", "When did the queue last answer?")
-WAKEUPS = Counter("worker_hints", "How many wake-ups did this worker receive?")
+WAKEUPS_RECEIVED = Counter("worker_hints", "How many wake-ups did this worker receive?")
 WAKEUPS_CONNECTED = Gauge("worker_hints_flow", "Can the notifier wake this worker now?")
-POISONED = Counter("jobs_poisoned", "How many messages were copied to the poison queue, and why?", ["reason"])
-REPORTS = Counter("worker_reports", "How many requests were sent to the notifier, and with which outcome?", ["outcome"])
+MESSAGES_POISONED = Counter("jobs_poisoned", "How many messages were copied to the poison queue, and why?", ["reason"])
+REPORT_REQUESTS = Counter(
+    "worker_reports", "How many requests were sent to the notifier, and with which outcome?", ["outcome"]
+)
 REPORT_DURATION = Histogram("worker_report_duration_seconds", "How long did requests with reports take?")
 LEASE_RENEWALS = Counter(
     "worker_lease_renewals", "How many lease renewals were tried, and with which outcome?", ["outcome"]
@@ -46,12 +50,12 @@ QUEUE_AGE = Gauge(
 POISON_MESSAGES = Gauge("jobs_poison_messages", "About how many messages are on the poison queue?", ["queue"])
 
 for reason in ("unreadable", "attempts", "refused"):
-    POISONED.labels(reason)
+    MESSAGES_POISONED.labels(reason)
 for outcome in ("renewed", "failed"):
     LEASE_RENEWALS.labels(outcome)
 
 
 def observe_since_submission(message: JobMessage, histogram: Histogram) -> None:
-    """Record the seconds since a job was submitted, except for redriven jobs: they may have failed long ago."""
+    """Observe the seconds since a job's submission, unless it was redriven, possibly long after it failed."""
     if message.generation == 0 and message.submitted_at is not None:
         histogram.observe(max(0, Timestamp.now() - message.submitted_at) / 1000)

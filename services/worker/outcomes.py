@@ -11,9 +11,9 @@ from msgspec import Struct
 
 from headway import Fail, Job, Retry
 from headway.contracts import (
-    MAX_DEPTH,
     MAX_ERROR_LENGTH,
     MAX_NAME_LENGTH,
+    MAX_NESTING_DEPTH,
     MAX_RESULT_BYTES,
     NULL,
     JobError,
@@ -70,7 +70,7 @@ class Interruption(Enum):
 
     @property
     def reason(self) -> str:
-        """The reason that the handler gets: `cancel`, `stop` or `lease`."""
+        """The argument of the handler's CancelledError: `cancel`, `stop` or `lease`."""
         return {Interruption.CANCELLED: "cancel", Interruption.STOPPED: "stop"}.get(self, "lease")
 
 
@@ -93,15 +93,15 @@ def outcome_from_result(result: Any) -> Finished:
         return Finished.failed("InvalidResult", f"The result cannot be encoded as JSON: {error}")
     if len(text) > MAX_RESULT_BYTES:
         return Finished.failed("ResultTooLarge", f"The result has {len(text)} bytes; the limit is {MAX_RESULT_BYTES}.")
-    if nesting_depth(text) > MAX_DEPTH:
-        return Finished.failed("InvalidResult", f"The result is nested more than {MAX_DEPTH} levels deep.")
+    if nesting_depth(text) > MAX_NESTING_DEPTH:
+        return Finished.failed("InvalidResult", f"The result is nested more than {MAX_NESTING_DEPTH} levels deep.")
     return Finished("succeeded", Json(text))
 
 
 def outcome_from_exception(error: BaseException) -> tuple[Finished | RetryLater, list[str]]:
     """Return the outcome for an exception of a handler, and the traceback lines to log.
 
-    There are none for Fail, Retry and an invalid payload, which are not bugs.
+    The list is empty for Fail, Retry and an invalid payload, which are not bugs.
     """
     match error:
         case Fail():

@@ -1,7 +1,7 @@
 """Code reloading for development: with `--reload`, the worker restarts when its code changes.
 
-It drains as on SIGTERM, which releases running jobs with their checkpoints, and then replaces itself by `exec` (the
-process id stays). If the changed code cannot be imported, the worker logs the error and keeps running the old code.
+It drains as on SIGTERM, which releases running jobs with their checkpoints, and then replaces itself with `exec`, which
+keeps the process id. If the changed code cannot be imported, the worker logs the error and keeps running the old code.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ IMPORT_CHECK = f"import sys; from {__package__}.registry import load_jobs; load_
 
 
 class CodeReloader:
-    """A watcher of the source files of all loaded modules outside the folders of Python and its packages."""
+    """Monitors the source files of all loaded modules, except those of Python and of installed packages."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -48,7 +48,7 @@ class CodeReloader:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def exec_self(self) -> None:
-        """Replace this process by a new worker if a reload was requested; call it after the worker has stopped."""
+        """Replace this process with a new worker if a reload was requested; call it after the worker has stopped."""
         if self.requested:
             os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - its own command line
 

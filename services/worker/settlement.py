@@ -16,7 +16,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class Settlement:
-    """The settlement of one message."""
+    """Settles one message, when its delivery ends."""
 
     def __init__(self, queue: JobQueue, wakeups: WakeupClient, lease: Lease, message_id: str) -> None:
         self._queue = queue
@@ -24,8 +24,12 @@ class Settlement:
         self._lease = lease
         self._message_id = message_id
 
-    async def settle(self, outcome: Outcome, job: LeasedJob) -> None:
+    async def settle(self, outcome: Outcome, leased: LeasedJob) -> None:
         """Settle the message according to the outcome of its delivery.
+
+        Args:
+            outcome: the outcome that was reported, or the interruption.
+            leased: the job; a released message gets its checkpoint.
 
         Raises:
             AzureError: the queue is unavailable; the message becomes visible when its lease ends.
@@ -33,39 +37,47 @@ class Settlement:
         match outcome:
             case Finished() | Interruption.FINISHED:
                 await self._lease.delete()
-            case Interruption.SUPERSEDED if job.expired:  # otherwise it would be delivered for ever
+            case Interruption.SUPERSEDED if (
+                leased.expired
+            ):  # or a message of an older generation would be redelivered without end
                 await self._lease.delete()
             case RetryLater(after_s=after_s):
                 if await self._lease.release(None, int(after_s or 0)):
                     self._wakeups.notify_after(after_s or 0)
             case Interruption.STOPPED:
-                if await self._lease.release(job.release_text()):
-                    await job.stream.report("queued")  # before the wake-up: the next start must not overtake it
+                if await self._lease.release(leased.release_text()):
+                    await leased.stream.report(
+                        "queued"
+                    )  # before the wake-up, or the report of the next start could overtake it
                     self._wakeups.notify()
             case Interruption.REFUSED:
-                await self.discard("refused", job.text)
+                await self.move_to_poison_queue("refused", leased.text)
             case Interruption.LEASE_LOST:
                 metrics.LEASES_LOST.inc()
 
-    async def discard(self, reason: str, text: str) -> None:
-        """Move the message to the poison queue.
+    async def move_to_poison_queue(self, reason: str, text: str) -> None:
+        """Copy the message to the poison queue, then delete it.
 
         Args:
-            reason: `unreadable` or `refused`, for metrics and logs.
+            reason: why, for metrics and logs: `unreadable` or `refused`.
             text: the text of the message.
 
         Raises:
             AzureError: the queue is unavailable.
         """
-        await self.poison(reason, text)
+        await self.copy_to_poison_queue(reason, text)
         await self._lease.delete()
 
-    async def poison(self, reason: str, text: str) -> None:
-        """Copy the message to the poison queue; `reason` as for `discard`, or `attempts`.
+    async def copy_to_poison_queue(self, reason: str, text: str) -> None:
+        """Copy the message to the poison queue.
+
+        Args:
+            reason: why, for metrics and logs: `unreadable`, `attempts` (none is left) or `refused`.
+            text: the text of the message.
 
         Raises:
             AzureError: the queue is unavailable.
         """
         await self._queue.poison(text)
-        metrics.POISONED.labels(reason).inc()
+        metrics.MESSAGES_POISONED.labels(reason).inc()
         log.warning("message_poisoned", message_id=self._message_id, reason=reason)

@@ -61,7 +61,7 @@ class WakeupListener:
         while True:
             await self._resumed.wait()
             try:
-                # The first request returns at once: it shows that the notifier can send wake-ups.
+                # The first request does not wait: it only shows that the notifier can send wake-ups.
                 if await self._wait_for_wakeup(LONG_POLL_S if self.connected else 0):
                     self._on_wakeup()
                 failures = 0
@@ -69,13 +69,13 @@ class WakeupListener:
             except WakeupUnavailable as error:
                 if self.connected:
                     log.warning("wakeups_unavailable", error=str(error))
-                    self.received.set()  # the lost response may have been a wake-up
+                    self.received.set()  # the response that was lost may have been a wake-up
                 self._set_connected(False)
                 failures += 1
                 await asyncio.sleep(full_jitter_s(failures, BACKOFF_S, MAX_BACKOFF_S))
 
     def _on_wakeup(self) -> None:
-        metrics.WAKEUPS.inc()
+        metrics.WAKEUPS_RECEIVED.inc()
         self.received.set()
         if not self._resumed.is_set():  # paused during the request: pass the wake-up on
             self.pause()

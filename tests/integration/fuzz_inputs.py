@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, TypeVar
 
-from headway.contracts import MAX_DEPTH
+from headway.contracts import MAX_NESTING_DEPTH
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ UNUSUAL_JSON = [
     '"\\u0000"',
     '"\u2028\u2029"',
     '{"a":1,"a":2}',
-    "[" * MAX_DEPTH + "]" * MAX_DEPTH,
+    "[" * MAX_NESTING_DEPTH + "]" * MAX_NESTING_DEPTH,
     '"' + "x" * 32_000 + '"',
     " \r\n\t1 ",
     '"]}"',
@@ -52,7 +52,7 @@ INVALID_VALUES = [
     "\x001",
     '"\x01"',
     "[" * 10_000,
-    "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1),
+    "[" * (MAX_NESTING_DEPTH + 1) + "]" * (MAX_NESTING_DEPTH + 1),
     '"\ud800"',
     '"' + "x" * 33_000 + '"',
     "-1",

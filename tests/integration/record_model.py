@@ -10,7 +10,7 @@ from headway.contracts import (
     ENDED,
     JobReport,
     JobSnapshot,
-    Reason,
+    RejectionReason,
     Timestamp,
     encode,
     to_progress_snapshot,
@@ -70,7 +70,7 @@ def delivery_key(report: JobReport) -> tuple[int, str, int]:
     return report.generation, report.message_id, report.delivery
 
 
-def rejection(old: Record | None, report: JobReport, now: Timestamp) -> Reason | None:
+def rejection(old: Record | None, report: JobReport, now: Timestamp) -> RejectionReason | None:
     """Return the reason why the fence rejects a report, None if it accepts it."""
     if old is None or report.generation > old.state.generation:
         return None

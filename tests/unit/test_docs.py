@@ -12,7 +12,7 @@ import pytest
 
 from dev.environment import ROOT
 from headway import job
-from headway.contracts import ENDED, JobStatus, Reason
+from headway.contracts import ENDED, JobStatus, RejectionReason
 from services.notifier.settings import NotifierSettings
 from services.runtime.settings import Settings
 from services.submitter.settings import SubmitterSettings
@@ -94,7 +94,7 @@ def test_the_verdicts_are_those_of_the_wire_and_what_the_worker_makes_of_them() 
         Interruption.SUPERSEDED: "stop, leave the message alone",
     }
     assert told == {reason: does[interruption] for reason, interruption in INTERRUPTION_BY_VERDICT.items()}
-    assert told.keys() == set(get_args(Reason))
+    assert told.keys() == set(get_args(RejectionReason))
 
 
 def test_the_lease_is_timed_as_the_lease_does() -> None:
@@ -102,7 +102,12 @@ def test_the_lease_is_timed_as_the_lease_does() -> None:
     rows = [list(map(float, (row[0].split()[0], *row[1:]))) for row in table(LIFECYCLE.read_text(), "## The lease")]
     assert rows[0][0] == {field.name: field.default for field in msgspec.structs.fields(WorkerSettings)}["lease_s"]
     for lease_s, *times in rows:
-        assert times == [lease_s / 2, lease_s * lease.RENEWAL_RETRY, lease_s * (1 - lease.HANDLER_MARGIN), lease_s]
+        assert times == [
+            lease_s / 2,
+            lease_s * lease.RETRY_DELAY_FRACTION,
+            lease_s * (1 - lease.STOP_MARGIN_FRACTION),
+            lease_s,
+        ]
 
 
 def test_every_error_of_the_worker_is_documented() -> None:

@@ -11,7 +11,7 @@ from msgspec import Meta
 from redis.exceptions import RedisError
 
 from headway.contracts import (
-    MAX_DEPTH,
+    MAX_NESTING_DEPTH,
     MAX_REPORTS_BYTES,
     MAX_REPORTS_PER_REQUEST,
     MAX_RESULT_BYTES,
@@ -119,12 +119,16 @@ def decode_reports(body: bytes) -> list[JobReport]:
     """
     reports: list[JobReport] = decode_body(body, ReportList)
     for index, report in enumerate(reports):
-        if len(report.result) <= MAX_DEPTH:  # so short a text (most results are null) cannot exceed either limit
+        if (
+            len(report.result) <= MAX_NESTING_DEPTH
+        ):  # so short a text (most results are null) cannot exceed either limit
             continue
         if len(report.result) > MAX_RESULT_BYTES:
             raise UnprocessableContent(
                 f"Expected a result of at most {MAX_RESULT_BYTES} bytes.", field=f"[{index}].result"
             )
-        if nesting_depth(bytes(report.result)) > MAX_DEPTH:
-            raise UnprocessableContent(f"Expected a result of at most {MAX_DEPTH} levels.", field=f"[{index}].result")
+        if nesting_depth(bytes(report.result)) > MAX_NESTING_DEPTH:
+            raise UnprocessableContent(
+                f"Expected a result of at most {MAX_NESTING_DEPTH} levels.", field=f"[{index}].result"
+            )
     return reports

@@ -1,8 +1,8 @@
 """A fast path for `POST /reports` on the keep-alive connections of workers.
 
 aiohttp's request, route and tasks would be a quarter of the cost of such a request, so simple ones are answered without
-them. Upon any other request, the connection passes to aiohttp for good, with the bytes received so far. Request heads
-are parsed by aiohttp's parser, once for all requests with the same head.
+them. Upon any other request, the connection passes to aiohttp, with the bytes received so far, and stays there. Request
+heads are parsed by aiohttp's parser, once for all requests with the same head.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ class ReportConnection(asyncio.Protocol):
 
     def _hand_to_aiohttp(self) -> None:
         self._connections.open.discard(self)
-        self._resume_reading()  # before the handoff: aiohttp may pause reading at once
+        self._resume_reading()  # before the handoff: aiohttp may pause reading immediately
         received, self._buffer = self._buffer, b""
         self._handoff(self._transport, received)
 

@@ -1,10 +1,10 @@
 """A multiplexed Redis connection.
 
-All callers share it, and replies are matched to commands in FIFO order, so there is no pool.
+All callers share one connection instead of a pool; replies are matched to commands in FIFO order.
 
-redis-py opens the connection (address, TLS, authentication). Its reader would cost more per reply than all the rest of
-the notifier's work on that reply, so the transport then moves to `RespProtocol`. This uses private attributes of the
-pinned redis-py.
+redis-py opens the connection (address, TLS, authentication) and then hands its transport to `RespProtocol`, because its
+own reader costs more per reply than all other work of the notifier on that reply. The handover uses private attributes
+of redis-py, whose version is pinned.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 REPLY_TIMEOUT_S = 4.5
 CHECK_INTERVAL_S = 0.5  # between two checks of REPLY_TIMEOUT_S
 MAX_PENDING_COMMANDS = 20_000
-MAX_WRITE_BUFFER = 16 * 1024 * 1024  # bytes
+MAX_WRITE_BUFFER_BYTES = 16 * 1024 * 1024
 CONNECTION_LOST = "The connection to Redis was lost."
-TOO_MANY_PENDING = "Too many commands wait for Redis."
+TOO_MANY_PENDING = "Too many commands wait for replies from Redis."
 _ERRORS_BY_CODE = {"NOSCRIPT": NoScriptError, "READONLY": ReadOnlyError}
 _REDIRECTS_BY_CODE = {"MOVED": MovedError, "ASK": AskError}
 
@@ -91,7 +91,7 @@ class RespProtocol(asyncio.Protocol):
         """
         if self._transport.is_closing():  # connection_lost follows in a later iteration of the event loop
             raise RedisConnectionError(CONNECTION_LOST)
-        if self._transport.get_write_buffer_size() > MAX_WRITE_BUFFER:
+        if self._transport.get_write_buffer_size() > MAX_WRITE_BUFFER_BYTES:
             raise RedisConnectionError(TOO_MANY_PENDING)
         self._transport.write(b"".join([hiredis.pack_command(command) for command in commands]))
 
@@ -109,7 +109,11 @@ def parse_error(text: str) -> ResponseError:
 
 
 class MultiplexedConnection:
-    """A connection shared by all callers; it opens on first use and reopens after a loss."""
+    """A connection shared by all callers; it opens on first use and reopens after a loss.
+
+    Args:
+        new_connection: creates a connection of redis-py without opening it.
+    """
 
     def __init__(self, new_connection: Callable[[], AbstractConnection]) -> None:
         self._new_connection = new_connection
@@ -170,7 +174,11 @@ class _OpenConnection:
         self.closed = False
 
     def send(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
-        """Send commands and return a future of their replies."""
+        """Send commands and return a future of their replies.
+
+        Raises:
+            ConnectionError (redis-py's): the connection is lost, or too many commands are pending.
+        """
         if self._pending_count + len(commands) > MAX_PENDING_COMMANDS:
             raise RedisConnectionError(TOO_MANY_PENDING)
         self.protocol.send(commands)
@@ -199,7 +207,10 @@ class _OpenConnection:
                 pending.result.set_exception(RedisConnectionError(CONNECTION_LOST))
 
     def check_timeout(self) -> None:
-        """Close the connection if the oldest command has waited too long; one timer serves all commands."""
+        """Close the connection if the oldest command has waited too long, and schedule the next check.
+
+        One timer serves all commands.
+        """
         if self.closed:
             return
         if self._pending and time.monotonic() - self._pending[0].sent_at > REPLY_TIMEOUT_S:

@@ -1,6 +1,6 @@
 """The subscriptions on one Redis node: a set of wanted channels, and one connection that is owned by one task.
 
-redis-py's PubSub reconnects from its reader and from its writers at once, which loses subscriptions and breaks the
+redis-py's PubSub reconnects from its reader and from its writers concurrently, which loses subscriptions and breaks the
 connection. Here callers only change the set of wanted channels. The owning task subscribes to them. When the connection
 ends, it opens another one and subscribes to the whole set again.
 """

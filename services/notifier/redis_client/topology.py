@@ -126,7 +126,7 @@ class StandaloneRedis(RedisClient):
 
 
 class SentinelRedis(StandaloneRedis):
-    """The primary that Sentinel names. Each new connection asks Sentinel, so a failover is just a lost connection."""
+    """The primary that Sentinel names. Each new connection asks Sentinel, so a failover is handled like a lost one."""
 
     def __init__(self, pool: SentinelConnectionPool, sentinel: Sentinel) -> None:
         super().__init__(pool)

@@ -1,1 +1,1 @@
-"""The transports: WebSocket, Server-Sent Events and long polling."""
+"""The transports that deliver snapshots to clients: WebSocket, Server-Sent Events and long polling."""

@@ -112,7 +112,7 @@ class BackpressuredConnection(ClientConnection):
 
     def close_stalled(self) -> None:
         """Abort the connection."""
-        metrics.REFUSED.labels("stuck").inc()
+        metrics.LIMITS_EXCEEDED.labels("stuck").inc()
         self.abort()
 
     def write(self, data: bytes) -> None:
@@ -121,7 +121,7 @@ class BackpressuredConnection(ClientConnection):
             self._transport.write(data)
 
     def abort(self) -> None:
-        """Close the connection at once, without a close message."""
+        """Close the connection immediately, without a close message."""
         self._transport.abort()
 
 

@@ -32,7 +32,7 @@ _ETAG = re.compile(r'"(\d{1,16})"', re.ASCII)
 
 
 class LongPollRequest(ClientConnection):
-    """A request whose response is delayed until there is something to answer."""
+    """A request whose response is delayed until there is a newer snapshot or an error."""
 
     transport = "poll"
     logs_lifecycle = False
@@ -109,7 +109,7 @@ class LongPollHandler:
     async def query_jobs(self, request: web.Request) -> web.Response:
         """Answer with the snapshots that are newer than the client's, and the errors of the other jobs."""
         requests, rejected = await self._auth.authorize_jobs(request)
-        rejections = [one.error for one in rejected]
+        rejections = [token.error for token in rejected]
         newer, errors = await self._wait_for_newer(
             request, requests, complete_when_ended=False, without_waiting=bool(rejections)
         )
@@ -140,7 +140,7 @@ class LongPollHandler:
         Args:
             request: the client's request.
             requests: the jobs and the client's versions of them.
-            complete_when_ended: do not wait for a job that has ended, since it will hardly change.
+            complete_when_ended: do not wait for a job that has ended, since only a redrive would change it.
             without_waiting: do not wait at all.
         """
         newer, errors, ended = await self._read_current(requests)
@@ -173,7 +173,7 @@ class LongPollHandler:
     ) -> tuple[list[PublishedSnapshot], list[dict[str, str]], bool]:
         """Return the snapshots newer than the client's, errors, and whether one of the jobs has ended."""
         with unavailable_without_store():
-            texts = await self._store.read([str(one.grant.job_id) for one in requests])
+            texts = await self._store.read([str(grant.job_id) for grant, _version in requests])
         newer, errors, ended = [], [], False
         for (grant, version), text in zip(requests, texts, strict=True):
             snapshot = PublishedSnapshot.parse(text)

@@ -31,8 +31,8 @@ RETRY_AFTER_S = 2
 class ConnectionRegistry:
     """The open connections.
 
-    `backpressured` contains the connections that could not take a snapshot and have no event for when they drain; `run`
-    tries them again.
+    `backpressured` contains the connections to which a snapshot could not be sent and whose transport does not notify
+    when they drain; `run` flushes them at regular intervals.
     """
 
     def __init__(self, synchronizer: SnapshotSynchronizer, settings: NotifierSettings) -> None:
@@ -46,7 +46,7 @@ class ConnectionRegistry:
         """Return whether no further connection may open, and count it as refused in that case."""
         full = len(self._connections) >= self._settings.max_connections
         if full:
-            metrics.REFUSED.labels("connections").inc()
+            metrics.LIMITS_EXCEEDED.labels("connections").inc()
         return full
 
     def ensure_capacity(self) -> None:
@@ -69,7 +69,7 @@ class ConnectionRegistry:
         """Add an open connection."""
         self._connections.add(connection)
         metrics.CONNECTIONS.labels(connection.transport).inc()
-        metrics.OPENED.labels(connection.transport).inc()
+        metrics.CONNECTIONS_OPENED.labels(connection.transport).inc()
         if connection.logs_lifecycle:
             log.info("connection_opened", transport=connection.transport, origin=connection.origin)
 
@@ -81,9 +81,9 @@ class ConnectionRegistry:
         self.backpressured.discard(connection)
         for subscription in connection.subscriptions.values():
             self._synchronizer.unsubscribe(subscription)
-        connection.subscriptions.clear()  # breaks a reference cycle, so that closed connections are freed at once
+        connection.subscriptions.clear()  # breaks a reference cycle, so that closed connections are freed immediately
         metrics.CONNECTIONS.labels(connection.transport).dec()
-        metrics.CLOSED.labels(connection.transport, connection.close_code or "none").inc()
+        metrics.CONNECTIONS_CLOSED.labels(connection.transport, connection.close_code or "none").inc()
         duration_s = round(time.monotonic() - connection.opened_at, 3)
         metrics.CONNECTION_DURATION.labels(connection.transport).observe(duration_s)
         if connection.logs_lifecycle:
@@ -100,7 +100,7 @@ class ConnectionRegistry:
         subscription = Subscription(connection, grant, version)
         max_watches = self._settings.max_watches
         if subscription.job_id not in connection.subscriptions and len(connection.subscriptions) >= max_watches:
-            metrics.REFUSED.labels("watches").inc()
+            metrics.LIMITS_EXCEEDED.labels("watches").inc()
             message = f"One connection may watch at most {max_watches} jobs."
             connection.send_error(subscription.job_id, "too_many_watches", message)
             return

@@ -28,7 +28,7 @@ HEADERS = {
     "X-Accel-Buffering": "no",  # https://nginx.org/en/docs/http/ngx_http_proxy_module.html#proxy_buffering
 }
 LINE_BREAKS_TO_SPACES = bytes.maketrans(b"\r\n", b"  ")
-RETRY_MS = (500, 2_000)  # the range of random reconnect delays
+RECONNECT_DELAY_RANGE_MS = (500, 2_000)  # the range of random reconnect delays
 
 
 class EventStream(BackpressuredConnection):
@@ -126,7 +126,7 @@ class EventStreamHandler:
         return await self._stream(request, [WatchRequest(grant, version)], [])
 
     async def _has_ended_at(self, job_id: str, version: int) -> bool:
-        """Return whether a job is known to have ended with a version. No 503: an EventSource would give up."""
+        """Return whether a job is known to have ended with a version. No 503: an EventSource would not reconnect."""
         try:
             (text,) = await self._store.read([job_id])
         except (RedisError, OSError):
@@ -151,11 +151,11 @@ class EventStreamHandler:
             await response.write(retry_event())
             return response
         await response.write(time_comment())  # sends the headers, too; later writes bypass aiohttp
-        job_ids, origin = {str(one.grant.job_id) for one in requests}, request.headers.get("Origin")
+        job_ids, origin = {str(grant.job_id) for grant, _version in requests}, request.headers.get("Origin")
         stream = EventStream(request.transport, origin, job_ids, self._registry.backpressured, chunked=chunked)
         with self._registry.serve(stream):
-            for one in rejected:
-                stream.write(stream.encode_error(one.error))
+            for token in rejected:
+                stream.write(stream.encode_error(token.error))
             for grant, version in requests:
                 self._registry.subscribe(stream, grant, version)
             await stream.done.wait()
@@ -168,8 +168,8 @@ def time_comment() -> bytes:
 
 
 def retry_event() -> bytes:
-    """Return a random reconnect delay, so that clients do not all return at once."""
-    return b"retry: %d\n\n" % random.randint(*RETRY_MS)  # noqa: S311 - it spreads load
+    """Return a random reconnect delay, so that clients do not all reconnect at the same time."""
+    return b"retry: %d\n\n" % random.randint(*RECONNECT_DELAY_RANGE_MS)  # noqa: S311 - it spreads load
 
 
 def encode_snapshot(snapshot: PublishedSnapshot) -> bytes:

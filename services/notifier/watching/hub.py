@@ -14,7 +14,7 @@ class Watcher(Protocol):
     """A client connection. None of these methods blocks."""
 
     def send_snapshot(self, job_id: str, snapshot: PublishedSnapshot) -> bool:
-        """Send a snapshot; return False if the connection cannot take one now (backpressure)."""
+        """Send a snapshot; return False if the connection is backpressured."""
 
     def send_error(self, job_id: str, code: str, message: str) -> None:
         """Send an error about one job."""
@@ -174,7 +174,7 @@ class Hub:
         """
         topic = self._topics.get(subscription.job_id)
         if topic is None or not topic.has(subscription) or subscription.version != subscription.client_version:
-            return  # the watcher has left, or has received a snapshot meanwhile
+            return  # the watcher has unsubscribed, or has received a snapshot
         if subscription.client_version == NO_VERSION:
             topic.send(subscription, PublishedSnapshot(placeholder_snapshot(subscription.grant)))
         elif subscription.client_version > 0:
@@ -187,7 +187,7 @@ class Hub:
         return [job_id for job_id, topic in self._topics.items() if topic.last_update < since and not topic.ended]
 
     def mark_seen(self, job_ids: list[str], now: float) -> None:
-        """Count jobs as updated, because they are about to be read."""
+        """Set the last update of jobs to `now`, because their records are about to be read."""
         for job_id in job_ids:
             if job_id in self._topics:
                 self._topics[job_id].last_update = now

@@ -1,4 +1,4 @@
-"""Published snapshots: JSON that is forwarded unchanged, and encoded once per wire format."""
+"""Published snapshots: the JSON is forwarded to clients unchanged, and encoded once per wire format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NO_VERSION = -1  # lower than any version
 
 
 class SnapshotHeader(Struct):
-    """The fields that a replica reads. Decoding them also checks that the whole text is JSON."""
+    """The fields of a snapshot that the notifier needs. Decoding them also checks that the whole text is JSON."""
 
     id: UUID
     status: JobStatus
@@ -23,15 +23,26 @@ class SnapshotHeader(Struct):
 
 
 class PublishedSnapshot:
-    """A job's snapshot at one version. `text` is its JSON, and `ended` is whether the job has ended."""
+    """A job's snapshot at one version.
+
+    Attributes:
+        text: the snapshot as JSON.
+        version: the version of the job's record.
+        ended: whether the job has ended.
+    """
 
     __slots__ = ("_encoded", "ended", "text", "version")
 
     def __init__(self, text: bytes) -> None:
+        """Parse the header.
+
+        Raises:
+            ValueError: the text is not a snapshot in JSON.
+        """
         try:
             header = decode(text, SnapshotHeader)
         except msgspec.DecodeError as error:
-            raise ValueError("not a snapshot") from error
+            raise ValueError("expected a snapshot in JSON") from error
         self.text = text
         self.version = header.version
         self.ended = header.status in ENDED
@@ -39,25 +50,27 @@ class PublishedSnapshot:
 
     @classmethod
     def parse(cls, text: bytes | None) -> PublishedSnapshot | None:
-        """Return the snapshot, or None if there is no text or the text is not a snapshot."""
+        """Return the snapshot with this text, or None if the text is None or not a snapshot."""
         try:
             return None if text is None else cls(text)
         except ValueError:
             return None
 
     def encoded(self, encoder: Encoder) -> bytes:
-        """Return the snapshot in a wire format, encoded once for all connections that use the format."""
+        """Return the snapshot in the wire format of an encoder, which is called once for all connections."""
         try:
             return self._encoded[encoder]
         except KeyError:
             return self._encoded.setdefault(encoder, encoder(self))
 
 
-Encoder = Callable[[PublishedSnapshot], bytes]  # must be a module-level function, as it is the key of the cache
+Encoder = Callable[
+    [PublishedSnapshot], bytes
+]  # a module-level function: it is the key of the cache in PublishedSnapshot
 
 
 def placeholder_snapshot(grant: Grant) -> bytes:
-    """Return the snapshot of a job without a record: `queued`, version 0, with the fields that the token contains."""
+    """Return the JSON snapshot of a job without a record: `queued`, version 0, with the facts from the token."""
     due_at = grant.due_at if grant.due_at is not None and grant.due_at > Timestamp.now() else None
     return encode(
         JobSnapshot(

@@ -1,7 +1,7 @@
-"""Keeps every watcher on the last version: subscribe, wait for the confirmation, read, send, then forward publications.
+"""Keeps every watcher up to date: subscribe, wait for the confirmation, read, send, then forward publications.
 
-A new subscription, a confirmation after a lost connection and a job without updates all lead to the same action: read
-the record (many in one round trip) and send it to every watcher that has an older version.
+A new subscription, a new confirmation after a lost connection, and a job without updates lead to the same action: read
+the record, many records in one round trip, and send the snapshot to every watcher that has an older version.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .snapshot import PublishedSnapshot
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-SENT, SENT_BYTES = metrics.SENT.labels(), metrics.SENT_BYTES.labels()
+SNAPSHOTS_SENT, SNAPSHOT_BYTES_SENT = metrics.SNAPSHOTS_SENT.labels(), metrics.SNAPSHOT_BYTES_SENT.labels()
 PUBSUB_LAG, DELIVERY_LATENCY = metrics.PUBSUB_LAG.labels(), metrics.DELIVERY_LATENCY.labels()
 MAX_RECORDS_PER_READ = 200
 READ_RETRY_DELAY_S = 0.25
@@ -32,22 +32,31 @@ MAX_SWEEP_INTERVAL_S = 1.0
 
 
 def _count_sent(snapshot: PublishedSnapshot, count: int) -> None:
-    SENT.inc(count)
-    SENT_BYTES.inc(count * len(snapshot.text))
+    SNAPSHOTS_SENT.inc(count)
+    SNAPSHOT_BYTES_SENT.inc(count * len(snapshot.text))
 
 
 class SnapshotSynchronizer:
-    """Connects the hub to the job store and to the channels of the jobs."""
+    """Connects the hub to the job store and to the Redis channels of the watched jobs.
 
-    def __init__(self, hub: Hub, store: JobStore, pubsub: PubSub, silence_s: float) -> None:
+    Args:
+        hub: the subscriptions of this replica.
+        store: the store to read records from.
+        pubsub: the channels of the jobs.
+        stale_after_s: after how many seconds without an update the record of an unfinished job is read again.
+    """
+
+    def __init__(self, hub: Hub, store: JobStore, pubsub: PubSub, stale_after_s: float) -> None:
         self._hub = hub
         metrics.WATCHED_JOBS.set_function(lambda: len(hub))
         metrics.SUBSCRIPTIONS.set_function(hub.subscription_count)
         self._store = store
         self._pubsub = pubsub
-        self._silence_s = silence_s
+        self._stale_after_s = stale_after_s
         self._pending_reads: dict[str, None] = {}  # an ordered set of job ids
-        self._sent_times: dict[str, Timestamp] = {}  # by job: when the worker sent the report that is being applied
+        self._sent_times: dict[
+            str, Timestamp
+        ] = {}  # by job: when the worker sent the report that is being applied, by its clock
         self._has_pending_reads = asyncio.Event()
 
     def subscribe(self, subscription: Subscription) -> None:
@@ -83,23 +92,23 @@ class SnapshotSynchronizer:
     def _broadcast(self, job_id: str, snapshot: PublishedSnapshot) -> None:
         sent, replaced = self._hub.broadcast(job_id, snapshot, time.monotonic())
         if replaced:
-            metrics.DROPPED.labels("slow").inc(replaced)
+            metrics.SNAPSHOTS_REPLACED.labels("slow").inc(replaced)
         _count_sent(snapshot, sent)
 
     def flush(self, subscription: Subscription) -> None:
-        """Send the pending snapshot of a subscription whose connection has drained."""
+        """Send the pending snapshot, if there is one, of a subscription whose connection has drained."""
         snapshot = self._hub.flush(subscription)
         if snapshot is not None:
             _count_sent(snapshot, 1)
 
     def note_sent_times(self, reports: Iterable[JobReport]) -> None:
-        """Note when workers sent reports, to measure the latency to the watchers on this replica."""
+        """Store when workers sent reports of watched jobs, to measure the latency to the watchers on this replica."""
         for report in reports:
             if report.sent_at is not None and (job_id := uuid_str(report.job_id)) in self._hub:
                 self._sent_times[job_id] = report.sent_at
 
     def drop_sent_time(self, report: JobReport) -> None:
-        """Drop the sent time of a report that is not published."""
+        """Discard the sent time of a report that was not published."""
         self._sent_times.pop(uuid_str(report.job_id), None)
 
     def _schedule_read(self, job_id: str) -> None:
@@ -107,7 +116,7 @@ class SnapshotSynchronizer:
         self._has_pending_reads.set()
 
     async def read_loop(self) -> None:
-        """Read the scheduled records, until cancelled."""
+        """Read the scheduled records and send their snapshots, until cancelled."""
         while True:
             await self._has_pending_reads.wait()
             job_ids = list(self._pending_reads)[:MAX_RECORDS_PER_READ]
@@ -130,6 +139,7 @@ class SnapshotSynchronizer:
                 self._apply_read(job_id, subscriptions, text)
 
     def _apply_read(self, job_id: str, subscriptions: list[Subscription], text: bytes | None) -> None:
+        """Send the snapshot of a record; initialize the subscriptions that began before the read."""
         snapshot = PublishedSnapshot.parse(text)
         if snapshot is not None:
             self._broadcast(job_id, snapshot)
@@ -143,11 +153,11 @@ class SnapshotSynchronizer:
                 subscription.watcher.on_up_to_date(job_id, ended=snapshot.ended)
 
     async def sweep_loop(self) -> None:
-        """Schedule a read of jobs without updates (a publication may be lost); end expired subscriptions."""
+        """Schedule reads of jobs without updates, because a publication may be lost; end expired subscriptions."""
         while True:
-            await asyncio.sleep(min(MAX_SWEEP_INTERVAL_S, self._silence_s / 2))
+            await asyncio.sleep(min(MAX_SWEEP_INTERVAL_S, self._stale_after_s / 2))
             now = time.monotonic()
-            stale = self._hub.stale_jobs(now - self._silence_s)
+            stale = self._hub.stale_jobs(now - self._stale_after_s)
             self._hub.mark_seen(stale, now)
             for job_id in stale:
                 self._schedule_read(job_id)

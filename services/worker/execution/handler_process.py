@@ -98,7 +98,7 @@ class ParentChannel:
             os.killpg(0, signal.SIGKILL)
 
     def stop_attempt(self, reason: str) -> None:
-        """Raise CancelledError in the handler, also while it blocks; the process exits when the handler has ended."""
+        """Raise CancelledError in the handler, even while it blocks; the process exits when the handler has ended."""
         self.stop_reason = reason
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
@@ -177,7 +177,7 @@ class ForwardingHandler(logging.Handler):
 
 
 def run_attempt(request: RunAttempt, channel: ParentChannel) -> AttemptFinished:
-    """Run an attempt and return its outcome, whatever the handler raises."""
+    """Run an attempt and return its outcome; any exception of the handler becomes an outcome."""
     host = ProcessHost(channel)
     outcome: Finished | RetryLater
     trace: list[str] = []

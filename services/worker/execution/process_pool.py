@@ -1,7 +1,7 @@
-"""The pool of handler processes: reused for the next attempt, and killed when an attempt is cancelled or crashes.
+"""The pool of handler processes. A process is reused for further attempts, until one of them is cancelled or crashes.
 
-The worker keeps sending each process the deadline of its lease, and a process that passes its deadline kills itself. A
-worker that is frozen, killed or cut off from the queue thus leaves no handler running on a job that another worker has.
+The worker sends the current lease deadline to each process, and a process that reaches its deadline kills itself. So if
+a worker is frozen, killed or cut off from the queue, its handlers stop before another worker gets their jobs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from .ipc import (
 )
 
 DEADLINE_INTERVAL_S = 1.0  # between two frames with the lease deadline
-UNWIND_TIMEOUT_S = 1.0  # for a cancelled handler to clean up before SIGKILL
+UNWIND_TIMEOUT_S = 1.0  # for a cancelled handler to clean up; then SIGKILL follows
 MAX_IDLE_PROCESSES = os.cpu_count() or 1
 _decode = frame_decoder(FromProcess)
 
@@ -52,7 +52,7 @@ class LeasedHost(ProgressSink, Protocol):
 
 
 class ProcessPool:
-    """Handler processes, started on demand; up to one per CPU waits idle for the next attempt."""
+    """Handler processes, started on demand; at most `MAX_IDLE_PROCESSES` stay idle for further attempts."""
 
     def __init__(self) -> None:
         self._idle: list[HandlerProcess] = []
@@ -60,7 +60,7 @@ class ProcessPool:
     @classmethod
     @asynccontextmanager
     async def open(cls) -> AsyncIterator[ProcessPool]:
-        """Open a pool; on exit its idle processes are ended."""
+        """Open a pool, and end its idle processes on exit."""
         pool = cls()
         try:
             yield pool
@@ -69,9 +69,9 @@ class ProcessPool:
                 await process.end()
 
     async def run(self, job: Job[..., Any], attempt: Attempt, payload: Json, host: LeasedHost) -> AttemptFinished:
-        """Run an attempt in a process and return its outcome; a crash of the process is a retry.
+        """Run an attempt in a process and return its outcome: a retry if the process crashes.
 
-        On cancellation the process is ended with all that it has started.
+        On cancellation, the process and all processes that it has started are ended.
         """
         process = await self._acquire()
         try:
@@ -79,8 +79,8 @@ class ProcessPool:
                 RunAttempt(job.handler.__module__, attempt, payload, host.lease_deadline), host
             )
         except BaseException as error:
-            cancelled = isinstance(error, asyncio.CancelledError) and error.args
-            await process.end(str(error.args[0]) if cancelled else "stop")
+            has_reason = isinstance(error, asyncio.CancelledError) and error.args
+            await process.end(str(error.args[0]) if has_reason else "stop")
             raise
         if finished is None:
             return AttemptFinished(RetryLater(JobError("Crashed", f"The handler's process {await process.end()}.")), [])
@@ -111,7 +111,7 @@ class HandlerProcess:
 
     @classmethod
     async def start(cls) -> HandlerProcess:
-        """Start a process in a session of its own, so that its whole process group can be killed."""
+        """Start a process in a new session, so that its whole process group can be killed."""
         parent_end, child_end = socket.socketpair()
         level = str(logging.getLogger().level)
         with child_end:
@@ -123,13 +123,13 @@ class HandlerProcess:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process can run an attempt."""
+        """Whether the process is running and connected."""
         return self._process.returncode is None and not self._reader.at_eof()
 
     async def run(self, request: RunAttempt, host: LeasedHost) -> AttemptFinished | None:
         """Run an attempt; return None if the process has ended before the attempt has finished."""
         self._send(request)
-        sending_deadlines = asyncio.create_task(self._send_lease_deadline(host))
+        deadline_task = asyncio.create_task(self._send_lease_deadline(host))
         try:
             while True:
                 match await self._receive():
@@ -145,10 +145,10 @@ class HandlerProcess:
                     case _:
                         return None
         finally:
-            sending_deadlines.cancel()
+            deadline_task.cancel()
 
     async def end(self, reason: str = "stop") -> str:
-        """End the process with all that it has started; return how it ended, such as `ended with 1`."""
+        """End the process and all processes that it has started; return how it ended, such as `exited with code 1`."""
         self._send(StopAttempt(reason))
         try:
             async with asyncio.timeout(UNWIND_TIMEOUT_S):
@@ -160,9 +160,10 @@ class HandlerProcess:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._writer.close()
         code = await self._process.wait()
-        return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
 
     async def _send_lease_deadline(self, host: LeasedHost) -> None:
+        """Send the current lease deadline at regular intervals, until cancelled."""
         while True:
             await asyncio.sleep(DEADLINE_INTERVAL_S)
             self._send(LeaseExtended(host.lease_deadline))
@@ -171,6 +172,7 @@ class HandlerProcess:
         self._writer.write(encode_frame(frame))
 
     async def _receive(self) -> Any:
+        """Return the next frame of the process, or None if the connection has ended."""
         try:
             (length,) = LENGTH_PREFIX.unpack(await self._reader.readexactly(LENGTH_PREFIX.size))
             return _decode(await self._reader.readexactly(length))

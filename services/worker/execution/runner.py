@@ -28,9 +28,9 @@ class Runner:
     async def run(
         self, job: Job[..., Any], attempt: Attempt, payload: Json, host: LeasedHost, timeout_s: float | None
     ) -> Finished | RetryLater:
-        """Run an attempt and return its outcome; whatever the handler raises becomes one.
+        """Run an attempt and return its outcome; any exception of the handler becomes an outcome.
 
-        `timeout_s` of None means no limit.
+        A `timeout_s` of None means no limit.
         """
         timeout = AttemptTimeout(timeout_s)
         try:

@@ -1,4 +1,4 @@
-"""Runs handlers that are plain functions, each in a thread of its own."""
+"""Runs handlers that are plain functions, each in a new thread."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _start_thread(call: Callable[[], Any]) -> asyncio.Future[Any]:
             resolve = partial(result.set_exception, RuntimeError(f"StopIteration: {error}"))
         except BaseException as error:
             resolve = partial(result.set_exception, error)
-        with suppress(RuntimeError):  # the loop was closed in the meantime
+        with suppress(RuntimeError):  # the loop was closed before the handler ended
             loop.call_soon_threadsafe(resolve)
 
     threading.Thread(target=target, name="handler", daemon=True).start()

@@ -1,4 +1,4 @@
-"""The reports of one delivery: the latest state, what of it was sent, and the callers that wait for a verdict."""
+"""The reports of one delivery: the latest state, whether it was sent, and the callers that wait for a verdict."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ReportStream:
     Args:
         initial: the first state, with sequence 0.
         on_verdict: called with every verdict.
-        on_change: called when a report is due at once.
+        on_change: called when a report is due immediately.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class ReportStream:
         lease_until: Timestamp | None = None,
         due_at: Timestamp | None = None,
     ) -> Verdict:
-        """Report a change of status at once and return its verdict, however long the notifier is unavailable.
+        """Report a change of status immediately and return its verdict; wait while the notifier is unavailable.
 
         Raises:
             ReportRejected: the notifier rejected the report as invalid.
@@ -80,7 +80,7 @@ class ReportStream:
     def next_send_at(self, heartbeat_s: float) -> float:
         """Return the monotonic time when the next report is due.
 
-        A change of status is due at once, and so is progress of a watched job; otherwise the heartbeat decides.
+        A change of status and the progress of a watched job are due immediately; otherwise the heartbeat decides.
         """
         if self._urgent or (self._changed and self._watched):
             return LONG_AGO

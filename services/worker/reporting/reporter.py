@@ -163,9 +163,9 @@ class Reporter:
             async with self._session.request(method, self._url + path, data=body, headers=headers) as response:
                 received = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            metrics.REPORTS.labels("unreachable").inc()
+            metrics.REPORT_REQUESTS.labels("unreachable").inc()
             raise NotifierUnavailable(type(error).__name__) from error
-        metrics.REPORTS.labels(str(response.status)).inc()
+        metrics.REPORT_REQUESTS.labels(str(response.status)).inc()
         if response.status not in REJECTED_STATUSES and response.status != OK:
             raise NotifierUnavailable(f"{method} {path} returned status {response.status}")
         return response.status, received

@@ -78,7 +78,7 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
         settings = handler.settings
         self._handler = handler
         self._parser: FrameParser | None = FrameParser(MAX_MESSAGE_BYTES)  # None: ignore further data
-        # The burst lets a page watch all its jobs at once, and cancel and unwatch them at once.
+        # The burst lets a page watch all its jobs together, and cancel and unwatch them together.
         self._message_budget = TokenBucket(
             settings.messages_per_s, settings.messages_per_s + 2 * settings.max_watches, self.opened_at
         )
@@ -146,7 +146,7 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
                     return
         except ProtocolError as violation:
             if violation.code is CloseCode.TOO_BIG:
-                metrics.REFUSED.labels("message_size").inc()
+                metrics.LIMITS_EXCEEDED.labels("message_size").inc()
             self.close(violation.code, str(violation))
             self._parser = None
         if self._paused and not self.is_closing:
@@ -163,7 +163,7 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
         elif self.closing:
             return None
         elif frame.opcode is Opcode.TEXT:
-            metrics.RECEIVED.inc()
+            metrics.MESSAGES_RECEIVED.inc()
             return self._handler.on_message(self, decode_text(frame.data))
         elif frame.opcode is Opcode.BINARY:
             self.close_over_limit("binary", CloseCode.UNSUPPORTED_DATA, "send text")
@@ -211,7 +211,7 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
             super().write(data)
 
     def abort(self) -> None:
-        """Close the connection at once, without a close frame."""
+        """Close the connection immediately, without a close frame."""
         self.closing = True
         super().abort()
 
@@ -235,7 +235,7 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
     def close_over_limit(self, limit: str, code: CloseCode, reason: str) -> None:
         """Close the connection because the client exceeded a limit, and count it."""
         if not self.closing:
-            metrics.REFUSED.labels(limit).inc()
+            metrics.LIMITS_EXCEEDED.labels(limit).inc()
             self.close(code, reason)
 
     async def close_for_restart(self) -> None:

@@ -1,4 +1,4 @@
-"""The opening handshake (RFC 6455 §4.2), and the handoff of the connection from aiohttp to our own protocol.
+"""The opening handshake (RFC 6455 §4.2), and the handoff of the connection from aiohttp to `WebSocketConnection`.
 
 aiohttp would keep the request, its parser, a task and a reader for as long as a connection is open: 16 kB for each idle
 connection. The handoff uses private attributes of aiohttp 3.14, which is pinned.
