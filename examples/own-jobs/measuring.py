@@ -1,4 +1,4 @@
-"""A job of one's own, with a package that Headway does not have."""
+"""A job that uses a package which Headway's image does not contain."""
 
 import asyncio
 
@@ -8,17 +8,17 @@ from msgspec import Struct
 from headway import JobContext, job
 
 
-class Measure(Struct):
-    """Sizes in bytes."""
+class Sizes(Struct):
+    """The payload: sizes in bytes."""
 
     sizes: list[int]
 
 
 @job("measure")
-async def measure(ctx: JobContext, payload: Measure) -> list[str]:
-    """Say each size as people do."""
-    told = []
+async def measure(ctx: JobContext, payload: Sizes) -> list[str]:
+    """Format each size for people, such as `2.5 MB`."""
+    texts = []
     async for size in ctx.track(payload.sizes, message="Measuring"):
         await asyncio.sleep(0.1)
-        told.append(humanize.naturalsize(size))
-    return told
+        texts.append(humanize.naturalsize(size))
+    return texts

@@ -1,4 +1,4 @@
-"""The job's own tests: `pytest`, in this folder or in Headway's."""
+"""Tests of the job `thumbnails`. They run with `pytest`, without Headway's services."""
 
 from __future__ import annotations
 
@@ -21,52 +21,56 @@ ALBUM = Album(pictures=12, width=64)
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Have the files made in a folder of the test's own."""
+    """Let the job write to a temporary folder."""
     monkeypatch.setattr(jobs, "FOLDER", tmp_path)
     return tmp_path
 
 
-def written(folder: Path) -> dict[str, int]:
-    """Return all files and when each was written."""
+def modification_times(folder: Path) -> dict[str, int]:
+    """Return the modification time (ns) of each file."""
     return {str(file.relative_to(folder)): file.stat().st_mtime_ns for file in folder.rglob("*.*")}
 
 
-def test_pictures_thumbnails_and_a_sheet_are_made(folder: Path) -> None:
-    """They are where the result says, and the bar fills through three steps."""
+def test_job_creates_pictures_thumbnails_and_a_sheet(folder: Path) -> None:
+    """The result contains the path of the sheet, and the progress rises through three steps to 100 %."""
     job_id = uuid4()
-    ran = run(thumbnails, ALBUM, job_id=job_id)
-    assert ran.result.pictures == 12
-    assert ran.result.sheet == str(folder / str(job_id) / "sheet.jpg")
-    with Image.open(ran.result.sheet) as sheet:
+    completed = run(thumbnails, ALBUM, job_id=job_id)
+    assert completed.result.pictures == 12
+    assert completed.result.sheet == str(folder / str(job_id) / "sheet.jpg")
+    with Image.open(completed.result.sheet) as sheet:
         assert sheet.size == (10 * 160, 2 * 120)
-    assert len(written(folder)) == 12 + 12 + 1
-    percents = [one.percent or 0 for one in ran.progress]
+    assert len(modification_times(folder)) == 12 + 12 + 1
+    percents = [progress.percent or 0 for progress in completed.progress]
     assert percents == sorted(percents)
     assert percents[-1] == 100
-    assert {one.message: one.percent for one in ran.progress} == {"Drawing": 60, "Resizing": 90, "Contact sheet": 100}
+    assert {progress.message: progress.percent for progress in completed.progress} == {
+        "Drawing": 60,
+        "Resizing": 90,
+        "Contact sheet": 100,
+    }
 
 
-def test_the_next_attempt_makes_what_is_missing(folder: Path) -> None:
-    """With the seed of the first one, and without touching what is finished."""
+def test_next_attempt_creates_only_missing_files(folder: Path) -> None:
+    """The second attempt uses the seed of the first one and does not write finished files again."""
     job_id = uuid4()
     first = run(thumbnails, ALBUM, job_id=job_id)
     assert first.checkpoints == [{"seed": first.result.seed}]
-    before = written(folder)
-    lost = folder / str(job_id) / "large" / "007.jpg"
-    same = lost.read_bytes()
-    lost.unlink()
+    before = modification_times(folder)
+    missing = folder / str(job_id) / "large" / "007.jpg"
+    content = missing.read_bytes()
+    missing.unlink()
     second = run(thumbnails, ALBUM, job_id=job_id, checkpoint=first.checkpoints[-1], attempt=2)
     assert second.result == first.result
-    assert lost.read_bytes() == same
-    after = written(folder)
-    assert [name for name in after if after[name] != before[name]] == [str(lost.relative_to(folder))]
+    assert missing.read_bytes() == content
+    after = modification_times(folder)
+    assert [name for name in after if after[name] != before[name]] == [str(missing.relative_to(folder))]
 
 
-@pytest.mark.parametrize(("reason", "left"), [("cancel", 0), ("timeout", 12), ("stop", 12), ("lease", 12)])
-def test_a_cancelled_job_leaves_nothing_and_a_stopped_one_what_is_finished(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, reason: str, left: int
+@pytest.mark.parametrize(("reason", "remaining"), [("cancel", 0), ("timeout", 12), ("stop", 12), ("lease", 12)])
+def test_only_a_cancellation_removes_finished_files(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, reason: str, remaining: int
 ) -> None:
-    """Cancelled in its second step, as a worker would."""
+    """A job that is stopped in its second step keeps its finished pictures, unless the user has cancelled it."""
     ctx = JobContext(Attempt(job_id=uuid4(), kind="thumbnails"), Recorder())
 
     def shrink(_picture: Path) -> Image.Image:
@@ -76,20 +80,20 @@ def test_a_cancelled_job_leaves_nothing_and_a_stopped_one_what_is_finished(
     monkeypatch.setattr(images, "shrink", shrink)
     with pytest.raises(asyncio.CancelledError):
         thumbnails(ctx, ALBUM)
-    files = written(folder)
-    assert len([name for name in files if "large" in name]) == left
+    files = modification_times(folder)
+    assert len([name for name in files if "large" in name]) == remaining
     assert [name for name in files if not name.endswith(".jpg")] == []
 
 
-def test_a_file_is_there_whole_or_not_at_all(folder: Path) -> None:
-    """An image that cannot be written leaves no file behind."""
+def test_failed_write_leaves_no_file(folder: Path) -> None:
+    """An image that cannot be written leaves neither a complete nor a partial file."""
     with pytest.raises(OSError, match="cannot write mode RGBA as JPEG"):
         images.save(Image.new("RGBA", (1, 1)), folder / "x.jpg")
-    assert written(folder) == {}
+    assert modification_times(folder) == {}
 
 
 @pytest.mark.parametrize("payload", [{"pictures": 0}, {"pictures": "many"}, {"width": 1e6}])
-def test_what_is_no_album_is_refused(payload: dict[str, object]) -> None:
-    """The message names the field."""
+def test_invalid_payload_is_rejected(payload: dict[str, object]) -> None:
+    """The error names the invalid field."""
     with pytest.raises(ValidationError, match=rf"\$\.{next(iter(payload))}"):
         run(thumbnails, payload)

@@ -1,1 +1,1 @@
-"""A job for Headway: pictures, their thumbnails, and a contact sheet."""
+"""A job for Headway that creates pictures, their thumbnails and a contact sheet."""

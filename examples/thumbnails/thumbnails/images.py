@@ -1,4 +1,4 @@
-"""The images: draw one, make it small, put many on a sheet, and write it whole or not at all."""
+"""Draw and resize pictures, arrange them on a contact sheet, and write them to files atomically."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageOps
 
-SMALL = (160, 120)
+THUMBNAIL_SIZE = (160, 120)
 COLUMNS = 10
 HILLS = 4
 
 
 def draw(seed: str, width: int) -> Image.Image:
-    """Draw an evening over hills; the same seed gives the same picture."""
-    dice = random.Random(seed)  # noqa: S311 - it draws pictures
-    hue = dice.random()
+    """Draw a sunset over hills; the same seed gives the same picture."""
+    rng = random.Random(seed)  # noqa: S311 - not used for security
+    hue = rng.random()
     sky = Image.linear_gradient("L").resize((width, width * 3 // 4), Image.Resampling.BICUBIC)
     picture = ImageOps.colorize(sky, black=_colour(hue, 0.9, 0.3), white=_colour(hue + 0.45, 0.6, 1.0))
-    sun = Image.radial_gradient("L").point([max(0, 255 - 2 * far) for far in range(256)])
+    sun = Image.radial_gradient("L").point([max(0, 255 - 2 * distance) for distance in range(256)])
     glow = sun.resize((width, width), Image.Resampling.BICUBIC)
-    corner = round(width * dice.uniform(-0.4, 0.4)), round(width * dice.uniform(-0.3, 0.1))
+    corner = round(width * rng.uniform(-0.4, 0.4)), round(width * rng.uniform(-0.3, 0.1))
     picture.paste("lemonchiffon", corner, glow)
-    brush = ImageDraw.Draw(picture)
+    canvas = ImageDraw.Draw(picture)
     for hill in range(HILLS):
-        brush.polygon(_hill(dice, picture.size, hill), fill=_colour(hue, 0.8, 0.35 - 0.08 * hill))
+        canvas.polygon(_hill(rng, picture.size, hill), fill=_colour(hue, 0.8, 0.35 - 0.08 * hill))
     return picture
 
 
@@ -36,39 +36,40 @@ def _colour(hue: float, saturation: float, value: float) -> tuple[int, int, int]
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _hill(dice: random.Random, size: tuple[int, int], hill: int) -> list[tuple[float, float]]:
+def _hill(rng: random.Random, size: tuple[int, int], hill: int) -> list[tuple[float, float]]:
+    """Return the corners of a polygon that fills the picture below a ridge."""
     width, height = size
-    waves = [(dice.uniform(1, 6), dice.uniform(0, math.tau)) for _ in range(3)]
+    waves = [(rng.uniform(1, 6), rng.uniform(0, math.tau)) for _ in range(3)]
     ridge = []
     for x in range(0, width + 8, 8):
-        wave = sum(math.sin(often * x / width * math.tau + begun) for often, begun in waves)
+        wave = sum(math.sin(frequency * x / width * math.tau + phase) for frequency, phase in waves)
         ridge.append((float(x), height * (0.55 + 0.1 * hill - 0.03 * wave)))
     return [*ridge, (width, height), (0, height)]
 
 
 def shrink(picture: Path) -> Image.Image:
-    """Make a picture small."""
+    """Return a thumbnail of a picture, cropped to the size of thumbnails."""
     with Image.open(picture) as opened:
-        return ImageOps.fit(opened, SMALL, Image.Resampling.LANCZOS)
+        return ImageOps.fit(opened, THUMBNAIL_SIZE, Image.Resampling.LANCZOS)
 
 
 def arrange(thumbnails: Iterable[Path]) -> Image.Image:
-    """Put thumbnails on a sheet, row by row."""
+    """Arrange thumbnails on a sheet, row by row."""
     paths = list(thumbnails)
-    width, height = SMALL
+    width, height = THUMBNAIL_SIZE
     sheet = Image.new("RGB", (COLUMNS * width, math.ceil(len(paths) / COLUMNS) * height), "white")
-    for place, path in enumerate(paths):
-        row, column = divmod(place, COLUMNS)
+    for index, path in enumerate(paths):
+        row, column = divmod(index, COLUMNS)
         with Image.open(path) as thumbnail:
             sheet.paste(thumbnail, (column * width, row * height))
     return sheet
 
 
 def save(image: Image.Image, path: Path) -> None:
-    """Write an image; its name is there once all of it is."""
-    draft = path.with_suffix(".part")
+    """Write an image to a JPEG file, which appears only when it is complete."""
+    partial = path.with_suffix(".part")
     try:
-        image.save(draft, "JPEG", quality=90)
-        draft.replace(path)
+        image.save(partial, "JPEG", quality=90)
+        partial.replace(path)
     finally:
-        draft.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)

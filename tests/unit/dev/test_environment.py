@@ -86,7 +86,7 @@ def test_check_lists_every_unavailable_port(tmp_path: Path) -> None:
 
 
 def test_state_folder_is_locked_for_one_run(tmp_path: Path) -> None:
-    """A second run gets an error while the first one has the folder; a later run keeps the keys and removes old pids."""
+    """A second run at the same time gets an error; a later one keeps the keys and removes old process IDs."""
     with locked_state_dir(tmp_path, {"A": "1", "B": "x=y"}):
         assert (tmp_path / "env").read_text() == "A=1\nB=x=y\n"
         with pytest.raises(SetupError, match="set HEADWAY_DIR"), locked_state_dir(tmp_path, {"A": "2"}):
