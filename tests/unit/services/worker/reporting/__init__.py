@@ -1,1 +1,1 @@
-"""Unit tests."""
+"""Unit tests of the reports to the notifier."""
