@@ -1,4 +1,4 @@
-"""The `headway` command."""
+"""The `headway` command: arguments, tokens, keys, links, error messages and the display of jobs."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ JOB = JobSnapshot(
 )
 
 
-def test_a_minted_token_opens_the_job(keys: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`headway token` prints a token, and nothing else, that may watch and cancel for a week."""
+def test_token_allows_watching_and_cancelling(keys: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`headway token` prints only a token, which is valid for a week."""
     assert main(["token", str(JOB_ID), "--key", str(keys / "token.pem")]) == 0
-    granted = TokenVerifier((keys / "token.pub.pem").read_text()).verify(capsys.readouterr().out.strip())
-    assert (granted.job_id, granted.kind, granted.scope) == (JOB_ID, "countdown", frozenset({"watch", "cancel"}))
-    assert abs(granted.expires_at - Timestamp.now().after(7 * 86_400)) < 60_000
+    grant = TokenVerifier((keys / "token.pub.pem").read_text()).verify(capsys.readouterr().out.strip())
+    assert (grant.job_id, grant.kind, grant.scope) == (JOB_ID, "countdown", frozenset({"watch", "cancel"}))
+    assert abs(grant.expires_at - Timestamp.now().after(7 * 86_400)) < 60_000
 
 
-def test_a_token_to_share_may_only_watch(keys: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The options narrow what a token grants."""
+def test_options_limit_a_token(keys: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Options set the scope, the kind and the lifetime of a token."""
     key = str(keys / "token.pem")
     assert main(["token", str(JOB_ID), "--watch-only", "--kind", "report", "--ttl", "60", "--key", key]) == 0
-    granted = TokenVerifier((keys / "token.pub.pem").read_text()).verify(capsys.readouterr().out.strip())
-    assert (granted.kind, granted.scope) == ("report", frozenset({"watch"}))
-    assert granted.expires_at <= Timestamp.now().after(60)
+    grant = TokenVerifier((keys / "token.pub.pem").read_text()).verify(capsys.readouterr().out.strip())
+    assert (grant.kind, grant.scope) == ("report", frozenset({"watch"}))
+    assert grant.expires_at <= Timestamp.now().after(60)
 
 
-def test_keys_are_made_where_there_are_none(tmp_path: Path) -> None:
-    """`headway keys` fills a new folder."""
+def test_keys_are_created_in_a_new_folder(tmp_path: Path) -> None:
+    """`headway keys` creates the folder and its three key files."""
     assert main(["keys", str(tmp_path / "new/keys")]) == 0
     assert sorted(path.name for path in (tmp_path / "new/keys").iterdir()) == [
         "report.key",
@@ -66,10 +66,8 @@ def test_keys_are_made_where_there_are_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "", "nonsense"])
-def test_what_cannot_be_done_is_said_in_a_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None
-) -> None:
-    """A key that is missing or unusable ends with code 1 and a line on stderr, no traceback."""
+def test_unusable_key_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None) -> None:
+    """With a missing or invalid key the command exits with 1 and prints an error on stderr only."""
     key = tmp_path / "token.pem"
     if content is not None:
         key.write_text(content)
@@ -78,8 +76,8 @@ def test_what_cannot_be_done_is_said_in_a_line(
     assert (output.out, output.err.startswith("headway: ")) == ("", True)
 
 
-def test_a_minted_link_leads_to_the_page(keys: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With the submitter's address, the link to the job's page is printed instead."""
+def test_link_option_prints_a_link(keys: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With `--link`, `headway token` prints a link to the job's page that contains the token."""
     assert main(["token", str(JOB_ID), "--key", str(keys / "token.pem"), "--link", "http://h:1/"]) == 0
     link = Link.parse(capsys.readouterr().out)
     assert link.page == f"http://h:1/jobs/{JOB_ID}"
@@ -119,17 +117,17 @@ def test_a_minted_link_leads_to_the_page(keys: Path, capsys: pytest.CaptureFixtu
         ["poison", "redrive", "--all", "--link", "h"],
     ],
 )
-def test_a_wrong_call_ends_with_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Whoever calls it wrongly is shown how it is called."""
-    with pytest.raises(SystemExit) as ended:
+def test_invalid_arguments_exit_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Invalid arguments print the usage of the command on stderr."""
+    with pytest.raises(SystemExit) as exited:
         main(arguments)
-    assert ended.value.code == 2
+    assert exited.value.code == 2
     assert "usage: headway" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("ttl", ["inf", "1e309"])
-def test_a_lifetime_without_end_is_refused(keys: Path, ttl: str) -> None:
-    """A token always expires."""
+def test_infinite_lifetime_is_rejected(keys: Path, ttl: str) -> None:
+    """`headway token` exits with 1 if the lifetime is infinite: every token expires."""
     assert main(["token", str(JOB_ID), "--ttl", ttl, "--key", str(keys / "token.pem")]) == 1
 
 
@@ -143,8 +141,8 @@ def test_a_lifetime_without_end_is_refused(keys: Path, ttl: str) -> None:
         (f"http://[::1]:8080/live/jobs/{str(JOB_ID).upper()}#t", None, ("http://[::1]:8080", True, "t")),
     ],
 )
-def test_links_are_read(text: str, token: str | None, expected: tuple[str, bool, str]) -> None:
-    """A link says where its job is, and its own token goes before one that is given apart."""
+def test_links_are_parsed(text: str, token: str | None, expected: tuple[str, bool, str]) -> None:
+    """A link's own token takes precedence over a separate one."""
     link = Link.parse(text, token)
     assert (link.base, link.live, link.token, link.id) == (*expected, JOB_ID)
 
@@ -165,45 +163,45 @@ def test_links_are_read(text: str, token: str | None, expected: tuple[str, bool,
         f"http://h/jobs/{JOB_ID}",
     ],
 )
-def test_what_is_no_link_is_told_without_its_token(text: str) -> None:
-    """A text that is no link, or has no token, is refused, and the error repeats no token."""
-    with pytest.raises(ValueError, match=r"Expected a link|no token") as refused:
+def test_invalid_link_is_rejected_without_revealing_its_token(text: str) -> None:
+    """The error for an invalid link, or a link without a token, does not contain the text after the #."""
+    with pytest.raises(ValueError, match=r"Expected a link|no token") as error:
         Link.parse(text)
-    assert "secret" not in str(refused.value)
+    assert "secret" not in str(error.value)
 
 
-def test_a_token_comes_from_stdin_or_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a token nor a link needs to stand in the arguments."""
-    seen: list[list[Link]] = []
-    monkeypatch.setattr(job_commands, "run", lambda _command, options: seen.append(options.links))
-    bare = f"http://h/jobs/{JOB_ID}"
+def test_token_is_read_from_stdin_or_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`watch` reads links or a token from stdin; $HEADWAY_TOKEN is the token of links without one."""
+    received: list[list[Link]] = []
+    monkeypatch.setattr(job_commands, "run", lambda _command, options: received.append(options.links))
+    page = f"http://h/jobs/{JOB_ID}"
     monkeypatch.setattr(sys, "stdin", io.StringIO("from-stdin\n"))
-    main(["watch", bare, "--token-stdin"])
+    main(["watch", page, "--token-stdin"])
     monkeypatch.setenv("HEADWAY_TOKEN", "from-environment")
-    main(["watch", bare, f"{bare}#own"])
-    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{bare}#one\n{bare}#two\n"))
+    main(["watch", page, f"{page}#own"])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{page}#one\n{page}#two\n"))
     main(["watch", "-"])
-    assert [[link.token for link in links] for links in seen] == [
+    assert [[link.token for link in links] for links in received] == [
         ["from-stdin"],
         ["from-environment", "own"],
         ["one", "two"],
     ]
 
 
-def test_a_payload_is_sent_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A payload is an argument, a file or stdin, and no digit of it is changed."""
-    seen: list[Any] = []
-    monkeypatch.setattr(job_commands, "run", lambda _command, options: seen.append(bytes(options.payload)))
+def test_payload_is_sent_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The payload comes from an argument, a file or stdin, and its numbers keep all their digits."""
+    received: list[Any] = []
+    monkeypatch.setattr(job_commands, "run", lambda _command, options: received.append(bytes(options.payload)))
     text = '{"n": 12345678901234567890.10, "ü": [] }'
     (tmp_path / "payload").write_text(text)
     monkeypatch.setattr(sys, "stdin", io.StringIO(text))
     for payload in (text, f"@{tmp_path / 'payload'}", "@-"):
         main(["submit", "k", "--payload", payload])
-    assert seen == [text.encode()] * 3
+    assert received == [text.encode()] * 3
 
 
-def test_nobody_there_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A submitter that does not answer ends the command with code 1."""
+def test_unreachable_submitter_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """If the submitter does not answer, the command exits with 1 and names the URL."""
     monkeypatch.setattr(job_commands, "Client", partial(Client, retry_for_s=0.01))
     assert main(["submit", "k", "--url", f"http://127.0.0.1:{free_ports(1)[0]}"]) == 1
     output = capsys.readouterr()
@@ -211,7 +209,7 @@ def test_nobody_there_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch, capsys:
 
 
 @pytest.mark.parametrize(
-    ("trouble", "code"),
+    ("error", "code"),
     [
         (RequestFailed(422, "invalid", "Expected a kind"), 2),
         (RequestFailed(413, "too_large", "The payload is too large."), 2),
@@ -220,18 +218,18 @@ def test_nobody_there_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch, capsys:
         (InvalidToken("token_expired", "The token has expired."), 1),
     ],
 )
-def test_refusals_have_their_codes(trouble: Exception, code: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is wrong with a submission is a wrong call; any other refusal is what could not be done."""
+def test_exit_code_of_a_rejected_request(error: Exception, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """An invalid submission exits with 2, as a usage error does; any other rejection exits with 1."""
 
-    async def refuse(_options: argparse.Namespace) -> int:
-        raise trouble
+    async def command(_options: argparse.Namespace) -> int:
+        raise error
 
-    assert job_commands.run(refuse, argparse.Namespace()) == code
-    assert capsys.readouterr().err == f"headway: {trouble}\n"
+    assert job_commands.run(command, argparse.Namespace()) == code
+    assert capsys.readouterr().err == f"headway: {error}\n"
 
 
-def test_without_further_packages_keys_and_tokens_are_made(tmp_path: Path) -> None:
-    """Only what talks to a service or to the queue needs more packages, and names them."""
+def test_keys_and_tokens_need_no_optional_packages(tmp_path: Path) -> None:
+    """`keys` and `token` work without aiohttp, rich and the Azure SDK; other commands name the extra to install."""
     code = "import sys; sys.modules['aiohttp'] = sys.modules['rich'] = sys.modules['azure'] = None\n"
     code += "from headway.cli.command import main; sys.exit(main(sys.argv[1:]))"
 
@@ -240,16 +238,16 @@ def test_without_further_packages_keys_and_tokens_are_made(tmp_path: Path) -> No
 
     assert run("keys", str(tmp_path)).returncode == 0
     assert run("token", str(JOB_ID), "--key", str(tmp_path / "token.pem")).stdout.startswith("eyJ")
-    refused = run("submit", "k")
-    assert (refused.returncode, refused.stdout) == (1, "")
-    assert refused.stderr == "headway: aiohttp is not installed: pip install 'headway[cli]'\n"
-    refused = run("poison", "list")
-    assert (refused.returncode, refused.stdout) == (1, "")
-    assert refused.stderr == "headway: azure.core is not installed: pip install 'headway[queue]'\n"
+    failed = run("submit", "k")
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert failed.stderr == "headway: aiohttp is not installed: pip install 'headway[cli]'\n"
+    failed = run("poison", "list")
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert failed.stderr == "headway: azure.core is not installed: pip install 'headway[queue]'\n"
 
 
-def test_job_authors_need_no_aiohttp() -> None:
-    """`import headway` brings in neither aiohttp, nor rich, nor the queue's client."""
+def test_import_of_headway_needs_no_optional_packages() -> None:
+    """`import headway` imports neither aiohttp, nor rich, nor the Azure SDK."""
     code = "import sys, headway; sys.exit(bool({'aiohttp', 'rich', 'azure'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -278,8 +276,8 @@ STATES = {
 BARS_ONLY = "·━↻✓✗■ 1:15"
 
 
-def drawn(*jobs: JobSnapshot, width: int = 120) -> str:
-    """Return what a terminal of that width shows of jobs."""
+def rendered(*jobs: JobSnapshot, width: int = 120) -> str:
+    """Return the bars of jobs as text, on a terminal of the given width."""
     output = io.StringIO()
     bars = ProgressBars()
     for job in jobs:
@@ -289,18 +287,18 @@ def drawn(*jobs: JobSnapshot, width: int = 120) -> str:
 
 
 @pytest.mark.parametrize("name", STATES)
-def test_each_state_has_its_bar(name: str) -> None:
-    """A bar's line has the job's kind and mark, how far it is, and what it says."""
+def test_bar_shows_the_state(name: str) -> None:
+    """A bar is one line with the kind, the mark, the amount and the message of the job."""
     job, expected = STATES[name]
-    text = drawn(job)
+    text = rendered(job)
     assert text.count("\n") == 1
     for part in ("thumbnails", *expected):
         assert part in text
 
 
 @pytest.mark.parametrize("name", STATES)
-def test_each_state_has_its_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a terminal a state is a line of text, printed once, and with --json the snapshot."""
+def test_line_shows_the_state(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a terminal each state is printed once, as a line of text, or with --json as the snapshot."""
     job, expected = STATES[name]
     lines = LinePrinter(job_line)
     lines.print_job(job)
@@ -313,18 +311,19 @@ def test_each_state_has_its_line(name: str, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out.startswith(f'{{"id":"{JOB_ID}","kind":"thumbnails",')
 
 
-def test_many_jobs_are_many_bars_in_their_order() -> None:
-    """Each job keeps its line; a narrow terminal cuts messages but wraps an error, which is what one looks for."""
-    others = [replace(JOB, id=uuid4(), kind=f"kind{number}") for number in range(3)]
-    lines = drawn(*others, replace(others[0], version=6)).splitlines()
-    assert [text.split()[1] for text in lines] == ["kind0", "kind1", "kind2"]
-    long = "word " * 30
-    assert drawn(replace(JOB, progress=to_progress_snapshot(Progress(1, 2, None, long))), width=100).count("\n") == 1
-    assert drawn(replace(JOB, status="failed", error=JobError("E", long)), width=100).count("word") == 30
+def test_each_job_has_a_bar() -> None:
+    """Bars keep their order; a narrow terminal cuts long messages, but wraps long errors."""
+    jobs = [replace(JOB, id=uuid4(), kind=f"kind{number}") for number in range(3)]
+    lines = rendered(*jobs, replace(jobs[0], version=6)).splitlines()
+    assert [line.split()[1] for line in lines] == ["kind0", "kind1", "kind2"]
+    long_text = "word " * 30
+    running = replace(JOB, progress=to_progress_snapshot(Progress(1, 2, None, long_text)))
+    assert rendered(running, width=100).count("\n") == 1
+    assert rendered(replace(JOB, status="failed", error=JobError("E", long_text)), width=100).count("word") == 30
 
 
-def test_a_terminal_shows_bars_as_they_move() -> None:
-    """What is shown last stays on the terminal."""
+def test_bars_are_updated_on_a_terminal() -> None:
+    """The last update stays on the terminal after the bars are closed."""
     output = io.StringIO()
     with ProgressBars(Console(file=output, width=120, force_terminal=True, color_system=None)) as bars:
         bars.update(JOB)
@@ -332,18 +331,18 @@ def test_a_terminal_shows_bars_as_they_move() -> None:
     assert "succeeded" in output.getvalue()
 
 
-def test_nothing_that_a_job_says_can_steer_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    """Control characters of a kind, a message or an error are taken out."""
-    evil = "\x1b[2J\x9b1mgone\r\n\x07"
-    job = replace(JOB, kind=evil, status="failed", error=JobError("E", evil))
+def test_control_characters_are_removed_from_the_output(capsys: pytest.CaptureFixture[str]) -> None:
+    """Escape sequences in the kind or the error of a job do not reach the terminal."""
+    escapes = "\x1b[2J\x9b1mgone\r\n\x07"
+    job = replace(JOB, kind=escapes, status="failed", error=JobError("E", escapes))
     LinePrinter(job_line).print_job(job)
-    for shown in (drawn(job), capsys.readouterr().out):
-        assert not set(shown) & set("\x1b\x9b\r\x07")
+    for output in (rendered(job), capsys.readouterr().out):
+        assert not set(output) & set("\x1b\x9b\r\x07")
     assert printable("ü ☂") == "ü ☂"
 
 
-def test_waiting_is_told() -> None:
-    """A delayed job says when it starts, and one whose worker was lost that it was."""
+def test_bar_shows_waiting_and_elapsed_time() -> None:
+    """A bar shows when a delayed job starts, whether the worker was lost, and how long the job has run."""
     assert waiting_text(replace(JOB, status="retrying", due_at=Timestamp.now().after(60.5))) == "in 60 s"
     assert waiting_text(replace(JOB, lease_until=Timestamp.now().after(-1))) == "worker lost"
     assert waiting_text(JOB) == waiting_text(replace(JOB, status="cancelled", due_at=NOW, finished_at=NOW)) == ""
