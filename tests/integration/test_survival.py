@@ -1,4 +1,4 @@
-"""With a short lease every process is killed in mid-job, one at a time, and nobody who watches is misled."""
+"""Each process is killed while a job runs: the job still ends once, and its watchers see no contradiction."""
 
 from __future__ import annotations
 
@@ -23,43 +23,43 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
 
 @pytest.mark.parametrize("victim", ["submitter", "worker", "notifier", "valkey"])
 async def test_killed_process_loses_nothing(stack: Stack, victim: str) -> None:
-    """The job ends once, a connected watcher sees its end, and no watcher sees a version go down."""
+    """A connected watcher sees the job end once; neither the version nor the progress of an attempt goes down."""
     receipt = await stack.submit("countdown", {"steps": 20, "delay_s": 0.15})
-    seen: list[dict[str, Any]] = []
-    middle = asyncio.Event()
+    snapshots: list[dict[str, Any]] = []
+    halfway = asyncio.Event()
 
     async def watch() -> None:
-        async for job in stack.watch(receipt["token"]):
-            seen.append(job)
-            if job["progress"] and job["progress"]["current"] >= 20:
-                middle.set()
+        async for snapshot in stack.watch(receipt["token"]):
+            snapshots.append(snapshot)
+            if snapshot["progress"] and snapshot["progress"]["current"] >= 20:
+                halfway.set()
 
     watching = asyncio.create_task(watch())
-    await asyncio.wait_for(middle.wait(), 20)
+    await asyncio.wait_for(halfway.wait(), 20)
     await stack.kill(victim)
     await asyncio.wait_for(watching, 60)
-    versions = [job["version"] for job in seen]
+    versions = [snapshot["version"] for snapshot in snapshots]
     assert versions == sorted(versions)
-    assert [job["status"] for job in seen if job["status"] in ENDED] == ["succeeded"]
-    assert seen[-1]["progress"]["percent"] == 100.0
-    for before, after in itertools.pairwise(seen):
+    assert [snapshot["status"] for snapshot in snapshots if snapshot["status"] in ENDED] == ["succeeded"]
+    assert snapshots[-1]["progress"]["percent"] == 100.0
+    for before, after in itertools.pairwise(snapshots):
         if before["attempt"] == after["attempt"] and before["progress"] and after["progress"]:
             assert before["progress"]["current"] <= after["progress"]["current"]
-    assert await stack.snapshot(receipt["id"], receipt["token"]) == seen[-1]
+    assert await stack.snapshot(receipt["id"], receipt["token"]) == snapshots[-1]
 
 
-async def test_stopped_worker_hands_its_job_back(stack: Stack) -> None:
-    """A worker that is told to stop hands its job to the next one at once, and that costs no attempt."""
+async def test_stopped_worker_releases_its_job(stack: Stack) -> None:
+    """A worker that receives SIGTERM releases its job, which continues in the same attempt."""
     receipt = await stack.submit("countdown", {"steps": 60, "delay_s": 0.1})
     stopped = False
-    seen: list[dict[str, Any]] = []
-    async for job in stack.watch(receipt["token"]):
-        seen.append(job)
-        if job["progress"] and not stopped:
+    snapshots: list[dict[str, Any]] = []
+    async for snapshot in stack.watch(receipt["token"]):
+        snapshots.append(snapshot)
+        if snapshot["progress"] and not stopped:
             pid = stack.pid("worker")
             assert pid is not None
             os.kill(pid, signal.SIGTERM)
             stopped = True
-    assert "queued" in [job["status"] for job in seen[1:]]
-    assert seen[-1]["status"] == "succeeded"
-    assert {job["attempt"] for job in seen} == {1}
+    assert "queued" in [snapshot["status"] for snapshot in snapshots[1:]]
+    assert snapshots[-1]["status"] == "succeeded"
+    assert {snapshot["attempt"] for snapshot in snapshots} == {1}

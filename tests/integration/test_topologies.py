@@ -1,7 +1,7 @@
-"""Redis as a cluster and behind Sentinel: records and publications follow their keys, whoever keeps them.
+"""Redis Cluster and Redis Sentinel: watchers receive every outcome although slots move and primaries fail.
 
-The long form, of 200 watchers, is
-`TOPOLOGY_WATCHERS=200 make test ARGS="tests/integration/test_topologies.py --log-level=INFO -rP"`.
+The long form has 200 watchers:
+`TOPOLOGY_WATCHERS=200 make test ARGS="tests/integration/test_topologies.py --log-level=INFO -rP"`
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from tests.integration.replicas import Replicas
 WATCHERS = int(os.environ.get("TOPOLOGY_WATCHERS") or 40)
 SEED = int(os.environ.get("TOPOLOGY_SEED") or 1)
 JOBS = 40
-PACE_S = 0.1
-ENDING = 8  # jobs, with each blow
-SECONDS_SLOTS = range(5_462, 10_924)  # the second primary's
+REPORT_INTERVAL_S = 0.1  # between two reports of a job
+JOBS_PER_FAULT = 8  # finish with each fault
+SLOTS_OF_SECOND_PRIMARY = range(5_462, 10_924)
 
 
 @pytest.fixture
@@ -35,40 +35,43 @@ async def cluster(tmp_path: Path) -> AsyncIterator[RedisCluster]:
 
 
 @pytest.fixture
-async def watched(tmp_path: Path) -> AsyncIterator[SentinelGroup]:
-    """Run a primary and a replica behind Sentinel."""
-    async with SentinelGroup.running(tmp_path) as watched:
-        yield watched
+async def sentinel_group(tmp_path: Path) -> AsyncIterator[SentinelGroup]:
+    """Run a primary and its replica, monitored by sentinels."""
+    async with SentinelGroup.running(tmp_path) as group:
+        yield group
 
 
 @asynccontextmanager
-async def playing(redis_url: str, keys: Path) -> AsyncIterator[LoadScenario]:
-    """Play a show over two replicas that read nothing just because it is silent, and judge it at the end."""
+async def running_scenario(redis_url: str, keys: Path) -> AsyncIterator[LoadScenario]:
+    """Run a load scenario on two replicas, finish its jobs at the end of the block, and check for violations.
+
+    `SILENCE_S` is long, so that re-reading silent jobs cannot hide a lost update.
+    """
     async with (
         Replicas.running([redis_url] * 2, keys, SILENCE_S="60") as replicas,
-        LoadScenario.running(replicas, jobs=JOBS, watchers=WATCHERS, pace_s=PACE_S, seed=SEED) as show,
+        LoadScenario.running(replicas, jobs=JOBS, watchers=WATCHERS, pace_s=REPORT_INTERVAL_S, seed=SEED) as scenario,
     ):
-        yield show
-        await show.finish_all()
-        assert await show.problems(redis_url) == []
+        yield scenario
+        await scenario.finish_all()
+        assert await scenario.problems(redis_url) == []
 
 
-async def test_a_cluster_is_followed_through_moved_slots_and_a_failover(cluster: RedisCluster, tmp_path: Path) -> None:
-    """Every watcher ends with the last version of its job, though the job's server has become another."""
-    async with playing(cluster.url, tmp_path / "keys") as show:
-        slots = {job.id: key_slot(job_key(job.id).encode()) for job in show.unfinished}
-        moved = [slot for slot in slots.values() if slot in SECONDS_SLOTS][:3]
-        show.unfinished.sort(key=lambda job: slots[job.id] not in moved)  # so that they end meanwhile
+async def test_cluster_moves_slots_and_fails_over(cluster: RedisCluster, tmp_path: Path) -> None:
+    """Every watcher ends with the last version of its job, although the job's record moves to another node."""
+    async with running_scenario(cluster.url, tmp_path / "keys") as scenario:
+        slots = {job.id: key_slot(job_key(job.id).encode()) for job in scenario.unfinished}
+        moved = [slot for slot in slots.values() if slot in SLOTS_OF_SECOND_PRIMARY][:3]
+        scenario.unfinished.sort(key=lambda job: slots[job.id] not in moved)  # they finish while their slots move
 
         async def move() -> None:
             for slot in moved:
                 await cluster.move_slot(slot)
 
-        await show.inject("slots moved", ENDING, move)
-        await show.inject("failover", ENDING, cluster.fail_over)
+        await scenario.inject("slots moved", JOBS_PER_FAULT, move)
+        await scenario.inject("failover", JOBS_PER_FAULT, cluster.fail_over)
 
 
-async def test_sentinel_is_followed_through_a_failover(watched: SentinelGroup, tmp_path: Path) -> None:
-    """Every watcher ends with the last version of its job, though the server has become another."""
-    async with playing(watched.url, tmp_path / "keys") as show:
-        await show.inject("failover", ENDING, watched.fail_over)
+async def test_sentinel_fails_over(sentinel_group: SentinelGroup, tmp_path: Path) -> None:
+    """Every watcher ends with the last version of its job, although the replica becomes the primary."""
+    async with running_scenario(sentinel_group.url, tmp_path / "keys") as scenario:
+        await scenario.inject("failover", JOBS_PER_FAULT, sentinel_group.fail_over)
