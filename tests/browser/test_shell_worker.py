@@ -1,4 +1,4 @@
-"""The worker in shell moves the bar of a job's page, as its README says: the README's commands are what is run here."""
+"""The commands of examples/shell-worker/README.md, run unchanged while the job's page is open in a browser."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ pytestmark = pytest.mark.browser
 README = (ROOT / "examples" / "shell-worker" / "README.md").read_text()
 
 
-async def test_the_bar_moves(page: Page, stack: Stack) -> None:
-    """A job goes from queued to succeeded before one's eyes, though the notifier is killed in between."""
-    make_job, run_worker = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+async def test_page_shows_the_progress_of_the_shell_worker(page: Page, stack: Stack) -> None:
+    """The page shows the job from `Queued` to `Succeeded`, although the notifier is killed in the meantime."""
+    create_job, run_worker = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
     shell = await asyncio.create_subprocess_exec(
         "bash", "-euo", "pipefail", cwd=ROOT, env={**os.environ, **stack.env, "STEP_S": "0.4"}, stdin=PIPE, stdout=PIPE
     )
     assert shell.stdin is not None
     assert shell.stdout is not None
-    shell.stdin.write(make_job.replace("http://127.0.0.1:8080", stack.url).encode())
+    shell.stdin.write(create_job.replace("http://127.0.0.1:8080", stack.url).encode())
     link = (await shell.stdout.readline()).decode().strip()
     errors = PageErrors(page)
     await page.goto(link)
@@ -41,6 +41,6 @@ async def test_the_bar_moves(page: Page, stack: Stack) -> None:
     assert await asyncio.wait_for(shell.wait(), 20) == 0
     renders = await page.evaluate("renders")
     for name in ("version", "value"):
-        values = [shown[name] for shown in renders]
+        values = [render[name] for render in renders]
         assert values == sorted(values), renders
-    assert len({shown["value"] for shown in renders}) > 2
+    assert len({render["value"] for render in renders}) > 2
