@@ -1,4 +1,4 @@
-"""docs/watching.md keeps its word: its own commands are what is run here."""
+"""The commands and the Python example of docs/watching.md, run unchanged apart from the submitter's address."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ from dev.environment import ROOT
 from tests.stack import Stack, running
 
 DOC = (ROOT / "docs" / "watching.md").read_text()
-MARK = "\f"  # between the outputs of two examples
+SEPARATOR = "\f"  # between the outputs of two examples
 JOB_LINK = r"/jobs/[0-9a-f-]{36}#[\w.-]+"
 
 
 def examples(language: str, stack: Stack) -> list[tuple[str, str]]:
-    """Return the document's examples in a language at this system's address, each with the heading above it."""
-    found = re.findall(r"^#+ ([^\n]*)$|^```(\w+)\n(.*?)^```$", DOC, re.DOTALL | re.MULTILINE)
-    under, heading = [], ""
-    for title, named, text in found:
-        heading = title or heading
-        if named == language:
-            under.append((heading, text.replace("http://127.0.0.1:8080", stack.url)))
-    return under
+    """Return the document's code blocks in a language, with this system's address, each after its heading."""
+    matches = re.findall(r"^#+ ([^\n]*)$|^```(\w+)\n(.*?)^```$", DOC, re.DOTALL | re.MULTILINE)
+    blocks, heading = [], ""
+    for new_heading, block_language, text in matches:
+        heading = new_heading or heading
+        if block_language == language:
+            blocks.append((heading, text.replace("http://127.0.0.1:8080", stack.url)))
+    return blocks
 
 
 async def run(*command: str, folder: Path) -> str:
-    """Run a program; return all that it printed."""
+    """Run a program, which must exit with 0; return its output."""
     process = await asyncio.create_subprocess_exec(*command, cwd=folder, stdout=PIPE, stderr=STDOUT)
-    told, _ = await asyncio.wait_for(process.communicate(), 90)
-    assert process.returncode == 0, told.decode()
-    return told.decode()
+    output, _ = await asyncio.wait_for(process.communicate(), 90)
+    assert process.returncode == 0, output.decode()
+    return output.decode()
 
 
-def streamed(output: str) -> list[dict[str, Any]]:
-    """Return the snapshots of an event stream, which a comment opens."""
+def parse_stream(output: str) -> list[dict[str, Any]]:
+    """Return the snapshots of an event stream, which must start with a comment."""
     assert output.startswith(": ")
     events = re.findall(r"^id: (\d+)\nevent: job\ndata: (.*)\n$", output, re.MULTILINE)
-    jobs = [json.loads(data) for _, data in events]
-    assert [job["version"] for job in jobs] == [int(version) for version, _ in events]
-    return jobs
+    snapshots = [json.loads(data) for _, data in events]
+    assert [snapshot["version"] for snapshot in snapshots] == [int(version) for version, _ in events]
+    return snapshots
 
 
-def rises(jobs: list[dict[str, Any]], ending: str) -> None:
-    """Check that a job was seen to move, by versions that only rise, to this ending."""
-    versions = [job["version"] for job in jobs]
+def check_history(snapshots: list[dict[str, Any]], outcome: str) -> None:
+    """Check that there are several snapshots, that their versions rise, and that the last one has the outcome."""
+    versions = [snapshot["version"] for snapshot in snapshots]
     assert versions == sorted(set(versions))
-    assert jobs[-1]["status"] == ending
-    assert len(jobs) > 1
+    assert snapshots[-1]["status"] == outcome
+    assert len(snapshots) > 1
 
 
 @pytest.fixture(scope="module")
@@ -66,75 +66,75 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
 
 
 @pytest.fixture(scope="module")
-async def told(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Run all commands of the document in one shell, in their order; return what those under each heading printed."""
+async def output_of(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Run all commands of the document in one shell, in their order; return their output by heading."""
     commands = examples("sh", stack)
-    script = f"printf '{MARK}'\n".join(text for _, text in commands)
+    script = f"printf '{SEPARATOR}'\n".join(text for _, text in commands)
     outputs = await run("bash", "-euo", "pipefail", "-c", script, folder=tmp_path_factory.mktemp("shell"))
-    told: dict[str, str] = defaultdict(str)
-    for (heading, _), output in zip(commands, outputs.split(MARK), strict=True):
-        told[heading] += output
-    return told
+    output_by_heading: dict[str, str] = defaultdict(str)
+    for (heading, _), output in zip(commands, outputs.split(SEPARATOR), strict=True):
+        output_by_heading[heading] += output
+    return output_by_heading
 
 
-def test_json_is_submitted(told: dict[str, str]) -> None:
-    """The receipt has what the document shows."""
-    receipt = json.loads(told["Submit"])
-    (shown,) = re.findall(r"```json\n(\{\"id.*?)```", DOC, re.DOTALL)
-    assert receipt.keys() == json.loads(shown).keys()
-    assert receipt["links"].keys() == json.loads(shown)["links"].keys()
+def test_submission_as_json(output_of: dict[str, str]) -> None:
+    """The receipt has the fields and the links of the document's example."""
+    receipt = json.loads(output_of["Submit"])
+    (example,) = re.findall(r"```json\n(\{\"id.*?)```", DOC, re.DOTALL)
+    assert receipt.keys() == json.loads(example).keys()
+    assert receipt["links"].keys() == json.loads(example)["links"].keys()
 
 
-def test_a_form_is_submitted(told: dict[str, str], stack: Stack) -> None:
-    """The form leads to the job's page, and the page to the notifier."""
-    link = told["By a form"].strip()
+def test_submission_by_form(output_of: dict[str, str], stack: Stack) -> None:
+    """The form redirects to the job's page, which returns the links to the notifier."""
+    link = output_of["By a form"].strip()
     assert re.fullmatch(re.escape(stack.url) + JOB_LINK, link)
-    assert json.loads(told["From a link"])["links"]["live"].startswith(stack.env["LIVE_URL"])
+    assert json.loads(output_of["From a link"])["links"]["live"].startswith(stack.env["LIVE_URL"])
 
 
-def test_a_snapshot_is_read(told: dict[str, str]) -> None:
-    """It has the fields that the document explains; unchanged, it is 304."""
-    snapshot = json.loads(told["The snapshot"])
+def test_snapshot_is_documented(output_of: dict[str, str]) -> None:
+    """The document explains every field of a snapshot; a request for an unchanged snapshot gets 304."""
+    snapshot = json.loads(output_of["The snapshot"])
     assert [field for field in snapshot if f"`{field}`" not in DOC] == []
-    assert told["GET"].startswith("HTTP/1.1 304 ")
+    assert output_of["GET"].startswith("HTTP/1.1 304 ")
 
 
-def test_jobs_are_polled(told: dict[str, str]) -> None:
-    """The loop sees a job to its end; many are answered together."""
-    rises([json.loads(line) for line in told["Long poll"].splitlines()], "succeeded")
-    many = json.loads(told["Many jobs in one request"])
+def test_long_polls(output_of: dict[str, str]) -> None:
+    """The loop follows a job to its end; one request returns the snapshots of several jobs."""
+    check_history([json.loads(line) for line in output_of["Long poll"].splitlines()], "succeeded")
+    many = json.loads(output_of["Many jobs in one request"])
     assert many.keys() == {"now", "jobs", "errors"}
     assert len(many["jobs"]) in (1, 2)
     assert many["errors"] == []
 
 
-def test_jobs_are_streamed(told: dict[str, str]) -> None:
-    """A stream of one and a stream of two, each to the end."""
-    rises(streamed(told["Server-Sent Events"]), "succeeded")
-    last = {job["id"]: job["status"] for job in streamed(told["Many jobs on one stream"])}
+def test_event_streams(output_of: dict[str, str]) -> None:
+    """A stream of one job and a stream of two jobs follow them to their ends."""
+    check_history(parse_stream(output_of["Server-Sent Events"]), "succeeded")
+    last = {job["id"]: job["status"] for job in parse_stream(output_of["Many jobs on one stream"])}
     assert list(last.values()) == ["succeeded", "succeeded"]
 
 
-def test_a_job_is_cancelled(told: dict[str, str]) -> None:
-    """The answer shows the wish, the stream the end; the token that is shared may not."""
-    answer, _, stream = told["Cancel"].partition("\n")
-    assert json.loads(answer)["cancel_requested"]
-    assert streamed(stream)[-1]["status"] == "cancelled"
-    link, problem = told["Tokens"].splitlines()
+def test_cancel(output_of: dict[str, str]) -> None:
+    """The response shows the request, and the stream ends with `cancelled`; a watch token cannot cancel."""
+    response, _, stream = output_of["Cancel"].partition("\n")
+    assert json.loads(response)["cancel_requested"]
+    assert parse_stream(stream)[-1]["status"] == "cancelled"
+    link, problem = output_of["Tokens"].splitlines()
     assert re.search(JOB_LINK, link)
     assert json.loads(problem)["code"] == "forbidden"
 
 
-def test_a_foreign_page_is_refused(told: dict[str, str]) -> None:
-    """The answer lets no page read it."""
-    answer = told["Pages of other origins"]
-    assert answer.startswith("HTTP/1.1 403 ")
-    assert '"code":"origin_not_allowed"' in answer
-    assert "access-control" not in answer.lower()
+def test_page_of_another_origin_is_rejected(output_of: dict[str, str]) -> None:
+    """The response is 403 and has no CORS headers, so that the page cannot read it."""
+    response = output_of["Pages of other origins"]
+    assert response.startswith("HTTP/1.1 403 ")
+    assert '"code":"origin_not_allowed"' in response
+    assert "access-control" not in response.lower()
 
 
-async def test_the_python_example_watches_to_the_end(stack: Stack, tmp_path: Path) -> None:
-    """It prints each step of its job, though the notifier is killed in between."""
+async def test_python_example_survives_a_notifier_restart(stack: Stack, tmp_path: Path) -> None:
+    """The Python example follows its job to the end, although the notifier is killed in the meantime."""
     ((_, text),) = examples("python", stack)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-W", "error", "-uc", text, cwd=tmp_path, stdout=PIPE
@@ -144,8 +144,8 @@ async def test_the_python_example_watches_to_the_end(stack: Stack, tmp_path: Pat
         assert not process.stdout.at_eof()
     await stack.kill("notifier")
     rest, _ = await asyncio.wait_for(process.communicate(), 60)
-    steps = [line.split() for line in rest.decode().splitlines()]
-    percents = [float(percent) for _, percent in steps]
+    lines = [line.split() for line in rest.decode().splitlines()]
+    percents = [float(percent) for _, percent in lines]
     assert percents == sorted(percents)
-    assert steps[-1] == ["succeeded", "100.0"]
+    assert lines[-1] == ["succeeded", "100.0"]
     assert process.returncode == 0
