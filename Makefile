@@ -1,4 +1,4 @@
-# A new machine needs Python 3.11 or newer, make, and package registries. Works with make 3.81, as macOS has it.
+# Needs only Python 3.11 or newer, make, and access to package registries. Works with make 3.81, the version of macOS.
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -6,7 +6,7 @@ PIP := $(RUN) -m pip -qq --disable-pip-version-check
 NPM := dev/azurite tests/browser/node bench/node
 AZURITE := dev/azurite/node_modules/.installed
 
-# The newest Python that can make a virtual environment. Expanded only when there is none yet.
+# The newest Python that can create a virtual environment; evaluated only if $(VENV) does not exist.
 USABLE := import ensurepip, sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	$$python -c '$(USABLE)' >/dev/null 2>&1 && { echo $$python; break; }; done)
@@ -15,31 +15,31 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 .NOTPARALLEL:
 .PHONY: help up demo test test-manifests test-containers bench-worker bench-notifier check format lock clean node browser
 
-help: ## List what make can do
+help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
 
 up: $(VENV)/.local $(AZURITE) ## Run everything on this machine until Ctrl-C; settings come from the environment
 	@$(RUN) -m dev.up
 
-demo: $(VENV)/.local $(AZURITE) ## Show a handful of jobs in this terminal, in a system of its own
+demo: $(VENV)/.local $(AZURITE) ## Run a few jobs in a separate system and show their progress in this terminal
 	@$(RUN) -m dev.demo
 
-test: browser $(VENV)/.test $(AZURITE) ## Run all tests; ARGS="..." goes to pytest, BROWSER=none leaves the browser out
+test: browser $(VENV)/.test $(AZURITE) ## Run all tests; ARGS="..." is passed to pytest, BROWSER=none skips the browser tests
 	$(RUN) -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder -m "not containers and not checkov$(if $(filter none,$(BROWSER)), and not browser)" $(ARGS)
 
-test-manifests: $(VENV)/.test $(VENV)-checkov/.installed ## Hold the manifests against the code, their schemas and checkov's rules
+test-manifests: $(VENV)/.test $(VENV)-checkov/.installed ## Check the manifests against the code, their schemas and the rules of checkov
 	$(RUN) -m pytest tests/deploy -m "not containers" $(ARGS)
 
-test-containers: $(VENV)/.test ## Build the image and run it as compose.yaml has it, kill parts of it; needs Docker
+test-containers: $(VENV)/.test ## Build the image, run compose.yaml and kill containers; needs Docker
 	@docker compose version >/dev/null && docker info >/dev/null
 	$(RUN) -m pytest -m containers $(ARGS)
 
 BENCH := $(VENV)/.local $(AZURITE) $(VENV)-bench/.installed bench/node/node_modules/.installed
-bench-worker: $(BENCH) ## Measure the worker beside Celery, arq and BullMQ; ARGS="--rounds 1" is the short way
+bench-worker: $(BENCH) ## Compare the worker with Celery, arq and BullMQ; ARGS="--rounds 1" for a short run
 	$(RUN) -m bench.worker $(ARGS)
 
 LOAD := bench/notifier/build
-bench-notifier: $(BENCH) $(LOAD)/load $(LOAD)/limit ## Measure the notifier beside Socket.IO, FastAPI and others; needs a C compiler
+bench-notifier: $(BENCH) $(LOAD)/load $(LOAD)/limit ## Compare the notifier with Socket.IO, FastAPI and others; needs a C compiler
 	$(RUN) -m bench.notifier $(ARGS)
 
 $(LOAD)/load: $(addprefix bench/notifier/,load.c frames.c meter.c options.c reports.c watchers.c load.h)
@@ -53,11 +53,12 @@ check: $(VENV)/.test ## Check format, lint and types
 	$(RUN) -m ruff check
 	$(RUN) -m mypy
 
-format: $(VENV)/.test ## Format the code and mend what ruff can
+format: $(VENV)/.test ## Format the code and apply ruff's automatic fixes
 	$(RUN) -m ruff check --fix
 	$(RUN) -m ruff format
 
-# The largest set first and the others within it, so that a package has one version everywhere. No lock names an address.
+# The largest set is locked first and constrains the others, so that a package has the same version in all of them.
+# The lock files contain no URL of a registry.
 UV ?= $(shell command -v uv || echo $(RUN) -m uv)
 COMPILE = $(UV) pip compile --quiet --universal --generate-hashes --no-annotate --no-header $(ARGS)
 SERVICES := pyproject.toml --extra services
@@ -65,7 +66,7 @@ WITHIN := --constraint requirements-test.lock
 BARE := import json, pathlib, sys; file = pathlib.Path(sys.argv[1]); lock = json.loads(file.read_text()); \
 	[entry.pop(key) for entry in lock["packages"].values() for key in list(entry) if "://" in json.dumps(entry[key])]; \
 	file.write_text(json.dumps(lock, indent=2) + "\n")
-lock: $(RUN) node ## Make the locks again; ARGS=--upgrade takes the newest versions
+lock: $(RUN) node ## Regenerate the lock files; ARGS=--upgrade uses the newest versions
 	@$(UV) --version >/dev/null 2>&1 || $(PIP) install uv
 	$(COMPILE) $(SERVICES) --group local --group test --output-file requirements-test.lock
 	$(COMPILE) $(SERVICES) $(WITHIN) --group local --output-file requirements-local.lock
@@ -78,11 +79,11 @@ lock: $(RUN) node ## Make the locks again; ARGS=--upgrade takes the newest versi
 		$(RUN) -m dev.node npm --prefix $$folder install --package-lock-only --ignore-scripts && \
 		$(RUN) -c '$(BARE)' $$folder/package-lock.json || exit 1; done
 
-clean: ## Remove everything that make has made, the jobs and keys in .headway too
+clean: ## Remove all files that make has created, including the jobs and keys in .headway
 	rm -rf $(VENV) $(VENV)-checkov $(VENV)-bench .headway $(NPM:%=%/node_modules) $(LOAD) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# What the targets above need. A stamp is older than its lock when there is something to install.
+# Prerequisites of the targets above. A stamp file that is older than its lock file triggers an installation.
 
 $(RUN):
 	@$(or $(PYTHON),false) -c '$(USABLE)' 2>/dev/null || { echo "Headway needs Python 3.11 or newer with venv" \
@@ -95,7 +96,7 @@ $(VENV)/.%: requirements-%.lock pyproject.toml | $(RUN)
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# checkov, and what the bench compares with, in environments of their own: they pin much of what they need.
+# checkov and the systems of the benchmarks have separate environments, because they pin many of their dependencies.
 $(VENV)-%/.installed: requirements-%.lock | $(RUN)
 	@echo "Installing Python packages from $< into $(VENV)-$* (a minute or two)"
 	@$(PYTHON) -m venv --clear $(VENV)-$*
