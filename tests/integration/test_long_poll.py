@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from tests.integration.conftest import ORIGIN, Notifier, new_id, report
-from tests.integration.test_streams import watched
+from tests.integration.test_event_streams import wait_for_watched_jobs
 
 
 async def get_job(notifier: Notifier, job_id: str, **headers: str) -> tuple[int, str | None, Any]:
@@ -39,9 +39,9 @@ async def test_next_report_completes_a_long_poll(notifier: Notifier, redis: Redi
     await notifier.report(report(job_id, 1))
     _, etag, _ = await get_job(notifier, job_id)
     assert etag is not None
-    await watched(notifier, 0)
+    await wait_for_watched_jobs(notifier, 0)
     long_poll = asyncio.create_task(get_job(notifier, job_id, **{"If-None-Match": etag, "Prefer": "wait=30"}))
-    await watched(notifier, 1)
+    await wait_for_watched_jobs(notifier, 1)
     await notifier.report(report(job_id, 2, progress={"current": 1, "total": 4}))
     status, new_etag, body = await asyncio.wait_for(long_poll, 10)
     assert (status, body["progress"]["percent"]) == (200, 25.0)
@@ -50,7 +50,7 @@ async def test_next_report_completes_a_long_poll(notifier: Notifier, redis: Redi
 
 
 async def test_ended_job_gets_an_immediate_response(notifier: Notifier, redis: Redis) -> None:
-    """The notifier does not hold a request for a job that cannot change any more."""
+    """The notifier does not hold a request for a job that has ended."""
     job_id = new_id()
     await notifier.report(report(job_id, 1, status="succeeded"))
     _, etag, _ = await get_job(notifier, job_id)
@@ -83,9 +83,9 @@ async def test_long_poll_of_many_jobs(notifier: Notifier, redis: Redis) -> None:
     assert versions[ids[0]] == 0
     watch = [{"watch": tokens[job_id], "version": versions[job_id]} for job_id in ids]
     assert (await query_jobs(notifier, *watch)) | {"now": ""} == {"now": "", "jobs": [], "errors": []}
-    await watched(notifier, 0)
+    await wait_for_watched_jobs(notifier, 0)
     long_poll = asyncio.create_task(query_jobs(notifier, *watch, wait_s=30))
-    await watched(notifier, 50)
+    await wait_for_watched_jobs(notifier, 50)
     await notifier.report(report(ids[0], 1))
     body = await asyncio.wait_for(long_poll, 10)
     assert [(job["id"], job["status"]) for job in body["jobs"]] == [(ids[0], "running")]
@@ -111,11 +111,11 @@ async def test_response_has_snapshots_and_errors(notifier: Notifier, redis: Redi
 
 async def test_disconnected_client_is_unsubscribed(notifier: Notifier, redis: Redis) -> None:
     """The notifier drops a held request, with its subscription, when the client disconnects."""
-    await watched(notifier, 0)
+    await wait_for_watched_jobs(notifier, 0)
     long_poll = asyncio.create_task(query_jobs(notifier, {"watch": notifier.token(new_id()), "version": 0}, wait_s=60))
-    await watched(notifier, 1)
+    await wait_for_watched_jobs(notifier, 1)
     long_poll.cancel()
-    await watched(notifier, 0)
+    await wait_for_watched_jobs(notifier, 0)
 
 
 ROUTES = [
