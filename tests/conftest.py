@@ -28,7 +28,7 @@ SLOWEST_MODULES = {
     "test_openapi",
     "test_client",
     "test_worker_failures",
-    "test_wake",
+    "test_wakeups",
     "test_cli",
     "test_job_page",
 }
