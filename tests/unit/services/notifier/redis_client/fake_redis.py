@@ -1,4 +1,4 @@
-"""A server that lets in, notes what it is asked, and answers, fails or keeps silent as a test says."""
+"""A fake Redis server: it records commands, and replies, disconnects or stays silent as a test says."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from services.notifier.redis_client.topology import NodeAddress
 
 
 class FakeRedis:
-    """The server."""
+    """A server that completes the handshake of redis-py, and sends other replies only when a test does."""
 
     def __init__(self) -> None:
         self.address: NodeAddress
         self.connections: list[asyncio.StreamWriter] = []
-        self.asked: list[list[bytes]] = []  # over all connections, but for what signs in
-        self.lets_in = True
+        self.commands: list[list[bytes]] = []  # of all connections, without those of the handshake
+        self.completes_handshake = True
 
     @classmethod
     @asynccontextmanager
     async def running(cls) -> AsyncIterator[Self]:
-        """Listen until the block ends."""
+        """Run a server until the block ends."""
         fake = cls()
         listener = await asyncio.start_server(fake._serve, "127.0.0.1", 0)
         fake.address = NodeAddress(*listener.sockets[0].getsockname()[:2])
@@ -32,25 +32,25 @@ class FakeRedis:
             yield fake
         finally:
             listener.close()
-            fake.cut()
+            fake.disconnect_all()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections.append(writer)
-        words = hiredis.Reader()
+        parser = hiredis.Reader()
         while data := await reader.read(65_536):
-            words.feed(data)
-            while (command := words.gets()) is not False:
+            parser.feed(data)
+            while (command := parser.gets()) is not False:
                 if command[0] != b"CLIENT":
-                    self.asked.append(command)
-                elif self.lets_in:
+                    self.commands.append(command)
+                elif self.completes_handshake:
                     writer.write(b"+OK\r\n")
         writer.close()
 
-    def answer(self, *answers: bytes) -> None:
-        """Say something over the newest connection."""
-        self.connections[-1].write(b"".join(answer + b"\r\n" for answer in answers))
+    def reply(self, *replies: bytes) -> None:
+        """Send replies over the newest connection."""
+        self.connections[-1].write(b"".join(line + b"\r\n" for line in replies))
 
-    def cut(self) -> None:
-        """End all connections."""
+    def disconnect_all(self) -> None:
+        """Abort all connections."""
         for writer in self.connections:
             writer.transport.abort()
