@@ -1,13 +1,15 @@
-"""The submitter as it runs: who may submit, how often, what is the same job, what is shared, which files it serves."""
+"""The submitter: API keys, rate limits, idempotency keys, watch tokens, origins, and the files that it serves."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import sys
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,19 +23,19 @@ from tests.integration.test_one_job import history
 from tests.stack import JOBS, Stack, running
 from tests.waiting import free_ports, wait_until
 
-EVIL = "https://evil.example"
-ANOTHER = "b1f6a6a0-7b7e-4c7f-9d0a-3c1c5a0e6f11"  # the id of a job that nobody has submitted
+FOREIGN_ORIGIN = "https://evil.example"
+UNKNOWN_ID = "b1f6a6a0-7b7e-4c7f-9d0a-3c1c5a0e6f11"  # of a job that was never submitted
 Problem = dict[str, Any]
 
 
 class Submitter(NamedTuple):
-    """A submitter beside the one of the stack."""
+    """The URLs of a submitter with its own settings."""
 
     url: str
     internal: str
 
     async def submit(self, session: aiohttp.ClientSession, **headers: str) -> tuple[int, Problem]:
-        """Submit a job; return the status and the body."""
+        """Submit a job; return the status and the body of the response."""
         async with session.post(f"{self.url}/jobs", json={"kind": "echo"}, headers=headers) as response:
             return response.status, await response.json(content_type=None)
 
@@ -48,7 +50,7 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
 
 @asynccontextmanager
 async def submitter(stack: Stack, **env: str) -> AsyncIterator[Submitter]:
-    """Run another submitter, with other settings, until the block ends."""
+    """Run a second submitter with other settings until the block ends."""
     port, internal = map(str, free_ports(2))
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -74,28 +76,28 @@ async def submitter(stack: Stack, **env: str) -> AsyncIterator[Submitter]:
         assert await asyncio.wait_for(process.wait(), 20) == 0
 
 
-async def problem(response: aiohttp.ClientResponse) -> Problem:
-    """Return the problem that a response is."""
+async def read_problem(response: aiohttp.ClientResponse) -> Problem:
+    """Return the body of an error response, which must be problem+json with the status of the response."""
     assert response.content_type == "application/problem+json", await response.text()
     body: Problem = await response.json(content_type=None)
     assert body["status"] == response.status
     return body
 
 
-def changed(stack: Stack, token: str, **claims: Any) -> str:
-    """Return a token like another one, but for what is changed."""
-    granted = verified(stack, token)
-    fields = {name: getattr(granted, name) for name in granted.__struct_fields__}
+def changed_token(stack: Stack, token: str, **claims: Any) -> str:
+    """Return a copy of a token with some claims replaced."""
+    grant = verify(stack, token)
+    fields = {name: getattr(grant, name) for name in grant.__struct_fields__}
     return TokenSigner((stack.folder / "keys" / "token.pem").read_text()).sign(Grant(**fields | claims))
 
 
-def verified(stack: Stack, token: str) -> Grant:
-    """Return what a token grants."""
+def verify(stack: Stack, token: str) -> Grant:
+    """Verify a token and return its grant."""
     return TokenVerifier((stack.folder / "keys" / "token.pub.pem").read_text()).verify(token)
 
 
-async def test_one_key_is_one_job_that_runs_once(stack: Stack) -> None:
-    """Twenty submissions at once with one key are one job, whose handler starts once; another body is another job."""
+async def test_same_idempotency_key_is_one_job(stack: Stack) -> None:
+    """Submissions with the same key and body are one job, whose handler starts once; another body is another job."""
 
     async def submit(payload: Any) -> dict[str, Any]:
         body, headers = {"kind": "count-calls", "payload": payload}, {"Idempotency-Key": "order 4711"}
@@ -113,15 +115,15 @@ async def test_one_key_is_one_job_that_runs_once(stack: Stack) -> None:
     receipts = await asyncio.gather(*(submit({"a": 1, "b": 2}) for _ in range(20)))
     receipts.append(await submit({"b": 2, "a": 1}))
     assert len({receipt["id"] for receipt in receipts}) == 1
-    (calls,) = {(await history(stack, receipt["token"]))[-1]["result"] for receipt in receipts}
+    (number_of_calls,) = {(await history(stack, receipt["token"]))[-1]["result"] for receipt in receipts}
     await wait_until(all_delivered)
-    other = await submit({"a": 1, "b": 3})
-    assert other["id"] != receipts[0]["id"]
-    assert (await history(stack, other["token"]))[-1]["result"] == calls + 1
+    other_job = await submit({"a": 1, "b": 3})
+    assert other_job["id"] != receipts[0]["id"]
+    assert (await history(stack, other_job["token"]))[-1]["result"] == number_of_calls + 1
 
 
-async def test_a_form_has_keys_and_numbers_too(stack: Stack) -> None:
-    """A form's key and fields mean the same as JSON's."""
+async def test_form_is_the_same_job_as_json(stack: Stack) -> None:
+    """A form and a JSON body with the same fields and idempotency key are one job."""
     url, headers = f"{stack.url}/jobs", {"Origin": stack.url, "Idempotency-Key": str(uuid.uuid4())}
     form = {"kind": "echo", "payload": "[1.0]", "delay_s": "3600", "max_attempts": "2"}
     async with stack.session.post(url, data=form, headers=headers, allow_redirects=False) as response:
@@ -134,36 +136,35 @@ async def test_a_form_has_keys_and_numbers_too(stack: Stack) -> None:
     assert Timestamp.parse(snapshot["due_at"]) - Timestamp.parse(snapshot["submitted_at"]) == 3_600_000
 
 
-async def test_a_shared_token_may_watch_and_nothing_else(stack: Stack) -> None:
-    """It is for the same job and time; it watches, does not cancel, and can be shared on."""
+async def test_watch_token_can_watch_but_not_cancel(stack: Stack) -> None:
+    """It has the job and the expiry of the original token; a request with it returns the same watch token."""
     receipt = await stack.submit("echo", delay_s=3600)
-    token, shared = receipt["token"], None
+    token, watch_token = receipt["token"], None
     for _ in range(2):
-        headers = {"Authorization": f"Bearer {shared or token}", "Content-Type": "application/json; charset=utf-8"}
+        headers = {"Authorization": f"Bearer {watch_token or token}", "Content-Type": "application/json; charset=utf-8"}
         url = f"{stack.url}/jobs/{receipt['id']}/token"
         async with stack.session.post(url, data=b'{"scope": "watch"}', headers=headers) as response:
             assert (response.status, response.headers["Cache-Control"]) == (200, "no-store")
-            answer = await response.json()
-        shared = answer["token"]
-        assert (answer["id"], answer["scope"]) == (receipt["id"], "watch")
-        links = {name: link.replace(token, shared) for name, link in receipt["links"].items() if name != "cancel"}
-        assert answer["links"] == links
-    assert shared == changed(stack, token, scope=frozenset({"watch"}))
-    assert (await stack.snapshot(receipt["id"], shared))["status"] == "queued"
-    async with stack.session.post(
-        receipt["links"]["cancel"], headers={"Authorization": f"Bearer {shared}"}
-    ) as response:
+            body = await response.json()
+        watch_token = body["token"]
+        assert (body["id"], body["scope"]) == (receipt["id"], "watch")
+        links = {name: link.replace(token, watch_token) for name, link in receipt["links"].items() if name != "cancel"}
+        assert body["links"] == links
+    assert watch_token == changed_token(stack, token, scope=frozenset({"watch"}))
+    assert (await stack.snapshot(receipt["id"], watch_token))["status"] == "queued"
+    headers = {"Authorization": f"Bearer {watch_token}"}
+    async with stack.session.post(receipt["links"]["cancel"], headers=headers) as response:
         assert response.status == 403
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "field", "sent"),
+    ("status", "code", "field", "request_"),
     [
         (401, "unauthorized", None, {"token": None}),
         (401, "invalid_token", None, {"token": "a.b.c"}),
         (401, "token_expired", None, {"claims": {"expires_at": Timestamp.at(0)}}),
         (401, "invalid_token", None, {"claims": {"scope": frozenset({"cancel"})}}),
-        (403, "forbidden", None, {"id": ANOTHER}),
+        (403, "forbidden", None, {"id": UNKNOWN_ID}),
         (404, "not_found", "id", {"id": "no-uuid"}),
         (400, "malformed", None, {"body": b"scope=watch"}),
         (413, "too_large", None, {"body": b"x" * 1025}),
@@ -175,22 +176,23 @@ async def test_a_shared_token_may_watch_and_nothing_else(stack: Stack) -> None:
     ],
     ids=str,
 )
-async def test_what_shares_nothing_is_a_problem(
-    stack: Stack, status: int, code: str, field: str | None, sent: dict[str, Any]
+async def test_invalid_request_for_a_watch_token_is_rejected(
+    stack: Stack, status: int, code: str, field: str | None, request_: dict[str, Any]
 ) -> None:
-    """Each wrong token, path and body is told apart."""
+    """Each invalid token, path and body has its own status and error code."""
     receipt = await stack.submit("echo", delay_s=3600)
-    token = sent.get("token", changed(stack, receipt["token"], **sent.get("claims", {})))
-    headers = {"Content-Type": sent.get("type", "application/json")}
+    token = request_.get("token", changed_token(stack, receipt["token"], **request_.get("claims", {})))
+    headers = {"Content-Type": request_.get("type", "application/json")}
     headers |= {} if token is None else {"Authorization": f"Bearer {token}"}
-    url, body = f"{stack.url}/jobs/{sent.get('id', receipt['id'])}/token", sent.get("body", b'{"scope":"watch"}')
+    url = f"{stack.url}/jobs/{request_.get('id', receipt['id'])}/token"
+    body = request_.get("body", b'{"scope":"watch"}')
     async with stack.session.post(url, data=body, headers=headers) as response:
-        told = await problem(response)
-    assert (told["status"], told["code"], told.get("field")) == (status, code, field)
+        problem = await read_problem(response)
+    assert (problem["status"], problem["code"], problem.get("field")) == (status, code, field)
 
 
-async def test_a_program_learns_the_links_of_a_page(stack: Stack) -> None:
-    """At a page's address, whoever takes JSON and no HTML gets the links; everyone else gets the page."""
+async def test_job_page_returns_its_links_as_json(stack: Stack) -> None:
+    """A client that accepts JSON but no HTML gets the job's links at the page's URL; other clients get the page."""
     receipt = await stack.submit("echo", delay_s=3600)
     url = f"{stack.url}/jobs/{receipt['id']}"
     links = {**receipt["links"], "page": url}
@@ -202,111 +204,119 @@ async def test_a_program_learns_the_links_of_a_page(stack: Stack) -> None:
             assert (response.status, response.content_type) == (200, "text/html")
             assert "Accept" in response.headers.getall("Vary")
     async with stack.session.get(f"{stack.url}/jobs/no-uuid", headers={"Accept": "application/json"}) as response:
-        assert (await problem(response))["field"] == "id"
+        assert (await read_problem(response))["field"] == "id"
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "identity"])
 @pytest.mark.parametrize("path", ["/assets/headway.js", "/assets/live-url.js", "/assets/style.css", "/", "/jobs/x"])
-async def test_a_file_that_has_not_changed_is_not_sent_again(stack: Stack, path: str, encoding: str) -> None:
-    """Stable URLs are asked for each time, and answered 304 by the tag of either encoding, or any."""
+async def test_unchanged_file_is_not_sent_again(stack: Stack, path: str, encoding: str) -> None:
+    """Files without a digest in the URL are revalidated: a request with the ETag of the same encoding gets 304."""
     headers = {"Accept-Encoding": encoding}
     async with stack.session.get(stack.url + path, headers=headers) as response:
         assert (response.status, response.headers["Cache-Control"]) == (200, "no-cache")
         assert response.headers.get("Content-Encoding", "identity") == encoding
-        tag = response.headers["ETag"]
-    assert not tag.startswith("W/")
-    for known, status in ((tag, 304), (f'"other", {tag}', 304), ("*", 304), ('"other"', 200)):
-        async with stack.session.get(stack.url + path, headers={**headers, "If-None-Match": known}) as response:
-            assert (response.status, response.headers["ETag"]) == (status, tag)
+        etag = response.headers["ETag"]
+    assert not etag.startswith("W/")
+    for if_none_match, status in ((etag, 304), (f'"other", {etag}', 304), ("*", 304), ('"other"', 200)):
+        conditional = {**headers, "If-None-Match": if_none_match}
+        async with stack.session.get(stack.url + path, headers=conditional) as response:
+            assert (response.status, response.headers["ETag"]) == (status, etag)
             assert "Accept-Encoding" in response.headers.getall("Vary")
 
 
-async def test_the_client_s_files_stay_together_for_a_year(stack: Stack) -> None:
-    """Below the digest of all files each one stays as it is; under another digest there is none."""
+async def test_versioned_files_are_cached_for_a_year(stack: Stack) -> None:
+    """The URL of a versioned file contains the digest of all files; another digest gets 404."""
     async with stack.session.get(f"{stack.url}/assets/headway.js") as response:
-        pinned, text = stack.url + response.headers["Content-Location"], await response.text()
-    async with stack.session.get(pinned) as response:
+        versioned, text = stack.url + response.headers["Content-Location"], await response.text()
+    async with stack.session.get(versioned) as response:
         assert response.headers["Cache-Control"] == "public, max-age=31536000, immutable"
         assert await response.text() == text
-    async with stack.session.get(pinned.replace("headway.js", "live-url.js")) as response:
+    async with stack.session.get(versioned.replace("headway.js", "live-url.js")) as response:
         assert stack.env["LIVE_URL"] in await response.text()
-    wrong = ("/assets/0123456789abcdef/headway.js", "/assets/job.html", "/assets/..%2fapi.py", "/assets/nothing.js")
-    for path in (*wrong, pinned.removeprefix(stack.url).replace("headway.js", "index.html")):
+    unknown = ("/assets/0123456789abcdef/headway.js", "/assets/job.html", "/assets/..%2fapi.py", "/assets/nothing.js")
+    for path in (*unknown, versioned.removeprefix(stack.url).replace("headway.js", "index.html")):
         async with stack.session.get(stack.url + path) as response:
-            assert (await problem(response))["code"] == "not_found", path
+            assert (await read_problem(response))["code"] == "not_found", path
 
 
-async def test_any_page_loads_the_client_but_submits_nothing(stack: Stack) -> None:
-    """The files that pages load are for all origins; everything else is refused to a foreign one."""
-    foreign = {"Origin": EVIL}
+async def test_foreign_page_can_only_load_the_client(stack: Stack) -> None:
+    """Pages of every origin may load the browser client's files; other requests of foreign origins get 403."""
+    foreign = {"Origin": FOREIGN_ORIGIN}
     async with stack.session.get(f"{stack.url}/assets/headway.js", headers=foreign) as response:
         assert response.headers["Access-Control-Allow-Origin"] == "*"
         assert response.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
-        pinned = response.headers["Content-Location"]
-    async with stack.session.get(stack.url + pinned, headers=foreign) as response:
+        versioned = response.headers["Content-Location"]
+    async with stack.session.get(stack.url + versioned, headers=foreign) as response:
         assert (response.status, response.headers["Access-Control-Allow-Origin"]) == (200, "*")
-    asked = [("GET", "/"), ("GET", "/jobs/x"), ("POST", "/jobs"), ("POST", "/jobs/x/token"), ("GET", "/openapi.yaml")]
-    for (method, path), origin in [(one, origin) for one in asked for origin in (EVIL, "null")]:
+    routes = [("GET", "/"), ("GET", "/jobs/x"), ("POST", "/jobs"), ("POST", "/jobs/x/token"), ("GET", "/openapi.yaml")]
+    for (method, path), origin in itertools.product(routes, (FOREIGN_ORIGIN, "null")):
         async with stack.session.request(method, stack.url + path, headers={"Origin": origin}) as response:
-            assert (await problem(response))["code"] == "origin_not_allowed"
+            assert (await read_problem(response))["code"] == "origin_not_allowed"
             assert "Access-Control-Allow-Origin" not in response.headers
 
 
-@pytest.mark.parametrize("path", ["/jobs", f"/jobs/{ANOTHER}/token"])
-async def test_an_allowed_page_may_ask(stack: Stack, path: str) -> None:
-    """A preflight lets an allowed page send its headers, and its answers can be read."""
-    own = {"Origin": stack.url}
-    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "idempotency-key"}
-    async with stack.session.options(stack.url + path, headers={**own, **asked}) as response:
+@pytest.mark.parametrize("path", ["/jobs", f"/jobs/{UNKNOWN_ID}/token"])
+async def test_allowed_page_can_send_requests(stack: Stack, path: str) -> None:
+    """A preflight of an allowed origin permits the method and the headers, and the page can read the responses."""
+    allowed = {"Origin": stack.url}
+    preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "idempotency-key"}
+    async with stack.session.options(stack.url + path, headers={**allowed, **preflight}) as response:
         assert (response.status, response.headers["Access-Control-Allow-Origin"]) == (204, stack.url)
         assert "POST" in response.headers["Access-Control-Allow-Methods"]
         assert "Idempotency-Key" in response.headers["Access-Control-Allow-Headers"]
-    async with stack.session.post(stack.url + path, headers=own) as response:
+    async with stack.session.post(stack.url + path, headers=allowed) as response:
         assert response.headers["Access-Control-Allow-Origin"] == stack.url
 
 
-async def test_keys_are_read_again_when_their_file_changes(stack: Stack, tmp_path: Path) -> None:
-    """Any of the keys submits, a new one without a restart; without one, or with a wrong one, nobody does."""
+async def test_api_keys_are_reloaded_when_their_file_changes(stack: Stack, tmp_path: Path) -> None:
+    """Every key of the file can submit, a new one without a restart; a missing or unknown key gets 401."""
     keys = tmp_path / "keys"
     keys.write_text("first\nsecond\n")
-    async with submitter(stack, SUBMITTER_OPEN="", SUBMITTER_API_KEYS=str(keys)) as one:
-        url, session = f"{one.url}/jobs", stack.session
-        for sent in ({}, {"Authorization": "Bearer third"}, {"Authorization": "Basic Zmlyc3Q6"}):
-            async with session.post(url, json={"kind": "echo"}, headers=sent) as response:
+    async with submitter(stack, SUBMITTER_OPEN="", SUBMITTER_API_KEYS=str(keys)) as second_submitter:
+        url, session = f"{second_submitter.url}/jobs", stack.session
+        for headers in ({}, {"Authorization": "Bearer third"}, {"Authorization": "Basic Zmlyc3Q6"}):
+            async with session.post(url, json={"kind": "echo"}, headers=headers) as response:
                 assert response.headers["WWW-Authenticate"] == "Bearer"
-                assert (await problem(response))["code"] == "unauthorized"
-        status, first = await one.submit(session, **{"Authorization": "Bearer first", "Idempotency-Key": "k"})
+                assert (await read_problem(response))["code"] == "unauthorized"
+        status, first = await second_submitter.submit(
+            session, **{"Authorization": "Bearer first", "Idempotency-Key": "k"}
+        )
         assert status == 202
-        status, second = await one.submit(session, **{"Authorization": "Bearer second", "Idempotency-Key": "k"})
+        status, second = await second_submitter.submit(
+            session, **{"Authorization": "Bearer second", "Idempotency-Key": "k"}
+        )
         assert (status, first["id"] == second["id"]) == (202, False)
         keys.write_text("third\n")
-        assert (await one.submit(session, Authorization="Bearer third"))[0] == 202
-        assert (await one.submit(session, Authorization="Bearer first"))[0] == 401
+        assert (await second_submitter.submit(session, Authorization="Bearer third"))[0] == 202
+        assert (await second_submitter.submit(session, Authorization="Bearer first"))[0] == 401
 
 
-async def test_a_caller_is_held_to_its_rate(stack: Stack, tmp_path: Path) -> None:
-    """Each key has a burst of its own, and so has an address that presents none; then it is told when to come again."""
+async def test_rate_limit_is_per_caller(stack: Stack, tmp_path: Path) -> None:
+    """Each API key and each address without a valid one has its own burst, then gets 429 with `Retry-After`."""
     (tmp_path / "keys").write_text("first\nsecond\n")
     limits = {"SUBMIT_RATE": "0.01", "SUBMIT_BURST": "2", "FORWARDED_HOPS": "1"}
-    async with submitter(stack, SUBMITTER_OPEN="", SUBMITTER_API_KEYS=str(tmp_path / "keys"), **limits) as one:
+    async with submitter(
+        stack, SUBMITTER_OPEN="", SUBMITTER_API_KEYS=str(tmp_path / "keys"), **limits
+    ) as second_submitter:
+        submit = partial(second_submitter.submit, stack.session)
         for key, status in (("first", 202), ("second", 202), ("wrong", 401)):
-            answers = [(await one.submit(stack.session, Authorization=f"Bearer {key}"))[0] for _ in range(3)]
-            assert answers == [status, status, 429]
-        elsewhere = {"X-Forwarded-For": "198.51.100.7", "Authorization": "Bearer wrong"}
-        assert (await one.submit(stack.session, **elsewhere))[0] == 401
-        first = {"Authorization": "Bearer first"}
-        async with stack.session.post(f"{one.url}/jobs", json={"kind": "echo"}, headers=first) as response:
+            assert [(await submit(Authorization=f"Bearer {key}"))[0] for _ in range(3)] == [status, status, 429]
+        other_address = {"X-Forwarded-For": "198.51.100.7", "Authorization": "Bearer wrong"}
+        assert (await submit(**other_address))[0] == 401
+        headers = {"Authorization": "Bearer first"}
+        url = f"{second_submitter.url}/jobs"
+        async with stack.session.post(url, json={"kind": "echo"}, headers=headers) as response:
             assert 0 < int(response.headers["Retry-After"]) <= 100
-            assert (await problem(response))["code"] == "too_many_requests"
-        async with stack.session.get(f"{one.internal}/metrics") as response:
+            assert (await read_problem(response))["code"] == "too_many_requests"
+        async with stack.session.get(f"{second_submitter.internal}/metrics") as response:
             assert 'jobs_submitted_total{outcome="limited"} 4.0' in await response.text()
 
 
-async def test_without_public_keys_the_own_key_verifies(stack: Stack) -> None:
-    """A submitter that is not given the notifier's public keys knows the tokens that it has signed."""
+async def test_submitter_verifies_its_own_tokens(stack: Stack) -> None:
+    """Without `TOKEN_PUBLIC_KEY_FILE` the submitter verifies tokens with its own key."""
     receipt = await stack.submit("echo", delay_s=3600)
     headers = {"Authorization": f"Bearer {receipt['token']}"}
-    async with submitter(stack, TOKEN_PUBLIC_KEY_FILE="") as one:
-        url = f"{one.url}/jobs/{receipt['id']}/token"
+    async with submitter(stack, TOKEN_PUBLIC_KEY_FILE="") as second_submitter:
+        url = f"{second_submitter.url}/jobs/{receipt['id']}/token"
         async with stack.session.post(url, json={"scope": "watch"}, headers=headers) as response:
             assert (await response.json())["scope"] == "watch"
