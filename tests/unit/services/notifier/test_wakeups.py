@@ -1,4 +1,4 @@
-"""Those who wait for a hint at one replica: one hint is for one of them, and for nobody who has left."""
+"""The queue of waiting workers: a wake-up is for one worker, which must still be connected."""
 
 from __future__ import annotations
 
@@ -11,92 +11,96 @@ from services.notifier import wakeups as module
 from services.notifier.wakeups import WakeupQueue
 
 
-def here() -> bool:
-    """Be there."""
+def is_connected() -> bool:
+    """Return True, as for a connected worker."""
     return True
 
 
-async def waiting(waiters: WakeupQueue, here: Callable[[], bool] = here) -> asyncio.Task[bool]:
-    """Begin to wait; return once that is so."""
-    count = len(waiters._waiters)
-    task = asyncio.create_task(waiters.wait(60, here))
-    while len(waiters._waiters) == count:
+async def start_waiting(queue: WakeupQueue, is_connected: Callable[[], bool] = is_connected) -> asyncio.Task[bool]:
+    """Start to wait, and return once the queue has the waiter."""
+    count = len(queue._waiters)
+    task = asyncio.create_task(queue.wait(60, is_connected))
+    while len(queue._waiters) == count:
         await asyncio.sleep(0)
     return task
 
 
-async def drained(waiters: WakeupQueue, *tasks: asyncio.Task[bool]) -> list[bool]:
-    """End all waiting, and return who got a hint."""
-    waiters.drain()
+async def drain_queue(queue: WakeupQueue, *tasks: asyncio.Task[bool]) -> list[bool]:
+    """Drain the queue, and return which of the workers received a wake-up."""
+    queue.drain()
     return await asyncio.gather(*tasks)
 
 
-async def test_one_hint_is_for_one_and_the_first_comes_first() -> None:
-    """Whoever has waited longest is told, and the others go on waiting."""
-    waiters = WakeupQueue()
-    tasks = [await waiting(waiters) for _ in range(3)]
-    waiters.wake_one()
+async def test_a_wakeup_is_for_the_first_worker() -> None:
+    """The worker that has waited longest gets a wake-up, and the others keep waiting."""
+    queue = WakeupQueue()
+    tasks = [await start_waiting(queue) for _ in range(3)]
+    queue.wake_one()
     assert await tasks[0]
     assert not tasks[1].done()
-    waiters.wake_one()
-    assert await drained(waiters, *tasks) == [True, True, False]
+    queue.wake_one()
+    assert await drain_queue(queue, *tasks) == [True, True, False]
 
 
-async def test_who_has_left_eats_no_hint() -> None:
-    """The next one who is there gets it."""
-    waiters = WakeupQueue()
-    tasks = [await waiting(waiters, lambda: False), await waiting(waiters, lambda: False), await waiting(waiters)]
-    waiters.wake_one()
+async def test_a_disconnected_worker_gets_no_wakeup() -> None:
+    """A wake-up skips disconnected workers."""
+    queue = WakeupQueue()
+    tasks = [
+        await start_waiting(queue, lambda: False),
+        await start_waiting(queue, lambda: False),
+        await start_waiting(queue),
+    ]
+    queue.wake_one()
     assert await asyncio.gather(*tasks) == [False, False, True]
 
 
-async def test_who_leaves_before_it_could_be_told_passes_the_hint_on() -> None:
-    """Between the hint and its answer there is time enough to go."""
-    waiters = WakeupQueue()
-    present = [True]
-    first, second = await waiting(waiters, lambda: present[0]), await waiting(waiters)
-    waiters.wake_one()
-    present[0] = False
+async def test_a_worker_that_disconnects_passes_its_wakeup_on() -> None:
+    """If a worker disconnects after its wake-up and before the response, the next worker gets the wake-up."""
+    queue = WakeupQueue()
+    connected = [True]
+    first, second = await start_waiting(queue, lambda: connected[0]), await start_waiting(queue)
+    queue.wake_one()
+    connected[0] = False
     assert await second
     assert first.done()
 
 
-async def test_who_is_cancelled_eats_no_hint() -> None:
-    """A handler that was cancelled, but has not run since, is no longer there."""
-    waiters = WakeupQueue()
-    first, second = await waiting(waiters), await waiting(waiters)
+async def test_a_cancelled_worker_gets_no_wakeup() -> None:
+    """A handler that was cancelled, but has not run since, gets no wake-up."""
+    queue = WakeupQueue()
+    first, second = await start_waiting(queue), await start_waiting(queue)
     first.cancel()
-    waiters.wake_one()
+    queue.wake_one()
     assert await second
     assert first.cancelled()
 
 
-async def test_a_hint_that_nobody_waits_for_is_kept_for_the_next_who_asks() -> None:
-    """It closes the gap between two held requests, once."""
-    waiters = WakeupQueue()
-    waiters.wake_one()
-    assert await waiters.wait(0, here)
-    assert not await waiters.wait(0, here)
+async def test_an_unclaimed_wakeup_is_kept_for_the_next_worker() -> None:
+    """An unclaimed wake-up bridges the gap between two requests of a worker, once."""
+    queue = WakeupQueue()
+    queue.wake_one()
+    assert await queue.wait(0, is_connected)
+    assert not await queue.wait(0, is_connected)
 
 
-async def test_a_kept_hint_grows_old(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a moment it tells nothing any more."""
+async def test_an_unclaimed_wakeup_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unclaimed wake-up is dropped after its time to live."""
     monkeypatch.setattr(module, "UNCLAIMED_WAKEUP_TTL_S", 0)
-    waiters = WakeupQueue()
-    waiters.wake_one()
-    assert not await waiters.wait(0, here)
+    queue = WakeupQueue()
+    queue.wake_one()
+    assert not await queue.wait(0, is_connected)
 
 
-async def test_nobody_is_kept_after_the_time_is_over() -> None:
-    """Who has been answered waits no longer, and a hint is not spent on it."""
-    waiters = WakeupQueue()
-    assert not await waiters.wait(0.001, here)
-    assert not waiters._waiters
-    waiters.wake_one()
-    assert await waiters.wait(0, here)
+async def test_a_worker_is_removed_after_its_timeout() -> None:
+    """A worker whose wait has timed out takes no later wake-up."""
+    queue = WakeupQueue()
+    assert not await queue.wait(0.001, is_connected)
+    assert not queue._waiters
+    queue.wake_one()
+    assert await queue.wait(0, is_connected)
 
 
-async def test_a_drain_answers_all() -> None:
-    """A replica that stops sends everyone away."""
-    waiters = WakeupQueue()
-    assert await drained(waiters, *[await waiting(waiters) for _ in range(5)]) == [False] * 5
+async def test_a_drain_ends_all_waits() -> None:
+    """A replica that stops ends the wait of every worker, without a wake-up."""
+    queue = WakeupQueue()
+    assert await drain_queue(queue, *[await start_waiting(queue) for _ in range(5)]) == [False] * 5

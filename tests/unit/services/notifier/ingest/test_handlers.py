@@ -43,7 +43,7 @@ def reports_body(*reports: str) -> str:
 def test_an_invalid_body_is_rejected_with_element_and_field(
     body: str, problem_type: type[HTTPProblem], field: str | None
 ) -> None:
-    """The author of a worker sees which report is wrong, and where."""
+    """The error names the invalid report and its field, for authors of workers."""
     with pytest.raises(HTTPProblem) as raised:
         decode_reports(body.encode())
     assert (type(raised.value), raised.value.field) == (problem_type, field)

@@ -1,4 +1,4 @@
-"""Inlets on real connections: what they answer themselves, what they leave to aiohttp, and how long they wait."""
+"""The fast path of `POST /reports` on real connections: responses, the handoff to aiohttp, and timeouts."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from services.runtime.service import KEEPALIVE_TIMEOUT_S
 from tests.waiting import wait_until
 
 KEY = "secret"
-BATCH = b'["a batch"]'
+BODY = b'["a report"]'
 
 
-class Reports:
-    """Takes any batch with the key, and answers when it is told to."""
+class FakeReportHandler:
+    """A handler that records the bodies sent with the key, and returns verdicts when a test releases them."""
 
     def __init__(self) -> None:
-        self.kept: list[bytes] = []
+        self.bodies: list[bytes] = []
         self.verdicts = asyncio.Semaphore(0)
         self.error: Exception | None = None
 
     async def ingest(self, key: str | None, body: bytes) -> bytes:
-        """Let in who has the key, and answer with what was sent."""
+        """Return the body as the verdicts; raise Unauthorized for a wrong key."""
         if key != KEY:
             raise Unauthorized("no")
-        self.kept.append(body)
+        self.bodies.append(body)
         await self.verdicts.acquire()
         if self.error is not None:
             raise self.error
@@ -38,38 +38,38 @@ class Reports:
 
 
 class Client:
-    """A connection to the inlets, and what is given to aiohttp of it."""
+    """A worker's connection, and the bytes of it that passed to aiohttp."""
 
-    def __init__(self, inlets: ReportConnections) -> None:
-        self._inlets = inlets
+    def __init__(self, connections: ReportConnections) -> None:
+        self._connections = connections
         self.handed_over: list[bytes] = []
         self.reader: asyncio.StreamReader
         self.writer: asyncio.StreamWriter
         self._server: asyncio.Server
 
     async def open(self) -> None:
-        """Connect."""
+        """Start the server and connect."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: self._inlets(self._serve), "127.0.0.1", 0)
+        self._server = await loop.create_server(lambda: self._connections(self._serve), "127.0.0.1", 0)
         port = self._server.sockets[0].getsockname()[1]
         self.reader, self.writer = await asyncio.open_connection("127.0.0.1", port)
 
-    def _serve(self, transport: asyncio.Transport, came: bytes) -> None:
-        self.handed_over.append(came)
+    def _serve(self, transport: asyncio.Transport, received: bytes) -> None:
+        self.handed_over.append(received)
         transport.set_protocol(asyncio.Protocol())
 
     def send(self, *data: bytes) -> None:
-        """Write bytes."""
+        """Send bytes."""
         self.writer.write(b"".join(data))
 
-    async def answer(self) -> tuple[bytes, bytes]:
-        """Read one answer: its head, and its body."""
+    async def read_response(self) -> tuple[bytes, bytes]:
+        """Return the next response: its head and its body."""
         head = await self.reader.readuntil(b"\r\n\r\n")
         size = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
         return head, await self.reader.readexactly(size)
 
     async def close(self) -> None:
-        """Leave."""
+        """Close the connection and the server."""
         self._server.close()
         self.writer.transport.abort()
         with suppress(ConnectionError):
@@ -77,81 +77,88 @@ class Client:
 
 
 @pytest.fixture
-def reports() -> Reports:
-    """Take batches."""
-    return Reports()
+def handler() -> FakeReportHandler:
+    """Return a fake report handler."""
+    return FakeReportHandler()
 
 
 @pytest.fixture
-def inlets(reports: Reports) -> ReportConnections:
-    """Make the house of connections."""
-    return ReportConnections(reports)  # type: ignore[arg-type]
+def connections(handler: FakeReportHandler) -> ReportConnections:
+    """Return the connections of a listener."""
+    return ReportConnections(handler)  # type: ignore[arg-type]
 
 
 @pytest.fixture
-async def client(inlets: ReportConnections) -> AsyncIterator[Client]:
-    """Connect."""
-    client = Client(inlets)
+async def client(connections: ReportConnections) -> AsyncIterator[Client]:
+    """Connect a client."""
+    client = Client(connections)
     await client.open()
     yield client
     await client.close()
 
 
-def request(body: bytes = BATCH, *more: bytes, key: str = KEY, line: bytes = b"POST /reports HTTP/1.1") -> bytes:
-    """Spell a request as a worker does."""
-    head = [line, b"Host: notifier", b"Authorization: Bearer " + key.encode(), b"Content-Length: %d" % len(body)]
-    return b"\r\n".join([*head, *more, b"", body])
+def request(
+    body: bytes = BODY, *headers: bytes, key: str = KEY, request_line: bytes = b"POST /reports HTTP/1.1"
+) -> bytes:
+    """Return a request as a worker sends it."""
+    lines = [
+        request_line,
+        b"Host: notifier",
+        b"Authorization: Bearer " + key.encode(),
+        b"Content-Length: %d" % len(body),
+    ]
+    return b"\r\n".join([*lines, *headers, b"", body])
 
 
-async def test_requests_are_answered_one_after_the_other(
-    client: Client, reports: Reports, inlets: ReportConnections
+async def test_requests_are_handled_one_at_a_time(
+    client: Client, handler: FakeReportHandler, connections: ReportConnections
 ) -> None:
-    """What comes behind a request waits until that is answered, and the connection stays."""
+    """A pipelined request waits for the response to the previous one, and the connection stays open."""
     client.send(request(b'["1"]'), request(b'["2"]'))
-    await wait_until(lambda: reports.kept)
-    reports.verdicts.release()
-    head, body = await client.answer()
+    await wait_until(lambda: handler.bodies)
+    handler.verdicts.release()
+    head, body = await client.read_response()
     assert head.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nDate: ")
     assert body == b'[["1"]]'
-    await wait_until(lambda: len(reports.kept) == 2)
+    await wait_until(lambda: len(handler.bodies) == 2)
     client.send(request(b'["3"]'))
-    reports.verdicts.release()
-    reports.verdicts.release()
-    assert [(await client.answer())[1] for _ in range(2)] == [b'[["2"]]', b'[["3"]]']
+    handler.verdicts.release()
+    handler.verdicts.release()
+    assert [(await client.read_response())[1] for _ in range(2)] == [b'[["2"]]', b'[["3"]]']
     assert client.handed_over == []
-    assert len(inlets.open) == 1
+    assert len(connections.open) == 1
     await client.close()
-    await wait_until(lambda: not inlets.open)
+    await wait_until(lambda: not connections.open)
 
 
-async def test_a_batch_may_come_in_parts(client: Client, reports: Reports) -> None:
-    """However its body is cut, it is one request."""
-    whole = request()
-    start = len(whole) - len(BATCH)
-    for cut in (start, start + 1, len(whole) - 1):
-        client.send(whole[:cut])
+async def test_a_request_may_arrive_in_parts(client: Client, handler: FakeReportHandler) -> None:
+    """A request is handled once its body is complete, wherever it was split."""
+    data = request()
+    body_start = len(data) - len(BODY)
+    for cut in (body_start, body_start + 1, len(data) - 1):
+        client.send(data[:cut])
         await client.writer.drain()
-        client.send(whole[cut:], request())
-        reports.verdicts.release()
-        reports.verdicts.release()
-        assert [(await client.answer())[1] for _ in range(2)] == 2 * [b"[" + BATCH + b"]"]
+        client.send(data[cut:], request())
+        handler.verdicts.release()
+        handler.verdicts.release()
+        assert [(await client.read_response())[1] for _ in range(2)] == 2 * [b"[" + BODY + b"]"]
     assert client.handed_over == []
 
 
 @pytest.mark.parametrize(
-    "other",
+    "other_request",
     [
         b"GET /livez HTTP/1.1\r\nHost: notifier\r\n\r\n",
-        request(line=b"POST /reports HTTP/1.0"),
-        request(line=b"PUT /reports HTTP/1.1"),
-        request(line=b"POST /reports?a=b HTTP/1.1"),
-        request(BATCH, b"Connection: close"),
-        request(BATCH, b"Expect: 100-continue"),
-        request(BATCH, b"Content-Encoding: gzip"),
-        request(BATCH, b"Content-Length: 3"),
-        request(BATCH, b"Transfer-Encoding: chunked"),
-        request(BATCH, b"X: " + b"y" * module.MAX_HEAD_BYTES),
-        request(BATCH, b"Folded: a\r\n b"),
+        request(request_line=b"POST /reports HTTP/1.0"),
+        request(request_line=b"PUT /reports HTTP/1.1"),
+        request(request_line=b"POST /reports?a=b HTTP/1.1"),
+        request(BODY, b"Connection: close"),
+        request(BODY, b"Expect: 100-continue"),
+        request(BODY, b"Content-Encoding: gzip"),
+        request(BODY, b"Content-Length: 3"),
+        request(BODY, b"Transfer-Encoding: chunked"),
+        request(BODY, b"X: " + b"y" * module.MAX_HEAD_BYTES),
+        request(BODY, b"Folded: a\r\n b"),
         request(b""),
         request().replace(b"\r\n", b"\n", 1),
         b"\r\n\r\n" + request(),
@@ -159,169 +166,179 @@ async def test_a_batch_may_come_in_parts(client: Client, reports: Reports) -> No
         b"PO",
     ],
 )
-async def test_whatever_is_not_plain_is_aiohttps(client: Client, reports: Reports, other: bytes) -> None:
-    """It gets all that came of it, and what comes behind; nothing of it is taken before."""
+async def test_other_requests_pass_to_aiohttp(client: Client, handler: FakeReportHandler, other_request: bytes) -> None:
+    """All bytes of such a request pass to aiohttp, and none of it is handled before."""
     client.send(request())
-    reports.verdicts.release()
-    await client.answer()
-    client.send(other)
-    await wait_until(lambda: client.handed_over == [other])
-    assert reports.kept == [BATCH]
+    handler.verdicts.release()
+    await client.read_response()
+    client.send(other_request)
+    await wait_until(lambda: client.handed_over == [other_request])
+    assert handler.bodies == [BODY]
 
 
-async def test_whatever_waits_behind_a_request_is_aiohttps_after_its_answer(client: Client, reports: Reports) -> None:
-    """Answers keep the order of the requests."""
-    other = b"GET /livez HTTP/1.1\r\nHost: notifier\r\n\r\n"
-    client.send(request(), other)
-    await wait_until(lambda: reports.kept)
+async def test_a_pipelined_request_passes_to_aiohttp_after_the_response(
+    client: Client, handler: FakeReportHandler
+) -> None:
+    """The responses have the order of the requests."""
+    other_request = b"GET /livez HTTP/1.1\r\nHost: notifier\r\n\r\n"
+    client.send(request(), other_request)
+    await wait_until(lambda: handler.bodies)
     assert client.handed_over == []
-    reports.verdicts.release()
-    assert (await client.answer())[1] == b"[" + BATCH + b"]"
-    await wait_until(lambda: client.handed_over == [other])
+    handler.verdicts.release()
+    assert (await client.read_response())[1] == b"[" + BODY + b"]"
+    await wait_until(lambda: client.handed_over == [other_request])
 
 
-class Slow(Client):
-    """Gives what is not plain to somebody who has enough at once, as aiohttp has of many requests."""
+class ClientOfBusyServer(Client):
+    """A client of a server that pauses reading at the handoff, as aiohttp does when it has many requests."""
 
-    def _serve(self, transport: asyncio.Transport, came: bytes) -> None:
+    def _serve(self, transport: asyncio.Transport, received: bytes) -> None:
         self.was_reading = transport.is_reading()
-        super()._serve(transport, came)
+        super()._serve(transport, received)
         transport.pause_reading()
 
 
-async def test_who_is_given_a_connection_may_stop_reading(inlets: ReportConnections, reports: Reports) -> None:
-    """It gets one that is read, and nothing here makes it read on."""
-    client = Slow(inlets)
+async def test_aiohttp_may_pause_reading_at_the_handoff(
+    connections: ReportConnections, handler: FakeReportHandler
+) -> None:
+    """The transport is reading when aiohttp gets it, and stays paused when aiohttp pauses it."""
+    client = ClientOfBusyServer(connections)
     await client.open()
     client.send(request())
-    await wait_until(lambda: reports.kept)
-    (inlet,) = inlets.open
+    await wait_until(lambda: handler.bodies)
+    (connection,) = connections.open
     client.send(b"GET /livez HTTP/1.1\r\n\r\n")
-    await wait_until(lambda: not inlet._transport.is_reading())
-    reports.verdicts.release()
+    await wait_until(lambda: not connection._transport.is_reading())
+    handler.verdicts.release()
     await wait_until(lambda: client.handed_over)
     assert client.was_reading
-    assert not inlet._transport.is_reading()
-    inlet._transport.abort()  # who is not read does not hear that the other side leaves
+    assert not connection._transport.is_reading()
+    connection._transport.abort()  # a paused transport does not notice that the client disconnects
     await client.close()
 
 
-async def test_doubt_is_told_and_the_connection_stays(client: Client, reports: Reports) -> None:
-    """The answer is a problem with the time to come back after, and the next batch is taken."""
-    reports.error = ServiceUnavailable("away", retry_after_s=1)
+async def test_an_unavailable_store_is_a_problem(client: Client, handler: FakeReportHandler) -> None:
+    """The response has a Retry-After, the connection stays open, and the next request is handled."""
+    handler.error = ServiceUnavailable("Try again.", retry_after_s=1)
     client.send(request())
-    reports.verdicts.release()
-    head, body = await client.answer()
+    handler.verdicts.release()
+    head, body = await client.read_response()
     assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\n")
     assert b"\r\nRetry-After: 1\r\n" in head
-    assert b'"code":"unavailable","detail":"away"' in body
-    reports.error = None
+    assert b'"code":"unavailable","detail":"Try again."' in body
+    handler.error = None
     client.send(request())
-    reports.verdicts.release()
-    assert (await client.answer())[0].startswith(b"HTTP/1.1 200 OK\r\n")
+    handler.verdicts.release()
+    assert (await client.read_response())[0].startswith(b"HTTP/1.1 200 OK\r\n")
 
 
-async def test_a_refused_batch_is_told_and_the_connection_stays(client: Client, reports: Reports) -> None:
-    """However many of them come at once, each has its problem."""
+async def test_a_rejected_request_is_a_problem(client: Client, handler: FakeReportHandler) -> None:
+    """Each of a thousand pipelined requests gets its response, and the connection stays open."""
     client.send(*(1_000 * [request(key="another")]), request())
     for _ in range(1_000):
-        head, body = await client.answer()
+        head, body = await client.read_response()
         assert head.startswith(b"HTTP/1.1 401 Unauthorized\r\nContent-Type: application/problem+json\r\n")
         assert b"\r\nWWW-Authenticate: Bearer\r\n" in head
         assert b'"code":"unauthorized"' in body
-    reports.verdicts.release()
-    assert (await client.answer())[0].startswith(b"HTTP/1.1 200 OK\r\n")
+    handler.verdicts.release()
+    assert (await client.read_response())[0].startswith(b"HTTP/1.1 200 OK\r\n")
     assert client.handed_over == []
 
 
-async def test_a_fault_of_ours_ends_the_connection(
-    client: Client, reports: Reports, capsys: pytest.CaptureFixture[str]
+async def test_an_unexpected_error_closes_the_connection(
+    client: Client, handler: FakeReportHandler, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Who reported does not wait for ever, and the log tells why."""
-    reports.error = ZeroDivisionError("a fault")
+    """The worker does not wait for a response, and the error is logged."""
+    handler.error = ZeroDivisionError("a bug")
     client.send(request())
-    reports.verdicts.release()
+    handler.verdicts.release()
     with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
-        await client.answer()
+        await client.read_response()
     assert "request_failed" in capsys.readouterr().out
 
 
-async def test_a_silent_connection_is_closed(client: Client, reports: Reports, inlets: ReportConnections) -> None:
-    """After the time that aiohttp gives to one; while a batch is being kept, nobody is silent."""
+async def test_an_idle_connection_is_closed(
+    client: Client, handler: FakeReportHandler, connections: ReportConnections
+) -> None:
+    """The timeout is that of aiohttp, and does not apply while a request is in progress."""
     client.send(request())
-    await wait_until(lambda: reports.kept)
-    (inlet,) = inlets.open
-    inlet.check(float("inf"))
-    reports.verdicts.release()
-    await client.answer()
+    await wait_until(lambda: handler.bodies)
+    (connection,) = connections.open
+    connection.check(float("inf"))
+    handler.verdicts.release()
+    await client.read_response()
     loop_time = asyncio.get_running_loop().time()
-    inlet.check(loop_time + KEEPALIVE_TIMEOUT_S / 2)
-    assert len(inlets.open) == 1
-    inlet.check(loop_time + KEEPALIVE_TIMEOUT_S + 1)
-    await wait_until(lambda: not inlets.open)
+    connection.check(loop_time + KEEPALIVE_TIMEOUT_S / 2)
+    assert len(connections.open) == 1
+    connection.check(loop_time + KEEPALIVE_TIMEOUT_S + 1)
+    await wait_until(lambda: not connections.open)
     assert client.handed_over == []
 
 
-async def test_a_request_that_does_not_come_whole_is_aiohttps(client: Client, inlets: ReportConnections) -> None:
-    """It has its own time for such, and tells when that is over."""
-    part = request()[:-1]
-    client.send(part)
-    await wait_until(lambda: inlets.open)
-    (inlet,) = inlets.open
-    await wait_until(lambda: inlet._buffer)
-    inlet.check(asyncio.get_running_loop().time() + module.PARTIAL_REQUEST_TIMEOUT_S + 0.1)
-    assert client.handed_over == [part]
-    assert not inlets.open
+async def test_an_incomplete_request_passes_to_aiohttp(client: Client, connections: ReportConnections) -> None:
+    """After a timeout the request is left to aiohttp, which has its own timeout and response."""
+    partial = request()[:-1]
+    client.send(partial)
+    await wait_until(lambda: connections.open)
+    (connection,) = connections.open
+    await wait_until(lambda: connection._buffer)
+    connection.check(asyncio.get_running_loop().time() + module.PARTIAL_REQUEST_TIMEOUT_S + 0.1)
+    assert client.handed_over == [partial]
+    assert not connections.open
 
 
-async def test_who_takes_no_answers_is_not_read(client: Client, reports: Reports, inlets: ReportConnections) -> None:
-    """Neither requests nor answers gather here; who stays like that is cut off."""
+async def test_a_slow_consumer_is_not_read(
+    client: Client, handler: FakeReportHandler, connections: ReportConnections
+) -> None:
+    """A client that reads no responses fills no buffer, and is disconnected after the timeout."""
     client.send(request())
-    reports.verdicts.release()
-    await client.answer()
-    (inlet,) = inlets.open
-    inlet.pause_writing()
+    handler.verdicts.release()
+    await client.read_response()
+    (connection,) = connections.open
+    connection.pause_writing()
     for _ in range(1_000):
         client.send(request(b'["%b"]' % (b"x" * 60_000)))
-    await wait_until(lambda: not inlet._transport.is_reading())
-    assert len(inlet._buffer) < 1_000_000
-    assert reports.kept == [BATCH]
-    inlet.check(asyncio.get_running_loop().time() + module.PARTIAL_REQUEST_TIMEOUT_S + 0.1)
+    await wait_until(lambda: not connection._transport.is_reading())
+    assert len(connection._buffer) < 1_000_000
+    assert handler.bodies == [BODY]
+    connection.check(asyncio.get_running_loop().time() + module.PARTIAL_REQUEST_TIMEOUT_S + 0.1)
     assert client.handed_over == []
-    inlet.resume_writing()
-    await wait_until(lambda: len(reports.kept) == 2)
-    reports.verdicts.release()
-    inlet.pause_writing()
-    await wait_until(lambda: inlet.pending_response is None)
-    inlet.check(asyncio.get_running_loop().time() + KEEPALIVE_TIMEOUT_S + 0.1)
-    await wait_until(lambda: not inlets.open)
+    connection.resume_writing()
+    await wait_until(lambda: len(handler.bodies) == 2)
+    handler.verdicts.release()
+    connection.pause_writing()
+    await wait_until(lambda: connection.pending_response is None)
+    connection.check(asyncio.get_running_loop().time() + KEEPALIVE_TIMEOUT_S + 0.1)
+    await wait_until(lambda: not connections.open)
 
 
-async def test_the_end_waits_for_answers(client: Client, reports: Reports, inlets: ReportConnections) -> None:
-    """What is being kept is answered, as the last over its connection; who is silent is closed at once."""
-    silent = Client(inlets)
-    await silent.open()
-    silent.send(request())
-    reports.verdicts.release()
-    await silent.answer()
+async def test_closing_waits_for_responses(
+    client: Client, handler: FakeReportHandler, connections: ReportConnections
+) -> None:
+    """A request in progress gets the last response of its connection; an idle connection is closed at once."""
+    idle = Client(connections)
+    await idle.open()
+    idle.send(request())
+    handler.verdicts.release()
+    await idle.read_response()
     client.send(request(), request())
-    await wait_until(lambda: len(reports.kept) == 2)
-    async with inlets:
-        end = asyncio.create_task(inlets.__aexit__())
-        assert await silent.reader.read() == b""
-        assert not end.done()
-        reports.verdicts.release()
-        await end
-    head, body = await client.answer()
+    await wait_until(lambda: len(handler.bodies) == 2)
+    async with connections:
+        closing = asyncio.create_task(connections.__aexit__())
+        assert await idle.reader.read() == b""
+        assert not closing.done()
+        handler.verdicts.release()
+        await closing
+    head, body = await client.read_response()
     assert b"\r\nConnection: close\r\n" in head
-    assert body == b"[" + BATCH + b"]"
+    assert body == b"[" + BODY + b"]"
     assert await client.reader.read() == b""
-    assert len(reports.kept) == 2
-    await silent.close()
+    assert len(handler.bodies) == 2
+    await idle.close()
 
 
-async def test_a_head_is_read_once() -> None:
-    """Case and order of its lines do not matter; workers send the same ones over and over."""
+async def test_a_head_is_parsed_once() -> None:
+    """Workers repeat the same heads, so these are cached; the case and order of fields do not matter."""
     head, _, body = request().partition(b"\r\n\r\n")
     assert parse_head(head) == RequestHead(KEY, len(body))
     hits = parse_head.cache_info().hits

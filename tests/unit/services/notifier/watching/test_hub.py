@@ -1,4 +1,4 @@
-"""The hub: pure bookkeeping, so that every order of events can be tried."""
+"""The hub is bookkeeping without I/O, so that tests can try every order of events."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from services.notifier.watching.snapshot import PublishedSnapshot, placeholder_s
 JOB = UUID("6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11")
 OTHER = UUID("00000000-0000-4000-8000-000000000002")
 NOW = Timestamp.now()
-GRANTED = Grant(job_id=JOB, kind="countdown", submitted_at=NOW, expires_at=NOW.after(3600))
+GRANT = Grant(job_id=JOB, kind="countdown", submitted_at=NOW, expires_at=NOW.after(3600))
 
 
 class FakeWatcher:
-    """A connection that remembers what it was given."""
+    """A connection that records the snapshots and errors that it is sent."""
 
     def __init__(self) -> None:
         self.sent: list[PublishedSnapshot] = []
@@ -35,7 +35,7 @@ class FakeWatcher:
 
     @property
     def versions(self) -> list[int]:
-        """The versions that it was given, in order."""
+        """The versions of the snapshots, in order."""
         return [snapshot.version for snapshot in self.sent]
 
     def send_snapshot(self, job_id: str, snapshot: PublishedSnapshot) -> bool:
@@ -47,11 +47,11 @@ class FakeWatcher:
         self.errors.append((job_id, code))
 
     def on_up_to_date(self, job_id: str, *, ended: bool) -> None:
-        raise AssertionError("the hub does not read")
+        raise AssertionError("the hub reads no records")
 
 
 def snapshot(version: int, status: JobStatus = "running", result: bytes = b"null") -> PublishedSnapshot:
-    """Return a snapshot as the gate publishes it."""
+    """Return a snapshot as the record script publishes it."""
     state = JobSnapshot(
         id=JOB,
         kind='"status":"failed","version":9',
@@ -66,160 +66,165 @@ def snapshot(version: int, status: JobStatus = "running", result: bytes = b"null
 
 @dataclass
 class Model:
-    """A hub, what has happened to it, and what must hold of every watch that ever was."""
+    """A hub, the events so far, and what must hold for each subscription."""
 
     hub: Hub = field(default_factory=Hub)
-    joined: dict[int, tuple[Subscription, FakeWatcher]] = field(default_factory=dict)
-    delivered_since: dict[int, list[int]] = field(default_factory=dict)
+    subscribed: dict[int, tuple[Subscription, FakeWatcher]] = field(default_factory=dict)
+    broadcasts: dict[int, list[int]] = field(default_factory=dict)
 
-    def join(self, who: int, named: int | None) -> None:
-        """Join, or join again under another version, as a connection of its own."""
-        self.leave(who)
+    def join(self, client: int, client_version: int | None) -> None:
+        """Subscribe with a new connection, which names a version; end the client's earlier subscription."""
+        self.leave(client)
         watcher = FakeWatcher()
-        watch = Subscription(watcher, GRANTED, named)
-        assert self.hub.subscribe(watch, 0.0) is (not self.joined)
-        self.joined[who] = watch, watcher
-        self.delivered_since[who] = []
+        subscription = Subscription(watcher, GRANT, client_version)
+        assert self.hub.subscribe(subscription, 0.0) is (not self.subscribed)
+        self.subscribed[client] = subscription, watcher
+        self.broadcasts[client] = []
 
-    def leave(self, who: int) -> None:
-        """Leave, and hear nothing more."""
-        if who in self.joined:
-            self.drain(who)
-            watch, watcher = self.joined.pop(who)
-            assert self.hub.unsubscribe(watch) is (not self.joined)
-            self.check(watch, watcher, self.delivered_since.pop(who))
+    def leave(self, client: int) -> None:
+        """End a client's subscription, and check what it received."""
+        if client in self.subscribed:
+            self.drain(client)
+            subscription, watcher = self.subscribed.pop(client)
+            assert self.hub.unsubscribe(subscription) is (not self.subscribed)
+            self.check(subscription, watcher, self.broadcasts.pop(client))
 
-    def deliver(self, version: int) -> None:
-        """Deliver a version, new or old."""
+    def broadcast_version(self, version: int) -> None:
+        """Broadcast a version, which may be newer or older than the last one."""
         self.hub.broadcast(str(JOB), snapshot(version), 0.0)
-        for versions in self.delivered_since.values():
+        for versions in self.broadcasts.values():
             versions.append(version)
 
-    def stall(self, who: int) -> None:
-        """Take nothing for now."""
-        if who in self.joined:
-            self.joined[who][1].is_writable = False
+    def stall(self, client: int) -> None:
+        """Put a client's connection under backpressure."""
+        if client in self.subscribed:
+            self.subscribed[client][1].is_writable = False
 
-    def drain(self, who: int) -> None:
-        """Take what comes again, first of all what was missed."""
-        if who in self.joined:
-            watch, watcher = self.joined[who]
+    def drain(self, client: int) -> None:
+        """End the backpressure of a client's connection, and send the pending snapshot."""
+        if client in self.subscribed:
+            subscription, watcher = self.subscribed[client]
             watcher.is_writable, seen = True, len(watcher.sent)
-            missed = self.hub.flush(watch)
-            assert watcher.sent[seen:] == ([] if missed is None else [missed])
+            pending = self.hub.flush(subscription)
+            assert watcher.sent[seen:] == ([] if pending is None else [pending])
 
-    def absent(self, who: int) -> None:
-        """Tell that there is no record."""
-        if who in self.joined:
-            watch, watcher = self.joined[who]
-            seen, told = list(watcher.versions), len(watcher.errors)
-            self.hub.on_missing_record(watch)
-            unknown = watch.client_version > 0 and not seen
-            assert watcher.errors[told:] == ([(str(JOB), "unknown")] if unknown else [])
-            shown = watch.client_version == -1 and not seen and watcher.is_writable
-            assert watcher.versions[len(seen) :] == ([0] if shown else [])
+    def lose_record(self, client: int) -> None:
+        """Report that the job has no record."""
+        if client in self.subscribed:
+            subscription, watcher = self.subscribed[client]
+            seen, error_count = list(watcher.versions), len(watcher.errors)
+            self.hub.on_missing_record(subscription)
+            unknown = subscription.client_version > 0 and not seen
+            assert watcher.errors[error_count:] == ([(str(JOB), "unknown")] if unknown else [])
+            placeholder = subscription.client_version == -1 and not seen and watcher.is_writable
+            assert watcher.versions[len(seen) :] == ([0] if placeholder else [])
 
-    def check(self, watch: Subscription, watcher: FakeWatcher, delivered: list[int]) -> None:
-        """Check what one watch has seen, from its beginning to now."""
-        versions = [watch.client_version, *watcher.versions]
-        assert all(sooner < later for sooner, later in pairwise(versions)), versions
-        assert versions[-1] >= max([watch.client_version, *delivered]), "the last version is missing"
+    def check(self, subscription: Subscription, watcher: FakeWatcher, delivered: list[int]) -> None:
+        """Check all versions that a subscription received."""
+        versions = [subscription.client_version, *watcher.versions]
+        assert all(earlier < later for earlier, later in pairwise(versions)), versions
+        assert versions[-1] >= max([subscription.client_version, *delivered]), "the last version is missing"
         assert set(versions[1:]) <= {0, *delivered}
 
 
-WHO = st.integers(0, 3)
+CLIENTS = st.integers(0, 3)
 events = st.one_of(
-    st.tuples(st.just("join"), WHO, st.none() | st.integers(0, 6)),
-    st.tuples(st.just("leave"), WHO, st.none()),
-    st.tuples(st.just("deliver"), st.integers(0, 9), st.none()),
-    st.tuples(st.sampled_from(["absent", "stall", "drain"]), WHO, st.none()),
+    st.tuples(st.just("join"), CLIENTS, st.none() | st.integers(0, 6)),
+    st.tuples(st.just("leave"), CLIENTS, st.none()),
+    st.tuples(st.just("broadcast"), st.integers(0, 9), st.none()),
+    st.tuples(st.sampled_from(["lose_record", "stall", "drain"]), CLIENTS, st.none()),
 )
 
 
 @settings(max_examples=300)
 @given(st.lists(events, max_size=40))
 def test_every_watcher_ends_with_the_last_version(steps: list[tuple[str, int, int | None]]) -> None:
-    """Whatever comes in whatever order, versions only rise, and nobody is left behind."""
+    """In any order of events, versions only rise, and each watcher ends up with the last one."""
     model = Model()
-    act: dict[str, Callable[[int, int | None], None]] = {
+    actions: dict[str, Callable[[int, int | None], None]] = {
         "join": model.join,
-        "leave": lambda who, _: model.leave(who),
-        "deliver": lambda version, _: model.deliver(version),
-        "absent": lambda who, _: model.absent(who),
-        "stall": lambda who, _: model.stall(who),
-        "drain": lambda who, _: model.drain(who),
+        "leave": lambda client, _: model.leave(client),
+        "broadcast": lambda version, _: model.broadcast_version(version),
+        "lose_record": lambda client, _: model.lose_record(client),
+        "stall": lambda client, _: model.stall(client),
+        "drain": lambda client, _: model.drain(client),
     }
-    for name, number, named in steps:
-        act[name](number, named)
-    for who in list(model.joined):
-        model.leave(who)
+    for name, number, client_version in steps:
+        actions[name](number, client_version)
+    for client in list(model.subscribed):
+        model.leave(client)
     assert len(model.hub) == 0
 
 
-def test_absence_never_replaces_presence() -> None:
-    """A watcher that names a version is told that its job is unknown, and stays to see what comes."""
+def test_a_missing_record_never_replaces_a_known_snapshot() -> None:
+    """A watcher that names a version gets the error `unknown`, and its subscription stays."""
     hub, watcher = Hub(), FakeWatcher()
-    watch = Subscription(watcher, GRANTED, 5)
-    hub.subscribe(watch, 0.0)
-    hub.on_missing_record(watch)
+    subscription = Subscription(watcher, GRANT, 5)
+    hub.subscribe(subscription, 0.0)
+    hub.on_missing_record(subscription)
     assert (watcher.errors, watcher.sent) == ([(str(JOB), "unknown")], [])
     hub.broadcast(str(JOB), snapshot(6), 0.0)
     assert watcher.versions == [6]
 
 
 def test_a_job_without_a_record_is_queued() -> None:
-    """A new watcher is shown version 0, told from its token alone."""
+    """A new watcher gets version 0, which is created from its token."""
     hub, watcher = Hub(), FakeWatcher()
     due_at = NOW.after(600)
-    watch = Subscription(watcher, msgspec.structs.replace(GRANTED, due_at=due_at), None)
-    hub.subscribe(watch, 0.0)
-    hub.on_missing_record(watch)
-    shown = decode(watcher.sent[0].text, JobSnapshot)
-    assert (shown.id, shown.kind, shown.status, shown.version) == (JOB, "countdown", "queued", 0)
-    assert (shown.submitted_at, shown.expires_at, shown.due_at) == (NOW, GRANTED.expires_at, due_at)
+    subscription = Subscription(watcher, msgspec.structs.replace(GRANT, due_at=due_at), None)
+    hub.subscribe(subscription, 0.0)
+    hub.on_missing_record(subscription)
+    placeholder = decode(watcher.sent[0].text, JobSnapshot)
+    assert (placeholder.id, placeholder.kind, placeholder.status, placeholder.version) == (
+        JOB,
+        "countdown",
+        "queued",
+        0,
+    )
+    assert (placeholder.submitted_at, placeholder.expires_at, placeholder.due_at) == (NOW, GRANT.expires_at, due_at)
 
 
 def test_a_job_that_is_due_is_no_longer_delayed() -> None:
-    """A due time that has passed is not shown."""
-    assert b'"due_at":null' in placeholder_snapshot(msgspec.structs.replace(GRANTED, due_at=NOW.after(-1)))
+    """A due time that has passed is null."""
+    assert b'"due_at":null' in placeholder_snapshot(msgspec.structs.replace(GRANT, due_at=NOW.after(-1)))
 
 
-def test_who_takes_nothing_gets_the_newest_later() -> None:
-    """What was missed is kept once, and told as replaced; the others are shown all of it."""
+def test_a_slow_consumer_gets_the_newest_snapshot_later() -> None:
+    """A newer snapshot replaces the pending one and is counted; the other watcher gets every snapshot."""
     hub, slow, quick = Hub(), FakeWatcher(), FakeWatcher()
-    watch = Subscription(slow, GRANTED, None)
-    for one in (watch, Subscription(quick, GRANTED, None)):
-        hub.subscribe(one, 0.0)
+    subscription = Subscription(slow, GRANT, None)
+    for added in (subscription, Subscription(quick, GRANT, None)):
+        hub.subscribe(added, 0.0)
     assert hub.broadcast(str(JOB), snapshot(1), 0.0) == (2, 0)
     slow.is_writable = False
     assert hub.broadcast(str(JOB), snapshot(2), 0.0) == (1, 0)
     assert hub.broadcast(str(JOB), snapshot(3), 0.0) == (1, 1)
     assert hub.broadcast(str(JOB), snapshot(2), 0.0) == (0, 0)
-    assert hub.flush(watch) is None
+    assert hub.flush(subscription) is None
     assert hub.subscription_count() == 2
     slow.is_writable = True
-    assert hub.flush(watch) is quick.sent[-1]
-    assert hub.flush(watch) is None
+    assert hub.flush(subscription) is quick.sent[-1]
+    assert hub.flush(subscription) is None
     assert hub.broadcast(str(JOB), snapshot(4), 0.0) == (2, 0)
     assert (slow.versions, quick.versions) == ([1, 3, 4], [1, 2, 3, 4])
 
 
-def test_who_takes_nothing_from_the_start_is_shown_that_it_is_queued() -> None:
-    """The answer to a watch on a connection that is slow already is not lost."""
+def test_a_slow_consumer_gets_the_placeholder_later() -> None:
+    """A connection that has backpressure from the start gets version 0 when it drains."""
     hub, watcher = Hub(), FakeWatcher()
-    watch, watcher.is_writable = Subscription(watcher, GRANTED, None), False
-    hub.subscribe(watch, 0.0)
-    hub.on_missing_record(watch)
-    assert hub.uninitialized(str(JOB)) == [watch]
+    subscription, watcher.is_writable = Subscription(watcher, GRANT, None), False
+    hub.subscribe(subscription, 0.0)
+    hub.on_missing_record(subscription)
+    assert hub.uninitialized(str(JOB)) == [subscription]
     watcher.is_writable = True
-    hub.flush(watch)
+    hub.flush(subscription)
     assert watcher.versions == [0]
 
 
-def test_an_earlier_watch_of_the_same_watcher_ends() -> None:
-    """Watching a job again begins anew, and the end of the first watch does not end the second."""
+def test_a_watcher_s_new_subscription_replaces_the_earlier_one() -> None:
+    """The new subscription starts over, and the end of the earlier one does not end it."""
     hub, watcher = Hub(), FakeWatcher()
-    first, second = Subscription(watcher, GRANTED, 3), Subscription(watcher, GRANTED, None)
+    first, second = Subscription(watcher, GRANT, 3), Subscription(watcher, GRANT, None)
     assert hub.subscribe(first, 0.0)
     assert not hub.subscribe(second, 0.0)
     assert not hub.unsubscribe(first)
@@ -230,20 +235,20 @@ def test_an_earlier_watch_of_the_same_watcher_ends() -> None:
     assert not hub.unsubscribe(second)
 
 
-def test_only_the_watchers_of_a_job_are_shown_it() -> None:
-    """A snapshot of a job that nobody watches goes nowhere."""
+def test_only_the_watchers_of_a_job_get_its_snapshots() -> None:
+    """A snapshot of a job without watchers is dropped."""
     hub, watcher = Hub(), FakeWatcher()
-    hub.subscribe(Subscription(watcher, GRANTED, None), 0.0)
+    hub.subscribe(Subscription(watcher, GRANT, None), 0.0)
     hub.broadcast(str(OTHER), snapshot(1), 0.0)
     assert watcher.sent == []
     assert str(JOB) in hub
     assert str(OTHER) not in hub
 
 
-def test_silence_is_told_of_jobs_that_go_on() -> None:
-    """A watched job unheard of is named until it is heard, touched, or has ended."""
+def test_unfinished_jobs_without_an_update_are_stale() -> None:
+    """A watched job is stale until it is updated, is marked as seen, or has ended."""
     hub = Hub()
-    hub.subscribe(Subscription(FakeWatcher(), GRANTED, None), 10.0)
+    hub.subscribe(Subscription(FakeWatcher(), GRANT, None), 10.0)
     assert hub.stale_jobs(10.0) == []
     assert hub.stale_jobs(10.1) == [str(JOB)]
     hub.mark_seen([str(JOB), str(OTHER)], 11.0)
@@ -258,28 +263,28 @@ def test_silence_is_told_of_jobs_that_go_on() -> None:
     assert hub.stale_jobs(99.0) == [str(JOB)]
 
 
-def test_an_old_ending_does_not_hide_the_silence_of_a_job_that_runs_again() -> None:
-    """A record read before a redrive, and shown after it, says nothing about the job any more."""
+def test_an_outdated_snapshot_does_not_end_a_job() -> None:
+    """A record that was read before a redrive, and is broadcast after it, does not end the job."""
     hub = Hub()
-    hub.subscribe(Subscription(FakeWatcher(), GRANTED, None), 0.0)
+    hub.subscribe(Subscription(FakeWatcher(), GRANT, None), 0.0)
     hub.broadcast(str(JOB), snapshot(6, "running"), 1.0)
     hub.broadcast(str(JOB), snapshot(5, "failed"), 1.0)
     assert hub.stale_jobs(99.0) == [str(JOB)]
 
 
-def test_watches_end_with_their_token() -> None:
-    """Only the watches whose own token has expired are named."""
+def test_subscriptions_expire_with_their_token() -> None:
+    """Only the subscriptions whose own token has expired are returned."""
     hub, watcher = Hub(), FakeWatcher()
-    long = Subscription(watcher, GRANTED, None)
-    short = Subscription(FakeWatcher(), msgspec.structs.replace(GRANTED, expires_at=NOW), None)
-    for watch in (long, short):
-        hub.subscribe(watch, 0.0)
+    long = Subscription(watcher, GRANT, None)
+    short = Subscription(FakeWatcher(), msgspec.structs.replace(GRANT, expires_at=NOW), None)
+    for subscription in (long, short):
+        hub.subscribe(subscription, 0.0)
     assert hub.expired_subscriptions(NOW.after(LEEWAY_S)) == []
     assert hub.expired_subscriptions(NOW.after(LEEWAY_S + 1)) == [short]
 
 
-def test_a_snapshot_is_read_whatever_it_holds() -> None:
-    """Version and ending are found whatever the job's own texts look like, and its text stays as it is."""
+def test_the_header_of_a_snapshot_is_parsed() -> None:
+    """Version and status are found whatever texts the job contains, and the snapshot's text is unchanged."""
     tricky = snapshot(7, "succeeded", b'{"status":"running","version":8}')
     assert (tricky.version, tricky.ended) == (7, True)
     assert not snapshot(7, "retrying").ended
@@ -306,15 +311,15 @@ HEAD = b'{"id":"%b","status":"running","version":1' % str(JOB).encode()
         HEAD + b',"result":' + b"[" * 9000 + b"]" * 9000 + b"}",
     ],
 )
-def test_what_browsers_could_not_read_is_no_snapshot(text: bytes) -> None:
-    """A socket that brings it would be closed, and carries other jobs, too."""
+def test_invalid_text_is_not_a_snapshot(text: bytes) -> None:
+    """A browser closes a socket that sends such text, and the socket carries other jobs, too."""
     assert PublishedSnapshot.parse(HEAD + b"}") is not None
     assert PublishedSnapshot.parse(text) is None
 
 
-def test_a_frame_is_made_once_for_all_who_watch() -> None:
-    """The same bytes go to every connection."""
-    one = snapshot(1)
-    encoded = one.encoded(encode_snapshot)
-    assert one.encoded(encode_snapshot) is encoded
-    assert encoded == encode_frame(Opcode.TEXT, b'{"job":' + one.text + b"}")
+def test_a_snapshot_is_encoded_once() -> None:
+    """All connections of a transport are sent the same bytes."""
+    published = snapshot(1)
+    encoded = published.encoded(encode_snapshot)
+    assert published.encoded(encode_snapshot) is encoded
+    assert encoded == encode_frame(Opcode.TEXT, b'{"job":' + published.text + b"}")
