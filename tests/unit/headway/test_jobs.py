@@ -1,4 +1,4 @@
-"""What a job's author writes with."""
+"""The API for job authors: the context, its progress, and the `job` decorator."""
 
 from __future__ import annotations
 
@@ -25,108 +25,108 @@ class Order(Struct):
 
 
 def context() -> tuple[JobContext, list[Progress]]:
-    """Return a context and where what it shows is kept."""
+    """Return a context and the list of the progress that it reports."""
     recorder = Recorder()
     return JobContext(Attempt(job_id=uuid4(), kind="test"), recorder), recorder.progress
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e6), st.none() | st.floats(0, 1e6))))
 def test_the_percentage_never_goes_back(steps: list[tuple[float, float | None]]) -> None:
-    """Whatever a handler shows, the bars that a watcher sees only grow."""
-    ctx, shown = context()
+    """Whatever a handler reports, the percentage that watchers see never decreases."""
+    ctx, reported = context()
     for current, total in steps:
         ctx.progress(current, total)
-    percents = [one.percent for one in shown if one.percent is not None]
+    percents = [progress.percent for progress in reported if progress.percent is not None]
     assert percents == sorted(percents)
-    assert len(shown) == len(steps)
+    assert len(reported) == len(steps)
 
 
-def test_a_step_back_still_shows_its_message() -> None:
-    """When the bar stays where it is, the text below it goes on."""
-    ctx, shown = context()
+def test_a_lower_progress_still_updates_the_message() -> None:
+    """A lower percentage does not move the bar back, but its message is reported."""
+    ctx, reported = context()
     ctx.progress(50, 100, "Half", unit="%")
     ctx.progress(1, 10, "Again", unit="files")
     ctx.progress(60, 100, "On", unit="%")
-    assert shown == [Progress(50, 100, "%", "Half"), Progress(50, 100, "%", "Again"), Progress(60, 100, "%", "On")]
+    assert reported == [Progress(50, 100, "%", "Half"), Progress(50, 100, "%", "Again"), Progress(60, 100, "%", "On")]
 
 
-def test_without_a_total_nobody_knows_the_percentage() -> None:
-    """Indeterminate progress is shown as it is, and does not reset the bar."""
-    ctx, shown = context()
+def test_progress_without_a_total_has_no_percentage() -> None:
+    """Indeterminate progress is reported unchanged and does not reset the percentage."""
+    ctx, reported = context()
     ctx.progress(50, 100)
     ctx.progress(3, message="Looking")
     ctx.progress(40, 100)
-    assert shown == [Progress(50, 100), Progress(3, None, None, "Looking"), Progress(50, 100)]
+    assert reported == [Progress(50, 100), Progress(3, None, None, "Looking"), Progress(50, 100)]
 
 
-def test_a_long_message_is_cut() -> None:
-    """What is too long for the wire ends with an ellipsis instead of failing the job."""
-    ctx, shown = context()
+def test_a_long_message_is_truncated() -> None:
+    """A message over the limit ends with an ellipsis; it does not fail the job."""
+    ctx, reported = context()
     ctx.progress(1, 2, "x" * MAX_PROGRESS_MESSAGE_LENGTH)
     ctx.progress(1, 2, "x" * (MAX_PROGRESS_MESSAGE_LENGTH + 1))
-    assert [one.message for one in shown] == [
+    assert [progress.message for progress in reported] == [
         "x" * MAX_PROGRESS_MESSAGE_LENGTH,
         "x" * (MAX_PROGRESS_MESSAGE_LENGTH - 1) + "…",
     ]
 
 
-@pytest.mark.parametrize("bad", [-1, -0.001, float("nan"), float("inf"), float("-inf")])
-def test_numbers_that_are_no_amount_are_refused(bad: float) -> None:
-    """Negative and endless amounts raise where they are said, and nothing is shown."""
-    ctx, shown = context()
+@pytest.mark.parametrize("amount", [-1, -0.001, float("nan"), float("inf"), float("-inf")])
+def test_an_invalid_amount_is_rejected(amount: float) -> None:
+    """Negative and non-finite amounts raise a ValueError in the handler, and nothing is reported."""
+    ctx, reported = context()
     with pytest.raises(ValueError, match="finite and not negative"):
-        ctx.progress(bad, 100)
+        ctx.progress(amount, 100)
     with pytest.raises(ValueError, match="finite and not negative"):
-        ctx.progress(1, bad)
-    assert shown == []
+        ctx.progress(1, amount)
+    assert reported == []
 
 
 async def tracked(ctx: JobContext, items: Any, total: float | None = None) -> list[Any]:
-    """Go through the items with `track`."""
-    return [item async for item in ctx.track(items, total, "Going", unit="items")]
+    """Return the items that `track` yields."""
+    return [item async for item in ctx.track(items, total, "Counting", unit="items")]
 
 
 async def test_a_list_is_tracked_by_its_length() -> None:
-    """Every item is yielded once, the bar begins at nothing and ends full."""
-    ctx, shown = context()
+    """Every item is yielded once; the progress starts at 0 and ends at the length."""
+    ctx, reported = context()
     assert await tracked(ctx, ["a", "b", "c", "d"]) == ["a", "b", "c", "d"]
-    assert shown == [Progress(done, 4, "items", "Going") for done in range(5)]
+    assert reported == [Progress(done, 4, "items", "Counting") for done in range(5)]
 
 
 async def test_a_generator_is_tracked_without_a_total() -> None:
-    """What has no length is counted, with no percentage."""
-    ctx, shown = context()
+    """The items of an iterable without a length are counted, without a percentage."""
+    ctx, reported = context()
 
     def numbers() -> Iterator[int]:
         yield from range(3)
 
     assert await tracked(ctx, numbers()) == [0, 1, 2]
-    assert [(one.current, one.total) for one in shown] == [(0, None), (1, None), (2, None), (3, None)]
+    assert [(progress.current, progress.total) for progress in reported] == [(0, None), (1, None), (2, None), (3, None)]
 
 
-async def test_an_async_iterator_is_tracked_with_the_total_it_is_given() -> None:
-    """A total that only the author knows makes a bar of it."""
-    ctx, shown = context()
+async def test_an_async_iterator_is_tracked_with_a_given_total() -> None:
+    """With a total from the author, an async iterator has a percentage."""
+    ctx, reported = context()
 
     async def numbers() -> AsyncIterator[int]:
         for number in range(2):
             yield number
 
     assert await tracked(ctx, numbers(), total=2) == [0, 1]
-    assert [one.percent for one in shown] == [0.0, 50.0, 100.0]
+    assert [progress.percent for progress in reported] == [0.0, 50.0, 100.0]
 
 
-async def test_an_item_counts_once_it_is_done() -> None:
-    """A loop that is left early has not done the item that it was at."""
-    ctx, shown = context()
+async def test_an_item_counts_when_its_iteration_ends() -> None:
+    """An item does not count if the handler leaves the loop while it processes the item."""
+    ctx, reported = context()
     async for item in ctx.track(range(10)):
         if item == 2:
             break
-    assert shown[-1] == Progress(2, 10)
+    assert reported[-1] == Progress(2, 10)
 
 
-async def test_a_job_is_still_its_function() -> None:
-    """A test may call a handler as it would any function, and the decorator's settings are kept."""
+async def test_a_job_can_be_called_like_its_function() -> None:
+    """Calling a job calls its handler, and the decorator's options are attributes of the job."""
 
     @job("order", max_attempts=3, timeout_s=60)
     async def order(_ctx: JobContext, payload: Order) -> int:
@@ -137,8 +137,8 @@ async def test_a_job_is_still_its_function() -> None:
     assert order.payload_type() is Order
 
 
-def test_a_payload_without_an_annotation_may_be_anything() -> None:
-    """The payload's type is the second parameter's annotation, if there is one."""
+def test_the_payload_type_defaults_to_any() -> None:
+    """The payload's type is the second parameter's annotation, or Any without one."""
 
     async def plain(ctx, payload):  # type: ignore[no-untyped-def]
         return payload
@@ -147,47 +147,47 @@ def test_a_payload_without_an_annotation_may_be_anything() -> None:
 
 
 @pytest.mark.parametrize("parameters", [0, 1, 3])
-def test_a_handler_takes_a_context_and_a_payload(parameters: int) -> None:
-    """A handler that could never be called is refused when it is declared, by the job's name."""
+def test_a_handler_must_take_two_arguments(parameters: int) -> None:
+    """A handler with another signature is rejected when it is declared; the error names the job's kind."""
     names = ", ".join("abc"[:parameters])
-    space: dict[str, Any] = {}
-    exec(f"async def handler({names}): pass", space)
+    namespace: dict[str, Any] = {}
+    exec(f"async def handler({names}): pass", namespace)
     with pytest.raises(TypeError, match="'strange': the handler must take two arguments"):
-        job("strange")(space["handler"])
+        job("strange")(namespace["handler"])
 
 
-def test_a_long_unit_is_cut() -> None:
-    """A unit that is too long for the wire does not cost the job its ending."""
-    ctx, shown = context()
+def test_a_long_unit_is_truncated() -> None:
+    """A unit over the limit is shortened; it does not fail the job."""
+    ctx, reported = context()
     ctx.progress(1, 2, unit="u" * 33)
-    assert len(shown[-1].unit or "") <= 32
+    assert len(reported[-1].unit or "") <= 32
 
 
-def test_the_name_of_a_strange_file_can_be_shown() -> None:
-    """A message with a lone surrogate, as `os.listdir` makes them, can be reported."""
-    ctx, shown = context()
+def test_a_message_with_a_lone_surrogate_can_be_encoded() -> None:
+    """`os.listdir` may return names with lone surrogates, and a message may contain such a name."""
+    ctx, reported = context()
     ctx.progress(1, 2, "Resizing caf\udce9.jpg")
-    assert encode(shown[-1])
+    assert encode(reported[-1])
 
 
-def test_any_kind_of_number_can_be_shown() -> None:
-    """A number of another library, such as numpy's, can be reported."""
-    ctx, shown = context()
+def test_any_type_of_number_can_be_reported() -> None:
+    """A handler may report the numbers of another library, such as numpy's."""
+    ctx, reported = context()
     ctx.progress(Fraction(1, 2), Fraction(1))  # type: ignore[arg-type]
-    assert shown[-1].percent == 50.0
-    assert encode(shown[-1])
+    assert reported[-1].percent == 50.0
+    assert encode(reported[-1])
 
 
-def test_a_number_too_large_for_a_float_is_refused_like_any_other() -> None:
-    """The error of `progress` is always a `ValueError`."""
-    ctx, _shown = context()
+def test_a_number_too_large_for_a_float_is_rejected() -> None:
+    """The error of `progress` is always a ValueError."""
+    ctx, _reported = context()
     with pytest.raises(ValueError, match="finite"):
         ctx.progress(10**400, 10**401)
 
 
 @pytest.mark.parametrize("options", [{"max_attempts": 0}, {"max_attempts": 1001}, {"timeout_s": 0}])
-def test_options_that_no_report_could_carry_are_refused(options: dict[str, Any]) -> None:
-    """What the notifier would refuse for every run is told to the author at import."""
+def test_invalid_options_are_rejected(options: dict[str, Any]) -> None:
+    """Options that the notifier would reject in every report raise an error at import."""
 
     async def handler(_ctx: JobContext, _payload: Any) -> None: ...
 
@@ -195,8 +195,8 @@ def test_options_that_no_report_could_carry_are_refused(options: dict[str, Any])
         job("letters", **options)(handler)
 
 
-def test_a_kind_has_a_length() -> None:
-    """A kind of no or too many characters is refused."""
+def test_the_length_of_a_kind_is_limited() -> None:
+    """An empty kind and a kind of more than 128 characters are rejected."""
 
     async def handler(_ctx: JobContext, _payload: Any) -> None: ...
 

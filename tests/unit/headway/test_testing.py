@@ -1,4 +1,4 @@
-"""What job authors test with."""
+"""The helpers with which job authors test their handlers."""
 
 from __future__ import annotations
 
@@ -21,53 +21,53 @@ class Photos(msgspec.Struct):
 
 @job("async")
 async def in_loop(ctx: JobContext, payload: Photos) -> dict[str, Any]:
-    """Count, from where an earlier attempt was."""
-    begun = ctx.checkpoint_value or 0
-    async for number in ctx.track(range(begun, payload.count)):
+    """Count photos, starting from the checkpoint."""
+    start = ctx.checkpoint_value or 0
+    async for number in ctx.track(range(start, payload.count)):
         await asyncio.sleep(0)
         await ctx.checkpoint(number + 1)
-    return {"attempt": ctx.attempt, "begun": begun}
+    return {"attempt": ctx.attempt, "start": start}
 
 
 @job("sync", process=True)
-def beside(ctx: JobContext, payload: Photos) -> int:
-    """Count in a plain function."""
+def in_process(ctx: JobContext, payload: Photos) -> int:
+    """Count photos in a plain function."""
     for number in ctx.track(range(payload.count)):
         ctx.checkpoint(number)
     return payload.count
 
 
-def checked(ran: Run) -> None:
-    """Hold what a run of the async job over two photos has left."""
-    assert ran.result == {"attempt": 1, "begun": 0}
-    assert [one.percent for one in ran.progress] == [0.0, 50.0, 100.0]
+def assert_complete(ran: Run) -> None:
+    """Assert the outcome of the async job with two photos."""
+    assert ran.result == {"attempt": 1, "start": 0}
+    assert [progress.percent for progress in ran.progress] == [0.0, 50.0, 100.0]
     assert ran.checkpoints == [1, 2]
 
 
 def test_a_handler_runs_without_any_service() -> None:
-    """The result, all progress and all checkpoints come back."""
-    checked(run(in_loop, {"count": 2}))
+    """`run` returns the result, all progress and all checkpoints."""
+    assert_complete(run(in_loop, {"count": 2}))
 
 
-async def test_a_handler_runs_within_a_loop() -> None:
-    """As in a test that is itself asynchronous, and in its own loop when it asks for that."""
-    checked(run(in_loop, {"count": 2}))
-    checked(await run_async(in_loop, Photos(2)))
+async def test_a_handler_runs_inside_an_event_loop() -> None:
+    """An async test may call both `run` and `run_async`."""
+    assert_complete(run(in_loop, {"count": 2}))
+    assert_complete(await run_async(in_loop, Photos(2)))
 
 
-def test_plain_functions_run_too() -> None:
-    """Also those that have a process of their own in a worker."""
-    ran = run(beside, Photos(3))
+def test_a_plain_function_runs() -> None:
+    """A plain function runs in the process of the test, even with `process=True`."""
+    ran = run(in_process, Photos(3))
     assert (ran.result, len(ran.progress), ran.checkpoints) == (3, 4, [0, 1, 2])
 
 
-def test_a_later_attempt_finds_what_an_earlier_one_has_kept() -> None:
-    """A test gives it, as the queue would."""
-    assert run(in_loop, {"count": 3}, checkpoint=2, attempt=4).result == {"attempt": 4, "begun": 2}
+def test_a_later_attempt_gets_the_checkpoint() -> None:
+    """A test passes the number of the attempt and the checkpoint of an earlier one."""
+    assert run(in_loop, {"count": 3}, checkpoint=2, attempt=4).result == {"attempt": 4, "start": 2}
 
 
-def test_a_payload_that_does_not_fit_is_named() -> None:
-    """As the job's user would be told."""
+def test_an_invalid_payload_names_the_field() -> None:
+    """The validation error contains the path of the invalid field."""
     with pytest.raises(msgspec.ValidationError, match=r"\$\.count"):
         run(in_loop, {"count": "many"})
 
@@ -75,10 +75,10 @@ def test_a_payload_that_does_not_fit_is_named() -> None:
 @pytest.mark.parametrize(
     ("result", "error"),
     [("x" * MAX_RESULT_BYTES, ValueError), (object(), TypeError), (msgspec.Raw(b"[" * 600 + b"]" * 600), ValueError)],
-    ids=["large", "no JSON", "deep"],
+    ids=["large", "not JSON", "deep"],
 )
-def test_a_result_that_a_worker_would_refuse_is_refused(result: Any, error: type[Exception]) -> None:
-    """Before it happens in production."""
+def test_an_invalid_result_is_rejected(result: Any, error: type[Exception]) -> None:
+    """A result that a worker would reject fails the test before it fails in production."""
 
     @job("returns")
     async def returns(_ctx: JobContext, _payload: Any) -> Any:
@@ -91,8 +91,8 @@ def test_a_result_that_a_worker_would_refuse_is_refused(result: Any, error: type
 @pytest.mark.parametrize(
     "value", ["x" * MAX_CHECKPOINT_BYTES, msgspec.Raw(b"[" * 600 + b"]" * 600)], ids=["large", "deep"]
 )
-def test_a_checkpoint_has_its_limits(value: Any) -> None:
-    """The handler is told where it keeps it."""
+def test_an_invalid_checkpoint_is_rejected(value: Any) -> None:
+    """A checkpoint that is too large or nested too deep raises a ValueError in the handler."""
 
     @job("keeps")
     async def keeps(ctx: JobContext, _payload: Any) -> None:
@@ -102,8 +102,8 @@ def test_a_checkpoint_has_its_limits(value: Any) -> None:
         run(keeps)
 
 
-def test_what_a_handler_raises_comes_out() -> None:
-    """A test expects it as it would any error."""
+def test_an_exception_of_the_handler_is_raised() -> None:
+    """`run` raises the handler's exception unchanged."""
 
     @job("fails")
     async def fails(_ctx: JobContext, _payload: Any) -> None:
@@ -113,15 +113,15 @@ def test_what_a_handler_raises_comes_out() -> None:
         run(fails)
 
 
-@pytest.mark.parametrize("made", [in_loop, beside])
-def test_a_handler_is_cancelled_where_the_test_wants_it(made: Job[..., Any]) -> None:
-    """It is told why, and what it had kept by then stands."""
+@pytest.mark.parametrize("tested_job", [in_loop, in_process])
+def test_a_handler_is_cancelled_after_some_reports(tested_job: Job[..., Any]) -> None:
+    """`cancel_after` cancels the handler, and the CancelledError has the reason."""
     with pytest.raises(asyncio.CancelledError, match="stop"):
-        run(made, Photos(10), cancel_after=3, reason="stop")
+        run(tested_job, Photos(10), cancel_after=3, reason="stop")
 
 
-async def test_a_test_in_a_loop_outlives_the_cancellation() -> None:
-    """It is the handler's alone."""
+async def test_only_the_handler_is_cancelled() -> None:
+    """The cancellation of a handler does not affect the test that runs it."""
     with pytest.raises(asyncio.CancelledError):
         await run_async(in_loop, Photos(10), cancel_after=3)
     task = asyncio.current_task()

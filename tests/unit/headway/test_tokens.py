@@ -1,4 +1,4 @@
-"""Tokens and keys: what is accepted, and what is rejected."""
+"""Verification of tokens, and creation of keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The client against servers that behave in every way that servers do."""
+"""The async client against fake services that fail in the ways that real ones do."""
 
 from __future__ import annotations
 
@@ -26,120 +26,120 @@ from headway.client.links import Link
 from headway.contracts import JobSnapshot
 from tests.waiting import free_ports, wait_until
 
-Serve = Callable[[web.WebSocketResponse, list[dict[str, Any]]], Awaitable[None]]
+SocketHandler = Callable[[web.WebSocketResponse, list[dict[str, Any]]], Awaitable[None]]
 
 
 def token_for(job_id: UUID) -> str:
-    """Make a token that names a job; nobody verifies it here."""
-    return jwt.encode({"sub": str(job_id)}, "a key that nobody has to know here")
+    """Return a token that names a job; the fake services do not verify it."""
+    return jwt.encode({"sub": str(job_id)}, "a key that the fake services do not check")
 
 
-def state(job_id: UUID, version: int, status: str = "running", **more: Any) -> dict[str, Any]:
-    """Make a snapshot as the notifier sends it."""
-    moment = "2026-01-01T00:00:00.000Z"
+def snapshot_json(job_id: UUID, version: int, status: str = "running", **fields: Any) -> dict[str, Any]:
+    """Return a snapshot as the notifier sends it."""
+    time = "2026-01-01T00:00:00.000Z"
     return {
         "id": str(job_id),
         "kind": "k",
         "status": status,
         "version": version,
-        "submitted_at": moment,
-        "expires_at": moment,
-        **more,
+        "submitted_at": time,
+        "expires_at": time,
+        **fields,
     }
 
 
 class Services:
-    """A submitter and a notifier in one, that do what a test tells them and remember what they were asked."""
+    """A submitter and a notifier in one: tests set the responses and inspect the requests."""
 
     def __init__(self) -> None:
         self.url = ""
         self.requests: list[web.BaseRequest] = []
         self.bodies: list[bytes] = []
-        self.said: list[dict[str, Any]] = []
-        self.sockets = 0
-        self.answers: list[Callable[[web.Request], Awaitable[web.StreamResponse]]] = []
+        self.received: list[dict[str, Any]] = []
+        self.socket_count = 0
+        self.responses: list[Callable[[web.Request], Awaitable[web.StreamResponse]]] = []
         self.upgrade_status = 101
-        self.behaviour: list[Serve] = []
+        self.socket_handlers: list[SocketHandler] = []
 
     def receipt(self, job_id: UUID) -> Receipt:
-        """Make the receipt of a job."""
+        """Return the receipt of a job."""
         live = f"{self.url}/live/jobs/{job_id}"
         links = {"page": f"{self.url}/jobs/{job_id}#{token_for(job_id)}", "live": live}
         return Receipt(job_id, token_for(job_id), links)
 
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        """Answer plain requests with what is next, the last one for ever."""
+    async def respond(self, request: web.Request) -> web.StreamResponse:
+        """Send the next response to a plain request; the last response is repeated."""
         self.requests.append(request)
         self.bodies.append(await request.read())
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        return await answer(request)
+        handler = self.responses.pop(0) if len(self.responses) > 1 else self.responses[0]
+        return await handler(request)
 
-    async def socket(self, request: web.Request) -> web.StreamResponse:
-        """Serve a socket as the next behaviour has it, the last one for ever."""
-        self.sockets += 1
+    async def serve_socket(self, request: web.Request) -> web.StreamResponse:
+        """Serve a WebSocket with the next handler; the last handler is repeated."""
+        self.socket_count += 1
         if self.upgrade_status != 101:
             return web.Response(status=self.upgrade_status)
         socket = web.WebSocketResponse()
         await socket.prepare(request)
-        serve = self.behaviour.pop(0) if len(self.behaviour) > 1 else self.behaviour[0]
-        await serve(socket, self.said)
+        serve = self.socket_handlers.pop(0) if len(self.socket_handlers) > 1 else self.socket_handlers[0]
+        await serve(socket, self.received)
         return socket
 
 
-def answering(status: int, body: Any = None, **headers: str) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """Make an answer of JSON."""
+def respond_with(status: int, body: Any = None, **headers: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """Return a handler that responds with JSON."""
 
-    async def answer(_request: web.Request) -> web.Response:
+    async def respond(_request: web.Request) -> web.Response:
         return web.json_response(body, status=status, headers={k.replace("_", "-"): v for k, v in headers.items()})
 
-    return answer
+    return respond
 
 
-async def losing(request: web.Request) -> web.Response:
-    """Take the request and lose the answer."""
+async def drop_response(request: web.Request) -> web.Response:
+    """Close the connection without a response."""
     assert request.transport is not None
     request.transport.abort()
     return web.Response()
 
 
-def telling(*messages: dict[str, Any], close: int | None = None, hello: bool = True) -> Serve:
-    """Say hello, hear one request, say these messages, and close or hear on."""
+def send_messages(*messages: dict[str, Any], close: int | None = None, hello: bool = True) -> SocketHandler:
+    """Return a handler that sends hello, receives a message, sends these messages, and closes or keeps receiving."""
 
-    async def serve(socket: web.WebSocketResponse, said: list[dict[str, Any]]) -> None:
+    async def serve(socket: web.WebSocketResponse, received: list[dict[str, Any]]) -> None:
         if hello:
             await socket.send_json({"hello": {"now": "2026-01-01T00:00:00.000Z"}})
-        said.append(await socket.receive_json())
+        received.append(await socket.receive_json())
         for message in messages:
             await socket.send_json(message)
         if close is not None:
             await socket.close(code=close)
-        said.extend([message.json() async for message in socket])
+        received.extend([message.json() async for message in socket])
 
     return serve
 
 
-def ending_all(*receipts: Receipt) -> Serve:
-    """Say hello, and of every job that is asked for that it has succeeded."""
+def end_jobs(*receipts: Receipt) -> SocketHandler:
+    """Return a handler that sends hello, and a snapshot of each watched job as succeeded."""
 
-    async def serve(socket: web.WebSocketResponse, said: list[dict[str, Any]]) -> None:
+    async def serve(socket: web.WebSocketResponse, received: list[dict[str, Any]]) -> None:
         await socket.send_json({"hello": {"now": "2026-01-01T00:00:00.000Z"}})
         jobs = {receipt.token: receipt.id for receipt in receipts}
         async for message in socket:
-            asked = message.json()
-            said.append(asked)
-            if "watch" in asked:
-                await socket.send_json({"job": state(jobs[asked["watch"]], 1, "succeeded")})
+            request = message.json()
+            received.append(request)
+            if "watch" in request:
+                await socket.send_json({"job": snapshot_json(jobs[request["watch"]], 1, "succeeded")})
 
     return serve
 
 
 @pytest.fixture
 async def services() -> AsyncIterator[Services]:
-    """Run the services for one test."""
+    """Run the fake services for one test."""
     services = Services()
     app = web.Application()
-    app.router.add_get("/live", services.socket)
-    app.router.add_route("*", "/{path:.*}", services.answer)
+    app.router.add_get("/live", services.serve_socket)
+    app.router.add_route("*", "/{path:.*}", services.respond)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     (port,) = free_ports(1)
@@ -151,39 +151,44 @@ async def services() -> AsyncIterator[Services]:
 
 @pytest.fixture
 async def client(services: Services) -> AsyncIterator[Client]:
-    """Open a client of the services."""
+    """Open a client of the fake services."""
     async with Client(services.url, api_key="the key") as client:
         yield client
 
 
 @pytest.fixture(autouse=True)
-def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait little between two tries."""
+def _short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the delays between retries."""
     monkeypatch.setattr(retries, "BACKOFF_BASE_S", 0.001)
     monkeypatch.setattr(notifier_connection, "BACKOFF_BASE_S", 0.001)
     monkeypatch.setattr(notifier_connection, "BACKOFF_CAP_S", 0.01)
     monkeypatch.setattr(notifier_connection, "EMPTY_POLL_DELAY_S", 0.01)
 
 
-async def history(client: Client, job: Any, token: str | None = None) -> list[int]:
+async def watch_versions(client: Client, job: Any, token: str | None = None) -> list[int]:
     """Return the versions that a watch yields."""
     return [snapshot.version async for snapshot in client.watch(job, token=token)]
 
 
-async def test_a_submission_is_sent_again_with_its_key_until_it_is_answered(services: Services, client: Client) -> None:
-    """A lost answer, a 503 and a 429 are tried again with the same key and body, and the API key each time."""
+async def test_a_submission_is_retried_with_the_same_key(services: Services, client: Client) -> None:
+    """A lost response, a 503 and a 429 are retried with the same idempotency key, body and API key."""
     job_id = uuid4()
     receipt = {"id": str(job_id), "status": "queued", "token": "t", "links": {"page": "p"}}
-    services.answers = [losing, answering(503, Retry_After="0"), answering(429), answering(202, receipt)]
+    services.responses = [
+        drop_response,
+        respond_with(503, Retry_After="0"),
+        respond_with(429),
+        respond_with(202, receipt),
+    ]
     assert (await client.submit("k", [1.0, None], delay_s=2, timeout_s=3)).id == job_id
     assert len({request.headers["Idempotency-Key"] for request in services.requests}) == 1
     assert {request.headers["Authorization"] for request in services.requests} == {"Bearer the key"}
     assert services.bodies == [b'{"kind":"k","payload":[1.0,null],"delay_s":2,"timeout_s":3}'] * 4
 
 
-async def test_two_submissions_have_two_keys(services: Services, client: Client) -> None:
-    """Each submission is a job of its own, unless the caller gives the key."""
-    services.answers = [answering(202, {"id": str(uuid4()), "token": "t", "links": {"page": "p"}})]
+async def test_each_submission_has_its_own_key(services: Services, client: Client) -> None:
+    """Each submission has a new idempotency key, unless the caller passes one."""
+    services.responses = [respond_with(202, {"id": str(uuid4()), "token": "t", "links": {"page": "p"}})]
     for key in (None, None, "mine"):
         await client.submit("k", idempotency_key=key)
     keys = [request.headers["Idempotency-Key"] for request in services.requests]
@@ -191,55 +196,57 @@ async def test_two_submissions_have_two_keys(services: Services, client: Client)
     assert keys[2] == "mine"
 
 
-async def test_a_refused_submission_is_told_at_once(services: Services, client: Client) -> None:
-    """What does not fit is not sent again; the exception has status, code, detail and field."""
+async def test_a_rejected_submission_is_not_retried(services: Services, client: Client) -> None:
+    """An invalid submission raises an exception with status, code, detail and field."""
     problem = {"status": 422, "code": "invalid", "detail": "Expected a kind", "field": "kind"}
-    services.answers = [answering(422, problem)]
-    with pytest.raises(RequestFailed, match="Expected a kind") as refused:
+    services.responses = [respond_with(422, problem)]
+    with pytest.raises(RequestFailed, match="Expected a kind") as raised:
         await client.submit("")
-    error = refused.value
+    error = raised.value
     assert (error.status, error.code, error.detail, error.field) == (422, "invalid", "Expected a kind", "kind")
     assert len(services.requests) == 1
 
 
 @pytest.mark.parametrize(("status", "body"), [(500, "oops"), (301, None), (404, {"no": "problem"})])
-async def test_an_answer_of_somebody_else_is_a_problem(
+async def test_an_unexpected_response_raises_its_status(
     services: Services, client: Client, status: int, body: Any
 ) -> None:
-    """What is no answer of Headway is told by its status."""
-    services.answers = [answering(status, body)]
+    """A response that does not come from Headway raises RequestFailed with the status."""
+    services.responses = [respond_with(status, body)]
     with pytest.raises(RequestFailed, match=str(status)):
         await client.submit("k")
 
 
-async def test_patience_ends() -> None:
-    """When nobody answers, or everybody is busy, the client gives up in its time."""
+async def test_retries_end_after_a_time() -> None:
+    """A client that cannot reach the server gives up after `retry_for_s`."""
     async with Client(f"http://127.0.0.1:{free_ports(1)[0]}", retry_for_s=0.1) as client:
         with pytest.raises(Unreachable, match="does not answer"):
             await asyncio.wait_for(client.submit("k"), 10)
 
 
-async def test_a_longer_wait_than_patience_is_not_begun(services: Services) -> None:
-    """A Retry-After beyond the client's patience ends the call with what the server said."""
-    services.answers = [
-        answering(503, {"code": "unavailable", "detail": "The queue is unavailable."}, Retry_After="3600")
+async def test_a_long_retry_after_ends_the_retries(services: Services) -> None:
+    """A Retry-After beyond `retry_for_s` raises the server's error at once."""
+    services.responses = [
+        respond_with(503, {"code": "unavailable", "detail": "The queue is unavailable."}, Retry_After="3600")
     ]
     async with Client(services.url, retry_for_s=5) as client:
-        with pytest.raises(RequestFailed, match="The queue is unavailable") as refused:
+        with pytest.raises(RequestFailed, match="The queue is unavailable") as raised:
             await asyncio.wait_for(client.submit("k"), 4)
-    assert refused.value.status == 503
+    assert raised.value.status == 503
 
 
-async def test_a_watch_goes_to_the_end_through_lost_sockets(services: Services, client: Client) -> None:
-    """After a restart and a cut the version is named; versions only rise, the ending is last."""
+async def test_a_watch_survives_lost_sockets(services: Services, client: Client) -> None:
+    """A client that reconnects names its last version; the versions only rise until the job has ended."""
     receipt = services.receipt(uuid4())
-    services.behaviour = [
-        telling({"job": state(receipt.id, 0, "queued")}, close=WSCloseCode.SERVICE_RESTART),
-        telling({"job": state(receipt.id, 5)}, {"job": state(receipt.id, 4)}, close=WSCloseCode.GOING_AWAY),
-        telling({"job": state(receipt.id, 5)}, {"job": state(receipt.id, 9, "succeeded")}),
+    services.socket_handlers = [
+        send_messages({"job": snapshot_json(receipt.id, 0, "queued")}, close=WSCloseCode.SERVICE_RESTART),
+        send_messages(
+            {"job": snapshot_json(receipt.id, 5)}, {"job": snapshot_json(receipt.id, 4)}, close=WSCloseCode.GOING_AWAY
+        ),
+        send_messages({"job": snapshot_json(receipt.id, 5)}, {"job": snapshot_json(receipt.id, 9, "succeeded")}),
     ]
-    assert await history(client, receipt) == [0, 5, 9]
-    assert services.said[:3] == [
+    assert await watch_versions(client, receipt) == [0, 5, 9]
+    assert services.received[:3] == [
         {"watch": receipt.token},
         {"watch": receipt.token},
         {"watch": receipt.token, "version": 5},
@@ -247,121 +254,127 @@ async def test_a_watch_goes_to_the_end_through_lost_sockets(services: Services, 
 
 
 async def test_watches_share_one_socket(services: Services, client: Client) -> None:
-    """Many watches of many jobs are one connection, and a job that nobody watches any more is unwatched."""
+    """All watches of a client share one connection, and a job without watches is unsubscribed."""
     receipts = [services.receipt(uuid4()) for _ in range(3)]
-    services.behaviour = [ending_all(*receipts)]
-    both = [*receipts, *receipts]
-    assert await asyncio.gather(*(history(client, receipt) for receipt in both)) == [[1]] * 6
-    assert await history(client, receipts[0]) == [1]
-    assert services.sockets == 1
-    await wait_until(lambda: sum("unwatch" in message for message in services.said) == 4)
+    services.socket_handlers = [end_jobs(*receipts)]
+    watched = [*receipts, *receipts]
+    assert await asyncio.gather(*(watch_versions(client, receipt) for receipt in watched)) == [[1]] * 6
+    assert await watch_versions(client, receipts[0]) == [1]
+    assert services.socket_count == 1
+    await wait_until(lambda: sum("unwatch" in message for message in services.received) == 4)
 
 
-async def test_a_lost_record_and_nonsense_do_not_end_a_watch(services: Services, client: Client) -> None:
-    """Error `unknown` and what is not understood are passed over: the job goes on."""
+async def test_a_lost_record_and_invalid_messages_do_not_end_a_watch(services: Services, client: Client) -> None:
+    """The client ignores the error `unknown` and messages that it does not understand."""
     receipt = services.receipt(uuid4())
     unknown = {"error": {"code": "unknown", "message": "lost", "job_id": str(receipt.id)}}
-    ending = {"job": state(receipt.id, 3, "succeeded")}
-    services.behaviour = [telling({"job": state(receipt.id, 2)}, unknown, {"job": "what?"}, {"new": 1}, ending)]
-    assert (await history(client, receipt))[-1] == 3
+    last = {"job": snapshot_json(receipt.id, 3, "succeeded")}
+    services.socket_handlers = [
+        send_messages({"job": snapshot_json(receipt.id, 2)}, unknown, {"job": "invalid"}, {"new": 1}, last)
+    ]
+    assert (await watch_versions(client, receipt))[-1] == 3
 
 
 @pytest.mark.parametrize("code", ["invalid_token", "token_expired"])
-async def test_a_token_that_opens_nothing_ends_its_watch_alone(services: Services, client: Client, code: str) -> None:
-    """A wrong token raises in the watch of its job, and no other watch notices."""
+async def test_a_rejected_token_ends_only_its_watch(services: Services, client: Client, code: str) -> None:
+    """A rejected token raises InvalidToken in the watch of its job, and the other watch continues."""
     bad, good = services.receipt(uuid4()), services.receipt(uuid4())
 
-    async def serve(socket: web.WebSocketResponse, said: list[dict[str, Any]]) -> None:
+    async def serve(socket: web.WebSocketResponse, received: list[dict[str, Any]]) -> None:
         await socket.send_json({"hello": {"now": "2026-01-01T00:00:00.000Z"}})
-        said += [await socket.receive_json() for _ in range(2)]
+        received += [await socket.receive_json() for _ in range(2)]
         await socket.send_json({"error": {"code": code, "message": "No.", "job_id": str(bad.id)}})
-        await socket.send_json({"job": state(good.id, 1, "succeeded")})
+        await socket.send_json({"job": snapshot_json(good.id, 1, "succeeded")})
         await socket.receive()
 
-    services.behaviour = [serve]
-    results = await asyncio.gather(history(client, bad), history(client, good), return_exceptions=True)
+    services.socket_handlers = [serve]
+    results = await asyncio.gather(watch_versions(client, bad), watch_versions(client, good), return_exceptions=True)
     assert isinstance(results[0], InvalidToken)
     assert (results[0].code, results[1]) == (code, [1])
 
 
-async def test_a_refusing_server_is_not_asked_again(services: Services, client: Client) -> None:
-    """A close for policy ends all watches: what is sent again would be refused again."""
+async def test_a_policy_violation_ends_all_watches(services: Services, client: Client) -> None:
+    """After a close with 1008 the client does not reconnect, because it would be rejected again."""
     receipt = services.receipt(uuid4())
-    services.behaviour = [telling(close=WSCloseCode.POLICY_VIOLATION)]
-    with pytest.raises(RequestFailed) as refused:
-        await history(client, receipt)
-    assert (refused.value.code, services.sockets) == ("refused", 1)
+    services.socket_handlers = [send_messages(close=WSCloseCode.POLICY_VIOLATION)]
+    with pytest.raises(RequestFailed) as raised:
+        await watch_versions(client, receipt)
+    assert (raised.value.code, services.socket_count) == ("refused", 1)
 
 
-@pytest.mark.parametrize("swallowed", [False, True])
-async def test_where_no_socket_comes_through_it_polls(
-    services: Services, client: Client, monkeypatch: pytest.MonkeyPatch, swallowed: bool
+@pytest.mark.parametrize("without_hello", [False, True])
+async def test_a_client_without_websockets_polls(
+    services: Services, client: Client, monkeypatch: pytest.MonkeyPatch, without_hello: bool
 ) -> None:
-    """A refused or swallowed upgrade leads to held requests that name the version."""
+    """A rejected upgrade, or a socket without hello, leads to long polls that name the version."""
     monkeypatch.setattr(notifier_connection, "HELLO_TIMEOUT_S", 0.1)
     receipt = services.receipt(uuid4())
-    services.upgrade_status = 101 if swallowed else 403
-    services.behaviour = [telling(hello=False)]
+    services.upgrade_status = 101 if without_hello else 403
+    services.socket_handlers = [send_messages(hello=False)]
     lost = {"code": "unknown", "detail": "lost"}
-    services.answers = [
-        answering(200, state(receipt.id, 0, "queued")),
-        answering(503),
-        answering(304),
-        answering(404, lost),
-        answering(200, state(receipt.id, 7, "succeeded")),
+    services.responses = [
+        respond_with(200, snapshot_json(receipt.id, 0, "queued")),
+        respond_with(503),
+        respond_with(304),
+        respond_with(404, lost),
+        respond_with(200, snapshot_json(receipt.id, 7, "succeeded")),
     ]
-    assert await history(client, receipt) == [0, 7]
+    assert await watch_versions(client, receipt) == [0, 7]
     first, second = services.requests[:2]
     assert (first.path, first.headers["Prefer"]) == (f"/live/jobs/{receipt.id}", "wait=25")
     assert first.headers["Authorization"] == f"Bearer {receipt.token}"
     assert ("If-None-Match" in first.headers, second.headers["If-None-Match"]) == (False, '"0"')
 
 
-async def test_it_comes_back_to_sockets(services: Services, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When sockets come through again, the watch goes on over one."""
+async def test_a_polling_client_returns_to_websockets(
+    services: Services, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a WebSocket can be opened again, the watch continues over it."""
     monkeypatch.setattr(notifier_connection, "WEBSOCKET_RETRY_INTERVAL_S", 0.05)
     receipt = services.receipt(uuid4())
     services.upgrade_status = 403
-    services.answers = [answering(200, state(receipt.id, 1)), answering(304)]
-    services.behaviour = [telling({"job": state(receipt.id, 2, "succeeded")})]
-    seen = []
+    services.responses = [respond_with(200, snapshot_json(receipt.id, 1)), respond_with(304)]
+    services.socket_handlers = [send_messages({"job": snapshot_json(receipt.id, 2, "succeeded")})]
+    versions = []
     async for snapshot in client.watch(receipt):
-        seen.append(snapshot.version)
+        versions.append(snapshot.version)
         services.upgrade_status = 101
-    assert seen == [1, 2]
-    assert services.said[0] == {"watch": receipt.token, "version": 1}
+    assert versions == [1, 2]
+    assert services.received[0] == {"watch": receipt.token, "version": 1}
 
 
-async def test_a_poll_with_a_wrong_token_raises(services: Services, client: Client) -> None:
-    """The token's problem is told in the fallback, too."""
+async def test_a_poll_with_an_expired_token_raises(services: Services, client: Client) -> None:
+    """An expired token raises InvalidToken in a long poll, too."""
     receipt = services.receipt(uuid4())
     services.upgrade_status = 403
-    services.answers = [answering(401, {"code": "token_expired", "detail": "The token has expired."})]
-    with pytest.raises(InvalidToken) as refused:
-        await history(client, receipt)
-    assert refused.value.code == "token_expired"
+    services.responses = [respond_with(401, {"code": "token_expired", "detail": "The token has expired."})]
+    with pytest.raises(InvalidToken) as raised:
+        await watch_versions(client, receipt)
+    assert raised.value.code == "token_expired"
 
 
-async def test_a_dead_network_is_noticed(services: Services, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that answers no ping any more is left for a new connection."""
+async def test_a_client_reconnects_when_pings_fail(
+    services: Services, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client whose pings are not answered opens a new connection."""
     monkeypatch.setattr(notifier_connection, "PING_INTERVAL_S", 0.1)
     receipt = services.receipt(uuid4())
 
-    async def dead(socket: web.WebSocketResponse, said: list[dict[str, Any]]) -> None:
-        await telling({"job": state(receipt.id, 1)}, hello=True)(Deaf(socket), said)  # type: ignore[arg-type]
+    async def unresponsive(socket: web.WebSocketResponse, received: list[dict[str, Any]]) -> None:
+        await send_messages({"job": snapshot_json(receipt.id, 1)}, hello=True)(UnresponsiveSocket(socket), received)  # type: ignore[arg-type]
         await asyncio.get_running_loop().create_future()
 
-    services.behaviour = [dead, telling({"job": state(receipt.id, 2, "succeeded")})]
-    assert await history(client, receipt) == [1, 2]
+    services.socket_handlers = [unresponsive, send_messages({"job": snapshot_json(receipt.id, 2, "succeeded")})]
+    assert await watch_versions(client, receipt) == [1, 2]
 
 
-class Deaf:
-    """A socket that stops to hear after its first message."""
+class UnresponsiveSocket:
+    """A socket that stops receiving after its first message."""
 
     def __init__(self, socket: web.WebSocketResponse) -> None:
         self.send_json, self.receive_json = socket.send_json, socket.receive_json
 
-    def __aiter__(self) -> Deaf:
+    def __aiter__(self) -> UnresponsiveSocket:
         return self
 
     async def __anext__(self) -> None:
@@ -369,15 +382,15 @@ class Deaf:
 
 
 async def test_a_page_link_leads_to_the_notifier(services: Services, client: Client) -> None:
-    """A page's link is asked for JSON without token or key, and its token is shown to the notifier alone."""
+    """The client resolves a page's link without token or API key; only the notifier receives the token."""
     receipt = services.receipt(uuid4())
-    services.answers = [answering(200, {"id": str(receipt.id), "links": {"live": receipt.links["live"]}})]
-    services.behaviour = [ending_all(receipt)]
-    assert await history(client, receipt.link) == [1]
-    assert await history(client, receipt.links["live"], receipt.token) == [1]
-    (asked,) = services.requests
-    assert (asked.path_qs, asked.headers["Accept"]) == (f"/jobs/{receipt.id}", "application/json")
-    assert "Authorization" not in asked.headers
+    services.responses = [respond_with(200, {"id": str(receipt.id), "links": {"live": receipt.links["live"]}})]
+    services.socket_handlers = [end_jobs(receipt)]
+    assert await watch_versions(client, receipt.link) == [1]
+    assert await watch_versions(client, receipt.links["live"], receipt.token) == [1]
+    (request,) = services.requests
+    assert (request.path_qs, request.headers["Accept"]) == (f"/jobs/{receipt.id}", "application/json")
+    assert "Authorization" not in request.headers
 
 
 @pytest.mark.parametrize("job", [uuid4(), str(uuid4())], ids=["uuid", "text"])
@@ -388,27 +401,27 @@ async def test_an_unknown_id_needs_a_link(client: Client, job: Any) -> None:
 
 
 async def test_a_token_for_another_job_is_not_sent(services: Services, client: Client) -> None:
-    """A link with the token of another job is told before anybody is asked."""
+    """A link with the token of another job raises an error before any request is sent."""
     receipt = services.receipt(uuid4())
     with pytest.raises(InvalidToken, match="for another job"):
-        await history(client, receipt.links["live"], token_for(uuid4()))
-    assert services.sockets == 0
+        await watch_versions(client, receipt.links["live"], token_for(uuid4()))
+    assert services.socket_count == 0
 
 
-async def test_results_are_decoded_and_endings_raised(services: Services, client: Client) -> None:
-    """A result comes as the type that is asked for; a failure and a cancellation are exceptions, and so is time."""
+async def test_results_are_decoded_and_failures_raised(services: Services, client: Client) -> None:
+    """A result is decoded to the given type; a failure, a cancellation and a timeout are exceptions."""
     receipt = services.receipt(uuid4())
     error = {"type": "ValueError", "message": "no"}
 
-    def ending(status: str, **more: Any) -> Serve:
-        return telling({"job": state(receipt.id, 1, status, **more)}, close=WSCloseCode.SERVICE_RESTART)
+    def end_with(status: str, **fields: Any) -> SocketHandler:
+        return send_messages({"job": snapshot_json(receipt.id, 1, status, **fields)}, close=WSCloseCode.SERVICE_RESTART)
 
-    services.behaviour = [
-        ending("succeeded", result={"a": [1]}),
-        ending("succeeded", result=[str(receipt.id)]),
-        ending("failed", error=error),
-        ending("cancelled"),
-        telling(),
+    services.socket_handlers = [
+        end_with("succeeded", result={"a": [1]}),
+        end_with("succeeded", result=[str(receipt.id)]),
+        end_with("failed", error=error),
+        end_with("cancelled"),
+        send_messages(),
     ]
     assert await client.result(receipt) == {"a": [1]}
     assert await client.result(receipt, type=list[UUID]) == [receipt.id]
@@ -421,39 +434,39 @@ async def test_results_are_decoded_and_endings_raised(services: Services, client
         await client.result(receipt, timeout_s=0.1)
 
 
-async def test_cancelling_is_tried_again(services: Services, client: Client) -> None:
-    """A cancel that is lost is sent again, and its answer is the snapshot; a refusal is a Problem."""
+async def test_a_cancellation_is_retried(services: Services, client: Client) -> None:
+    """A lost cancellation is sent again and returns the snapshot; a rejected one raises RequestFailed."""
     receipt = services.receipt(uuid4())
-    services.answers = [
-        losing,
-        answering(202, state(receipt.id, 3, "cancelled")),
-        answering(403, {"code": "forbidden", "detail": "No."}),
+    services.responses = [
+        drop_response,
+        respond_with(202, snapshot_json(receipt.id, 3, "cancelled")),
+        respond_with(403, {"code": "forbidden", "detail": "No."}),
     ]
     snapshot = await client.cancel(receipt)
     assert isinstance(snapshot, JobSnapshot)
     assert (snapshot.status, services.requests[-1].path) == ("cancelled", f"/live/jobs/{receipt.id}/cancel")
-    with pytest.raises(RequestFailed) as refused:
+    with pytest.raises(RequestFailed) as raised:
         await client.cancel(receipt)
-    assert refused.value.code == "forbidden"
+    assert raised.value.code == "forbidden"
 
 
 async def test_a_closed_client_ends_its_watches(services: Services) -> None:
-    """Whoever still watches when the client closes is told."""
+    """A watch that is open when its client closes raises a RuntimeError."""
     receipt = services.receipt(uuid4())
-    services.behaviour = [telling({"job": state(receipt.id, 1)})]
+    services.socket_handlers = [send_messages({"job": snapshot_json(receipt.id, 1)})]
     async with Client(services.url) as client:
         watch = aiter(client.watch(receipt))
         assert (await anext(watch)).version == 1
         waiting = asyncio.ensure_future(anext(watch))
-        await asyncio.sleep(0)  # so that it waits
+        await asyncio.sleep(0)  # lets the task start to wait
     with pytest.raises(RuntimeError, match="closed"):
         await waiting
 
 
-def test_a_receipt_does_not_show_its_token() -> None:
-    """Neither a receipt nor a link can be logged with its token by accident."""
+def test_a_receipt_hides_its_token() -> None:
+    """Neither a receipt nor a link contains its token when it is printed or logged."""
     job_id = uuid4()
     receipt = Receipt(job_id, "secret", {"page": f"http://h/jobs/{job_id}#secret"})
-    for shown in (repr(receipt), str(receipt), repr(Link.parse(receipt.link)), str(Link.parse(receipt.link))):
-        assert "secret" not in shown
-        assert str(job_id) in shown
+    for printed in (repr(receipt), str(receipt), repr(Link.parse(receipt.link)), str(Link.parse(receipt.link))):
+        assert "secret" not in printed
+        assert str(job_id) in printed
