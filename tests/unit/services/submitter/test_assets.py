@@ -1,4 +1,4 @@
-"""The files that browsers load, as they change while a developer works on them."""
+"""The static files of the pages, and how changed files are noticed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from services.submitter.assets import Assets
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a folder with two files, and nothing else to serve."""
+    """Create the only folder that is served, with two assets and another file."""
     monkeypatch.setattr(assets, "FOLDERS", (tmp_path,))
     (tmp_path / "index.html").write_text("page")
     (tmp_path / "client.js").write_text("one")
@@ -22,8 +22,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_files_are_served_with_what_names_the_notifier(folder: Path) -> None:
-    """Known kinds of files are served, and a module that says where the notifier is."""
+def test_assets_include_the_notifier_s_url(folder: Path) -> None:
+    """Files of known types are served, and a module that exports the notifier's URL."""
     files = Assets('https://live.example/"').current().files
     assert set(files) == {"index.html", "client.js", "live-url.js"}
     assert files["live-url.js"].body == b'export const liveUrl = "https://live.example/\\"";\n'
@@ -31,7 +31,7 @@ def test_files_are_served_with_what_names_the_notifier(folder: Path) -> None:
 
 
 def test_a_changed_file_is_read_again(folder: Path) -> None:
-    """A file that is written, added or removed makes another release; what has not changed is not read."""
+    """A changed, added or removed file leads to a new bundle; without a change, the bundle stays."""
     served = Assets("http://live")
     first = served.current()
     assert served.current() is first
@@ -45,16 +45,16 @@ def test_a_changed_file_is_read_again(folder: Path) -> None:
     assert served.current() == second
 
 
-def test_the_digest_is_of_all_that_pages_load(folder: Path) -> None:
-    """Another notifier makes another digest, another page does not, and every replica computes the same."""
+def test_the_digest_covers_what_pages_load(folder: Path) -> None:
+    """The digest depends on the notifier's URL but not on the pages, and every replica computes the same."""
     digest = Assets("http://live").current().digest
     assert Assets("http://other").current().digest != digest
     (folder / "index.html").write_text("another page")
     assert Assets("http://live").current().digest == digest
 
 
-def test_a_file_that_is_being_replaced_is_served_as_it_was(folder: Path) -> None:
-    """A file that is there and cannot be looked at spoils nothing."""
+def test_an_unreadable_file_does_not_change_the_bundle(folder: Path) -> None:
+    """While a file cannot be read, the current bundle is served."""
     served = Assets("http://live")
     first = served.current()
     (folder / "gone.js").symlink_to(folder / "nowhere")

@@ -1,4 +1,4 @@
-"""Which submissions are the same job."""
+"""Which submissions are the same job, and which keys are valid."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ JSON = st.recursive(
 )
 
 
-def identified(body: str, caller: str = "me", key: str | None = "k") -> str:
-    """Return the id of the job that a JSON body asks for."""
+def job_id_of(body: str, caller: str = "me", key: str | None = "k") -> str:
+    """Return the job id of a JSON submission."""
     return str(job_id_for(submission_from_json(body.encode()), caller, key))
 
 
-def with_payload(text: str) -> str:
-    """Return the id of the job that has this payload."""
-    return identified(f'{{"kind":"test","payload":{text}}}')
+def job_id_with_payload(text: str) -> str:
+    """Return the job id of a submission with this payload."""
+    return job_id_of(f'{{"kind":"test","payload":{text}}}')
 
 
 def reordered(value: Any, order: random.Random) -> Any:
     """Return the same JSON with the keys of its objects in another order."""
     if isinstance(value, list):
-        return [reordered(one, order) for one in value]
+        return [reordered(item, order) for item in value]
     if isinstance(value, dict):
         return {key: reordered(value[key], order) for key in order.sample(sorted(value), len(value))}
     return value
@@ -46,21 +46,21 @@ ORDERS.validate()  # imports its module now: compiling one after a RecursionErro
 
 
 @given(JSON, ORDERS)
-def test_spaces_and_the_order_of_keys_make_no_other_job(value: Any, order: random.Random) -> None:
-    """However a payload is laid out, it is the same job."""
-    other = json.dumps(reordered(value, order), indent=1, ensure_ascii=False)
-    assert with_payload(json.dumps(value)) == with_payload(other)
+def test_whitespace_and_the_order_of_keys_do_not_matter(value: Any, order: random.Random) -> None:
+    """A payload that is formatted in another way is the same job."""
+    formatted = json.dumps(reordered(value, order), indent=1, ensure_ascii=False)
+    assert job_id_with_payload(json.dumps(value)) == job_id_with_payload(formatted)
 
 
 @given(JSON, JSON)
 def test_another_payload_is_another_job(first: Any, second: Any) -> None:
-    """Two payloads are the same job only when they are the same JSON."""
-    one, other = (json.dumps(value, sort_keys=True) for value in (first, second))
-    assert (with_payload(one) == with_payload(other)) is (one == other)
+    """Two payloads are the same job only if they are the same JSON."""
+    texts = [json.dumps(value, sort_keys=True) for value in (first, second)]
+    assert (job_id_with_payload(texts[0]) == job_id_with_payload(texts[1])) is (texts[0] == texts[1])
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "second"),
     [
         ("1", "1.0"),
         ("1", "1e0"),
@@ -78,26 +78,26 @@ def test_another_payload_is_another_job(first: Any, second: Any) -> None:
         ("[]", "{}"),
     ],
 )
-def test_what_a_handler_may_tell_apart_is_not_the_same(one: str, other: str) -> None:
-    """Long numbers are told apart by their last digit, and neither kinds of numbers nor double keys are mixed up."""
-    assert with_payload(one) != with_payload(other)
+def test_payloads_that_a_handler_may_distinguish_are_different_jobs(first: str, second: str) -> None:
+    """Long numbers, types of numbers and repeated keys are distinguished."""
+    assert job_id_with_payload(first) != job_id_with_payload(second)
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "second"),
     [
         ('"\\u00fc\\ud83d\\ude80"', '"ü🚀"'),
         ('{"b":1,"a":2,"b":3}', '{"a":2,"b":1,"b":3}'),
         ('{"\\u0061": [ ] }', '{"a":[]}'),
     ],
 )
-def test_what_reads_the_same_is_the_same(one: str, other: str) -> None:
-    """How a character is escaped is no difference, nor is the place of a double key among the others."""
-    assert with_payload(one) == with_payload(other)
+def test_equivalent_json_is_the_same_job(first: str, second: str) -> None:
+    """Escapes do not matter, nor does the position of a repeated key among other keys."""
+    assert job_id_with_payload(first) == job_id_with_payload(second)
 
 
-def test_everything_asked_for_counts() -> None:
-    """Kind, payload, delay, attempts, time-out, key and caller each make another job."""
+def test_every_field_counts() -> None:
+    """Another kind, payload, delay, number of attempts, timeout, key or caller is another job."""
     bodies = [
         '{"kind":"test"}',
         '{"kind":"other"}',
@@ -106,48 +106,48 @@ def test_everything_asked_for_counts() -> None:
         '{"kind":"test","max_attempts":2}',
         '{"kind":"test","timeout_s":1}',
     ]
-    ids = [*map(identified, bodies), identified(bodies[0], key="l"), identified(bodies[0], caller="you")]
+    ids = [*map(job_id_of, bodies), job_id_of(bodies[0], key="l"), job_id_of(bodies[0], caller="you")]
     assert len(set(ids)) == len(ids)
 
 
-def test_defaults_are_filled_in_and_a_form_is_the_same() -> None:
-    """Whether a default is written out does not matter, nor whether it is a form that says so."""
-    whole = '{"timeout_s":null,"max_attempts":5,"delay_s":0,"payload":{},"kind":"test"}'
+def test_explicit_defaults_and_forms_do_not_matter() -> None:
+    """A submission with explicit defaults, as JSON or as a form, is the same job."""
+    explicit = '{"timeout_s":null,"max_attempts":5,"delay_s":0,"payload":{},"kind":"test"}'
     form = submission_from_form(b"kind=test&payload=%7B%20%7D&delay_s=0&max_attempts=5&timeout_s=")
-    assert identified('{"kind":"test"}') == identified(whole) == str(job_id_for(form, "me", "k"))
-    assert identified('{"kind":"test","delay_s":5}') == identified('{"kind":"test","delay_s":5.0}')
+    assert job_id_of('{"kind":"test"}') == job_id_of(explicit) == str(job_id_for(form, "me", "k"))
+    assert job_id_of('{"kind":"test","delay_s":5}') == job_id_of('{"kind":"test","delay_s":5.0}')
 
 
-def test_the_id_of_a_key_stays_what_it_is() -> None:
-    """Another version of the submitter computes the same id, so that a rollout runs nothing twice."""
-    assert with_payload('{"a":[1,2.50,"ü"]}') == "38c8abcf-2e88-5e1b-bfe7-a01436ba0f8e"
+def test_the_id_never_changes() -> None:
+    """Another version of the submitter computes the same id, so that a rollout runs no job twice."""
+    assert job_id_with_payload('{"a":[1,2.50,"ü"]}') == "38c8abcf-2e88-5e1b-bfe7-a01436ba0f8e"
 
 
 def test_without_a_key_each_submission_is_a_job() -> None:
-    """Nothing is taken for the same by itself."""
-    assert identified('{"kind":"test"}', key=None) != identified('{"kind":"test"}', key=None)
+    """Equal submissions without a key are different jobs."""
+    assert job_id_of('{"kind":"test"}', key=None) != job_id_of('{"kind":"test"}', key=None)
 
 
-def test_what_is_nested_too_deep_is_a_problem() -> None:
-    """A payload at the edge of what can be read is refused, not failed on."""
+def test_a_payload_nested_too_deep_is_rejected() -> None:
+    """A payload beyond the parser's recursion limit is a problem, not an unexpected error."""
     with pytest.raises(BadRequest):
         canonical_json(Json(b'{"a":' * 900 + b"1" + b"}" * 900))
 
 
 @pytest.mark.parametrize("key", ["x", "order 4711", "~" * 255, "schlüssel"])
 def test_a_key_is_printable(key: str) -> None:
-    """Any 1 to 255 printable characters are a key."""
+    """A key is any text of 1 to 255 printable characters."""
     assert idempotency_key(make_mocked_request("POST", "/jobs", headers={"Idempotency-Key": key})) == key
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "a\tb", "\x7f"])
-def test_another_key_is_a_problem(key: str) -> None:
-    """Anything else is refused, naming the header."""
-    with pytest.raises(UnprocessableContent) as refused:
+def test_an_invalid_key_is_rejected(key: str) -> None:
+    """The error about an invalid key names the header."""
+    with pytest.raises(UnprocessableContent) as raised:
         idempotency_key(make_mocked_request("POST", "/jobs", headers={"Idempotency-Key": key}))
-    assert refused.value.field == "Idempotency-Key"
+    assert raised.value.field == "Idempotency-Key"
 
 
-def test_no_header_is_no_key() -> None:
-    """Whoever sends none is asked for none."""
+def test_a_key_is_optional() -> None:
+    """A request without the header has no key."""
     assert idempotency_key(make_mocked_request("POST", "/jobs")) is None

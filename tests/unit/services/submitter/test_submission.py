@@ -1,4 +1,4 @@
-"""What somebody submits: taken, or refused with the problem and the field."""
+"""Parsing and validation of submissions, and the jobs that they become."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ WEEK_S = 7 * 86_400
 ID = UUID("d4c0ffee-0000-4000-8000-000000000001")
 
 
-def submitted(**fields: Any) -> AcceptedJob:
-    """Submit as JSON."""
+def submit(**fields: Any) -> AcceptedJob:
+    """Accept a JSON submission."""
     return accept_submission(submission_from_json(msgspec.json.encode({"kind": "test", **fields})), WEEK_S, ID)
 
 
-def test_a_kind_is_enough() -> None:
-    """Everything but the kind has a default, and what comes of it can go on the queue."""
+def test_only_the_kind_is_required() -> None:
+    """All other fields have defaults, and the message can be encoded for the queue."""
     before = Timestamp.now()
-    accepted = submitted()
+    accepted = submit()
     message = decode_message(encode_message(accepted.message))
     assert (message.kind, bytes(message.payload), message.max_attempts, message.timeout_s) == ("test", b"{}", 5, None)
     assert (message.generation, message.releases, bytes(message.checkpoint)) == (0, 0, b"null")
@@ -43,17 +43,17 @@ def test_a_kind_is_enough() -> None:
     assert accepted.delay_s == 0
 
 
-def test_the_submitter_may_watch_and_cancel_what_it_submitted() -> None:
-    """The pass is for that job, as long as the job lives."""
-    accepted = submitted()
-    granted, message = accepted.grant, accepted.message
-    assert (granted.job_id, granted.kind, granted.due_at) == (message.id, "test", None)
-    assert (granted.submitted_at, granted.expires_at) == (message.submitted_at, message.expires_at)
-    assert granted.scope == {"watch", "cancel"}
+def test_the_grant_is_for_the_job() -> None:
+    """The grant allows watching and cancelling this job, for as long as the job lives."""
+    accepted = submit()
+    grant, message = accepted.grant, accepted.message
+    assert (grant.job_id, grant.kind, grant.due_at) == (message.id, "test", None)
+    assert (grant.submitted_at, grant.expires_at) == (message.submitted_at, message.expires_at)
+    assert grant.scope == {"watch", "cancel"}
 
 
-def test_everything_asked_for_is_carried() -> None:
-    """Payload, attempts, time-out and delay arrive; the payload as it was written."""
+def test_all_fields_are_accepted() -> None:
+    """Attempts, timeout and delay are kept, and the payload stays the same text."""
     text = b'{"kind":"k","payload": [ 1.0, 12345678901234567 ] ,"delay_s":90,"max_attempts":2,"timeout_s":0.5}'
     accepted = accept_submission(submission_from_json(text), WEEK_S, ID)
     message = accepted.message
@@ -64,7 +64,7 @@ def test_everything_asked_for_is_carried() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "kind", "field"),
+    ("body", "problem_type", "field"),
     [
         (b"", BadRequest, None),
         (b"kind=test", BadRequest, None),
@@ -97,38 +97,36 @@ def test_everything_asked_for_is_carried() -> None:
     ],
     ids=lambda value: repr(value[:40]) if isinstance(value, bytes) else None,
 )
-def test_what_does_not_fit_is_a_problem_that_names_the_field(
-    body: bytes, kind: type[HTTPProblem], field: str | None
-) -> None:
-    """Every wrong submission is refused with its status, and with the field where one is to blame."""
-    with pytest.raises(HTTPProblem) as refused:
+def test_an_invalid_submission_names_the_field(body: bytes, problem_type: type[HTTPProblem], field: str | None) -> None:
+    """An invalid submission is rejected with its status, and with the invalid field if there is one."""
+    with pytest.raises(HTTPProblem) as raised:
         accept_submission(submission_from_json(body), WEEK_S, ID)
-    assert (type(refused.value), refused.value.field) == (kind, field)
+    assert (type(raised.value), raised.value.field) == (problem_type, field)
 
 
 def test_the_largest_payload_fits() -> None:
-    """The limit is of the payload's text, and its message still fits the queue with a checkpoint."""
+    """The limit applies to the payload's text, and the message still fits the queue with a checkpoint."""
     payload = "x" * (MAX_PAYLOAD_BYTES - 2)
-    message = submitted(kind="é" * 128, payload=payload).message
+    message = submit(kind="é" * 128, payload=payload).message
     assert len(message.payload) == MAX_PAYLOAD_BYTES
-    kept = msgspec.structs.replace(message, checkpoint=msgspec.Raw(b'"' + b"c" * 8190 + b'"'), releases=2**53 - 1)
-    assert len(encode_message(kept)) <= 64 * 1024
+    largest = msgspec.structs.replace(message, checkpoint=msgspec.Raw(b'"' + b"c" * 8190 + b'"'), releases=2**53 - 1)
+    assert len(encode_message(largest)) <= 64 * 1024
     assert len(msgspec.json.encode({"kind": "é" * 128, "payload": payload})) <= MAX_BODY_BYTES
     with pytest.raises(PayloadTooLarge):
-        submitted(payload=payload + "x")
+        submit(payload=payload + "x")
 
 
-def test_a_delay_shorter_than_the_job_s_life_is_taken() -> None:
-    """The limit is the job's own life, as it is set."""
-    assert submitted(delay_s=WEEK_S - 1).delay_s == WEEK_S - 1
+def test_a_delay_is_shorter_than_the_job_s_lifetime() -> None:
+    """The limit of a delay is the configured lifetime of a job."""
+    assert submit(delay_s=WEEK_S - 1).delay_s == WEEK_S - 1
     with pytest.raises(UnprocessableContent):
         accept_submission(submission_from_json(b'{"kind":"test","delay_s":60}'), 60, ID)
 
 
 @pytest.mark.parametrize("delay_s", [0.2, 0.5, 1.4])
 def test_a_job_never_starts_before_its_delay(delay_s: float) -> None:
-    """Whole seconds are all that the queue knows, so a fraction counts as one."""
-    assert submitted(delay_s=delay_s).delay_s == math.ceil(delay_s)
+    """The queue's unit is a second, so a fraction is rounded up."""
+    assert submit(delay_s=delay_s).delay_s == math.ceil(delay_s)
 
 
 @pytest.mark.parametrize(
@@ -140,20 +138,20 @@ def test_a_job_never_starts_before_its_delay(delay_s: float) -> None:
     ],
 )
 def test_a_form_s_payload_is_json_text(fields: dict[str, str], kind: str, payload: bytes) -> None:
-    """A form's `payload` is JSON text, kept as it was written."""
+    """The payload of a form is JSON, and stays the same text."""
     submission = submission_from_form(urlencode(fields).encode())
     assert (submission.kind, bytes(submission.payload)) == (kind, payload)
 
 
-def test_a_form_says_the_same_as_json() -> None:
-    """Numbers are text in a form, and an empty field is one that nobody filled in."""
+def test_a_form_has_the_fields_of_json() -> None:
+    """Numbers are text in a form, and an empty field counts as missing."""
     submission = submission_from_form(b"kind=test&delay_s=1.5&max_attempts=2&timeout_s=60")
     assert submission == Submission(kind="test", delay_s=1.5, max_attempts=2, timeout_s=60)
     assert submission_from_form(b"kind=test&payload=&delay_s=&max_attempts=&timeout_s=") == Submission(kind="test")
 
 
 @pytest.mark.parametrize(
-    ("body", "kind", "field"),
+    ("body", "problem_type", "field"),
     [
         (b"", UnprocessableContent, "kind"),
         (b"payload=1", UnprocessableContent, "kind"),
@@ -178,16 +176,16 @@ def test_a_form_says_the_same_as_json() -> None:
     ],
     ids=lambda value: repr(value[:40]) if isinstance(value, bytes) else None,
 )
-def test_a_form_that_does_not_fit_is_refused_like_json(body: bytes, kind: type[HTTPProblem], field: str | None) -> None:
-    """The same faults are the same problems, whichever way they come."""
-    with pytest.raises(HTTPProblem) as refused:
+def test_an_invalid_form_is_rejected_like_json(body: bytes, problem_type: type[HTTPProblem], field: str | None) -> None:
+    """The same error is the same problem in a form and in JSON."""
+    with pytest.raises(HTTPProblem) as raised:
         submission_from_form(body)
-    assert (type(refused.value), refused.value.field) == (kind, field)
+    assert (type(raised.value), raised.value.field) == (problem_type, field)
 
 
-def test_a_form_field_may_not_smuggle_json() -> None:
-    """What stands in the payload's text stays inside the payload."""
+def test_a_form_field_cannot_inject_json() -> None:
+    """The text of the payload field cannot set another field."""
     body = urlencode({"kind": "test", "payload": '{},"max_attempts":9'}).encode()
-    with pytest.raises(UnprocessableContent) as refused:
+    with pytest.raises(UnprocessableContent) as raised:
         submission_from_form(body)
-    assert refused.value.field == "payload"
+    assert raised.value.field == "payload"
