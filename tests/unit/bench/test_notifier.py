@@ -41,7 +41,7 @@ def deliveries(**costs: list[float]) -> list[Row]:
 
 
 def turn_result(**measured: object) -> TurnResult:
-    """Make what a turn of reports without flaws has measured, but for what is given."""
+    """Return the result of a turn without flaws, with these changes."""
     valid: dict[str, object] = {"unwatching": 0, "lost": 0, "reported": 10, "delivered": 10_000, "expected": 10_000}
     return msgspec.convert({**valid, "first_error": "", **measured}, TurnResult)
 
@@ -81,7 +81,7 @@ def test_a_ratio_compares_turns_of_the_same_round() -> None:
 
 
 def test_a_threshold_without_a_valid_run_is_missed() -> None:
-    """Otherwise a system that loses deliveries would pass, because it has no figures."""
+    """A system that loses deliveries has no figures, and does not pass for that reason."""
     rows = [*deliveries(limit=[10]), Row(1, HEADWAY, FANOUT.measure(FLAWS), 1)]
     assert TO_LIMIT.verdict(rows) is Verdict.FLAWED
     assert TO_LIMIT in missed(rows)
@@ -179,7 +179,7 @@ def test_a_template_becomes_a_valid_report(signer: TokenSigner, tmp_path: Path) 
 
 
 def test_the_filler_job_has_a_long_result(signer: TokenSigner) -> None:
-    """Its report is valid, too."""
+    """The report of the filler job is valid, and its result has the intended size."""
     (job,) = reports.headway_jobs(signer, 1)
     full = reports.filler_job(job)
     report = decode(f"{full.head}7{full.middle}{TIME_PLACEHOLDER}{full.tail}", JobReport)
@@ -187,7 +187,7 @@ def test_the_filler_job_has_a_long_result(signer: TokenSigner) -> None:
 
 
 def test_a_peers_report_has_the_same_size() -> None:
-    """The peers forward it unchanged."""
+    """A peer's report has the size of Headway's snapshot, because the peers forward it unchanged."""
     jobs = reports.peer_jobs(12)
     texts = [f"{job.head}{SEQUENCE_PLACEHOLDER}{job.middle}{TIME_PLACEHOLDER}{job.tail}" for job in jobs]
     assert {len(text) for text in texts} == {WATCHED_BYTES}

@@ -27,6 +27,6 @@ async def hello(_request: web.Request) -> web.Response:
     ],
 )
 async def test_an_origin_must_be_allowed(headers: dict[str, str], status: int) -> None:
-    """A program, which sends no Origin, is served; a page of an origin that is not allowed is rejected."""
+    """A program sends no Origin and is served; a page whose origin is not allowed is rejected."""
     async with serve(web.get("/hello", hello), cors=CorsPolicy(["https://jobs.example"])) as client:
         assert (await client.get("/hello", headers=headers)).status == status

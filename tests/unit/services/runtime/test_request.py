@@ -66,5 +66,5 @@ async def test_a_bearer_token_is_read(client: Client, header: str, expected: str
     [("one", True), ("two", True), ("on", False), ("one ", False), ("", False), (None, False), ("é", False)],
 )
 def test_a_valid_key_is_one_of_the_set(presented: str | None, *, valid: bool) -> None:
-    """Each of the keys is valid, a similar text is not."""
+    """Each key of the set is valid; a similar text is not."""
     assert is_valid_key(presented, ("one", "two")) is valid

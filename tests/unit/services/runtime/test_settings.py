@@ -187,7 +187,7 @@ def test_a_key_file_has_one_key_per_line() -> None:
     ],
 )
 def test_origins_are_normalized(text: str, origin: str) -> None:
-    """They become what browsers send, so that a comparison finds them."""
+    """An origin is converted to the form that browsers send, because origins are compared as text."""
     assert load(SubmitterSettings, {**SUBMITTER, "ALLOWED_ORIGINS": f"{text}, http://b"}).allowed_origins == (
         origin,
         "http://b",
@@ -198,19 +198,19 @@ def test_origins_are_normalized(text: str, origin: str) -> None:
     "text", ["www.example.org", "https://", "https://a/path", "https://a?b", "ftp://a", "*", "null"]
 )
 def test_an_invalid_origin_is_a_problem(text: str) -> None:
-    """A typo does not silently allow no page at all."""
+    """A typo is reported; the service does not start with an origin that no page has."""
     (problem,) = problems(SubmitterSettings, {**SUBMITTER, "ALLOWED_ORIGINS": text})
     assert re.match(r"ALLOWED_ORIGINS: Expected (an origin|a URL) such as ", problem)
 
 
 def test_the_urls_of_the_services_must_be_valid() -> None:
-    """Pages and links contain them."""
+    """An invalid URL is reported, because pages and links contain it."""
     reported = problems(SubmitterSettings, {**SUBMITTER, "SUBMITTER_URL": "jobs.example", "LIVE_URL": "ws://live"})
     assert {line.split(":")[0] for line in reported} == {"SUBMITTER_URL", "LIVE_URL"}
 
 
 def test_one_way_to_the_queue_must_be_chosen() -> None:
-    """Either a connection string or the https URL of an account."""
+    """The queue is set by a connection string or by the https URL of an account, not by both."""
     neither = {name: value for name, value in WORKER.items() if name != "QUEUE_CONNECTION_STRING"}
     both = {**WORKER, "QUEUE_ACCOUNT_URL": "https://a.queue.core.windows.net"}
     assert problems(WorkerSettings, neither) == [

@@ -73,7 +73,7 @@ async def test_wakeups_during_a_request_are_sent_as_one(notifier: FakeNotifier) 
 
 @pytest.mark.parametrize("status", [404, 500, 503])
 async def test_a_rejected_wakeup_is_not_retried(notifier: FakeNotifier, status: int) -> None:
-    """Whatever the response, the next request belongs to the next wake-up."""
+    """Whatever the status, the next request is for the next wake-up."""
     notifier.status = status
     async with running(notifier.url) as client:
         for count in (1, 2):
@@ -83,7 +83,7 @@ async def test_a_rejected_wakeup_is_not_retried(notifier: FakeNotifier, status: 
 
 
 async def test_an_unavailable_notifier_is_ignored(notifier: FakeNotifier) -> None:
-    """After a refused connection the client goes on, and a later wake-up arrives."""
+    """After a refused connection the client continues, and a later wake-up arrives."""
     async with running(f"http://127.0.0.1:{free_ports(1)[0]}") as client:
         client.notify()
         await wait_until(lambda: not client._pending.is_set())
@@ -104,7 +104,7 @@ async def test_a_hanging_request_times_out(notifier: FakeNotifier, monkeypatch: 
 
 
 async def test_without_a_notifier_no_wakeups_are_sent() -> None:
-    """A submitter without the notifier's URL works, too."""
+    """A submitter without the notifier's URL ignores wake-ups."""
     async with running(None) as client:
         client.notify()
         await wait_until(lambda: not client._pending.is_set())
@@ -124,7 +124,7 @@ async def test_a_pending_wakeup_is_sent_on_exit(notifier: FakeNotifier) -> None:
 
 
 async def test_a_delayed_wakeup_is_sent_when_it_is_due(notifier: FakeNotifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not sent earlier, and all that are due within an interval are sent as one."""
+    """A wake-up is not sent early, and all that are due within an interval are sent as one."""
     monkeypatch.setattr(module, "COALESCE_S", 0.05)
     loop = asyncio.get_running_loop()
     async with running(notifier.url) as client:
@@ -139,7 +139,7 @@ async def test_a_delayed_wakeup_is_sent_when_it_is_due(notifier: FakeNotifier, m
 
 
 def test_timers_are_bounded() -> None:
-    """An interval has one timer, however many wake-ups are due in it, and later than an hour there are no timers."""
+    """An interval has one timer for all its wake-ups, and a wake-up in more than an hour has none."""
 
     async def scheduled_timers() -> int:
         async with WakeupClient.connect(None) as client:
