@@ -1,4 +1,4 @@
-"""The documents say what the code does."""
+"""The documents match the code."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ DOCUMENTS = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*
 
 @pytest.mark.parametrize("kind", [SubmitterSettings, WorkerSettings, NotifierSettings])
 def test_every_setting_is_documented(kind: type[Settings]) -> None:
-    """The table of settings names each one that a service can be told."""
+    """The table of settings names each setting of each service."""
     for field in msgspec.structs.fields(kind):
         names = {field.name.upper(), f"{kind.service}_{field.name}".upper()}
         assert any(f"`{name}`" in ARCHITECTURE for name in names), field.name
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
-def test_links_lead_somewhere(document: Path) -> None:
-    """Every relative link and picture of a document exists, and so does the heading that a link names."""
+def test_links_are_valid(document: Path) -> None:
+    """The file of every relative link or picture exists, and so does the heading that a link names."""
     for target, heading in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", document.read_text()):
-        there = document.parent / target if target else document
-        assert there.exists(), target
+        target_file = document.parent / target if target else document
+        assert target_file.exists(), target
         if heading:
-            titles = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE)
+            titles = re.findall(r"^#+ (.*)$", target_file.read_text(), re.MULTILINE)
             assert heading in [title.lower().replace(" ", "-") for title in titles], f"{target}#{heading}"
 
 
-def test_the_job_of_the_readme_runs() -> None:
-    """The README's job is a job: it imports, and takes the payload that the README sends."""
+def test_the_job_in_the_readme_is_valid() -> None:
+    """The README's job can be imported, and its payload type accepts the payload that the README submits."""
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names: dict[str, object] = {"__name__": "readme"}
     exec(code, names)
@@ -56,49 +56,51 @@ def test_the_job_of_the_readme_runs() -> None:
 
 
 def diagram(document: Path) -> set[tuple[str, str]]:
-    """Return the ways from status to status in a document's diagram; `[*]` is before the first and after the last."""
+    """Return the transitions between statuses in a document's diagram; `[*]` is its start and its end."""
     (text,) = re.findall(r"```mermaid\nstateDiagram-v2\n(.*?)```", document.read_text(), re.DOTALL)
     return set(re.findall(r"^ +(\S+) --> ([^\s:]+)", text, re.MULTILINE))
 
 
 def table(text: str, heading: str) -> list[list[str]]:
-    """Return the rows of the first table under a heading, or of a whole text."""
+    """Return the rows of the first table after a text, such as a heading."""
     lines = text[text.index(heading) :].partition("\n| ")[2].partition("\n\n")[0].splitlines()
     return [re.split(r"\s*\|\s*", line)[1:-1] for line in lines[2:]]
 
 
-def test_the_diagram_has_the_statuses_and_their_ends() -> None:
-    """Those of the wire, and what has ended goes on as another generation only."""
-    ways = diagram(LIFECYCLE)
-    assert {status for way in ways for status in way} - {"[*]"} == set(get_args(JobStatus))
-    assert {before for before, after in ways if after == "[*]"} == ENDED
-    assert {after for before, after in ways if before == "[*]"} == {"queued"}
-    assert {(before, after) for before, after in ways if before in ENDED and after != "[*]"} == {("failed", "running")}
-    assert diagram(ROOT / "docs" / "architecture.md") == ways
+def test_the_diagram_has_all_statuses() -> None:
+    """The diagram has the statuses of the wire, and the only transition of an ended job is a redrive."""
+    transitions = diagram(LIFECYCLE)
+    assert {status for transition in transitions for status in transition} - {"[*]"} == set(get_args(JobStatus))
+    assert {before for before, after in transitions if after == "[*]"} == ENDED
+    assert {after for before, after in transitions if before == "[*]"} == {"queued"}
+    assert {(before, after) for before, after in transitions if before in ENDED and after != "[*]"} == {
+        ("failed", "running")
+    }
+    assert diagram(ROOT / "docs" / "architecture.md") == transitions
 
 
-def test_the_diagram_can_be_read_as_a_table() -> None:
-    """A row for each status, with all that may come next."""
+def test_the_table_of_statuses_matches_the_diagram() -> None:
+    """The table has a row for each status, which lists the statuses that may follow."""
     rows = {row[0].strip("`"): set(re.findall(r"`(\w+)`", row[2])) for row in table(LIFECYCLE.read_text(), "# ")}
-    ways = diagram(LIFECYCLE)
-    assert rows == {status: {after for before, after in ways if before == status} - {"[*]"} for status in rows}
+    transitions = diagram(LIFECYCLE)
+    assert rows == {status: {after for before, after in transitions if before == status} - {"[*]"} for status in rows}
     assert rows.keys() == set(get_args(JobStatus))
 
 
-def test_the_verdicts_are_those_of_the_wire_and_what_the_worker_makes_of_them() -> None:
-    """Each reason has its row, and the row says what its interruption does to the message."""
+def test_the_verdicts_are_documented() -> None:
+    """Each reason of a rejection has its row, with what the worker does to the message."""
     rows = table(LIFECYCLE.read_text(), "## Verdicts")
-    told = {verdict.strip("`"): what for verdict, _, what in rows if not verdict.startswith("accepted")}
-    does = {
+    documented = {verdict.strip("`"): action for verdict, _, action in rows if not verdict.startswith("accepted")}
+    actions = {
         Interruption.FINISHED: "stop, delete the message",
         Interruption.SUPERSEDED: "stop, leave the message alone",
     }
-    assert told == {reason: does[interruption] for reason, interruption in INTERRUPTION_BY_VERDICT.items()}
-    assert told.keys() == set(get_args(RejectionReason))
+    assert documented == {reason: actions[interruption] for reason, interruption in INTERRUPTION_BY_VERDICT.items()}
+    assert documented.keys() == set(get_args(RejectionReason))
 
 
-def test_the_lease_is_timed_as_the_lease_does() -> None:
-    """In seconds, for the default and for a short one."""
+def test_the_times_of_a_lease_are_documented() -> None:
+    """The table has the times in seconds, for the default lease and for a short one."""
     rows = [list(map(float, (row[0].split()[0], *row[1:]))) for row in table(LIFECYCLE.read_text(), "## The lease")]
     assert rows[0][0] == {field.name: field.default for field in msgspec.structs.fields(WorkerSettings)}["lease_s"]
     for lease_s, *times in rows:
@@ -111,7 +113,7 @@ def test_the_lease_is_timed_as_the_lease_does() -> None:
 
 
 def test_every_error_of_the_worker_is_documented() -> None:
-    """A user who looks for an `error.type` finds out what it means."""
+    """Each `error.type` that the worker reports is explained."""
     code = "".join(path.read_text() for path in ROOT.glob("services/worker/**/*.py"))
     types = set(re.findall(r'(?:Finished\.failed|JobError)\(\s*"(\w+)"', code)) - {"CancelledError"}
     assert types >= {"Fail", "Retry", "Timeout", "AttemptsUsedUp", "InvalidMessage"}
@@ -119,15 +121,17 @@ def test_every_error_of_the_worker_is_documented() -> None:
 
 
 def test_the_options_of_a_job_are_documented() -> None:
-    """Each with its default."""
-    told: dict[str, str] = {}
+    """Each option of the `job` decorator is documented with its default."""
+    documented: dict[str, str] = {}
     for names, defaults, _ in table(JOBS, "- Each is at most"):
-        told |= zip(re.findall(r"`(\w+)`", names), defaults.strip("`").split(", "), strict=True)
+        documented |= zip(re.findall(r"`(\w+)`", names), defaults.strip("`").split(", "), strict=True)
     options = list(inspect.signature(job).parameters.values())[1:]
-    assert told == {one.name: str(one.default).removesuffix(".0").replace("None", "none") for one in options}
+    assert documented == {
+        option.name: str(option.default).removesuffix(".0").replace("None", "none") for option in options
+    }
 
 
-def test_the_reasons_to_stop_are_documented() -> None:
-    """All words that a handler may be told."""
+def test_the_reasons_of_a_cancellation_are_documented() -> None:
+    """Each reason that a cancelled handler may get is documented."""
     reasons = [reason.strip("`") for reason, *_ in table(JOBS, "The reason is the")]
-    assert set(reasons) == {one.reason for one in Interruption} | {"timeout"}
+    assert set(reasons) == {interruption.reason for interruption in Interruption} | {"timeout"}

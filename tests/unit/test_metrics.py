@@ -1,4 +1,4 @@
-"""What the services measure, and the document that lists it."""
+"""The metrics of the services, and the document that lists them."""
 
 from __future__ import annotations
 
@@ -25,56 +25,56 @@ MODULES = {
     "The worker": services.worker.metrics,
     "The notifier": services.notifier.metrics,
 }
-IDENTIFYING = {"job_id", "id", "user", "path", "ip", "token"}
+UNBOUNDED_LABELS = {"job_id", "id", "user", "path", "ip", "token"}
 
 
-class Measured(NamedTuple):
-    """A metric as it was declared."""
+class DeclaredMetric(NamedTuple):
+    """A metric as its module declares it."""
 
     name: str
     kind: str | None
     labels: Sequence[str]
-    question: str
+    help_text: str
 
 
-def measured(module: ModuleType) -> list[Measured]:
-    """Return a module's metrics in their order."""
+def declared_metrics(module: ModuleType) -> list[DeclaredMetric]:
+    """Return the metrics of a module, in the order of their declarations."""
     found = []
     for metric in vars(module).values():
         if isinstance(metric, MetricWrapperBase):
-            found.append(Measured(metric._name, metric._type, metric._labelnames, metric._documentation))
+            found.append(DeclaredMetric(metric._name, metric._type, metric._labelnames, metric._documentation))
         elif isinstance(metric, UnlockedCounter | UnlockedHistogram):
-            found.append(Measured(metric.name, metric.kind, metric.label_names, metric.documentation))
+            found.append(DeclaredMetric(metric.name, metric.kind, metric.label_names, metric.documentation))
     return found
 
 
-def row(metric: Measured) -> str:
-    """Write a metric as a line of the document's table."""
+def row(metric: DeclaredMetric) -> str:
+    """Return a metric as a row of the document's table."""
     name = metric.name + ("_total" if metric.kind == "counter" else "")
     labels = ", ".join(f"`{label}`" for label in metric.labels)
-    return f"| `{name}` | {metric.kind} | {labels} | {metric.question} |"
+    return f"| `{name}` | {metric.kind} | {labels} | {metric.help_text} |"
 
 
 @pytest.mark.parametrize("heading", MODULES)
-def test_the_document_lists_what_there_is(heading: str) -> None:
-    """Each metric has its row, and each row its metric."""
+def test_every_metric_is_documented(heading: str) -> None:
+    """Each metric has its row, and each row has its metric."""
     (section,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", DOC, re.DOTALL | re.MULTILINE)
     assert [line for line in section.splitlines() if line.startswith("| `")] == [
-        row(metric) for metric in measured(MODULES[heading])
+        row(metric) for metric in declared_metrics(MODULES[heading])
     ]
 
 
-def test_nothing_else_is_told() -> None:
-    """Whatever is registered anywhere has its place in one of these modules, or is the library's own."""
+def test_every_metric_is_declared_in_one_of_these_modules() -> None:
+    """The only other metrics in the registry are those that prometheus_client adds."""
     registered = {family.name for family in REGISTRY.collect()}
     own = {name for name in registered if not name.startswith(("process_", "python_"))}
-    assert own == {metric.name for module in MODULES.values() for metric in measured(module)}
+    assert own == {metric.name for module in MODULES.values() for metric in declared_metrics(module)}
 
 
 @pytest.mark.parametrize("heading", MODULES)
 def test_names_and_labels_follow_the_conventions(heading: str) -> None:
-    """Base units, no label that could have any number of values, and a question as help."""
-    for metric in measured(MODULES[heading]):
+    """A metric has base units, no label with an unbounded number of values, and a question as its help."""
+    for metric in declared_metrics(MODULES[heading]):
         assert metric.kind != "histogram" or metric.name.endswith("_seconds")
-        assert not IDENTIFYING & set(metric.labels)
-        assert metric.question.endswith("?")
+        assert not UNBOUNDED_LABELS & set(metric.labels)
+        assert metric.help_text.endswith("?")
