@@ -1,4 +1,4 @@
-"""`make demo`: run a few jobs in a separate system on free ports; cancel one, and kill the worker of another."""
+"""`make demo`: run a few jobs in a separate system on free ports, cancel one of them, and kill the worker."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ JOBS: tuple[tuple[str, Any, float], ...] = (
 
 
 class Demo:
-    """The jobs of the demo, and the faults and cancellations while they run."""
+    """The jobs of the demo. While they run, one is cancelled and the worker is killed."""
 
     def __init__(self, client: Client, state_dir: Path) -> None:
         self._client = client
@@ -39,7 +39,7 @@ class Demo:
 
     async def run(self) -> None:
         """Submit the jobs and display them until they end."""
-        receipts = {kind: await self._client.submit(kind, payload, delay_s=delay) for kind, payload, delay in JOBS}
+        receipts = {kind: await self._client.submit(kind, payload, delay_s=delay_s) for kind, payload, delay_s in JOBS}
         for kind, receipt in receipts.items():
             print(f"{kind:10} {receipt.link}")
         with job_display(as_json=False) as display:
