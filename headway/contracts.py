@@ -40,9 +40,8 @@ _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]')  # strings match first, bec
 
 Json = msgspec.Raw
 NULL = Json(b"null")
-# 2**53 - 1 is the largest integer that JavaScript represents exactly.
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_LENGTH)]
-Natural = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+Natural = Annotated[int, Meta(ge=0, le=2**53 - 1)]  # JavaScript represents larger integers only approximately
 Number = Annotated[int, Meta(ge=0, le=2**63 - 1)] | Annotated[float, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1, le=2**53 - 1)]
 MaxAttempts = Annotated[int, Meta(ge=1, le=MAX_ATTEMPTS)]

@@ -199,7 +199,7 @@ def make_keys(directory: Path) -> None:
 
 
 def _write_once(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Create a file with its whole content, atomically; if the file exists, keep it."""
+    """Create a file with its content, atomically; if the file exists already, keep it."""
     with NamedTemporaryFile(dir=path.parent) as draft:
         draft.write(content)
         draft.flush()

@@ -158,10 +158,7 @@ class NotifierConnection:
                 reason = error
             finally:
                 self._websocket = None
-            if code in (
-                CLOSE_POLICY_VIOLATION,
-                CLOSE_MESSAGE_TOO_BIG,
-            ):  # the notifier would reject the same messages again
+            if code in (CLOSE_POLICY_VIOLATION, CLOSE_MESSAGE_TOO_BIG):  # a retry would fail in the same way
                 self._fail_all()
             await asyncio.sleep(WEBSOCKET_RETRY_INTERVAL_S if self._polling else self._backoff_s(code, reason))
 

@@ -21,9 +21,7 @@ class SubmitterSettings(QueueSettings, frozen=True, kw_only=True):
     submitter_url: Url  # where browsers reach this submitter
     live_url: Url  # where browsers reach the notifier
     allowed_origins: OriginList = ()  # in addition to the submitter's own
-    submitter_open: bool = (
-        False  # accept submissions without an API key: for local use and behind an authenticating proxy
-    )
+    submitter_open: bool = False  # accept submissions without an API key: locally or behind an authenticating proxy
     submitter_api_keys: Path | None = None  # a file with one key per line
     submit_rate: PerSecond = 100  # average submissions per second of one caller
     submit_burst: Positive = 1_000  # submissions that one caller may send in a burst

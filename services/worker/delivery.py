@@ -235,7 +235,7 @@ class Delivery:
                 await asyncio.wait({task})
         if self._interrupted.done():
             if not task.cancelled():
-                task.exception()  # mark it as retrieved, or asyncio logs it
+                task.exception()  # marks it as retrieved, or asyncio would log it
             return self._interrupted.result()
         return task.result()
 

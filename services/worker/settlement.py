@@ -37,18 +37,15 @@ class Settlement:
         match outcome:
             case Finished() | Interruption.FINISHED:
                 await self._lease.delete()
-            case Interruption.SUPERSEDED if (
-                leased.expired
-            ):  # or a message of an older generation would be redelivered without end
-                await self._lease.delete()
+            case Interruption.SUPERSEDED if leased.expired:
+                await self._lease.delete()  # or a message of an older generation would be redelivered without end
             case RetryLater(after_s=after_s):
                 if await self._lease.release(None, int(after_s or 0)):
                     self._wakeups.notify_after(after_s or 0)
             case Interruption.STOPPED:
                 if await self._lease.release(leased.release_text()):
-                    await leased.stream.report(
-                        "queued"
-                    )  # before the wake-up, or the report of the next start could overtake it
+                    # Before the wake-up, or the report of the next start could overtake this one.
+                    await leased.stream.report("queued")
                     self._wakeups.notify()
             case Interruption.REFUSED:
                 await self.move_to_poison_queue("refused", leased.text)

@@ -119,9 +119,7 @@ def decode_reports(body: bytes) -> list[JobReport]:
     """
     reports: list[JobReport] = decode_body(body, ReportList)
     for index, report in enumerate(reports):
-        if (
-            len(report.result) <= MAX_NESTING_DEPTH
-        ):  # so short a text (most results are null) cannot exceed either limit
+        if len(report.result) <= MAX_NESTING_DEPTH:  # too short to exceed either limit; most results are null
             continue
         if len(report.result) > MAX_RESULT_BYTES:
             raise UnprocessableContent(
@@ -129,6 +127,6 @@ def decode_reports(body: bytes) -> list[JobReport]:
             )
         if nesting_depth(bytes(report.result)) > MAX_NESTING_DEPTH:
             raise UnprocessableContent(
-                f"Expected a result of at most {MAX_NESTING_DEPTH} levels.", field=f"[{index}].result"
+                f"Expected a result nested at most {MAX_NESTING_DEPTH} levels deep.", field=f"[{index}].result"
             )
     return reports

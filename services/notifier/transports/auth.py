@@ -88,7 +88,7 @@ class TokenAuth:
         return grant
 
     async def authorize_jobs(self, request: web.Request) -> tuple[list[WatchRequest], list[RejectedToken]]:
-        """Return the jobs that a request's body asks for, and the tokens that were rejected.
+        """Return the jobs that a request's body names, and the tokens that were rejected.
 
         Raises:
             HTTPProblem: the body is not valid.

@@ -58,7 +58,7 @@ class ConnectionRegistry:
 
     @contextmanager
     def serve(self, connection: ClientConnection) -> Iterator[None]:
-        """Register a connection for the length of the block."""
+        """Register a connection until the block ends."""
         self.register(connection)
         try:
             yield

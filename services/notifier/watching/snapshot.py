@@ -64,9 +64,7 @@ class PublishedSnapshot:
             return self._encoded.setdefault(encoder, encoder(self))
 
 
-Encoder = Callable[
-    [PublishedSnapshot], bytes
-]  # a module-level function: it is the key of the cache in PublishedSnapshot
+Encoder = Callable[[PublishedSnapshot], bytes]  # a module-level function, because it is the key of a cache
 
 
 def placeholder_snapshot(grant: Grant) -> bytes:

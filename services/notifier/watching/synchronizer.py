@@ -54,9 +54,7 @@ class SnapshotSynchronizer:
         self._pubsub = pubsub
         self._stale_after_s = stale_after_s
         self._pending_reads: dict[str, None] = {}  # an ordered set of job ids
-        self._sent_times: dict[
-            str, Timestamp
-        ] = {}  # by job: when the worker sent the report that is being applied, by its clock
+        self._sent_times: dict[str, Timestamp] = {}  # by job: when the worker sent the report that is being applied
         self._has_pending_reads = asyncio.Event()
 
     def subscribe(self, subscription: Subscription) -> None:

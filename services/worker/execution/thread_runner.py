@@ -79,9 +79,8 @@ def _start_thread(call: Callable[[], Any]) -> asyncio.Future[Any]:
     """Call a function in a new daemon thread; unlike a thread pool's, it does not delay other calls or the exit."""
     loop = asyncio.get_running_loop()
     result: asyncio.Future[Any] = loop.create_future()
-    result.add_done_callback(
-        lambda done: done.cancelled() or done.exception()
-    )  # mark it as retrieved, or asyncio logs it
+    # Marks the exception as retrieved, or asyncio would log it.
+    result.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def target() -> None:
         resolve: Callable[[], None]

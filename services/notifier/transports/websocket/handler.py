@@ -68,7 +68,7 @@ class WebSocketHandler:
         return response
 
     def on_open(self, connection: WebSocketConnection) -> None:
-        """Called when a connection opens: register and greet it, or close it if there are too many.
+        """Called when a connection opens: register it and send the hello message, or close it if there are too many.
 
         The refusal is a close frame, because browsers do not show pages the HTTP response to an upgrade.
         """
