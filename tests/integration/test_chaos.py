@@ -131,14 +131,14 @@ class Chaos:
 
     async def restart_notifier_and_redis(self) -> None:
         """Kill the notifier, then Redis, then stop the notifier, each when a certain share of the jobs has ended."""
-        for share, name, number in (
+        for share, name, signal_number in (
             (0.2, "notifier", signal.SIGKILL),
             (0.4, "valkey", signal.SIGKILL),
             (0.6, "notifier", signal.SIGTERM),
         ):
             await wait_until(partial(self._have_ended, share), 180)
-            await self._stack.kill(name, number)
-            self.faults.append(f"{name} {number.name}")
+            await self._stack.kill(name, signal_number)
+            self.faults.append(f"{name} {signal_number.name}")
 
     def _have_ended(self, share: float) -> bool:
         return len(self._watcher.with_status(*ENDED)) >= share * JOBS
@@ -176,7 +176,7 @@ def wrong_outcome(
     if end["status"] != plan.outcome and (end["status"], cancellation is None) != ("cancelled", False):
         return f"{end['status']} instead of {plan.outcome}"
     if end["status"] == "succeeded" and not (
-        handler_log.matching("end") and end["result"] == returned(plan, handler_log)
+        handler_log.matching("end") and end["result"] == expected_result(plan, handler_log)
     ):
         return f"succeeded with {end['result']}"
     if plan.kind == "fails" and end["status"] == "failed" and not handler_log.matching("raised Fail"):
@@ -186,8 +186,8 @@ def wrong_outcome(
     return None
 
 
-def returned(plan: Plan, handler_log: HandlerLog) -> int:
-    """Return the result of the handler that completed."""
+def expected_result(plan: Plan, handler_log: HandlerLog) -> int:
+    """Return the result that the handler of a succeeded job must have returned."""
     return handler_log.matching("end")[-1].attempt if plan.kind == "nap" else int(plan.payload["steps"])
 
 

@@ -72,10 +72,10 @@ async def terminal() -> AsyncIterator[Terminal]:
 
 
 async def start(
-    stack: Stack, *arguments: str, stdin: int = DEVNULL, stdout: int = PIPE, stderr: int = PIPE, **more: str
+    stack: Stack, *arguments: str, stdin: int = DEVNULL, stdout: int = PIPE, stderr: int = PIPE, **variables: str
 ) -> Process:
-    """Start the `headway` command; `more` are environment variables."""
-    env = {**os.environ, "HEADWAY_URL": stack.url, "COLUMNS": "120", "TERM": "xterm", **more}
+    """Start the `headway` command; `variables` are added to its environment."""
+    env = {**os.environ, "HEADWAY_URL": stack.url, "COLUMNS": "120", "TERM": "xterm", **variables}
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-W",
@@ -91,15 +91,15 @@ async def start(
     )
 
 
-async def headway(stack: Stack, *arguments: str, stdin_text: str | None = None, **more: str) -> Completed:
-    """Run the `headway` command until it exits; `more` are environment variables."""
-    process = await start(stack, *arguments, stdin=DEVNULL if stdin_text is None else PIPE, **more)  # type: ignore[arg-type]
+async def headway(stack: Stack, *arguments: str, stdin_text: str | None = None, **variables: str) -> Completed:
+    """Run the `headway` command until it exits; `variables` are added to its environment."""
+    process = await start(stack, *arguments, stdin=DEVNULL if stdin_text is None else PIPE, **variables)  # type: ignore[arg-type]
     out, err = await asyncio.wait_for(process.communicate(None if stdin_text is None else stdin_text.encode()), 60)
     return Completed(process.returncode, out.decode(), err.decode())
 
 
 async def test_submit_prints_the_link(stack: Stack) -> None:
-    """Without --watch it prints one line: the link of the page, or with --json the receipt."""
+    """Without --watch the command prints one line: the link of the page, or with --json the receipt."""
     completed = await headway(stack, "submit", "echo", "--payload", "[1, 2.50]")
     assert (completed.code, completed.err, len(completed.lines)) == (0, "", 1)
     link = Link.parse(completed.out)
@@ -197,8 +197,8 @@ async def test_job_is_watched_and_cancelled_by_its_link(stack: Stack) -> None:
         out, err = await asyncio.wait_for(process.communicate(), 30)
         assert (process.returncode, err) == (130, b"")
         assert b"cancelled" in out.splitlines()[-1]
-    again = await headway(stack, "cancel", page, "--json", HEADWAY_TOKEN=token)
-    assert (again.code, json.loads(again.out)["status"]) == (0, "cancelled")
+    repeated = await headway(stack, "cancel", page, "--json", HEADWAY_TOKEN=token)
+    assert (repeated.code, json.loads(repeated.out)["status"]) == (0, "cancelled")
 
 
 async def test_several_jobs_are_watched_at_once(stack: Stack) -> None:

@@ -37,7 +37,7 @@ async def client(stack: Stack) -> AsyncIterator[Client]:
         yield client
 
 
-def check(snapshots: list[JobSnapshot], status: str) -> None:
+def check_history(snapshots: list[JobSnapshot], status: str) -> None:
     """Check that versions rise and that the only finished snapshot has this status."""
     versions = [snapshot.version for snapshot in snapshots]
     assert versions == sorted(set(versions))
@@ -48,7 +48,7 @@ async def test_job_is_watched_until_its_result(client: Client) -> None:
     """A watcher sees the progress in order, and `result` decodes the result to the requested type."""
     job = await client.submit("countdown", {"steps": 10, "delay_s": 0.05}, delay_s=1)  # time to subscribe first
     snapshots = [snapshot async for snapshot in client.watch(job)]
-    check(snapshots, "succeeded")
+    check_history(snapshots, "succeeded")
     steps = [snapshot.progress.current for snapshot in snapshots if snapshot.progress and not snapshot.finished_at]
     assert steps == sorted(set(steps))
     assert len(steps) > 5
@@ -82,7 +82,7 @@ async def test_every_kind_of_link_works(stack: Stack, client: Client) -> None:
     page, live = job.link.partition("#")[0], job.links["live"]
     async with Client() as other:
         for link, token in ((job.link, None), (page, job.token), (live, job.token), (f"{live}#{job.token}", None)):
-            check([snapshot async for snapshot in other.watch(link, token=token)], "succeeded")
+            check_history([snapshot async for snapshot in other.watch(link, token=token)], "succeeded")
 
 
 async def test_cancel_ends_a_job(client: Client) -> None:
@@ -146,7 +146,7 @@ async def test_watch_survives_a_notifier_restart(stack: Stack, client: Client, n
     assert old_pid is not None
     os.kill(old_pid, number)
     for snapshots in await asyncio.wait_for(watching, 60):
-        check(snapshots, "succeeded")
+        check_history(snapshots, "succeeded")
         assert snapshots[-1].progress is not None
         assert snapshots[-1].progress.percent == 100.0
     assert stack.pid("notifier") not in (None, old_pid)
@@ -182,7 +182,7 @@ async def test_client_falls_back_to_long_polls(stack: Stack, client: Client) -> 
     (port,) = free_ports(1)
     await web.TCPSite(runner, "127.0.0.1", port).start()
     link = f"http://127.0.0.1:{port}/live/jobs/{job.id}#{job.token}"
-    check([snapshot async for snapshot in client.watch(link)], "succeeded")
+    check_history([snapshot async for snapshot in client.watch(link)], "succeeded")
     assert paths.count("/live") == 1
     assert len(paths) < 15
     await runner.cleanup()

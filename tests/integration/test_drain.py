@@ -1,4 +1,4 @@
-"""Draining of a notifier: clients are asked to reconnect, spread over time, and new connections are not kept."""
+"""Draining of a notifier: connections are closed evenly over time, and new ones end at once."""
 
 from __future__ import annotations
 
