@@ -21,7 +21,7 @@ ALBUM = Album(pictures=12, width=64)
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Let the job write to a temporary folder."""
+    """Redirect the job's files to a temporary folder."""
     monkeypatch.setattr(jobs, "FOLDER", tmp_path)
     return tmp_path
 
