@@ -162,6 +162,6 @@ class Subscriber:
             self._protocol.close()
 
     def _commands(self, command: str, channels: list[str]) -> list[tuple[str, ...]]:
-        """Return commands with up to CHANNELS_PER_COMMAND channels; a sharded command accepts only channels of one slot."""
+        """Return commands for channels, up to CHANNELS_PER_COMMAND each; a sharded command accepts only one slot."""
         prefix, size = ("S", 1) if self._sharded else ("", CHANNELS_PER_COMMAND)
         return [(prefix + command, *channels[start : start + size]) for start in range(0, len(channels), size)]

@@ -57,7 +57,7 @@ class ClientConnection(ABC):
         """Called when the job's record was read and the client already has that version."""
 
     def heartbeat(self) -> None:  # noqa: B027
-        """Send a ping or a comment to the client, and close the connection if the client has been silent for too long."""
+        """Send a ping or a comment to the client; close the connection if the client has been silent for too long."""
 
     def stalled_for(self, now: float) -> float:  # noqa: ARG002
         """Return for how many seconds a backpressured connection has not drained at all."""
