@@ -1,1 +1,1 @@
-"""What `deploy/`, compose.yaml and Dockerfile say, held against the code; and the containers themselves."""
+"""Tests of the deployment files, against the code and in real containers."""

@@ -1,4 +1,4 @@
-"""The system as compose.yaml has it, in containers, and those who watch it from outside."""
+"""The system of compose.yaml in containers, and watchers that connect to it through the proxy."""
 
 from __future__ import annotations
 
@@ -19,17 +19,21 @@ import aiohttp
 from dev.environment import ROOT
 from tests.waiting import free_ports, wait_until
 
-BASE = "python:3.13-slim-trixie"
-VERSION = "test"
+BASE_IMAGE = "python:3.13-slim-trixie"
+IMAGE_VERSION = "test"
 LEASE_S = 5
 OVERRIDE = f"services: {{worker: {{environment: {{LEASE_S: {LEASE_S}}}}}}}\n"
-ASK = "import sys, urllib.request as ask; sys.stdout.buffer.write(ask.urlopen('http://127.0.0.1:9090/metrics').read())"
+# Python code that prints the metrics of the service in its container.
+PRINT_METRICS = """
+import sys, urllib.request
+sys.stdout.buffer.write(urllib.request.urlopen("http://127.0.0.1:9090/metrics").read())
+"""
 
 
-def docker(*words: str, text: str | None = None, timeout_s: float = 300, env: dict[str, str] | None = None) -> str:
-    """Run a docker command and return what it says; what goes wrong is an error."""
-    told = subprocess.run(
-        ["docker", *words],
+def docker(*arguments: str, text: str | None = None, timeout_s: float = 300, env: dict[str, str] | None = None) -> str:
+    """Run a docker command that must succeed, and return its output."""
+    completed = subprocess.run(
+        ["docker", *arguments],
         cwd=ROOT,
         env=os.environ | (env or {}),
         input=text,
@@ -37,45 +41,47 @@ def docker(*words: str, text: str | None = None, timeout_s: float = 300, env: di
         text=True,
         timeout=timeout_s,
     )
-    assert told.returncode == 0, f"docker {' '.join(words)}\n{told.stdout[-4000:]}{told.stderr[-4000:]}"
-    return told.stdout
+    output = completed.stdout[-4000:] + completed.stderr[-4000:]
+    assert completed.returncode == 0, f"docker {' '.join(arguments)}\n{output}"
+    return completed.stdout
 
 
 @dataclass
 class System:
-    """A running system of containers, of a project and on ports of its own."""
+    """A running system of containers, with its own compose project and ports."""
 
-    url: str
-    prometheus: str
-    files: tuple[str, ...]
+    url: str  # of the proxy
+    prometheus_url: str
+    compose_options: tuple[str, ...]
     environment: dict[str, str]
     session: aiohttp.ClientSession
 
-    def compose(self, *words: str) -> str:
-        """Run a compose command."""
-        return docker("compose", *self.files, *words, env=self.environment)
+    def compose(self, *arguments: str) -> str:
+        """Run a compose command and return its output."""
+        return docker("compose", *self.compose_options, *arguments, env=self.environment)
 
-    def up(self, *more: str, notifiers: int = 3, workers: int = 2) -> None:
-        """Start what does not run, and wait until it is healthy."""
-        self.compose("up", "--detach", "--wait", f"--scale=notifier={notifiers}", f"--scale=worker={workers}", *more)
+    def up(self, *options: str, notifiers: int = 3, workers: int = 2) -> None:
+        """Start the containers that are not running, and wait until all are healthy."""
+        scale = (f"--scale=notifier={notifiers}", f"--scale=worker={workers}")
+        self.compose("up", "--detach", "--wait", *scale, *options)
 
     def replicas(self, service: str) -> list[str]:
         """Return the ids of a service's running containers."""
         return self.compose("ps", "--quiet", "--status=running", service).split()
 
     def metrics(self, container: str) -> str:
-        """Return what a service's container tells Prometheus."""
-        return docker("exec", container, "python", "-c", ASK)
+        """Return the metrics of the service in a container."""
+        return docker("exec", container, "python", "-c", PRINT_METRICS)
 
-    def connections(self, container: str) -> int:
-        """Return how many sockets a notifier has."""
+    def websocket_count(self, container: str) -> int:
+        """Return the number of open WebSockets of a notifier."""
         (line,) = [
             line for line in self.metrics(container).splitlines() if 'connections{transport="websocket"}' in line
         ]
         return int(float(line.split()[-1]))
 
     async def submit(self, kind: str = "countdown", **payload: Any) -> dict[str, Any]:
-        """Submit a job through the proxy."""
+        """Submit a job through the proxy and return the receipt."""
         body = {"kind": kind, "payload": payload}
         async with self.session.post(f"{self.url}/jobs", json=body) as response:
             receipt: dict[str, Any] = await response.json()
@@ -84,16 +90,17 @@ class System:
 
 
 @asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[System]:
-    """Build the image and run the system until the block ends."""
-    docker("build", "--network=host", "--quiet", f"--tag=headway:{VERSION}", ".", timeout_s=900)
+async def run_system(folder: Path) -> AsyncIterator[System]:
+    """Build the image and run the system until the block ends; write the containers' logs to `folder`."""
+    docker("build", "--network=host", "--quiet", f"--tag=headway:{IMAGE_VERSION}", ".", timeout_s=900)
     override = folder / "override.yaml"
     override.write_text(OVERRIDE)
-    port, prometheus = map(str, free_ports(2))
-    environment = {"HEADWAY_PORT": port, "PROMETHEUS_PORT": prometheus, "HEADWAY_VERSION": VERSION}
-    files = (f"--project-name=headway-{port}", "--profile=monitoring", "--file=compose.yaml", f"--file={override}")
+    port, prometheus_port = map(str, free_ports(2))
+    environment = {"HEADWAY_PORT": port, "PROMETHEUS_PORT": prometheus_port, "HEADWAY_VERSION": IMAGE_VERSION}
+    options = (f"--project-name=headway-{port}", "--profile=monitoring", "--file=compose.yaml", f"--file={override}")
+    url, prometheus_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{prometheus_port}"
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        system = System(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{prometheus}", files, environment, session)
+        system = System(url, prometheus_url, options, environment, session)
         try:
             system.up()
             yield system
@@ -104,31 +111,31 @@ async def running(folder: Path) -> AsyncIterator[System]:
 
 @dataclass
 class Watcher:
-    """A browser, as it were: it comes back whenever it is closed, and keeps what it has seen."""
+    """A client that watches a job, reconnects after each close, and records what it receives."""
 
     system: System
     token: str
     statuses: list[str] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
-    closings: list[tuple[float, int | None]] = field(default_factory=list)
+    closes: list[tuple[float, int | None]] = field(default_factory=list)  # monotonic time and close code
     connected: bool = False
 
     async def watch(self) -> None:
-        """Watch for ever."""
+        """Watch the job until cancelled."""
         url = self.system.url.replace("http", "ws", 1) + "/live"
         while True:
             try:
                 async with self.system.session.ws_connect(url, heartbeat=10) as socket:
                     await socket.send_json({"watch": self.token, "version": max(self.versions, default=0)})
                     async for message in socket:
-                        self._take(json.loads(message.data))
-                    self.closings.append((time.monotonic(), socket.close_code))
+                        self._on_message(json.loads(message.data))
+                    self.closes.append((time.monotonic(), socket.close_code))
             except aiohttp.ClientError:
                 pass
             self.connected = False
             await asyncio.sleep(0.1)
 
-    def _take(self, message: dict[str, Any]) -> None:
+    def _on_message(self, message: dict[str, Any]) -> None:
         if "job" in message:
             self.statuses.append(message["job"]["status"])
             self.versions.append(message["job"]["version"])
@@ -138,7 +145,7 @@ class Watcher:
 
 @asynccontextmanager
 async def watching(system: System, token: str, count: int) -> AsyncIterator[list[Watcher]]:
-    """Watch a job with many watchers during the block."""
+    """Watch a job with many watchers until the block ends; versions must never go back for any of them."""
     watchers = [Watcher(system, token) for _ in range(count)]
     tasks = [asyncio.create_task(watcher.watch()) for watcher in watchers]
     try:
@@ -147,16 +154,15 @@ async def watching(system: System, token: str, count: int) -> AsyncIterator[list
     finally:
         for task in tasks:
             task.cancel()
-        assert not [
-            task for task in await asyncio.gather(*tasks, return_exceptions=True) if isinstance(task, AssertionError)
-        ]
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert not [result for result in results if isinstance(result, AssertionError)]
 
 
-def all_saw(watchers: Sequence[Watcher], status: str) -> bool:
-    """Tell whether every watcher's last snapshot has this status."""
+def all_have_status(watchers: Sequence[Watcher], status: str) -> bool:
+    """Return whether the last snapshot of every watcher has this status."""
     return all(watcher.statuses[-1:] == [status] for watcher in watchers)
 
 
-def by_second(moments: Sequence[float]) -> Counter[int]:
-    """Count what happened in each second after the first."""
-    return Counter(int(moment - min(moments)) for moment in moments)
+def count_per_second(times_s: Sequence[float]) -> Counter[int]:
+    """Count the times in each second since the first of them."""
+    return Counter(int(time_s - min(times_s)) for time_s in times_s)

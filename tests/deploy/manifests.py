@@ -1,4 +1,4 @@
-"""Manifests as they are applied, and the settings that they give to a service."""
+"""The rendered Kubernetes manifests and compose.yaml, and the settings that a service gets from them."""
 
 from __future__ import annotations
 
@@ -25,90 +25,93 @@ from services.worker.settings import WorkerSettings
 
 FOLDERS = ["base", "overlays/dev", "overlays/production"]
 SERVICES: dict[str, type[Settings]] = {
-    kind.service: kind for kind in (SubmitterSettings, NotifierSettings, WorkerSettings)
+    settings_type.service: settings_type for settings_type in (SubmitterSettings, NotifierSettings, WorkerSettings)
 }
+# The services of compose.yaml, with the defaults of its variables.
 COMPOSE: dict[str, Any] = yaml.safe_load(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", (ROOT / "compose.yaml").read_text()))[
     "services"
-]  # with the defaults of its variables
-SECRETS = "/etc/headway"  # where files with secrets are mounted
-MARGIN_S = 5
-OLDEST = (1, 25)  # whose kustomize knows all that is used here
+]
+SECRETS_DIR = "/etc/headway"  # where secrets are mounted as files
+SHUTDOWN_MARGIN_S = 5
+MIN_KUBECTL_VERSION = (1, 25)  # older versions of kustomize cannot render the manifests
 
 Object = dict[str, Any]
 
 
 @cache
-def unusable() -> str | None:
-    """Say why kubectl cannot render, `None` when it can."""
+def kubectl_problem() -> str | None:
+    """Return why kubectl cannot render the manifests, None if it can."""
     if shutil.which("kubectl") is None:
         return "kubectl is not installed"
-    told = subprocess.run(["kubectl", "version", "--client", "--output=json"], capture_output=True, text=True)
-    version = json.loads(told.stdout)["clientVersion"]["gitVersion"]
-    found = tuple(map(int, re.findall(r"\d+", version)[:2]))
-    return None if found >= OLDEST else f"kubectl {version} is older than 1.25"
+    completed = subprocess.run(["kubectl", "version", "--client", "--output=json"], capture_output=True, text=True)
+    version = json.loads(completed.stdout)["clientVersion"]["gitVersion"]
+    major_minor = tuple(map(int, re.findall(r"\d+", version)[:2]))
+    return None if major_minor >= MIN_KUBECTL_VERSION else f"kubectl {version} is older than 1.25"
 
 
 @cache
-def rendered(folder: str) -> list[Object]:
-    """Render a folder of deploy/k8s; a warning is an error."""
-    if (reason := unusable()) is not None:
+def render(folder: str) -> list[Object]:
+    """Return the objects in a folder of deploy/k8s, rendered with kustomize; fail on its warnings."""
+    if (reason := kubectl_problem()) is not None:
         pytest.skip(reason)
-    told = subprocess.run(["kubectl", "kustomize", ROOT / "deploy/k8s" / folder], capture_output=True, text=True)
-    assert (told.returncode, told.stderr) == (0, "")
-    return list(yaml.safe_load_all(told.stdout))
+    completed = subprocess.run(["kubectl", "kustomize", ROOT / "deploy/k8s" / folder], capture_output=True, text=True)
+    assert (completed.returncode, completed.stderr) == (0, "")
+    return list(yaml.safe_load_all(completed.stdout))
 
 
-def of_kind(objects: list[Object], kind: str) -> dict[str, Object]:
-    """Return the objects of a kind by their names."""
-    return {one["metadata"]["name"]: one for one in objects if one["kind"] == kind}
+def objects_of_kind(objects: list[Object], kind: str) -> dict[str, Object]:
+    """Return the objects of a kind by name."""
+    return {obj["metadata"]["name"]: obj for obj in objects if obj["kind"] == kind}
 
 
-def pod(workload: Object) -> Object:
-    """Return a workload's pod."""
+def pod_spec(workload: Object) -> Object:
+    """Return the spec of a workload's pods."""
     spec: Object = workload["spec"]["template"]["spec"]
     return spec
 
 
-def matches(selector: Object, labels: dict[str, str]) -> bool:
-    """Tell whether a label selector takes these labels."""
-    named = selector.get("matchLabels", {}).items() <= labels.items()
-    return named and all(
+def selector_matches(selector: Object, labels: dict[str, str]) -> bool:
+    """Return whether a label selector matches these labels."""
+    labels_match = selector.get("matchLabels", {}).items() <= labels.items()
+    return labels_match and all(
         expression["operator"] == "In" and labels.get(expression["key"]) in expression["values"]
         for expression in selector.get("matchExpressions", [])
     )
 
 
-def stopping_s(settings: Settings) -> float:
-    """Return the longest that a service takes from SIGTERM to its end, and a margin."""
+def max_shutdown_s(settings: Settings) -> float:
+    """Return the longest time that a service takes to shut down after SIGTERM, with a margin."""
     match settings:
         case NotifierSettings():
-            own = settings.drain_s + CLOSE_TIMEOUT_S
+            service_s = settings.drain_s + CLOSE_TIMEOUT_S
         case WorkerSettings():
-            own = (
-                CONNECT_TIMEOUT_S + READ_TIMEOUT_S + settings.grace_s + SETTLE_TIMEOUT_S
-            )  # a receive in flight is awaited first
+            receive_s = CONNECT_TIMEOUT_S + READ_TIMEOUT_S  # the worker first waits for a receive in flight
+            service_s = receive_s + settings.grace_s + SETTLE_TIMEOUT_S
         case _:
-            own = 0.0
-    return own + 2 * SHUTDOWN_TIMEOUT_S + MARGIN_S  # of both listeners
+            service_s = 0.0
+    return service_s + 2 * SHUTDOWN_TIMEOUT_S + SHUTDOWN_MARGIN_S  # two listeners
 
 
-def understood(service: str, env: dict[str, str], folder: Path) -> Settings:
-    """Read an environment as the service does, with every file of a secret in place; nothing is unknown."""
+def load_settings(service: str, env: dict[str, str], folder: Path) -> Settings:
+    """Load a service's settings from an environment, after checking that every variable is a known setting.
+
+    Files of secrets are created in `folder` instead of `SECRETS_DIR`.
+    """
     known = {
         prefix + field.upper() + suffix
-        for kind in SERVICES.values()
-        for field in kind.__struct_fields__
-        for prefix in ("", f"{kind.service.upper()}_")
+        for settings_type in SERVICES.values()
+        for field in settings_type.__struct_fields__
+        for prefix in ("", f"{settings_type.service.upper()}_")
         for suffix in ("", "_FILE")
         if not suffix
         or field.endswith("_file")
-        or Secret in (get_type_hints(kind)[field], *get_args(get_type_hints(kind)[field]))
+        or Secret in (get_type_hints(settings_type)[field], *get_args(get_type_hints(settings_type)[field]))
     }
-    own = {name for name in env if not name.startswith("AZURE_")}  # those are the identity's
-    assert own <= known, own - known
-    moved = {name: value.replace(SECRETS, str(folder)) for name, value in env.items()}
-    for name, value in moved.items():
+    names = {name for name in env if not name.startswith("AZURE_")}  # AZURE_... are read by the azure-identity library
+    assert names <= known, names - known
+    relocated = {name: value.replace(SECRETS_DIR, str(folder)) for name, value in env.items()}
+    for name, value in relocated.items():
         if name.endswith("_FILE") and value:
-            assert value != env[name], f"{name} is not in {SECRETS}"
+            assert value != env[name], f"{name} is not in {SECRETS_DIR}"
             Path(value).write_text("redis://redis" if name == "REDIS_URL_FILE" else "secret")
-    return load(SERVICES[service], moved)
+    return load(SERVICES[service], relocated)

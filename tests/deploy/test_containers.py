@@ -1,4 +1,4 @@
-"""The image and the system in containers: replicas come, go and die, and nobody who watches loses anything."""
+"""The image, and the system in containers: watchers lose no update when replicas stop, start or crash."""
 
 from __future__ import annotations
 
@@ -7,19 +7,28 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.deploy.containers import BASE, VERSION, System, all_saw, by_second, docker, running, watching
+from tests.deploy.containers import (
+    BASE_IMAGE,
+    IMAGE_VERSION,
+    System,
+    all_have_status,
+    count_per_second,
+    docker,
+    run_system,
+    watching,
+)
 from tests.deploy.manifests import COMPOSE
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(900)]
 
-OURS = ("submitter", "notifier", "worker")
+SERVICES = ("submitter", "notifier", "worker")
 DRAIN_S = COMPOSE["notifier"]["environment"]["DRAIN_S"]
 GRACE_S = 30
 MEGABYTE = 1_000_000
 
-# Names what was not compiled when the image was made, and what whoever runs in it could change.
-LOOK = """
+# Python code that prints the modules that are not compiled, or that do not belong to root.
+PRINT_UNCOMPILED_MODULES = """
 import importlib, os, sys
 for service in ("submitter", "notifier", "worker"):
     importlib.import_module(f"services.{service}.app")
@@ -34,68 +43,69 @@ for module in list(sys.modules.values()):
 @pytest.fixture(scope="module")
 async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
     """Run three notifiers and two workers."""
-    async with running(tmp_path_factory.mktemp("containers")) as system:
+    async with run_system(tmp_path_factory.mktemp("containers")) as system:
         yield system
 
 
 @pytest.fixture(autouse=True)
-def _whole(system: System) -> None:
-    """Begin with all that there should be."""
+def _all_containers_run(system: System) -> None:
+    """Start the containers that the previous test stopped."""
     system.up()
 
 
-async def test_a_job_is_watched_through_all_replicas(system: System) -> None:
-    """Thirty watchers come by the proxy, each replica has some of them, and all see the end."""
+async def test_job_is_watched_through_all_replicas(system: System) -> None:
+    """The proxy spreads thirty watchers over the notifiers, and all receive the outcome."""
     receipt = await system.submit(steps=40, delay_s=0.1)
     async with watching(system, receipt["token"], 30) as watchers:
-        shares = [system.connections(replica) for replica in system.replicas("notifier")]
-        assert len(shares) == 3
-        assert min(shares) >= 1
-        assert sum(shares) == 30
-        await wait_until(lambda: all_saw(watchers, "succeeded"))
+        counts = [system.websocket_count(replica) for replica in system.replicas("notifier")]
+        assert len(counts) == 3
+        assert min(counts) >= 1
+        assert sum(counts) == 30
+        await wait_until(lambda: all_have_status(watchers, "succeeded"))
         assert all("running" in watcher.statuses for watcher in watchers)
 
 
-@pytest.mark.parametrize("act", ["restart all notifiers", "kill a notifier", "kill the job's worker"])
-async def test_nothing_is_lost(system: System, act: str) -> None:
-    """The job runs to its end, which all who watch see, though versions never went back for any of them."""
+@pytest.mark.parametrize("failure", ["restart all notifiers", "kill a notifier", "kill the job's worker"])
+async def test_watchers_receive_the_outcome_after_a_failure(system: System, failure: str) -> None:
+    """The job succeeds, all watchers receive the outcome, and versions never go back."""
     receipt = await system.submit(steps=40, delay_s=0.25)
     async with watching(system, receipt["token"], 30) as watchers:
-        await wait_until(lambda: all_saw(watchers, "running"))
-        if act == "restart all notifiers":
+        await wait_until(lambda: all_have_status(watchers, "running"))
+        if failure == "restart all notifiers":
             system.compose("restart", "notifier")
-        elif act == "kill a notifier":
+        elif failure == "kill a notifier":
             docker("kill", "--signal=KILL", system.replicas("notifier")[0])
         else:
-            docker("kill", "--signal=KILL", next(one for one in system.replicas("worker") if running_jobs(system, one)))
-        await wait_until(lambda: all_saw(watchers, "succeeded"), 120)
+            worker = next(replica for replica in system.replicas("worker") if runs_a_job(system, replica))
+            docker("kill", "--signal=KILL", worker)
+        await wait_until(lambda: all_have_status(watchers, "succeeded"), 120)
 
 
-def running_jobs(system: System, worker: str) -> bool:
-    """Tell whether a worker runs a job."""
+def runs_a_job(system: System, worker: str) -> bool:
+    """Return whether a worker runs exactly one job."""
     return "\nworker_jobs_in_progress 1.0\n" in system.metrics(worker)
 
 
-async def test_a_replica_leaves_evenly(system: System) -> None:
-    """Its 300 watchers are told to come back, no second of the drain more than twice the mean, and find the others."""
+async def test_stopped_notifier_closes_its_connections_evenly(system: System) -> None:
+    """300 watchers get code 1012 spread over the drain, at most twice the mean per second, and reconnect elsewhere."""
     receipt = await system.submit(steps=1000, delay_s=0.1)
     async with watching(system, receipt["token"], 900) as watchers:
         replica, *others = system.replicas("notifier")
-        leaving = system.connections(replica)
-        assert leaving >= 290  # the proxy shares them out evenly
+        closed_count = system.websocket_count(replica)
+        assert closed_count >= 290  # the proxy balances the connections
         docker("kill", "--signal=TERM", replica)
         await wait_until(lambda: docker("inspect", "--format={{.State.Status}}", replica).strip() == "exited", GRACE_S)
         assert docker("inspect", "--format={{.State.ExitCode}}", replica).strip() == "0"
-        closings = [closing for watcher in watchers for closing in watcher.closings]
-        assert [code for _, code in closings] == [1012] * leaving
-        seconds = by_second([moment for moment, _ in closings])
-        assert max(seconds.values()) <= 2 * leaving / DRAIN_S
+        closes = [close for watcher in watchers for close in watcher.closes]
+        assert [code for _, code in closes] == [1012] * closed_count
+        per_second = count_per_second([time_s for time_s, _ in closes])
+        assert max(per_second.values()) <= 2 * closed_count / DRAIN_S
         await wait_until(lambda: all(watcher.connected for watcher in watchers))
-        assert sum(system.connections(other) for other in others) == 900
-        seen = max(watcher.versions[-1] for watcher in watchers)
-        await wait_until(lambda: all(watcher.versions[-1] >= seen for watcher in watchers))
+        assert sum(system.websocket_count(other) for other in others) == 900
+        newest = max(watcher.versions[-1] for watcher in watchers)
+        await wait_until(lambda: all(watcher.versions[-1] >= newest for watcher in watchers))
         await cancel(system, receipt)
-        await wait_until(lambda: all_saw(watchers, "cancelled"))
+        await wait_until(lambda: all_have_status(watchers, "cancelled"))
 
 
 async def cancel(system: System, receipt: dict[str, str]) -> None:
@@ -105,20 +115,20 @@ async def cancel(system: System, receipt: dict[str, str]) -> None:
         assert response.status == 202
 
 
-def test_containers_have_no_rights(system: System) -> None:
-    """They run as nobody on a root that cannot be written."""
-    for service in OURS:
+def test_containers_are_unprivileged(system: System) -> None:
+    """They run as a user without privileges or capabilities, on a read-only root file system."""
+    write_file = "import pathlib\ntry: pathlib.Path('x').touch()\nexcept OSError as error: print(error.strerror)"
+    for service in SERVICES:
         for container in system.replicas(service):
-            told = json.loads(docker("inspect", container))[0]
-            assert told["HostConfig"]["ReadonlyRootfs"] is True
-            assert told["HostConfig"]["CapDrop"] == ["ALL"]
+            host_config = json.loads(docker("inspect", container))[0]["HostConfig"]
+            assert host_config["ReadonlyRootfs"] is True
+            assert host_config["CapDrop"] == ["ALL"]
             assert docker("exec", container, "id", "-u").strip() == "65532"
-            tried = "import pathlib\ntry: pathlib.Path('x').touch()\nexcept OSError as error: print(error.strerror)"
-            assert docker("exec", container, "python", "-c", tried).strip() == "Read-only file system"
+            assert docker("exec", container, "python", "-c", write_file).strip() == "Read-only file system"
 
 
 def test_each_service_has_its_own_keys(system: System) -> None:
-    """The notifier cannot sign a token, the worker neither sign nor read one."""
+    """Only the submitter has the signing key, and only the notifier the key that verifies tokens."""
     for service, keys in {
         "submitter": {"token.pem"},
         "notifier": {"token.pub.pem", "report.key"},
@@ -127,55 +137,56 @@ def test_each_service_has_its_own_keys(system: System) -> None:
         assert set(docker("exec", system.replicas(service)[0], "ls", "/etc/headway").split()) == keys
 
 
-def test_the_image_is_small_and_compiled() -> None:
-    """Beyond its base; code belongs to root, and nothing has to be compiled again."""
-    ours, base = (int(docker("image", "inspect", "--format={{.Size}}", name)) for name in (f"headway:{VERSION}", BASE))
-    assert ours - base < 250 * MEGABYTE
-    assert docker("run", "--rm", "--read-only", f"headway:{VERSION}", "python", "-c", LOOK) == ""
+def test_image_is_small_and_compiled() -> None:
+    """The image adds less than 250 MB to its base; all modules are compiled and belong to root."""
+    image = f"headway:{IMAGE_VERSION}"
+    size, base_size = (int(docker("image", "inspect", "--format={{.Size}}", name)) for name in (image, BASE_IMAGE))
+    assert size - base_size < 250 * MEGABYTE
+    assert docker("run", "--rm", "--read-only", image, "python", "-c", PRINT_UNCOMPILED_MODULES) == ""
 
 
-def test_metrics_are_as_prometheus_wants_them(system: System) -> None:
-    """`promtool check metrics` has nothing to say of any service."""
+def test_promtool_accepts_the_metrics(system: System) -> None:
+    """`promtool check metrics` reports nothing for any service."""
     (prometheus,) = system.replicas("prometheus")
-    for service in OURS:
+    for service in SERVICES:
         text = system.metrics(system.replicas(service)[0])
         assert docker("exec", "--interactive", prometheus, "promtool", "check", "metrics", text=text) == ""
 
 
 async def test_prometheus_finds_every_replica(system: System) -> None:
-    """All are targets, and all are up."""
+    """Every replica is a target of Prometheus, and all targets are up."""
 
-    async def up() -> bool:
-        async with system.session.get(f"{system.prometheus}/api/v1/targets") as response:
+    async def all_up() -> bool:
+        async with system.session.get(f"{system.prometheus_url}/api/v1/targets") as response:
             targets = (await response.json())["data"]["activeTargets"]
-        return sorted(one["labels"]["service"] for one in targets if one["health"] == "up") == sorted(
+        return sorted(target["labels"]["service"] for target in targets if target["health"] == "up") == sorted(
             ["submitter", *["notifier"] * 3, *["worker"] * 2]
         )
 
-    await wait_until(up, 60)
+    await wait_until(all_up, 60)
 
 
-async def test_a_team_adds_its_jobs(system: System) -> None:
-    """The example's image runs a job that needs a package of its own."""
+async def test_image_with_additional_jobs(system: System) -> None:
+    """The image of `examples/own-jobs` runs a job that needs an additional package."""
     docker(
         "build",
         "--network=host",
         "--quiet",
-        f"--build-arg=HEADWAY_IMAGE=headway:{VERSION}",
-        f"--tag=own-jobs:{VERSION}",
+        f"--build-arg=HEADWAY_IMAGE=headway:{IMAGE_VERSION}",
+        f"--tag=own-jobs:{IMAGE_VERSION}",
         "examples/own-jobs",
     )
     own = System(
         system.url,
-        system.prometheus,
-        (*system.files, "--file=examples/own-jobs/compose.yaml"),
+        system.prometheus_url,
+        (*system.compose_options, "--file=examples/own-jobs/compose.yaml"),
         system.environment,
         system.session,
     )
     own.up("--no-build")
     receipt = await own.submit("measure", sizes=[1000, 2_500_000])
     async with watching(own, receipt["token"], 1) as watchers:
-        await wait_until(lambda: all_saw(watchers, "succeeded"))
+        await wait_until(lambda: all_have_status(watchers, "succeeded"))
     async with own.session.get(
         f"{own.url}/live/jobs/{receipt['id']}", headers={"Authorization": f"Bearer {receipt['token']}"}
     ) as response:

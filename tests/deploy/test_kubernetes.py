@@ -1,4 +1,4 @@
-"""The manifests and the code say the same."""
+"""The Kubernetes manifests agree with the code and with docs/kubernetes.md."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from dev.environment import ROOT
 from services.runtime.service import ServiceSpec, health_app
 from tests.deploy.manifests import (
     FOLDERS,
-    SECRETS,
+    SECRETS_DIR,
     SERVICES,
     Object,
-    matches,
-    of_kind,
-    pod,
-    rendered,
-    stopping_s,
-    understood,
+    load_settings,
+    max_shutdown_s,
+    objects_of_kind,
+    pod_spec,
+    render,
+    selector_matches,
 )
 
 each_folder = pytest.mark.parametrize("folder", FOLDERS)
@@ -32,114 +32,123 @@ each_service = pytest.mark.parametrize("service", SERVICES)
 
 
 def deployment(folder: str, service: str) -> tuple[Object, Object]:
-    """Return a service's pod and its container."""
-    spec = pod(of_kind(rendered(folder), "Deployment")[service])
+    """Return the spec of a service's pods, and their container."""
+    spec = pod_spec(objects_of_kind(render(folder), "Deployment")[service])
     (container,) = spec["containers"]
     return spec, container
 
 
 def workloads(folder: str) -> dict[str, Object]:
-    """Return all that has pods."""
-    objects = rendered(folder)
-    return of_kind(objects, "Deployment") | of_kind(objects, "StatefulSet")
+    """Return the Deployments and StatefulSets by name."""
+    objects = render(folder)
+    return objects_of_kind(objects, "Deployment") | objects_of_kind(objects, "StatefulSet")
 
 
 def environment(folder: str, service: str) -> dict[str, str]:
-    """Return what a service is told."""
+    """Return the environment variables of a service."""
     _, container = deployment(folder, service)
     (source,) = container["envFrom"]
-    data: dict[str, str] = of_kind(rendered(folder), "ConfigMap")[source["configMapRef"]["name"]]["data"]
-    return data | {one["name"]: one["value"] for one in container.get("env", [])}
+    data: dict[str, str] = objects_of_kind(render(folder), "ConfigMap")[source["configMapRef"]["name"]]["data"]
+    return data | {variable["name"]: variable["value"] for variable in container.get("env", [])}
 
 
 def settings_of(folder: str, service: str, directory: Path) -> Any:
-    """Return a service's settings; the base leaves open who may submit."""
+    """Return the settings of a service, with an open submitter unless the folder decides who may submit."""
     env = environment(folder, service)
-    told = {} if {"SUBMITTER_OPEN", "SUBMITTER_API_KEYS"} & env.keys() else {"SUBMITTER_OPEN": "true"}
-    return understood(service, env | told, directory)
+    additional = {} if {"SUBMITTER_OPEN", "SUBMITTER_API_KEYS"} & env.keys() else {"SUBMITTER_OPEN": "true"}
+    return load_settings(service, env | additional, directory)
 
 
 def named_ports(spec: Object) -> dict[str, int]:
-    """Return a pod's ports by their names."""
-    return {port["name"]: port["containerPort"] for one in spec["containers"] for port in one.get("ports", [])}
+    """Return a pod's ports by name."""
+    ports = [port for container in spec["containers"] for port in container.get("ports", [])]
+    return {port["name"]: port["containerPort"] for port in ports}
+
+
+def pod_labels(workload: Object) -> dict[str, str]:
+    """Return the labels of a workload's pods."""
+    labels: dict[str, str] = workload["spec"]["template"]["metadata"]["labels"]
+    return labels
 
 
 @each_service
 @each_folder
-def test_settings_fit(folder: str, service: str, tmp_path: Path) -> None:
-    """The service would start with them, its ports are those of the pod, and secrets come as files."""
+def test_service_accepts_its_environment(folder: str, service: str, tmp_path: Path) -> None:
+    """The settings are valid, the ports agree with those of the container, and secrets are mounted as files."""
     settings = settings_of(folder, service, tmp_path)
     spec, container = deployment(folder, service)
     assert container["command"] == ["python", "-m", f"services.{service}"]
     ports = named_ports(spec)
     assert ports.pop("internal") == settings.internal_port
     assert ports == ({"http": settings.port} if hasattr(settings, "port") else {})
-    assert {"name": "secrets", "mountPath": SECRETS, "readOnly": True} in container["volumeMounts"]
+    assert {"name": "secrets", "mountPath": SECRETS_DIR, "readOnly": True} in container["volumeMounts"]
 
 
-def test_the_base_leaves_open_who_may_submit() -> None:
-    """An overlay must say it, or the submitter does not start."""
+def test_base_does_not_decide_who_may_submit() -> None:
+    """Each overlay must decide; without a decision the submitter does not start."""
     env = environment("base", "submitter")
     assert not {"SUBMITTER_OPEN", "SUBMITTER_API_KEYS"} & env.keys()
 
 
 @each_service
 @each_folder
-def test_there_is_time_to_stop(folder: str, service: str, tmp_path: Path) -> None:
-    """The grace covers the hook before SIGTERM, the drain, what is in flight, and a margin."""
+def test_grace_period_covers_the_shutdown(folder: str, service: str, tmp_path: Path) -> None:
+    """It covers the sleep before SIGTERM, the drain, requests in flight, and a margin."""
     spec, container = deployment(folder, service)
-    hook = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-    assert spec["terminationGracePeriodSeconds"] >= hook + stopping_s(settings_of(folder, service, tmp_path))
-    assert (hook > 0) == ("http" in named_ports(spec))  # who is routed to is told of first
+    sleep_s = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+    assert spec["terminationGracePeriodSeconds"] >= sleep_s + max_shutdown_s(settings_of(folder, service, tmp_path))
+    assert (sleep_s > 0) == ("http" in named_ports(spec))  # routes to the pod are removed during the sleep
 
 
 @each_service
 @each_folder
-async def test_probes_ask_what_there_is(folder: str, service: str) -> None:
-    """All three ask the internal listener, for something that it answers."""
+async def test_probes_use_existing_endpoints(folder: str, service: str) -> None:
+    """All three probes request a path that the internal listener serves."""
     _, container = deployment(folder, service)
     app = health_app(ServiceSpec(), asyncio.Event(), asyncio.Event())
     routes = {resource.canonical for resource in app.router.resources()}
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-        asked = container[probe]["httpGet"]
-        assert asked["port"] == "internal"
-        assert asked["path"] in routes
+        request = container[probe]["httpGet"]
+        assert request["port"] == "internal"
+        assert request["path"] in routes
     assert container["livenessProbe"]["httpGet"]["path"] == "/livez"
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
 
 
 @each_folder
-def test_selectors_find_their_pods(folder: str) -> None:
-    """Each Service, budget and policy is for pods that there are, and names ports that those have."""
-    objects, pods = rendered(folder), [one["spec"]["template"] for one in workloads(folder).values()]
+def test_selectors_and_ports_match_existing_pods(folder: str) -> None:
+    """The selectors of each Service, budget and policy match pods, and those pods have the ports that it names."""
+    objects = render(folder)
 
-    def chosen(selector: Object) -> list[Object]:
-        return [one["spec"] for one in pods if matches(selector, one["metadata"]["labels"])]
+    def selected_pods(selector: Object) -> list[Object]:
+        all_workloads = workloads(folder).values()
+        return [pod_spec(workload) for workload in all_workloads if selector_matches(selector, pod_labels(workload))]
 
-    for service in of_kind(objects, "Service").values():
-        (found,) = chosen({"matchLabels": service["spec"]["selector"]})
-        assert {port["targetPort"] for port in service["spec"]["ports"]} <= named_ports(found).keys()
+    for service in objects_of_kind(objects, "Service").values():
+        (spec,) = selected_pods({"matchLabels": service["spec"]["selector"]})
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= named_ports(spec).keys()
     for workload in workloads(folder).values():
-        assert matches(workload["spec"]["selector"], workload["spec"]["template"]["metadata"]["labels"])
-        for spread in pod(workload).get("topologySpreadConstraints", []):
-            assert matches(spread["labelSelector"], workload["spec"]["template"]["metadata"]["labels"])
-    for budget in of_kind(objects, "PodDisruptionBudget").values():
-        assert len(chosen(budget["spec"]["selector"])) == 1
-    for policy in of_kind(objects, "NetworkPolicy").values():
-        own = chosen(policy["spec"]["podSelector"])
-        assert own
+        assert selector_matches(workload["spec"]["selector"], pod_labels(workload))
+        for constraint in pod_spec(workload).get("topologySpreadConstraints", []):
+            assert selector_matches(constraint["labelSelector"], pod_labels(workload))
+    for budget in objects_of_kind(objects, "PodDisruptionBudget").values():
+        assert len(selected_pods(budget["spec"]["selector"])) == 1
+    for policy in objects_of_kind(objects, "NetworkPolicy").values():
+        specs = selected_pods(policy["spec"]["podSelector"])
+        assert specs
         for rule in policy["spec"].get("ingress", []):
             assert all(isinstance(port["port"], str) for port in rule["ports"])
-            assert all(port["port"] in named_ports(one) for one in own for port in rule["ports"])
+            assert all(port["port"] in named_ports(spec) for spec in specs for port in rule["ports"])
         for rule in policy["spec"].get("egress", []):
-            peers = [one for peer in rule["to"] if set(peer) == {"podSelector"} for one in chosen(peer["podSelector"])]
+            selectors = [peer["podSelector"] for peer in rule["to"] if set(peer) == {"podSelector"}]
+            peers = [spec for selector in selectors for spec in selected_pods(selector)]
             assert peers or not any("podSelector" in peer for peer in rule["to"])
             for port in rule["ports"]:
-                assert isinstance(port["port"], int) or all(port["port"] in named_ports(one) for one in peers)
+                assert isinstance(port["port"], int) or all(port["port"] in named_ports(spec) for spec in peers)
 
 
-# Who must reach what: a service, what its peers are called, and their port.
-FLOWS = [
+# The connections that policies must allow: source, target, port.
+CONNECTIONS = [
     ("notifier", "redis", "store"),
     ("submitter", "azurite", "store"),
     ("worker", "azurite", "store"),
@@ -148,36 +157,39 @@ FLOWS = [
 ]
 
 
-@pytest.mark.parametrize(("target", "port"), sorted({flow[1:] for flow in FLOWS}))
-def test_what_is_needed_is_allowed(target: str, port: str) -> None:
-    """The way out and the way in, in the overlay that has all of it; nothing else is allowed between pods."""
-    labels = {name: one["spec"]["template"]["metadata"]["labels"] for name, one in workloads("overlays/dev").items()}
+@pytest.mark.parametrize(("target", "port"), sorted({connection[1:] for connection in CONNECTIONS}))
+def test_policies_allow_only_the_needed_connections(target: str, port: str) -> None:
+    """Egress and ingress are allowed for exactly these connections, in the overlay that includes the stores."""
+    labels = {name: pod_labels(workload) for name, workload in workloads("overlays/dev").items()}
 
-    def allowed(own: str, direction: str, side: str, peer: str) -> bool:
+    def allows(rule: Object, side: str, peer: str) -> bool:
+        selectors = [entry["podSelector"] for entry in rule.get(side, []) if "podSelector" in entry]
+        ports = [entry["port"] for entry in rule["ports"]]
+        return port in ports and any(selector_matches(selector, labels[peer]) for selector in selectors)
+
+    def allowed(pod: str, direction: str, side: str, peer: str) -> bool:
         return any(
-            any("podSelector" in one and matches(one["podSelector"], labels[peer]) for one in rule.get(side, []))
-            and port in [one["port"] for one in rule["ports"]]
-            for policy in of_kind(rendered("overlays/dev"), "NetworkPolicy").values()
-            if matches(policy["spec"]["podSelector"], labels[own])
+            allows(rule, side, peer)
+            for policy in objects_of_kind(render("overlays/dev"), "NetworkPolicy").values()
+            if selector_matches(policy["spec"]["podSelector"], labels[pod])
             for rule in policy["spec"].get(direction, [])
         )
 
-    for own in labels:
-        both = allowed(own, "egress", "to", target) and allowed(target, "ingress", "from", own)
-        assert both is ((own, target, port) in FLOWS)
+    for source in labels:
+        both = allowed(source, "egress", "to", target) and allowed(target, "ingress", "from", source)
+        assert both is ((source, target, port) in CONNECTIONS)
 
 
 @each_folder
-def test_names_can_be_looked_up(folder: str) -> None:
-    """Every service may ask DNS."""
-    policies = of_kind(rendered(folder), "NetworkPolicy").values()
-    for workload in of_kind(rendered(folder), "Deployment").values():
-        labels = workload["spec"]["template"]["metadata"]["labels"]
+def test_policies_allow_dns(folder: str) -> None:
+    """Every service may send DNS queries."""
+    policies = objects_of_kind(render(folder), "NetworkPolicy").values()
+    for workload in objects_of_kind(render(folder), "Deployment").values():
         rules = [
             rule
-            for one in policies
-            if matches(one["spec"]["podSelector"], labels)
-            for rule in one["spec"].get("egress", [])
+            for policy in policies
+            if selector_matches(policy["spec"]["podSelector"], pod_labels(workload))
+            for rule in policy["spec"].get("egress", [])
         ]
         assert {("UDP", 53), ("TCP", 53)} <= {
             (port.get("protocol"), port["port"]) for rule in rules for port in rule["ports"]
@@ -185,30 +197,30 @@ def test_names_can_be_looked_up(folder: str) -> None:
 
 
 @each_folder
-def test_each_service_has_all_that_it_needs(folder: str) -> None:
-    """An account without token or right, a budget, a policy, and a way in only where there is one."""
-    objects = rendered(folder)
-    assert set(of_kind(objects, "Deployment")) == set(SERVICES)
+def test_each_service_has_its_objects(folder: str) -> None:
+    """Each has an account without token or role, a budget and a policy; ingress leads only to public listeners."""
+    objects = render(folder)
+    assert set(objects_of_kind(objects, "Deployment")) == set(SERVICES)
     for service in SERVICES:
         spec, _ = deployment(folder, service)
         assert spec["serviceAccountName"] == service
-        assert of_kind(objects, "ServiceAccount")[service]["automountServiceAccountToken"] is False
+        assert objects_of_kind(objects, "ServiceAccount")[service]["automountServiceAccountToken"] is False
         for kind in ("PodDisruptionBudget", "NetworkPolicy"):
-            assert service in of_kind(objects, kind)
-        assert (service in of_kind(objects, "Service")) == ("http" in named_ports(spec))
-    assert not {"Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding", "Secret"} & {one["kind"] for one in objects}
-    for ingress in of_kind(objects, "Ingress").values():
+            assert service in objects_of_kind(objects, kind)
+        assert (service in objects_of_kind(objects, "Service")) == ("http" in named_ports(spec))
+    assert not {"Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding", "Secret"} & {obj["kind"] for obj in objects}
+    for ingress in objects_of_kind(objects, "Ingress").values():
         for path in ingress["spec"]["rules"][0]["http"]["paths"]:
             backend = path["backend"]["service"]
-            ports = of_kind(objects, "Service")[backend["name"]]["spec"]["ports"]
+            ports = objects_of_kind(objects, "Service")[backend["name"]]["spec"]["ports"]
             assert backend["port"]["name"] in {port["name"] for port in ports} - {"internal"}
 
 
 @each_folder
 def test_pods_are_restricted(folder: str) -> None:
-    """As Pod Security's `restricted` has it, with a read-only root and a limit of memory."""
+    """Pods meet the Pod Security standard `restricted`, with a read-only root file system and a memory limit."""
     for workload in workloads(folder).values():
-        spec = pod(workload)
+        spec = pod_spec(workload)
         assert spec["automountServiceAccountToken"] is False
         assert spec["securityContext"]["runAsNonRoot"] is True
         assert spec["securityContext"]["runAsUser"] > 0
@@ -222,72 +234,71 @@ def test_pods_are_restricted(folder: str) -> None:
                 "capabilities": {"drop": ["ALL"]},
             }
             assert {"cpu", "memory"} == set(container["resources"]["requests"])
-            assert set(container["resources"]["limits"]) == {"memory"}  # a CPU limit would stall the event loop
-    (namespace,) = of_kind(rendered(folder), "Namespace").values()
+            assert set(container["resources"]["limits"]) == {"memory"}  # a CPU limit would throttle the event loop
+    (namespace,) = objects_of_kind(render(folder), "Namespace").values()
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
 @each_service
-def test_the_document_makes_the_secrets(service: str) -> None:
-    """Its commands fill each service's Secret with the files that its settings name, and no more."""
+def test_documented_commands_create_the_secrets(service: str) -> None:
+    """The commands of docs/kubernetes.md put exactly the files that a service's settings name into its Secret."""
     doc = (ROOT / "docs" / "kubernetes.md").read_text().replace("\\\n", "")
     (command,) = re.findall(rf"create secret generic {service} (.*)", doc)
-    made = {Path(file).name for file in re.findall(r"--from-file=(\S+)", command)}
-    others = {f"{other.upper()}_" for other in SERVICES if other != service}
+    created = {Path(file).name for file in re.findall(r"--from-file=(\S+)", command)}
+    other_prefixes = tuple(f"{other.upper()}_" for other in SERVICES if other != service)
     fields = {field.upper() for field in SERVICES[service].__struct_fields__}
     needed = {
         Path(value).name
         for name, value in environment("overlays/production", service).items()
-        if value.startswith(SECRETS)
-        and not name.startswith(tuple(others))
+        if value.startswith(SECRETS_DIR)
+        and not name.startswith(other_prefixes)
         and {name.removeprefix(f"{service.upper()}_"), name, name.removesuffix("_FILE")} & fields
     }
-    assert made == needed - ({"token.pub.pem"} if service == "submitter" else set())
+    assert created == needed - ({"token.pub.pem"} if service == "submitter" else set())
 
 
-def test_the_base_runs_this_version() -> None:
-    """The image has the package's version."""
+def test_base_runs_this_version() -> None:
+    """The tag of the image is the version of the package."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert {deployment("base", service)[1]["image"] for service in SERVICES} == {f"headway:{version}"}
 
 
-def test_production_pins_what_it_runs() -> None:
-    """By digest, one image for all three services."""
-    images = {container["image"] for one in SERVICES for container in [deployment("overlays/production", one)[1]]}
-    (image,) = images
+def test_production_pins_its_image() -> None:
+    """All three services run the same image, pinned by digest."""
+    (image,) = {deployment("overlays/production", service)[1]["image"] for service in SERVICES}
     assert "@sha256:" in image
 
 
 @each_folder
-def test_replicas_roll_without_a_gap(folder: str) -> None:
-    """One comes before one goes, and more than one runs."""
-    for service in of_kind(rendered(folder), "Deployment").values():
+def test_rolling_update_keeps_all_replicas(folder: str) -> None:
+    """Each Deployment has several replicas; a new one is ready before an old one stops."""
+    for service in objects_of_kind(render(folder), "Deployment").values():
         assert service["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
         assert service["spec"]["replicas"] > 1
 
 
-def test_the_identity_of_the_document_enters_the_queue(tmp_path: Path) -> None:
-    """With its lines in an overlay both services that use the queue would start without a connection string."""
+def test_documented_identity_replaces_the_connection_string(tmp_path: Path) -> None:
+    """With the lines of docs/kubernetes.md in an overlay, submitter and worker use a workload identity."""
     section = (ROOT / "docs/kubernetes.md").read_text().partition("### Without a connection string")[2]
     (env,) = re.findall(r"```ini\n(.*?)```", section, re.DOTALL)
     patches = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)[0]
     (tmp_path / "headway.env").write_text(env)
     production = os.path.relpath((ROOT / "deploy/k8s/overlays/production").resolve(), tmp_path.resolve())
-    head = {
+    kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "namespace": "headway",
         "resources": [production],
         "configMapGenerator": [{"name": "headway", "behavior": "merge", "envs": ["headway.env"]}],
     }
-    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(head) + patches)
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization) + patches)
     folder = os.path.relpath(tmp_path, ROOT / "deploy/k8s")
     for service in ("submitter", "worker"):
         settings = settings_of(folder, service, tmp_path)
         assert settings.queue_connection_string is None
         assert settings.queue_account_url.endswith(".queue.core.windows.net")
-        account = of_kind(rendered(folder), "ServiceAccount")[service]
+        account = objects_of_kind(render(folder), "ServiceAccount")[service]
         assert "azure.workload.identity/client-id" in account["metadata"]["annotations"]
-        labels = of_kind(rendered(folder), "Deployment")[service]["spec"]["template"]["metadata"]["labels"]
+        labels = pod_labels(objects_of_kind(render(folder), "Deployment")[service])
         assert labels["azure.workload.identity/use"] == "true"
-    assert "annotations" not in of_kind(rendered(folder), "ServiceAccount")["notifier"]["metadata"]
+    assert "annotations" not in objects_of_kind(render(folder), "ServiceAccount")["notifier"]["metadata"]

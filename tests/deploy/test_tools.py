@@ -1,4 +1,4 @@
-"""What linters and validators say of everything that is no Python."""
+"""Linters and schema validators for YAML, shell scripts, Dockerfiles and manifests."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from dev.environment import ROOT
-from tests.deploy.manifests import FOLDERS, rendered
+from tests.deploy.manifests import FOLDERS, render
 
 BIN = Path(sys.executable).parent
 CHECKOV = ROOT / ".venv-checkov/bin/checkov"
-# What a check is left out for; of production only the first.
-LEFT_OUT = {
-    "CKV_K8S_11": "a limit of CPU would stall the event loop, and with it every socket",
-    "CKV_K8S_15": "images have a version or a digest, so what a node has is what was meant",
-    "CKV_K8S_43": "a digest is known once an image was pushed: the production overlay has it",
-    "CKV_K8S_40": "the stores' images have their own users; they run in development only",
-    "CKV_DOCKER_7": "the base's version is in an ARG",
-    "CKV_DOCKER_2": "one image for three services: compose.yaml and the manifests ask each whether it is well",
+# Skipped checks and why; the production overlay skips only the first.
+SKIPPED_CHECKS = {
+    "CKV_K8S_11": "a CPU limit would throttle the event loop and delay every connection",
+    "CKV_K8S_15": "images have a version or a digest, so a cached image is the right one",
+    "CKV_K8S_43": "a digest exists only after the image was pushed; the production overlay has one",
+    "CKV_K8S_40": "the images of the stores have their own users, and run only in development",
+    "CKV_DOCKER_7": "the version of the base image is in an ARG",
+    "CKV_DOCKER_2": "three services share the image; compose.yaml and the manifests define their health checks",
 }
 
 
 def run(*command: str | Path) -> None:
-    """Run a tool in the project's folder; what it finds is an error."""
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert told.returncode == 0, told.stdout + told.stderr
+    """Run a tool in the repository; fail with its output if it reports anything."""
+    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
 
 
-def files(*patterns: str) -> list[str]:
-    """Return the project's own files of some kinds."""
+def project_files(*patterns: str) -> list[str]:
+    """Return the files of the repository that match the patterns and are not ignored by git."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", *patterns],
         cwd=ROOT,
@@ -43,53 +43,52 @@ def files(*patterns: str) -> list[str]:
     return sorted(listed.stdout.split())
 
 
-def test_yaml_is_clean() -> None:
-    """As yamllint has it."""
-    run(BIN / "yamllint", "--strict", *files("*.yaml", "*.yml"))
+def test_yamllint_accepts_the_yaml_files() -> None:
+    """The YAML files cause neither errors nor warnings."""
+    run(BIN / "yamllint", "--strict", *project_files("*.yaml", "*.yml"))
 
 
-def test_shell_is_clean() -> None:
-    """As shellcheck has it."""
-    scripts = [
-        name for name in files() if (ROOT / name).read_bytes()[:30].startswith((b"#!/bin/sh", b"#!/usr/bin/env bash"))
-    ]
+def test_shellcheck_accepts_the_scripts() -> None:
+    """The scripts are all files that start with a shell's shebang."""
+    shebangs = (b"#!/bin/sh", b"#!/usr/bin/env bash")
+    scripts = [name for name in project_files() if (ROOT / name).read_bytes()[:30].startswith(shebangs)]
     assert {".ci/run", "examples/shell-worker/worker.sh"} <= set(scripts)
     run(BIN / "shellcheck", *scripts)
 
 
-def test_dockerfiles_are_clean() -> None:
-    """As hadolint has it."""
-    run(BIN / "hadolint", *files("*Dockerfile"))
+def test_hadolint_accepts_the_dockerfiles() -> None:
+    """The Dockerfiles cause no warnings."""
+    run(BIN / "hadolint", *project_files("*Dockerfile"))
 
 
-def test_compose_files_fit_their_schema() -> None:
-    """As the Compose specification has it."""
-    run(BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", *files("*compose.yaml"))
+def test_compose_files_match_their_schema() -> None:
+    """The files are valid by the schema of the Compose specification."""
+    run(BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", *project_files("*compose.yaml"))
 
 
 @pytest.mark.parametrize("version", ["1.32", "1.34", "1.37"])
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_manifests_fit_their_schema(folder: str, version: str, tmp_path: Path) -> None:
-    """Of several Kubernetes, without an unknown field."""
-    run(BIN / "kubernetes-validate", "--strict", "-k", version, written(folder, tmp_path))
+def test_manifests_match_their_schema(folder: str, version: str, tmp_path: Path) -> None:
+    """The manifests are valid in several versions of Kubernetes and have no unknown fields."""
+    run(BIN / "kubernetes-validate", "--strict", "-k", version, write_rendered(folder, tmp_path))
 
 
 @pytest.mark.checkov
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_checkov_accepts_the_manifests(folder: str, tmp_path: Path) -> None:
-    """But for what has a reason."""
-    left_out = list(LEFT_OUT)[:1] if folder == "overlays/production" else list(LEFT_OUT)
-    checkov("kubernetes", written(folder, tmp_path), left_out)
+    """Only checks of `SKIPPED_CHECKS` would fail."""
+    skipped = list(SKIPPED_CHECKS)[:1] if folder == "overlays/production" else list(SKIPPED_CHECKS)
+    checkov("kubernetes", write_rendered(folder, tmp_path), skipped)
 
 
 @pytest.mark.checkov
 def test_checkov_accepts_the_dockerfile() -> None:
-    """But for what has a reason."""
-    checkov("dockerfile", ROOT / "Dockerfile", list(LEFT_OUT))
+    """Only checks of `SKIPPED_CHECKS` would fail."""
+    checkov("dockerfile", ROOT / "Dockerfile", list(SKIPPED_CHECKS))
 
 
-def checkov(framework: str, file: Path, left_out: list[str]) -> None:
-    """Check one file."""
+def checkov(framework: str, file: Path, skipped: list[str]) -> None:
+    """Check one file with checkov."""
     run(
         CHECKOV,
         "--framework",
@@ -100,12 +99,12 @@ def checkov(framework: str, file: Path, left_out: list[str]) -> None:
         "--file",
         file,
         "--skip-check",
-        ",".join(left_out),
+        ",".join(skipped),
     )
 
 
-def written(folder: str, directory: Path) -> Path:
-    """Write a rendered folder to one file."""
+def write_rendered(folder: str, directory: Path) -> Path:
+    """Write the rendered objects of a folder to one file and return its path."""
     file = directory / "rendered.yaml"
-    file.write_text(yaml.safe_dump_all(rendered(folder)))
+    file.write_text(yaml.safe_dump_all(render(folder)))
     return file
