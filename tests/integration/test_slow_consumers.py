@@ -31,7 +31,7 @@ async def notifier(stores: dict[str, str], tmp_path_factory: pytest.TempPathFact
 
 @asynccontextmanager
 async def sent_request(notifier: Notifier, request: bytes) -> AsyncIterator[asyncio.StreamReader]:
-    """Send a request over a new connection; yield its reader, which has a small buffer. Abort it at the end."""
+    """Send a request over a new connection; yield its reader, which has a small buffer; abort it at the end."""
     host, port = notifier.public.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
     writer.write(request)

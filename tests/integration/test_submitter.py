@@ -29,7 +29,7 @@ Problem = dict[str, Any]
 
 
 class Submitter(NamedTuple):
-    """The URLs of a submitter with its own settings."""
+    """The URLs of a submitter that a test runs with its own settings."""
 
     url: str
     internal: str
@@ -49,8 +49,8 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
 
 
 @asynccontextmanager
-async def submitter(stack: Stack, **env: str) -> AsyncIterator[Submitter]:
-    """Run a second submitter with other settings until the block ends."""
+async def running_submitter(stack: Stack, **env: str) -> AsyncIterator[Submitter]:
+    """Run another submitter with other settings until the block ends."""
     port, internal = map(str, free_ports(2))
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -59,18 +59,18 @@ async def submitter(stack: Stack, **env: str) -> AsyncIterator[Submitter]:
         cwd=ROOT,
         env={**os.environ, **stack.env, "SUBMITTER_PORT": port, "SUBMITTER_INTERNAL_PORT": internal, **env},
     )
-    running = Submitter(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{internal}")
+    submitter = Submitter(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{internal}")
 
     async def ready() -> bool:
         try:
-            async with stack.session.get(f"{running.internal}/readyz") as response:
+            async with stack.session.get(f"{submitter.internal}/readyz") as response:
                 return response.status == 200
         except aiohttp.ClientError:
             return False
 
     try:
         await wait_until(ready)
-        yield running
+        yield submitter
     finally:
         process.terminate()
         assert await asyncio.wait_for(process.wait(), 20) == 0
@@ -158,7 +158,7 @@ async def test_watch_token_can_watch_but_not_cancel(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "field", "request_"),
+    ("status", "code", "field", "overrides"),
     [
         (401, "unauthorized", None, {"token": None}),
         (401, "invalid_token", None, {"token": "a.b.c"}),
@@ -177,15 +177,15 @@ async def test_watch_token_can_watch_but_not_cancel(stack: Stack) -> None:
     ids=str,
 )
 async def test_invalid_request_for_a_watch_token_is_rejected(
-    stack: Stack, status: int, code: str, field: str | None, request_: dict[str, Any]
+    stack: Stack, status: int, code: str, field: str | None, overrides: dict[str, Any]
 ) -> None:
-    """Each invalid token, path and body has its own status and error code."""
+    """Each invalid token, path and body gets the matching status, error code and field."""
     receipt = await stack.submit("echo", delay_s=3600)
-    token = request_.get("token", changed_token(stack, receipt["token"], **request_.get("claims", {})))
-    headers = {"Content-Type": request_.get("type", "application/json")}
+    token = overrides.get("token", changed_token(stack, receipt["token"], **overrides.get("claims", {})))
+    headers = {"Content-Type": overrides.get("type", "application/json")}
     headers |= {} if token is None else {"Authorization": f"Bearer {token}"}
-    url = f"{stack.url}/jobs/{request_.get('id', receipt['id'])}/token"
-    body = request_.get("body", b'{"scope":"watch"}')
+    url = f"{stack.url}/jobs/{overrides.get('id', receipt['id'])}/token"
+    body = overrides.get("body", b'{"scope":"watch"}')
     async with stack.session.post(url, data=body, headers=headers) as response:
         problem = await read_problem(response)
     assert (problem["status"], problem["code"], problem.get("field")) == (status, code, field)
@@ -272,43 +272,39 @@ async def test_api_keys_are_reloaded_when_their_file_changes(stack: Stack, tmp_p
     """Every key of the file can submit, a new one without a restart; a missing or unknown key gets 401."""
     keys = tmp_path / "keys"
     keys.write_text("first\nsecond\n")
-    async with submitter(stack, SUBMITTER_OPEN="", SUBMITTER_API_KEYS=str(keys)) as second_submitter:
-        url, session = f"{second_submitter.url}/jobs", stack.session
+    async with running_submitter(stack, SUBMITTER_OPEN="", SUBMITTER_API_KEYS=str(keys)) as submitter:
+        url, session = f"{submitter.url}/jobs", stack.session
         for headers in ({}, {"Authorization": "Bearer third"}, {"Authorization": "Basic Zmlyc3Q6"}):
             async with session.post(url, json={"kind": "echo"}, headers=headers) as response:
                 assert response.headers["WWW-Authenticate"] == "Bearer"
                 assert (await read_problem(response))["code"] == "unauthorized"
-        status, first = await second_submitter.submit(
-            session, **{"Authorization": "Bearer first", "Idempotency-Key": "k"}
-        )
+        status, first = await submitter.submit(session, **{"Authorization": "Bearer first", "Idempotency-Key": "k"})
         assert status == 202
-        status, second = await second_submitter.submit(
-            session, **{"Authorization": "Bearer second", "Idempotency-Key": "k"}
-        )
+        status, second = await submitter.submit(session, **{"Authorization": "Bearer second", "Idempotency-Key": "k"})
         assert (status, first["id"] == second["id"]) == (202, False)
         keys.write_text("third\n")
-        assert (await second_submitter.submit(session, Authorization="Bearer third"))[0] == 202
-        assert (await second_submitter.submit(session, Authorization="Bearer first"))[0] == 401
+        assert (await submitter.submit(session, Authorization="Bearer third"))[0] == 202
+        assert (await submitter.submit(session, Authorization="Bearer first"))[0] == 401
 
 
 async def test_rate_limit_is_per_caller(stack: Stack, tmp_path: Path) -> None:
     """Each API key and each address without a valid one has its own burst, then gets 429 with `Retry-After`."""
     (tmp_path / "keys").write_text("first\nsecond\n")
     limits = {"SUBMIT_RATE": "0.01", "SUBMIT_BURST": "2", "FORWARDED_HOPS": "1"}
-    async with submitter(
+    async with running_submitter(
         stack, SUBMITTER_OPEN="", SUBMITTER_API_KEYS=str(tmp_path / "keys"), **limits
-    ) as second_submitter:
-        submit = partial(second_submitter.submit, stack.session)
+    ) as submitter:
+        submit = partial(submitter.submit, stack.session)
         for key, status in (("first", 202), ("second", 202), ("wrong", 401)):
             assert [(await submit(Authorization=f"Bearer {key}"))[0] for _ in range(3)] == [status, status, 429]
         other_address = {"X-Forwarded-For": "198.51.100.7", "Authorization": "Bearer wrong"}
         assert (await submit(**other_address))[0] == 401
         headers = {"Authorization": "Bearer first"}
-        url = f"{second_submitter.url}/jobs"
+        url = f"{submitter.url}/jobs"
         async with stack.session.post(url, json={"kind": "echo"}, headers=headers) as response:
             assert 0 < int(response.headers["Retry-After"]) <= 100
             assert (await read_problem(response))["code"] == "too_many_requests"
-        async with stack.session.get(f"{second_submitter.internal}/metrics") as response:
+        async with stack.session.get(f"{submitter.internal}/metrics") as response:
             assert 'jobs_submitted_total{outcome="limited"} 4.0' in await response.text()
 
 
@@ -316,7 +312,7 @@ async def test_submitter_verifies_its_own_tokens(stack: Stack) -> None:
     """Without `TOKEN_PUBLIC_KEY_FILE` the submitter verifies tokens with its own key."""
     receipt = await stack.submit("echo", delay_s=3600)
     headers = {"Authorization": f"Bearer {receipt['token']}"}
-    async with submitter(stack, TOKEN_PUBLIC_KEY_FILE="") as second_submitter:
-        url = f"{second_submitter.url}/jobs/{receipt['id']}/token"
+    async with running_submitter(stack, TOKEN_PUBLIC_KEY_FILE="") as submitter:
+        url = f"{submitter.url}/jobs/{receipt['id']}/token"
         async with stack.session.post(url, json={"scope": "watch"}, headers=headers) as response:
             assert (await response.json())["scope"] == "watch"

@@ -1,4 +1,4 @@
-"""Wake-ups: an idle worker that polls rarely starts a job at once; if the wake-up is lost, the next poll finds it."""
+"""Wake-ups: an idle worker that polls rarely starts a job at once; a lost wake-up costs only time."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ async def test_wakeups_are_internal(notifier: Notifier) -> None:
             assert response.status == 404
 
 
-async def test_disconnected_worker_uses_up_no_wakeup(notifier: Notifier) -> None:
+async def test_wakeup_skips_a_disconnected_worker(notifier: Notifier) -> None:
     """A wake-up goes to the first worker that is still connected."""
     async with waiting_workers(notifier, 1) as disconnected:
         disconnected[0].cancel()
@@ -141,7 +141,7 @@ async def test_drain_sends_workers_to_another_replica(stores: dict[str, str], tm
         async with waiting_workers(notifier, 3) as waiting:
             notifier.process.terminate()
             assert await asyncio.gather(*waiting) == [204] * 3
-        async with notifier.session.get(f"{notifier.internal}/wake") as response:  # its socket keeps it draining
+        async with notifier.session.get(f"{notifier.internal}/wake") as response:  # still draining: a socket is open
             assert (response.status, response.headers["Connection"]) == (503, "close")
         assert await asyncio.wait_for(notifier.process.wait(), 10) == 0
 
@@ -166,7 +166,7 @@ async def wait_until_idle(stack: Stack, internal: str) -> None:
 
 
 def start_delay_s(start: dict[str, Any], since: dict[str, Any], field: str) -> float:
-    """Return how long a job started after the time in a field of a snapshot."""
+    """Return how long after the time in a field of the snapshot `since` a job started."""
     return (Timestamp.parse(start["started_at"]) - Timestamp.parse(since[field])) / 1000
 
 
@@ -210,7 +210,7 @@ async def test_killed_notifier_only_delays_a_job(stack: Stack) -> None:
 
 @asynccontextmanager
 async def another_worker(stack: Stack) -> AsyncIterator[str]:
-    """Run a second worker until the block ends; yield the URL of its internal listener."""
+    """Run an additional worker until the block ends; yield the URL of its internal listener."""
     (port,) = free_ports(1)
     env = {**os.environ, **stack.env, "WORKER_CONCURRENCY": "1", "GRACE_S": "0", "WORKER_INTERNAL_PORT": str(port)}
     with (stack.folder / "logs" / f"worker-{port}.log").open("wb") as log:

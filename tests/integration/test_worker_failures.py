@@ -66,7 +66,7 @@ async def test_hundred_jobs_are_cancelled_at_once(stack: Stack, tmp_path: Path) 
 
 
 async def test_frozen_worker_stops_after_losing_its_leases(stack: Stack, tmp_path: Path) -> None:
-    """Within a heartbeat of thawing, the worker stops the jobs that another worker has taken over, in every executor."""
+    """Within a heartbeat of thawing, the worker stops the jobs that another worker has taken over, in any executor."""
     finish = tmp_path / "finish"
     async with watch_jobs(stack) as watcher, run_workers(stack, tmp_path, 1) as workers:
         (frozen,) = workers.workers
