@@ -37,6 +37,7 @@ REPLACEMENTS = {
     ("told",): "report, send, error",
     ("trouble",): "error",
 }
+STANDARD_LIBRARY_NAMES = frozenset({"get_type_hints"})
 BANNED_WORDS = frozenset(word for words in REPLACEMENTS for word in words)
 BANNED_PHRASES = re.compile(
     r"""\b(
@@ -68,7 +69,7 @@ def banned_identifiers(source: str) -> list[str]:
     """Return the identifiers of Python source that contain a banned word."""
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     names = {token.string for token in tokens if token.type == tokenize.NAME and not keyword.iskeyword(token.string)}
-    return sorted(name for name in names if BANNED_WORDS & set(words(name)))
+    return sorted(name for name in names - STANDARD_LIBRARY_NAMES if BANNED_WORDS & set(words(name)))
 
 
 def prose(source: str) -> Iterator[str]:
