@@ -1,4 +1,4 @@
-"""The wire contracts: golden texts, round trips, and malformed input."""
+"""The wire contracts: golden texts, round trips, and invalid input."""
 
 from __future__ import annotations
 
@@ -219,9 +219,9 @@ def test_the_percentage_has_two_decimals(current: float, total: float | None, pe
 def test_opaque_json_is_passed_on_unchanged(text: str) -> None:
     """Payload, checkpoint and result are passed on byte for byte, including numbers and whitespace."""
     message = decode_message(f'{{"id":"{ID}","payload":{text},"checkpoint":{text}}}')
-    again = decode_message(encode_message(message))
-    assert bytes(again.payload).decode().strip() == text.strip()
-    assert bytes(again.checkpoint) == bytes(message.checkpoint)
+    decoded = decode_message(encode_message(message))
+    assert bytes(decoded.payload).decode().strip() == text.strip()
+    assert bytes(decoded.checkpoint) == bytes(message.checkpoint)
     report = decode(REPORT.replace('"result":null', f'"result":{text}'), JobReport)
     assert text.strip().encode() in encode([report])
 

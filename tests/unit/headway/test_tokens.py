@@ -122,8 +122,8 @@ def test_a_foreign_key_is_rejected(tmp_path: Path, signer: TokenSigner, verifier
 def test_an_altered_token_is_rejected(signer: TokenSigner, verifier: TokenVerifier, part: int) -> None:
     """A token with a changed or an empty part is rejected."""
     token = signer.sign(make_grant())
-    parts, other = token.split("."), signer.sign(make_grant(kind="other")).split(".")
-    changed = encoded({"alg": "EdDSA", "kid": "other"}) if part == 0 else other[part]
+    parts, other_parts = token.split("."), signer.sign(make_grant(kind="other")).split(".")
+    changed = encoded({"alg": "EdDSA", "kid": "other"}) if part == 0 else other_parts[part]
     assert_rejected(verifier, ".".join([*parts[:part], changed, *parts[part + 1 :]]))
     assert_rejected(verifier, ".".join([*parts[:part], "", *parts[part + 1 :]]))
 
@@ -191,9 +191,9 @@ def test_several_keys_are_accepted_during_a_rotation(tmp_path: Path) -> None:
 
 def test_keys_of_another_type_are_rejected(keys: Path) -> None:
     """A signer accepts only an Ed25519 private key, and a verifier only Ed25519 public keys."""
-    other = generate_private_key(SECP256R1())
-    private = other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-    public = other.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    key = generate_private_key(SECP256R1())
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     for text in (private, public, (keys / "token.pub.pem").read_text(), "", "nonsense"):
         with pytest.raises(ValueError, match=r"."):
             TokenSigner(text)

@@ -16,7 +16,7 @@ SECRETS = {
     "a token": f"watched with {TOKEN} in it",
     "a token in an address": f"GET /live/jobs/1?access_token={TOKEN}&x=1",
     "a bearer key": "Authorization: Bearer s3cretkey-1/+",
-    "a bearer key in other letters": "authorization: bearer s3cretkey-2",
+    "a bearer key after a scheme in lower case": "authorization: bearer s3cretkey-2",
     "the report key of a one-line report": "GET /progress/s3cretkey-3?jobId=1&progress=40",
     "a connection string": "AccountName=dev;AccountKey=s3cretkey-4+/==;QueueEndpoint=http://q",
     "a signature": "https://dev.queue.core.windows.net/jobs?sv=1&sig=s3cretkey-5%3D&se=2",

@@ -90,7 +90,7 @@ async def test_a_lost_connection_fails_pending_commands(connection: MultiplexedC
 
 
 async def test_a_read_only_server_is_left(connection: MultiplexedConnection, fake: FakeRedis) -> None:
-    """After a READONLY error the connection is closed, and the next command opens another one."""
+    """After a READONLY error the connection is closed, and the next command opens a new one."""
     first = send(connection, "A")
     await wait_until(lambda: len(fake.commands) == 1)
     fake.reply(b"-READONLY You can't write against a read only replica.")

@@ -139,7 +139,7 @@ events = st.one_of(
 @settings(max_examples=300)
 @given(st.lists(events, max_size=40))
 def test_every_watcher_ends_with_the_last_version(steps: list[tuple[str, int, int | None]]) -> None:
-    """In any order of events, versions only rise, and each watcher ends up with the last one."""
+    """In any order of events, versions only rise, and each watcher receives the last version."""
     model = Model()
     actions: dict[str, Callable[[int, int | None], None]] = {
         "join": model.join,
