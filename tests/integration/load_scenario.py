@@ -84,7 +84,7 @@ class LoadScenario:
         assert [result for result in results if isinstance(result, Exception)] == []
 
     def finish_jobs(self, count: int) -> None:
-        """Let the next unfinished jobs finish."""
+        """Finish the next unfinished jobs."""
         for job in self.unfinished[:count]:
             self.finished.append(job)
             for worker in self.workers:
