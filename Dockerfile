@@ -25,7 +25,7 @@ FROM ${PYTHON_IMAGE}
 RUN python -c "import compileall, re, sysconfig; compileall.compile_dir(sysconfig.get_path('stdlib'), quiet=2, \
 rx=re.compile('/(test|idlelib|tkinter|lib2to3|ensurepip|site-packages|dist-packages)/'))"
 COPY --from=build /opt/headway /opt/headway
-# Where compose.yaml mounts volumes for keys: they take over whose these folders are.
+# The mount points of the volumes for keys in compose.yaml: a new volume gets the owner of its mount point.
 RUN install -d -o 65532 -g 65532 /etc/headway /keys /keys/submitter /keys/notifier /keys/worker
 ENV PATH="/opt/headway/bin:$PATH" PYTHONPATH=/opt/headway/app PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 WORKDIR /opt/headway/app

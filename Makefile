@@ -109,7 +109,7 @@ $(VENV)-%/.installed: requirements-%.lock | $(RUN)
 	@touch $@
 
 node: | $(RUN)
-	@$(RUN) -m dev.node || { echo "Installing Node.js into $(VENV), since there is none of version 20 or newer with npm"; \
+	@$(RUN) -m dev.node || { echo "Installing Node.js into $(VENV), because no Node.js of version 20 or newer with npm was found"; \
 		$(PIP) install --require-hashes -r requirements-node.lock; }
 
 CHROMIUM := chromium chromium-browser google-chrome
@@ -121,7 +121,7 @@ browser: tests/browser/node/node_modules/.installed
 		echo "Installing Chromium"; apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
 	else \
-		echo "The browser tests need Chromium: sudo apt-get install chromium, or leave them out: make test BROWSER=none" >&2; \
+		echo "The browser tests need Chromium: sudo apt-get install chromium, or skip them: make test BROWSER=none" >&2; \
 		exit 1; \
 	fi
 endif
