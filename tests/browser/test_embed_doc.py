@@ -1,4 +1,4 @@
-"""The htmx, React and TypeScript examples of docs/embed.md, run and checked with the real ones."""
+"""The examples of docs/embed.md, run with htmx and React and checked by the TypeScript compiler."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ sites, stack, allowed_site = embedding.sites, embedding.stack, embedding.allowed
 PACKAGES = ROOT / "tests" / "browser" / "node" / "node_modules"
 COMPONENT, HOOK = code_blocks("jsx")
 
-# Show the component, or what the hook tells, of the job that a token opens; without a token, nothing.
+# Show a view of the job that a token opens: the component, or the status that the hook returns. No token, no view.
 MAIN = """
 import { Fragment, StrictMode } from "react";
 import { createRoot } from "react-dom/client";
@@ -46,8 +46,8 @@ window.show = (view, mode, token) => {
 """
 SHOW = "(view) => show(...view)"
 
-# What an application in TypeScript writes in the examples' place.
-SNAPSHOT = 'import type { Snapshot } from "headway-live";\n'
+# Replacements that turn the examples into TypeScript.
+SNAPSHOT_IMPORT = 'import type { Snapshot } from "headway-live";\n'
 TYPED_COMPONENT = {
     "({ token })": "({ token }: { token: string })",
     "useState(null)": "useState<Snapshot<{ link: string }> | null>(null)",
@@ -60,38 +60,38 @@ NO_DETAILS = "Property 'details' does not exist on type 'CustomEvent<"
 MODES = pytest.mark.parametrize("mode", ["Fragment", "StrictMode"])
 
 
-def program(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a program of an installed package in a folder."""
-    found = node.find_node()
-    assert found is not None
-    return subprocess.run([found.node, PACKAGES / script, *arguments], cwd=folder, capture_output=True, text=True)
+def run_script(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a script of an installed package in a folder."""
+    nodejs = node.find_node()
+    assert nodejs is not None
+    return subprocess.run([nodejs.node, PACKAGES / script, *arguments], cwd=folder, capture_output=True, text=True)
 
 
 @pytest.fixture
 def app(tmp_path: Path) -> Path:
-    """Make the folder of an application that has installed the packages."""
+    """Return the folder of an application that has installed the packages."""
     (tmp_path / "node_modules").symlink_to(PACKAGES)
     return tmp_path
 
 
 @pytest.fixture
 async def react(page: Page, app: Path, stack: Stack, allowed_site: FakeSite) -> AsyncIterator[Page]:
-    """Open a page of an application that is made of the examples; nothing may go wrong in it."""
+    """Open a page of an application that consists of the examples; the page must cause no errors."""
     for name, text in {"component": COMPONENT, "hook": HOOK, "main": MAIN}.items():
         (app / f"{name}.jsx").write_text(fill_in(text, stack))
     options = ("--bundle", "--format=esm", "--jsx=automatic", "--log-level=warning")
-    built = program(app, "esbuild/bin/esbuild", "main.jsx", *options)
-    assert built.stderr == ""
+    bundled = run_script(app, "esbuild/bin/esbuild", "main.jsx", *options)
+    assert bundled.stderr == ""
     script = '<script type="module" src="/main.js"></script>'
-    allowed_site.pages = {"/": f"<!doctype html><title>x</title>{script}<main></main>", "/main.js": built.stdout}
+    allowed_site.pages = {"/": f"<!doctype html><title>x</title>{script}<main></main>", "/main.js": bundled.stdout}
     errors = PageErrors(page)
     await page.goto(allowed_site.origin)
     yield page
     assert errors.messages == []
 
 
-async def watched(stack: Stack, count: int) -> None:
-    """Wait until the notifier watches so many jobs."""
+async def wait_for_watched_jobs(stack: Stack, count: int) -> None:
+    """Wait until this number of jobs is watched at the notifier."""
 
     async def settled() -> bool:
         return await stack.metric("notifier_watched_jobs") == count
@@ -100,13 +100,13 @@ async def watched(stack: Stack, count: int) -> None:
 
 
 @pytest.mark.parametrize("package", ["htmx.org", "htmx.org-2"])
-async def test_htmx_swaps_the_element_in(
+async def test_htmx_inserts_the_element(
     page: Page, stack: Stack, allowed_site: FakeSite, report: SendReport, package: str
 ) -> None:
-    """A fragment that a button's answer brings is live, and its end fetches the next fragment, once."""
+    """The element in the response to a button is live; when its job ends, htmx fetches the next fragment once."""
     errors = PageErrors(page)
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(f"{request.method} {request.url}"))
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(f"{request.method} {request.url}"))
     receipt = await stack.submit(delay_s=3600)
     _, button, fragment = code_blocks("html")
     scripts = f'<script src="/htmx.js"></script><script type="module" src="{stack.url}/assets/headway.js"></script>'
@@ -123,15 +123,15 @@ async def test_htmx_swaps_the_element_in(
     await expect(part(page, "percent")).to_have_text("50 %")
     await report(receipt, "succeeded")
     await expect(page.locator("#exports")).to_have_text("Ready")
-    await watched(stack, 0)
+    await wait_for_watched_jobs(stack, 0)
     exports = f"{allowed_site.origin}/exports"
-    assert [line for line in asked if exports in line] == [f"POST {exports}", f"GET {exports}/march"]
+    assert [request for request in requests if exports in request] == [f"POST {exports}", f"GET {exports}/march"]
     assert errors.messages == []
 
 
 @MODES
 async def test_react_component_shows_the_job(react: Page, stack: Stack, report: SendReport, mode: str) -> None:
-    """The component shows a job and links to its result; another token shows another job, and no token closes all."""
+    """The component shows a job and links to its result; a new token switches to another job, no token closes it."""
     first, second = [await stack.submit(delay_s=3600) for _ in range(2)]
     link = react.get_by_role("link", name="Download")
     await react.evaluate(SHOW, ["component", mode, first["token"]])
@@ -144,63 +144,63 @@ async def test_react_component_shows_the_job(react: Page, stack: Stack, report: 
     await react.evaluate(SHOW, ["component", mode, second["token"]])
     await expect(part(react, "status")).to_have_text("Queued")
     await expect(link).to_have_count(0)
-    await watched(stack, 1)
+    await wait_for_watched_jobs(stack, 1)
     await react.evaluate(SHOW, ["component", mode, None])
-    await watched(stack, 0)
+    await wait_for_watched_jobs(stack, 0)
 
 
 @MODES
 async def test_react_hook_follows_the_job(react: Page, stack: Stack, report: SendReport, mode: str) -> None:
-    """The hook tells each status; another token closes the old watch, and unmounting the last one."""
+    """The hook returns each status; a new token closes the old watch, and unmounting closes the last one."""
     first, second = [await stack.submit(delay_s=3600) for _ in range(2)]
     status = react.locator("output")
     await react.evaluate(SHOW, ["hook", mode, first["token"]])
     await expect(status).to_have_text("queued")
-    for reported in ("running", "retrying", "succeeded"):
-        await report(first, reported)
-        await expect(status).to_have_text(reported)
+    for next_status in ("running", "retrying", "succeeded"):
+        await report(first, next_status)
+        await expect(status).to_have_text(next_status)
     await react.evaluate(SHOW, ["hook", mode, second["token"]])
     await expect(status).to_have_text("queued")
-    await watched(stack, 1)
+    await wait_for_watched_jobs(stack, 1)
     await react.evaluate(SHOW, ["hook", mode, "nonsense"])
     await expect(status).to_be_empty()
-    await watched(stack, 0)
+    await wait_for_watched_jobs(stack, 0)
     await react.evaluate(SHOW, ["hook", mode, second["token"]])
     await expect(status).to_have_text("queued")
-    await watched(stack, 1)
+    await wait_for_watched_jobs(stack, 1)
     await react.evaluate(SHOW, ["hook", mode, None])
-    await watched(stack, 0)
+    await wait_for_watched_jobs(stack, 0)
 
 
-def replaced(text: str, changes: dict[str, str]) -> str:
-    """Change what stands in a text exactly once."""
-    for before, after in changes.items():
+def replace_once(text: str, replacements: dict[str, str]) -> str:
+    """Replace texts that must occur exactly once."""
+    for before, after in replacements.items():
         assert text.count(before) == 1, before
         text = text.replace(before, after)
     return text
 
 
-def complaints(app: Path, misuse: dict[str, str]) -> str:
-    """Return what TypeScript has against the examples when the component is misused like this."""
+def compile_examples(app: Path, replacements: dict[str, str]) -> str:
+    """Return the output of the TypeScript compiler for the examples, with replacements in the component."""
     (tag,) = code_blocks("ts")
     files = {
         "tag.ts": tag,
-        "component.tsx": SNAPSHOT + replaced(COMPONENT, TYPED_COMPONENT | misuse),
-        "hook.tsx": SNAPSHOT + replaced(HOOK, TYPED_HOOK),
+        "component.tsx": SNAPSHOT_IMPORT + replace_once(COMPONENT, TYPED_COMPONENT | replacements),
+        "hook.tsx": SNAPSHOT_IMPORT + replace_once(HOOK, TYPED_HOOK),
     }
     for name, text in files.items():
         (app / name).write_text(text)
-    checked = program(app, "typescript/bin/tsc", "--noEmit", "--strict", "--jsx", "react-jsx", *files)
-    return checked.stdout + checked.stderr
+    compiled = run_script(app, "typescript/bin/tsc", "--noEmit", "--strict", "--jsx", "react-jsx", *files)
+    return compiled.stdout + compiled.stderr
 
 
 def test_types_accept_the_examples(app: Path) -> None:
-    """TypeScript knows the tag, and what the hook returns."""
-    assert complaints(app, {}) == ""
+    """The compiler knows the element and the type that the hook returns."""
+    assert compile_examples(app, {}) == ""
 
 
 @pytest.mark.parametrize(
-    ("misuse", "complaint"),
+    ("misuse", "error"),
     [
         ({"token={token}": "tokn={token}"}, "Property 'tokn' does not exist on type 'Props'"),
         ({"token={token}": "token={1}"}, "Type 'number' is not assignable to type 'string'"),
@@ -208,9 +208,9 @@ def test_types_accept_the_examples(app: Path) -> None:
     ],
     ids=["attribute", "value", *EVENTS],
 )
-def test_types_reject_a_misuse(app: Path, misuse: dict[str, str], complaint: str) -> None:
-    """TypeScript complains of an attribute that there is not, a wrong value, an event that tells no such thing."""
-    told = complaints(app, misuse)
-    assert told.startswith("component.tsx")
-    assert told.count("error TS") == 1
-    assert complaint in told
+def test_types_reject_misuse(app: Path, misuse: dict[str, str], error: str) -> None:
+    """The compiler rejects an unknown attribute, a value of the wrong type, and an unknown property of an event."""
+    output = compile_examples(app, misuse)
+    assert output.startswith("component.tsx")
+    assert output.count("error TS") == 1
+    assert error in output

@@ -1,4 +1,4 @@
-"""The pages in a real browser, from the button to the end of the job and through all that can go wrong."""
+"""The page of a job in a real browser: progress, outcome, cancellation, lost connections and unusable links."""
 
 from __future__ import annotations
 
@@ -22,73 +22,73 @@ pytestmark = pytest.mark.browser
 HTML = '<img src="x" onerror="document.title = 1">'
 DAY_S = 86_400
 
-# What a policy without 'unsafe-inline' would stop.
-INLINE = """[...document.querySelectorAll("*")].filter((element) => {
+# Return the elements that a policy without 'unsafe-inline' blocks.
+FIND_INLINE_CODE = """[...document.querySelectorAll("*")].filter((element) => {
   const names = [...element.attributes].map(({ name }) => name);
   return element.matches("style, script:not([src])") || names.some((name) => /^(on|style$)/.test(name));
 }).map((element) => element.outerHTML)"""
 
-# How much the text of each element stands out from the page, as WCAG counts it.
-CONTRAST = """(selectors) => {
+# Return the contrast of each element's text with the page's background, as WCAG defines it.
+CONTRAST_RATIOS = """(selectors) => {
   const numbers = (element, property) => getComputedStyle(element)[property].match(/[\\d.]+/g).map(Number);
-  const light = (channel) => (channel <= 0.04045 ? channel / 12.92 : ((channel + 0.055) / 1.055) ** 2.4);
+  const linear = (channel) => (channel <= 0.04045 ? channel / 12.92 : ((channel + 0.055) / 1.055) ** 2.4);
   const luminance = (rgb) => {
-    const [red, green, blue] = rgb.map((channel) => light(channel / 255));
+    const [red, green, blue] = rgb.map((channel) => linear(channel / 255));
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
   };
-  const paper = luminance(numbers(document.body, "backgroundColor"));
+  const background = luminance(numbers(document.body, "backgroundColor"));
   return selectors.map((selector) => {
-    const ink = luminance(numbers(document.querySelector(selector), "color"));
-    return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+    const text = luminance(numbers(document.querySelector(selector), "color"));
+    return (Math.max(text, background) + 0.05) / (Math.min(text, background) + 0.05);
   });
 }"""
 
 
-async def renders(page: Page) -> list[dict[str, Any]]:
-    """Return each state of the job that the page has shown."""
-    shown: list[dict[str, Any]] = await page.evaluate("renders")
-    return shown
+async def get_renders(page: Page) -> list[dict[str, Any]]:
+    """Return all states of the job that the page has shown."""
+    renders: list[dict[str, Any]] = await page.evaluate("renders")
+    return renders
 
 
 async def first_render(page: Page) -> dict[str, Any]:
-    """Wait for the first state of the job that the page shows."""
-    shown: list[dict[str, Any]] = await wait_until(lambda: renders(page))
-    return shown[0]
+    """Wait for the first state of the job that the page shows, and return it."""
+    renders: list[dict[str, Any]] = await wait_until(lambda: get_renders(page))
+    return renders[0]
 
 
-async def shown_value(page: Page) -> float:
-    """Return how far the bar is."""
+async def bar_value(page: Page) -> float:
+    """Return the value of the progress bar."""
     value: float = await page.locator("#bar").evaluate("(bar) => bar.value")
     return value
 
 
-async def reach(page: Page, least: float) -> float:
-    """Wait until the bar has come so far; return where it is."""
+async def wait_for_value(page: Page, minimum: float) -> float:
+    """Wait until the progress bar has at least this value; return its value."""
 
     async def value() -> float:
-        now = await shown_value(page)
-        return now if now >= least else 0
+        current = await bar_value(page)
+        return current if current >= minimum else 0
 
     reached: float = await wait_until(value)
     return reached
 
 
-def never_falls(shown: list[dict[str, Any]]) -> None:
-    """Check that neither versions nor the bar have ever gone back."""
+def assert_never_goes_back(renders: list[dict[str, Any]]) -> None:
+    """Check that neither the version nor the progress bar has gone back."""
     for field in ("version", "value"):
-        values = [state[field] for state in shown]
-        assert values == sorted(values), shown
+        values = [state[field] for state in renders]
+        assert values == sorted(values), renders
 
 
-async def test_bar_rises_to_the_end(page: Page, stack: Stack) -> None:
-    """A click starts a job whose bar rises in many steps to *Succeeded*, and nothing goes wrong in the browser."""
+async def test_bar_rises_until_the_job_succeeds(page: Page, stack: Stack) -> None:
+    """The button starts a job, and its page shows many steps up to *Succeeded*, without errors in the browser."""
     errors = PageErrors(page)
     await page.goto(stack.url)
     await page.get_by_role("button", name="Start a new job").click()
     await expect(page.locator("#status")).to_have_text("Succeeded")
-    shown = await renders(page)
-    never_falls(shown)
-    values = sorted({state["value"] for state in shown if state["value"]})
+    renders = await get_renders(page)
+    assert_never_goes_back(renders)
+    values = sorted({state["value"] for state in renders if state["value"]})
     assert len(values) >= 8
     assert values[-1] == 100
     await expect(page.locator("#percent")).to_have_text("100 %")
@@ -98,30 +98,30 @@ async def test_bar_rises_to_the_end(page: Page, stack: Stack) -> None:
     assert errors.messages == []
 
 
-async def test_every_tab_shows_the_same(context: BrowserContext, stack: Stack) -> None:
-    """A reload and a second tab show the current state at once, and a tab opened after the end shows the end."""
+async def test_all_tabs_show_the_same_states(context: BrowserContext, stack: Stack) -> None:
+    """A reloaded page and a new tab start with the current state, and a tab opened later with the outcome."""
     receipt = await stack.submit(payload={"steps": 100, "delay_s": 0.1})
     link = receipt["links"]["page"]
-    first, second, late = [await context.new_page() for _ in range(3)]
+    first, second, third = [await context.new_page() for _ in range(3)]
     await first.goto(link)
-    before = await reach(first, 20)
+    earlier_value = await wait_for_value(first, 20)
     await first.reload()
-    assert (await first_render(first))["value"] >= before
-    before = await shown_value(first)
+    assert (await first_render(first))["value"] >= earlier_value
+    earlier_value = await bar_value(first)
     await second.goto(link)
-    assert (await first_render(second))["value"] >= before
+    assert (await first_render(second))["value"] >= earlier_value
     for tab in (first, second):
         await expect(tab.locator("#status")).to_have_text("Succeeded")
-    by_version = [{state["version"]: state for state in await renders(tab)} for tab in (first, second)]
-    both = by_version[0].keys() & by_version[1].keys()
-    assert len(both) > 1
-    assert all(by_version[0][version] == by_version[1][version] for version in both)
-    await late.goto(link)
-    assert await first_render(late) == {**by_version[0][max(both)], "status": "succeeded", "value": 100}
+    by_version = [{state["version"]: state for state in await get_renders(tab)} for tab in (first, second)]
+    common = by_version[0].keys() & by_version[1].keys()
+    assert len(common) > 1
+    assert all(by_version[0][version] == by_version[1][version] for version in common)
+    await third.goto(link)
+    assert await first_render(third) == {**by_version[0][max(common)], "status": "succeeded", "value": 100}
 
 
 async def test_failed_job_shows_its_error(page: Page, stack: Stack) -> None:
-    """A job that fails says so and shows its error, which names the field."""
+    """The page shows the error of a failed job; the message names the invalid field."""
     receipt = await stack.submit(payload={"steps": "x"})
     await page.goto(receipt["links"]["page"])
     await expect(page.locator("#status")).to_have_text("Failed")
@@ -158,33 +158,33 @@ async def test_reported_markup_is_text(page: Page, stack: Stack, report: SendRep
     assert errors.messages == []
 
 
-async def test_killed_notifier_is_survived(page: Page, stack: Stack) -> None:
-    """While the notifier is away the page says that it reconnects; then it goes on to the end, never backwards."""
+async def test_page_reconnects_after_the_notifier_is_killed(page: Page, stack: Stack) -> None:
+    """The page shows that it reconnects, then follows the job to its outcome and never goes back."""
     receipt = await stack.submit(payload={"steps": 60, "delay_s": 0.1})
     await page.goto(receipt["links"]["page"])
-    await reach(page, 20)
+    await wait_for_value(page, 20)
     await stack.kill("notifier")
     await expect(page.locator("#status")).to_have_text("Succeeded")
     await expect(page.locator("#connection")).to_be_hidden()
     assert await page.evaluate("notices") == [True, False]
-    shown = await renders(page)
-    never_falls(shown)
-    assert shown[-1]["value"] == 100
+    renders = await get_renders(page)
+    assert_never_goes_back(renders)
+    assert renders[-1]["value"] == 100
 
 
-async def test_notice_tells_what_is_seen(page: Page, stack: Stack) -> None:
-    """The notice of a lost connection says in words that the page reconnects and shows the last known state."""
+async def test_notice_explains_a_lost_connection(page: Page, stack: Stack) -> None:
+    """The notice says that the page reconnects and shows the last known state."""
     receipt = await stack.submit(delay_s=3600)
     await page.goto(receipt["links"]["page"])
     await first_render(page)
-    await page.evaluate("WebSocket = class { close() {} }; dispatchEvent(new Event('online'))")  # it never opens
+    await page.evaluate("WebSocket = class { close() {} }; dispatchEvent(new Event('online'))")  # never opens
     await expect(page.locator("#connection")).to_be_visible()
     await expect(page.locator("#connection")).to_have_text("Reconnecting… What you see is the last known state.")
     await expect(page.locator("#status")).to_have_text("Queued")
 
 
-async def test_counts_without_a_total(page: Page, stack: Stack, report: SendReport) -> None:
-    """A job that does not know how much there is shows its count and a bar that only says that it moves."""
+async def test_progress_without_a_total_is_indeterminate(page: Page, stack: Stack, report: SendReport) -> None:
+    """The page shows the count and the unit, and an indeterminate bar without a percentage."""
     receipt = await stack.submit(delay_s=3600)
     await page.goto(receipt["links"]["page"])
     await report(receipt, progress={"current": 1234.5, "unit": "files"})
@@ -193,8 +193,8 @@ async def test_counts_without_a_total(page: Page, stack: Stack, report: SendRepo
     await expect(page.locator("#percent")).to_be_empty()
 
 
-async def test_remaining_time_is_told(page: Page, stack: Stack, report: SendReport) -> None:
-    """A running job shows how long it has taken and, once that can be told, how long it will go on."""
+async def test_elapsed_and_remaining_time_are_shown(page: Page, stack: Stack, report: SendReport) -> None:
+    """The page shows the elapsed time of a running job, and the remaining time as soon as it can be estimated."""
     receipt = await stack.submit(delay_s=3600)
     await page.goto(receipt["links"]["page"])
     await report(receipt)
@@ -205,19 +205,19 @@ async def test_remaining_time_is_told(page: Page, stack: Stack, report: SendRepo
 
 
 async def test_job_is_cancelled_from_its_page(page: Page, stack: Stack) -> None:
-    """Who may cancel has a button, which says that it is at it until the job has ended."""
+    """The cancel button shows that the cancellation is in progress, until the job has ended."""
     receipt = await stack.submit(payload={"steps": 600, "delay_s": 0.1})
     await page.goto(receipt["links"]["page"])
     await expect(page.locator("#status")).to_have_text("Running")
     button = page.get_by_role("button", name="Cancel job")
-    await button.evaluate("(button) => { button.click(); window.said = [button.textContent, button.disabled]; }")
-    assert await page.evaluate("said") == ["Cancelling…", True]
+    await button.evaluate("(button) => { button.click(); window.clicked = [button.textContent, button.disabled]; }")
+    assert await page.evaluate("clicked") == ["Cancelling…", True]
     await expect(page.locator("#status")).to_have_text("Cancelled")
     await expect(page.locator("#cancel")).to_be_hidden()
 
 
 async def test_watch_only_link_is_copied(page: Page, stack: Stack) -> None:
-    """The link that the page copies opens the same job, with nothing to cancel it."""
+    """The copied link opens the page of the same job, without a cancel button."""
     errors = PageErrors(page)
     await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     receipt = await stack.submit(delay_s=3600)
@@ -235,8 +235,8 @@ async def test_watch_only_link_is_copied(page: Page, stack: Stack) -> None:
 
 
 async def test_link_can_be_copied_by_hand(page: Page, stack: Stack) -> None:
-    """Where a page may not write to the clipboard, the link stands in a field, selected."""
-    await page.add_init_script("navigator.clipboard.writeText = () => Promise.reject(new Error('no'))")
+    """If the page cannot write to the clipboard, it shows the link in a field, selected."""
+    await page.add_init_script("navigator.clipboard.writeText = () => Promise.reject(new Error('denied'))")
     receipt = await stack.submit(delay_s=3600)
     await page.goto(receipt["links"]["page"])
     await page.get_by_role("button", name="Copy watch-only link").click()
@@ -248,13 +248,13 @@ async def test_link_can_be_copied_by_hand(page: Page, stack: Stack) -> None:
     await expect(page.locator("#shared")).to_contain_text("Copy this link")
 
 
-async def test_link_that_is_refused_is_explained(page: Page, stack: Stack) -> None:
-    """When there is no link to share the page says why."""
+async def test_error_of_the_watch_only_link_is_shown(page: Page, stack: Stack) -> None:
+    """If the submitter rejects the request, the page shows the reason and no link."""
 
-    async def refuse(route: Route) -> None:
+    async def reject(route: Route) -> None:
         await route.fulfill(status=429, json={"status": 429, "detail": "Too many requests; try again in 3 s."})
 
-    await page.route("**/token", refuse)
+    await page.route("**/token", reject)
     receipt = await stack.submit(delay_s=3600)
     await page.goto(receipt["links"]["page"])
     await page.get_by_role("button", name="Copy watch-only link").click()
@@ -264,8 +264,8 @@ async def test_link_that_is_refused_is_explained(page: Page, stack: Stack) -> No
     await expect(page.locator("#link")).to_be_hidden()
 
 
-async def test_lost_worker_is_told(page: Page, stack: Stack, report: SendReport) -> None:
-    """A job whose lease has not been renewed says that its worker is lost, and counts down to the next attempt."""
+async def test_lost_worker_is_shown(page: Page, stack: Stack, report: SendReport) -> None:
+    """If a lease is not renewed, the page shows that the worker is lost and counts down to the next attempt."""
     receipt = await stack.submit(delay_s=3600)
     await page.goto(receipt["links"]["page"])
     await report(receipt, lease_until=str(Timestamp.now().after(600)))
@@ -280,8 +280,8 @@ async def test_lost_worker_is_told(page: Page, stack: Stack, report: SendReport)
     await expect(page.locator("#outlook")).to_have_text("Worker lost, no attempt left")
 
 
-async def test_next_attempt_is_counted_down_to(page: Page, stack: Stack, report: SendReport) -> None:
-    """A retrying job says when it is tried again, by the server's clock however wrong the browser's is."""
+async def test_page_counts_down_to_the_next_attempt(page: Page, stack: Stack, report: SendReport) -> None:
+    """The countdown of a retrying job uses the server's clock, even if the browser's clock is wrong by years."""
     await page.clock.install(time="2001-01-01")
     receipt = await stack.submit(delay_s=3600)
     await page.goto(receipt["links"]["page"])
@@ -291,9 +291,9 @@ async def test_next_attempt_is_counted_down_to(page: Page, stack: Stack, report:
 
 
 @pytest.mark.parametrize("width", [360, 1280])
-async def test_nothing_moves_as_text_comes(page: Page, stack: Stack, report: SendReport, width: int) -> None:
-    """Whatever is said of a job, what stands below stays where it is."""
-    places = set()
+async def test_layout_does_not_shift(page: Page, stack: Stack, report: SendReport, width: int) -> None:
+    """The details and buttons stay in place when texts above them appear or change."""
+    offsets = set()
     await page.set_viewport_size({"width": width, "height": 800})
     receipt = await stack.submit(delay_s=3600)
     await page.goto(receipt["links"]["page"])
@@ -304,17 +304,19 @@ async def test_nothing_moves_as_text_comes(page: Page, stack: Stack, report: Sen
         "retrying": {"progress": progress, "due_at": str(Timestamp.now().after(60))},
         "succeeded": {"progress": progress},
     }
-    for status, more in states.items():
-        await report(receipt, status, **more)
+    for status, fields in states.items():
+        await report(receipt, status, **fields)
         await expect(page.locator("#status")).to_have_text(status.capitalize())
         if status == "running":
             await expect(page.locator("#outlook")).to_contain_text("Worker lost")
-        places.add(await page.evaluate("[...document.querySelectorAll('dl, .actions')].map((e) => e.offsetTop).join()"))
-    assert len(places) == 1, places
+        offsets.add(
+            await page.evaluate("[...document.querySelectorAll('dl, .actions')].map((e) => e.offsetTop).join()")
+        )
+    assert len(offsets) == 1, offsets
 
 
-def expired(stack: Stack, receipt: dict[str, Any]) -> str:
-    """Return a token whose time is over."""
+def expired_token(stack: Stack, receipt: dict[str, Any]) -> str:
+    """Return an expired token of a job."""
     signer = TokenSigner((stack.folder / "keys" / "token.pem").read_text())
     now = Timestamp.now()
     return signer.sign(
@@ -323,24 +325,24 @@ def expired(stack: Stack, receipt: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("token", "words"),
+    ("token", "heading"),
     [
         (lambda *_: "", "This link is incomplete"),
         (lambda *_: "nonsense", "This link is not valid"),
         (lambda _, receipt: receipt["token"][:60], "This link is not valid"),
         (lambda _, receipt: forge_signature(receipt["token"]), "This link is not valid"),
-        (expired, "This link has expired"),
+        (expired_token, "This link has expired"),
     ],
-    ids=["none", "nonsense", "cut", "forged", "expired"],
+    ids=["missing", "malformed", "truncated", "forged", "expired"],
 )
 async def test_unusable_link_is_explained(
-    page: Page, stack: Stack, token: Callable[[Stack, dict[str, Any]], str], words: str
+    page: Page, stack: Stack, token: Callable[[Stack, dict[str, Any]], str], heading: str
 ) -> None:
-    """A link without a usable token is explained in words, and no job and no bar is shown."""
+    """The page explains why the token cannot be used, and shows no job."""
     errors = PageErrors(page)
     receipt = await stack.submit(delay_s=3600)
     await page.goto(f"{stack.url}/jobs/{receipt['id']}#{token(stack, receipt)}")
-    await expect(page.locator("#error-type")).to_have_text(words)
+    await expect(page.locator("#error-type")).to_have_text(heading)
     await expect(page.locator("#error-message")).not_to_be_empty()
     await expect(page.locator("#status")).to_have_text("No job to show")
     await expect(page.locator("#job")).to_be_hidden()
@@ -348,30 +350,30 @@ async def test_unusable_link_is_explained(
     assert errors.messages == []
 
 
-async def test_a_key_opens_its_own_job_alone(page: Page, stack: Stack) -> None:
-    """Under another job's address it opens nothing, so that nobody takes one job for another."""
+async def test_token_of_another_job_is_rejected(page: Page, stack: Stack) -> None:
+    """A link with one job's id and another job's token opens neither job."""
     receipt, other = await stack.submit(delay_s=3600), await stack.submit(delay_s=3600)
     await page.goto(f"{stack.url}/jobs/{other['id']}#{receipt['token']}")
     await expect(page.locator("#error-type")).to_have_text("This link is not valid")
     await expect(page.locator("#cancel")).to_be_hidden()
 
 
-async def test_silence_is_told(page: Page, stack: Stack) -> None:
-    """While the notifier does not answer, a page that was just opened says so, and goes on once it does."""
+async def test_unresponsive_notifier_is_shown(page: Page, stack: Stack) -> None:
+    """A new page shows that the notifier does not answer yet, and the job as soon as it does."""
     receipt = await stack.submit(delay_s=3600)
-    process = stack.pid("notifier")
-    assert process is not None
-    os.kill(process, signal.SIGSTOP)
+    pid = stack.pid("notifier")
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
     try:
         await page.goto(receipt["links"]["page"])
         await expect(page.locator("#status")).to_contain_text("does not answer yet")
     finally:
-        os.kill(process, signal.SIGCONT)
+        os.kill(pid, signal.SIGCONT)
     await expect(page.locator("#status")).to_have_text("Queued")
 
 
-async def test_pasted_key_opens_the_job(page: Page, stack: Stack) -> None:
-    """Another key pasted over the address opens its job."""
+async def test_changed_fragment_opens_the_job(page: Page, stack: Stack) -> None:
+    """The page opens the job when a user adds the token to the address, without a reload."""
     receipt = await stack.submit(delay_s=3600)
     await page.goto(f"{stack.url}/jobs/{receipt['id']}")
     await expect(page.locator("#error")).to_be_visible()
@@ -382,7 +384,7 @@ async def test_pasted_key_opens_the_job(page: Page, stack: Stack) -> None:
 
 
 async def test_keyboard_starts_a_job(page: Page, stack: Stack) -> None:
-    """The button is reached by Tab, shows its focus and is pressed by Enter."""
+    """Tab moves the focus to the button, which shows it; Enter starts a job."""
     await page.goto(stack.url)
     button = page.get_by_role("button", name="Start a new job")
     await page.keyboard.press("Tab")
@@ -394,8 +396,8 @@ async def test_keyboard_starts_a_job(page: Page, stack: Stack) -> None:
     assert "/jobs/" in page.url
 
 
-async def test_assistive_technology_is_told(page: Page, stack: Stack, report: SendReport) -> None:
-    """Status and bar have roles and names, and of what is written twice a screen reader hears one."""
+async def test_page_is_accessible(page: Page, stack: Stack, report: SendReport) -> None:
+    """Status and progress bar have roles and names, and a screen reader does not read the percentage twice."""
     receipt = await stack.submit(delay_s=3600)
     await page.goto(receipt["links"]["page"])
     await report(receipt, progress={"current": 4, "total": 10, "unit": "files"})
@@ -410,41 +412,41 @@ async def test_assistive_technology_is_told(page: Page, stack: Stack, report: Se
     await expect(page.get_by_role("region", name="Result")).to_be_visible()
 
 
-async def test_narrow_screen_needs_no_sideways_scrolling(page: Page, stack: Stack, report: SendReport) -> None:
-    """At 360 px neither page is wider than the screen, whatever a worker writes."""
-    wide = "document.documentElement.scrollWidth > innerWidth"
+async def test_narrow_screen_does_not_scroll_sideways(page: Page, stack: Stack, report: SendReport) -> None:
+    """At a width of 360 px both pages fit the screen, however long the texts of a job are."""
+    overflows = "document.documentElement.scrollWidth > innerWidth"
     await page.set_viewport_size({"width": 360, "height": 740})
     await page.goto(stack.url)
-    assert not await page.evaluate(wide)
+    assert not await page.evaluate(overflows)
     receipt = await stack.submit(delay_s=3600)
     await page.goto(receipt["links"]["page"])
-    long = "W" * 120
-    progress = {"current": 123_456_789_012, "total": 923_456_789_012, "unit": long[:32], "message": long}
-    ending = {"result": {long: long}, "error": {"type": long, "message": long}, "kind": long}
-    await report(receipt, "failed", progress=progress, **ending)
-    await expect(page.locator("#error-type")).to_have_text(long)
-    assert not await page.evaluate(wide)
+    long_text = "W" * 120
+    progress = {"current": 123_456_789_012, "total": 923_456_789_012, "unit": long_text[:32], "message": long_text}
+    error = {"type": long_text, "message": long_text}
+    await report(receipt, "failed", progress=progress, result={long_text: long_text}, error=error, kind=long_text)
+    await expect(page.locator("#error-type")).to_have_text(long_text)
+    assert not await page.evaluate(overflows)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("status", ["queued", "running", "retrying", "failed"])
 async def test_text_has_contrast(page: Page, stack: Stack, report: SendReport, scheme: Any, status: str) -> None:
-    """By day and by night all text of a job stands out from the paper by 4.5 to 1 at least."""
+    """In the light and the dark scheme all texts have a contrast of at least 4.5 to 1."""
     await page.emulate_media(color_scheme=scheme)
     receipt = await stack.submit(delay_s=3600)
     await page.goto(receipt["links"]["page"])
     await report(receipt, status, progress={"current": 1, "total": 2, "message": "Half"})
     await expect(page.locator("#message")).to_have_text("Half")
-    paper = await page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (max(map(int, re.findall(r"\d+", paper))) > 128) == (scheme == "light")
-    texts = ["#kind", "#status", "#percent", "#progress-text", "#message", "dt", "dd", "header a:last-child"]
-    ratios = dict(zip(texts, await page.evaluate(CONTRAST, texts), strict=True))
+    background = await page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (max(map(int, re.findall(r"\d+", background))) > 128) == (scheme == "light")
+    selectors = ["#kind", "#status", "#percent", "#progress-text", "#message", "dt", "dd", "header a:last-child"]
+    ratios = dict(zip(selectors, await page.evaluate(CONTRAST_RATIOS, selectors), strict=True))
     assert min(ratios.values()) >= 4.5, ratios
 
 
 @pytest.mark.parametrize("path", ["/", "/jobs/x"])
-async def test_policy_allows_files_of_our_own_only(page: Page, stack: Stack, path: str) -> None:
-    """Both pages forbid inline code by their policy and have none; only the notifier may be connected to."""
+async def test_content_security_policy_is_strict(page: Page, stack: Stack, path: str) -> None:
+    """The policy of both pages allows only their own files and connections to the notifier; no page has inline code."""
     errors = PageErrors(page)
     response = await page.goto(stack.url + path)
     assert response is not None
@@ -456,12 +458,12 @@ async def test_policy_allows_files_of_our_own_only(page: Page, stack: Stack, pat
     assert policy["default-src"] == ["'none'"]
     assert policy["script-src"] == policy["style-src"] == ["'self'"]
     assert not {"'unsafe-inline'", "'unsafe-eval'", "*"} & set(" ".join(directives).split())
-    assert await page.evaluate(INLINE) == []
+    assert await page.evaluate(FIND_INLINE_CODE) == []
     assert errors.messages == []
 
 
-async def test_modules_are_asked_for_at_once(page: Page, stack: Stack) -> None:
-    """The page names every module that it comes to need, so that none waits for another to ask for it."""
+async def test_all_modules_are_preloaded(page: Page, stack: Stack) -> None:
+    """The HTML of the page names every module, so that the browser loads all of them in parallel."""
     receipt = await stack.submit(delay_s=3600)
     await page.goto(receipt["links"]["page"])
     await expect(page.locator("#status")).to_have_text("Queued")
@@ -473,7 +475,7 @@ async def test_modules_are_asked_for_at_once(page: Page, stack: Stack) -> None:
 
 
 async def test_injected_code_does_not_run(page: Page, stack: Stack) -> None:
-    """Code that would get into a page after all is stopped by the policy."""
+    """The policy blocks inline code that is inserted into a page."""
     await page.goto(stack.url)
     blocked = await page.evaluate("""new Promise((resolve) => {
         addEventListener("securitypolicyviolation", ({ effectiveDirective }) => resolve(effectiveDirective));
