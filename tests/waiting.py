@@ -42,12 +42,12 @@ async def metric(session: ClientSession, internal: str, name: str) -> float:
     async with session.get(f"{internal}/metrics") as response:
         text = await response.text()
     name, _, label = name.partition("{")
-    found = re.findall(rf"^{name}(?:{{(.*)}})? (\S+)$", text, re.MULTILINE)
-    return sum(float(value) for labels, value in found if label.rstrip("}") in labels)
+    series = re.findall(rf"^{name}(?:{{(.*)}})? (\S+)$", text, re.MULTILINE)
+    return sum(float(value) for labels, value in series if label.rstrip("}") in labels)
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that nothing listens on, outside the range of ephemeral ports.
+    """Return unused TCP ports outside the range of ephemeral ports.
 
     An outgoing connection could take an ephemeral port while a service restarts. The choice does not depend on the
     tests' seed, because parallel test runs may share it.
@@ -56,7 +56,7 @@ def free_ports(count: int) -> list[int]:
     while len(sockets) < count:
         with suppress(OSError):
             sockets.append(socket.create_server(("127.0.0.1", random.SystemRandom().randrange(*LISTENING_PORTS))))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    ports = [listener.getsockname()[1] for listener in sockets]
+    for listener in sockets:
+        listener.close()
     return ports

@@ -90,8 +90,8 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def ended_at(page: Page) -> float:
-    """Wait until a page shows the job's outcome; return the time."""
+async def wait_for_outcome(page: Page) -> float:
+    """Wait until a page shows that the job has succeeded; return the time."""
     await expect(page.locator("#status")).to_have_text("Succeeded")
     return now()
 
@@ -111,11 +111,11 @@ async def test_blocked_page_shows_the_same(
     await expect(other_page.locator("#status")).to_have_text("Running")
     assert now() - opened < 5
     await wait_until(lambda: proxy.connections.get(transport) == 1)
-    free, blocked = await asyncio.gather(ended_at(page), ended_at(other_page))
-    assert abs(blocked - free) < 5
-    shown = await other_page.evaluate("renders")
-    assert [state["version"] for state in shown] == sorted({state["version"] for state in shown})
-    assert shown[-1] == (await page.evaluate("renders"))[-1]
+    unblocked_at, blocked_at = await asyncio.gather(wait_for_outcome(page), wait_for_outcome(other_page))
+    assert abs(blocked_at - unblocked_at) < 5
+    renders = await other_page.evaluate("renders")
+    assert [state["version"] for state in renders] == sorted({state["version"] for state in renders})
+    assert renders[-1] == (await page.evaluate("renders"))[-1]
     assert errors.messages == []
 
 
@@ -226,7 +226,7 @@ async def test_forged_token_is_an_error_of_its_watch_only(
 
 
 @pytest.mark.parametrize("transport", [EVENT_STREAM, LONG_POLL])
-async def test_crash_of_the_notifier_is_survived(
+async def test_page_reconnects_after_a_crash_of_the_notifier(
     client: BrowserClient, stack: Stack, proxy: BlockingProxy, transport: str
 ) -> None:
     """After a crash of the notifier a page reconnects with the same transport and misses no update."""
@@ -300,10 +300,10 @@ async def test_watch_added_when_a_job_finishes_keeps_the_connection(
     assert await client.page.evaluate("states") == ["connecting", "live"]
 
 
-async def test_page_of_another_origin_is_refused_with_advice(
+async def test_error_of_a_forbidden_origin_names_the_setting(
     context: BrowserContext, stack: Stack, proxy: BlockingProxy
 ) -> None:
-    """The error of a page whose origin is not allowed names the setting to change."""
+    """A page whose origin is not allowed gets an error that names `ALLOWED_ORIGINS`, and does not reconnect."""
     (port,) = free_ports(1)
     async with run_proxy(port, int(stack.env["SUBMITTER_PORT"])) as other_origin:
         client = BrowserClient(await context.new_page())

@@ -1,4 +1,4 @@
-"""The browser examples of docs/watching.md, run as they stand there in a page."""
+"""The browser examples of docs/watching.md, run unchanged in a page."""
 
 from __future__ import annotations
 
@@ -19,50 +19,50 @@ DOC = (ROOT / "docs" / "watching.md").read_text()
 STREAM, SOCKET = re.findall(r"^```js\n(.*?)^```$", DOC, re.DOTALL | re.MULTILINE)
 EXAMPLES = {"stream": STREAM, "socket": f"{SOCKET}\nwatch(socket, token, show);"}
 
-# What the examples expect to be there, and what stays behind of them.
-AROUND = """({{ live, socket, id, token }}) => {{
-  window.shown = [];
-  const show = (job) => window.shown.push(job);
+# A function with the names that an example uses; `show` records the snapshots.
+WRAPPER = """({{ live, socket, id, token }}) => {{
+  window.snapshots = [];
+  const show = (job) => window.snapshots.push(job);
   {example}
 }}"""
 
 
 async def start(page: Page, stack: Stack, example: str) -> None:
-    """Submit a job and run an example for it in a page of the submitter."""
+    """Submit a job and run an example for it in the submitter's home page."""
     receipt = await stack.submit(payload={"steps": 20, "delay_s": 0.2})
     await page.goto(stack.url)
     links = {"live": f"{stack.env['LIVE_URL']}/live", "socket": receipt["links"]["socket"]}
-    await page.evaluate(AROUND.format(example=example), {**links, "id": receipt["id"], "token": receipt["token"]})
+    await page.evaluate(WRAPPER.format(example=example), {**links, "id": receipt["id"], "token": receipt["token"]})
 
 
-async def shown(page: Page, *statuses: str) -> list[dict[str, Any]]:
-    """Wait until a snapshot with one of these is shown; return all."""
+async def wait_for_status(page: Page, *statuses: str) -> list[dict[str, Any]]:
+    """Wait until the last snapshot has one of these statuses; return all snapshots."""
 
-    async def seen() -> list[dict[str, Any]]:
-        jobs: list[dict[str, Any]] = await page.evaluate("shown")
-        return jobs if jobs and jobs[-1]["status"] in statuses else []
+    async def reached() -> list[dict[str, Any]]:
+        snapshots: list[dict[str, Any]] = await page.evaluate("snapshots")
+        return snapshots if snapshots and snapshots[-1]["status"] in statuses else []
 
-    jobs: list[dict[str, Any]] = await wait_until(seen)
-    return jobs
+    snapshots: list[dict[str, Any]] = await wait_until(reached)
+    return snapshots
 
 
 @pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)
-async def test_an_example_shows_the_job_to_its_end(page: Page, stack: Stack, example: str) -> None:
-    """Each newer snapshot is shown, and nothing goes wrong; that a stream is closed counts as aborted."""
+async def test_example_shows_each_newer_snapshot(page: Page, stack: Stack, example: str) -> None:
+    """The example follows a job until it succeeds, without errors in the page."""
     errors = PageErrors(page)
     await start(page, stack, example)
-    jobs = await shown(page, "succeeded")
-    versions = [job["version"] for job in jobs]
+    snapshots = await wait_for_status(page, "succeeded")
+    versions = [snapshot["version"] for snapshot in snapshots]
     assert versions == sorted(set(versions))
     assert len(versions) > 3
     assert errors.messages == []
 
 
 @pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)
-async def test_an_example_reconnects(page: Page, stack: Stack, example: str) -> None:
-    """The notifier is killed while the job runs, and the example sees the rest."""
+async def test_example_reconnects(page: Page, stack: Stack, example: str) -> None:
+    """The example receives the outcome although the notifier is killed while the job runs."""
     await start(page, stack, example)
-    await shown(page, "running")
+    await wait_for_status(page, "running")
     await stack.kill("notifier")
-    versions = [job["version"] for job in await shown(page, "succeeded")]
+    versions = [snapshot["version"] for snapshot in await wait_for_status(page, "succeeded")]
     assert versions == sorted(set(versions))
