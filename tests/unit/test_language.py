@@ -47,8 +47,6 @@ BANNED_PHRASES = re.compile(
     )\b""",
     re.IGNORECASE | re.VERBOSE,
 )
-PENDING_FILE = Path(__file__).with_name("language_pending.txt")  # files that still have banned words, one per line
-PENDING = frozenset(PENDING_FILE.read_text().split())
 BANNED_FIRST_WORDS = re.compile(r"(Take|Tell|Spell|Hear|Be told|Let|Have|See) ")
 
 
@@ -105,21 +103,20 @@ def text_files() -> list[Path]:
 
 @pytest.mark.parametrize("path", list(python_files()), ids=lambda path: str(path.relative_to(ROOT)))
 def test_python_speaks_the_vocabulary(path: Path) -> None:
-    """Identifiers, docstrings and comments use the vocabulary; a pending file is listed until it does."""
+    """Identifiers, docstrings and comments use the vocabulary."""
     source = path.read_text()
-    found = [*banned_identifiers(source), *(one for text in prose(source) for one in banned_prose(text))]
-    assert bool(found) == (str(path.relative_to(ROOT)) in PENDING), found
+    assert banned_identifiers(source) == []
+    assert [phrase for text in prose(source) for phrase in banned_prose(text)] == []
 
 
 def test_documents_and_scripts_speak_the_vocabulary() -> None:
-    """Documents, pages, manifests and scripts are free of the banned phrases, apart from the pending files."""
+    """Documents, pages, manifests and scripts are free of the banned phrases."""
     found = {
         str(path.relative_to(ROOT)): [match[0] for match in BANNED_PHRASES.finditer(path.read_text())]
         for path in text_files()
         if path.name != "CONTRIBUTING.md"
     }
-    found = {name: matches for name, matches in found.items() if matches}
-    assert found.keys() == {name for name in PENDING if not name.endswith(".py")}, found
+    assert {name: matches for name, matches in found.items() if matches} == {}
 
 
 @pytest.mark.parametrize(
