@@ -7,8 +7,8 @@ import re
 import sys
 from contextlib import suppress
 
-COLOURS = {"submitter": 36, "notifier": 32, "worker": 33, "azurite": 34, "valkey": 35}
-COLOURED = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+COLORS = {"submitter": 36, "notifier": 32, "worker": 33, "azurite": 34, "valkey": 35}
+USE_COLORS = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -19,8 +19,8 @@ def print_line(line: str) -> None:
 
 
 def print_process_line(name: str, line: str) -> str:
-    """Print a process's line after its name, and return the line without colours."""
+    """Print a process's line after its name, and return the line without colors."""
     plain = ESCAPES.sub("", line)
     prefix = f"{name:9} | "
-    print_line(f"\x1b[{COLOURS[name]}m{prefix}\x1b[0m{line}" if COLOURED else prefix + plain)
+    print_line(f"\x1b[{COLORS[name]}m{prefix}\x1b[0m{line}" if USE_COLORS else prefix + plain)
     return plain

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from dev.console import COLOURED, print_line, print_process_line
+from dev.console import USE_COLORS, print_line, print_process_line
 from dev.environment import (
     ROOT,
     Program,
@@ -153,9 +153,9 @@ def main() -> int:
     env = service_environment(state, os.environ)
     try:
         check_ports(env)
-        colour = {"FORCE_COLOR": "1"} if COLOURED else {}
+        color = {"FORCE_COLOR": "1"} if USE_COLORS else {}
         with locked_state_dir(state, env):
-            asyncio.run(run({**os.environ, **env, **colour, "PYTHONUNBUFFERED": "1"}, state))
+            asyncio.run(run({**os.environ, **env, **color, "PYTHONUNBUFFERED": "1"}, state))
     except (SetupError, CrashLoop) as error:
         print(error, file=sys.stderr)
         return 1

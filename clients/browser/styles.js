@@ -1,5 +1,5 @@
 /**
- * The element's default styles. Font and text colour are inherited from the page; the other colours follow its
+ * The element's default styles. Font and text color are inherited from the page; the other colors follow its
  * `color-scheme`. Every line reserves its height, so the layout does not shift when text appears.
  */
 

@@ -1,4 +1,4 @@
-"""Logging: one event per line, as JSON in a container and in colour on a terminal, without tokens, keys or payloads.
+"""Logging: one event per line, as JSON in a container and in color on a terminal, without tokens, keys or payloads.
 
 Libraries such as aiohttp and the Azure SDK log through `logging`; their records are formatted the same way.
 """

@@ -20,18 +20,18 @@ def draw(seed: str, width: int) -> Image.Image:
     rng = random.Random(seed)  # noqa: S311 - not used for security
     hue = rng.random()
     sky = Image.linear_gradient("L").resize((width, width * 3 // 4), Image.Resampling.BICUBIC)
-    picture = ImageOps.colorize(sky, black=_colour(hue, 0.9, 0.3), white=_colour(hue + 0.45, 0.6, 1.0))
+    picture = ImageOps.colorize(sky, black=_color(hue, 0.9, 0.3), white=_color(hue + 0.45, 0.6, 1.0))
     sun = Image.radial_gradient("L").point([max(0, 255 - 2 * distance) for distance in range(256)])
     glow = sun.resize((width, width), Image.Resampling.BICUBIC)
     corner = round(width * rng.uniform(-0.4, 0.4)), round(width * rng.uniform(-0.3, 0.1))
     picture.paste("lemonchiffon", corner, glow)
     canvas = ImageDraw.Draw(picture)
     for hill in range(HILLS):
-        canvas.polygon(_hill(rng, picture.size, hill), fill=_colour(hue, 0.8, 0.35 - 0.08 * hill))
+        canvas.polygon(_hill(rng, picture.size, hill), fill=_color(hue, 0.8, 0.35 - 0.08 * hill))
     return picture
 
 
-def _colour(hue: float, saturation: float, value: float) -> tuple[int, int, int]:
+def _color(hue: float, saturation: float, value: float) -> tuple[int, int, int]:
     red, green, blue = colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
     return round(255 * red), round(255 * green), round(255 * blue)
 

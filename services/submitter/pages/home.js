@@ -43,10 +43,10 @@ function createRow({ id, kind, token }) {
   Object.assign(link.parentElement, { token, url: liveUrl });
   forgetButton.ariaLabel = `Forget ${kind}`;
   forgetButton.addEventListener("click", () => {
-    const neighbour = item.nextElementSibling ?? item.previousElementSibling;
+    const neighbor = item.nextElementSibling ?? item.previousElementSibling;
     forget(id);
     render();
-    (neighbour ?? document).querySelector("button").focus();
+    (neighbor ?? document).querySelector("button").focus();
   });
   return item;
 }
