@@ -57,8 +57,8 @@ def signer(tmp_path: Path) -> TokenSigner:
     ("ours", "limit", "verdict"),
     [
         ([12.5, 12.5, 99], [10, 10, 10], Verdict.MET),
-        ([15], [10], Verdict.PASSED),
-        ([15.1], [10], Verdict.MISSED),
+        ([16], [10], Verdict.PASSED),
+        ([16.1], [10], Verdict.MISSED),
         ([], [10], Verdict.UNMEASURED),
     ],
 )
@@ -109,7 +109,7 @@ def test_the_table_of_ratios_has_threshold_goal_and_verdict() -> None:
     """A ratio that was not measured is a dash."""
     lines = ratios(deliveries(ours=[12, 14, 13], limit=[10, 10, 10])).splitlines()
     title = "CPU per delivery, 1,000 watchers: Headway / C limit"
-    assert lines[2] == f"| {title} | 1.30 | at most 1.5 | 1.25 | threshold met |"
+    assert lines[2] == f"| {title} | 1.30 | at most 1.6 | 1.25 | threshold met |"
     assert lines[3].endswith("| - | at least 1.6 | 2 | not measured |")
     assert len(lines) == 2 + len(GOALS)
 
