@@ -7,9 +7,8 @@ NPM := dev/azurite tests/browser/node bench/node
 AZURITE := dev/azurite/node_modules/.installed
 
 # The newest Python that can create a virtual environment; evaluated only if $(VENV) does not exist.
-USABLE := import ensurepip, sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
-	$$python -c '$(USABLE)' >/dev/null 2>&1 && { echo $$python; break; }; done)
+	$$python dev/supported_python.py >/dev/null 2>&1 && { echo $$python; break; }; done)
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -63,9 +62,6 @@ UV ?= $(shell command -v uv || echo $(RUN) -m uv)
 COMPILE = $(UV) pip compile --quiet --universal --generate-hashes --no-annotate --no-header $(ARGS)
 SERVICES := pyproject.toml --extra services
 WITHIN := --constraint requirements-test.lock
-BARE := import json, pathlib, sys; file = pathlib.Path(sys.argv[1]); lock = json.loads(file.read_text()); \
-	[entry.pop(key) for entry in lock["packages"].values() for key in list(entry) if "://" in json.dumps(entry[key])]; \
-	file.write_text(json.dumps(lock, indent=2) + "\n")
 lock: $(RUN) node ## Regenerate the lock files; ARGS=--upgrade uses the newest versions
 	@$(UV) --version >/dev/null 2>&1 || $(PIP) install uv
 	$(COMPILE) $(SERVICES) --group local --group test --output-file requirements-test.lock
@@ -77,7 +73,7 @@ lock: $(RUN) node ## Regenerate the lock files; ARGS=--upgrade uses the newest v
 	$(COMPILE) --group bench --output-file requirements-bench.lock
 	@for folder in $(NPM); do \
 		$(RUN) -m dev.node npm --prefix $$folder install --package-lock-only --ignore-scripts && \
-		$(RUN) -c '$(BARE)' $$folder/package-lock.json || exit 1; done
+		$(RUN) -m dev.npm_lock $$folder/package-lock.json || exit 1; done
 
 clean: ## Remove all files that make has created, including the jobs and keys in .headway
 	rm -rf $(VENV) $(VENV)-checkov $(VENV)-bench .headway $(NPM:%=%/node_modules) $(LOAD) .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -86,7 +82,7 @@ clean: ## Remove all files that make has created, including the jobs and keys in
 # Prerequisites of the targets above. A stamp file that is older than its lock file triggers an installation.
 
 $(RUN):
-	@$(or $(PYTHON),false) -c '$(USABLE)' 2>/dev/null || { echo "Headway needs Python 3.11 or newer with venv" \
+	@$(or $(PYTHON),false) dev/supported_python.py 2>/dev/null || { echo "Headway needs Python 3.11 or newer with venv" \
 		"(Debian: apt-get install python3-venv); PYTHON=... names one that is not on the PATH" >&2; exit 1; }
 	@$(PYTHON) -m venv --clear $(VENV)
 
