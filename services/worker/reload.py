@@ -16,11 +16,13 @@ from pathlib import Path
 
 import structlog
 
+from .python_command import python_command
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 CHECK_INTERVAL_S = 0.5
 PYTHON_FOLDERS = tuple(Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix))
-IMPORT_CHECK = f"import sys; from {__package__}.registry import load_jobs; load_jobs(sys.argv[1:])"
+IMPORT_CHECK = f"from {__package__}.registry import load_jobs; load_jobs(sys.argv[1:])"
 
 
 class CodeReloader:
@@ -79,8 +81,9 @@ def _is_installed(file: str) -> bool:
 
 
 async def _import_error(modules: tuple[str, ...]) -> str | None:
+    command = python_command(IMPORT_CHECK, *modules)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", IMPORT_CHECK, *modules, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+        *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
     )
     _, errors = await process.communicate()
     return errors.decode(errors="replace").strip().rpartition("\n")[2] if process.returncode else None

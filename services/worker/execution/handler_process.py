@@ -1,6 +1,6 @@
 """The main module of a handler process, which runs the attempts that the worker sends, one after another.
 
-The process pool starts it with two arguments: the file descriptor of a socket to the worker, and the log level.
+The process pool calls `main` with the file descriptor of a socket to the worker, and the log level.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import queue
 import select
 import signal
 import socket
-import sys
 import threading
 import time
 import traceback
@@ -209,7 +208,3 @@ def main(descriptor: str, level: str) -> None:
     with suppress(asyncio.CancelledError):
         while channel.stop_reason is None:
             channel.send(run_attempt(channel.attempts.get(), channel))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
@@ -21,6 +20,7 @@ from headway.context import Attempt, ProgressSink
 from headway.contracts import JobError, Json
 
 from ..outcomes import RetryLater
+from ..python_command import python_command
 from .ipc import (
     LENGTH_PREFIX,
     AttemptFinished,
@@ -37,6 +37,7 @@ from .ipc import (
     frame_decoder,
 )
 
+HANDLER_PROCESS = f"from {__package__}.handler_process import main; main(*sys.argv[1:])"
 DEADLINE_INTERVAL_S = 1.0  # between two frames with the lease deadline
 UNWIND_TIMEOUT_S = 1.0  # for a cancelled handler to clean up; then SIGKILL follows
 MAX_IDLE_PROCESSES = os.cpu_count() or 1
@@ -115,7 +116,7 @@ class HandlerProcess:
         parent_end, child_end = socket.socketpair()
         level = str(logging.getLogger().level)
         with child_end:
-            command = (sys.executable, "-m", f"{__package__}.handler_process", str(child_end.fileno()), level)
+            command = python_command(HANDLER_PROCESS, str(child_end.fileno()), level)
             process = await asyncio.create_subprocess_exec(
                 *command, pass_fds=[child_end.fileno()], stdin=asyncio.subprocess.DEVNULL, start_new_session=True
             )

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -28,6 +29,12 @@ from tests.unit.services.worker.execution import process_jobs
 from tests.waiting import wait_until
 
 JOBS = load_jobs([process_jobs.__name__])
+PATH_JOB = """
+import sys
+from headway import job
+@job("path", process=True)
+def path(ctx, payload): return sys.path
+"""
 
 
 class FakeHost(Recorder):
@@ -84,6 +91,18 @@ async def test_process_reports_progress_and_is_reused(pool: ProcessPool) -> None
     assert host.progress[-1] == Progress(20_000, 20_000)
     assert len(host.progress) < 2_000
     assert result(await run(pool, "pid", 1)) == first
+
+
+async def test_process_imports_from_the_same_folders(
+    pool: ProcessPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process has the worker's `sys.path`, whichever folder it starts in."""
+    monkeypatch.syspath_prepend(tmp_path / "application")
+    (tmp_path / "application").mkdir()
+    (tmp_path / "application/path_jobs.py").write_text(PATH_JOB)
+    monkeypatch.setitem(JOBS, "path", load_jobs(["path_jobs"])["path"])
+    monkeypatch.chdir(tmp_path)
+    assert result(await run(pool, "path")) == sys.path
 
 
 async def test_idle_process_that_died_is_replaced(pool: ProcessPool) -> None:
