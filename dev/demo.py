@@ -73,7 +73,7 @@ async def running_system(state_dir: Path) -> AsyncIterator[str]:
         **ports,
         "HEADWAY_DIR": str(state_dir),
         "LEASE_S": "3",
-        "WORKER_JOBS": "services.worker.jobs,dev.demo_jobs",
+        "WORKER_JOBS": "dev.demo_jobs",
     }
     log = state_dir / "output"
     with log.open("wb") as output:

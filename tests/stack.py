@@ -18,7 +18,7 @@ from headway.contracts import JobSnapshot, Timestamp, decode
 from tests.waiting import free_ports, metric, wait_until
 
 READY = "Headway is ready: "
-JOBS = "services.worker.jobs,tests.integration.sample_jobs"
+JOBS = "tests.integration.sample_jobs"
 ENDED = ("succeeded", "failed", "cancelled")
 
 

@@ -1,4 +1,4 @@
-"""The registry of jobs, loaded from the modules that `WORKER_JOBS` names."""
+"""The registry of jobs: the built-in ones, and those in the modules that `WORKER_JOBS` names."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ from ..runtime.settings import SettingsError
 
 Registry = dict[str, Job[..., Any]]
 
+BUILT_IN_JOBS = f"{__package__}.jobs"
+# In `WORKER_JOBS`, both names mean the built-in jobs: an application beside the wheel may have a package `services`.
+BUILT_IN_NAMES = frozenset({BUILT_IN_JOBS, "services.worker.jobs"})
+
 
 class InvalidJobs(SettingsError):
     """The jobs named by `WORKER_JOBS` cannot be loaded."""
@@ -26,12 +30,18 @@ class InvalidJobs(SettingsError):
 
 
 def load_jobs(names: Iterable[str]) -> Registry:
-    """Import modules, and packages with all their submodules, and return the jobs in them by kind.
+    """Import modules, and packages with all their submodules, and return all jobs by kind.
+
+    The built-in jobs are always included, unless a job in the modules has the same kind.
 
     Raises:
         InvalidJobs: a module cannot be imported, two jobs have the same kind, a payload type cannot be decoded, or a
             job with `process=True` is not an attribute of the module that defines its handler.
     """
+    return _load([BUILT_IN_JOBS]) | _load(name for name in names if name not in BUILT_IN_NAMES)
+
+
+def _load(names: Iterable[str]) -> Registry:
     registry: Registry = {}
     for module in _modules(names):
         for job in [value for value in vars(module).values() if isinstance(value, Job)]:

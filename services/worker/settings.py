@@ -18,7 +18,7 @@ class WorkerSettings(QueueSettings, frozen=True, kw_only=True):
 
     notifier_internal_url: str
     report_key_file: Path
-    worker_jobs: StringList = (f"{__package__}.jobs",)  # modules and packages with @job functions
+    worker_jobs: StringList = ()  # modules and packages with @job functions, besides the built-in ones
     worker_concurrency: Annotated[int, Meta(ge=1, le=1000)] = 16  # jobs that run at the same time
     lease_s: Annotated[int, Meta(ge=1, le=7 * 86_400)] = 60  # the visibility timeout of a received message
     heartbeat_s: Seconds = 1  # the longest interval between two reports of a running job

@@ -26,7 +26,7 @@ async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
     """Run the system with a package of jobs that the test changes."""
     (tmp_path / "code/edited").mkdir(parents=True)
     (tmp_path / "code/edited/__init__.py").write_text(CODE.replace("{}", "1"))
-    env = {"PYTHONPATH": str(tmp_path / "code"), "WORKER_JOBS": "edited,services.worker.jobs", "GRACE_S": "0"}
+    env = {"PYTHONPATH": str(tmp_path / "code"), "WORKER_JOBS": "edited", "GRACE_S": "0"}
     async with running(tmp_path / "stack", DRAIN_S="0", **env) as stack:
         yield stack
 

@@ -31,24 +31,38 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         del sys.modules[name]
 
 
-def test_countdown_is_built_in() -> None:
-    """The package of built-in jobs has the kind `countdown`."""
-    assert set(load_jobs(["services.worker.jobs"])) >= {"countdown"}
+def own_kinds(*names: str) -> set[str]:
+    """Return the kinds that are loaded from modules, without the built-in ones."""
+    return load_jobs(names).keys() - load_jobs([]).keys()
+
+
+def test_built_in_jobs_are_always_loaded(package: Path) -> None:
+    """`WORKER_JOBS` need not name them, but may."""
+    (package / "a.py").write_text(JOB.format(kind="a"))
+    assert "countdown" in load_jobs([])
+    assert load_jobs([]) == load_jobs(["services.worker.jobs"])
+    assert load_jobs(["their_jobs"]) == load_jobs(["services.worker.jobs", "their_jobs"])
+
+
+def test_job_replaces_a_built_in_one_of_the_same_kind(package: Path) -> None:
+    """An application may have a `countdown` of its own."""
+    (package / "a.py").write_text(JOB.format(kind="countdown"))
+    assert load_jobs(["their_jobs"])["countdown"].handler.__module__ == "their_jobs.a"
 
 
 def test_package_is_searched_recursively(package: Path) -> None:
     """All modules and packages in it are imported, and their jobs are registered by kind."""
     (package / "a.py").write_text(JOB.format(kind="a"))
     (package / "deep/b.py").write_text(JOB.format(kind="b"))
-    assert set(load_jobs(["their_jobs"])) == {"a", "b"}
-    assert set(load_jobs(["their_jobs.deep.b"])) == {"b"}
+    assert own_kinds("their_jobs") == {"a", "b"}
+    assert own_kinds("their_jobs.deep.b") == {"b"}
 
 
 def test_job_may_be_imported_by_other_modules(package: Path) -> None:
     """A job is registered once, even if two modules have it or a module is named twice."""
     (package / "a.py").write_text(JOB.format(kind="a"))
     (package / "b.py").write_text("from their_jobs.a import handler as imported")
-    assert set(load_jobs(["their_jobs", "their_jobs.a"])) == {"a"}
+    assert own_kinds("their_jobs", "their_jobs.a") == {"a"}
 
 
 def test_two_jobs_with_the_same_kind_are_rejected(package: Path) -> None:
@@ -72,7 +86,7 @@ def test_main_module_is_not_imported(package: Path) -> None:
     """A package of jobs may have a `__main__` module, which would run on import."""
     (package / "__main__.py").write_text("raise RuntimeError('__main__ was imported')")
     (package / "a.py").write_text(JOB.format(kind="a"))
-    assert set(load_jobs(["their_jobs"])) == {"a"}
+    assert own_kinds("their_jobs") == {"a"}
 
 
 def test_unresolvable_payload_type_is_rejected(package: Path) -> None:
