@@ -1,4 +1,4 @@
-# One image for the three services; `command` chooses: python -m services.submitter, .notifier or .worker.
+# One image for the three services; the command chooses: headway submitter, headway notifier or headway worker.
 ARG PYTHON_IMAGE=python:3.13-slim-trixie
 
 FROM ${PYTHON_IMAGE} AS build
@@ -11,14 +11,14 @@ COPY requirements.lock ./
 RUN --mount=type=cache,target=/root/.cache \
     python -m venv --without-pip /opt/headway \
     && tools/bin/uv pip install --python /opt/headway --require-hashes --requirement requirements.lock
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY headway headway
+COPY services services
+COPY clients/browser clients/browser
 RUN tools/bin/hatchling build --target wheel --directory dist \
     && tools/bin/uv pip install --python /opt/headway --no-cache --no-deps dist/*.whl
-COPY services /opt/headway/app/services
-COPY clients/browser /opt/headway/app/clients/browser
-# Readable for all, whatever the umask of the checkout was.
-RUN chmod -R a+rX /opt/headway && python -m compileall -q -j 0 /opt/headway
+# Readable for all, whatever the umask of the checkout was. The folder `app` is for the jobs of images based on this one.
+RUN mkdir /opt/headway/app && chmod -R a+rX /opt/headway && python -m compileall -q -j 0 /opt/headway
 
 FROM ${PYTHON_IMAGE}
 # The root is read-only at run time, so the standard library is compiled here; without its tests.
@@ -27,7 +27,7 @@ rx=re.compile('/(test|idlelib|tkinter|lib2to3|ensurepip|site-packages|dist-packa
 COPY --from=build /opt/headway /opt/headway
 # The mount points of the volumes for keys in compose.yaml: a new volume gets the owner of its mount point.
 RUN install -d -o 65532 -g 65532 /etc/headway /keys /keys/submitter /keys/notifier /keys/worker
-ENV PATH="/opt/headway/bin:$PATH" PYTHONPATH=/opt/headway/app PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+ENV PATH="/opt/headway/bin:$PATH" PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 WORKDIR /opt/headway/app
 USER 65532:65532
 STOPSIGNAL SIGTERM
@@ -37,8 +37,8 @@ ARG REVISION=unknown
 ARG CREATED=1970-01-01T00:00:00Z
 ENV HEADWAY_REVISION="${REVISION}"
 LABEL org.opencontainers.image.title="Headway" \
-      org.opencontainers.image.description="Background jobs whose progress everyone can watch live in the browser" \
+      org.opencontainers.image.description="Background jobs for Python web apps, with a progress bar that survives reloads, crashes and deploys" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.created="${CREATED}"
-CMD ["python", "-c", "raise SystemExit('choose a service: python -m services.submitter, services.notifier or services.worker')"]
+CMD ["headway"]

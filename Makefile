@@ -60,12 +60,13 @@ format: $(VENV)/.test ## Format the code and apply ruff's automatic fixes
 # The lock files contain no URL of a registry.
 UV ?= $(shell command -v uv || echo $(RUN) -m uv)
 COMPILE = $(UV) pip compile --quiet --universal --generate-hashes --no-annotate --no-header $(ARGS)
-SERVICES := pyproject.toml --extra services
+SERVICES := pyproject.toml --extra submitter --extra worker --extra notifier
+LOCAL := $(SERVICES) --extra cli --group local
 WITHIN := --constraint requirements-test.lock
 lock: $(RUN) node ## Regenerate the lock files; ARGS=--upgrade uses the newest versions
 	@$(UV) --version >/dev/null 2>&1 || $(PIP) install uv
-	$(COMPILE) $(SERVICES) --group local --group test --output-file requirements-test.lock
-	$(COMPILE) $(SERVICES) $(WITHIN) --group local --output-file requirements-local.lock
+	$(COMPILE) $(LOCAL) --group test --output-file requirements-test.lock
+	$(COMPILE) $(LOCAL) $(WITHIN) --output-file requirements-local.lock
 	$(COMPILE) $(SERVICES) $(WITHIN) --output-file requirements.lock
 	$(COMPILE) --group node --output-file requirements-node.lock
 	$(COMPILE) $(WITHIN) --group build --output-file requirements-build.lock

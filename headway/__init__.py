@@ -3,4 +3,6 @@
 from headway.context import JobContext
 from headway.jobs import Fail, Job, Retry, job
 
+__version__ = "0.2.0"
+
 __all__ = ["Fail", "Job", "JobContext", "Retry", "job"]

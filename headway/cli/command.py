@@ -16,7 +16,8 @@ from uuid import UUID
 
 import msgspec
 
-from headway.cli import poison_commands, tokens
+from headway import __version__
+from headway.cli import poison_commands, service_commands, tokens
 from headway.client.links import LOCAL_URL, Link, http_url
 from headway.contracts import Json, Timestamp, decode
 from headway.tokens import CANCEL, WATCH, Grant, make_keys
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="headway", description="Background jobs, watched live.", epilog=EPILOG)
+    parser.add_argument("--version", action="version", version=f"headway {__version__}")
     parser.set_defaults(extra="cli")  # the package extra that a command requires
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_submit(commands.add_parser("submit", help="submit a job and print its link, or watch it", epilog=EPILOG))
@@ -57,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     keys = commands.add_parser("keys", help="create missing keys in a folder")
     keys.add_argument("directory", type=Path, metavar="FOLDER")
     keys.set_defaults(run=lambda options: make_keys(options.directory))
+    service_commands.add_commands(commands)
     return parser
 
 

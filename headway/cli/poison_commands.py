@@ -78,7 +78,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 def _add(commands: Any, name: str, help_text: str, action: PoisonAction) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=help_text)
     parser.add_argument("--queue", metavar="NAME", help="the name of the jobs queue (default: $QUEUE_NAME, or jobs)")
-    parser.set_defaults(run=lambda options: _run(action, options), extra="queue")
+    parser.set_defaults(run=lambda options: _run(action, options))
     return parser
 
 

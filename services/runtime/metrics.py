@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
-from importlib.metadata import version
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
+
+from headway import __version__
 
 from .settings import environment
 from .unlocked_metrics import UnlockedCounter, UnlockedHistogram
@@ -18,7 +19,7 @@ from .unlocked_metrics import UnlockedCounter, UnlockedHistogram
 disable_created_metrics()  # type: ignore[no-untyped-call]  # no series with the creation time of each counter
 
 BUILD = Gauge("headway_build_info", "Which version is running?", ["version", "revision", "python"])
-BUILD.labels(version("headway"), environment().get("HEADWAY_REVISION", "unknown"), platform.python_version()).set(1)
+BUILD.labels(__version__, environment().get("HEADWAY_REVISION", "unknown"), platform.python_version()).set(1)
 REQUESTS = UnlockedCounter("http_requests", "How many HTTP requests were answered?", ["method", "route", "code"])
 REQUEST_DURATION = UnlockedHistogram(
     "http_request_duration_seconds", "How long did it take to answer a request?", ["method", "route"]

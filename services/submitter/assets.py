@@ -11,7 +11,9 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-FOLDERS = (Path(str(files(__package__))) / "pages", Path(__file__).parents[2] / "clients" / "browser")
+PACKAGE = Path(str(files(__package__)))
+BROWSER_CLIENT = (PACKAGE / "browser", PACKAGE.parents[1] / "clients" / "browser")  # in the wheel, and in a clone
+FOLDERS = (PACKAGE / "pages", next(folder for folder in BROWSER_CLIENT if folder.is_dir()))
 CONTENT_TYPES = {
     ".css": "text/css",
     ".html": "text/html",

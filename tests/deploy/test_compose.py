@@ -27,7 +27,7 @@ def test_service_accepts_its_environment(service: str, tmp_path: Path) -> None:
     container = COMPOSE[service]
     env = {name: str(value).replace("True", "true") for name, value in container["environment"].items()}
     settings = load_settings(service, env, tmp_path)
-    assert container["command"] == ["python", "-m", f"services.{service}"]
+    assert container["command"] == ["headway", service]
     assert f'127.0.0.1", {settings.internal_port}' in container["healthcheck"]["test"][-1]
     if hasattr(settings, "port"):
         assert f" {service}:{settings.port} check port {settings.internal_port} " in PROXY_CONFIG

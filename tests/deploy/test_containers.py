@@ -31,7 +31,7 @@ MEGABYTE = 1_000_000
 PRINT_UNCOMPILED_MODULES = """
 import importlib, os, sys
 for service in ("submitter", "notifier", "worker"):
-    importlib.import_module(f"services.{service}.app")
+    importlib.import_module(f"headway.services.{service}.app")
 for module in list(sys.modules.values()):
     file, compiled = getattr(module, "__file__", None) or "", getattr(module, "__cached__", None) or ""
     frozen = module.__spec__ is None or module.__spec__.origin == "frozen"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from dev.environment import ROOT
+from headway import __version__
 from services.runtime.service import ServiceSpec, health_app
 from tests.deploy.manifests import (
     FOLDERS,
@@ -77,7 +77,7 @@ def test_service_accepts_its_environment(folder: str, service: str, tmp_path: Pa
     """The settings are valid, the ports agree with those of the container, and secrets are mounted as files."""
     settings = settings_of(folder, service, tmp_path)
     spec, container = deployment(folder, service)
-    assert container["command"] == ["python", "-m", f"services.{service}"]
+    assert container["command"] == ["headway", service]
     ports = named_ports(spec)
     assert ports.pop("internal") == settings.internal_port
     assert ports == ({"http": settings.port} if hasattr(settings, "port") else {})
@@ -259,8 +259,7 @@ def test_documented_commands_create_the_secrets(service: str) -> None:
 
 def test_base_runs_this_version() -> None:
     """The tag of the image is the version of the package."""
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert {deployment("base", service)[1]["image"] for service in SERVICES} == {f"headway:{version}"}
+    assert {deployment("base", service)[1]["image"] for service in SERVICES} == {f"headway:{__version__}"}
 
 
 def test_production_pins_its_image() -> None:

@@ -15,6 +15,7 @@ import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
+from headway import __version__
 from headway.cli import job_commands
 from headway.cli.command import main
 from headway.cli.progress_bars import ProgressBars, elapsed_text, waiting_text
@@ -123,6 +124,13 @@ def test_invalid_arguments_exit_with_2(arguments: list[str], capsys: pytest.Capt
         main(arguments)
     assert exited.value.code == 2
     assert "usage: headway" in capsys.readouterr().err
+
+
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """`headway --version` prints the version of the library."""
+    with pytest.raises(SystemExit) as exited:
+        main(["--version"])
+    assert (exited.value.code, capsys.readouterr().out) == (0, f"headway {__version__}\n")
 
 
 @pytest.mark.parametrize("ttl", ["inf", "1e309"])
@@ -243,7 +251,7 @@ def test_keys_and_tokens_need_no_optional_packages(tmp_path: Path) -> None:
     assert failed.stderr == "headway: aiohttp is not installed: pip install 'headway[cli]'\n"
     failed = run("poison", "list")
     assert (failed.returncode, failed.stdout) == (1, "")
-    assert failed.stderr == "headway: azure.core is not installed: pip install 'headway[queue]'\n"
+    assert failed.stderr == "headway: azure.core is not installed: pip install 'headway[cli]'\n"
 
 
 def test_import_of_headway_needs_no_optional_packages() -> None:
