@@ -16,7 +16,7 @@ class NotifierSettings(Settings, frozen=True, kw_only=True):
     service: ClassVar[str] = "notifier"
 
     port: Port = 8081
-    redis_url: Secret  # the forms are described in docs/operations.md
+    redis_url: Secret  # the forms are described in docs/run-in-production.md
     allowed_origins: OriginList = ()  # the origins of pages that may watch jobs
     report_key_file: Path  # the keys that authorize reports, one per line
     token_public_key_file: Path  # the public keys that verify tokens, as a sequence of PEM blocks

@@ -1,4 +1,4 @@
-"""Sites of other origins that embed the element, and the examples of docs/embed.md.
+"""Sites of other origins that embed the element, and the examples of docs/show-progress.md.
 
 A test module assigns the fixtures that it needs to names of its own.
 """
@@ -17,7 +17,7 @@ from tests.browser.fake_site import FakeSite, run_site
 from tests.stack import JOBS, Stack, running
 from tests.waiting import free_ports
 
-DOC = (ROOT / "docs" / "embed.md").read_text()
+DOC = (ROOT / "docs" / "show-progress.md").read_text()
 EVENTS = ("headway-change", "headway-end", "headway-error")
 
 

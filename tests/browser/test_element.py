@@ -1,4 +1,4 @@
-"""`<headway-job>` in pages of other origins. The tests run the examples of docs/embed.md."""
+"""`<headway-job>` in pages of other origins. The tests run the examples of docs/show-progress.md."""
 
 from __future__ import annotations
 

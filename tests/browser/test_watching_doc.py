@@ -1,4 +1,4 @@
-"""The browser examples of docs/watching.md, run unchanged in a page."""
+"""The browser examples of docs/http-api.md, run unchanged in a page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.browser
 
-DOC = (ROOT / "docs" / "watching.md").read_text()
+DOC = (ROOT / "docs" / "http-api.md").read_text()
 STREAM, SOCKET = re.findall(r"^```js\n(.*?)^```$", DOC, re.DOTALL | re.MULTILINE)
 EXAMPLES = {"stream": STREAM, "socket": f"{SOCKET}\nwatch(socket, token, show);"}
 

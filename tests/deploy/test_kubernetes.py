@@ -1,4 +1,4 @@
-"""The Kubernetes manifests agree with the code and with docs/kubernetes.md."""
+"""The Kubernetes manifests agree with the code and with docs/run-in-production.md."""
 
 from __future__ import annotations
 
@@ -241,8 +241,8 @@ def test_pods_are_restricted(folder: str) -> None:
 
 @each_service
 def test_documented_commands_create_the_secrets(service: str) -> None:
-    """The commands of docs/kubernetes.md put exactly the files that a service's settings name into its Secret."""
-    doc = (ROOT / "docs" / "kubernetes.md").read_text().replace("\\\n", "")
+    """The documented commands put exactly the files that a service's settings name into its Secret."""
+    doc = (ROOT / "docs" / "run-in-production.md").read_text().replace("\\\n", "")
     (command,) = re.findall(rf"create secret generic {service} (.*)", doc)
     created = {Path(file).name for file in re.findall(r"--from-file=(\S+)", command)}
     other_prefixes = tuple(f"{other.upper()}_" for other in SERVICES if other != service)
@@ -277,8 +277,8 @@ def test_rolling_update_keeps_all_replicas(folder: str) -> None:
 
 
 def test_documented_identity_replaces_the_connection_string(tmp_path: Path) -> None:
-    """With the lines of docs/kubernetes.md in an overlay, submitter and worker use a workload identity."""
-    section = (ROOT / "docs/kubernetes.md").read_text().partition("### Without a connection string")[2]
+    """With the lines of docs/run-in-production.md in an overlay, submitter and worker use a workload identity."""
+    section = (ROOT / "docs/run-in-production.md").read_text().partition("### Without a connection string")[2]
     (env,) = re.findall(r"```ini\n(.*?)```", section, re.DOTALL)
     patches = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)[0]
     (tmp_path / "headway.env").write_text(env)

@@ -1,4 +1,4 @@
-"""A fake of `myapp.shop`, the author's own code in the examples of docs/jobs.md. It logs its calls to a file."""
+"""A fake of `myapp.shop`, the author's own code in the examples of docs/write-jobs.md. It logs its calls to a file."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from headway.contracts import JobSnapshot
 from tests.stack import JOBS, Stack, running
 from tests.waiting import free_ports
 
-DOCUMENT = (ROOT / "docs" / "client.md").read_text()
+DOCUMENT = "".join((ROOT / "docs" / page).read_text() for page in ("python-client.md", "command-line.md"))
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ async def test_client_falls_back_to_long_polls(stack: Stack, client: Client) -> 
 
 
 async def test_examples_of_the_document_run(stack: Stack, tmp_path: Path) -> None:
-    """Every example of docs/client.md runs unchanged, apart from the submitter's address."""
+    """Every example of the two pages runs unchanged, apart from the submitter's address."""
     programs = [(sys.executable, text) for text in re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)]
     programs += [("sh", f"set -eu\n{text}") for text in re.findall(r"```sh\n(.*?)```", DOCUMENT, re.DOTALL)]
     assert len(programs) == 5

@@ -1,4 +1,4 @@
-"""Redis over TLS, with a user who has only the permissions that docs/operations.md lists."""
+"""Redis over TLS, with a user who has only the permissions that docs/run-in-production.md lists."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ USER = "headway"
 
 
 def acl_rules() -> list[str]:
-    """Return the ACL rules of the user in docs/operations.md."""
+    """Return the ACL rules of the user in docs/run-in-production.md."""
     (rules,) = re.findall(
-        r"^user headway on (.+?)^```", (ROOT / "docs/operations.md").read_text(), re.MULTILINE | re.DOTALL
+        r"^user headway on (.+?)^```", (ROOT / "docs/run-in-production.md").read_text(), re.MULTILINE | re.DOTALL
     )
     return ["on", *shlex.split(rules)]
 

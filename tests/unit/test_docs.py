@@ -20,10 +20,10 @@ from services.worker import lease
 from services.worker.outcomes import INTERRUPTION_BY_VERDICT, Interruption
 from services.worker.settings import WorkerSettings
 
-ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+SETTINGS = (ROOT / "docs" / "settings.md").read_text()
 README = (ROOT / "README.md").read_text()
-LIFECYCLE = ROOT / "docs" / "lifecycle.md"
-JOBS = (ROOT / "docs" / "jobs.md").read_text()
+CONCEPTS = ROOT / "docs" / "concepts.md"
+JOBS = (ROOT / "docs" / "write-jobs.md").read_text()
 DOCUMENTS = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/README.md")]
 
 
@@ -32,7 +32,7 @@ def test_every_setting_is_documented(kind: type[Settings]) -> None:
     """The table of settings names each setting of each service."""
     for field in msgspec.structs.fields(kind):
         names = {field.name.upper(), f"{kind.service}_{field.name}".upper()}
-        assert any(f"`{name}`" in ARCHITECTURE for name in names), field.name
+        assert any(f"`{name}`" in SETTINGS for name in names), field.name
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
@@ -69,7 +69,7 @@ def table(text: str, heading: str) -> list[list[str]]:
 
 def test_the_diagram_has_all_statuses() -> None:
     """The diagram has the statuses of the wire, and the only transition of an ended job is a redrive."""
-    transitions = diagram(LIFECYCLE)
+    transitions = diagram(CONCEPTS)
     assert {status for transition in transitions for status in transition} - {"[*]"} == set(get_args(JobStatus))
     assert {before for before, after in transitions if after == "[*]"} == ENDED
     assert {after for before, after in transitions if before == "[*]"} == {"queued"}
@@ -81,15 +81,15 @@ def test_the_diagram_has_all_statuses() -> None:
 
 def test_the_table_of_statuses_matches_the_diagram() -> None:
     """The table has a row for each status, which lists the statuses that may follow."""
-    rows = {row[0].strip("`"): set(re.findall(r"`(\w+)`", row[2])) for row in table(LIFECYCLE.read_text(), "# ")}
-    transitions = diagram(LIFECYCLE)
+    rows = {row[0].strip("`"): set(re.findall(r"`(\w+)`", row[2])) for row in table(CONCEPTS.read_text(), "# ")}
+    transitions = diagram(CONCEPTS)
     assert rows == {status: {after for before, after in transitions if before == status} - {"[*]"} for status in rows}
     assert rows.keys() == set(get_args(JobStatus))
 
 
 def test_the_verdicts_are_documented() -> None:
     """Each reason of a rejection has its row, with what the worker does to the message."""
-    rows = table(LIFECYCLE.read_text(), "## Verdicts")
+    rows = table(CONCEPTS.read_text(), "## Verdicts")
     documented = {verdict.strip("`"): action for verdict, _, action in rows if not verdict.startswith("accepted")}
     actions = {
         Interruption.FINISHED: "stop, delete the message",
@@ -101,7 +101,7 @@ def test_the_verdicts_are_documented() -> None:
 
 def test_the_times_of_a_lease_are_documented() -> None:
     """The table has the times in seconds, for the default lease and for a short one."""
-    rows = [list(map(float, (row[0].split()[0], *row[1:]))) for row in table(LIFECYCLE.read_text(), "## The lease")]
+    rows = [list(map(float, (row[0].split()[0], *row[1:]))) for row in table(CONCEPTS.read_text(), "## The lease")]
     assert rows[0][0] == {field.name: field.default for field in msgspec.structs.fields(WorkerSettings)}["lease_s"]
     for lease_s, *times in rows:
         assert times == [
@@ -117,7 +117,7 @@ def test_every_error_of_the_worker_is_documented() -> None:
     code = "".join(path.read_text() for path in ROOT.glob("services/worker/**/*.py"))
     types = set(re.findall(r'(?:Finished\.failed|JobError)\(\s*"(\w+)"', code)) - {"CancelledError"}
     assert types >= {"Fail", "Retry", "Timeout", "AttemptsUsedUp", "InvalidMessage"}
-    assert sorted(name for name in types if f"`{name}`" not in JOBS + LIFECYCLE.read_text()) == []
+    assert sorted(name for name in types if f"`{name}`" not in JOBS + CONCEPTS.read_text()) == []
 
 
 def test_the_options_of_a_job_are_documented() -> None:

@@ -1,4 +1,4 @@
-"""The examples of docs/jobs.md and the state diagram of docs/lifecycle.md, checked against the whole system."""
+"""The examples of docs/write-jobs.md and the state diagram of docs/concepts.md, checked against the whole system."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from tests.integration.test_one_job import API_VERSION, history, run_to_end
 from tests.stack import Stack, running
 from tests.waiting import wait_until
 
-DOC = (ROOT / "docs" / "jobs.md").read_text()
+DOC = (ROOT / "docs" / "write-jobs.md").read_text()
 *JOBS, TESTS = re.findall(r"^```python\n(.*?)^```$", DOC, re.DOTALL | re.MULTILINE)
-(DIAGRAM,) = re.findall(r"```mermaid\n(.*?)```", (ROOT / "docs" / "lifecycle.md").read_text(), re.DOTALL)
+(DIAGRAM,) = re.findall(r"```mermaid\n(.*?)```", (ROOT / "docs" / "concepts.md").read_text(), re.DOTALL)
 CUSTOMERS = [f"c{number}" for number in range(20)]
 
 

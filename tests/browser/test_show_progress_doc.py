@@ -1,4 +1,4 @@
-"""The examples of docs/embed.md, run with htmx and React and checked by the TypeScript compiler."""
+"""The examples of docs/show-progress.md, run with htmx and React and checked by the TypeScript compiler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands and the Python example of docs/watching.md, run unchanged apart from the submitter's address."""
+"""The commands and the Python example of docs/http-api.md, run unchanged apart from the submitter's address."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from dev.environment import ROOT
 from tests.stack import Stack, running
 
-DOC = (ROOT / "docs" / "watching.md").read_text()
+DOC = (ROOT / "docs" / "http-api.md").read_text()
 SEPARATOR = "\f"  # between the outputs of two examples
 JOB_LINK = r"/jobs/[0-9a-f-]{36}#[\w.-]+"
 
