@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
 from playwright.async_api import Page
 
-from dev.environment import ROOT
 from tests.browser.conftest import PageErrors
+from tests.documents import Page
 from tests.stack import Stack
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.browser
 
-DOC = (ROOT / "docs" / "http-api.md").read_text()
-STREAM, SOCKET = re.findall(r"^```js\n(.*?)^```$", DOC, re.DOTALL | re.MULTILINE)
+STREAM, SOCKET = [example.text for example in Page("docs/http-api.md").examples("js")]
 EXAMPLES = {"stream": STREAM, "socket": f"{SOCKET}\nwatch(socket, token, show);"}
 
 # A function with the names that an example uses; `show` records the snapshots.

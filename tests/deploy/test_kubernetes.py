@@ -26,7 +26,9 @@ from tests.deploy.manifests import (
     render,
     selector_matches,
 )
+from tests.documents import Page
 
+PAGE = Page("docs/run-in-production.md")
 each_folder = pytest.mark.parametrize("folder", FOLDERS)
 each_service = pytest.mark.parametrize("service", SERVICES)
 
@@ -242,8 +244,7 @@ def test_pods_are_restricted(folder: str) -> None:
 @each_service
 def test_documented_commands_create_the_secrets(service: str) -> None:
     """The documented commands put exactly the files that a service's settings name into its Secret."""
-    doc = (ROOT / "docs" / "run-in-production.md").read_text().replace("\\\n", "")
-    (command,) = re.findall(rf"create secret generic {service} (.*)", doc)
+    (command,) = re.findall(rf"create secret generic {service} (.*)", PAGE.text.replace("\\\n", ""))
     created = {Path(file).name for file in re.findall(r"--from-file=(\S+)", command)}
     other_prefixes = tuple(f"{other.upper()}_" for other in SERVICES if other != service)
     fields = {field.upper() for field in SERVICES[service].__struct_fields__}
@@ -277,10 +278,9 @@ def test_rolling_update_keeps_all_replicas(folder: str) -> None:
 
 
 def test_documented_identity_replaces_the_connection_string(tmp_path: Path) -> None:
-    """With the lines of docs/run-in-production.md in an overlay, submitter and worker use a workload identity."""
-    section = (ROOT / "docs/run-in-production.md").read_text().partition("### Without a connection string")[2]
-    (env,) = re.findall(r"```ini\n(.*?)```", section, re.DOTALL)
-    patches = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)[0]
+    """With the page's lines in an overlay, submitter and worker use a workload identity."""
+    ((heading, env),) = PAGE.examples("ini")
+    patches = next(text for title, text in PAGE.examples("yaml") if title == heading)
     (tmp_path / "headway.env").write_text(env)
     production = os.path.relpath((ROOT / "deploy/k8s/overlays/production").resolve(), tmp_path.resolve())
     kustomization = {

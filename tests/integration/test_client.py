@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -16,10 +15,11 @@ from aiohttp import web
 from dev.environment import ROOT
 from headway.client import Client, InvalidToken, JobCancelled, JobFailed, RequestFailed
 from headway.contracts import JobSnapshot
+from tests.documents import Page
 from tests.stack import JOBS, Stack, running
 from tests.waiting import free_ports
 
-DOCUMENT = "".join((ROOT / "docs" / page).read_text() for page in ("python-client.md", "command-line.md"))
+PAGES = [Page("docs/python-client.md"), Page("docs/command-line.md")]
 
 
 @pytest.fixture(scope="module")
@@ -190,8 +190,8 @@ async def test_client_falls_back_to_long_polls(stack: Stack, client: Client) -> 
 
 async def test_examples_of_the_document_run(stack: Stack, tmp_path: Path) -> None:
     """Every example of the two pages runs unchanged, apart from the submitter's address."""
-    programs = [(sys.executable, text) for text in re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)]
-    programs += [("sh", f"set -eu\n{text}") for text in re.findall(r"```sh\n(.*?)```", DOCUMENT, re.DOTALL)]
+    programs = [(sys.executable, text) for page in PAGES for _, text in page.examples("python")]
+    programs += [("sh", f"set -eu\n{text}") for page in PAGES for _, text in page.examples("sh")]
     assert len(programs) == 5
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": path, "HEADWAY_URL": stack.url, "PYTHONPATH": str(ROOT)}

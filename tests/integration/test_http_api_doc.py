@@ -14,23 +14,17 @@ from typing import Any
 
 import pytest
 
-from dev.environment import ROOT
+from tests.documents import Page
 from tests.stack import Stack, running
 
-DOC = (ROOT / "docs" / "http-api.md").read_text()
+PAGE = Page("docs/http-api.md")
 SEPARATOR = "\f"  # between the outputs of two examples
 JOB_LINK = r"/jobs/[0-9a-f-]{36}#[\w.-]+"
 
 
-def examples(language: str, stack: Stack) -> list[tuple[str, str]]:
-    """Return the document's code blocks in a language, with this system's address, each after its heading."""
-    matches = re.findall(r"^#+ ([^\n]*)$|^```(\w+)\n(.*?)^```$", DOC, re.DOTALL | re.MULTILINE)
-    blocks, heading = [], ""
-    for new_heading, block_language, text in matches:
-        heading = new_heading or heading
-        if block_language == language:
-            blocks.append((heading, text.replace("http://127.0.0.1:8080", stack.url)))
-    return blocks
+def fill_in(text: str, stack: Stack) -> str:
+    """Replace the page's address of the submitter by that of the running system."""
+    return text.replace("http://127.0.0.1:8080", stack.url)
 
 
 async def run(*command: str, folder: Path) -> str:
@@ -68,21 +62,21 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
 @pytest.fixture(scope="module")
 async def output_of(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Run all commands of the document in one shell, in their order; return their output by heading."""
-    commands = examples("sh", stack)
-    script = f"printf '{SEPARATOR}'\n".join(text for _, text in commands)
+    commands = PAGE.examples("sh")
+    script = f"printf '{SEPARATOR}'\n".join(fill_in(example.text, stack) for example in commands)
     outputs = await run("bash", "-euo", "pipefail", "-c", script, folder=tmp_path_factory.mktemp("shell"))
     output_by_heading: dict[str, str] = defaultdict(str)
-    for (heading, _), output in zip(commands, outputs.split(SEPARATOR), strict=True):
-        output_by_heading[heading] += output
+    for example, output in zip(commands, outputs.split(SEPARATOR), strict=True):
+        output_by_heading[example.heading] += output
     return output_by_heading
 
 
 def test_submission_as_json(output_of: dict[str, str]) -> None:
     """The receipt has the fields and the links of the document's example."""
     receipt = json.loads(output_of["Submit"])
-    (example,) = re.findall(r"```json\n(\{\"id.*?)```", DOC, re.DOTALL)
-    assert receipt.keys() == json.loads(example).keys()
-    assert receipt["links"].keys() == json.loads(example)["links"].keys()
+    (documented,) = [json.loads(text) for heading, text in PAGE.examples("json") if heading == "Submit"]
+    assert receipt.keys() == documented.keys()
+    assert receipt["links"].keys() == documented["links"].keys()
 
 
 def test_submission_by_form(output_of: dict[str, str], stack: Stack) -> None:
@@ -95,7 +89,7 @@ def test_submission_by_form(output_of: dict[str, str], stack: Stack) -> None:
 def test_snapshot_is_documented(output_of: dict[str, str]) -> None:
     """The document explains every field of a snapshot; a request for an unchanged snapshot gets 304."""
     snapshot = json.loads(output_of["The snapshot"])
-    assert [field for field in snapshot if f"`{field}`" not in DOC] == []
+    assert [field for field in snapshot if f"`{field}`" not in PAGE.text] == []
     assert output_of["GET"].startswith("HTTP/1.1 304 ")
 
 
@@ -135,9 +129,9 @@ def test_page_of_another_origin_is_rejected(output_of: dict[str, str]) -> None:
 
 async def test_python_example_survives_a_notifier_restart(stack: Stack, tmp_path: Path) -> None:
     """The Python example follows its job to the end, although the notifier is killed in the meantime."""
-    ((_, text),) = examples("python", stack)
+    (example,) = PAGE.examples("python")
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-W", "error", "-uc", text, cwd=tmp_path, stdout=PIPE
+        sys.executable, "-W", "error", "-uc", fill_in(example.text, stack), cwd=tmp_path, stdout=PIPE
     )
     assert process.stdout is not None
     while not (await process.stdout.readline()).startswith(b"running 20"):

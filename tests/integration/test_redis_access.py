@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import shlex
 import ssl
 from collections.abc import AsyncIterator
@@ -13,9 +12,9 @@ from pathlib import Path
 import pytest
 from redis.exceptions import RedisError
 
-from dev.environment import ROOT
 from services.notifier.redis_client.pubsub import PubSub
 from services.notifier.redis_client.url import redis_from_url
+from tests.documents import Page
 from tests.integration.certificates import self_signed_certificate
 from tests.integration.conftest import new_id, report, running_notifier
 from tests.integration.redis_servers import HOST, PERSISTENT, RedisCluster, RedisServer
@@ -26,10 +25,8 @@ USER = "headway"
 
 def acl_rules() -> list[str]:
     """Return the ACL rules of the user in docs/run-in-production.md."""
-    (rules,) = re.findall(
-        r"^user headway on (.+?)^```", (ROOT / "docs/run-in-production.md").read_text(), re.MULTILINE | re.DOTALL
-    )
-    return ["on", *shlex.split(rules)]
+    (rules,) = [text for _, text in Page("docs/run-in-production.md").examples("text") if text.startswith("user ")]
+    return shlex.split(rules)[2:]
 
 
 @asynccontextmanager

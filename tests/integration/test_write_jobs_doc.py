@@ -22,15 +22,16 @@ from dev.environment import ROOT
 from headway.azure.job_queue import JobQueue
 from headway.contracts import JobMessage, Json, Timestamp, encode, encode_message
 from headway.tokens import Grant, TokenSigner
+from tests.documents import Page
 from tests.integration.status_recorder import StatusRecorder, Transitions
 from tests.integration.test_attempts import watch_until
 from tests.integration.test_one_job import API_VERSION, history, run_to_end
 from tests.stack import Stack, running
 from tests.waiting import wait_until
 
-DOC = (ROOT / "docs" / "write-jobs.md").read_text()
-*JOBS, TESTS = re.findall(r"^```python\n(.*?)^```$", DOC, re.DOTALL | re.MULTILINE)
-(DIAGRAM,) = re.findall(r"```mermaid\n(.*?)```", (ROOT / "docs" / "concepts.md").read_text(), re.DOTALL)
+PAGE = Page("docs/write-jobs.md")
+*JOBS, TESTS = [example.text for example in PAGE.examples("python")]
+((_, DIAGRAM),) = Page("docs/concepts.md").examples("mermaid")
 CUSTOMERS = [f"c{number}" for number in range(20)]
 
 
@@ -48,7 +49,7 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 async def stack(code: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     """Run the system with the document's `WORKER_JOBS` and the jobs of the tests."""
-    (modules,) = re.findall(r"^WORKER_JOBS=(\S+) make up$", DOC, re.MULTILINE)
+    (modules,) = re.findall(r"^WORKER_JOBS=(\S+) make up$", PAGE.text, re.MULTILINE)
     env = {"WORKER_JOBS": f"{modules},tests.integration.sample_jobs", "PYTHONPATH": str(code), "TMPDIR": str(code)}
     settings = {"LEASE_S": "3", "GRACE_S": "0", "DRAIN_S": "0", "LOG_FORMAT": "json", "SHOP_LOG": str(code / "shop")}
     async with running(tmp_path_factory.mktemp("jobs"), **env, **settings) as stack:
@@ -79,7 +80,7 @@ async def test_handler_gets_a_typed_payload(stack: Stack) -> None:
 
 async def test_invalid_payload_has_the_documented_error(stack: Stack) -> None:
     """The job fails at its first attempt, with an error that names the field."""
-    (message,) = re.findall(r"``(Expected .*?) ``", DOC)
+    (message,) = re.findall(r"``(Expected .*?) ``", PAGE.text)
     end = await run_to_end(stack, "pack", {"items": [], "copies": "many"})
     error = {"type": "InvalidPayload", "message": message}
     assert (end["status"], end["attempt"], end["error"]) == ("failed", 1, error)

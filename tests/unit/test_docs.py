@@ -19,11 +19,12 @@ from services.submitter.settings import SubmitterSettings
 from services.worker import lease
 from services.worker.outcomes import INTERRUPTION_BY_VERDICT, Interruption
 from services.worker.settings import WorkerSettings
+from tests.documents import Page
 
-SETTINGS = (ROOT / "docs" / "settings.md").read_text()
-README = (ROOT / "README.md").read_text()
-CONCEPTS = ROOT / "docs" / "concepts.md"
-JOBS = (ROOT / "docs" / "write-jobs.md").read_text()
+SETTINGS = Page("docs/settings.md")
+README = Page("README.md")
+CONCEPTS = Page("docs/concepts.md")
+JOBS = Page("docs/write-jobs.md")
 DOCUMENTS = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/README.md")]
 
 
@@ -32,7 +33,7 @@ def test_every_setting_is_documented(kind: type[Settings]) -> None:
     """The table of settings names each setting of each service."""
     for field in msgspec.structs.fields(kind):
         names = {field.name.upper(), f"{kind.service}_{field.name}".upper()}
-        assert any(f"`{name}`" in SETTINGS for name in names), field.name
+        assert any(f"`{name}`" in SETTINGS.text for name in names), field.name
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
@@ -48,23 +49,17 @@ def test_links_are_valid(document: Path) -> None:
 
 def test_the_job_in_the_readme_is_valid() -> None:
     """The README's job can be imported, and its payload type accepts the payload that the README submits."""
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (example,) = README.examples("python")
     names: dict[str, object] = {"__name__": "readme"}
-    exec(code, names)
-    (payload,) = re.findall(r'"payload": (\{.*?\})\}', README)
+    exec(example.text, names)
+    (payload,) = re.findall(r'"payload": (\{.*?\})\}', README.text)
     assert msgspec.json.decode(payload, type=names["Letters"]) == names["Letters"](to=["a", "b", "c"])  # type: ignore[operator]
 
 
-def diagram(document: Path) -> set[tuple[str, str]]:
-    """Return the transitions between statuses in a document's diagram; `[*]` is its start and its end."""
-    (text,) = re.findall(r"```mermaid\nstateDiagram-v2\n(.*?)```", document.read_text(), re.DOTALL)
+def diagram(page: Page) -> set[tuple[str, str]]:
+    """Return the transitions between statuses in a page's diagram; `[*]` is its start and its end."""
+    (text,) = [text for _, text in page.examples("mermaid") if text.startswith("stateDiagram-v2")]
     return set(re.findall(r"^ +(\S+) --> ([^\s:]+)", text, re.MULTILINE))
-
-
-def table(text: str, heading: str) -> list[list[str]]:
-    """Return the rows of the first table after a text, such as a heading."""
-    lines = text[text.index(heading) :].partition("\n| ")[2].partition("\n\n")[0].splitlines()
-    return [re.split(r"\s*\|\s*", line)[1:-1] for line in lines[2:]]
 
 
 def test_the_diagram_has_all_statuses() -> None:
@@ -76,12 +71,12 @@ def test_the_diagram_has_all_statuses() -> None:
     assert {(before, after) for before, after in transitions if before in ENDED and after != "[*]"} == {
         ("failed", "running")
     }
-    assert diagram(ROOT / "docs" / "architecture.md") == transitions
+    assert diagram(Page("docs/architecture.md")) == transitions
 
 
 def test_the_table_of_statuses_matches_the_diagram() -> None:
     """The table has a row for each status, which lists the statuses that may follow."""
-    rows = {row[0].strip("`"): set(re.findall(r"`(\w+)`", row[2])) for row in table(CONCEPTS.read_text(), "# ")}
+    rows = {row[0].strip("`"): set(re.findall(r"`(\w+)`", row[2])) for row in CONCEPTS.table("The life of a job")}
     transitions = diagram(CONCEPTS)
     assert rows == {status: {after for before, after in transitions if before == status} - {"[*]"} for status in rows}
     assert rows.keys() == set(get_args(JobStatus))
@@ -89,7 +84,7 @@ def test_the_table_of_statuses_matches_the_diagram() -> None:
 
 def test_the_verdicts_are_documented() -> None:
     """Each reason of a rejection has its row, with what the worker does to the message."""
-    rows = table(CONCEPTS.read_text(), "## Verdicts")
+    rows = CONCEPTS.table("Verdicts")
     documented = {verdict.strip("`"): action for verdict, _, action in rows if not verdict.startswith("accepted")}
     actions = {
         Interruption.FINISHED: "stop, delete the message",
@@ -101,7 +96,7 @@ def test_the_verdicts_are_documented() -> None:
 
 def test_the_times_of_a_lease_are_documented() -> None:
     """The table has the times in seconds, for the default lease and for a short one."""
-    rows = [list(map(float, (row[0].split()[0], *row[1:]))) for row in table(CONCEPTS.read_text(), "## The lease")]
+    rows = [list(map(float, (row[0].split()[0], *row[1:]))) for row in CONCEPTS.table("The lease")]
     assert rows[0][0] == {field.name: field.default for field in msgspec.structs.fields(WorkerSettings)}["lease_s"]
     for lease_s, *times in rows:
         assert times == [
@@ -117,13 +112,13 @@ def test_every_error_of_the_worker_is_documented() -> None:
     code = "".join(path.read_text() for path in ROOT.glob("services/worker/**/*.py"))
     types = set(re.findall(r'(?:Finished\.failed|JobError)\(\s*"(\w+)"', code)) - {"CancelledError"}
     assert types >= {"Fail", "Retry", "Timeout", "AttemptsUsedUp", "InvalidMessage"}
-    assert sorted(name for name in types if f"`{name}`" not in JOBS + CONCEPTS.read_text()) == []
+    assert sorted(name for name in types if f"`{name}`" not in JOBS.text + CONCEPTS.text) == []
 
 
 def test_the_options_of_a_job_are_documented() -> None:
     """Each option of the `job` decorator is documented with its default."""
     documented: dict[str, str] = {}
-    for names, defaults, _ in table(JOBS, "- Each is at most"):
+    for names, defaults, _ in JOBS.table("A job"):
         documented |= zip(re.findall(r"`(\w+)`", names), defaults.strip("`").split(", "), strict=True)
     options = list(inspect.signature(job).parameters.values())[1:]
     assert documented == {
@@ -133,5 +128,5 @@ def test_the_options_of_a_job_are_documented() -> None:
 
 def test_the_reasons_of_a_cancellation_are_documented() -> None:
     """Each reason that a cancelled handler may get is documented."""
-    reasons = [reason.strip("`") for reason, *_ in table(JOBS, "The reason is the")]
+    reasons = [reason.strip("`") for reason, *_ in JOBS.table("Cancellation")]
     assert set(reasons) == {interruption.reason for interruption in Interruption} | {"timeout"}

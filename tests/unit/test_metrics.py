@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from types import ModuleType
 from typing import NamedTuple
@@ -15,10 +14,10 @@ import services.notifier.metrics
 import services.runtime.metrics
 import services.submitter.metrics
 import services.worker.metrics
-from dev.environment import ROOT
 from services.runtime.unlocked_metrics import UnlockedCounter, UnlockedHistogram
+from tests.documents import Page
 
-DOC = (ROOT / "docs" / "metrics.md").read_text()
+PAGE = Page("docs/metrics.md")
 MODULES = {
     "Every service": services.runtime.metrics,
     "The submitter": services.submitter.metrics,
@@ -48,20 +47,17 @@ def declared_metrics(module: ModuleType) -> list[DeclaredMetric]:
     return found
 
 
-def row(metric: DeclaredMetric) -> str:
-    """Return a metric as a row of the document's table."""
+def row(metric: DeclaredMetric) -> list[str]:
+    """Return a metric as a row of the page's table."""
     name = metric.name + ("_total" if metric.kind == "counter" else "")
     labels = ", ".join(f"`{label}`" for label in metric.labels)
-    return f"| `{name}` | {metric.kind} | {labels} | {metric.help_text} |"
+    return [f"`{name}`", str(metric.kind), labels, metric.help_text]
 
 
 @pytest.mark.parametrize("heading", MODULES)
 def test_every_metric_is_documented(heading: str) -> None:
     """Each metric has its row, and each row has its metric."""
-    (section,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", DOC, re.DOTALL | re.MULTILINE)
-    assert [line for line in section.splitlines() if line.startswith("| `")] == [
-        row(metric) for metric in declared_metrics(MODULES[heading])
-    ]
+    assert PAGE.table(heading) == [row(metric) for metric in declared_metrics(MODULES[heading])]
 
 
 def test_every_metric_is_declared_in_one_of_these_modules() -> None:
