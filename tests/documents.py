@@ -19,7 +19,7 @@ class Example(NamedTuple):
     text: str
 
 
-class Page:
+class Document:
     """A page, such as `docs/write-jobs.md`."""
 
     def __init__(self, path: str) -> None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from playwright.async_api import Page
 
 from tests.browser.conftest import PageErrors
-from tests.documents import Page
+from tests.documents import Document
 from tests.stack import Stack
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.browser
 
-STREAM, SOCKET = [example.text for example in Page("docs/http-api.md").examples("js")]
+STREAM, SOCKET = [example.text for example in Document("docs/http-api.md").examples("js")]
 EXAMPLES = {"stream": STREAM, "socket": f"{SOCKET}\nwatch(socket, token, show);"}
 
 # A function with the names that an example uses; `show` records the snapshots.
@@ -25,7 +24,7 @@ WRAPPER = """({{ live, socket, id, token }}) => {{
 }}"""
 
 
-async def start(page: Page, stack: Stack, example: str) -> None:
+async def start(page: Document, stack: Stack, example: str) -> None:
     """Submit a job and run an example for it in the submitter's home page."""
     receipt = await stack.submit(payload={"steps": 20, "delay_s": 0.2})
     await page.goto(stack.url)
@@ -33,7 +32,7 @@ async def start(page: Page, stack: Stack, example: str) -> None:
     await page.evaluate(WRAPPER.format(example=example), {**links, "id": receipt["id"], "token": receipt["token"]})
 
 
-async def wait_for_status(page: Page, *statuses: str) -> list[dict[str, Any]]:
+async def wait_for_status(page: Document, *statuses: str) -> list[dict[str, Any]]:
     """Wait until the last snapshot has one of these statuses; return all snapshots."""
 
     async def reached() -> list[dict[str, Any]]:
@@ -45,7 +44,7 @@ async def wait_for_status(page: Page, *statuses: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)
-async def test_example_shows_each_newer_snapshot(page: Page, stack: Stack, example: str) -> None:
+async def test_example_shows_each_newer_snapshot(page: Document, stack: Stack, example: str) -> None:
     """The example follows a job until it succeeds, without errors in the page."""
     errors = PageErrors(page)
     await start(page, stack, example)
@@ -57,7 +56,7 @@ async def test_example_shows_each_newer_snapshot(page: Page, stack: Stack, examp
 
 
 @pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)
-async def test_example_reconnects(page: Page, stack: Stack, example: str) -> None:
+async def test_example_reconnects(page: Document, stack: Stack, example: str) -> None:
     """The example receives the outcome although the notifier is killed while the job runs."""
     await start(page, stack, example)
     await wait_for_status(page, "running")

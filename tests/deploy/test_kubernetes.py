@@ -26,9 +26,9 @@ from tests.deploy.manifests import (
     render,
     selector_matches,
 )
-from tests.documents import Page
+from tests.documents import Document
 
-PAGE = Page("docs/run-in-production.md")
+PAGE = Document("docs/run-in-production.md")
 each_folder = pytest.mark.parametrize("folder", FOLDERS)
 each_service = pytest.mark.parametrize("service", SERVICES)
 

@@ -15,11 +15,11 @@ from aiohttp import web
 from dev.environment import ROOT
 from headway.client import Client, InvalidToken, JobCancelled, JobFailed, RequestFailed
 from headway.contracts import JobSnapshot
-from tests.documents import Page
+from tests.documents import Document
 from tests.stack import JOBS, Stack, running
 from tests.waiting import free_ports
 
-PAGES = [Page("docs/python-client.md"), Page("docs/command-line.md")]
+PAGES = [Document("docs/python-client.md"), Document("docs/command-line.md")]
 
 
 @pytest.fixture(scope="module")

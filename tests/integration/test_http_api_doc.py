@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from tests.documents import Page
+from tests.documents import Document
 from tests.stack import Stack, running
 
-PAGE = Page("docs/http-api.md")
+PAGE = Document("docs/http-api.md")
 SEPARATOR = "\f"  # between the outputs of two examples
 JOB_LINK = r"/jobs/[0-9a-f-]{36}#[\w.-]+"
 

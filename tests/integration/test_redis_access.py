@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from services.notifier.redis_client.pubsub import PubSub
 from services.notifier.redis_client.url import redis_from_url
-from tests.documents import Page
+from tests.documents import Document
 from tests.integration.certificates import self_signed_certificate
 from tests.integration.conftest import new_id, report, running_notifier
 from tests.integration.redis_servers import HOST, PERSISTENT, RedisCluster, RedisServer
@@ -25,7 +25,7 @@ USER = "headway"
 
 def acl_rules() -> list[str]:
     """Return the ACL rules of the user in docs/run-in-production.md."""
-    (rules,) = [text for _, text in Page("docs/run-in-production.md").examples("text") if text.startswith("user ")]
+    (rules,) = [text for _, text in Document("docs/run-in-production.md").examples("text") if text.startswith("user ")]
     return shlex.split(rules)[2:]
 
 

@@ -22,16 +22,16 @@ from dev.environment import ROOT
 from headway.azure.job_queue import JobQueue
 from headway.contracts import JobMessage, Json, Timestamp, encode, encode_message
 from headway.tokens import Grant, TokenSigner
-from tests.documents import Page
+from tests.documents import Document
 from tests.integration.status_recorder import StatusRecorder, Transitions
 from tests.integration.test_attempts import watch_until
 from tests.integration.test_one_job import API_VERSION, history, run_to_end
 from tests.stack import Stack, running
 from tests.waiting import wait_until
 
-PAGE = Page("docs/write-jobs.md")
+PAGE = Document("docs/write-jobs.md")
 *JOBS, TESTS = [example.text for example in PAGE.examples("python")]
-((_, DIAGRAM),) = Page("docs/concepts.md").examples("mermaid")
+((_, DIAGRAM),) = Document("docs/concepts.md").examples("mermaid")
 CUSTOMERS = [f"c{number}" for number in range(20)]
 
 

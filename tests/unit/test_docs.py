@@ -19,12 +19,12 @@ from services.submitter.settings import SubmitterSettings
 from services.worker import lease
 from services.worker.outcomes import INTERRUPTION_BY_VERDICT, Interruption
 from services.worker.settings import WorkerSettings
-from tests.documents import Page
+from tests.documents import Document
 
-SETTINGS = Page("docs/settings.md")
-README = Page("README.md")
-CONCEPTS = Page("docs/concepts.md")
-JOBS = Page("docs/write-jobs.md")
+SETTINGS = Document("docs/settings.md")
+README = Document("README.md")
+CONCEPTS = Document("docs/concepts.md")
+JOBS = Document("docs/write-jobs.md")
 DOCUMENTS = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/README.md")]
 
 
@@ -56,7 +56,7 @@ def test_the_job_in_the_readme_is_valid() -> None:
     assert msgspec.json.decode(payload, type=names["Letters"]) == names["Letters"](to=["a", "b", "c"])  # type: ignore[operator]
 
 
-def diagram(page: Page) -> set[tuple[str, str]]:
+def diagram(page: Document) -> set[tuple[str, str]]:
     """Return the transitions between statuses in a page's diagram; `[*]` is its start and its end."""
     (text,) = [text for _, text in page.examples("mermaid") if text.startswith("stateDiagram-v2")]
     return set(re.findall(r"^ +(\S+) --> ([^\s:]+)", text, re.MULTILINE))
@@ -71,7 +71,7 @@ def test_the_diagram_has_all_statuses() -> None:
     assert {(before, after) for before, after in transitions if before in ENDED and after != "[*]"} == {
         ("failed", "running")
     }
-    assert diagram(Page("docs/architecture.md")) == transitions
+    assert diagram(Document("docs/architecture.md")) == transitions
 
 
 def test_the_table_of_statuses_matches_the_diagram() -> None:

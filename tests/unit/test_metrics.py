@@ -15,9 +15,9 @@ import services.runtime.metrics
 import services.submitter.metrics
 import services.worker.metrics
 from services.runtime.unlocked_metrics import UnlockedCounter, UnlockedHistogram
-from tests.documents import Page
+from tests.documents import Document
 
-PAGE = Page("docs/metrics.md")
+PAGE = Document("docs/metrics.md")
 MODULES = {
     "Every service": services.runtime.metrics,
     "The submitter": services.submitter.metrics,
