@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from playwright.async_api import Page
 
 from tests.browser.conftest import PageErrors
 from tests.documents import Document
@@ -24,7 +25,7 @@ WRAPPER = """({{ live, socket, id, token }}) => {{
 }}"""
 
 
-async def start(page: Document, stack: Stack, example: str) -> None:
+async def start(page: Page, stack: Stack, example: str) -> None:
     """Submit a job and run an example for it in the submitter's home page."""
     receipt = await stack.submit(payload={"steps": 20, "delay_s": 0.2})
     await page.goto(stack.url)
@@ -32,7 +33,7 @@ async def start(page: Document, stack: Stack, example: str) -> None:
     await page.evaluate(WRAPPER.format(example=example), {**links, "id": receipt["id"], "token": receipt["token"]})
 
 
-async def wait_for_status(page: Document, *statuses: str) -> list[dict[str, Any]]:
+async def wait_for_status(page: Page, *statuses: str) -> list[dict[str, Any]]:
     """Wait until the last snapshot has one of these statuses; return all snapshots."""
 
     async def reached() -> list[dict[str, Any]]:
@@ -44,7 +45,7 @@ async def wait_for_status(page: Document, *statuses: str) -> list[dict[str, Any]
 
 
 @pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)
-async def test_example_shows_each_newer_snapshot(page: Document, stack: Stack, example: str) -> None:
+async def test_example_shows_each_newer_snapshot(page: Page, stack: Stack, example: str) -> None:
     """The example follows a job until it succeeds, without errors in the page."""
     errors = PageErrors(page)
     await start(page, stack, example)
@@ -56,7 +57,7 @@ async def test_example_shows_each_newer_snapshot(page: Document, stack: Stack, e
 
 
 @pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)
-async def test_example_reconnects(page: Document, stack: Stack, example: str) -> None:
+async def test_example_reconnects(page: Page, stack: Stack, example: str) -> None:
     """The example receives the outcome although the notifier is killed while the job runs."""
     await start(page, stack, example)
     await wait_for_status(page, "running")

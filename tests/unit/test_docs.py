@@ -56,9 +56,9 @@ def test_the_job_in_the_readme_is_valid() -> None:
     assert msgspec.json.decode(payload, type=names["Letters"]) == names["Letters"](to=["a", "b", "c"])  # type: ignore[operator]
 
 
-def diagram(page: Document) -> set[tuple[str, str]]:
+def diagram(document: Document) -> set[tuple[str, str]]:
     """Return the transitions between statuses in a page's diagram; `[*]` is its start and its end."""
-    (text,) = [text for _, text in page.examples("mermaid") if text.startswith("stateDiagram-v2")]
+    (text,) = [text for _, text in document.examples("mermaid") if text.startswith("stateDiagram-v2")]
     return set(re.findall(r"^ +(\S+) --> ([^\s:]+)", text, re.MULTILINE))
 
 
