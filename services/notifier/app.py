@@ -13,7 +13,6 @@ from ..runtime.openapi import openapi_route
 from ..runtime.service import ServiceSpec
 from ..runtime.settings import ReloadingFile, read_keys
 from .ingest.handlers import ReportHandler
-from .ingest.report_connections import ReportConnections
 from .records.store import JobStore
 from .redis_client.pubsub import PubSub
 from .redis_client.url import redis_from_url
@@ -53,20 +52,17 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
             wakeup_queue.drain()
             await registry.drain()
 
-        async with ReportConnections(reports) as report_connections:
-            yield ServiceSpec(
-                public=[*(route for transport in transports for route in transport.routes()), openapi_route(OPENAPI)],
-                public_port=settings.port,
-                cors=CorsPolicy(settings.allowed_origins),
-                internal=[*reports.routes(), *wakeups.routes()],
-                protocol_factory=report_connections,
-                tasks={
-                    "pubsub": pubsub.run,
-                    "reads": synchronizer.read_loop,
-                    "sweep": synchronizer.sweep_loop,
-                    "connections": registry.run,
-                    "report_connections": report_connections.run,
-                },
-                unready_reasons=lambda: [] if pubsub.ready else ["redis"],
-                drain=drain,
-            )
+        yield ServiceSpec(
+            public=[*(route for transport in transports for route in transport.routes()), openapi_route(OPENAPI)],
+            public_port=settings.port,
+            cors=CorsPolicy(settings.allowed_origins),
+            internal=[*reports.routes(), *wakeups.routes()],
+            tasks={
+                "pubsub": pubsub.run,
+                "reads": synchronizer.read_loop,
+                "sweep": synchronizer.sweep_loop,
+                "connections": registry.run,
+            },
+            unready_reasons=lambda: [] if pubsub.ready else ["redis"],
+            drain=drain,
+        )

@@ -96,12 +96,7 @@ def read_query(request: web.Request, query_type: type[T]) -> T:
 
 def bearer_token(request: web.Request) -> str | None:
     """Return the bearer token of the request, or None if it has none."""
-    return parse_bearer(request.headers.get("Authorization", ""))
-
-
-def parse_bearer(authorization: str) -> str | None:
-    """Return the token in the value of an Authorization header, or None if the scheme is not `Bearer`."""
-    scheme, _, token = authorization.partition(" ")
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" and token.strip() else None
 
 

@@ -19,8 +19,6 @@ REQUEST_HEAD_TIMEOUT_S = 10.0  # for the whole head
 FIRST_BYTE_TIMEOUT_S = 15.0  # browsers open some connections in advance
 
 Handoff = Callable[[asyncio.Transport, bytes], None]  # passes a connection to aiohttp, with the bytes received so far
-ProtocolFactory = Callable[[Handoff], asyncio.Protocol]
-
 END_OF_HEAD = b"\r\n\r\n"
 _BODY = problem_json(RequestTimeout.status, RequestTimeout.code, "The request did not arrive in time.")
 _HEAD = "HTTP/1.1 408 Request Timeout\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n"
@@ -56,25 +54,15 @@ HEAD_TIMEOUTS = web.AppKey("head_timeouts", HeadTimeouts)
 
 
 class ListenerProtocolFactory:
-    """Creates the protocol of each new connection of a listener.
+    """Creates the protocol of each new connection of a listener."""
 
-    With a `protocol_factory`, the protocol that it creates gets the connection before aiohttp, and passes on to aiohttp
-    every request that it does not handle itself.
-    """
-
-    def __init__(self, runner: web.AppRunner, protocol_factory: ProtocolFactory | None = None) -> None:
+    def __init__(self, runner: web.AppRunner) -> None:
         self._runner = runner
-        self._protocol_factory = protocol_factory
         self._head_timeouts = runner.app[HEAD_TIMEOUTS]
 
     def __call__(self) -> asyncio.Protocol:
         """Return a protocol that waits for the connection's first byte."""
-        factory = self._protocol_factory
-        if factory is None:
-            return IdleConnection(self._hand_to_aiohttp)
-        return IdleConnection(
-            lambda transport, data: _switch_protocol(factory(self._hand_to_aiohttp), transport, data),
-        )
+        return IdleConnection(self._hand_to_aiohttp)
 
     def _hand_to_aiohttp(self, transport: asyncio.Transport, data: bytes) -> None:
         if (server := self._runner.server) is None:  # the listener has stopped
@@ -83,13 +71,9 @@ class ListenerProtocolFactory:
         protocol = server()
         if END_OF_HEAD not in data.lstrip(b"\r\n"):  # empty lines before a request are allowed (RFC 9112 §2.2)
             self._head_timeouts.start(protocol, transport)
-        _switch_protocol(protocol, transport, data)
-
-
-def _switch_protocol(protocol: asyncio.Protocol, transport: asyncio.Transport, data: bytes) -> None:
-    transport.set_protocol(protocol)
-    protocol.connection_made(transport)
-    protocol.data_received(data)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        protocol.data_received(data)
 
 
 class IdleConnection(asyncio.Protocol):

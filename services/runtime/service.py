@@ -24,7 +24,7 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 from . import logs, metrics
 from .cors import CorsPolicy
 from .middleware import access_log_middleware, error_middleware
-from .request_timeout import HEAD_TIMEOUTS, HeadTimeouts, ListenerProtocolFactory, ProtocolFactory
+from .request_timeout import HEAD_TIMEOUTS, HeadTimeouts, ListenerProtocolFactory
 from .settings import Settings, SettingsError, environment, load
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -47,7 +47,6 @@ class ServiceSpec:
     public_port: int = 0
     cors: CorsPolicy | None = None  # of the public listener; None: no policy
     internal: Iterable[web.RouteDef] = ()
-    protocol_factory: ProtocolFactory | None = None  # gets the internal listener's connections before aiohttp
     tasks: dict[str, Callable[[], Awaitable[object]]] = field(default_factory=dict)
     unready_reasons: Callable[[], list[str]] = list  # why the service is not ready; empty if it is
     is_alive: Callable[[], bool] = lambda: True
@@ -95,7 +94,7 @@ async def _serve(settings: S, open_service: Callable[[S], AbstractAsyncContextMa
         service = await stack.enter_async_context(open_service(settings))
         internal = health_app(service, started, stopping)
         internal.add_routes(service.internal)
-        await start_listener(stack, internal, settings.bind_host, settings.internal_port, service.protocol_factory)
+        await start_listener(stack, internal, settings.bind_host, settings.internal_port)
         async with asyncio.TaskGroup() as group, AsyncExitStack() as public:
             tasks = [
                 group.create_task(run_forever(task), name=name)
@@ -127,9 +126,7 @@ async def run_forever(task: Callable[[], Awaitable[object]]) -> None:
     raise RuntimeError("a background task has ended, although it should run as long as the service")
 
 
-async def start_listener(
-    stack: AsyncExitStack, app: web.Application, host: str, port: int, protocol_factory: ProtocolFactory | None = None
-) -> None:
+async def start_listener(stack: AsyncExitStack, app: web.Application, host: str, port: int) -> None:
     """Serve an application on a port until the exit stack closes."""
     runner = web.AppRunner(
         app,
@@ -140,7 +137,7 @@ async def start_listener(
         lingering_time=LINGER_TIMEOUT_S,
     )
     app[HEAD_TIMEOUTS] = HeadTimeouts()
-    factory = ListenerProtocolFactory(runner, protocol_factory)
+    factory = ListenerProtocolFactory(runner)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     listener = await asyncio.get_running_loop().create_server(factory, host, port, backlog=1024)

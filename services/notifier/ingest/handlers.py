@@ -31,7 +31,6 @@ from ..watching.synchronizer import SnapshotSynchronizer
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-REPORTS_PATH = "/reports"
 ACCEPTED = metrics.REPORTS.labels("accepted")
 ReportList = Annotated[list[JobReport], Meta(min_length=1, max_length=MAX_REPORTS_PER_REQUEST)]
 RETRY_AFTER_S = 1
@@ -55,31 +54,18 @@ class ReportHandler:
     def routes(self) -> list[web.RouteDef]:
         """Return the routes of the internal listener."""
         path = "/progress/{key}"
-        return [web.post(REPORTS_PATH, self.post), web.get(path, self.progress_url), web.post(path, self.progress_url)]
+        return [web.post("/reports", self.post), web.get(path, self.progress_url), web.post(path, self.progress_url)]
 
     async def post(self, request: web.Request) -> web.Response:
-        """Handle `POST /reports`; `ReportConnection` handles most of these requests without aiohttp."""
-        return web.Response(
-            body=await self.ingest(bearer_token(request), await read_body(request, MAX_REPORTS_BYTES)),
-            content_type=JSON,
-        )
-
-    async def ingest(self, key: str | None, body: bytes) -> bytes:
-        """Apply a list of reports and return their verdicts, both as JSON.
-
-        Raises:
-            Unauthorized: the key is not one of the report keys.
-            HTTPProblem: the body is not a valid list of reports.
-            ServiceUnavailable: the reports may or may not have been applied.
-        """
-        self._authorize(key)
-        reports = decode_reports(body)
+        """Apply a list of reports and answer with their verdicts."""
+        self._authorize(bearer_token(request))
+        reports = decode_reports(await read_body(request, MAX_REPORTS_BYTES))
         self._synchronizer.note_sent_times(reports)
         try:
             verdicts = await self._store.apply_reports(reports, self._synchronizer.drop_sent_time)
         except (RedisError, OSError) as error:
             raise _unavailable(error, len(reports)) from error
-        return _encode_verdicts(verdicts, verdicts)
+        return web.Response(body=_encode_verdicts(verdicts, verdicts), content_type=JSON)
 
     async def progress_url(self, request: web.Request) -> web.Response:
         """Apply the one-line report of a URL and answer with its verdict."""
