@@ -54,7 +54,7 @@ def configure(service: str, level: str, log_format: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for logger_name in ("azure", "aiohttp.access"):
+    for logger_name in ("azure", "aiohttp.access", "websockets"):  # at debug level, websockets logs frames with tokens
         logging.getLogger(logger_name).setLevel(logging.WARNING)
     logging.getLogger("aiohttp.server").filters[:] = [MalformedRequestFilter()]
     structlog.configure(

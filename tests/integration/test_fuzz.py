@@ -26,8 +26,8 @@ import msgspec
 import pytest
 
 from headway.contracts import JobReport, JobSnapshot, decode
-from services.notifier.transports.websocket.connection import MAX_MESSAGE_BYTES
 from services.notifier.transports.websocket.handler import ClientMessage
+from services.notifier.transports.websocket.protocol import MAX_MESSAGE_BYTES
 from tests.integration.conftest import Notifier, new_id, report, running_notifier, unexpected_errors
 from tests.integration.fuzz_inputs import JOB_PLACEHOLDERS, FuzzInputs
 

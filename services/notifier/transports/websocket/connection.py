@@ -1,36 +1,33 @@
-"""An open WebSocket: an asyncio protocol that has no task while the connection is idle."""
+"""An open WebSocket: an asyncio protocol that has no task while the connection is idle.
+
+The sans-I/O protocol of websockets parses and checks the client's frames (RFC 6455), and replies to pings, violations
+and close frames. It parses ahead of the frame that is being handled, so its replies wait until that frame's turn, and
+what this module sends does not pass through it: snapshots are encoded once for all connections.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Coroutine
-from typing import Protocol
+from typing import Protocol, cast
 
 import msgspec
 import structlog
+from websockets.exceptions import PayloadTooBig
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.protocol import SEND_EOF
 
 from ....runtime.token_bucket import TokenBucket
 from ... import metrics
 from ...settings import NotifierSettings
 from ...watching.snapshot import PublishedSnapshot
 from ..base import MAX_BUFFERED_BYTES, BackpressuredConnection
-from .frames import (
-    CloseCode,
-    Frame,
-    FrameParser,
-    Opcode,
-    ProtocolError,
-    decode_text,
-    encode_close,
-    encode_frame,
-    parse_close_code,
-)
+from .protocol import IDLE_PROTOCOL, PING, client_frame_size, encode_close, encode_snapshot, encode_text, open_protocol
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-MAX_MESSAGE_BYTES = 64 * 1024
-PING = encode_frame(Opcode.PING)
+MAX_PARSED_BYTES = 4 * 1024  # at once: a read of 256 KiB may contain 40,000 frames, far over the limit of messages
 CLOSE_TIMEOUT_S = 3.0
 MAX_SILENT_PINGS = 2.5  # a client that sends nothing for this many ping intervals counts as lost
 FIRST_PRIVATE_CLOSE_CODE = 3000  # this and higher codes have no registered meaning
@@ -61,14 +58,18 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
     __slots__ = (
         "_close_code",
         "_closed",
+        "_fragments",
+        "_frames",
         "_handler",
+        "_incomplete_bytes",
         "_is_backpressured",
         "_last_received",
         "_message_budget",
-        "_parser",
         "_paused",
         "_pending_task",
         "_pinged_at",
+        "_protocol",
+        "_received",
         "closing",
         "has_subscribed",
     )
@@ -77,7 +78,11 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
         super().__init__(transport, origin)
         settings = handler.settings
         self._handler = handler
-        self._parser: FrameParser | None = FrameParser(MAX_MESSAGE_BYTES)  # None: ignore further data
+        self._protocol = IDLE_PROTOCOL
+        self._received = b""  # not parsed yet
+        self._incomplete_bytes = 0  # parsed, of a frame that is not complete
+        self._frames: list[Frame] = []  # parsed and not handled yet, the last one first
+        self._fragments: list[bytes] = []  # of an incomplete message
         # The burst lets a page watch all its jobs together, and cancel and unwatch them together.
         self._message_budget = TokenBucket(
             settings.messages_per_s, settings.messages_per_s + 2 * settings.max_watches, self.opened_at
@@ -96,7 +101,7 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
     @property
     def close_code(self) -> int:
         """The code that the connection closed with. All private codes count as one, to bound the metric's labels."""
-        return int(min(self._close_code or CloseCode.ABNORMAL, FIRST_PRIVATE_CLOSE_CODE))
+        return int(min(self._close_code or CloseCode.ABNORMAL_CLOSURE, FIRST_PRIVATE_CLOSE_CODE))
 
     # asyncio.Protocol
 
@@ -107,6 +112,7 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
     def connection_lost(self, _error: Exception | None) -> None:
         """Called when the connection ends."""
         self.closing = True
+        self._free_protocol()
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
         self._handler.on_close(self)
@@ -114,10 +120,9 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Called when the client sends bytes."""
         self._last_received = time.monotonic()
-        if self._parser is not None:
-            self._parser.feed(data)
-            if not self._paused:
-                self._process_frames()
+        self._received += data
+        if not self._paused:
+            self._process_frames()
 
     def pause_writing(self) -> None:
         """Called when the write buffer exceeds its limit."""
@@ -136,43 +141,77 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
 
     def _process_frames(self) -> None:
         """Handle the received frames; yield to the event loop after each message, since verifying a token is slow."""
-        try:
-            while (
-                self._parser is not None and not self.is_closing and (received := self._parser.next_frame()) is not None
-            ):
-                pending = self._handle_frame(received)
-                if pending is not None or (received.opcode is Opcode.TEXT and self._parser and self._parser.has_data):
-                    self._pause(pending)
-                    return
-        except ProtocolError as violation:
-            if violation.code is CloseCode.TOO_BIG:
-                metrics.LIMITS_EXCEEDED.labels("message_size").inc()
-            self.close(violation.code, str(violation))
-            self._parser = None
+        while not self.is_closing and (frame := self._next_frame()) is not None:
+            pending = self._handle_frame(frame)
+            if pending is not None or (frame.opcode is Opcode.TEXT and (self._frames or self._received)):
+                self._pause(pending)
+                return
         if self._paused and not self.is_closing:
             self._paused = False
             self._transport.resume_reading()
 
+    def _next_frame(self) -> Frame | None:
+        """Return the next frame, or None until it is complete."""
+        while not self._frames:
+            self._write_replies()
+            if not self._received:
+                return None
+            if self._protocol is IDLE_PROTOCOL:
+                self._protocol = open_protocol()
+            part, self._received = self._received[:MAX_PARSED_BYTES], self._received[MAX_PARSED_BYTES:]
+            self._protocol.receive_data(part)
+            self._frames = cast(list[Frame], self._protocol.events_received())
+            self._frames.reverse()
+            self._incomplete_bytes += len(part) - sum(map(client_frame_size, self._frames))
+        return self._frames.pop()
+
+    def _free_protocol(self) -> None:
+        if self._protocol is not IDLE_PROTOCOL:
+            self._protocol.parser.close()  # breaks a reference cycle, so that the protocol is freed immediately
+            self._protocol = IDLE_PROTOCOL
+
     def _handle_frame(self, frame: Frame) -> Coroutine[None, None, None] | None:
         if self._message_budget.acquire(time.monotonic()) > 0:
             self.close_over_limit("messages", CloseCode.POLICY_VIOLATION, "too many messages")
-            self._parser = None
-        elif frame.opcode is Opcode.CLOSE:
-            self.close(parse_close_code(frame.data))
-            self._transport.close()
+            self._frames, self._received = [], b""
+            self._protocol.fail(CloseCode.POLICY_VIOLATION)  # ignores what follows (§7.1.7)
         elif self.closing:
             return None
-        elif frame.opcode is Opcode.TEXT:
-            metrics.MESSAGES_RECEIVED.inc()
-            return self._handler.on_message(self, decode_text(frame.data))
+        elif frame.opcode is Opcode.TEXT or frame.opcode is Opcode.CONT:
+            return self._handle_fragment(frame)
         elif frame.opcode is Opcode.BINARY:
             self.close_over_limit("binary", CloseCode.UNSUPPORTED_DATA, "send text")
-        elif frame.opcode is Opcode.PING and not self.is_backpressured():
-            self.write(encode_frame(Opcode.PONG, frame.data))
         elif frame.opcode is Opcode.PONG and self._pinged_at is not None:
             metrics.PING_RTT.observe(time.monotonic() - self._pinged_at)
             self._pinged_at = None
         return None
+
+    def _handle_fragment(self, fragment: Frame) -> Coroutine[None, None, None] | None:
+        """Handle a message when its last fragment, which is usually its only one, has arrived."""
+        self._fragments.append(bytes(fragment.data))
+        if not fragment.fin:
+            return None
+        try:
+            text = b"".join(self._fragments).decode()
+        except UnicodeDecodeError:
+            self.close(CloseCode.INVALID_DATA, "text is UTF-8")
+            return None
+        self._fragments.clear()
+        metrics.MESSAGES_RECEIVED.inc()
+        return self._handler.on_message(self, text)
+
+    def _write_replies(self) -> None:
+        """Write the pongs and the close frame with which the protocol replies to the frames that it has parsed."""
+        replies, close = self._protocol.data_to_send(), self._protocol.close_sent
+        if not replies or (close is None and self._is_backpressured):
+            return  # no pongs for a client that sends pings without reading
+        self.write(b"".join(replies))
+        if close is not None and not self.closing:
+            self._begin_closing(close.code)
+            if isinstance(self._protocol.parser_exc, PayloadTooBig):
+                metrics.LIMITS_EXCEEDED.labels("message_size").inc()
+        if SEND_EOF in replies and not self.is_closing:
+            self._transport.write_eof()
 
     def _pause(self, pending: Coroutine[None, None, None] | None) -> None:
         """Stop reading and continue with the next frame later: after `pending`, or in the next event-loop iteration."""
@@ -203,7 +242,7 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
 
     def encode_error(self, error: dict[str, str]) -> bytes:
         """Return an error as a text frame."""
-        return encode_frame(Opcode.TEXT, msgspec.json.encode({"error": error}))
+        return encode_text(msgspec.json.encode({"error": error}))
 
     def write(self, data: bytes) -> None:
         """Write an encoded frame, unless a close frame was sent, which must be the last (§5.5.1)."""
@@ -224,13 +263,15 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
             self.write(PING)
 
     def reap(self) -> None:
-        """Close a connection that has not subscribed in time; asyncio reports a disconnected client by itself."""
+        """Close a connection that has not subscribed in time, or free the protocol of an idle one."""
+        if not (self._incomplete_bytes or self._fragments or self._paused or self.closing):
+            self._free_protocol()
         if not self.has_subscribed and time.monotonic() - self.opened_at > self._handler.settings.first_message_s:
             self.close_over_limit("first_message", CloseCode.POLICY_VIOLATION, "ask for something")
 
     def close_stalled(self) -> None:
         """Close the connection with a code, which reaches a client that starts to read again."""
-        self.close_over_limit("stuck", CloseCode.TRY_LATER, "reads too slowly")
+        self.close_over_limit("stuck", CloseCode.TRY_AGAIN_LATER, "reads too slowly")
 
     def close_over_limit(self, limit: str, code: CloseCode, reason: str) -> None:
         """Close the connection because the client exceeded a limit, and count it."""
@@ -241,18 +282,17 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
     async def close_for_restart(self) -> None:
         """Close the connection because this replica restarts, and wait until it is closed."""
         self._closed = asyncio.get_running_loop().create_future()
-        self.close(CloseCode.RESTART, "restarting")
+        self.close(CloseCode.SERVICE_RESTART, "restarting")
         if not self._transport.is_closing():
             await self._closed
 
-    def close(self, code: int, reason: str = "") -> None:
-        """Send a close frame (§7.1.2); abort the connection if the client does not answer it in time."""
+    def close(self, code: CloseCode, reason: str) -> None:
+        """Send a close frame (§7.1.2), unless one was sent."""
         if not self.closing:
             self.write(encode_close(code, reason))
-            self._close_code, self.closing = code, True
-            asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, self.abort)
+            self._begin_closing(code)
 
-
-def encode_snapshot(snapshot: PublishedSnapshot) -> bytes:
-    """Return a snapshot as a text frame."""
-    return encode_frame(Opcode.TEXT, b'{"job":%b}' % snapshot.text)
+    def _begin_closing(self, code: int) -> None:
+        """Abort the connection if the client does not answer a close frame in time."""
+        self._close_code, self.closing = code, True
+        asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, self.abort)

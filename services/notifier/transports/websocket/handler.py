@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 from redis.exceptions import RedisError
+from websockets.frames import CloseCode
 
 from headway.contracts import Natural, Timestamp, decode
 from headway.tokens import CANCEL
@@ -19,8 +20,8 @@ from ...settings import NotifierSettings
 from ..auth import RejectedToken, Token, TokenAuth, presented_token
 from ..registry import RETRY_AFTER_S, ConnectionRegistry
 from .connection import WebSocketConnection
-from .frames import CloseCode, Opcode, encode_frame
 from .handshake import accept_key, detach_from_aiohttp
+from .protocol import encode_text
 
 
 class ClientMessage(Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,10 +74,10 @@ class WebSocketHandler:
         The refusal is a close frame, because browsers do not show pages the HTTP response to an upgrade.
         """
         if self._registry.at_capacity():
-            connection.close(CloseCode.TRY_LATER, "too many connections")
+            connection.close(CloseCode.TRY_AGAIN_LATER, "too many connections")
         else:
             self._registry.register(connection)
-            connection.write(encode_frame(Opcode.TEXT, b'{"hello":{"now":"%b"}}' % str(Timestamp.now()).encode()))
+            connection.write(encode_text(b'{"hello":{"now":"%b"}}' % str(Timestamp.now()).encode()))
 
     def on_drained(self, connection: WebSocketConnection) -> None:
         """Called when a backpressured connection drains: send its pending snapshots."""

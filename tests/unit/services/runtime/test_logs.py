@@ -50,11 +50,26 @@ with structlog.contextvars.bound_contextvars(job_id="j-1"):
     log.info("job_handled", outcome="succeeded", attempt=2)
 """
 
+WEBSOCKET_PROGRAM = """
+import logging
+from websockets.protocol import Protocol, Side
+from services.runtime import logs
+
+logs.configure("notifier", "debug", "json")
+Protocol(Side.SERVER).send_text(b"s3cretkey")
+logging.getLogger("asyncio").debug("library said %s", "something")
+"""
+
 
 def output(style: str) -> str:
     """Log all secrets in every way, and return the output."""
+    return stderr_of(PROGRAM, style, json.dumps(SECRETS))
+
+
+def stderr_of(program: str, *arguments: str) -> str:
+    """Run a program and return what it wrote to stderr; it must not write to stdout."""
     completed = subprocess.run(
-        [sys.executable, "-W", "error", "-c", PROGRAM, style, json.dumps(SECRETS)],
+        [sys.executable, "-W", "error", "-c", program, *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -136,3 +151,10 @@ def test_exceptions_are_part_of_their_event(lines: list[dict[str, Any]]) -> None
     assert len(failed) == 2 * len(SECRETS)
     assert {line["exception"][0]["exc_type"] for line in failed} == {"ValueError"}
     assert {line["level"] for line in failed} == {"error"}
+
+
+def test_websocket_frames_are_not_logged() -> None:
+    """At level debug, libraries log their details, but not the frames of WebSockets, which contain tokens."""
+    text = stderr_of(WEBSOCKET_PROGRAM)
+    assert "library said something" in text
+    assert "s3cretkey" not in text

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from headway.contracts import ENDED, JobSnapshot, JobStatus, Json, Timestamp, decode, encode
 from headway.tokens import LEEWAY_S, Grant
-from services.notifier.transports.websocket.connection import encode_snapshot
-from services.notifier.transports.websocket.frames import Opcode, encode_frame
+from services.notifier.transports.websocket.protocol import encode_snapshot, encode_text
 from services.notifier.watching.hub import Hub, Subscription
 from services.notifier.watching.snapshot import PublishedSnapshot, placeholder_snapshot
 
@@ -322,4 +321,4 @@ def test_a_snapshot_is_encoded_once() -> None:
     published = snapshot(1)
     encoded = published.encoded(encode_snapshot)
     assert published.encoded(encode_snapshot) is encoded
-    assert encoded == encode_frame(Opcode.TEXT, b'{"job":' + published.text + b"}")
+    assert encoded == encode_text(b'{"job":' + published.text + b"}")

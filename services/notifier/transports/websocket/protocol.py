@@ -1,0 +1,41 @@
+"""The WebSocket protocol (RFC 6455) of websockets: parses what clients send, and encodes what the server sends."""
+
+from __future__ import annotations
+
+from websockets.frames import Close, CloseCode, Frame, Opcode
+from websockets.protocol import Protocol, Side
+
+from ...watching.snapshot import PublishedSnapshot
+
+MAX_MESSAGE_BYTES = 64 * 1024
+PING = Frame(Opcode.PING, b"").serialize(mask=False)
+
+
+def open_protocol() -> Protocol:
+    """Return the protocol of an open connection."""
+    return Protocol(Side.SERVER, max_size=MAX_MESSAGE_BYTES)
+
+
+# Stands for the protocols of all idle connections, each of which would occupy more than 1 kB. It never receives data.
+IDLE_PROTOCOL = open_protocol()
+
+
+def encode_text(data: bytes) -> bytes:
+    """Return a text frame; the data is UTF-8."""
+    return Frame(Opcode.TEXT, data).serialize(mask=False)
+
+
+def encode_snapshot(snapshot: PublishedSnapshot) -> bytes:
+    """Return a snapshot as a text frame."""
+    return encode_text(b'{"job":%b}' % snapshot.text)
+
+
+def encode_close(code: CloseCode, reason: str) -> bytes:
+    """Return a close frame."""
+    return Frame(Opcode.CLOSE, Close(code, reason).serialize()).serialize(mask=False)
+
+
+def client_frame_size(frame: Frame) -> int:
+    """Return how many bytes a client's frame has, with its mask and the shortest encoding of its length (§5.2)."""
+    size = len(frame.data)
+    return size + (6 if size < 126 else 8 if size < 65_536 else 14)
