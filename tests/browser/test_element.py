@@ -258,7 +258,6 @@ async def test_missing_url_is_explained(page: Page, stack: Stack, allowed_site: 
     """If a site without a submitter serves the script, the element asks for the notifier's URL."""
     folder = ROOT / "clients" / "browser"
     allowed_site.pages = {f"/{path.name}": path.read_text() for path in folder.glob("*.js")}
-    allowed_site.pages["/live-url.js"] = "not a module"
     receipt = await stack.submit(delay_s=3600)
     await page.goto(f"{allowed_site.origin}/page")
     await page.add_script_tag(type="module", url="/headway.js")

@@ -104,6 +104,6 @@ def test_types_agree_with_the_exports() -> None:
     exported = re.findall(r"export \{ (.*?) \}", (CLIENT / "headway.js").read_text())
     typed = re.findall(r"^export (?:class|function|const) (\w+)", TYPES, re.MULTILINE)
     assert sorted(typed) == sorted(", ".join(exported).split(", "))
-    element = (CLIENT / "element.js").read_text()
+    element = (CLIENT / "headway-job.js").read_text()
     events = set(re.findall(r'#dispatch\("(headway-\w+)"', element))
     assert events == set(re.findall(r'^  "(headway-\w+)": CustomEvent', TYPES, re.MULTILINE))

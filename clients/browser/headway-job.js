@@ -1,0 +1,203 @@
+/**
+ * `<headway-job token="…" url="…">Export of March</headway-job>` shows one job live.
+ *
+ * The element's content is its label. If it is empty, the job's kind is shown. Texts of a job are rendered as text,
+ * never as markup.
+ */
+
+import { isCancelling, isWorkerLost, percent } from "./format.js";
+import { liveUrl } from "./live-url.js";
+import { mayCancel, readClaims } from "./token.js";
+import { View } from "./view.js";
+import { watchJob } from "./watch.js";
+
+const NAME = "headway-job";
+const NO_TOKEN = { code: "no_token", message: "No job to show: set the token attribute of <headway-job>." };
+const NO_URL = {
+  code: "no_url",
+  message: "No notifier to connect to: set the url attribute of <headway-job> to the notifier’s public URL.",
+};
+const Base = globalThis.HTMLElement ?? class {}; // server-side rendering imports this module without a DOM
+
+/**
+ * @fires headway-change for each newer snapshot
+ * @fires headway-end when the job has finished, with its last snapshot
+ * @fires headway-error when the job cannot be watched or cancelled, with the code and message of `onError`
+ */
+export class HeadwayJob extends Base {
+  static observedAttributes = ["token", "url"];
+
+  #internals = this.attachInternals();
+  #view = new View(this.attachShadow({ mode: "open" }), () => this.cancel());
+  #snapshot = null;
+  #watchError = null;
+  #connection = "connecting";
+  #cancelRequested = false; // by this element
+  #watch = null;
+  #watchedKey = ""; // the token and URL of the current watch
+  #syncScheduled = false;
+  #timer;
+
+  /** The newest snapshot, null before the first. */
+  get snapshot() {
+    return this.#snapshot;
+  }
+
+  get token() {
+    return this.getAttribute("token");
+  }
+
+  set token(value) {
+    reflect(this, "token", value);
+  }
+
+  get url() {
+    return this.getAttribute("url");
+  }
+
+  set url(value) {
+    reflect(this, "url", value);
+  }
+
+  /** Request the job's cancellation; the token must allow it. */
+  cancel() {
+    if (!this.#watch) return;
+    this.#cancelRequested = true;
+    this.#watchError = null;
+    this.#watch.cancel();
+    this.#render();
+  }
+
+  connectedCallback() {
+    for (const name of HeadwayJob.observedAttributes) upgradeProperty(this, name);
+    this.#sync();
+  }
+
+  disconnectedCallback() {
+    this.#sync();
+  }
+
+  attributeChangedCallback(_name, before, after) {
+    if (before !== after) this.#sync();
+  }
+
+  /**
+   * Start or stop the watch in a microtask, after the page's script has finished its changes: it sets token and URL one
+   * after the other, and moving an element disconnects it first.
+   */
+  #sync() {
+    if (this.#syncScheduled) return;
+    this.#syncScheduled = true;
+    queueMicrotask(() => {
+      this.#syncScheduled = false;
+      const key = this.isConnected ? JSON.stringify([this.token, this.url]) : "";
+      if (key === this.#watchedKey) return;
+      this.#stop();
+      this.#watchedKey = key;
+      if (key) this.#start();
+    });
+  }
+
+  #start() {
+    const { token } = this;
+    const url = this.url || liveUrl;
+    if (readClaims(token)?.sub !== this.#snapshot?.id) this.#snapshot = null;
+    this.#watchError = null;
+    this.#connection = "connecting";
+    this.#cancelRequested = false;
+    this.#render();
+    if (!token) return this.#onError(NO_TOKEN);
+    if (!url || !URL.canParse(url, document.baseURI)) return this.#onError(NO_URL);
+    const onConnection = (state) => this.#onConnection(state);
+    const onError = (error) => this.#onError(error);
+    this.#watch = watchJob({ url, token, onConnection, onError }, (snapshot) => this.#onSnapshot(snapshot));
+  }
+
+  #stop() {
+    clearTimeout(this.#timer);
+    this.#watch?.close();
+    this.#watch = null;
+  }
+
+  #onConnection(state) {
+    this.#connection = state;
+    this.#render();
+  }
+
+  #onSnapshot(snapshot) {
+    const before = this.#snapshot;
+    this.#watchError = null;
+    this.#cancelRequested &&= !snapshot.finished_at;
+    if (!before || snapshot.version > before.version) this.#snapshot = snapshot;
+    this.#render();
+    if (this.#snapshot === before) return;
+    this.#dispatch("headway-change", snapshot);
+    if (snapshot.finished_at && snapshot.finished_at !== before?.finished_at) this.#dispatch("headway-end", snapshot);
+  }
+
+  #onError(error) {
+    this.#watchError = error;
+    this.#cancelRequested = false;
+    this.#render();
+    this.#dispatch("headway-error", error);
+  }
+
+  #dispatch(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail, bubbles: true, composed: true }));
+  }
+
+  /** Render the current state, and again at each full second while the job is unfinished: it may show a countdown. */
+  #render() {
+    clearTimeout(this.#timer);
+    const snapshot = this.#snapshot;
+    const now = this.#watch?.now() ?? Date.now();
+    const error = this.#errorText();
+    this.#view.render(snapshot, { error, connection: this.#connection, cancel: this.#cancelState(), now });
+    this.#updateStates(error, now);
+    const unfinished = this.#watch && snapshot && !snapshot.finished_at;
+    if (unfinished) this.#timer = setTimeout(() => this.#render(), 1000 - (now % 1000));
+  }
+
+  /** Return the error to show. Once the job has finished, its own error takes precedence over errors of the watch. */
+  #errorText() {
+    const jobError = this.#snapshot?.error;
+    if (this.#watchError && !this.#snapshot?.finished_at) return this.#watchError.message;
+    return jobError ? `${jobError.type}: ${jobError.message}` : "";
+  }
+
+  #cancelState() {
+    if (!this.#snapshot || this.#snapshot.finished_at || !mayCancel(readClaims(this.token))) return "";
+    return this.#cancelRequested || isCancelling(this.#snapshot) ? "requested" : "enabled";
+  }
+
+  /** Update the custom states that page styles can select, such as `headway-job:state(failed)`. */
+  #updateStates(error, now) {
+    const { states } = this.#internals;
+    const snapshot = this.#snapshot;
+    const running = snapshot?.status === "running";
+    states.clear();
+    states.add(snapshot?.status ?? "waiting");
+    if (error) states.add("error");
+    if (this.#connection === "reconnecting") states.add("reconnecting");
+    if (running && percent(snapshot) === null) states.add("indeterminate");
+    if (running && isWorkerLost(snapshot, now)) states.add("lost");
+  }
+}
+
+function reflect(element, name, value) {
+  if (value == null) element.removeAttribute(name);
+  else element.setAttribute(name, value);
+}
+
+/** Apply a property that the page set before the element was defined. */
+function upgradeProperty(element, name) {
+  if (!Object.hasOwn(element, name)) return;
+  const value = element[name];
+  delete element[name];
+  element[name] = value;
+}
+
+/** Define `<headway-job>` in the page. Do nothing on a server, or if the page has already defined it. */
+export function defineHeadwayJob() {
+  if (globalThis.customElements && !customElements.get(NAME)) customElements.define(NAME, HeadwayJob);
+}
