@@ -43,6 +43,11 @@ export class HeadwayJob extends Base {
     return this.#snapshot;
   }
 
+  /** Why the job cannot be watched or cancelled, as `{code, message}`; null once that has changed. */
+  get error() {
+    return this.#watchError;
+  }
+
   get token() {
     return this.getAttribute("token");
   }

@@ -15,7 +15,7 @@ from playwright.async_api import Locator, Page
 from dev.environment import ROOT
 from tests.browser.fake_site import FakeSite, run_site
 from tests.stack import JOBS, Stack, running
-from tests.waiting import free_ports
+from tests.waiting import free_ports, wait_until
 
 DOC = (ROOT / "docs" / "show-progress.md").read_text()
 EVENTS = ("headway-change", "headway-end", "headway-error")
@@ -39,6 +39,15 @@ def fill_in(text: str, stack: Stack, token: str = "") -> str:
     for placeholder, value in replacements.items():
         text = text.replace(placeholder, value)
     return text
+
+
+async def wait_for_watched_jobs(stack: Stack, count: int) -> None:
+    """Wait until this number of jobs is watched at the notifier."""
+
+    async def settled() -> bool:
+        return await stack.metric("notifier_watched_jobs") == count
+
+    await wait_until(settled)
 
 
 def part(page: Page, name: str) -> Locator:

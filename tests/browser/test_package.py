@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import tarfile
 import tomllib
 import typing
 from pathlib import Path
@@ -13,65 +11,85 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from dev import node
 from dev.environment import ROOT
+from headway import __version__
 from headway.contracts import JobError, JobSnapshot, JobStatus, ProgressSnapshot
+from tests.browser.npm import CLIENT, install_client, run_node
 
-CLIENT = ROOT / "clients" / "browser"
-TYPES = (CLIENT / "headway.d.ts").read_text()
+PACKAGE = json.loads((CLIENT / "package.json").read_text())
+TYPES = "".join((CLIENT / f"{name}.d.ts").read_text() for name in ("watch", "element"))
+EXPORTS = {
+    "headway-live": ["HeadwayJob", "watchJob"],
+    "headway-live/watch": ["watchJob"],
+    "headway-live/element": ["HeadwayJob"],
+}
 
-# A program without a document, such as a server that renders pages.
+# Print what each module exports, and what the imports have added to the global object: a server has no document.
 PROGRAM = """
-import { HeadwayJob, watchJob } from "headway-live";
-console.log(JSON.stringify([typeof watchJob, HeadwayJob.observedAttributes, typeof customElements]));
+const before = Object.getOwnPropertyNames(globalThis);
+const exported = {};
+for (const name of process.argv.slice(2)) exported[name] = Object.keys(await import(name));
+const added = Object.getOwnPropertyNames(globalThis).filter((name) => !before.includes(name));
+console.log(JSON.stringify([exported, added]));
 """
 
 
 @pytest.fixture(scope="module")
-def nodejs() -> node.Node:
-    """Return the installation of Node.js."""
-    nodejs = node.find_node()
-    assert nodejs is not None
-    return nodejs
-
-
-@pytest.fixture(scope="module")
-def app(nodejs: node.Node, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of an application that has installed the package."""
+def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of an application that has installed the package, but not React."""
     folder = tmp_path_factory.mktemp("app")
-    subprocess.run([*nodejs.npm, "pack", "--silent", "--pack-destination", folder], cwd=CLIENT, check=True)
-    (archive,) = folder.glob("*.tgz")
-    with tarfile.open(archive) as package:
-        package.extractall(folder / "node_modules", filter="data")
-    (folder / "node_modules" / "package").rename(folder / "node_modules" / "headway-live")
+    install_client(folder)
     return folder
 
 
 def test_package_contains_all_modules(app: Path) -> None:
-    """The package contains the modules of the client, the types and a readme, and nothing else."""
+    """The package contains the modules of the client, their types, a license and a readme, and nothing else."""
     names = {path.name for path in (app / "node_modules" / "headway-live").iterdir()}
     modules = {path.name for path in CLIENT.glob("*.js")}
-    assert names == modules | {"headway.d.ts", "package.json", "README.md"}
+    types = {path.name for path in CLIENT.glob("*.d.ts")}
+    assert names == modules | types | {"package.json", "README.md", "LICENSE"}
     for name in modules:
         for imported in re.findall(r'from "\./([^"]+)"', (CLIENT / name).read_text()):
             assert imported in modules, f"{name} imports {imported}"
 
 
-def test_package_can_be_imported_without_a_document(nodejs: node.Node, app: Path) -> None:
-    """A Node.js program imports the package by name; the element is exported but not registered."""
+def test_package_can_be_imported_without_a_document(app: Path) -> None:
+    """A Node.js program imports each module that does not need React, without side effects."""
     (app / "program.mjs").write_text(PROGRAM)
-    completed = subprocess.run([nodejs.node, "program.mjs"], cwd=app, capture_output=True, text=True, check=True)
-    assert json.loads(completed.stdout) == ["function", ["token", "url"], "undefined"]
+    completed = run_node(app, "program.mjs", *EXPORTS)
     assert completed.stderr == ""
+    assert json.loads(completed.stdout) == [EXPORTS, []]
 
 
-def test_package_has_the_version_of_the_project() -> None:
-    """Client and services are released together; the client has no dependencies and no scripts."""
-    package = json.loads((CLIENT / "package.json").read_text())
+def test_package_agrees_with_the_project() -> None:
+    """Client and services are released together, under one license, from one repository."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert package["version"] == project["version"]
-    assert not {"dependencies", "peerDependencies", "devDependencies", "scripts"} & package.keys()
-    assert f"headway-live-{package['version']}.tgz" in (CLIENT / "README.md").read_text()
+    assert PACKAGE["version"] == __version__
+    assert PACKAGE["license"] == project["license"]
+    assert (CLIENT / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
+    urls = project["urls"]
+    assert (PACKAGE["homepage"], PACKAGE["bugs"]) == (urls["Homepage"], urls["Issues"])
+    assert PACKAGE["repository"]["url"] == f"git+{urls['Homepage']}.git"
+
+
+def test_readme_names_the_archive() -> None:
+    """The readme installs the archive that `npm pack` creates."""
+    assert f"headway-live-{PACKAGE['version']}.tgz" in (CLIENT / "README.md").read_text()
+
+
+def test_package_depends_on_nothing() -> None:
+    """The client needs no other package and no build; React is optional."""
+    assert not {"dependencies", "devDependencies", "scripts"} & PACKAGE.keys()
+    assert {name for name, meta in PACKAGE["peerDependenciesMeta"].items() if meta["optional"]} == {"react"}
+    assert PACKAGE["peerDependencies"].keys() == {"react"}
+
+
+def test_package_declares_its_side_effects() -> None:
+    """The modules that define the element when they are imported are declared, so that bundlers keep them."""
+    defining = {path.name for path in CLIENT.glob("*.js") if re.search(r"^\w+\(", path.read_text(), re.MULTILINE)}
+    assert defining == {"element.js"}
+    importing = {path.name for path in CLIENT.glob("*.js") if '"./element.js"' in path.read_text()}
+    assert {f"./{name}" for name in defining | importing} == set(PACKAGE["sideEffects"])
 
 
 def fields(name: str) -> dict[str, str]:
@@ -99,11 +117,23 @@ def test_types_contain_every_status() -> None:
     assert re.findall(r'"(\w+)"', union) == list(typing.get_args(JobStatus))
 
 
+def typed_exports(module: str) -> set[str]:
+    """Return the values that the types of a module export, including those of the modules that it exports again."""
+    types = (CLIENT / f"{module}.d.ts").read_text()
+    values = set(re.findall(r"^export (?:class|function|const) (\w+)", types, re.MULTILINE))
+    return values.union(*map(typed_exports, re.findall(r'^export \* from "\./(\w+)\.js"', types, re.MULTILINE)))
+
+
 def test_types_agree_with_the_exports() -> None:
-    """The module exports exactly the values that have a type, and the element dispatches exactly the typed events."""
-    exported = re.findall(r"export \{ (.*?) \}", (CLIENT / "headway.js").read_text())
-    typed = re.findall(r"^export (?:class|function|const) (\w+)", TYPES, re.MULTILINE)
-    assert sorted(typed) == sorted(", ".join(exported).split(", "))
-    element = (CLIENT / "headway-job.js").read_text()
-    events = set(re.findall(r'#dispatch\("(headway-\w+)"', element))
-    assert events == set(re.findall(r'^  "(headway-\w+)": CustomEvent', TYPES, re.MULTILINE))
+    """The types of each module export the same values as the module."""
+    for name, exported in EXPORTS.items():
+        target = PACKAGE["exports"][name.replace("headway-live", ".")]
+        module = target["default"].removeprefix("./").removesuffix(".js")
+        assert target["types"] == f"./{module}.d.ts"
+        assert typed_exports(module) == set(exported)
+
+
+def test_types_contain_every_event() -> None:
+    """The element dispatches exactly the events that have a type."""
+    dispatched = re.findall(r'#dispatch\("(headway-\w+)"', (CLIENT / "headway-job.js").read_text())
+    assert set(dispatched) == set(re.findall(r'^  "(headway-\w+)": CustomEvent', TYPES, re.MULTILINE))

@@ -1,0 +1,100 @@
+/** A time in RFC 3339 format, in UTC with milliseconds: `2026-01-01T00:00:00.000Z`. */
+export type Time = string;
+
+export type JobStatus = "queued" | "running" | "retrying" | "succeeded" | "failed" | "cancelled";
+
+/** The progress of a job; `total` and `percent` are null if the total is unknown. */
+export interface Progress {
+  readonly current: number;
+  readonly total: number | null;
+  /** 0 to 100 */
+  readonly percent: number | null;
+  readonly unit: string | null;
+  readonly message: string | null;
+}
+
+/** Why a job failed, in words for its user. */
+export interface JobError {
+  readonly type: string;
+  readonly message: string;
+}
+
+/** The complete state of a job at one version. `Result` is the type of the job's result. */
+export interface Snapshot<Result = unknown> {
+  readonly id: string;
+  readonly kind: string;
+  readonly status: JobStatus;
+  /** Increases with every change; 0 while the server has no record of the job. */
+  readonly version: number;
+  readonly generation: number;
+  readonly attempt: number;
+  readonly max_attempts: number;
+  readonly progress: Progress | null;
+  readonly result: Result | null;
+  readonly error: JobError | null;
+  readonly cancel_requested: boolean;
+  readonly submitted_at: Time;
+  readonly started_at: Time | null;
+  readonly updated_at: Time | null;
+  /** When the job finished; null before. */
+  readonly finished_at: Time | null;
+  /** When a queued or retrying job is due to start. */
+  readonly due_at: Time | null;
+  /** When the worker's lease expires unless the worker renews it. */
+  readonly lease_until: Time | null;
+  readonly expires_at: Time;
+}
+
+export type ConnectionState = "connecting" | "live" | "reconnecting" | "refused";
+
+/** The cause of a change of the connection's state: a WebSocket close code or HTTP status, and a reason. */
+export interface ConnectionDetail {
+  readonly code: number;
+  readonly reason: string;
+}
+
+/** The error codes of client and server; a newer server may send others. */
+export type ErrorCode =
+  | "invalid_token"
+  | "token_expired"
+  | "origin_not_allowed"
+  | "refused"
+  | "unknown"
+  | "too_many_watches"
+  | "forbidden"
+  | "unavailable"
+  | (string & {});
+
+/** Why a job cannot be watched, or cannot be cancelled (`forbidden`, `unavailable`). */
+export interface WatchError {
+  readonly code: ErrorCode;
+  readonly message: string;
+}
+
+export interface WatchOptions {
+  /** The notifier's public URL. */
+  url: string;
+  /** The job's watch token. */
+  token: string;
+  /** Called when the state of the connection changes. */
+  onConnection?: (state: ConnectionState, detail?: ConnectionDetail) => void;
+  /** Called when the job cannot be watched or cancelled. */
+  onError?: (error: WatchError) => void;
+}
+
+export interface Watch {
+  /** The job's id; null if the token is not a watch token. */
+  readonly id: string | null;
+  /** Return the server's time in milliseconds since the epoch. */
+  now(): number;
+  /** Request the job's cancellation; the token must allow it. */
+  cancel(): void;
+  /** Stop watching; no callback is called afterwards. */
+  close(): void;
+}
+
+/** Watch one job until `close()`. The watch continues after the job has finished, because a job can be redriven. */
+export function watchJob<Result = unknown>(
+  options: WatchOptions,
+  onSnapshot: (snapshot: Snapshot<Result>) => void,
+): Watch;
