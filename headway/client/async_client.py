@@ -166,7 +166,8 @@ class Client:
         if link.base not in self._connections:
             self._connections[link.base] = NotifierConnection(self._session, link.base)
         connection = self._connections[link.base]
-        async with connection.subscribe(link.id, link.token) as subscription:
+        subscription = await connection.subscribe(link.id, link.token)
+        try:
             version = -1
             while True:
                 snapshot = await connection.wait_for_newer(subscription, version)
@@ -174,6 +175,8 @@ class Client:
                 version = snapshot.version
                 if snapshot.status in ENDED:
                     return
+        finally:
+            await connection.unsubscribe(subscription)
 
     async def result(
         self,

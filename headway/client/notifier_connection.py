@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from uuid import UUID
 
 import aiohttp
@@ -106,24 +105,27 @@ class NotifierConnection:
         self._reconnect_task = asyncio.create_task(self._reconnect_loop())
         self._reconnect_task.add_done_callback(self._on_reconnect_loop_done)
 
-    @asynccontextmanager
-    async def subscribe(self, job_id: UUID, token: str) -> AsyncIterator[JobSubscription]:
-        """Subscribe to a job until the block ends; several watchers of a job share one subscription."""
+    async def subscribe(self, job_id: UUID, token: str) -> JobSubscription:
+        """Subscribe to a job until `unsubscribe`; several watchers of a job share one subscription."""
         job = self._subscriptions.get(job_id)
-        first = job is None
         if job is None:
             job = self._subscriptions[job_id] = JobSubscription(job_id, token)
             self._has_subscriptions.set()
         job.watchers += 1
-        try:
-            if first:
+        if job.watchers == 1:
+            try:
                 await self._subscribe(job)
-            yield job
-        finally:
-            job.watchers -= 1
-            if not job.watchers and self._subscriptions.get(job_id) is job:
-                self._remove(job)
-                await self._send({"unwatch": job_id})
+            except BaseException:
+                await self.unsubscribe(job)
+                raise
+        return job
+
+    async def unsubscribe(self, job: JobSubscription) -> None:
+        """Remove a watcher from a subscription; the last one ends it."""
+        job.watchers -= 1
+        if not job.watchers and self._subscriptions.get(job.id) is job:
+            self._remove(job)
+            await self._send({"unwatch": job.id})
 
     async def wait_for_newer(self, job: JobSubscription, version: int) -> JobSnapshot:
         """Return the newest snapshot as soon as it is newer than `version`; raise if the subscription has failed."""

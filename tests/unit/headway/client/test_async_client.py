@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid4
 
-import jwt
 import pytest
 from aiohttp import WSCloseCode, web
 
@@ -20,149 +18,20 @@ from headway.client import (
     RequestFailed,
     Unreachable,
     notifier_connection,
-    retries,
 )
 from headway.client.links import Link
 from headway.contracts import JobSnapshot
+from tests.unit.headway.client.fake_services import (
+    Services,
+    SocketHandler,
+    drop_response,
+    end_jobs,
+    respond_with,
+    send_messages,
+    snapshot_json,
+    token_for,
+)
 from tests.waiting import free_ports, wait_until
-
-SocketHandler = Callable[[web.WebSocketResponse, list[dict[str, Any]]], Awaitable[None]]
-
-
-def token_for(job_id: UUID) -> str:
-    """Return a token that names a job; the fake services do not verify it."""
-    return jwt.encode({"sub": str(job_id)}, "a key that the fake services do not check")
-
-
-def snapshot_json(job_id: UUID, version: int, status: str = "running", **fields: Any) -> dict[str, Any]:
-    """Return a snapshot as the notifier sends it."""
-    time = "2026-01-01T00:00:00.000Z"
-    return {
-        "id": str(job_id),
-        "kind": "k",
-        "status": status,
-        "version": version,
-        "submitted_at": time,
-        "expires_at": time,
-        **fields,
-    }
-
-
-class Services:
-    """A submitter and a notifier in one: tests set the responses and inspect the requests."""
-
-    def __init__(self) -> None:
-        self.url = ""
-        self.requests: list[web.BaseRequest] = []
-        self.bodies: list[bytes] = []
-        self.received: list[dict[str, Any]] = []
-        self.socket_count = 0
-        self.responses: list[Callable[[web.Request], Awaitable[web.StreamResponse]]] = []
-        self.upgrade_status = 101
-        self.socket_handlers: list[SocketHandler] = []
-
-    def receipt(self, job_id: UUID) -> Receipt:
-        """Return the receipt of a job."""
-        live = f"{self.url}/live/jobs/{job_id}"
-        links = {"page": f"{self.url}/jobs/{job_id}#{token_for(job_id)}", "live": live}
-        return Receipt(job_id, token_for(job_id), links)
-
-    async def respond(self, request: web.Request) -> web.StreamResponse:
-        """Send the next response to a plain request; the last response is repeated."""
-        self.requests.append(request)
-        self.bodies.append(await request.read())
-        handler = self.responses.pop(0) if len(self.responses) > 1 else self.responses[0]
-        return await handler(request)
-
-    async def serve_socket(self, request: web.Request) -> web.StreamResponse:
-        """Serve a WebSocket with the next handler; the last handler is repeated."""
-        self.socket_count += 1
-        if self.upgrade_status != 101:
-            return web.Response(status=self.upgrade_status)
-        socket = web.WebSocketResponse()
-        await socket.prepare(request)
-        serve = self.socket_handlers.pop(0) if len(self.socket_handlers) > 1 else self.socket_handlers[0]
-        await serve(socket, self.received)
-        return socket
-
-
-def respond_with(status: int, body: Any = None, **headers: str) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """Return a handler that responds with JSON."""
-
-    async def respond(_request: web.Request) -> web.Response:
-        return web.json_response(body, status=status, headers={k.replace("_", "-"): v for k, v in headers.items()})
-
-    return respond
-
-
-async def drop_response(request: web.Request) -> web.Response:
-    """Close the connection without a response."""
-    assert request.transport is not None
-    request.transport.abort()
-    return web.Response()
-
-
-def send_messages(*messages: dict[str, Any], close: int | None = None, hello: bool = True) -> SocketHandler:
-    """Return a handler that sends hello, receives a message, sends these messages, and closes or keeps receiving."""
-
-    async def serve(socket: web.WebSocketResponse, received: list[dict[str, Any]]) -> None:
-        if hello:
-            await socket.send_json({"hello": {"now": "2026-01-01T00:00:00.000Z"}})
-        received.append(await socket.receive_json())
-        for message in messages:
-            await socket.send_json(message)
-        if close is not None:
-            await socket.close(code=close)
-        received.extend([message.json() async for message in socket])
-
-    return serve
-
-
-def end_jobs(*receipts: Receipt) -> SocketHandler:
-    """Return a handler that sends hello, and a snapshot of each watched job as succeeded."""
-
-    async def serve(socket: web.WebSocketResponse, received: list[dict[str, Any]]) -> None:
-        await socket.send_json({"hello": {"now": "2026-01-01T00:00:00.000Z"}})
-        jobs = {receipt.token: receipt.id for receipt in receipts}
-        async for message in socket:
-            request = message.json()
-            received.append(request)
-            if "watch" in request:
-                await socket.send_json({"job": snapshot_json(jobs[request["watch"]], 1, "succeeded")})
-
-    return serve
-
-
-@pytest.fixture
-async def services() -> AsyncIterator[Services]:
-    """Run the fake services for one test."""
-    services = Services()
-    app = web.Application()
-    app.router.add_get("/live", services.serve_socket)
-    app.router.add_route("*", "/{path:.*}", services.respond)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    (port,) = free_ports(1)
-    await web.TCPSite(runner, "127.0.0.1", port).start()
-    services.url = f"http://127.0.0.1:{port}"
-    yield services
-    await runner.cleanup()
-
-
-@pytest.fixture
-async def client(services: Services) -> AsyncIterator[Client]:
-    """Open a client of the fake services."""
-    async with Client(services.url, api_key="the key") as client:
-        yield client
-
-
-@pytest.fixture(autouse=True)
-def _short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the delays between retries."""
-    monkeypatch.setattr(retries, "BACKOFF_BASE_S", 0.001)
-    monkeypatch.setattr(notifier_connection, "BACKOFF_BASE_S", 0.001)
-    monkeypatch.setattr(notifier_connection, "BACKOFF_CAP_S", 0.01)
-    monkeypatch.setattr(notifier_connection, "EMPTY_POLL_DELAY_S", 0.01)
 
 
 async def watch_versions(client: Client, job: Any, token: str | None = None) -> list[int]:
@@ -461,6 +330,23 @@ async def test_a_closed_client_ends_its_watches(services: Services) -> None:
         await asyncio.sleep(0)  # lets the task start to wait
     with pytest.raises(RuntimeError, match="closed"):
         await waiting
+
+
+async def test_an_open_watch_does_not_disturb_the_end_of_the_loop(
+    services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A watch that is still open when its loop ends is closed without an error."""
+    receipt = services.receipt(uuid4())
+    services.socket_handlers = [send_messages({"job": snapshot_json(receipt.id, 1)})]
+    open_watches = []
+
+    async def leave_open() -> None:
+        async with Client(services.url) as client:
+            open_watches.append(client.watch(receipt))
+            await anext(open_watches[0])
+
+    await asyncio.to_thread(asyncio.run, leave_open())
+    assert caplog.records == []
 
 
 def test_a_receipt_hides_its_token() -> None:
