@@ -11,7 +11,8 @@ The client repeats requests that fail temporarily. A submission carries an `Idem
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headway.client.async_client import Client, JobCancelled, JobFailed, JobRef, Receipt
+    from headway.client.async_client import Client, JobCancelled, JobFailed
+    from headway.client.receipts import JobRef, Receipt
     from headway.client.retries import RequestFailed, Unreachable
     from headway.tokens import InvalidToken
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Self, TypeVar
 from uuid import UUID, uuid4
 
 import aiohttp
@@ -13,11 +13,21 @@ from msgspec import Struct
 
 from headway.client.links import LOCAL_URL, Link
 from headway.client.notifier_connection import NotifierConnection
+from headway.client.receipts import JobRef, Receipt
 from headway.client.retries import RequestFailed, Unreachable, request_with_retry
 from headway.contracts import ENDED, JobError, JobSnapshot, decode, encode
 from headway.tokens import InvalidToken, unverified_job_id
 
-__all__ = ["Client", "InvalidToken", "JobCancelled", "JobFailed", "JobRef", "Receipt", "RequestFailed", "Unreachable"]
+__all__ = [
+    "Client",
+    "InvalidToken",
+    "JobCancelled",
+    "JobFailed",
+    "JobRef",
+    "Receipt",
+    "RequestFailed",
+    "Unreachable",
+]
 
 T = TypeVar("T")
 
@@ -37,28 +47,6 @@ class JobCancelled(Exception):
     """Raised by `Client.result` when the job was cancelled."""
 
 
-class Receipt(Struct, frozen=True):
-    """An accepted job.
-
-    Attributes:
-        id: the job's id.
-        token: the token, with which the job can be watched and cancelled.
-        links: the addresses `page` (with the token) and `live` (the snapshot at the notifier).
-    """
-
-    id: UUID
-    token: str
-    links: dict[str, str]
-
-    def __repr__(self) -> str:
-        return f"<Receipt of job {self.id}>"
-
-    @property
-    def link(self) -> str:
-        """The link to the job's page, with its token; everyone who has it can watch and cancel the job."""
-        return self.links["page"]
-
-
 class _Links(Struct):
     live: str
 
@@ -69,13 +57,11 @@ class _JobPage(Struct):
     links: _Links
 
 
-JobRef: TypeAlias = Receipt | Link | UUID | str
-
-
 class Client:
     """A client of one submitter; it watches jobs at any notifier, over one WebSocket per notifier.
 
-    Use it as an asynchronous context manager.
+    Use it as an asynchronous context manager. You may create it anywhere, for example at import; it opens with the
+    `async with` block, belongs to the event loop that runs the block, and may be opened again after it.
     """
 
     def __init__(self, url: str = LOCAL_URL, api_key: str | None = None, *, retry_for_s: float = RETRY_FOR_S) -> None:
@@ -84,24 +70,33 @@ class Client:
         Args:
             url: the address of the submitter.
             api_key: the API key, if the submitter requires one.
-            retry_for_s: for how many seconds `submit` and `cancel` repeat a request that fails temporarily.
+            retry_for_s: for how many seconds `submit`, `get` and `cancel` repeat a request that fails temporarily.
         """
         self._url = url.rstrip("/")
         self._api_key = api_key
         self._retry_for_s = retry_for_s
         self._receipts: dict[UUID, Receipt] = {}
         self._connections: dict[str, NotifierConnection] = {}
-        self._session: aiohttp.ClientSession
+        self._open_session: aiohttp.ClientSession | None = None
 
-    async def __aenter__(self) -> Client:
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+    async def __aenter__(self) -> Self:
+        if self._open_session is not None:
+            raise RuntimeError("The client is already open")
+        self._open_session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        session, self._open_session = self._session, None
         for connection in self._connections.values():
             await connection.close()
         self._connections.clear()
-        await self._session.close()
+        await session.close()
+
+    @property
+    def _session(self) -> aiohttp.ClientSession:
+        if self._open_session is None:
+            raise RuntimeError("The client is not open; use it inside `async with client:`")
+        return self._open_session
 
     async def submit(
         self,
@@ -147,11 +142,8 @@ class Client:
             del self._receipts[next(iter(self._receipts))]
         return receipt
 
-    async def watch(self, job: JobRef, *, token: str | None = None) -> AsyncIterator[JobSnapshot]:
-        """Yield a job's snapshots, with rising versions; the last one has the job's outcome.
-
-        The client reconnects after lost connections and restarts, without a time limit. It skips a snapshot if a newer
-        one arrives before the caller asks for it.
+    async def get(self, job: JobRef, *, token: str | None = None) -> JobSnapshot:
+        """Return a job's current snapshot. A job without a record is `queued`, with version 0.
 
         Args:
             job: a receipt, a link, or the id of a job that this client has submitted.
@@ -159,10 +151,33 @@ class Client:
 
         Raises:
             InvalidToken: the token is for another job, invalid or expired.
-            RequestFailed: the notifier rejected the request.
+            RequestFailed: the notifier rejected the request, or was still failing after `retry_for_s`.
+            Unreachable: the notifier did not respond within `retry_for_s`.
             ValueError: `job` is neither a link nor the id of a job that this client has submitted.
         """
         link = await self._resolve_link(job, token)
+        return await self._request_snapshot("GET", f"{link.base}/live/jobs/{link.id}", link.token)
+
+    async def watch(
+        self, job: JobRef, timeout_s: float | None = None, *, token: str | None = None
+    ) -> AsyncIterator[JobSnapshot]:
+        """Yield a job's snapshots, with rising versions; the last one has the job's outcome.
+
+        The client reconnects after lost connections and restarts, without a time limit. It skips a snapshot if a newer
+        one arrives before the caller asks for it.
+
+        Args:
+            job: as for `get`.
+            timeout_s: for how many seconds to watch; None watches until the job ends.
+            token: as for `get`.
+
+        Raises:
+            TimeoutError: the job did not end within `timeout_s`.
+            RuntimeError: the client was closed.
+            InvalidToken, RequestFailed, ValueError: as for `get`.
+        """
+        async with asyncio.timeout(timeout_s) as timeout:
+            link = await self._resolve_link(job, token)
         if link.base not in self._connections:
             self._connections[link.base] = NotifierConnection(self._session, link.base)
         connection = self._connections[link.base]
@@ -170,7 +185,8 @@ class Client:
         try:
             version = -1
             while True:
-                snapshot = await connection.wait_for_newer(subscription, version)
+                async with asyncio.timeout_at(timeout.when()):
+                    snapshot = await connection.wait_for_newer(subscription, version)
                 yield snapshot
                 version = snapshot.version
                 if snapshot.status in ENDED:
@@ -189,9 +205,9 @@ class Client:
         """Wait until a job ends and return its result.
 
         Args:
-            job: as for `watch`.
+            job: as for `get`.
             timeout_s: how many seconds to wait; None waits without a limit.
-            token: as for `watch`.
+            token: as for `get`.
             type: the type to decode the result to, such as `dict[str, int]` or a msgspec struct.
 
         Raises:
@@ -199,7 +215,7 @@ class Client:
             JobCancelled: the job was cancelled.
             TimeoutError: the job did not end within `timeout_s`.
             msgspec.ValidationError: the result does not match `type`.
-            InvalidToken, RequestFailed, ValueError: as for `watch`.
+            InvalidToken, RequestFailed, RuntimeError, ValueError: as for `watch`.
         """
         async with asyncio.timeout(timeout_s):
             async for snapshot in self.watch(job, token=token):
@@ -216,23 +232,18 @@ class Client:
         A job that has ended stays as it is. The worker of a running job cancels its handler; `watch` shows the outcome.
 
         Args:
-            job: as for `watch`.
-            token: as for `watch`; its scope must include `cancel`.
+            job: as for `get`.
+            token: as for `get`; its scope must include `cancel`.
 
         Raises:
-            InvalidToken: the token is for another job, invalid or expired.
             RequestFailed: the token does not allow cancelling, or the notifier was still failing after `retry_for_s`.
-            Unreachable: the notifier did not respond within `retry_for_s`.
-            ValueError: `job` is neither a link nor the id of a job that this client has submitted.
+            InvalidToken, Unreachable, ValueError: as for `get`.
         """
         link = await self._resolve_link(job, token)
-        response = await request_with_retry(
-            self._session,
-            "POST",
-            f"{link.base}/live/jobs/{link.id}/cancel",
-            retry_for_s=self._retry_for_s,
-            token=link.token,
-        )
+        return await self._request_snapshot("POST", f"{link.base}/live/jobs/{link.id}/cancel", link.token)
+
+    async def _request_snapshot(self, method: str, url: str, token: str) -> JobSnapshot:
+        response = await request_with_retry(self._session, method, url, retry_for_s=self._retry_for_s, token=token)
         return _decode(response, JobSnapshot)
 
     async def _resolve_link(self, job: JobRef, token: str | None) -> Link:

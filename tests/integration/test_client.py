@@ -17,15 +17,27 @@ from headway.client import Client, InvalidToken, JobCancelled, JobFailed, Reques
 from headway.contracts import JobSnapshot
 from tests.documents import Document
 from tests.stack import JOBS, Stack, running
-from tests.waiting import free_ports
+from tests.waiting import free_ports, wait_until
 
 PAGES = [Document("docs/python-client.md"), Document("docs/command-line.md")]
+PYTHON = [text for page in PAGES for _, text in page.examples("python")]
+SHELL = [text for page in PAGES for _, text in page.examples("sh")]
+(LETTERS,) = (text for _, text in Document("README.md").examples("python") if text.startswith("# myapp/jobs.py"))
 
 
 @pytest.fixture(scope="module")
-async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the README's package with the job `letters`, and return the folder that contains it."""
+    code = tmp_path_factory.mktemp("code")
+    (code / "myapp").mkdir()
+    (code / "myapp/jobs.py").write_text(LETTERS)
+    return code
+
+
+@pytest.fixture(scope="module")
+async def stack(code: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     """Run the system for this module."""
-    env = {"WORKER_JOBS": JOBS, "GRACE_S": "1", "DRAIN_S": "0.2"}
+    env = {"WORKER_JOBS": f"{JOBS},myapp.jobs", "PYTHONPATH": str(code), "GRACE_S": "1", "DRAIN_S": "0.2"}
     async with running(tmp_path_factory.mktemp("client"), **env) as stack:
         yield stack
 
@@ -83,6 +95,17 @@ async def test_every_kind_of_link_works(stack: Stack, client: Client) -> None:
     async with Client() as other:
         for link, token in ((job.link, None), (page, job.token), (live, job.token), (f"{live}#{job.token}", None)):
             check_history([snapshot async for snapshot in other.watch(link, token=token)], "succeeded")
+
+
+async def test_get_returns_one_snapshot(client: Client) -> None:
+    """A job that has not started is queued with version 0; one that has ended has its outcome."""
+    delayed = await client.submit("countdown", delay_s=60)
+    snapshot = await client.get(delayed)
+    assert (snapshot.id, snapshot.status, snapshot.version) == (delayed.id, "queued", 0)
+    ended = await client.submit("echo", 1)
+    await client.result(ended)
+    for job, token in ((ended.id, None), (ended.link, None), (ended.links["live"], ended.token)):
+        assert (await client.get(job, token=token)).status == "succeeded"
 
 
 async def test_cancel_ends_a_job(client: Client) -> None:
@@ -188,26 +211,60 @@ async def test_client_falls_back_to_long_polls(stack: Stack, client: Client) -> 
     await runner.cleanup()
 
 
-async def test_examples_of_the_document_run(stack: Stack, tmp_path: Path) -> None:
-    """Every example of the two pages runs unchanged, apart from the submitter's address."""
-    programs = [(sys.executable, text) for page in PAGES for _, text in page.examples("python")]
-    programs += [("sh", f"set -eu\n{text}") for page in PAGES for _, text in page.examples("sh")]
-    assert len(programs) == 5
+async def run_program(stack: Stack, code: Path, *command: str) -> str:
+    """Run a program as a user would, and return its output."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    env = {**os.environ, "PATH": path, "HEADWAY_URL": stack.url, "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "PATH": path, "HEADWAY_URL": stack.url, "PYTHONPATH": f"{ROOT}{os.pathsep}{code}"}
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=code, env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, output.decode()
+    return output.decode()
+
+
+def example(stack: Stack, first_line: str) -> str:
+    """Return the document's example with this first line, with the submitter's address."""
+    (text,) = (text for text in PYTHON if text.startswith(first_line))
+    return text.replace("http://127.0.0.1:8080", stack.url)
+
+
+async def test_examples_of_the_document_run(stack: Stack, code: Path) -> None:
+    """Every program of the two pages runs unchanged, apart from the submitter's address."""
+    programs = [("sh", f"set -eu\n{text}") for text in SHELL]
+    programs += [(sys.executable, text) for text in PYTHON if not text.startswith("# ")]
+    assert len(programs) == 5
     output = ""
     for program, text in programs:
-        process = await asyncio.create_subprocess_exec(
-            program,
-            "-c",
-            text.replace("http://127.0.0.1:8080", stack.url),
-            cwd=tmp_path,
-            env=env,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        printed, _ = await asyncio.wait_for(process.communicate(), 60)
-        assert process.returncode == 0, printed.decode()
-        output += printed.decode()
-    for expected in ("Counted 3 steps", "UnknownKind", '"Counted 2 steps"', "ended with 130"):
+        output += await run_program(stack, code, program, "-c", text.replace("http://127.0.0.1:8080", stack.url))
+    for expected in ("Counted 3 steps", "{'sent': 2}", '"Counted 2 steps"', "ended with 130"):
         assert expected in output
+
+
+async def test_fastapi_application_of_the_document_submits_jobs(stack: Stack, code: Path, client: Client) -> None:
+    """The application opens its client in the lifespan, and its response names a job that runs."""
+    (code / "web.py").write_text(example(stack, "# web.py"))
+    (port,) = free_ports(1)
+    command = (sys.executable, "-m", "uvicorn", "web:app", "--port", str(port))
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = await asyncio.create_subprocess_exec(*command, cwd=code, env=env)
+    try:
+        await wait_until(lambda: is_listening(port))
+        async with stack.session.post(f"http://127.0.0.1:{port}/letters", json=["a", "b"]) as response:
+            assert response.status == 200, await response.text()
+            job = await response.json()
+    finally:
+        process.terminate()
+        assert await process.wait() in (0, -signal.SIGTERM)
+    link = f"{stack.url}/jobs/{job['id']}"
+    assert await client.result(link, token=job["token"]) == {"sent": 2}
+
+
+async def is_listening(port: int) -> bool:
+    """Return whether a server accepts connections at a port."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True

@@ -262,6 +262,31 @@ async def test_a_page_link_leads_to_the_notifier(services: Services, client: Cli
     assert "Authorization" not in request.headers
 
 
+async def test_get_returns_the_current_snapshot(services: Services, client: Client) -> None:
+    """`get` reads the snapshot once, without a version; a request that failed is repeated."""
+    receipt = services.receipt(uuid4())
+    services.responses = [respond_with(503), respond_with(200, snapshot_json(receipt.id, 0, "queued"))]
+    snapshot = await client.get(receipt)
+    assert (snapshot.id, snapshot.status, snapshot.version) == (receipt.id, "queued", 0)
+    request = services.requests[-1]
+    assert (request.method, request.path) == ("GET", f"/live/jobs/{receipt.id}")
+    assert request.headers["Authorization"] == f"Bearer {receipt.token}"
+    assert request.headers.keys().isdisjoint({"If-None-Match", "Prefer"})
+
+
+async def test_get_raises_the_errors_of_the_notifier(services: Services, client: Client) -> None:
+    """An expired token is an InvalidToken, and a rejected request a RequestFailed."""
+    receipt = services.receipt(uuid4())
+    services.responses = [
+        respond_with(401, {"code": "token_expired", "detail": "The token has expired."}),
+        respond_with(403, {"code": "forbidden", "detail": "No."}),
+    ]
+    with pytest.raises(InvalidToken):
+        await client.get(receipt)
+    with pytest.raises(RequestFailed):
+        await client.get(receipt)
+
+
 @pytest.mark.parametrize("job", [uuid4(), str(uuid4())], ids=["uuid", "text"])
 async def test_an_unknown_id_needs_a_link(client: Client, job: Any) -> None:
     """An id is enough only for jobs that this client has submitted."""
@@ -303,6 +328,17 @@ async def test_results_are_decoded_and_failures_raised(services: Services, clien
         await client.result(receipt, timeout_s=0.1)
 
 
+async def test_a_watch_ends_after_its_timeout(services: Services, client: Client) -> None:
+    """A watch of a job that does not end within `timeout_s` raises a TimeoutError and unsubscribes."""
+    receipt = services.receipt(uuid4())
+    services.socket_handlers = [send_messages({"job": snapshot_json(receipt.id, 1)})]
+    watch = client.watch(receipt, timeout_s=0.2)
+    assert (await anext(watch)).version == 1
+    with pytest.raises(TimeoutError):
+        await anext(watch)
+    await wait_until(lambda: {"unwatch": str(receipt.id)} in services.received)
+
+
 async def test_a_cancellation_is_retried(services: Services, client: Client) -> None:
     """A lost cancellation is sent again and returns the snapshot; a rejected one raises RequestFailed."""
     receipt = services.receipt(uuid4())
@@ -330,6 +366,32 @@ async def test_a_closed_client_ends_its_watches(services: Services) -> None:
         await asyncio.sleep(0)  # lets the task start to wait
     with pytest.raises(RuntimeError, match="closed"):
         await waiting
+
+
+def test_a_client_may_be_created_without_a_loop() -> None:
+    """A client belongs to the loop in which it is opened, and may be opened again in another one."""
+    client = Client(f"http://127.0.0.1:{free_ports(1)[0]}", retry_for_s=0)
+
+    async def use() -> None:
+        async with client:
+            with pytest.raises(Unreachable):
+                await client.submit("k")
+
+    for _ in range(2):
+        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+            runner.run(use())
+
+
+async def test_a_client_is_used_inside_its_block(services: Services) -> None:
+    """Before and after its `async with` block a client raises an error that says so, and so does a second block."""
+    client = Client(services.url)
+    with pytest.raises(RuntimeError, match="not open"):
+        await client.submit("k")
+    async with client:
+        with pytest.raises(RuntimeError, match="already open"):
+            await client.__aenter__()
+    with pytest.raises(RuntimeError, match="not open"):
+        await client.get(services.receipt(uuid4()))
 
 
 async def test_an_open_watch_does_not_disturb_the_end_of_the_loop(

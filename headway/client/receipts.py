@@ -1,0 +1,35 @@
+"""Receipts of submitted jobs, and the other ways to refer to a job."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+from uuid import UUID
+
+from msgspec import Struct
+
+from headway.client.links import Link
+
+
+class Receipt(Struct, frozen=True):
+    """An accepted job.
+
+    Attributes:
+        id: the job's id.
+        token: the token, with which the job can be watched and cancelled.
+        links: the addresses `page` (with the token) and `live` (the snapshot at the notifier).
+    """
+
+    id: UUID
+    token: str
+    links: dict[str, str]
+
+    def __repr__(self) -> str:
+        return f"<Receipt of job {self.id}>"
+
+    @property
+    def link(self) -> str:
+        """The link to the job's page, with its token; everyone who has it can watch and cancel the job."""
+        return self.links["page"]
+
+
+JobRef: TypeAlias = Receipt | Link | UUID | str
