@@ -5,7 +5,8 @@
         async for snapshot in client.watch(job):
             print(snapshot.status, snapshot.progress)
 
-The client repeats requests that fail temporarily. A submission carries an `Idempotency-Key`, so it creates one job.
+`SyncClient` has the same methods for code without an event loop. Both repeat requests that fail temporarily. A
+submission carries an `Idempotency-Key`, so it creates one job.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -14,15 +15,26 @@ if TYPE_CHECKING:
     from headway.client.async_client import Client, JobCancelled, JobFailed
     from headway.client.receipts import JobRef, Receipt
     from headway.client.retries import RequestFailed, Unreachable
+    from headway.client.sync_client import SyncClient
     from headway.tokens import InvalidToken
 
-__all__ = ["Client", "InvalidToken", "JobCancelled", "JobFailed", "JobRef", "Receipt", "RequestFailed", "Unreachable"]
+__all__ = [
+    "Client",
+    "InvalidToken",
+    "JobCancelled",
+    "JobFailed",
+    "JobRef",
+    "Receipt",
+    "RequestFailed",
+    "SyncClient",
+    "Unreachable",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the client on first use: `headway.client.links` must work without aiohttp."""
+    """Import the clients on first use: `headway.client.links` must work without aiohttp."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from headway.client import async_client
+    from headway.client import async_client, sync_client
 
-    return getattr(async_client, name)
+    return getattr(sync_client if name == "SyncClient" else async_client, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -23,6 +24,17 @@ PAGES = [Document("docs/python-client.md"), Document("docs/command-line.md")]
 PYTHON = [text for page in PAGES for _, text in page.examples("python")]
 SHELL = [text for page in PAGES for _, text in page.examples("sh")]
 (LETTERS,) = (text for _, text in Document("README.md").examples("python") if text.startswith("# myapp/jobs.py"))
+DJANGO_PROJECT = """
+import django
+from django.conf import settings
+settings.configure(ROOT_URLCONF=__name__, SECRET_KEY="test", ALLOWED_HOSTS=["*"])
+django.setup()
+import views
+from django.test import Client
+from django.urls import path
+urlpatterns = [path("letters", views.send)]
+print(Client().post("/letters", {"to": ["a", "b"]}).content.decode())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -233,11 +245,11 @@ async def test_examples_of_the_document_run(stack: Stack, code: Path) -> None:
     """Every program of the two pages runs unchanged, apart from the submitter's address."""
     programs = [("sh", f"set -eu\n{text}") for text in SHELL]
     programs += [(sys.executable, text) for text in PYTHON if not text.startswith("# ")]
-    assert len(programs) == 5
+    assert len(programs) == 6
     output = ""
     for program, text in programs:
         output += await run_program(stack, code, program, "-c", text.replace("http://127.0.0.1:8080", stack.url))
-    for expected in ("Counted 3 steps", "{'sent': 2}", '"Counted 2 steps"', "ended with 130"):
+    for expected in ("Counted 3 steps", "{'sent': 2}", "{'sent': 3}", '"Counted 2 steps"', "ended with 130"):
         assert expected in output
 
 
@@ -256,6 +268,14 @@ async def test_fastapi_application_of_the_document_submits_jobs(stack: Stack, co
     finally:
         process.terminate()
         assert await process.wait() in (0, -signal.SIGTERM)
+    link = f"{stack.url}/jobs/{job['id']}"
+    assert await client.result(link, token=job["token"]) == {"sent": 2}
+
+
+async def test_django_view_of_the_document_submits_jobs(stack: Stack, code: Path, client: Client) -> None:
+    """The view uses the client of its module, and its response names a job that runs."""
+    (code / "views.py").write_text(example(stack, "# views.py"))
+    job = json.loads(await run_program(stack, code, sys.executable, "-W", "error", "-c", DJANGO_PROJECT))
     link = f"{stack.url}/jobs/{job['id']}"
     assert await client.result(link, token=job["token"]) == {"sent": 2}
 

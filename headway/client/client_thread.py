@@ -1,0 +1,107 @@
+"""A `Client` in the event loop of a daemon thread, which runs the calls of all other threads of the process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from threading import RLock, Thread, current_thread
+from typing import Any, TypeVar
+
+from headway.client.async_client import Client
+
+T = TypeVar("T")
+
+
+class ClientThread:
+    """Runs a client in a thread, from the first call until `stop`.
+
+    It belongs to one process. A forked process must not use it, and must not close it either: the sockets and the
+    selector of the event loop are shared with the parent.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self._pid = os.getpid()
+        self._lock = RLock()  # reentrant, because signal handlers and finalizers may call during another call
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: Thread | None = None
+        self._stopped = False
+        self._opened, self._closing = asyncio.Event(), asyncio.Event()
+
+    def call(self, function: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
+        """Call a function with the client in the thread, and return its result.
+
+        Raises:
+            RuntimeError: the client was closed, the process was forked, or this is the client's own thread.
+        """
+        if os.getpid() != self._pid:
+            raise RuntimeError("the process was forked; watch the job again")
+        if current_thread() is self._thread:
+            raise RuntimeError("the client's own thread would wait for itself")
+        with self._lock:  # the loop takes the call before it stops
+            if self._stopped:
+                raise RuntimeError("the client was closed")
+            loop = self._loop or self._start()
+            future = asyncio.run_coroutine_threadsafe(self._run(function), loop)
+        try:
+            return future.result()
+        except CancelledError:
+            raise RuntimeError("the client was closed") from None
+        finally:
+            future.cancel()  # after an exception in this thread, such as KeyboardInterrupt
+
+    def stop(self) -> None:
+        """Close the client and end the thread. Calls in progress end with a RuntimeError."""
+        with self._lock:
+            if self._loop is not None and not self._stopped:
+                self._loop.call_soon_threadsafe(self._closing.set)
+            self._stopped = True
+
+    def join(self) -> None:
+        """Wait until the thread has ended."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _start(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.new_event_loop()
+        loop.set_default_executor(_DaemonThreads())
+        self._thread = Thread(target=self._serve, args=(loop,), name="headway-client", daemon=True)
+        self._thread.start()
+        self._loop = loop
+        return loop
+
+    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:  # its end cancels the calls in progress
+            runner.run(self._hold_open())
+
+    async def _hold_open(self) -> None:
+        async with self.client:
+            self._opened.set()
+            await self._closing.wait()
+
+    async def _run(self, function: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
+        await self._opened.wait()
+        return await function(self.client)
+
+
+class _DaemonThreads(ThreadPoolExecutor):
+    """Runs each call, a lookup of a host name, in a daemon thread.
+
+    A `ThreadPoolExecutor` accepts no calls while `atexit` handlers run, and its threads delay the end of the process.
+    """
+
+    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Start a thread for the call and return its future."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(function(*args, **kwargs))
+                except BaseException as error:  # noqa: BLE001 - the caller of the future gets it
+                    future.set_exception(error)
+
+        Thread(target=run, name="headway-client-lookup", daemon=True).start()
+        return future
