@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from functools import cached_property, partial
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, get_type_hints, overload
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar, Unpack, get_type_hints, overload
 
-from headway.contracts import DEFAULT_ATTEMPTS, MAX_ATTEMPTS, MAX_NAME_LENGTH
+from headway.contracts import DEFAULT_ATTEMPTS, MAX_ATTEMPTS, MAX_NAME_LENGTH, Json, decode, encode
 
-P = ParamSpec("P")
-R = TypeVar("R")
+if TYPE_CHECKING:  # workers import this module without aiohttp, which the clients need
+    from headway.client import Client, SyncClient, TypedReceipt
+    from headway.context import JobContext
+
+P = TypeVar("P")  # the payload
+R = TypeVar("R")  # the result
 
 BACKOFF_S, BACKOFF_CAP_S = 2.0, 300.0
 
@@ -33,13 +37,25 @@ class Retry(Exception):
         self.after_s = after_s
 
 
+class SubmitOptions(TypedDict, total=False):
+    """The options of `Job.submit`, as for `Client.submit`; those of the `job` decorator are the defaults."""
+
+    delay_s: float
+    max_attempts: int | None
+    timeout_s: float | None
+    idempotency_key: str | None
+
+
 class Job(Generic[P, R]):
-    """A kind of job and its handler. It can be called like the handler."""
+    """A kind of job and its handler. It can be called like the handler, and submitted to a worker with `submit`.
+
+    `Job[P, R]` has payloads of type P and results of type R.
+    """
 
     def __init__(
         self,
         kind: str,
-        handler: Callable[P, Any],
+        handler: Callable[[JobContext, P], Any],
         *,
         max_attempts: int,
         timeout_s: float | None,
@@ -69,26 +85,54 @@ class Job(Generic[P, R]):
         self.process = process
         self._payload_parameter = parameters[1].name
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+    def __call__(self, ctx: JobContext, payload: P, /) -> Any:
         """Call the handler, for example in a test."""
-        return self.handler(*args, **kwargs)
+        return self.handler(ctx, payload)
+
+    @overload
+    def submit(
+        self, client: Client, payload: P, **options: Unpack[SubmitOptions]
+    ) -> Coroutine[Any, Any, TypedReceipt[R]]: ...
+    @overload
+    def submit(self, client: SyncClient, payload: P, **options: Unpack[SubmitOptions]) -> TypedReceipt[R]: ...
+    def submit(self, client: Client | SyncClient, payload: P, **options: Unpack[SubmitOptions]) -> Any:
+        """Submit a job of this kind and return its receipt; `client.result(receipt)` returns the handler's type.
+
+        Args:
+            client: a `Client`, with which you `await` the receipt, or a `SyncClient`.
+            payload: the payload, up to 32 KiB of JSON. It must match the type of the handler's second parameter.
+            options: `delay_s`, `max_attempts`, `timeout_s` and `idempotency_key`, as for `Client.submit`.
+
+        Raises:
+            msgspec.ValidationError: the payload does not match the handler's type; the message names the field.
+                Nothing was sent.
+            TypeError: msgspec cannot encode the payload. Nothing was sent.
+            RequestFailed, Unreachable: as for `Client.submit`.
+        """
+        encoded = encode(payload)
+        decode(encoded, self.payload_type())
+        return client.submit(self.kind, Json(encoded), result_type=self.result_type(), **options)
 
     def payload_type(self) -> Any:
         """Return the annotation of the handler's second parameter, or `Any` if it has none."""
-        return self._payload_type
+        return self._types.get(self._payload_parameter, Any)
+
+    def result_type(self) -> Any:
+        """Return the annotation of the handler's result, or `Any` if it has none."""
+        return self._types.get("return", Any)
 
     @cached_property
-    def _payload_type(self) -> Any:
-        return get_type_hints(self.handler).get(self._payload_parameter, Any)
+    def _types(self) -> dict[str, Any]:
+        return get_type_hints(self.handler)
 
 
 class JobDecorator(Protocol):
     """The type of `@job(...)`, which turns a handler, async or plain, into a `Job`."""
 
     @overload
-    def __call__(self, handler: Callable[P, Awaitable[R]], /) -> Job[P, R]: ...
+    def __call__(self, handler: Callable[[JobContext, P], Coroutine[Any, Any, R]], /) -> Job[P, R]: ...
     @overload
-    def __call__(self, handler: Callable[P, R], /) -> Job[P, R]: ...
+    def __call__(self, handler: Callable[[JobContext, P], R], /) -> Job[P, R]: ...
 
 
 def job(

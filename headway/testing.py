@@ -34,7 +34,7 @@ class Run(NamedTuple):
 
 
 def run(
-    job: Job[..., Any],
+    job: Job[Any, Any],
     payload: Any = None,
     *,
     checkpoint: Any = None,
@@ -74,7 +74,7 @@ def run(
 
 
 async def run_async(
-    job: Job[..., Any],
+    job: Job[Any, Any],
     payload: Any = None,
     *,
     checkpoint: Any = None,

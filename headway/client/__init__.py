@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headway.client.async_client import Client, JobCancelled, JobFailed
-    from headway.client.receipts import JobRef, Receipt
+    from headway.client.receipts import JobRef, Receipt, TypedReceipt
     from headway.client.retries import RequestFailed, Unreachable
     from headway.client.sync_client import SyncClient
     from headway.tokens import InvalidToken
@@ -27,6 +27,7 @@ __all__ = [
     "Receipt",
     "RequestFailed",
     "SyncClient",
+    "TypedReceipt",
     "Unreachable",
 ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, overload
 from uuid import UUID, uuid4
 
 import aiohttp
@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from headway.client.links import LOCAL_URL, Link
 from headway.client.notifier_connection import NotifierConnection
-from headway.client.receipts import JobRef, Receipt
+from headway.client.receipts import JobRef, Receipt, TypedReceipt
 from headway.client.retries import RequestFailed, Unreachable, request_with_retry
 from headway.contracts import ENDED, JobError, JobSnapshot, decode, encode
 from headway.tokens import InvalidToken, unverified_job_id
@@ -26,9 +26,11 @@ __all__ = [
     "JobRef",
     "Receipt",
     "RequestFailed",
+    "TypedReceipt",
     "Unreachable",
 ]
 
+R = TypeVar("R")
 T = TypeVar("T")
 
 RETRY_FOR_S = 30.0
@@ -107,8 +109,9 @@ class Client:
         max_attempts: int | None = None,
         timeout_s: float | None = None,
         idempotency_key: str | None = None,
+        result_type: Any = Any,
     ) -> Receipt:
-        """Submit a job and return its receipt.
+        """Submit a job and return its receipt. For a job that you can import, prefer `Job.submit`, which checks types.
 
         Args:
             kind: the job's kind, which selects the handler.
@@ -117,6 +120,7 @@ class Client:
             max_attempts: the number of attempts; by default the kind's own.
             timeout_s: how many seconds one attempt may take; by default the kind's own.
             idempotency_key: repeating a submission with the same key returns the same job; by default a random key.
+            result_type: the type to which `result` decodes the result; the receipt is a `TypedReceipt` then.
 
         Raises:
             RequestFailed: the submitter rejected the submission, or was still failing after `retry_for_s`.
@@ -134,9 +138,11 @@ class Client:
             headers=headers,
             body=body,
         )
-        return self._remember(_decode(response, Receipt))
+        return self._remember(_decode(response, Receipt), result_type)
 
-    def _remember(self, receipt: Receipt) -> Receipt:
+    def _remember(self, receipt: Receipt, result_type: Any) -> Receipt:
+        if result_type is not Any:
+            receipt = TypedReceipt(receipt.id, receipt.token, receipt.links, result_type)
         self._receipts[receipt.id] = receipt
         if len(self._receipts) > MAX_REMEMBERED_RECEIPTS:
             del self._receipts[next(iter(self._receipts))]
@@ -194,6 +200,12 @@ class Client:
         finally:
             await connection.unsubscribe(subscription)
 
+    @overload
+    async def result(self, job: TypedReceipt[R], timeout_s: float | None = None, *, token: str | None = None) -> R: ...
+    @overload
+    async def result(
+        self, job: JobRef, timeout_s: float | None = None, *, token: str | None = None, type: Any = Any
+    ) -> Any: ...
     async def result(
         self,
         job: JobRef,
@@ -208,7 +220,8 @@ class Client:
             job: as for `get`.
             timeout_s: how many seconds to wait; None waits without a limit.
             token: as for `get`.
-            type: the type to decode the result to, such as `dict[str, int]` or a msgspec struct.
+            type: the type to decode the result to, such as `dict[str, int]` or a msgspec struct; by default the type
+                in the receipt, if it has one.
 
         Raises:
             JobFailed: the job has failed.
@@ -224,7 +237,8 @@ class Client:
             raise JobCancelled(f"job {last.id} was cancelled")
         if last.error is not None:
             raise JobFailed(last.error)
-        return msgspec.json.decode(last.result, type=type)
+        default_type = job.result_type if isinstance(job, TypedReceipt) else Any
+        return msgspec.json.decode(last.result, type=default_type if type is Any else type)
 
     async def cancel(self, job: JobRef, *, token: str | None = None) -> JobSnapshot:
         """Request the cancellation of a job and return its snapshot.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 from uuid import UUID
 
 from msgspec import Struct
 
 from headway.client.links import Link
+
+R = TypeVar("R")
 
 
 class Receipt(Struct, frozen=True):
@@ -30,6 +32,12 @@ class Receipt(Struct, frozen=True):
     def link(self) -> str:
         """The link to the job's page, with its token; everyone who has it can watch and cancel the job."""
         return self.links["page"]
+
+
+class TypedReceipt(Receipt, Generic[R], frozen=True):
+    """A receipt with the type of the job's result, to which `Client.result` decodes the result."""
+
+    result_type: Any
 
 
 JobRef: TypeAlias = Receipt | Link | UUID | str

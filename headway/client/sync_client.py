@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, TypeVar, overload
 
 from headway.client.async_client import RETRY_FOR_S, Client
 from headway.client.client_thread import ClientThread
 from headway.client.links import LOCAL_URL
-from headway.client.receipts import JobRef, Receipt
+from headway.client.receipts import JobRef, Receipt, TypedReceipt
 from headway.contracts import JobSnapshot
+
+R = TypeVar("R")
 
 
 class SyncClient:
@@ -57,6 +59,7 @@ class SyncClient:
         max_attempts: int | None = None,
         timeout_s: float | None = None,
         idempotency_key: str | None = None,
+        result_type: Any = Any,
     ) -> Receipt:
         """Submit a job and return its receipt, as `Client.submit` does."""
         return self._thread().call(
@@ -67,6 +70,7 @@ class SyncClient:
                 max_attempts=max_attempts,
                 timeout_s=timeout_s,
                 idempotency_key=idempotency_key,
+                result_type=result_type,
             )
         )
 
@@ -88,6 +92,12 @@ class SyncClient:
         while (snapshot := thread.call(next_snapshot)) is not None:
             yield snapshot
 
+    @overload
+    def result(self, job: TypedReceipt[R], timeout_s: float | None = None, *, token: str | None = None) -> R: ...
+    @overload
+    def result(
+        self, job: JobRef, timeout_s: float | None = None, *, token: str | None = None, type: Any = Any
+    ) -> Any: ...
     def result(
         self,
         job: JobRef,

@@ -122,7 +122,7 @@ class InvalidPayload(Exception):
         self.error = error
 
 
-def decode_payload(job: Job[..., Any], payload: Json) -> Any:
+def decode_payload(job: Job[Any, Any], payload: Json) -> Any:
     """Decode a payload to the type of the handler's second parameter.
 
     Raises:

@@ -15,7 +15,7 @@ from headway import Job
 
 from ..runtime.settings import SettingsError
 
-Registry = dict[str, Job[..., Any]]
+Registry = dict[str, Job[Any, Any]]
 
 BUILT_IN_JOBS = f"{__package__}.jobs"
 # In `WORKER_JOBS`, both names mean the built-in jobs: an application beside the wheel may have a package `services`.
@@ -55,7 +55,7 @@ def _load(names: Iterable[str]) -> Registry:
     return registry
 
 
-def _check_payload(job: Job[..., Any]) -> None:
+def _check_payload(job: Job[Any, Any]) -> None:
     try:
         msgspec.json.Decoder(job.payload_type())
     except (NameError, TypeError) as error:

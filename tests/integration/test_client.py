@@ -249,7 +249,7 @@ async def test_examples_of_the_document_run(stack: Stack, code: Path) -> None:
     output = ""
     for program, text in programs:
         output += await run_program(stack, code, program, "-c", text.replace("http://127.0.0.1:8080", stack.url))
-    for expected in ("Counted 3 steps", "{'sent': 2}", "{'sent': 3}", '"Counted 2 steps"', "ended with 130"):
+    for expected in ("Counted 3 steps", "2 letters", "{'sent': 3}", '"Counted 2 steps"', "ended with 130"):
         assert expected in output
 
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from headway.client import JobCancelled, JobFailed, RequestFailed, SyncClient
+from tests.integration.sample_jobs import broken, echo
 from tests.stack import JOBS, Stack, running
 
 
@@ -42,7 +43,7 @@ def test_job_is_watched_until_its_result(client: SyncClient) -> None:
 def test_failures_raise_exceptions(client: SyncClient) -> None:
     """A failed job, a cancelled one, a rejected submission and a timeout each raise their own exception."""
     with pytest.raises(JobFailed, match="the cable is loose"):
-        client.result(client.submit("broken"))
+        client.result(broken.submit(client, None))
     with pytest.raises(RequestFailed, match="max_attempts"):
         client.submit("countdown", max_attempts=0)
     delayed = client.submit("countdown", delay_s=60)
@@ -59,7 +60,7 @@ def test_threads_share_a_client(client: SyncClient) -> None:
 
     def round_trip(number: int) -> object:
         barrier.wait()
-        return client.result(client.submit("echo", number), timeout_s=60)
+        return client.result(echo.submit(client, number), timeout_s=60)
 
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(round_trip, range(8))) == list(range(8))

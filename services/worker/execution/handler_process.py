@@ -190,7 +190,7 @@ def run_attempt(request: RunAttempt, channel: ParentChannel) -> AttemptFinished:
     return AttemptFinished(outcome, trace)
 
 
-def _find_job(module: str, kind: str) -> Job[..., Any]:
+def _find_job(module: str, kind: str) -> Job[Any, Any]:
     jobs = vars(importlib.import_module(module)).values()
     return next(job for job in jobs if isinstance(job, Job) and job.kind == kind)
 

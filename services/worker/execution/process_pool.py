@@ -69,7 +69,7 @@ class ProcessPool:
             for process in pool._idle:
                 await process.end()
 
-    async def run(self, job: Job[..., Any], attempt: Attempt, payload: Json, host: LeasedHost) -> AttemptFinished:
+    async def run(self, job: Job[Any, Any], attempt: Attempt, payload: Json, host: LeasedHost) -> AttemptFinished:
         """Run an attempt in a process and return its outcome: a retry if the process crashes.
 
         On cancellation, the process and all processes that it has started are ended.

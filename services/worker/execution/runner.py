@@ -26,7 +26,7 @@ class Runner:
         self._process_pool = process_pool
 
     async def run(
-        self, job: Job[..., Any], attempt: Attempt, payload: Json, host: LeasedHost, timeout_s: float | None
+        self, job: Job[Any, Any], attempt: Attempt, payload: Json, host: LeasedHost, timeout_s: float | None
     ) -> Finished | RetryLater:
         """Run an attempt and return its outcome; any exception of the handler becomes an outcome.
 
@@ -49,7 +49,7 @@ class Runner:
         return RetryLater(JobError("Timeout", f"The attempt took longer than {timeout_s:g} s."))
 
     async def _call(
-        self, job: Job[..., Any], attempt: Attempt, payload: Json, host: LeasedHost
+        self, job: Job[Any, Any], attempt: Attempt, payload: Json, host: LeasedHost
     ) -> tuple[Finished | RetryLater, list[str]]:
         if job.process:
             finished = await self._process_pool.run(job, attempt, payload, host)

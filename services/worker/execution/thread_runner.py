@@ -16,7 +16,7 @@ from headway.context import Attempt, ProgressSink, completed_awaitable
 from headway.contracts import Json, Progress
 
 
-async def run_in_thread(job: Job[..., Any], attempt: Attempt, payload: Any, host: ProgressSink) -> Any:
+async def run_in_thread(job: Job[Any, Any], attempt: Attempt, payload: Any, host: ProgressSink) -> Any:
     """Run a handler in a thread and return its result.
 
     A thread cannot be stopped from outside. On cancellation the handler's next call of its context raises

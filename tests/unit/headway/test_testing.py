@@ -114,7 +114,7 @@ def test_an_exception_of_the_handler_is_raised() -> None:
 
 
 @pytest.mark.parametrize("tested_job", [in_loop, in_process])
-def test_a_handler_is_cancelled_after_some_reports(tested_job: Job[..., Any]) -> None:
+def test_a_handler_is_cancelled_after_some_reports(tested_job: Job[Any, Any]) -> None:
     """`cancel_after` cancels the handler, and the CancelledError has the reason."""
     with pytest.raises(asyncio.CancelledError, match="stop"):
         run(tested_job, Photos(10), cancel_after=3, reason="stop")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
+from datetime import date
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,6 +18,7 @@ from headway.client import (
     JobFailed,
     Receipt,
     RequestFailed,
+    TypedReceipt,
     Unreachable,
     notifier_connection,
 )
@@ -326,6 +329,24 @@ async def test_results_are_decoded_and_failures_raised(services: Services, clien
         await client.result(receipt)
     with pytest.raises(TimeoutError):
         await client.result(receipt, timeout_s=0.1)
+
+
+async def test_a_typed_receipt_decodes_the_result(services: Services, client: Client) -> None:
+    """With `result_type`, the receipt has the type to which `result` decodes; the argument `type` has precedence."""
+    receipt = services.receipt(uuid4())
+    services.responses = [respond_with(202, {"id": receipt.id.hex, "token": receipt.token, "links": receipt.links})]
+    services.socket_handlers = [
+        send_messages(
+            {"job": snapshot_json(receipt.id, 1, "succeeded", result=["2026-01-01"])},
+            close=WSCloseCode.SERVICE_RESTART,
+        )
+    ]
+    typed = await client.submit("k", result_type=list[date])
+    assert isinstance(typed, TypedReceipt)
+    assert typed.token not in repr(typed)
+    assert pickle.loads(pickle.dumps(typed)) == typed
+    assert await client.result(typed) == [date(2026, 1, 1)]
+    assert await client.result(typed, type=list[str]) == await client.result(typed.id) == ["2026-01-01"]
 
 
 async def test_a_watch_ends_after_its_timeout(services: Services, client: Client) -> None:

@@ -17,7 +17,7 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from headway import JobContext, job
+from headway import Job, JobContext, job
 from headway.context import Attempt
 from headway.contracts import JobError, Json, Progress
 from headway.testing import Recorder
@@ -248,7 +248,7 @@ def test_async_handler_with_process_is_rejected() -> None:
 
 def test_process_job_must_be_in_the_module_of_its_handler(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process imports only the handler's module and looks for the job there."""
-    borrowed = job("borrowed", process=True)(os.path.join)
+    borrowed: Job[Any, Any] = job("borrowed", process=True)(os.path.join)  # type: ignore[arg-type]
     monkeypatch.setattr(process_jobs, "borrowed", borrowed, raising=False)
     with pytest.raises(InvalidJobs, match="must be an attribute of"):
         load_jobs([process_jobs.__name__])

@@ -44,12 +44,12 @@ class FakeHost(Recorder):
 
 async def run_handler(handler: Any, payload: str = "{}", timeout_s: float | None = None) -> Finished | RetryLater:
     """Run one attempt with a handler or a job."""
-    tested: Job[..., Any] = handler if isinstance(handler, Job) else job("test")(handler)
+    tested: Job[Any, Any] = handler if isinstance(handler, Job) else job("test")(handler)
     return await run_job(tested, FakeHost(), payload, timeout_s)
 
 
 async def run_job(
-    tested: Job[..., Any], host: LeasedHost, payload: str, timeout_s: float | None = None
+    tested: Job[Any, Any], host: LeasedHost, payload: str, timeout_s: float | None = None
 ) -> Finished | RetryLater:
     """Run one attempt of a job for a host."""
     attempt = Attempt(job_id=uuid4(), kind=tested.kind, max_attempts=5)
