@@ -16,19 +16,33 @@ class NotifierSettings(Settings, frozen=True, kw_only=True):
     service: ClassVar[str] = "notifier"
 
     port: Port = 8081
-    redis_url: Secret  # the forms are described in docs/run-in-production.md
-    allowed_origins: OriginList = ()  # the origins of pages that may watch jobs
-    report_key_file: Path  # the keys that authorize reports, one per line
-    token_public_key_file: Path  # the public keys that verify tokens, as a sequence of PEM blocks
-    silence_s: Seconds = 5  # the record of a watched job is read again after this time without an update
-    deaf_s: Seconds = 5  # a subscription to Redis counts as lost after this time without a message or a reply
-    ping_s: Seconds = 20  # shorter than the idle timeout of common proxies
+    """The port for clients that watch."""
+    redis_url: Secret
+    """One server, Sentinel or a cluster: see docs/run-in-production.md#redis."""
+    allowed_origins: OriginList = ()
+    """The origins whose pages may watch jobs, the submitter's included."""
+    report_key_file: Path
+    """The keys that authorize reports, one per line."""
+    token_public_key_file: Path
+    """The public keys that verify tokens, one PEM block after another."""
+    silence_s: Seconds = 5
+    """After how long without an update a watched job is read again."""
+    deaf_s: Seconds = 5
+    """After how long without a message or a reply a connection to Redis counts as lost."""
+    ping_s: Seconds = 20
+    """The interval of pings and comments. It is shorter than the idle timeout of common proxies."""
     max_connections: Positive = 20_000
-    max_watches: Positive = 1_000  # subscriptions of one connection
-    messages_per_s: PerSecond = 100  # average of one WebSocket; bursts may be larger, see WebSocketConnection
-    first_message_s: Seconds = 10  # a WebSocket is closed if it has not subscribed to a job within this time
-    stuck_s: Seconds = 30  # a backpressured connection is closed after this time without draining
-    drain_s: Delay = 10  # on SIGTERM, the time over which open connections are closed
+    """How many connections one replica accepts."""
+    max_watches: Positive = 1_000
+    """How many jobs one connection may watch."""
+    messages_per_s: PerSecond = 100
+    """How many messages per second one WebSocket may send, on average."""
+    first_message_s: Seconds = 10
+    """How long a WebSocket may stay open without watching a job."""
+    stuck_s: Seconds = 30
+    """How long a slow consumer may read nothing before its connection is closed."""
+    drain_s: Delay = 10
+    """The time over which open connections are closed after SIGTERM."""
 
     @classmethod
     def validate(cls, values: Mapping[str, Any]) -> list[str]:

@@ -15,9 +15,13 @@ class QueueSettings(Settings, frozen=True, kw_only=True):
     """Settings of a service that uses the queue. Either a connection string or an account URL is required."""
 
     queue_connection_string: Secret | None = None
-    queue_account_url: Url | None = None  # instead of a connection string: with workload identity or managed identity
+    """The connection string of the storage account. Set either this or `QUEUE_ACCOUNT_URL`."""
+    queue_account_url: Url | None = None
+    """`https://<account>.queue.core.windows.net`, for access with a workload identity or managed identity."""
     queue_name: str = "jobs"
+    """The queue's name. The poison queue is `<name>-poison`."""
     queue_api_version: str = API_VERSION
+    """The version of Azure's API."""
 
     @classmethod
     def validate(cls, values: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,7 @@
 
 The variable of a setting is the field's name in upper case. A variable with the service's name in front
 (`WORKER_LOG_LEVEL`) applies to that service only and takes precedence. A secret may be in a file, which a variable with
-the suffix `_FILE` names (`REDIS_URL_FILE`).
+the suffix `_FILE` names (`REDIS_URL_FILE`). The text below a field describes the setting in docs/settings.md.
 """
 
 from __future__ import annotations
@@ -80,10 +80,15 @@ class Settings(Struct, frozen=True, kw_only=True):
     service: ClassVar[str]
 
     bind_host: str = "0.0.0.0"  # noqa: S104 - in a container; `make up` binds to 127.0.0.1
+    """The address that the listeners bind to."""
     internal_port: Port = 9090
+    """The port for probes, metrics, reports and wake-ups. Never route it from outside."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe lines that are logged."""
     log_format: Literal["auto", "console", "json"] = "auto"
+    """`auto` is `console`, with colors, on a terminal, and `json` elsewhere."""
     job_ttl_s: Seconds = 7 * 86_400
+    """How long a job and its token live: 7 days. The record lives an hour longer."""
 
     @classmethod
     def validate(cls, values: Mapping[str, Any]) -> list[str]:  # noqa: ARG003

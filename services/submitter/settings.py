@@ -18,17 +18,32 @@ class SubmitterSettings(QueueSettings, frozen=True, kw_only=True):
     service: ClassVar[str] = "submitter"
 
     port: Port = 8080
-    submitter_url: Url  # where browsers reach this submitter
-    live_url: Url  # where browsers reach the notifier
-    allowed_origins: OriginList = ()  # in addition to the submitter's own
-    submitter_open: bool = False  # accept submissions without an API key: locally or behind an authenticating proxy
-    submitter_api_keys: Path | None = None  # a file with one key per line
-    submit_rate: PerSecond = 100  # average submissions per second of one caller
-    submit_burst: Positive = 1_000  # submissions that one caller may send in a burst
-    forwarded_hops: Annotated[int, Meta(ge=0)] = 0  # trusted proxies that append to X-Forwarded-For
-    notifier_internal_url: Url | None = None  # to send wake-ups to; None: workers find new messages only by polling
+    """The port for pages and API."""
+    submitter_url: Url
+    """Where browsers reach the submitter."""
+    live_url: Url
+    """Where browsers reach the notifier."""
+    allowed_origins: OriginList = ()
+    """The origins whose pages may send requests, in addition to the submitter's own."""
+    submitter_open: bool = False
+    """Whether anyone may submit: on one machine, or behind a proxy that authenticates. Otherwise set
+    `SUBMITTER_API_KEYS`."""
+    submitter_api_keys: Path | None = None
+    """The API keys of those who may submit, one per line."""
+    submit_rate: PerSecond = 100
+    """How many jobs one caller may submit per second, on average."""
+    submit_burst: Positive = 1_000
+    """How many jobs one caller may submit at once."""
+    forwarded_hops: Annotated[int, Meta(ge=0)] = 0
+    """How many proxies in front append to `X-Forwarded-For`. A caller without an API key is identified by its
+    address."""
+    notifier_internal_url: Url | None = None
+    """Where the notifier receives wake-ups. Without it, workers find new jobs only by polling."""
     token_key_file: Path
-    token_public_key_file: Path | None = None  # by default the public half of token_key_file
+    """The private key that signs tokens."""
+    token_public_key_file: Path | None = None
+    """The public keys that verify tokens, one PEM block after another. By default, the public half of
+    `TOKEN_KEY_FILE`."""
 
     @classmethod
     def validate(cls, values: Mapping[str, Any]) -> list[str]:

@@ -17,10 +17,18 @@ class WorkerSettings(QueueSettings, frozen=True, kw_only=True):
     service: ClassVar[str] = "worker"
 
     notifier_internal_url: str
+    """Where the notifier receives reports."""
     report_key_file: Path
-    worker_jobs: StringList = ()  # modules and packages with @job functions, besides the built-in ones
-    worker_concurrency: Annotated[int, Meta(ge=1, le=1000)] = 16  # jobs that run at the same time
-    lease_s: Annotated[int, Meta(ge=1, le=7 * 86_400)] = 60  # the visibility timeout of a received message
-    heartbeat_s: Seconds = 1  # the longest interval between two reports of a running job
-    poll_max_s: Seconds = 10  # the longest interval between polls of an empty queue; without wake-ups at most 1 s
-    grace_s: Delay = 20  # on SIGTERM, how long running jobs may continue before they are released
+    """The keys that authorize reports, one per line. The worker uses the first."""
+    worker_jobs: StringList = ()
+    """The modules and packages with your jobs. The built-in jobs are always loaded."""
+    worker_concurrency: Annotated[int, Meta(ge=1, le=1000)] = 16
+    """How many jobs run at once."""
+    lease_s: Annotated[int, Meta(ge=1, le=7 * 86_400)] = 60
+    """How long a message is leased. The worker renews the lease at half of this time."""
+    heartbeat_s: Seconds = 1
+    """The longest time between two reports of a running job."""
+    poll_max_s: Seconds = 10
+    """The longest pause between two polls of an empty queue; at most 1 s while the notifier cannot wake the worker."""
+    grace_s: Delay = 20
+    """How long running jobs may go on after SIGTERM before they are released."""

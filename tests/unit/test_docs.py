@@ -13,27 +13,15 @@ import pytest
 from dev.environment import ROOT
 from headway import job
 from headway.contracts import ENDED, JobStatus, RejectionReason
-from services.notifier.settings import NotifierSettings
-from services.runtime.settings import Settings
-from services.submitter.settings import SubmitterSettings
 from services.worker import lease
 from services.worker.outcomes import INTERRUPTION_BY_VERDICT, Interruption
 from services.worker.settings import WorkerSettings
 from tests.documents import Document
 
-SETTINGS = Document("docs/settings.md")
 README = Document("README.md")
 CONCEPTS = Document("docs/concepts.md")
 JOBS = Document("docs/write-jobs.md")
 DOCUMENTS = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/README.md")]
-
-
-@pytest.mark.parametrize("kind", [SubmitterSettings, WorkerSettings, NotifierSettings])
-def test_every_setting_is_documented(kind: type[Settings]) -> None:
-    """The table of settings names each setting of each service."""
-    for field in msgspec.structs.fields(kind):
-        names = {field.name.upper(), f"{kind.service}_{field.name}".upper()}
-        assert any(f"`{name}`" in SETTINGS.text for name in names), field.name
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
