@@ -18,7 +18,7 @@ import pytest
 from aiohttp import web
 
 from dev.environment import ACCOUNT, AZURITE, ROOT, programs, service_environment, state_dir
-from tests.integration.certificates import self_signed_certificate
+from tests.certificates import self_signed_certificate
 from tests.waiting import free_ports, wait_until
 
 TENANT = "7e5c1a0e-0000-4000-8000-000000000000"

@@ -14,8 +14,8 @@ from redis.exceptions import RedisError
 
 from services.notifier.redis_client.pubsub import PubSub
 from services.notifier.redis_client.url import redis_from_url
+from tests.certificates import self_signed_certificate
 from tests.documents import Document
-from tests.integration.certificates import self_signed_certificate
 from tests.integration.conftest import new_id, report, running_notifier
 from tests.integration.redis_servers import HOST, PERSISTENT, RedisCluster, RedisServer
 from tests.waiting import wait_until
@@ -102,6 +102,35 @@ async def test_failed_authentication_is_unready(url: str, server: RedisServer, t
         assert not pubsub.ready
         assert not running.done()
         running.cancel()
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("redis://headway:wrong@{address}", "WRONGPASS"),
+        ("redis://headway:password@{address}/1", "NOPERM"),  # its permissions are those for database 0
+        ("redis://{address}/99", "DB index is out of range"),
+        ("redis://{replica}", "is a replica"),
+    ],
+)
+async def test_a_refused_connection_raises_the_reason(
+    url: str, reason: str, server: RedisServer, tmp_path: Path
+) -> None:
+    """The credentials, the database and the role of the server are checked when a connection is opened."""
+    settings = ("--replicaof", f"{HOST} {server.port}")
+    async with RedisServer.running(tmp_path, *settings) as replica:
+        address = url.format(address=server.address, replica=replica.address)
+        async with redis_from_url(address) as client:
+            with pytest.raises(RedisError, match=reason):
+                await client.execute([("key", ("PING",))])
+
+
+async def test_connections_have_a_name(server: RedisServer) -> None:
+    """Operators find the notifier's connections in the list of clients."""
+    async with redis_from_url(f"redis://{USER}:password@{server.address}") as client:
+        await client.execute([("key", ("PING",))])
+        (found,) = [entry for entry in await server.admin.client_list() if entry["user"] == USER]
+        assert (found["name"], found["resp"]) == ("headway-notifier", "2")
 
 
 async def test_documented_permissions_suffice_in_a_cluster(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import structlog
 from redis.exceptions import RedisError
 
 from .. import metrics
+from .connector import NodeAddress
 from .subscriber import Subscriber
-from .topology import NodeAddress, RedisClient
+from .topology import RedisClient
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -107,8 +108,8 @@ class PubSub:
     def _update_routes(self, group: asyncio.TaskGroup) -> None:
         nodes = self._redis.nodes()
         for node in nodes - self._subscribers.keys():
-            new_connection = partial(self._redis.new_connection, node)
-            subscriber = Subscriber(new_connection, self, self._subscription_timeout_s, sharded=self._redis.sharded)
+            connect = partial(self._redis.connect, node)
+            subscriber = Subscriber(connect, self, self._subscription_timeout_s, sharded=self._redis.sharded)
             self._subscribers[node] = subscriber
             self._subscriber_tasks[node] = group.create_task(subscriber.run())
         for channel, previous in self._routes.items():

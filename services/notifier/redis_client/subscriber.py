@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
 import structlog
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from headway.backoff import full_jitter_s
 
 from .. import metrics
-from .connection import RespProtocol
+from .connection import Connect, RespProtocol
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -48,13 +46,13 @@ class Subscriber:
 
     def __init__(
         self,
-        new_connection: Callable[[], AbstractConnection],
+        connect: Connect,
         listener: ChannelListener,
         subscription_timeout_s: float,
         *,
         sharded: bool,
     ) -> None:
-        self._new_connection = new_connection
+        self._connect = connect
         self._listener = listener
         self._subscription_timeout_s = subscription_timeout_s
         self._sharded = sharded
@@ -97,8 +95,8 @@ class Subscriber:
         """
         lost = asyncio.Event()
         async with asyncio.timeout(self._subscription_timeout_s):
-            protocol = await RespProtocol.open(self._new_connection(), self._on_reply, lost.set)
-        self._protocol = protocol
+            self._protocol = protocol = await self._connect()
+        protocol.listen(self._on_reply, lost.set)
         if self.last_activity > 0:
             metrics.RECONNECTS.inc()
         try:
@@ -127,7 +125,7 @@ class Subscriber:
                 self._listener.on_message(channel, data)
             else:
                 self._on_subscription_change(kind, channel)
-        elif isinstance(reply, ResponseError):  # SSUBSCRIBE to a channel whose slot has moved
+        elif isinstance(reply, RedisError):  # SSUBSCRIBE to a channel whose slot has moved
             self._protocol.close()
 
     def _on_subscription_change(self, kind: bytes, channel: bytes) -> None:

@@ -11,16 +11,16 @@ import time
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Awaitable, Sequence
+from functools import partial
 from typing import Any, ClassVar, NamedTuple, Self
 
 import structlog
-from redis.asyncio import ConnectionPool
-from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.asyncio.sentinel import Sentinel
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, RedisError
 
-from .connection import Command, MultiplexedConnection
+from .connection import Command, MultiplexedConnection, RespProtocol
+from .connector import Connector, NodeAddress
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -33,14 +33,7 @@ class SlotNotCovered(RedisError):
     """No known node serves the key's slot."""
 
 
-class NodeAddress(NamedTuple):
-    """The address of a cluster node."""
-
-    host: str = ""
-    port: int = 0
-
-
-DEFAULT_NODE = NodeAddress()  # the only node outside a cluster; its connections know the real address
+DEFAULT_NODE = NodeAddress("", 0)  # the only node outside a cluster; its client knows the real address
 
 
 class RedisClient(ABC):
@@ -48,8 +41,8 @@ class RedisClient(ABC):
 
     sharded: ClassVar[bool]  # whether to publish with SPUBLISH, within the shard of the channel's slot
 
-    def __init__(self, pool: ConnectionPool) -> None:
-        self._pool = pool
+    def __init__(self, connector: Connector) -> None:
+        self._connector = connector
         self._connections: dict[NodeAddress, MultiplexedConnection] = {}
         self.topology_changed = asyncio.Event()  # set when a key may have moved to another node
 
@@ -68,8 +61,12 @@ class RedisClient(ABC):
         """Return the node that serves a key; raise SlotNotCovered if none is known."""
 
     @abstractmethod
-    def new_connection(self, node: NodeAddress) -> AbstractConnection:
-        """Create a connection to a node without opening it."""
+    async def connect(self, node: NodeAddress) -> RespProtocol:
+        """Open another connection to a node.
+
+        Raises:
+            RedisError, OSError: the node is unavailable, refuses the connection or is not the primary.
+        """
 
     @abstractmethod
     async def refresh_slots(self) -> None:
@@ -90,20 +87,23 @@ class RedisClient(ABC):
     def _connection_to(self, node: NodeAddress) -> MultiplexedConnection:
         connection = self._connections.get(node)
         if connection is None:
-            connection = self._connections[node] = MultiplexedConnection(lambda: self.new_connection(node))
+            connection = self._connections[node] = MultiplexedConnection(partial(self.connect, node))
         return connection
 
     async def aclose(self) -> None:
         """Close all connections."""
         for connection in self._connections.values():
             await connection.aclose()
-        await self._pool.aclose()
 
 
 class StandaloneRedis(RedisClient):
     """One server, which serves every key."""
 
     sharded = False
+
+    def __init__(self, connector: Connector, address: NodeAddress) -> None:
+        super().__init__(connector)
+        self._address = address
 
     def nodes(self) -> set[NodeAddress]:
         """Return the server."""
@@ -113,9 +113,9 @@ class StandaloneRedis(RedisClient):
         """Return the server."""
         return DEFAULT_NODE
 
-    def new_connection(self, node: NodeAddress) -> AbstractConnection:  # noqa: ARG002
-        """Create a connection without opening it."""
-        return self._pool.make_connection()  # type: ignore[no-any-return, no-untyped-call]
+    async def connect(self, node: NodeAddress) -> RespProtocol:  # noqa: ARG002
+        """Open another connection to the server, as `RedisClient.connect` describes."""
+        return await self._connector.connect(self._address)
 
     async def refresh_slots(self) -> None:
         """Do nothing: a single server serves every slot."""
@@ -128,9 +128,15 @@ class StandaloneRedis(RedisClient):
 class SentinelRedis(StandaloneRedis):
     """The primary that Sentinel names. Each new connection asks Sentinel, so a failover is handled like a lost one."""
 
-    def __init__(self, pool: SentinelConnectionPool, sentinel: Sentinel) -> None:
-        super().__init__(pool)
+    def __init__(self, connector: Connector, sentinel: Sentinel, name: str) -> None:
+        super().__init__(connector, DEFAULT_NODE)
         self._sentinel = sentinel
+        self._name = name
+
+    async def connect(self, node: NodeAddress) -> RespProtocol:  # noqa: ARG002
+        """Open another connection to the current primary, as `RedisClient.connect` describes."""
+        primary = await self._sentinel.discover_master(self._name)
+        return await self._connector.connect(NodeAddress(*primary))
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -154,8 +160,8 @@ class ClusterRedis(RedisClient):
 
     sharded = True
 
-    def __init__(self, pool: ConnectionPool, seeds: Sequence[NodeAddress]) -> None:
-        super().__init__(pool)
+    def __init__(self, connector: Connector, seeds: Sequence[NodeAddress]) -> None:
+        super().__init__(connector)
         self._seeds = seeds
         self._slots: list[tuple[int, int, NodeAddress]] = []  # sorted: first slot, last slot, node
         self._refreshing = asyncio.Lock()
@@ -174,10 +180,9 @@ class ClusterRedis(RedisClient):
             raise SlotNotCovered("No known node of the cluster serves this key.")
         return self._slots[index][2]
 
-    def new_connection(self, node: NodeAddress) -> AbstractConnection:
-        """Create a connection to a node without opening it."""
-        options = {**self._pool.connection_kwargs, **node._asdict()}
-        return self._pool.connection_class(**options)
+    async def connect(self, node: NodeAddress) -> RespProtocol:
+        """Open another connection to a node, as `RedisClient.connect` describes."""
+        return await self._connector.connect(node)
 
     async def execute(self, commands: Sequence[tuple[str, Command]]) -> list[Any]:
         """Run commands, following redirects, and return their replies, as `RedisClient.execute` describes."""

@@ -4,31 +4,60 @@
     redis+sentinel://host:26379,host:26379/0?sentinel_name=mymaster   the primary that these sentinels know by this name
     redis+cluster://host:6379,host:6379                               a cluster; these nodes are asked for the others
 
-`rediss` is the same over TLS. The query may contain any option of redis-py, such as `?ssl_ca_certs=/etc/redis/ca.pem`.
+`rediss` is the same over TLS. The options after the `?` have the names that redis-py gives them.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from typing import TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
 
-from redis.asyncio import ConnectionPool
-from redis.asyncio.connection import SSLConnection
+import msgspec
+from msgspec import Struct
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 
-from .topology import (
-    ClusterRedis,
-    NodeAddress,
-    RedisClient,
-    SentinelRedis,
-    StandaloneRedis,
-)
+from ...runtime.settings import Secret
+from .connector import ConnectionOptions, Connector, NodeAddress
+from .tls import TlsOptions
+from .topology import ClusterRedis, RedisClient, SentinelRedis, StandaloneRedis
 
-CONNECT_TIMEOUT_S = 2.0
 SENTINEL_TIMEOUT_S = 1.0  # to connect, and for each reply; then the next sentinel is asked
 DEFAULT_PORTS = {"": 6_379, "cluster": 6_379, "sentinel": 26_379}
+ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^]]+)\]|(?P<host>[^]:[]+))(?::(?P<port>\d*))?")
+MAX_PORT = 65_535
+T = TypeVar("T", bound=Struct)
+
+
+class SentinelOptions(Struct):
+    """The options of connections to the sentinels."""
+
+    sentinel_name: str = ""
+    sentinel_username: str | None = None
+    sentinel_password: Secret | None = None
+
+
+class IgnoredOptions(Struct):
+    """Options of redis-py that version 0.1 accepted, and that have no effect."""
+
+    socket_timeout: float = 0
+    socket_connect_timeout: float = 0
+    socket_keepalive: bool = True
+    health_check_interval: float = 0
+    max_connections: int = 0
+    retry_on_timeout: bool = False
+    protocol: int = 0
+    decode_responses: bool = False
+
+
+OPTION_NAMES = [
+    field.name
+    for struct in (ConnectionOptions, SentinelOptions, TlsOptions)
+    for field in msgspec.structs.fields(struct)
+]
 
 
 def redis_from_url(url: str) -> RedisClient:
@@ -41,69 +70,81 @@ def redis_from_url(url: str) -> RedisClient:
     protocol, plus, topology = scheme.partition("+")
     if protocol not in {"redis", "rediss"} or topology not in DEFAULT_PORTS or bool(plus) != bool(topology):
         raise ValueError("Expected redis:// or rediss://, optionally with +sentinel or +cluster before the ://")
-    parts = urlsplit(f"{protocol}://{rest}")
-    credentials, at, hosts = parts.netloc.rpartition("@")
+    hosts, options = _split(f"{protocol}://{rest}")
     addresses = [_parse_address(host, DEFAULT_PORTS[topology]) for host in hosts.split(",")]
     if not topology and len(addresses) > 1:
         raise ValueError("Expected a single host, or +sentinel or +cluster before the ://")
-    query = dict(parse_qsl(parts.query))
-    sentinel_options = {name: query.pop(name) for name in list(query) if name.startswith("sentinel_")}
-    if sentinel_options and topology != "sentinel":
+    if topology != "sentinel" and any(name.startswith("sentinel_") for name in options):
         raise ValueError("Expected +sentinel before the ://, because the URL has options for Sentinel")
-    pool = _pool(parts._replace(netloc=f"{credentials}{at}localhost", query=urlencode(query)).geturl(), addresses[0])
+    if protocol != "rediss" and any(name.startswith("ssl_") for name in options):
+        raise ValueError("Expected rediss before the ://, because the URL has options for TLS")
+    tls = _tls(options) if protocol == "rediss" else None
+    connector = Connector(_pop_options(options, ConnectionOptions), tls, primary_only=topology != "cluster")
+    sentinel_options = _pop_options(options, SentinelOptions)
+    _pop_options(options, IgnoredOptions)
+    if options:
+        raise ValueError(f"Expected only these options after the ?: {', '.join(OPTION_NAMES)}")
     if topology == "sentinel":
-        return _sentinel(pool, addresses, sentinel_options)
-    return ClusterRedis(pool, addresses) if topology == "cluster" else StandaloneRedis(pool)
+        return SentinelRedis(connector, _sentinel(addresses, sentinel_options, tls), sentinel_options.sentinel_name)
+    return ClusterRedis(connector, addresses) if topology == "cluster" else StandaloneRedis(connector, addresses[0])
+
+
+def _split(url: str) -> tuple[str, dict[str, str]]:
+    """Return the hosts of a URL, and its options: user, password and database, and those after the `?`."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # its message may quote a password
+        raise ValueError("Expected a URL such as redis://user:password@host:6379/0") from None
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    username, _, password = credentials.partition(":")
+    groups = (  # of which later ones win
+        {"db": parts.path.strip("/")},
+        dict(parse_qsl(parts.query)),
+        {"username": unquote(username), "password": unquote(password)},
+    )
+    return hosts, {name: text for group in groups for name, text in group.items() if text}
 
 
 def _parse_address(text: str, default_port: int) -> NodeAddress:
     """Parse a host with an optional port. An IPv6 address is written in brackets."""
-    host, colon, port_text = text.rpartition(":")
-    if not colon or port_text.endswith("]"):
-        host, port_text = text, ""
-    if (port_text and not port_text.isdecimal()) or not host.strip("[]"):
+    match = ADDRESS.fullmatch(text)
+    if match is None or int(match["port"] or 0) > MAX_PORT:
         raise ValueError("Expected hosts with optional ports, such as redis-0:6379,redis-1:6379")
-    return NodeAddress(host.strip("[]"), int(port_text or default_port))
+    return NodeAddress(match["ipv6"] or match["host"], int(match["port"] or default_port))
 
 
-def _pool(url: str, address: NodeAddress) -> ConnectionPool:
-    """Return a pool that creates connections, all with the same options."""
+def _pop_options(options: dict[str, str], struct: type[T]) -> T:
+    """Remove the fields of a struct from the options and return them as that struct."""
+    values = {}
+    for field in msgspec.structs.fields(struct):
+        if (text := options.pop(field.name, None)) is not None:
+            try:
+                values[field.name] = msgspec.convert(
+                    text, field.type, strict=False, dec_hook=lambda kind, text: kind(text)
+                )
+            except msgspec.ValidationError:  # its message may quote the value
+                raise ValueError(f"Expected another value of {field.name}") from None
+    return struct(**values)
+
+
+def _tls(options: dict[str, str]) -> TlsOptions:
+    tls = _pop_options(options, TlsOptions)
     try:
-        pool = ConnectionPool.from_url(url)
-        pool.make_connection()  # type: ignore[no-untyped-call] # redis-py checks the options only here
-    except (ValueError, TypeError) as error:
-        raise ValueError("Expected only options that redis-py knows after the ?") from error
-    # No retries: a repeated report would be rejected as stale although the first one was accepted. RESP2: published
-    # messages arrive as ordinary replies, and there are no maintenance notices.
-    pool.connection_kwargs.update(
-        address._asdict(),
-        protocol=2,
-        retry=_no_retry(),
-        socket_timeout=None,
-        socket_connect_timeout=CONNECT_TIMEOUT_S,
-        health_check_interval=0,
-    )
-    return pool
+        tls.context()
+    except (OSError, ValueError) as error:
+        raise ValueError("Expected TLS options that can be used, with files that can be read") from error
+    return tls
 
 
-def _sentinel(
-    pool: ConnectionPool, sentinels: Sequence[NodeAddress], sentinel_options: dict[str, str]
-) -> SentinelRedis:
-    name = sentinel_options.pop("sentinel_name", None)
-    if not name or not sentinel_options.keys() <= {"sentinel_username", "sentinel_password"}:
-        raise ValueError("Expected ?sentinel_name=, optionally with sentinel_username and sentinel_password")
-    options = {key: value for key, value in pool.connection_kwargs.items() if key not in NodeAddress._fields}
-    uses_tls = issubclass(pool.connection_class, SSLConnection)
-    tls_options = {key: value for key, value in options.items() if key.startswith("ssl")} if uses_tls else {}
-    credentials = {key.removeprefix("sentinel_"): value for key, value in sentinel_options.items()}
-    timeouts = {
+def _sentinel(sentinels: Sequence[NodeAddress], options: SentinelOptions, tls: TlsOptions | None) -> Sentinel:
+    if not options.sentinel_name:
+        raise ValueError("Expected ?sentinel_name=, the name of the primary")
+    sentinel_kwargs = {
+        "username": options.sentinel_username,
+        "password": options.sentinel_password,
         "socket_timeout": SENTINEL_TIMEOUT_S,
         "socket_connect_timeout": SENTINEL_TIMEOUT_S,
-        "retry": _no_retry(),
+        "retry": Retry(NoBackoff(), 0),
+        **(tls.redis_py_options() if tls else {}),
     }
-    sentinel = Sentinel(sentinels, sentinel_kwargs={"ssl": uses_tls, **timeouts, **tls_options, **credentials})  # type: ignore[no-untyped-call]
-    return SentinelRedis(SentinelConnectionPool(name, sentinel, ssl=uses_tls, **options), sentinel)  # type: ignore[no-untyped-call]
-
-
-def _no_retry() -> Retry:
-    return Retry(NoBackoff(), 0)
+    return Sentinel(sentinels, sentinel_kwargs=sentinel_kwargs)  # type: ignore[no-untyped-call]

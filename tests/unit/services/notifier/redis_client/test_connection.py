@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from redis.exceptions import ConnectionError as Disconnected
 
 from services.notifier.redis_client import connection as module
 from services.notifier.redis_client.connection import MultiplexedConnection
-from services.notifier.redis_client.topology import NodeAddress
+from services.notifier.redis_client.topology import DEFAULT_NODE
 from services.notifier.redis_client.url import redis_from_url
 from tests.unit.services.notifier.redis_client.fake_redis import FakeRedis
 from tests.waiting import wait_until
@@ -29,7 +30,7 @@ async def fake() -> AsyncIterator[FakeRedis]:
 async def connection(fake: FakeRedis) -> AsyncIterator[MultiplexedConnection]:
     """Return a connection to the fake server."""
     redis = redis_from_url(f"redis://127.0.0.1:{fake.address.port}")
-    connection = MultiplexedConnection(lambda: redis.new_connection(NodeAddress()))
+    connection = MultiplexedConnection(partial(redis.connect, DEFAULT_NODE))
     yield connection
     await connection.aclose()
 
