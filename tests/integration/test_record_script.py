@@ -34,6 +34,7 @@ from services.notifier.records.store import JobStore
 from services.notifier.redis_client.connection import Command
 from services.notifier.redis_client.topology import RedisClient, StandaloneRedis
 from services.notifier.redis_client.url import redis_from_url
+from services.notifier.watching.snapshot import PublishedSnapshot
 from tests.waiting import free_ports
 
 JOB = UUID("6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11")
@@ -239,8 +240,8 @@ async def corrupt_version(redis: Redis) -> None:
 
 
 async def remove_field(redis: Redis) -> None:
-    """Remove a field of a record."""
-    await redis.hdel(KEY, "sequence")
+    """Remove a field of a record's snapshot."""
+    await redis.hdel(KEY, "progress")
 
 
 @pytest.mark.parametrize("corrupt", [put_text, put_list, put_other_hash, corrupt_version, remove_field])
@@ -252,13 +253,23 @@ async def test_invalid_record_counts_as_missing(
     if corrupt in (corrupt_version, remove_field):
         await send(store, status="succeeded")
     await corrupt(redis)
-    assert await store.read([str(JOB)]) == [None]
+    assert [PublishedSnapshot.parse(text) for text in await store.read([str(JOB)])] == [None]
     if repaired_by == "report":
         assert await send(store) == Verdict(JOB, accepted=True)
     else:
         await store.cancel(GRANT)
     assert parse(await read(store)).status == ("running" if repaired_by == "report" else "cancelled")
     assert await redis.pttl(KEY) > 0
+
+
+async def test_snapshot_survives_a_damaged_fence(store: JobStore, redis: Redis) -> None:
+    """A record without a field of the fence is shown until the next report replaces it."""
+    await send(store)
+    shown = await read(store)
+    await redis.hdel(KEY, "sequence")
+    assert await read(store) == shown
+    assert await send(store, progress=None) == Verdict(JOB, accepted=True)
+    assert parse(await read(store)).progress is None
 
 
 async def test_one_report_rebuilds_a_lost_record(store: JobStore, redis: Redis) -> None:
@@ -312,9 +323,19 @@ async def test_only_failed_calls_are_repeated(store: JobStore, client: RedisClie
 
 async def test_failed_call_raises(store: JobStore) -> None:
     """When one call of a pipeline fails, its effect is unknown, and the whole pipeline raises."""
-    broken = [KEY, "report", "too", "few"]
     with pytest.raises(RedisError):
-        await store._run("read", [[KEY, "read"], broken])
+        await store._script.run([[KEY, "cancel"], [KEY, "report", "too", "few"]])
+
+
+async def test_failed_read_raises(redis: Redis, stores: dict[str, str]) -> None:
+    """A read that fails is not a missing record: the whole group raises."""
+    await redis.acl_setuser("blind", enabled=True, nopass=True, keys=["*"], commands=["-hmget"])
+    try:
+        async with redis_from_url(stores["REDIS_URL"].replace("://", "://blind:x@")) as client:
+            with pytest.raises(RedisError, match="NOPERM"):
+                await JobStore(client).read([str(JOB)])
+    finally:
+        await redis.acl_deluser("blind")
 
 
 @pytest.mark.parametrize("operation", ["apply", "cancel", "read"])

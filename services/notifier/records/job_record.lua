@@ -1,11 +1,10 @@
--- The record script: every read and every change of a job's record, atomically.
+-- The record script: every change of a job's record, atomically.
 --
 -- KEYS[1] is the job's record (a hash) and the name of its channel. ARGV[1] is the operation, the fields follow:
 --   report    REPORT_FIELDS    accepted -> the sum of the bits CANCEL_REQUESTED, WATCHED and PUBLISHED;
 --                              refused  -> {reason, whether a cancellation is requested}
 --   progress  PROGRESS_FIELDS  the same; kind may be null
 --   cancel    CANCEL_FIELDS    -> the snapshot
---   read                       -> the snapshot, or nil without a record
 -- The fields of a snapshot are stored as JSON text and never decoded here: cjson turns [] into {} and rounds long
 -- numbers.
 
@@ -71,7 +70,7 @@ local function load()
     local number = record[INTEGER_FIELDS[i]]
     if not string.find(number, '^-?%d+$') or #number > 17 then return nil end
   end
-  if ARGV[1] ~= 'read' and not is_valid(record) then return nil end  -- readers validate the snapshot themselves
+  if not is_valid(record) then return nil end
   stored = values
   return record
 end
@@ -217,4 +216,3 @@ local record = load()
 if ARGV[1] == 'report' then return report(record, from_args(REPORT_FIELDS)) end
 if ARGV[1] == 'progress' then return progress(record, from_args(PROGRESS_FIELDS)) end
 if ARGV[1] == 'cancel' then return cancel(record, from_args(CANCEL_FIELDS)) end
-return record and snapshot(record) or false
