@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from uuid import UUID
 
 import msgspec
 from msgspec import Struct
 
-from headway.contracts import ENDED, JobSnapshot, JobStatus, Natural, Timestamp, decode, encode
+from headway.contracts import ENDED, JobSnapshot, JobStatus, Natural, Timestamp, encode
 from headway.tokens import Grant
 
 NO_VERSION = -1  # lower than any version
 
 
-class SnapshotHeader(Struct):
+class SnapshotHeader(Struct, gc=False):
     """The fields of a snapshot that the notifier needs. Decoding them also checks that the whole text is JSON."""
 
-    id: UUID
+    id: str
     status: JobStatus
     version: Natural
+
+
+_decode_header = msgspec.json.Decoder(SnapshotHeader).decode
 
 
 class PublishedSnapshot:
@@ -40,8 +42,8 @@ class PublishedSnapshot:
             ValueError: the text is not a snapshot in JSON.
         """
         try:
-            header = decode(text, SnapshotHeader)
-        except msgspec.DecodeError as error:
+            header = _decode_header(text.decode())  # msgspec does not check the UTF-8 of texts that it skips
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError("expected a snapshot in JSON") from error
         self.text = text
         self.version = header.version
