@@ -56,23 +56,27 @@ class _UnlockedMetric(Collector, Generic[S]):
         self.name = name
         self.documentation = documentation
         self.label_names = labels
-        self._children: dict[tuple[str | int, ...], S] = {}
+        self._children: dict[tuple[str, ...], S] = {}
+        self._children_by_values: dict[tuple[str | int, ...], S] = {}  # by the values that callers pass: 200 or "200"
         REGISTRY.register(self)
 
     def labels(self, *values: str | int) -> S:
-        """Return the child with these label values; create it on first use."""
-        child = self._children.get(values)
+        """Return the child with these label values; create it on first use.
+
+        Raises:
+            ValueError: there are more or fewer values than labels.
+        """
+        child = self._children_by_values.get(values)
         if child is None:
-            child = self._children[values] = self._new_child()
+            if len(values) != len(self.label_names):
+                raise ValueError("Incorrect label count")
+            texts = tuple(map(str, values))
+            child = self._children_by_values[values] = self._children.setdefault(texts, self._new_child())
         return child
 
     @abstractmethod
     def _new_child(self) -> S:
         """Create a child without observations."""
-
-    def _labelled_children(self) -> Iterator[tuple[list[str], S]]:
-        for values, child in list(self._children.items()):
-            yield [str(value) for value in values], child
 
 
 class UnlockedCounter(_UnlockedMetric[CounterChild]):
@@ -86,7 +90,7 @@ class UnlockedCounter(_UnlockedMetric[CounterChild]):
     def collect(self) -> Iterator[Metric]:
         """Yield the samples of all children. Called when Prometheus scrapes."""
         family = CounterMetricFamily(self.name, self.documentation, labels=self.label_names)
-        for values, child in self._labelled_children():
+        for values, child in list(self._children.items()):
             family.add_metric(values, child.value)
         yield family
 
@@ -114,7 +118,7 @@ class UnlockedHistogram(_UnlockedMetric[HistogramChild]):
         """Yield the samples of all children. Called when Prometheus scrapes."""
         family = HistogramMetricFamily(self.name, self.documentation, labels=self.label_names)
         bounds = [*map(str, self._buckets), "+Inf"]
-        for values, child in self._labelled_children():
+        for values, child in list(self._children.items()):
             cumulative = list(zip(bounds, accumulate(child.counts), strict=True))
             family.add_metric(values, cumulative, child.total)
         yield family
