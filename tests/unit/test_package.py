@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import sys
 import tomllib
@@ -59,9 +60,10 @@ def module_of(name: str) -> str:
 
 
 def test_version_is_the_same_everywhere() -> None:
-    """The API descriptions have the version of the library, which pyproject.toml reads."""
-    documents = [yaml.safe_load(path.read_text()) for path in ROOT.glob("services/*/openapi.yaml")]
-    assert [document["info"]["version"] for document in documents] == [__version__, __version__]
+    """The npm package and the descriptions of the APIs have the version of the library, which pyproject.toml reads."""
+    descriptions = [yaml.safe_load(path.read_text()) for path in ROOT.glob("services/*/openapi.yaml")]
+    assert [description["info"]["version"] for description in descriptions] == [__version__, __version__]
+    assert json.loads((ROOT / "clients/browser/package.json").read_text())["version"] == __version__
     assert PROJECT["dynamic"] == ["version"]
 
 
