@@ -38,6 +38,7 @@ ARG CREATED=1970-01-01T00:00:00Z
 ENV HEADWAY_REVISION="${REVISION}"
 LABEL org.opencontainers.image.title="Headway" \
       org.opencontainers.image.description="Background jobs for Python web apps, with a progress bar that survives reloads, crashes and deploys" \
+      org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.created="${CREATED}"

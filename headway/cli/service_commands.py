@@ -13,17 +13,19 @@ from pathlib import Path
 from typing import Any
 
 HELP = {
-    "submitter": "run the submitter: the pages and the API that put jobs on the queue",
-    "worker": "run a worker: it runs the handlers of jobs",
-    "notifier": "run the notifier: it stores the state of jobs and sends it to clients",
+    "submitter": "run the submitter, which serves the pages and puts jobs on the queue",
+    "worker": "run a worker, which runs the handlers of jobs",
+    "notifier": "run the notifier, which stores the state of jobs and sends it to clients",
 }
-DESCRIPTION = "Settings are environment variables; an invalid one ends the command with exit code 2."
+EPILOG = "The settings are read from the environment. Exit codes: 0 stopped, 1 crashed, 2 invalid settings."
 
 
 def add_commands(commands: Any) -> None:
     """Add a command for each service."""
     for name, help_text in HELP.items():
-        parser: argparse.ArgumentParser = commands.add_parser(name, help=help_text, description=DESCRIPTION)
+        parser: argparse.ArgumentParser = commands.add_parser(
+            name, help=help_text, description=f"{help_text.capitalize()}.", epilog=EPILOG
+        )
         parser.set_defaults(run=partial(_run_service, name), extra=name)
         if name == "worker":
             _add_worker_options(parser)
@@ -34,7 +36,7 @@ def _add_worker_options(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         action="append",
         metavar="MODULES",
-        help="modules and packages with jobs, separated by commas; repeatable (default: $WORKER_JOBS)",
+        help="modules and packages with jobs, separated by commas (default: $WORKER_JOBS)",
     )
     parser.add_argument("--reload", action="store_true", help="for development: restart when the code changes")
     parser.set_defaults(run=_run_worker)
