@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -30,6 +31,7 @@ from jwt.utils import base64url_decode
 from msgspec import Struct
 
 from headway.contracts import Timestamp
+from headway.timestamp import EPOCH
 
 AUDIENCE = "headway-live"
 ALGORITHM = "EdDSA"
@@ -157,9 +159,25 @@ def unverified_job_id(token: str) -> UUID | None:
     Use it only to name the token in an error to its sender.
     """
     try:
-        return UUID(json.loads(base64url_decode(token.split(".")[1]))["sub"])
+        return UUID(_unverified_claims(token)["sub"])
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
         return None
+
+
+def unverified_expiry(token: str) -> datetime:
+    """Return the expiry time in an unverified token. Use it only for a token that you got from a submitter.
+
+    Raises:
+        ValueError: the token cannot be decoded.
+    """
+    try:
+        return EPOCH + timedelta(seconds=_unverified_claims(token)["exp"])
+    except (LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ValueError("the token cannot be decoded") from error
+
+
+def _unverified_claims(token: str) -> Any:
+    return json.loads(base64url_decode(token.split(".")[1]))
 
 
 def _grant_from_claims(claims: dict[str, Any]) -> Grant:

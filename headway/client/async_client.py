@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Self, TypeVar, overload
 from uuid import UUID, uuid4
 
@@ -13,10 +13,11 @@ from msgspec import Struct
 
 from headway.client.links import LOCAL_URL, Link
 from headway.client.notifier_connection import NotifierConnection
+from headway.client.outcomes import JobCancelled, JobFailed
 from headway.client.receipts import JobRef, Receipt, TypedReceipt
 from headway.client.retries import RequestFailed, Unreachable, request_with_retry
-from headway.contracts import ENDED, JobError, JobSnapshot, decode, encode
-from headway.tokens import InvalidToken, unverified_job_id
+from headway.contracts import ENDED, JobSnapshot, decode, encode
+from headway.tokens import WATCH, InvalidToken, unverified_job_id
 
 __all__ = [
     "Client",
@@ -34,19 +35,8 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 RETRY_FOR_S = 30.0
+JSON_BODY = {"Content-Type": "application/json"}
 MAX_REMEMBERED_RECEIPTS = 10_000  # of submitted jobs, which callers may then refer to by id
-
-
-class JobFailed(Exception):
-    """Raised by `Client.result` when the job has failed; `error` has the `type` and the `message`."""
-
-    def __init__(self, error: JobError) -> None:
-        super().__init__(f"{error.type}: {error.message}")
-        self.error = error
-
-
-class JobCancelled(Exception):
-    """Raised by `Client.result` when the job was cancelled."""
 
 
 class _Links(Struct):
@@ -72,7 +62,7 @@ class Client:
         Args:
             url: the address of the submitter.
             api_key: the API key, if the submitter requires one.
-            retry_for_s: for how many seconds `submit`, `get` and `cancel` repeat a request that fails temporarily.
+            retry_for_s: for how many seconds a request that fails temporarily is repeated.
         """
         self._url = url.rstrip("/")
         self._api_key = api_key
@@ -128,16 +118,8 @@ class Client:
         """
         options = {"payload": payload, "delay_s": delay_s or None, "max_attempts": max_attempts, "timeout_s": timeout_s}
         body = encode({"kind": kind} | {name: value for name, value in options.items() if value is not None})
-        headers = {"Content-Type": "application/json", "Idempotency-Key": idempotency_key or str(uuid4())}
-        response = await request_with_retry(
-            self._session,
-            "POST",
-            f"{self._url}/jobs",
-            retry_for_s=self._retry_for_s,
-            token=self._api_key,
-            headers=headers,
-            body=body,
-        )
+        headers = JSON_BODY | {"Idempotency-Key": idempotency_key or str(uuid4())}
+        response = await self._request("POST", f"{self._url}/jobs", self._api_key, headers, body)
         return self._remember(_decode(response, Receipt), result_type)
 
     def _remember(self, receipt: Receipt, result_type: Any) -> Receipt:
@@ -162,7 +144,8 @@ class Client:
             ValueError: `job` is neither a link nor the id of a job that this client has submitted.
         """
         link = await self._resolve_link(job, token)
-        return await self._request_snapshot("GET", f"{link.base}/live/jobs/{link.id}", link.token)
+        response = await self._request("GET", f"{link.base}/live/jobs/{link.id}", link.token)
+        return _decode(response, JobSnapshot)
 
     async def watch(
         self, job: JobRef, timeout_s: float | None = None, *, token: str | None = None
@@ -254,14 +237,39 @@ class Client:
             InvalidToken, Unreachable, ValueError: as for `get`.
         """
         link = await self._resolve_link(job, token)
-        return await self._request_snapshot("POST", f"{link.base}/live/jobs/{link.id}/cancel", link.token)
-
-    async def _request_snapshot(self, method: str, url: str, token: str) -> JobSnapshot:
-        response = await request_with_retry(self._session, method, url, retry_for_s=self._retry_for_s, token=token)
+        response = await self._request("POST", f"{link.base}/live/jobs/{link.id}/cancel", link.token)
         return _decode(response, JobSnapshot)
 
-    async def _resolve_link(self, job: JobRef, token: str | None) -> Link:
-        """Return the link to the job at its notifier; for a link to the page, ask the submitter (without the token)."""
+    async def share(self, job: JobRef, *, token: str | None = None) -> Receipt:
+        """Return a receipt whose token permits to watch the job, but not to cancel it. It expires with the job.
+
+        Args:
+            job: as for `get`; the job must be one of this client's submitter.
+            token: as for `get`.
+
+        Raises:
+            RequestFailed: the submitter rejected the request, or was still failing after `retry_for_s`.
+            Unreachable: the submitter did not respond within `retry_for_s`.
+            InvalidToken, ValueError: as for `get`.
+        """
+        link = self._find_link(job, token)
+        url, body = f"{self._url}/jobs/{link.id}/token", encode({"scope": WATCH})
+        return _decode(await self._request("POST", url, link.token, JSON_BODY, body), Receipt)
+
+    async def _request(
+        self,
+        method: str,
+        url: str,
+        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> bytes:
+        return await request_with_retry(
+            self._session, method, url, retry_for_s=self._retry_for_s, token=token, headers=headers, body=body
+        )
+
+    def _find_link(self, job: JobRef, token: str | None) -> Link:
+        """Return the link of a job; check that its token is for this job."""
         if isinstance(job, str) and "/" not in job:
             job = UUID(job)
         if isinstance(job, UUID):
@@ -274,11 +282,14 @@ class Client:
             link = job if isinstance(job, Link) else Link.parse(job, token)
         if unverified_job_id(link.token) != link.id:
             raise InvalidToken("invalid_token", "The token is for another job.", link.id)
+        return link
+
+    async def _resolve_link(self, job: JobRef, token: str | None) -> Link:
+        """Return the link to the job at its notifier; for a link to the page, ask the submitter (without the token)."""
+        link = self._find_link(job, token)
         if link.live:
             return link
-        response = await request_with_retry(
-            self._session, "GET", link.page, retry_for_s=self._retry_for_s, headers={"Accept": "application/json"}
-        )
+        response = await self._request("GET", link.page, headers={"Accept": "application/json"})
         return Link.parse(_decode(response, _JobPage).links.live, link.token)
 
 

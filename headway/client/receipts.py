@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Generic, TypeAlias, TypeVar
 from uuid import UUID
 
 from msgspec import Struct
 
 from headway.client.links import Link
+from headway.tokens import unverified_expiry
 
 R = TypeVar("R")
 
@@ -17,7 +19,7 @@ class Receipt(Struct, frozen=True):
 
     Attributes:
         id: the job's id.
-        token: the token, with which the job can be watched and cancelled.
+        token: the token, with which the job can be watched, and cancelled unless `Client.share` returned the receipt.
         links: the addresses `page` (with the token) and `live` (the snapshot at the notifier).
     """
 
@@ -30,8 +32,13 @@ class Receipt(Struct, frozen=True):
 
     @property
     def link(self) -> str:
-        """The link to the job's page, with its token; everyone who has it can watch and cancel the job."""
+        """The link to the job's page, with its token; everyone who has it can do what the token permits."""
         return self.links["page"]
+
+    @property
+    def expires_at(self) -> datetime:
+        """When the token and the job's record expire, in UTC."""
+        return unverified_expiry(self.token)
 
 
 class TypedReceipt(Receipt, Generic[R], frozen=True):

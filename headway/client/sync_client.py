@@ -113,6 +113,10 @@ class SyncClient:
         """Request the cancellation of a job and return its snapshot, as `Client.cancel` does."""
         return self._thread().call(lambda client: client.cancel(job, token=token))
 
+    def share(self, job: JobRef, *, token: str | None = None) -> Receipt:
+        """Return a receipt whose token permits to watch the job, but not to cancel it, as `Client.share` does."""
+        return self._thread().call(lambda client: client.share(job, token=token))
+
     def _thread(self) -> ClientThread:
         pid = os.getpid()
         return self._threads.get(pid) or self._threads.setdefault(pid, ClientThread(self._new_client()))

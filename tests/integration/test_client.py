@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,18 @@ async def test_failures_raise_exceptions(client: Client) -> None:
     assert (rejected.value.status, rejected.value.field) == (413, "payload")
     with pytest.raises(TimeoutError):
         await client.result(await client.submit("countdown", delay_s=60), timeout_s=0.2)
+
+
+async def test_shared_receipt_can_watch_but_not_cancel(stack: Stack, client: Client) -> None:
+    """The receipt that `share` returns shows the same job until the same time; its token does not permit to cancel."""
+    job = await client.submit("countdown", {"steps": 2, "delay_s": 0.1}, delay_s=1)
+    shared = await client.share(job)
+    assert (shared.id, shared.expires_at) == (job.id, job.expires_at)
+    assert shared.expires_at == datetime.fromisoformat(str((await client.get(shared)).expires_at))
+    with pytest.raises(RequestFailed) as forbidden:
+        await client.cancel(shared)
+    assert (forbidden.value.status, forbidden.value.code) == (403, "forbidden")
+    check_history([snapshot async for snapshot in client.watch(shared.link)], "succeeded")
 
 
 async def test_every_kind_of_link_works(stack: Stack, client: Client) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
+import jwt
 import pytest
 from aiohttp import WSCloseCode, web
 
@@ -430,6 +431,31 @@ async def test_an_open_watch_does_not_disturb_the_end_of_the_loop(
 
     await asyncio.to_thread(asyncio.run, leave_open())
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("reference", ["receipt", "page", "live"])
+async def test_share_returns_a_receipt_for_watching(services: Services, client: Client, reference: str) -> None:
+    """The client asks the submitter for a watch-only token with the job's own token, and needs no API key."""
+    receipt, shared = services.receipt(uuid4()), "the watch-only token"
+    body = {"id": str(receipt.id), "token": shared, "scope": "watch", "links": {"page": "p"}}
+    services.responses = [drop_response, respond_with(200, body)]
+    job = receipt if reference == "receipt" else receipt.links[reference]
+    assert await client.share(job, token=receipt.token) == Receipt(receipt.id, shared, {"page": "p"})
+    request = services.requests[-1]
+    assert request.path == f"/jobs/{receipt.id}/token"
+    assert request.headers["Authorization"] == f"Bearer {receipt.token}"
+    assert services.bodies == [b'{"scope":"watch"}'] * 2
+
+
+def test_a_receipt_has_the_expiry_of_its_token() -> None:
+    """`expires_at` is the time in the token, in UTC; a token that is not a JWT has none."""
+    expiry = datetime(2026, 1, 8, 0, 0, 0, 500_000, tzinfo=UTC)
+    key = "a key that the client does not know"
+    assert Receipt(uuid4(), jwt.encode({"exp": expiry.timestamp()}, key), {}).expires_at == expiry
+    for token in ("secret", jwt.encode({}, key), jwt.encode({"exp": 1e300}, key)):
+        receipt = Receipt(uuid4(), token, {})
+        with pytest.raises(ValueError, match="cannot be decoded"):
+            assert receipt.expires_at
 
 
 def test_a_receipt_hides_its_token() -> None:

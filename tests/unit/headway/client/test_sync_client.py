@@ -28,7 +28,7 @@ from tests.unit.headway.client.fake_services import (
 )
 from tests.waiting import wait_until
 
-METHODS = ["__init__", "submit", "get", "watch", "result", "cancel"]
+METHODS = ["__init__", "submit", "get", "watch", "result", "cancel", "share"]
 
 
 @pytest.fixture
