@@ -50,7 +50,7 @@ class AssetBundle(Struct, frozen=True):
 
 
 class Assets:
-    """The pages, their assets, the browser client, and a generated module with the notifier's URL."""
+    """The pages, their assets and the browser client, with a generated `live-url.js` that has the notifier's URL."""
 
     def __init__(self, live_url: str) -> None:
         script = b"export const liveUrl = %b;\n" % msgspec.json.encode(live_url)

@@ -23,7 +23,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_assets_include_the_notifier_s_url(folder: Path) -> None:
-    """Files of known types are served, and a module that exports the notifier's URL."""
+    """Files of known types are served. The client's module without a URL is replaced by one with the notifier's."""
+    (folder / "live-url.js").write_text("export const liveUrl = null;")
     files = Assets('https://live.example/"').current().files
     assert set(files) == {"index.html", "client.js", "live-url.js"}
     assert files["live-url.js"].body == b'export const liveUrl = "https://live.example/\\"";\n'
