@@ -13,10 +13,9 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.web import RequestPayloadError
 
 from . import metrics
+from .aiohttp_adapter import MALFORMED_REQUEST
 
 _SECRETS = re.compile(
     r"eyJ[\w-]+\.[\w-]+\.[\w-]*"  # a JSON Web Token, anywhere in a line
@@ -87,7 +86,7 @@ class MalformedRequestFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Remove the details of a malformed request and lower its level; return True, so that every record is kept."""
-        if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | RequestPayloadError):
+        if record.exc_info and isinstance(record.exc_info[1], MALFORMED_REQUEST):
             record.exc_info, record.msg, record.args = None, "request_malformed", ()
             record.levelno, record.levelname = logging.WARNING, "WARNING"
         return True

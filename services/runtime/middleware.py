@@ -23,7 +23,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Convert an exception of the handler to a problem response; count the request and observe its duration."""
     if (head_timeouts := request.app.get(HEAD_TIMEOUTS)) is not None:
-        head_timeouts.complete(request.protocol)
+        head_timeouts.complete(request.transport)
     started = time.perf_counter()
     route = route_template(request)
     try:

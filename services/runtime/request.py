@@ -8,10 +8,10 @@ from typing import TypeVar
 
 import msgspec
 from aiohttp import web
-from aiohttp.http_exceptions import PayloadEncodingError as PayloadError
 
 from headway.contracts import decode
 
+from .aiohttp_adapter import MALFORMED_REQUEST
 from .errors import (
     BadRequest,
     PayloadTooLarge,
@@ -47,7 +47,7 @@ async def read_body(request: web.Request, limit: int) -> bytes:
                 check_size(body, limit)
     except TimeoutError as error:
         raise RequestTimeout(f"The body did not arrive within {BODY_TIMEOUT_S:.0f} seconds.") from error
-    except (PayloadError, web.RequestPayloadError) as error:
+    except MALFORMED_REQUEST as error:
         raise BadRequest("The body does not match the headers of the request.") from error
     return bytes(body)
 

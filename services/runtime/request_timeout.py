@@ -13,6 +13,7 @@ from typing import cast
 from aiohttp import web
 
 from . import metrics
+from .aiohttp_adapter import attach
 from .errors import PROBLEM_JSON, RequestTimeout, problem_json
 
 REQUEST_HEAD_TIMEOUT_S = 10.0  # for the whole head
@@ -29,21 +30,21 @@ class HeadTimeouts:
     """The connections of one listener whose first request head is incomplete, each with its timer."""
 
     def __init__(self) -> None:
-        self._timers: dict[asyncio.BaseProtocol, asyncio.TimerHandle] = {}
+        self._timers: dict[asyncio.Transport, asyncio.TimerHandle] = {}
 
-    def start(self, protocol: asyncio.BaseProtocol, transport: asyncio.Transport) -> None:
+    def start(self, transport: asyncio.Transport) -> None:
         """Start the timer of a connection."""
         loop = asyncio.get_running_loop()
-        self._timers[protocol] = loop.call_later(REQUEST_HEAD_TIMEOUT_S, self.expire, protocol, transport)
+        self._timers[transport] = loop.call_later(REQUEST_HEAD_TIMEOUT_S, self.expire, transport)
 
-    def complete(self, protocol: asyncio.BaseProtocol) -> None:
+    def complete(self, transport: asyncio.Transport | None) -> None:
         """Cancel the timer of a connection, if it has one, because a whole head has arrived."""
-        if self._timers and (timer := self._timers.pop(protocol, None)):
+        if self._timers and transport is not None and (timer := self._timers.pop(transport, None)):
             timer.cancel()
 
-    def expire(self, protocol: asyncio.BaseProtocol, transport: asyncio.Transport) -> None:
+    def expire(self, transport: asyncio.Transport) -> None:
         """Answer 408 and close the connection."""
-        del self._timers[protocol]
+        del self._timers[transport]
         if not transport.is_closing():
             metrics.REQUESTS.labels("unknown", "unmatched", RequestTimeout.status).inc()
             transport.write(REQUEST_TIMEOUT_RESPONSE)
@@ -65,15 +66,10 @@ class ListenerProtocolFactory:
         return IdleConnection(self._hand_to_aiohttp)
 
     def _hand_to_aiohttp(self, transport: asyncio.Transport, data: bytes) -> None:
-        if (server := self._runner.server) is None:  # the listener has stopped
-            transport.close()
-            return
-        protocol = server()
         if END_OF_HEAD not in data.lstrip(b"\r\n"):  # empty lines before a request are allowed (RFC 9112 §2.2)
-            self._head_timeouts.start(protocol, transport)
-        transport.set_protocol(protocol)
-        protocol.connection_made(transport)
-        protocol.data_received(data)
+            self._head_timeouts.start(transport)
+        if not attach(self._runner, transport, data):
+            transport.close()
 
 
 class IdleConnection(asyncio.Protocol):

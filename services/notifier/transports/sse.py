@@ -11,11 +11,12 @@ import random
 import re
 
 import msgspec
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 from redis.exceptions import RedisError
 
 from headway.contracts import Timestamp
 
+from ...runtime.aiohttp_adapter import encode_chunk, start_stream
 from ..records.store import JobStore
 from ..watching.snapshot import PublishedSnapshot
 from .auth import RejectedToken, TokenAuth, WatchRequest
@@ -141,12 +142,9 @@ class EventStreamHandler:
     async def _stream(
         self, request: web.Request, requests: list[WatchRequest], rejected: list[RejectedToken]
     ) -> web.StreamResponse:
-        response = web.StreamResponse(headers=HEADERS)
-        if chunked := request.version >= HttpVersion11:
-            response.enable_chunked_encoding()
         if not self._registry.draining:
             self._registry.ensure_capacity()
-        await response.prepare(request)
+        response, chunked = await start_stream(request, HEADERS)
         if self._registry.draining or request.transport is None:
             await response.write(retry_event())
             return response
@@ -185,8 +183,3 @@ def encode_snapshot_chunk(snapshot: PublishedSnapshot) -> bytes:
 def encode_event(name: bytes, data: bytes) -> bytes:
     """Return an event. Line breaks in the data, which JSON allows between its tokens, become spaces."""
     return b"event: %b\ndata: %b\n\n" % (name, data.translate(LINE_BREAKS_TO_SPACES))
-
-
-def encode_chunk(data: bytes) -> bytes:
-    """Return an HTTP/1.1 chunk (RFC 9112 §7.1)."""
-    return b"%x\r\n%b\r\n" % (len(data), data)

@@ -14,13 +14,14 @@ from websockets.frames import CloseCode
 from headway.contracts import Natural, Timestamp, decode
 from headway.tokens import CANCEL
 
+from ....runtime.aiohttp_adapter import detach
 from ....runtime.errors import ServiceUnavailable
 from ...records.store import JobStore
 from ...settings import NotifierSettings
 from ..auth import RejectedToken, Token, TokenAuth, presented_token
 from ..registry import RETRY_AFTER_S, ConnectionRegistry
 from .connection import WebSocketConnection
-from .handshake import accept_key, detach_from_aiohttp
+from .handshake import accept_upgrade
 from .protocol import encode_text
 
 
@@ -58,12 +59,12 @@ class WebSocketHandler:
         """Upgrade a request to a WebSocket, which from then on runs without aiohttp."""
         if self._registry.draining:
             raise ServiceUnavailable("This replica is stopping; connect again.", retry_after_s=RETRY_AFTER_S)
-        accept = accept_key(request)
+        upgrade = accept_upgrade(request)
         if request.transport is None:
             raise ConnectionResetError
         connection = WebSocketConnection(self, request.transport, request.headers.get("Origin"))
         token = presented_token(request)
-        response = detach_from_aiohttp(request, accept, connection)
+        response = detach(request, upgrade, connection)
         if token is not None and not connection.closing:
             self._subscribe(connection, token, None)
         return response

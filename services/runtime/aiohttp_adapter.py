@@ -1,0 +1,123 @@
+"""What the services use of aiohttp beyond its documented API. No other module uses undocumented parts of aiohttp.
+
+`detach` takes a connection away from aiohttp, which would keep 16 kB for each WebSocket. It relies on
+
+- `Request.protocol` and its `transport`, `connection_lost()` and `_message_tail` (the bytes after an upgrade request);
+- `StreamResponse.prepare()` and `write_eof()` as the only methods that aiohttp calls to write a response.
+
+`attach` does the opposite, because aiohttp has no timeout for the head of a request. It relies on
+
+- `AppRunner.server` as a factory of protocols that accept a transport which is already connected.
+
+`start_stream` prepares a response to which events are written without a coroutine for each of them. It relies on
+
+- `StreamWriter` writing nothing between two calls of `write()`, and one chunk per call.
+
+`MALFORMED_REQUEST` relies on
+
+- `HttpProcessingError` and `RequestPayloadError` as the base classes of all errors of the parser.
+
+tests/unit/services/runtime/test_aiohttp_adapter.py fails if one of these changes. Run it before you widen the range of
+versions, here and in pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from http import HTTPStatus
+
+import aiohttp
+from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_exceptions import HttpProcessingError
+
+MIN_VERSION, NEXT_VERSION = (3, 14), (3, 15)
+
+MALFORMED_REQUEST = (HttpProcessingError, web.RequestPayloadError)  # a request that is not valid HTTP
+
+
+def check_version(version: str) -> None:
+    """Raise ImportError unless this module supports a version of aiohttp."""
+    if not MIN_VERSION <= tuple(map(int, version.split(".")[:2])) < NEXT_VERSION:
+        raise ImportError(f"Headway needs aiohttp >=3.14,<3.15; installed is {version}.", name="aiohttp")
+
+
+check_version(aiohttp.__version__)
+
+
+class _DetachedResponse(web.StreamResponse):
+    """The response of a handler that has detached its connection; it writes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(status=HTTPStatus.SWITCHING_PROTOCOLS)
+        self.force_close()
+
+    async def prepare(self, _request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Write nothing."""
+        return None
+
+    async def write_eof(self, _data: bytes = b"") -> None:
+        """Write nothing."""
+
+
+def detach(request: web.Request, response: bytes, protocol: asyncio.Protocol) -> web.StreamResponse:
+    """Answer an upgrade request, and move its connection from aiohttp to a protocol.
+
+    Args:
+        request: the upgrade request.
+        response: the HTTP response.
+        protocol: the protocol that gets the connection, and the bytes that arrived after the request.
+
+    Returns:
+        The response that the handler of the request must return.
+
+    Raises:
+        ConnectionResetError: the client has disconnected.
+    """
+    transport, aiohttp_protocol = request.transport, request.protocol
+    if transport is None or transport.is_closing():
+        raise ConnectionResetError("The client has disconnected.")
+    received = aiohttp_protocol._message_tail  # noqa: SLF001
+    transport.set_protocol(protocol)
+    aiohttp_protocol.transport = None  # or connection_lost would close the transport
+    aiohttp_protocol.connection_lost(None)
+    transport.write(response)
+    protocol.connection_made(transport)
+    if not transport.is_reading():  # aiohttp pauses reading when a client sends much after the request
+        transport.resume_reading()
+    if received:
+        protocol.data_received(received)
+    return _DetachedResponse()
+
+
+def attach(runner: web.AppRunner, transport: asyncio.Transport, received: bytes) -> bool:
+    """Move a connection, with the bytes received so far, to aiohttp; return False if the runner has stopped."""
+    if (server := runner.server) is None:
+        return False
+    protocol = server()
+    transport.set_protocol(protocol)
+    protocol.connection_made(transport)
+    protocol.data_received(received)
+    return True
+
+
+async def start_stream(request: web.Request, headers: Mapping[str, str]) -> tuple[web.StreamResponse, bool]:
+    """Prepare a streaming response.
+
+    After the first `write()` of the response, which also sends the headers, data may be written directly to the
+    request's transport.
+
+    Returns:
+        The response, and whether such data must be encoded as chunks: HTTP/1.0 has none.
+    """
+    response = web.StreamResponse(headers=headers)
+    if is_chunked := request.version >= HttpVersion11:
+        response.enable_chunked_encoding()
+    await response.prepare(request)
+    return response, is_chunked
+
+
+def encode_chunk(data: bytes) -> bytes:
+    """Return an HTTP/1.1 chunk (RFC 9112 §7.1)."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
