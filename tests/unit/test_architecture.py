@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from dev.environment import ROOT
+from tests.unit.private_names import PrivateNames, own_classes
 
 PACKAGES = ("headway", "services", "bench", "dev")
 SERVICES = ("submitter", "worker", "notifier")
@@ -21,6 +23,9 @@ UNDRAWN = frozenset(
 MODULE_LINES = 300
 FUNCTION_LINES = 40
 VAGUE = frozenset({"utils", "util", "common", "core", "helpers", "helper", "manager", "managers", "misc"})
+
+# The only modules that may use private parts of a library, and the library.
+ADAPTERS = {"services/runtime/aiohttp_adapter.py": "aiohttp"}
 
 # "path" or "path:function" -> the lines that it may have, and why.
 LONGER: dict[str, tuple[int, str]] = {}
@@ -139,6 +144,14 @@ def too_long(root: Path, longer: dict[str, tuple[int, str]]) -> list[str]:
     ]
 
 
+def private_names(root: Path) -> dict[str, list[str]]:
+    """Return each module that uses private names of libraries, and these names with the numbers of their lines."""
+    trees = {str(path.relative_to(root)): ast.parse(path.read_text()) for path, _ in modules(root)}
+    classes = own_classes(trees.values())
+    found = {path: PrivateNames(tree, classes, PACKAGES).found for path, tree in trees.items()}
+    return {path: [f"{line}: {name}" for line, name in names] for path, names in found.items() if names}
+
+
 def test_no_service_imports_a_sibling_and_headway_imports_no_service() -> None:
     """What a service may import are its own modules, the shared ones beside it, and `headway`."""
     assert forbidden_imports(ROOT) == []
@@ -191,6 +204,93 @@ def test_modules_and_functions_stay_short() -> None:
 def test_exceptions_to_the_length_still_exist() -> None:
     """An exception that nothing needs any more is removed."""
     assert [place for place in LONGER if not any(line.startswith(f"{place} ") for line in too_long(ROOT, {}))] == []
+
+
+def test_only_adapters_use_private_parts_of_libraries() -> None:
+    """Other modules keep to what a library documents; each adapter has a contract test, and says what it uses."""
+    redis = "services/notifier/redis_client/connection.py"  # until it opens its connections itself
+    assert private_names(ROOT).keys() - {redis} == ADAPTERS.keys()
+    for adapter in ADAPTERS:
+        path = Path(adapter)
+        assert (ROOT / "tests/unit" / path.parent / f"test_{path.name}").exists()
+        docstring = ast.get_docstring(ast.parse((ROOT / adapter).read_text())) or ""
+        for name in private_names(ROOT)[adapter]:
+            assert name.rpartition(".")[2] in docstring
+
+
+PRIVATE_USES = {
+    "an attribute": "def handle(request: web.Request): request._payload_writer",
+    "an attribute of an attribute": "def handle(request: web.Request): request.protocol._message_tail",
+    "an attribute that a class of ours has, too": """
+        class Ours:
+            def __init__(self) -> None:
+                self._messages = []
+        def handle(request: web.Request): request._messages
+    """,
+    "an attribute of a new object": "def handle(): session = aiohttp.ClientSession(); session._connector",
+    "an attribute of a result": "def handle(): aiohttp.ClientSession()._connector",
+    "an assignment": "def handle(request): request._task = None",
+    "an inherited attribute": """
+        class Response(web.StreamResponse):
+            async def prepare(self, request): self._req = self._headers
+    """,
+    "an inherited method": """
+        class Response(web.StreamResponse):
+            async def prepare(self, request): await super()._start(request)
+    """,
+    "an attribute of an attribute of ours": """
+        class Ours:
+            def __init__(self, session: aiohttp.ClientSession) -> None:
+                self._session = session
+            def close(self): self._session._connector.close()
+    """,
+    "getattr": "def handle(request): getattr(request, '_task', None)",
+    "setattr": "def handle(request): setattr(request, '_task', None)",
+    "attrgetter": "task = operator.attrgetter('_task')",
+    "a private module": "import aiohttp._http_parser",
+    "a module of a private package": "from aiohttp._websocket.reader import WebSocketReader",
+    "a private name": "async def handle(): from aiohttp.web_protocol import _ErrInfo",
+}
+ALLOWED_USES = """
+    from services._own import _name
+    from . import _sibling
+    from __future__ import annotations
+
+    class Base:
+        _limit: ClassVar[int] = 1
+        def _close(self) -> None: ...
+
+    class Ours(Base, Generic[T]):
+        def __init__(self, other: Ours | None) -> None:
+            self._other = other
+            self._count, self._limit = 0, self._limit
+            getattr(self, "_count")
+        @classmethod
+        def create(cls) -> Ours:
+            ours = cls(None)
+            ours._count += 1
+            super()._close()
+            return ours
+        def merge(self, other: Ours) -> None:
+            self._other._count = other._count + other.__class__.__len__(other)
+            self.entry._replace(count=self._count)
+"""
+
+
+@pytest.mark.parametrize("code", PRIVATE_USES.values(), ids=PRIVATE_USES)
+def test_private_parts_of_libraries_are_found(tmp_path: Path, code: str) -> None:
+    """They are found in every package of ours, however they are reached."""
+    for package in PACKAGES:
+        (tmp_path / package / "part").mkdir(parents=True)
+        (tmp_path / package / "part" / "module.py").write_text(textwrap.dedent(code))
+    assert private_names(tmp_path).keys() == {f"{package}/part/module.py" for package in PACKAGES}
+
+
+def test_private_parts_of_our_classes_are_allowed(tmp_path: Path) -> None:
+    """A class uses its own private members, those of its bases, and those of other objects of its module."""
+    (tmp_path / "headway").mkdir()
+    (tmp_path / "headway" / "ours.py").write_text(textwrap.dedent(ALLOWED_USES))
+    assert private_names(tmp_path) == {}
 
 
 def test_the_whole_tree_is_looked_at() -> None:
