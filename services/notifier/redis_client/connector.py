@@ -65,7 +65,8 @@ class Connector:
                 connecting = asyncio.get_running_loop().create_connection(RespProtocol, *address, ssl=context)
                 _, protocol = await connecting
         except (OSError, ValueError, OverflowError) as error:  # the last two: the address is not valid
-            raise RedisConnectionError(f"Cannot connect to Redis at {address}: {str(error) or 'timeout'}") from error
+            reason = str(error) or type(error).__name__
+            raise RedisConnectionError(f"Cannot connect to Redis at {address}: {reason}") from error
         try:
             self._check(address, await OpenConnection(protocol).send(self._handshake()))
         except BaseException:
