@@ -61,7 +61,8 @@ class Connector:
         """
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                context = None if self._tls is None else self._tls.context()
+                # In a thread: it takes tens of milliseconds to load the certificate authorities of a machine.
+                context = None if self._tls is None else await asyncio.to_thread(self._tls.context)
                 connecting = asyncio.get_running_loop().create_connection(RespProtocol, *address, ssl=context)
                 _, protocol = await connecting
         except (OSError, ValueError, OverflowError) as error:  # the last two: the address is not valid
