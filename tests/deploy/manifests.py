@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -57,6 +58,26 @@ def render(folder: str) -> list[Object]:
     completed = subprocess.run(["kubectl", "kustomize", ROOT / "deploy/k8s" / folder], capture_output=True, text=True)
     assert (completed.returncode, completed.stderr) == (0, "")
     return list(yaml.safe_load_all(completed.stdout))
+
+
+def write_overlay(folder: Path, lines: str, env: str = "") -> str:
+    """Write an overlay of the production overlay; return its folder for `render`.
+
+    Args:
+        folder: an empty folder.
+        lines: lines of the overlay's `kustomization.yaml`.
+        env: the overlay's `headway.env`.
+    """
+    kustomization: Object = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": "headway",
+        "resources": [os.path.relpath((ROOT / "deploy/k8s/overlays/production").resolve(), folder.resolve())],
+        "configMapGenerator": [{"name": "headway", "behavior": "merge", "envs": ["headway.env"]}],
+    }
+    (folder / "headway.env").write_text(env)
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization) + lines)
+    return os.path.relpath(folder, ROOT / "deploy/k8s")
 
 
 def objects_of_kind(objects: list[Object], kind: str) -> dict[str, Object]:

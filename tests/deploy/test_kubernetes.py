@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]
 
-from dev.environment import ROOT
 from headway import __version__
 from services.runtime.service import ServiceSpec, health_app
 from tests.deploy.manifests import (
@@ -25,6 +22,7 @@ from tests.deploy.manifests import (
     pod_spec,
     render,
     selector_matches,
+    write_overlay,
 )
 from tests.documents import Document
 
@@ -280,18 +278,8 @@ def test_rolling_update_keeps_all_replicas(folder: str) -> None:
 def test_documented_identity_replaces_the_connection_string(tmp_path: Path) -> None:
     """With the page's lines in an overlay, submitter and worker use a workload identity."""
     ((heading, env),) = PAGE.examples("ini")
-    patches = next(text for title, text in PAGE.examples("yaml") if title == heading)
-    (tmp_path / "headway.env").write_text(env)
-    production = os.path.relpath((ROOT / "deploy/k8s/overlays/production").resolve(), tmp_path.resolve())
-    kustomization = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "namespace": "headway",
-        "resources": [production],
-        "configMapGenerator": [{"name": "headway", "behavior": "merge", "envs": ["headway.env"]}],
-    }
-    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization) + patches)
-    folder = os.path.relpath(tmp_path, ROOT / "deploy/k8s")
+    (patches,) = [text for title, text in PAGE.examples("yaml") if title == heading]
+    folder = write_overlay(tmp_path, patches, env)
     for service in ("submitter", "worker"):
         settings = settings_of(folder, service, tmp_path)
         assert settings.queue_connection_string is None
