@@ -5,26 +5,24 @@ A test module assigns the fixtures that it needs to names of its own.
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
 from playwright.async_api import Locator, Page
 
-from dev.environment import ROOT
 from tests.browser.fake_site import FakeSite, run_site
+from tests.documents import Document
 from tests.stack import JOBS, Stack, running
 from tests.waiting import free_ports, wait_until
 
-DOC = (ROOT / "docs" / "show-progress.md").read_text()
+DOCUMENT = Document("docs/show-progress.md")
 EVENTS = ("headway-change", "headway-end", "headway-error")
 
 
 def code_blocks(language: str) -> list[str]:
     """Return the document's examples in a language."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", DOC, re.DOTALL | re.MULTILINE)
-    return [text for named, text in found if named == language]
+    return [example.text for example in DOCUMENT.examples(language)]
 
 
 def fill_in(text: str, stack: Stack, token: str = "") -> str:

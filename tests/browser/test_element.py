@@ -14,7 +14,7 @@ from headway.contracts import Timestamp
 from headway.tokens import Grant, TokenSigner
 from tests.browser import embedding
 from tests.browser.conftest import PageErrors, SendReport, forge_signature
-from tests.browser.embedding import DOC, EVENTS, code_blocks, fill_in, part
+from tests.browser.embedding import DOCUMENT, EVENTS, code_blocks, fill_in, part
 from tests.browser.fake_site import FakeSite
 from tests.stack import Stack
 from tests.waiting import wait_until
@@ -108,7 +108,7 @@ async def test_parts_are_documented(empty_page: Page) -> None:
     await empty_page.evaluate(ADD, {})
     parts = await empty_page.evaluate("""[...document.querySelector("headway-job").shadowRoot.querySelectorAll("*")]
         .map((element) => element.getAttribute("part"))""")
-    (paragraph,) = re.findall(r"^Parts: (.*?)\. States", DOC, re.DOTALL | re.MULTILINE)
+    (paragraph,) = re.findall(r"^Parts: (.*?)\. States", DOCUMENT.text, re.DOTALL | re.MULTILINE)
     assert sorted(set(parts) - {"kind", "more"}) == sorted(re.findall(r"`(\w+)`", paragraph))
 
 

@@ -1,6 +1,11 @@
-"""The htmx example of docs/show-progress.md, run with htmx. `test_react.py` has the React examples."""
+"""The examples of docs/show-progress.md with htmx, with `watchJob`, and without Headway's script.
+
+`test_element.py` has the examples in a plain page, and `test_react.py` those with React.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 from playwright.async_api import Page, expect
@@ -11,10 +16,21 @@ from tests.browser.embedding import code_blocks, fill_in, part, wait_for_watched
 from tests.browser.fake_site import FakeSite
 from tests.browser.npm import PACKAGES
 from tests.stack import Stack
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.browser
 
 sites, stack, allowed_site = embedding.sites, embedding.stack, embedding.allowed_site
+
+_, WATCH_JOB, EVENT_SOURCE, WEBSOCKET = code_blocks("js")
+TRANSPORTS = {"stream": EVENT_SOURCE, "socket": WEBSOCKET}
+
+# A function with the names that an example uses; `show` records the snapshots.
+WRAPPER = """({{ links, token }}) => {{
+  window.snapshots = [];
+  const show = (job) => window.snapshots.push(job);
+  {example}
+}}"""
 
 
 @pytest.mark.parametrize("package", ["htmx.org", "htmx.org-2"])
@@ -45,3 +61,67 @@ async def test_htmx_inserts_the_element(
     exports = f"{allowed_site.origin}/exports"
     assert [request for request in requests if exports in request] == [f"POST {exports}", f"GET {exports}/march"]
     assert errors.messages == []
+
+
+async def test_watch_job_moves_a_bar(page: Page, stack: Stack, allowed_site: FakeSite, report: SendReport) -> None:
+    """A page of another site moves its bar with the job, and shows the result at its end."""
+    errors = PageErrors(page)
+    receipt = await stack.submit(delay_s=3600)
+    script = f'<script type="module">{fill_in(WATCH_JOB, stack, receipt["token"])}</script>'
+    allowed_site.pages = {"/": f"<!doctype html><title>x</title><progress max=100></progress>{script}"}
+    await page.goto(allowed_site.origin)
+    bar = page.locator("progress")
+    await report(receipt, progress={"current": 1, "total": 2})
+    await expect(bar).to_have_js_property("value", 50)
+    await expect(bar).not_to_have_class("stale")
+    await report(receipt, "succeeded", result="42")
+    await expect(page.locator("body")).to_have_text("Ready: 42")
+    assert errors.messages == []
+
+
+async def test_watch_job_explains_an_error(page: Page, stack: Stack, allowed_site: FakeSite) -> None:
+    """The example shows why a job cannot be watched."""
+    script = f'<script type="module">{fill_in(WATCH_JOB, stack, "nonsense")}</script>'
+    allowed_site.pages = {"/": f"<!doctype html><title>x</title><progress max=100></progress>{script}"}
+    await page.goto(allowed_site.origin)
+    await expect(page.locator("body")).to_contain_text("token")
+
+
+async def start(page: Page, stack: Stack, example: str) -> None:
+    """Submit a job and run an example for it in the submitter's home page."""
+    receipt = await stack.submit(payload={"steps": 20, "delay_s": 0.2})
+    await page.goto(stack.url)
+    await page.evaluate(WRAPPER.format(example=example), {name: receipt[name] for name in ("links", "token")})
+
+
+async def wait_for_status(page: Page, *statuses: str) -> list[dict[str, Any]]:
+    """Wait until the last snapshot has one of these statuses; return all snapshots."""
+
+    async def reached() -> list[dict[str, Any]]:
+        snapshots: list[dict[str, Any]] = await page.evaluate("snapshots")
+        return snapshots if snapshots and snapshots[-1]["status"] in statuses else []
+
+    snapshots: list[dict[str, Any]] = await wait_until(reached)
+    return snapshots
+
+
+@pytest.mark.parametrize("example", TRANSPORTS.values(), ids=TRANSPORTS)
+async def test_page_without_the_script_shows_each_snapshot(page: Page, stack: Stack, example: str) -> None:
+    """The example follows a job until it succeeds, without errors in the page."""
+    errors = PageErrors(page)
+    await start(page, stack, example)
+    snapshots = await wait_for_status(page, "succeeded")
+    versions = [snapshot["version"] for snapshot in snapshots]
+    assert versions == sorted(set(versions))
+    assert len(versions) > 3
+    assert errors.messages == []
+
+
+@pytest.mark.parametrize("example", TRANSPORTS.values(), ids=TRANSPORTS)
+async def test_page_without_the_script_reconnects(page: Page, stack: Stack, example: str) -> None:
+    """The example receives the outcome although the notifier is killed while the job runs."""
+    await start(page, stack, example)
+    await wait_for_status(page, "running")
+    await stack.kill("notifier")
+    versions = [snapshot["version"] for snapshot in await wait_for_status(page, "succeeded")]
+    assert versions == sorted(set(versions))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import sys
 from asyncio.subprocess import PIPE, STDOUT
 from collections import defaultdict
 from collections.abc import AsyncIterator
@@ -125,21 +124,3 @@ def test_page_of_another_origin_is_rejected(output_of: dict[str, str]) -> None:
     assert response.startswith("HTTP/1.1 403 ")
     assert '"code":"origin_not_allowed"' in response
     assert "access-control" not in response.lower()
-
-
-async def test_python_example_survives_a_notifier_restart(stack: Stack, tmp_path: Path) -> None:
-    """The Python example follows its job to the end, although the notifier is killed in the meantime."""
-    (example,) = PAGE.examples("python")
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-W", "error", "-uc", fill_in(example.text, stack), cwd=tmp_path, stdout=PIPE
-    )
-    assert process.stdout is not None
-    while not (await process.stdout.readline()).startswith(b"running 20"):
-        assert not process.stdout.at_eof()
-    await stack.kill("notifier")
-    rest, _ = await asyncio.wait_for(process.communicate(), 60)
-    lines = [line.split() for line in rest.decode().splitlines()]
-    percents = [float(percent) for _, percent in lines]
-    assert percents == sorted(percents)
-    assert lines[-1] == ["succeeded", "100.0"]
-    assert process.returncode == 0
