@@ -21,9 +21,7 @@ from tests.documents import Document
 from tests.stack import JOBS, Stack, running
 from tests.waiting import free_ports, wait_until
 
-PAGES = [Document("docs/python-client.md"), Document("docs/command-line.md")]
-PYTHON = [text for page in PAGES for _, text in page.examples("python")]
-SHELL = [text for page in PAGES for _, text in page.examples("sh")]
+PYTHON = [example.text for example in Document("docs/python-client.md").examples("python")]
 (LETTERS,) = (text for _, text in Document("README.md").examples("python") if text.startswith("# myapp/jobs.py"))
 DJANGO_PROJECT = """
 import django
@@ -255,14 +253,13 @@ def example(stack: Stack, first_line: str) -> str:
 
 
 async def test_examples_of_the_document_run(stack: Stack, code: Path) -> None:
-    """Every program of the two pages runs unchanged, apart from the submitter's address."""
-    programs = [("sh", f"set -eu\n{text}") for text in SHELL]
-    programs += [(sys.executable, text) for text in PYTHON if not text.startswith("# ")]
-    assert len(programs) == 6
+    """Every program of the page runs unchanged, apart from the submitter's address."""
     output = ""
-    for program, text in programs:
-        output += await run_program(stack, code, program, "-c", text.replace("http://127.0.0.1:8080", stack.url))
-    for expected in ("Counted 3 steps", "2 letters", "{'sent': 3}", '"Counted 2 steps"', "ended with 130"):
+    for text in PYTHON:
+        if not text.startswith("# "):
+            program = text.replace("http://127.0.0.1:8080", stack.url)
+            output += await run_program(stack, code, sys.executable, "-c", program)
+    for expected in ("Counted 3 steps", "2 letters", "{'sent': 3}"):
         assert expected in output
 
 
