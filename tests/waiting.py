@@ -46,6 +46,16 @@ async def metric(session: ClientSession, internal: str, name: str) -> float:
     return sum(float(value) for labels, value in series if label.rstrip("}") in labels)
 
 
+async def is_listening(port: int) -> bool:
+    """Return whether a server accepts connections at a port of this machine."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
 def free_ports(count: int) -> list[int]:
     """Return unused TCP ports outside the range of ephemeral ports.
 

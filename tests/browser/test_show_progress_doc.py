@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +18,8 @@ from tests.browser.conftest import PageErrors, SendReport
 from tests.browser.embedding import code_blocks, fill_in, part, wait_for_watched_jobs
 from tests.browser.fake_site import FakeSite
 from tests.browser.npm import PACKAGES
-from tests.stack import Stack
-from tests.waiting import wait_until
+from tests.stack import Stack, running
+from tests.waiting import free_ports, is_listening, wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -61,6 +64,26 @@ async def test_htmx_inserts_the_element(
     exports = f"{allowed_site.origin}/exports"
     assert [request for request in requests if exports in request] == [f"POST {exports}", f"GET {exports}/march"]
     assert errors.messages == []
+
+
+async def test_page_is_served_as_documented(page: Page, tmp_path: Path) -> None:
+    """The two commands run the system and serve the plain page, which shows its job."""
+    (commands,) = code_blocks("text")
+    (port,) = free_ports(1)
+    start_system, serve = commands.replace("8500", str(port)).splitlines()
+    variable, _, origin = start_system.removesuffix(" make up").partition("=")
+    async with running(tmp_path / "state", **{variable: origin}) as stack:
+        receipt = await stack.submit(payload={"steps": 2, "delay_s": 0.1})
+        html, *_ = code_blocks("html")
+        (tmp_path / "index.html").write_text(fill_in(html, stack, receipt["token"]))
+        server = await asyncio.create_subprocess_exec(*shlex.split(serve, comments=True), cwd=tmp_path)
+        try:
+            await wait_until(lambda: is_listening(port))
+            await page.goto(origin)
+            await expect(part(page, "status")).to_have_text("Succeeded")
+        finally:
+            server.terminate()
+            await server.wait()
 
 
 async def test_watch_job_moves_a_bar(page: Page, stack: Stack, allowed_site: FakeSite, report: SendReport) -> None:

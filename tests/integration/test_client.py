@@ -19,7 +19,7 @@ from headway.client import Client, InvalidToken, JobCancelled, JobFailed, Reques
 from headway.contracts import JobSnapshot
 from tests.documents import Document
 from tests.stack import JOBS, Stack, running
-from tests.waiting import free_ports, wait_until
+from tests.waiting import free_ports, is_listening, wait_until
 
 PYTHON = [example.text for example in Document("docs/python-client.md").examples("python")]
 (LETTERS,) = (text for _, text in Document("README.md").examples("python") if text.startswith("# myapp/jobs.py"))
@@ -288,13 +288,3 @@ async def test_django_view_of_the_document_submits_jobs(stack: Stack, code: Path
     job = json.loads(await run_program(stack, code, sys.executable, "-W", "error", "-c", DJANGO_PROJECT))
     link = f"{stack.url}/jobs/{job['id']}"
     assert await client.result(link, token=job["token"]) == {"sent": 2}
-
-
-async def is_listening(port: int) -> bool:
-    """Return whether a server accepts connections at a port."""
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True
