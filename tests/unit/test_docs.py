@@ -13,6 +13,7 @@ import pytest
 from dev.environment import ROOT
 from headway import job
 from headway.contracts import ENDED, JobStatus, RejectionReason
+from services.notifier.redis_client.url import redis_from_url
 from services.notifier.settings import NotifierSettings
 from services.submitter.settings import SubmitterSettings
 from services.worker import lease
@@ -107,6 +108,13 @@ def test_the_limits_have_their_defaults() -> None:
     }
     assert len(documented) == 6
     assert documented == {name: defaults[name] for name in documented}
+
+
+def test_the_documented_urls_of_redis_are_valid() -> None:
+    """The notifier accepts each form of REDIS_URL that the documentation shows, with and without TLS."""
+    for url, _ in Document("docs/run-in-production.md").table("Redis"):
+        assert redis_from_url(url.strip("`"))
+        assert redis_from_url(url.strip("`").replace("redis", "rediss", 1))
 
 
 def test_every_error_of_the_worker_is_documented() -> None:
