@@ -19,7 +19,7 @@ class QueueSettings(Settings, frozen=True, kw_only=True):
     queue_account_url: Url | None = None
     """`https://<account>.queue.core.windows.net`, for access with a workload identity or managed identity."""
     queue_name: str = "jobs"
-    """The queue's name. The poison queue is `<name>-poison`."""
+    """The queue's name; `<name>-poison` is the poison queue: see docs/concepts.md#poison-and-redrive."""
     queue_api_version: str = API_VERSION
     """The version of Azure's API."""
 

@@ -25,7 +25,7 @@ class WorkerSettings(QueueSettings, frozen=True, kw_only=True):
     worker_concurrency: Annotated[int, Meta(ge=1, le=1000)] = 16
     """How many jobs run at once."""
     lease_s: Annotated[int, Meta(ge=1, le=7 * 86_400)] = 60
-    """How long a message is leased. The worker renews the lease at half of this time."""
+    """How long a message is leased: see docs/concepts.md#the-lease."""
     heartbeat_s: Seconds = 1
     """The longest time between two reports of a running job."""
     poll_max_s: Seconds = 10
