@@ -6,12 +6,20 @@ import asyncio
 import os
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from threading import RLock, Thread, current_thread
+from threading import Lock, RLock, Thread, current_thread
 from typing import Any, TypeVar
 
 from headway.client.async_client import Client
 
 T = TypeVar("T")
+
+# The C library looks up host names under a lock. A process that is forked meanwhile inherits it locked, and its own
+# lookups would wait forever, so a fork waits for the lookups in progress.
+_LOOKUP_LOCK = Lock()
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(
+        before=_LOOKUP_LOCK.acquire, after_in_parent=_LOOKUP_LOCK.release, after_in_child=_LOOKUP_LOCK.release
+    )
 
 
 class ClientThread:
@@ -99,7 +107,9 @@ class _DaemonThreads(ThreadPoolExecutor):
         def run() -> None:
             if future.set_running_or_notify_cancel():
                 try:
-                    future.set_result(function(*args, **kwargs))
+                    with _LOOKUP_LOCK:
+                        result = function(*args, **kwargs)
+                    future.set_result(result)
                 except BaseException as error:  # noqa: BLE001 - the caller of the future gets it
                     future.set_exception(error)
 

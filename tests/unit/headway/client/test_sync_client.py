@@ -330,6 +330,35 @@ for thread in threads:
     assert await output_of(process) == ["0"] * 10
 
 
+async def test_a_fork_waits_for_the_lookup_of_a_host_name(services: Services, endless: Receipt) -> None:
+    """The lock that the C library holds during a lookup is free in the child, which looks up the name itself."""
+    process = await start(
+        services,
+        endless,
+        """
+import socket
+
+def look_up(*args, **options):
+    with c_library:
+        looking_up.set()
+        never.wait(0.5)
+        return original(*args, **options)
+
+original, socket.getaddrinfo = socket.getaddrinfo, look_up
+c_library, looking_up, never = threading.Lock(), threading.Event(), threading.Event()
+thread = threading.Thread(target=client.get, args=(receipt,))
+thread.start()
+looking_up.wait()
+child = os.fork()
+if not child:
+    os._exit(0 if client.get(receipt).version == 1 else 1)
+print(os.waitpid(child, 0)[1])
+thread.join()
+""",
+    )
+    assert await output_of(process) == ["0"]
+
+
 async def test_a_process_ends_without_close(services: Services, endless: Receipt) -> None:
     """A client that is never closed works in `atexit` handlers, and neither delays the exit nor warns."""
     process = await start(
