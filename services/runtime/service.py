@@ -7,6 +7,7 @@ false first, then the service drains while its public listener still answers, an
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import resource
 import signal
@@ -57,7 +58,7 @@ def run(settings_type: type[S], open_service: Callable[[S], AbstractAsyncContext
     """Run a service until SIGTERM or SIGINT.
 
     Returns after an orderly shutdown (exit code 0). Exits with code 1 if a part of the service crashed, and with code 2
-    if the settings are invalid.
+    if the settings are invalid or a port is in use.
     """
     try:
         settings = load(settings_type, environment())
@@ -65,11 +66,19 @@ def run(settings_type: type[S], open_service: Callable[[S], AbstractAsyncContext
         raise_fd_limit()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(settings, open_service))
-    except SettingsError as error:
-        sys.exit(print_settings_errors(settings_type.service, error))
-    except Exception:
+    except Exception as error:
+        settings_error = find_settings_error(error)
+        if settings_error is not None:
+            sys.exit(print_settings_errors(settings_type.service, settings_error))
         log.exception("service_crashed")
         sys.exit(1)
+
+
+def find_settings_error(error: Exception) -> SettingsError | None:
+    """Return the settings error that an exception is or, as a group of exceptions, contains."""
+    if isinstance(error, ExceptionGroup):
+        return next(filter(None, map(find_settings_error, error.exceptions)), None)
+    return error if isinstance(error, SettingsError) else None
 
 
 def raise_fd_limit() -> None:
@@ -94,18 +103,19 @@ async def _serve(settings: S, open_service: Callable[[S], AbstractAsyncContextMa
         service = await stack.enter_async_context(open_service(settings))
         internal = health_app(service, started, stopping)
         internal.add_routes(service.internal)
-        await start_listener(stack, internal, settings.bind_host, settings.internal_port)
+        name = settings.service.upper()
+        await start_listener(stack, internal, settings.bind_host, settings.internal_port, f"{name}_INTERNAL_PORT")
         async with asyncio.TaskGroup() as group, AsyncExitStack() as public:
             tasks = [
-                group.create_task(run_forever(task), name=name)
-                for name, task in {"loop": metrics.monitor_loop_lag, **service.tasks}.items()
+                group.create_task(run_forever(task), name=task_name)
+                for task_name, task in {"loop": metrics.monitor_loop_lag, **service.tasks}.items()
             ]
             if service.public is not None:
                 app = web.Application(middlewares=[access_log_middleware, error_middleware])
                 if service.cors is not None:
                     service.cors.install(app)
                 app.add_routes(service.public)
-                await start_listener(public, app, settings.bind_host, service.public_port)
+                await start_listener(public, app, settings.bind_host, service.public_port, f"{name}_PORT")
             gc.freeze()  # excludes the objects loaded so far from collections: https://docs.python.org/3/library/gc.html#gc.freeze
             gc.set_threshold(50_000, 50, 50)
             started.set()
@@ -126,8 +136,12 @@ async def run_forever(task: Callable[[], Awaitable[object]]) -> None:
     raise RuntimeError("a background task has ended, although it should run as long as the service")
 
 
-async def start_listener(stack: AsyncExitStack, app: web.Application, host: str, port: int) -> None:
-    """Serve an application on a port until the exit stack closes."""
+async def start_listener(stack: AsyncExitStack, app: web.Application, host: str, port: int, setting: str) -> None:
+    """Serve an application on a port, which a setting names, until the exit stack closes.
+
+    Raises:
+        SettingsError: the port is in use.
+    """
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -140,7 +154,13 @@ async def start_listener(stack: AsyncExitStack, app: web.Application, host: str,
     factory = ListenerProtocolFactory(runner)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    listener = await asyncio.get_running_loop().create_server(factory, host, port, backlog=1024)
+    try:
+        listener = await asyncio.get_running_loop().create_server(factory, host, port, backlog=1024)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        problem = f"port {port} is in use: stop the program that listens on it, or set {setting}"
+        raise SettingsError([problem]) from error
     stack.callback(listener.close)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -144,6 +145,20 @@ async def test_a_task_that_crashes_or_ends_stops_the_service(tmp_path: Path, mod
         assert sample.process.returncode == 1
         assert sample.process.stderr is not None
         assert error in sample.process.stderr.read()
+
+
+@pytest.mark.parametrize("setting", ["SAMPLE_PORT", "SAMPLE_INTERNAL_PORT"])
+def test_a_port_in_use_is_named_and_exits_with_code_2(tmp_path: Path, setting: str) -> None:
+    """If another program listens on a port, the service prints one line with the setting, and no traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port, free = server.getsockname()[1], str(free_ports(1)[0])
+        env = {"PATH": os.environ["PATH"], "BIND_HOST": "127.0.0.1", "PORT": free, "INTERNAL_PORT": "0"}
+        command = [sys.executable, "-c", PROGRAM, str(tmp_path), "good"]
+        completed = subprocess.run(
+            command, cwd=ROOT, env={**env, setting: str(port)}, capture_output=True, text=True, timeout=30, check=False
+        )
+    problem = f"port {port} is in use: stop the program that listens on it, or set {setting}"
+    assert (completed.returncode, completed.stderr) == (2, f"sample: invalid settings:\n  {problem}\n")
 
 
 @pytest.mark.parametrize("service", ["submitter", "worker", "notifier"])
