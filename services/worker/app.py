@@ -9,8 +9,9 @@ from functools import partial
 from ..runtime.service import ServiceSpec
 from ..runtime.settings import ReloadingFile, read_keys
 from ..runtime.wakeup_client import WakeupClient
+from . import metrics
 from .consumer import Consumer
-from .delivery import DeliveryDependencies
+from .delivery import UNKNOWN_KIND, DeliveryDependencies
 from .execution.process_pool import ProcessPool
 from .execution.runner import Runner
 from .queue_metrics import monitor_queue_depth
@@ -28,6 +29,7 @@ async def worker(settings: WorkerSettings, reloader: CodeReloader | None = None)
     With a `reloader`, the worker restarts when its code changes.
     """
     registry = load_jobs(settings.worker_jobs)
+    metrics.create_failure_series((*registry, UNKNOWN_KIND))
     report_keys, notifier_url = ReloadingFile(settings.report_key_file, read_keys), settings.notifier_internal_url
     async with (
         settings.queue() as queue,

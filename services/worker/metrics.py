@@ -1,5 +1,7 @@
 """The worker's metrics; the help text of each is a question."""
 
+from collections.abc import Iterable
+
 from prometheus_client import Counter, Gauge, Histogram
 
 from headway.contracts import JobMessage, Timestamp
@@ -53,6 +55,12 @@ for reason in ("unreadable", "attempts", "refused"):
     MESSAGES_POISONED.labels(reason)
 for outcome in ("renewed", "failed"):
     LEASE_RENEWALS.labels(outcome)
+
+
+def create_failure_series(kinds: Iterable[str]) -> None:
+    """Create the series of failures of each kind: Prometheus does not see the increase from no series to 1."""
+    for kind in kinds:
+        DELIVERIES_FINISHED.labels(kind, "failed")
 
 
 def observe_since_submission(message: JobMessage, histogram: Histogram) -> None:
