@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+from playwright.async_api import Browser, BrowserContext, Error, Page, async_playwright, expect
 
 from tests.stack import JOBS, Stack, running
+from tests.waiting import wait_until
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 ARGS = [
@@ -61,6 +62,19 @@ class PageErrors:
 
     def _on_request_failed(self, message: str) -> None:
         self._add(message, failed=not message.endswith(ABORTED))
+
+
+async def open_page(page: Page, url: str) -> None:
+    """Open a page of a server that is just starting."""
+
+    async def is_open() -> bool:
+        try:
+            await page.goto(url)
+        except Error:  # no server listens yet
+            return False
+        return True
+
+    await wait_until(is_open)
 
 
 def forge_signature(token: str) -> str:
