@@ -16,6 +16,7 @@ from tests.browser import embedding
 from tests.browser.conftest import PageErrors, SendReport, forge_signature
 from tests.browser.embedding import DOCUMENT, EVENTS, code_blocks, fill_in, part
 from tests.browser.fake_site import FakeSite
+from tests.documents import Document
 from tests.stack import Stack
 from tests.waiting import wait_until
 
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.browser
 
 sites, stack, allowed_site = embedding.sites, embedding.stack, embedding.allowed_site
 
+TROUBLESHOOTING = Document("docs/troubleshooting.md")
 HTML = '<img src="x" onerror="document.title = 1">'
 
 # Record the events that reach the document.
@@ -75,12 +77,15 @@ async def test_plain_page_shows_the_job(page: Page, stack: Stack, allowed_site: 
 async def test_page_of_another_origin_shows_an_error(
     page: Page, stack: Stack, sites: tuple[FakeSite, FakeSite]
 ) -> None:
-    """In a page whose origin is not allowed, the element explains the error."""
+    """In a page whose origin is not allowed, the element shows the message of docs/troubleshooting.md."""
     receipt = await stack.submit(delay_s=3600)
     sites[1].pages["/"] = fill_in(code_blocks("html")[0], stack, receipt["token"])
     await page.add_init_script(f"({LISTEN})({list(EVENTS)})")
     await page.goto(sites[1].origin)
-    await expect(part(page, "error")).to_contain_text("origin", ignore_case=True)
+    message = dict(TROUBLESHOOTING.examples("text"))["The origin is not allowed"].strip()
+    message = message.replace("http://127.0.0.1:8081", stack.env["LIVE_URL"])
+    message = message.replace("http://localhost:8500", sites[1].origin)
+    await expect(part(page, "error")).to_have_text(message)
     assert {error["code"] for error in await received(page, "headway-error")} == {"origin_not_allowed"}
     await expect(part(page, "status")).to_be_empty()
 

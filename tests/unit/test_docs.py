@@ -35,7 +35,12 @@ def test_links_are_valid(document: Path) -> None:
         assert target_file.exists(), target
         if heading:
             titles = re.findall(r"^#+ (.*)$", target_file.read_text(), re.MULTILINE)
-            assert heading in [title.lower().replace(" ", "-") for title in titles], f"{target}#{heading}"
+            assert heading in map(anchor, titles), f"{target}#{heading}"
+
+
+def anchor(title: str) -> str:
+    """Return the fragment that leads to a heading on GitHub: lower case, without punctuation, hyphens for spaces."""
+    return re.sub(r"[^\w -]", "", title).lower().replace(" ", "-")
 
 
 def test_the_job_in_the_readme_is_valid() -> None:
