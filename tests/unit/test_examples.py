@@ -16,11 +16,24 @@ EXAMPLES = ROOT / "examples"
 APP_ENV = dict(line.split("=", 1) for line in (EXAMPLES / "app/.env").read_text().splitlines())
 STORES = yaml.safe_load((EXAMPLES / "app/compose.yaml").read_text())["services"]
 
-GET_STARTED = Document("docs/get-started.md")
+GET_STARTED, ADD_TO_YOUR_APP = Document("docs/get-started.md"), Document("docs/add-to-your-app.md")
 # The blocks of a page that are files of an example, in their order.
 FILES = [
     (GET_STARTED, ("python",), ("app/jobs.py",)),
     (GET_STARTED, ("ini",), ("app/.env",)),
+    (
+        ADD_TO_YOUR_APP,
+        ("python", "html"),
+        (
+            "app/app.py",
+            "app/index.html",
+            "django/mailings/models.py",
+            "django/mailings/jobs.py",
+            "django/mailings/views.py",
+            "django/mailings/templates/mailings/home.html",
+            "django/worker.py",
+        ),
+    ),
 ]
 
 

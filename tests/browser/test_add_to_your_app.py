@@ -1,0 +1,212 @@
+"""The applications of docs/add-to-your-app.md: FastAPI and Django as a user runs them, and the React component."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from playwright.async_api import Browser, BrowserContext, Dialog, Locator, Page, expect
+
+from dev.environment import ROOT
+from tests.browser import embedding
+from tests.browser.conftest import TIMEOUT_MS, PageErrors, SendReport, open_page
+from tests.browser.embedding import wait_for_watched_jobs
+from tests.browser.fake_site import FakeSite
+from tests.browser.npm import PACKAGES, build, install_client, run_node
+from tests.documents import Document
+from tests.stack import Stack, running
+from tests.terminal import open_terminal
+from tests.waiting import free_ports, wait_until
+
+pytestmark = pytest.mark.browser
+
+sites, stack, allowed_site = embedding.sites, embedding.stack, embedding.allowed_site
+
+DOC = Document("docs/add-to-your-app.md")
+(SERVE_FASTAPI, SERVE_DJANGO) = (example.text for example in DOC.examples("sh"))
+(COMPONENT,) = (example.text for example in DOC.examples("tsx"))
+MAILINGS = "fetch('/mailings').then((response) => response.json())"
+STATUS = "[part=status]"
+READERS = "\n".join(f"Reader {number}" for number in range(6))
+MAIN = 'import { createRoot } from "react-dom/client";\nimport { Mailings } from "./Mailings";\n'
+MAIN += 'createRoot(document.querySelector("main")!).render(<Mailings />);\n'
+HTML = '<!doctype html><title>x</title><script type="module" src="/src/main.tsx"></script><main></main>'
+
+
+class App(NamedTuple):
+    """A running application of a user."""
+
+    url: str
+    folder: Path
+
+
+@asynccontextmanager
+async def running_app(example: str, modules: str, commands: str, folder: Path) -> AsyncIterator[App]:
+    """Run the system with the jobs of an example, and the application with the commands of the page."""
+    app_port, worker_port = free_ports(2)
+    url, code = f"http://127.0.0.1:{app_port}", folder / "app"
+    shutil.copytree(ROOT / "examples" / example, code)
+    settings = {"WORKER_JOBS": modules, "PYTHONPATH": str(code), "ALLOWED_ORIGINS": url, "GRACE_S": "0", "DRAIN_S": "0"}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    async with running(folder / "state", **settings) as stack:
+        for page in code.rglob("*.html"):
+            page.write_text(page.read_text().replace("http://127.0.0.1:8080", stack.url))
+        env = {**stack.env, "WORKER_INTERNAL_PORT": str(worker_port), "PATH": path, "PYTHONPATH": str(ROOT)}
+        async with open_terminal(code, folder / "app.log", **env) as terminal:
+            await terminal.run(commands.rstrip().replace("8000", str(app_port)) + " &", timeout_s=90)
+            yield App(url, code)
+
+
+async def send(page: Page, title: str) -> Locator:
+    """Start a mailing and return its element."""
+    await page.get_by_label("Title").fill(title)
+    await page.get_by_label("Readers").fill(READERS)
+    await page.get_by_role("button", name="Send").click()
+    return page.locator("headway-job", has_text=title)
+
+
+@pytest.fixture(scope="module")
+async def fastapi(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[App]:
+    """Run the FastAPI application for this module."""
+    async with running_app("app", "jobs", SERVE_FASTAPI, tmp_path_factory.mktemp("fastapi")) as app:
+        yield app
+
+
+@asynccontextmanager
+async def logged_in(browser: Browser, username: str, password: str) -> AsyncIterator[BrowserContext]:
+    """Open a window of a user of the FastAPI application."""
+    context = await browser.new_context(http_credentials={"username": username, "password": password})
+    context.set_default_timeout(TIMEOUT_MS)
+    yield context
+    await context.close()
+
+
+async def test_fastapi_shows_users_their_jobs(browser: Browser, fastapi: App) -> None:
+    """A user sees the bar of a mailing, also after a reload; another user sees none."""
+    async with logged_in(browser, "ada", "engine") as ada, logged_in(browser, "ben", "kite") as ben:
+        page = await ada.new_page()
+        await open_page(page, fastapi.url)
+        errors = PageErrors(page)
+        job = await send(page, "News of March")
+        await expect(job.locator(STATUS)).to_have_text("Running")
+        await page.reload()
+        await expect(job.locator(STATUS)).to_have_text("Succeeded")
+        assert errors.messages == []
+        other = await ben.new_page()
+        await other.goto(fastapi.url)
+        assert await other.evaluate(MAILINGS) == []
+
+
+async def test_fastapi_shares_a_link_that_cannot_cancel(browser: Browser, fastapi: App) -> None:
+    """The button Share shows a link, whose page shows the job without a button to cancel it; only the owner gets it."""
+    prompts: list[str] = []
+
+    async def accept(dialog: Dialog) -> None:
+        prompts.append(dialog.default_value)
+        await dialog.accept()
+
+    async with logged_in(browser, "ada", "engine") as ada, logged_in(browser, "ben", "kite") as ben:
+        page = await ada.new_page()
+        page.on("dialog", accept)
+        await open_page(page, fastapi.url)
+        job = await send(page, "News of April")
+        await expect(job.locator("[part=cancel]")).to_be_visible()
+        await job.get_by_role("button", name="Share").click()
+        await wait_until(lambda: prompts)
+        shared = await ada.new_page()
+        await shared.goto(prompts[0])
+        await expect(shared.locator("#status")).to_have_text("Running")
+        await expect(shared.get_by_role("button", name="Cancel job")).to_be_hidden()
+        (mailing,) = [one for one in await page.evaluate(MAILINGS) if one["title"] == "News of April"]
+        response = await ben.request.post(f"{fastapi.url}/mailings/{mailing['job_id']}/share")
+        assert response.status == 404
+
+
+async def test_fastapi_deletes_expired_tokens(browser: Browser, fastapi: App) -> None:
+    """A mailing whose token has expired is not listed, and its row is deleted."""
+    async with logged_in(browser, "ben", "kite") as ben:
+        page = await ben.new_page()
+        await open_page(page, fastapi.url)
+        job = await send(page, "News of May")
+        await expect(job.locator(STATUS)).to_have_text("Running")
+        with sqlite3.connect(fastapi.folder / "app.db") as database:
+            database.execute("UPDATE mailings SET expires_at = 0 WHERE user = 'ben'")
+        assert await page.evaluate(MAILINGS) == []
+        assert database.execute("SELECT count(*) FROM mailings WHERE user = 'ben'").fetchall() == [(0,)]
+        database.close()
+
+
+async def test_fastapi_requires_the_password(browser: Browser, fastapi: App) -> None:
+    """A wrong password and an unknown user get 401."""
+    for username, password in (("ada", "kite"), ("eve", "")):
+        async with logged_in(browser, username, password) as context:
+            await open_page(await context.new_page(), fastapi.url)
+            assert (await context.request.get(f"{fastapi.url}/mailings")).status == 401
+
+
+async def test_django_shows_users_their_jobs(page: Page, tmp_path: Path) -> None:
+    """After the migration and the login, a user sees the bar of a mailing, also after a reload."""
+    async with running_app("django", "worker", SERVE_DJANGO, tmp_path) as app:
+        await open_page(page, app.url)
+        errors = PageErrors(page)
+        await page.get_by_label("Username").fill("ada")
+        await page.get_by_label("Password").fill("engine")
+        await page.get_by_role("button", name="Log in").click()
+        job = await send(page, "News of March")
+        await expect(job.locator(STATUS)).to_have_text("Running")
+        await page.reload()
+        await expect(job.locator(STATUS)).to_have_text("Succeeded")
+        await expect(job.locator("[part=percent]")).to_have_text("100 %")
+        assert errors.messages == []
+
+
+@pytest.fixture
+def react_app(tmp_path: Path, stack: Stack) -> Path:
+    """Create an application from the component of the page, and return its folder."""
+    (tmp_path / "node_modules").symlink_to(PACKAGES)
+    app = tmp_path / "app"
+    (app / "src").mkdir(parents=True)
+    for name in ("package.json", "tsconfig.json"):
+        shutil.copy(Path(__file__).parent / "react_app" / name, app)
+    (app / "index.html").write_text(HTML)
+    (app / "src/main.tsx").write_text(MAIN)
+    (app / "src/Mailings.tsx").write_text(COMPONENT.replace("http://127.0.0.1:8081", stack.env["LIVE_URL"]))
+    install_client(app)
+    return app
+
+
+async def test_react_shows_the_list(
+    page: Page, react_app: Path, stack: Stack, allowed_site: FakeSite, report: SendReport
+) -> None:
+    """The component fetches the user's mailings and shows the status of each; a click cancels a job."""
+    typed = run_node(react_app, PACKAGES / "typescript" / "bin" / "tsc")
+    assert typed.stdout + typed.stderr == ""
+    assert build(react_app, "production") == ""
+    folder = react_app / "dist" / "production"
+    first, second = [await stack.submit(delay_s=3600) for _ in range(2)]
+    mailings = [{"job_id": one["id"], "title": one["id"], "token": one["token"]} for one in (first, second)]
+    scripts = {f"/{path.relative_to(folder)}": path.read_text() for path in folder.rglob("*.js")}
+    allowed_site.pages = {
+        **scripts,
+        "/": (folder / "index.html").read_text(),
+        "/mailings": json.dumps(mailings),
+    }
+    errors = PageErrors(page)
+    await page.goto(allowed_site.origin)
+    items = [page.get_by_role("listitem").filter(has_text=one["id"]) for one in (first, second)]
+    await report(first, progress={"current": 1, "total": 4})
+    await expect(items[0].get_by_role("progressbar")).to_have_attribute("value", "25")
+    await expect(items[0].locator("output")).to_have_text("running")
+    await items[1].get_by_role("button", name="Cancel").click()
+    await expect(items[1].locator("output")).to_have_text("cancelled")
+    await expect(items[1].get_by_role("button")).to_have_count(0)
+    await wait_for_watched_jobs(stack, 2)
+    assert errors.messages == []
