@@ -11,6 +11,7 @@ import yaml  # type: ignore[import-untyped]
 
 from dev.environment import ROOT
 from tests.deploy.manifests import FOLDERS, render
+from tests.documents import Document
 
 BIN = Path(sys.executable).parent
 CHECKOV = ROOT / ".venv-checkov/bin/checkov"
@@ -71,6 +72,14 @@ def test_compose_files_match_their_schema() -> None:
 def test_manifests_match_their_schema(folder: str, version: str, tmp_path: Path) -> None:
     """The manifests are valid in several versions of Kubernetes and have no unknown fields."""
     run(BIN / "kubernetes-validate", "--strict", "-k", version, write_rendered(folder, tmp_path))
+
+
+def test_manifest_of_the_recipe_matches_its_schema(tmp_path: Path) -> None:
+    """The CronJob of docs/recipes.md is valid, and has no unknown fields."""
+    manifest, _alerts = (text for _, text in Document("docs/recipes.md").examples("yaml"))
+    file = tmp_path / "cronjob.yaml"
+    file.write_text(manifest)
+    run(BIN / "kubernetes-validate", "--strict", "-k", "1.34", file)
 
 
 @pytest.mark.checkov
