@@ -10,6 +10,7 @@ from typing import get_args
 import msgspec
 import pytest
 
+from dev.demo import JOBS as DEMO_JOBS
 from dev.environment import ROOT
 from headway import job
 from headway.contracts import ENDED, JobStatus, RejectionReason
@@ -43,13 +44,28 @@ def anchor(title: str) -> str:
     return re.sub(r"[^\w -]", "", title).lower().replace(" ", "-")
 
 
-def test_the_job_in_the_readme_is_valid() -> None:
-    """The README's job can be imported, and its payload type accepts the payload that the README submits."""
-    (example,) = README.examples("python")
-    names: dict[str, object] = {"__name__": "readme"}
-    exec(example.text, names)
-    (payload,) = re.findall(r'"payload": (\{.*?\})\}', README.text)
-    assert msgspec.json.decode(payload, type=names["Letters"]) == names["Letters"](to=["a", "b", "c"])  # type: ignore[operator]
+def test_the_readme_is_short() -> None:
+    """The README has at most 120 lines, and its examples need twenty from the job to its bar."""
+    assert len(README.text.splitlines()) <= 120
+    code = [text for title, text in README.examples("python", "sh", "html") if title.startswith("Twenty lines")]
+    assert len([line for line in "".join(code).splitlines() if line]) <= 20
+
+
+def test_the_commands_of_the_readme_exist() -> None:
+    """The commands are targets of the Makefile, and the demo has as many jobs as the README says."""
+    targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    up, demo = dict(README.examples("sh"))["Try it"].splitlines()
+    assert [line.split("#")[0].split() for line in (up, demo)] == [["make", "up"], ["make", "demo"]]
+    assert {"up", "demo"} <= set(targets)
+    assert len(DEMO_JOBS) == 5
+    assert "five jobs" in demo
+
+
+def test_the_index_lists_every_page() -> None:
+    """The index of the documentation and the README link to each page."""
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert set(re.findall(r"\]\(([\w-]+\.md)\)", Document("docs/README.md").text)) == pages
+    assert set(re.findall(r"\]\(docs/([\w-]+\.md)\)", README.text)) == pages
 
 
 def diagram(document: Document) -> set[tuple[str, str]]:
