@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import sys
@@ -19,21 +18,9 @@ from headway.client import Client, InvalidToken, JobCancelled, JobFailed, Reques
 from headway.contracts import JobSnapshot
 from tests.documents import Document
 from tests.stack import JOBS, Stack, running
-from tests.waiting import free_ports, is_listening, wait_until
+from tests.waiting import free_ports
 
-PYTHON = [example.text for example in Document("docs/python-client.md").examples("python")]
 (LETTERS,) = (text for _, text in Document("README.md").examples("python") if text.startswith("# myapp/jobs.py"))
-DJANGO_PROJECT = """
-import django
-from django.conf import settings
-settings.configure(ROOT_URLCONF=__name__, SECRET_KEY="test", ALLOWED_HOSTS=["*"])
-django.setup()
-import views
-from django.test import Client
-from django.urls import path
-urlpatterns = [path("letters", views.send)]
-print(Client().post("/letters", {"to": ["a", "b"]}).content.decode())
-"""
 
 
 @pytest.fixture(scope="module")
@@ -246,45 +233,11 @@ async def run_program(stack: Stack, code: Path, *command: str) -> str:
     return output.decode()
 
 
-def example(stack: Stack, first_line: str) -> str:
-    """Return the document's example with this first line, with the submitter's address."""
-    (text,) = (text for text in PYTHON if text.startswith(first_line))
-    return text.replace("http://127.0.0.1:8080", stack.url)
-
-
 async def test_examples_of_the_document_run(stack: Stack, code: Path) -> None:
     """Every program of the page runs unchanged, apart from the submitter's address."""
     output = ""
-    for text in PYTHON:
-        if not text.startswith("# "):
-            program = text.replace("http://127.0.0.1:8080", stack.url)
-            output += await run_program(stack, code, sys.executable, "-c", program)
+    for example in Document("docs/python-client.md").examples("python"):
+        program = example.text.replace("http://127.0.0.1:8080", stack.url)
+        output += await run_program(stack, code, sys.executable, "-c", program)
     for expected in ("Counted 3 steps", "2 letters", "\n3\n"):
         assert expected in output
-
-
-async def test_fastapi_application_of_the_document_submits_jobs(stack: Stack, code: Path, client: Client) -> None:
-    """The application opens its client in the lifespan, and its response names a job that runs."""
-    (code / "web.py").write_text(example(stack, "# web.py"))
-    (port,) = free_ports(1)
-    command = (sys.executable, "-m", "uvicorn", "web:app", "--port", str(port))
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = await asyncio.create_subprocess_exec(*command, cwd=code, env=env)
-    try:
-        await wait_until(lambda: is_listening(port))
-        async with stack.session.post(f"http://127.0.0.1:{port}/letters", json=["a", "b"]) as response:
-            assert response.status == 200, await response.text()
-            job = await response.json()
-    finally:
-        process.terminate()
-        assert await process.wait() in (0, -signal.SIGTERM)
-    link = f"{stack.url}/jobs/{job['id']}"
-    assert await client.result(link, token=job["token"]) == 2
-
-
-async def test_django_view_of_the_document_submits_jobs(stack: Stack, code: Path, client: Client) -> None:
-    """The view uses the client of its module, and its response names a job that runs."""
-    (code / "views.py").write_text(example(stack, "# views.py"))
-    job = json.loads(await run_program(stack, code, sys.executable, "-W", "error", "-c", DJANGO_PROJECT))
-    link = f"{stack.url}/jobs/{job['id']}"
-    assert await client.result(link, token=job["token"]) == 2
