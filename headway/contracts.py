@@ -16,6 +16,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta, Struct
 
+from headway.fork_lock import fork_lock
 from headway.timestamp import Timestamp as Timestamp
 
 MAX_PAYLOAD_BYTES = 32 * 1024
@@ -196,6 +197,7 @@ def _decode_hook(target: type, value: Any) -> Any:
 
 
 _encoder = msgspec.json.Encoder(enc_hook=_encode_hook)
+_ANALYSIS_LOCK = fork_lock()
 
 
 def encode(value: Any) -> bytes:
@@ -221,7 +223,10 @@ def decode(text: bytes | str, target: type[T]) -> T:
 
 @lru_cache
 def _decoder(target: Hashable) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(target, dec_hook=_decode_hook)
+    # The first decoder of a struct analyzes it. msgspec 0.22 crashes if another thread, or a process that is forked
+    # meanwhile, uses the incomplete analysis.
+    with _ANALYSIS_LOCK:
+        return msgspec.json.Decoder(target, dec_hook=_decode_hook)
 
 
 def uuid_str(job_id: UUID) -> str:

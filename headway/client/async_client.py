@@ -221,7 +221,7 @@ class Client:
         if last.error is not None:
             raise JobFailed(last.error)
         default_type = job.result_type if isinstance(job, TypedReceipt) else Any
-        return msgspec.json.decode(last.result, type=default_type if type is Any else type)
+        return decode(bytes(last.result), default_type if type is Any else type)
 
     async def cancel(self, job: JobRef, *, token: str | None = None) -> JobSnapshot:
         """Request the cancellation of a job and return its snapshot.

@@ -6,20 +6,17 @@ import asyncio
 import os
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from threading import Lock, RLock, Thread, current_thread
+from threading import RLock, Thread, current_thread
 from typing import Any, TypeVar
 
 from headway.client.async_client import Client
+from headway.fork_lock import fork_lock
 
 T = TypeVar("T")
 
-# The C library looks up host names under a lock. A process that is forked meanwhile inherits it locked, and its own
-# lookups would wait forever, so a fork waits for the lookups in progress.
-_LOOKUP_LOCK = Lock()
-if hasattr(os, "register_at_fork"):  # Windows has no fork
-    os.register_at_fork(
-        before=_LOOKUP_LOCK.acquire, after_in_parent=_LOOKUP_LOCK.release, after_in_child=_LOOKUP_LOCK.release
-    )
+# The C library looks up host names under a lock. A process that is forked meanwhile would inherit it locked, and its
+# own lookups would wait forever.
+_LOOKUP_LOCK = fork_lock()
 
 
 class ClientThread:

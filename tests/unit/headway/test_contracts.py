@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import string
+import subprocess
+import sys
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dev.environment import ROOT
 from headway.contracts import (
     JobError,
     JobMessage,
@@ -395,3 +398,36 @@ def test_a_number_too_large_for_a_float_is_handled() -> None:
     except msgspec.ValidationError:
         return
     assert to_progress_snapshot(progress) is not None
+
+
+FIRST_DECODING = """
+import os, threading
+from msgspec import Struct
+from headway.contracts import decode
+
+def slow_type():
+    analyzing.set()
+    never.wait(0.5)
+    return int
+
+class Inner(Struct):
+    value: "slow_type()"
+
+class Outer(Struct):
+    inner: Inner
+
+def decode_outer():
+    return decode(b'{"inner":{"value":1}}', Outer)
+
+analyzing, never = threading.Event(), threading.Event()
+threading.Thread(target=decode_outer).start()
+analyzing.wait()
+"""
+
+
+@pytest.mark.parametrize("program", ["print(decode_outer())", "os.fork() or print(decode_outer())"])
+def test_a_type_is_analyzed_once(program: str) -> None:
+    """A thread or a forked process that decodes a type during its analysis gets a complete one."""
+    command = [sys.executable, "-c", FIRST_DECODING + program]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert output == "Outer(inner=Inner(value=1))\n"

@@ -430,7 +430,7 @@ async def test_an_open_watch_does_not_disturb_the_end_of_the_loop(
             await anext(open_watches[0])
 
     await asyncio.to_thread(asyncio.run, leave_open())
-    assert caplog.records == []
+    assert "asynchronous generator" not in caplog.text
 
 
 @pytest.mark.parametrize("reference", ["receipt", "page", "live"])
