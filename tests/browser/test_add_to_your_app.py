@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sqlite3
-import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -16,15 +14,16 @@ import pytest
 from playwright.async_api import Browser, BrowserContext, Dialog, Locator, Page, expect
 
 from dev.environment import ROOT
-from tests.browser import embedding
+from tests.browser import embedding, new_user
 from tests.browser.conftest import TIMEOUT_MS, PageErrors, SendReport, open_page
 from tests.browser.embedding import wait_for_watched_jobs
 from tests.browser.fake_site import FakeSite
+from tests.browser.new_user import Machine
 from tests.browser.npm import PACKAGES, build, install_client, run_node
 from tests.documents import Document
-from tests.stack import Stack, running
-from tests.terminal import open_terminal
-from tests.waiting import free_ports, wait_until
+from tests.stack import Stack
+from tests.terminal import Terminal
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -49,20 +48,17 @@ class App(NamedTuple):
 
 
 @asynccontextmanager
-async def running_app(example: str, modules: str, commands: str, folder: Path) -> AsyncIterator[App]:
-    """Run the system with the jobs of an example, and the application with the commands of the page."""
-    app_port, worker_port = free_ports(2)
-    url, code = f"http://127.0.0.1:{app_port}", folder / "app"
-    shutil.copytree(ROOT / "examples" / example, code)
-    settings = {"WORKER_JOBS": modules, "PYTHONPATH": str(code), "ALLOWED_ORIGINS": url, "GRACE_S": "0", "DRAIN_S": "0"}
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    async with running(folder / "state", **settings) as stack:
-        for page in code.rglob("*.html"):
-            page.write_text(page.read_text().replace("http://127.0.0.1:8080", stack.url))
-        env = {**stack.env, "WORKER_INTERNAL_PORT": str(worker_port), "PATH": path, "PYTHONPATH": str(ROOT)}
-        async with open_terminal(code, folder / "app.log", **env) as terminal:
-            await terminal.run(commands.rstrip().replace("8000", str(app_port)) + " &", timeout_s=90)
-            yield App(url, code)
+async def followed_get_started(folder: Path, stores: Mapping[str, str]) -> AsyncIterator[tuple[Machine, Terminal]]:
+    """Follow docs/get-started.md up to the start of the services; yield the machine and its first terminal."""
+    machine = Machine(folder, stores)
+    machine.letters.mkdir()
+    (machine.letters / "jobs.py").write_text(new_user.JOBS)
+    shutil.copy(ROOT / "examples/app/.env", machine.letters)
+    machine.localize_settings()
+    async with machine.installed_terminal("services") as terminal:
+        await terminal.run(new_user.START)
+        await wait_until(lambda: terminal.log.read_text().count("service_started") == 3)
+        yield machine, terminal
 
 
 async def send(page: Page, title: str) -> Locator:
@@ -74,10 +70,18 @@ async def send(page: Page, title: str) -> Locator:
 
 
 @pytest.fixture(scope="module")
-async def fastapi(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[App]:
+async def fastapi(stores: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[App]:
     """Run the FastAPI application for this module."""
-    async with running_app("app", "jobs", SERVE_FASTAPI, tmp_path_factory.mktemp("fastapi")) as app:
-        yield app
+    *prepare, serve = SERVE_FASTAPI.splitlines()
+    async with (
+        followed_get_started(tmp_path_factory.mktemp("fastapi"), stores) as (machine, _),
+        machine.installed_terminal("app") as terminal,
+    ):
+        await terminal.run("\n".join(prepare))
+        page = machine.letters / "index.html"
+        page.write_text(machine.localize(page.read_text()))
+        await terminal.run(f"{machine.localize(serve)} &")
+        yield App(machine.url(new_user.APP_PORT), machine.letters)
 
 
 @asynccontextmanager
@@ -152,10 +156,13 @@ async def test_fastapi_requires_the_password(browser: Browser, fastapi: App) -> 
             assert (await context.request.get(f"{fastapi.url}/mailings")).status == 401
 
 
-async def test_django_shows_users_their_jobs(page: Page, tmp_path: Path) -> None:
+async def test_django_shows_users_their_jobs(page: Page, stores: dict[str, str], tmp_path: Path) -> None:
     """After the migration and the login, a user sees the bar of a mailing, also after a reload."""
-    async with running_app("django", "worker", SERVE_DJANGO, tmp_path) as app:
-        await open_page(page, app.url)
+    stop_worker, *commands = SERVE_DJANGO.splitlines()
+    async with followed_get_started(tmp_path, stores) as (machine, terminal):
+        await terminal.run(f"{stop_worker}\nwait '%?worker'")  # a user is slow enough for the port to be free again
+        await terminal.run(machine.localize("\n".join(commands)) + " &", timeout_s=90)
+        await open_page(page, machine.url(new_user.APP_PORT))
         errors = PageErrors(page)
         await page.get_by_label("Username").fill("ada")
         await page.get_by_label("Password").fill("engine")
