@@ -74,6 +74,14 @@ class Stack:
         """Return the base URL of a service's internal listener."""
         return f"http://127.0.0.1:{self.env[f'{service.upper()}_INTERNAL_PORT']}"
 
+    async def is_ready(self, service: str) -> bool:
+        """Return whether a service is ready; a process that is still starting refuses connections."""
+        try:
+            async with self.session.get(f"{self.internal(service)}/readyz") as response:
+                return response.ok
+        except aiohttp.ClientConnectionError:
+            return False
+
     async def metric(self, name: str, service: str = "notifier") -> float:
         """Return the value of a metric of a service, summed over its labels."""
         return await metric(self.session, self.internal(service), name)

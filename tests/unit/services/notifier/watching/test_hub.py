@@ -171,7 +171,7 @@ def test_a_missing_record_never_replaces_a_known_snapshot() -> None:
 def test_a_job_without_a_record_is_queued() -> None:
     """A new watcher gets version 0, which is created from its token."""
     hub, watcher = Hub(), FakeWatcher()
-    due_at = NOW.after(600)
+    due_at = Timestamp.now().after(600)
     subscription = Subscription(watcher, msgspec.structs.replace(GRANT, due_at=due_at), None)
     hub.subscribe(subscription, 0.0)
     hub.on_missing_record(subscription)
