@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dev.environment import ROOT
 
-PINNED = re.compile(r"^[\w.-]+==[\w.]+", re.MULTILINE)
+PINNED = re.compile(r"^[\w.-]+==[^\\\n]+", re.MULTILINE)
 
 
 def build(target: str, folder: Path, source: Path = ROOT) -> Path:
@@ -20,11 +20,16 @@ def build(target: str, folder: Path, source: Path = ROOT) -> Path:
     return path
 
 
+def constraints(lock: str) -> str:
+    """Return the versions in a lock of the repository as constraints for pip, without hashes."""
+    return "\n".join(PINNED.findall((ROOT / lock).read_text()))
+
+
 def install(wheel: Path, folder: Path, *extras: str) -> None:
     """Create a virtual environment and install a wheel with extras into it, in the versions of the lock."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-    constraints = folder / "constraints.txt"
-    constraints.write_text("\n".join(PINNED.findall((ROOT / "requirements-local.lock").read_text())))
+    file = folder / "constraints.txt"
+    file.write_text(constraints("requirements-local.lock"))
     pip = (sys.executable, "-m", "pip", "--quiet", "--python", str(folder / "bin/python"))
     requirement = f"headway[{','.join(extras)}] @ {wheel.as_uri()}"
-    subprocess.run([*pip, "install", "--constraint", str(constraints), requirement], check=True)
+    subprocess.run([*pip, "install", "--constraint", str(file), requirement], check=True)

@@ -15,7 +15,7 @@ import aiohttp
 
 from dev.environment import PORTS, ROOT
 from headway.contracts import JobSnapshot, Timestamp, decode
-from tests.waiting import free_ports, metric, wait_until
+from tests.waiting import free_ports, is_ready, metric, wait_until
 
 READY = "Headway is ready: "
 JOBS = "tests.integration.sample_jobs"
@@ -75,12 +75,8 @@ class Stack:
         return f"http://127.0.0.1:{self.env[f'{service.upper()}_INTERNAL_PORT']}"
 
     async def is_ready(self, service: str) -> bool:
-        """Return whether a service is ready; a process that is still starting refuses connections."""
-        try:
-            async with self.session.get(f"{self.internal(service)}/readyz") as response:
-                return response.ok
-        except aiohttp.ClientConnectionError:
-            return False
+        """Return whether a service is ready."""
+        return await is_ready(self.session, f"{self.internal(service)}/readyz")
 
     async def metric(self, name: str, service: str = "notifier") -> float:
         """Return the value of a metric of a service, summed over its labels."""

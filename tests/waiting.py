@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import random
 import re
 import socket
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from aiohttp import ClientSession
+from aiohttp import ClientError, ClientSession, ClientTimeout
 
 LISTENING_PORTS = (15_000, 32_000)  # below the ephemeral ports of Linux (32,768) and macOS (49,152)
 
@@ -44,6 +45,23 @@ async def metric(session: ClientSession, internal: str, name: str) -> float:
     name, _, label = name.partition("{")
     series = re.findall(rf"^{name}(?:{{(.*)}})? (\S+)$", text, re.MULTILINE)
     return sum(float(value) for labels, value in series if label.rstrip("}") in labels)
+
+
+async def is_ready(session: ClientSession, url: str, timeout_s: float = 5) -> bool:
+    """Return whether a server answers 200 at a URL; one that is still starting refuses connections."""
+    try:
+        async with session.get(url, timeout=ClientTimeout(total=timeout_s)) as response:
+            return response.status == 200
+    except (ClientError, OSError, TimeoutError):
+        return False
+
+
+def is_running(pid: int) -> bool:
+    """Return whether a process exists."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return True
+    return False
 
 
 async def is_listening(port: int) -> bool:

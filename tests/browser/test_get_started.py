@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 from playwright.async_api import Page, expect
 
-from dev.environment import ROOT
 from tests.browser import new_user
 from tests.browser.conftest import PageErrors, open_page
 from tests.browser.embedding import part
 from tests.browser.new_user import Machine
+from tests.installed_wheel import constraints
 from tests.integration.test_one_job import run_to_end
 from tests.stack import running
 from tests.terminal import Terminal
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]  # for the installation on a busy machine
 
-PINNED = re.compile(r"^[\w.-]+==[^\\\n]+", re.MULTILINE)
-
 
 @pytest.fixture
 def machine(stores: dict[str, str], tmp_path: Path) -> Machine:
     """Return the machine of a new user; the packages that pip installs have the versions of the lock."""
-    (tmp_path / "pinned.txt").write_text("\n".join(PINNED.findall((ROOT / "requirements-test.lock").read_text())))
+    (tmp_path / "pinned.txt").write_text(constraints("requirements-test.lock"))
     return Machine(tmp_path, stores)
 
 

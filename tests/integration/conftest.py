@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from dev.environment import ROOT
 from headway.contracts import Timestamp
 from headway.tokens import Grant, TokenSigner, make_keys
-from tests.waiting import free_ports, metric, wait_until
+from tests.waiting import free_ports, is_ready, metric, wait_until
 
 ORIGIN = "http://page.example"
 
@@ -128,15 +128,8 @@ async def running_notifier(stores: dict[str, str], keys: Path, **settings: str) 
     async with aiohttp.ClientSession() as session:
         public, internal = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{internal_port}"
 
-        async def ready() -> bool:
-            try:
-                async with session.get(f"{internal}/readyz") as response:
-                    return response.status == 200
-            except aiohttp.ClientError:
-                return False
-
         try:
-            await wait_until(ready, 30)
+            await wait_until(lambda: is_ready(session, f"{internal}/readyz"), 30)
             signer = TokenSigner((keys / "token.pem").read_text())
             yield Notifier(public, internal, (keys / "report.key").read_text().strip(), signer, session, process, log)
             if process.returncode is None:

@@ -26,7 +26,7 @@ from headway.azure.job_queue import JobQueue, QueueDepth
 from tests.integration.conftest import unexpected_errors
 from tests.integration.watchers import JobsWatcher
 from tests.stack import Stack
-from tests.waiting import free_ports, wait_until
+from tests.waiting import free_ports, is_ready, wait_until
 
 COMMIT = "25f5635d11a1b2b352e6cd1c91ed3fec33e7c4cc"
 OLD, NEW = "0.1", "current"
@@ -155,18 +155,11 @@ class Service:
         self._process = process
 
         async def ready_or_ended() -> bool:
-            return process.returncode is not None or await self._ready()
+            url = f"{self._system.internal(self._name)}/readyz"
+            return process.returncode is not None or await is_ready(self._system.session, url, 2)
 
         await wait_until(ready_or_ended, TIMEOUT_S)
         assert process.returncode is None, self.log.read_text()[-4000:]
-
-    async def _ready(self) -> bool:
-        url, timeout = f"{self._system.internal(self._name)}/readyz", aiohttp.ClientTimeout(total=2)
-        try:
-            async with self._system.session.get(url, timeout=timeout) as response:
-                return response.status == 200
-        except (aiohttp.ClientError, OSError, TimeoutError):
-            return False
 
     async def stop(self) -> None:
         """Stop the service with SIGTERM, if it runs; the exit code must be 0."""

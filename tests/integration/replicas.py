@@ -14,10 +14,10 @@ from dev.environment import ROOT
 from headway.tokens import make_keys
 from tests.integration.conftest import environment, unexpected_errors
 from tests.integration.tcp_proxy import TcpProxy
-from tests.waiting import free_ports, wait_until
+from tests.waiting import free_ports, is_ready, wait_until
 
 READINESS_POLL_S = 0.2  # between two readiness checks
-READINESS_TIMEOUT = aiohttp.ClientTimeout(total=2)
+READINESS_TIMEOUT_S = 2
 
 
 class Replica:
@@ -42,11 +42,7 @@ class Replica:
 
     async def check_ready(self) -> bool:
         """Update `ready` from the replica's `/readyz`, and return it."""
-        try:
-            async with self._session.get(f"{self.internal}/readyz", timeout=READINESS_TIMEOUT) as response:
-                self.ready = response.status == 200
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            self.ready = False
+        self.ready = await is_ready(self._session, f"{self.internal}/readyz", READINESS_TIMEOUT_S)
         return self.ready
 
     async def stop(self) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ import pytest
 from tests.integration.test_attempts import poison_message, watch_until
 from tests.integration.test_one_job import history
 from tests.stack import JOBS, Stack, running
-from tests.waiting import wait_until
+from tests.waiting import is_running, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -22,14 +20,6 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
     folder = tmp_path_factory.mktemp("handlers")
     async with running(folder, WORKER_JOBS=JOBS, GRACE_S="0", DRAIN_S="0", LOG_FORMAT="json") as stack:
         yield stack
-
-
-def is_running(pid: int) -> bool:
-    """Return whether a process is running."""
-    with suppress(ProcessLookupError):
-        os.kill(pid, 0)
-        return True
-    return False
 
 
 def worker_log(stack: Stack) -> list[str]:

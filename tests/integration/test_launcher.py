@@ -13,7 +13,7 @@ import pytest
 
 from dev.environment import PORTS, ROOT
 from tests.stack import Stack, running
-from tests.waiting import free_ports, wait_until
+from tests.waiting import free_ports, is_running, wait_until
 
 PROCESSES = ("submitter", "worker", "notifier", "azurite", "valkey")
 
@@ -33,15 +33,6 @@ async def run_launcher(folder: Path, **env: str) -> tuple[int, str]:
     output, _ = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode is not None
     return process.returncode, output.decode()
-
-
-def is_running(pid: int) -> bool:
-    """Return whether a process is running."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def pids_by_name(stack: Stack) -> dict[str, int]:

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-import aiohttp
 import pytest
 from redis.asyncio import Redis
 
 from tests.documents import Document
 from tests.integration.conftest import Notifier, new_id, report
 from tests.integration.event_stream import read_events
-from tests.waiting import free_ports, wait_until
+from tests.waiting import free_ports, is_ready, wait_until
 
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
@@ -61,15 +60,8 @@ async def nginx(notifier: Notifier, tmp_path: Path) -> AsyncIterator[Nginx]:
     )
     url = f"http://127.0.0.1:{port}"
 
-    async def ready() -> bool:
-        try:
-            async with notifier.session.get(f"{url}/ready") as response:
-                return response.status == 200
-        except aiohttp.ClientError:
-            return False
-
     try:
-        await wait_until(ready)
+        await wait_until(lambda: is_ready(notifier.session, f"{url}/ready"))
         yield Nginx(url, tmp_path / "access.log")
     finally:
         process.terminate()

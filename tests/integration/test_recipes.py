@@ -24,7 +24,7 @@ from tests.documents import Document
 from tests.integration.test_attempts import watch_until
 from tests.integration.test_one_job import history, run_to_end
 from tests.stack import JOBS, Stack, running
-from tests.waiting import wait_until
+from tests.waiting import is_running, wait_until
 
 DOC = Document("docs/recipes.md")
 CONVERT, REPORT_FAILURE = (text for _, text in DOC.examples("python"))
@@ -129,14 +129,6 @@ def read_pid(target: Path) -> int | None:
     with suppress(FileNotFoundError, ValueError):
         return int(target.with_name(f"{target.name}.pid").read_text())
     return None
-
-
-def is_running(pid: int) -> bool:
-    """Return whether a process exists."""
-    with suppress(ProcessLookupError):
-        os.kill(pid, 0)
-        return True
-    return False
 
 
 async def test_crontab_submits_once_a_night(stack: Stack, folder: Path) -> None:

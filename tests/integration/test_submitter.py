@@ -21,7 +21,7 @@ from headway.contracts import Timestamp
 from headway.tokens import Grant, TokenSigner, TokenVerifier
 from tests.integration.test_one_job import history
 from tests.stack import JOBS, Stack, running
-from tests.waiting import free_ports, wait_until
+from tests.waiting import free_ports, is_ready, wait_until
 
 FOREIGN_ORIGIN = "https://evil.example"
 UNKNOWN_ID = "b1f6a6a0-7b7e-4c7f-9d0a-3c1c5a0e6f11"  # of a job that was never submitted
@@ -61,15 +61,8 @@ async def running_submitter(stack: Stack, **env: str) -> AsyncIterator[Submitter
     )
     submitter = Submitter(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{internal}")
 
-    async def ready() -> bool:
-        try:
-            async with stack.session.get(f"{submitter.internal}/readyz") as response:
-                return response.status == 200
-        except aiohttp.ClientError:
-            return False
-
     try:
-        await wait_until(ready)
+        await wait_until(lambda: is_ready(stack.session, f"{submitter.internal}/readyz"))
         yield submitter
     finally:
         process.terminate()

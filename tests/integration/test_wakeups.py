@@ -23,7 +23,7 @@ from tests.integration.conftest import Notifier, new_id, running_notifier
 from tests.integration.test_one_job import API_VERSION, history
 from tests.integration.test_readiness import RedisProxy
 from tests.stack import JOBS, Stack, running
-from tests.waiting import free_ports, metric, wait_until
+from tests.waiting import free_ports, is_ready, metric, wait_until
 
 QUIET_S = 0.5  # since the last poll: the next one is then seconds away, so that only a wake-up starts a job at once
 
@@ -218,15 +218,8 @@ async def another_worker(stack: Stack) -> AsyncIterator[str]:
             sys.executable, "-m", "services.worker", cwd=ROOT, env=env, stderr=log
         )
 
-    async def ready() -> bool:
-        try:
-            async with stack.session.get(f"http://127.0.0.1:{port}/readyz") as response:
-                return response.status == 200
-        except OSError:
-            return False
-
     try:
-        await wait_until(ready)
+        await wait_until(lambda: is_ready(stack.session, f"http://127.0.0.1:{port}/readyz"))
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
