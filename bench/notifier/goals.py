@@ -93,7 +93,7 @@ GOALS = (
         1.25,
         at_most=True,
     ),
-    Goal("CPU per delivery, 1,000 watchers: Socket.IO / Headway", FANOUT, "delivery_us", SOCKETIO, HEADWAY, 1.6, 2),
+    Goal("CPU per delivery, 1,000 watchers: Socket.IO / Headway", FANOUT, "delivery_us", SOCKETIO, HEADWAY, 1.5, 2),
     Goal(
         "CPU per delivery, 1,000 watchers: python-socketio / Headway",
         FANOUT,
