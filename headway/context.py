@@ -27,13 +27,18 @@ _CURRENT_STEP: ContextVar[Step | None] = ContextVar("step", default=None)  # of 
 
 
 class Attempt(Struct, frozen=True, kw_only=True):
-    """The facts about an attempt that its handler gets; `checkpoint` is the JSON that an earlier attempt saved."""
+    """The facts about an attempt that its handler gets.
+
+    `checkpoint` is the JSON that an earlier attempt saved. `progress` is what this attempt had reached when its worker
+    released it; None if the attempt starts now.
+    """
 
     job_id: UUID
     kind: str
     attempt: int = 1
     max_attempts: int = 1
     checkpoint: Json = NULL
+    progress: Progress | None = None
 
 
 class ProgressSink(Protocol):
@@ -79,7 +84,8 @@ class JobContext:
         self._sink = sink
         self._root = self._last = Step()
         self._collection_pending = False
-        self._highest: Progress | None = None
+        self._highest = attempt.progress
+        self._resumed = attempt.progress is not None
 
     def progress(
         self, current: float, total: float | None = None, message: str | None = None, *, unit: str | None = None
@@ -174,12 +180,18 @@ class JobContext:
         """Return the progress reported so far; called by the worker."""
         self._collection_pending = False  # first: the handler's thread may report progress during this call
         progress = aggregate(self._root, self._last)
-        percent, highest = progress.percent, self._highest
-        if percent is not None and highest is not None and percent < (highest.percent or 0):
+        highest = self._highest
+        if highest is not None and self._is_behind(progress, highest):
             return Progress(highest.current, highest.total, highest.unit, progress.message)
-        if percent is not None:
+        if progress.percent is not None or self._resumed:
             self._highest = progress
         return progress
+
+    def _is_behind(self, progress: Progress, highest: Progress) -> bool:
+        """Return whether the progress would go back: the percentage or, after a release, any progress."""
+        if progress.percent is not None:
+            return progress.percent < (highest.percent or 0)
+        return self._resumed and (highest.percent is not None or progress.current < highest.current)
 
     def _notify(self) -> None:
         self._collection_pending = True

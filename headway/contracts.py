@@ -28,6 +28,7 @@ MAX_REPORTS_PER_REQUEST = 500
 MAX_REPORTS_BYTES = 1024 * 1024
 DEFAULT_ATTEMPTS = 5  # the default of `max_attempts`
 MAX_ATTEMPTS = 1000  # the limit of `max_attempts`
+MAX_RELEASES = 20  # by draining workers; further ones cost attempts, or a handler that stops its worker never ends
 MAX_NAME_LENGTH = 128  # characters of a kind, and of other names
 MAX_PROGRESS_MESSAGE_LENGTH = 1_000  # characters of a progress message
 MAX_UNIT_LENGTH = 32
@@ -61,16 +62,19 @@ class JobMessage(Struct, frozen=True, kw_only=True):
     generation: Natural = 0  # how often the job was redriven
     max_attempts: MaxAttempts = DEFAULT_ATTEMPTS
     timeout_s: TimeoutSeconds | None = None  # of one attempt; None: the timeout of the kind
-    releases: Natural = 0  # how often a draining worker released the message
+    releases: Natural = 0  # how often the message was released at the cost of no attempt
     checkpoint: Json = NULL
+    drains: Natural = 0  # how many of the releases a draining worker made
+    progress: Progress | None = None  # of the attempt that was released last
+    progress_attempt: Positive | None = None  # the number of that attempt; a later one does not start from `progress`
 
     def attempt(self, delivery: int) -> int:
-        """Return the number of the attempt, from 1; a delivery that a draining worker released does not count.
+        """Return the number of the attempt, from 1; the first `MAX_RELEASES` releases of draining workers are free.
 
         Args:
             delivery: the number of the delivery, from 1 (the queue's dequeue count).
         """
-        return max(1, delivery - self.releases)
+        return max(1, delivery - self.releases + max(0, self.drains - MAX_RELEASES))
 
 
 class Progress(Struct, frozen=True):
@@ -246,7 +250,7 @@ def decode_message(text: str) -> JobMessage:
         msgspec.ValidationError: a field is missing or invalid; the message names it.
         msgspec.DecodeError: the text is not JSON, not UTF-8, or nested too deep.
     """
-    data = _message_json(text)
+    data = message_json(text)
     if data.lstrip().startswith(b'"'):
         return JobMessage(id=decode(data, UUID))
     return decode(data, JobMessage)
@@ -255,12 +259,13 @@ def decode_message(text: str) -> JobMessage:
 def extract_job_id(text: str) -> UUID | None:
     """Return the job id of a queue message even if other fields are invalid, or None if the id is invalid, too."""
     try:
-        return decode(_message_json(text), _MessageWithId).id
+        return decode(message_json(text), _MessageWithId).id
     except msgspec.DecodeError:
         return None
 
 
-def _message_json(text: str) -> bytes:
+def message_json(text: str) -> bytes:
+    """Return the JSON of a queue message, which may be plain or in base64."""
     try:
         return base64.b64decode(text, validate=True)
     except ValueError:

@@ -40,7 +40,8 @@ WEEK_LATER = NEW_YEAR.after(7 * 86_400)
 MESSAGE = (
     '{"id":"6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11","kind":"countdown","payload":{},'
     '"submitted_at":"2026-01-01T00:00:00.000Z","expires_at":"2026-01-08T00:00:00.000Z","generation":0,'
-    '"max_attempts":5,"timeout_s":null,"releases":0,"checkpoint":null}'
+    '"max_attempts":5,"timeout_s":null,"releases":0,"checkpoint":null,"drains":0,"progress":null,'
+    '"progress_attempt":null}'
 )
 REPORT = (
     '{"job_id":"6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11","kind":"countdown","generation":0,"message_id":"m-1",'
@@ -90,6 +91,9 @@ messages = st.builds(
     timeout_s=st.none() | st.floats(0.001, 604_800),
     releases=naturals,
     checkpoint=json_texts,
+    drains=naturals,
+    progress=st.none() | progresses,
+    progress_attempt=st.none() | st.integers(1, 2**53 - 1),
 )
 reports = st.builds(
     JobReport,
@@ -359,6 +363,17 @@ def test_the_id_is_extracted_from_an_invalid_queue_message(text: str, *, has_id:
 def test_releases_cost_no_attempt(delivery: int, releases: int, attempt: int) -> None:
     """The attempt is the delivery count minus the releases, and at least 1."""
     assert JobMessage(id=ID, releases=releases).attempt(delivery) == attempt
+
+
+@pytest.mark.parametrize(
+    ("delivery", "releases", "drains", "attempt"),
+    [(21, 20, 20, 1), (22, 21, 21, 2), (24, 23, 23, 4), (25, 22, 21, 4), (101, 100, 0, 1), (1, 0, 25, 6)],
+)
+def test_only_the_first_releases_of_draining_workers_are_free(
+    delivery: int, releases: int, drains: int, attempt: int
+) -> None:
+    """Each further one costs an attempt; releases for other reasons are not limited."""
+    assert JobMessage(id=ID, releases=releases, drains=drains).attempt(delivery) == attempt
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,53 @@
+"""Rewriting of queue messages: all fields that are not replaced stay as they are."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from uuid import UUID
+
+import msgspec
+import pytest
+
+from headway.contracts import JobMessage, Progress, decode_message, message_json
+from headway.message_rewriting import rewrite_message
+
+ID = UUID("6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11")
+
+
+def as_base64(text: str) -> str:
+    """Return a text in base64."""
+    return base64.b64encode(text.encode()).decode()
+
+
+@pytest.mark.parametrize("form", [str, as_base64], ids=["plain", "base64"])
+def test_other_fields_stay_byte_for_byte(form: Callable[[str], str]) -> None:
+    """Numbers, escapes and the fields of newer versions are not decoded and encoded again."""
+    others = (
+        r'"payload":{"n":1.50,"id":12345678901234567890},"labels":{"name":"R\u00e9sum\u00e9 \ud83c\udf89","tags":[]}'
+    )
+    text = form(f'{{"id":"{ID}","releases":1,{others},"progress":{{"current":4}}}}')
+    rewritten = rewrite_message(text, releases=2, drains=1, progress=Progress(5, 10))
+    assert others in message_json(rewritten).decode()
+    message = decode_message(rewritten)
+    assert (message.releases, message.drains, message.progress) == (2, 1, Progress(5, 10))
+
+
+def test_a_field_is_removed() -> None:
+    """A removed field has its default."""
+    rewritten = rewrite_message(
+        f'{{"id":"{ID}","releases":1,"progress":{{"current":4}}}}', releases=None, progress=None
+    )
+    assert message_json(rewritten) == f'{{"id":"{ID}"}}'.encode()
+
+
+def test_a_string_with_an_id_becomes_a_whole_message() -> None:
+    """The web site of 2015 sends nothing but the job's id."""
+    assert decode_message(rewrite_message(f'"{ID}"', drains=1)) == JobMessage(id=ID, drains=1)
+
+
+@pytest.mark.parametrize("text", ["[]", "nonsense", '"no id"', "{", ""])
+def test_other_texts_are_rejected(text: str) -> None:
+    """They are no messages."""
+    with pytest.raises(msgspec.DecodeError):
+        rewrite_message(text, releases=1)
