@@ -11,10 +11,11 @@ from ..runtime.settings import ReloadingFile, read_keys
 from ..runtime.wakeup_client import WakeupClient
 from . import metrics
 from .consumer import Consumer
-from .delivery import UNKNOWN_KIND, DeliveryDependencies
+from .delivery import DeliveryDependencies
 from .execution.process_pool import ProcessPool
 from .execution.runner import Runner
 from .queue_metrics import monitor_queue_depth
+from .received_job import UNKNOWN_KIND
 from .registry import load_jobs
 from .reload import CodeReloader
 from .reporting.reporter import Reporter

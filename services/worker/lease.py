@@ -2,7 +2,7 @@
 
 Each renewal returns a new pop receipt and invalidates the old one. Renewal and settlement therefore share a lock. If
 the response to a renewal is lost, it is unknown which receipt is valid: the message must not be settled, and the
-handler must stop before the last confirmed lease ends.
+handler must stop before the last confirmed lease ends. A renewal that ends for any reason is a lost lease, too.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from typing import NoReturn, Protocol
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Protocol
 
 from azure.core.exceptions import AzureError, HttpResponseError
 
@@ -20,6 +20,7 @@ from headway.azure.job_queue import ReceivedMessage, is_receipt_invalid, was_nev
 from headway.contracts import Timestamp
 
 from . import metrics
+from .outcomes import LeaseLost
 
 STOP_MARGIN_FRACTION = 0.1  # of the lease: the time to stop the handler before the lease ends
 RETRY_DELAY_FRACTION = 0.1  # of the lease: the delay after a failed renewal
@@ -42,10 +43,6 @@ class MessageStore(Protocol):
         Raises:
             AzureError: the queue is unavailable.
         """
-
-
-class LeaseLost(Exception):
-    """Another worker has the message, or may have it."""
 
 
 class Lease:
@@ -101,28 +98,41 @@ class Lease:
         self._renew_now.set()
         await waiter
 
-    async def renew_forever(self, on_renewed: Callable[[], None]) -> NoReturn:
-        """Renew the lease whenever about half of it has passed, until it is lost.
+    @asynccontextmanager
+    async def renewed(
+        self, on_renewed: Callable[[], None], on_lost: Callable[[BaseException], None]
+    ) -> AsyncIterator[None]:
+        """Renew the lease inside the block whenever about half of it has passed, until the message is settled.
 
         Args:
             on_renewed: called after each renewal.
-
-        Raises:
-            LeaseLost: another worker has the message, or the lease could not be renewed by `handler_deadline`.
+            on_lost: called when the lease is lost, because its renewal ended: with LeaseLost, with CancelledError if
+                the task was cancelled, or with an exception that is a bug.
         """
-        try:
-            await self._renew_until_lost(on_renewed)
-        finally:
+        renewal = asyncio.create_task(self._renew_until_settled(on_renewed))
+        in_block = True
+
+        # A callback, because a task that is cancelled before its first step runs no code of its own.
+        def on_ended(_: asyncio.Task[None]) -> None:
             self._renewals_ended = True
             for waiter in self._text_waiters:
                 waiter.cancel("lease")
+            error = asyncio.CancelledError() if renewal.cancelled() else renewal.exception()
+            if in_block and not self._settled:
+                on_lost(error or LeaseLost("the lease is not renewed any more"))
 
-    async def _renew_until_lost(self, on_renewed: Callable[[], None]) -> NoReturn:
+        renewal.add_done_callback(on_ended)
+        try:
+            yield
+        finally:
+            in_block = False
+            renewal.cancel()
+            await asyncio.wait({renewal})
+
+    async def _renew_until_settled(self, on_renewed: Callable[[], None]) -> None:
         pause_s = self._renewal_interval_s()
-        while True:
-            remaining_s = self.handler_deadline - self._clock()
-            if remaining_s <= 0:
-                raise LeaseLost("the lease could not be renewed in time")
+        while not self._settled:
+            remaining_s = max(0.0, self.handler_deadline - self._clock())
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(pause_s, remaining_s)):
                     await self._renew_now.wait()
@@ -141,15 +151,17 @@ class Lease:
         """Send one renewal, with the unsaved text if there is one; return whether the queue confirmed it.
 
         Raises:
-            LeaseLost: another worker has the message.
+            LeaseLost: another worker has the message, or may have it, because `handler_deadline` has passed.
         """
         async with self._lock:
             if self._settled:
                 return False
             requested_at = self._clock()
+            if requested_at >= self.handler_deadline:
+                raise LeaseLost("the lease could not be renewed in time")
             text, waiter_count = self._unsaved_text, len(self._text_waiters)
             try:
-                async with asyncio.timeout(max(0.0, self.handler_deadline - requested_at)):
+                async with asyncio.timeout(self.handler_deadline - requested_at):
                     self._pop_receipt = await self._queue.update(self._id, self._pop_receipt, self._lease_s, text)
             except HttpResponseError as error:
                 if is_receipt_invalid(error) and not self._receipt_uncertain:

@@ -6,22 +6,30 @@ import asyncio
 import threading
 from collections.abc import Callable
 
-from msgspec.structs import replace
-
-from headway.contracts import MAX_MESSAGE_BYTES, JobMessage, Json, Progress, Timestamp, encode_message
+from headway.contracts import MAX_MESSAGE_BYTES, Json, Progress
+from headway.message_rewriting import rewrite_message
 
 from .lease import Lease
+from .received_job import ReceivedJob
 from .reporting.report_stream import ReportStream
 
 
 class LeasedJob:
-    """The host of a handler: it forwards progress to the reports and saves checkpoints in the message."""
+    """The host of a handler: it forwards progress to the reports and saves checkpoints in the message.
 
-    def __init__(self, message: JobMessage, text: str, lease: Lease, stream: ReportStream) -> None:
-        self.message = message
-        self.text = text
+    Attributes:
+        job: the job as it was received.
+        text: the text of the message, with the last checkpoint.
+        lease: the lease of the message.
+        stream: the reports of the delivery.
+    """
+
+    def __init__(self, job: ReceivedJob, lease: Lease, stream: ReportStream) -> None:
+        self.job = job
+        self.text = job.received.text
         self.lease = lease
         self.stream = stream
+        self._released = False
         self._loop = asyncio.get_running_loop()
         self._loop_thread_id = threading.get_ident()
 
@@ -30,17 +38,12 @@ class LeasedJob:
         """The monotonic time by which the handler must stop unless the lease is renewed."""
         return self.lease.handler_deadline
 
-    @property
-    def expired(self) -> bool:
-        """Whether the job's `expires_at` has passed."""
-        return self.message.expires_at is not None and self.message.expires_at < Timestamp.now()
-
     def progress_changed(self, collect: Callable[[], Progress]) -> None:
         """Called when the handler reports progress, from any thread; the next report calls `collect`."""
-        if threading.get_ident() == self._loop_thread_id:
+        if threading.get_ident() != self._loop_thread_id:
+            self._loop.call_soon_threadsafe(self.progress_changed, collect)
+        elif not self._released:
             self.stream.progress_changed(collect)
-        else:
-            self._loop.call_soon_threadsafe(self.stream.progress_changed, collect)
 
     async def save_checkpoint(self, checkpoint: Json) -> None:
         """Save a checkpoint in the queue message.
@@ -49,15 +52,30 @@ class LeasedJob:
             ValueError: with the checkpoint, the message is larger than the queue allows.
             CancelledError: the lease is lost.
         """
-        message = replace(self.message, checkpoint=checkpoint)
-        text = encode_message(message)
+        text = rewrite_message(self.text, checkpoint=checkpoint, progress=None, progress_attempt=None)
         if len(text) > MAX_MESSAGE_BYTES:
             raise ValueError(
                 f"the queue message with this checkpoint is {len(text)} bytes long; the limit is {MAX_MESSAGE_BYTES}"
             )
         await self.lease.save_text(text)
-        self.message, self.text = message, text
+        self.text = text
 
-    def release_text(self) -> str:
-        """Return the text of the released message: with one more release, so that the delivery costs no attempt."""
-        return encode_message(replace(self.message, releases=self.message.releases + 1))
+    def release_text(self) -> str | None:
+        """Return the text with which a draining worker releases the message, at the cost of no attempt.
+
+        It contains the progress reached; progress that a leaked task or thread reports later is ignored, or the next
+        delivery would start behind it. Return None if the message must be released unchanged, at the cost of an
+        attempt: it cannot be decoded, or its new text is larger than the queue allows.
+        """
+        self._released = True
+        if self.job.problem is not None:
+            return None
+        message, progress = self.job.message, self.stream.collect_progress()
+        text = rewrite_message(
+            self.text,
+            releases=message.releases + 1,
+            drains=message.drains + 1,
+            progress=progress,
+            progress_attempt=None if progress is None else self.job.attempt,
+        )
+        return text if len(text) <= MAX_MESSAGE_BYTES else None

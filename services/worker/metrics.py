@@ -4,7 +4,9 @@ from collections.abc import Iterable
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from headway.contracts import JobMessage, Timestamp
+from headway.contracts import Timestamp
+
+from .received_job import ReceivedJob
 
 ATTEMPTS_STARTED = Counter("jobs_started", "How many attempts were started?", ["kind"])
 MESSAGES_REDELIVERED = Counter("jobs_redelivered", "How many messages were delivered again?")
@@ -63,7 +65,7 @@ def create_failure_series(kinds: Iterable[str]) -> None:
         DELIVERIES_FINISHED.labels(kind, "failed")
 
 
-def observe_since_submission(message: JobMessage, histogram: Histogram) -> None:
+def observe_since_submission(job: ReceivedJob, histogram: Histogram) -> None:
     """Observe the seconds since a job's submission, unless it was redriven, possibly long after it failed."""
-    if message.generation == 0 and message.submitted_at is not None:
-        histogram.observe(max(0, Timestamp.now() - message.submitted_at) / 1000)
+    if job.message.generation == 0:
+        histogram.observe(max(0, Timestamp.now() - job.submitted_at) / 1000)

@@ -76,6 +76,11 @@ class Interruption(Enum):
 
 Outcome = Finished | RetryLater | Interruption
 
+
+class LeaseLost(Exception):
+    """Another worker has the message, or may have it."""
+
+
 # The interruption for each reason of a rejected report.
 INTERRUPTION_BY_VERDICT = {
     "finished": Interruption.FINISHED,

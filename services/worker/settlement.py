@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
+
 import structlog
+from azure.core.exceptions import AzureError
 
 from headway.azure.job_queue import JobQueue
+from headway.backoff import full_jitter_s
 
 from ..runtime.wakeup_client import WakeupClient
 from . import metrics
 from .lease import Lease
 from .leased_job import LeasedJob
 from .outcomes import Finished, Interruption, Outcome, RetryLater
+from .reporting.report_stream import ReportRejected
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+POISON_BACKOFF_S, MAX_POISON_BACKOFF_S = 0.5, 10.0
 
 
 class Settlement:
@@ -29,35 +37,30 @@ class Settlement:
 
         Args:
             outcome: the outcome that was reported, or the interruption.
-            leased: the job; a released message gets its checkpoint.
+            leased: the job; a released message gets its checkpoint and its progress.
 
         Raises:
             AzureError: the queue is unavailable; the message becomes visible when its lease ends.
         """
         match outcome:
-            case Finished() | Interruption.FINISHED:
+            case Finished() | Interruption.FINISHED | Interruption.REFUSED:
                 await self._lease.delete()
-            case Interruption.SUPERSEDED if leased.expired:
-                await self._lease.delete()  # or a message of an older generation would be redelivered without end
+            case Interruption.SUPERSEDED if leased.job.expired:
+                await self._lease.delete()  # notifiers of version 0.1 answer so for an older generation
             case RetryLater(after_s=after_s):
                 if await self._lease.release(None, int(after_s or 0)):
                     self._wakeups.notify_after(after_s or 0)
             case Interruption.STOPPED:
                 if await self._lease.release(leased.release_text()):
                     # Before the wake-up, or the report of the next start could overtake this one.
-                    await leased.stream.report("queued")
+                    with suppress(ReportRejected):
+                        await leased.stream.report("queued")
                     self._wakeups.notify()
-            case Interruption.REFUSED:
-                await self.move_to_poison_queue("refused", leased.text)
             case Interruption.LEASE_LOST:
                 metrics.LEASES_LOST.inc()
 
     async def move_to_poison_queue(self, reason: str, text: str) -> None:
-        """Copy the message to the poison queue, then delete it.
-
-        Args:
-            reason: why, for metrics and logs: `unreadable` or `refused`.
-            text: the text of the message.
+        """Copy the message to the poison queue, then delete it; see `copy_to_poison_queue`.
 
         Raises:
             AzureError: the queue is unavailable.
@@ -66,15 +69,21 @@ class Settlement:
         await self._lease.delete()
 
     async def copy_to_poison_queue(self, reason: str, text: str) -> None:
-        """Copy the message to the poison queue.
+        """Copy the message to the poison queue; try again until the queue accepts it.
 
         Args:
             reason: why, for metrics and logs: `unreadable`, `attempts` (none is left) or `refused`.
             text: the text of the message.
-
-        Raises:
-            AzureError: the queue is unavailable.
         """
-        await self._queue.poison(text)
+        tries = 0
+        while True:
+            try:
+                await self._queue.poison(text)
+            except AzureError as error:
+                log.warning("poison_queue_unavailable", message_id=self._message_id, error=type(error).__name__)
+                await asyncio.sleep(full_jitter_s(tries, POISON_BACKOFF_S, MAX_POISON_BACKOFF_S))
+                tries += 1
+            else:
+                break
         metrics.MESSAGES_POISONED.labels(reason).inc()
         log.warning("message_poisoned", message_id=self._message_id, reason=reason)

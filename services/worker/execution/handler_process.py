@@ -96,6 +96,11 @@ class ParentChannel:
         finally:
             os.killpg(0, signal.SIGKILL)
 
+    def check_lease(self) -> None:
+        """Kill this process if the lease ended before the handler starts; the other thread may notice it later."""
+        if time.monotonic() >= self._lease_deadline:
+            os.killpg(0, signal.SIGKILL)
+
     def stop_attempt(self, reason: str) -> None:
         """Raise CancelledError in the handler, even while it blocks; the process exits when the handler has ended."""
         self.stop_reason = reason
@@ -183,6 +188,7 @@ def run_attempt(request: RunAttempt, channel: ParentChannel) -> AttemptFinished:
     try:
         job = _find_job(request.module, request.attempt.kind)
         payload = decode_payload(job, request.payload)
+        channel.check_lease()
         outcome = outcome_from_result(job.handler(JobContext(request.attempt, host), payload))
     except BaseException as error:
         outcome, trace = outcome_from_exception(error)

@@ -13,13 +13,13 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Protocol
+from typing import Any
 
 from headway import Job
-from headway.context import Attempt, ProgressSink
+from headway.context import Attempt
 from headway.contracts import JobError, Json
 
-from ..outcomes import RetryLater
+from ..outcomes import LeaseLost, RetryLater
 from ..python_command import python_command
 from .ipc import (
     LENGTH_PREFIX,
@@ -36,20 +36,13 @@ from .ipc import (
     encode_frame,
     frame_decoder,
 )
+from .leased_host import LeasedHost, check_lease, is_lease_over
 
 HANDLER_PROCESS = f"from {__package__}.handler_process import main; main(*sys.argv[1:])"
 DEADLINE_INTERVAL_S = 1.0  # between two frames with the lease deadline
 UNWIND_TIMEOUT_S = 1.0  # for a cancelled handler to clean up; then SIGKILL follows
 MAX_IDLE_PROCESSES = os.cpu_count() or 1
 _decode = frame_decoder(FromProcess)
-
-
-class LeasedHost(ProgressSink, Protocol):
-    """A progress sink that knows the lease of its job."""
-
-    @property
-    def lease_deadline(self) -> float:
-        """The monotonic time by which the handler must stop unless the lease is renewed."""
 
 
 class ProcessPool:
@@ -73,9 +66,13 @@ class ProcessPool:
         """Run an attempt in a process and return its outcome: a retry if the process crashes.
 
         On cancellation, the process and all processes that it has started are ended.
+
+        Raises:
+            LeaseLost: the process ended itself, or the handler did not start, because the lease is over.
         """
         process = await self._acquire()
         try:
+            check_lease(host)
             finished = await process.run(
                 RunAttempt(job.handler.__module__, attempt, payload, host.lease_deadline), host
             )
@@ -84,7 +81,10 @@ class ProcessPool:
             await process.end(str(error.args[0]) if has_reason else "stop")
             raise
         if finished is None:
-            return AttemptFinished(RetryLater(JobError("Crashed", f"The handler's process {await process.end()}.")), [])
+            end = await process.end()
+            if is_lease_over(host):
+                raise LeaseLost("the handler's process ended itself with the lease")
+            return AttemptFinished(RetryLater(JobError("Crashed", f"The handler's process {end}.")), [])
         if len(self._idle) < MAX_IDLE_PROCESSES:
             self._idle.append(process)
         else:

@@ -12,8 +12,9 @@ from headway import Job, JobContext
 from headway.context import Attempt
 from headway.contracts import JobError, Json
 
-from ..outcomes import Finished, RetryLater, decode_payload, outcome_from_exception, outcome_from_result
-from .process_pool import LeasedHost, ProcessPool
+from ..outcomes import Finished, LeaseLost, RetryLater, decode_payload, outcome_from_exception, outcome_from_result
+from .leased_host import LeasedHost, check_lease, is_lease_over
+from .process_pool import ProcessPool
 from .thread_runner import run_in_thread
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -31,6 +32,9 @@ class Runner:
         """Run an attempt and return its outcome; any exception of the handler becomes an outcome.
 
         A `timeout_s` of None means no limit.
+
+        Raises:
+            LeaseLost: the lease ended before the handler started, or the handler stopped because of it.
         """
         timeout = AttemptTimeout(timeout_s)
         try:
@@ -39,8 +43,12 @@ class Runner:
         except asyncio.CancelledError:
             if timeout.task.cancelling():
                 raise
+            if is_lease_over(host):
+                raise LeaseLost("the handler stopped with the lease") from None
             if not timeout.expired:
                 return RetryLater(JobError("CancelledError", "The handler cancelled itself."))
+        except LeaseLost:
+            raise
         except (Exception, SystemExit) as error:  # sys.exit() in a handler must not end the worker
             if not timeout.expired:
                 return _log_failure(*outcome_from_exception(error), job.kind)
@@ -56,6 +64,7 @@ class Runner:
             return finished.outcome, finished.traceback
         decoded = decode_payload(job, payload)
         if inspect.iscoroutinefunction(job.handler):
+            check_lease(host)
             return outcome_from_result(await job.handler(JobContext(attempt, host), decoded)), []
         return outcome_from_result(await run_in_thread(job, attempt, decoded, host)), []
 

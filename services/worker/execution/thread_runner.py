@@ -12,19 +12,29 @@ from functools import partial
 from typing import Any
 
 from headway import Job, JobContext
-from headway.context import Attempt, ProgressSink, completed_awaitable
+from headway.context import Attempt, completed_awaitable
 from headway.contracts import Json, Progress
 
+from .leased_host import LeasedHost, check_lease, is_lease_over
 
-async def run_in_thread(job: Job[Any, Any], attempt: Attempt, payload: Any, host: ProgressSink) -> Any:
+
+async def run_in_thread(job: Job[Any, Any], attempt: Attempt, payload: Any, host: LeasedHost) -> Any:
     """Run a handler in a thread and return its result.
 
     A thread cannot be stopped from outside. On cancellation the handler's next call of its context raises
     CancelledError, and this waits for the thread to end: the job must not be released while its handler has effects.
+
+    Raises:
+        LeaseLost: the lease ended before the handler started.
     """
     thread_host = ThreadHost(host)
-    context = JobContext(attempt, thread_host)
-    thread = _start_thread(partial(contextvars.copy_context().run, job.handler, context, payload))
+    context = ThreadContext(attempt, thread_host, host)
+
+    def call() -> Any:
+        check_lease(host)
+        return job.handler(context, payload)
+
+    thread = _start_thread(partial(contextvars.copy_context().run, call))
     try:
         return await asyncio.shield(thread)
     except asyncio.CancelledError as error:
@@ -35,10 +45,27 @@ async def run_in_thread(job: Job[Any, Any], attempt: Attempt, payload: Any, host
         raise
 
 
+class ThreadContext(JobContext):
+    """A context that also stops its handler when the lease ends while a blocked event loop cannot cancel it."""
+
+    def __init__(self, attempt: Attempt, sink: ThreadHost, host: LeasedHost) -> None:
+        self._host = host
+        super().__init__(attempt, sink)
+
+    @property
+    def cancelled(self) -> str | None:
+        """Why the handler must stop, None while it may continue."""
+        return "lease" if self._reason is None and is_lease_over(self._host) else self._reason
+
+    @cancelled.setter
+    def cancelled(self, reason: str | None) -> None:
+        self._reason = reason
+
+
 class ThreadHost:
     """The progress sink of a handler in a thread; it forwards progress and checkpoints to the event loop."""
 
-    def __init__(self, host: ProgressSink) -> None:
+    def __init__(self, host: LeasedHost) -> None:
         self._host = host
         self._loop = asyncio.get_running_loop()
         self._saving: concurrent.futures.Future[None] | None = None

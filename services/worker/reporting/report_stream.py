@@ -48,6 +48,13 @@ class ReportStream:
         if self._watched:
             self._on_change()
 
+    def collect_progress(self) -> Progress | None:
+        """Return the handler's latest progress, None if there is none."""
+        if self._progress_source is not None:
+            self._latest = replace(self._latest, progress=self._progress_source())
+            self._progress_source = None
+        return self._latest.progress
+
     def lease_renewed(self, until: Timestamp) -> None:
         """Called when the lease was renewed; the new end is sent with the next report."""
         if self._latest.status == "running":
@@ -94,9 +101,7 @@ class ReportStream:
         self.sent_at = time.monotonic()
         self._changed = self._urgent = False
         self._in_flight, self._pending = self._in_flight + self._pending, []
-        if self._progress_source is not None:
-            self._latest = replace(self._latest, progress=self._progress_source())
-            self._progress_source = None
+        self.collect_progress()
         return replace(self._latest, sequence=self._sequence, sent_at=Timestamp.now())
 
     def on_verdict(self, verdict: Verdict) -> None:

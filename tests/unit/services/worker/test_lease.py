@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from itertools import pairwise
 
 import pytest
@@ -15,7 +14,8 @@ from azure.core.exceptions import AzureError, HttpResponseError, ServiceRequestE
 
 from headway.azure.job_queue import ReceivedMessage
 from headway.contracts import Timestamp
-from services.worker.lease import STOP_MARGIN_FRACTION, Lease, LeaseLost
+from services.worker.lease import STOP_MARGIN_FRACTION, Lease
+from services.worker.outcomes import LeaseLost
 
 Behavior = Callable[[], Awaitable[None]]
 
@@ -122,15 +122,13 @@ def now() -> float:
 
 
 async def renew(lease: Lease, seconds: float) -> int:
-    """Renew a lease for a while and return the number of renewals.
-
-    Raises:
-        LeaseLost: the lease was lost.
-    """
+    """Renew a lease for a while and return the number of renewals; raise the reason if the lease is lost."""
     renewals: list[float] = []
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await lease.renew_forever(lambda: renewals.append(now()))
+    lost: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+    async with lease.renewed(lambda: renewals.append(now()), lost.set_result):
+        await asyncio.wait({lost}, timeout=seconds)
+    if lost.done():
+        raise lost.result()
     return len(renewals)
 
 
@@ -281,8 +279,7 @@ def test_released_message_is_not_renewed() -> None:
 
     async def test(lease: Lease, queue: FakeQueue) -> None:
         assert await lease.release("text")
-        with suppress(LeaseLost):
-            await renew(lease, 2 * LEASE_S)
+        assert await renew(lease, 2 * LEASE_S) == 0
         assert queue.operations() == ["release text 0"]
 
     run_with_lease(test)
@@ -393,9 +390,55 @@ def test_save_is_cancelled_when_the_lease_is_lost() -> None:
         queue.behaviors = [failing(error_response("MessageNotFound"))]
         waiting = asyncio.create_task(lease.save_text("a"))
         with pytest.raises(LeaseLost):
-            await lease.renew_forever(lambda: None)
+            await renew(lease, 10 * LEASE_S)
         for save in (waiting, lease.save_text("b")):
             with pytest.raises(asyncio.CancelledError):
                 await save
+
+    run_with_lease(test)
+
+
+@pytest.mark.parametrize("error", [TypeError("a bug"), asyncio.CancelledError()], ids=["bug", "cancelled"])
+def test_lease_is_lost_when_its_renewal_ends(error: BaseException) -> None:
+    """A bug and a cancellation end the lease, too, because the message is not renewed. Texts are not saved any more."""
+
+    async def test(lease: Lease, queue: FakeQueue) -> None:
+        async def fail() -> None:
+            raise error
+
+        queue.behaviors = [fail]
+        with pytest.raises(type(error)):
+            await renew(lease, 10 * LEASE_S)
+        assert now() <= LEASE_S / 2
+        with pytest.raises(asyncio.CancelledError):
+            await lease.save_text("a")
+
+    run_with_lease(test)
+
+
+def test_lease_is_lost_when_its_renewal_is_cancelled_before_it_starts() -> None:
+    """A task that is cancelled before its first step runs no code of its own."""
+
+    async def test(lease: Lease, _queue: FakeQueue) -> None:
+        lost: list[BaseException] = []
+        async with lease.renewed(lambda: None, lost.append):
+            (renewal,) = asyncio.all_tasks() - {asyncio.current_task()}
+            renewal.cancel()
+            await asyncio.wait({renewal})
+            await asyncio.sleep(0)
+        assert [type(error) for error in lost] == [asyncio.CancelledError]
+
+    run_with_lease(test)
+
+
+def test_renewal_ends_with_the_settlement() -> None:
+    """A message that is settled while its delivery still waits for something is not a lost lease."""
+
+    async def test(lease: Lease, queue: FakeQueue) -> None:
+        lost: list[BaseException] = []
+        async with lease.renewed(lambda: None, lost.append):
+            await lease.release("text")
+            await asyncio.sleep(10 * LEASE_S)
+        assert (lost, queue.operations()) == ([], ["release text 0"])
 
     run_with_lease(test)

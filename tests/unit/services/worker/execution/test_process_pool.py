@@ -23,7 +23,7 @@ from headway.contracts import JobError, Json, Progress
 from headway.testing import Recorder
 from services.worker.execution.process_pool import ProcessPool
 from services.worker.execution.runner import Runner
-from services.worker.outcomes import Finished, RetryLater
+from services.worker.outcomes import Finished, LeaseLost, RetryLater
 from services.worker.registry import InvalidJobs, load_jobs
 from tests.unit.services.worker.execution import process_jobs
 from tests.waiting import wait_until
@@ -187,11 +187,20 @@ async def test_process_exits_when_the_lease_ends(pool: ProcessPool, tmp_path: Pa
     host = FakeHost()
     host.lease_deadline = time.monotonic() + 2
     file = tmp_path / "pids"
-    outcome = await run(pool, "hangs", str(file), host)
-    assert (outcome.status, outcome.error and outcome.error.type) == ("retrying", "Crashed")
+    with pytest.raises(LeaseLost):
+        await run(pool, "hangs", str(file), host)
     assert time.monotonic() >= host.lease_deadline
     started = await read_pids(file)
     await wait_until(lambda: not any(map(is_running, started)))
+
+
+async def test_handler_does_not_start_when_the_lease_is_over(pool: ProcessPool, tmp_path: Path) -> None:
+    """The start of the process may have taken longer than the lease."""
+    host = FakeHost()
+    host.lease_deadline = time.monotonic()
+    with pytest.raises(LeaseLost):
+        await run(pool, "hangs", str(tmp_path / "pids"), host)
+    assert not (tmp_path / "pids").exists()
 
 
 async def test_process_runs_while_the_lease_is_renewed(pool: ProcessPool, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -17,9 +18,10 @@ from headway import Fail, Job, JobContext, Retry, job
 from headway.context import Attempt
 from headway.contracts import MAX_ERROR_LENGTH, MAX_RESULT_BYTES, Json, Timestamp, encode
 from headway.testing import Recorder
-from services.worker.execution.process_pool import LeasedHost, ProcessPool
+from services.worker.execution.leased_host import LeasedHost
+from services.worker.execution.process_pool import ProcessPool
 from services.worker.execution.runner import Runner
-from services.worker.outcomes import Finished, RetryLater
+from services.worker.outcomes import Finished, LeaseLost, RetryLater
 from tests.waiting import wait_until
 
 
@@ -372,3 +374,27 @@ async def test_second_cancel_abandons_a_thread_that_does_not_stop() -> None:
     with pytest.raises(asyncio.CancelledError):
         await run
     finish.set()
+
+
+async def test_thread_stops_with_its_lease_although_the_loop_is_blocked() -> None:
+    """The next call of the context raises, so that the handler has no more effects while another worker has the job."""
+    stopped, reasons = threading.Event(), list[Any]()
+
+    @job("never-ends")
+    def never_ends(ctx: JobContext, _payload: Any) -> None:
+        try:
+            while True:
+                ctx.progress(1)
+        except asyncio.CancelledError as error:
+            reasons.extend([*error.args, ctx.cancelled])
+            stopped.set()
+            raise
+
+    host = FakeHost()
+    host.lease_deadline = time.monotonic() + 0.2
+    running = asyncio.create_task(run_job(never_ends, host, "null"))
+    await wait_until(lambda: host.progress)
+    assert stopped.wait(20)  # blocks the event loop
+    assert reasons == ["lease", "lease"]
+    with pytest.raises(LeaseLost):
+        await running

@@ -1,0 +1,55 @@
+"""One attempt of a job: run the handler and, if the attempt fails, schedule the next one."""
+
+from __future__ import annotations
+
+import math
+
+from msgspec.structs import replace
+
+from headway.backoff import full_jitter_s
+from headway.context import Attempt
+from headway.contracts import JobError
+from headway.jobs import BACKOFF_CAP_S, BACKOFF_S
+
+from . import metrics
+from .execution.runner import Runner
+from .leased_job import LeasedJob
+from .outcomes import Finished, RetryLater
+from .registry import Registry
+
+MAX_DELAY_S = 7 * 86_400  # the queue's maximum visibility timeout
+
+
+async def run_attempt(leased: LeasedJob, registry: Registry, runner: Runner) -> Finished | RetryLater:
+    """Run the handler and return the outcome of the attempt; a retry has its delay.
+
+    Raises:
+        LeaseLost: the lease ended before the handler started.
+    """
+    message = leased.job.message
+    job = registry.get(message.kind)
+    if job is None:
+        error = JobError("UnknownKind", f"This worker has no handler for the kind {message.kind!r}.")
+        return _scheduled(RetryLater(error), leased, BACKOFF_S, BACKOFF_CAP_S)  # another worker may have one
+    attempt = Attempt(
+        job_id=message.id,
+        kind=message.kind,
+        attempt=leased.job.attempt,
+        max_attempts=leased.job.max_attempts,
+        checkpoint=message.checkpoint,
+        progress=leased.job.progress,
+    )
+    if leased.job.received.delivery == 1:
+        metrics.observe_since_submission(leased.job, metrics.QUEUE_WAIT.labels(message.kind))
+    metrics.ATTEMPTS_STARTED.labels(message.kind).inc()
+    with metrics.JOBS_RUNNING.track_inprogress(), metrics.HANDLER_DURATION.labels(message.kind).time():
+        outcome = await runner.run(job, attempt, message.payload, leased, message.timeout_s or job.timeout_s)
+    return _scheduled(outcome, leased, job.backoff_s, job.backoff_cap_s) if isinstance(outcome, RetryLater) else outcome
+
+
+def _scheduled(retry: RetryLater, leased: LeasedJob, backoff_s: float, cap_s: float) -> RetryLater:
+    """Return the retry with its delay: the one that the handler asked for, or the backoff with full jitter."""
+    after_s = retry.after_s
+    if after_s is None:
+        after_s = full_jitter_s(leased.job.attempt - 1, backoff_s, cap_s)
+    return replace(retry, after_s=math.ceil(min(after_s, MAX_DELAY_S)))  # the queue's unit is a second

@@ -1,0 +1,527 @@
+"""One delivery of a message, with a queue in memory and a notifier that answers at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from azure.core.exceptions import ServiceRequestError
+from msgspec import Struct
+from structlog.testing import capture_logs
+
+from headway import Job, JobContext, Retry, job
+from headway.contracts import (
+    MAX_MESSAGE_BYTES,
+    MAX_RELEASES,
+    Progress,
+    Timestamp,
+    decode_message,
+    message_json,
+)
+from services.worker import settlement
+from services.worker.delivery import Delivery
+from services.worker.lease import Lease
+from tests.unit.services.worker.fake_worker import CANCEL_REQUESTED, FakeWorker, rejected
+
+UNAVAILABLE = ServiceRequestError("the queue is unavailable")
+SHORT_LEASE_S = 0.1
+
+
+class Handlers:
+    """The handler of a test: it records its starts and the reasons of its cancellations.
+
+    Attributes:
+        starts: the attempts that were started.
+        cancellations: the arguments of its CancelledErrors.
+    """
+
+    def __init__(self) -> None:
+        self.starts: list[int] = []
+        self.cancellations: list[str] = []
+        self.started = asyncio.Event()
+
+    def waiting(self, **options: Any) -> Job[Any, Any]:
+        """Return a job that reports 40 % and runs until it is cancelled."""
+
+        @job("waits", **options)
+        async def waits(ctx: JobContext, _payload: Any) -> None:
+            self.starts.append(ctx.attempt)
+            ctx.progress(40, 100)
+            self.started.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError as error:
+                self.cancellations.append(*error.args)
+                raise
+
+        return waits
+
+    def raising(self, error: Exception, **options: Any) -> Job[Any, Any]:
+        """Return a job that raises an exception."""
+
+        @job("raises", **options)
+        async def raises(ctx: JobContext, _payload: Any) -> None:
+            self.starts.append(ctx.attempt)
+            raise error
+
+        return raises
+
+
+@pytest.fixture
+async def handlers() -> Handlers:
+    """Return the record of a handler."""
+    return Handlers()
+
+
+@pytest.fixture(autouse=True)
+def _fast_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try again soon to copy a message to the poison queue."""
+    monkeypatch.setattr(settlement, "POISON_BACKOFF_S", 0.01)
+
+
+@job("succeeds")
+async def succeeds(_ctx: JobContext, _payload: Any) -> str:
+    """Succeed."""
+    return "done"
+
+
+async def start(worker: FakeWorker, handlers: Handlers) -> tuple[Delivery, asyncio.Task[None]]:
+    """Receive the message and wait until its handler runs."""
+    delivery = worker.receive()
+    handling = asyncio.create_task(delivery.handle())
+    await asyncio.wait_for(handlers.started.wait(), 20)
+    handlers.started.clear()
+    return delivery, handling
+
+
+async def finish(handling: asyncio.Task[None]) -> None:
+    """Wait for the end of a delivery."""
+    await asyncio.wait_for(handling, 20)
+
+
+async def run_ready_tasks() -> None:
+    """Run all tasks that wait for nothing but their turn."""
+    for _ in range(100):
+        await asyncio.sleep(0)
+
+
+async def test_message_is_deleted_after_its_job_has_ended() -> None:
+    """The worker reports the start and the ending, and deletes the message only after the verdict on the ending."""
+    worker = FakeWorker(succeeds)
+    await worker.deliver()
+    assert worker.calls == ["running", "succeeded", "delete"]
+    assert bytes(worker.reporter.reports[-1].result) == b'"done"'
+
+
+async def test_failed_attempt_is_released_after_its_report(handlers: Handlers) -> None:
+    """The job is `retrying` with a due time, the message becomes visible then, and a wake-up follows."""
+    worker = FakeWorker(handlers.raising(Retry("later", after_s=7)))
+    await worker.deliver()
+    assert worker.calls == ["running", "retrying", "release 7"]
+    assert worker.wakeups.delays_s == [7]
+    due_at = worker.reporter.reports[-1].due_at
+    assert due_at is not None
+    assert abs(due_at - Timestamp.now().after(7)) < 5000
+
+
+async def test_last_failed_attempt_is_poisoned_before_its_report(handlers: Handlers) -> None:
+    """The message is on the poison queue before anybody sees the failure, so that it can be redriven."""
+    worker = FakeWorker(handlers.raising(ValueError("bad"), max_attempts=1))
+    text = worker.queue.text
+    await worker.deliver()
+    assert worker.calls == ["running", "poison", "failed", "delete"]
+    assert worker.queue.poisoned == [text]
+
+
+@pytest.mark.parametrize("reason", ["finished", "duplicate"])
+async def test_message_without_use_is_deleted(reason: str, handlers: Handlers) -> None:
+    """At the start, during the attempt and at its ending: the worker stops and deletes the message."""
+    for verdicts in ([], [{"accepted": True}]):
+        worker = FakeWorker(succeeds)
+        worker.reporter.verdicts = [*verdicts, rejected(reason)]
+        await worker.deliver()
+        assert worker.calls[-1] == "delete"
+        assert len(worker.calls) == len(verdicts) + 2
+    worker = FakeWorker(handlers.waiting())
+    _, handling = await start(worker, handlers)
+    worker.reporter.verdicts = [rejected(reason)]
+    worker.reporter.heartbeat()
+    await finish(handling)
+    assert (worker.calls[-1], handlers.cancellations) == ("delete", ["lease"])
+
+
+@pytest.mark.parametrize("reason", ["superseded", "stale"])
+async def test_message_of_another_delivery_is_not_touched(reason: str, handlers: Handlers) -> None:
+    """At the start, during the attempt and at its ending: the worker stops and leaves the message alone."""
+    for verdicts in ([], [{"accepted": True}]):
+        worker = FakeWorker(succeeds)
+        worker.reporter.verdicts = [*verdicts, rejected(reason)]
+        await worker.deliver()
+        assert len(worker.calls) == len(verdicts) + 1
+        assert worker.queue.text is not None
+    worker = FakeWorker(handlers.waiting())
+    _, handling = await start(worker, handlers)
+    worker.reporter.verdicts = [rejected(reason)]
+    worker.reporter.heartbeat()
+    await finish(handling)
+    assert (worker.calls[-1], handlers.cancellations) == ("running", ["lease"])
+
+
+async def test_superseded_message_of_an_expired_job_is_deleted() -> None:
+    """A notifier of version 0.1 answers `superseded` for an older generation, whose message would return for ever."""
+    worker = FakeWorker(succeeds, expires_at=Timestamp.now().after(-1))
+    worker.reporter.verdicts = [rejected("superseded")]
+    await worker.deliver()
+    assert worker.calls == ["failed", "delete"]
+
+
+async def test_expired_job_fails_without_a_start(handlers: Handlers) -> None:
+    """The handler is not called."""
+    worker = FakeWorker(handlers.waiting(), expires_at=Timestamp.now().after(-1))
+    await worker.deliver()
+    assert (worker.calls, handlers.starts) == (["failed", "delete"], [])
+    assert worker.reporter.reports[-1].error is not None
+    assert worker.reporter.reports[-1].error.type == "Expired"
+
+
+async def test_cancelled_job_does_not_start(handlers: Handlers) -> None:
+    """If the verdict on the start requests the cancellation, the handler is not called."""
+    worker = FakeWorker(handlers.waiting())
+    worker.reporter.verdicts = [CANCEL_REQUESTED]
+    await worker.deliver()
+    assert (worker.calls, handlers.starts) == (["running", "cancelled", "delete"], [])
+
+
+async def test_running_job_is_cancelled(handlers: Handlers) -> None:
+    """The handler is cancelled with the reason `cancel`; then the job is `cancelled`."""
+    worker = FakeWorker(handlers.waiting())
+    _, handling = await start(worker, handlers)
+    worker.reporter.verdicts = [CANCEL_REQUESTED]
+    worker.reporter.heartbeat()
+    await finish(handling)
+    assert (worker.calls[-2:], handlers.cancellations) == (["cancelled", "delete"], ["cancel"])
+
+
+async def test_cancel_during_a_failed_attempt_is_obeyed(handlers: Handlers) -> None:
+    """If the verdict on `retrying` requests the cancellation, the job is `cancelled`, and its message is deleted."""
+    worker = FakeWorker(handlers.raising(ValueError("bad")))
+    worker.reporter.verdicts = [{"accepted": True}, CANCEL_REQUESTED]
+    await worker.deliver()
+    assert worker.calls == ["running", "retrying", "cancelled", "delete"]
+
+
+@pytest.mark.parametrize("is_available", [True, False], ids=["handler just returned", "no verdict yet"])
+async def test_stop_does_not_cut_an_ending_short(is_available: bool, handlers: Handlers) -> None:
+    """A worker that stops after the handler has returned still reports the outcome and deletes the message."""
+
+    @job("stops-its-worker")
+    async def stops_its_worker(_ctx: JobContext, _payload: Any) -> str:
+        asyncio.get_running_loop().call_soon(delivery.stop)
+        worker.reporter.is_available = is_available
+        handlers.started.set()
+        return "done"
+
+    worker = FakeWorker(stops_its_worker)
+    delivery = worker.receive()
+    handling = asyncio.create_task(delivery.handle())
+    await asyncio.wait_for(handlers.started.wait(), 20)
+    if not is_available:
+        await run_ready_tasks()
+        delivery.stop()
+        await run_ready_tasks()
+        assert not handling.done()
+        worker.reporter.is_available = True
+        worker.reporter.heartbeat()
+    await finish(handling)
+    assert worker.calls == ["running", "succeeded", "delete"]
+
+
+async def test_stop_does_not_cut_the_poisoning_of_a_failed_job_short(handlers: Handlers) -> None:
+    """While the poison queue is unavailable, a stop must not drop the error of the last attempt."""
+    worker = FakeWorker(handlers.raising(ValueError("bad"), max_attempts=1))
+    worker.queue.errors["poison"] = [UNAVAILABLE] * 3
+    delivery = worker.receive()
+    worker.queue.on_poison = delivery.stop
+    await finish(asyncio.create_task(delivery.handle()))
+    assert worker.calls == ["running", "poison", "failed", "delete"]
+    assert worker.reporter.reports[-1].error is not None
+    assert worker.reporter.reports[-1].error.type == "ValueError"
+
+
+async def test_message_is_kept_until_it_is_on_the_poison_queue(handlers: Handlers) -> None:
+    """If the poison queue is unavailable, the worker tries again, and reports the failure only afterwards."""
+    worker = FakeWorker(handlers.raising(ValueError("bad"), max_attempts=1))
+    worker.queue.errors["poison"] = [UNAVAILABLE, UNAVAILABLE]
+    await worker.deliver()
+    assert worker.calls == ["running", "poison", "failed", "delete"]
+
+
+async def test_lease_lost_during_poisoning_is_not_forgotten(
+    handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker has the message: this one reports and settles nothing."""
+    worker = FakeWorker(handlers.raising(ValueError("bad"), max_attempts=1), lease_s=SHORT_LEASE_S)
+    worker.queue.errors["poison"] = [UNAVAILABLE] * 1000
+    worker.queue.errors["update"] = [UNAVAILABLE] * 1000
+    monkeypatch.setattr(settlement, "MAX_POISON_BACKOFF_S", 0.01)
+    await worker.deliver()
+    assert worker.calls == ["running"]
+    assert worker.queue.text is not None
+
+
+async def test_message_that_is_not_deleted_is_left_to_the_next_delivery() -> None:
+    """If the queue is unavailable after the ending, the next delivery is `finished` and deletes the message."""
+    worker = FakeWorker(succeeds)
+    worker.queue.errors["delete"] = [UNAVAILABLE]
+    await worker.deliver()
+    worker.reporter.verdicts = [rejected("finished")]
+    await worker.deliver()
+    assert worker.calls == ["running", "succeeded", "running", "delete"]
+
+
+async def test_refused_ending_is_kept_on_the_poison_queue() -> None:
+    """If the notifier rejects even the reduced report, the message is copied to the poison queue, then deleted."""
+    worker = FakeWorker(succeeds)
+    worker.reporter.verdicts = [{"accepted": True}, "invalid", "invalid"]
+    worker.queue.errors["poison"] = [UNAVAILABLE]
+    await worker.deliver()
+    assert worker.calls == ["running", "succeeded", "failed", "poison", "delete"]
+
+
+async def fail_renewal(*_: Any) -> None:
+    """Fail as a bug would."""
+    raise TypeError("a bug")
+
+
+async def test_renewal_with_a_bug_is_a_lost_lease(handlers: Handlers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handler is cancelled with `lease`, nothing is settled, and the log names the type and the place."""
+    monkeypatch.setattr(Lease, "_renew", fail_renewal)
+    worker = FakeWorker(handlers.waiting(), lease_s=SHORT_LEASE_S)
+    with capture_logs() as logs:
+        await worker.deliver()
+    assert (worker.calls, handlers.cancellations) == (["running"], ["lease"])
+    (lost,) = [entry for entry in logs if entry["event"] == "lease_lost"]
+    assert (lost["log_level"], lost["error"]) == ("error", "TypeError")
+    assert "test_delivery.py" in lost["where"][-1]
+
+
+@pytest.mark.parametrize("is_started", [True, False], ids=["running", "before its first step"])
+async def test_cancelled_renewal_is_a_lost_lease(is_started: bool, handlers: Handlers) -> None:
+    """A handler that cancels all tasks, for example, also cancels the renewal of other jobs."""
+    worker = FakeWorker(handlers.waiting())
+    before = asyncio.all_tasks()
+    handling = asyncio.create_task(worker.receive().handle())
+    if is_started:
+        await asyncio.wait_for(handlers.started.wait(), 20)
+    else:
+        await asyncio.sleep(0)
+    (renewal,) = [task for task in asyncio.all_tasks() - before if "renew" in repr(task.get_coro())]
+    renewal.cancel()
+    with capture_logs() as logs:
+        await finish(handling)
+    assert worker.calls in (["running"], [])
+    assert handlers.cancellations == (["lease"] if is_started else [])
+    assert [entry["error"] for entry in logs if entry["event"] == "lease_lost"] == ["CancelledError"]
+
+
+async def test_lease_lost_while_the_handler_cleans_up_is_not_forgotten(handlers: Handlers) -> None:
+    """After a cancellation the handler may take longer than the lease; then nothing is reported or settled."""
+
+    @job("slow-cleanup")
+    async def slow_cleanup(_ctx: JobContext, _payload: Any) -> None:
+        handlers.started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            worker.queue.errors["update"] = [UNAVAILABLE] * 1000
+            await asyncio.sleep(2 * SHORT_LEASE_S)
+
+    worker = FakeWorker(slow_cleanup, lease_s=SHORT_LEASE_S)
+    _, handling = await start(worker, handlers)
+    worker.reporter.verdicts = [CANCEL_REQUESTED]
+    worker.reporter.heartbeat()
+    await finish(handling)
+    assert set(worker.calls) == {"running"}
+
+
+class SlowPayload(Struct):
+    """A payload whose decoding takes longer than the lease."""
+
+    value: int = 0
+
+    def __post_init__(self) -> None:
+        time.sleep(2 * SHORT_LEASE_S)
+
+
+@pytest.mark.parametrize("is_async", [True, False], ids=["loop", "thread"])
+@pytest.mark.parametrize("blocked_at", ["verdict", "payload"])
+async def test_handler_does_not_start_on_an_expired_lease(is_async: bool, blocked_at: str, handlers: Handlers) -> None:
+    """If the event loop was blocked, the lease may be over before the handler starts: it is not called at all."""
+    payload_type: Any = SlowPayload if blocked_at == "payload" else Any
+
+    async def in_loop(ctx: JobContext, _payload: Any) -> None:
+        handlers.starts.append(ctx.attempt)
+
+    def in_thread(ctx: JobContext, _payload: Any) -> None:
+        handlers.starts.append(ctx.attempt)
+
+    in_loop.__annotations__["_payload"] = in_thread.__annotations__["_payload"] = payload_type
+    worker = FakeWorker(job("starts-late")(in_loop if is_async else in_thread), lease_s=SHORT_LEASE_S)
+    if blocked_at == "verdict":
+        worker.reporter.on_report = lambda _: time.sleep(2 * SHORT_LEASE_S)
+    with capture_logs() as logs:
+        await worker.deliver()
+    assert (handlers.starts, worker.calls) == ([], ["running"])
+    assert [entry["event"] for entry in logs].count("lease_lost") == 1
+
+
+async def test_release_keeps_the_progress(handlers: Handlers) -> None:
+    """A stopping worker writes progress and release into the message; the next delivery starts from there."""
+    worker = FakeWorker(handlers.waiting())
+    delivery, handling = await start(worker, handlers)
+    delivery.stop()
+    await finish(handling)
+    assert worker.calls[-2:] == ["release 0", "queued"]
+    assert worker.wakeups.delays_s == [0]
+    fields = worker.queue.fields()
+    assert (fields["releases"], fields["drains"], fields["progress"]["current"]) == (1, 1, 40)
+    _, handling = await start(worker, handlers)
+    handling.cancel()
+    await asyncio.wait({handling})
+    queued, running = worker.reporter.reports[-2:]
+    assert (queued.status, running.status, running.attempt, running.delivery) == ("queued", "running", 1, 2)
+    assert queued.progress == running.progress == Progress(40, 100)
+
+
+async def test_progress_does_not_go_back_after_a_release(handlers: Handlers) -> None:
+    """The released attempt goes on from 95 %, although its handler reports less or nothing definite at first."""
+
+    @job("begins-again")
+    async def begins_again(ctx: JobContext, _payload: Any) -> None:
+        for current, total in ((0, None), (10, 100), (96, 100)):
+            ctx.progress(current, total)
+            worker.reporter.heartbeat()
+
+    worker = FakeWorker(
+        begins_again, releases=1, drains=1, progress=Progress(95, 100, "%", "Almost"), progress_attempt=1
+    )
+    worker.queue.delivery = 1
+    await worker.deliver()
+    percents = [report.progress and report.progress.percent for report in worker.reporter.reports]
+    assert percents == [95, 95, 95, 96, 96]
+
+
+async def test_new_attempt_starts_without_progress(handlers: Handlers) -> None:
+    """If the worker that continued a released attempt is killed, the next delivery is a new attempt."""
+    worker = FakeWorker(succeeds, releases=1, drains=1, progress=Progress(95, 100), progress_attempt=1)
+    worker.queue.delivery = 2
+    await worker.deliver()
+    assert [(report.attempt, report.progress) for report in worker.reporter.reports] == [(2, None)] * 2
+
+
+async def test_unknown_fields_survive_a_release_and_a_checkpoint(handlers: Handlers) -> None:
+    """A worker keeps the fields of newer versions, byte for byte."""
+
+    @job("saves")
+    async def saves(ctx: JobContext, _payload: Any) -> None:
+        await ctx.checkpoint({"done": 3})
+        handlers.started.set()
+        await asyncio.Event().wait()
+
+    labels = '{"name":"Résumé","tags":[1.50]}'
+    worker = FakeWorker(saves, f'{{"id":"{uuid4()}","kind":"saves","payload":{{"n":1.0}},"labels":{labels}}}')
+    delivery, handling = await start(worker, handlers)
+    delivery.stop()
+    await finish(handling)
+    assert worker.queue.text is not None
+    message = decode_message(worker.queue.text)
+    assert (message.releases, message.drains, bytes(message.checkpoint)) == (1, 1, b'{"done":3}')
+    assert worker.queue.fields()["labels"] == {"name": "Résumé", "tags": [1.5]}
+    assert labels.encode() in message_json(worker.queue.text)
+
+
+async def test_message_without_room_for_progress_is_released_unchanged(handlers: Handlers) -> None:
+    """The release then costs an attempt."""
+    text = f'{{"id":"{uuid4()}","kind":"waits","other":"{"x" * 49_000}"}}'
+    worker = FakeWorker(handlers.waiting(), text)
+    delivery, handling = await start(worker, handlers)
+    delivery.stop()
+    await finish(handling)
+    assert len(text) < MAX_MESSAGE_BYTES
+    assert (worker.calls[-2:], worker.queue.text) == (["release 0", "queued"], text)
+
+
+async def test_unreadable_message_is_released_unchanged() -> None:
+    """It must reach the poison queue as it was sent, even if the worker stops before."""
+    text = f'{{"id":"{uuid4()}","kind":"succeeds","releases":-1}}'
+    worker = FakeWorker(succeeds, text)
+    worker.reporter.is_available = False
+    delivery = worker.receive()
+    handling = asyncio.create_task(delivery.handle())
+    await run_ready_tasks()
+    delivery.stop()
+    worker.reporter.is_available = True
+    await finish(handling)
+    assert (worker.calls, worker.queue.text) == (["release 0", "queued"], text)
+    await worker.deliver()
+    assert worker.calls[2:] == ["running", "poison", "failed", "delete"]
+    assert worker.queue.poisoned == [text]
+
+
+async def test_handler_that_stops_its_worker_ends_after_its_attempts(handlers: Handlers) -> None:
+    """The first releases cost no attempt; later ones do, so that such a job cannot stop workers for ever."""
+    worker = FakeWorker(handlers.waiting(max_attempts=3))
+    while worker.queue.text is not None:
+        delivery = worker.receive()
+        handling = asyncio.create_task(delivery.handle())
+        await asyncio.wait({handling, asyncio.create_task(handlers.started.wait())}, return_when="FIRST_COMPLETED")
+        handlers.started.clear()
+        delivery.stop()
+        await finish(handling)
+    assert handlers.starts == [1] * (MAX_RELEASES + 1) + [2, 3]
+    assert worker.reporter.reports[-1].error is not None
+    assert worker.reporter.reports[-1].error.type == "AttemptsUsedUp"
+
+
+async def test_rejected_report_of_a_release_ends_only_its_delivery(handlers: Handlers) -> None:
+    """The message is released before; a wake-up follows as usual."""
+    worker = FakeWorker(handlers.waiting())
+    delivery, handling = await start(worker, handlers)
+    worker.reporter.on_report = lambda report: (
+        worker.reporter.verdicts.append("invalid") if report.status == "queued" else None
+    )
+    delivery.stop()
+    await finish(handling)
+    assert (worker.calls[-2:], worker.wakeups.delays_s) == (["release 0", "queued"], [0])
+
+
+async def test_progress_after_the_release_is_ignored(handlers: Handlers) -> None:
+    """A task that the handler has leaked cannot raise the shown progress above the one in the message."""
+
+    @job("leaks")
+    async def leaks(ctx: JobContext, _payload: Any) -> None:
+        ctx.progress(40, 100)
+        worker.reporter.on_report = lambda _: ctx.progress(70, 100)
+        handlers.started.set()
+        await asyncio.Event().wait()
+
+    worker = FakeWorker(leaks)
+    delivery, handling = await start(worker, handlers)
+    delivery.stop()
+    await finish(handling)
+    queued = worker.reporter.reports[-1]
+    assert (queued.status, queued.progress and queued.progress.current) == (
+        "queued",
+        worker.queue.fields()["progress"]["current"],
+    )
+
+
+async def test_message_without_a_job_is_moved_to_the_poison_queue() -> None:
+    """Nothing can be reported; if the poison queue is unavailable, the worker tries again."""
+    worker = FakeWorker(succeeds, "no JSON")
+    worker.queue.errors["poison"] = [UNAVAILABLE]
+    await worker.deliver()
+    assert (worker.calls, worker.queue.poisoned) == (["poison", "delete"], ["no JSON"])
