@@ -37,7 +37,12 @@ class ReceivedMessage(Struct, frozen=True):
     text: str
     delivery: int
     inserted_at: Timestamp
+    received_at: Timestamp  # like `inserted_at` by the queue service's clock, which does not depend on this machine
     requested_at: float  # monotonic time before the request, in s; the visibility timeout started later
+
+    def queue_time(self) -> Timestamp:
+        """Return the current time by the queue service's clock, about a second accurate."""
+        return self.received_at.after(time.monotonic() - self.requested_at)
 
 
 class QueueDepth(Struct, frozen=True):
@@ -110,6 +115,7 @@ class JobQueue:
                 message.content,
                 message.dequeue_count,
                 Timestamp.at(message.inserted_on.timestamp()),
+                Timestamp.at(message.next_visible_on.timestamp() - visibility_s),
                 requested_at,
             )
             for message in await (

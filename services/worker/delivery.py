@@ -163,7 +163,9 @@ class Delivery:
         self._signal.begin_ending()
         try:
             verdict = await self._signal.race(
-                leased.stream.report(outcome.status, result=outcome.result, error=outcome.error, due_at=outcome.due_at)
+                leased.stream.report(
+                    outcome.status, result=outcome.result, error=outcome.error, after_s=outcome.after_s
+                )
             )
         except ReportRejected:  # the reduced report was rejected, too; see ReportStream.on_rejected
             return await self._poison("refused", Interruption.REFUSED, leased)

@@ -17,7 +17,6 @@ from typing import Protocol
 from azure.core.exceptions import AzureError, HttpResponseError
 
 from headway.azure.job_queue import ReceivedMessage, is_receipt_invalid, was_never_sent
-from headway.contracts import Timestamp
 
 from . import metrics
 from .outcomes import LeaseLost
@@ -73,9 +72,9 @@ class Lease:
         self._renewals_ended = False
 
     @property
-    def until(self) -> Timestamp:
-        """When the last confirmed lease ends, by the clock of this machine."""
-        return Timestamp.now().after(self._confirmed_at + self._lease_s - self._clock())
+    def until(self) -> float:
+        """The monotonic time when the last confirmed lease ends."""
+        return self._confirmed_at + self._lease_s
 
     @property
     def handler_deadline(self) -> float:

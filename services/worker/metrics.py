@@ -4,8 +4,6 @@ from collections.abc import Iterable
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from headway.contracts import Timestamp
-
 from .received_job import ReceivedJob
 
 ATTEMPTS_STARTED = Counter("jobs_started", "How many attempts were started?", ["kind"])
@@ -68,4 +66,4 @@ def create_failure_series(kinds: Iterable[str]) -> None:
 def observe_since_submission(job: ReceivedJob, histogram: Histogram) -> None:
     """Observe the seconds since a job's submission, unless it was redriven, possibly long after it failed."""
     if job.message.generation == 0:
-        histogram.observe(max(0, Timestamp.now() - job.submitted_at) / 1000)
+        histogram.observe(max(0, job.received.queue_time() - job.submitted_at) / 1000)

@@ -19,7 +19,6 @@ from headway.contracts import (
     JobError,
     JobStatus,
     Json,
-    Timestamp,
     decode,
     encode,
     nesting_depth,
@@ -33,7 +32,7 @@ class Finished(Struct, frozen=True, tag=True):
     status: JobStatus
     result: Json = NULL
     error: JobError | None = None
-    due_at: None = None
+    after_s: None = None
 
     @classmethod
     def failed(cls, error_type: str, message: str) -> Finished:
@@ -52,17 +51,12 @@ class RetryLater(Struct, frozen=True, tag=True):
     status: JobStatus = "retrying"
     result: Json = NULL
 
-    @property
-    def due_at(self) -> Timestamp:
-        """The time of the next attempt, counted from now."""
-        return Timestamp.now().after(self.after_s or 0)
-
 
 class Interruption(Enum):
     """Why a delivery stops early."""
 
     CANCELLED = auto()  # a client requested it
-    FINISHED = auto()  # the job has ended, or belongs to another message: delete this one
+    FINISHED = auto()  # the job has ended, was redriven, or belongs to another message: delete this one
     SUPERSEDED = auto()  # a newer delivery has the job: leave the message alone
     LEASE_LOST = auto()  # another worker has the message, or may have it: leave it alone
     REFUSED = auto()  # the notifier rejects the reports as invalid: keep the message on the poison queue

@@ -81,8 +81,8 @@ class ReceivedJob:
 
     @property
     def expired(self) -> bool:
-        """Whether `expires_at` has passed."""
-        return self.expires_at < Timestamp.now()
+        """Whether `expires_at` has passed, by the queue's clock."""
+        return self.expires_at < self.received.queue_time()
 
     @property
     def progress(self) -> Progress | None:

@@ -18,6 +18,7 @@ from headway.contracts import (
 from headway.tokens import Grant
 
 TAKEOVER_MS = 10 * 60_000
+SAME_TIME_MS = 2_000
 RETENTION_MS = 60 * 60_000
 
 
@@ -88,12 +89,33 @@ def rejection(old: Record | None, report: JobReport, now: Timestamp) -> Rejectio
 
 def accept(old: Record | None, report: JobReport, now: Timestamp) -> Record:
     """Return the record after an accepted report; if the snapshot does not change, the version does not either."""
+    report = in_redis_time(old, report, now)
     if old is None:
         return _change(Record(state=report, started_at=_started_at(None, report, now)), None, now)
     cancel_requested = old.cancel_requested and report.generation == old.state.generation
     started_at = _started_at(old.started_at if delivery_key(report) == old.delivery_key else None, report, now)
     new = replace(old, state=report, cancel_requested=cancel_requested, started_at=started_at)
     return _extend_expiry(new, now) if new.snapshot == old.snapshot else _change(new, old, now)
+
+
+def in_redis_time(old: Record | None, report: JobReport, now: Timestamp) -> JobReport:
+    """Return a report with its lease and due time by the clock of Redis, by which `now` is the time of the report."""
+    lease_until, due_at = (None, None) if old is None else (old.state.lease_until, old.state.due_at)
+    return replace(
+        report,
+        lease_until=_in_redis_time(lease_until, report.lease_until, report.sent_at, now),
+        due_at=_in_redis_time(due_at, report.due_at, report.sent_at, now),
+    )
+
+
+def _in_redis_time(
+    stored: Timestamp | None, time: Timestamp | None, sent_at: Timestamp | None, now: Timestamp
+) -> Timestamp | None:
+    if time is None:
+        return None
+    translated = Timestamp(now + time - sent_at) if sent_at is not None else time
+    tolerance_ms = min(SAME_TIME_MS, abs(translated - now) / 4)
+    return stored if stored is not None and abs(translated - stored) <= tolerance_ms else translated
 
 
 def cancel(old: Record | None, grant: Grant, now: Timestamp) -> Record:

@@ -38,8 +38,11 @@ from tests.waiting import wait_until
 
 T = TypeVar("T")
 MINUTE_MS = 60_000
+DAY_MS = 24 * 60 * MINUTE_MS
 # Offsets in ms. None is close to a time at which the outcome changes, even after a record has aged by eleven minutes.
 TIME_OFFSETS = st.sampled_from([None, -1 * MINUTE_MS, MINUTE_MS // 2, 5 * MINUTE_MS])
+# How many ms the worker's clock is ahead; None if the report does not contain the time when it was sent.
+CLOCK_ERRORS = st.sampled_from([0, 0, None, 2 * MINUTE_MS, -2 * MINUTE_MS, 8 * DAY_MS, -8 * DAY_MS])
 STATUSES: list[JobStatus] = ["running"] * 6 + ["retrying", "queued", "succeeded", "failed", "cancelled"]  # type: ignore[assignment]
 
 
@@ -77,6 +80,7 @@ class JobMachine(RuleBasedStateMachine):
         self.old: Record | None = None  # before the last step
         self.record: Record | None = None
         self.floor = 0  # every later version must be greater
+        self.clock_error: int | None = 0  # of the worker
         self.pubsub: Any = None
 
     def after(self, offset_ms: int | None) -> Timestamp | None:
@@ -88,7 +92,7 @@ class JobMachine(RuleBasedStateMachine):
     @initialize(target=sent)
     def begin(self) -> JobReport:
         """Generate the first report of a start; it is not always applied first."""
-        return self.new_report(0, "a", 2, 5, "running", None, None, None, 24 * 60 * MINUTE_MS)
+        return self.new_report(0, "a", 2, 5, "running", None, None, None, DAY_MS)
 
     @rule(
         target=sent,
@@ -100,7 +104,7 @@ class JobMachine(RuleBasedStateMachine):
         percent=st.sampled_from([None, 0, 40.0]),
         lease=TIME_OFFSETS,
         due=TIME_OFFSETS,
-        expires=st.sampled_from([-5 * MINUTE_MS, 24 * 60 * MINUTE_MS]),
+        expires=st.sampled_from([-5 * MINUTE_MS, DAY_MS]),
     )
     def report(
         self,
@@ -131,10 +135,15 @@ class JobMachine(RuleBasedStateMachine):
         self.send(report)
         return report
 
-    @rule(report=sent)
-    def resend(self, report: JobReport) -> None:
+    @rule(report=sent, late_ms=st.sampled_from([0, MINUTE_MS // 6]))
+    def resend(self, report: JobReport, late_ms: int) -> None:
         """Apply an earlier report again, or late."""
-        self.send(report)
+        self.send(report, late_ms)
+
+    @rule(error=CLOCK_ERRORS)
+    def set_clock(self, error: int | None) -> None:
+        """Set the clock of the worker, also while the job runs."""
+        self.clock_error = error
 
     @precondition(lambda self: self.record is not None and self.record.state.message_id)
     @rule(delivery=st.sampled_from([0, 0, 1, -1]), sequence=st.sampled_from([1, 2, -1]))
@@ -151,9 +160,7 @@ class JobMachine(RuleBasedStateMachine):
         """Redrive the ended job."""
         assert self.record
         generation = self.record.state.generation + 1
-        self.send(
-            self.new_report(generation, "a", delivery, sequence, "running", None, lease, None, 24 * 60 * MINUTE_MS)
-        )
+        self.send(self.new_report(generation, "a", delivery, sequence, "running", None, lease, None, DAY_MS))
 
     @precondition(lambda self: self.ageable())
     @rule(
@@ -179,7 +186,7 @@ class JobMachine(RuleBasedStateMachine):
         """Change only a field that snapshots do not show; the same report again must be rejected."""
         assert self.record
         generation = self.record.state.generation + 1
-        waiting = self.new_report(generation, "a", 1, 5, "queued", None, None, None, 24 * 60 * MINUTE_MS)
+        waiting = self.new_report(generation, "a", 1, 5, "queued", None, None, None, DAY_MS)
         self.send(waiting)
         if changed == "message_id":
             self.age(11)
@@ -313,10 +320,14 @@ class JobMachine(RuleBasedStateMachine):
             expires_at=Timestamp(self.start + expires),
         )
 
-    def send(self, report: JobReport) -> None:
-        """Apply a report to Redis and to the model, and compare the verdicts and snapshots."""
+    def send(self, report: JobReport, late_ms: int = 0) -> None:
+        """Apply a report to Redis and to the model, and compare the verdicts and snapshots.
+
+        Only Redis gets the times by the worker's clock: the model shows that the clock does not matter.
+        """
         before = Timestamp.now()
-        (verdict,) = self.store.run(self.store.records.apply_reports([report]))
+        report = replace(report, sent_at=None if self.clock_error is None else Timestamp(before - late_ms))
+        (verdict,) = self.store.run(self.store.records.apply_reports([self.by_worker_clock(report)]))
         found, expiry = self.read_record()
         assert found
         now = self.script_time(before, found)
@@ -326,6 +337,12 @@ class JobMachine(RuleBasedStateMachine):
         assert verdict == Verdict(self.job_id, reason is None, reason, new.cancel_requested, watched)
         assert found == new.snapshot
         self.advance(new, expiry)
+
+    def by_worker_clock(self, report: JobReport) -> JobReport:
+        """Return the report as the worker writes it."""
+        times = {name: getattr(report, name) for name in ("sent_at", "lease_until", "due_at")}
+        error = self.clock_error or 0
+        return replace(report, **{name: time and Timestamp(time + error) for name, time in times.items()})
 
     def script_time(self, before: Timestamp, snapshot: bytes) -> Timestamp:
         """Return the time at which the script ran: the snapshot's `updated_at` if it changed, otherwise `before`."""
@@ -419,12 +436,14 @@ def test_record_script_follows_the_model(store: Store) -> None:
         pytest.param("if compare('delivery') < 0 then return 'superseded' end", "", id="older delivery"),
         pytest.param("if compare('delivery') > 0 then return nil end", "", id="newer delivery"),
         pytest.param("compare('sequence') <= 0 and 'stale' or nil", "nil", id="stale"),
+        pytest.param("now - (tonumber(new.sent_ms) or now)", "0", id="wrong clock"),
+        pytest.param("<= tolerance_ms", "<= 1e9", id="changed lease"),
     ],
 )
-def test_each_clause_of_the_fence_is_needed(
+def test_each_clause_of_the_script_is_needed(
     store: Store, monkeypatch: pytest.MonkeyPatch, clause: str, without: str
 ) -> None:
-    """Without any one clause of the fence, the script deviates from the model."""
+    """Without any one clause of the fence or of the translation of times, the script deviates from the model."""
     assert scripts.SCRIPT.count(clause.encode()) == 1
     text = scripts.SCRIPT.replace(clause.encode(), without.encode())
     monkeypatch.setattr(scripts, "SCRIPT", text)

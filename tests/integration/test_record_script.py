@@ -54,7 +54,7 @@ REPORT = JobReport(
 )
 GRANT = Grant(job_id=JOB, kind="countdown", submitted_at=NOW, expires_at=NOW.after(86_400))
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-YEAR_9999_MS = 253_402_300_799_999
+YEAR_1_MS, YEAR_9999_MS = -62_135_596_800_000, 253_402_300_799_999
 
 
 @pytest.fixture
@@ -153,12 +153,12 @@ def around(text: str) -> list[int]:
     return [moment - 1, moment, moment + 86_399_999]
 
 
-@given(moments=st.lists(st.integers(0, YEAR_9999_MS), min_size=20, max_size=40))
+@given(moments=st.lists(st.integers(YEAR_1_MS, YEAR_9999_MS), min_size=20, max_size=40))
 @example(moments=around("2024-02-29T00:00:00Z") + around("2024-03-01T00:00:00Z"))
 @example(moments=around("2000-02-29T00:00:00Z") + around("2000-03-01T00:00:00Z"))
 @example(moments=around("2100-02-28T00:00:00Z") + around("2100-03-01T00:00:00Z"))
 @example(moments=around("2027-01-01T00:00:00Z") + around("2028-12-31T00:00:00Z"))
-@example(moments=[0, 1, 999, 1000, YEAR_9999_MS])
+@example(moments=[YEAR_1_MS, -1, 0, 1, 999, 1000, YEAR_9999_MS])
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_times_are_formatted_as_rfc3339(redis: Redis, moments: list[int]) -> None:
     """The script formats leap days, year ends and any other time as Python does."""
@@ -167,7 +167,7 @@ async def test_times_are_formatted_as_rfc3339(redis: Redis, moments: list[int]) 
     script = function[0].decode() + "for i = 1, #ARGV do ARGV[i] = rfc3339(tonumber(ARGV[i])) end return ARGV"
     for moment, text in zip(moments, await redis.eval(script, 0, *moments), strict=True):
         exact = EPOCH + timedelta(milliseconds=moment)
-        assert text.decode() == f'"{exact:%Y-%m-%dT%H:%M:%S}.{moment % 1000:03}Z"'
+        assert text.decode() == f'"{exact.year:04}-{exact:%m-%dT%H:%M:%S}.{moment % 1000:03}Z"'
 
 
 async def test_times_are_from_the_redis_clock(store: JobStore, redis: Redis) -> None:
@@ -202,6 +202,110 @@ async def test_version_rises_after_the_clock_goes_back(store: JobStore, redis: R
     await redis.hset(KEY, "version", ahead)
     await send(store, sequence=2, progress=None)
     assert parse(await read(store)).version == ahead + 1
+
+
+# Times of workers
+
+SECOND_MS, MINUTE_MS, DAY_MS = 1_000, 60_000, 86_400_000
+clocks = pytest.mark.parametrize("error_ms", [-8 * DAY_MS, -2 * MINUTE_MS, 0, 2 * MINUTE_MS, 8 * DAY_MS])
+
+
+def times(lease_ms: int | None, due_ms: int | None = None, error_ms: int = 0) -> dict[str, Timestamp | None]:
+    """Return the times of a report by a wrong clock, with the lease and due time in some ms."""
+    sent_at = Timestamp(Timestamp.now() + error_ms)
+    lease_until, due_at = (None if ms is None else Timestamp(sent_at + ms) for ms in (lease_ms, due_ms))
+    return {"sent_at": sent_at, "lease_until": lease_until, "due_at": due_at}
+
+
+@clocks
+async def test_clock_of_a_worker_does_not_matter(store: JobStore, error_ms: int) -> None:
+    """Lease and due time count from the report, by the clock of Redis; so a live lease protects from a cancellation."""
+    await send(store, **times(MINUTE_MS, 30 * SECOND_MS, error_ms))
+    job = parse(await read(store))
+    assert job.updated_at
+    assert (job.lease_until, job.due_at) == (job.updated_at + MINUTE_MS, job.updated_at + 30 * SECOND_MS)
+    cancelled = parse(await store.cancel(GRANT))
+    assert (cancelled.status, cancelled.cancel_requested) == ("running", True)
+
+
+@clocks
+async def test_expired_lease_is_expired_by_any_clock(store: JobStore, error_ms: int) -> None:
+    """A lease that ended a second before the report protects from nothing."""
+    await send(store, **times(-SECOND_MS, None, error_ms))
+    assert parse(await store.cancel(GRANT)).status == "cancelled"
+
+
+@clocks
+async def test_quiet_time_does_not_depend_on_the_clock_of_a_worker(
+    store: JobStore, redis: Redis, error_ms: int
+) -> None:
+    """Another message is a duplicate until ten minutes after the lease, and accepted afterwards."""
+    await send(store, **times(5 * MINUTE_MS, None, error_ms))
+    for age_ms, reason in ((14 * MINUTE_MS, "duplicate"), (2 * MINUTE_MS, None)):
+        for field in ("version", "lease_ms"):
+            await redis.hincrby(KEY, field, -age_ms)
+        assert (await send(store, message_id="another", **times(MINUTE_MS))).reason == reason
+
+
+async def send_at_once(store: JobStore, *reported: dict[str, Timestamp | None]) -> int:
+    """Send reports with these times in one pipeline; return how long the lease, or the wait, was at the last change."""
+    reports = [replace(REPORT, sequence=sequence, **fields) for sequence, fields in enumerate(reported, 1)]
+    assert [verdict.accepted for verdict in await store.apply_reports(reports)] == [True] * len(reports)
+    job = parse(await read(store))
+    end = job.lease_until or job.due_at
+    assert end
+    assert job.updated_at
+    return end - job.updated_at
+
+
+async def test_clock_that_jumps_changes_nothing(store: JobStore) -> None:
+    """Heartbeats change nothing, although the worker's clock shows another time in each."""
+    errors_ms = (0, -8 * DAY_MS, -2 * MINUTE_MS, 2 * MINUTE_MS, 8 * DAY_MS)
+    assert await send_at_once(store, *(times(MINUTE_MS, None, error_ms) for error_ms in errors_ms)) == MINUTE_MS
+    assert parse(await read(store)).started_at == parse(await read(store)).updated_at
+
+
+@pytest.mark.parametrize("is_lease", [True, False], ids=["lease", "due time"])
+@pytest.mark.parametrize(
+    ("before_ms", "after_ms", "kept"),
+    [
+        (60_000, 61_500, True),
+        (60_000, 58_500, True),
+        (60_000, 62_500, False),
+        (60_000, 57_500, False),
+        (1_000, 2_000, False),  # the renewal of a lease of two seconds
+        (-60_000, 60_000, False),
+    ],
+)
+async def test_close_time_keeps_the_stored_one(
+    store: JobStore, before_ms: int, after_ms: int, *, is_lease: bool, kept: bool
+) -> None:
+    """A time that differs by at most two seconds, or a quarter of a short one, is the stored one."""
+    pairs = [(ms, None) if is_lease else (None, ms) for ms in (before_ms, after_ms)]
+    shown_ms = await send_at_once(store, *(times(*pair) for pair in pairs))
+    assert shown_ms == (before_ms if kept else after_ms)
+
+
+async def test_small_changes_add_up(store: JobStore) -> None:
+    """The stored lease is never more than two seconds from the reported one."""
+    assert await send_at_once(store, *(times(ms) for ms in range(60_000, 75_000, 1_500))) == 72_000
+
+
+async def test_times_of_a_report_without_its_own_time_are_kept(store: JobStore) -> None:
+    """Without `sent_at`, the times are taken as they are, and a null stays null."""
+    await send(store, sent_at=None, lease_until=NOW.after(77), due_at=None)
+    job = parse(await read(store))
+    assert (job.lease_until, job.due_at) == (NOW.after(77), None)
+    await send(store, sequence=2, **times(None))
+    assert parse(await read(store)).lease_until is None
+
+
+async def test_extreme_times_stay_times(store: JobStore, redis: Redis) -> None:
+    """Whatever a worker sends, the record contains a valid time and exact integers."""
+    first, last = Timestamp.parse("0001-01-01T00:00:00Z"), Timestamp.parse("9999-12-31T23:59:59.999Z")
+    for sequence, (sent_at, lease_until) in enumerate(((first, last), (last, first), (None, last), (None, first)), 1):
+        await send(store, sequence=sequence, sent_at=sent_at, lease_until=lease_until)
+        assert str(parse(await read(store)).lease_until) == str(Timestamp(await redis.hget(KEY, "lease_ms") or 0))
 
 
 @pytest.mark.parametrize("lifetime_s", [-7200, 7200], ids=["expired", "living"])

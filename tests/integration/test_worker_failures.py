@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from headway.contracts import Timestamp
 from tests.integration.handler_log import HandlerLog, format_entries
 from tests.integration.watchers import watch_jobs
 from tests.integration.worker_fleet import HEARTBEAT_S, IDLE_WORKER, LEASE_S, run_workers
@@ -63,6 +64,25 @@ async def test_hundred_jobs_are_cancelled_at_once(stack: Stack, tmp_path: Path) 
         await watcher.wait_for_status({after}, "succeeded")
         assert workers.handler_log.matching("start").jobs == {*started, after}
         assert watcher.violations() == []
+
+
+async def test_clock_of_a_worker_does_not_matter(stack: Stack, tmp_path: Path) -> None:
+    """With a clock that jumps by days, no watcher sees an expired lease, and the worker obeys a cancellation."""
+    jobs_with_clock = "tests.integration.wrong_clock,tests.integration.chaos_jobs"
+    async with watch_jobs(stack) as watcher, run_workers(stack, tmp_path, 1, WORKER_JOBS=jobs_with_clock) as workers:
+        ((job_id, receipt),) = (await submit(stack, 1, "hold", str(tmp_path / "never"))).items()
+        await watcher.watch(receipt)
+        await watcher.wait_for_status({job_id}, "running")
+        first = watcher.last(job_id)["lease_until"]
+        await wait_until(lambda: watcher.last(job_id)["lease_until"] != first)  # a renewal
+        for snapshot in watcher.snapshots[job_id]:
+            if snapshot["status"] == "running":
+                left_ms = Timestamp.parse(snapshot["lease_until"]) - Timestamp.parse(snapshot["updated_at"])
+                assert 0 < left_ms <= LEASE_S * 1000, snapshot
+        answer = await stack.cancel(receipt)
+        assert (answer["status"], answer["cancel_requested"]) == ("running", True)
+        await watcher.wait_for_status({job_id}, "cancelled")
+        assert workers.handler_log.matching("cancelled cancel").jobs == {job_id}
 
 
 async def test_frozen_worker_stops_after_losing_its_leases(stack: Stack, tmp_path: Path) -> None:

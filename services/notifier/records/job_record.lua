@@ -6,7 +6,7 @@
 --   progress  PROGRESS_FIELDS  the same; kind may be null
 --   cancel    CANCEL_FIELDS    -> the snapshot
 -- The fields of a snapshot are stored as JSON text and never decoded here: cjson turns [] into {} and rounds long
--- numbers.
+-- numbers. The times of a record are by the clock of Redis, apart from those of the submission.
 
 local RECORD_FIELDS = {'id', 'kind', 'status', 'version', 'generation', 'attempt', 'max_attempts', 'progress',
   'result', 'error', 'cancel_requested', 'submitted_at', 'started_at', 'updated_at', 'finished_at', 'due_at',
@@ -14,20 +14,22 @@ local RECORD_FIELDS = {'id', 'kind', 'status', 'version', 'generation', 'attempt
   'message_id', 'delivery', 'sequence', 'lease_ms', 'due_ms', 'expires_ms'}
 local SNAPSHOT_FIELDS = 18  -- the first ones make the snapshot; the others serve the fence
 local REPORT_FIELDS = {'kind', 'status', 'generation', 'attempt', 'max_attempts', 'progress', 'result', 'error',
-  'submitted_at', 'due_at', 'lease_until', 'expires_at', 'message_id', 'delivery', 'sequence', 'lease_ms', 'due_ms',
-  'expires_ms'}
+  'submitted_at', 'expires_at', 'message_id', 'delivery', 'sequence', 'lease_ms', 'due_ms', 'expires_ms', 'sent_ms'}
 local PROGRESS_FIELDS = {'kind', 'status', 'max_attempts', 'progress', 'sequence', 'submitted_at', 'expires_at',
   'expires_ms'}
 local CANCEL_FIELDS = {'kind', 'max_attempts', 'submitted_at', 'due_at', 'expires_at', 'expires_ms'}
 local INTEGER_FIELDS = {'version', 'generation', 'delivery', 'sequence', 'lease_ms', 'due_ms', 'expires_ms'}
 local TEXT, TIME, COUNT = '^".+"$', '^"[%d:.TZ-]+"$', '^%d+$'
-local RETAINED_PATTERNS = {cancel_requested = '^[tf]%l+$', started_at = TIME}  -- fields that a report retains
+local RETAINED_PATTERNS = {cancel_requested = '^[tf]%l+$', started_at = TIME, due_at = TIME,
+  lease_until = TIME}  -- fields that a report may retain
 local RECORD_PATTERNS = {id = TEXT, kind = TEXT, attempt = COUNT, max_attempts = COUNT, submitted_at = TIME,
-  due_at = TIME, lease_until = TIME, expires_at = TIME}  -- fields that the other operations retain, too
+  expires_at = TIME}  -- fields that the other operations retain, too
 local ENDED = {['"succeeded"'] = true, ['"failed"'] = true, ['"cancelled"'] = true}
 local CANCEL_REQUESTED, WATCHED, PUBLISHED = 1, 2, 4
 local TAKEOVER_MS = 10 * 60 * 1000  -- how long after its last sign of life a record refuses another message
 local KEEP_MS = 60 * 60 * 1000      -- how long a record outlives the job's expiry, and its own last change
+local SAME_TIME_MS = 2000           -- a worker's time this close to the stored one keeps the stored one
+local MIN_TIME_MS, MAX_TIME_MS = -62135596800000, 253402300799999  -- the years 1 to 9999
 
 local SHARDED = false               -- the loader sets it on a cluster, where publications stay in their shard
 local PUBLISH, NUMSUB = SHARDED and 'SPUBLISH' or 'PUBLISH', SHARDED and 'SHARDNUMSUB' or 'NUMSUB'
@@ -144,6 +146,24 @@ local function store(record, old)
   return text, redis.call(PUBLISH, key, text)
 end
 
+-- Translates a worker's time to Redis time: its distance to the report's `sent_ms` counts from now, so that the worker's
+-- clock does not matter. Without `sent_ms` the time is taken as it is. A time close to the stored one keeps it, so that a
+-- heartbeat changes nothing. Of a short lease, "close" is only a quarter of what is left: each renewal must be stored.
+local function to_redis_time(new, old, name, ms_name)
+  local ms = tonumber(new[ms_name])
+  if not ms then
+    new[name], new[ms_name] = 'null', '0'
+    return
+  end
+  ms = math.max(MIN_TIME_MS, math.min(ms + now - (tonumber(new.sent_ms) or now), MAX_TIME_MS))
+  local tolerance_ms = math.min(SAME_TIME_MS, math.abs(ms - now) / 4)
+  if old and old[name] ~= 'null' and math.abs(ms - old[ms_name]) <= tolerance_ms then
+    new[name], new[ms_name] = old[name], old[ms_name]
+  else
+    new[name], new[ms_name] = rfc3339(ms), string.format('%.0f', ms)
+  end
+end
+
 -- The fence: returns why a report is outdated, or nil.
 local function fence(old, new)
   local function compare(name) return tonumber(new[name]) - tonumber(old[name]) end
@@ -164,6 +184,8 @@ local function flag(value, weight) return value and weight or 0 end
 local function report(old, new)
   local reason = old and fence(old, new)
   if reason then return {reason, flag(old.cancel_requested == 'true', 1)} end
+  to_redis_time(new, old, 'lease_until', 'lease_ms')
+  to_redis_time(new, old, 'due_at', 'due_ms')
   local same_generation = old and old.generation == new.generation
   local same_delivery = same_generation and old.message_id == new.message_id and old.delivery == new.delivery
   new.cancel_requested = same_generation and old.cancel_requested or 'false'
@@ -184,8 +206,8 @@ end
 
 -- Completes a one-line report from the record.
 local function progress(old, new)
-  local defaults = {generation = '0', attempt = '1', result = 'null', error = 'null', due_at = 'null', due_ms = '0',
-    lease_until = 'null', lease_ms = '0', message_id = 'progress', delivery = '1'}
+  local defaults = {generation = '0', attempt = '1', result = 'null', error = 'null', due_ms = 'null',
+    lease_ms = 'null', message_id = 'progress', delivery = '1'}
   for name, value in pairs(defaults) do new[name] = value end
   if new.kind == 'null' then new.kind = old and old.kind or '"countdown"' end
   for _, name in ipairs({'generation', 'attempt', 'max_attempts', 'submitted_at', 'expires_at', 'expires_ms'}) do

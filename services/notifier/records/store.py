@@ -130,8 +130,8 @@ def _verdict(job_id: UUID, reply: Any) -> Verdict:
     return Verdict(job_id, True, None, bool(reply & CANCEL_REQUESTED), bool(reply & WATCHED))
 
 
-def _timestamp_json(timestamp: Timestamp | None) -> bytes:
-    return b"null" if timestamp is None else timestamp.to_json()
+def _milliseconds(timestamp: Timestamp | None) -> int | bytes:
+    return b"null" if timestamp is None else int(timestamp)
 
 
 def _report_call(report: JobReport) -> ScriptCall:
@@ -147,16 +147,15 @@ def _report_call(report: JobReport) -> ScriptCall:
         encode(to_progress_snapshot(report.progress)),
         bytes(report.result),
         encode(report.error),
-        _timestamp_json(report.submitted_at),
-        _timestamp_json(report.due_at),
-        _timestamp_json(report.lease_until),
-        _timestamp_json(report.expires_at),
+        report.submitted_at.to_json(),
+        report.expires_at.to_json(),
         report.message_id,
         report.delivery,
         report.sequence,
-        int(report.lease_until or 0),
-        int(report.due_at or 0),
+        _milliseconds(report.lease_until),
+        _milliseconds(report.due_at),
         int(report.expires_at),
+        _milliseconds(report.sent_at),
     ]
 
 

@@ -33,6 +33,8 @@ class ReportStream:
         self._on_verdict = on_verdict
         self._on_change = on_change
         self._sequence = 0
+        self._lease_until: float | None = None
+        self._due_after_s: float | None = None
         self.sent_at = LONG_AGO
         self._changed = False
         self._urgent = False
@@ -55,10 +57,10 @@ class ReportStream:
             self._progress_source = None
         return self._latest.progress
 
-    def lease_renewed(self, until: Timestamp) -> None:
-        """Called when the lease was renewed; the new end is sent with the next report."""
+    def lease_renewed(self, until: float) -> None:
+        """Called when the lease was renewed; the new end, a monotonic time, is sent with the next report."""
         if self._latest.status == "running":
-            self._latest = replace(self._latest, lease_until=until)
+            self._lease_until = until
             self._changed = True
 
     async def report(
@@ -67,17 +69,23 @@ class ReportStream:
         *,
         result: Json = NULL,
         error: JobError | None = None,
-        lease_until: Timestamp | None = None,
-        due_at: Timestamp | None = None,
+        lease_until: float | None = None,
+        after_s: float | None = None,
     ) -> Verdict:
         """Report a change of status immediately and return its verdict; wait while the notifier is unavailable.
+
+        Args:
+            status: the new status.
+            result: the result of a job that has succeeded.
+            error: the error of a failed attempt.
+            lease_until: the monotonic time when the lease ends.
+            after_s: the seconds from the report until the next attempt.
 
         Raises:
             ReportRejected: the notifier rejected the report as invalid.
         """
-        self._latest = replace(
-            self._latest, status=status, result=result, error=error, lease_until=lease_until, due_at=due_at
-        )
+        self._latest = replace(self._latest, status=status, result=result, error=error)
+        self._lease_until, self._due_after_s = lease_until, after_s
         verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self._pending.append(verdict)
         self._urgent = True
@@ -102,7 +110,18 @@ class ReportStream:
         self._changed = self._urgent = False
         self._in_flight, self._pending = self._in_flight + self._pending, []
         self.collect_progress()
-        return replace(self._latest, sequence=self._sequence, sent_at=Timestamp.now())
+        return self._stamp(self._latest)
+
+    def _stamp(self, report: JobReport) -> JobReport:
+        """Add the sequence and the times, all from one reading of the clock: only their differences count."""
+        now = Timestamp.now()
+        return replace(
+            report,
+            sequence=self._sequence,
+            lease_until=None if self._lease_until is None else now.after(self._lease_until - self.sent_at),
+            due_at=None if self._due_after_s is None else now.after(self._due_after_s),
+            sent_at=now,
+        )
 
     def on_verdict(self, verdict: Verdict) -> None:
         """Called with the verdict on the report in flight."""

@@ -26,7 +26,7 @@ CONNECTION_STRING = "AccountName=a;AccountKey=b"
 
 def received(number: int, text: str = "nonsense", receipt: str = "first") -> ReceivedMessage:
     """Return a message that was inserted `number` seconds after the epoch."""
-    return ReceivedMessage(f"m{number}", receipt, text, 1, Timestamp(number * 1000), 0.0)
+    return ReceivedMessage(f"m{number}", receipt, text, 1, Timestamp(number * 1000), Timestamp(number * 1000), 0.0)
 
 
 class FakeQueue:

@@ -57,7 +57,8 @@ class FakeQueue:
         self.delivery += 1
         self._receipt += 1
         now = time.monotonic()
-        return ReceivedMessage("m-1", str(self._receipt), self.text, self.delivery, Timestamp.now(), now)
+        received_at = Timestamp.now()
+        return ReceivedMessage("m-1", str(self._receipt), self.text, self.delivery, received_at, received_at, now)
 
     async def update(self, _message_id: str, receipt: str, visibility_s: int, text: str | None = None) -> str:
         """Renew or release the message."""

@@ -146,12 +146,31 @@ async def test_report_during_a_request_waits_for_its_own_verdict() -> None:
 async def test_renewed_lease_is_reported_while_the_job_runs() -> None:
     """The next report contains the new end of the lease; after the outcome, renewals are ignored."""
     recorder = await running_stream()
-    recorder.stream.lease_renewed(NOW.after(60))
-    assert recorder.stream.next_report().lease_until == NOW.after(60)
+    recorder.stream.lease_renewed(time.monotonic() + 60)
+    assert recorder.stream.next_report().lease_until is not None
     outcome = await start_report(recorder.stream, "failed")
-    recorder.stream.lease_renewed(NOW.after(120))
+    recorder.stream.lease_renewed(time.monotonic() + 120)
     assert recorder.stream.next_report().lease_until is None
     outcome.cancel()
+
+
+async def test_times_come_from_one_reading_of_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the clock of the machine jumps, the distances of lease and due time from `sent_at` stay right."""
+    readings = iter((NOW, NOW.after(-3600), NOW.after(3600), NOW.after(86_400)))
+    monkeypatch.setattr(Timestamp, "now", lambda: next(readings))
+    recorder = await running_stream()
+    recorder.stream.lease_renewed(time.monotonic() + 60)
+    renewed = recorder.stream.next_report()
+    assert renewed.sent_at == NOW.after(-3600)
+    assert renewed.lease_until is not None
+    assert 59_000 < renewed.lease_until - renewed.sent_at <= 60_000
+    retry = asyncio.create_task(recorder.stream.report("retrying", after_s=7))
+    await asyncio.sleep(0)
+    for sent_at in (NOW.after(3600), NOW.after(86_400)):  # the due time counts from the report that gets through
+        report = recorder.stream.next_report()
+        assert (report.sent_at, report.due_at, report.lease_until) == (sent_at, sent_at.after(7), None)
+        recorder.stream.requeue()
+    retry.cancel()
 
 
 async def test_rejected_start_raises() -> None:
