@@ -76,7 +76,7 @@ def rejection(old: Record | None, report: JobReport, now: Timestamp) -> Rejectio
     if old is None or report.generation > old.state.generation:
         return None
     if report.generation < old.state.generation:
-        return "superseded"
+        return "finished"
     if old.state.status in ENDED:
         return "finished"
     if report.message_id != old.state.message_id:

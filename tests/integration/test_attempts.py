@@ -107,17 +107,18 @@ async def test_handler_in_a_thread_is_cancelled(stack: Stack, tmp_path: Path) ->
     assert reason.read_text() == "cancel cancel"
 
 
-async def test_expired_message_of_an_older_generation_is_deleted(stack: Stack) -> None:
-    """The worker deletes such a message once it has expired; otherwise it would stay on the queue forever."""
+async def test_message_of_an_older_generation_is_deleted(stack: Stack) -> None:
+    """The worker deletes such a message at once; otherwise it would return after every lease until it expires."""
     receipt = await stack.submit(delay_s=3600)
     await stack.report(receipt, generation=1)
     async with JobQueue.connect(stack.env["QUEUE_CONNECTION_STRING"], "jobs", API_VERSION) as queue:
         before = (await queue.depth()).messages
-        superseded = await stack.metric('jobs_finished_total{outcome="superseded"}', "worker")
-        await queue.send(encode_message(JobMessage(id=UUID(receipt["id"]), expires_at=Timestamp.now().after(-1))))
+        finished_series = 'jobs_finished_total{kind="countdown",outcome="finished"}'
+        finished = await stack.metric(finished_series, "worker")
+        await queue.send(encode_message(JobMessage(id=UUID(receipt["id"]))))
 
         async def deleted() -> bool:
-            handled = await stack.metric('jobs_finished_total{outcome="superseded"}', "worker") > superseded
+            handled = await stack.metric(finished_series, "worker") > finished
             return handled and (await queue.depth()).messages == before
 
         await wait_until(deleted)

@@ -428,7 +428,7 @@ def test_record_script_follows_the_model(store: Store) -> None:
 @pytest.mark.parametrize(
     ("clause", "without"),
     [
-        pytest.param("if compare('generation') < 0 then return 'superseded' end", "", id="older generation"),
+        pytest.param("if compare('generation') < 0 then return 'finished' end", "", id="older generation"),
         pytest.param("if compare('generation') > 0 then return nil end", "", id="newer generation"),
         pytest.param("if ENDED[old.status] then return 'finished' end", "", id="ended"),
         pytest.param("and 'duplicate' or nil", "and nil", id="another message"),

@@ -502,6 +502,21 @@ async def test_job_without_a_subscriber_is_not_watched(store: JobStore, redis: R
         assert [(await send(store, sequence=n)).watched for n in (1, 2)] == [False, False]
 
 
+# The fence
+
+
+@pytest.mark.parametrize("delivery", [1, 7])
+@pytest.mark.parametrize("status", ["running", "retrying", "succeeded"])
+async def test_older_generation_is_finished(store: JobStore, status: JobStatus, delivery: int) -> None:
+    """The message of a job that was redriven is of no more use: its worker deletes it."""
+    await send(store, generation=1, delivery=3, status=status)
+    before = await read(store)
+    for message_id in ("m", "another"):
+        verdict = await send(store, generation=0, delivery=delivery, sequence=9, message_id=message_id)
+        assert verdict == Verdict(JOB, accepted=False, reason="finished")
+    assert await read(store) == before
+
+
 # Cancel
 
 

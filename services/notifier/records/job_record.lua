@@ -167,7 +167,7 @@ end
 -- The fence: returns why a report is outdated, or nil.
 local function fence(old, new)
   local function compare(name) return tonumber(new[name]) - tonumber(old[name]) end
-  if compare('generation') < 0 then return 'superseded' end
+  if compare('generation') < 0 then return 'finished' end  -- its message is of no more use
   if compare('generation') > 0 then return nil end
   if ENDED[old.status] then return 'finished' end
   if new.message_id ~= old.message_id then
