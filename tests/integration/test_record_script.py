@@ -28,6 +28,7 @@ from headway.contracts import (
     decode,
 )
 from headway.tokens import Grant
+from services.notifier.records import scripts
 from services.notifier.records.keys import job_key
 from services.notifier.records.scripts import SCRIPT
 from services.notifier.records.store import JobStore
@@ -374,6 +375,20 @@ async def test_snapshot_survives_a_damaged_fence(store: JobStore, redis: Redis) 
     assert await read(store) == shown
     assert await send(store, progress=None) == Verdict(JOB, accepted=True)
     assert parse(await read(store)).progress is None
+
+
+async def test_record_of_an_older_version_is_valid(
+    store: JobStore, client: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script of a later version, with one more field, still knows a job that ended before the upgrade."""
+    await send(store, status="succeeded")
+    ended = await read(store)
+    fields = b"'lease_ms', 'due_ms', 'expires_ms'}\nlocal SNAPSHOT_FIELDS"
+    assert SCRIPT.count(fields) == 1
+    monkeypatch.setattr(scripts, "SCRIPT", SCRIPT.replace(fields, fields.replace(b"}", b", 'later'}")))
+    later = JobStore(client)
+    assert (await send(later, delivery=2)).reason == "finished"
+    assert await later.cancel(GRANT) == ended
 
 
 async def test_one_report_rebuilds_a_lost_record(store: JobStore, redis: Redis) -> None:

@@ -13,6 +13,7 @@ local RECORD_FIELDS = {'id', 'kind', 'status', 'version', 'generation', 'attempt
   'lease_until', 'expires_at',
   'message_id', 'delivery', 'sequence', 'lease_ms', 'due_ms', 'expires_ms'}
 local SNAPSHOT_FIELDS = 18  -- the first ones make the snapshot; the others serve the fence
+local REQUIRED_FIELDS = 24  -- those of version 0.1; a field that a later version adds may be missing in a record
 local REPORT_FIELDS = {'kind', 'status', 'generation', 'attempt', 'max_attempts', 'progress', 'result', 'error',
   'submitted_at', 'expires_at', 'message_id', 'delivery', 'sequence', 'lease_ms', 'due_ms', 'expires_ms', 'sent_ms'}
 local PROGRESS_FIELDS = {'kind', 'status', 'max_attempts', 'progress', 'sequence', 'submitted_at', 'expires_at',
@@ -65,8 +66,8 @@ local function load()
   end
   local record = {}
   for i = 1, #RECORD_FIELDS do
-    if not values[i] then return nil end
-    record[RECORD_FIELDS[i]] = values[i]
+    if not values[i] and i <= REQUIRED_FIELDS then return nil end
+    record[RECORD_FIELDS[i]] = values[i] or 'null'
   end
   for i = 1, #INTEGER_FIELDS do
     local number = record[INTEGER_FIELDS[i]]
