@@ -58,6 +58,7 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
             cors=CorsPolicy(settings.allowed_origins),
             internal=[*reports.routes(), *wakeups.routes()],
             tasks={
+                "clock": store.clock.run,
                 "pubsub": pubsub.run,
                 "reads": synchronizer.read_loop,
                 "sweep": synchronizer.sweep_loop,

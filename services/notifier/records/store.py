@@ -30,6 +30,7 @@ from headway.tokens import Grant
 
 from .. import metrics
 from ..redis_client.topology import RedisClient
+from .clock import RedisClock
 from .keys import job_key
 from .scripts import RecordScript, ScriptCall
 
@@ -46,6 +47,7 @@ class JobStore:
     def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
         self._script = RecordScript(redis)
+        self.clock = RedisClock(redis)
 
     async def apply_reports(
         self, reports: Iterable[JobReport], on_unpublished: Callable[[JobReport], None] = lambda _report: None
@@ -74,7 +76,7 @@ class JobStore:
         Raises:
             RedisError, OSError: Redis is unavailable. The report may have been applied.
         """
-        (reply,) = await self._run("progress", [_progress_call(report, Timestamp.now(), job_ttl_s)], self._script.run)
+        (reply,) = await self._run("progress", [_progress_call(report, self.clock.now(), job_ttl_s)], self._script.run)
         return _verdict(report.job_id, reply)
 
     async def cancel(self, grant: Grant) -> bytes:

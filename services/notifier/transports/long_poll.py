@@ -13,7 +13,6 @@ from collections.abc import Sequence
 import msgspec
 from aiohttp import web
 
-from headway.contracts import Timestamp
 from headway.tokens import CANCEL
 
 from ...runtime.errors import NotFound
@@ -114,7 +113,7 @@ class LongPollHandler:
             request, requests, complete_when_ended=False, without_waiting=bool(rejections)
         )
         body = b'{"now":"%b","jobs":[%b],"errors":%b}' % (
-            str(Timestamp.now()).encode(),
+            str(self._store.clock.now()).encode(),
             b",".join(snapshot.text for snapshot in newer),
             msgspec.json.encode(rejections + errors),
         )

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from headway.contracts import Timestamp
 
 from ...runtime.aiohttp_adapter import encode_chunk, start_stream
+from ..records.clock import RedisClock
 from ..records.store import JobStore
 from ..watching.snapshot import PublishedSnapshot
 from .auth import RejectedToken, TokenAuth, WatchRequest
@@ -43,11 +44,13 @@ class EventStream(BackpressuredConnection):
         origin: str | None,
         job_ids: set[str],
         backpressured: set[ClientConnection],
+        clock: RedisClock,
         *,
         chunked: bool,
     ) -> None:
         super().__init__(transport, origin)
         self._backpressured = backpressured  # the registry's set of connections to flush
+        self._clock = clock
         self.done = asyncio.Event()
         self._chunked = chunked
         self._active_jobs = job_ids  # the jobs that have not ended
@@ -89,7 +92,7 @@ class EventStream(BackpressuredConnection):
     def heartbeat(self) -> None:
         """Send a comment, unless the connection is backpressured."""
         if not self.is_backpressured():
-            self.write(self._encode(time_comment()))
+            self.write(self._encode(time_comment(self._clock.now())))
 
     async def close_for_restart(self) -> None:
         """End the stream with a reconnect delay, because this replica restarts."""
@@ -148,9 +151,13 @@ class EventStreamHandler:
         if self._registry.draining or request.transport is None:
             await response.write(retry_event())
             return response
-        await response.write(time_comment())  # sends the headers, too; later writes bypass aiohttp
+        await response.write(
+            time_comment(self._store.clock.now())
+        )  # sends the headers, too; later writes bypass aiohttp
         job_ids, origin = {str(grant.job_id) for grant, _version in requests}, request.headers.get("Origin")
-        stream = EventStream(request.transport, origin, job_ids, self._registry.backpressured, chunked=chunked)
+        stream = EventStream(
+            request.transport, origin, job_ids, self._registry.backpressured, self._store.clock, chunked=chunked
+        )
         with self._registry.serve(stream):
             for token in rejected:
                 stream.write(stream.encode_error(token.error))
@@ -160,9 +167,9 @@ class EventStreamHandler:
         return response
 
 
-def time_comment() -> bytes:
+def time_comment(now: Timestamp) -> bytes:
     """Return a comment with the server's time; an EventSource ignores it."""
-    return b": %b\n\n" % str(Timestamp.now()).encode()
+    return b": %b\n\n" % str(now).encode()
 
 
 def retry_event() -> bytes:

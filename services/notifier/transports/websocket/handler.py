@@ -78,7 +78,7 @@ class WebSocketHandler:
             connection.close(CloseCode.TRY_AGAIN_LATER, "too many connections")
         else:
             self._registry.register(connection)
-            connection.write(encode_text(b'{"hello":{"now":"%b"}}' % str(Timestamp.now()).encode()))
+            connection.write(encode_text(b'{"hello":{"now":"%b"}}' % str(self._store.clock.now()).encode()))
 
     def on_drained(self, connection: WebSocketConnection) -> None:
         """Called when a backpressured connection drains: send its pending snapshots."""
