@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from uuid import UUID
 
 import structlog
 from aiohttp import web
@@ -48,6 +49,17 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
 def _is_long_poll(request: web.Request) -> bool:
     """Return whether the response may have waited for an event; its duration then does not measure the service."""
     return LONG_POLL in request or "Prefer" in request.headers
+
+
+@web.middleware
+async def job_id_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Add the id of the job in the path to every log line of the request."""
+    try:
+        job_id = UUID(request.match_info.get("id", ""))
+    except ValueError:
+        return await handler(request)
+    with structlog.contextvars.bound_contextvars(job_id=str(job_id)):
+        return await handler(request)
 
 
 @web.middleware

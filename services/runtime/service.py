@@ -24,7 +24,7 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 
 from . import logs, metrics
 from .cors import CorsPolicy
-from .middleware import access_log_middleware, error_middleware
+from .middleware import access_log_middleware, error_middleware, job_id_middleware
 from .request_timeout import HEAD_TIMEOUTS, HeadTimeouts, ListenerProtocolFactory
 from .settings import Settings, SettingsError, environment, load
 
@@ -111,7 +111,7 @@ async def _serve(settings: S, open_service: Callable[[S], AbstractAsyncContextMa
                 for task_name, task in {"loop": metrics.monitor_loop_lag, **service.tasks}.items()
             ]
             if service.public is not None:
-                app = web.Application(middlewares=[access_log_middleware, error_middleware])
+                app = web.Application(middlewares=[job_id_middleware, access_log_middleware, error_middleware])
                 if service.cors is not None:
                     service.cors.install(app)
                 app.add_routes(service.public)

@@ -358,7 +358,7 @@ async def test_invalid_record_counts_as_missing(
     if corrupt in (corrupt_version, remove_field):
         await send(store, status="succeeded")
     await corrupt(redis)
-    assert [PublishedSnapshot.parse(text) for text in await store.read([str(JOB)])] == [None]
+    assert [PublishedSnapshot.from_record(str(JOB), text) for text in await store.read([str(JOB)])] == [None]
     if repaired_by == "report":
         assert await send(store) == Verdict(JOB, accepted=True)
     else:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Annotated, Any
+from uuid import UUID
 
+import msgspec
 import structlog
 from aiohttp import web
 from msgspec import Meta
@@ -18,11 +20,12 @@ from headway.contracts import (
     JobReport,
     ProgressUrlReport,
     Verdict,
+    decode,
     encode,
     nesting_depth,
 )
 
-from ...runtime.errors import ServiceUnavailable, Unauthorized, UnprocessableContent
+from ...runtime.errors import HTTPProblem, ServiceUnavailable, Unauthorized, UnprocessableContent
 from ...runtime.request import JSON, bearer_token, decode_body, is_valid_key, read_body, read_query
 from ...runtime.settings import ReloadingFile
 from .. import metrics
@@ -34,6 +37,10 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 ACCEPTED = metrics.REPORTS.labels("accepted")
 ReportList = Annotated[list[JobReport], Meta(min_length=1, max_length=MAX_REPORTS_PER_REQUEST)]
 RETRY_AFTER_S = 1
+
+
+class _ReportJob(msgspec.Struct):
+    job_id: UUID
 
 
 class ReportHandler:
@@ -59,12 +66,18 @@ class ReportHandler:
     async def post(self, request: web.Request) -> web.Response:
         """Apply a list of reports and answer with their verdicts."""
         self._authorize(bearer_token(request))
-        reports = decode_reports(await read_body(request, MAX_REPORTS_BYTES))
+        body = await read_body(request, MAX_REPORTS_BYTES)
+        try:
+            reports = decode_reports(body)
+        except HTTPProblem as problem:
+            job = _job_of_element(body, problem.field or "")
+            log.warning("reports_refused", code=problem.code, field=problem.field, **job)
+            raise
         self._synchronizer.note_sent_times(reports)
         try:
             verdicts = await self._store.apply_reports(reports, self._synchronizer.drop_sent_time)
         except (RedisError, OSError) as error:
-            raise _unavailable(error, len(reports)) from error
+            raise _unavailable(error, [report.job_id for report in reports]) from error
         return web.Response(body=_encode_verdicts(verdicts, verdicts), content_type=JSON)
 
     async def progress_url(self, request: web.Request) -> web.Response:
@@ -74,7 +87,7 @@ class ReportHandler:
         try:
             verdict = await self._store.apply_progress(report, self._job_ttl_s)
         except (RedisError, OSError) as error:
-            raise _unavailable(error, 1) from error
+            raise _unavailable(error, [report.job_id]) from error
         return web.Response(body=_encode_verdicts(verdict, [verdict]), content_type=JSON)
 
     def _authorize(self, key: str | None) -> None:
@@ -82,18 +95,30 @@ class ReportHandler:
             raise Unauthorized("Send one of the report keys as Authorization: Bearer <key>.")
 
 
-def _unavailable(error: Exception, count: int) -> ServiceUnavailable:
+def _unavailable(error: Exception, job_ids: Sequence[UUID]) -> ServiceUnavailable:
     """Return the error for reports that may or may not have been applied."""
-    log.warning("reports_not_confirmed", error=type(error).__name__, count=count)
+    job = {"job_id": str(job_ids[0])} if len(job_ids) == 1 else {}
+    log.warning("reports_not_confirmed", error=type(error).__name__, count=len(job_ids), **job)
     return ServiceUnavailable("The job records are unavailable; report again.", retry_after_s=RETRY_AFTER_S)
 
 
+def _job_of_element(body: bytes, field: str) -> dict[str, str]:
+    """Return the job id, for the log, in the element that a field such as `[3].delivery` belongs to."""
+    try:
+        index = int(field[1 : field.index("]")])
+        report = decode(bytes(decode(body, list[msgspec.Raw])[index]), _ReportJob)
+    except (msgspec.DecodeError, ValueError, LookupError):
+        return {}
+    return {"job_id": str(report.job_id)}
+
+
 def _encode_verdicts(body: Any, verdicts: Sequence[Verdict]) -> bytes:
-    """Count verdicts and return the response body as JSON."""
-    reasons = [verdict.reason for verdict in verdicts if verdict.reason]
-    ACCEPTED.inc(len(verdicts) - len(reasons))
-    for reason in reasons:
+    """Count verdicts, log the rejections, and return the response body as JSON."""
+    rejections = [(verdict.job_id, verdict.reason) for verdict in verdicts if verdict.reason]
+    ACCEPTED.inc(len(verdicts) - len(rejections))
+    for job_id, reason in rejections:
         metrics.REPORTS.labels(reason).inc()
+        log.info("report_rejected", job_id=str(job_id), reason=reason)
     return encode(body)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
+import structlog
 from redis.exceptions import RedisError
 
 from headway.contracts import (
@@ -33,6 +34,8 @@ from ..redis_client.topology import RedisClient
 from .clock import RedisClock
 from .keys import job_key
 from .scripts import RecordScript, ScriptCall
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 SNAPSHOT_FIELDS = JobSnapshot.__struct_fields__  # their order is that of SNAPSHOT_FIELDS in job_record.lua
 _SNAPSHOT_FORMAT = b"{%b}" % b",".join(b'"%b":%%b' % name.encode() for name in SNAPSHOT_FIELDS)
@@ -87,29 +90,29 @@ class JobStore:
         Raises:
             RedisError, OSError: Redis is unavailable. The job may have been cancelled.
         """
-        (snapshot,) = await self._run("cancel", [_cancel_call(grant)], self._script.run)
+        job_id = uuid_str(grant.job_id)
+        try:
+            (snapshot,) = await self._run("cancel", [_cancel_call(grant)], self._script.run)
+        except (RedisError, OSError) as error:
+            log.warning("cancel_not_confirmed", job_id=job_id, error=type(error).__name__)
+            raise
+        log.info("cancel_applied", job_id=job_id)
         return bytes(snapshot)
 
     async def read(self, job_ids: Iterable[str]) -> list[bytes | None]:
         """Return the jobs' snapshots as JSON, with None for a job without a record.
 
-        A record that was changed by other programs may contain anything: `PublishedSnapshot.parse` validates it.
+        A record that was changed by other programs may contain anything: `PublishedSnapshot.from_record` validates it.
 
         Raises:
             RedisError, OSError: Redis is unavailable.
         """
-        records = await self._run("read", list(map(job_key, job_ids)), self._read_fields)
-        return [None if record is None or None in record else _SNAPSHOT_FORMAT % tuple(record) for record in records]
+        return await self._run("read", list(job_ids), self._read_snapshots)
 
-    async def _read_fields(self, keys: Sequence[str]) -> list[list[bytes | None] | None]:
-        """Return the fields of each record, with None for a key of another type."""
-        records = await self._redis.execute([(key, ("HMGET", key, *SNAPSHOT_FIELDS)) for key in keys])
-        for index, reply in enumerate(records):
-            if isinstance(reply, RedisError):
-                if not str(reply).startswith("WRONGTYPE"):
-                    raise reply
-                records[index] = None
-        return records
+    async def _read_snapshots(self, job_ids: Sequence[str]) -> list[bytes | None]:
+        keys = map(job_key, job_ids)
+        replies = await self._redis.execute([(key, ("HMGET", key, *SNAPSHOT_FIELDS)) for key in keys])
+        return [_snapshot(job_id, reply) for job_id, reply in zip(job_ids, replies, strict=True)]
 
     async def _run(self, op: str, calls: Sequence[C], execute: Callable[[Sequence[C]], Awaitable[list[R]]]) -> list[R]:
         """Execute calls, unless there are none, and measure it."""
@@ -123,6 +126,21 @@ class JobStore:
             raise
         finally:
             metrics.REDIS_DURATION.labels(op).observe(time.monotonic() - started)
+
+
+def _snapshot(job_id: str, reply: list[bytes | None] | RedisError) -> bytes | None:
+    """Return a record's snapshot, or None if there is no record or it lacks a field of a snapshot.
+
+    Raises:
+        RedisError: the read failed.
+    """
+    if isinstance(reply, list) and None not in reply:
+        return _SNAPSHOT_FORMAT % tuple(reply)
+    if isinstance(reply, RedisError) and not str(reply).startswith("WRONGTYPE"):
+        raise reply
+    if isinstance(reply, RedisError) or any(reply):
+        log.warning("invalid_record_ignored", job_id=job_id)
+    return None
 
 
 def _verdict(job_id: UUID, reply: Any) -> Verdict:

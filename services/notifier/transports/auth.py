@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Annotated, NamedTuple
 from uuid import UUID
 
+import structlog
 from aiohttp import web
 from msgspec import Meta, Struct
 from redis.exceptions import RedisError
@@ -20,6 +21,8 @@ from ...runtime.errors import Forbidden, ServiceUnavailable, Unauthorized
 from ...runtime.request import bearer_token, read_json_body
 from ...runtime.settings import ReloadingFile
 from .base import error_payload
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 RETRY_AFTER_S = 1
 MAX_BODY_BYTES = 1024 * 1024
@@ -72,7 +75,9 @@ class TokenAuth:
             return self._verifier.value.verify(token)
         except InvalidToken as error:
             job_id = error.job_id or unverified_job_id(token)
-            return RejectedToken(error.code, str(error), None if job_id is None else str(job_id))
+            rejected = RejectedToken(error.code, str(error), None if job_id is None else str(job_id))
+            log.info("token_rejected", job_id=rejected.job_id, code=rejected.code)
+            return rejected
 
     def authorize_job(self, request: web.Request, *, scope: str | None = None) -> Grant:
         """Return the grant for the job that the path names.

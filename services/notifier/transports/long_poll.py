@@ -175,7 +175,7 @@ class LongPollHandler:
             texts = await self._store.read([str(grant.job_id) for grant, _version in requests])
         newer, errors, ended = [], [], False
         for (grant, version), text in zip(requests, texts, strict=True):
-            snapshot = PublishedSnapshot.parse(text)
+            snapshot = PublishedSnapshot.from_record(str(grant.job_id), text)
             if snapshot is None and version:
                 errors.append(error_payload(str(grant.job_id), "unknown", RECORD_LOST))
                 continue
@@ -189,9 +189,10 @@ class LongPollHandler:
         """Cancel the job, or request that from its worker; answer with the snapshot."""
         grant = self._auth.authorize_job(request, scope=CANCEL)
         with unavailable_without_store():
-            snapshot = PublishedSnapshot.parse(await self._store.cancel(grant)) or PublishedSnapshot(
-                placeholder_snapshot(grant)
-            )
+            text = await self._store.cancel(grant)
+        snapshot = PublishedSnapshot.from_record(str(grant.job_id), text) or PublishedSnapshot(
+            placeholder_snapshot(grant)
+        )
         headers = {"ETag": f'"{snapshot.version}"', "Cache-Control": "no-store"}
         return web.Response(status=202, body=snapshot.text, content_type=JSON, headers=headers)
 

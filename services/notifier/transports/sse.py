@@ -135,7 +135,7 @@ class EventStreamHandler:
             (text,) = await self._store.read([job_id])
         except (RedisError, OSError):
             return False  # the stream opens, and gets the snapshot once Redis is available
-        snapshot = PublishedSnapshot.parse(text)
+        snapshot = PublishedSnapshot.from_record(job_id, text)
         return snapshot is not None and snapshot.ended and snapshot.version == version
 
     async def stream_jobs(self, request: web.Request) -> web.StreamResponse:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
+import structlog
 from msgspec import Struct
 
 from headway.contracts import ENDED, JobSnapshot, JobStatus, Natural, Timestamp, encode
 from headway.tokens import Grant
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 NO_VERSION = -1  # lower than any version
 
@@ -51,11 +54,12 @@ class PublishedSnapshot:
         self._encoded: dict[Encoder, bytes] = {}
 
     @classmethod
-    def parse(cls, text: bytes | None) -> PublishedSnapshot | None:
-        """Return the snapshot with this text, or None if the text is None or not a snapshot."""
+    def from_record(cls, job_id: str, text: bytes | None) -> PublishedSnapshot | None:
+        """Return the snapshot of a record, or None if there is no record or its text is not a snapshot."""
         try:
             return None if text is None else cls(text)
         except ValueError:
+            log.warning("invalid_record_ignored", job_id=job_id)
             return None
 
     def encoded(self, encoder: Encoder) -> bytes:

@@ -72,8 +72,9 @@ class SnapshotSynchronizer:
     def on_publication(self, channel: str, data: bytes) -> None:
         """Called with each snapshot that is published on a job's channel."""
         job_id = job_id_from_key(channel)
-        snapshot = PublishedSnapshot.parse(data)
-        if snapshot is None:
+        try:
+            snapshot = PublishedSnapshot(data)
+        except ValueError:
             log.warning("invalid_publication_ignored", job_id=job_id, size=len(data))
             return
         self._broadcast(job_id, snapshot)
@@ -138,7 +139,7 @@ class SnapshotSynchronizer:
 
     def _apply_read(self, job_id: str, subscriptions: list[Subscription], text: bytes | None) -> None:
         """Send the snapshot of a record; initialize the subscriptions that began before the read."""
-        snapshot = PublishedSnapshot.parse(text)
+        snapshot = PublishedSnapshot.from_record(job_id, text)
         if snapshot is not None:
             self._broadcast(job_id, snapshot)
         for subscription in subscriptions:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
+from contextvars import Context, copy_context
 from typing import Protocol, cast
 
 import msgspec
@@ -221,13 +222,14 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
         if pending is None:
             asyncio.get_running_loop().call_soon(self._process_frames)
         else:
-            self._pending_task = asyncio.create_task(pending)
-            self._pending_task.add_done_callback(self._on_task_done)
+            context = copy_context()  # the task adds the job's id to it
+            self._pending_task = asyncio.create_task(pending, context=context)
+            self._pending_task.add_done_callback(lambda task: self._on_task_done(task, context))
 
-    def _on_task_done(self, task: asyncio.Future[None]) -> None:
+    def _on_task_done(self, task: asyncio.Future[None], context: Context) -> None:
         self._pending_task = None
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("request_failed", exc_info=error)
+            context.run(log.error, "request_failed", exc_info=error)
             self.abort()
         self._process_frames()
 

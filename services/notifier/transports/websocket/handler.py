@@ -6,6 +6,7 @@ from collections.abc import Coroutine
 from uuid import UUID
 
 import msgspec
+import structlog
 from aiohttp import web
 from msgspec import Struct
 from redis.exceptions import RedisError
@@ -112,6 +113,7 @@ class WebSocketHandler:
         self._registry.subscribe(connection, grant, version)
 
     async def _cancel(self, connection: WebSocketConnection, job_id: str) -> None:
+        structlog.contextvars.bind_contextvars(job_id=job_id)  # for this task's log lines
         subscription = connection.subscriptions.get(job_id)
         if subscription is None:
             message = "Watch the job first: its token determines whether you may cancel it."

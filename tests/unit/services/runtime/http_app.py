@@ -11,7 +11,7 @@ from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 
 from services.runtime.cors import CorsPolicy
-from services.runtime.middleware import access_log_middleware, error_middleware
+from services.runtime.middleware import access_log_middleware, error_middleware, job_id_middleware
 
 Client = TestClient[web.Request, web.Application]
 
@@ -19,7 +19,7 @@ Client = TestClient[web.Request, web.Application]
 @asynccontextmanager
 async def serve(*routes: web.RouteDef, cors: CorsPolicy | None = None) -> AsyncIterator[Client]:
     """Serve routes and yield a client."""
-    app = web.Application(middlewares=[access_log_middleware, error_middleware])
+    app = web.Application(middlewares=[job_id_middleware, access_log_middleware, error_middleware])
     if cors is not None:
         cors.install(app)
     app.add_routes(routes)

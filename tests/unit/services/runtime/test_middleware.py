@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from uuid import uuid4
 
 import pytest
 from aiohttp import web
 from prometheus_client import REGISTRY
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
 
 from services.runtime.errors import NotFound
 
@@ -26,7 +29,8 @@ async def not_found(_request: web.Request) -> web.Response:
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
     """Serve handlers that fail."""
-    async with serve(web.get("/crash", crash), web.get("/things/{name}", not_found)) as client:
+    routes = web.get("/crash", crash), web.get("/jobs/{id}/crash", crash), web.get("/things/{name}", not_found)
+    async with serve(*routes) as client:
         yield client
 
 
@@ -61,3 +65,15 @@ async def test_requests_are_counted_by_their_route(client: Client) -> None:
     await client.get("/things/any")
     await client.get("/made-up/1")
     assert (count("/things/{name}", "404"), count("unmatched", "404")) == (known + 1, unknown + 1)
+
+
+@pytest.mark.parametrize("is_job", [True, False])
+async def test_log_lines_of_a_request_name_its_job(client: Client, *, is_job: bool) -> None:
+    """The id of the job in the path is on every line of the request, a malformed one, which may be a token, on none."""
+    job_id = str(uuid4()) if is_job else "a-token"
+    with capture_logs(processors=[merge_contextvars]) as lines:
+        await client.get(f"/jobs/{job_id}/crash")
+        await client.get("/crash")
+    expected = ["request_failed", "request_answered"]
+    assert [line["event"] for line in lines] == expected * 2
+    assert [line.get("job_id") for line in lines] == [job_id if is_job else None] * 2 + [None] * 2

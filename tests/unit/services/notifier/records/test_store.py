@@ -1,11 +1,22 @@
-"""The store and the record script agree on what a snapshot is."""
+"""The store and the record script agree on what a snapshot is, and damaged records and cancellations are logged."""
 
 from __future__ import annotations
 
 import re
+from typing import Any, cast
+from uuid import UUID
 
+import pytest
+from redis.exceptions import ResponseError
+from structlog.testing import capture_logs
+
+from headway.contracts import Timestamp
+from headway.tokens import Grant
 from services.notifier.records.scripts import SCRIPT
-from services.notifier.records.store import SNAPSHOT_FIELDS
+from services.notifier.records.store import SNAPSHOT_FIELDS, JobStore
+from services.notifier.redis_client.topology import RedisClient
+
+JOB_ID = "6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11"
 
 
 def test_snapshot_has_the_fields_of_the_script() -> None:
@@ -17,3 +28,52 @@ def test_snapshot_has_the_fields_of_the_script() -> None:
     assert names
     assert count
     assert tuple(re.findall(r"\w+", names[1]))[: int(count[1])] == SNAPSHOT_FIELDS
+
+
+class FakeClient:
+    """A Redis that answers each command with the same reply, or fails."""
+
+    sharded = False
+
+    def __init__(self, reply: Any) -> None:
+        self.reply = reply
+
+    async def execute(self, commands: list[Any]) -> list[Any]:
+        if isinstance(self.reply, OSError):
+            raise self.reply
+        return [self.reply for _ in commands]
+
+
+def store_with(reply: Any) -> JobStore:
+    """Return a store over a Redis with one reply."""
+    return JobStore(cast(RedisClient, FakeClient(reply)))
+
+
+@pytest.mark.parametrize(
+    ("reply", "is_logged"),
+    [
+        ([None] * len(SNAPSHOT_FIELDS), False),
+        ([b"1", *[None] * (len(SNAPSHOT_FIELDS) - 1)], True),
+        (ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value"), True),
+    ],
+)
+async def test_damaged_record_is_logged_with_its_job(reply: Any, *, is_logged: bool) -> None:
+    """A record without some field, or of another type, counts as missing; a job without a record is no fault."""
+    with capture_logs() as lines:
+        assert await store_with(reply).read([JOB_ID]) == [None]
+    line = {"event": "invalid_record_ignored", "job_id": JOB_ID, "log_level": "warning"}
+    assert lines == ([line] if is_logged else [])
+
+
+async def test_cancellation_is_logged_with_its_job() -> None:
+    """So is one that Redis has not confirmed."""
+    now = Timestamp.now()
+    grant = Grant(job_id=UUID(JOB_ID), kind="k", submitted_at=now, expires_at=now)
+    with capture_logs() as lines:
+        assert await store_with(b"{}").cancel(grant) == b"{}"
+        with pytest.raises(ConnectionError):
+            await store_with(ConnectionError()).cancel(grant)
+    assert [(line["event"], line["job_id"]) for line in lines] == [
+        ("cancel_applied", JOB_ID),
+        ("cancel_not_confirmed", JOB_ID),
+    ]
