@@ -42,7 +42,7 @@ WATCH_NEXT = """async ({ first, second }) => {
   const onConnection = (state) => states.push(state);
   watchJob({ url: liveUrl, token: first, onConnection }, ({ status }) => status === "succeeded" && next());
 }"""
-PAYLOAD = {"steps": 60, "delay_s": 0.1}  # so slow that every page opens before the job ends
+STEPS = 60
 
 
 @pytest.fixture(scope="module")
@@ -98,19 +98,29 @@ async def wait_for_outcome(page: Page) -> float:
 
 @pytest.mark.parametrize(("faults", "transport"), FAULTS)
 async def test_blocked_page_shows_the_same(
-    page: Page, other_page: Page, stack: Stack, proxy: BlockingProxy, faults: set[str], transport: str
+    page: Page,
+    other_page: Page,
+    stack: Stack,
+    proxy: BlockingProxy,
+    report: SendReport,
+    faults: set[str],
+    transport: str,
 ) -> None:
     """Behind a faulty proxy a page shows the job within 5 s, and its outcome within 5 s of an unblocked page."""
     errors = PageErrors(page)
-    receipt = await stack.submit(payload=PAYLOAD)
+    receipt = await stack.submit(delay_s=3600)
     await page.goto(receipt["links"]["page"])
     await wait_until(lambda: proxy.connections.get(WEBSOCKET) == 1)
     proxy.faults = faults
+    await report(receipt)
     opened = now()
     await other_page.goto(receipt["links"]["page"])
     await expect(other_page.locator("#status")).to_have_text("Running")
     assert now() - opened < 5
     await wait_until(lambda: proxy.connections.get(transport) == 1)
+    for step in range(1, STEPS):
+        await report(receipt, progress={"current": step, "total": STEPS})
+    await report(receipt, "succeeded", progress={"current": STEPS, "total": STEPS})
     unblocked_at, blocked_at = await asyncio.gather(wait_for_outcome(page), wait_for_outcome(other_page))
     assert abs(blocked_at - unblocked_at) < 5
     renders = await other_page.evaluate("renders")
@@ -119,10 +129,18 @@ async def test_blocked_page_shows_the_same(
     assert errors.messages == []
 
 
-async def test_unblocked_page_uses_only_a_websocket(client: BrowserClient, stack: Stack, proxy: BlockingProxy) -> None:
-    """Without faults a page opens one WebSocket and sends no other request."""
-    receipt = await stack.submit(payload=PAYLOAD)
+async def test_unblocked_page_uses_only_a_websocket(
+    client: BrowserClient, stack: Stack, proxy: BlockingProxy, report: SendReport
+) -> None:
+    """Without faults a page opens one WebSocket and sends no other request, however long the job takes."""
+    await client.page.clock.install()
+    receipt = await stack.submit(delay_s=3600)
     await client.watch("job", receipt["token"])
+    await client.wait_for_status("job", "queued")
+    for step in range(1, STEPS):
+        await client.page.clock.fast_forward(1000)
+        await report(receipt, progress={"current": step, "total": STEPS})
+    await report(receipt, "succeeded")
     await client.wait_for_status("job", "succeeded")
     assert proxy.request_counts == {WEBSOCKET: 1}
 
@@ -227,14 +245,17 @@ async def test_forged_token_is_an_error_of_its_watch_only(
 
 @pytest.mark.parametrize("transport", [EVENT_STREAM, LONG_POLL])
 async def test_page_reconnects_after_a_crash_of_the_notifier(
-    client: BrowserClient, stack: Stack, proxy: BlockingProxy, transport: str
+    client: BrowserClient, stack: Stack, proxy: BlockingProxy, report: SendReport, transport: str
 ) -> None:
     """After a crash of the notifier a page reconnects with the same transport and misses no update."""
     proxy.faults = FAULTS_BY_TRANSPORT[transport]
-    receipt = await stack.submit(payload={"steps": 80, "delay_s": 0.1})
+    receipt = await stack.submit(delay_s=3600)
     await client.watch("job", receipt["token"])
+    await client.wait_for_status("job", "queued")
+    await report(receipt)
     await client.wait_for_status("job", "running")
     await stack.kill("notifier")
+    await report(receipt, "succeeded")
     await client.wait_for_status("job", "succeeded")
     assert await client.received("job", "connection") == ["connecting", "live", "reconnecting", "live"]
     await client.versions("job")

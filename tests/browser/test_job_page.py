@@ -98,18 +98,24 @@ async def test_bar_rises_until_the_job_succeeds(page: Page, stack: Stack) -> Non
     assert errors.messages == []
 
 
-async def test_all_tabs_show_the_same_states(context: BrowserContext, stack: Stack) -> None:
+async def test_all_tabs_show_the_same_states(context: BrowserContext, stack: Stack, report: SendReport) -> None:
     """A reloaded page and a new tab start with the current state, and a tab opened later with the outcome."""
-    receipt = await stack.submit(payload={"steps": 100, "delay_s": 0.1})
+    receipt = await stack.submit(delay_s=3600)
     link = receipt["links"]["page"]
     first, second, third = [await context.new_page() for _ in range(3)]
     await first.goto(link)
+    await report(receipt, progress={"current": 20, "total": 100})
     earlier_value = await wait_for_value(first, 20)
     await first.reload()
     assert (await first_render(first))["value"] >= earlier_value
     earlier_value = await bar_value(first)
     await second.goto(link)
     assert (await first_render(second))["value"] >= earlier_value
+    for percent in (40, 60, 80):
+        await report(receipt, progress={"current": percent, "total": 100})
+        for tab in (first, second):
+            await wait_for_value(tab, percent)
+    await report(receipt, "succeeded", progress={"current": 100, "total": 100})
     for tab in (first, second):
         await expect(tab.locator("#status")).to_have_text("Succeeded")
     by_version = [{state["version"]: state for state in await get_renders(tab)} for tab in (first, second)]
@@ -158,12 +164,16 @@ async def test_reported_markup_is_text(page: Page, stack: Stack, report: SendRep
     assert errors.messages == []
 
 
-async def test_page_reconnects_after_the_notifier_is_killed(page: Page, stack: Stack) -> None:
+async def test_page_reconnects_after_the_notifier_is_killed(page: Page, stack: Stack, report: SendReport) -> None:
     """The page shows that it reconnects, then follows the job to its outcome and never goes back."""
-    receipt = await stack.submit(payload={"steps": 60, "delay_s": 0.1})
+    receipt = await stack.submit(delay_s=3600)
     await page.goto(receipt["links"]["page"])
+    await report(receipt, progress={"current": 20, "total": 100})
     await wait_for_value(page, 20)
     await stack.kill("notifier")
+    await report(receipt, progress={"current": 60, "total": 100})
+    await wait_for_value(page, 60)
+    await report(receipt, "succeeded", progress={"current": 100, "total": 100})
     await expect(page.locator("#status")).to_have_text("Succeeded")
     await expect(page.locator("#connection")).to_be_hidden()
     assert await page.evaluate("notices") == [True, False]
@@ -266,13 +276,16 @@ async def test_error_of_the_watch_only_link_is_shown(page: Page, stack: Stack) -
 
 async def test_lost_worker_is_shown(page: Page, stack: Stack, report: SendReport) -> None:
     """If a lease is not renewed, the page shows that the worker is lost and counts down to the next attempt."""
+    await page.clock.install()
     receipt = await stack.submit(delay_s=3600)
     await page.goto(receipt["links"]["page"])
     await report(receipt, lease_until=str(Timestamp.now().after(600)))
     await expect(page.locator("#status")).to_have_text("Running")
     await expect(page.locator("#outlook")).to_be_empty()
-    await report(receipt, lease_until=str(Timestamp.now().after(12)))
-    await expect(page.locator("#outlook")).to_have_text(re.compile(r"Worker lost, next attempt in \d s"))
+    await report(receipt, lease_until=str(Timestamp.now().after(60)))
+    await page.clock.fast_forward(45_000)
+    await expect(page.locator("#outlook")).to_have_text(re.compile(r"Worker lost, next attempt in 1?\d s"))
+    await page.clock.fast_forward(30_000)
     await expect(page.locator("#outlook")).to_have_text("Worker lost, next attempt soon")
     await report(receipt, lease_until=str(Timestamp.now().after(600)))
     await expect(page.locator("#outlook")).to_be_empty()
@@ -285,9 +298,10 @@ async def test_page_counts_down_to_the_next_attempt(page: Page, stack: Stack, re
     await page.clock.install(time="2001-01-01")
     receipt = await stack.submit(delay_s=3600)
     await page.goto(receipt["links"]["page"])
-    await report(receipt, "retrying", due_at=str(Timestamp.now().after(20)))
-    await expect(page.locator("#outlook")).to_have_text(re.compile(r"next attempt in (1\d|20) s"))
-    await expect(page.locator("#outlook")).to_have_text("next attempt in 15 s")
+    await report(receipt, "retrying", due_at=str(Timestamp.now().after(50)))
+    await expect(page.locator("#outlook")).to_have_text(re.compile(r"next attempt in (4\d|50) s"))
+    await page.clock.fast_forward(20_000)
+    await expect(page.locator("#outlook")).to_have_text(re.compile(r"next attempt in ([12]\d|30) s"))
 
 
 @pytest.mark.parametrize("width", [360, 1280])
