@@ -183,7 +183,8 @@ def valkey_binary() -> Path:
 def valkey(env: Mapping[str, str], state: Path) -> Program:
     """Return Valkey, which stores the records."""
     port = env["VALKEY_PORT"]
-    persistence = ("--dir", str(state / "valkey"), "--appendonly", "yes", "--appendfsync", "everysec", "--save", "")
+    # With "everysec", a busy disk delays writes to the file until after their replies, and a kill loses them.
+    persistence = ("--dir", str(state / "valkey"), "--appendonly", "yes", "--appendfsync", "no", "--save", "")
     options = ("--bind", LOCAL, "--maxmemory-policy", "noeviction", "--loglevel", "warning")
     command = (str(valkey_binary()), "--port", port, *persistence, *options)
     return Program("valkey", command, STORE_GRACE_S, LOCAL, port, b"PING\r\n", b"+PONG")
