@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -13,13 +14,14 @@ from typing import Any
 
 import aiohttp
 
-from dev.environment import PORTS, ROOT
+from dev.environment import PORTS, ROOT, service, valkey
 from headway.contracts import JobSnapshot, Timestamp, decode
-from tests.waiting import free_ports, is_ready, metric, wait_until
+from tests.waiting import PATIENCE_S, free_ports, is_ready, metric, wait_until
 
 READY = "Headway is ready: "
 JOBS = "tests.integration.sample_jobs"
 ENDED = ("succeeded", "failed", "cancelled")
+RETRY_PAUSE_S = 0.05  # between two attempts to connect
 
 
 class Stack:
@@ -48,11 +50,13 @@ class Stack:
         return None
 
     async def kill(self, name: str, signal_number: signal.Signals = signal.SIGKILL) -> None:
-        """Kill a process and wait until it has been restarted."""
+        """Kill a process and wait until it has been restarted and is ready."""
         old_pid = self.pid(name)
         assert old_pid is not None
         os.kill(old_pid, signal_number)
         await wait_until(lambda: self.pid(name) not in (None, old_pid))
+        program = valkey(self.env, self.folder) if name == "valkey" else service(name, self.env)
+        await wait_until(program.is_ready)
 
     async def submit(self, kind: str = "countdown", payload: Any = None, **more: Any) -> dict[str, Any]:
         """Submit a job as a caller does; return the receipt."""
@@ -61,6 +65,18 @@ class Stack:
             receipt: dict[str, Any] = await response.json()
             assert response.status == 202, receipt
             return receipt
+
+    async def submit_persistently(self, kind: str, payload: Any = None, **more: Any) -> dict[str, Any]:
+        """Submit a job, and repeat the request while the submitter or the queue is unavailable; return the receipt."""
+        body, headers = {"kind": kind, "payload": payload, **more}, {"Idempotency-Key": str(uuid.uuid4())}
+        while True:
+            with suppress(aiohttp.ClientError, OSError):
+                async with self.session.post(f"{self.url}/jobs", json=body, headers=headers) as response:
+                    receipt: dict[str, Any] = await response.json(content_type=None)
+                    if response.status == 202:
+                        return receipt
+                    assert response.status == 503, receipt
+            await asyncio.sleep(RETRY_PAUSE_S)
 
     async def cancel(self, receipt: dict[str, Any]) -> dict[str, Any]:
         """Cancel a job as a caller does; return the snapshot in the response."""
@@ -121,7 +137,7 @@ class Stack:
                             yield job
                             if job["status"] in ENDED:
                                 return
-            await asyncio.sleep(0.05)  # between two attempts to connect
+            await asyncio.sleep(RETRY_PAUSE_S)
 
 
 @asynccontextmanager
@@ -150,7 +166,7 @@ async def running(folder: Path, **env: str) -> AsyncIterator[Stack]:
         finally:
             if process.returncode is None:
                 process.send_signal(signal.SIGINT)
-            await asyncio.wait_for(process.wait(), 40)
+            await asyncio.wait_for(process.wait(), PATIENCE_S)
             await reader
 
 

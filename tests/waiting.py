@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
 import os
-import random
 import re
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache, partial
 from typing import Any
 
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
-LISTENING_PORTS = (15_000, 32_000)  # below the ephemeral ports of Linux (32,768) and macOS (49,152)
+# For something that must happen, however slow the machine is. A test that passes does not wait longer for it.
+PATIENCE_S = 60.0
+LISTENING_PORTS = range(15_000, 32_000)  # below the ephemeral ports of Linux (32,768) and macOS (49,152)
+PORTS_PER_PROCESS = 500
 
 
-async def wait_until(condition: Callable[[], Any], timeout_s: float = 20.0, poll_s: float = 0.02) -> Any:
+async def wait_until(condition: Callable[[], Any], timeout_s: float = PATIENCE_S, poll_s: float = 0.02) -> Any:
     """Call the condition, which may be async, until it returns a truthy value; return that value.
 
     Raises:
@@ -31,8 +35,12 @@ async def wait_until(condition: Callable[[], Any], timeout_s: float = 20.0, poll
             value = await value
         if value:
             return value
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {inspect.getsource(condition).strip()}"
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {_source(condition)}"
         await asyncio.sleep(poll_s)
+
+
+def _source(condition: Callable[[], Any]) -> str:
+    return inspect.getsource(condition.func if isinstance(condition, partial) else condition).strip()
 
 
 async def metric(session: ClientSession, internal: str, name: str) -> float:
@@ -75,16 +83,28 @@ async def is_listening(port: int) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return unused TCP ports outside the range of ephemeral ports.
+    """Return unused TCP ports that no other test process takes.
 
-    An outgoing connection could take an ephemeral port while a service restarts. The choice does not depend on the
-    tests' seed, because parallel test runs may share it.
+    They are outside the range of ephemeral ports: an outgoing connection could take one of these while a service
+    restarts.
     """
-    sockets: list[socket.socket] = []
-    while len(sockets) < count:
+    ports: list[int] = []
+    while len(ports) < count:
         with suppress(OSError):
-            sockets.append(socket.create_server(("127.0.0.1", random.SystemRandom().randrange(*LISTENING_PORTS))))
-    ports = [listener.getsockname()[1] for listener in sockets]
-    for listener in sockets:
-        listener.close()
+            socket.create_server(("127.0.0.1", port := next(_reserved_ports()[1]))).close()
+            ports.append(port)
     return ports
+
+
+@cache
+def _reserved_ports() -> tuple[socket.socket, Iterator[int]]:
+    """Reserve a range of ports for this process, by listening at the first one until the process exits.
+
+    Checking that a port is unused is not enough: another worker of the same test run could choose it before the service
+    that it is for listens.
+    """
+    for first in LISTENING_PORTS[::PORTS_PER_PROCESS]:
+        with suppress(OSError):
+            reservation = socket.create_server(("127.0.0.1", first))
+            return reservation, itertools.cycle(range(first + 1, first + PORTS_PER_PROCESS))
+    raise RuntimeError("other test processes have reserved all ports")

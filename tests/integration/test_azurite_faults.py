@@ -10,26 +10,27 @@ import logging
 import os
 import random
 import time
-import uuid
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from dev.environment import ACCOUNT, ACCOUNT_KEY
+from dev.environment import service_environment
 from headway.contracts import Timestamp
-from tests.integration.azurite_proxy import FAULTS, AzuriteProxy, azurite_proxy
 from tests.integration.handler_log import HandlerLog, format_entries
+from tests.integration.http_proxy import DELAY, DROP, LOST, NONE, HttpProxy, http_proxy
 from tests.integration.watchers import JobsWatcher, watch_jobs
 from tests.integration.worker_fleet import HEARTBEAT_S, IDLE_WORKER, LEASE_S, run_workers
 from tests.stack import Stack, running
-from tests.waiting import free_ports
+from tests.waiting import PATIENCE_S, free_ports
 
 log = logging.getLogger(__name__)
 
 SECONDS = float(os.environ.get("AZURITE_FAULTS_S") or 7)
 SEED = int(os.environ.get("AZURITE_FAULTS_SEED") or 1)
+FAULTS = (DROP, DELAY, LOST, "503")
 FAULT_RATE = 0.05  # of each of the four faults
 SUBMISSIONS_PER_S, MAX_JOBS = 10, 500
 JOBS = [
@@ -46,32 +47,26 @@ class Faulty(NamedTuple):
     """A running stack and the proxy between it and Azurite."""
 
     stack: Stack
-    proxy: AzuriteProxy
+    proxy: HttpProxy
 
 
 @pytest.fixture
-async def faulty(tmp_path: Path, seed: int) -> AsyncIterator[Faulty]:
+async def faulty(tmp_path: Path) -> AsyncIterator[Faulty]:
     """Run the system with the proxy in front of Azurite."""
     port, target = free_ports(2)
-    queue = f"AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY};QueueEndpoint=http://127.0.0.1:{port}/{ACCOUNT};"
-    env = {"AZURITE_PORT": str(target), "QUEUE_CONNECTION_STRING": f"DefaultEndpointsProtocol=http;{queue}"}
+    queue = service_environment(tmp_path, {"AZURITE_PORT": str(port)})["QUEUE_CONNECTION_STRING"]
+    env = {"AZURITE_PORT": str(target), "QUEUE_CONNECTION_STRING": queue}
     async with (
-        azurite_proxy(port, target, seed) as proxy,
+        http_proxy(port, target) as proxy,
         running(tmp_path / "stack", DRAIN_S="0", **IDLE_WORKER, **env) as stack,
     ):
         yield Faulty(stack, proxy)
 
 
-async def submit_persistently(stack: Stack, kind: str, payload: Any) -> dict[str, Any]:
-    """Submit a job, and repeat the request while the queue is unavailable; return the receipt."""
-    headers = {"Idempotency-Key": str(uuid.uuid4())}
-    while True:
-        body = {"kind": kind, "payload": payload}
-        async with stack.session.post(f"{stack.url}/jobs", json=body, headers=headers) as response:
-            receipt: dict[str, Any] = await response.json()
-            if response.status == 202:
-                return receipt
-            assert response.status == 503, receipt
+def random_fault(rng: random.Random) -> str:
+    """Choose the fault of the next request."""
+    draw = rng.random()
+    return next((fault for rank, fault in enumerate(FAULTS, 1) if draw < rank * FAULT_RATE), NONE)
 
 
 async def submit_for(seconds: float, stack: Stack, watcher: JobsWatcher, rng: random.Random) -> dict[str, str]:
@@ -79,7 +74,7 @@ async def submit_for(seconds: float, stack: Stack, watcher: JobsWatcher, rng: ra
     kinds: dict[str, str] = {}
 
     async def submit(kind: str, payload: Any) -> None:
-        receipt = await submit_persistently(stack, kind, payload)
+        receipt = await stack.submit_persistently(kind, payload)
         kinds[receipt["id"]] = kind
         await watcher.watch(receipt)
 
@@ -103,7 +98,7 @@ def violations(watcher: JobsWatcher, handler_log: HandlerLog) -> list[str]:
     ]
 
 
-@pytest.mark.timeout(60 + 3 * SECONDS)
+@pytest.mark.timeout(300 + 3 * SECONDS)
 @pytest.mark.parametrize("seed", [SEED], ids="AZURITE_FAULTS_SEED={}".format)
 async def test_no_job_is_lost_and_none_ends_twice(faulty: Faulty, tmp_path: Path, seed: int) -> None:
     """Each of the four faults affects one request in twenty, and every job still has its one correct outcome."""
@@ -111,12 +106,12 @@ async def test_no_job_is_lost_and_none_ends_twice(faulty: Faulty, tmp_path: Path
         watch_jobs(faulty.stack) as watcher,
         run_workers(faulty.stack, tmp_path / "fleet", 2, WORKER_CONCURRENCY="24") as workers,
     ):
-        faulty.proxy.fault_rate = FAULT_RATE
+        faulty.proxy.next_fault = partial(random_fault, random.Random(seed))
         faults_end_at = time.monotonic() + SECONDS
         kinds = await submit_for(SECONDS - LEASE_S, faulty.stack, watcher, random.Random(seed))
         await asyncio.sleep(faults_end_at - time.monotonic())
-        faulty.proxy.fault_rate = 0
-        await watcher.wait_for_status(set(kinds), "succeeded", "failed", timeout_s=30)
+        faulty.proxy.next_fault = lambda: NONE
+        await watcher.wait_for_status(set(kinds), "succeeded", "failed", timeout_s=PATIENCE_S)
         handler_log = workers.handler_log
         log.info(
             "%d jobs, %d handler calls, requests: %s", len(kinds), len(handler_log.calls), dict(faulty.proxy.requests)
