@@ -17,7 +17,7 @@ from redis.exceptions import ConnectionError
 from dev.environment import programs, service_environment, state_dir, wait_until_ready
 from headway.tokens import make_keys
 from tests.leaks import find_secrets, find_secrets_in_logs
-from tests.waiting import free_ports, wait_until
+from tests.waiting import PATIENCE_S, free_ports, wait_until
 
 # No deadline: response times of the stores vary. print_blob shows how to reproduce a failing example.
 hypothesis.settings.register_profile("headway", deadline=None, print_blob=True)
@@ -87,7 +87,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     yield env
     for process in processes:
         process.terminate()
-        process.wait(10)
+        process.wait(PATIENCE_S)
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from tests.waiting import PATIENCE_S
+
 END_OF_OUTPUT = b"\f"
 MAX_OUTPUT_BYTES = 1 << 20
 
@@ -21,7 +23,7 @@ class Terminal:
         self.shell = shell
         self.log = log
 
-    async def run(self, commands: str, timeout_s: float = 60) -> str:
+    async def run(self, commands: str, timeout_s: float = PATIENCE_S) -> str:
         """Run commands, each of which must succeed, and return their output."""
         assert self.shell.stdin is not None
         assert self.shell.stdout is not None

@@ -10,7 +10,7 @@ import pytest
 from playwright.async_api import Browser, BrowserContext, Error, Page, async_playwright, expect
 
 from tests.stack import JOBS, Stack, running
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 ARGS = [
@@ -21,7 +21,7 @@ ARGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-TIMEOUT_MS = 20_000
+TIMEOUT_MS = PATIENCE_S * 1000
 
 # Record each state that the job page shows, and each change of its notice that it is reconnecting.
 RECORD_RENDERS = """

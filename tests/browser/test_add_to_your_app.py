@@ -23,7 +23,7 @@ from tests.browser.npm import PACKAGES, build, install_client, run_node
 from tests.documents import Document
 from tests.stack import Stack
 from tests.terminal import Terminal
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -161,7 +161,7 @@ async def test_django_shows_users_their_jobs(page: Page, stores: dict[str, str],
     stop_worker, *commands = SERVE_DJANGO.splitlines()
     async with followed_get_started(tmp_path, stores) as (machine, terminal):
         await terminal.run(f"{stop_worker}\nwait '%?worker'")  # a user is slow enough for the port to be free again
-        await terminal.run(machine.localize("\n".join(commands)) + " &", timeout_s=90)
+        await terminal.run(machine.localize("\n".join(commands)) + " &", timeout_s=PATIENCE_S)
         await open_page(page, machine.url(new_user.APP_PORT))
         errors = PageErrors(page)
         await page.get_by_label("Username").fill("ada")

@@ -15,8 +15,9 @@ from tests.installed_wheel import constraints
 from tests.integration.test_one_job import run_to_end
 from tests.stack import running
 from tests.terminal import Terminal
+from tests.waiting import PATIENCE_S
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]  # for the installation on a busy machine
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]  # for the installation on a busy machine
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ async def test_from_an_empty_folder_to_a_bar(page: Page, machine: Machine) -> No
     """Every command of the page works, and the bar survives a reload and a killed notifier."""
     pinned = {"PIP_CONSTRAINT": str(machine.folder / "pinned.txt")}
     async with machine.terminal("services", **pinned) as first, machine.terminal("app") as second:
-        await first.run(new_user.INSTALL, timeout_s=240)
+        await first.run(new_user.INSTALL, timeout_s=600)
         (machine.letters / "jobs.py").write_text(new_user.JOBS)
         machine.localize_settings()
         await first.run(new_user.START)
@@ -39,7 +40,7 @@ async def test_from_an_empty_folder_to_a_bar(page: Page, machine: Machine) -> No
         await second.run(machine.localize(new_user.SERVE).rstrip() + " &")
         await open_page(page, machine.url(new_user.APP_PORT))
         await break_it(page, first)
-        await first.run(new_user.STOP + "wait", timeout_s=30)
+        await first.run(new_user.STOP + "wait", timeout_s=PATIENCE_S)
 
 
 async def run_the_job(page: Page, terminal: Terminal, machine: Machine) -> None:

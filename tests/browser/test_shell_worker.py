@@ -13,6 +13,7 @@ from playwright.async_api import Page, expect
 from dev.environment import ROOT
 from tests.browser.conftest import PageErrors
 from tests.stack import Stack
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.browser
 
@@ -38,7 +39,7 @@ async def test_page_shows_the_progress_of_the_shell_worker(page: Page, stack: St
     await expect(page.locator("#message")).to_have_text(re.compile("Copied [3-9] of 10 folders"))
     await stack.kill("notifier")
     await expect(page.locator("#status")).to_have_text("Succeeded")
-    assert await asyncio.wait_for(shell.wait(), 20) == 0
+    assert await asyncio.wait_for(shell.wait(), PATIENCE_S) == 0
     renders = await page.evaluate("renders")
     for name in ("version", "value"):
         values = [render[name] for render in renders]

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from dev.environment import ROOT
 from headway.contracts import Timestamp
 from headway.tokens import Grant, TokenSigner, make_keys
-from tests.waiting import free_ports, is_ready, metric, wait_until
+from tests.waiting import PATIENCE_S, free_ports, is_ready, metric, wait_until
 
 ORIGIN = "http://page.example"
 
@@ -129,12 +129,12 @@ async def running_notifier(stores: dict[str, str], keys: Path, **settings: str) 
         public, internal = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{internal_port}"
 
         try:
-            await wait_until(lambda: is_ready(session, f"{internal}/readyz"), 30)
+            await wait_until(lambda: is_ready(session, f"{internal}/readyz"))
             signer = TokenSigner((keys / "token.pem").read_text())
             yield Notifier(public, internal, (keys / "report.key").read_text().strip(), signer, session, process, log)
             if process.returncode is None:
                 process.terminate()
-            assert await asyncio.wait_for(process.wait(), 20) == 0, log.read_text()[-4000:]
+            assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0, log.read_text()[-4000:]
         finally:
             if process.returncode is None:  # the test has failed
                 process.kill()

@@ -23,14 +23,14 @@ from services.notifier.redis_client.url import redis_from_url
 from tests.integration.fake_workers import FakeWorker
 from tests.integration.load_watchers import WATCHER_TYPES, SnapshotHeader, WatchedJob, Watcher
 from tests.integration.replicas import Replicas
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 log = logging.getLogger(__name__)
 
 WORKERS = 3
 TOKEN_TTL_S = 3600
 WATCHER_START_INTERVAL_S = 0.002  # between the starts of two watchers
-SEEN_TIMEOUT_S = 40  # until all watchers have seen an outcome
+SEEN_TIMEOUT_S = PATIENCE_S  # until all watchers have seen an outcome
 MAX_P99_DELAY_S = 5.0  # 99 % of the outcomes must be seen within it
 
 

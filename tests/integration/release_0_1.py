@@ -26,13 +26,13 @@ from headway.azure.job_queue import JobQueue, QueueDepth
 from tests.integration.conftest import unexpected_errors
 from tests.integration.watchers import JobsWatcher
 from tests.stack import Stack
-from tests.waiting import free_ports, is_ready, wait_until
+from tests.waiting import PATIENCE_S, free_ports, is_ready, wait_until
 
 COMMIT = "25f5635d11a1b2b352e6cd1c91ed3fec33e7c4cc"
 OLD, NEW = "0.1", "current"
 OTHER = {OLD: NEW, NEW: OLD}
 SERVICES = ("notifier", "worker", "submitter")  # in the order of an upgrade
-TIMEOUT_S = 60  # for every wait of a test: long enough for a busy machine
+TIMEOUT_S = PATIENCE_S
 Receipt = dict[str, Any]
 
 # A module of an author's jobs, which both versions load unchanged. VERSION names the version that runs it.

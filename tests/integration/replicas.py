@@ -14,7 +14,7 @@ from dev.environment import ROOT
 from headway.tokens import make_keys
 from tests.integration.conftest import environment, unexpected_errors
 from tests.integration.tcp_proxy import TcpProxy
-from tests.waiting import free_ports, is_ready, wait_until
+from tests.waiting import PATIENCE_S, free_ports, is_ready, wait_until
 
 READINESS_POLL_S = 0.2  # between two readiness checks
 READINESS_TIMEOUT_S = 2
@@ -38,7 +38,7 @@ class Replica:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "services.notifier", cwd=ROOT, env=self._env, stderr=log
             )
-        await wait_until(self.check_ready, 30)
+        await wait_until(self.check_ready)
 
     async def check_ready(self) -> bool:
         """Update `ready` from the replica's `/readyz`, and return it."""
@@ -49,7 +49,7 @@ class Replica:
         """Stop the replica with SIGTERM, if it runs; the exit code must be 0."""
         if self._process is not None and self._process.returncode is None:
             self._process.terminate()
-            assert await asyncio.wait_for(self._process.wait(), 30) == 0, self.log.read_text()[-4000:]
+            assert await asyncio.wait_for(self._process.wait(), PATIENCE_S) == 0, self.log.read_text()[-4000:]
 
     async def kill(self) -> None:
         """Kill the replica."""

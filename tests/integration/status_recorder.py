@@ -39,7 +39,7 @@ class StatusRecorder:
                     return True
             return False
 
-        await wait_until(reached, 40)
+        await wait_until(reached)
 
     def transitions(self) -> Transitions:
         """Stop watching; return the changes of status or attempt, as pairs of the statuses before and after."""

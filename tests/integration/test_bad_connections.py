@@ -12,7 +12,7 @@ import pytest
 from tests.integration.conftest import Notifier, new_id, running_notifier
 from tests.integration.test_fuzz import UPGRADE
 from tests.integration.test_limits import refusals, unaffected_watcher
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 MASK = b"\x00\x00\x00\x00"
 
@@ -88,7 +88,7 @@ async def test_slow_request_is_answered_408(notifier: Notifier) -> None:
 async def test_malformed_request_is_answered_400(notifier: Notifier, request_bytes: bytes) -> None:
     """Bytes that are not a valid HTTP request are answered at once, and the connection is closed."""
     async with unaffected_watcher(notifier), open_connection(notifier, request_bytes) as (reader, _):
-        assert (await asyncio.wait_for(reader.read(), 10)).split()[1] == b"400"
+        assert (await asyncio.wait_for(reader.read(), PATIENCE_S)).split()[1] == b"400"
 
 
 def frame(opcode: int, data: bytes = b"", *, size: int | None = None) -> bytes:
@@ -126,7 +126,7 @@ async def test_invalid_frame_closes_the_connection(notifier: Notifier, data: byt
     async with unaffected_watcher(notifier), open_connection(notifier, UPGRADE) as (reader, writer):
         assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
         writer.write(data)
-        assert await asyncio.wait_for(read_close_code(reader), 10) == code
+        assert await asyncio.wait_for(read_close_code(reader), PATIENCE_S) == code
 
     async def counted() -> bool:
         return await refusals(notifier, "message_size") == before + int(code == 1009)
@@ -153,7 +153,7 @@ async def test_ten_thousand_messages_at_once_are_too_many(notifier: Notifier) ->
         open_connection(notifier, UPGRADE + frame(0x81, text) * 10_000) as (reader, _),
     ):
         with suppress(ConnectionError):  # reset while the client was still sending
-            assert b"\x03\xf0too many messages" in await asyncio.wait_for(reader.read(), 60)
+            assert b"\x03\xf0too many messages" in await asyncio.wait_for(reader.read(), PATIENCE_S)
     assert await refusals(notifier, "messages") == before + 1
 
     async def no_watched_jobs() -> bool:

@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from headway.tokens import make_keys
 from tests.integration.conftest import ORIGIN, Notifier, new_id, report, running_notifier
 from tests.integration.test_limits import unaffected_watcher
+from tests.waiting import PATIENCE_S
 
 EXPIRED, INVALID = "token_expired", "invalid_token"
 
@@ -87,10 +88,10 @@ async def test_invalid_token_is_rejected(
         async with notifier.socket() as socket:
             for _ in range(2):
                 await socket.send_json({"watch": token})
-                error = (await socket.receive_json(timeout=10))["error"]
+                error = (await socket.receive_json(timeout=PATIENCE_S))["error"]
                 assert (error["code"], error["job_id"]) == (code, job_id)
             await socket.send_json({"cancel": job_id})
-            assert (await socket.receive_json(timeout=10))["error"]["code"] == "not_watched"
+            assert (await socket.receive_json(timeout=PATIENCE_S))["error"]["code"] == "not_watched"
     assert not await redis.exists(f"headway:job:{{{job_id}}}")
 
 
@@ -141,7 +142,7 @@ async def test_invalid_version_is_rejected(notifier: Notifier, version: str) -> 
     entry = f'{{"watch": "{token}", "version": {version}}}'
     async with unaffected_watcher(notifier), notifier.socket() as socket:
         await socket.send_str(entry)
-        error = (await socket.receive_json(timeout=10))["error"]
+        error = (await socket.receive_json(timeout=PATIENCE_S))["error"]
         assert error["code"] == "invalid"
         assert "version" in error["message"] or "Number out of range" in error["message"]
         for path in BY_BODY:

@@ -20,7 +20,7 @@ from services.notifier.records.keys import job_key
 from tests.integration.conftest import Notifier, new_id, report
 from tests.integration.test_one_job import API_VERSION
 from tests.stack import JOBS, running
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 GARBAGE: list[str | bytes] = ["garbage", "", b"\xff\xfe", "9" * 30, "[" * 5000]
 NUMBERS = [
@@ -47,7 +47,7 @@ async def watch_two_jobs(notifier: Notifier) -> AsyncIterator[tuple[str, aiohttp
     async with notifier.socket() as socket:
         for job_id in (first, second):
             await socket.send_json({"watch": notifier.token(job_id)})
-            assert (await socket.receive_json(timeout=10))["job"]["id"] == job_id
+            assert (await socket.receive_json(timeout=PATIENCE_S))["job"]["id"] == job_id
         yield first, socket
         await notifier.report(report(second, 2, status="succeeded"))
         assert (await next_snapshot(socket, second))["status"] == "succeeded"
@@ -58,7 +58,7 @@ async def next_snapshot(
 ) -> dict[str, Any]:
     """Return the next snapshot of a job, with this status if given; every message must be JSON."""
     while True:
-        job: dict[str, Any] = (await socket.receive_json(timeout=10)).get("job", {})
+        job: dict[str, Any] = (await socket.receive_json(timeout=PATIENCE_S)).get("job", {})
         if job.get("id") == job_id and status in (None, job["status"]):
             return job
 
@@ -192,7 +192,7 @@ async def test_garbage_on_the_queue_goes_to_the_poison_queue(tmp_path_factory: p
                 found.update({received.text: None for received in await poison.receive(32, 60)})
                 return found.keys() >= set(texts)
 
-            await wait_until(all_found, 40)
+            await wait_until(all_found)
         for receipt in receipts:
             assert [job async for job in stack.watch(receipt["token"])][-1]["status"] == "succeeded"
         signer = TokenSigner((stack.folder / "keys" / "token.pem").read_text())

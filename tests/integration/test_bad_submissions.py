@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from tests.stack import Stack, running
+from tests.waiting import PATIENCE_S
 
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
@@ -31,7 +32,7 @@ async def send(stack: Stack, request: bytes) -> tuple[int, dict[str, str], Any]:
     port = int(stack.env["SUBMITTER_PORT"])
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request)
-    head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)).decode()
+    head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_S)).decode()
     first, *lines = head.strip().split("\r\n")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
     body = await reader.readexactly(int(headers["content-length"]))
@@ -184,7 +185,7 @@ async def test_malformed_http_is_answered_400(stack: Stack, request_bytes: bytes
     """Bytes that are not a valid HTTP request are answered before any route, and the connection is closed."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(stack.env["SUBMITTER_PORT"]))
     writer.write(request_bytes)
-    assert (await asyncio.wait_for(reader.read(), 20)).split()[1] == b"400"
+    assert (await asyncio.wait_for(reader.read(), PATIENCE_S)).split()[1] == b"400"
     writer.close()
 
 

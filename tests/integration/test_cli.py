@@ -19,7 +19,7 @@ import pytest
 from dev.environment import ROOT
 from headway.client.links import Link
 from tests.stack import JOBS, Stack, running
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 ENDLESS = ("countdown", "--payload", '{"steps": 9000, "delay_s": 0.05}')
 
@@ -94,7 +94,9 @@ async def start(
 async def headway(stack: Stack, *arguments: str, stdin_text: str | None = None, **variables: str) -> Completed:
     """Run the `headway` command until it exits; `variables` are added to its environment."""
     process = await start(stack, *arguments, stdin=DEVNULL if stdin_text is None else PIPE, **variables)  # type: ignore[arg-type]
-    out, err = await asyncio.wait_for(process.communicate(None if stdin_text is None else stdin_text.encode()), 60)
+    out, err = await asyncio.wait_for(
+        process.communicate(None if stdin_text is None else stdin_text.encode()), PATIENCE_S
+    )
     return Completed(process.returncode, out.decode(), err.decode())
 
 
@@ -194,7 +196,7 @@ async def test_job_is_watched_and_cancelled_by_its_link(stack: Stack) -> None:
     assert (cancelled.code, cancelled.err) == (0, "")
     assert "cancel" in cancelled.out
     for process in processes:
-        out, err = await asyncio.wait_for(process.communicate(), 30)
+        out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
         assert (process.returncode, err) == (130, b"")
         assert b"cancelled" in out.splitlines()[-1]
     repeated = await headway(stack, "cancel", page, "--json", HEADWAY_TOKEN=token)
@@ -231,7 +233,7 @@ async def test_ctrl_c_leaves_the_job_running(stack: Stack) -> None:
     while b"%" not in await process.stdout.readline():
         pass
     process.send_signal(signal.SIGINT)
-    _, err = await asyncio.wait_for(process.communicate(), 20)
+    _, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     assert (process.returncode, err) == (130, b"headway: stopped watching; the jobs keep running\n")
     job_id = Link.parse(link).id
     before = await stack.snapshot(str(job_id), token)
@@ -251,12 +253,12 @@ async def test_terminal_shows_progress_bars(stack: Stack, terminal: Terminal) ->
     assert "━" in terminal.text
     assert "eyJ" not in terminal.text
     process.send_signal(signal.SIGINT)
-    assert await asyncio.wait_for(process.wait(), 20) == 130
+    assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 130
     link = await wait_until(lambda: re.search(r"to watch again: (\S+)\r\n", terminal.text))
     terminal.text = ""
     assert (await headway(stack, "cancel", link[1])).code == 0
     process = await start(stack, "watch", link[1], stdout=terminal.secondary, stderr=terminal.secondary)
-    assert await asyncio.wait_for(process.wait(), 20) == 130
+    assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 130
     await wait_until(lambda: "■" in terminal.text and "cancelled" in terminal.text)
 
 
@@ -267,8 +269,8 @@ async def test_closed_pipe_ends_the_command_silently(stack: Stack) -> None:
     assert process.stderr is not None
     job = json.loads(await process.stdout.readline())
     process.stdout._transport.close()  # type: ignore[attr-defined]
-    assert await asyncio.wait_for(process.stderr.read(), 20) == b""
-    assert await asyncio.wait_for(process.wait(), 20) == 1
+    assert await asyncio.wait_for(process.stderr.read(), PATIENCE_S) == b""
+    assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 1
     await headway(stack, "cancel", f"{stack.url}/jobs/{job['id']}", HEADWAY_TOKEN=await issue_token(stack, job["id"]))
 
 
@@ -293,7 +295,7 @@ async def test_demo_shows_every_outcome(tmp_path: Path) -> None:
         stdout=PIPE,
         stderr=PIPE,
     )
-    out, err = await asyncio.wait_for(process.communicate(), 110)
+    out, err = await asyncio.wait_for(process.communicate(), 250)
     text = out.decode()
     assert (process.returncode, err.decode()) == (0, "")
     for pattern in (

@@ -18,7 +18,7 @@ from headway.client import Client, InvalidToken, JobCancelled, JobFailed, Reques
 from headway.contracts import JobSnapshot
 from tests.documents import Document
 from tests.stack import JOBS, Stack, running
-from tests.waiting import free_ports
+from tests.waiting import PATIENCE_S, free_ports
 
 (LETTERS,) = (text for _, text in Document("README.md").examples("python") if text.startswith("# myapp/jobs.py"))
 
@@ -174,11 +174,11 @@ async def test_watch_survives_a_notifier_restart(stack: Stack, client: Client, n
         return snapshots
 
     watching = asyncio.gather(*map(history, jobs))
-    await asyncio.wait_for(halfway.wait(), 20)
+    await asyncio.wait_for(halfway.wait(), PATIENCE_S)
     old_pid = stack.pid("notifier")
     assert old_pid is not None
     os.kill(old_pid, number)
-    for snapshots in await asyncio.wait_for(watching, 60):
+    for snapshots in await asyncio.wait_for(watching, PATIENCE_S):
         check_history(snapshots, "succeeded")
         assert snapshots[-1].progress is not None
         assert snapshots[-1].progress.percent == 100.0
@@ -190,7 +190,7 @@ async def test_submissions_survive_a_submitter_restart(stack: Stack, client: Cli
     before = await client.result(await client.submit("count-calls"))
     submitting = asyncio.gather(*(client.submit("count-calls", number) for number in range(30)))
     await stack.kill("submitter")
-    receipts = await asyncio.wait_for(submitting, 40)
+    receipts = await asyncio.wait_for(submitting, PATIENCE_S)
     counts = await asyncio.gather(*map(client.result, receipts))
     assert sorted(counts) == list(range(before + 1, before + 31))
 
@@ -228,7 +228,7 @@ async def run_program(stack: Stack, code: Path, *command: str) -> str:
     process = await asyncio.create_subprocess_exec(
         *command, cwd=code, env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
-    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    output, _ = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     assert process.returncode == 0, output.decode()
     return output.decode()
 

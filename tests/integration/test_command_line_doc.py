@@ -18,6 +18,7 @@ from headway.azure.job_queue import API_VERSION, JobQueue
 from headway.contracts import JobMessage, Json, Timestamp, encode, encode_message
 from tests.documents import Document
 from tests.stack import Stack, running
+from tests.waiting import PATIENCE_S
 
 PAGE = Document("docs/command-line.md")
 LAST_ID = uuid.UUID("ffffffff-ffff-4fff-bfff-ffffffffffff")  # jobs of the same second are listed in the order of ids
@@ -46,7 +47,7 @@ async def run(stack: Stack, command: str) -> str:
         stdout=PIPE,
         stderr=STDOUT,
     )
-    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    output, _ = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     assert process.returncode == 0, output.decode()
     return output.decode()
 

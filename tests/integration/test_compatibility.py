@@ -264,7 +264,7 @@ async def test_record_has_all_fields_of_0_1(crossed: Crossed, admin: Redis, stat
     assert (await new.snapshot(receipt["id"], receipt["token"]))["result"] == (new_snapshot["result"] if ended else 2)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_rolling_upgrade_and_downgrade_keep_running_jobs(
     stores: dict[str, str], trees: Trees, shared_keys: Path, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.conftest import Notifier, running_notifier
 from tests.integration.event_stream import Event, read_events
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 WATCHERS = 12
 
@@ -71,4 +71,4 @@ async def test_drain_closes_connections_evenly(stores: dict[str, str], tmp_path:
         assert {await response for response in polls} == {(304, "close")}
         closed_at = sorted(time for time, _ in closed)
         assert closed_at[-1] - closed_at[0] > 1  # spread over the drain, not at once
-        assert await asyncio.wait_for(notifier.process.wait(), 15) == 0
+        assert await asyncio.wait_for(notifier.process.wait(), PATIENCE_S) == 0

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from services.notifier.records.keys import job_key
 from tests.integration.conftest import Notifier, new_id, report
 from tests.integration.event_stream import Event, read_events
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 
 @asynccontextmanager
@@ -174,7 +174,7 @@ async def test_http_1_0_client_gets_no_chunks(notifier: Notifier, redis: Redis) 
     host, port = notifier.public.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(f"GET /live/jobs/{job_id}/events?access_token={notifier.token(job_id)} HTTP/1.0\r\n\r\n".encode())
-    response = await asyncio.wait_for(reader.read(), 10)
+    response = await asyncio.wait_for(reader.read(), PATIENCE_S)
     writer.close()
     head, _, body = response.partition(b"\r\n\r\n")
     assert b"chunked" not in head

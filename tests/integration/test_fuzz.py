@@ -30,6 +30,7 @@ from services.notifier.transports.websocket.handler import ClientMessage
 from services.notifier.transports.websocket.protocol import MAX_MESSAGE_BYTES
 from tests.integration.conftest import Notifier, new_id, report, running_notifier, unexpected_errors
 from tests.integration.fuzz_inputs import JOB_PLACEHOLDERS, FuzzInputs
+from tests.waiting import PATIENCE_S
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -40,7 +41,7 @@ UPGRADE = (
     b"GET /live HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
-pytestmark = [pytest.mark.timeout(TOTAL_S + 60), pytest.mark.parametrize("seed", [SEED], ids="FUZZ_SEED={}".format)]
+pytestmark = [pytest.mark.timeout(TOTAL_S + 300), pytest.mark.parametrize("seed", [SEED], ids="FUZZ_SEED={}".format)]
 
 
 def generate(draw: Callable[[], T]) -> Iterator[T]:
@@ -80,13 +81,13 @@ class Bystander:
         """Report a step of its own job and check that it arrives."""
         step = next(self.sequence)
         await self.notifier.report(report(self.job_id, step, progress={"current": step}))
-        message = await self.socket.receive_json(timeout=10)
+        message = await self.socket.receive_json(timeout=PATIENCE_S)
         assert message["job"]["progress"]["current"] == step
 
     async def check_same_snapshot(self, job: JobSnapshot) -> None:
         """Watch another job for a moment and check that its snapshot is this one."""
         await self.socket.send_json({"watch": self.notifier.token(str(job.id))})
-        assert decode(await self.socket.receive_str(timeout=10), dict[str, JobSnapshot]) == {"job": job}
+        assert decode(await self.socket.receive_str(timeout=PATIENCE_S), dict[str, JobSnapshot]) == {"job": job}
         await self.socket.send_json({"unwatch": str(job.id)})
 
 
@@ -97,7 +98,7 @@ async def bystander(stores: dict[str, str], tmp_path_factory: pytest.TempPathFac
     async with running as notifier, notifier.socket() as socket:
         job_id = new_id()
         await socket.send_json({"watch": notifier.token(job_id, ttl_s=86_400)})
-        assert (await socket.receive_json(timeout=10))["job"]["version"] == 0
+        assert (await socket.receive_json(timeout=PATIENCE_S))["job"]["version"] == 0
         yield (bystander := Bystander(notifier, socket, job_id))
     assert unexpected_errors(notifier.log) == []
     log.info("inputs that got past decoding or not: %s", dict(bystander.counts))

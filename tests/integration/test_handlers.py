@@ -11,7 +11,7 @@ import pytest
 from tests.integration.test_attempts import poison_message, watch_until
 from tests.integration.test_one_job import history
 from tests.stack import JOBS, Stack, running
-from tests.waiting import is_running, wait_until
+from tests.waiting import PATIENCE_S, is_running, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,6 @@ async def test_attempt_continues_from_the_last_checkpoint(stack: Stack) -> None:
 async def test_poison_message_contains_the_last_checkpoint(stack: Stack) -> None:
     """The message on the poison queue keeps the checkpoint, so a redriven job continues from it."""
     receipt = await stack.submit("resume", max_attempts=1)
-    await asyncio.wait_for(watch_until(stack, receipt, "failed"), 20)
+    await asyncio.wait_for(watch_until(stack, receipt, "failed"), PATIENCE_S)
     message = await wait_until(lambda: poison_message(stack, receipt["id"]))
     assert bytes(message.checkpoint) == b"[1]"

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from dev.environment import ACCOUNT, AZURITE, ROOT, programs, service_environment, state_dir
 from tests.certificates import self_signed_certificate
-from tests.waiting import free_ports, wait_until
+from tests.waiting import PATIENCE_S, free_ports, wait_until
 
 TENANT = "7e5c1a0e-0000-4000-8000-000000000000"
 CODE = """
@@ -108,6 +108,6 @@ async def test_workload_identity_opens_the_queue(
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", CODE, account, cwd=ROOT, env=env, stdout=asyncio.subprocess.PIPE
     )
-    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    output, _ = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     assert output.decode().split() == ["aGVsbG8="]
     assert set(pod_tokens) == {"of-the-pod"}

@@ -13,7 +13,7 @@ import pytest
 
 from dev.environment import PORTS, ROOT
 from tests.stack import Stack, running
-from tests.waiting import free_ports, is_running, wait_until
+from tests.waiting import PATIENCE_S, free_ports, is_running, wait_until
 
 PROCESSES = ("submitter", "worker", "notifier", "azurite", "valkey")
 
@@ -30,7 +30,7 @@ async def run_launcher(folder: Path, **env: str) -> tuple[int, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    output, _ = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     assert process.returncode is not None
     return process.returncode, output.decode()
 
@@ -86,10 +86,10 @@ async def test_launcher_stops_when_its_parent_is_killed(tmp_path: Path) -> None:
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
     )
-    pids = await wait_until(lambda: _all_pids(tmp_path), timeout_s=60)
+    pids = await wait_until(lambda: _all_pids(tmp_path))
     shell.send_signal(signal.SIGKILL)
     await shell.wait()
-    await wait_until(lambda: not any(is_running(pid) for pid in pids), timeout_s=30)
+    await wait_until(lambda: not any(is_running(pid) for pid in pids))
 
 
 def _all_pids(folder: Path) -> list[int]:

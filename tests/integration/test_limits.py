@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.conftest import Notifier, new_id, report, running_notifier
 from tests.integration.event_stream import read_events
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 MAX_CONNECTIONS, MAX_WATCHES = 5, 3
 
@@ -40,10 +40,10 @@ async def unaffected_watcher(notifier: Notifier) -> AsyncIterator[None]:
     job_id = new_id()
     async with notifier.socket() as socket:
         await socket.send_json({"watch": notifier.token(job_id)})
-        assert (await socket.receive_json(timeout=10))["job"]["version"] == 0
+        assert (await socket.receive_json(timeout=PATIENCE_S))["job"]["version"] == 0
         yield
         await notifier.report(report(job_id, 1, status="succeeded"))
-        assert (await socket.receive_json(timeout=10))["job"]["status"] == "succeeded"
+        assert (await socket.receive_json(timeout=PATIENCE_S))["job"]["status"] == "succeeded"
 
 
 async def all_closed(notifier: Notifier) -> bool:
@@ -92,11 +92,11 @@ async def test_error_names_the_job_over_the_limit(limited_notifier: Notifier, pa
         async with limited_notifier.socket() as socket:
             for token in tokens:
                 await socket.send_json({"watch": token})
-            messages = [await socket.receive_json(timeout=10) for _ in tokens]
+            messages = [await socket.receive_json(timeout=PATIENCE_S) for _ in tokens]
             (error,) = [message["error"] for message in messages if "error" in message]
             await socket.send_json({"unwatch": ids[0]})
             await socket.send_json({"watch": tokens[-1]})
-            assert (await socket.receive_json(timeout=10))["job"]["id"] == ids[-1]
+            assert (await socket.receive_json(timeout=PATIENCE_S))["job"]["id"] == ids[-1]
     else:
         async with (
             limited_notifier.session.post(limited_notifier.public + path, json={"watch": tokens}) as response,
@@ -132,6 +132,6 @@ async def test_websocket_that_floods_is_closed(limited_notifier: Notifier, text:
                 await socket.send_str(text)
 
         flooding = asyncio.create_task(flood())
-        assert await asyncio.wait_for(wait_for_close(socket), 20) == 1008
+        assert await asyncio.wait_for(wait_for_close(socket), PATIENCE_S) == 1008
         await asyncio.gather(flooding, return_exceptions=True)
     assert await refusals(limited_notifier, "messages") == before + 1

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from tests.integration.conftest import ORIGIN, Notifier, new_id, report
 from tests.integration.test_event_streams import wait_for_watched_jobs
+from tests.waiting import PATIENCE_S
 
 
 async def get_job(notifier: Notifier, job_id: str, **headers: str) -> tuple[int, str | None, Any]:
@@ -43,7 +44,7 @@ async def test_next_report_completes_a_long_poll(notifier: Notifier, redis: Redi
     long_poll = asyncio.create_task(get_job(notifier, job_id, **{"If-None-Match": etag, "Prefer": "wait=30"}))
     await wait_for_watched_jobs(notifier, 1)
     await notifier.report(report(job_id, 2, progress={"current": 1, "total": 4}))
-    status, new_etag, body = await asyncio.wait_for(long_poll, 10)
+    status, new_etag, body = await asyncio.wait_for(long_poll, PATIENCE_S)
     assert (status, body["progress"]["percent"]) == (200, 25.0)
     assert new_etag == f'"{body["version"]}"'
     assert (await get_job(notifier, job_id, **{"If-None-Match": etag, "Prefer": "wait=30"}))[0] == 200
@@ -56,7 +57,7 @@ async def test_ended_job_gets_an_immediate_response(notifier: Notifier, redis: R
     _, etag, _ = await get_job(notifier, job_id)
     assert etag is not None
     headers = {"If-None-Match": f"W/{etag}", "Prefer": 'respond-async, wait="30"'}
-    assert await asyncio.wait_for(get_job(notifier, job_id, **headers), 5) == (304, etag, None)
+    assert await asyncio.wait_for(get_job(notifier, job_id, **headers), 20) == (304, etag, None)
 
 
 async def test_long_poll_times_out(notifier: Notifier, redis: Redis) -> None:
@@ -87,7 +88,7 @@ async def test_long_poll_of_many_jobs(notifier: Notifier, redis: Redis) -> None:
     long_poll = asyncio.create_task(query_jobs(notifier, *watch, wait_s=30))
     await wait_for_watched_jobs(notifier, 50)
     await notifier.report(report(ids[0], 1))
-    body = await asyncio.wait_for(long_poll, 10)
+    body = await asyncio.wait_for(long_poll, PATIENCE_S)
     assert [(job["id"], job["status"]) for job in body["jobs"]] == [(ids[0], "running")]
 
 

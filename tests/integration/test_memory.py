@@ -25,7 +25,7 @@ import pytest
 from headway.contracts import Timestamp
 from tests.integration.conftest import Notifier, new_id, report, running_notifier
 from tests.integration.load_watchers import WATCHER_TYPES, WatchedJob, Watcher
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 log = logging.getLogger(__name__)
 
@@ -100,10 +100,10 @@ async def resubscribe(notifier: Notifier) -> None:
         while True:
             job_id = new_id()
             await socket.send_json({"watch": notifier.token(job_id, ttl_s=TOKEN_TTL_S)})
-            assert (await socket.receive_json(timeout=10))["job"]["id"] == job_id
+            assert (await socket.receive_json(timeout=PATIENCE_S))["job"]["id"] == job_id
             await socket.send_json({"unwatch": job_id})
             await socket.send_json({"watch": "no token"})
-            assert (await socket.receive_json(timeout=10))["error"]["code"] == "invalid_token"
+            assert (await socket.receive_json(timeout=PATIENCE_S))["error"]["code"] == "invalid_token"
             await asyncio.sleep(1 / REPLACEMENTS_PER_S)
 
 
@@ -144,7 +144,7 @@ async def notifier_with_resubscribing_clients(stores: dict[str, str], keys: Path
         await wait_until(nothing_left)
 
 
-@pytest.mark.timeout(2 * DURATION_S + 120)
+@pytest.mark.timeout(2 * DURATION_S + 300)
 @pytest.mark.parametrize("seed", [SEED], ids="MEMORY_SEED={}".format)
 async def test_memory_stays_constant(stores: dict[str, str], tmp_path: Path, seed: int) -> None:
     """Watchers that disconnect leave no memory, no watched job and no connection behind."""

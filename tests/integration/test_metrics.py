@@ -15,7 +15,7 @@ from services.worker import queue_metrics
 from services.worker.queue_metrics import monitor_queue_depth
 from tests.integration.conftest import Notifier, new_id, report
 from tests.stack import JOBS, Stack, running
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 SERVICES = ["submitter", "notifier", "worker"]
 
@@ -85,15 +85,15 @@ async def test_delivery_latency_is_measured_once_per_report(notifier: Notifier) 
     times = {name: report(watched, 1)[name] for name in ("submitted_at", "expires_at", "lease_until")}
     async with notifier.socket() as socket:
         await socket.send_json({"watch": notifier.token(watched)})
-        await socket.receive_json(timeout=10)
+        await socket.receive_json(timeout=PATIENCE_S)
         await notifier.report(report(watched, 1, sent_at=sent_at, **times), report(unwatched, 1, sent_at=sent_at))
-        assert (await socket.receive_json(timeout=10))["job"]["status"] == "running"
+        assert (await socket.receive_json(timeout=PATIENCE_S))["job"]["status"] == "running"
         # Neither is published: the first is rejected, the second changes nothing. So the cancellation that follows
         # must not be measured from their `sent_at`.
         for sequence in (1, 2):
             await notifier.report(report(watched, sequence, sent_at=sent_at, **times))
         await socket.send_json({"cancel": watched})
-        assert (await socket.receive_json(timeout=10))["job"]["cancel_requested"]
+        assert (await socket.receive_json(timeout=PATIENCE_S))["job"]["cancel_requested"]
         assert await notifier.metric("notifier_delivery_latency_seconds_count") == 1
         assert 1 <= await notifier.metric("notifier_delivery_latency_seconds_sum") < 20
 

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from tests.documents import Document
 from tests.integration.conftest import Notifier, new_id, report
 from tests.integration.event_stream import read_events
-from tests.waiting import free_ports, is_ready, wait_until
+from tests.waiting import PATIENCE_S, free_ports, is_ready, wait_until
 
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
@@ -78,13 +78,13 @@ async def test_sockets_and_streams_pass_through_nginx(notifier: Notifier, redis:
         notifier.session.get(f"{nginx.url}/live/jobs/{job_id}/events", params=query) as stream,
     ):
         events = read_events(stream)
-        assert (await asyncio.wait_for(anext(events), 5)).comment is not None
-        assert "hello" in await socket.receive_json(timeout=5)
+        assert (await asyncio.wait_for(anext(events), PATIENCE_S)).comment is not None
+        assert "hello" in await socket.receive_json(timeout=PATIENCE_S)
         for sequence, status in enumerate(("running", "succeeded"), 1):
             await notifier.report(report(job_id, sequence, status=status))
-            message = await socket.receive_json(timeout=5)
+            message = await socket.receive_json(timeout=PATIENCE_S)
             while message.get("job", {}).get("status") != status:
-                message = await socket.receive_json(timeout=5)
+                message = await socket.receive_json(timeout=PATIENCE_S)
             async with asyncio.timeout(5):
                 while (event := await anext(events)).name != "job" or event.data["status"] != status:
                     pass

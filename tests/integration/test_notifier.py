@@ -17,12 +17,12 @@ from services.notifier.redis_client.pubsub import PubSub
 from services.notifier.redis_client.url import redis_from_url
 from tests.channels import RecordingHandler
 from tests.integration.conftest import Notifier, new_id, report
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 
 async def next_job(socket: aiohttp.ClientWebSocketResponse) -> dict[str, Any]:
     """Return the next snapshot that a WebSocket receives."""
-    message = await asyncio.wait_for(socket.receive_json(), 10)
+    message = await asyncio.wait_for(socket.receive_json(), PATIENCE_S)
     job: dict[str, Any] = message["job"]
     return job
 
@@ -30,7 +30,7 @@ async def next_job(socket: aiohttp.ClientWebSocketResponse) -> dict[str, Any]:
 async def error_of(socket: aiohttp.ClientWebSocketResponse, message: Any) -> dict[str, Any]:
     """Send a message; return the error in the response."""
     await socket.send_str(message if isinstance(message, str) else json.dumps(message))
-    error: dict[str, Any] = (await asyncio.wait_for(socket.receive_json(), 10))["error"]
+    error: dict[str, Any] = (await asyncio.wait_for(socket.receive_json(), PATIENCE_S))["error"]
     return error
 
 

@@ -27,7 +27,7 @@ from headway.contracts import JobMessage, Json, Timestamp, decode_message, encod
 from tests.integration.test_cli import Completed
 from tests.integration.test_one_job import history
 from tests.stack import JOBS, Stack, running
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 SECRET = "a payload that only `show` prints"
 
@@ -70,7 +70,7 @@ async def poison_in_new_process(stack: Stack, *arguments: str) -> Completed:
         stdout=PIPE,
         stderr=PIPE,
     )
-    out, err = await asyncio.wait_for(process.communicate(), 60)
+    out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     return Completed(process.returncode, out.decode(), err.decode())
 
 

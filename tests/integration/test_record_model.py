@@ -34,7 +34,7 @@ from services.notifier.records.keys import job_key
 from services.notifier.records.store import JobStore
 from services.notifier.redis_client.url import redis_from_url
 from tests.integration.record_model import RETENTION_MS, Record, accept, cancel, rejection
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 T = TypeVar("T")
 MINUTE_MS = 60_000
@@ -379,18 +379,18 @@ class JobMachine(RuleBasedStateMachine):
         """Subscribe, and wait for Redis to confirm it."""
         self.pubsub = self.store.redis.pubsub()
         await self.pubsub.subscribe(self.key)
-        await self.pubsub.get_message(timeout=5)
+        await self.pubsub.get_message(timeout=PATIENCE_S)
 
     async def unsubscribe(self) -> None:
         """Unsubscribe, and wait for Redis to confirm it."""
         await self.pubsub.unsubscribe(self.key)
-        await self.pubsub.get_message(timeout=5)
+        await self.pubsub.get_message(timeout=PATIENCE_S)
         await self.pubsub.aclose()
         self.pubsub = None
 
     async def next_publication(self) -> bytes:
         """Return the next publication."""
-        message = await self.pubsub.get_message(timeout=5)
+        message = await self.pubsub.get_message(timeout=PATIENCE_S)
         assert message, "nothing was published"
         return bytes(message["data"])
 

@@ -36,7 +36,7 @@ from services.notifier.redis_client.connection import Command
 from services.notifier.redis_client.topology import RedisClient, StandaloneRedis
 from services.notifier.redis_client.url import redis_from_url
 from services.notifier.watching.snapshot import PublishedSnapshot
-from tests.waiting import free_ports
+from tests.waiting import PATIENCE_S, free_ports
 
 JOB = UUID("6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11")
 KEY = job_key(JOB)
@@ -478,10 +478,10 @@ async def next_publication(redis: Redis) -> AsyncIterator[Callable[[], Awaitable
     """Subscribe to the job; yield a function that returns the next publication."""
     async with redis.pubsub() as pubsub:
         await pubsub.subscribe(KEY)
-        assert await pubsub.get_message(timeout=5)
+        assert await pubsub.get_message(timeout=PATIENCE_S)
 
         async def next_bytes() -> bytes:
-            message = await pubsub.get_message(timeout=5)
+            message = await pubsub.get_message(timeout=PATIENCE_S)
             assert message, "nothing was published"
             return bytes(message["data"])
 
@@ -513,7 +513,7 @@ async def test_job_without_a_subscriber_is_not_watched(store: JobStore, redis: R
     """A subscriber of another job does not count."""
     async with redis.pubsub() as pubsub:
         await pubsub.subscribe(job_key(UUID(int=1)))
-        assert await pubsub.get_message(timeout=5)
+        assert await pubsub.get_message(timeout=PATIENCE_S)
         assert [(await send(store, sequence=n)).watched for n in (1, 2)] == [False, False]
 
 

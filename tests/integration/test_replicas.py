@@ -104,7 +104,7 @@ async def inject_faults(scenario: LoadScenario, deployment: Deployment, count: i
     )
 
 
-@pytest.mark.timeout(900 if LONG_FORM else 120)
+@pytest.mark.timeout(900 if LONG_FORM else 300)
 @pytest.mark.parametrize("seed", [SEED], ids="REPLICAS_SEED={}".format)
 async def test_every_watcher_ends_with_the_last_version(deployment: Deployment, seed: int) -> None:
     """Versions never go down, and 99 % of the outcomes arrive within five seconds of the fault's end."""

@@ -14,7 +14,7 @@ import pytest
 
 from headway.contracts import MAX_REPORTS_BYTES
 from tests.integration.conftest import Notifier, new_id, report, running_notifier, unexpected_errors
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 
 class Response(NamedTuple):
@@ -180,11 +180,11 @@ async def test_reports_count_when_the_client_disconnects(notifier: Notifier, con
     job_id = new_id()
     async with notifier.socket() as socket:
         await socket.send_json({"watch": notifier.token(job_id)})
-        assert (await socket.receive_json(timeout=10))["job"]["version"] == 0
+        assert (await socket.receive_json(timeout=PATIENCE_S))["job"]["version"] == 0
         connection.writer.write(connection.encode_request(encode_reports(1, job_id=job_id)))
         await connection.writer.drain()
         connection.writer.close()
-        assert (await socket.receive_json(timeout=10))["job"]["status"] == "running"
+        assert (await socket.receive_json(timeout=PATIENCE_S))["job"]["status"] == "running"
         await wait_until(lambda: connection.reader.at_eof())
 
 

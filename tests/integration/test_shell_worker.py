@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from dev.environment import ROOT
 from tests.integration.conftest import Notifier
+from tests.waiting import PATIENCE_S
 
 WORKER = ROOT / "examples" / "shell-worker" / "worker.sh"
 CURL_WRAPPER = '#!/bin/sh\necho "$@" >>"$0.arguments"\nexec {curl} "$@"\n'
@@ -31,7 +32,7 @@ async def start(notifier: Notifier, folder: Path, job_id: str, *, key: str | Non
 
 async def wait_for_exit(process: Process) -> tuple[int | None, str]:
     """Wait until the worker has exited; return its exit code and its output."""
-    out, err = await asyncio.wait_for(process.communicate(), 30)
+    out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     return process.returncode, (out + err).decode()
 
 
@@ -41,7 +42,7 @@ async def watch_progress(notifier: Notifier, job_id: str, *, until: float = 101)
     async with notifier.socket() as socket:
         await socket.send_json({"watch": notifier.token(job_id)})
         while not snapshots or (snapshots[-1]["status"] == "running" and snapshots[-1]["progress"]["percent"] < until):
-            snapshot = (await socket.receive_json(timeout=20))["job"]
+            snapshot = (await socket.receive_json(timeout=PATIENCE_S))["job"]
             snapshots += [snapshot] if snapshot["progress"] else []
     return snapshots
 

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from tests.integration.conftest import Notifier, new_id, report, running_notifier
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 TEXT = "x" * 30_000
 REPORTS_PER_REQUEST = 20
@@ -64,7 +64,7 @@ async def flood(notifier: Notifier, job_id: str) -> list[dict[str, Any]]:
 
     async def watch(socket: aiohttp.ClientWebSocketResponse) -> None:
         while not snapshots or snapshots[-1]["status"] != "succeeded":
-            snapshots.append((await socket.receive_json(timeout=10))["job"])
+            snapshots.append((await socket.receive_json(timeout=PATIENCE_S))["job"])
 
     async with notifier.socket() as socket, asyncio.TaskGroup() as group:
         await socket.send_json({"watch": notifier.token(job_id)})
@@ -120,5 +120,5 @@ async def test_slow_client_stays_connected(notifier: Notifier) -> None:
         flooding = asyncio.create_task(flood(notifier, job_id))
         text = b""
         while b'"status":"succeeded"' not in text:
-            text = text[-100:] + await asyncio.wait_for(reader.read(16_384), 20)
+            text = text[-100:] + await asyncio.wait_for(reader.read(16_384), PATIENCE_S)
         await flooding

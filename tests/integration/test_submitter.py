@@ -21,7 +21,7 @@ from headway.contracts import Timestamp
 from headway.tokens import Grant, TokenSigner, TokenVerifier
 from tests.integration.test_one_job import history
 from tests.stack import JOBS, Stack, running
-from tests.waiting import free_ports, is_ready, wait_until
+from tests.waiting import PATIENCE_S, free_ports, is_ready, wait_until
 
 FOREIGN_ORIGIN = "https://evil.example"
 UNKNOWN_ID = "b1f6a6a0-7b7e-4c7f-9d0a-3c1c5a0e6f11"  # of a job that was never submitted
@@ -66,7 +66,7 @@ async def running_submitter(stack: Stack, **env: str) -> AsyncIterator[Submitter
         yield submitter
     finally:
         process.terminate()
-        assert await asyncio.wait_for(process.wait(), 20) == 0
+        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
 
 
 async def read_problem(response: aiohttp.ClientResponse) -> Problem:

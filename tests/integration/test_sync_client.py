@@ -13,6 +13,7 @@ import pytest
 from headway.client import JobCancelled, JobFailed, RequestFailed, SyncClient
 from tests.integration.sample_jobs import broken, echo
 from tests.stack import JOBS, Stack, running
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,6 @@ async def test_watch_survives_a_notifier_restart(stack: Stack, client: SyncClien
 
     halfway = threading.Event()
     watching = asyncio.create_task(asyncio.to_thread(watch))
-    assert await asyncio.to_thread(halfway.wait, 20)
+    assert await asyncio.to_thread(halfway.wait, PATIENCE_S)
     await stack.kill("notifier", signal.SIGKILL)
     assert await watching == "succeeded"

@@ -18,7 +18,7 @@ from dev.environment import ROOT
 from headway.client.links import Link
 from tests.integration.test_one_job import history
 from tests.stack import Stack, running
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 from thumbnails import images
 
 EXAMPLE = ROOT / "examples" / "thumbnails"
@@ -57,7 +57,7 @@ async def run_script(stack: Stack, script: str) -> str:
     process = await asyncio.create_subprocess_exec(
         "bash", "-euo", "pipefail", "-c", script, cwd=ROOT, env={**os.environ, "HEADWAY_URL": stack.url}, stdout=PIPE
     )
-    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    output, _ = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     return output.decode()
 
 

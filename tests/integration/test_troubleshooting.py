@@ -23,7 +23,7 @@ from headway.tokens import Grant, TokenSigner, make_keys
 from tests.documents import Document
 from tests.integration.test_one_job import history
 from tests.stack import Stack, running
-from tests.waiting import free_ports, wait_until
+from tests.waiting import PATIENCE_S, free_ports, wait_until
 
 DOC = Document("docs/troubleshooting.md")
 MESSAGES = DOC.examples("text")
@@ -55,7 +55,7 @@ def headway(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedPr
     """Run the `headway` command in a folder with only these variables."""
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **env}
     command = [sys.executable, "-m", "headway", *arguments]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 @asynccontextmanager
@@ -72,7 +72,7 @@ async def running_service(name: str, stack: Stack, **env: str) -> AsyncIterator[
         yield env
     finally:
         process.terminate()
-        await asyncio.wait_for(process.wait(), 20)
+        await asyncio.wait_for(process.wait(), PATIENCE_S)
 
 
 def test_missing_extra() -> None:
@@ -241,7 +241,7 @@ async def test_commands_check_a_proxy(stack: Stack) -> None:
     env = {**os.environ, **stack.env, "ID": receipt["id"], "TOKEN": receipt["token"]}
     for command, first_line in ((handshake, "HTTP/1.1 101 Switching Protocols"), (stream, ": 20")):
         process = await asyncio.create_subprocess_shell(command, env=env, stdout=asyncio.subprocess.PIPE)
-        output, _ = await asyncio.wait_for(process.communicate(), 30)
+        output, _ = await asyncio.wait_for(process.communicate(), PATIENCE_S)
         assert output.decode().startswith(first_line)
 
 

@@ -23,7 +23,7 @@ from tests.integration.conftest import Notifier, new_id, running_notifier
 from tests.integration.test_one_job import API_VERSION, history
 from tests.integration.test_readiness import RedisProxy
 from tests.stack import JOBS, Stack, running
-from tests.waiting import free_ports, is_ready, metric, wait_until
+from tests.waiting import PATIENCE_S, free_ports, is_ready, metric, wait_until
 
 QUIET_S = 0.5  # since the last poll: the next one is then seconds away, so that only a wake-up starts a job at once
 
@@ -143,7 +143,7 @@ async def test_drain_sends_workers_to_another_replica(stores: dict[str, str], tm
             assert await asyncio.gather(*waiting) == [204] * 3
         async with notifier.session.get(f"{notifier.internal}/wake") as response:  # still draining: a socket is open
             assert (response.status, response.headers["Connection"]) == (503, "close")
-        assert await asyncio.wait_for(notifier.process.wait(), 10) == 0
+        assert await asyncio.wait_for(notifier.process.wait(), PATIENCE_S) == 0
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,7 @@ async def another_worker(stack: Stack) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-    assert await asyncio.wait_for(process.wait(), 20) == 0
+    assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
 
 
 async def test_job_of_a_stopped_worker_continues_at_once(stack: Stack) -> None:

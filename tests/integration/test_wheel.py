@@ -22,9 +22,9 @@ from tests.installed_wheel import build, install
 from tests.integration.test_one_job import run_to_end
 from tests.integration.test_reload import write
 from tests.stack import Stack
-from tests.waiting import free_ports, wait_until
+from tests.waiting import PATIENCE_S, free_ports, wait_until
 
-pytestmark = pytest.mark.timeout(300)  # for the installation on a busy machine
+pytestmark = pytest.mark.timeout(900)  # for the installation on a busy machine
 
 PACKAGED_FOLDERS = {
     "headway": "headway",
@@ -138,11 +138,11 @@ async def running_service(
         return process.returncode is not None or await service(name, env).is_ready()
 
     try:
-        await wait_until(ready_or_ended, 60)
+        await wait_until(ready_or_ended)
         assert process.returncode is None, log.read_text()
         yield
         process.terminate()
-        assert await asyncio.wait_for(process.wait(), 20) == 0, log.read_text()
+        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0, log.read_text()
     finally:
         if process.returncode is None:
             process.kill()
@@ -259,7 +259,7 @@ def run_on_terminal(command: list[str], folder: Path, env: dict[str, str]) -> tu
     with suppress(OSError), os.fdopen(terminal, "rb", buffering=0) as stream:  # Linux reports the end as an error
         while part := stream.read(4096):
             output += part
-    return process.wait(20), output.decode()
+    return process.wait(PATIENCE_S), output.decode()
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ async def test_jobs_of_a_stopped_worker_continue_at_once(stack: Stack, tmp_path:
         await wait_until(lambda: workers.handler_log.jobs == set(jobs))
         (other,) = await workers.add()
         exited_at = await stopping.stop()
-        await wait_until(lambda: workers.handler_log.by_worker(other.pid).matching("start").jobs == set(jobs), 10)
+        await wait_until(lambda: workers.handler_log.by_worker(other.pid).matching("start").jobs == set(jobs))
         finish.touch()
         await watcher.wait_for_status(set(jobs), "succeeded")
         entries = workers.handler_log

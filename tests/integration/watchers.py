@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 
 from tests.stack import ENDED, Stack
+from tests.waiting import PATIENCE_S
 
 Snapshot = dict[str, Any]
 RECONNECT_PAUSE_S = 0.1  # between two attempts to connect
@@ -46,7 +47,7 @@ class JobsWatcher:
         """Return the ids of the jobs whose last status is one of these."""
         return {receipt["id"] for receipt in self._receipts if self.status(receipt["id"]) in statuses}
 
-    async def wait_for_status(self, job_ids: set[str], *statuses: str, timeout_s: float = 20) -> None:
+    async def wait_for_status(self, job_ids: set[str], *statuses: str, timeout_s: float = PATIENCE_S) -> None:
         """Wait until the last status of each of these jobs is one of these."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
@@ -89,6 +90,16 @@ class JobsWatcher:
             for job_id, jobs in self.snapshots.items()
             for before, after in itertools.pairwise(jobs)
             if before["version"] > after["version"] or (before["status"] in ENDED and before != after)
+        ]
+
+    def progress_violations(self) -> list[str]:
+        """Return a description of each decrease of the progress within an attempt."""
+        return [
+            f"{job_id}: {[(job['status'], job['attempt'], job['progress']) for job in (before, after)]}"
+            for job_id, jobs in self.snapshots.items()
+            for before, after in itertools.pairwise(jobs)
+            if before["attempt"] == after["attempt"] and before["progress"]
+            if not after["progress"] or after["progress"]["current"] < before["progress"]["current"]
         ]
 
 

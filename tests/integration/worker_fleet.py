@@ -14,11 +14,10 @@ from pathlib import Path
 from dev.environment import ROOT, programs, wait_until_ready
 from tests.integration.handler_log import LOG_VARIABLE, HandlerLog
 from tests.stack import Stack
-from tests.waiting import free_ports, metric
+from tests.waiting import PATIENCE_S, free_ports, metric
 
 IDLE_WORKER = {"WORKER_QUEUE_NAME": "unused", "WORKER_POLL_MAX_S": "10"}  # the stack's own worker reads another queue
 LEASE_S, HEARTBEAT_S = 3, 1.0
-EXIT_TIMEOUT_S = 20
 
 
 class WorkerProcess:
@@ -55,7 +54,7 @@ class WorkerProcess:
         ready = asyncio.create_task(wait_until_ready([self._program]))
         ended = asyncio.create_task(self._process.wait())
         try:
-            await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED, timeout=30)
+            await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED, timeout=PATIENCE_S)
             assert ready.done(), f"the worker did not become ready:\n{self.log[-2000:]}"
         finally:
             ready.cancel()
@@ -74,7 +73,7 @@ class WorkerProcess:
     async def stop(self) -> float:
         """Stop the worker with SIGTERM and return the monotonic time of its exit; the exit code must be 0."""
         self.signal(signal.SIGTERM)
-        code = await asyncio.wait_for(self._process.wait(), EXIT_TIMEOUT_S)
+        code = await asyncio.wait_for(self._process.wait(), PATIENCE_S)
         exited_at = time.monotonic()
         assert code == 0, f"the worker exited with {code}:\n{self.log[-2000:]}"
         return exited_at
@@ -105,10 +104,10 @@ class WorkerFleet:
         """The log of the handlers so far."""
         return HandlerLog.read(self._log)
 
-    async def add(self, count: int = 1) -> list[WorkerProcess]:
-        """Start more workers and return them."""
+    async def add(self, count: int = 1, **env: str) -> list[WorkerProcess]:
+        """Start more workers and return them; `env` is added to their environment."""
         ports = map(str, free_ports(count))
-        added = [WorkerProcess({**self._env, "WORKER_INTERNAL_PORT": port}, self.folder) for port in ports]
+        added = [WorkerProcess({**self._env, **env, "WORKER_INTERNAL_PORT": port}, self.folder) for port in ports]
         self.workers += added
         await asyncio.gather(*(worker.start() for worker in added))
         return added

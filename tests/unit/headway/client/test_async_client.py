@@ -35,7 +35,7 @@ from tests.unit.headway.client.fake_services import (
     snapshot_json,
     token_for,
 )
-from tests.waiting import free_ports, wait_until
+from tests.waiting import PATIENCE_S, free_ports, wait_until
 
 
 async def watch_versions(client: Client, job: Any, token: str | None = None) -> list[int]:
@@ -94,7 +94,7 @@ async def test_retries_end_after_a_time() -> None:
     """A client that cannot reach the server gives up after `retry_for_s`."""
     async with Client(f"http://127.0.0.1:{free_ports(1)[0]}", retry_for_s=0.1) as client:
         with pytest.raises(Unreachable, match="does not answer"):
-            await asyncio.wait_for(client.submit("k"), 10)
+            await asyncio.wait_for(client.submit("k"), PATIENCE_S)
 
 
 async def test_a_long_retry_after_ends_the_retries(services: Services) -> None:

@@ -26,7 +26,7 @@ from tests.unit.headway.client.fake_services import (
     send_messages,
     snapshot_json,
 )
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 METHODS = ["__init__", "submit", "get", "watch", "result", "cancel", "share"]
 
@@ -241,7 +241,7 @@ async def start(services: Services, receipt: Receipt, program: str) -> Process:
 
 async def output_of(process: Process) -> list[str]:
     """Wait until a program ends, and return the lines that it printed; it must not print an error."""
-    out, err = await asyncio.wait_for(process.communicate(), 60)
+    out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     assert (process.returncode, err.decode()) == (0, "")
     return out.decode().splitlines()
 

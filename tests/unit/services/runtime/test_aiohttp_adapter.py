@@ -30,7 +30,7 @@ from services.runtime.aiohttp_adapter import (
     encode_chunk,
     start_stream,
 )
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 UPGRADE = b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
@@ -47,11 +47,11 @@ class Client:
 
     async def expect(self, data: bytes) -> None:
         """Read exactly these bytes."""
-        assert await asyncio.wait_for(self.reader.readexactly(len(data)), 20) == data
+        assert await asyncio.wait_for(self.reader.readexactly(len(data)), PATIENCE_S) == data
 
     async def read_all(self) -> bytes:
         """Read until the server closes the connection."""
-        return await asyncio.wait_for(self.reader.read(), 20)
+        return await asyncio.wait_for(self.reader.read(), PATIENCE_S)
 
 
 class Attaching(asyncio.Protocol):

@@ -15,7 +15,7 @@ from services.runtime.wakeup_client import WakeupClient
 from services.worker import consumer as module
 from services.worker.consumer import Consumer
 from services.worker.wakeups import WakeupListener
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 POLL_MAX_S = 1000.0
 
@@ -107,7 +107,7 @@ def run_consumer(monkeypatch: pytest.MonkeyPatch) -> RunConsumer:
             monkeypatch.setattr(Consumer, "_wait", staticmethod(recorded_wait))
             task = asyncio.create_task(running.consumer.run())
             yield running
-            await asyncio.wait_for(running.consumer.stop(0), 5)
+            await asyncio.wait_for(running.consumer.stop(0), PATIENCE_S)
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
