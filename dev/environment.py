@@ -70,6 +70,7 @@ def service_environment(state: Path, environ: Mapping[str, str]) -> dict[str, st
         "GRACE_S": "3",
         "DRAIN_S": "1",
         "LOG_FORMAT": "console",
+        "LOG_TRACEBACKS": "true",
     }
     env = {name: environ.get(name) or default for name, default in defaults.items()}
     if environ.get("ALLOWED_ORIGINS"):  # in addition to the pages of this system

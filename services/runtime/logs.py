@@ -10,12 +10,14 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
+from functools import partial
 from typing import Any
 
 import structlog
 
 from . import metrics
 from .aiohttp_adapter import MALFORMED_REQUEST
+from .tracebacks import TRACEBACK_TEXT
 
 _SECRETS = re.compile(
     r"eyJ[\w-]+\.[\w-]+\.[\w-]*"  # a JSON Web Token, anywhere in a line
@@ -33,10 +35,18 @@ _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.Except
 _WITHOUT_META = structlog.stdlib.ProcessorFormatter.remove_processors_meta
 
 
-def configure(service: str, level: str, log_format: str) -> None:
-    """Configure logging for this process; `style` is `json`, `console` or `auto` (console on a terminal)."""
+def configure(service: str, level: str, log_format: str, *, tracebacks: bool = False) -> None:
+    """Configure logging for this process.
+
+    Args:
+        service: the service's name, which each line contains.
+        level: the least severe level that is logged.
+        log_format: `json`, `console` or `auto` (console on a terminal).
+        tracebacks: whether lines show the full tracebacks of the jobs' exceptions.
+    """
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        partial(add_service, service),
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper("iso", utc=True),
     ]
@@ -45,11 +55,13 @@ def configure(service: str, level: str, log_format: str) -> None:
         if log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
         else [_TRACEBACKS, structlog.processors.JSONRenderer(serializer=_json)]
     )
+    traceback_text = show_traceback_text if tracebacks else drop_traceback_text
+    rest: list[Any] = [count_lines, traceback_text, *final, redact_secrets]
     # Only the records of libraries pass through `logging`, which takes twice as long as structlog alone.
     handler = logging.StreamHandler()
     foreign = [*shared, structlog.stdlib.ExtraAdder()]
-    processors = [_WITHOUT_META, count_lines, *final, redact_secrets]
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=foreign, processors=processors))
+    formatter = structlog.stdlib.ProcessorFormatter(foreign_pre_chain=foreign, processors=[_WITHOUT_META, *rest])
+    handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -57,21 +69,39 @@ def configure(service: str, level: str, log_format: str) -> None:
         logging.getLogger(logger_name).setLevel(logging.WARNING)
     logging.getLogger("aiohttp.server").filters[:] = [MalformedRequestFilter()]
     structlog.configure(
-        processors=[*shared, count_lines, *final, redact_secrets],
+        processors=[*shared, *rest],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(service=service)
 
 
 def _json(event: Any, **_options: Any) -> str:
     return _ENCODER.encode(event)
 
 
+def add_service(service: str, _logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Add the service's name to a log line."""
+    event.setdefault("service", service)
+    return event
+
+
 def count_lines(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Count a log line by its level."""
     metrics.LOG_COUNTERS.get(event["level"], metrics.LOG_COUNTERS["error"]).inc()
+    return event
+
+
+def drop_traceback_text(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Drop the text of a job's exception, which may contain the payload."""
+    event.pop(TRACEBACK_TEXT, None)
+    return event
+
+
+def show_traceback_text(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Show the text of a job's exception as the traceback of its log line."""
+    if text := event.pop(TRACEBACK_TEXT, None):
+        event["exception"] = text
     return event
 
 

@@ -18,15 +18,15 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import structlog
-import uvloop
 from aiohttp import web
 from prometheus_client.aiohttp import make_aiohttp_handler
 
-from . import logs, metrics
+from . import event_loop, logs, metrics
 from .cors import CorsPolicy
 from .middleware import access_log_middleware, error_middleware, job_id_middleware
 from .request_timeout import HEAD_TIMEOUTS, HeadTimeouts, ListenerProtocolFactory
 from .settings import Settings, SettingsError, environment, load
+from .tracebacks import Traceback, leaf_exceptions
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 S = TypeVar("S", bound=Settings)
@@ -62,23 +62,25 @@ def run(settings_type: type[S], open_service: Callable[[S], AbstractAsyncContext
     """
     try:
         settings = load(settings_type, environment())
-        logs.configure(settings_type.service, settings.log_level, settings.log_format)
+        logs.configure(
+            settings_type.service, settings.log_level, settings.log_format, tracebacks=settings.log_tracebacks
+        )
         raise_fd_limit()
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings, open_service))
-    except Exception as error:
+        event_loop.run(_serve(settings, open_service))
+    except BaseException as error:
         settings_error = find_settings_error(error)
         if settings_error is not None:
             sys.exit(print_settings_errors(settings_type.service, settings_error))
-        log.exception("service_crashed")
+        if isinstance(error, Exception):
+            log.exception("service_crashed")
+        else:  # of a handler, so its text may contain a payload
+            log.critical("service_crashed", error=type(error).__name__, **Traceback.of(error).log_fields())
         sys.exit(1)
 
 
-def find_settings_error(error: Exception) -> SettingsError | None:
+def find_settings_error(error: BaseException) -> SettingsError | None:
     """Return the settings error that an exception is or, as a group of exceptions, contains."""
-    if isinstance(error, ExceptionGroup):
-        return next(filter(None, map(find_settings_error, error.exceptions)), None)
-    return error if isinstance(error, SettingsError) else None
+    return next((leaf for leaf in leaf_exceptions(error) if isinstance(leaf, SettingsError)), None)
 
 
 def raise_fd_limit() -> None:

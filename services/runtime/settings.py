@@ -87,6 +87,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     """The least severe lines that are logged."""
     log_format: Literal["auto", "console", "json"] = "auto"
     """`auto` is `console`, with colors, on a terminal, and `json` elsewhere."""
+    log_tracebacks: bool = False
+    """Whether to log the full tracebacks of your jobs' exceptions. Their messages may contain payloads, so leave it off
+    in production: see docs/write-jobs.md#logging."""
     job_ttl_s: Seconds = 7 * 86_400
     """How long a job and its token live: 7 days. The record lives an hour longer."""
 

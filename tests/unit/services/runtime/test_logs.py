@@ -50,6 +50,18 @@ with structlog.contextvars.bound_contextvars(job_id="j-1"):
     log.info("job_handled", outcome="succeeded", attempt=2)
 """
 
+TRACEBACK_PROGRAM = """
+import logging, sys
+import structlog
+from services.runtime import logs
+from services.runtime.tracebacks import Traceback
+
+logs.configure("worker", "info", sys.argv[1], tracebacks=bool(sys.argv[2]))
+fields = Traceback(["jobs.py:3 fails"], "Traceback:\\nValueError: the text\\n").log_fields()
+structlog.get_logger().warning("handler_failed", **fields)
+logging.getLogger("a.library").warning("unhandled_exception", extra=fields)
+"""
+
 WEBSOCKET_PROGRAM = """
 import logging
 from websockets.protocol import Protocol, Side
@@ -151,6 +163,15 @@ def test_exceptions_are_part_of_their_event(lines: list[dict[str, Any]]) -> None
     assert len(failed) == 2 * len(SECRETS)
     assert {line["exception"][0]["exc_type"] for line in failed} == {"ValueError"}
     assert {line["level"] for line in failed} == {"error"}
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+@pytest.mark.parametrize("tracebacks", [False, True])
+def test_text_of_a_jobs_exception_is_shown_only_with_tracebacks(style: str, tracebacks: bool) -> None:
+    """With LOG_TRACEBACKS the line of our event, or of a library, has the text of the exception."""
+    text = stderr_of(TRACEBACK_PROGRAM, style, "1" if tracebacks else "")
+    assert text.count("ValueError: the text") == (2 if tracebacks else 0)
+    assert text.count("jobs.py:3 fails") == 2
 
 
 def test_websocket_frames_are_not_logged() -> None:

@@ -34,12 +34,20 @@ class SampleSettings(Settings, frozen=True, kw_only=True):
     service: ClassVar[str] = "sample"
     port: Port
 
+async def raise_error():
+    (folder / "raised").touch()
+    raise {"KeyboardInterrupt": KeyboardInterrupt, "SystemExit": SystemExit}[mode]("a-payload")
+
 async def wait_for_file(name):
     while not (folder / name).exists():
         await asyncio.sleep(0.01)
 
 async def task():
+    if mode in ("KeyboardInterrupt", "SystemExit"):
+        asyncio.create_task(raise_error())
     await wait_for_file("crash")
+    if mode == "BaseException":
+        raise BaseException("a-payload")
     if mode == "crash":
         raise RuntimeError("the task has crashed")
 
@@ -145,6 +153,37 @@ async def test_a_task_that_crashes_or_ends_stops_the_service(tmp_path: Path, mod
         assert sample.process.returncode == 1
         assert sample.process.stderr is not None
         assert error in sample.process.stderr.read()
+
+
+async def test_a_crash_by_a_base_exception_shows_no_text(tmp_path: Path) -> None:
+    """Such an exception is usually a job's, and its text may contain the payload: only type and place are logged."""
+    with serving(tmp_path, "BaseException") as sample:
+        await wait_until(lambda: sample.get("/livez")[0] == 200)
+        sample.create_file("crash")
+        await wait_until(lambda: sample.process.poll() is not None)
+        assert sample.process.returncode == 1
+        assert sample.process.stderr is not None
+        output = sample.process.stderr.read()
+        assert "a-payload" not in output
+        assert "service_crashed" in output
+        assert "BaseException" in output
+
+
+@pytest.mark.parametrize("mode", ["KeyboardInterrupt", "SystemExit"])
+async def test_a_stray_task_does_not_end_the_service(tmp_path: Path, mode: str) -> None:
+    """The service serves on and stops in order; only the type of the exception is logged."""
+    with serving(tmp_path, mode) as sample:
+        sample.create_file("ready")
+        sample.create_file("drained")
+        await wait_until(lambda: (tmp_path / "raised").exists())
+        await wait_until(lambda: sample.get("/readyz")[0] == 200)
+        sample.process.send_signal(signal.SIGTERM)
+        await wait_until(lambda: sample.process.poll() is not None)
+        assert sample.process.returncode == 0
+        assert sample.process.stderr is not None
+        output = sample.process.stderr.read()
+        assert mode in output
+        assert "a-payload" not in output
 
 
 @pytest.mark.parametrize("setting", ["SAMPLE_PORT", "SAMPLE_INTERNAL_PORT"])

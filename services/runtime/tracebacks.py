@@ -1,0 +1,114 @@
+"""Where an exception was raised and what a thread executes, as lines with file, line number and function.
+
+The text of an exception may contain a payload, so it is kept apart: it is logged only with `LOG_TRACEBACKS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import re
+import tempfile
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
+from typing import Any
+
+from msgspec import Struct
+
+TRACEBACK_TEXT = "traceback_text"  # the field of a log line that only `LOG_TRACEBACKS` shows
+MAX_FRAMES = 20  # of one exception or thread, the innermost ones
+MAX_EXCEPTIONS = 10  # of a chain or group
+
+
+class Traceback(Struct, frozen=True):
+    """The traceback of an exception.
+
+    Attributes:
+        where: file, line number and function of each frame, the innermost last. The exceptions of a group, and those
+            that caused this one, follow, each after a line with its type.
+        text: the complete traceback as Python prints it, with the messages of the exceptions.
+    """
+
+    where: list[str]
+    text: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> Traceback:
+        """Return the traceback of an exception."""
+        return cls(list(_where(error)), _text(error))
+
+    def log_fields(self) -> dict[str, Any]:
+        """Return the fields of a log line; `logs.configure` decides whether the text is shown."""
+        return {"where": self.where, TRACEBACK_TEXT: self.text}
+
+
+def leaf_exceptions(error: BaseException) -> Iterator[BaseException]:
+    """Yield the exceptions of a group, at any depth and in order; an exception that is no group is its only leaf."""
+    pending = [error]
+    while pending:
+        one = pending.pop()
+        if isinstance(one, BaseExceptionGroup):
+            pending.extend(reversed(one.exceptions))
+        else:
+            yield one
+
+
+def thread_stack(thread_id: int) -> list[str]:
+    """Return file, line number and function of each frame that a thread executes now, the innermost last."""
+    with tempfile.TemporaryFile() as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        dump = file.read().decode(errors="replace")
+    stack = re.search(rf"hread 0x0*{thread_id:x}\b.*\n((?:  .*\n)*)", dump)
+    frames = re.findall(r'  File "(.*)", line (\S+) in (.*)\n', stack[1] if stack else "")
+    return _lines(reversed(frames[:MAX_FRAMES]))
+
+
+def task_stack(task: asyncio.Task[Any]) -> list[str]:
+    """Return file, line number and function of each coroutine in which a task is suspended, the innermost last."""
+    frames: list[tuple[str, int, str]] = []
+    awaited: Any = task.get_coro()
+    while (frame := getattr(awaited, "cr_frame", None)) is not None:
+        frames.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
+        awaited = getattr(awaited, "cr_await", None)
+    return _lines(frames[-MAX_FRAMES:])
+
+
+def _where(error: BaseException) -> Iterator[str]:
+    for relation, one in islice(_related(error), MAX_EXCEPTIONS):
+        if relation:
+            yield f"{relation} {type(one).__name__}"
+        frames = [
+            (frame.f_code.co_filename, line_number, frame.f_code.co_name)
+            for frame, line_number in traceback.walk_tb(one.__traceback__)
+        ]
+        yield from _lines(frames[-MAX_FRAMES:])
+
+
+def _related(error: BaseException) -> Iterator[tuple[str, BaseException]]:
+    """Yield an exception, those that it contains, and those that it was caused by, each with its relation."""
+    pending, seen = [("", error)], set()
+    while pending:
+        relation, one = pending.pop()
+        if id(one) in seen:  # exceptions can refer to each other in a circle
+            continue
+        seen.add(id(one))
+        yield relation, one
+        if one.__cause__ is not None:
+            pending.append(("caused by", one.__cause__))
+        elif one.__context__ is not None and not one.__suppress_context__:
+            pending.append(("raised while handling", one.__context__))
+        if isinstance(one, BaseExceptionGroup):
+            pending += [("containing", part) for part in reversed(one.exceptions)]
+
+
+def _lines(frames: Iterable[tuple[str, object, str]]) -> list[str]:
+    return [f"{file}:{line_number} {function}" for file, line_number, function in frames]
+
+
+def _text(error: BaseException) -> str:
+    with suppress(BaseException):  # formatting calls methods of the author's exceptions
+        return "".join(traceback.format_exception(error))
+    return ""

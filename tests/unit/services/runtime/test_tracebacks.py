@@ -1,0 +1,103 @@
+"""The place of an exception: the lines of its traceback, without its text."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from services.runtime import tracebacks
+from services.runtime.tracebacks import Traceback, leaf_exceptions, thread_stack
+from tests.waiting import wait_until
+
+
+def fail_deeply(depth: int) -> None:
+    """Raise below some frames."""
+    if depth:
+        fail_deeply(depth - 1)
+    raise ValueError("secret")
+
+
+def caught(error: Exception) -> Exception:
+    """Return an exception, after it was raised in this function."""
+    with pytest.raises(type(error)):
+        raise error
+    return error
+
+
+def test_place_has_file_line_and_function() -> None:
+    """The innermost frame is the last one."""
+    with pytest.raises(ValueError, match="secret") as info:
+        fail_deeply(2)
+    where = Traceback.of(info.value).where
+    assert [line.rpartition(" ")[2] for line in where[1:]] == ["fail_deeply"] * 3
+    assert where[-1] == f"{__file__}:{fail_deeply.__code__.co_firstlineno + 4} fail_deeply"
+
+
+def test_group_names_the_lines_of_its_exceptions() -> None:
+    """Each exception of a group, at any depth, follows with its type and its lines."""
+    inner = ExceptionGroup("secret", [caught(KeyError("secret"))])
+    where = Traceback.of(caught(ExceptionGroup("secret", [caught(ValueError("secret")), inner]))).where
+    own = [line for line in where if not line.startswith(__file__)]
+    assert own == ["containing ValueError", "containing ExceptionGroup", "containing KeyError"]
+    assert len([line for line in where if line.endswith(" caught")]) == 3
+    assert "secret" not in str(where)
+
+
+def test_causes_are_named() -> None:
+    """The cause and, without one, the exception that was handled follow; one that `from None` suppresses does not."""
+    error = caught(ValueError())
+    error.__cause__, error.__context__ = caught(KeyError()), caught(OSError())
+    assert [line for line in Traceback.of(error).where if line.startswith("caused")] == ["caused by KeyError"]
+    error = caught(ValueError())
+    error.__context__ = caught(OSError())
+    assert "raised while handling OSError" in Traceback.of(error).where
+    error.__suppress_context__ = True
+    assert len(Traceback.of(error).where) == 1
+
+
+def test_size_is_limited() -> None:
+    """Of a deep recursion the innermost frames are kept, and of a long chain the first exceptions."""
+    with pytest.raises(ValueError, match="secret") as info:
+        fail_deeply(100)
+    assert len(Traceback.of(info.value).where) == tracebacks.MAX_FRAMES
+    error: BaseException = ValueError()
+    first, error.__cause__ = error, error  # in a circle
+    for _ in range(100):
+        error.__cause__ = error = ValueError()
+    assert len(Traceback.of(first).where) == tracebacks.MAX_EXCEPTIONS - 1
+
+
+def test_exception_that_cannot_be_formatted_has_a_place() -> None:
+    """Python calls methods of an exception to format it; they may raise."""
+
+    class Unprintable(Exception):
+        def __str__(self) -> str:
+            raise KeyboardInterrupt
+
+    assert Traceback.of(caught(Unprintable())).where
+    assert "KeyboardInterrupt" not in Traceback.of(caught(Unprintable())).text
+
+
+def test_leaves_of_a_deep_group() -> None:
+    """The depth of a group is not limited by Python's recursion limit."""
+    leaf = ValueError()
+    group: Exception = leaf
+    for _ in range(5000):
+        group = ExceptionGroup("a", [group])
+    assert list(leaf_exceptions(group)) == [leaf]
+
+
+async def test_stack_of_a_thread() -> None:
+    """The innermost frame of another thread is the last line."""
+    finish = threading.Event()
+
+    def wait_in_thread() -> None:
+        finish.wait(30)
+
+    thread = threading.Thread(target=wait_in_thread)
+    thread.start()
+    await wait_until(lambda: [line for line in thread_stack(thread.ident or 0) if "wait_in_thread" in line])
+    finish.set()
+    thread.join()
+    assert thread_stack(1) == []
