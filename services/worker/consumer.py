@@ -44,6 +44,8 @@ class Consumer:
         self._slot_freed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._stopped = asyncio.Event()
+        self._drained = False
+        self._crash: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # of a delivery
         self._last_iteration = time.monotonic()
         self._empty_polls = self._failed_polls = 0
         self._more_may_wait = True  # messages may be left for which no other worker was woken
@@ -57,12 +59,14 @@ class Consumer:
     async def run(self) -> None:
         """Receive messages until `stop`, then keep running the deliveries until cancelled.
 
-        An unexpected exception in a delivery is a bug of the worker and is raised here.
+        An unexpected exception in a delivery is a bug of the worker and is raised here, which ends the worker. Then,
+        and if another part has crashed and this is cancelled without `stop`, the messages of all other jobs are
+        released first, so that the jobs lose no attempt.
         """
-        async with asyncio.TaskGroup() as group:
+        try:
             while not self._stopping.is_set():
                 self._last_iteration = time.monotonic()
-                free_slots = self._concurrency - len(self._deliveries)
+                free_slots = self._concurrency - len(self._deliveries) - len(self._deps.runner.abandoned)
                 if free_slots <= 0:
                     self._wakeups.pause()
                     self._slot_freed.clear()
@@ -71,12 +75,20 @@ class Consumer:
                     await self._wait(self._deps.reporter.reachable, MAX_WAIT_S)
                 else:
                     self._wakeups.resume()
-                    pause_s = await self._poll(group, min(free_slots, MAX_PAGE))
+                    pause_s = await self._poll(min(free_slots, MAX_PAGE))
                     await self._wait(self._wakeups.received, pause_s)
             self._stopped.set()
-            await asyncio.Event().wait()  # the task group owns the remaining deliveries
+            await self._crash
+        finally:
+            self._stopped.set()
+            if not self._drained:
+                self._release_all()
+                await self._wait_for_deliveries(SETTLE_TIMEOUT_S)
+            for task in self._deliveries:
+                task.cancel()
+            await self._wait_for_deliveries(SETTLE_TIMEOUT_S)
 
-    async def _poll(self, group: asyncio.TaskGroup, count: int) -> float:
+    async def _poll(self, count: int) -> float:
         """Receive once, start the deliveries, and return the seconds to wait before the next poll."""
         if self._wakeups.received.is_set():
             self._wakeups.received.clear()  # before the request: a wake-up during it leads to another poll
@@ -91,7 +103,7 @@ class Consumer:
         self.has_polled, self._failed_polls = True, 0
         metrics.LAST_POLL.set_to_current_time()
         for message in received:
-            self._start_delivery(group, Delivery(message, self._deps))
+            self._start_delivery(Delivery(message, self._deps))
         if len(received) == count and self._more_may_wait:
             self._wakeups.received.set()  # poll again; with all slots taken, `pause` passes the wake-up on
         self._more_may_wait = len(received) < count
@@ -101,28 +113,40 @@ class Consumer:
         )
         return _backoff_s(self._empty_polls, cap_s) if self._empty_polls else 0.0
 
-    def _start_delivery(self, group: asyncio.TaskGroup, delivery: Delivery) -> None:
+    def _start_delivery(self, delivery: Delivery) -> None:
         if self._stopping.is_set():
             delivery.stop()
-        task = group.create_task(delivery.handle())
+        task = asyncio.create_task(delivery.handle())
         self._deliveries[task] = delivery
         task.add_done_callback(self._on_delivery_done)
 
     def _on_delivery_done(self, task: asyncio.Task[None]) -> None:
         del self._deliveries[task]
         self._slot_freed.set()
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._crash.done():
+            self._crash.set_exception(error)
+            self._stop_receiving()
+            self._release_all()
 
     async def stop(self, grace_s: float) -> None:
         """Stop receiving, wait up to `grace_s` for running jobs, then release the messages of the rest."""
+        self._stop_receiving()
+        await self._stopped.wait()  # after a receive in flight, whose messages are released immediately
+        await self._wait_for_deliveries(grace_s)
+        self._release_all()
+        await self._wait_for_deliveries(SETTLE_TIMEOUT_S)
+        self._drained = True
+
+    def _stop_receiving(self) -> None:
         self._stopping.set()
         self._slot_freed.set()
         self._wakeups.pause()
         self._wakeups.received.set()  # ends the wait between two polls
-        await self._stopped.wait()  # after a receive in flight, whose messages are released immediately
-        await self._wait_for_deliveries(grace_s)
+
+    def _release_all(self) -> None:
         for delivery in self._deliveries.values():
             delivery.stop()
-        await self._wait_for_deliveries(SETTLE_TIMEOUT_S)
 
     async def _wait_for_deliveries(self, seconds: float) -> None:
         if self._deliveries:

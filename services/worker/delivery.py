@@ -15,6 +15,7 @@ from azure.core.exceptions import AzureError
 from headway.azure.job_queue import JobQueue, ReceivedMessage
 from headway.contracts import Verdict
 
+from ..runtime.tracebacks import Traceback
 from ..runtime.wakeup_client import WakeupClient
 from . import metrics
 from .attempt import run_attempt
@@ -29,7 +30,6 @@ from .outcomes import (
     LeaseLost,
     Outcome,
     RetryLater,
-    traceback_lines,
 )
 from .received_job import UNKNOWN_KIND, ReceivedJob
 from .registry import Registry
@@ -149,8 +149,9 @@ class Delivery:
         if isinstance(outcome, Interruption):
             return outcome
         self._signal.begin_ending()
-        if isinstance(outcome, RetryLater) and leased.job.attempt >= leased.job.max_attempts:
-            return await self._poison("attempts", Finished("failed", error=outcome.error), leased)
+        if isinstance(outcome, RetryLater) and (outcome.abandoned or leased.job.attempt >= leased.job.max_attempts):
+            reason = "abandoned" if outcome.abandoned else "attempts"
+            return await self._poison(reason, Finished("failed", error=outcome.error), leased)
         return outcome
 
     async def _poison(self, reason: str, outcome: Outcome, leased: LeasedJob) -> Outcome:
@@ -191,7 +192,7 @@ class Delivery:
         if isinstance(error, LeaseLost):
             log.warning("lease_lost", detail=str(error))
         else:
-            log.error("lease_lost", error=type(error).__name__, where=traceback_lines(error))
+            log.error("lease_lost", error=type(error).__name__, **Traceback.of(error).log_fields())
         self._signal.interrupt(Interruption.LEASE_LOST)
 
     def _record_metrics(self, job: ReceivedJob, outcome: Outcome, outcome_name: str) -> None:

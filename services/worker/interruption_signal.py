@@ -38,10 +38,10 @@ class InterruptionSignal:
             self._interrupted = asyncio.get_running_loop().create_future()
 
     async def race(self, work: Coroutine[Any, Any, T]) -> T | Interruption:
-        """Run work until it completes or the delivery is interrupted, whichever comes first.
+        """Run work until it completes or the delivery is interrupted; return the result or the interruption.
 
-        Return the result or the interruption. Interrupted work is cancelled, with the reason as the argument of
-        CancelledError, and awaited; whatever it returns or raises then is dropped.
+        Interrupted work is cancelled, with the reason as the argument of CancelledError, and awaited. Work that had
+        completed before the cancellation reached it returns its result; an exception that it raises then is dropped.
         """
         if self.reason is not None:
             work.close()
@@ -56,8 +56,9 @@ class InterruptionSignal:
             if not task.done():
                 task.cancel(None if self.reason is None else self.reason.reason)
                 await asyncio.wait({task})
-        if first.result() is task and self.reason is not Interruption.LEASE_LOST:
+        failed = (
+            task.cancelled() or task.exception() is not None
+        )  # which marks it as retrieved, or asyncio would log it
+        if self.reason is not Interruption.LEASE_LOST and (first.result() is task or not failed):
             return task.result()
-        if not task.cancelled():
-            task.exception()  # marks it as retrieved, or asyncio would log it
         return self._interrupted.result()

@@ -29,6 +29,14 @@ END_TO_END = Histogram(
     ["kind"],
     buckets=(0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600),
 )
+ATTEMPTS_ABANDONED = Counter(
+    "jobs_abandoned",
+    "How many attempts were abandoned, because their handler did not stop at its time limit?",
+    ["kind"],
+)
+HANDLERS_ABANDONED = Gauge(
+    "worker_abandoned_handlers", "How many handlers still run in a slot, although their attempt was abandoned?"
+)
 JOBS_RUNNING = Gauge("worker_jobs_in_progress", "How many jobs are running now?")
 CONCURRENCY = Gauge("worker_concurrency", "How many jobs can run at the same time?")
 LAST_POLL = Gauge("worker_last_poll_timestamp_seconds", "When did the queue last answer?")
@@ -51,7 +59,7 @@ QUEUE_AGE = Gauge(
 )
 POISON_MESSAGES = Gauge("jobs_poison_messages", "About how many messages are on the poison queue?", ["queue"])
 
-for reason in ("unreadable", "attempts", "refused"):
+for reason in ("unreadable", "attempts", "refused", "abandoned"):
     MESSAGES_POISONED.labels(reason)
 for outcome in ("renewed", "failed"):
     LEASE_RENEWALS.labels(outcome)
@@ -61,6 +69,7 @@ def create_failure_series(kinds: Iterable[str]) -> None:
     """Create the series of failures of each kind: Prometheus does not see the increase from no series to 1."""
     for kind in kinds:
         DELIVERIES_FINISHED.labels(kind, "failed")
+        ATTEMPTS_ABANDONED.labels(kind)
 
 
 def observe_since_submission(job: ReceivedJob, histogram: Histogram) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import traceback
+from asyncio import CancelledError
 from enum import Enum, auto
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -25,6 +26,10 @@ from headway.contracts import (
     truncate,
 )
 
+from ..runtime.tracebacks import Traceback, leaf_exceptions
+
+MAX_LEAVES = 5  # of an exception group, in its error message
+
 
 class Finished(Struct, frozen=True, tag=True):
     """The final outcome of a job."""
@@ -43,11 +48,13 @@ class Finished(Struct, frozen=True, tag=True):
 class RetryLater(Struct, frozen=True, tag=True):
     """A failed attempt that is to be followed by another one.
 
-    It starts after `after_s` seconds; None means the backoff of the kind.
+    It starts after `after_s` seconds; None means the backoff of the kind. With `abandoned` there is no other attempt,
+    because the handler of this one still runs.
     """
 
     error: JobError
     after_s: float | None = None
+    abandoned: bool = False
     status: JobStatus = "retrying"
     result: Json = NULL
 
@@ -97,20 +104,37 @@ def outcome_from_result(result: Any) -> Finished:
     return Finished("succeeded", Json(text))
 
 
-def outcome_from_exception(error: BaseException) -> tuple[Finished | RetryLater, list[str]]:
-    """Return the outcome for an exception of a handler, and the traceback lines to log.
+def outcome_from_exception(error: BaseException) -> tuple[Finished | RetryLater, Traceback | None]:
+    """Return the outcome for an exception of a handler, and the traceback to log.
 
-    The list is empty for Fail, Retry and an invalid payload, which are not bugs.
+    Fail, Retry and an invalid payload are not bugs and have no traceback, unless they are part of a group.
     """
-    match error:
+    cause = decisive_exception(error)
+    traceback = None if cause is error else Traceback.of(error)
+    match cause:
         case Fail():
-            return Finished.failed("Fail", error_message(error)), []
+            return Finished.failed("Fail", error_message(cause)), traceback
         case Retry(after_s=after_s):
-            return RetryLater(JobError("Retry", truncate(error_message(error), MAX_ERROR_LENGTH)), after_s), []
-        case InvalidPayload(error=payload_error, __cause__=cause):
-            return Finished("failed", error=payload_error), [] if cause is None else traceback_lines(cause)
+            return RetryLater(JobError("Retry", truncate(error_message(cause), MAX_ERROR_LENGTH)), after_s), traceback
+        case InvalidPayload(error=payload_error, __cause__=bug):
+            return Finished("failed", error=payload_error), None if bug is None else Traceback.of(bug)
         case _:
-            return RetryLater(job_error(error)), traceback_lines(error)
+            return RetryLater(job_error(cause)), traceback or Traceback.of(error)
+
+
+def decisive_exception(error: BaseException) -> BaseException:
+    """Return the exception that decides the outcome.
+
+    Of a group, this is the first Fail, otherwise the first Retry, otherwise the only exception, otherwise the group
+    itself. Cancellations do not count: a task group cancels its tasks when one of them fails.
+    """
+    leaves = list(leaf_exceptions(error))
+    for chosen_type in (Fail, Retry):
+        for leaf in leaves:
+            if isinstance(leaf, chosen_type):
+                return leaf
+    failures = [leaf for leaf in leaves if not isinstance(leaf, CancelledError)] or leaves[:1]
+    return failures[0] if len(failures) == 1 else error
 
 
 class InvalidPayload(Exception):
@@ -136,18 +160,21 @@ def decode_payload(job: Job[Any, Any], payload: Json) -> Any:
 
 
 def job_error(error: BaseException) -> JobError:
-    """Return an exception as a job's error: its type and message, cut to their limits."""
-    return JobError(type(error).__name__[:MAX_NAME_LENGTH], truncate(error_message(error), MAX_ERROR_LENGTH))
+    """Return an exception as a job's error: its type and message, cut to their limits.
 
-
-def traceback_lines(error: BaseException) -> list[str]:
-    """Return file, line and function of each frame, without the message, which may contain the payload."""
-    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+    The message of a group includes the types and messages of its exceptions.
+    """
+    message = error_message(error)
+    if isinstance(error, BaseExceptionGroup):
+        leaves = islice(leaf_exceptions(error), MAX_LEAVES)
+        message += ": " + "; ".join(f"{type(leaf).__name__}: {error_message(leaf)}" for leaf in leaves)
+    error_type = truncate(type(error).__name__[:MAX_NAME_LENGTH], MAX_NAME_LENGTH)
+    return JobError(error_type, truncate(message, MAX_ERROR_LENGTH))
 
 
 def error_message(error: BaseException) -> str:
     """Return the message of an exception, or the name of its type if it has none."""
     try:
         return str(error) or type(error).__name__
-    except Exception:  # the `__str__` of an author's exception may fail
+    except BaseException:  # the `__str__` of an author's exception may raise anything
         return type(error).__name__

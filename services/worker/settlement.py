@@ -72,7 +72,7 @@ class Settlement:
         """Copy the message to the poison queue; try again until the queue accepts it.
 
         Args:
-            reason: why, for metrics and logs: `unreadable`, `attempts` (none is left) or `refused`.
+            reason: why, for metrics and logs: `unreadable`, `attempts` (none is left), `refused` or `abandoned`.
             text: the text of the message.
         """
         tries = 0

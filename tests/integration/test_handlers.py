@@ -1,15 +1,19 @@
-"""Features of handlers in the whole system: processes, steps, checkpoints and logs."""
+"""Handlers in the whole system: processes, steps, checkpoints, logs, and what a handler must not do to others."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from tests.integration import nasty_jobs
 from tests.integration.test_attempts import poison_message, watch_until
 from tests.integration.test_one_job import history
+from tests.integration.watchers import watch_jobs
+from tests.leaks import MARKER
 from tests.stack import JOBS, Stack, running
 from tests.waiting import PATIENCE_S, is_running, wait_until
 
@@ -17,8 +21,9 @@ from tests.waiting import PATIENCE_S, is_running, wait_until
 @pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     """Run the system for this module."""
-    folder = tmp_path_factory.mktemp("handlers")
-    async with running(folder, WORKER_JOBS=JOBS, GRACE_S="0", DRAIN_S="0", LOG_FORMAT="json") as stack:
+    settings = {"WORKER_JOBS": f"{JOBS},{nasty_jobs.__name__}", "WORKER_CONCURRENCY": "64"}
+    settings |= {"GRACE_S": "0", "DRAIN_S": "0", "LOG_FORMAT": "json", "LOG_TRACEBACKS": "false"}
+    async with running(tmp_path_factory.mktemp("handlers"), **settings) as stack:
         yield stack
 
 
@@ -76,3 +81,50 @@ async def test_poison_message_contains_the_last_checkpoint(stack: Stack) -> None
     await asyncio.wait_for(watch_until(stack, receipt, "failed"), PATIENCE_S)
     message = await wait_until(lambda: poison_message(stack, receipt["id"]))
     assert bytes(message.checkpoint) == b"[1]"
+
+
+INNOCENT = ("innocent", "innocent-in-thread", "innocent-in-process")
+NASTY = [
+    *[("nasty", way, name) for way in nasty_jobs.WAYS for name in nasty_jobs.ERRORS],
+    *[("nasty-in-thread", "", name) for name in nasty_jobs.ERRORS],
+    *[("nasty-in-process", "", name) for name in ("interrupt", "exit", "fail")],
+]
+ERROR_TYPES = {
+    "interrupt": "KeyboardInterrupt",
+    "exit": "SystemExit",
+    "generator-exit": "GeneratorExit",
+    "panic": "Panic",
+    "group": "BaseExceptionGroup",
+    "fail": "Fail",
+    "retry": "Retry",
+}
+
+
+async def test_no_job_harms_another(stack: Stack) -> None:
+    """Each nasty job ends with its own error, and the jobs beside it succeed at their first attempt, in one worker.
+
+    The log has the type and place of what the jobs leave behind, but not the text.
+    """
+    worker, lines_before = stack.pid("worker"), len(worker_log(stack))
+    async with watch_jobs(stack) as watcher:
+        innocent = [await stack.submit(kind, 4) for kind in INNOCENT * 2]
+        for receipt in innocent:
+            await watcher.watch(receipt)
+        await watcher.wait_for_status({receipt["id"] for receipt in innocent}, "running")
+        nasty = [await stack.submit(kind, [way, name]) for kind, way, name in NASTY]
+        for receipt in nasty:
+            await watcher.watch(receipt)
+        await watcher.wait_for_status({receipt["id"] for receipt in (*innocent, *nasty)}, "succeeded", "failed")
+        for receipt in innocent:
+            assert (watcher.last(receipt["id"])["status"], watcher.last(receipt["id"])["result"]) == ("succeeded", 1)
+        for receipt, (_, way, name) in zip(nasty, NASTY, strict=True):
+            expected = {"leave_behind": None, "cancel_own_task": "CancelledError"}.get(way, ERROR_TYPES[name])
+            error = watcher.last(receipt["id"])["error"]
+            assert (error and error["type"]) == expected, (way, name, error)
+            assert expected != "Fail" or error["message"] == "No such photo: 2"
+    assert stack.pid("worker") == worker
+    text = "\n".join(worker_log(stack)[lines_before:])
+    assert MARKER not in text
+    lines = [json.loads(line) for line in text.splitlines()]
+    left_behind = {line["error"] for line in lines if line["event"] == "unhandled_exception"}
+    assert {*ERROR_TYPES.values()} - {"Fail", "Retry"} <= left_behind

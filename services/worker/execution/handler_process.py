@@ -24,6 +24,8 @@ from headway import Job, JobContext
 from headway.context import completed_awaitable
 from headway.contracts import Json, Progress
 
+from ...runtime import unhandled
+from ...runtime.tracebacks import Traceback
 from ..outcomes import Finished, RetryLater, decode_payload, outcome_from_exception, outcome_from_result
 from .ipc import (
     LENGTH_PREFIX,
@@ -184,7 +186,7 @@ def run_attempt(request: RunAttempt, channel: ParentChannel) -> AttemptFinished:
     """Run an attempt and return its outcome; any exception of the handler becomes an outcome."""
     host = ProcessHost(channel)
     outcome: Finished | RetryLater
-    trace: list[str] = []
+    trace: Traceback | None = None
     try:
         job = _find_job(request.module, request.attempt.kind)
         payload = decode_payload(job, request.payload)
@@ -210,6 +212,7 @@ def main(descriptor: str, level: str) -> None:
 
     signal.signal(signal.SIGTERM, cancel)
     logging.basicConfig(level=int(level), format="%(message)s", handlers=[ForwardingHandler(channel)])
+    unhandled.install()
     threading.Thread(target=channel.read_loop, name="parent-channel", daemon=True).start()
     with suppress(asyncio.CancelledError):
         while channel.stop_reason is None:

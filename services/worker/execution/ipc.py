@@ -12,6 +12,7 @@ from msgspec import Struct
 from headway.context import Attempt
 from headway.contracts import Json, Progress
 
+from ...runtime.tracebacks import Traceback
 from ..outcomes import Finished, RetryLater
 
 LENGTH_PREFIX = struct.Struct("!I")
@@ -64,10 +65,10 @@ class LogRecord(Struct, frozen=True, tag=True):
 
 
 class AttemptFinished(Struct, frozen=True, tag=True):
-    """From the process: the outcome of the attempt, and the traceback lines of an unexpected exception."""
+    """From the process: the outcome of the attempt, and the traceback of an unexpected exception."""
 
     outcome: Finished | RetryLater
-    traceback: list[str]
+    traceback: Traceback | None = None
 
 
 ToProcess = RunAttempt | LeaseExtended | CheckpointSaved | StopAttempt

@@ -84,7 +84,7 @@ class ProcessPool:
             end = await process.end()
             if is_lease_over(host):
                 raise LeaseLost("the handler's process ended itself with the lease")
-            return AttemptFinished(RetryLater(JobError("Crashed", f"The handler's process {end}.")), [])
+            return AttemptFinished(RetryLater(JobError("Crashed", f"The handler's process {end}.")))
         if len(self._idle) < MAX_IDLE_PROCESSES:
             self._idle.append(process)
         else:

@@ -1,10 +1,14 @@
-"""The runner: decodes the payload, runs the handler as its job requires, and returns the outcome of the attempt."""
+"""The runner: decodes the payload, runs the handler as its job requires, and returns the outcome of the attempt.
+
+A handler runs in a task of its own, so that it cannot cancel the worker's tasks, and the worker can give it up.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from typing import Any, cast
+import time
+from typing import Any
 
 import structlog
 
@@ -12,91 +16,125 @@ from headway import Job, JobContext
 from headway.context import Attempt
 from headway.contracts import JobError, Json
 
+from ...runtime.tracebacks import Traceback, task_stack
+from .. import metrics
 from ..outcomes import Finished, LeaseLost, RetryLater, decode_payload, outcome_from_exception, outcome_from_result
 from .leased_host import LeasedHost, check_lease, is_lease_over
 from .process_pool import ProcessPool
-from .thread_runner import run_in_thread
+from .thread_runner import handler_thread_stack, run_in_thread
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
+ABANDON_AFTER_S = 10.0  # after its time limit, a handler that has not stopped is abandoned
+
+AttemptResult = tuple[Finished | RetryLater, Traceback | None]
+
 
 class Runner:
-    """Runs attempts in the event loop, in threads and in processes."""
+    """Runs attempts in the event loop, in threads and in processes.
+
+    Attributes:
+        attempts: the attempts whose handlers run now, by the tasks of the handlers.
+        abandoned: the tasks of handlers that still run, although their attempts have an outcome. Each keeps its slot.
+    """
 
     def __init__(self, process_pool: ProcessPool) -> None:
         self._process_pool = process_pool
+        self.attempts: dict[asyncio.Task[AttemptResult], Attempt] = {}
+        self.abandoned: set[asyncio.Task[AttemptResult]] = set()
 
     async def run(
         self, job: Job[Any, Any], attempt: Attempt, payload: Json, host: LeasedHost, timeout_s: float | None
     ) -> Finished | RetryLater:
         """Run an attempt and return its outcome; any exception of the handler becomes an outcome.
 
-        A `timeout_s` of None means no limit.
+        On cancellation, the handler is cancelled with the same reason. This waits until it has stopped, and raises
+        CancelledError, whatever the handler returns then.
+
+        A `timeout_s` of None means no limit. A handler that does not stop within ABANDON_AFTER_S after its time limit
+        is abandoned.
 
         Raises:
             LeaseLost: the lease ended before the handler started, or the handler stopped because of it.
         """
-        timeout = AttemptTimeout(timeout_s)
+        handler = asyncio.create_task(self._call(job, attempt, payload, host))
+        self.attempts[handler] = attempt
+        handler.add_done_callback(self._on_handler_done)
+        started, timed_out = time.monotonic(), False
         try:
-            with timeout:
-                outcome, traceback = await self._call(job, attempt, payload, host)
-        except asyncio.CancelledError:
-            if timeout.task.cancelling():
-                raise
-            if is_lease_over(host):
-                raise LeaseLost("the handler stopped with the lease") from None
-            if not timeout.expired:
-                return RetryLater(JobError("CancelledError", "The handler cancelled itself."))
-        except LeaseLost:
+            await asyncio.wait({handler}, timeout=timeout_s)
+            if timed_out := not handler.done():
+                handler.cancel("timeout")
+                await asyncio.wait({handler}, timeout=ABANDON_AFTER_S)
+        except asyncio.CancelledError as interruption:
+            if handler.done() and not handler.cancelled():  # the handler ended before the interruption reached it
+                return _outcome(handler, job.kind, timeout_s if timed_out else None)
+            if not timed_out:
+                handler.cancel(*interruption.args)
+            # Without a bound for `stop`: the job must not be released while its handler has effects.
+            bounded = timeout_s is not None and interruption.args != ("stop",)
+            end = started + (timeout_s or 0) + ABANDON_AFTER_S
+            await asyncio.wait({handler}, timeout=max(0.0, end - time.monotonic()) if bounded else None)
+            self._abandon_if_running(handler, attempt, started)
             raise
-        except (Exception, SystemExit) as error:  # sys.exit() in a handler must not end the worker
-            if not timeout.expired:
-                return _log_failure(*outcome_from_exception(error), job.kind)
-        else:
-            return _log_failure(outcome, traceback, job.kind)
-        return RetryLater(JobError("Timeout", f"The attempt took longer than {timeout_s:g} s."))
+        self._abandon_if_running(handler, attempt, started)
+        if handler.cancelled() and is_lease_over(host):
+            raise LeaseLost("the handler stopped with the lease")
+        return _outcome(handler, job.kind, timeout_s if timed_out else None)
 
-    async def _call(
-        self, job: Job[Any, Any], attempt: Attempt, payload: Json, host: LeasedHost
-    ) -> tuple[Finished | RetryLater, list[str]]:
-        if job.process:
-            finished = await self._process_pool.run(job, attempt, payload, host)
-            return finished.outcome, finished.traceback
-        decoded = decode_payload(job, payload)
-        if inspect.iscoroutinefunction(job.handler):
-            check_lease(host)
-            return outcome_from_result(await job.handler(JobContext(attempt, host), decoded)), []
-        return outcome_from_result(await run_in_thread(job, attempt, decoded, host)), []
+    def _on_handler_done(self, handler: asyncio.Task[AttemptResult]) -> None:
+        del self.attempts[handler]
+        if not handler.cancelled():
+            handler.exception()  # marks LeaseLost as retrieved: a run that was cancelled ignores it
+
+    async def _call(self, job: Job[Any, Any], attempt: Attempt, payload: Json, host: LeasedHost) -> AttemptResult:
+        """Call the handler and return its outcome; raise only CancelledError and LeaseLost."""
+        try:
+            if job.process:
+                finished = await self._process_pool.run(job, attempt, payload, host)
+                return finished.outcome, finished.traceback
+            decoded = decode_payload(job, payload)
+            if inspect.iscoroutinefunction(job.handler):
+                check_lease(host)
+                return outcome_from_result(await job.handler(JobContext(attempt, host), decoded)), None
+            return outcome_from_result(await run_in_thread(job, attempt, decoded, host)), None
+        except (asyncio.CancelledError, LeaseLost):
+            raise
+        except BaseException as error:  # also KeyboardInterrupt, sys.exit() and exceptions of libraries
+            return outcome_from_exception(error)
+
+    def _abandon_if_running(self, handler: asyncio.Task[AttemptResult], attempt: Attempt, started: float) -> None:
+        if handler.done():
+            return
+        where = handler_thread_stack(attempt) or task_stack(handler)
+        log.warning("handler_abandoned", kind=attempt.kind, seconds=round(time.monotonic() - started, 1), where=where)
+        metrics.ATTEMPTS_ABANDONED.labels(attempt.kind).inc()
+        metrics.HANDLERS_ABANDONED.inc()
+        self.abandoned.add(handler)
+
+        def on_end(handler: asyncio.Task[AttemptResult]) -> None:
+            self.abandoned.discard(handler)
+            metrics.HANDLERS_ABANDONED.dec()
+            log.info("abandoned_handler_ended", kind=attempt.kind, seconds=round(time.monotonic() - started, 1))
+
+        handler.add_done_callback(on_end)
 
 
-def _log_failure(outcome: Finished | RetryLater, traceback: list[str], kind: str) -> Finished | RetryLater:
-    if traceback and outcome.error is not None:
-        log.warning("handler_failed", kind=kind, error=outcome.error.type, where=traceback)
-    return outcome
+def _outcome(
+    handler: asyncio.Task[AttemptResult], kind: str, exceeded_timeout_s: float | None
+) -> Finished | RetryLater:
+    """Return the outcome of an attempt, logging the traceback of a bug.
 
-
-class AttemptTimeout:
-    """A context manager that cancels the current task with the argument `timeout` after some seconds.
-
-    asyncio.timeout cancels without an argument, and a handler could not tell a timeout from a cancel.
+    A handler that exceeded its time limit has the error `Timeout`, unless it has returned a result nevertheless.
     """
-
-    def __init__(self, seconds: float | None) -> None:
-        self._seconds = seconds
-        self._timer: asyncio.TimerHandle | None = None
-        self.expired = False
-        self.task = cast("asyncio.Task[Any]", asyncio.current_task())
-
-    def __enter__(self) -> None:
-        if self._seconds is not None:
-            self._timer = asyncio.get_running_loop().call_later(self._seconds, self._expire)
-
-    def _expire(self) -> None:
-        self.expired = True
-        self.task.cancel("timeout")
-
-    def __exit__(self, *_: object) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        if self.expired:
-            self.task.uncancel()
+    if not handler.done():
+        message = f"The attempt took longer than {exceeded_timeout_s:g} s and could not be stopped."
+        return RetryLater(JobError("Timeout", message), abandoned=True)
+    outcome, traceback = (None, None) if handler.cancelled() else handler.result()
+    if exceeded_timeout_s is not None and (outcome is None or outcome.status != "succeeded"):
+        return RetryLater(JobError("Timeout", f"The attempt took longer than {exceeded_timeout_s:g} s."))
+    if outcome is None:
+        return RetryLater(JobError("CancelledError", "The handler cancelled itself."))
+    if traceback is not None and outcome.error is not None:
+        log.warning("handler_failed", kind=kind, error=outcome.error.type, **traceback.log_fields())
+    return outcome

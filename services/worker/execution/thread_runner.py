@@ -15,6 +15,7 @@ from headway import Job, JobContext
 from headway.context import Attempt, completed_awaitable
 from headway.contracts import Json, Progress
 
+from ...runtime.tracebacks import thread_stack
 from .leased_host import LeasedHost, check_lease, is_lease_over
 
 
@@ -34,7 +35,7 @@ async def run_in_thread(job: Job[Any, Any], attempt: Attempt, payload: Any, host
         check_lease(host)
         return job.handler(context, payload)
 
-    thread = _start_thread(partial(contextvars.copy_context().run, call))
+    thread = _start_thread(partial(contextvars.copy_context().run, call), _thread_name(attempt))
     try:
         return await asyncio.shield(thread)
     except asyncio.CancelledError as error:
@@ -43,6 +44,17 @@ async def run_in_thread(job: Job[Any, Any], attempt: Attempt, payload: Any, host
             thread_host.close(context.cancelled)
             await asyncio.wait({thread})
         raise
+
+
+def handler_thread_stack(attempt: Attempt) -> list[str]:
+    """Return what the thread of an attempt's handler executes, as `thread_stack` does; empty if it has no thread."""
+    name = _thread_name(attempt)
+    ids = [thread.ident for thread in threading.enumerate() if thread.name == name and thread.ident is not None]
+    return thread_stack(ids[-1]) if ids else []
+
+
+def _thread_name(attempt: Attempt) -> str:
+    return f"handler of {attempt.job_id}"
 
 
 class ThreadContext(JobContext):
@@ -102,7 +114,7 @@ class ThreadHost:
             self._saving.cancel()
 
 
-def _start_thread(call: Callable[[], Any]) -> asyncio.Future[Any]:
+def _start_thread(call: Callable[[], Any], name: str) -> asyncio.Future[Any]:
     """Call a function in a new daemon thread; unlike a thread pool's, it does not delay other calls or the exit."""
     loop = asyncio.get_running_loop()
     result: asyncio.Future[Any] = loop.create_future()
@@ -120,5 +132,5 @@ def _start_thread(call: Callable[[], Any]) -> asyncio.Future[Any]:
         with suppress(RuntimeError):  # the loop was closed before the handler ended
             loop.call_soon_threadsafe(resolve)
 
-    threading.Thread(target=target, name="handler", daemon=True).start()
+    threading.Thread(target=target, name=name, daemon=True).start()
     return result

@@ -47,9 +47,12 @@ class RunningConsumer:
         self.queue, self.wakeups, self._wakeup_client = FakeQueue(), wakeups, wakeup_client
         self.waits_s: list[float] = []
         self.deliveries: list[asyncio.Event] = []  # one for each running delivery; setting it ends the delivery
+        self.crash: BaseException | None = None  # raised by the delivery that ends next
+        self.task: asyncio.Task[None]
         reporter = SimpleNamespace(reachable=asyncio.Event())
         reporter.reachable.set()
-        deps: Any = SimpleNamespace(queue=self.queue, reporter=reporter, lease_s=60)
+        self.runner = SimpleNamespace(abandoned=set())
+        deps: Any = SimpleNamespace(queue=self.queue, reporter=reporter, runner=self.runner, lease_s=60)
         self.consumer = Consumer(deps, wakeups, concurrency, POLL_MAX_S)
 
     async def wait_for_polls(self, count: int) -> None:
@@ -95,6 +98,9 @@ def run_consumer(monkeypatch: pytest.MonkeyPatch) -> RunConsumer:
                     running.deliveries.append(self.ended)
                     await self.ended.wait()
                     running.deliveries.remove(self.ended)
+                    error, running.crash = running.crash, None
+                    if error is not None:
+                        raise error
 
             wait = Consumer._wait
 
@@ -105,12 +111,12 @@ def run_consumer(monkeypatch: pytest.MonkeyPatch) -> RunConsumer:
             monkeypatch.setattr(module, "Delivery", FakeDelivery)
             monkeypatch.setattr(module, "MIN_POLL_INTERVAL_S", 500.0)
             monkeypatch.setattr(Consumer, "_wait", staticmethod(recorded_wait))
-            task = asyncio.create_task(running.consumer.run())
+            running.task = asyncio.create_task(running.consumer.run())
             yield running
             await asyncio.wait_for(running.consumer.stop(0), PATIENCE_S)
-            task.cancel()
+            running.task.cancel()
             with suppress(asyncio.CancelledError):
-                await task
+                await running.task
 
     return run
 
@@ -203,3 +209,41 @@ async def test_failed_poll_does_not_lose_a_wakeup(run_consumer: RunConsumer, mon
         running.queue.messages, running.queue.unavailable = ["a"], False
         await wait_until(lambda: running.deliveries)
         await wait_until(running.passed_on)
+
+
+async def test_crash_of_a_delivery_releases_the_others(run_consumer: RunConsumer) -> None:
+    """The consumer stops receiving, releases all messages at once, and raises the exception of the delivery."""
+    async with run_consumer(3) as running:
+        running.queue.messages = ["a", "b", "c"]
+        running.wakeups.received.set()
+        await wait_until(lambda: len(running.deliveries) == 3)
+        running.crash = error = RuntimeError("a bug")
+        running.deliveries[0].set()
+        await asyncio.wait({running.task}, timeout=PATIENCE_S)
+        assert running.deliveries == []
+        assert running.task.exception() is error
+        running.task = asyncio.create_task(asyncio.sleep(0))
+
+
+async def test_crash_of_another_part_releases_all_messages(run_consumer: RunConsumer) -> None:
+    """When the service cancels the consumer without a drain, it releases the messages of its jobs first."""
+    async with run_consumer(2) as running:
+        running.queue.messages = ["a", "b"]
+        running.wakeups.received.set()
+        await wait_until(lambda: len(running.deliveries) == 2)
+        running.task.cancel()
+        await asyncio.wait({running.task}, timeout=PATIENCE_S)
+        assert running.deliveries == []
+        assert running.task.cancelled()
+
+
+async def test_abandoned_handler_keeps_its_slot(run_consumer: RunConsumer) -> None:
+    """The consumer does not use the slot of an abandoned handler until it ends."""
+    async with run_consumer(3) as running:
+        running.runner.abandoned.add("a task")
+        running.queue.messages = ["a", "b", "c"]
+        running.wakeups.received.set()
+        await wait_until(lambda: len(running.deliveries) == 2)
+        assert running.queue.messages == ["c"]
+        running.runner.abandoned.clear()
+        await wait_until(lambda: len(running.deliveries) == 3)

@@ -35,8 +35,10 @@ def crashes(_ctx: JobContext, payload: int) -> None:
 
 @job("fails", process=True)
 def fails(_ctx: JobContext, payload: str) -> None:
-    """Raise `Fail`, `SystemExit` or a ValueError."""
-    raise {"fail": Fail("No"), "exit": SystemExit(3)}.get(payload, ValueError(payload))
+    """Raise an exception that the payload names, by default a ValueError."""
+    group = ExceptionGroup("g", [ValueError(), ExceptionGroup("h", [Fail("No")])])
+    errors = {"fail": Fail("No"), "exit": SystemExit(3), "interrupt": KeyboardInterrupt(), "group": group}
+    raise errors.get(payload, ValueError(payload))
 
 
 @job("hangs", process=True)

@@ -137,7 +137,13 @@ async def test_crash_fails_only_its_attempt(pool: ProcessPool, kind: str, payloa
 
 @pytest.mark.parametrize(
     ("payload", "status", "error"),
-    [("fail", "failed", "Fail"), ("exit", "retrying", "SystemExit"), ("other", "retrying", "ValueError")],
+    [
+        ("fail", "failed", "Fail"),
+        ("exit", "retrying", "SystemExit"),
+        ("interrupt", "retrying", "KeyboardInterrupt"),
+        ("group", "failed", "Fail"),
+        ("other", "retrying", "ValueError"),
+    ],
 )
 async def test_exception_is_the_error_of_the_attempt(pool: ProcessPool, payload: str, status: str, error: str) -> None:
     """The process is reused after an exception."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any
@@ -13,11 +14,15 @@ from uuid import UUID, uuid4
 
 import pytest
 from msgspec import Meta, Struct
+from structlog.testing import capture_logs
 
 from headway import Fail, Job, JobContext, Retry, job
 from headway.context import Attempt
 from headway.contracts import MAX_ERROR_LENGTH, MAX_RESULT_BYTES, Json, Timestamp, encode
 from headway.testing import Recorder
+from services.runtime.tracebacks import TRACEBACK_TEXT
+from services.worker import metrics
+from services.worker.execution import runner as runner_module
 from services.worker.execution.leased_host import LeasedHost
 from services.worker.execution.process_pool import ProcessPool
 from services.worker.execution.runner import Runner
@@ -54,9 +59,13 @@ async def run_job(
     tested: Job[Any, Any], host: LeasedHost, payload: str, timeout_s: float | None = None
 ) -> Finished | RetryLater:
     """Run one attempt of a job for a host."""
-    attempt = Attempt(job_id=uuid4(), kind=tested.kind, max_attempts=5)
     async with ProcessPool.open() as processes:
-        return await Runner(processes).run(tested, attempt, Json(payload.encode()), host, timeout_s)
+        return await Runner(processes).run(tested, attempt_of(tested), Json(payload.encode()), host, timeout_s)
+
+
+def attempt_of(tested: Job[Any, Any]) -> Attempt:
+    """Return an attempt of a job."""
+    return Attempt(job_id=uuid4(), kind=tested.kind, max_attempts=5)
 
 
 async def run_raising(error: BaseException) -> Finished | RetryLater:
@@ -161,7 +170,7 @@ async def test_handler_receives_context_and_payload() -> None:
         (TimeoutError("the peer was slow"), ("TimeoutError", "the peer was slow")),
         (
             ExceptionGroup("two things", [ValueError("a"), OSError("b")]),
-            ("ExceptionGroup", "two things (2 sub-exceptions)"),
+            ("ExceptionGroup", "two things (2 sub-exceptions): ValueError: a; OSError: b"),
         ),
         (ValueError("x" * (MAX_ERROR_LENGTH + 1)), ("ValueError", "x" * (MAX_ERROR_LENGTH - 1) + "…")),
         (type("E" * 200, (Exception,), {})("a"), ("E" * 128, "a")),
@@ -283,9 +292,107 @@ async def test_exception_whose_str_raises_fails_the_attempt() -> None:
     assert error_of(await run_raising(UnprintableError()), "retrying") == ("UnprintableError", "UnprintableError")
 
 
-async def test_sys_exit_fails_the_attempt() -> None:
-    """`sys.exit()` in a handler does not end the worker."""
-    assert error_of(await run_raising(SystemExit(3)), "retrying") == ("SystemExit", "3")
+class Panic(BaseException):
+    """An exception of a library that `except Exception` does not catch."""
+
+
+NOT_EXCEPTIONS = [
+    KeyboardInterrupt("a"),
+    SystemExit("a"),
+    GeneratorExit("a"),
+    Panic("a"),
+    asyncio.CancelledError("a"),
+    BaseExceptionGroup("g", [KeyboardInterrupt("a")]),
+]
+
+
+@pytest.mark.parametrize("in_thread", [False, True], ids=["loop", "thread"])
+@pytest.mark.parametrize("error", NOT_EXCEPTIONS, ids=lambda error: type(error).__name__)
+async def test_whatever_a_handler_raises_fails_the_attempt(error: BaseException, in_thread: bool) -> None:
+    """The error of the attempt is that of the handler, also if `except Exception` does not catch it."""
+
+    def in_a_thread(_ctx: JobContext, _payload: Any) -> None:
+        raise error
+
+    outcome = await (run_handler(in_a_thread) if in_thread else run_raising(error))
+    expected = {"BaseExceptionGroup": ("KeyboardInterrupt", "a")}
+    expected["CancelledError"] = ("CancelledError", "The handler cancelled itself.")
+    name = type(error).__name__
+    assert error_of(outcome, "retrying") == expected.get(name, (name, "a"))
+
+
+async def test_exception_whose_str_exits_fails_the_attempt() -> None:
+    """Even the conversion of an exception to text cannot end the worker."""
+
+    class Exiting(Exception):
+        def __str__(self) -> str:
+            raise SystemExit
+
+    assert error_of(await run_raising(Exiting()), "retrying") == ("Exiting", "Exiting")
+
+
+async def test_handler_that_cancels_its_own_task_fails_the_attempt() -> None:
+    """The worker's own tasks are not cancelled."""
+
+    async def handler(_ctx: JobContext, _payload: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
+    assert error_of(await run_handler(handler), "retrying")[0] == "CancelledError"
+
+
+def nested(*errors: Exception) -> ExceptionGroup[Exception]:
+    """Return an exception group in a task group's exception group."""
+    return ExceptionGroup("unhandled errors in a TaskGroup", [OSError("c"), ExceptionGroup("inner", errors)])
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (nested(Retry("Later", after_s=7), Fail("No such photo")), ("failed", "Fail", "No such photo", None)),
+        (nested(Retry("Later", after_s=7), Retry("No", after_s=8)), ("retrying", "Retry", "Later", 7)),
+        (nested(Fail("One"), Fail("Two")), ("failed", "Fail", "One", None)),
+        (ExceptionGroup("g", [ExceptionGroup("h", [KeyError("k")])]), ("retrying", "KeyError", "'k'", None)),
+        (
+            BaseExceptionGroup("g", [asyncio.CancelledError(), ValueError("v")]),
+            ("retrying", "ValueError", "v", None),
+        ),
+    ],
+    ids=["fail", "retry", "first", "single", "cancellation"],
+)
+async def test_group_counts_as_its_decisive_exception(error: BaseException, expected: tuple[Any, ...]) -> None:
+    """A Fail decides, otherwise a Retry, otherwise the only exception; the log names the line of each."""
+
+    async def handler(_ctx: JobContext, _payload: Any) -> None:
+        raise error
+
+    with capture_logs() as lines:
+        outcome = await run_handler(handler)
+    assert outcome.error is not None
+    after_s = outcome.after_s if isinstance(outcome, RetryLater) else None
+    assert (outcome.status, outcome.error.type, outcome.error.message, after_s) == expected
+    (line,) = (line for line in lines if line["event"] == "handler_failed")
+    assert f"containing {expected[1]}" in line["where"]
+
+
+async def test_log_names_the_failing_line_in_a_task_group() -> None:
+    """The line inside the task is logged, and not only that of the task group; the text is kept apart."""
+
+    async def fetch() -> None:
+        raise KeyError("secret")
+
+    async def handler(_ctx: JobContext, _payload: Any) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fetch())
+
+    with capture_logs() as lines:
+        assert error_of(await run_handler(handler), "retrying") == ("KeyError", "'secret'")
+    (line,) = (line for line in lines if line["event"] == "handler_failed")
+    assert line["where"][-1] == f"{__file__}:{fetch.__code__.co_firstlineno + 1} fetch"
+    assert "secret" in line.pop(TRACEBACK_TEXT)
+    assert "secret" not in str(line)
 
 
 async def test_handler_decides_whether_to_retry() -> None:
@@ -346,15 +453,13 @@ async def test_interrupted_thread_stops_at_its_next_progress(reason: str) -> Non
     assert reasons == [(reason,), reason]
 
 
-@pytest.mark.parametrize("error", [ValueError("a"), StopIteration(1), SystemExit(3)], ids=repr)
-async def test_exception_in_a_thread_is_the_error_of_the_attempt(error: BaseException) -> None:
-    """The worker keeps running, even if the thread raises StopIteration or SystemExit."""
+async def test_stop_iteration_in_a_thread_fails_the_attempt() -> None:
+    """The worker keeps running, although futures do not accept StopIteration."""
 
     def handler(_ctx: JobContext, _payload: Any) -> None:
-        raise error
+        raise StopIteration
 
-    kind, _ = error_of(await run_handler(handler), "retrying")
-    assert kind in (type(error).__name__, "RuntimeError")
+    assert error_of(await run_handler(handler), "retrying")[0] == "RuntimeError"
 
 
 async def test_second_cancel_abandons_a_thread_that_does_not_stop() -> None:
@@ -398,3 +503,106 @@ async def test_thread_stops_with_its_lease_although_the_loop_is_blocked() -> Non
     assert reasons == ["lease", "lease"]
     with pytest.raises(LeaseLost):
         await running
+
+
+class Stubborn:
+    """A handler that does not stop when it is cancelled, until a test allows it."""
+
+    def __init__(self, in_thread: bool) -> None:
+        self.started, self.finish = threading.Event(), threading.Event()
+        self.job: Job[Any, Any] = job("stubborn")(self.in_thread if in_thread else self.in_loop)
+
+    def in_thread(self, _ctx: JobContext, _payload: Any) -> str:
+        """Wait in a thread, without a call of the context."""
+        self.started.set()
+        assert self.finish.wait(30)
+        return "finished anyway"
+
+    async def in_loop(self, _ctx: JobContext, _payload: Any) -> str:
+        """Ignore every cancellation."""
+        self.started.set()
+        while not self.finish.is_set():
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.001)
+        return "finished anyway"
+
+
+@pytest.fixture(params=[True, False], ids=["thread", "loop"])
+def stubborn(request: pytest.FixtureRequest) -> Iterator[Stubborn]:
+    """Return a stubborn handler, which ends after the test."""
+    handler = Stubborn(request.param)
+    yield handler
+    handler.finish.set()
+
+
+@pytest.fixture
+async def runner(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runner]:
+    """Return a runner that abandons handlers soon."""
+    monkeypatch.setattr(runner_module, "ABANDON_AFTER_S", 0.05)
+    async with ProcessPool.open() as processes:
+        yield Runner(processes)
+
+
+async def test_handler_that_ignores_its_time_limit_is_abandoned(runner: Runner, stubborn: Stubborn) -> None:
+    """The job gets no other attempt while the handler runs; log and metric say so until it ends."""
+    with capture_logs() as lines:
+        attempt = attempt_of(stubborn.job)
+        outcome = await runner.run(stubborn.job, attempt, Json(b"{}"), FakeHost(), timeout_s=0.05)
+        assert isinstance(outcome, RetryLater)
+        assert outcome.abandoned
+        assert outcome.error.type == "Timeout"
+        (line,) = (line for line in lines if line["event"] == "handler_abandoned")
+        assert line["kind"] == "stubborn"
+        assert line["seconds"] >= 0.1
+        assert any("in_thread" in place or "in_loop" in place for place in line["where"])
+        assert (len(runner.abandoned), metrics.HANDLERS_ABANDONED._value.get()) == (1, 1)
+        stubborn.finish.set()
+        await wait_until(lambda: not runner.abandoned)
+        assert metrics.HANDLERS_ABANDONED._value.get() == 0
+        assert [line for line in lines if line["event"] == "abandoned_handler_ended"]
+
+
+async def test_handler_that_stops_late_is_not_abandoned(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler that stops within the grace period after its time limit gets another attempt."""
+    monkeypatch.setattr(runner_module, "ABANDON_AFTER_S", 30)
+    handler = Stubborn(in_thread=True)
+    run = asyncio.create_task(runner.run(handler.job, attempt_of(handler.job), Json(b"{}"), FakeHost(), timeout_s=0.01))
+    await wait_until(handler.started.is_set)
+    handler.finish.set()
+    outcome = await run
+    assert isinstance(outcome, RetryLater)
+    assert not outcome.abandoned
+    assert runner.abandoned == set()
+
+
+@pytest.mark.parametrize("reason", ["cancel", "lease"])
+async def test_cancelled_handler_is_abandoned_after_its_time_limit(
+    runner: Runner, stubborn: Stubborn, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    """A cancellation waits for the handler, but only until its time limit and the grace period are over."""
+    monkeypatch.setattr(runner_module, "ABANDON_AFTER_S", -60)  # both are over at once
+    run = asyncio.create_task(runner.run(stubborn.job, attempt_of(stubborn.job), Json(b"{}"), FakeHost(), timeout_s=60))
+    await wait_until(stubborn.started.is_set)
+    run.cancel(reason)
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(run, 10)
+    assert len(runner.abandoned) == 1
+
+
+@pytest.mark.parametrize(("reason", "timeout_s"), [("stop", 60), ("cancel", None)])
+async def test_running_handler_keeps_its_job(
+    runner: Runner, stubborn: Stubborn, monkeypatch: pytest.MonkeyPatch, reason: str, timeout_s: float | None
+) -> None:
+    """A draining worker must not release the job of a handler that runs; without a time limit there is no hurry."""
+    monkeypatch.setattr(runner_module, "ABANDON_AFTER_S", -60)
+    run = asyncio.create_task(
+        runner.run(stubborn.job, attempt_of(stubborn.job), Json(b"{}"), FakeHost(), timeout_s=timeout_s)
+    )
+    await wait_until(stubborn.started.is_set)
+    run.cancel(reason)
+    await asyncio.wait({run}, timeout=0.05)
+    assert not run.done()
+    stubborn.finish.set()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert runner.abandoned == set()
