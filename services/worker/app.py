@@ -14,6 +14,7 @@ from .consumer import Consumer
 from .delivery import DeliveryDependencies
 from .execution.process_pool import ProcessPool
 from .execution.runner import Runner
+from .loop_watchdog import LoopWatchdog
 from .queue_metrics import monitor_queue_depth
 from .received_job import UNKNOWN_KIND
 from .registry import load_jobs
@@ -39,8 +40,9 @@ async def worker(settings: WorkerSettings, reloader: CodeReloader | None = None)
         WakeupListener.connect(notifier_url, wakeup_client) as wakeup_listener,
         ProcessPool.open() as process_pool,
     ):
+        runner = Runner(process_pool)
         dependencies = DeliveryDependencies(
-            queue, reporter, registry, Runner(process_pool), settings.lease_s, settings.job_ttl_s, wakeup_client
+            queue, reporter, registry, runner, settings.lease_s, settings.job_ttl_s, wakeup_client
         )
         consumer = Consumer(dependencies, wakeup_listener, settings.worker_concurrency, settings.poll_max_s)
         yield ServiceSpec(
@@ -49,6 +51,7 @@ async def worker(settings: WorkerSettings, reloader: CodeReloader | None = None)
                 "wakeup_client": wakeup_client.run,
                 "wakeup_listener": wakeup_listener.run,
                 "consumer": consumer.run,
+                "loop_watchdog": LoopWatchdog(runner.attempts, registry).run,
                 "queue_depth": partial(monitor_queue_depth, queue),
                 **({} if reloader is None else {"reload": partial(reloader.watch, settings.worker_jobs)}),
             },

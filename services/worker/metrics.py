@@ -37,6 +37,9 @@ ATTEMPTS_ABANDONED = Counter(
 HANDLERS_ABANDONED = Gauge(
     "worker_abandoned_handlers", "How many handlers still run in a slot, although their attempt was abandoned?"
 )
+LOOP_BLOCKED = Counter(
+    "worker_loop_blocked_seconds", "How many seconds did handlers block the event loop (from a second on)?", ["kind"]
+)
 JOBS_RUNNING = Gauge("worker_jobs_in_progress", "How many jobs are running now?")
 CONCURRENCY = Gauge("worker_concurrency", "How many jobs can run at the same time?")
 LAST_POLL = Gauge("worker_last_poll_timestamp_seconds", "When did the queue last answer?")
@@ -70,6 +73,7 @@ def create_failure_series(kinds: Iterable[str]) -> None:
     for kind in kinds:
         DELIVERIES_FINISHED.labels(kind, "failed")
         ATTEMPTS_ABANDONED.labels(kind)
+        LOOP_BLOCKED.labels(kind)
 
 
 def observe_since_submission(job: ReceivedJob, histogram: Histogram) -> None:

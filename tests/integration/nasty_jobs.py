@@ -105,6 +105,12 @@ def nasty_in_process(_ctx: JobContext, payload: tuple[str, str]) -> None:
     raise_error(payload[1])
 
 
+@job("blocks", max_attempts=1)
+async def blocks(_ctx: JobContext, seconds: float) -> None:
+    """Block the event loop."""
+    time.sleep(seconds)
+
+
 @job("innocent", max_attempts=2)
 async def innocent(ctx: JobContext, seconds: float) -> int:
     """Sleep, and return the number of the attempt."""

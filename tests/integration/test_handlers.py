@@ -98,12 +98,14 @@ ERROR_TYPES = {
     "fail": "Fail",
     "retry": "Retry",
 }
+BLOCKED_S = 2.0
 
 
 async def test_no_job_harms_another(stack: Stack) -> None:
     """Each nasty job ends with its own error, and the jobs beside it succeed at their first attempt, in one worker.
 
-    The log has the type and place of what the jobs leave behind, but not the text.
+    The log has the type and place of what the jobs leave behind, but not the text, and it says which job blocked the
+    event loop.
     """
     worker, lines_before = stack.pid("worker"), len(worker_log(stack))
     async with watch_jobs(stack) as watcher:
@@ -112,9 +114,10 @@ async def test_no_job_harms_another(stack: Stack) -> None:
             await watcher.watch(receipt)
         await watcher.wait_for_status({receipt["id"] for receipt in innocent}, "running")
         nasty = [await stack.submit(kind, [way, name]) for kind, way, name in NASTY]
-        for receipt in nasty:
+        blocks = await stack.submit("blocks", BLOCKED_S)
+        for receipt in (*nasty, blocks):
             await watcher.watch(receipt)
-        await watcher.wait_for_status({receipt["id"] for receipt in (*innocent, *nasty)}, "succeeded", "failed")
+        await watcher.wait_for_status({receipt["id"] for receipt in (*innocent, *nasty, blocks)}, "succeeded", "failed")
         for receipt in innocent:
             assert (watcher.last(receipt["id"])["status"], watcher.last(receipt["id"])["result"]) == ("succeeded", 1)
         for receipt, (_, way, name) in zip(nasty, NASTY, strict=True):
@@ -128,3 +131,7 @@ async def test_no_job_harms_another(stack: Stack) -> None:
     lines = [json.loads(line) for line in text.splitlines()]
     left_behind = {line["error"] for line in lines if line["event"] == "unhandled_exception"}
     assert {*ERROR_TYPES.values()} - {"Fail", "Retry"} <= left_behind
+    blocked = [line for line in lines if line["event"] == "event_loop_blocked" and line.get("job_id") == blocks["id"]]
+    assert [line["kind"] for line in blocked] == ["blocks"]
+    assert any("nasty_jobs.py" in place for place in blocked[0]["where"])
+    assert await stack.metric('worker_loop_blocked_seconds_total{kind="blocks"}', "worker") > 1
