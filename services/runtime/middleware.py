@@ -39,6 +39,8 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     except Exception:
         log.exception("request_failed", method=request.method, route=route)
         response = problem_response(500, "internal_error", "Internal error")
+    if response.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        response.force_close()  # the client's next connection may reach another replica
     metrics.REQUESTS.labels(request.method, route, response.status).inc()
     if isinstance(response, web.Response) and not _is_long_poll(request):
         duration_s = time.perf_counter() - started

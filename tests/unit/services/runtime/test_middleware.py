@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
-from services.runtime.errors import NotFound
+from services.runtime.errors import NotFound, ServiceUnavailable
 
 from .http_app import Client, read_problem, serve
 
@@ -26,10 +26,20 @@ async def not_found(_request: web.Request) -> web.Response:
     raise NotFound("Because.")
 
 
+async def unavailable(_request: web.Request) -> web.Response:
+    """Raise a failure that another replica may not have."""
+    raise ServiceUnavailable("Because.", retry_after_s=1)
+
+
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
     """Serve handlers that fail."""
-    routes = web.get("/crash", crash), web.get("/jobs/{id}/crash", crash), web.get("/things/{name}", not_found)
+    routes = [
+        web.get("/crash", crash),
+        web.get("/jobs/{id}/crash", crash),
+        web.get("/things/{name}", not_found),
+        web.get("/unavailable", unavailable),
+    ]
     async with serve(*routes) as client:
         yield client
 
@@ -77,3 +87,11 @@ async def test_log_lines_of_a_request_name_its_job(client: Client, *, is_job: bo
     expected = ["request_failed", "request_answered"]
     assert [line["event"] for line in lines] == expected * 2
     assert [line.get("job_id") for line in lines] == [job_id if is_job else None] * 2 + [None] * 2
+
+
+async def test_a_503_closes_its_connection(client: Client) -> None:
+    """The client's next connection may reach another replica; any other response keeps the connection."""
+    response = await client.get("/unavailable")
+    assert (response.status, response.headers["Connection"], response.headers["Retry-After"]) == (503, "close", "1")
+    for path in ("/crash", "/things/any"):
+        assert "Connection" not in (await client.get(path)).headers
