@@ -13,6 +13,10 @@
 
 - `StreamWriter` writing nothing between two calls of `write()`, and one chunk per call.
 
+`close_idle_connections` makes a client's next request open a new connection. It relies on
+
+- `BaseConnector._conns`, the idle connections, which are checked with `is_connected()` before they are used again.
+
 `MALFORMED_REQUEST` relies on
 
 - `HttpProcessingError` and `RequestPayloadError` as the base classes of all errors of the parser.
@@ -100,6 +104,17 @@ def attach(runner: web.AppRunner, transport: asyncio.Transport, received: bytes)
     protocol.connection_made(transport)
     protocol.data_received(received)
     return True
+
+
+def close_idle_connections(session: aiohttp.ClientSession) -> None:
+    """Close the connections that a client session keeps for further requests. Its cached DNS addresses stay in use.
+
+    The connector has no public method that closes them without closing itself.
+    """
+    assert session.connector is not None  # noqa: S101 - it is None once the session is closed
+    for connections in session.connector._conns.values():  # noqa: SLF001
+        for protocol, _released_at in connections:
+            protocol.close()
 
 
 async def start_stream(request: web.Request, headers: Mapping[str, str]) -> tuple[web.StreamResponse, bool]:

@@ -8,9 +8,22 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from headway.contracts import ENDED, NULL, JobError, JobReport, JobStatus, Json, Progress, Timestamp, Verdict
+from headway.backoff import full_jitter_s
+from headway.contracts import (
+    ENDED,
+    MAX_REPORTS_PER_REQUEST,
+    NULL,
+    JobError,
+    JobReport,
+    JobStatus,
+    Json,
+    Progress,
+    Timestamp,
+    Verdict,
+)
 
 LONG_AGO = float("-inf")  # earlier than any monotonic time
+BACKOFF_S, MAX_BACKOFF_S = 0.1, 2.0
 
 
 class ReportRejected(Exception):
@@ -19,6 +32,9 @@ class ReportRejected(Exception):
 
 class ReportStream:
     """The reports of one delivery; a change replaces an earlier one that has not been sent.
+
+    `max_group` is the number of reports that a request with this one may contain. It is halved with each request that
+    fails, until a report that makes requests fail is alone. `failures` counts the requests that failed with it alone.
 
     Args:
         initial: the first state, with sequence 0.
@@ -29,6 +45,7 @@ class ReportStream:
     def __init__(
         self, initial: JobReport, on_verdict: Callable[[Verdict], None], on_change: Callable[[], None]
     ) -> None:
+        self.job_id = initial.job_id
         self._latest = initial
         self._on_verdict = on_verdict
         self._on_change = on_change
@@ -36,6 +53,9 @@ class ReportStream:
         self._lease_until: float | None = None
         self._due_after_s: float | None = None
         self.sent_at = LONG_AGO
+        self.max_group = MAX_REPORTS_PER_REQUEST
+        self.failures = 0
+        self._retry_at = LONG_AGO
         self._changed = False
         self._urgent = False
         self._watched = True
@@ -95,13 +115,14 @@ class ReportStream:
     def next_send_at(self, heartbeat_s: float) -> float:
         """Return the monotonic time when the next report is due.
 
-        A change of status and the progress of a watched job are due immediately; otherwise the heartbeat decides.
+        A change of status and the progress of a watched job are due immediately; otherwise the heartbeat decides. A
+        report that failed alone waits for its backoff.
         """
         if self._urgent or (self._changed and self._watched):
-            return LONG_AGO
+            return self._retry_at
         if self._sequence == 0 or self._latest.status != "running":
             return float("inf")
-        return self.sent_at + heartbeat_s
+        return max(self._retry_at, self.sent_at + heartbeat_s)
 
     def next_report(self) -> JobReport:
         """Return the latest state as a report to send; each call increases the sequence."""
@@ -125,6 +146,7 @@ class ReportStream:
 
     def on_verdict(self, verdict: Verdict) -> None:
         """Called with the verdict on the report in flight."""
+        self.max_group, self.failures, self._retry_at = MAX_REPORTS_PER_REQUEST, 0, LONG_AGO
         self._watched = verdict.watched
         waiting, self._in_flight = self._in_flight, []
         for future in waiting:
@@ -132,8 +154,16 @@ class ReportStream:
                 future.set_result(verdict)
         self._on_verdict(verdict)
 
+    def on_failure(self, group_size: int) -> None:
+        """Called when the request with the report in flight, one of `group_size`, failed: send it again."""
+        self.requeue()
+        self.max_group = (group_size + 1) // 2
+        if group_size == 1:
+            self.failures += 1
+            self._retry_at = time.monotonic() + full_jitter_s(self.failures, BACKOFF_S, MAX_BACKOFF_S)
+
     def requeue(self) -> None:
-        """Mark the report in flight as unsent, because its request failed."""
+        """Mark the report in flight as unsent."""
         self._pending, self._in_flight = self._in_flight + self._pending, []
         self._changed = True
         self._urgent = self._urgent or bool(self._pending)

@@ -3,33 +3,50 @@
 Changes during a request are coalesced: the next request carries only the latest state of each job. A failed request is
 repeated with the latest state and new sequence numbers. If only the response was lost, the notifier would reject the
 same sequence number as stale.
+
+Only the notifier itself can reject a report. Any other response, for example of a proxy, means that the notifier is
+unavailable. The reports are then sent again over a new connection, which may reach another replica, and in smaller
+groups, so that a report which makes each of its requests fail does not hold up the others.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 import aiohttp
 import msgspec
 import structlog
+from msgspec import Struct
 
 from headway.backoff import full_jitter_s
-from headway.contracts import MAX_REPORTS_BYTES, MAX_REPORTS_PER_REQUEST, JobReport, Verdict, decode, encode
+from headway.contracts import MAX_REPORTS_BYTES, JobReport, Verdict, decode, encode
 
+from ...runtime.aiohttp_adapter import close_idle_connections
+from ...runtime.errors import PROBLEM_JSON, BadRequest, PayloadTooLarge, UnprocessableContent
 from ...runtime.settings import ReloadingFile
 from .. import metrics
-from .report_stream import ReportStream
+from .report_stream import BACKOFF_S, MAX_BACKOFF_S, ReportStream
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3)
-BACKOFF_S = 0.1
-MAX_BACKOFF_S = 2.0
+TIMEOUT = aiohttp.ClientTimeout(total=6, connect=3)  # a notifier without Redis answers after 5 s
 OK = 200
-REJECTED_STATUSES = frozenset({400, 413, 422, 500})  # any other error status does not concern the reports themselves
+# The status and the code with which a notifier rejects reports. Other errors do not concern the reports themselves.
+REJECTIONS = frozenset((error.status, error.code) for error in (BadRequest, PayloadTooLarge, UnprocessableContent))
+
+
+class _Problem(Struct):
+    """The fields of a problem that the reporter reads."""
+
+    code: str
+    detail: str = "no detail"
+
+
+class ReportsRejected(Exception):
+    """The notifier rejects a request, because one of its reports is invalid."""
 
 
 class NotifierUnavailable(Exception):
@@ -97,10 +114,8 @@ class Reporter:
             await self._probe()
         self._wakeup.clear()
         now = time.monotonic()
-        due = [stream for stream in self._streams if stream.next_send_at(self._heartbeat_s) <= now]
-        if due:
-            due.sort(key=lambda stream: stream.sent_at)  # the oldest first, if one request cannot hold them all
-            await self._send(due[:MAX_REPORTS_PER_REQUEST])
+        if group := self._next_group(now):
+            await self._send(group)
             return
         next_at = min(
             (stream.next_send_at(self._heartbeat_s) for stream in self._streams), default=now + self._heartbeat_s
@@ -109,46 +124,69 @@ class Reporter:
             async with asyncio.timeout(next_at - now):
                 await self._wakeup.wait()
 
-    async def _probe(self) -> None:
-        """Check the notifier's readiness, while there are no reports to send.
+    def _next_group(self, now: float) -> list[ReportStream]:
+        """Return the streams for the next request: the one that has waited longest, and others with the same limit.
 
-        `Connection: close` keeps the probe off the connection for reports: the notifier has a fast path for
-        connections that carry only reports.
+        A stream whose requests have failed shares none with streams whose requests have not.
         """
-        status, _ = await self._request("GET", "/readyz", None, Connection="close")
-        if status != OK:
-            raise NotifierUnavailable(f"GET /readyz returned status {status}")
+        due = [stream for stream in self._streams if stream.next_send_at(self._heartbeat_s) <= now]
+        due.sort(key=lambda stream: stream.sent_at)
+        limit = due[0].max_group if due else 0
+        return [stream for stream in due if stream.max_group == limit][:limit]
+
+    async def _probe(self) -> None:
+        """Check the notifier's readiness. The next reports use the same connection: to a replica that was ready."""
+        async with self._request("GET", "/readyz") as response:
+            if response.status != OK:
+                raise NotifierUnavailable(f"GET /readyz returned status {response.status}")
         self.reachable.set()
 
     async def _send(self, streams: list[ReportStream]) -> None:
-        """Send the reports of some streams in one request.
-
-        If the notifier rejects the request, its halves are sent one after the other, until the invalid report is alone.
-        """
+        """Send the reports of some streams in one request."""
         reports = [stream.next_report() for stream in streams]
         body = encode(reports)
         if len(body) > MAX_REPORTS_BYTES and len(streams) > 1:
             return await self._split_and_send(streams)
         try:
-            with metrics.REPORT_DURATION.time():
-                status, body_received = await self._request("POST", "/reports", body)
-            verdicts = _decode_verdicts(body_received, reports) if status == OK else []
-        except (NotifierUnavailable, asyncio.CancelledError):
+            verdicts = await self._post(reports, body)
+        except ReportsRejected as error:
+            await self._on_rejection(streams, str(error))
+        except NotifierUnavailable as error:
+            await self._on_failure(streams, error)
+        except asyncio.CancelledError:
             for stream in streams:
                 stream.requeue()
             raise
-        if status == OK:
+        else:
             self.reachable.set()
             for stream, verdict in zip(streams, verdicts, strict=True):
                 stream.on_verdict(verdict)
-        elif len(streams) > 1:
-            await self._split_and_send(streams)
-        else:
-            log.error(
-                "report_rejected", job_id=str(reports[0].job_id), status=status, detail=_error_detail(body_received)
-            )
-            streams[0].on_rejected(_error_detail(body_received))
         return None
+
+    async def _on_rejection(self, streams: list[ReportStream], detail: str) -> None:
+        """Called when the notifier rejects a request: send its halves, one after the other.
+
+        A report that is rejected alone is invalid.
+        """
+        if len(streams) > 1:
+            return await self._split_and_send(streams)
+        log.error("report_rejected", job_id=str(streams[0].job_id), detail=detail)
+        streams[0].on_rejected(detail)
+        return None
+
+    async def _on_failure(self, streams: list[ReportStream], error: NotifierUnavailable) -> None:
+        """Called when a request failed. If the notifier is ready, a report that failed alone concerns only its job.
+
+        Raises:
+            NotifierUnavailable: the failure concerns all reports.
+        """
+        for stream in streams:
+            stream.on_failure(len(streams))
+        if len(streams) > 1:
+            raise error
+        await self._probe()
+        if streams[0].failures == 1:
+            log.warning("report_failed", job_id=str(streams[0].job_id), error=str(error))
 
     async def _split_and_send(self, streams: list[ReportStream]) -> None:
         for stream in streams:
@@ -157,21 +195,53 @@ class Reporter:
         await self._send(streams[:middle])
         await self._send(streams[middle:])
 
-    async def _request(self, method: str, path: str, body: bytes | None, **headers: str) -> tuple[int, bytes]:
-        headers = {"Authorization": f"Bearer {self._keys.value[0]}", "Content-Type": "application/json", **headers}
+    async def _post(self, reports: Sequence[JobReport], body: bytes) -> list[Verdict]:
+        """Post reports and return their verdicts.
+
+        Raises:
+            ReportsRejected: the notifier rejects the request.
+            NotifierUnavailable: there is no usable response.
+        """
+        with metrics.REPORT_DURATION.time():
+            async with self._request("POST", "/reports", body) as response:
+                return _decode_verdicts(response, await response.read(), reports)
+
+    @asynccontextmanager
+    async def _request(
+        self, method: str, path: str, body: bytes | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request and read its response, without following redirects, which would receive the report key.
+
+        If the request fails or the block raises NotifierUnavailable, no connection is kept.
+
+        Raises:
+            NotifierUnavailable: the notifier is unreachable.
+        """
+        headers = {"Authorization": f"Bearer {self._keys.value[0]}", "Content-Type": "application/json"}
+        sending = self._session.request(method, self._url + path, data=body, headers=headers, allow_redirects=False)
         try:
-            async with self._session.request(method, self._url + path, data=body, headers=headers) as response:
-                received = await response.read()
+            async with sending as response:
+                await response.read()
+                metrics.REPORT_REQUESTS.labels(str(response.status)).inc()
+                yield response
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             metrics.REPORT_REQUESTS.labels("unreachable").inc()
+            close_idle_connections(self._session)
             raise NotifierUnavailable(type(error).__name__) from error
-        metrics.REPORT_REQUESTS.labels(str(response.status)).inc()
-        if response.status not in REJECTED_STATUSES and response.status != OK:
-            raise NotifierUnavailable(f"{method} {path} returned status {response.status}")
-        return response.status, received
+        except NotifierUnavailable:
+            close_idle_connections(self._session)
+            raise
 
 
-def _decode_verdicts(body: bytes, reports: Iterable[JobReport]) -> list[Verdict]:
+def _decode_verdicts(response: aiohttp.ClientResponse, body: bytes, reports: Sequence[JobReport]) -> list[Verdict]:
+    """Return the verdicts on reports.
+
+    Raises:
+        ReportsRejected: the notifier rejects the request.
+        NotifierUnavailable: the response is unusable, or another server sent it.
+    """
+    if response.status != OK:
+        raise _error(response, body)
     try:
         verdicts = decode(body, list[Verdict])
     except msgspec.DecodeError as error:
@@ -181,8 +251,11 @@ def _decode_verdicts(body: bytes, reports: Iterable[JobReport]) -> list[Verdict]
     return verdicts
 
 
-def _error_detail(body: bytes) -> str:
-    try:
-        return str(msgspec.json.decode(body)["detail"])
-    except (msgspec.DecodeError, KeyError, TypeError):
-        return "no detail"
+def _error(response: aiohttp.ClientResponse, body: bytes) -> ReportsRejected | NotifierUnavailable:
+    """Return the exception for an error status."""
+    if response.content_type == PROBLEM_JSON:
+        with suppress(msgspec.DecodeError):
+            problem = decode(body, _Problem)
+            if (response.status, problem.code) in REJECTIONS:
+                return ReportsRejected(problem.detail)
+    return NotifierUnavailable(f"POST /reports returned status {response.status}")

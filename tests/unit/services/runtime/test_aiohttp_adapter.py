@@ -26,6 +26,7 @@ from services.runtime.aiohttp_adapter import (
     NEXT_VERSION,
     attach,
     check_version,
+    close_idle_connections,
     detach,
     encode_chunk,
     start_stream,
@@ -301,3 +302,20 @@ async def test_errors_of_a_head_are_malformed_requests(caplog: pytest.LogCapture
     logged = [record.exc_info[1] for record in caplog.records if record.exc_info]
     assert logged
     assert all(isinstance(error, MALFORMED_REQUEST) for error in logged)
+
+
+async def test_idle_connections_of_a_client_are_closed() -> None:
+    """The next request opens a new connection; without the call it would use the same one again."""
+    clients = []
+
+    async def record_client(request: web.Request) -> web.Response:
+        clients.append(request.get_extra_info("peername"))
+        return web.Response()
+
+    async with serving(record_client) as server, aiohttp.ClientSession() as session:
+        for number in range(4):
+            if number == 2:
+                close_idle_connections(session)
+            async with session.get(f"http://127.0.0.1:{server.port}/") as response:
+                await response.read()
+    assert clients[0] == clients[1] != clients[2] == clients[3]
