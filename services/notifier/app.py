@@ -38,7 +38,7 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
         store = JobStore(redis)
         pubsub = PubSub(redis, subscription_timeout_s=settings.deaf_s)
         synchronizer = SnapshotSynchronizer(Hub(), store, pubsub, settings.silence_s)
-        registry = ConnectionRegistry(synchronizer, settings)
+        registry = ConnectionRegistry(synchronizer, settings, lambda: pubsub.is_lost_for(settings.unready_s))
         transports = (
             WebSocketHandler(registry, store, auth, settings),
             EventStreamHandler(registry, store, auth),
@@ -63,6 +63,7 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
                 "reads": synchronizer.read_loop,
                 "sweep": synchronizer.sweep_loop,
                 "connections": registry.run,
+                "unready": registry.close_while_unready,
             },
             unready_reasons=lambda: [] if pubsub.ready else ["redis"],
             drain=drain,

@@ -16,6 +16,9 @@ CONNECTIONS_OPENED = UnlockedCounter("notifier_connections_opened", "How many co
 CONNECTIONS_CLOSED = UnlockedCounter(
     "notifier_connections_closed", "How many connections were closed, and with which code?", ["transport", "code"]
 )
+CONNECTIONS_SENT_AWAY = UnlockedCounter(
+    "notifier_connections_sent_away", "How many connections were closed because Redis was lost?", ["transport"]
+)
 CONNECTION_DURATION = UnlockedHistogram(
     "notifier_connection_duration_seconds",
     "How long were connections open?",
@@ -72,6 +75,7 @@ for verdict in ("accepted", *get_args(RejectionReason)):
 for transport in ("websocket", "sse", "poll"):
     CONNECTIONS.labels(transport)
     CONNECTIONS_OPENED.labels(transport)
+    CONNECTIONS_SENT_AWAY.labels(transport)
     CONNECTION_DURATION.labels(transport)
 SNAPSHOTS_REPLACED.labels("slow")
 for outcome in ("hit", "miss"):

@@ -29,6 +29,8 @@ class NotifierSettings(Settings, frozen=True, kw_only=True):
     """After how long without an update a watched job is read again."""
     deaf_s: Seconds = 5
     """After how long without a message or a reply a connection to Redis counts as lost."""
+    unready_s: Seconds = 15
+    """After how long without Redis a replica closes its connections, so that their clients find another replica."""
     ping_s: Seconds = 20
     """The interval of pings and comments. It is shorter than the idle timeout of common proxies."""
     max_connections: Positive = 20_000

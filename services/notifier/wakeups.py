@@ -15,7 +15,7 @@ from aiohttp import web
 from msgspec import Meta, Struct
 from redis.exceptions import RedisError
 
-from ..runtime.errors import ServiceUnavailable, problem_response
+from ..runtime.errors import ServiceUnavailable
 from ..runtime.middleware import LONG_POLL
 from ..runtime.request import read_query
 from . import metrics
@@ -133,17 +133,18 @@ class WakeupHandler:
         """Answer 200 when a wake-up arrives, or 204 after the timeout."""
         request[LONG_POLL] = True
         query = read_query(request, WakeupQuery)
-        if self._queue.draining:
-            headers = {"Retry-After": str(RETRY_AFTER_S)}
-            response = problem_response(
-                503, ServiceUnavailable.code, "This replica is stopping; try another.", headers=headers
-            )
-        else:
-            woken = await self._queue.wait(query.timeout_s, lambda: not _has_disconnected(request))
-            response = web.Response(status=200 if woken else 204)
-        if self._queue.draining:
+        if self._sends_away():
+            message = "This replica is stopping, or has lost Redis; try another."
+            raise ServiceUnavailable(message, retry_after_s=RETRY_AFTER_S)
+        woken = await self._queue.wait(query.timeout_s, lambda: not _has_disconnected(request))
+        response = web.Response(status=200 if woken else 204)
+        if self._sends_away():
             response.force_close()  # a new connection finds another replica
         return response
+
+    def _sends_away(self) -> bool:
+        """Return whether workers should wait at another replica, because this one stops or has lost Redis."""
+        return self._queue.draining or not self._pubsub.ready
 
 
 def _has_disconnected(request: web.Request) -> bool:

@@ -41,6 +41,7 @@ class PubSub:
         self._routes: dict[str, Subscriber | None] = {}  # by channel; None while its node is unknown
         self._subscribers: dict[NodeAddress, Subscriber] = {}
         self._subscriber_tasks: dict[NodeAddress, asyncio.Task[None]] = {}
+        self._created_at = time.monotonic()
         metrics.REDIS_UP.set_function(lambda: self.ready)
 
     @property
@@ -49,6 +50,11 @@ class PubSub:
         since = time.monotonic() - UNREADY_AFTER_TIMEOUTS * self._subscription_timeout_s
         subscribers = self._subscribers.values()
         return bool(subscribers) and all(subscriber.last_activity > since for subscriber in subscribers)
+
+    def is_lost_for(self, seconds: float) -> bool:
+        """Return whether the replica is unready, and a node has sent nothing for longer than some seconds."""
+        last = [max(subscriber.created_at, subscriber.last_activity) for subscriber in self._subscribers.values()]
+        return not self.ready and time.monotonic() - min(last, default=self._created_at) > seconds
 
     def subscribe(self, channel: str, handler: ChannelHandler) -> bool:
         """Subscribe to a channel; return whether Redis has confirmed it already. If not, `on_subscribed` follows."""

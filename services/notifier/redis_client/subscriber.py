@@ -61,6 +61,7 @@ class Subscriber:
         self._confirmed: set[str] = set()
         self._protocol: RespProtocol | None = None
         self._sync_scheduled = False
+        self.created_at = time.monotonic()
         self.last_activity = float("-inf")  # monotonic seconds
 
     def subscribe(self, channel: str) -> bool:

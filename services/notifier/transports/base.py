@@ -71,8 +71,12 @@ class ClientConnection(ABC):
         """Clean up if the client has disconnected or never subscribed to anything."""
 
     @abstractmethod
+    def send_away(self) -> None:
+        """Close the connection, so that its client reconnects, possibly to another replica."""
+
     async def close_for_restart(self) -> None:
         """Close the connection, because this replica restarts."""
+        self.send_away()
 
 
 class BackpressuredConnection(ClientConnection):

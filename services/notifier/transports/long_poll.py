@@ -68,8 +68,8 @@ class LongPollRequest(ClientConnection):
         if self.is_closing:
             self.ready.set()
 
-    async def close_for_restart(self) -> None:
-        """Complete the request, because this replica restarts."""
+    def send_away(self) -> None:
+        """Complete the request."""
         self.ready.set()
 
 
@@ -99,11 +99,11 @@ class LongPollHandler:
         if not newer and errors:  # the client has a version, which the placeholder must not replace
             raise NotFound(errors[0]["message"], code=errors[0]["code"])
         if not newer:
-            return self._close_if_draining(
+            return self._close_if_sent_away(
                 web.Response(status=304, headers={"ETag": f'"{watch_request.version}"', **headers})
             )
         headers["ETag"] = f'"{newer[0].version}"'
-        return self._close_if_draining(web.Response(body=newer[0].text, content_type=JSON, headers=headers))
+        return self._close_if_sent_away(web.Response(body=newer[0].text, content_type=JSON, headers=headers))
 
     async def query_jobs(self, request: web.Request) -> web.Response:
         """Answer with the snapshots that are newer than the client's, and the errors of the other jobs."""
@@ -118,11 +118,11 @@ class LongPollHandler:
             msgspec.json.encode(rejections + errors),
         )
         headers = {"Cache-Control": "no-store"} | _preference_applied(request)
-        return self._close_if_draining(web.Response(body=body, content_type=JSON, headers=headers))
+        return self._close_if_sent_away(web.Response(body=body, content_type=JSON, headers=headers))
 
-    def _close_if_draining(self, response: web.Response) -> web.Response:
-        """Close the connection after the response if this replica drains; a new one reaches another replica."""
-        if self._registry.draining:
+    def _close_if_sent_away(self, response: web.Response) -> web.Response:
+        """Close the connection after the response if clients should use another replica, which a new one reaches."""
+        if self._registry.sends_away:
             response.force_close()
         return response
 

@@ -1,13 +1,13 @@
-"""The open client connections of this replica: their limits, subscriptions, heartbeats and drain.
+"""The open client connections of this replica: their limits, subscriptions and heartbeats, and how they are closed.
 
-There is no task, timer or queue per connection; one task serves them all.
+There is no task, timer or queue per connection; a few tasks serve them all.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import structlog
@@ -25,6 +25,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 FLUSH_INTERVAL_S = 0.1
 SWEEP_INTERVAL_S = 1.0
+MAX_CLOSED_PER_S = 0.02  # the share of its connections that a replica without Redis closes; it closes at least one
 RETRY_AFTER_S = 2
 
 
@@ -33,14 +34,27 @@ class ConnectionRegistry:
 
     `backpressured` contains the connections to which a snapshot could not be sent and whose transport does not notify
     when they drain; `run` flushes them at regular intervals.
+
+    Args:
+        synchronizer: subscribes the connections to jobs.
+        settings: their limits.
+        is_unready: returns whether this replica has been without Redis for too long.
     """
 
-    def __init__(self, synchronizer: SnapshotSynchronizer, settings: NotifierSettings) -> None:
+    def __init__(
+        self, synchronizer: SnapshotSynchronizer, settings: NotifierSettings, is_unready: Callable[[], bool]
+    ) -> None:
         self._synchronizer = synchronizer
         self._settings = settings
+        self._is_unready = is_unready
         self._connections: set[ClientConnection] = set()
         self.backpressured: set[ClientConnection] = set()
         self.draining = False
+
+    @property
+    def sends_away(self) -> bool:
+        """Whether clients should use another replica, because this one stops or has been without Redis for too long."""
+        return self.draining or self._is_unready()
 
     def at_capacity(self) -> bool:
         """Return whether no further connection may open, and count it as refused in that case."""
@@ -51,6 +65,8 @@ class ConnectionRegistry:
 
     def ensure_capacity(self) -> None:
         """Raise ServiceUnavailable if no further connection may open."""
+        if self._is_unready():
+            raise ServiceUnavailable("This replica has lost Redis; try again.", retry_after_s=RETRY_AFTER_S)
         if self.at_capacity():
             raise ServiceUnavailable(
                 "Too many connections are open; try again.", code="overloaded", retry_after_s=RETRY_AFTER_S
@@ -139,13 +155,40 @@ class ConnectionRegistry:
                 for connection in list(self._connections):
                     connection.heartbeat()
 
+    async def close_while_unready(self) -> None:
+        """Close the connections slowly while this replica is without Redis for too long, until cancelled.
+
+        Their clients reconnect to the other replicas, which must not be flooded.
+        """
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL_S)
+            count = len(self._connections)
+            if count and self._is_unready():
+                log.warning("closing_connections_without_redis", count=count)
+                await self._close_evenly(min(count, 1 / MAX_CLOSED_PER_S), self._send_away, self._is_unready)
+
+    def _send_away(self, connection: ClientConnection) -> None:
+        metrics.CONNECTIONS_SENT_AWAY.labels(connection.transport).inc()
+        connection.send_away()
+
     async def drain(self) -> None:
         """Refuse new connections and close the open ones evenly over `drain_s`, to spread the reconnects."""
         self.draining = True
-        connections, started_at = list(self._connections), time.monotonic()
         async with asyncio.TaskGroup() as closing:
-            for number, connection in enumerate(connections, 1):
+            await self._close_evenly(
+                self._settings.drain_s, lambda connection: closing.create_task(connection.close_for_restart())
+            )
+
+    async def _close_evenly(
+        self, over_s: float, close: Callable[[ClientConnection], object], goes_on: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Close the open connections evenly over some seconds, while `goes_on` returns True."""
+        connections, started_at = list(self._connections), time.monotonic()
+        for number, connection in enumerate(connections, 1):
+            due_at = started_at + over_s * number / len(connections)
+            await asyncio.sleep(due_at - time.monotonic())
+            if not goes_on():
+                return
+            if connection in self._connections:
                 self.flush(connection)
-                closing.create_task(connection.close_for_restart())
-                due_at = started_at + self._settings.drain_s * number / len(connections)
-                await asyncio.sleep(due_at - time.monotonic())
+                close(connection)

@@ -94,8 +94,8 @@ class EventStream(BackpressuredConnection):
         if not self.is_backpressured():
             self.write(self._encode(time_comment(self._clock.now())))
 
-    async def close_for_restart(self) -> None:
-        """End the stream with a reconnect delay, because this replica restarts."""
+    def send_away(self) -> None:
+        """End the stream with a reconnect delay."""
         self.write(self._encode(retry_event()))
         self.done.set()
 
@@ -145,10 +145,10 @@ class EventStreamHandler:
     async def _stream(
         self, request: web.Request, requests: list[WatchRequest], rejected: list[RejectedToken]
     ) -> web.StreamResponse:
-        if not self._registry.draining:
+        if not self._registry.sends_away:
             self._registry.ensure_capacity()
         response, chunked = await start_stream(request, HEADERS)
-        if self._registry.draining or request.transport is None:
+        if self._registry.sends_away or request.transport is None:
             await response.write(retry_event())
             return response
         await response.write(

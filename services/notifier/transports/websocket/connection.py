@@ -281,6 +281,10 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
             metrics.LIMITS_EXCEEDED.labels(limit).inc()
             self.close(code, reason)
 
+    def send_away(self) -> None:
+        """Close the connection because this replica has lost Redis."""
+        self.close(CloseCode.TRY_AGAIN_LATER, "lost Redis")
+
     async def close_for_restart(self) -> None:
         """Close the connection because this replica restarts, and wait until it is closed."""
         self._closed = asyncio.get_running_loop().create_future()

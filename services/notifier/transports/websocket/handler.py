@@ -58,8 +58,9 @@ class WebSocketHandler:
 
     async def connect(self, request: web.Request) -> web.StreamResponse:
         """Upgrade a request to a WebSocket, which from then on runs without aiohttp."""
-        if self._registry.draining:
-            raise ServiceUnavailable("This replica is stopping; connect again.", retry_after_s=RETRY_AFTER_S)
+        if self._registry.sends_away:
+            message = "This replica is stopping, or has lost Redis; connect again."
+            raise ServiceUnavailable(message, retry_after_s=RETRY_AFTER_S)
         upgrade = accept_upgrade(request)
         if request.transport is None:
             raise ConnectionResetError

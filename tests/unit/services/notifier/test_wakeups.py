@@ -1,14 +1,28 @@
-"""The queue of waiting workers: a wake-up is for one worker, which must still be connected."""
+"""The queue of waiting workers: a wake-up is for one worker, which must still be connected; and its handler."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 
 from services.notifier import wakeups as module
-from services.notifier.wakeups import WakeupQueue
+from services.notifier.redis_client.pubsub import PubSub
+from services.notifier.wakeups import WakeupHandler, WakeupQueue
+from tests.unit.services.runtime.http_app import read_problem, serve
+
+
+class FakePubSub:
+    """Publish and subscribe without Redis."""
+
+    def __init__(self) -> None:
+        self.ready = True
+
+    def subscribe(self, channel: str, handler: WakeupHandler) -> bool:
+        """Return True, as if Redis had confirmed the subscription."""
+        return True
 
 
 def is_connected() -> bool:
@@ -104,3 +118,18 @@ async def test_a_drain_ends_all_waits() -> None:
     """A replica that stops ends the wait of every worker, without a wake-up."""
     queue = WakeupQueue()
     assert await drain_queue(queue, *[await start_waiting(queue) for _ in range(5)]) == [False] * 5
+
+
+async def test_a_replica_without_redis_sends_workers_away() -> None:
+    """It would never receive a wake-up; the response closes the connection, and the next may reach another replica."""
+    pubsub = FakePubSub()
+    handler = WakeupHandler(cast(PubSub, pubsub), WakeupQueue())
+    async with serve(*handler.routes()) as client:
+        assert (await client.get("/wake?timeout_s=0")).status == 204
+        pubsub.ready = False
+        response = await client.get("/wake?timeout_s=30")
+        assert (response.status, (await read_problem(response))["code"]) == (503, "unavailable")
+        assert response.headers["Connection"] == "close"
+        assert int(response.headers["Retry-After"]) > 0
+        pubsub.ready = True
+        assert (await client.get("/wake?timeout_s=0")).status == 204

@@ -39,3 +39,22 @@ async def test_a_silent_connection_is_replaced() -> None:
         subscribed = [command[1:] for command in fake.commands if command[0] == b"SUBSCRIBE"]
         assert all(sorted(channels) == [b"headway:job:{a}", b"headway:wake"] for channels in subscribed)
         running.cancel()
+
+
+async def test_the_loss_of_redis_counts_from_its_last_reply() -> None:
+    """A replica that is ready has not lost Redis; one that never had a reply counts from its start."""
+    async with FakeRedis.running() as fake, redis_from_url(f"redis://127.0.0.1:{fake.address.port}") as redis:
+        pubsub = PubSub(redis, subscription_timeout_s=0.1)
+        assert not pubsub.ready
+        assert not pubsub.is_lost_for(10)
+        running = asyncio.create_task(pubsub.run())
+        await wait_until(lambda: pubsub.is_lost_for(0.3))
+        fake.handshake_replies[b"PING"] = b"+PONG"
+        await wait_until(lambda: pubsub.ready and not pubsub.is_lost_for(0))
+        fake.completes_handshake = False
+        await wait_until(lambda: pubsub.is_lost_for(0))
+        assert not pubsub.is_lost_for(10)
+        await wait_until(lambda: pubsub.is_lost_for(0.3))
+        fake.completes_handshake = True
+        await wait_until(lambda: pubsub.ready and not pubsub.is_lost_for(0))
+        running.cancel()

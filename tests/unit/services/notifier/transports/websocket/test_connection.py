@@ -443,3 +443,13 @@ async def test_closing_for_a_restart_waits_for_the_client() -> None:
     assert not closing.done()
     server.connection.connection_lost(None)
     await closing
+
+
+async def test_a_client_of_a_replica_without_redis_is_sent_away() -> None:
+    """It gets the code that asks it to connect again later, once."""
+    server = Server()
+    for _ in range(2):
+        server.connection.send_away()
+    (frame,) = server.transport.frames()
+    assert Close.parse(frame.data) == Close(CloseCode.TRY_AGAIN_LATER, "lost Redis")
+    assert server.connection.close_code == 1013

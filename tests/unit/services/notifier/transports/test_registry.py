@@ -1,0 +1,232 @@
+"""How a replica closes its connections: on a clock that only the tested code advances."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from services.notifier import metrics
+from services.notifier.settings import NotifierSettings
+from services.notifier.transports import registry as module
+from services.notifier.transports.base import ClientConnection
+from services.notifier.transports.long_poll import LongPollRequest
+from services.notifier.transports.registry import ConnectionRegistry
+from services.notifier.transports.sse import EventStream
+from services.notifier.watching.snapshot import PublishedSnapshot
+from services.notifier.watching.synchronizer import SnapshotSynchronizer
+from services.runtime.errors import ServiceUnavailable
+
+DRAIN_S = 10.0
+
+
+class Clock:
+    """Replaces `time.monotonic` and `asyncio.sleep`; `on_advance` is called with each new time."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.on_advance: Callable[[float], None] = lambda _now: None
+
+    def monotonic(self) -> float:
+        """Return the time."""
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        """Advance the time."""
+        self.now += max(0.0, seconds)
+        self.on_advance(self.now)
+        await SLEEP(0)
+
+
+SLEEP = asyncio.sleep
+
+
+class FakeTransport:
+    """A transport that records what is written."""
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def is_closing(self) -> bool:
+        """Return False: the connection is open."""
+        return False
+
+    def write(self, data: bytes) -> None:
+        """Record data."""
+        self.written += data
+
+
+class FakeConnection(ClientConnection):
+    """A connection that records when and how it was closed."""
+
+    transport = "websocket"
+
+    def __init__(self, clock: Clock, closed: Callable[[FakeConnection], None]) -> None:
+        super().__init__(cast(asyncio.Transport, FakeTransport()), None)
+        self.closed_at: float | None = None
+        self.restarted = False
+        self._clock = clock
+        self._closed = closed
+
+    def send_snapshot(self, job_id: str, snapshot: PublishedSnapshot) -> bool:
+        """Raise: these connections watch nothing."""
+        raise AssertionError
+
+    def send_error(self, job_id: str | None, code: str, message: str) -> None:
+        """Raise: these connections watch nothing."""
+        raise AssertionError
+
+    def reap(self) -> None:
+        """Do nothing."""
+
+    def send_away(self) -> None:
+        """Record the time and close."""
+        assert self.closed_at is None
+        self.closed_at = self._clock.now
+        self._closed(self)
+
+    async def close_for_restart(self) -> None:
+        """Record that the replica restarts, and close."""
+        self.restarted = True
+        self.send_away()
+
+
+class Replica:
+    """A registry with some connections, of a replica that may be without Redis."""
+
+    def __init__(self, clock: Clock, count: int) -> None:
+        self.unready = True
+        settings = cast(NotifierSettings, SimpleNamespace(drain_s=DRAIN_S, max_connections=1_000_000))
+        self.registry = ConnectionRegistry(cast(SnapshotSynchronizer, None), settings, lambda: self.unready)
+        self.connections = [FakeConnection(clock, self.registry.unregister) for _ in range(count)]
+        for connection in self.connections:
+            self.registry.register(connection)
+
+    def closed_times(self) -> list[float]:
+        """Return the times when connections were closed."""
+        return sorted(connection.closed_at for connection in self.connections if connection.closed_at is not None)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Replace the clock of the registry."""
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(asyncio, "sleep", clock.sleep)
+    return clock
+
+
+async def run_until(replica: Replica, clock: Clock, end: float) -> None:
+    """Run the closing of connections until a time."""
+    task = asyncio.create_task(replica.registry.close_while_unready())
+    while clock.now < end:
+        await SLEEP(0)
+    task.cancel()
+    await asyncio.wait({task})
+
+
+@pytest.mark.parametrize("count", [50, 100, 1_234])
+async def test_a_replica_without_redis_closes_two_percent_per_second(clock: Clock, count: int) -> None:
+    """In no second does it close more than 2 % of its connections, and it closes all of them in the end."""
+    replica = Replica(clock, count)
+    sent_away = metrics.CONNECTIONS_SENT_AWAY.labels("websocket")
+    before = sent_away.value
+    await run_until(replica, clock, 60)
+    times = replica.closed_times()
+    assert len(times) == count == sent_away.value - before
+    in_one_second = [sum(start <= time < start + 1 - 1e-6 for time in times) for start in times]
+    assert max(in_one_second) <= -(-count // 50)
+
+
+async def test_a_few_connections_are_closed_one_per_second(clock: Clock) -> None:
+    """With fewer than 50 connections, 2 % would be less than one."""
+    replica = Replica(clock, 3)
+    await run_until(replica, clock, 10)
+    assert replica.closed_times() == pytest.approx([2, 3, 4])
+
+
+async def test_closing_stops_when_redis_answers(clock: Clock) -> None:
+    """The remaining connections stay open, until Redis is lost once more."""
+    replica = Replica(clock, 100)
+
+    def lose_redis_until_ten_and_from_hundred_on(now: float) -> None:
+        replica.unready = now < 10 or now >= 100
+
+    clock.on_advance = lose_redis_until_ten_and_from_hundred_on
+    await run_until(replica, clock, 99)
+    closed = replica.closed_times()
+    assert 10 <= len(closed) <= 20
+    assert closed[-1] < 10
+    await run_until(replica, clock, 102)
+    assert len(closed) < len(replica.closed_times()) <= len(closed) + 4
+
+
+async def test_a_ready_replica_closes_nothing(clock: Clock) -> None:
+    """It accepts connections, too."""
+    replica = Replica(clock, 10)
+    replica.unready = False
+    await run_until(replica, clock, 100)
+    assert replica.closed_times() == []
+    replica.registry.ensure_capacity()
+    assert not replica.registry.sends_away
+
+
+async def test_a_replica_without_redis_refuses_new_connections(clock: Clock) -> None:
+    """Clients are asked to come back later."""
+    replica = Replica(clock, 0)
+    assert replica.registry.sends_away
+    with pytest.raises(ServiceUnavailable) as raised:
+        replica.registry.ensure_capacity()
+    assert raised.value.retry_after_s
+
+
+async def test_connections_that_have_closed_are_skipped(clock: Clock) -> None:
+    """A client that has left meanwhile is neither closed nor counted."""
+    replica = Replica(clock, 10)
+    sent_away = metrics.CONNECTIONS_SENT_AWAY.labels("websocket")
+    before = sent_away.value
+    left = replica.connections[3:7]
+
+    def unregister(now: float) -> None:
+        if now > 1:
+            for connection in left:
+                replica.registry.unregister(connection)
+
+    clock.on_advance = unregister
+    await run_until(replica, clock, 20)
+    assert len(replica.closed_times()) == 6 == sent_away.value - before
+    assert [connection.closed_at for connection in left] == [None] * 4
+
+
+async def test_a_drain_closes_all_connections_evenly(clock: Clock) -> None:
+    """A replica that stops closes its connections over DRAIN_S, for a restart."""
+    replica = Replica(clock, 100)
+    replica.unready = False
+    await replica.registry.drain()
+    times = replica.closed_times()
+    assert len(times) == 100
+    assert all(connection.restarted for connection in replica.connections)
+    assert times[-1] == pytest.approx(DRAIN_S)
+    assert max(after - before for before, after in itertools.pairwise(times)) < 2 * DRAIN_S / 100
+    assert replica.registry.sends_away
+
+
+async def test_an_event_stream_that_is_sent_away_ends_with_a_delay() -> None:
+    """The client reconnects after a random delay."""
+    transport = FakeTransport()
+    transport.get_write_buffer_size = lambda: 0  # type: ignore[attr-defined]
+    stream = EventStream(cast(asyncio.Transport, transport), None, {"job"}, set(), chunked=False)
+    stream.send_away()
+    assert transport.written.startswith(b"retry: ")
+    assert stream.done.is_set()
+
+
+async def test_a_long_poll_that_is_sent_away_is_answered() -> None:
+    """The response ends the request before its time."""
+    request = LongPollRequest(cast(asyncio.Transport, FakeTransport()), complete_when_ended=True)
+    request.send_away()
+    assert request.ready.is_set()
