@@ -151,9 +151,7 @@ class EventStreamHandler:
         if self._registry.sends_away or request.transport is None:
             await response.write(retry_event())
             return response
-        await response.write(
-            time_comment(self._store.clock.now())
-        )  # sends the headers, too; later writes bypass aiohttp
+        await response.write(time_comment(self._store.clock.now()))  # with the headers; later writes bypass aiohttp
         job_ids, origin = {str(grant.job_id) for grant, _version in requests}, request.headers.get("Origin")
         stream = EventStream(
             request.transport, origin, job_ids, self._registry.backpressured, self._store.clock, chunked=chunked

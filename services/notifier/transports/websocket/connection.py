@@ -104,8 +104,6 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
         """The code that the connection closed with. All private codes count as one, to bound the metric's labels."""
         return int(min(self._close_code or CloseCode.ABNORMAL_CLOSURE, FIRST_PRIVATE_CLOSE_CODE))
 
-    # asyncio.Protocol
-
     def connection_made(self, _transport: asyncio.BaseTransport) -> None:
         """Called when the connection begins."""
         self._handler.on_open(self)
@@ -137,8 +135,6 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
     def is_backpressured(self) -> bool:
         """Return whether the write buffer is over its limit."""
         return self._is_backpressured
-
-    # Receiving
 
     def _process_frames(self) -> None:
         """Handle the received frames; yield to the event loop after each message, since verifying a token is slow."""
@@ -232,8 +228,6 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
             context.run(log.error, "request_failed", exc_info=error)
             self.abort()
         self._process_frames()
-
-    # Sending
 
     def send_snapshot(self, job_id: str, snapshot: PublishedSnapshot) -> bool:  # noqa: ARG002
         """Send a snapshot; return False if the connection is backpressured or closing."""

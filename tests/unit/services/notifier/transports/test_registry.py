@@ -11,6 +11,8 @@ from typing import cast
 import pytest
 
 from services.notifier import metrics
+from services.notifier.records.clock import RedisClock
+from services.notifier.redis_client.topology import RedisClient
 from services.notifier.settings import NotifierSettings
 from services.notifier.transports import registry as module
 from services.notifier.transports.base import ClientConnection
@@ -219,7 +221,8 @@ async def test_an_event_stream_that_is_sent_away_ends_with_a_delay() -> None:
     """The client reconnects after a random delay."""
     transport = FakeTransport()
     transport.get_write_buffer_size = lambda: 0  # type: ignore[attr-defined]
-    stream = EventStream(cast(asyncio.Transport, transport), None, {"job"}, set(), chunked=False)
+    clock = RedisClock(cast(RedisClient, None))
+    stream = EventStream(cast(asyncio.Transport, transport), None, {"job"}, set(), clock, chunked=False)
     stream.send_away()
     assert transport.written.startswith(b"retry: ")
     assert stream.done.is_set()
