@@ -56,9 +56,8 @@ class InterruptionSignal:
             if not task.done():
                 task.cancel(None if self.reason is None else self.reason.reason)
                 await asyncio.wait({task})
-        failed = (
-            task.cancelled() or task.exception() is not None
-        )  # which marks it as retrieved, or asyncio would log it
+        # Reading the exception marks it as retrieved, or asyncio would log it.
+        failed = task.cancelled() or task.exception() is not None
         if self.reason is not Interruption.LEASE_LOST and (first.result() is task or not failed):
             return task.result()
         return self._interrupted.result()

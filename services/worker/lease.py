@@ -47,6 +47,8 @@ class MessageStore(Protocol):
 class Lease:
     """The lease of one message.
 
+    `handler_deadline` is the monotonic time by which the handler must stop unless the lease is renewed.
+
     Args:
         queue: the queue of the message.
         received: the message.
@@ -65,21 +67,20 @@ class Lease:
         self._lock = asyncio.Lock()
         self._receipt_uncertain = False  # a renewal without a response may have replaced the receipt
         self._settled = False
-        self._confirmed_at = received.requested_at
+        self._confirm(received.requested_at)
         self._renew_now = asyncio.Event()  # set when there is a text to save
         self._unsaved_text: str | None = None
         self._text_waiters: list[asyncio.Future[None]] = []
         self._renewals_ended = False
 
+    def _confirm(self, requested_at: float) -> None:
+        self._confirmed_at = requested_at
+        self.handler_deadline = requested_at + self._lease_s * (1 - STOP_MARGIN_FRACTION)
+
     @property
     def until(self) -> float:
         """The monotonic time when the last confirmed lease ends."""
         return self._confirmed_at + self._lease_s
-
-    @property
-    def handler_deadline(self) -> float:
-        """The monotonic time by which the handler must stop unless the lease is renewed."""
-        return self._confirmed_at + self._lease_s * (1 - STOP_MARGIN_FRACTION)
 
     async def save_text(self, text: str) -> None:
         """Renew the lease now with a new message text, and wait until the queue confirms it.
@@ -173,7 +174,7 @@ class Lease:
                 )
                 return False
             self._receipt_uncertain = False
-            self._confirmed_at = requested_at
+            self._confirm(requested_at)
             self._on_text_saved(text, waiter_count)
             return True
 

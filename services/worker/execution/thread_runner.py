@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextvars
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -16,7 +17,7 @@ from headway.context import Attempt, completed_awaitable
 from headway.contracts import Json, Progress
 
 from ...runtime.tracebacks import thread_stack
-from .leased_host import LeasedHost, check_lease, is_lease_over
+from .leased_host import LeasedHost, check_lease
 
 
 async def run_in_thread(job: Job[Any, Any], attempt: Attempt, payload: Any, host: LeasedHost) -> Any:
@@ -67,7 +68,9 @@ class ThreadContext(JobContext):
     @property
     def cancelled(self) -> str | None:
         """Why the handler must stop, None while it may continue."""
-        return "lease" if self._reason is None and is_lease_over(self._host) else self._reason
+        if self._reason is None and time.monotonic() >= self._host.lease_deadline:
+            return "lease"
+        return self._reason
 
     @cancelled.setter
     def cancelled(self, reason: str | None) -> None:
