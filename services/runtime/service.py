@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import multiprocessing
+import os
 import resource
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass, field
@@ -23,6 +26,7 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 
 from . import event_loop, logs, metrics
 from .cors import CorsPolicy
+from .forked_child import isolate_forked_children
 from .middleware import access_log_middleware, error_middleware, job_id_middleware
 from .request_timeout import HEAD_TIMEOUTS, HeadTimeouts, ListenerProtocolFactory
 from .settings import Settings, SettingsError, environment, load
@@ -34,6 +38,7 @@ S = TypeVar("S", bound=Settings)
 SHUTDOWN_TIMEOUT_S = 3.0  # for requests in flight, once a listener closes
 LINGER_TIMEOUT_S = 2.0  # how long to keep reading a rejected body, so that the client receives the response
 KEEPALIVE_TIMEOUT_S = 75.0  # of an idle connection; longer than the timeout of usual proxies
+EXIT_TIMEOUT_S = 2.0  # for Python to exit, once the service has stopped
 
 
 async def _no_drain() -> None:
@@ -66,7 +71,12 @@ def run(settings_type: type[S], open_service: Callable[[S], AbstractAsyncContext
             settings_type.service, settings.log_level, settings.log_format, tracebacks=settings.log_tracebacks
         )
         raise_fd_limit()
-        event_loop.run(_serve(settings, open_service))
+        exit_code = 1
+        try:
+            event_loop.run(_serve(settings, open_service))
+            exit_code = 0
+        finally:
+            limit_exit_time(exit_code)
     except BaseException as error:
         settings_error = find_settings_error(error)
         if settings_error is not None:
@@ -76,6 +86,24 @@ def run(settings_type: type[S], open_service: Callable[[S], AbstractAsyncContext
         else:  # of a handler, so its text may contain a payload
             log.critical("service_crashed", error=type(error).__name__, **Traceback.of(error).log_fields())
         sys.exit(1)
+
+
+def limit_exit_time(exit_code: int) -> None:
+    """End this process within EXIT_TIMEOUT_S, although Python waits for threads and child processes that still run.
+
+    Child processes of `multiprocessing` are terminated.
+    """
+
+    def exit_now() -> None:
+        for child in multiprocessing.active_children():
+            child.kill()
+        os._exit(exit_code)
+
+    for child in multiprocessing.active_children():
+        child.terminate()
+    timer = threading.Timer(EXIT_TIMEOUT_S, exit_now)
+    timer.daemon = True
+    timer.start()
 
 
 def find_settings_error(error: BaseException) -> SettingsError | None:
@@ -98,6 +126,7 @@ def print_settings_errors(service: str, error: SettingsError) -> int:
 
 
 async def _serve(settings: S, open_service: Callable[[S], AbstractAsyncContextManager[ServiceSpec]]) -> None:
+    isolate_forked_children(asyncio.get_running_loop())
     started, stopping = asyncio.Event(), asyncio.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)

@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable
 
 ATTRIBUTE_FUNCTIONS = frozenset({"getattr", "setattr", "hasattr", "delattr", "attrgetter", "methodcaller"})
-NAMEDTUPLE_MEMBERS = frozenset({"_asdict", "_fields", "_make", "_replace"})  # public, in spite of their names
+# Public, in spite of their names: members of named tuples, `os._exit`, and `asyncio._leave_task` for other event loops.
+PUBLIC_NAMES = frozenset({"_asdict", "_fields", "_make", "_replace", "_exit", "_leave_task"})
 
 
 class OwnClass:
@@ -134,7 +135,7 @@ def own_classes(trees: Iterable[ast.AST]) -> dict[str, list[OwnClass]]:
 
 def is_private(name: str) -> bool:
     """Return whether a name is private by convention."""
-    return name.startswith("_") and not name.startswith("__") and name not in NAMEDTUPLE_MEMBERS
+    return name.startswith("_") and not name.startswith("__") and name not in PUBLIC_NAMES
 
 
 def is_self(node: ast.expr) -> bool:

@@ -16,6 +16,7 @@ from headway import Job, JobContext
 from headway.context import Attempt
 from headway.contracts import JobError, Json
 
+from ...runtime.forked_child import ForkBarrier
 from ...runtime.tracebacks import Traceback, task_stack
 from .. import metrics
 from ..outcomes import Finished, LeaseLost, RetryLater, decode_payload, outcome_from_exception, outcome_from_result
@@ -96,7 +97,9 @@ class Runner:
             decoded = decode_payload(job, payload)
             if inspect.iscoroutinefunction(job.handler):
                 check_lease(host)
-                return outcome_from_result(await job.handler(JobContext(attempt, host), decoded)), None
+                with ForkBarrier():
+                    result = await job.handler(JobContext(attempt, host), decoded)
+                return outcome_from_result(result), None
             return outcome_from_result(await run_in_thread(job, attempt, decoded, host)), None
         except (asyncio.CancelledError, LeaseLost):
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -16,6 +17,7 @@ from headway import Job, JobContext
 from headway.context import Attempt, completed_awaitable
 from headway.contracts import Json, Progress
 
+from ...runtime.forked_child import NO_REPORTS_FROM_FORKS, ForkBarrier
 from ...runtime.tracebacks import thread_stack
 from .leased_host import LeasedHost, check_lease
 
@@ -85,6 +87,7 @@ class ThreadHost:
         self._loop = asyncio.get_running_loop()
         self._saving: concurrent.futures.Future[None] | None = None
         self._closed: str | None = None
+        self._process_id = os.getpid()
 
     def progress_changed(self, collect: Callable[[], Progress]) -> None:
         """Called when the handler reports progress, once until it is collected."""
@@ -96,7 +99,10 @@ class ThreadHost:
         Raises:
             CancelledError: the handler is to stop.
             ValueError: the queue message has no room for the checkpoint.
+            RuntimeError: this process is a fork of the worker.
         """
+        if os.getpid() != self._process_id:
+            raise RuntimeError(NO_REPORTS_FROM_FORKS)
 
         async def save() -> None:
             await self._host.save_checkpoint(checkpoint)
@@ -127,7 +133,8 @@ def _start_thread(call: Callable[[], Any], name: str) -> asyncio.Future[Any]:
     def target() -> None:
         resolve: Callable[[], None]
         try:
-            resolve = partial(result.set_result, call())
+            with ForkBarrier():
+                resolve = partial(result.set_result, call())
         except StopIteration as error:  # futures reject StopIteration
             resolve = partial(result.set_exception, RuntimeError(f"StopIteration: {error}"))
         except BaseException as error:
