@@ -17,6 +17,7 @@ import structlog
 
 from . import metrics
 from .aiohttp_adapter import MALFORMED_REQUEST
+from .log_handler import SafeStreamHandler, shorten_values
 from .tracebacks import TRACEBACK_TEXT
 
 _SECRETS = re.compile(
@@ -58,8 +59,8 @@ def configure(service: str, level: str, log_format: str, *, tracebacks: bool = F
     traceback_text = show_traceback_text if tracebacks else drop_traceback_text
     rest: list[Any] = [count_lines, traceback_text, *final, redact_secrets]
     # Only the records of libraries pass through `logging`, which takes twice as long as structlog alone.
-    handler = logging.StreamHandler()
-    foreign = [*shared, structlog.stdlib.ExtraAdder()]
+    handler = SafeStreamHandler()
+    foreign = [*shared, structlog.stdlib.ExtraAdder(), shorten_values]
     formatter = structlog.stdlib.ProcessorFormatter(foreign_pre_chain=foreign, processors=[_WITHOUT_META, *rest])
     handler.setFormatter(formatter)
     root = logging.getLogger()
