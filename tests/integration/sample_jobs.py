@@ -1,6 +1,8 @@
 """Jobs that the tests submit."""
 
 import asyncio
+import logging
+import multiprocessing
 import os
 import time
 from pathlib import Path
@@ -115,3 +117,37 @@ async def resume(ctx: JobContext, _payload: Any) -> list[int]:
         await ctx.checkpoint([*done, ctx.attempt])
         raise Retry("one more", after_s=0)
     return done
+
+
+@job("starts-child")
+async def starts_child(_ctx: JobContext, payload: str) -> Any:
+    """Fork a child that returns, terminate a child, or log what cannot be formatted."""
+    return start_child(payload)
+
+
+@job("starts-child-in-thread")
+def starts_child_in_thread(_ctx: JobContext, payload: str) -> Any:
+    """Do the same in a thread."""
+    return start_child(payload)
+
+
+@job("starts-child-in-process", process=True)
+def starts_child_in_process(_ctx: JobContext, payload: str) -> Any:
+    """Do the same in a process."""
+    return start_child(payload)
+
+
+def start_child(action: str) -> Any:
+    """Return the exit code of a child, or -15 after logging."""
+    if action == "fork":
+        child = os.fork()
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if child else "of the child"
+    if action == "terminate":
+        process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,))
+        process.start()
+        process.terminate()
+        process.join()
+        return process.exitcode
+    logging.getLogger("odd").warning("%d", "a-secret-argument")
+    logging.getLogger("odd").warning(os.fsdecode(b"caf\xe9"), extra={"odd": [os.fsdecode(b"caf\xe9")]})
+    return None

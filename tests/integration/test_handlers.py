@@ -68,6 +68,23 @@ async def test_process_exits_when_its_worker_is_killed(stack: Stack, tmp_path: P
     await stack.cancel(receipt)
 
 
+async def test_children_and_log_lines_of_handlers_leave_the_worker_alone(stack: Stack) -> None:
+    """A handler that forks, terminates a child or logs oddly succeeds in its first attempt, and the worker runs on."""
+    worker = stack.pid("worker")
+    expected = {"fork": 0, "terminate": -15, "log": None}
+    kinds = [f"starts-child{where}" for where in ("", "-in-thread", "-in-process")]
+    receipts = {(kind, action): await stack.submit(kind, action) for kind in kinds for action in expected}
+    for (kind, action), receipt in receipts.items():
+        end = (await history(stack, receipt["token"]))[-1]
+        assert (end["status"], end["attempt"], end["result"]) == ("succeeded", 1, expected[action]), (kind, action)
+    assert (stack.pid("worker"), await stack.is_ready("worker")) == (worker, True)
+    invalid = [line for line in worker_log(stack) if "log_record_invalid" in line]
+    assert sorted(json.loads(line)["job_id"] for line in invalid) == sorted(
+        receipts[kind, "log"]["id"] for kind in kinds
+    )
+    assert "a-secret-argument" not in "".join(worker_log(stack))
+
+
 async def test_attempt_continues_from_the_last_checkpoint(stack: Stack) -> None:
     """The queue message keeps the checkpoint when an attempt fails."""
     receipt = await stack.submit("resume")

@@ -25,15 +25,15 @@ from headway.context import completed_awaitable
 from headway.contracts import Json, Progress
 
 from ...runtime import unhandled
+from ...runtime.forked_child import NO_REPORTS_FROM_FORKS, ForkBarrier, reset_forked_children
 from ...runtime.tracebacks import Traceback
 from ..outcomes import Finished, RetryLater, decode_payload, outcome_from_exception, outcome_from_result
 from .ipc import (
-    LENGTH_PREFIX,
+    HEADER,
     AttemptFinished,
     CheckpointSaved,
     FromProcess,
     LeaseExtended,
-    LogRecord,
     ProgressUpdate,
     RunAttempt,
     SaveCheckpoint,
@@ -42,11 +42,11 @@ from .ipc import (
     encode_frame,
     frame_decoder,
 )
+from .log_forwarding import ForwardingHandler
 
 PROGRESS_INTERVAL_S = 0.02  # between two frames with progress
 MAX_POLL_S = 60.0  # of the socket, before the lease deadline is checked again
 NO_DEADLINE = float("inf")
-STANDARD_RECORD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}  # all others are `extra`
 _decode = frame_decoder(ToProcess)
 
 
@@ -62,35 +62,37 @@ class ParentChannel:
         self._poll.register(connection, select.POLLIN)
         self._lock = threading.Lock()
         self._lease_deadline = NO_DEADLINE
+        self._process_id = os.getpid()
+        self.run = 0  # the number of the current run, 0 between two runs
         self.stop_reason: str | None = None  # set when this process is to exit
-        self.attempts: queue.SimpleQueue[RunAttempt] = queue.SimpleQueue()
-        self.saved_checkpoints: queue.SimpleQueue[CheckpointSaved] = queue.SimpleQueue()
+        self.attempts: queue.SimpleQueue[tuple[int, RunAttempt]] = queue.SimpleQueue()
+        self.saved_checkpoints: queue.SimpleQueue[CheckpointSaved] = queue.SimpleQueue()  # of the current run
 
-    def send(self, frame: FromProcess) -> None:
-        """Send a frame to the worker; thread-safe."""
-        data = encode_frame(frame)
+    def send(self, run: int, frame: FromProcess) -> None:
+        """Send a frame of a run to the worker; thread-safe.
+
+        Raises:
+            RuntimeError: this process is a fork of the handler's process.
+        """
+        if os.getpid() != self._process_id:
+            raise RuntimeError(NO_REPORTS_FROM_FORKS)
+        data = encode_frame(run, frame)
         with self._lock:
             if isinstance(frame, AttemptFinished):
                 self._lease_deadline = NO_DEADLINE
+                self.run = 0
             self._socket.sendall(data)
+
+    def close(self) -> None:
+        """Close the connection in a forked child: the worker must see that it ends with this process."""
+        self._socket.close()
 
     def read_loop(self) -> None:
         """Handle the worker's frames; when the connection ends, kill this process and all that it has started."""
         try:
             while True:
-                match _decode(self._receive(*LENGTH_PREFIX.unpack(self._receive(LENGTH_PREFIX.size)))):
-                    case RunAttempt() as request:
-                        self._lease_deadline = request.lease_deadline
-                        self.attempts.put(request)
-                    case LeaseExtended(deadline):
-                        with self._lock:  # an extension may arrive after the attempt has finished
-                            self._lease_deadline = (
-                                self._lease_deadline if self._lease_deadline == NO_DEADLINE else deadline
-                            )
-                    case StopAttempt(reason):
-                        self.stop_attempt(reason)
-                    case saved:
-                        self.saved_checkpoints.put(saved)
+                length, run = HEADER.unpack(self._receive(HEADER.size))
+                self._on_frame(run, _decode(self._receive(length)))
         except (EOFError, TimeoutError, ConnectionError):
             pass
         except Exception:
@@ -102,6 +104,22 @@ class ParentChannel:
         """Kill this process if the lease ended before the handler starts; the other thread may notice it later."""
         if time.monotonic() >= self._lease_deadline:
             os.killpg(0, signal.SIGKILL)
+
+    def _on_frame(self, run: int, frame: ToProcess) -> None:
+        match frame:
+            case RunAttempt():
+                self.run = run
+                self._lease_deadline = frame.lease_deadline
+                self.saved_checkpoints = queue.SimpleQueue()
+                self.attempts.put((run, frame))
+            case StopAttempt(reason):
+                self.stop_attempt(reason)
+            case LeaseExtended(deadline):
+                with self._lock:
+                    if run == self.run:
+                        self._lease_deadline = deadline
+            case CheckpointSaved() if run == self.run:
+                self.saved_checkpoints.put(frame)
 
     def stop_attempt(self, reason: str) -> None:
         """Raise CancelledError in the handler, even while it blocks; the process exits when the handler has ended."""
@@ -124,8 +142,10 @@ class ParentChannel:
 class ProcessHost:
     """The progress sink of a handler in this process; it forwards progress and checkpoints to the worker."""
 
-    def __init__(self, channel: ParentChannel) -> None:
+    def __init__(self, channel: ParentChannel, run: int) -> None:
         self._channel = channel
+        self._run = run
+        self._saved_checkpoints = channel.saved_checkpoints
         self._lock = threading.Lock()
         self._changed = threading.Event()
         self._collect: Callable[[], Progress]
@@ -145,8 +165,8 @@ class ProcessHost:
         """
         if self._closed:
             raise asyncio.CancelledError("stop")
-        self._channel.send(SaveCheckpoint(checkpoint))
-        self._channel.saved_checkpoints.get()
+        self._channel.send(self._run, SaveCheckpoint(checkpoint))
+        self._saved_checkpoints.get()
         return completed_awaitable()
 
     def close(self) -> None:
@@ -166,32 +186,20 @@ class ProcessHost:
         with self._lock:
             if self._changed.is_set() and not self._closed:
                 self._changed.clear()
-                self._channel.send(ProgressUpdate(self._collect()))
+                self._channel.send(self._run, ProgressUpdate(self._collect()))
 
 
-class ForwardingHandler(logging.Handler):
-    """A log handler that forwards records to the worker, which adds the job's id and kind."""
-
-    def __init__(self, channel: ParentChannel) -> None:
-        super().__init__()
-        self._channel = channel
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Send a log record to the worker; its extra values become strings."""
-        extra = {name: str(value) for name, value in vars(record).items() if name not in STANDARD_RECORD_FIELDS}
-        self._channel.send(LogRecord(record.name, record.levelno, self.format(record), extra))
-
-
-def run_attempt(request: RunAttempt, channel: ParentChannel) -> AttemptFinished:
+def run_attempt(run: int, request: RunAttempt, channel: ParentChannel) -> AttemptFinished:
     """Run an attempt and return its outcome; any exception of the handler becomes an outcome."""
-    host = ProcessHost(channel)
+    host = ProcessHost(channel, run)
     outcome: Finished | RetryLater
     trace: Traceback | None = None
     try:
-        job = _find_job(request.module, request.attempt.kind)
-        payload = decode_payload(job, request.payload)
-        channel.check_lease()
-        outcome = outcome_from_result(job.handler(JobContext(request.attempt, host), payload))
+        with ForkBarrier():
+            job = _find_job(request.module, request.attempt.kind)
+            payload = decode_payload(job, request.payload)
+            channel.check_lease()
+            outcome = outcome_from_result(job.handler(JobContext(request.attempt, host), payload))
     except BaseException as error:
         outcome, trace = outcome_from_exception(error)
     host.close()
@@ -205,15 +213,25 @@ def _find_job(module: str, kind: str) -> Job[Any, Any]:
 
 def main(descriptor: str, level: str) -> None:
     """Run attempts until the worker stops this process or the connection ends."""
-    channel = ParentChannel(socket.socket(fileno=int(descriptor)))
+    connection = socket.socket(fileno=int(descriptor))
+    connection.set_inheritable(False)  # a program that a handler starts must not keep the connection open
+    channel = ParentChannel(connection)
+    forwarding = ForwardingHandler(lambda record: channel.send(channel.run, record))
 
     def cancel(*_: object) -> None:
         raise asyncio.CancelledError(channel.stop_reason or "stop")
 
+    def on_fork() -> None:
+        channel.close()
+        logging.getLogger().removeHandler(forwarding)
+        logging.getLogger().addHandler(logging.StreamHandler())
+
     signal.signal(signal.SIGTERM, cancel)
-    logging.basicConfig(level=int(level), format="%(message)s", handlers=[ForwardingHandler(channel)])
+    reset_forked_children(on_fork)
+    logging.basicConfig(level=int(level), format="%(message)s", handlers=[forwarding])
     unhandled.install()
     threading.Thread(target=channel.read_loop, name="parent-channel", daemon=True).start()
     with suppress(asyncio.CancelledError):
         while channel.stop_reason is None:
-            channel.send(run_attempt(channel.attempts.get(), channel))
+            run, request = channel.attempts.get()
+            channel.send(run, run_attempt(run, request, channel))

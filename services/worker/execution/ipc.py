@@ -1,4 +1,9 @@
-"""The frames that the worker and its handler processes exchange over a socket pair: a 4-byte length, then JSON."""
+"""The frames that the worker and its handler processes exchange over a socket pair.
+
+A frame has a header, which is the length of its body and the number of the run that it belongs to, and a body of JSON.
+A process numbers the attempts that it runs. Its threads and forked children may outlive an attempt, so each side drops
+the frames of other runs.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +20,7 @@ from headway.contracts import Json, Progress
 from ...runtime.tracebacks import Traceback
 from ..outcomes import Finished, RetryLater
 
-LENGTH_PREFIX = struct.Struct("!I")
+HEADER = struct.Struct("!II")  # the length of the body in bytes; the number of the run
 
 
 class RunAttempt(Struct, frozen=True, tag=True):
@@ -75,10 +80,10 @@ ToProcess = RunAttempt | LeaseExtended | CheckpointSaved | StopAttempt
 FromProcess = ProgressUpdate | SaveCheckpoint | LogRecord | AttemptFinished
 
 
-def encode_frame(frame: ToProcess | FromProcess) -> bytes:
-    """Encode a frame with its length prefix."""
+def encode_frame(run: int, frame: ToProcess | FromProcess) -> bytes:
+    """Encode a frame that belongs to a run."""
     body = msgspec.json.encode(frame)
-    return LENGTH_PREFIX.pack(len(body)) + body
+    return HEADER.pack(len(body), run) + body
 
 
 def frame_decoder(frame_type: Any) -> Callable[[bytes], Any]:

@@ -1,5 +1,7 @@
 """The pool of handler processes. A process is reused for further attempts, until one of them is cancelled or crashes.
 
+It is replaced when it has sent anything after an attempt, which a thread that the handler left behind may do.
+
 The worker sends the current lease deadline to each process, and a process that reaches its deadline kills itself. So if
 a worker is frozen, killed or cut off from the queue, its handlers stop before another worker gets their jobs.
 """
@@ -22,7 +24,7 @@ from headway.contracts import JobError, Json
 from ..outcomes import LeaseLost, RetryLater
 from ..python_command import python_command
 from .ipc import (
-    LENGTH_PREFIX,
+    HEADER,
     AttemptFinished,
     CheckpointSaved,
     FromProcess,
@@ -37,6 +39,7 @@ from .ipc import (
     frame_decoder,
 )
 from .leased_host import LeasedHost, check_lease, is_lease_over
+from .log_forwarding import log_forwarded
 
 HANDLER_PROCESS = f"from {__package__}.handler_process import main; main(*sys.argv[1:])"
 DEADLINE_INTERVAL_S = 1.0  # between two frames with the lease deadline
@@ -50,6 +53,7 @@ class ProcessPool:
 
     def __init__(self) -> None:
         self._idle: list[HandlerProcess] = []
+        self._ending: set[asyncio.Task[str]] = set()
 
     @classmethod
     @asynccontextmanager
@@ -60,7 +64,8 @@ class ProcessPool:
             yield pool
         finally:
             for process in pool._idle:
-                await process.end()
+                pool._end_in_background(process)
+            await asyncio.gather(*pool._ending)
 
     async def run(self, job: Job[Any, Any], attempt: Attempt, payload: Json, host: LeasedHost) -> AttemptFinished:
         """Run an attempt in a process and return its outcome: a retry if the process crashes.
@@ -85,50 +90,84 @@ class ProcessPool:
             if is_lease_over(host):
                 raise LeaseLost("the handler's process ended itself with the lease")
             return AttemptFinished(RetryLater(JobError("Crashed", f"The handler's process {end}.")))
-        if len(self._idle) < MAX_IDLE_PROCESSES:
-            self._idle.append(process)
-        else:
-            await process.end()
+        self._release(process)
         return finished
 
     async def _acquire(self) -> HandlerProcess:
         while self._idle:
             process = self._idle.pop()
-            if process.is_alive:
-                return process
-            await process.end()
+            try:
+                if await process.is_silent():
+                    return process
+            except BaseException:
+                self._end_in_background(process)
+                raise
+            self._end_in_background(process)
         return await HandlerProcess.start()
+
+    def _release(self, process: HandlerProcess) -> None:
+        """Keep a process for further attempts, or end it."""
+        if len(self._idle) < MAX_IDLE_PROCESSES:
+            self._idle.append(process)
+        else:
+            self._end_in_background(process)
+
+    def _end_in_background(self, process: HandlerProcess) -> None:
+        task = asyncio.create_task(process.end())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
 
 class HandlerProcess:
     """One handler process and the connection to it."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        process: asyncio.subprocess.Process,
+        connection: socket.socket,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
     ) -> None:
         self._process = process
+        self._connection = connection
         self._reader = reader
         self._writer = writer
+        self._exit = asyncio.create_task(self._stop_reading_at_exit())
+        self.runs = 0  # the number of attempts that have been started, which is the number of the last run
 
     @classmethod
     async def start(cls) -> HandlerProcess:
         """Start a process in a new session, so that its whole process group can be killed."""
         parent_end, child_end = socket.socketpair()
         level = str(logging.getLogger().level)
-        with child_end:
-            command = python_command(HANDLER_PROCESS, str(child_end.fileno()), level)
-            process = await asyncio.create_subprocess_exec(
-                *command, pass_fds=[child_end.fileno()], stdin=asyncio.subprocess.DEVNULL, start_new_session=True
-            )
-        return cls(process, *await asyncio.open_unix_connection(sock=parent_end))
+        try:
+            with child_end:
+                command = python_command(HANDLER_PROCESS, str(child_end.fileno()), level)
+                process = await asyncio.create_subprocess_exec(
+                    *command, pass_fds=[child_end.fileno()], stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+                )
+            return cls(process, parent_end, *await asyncio.open_unix_connection(sock=parent_end))
+        except BaseException:
+            parent_end.close()  # which ends a process that has started
+            raise
 
     @property
     def is_alive(self) -> bool:
         """Whether the process is running and connected."""
         return self._process.returncode is None and not self._reader.at_eof()
 
+    async def is_silent(self) -> bool:
+        """Return whether the process is alive and has sent nothing since its last attempt has finished."""
+        try:
+            async with asyncio.timeout(0):
+                await self._reader.read(1)  # returns nothing at the end
+        except TimeoutError:
+            return self.is_alive
+        return False
+
     async def run(self, request: RunAttempt, host: LeasedHost) -> AttemptFinished | None:
         """Run an attempt; return None if the process has ended before the attempt has finished."""
+        self.runs += 1
         self._send(request)
         deadline_task = asyncio.create_task(self._send_lease_deadline(host))
         try:
@@ -139,8 +178,8 @@ class HandlerProcess:
                     case SaveCheckpoint(checkpoint):
                         await host.save_checkpoint(checkpoint)
                         self._send(CheckpointSaved())
-                    case LogRecord(name, level, text, extra):
-                        logging.getLogger(name).log(level, "%s", text, extra=extra)
+                    case LogRecord() as record:
+                        log_forwarded(record)
                     case AttemptFinished() as finished:
                         return finished
                     case _:
@@ -159,7 +198,7 @@ class HandlerProcess:
         finally:
             with suppress(ProcessLookupError, PermissionError):  # macOS refuses when only zombies are left
                 os.killpg(self._process.pid, signal.SIGKILL)
-            self._writer.close()
+            self._writer.transport.abort()  # `close` would wait until the process has read everything
         code = await self._process.wait()
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
 
@@ -169,13 +208,22 @@ class HandlerProcess:
             await asyncio.sleep(DEADLINE_INTERVAL_S)
             self._send(LeaseExtended(host.lease_deadline))
 
+    async def _stop_reading_at_exit(self) -> None:
+        """Close the reading end when the process has exited, as a program that it started may keep the other open."""
+        await self._process.wait()
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RD)
+
     def _send(self, frame: ToProcess) -> None:
-        self._writer.write(encode_frame(frame))
+        self._writer.write(encode_frame(self.runs, frame))
 
     async def _receive(self) -> Any:
-        """Return the next frame of the process, or None if the connection has ended."""
+        """Return the next frame of the current run, or None if the connection has ended."""
         try:
-            (length,) = LENGTH_PREFIX.unpack(await self._reader.readexactly(LENGTH_PREFIX.size))
-            return _decode(await self._reader.readexactly(length))
+            while True:
+                length, run = HEADER.unpack(await self._reader.readexactly(HEADER.size))
+                body = await self._reader.readexactly(length)
+                if run == self.runs:
+                    return _decode(body)
         except (asyncio.IncompleteReadError, OSError):
             return None
