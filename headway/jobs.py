@@ -62,6 +62,7 @@ class Job(Generic[P, R]):
         backoff_s: float,
         backoff_cap_s: float,
         process: bool,
+        max_jobs: int | None = None,
     ) -> None:
         parameters = list(inspect.signature(handler).parameters.values())
         if len(parameters) != 2:
@@ -76,6 +77,8 @@ class Job(Generic[P, R]):
             raise ValueError(f"job {kind!r}: backoff_s must be positive and at most backoff_cap_s")
         if process and inspect.iscoroutinefunction(handler):
             raise TypeError(f"job {kind!r}: with process=True the handler must be a plain function, not async")
+        if max_jobs is not None and (max_jobs < 1 or not process):
+            raise ValueError(f"job {kind!r}: max_jobs must be positive, and needs process=True")
         self.kind = kind
         self.handler = handler
         self.max_attempts = max_attempts
@@ -83,6 +86,7 @@ class Job(Generic[P, R]):
         self.backoff_s = backoff_s
         self.backoff_cap_s = backoff_cap_s
         self.process = process
+        self.max_jobs = max_jobs
         self._payload_parameter = parameters[1].name
 
     def __call__(self, ctx: JobContext, payload: P, /) -> Any:
@@ -143,12 +147,12 @@ def job(
     backoff_s: float = BACKOFF_S,
     backoff_cap_s: float = BACKOFF_CAP_S,
     process: bool = False,
+    max_jobs: int | None = None,
 ) -> JobDecorator:
     """Register `handler(ctx, payload)` as the handler of a kind of job.
 
     An `async def` runs in the worker's event loop and a plain `def` in a thread. With `process=True` a plain `def` runs
     in a process of a pool: use it for code that is CPU-bound or may crash.
-
     The payload is decoded to the type of the second parameter (any type that msgspec decodes). The result is encoded by
     msgspec, to at most 32 KiB of JSON.
 
@@ -159,6 +163,7 @@ def job(
         backoff_s: the upper bound of the random delay before the second attempt. It doubles with each attempt.
         backoff_cap_s: the upper bound of all delays.
         process: whether to run a plain function in a separate process.
+        max_jobs: with `process`, how many attempts a process runs before it is replaced; None for no limit.
 
     Raises:
         TypeError: the handler does not take two arguments, or is async although `process` is set.
@@ -172,4 +177,5 @@ def job(
         backoff_s=backoff_s,
         backoff_cap_s=backoff_cap_s,
         process=process,
+        max_jobs=max_jobs,
     )

@@ -38,7 +38,7 @@ async def worker(settings: WorkerSettings, reloader: CodeReloader | None = None)
         Reporter.connect(notifier_url, report_keys, settings.heartbeat_s) as reporter,
         WakeupClient.connect(notifier_url) as wakeup_client,
         WakeupListener.connect(notifier_url, wakeup_client) as wakeup_listener,
-        ProcessPool.open() as process_pool,
+        ProcessPool.open(settings.process_memory_mb << 20) as process_pool,
     ):
         runner = Runner(process_pool)
         dependencies = DeliveryDependencies(

@@ -28,6 +28,9 @@ class WorkerSettings(QueueSettings, frozen=True, kw_only=True):
     """How long a message is leased: see docs/concepts.md#the-lease."""
     heartbeat_s: Seconds = 1
     """The longest time between two reports of a running job."""
+    process_memory_mb: Annotated[int, Meta(ge=1)] = 256
+    """How much memory the process of a `process=True` handler may hold after an attempt. If it holds more, it is
+    replaced."""
     poll_max_s: Seconds = 10
     """The longest pause between two polls of an empty queue; at most 1 s while the notifier cannot wake the worker."""
     grace_s: Delay = 20

@@ -1,6 +1,7 @@
 """The pool of handler processes. A process is reused for further attempts, until one of them is cancelled or crashes.
 
-It is replaced when it has sent anything after an attempt, which a thread that the handler left behind may do.
+It is replaced when it holds too much memory, has run the maximum number of attempts of a kind, or has sent anything
+after an attempt, which a thread or child that the handler left behind may do.
 
 The worker sends the current lease deadline to each process, and a process that reaches its deadline kills itself. So if
 a worker is frozen, killed or cut off from the queue, its handlers stop before another worker gets their jobs.
@@ -15,7 +16,10 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
+
+import structlog
 
 from headway import Job
 from headway.context import Attempt
@@ -45,21 +49,29 @@ HANDLER_PROCESS = f"from {__package__}.handler_process import main; main(*sys.ar
 DEADLINE_INTERVAL_S = 1.0  # between two frames with the lease deadline
 UNWIND_TIMEOUT_S = 1.0  # for a cancelled handler to clean up; then SIGKILL follows
 MAX_IDLE_PROCESSES = os.cpu_count() or 1
+DEFAULT_MEMORY_BYTES = 256 << 20  # that an idle process may hold
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _decode = frame_decoder(FromProcess)
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class ProcessPool:
     """Handler processes, started on demand; at most `MAX_IDLE_PROCESSES` stay idle for further attempts."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_memory_bytes: int) -> None:
+        self._max_memory_bytes = max_memory_bytes
         self._idle: list[HandlerProcess] = []
         self._ending: set[asyncio.Task[str]] = set()
 
     @classmethod
     @asynccontextmanager
-    async def open(cls) -> AsyncIterator[ProcessPool]:
-        """Open a pool, and end its idle processes on exit."""
-        pool = cls()
+    async def open(cls, max_memory_bytes: int = DEFAULT_MEMORY_BYTES) -> AsyncIterator[ProcessPool]:
+        """Open a pool, and end its idle processes on exit.
+
+        A process that holds more than `max_memory_bytes` after an attempt is replaced.
+        """
+        pool = cls(max_memory_bytes)
         try:
             yield pool
         finally:
@@ -90,7 +102,7 @@ class ProcessPool:
             if is_lease_over(host):
                 raise LeaseLost("the handler's process ended itself with the lease")
             return AttemptFinished(RetryLater(JobError("Crashed", f"The handler's process {end}.")))
-        self._release(process)
+        self._release(process, job)
         return finished
 
     async def _acquire(self) -> HandlerProcess:
@@ -105,12 +117,17 @@ class ProcessPool:
             self._end_in_background(process)
         return await HandlerProcess.start()
 
-    def _release(self, process: HandlerProcess) -> None:
+    def _release(self, process: HandlerProcess, job: Job[Any, Any]) -> None:
         """Keep a process for further attempts, or end it."""
-        if len(self._idle) < MAX_IDLE_PROCESSES:
+        memory_bytes = process.memory_bytes
+        is_used_up = job.max_jobs is not None and process.runs >= job.max_jobs
+        if is_used_up or memory_bytes > self._max_memory_bytes:
+            memory_mb = memory_bytes >> 20
+            log.info("handler_process_replaced", kind=job.kind, attempts=process.runs, memory_mb=memory_mb)
+        elif len(self._idle) < MAX_IDLE_PROCESSES:
             self._idle.append(process)
-        else:
-            self._end_in_background(process)
+            return
+        self._end_in_background(process)
 
     def _end_in_background(self, process: HandlerProcess) -> None:
         task = asyncio.create_task(process.end())
@@ -155,6 +172,14 @@ class HandlerProcess:
     def is_alive(self) -> bool:
         """Whether the process is running and connected."""
         return self._process.returncode is None and not self._reader.at_eof()
+
+    @property
+    def memory_bytes(self) -> int:
+        """The resident memory of the process; 0 if it has ended, or the system has no /proc."""
+        try:
+            return int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]) * PAGE_BYTES
+        except OSError:
+            return 0
 
     async def is_silent(self) -> bool:
         """Return whether the process is alive and has sent nothing since its last attempt has finished."""

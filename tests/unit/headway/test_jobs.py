@@ -185,7 +185,7 @@ def test_a_number_too_large_for_a_float_is_rejected() -> None:
         ctx.progress(10**400, 10**401)
 
 
-@pytest.mark.parametrize("options", [{"max_attempts": 0}, {"max_attempts": 1001}, {"timeout_s": 0}])
+@pytest.mark.parametrize("options", [{"max_attempts": 0}, {"max_attempts": 1001}, {"timeout_s": 0}, {"max_jobs": 2}])
 def test_invalid_options_are_rejected(options: dict[str, Any]) -> None:
     """Options that the notifier would reject in every report raise an error at import."""
 

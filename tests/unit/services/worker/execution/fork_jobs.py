@@ -145,6 +145,19 @@ def talks_afterwards(_ctx: JobContext, _payload: Any) -> int:
     return os.getpid()
 
 
+@job("allocates", process=True)
+def allocates(_ctx: JobContext, payload: int) -> int:
+    """Keep this many bytes; return the process id."""
+    vars(multiprocessing).setdefault("_kept", []).append(b"x" * payload)
+    return os.getpid()
+
+
+@job("twice", process=True, max_jobs=2)
+def twice(_ctx: JobContext, _payload: Any) -> int:
+    """Return the process id."""
+    return os.getpid()
+
+
 @job("logs-unusual-records", process=True)
 def logs_unusual_records(_ctx: JobContext, _payload: Any) -> str:
     """Log what no log handler expects."""

@@ -88,6 +88,21 @@ async def test_process_that_sends_anything_between_two_jobs_is_replaced() -> Non
         await wait_until(is_replaced)
 
 
+async def test_process_is_replaced_after_max_jobs() -> None:
+    """A process runs that many attempts, and then a new one follows."""
+    async with ProcessPool.open() as pool:
+        pids = [result(await run(pool, "twice")) for _ in range(5)]
+    assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [2, 2, 1]
+
+
+async def test_process_that_holds_too_much_memory_is_replaced() -> None:
+    """A process that has grown beyond the limit after an attempt does not run another one."""
+    async with ProcessPool.open(max_memory_bytes=200 << 20) as pool:
+        pids = [result(await run(pool, "allocates", 60 << 20)) for _ in range(6)]
+        assert 2 <= len(set(pids)) <= 5
+        await wait_until(lambda: not any(map(is_running, set(pids) - {pids[-1]})))
+
+
 async def test_no_log_record_fails_a_job(shared_pool: ProcessPool, caplog: pytest.LogCaptureFixture) -> None:
     """Records that cannot be formatted are logged with their place, huge ones are cut, and no argument is shown."""
     assert result(await run(shared_pool, "logs-unusual-records")) == "done"
