@@ -7,6 +7,7 @@ import logging
 import signal
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,17 @@ import pytest
 
 from headway.contracts import Timestamp
 from tests.integration.handler_log import HandlerLog, format_entries
+from tests.integration.http_proxy import http_proxy
 from tests.integration.watchers import watch_jobs
-from tests.integration.worker_fleet import HEARTBEAT_S, IDLE_WORKER, LEASE_S, run_workers
+from tests.integration.worker_fleet import HEARTBEAT_S, IDLE_WORKER, LEASE_S, WorkerFleet, run_workers
 from tests.stack import Stack, running
-from tests.waiting import wait_until
+from tests.waiting import free_ports, wait_until
 
 log = logging.getLogger(__name__)
 
 KILLS = 6
 LONG_LEASE = {"LEASE_S": "30"}  # so that no lease expires
+PROXY_ERRORS = ("500", "400", "413")
 MAX_DELAY_S = 2.0  # from the last cancellation to the last end of a job, and from a worker's exit to the last start
 
 
@@ -167,3 +170,37 @@ async def test_steps_before_a_checkpoint_are_not_repeated(stack: Stack, tmp_path
         assert entries.jobs == {job_id}
         steps = [entry.event for entry in entries.matching("step ")]
         assert steps == [f"step {number}" for number in range(KILLS)], format_entries(entries)
+
+
+async def wait_for_report(workers: WorkerFleet, status: str) -> None:
+    """Wait until reports have been answered with this status."""
+
+    async def is_answered() -> bool:
+        return await workers.metric(f'worker_reports_total{{outcome="{status}"}}') >= 2
+
+    await wait_until(is_answered)
+
+
+async def test_a_proxy_s_errors_lose_no_outcome(stack: Stack, tmp_path: Path) -> None:
+    """Eight jobs start and end while a proxy answers their reports itself; all succeed with their first attempt."""
+    (port,) = free_ports(1)
+    behind_proxy = {"NOTIFIER_INTERNAL_URL": f"http://127.0.0.1:{port}", "WORKER_CONCURRENCY": "30"}
+    async with (
+        watch_jobs(stack) as watcher,
+        http_proxy(port, int(stack.env["NOTIFIER_INTERNAL_PORT"])) as proxy,
+        run_workers(stack, tmp_path, 1, **behind_proxy, **LONG_LEASE) as workers,
+    ):
+        for status in PROXY_ERRORS:
+            finish = tmp_path / f"finish-{status}"
+            jobs = await submit(stack, 4, "hold", str(finish))
+            await wait_until(partial(lambda jobs: set(jobs) <= workers.handler_log.jobs, jobs))
+            with proxy.failing(status):
+                finish.touch()
+                jobs |= await submit(stack, 4, "nap", 0)
+                await wait_for_report(workers, status)
+            for receipt in jobs.values():
+                await watcher.watch(receipt)
+            await watcher.wait_for_status(set(jobs), "succeeded")
+            assert {watcher.last(job_id)["attempt"] for job_id in jobs} == {1}
+        assert await workers.metric("jobs_poisoned_total") == 0
+        assert watcher.violations() == []
