@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -408,6 +409,22 @@ async def test_failing_report_stays_alone_among_urgent_ones(notifier: FakeNotifi
                 other.progress_changed(partial(Progress, 1, 2))
                 await asyncio.sleep(0)
             assert outcome.result().accepted
+
+
+async def test_a_frozen_notifier_costs_one_timeout(
+    notifier: FakeNotifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request without a response is given up; the next one is sent over a new connection."""
+    monkeypatch.setattr(reporter, "TIMEOUT", aiohttp.ClientTimeout(total=0.3))
+    async with reporting(notifier, tmp_path) as running:
+        with running.stream(initial_report(), ignore) as stream:
+            await send(stream)
+            notifier.unblocked.clear()
+            waiting = asyncio.create_task(send(stream, "succeeded"))
+            await wait_until(lambda: len(notifier.requests) >= 3)
+            notifier.unblocked.set()
+            assert (await waiting).accepted
+    assert notifier.clients["/reports"][1] != notifier.clients["/reports"][2]
 
 
 async def test_an_outage_costs_no_more_requests_than_it_failed(notifier: FakeNotifier, tmp_path: Path) -> None:
