@@ -16,15 +16,11 @@ local SNAPSHOT_FIELDS = 18  -- the first ones make the snapshot; the others serv
 local REQUIRED_FIELDS = 24  -- those of version 0.1; a field that a later version adds may be missing in a record
 local REPORT_FIELDS = {'kind', 'status', 'generation', 'attempt', 'max_attempts', 'progress', 'result', 'error',
   'submitted_at', 'expires_at', 'message_id', 'delivery', 'sequence', 'lease_ms', 'due_ms', 'expires_ms', 'sent_ms'}
-local PROGRESS_FIELDS = {'kind', 'status', 'max_attempts', 'progress', 'sequence', 'submitted_at', 'expires_at',
-  'expires_ms'}
-local CANCEL_FIELDS = {'kind', 'max_attempts', 'submitted_at', 'due_at', 'expires_at', 'expires_ms'}
 local INTEGER_FIELDS = {'version', 'generation', 'delivery', 'sequence', 'lease_ms', 'due_ms', 'expires_ms'}
 local TEXT, TIME, COUNT = '^".+"$', '^"[%d:.TZ-]+"$', '^%d+$'
-local RETAINED_PATTERNS = {cancel_requested = '^[tf]%l+$', started_at = TIME, due_at = TIME,
-  lease_until = TIME}  -- fields that a report may retain
+local RETAINED_PATTERNS = {cancel_requested = '^[tf]%l+$', started_at = TIME}  -- fields that a report retains
 local RECORD_PATTERNS = {id = TEXT, kind = TEXT, attempt = COUNT, max_attempts = COUNT, submitted_at = TIME,
-  expires_at = TIME}  -- fields that the other operations retain, too
+  due_at = TIME, lease_until = TIME, expires_at = TIME}  -- fields that the other operations retain, too
 local ENDED = {['"succeeded"'] = true, ['"failed"'] = true, ['"cancelled"'] = true}
 local CANCEL_REQUESTED, WATCHED, PUBLISHED = 1, 2, 4
 local TAKEOVER_MS = 10 * 60 * 1000  -- how long after its last sign of life a record refuses another message
@@ -65,10 +61,11 @@ local function load()
     return nil
   end
   local record = {}
-  for i = 1, #RECORD_FIELDS do
-    if not values[i] and i <= REQUIRED_FIELDS then return nil end
-    record[RECORD_FIELDS[i]] = values[i] or 'null'
+  for i = 1, REQUIRED_FIELDS do
+    if not values[i] then return nil end
+    record[RECORD_FIELDS[i]] = values[i]
   end
+  for i = REQUIRED_FIELDS + 1, #RECORD_FIELDS do record[RECORD_FIELDS[i]] = values[i] or 'null' end
   for i = 1, #INTEGER_FIELDS do
     local number = record[INTEGER_FIELDS[i]]
     if not string.find(number, '^-?%d+$') or #number > 17 then return nil end
@@ -147,9 +144,10 @@ local function store(record, old)
   return text, redis.call(PUBLISH, key, text)
 end
 
--- Translates a worker's time to Redis time: its distance to the report's `sent_ms` counts from now, so that the worker's
--- clock does not matter. Without `sent_ms` the time is taken as it is. A time close to the stored one keeps it, so that a
--- heartbeat changes nothing. Of a short lease, "close" is only a quarter of what is left: each renewal must be stored.
+-- Translates a worker's time to Redis time: its distance to the report's `sent_ms` counts from now, so that the
+-- worker's clock does not matter. Without `sent_ms` the time is taken as it is. A time close to the stored one keeps it,
+-- so that a heartbeat changes nothing. Of a short lease, "close" is only a quarter of what is left: each renewal must be
+-- stored.
 local function to_redis_time(new, old, name, ms_name)
   local ms = tonumber(new[ms_name])
   if not ms then
@@ -158,7 +156,7 @@ local function to_redis_time(new, old, name, ms_name)
   end
   ms = math.max(MIN_TIME_MS, math.min(ms + now - (tonumber(new.sent_ms) or now), MAX_TIME_MS))
   local tolerance_ms = math.min(SAME_TIME_MS, math.abs(ms - now) / 4)
-  if old and old[name] ~= 'null' and math.abs(ms - old[ms_name]) <= tolerance_ms then
+  if old and math.abs(ms - old[ms_name]) <= tolerance_ms and string.find(old[name], TIME) then
     new[name], new[ms_name] = old[name], old[ms_name]
   else
     new[name], new[ms_name] = rfc3339(ms), string.format('%.0f', ms)
@@ -205,6 +203,15 @@ local function report(old, new)
     + flag(published, PUBLISHED)
 end
 
+local record = load()
+if ARGV[1] == 'report' then return report(record, from_args(REPORT_FIELDS)) end
+
+-- The rest is for the rare operations. Redis runs the whole text in each call, so that reports save these definitions.
+
+local PROGRESS_FIELDS = {'kind', 'status', 'max_attempts', 'progress', 'sequence', 'submitted_at', 'expires_at',
+  'expires_ms'}
+local CANCEL_FIELDS = {'kind', 'max_attempts', 'submitted_at', 'due_at', 'expires_at', 'expires_ms'}
+
 -- Completes a one-line report from the record.
 local function progress(old, new)
   local defaults = {generation = '0', attempt = '1', result = 'null', error = 'null', due_ms = 'null',
@@ -235,7 +242,5 @@ local function cancel(old, args)
   return (store(record, old))
 end
 
-local record = load()
-if ARGV[1] == 'report' then return report(record, from_args(REPORT_FIELDS)) end
 if ARGV[1] == 'progress' then return progress(record, from_args(PROGRESS_FIELDS)) end
 if ARGV[1] == 'cancel' then return cancel(record, from_args(CANCEL_FIELDS)) end
