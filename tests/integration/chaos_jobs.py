@@ -1,10 +1,12 @@
-"""Jobs that log what they do, for tests that kill, freeze and disconnect their workers."""
+"""Jobs that log what they do, for tests that kill, freeze and disconnect their workers, and jobs that harm theirs."""
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import time
 from pathlib import Path
+from typing import Literal
 
 from msgspec import Struct
 
@@ -134,3 +136,83 @@ async def nap(ctx: JobContext, seconds: float) -> int:
     with log_call(ctx):
         await asyncio.sleep(seconds)
         return ctx.attempt
+
+
+class LibraryExit(BaseException):
+    """An exception of a library that `except Exception` does not catch."""
+
+
+ERRORS = {error.__name__: error for error in (KeyboardInterrupt, SystemExit, GeneratorExit, LibraryExit)}
+
+
+class Harm(Struct, frozen=True):
+    """An exception, and where it is raised first; the handler raises it in the end."""
+
+    error: str
+    place: Literal["handler", "awaited task", "background task", "callback"] = "handler"
+
+
+@job("harms", max_attempts=2, backoff_s=0.1)
+async def harms(ctx: JobContext, payload: Harm) -> None:
+    """Raise an exception that is not an `Exception` at every attempt."""
+    loop, error = asyncio.get_running_loop(), ERRORS[payload.error]("the cable is loose")
+    with log_call(ctx):
+        await asyncio.sleep(TICK_S)
+        if payload.place == "callback":
+            loop.call_soon(_raise, error)
+        elif payload.place != "handler":
+            task = asyncio.create_task(_raise_in_task(error))
+            await (task if payload.place == "awaited task" else asyncio.sleep(TICK_S))
+        await asyncio.sleep(TICK_S)
+        _raise(error)
+
+
+@job("harms-in-thread", max_attempts=2, backoff_s=0.1)
+def harms_in_thread(ctx: JobContext, payload: Harm) -> None:
+    """Raise such an exception in a thread."""
+    with log_call(ctx):
+        _raise(ERRORS[payload.error]("the cable is loose"))
+
+
+@job("harms-in-process", max_attempts=2, backoff_s=0.1, process=True)
+def harms_in_process(ctx: JobContext, payload: Harm) -> None:
+    """Raise such an exception in a separate process."""
+    with log_call(ctx, os.getppid()):
+        _raise(ERRORS[payload.error]("the cable is loose"))
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+async def _raise_in_task(error: BaseException) -> None:
+    raise error
+
+
+@job("signals-child", max_attempts=20)
+async def signals_child(ctx: JobContext, _payload: None) -> int | None:
+    """Start a process, terminate it, and return its exit code."""
+    with log_call(ctx):
+        return _terminate_child()
+
+
+@job("signals-child-in-thread", max_attempts=20)
+def signals_child_in_thread(ctx: JobContext, _payload: None) -> int | None:
+    """Terminate a process in a thread."""
+    with log_call(ctx):
+        return _terminate_child()
+
+
+@job("signals-child-in-process", max_attempts=20, process=True)
+def signals_child_in_process(ctx: JobContext, _payload: None) -> int | None:
+    """Terminate a process in a separate process."""
+    with log_call(ctx, os.getppid()):
+        return _terminate_child()
+
+
+def _terminate_child() -> int | None:
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    process.start()
+    process.terminate()
+    process.join()
+    return process.exitcode

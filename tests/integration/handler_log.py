@@ -52,7 +52,7 @@ def log_call(ctx: JobContext, worker: int | None = None) -> Iterator[Callable[[s
     except asyncio.CancelledError as error:
         write(f"cancelled {error.args[0] if error.args else ''}".strip())
         raise
-    except Exception as error:
+    except BaseException as error:
         write(f"raised {type(error).__name__}")
         raise
     else:

@@ -1,4 +1,4 @@
-"""A TCP proxy that balances connections round-robin, as a Service in Kubernetes does, and that can pause."""
+"""A TCP proxy that balances connections round-robin, as a Service in Kubernetes does, and can pause or close them."""
 
 from __future__ import annotations
 
@@ -35,8 +35,7 @@ class TcpProxy:
             server.close()
             for task in proxy._connecting:
                 task.cancel()
-            for connection in list(proxy.connections):
-                connection.transport.abort()
+            proxy.cut()
 
     def pause(self) -> None:
         """Accept connections and data, but forward nothing, like a network that drops all packets."""
@@ -47,6 +46,11 @@ class TcpProxy:
         self.paused = False
         for connection in list(self.connections):
             connection.flush()
+
+    def cut(self) -> None:
+        """Close all connections."""
+        for connection in list(self.connections):
+            connection.transport.abort()
 
     def connect_upstream(self, connection: _Connection) -> None:
         """Connect a client to a target."""
