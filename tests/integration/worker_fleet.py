@@ -49,7 +49,7 @@ class WorkerProcess:
         """Start the worker and wait until it is ready."""
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *self._program.command, cwd=ROOT, env=self._env, stdout=log, stderr=log
+                *self._program.command, cwd=ROOT, env=self._env, stdout=log, stderr=log, start_new_session=True
             )
         ready = asyncio.create_task(wait_until_ready([self._program]))
         ended = asyncio.create_task(self._process.wait())
@@ -66,8 +66,9 @@ class WorkerProcess:
             self._process.send_signal(number)
 
     async def kill(self) -> None:
-        """Kill the worker."""
-        self.signal(signal.SIGKILL)
+        """Kill the worker and its children, as the end of a container does."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
         await self._process.wait()
 
     async def stop(self) -> float:
