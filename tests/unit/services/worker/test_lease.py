@@ -415,6 +415,19 @@ def test_lease_is_lost_when_its_renewal_ends(error: BaseException) -> None:
     run_with_lease(test)
 
 
+def test_no_renewal_outlives_the_block() -> None:
+    """A request in flight is cancelled and awaited: it must not change a message that is settled."""
+
+    async def test(lease: Lease, queue: FakeQueue) -> None:
+        queue.behaviors = [taking(LEASE_S)]
+        async with lease.renewed(lambda: None, lambda _: None):
+            await asyncio.sleep(LEASE_S / 2 + 0.001)
+            assert queue.operations() == ["update"]
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run_with_lease(test)
+
+
 def test_lease_is_lost_when_its_renewal_is_cancelled_before_it_starts() -> None:
     """A task that is cancelled before its first step runs no code of its own."""
 
