@@ -42,7 +42,7 @@ from .ipc import (
     encode_frame,
     frame_decoder,
 )
-from .leased_host import LeasedHost, check_lease, is_lease_over
+from .leased_host import LeasedHost, is_lease_over
 from .log_forwarding import log_forwarded
 
 HANDLER_PROCESS = f"from {__package__}.handler_process import main; main(*sys.argv[1:])"
@@ -85,11 +85,10 @@ class ProcessPool:
         On cancellation, the process and all processes that it has started are ended.
 
         Raises:
-            LeaseLost: the process ended itself, or the handler did not start, because the lease is over.
+            LeaseLost: the process ended itself with the lease, perhaps before the handler started.
         """
         process = await self._acquire()
         try:
-            check_lease(host)
             finished = await process.run(
                 RunAttempt(job.handler.__module__, attempt, payload, host.lease_deadline), host
             )

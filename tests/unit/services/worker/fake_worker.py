@@ -39,6 +39,7 @@ class FakeQueue:
         text: the text of the message, None if it is deleted.
         poisoned: the texts on the poison queue.
         on_poison: called at each try to copy the message to the poison queue.
+        on_release: called when the message is released.
     """
 
     def __init__(self, text: str, lease_s: float = LEASE_S) -> None:
@@ -48,6 +49,7 @@ class FakeQueue:
         self.text: str | None = text
         self.poisoned: list[str] = []
         self.on_poison: Callable[[], None] = lambda: None
+        self.on_release: Callable[[], None] = lambda: None
         self.delivery = 0
         self._receipt = 0
 
@@ -67,6 +69,7 @@ class FakeQueue:
         self.text = self.text if text is None else text
         if visibility_s != self._lease_s:
             self.calls.append(f"release {visibility_s}")
+            self.on_release()
         return str(self._receipt)
 
     async def delete(self, _message_id: str, receipt: str) -> None:

@@ -504,7 +504,7 @@ async def test_progress_after_the_release_is_ignored(handlers: Handlers) -> None
     @job("leaks")
     async def leaks(ctx: JobContext, _payload: Any) -> None:
         ctx.progress(40, 100)
-        worker.reporter.on_report = lambda _: ctx.progress(70, 100)
+        worker.queue.on_release = lambda: ctx.progress(70, 100)
         handlers.started.set()
         await asyncio.Event().wait()
 

@@ -17,11 +17,12 @@ import pytest
 
 from headway.context import Attempt
 from headway.contracts import JobError, Json, Progress
+from services.worker.execution.handler_process import ParentChannel, run_attempt
 from services.worker.execution.ipc import AttemptFinished, LogRecord, ProgressUpdate, RunAttempt, encode_frame
 from services.worker.execution.process_pool import HandlerProcess, ProcessPool
 from services.worker.outcomes import Finished
 from services.worker.registry import load_jobs
-from tests.unit.services.worker.execution import fork_jobs
+from tests.unit.services.worker.execution import fork_jobs, process_jobs
 from tests.unit.services.worker.execution.test_process_pool import JOBS, FakeHost, is_running, result, run
 from tests.waiting import wait_until
 
@@ -186,3 +187,23 @@ async def test_frames_of_other_runs_are_dropped() -> None:
     assert (bytes(finished.outcome.result), [progress.current for progress in host.progress]) == (b"7", [7])
     theirs.close()
     await process.end()
+
+
+class Killed(BaseException):
+    """Raised where the process would kill itself."""
+
+
+def test_handler_does_not_start_when_its_lease_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process kills itself after decoding the payload, which may have taken longer than the lease."""
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(os, "killpg", kill)
+    request = RunAttempt(process_jobs.__name__, Attempt(job_id=uuid4(), kind="fails"), Json(b'"called"'), 0.0)
+    parent_end, child_end = socket.socketpair()
+    with parent_end, child_end:
+        channel = ParentChannel(child_end)
+        assert run_attempt(1, request, channel).outcome.error == JobError("ValueError", "called")
+        channel._lease_deadline = 0.0
+        assert run_attempt(1, request, channel).outcome.error == JobError("Killed", "Killed")
