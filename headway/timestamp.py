@@ -1,4 +1,4 @@
-"""Timestamps: RFC 3339 in UTC with milliseconds on the wire, milliseconds since the epoch in code."""
+"""Timestamps, RFC 3339 in UTC with milliseconds on the wire and milliseconds since the epoch in code; remote clocks."""
 
 from __future__ import annotations
 
@@ -54,6 +54,24 @@ class Timestamp(int):
     def to_json(self) -> bytes:
         """Return the time as a JSON string, with its quotes."""
         return _format_rfc3339(int(self))
+
+
+class RemoteClock:
+    """The clock of another machine, as of its last reading; until the first one, the clock of this machine."""
+
+    def __init__(self) -> None:
+        self._reading: tuple[Timestamp, float] | None = None
+
+    def set(self, reading: Timestamp, read_at: float) -> None:
+        """Set the time that the clock had at `read_at`, in monotonic seconds."""
+        self._reading = reading, read_at
+
+    def now(self) -> Timestamp:
+        """Return the current time; any thread may call this."""
+        if self._reading is None:
+            return Timestamp.now()
+        reading, read_at = self._reading
+        return reading.after(time.monotonic() - read_at)
 
 
 # Cached, because all reports of a job repeat its times.

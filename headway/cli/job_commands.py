@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from headway.cli.text import LinePrinter, job_line, json_line
 from headway.client import Client, InvalidToken, Receipt, RequestFailed, Unreachable
 from headway.client.links import Link
-from headway.contracts import JobSnapshot, JobStatus, encode
+from headway.contracts import JobSnapshot, JobStatus, Timestamp, encode
 
 if TYPE_CHECKING:
     from headway.cli.progress_bars import ProgressBars
@@ -85,7 +85,7 @@ async def _watch_all(client: Client, jobs: Sequence[Receipt | Link], options: ar
         return EXIT_CODES[snapshot.status]
 
     try:
-        with job_display(as_json=options.json) as display:
+        with job_display(client.clock.now, as_json=options.json) as display:
             codes = await asyncio.gather(*map(follow, jobs))
     except asyncio.CancelledError:
         print("headway: stopped watching; the jobs keep running", file=sys.stderr)
@@ -98,9 +98,9 @@ async def _watch_all(client: Client, jobs: Sequence[Receipt | Link], options: ar
 
 
 @contextmanager
-def job_display(*, as_json: bool) -> Iterator[Callable[[JobSnapshot], None]]:
+def job_display(now: Callable[[], Timestamp], *, as_json: bool) -> Iterator[Callable[[JobSnapshot], None]]:
     """Yield a function that displays a snapshot: as a bar on a terminal with rich, as a line otherwise."""
-    bars = None if as_json or not sys.stdout.isatty() else _progress_bars()
+    bars = None if as_json or not sys.stdout.isatty() else _progress_bars(now)
     if bars is None:
         yield LinePrinter(json_line if as_json else job_line).print_job
     else:
@@ -108,13 +108,13 @@ def job_display(*, as_json: bool) -> Iterator[Callable[[JobSnapshot], None]]:
             yield bars.update
 
 
-def _progress_bars() -> ProgressBars | None:
+def _progress_bars(now: Callable[[], Timestamp]) -> ProgressBars | None:
     try:
         from headway.cli.progress_bars import ProgressBars
     except ModuleNotFoundError:
         print("headway: install rich to see progress bars: pip install 'headway[cli]'", file=sys.stderr)
         return None
-    return ProgressBars()
+    return ProgressBars(now)
 
 
 def _print_error(error: Exception) -> int:

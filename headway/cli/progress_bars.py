@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from uuid import UUID
 
 from rich.console import Console, RenderableType
@@ -25,9 +26,15 @@ STATUS_MARKS = {  # symbol and style of a status; a running job has a spinner
 
 
 class ProgressBars:
-    """A context manager that displays jobs on a terminal until it exits."""
+    """A context manager that displays jobs on a terminal until it exits.
 
-    def __init__(self, console: Console | None = None) -> None:
+    Args:
+        now: returns the current time by the clock of the snapshots' times, not the terminal's.
+        console: the terminal.
+    """
+
+    def __init__(self, now: Callable[[], Timestamp], console: Console | None = None) -> None:
+        self._now = now
         self._jobs: dict[UUID, JobSnapshot] = {}
         self._spinner = Spinner("dots", style="cyan")
         self._live = Live(console=console, get_renderable=self.table, refresh_per_second=10)
@@ -55,13 +62,14 @@ class ProgressBars:
 
     def _row(self, job: JobSnapshot) -> tuple[RenderableType, ...]:
         mark, style = STATUS_MARKS.get(job.status, ("", "cyan"))
-        details = " · ".join(part for part in (waiting_text(job), attempt_text(job), message_text(job)) if part)
+        now = self._now()
+        details = " · ".join(part for part in (waiting_text(job, now), attempt_text(job), message_text(job)) if part)
         return (
             Text(mark, style) if mark else self._spinner,
             Text(printable(job.kind), "bold"),
             progress_bar(job),
             Text(amount_text(job.progress), justify="right"),
-            Text(elapsed_text(job), "dim"),
+            Text(elapsed_text(job, now), "dim"),
             Text(status_text(job), style),
             Text(printable(details), "red" if job.error else "", overflow="ellipsis", no_wrap=job.error is None),
         )
@@ -76,18 +84,17 @@ def progress_bar(job: JobSnapshot) -> ProgressBar:
     return ProgressBar(100, filled, BAR_WIDTH, pulse, complete_style=style, finished_style="green", pulse_style=style)
 
 
-def elapsed_text(job: JobSnapshot) -> str:
+def elapsed_text(job: JobSnapshot, now: Timestamp) -> str:
     """Return how long the last attempt has run so far, or ran, as `m:ss` or `h:mm:ss`; empty if none has started."""
     if job.started_at is None:
         return ""
-    seconds = max(0, (job.finished_at or Timestamp.now()) - job.started_at) // 1000
+    seconds = max(0, (job.finished_at or now) - job.started_at) // 1000
     hours, minutes = divmod(seconds // 60, 60)
     return f"{hours}:{minutes:02}:{seconds % 60:02}" if hours else f"{minutes}:{seconds % 60:02}"
 
 
-def waiting_text(job: JobSnapshot) -> str:
+def waiting_text(job: JobSnapshot, now: Timestamp) -> str:
     """Return the seconds until a delayed job is due, or `worker lost` if the lease of a running job has expired."""
-    now = Timestamp.now()
     if job.status == "running":
         return "worker lost" if job.lease_until is not None and job.lease_until < now else ""
     if job.due_at is None or job.finished_at is not None:

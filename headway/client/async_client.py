@@ -17,6 +17,7 @@ from headway.client.outcomes import JobCancelled, JobFailed
 from headway.client.receipts import JobRef, Receipt, TypedReceipt
 from headway.client.retries import RequestFailed, Unreachable, request_with_retry
 from headway.contracts import ENDED, JobSnapshot, decode, encode
+from headway.timestamp import RemoteClock
 from headway.tokens import WATCH, InvalidToken, unverified_job_id
 
 __all__ = [
@@ -67,6 +68,7 @@ class Client:
         self._url = url.rstrip("/")
         self._api_key = api_key
         self._retry_for_s = retry_for_s
+        self.clock = RemoteClock()  # that of the snapshots' times, once a job has been watched
         self._receipts: dict[UUID, Receipt] = {}
         self._connections: dict[str, NotifierConnection] = {}
         self._open_session: aiohttp.ClientSession | None = None
@@ -144,8 +146,7 @@ class Client:
             ValueError: `job` is neither a link nor the id of a job that this client has submitted.
         """
         link = await self._resolve_link(job, token)
-        response = await self._request("GET", f"{link.base}/live/jobs/{link.id}", link.token)
-        return _decode(response, JobSnapshot)
+        return _decode(await self._request("GET", f"{link.base}/live/jobs/{link.id}", link.token), JobSnapshot)
 
     async def watch(
         self, job: JobRef, timeout_s: float | None = None, *, token: str | None = None
@@ -168,7 +169,7 @@ class Client:
         async with asyncio.timeout(timeout_s) as timeout:
             link = await self._resolve_link(job, token)
         if link.base not in self._connections:
-            self._connections[link.base] = NotifierConnection(self._session, link.base)
+            self._connections[link.base] = NotifierConnection(self._session, link.base, self.clock)
         connection = self._connections[link.base]
         subscription = await connection.subscribe(link.id, link.token)
         try:
@@ -237,8 +238,7 @@ class Client:
             InvalidToken, Unreachable, ValueError: as for `get`.
         """
         link = await self._resolve_link(job, token)
-        response = await self._request("POST", f"{link.base}/live/jobs/{link.id}/cancel", link.token)
-        return _decode(response, JobSnapshot)
+        return _decode(await self._request("POST", f"{link.base}/live/jobs/{link.id}/cancel", link.token), JobSnapshot)
 
     async def share(self, job: JobRef, *, token: str | None = None) -> Receipt:
         """Return a receipt whose token permits to watch the job, but not to cancel it. It expires with the job.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from contextlib import suppress
 from uuid import UUID
 
@@ -27,6 +28,7 @@ from headway.client.retries import (
     request_with_retry,
 )
 from headway.contracts import JobSnapshot, Timestamp, decode, encode
+from headway.timestamp import RemoteClock
 
 log = logging.getLogger("headway.client")
 
@@ -94,9 +96,10 @@ class JobSubscription:
 class NotifierConnection:
     """A connection to one notifier; it opens when a job is watched, and reopens after a loss until `close`."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, clock: RemoteClock) -> None:
         self._session = session
         self._url = url
+        self._clock = clock  # set to the notifier's time
         self._subscriptions: dict[UUID, JobSubscription] = {}
         self._has_subscriptions = asyncio.Event()
         self._websocket: aiohttp.ClientWebSocketResponse | None = None
@@ -193,6 +196,8 @@ class NotifierConnection:
             subscription.update(message.job)
         if message.error is not None and message.error.code != "unknown":  # a later report restores the record
             self._on_error(message.error)
+        if message.hello is not None:
+            self._clock.set(message.hello.now, time.monotonic())
         return message.hello is not None
 
     def _on_error(self, error: _Error) -> None:

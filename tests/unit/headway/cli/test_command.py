@@ -287,7 +287,7 @@ BARS_ONLY = "·━↻✓✗■ 1:15"
 def rendered(*jobs: JobSnapshot, width: int = 120) -> str:
     """Return the bars of jobs as text, on a terminal of the given width."""
     output = io.StringIO()
-    bars = ProgressBars()
+    bars = ProgressBars(Timestamp.now)
     for job in jobs:
         bars.update(job)
     Console(file=output, width=width, force_terminal=True, color_system=None).print(bars.table())
@@ -333,7 +333,7 @@ def test_each_job_has_a_bar() -> None:
 def test_bars_are_updated_on_a_terminal() -> None:
     """The last update stays on the terminal after the bars are closed."""
     output = io.StringIO()
-    with ProgressBars(Console(file=output, width=120, force_terminal=True, color_system=None)) as bars:
+    with ProgressBars(Timestamp.now, Console(file=output, width=120, force_terminal=True, color_system=None)) as bars:
         bars.update(JOB)
         bars.update(STATES["succeeded"][0])
     assert "succeeded" in output.getvalue()
@@ -351,8 +351,20 @@ def test_control_characters_are_removed_from_the_output(capsys: pytest.CaptureFi
 
 def test_bar_shows_waiting_and_elapsed_time() -> None:
     """A bar shows when a delayed job starts, whether the worker was lost, and how long the job has run."""
-    assert waiting_text(replace(JOB, status="retrying", due_at=Timestamp.now().after(60.5))) == "in 60 s"
-    assert waiting_text(replace(JOB, lease_until=Timestamp.now().after(-1))) == "worker lost"
-    assert waiting_text(JOB) == waiting_text(replace(JOB, status="cancelled", due_at=NOW, finished_at=NOW)) == ""
-    assert elapsed_text(replace(JOB, finished_at=NOW.after(3 * 3600 + 62))) == "3:01:02"
-    assert elapsed_text(replace(JOB, started_at=Timestamp.now().after(60))) == "0:00"
+    assert waiting_text(replace(JOB, status="retrying", due_at=NOW.after(60)), NOW) == "in 60 s"
+    assert waiting_text(replace(JOB, lease_until=NOW.after(-1)), NOW) == "worker lost"
+    assert waiting_text(JOB, NOW) == ""
+    assert waiting_text(replace(JOB, status="cancelled", due_at=NOW, finished_at=NOW), NOW) == ""
+    assert elapsed_text(replace(JOB, finished_at=NOW.after(3 * 3600 + 62)), NOW) == "3:01:02"
+    assert elapsed_text(replace(JOB, started_at=NOW.after(60)), NOW) == "0:00"
+
+
+def test_clock_of_the_terminal_does_not_matter() -> None:
+    """Bars compare the times of a snapshot with the time of the server."""
+    server_now = NOW.after(-120)
+    bars = ProgressBars(lambda: server_now)
+    bars.update(replace(JOB, started_at=server_now.after(-5), lease_until=server_now.after(30)))
+    output = io.StringIO()
+    Console(file=output, width=120).print(bars.table())
+    assert "0:05" in output.getvalue()
+    assert "worker lost" not in output.getvalue()

@@ -24,7 +24,7 @@ from headway.client import (
     notifier_connection,
 )
 from headway.client.links import Link
-from headway.contracts import JobSnapshot
+from headway.contracts import JobSnapshot, Timestamp
 from tests.unit.headway.client.fake_services import (
     Services,
     SocketHandler,
@@ -41,6 +41,15 @@ from tests.waiting import PATIENCE_S, free_ports, wait_until
 async def watch_versions(client: Client, job: Any, token: str | None = None) -> list[int]:
     """Return the versions that a watch yields."""
     return [snapshot.version async for snapshot in client.watch(job, token=token)]
+
+
+async def test_clock_is_that_of_the_notifier(services: Services, client: Client) -> None:
+    """The time that the notifier sends is the client's, whatever the clock of this machine shows."""
+    receipt = services.receipt(uuid4())
+    assert abs(client.clock.now() - Timestamp.now()) < 60_000
+    services.socket_handlers = [end_jobs(receipt)]
+    assert await watch_versions(client, receipt)
+    assert 0 <= client.clock.now() - Timestamp.parse("2026-01-01T00:00:00.000Z") < 600_000
 
 
 async def test_a_submission_is_retried_with_the_same_key(services: Services, client: Client) -> None:

@@ -32,22 +32,22 @@ def clock_of(client: FakeClient) -> RedisClock:
 
 @pytest.mark.parametrize("error_s", [-120, 0, 120, 864_000])
 async def test_time_is_that_of_redis(error_s: float) -> None:
-    """The clock of this machine does not matter, even when it is changed after the measurement."""
+    """The clock of this machine does not matter, even when it is changed after the reading."""
     clock, before = clock_of(FakeClient(error_s)), Timestamp.now()
-    await clock.measure()
+    await clock.read()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Timestamp, "now", lambda: Timestamp(0))
         now = clock.now()
     assert before.after(error_s) <= now <= Timestamp.now().after(error_s)
 
 
-async def test_without_redis_the_last_measurement_is_valid() -> None:
+async def test_without_redis_the_last_reading_is_valid() -> None:
     """Until the first one, the time is that of this machine; an error does not change it."""
     client = FakeClient(3600)
     clock, before = clock_of(client), Timestamp.now()
     assert before <= clock.now() <= Timestamp.now()
-    await clock.measure()
+    await clock.read()
     client.reply = RedisError("LOADING")
     with pytest.raises(RedisError):
-        await clock.measure()
+        await clock.read()
     assert clock.now() >= before.after(3600)
