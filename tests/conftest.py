@@ -23,15 +23,25 @@ from tests.waiting import PATIENCE_S, free_ports, wait_until
 hypothesis.settings.register_profile("headway", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("headway")
 
-SLOWEST_MODULES = {
-    "test_fallback",
-    "test_openapi",
-    "test_client",
-    "test_worker_failures",
+# The longest first.
+SLOWEST_MODULES = (
+    "test_get_started",
+    "test_compatibility",
     "test_wakeups",
+    "test_fallback",
     "test_cli",
+    "test_chaos",
+    "test_worker_failures",
+    "test_openapi",
+    "test_add_to_your_app",
+    "test_replicas",
+    "test_wheel",
     "test_job_page",
-}
+    "test_thumbnails",
+    "test_launcher",
+    "test_client",
+    "test_survival",
+)
 KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH")
 
 
@@ -51,7 +61,8 @@ def _clean_environment() -> Iterator[None]:
 @pytest.hookimpl(trylast=True)  # after plugins that order the tests
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the slowest modules first, so that a parallel run does not end with one of them alone."""
-    items.sort(key=lambda item: item.path.stem not in SLOWEST_MODULES)
+    ranks = {name: rank for rank, name in enumerate(SLOWEST_MODULES)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
 
 
 PRINTED_SECRETS: list[str] = []  # secrets found in the captured output of tests

@@ -64,6 +64,13 @@ async def until_file_exists(ctx: JobContext, path: str) -> int:
     return ctx.attempt
 
 
+@job("wait-for-file")
+async def wait_for_file(_ctx: JobContext, path: str) -> None:
+    """Run until a file exists."""
+    while not Path(path).exists():
+        await asyncio.sleep(0.02)
+
+
 @job("retry-once", max_attempts=2)
 async def retry_once(ctx: JobContext, payload: tuple[str, float]) -> None:
     """Append the time of each start to a file; ask for one more attempt after `after_s`."""

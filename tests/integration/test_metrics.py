@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from azure.core.exceptions import ServiceRequestError
@@ -48,18 +49,23 @@ async def test_metrics_are_served_in_both_formats(stack: Stack, service: str) ->
     await wait_until(lag_measured)
 
 
-async def test_each_service_measures_its_part_of_a_job(stack: Stack) -> None:
+async def test_each_service_measures_its_part_of_a_job(stack: Stack, tmp_path: Path) -> None:
     """The submitter, the worker and the notifier each measure their part of one job."""
-    receipt = await stack.submit("echo", 1)
-    assert [job async for job in stack.watch(receipt["token"])][-1]["status"] == "succeeded"
+    file = tmp_path / "file"
+    receipt = await stack.submit("wait-for-file", str(file))
+    status = None
+    async for job in stack.watch(receipt["token"]):
+        file.touch()  # now that the job is watched, its end is pushed
+        status = job["status"]
+    assert status == "succeeded"
     expected = {
         "submitter": ['jobs_submitted_total{outcome="accepted"}', "jobs_enqueue_duration_seconds_count"],
         "worker": [
-            'jobs_queue_wait_seconds_count{kind="echo"}',
-            'jobs_duration_seconds_count{kind="echo"}',
+            'jobs_queue_wait_seconds_count{kind="wait-for-file"}',
+            'jobs_duration_seconds_count{kind="wait-for-file"}',
             'jobs_finished_total{outcome="succeeded"}',
-            'jobs_started_total{kind="echo"}',
-            'jobs_end_to_end_seconds_count{kind="echo"}',
+            'jobs_started_total{kind="wait-for-file"}',
+            'jobs_end_to_end_seconds_count{kind="wait-for-file"}',
             "worker_report_duration_seconds_count",
         ],
         "notifier": [

@@ -228,7 +228,7 @@ async def another_worker(stack: Stack) -> AsyncIterator[str]:
 
 async def test_job_of_a_stopped_worker_continues_at_once(stack: Stack) -> None:
     """An idle worker continues the released job before the stopped worker has been restarted."""
-    receipt = await stack.submit("countdown", {"steps": 100, "delay_s": 0.1})
+    receipt = await stack.submit("countdown", {"steps": 10_000, "delay_s": 0.1})
 
     async def started() -> bool:
         return await stack.metric("worker_jobs_in_progress", "worker") == 1
