@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -104,7 +105,9 @@ class Runner:
         except (asyncio.CancelledError, LeaseLost):
             raise
         except BaseException as error:  # also KeyboardInterrupt, sys.exit() and exceptions of libraries
-            return outcome_from_exception(error)
+            with suppress(BaseException):
+                return outcome_from_exception(error)
+            return RetryLater(JobError(type(error).__name__, "The exception has no readable text.")), None
 
     def _abandon_if_running(self, handler: asyncio.Task[AttemptResult], attempt: Attempt, started: float) -> None:
         if handler.done():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import Any
 from uuid import uuid4
@@ -23,6 +24,7 @@ from headway.contracts import (
 )
 from services.worker import settlement
 from services.worker.delivery import Delivery
+from services.worker.execution import runner
 from services.worker.lease import Lease
 from tests.unit.services.worker.fake_worker import CANCEL_REQUESTED, FakeWorker, rejected
 
@@ -134,6 +136,26 @@ async def test_last_failed_attempt_is_poisoned_before_its_report(handlers: Handl
     await worker.deliver()
     assert worker.calls == ["running", "poison", "failed", "delete"]
     assert worker.queue.poisoned == [text]
+
+
+async def test_job_of_an_abandoned_handler_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message is on the poison queue and gets no other attempt, although the thread runs on."""
+    monkeypatch.setattr(runner, "ABANDON_AFTER_S", 0.05)
+    finish_thread = threading.Event()
+
+    @job("silent", timeout_s=0.05, max_attempts=5)
+    def silent(_ctx: JobContext, _payload: Any) -> None:
+        finish_thread.wait(30)
+
+    worker = FakeWorker(silent)
+    text = worker.queue.text
+    await worker.deliver()
+    assert worker.calls == ["running", "poison", "failed", "delete"]
+    assert worker.queue.poisoned == [text]
+    error = worker.reporter.reports[-1].error
+    assert error is not None
+    assert (error.type, error.message) == ("Timeout", "The attempt took longer than 0.05 s and could not be stopped.")
+    finish_thread.set()
 
 
 @pytest.mark.parametrize("reason", ["finished", "duplicate"])

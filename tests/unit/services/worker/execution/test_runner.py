@@ -331,6 +331,20 @@ async def test_exception_whose_str_exits_fails_the_attempt() -> None:
     assert error_of(await run_raising(Exiting()), "retrying") == ("Exiting", "Exiting")
 
 
+async def test_exception_that_cannot_be_read_fails_the_attempt() -> None:
+    """An attribute of an author's exception may raise, too."""
+
+    class Unreadable(Retry):
+        @property
+        def after_s(self) -> float:
+            raise SystemExit
+
+        @after_s.setter
+        def after_s(self, _value: float) -> None: ...
+
+    assert error_of(await run_raising(Unreadable()), "retrying")[0] == "Unreadable"
+
+
 async def test_handler_that_cancels_its_own_task_fails_the_attempt() -> None:
     """The worker's own tasks are not cancelled."""
 
