@@ -7,23 +7,26 @@ Payload, result and checkpoint are `Json`: encoded JSON that the services forwar
 from __future__ import annotations
 
 import base64
-import re
-from collections.abc import Hashable
-from functools import lru_cache
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
 from msgspec import Meta, Struct
 
-from headway.fork_lock import fork_lock
+from headway.json_codec import MAX_NESTING_DEPTH as MAX_NESTING_DEPTH
+from headway.json_codec import InvalidValue as InvalidValue
+from headway.json_codec import ValueTooLarge as ValueTooLarge
+from headway.json_codec import check_decodable as check_decodable
+from headway.json_codec import decode as decode
+from headway.json_codec import encode as encode
+from headway.json_codec import encode_value as encode_value
+from headway.json_codec import nesting_depth as nesting_depth
 from headway.timestamp import Timestamp as Timestamp
 
 MAX_PAYLOAD_BYTES = 32 * 1024
 MAX_RESULT_BYTES = 32 * 1024
 MAX_CHECKPOINT_BYTES = 8 * 1024
 MAX_MESSAGE_BYTES = 64 * 1024  # of an encoded queue message
-MAX_NESTING_DEPTH = 500  # of payload, result and checkpoint; some JSON parsers fail on deeper nesting
 MAX_REPORTS_PER_REQUEST = 500
 MAX_REPORTS_BYTES = 1024 * 1024
 DEFAULT_ATTEMPTS = 5  # the default of `max_attempts`
@@ -38,8 +41,6 @@ JobStatus = Literal["queued", "running", "retrying", "succeeded", "failed", "can
 RejectionReason = Literal["superseded", "finished", "duplicate", "stale"]
 ENDED: frozenset[JobStatus] = frozenset({"succeeded", "failed", "cancelled"})  # the final statuses
 
-_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]')  # strings match first, because brackets in them do not count
-
 Json = msgspec.Raw
 NULL = Json(b"null")
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_LENGTH)]
@@ -48,7 +49,6 @@ Number = Annotated[int, Meta(ge=0, le=2**63 - 1)] | Annotated[float, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1, le=2**53 - 1)]
 MaxAttempts = Annotated[int, Meta(ge=1, le=MAX_ATTEMPTS)]
 TimeoutSeconds = Annotated[float, Meta(gt=0, le=7 * 86_400)]
-T = TypeVar("T")
 
 
 class JobMessage(Struct, frozen=True, kw_only=True):
@@ -188,51 +188,6 @@ class _MessageWithId(Struct):
     id: UUID
 
 
-def _encode_hook(value: Any) -> str:
-    if isinstance(value, Timestamp):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} cannot be encoded as JSON")
-
-
-def _decode_hook(target: type, value: Any) -> Any:
-    if target is Timestamp:
-        return Timestamp.parse(value)
-    raise NotImplementedError(f"JSON cannot be decoded to {target.__name__}")
-
-
-_encoder = msgspec.json.Encoder(enc_hook=_encode_hook)
-_ANALYSIS_LOCK = fork_lock()
-
-
-def encode(value: Any) -> bytes:
-    """Encode a contract, or a list of them, as JSON."""
-    return _encoder.encode(value)
-
-
-def decode(text: bytes | str, target: type[T]) -> T:
-    """Decode JSON to a contract.
-
-    Raises:
-        msgspec.ValidationError: a field is missing or invalid; the message names it.
-        msgspec.DecodeError: the text is not JSON, not UTF-8, or nested too deep.
-    """
-    try:
-        data = text if isinstance(text, str) else text.decode()  # msgspec does not check the UTF-8 of Raw fields
-        return _decoder(target).decode(data)  # type: ignore[arg-type, no-any-return]
-    except UnicodeDecodeError as error:
-        raise msgspec.DecodeError("JSON is malformed: not UTF-8") from error
-    except RecursionError as error:
-        raise msgspec.DecodeError("JSON is malformed: nested too deep") from error
-
-
-@lru_cache
-def _decoder(target: Hashable) -> msgspec.json.Decoder[Any]:
-    # The first decoder of a struct analyzes it. msgspec 0.22 crashes if another thread, or a process that is forked
-    # meanwhile, uses the incomplete analysis.
-    with _ANALYSIS_LOCK:
-        return msgspec.json.Decoder(target, dec_hook=_decode_hook)
-
-
 def uuid_str(job_id: UUID) -> str:
     """Return `str(job_id)`; msgspec formats a UUID three times as fast."""
     return encode(job_id)[1:-1].decode()
@@ -270,17 +225,6 @@ def message_json(text: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except ValueError:
         return text.encode()
-
-
-def nesting_depth(text: bytes) -> int:
-    """Return the nesting depth of JSON, or 0 if it has too few brackets to exceed `MAX_NESTING_DEPTH`."""
-    if text.count(b"[") + text.count(b"{") <= MAX_NESTING_DEPTH:
-        return 0
-    level = max_level = 0
-    for token in _BRACKETS.findall(text):
-        level += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(token, 0)
-        max_level = max(max_level, level)
-    return max_level
 
 
 def truncate(text: str, max_length: int) -> str:

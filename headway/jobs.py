@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine
 from functools import cached_property, partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar, Unpack, get_type_hints, overload
 
-from headway.contracts import DEFAULT_ATTEMPTS, MAX_ATTEMPTS, MAX_NAME_LENGTH, Json, decode, encode
+from headway.contracts import DEFAULT_ATTEMPTS, MAX_ATTEMPTS, MAX_NAME_LENGTH, decode, encode_value
 
 if TYPE_CHECKING:  # workers import this module without aiohttp, which the clients need
     from headway.client import Client, SyncClient, TypedReceipt
@@ -34,7 +35,7 @@ class Retry(Exception):
         super().__init__(message or "The job asks for another attempt.")
         if after_s is not None and not 0 <= after_s < float("inf"):
             raise ValueError(f"after_s must be finite and not negative: {after_s!r}")
-        self.after_s = after_s
+        self.after_s = None if after_s is None else float(after_s)  # any kind of number
 
 
 class SubmitOptions(TypedDict, total=False):
@@ -64,8 +65,8 @@ class Job(Generic[P, R]):
         process: bool,
         max_jobs: int | None = None,
     ) -> None:
-        parameters = list(inspect.signature(handler).parameters.values())
-        if len(parameters) != 2:
+        self._signature = inspect.signature(handler)
+        if len(self._signature.parameters) != 2:
             raise TypeError(f"job {kind!r}: the handler must take two arguments, the context and the payload")
         if not 1 <= len(kind) <= MAX_NAME_LENGTH or not 1 <= max_attempts <= MAX_ATTEMPTS:
             raise ValueError(
@@ -75,7 +76,8 @@ class Job(Generic[P, R]):
             raise ValueError(f"job {kind!r}: timeout_s must be positive")
         if not 0 < backoff_s <= backoff_cap_s:
             raise ValueError(f"job {kind!r}: backoff_s must be positive and at most backoff_cap_s")
-        if process and inspect.iscoroutinefunction(handler):
+        self.is_async = inspect.iscoroutinefunction(called_function(handler))
+        if process and self.is_async:
             raise TypeError(f"job {kind!r}: with process=True the handler must be a plain function, not async")
         if max_jobs is not None and (max_jobs < 1 or not process):
             raise ValueError(f"job {kind!r}: max_jobs must be positive, and needs process=True")
@@ -87,7 +89,6 @@ class Job(Generic[P, R]):
         self.backoff_cap_s = backoff_cap_s
         self.process = process
         self.max_jobs = max_jobs
-        self._payload_parameter = parameters[1].name
 
     def __call__(self, ctx: JobContext, payload: P, /) -> Any:
         """Call the handler, for example in a test."""
@@ -110,24 +111,51 @@ class Job(Generic[P, R]):
         Raises:
             msgspec.ValidationError: the payload does not match the handler's type; the message names the field.
                 Nothing was sent.
+            ValueError: the payload contains NaN or infinity; the message has the path. Nothing was sent.
             TypeError: msgspec cannot encode the payload. Nothing was sent.
             RequestFailed, Unreachable: as for `Client.submit`.
         """
-        encoded = encode(payload)
-        decode(encoded, self.payload_type())
-        return client.submit(self.kind, Json(encoded), result_type=self.result_type(), **options)
+        encoded = encode_value("payload", payload)
+        decode(bytes(encoded), self.payload_type())
+        return client.submit(self.kind, encoded, result_type=self.result_type(), **options)
 
     def payload_type(self) -> Any:
-        """Return the annotation of the handler's second parameter, or `Any` if it has none."""
-        return self._types.get(self._payload_parameter, Any)
+        """Return the annotation of the handler's second parameter, or `Any` if it has none.
+
+        Raises:
+            NameError: a name in the annotation is not defined when the program runs.
+        """
+        return self._payload_type
 
     def result_type(self) -> Any:
-        """Return the annotation of the handler's result, or `Any` if it has none."""
-        return self._types.get("return", Any)
+        """Return the annotation of the handler's result, or `Any` if it has none, or none that can be resolved."""
+        try:
+            return self._result_type
+        except NameError:
+            return Any
 
     @cached_property
-    def _types(self) -> dict[str, Any]:
-        return get_type_hints(self.handler)
+    def _payload_type(self) -> Any:
+        return self._resolve(list(self._signature.parameters.values())[1].annotation)
+
+    @cached_property
+    def _result_type(self) -> Any:
+        return self._resolve(self._signature.return_annotation)
+
+    def _resolve(self, annotation: Any) -> Any:
+        """Resolve one annotation. The others may have names that are imported for type checkers only."""
+        if annotation is inspect.Signature.empty:
+            return Any
+        holder = SimpleNamespace(__annotations__={"resolved": annotation})
+        namespace = getattr(inspect.unwrap(called_function(self.handler)), "__globals__", {})
+        return get_type_hints(holder, namespace, include_extras=True)["resolved"]
+
+
+def called_function(handler: Callable[..., Any]) -> Any:
+    """Return the function that a call of the handler runs: that of a partial call or of a callable object, too."""
+    while isinstance(handler, partial):
+        handler = handler.func
+    return handler if inspect.isroutine(handler) else type(handler).__call__
 
 
 class JobDecorator(Protocol):
@@ -153,8 +181,8 @@ def job(
 
     An `async def` runs in the worker's event loop and a plain `def` in a thread. With `process=True` a plain `def` runs
     in a process of a pool: use it for code that is CPU-bound or may crash.
-    The payload is decoded to the type of the second parameter (any type that msgspec decodes). The result is encoded by
-    msgspec, to at most 32 KiB of JSON.
+    The payload is decoded to the type of the second parameter: any type that msgspec decodes, or a Pydantic model. The
+    result is encoded by msgspec, to at most 32 KiB of JSON.
 
     Args:
         kind: the name of the kind, 1 to 128 characters.

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import inspect
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ from uuid import UUID, uuid4
 import msgspec
 
 from headway.context import Attempt, JobContext, completed_awaitable
-from headway.contracts import MAX_NESTING_DEPTH, MAX_RESULT_BYTES, Json, Progress, decode, encode, nesting_depth
+from headway.contracts import MAX_RESULT_BYTES, Json, Progress, decode, encode_value
 from headway.jobs import Job
 
 
@@ -58,7 +57,7 @@ def run(
 
     Raises:
         msgspec.ValidationError: the payload does not fit the handler's type; the message names the field.
-        ValueError, TypeError: the result is too large, or cannot be encoded as JSON.
+        ValueError, TypeError: payload or result cannot be encoded as JSON, or the result is too large.
         CancelledError: the handler was cancelled.
         Exception: any exception of the handler, including Fail and Retry.
     """
@@ -90,22 +89,18 @@ async def run_async(
         kind=job.kind,
         attempt=attempt,
         max_attempts=job.max_attempts,
-        checkpoint=Json(encode(checkpoint)),
+        checkpoint=encode_value("checkpoint", checkpoint),
     )
-    decoded = decode(encode({} if payload is None else payload), job.payload_type())
+    decoded = decode(bytes(encode_value("payload", {} if payload is None else payload)), job.payload_type())
     context = JobContext(attempt_info, recorder)
-    if inspect.iscoroutinefunction(job.handler):
+    if job.is_async:
         task = asyncio.create_task(job.handler(context, decoded))
         recorder.cancel = lambda: task.cancel(reason)
         result = await task
     else:
         recorder.cancel = lambda: setattr(context, "cancelled", reason)
         result = job.handler(context, decoded)
-    text = encode(result)
-    if len(text) > MAX_RESULT_BYTES or nesting_depth(text) > MAX_NESTING_DEPTH:
-        raise ValueError(
-            f"a result may have {MAX_RESULT_BYTES} bytes and {MAX_NESTING_DEPTH} levels; this one has {len(text)} bytes"
-        )
+    encode_value("result", result, MAX_RESULT_BYTES)
     return Run(result, recorder.progress, recorder.checkpoints)
 
 

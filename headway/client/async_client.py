@@ -9,14 +9,13 @@ from uuid import UUID, uuid4
 
 import aiohttp
 import msgspec
-from msgspec import Struct
 
-from headway.client.links import LOCAL_URL, Link
+from headway.client.links import LOCAL_URL, JobPage, Link
 from headway.client.notifier_connection import NotifierConnection
 from headway.client.outcomes import JobCancelled, JobFailed
 from headway.client.receipts import JobRef, Receipt, TypedReceipt
 from headway.client.retries import RequestFailed, Unreachable, request_with_retry
-from headway.contracts import ENDED, JobSnapshot, decode, encode
+from headway.contracts import ENDED, JobSnapshot, decode, encode, encode_value
 from headway.timestamp import RemoteClock
 from headway.tokens import WATCH, InvalidToken, unverified_job_id
 
@@ -38,16 +37,6 @@ T = TypeVar("T")
 RETRY_FOR_S = 30.0
 JSON_BODY = {"Content-Type": "application/json"}
 MAX_REMEMBERED_RECEIPTS = 10_000  # of submitted jobs, which callers may then refer to by id
-
-
-class _Links(Struct):
-    live: str
-
-
-class _JobPage(Struct):
-    """A job's page as JSON."""
-
-    links: _Links
 
 
 class Client:
@@ -107,7 +96,7 @@ class Client:
 
         Args:
             kind: the job's kind, which selects the handler.
-            payload: the handler's payload: any value that msgspec encodes, up to 32 KiB of JSON.
+            payload: the handler's payload: any value that msgspec encodes, up to 32 KiB of JSON, or a Pydantic model.
             delay_s: for how many seconds to delay the start.
             max_attempts: the number of attempts; by default the kind's own.
             timeout_s: how many seconds one attempt may take; by default the kind's own.
@@ -115,9 +104,12 @@ class Client:
             result_type: the type to which `result` decodes the result; the receipt is a `TypedReceipt` then.
 
         Raises:
+            ValueError: the payload contains NaN or infinity; the message has the path, such as `payload.losses[3]`.
+            TypeError: msgspec cannot encode the payload.
             RequestFailed: the submitter rejected the submission, or was still failing after `retry_for_s`.
             Unreachable: the submitter did not respond within `retry_for_s`.
         """
+        payload = None if payload is None else encode_value("payload", payload)
         options = {"payload": payload, "delay_s": delay_s or None, "max_attempts": max_attempts, "timeout_s": timeout_s}
         body = encode({"kind": kind} | {name: value for name, value in options.items() if value is not None})
         headers = JSON_BODY | {"Idempotency-Key": idempotency_key or str(uuid4())}
@@ -290,7 +282,7 @@ class Client:
         if link.live:
             return link
         response = await self._request("GET", link.page, headers={"Accept": "application/json"})
-        return Link.parse(_decode(response, _JobPage).links.live, link.token)
+        return Link.parse(_decode(response, JobPage).links.live, link.token)
 
 
 def _decode(body: bytes, target: type[T]) -> T:

@@ -66,3 +66,15 @@ class Link(Struct, frozen=True):
     def page(self) -> str:
         """The address of the job's page without the token, so it is safe to log."""
         return f"{self.base}/jobs/{self.id}"
+
+
+class NotifierLinks(Struct):
+    """The addresses of a job at its notifier."""
+
+    live: str
+
+
+class JobPage(Struct):
+    """A job's page as JSON."""
+
+    links: NotifierLinks

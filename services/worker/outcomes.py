@@ -14,15 +14,15 @@ from headway import Fail, Job, Retry
 from headway.contracts import (
     MAX_ERROR_LENGTH,
     MAX_NAME_LENGTH,
-    MAX_NESTING_DEPTH,
     MAX_RESULT_BYTES,
     NULL,
+    InvalidValue,
     JobError,
     JobStatus,
     Json,
+    ValueTooLarge,
     decode,
-    encode,
-    nesting_depth,
+    encode_value,
     truncate,
 )
 
@@ -94,14 +94,13 @@ INTERRUPTION_BY_VERDICT = {
 def outcome_from_result(result: Any) -> Finished:
     """Return the outcome for a handler's return value: `succeeded`, or `failed` if it cannot be a result."""
     try:
-        text = encode(result)
+        return Finished("succeeded", encode_value("result", result, MAX_RESULT_BYTES))
+    except ValueTooLarge as error:
+        return Finished.failed("ResultTooLarge", str(error))
+    except InvalidValue as error:
+        return Finished.failed("InvalidResult", str(error))
     except Exception as error:  # of the author's types; RecursionError if the result contains itself
-        return Finished.failed("InvalidResult", f"The result cannot be encoded as JSON: {error}")
-    if len(text) > MAX_RESULT_BYTES:
-        return Finished.failed("ResultTooLarge", f"The result has {len(text)} bytes; the limit is {MAX_RESULT_BYTES}.")
-    if nesting_depth(text) > MAX_NESTING_DEPTH:
-        return Finished.failed("InvalidResult", f"The result is nested more than {MAX_NESTING_DEPTH} levels deep.")
-    return Finished("succeeded", Json(text))
+        return Finished.failed("InvalidResult", f"The result cannot be encoded as JSON: {error_message(error)}")
 
 
 def outcome_from_exception(error: BaseException) -> tuple[Finished | RetryLater, Traceback | None]:

@@ -6,7 +6,6 @@ A handler runs in a task of its own, so that it cannot cancel the worker's tasks
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
 from contextlib import suppress
 from typing import Any
@@ -96,7 +95,7 @@ class Runner:
                 finished = await self._process_pool.run(job, attempt, payload, host)
                 return finished.outcome, finished.traceback
             decoded = decode_payload(job, payload)
-            if inspect.iscoroutinefunction(job.handler):
+            if job.is_async:
                 check_lease(host)
                 with ForkBarrier():
                     result = await job.handler(JobContext(attempt, host), decoded)

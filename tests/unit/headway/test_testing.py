@@ -88,6 +88,30 @@ def test_an_invalid_result_is_rejected(result: Any, error: type[Exception]) -> N
         run(returns)
 
 
+@pytest.mark.parametrize("place", ["payload", "checkpoint", "result"])
+def test_nan_is_refused_everywhere(place: str) -> None:
+    """A payload, a checkpoint and a result with NaN fail the test, instead of becoming null."""
+
+    @job("returns")
+    async def returns(_ctx: JobContext, payload: Any) -> Any:
+        return payload if place != "result" else {"loss": float("nan")}
+
+    values: dict[str, Any] = {place: {"loss": float("nan")}} if place != "result" else {}
+    with pytest.raises(ValueError, match=rf"^{place}\.loss is nan, which JSON cannot represent$"):
+        run(returns, **values)
+
+
+def test_a_handler_that_hides_its_coroutine_fails_the_test() -> None:
+    """The error names the fix."""
+
+    @job("hidden")
+    def hidden(ctx: JobContext, payload: Photos) -> Any:
+        return in_loop(ctx, payload)
+
+    with pytest.raises(TypeError, match=r"not awaited.*`async def`"):
+        run(hidden, Photos(1))
+
+
 @pytest.mark.parametrize(
     "value", ["x" * MAX_CHECKPOINT_BYTES, msgspec.Raw(b"[" * 600 + b"]" * 600)], ids=["large", "deep"]
 )

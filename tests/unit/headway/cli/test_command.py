@@ -196,6 +196,15 @@ def test_token_is_read_from_stdin_or_the_environment(monkeypatch: pytest.MonkeyP
     ]
 
 
+@pytest.mark.parametrize("literal", ["NaN", "-Infinity"])
+def test_payload_with_nan_is_refused(capsys: pytest.CaptureFixture[str], literal: str) -> None:
+    """It is a usage error that names the place in the payload."""
+    with pytest.raises(SystemExit) as exited:
+        main(["submit", "k", "--payload", f'{{"losses": [1, {literal}]}}'])
+    assert exited.value.code == 2
+    assert "argument --payload: JSON is malformed: $.losses[1] is" in capsys.readouterr().err
+
+
 def test_payload_is_sent_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The payload comes from an argument, a file or stdin, and its numbers keep all their digits."""
     received: list[Any] = []

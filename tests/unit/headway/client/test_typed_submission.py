@@ -15,6 +15,7 @@ from msgspec import Struct
 from dev.environment import ROOT
 from headway import Job, JobContext, job
 from headway.client import Client, SyncClient, TypedReceipt
+from headway.contracts import Json, decode
 from tests.unit.headway.client.fake_services import Services, respond_with, send_messages, snapshot_json
 
 
@@ -99,6 +100,40 @@ async def test_an_invalid_payload_is_not_sent(services: Services, client: Client
     with pytest.raises(TypeError, match="object"):
         await untyped.submit(client, object())
     assert services.requests == []
+
+
+class Losses(Struct):
+    """A payload with numbers."""
+
+    losses: list[float | None]
+
+
+@pytest.mark.parametrize("payload", [Losses([None, float("nan")]), {"losses": [None, float("nan")]}], ids=repr)
+async def test_a_payload_with_nan_is_not_sent(services: Services, client: Client, payload: Any) -> None:
+    """Each way to submit refuses it with the path, instead of sending null."""
+
+    def use() -> None:
+        with SyncClient(services.url) as sync_client:
+            sync_client.submit("letters", payload)
+
+    problem = r"^payload\.losses\[1\] is nan, which JSON cannot represent$"
+    with pytest.raises(ValueError, match=problem):
+        await client.submit("letters", payload)
+    with pytest.raises(ValueError, match=problem):
+        await untyped.submit(client, payload)
+    with pytest.raises(ValueError, match=problem):
+        await asyncio.to_thread(use)
+    assert services.requests == []
+
+
+async def test_a_payload_with_none_is_sent(services: Services, client: Client, accepted_id: UUID) -> None:
+    """None is null, in a value and in JSON that is sent as it is."""
+    assert (await client.submit("k", Losses([None, 0.5]))).id == accepted_id
+    await client.submit("k", Json(b'{"a": null}'))
+    assert [decode(body, dict[str, Any])["payload"] for body in services.bodies] == [
+        {"losses": [None, 0.5]},
+        {"a": None},
+    ]
 
 
 async def test_any_payload_of_the_type_is_sent(services: Services, client: Client, accepted_id: UUID) -> None:
