@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Sized
-from contextlib import suppress
+from collections.abc import AsyncIterable, Awaitable, Callable, Generator, Iterable
 from contextvars import ContextVar
+from inspect import currentframe
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 import msgspec
 from msgspec import Struct
 
-from headway.contracts import MAX_CHECKPOINT_BYTES, MAX_NESTING_DEPTH, NULL, Json, Progress, encode, nesting_depth
+from headway.contracts import MAX_CHECKPOINT_BYTES, NULL, Json, Progress, encode_value
+from headway.display_values import to_amount, to_text
 from headway.steps import Step, aggregate
+from headway.track import Track
 
 Item = TypeVar("Item")
 
-YIELD_INTERVAL_S = 0.01
 MAX_AMOUNT = 2**63 - 1
 PLAIN_NUMBERS = frozenset({int, float})
 _CURRENT_STEP: ContextVar[Step | None] = ContextVar("step", default=None)  # of the running task or thread
@@ -86,6 +86,7 @@ class JobContext:
         self._collection_pending = False
         self._highest = attempt.progress
         self._resumed = attempt.progress is not None
+        self._adjustment_logged = False
 
     def progress(
         self, current: float, total: float | None = None, message: str | None = None, *, unit: str | None = None
@@ -95,19 +96,26 @@ class JobContext:
         Inside a step, the progress is that of the step. You can call it as often as you like: only the latest
         progress is sent, and the percentage never goes back.
 
+        No value fails the job. Texts are converted with `str`. Numbers are moved into their range, which is logged
+        once: `current` to 0 or to the total; if it is not a finite number, it stays as it was. A total that is not
+        a finite number, or negative, counts as unknown.
+
         Raises:
-            ValueError: `current` or `total` is negative or not finite.
             CancelledError: the handler runs in a thread and must stop; the argument is the reason (see `cancelled`).
         """
         if self.cancelled is not None:
             raise asyncio.CancelledError(self.cancelled)
-        if current.__class__ not in PLAIN_NUMBERS or not 0 <= current <= MAX_AMOUNT:
-            current = _checked_amount(current)
-        if total is not None and (total.__class__ not in PLAIN_NUMBERS or not 0 <= total <= MAX_AMOUNT):
-            total = _checked_amount(total)
-        if message is not None and message.__class__ is not str:
-            message = str(message)
         step = _CURRENT_STEP.get() or self._root
+        if (
+            current.__class__ not in PLAIN_NUMBERS
+            or not 0 <= current <= MAX_AMOUNT
+            or (total is not None and (total.__class__ not in PLAIN_NUMBERS or not current <= total <= MAX_AMOUNT))
+        ):
+            current, total = self._valid_amounts(current, total, step)
+        if message is not None and message.__class__ is not str:
+            message = to_text(message)
+        if unit is not None and unit.__class__ is not str:
+            unit = to_text(unit)
         step.reported = (current, total, message, unit)
         self._last = step
         if not self._collection_pending:
@@ -123,38 +131,38 @@ class JobContext:
     ) -> Track[Item]:
         """Iterate over items and report how many are done, like `tqdm`; `total` defaults to `len(items)`.
 
+        The length is read when the iteration begins. If that raises, the total is unknown.
+
         Use `async for` in an `async def` handler, for any iterable, and a plain `for` in a thread or process:
 
             async for path in ctx.track(paths, message="Resizing"):
                 await resize(path)
         """
-        if total is None and isinstance(items, Sized):
-            total = len(items)
-        return Track(items, lambda done: self.progress(done, total, message, unit=unit))
+        return Track(items, total, lambda done, total: self.progress(done, total, message, unit=unit))
 
     def steps(self, weights: float) -> None:
         """Set the total weight of the steps that follow, so that the progress is a percentage.
 
-        Inside a step, set the total weight of its substeps. Without a total weight, completed steps are counted.
-
-        Raises:
-            ValueError: the total is not positive and finite.
+        Inside a step, set the total weight of its substeps. Without a total weight, or with one that is not a positive
+        number, completed steps are counted.
         """
-        if not 0 < weights < float("inf"):
-            raise ValueError(f"the total weight must be positive and finite: {weights!r}")
-        (_CURRENT_STEP.get() or self._root).total_weight = weights
+        total = to_amount(weights)
+        if total is None or total <= 0:
+            self._log_adjustment("invalid total weight", weights)
+            total = None
+        (_CURRENT_STEP.get() or self._root).total_weight = total
 
     def step(self, name: str, weight: float = 1.0) -> StepScope:
         """Return a context manager (`with` or `async with`) for a part of the job; progress inside it is the step's.
 
-        Steps can be nested, and several can run at the same time, each in its own task.
-
-        Raises:
-            ValueError: the weight is negative or not finite.
+        Steps can be nested, and several can run at the same time, each in its own task. The name is converted with
+        `str`. A negative weight counts as 0, and one that is not a finite number as 1.
         """
-        if not 0 <= weight < float("inf"):
-            raise ValueError(f"a step's weight must be finite and not negative: {weight!r}")
-        return StepScope(self, name, weight)
+        valid = to_amount(weight)
+        if valid is None or valid < 0:
+            self._log_adjustment("invalid weight", weight)
+            valid = 1 if valid is None else 0
+        return StepScope(self, to_text(name), min(valid, MAX_AMOUNT))
 
     def checkpoint(self, value: Any) -> Awaitable[None]:
         """Save a value, at most 8 KiB as JSON; later attempts get it as `checkpoint_value`.
@@ -162,19 +170,14 @@ class JobContext:
         `await` it in an `async def` handler. In a thread or process, the call returns when the value is saved.
 
         Raises:
-            ValueError: the value is too large or nested too deep.
+            ValueError: the value is too large or nested too deep, or contains NaN or infinity; the message has the
+                path, such as `checkpoint.losses[3]`.
             TypeError: the value cannot be encoded as JSON.
             CancelledError: as for `progress`.
         """
         if self.cancelled is not None:
             raise asyncio.CancelledError(self.cancelled)
-        text = encode(value)
-        if len(text) > MAX_CHECKPOINT_BYTES or nesting_depth(text) > MAX_NESTING_DEPTH:
-            raise ValueError(
-                f"a checkpoint may have {MAX_CHECKPOINT_BYTES} bytes in {MAX_NESTING_DEPTH} levels,"
-                f" not {len(text)} bytes"
-            )
-        return self._sink.save_checkpoint(Json(text))
+        return self._sink.save_checkpoint(encode_value("checkpoint", value, MAX_CHECKPOINT_BYTES))
 
     def collect_progress(self) -> Progress:
         """Return the progress reported so far; called by the worker."""
@@ -207,9 +210,33 @@ class JobContext:
 
     def _end(self, step: Step, *, completed: bool) -> None:
         step.end(completed=completed)
+        if step.parent is not None and step.parent.is_overweight:
+            self._log_adjustment("more weight than announced", step.parent.finished_weight)
         self._last = step
         if not self._collection_pending:
             self._notify()
+
+    def _valid_amounts(self, current: Any, total: Any, step: Step) -> tuple[float, float | None]:
+        amount, limit = to_amount(current), None if total is None else to_amount(total)
+        if total is not None and (limit is None or limit < 0):
+            self._log_adjustment("invalid total", total)
+            limit = None
+        if amount is None or amount < 0 or (limit is not None and amount > limit):
+            self._log_adjustment("invalid amount", current)
+            amount = max(0, amount) if amount is not None else step.reported[0] if step.reported else 0
+        return amount if limit is None else min(amount, limit), limit
+
+    def _log_adjustment(self, problem: str, value: object) -> None:
+        """Log the first value of this attempt that cannot be displayed as it is, without the value itself."""
+        if self._adjustment_logged:
+            return
+        self._adjustment_logged = True
+        frame = currentframe()
+        while frame is not None and frame.f_globals.get("__package__") == __package__:
+            frame = frame.f_back
+        where = None if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}"
+        extra = {"problem": problem, "type": type(value).__name__, "where": where}
+        self.log.warning("progress_adjusted", extra=extra)
 
 
 class StepScope:
@@ -218,15 +245,17 @@ class StepScope:
     def __init__(self, context: JobContext, name: str, weight: float) -> None:
         self._context = context
         self._arguments = (name, weight)
+        self._entered: list[tuple[Step | None, Step]] = []  # the outer step and the new one
 
     def __enter__(self) -> None:
-        self._outer = _CURRENT_STEP.get()
-        self._step = self._context._begin(*self._arguments)  # noqa: SLF001 - one unit with JobContext
-        _CURRENT_STEP.set(self._step)
+        step = self._context._begin(*self._arguments)  # noqa: SLF001 - one unit with JobContext
+        self._entered.append((_CURRENT_STEP.get(), step))
+        _CURRENT_STEP.set(step)
 
     def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
-        _CURRENT_STEP.set(self._outer)
-        self._context._end(self._step, completed=error_type is None)  # noqa: SLF001
+        outer, step = self._entered.pop()
+        _CURRENT_STEP.set(outer)
+        self._context._end(step, completed=error_type is None)  # noqa: SLF001
 
     async def __aenter__(self) -> None:
         self.__enter__()
@@ -235,49 +264,3 @@ class StepScope:
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.__exit__(error_type, error, traceback)
-
-
-class Track(Generic[Item]):
-    """An iterable that reports how many of its items are done."""
-
-    def __init__(self, items: Iterable[Item] | AsyncIterable[Item], report: Callable[[int], None]) -> None:
-        self._items = items
-        self._report = report
-
-    def __iter__(self) -> Iterator[Item]:
-        if not isinstance(self._items, Iterable):
-            raise TypeError("these items are asynchronous: iterate with `async for`")
-        self._report(0)
-        for done, item in enumerate(self._items, 1):
-            yield item
-            self._report(done)
-
-    async def __aiter__(self) -> AsyncIterator[Item]:
-        done = 0
-        self._report(0)
-        yielded_at = time.monotonic()
-        async for item in _iterate(self._items):
-            yield item
-            done += 1
-            self._report(done)
-            if time.monotonic() - yielded_at > YIELD_INTERVAL_S:
-                await asyncio.sleep(0)  # lets the event loop send reports although the handler never waits
-                yielded_at = time.monotonic()
-
-
-def _checked_amount(number: float) -> float:
-    """Return any kind of number (numpy has its own) as an `int` or a `float`; raise ValueError if it is not valid."""
-    with suppress(OverflowError):
-        amount = number if type(number) is int and number <= MAX_AMOUNT else float(number)
-        if 0 <= amount < float("inf"):
-            return amount
-    raise ValueError(f"progress must be finite and not negative: {number!r}")
-
-
-async def _iterate(items: Iterable[Item] | AsyncIterable[Item]) -> AsyncIterator[Item]:
-    if isinstance(items, AsyncIterable):
-        async for item in items:
-            yield item
-    else:
-        for item in items:
-            yield item

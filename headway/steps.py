@@ -5,6 +5,7 @@ from __future__ import annotations
 from headway.contracts import MAX_PROGRESS_MESSAGE_LENGTH, MAX_UNIT_LENGTH, Progress, truncate
 
 PATH_SEPARATOR = " › "  # noqa: RUF001 - as in breadcrumbs
+ROUNDING = 1e-9  # a relative error; 0.1 + 0.2 is more than 0.3
 ReportedProgress = tuple[float, float | None, str | None, str | None]  # current, total, message, unit
 
 
@@ -43,6 +44,11 @@ class Step:
         return bool(self.total_weight or self.finished_weight or self.open_steps)
 
     @property
+    def is_overweight(self) -> bool:
+        """Whether the ended substeps weigh more than their announced total, apart from rounding errors."""
+        return self.total_weight is not None and self.finished_weight > self.total_weight * (1 + ROUNDING)
+
+    @property
     def completed_weight(self) -> float:
         """The weight of the ended substeps, and of the completed fraction of each open one."""
         return self.finished_weight + sum(step.weight * step.fraction for step in self.open_steps)
@@ -68,6 +74,7 @@ def aggregate(root: Step, last_reported: Step) -> Progress:
     With steps, it is in percent or, if their total weight is unknown, a number of steps.
     """
     current, total, message, unit = last_reported.reported or (0.0, None, None, None)
+    message = message and message[: MAX_PROGRESS_MESSAGE_LENGTH + 1]
     text = f"{last_reported.path}: {message}" if last_reported.path and message else last_reported.path or message
     if not root.has_steps:
         return Progress(

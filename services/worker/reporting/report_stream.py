@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+import structlog
 from msgspec.structs import replace
 
 from headway.backoff import full_jitter_s
@@ -21,6 +22,10 @@ from headway.contracts import (
     Timestamp,
     Verdict,
 )
+
+from ...runtime.tracebacks import Traceback
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 LONG_AGO = float("-inf")  # earlier than any monotonic time
 BACKOFF_S, MAX_BACKOFF_S = 0.1, 2.0
@@ -60,6 +65,7 @@ class ReportStream:
         self._urgent = False
         self._watched = True
         self._progress_source: Callable[[], Progress] | None = None
+        self._progress_failed = False
         self._pending: list[asyncio.Future[Verdict]] = []
         self._in_flight: list[asyncio.Future[Verdict]] = []
 
@@ -69,13 +75,6 @@ class ReportStream:
         self._changed = True
         if self._watched:
             self._on_change()
-
-    def collect_progress(self) -> Progress | None:
-        """Return the handler's latest progress, None if there is none."""
-        if self._progress_source is not None:
-            self._latest = replace(self._latest, progress=self._progress_source())
-            self._progress_source = None
-        return self._latest.progress
 
     def lease_renewed(self, until: float) -> None:
         """Called when the lease was renewed; the new end, a monotonic time, is sent with the next report."""
@@ -143,6 +142,21 @@ class ReportStream:
             due_at=None if self._due_after_s is None else now.after(self._due_after_s),
             sent_at=now,
         )
+
+    def collect_progress(self) -> Progress | None:
+        """Return the handler's latest progress, None if there is none. An error costs the job its display alone."""
+        source, self._progress_source = self._progress_source, None
+        try:
+            if source is not None:
+                self._latest = replace(self._latest, progress=source())
+        except Exception as error:
+            if not self._progress_failed:
+                self._progress_failed = True
+                fields = Traceback.of(error).log_fields()
+                log.error(  # noqa: TRY400 - the text is shown only with LOG_TRACEBACKS
+                    "progress_failed", job_id=str(self._latest.job_id), error=type(error).__name__, **fields
+                )
+        return self._latest.progress
 
     def on_verdict(self, verdict: Verdict) -> None:
         """Called with the verdict on the report in flight."""

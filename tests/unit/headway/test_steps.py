@@ -6,7 +6,6 @@ import asyncio
 from contextlib import suppress
 from uuid import uuid4
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -114,13 +113,3 @@ def test_the_percentage_never_decreases_and_is_at_most_100(parts: Parts) -> None
     percents = [progress.percent for progress in reported]
     assert all(percent is not None and 0 <= percent <= 100 for percent in percents)
     assert percents == sorted(percents, key=lambda percent: percent or 0.0)
-
-
-@pytest.mark.parametrize("weight", [-1, float("inf"), float("nan")])
-def test_an_invalid_weight_is_rejected(weight: float) -> None:
-    """Negative and non-finite weights raise a ValueError."""
-    ctx, _ = context()
-    with pytest.raises(ValueError, match="weight"):
-        ctx.step("x", weight)
-    with pytest.raises(ValueError, match="weight"):
-        ctx.steps(weight)

@@ -7,6 +7,8 @@ import os
 import subprocess
 import threading
 import time
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +88,39 @@ def ignores_cancel(_ctx: JobContext, payload: str) -> None:
             time.sleep(1000)
         except asyncio.CancelledError:
             pass
+
+
+class Unprintable:
+    """An object that cannot be converted to a text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def report_odd_values(ctx: Any) -> str:
+    """Report objects of many types as names, units, weights and amounts."""
+    ctx.steps(Decimal(1))
+    ctx.progress(float("nan"), -1, b"bytes", unit=Path("files"))
+    with ctx.step(2023, weight=Fraction(1)), ctx.step(Path("a.jpg")):
+        ctx.progress(Decimal(3), Fraction(4), Unprintable(), unit=Unprintable())
+        ctx.progress(None, "4", Unprintable(), unit=2023)
+        ctx.steps("none")
+    return "done"
+
+
+@job("odd-values-async")
+async def odd_values_async(ctx: JobContext, _payload: Any) -> str:
+    """Report odd values in the event loop."""
+    return report_odd_values(ctx)
+
+
+@job("odd-values-thread")
+def odd_values_thread(ctx: JobContext, _payload: Any) -> str:
+    """Report odd values in a thread."""
+    return report_odd_values(ctx)
+
+
+@job("odd-values-process", process=True)
+def odd_values_process(ctx: JobContext, _payload: Any) -> str:
+    """Report odd values in a process."""
+    return report_odd_values(ctx)

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 
 from headway import Fail, Job, JobContext, Retry, job
 from headway.context import Attempt
-from headway.contracts import MAX_ERROR_LENGTH, MAX_RESULT_BYTES, Json, Timestamp, encode
+from headway.contracts import MAX_ERROR_LENGTH, MAX_RESULT_BYTES, Json, Progress, Timestamp, decode, encode
 from headway.testing import Recorder
 from services.runtime.tracebacks import TRACEBACK_TEXT
 from services.worker import metrics
@@ -27,6 +27,8 @@ from services.worker.execution.leased_host import LeasedHost
 from services.worker.execution.process_pool import ProcessPool
 from services.worker.execution.runner import Runner
 from services.worker.outcomes import Finished, LeaseLost, RetryLater
+from services.worker.registry import load_jobs
+from tests.unit.services.worker.execution import process_jobs
 from tests.waiting import wait_until
 
 
@@ -120,6 +122,36 @@ async def test_result_is_encoded_by_msgspec(result: Any, text: str) -> None:
 async def test_result_that_cannot_be_encoded_fails_the_job(result: Any) -> None:
     """The job fails with the error `InvalidResult`, and the worker keeps running."""
     assert error_of(await run_returning(result))[0] == "InvalidResult"
+
+
+async def test_result_with_nan_fails_the_job() -> None:
+    """The error has the path of the number, which would be null in JSON."""
+    error = error_of(await run_returning({"losses": [1.0, None, float("nan")]}))
+    assert error == ("InvalidResult", "result.losses[2] is nan, which JSON cannot represent")
+
+
+async def test_unawaited_coroutine_fails_the_job() -> None:
+    """A plain function that returns a coroutine cannot be recognized at start; the error names the fix."""
+
+    async def hidden() -> None: ...
+
+    def handler(_ctx: JobContext, _payload: Any) -> Any:
+        return hidden()
+
+    kind, message = error_of(await run_handler(handler))
+    assert kind == "InvalidResult"
+    assert "coroutine was not awaited" in message
+    assert "`async def`" in message
+
+
+@pytest.mark.parametrize("kind", ["odd-values-async", "odd-values-thread", "odd-values-process"])
+async def test_values_of_any_type_are_displayed(kind: str) -> None:
+    """In the loop, in a thread and in a process, a handler may report numbers, paths and any other object."""
+    host = FakeHost()
+    outcome = await run_job(load_jobs([process_jobs.__name__])[kind], host, "null")
+    assert (outcome.status, bytes(outcome.result)) == ("succeeded", b'"done"')
+    await wait_until(lambda: host.progress and host.progress[-1] == Progress(100.0, 100, "%", "2023"))
+    assert decode(encode(host.progress), list[Progress]) == host.progress
 
 
 async def test_result_over_the_limit_fails_the_job() -> None:

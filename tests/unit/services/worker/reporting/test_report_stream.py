@@ -211,3 +211,24 @@ async def test_verdict_for_a_cancelled_caller_is_ignored() -> None:
     await asyncio.sleep(0)
     recorder.stream.on_verdict(WATCHED)
     assert recorder.verdicts == [WATCHED]
+
+
+async def test_failing_progress_costs_only_the_display(capsys: pytest.CaptureFixture[str]) -> None:
+    """Reports go on without it, and with it once it can be collected; the error is logged once."""
+    recorder = await running_stream()
+    working = Progress(1, 2)
+    recorder.stream.progress_changed(lambda: working)
+    assert recorder.stream.next_report().progress == working
+
+    def fail() -> Progress:
+        raise ValueError
+
+    for _ in range(3):
+        recorder.stream.progress_changed(fail)
+        report = recorder.stream.next_report()
+        assert (report.status, report.progress) == ("running", working)
+    recorder.stream.progress_changed(lambda: Progress(2, 2))
+    assert recorder.stream.next_report().progress == Progress(2, 2)
+    output = capsys.readouterr().out
+    assert output.count("progress_failed") == 1
+    assert "error=ValueError" in output
