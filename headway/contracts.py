@@ -7,6 +7,8 @@ Payload, result and checkpoint are `Json`: encoded JSON that the services forwar
 from __future__ import annotations
 
 import base64
+import codecs
+import string
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -40,6 +42,11 @@ MAX_ERROR_LENGTH = 4_000  # characters of an error's message
 JobStatus = Literal["queued", "running", "retrying", "succeeded", "failed", "cancelled"]
 RejectionReason = Literal["superseded", "finished", "duplicate", "stale"]
 ENDED: frozenset[JobStatus] = frozenset({"succeeded", "failed", "cancelled"})  # the final statuses
+
+MessageEncoding = Literal["plain", "base64", "neither"]
+BOM = "\ufeff"  # a byte order mark
+JSON_STARTS = (b"{", b'"', b"[")  # no base64 begins so
+STANDARD_BASE64 = str.maketrans("-_", "+/")  # from the URL-safe alphabet
 
 Json = msgspec.Raw
 NULL = Json(b"null")
@@ -220,11 +227,28 @@ def extract_job_id(text: str) -> UUID | None:
 
 
 def message_json(text: str) -> bytes:
-    """Return the JSON of a queue message, which may be plain or in base64."""
+    """Return the JSON of a queue message."""
+    return _read_message(text)[0]
+
+
+def message_encoding(text: str) -> MessageEncoding:
+    """Return the encoding of a queue message's JSON: `neither` if the text is not JSON, and not base64 of a text."""
+    return _read_message(text)[1]
+
+
+def _read_message(text: str) -> tuple[bytes, MessageEncoding]:
+    stripped = text.strip(BOM + string.whitespace)
+    plain = stripped.encode(errors="replace")
+    if plain.startswith(JSON_STARTS):
+        return plain, "plain"
+    digits = "".join(stripped.split()).translate(STANDARD_BASE64).rstrip("=")
     try:
-        return base64.b64decode(text, validate=True)
+        data = base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True).removeprefix(codecs.BOM_UTF8)
+        if not data.startswith(JSON_STARTS):
+            data.decode()  # many a word is valid base64, but hardly ever of UTF-8
     except ValueError:
-        return text.encode()
+        return plain, "neither"
+    return data, "base64"
 
 
 def truncate(text: str, max_length: int) -> str:

@@ -10,6 +10,7 @@ from azure.core.exceptions import AzureError
 
 from headway.azure.job_queue import JobQueue
 from headway.backoff import full_jitter_s
+from headway.contracts import message_encoding
 
 from ..runtime.wakeup_client import WakeupClient
 from . import metrics
@@ -86,4 +87,4 @@ class Settlement:
             else:
                 break
         metrics.MESSAGES_POISONED.labels(reason).inc()
-        log.warning("message_poisoned", message_id=self._message_id, reason=reason)
+        log.warning("message_poisoned", message_id=self._message_id, reason=reason, encoding=message_encoding(text))
