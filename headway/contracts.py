@@ -14,6 +14,7 @@ from uuid import UUID
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from headway.json_codec import MAX_NESTING_DEPTH as MAX_NESTING_DEPTH
 from headway.json_codec import InvalidValue as InvalidValue
@@ -47,9 +48,14 @@ MessageEncoding = Literal["plain", "base64", "neither"]
 BOM = "\ufeff"  # a byte order mark
 JSON_STARTS = (b"{", b'"', b"[")  # no base64 begins so
 STANDARD_BASE64 = str.maketrans("-_", "+/")  # from the URL-safe alphabet
+FIELDS_OF_0_1 = frozenset(
+    {"id", "kind", "payload", "submitted_at", "expires_at", "generation", "max_attempts", "timeout_s", "releases"}
+    | {"checkpoint"}
+)
 
 Json = msgspec.Raw
 NULL = Json(b"null")
+EMPTY_PAYLOAD = Json(b"{}")
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_LENGTH)]
 Natural = Annotated[int, Meta(ge=0, le=2**53 - 1)]  # JavaScript represents larger integers only approximately
 Number = Annotated[int, Meta(ge=0, le=2**63 - 1)] | Annotated[float, Meta(ge=0)]
@@ -58,16 +64,16 @@ MaxAttempts = Annotated[int, Meta(ge=1, le=MAX_ATTEMPTS)]
 TimeoutSeconds = Annotated[float, Meta(gt=0, le=7 * 86_400)]
 
 
-class JobMessage(Struct, frozen=True, kw_only=True):
+class JobMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A message on the jobs queue."""
 
     id: UUID
     kind: Name = "countdown"
-    payload: Json = Json(b"{}")
+    payload: Json = EMPTY_PAYLOAD
     submitted_at: Timestamp | None = None  # None: when the queue received the message
     expires_at: Timestamp | None = None  # None: JOB_TTL_S after the submission
     generation: Natural = 0  # how often the job was redriven
-    max_attempts: MaxAttempts = DEFAULT_ATTEMPTS
+    max_attempts: MaxAttempts | None = None  # None: the number of the kind
     timeout_s: TimeoutSeconds | None = None  # of one attempt; None: the timeout of the kind
     releases: Natural = 0  # how often the message was released at the cost of no attempt
     checkpoint: Json = NULL
@@ -215,7 +221,10 @@ def decode_message(text: str) -> JobMessage:
     data = message_json(text)
     if data.lstrip().startswith(b'"'):
         return JobMessage(id=decode(data, UUID))
-    return decode(data, JobMessage)
+    message = decode(data, JobMessage)
+    if message.max_attempts == DEFAULT_ATTEMPTS and _is_of_0_1(data):
+        return replace(message, max_attempts=None)
+    return message
 
 
 def extract_job_id(text: str) -> UUID | None:
@@ -249,6 +258,13 @@ def _read_message(text: str) -> tuple[bytes, MessageEncoding]:
     except ValueError:
         return plain, "neither"
     return data, "base64"
+
+
+def _is_of_0_1(data: bytes) -> bool:
+    """Return whether version 0.1 wrote a message. It writes all fields, and 5 attempts if the number is not set."""
+    fields = decode(data, dict[str, Json])
+    defaults = [bytes(fields.get(name, NULL)) in (b"0", b"null") for name in ("generation", "timeout_s", "checkpoint")]
+    return fields.keys() >= FIELDS_OF_0_1 and any(defaults)
 
 
 def truncate(text: str, max_length: int) -> str:

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from headway.cli import queue_config, tokens
 from headway.cli.text import printable, printable_json
-from headway.contracts import DEFAULT_ATTEMPTS, JobMessage, Timestamp, encode, truncate
+from headway.contracts import JobMessage, Timestamp, encode, truncate
 from headway.tokens import Grant
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _line(job: PoisonedJob) -> str:
         parts = [f"{job.id} unreadable: {truncate(latest.problem or '', MAX_PROBLEM_LENGTH)}"]
     else:
         parts = [f"{job.id} {message.kind}", f"generation {message.generation}"]
-        if message.max_attempts != DEFAULT_ATTEMPTS:  # with the default, the kind decides
+        if message.max_attempts is not None:
             parts.append(f"up to {message.max_attempts} attempts")
         if message.submitted_at is not None:
             parts.append(f"submitted {message.submitted_at}")

@@ -20,7 +20,7 @@ from uuid import UUID, uuid4, uuid5
 
 from aiohttp import web
 
-from headway.contracts import Json
+from headway.contracts import DEFAULT_ATTEMPTS, Json
 
 from ..runtime.errors import BadRequest, UnprocessableContent
 from .submission import Submission
@@ -44,7 +44,7 @@ def job_id_for(submission: Submission, caller: str, key: str | None) -> UUID:
         return uuid4()
     fields = [
         float(submission.delay_s),
-        submission.max_attempts,
+        submission.max_attempts or DEFAULT_ATTEMPTS,  # as in version 0.1, which knows no unset number
         submission.timeout_s,
         canonical_json(submission.payload),
     ]

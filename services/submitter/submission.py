@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from headway.contracts import (
-    DEFAULT_ATTEMPTS,
+    EMPTY_PAYLOAD,
     MAX_NESTING_DEPTH,
     MAX_PAYLOAD_BYTES,
     JobMessage,
@@ -36,9 +36,9 @@ class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body of `POST /jobs`."""
 
     kind: Name
-    payload: Json = Json(b"{}")
+    payload: Json = EMPTY_PAYLOAD
     delay_s: Annotated[float, Meta(ge=0, le=MAX_DELAY_S)] = 0
-    max_attempts: MaxAttempts = DEFAULT_ATTEMPTS
+    max_attempts: MaxAttempts | None = None  # None: the number of the kind
     timeout_s: TimeoutSeconds | None = None
 
 

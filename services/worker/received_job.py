@@ -64,9 +64,8 @@ class ReceivedJob:
             message = JobMessage(id=job_id, kind=UNKNOWN_KIND)
         submitted_at = message.submitted_at or received.inserted_at
         expires_at = message.expires_at or submitted_at.after(job_ttl_s)
-        job, max_attempts = registry.get(message.kind), message.max_attempts
-        if job is not None and max_attempts == DEFAULT_ATTEMPTS:
-            max_attempts = job.max_attempts
+        job = registry.get(message.kind)
+        max_attempts = message.max_attempts or (DEFAULT_ATTEMPTS if job is None else job.max_attempts)
         return cls(received, message, max_attempts, submitted_at, expires_at, problem)
 
     @property

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import json
 import string
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -13,6 +15,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from dev.environment import ROOT
 from headway.contracts import (
@@ -30,6 +33,7 @@ from headway.contracts import (
     encode,
     encode_message,
     extract_job_id,
+    message_encoding,
     to_progress_snapshot,
 )
 
@@ -40,9 +44,8 @@ WEEK_LATER = NEW_YEAR.after(7 * 86_400)
 MESSAGE = (
     '{"id":"6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11","kind":"countdown","payload":{},'
     '"submitted_at":"2026-01-01T00:00:00.000Z","expires_at":"2026-01-08T00:00:00.000Z","generation":0,'
-    '"max_attempts":5,"timeout_s":null,"releases":0,"checkpoint":null,"drains":0,"progress":null,'
-    '"progress_attempt":null}'
-)
+    '"max_attempts":5,"timeout_s":null,"releases":0,"checkpoint":null}'
+)  # as version 0.1 writes it
 REPORT = (
     '{"job_id":"6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11","kind":"countdown","generation":0,"message_id":"m-1",'
     '"delivery":1,"sequence":7,"attempt":1,"max_attempts":5,"status":"running",'
@@ -87,7 +90,7 @@ messages = st.builds(
     submitted_at=st.none() | times,
     expires_at=st.none() | times,
     generation=naturals,
-    max_attempts=st.integers(1, 1000),
+    max_attempts=st.none() | st.integers(1, 1000),
     timeout_s=st.none() | st.floats(0.001, 604_800),
     releases=naturals,
     checkpoint=json_texts,
@@ -118,8 +121,47 @@ reports = st.builds(
 
 
 def test_a_queue_message_matches_its_golden_text() -> None:
-    """A queue message has the contract's fields in the contract's order, including those with default values."""
-    assert encode(JobMessage(id=ID, submitted_at=NEW_YEAR, expires_at=WEEK_LATER)).decode() == MESSAGE
+    """A queue message has the contract's fields in the contract's order, without those that have their defaults."""
+    message = JobMessage(id=ID, kind="letters", submitted_at=NEW_YEAR, expires_at=WEEK_LATER)
+    assert encode(message).decode() == (
+        f'{{"id":"{ID}","kind":"letters","submitted_at":"2026-01-01T00:00:00.000Z",'
+        '"expires_at":"2026-01-08T00:00:00.000Z"}'
+    )
+    assert encode(JobMessage(id=ID)).decode() == f'{{"id":"{ID}"}}'
+    assert json.loads(encode(replace(message, max_attempts=5, timeout_s=2))) == {
+        "id": str(ID),
+        "kind": "letters",
+        "submitted_at": "2026-01-01T00:00:00.000Z",
+        "expires_at": "2026-01-08T00:00:00.000Z",
+        "max_attempts": 5,
+        "timeout_s": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "max_attempts"),
+    [
+        ("", None),
+        ('"releases":0 -> "releases":2,"drains":1', None),
+        ('"generation":0 -> "generation":3', None),
+        ('"max_attempts":5 -> "max_attempts":7', 7),
+        ('"checkpoint":null -> "new":null', 5),
+        ('"releases":0, -> ', 5),
+    ],
+)
+def test_five_attempts_are_unset_in_a_message_of_0_1(change: str, max_attempts: int | None) -> None:
+    """Version 0.1 writes all fields, and 5 attempts where none are asked for. Everywhere else, 5 means 5."""
+    before, _, after = change.partition(" -> ")
+    text = MESSAGE.replace(before, after)
+    assert decode_message(encoded(text)).max_attempts == max_attempts
+
+
+@pytest.mark.parametrize("max_attempts", [None, 1, 5, 1000])
+def test_the_number_of_attempts_survives_a_round_trip(max_attempts: int | None) -> None:
+    """A missing number stays missing, and 5 stays 5; the number is never written as null."""
+    text = encode_message(JobMessage(id=ID, max_attempts=max_attempts))
+    assert decode_message(text).max_attempts == max_attempts
+    assert b"null" not in base64.b64decode(text)
 
 
 def test_a_report_matches_its_golden_text() -> None:
@@ -243,7 +285,63 @@ def test_a_queue_message_may_be_plain_or_base64(form: type[str]) -> None:
     """Both encodings of a queue message are decoded alike."""
     message = decode_message(form(f'{{"id":"{ID}","kind":"résumé","payload":{{"n":1}}}}'))
     assert (message.id, message.kind, bytes(message.payload)) == (ID, "résumé", b'{"n":1}')
-    assert (message.max_attempts, message.submitted_at, bytes(message.checkpoint)) == (5, None, b"null")
+    assert (message.max_attempts, message.submitted_at, bytes(message.checkpoint)) == (None, None, b"null")
+
+
+WRAPPERS: dict[str, Callable[[str], str]] = {
+    "GNU base64": lambda text: "".join(f"{text[at : at + 76]}\n" for at in range(0, len(text), 76)),
+    "MIME": lambda text: "\r\n".join(text[at : at + 64] for at in range(0, len(text), 64)),
+    "unpadded": lambda text: text.rstrip("="),
+    "URL-safe": lambda text: text.translate(str.maketrans("+/", "-_")),
+    "white space": lambda text: f" \t\r\n{text}\n ",
+    "BOM": lambda text: f"\ufeff{text}",
+    "all": lambda text: f"\ufeff {text[:5]}\n{text[5:].rstrip('=')}\r\n",
+}
+
+
+@given(messages, st.sampled_from(list(WRAPPERS)), st.booleans(), st.booleans())
+def test_a_message_is_read_whatever_base64_tool_wrote_it(
+    message: JobMessage,
+    wrapper: str,
+    bom: bool,
+    newline: bool,
+) -> None:
+    """Line breaks, missing padding, the URL-safe alphabet, white space and a BOM change nothing."""
+    data = b"\xef\xbb\xbf" * bom + encode(message) + b"\n" * newline
+    text = WRAPPERS[wrapper](base64.b64encode(data).decode())
+    assert encode(decode_message(text)) == encode(message)
+    assert extract_job_id(text) == message.id
+    assert message_encoding(text) == "base64"
+
+
+@given(messages, st.text("\ufeff \t\r\n", max_size=4), st.text("\ufeff \t\r\n", max_size=4))
+def test_plain_json_may_have_white_space_and_a_bom(message: JobMessage, before: str, after: str) -> None:
+    """They are ignored before and after plain JSON, and kept inside it."""
+    text = before + encode(message).decode() + after
+    assert encode(decode_message(text)) == encode(message)
+    assert message_encoding(text) == "plain"
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ('{"id":7}', "plain"),
+        ('\ufeff "no-uuid"', "plain"),
+        ("[", "plain"),
+        (encoded("{"), "base64"),
+        (encoded("hello"), "base64"),
+        (base64.b64encode(b'{"\xff').decode(), "base64"),
+        ("hello", "neither"),
+        ("helloyou", "neither"),
+        ("<xml/>", "neither"),
+        ("caf\udce9", "neither"),
+    ],
+)
+def test_the_encoding_of_an_unreadable_message_has_a_name(text: str, encoding: str) -> None:
+    """The log of a poisoned message has it, so that the sender can be found."""
+    with pytest.raises(msgspec.DecodeError):
+        decode_message(text)
+    assert message_encoding(text) == encoding
 
 
 @pytest.mark.parametrize("form", [str, encoded], ids=["plain", "base64"])
@@ -304,7 +402,6 @@ def test_an_error_in_a_list_names_element_and_field() -> None:
         b"hello",
         b"NaN",
         b"\x00",
-        b"\xef\xbb\xbf" + MESSAGE.encode(),
         *(
             MESSAGE.encode().replace(b"{}", payload)
             for payload in (

@@ -113,6 +113,7 @@ def test_every_field_counts() -> None:
 def test_explicit_defaults_and_forms_do_not_matter() -> None:
     """A submission with explicit defaults, as JSON or as a form, is the same job."""
     explicit = '{"timeout_s":null,"max_attempts":5,"delay_s":0,"payload":{},"kind":"test"}'
+    assert job_id_of(explicit.replace("5", "null", 1)) == job_id_of(explicit)
     form = submission_from_form(b"kind=test&payload=%7B%20%7D&delay_s=0&max_attempts=5&timeout_s=")
     assert job_id_of('{"kind":"test"}') == job_id_of(explicit) == str(job_id_for(form, "me", "k"))
     assert job_id_of('{"kind":"test","delay_s":5}') == job_id_of('{"kind":"test","delay_s":5.0}')

@@ -35,12 +35,26 @@ def test_only_the_kind_is_required() -> None:
     before = Timestamp.now()
     accepted = submit()
     message = decode_message(encode_message(accepted.message))
-    assert (message.kind, bytes(message.payload), message.max_attempts, message.timeout_s) == ("test", b"{}", 5, None)
+    assert (message.kind, bytes(message.payload), message.max_attempts, message.timeout_s) == (
+        "test",
+        b"{}",
+        None,
+        None,
+    )
     assert (message.generation, message.releases, bytes(message.checkpoint)) == (0, 0, b"null")
     assert message.submitted_at is not None
     assert before <= message.submitted_at <= Timestamp.now()
     assert message.expires_at == message.submitted_at.after(WEEK_S)
     assert accepted.delay_s == 0
+
+
+def test_five_attempts_can_be_asked_for() -> None:
+    """5 is not the same as no number, even where the kind has another one; null is."""
+    for number in (5, None, 7):
+        message = submit(max_attempts=number).message
+        assert decode_message(encode_message(message)).max_attempts == number
+    form = submission_from_form(b"kind=test&max_attempts=5")
+    assert accept_submission(form, WEEK_S, ID).message.max_attempts == 5
 
 
 def test_the_grant_is_for_the_job() -> None:
