@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 import sys
 from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
-import msgspec
-
 from headway import Job
+from headway.contracts import check_decodable
+from headway.jobs import called_function
 
 from ..runtime.settings import SettingsError
+from ..runtime.tracebacks import Traceback
+from .outcomes import error_message
 
 Registry = dict[str, Job[Any, Any]]
 
@@ -22,11 +25,14 @@ BUILT_IN_JOBS = f"{__package__}.jobs"
 BUILT_IN_NAMES = frozenset({BUILT_IN_JOBS, "services.worker.jobs"})
 
 
-class InvalidJobs(SettingsError):
-    """The jobs named by `WORKER_JOBS` cannot be loaded."""
+RESERVED_PREFIX = "headway."  # of the kinds of built-in jobs
 
-    def __init__(self, problem: str) -> None:
-        super().__init__([f"WORKER_JOBS: {problem}"])
+
+class InvalidJobs(SettingsError):
+    """The jobs named by `WORKER_JOBS` cannot be loaded, or cannot run."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        super().__init__([f"WORKER_JOBS: {problem}" for problem in problems])
 
 
 def load_jobs(names: Iterable[str]) -> Registry:
@@ -35,44 +41,73 @@ def load_jobs(names: Iterable[str]) -> Registry:
     The built-in jobs are always included, unless a job in the modules has the same kind.
 
     Raises:
-        InvalidJobs: a module cannot be imported, two jobs have the same kind, a payload type cannot be decoded, or a
-            job with `process=True` is not an attribute of the module that defines its handler.
+        InvalidJobs: a module cannot be imported, or a job cannot run: its kind is taken or reserved, its payload type
+            cannot be decoded, its handler is a generator or hides that it is async, or a job with `process=True` is
+            not an attribute of the module that defines its handler. The message has all problems.
     """
-    return _load([BUILT_IN_JOBS]) | _load(name for name in names if name not in BUILT_IN_NAMES)
-
-
-def _load(names: Iterable[str]) -> Registry:
-    registry: Registry = {}
-    for module in _modules(names):
-        for job in [value for value in vars(module).values() if isinstance(value, Job)]:
-            _check_payload(job)
-            if job.process and job not in vars(sys.modules[job.handler.__module__]).values():
-                raise InvalidJobs(
-                    f"the job {job.kind!r} has process=True and must be an attribute of {job.handler.__module__}"
-                )
-            if registry.setdefault(job.kind, job) is not job:
-                raise InvalidJobs(f"two jobs have the kind {job.kind!r}; one of them is in {module.__name__}")
+    problems: list[str] = []
+    built_in = _load([BUILT_IN_JOBS], problems)
+    registry = built_in | _load((name for name in names if name not in BUILT_IN_NAMES), problems)
+    if problems:
+        raise InvalidJobs(problems)
     return registry
 
 
-def _check_payload(job: Job[Any, Any]) -> None:
+def _load(names: Iterable[str], problems: list[str]) -> Registry:
+    registry: Registry = {}
+    for module in _modules(names, problems):
+        for job in [value for value in vars(module).values() if isinstance(value, Job)]:
+            if job.kind not in registry:
+                registry[job.kind] = job
+                problems += _job_problems(job)
+            elif registry[job.kind] is not job:
+                problems.append(f"two jobs have the kind {job.kind!r}; one of them is in {module.__name__}")
+    return registry
+
+
+def _job_problems(job: Job[Any, Any]) -> Iterator[str]:
+    """Yield the reasons why a job cannot run."""
+    module, function = job.handler.__module__, called_function(job.handler)
+    if job.kind.startswith(RESERVED_PREFIX) and not module.startswith(BUILT_IN_JOBS):
+        yield f"the kind {job.kind!r} is reserved, because it begins with {RESERVED_PREFIX!r}"
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        yield (
+            f"the handler of job {job.kind!r} is a generator: it must return its result instead of yielding, and report"
+            " progress with `ctx.progress`"
+        )
+    elif inspect.iscoroutinefunction(inspect.unwrap(function)) and not job.is_async:
+        yield (
+            f"the handler of job {job.kind!r} is a plain function that wraps an `async def`: declare the wrapper with"
+            " `async def`, too, and let it await the function"
+        )
     try:
-        msgspec.json.Decoder(job.payload_type())
-    except (NameError, TypeError) as error:
-        raise InvalidJobs(f"the payload type of job {job.kind!r} cannot be decoded: {error}") from error
+        check_decodable(job.payload_type())
+    except Exception as error:  # of the author's types
+        yield f"the payload type of job {job.kind!r} cannot be decoded: {error_message(error)}"
+    if job.process and job not in vars(sys.modules[module]).values():
+        yield f"the job {job.kind!r} has process=True and must be an attribute of {module}"
 
 
-def _modules(names: Iterable[str]) -> Iterator[ModuleType]:
+def _modules(names: Iterable[str], problems: list[str]) -> Iterator[ModuleType]:
     for name in names:
-        module = _import(name)
-        yield module
-        for submodule in pkgutil.walk_packages(getattr(module, "__path__", []), f"{name}."):
+        module = _import(name, problems)
+        yield from module
+        paths = [path for loaded in module for path in getattr(loaded, "__path__", [])]
+        for submodule in pkgutil.walk_packages(paths, f"{name}.", onerror=_ignore):
             if not submodule.name.endswith(".__main__"):  # importing it would run it
-                yield _import(submodule.name)
+                yield from _import(submodule.name, problems)
 
 
-def _import(name: str) -> ModuleType:
+def _import(name: str, problems: list[str]) -> list[ModuleType]:
     try:
-        return importlib.import_module(name)
+        return [importlib.import_module(name)]
     except ImportError as error:
-        raise InvalidJobs(f"{name} cannot be imported: {error}") from error
+        problems.append(f"{name} cannot be imported: {error}")
+    except Exception as error:  # of the author's code
+        place = Traceback.of(error).where[-1]
+        problems.append(f"{name} cannot be imported: {type(error).__name__}: {error_message(error)} ({place})")
+    return []
+
+
+def _ignore(_name: str) -> None:
+    """Called when a package cannot be imported; `_import` has recorded the problem."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from services.worker import registry
 from services.worker.registry import InvalidJobs, load_jobs
 
 JOB = """
@@ -89,8 +90,109 @@ def test_main_module_is_not_imported(package: Path) -> None:
     assert own_kinds("their_jobs") == {"a"}
 
 
-def test_unresolvable_payload_type_is_rejected(package: Path) -> None:
-    """The worker does not start if the annotation of a payload cannot be resolved; the error names the job."""
-    (package / "a.py").write_text(JOB.format(kind="a").replace("payload", "payload: 'OnlyForTypeChecking'"))
-    with pytest.raises(InvalidJobs, match="'a'"):
+HEADER = """
+from __future__ import annotations
+import functools
+import pathlib
+from typing import TYPE_CHECKING, Any
+from headway import job
+if TYPE_CHECKING:
+    from somewhere import OnlyForTypeCheckers
+def logged(handler):
+    @functools.wraps(handler)
+    def wrapper(ctx, payload):
+        return handler(ctx, payload)
+    return wrapper
+"""
+
+
+@pytest.mark.parametrize(
+    ("handler", "problem"),
+    [
+        ("@job('x')\nasync def f(ctx, payload: OnlyForTypeCheckers): ...", "'OnlyForTypeCheckers' is not defined"),
+        (
+            "@job('x')\nasync def f(ctx, payload: list[OnlyForTypeCheckers]): ...",
+            "'OnlyForTypeCheckers' is not defined",
+        ),
+        ("@job('x')\nasync def f(ctx, payload: pathlib.Path): ...", "JSON cannot be decoded to Path"),
+        ("@job('x')\nasync def f(ctx, payload: dict[str, object]): ...", "JSON cannot be decoded to object"),
+        ("@job('x')\nasync def f(ctx, payload: list[int] | set[str]): ...", "union"),
+        ("@job('x')\ndef f(ctx, payload): yield 1", "is a generator"),
+        ("@job('x', process=True)\ndef f(ctx, payload): yield 1", "is a generator"),
+        ("@job('x')\nasync def f(ctx, payload): yield 1", "is a generator"),
+        ("@job('x')\n@logged\nasync def f(ctx, payload): ...", "wraps an `async def`"),
+        ("@job('x')\n@logged\n@logged\nasync def f(ctx, payload): ...", "wraps an `async def`"),
+        ("async def g(n, ctx, payload): ...\nf = job('x')(logged(functools.partial(g, 1)))", "wraps an `async def`"),
+        ("class F:\n  def __call__(self, ctx, payload): yield 1\nf = job('x')(F())", "is a generator"),
+        ("@job('headway.x')\nasync def f(ctx, payload): ...", "is reserved"),
+        ("@job('x', process=True)\nasync def f(ctx, payload): ...", "must be a plain function, not async"),
+        ("@job('x')\nasync def f(payload): ...", "must take two arguments"),
+        ("@job('x', timeout_s=0)\nasync def f(ctx, payload): ...", "timeout_s must be positive"),
+    ],
+)
+def test_job_that_cannot_work_is_rejected(package: Path, handler: str, problem: str) -> None:
+    """The worker does not start; the error names the job and the reason."""
+    (package / "a.py").write_text(HEADER + handler)
+    with pytest.raises(InvalidJobs) as raised:
         load_jobs(["their_jobs"])
+    [line] = str(raised.value).splitlines()
+    assert line.startswith("WORKER_JOBS: ")
+    assert "x'" in line
+    assert problem in line
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        "async def f(ctx: OnlyForTypeCheckers, payload: dict[str, Any]) -> OnlyForTypeCheckers: ...",
+        "def f(ctx: OnlyForTypeCheckers, payload: Any) -> OnlyForTypeCheckers: ...",
+        "@logged\ndef f(ctx: OnlyForTypeCheckers, payload: list[int]): ...",
+        "async def f(ctx, payload): ...",
+    ],
+)
+def test_only_the_annotation_of_the_payload_matters(package: Path, handler: str) -> None:
+    """The types of context and result may be imported for type checkers only."""
+    (package / "a.py").write_text(f"{HEADER}@job('x')\n{handler}")
+    assert own_kinds("their_jobs") == {"x"}
+
+
+def test_pydantic_model_is_a_payload_type(package: Path) -> None:
+    """A complete model is accepted; a model with a type that only type checkers know is rejected."""
+    model = "from pydantic import BaseModel\nclass Photo(BaseModel):\n  name: {}\n"
+    handler = "@job('x')\nasync def f(ctx, payload: list[Photo]): ..."
+    (package / "a.py").write_text(HEADER + model.format("str") + handler)
+    assert own_kinds("their_jobs") == {"x"}
+    (package / "b.py").write_text(HEADER + model.format("OnlyForTypeCheckers") + handler.replace("x", "y"))
+    with pytest.raises(InvalidJobs, match=r"payload type of job 'y'.*OnlyForTypeCheckers"):
+        load_jobs(["their_jobs"])
+
+
+def test_all_problems_are_reported_at_once(package: Path) -> None:
+    """Each problem is a line; a job is checked once, even if two modules have it."""
+    (package / "a.py").write_text(
+        JOB.format(kind="headway.a") + JOB.format(kind="b").replace("payload", "payload: 'B'")
+    )
+    (package / "c.py").write_text("from their_jobs.a import handler as imported\n" + JOB.format(kind="headway.c"))
+    (package / "d.py").write_text("raise RuntimeError('no such table')")
+    (package / "deep/__init__.py").write_text("1 +")
+    with pytest.raises(InvalidJobs) as raised:
+        load_jobs(["their_jobs", "there_is_no_such_module"])
+    lines = str(raised.value).splitlines()
+    assert [line.split()[1] for line in lines] == [
+        "the",
+        "the",
+        "their_jobs.d",
+        "their_jobs.deep",
+        "there_is_no_such_module",
+    ]
+    assert "'b'" in lines[0]
+    assert "'headway.c'" in lines[1]
+    assert lines[2].startswith("WORKER_JOBS: their_jobs.d cannot be imported: RuntimeError: no such table (")
+    assert "d.py:1" in lines[2]
+
+
+def test_built_in_kinds_may_be_reserved_ones(monkeypatch: pytest.MonkeyPatch, package: Path) -> None:
+    """A module of the application may import a built-in job with a reserved kind."""
+    (package / "a.py").write_text(JOB.format(kind="headway.a"))
+    monkeypatch.setattr(registry, "BUILT_IN_JOBS", "their_jobs")
+    assert "headway.a" in load_jobs([])
