@@ -59,7 +59,10 @@ class JobStory(NamedTuple):
         if status == "succeeded":
             result = entries.matching("end")[-1].attempt if self.plan.kind == "nap" else self.plan.result
             return None if entries.matching("end") and self.end["result"] == result else "has a wrong result"
-        return None if entries.matching("raised") else "failed, although no handler raised"
+        if entries.matching("raised"):
+            return None
+        fatal_faults = sum(fault.is_fatal for fault in self.worker_faults)  # a killed worker's job may not have raised
+        return None if fatal_faults >= self.end["max_attempts"] else "failed, although no handler raised"
 
     def _started_too_late(self) -> str | None:
         if self.entries.started_after(Timestamp.parse(self.end["finished_at"]).after(HEARTBEAT_S)):

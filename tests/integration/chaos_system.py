@@ -7,8 +7,8 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -46,7 +46,7 @@ class WorkerFault(NamedTuple):
     name: str  # "killed", "frozen" or "stopped"
     at: float  # monotonic
     worker: int  # its process id
-    ended_at: float = float("inf")  # when a frozen worker continued
+    ended_at: float = float("inf")  # when it had exited or continued
 
     @property
     def is_fatal(self) -> bool:
@@ -56,7 +56,7 @@ class WorkerFault(NamedTuple):
     @property
     def until(self) -> float:
         """Until when it may cost a job an attempt: a worker that continues may renew a lease too late."""
-        return self.ended_at + LEASE_S if self.name == "frozen" else self.at
+        return self.ended_at + (LEASE_S if self.name == "frozen" else 0)
 
 
 class ChaosSystem:
@@ -128,24 +128,30 @@ class ChaosSystem:
                     if len(up) > 1:
                         group.create_task(harm(up.pop(self._rng.randrange(len(up))), fault))
 
+    @contextmanager
+    def _fault(self, name: str, worker: WorkerProcess) -> Iterator[None]:
+        """Record a fault of a worker, which the block causes."""
+        fault = WorkerFault(name, time.monotonic(), worker.pid)
+        self.worker_faults.append(fault)
+        yield
+        self.worker_faults[self.worker_faults.index(fault)] = fault._replace(ended_at=time.monotonic())
+
     async def _kill(self, worker: WorkerProcess) -> None:
-        self.worker_faults.append(WorkerFault("killed", time.monotonic(), worker.pid))
-        await worker.kill()
+        with self._fault("killed", worker):
+            await worker.kill()
         await asyncio.sleep(self._rng.uniform(*DOWNTIME_S))
         await worker.start()
 
     async def _freeze(self, worker: WorkerProcess) -> None:
-        fault = WorkerFault("frozen", time.monotonic(), worker.pid)
-        self.worker_faults.append(fault)
-        worker.signal(signal.SIGSTOP)
-        await asyncio.sleep(self._rng.uniform(*FROZEN_S))
-        self.worker_faults[self.worker_faults.index(fault)] = fault._replace(ended_at=time.monotonic())
+        with self._fault("frozen", worker):
+            worker.signal(signal.SIGSTOP)
+            await asyncio.sleep(self._rng.uniform(*FROZEN_S))
         worker.signal(signal.SIGCONT)
 
     async def _stop(self, worker: WorkerProcess) -> None:
         async with self._queue_of_workers:
-            self.worker_faults.append(WorkerFault("stopped", time.monotonic(), worker.pid))
-            await worker.stop()
+            with self._fault("stopped", worker):
+                await worker.stop()
         await worker.start()
 
     async def harm_links(self) -> None:
