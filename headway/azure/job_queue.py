@@ -45,6 +45,14 @@ class ReceivedMessage(Struct, frozen=True):
         return self.received_at.after(time.monotonic() - self.requested_at)
 
 
+class PeekedMessage(Struct, frozen=True):
+    """A message that can be received now."""
+
+    id: str
+    text: str
+    inserted_at: Timestamp
+
+
 class QueueDepth(Struct, frozen=True):
     """The approximate number of messages."""
 
@@ -139,18 +147,26 @@ class JobQueue:
             if not is_receipt_invalid(error):
                 raise
 
+    async def peek(self, count: int = MAX_PAGE) -> list[PeekedMessage]:
+        """Return up to `count` messages (at most 32) that can be received now, without leasing them.
+
+        A missing queue is treated as empty.
+        """
+        peeked: list[Any] = await _unless_missing(lambda: self._jobs.peek_messages(count), [])
+        return [
+            PeekedMessage(message.id, message.content, Timestamp.at(message.inserted_on.timestamp()))
+            for message in peeked
+        ]
+
+    async def count(self) -> int:
+        """Return the approximate number of messages, including leased and delayed ones."""
+        return await _count(self._jobs)
+
     async def depth(self) -> QueueDepth:
         """Return the number of messages on the queue and on the poison queue."""
-        messages, poison = [await self._count(queue) for queue in (self._jobs, self._poison)]
-        peeked: list[Any] = await self._jobs.peek_messages(1) if messages else []
-        return QueueDepth(messages, poison, Timestamp.at(peeked[0].inserted_on.timestamp()) if peeked else None)
-
-    @staticmethod
-    async def _count(queue: QueueClient) -> int:
-        async def count() -> int:
-            return int((await queue.get_queue_properties()).approximate_message_count or 0)
-
-        return await _unless_missing(count, 0)
+        messages, poison = await self.count(), await _count(self._poison)
+        peeked = await self.peek(1) if messages else []
+        return QueueDepth(messages, poison, peeked[0].inserted_at if peeked else None)
 
     async def poison(self, text: str) -> None:
         """Send a message to the poison queue."""
@@ -192,6 +208,13 @@ def _is_queue_missing(error: HttpResponseError) -> bool:
 def _error_code(error: HttpResponseError) -> str:
     code = getattr(error, "error_code", None)  # an enum member or a string
     return str(getattr(code, "value", code))
+
+
+async def _count(queue: QueueClient) -> int:
+    async def count() -> int:
+        return int((await queue.get_queue_properties()).approximate_message_count or 0)
+
+    return await _unless_missing(count, 0)
 
 
 async def _unless_missing(call: Callable[[], Awaitable[T]], default: T) -> T:

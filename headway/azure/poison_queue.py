@@ -1,106 +1,51 @@
 """The poison queue: messages that could not be processed, kept until an operator redrives or discards them.
 
-A peek returns at most 32 messages, so every operation receives all messages and releases those that it does not delete.
+A peek returns at most 32 messages, and none that another command has leased. An operation that changes the queue
+therefore leases all messages, and releases those that it does not delete. While it does so, other commands wait: each
+compares the number of messages that it has found with the number that the queue reports.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
-from uuid import UUID
 
-import msgspec
 from azure.core.exceptions import AzureError, HttpResponseError
-from msgspec import Struct
 from msgspec.structs import replace
 
-from headway.azure.job_queue import API_VERSION, MAX_PAGE, JobQueue, ReceivedMessage
-from headway.contracts import JobMessage, Timestamp, decode_message, encode_message, extract_job_id
+from headway.azure.job_queue import API_VERSION, MAX_PAGE, JobQueue, ReceivedMessage, is_receipt_invalid
+from headway.azure.poisoned_job import CannotRedrive, PoisonedJob, PoisonMessage, group_by_job
+from headway.backoff import full_jitter_s
+from headway.contracts import JobMessage, Timestamp, encode_message
 
-VISIBILITY_S = 300  # longer than any operation; the messages of a killed command stay hidden until it ends
+LEASE_S = 60  # the messages of a killed command stay hidden for so long
+MAX_LEASE_AGE_S = LEASE_S / 2  # an older lease is renewed before its message is used
+MAX_WAIT_S = LEASE_S + 10  # for other commands that make no progress; those of a killed command are visible then
+MAX_BACKOFF_S = 5.0  # between two tries to find all messages
 MAX_CONCURRENCY = 8
 TOO_LARGE = 413
 T = TypeVar("T")
 
 
-class CannotRedrive(ValueError):
-    """Raised if a message cannot be redriven. It stays on the poison queue."""
-
-
-class PoisonMessage(Struct, frozen=True):
-    """A message on the poison queue. If it cannot be decoded, `message` is None and `problem` is the reason."""
-
-    received: ReceivedMessage
-    message: JobMessage | None
-    job_id: UUID | None
-    problem: str | None
-
-    @classmethod
-    def read(cls, received: ReceivedMessage) -> PoisonMessage:
-        """Decode a received message."""
-        try:
-            message = decode_message(received.text)
-        except msgspec.DecodeError as error:
-            return cls(received, None, extract_job_id(received.text), str(error))
-        return cls(received, message, message.id, None)
-
-
-class PoisonedJob(Struct, frozen=True):
-    """All poison messages of one job, the latest first; or one message without a job ID."""
-
-    messages: tuple[PoisonMessage, ...]
-
-    @property
-    def latest(self) -> PoisonMessage:
-        """The message of the highest generation; messages that cannot be decoded come last."""
-        return self.messages[0]
-
-    @property
-    def id(self) -> str:
-        """The job's ID, or the message's ID if it has no job ID."""
-        return str(self.latest.job_id or self.latest.received.id)
-
-    def matches(self, text: str) -> bool:
-        """Return whether a text is the ID of the job or of one of its messages."""
-        try:
-            job_id = UUID(text)
-        except ValueError:
-            job_id = None
-        is_job_id = job_id is not None and job_id == self.latest.job_id
-        return is_job_id or any(message.received.id == text for message in self.messages)
-
-    def redriven_message(self, expires_at: Timestamp) -> JobMessage:
-        """Return the message to send: the same job in the next generation, with all its attempts.
-
-        Raises:
-            CannotRedrive: the latest message cannot be decoded.
-        """
-        message, received = self.latest.message, self.latest.received
-        if message is None:
-            raise CannotRedrive(
-                f"poison message {self.id} cannot be redriven, because it cannot be read: {self.latest.problem}"
-            )
-        return replace(
-            message,
-            generation=message.generation + 1,
-            releases=0,
-            submitted_at=message.submitted_at or received.inserted_at,
-            expires_at=expires_at,
-        )
+class LeaseTaken(CannotRedrive):
+    """Raised if a command was so slow that another one could lease its messages."""
 
 
 class PoisonQueue:
     """The operations on a poison queue.
 
-    Call `redrive` and `discard` inside the block of `jobs`: the messages are leased only there.
+    Call `redrive` and `discard` inside the block of `jobs`: the messages are leased only there. `hidden` is the
+    approximate number of messages that other commands had leased until the end of the longest wait.
     """
 
     def __init__(self, jobs: JobQueue, poison: JobQueue) -> None:
         self._jobs = jobs
         self._poison = poison
-        self._received: dict[str, ReceivedMessage] = {}
+        self._leased: dict[str, ReceivedMessage] = {}
+        self.hidden = 0
 
     @classmethod
     @asynccontextmanager
@@ -113,15 +58,28 @@ class PoisonQueue:
         ):
             yield cls(jobs, poison)
 
+    async def peek(self) -> list[PoisonedJob]:
+        """Return all jobs, the oldest first. Messages are leased only if there are more than a peek returns."""
+        wait = _Wait()
+        while True:
+            messages = await self._poison.peek()
+            total = await self._poison.count()
+            if total > MAX_PAGE:
+                async with self.jobs() as jobs:
+                    return jobs
+            self.hidden = max(0, total - len(messages))
+            if not self.hidden or wait.is_over(self.hidden):
+                return group_by_job(map(PoisonMessage.read, messages))
+            await wait.pause()
+
     @asynccontextmanager
     async def jobs(self) -> AsyncIterator[list[PoisonedJob]]:
-        """Receive all messages and yield their jobs, the oldest first; release the remaining messages at the end."""
+        """Lease all messages and yield their jobs, the oldest first; release the remaining messages at the end."""
         try:
-            while await _uninterruptible(self._receive_page()):
-                pass
-            yield group_by_job(map(PoisonMessage.read, self._received.values()))
+            await self._lease_all()
+            yield group_by_job(map(PoisonMessage.read, self._leased.values()))
         finally:
-            await _uninterruptible(for_each_limited(list(self._received.values()), self._release))
+            await _uninterruptible(self._release_all())
 
     async def redrive(self, job: PoisonedJob, expires_at: Timestamp) -> JobMessage:
         """Send a job to its queue again, then delete its poison messages; return the sent message.
@@ -130,51 +88,112 @@ class PoisonQueue:
 
         Raises:
             CannotRedrive: the latest message cannot be decoded, or is too large.
+            LeaseTaken: another command has leased a message of the job meanwhile; nothing is sent.
         """
         message = job.redriven_message(expires_at)
-        try:
-            await self._jobs.send(encode_message(message))
-        except HttpResponseError as error:
-            if error.status_code != TOO_LARGE:
-                raise
-            raise CannotRedrive(f"poison message {job.id} is too large to be redriven") from error
-        await self.discard(job)
+
+        async def send_and_delete() -> None:
+            await self._renew(job)
+            try:
+                await self._jobs.send(encode_message(message))
+            except HttpResponseError as error:
+                if error.status_code != TOO_LARGE:
+                    raise
+                raise CannotRedrive(f"poison message {job.id} is too large to be redriven") from error
+            await self._delete(job)
+
+        await _uninterruptible(send_and_delete())
         return message
 
     async def discard(self, job: PoisonedJob) -> None:
-        """Delete a job's poison messages."""
-        for message in job.messages:
-            received = message.received
-            await self._poison.delete(received.id, received.pop_receipt)
-            self._received.pop(received.id, None)
+        """Delete a job's poison messages; raise LeaseTaken if another command has leased one of them meanwhile."""
+        await self._renew(job)
+        await self._delete(job)
+
+    async def _lease_all(self) -> None:
+        """Lease all messages, or after a long wait those that other commands have not leased.
+
+        If two commands have each leased a part, the one with half of the messages or less releases them: the other can
+        then lease the rest and end.
+        """
+        wait = _Wait()
+        while True:
+            while await _uninterruptible(self._receive_page()):
+                pass
+            total = await self._poison.count()
+            self.hidden = max(0, total - len(self._leased))
+            if not self.hidden or wait.is_over(self.hidden):
+                return
+            if 2 * len(self._leased) <= total or any(map(_is_old, self._leased.values())):
+                await _uninterruptible(self._release_all())
+            await wait.pause()
 
     async def _receive_page(self) -> bool:
         """Receive a page and return whether it contains new messages.
 
-        A slow operation receives a message again when its visibility timeout has ended.
+        A slow operation receives a message again when its lease has ended.
         """
-        page = await self._poison.receive(MAX_PAGE, VISIBILITY_S, create=False)
-        has_new = any(received.id not in self._received for received in page)
-        self._received.update((received.id, received) for received in page)  # only the newest pop receipt is valid
+        page = await self._poison.receive(MAX_PAGE, LEASE_S, create=False)
+        has_new = any(received.id not in self._leased for received in page)
+        self._leased.update((received.id, received) for received in page)  # only the newest pop receipt is valid
         return has_new
 
+    async def _renew(self, job: PoisonedJob) -> None:
+        """Renew the old leases of a job's messages; raise LeaseTaken if another command has leased one of them."""
+        for received in self._leased_messages(job):
+            if _is_old(received):
+                requested_at = time.monotonic()
+                try:
+                    receipt = await self._poison.update(received.id, received.pop_receipt, LEASE_S)
+                except HttpResponseError as error:
+                    if not is_receipt_invalid(error):
+                        raise
+                    raise LeaseTaken(f"another command has taken the poison message {job.id}") from error
+                self._leased[received.id] = replace(received, pop_receipt=receipt, requested_at=requested_at)
+
+    async def _delete(self, job: PoisonedJob) -> None:
+        for received in self._leased_messages(job):
+            await self._poison.delete(received.id, received.pop_receipt)
+            del self._leased[received.id]
+
+    def _leased_messages(self, job: PoisonedJob) -> list[ReceivedMessage]:
+        ids = (message.received.id for message in job.messages)
+        return [self._leased[message_id] for message_id in ids if message_id in self._leased]
+
+    async def _release_all(self) -> None:
+        await for_each_limited(list(self._leased.values()), self._release)
+
     async def _release(self, received: ReceivedMessage) -> None:
-        with suppress(AzureError):  # the message becomes visible when its timeout ends
+        del self._leased[received.id]
+        with suppress(AzureError):  # the message becomes visible when its lease ends
             await self._poison.update(received.id, received.pop_receipt, 0)
 
 
-def group_by_job(messages: Iterable[PoisonMessage]) -> list[PoisonedJob]:
-    """Group messages by job, the oldest first."""
-    groups: dict[str, list[PoisonMessage]] = {}
-    for message in messages:
-        groups.setdefault(str(message.job_id or message.received.id), []).append(message)
-    jobs = [PoisonedJob(tuple(sorted(group, key=_precedence, reverse=True))) for group in groups.values()]
-    return sorted(jobs, key=lambda job: (job.latest.received.inserted_at, job.id))
+class _Wait:
+    """The wait until other commands have released their messages."""
+
+    def __init__(self) -> None:
+        self._tries = 0
+        self._hidden = 0
+        self._tried_at = self._changed_at = time.monotonic()
+
+    def is_over(self, hidden: int) -> bool:
+        """Return whether the number of hidden messages has been the same for MAX_WAIT_S."""
+        now = time.monotonic()
+        if hidden != self._hidden:
+            self._hidden, self._changed_at = hidden, now
+        return now - self._changed_at >= MAX_WAIT_S
+
+    async def pause(self) -> None:
+        """Pause before the next try; the backoff grows from the duration of a try, so that two commands part."""
+        self._tries += 1
+        tried_s = time.monotonic() - self._tried_at
+        await asyncio.sleep(full_jitter_s(self._tries, tried_s, MAX_BACKOFF_S))
+        self._tried_at = time.monotonic()
 
 
-def _precedence(poison: PoisonMessage) -> tuple[int, Timestamp]:
-    generation = -1 if poison.message is None else poison.message.generation
-    return generation, poison.received.inserted_at
+def _is_old(received: ReceivedMessage) -> bool:
+    return time.monotonic() - received.requested_at > MAX_LEASE_AGE_S
 
 
 async def for_each_limited(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -23,8 +25,10 @@ from headway.contracts import JobMessage, Timestamp, encode, truncate
 from headway.tokens import Grant
 
 if TYPE_CHECKING:
-    from headway.azure.poison_queue import PoisonedJob, PoisonQueue
+    from headway.azure.poison_queue import PoisonQueue
+    from headway.azure.poisoned_job import PoisonedJob
 
+INTERRUPTED = 130  # the exit code
 MAX_PROBLEM_LENGTH = 200
 ID_HELP = "the ID of a job, or of a message without a job ID"
 DURATION_UNITS = ((86_400, "days"), (3_600, "h"), (60, "min"), (1, "s"))
@@ -106,14 +110,30 @@ def _run(action: PoisonAction, options: argparse.Namespace) -> int:
     config = queue_config.find_queue(os.environ, options.queue)
 
     async def run_action() -> int:
+        _cancel_on_termination()
         async with PoisonQueue.connect(*config) as poison:
-            return await action(poison, options)
+            try:
+                return await action(poison, options)
+            finally:
+                if poison.hidden:
+                    _print_error(f"another command has taken about {poison.hidden} more messages; try again later")
 
     try:
         return asyncio.run(run_action())
+    except asyncio.CancelledError:
+        return INTERRUPTED
     except AzureError as error:
         _print_error(error.message.partition("\n")[0] or type(error).__name__)
         return 1
+
+
+def _cancel_on_termination() -> None:
+    """Cancel the command on SIGTERM and SIGHUP as on Ctrl-C, so that it releases its messages."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101
+    with suppress(RuntimeError):  # signals can be handled in the main thread only
+        for signal_number in (signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(signal_number, task.cancel)
 
 
 def _print_error(error: object) -> None:
@@ -121,9 +141,7 @@ def _print_error(error: object) -> None:
 
 
 async def _list_jobs(poison: PoisonQueue, options: argparse.Namespace) -> int:
-    async with poison.jobs() as jobs:
-        pass  # the messages are released before the output, which may block
-    for job in jobs:
+    for job in await poison.peek():
         print(printable_json(encode(_row(job)).decode()) if options.json else _line(job))
     return 0
 
@@ -167,8 +185,7 @@ def duration_text(milliseconds: int) -> str:
 
 
 async def _show(poison: PoisonQueue, options: argparse.Namespace) -> int:
-    async with poison.jobs() as jobs:
-        job = _find_job(jobs, options.id)
+    job = _find_job(await poison.peek(), options.id)
     selected = next((message for message in job.messages if message.received.id == options.id), job.latest)
     if selected.message is None:
         print("\n".join(map(printable, selected.received.text.splitlines())))
@@ -186,7 +203,8 @@ async def _discard(poison: PoisonQueue, options: argparse.Namespace) -> int:
 
 
 async def _redrive(poison: PoisonQueue, options: argparse.Namespace) -> int:
-    from headway.azure.poison_queue import CannotRedrive, for_each_limited
+    from headway.azure.poison_queue import for_each_limited
+    from headway.azure.poisoned_job import CannotRedrive
 
     exit_code = 0
 

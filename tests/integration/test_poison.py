@@ -54,9 +54,9 @@ async def poison(stack: Stack, *arguments: str, **env: str) -> Completed:
     return Completed(code, out.getvalue(), err.getvalue())
 
 
-async def poison_in_new_process(stack: Stack, *arguments: str) -> Completed:
-    """Run `headway poison` next to `.headway`, in a new process, as an operator does."""
-    process = await asyncio.create_subprocess_exec(
+async def start_poison(stack: Stack, *arguments: str) -> asyncio.subprocess.Process:
+    """Start `headway poison` next to `.headway`, in a new process, as an operator does."""
+    return await asyncio.create_subprocess_exec(
         sys.executable,
         "-W",
         "error",
@@ -70,6 +70,11 @@ async def poison_in_new_process(stack: Stack, *arguments: str) -> Completed:
         stdout=PIPE,
         stderr=PIPE,
     )
+
+
+async def poison_in_new_process(stack: Stack, *arguments: str) -> Completed:
+    """Run `headway poison` in a new process to its end."""
+    process = await start_poison(stack, *arguments)
     out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     return Completed(process.returncode, out.decode(), err.decode())
 
@@ -281,6 +286,40 @@ async def test_list_receives_and_releases_several_pages(stack: Stack, queue: str
     assert [row["messages"] for row in await listed(stack, queue)] == [1] * 75
     messages = await receive_all(stack, f"{queue}-poison")
     assert {decode_message(received.text).id for received in messages} == set(ids)
+
+
+async def test_operators_at_once_find_everything(stack: Stack, queue: str) -> None:
+    """Two operators who redrive and one who discards, at the same time, each find their job on two pages."""
+    ids = [uuid.uuid4() for _ in range(40)]
+    await send_to_poison_queue(stack, queue, *[encode_message(JobMessage(id=job_id)) for job_id in ids])
+
+    async def change(job_id: uuid.UUID, *, redrive: bool) -> None:
+        async with PoisonQueue.connect(stack.env["QUEUE_CONNECTION_STRING"], queue) as client, client.jobs() as jobs:
+            (job,) = [job for job in jobs if job.matches(str(job_id))]
+            await (client.redrive(job, Timestamp.now().after(60)) if redrive else client.discard(job))
+
+    first, second, third, *remaining = ids
+    await asyncio.gather(change(first, redrive=True), change(second, redrive=True), change(third, redrive=False))
+    assert {row["id"] for row in await listed(stack, queue)} == set(map(str, remaining))
+    redriven = [decode_message(received.text) for received in await receive_all(stack, queue)]
+    assert sorted((message.id, message.generation) for message in redriven) == sorted([(first, 1), (second, 1)])
+
+
+async def test_terminated_command_releases_its_messages(stack: Stack, queue: str) -> None:
+    """A command that waits for another one, which has leased a message, releases its own messages at once."""
+    texts = [encode_message(JobMessage(id=uuid.uuid4())) for _ in range(3)]
+    await send_to_poison_queue(stack, queue, *texts)
+    async with connect(stack, f"{queue}-poison") as poison_queue:
+        await poison_queue.receive(1, 60)
+        process = await start_poison(stack, "redrive", "--all", "--no-token", "--queue", queue)
+
+        async def visible(count: int) -> bool:
+            return len(await poison_queue.peek()) == count
+
+        await wait_until(lambda: visible(0))
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 130
+        assert await visible(2)
 
 
 async def test_all_messages_of_a_job_are_discarded(stack: Stack, queue: str) -> None:
