@@ -1,4 +1,4 @@
-"""Wake-ups for workers: `POST /wake` to the notifier when a message becomes visible on the queue.
+"""Wake-ups for the workers of a queue: `POST /wake` to the notifier when a message becomes visible on it.
 
 A lost wake-up only costs time, because workers also poll. Failures are therefore ignored and nothing is retried.
 """
@@ -23,18 +23,19 @@ MAX_DELAY_S = 3600.0  # later ones are left to polling; together with COALESCE_S
 class WakeupClient:
     """Sends wake-ups, one request at a time; wake-ups that become due during a request are sent as one."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str | None) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str | None, queue: str) -> None:
         self._session = session
+        self._queue = queue
         self._url = None if url is None else f"{url.rstrip('/')}/wake"
         self._pending = asyncio.Event()
         self._scheduled: set[int] = set()  # the intervals that have a timer
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, url: str | None) -> AsyncIterator[WakeupClient]:
+    async def connect(cls, url: str | None, queue: str) -> AsyncIterator[WakeupClient]:
         """Open a session to the notifier, and send a pending wake-up on exit. Without a URL no wake-ups are sent."""
         async with aiohttp.ClientSession(timeout=TIMEOUT, cookie_jar=aiohttp.DummyCookieJar()) as session:
-            client = cls(session, url)
+            client = cls(session, url, queue)
             yield client
             if client._pending.is_set():
                 await client._post()
@@ -73,7 +74,7 @@ class WakeupClient:
         if self._url is None:
             return
         try:
-            async with self._session.post(self._url):
+            async with self._session.post(self._url, params={"queue": self._queue}):
                 pass
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             log.debug("wakeup_failed", error=type(error).__name__)

@@ -29,7 +29,10 @@ async def submitter(settings: SubmitterSettings) -> AsyncIterator[ServiceSpec]:
     links = Links(settings)
     signer = ReloadingFile(settings.token_key_file, TokenSigner)
     api_keys = None if settings.submitter_api_keys is None else ReloadingFile(settings.submitter_api_keys, read_keys)
-    async with settings.queue() as queue, WakeupClient.connect(settings.notifier_internal_url) as wakeups:
+    async with (
+        settings.queue() as queue,
+        WakeupClient.connect(settings.notifier_internal_url, settings.queue_name) as wakeups,
+    ):
         handlers = (
             Pages(links),
             SubmitHandler(settings, links, queue, signer, CallerAuth(settings, api_keys), wakeups),

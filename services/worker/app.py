@@ -36,8 +36,8 @@ async def worker(settings: WorkerSettings, reloader: CodeReloader | None = None)
     async with (
         settings.queue() as queue,
         Reporter.connect(notifier_url, report_keys, settings.heartbeat_s) as reporter,
-        WakeupClient.connect(notifier_url) as wakeup_client,
-        WakeupListener.connect(notifier_url, wakeup_client) as wakeup_listener,
+        WakeupClient.connect(notifier_url, settings.queue_name) as wakeup_client,
+        WakeupListener.connect(notifier_url, settings.queue_name, wakeup_client) as wakeup_listener,
         ProcessPool.open(settings.process_memory_mb << 20) as process_pool,
     ):
         runner = Runner(process_pool)

@@ -1,4 +1,4 @@
-"""Wake-ups from the notifier: while the worker has a free slot, it keeps one long poll `GET /wake` open."""
+"""Wake-ups from the notifier: while the worker has a free slot, it keeps a long poll `GET /wake` open for its queue."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ class WakeupUnavailable(Exception):
 class WakeupListener:
     """Receives wake-ups while it is resumed; while it is paused, it passes them on to other workers."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, client: WakeupClient) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, queue: str, client: WakeupClient) -> None:
         self._session = session
+        self._queue = queue
         self._url = f"{url.rstrip('/')}/wake"
         self._client = client
         self._resumed = asyncio.Event()
@@ -39,10 +40,10 @@ class WakeupListener:
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, url: str, client: WakeupClient) -> AsyncIterator[WakeupListener]:
+    async def connect(cls, url: str, queue: str, client: WakeupClient) -> AsyncIterator[WakeupListener]:
         """Open an HTTP session; the notifier need not be reachable yet."""
         async with aiohttp.ClientSession(timeout=TIMEOUT, cookie_jar=aiohttp.DummyCookieJar()) as session:
-            yield cls(session, url, client)
+            yield cls(session, url, queue, client)
 
     def resume(self) -> None:
         """Accept wake-ups: the worker has a free slot."""
@@ -90,8 +91,9 @@ class WakeupListener:
         Raises:
             WakeupUnavailable: the request failed.
         """
+        query = {"timeout_s": str(timeout_s), "queue": self._queue}
         try:
-            async with self._session.get(self._url, params={"timeout_s": timeout_s}) as response:
+            async with self._session.get(self._url, params=query) as response:
                 status = response.status
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise WakeupUnavailable(type(error).__name__) from error

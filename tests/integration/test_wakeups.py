@@ -28,16 +28,16 @@ from tests.waiting import PATIENCE_S, free_ports, is_ready, metric, wait_until
 QUIET_S = 0.5  # since the last poll: the next one is then seconds away, so that only a wake-up starts a job at once
 
 
-async def wait_for_wakeup(notifier: Notifier, timeout_s: float | str = 30) -> int:
+async def wait_for_wakeup(notifier: Notifier, timeout_s: float | str = 30, **queue: str) -> int:
     """Wait for a wake-up as a worker does; return the status of the response: 200, or 204 after the timeout."""
-    url, query = f"{notifier.internal}/wake", {"timeout_s": str(timeout_s)}
+    url, query = f"{notifier.internal}/wake", {"timeout_s": str(timeout_s), **queue}
     async with notifier.session.get(url, params=query) as response:
         return response.status
 
 
-async def send_wakeup(notifier: Notifier) -> int:
+async def send_wakeup(notifier: Notifier, **queue: str) -> int:
     """Send a wake-up as a submitter does; return the status of the response."""
-    async with notifier.session.post(f"{notifier.internal}/wake") as response:
+    async with notifier.session.post(f"{notifier.internal}/wake", params=queue) as response:
         return response.status
 
 
@@ -47,14 +47,14 @@ async def has_no_wakeup(notifier: Notifier) -> bool:
 
 
 @asynccontextmanager
-async def waiting_workers(notifier: Notifier, count: int) -> AsyncIterator[list[asyncio.Task[int]]]:
+async def waiting_workers(notifier: Notifier, count: int, **queue: str) -> AsyncIterator[list[asyncio.Task[int]]]:
     """Send requests of workers that wait for a wake-up; yield them in their order in the replica's queue."""
     await wait_until(lambda: has_no_wakeup(notifier))
     tasks: list[asyncio.Task[int]] = []
     try:
         for _ in range(count):
             before = await notifier.metric("notifier_waiting_workers")
-            tasks.append(asyncio.create_task(wait_for_wakeup(notifier)))
+            tasks.append(asyncio.create_task(wait_for_wakeup(notifier, **queue)))
 
             async def queued(before: float = before) -> bool:
                 return await notifier.metric("notifier_waiting_workers") > before
@@ -82,6 +82,25 @@ async def test_wakeup_answers_one_worker_of_each_replica(
         assert not second[1].done()
         assert await send_wakeup(notifier) == 204
         assert [await first[1], await second[1]] == [200, 200]
+
+
+async def test_workers_of_two_queues_get_their_own_wakeups(notifier: Notifier) -> None:
+    """A wake-up answers a worker of its queue; one without a queue, as of version 0.1, answers any worker."""
+    async with (
+        waiting_workers(notifier, 2, queue="mail") as mail,
+        waiting_workers(notifier, 1, queue="videos") as videos,
+    ):
+        assert await send_wakeup(notifier, queue="videos") == 204
+        assert await videos[0] == 200
+        assert not mail[0].done()
+        assert await send_wakeup(notifier) == 204
+        assert await mail[0] == 200
+        assert not mail[1].done()
+        async with waiting_workers(notifier, 1) as unnamed:
+            assert await send_wakeup(notifier, queue="videos") == 204
+            assert await unnamed[0] == 200
+            assert not mail[1].done()
+    assert await send_wakeup(notifier, queue="x" * 64) == 422
 
 
 async def test_request_times_out_without_a_wakeup(notifier: Notifier) -> None:

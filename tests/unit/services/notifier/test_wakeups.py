@@ -30,10 +30,12 @@ def is_connected() -> bool:
     return True
 
 
-async def start_waiting(queue: WakeupQueue, is_connected: Callable[[], bool] = is_connected) -> asyncio.Task[bool]:
-    """Start to wait, and return once the queue has the waiter."""
+async def start_waiting(
+    queue: WakeupQueue, is_connected: Callable[[], bool] = is_connected, name: str = ""
+) -> asyncio.Task[bool]:
+    """Start to wait for a wake-up of a queue, and return once the worker is in line."""
     count = len(queue._waiters)
-    task = asyncio.create_task(queue.wait(60, is_connected))
+    task = asyncio.create_task(queue.wait(60, is_connected, name))
     while len(queue._waiters) == count:
         await asyncio.sleep(0)
     return task
@@ -133,3 +135,66 @@ async def test_a_replica_without_redis_sends_workers_away() -> None:
         assert int(response.headers["Retry-After"]) > 0
         pubsub.ready = True
         assert (await client.get("/wake?timeout_s=0")).status == 204
+
+
+async def test_a_wakeup_is_for_a_worker_of_its_queue() -> None:
+    """A worker of another queue keeps waiting, although it has waited longer."""
+    queue = WakeupQueue()
+    mail, videos = await start_waiting(queue, name="mail"), await start_waiting(queue, name="videos")
+    queue.wake_one("videos")
+    assert await videos
+    assert not mail.done()
+    assert await drain_queue(queue, mail) == [False]
+
+
+@pytest.mark.parametrize(("wakeup", "worker"), [("", "mail"), ("mail", ""), ("", "")])
+async def test_an_unnamed_queue_matches_any(wakeup: str, worker: str) -> None:
+    """A submitter or a worker of version 0.1 names no queue; its wake-ups are for the first worker, as before."""
+    queue = WakeupQueue()
+    waiting = [await start_waiting(queue, name=worker) for _ in range(2)]
+    queue.wake_one(wakeup)
+    assert await waiting[0]
+    assert await drain_queue(queue, waiting[1]) == [False]
+    queue.wake_one(wakeup)
+    assert await queue.wait(0, is_connected, worker)
+
+
+async def test_an_unclaimed_wakeup_is_kept_for_its_queue() -> None:
+    """A worker of another queue does not claim it, and each queue has its own."""
+    queue = WakeupQueue()
+    queue.wake_one("mail")
+    queue.wake_one("videos")
+    assert not await queue.wait(0, is_connected, "thumbnails")
+    assert await queue.wait(0, is_connected, "videos")
+    assert await queue.wait(0, is_connected, "mail")
+    assert not await queue.wait(0, is_connected)
+
+
+async def test_a_worker_that_disconnects_passes_its_wakeup_on_within_its_queue() -> None:
+    """The next worker of the same queue gets the wake-up, not that of another queue."""
+    queue = WakeupQueue()
+    connected = [True]
+    first = await start_waiting(queue, lambda: connected[0], "mail")
+    other, second = await start_waiting(queue, name="videos"), await start_waiting(queue, name="mail")
+    queue.wake_one("mail")
+    connected[0] = False
+    assert await second
+    assert first.done()
+    assert await drain_queue(queue, other) == [False]
+
+
+async def test_missed_wakeups_may_be_of_any_queue() -> None:
+    """After a lost subscription, one worker of each queue looks at it."""
+    queue = WakeupQueue()
+    workers = [await start_waiting(queue, name=name) for name in ("mail", "mail", "videos")]
+    queue.wake_each()
+    assert await drain_queue(queue, *workers) == [True, False, True]
+
+
+async def test_expired_wakeups_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wake-ups of many queues that no worker claims do not pile up."""
+    monkeypatch.setattr(module, "UNCLAIMED_WAKEUP_TTL_S", 0)
+    queue = WakeupQueue()
+    for number in range(100):
+        queue.wake_one(f"queue-{number}")
+    assert len(queue._unclaimed) == 1

@@ -14,6 +14,8 @@ from services.runtime import wakeup_client as module
 from services.runtime.wakeup_client import COALESCE_S, MAX_DELAY_S, WakeupClient
 from tests.waiting import free_ports, wait_until
 
+QUEUE = "mail"
+
 
 class FakeNotifier:
     """Counts wake-ups, and answers them while `answering` is set."""
@@ -21,13 +23,15 @@ class FakeNotifier:
     def __init__(self) -> None:
         self.url = ""
         self.wakeups = 0
+        self.queues: set[str] = set()
         self.status = 204
         self.answering = asyncio.Event()
         self.answering.set()
 
-    async def wake(self, _request: web.Request) -> web.Response:
+    async def wake(self, request: web.Request) -> web.Response:
         """Handle `POST /wake`."""
         self.wakeups += 1
+        self.queues.add(request.query["queue"])
         await self.answering.wait()
         return web.Response(status=self.status)
 
@@ -45,7 +49,7 @@ async def notifier() -> AsyncIterator[FakeNotifier]:
 @asynccontextmanager
 async def running(url: str | None) -> AsyncIterator[WakeupClient]:
     """Run a client; its task must survive all failures."""
-    async with WakeupClient.connect(url) as client:
+    async with WakeupClient.connect(url, QUEUE) as client:
         task = asyncio.create_task(client.run())
         try:
             yield client
@@ -68,7 +72,7 @@ async def test_wakeups_during_a_request_are_sent_as_one(notifier: FakeNotifier) 
         assert notifier.wakeups == 1
         notifier.answering.set()
         await wait_until(lambda: notifier.wakeups == 2 and not client._pending.is_set())
-    assert notifier.wakeups == 2
+    assert (notifier.wakeups, notifier.queues) == (2, {QUEUE})
 
 
 @pytest.mark.parametrize("status", [404, 500, 503])
@@ -118,7 +122,7 @@ async def test_a_pending_wakeup_is_sent_on_exit(notifier: FakeNotifier) -> None:
         await wait_until(lambda: notifier.wakeups == 1)
         asyncio.get_running_loop().call_later(0.01, notifier.answering.set)
     assert notifier.wakeups == 2
-    async with WakeupClient.connect(notifier.url) as client:
+    async with WakeupClient.connect(notifier.url, QUEUE) as client:
         client.notify_after(0)
     assert notifier.wakeups == 3
 
@@ -142,7 +146,7 @@ def test_timers_are_bounded() -> None:
     """An interval has one timer for all its wake-ups, and a wake-up in more than an hour has none."""
 
     async def scheduled_timers() -> int:
-        async with WakeupClient.connect(None) as client:
+        async with WakeupClient.connect(None, QUEUE) as client:
             for number in range(100_000):
                 client.notify_after(number / 10)
             return len(client._scheduled)

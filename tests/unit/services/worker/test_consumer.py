@@ -83,8 +83,8 @@ def run_consumer(monkeypatch: pytest.MonkeyPatch) -> RunConsumer:
     @asynccontextmanager
     async def run(concurrency: int) -> AsyncIterator[RunningConsumer]:
         async with (
-            WakeupClient.connect(None) as client,
-            WakeupListener.connect("http://127.0.0.1:1", client) as wakeups,
+            WakeupClient.connect(None, "jobs") as client,
+            WakeupListener.connect("http://127.0.0.1:1", "jobs", client) as wakeups,
         ):
             wakeups.connected = True
             running = RunningConsumer(wakeups, client, concurrency)

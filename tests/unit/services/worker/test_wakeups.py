@@ -15,6 +15,8 @@ from services.worker import wakeups as module
 from services.worker.wakeups import LONG_POLL_S, WakeupListener
 from tests.waiting import wait_until
 
+QUEUE = "mail"
+
 
 class FakeNotifier:
     """A notifier that answers each long poll with the next status of a queue, and a timeout of 0 s at once."""
@@ -28,6 +30,7 @@ class FakeNotifier:
 
     async def wake(self, request: web.Request) -> web.Response:
         """Serve `GET /wake`."""
+        assert request.query["queue"] == QUEUE
         self.timeouts_s.append(float(request.query["timeout_s"]))
         if self.unavailable:
             return web.Response(status=503)
@@ -59,7 +62,10 @@ def _short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
 @asynccontextmanager
 async def listening(notifier: FakeNotifier) -> AsyncIterator[tuple[WakeupListener, WakeupClient]]:
     """Run a listener; wake-ups that it passes on stay pending in the client, which is not running."""
-    async with WakeupClient.connect(None) as client, WakeupListener.connect(notifier.url, client) as listener:
+    async with (
+        WakeupClient.connect(None, QUEUE) as client,
+        WakeupListener.connect(notifier.url, QUEUE, client) as listener,
+    ):
         task = asyncio.create_task(listener.run())
         try:
             yield listener, client
