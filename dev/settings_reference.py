@@ -19,7 +19,7 @@ from msgspec import NODEFAULT
 from dev.environment import ROOT, service_environment
 from services.notifier.settings import NotifierSettings
 from services.runtime.queue_settings import QueueSettings
-from services.runtime.settings import OriginList, Secret, Settings, StringList, Url
+from services.runtime.settings import MAX_NUMBER, OriginList, Secret, Settings, StringList, Url
 from services.submitter.settings import SubmitterSettings
 from services.worker.settings import WorkerSettings
 
@@ -91,7 +91,7 @@ def type_name(annotation: Any) -> str:
         return ", ".join(f"`{value}`" for value in arguments)
     if get_origin(annotation) is Annotated:
         base, meta = arguments
-        if meta.le is not None:
+        if meta.le not in (None, MAX_NUMBER):
             return f"{type_name(base)}, {meta.ge} to {meta.le}"
         return f"{type_name(base)}, {f'more than {meta.gt}' if meta.ge is None else f'at least {meta.ge}'}"
     (optional,) = [argument for argument in arguments if argument is not type(None)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
+
+from headway.azure.account import check_account_url, check_api_version, check_connection_string, check_queue_name
 
 LOCAL_ENV = Path(".headway/env")  # written by `make up`
 ACCOUNT_VARIABLES = ("QUEUE_CONNECTION_STRING", "QUEUE_CONNECTION_STRING_FILE", "QUEUE_ACCOUNT_URL")
@@ -30,15 +32,19 @@ def find_queue(environ: Mapping[str, str], name: str | None = None, local_env: P
         local_env: a file of `KEY=value` lines, which is read if the environment has no account.
 
     Raises:
-        ValueError: there is no account, or more than one.
+        ValueError: there is no account, or more than one, or a setting is invalid.
         OSError: a file of settings cannot be read.
     """
-    settings = {key: value for key, value in environ.items() if value}
+    settings = {key: value.strip() for key, value in environ.items() if value.strip()}
     if not settings.keys() & set(ACCOUNT_VARIABLES) and local_env.exists():
         settings = _read_env_file(local_env) | settings
-    return QueueConfig(
-        _account(settings), name or settings.get("QUEUE_NAME", "jobs"), settings.get("QUEUE_API_VERSION")
-    )
+    if name:
+        _check("--queue", check_queue_name, name)
+    elif "QUEUE_NAME" in settings:
+        _check("QUEUE_NAME", check_queue_name, name := settings["QUEUE_NAME"])
+    if "QUEUE_API_VERSION" in settings:
+        _check("QUEUE_API_VERSION", check_api_version, settings["QUEUE_API_VERSION"])
+    return QueueConfig(_account(settings), name or "jobs", settings.get("QUEUE_API_VERSION"))
 
 
 def _read_env_file(path: Path) -> dict[str, str]:
@@ -51,10 +57,7 @@ def _account(settings: Mapping[str, str]) -> str:
     if (string or file) and url:
         raise ValueError("QUEUE_CONNECTION_STRING and QUEUE_ACCOUNT_URL: set only one of them")
     if url:
-        if not url.startswith("https://"):
-            raise ValueError(
-                "QUEUE_ACCOUNT_URL: expected an https URL: the credentials of an identity must not be sent unencrypted"
-            )
+        _check("QUEUE_ACCOUNT_URL", check_account_url, url)
         return url
     account = string or (Path(file).read_text().strip() if file else None)
     if not account:
@@ -62,4 +65,13 @@ def _account(settings: Mapping[str, str]) -> str:
             "no queue is configured: set QUEUE_CONNECTION_STRING or QUEUE_ACCOUNT_URL, "
             f"or run the command in the folder that contains {LOCAL_ENV}"
         )
+    _check("QUEUE_CONNECTION_STRING", check_connection_string, account)
     return account
+
+
+def _check(source: str, check: Callable[[str], None], value: str) -> None:
+    """Check a value; if it is invalid, raise ValueError with its source, a variable or an option, in the message."""
+    try:
+        check(value)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error

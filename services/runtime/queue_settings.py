@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+from headway.azure.account import check_account_url, check_api_version, check_connection_string, check_queue_name
 from headway.azure.job_queue import API_VERSION, JobQueue
 
-from .settings import Secret, Settings, Url
+from .settings import Secret, Settings, SettingsError, Url
+
+CHECKS: dict[str, Callable[[str], None]] = {
+    "queue_connection_string": check_connection_string,
+    "queue_account_url": check_account_url,
+    "queue_name": check_queue_name,
+    "queue_api_version": check_api_version,
+}
 
 
 class QueueSettings(Settings, frozen=True, kw_only=True):
@@ -19,24 +27,38 @@ class QueueSettings(Settings, frozen=True, kw_only=True):
     queue_account_url: Url | None = None
     """`https://<account>.queue.core.windows.net`, for access with a workload identity or managed identity."""
     queue_name: str = "jobs"
-    """The queue's name; `<name>-poison` is the poison queue: see docs/concepts.md#poison-and-redrive."""
+    """The queue's name, 3 to 56 lowercase letters, digits and single hyphens; `<name>-poison` is the poison queue: see
+    docs/concepts.md#poison-and-redrive."""
     queue_api_version: str = API_VERSION
     """The version of Azure's API."""
 
     @classmethod
     def validate(cls, values: Mapping[str, Any]) -> list[str]:
         """Return the problems of the queue's settings."""
+        problems = []
         chosen = {"queue_connection_string", "queue_account_url"} & values.keys()
         if len(chosen) != 1:
-            return [f"QUEUE_CONNECTION_STRING {'and' if chosen else 'or'} QUEUE_ACCOUNT_URL: set exactly one of them"]
-        if not (values.get("queue_account_url") or "https://").startswith("https://"):
-            return [
-                "QUEUE_ACCOUNT_URL: Expected an https URL: the credentials of an identity must not be sent unencrypted"
+            problems = [
+                f"QUEUE_CONNECTION_STRING {'and' if chosen else 'or'} QUEUE_ACCOUNT_URL: set exactly one of them"
             ]
-        return []
+        for name, check in CHECKS.items():
+            try:
+                if (value := values.get(name)) is not None:
+                    check(value)
+            except ValueError as error:
+                problems.append(f"{name.upper()}: {error}")
+        return problems
 
-    def queue(self) -> AbstractAsyncContextManager[JobQueue]:
-        """Return a context manager that opens the queue."""
+    @asynccontextmanager
+    async def queue(self) -> AsyncIterator[JobQueue]:
+        """Open the queue; raise SettingsError if the Azure SDK does not accept the settings."""
         account = self.queue_connection_string or self.queue_account_url
         assert account is not None  # noqa: S101 - `validate` has checked it
-        return JobQueue.connect(account, self.queue_name, self.queue_api_version)
+        async with AsyncExitStack() as stack:
+            try:
+                connection = JobQueue.connect(account, self.queue_name, self.queue_api_version)
+                queue = await stack.enter_async_context(connection)
+            except ValueError as error:  # such as an API version or AZURE_TOKEN_CREDENTIALS that it does not know
+                problem = str(error).partition("\n")[0]
+                raise SettingsError([f"the settings of the queue are not accepted: {problem}"]) from error
+            yield queue

@@ -171,7 +171,7 @@ async def start_listener(stack: AsyncExitStack, app: web.Application, host: str,
     """Serve an application on a port, which a setting names, until the exit stack closes.
 
     Raises:
-        SettingsError: the port is in use.
+        SettingsError: the port is in use, or this machine has no such address.
     """
     runner = web.AppRunner(
         app,
@@ -187,10 +187,10 @@ async def start_listener(stack: AsyncExitStack, app: web.Application, host: str,
     stack.push_async_callback(runner.cleanup)
     try:
         listener = await asyncio.get_running_loop().create_server(factory, host, port, backlog=1024)
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
-        problem = f"port {port} is in use: stop the program that listens on it, or set {setting}"
+    except (OSError, UnicodeError) as error:  # UnicodeError: the host is not a name at all
+        problem = f"BIND_HOST and {setting}: cannot listen on {host!r}, port {port}: {error}"
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            problem = f"port {port} is in use: stop the program that listens on it, or set {setting}"
         raise SettingsError([problem]) from error
     stack.callback(listener.close)
 

@@ -19,9 +19,10 @@ from msgspec.structs import FieldInfo
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Positive = Annotated[int, Meta(ge=1)]
-Seconds = Annotated[float, Meta(gt=0)]
-PerSecond = Annotated[float, Meta(gt=0)]
-Delay = Annotated[float, Meta(ge=0)]  # seconds
+MAX_NUMBER = 1e9  # 31 years, if it is a time; infinity and greater times would fail only when they are used
+Seconds = Annotated[float, Meta(gt=0, le=MAX_NUMBER)]
+PerSecond = Annotated[float, Meta(gt=0, le=MAX_NUMBER)]
+Delay = Annotated[float, Meta(ge=0, le=MAX_NUMBER)]  # seconds
 StringList = tuple[str, ...]
 T = TypeVar("T")
 S = TypeVar("S", bound="Settings")
@@ -53,21 +54,28 @@ class Origin(str):
     def of(cls, url: str) -> Origin:
         """Return the origin of an http(s) URL; raise ValueError if the text is not such a URL."""
         parts = urlsplit(url.lower())
-        if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
+        if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or parts.port == 0 or not _is_plain(parts.netloc):
             raise ValueError(f"Expected a URL such as https://www.example.org, got {url!r}")
         return cls(f"{parts.scheme}://{parts.netloc.removesuffix(_DEFAULT_PORTS[parts.scheme])}")
 
 
 class Url(str):
-    """The http(s) URL of a service."""
+    """The http(s) URL of a service, to which paths are appended."""
 
     __slots__ = ()
 
     @classmethod
     def parse(cls, text: str) -> Url:
-        """Parse a URL; raise ValueError if the text is not an http(s) URL."""
+        """Parse a URL; raise ValueError if the text is not an http(s) URL, or has a user, a query or a fragment."""
         Origin.of(text)
+        if "@" in urlsplit(text).netloc or "?" in text or "#" in text or not _is_plain(text):
+            raise ValueError("Expected a URL without user, query and fragment")
         return cls(text)
+
+
+def _is_plain(text: str) -> bool:
+    """Return whether a text has neither spaces nor control characters."""
+    return text.isprintable() and " " not in text
 
 
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from msgspec import Meta
 
 from ..runtime.queue_settings import QueueSettings
-from ..runtime.settings import Delay, Seconds, StringList
+from ..runtime.settings import Delay, Seconds, StringList, Url
 
 
 class WorkerSettings(QueueSettings, frozen=True, kw_only=True):
@@ -16,7 +16,7 @@ class WorkerSettings(QueueSettings, frozen=True, kw_only=True):
 
     service: ClassVar[str] = "worker"
 
-    notifier_internal_url: str
+    notifier_internal_url: Url
     """Where the notifier receives reports."""
     report_key_file: Path
     """The keys that authorize reports, one per line. The worker uses the first."""

@@ -33,6 +33,10 @@ COMPOSE: dict[str, Any] = yaml.safe_load(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", (R
     "services"
 ]
 SECRETS_DIR = "/etc/headway"  # where secrets are mounted as files
+SECRETS = {  # valid contents of these files
+    "REDIS_URL_FILE": "redis://redis",
+    "QUEUE_CONNECTION_STRING_FILE": "AccountName=account;AccountKey=c2VjcmV0",
+}
 SHUTDOWN_MARGIN_S = 5
 MIN_KUBECTL_VERSION = (1, 25)  # older versions of kustomize cannot render the manifests
 
@@ -134,5 +138,5 @@ def load_settings(service: str, env: dict[str, str], folder: Path) -> Settings:
     for name, value in relocated.items():
         if name.endswith("_FILE") and value:
             assert value != env[name], f"{name} is not in {SECRETS_DIR}"
-            Path(value).write_text("redis://redis" if name == "REDIS_URL_FILE" else "secret")
+            Path(value).write_text(SECRETS.get(name, "secret"))
     return load(SERVICES[service], relocated)

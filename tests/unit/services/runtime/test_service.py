@@ -200,6 +200,17 @@ def test_a_port_in_use_is_named_and_exits_with_code_2(tmp_path: Path, setting: s
     assert (completed.returncode, completed.stderr) == (2, f"sample: invalid settings:\n  {problem}\n")
 
 
+@pytest.mark.parametrize("host", ["203.0.113.1", "no.such.host.invalid", f"{'x' * 64}.example"])
+def test_an_address_of_another_machine_exits_with_code_2(tmp_path: Path, host: str) -> None:
+    """A host that the service cannot listen on is a problem of the settings."""
+    env = {"PATH": os.environ["PATH"], "BIND_HOST": host, "PORT": "0", "INTERNAL_PORT": "0"}
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path), "good"]
+    completed = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=30, check=False)
+    assert completed.returncode == 2
+    assert f"BIND_HOST and SAMPLE_INTERNAL_PORT: cannot listen on {host!r}" in completed.stderr
+    assert "Traceback" not in completed.stderr
+
+
 @pytest.mark.parametrize("service", ["submitter", "worker", "notifier"])
 def test_invalid_settings_are_printed_and_exit_with_code_2(service: str) -> None:
     """A service without settings lists every missing one, without a traceback."""

@@ -64,7 +64,8 @@ def test_a_secret_may_be_in_a_file(tmp_path: Path) -> None:
     file.write_text(f"{CONNECTION}\n")
     env = {**WORKER, "QUEUE_CONNECTION_STRING": "", "QUEUE_CONNECTION_STRING_FILE": str(file)}
     assert load(WorkerSettings, env).queue_connection_string == CONNECTION
-    assert load(WorkerSettings, {**env, "WORKER_QUEUE_CONNECTION_STRING": "own"}).queue_connection_string == "own"
+    own = f"{CONNECTION}EndpointSuffix=own"
+    assert load(WorkerSettings, {**env, "WORKER_QUEUE_CONNECTION_STRING": own}).queue_connection_string == own
     assert load(WorkerSettings, {**env, "QUEUE_NAME_FILE": str(file)}).queue_name == "jobs"
     (problem,) = problems(WorkerSettings, {**env, "QUEUE_CONNECTION_STRING_FILE": str(tmp_path / "missing")})
     assert problem.startswith("QUEUE_CONNECTION_STRING_FILE: ")
@@ -223,3 +224,67 @@ def test_one_way_to_the_queue_must_be_chosen() -> None:
     )
     account = load(WorkerSettings, {**neither, "QUEUE_ACCOUNT_URL": "https://a.queue.core.windows.net"})
     assert account.queue_account_url == "https://a.queue.core.windows.net"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("QUEUE_NAME", "hj"),
+        ("QUEUE_NAME", "a" * 60),
+        ("QUEUE_CONNECTION_STRING", "AccountName=a;AccountKey=c2VjcmV0c2Vjcm"),
+        ("QUEUE_CONNECTION_STRING", "AccountKey=c2VjcmV0"),
+        ("QUEUE_API_VERSION", "latest"),
+        ("NOTIFIER_INTERNAL_URL", "notifier:9090"),
+        ("NOTIFIER_INTERNAL_URL", "http://notifier:90900"),
+        ("NOTIFIER_INTERNAL_URL", "http://user:c2VjcmV0@notifier"),
+        ("NOTIFIER_INTERNAL_URL", "http://notifier:9090?key=c2VjcmV0"),
+        ("NOTIFIER_INTERNAL_URL", "http://my notifier"),
+        ("JOB_TTL_S", "inf"),
+        ("JOB_TTL_S", "1e12"),
+    ],
+)
+@pytest.mark.parametrize("settings_type", [WorkerSettings, SubmitterSettings])
+def test_what_would_fail_later_is_a_problem_at_the_start(
+    settings_type: type[WorkerSettings | SubmitterSettings], setting: str, value: str
+) -> None:
+    """The problem names the setting, and contains no secret."""
+    (problem,) = problems(settings_type, {**WORKER, **SUBMITTER, setting: value})
+    assert problem.startswith(f"{setting}: ")
+    assert "c2VjcmV0" not in problem
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e300"])
+@pytest.mark.parametrize(
+    ("settings_type", "setting"),
+    [
+        (WorkerSettings, "HEARTBEAT_S"),
+        (WorkerSettings, "GRACE_S"),
+        (SubmitterSettings, "SUBMIT_RATE"),
+        (NotifierSettings, "PING_S"),
+        (NotifierSettings, "MESSAGES_PER_S"),
+    ],
+)
+def test_a_number_is_finite(
+    settings_type: type[SubmitterSettings | WorkerSettings | NotifierSettings], setting: str, value: str
+) -> None:
+    """An infinite time or rate would fail when it is used."""
+    env = {**WORKER, **SUBMITTER, "REDIS_URL": "redis://redis", "TOKEN_PUBLIC_KEY_FILE": "p", setting: value}
+    (problem,) = problems(settings_type, env)
+    assert problem.startswith(f"{setting}: ")
+
+
+async def test_what_the_azure_sdk_does_not_accept_is_a_problem() -> None:
+    """A version of the API that the SDK does not know is reported when the queue is opened."""
+    settings = load(WorkerSettings, {**WORKER, "QUEUE_API_VERSION": "2001-01-01"})
+    with pytest.raises(SettingsError, match=r"^the settings of the queue are not accepted: .*2001-01-01.*$"):
+        async with settings.queue():
+            pass
+    async with load(WorkerSettings, WORKER).queue() as queue:
+        assert queue.name == "jobs"
+        with pytest.raises(ValueError, match="of the block"):
+            raise_in_block()
+
+
+def raise_in_block() -> None:
+    """Raise an error that is not one of the settings."""
+    raise ValueError("of the block")
