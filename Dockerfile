@@ -35,7 +35,7 @@ EXPOSE 8080 9090
 ARG VERSION=dev
 ARG REVISION=unknown
 ARG CREATED=1970-01-01T00:00:00Z
-ENV HEADWAY_REVISION="${REVISION}"
+ENV HEADWAY_VERSION="${VERSION}" HEADWAY_REVISION="${REVISION}"
 LABEL org.opencontainers.image.title="Headway" \
       org.opencontainers.image.description="Background jobs for Python web apps, with a progress bar that survives reloads, crashes and deploys" \
       org.opencontainers.image.licenses="MIT" \

@@ -23,6 +23,7 @@ CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5, 15
 MAX_CONCURRENT_UPDATES = 32  # without a limit, a thousand simultaneous renewals would time out
 MAX_PAGE = 32  # messages per receive
 _NO_RETRY = {"retry_total": 0}
+QueueError = AzureError  # raised by every request; for code that must not import the SDK itself
 T = TypeVar("T")
 
 # For a response of 500 with an empty body the SDK logs a traceback.

@@ -77,6 +77,10 @@ for transport in ("websocket", "sse", "poll"):
     CONNECTIONS_OPENED.labels(transport)
     CONNECTIONS_SENT_AWAY.labels(transport)
     CONNECTION_DURATION.labels(transport)
+for transport in ("sse", "poll"):
+    CONNECTIONS_CLOSED.labels(transport, "none")
+for code in (1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1011, 1012, 1013):
+    CONNECTIONS_CLOSED.labels("websocket", code)
 SNAPSHOTS_REPLACED.labels("slow")
 for outcome in ("hit", "miss"):
     RESUMES.labels(outcome)

@@ -8,18 +8,17 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
+from collections.abc import Mapping
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
 from headway import __version__
 
-from .settings import environment
 from .unlocked_metrics import UnlockedCounter, UnlockedHistogram
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # no series with the creation time of each counter
 
 BUILD = Gauge("headway_build_info", "Which version is running?", ["version", "revision", "python"])
-BUILD.labels(__version__, environment().get("HEADWAY_REVISION", "unknown"), platform.python_version()).set(1)
 REQUESTS = UnlockedCounter("http_requests", "How many HTTP requests were answered?", ["method", "route", "code"])
 REQUEST_DURATION = UnlockedHistogram(
     "http_request_duration_seconds", "How long did it take to answer a request?", ["method", "route"]
@@ -34,6 +33,12 @@ LOG_MESSAGES = Counter("log_messages", "How many log lines were written?", ["lev
 LOG_COUNTERS = {level: LOG_MESSAGES.labels(level) for level in ("debug", "info", "warning", "error", "critical")}
 
 LAG_CHECK_INTERVAL_S = 0.5
+
+
+def set_build_info(environ: Mapping[str, str]) -> None:
+    """Set the running version: that of the image, which its build names in the environment, or that of the package."""
+    version, revision = environ.get("HEADWAY_VERSION") or __version__, environ.get("HEADWAY_REVISION") or "unknown"
+    BUILD.labels(version, revision, platform.python_version()).set(1)
 
 
 async def monitor_loop_lag() -> None:

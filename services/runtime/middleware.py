@@ -8,7 +8,7 @@ from http import HTTPStatus
 from uuid import UUID
 
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from . import metrics
 from .errors import HTTPProblem, problem_response
@@ -16,6 +16,9 @@ from .request_timeout import HEAD_TIMEOUTS
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
+# The statuses of errors that the services answer.
+ERROR_STATUSES = (400, 401, 403, 404, 405, 409, 413, 415, 422, 429, 500, 503)
+UNMATCHED = "unmatched"  # the template of no route
 LONG_POLL = web.RequestKey("long_poll", bool)  # set on a request that waits for an event before it is answered
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -46,6 +49,16 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         duration_s = time.perf_counter() - started
         metrics.REQUEST_DURATION.labels(request.method, route).observe(duration_s)
     return response
+
+
+def create_series(app: web.Application) -> None:
+    """Create the series of each route: Prometheus does not see the increase from no series to 1."""
+    metrics.REQUESTS.labels(hdrs.METH_GET, UNMATCHED, HTTPStatus.NOT_FOUND.value)
+    for route in app.router.routes():
+        if route.resource is not None and route.method != hdrs.METH_HEAD:
+            metrics.REQUEST_DURATION.labels(route.method, route.resource.canonical)
+            for status in (HTTPStatus.OK.value, *ERROR_STATUSES):
+                metrics.REQUESTS.labels(route.method, route.resource.canonical, status)
 
 
 def _is_long_poll(request: web.Request) -> bool:
@@ -82,4 +95,4 @@ async def access_log_middleware(request: web.Request, handler: Handler) -> web.S
 def route_template(request: web.Request) -> str:
     """Return the template of the request's route, such as `/jobs/{id}`, or `unmatched`."""
     resource = request.match_info.route.resource
-    return "unmatched" if resource is None else resource.canonical
+    return UNMATCHED if resource is None else resource.canonical

@@ -27,7 +27,7 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 from . import event_loop, logs, metrics
 from .cors import CorsPolicy
 from .forked_child import isolate_forked_children
-from .middleware import access_log_middleware, error_middleware, job_id_middleware
+from .middleware import access_log_middleware, create_series, error_middleware, job_id_middleware
 from .request_timeout import HEAD_TIMEOUTS, HeadTimeouts, ListenerProtocolFactory
 from .settings import Settings, SettingsError, environment, load
 from .tracebacks import Traceback, leaf_exceptions
@@ -70,6 +70,7 @@ def run(settings_type: type[S], open_service: Callable[[S], AbstractAsyncContext
         logs.configure(
             settings_type.service, settings.log_level, settings.log_format, tracebacks=settings.log_tracebacks
         )
+        metrics.set_build_info(environment())
         raise_fd_limit()
         exit_code = 1
         try:
@@ -185,6 +186,7 @@ async def start_listener(stack: AsyncExitStack, app: web.Application, host: str,
     factory = ListenerProtocolFactory(runner)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
+    create_series(app)
     try:
         listener = await asyncio.get_running_loop().create_server(factory, host, port, backlog=1024)
     except (OSError, UnicodeError) as error:  # UnicodeError: the host is not a name at all

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.resources import files
 
 from headway.tokens import TokenSigner, TokenVerifier
 
 from ..runtime.cors import CorsPolicy
 from ..runtime.openapi import openapi_route
+from ..runtime.queue_metrics import monitor_queue_depth
 from ..runtime.service import ServiceSpec
 from ..runtime.settings import ReloadingFile, read_keys
 from ..runtime.wakeup_client import WakeupClient
@@ -42,7 +44,7 @@ async def submitter(settings: SubmitterSettings) -> AsyncIterator[ServiceSpec]:
             public=[*(route for handler in handlers for route in handler.routes()), openapi_route(OPENAPI)],
             public_port=settings.port,
             cors=CorsPolicy(settings.origins, public_routes=PUBLIC_ROUTES),
-            tasks={"wakeups": wakeups.run},
+            tasks={"wakeups": wakeups.run, "queue_depth": partial(monitor_queue_depth, queue)},
         )
 
 

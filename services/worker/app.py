@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
+from ..runtime.queue_metrics import monitor_queue_depth
 from ..runtime.service import ServiceSpec
 from ..runtime.settings import ReloadingFile, read_keys
 from ..runtime.wakeup_client import WakeupClient
@@ -15,7 +16,6 @@ from .delivery import DeliveryDependencies
 from .execution.process_pool import ProcessPool
 from .execution.runner import Runner
 from .loop_watchdog import LoopWatchdog
-from .queue_metrics import monitor_queue_depth
 from .received_job import UNKNOWN_KIND
 from .registry import load_jobs
 from .reload import CodeReloader
@@ -31,7 +31,7 @@ async def worker(settings: WorkerSettings, reloader: CodeReloader | None = None)
     With a `reloader`, the worker restarts when its code changes.
     """
     registry = load_jobs(settings.worker_jobs)
-    metrics.create_failure_series((*registry, UNKNOWN_KIND))
+    metrics.create_series((*registry, UNKNOWN_KIND))
     report_keys, notifier_url = ReloadingFile(settings.report_key_file, read_keys), settings.notifier_internal_url
     async with (
         settings.queue() as queue,

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from .outcomes import Interruption
 from .received_job import ReceivedJob
 
 ATTEMPTS_STARTED = Counter("jobs_started", "How many attempts were started?", ["kind"])
@@ -54,26 +55,27 @@ LEASE_RENEWALS = Counter(
     "worker_lease_renewals", "How many lease renewals were tried, and with which outcome?", ["outcome"]
 )
 LEASES_LOST = Counter("worker_leases_lost", "How many jobs were stopped because their lease was lost?")
-QUEUE_MESSAGES = Gauge(
-    "jobs_queue_messages", "About how many messages are on the queue, including leased and delayed ones?", ["queue"]
-)
-QUEUE_AGE = Gauge(
-    "jobs_queue_oldest_message_age_seconds", "How old is the next visible message (0 if there is none)?", ["queue"]
-)
-POISON_MESSAGES = Gauge("jobs_poison_messages", "About how many messages are on the poison queue?", ["queue"])
+
+# The statuses with which a delivery ends, and its interruptions.
+OUTCOMES = ("succeeded", "failed", "cancelled", "retrying", *(name.lower() for name in Interruption.__members__))
 
 for reason in ("unreadable", "attempts", "refused", "abandoned"):
     MESSAGES_POISONED.labels(reason)
 for outcome in ("renewed", "failed"):
     LEASE_RENEWALS.labels(outcome)
+for outcome in ("200", "400", "401", "413", "422", "500", "502", "503", "504", "unreachable"):
+    REPORT_REQUESTS.labels(outcome)
 
 
-def create_failure_series(kinds: Iterable[str]) -> None:
-    """Create the series of failures of each kind: Prometheus does not see the increase from no series to 1."""
+def create_series(kinds: Iterable[str]) -> None:
+    """Create the series of each kind: Prometheus does not see the increase from no series to 1."""
     for kind in kinds:
-        DELIVERIES_FINISHED.labels(kind, "failed")
-        ATTEMPTS_ABANDONED.labels(kind)
-        LOOP_BLOCKED.labels(kind)
+        for outcome in OUTCOMES:
+            DELIVERIES_FINISHED.labels(kind, outcome)
+        for counter in (ATTEMPTS_STARTED, ATTEMPTS_ABANDONED, LOOP_BLOCKED):
+            counter.labels(kind)
+        for histogram in (HANDLER_DURATION, QUEUE_WAIT, END_TO_END):
+            histogram.labels(kind)
 
 
 def observe_since_submission(job: ReceivedJob, histogram: Histogram) -> None:

@@ -9,16 +9,23 @@ from pathlib import Path
 import pytest
 from azure.core.exceptions import ServiceRequestError
 from prometheus_client import REGISTRY
+from prometheus_client.parser import text_string_to_metric_families
 
 from headway.azure.job_queue import JobQueue, QueueDepth
 from headway.contracts import Timestamp
-from services.worker import queue_metrics
-from services.worker.queue_metrics import monitor_queue_depth
+from services.runtime import queue_metrics
+from services.runtime.queue_metrics import monitor_queue_depth
+from services.worker.metrics import OUTCOMES
 from tests.integration.conftest import Notifier, new_id, report
 from tests.stack import JOBS, Stack, running
 from tests.waiting import PATIENCE_S, wait_until
 
 SERVICES = ["submitter", "notifier", "worker"]
+ROUTES = {
+    "submitter": ("/jobs", "/jobs/{id}/token"),
+    "notifier": ("/reports", "/wake", "/live/jobs/{id}", "/live"),
+    "worker": (),
+}
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +54,35 @@ async def test_metrics_are_served_in_both_formats(stack: Stack, service: str) ->
         return await stack.metric("event_loop_lag_seconds_count", service) > 0
 
     await wait_until(lag_measured)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_counters_start_at_zero(stack: Stack, service: str) -> None:
+    """Each counter with labels has series before its first event, since Prometheus sees no increase from none to 1."""
+    async with stack.session.get(f"{stack.internal(service)}/metrics") as response:
+        families = list(text_string_to_metric_families(await response.text()))
+    counters = {family.name: family.samples for family in families if family.type == "counter"}
+    assert all(counters.values()), [name for name, samples in counters.items() if not samples]
+    requests = {(sample.labels["route"], sample.labels["code"]) for sample in counters["http_requests"]}
+    for route in ("/livez", *ROUTES[service]):
+        assert {(route, "500"), (route, "503")} <= requests
+    if service == "worker":
+        finished = {(sample.labels["kind"], sample.labels["outcome"]) for sample in counters["jobs_finished"]}
+        started = {sample.labels["kind"] for sample in counters["jobs_started"]}
+        assert {"countdown", "echo", "unknown"} <= started
+        assert finished == {(kind, outcome) for kind in started for outcome in OUTCOMES}
+
+
+async def test_submitter_and_worker_measure_the_queue(stack: Stack) -> None:
+    """The series of the queue have the same names and labels, so those of the submitter remain without a worker."""
+    for service in ("submitter", "worker"):
+        for name in ("jobs_queue_messages", "jobs_queue_oldest_message_age_seconds", "jobs_poison_messages"):
+
+            async def is_measured(service: str = service, name: str = name) -> bool:
+                async with stack.session.get(f"{stack.internal(service)}/metrics") as response:
+                    return f'{name}{{queue="jobs"}}' in await response.text()
+
+            await wait_until(is_measured)
 
 
 async def test_each_service_measures_its_part_of_a_job(stack: Stack, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import re
 from collections.abc import Sequence
 from types import ModuleType
 from typing import NamedTuple
@@ -12,14 +14,18 @@ from prometheus_client.metrics import MetricWrapperBase
 
 import services.notifier.metrics
 import services.runtime.metrics
+import services.runtime.queue_metrics
 import services.submitter.metrics
 import services.worker.metrics
+from dev.environment import ROOT
+from headway import __version__
 from services.runtime.unlocked_metrics import UnlockedCounter, UnlockedHistogram
 from tests.documents import Document
 
 PAGE = Document("docs/metrics.md")
 MODULES = {
     "Every service": services.runtime.metrics,
+    "Submitter and worker: the queue": services.runtime.queue_metrics,
     "The submitter": services.submitter.metrics,
     "The worker": services.worker.metrics,
     "The notifier": services.notifier.metrics,
@@ -65,6 +71,31 @@ def test_every_metric_is_declared_in_one_of_these_modules() -> None:
     registered = {family.name for family in REGISTRY.collect()}
     own = {name for name in registered if not name.startswith(("process_", "python_"))}
     assert own == {metric.name for module in MODULES.values() for metric in declared_metrics(module)}
+
+
+def test_build_info_names_the_version_of_the_image() -> None:
+    """Version and revision are those that the image's build set; otherwise the version is that of the package."""
+    for environ, labels in (
+        ({"HEADWAY_VERSION": "1.2.3", "HEADWAY_REVISION": "abc"}, ("1.2.3", "abc")),
+        ({"HEADWAY_VERSION": ""}, (__version__, "unknown")),
+    ):
+        services.runtime.metrics.set_build_info(environ)
+        python = platform.python_version()
+        version, revision = labels
+        expected = {"version": version, "revision": revision, "python": python}
+        assert REGISTRY.get_sample_value("headway_build_info", expected) == 1
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert 'ENV HEADWAY_VERSION="${VERSION}" HEADWAY_REVISION="${REVISION}"' in dockerfile
+
+
+def test_rules_do_not_count_the_queue_twice() -> None:
+    """Every submitter and worker measures the queue, so rules take the maximum of these series."""
+    names = {metric.name for metric in declared_metrics(services.runtime.queue_metrics)}
+    files = [*ROOT.glob("docs/*.md"), *(ROOT / "deploy").rglob("*.y*ml")]
+    rules = [line for file in files for line in re.findall(r"expr: (.*)", file.read_text())]
+    queue_rules = [rule for rule in rules if any(name in rule for name in names)]
+    assert queue_rules
+    assert all(rule.startswith("max by (queue) (") for rule in queue_rules)
 
 
 @pytest.mark.parametrize("heading", MODULES)

@@ -12,6 +12,7 @@ from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from services.runtime.errors import NotFound, ServiceUnavailable
+from services.runtime.middleware import create_series
 
 from .http_app import Client, read_problem, serve
 
@@ -95,3 +96,11 @@ async def test_a_503_closes_its_connection(client: Client) -> None:
     assert (response.status, response.headers["Connection"], response.headers["Retry-After"]) == (503, "close", "1")
     for path in ("/crash", "/things/any"):
         assert "Connection" not in (await client.get(path)).headers
+
+
+async def test_series_of_a_route_exist_before_its_first_request(client: Client) -> None:
+    """Prometheus sees the first failure of a route as an increase from 0."""
+    create_series(client.app)
+    for code in ("200", "401", "500", "503"):
+        labels = {"method": "GET", "route": "/things/{name}", "code": code}
+        assert REGISTRY.get_sample_value("http_requests_total", labels) is not None
