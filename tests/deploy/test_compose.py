@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dev.environment import ROOT
@@ -57,6 +58,18 @@ def test_containers_wait_for_their_dependencies() -> None:
             else:
                 assert dependency["condition"] == "service_healthy"
                 assert "healthcheck" in COMPOSE[name]
+
+
+def test_image_exposes_the_ports_of_all_services() -> None:
+    """EXPOSE lists the public port of each service and the internal port."""
+    (exposed,) = re.findall(r"^EXPOSE (.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    defaults = {
+        field.default
+        for settings_type in SERVICES.values()
+        for field in msgspec.structs.fields(settings_type)
+        if field.name in ("port", "internal_port")
+    }
+    assert set(map(int, exposed.split())) == defaults
 
 
 def test_images_agree_with_the_cluster() -> None:

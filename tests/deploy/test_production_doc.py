@@ -81,6 +81,19 @@ def test_compose_commands_name_services_and_profiles(commands: list[list[str]]) 
         assert set(services) <= COMPOSE.keys()
 
 
+def test_compose_commands_keep_the_replicas(commands: list[list[str]]) -> None:
+    """Every `up` starts at least as many replicas as the one before it: compose.yaml has their numbers."""
+    running: dict[str, int] = {}
+    for arguments in of_program(commands, "docker", "compose"):
+        if "up" in arguments:
+            scaled = dict(replicas.split("=") for replicas in options(arguments, "scale"))
+            for service, container in COMPOSE.items():
+                count = int(scaled.get(service, container.get("deploy", {}).get("replicas", 1)))
+                assert count >= running.get(service, 1), (service, arguments)
+                running[service] = count
+    assert (running["notifier"], running["worker"]) == (5, 3)
+
+
 def test_image_is_built_with_declared_arguments(commands: list[list[str]]) -> None:
     """The Dockerfile declares each argument of a build, and the revision is a commit."""
     declared = set(re.findall(r"^ARG (\w+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
