@@ -196,6 +196,26 @@ def test_policies_allow_dns(folder: str) -> None:
         }
 
 
+@each_service
+@each_folder
+def test_policies_allow_prometheus(folder: str, service: str) -> None:
+    """A Prometheus in `monitoring`, or the managed one of AKS in `kube-system`, may scrape the internal port."""
+    labels = pod_labels(objects_of_kind(render(folder), "Deployment")[service])
+    rules = [
+        rule
+        for policy in objects_of_kind(render(folder), "NetworkPolicy").values()
+        if selector_matches(policy["spec"]["podSelector"], labels)
+        for rule in policy["spec"].get("ingress", [])
+        if {"port": "internal"} in rule["ports"]
+    ]
+    for namespace, is_allowed in (("monitoring", True), ("kube-system", True), ("default", False)):
+        peer = {"kubernetes.io/metadata.name": namespace}
+        selectors = [
+            entry["namespaceSelector"] for rule in rules for entry in rule["from"] if "namespaceSelector" in entry
+        ]
+        assert any(selector_matches(selector, peer) for selector in selectors) is is_allowed
+
+
 @each_folder
 def test_each_service_has_its_objects(folder: str) -> None:
     """Each has an account without token or role, a budget and a policy; ingress leads only to public listeners."""

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 from dev.environment import ROOT
 from headway.cli.command import _parser
@@ -117,6 +118,34 @@ def test_applied_files_exist(commands: list[list[str]], folder: Path) -> None:
     assert len(files) == 8
     for file in files:
         assert (folder / file).stat().st_size > 0
+
+
+def test_manifests_are_applied_in_one_way(commands: list[list[str]]) -> None:
+    """A mixture of client-side and server-side apply would stop with conflicts, so all commands apply on the server."""
+    for arguments in of_program(commands, "kubectl", "apply"):
+        assert "--server-side" in arguments
+        assert ("--force-conflicts" in arguments) != bool(options(arguments, "field-manager"))
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.md"), ROOT / "Makefile"]
+    for document in documents:
+        for line in re.findall(r"kubectl apply .*", document.read_text()):
+            assert "--server-side" in line or document.name == "CHANGELOG.md", line
+
+
+def test_autoscaler_gets_the_replicas_before_they_are_removed(commands: list[list[str]]) -> None:
+    """Another field manager owns the number when the overlay without it is applied; otherwise Kubernetes sets 1."""
+    shell = "\n".join(text for heading, text in PAGE.examples("sh") if heading == "Scale")
+    (document,) = re.findall(r"<<END\n(.*?)\nEND", shell)
+    handed_over = yaml.safe_load(document.replace("$replicas", "5"))
+    assert handed_over == {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "worker"},
+        "spec": {"replicas": 5},
+    }
+    applied = of_program(commands, "kubectl", "apply")
+    (handover,) = [number for number, arguments in enumerate(applied) if options(arguments, "field-manager")]
+    assert options(applied[handover], "namespace") == [NAMESPACE]
+    assert options(applied[handover + 1], "kustomize") == ["my-overlay"]
 
 
 def test_cluster_commands_name_objects(commands: list[list[str]]) -> None:
