@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from headway.azure.job_queue import API_VERSION, MAX_PAGE, JobQueue, ReceivedMessage, is_receipt_invalid
 from headway.azure.poisoned_job import CannotRedrive, PoisonedJob, PoisonMessage, group_by_job
 from headway.backoff import full_jitter_s
-from headway.contracts import JobMessage, Timestamp, encode_message
+from headway.contracts import JobMessage, Timestamp, decode_message
 
 LEASE_S = 60  # the messages of a killed command stay hidden for so long
 MAX_LEASE_AGE_S = LEASE_S / 2  # an older lease is renewed before its message is used
@@ -90,12 +90,12 @@ class PoisonQueue:
             CannotRedrive: the latest message cannot be decoded, or is too large.
             LeaseTaken: another command has leased a message of the job meanwhile; nothing is sent.
         """
-        message = job.redriven_message(expires_at)
+        text = job.redriven_text(expires_at)
 
         async def send_and_delete() -> None:
             await self._renew(job)
             try:
-                await self._jobs.send(encode_message(message))
+                await self._jobs.send(text)
             except HttpResponseError as error:
                 if error.status_code != TOO_LARGE:
                     raise
@@ -103,7 +103,7 @@ class PoisonQueue:
             await self._delete(job)
 
         await _uninterruptible(send_and_delete())
-        return message
+        return decode_message(text)
 
     async def discard(self, job: PoisonedJob) -> None:
         """Delete a job's poison messages; raise LeaseTaken if another command has leased one of them meanwhile."""

@@ -7,10 +7,10 @@ from uuid import UUID
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 
 from headway.azure.job_queue import PeekedMessage, ReceivedMessage
 from headway.contracts import JobMessage, Timestamp, decode_message, extract_job_id
+from headway.message_rewriting import rewrite_message
 
 
 class CannotRedrive(ValueError):
@@ -59,8 +59,8 @@ class PoisonedJob(Struct, frozen=True):
         is_job_id = job_id is not None and job_id == self.latest.job_id
         return is_job_id or any(message.received.id == text for message in self.messages)
 
-    def redriven_message(self, expires_at: Timestamp) -> JobMessage:
-        """Return the message to send: the same job in the next generation, with all its attempts.
+    def redriven_text(self, expires_at: Timestamp) -> str:
+        """Return the text to send: the same job in the next generation, with all its attempts and without progress.
 
         Raises:
             CannotRedrive: the latest message cannot be decoded.
@@ -70,10 +70,13 @@ class PoisonedJob(Struct, frozen=True):
             raise CannotRedrive(
                 f"poison message {self.id} cannot be redriven, because it cannot be read: {self.latest.problem}"
             )
-        return replace(
-            message,
+        return rewrite_message(
+            received.text,
             generation=message.generation + 1,
-            releases=0,
+            releases=None,
+            drains=None,
+            progress=None,
+            progress_attempt=None,
             submitted_at=message.submitted_at or received.inserted_at,
             expires_at=expires_at,
         )

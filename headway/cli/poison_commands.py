@@ -229,7 +229,7 @@ def _redrive_output(message: JobMessage, options: argparse.Namespace) -> str:
     It is JSON with `--json`, the job's ID with `--no-token`, a link with `--link`, and a token otherwise; with `--all`
     the job's ID precedes the token.
     """
-    assert message.submitted_at is not None  # noqa: S101 - set by PoisonedJob.redriven_message
+    assert message.submitted_at is not None  # noqa: S101 - set by PoisonedJob.redriven_text
     assert message.expires_at is not None  # noqa: S101
     issuer: tokens.TokenIssuer | None = options.issuer
     grant = Grant(

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from headway.azure.job_queue import PeekedMessage
 from headway.azure.poisoned_job import PoisonMessage, group_by_job
-from headway.contracts import Timestamp
+from headway.contracts import Timestamp, decode_message, message_json
 
 JOB_ID = UUID("b1f6a6a0-7b7e-4c7f-9d0a-3c1c5a0e6f11")
 
@@ -22,5 +22,21 @@ def test_messages_are_grouped_by_job() -> None:
     job = jobs[1]
     assert all(job.matches(text) for text in (str(JOB_ID), str(JOB_ID).upper(), "m0", "m4"))
     assert not any(job.matches(text) for text in (str(other_id), "m5", ""))
-    redriven = job.redriven_message(Timestamp(99))
+    redriven = decode_message(job.redriven_text(Timestamp(99)))
     assert (redriven.generation, redriven.submitted_at, redriven.expires_at) == (5, Timestamp(3000), Timestamp(99))
+
+
+def test_a_redriven_message_keeps_what_it_does_not_replace() -> None:
+    """All attempts are available again, without progress; fields of newer versions stay byte for byte."""
+    others = r'"payload":{"n":1.50},"checkpoint":[2],"labels":{"name":"R\u00e9sum\u00e9"}'
+    text = (
+        f'{{"id":"{JOB_ID}","releases":22,"drains":21,"progress":{{"current":4}},"progress_attempt":1,{others},'
+        '"submitted_at":"2026-01-01T00:00:00.000Z"}'
+    )
+    (job,) = group_by_job([PoisonMessage.read(PeekedMessage("m1", text, Timestamp(0)))])
+    redriven = job.redriven_text(Timestamp(99))
+    assert others in message_json(redriven).decode()
+    message = decode_message(redriven)
+    assert (message.generation, message.releases, message.drains) == (1, 0, 0)
+    assert (message.progress, message.progress_attempt) == (None, None)
+    assert message.submitted_at == Timestamp.parse("2026-01-01T00:00:00.000Z")
