@@ -547,3 +547,17 @@ async def test_message_without_a_job_is_moved_to_the_poison_queue() -> None:
     worker.queue.errors["poison"] = [UNAVAILABLE]
     await worker.deliver()
     assert (worker.calls, worker.queue.poisoned) == (["poison", "delete"], ["no JSON"])
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [('{"id":7}', "plain"), ("eyJpZCI6N30", "base64"), ("helloyou", "neither"), ("\ufeff[]", "plain")],
+)
+async def test_log_names_the_encoding_of_a_poisoned_message(text: str, encoding: str) -> None:
+    """An operator can see which sender wrote it."""
+    worker = FakeWorker(succeeds, text)
+    with capture_logs() as lines:
+        await worker.deliver()
+    [poisoned] = [line for line in lines if line["event"] == "message_poisoned"]
+    assert (poisoned["encoding"], poisoned["reason"]) == (encoding, "unreadable")
+    assert worker.queue.poisoned == [text]

@@ -1,11 +1,14 @@
-"""A received job: whether it has expired."""
+"""A received job: its number of attempts, and whether it has expired."""
 
 from __future__ import annotations
 
+import json
 import time
+from typing import Any
 
 import pytest
 
+from headway import JobContext, job
 from headway.azure.job_queue import ReceivedMessage
 from headway.contracts import Timestamp
 from services.worker.received_job import ReceivedJob
@@ -14,11 +17,38 @@ DAY_S = 86_400
 RECEIVED_AT = Timestamp.parse("2026-01-01T00:00:00Z")
 
 
-def received_job(expires_at: Timestamp, waited_s: float = 0) -> ReceivedJob:
-    """Return a job whose message was received some seconds ago."""
-    text = f'{{"id": "6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11", "expires_at": "{expires_at}"}}'
+@job("letters", max_attempts=3)
+async def letters(_ctx: JobContext, _payload: Any) -> None:
+    """Do nothing."""
+
+
+def read(waited_s: float = 0, **fields: Any) -> ReceivedJob:
+    """Return the job of a message with some fields that was received some seconds ago."""
+    text = json.dumps({"id": "6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11", **fields})
     received = ReceivedMessage("m", "receipt", text, 1, RECEIVED_AT, RECEIVED_AT, time.monotonic() - waited_s)
-    return ReceivedJob.read(received, {}, DAY_S)
+    return ReceivedJob.read(received, {"letters": letters}, DAY_S)
+
+
+def received_job(expires_at: Timestamp, waited_s: float = 0) -> ReceivedJob:
+    """Return a job that expires at a time."""
+    return read(waited_s, expires_at=str(expires_at))
+
+
+@pytest.mark.parametrize(
+    ("fields", "max_attempts"),
+    [
+        ({"kind": "letters"}, 3),
+        ({"kind": "letters", "max_attempts": None}, 3),
+        ({"kind": "letters", "max_attempts": 5}, 5),
+        ({"kind": "letters", "max_attempts": 1}, 1),
+        ({"kind": "unknown"}, 5),
+        ({"kind": "unknown", "max_attempts": 2}, 2),
+    ],
+)
+def test_submission_decides_the_number_of_attempts(fields: dict[str, Any], max_attempts: int) -> None:
+    """5 means 5, and a missing number the one of the kind; the report always has a number."""
+    received = read(**fields)
+    assert received.max_attempts == received.first_report().max_attempts == max_attempts
 
 
 @pytest.mark.parametrize("error_s", [-8 * DAY_S, 0, 8 * DAY_S])
