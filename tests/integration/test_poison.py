@@ -260,7 +260,7 @@ async def test_unreadable_messages_are_shown_and_discarded(stack: Stack, queue: 
         assert not set(completed.out) & set("\x1b\x9b\u202e")
     assert shown.out.startswith(f'{{"id": "{job_id}", "kind": "  "')
     assert f"{message_id} unreadable: " in text.out
-    assert f"{job_id} unreadable: Expected `int`, got `str` - at `$.max_attempts`, poisoned " in text.out
+    assert f"{job_id} unreadable: Expected `int | null`, got `str` - at `$.max_attempts`, poisoned " in text.out
     assert (await poison(stack, "show", message_id, "--queue", queue)).out == f"{garbage}\n"
     for unreadable in (message_id, job_id):
         rejected = await poison(stack, "redrive", unreadable, "--queue", queue)

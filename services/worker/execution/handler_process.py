@@ -150,6 +150,7 @@ class ProcessHost:
         self._changed = threading.Event()
         self._collect: Callable[[], Progress]
         self._closed = False
+        self._progress_failed = False
         threading.Thread(target=self._send_progress_forever, name="progress", daemon=True).start()
 
     def progress_changed(self, collect: Callable[[], Progress]) -> None:
@@ -186,7 +187,14 @@ class ProcessHost:
         with self._lock:
             if self._changed.is_set() and not self._closed:
                 self._changed.clear()
-                self._channel.send(self._run, ProgressUpdate(self._collect()))
+                try:
+                    update = ProgressUpdate(self._collect())
+                except Exception as error:  # costs the job its display alone
+                    if not self._progress_failed:
+                        self._progress_failed = True
+                        logging.error("progress_failed", extra={"error": type(error).__name__})  # noqa: LOG015, TRY400
+                else:
+                    self._channel.send(self._run, update)
 
 
 def run_attempt(run: int, request: RunAttempt, channel: ParentChannel) -> AttemptFinished:

@@ -108,6 +108,14 @@ def report_odd_values(ctx: Any) -> str:
     return "done"
 
 
+@job("deep-steps-process", process=True)
+def deep_steps_process(ctx: JobContext, _payload: Any) -> str:
+    """Enter, and never leave, more steps than the recursion of their progress can follow."""
+    for number in range(2_000):
+        ctx.step(f"level {number}").__enter__()
+    return "done"
+
+
 @job("odd-values-async")
 async def odd_values_async(ctx: JobContext, _payload: Any) -> str:
     """Report odd values in the event loop."""

@@ -154,6 +154,12 @@ async def test_values_of_any_type_are_displayed(kind: str) -> None:
     assert decode(encode(host.progress), list[Progress]) == host.progress
 
 
+async def test_progress_that_cannot_be_computed_costs_the_display_alone() -> None:
+    """A process whose progress raises goes on, and its result counts."""
+    outcome = await run_job(load_jobs([process_jobs.__name__])["deep-steps-process"], FakeHost(), "null")
+    assert (outcome.status, bytes(outcome.result)) == ("succeeded", b'"done"')
+
+
 async def test_result_over_the_limit_fails_the_job() -> None:
     """The limit applies to the bytes of the JSON text."""
     assert (await run_returning("x" * (MAX_RESULT_BYTES - 2))).status == "succeeded"
