@@ -106,23 +106,28 @@ async def test_blocked_page_shows_the_same(
     faults: set[str],
     transport: str,
 ) -> None:
-    """Behind a faulty proxy a page shows the job within 5 s, and its outcome within 5 s of an unblocked page."""
+    """Behind a faulty proxy a page shows the job within 5 s, and its outcome within 5 s of an unblocked page.
+
+    On a busy machine, it may take as many times longer as a page without faults takes seconds.
+    """
     errors = PageErrors(page)
     receipt = await stack.submit(delay_s=3600)
+    opened = now()
     await page.goto(receipt["links"]["page"])
     await wait_until(lambda: proxy.connections.get(WEBSOCKET) == 1)
+    limit_s = 5 * (1 + now() - opened)
     proxy.faults = faults
     await report(receipt)
     opened = now()
     await other_page.goto(receipt["links"]["page"])
     await expect(other_page.locator("#status")).to_have_text("Running")
-    assert now() - opened < 5
+    assert now() - opened < limit_s
     await wait_until(lambda: proxy.connections.get(transport) == 1)
     for step in range(1, STEPS):
         await report(receipt, progress={"current": step, "total": STEPS})
     await report(receipt, "succeeded", progress={"current": STEPS, "total": STEPS})
     unblocked_at, blocked_at = await asyncio.gather(wait_for_outcome(page), wait_for_outcome(other_page))
-    assert abs(blocked_at - unblocked_at) < 5
+    assert abs(blocked_at - unblocked_at) < limit_s
     renders = await other_page.evaluate("renders")
     assert [state["version"] for state in renders] == sorted({state["version"] for state in renders})
     assert renders[-1] == (await page.evaluate("renders"))[-1]

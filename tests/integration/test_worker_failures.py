@@ -164,7 +164,7 @@ async def test_steps_before_a_checkpoint_are_not_repeated(stack: Stack, tmp_path
             (saved,) = await wait_until(lambda: workers.handler_log.matching(f"saved {number}"))
             victim = workers.by_pid(saved.worker)
             await victim.kill()  # its handler has killed it already; this waits for the exit
-            await victim.start()
+            await victim.launch()
 
         for number in range(KILLS):
             await restart_after(number)

@@ -45,12 +45,16 @@ class WorkerProcess:
         """The log since the first start."""
         return self._log.read_text()
 
-    async def start(self) -> None:
-        """Start the worker and wait until it is ready."""
+    async def launch(self) -> None:
+        """Start the worker, whose handlers may kill it before it is ready."""
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *self._program.command, cwd=ROOT, env=self._env, stdout=log, stderr=log, start_new_session=True
             )
+
+    async def start(self) -> None:
+        """Start the worker and wait until it is ready."""
+        await self.launch()
         ready = asyncio.create_task(wait_until_ready([self._program]))
         ended = asyncio.create_task(self._process.wait())
         try:
