@@ -105,10 +105,15 @@ def _related(error: BaseException) -> Iterator[tuple[str, BaseException]]:
 
 
 def _lines(frames: Iterable[tuple[str, object, str]]) -> list[str]:
-    return [f"{file}:{line_number} {function}" for file, line_number, function in frames]
+    return [_encodable(f"{file}:{line_number} {function}") for file, line_number, function in frames]
 
 
 def _text(error: BaseException) -> str:
     with suppress(BaseException):  # formatting calls methods of the author's exceptions
-        return "".join(traceback.format_exception(error))
+        return _encodable("".join(traceback.format_exception(error)))
     return ""
+
+
+def _encodable(text: str) -> str:
+    """Replace lone surrogates, which file names and messages may contain, and UTF-8 cannot encode."""
+    return text.encode(errors="replace").decode()

@@ -163,3 +163,9 @@ def logs_unusual_records(_ctx: JobContext, _payload: Any) -> str:
     """Log what no log handler expects."""
     log_unusual_records()
     return "done"
+
+
+@job("raises-surrogate", process=True)
+def raises_surrogate(_ctx: JobContext, _payload: Any) -> None:
+    """Raise an exception whose message UTF-8 cannot encode."""
+    raise ValueError(os.fsdecode(b"caf\xe9"))

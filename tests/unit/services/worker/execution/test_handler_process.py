@@ -121,6 +121,12 @@ async def test_no_log_record_fails_a_job(shared_pool: ProcessPool, caplog: pytes
     assert len(texts) == 12
 
 
+async def test_message_that_cannot_be_encoded_is_the_error_of_the_attempt(shared_pool: ProcessPool) -> None:
+    """The process does not crash over a lone surrogate in the message of an exception."""
+    outcome = await run(shared_pool, "raises-surrogate")
+    assert outcome.error == JobError("ValueError", "caf?")
+
+
 async def test_log_record_of_an_application_factory_arrives(
     shared_pool: ProcessPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
