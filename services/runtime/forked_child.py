@@ -71,7 +71,7 @@ def isolate_forked_children(loop: asyncio.AbstractEventLoop) -> None:
         if (task := asyncio.current_task(loop)) is not None:
             asyncio._leave_task(loop, task)  # noqa: SLF001 - a documented function
         loop.set_exception_handler(lambda *_: _exit_lost_child())
-        loop.call_soon(_exit_lost_child)
+        loop.call_soon(_exit_lost_child)  # after a callback or an eager task
 
     reset_forked_children(leave_loop)
 
