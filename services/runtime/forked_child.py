@@ -46,7 +46,11 @@ def reset_forked_children(on_fork: Callable[[], None]) -> None:
             on_fork()
         finally:
             restore_mask()
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # Python would drop an exception raised in here
+        try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        except KeyboardInterrupt:  # which Python would drop here
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGINT)
 
     os.register_at_fork(before=before, after_in_parent=restore_mask, after_in_child=reset)
 

@@ -64,8 +64,9 @@ def signal_at_once():
     codes = set()
     for number in [signal.SIGTERM, signal.SIGINT] * 20:
         try:
-            if not (child := os.fork()):
-                time.sleep(1000)
+            child = os.fork()
+            while not child:
+                time.sleep(0.01)  # a longer one could begin just after the signal, and miss it
         except KeyboardInterrupt:
             os._exit(130)
         os.kill(child, number)
