@@ -54,6 +54,10 @@ class Stack:
         old_pid = self.pid(name)
         assert old_pid is not None
         os.kill(old_pid, signal_number)
+        await self.wait_for_restart(name, old_pid)
+
+    async def wait_for_restart(self, name: str, old_pid: int) -> None:
+        """Wait until a process that a signal ends has been restarted and is ready."""
         await wait_until(lambda: self.pid(name) not in (None, old_pid))
         program = valkey(self.env, self.folder) if name == "valkey" else service(name, self.env)
         await wait_until(program.is_ready)

@@ -266,6 +266,7 @@ async def test_job_of_a_stopped_worker_continues_at_once(stack: Stack) -> None:
         await stack.cancel(receipt)
         *_, end = await history(stack, receipt["token"])
         assert (end["status"], end["attempt"]) == ("cancelled", 1)
+    await stack.wait_for_restart("worker", pid)  # the next test needs it
 
 
 async def test_one_wakeup_is_enough_for_a_burst(stack: Stack) -> None:
