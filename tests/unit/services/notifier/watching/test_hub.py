@@ -21,7 +21,7 @@ from services.notifier.watching.snapshot import PublishedSnapshot, placeholder_s
 JOB = UUID("6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11")
 OTHER = UUID("00000000-0000-4000-8000-000000000002")
 NOW = Timestamp.now()
-GRANT = Grant(job_id=JOB, kind="countdown", submitted_at=NOW, expires_at=NOW.after(3600))
+GRANT = Grant(job_id=JOB, kind="countdown", submitted_at=NOW, expires_at=NOW.after(86_400))
 
 
 class FakeWatcher:

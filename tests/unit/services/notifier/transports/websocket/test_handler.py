@@ -21,7 +21,7 @@ from tests.waiting import wait_until
 
 NOW = Timestamp.now()
 JOB = UUID("6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11")
-GRANT = Grant(job_id=JOB, kind="k", submitted_at=NOW, expires_at=NOW.after(60))
+GRANT = Grant(job_id=JOB, kind="k", submitted_at=NOW, expires_at=NOW.after(86_400))
 
 
 class RejectingVerifier:
