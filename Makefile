@@ -12,13 +12,16 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help up demo test test-manifests test-containers bench-worker bench-notifier check format lock clean node browser
+.PHONY: help up stores demo test test-manifests test-containers bench-worker bench-notifier check format lock clean node browser
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
 
 up: $(VENV)/.local $(AZURITE) ## Run everything on this machine until Ctrl-C; settings come from the environment
 	@$(RUN) -m dev.up
+
+stores: $(VENV)/.local $(AZURITE) ## Run only Azurite and Valkey until Ctrl-C, for services that you start yourself
+	@$(RUN) -m dev.up stores
 
 demo: $(VENV)/.local $(AZURITE) ## Run a few jobs in a separate system and show their progress in this terminal
 	@$(RUN) -m dev.demo

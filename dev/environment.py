@@ -1,4 +1,4 @@
-"""The local system of `make up`: its state folder, its environment and its five programs."""
+"""The local system of `make up` and `make stores`: its state folder, its environment and its five programs."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ PORTS = {
     "AZURITE_PORT": "10001",
     "VALKEY_PORT": "6390",
 }
+STORE_PORTS = ("AZURITE_PORT", "VALKEY_PORT")
 
 # Azurite's well-known account, which Microsoft documents; it is the same on every machine.
 ACCOUNT = "devstoreaccount1"
@@ -78,17 +79,17 @@ def service_environment(state: Path, environ: Mapping[str, str]) -> dict[str, st
     return env
 
 
-def check_ports(env: Mapping[str, str]) -> None:
-    """Check that all ports are free.
+def check_ports(env: Mapping[str, str], variables: Iterable[str] = PORTS) -> None:
+    """Check that the ports in these variables are free.
 
     Raises:
         SetupError: some ports are invalid or not available. The message has a line for each of them.
     """
     problems = []
     with ExitStack() as sockets:
-        for variable in PORTS:
+        for variable in variables:
             program, port = variable.split("_")[0].lower(), env[variable]
-            host = "127.0.0.1" if program in ("azurite", "valkey") else env["BIND_HOST"]
+            host = LOCAL if variable in STORE_PORTS else env["BIND_HOST"]
             try:
                 sockets.enter_context(_listen(host, port))
             except (ValueError, OverflowError):
@@ -124,7 +125,7 @@ def locked_state_dir(state: Path, env: Mapping[str, str]) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise SetupError(f"another `make up` uses {state}: stop it or set HEADWAY_DIR") from None
+            raise SetupError(f"another `make up` or `make stores` uses {state}: stop it or set HEADWAY_DIR") from None
         for stale in (state / "pid").iterdir():  # from a run that was killed
             stale.unlink()
         make_keys(state / "keys")
@@ -194,7 +195,7 @@ def valkey(env: Mapping[str, str], state: Path) -> Program:
 def _azurite(env: Mapping[str, str], state: Path) -> Program:
     found = node.find_node()
     if found is None or not AZURITE.exists():
-        raise SetupError("Azurite is not installed: `make up` installs it")
+        raise SetupError("Azurite is not installed: `make up` and `make stores` install it")
     address = ("--queueHost", LOCAL, "--queuePort", env["AZURITE_PORT"])
     persistence = ("--location", str(state / "azurite"))
     command = (found.node, str(AZURITE), *address, *persistence, "--disableTelemetry", "--silent")

@@ -1,4 +1,7 @@
-"""`make up`: start Valkey, Azurite and the three services, restart those that die, and stop them in reverse order."""
+"""`make up`: start Valkey, Azurite and the three services, restart those that die, and stop them in reverse order.
+
+`make stores` runs only Valkey and Azurite, for services that are started elsewhere.
+"""
 
 import asyncio
 import os
@@ -6,13 +9,15 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from dev.console import USE_COLORS, print_line, print_process_line
 from dev.environment import (
+    PORTS,
     ROOT,
+    STORE_PORTS,
     Program,
     SetupError,
     check_ports,
@@ -114,8 +119,8 @@ class ManagedProcess:
                 self._log.write(print_process_line(self.program.name, line.rstrip()) + "\n")
 
 
-async def run(env: Mapping[str, str], state: Path) -> None:
-    """Start the stores, then the services; stop them in reverse order on a signal or a crash loop."""
+async def run(groups: Iterable[Iterable[Program]], ready_line: str, env: Mapping[str, str], state: Path) -> None:
+    """Start one group after the other; stop them in reverse order on a signal or a crash loop."""
     stop = asyncio.Event()
     started: list[list[ManagedProcess]] = []
     hangup = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL else []  # ignored under nohup
@@ -123,7 +128,7 @@ async def run(env: Mapping[str, str], state: Path) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     stopping = [asyncio.create_task(stop.wait()), asyncio.create_task(wait_for_parent_exit(os.getppid()))]
     exit_tasks = [*stopping]  # the first of these tasks to finish ends the run
-    for group in programs(env, state):
+    for group in groups:
         started.append([ManagedProcess(program, env, state) for program in group])
         exit_tasks += [process.start() for process in started[-1]]
         ready = asyncio.create_task(wait_until_ready(group))
@@ -132,7 +137,7 @@ async def run(env: Mapping[str, str], state: Path) -> None:
             ready.cancel()
             break
     else:
-        print_line(f"Headway is ready: {env['SUBMITTER_URL'].rstrip('/')}/")
+        print_line(ready_line)
         await asyncio.wait(exit_tasks, return_when=asyncio.FIRST_COMPLETED)
     for processes in reversed(started):
         await asyncio.gather(*(process.stop() for process in processes))
@@ -148,14 +153,19 @@ async def wait_for_parent_exit(parent: int) -> None:
 
 
 def main() -> int:
-    """Run until stopped; return 1 after a setup error or a crash loop."""
+    """Run until stopped, with the argument `stores` only the stores; return 1 after a setup error or a crash loop."""
     state = state_dir(os.environ)
     env = service_environment(state, os.environ)
     try:
-        check_ports(env)
+        groups, ports = programs(env, state), tuple(PORTS)
+        ready_line = f"Headway is ready: {env['SUBMITTER_URL'].rstrip('/')}/"
+        if sys.argv[1:] == ["stores"]:
+            groups, ports = groups[:1], STORE_PORTS
+            ready_line = f"The stores are ready on the ports {' and '.join(env[port] for port in ports)}"
+        check_ports(env, ports)
         color = {"FORCE_COLOR": "1"} if USE_COLORS else {}
         with locked_state_dir(state, env):
-            asyncio.run(run({**os.environ, **env, **color, "PYTHONUNBUFFERED": "1"}, state))
+            asyncio.run(run(groups, ready_line, {**os.environ, **env, **color, "PYTHONUNBUFFERED": "1"}, state))
     except (SetupError, CrashLoop) as error:
         print(error, file=sys.stderr)
         return 1

@@ -145,13 +145,14 @@ class Stack:
 
 
 @asynccontextmanager
-async def running(folder: Path, **env: str) -> AsyncIterator[Stack]:
-    """Run the whole system until the block ends."""
+async def running(folder: Path, *arguments: str, ready: str = READY, **env: str) -> AsyncIterator[Stack]:
+    """Run the whole system, or the part that the arguments name, until the block ends."""
     ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "dev.up",
+        *arguments,
         cwd=ROOT,
         limit=1 << 20,
         env={**os.environ, **ports, "HEADWAY_DIR": str(folder), **env},
@@ -163,7 +164,7 @@ async def running(folder: Path, **env: str) -> AsyncIterator[Stack]:
         reader = asyncio.create_task(_read(process, stack.output))
         try:
             await wait_until(
-                lambda: any(READY in line for line in stack.output) or process.returncode is not None, timeout_s=60
+                lambda: any(ready in line for line in stack.output) or process.returncode is not None, timeout_s=60
             )
             assert process.returncode is None, "".join(stack.output)
             yield stack

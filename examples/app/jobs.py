@@ -10,7 +10,7 @@ class Letters(Struct):
 
 
 async def send_letter(reader: str) -> None:
-    await asyncio.sleep(0.5)  # your mail service
+    await asyncio.sleep(1)  # your mail service
 
 
 @job("letters")

@@ -15,15 +15,17 @@ from tests.terminal import Terminal, open_terminal
 from tests.waiting import free_ports
 
 GET_STARTED = Document("docs/get-started.md")
-JOBS, APP = (example.text for example in GET_STARTED.examples("python"))
-INSTALL, START, RUN, SUBMIT, SERVE, KILL, RESTART, STOP, WITHOUT_DOCKER = (
+SLOW_JOBS, APP = (example.text for example in GET_STARTED.examples("python"))
+JOBS = SLOW_JOBS.replace("asyncio.sleep(1)", "asyncio.sleep(0.2)")
+INSTALL, COMPOSE, MAKE, START, RUN, SUBMIT, SERVE, KILL, RESTART, STOP = (
     example.text for example in GET_STARTED.examples("sh")
 )
 APP_PORT, SUBMITTER_PORT = "8000", "8080"
 PORTS = (APP_PORT, SUBMITTER_PORT, "8081", "9190", "9191", "9192")
 PROGRAMS = {
     "python3": f'exec {sys.executable} "$@"',
-    "docker": '[ "$*" = "compose up --detach" ] || [ "$*" = "compose stop" ]',  # the stores are running already
+    "git": '[ "$1" = clone ]',  # the clone is there
+    "docker": '[ "$*" = "compose up --detach" ]',  # the stores are running already
 }
 
 

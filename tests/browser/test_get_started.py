@@ -1,4 +1,4 @@
-"""The page docs/get-started.md, followed from an empty folder to a bar in a browser, with and without Docker."""
+"""The page docs/get-started.md, followed from an empty folder to a bar in a browser."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from tests.browser.conftest import PageErrors, open_page
 from tests.browser.embedding import part
 from tests.browser.new_user import Machine
 from tests.installed_wheel import constraints
-from tests.integration.test_one_job import run_to_end
-from tests.stack import running
 from tests.terminal import Terminal
 from tests.waiting import PATIENCE_S
 
@@ -34,7 +32,7 @@ async def test_from_an_empty_folder_to_a_bar(page: Page, machine: Machine) -> No
         await first.run(new_user.INSTALL, timeout_s=600)
         (machine.letters / "jobs.py").write_text(new_user.JOBS)
         machine.localize_settings()
-        await first.run(new_user.START)
+        await first.run(new_user.COMPOSE + new_user.START)
         await run_the_job(page, second, machine)
         (machine.letters / "app.py").write_text(machine.localize(new_user.APP))
         await second.run(machine.localize(new_user.SERVE).rstrip() + " &")
@@ -57,7 +55,7 @@ async def run_the_job(page: Page, terminal: Terminal, machine: Machine) -> None:
 
 async def break_it(page: Page, services: Terminal) -> None:
     """Click the button and kill the notifier while the bar moves; the bar goes on where the job is."""
-    await page.get_by_role("button", name="Send ten letters").click()
+    await page.get_by_role("button", name="Send thirty letters").click()
     await expect(part(page, "status")).to_have_text("Running")
     await page.reload()
     await expect(part(page, "status")).to_have_text("Running")
@@ -66,17 +64,3 @@ async def break_it(page: Page, services: Terminal) -> None:
     await services.run(new_user.RESTART)
     await expect(part(page, "status")).to_have_text("Succeeded")
     await expect(part(page, "percent")).to_have_text("100 %")
-
-
-async def test_without_docker(tmp_path: Path) -> None:
-    """`make up` with the settings of the page runs the job of the user's folder."""
-    (tmp_path / "jobs.py").write_text(new_user.JOBS)
-    *settings, make, up = new_user.WITHOUT_DOCKER.split()
-    assert (make, up) == ("make", "up")
-    env = dict(setting.split("=") for setting in settings)
-    assert env["PYTHONPATH"] == "../letters"
-    assert env["ALLOWED_ORIGINS"] in new_user.GET_STARTED.section("3. Start the services")
-    env["PYTHONPATH"] = str(tmp_path)
-    async with running(tmp_path / "state", **env) as stack:
-        end = await run_to_end(stack, "letters", {"to": ["Ada"]})
-    assert (end["status"], end["result"]) == ("succeeded", 1)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dev.environment import PORTS, ROOT
+from dev.environment import PORTS, ROOT, STORE_PORTS, programs
 from tests.stack import Stack, running
 from tests.waiting import PATIENCE_S, free_ports, is_running, wait_until
 
@@ -51,6 +51,19 @@ async def test_interrupt_stops_every_process(tmp_path: Path) -> None:
         assert {path.name for path in (tmp_path / "keys").iterdir()} == {"report.key", "token.pem", "token.pub.pem"}
         assert (tmp_path / "keys" / "token.pem").stat().st_mode & 0o077 == 0
         assert stack.output[-1].strip().endswith(f"{stack.url}/")
+    assert not [name for name, pid in pids.items() if is_running(pid)]
+
+
+async def test_the_stores_run_alone(tmp_path: Path) -> None:
+    """`make stores` runs Azurite and Valkey beside a system that has the ports of the services."""
+    with socket.create_server(("127.0.0.1", 0)) as submitter:
+        port = str(submitter.getsockname()[1])
+        async with running(tmp_path, "stores", ready="The stores are ready", SUBMITTER_PORT=port) as stack:
+            pids = pids_by_name(stack)
+            assert set(pids) == {"azurite", "valkey"}
+            ports = " and ".join(stack.env[variable] for variable in STORE_PORTS)
+            assert stack.output[-1].strip().endswith(ports)
+            assert all([await program.is_ready() for program in programs(stack.env, tmp_path)[0]])
     assert not [name for name, pid in pids.items() if is_running(pid)]
 
 

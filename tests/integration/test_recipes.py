@@ -31,7 +31,7 @@ CONVERT, REPORT_FAILURE = (text for _, text in DOC.examples("python"))
 ((_, CRONTAB),) = DOC.examples("cron")
 ((_, ON_FAILURE),) = DOC.examples("sh")
 CRON_JOB, ALERTS = (yaml.safe_load(text) for _, text in DOC.examples("yaml"))
-LETTERS = (ROOT / "examples/app/jobs.py").read_text()
+LETTERS = (ROOT / "examples/app/jobs.py").read_text().replace("sleep(1)", "sleep(0.5)")
 
 # Prints the progress of a video of ten seconds as ffmpeg does; the file beside the target has its process ID.
 FFMPEG = """#!{python}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from dev.environment import ROOT
+from dev.environment import PORTS, ROOT
 from services.notifier.settings import NotifierSettings
 from services.runtime.settings import Settings, load
 from services.submitter.settings import SubmitterSettings
@@ -54,10 +54,14 @@ def test_the_settings_of_the_app_are_valid(settings: type[Settings]) -> None:
 
 
 def test_the_stores_listen_where_the_settings_say() -> None:
-    """The containers publish Azurite's own port and the port in `REDIS_URL`, on the loopback interface only."""
+    """The containers publish Azurite's own port and the port in `REDIS_URL`, on the loopback interface only.
+
+    `make stores` uses the same ports.
+    """
     assert APP_ENV["QUEUE_CONNECTION_STRING"] == "UseDevelopmentStorage=true"
     assert STORES["azurite"]["ports"] == ["127.0.0.1:10001:10001"]
     assert STORES["valkey"]["ports"] == [f"{APP_ENV['REDIS_URL'].removeprefix('redis://')}:6379"]
+    assert (PORTS["AZURITE_PORT"], PORTS["VALKEY_PORT"]) == ("10001", APP_ENV["REDIS_URL"].rpartition(":")[2])
 
 
 def test_the_stores_are_those_of_the_repository() -> None:
