@@ -98,7 +98,7 @@ async def main() -> None:
     with TemporaryDirectory(prefix="headway-demo-") as state_dir:
         async with running_system(Path(state_dir)) as url, Client(url) as client:
             await Demo(client, Path(state_dir)).run()
-    print("All processes are stopped and all files removed. Run `make up` to try Headway yourself: see README.md.")
+    print("All processes and files of this demo are removed. Run `make up` to try Headway yourself: see README.md.")
 
 
 if __name__ == "__main__":

@@ -18,11 +18,13 @@ from services.notifier.redis_client.url import redis_from_url
 from services.notifier.settings import NotifierSettings
 from services.submitter.settings import SubmitterSettings
 from services.worker import lease
+from services.worker.jobs.countdown import Countdown
 from services.worker.outcomes import INTERRUPTION_BY_VERDICT, Interruption
 from services.worker.settings import WorkerSettings
 from tests.documents import Document
 
 README = Document("README.md")
+GET_STARTED = Document("docs/get-started.md")
 CONCEPTS = Document("docs/concepts.md")
 JOBS = Document("docs/write-jobs.md")
 DOCUMENTS = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/README.md")]
@@ -52,11 +54,20 @@ def test_the_readme_is_short() -> None:
 
 
 def test_the_commands_of_the_readme_exist() -> None:
-    """The commands are targets of the Makefile, and the demo has as many jobs as the README says."""
+    """The commands are targets of the Makefile, and the demo has as many jobs as the README says.
+
+    A countdown takes as long as the README says.
+    """
     targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    up, demo = dict(README.examples("sh"))["Try it"].splitlines()
+    install, break_it = (text for title, text in README.examples("sh") if title == "Try it")
+    _clone, up, demo = install.splitlines()
     assert [line.split("#")[0].split() for line in (up, demo)] == [["make", "up"], ["make", "demo"]]
-    assert {"up", "demo"} <= set(targets)
+    (stores,) = re.findall(r"^make (\w+)$", GET_STARTED.text, re.MULTILINE)
+    assert {"up", "demo", stores} <= set(targets)
+    (payload,) = re.findall(r"^.venv/bin/headway submit countdown --payload '(.*)'$", break_it, re.MULTILINE)
+    job_of_the_readme = msgspec.json.decode(payload, type=Countdown)
+    assert job_of_the_readme.steps * job_of_the_readme.delay_s == 40
+    assert "a job of forty seconds" in README.text
     assert len(DEMO_JOBS) == 5
     assert "five jobs" in demo
 
