@@ -1,8 +1,9 @@
 """Runs a service in an event loop that no code of a job can stop.
 
 A SystemExit or KeyboardInterrupt of any task or callback ends `run_forever`, also if a handler has left the task
-behind. SIGINT and SIGTERM have handlers of their own, so such an exception is never the operator's. It is logged, and
-the loop is run again until the main task has ended.
+behind; so does any exception of a signal handler or an exception handler that a job has installed. SIGINT and SIGTERM
+have handlers of their own, so such an exception is never the operator's. It is logged, and the loop is run again until
+the main task has ended.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def _run_to_end(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None]
     while not task.done():
         try:
             loop.run_forever()
-        except (KeyboardInterrupt, SystemExit) as error:
+        except BaseException as error:  # noqa: BLE001 - it is logged
             unhandled.log_unhandled(error, "event loop")
     task.result()
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import MutableMapping
+from contextlib import suppress
 from typing import Any, TextIO
+
+from .tracebacks import type_name
 
 INVALID_RECORD = "log_record_invalid"
 MAX_LOG_LENGTH = 16_384  # characters of a record's text, and of each of its extra values
@@ -22,7 +25,7 @@ class SafeHandler(logging.Handler):
         if record.msg is INVALID_RECORD:
             return
         fields = {name: vars(record)[name] for name in ("name", "levelno", "levelname")}
-        error, where = type(sys.exc_info()[1]).__name__, f"{record.pathname}:{record.lineno}"
+        error, where = type_name(sys.exc_info()[1] or Exception()), f"{record.pathname}:{record.lineno}"
         self.emit(logging.makeLogRecord({**fields, "msg": INVALID_RECORD, "error": error, "where": where}))
 
 
@@ -35,6 +38,23 @@ class SafeStreamHandler(SafeHandler, logging.StreamHandler[TextIO]):
             super().emit(record)
         except RecursionError:  # a value contains itself: the base class lets this error through
             self.handleError(record)
+
+
+class SafeStream:
+    """A stream that drops what it cannot write, because a job has closed the stream, or its reader is gone."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Write a text."""
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        """Flush the stream."""
+        with suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def shorten_values(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

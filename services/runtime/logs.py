@@ -11,13 +11,13 @@ import re
 import sys
 from collections.abc import MutableMapping
 from functools import partial
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
 
 from . import metrics
 from .aiohttp_adapter import MALFORMED_REQUEST
-from .log_handler import SafeStreamHandler, shorten_values
+from .log_handler import SafeStream, SafeStreamHandler, shorten_values
 from .tracebacks import TRACEBACK_TEXT
 
 _SECRETS = re.compile(
@@ -72,7 +72,7 @@ def configure(service: str, level: str, log_format: str, *, tracebacks: bool = F
     structlog.configure(
         processors=[*shared, *rest],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, SafeStream(sys.stderr))),
         cache_logger_on_first_use=True,
     )
 

@@ -36,12 +36,21 @@ class Traceback(Struct, frozen=True):
 
     @classmethod
     def of(cls, error: BaseException) -> Traceback:
-        """Return the traceback of an exception."""
-        return cls(list(_where(error)), _text(error))
+        """Return the traceback of an exception, as far as its attributes can be read: an author may override them."""
+        where: list[str] = []
+        with suppress(BaseException):
+            where.extend(_where(error))
+        return cls(where, _text(error))
 
     def log_fields(self) -> dict[str, Any]:
         """Return the fields of a log line; `logs.configure` decides whether the text is shown."""
         return {"where": self.where, TRACEBACK_TEXT: self.text}
+
+
+def type_name(error: BaseException) -> str:
+    """Return the name of an exception's type, although its metaclass may define another `__name__`."""
+    name: str = type.__dict__["__name__"].__get__(type(error))
+    return name
 
 
 def leaf_exceptions(error: BaseException) -> Iterator[BaseException]:
@@ -79,7 +88,7 @@ def task_stack(task: asyncio.Task[Any]) -> list[str]:
 def _where(error: BaseException) -> Iterator[str]:
     for relation, one in islice(_related(error), MAX_EXCEPTIONS):
         if relation:
-            yield f"{relation} {type(one).__name__}"
+            yield f"{relation} {type_name(one)}"
         frames = [
             (frame.f_code.co_filename, line_number, frame.f_code.co_name)
             for frame, line_number in traceback.walk_tb(one.__traceback__)

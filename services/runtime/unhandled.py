@@ -11,9 +11,10 @@ import contextvars
 import logging
 import sys
 import threading
+from contextlib import suppress
 from typing import Any
 
-from .tracebacks import Traceback
+from .tracebacks import Traceback, type_name
 
 LIBRARY_LOGGERS = ("asyncio", "concurrent.futures")  # log the exceptions of tasks, futures and callbacks
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ def install(loop: asyncio.AbstractEventLoop | None = None) -> None:
 
 def on_thread_exception(details: threading.ExceptHookArgs) -> None:
     """Called when an exception ends a thread; SystemExit is the usual way to end one."""
-    if details.exc_value is not None and not isinstance(details.exc_value, SystemExit):
+    if details.exc_value is not None and not issubclass(details.exc_type, SystemExit):
         log_unhandled(details.exc_value, "thread")
 
 
@@ -54,8 +55,12 @@ def on_loop_exception(loop: asyncio.AbstractEventLoop, details: dict[str, Any]) 
 
 
 def log_unhandled(error: BaseException, source: str) -> None:
-    """Log an exception that no code handles; `source` is the kind of code that raised it."""
-    log.error("unhandled_exception", extra=_fields(error, source))
+    """Log an exception that no code handles; `source` is the kind of code that raised it.
+
+    This raises nothing, although a job may have added a log handler or a record factory that does.
+    """
+    with suppress(BaseException):
+        log.error("unhandled_exception", extra=_fields(error, source))
 
 
 class UnhandledExceptionFilter(logging.Filter):
@@ -72,4 +77,4 @@ class UnhandledExceptionFilter(logging.Filter):
 
 
 def _fields(error: BaseException, source: str) -> dict[str, Any]:
-    return {"error": type(error).__name__, "source": source, **Traceback.of(error).log_fields()}
+    return {"error": type_name(error), "source": source, **Traceback.of(error).log_fields()}

@@ -14,10 +14,8 @@ from headway.jobs import BACKOFF_CAP_S, BACKOFF_S
 from . import metrics
 from .execution.runner import Runner
 from .leased_job import LeasedJob
-from .outcomes import Finished, RetryLater
+from .outcomes import MAX_DELAY_S, Finished, RetryLater
 from .registry import Registry
-
-MAX_DELAY_S = 7 * 86_400  # the queue's maximum visibility timeout
 
 
 async def run_attempt(leased: LeasedJob, registry: Registry, runner: Runner) -> Finished | RetryLater:

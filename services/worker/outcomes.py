@@ -26,8 +26,9 @@ from headway.contracts import (
     truncate,
 )
 
-from ..runtime.tracebacks import Traceback, leaf_exceptions
+from ..runtime.tracebacks import Traceback, leaf_exceptions, type_name
 
+MAX_DELAY_S = 7 * 86_400  # the queue's maximum visibility timeout
 MAX_LEAVES = 5  # of an exception group, in its error message
 
 
@@ -108,17 +109,35 @@ def outcome_from_exception(error: BaseException) -> tuple[Finished | RetryLater,
 
     Fail, Retry and an invalid payload are not bugs and have no traceback, unless they are part of a group.
     """
+    try:
+        return _outcome_from_exception(error)
+    except BaseException:  # the attributes of an author's exception may raise anything
+        error_type = type_name(error)[:MAX_NAME_LENGTH]
+        return RetryLater(JobError(error_type, "The exception has no readable text.")), Traceback.of(error)
+
+
+def _outcome_from_exception(error: BaseException) -> tuple[Finished | RetryLater, Traceback | None]:
     cause = decisive_exception(error)
     traceback = None if cause is error else Traceback.of(error)
     match cause:
         case Fail():
             return Finished.failed("Fail", error_message(cause)), traceback
         case Retry(after_s=after_s):
-            return RetryLater(JobError("Retry", truncate(error_message(cause), MAX_ERROR_LENGTH)), after_s), traceback
+            message = truncate(error_message(cause), MAX_ERROR_LENGTH)
+            return RetryLater(JobError("Retry", message), _delay_s(after_s)), traceback
         case InvalidPayload(error=payload_error, __cause__=bug):
             return Finished("failed", error=payload_error), None if bug is None else Traceback.of(bug)
         case _:
             return RetryLater(job_error(cause)), traceback or Traceback.of(error)
+
+
+def _delay_s(after_s: Any) -> float | None:
+    """Return the delay that a Retry asks for; None if an author has set its attribute to what is no delay."""
+    try:
+        delay_s = float(min(after_s, MAX_DELAY_S))
+    except Exception:
+        return None
+    return delay_s if delay_s >= 0 else None
 
 
 def decisive_exception(error: BaseException) -> BaseException:
@@ -166,14 +185,14 @@ def job_error(error: BaseException) -> JobError:
     message = error_message(error)
     if isinstance(error, BaseExceptionGroup):
         leaves = islice(leaf_exceptions(error), MAX_LEAVES)
-        message += ": " + "; ".join(f"{type(leaf).__name__}: {error_message(leaf)}" for leaf in leaves)
-    error_type = truncate(type(error).__name__[:MAX_NAME_LENGTH], MAX_NAME_LENGTH)
+        message += ": " + "; ".join(f"{type_name(leaf)}: {error_message(leaf)}" for leaf in leaves)
+    error_type = truncate(type_name(error)[:MAX_NAME_LENGTH], MAX_NAME_LENGTH)
     return JobError(error_type, truncate(message, MAX_ERROR_LENGTH))
 
 
 def error_message(error: BaseException) -> str:
     """Return the message of an exception, or the name of its type if it has none."""
     try:
-        return str(error) or type(error).__name__
+        return str.__str__(str(error)) or type_name(error)  # `__str__` may return an instance of a subclass
     except BaseException:  # the `__str__` of an author's exception may raise anything
-        return type(error).__name__
+        return type_name(error)

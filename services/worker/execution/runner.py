@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -104,9 +103,7 @@ class Runner:
         except (asyncio.CancelledError, LeaseLost):
             raise
         except BaseException as error:  # also KeyboardInterrupt, sys.exit() and exceptions of libraries
-            with suppress(BaseException):
-                return outcome_from_exception(error)
-            return RetryLater(JobError(type(error).__name__, "The exception has no readable text.")), None
+            return outcome_from_exception(error)
 
     def _abandon_if_running(self, handler: asyncio.Task[AttemptResult], attempt: Attempt, started: float) -> None:
         if handler.done():

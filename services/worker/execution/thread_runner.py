@@ -19,6 +19,7 @@ from headway.contracts import Json, Progress
 
 from ...runtime.forked_child import NO_REPORTS_FROM_FORKS, ForkBarrier
 from ...runtime.tracebacks import thread_stack
+from ..outcomes import error_message
 from .leased_host import LeasedHost, check_lease
 
 
@@ -136,7 +137,7 @@ def _start_thread(call: Callable[[], Any], name: str) -> asyncio.Future[Any]:
             with ForkBarrier():
                 resolve = partial(result.set_result, call())
         except StopIteration as error:  # futures reject StopIteration
-            resolve = partial(result.set_exception, RuntimeError(f"StopIteration: {error}"))
+            resolve = partial(result.set_exception, RuntimeError(f"StopIteration: {error_message(error)}"))
         except BaseException as error:
             resolve = partial(result.set_exception, error)
         with suppress(RuntimeError):  # the loop was closed before the handler ended

@@ -14,6 +14,7 @@ import pytest
 
 from services.runtime import event_loop, unhandled
 from services.runtime.tracebacks import TRACEBACK_TEXT
+from tests.unit.services.runtime.unreadable_errors import UNREADABLE, unreadable
 
 SECRET = "a-payload"
 
@@ -132,6 +133,51 @@ def test_loop_that_is_stopped_runs_on() -> None:
 
     event_loop.run(main())
     assert steps == 3
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_exception_that_cannot_be_read_is_logged(caplog: pytest.LogCaptureFixture, name: str) -> None:
+    """The log has the type of an exception whose attributes raise, and the main task runs on."""
+
+    def raise_error() -> None:
+        raise unreadable(name)
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_soon(raise_error)
+        thread = threading.Thread(target=raise_error)
+        thread.start()
+        while thread.is_alive() or len(unhandled_exceptions(caplog)) < 2:
+            await asyncio.sleep(0.001)
+
+    event_loop.run(asyncio.wait_for(main(), 10))
+    assert {line["error"] for line in unhandled_exceptions(caplog)} == {name}
+
+
+def test_jobs_log_handler_that_raises_does_not_end_the_main_task() -> None:
+    """A job may add a log handler that raises for the record of an exception."""
+
+    class Raising(logging.Handler):
+        def emit(self, _record: logging.LogRecord) -> None:
+            emitted.append(None)
+            raise ValueError
+
+    def raise_error() -> None:
+        raise KeyboardInterrupt
+
+    emitted: list[None] = []
+
+    async def main() -> None:
+        for raise_it in (raise_error, lambda: 1 / 0):
+            asyncio.get_running_loop().call_soon(raise_it)
+        while len(emitted) < 2:
+            await asyncio.sleep(0.001)
+
+    handler = Raising()
+    logging.getLogger().addHandler(handler)
+    try:
+        event_loop.run(asyncio.wait_for(main(), 10))
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 @pytest.mark.parametrize("error", [ValueError("a"), KeyboardInterrupt("a")], ids=repr)

@@ -44,3 +44,31 @@ def test_no_log_record_fails_the_code_that_logs_it(log_format: str) -> None:
         assert len(events) == 15
         assert all("unusual_records.py:" in event["where"] or "<string>:" in event["where"] for event in invalid)
         assert {event["error"] for event in invalid} >= {"TypeError", "ValueError", "RecursionError"}
+
+
+CLOSED_PROGRAM = """
+import logging, os, sys
+import structlog
+from services.runtime import logs
+
+logs.configure("worker", "info", "json")
+log = structlog.stdlib.get_logger()
+log.info("before")
+if sys.argv[1] == "descriptor":
+    os.close(2)
+else:
+    sys.stderr.close()
+log.info("after")
+logging.getLogger("library").warning("after")
+print("done")
+"""
+
+
+@pytest.mark.parametrize("closed", ["stream", "descriptor"])
+def test_closed_stderr_fails_no_code_that_logs(closed: str) -> None:
+    """A job may close the standard error stream; the worker runs on without its log."""
+    command = [sys.executable, "-c", CLOSED_PROGRAM, closed]
+    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    assert completed.stdout == "done\n"
+    assert "before" in completed.stderr
+    assert "after" not in completed.stderr

@@ -26,8 +26,9 @@ from services.worker.execution import runner as runner_module
 from services.worker.execution.leased_host import LeasedHost
 from services.worker.execution.process_pool import ProcessPool
 from services.worker.execution.runner import Runner
-from services.worker.outcomes import Finished, LeaseLost, RetryLater
+from services.worker.outcomes import MAX_DELAY_S, Finished, LeaseLost, RetryLater
 from services.worker.registry import load_jobs
+from tests.unit.services.runtime.unreadable_errors import UNREADABLE, unreadable
 from tests.unit.services.worker.execution import process_jobs
 from tests.waiting import wait_until
 
@@ -369,18 +370,42 @@ async def test_exception_whose_str_exits_fails_the_attempt() -> None:
     assert error_of(await run_raising(Exiting()), "retrying") == ("Exiting", "Exiting")
 
 
-async def test_exception_that_cannot_be_read_fails_the_attempt() -> None:
-    """An attribute of an author's exception may raise, too."""
+@pytest.mark.parametrize("in_thread", [False, True], ids=["loop", "thread"])
+@pytest.mark.parametrize("error_type", UNREADABLE, ids=str.lower)
+async def test_exception_that_cannot_be_read_fails_the_attempt(error_type: str, in_thread: bool) -> None:
+    """An attribute of an author's exception may raise or lie; the attempt has the name of its type."""
 
-    class Unreadable(Retry):
-        @property
-        def after_s(self) -> float:
-            raise SystemExit
+    def in_a_thread(_ctx: JobContext, _payload: Any) -> None:
+        raise unreadable(error_type)
 
-        @after_s.setter
-        def after_s(self, _value: float) -> None: ...
+    with capture_logs() as lines:
+        outcome = await (run_handler(in_a_thread) if in_thread else run_raising(unreadable(error_type)))
+    assert error_of(outcome, "retrying")[0] == error_type
+    assert [line["error"] for line in lines] == [error_type]
 
-    assert error_of(await run_raising(Unreadable()), "retrying")[0] == "Unreadable"
+
+@pytest.mark.parametrize("after_s", [float("nan"), float("inf"), -1, "soon", 10**400, None])
+async def test_delay_that_a_handler_sets_is_checked(after_s: Any) -> None:
+    """The attribute of a Retry may have been set to anything."""
+    error = Retry("Later.")
+    error.after_s = after_s
+    outcome = await run_raising(error)
+    assert error_of(outcome, "retrying") == ("Retry", "Later.")
+    assert outcome.after_s is None or 0 <= outcome.after_s <= MAX_DELAY_S
+
+
+async def test_stop_iteration_without_text_ends_a_thread() -> None:
+    """The worker learns that the thread has ended, although the exception cannot be converted to text."""
+
+    class Unprintable(StopIteration):
+        def __str__(self) -> str:
+            raise ValueError
+
+    def handler(_ctx: JobContext, _payload: Any) -> None:
+        raise Unprintable
+
+    outcome = await asyncio.wait_for(run_handler(handler), 10)
+    assert error_of(outcome, "retrying") == ("RuntimeError", "StopIteration: Unprintable")
 
 
 async def test_handler_that_cancels_its_own_task_fails_the_attempt() -> None:
