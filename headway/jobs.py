@@ -179,8 +179,8 @@ def job(
 ) -> JobDecorator:
     """Register `handler(ctx, payload)` as the handler of a kind of job.
 
-    An `async def` runs in the worker's event loop and a plain `def` in a thread. With `process=True` a plain `def` runs
-    in a process of a pool: use it for code that is CPU-bound or may crash.
+    An `async def` runs in the event loop and a plain `def` in a thread, or with `process` in a process of a pool.
+
     The payload is decoded to the type of the second parameter: any type that msgspec decodes, or a Pydantic model. The
     result is encoded by msgspec, to at most 32 KiB of JSON.
 
@@ -190,7 +190,7 @@ def job(
         timeout_s: the time limit of an attempt; None for no limit.
         backoff_s: the upper bound of the random delay before the second attempt. It doubles with each attempt.
         backoff_cap_s: the upper bound of all delays.
-        process: whether to run a plain function in a separate process.
+        process: whether to run a plain function in a separate process, because it is CPU-bound or may crash.
         max_jobs: with `process`, how many attempts a process runs before it is replaced; None for no limit.
 
     Raises:
