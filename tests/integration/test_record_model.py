@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
+from hypothesis.errors import Flaky
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 from msgspec.structs import replace
@@ -448,5 +449,5 @@ def test_each_clause_of_the_script_is_needed(
     text = scripts.SCRIPT.replace(clause.encode(), without.encode())
     monkeypatch.setattr(scripts, "SCRIPT", text)
     monkeypatch.setattr(store, "records", JobStore(store.client))
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, Flaky)):  # a deviation that depends on the time may not occur again
         run_job_machine(store, QUICK)
