@@ -38,11 +38,11 @@ class ReceivedMessage(Struct, frozen=True):
     text: str
     delivery: int
     inserted_at: Timestamp
-    received_at: Timestamp  # like `inserted_at` by the queue service's clock, which does not depend on this machine
+    received_at: Timestamp  # like `inserted_at` by the queue service's clock; see `service_time`
     requested_at: float  # monotonic time before the request, in s; the visibility timeout started later
 
     def queue_time(self) -> Timestamp:
-        """Return the current time by the queue service's clock, about a second accurate."""
+        """Return the current time by the queue service's clock; if this machine's clock is wrong, to a second."""
         return self.received_at.after(time.monotonic() - self.requested_at)
 
 
@@ -60,6 +60,19 @@ class QueueDepth(Struct, frozen=True):
     messages: int  # including leased and delayed ones
     poison_messages: int
     oldest_at: Timestamp | None  # of the messages that can be received now
+
+
+def service_time(seconds: float, local_time: Timestamp) -> Timestamp:
+    """Return the queue service's time of a request.
+
+    The service answers with whole seconds. Within that second this machine's clock is right and more precise.
+
+    Args:
+        seconds: the time in the answer, since the epoch.
+        local_time: the time by this machine's clock.
+    """
+    earliest = Timestamp.at(seconds)
+    return max(earliest, min(local_time, earliest.after(1)))
 
 
 class JobQueue:
@@ -104,7 +117,7 @@ class JobQueue:
 
         A missing queue is created, or treated as empty if `create` is false.
         """
-        requested_at = time.monotonic()
+        requested_at, local_time = time.monotonic(), Timestamp.now()
 
         async def receive_page() -> list[Any]:
             pages = self._jobs.receive_messages(
@@ -124,7 +137,7 @@ class JobQueue:
                 message.content,
                 message.dequeue_count,
                 Timestamp.at(message.inserted_on.timestamp()),
-                Timestamp.at(message.next_visible_on.timestamp() - visibility_s),
+                service_time(message.next_visible_on.timestamp() - visibility_s, local_time),
                 requested_at,
             )
             for message in await (
