@@ -34,6 +34,7 @@ MAX_REPORTS_PER_REQUEST = 500
 MAX_REPORTS_BYTES = 1024 * 1024
 DEFAULT_ATTEMPTS = 5  # the default of `max_attempts`
 MAX_ATTEMPTS = 1000  # the limit of `max_attempts`
+MAX_DELAY_S = 7 * 86_400  # before a start: the maximum visibility timeout of the queue
 MAX_RELEASES = 20  # by draining workers; further ones cost attempts, or a handler that stops its worker never ends
 MAX_NAME_LENGTH = 128  # characters of a kind, and of other names
 MAX_PROGRESS_MESSAGE_LENGTH = 1_000  # characters of a progress message

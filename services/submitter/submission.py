@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 
 from headway.contracts import (
     EMPTY_PAYLOAD,
+    MAX_DELAY_S,
     MAX_NESTING_DEPTH,
     MAX_PAYLOAD_BYTES,
     JobMessage,
@@ -28,7 +29,6 @@ from headway.tokens import Grant
 from ..runtime.errors import BadRequest, PayloadTooLarge, UnprocessableContent
 from ..runtime.request import decode_body
 
-MAX_DELAY_S = 7 * 86_400  # the queue's maximum visibility timeout
 MAX_BODY_BYTES = 2 * MAX_PAYLOAD_BYTES  # the payload and the other fields
 
 

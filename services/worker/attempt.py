@@ -8,13 +8,13 @@ from msgspec.structs import replace
 
 from headway.backoff import full_jitter_s
 from headway.context import Attempt
-from headway.contracts import JobError
+from headway.contracts import MAX_DELAY_S, JobError
 from headway.jobs import BACKOFF_CAP_S, BACKOFF_S
 
 from . import metrics
 from .execution.runner import Runner
 from .leased_job import LeasedJob
-from .outcomes import MAX_DELAY_S, Finished, RetryLater
+from .outcomes import Finished, RetryLater
 from .registry import Registry
 
 

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from headway import Fail, Job, Retry
 from headway.contracts import (
+    MAX_DELAY_S,
     MAX_ERROR_LENGTH,
     MAX_NAME_LENGTH,
     MAX_RESULT_BYTES,
@@ -28,7 +29,6 @@ from headway.contracts import (
 
 from ..runtime.tracebacks import Traceback, leaf_exceptions, type_name
 
-MAX_DELAY_S = 7 * 86_400  # the queue's maximum visibility timeout
 MAX_LEAVES = 5  # of an exception group, in its error message
 
 

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 
 from headway import Fail, Job, JobContext, Retry, job
 from headway.context import Attempt
-from headway.contracts import MAX_ERROR_LENGTH, MAX_RESULT_BYTES, Json, Progress, Timestamp, decode, encode
+from headway.contracts import MAX_DELAY_S, MAX_ERROR_LENGTH, MAX_RESULT_BYTES, Json, Progress, Timestamp, decode, encode
 from headway.testing import Recorder
 from services.runtime.tracebacks import TRACEBACK_TEXT
 from services.worker import metrics
@@ -26,7 +26,7 @@ from services.worker.execution import runner as runner_module
 from services.worker.execution.leased_host import LeasedHost
 from services.worker.execution.process_pool import ProcessPool
 from services.worker.execution.runner import Runner
-from services.worker.outcomes import MAX_DELAY_S, Finished, LeaseLost, RetryLater
+from services.worker.outcomes import Finished, LeaseLost, RetryLater
 from services.worker.registry import load_jobs
 from tests.unit.services.runtime.unreadable_errors import UNREADABLE, unreadable
 from tests.unit.services.worker.execution import process_jobs
