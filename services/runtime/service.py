@@ -30,7 +30,7 @@ from .forked_child import isolate_forked_children
 from .middleware import access_log_middleware, create_series, error_middleware, job_id_middleware
 from .request_timeout import HEAD_TIMEOUTS, HeadTimeouts, ListenerProtocolFactory
 from .settings import Settings, SettingsError, environment, load
-from .tracebacks import Traceback, leaf_exceptions
+from .tracebacks import error_fields, leaf_exceptions
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 S = TypeVar("S", bound=Settings)
@@ -85,7 +85,7 @@ def run(settings_type: type[S], open_service: Callable[[S], AbstractAsyncContext
         if isinstance(error, Exception):
             log.exception("service_crashed")
         else:  # of a handler, so its text may contain a payload
-            log.critical("service_crashed", error=type(error).__name__, **Traceback.of(error).log_fields())
+            log.critical("service_crashed", **error_fields(error))
         sys.exit(1)
 
 

@@ -47,6 +47,11 @@ class Traceback(Struct, frozen=True):
         return {"where": self.where, TRACEBACK_TEXT: self.text}
 
 
+def error_fields(error: BaseException) -> dict[str, Any]:
+    """Return the fields of a log line for an exception: its type and its traceback."""
+    return {"error": type_name(error), **Traceback.of(error).log_fields()}
+
+
 def type_name(error: BaseException) -> str:
     """Return the name of an exception's type, although its metaclass may define another `__name__`."""
     name: str = type.__dict__["__name__"].__get__(type(error))

@@ -14,7 +14,7 @@ import threading
 from contextlib import suppress
 from typing import Any
 
-from .tracebacks import Traceback, type_name
+from .tracebacks import error_fields
 
 LIBRARY_LOGGERS = ("asyncio", "concurrent.futures")  # log the exceptions of tasks, futures and callbacks
 log = logging.getLogger(__name__)
@@ -77,4 +77,4 @@ class UnhandledExceptionFilter(logging.Filter):
 
 
 def _fields(error: BaseException, source: str) -> dict[str, Any]:
-    return {"error": type_name(error), "source": source, **Traceback.of(error).log_fields()}
+    return {"source": source, **error_fields(error)}

@@ -15,7 +15,7 @@ from azure.core.exceptions import AzureError
 from headway.azure.job_queue import JobQueue, ReceivedMessage
 from headway.contracts import Verdict
 
-from ..runtime.tracebacks import Traceback
+from ..runtime.tracebacks import error_fields
 from ..runtime.wakeup_client import WakeupClient
 from . import metrics
 from .attempt import run_attempt
@@ -192,7 +192,7 @@ class Delivery:
         if isinstance(error, LeaseLost):
             log.warning("lease_lost", detail=str(error))
         else:
-            log.error("lease_lost", error=type(error).__name__, **Traceback.of(error).log_fields())
+            log.error("lease_lost", **error_fields(error))
         self._signal.interrupt(Interruption.LEASE_LOST)
 
     def _record_metrics(self, job: ReceivedJob, outcome: Outcome, outcome_name: str) -> None:

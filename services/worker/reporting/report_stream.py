@@ -23,7 +23,7 @@ from headway.contracts import (
     Verdict,
 )
 
-from ...runtime.tracebacks import Traceback
+from ...runtime.tracebacks import error_fields
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -152,10 +152,8 @@ class ReportStream:
         except Exception as error:
             if not self._progress_failed:
                 self._progress_failed = True
-                fields = Traceback.of(error).log_fields()
-                log.error(  # noqa: TRY400 - the text is shown only with LOG_TRACEBACKS
-                    "progress_failed", job_id=str(self._latest.job_id), error=type(error).__name__, **fields
-                )
+                # The text is shown only with LOG_TRACEBACKS.
+                log.error("progress_failed", job_id=str(self._latest.job_id), **error_fields(error))  # noqa: TRY400
         return self._latest.progress
 
     def on_verdict(self, verdict: Verdict) -> None:
