@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from headway.contracts import JobReport, Progress, Timestamp, Verdict
+from headway.contracts import Progress, Timestamp, Verdict
 from headway.tokens import Grant, TokenSigner
 from services.runtime.settings import ReloadingFile, read_keys
 from services.worker.reporting.report_stream import ReportStream
@@ -25,6 +25,7 @@ from services.worker.reporting.reporter import Reporter
 from tests.integration.event_stream import read_events
 from tests.integration.replicas import Replica, Replicas
 from tests.integration.tcp_proxy import TcpProxy
+from tests.reports import first_report
 from tests.waiting import metric, wait_until
 
 log = logging.getLogger(__name__)
@@ -104,17 +105,7 @@ async def running_job(deployment: Deployment, job_id: uuid.UUID) -> AsyncIterato
         assert verdict.accepted
         verdicts.append(time.monotonic())
 
-    now = Timestamp.now()
-    initial = JobReport(
-        job_id=job_id,
-        kind="k",
-        message_id="m",
-        delivery=1,
-        sequence=0,
-        status="running",
-        submitted_at=now,
-        expires_at=now.after(600),
-    )
+    initial = first_report(job_id)
     keys = ReloadingFile(deployment.replicas.keys / "report.key", read_keys)
     async with Reporter.connect(f"http://127.0.0.1:{deployment.balancer.port}", keys, HEARTBEAT_S) as reporter:
         task = asyncio.create_task(reporter.run())

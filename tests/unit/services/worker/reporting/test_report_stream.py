@@ -6,25 +6,17 @@ import asyncio
 import math
 import time
 from functools import partial
-from uuid import uuid4
 
 import pytest
 
-from headway.contracts import JobReport, Json, Progress, Timestamp, Verdict
+from headway.contracts import Json, Progress, Timestamp, Verdict
 from services.worker.reporting.report_stream import LONG_AGO, ReportRejected, ReportStream
+from tests.reports import first_report
+from tests.unit.services.runtime.unreadable_errors import unreadable
 
 HEARTBEAT_S = 1.0
 NOW = Timestamp.now()
-FIRST = JobReport(
-    job_id=uuid4(),
-    kind="test",
-    message_id="m-1",
-    delivery=1,
-    sequence=0,
-    status="running",
-    submitted_at=NOW,
-    expires_at=NOW.after(3600),
-)
+FIRST = first_report()
 WATCHED = Verdict(FIRST.job_id, accepted=True, watched=True)
 UNWATCHED = Verdict(FIRST.job_id, accepted=True, watched=False)
 
@@ -232,3 +224,18 @@ async def test_failing_progress_costs_only_the_display(capsys: pytest.CaptureFix
     output = capsys.readouterr().out
     assert output.count("progress_failed") == 1
     assert "error=ValueError" in output
+
+
+@pytest.mark.parametrize("error_type", ["RaisingName", "NumberAsName", "RaisingTraceback"], ids=str.lower)
+async def test_failing_progress_may_raise_an_exception_that_cannot_be_read(
+    error_type: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The report is sent although an attribute of the author's exception raises or lies; the log has its type."""
+    recorder = await running_stream()
+
+    def fail() -> Progress:
+        raise unreadable(error_type)
+
+    recorder.stream.progress_changed(fail)
+    assert recorder.stream.next_report().status == "running"
+    assert f"error={error_type}" in capsys.readouterr().out

@@ -15,18 +15,18 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from headway.contracts import MAX_REPORTS_BYTES, JobReport, Json, Progress, Timestamp, Verdict, decode, encode
+from headway.contracts import MAX_REPORTS_BYTES, JobReport, Json, Progress, Verdict, decode, encode
 from services.runtime.errors import PROBLEM_JSON, problem_json, problem_response
 from services.runtime.settings import ReloadingFile, read_keys
 from services.worker import metrics
 from services.worker.reporting import report_stream, reporter
 from services.worker.reporting.report_stream import ReportRejected, ReportStream
 from services.worker.reporting.reporter import Reporter
+from tests.reports import first_report
 from tests.waiting import free_ports, wait_until
 
 # bytes: sent instead of a response, after which the connection is closed
 Responder = Callable[[list[JobReport]], web.Response | bytes]
-NOW = Timestamp.now()
 KEY = "the-report-key"
 DISCONNECT = b""
 
@@ -166,20 +166,6 @@ def _short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "MAX_BACKOFF_S", 0.02)
 
 
-def initial_report(job_id: UUID | None = None) -> JobReport:
-    """Return the first state of a delivery."""
-    return JobReport(
-        job_id=job_id or uuid4(),
-        kind="test",
-        message_id="m-1",
-        delivery=1,
-        sequence=0,
-        status="running",
-        submitted_at=NOW,
-        expires_at=NOW.after(3600),
-    )
-
-
 def ignore(_verdict: Verdict) -> None:
     """Ignore a verdict."""
 
@@ -193,7 +179,7 @@ async def send(stream: ReportStream, job_status: str = "running", **fields: Any)
 async def test_report_gets_its_verdict(notifier: FakeNotifier, tmp_path: Path) -> None:
     """The reporter sends a report with the report key and returns the notifier's verdict."""
     async with reporting(notifier, tmp_path) as reporter:
-        initial = initial_report()
+        initial = first_report()
         with reporter.stream(initial, ignore) as stream:
             assert await send(stream) == Verdict(initial.job_id, accepted=True, watched=True)
         assert [report.sequence for report in notifier.reports(initial.job_id)] == [1]
@@ -204,7 +190,7 @@ async def test_report_gets_its_verdict(notifier: FakeNotifier, tmp_path: Path) -
 async def test_reports_during_a_request_are_coalesced(notifier: FakeNotifier, tmp_path: Path) -> None:
     """One request is in flight at a time; the next one carries the latest progress of each job."""
     async with reporting(notifier, tmp_path) as reporter, AsyncExitStack() as stack:
-        streams = [stack.enter_context(reporter.stream(initial_report(), ignore)) for _ in range(3)]
+        streams = [stack.enter_context(reporter.stream(first_report(), ignore)) for _ in range(3)]
         await asyncio.gather(*map(send, streams))
         notifier.unblocked.clear()
         earlier = len(notifier.requests)
@@ -226,7 +212,7 @@ async def test_reports_during_a_request_are_coalesced(notifier: FakeNotifier, tm
 async def test_sequence_increases_after_a_lost_response(notifier: FakeNotifier, tmp_path: Path) -> None:
     """The notifier may have applied the report; with the same sequence it would reject the repetition as stale."""
     async with reporting(notifier, tmp_path) as reporter:
-        initial = initial_report()
+        initial = first_report()
         notifier.responders = [lambda _: DISCONNECT, lambda _: DISCONNECT]
         with reporter.stream(initial, ignore) as stream:
             assert (await send(stream)).accepted
@@ -305,7 +291,7 @@ async def test_unusable_response_loses_no_report(notifier: FakeNotifier, tmp_pat
     async with reporting(notifier, tmp_path) as reporter, AsyncExitStack() as stack:
         received: list[Verdict] = []
         notifier.default_responder = response
-        streams = [stack.enter_context(reporter.stream(initial_report(), received.append)) for _ in range(2)]
+        streams = [stack.enter_context(reporter.stream(first_report(), received.append)) for _ in range(2)]
         waiting = [asyncio.create_task(send(stream, "succeeded", result=Json(b"7"))) for stream in streams]
         await wait_until(lambda: len(notifier.requests) >= 4)
         assert not reporter.reachable.is_set()
@@ -330,7 +316,7 @@ async def test_verdicts_reach_their_own_jobs(
     """Verdicts that do not match the reports are not used."""
     notifier.default_responder = respond_with_verdicts(change)
     async with reporting(notifier, tmp_path) as reporter, AsyncExitStack() as stack:
-        streams = [stack.enter_context(reporter.stream(initial_report(), ignore)) for _ in range(4)]
+        streams = [stack.enter_context(reporter.stream(first_report(), ignore)) for _ in range(4)]
         verdicts = await asyncio.gather(*map(send, streams))
     assert [verdict.job_id for verdict in verdicts] == [stream.job_id for stream in streams]
 
@@ -340,7 +326,7 @@ async def test_the_notifier_rejects_a_report(notifier: FakeNotifier, tmp_path: P
     """A problem with one of the notifier's codes for invalid requests is final."""
     async with reporting(notifier, tmp_path) as reporter:
         notifier.default_responder = respond_with_problem(status, code)
-        with reporter.stream(initial_report(), ignore) as stream, pytest.raises(ReportRejected, match="no"):
+        with reporter.stream(first_report(), ignore) as stream, pytest.raises(ReportRejected, match="no"):
             await send(stream)
     assert len(notifier.requests) == 1
 
@@ -352,7 +338,7 @@ async def test_an_unusable_response_ends_its_connection(notifier: FakeNotifier, 
     """Each further attempt is a new connection, which may reach another replica; accepted reports share one."""
     async with reporting(notifier, tmp_path) as reporter:
         notifier.responders = [UNUSABLE_RESPONSES[name]] * 3
-        with reporter.stream(initial_report(), ignore) as stream:
+        with reporter.stream(first_report(), ignore) as stream:
             for _ in range(3):
                 await send(stream)
     clients = notifier.clients["/reports"]
@@ -364,8 +350,8 @@ async def test_an_unusable_response_ends_its_connection(notifier: FakeNotifier, 
 async def test_failing_report_does_not_hold_up_the_others(notifier: FakeNotifier, tmp_path: Path, name: str) -> None:
     """A report that makes each of its requests fail is soon alone; its outcome is kept until it is accepted."""
     async with reporting(notifier, tmp_path) as reporter, AsyncExitStack() as stack:
-        failing = stack.enter_context(reporter.stream(initial_report(), ignore))
-        others = [stack.enter_context(reporter.stream(initial_report(), ignore)) for _ in range(9)]
+        failing = stack.enter_context(reporter.stream(first_report(), ignore))
+        others = [stack.enter_context(reporter.stream(first_report(), ignore)) for _ in range(9)]
         notifier.default_responder = answer_job(failing.job_id, UNUSABLE_RESPONSES[name], notifier.accept)
         outcome = asyncio.create_task(send(failing, "succeeded", result=Json(b"7")))
         for _ in range(20):
@@ -384,7 +370,7 @@ async def test_failing_report_does_not_hold_up_the_others(notifier: FakeNotifier
 async def test_failing_report_leaves_the_notifier_reachable(notifier: FakeNotifier, tmp_path: Path) -> None:
     """A worker whose only report fails accepts further jobs if the notifier is ready."""
     async with reporting(notifier, tmp_path) as reporter:
-        with reporter.stream(initial_report(), ignore) as failing, reporter.stream(initial_report(), ignore) as other:
+        with reporter.stream(first_report(), ignore) as failing, reporter.stream(first_report(), ignore) as other:
             notifier.default_responder = answer_job(failing.job_id, respond_with_status(500), notifier.accept)
             outcome = asyncio.create_task(send(failing, "succeeded"))
             async with asyncio.timeout(10):
@@ -397,7 +383,7 @@ async def test_failing_report_leaves_the_notifier_reachable(notifier: FakeNotifi
 async def test_failing_report_stays_alone_among_urgent_ones(notifier: FakeNotifier, tmp_path: Path) -> None:
     """Reports that are always due do not keep a report that failed alone from being sent again."""
     async with reporting(notifier, tmp_path) as reporter:
-        with reporter.stream(initial_report(), ignore) as failing, reporter.stream(initial_report(), ignore) as other:
+        with reporter.stream(first_report(), ignore) as failing, reporter.stream(first_report(), ignore) as other:
             notifier.default_responder = answer_job(failing.job_id, respond_with_status(500), notifier.accept)
             outcome = asyncio.create_task(send(failing, "succeeded"))
             await send(other)
@@ -417,7 +403,7 @@ async def test_a_frozen_notifier_costs_one_timeout(
     """A request without a response is given up; the next one is sent over a new connection."""
     monkeypatch.setattr(reporter, "TIMEOUT", aiohttp.ClientTimeout(total=0.3))
     async with reporting(notifier, tmp_path) as running:
-        with running.stream(initial_report(), ignore) as stream:
+        with running.stream(first_report(), ignore) as stream:
             await send(stream)
             notifier.unblocked.clear()
             waiting = asyncio.create_task(send(stream, "succeeded"))
@@ -431,7 +417,7 @@ async def test_an_outage_costs_no_more_requests_than_it_failed(notifier: FakeNot
     """Afterwards, the groups into which the reports were split are sent one after the other without a pause."""
     notifier.readyz_status = 503
     async with reporting(notifier, tmp_path) as reporter, AsyncExitStack() as stack:
-        streams = [stack.enter_context(reporter.stream(initial_report(), ignore)) for _ in range(100)]
+        streams = [stack.enter_context(reporter.stream(first_report(), ignore)) for _ in range(100)]
         notifier.default_responder = respond_with_status(502)
         waiting = [asyncio.create_task(send(stream)) for stream in streams]
         await wait_until(lambda: len(notifier.requests) >= 8)
@@ -447,7 +433,7 @@ async def test_an_outage_costs_no_more_requests_than_it_failed(notifier: FakeNot
 async def test_failure_between_two_halves_loses_no_report(notifier: FakeNotifier, tmp_path: Path) -> None:
     """If the notifier becomes unavailable while a rejected request is split, all its reports are sent again."""
     async with reporting(notifier, tmp_path) as reporter, AsyncExitStack() as stack:
-        streams = [stack.enter_context(reporter.stream(initial_report(), ignore)) for _ in range(4)]
+        streams = [stack.enter_context(reporter.stream(first_report(), ignore)) for _ in range(4)]
         notifier.responders = [REJECT, respond_with_status(502)]
         verdicts = await asyncio.gather(*map(send, streams))
         assert [verdict.accepted for verdict in verdicts] == [True] * 4
@@ -456,7 +442,7 @@ async def test_failure_between_two_halves_loses_no_report(notifier: FakeNotifier
 async def test_invalid_report_does_not_affect_the_others(notifier: FakeNotifier, tmp_path: Path) -> None:
     """A rejected request is split in halves until the invalid report is alone; all other reports are accepted."""
     async with reporting(notifier, tmp_path) as reporter:
-        initial = [initial_report() for _ in range(9)]
+        initial = [first_report() for _ in range(9)]
         invalid = initial[4].job_id
         notifier.default_responder = answer_job(invalid, REJECT, notifier.accept)
         with ExitStack() as stack:
@@ -474,7 +460,7 @@ async def test_invalid_report_does_not_affect_the_others(notifier: FakeNotifier,
 async def test_rejected_outcome_is_reduced_to_a_failure(notifier: FakeNotifier, tmp_path: Path) -> None:
     """The reporter sends `failed` without result and progress, so that the job ends for its watchers."""
     async with reporting(notifier, tmp_path) as reporter:
-        initial = initial_report()
+        initial = first_report()
         with reporter.stream(initial, ignore) as stream:
             await send(stream)
             notifier.responders = [REJECT]
@@ -490,7 +476,7 @@ async def test_reports_over_the_size_limit_are_split(notifier: FakeNotifier, tmp
     async with reporting(notifier, tmp_path) as reporter:
         large = Json(b'"' + b"x" * 32_000 + b'"')
         with ExitStack() as stack:
-            streams = [stack.enter_context(reporter.stream(initial_report(), ignore)) for _ in range(60)]
+            streams = [stack.enter_context(reporter.stream(first_report(), ignore)) for _ in range(60)]
             await asyncio.gather(*(send(stream, "succeeded", result=large) for stream in streams))
         assert len(notifier.requests) > 1
         assert max(len(encode(reports)) for reports in notifier.requests) <= MAX_REPORTS_BYTES
@@ -500,7 +486,7 @@ async def test_reports_over_the_size_limit_are_split(notifier: FakeNotifier, tmp
 async def test_running_job_sends_heartbeats(notifier: FakeNotifier, tmp_path: Path) -> None:
     """An unchanged job is reported once per heartbeat, so that the verdict can request its cancellation."""
     async with reporting(notifier, tmp_path, heartbeat_s=0.02) as reporter:
-        initial = initial_report()
+        initial = first_report()
         received: list[Verdict] = []
         with reporter.stream(initial, received.append) as stream:
             await send(stream)
@@ -513,8 +499,8 @@ async def test_unwatched_progress_waits_for_the_heartbeat(notifier: FakeNotifier
     """Progress of an unwatched job causes no request of its own; it is sent with a heartbeat or a change of status."""
     notifier.watched = False
     async with reporting(notifier, tmp_path) as reporter:
-        initial = initial_report()
-        with reporter.stream(initial, ignore) as stream, reporter.stream(initial_report(), ignore) as other:
+        initial = first_report()
+        with reporter.stream(initial, ignore) as stream, reporter.stream(first_report(), ignore) as other:
             await send(stream)
             for current in range(1000):
                 stream.progress_changed(partial(Progress, current, 1000))
@@ -545,7 +531,7 @@ async def test_reports_use_the_connection_of_the_last_probe(notifier: FakeNotifi
         async with asyncio.timeout(10):
             await reporter.reachable.wait()
         notifier.responders = [notifier.accept, respond_with_status(502)]
-        with reporter.stream(initial_report(), ignore) as stream:
+        with reporter.stream(first_report(), ignore) as stream:
             for _ in range(3):
                 await send(stream)
     probes, reports = notifier.clients["/readyz"], notifier.clients["/reports"]
@@ -559,7 +545,7 @@ async def test_report_waits_for_an_unreachable_notifier(notifier: FakeNotifier, 
     refused = metrics.REPORT_REQUESTS.labels("unreachable")._value
     before = refused.get()
     async with reporting(notifier, tmp_path) as reporter:
-        with reporter.stream(initial_report(), ignore) as stream:
+        with reporter.stream(first_report(), ignore) as stream:
             waiting = asyncio.create_task(send(stream))
             await wait_until(lambda: refused.get() >= before + 3)
             reporter._url = url.rstrip("/")
@@ -570,7 +556,7 @@ async def test_rotated_report_key_is_used_without_a_restart(notifier: FakeNotifi
     """The reporter retries after a 401 and reads the key file again."""
     async with reporting(notifier, tmp_path) as reporter:
         notifier.default_responder = respond_with_status(401)
-        with reporter.stream(initial_report(), ignore) as stream:
+        with reporter.stream(first_report(), ignore) as stream:
             waiting = asyncio.create_task(send(stream))
             await wait_until(lambda: len(notifier.requests) >= 2)
             (tmp_path / "new").write_text("the-new-key\n")
