@@ -1,7 +1,7 @@
 """An open WebSocket: an asyncio protocol that has no task while the connection is idle.
 
-The sans-I/O protocol of websockets parses and checks the client's frames (RFC 6455), and replies to pings, violations
-and close frames. It parses ahead of the frame that is being handled, so its replies wait until that frame's turn, and
+The sans-I/O protocol of websockets checks the client's frames (RFC 6455), and replies to pings, violations and close
+frames. It parses ahead of the frame that is being handled, so its replies wait until that frame's turn, and
 what this module sends does not pass through it: snapshots are encoded once for all connections.
 """
 
@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Coroutine
 from contextvars import Context, copy_context
-from typing import Protocol, cast
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -24,11 +24,11 @@ from ... import metrics
 from ...settings import NotifierSettings
 from ...watching.snapshot import PublishedSnapshot
 from ..base import MAX_BUFFERED_BYTES, BackpressuredConnection
-from .protocol import IDLE_PROTOCOL, PING, client_frame_size, encode_close, encode_snapshot, encode_text, open_protocol
+from .frame_reader import FrameReader
+from .protocol import PING, encode_close, encode_snapshot, encode_text
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-MAX_PARSED_BYTES = 4 * 1024  # at once: a read of 256 KiB may contain 40,000 frames, far over the limit of messages
 CLOSE_TIMEOUT_S = 3.0
 MAX_SILENT_PINGS = 2.5  # a client that sends nothing for this many ping intervals counts as lost
 FIRST_PRIVATE_CLOSE_CODE = 3000  # this and higher codes have no registered meaning
@@ -60,17 +60,14 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
         "_close_code",
         "_closed",
         "_fragments",
-        "_frames",
         "_handler",
-        "_incomplete_bytes",
         "_is_backpressured",
         "_last_received",
         "_message_budget",
         "_paused",
         "_pending_task",
         "_pinged_at",
-        "_protocol",
-        "_received",
+        "_reader",
         "closing",
         "has_subscribed",
     )
@@ -79,10 +76,7 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
         super().__init__(transport, origin)
         settings = handler.settings
         self._handler = handler
-        self._protocol = IDLE_PROTOCOL
-        self._received = b""  # not parsed yet
-        self._incomplete_bytes = 0  # parsed, of a frame that is not complete
-        self._frames: list[Frame] = []  # parsed and not handled yet, the last one first
+        self._reader = FrameReader()
         self._fragments: list[bytes] = []  # of an incomplete message
         # The burst lets a page watch all its jobs together, and cancel and unwatch them together.
         self._message_budget = TokenBucket(
@@ -111,7 +105,7 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
     def connection_lost(self, _error: Exception | None) -> None:
         """Called when the connection ends."""
         self.closing = True
-        self._free_protocol()
+        self._reader.free()
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
         self._handler.on_close(self)
@@ -119,7 +113,7 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Called when the client sends bytes."""
         self._last_received = time.monotonic()
-        self._received += data
+        self._reader.receive(data)
         if not self._paused:
             self._process_frames()
 
@@ -140,7 +134,7 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
         """Handle the received frames; yield to the event loop after each message, since verifying a token is slow."""
         while not self.is_closing and (frame := self._next_frame()) is not None:
             pending = self._handle_frame(frame)
-            if pending is not None or (frame.opcode is Opcode.TEXT and (self._frames or self._received)):
+            if pending is not None or (frame.opcode is Opcode.TEXT and self._reader.has_more):
                 self._pause(pending)
                 return
         if self._paused and not self.is_closing:
@@ -149,29 +143,16 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
 
     def _next_frame(self) -> Frame | None:
         """Return the next frame, or None until it is complete."""
-        while not self._frames:
+        while (frame := self._reader.take()) is None:
             self._write_replies()
-            if not self._received:
+            if not self._reader.parse():
                 return None
-            if self._protocol is IDLE_PROTOCOL:
-                self._protocol = open_protocol()
-            part, self._received = self._received[:MAX_PARSED_BYTES], self._received[MAX_PARSED_BYTES:]
-            self._protocol.receive_data(part)
-            self._frames = cast(list[Frame], self._protocol.events_received())
-            self._frames.reverse()
-            self._incomplete_bytes += len(part) - sum(map(client_frame_size, self._frames))
-        return self._frames.pop()
-
-    def _free_protocol(self) -> None:
-        if self._protocol is not IDLE_PROTOCOL:
-            self._protocol.parser.close()  # breaks a reference cycle, so that the protocol is freed immediately
-            self._protocol = IDLE_PROTOCOL
+        return frame
 
     def _handle_frame(self, frame: Frame) -> Coroutine[None, None, None] | None:
         if self._message_budget.acquire(time.monotonic()) > 0:
             self.close_over_limit("messages", CloseCode.POLICY_VIOLATION, "too many messages")
-            self._frames, self._received = [], b""
-            self._protocol.fail(CloseCode.POLICY_VIOLATION)  # ignores what follows (§7.1.7)
+            self._reader.fail(CloseCode.POLICY_VIOLATION)
         elif self.closing:
             return None
         elif frame.opcode is Opcode.TEXT or frame.opcode is Opcode.CONT:
@@ -199,13 +180,14 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
 
     def _write_replies(self) -> None:
         """Write the pongs and the close frame with which the protocol replies to the frames that it has parsed."""
-        replies, close = self._protocol.data_to_send(), self._protocol.close_sent
+        protocol = self._reader.protocol
+        replies, close = protocol.data_to_send(), protocol.close_sent
         if not replies or (close is None and self._is_backpressured):
             return  # no pongs for a client that sends pings without reading
         self.write(b"".join(replies))
         if close is not None and not self.closing:
             self._begin_closing(close.code)
-            if isinstance(self._protocol.parser_exc, PayloadTooBig):
+            if isinstance(protocol.parser_exc, PayloadTooBig):
                 metrics.LIMITS_EXCEEDED.labels("message_size").inc()
         if SEND_EOF in replies and not self.is_closing:
             self._transport.write_eof()
@@ -260,8 +242,8 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
 
     def reap(self) -> None:
         """Close a connection that has not subscribed in time, or free the protocol of an idle one."""
-        if not (self._incomplete_bytes or self._fragments or self._paused or self.closing):
-            self._free_protocol()
+        if not (self._fragments or self._paused or self.closing):
+            self._reader.free_if_idle()
         if not self.has_subscribed and time.monotonic() - self.opened_at > self._handler.settings.first_message_s:
             self.close_over_limit("first_message", CloseCode.POLICY_VIOLATION, "ask for something")
 

@@ -21,7 +21,8 @@ from websockets.protocol import Protocol, Side
 from services.notifier import metrics
 from services.notifier.settings import NotifierSettings
 from services.notifier.transports.base import MAX_BUFFERED_BYTES
-from services.notifier.transports.websocket.connection import MAX_PARSED_BYTES, WebSocketConnection
+from services.notifier.transports.websocket.connection import WebSocketConnection
+from services.notifier.transports.websocket.frame_reader import MAX_PARSED_BYTES
 from services.notifier.transports.websocket.protocol import MAX_MESSAGE_BYTES, PING
 from tests.waiting import wait_until
 
@@ -220,7 +221,7 @@ async def test_the_protocol_of_an_idle_connection_is_freed(monkeypatch: pytest.M
         created.append(weakref.ref(protocol))
         return protocol
 
-    monkeypatch.setattr("services.notifier.transports.websocket.connection.open_protocol", open_protocol)
+    monkeypatch.setattr("services.notifier.transports.websocket.frame_reader.open_protocol", open_protocol)
     for end in range(1, len(data)):
         server = Server()
         await server.receive(text("before"))
