@@ -38,7 +38,9 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
         store = JobStore(redis)
         pubsub = PubSub(redis, subscription_timeout_s=settings.deaf_s)
         synchronizer = SnapshotSynchronizer(Hub(), store, pubsub, settings.silence_s)
-        registry = ConnectionRegistry(synchronizer, settings, lambda: pubsub.is_lost_for(settings.unready_s))
+        registry = ConnectionRegistry(
+            synchronizer, settings, store.clock, lambda: pubsub.is_lost_for(settings.unready_s)
+        )
         transports = (
             WebSocketHandler(registry, store, auth, settings),
             EventStreamHandler(registry, store, auth),

@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 from ..runtime.settings import Delay, OriginList, PerSecond, Port, Positive, Seconds, Secret, Settings
 from .redis_client.url import redis_from_url
 
+MAX_SILENT_PINGS = 2.5
+
 
 class NotifierSettings(Settings, frozen=True, kw_only=True):
     """The settings of the notifier, read from environment variables of the same names in upper case."""
@@ -32,7 +34,7 @@ class NotifierSettings(Settings, frozen=True, kw_only=True):
     unready_s: Seconds = 15
     """After how long without Redis a replica closes its connections, so that their clients find another replica."""
     ping_s: Seconds = 20
-    """The interval of pings and comments. It is shorter than the idle timeout of common proxies."""
+    """The interval of hellos, pings and comments. It is shorter than the idle timeout of common proxies."""
     max_connections: Positive = 20_000
     """How many connections one replica accepts."""
     max_watches: Positive = 1_000
@@ -45,6 +47,11 @@ class NotifierSettings(Settings, frozen=True, kw_only=True):
     """How long a slow consumer may read nothing before its connection is closed."""
     drain_s: Delay = 10
     """The time over which open connections are closed after SIGTERM."""
+
+    @property
+    def max_silence_s(self) -> float:
+        """After how long without anything received a client or this server counts their connection as lost."""
+        return MAX_SILENT_PINGS * self.ping_s
 
     @classmethod
     def validate(cls, values: Mapping[str, Any]) -> list[str]:

@@ -65,7 +65,7 @@ class Notifier:
     async def socket(self) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
         """Open a WebSocket and read its `hello` message."""
         async with self.session.ws_connect(f"{self.public}/live", headers={"Origin": ORIGIN}) as socket:
-            assert set((await socket.receive_json())["hello"]) == {"now"}
+            assert set((await socket.receive_json())["hello"]) == {"now", "silence_s"}
             yield socket
 
 

@@ -12,6 +12,8 @@ import time
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+from headway.timestamp import Timestamp
+
 from .. import metrics
 from ..watching.hub import Subscription
 from ..watching.snapshot import PublishedSnapshot
@@ -56,8 +58,8 @@ class ClientConnection(ABC):
     def on_up_to_date(self, job_id: str, *, ended: bool) -> None:  # noqa: B027
         """Called when the job's record was read and the client already has that version."""
 
-    def heartbeat(self) -> None:  # noqa: B027
-        """Send a ping or a comment to the client; close the connection if the client has been silent for too long."""
+    def heartbeat(self, now: Timestamp) -> None:  # noqa: B027
+        """Send the server's time to the client; close the connection if the client has been silent for too long."""
 
     def stalled_for(self, now: float) -> float:  # noqa: ARG002
         """Return for how many seconds a backpressured connection has not drained at all."""

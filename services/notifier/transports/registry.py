@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import structlog
 
+from headway.timestamp import RemoteClock
 from headway.tokens import Grant
 
 from ...runtime.errors import ServiceUnavailable
@@ -38,14 +39,20 @@ class ConnectionRegistry:
     Args:
         synchronizer: subscribes the connections to jobs.
         settings: their limits.
+        clock: the clock of the records, whose time the heartbeats contain.
         is_unready: returns whether this replica has been without Redis for too long.
     """
 
     def __init__(
-        self, synchronizer: SnapshotSynchronizer, settings: NotifierSettings, is_unready: Callable[[], bool]
+        self,
+        synchronizer: SnapshotSynchronizer,
+        settings: NotifierSettings,
+        clock: RemoteClock,
+        is_unready: Callable[[], bool],
     ) -> None:
         self._synchronizer = synchronizer
         self._settings = settings
+        self._clock = clock
         self._is_unready = is_unready
         self._connections: set[ClientConnection] = set()
         self.backpressured: set[ClientConnection] = set()
@@ -143,17 +150,23 @@ class ConnectionRegistry:
             for connection in list(self.backpressured):
                 self.flush(connection)
             now = time.monotonic()
-            if now - swept_at < SWEEP_INTERVAL_S:
-                continue
-            swept_at = now
-            for connection in list(self._connections):
-                connection.reap()
-                if connection.stalled_for(now) > self._settings.stuck_s:
-                    connection.close_stalled()
+            if now - swept_at >= SWEEP_INTERVAL_S:
+                swept_at = now
+                self._sweep(now)
             if now - pinged_at >= self._settings.ping_s:
                 pinged_at = now
-                for connection in list(self._connections):
-                    connection.heartbeat()
+                self._send_heartbeats()
+
+    def _sweep(self, now: float) -> None:
+        for connection in list(self._connections):
+            connection.reap()
+            if connection.stalled_for(now) > self._settings.stuck_s:
+                connection.close_stalled()
+
+    def _send_heartbeats(self) -> None:
+        now = self._clock.now()
+        for connection in list(self._connections):
+            connection.heartbeat(now)
 
     async def close_while_unready(self) -> None:
         """Close the connections slowly while this replica is without Redis for too long, until cancelled.

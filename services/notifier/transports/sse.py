@@ -17,7 +17,6 @@ from redis.exceptions import RedisError
 from headway.contracts import Timestamp
 
 from ...runtime.aiohttp_adapter import encode_chunk, start_stream
-from ..records.clock import RedisClock
 from ..records.store import JobStore
 from ..watching.snapshot import PublishedSnapshot
 from .auth import RejectedToken, TokenAuth, WatchRequest
@@ -44,13 +43,11 @@ class EventStream(BackpressuredConnection):
         origin: str | None,
         job_ids: set[str],
         backpressured: set[ClientConnection],
-        clock: RedisClock,
         *,
         chunked: bool,
     ) -> None:
         super().__init__(transport, origin)
         self._backpressured = backpressured  # the registry's set of connections to flush
-        self._clock = clock
         self.done = asyncio.Event()
         self._chunked = chunked
         self._active_jobs = job_ids  # the jobs that have not ended
@@ -89,10 +86,10 @@ class EventStream(BackpressuredConnection):
         if not self._active_jobs:
             self.done.set()
 
-    def heartbeat(self) -> None:
+    def heartbeat(self, now: Timestamp) -> None:
         """Send a comment, unless the connection is backpressured."""
         if not self.is_backpressured():
-            self.write(self._encode(time_comment(self._clock.now())))
+            self.write(self._encode(time_comment(now)))
 
     def send_away(self) -> None:
         """End the stream with a reconnect delay."""
@@ -153,9 +150,7 @@ class EventStreamHandler:
             return response
         await response.write(time_comment(self._store.clock.now()))  # with the headers; later writes bypass aiohttp
         job_ids, origin = {str(grant.job_id) for grant, _version in requests}, request.headers.get("Origin")
-        stream = EventStream(
-            request.transport, origin, job_ids, self._registry.backpressured, self._store.clock, chunked=chunked
-        )
+        stream = EventStream(request.transport, origin, job_ids, self._registry.backpressured, chunked=chunked)
         with self._registry.serve(stream):
             for token in rejected:
                 stream.write(stream.encode_error(token.error))

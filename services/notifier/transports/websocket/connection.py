@@ -19,18 +19,19 @@ from websockets.exceptions import PayloadTooBig
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import SEND_EOF
 
+from headway.timestamp import Timestamp
+
 from ....runtime.token_bucket import TokenBucket
 from ... import metrics
 from ...settings import NotifierSettings
 from ...watching.snapshot import PublishedSnapshot
 from ..base import MAX_BUFFERED_BYTES, BackpressuredConnection
 from .frame_reader import FrameReader
-from .protocol import PING, encode_close, encode_snapshot, encode_text
+from .protocol import PING, encode_close, encode_heartbeat, encode_snapshot, encode_text
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 CLOSE_TIMEOUT_S = 3.0
-MAX_SILENT_PINGS = 2.5  # a client that sends nothing for this many ping intervals counts as lost
 FIRST_PRIVATE_CLOSE_CODE = 3000  # this and higher codes have no registered meaning
 
 
@@ -232,13 +233,15 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
         self.closing = True
         super().abort()
 
-    def heartbeat(self) -> None:
-        """Ping the client, or abort the connection if the client has been silent for too long."""
-        if time.monotonic() - self._last_received > MAX_SILENT_PINGS * self._handler.settings.ping_s:
+    def heartbeat(self, now: Timestamp) -> None:
+        """Send a hello and a ping, or abort the connection if the client has been silent for too long."""
+        max_silence_s = self._handler.settings.max_silence_s
+        if time.monotonic() - self._last_received > max_silence_s:
             self.abort()
         else:
             self._pinged_at = time.monotonic()
-            self.write(PING)
+            # A slow consumer receives snapshots meanwhile, and would read the server's time too late.
+            self.write(PING if self._is_backpressured else encode_heartbeat(now, max_silence_s))
 
     def reap(self) -> None:
         """Close a connection that has not subscribed in time, or free the protocol of an idle one."""

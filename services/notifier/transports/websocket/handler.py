@@ -23,7 +23,7 @@ from ..auth import RejectedToken, Token, TokenAuth, presented_token
 from ..registry import RETRY_AFTER_S, ConnectionRegistry
 from .connection import WebSocketConnection
 from .handshake import accept_upgrade
-from .protocol import encode_text
+from .protocol import encode_hello
 
 
 class ClientMessage(Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,7 +72,7 @@ class WebSocketHandler:
         return response
 
     def on_open(self, connection: WebSocketConnection) -> None:
-        """Called when a connection opens: register it and send the hello message, or close it if there are too many.
+        """Called when a connection opens: register it and send a hello, or close it if there are too many.
 
         The refusal is a close frame, because browsers do not show pages the HTTP response to an upgrade.
         """
@@ -80,7 +80,7 @@ class WebSocketHandler:
             connection.close(CloseCode.TRY_AGAIN_LATER, "too many connections")
         else:
             self._registry.register(connection)
-            connection.write(encode_text(b'{"hello":{"now":"%b"}}' % str(self._store.clock.now()).encode()))
+            connection.write(encode_hello(self._store.clock.now(), self.settings.max_silence_s))
 
     def on_drained(self, connection: WebSocketConnection) -> None:
         """Called when a backpressured connection drains: send its pending snapshots."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from websockets.frames import Close, CloseCode, Frame, Opcode
 from websockets.protocol import Protocol, Side
+
+from headway.timestamp import Timestamp
 
 from ...watching.snapshot import PublishedSnapshot
 
@@ -23,6 +27,17 @@ IDLE_PROTOCOL = open_protocol()
 def encode_text(data: bytes) -> bytes:
     """Return a text frame; the data is UTF-8."""
     return Frame(Opcode.TEXT, data).serialize(mask=False)
+
+
+def encode_hello(now: Timestamp, silence_s: float) -> bytes:
+    """Return a hello: the server's time, and after how long without a message the client reconnects."""
+    return encode_text(b'{"hello":{"now":%b,"silence_s":%g}}' % (now.to_json(), silence_s))
+
+
+@lru_cache(maxsize=1)  # encoded once for all connections
+def encode_heartbeat(now: Timestamp, silence_s: float) -> bytes:
+    """Return a hello, which shows a page's script that the server is alive, and a ping, which the client answers."""
+    return encode_hello(now, silence_s) + PING
 
 
 def encode_snapshot(snapshot: PublishedSnapshot) -> bytes:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
+from headway.timestamp import RemoteClock, Timestamp
 from services.notifier import metrics
-from services.notifier.records.clock import RedisClock
-from services.notifier.redis_client.topology import RedisClient
 from services.notifier.settings import NotifierSettings
 from services.notifier.transports import registry as module
 from services.notifier.transports.base import ClientConnection
@@ -23,7 +22,8 @@ from services.notifier.watching.snapshot import PublishedSnapshot
 from services.notifier.watching.synchronizer import SnapshotSynchronizer
 from services.runtime.errors import ServiceUnavailable
 
-DRAIN_S = 10.0
+RegistryTask = Callable[[ConnectionRegistry], Coroutine[Any, Any, None]]
+DRAIN_S, PING_S = 10.0, 0.5
 
 
 class Clock:
@@ -71,6 +71,7 @@ class FakeConnection(ClientConnection):
         super().__init__(cast(asyncio.Transport, FakeTransport()), None)
         self.closed_at: float | None = None
         self.restarted = False
+        self.heartbeats: list[tuple[float, Timestamp]] = []
         self._clock = clock
         self._closed = closed
 
@@ -84,6 +85,10 @@ class FakeConnection(ClientConnection):
 
     def reap(self) -> None:
         """Do nothing."""
+
+    def heartbeat(self, now: Timestamp) -> None:
+        """Record the time, and the time that the client would get."""
+        self.heartbeats.append((self._clock.now, now))
 
     def send_away(self) -> None:
         """Record the time and close."""
@@ -102,8 +107,12 @@ class Replica:
 
     def __init__(self, clock: Clock, count: int) -> None:
         self.unready = True
-        settings = cast(NotifierSettings, SimpleNamespace(drain_s=DRAIN_S, max_connections=1_000_000))
-        self.registry = ConnectionRegistry(cast(SnapshotSynchronizer, None), settings, lambda: self.unready)
+        settings = cast(
+            NotifierSettings, SimpleNamespace(drain_s=DRAIN_S, max_connections=1_000_000, ping_s=PING_S, stuck_s=30)
+        )
+        self.registry = ConnectionRegistry(
+            cast(SnapshotSynchronizer, None), settings, RemoteClock(), lambda: self.unready
+        )
         self.connections = [FakeConnection(clock, self.registry.unregister) for _ in range(count)]
         for connection in self.connections:
             self.registry.register(connection)
@@ -122,13 +131,26 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-async def run_until(replica: Replica, clock: Clock, end: float) -> None:
-    """Run the closing of connections until a time."""
-    task = asyncio.create_task(replica.registry.close_while_unready())
+async def run_until(
+    replica: Replica, clock: Clock, end: float, run: RegistryTask = ConnectionRegistry.close_while_unready
+) -> None:
+    """Run a task of the registry until a time."""
+    task = asyncio.create_task(run(replica.registry))
     while clock.now < end:
         await SLEEP(0)
     task.cancel()
     await asyncio.wait({task})
+
+
+async def test_every_interval_all_connections_get_the_same_heartbeat(clock: Clock) -> None:
+    """The time is taken once, so that it is encoded once. The interval may be shorter than that of the sweep."""
+    replica = Replica(clock, 3)
+    await run_until(replica, clock, 3, ConnectionRegistry.run)
+    first, *others = (connection.heartbeats for connection in replica.connections)
+    assert others == [first, first]
+    sent_at = [0.0, *(time for time, _now in first)]
+    assert 5 <= len(first) <= 6
+    assert max(after - before for before, after in itertools.pairwise(sent_at)) < PING_S + 1.5 * module.FLUSH_INTERVAL_S
 
 
 @pytest.mark.parametrize("count", [50, 100, 1_234])
@@ -221,8 +243,7 @@ async def test_an_event_stream_that_is_sent_away_ends_with_a_delay() -> None:
     """The client reconnects after a random delay."""
     transport = FakeTransport()
     transport.get_write_buffer_size = lambda: 0  # type: ignore[attr-defined]
-    clock = RedisClock(cast(RedisClient, None))
-    stream = EventStream(cast(asyncio.Transport, transport), None, {"job"}, set(), clock, chunked=False)
+    stream = EventStream(cast(asyncio.Transport, transport), None, {"job"}, set(), chunked=False)
     stream.send_away()
     assert transport.written.startswith(b"retry: ")
     assert stream.done.is_set()

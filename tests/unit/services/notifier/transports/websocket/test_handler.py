@@ -45,7 +45,7 @@ def transport() -> FakeTransport:
 @pytest.fixture
 def connection(transport: FakeTransport) -> WebSocketConnection:
     """Open a connection that watches a job; Redis's clock is ahead of this machine's by an hour."""
-    settings = SimpleNamespace(messages_per_s=100, max_watches=10, ping_s=20.0, first_message_s=10.0)
+    settings = SimpleNamespace(messages_per_s=100, max_watches=10, max_silence_s=50.0, first_message_s=10.0)
     store = SimpleNamespace(clock=SimpleNamespace(now=lambda: NOW.after(3600)), cancel=failing_cancel)
     registry = SimpleNamespace(at_capacity=lambda: False, register=lambda _connection: None)
     auth = TokenAuth(cast(Any, SimpleNamespace(value=RejectingVerifier())))
@@ -59,7 +59,7 @@ def connection(transport: FakeTransport) -> WebSocketConnection:
 async def test_hello_is_by_the_clock_of_the_records(connection: WebSocketConnection, transport: FakeTransport) -> None:
     """Clients compare `now` with the times of snapshots, which are by the clock of Redis."""
     (hello,) = transport.frames()
-    assert hello.data == b'{"hello":{"now":%b}}' % encode(NOW.after(3600))
+    assert hello.data == b'{"hello":{"now":%b,"silence_s":50}}' % encode(NOW.after(3600))
 
 
 async def test_failed_cancel_is_logged_with_its_job(connection: WebSocketConnection, transport: FakeTransport) -> None:
