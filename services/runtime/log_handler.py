@@ -8,7 +8,7 @@ from collections.abc import MutableMapping
 from contextlib import suppress
 from typing import Any, TextIO
 
-from .tracebacks import type_name
+from .exception_tree import type_name
 
 INVALID_RECORD = "log_record_invalid"
 MAX_LOG_LENGTH = 16_384  # characters of a record's text, and of each of its extra values

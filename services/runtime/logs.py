@@ -17,6 +17,7 @@ import structlog
 
 from . import metrics
 from .aiohttp_adapter import MALFORMED_REQUEST
+from .exception_tree import bounded_copy
 from .log_handler import SafeStream, SafeStreamHandler, shorten_values
 from .tracebacks import TRACEBACK_TEXT
 
@@ -57,7 +58,7 @@ def configure(service: str, level: str, log_format: str, *, tracebacks: bool = F
         else [_TRACEBACKS, structlog.processors.JSONRenderer(serializer=_json)]
     )
     traceback_text = show_traceback_text if tracebacks else drop_traceback_text
-    rest: list[Any] = [count_lines, traceback_text, *final, redact_secrets]
+    rest: list[Any] = [count_lines, traceback_text, limit_exception, *final, redact_secrets]
     # Only the records of libraries pass through `logging`, which takes twice as long as structlog alone.
     handler = SafeStreamHandler()
     foreign = [*shared, structlog.stdlib.ExtraAdder(), shorten_values]
@@ -103,6 +104,15 @@ def show_traceback_text(_logger: Any, _method: str, event: MutableMapping[str, A
     """Show the text of a job's exception as the traceback of its log line."""
     if text := event.pop(TRACEBACK_TEXT, None):
         event["exception"] = text
+    return event
+
+
+def limit_exception(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Replace the exception of a log line by a copy of limited size: a handler may log any exception."""
+    if exc_info := event.get("exc_info"):
+        error = exc_info[1] if isinstance(exc_info, tuple) else exc_info
+        error = error if isinstance(error, BaseException) else sys.exc_info()[1]
+        event["exc_info"] = None if error is None else bounded_copy(error)
     return event
 
 

@@ -26,11 +26,12 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 
 from . import event_loop, logs, metrics
 from .cors import CorsPolicy
+from .exception_tree import leaf_exceptions
 from .forked_child import isolate_forked_children
 from .middleware import access_log_middleware, create_series, error_middleware, job_id_middleware
 from .request_timeout import HEAD_TIMEOUTS, HeadTimeouts, ListenerProtocolFactory
 from .settings import Settings, SettingsError, environment, load
-from .tracebacks import error_fields, leaf_exceptions
+from .tracebacks import error_fields
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 S = TypeVar("S", bound=Settings)

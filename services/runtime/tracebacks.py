@@ -10,16 +10,19 @@ import faulthandler
 import re
 import tempfile
 import traceback
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from itertools import islice
 from typing import Any
 
 from msgspec import Struct
 
+from .exception_tree import bounded_copy, type_name
+
 TRACEBACK_TEXT = "traceback_text"  # the field of a log line that only `LOG_TRACEBACKS` shows
 MAX_FRAMES = 20  # of one exception or thread, the innermost ones
-MAX_EXCEPTIONS = 10  # of a chain or group
+MAX_TEXT_FRAMES = 100  # of one exception in the text, the innermost ones
+MAX_TEXT_LENGTH = 65_536  # characters, the last ones: they name the exception that was raised
 
 
 class Traceback(Struct, frozen=True):
@@ -28,7 +31,9 @@ class Traceback(Struct, frozen=True):
     Attributes:
         where: file, line number and function of each frame, the innermost last. The exceptions of a group, and those
             that caused this one, follow, each after a line with its type.
-        text: the complete traceback as Python prints it, with the messages of the exceptions.
+        text: the traceback as Python prints it, with the messages of the exceptions.
+
+    Both are cut to their limits: a chain of exceptions, a group and a recursion can be of any size.
     """
 
     where: list[str]
@@ -36,11 +41,9 @@ class Traceback(Struct, frozen=True):
 
     @classmethod
     def of(cls, error: BaseException) -> Traceback:
-        """Return the traceback of an exception, as far as its attributes can be read: an author may override them."""
-        where: list[str] = []
-        with suppress(BaseException):
-            where.extend(_where(error))
-        return cls(where, _text(error))
+        """Return the traceback of any exception in a limited time."""
+        copy = bounded_copy(error)
+        return cls(list(_where(copy)), _text(copy))
 
     def log_fields(self) -> dict[str, Any]:
         """Return the fields of a log line; `logs.configure` decides whether the text is shown."""
@@ -50,23 +53,6 @@ class Traceback(Struct, frozen=True):
 def error_fields(error: BaseException) -> dict[str, Any]:
     """Return the fields of a log line for an exception: its type and its traceback."""
     return {"error": type_name(error), **Traceback.of(error).log_fields()}
-
-
-def type_name(error: BaseException) -> str:
-    """Return the name of an exception's type, although its metaclass may define another `__name__`."""
-    name: str = type.__dict__["__name__"].__get__(type(error))
-    return name
-
-
-def leaf_exceptions(error: BaseException) -> Iterator[BaseException]:
-    """Yield the exceptions of a group, at any depth and in order; an exception that is no group is its only leaf."""
-    pending = [error]
-    while pending:
-        one = pending.pop()
-        if isinstance(one, BaseExceptionGroup):
-            pending.extend(reversed(one.exceptions))
-        else:
-            yield one
 
 
 def thread_stack(thread_id: int) -> list[str]:
@@ -90,29 +76,25 @@ def task_stack(task: asyncio.Task[Any]) -> list[str]:
     return _lines(frames[-MAX_FRAMES:])
 
 
-def _where(error: BaseException) -> Iterator[str]:
-    for relation, one in islice(_related(error), MAX_EXCEPTIONS):
+def _where(copy: BaseException) -> Iterator[str]:
+    for relation, one in _related(copy):
         if relation:
             yield f"{relation} {type_name(one)}"
-        frames = [
-            (frame.f_code.co_filename, line_number, frame.f_code.co_name)
-            for frame, line_number in traceback.walk_tb(one.__traceback__)
-        ]
-        yield from _lines(frames[-MAX_FRAMES:])
+        frames = deque(traceback.walk_tb(one.__traceback__), MAX_FRAMES)
+        yield from _lines(
+            (frame.f_code.co_filename, line_number, frame.f_code.co_name) for frame, line_number in frames
+        )
 
 
-def _related(error: BaseException) -> Iterator[tuple[str, BaseException]]:
+def _related(copy: BaseException) -> Iterator[tuple[str, BaseException]]:
     """Yield an exception, those that it contains, and those that it was caused by, each with its relation."""
-    pending, seen = [("", error)], set()
+    pending = [("", copy)]
     while pending:
         relation, one = pending.pop()
-        if id(one) in seen:  # exceptions can refer to each other in a circle
-            continue
-        seen.add(id(one))
         yield relation, one
         if one.__cause__ is not None:
             pending.append(("caused by", one.__cause__))
-        elif one.__context__ is not None and not one.__suppress_context__:
+        elif one.__context__ is not None:
             pending.append(("raised while handling", one.__context__))
         if isinstance(one, BaseExceptionGroup):
             pending += [("containing", part) for part in reversed(one.exceptions)]
@@ -122,9 +104,9 @@ def _lines(frames: Iterable[tuple[str, object, str]]) -> list[str]:
     return [_encodable(f"{file}:{line_number} {function}") for file, line_number, function in frames]
 
 
-def _text(error: BaseException) -> str:
-    with suppress(BaseException):  # formatting calls methods of the author's exceptions
-        return _encodable("".join(traceback.format_exception(error)))
+def _text(copy: BaseException) -> str:
+    with suppress(BaseException):  # the lines of the source come from the loader of the author's module
+        return _encodable("".join(traceback.format_exception(copy, limit=-MAX_TEXT_FRAMES))[-MAX_TEXT_LENGTH:])
     return ""
 
 

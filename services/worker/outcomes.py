@@ -27,7 +27,8 @@ from headway.contracts import (
     truncate,
 )
 
-from ..runtime.tracebacks import Traceback, leaf_exceptions, type_name
+from ..runtime.exception_tree import leaf_exceptions, message_of, type_name
+from ..runtime.tracebacks import Traceback
 
 MAX_LEAVES = 5  # of an exception group, in its error message
 
@@ -112,8 +113,7 @@ def outcome_from_exception(error: BaseException) -> tuple[Finished | RetryLater,
     try:
         return _outcome_from_exception(error)
     except BaseException:  # the attributes of an author's exception may raise anything
-        error_type = type_name(error)[:MAX_NAME_LENGTH]
-        return RetryLater(JobError(error_type, "The exception has no readable text.")), Traceback.of(error)
+        return RetryLater(JobError(type_name(error), "The exception has no readable text.")), Traceback.of(error)
 
 
 def _outcome_from_exception(error: BaseException) -> tuple[Finished | RetryLater, Traceback | None]:
@@ -186,13 +186,9 @@ def job_error(error: BaseException) -> JobError:
     if isinstance(error, BaseExceptionGroup):
         leaves = islice(leaf_exceptions(error), MAX_LEAVES)
         message += ": " + "; ".join(f"{type_name(leaf)}: {error_message(leaf)}" for leaf in leaves)
-    error_type = truncate(type_name(error)[:MAX_NAME_LENGTH], MAX_NAME_LENGTH)
-    return JobError(error_type, truncate(message, MAX_ERROR_LENGTH))
+    return JobError(type_name(error), truncate(message, MAX_ERROR_LENGTH))
 
 
 def error_message(error: BaseException) -> str:
     """Return the message of an exception, or the name of its type if it has none."""
-    try:
-        return str.__str__(str(error)) or type_name(error)  # `__str__` may return an instance of a subclass
-    except BaseException:  # the `__str__` of an author's exception may raise anything
-        return type_name(error)
+    return message_of(error) or type_name(error)

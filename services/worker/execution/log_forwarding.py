@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from headway.contracts import truncate
 
 from ...runtime.log_handler import MAX_LOG_LENGTH, SafeHandler
+from ...runtime.tracebacks import Traceback
 from .ipc import LogRecord
 
 STANDARD_RECORD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}  # all others are `extra`
+
+
+class _Formatter(logging.Formatter):
+    """Formats a record as `%(message)s`, with the traceback of its exception."""
+
+    def formatException(self, exc_info: Any) -> str:  # noqa: N802
+        """Return the traceback of an exception, cut to its limits."""
+        error = exc_info[1]
+        return "" if error is None else Traceback.of(error).text.rstrip("\n")
 
 
 class ForwardingHandler(SafeHandler):
@@ -18,6 +29,7 @@ class ForwardingHandler(SafeHandler):
 
     def __init__(self, send: Callable[[LogRecord], None]) -> None:
         super().__init__()
+        self.setFormatter(_Formatter())
         self._send = send
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from services.runtime import logs
+from tests.unit.services.runtime.exception_shapes import chain
 
 ROOT = Path(__file__).parents[4]
 TOKEN = "eyJhbGciOiJFZERTQSIsImtpZCI6IjEifQ.eyJzdWIiOiIxIn0.c2lnbmF0dXJl-_x"
@@ -172,6 +176,16 @@ def test_text_of_a_jobs_exception_is_shown_only_with_tracebacks(style: str, trac
     text = stderr_of(TRACEBACK_PROGRAM, style, "1" if tracebacks else "")
     assert text.count("ValueError: the text") == (2 if tracebacks else 0)
     assert text.count("jobs.py:3 fails") == 2
+
+
+@pytest.mark.parametrize("as_tuple", [True, False])
+def test_logged_exception_is_limited(as_tuple: bool) -> None:
+    """A handler may log any exception; the line has a copy of limited size."""
+    error = chain("__context__")
+    exc_info = (type(error), error, None) if as_tuple else error
+    copy: BaseException = logs.limit_exception(None, "error", {"exc_info": exc_info})["exc_info"]
+    assert len("".join(traceback.format_exception(copy))) < 10_000
+    assert str(copy) == "first"
 
 
 def test_websocket_frames_are_not_logged() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+import traceback
 
 import pytest
 
-from services.runtime import tracebacks
-from services.runtime.tracebacks import Traceback, leaf_exceptions, thread_stack
+from services.runtime import exception_tree, tracebacks
+from services.runtime.tracebacks import Traceback, thread_stack
 from tests.waiting import wait_until
 
 
@@ -65,7 +66,7 @@ def test_size_is_limited() -> None:
     first, error.__cause__ = error, error  # in a circle
     for _ in range(100):
         error.__cause__ = error = ValueError()
-    assert len(Traceback.of(first).where) == tracebacks.MAX_EXCEPTIONS - 1
+    assert len(Traceback.of(first).where) == exception_tree.MAX_EXCEPTIONS - 1
 
 
 def test_exception_that_cannot_be_formatted_has_a_place() -> None:
@@ -79,13 +80,21 @@ def test_exception_that_cannot_be_formatted_has_a_place() -> None:
     assert "KeyboardInterrupt" not in Traceback.of(caught(Unprintable())).text
 
 
-def test_leaves_of_a_deep_group() -> None:
-    """The depth of a group is not limited by Python's recursion limit."""
-    leaf = ValueError()
-    group: Exception = leaf
-    for _ in range(5000):
-        group = ExceptionGroup("a", [group])
-    assert list(leaf_exceptions(group)) == [leaf]
+def test_text_is_limited() -> None:
+    """The text ends with the exception that was raised, whatever the number and the length of all messages."""
+    error = ValueError("x" * 10**8)
+    for _ in range(20_000):
+        error.__context__, error = ValueError("earlier " * 1000), error
+    assert len(Traceback.of(caught(error)).text) <= tracebacks.MAX_TEXT_LENGTH
+
+
+def test_text_is_as_python_prints_it() -> None:
+    """Causes, contexts, notes and the exceptions of a group are shown as usual."""
+    error = caught(ExceptionGroup("two", [caught(ValueError("first")), caught(KeyError("second"))]))
+    error.add_note("a note")
+    error.__cause__ = caught(OSError("cause"))
+    error.__cause__.__context__ = caught(TypeError("context"))
+    assert Traceback.of(error).text == "".join(traceback.format_exception(error))
 
 
 async def test_stack_of_a_thread() -> None:

@@ -47,5 +47,7 @@ def unreadable(name: str) -> BaseException:
     """Return an exception of the type with this name."""
     metaclass, base, attributes = UNREADABLE[name]
     error_type = metaclass(name, (base,), attributes)
-    error: BaseException = error_type("text", [ValueError()]) if base is BaseExceptionGroup else error_type("text")
+    error: BaseException = (
+        error_type("text", [ValueError(), KeyError()]) if base is BaseExceptionGroup else error_type("text")
+    )
     return error
