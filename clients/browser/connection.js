@@ -42,7 +42,8 @@ export class FallbackConnection {
    * @param {string} url the notifier's public base URL
    * @param {{jobs: object[]}} registry the watched jobs
    * @param {(update: object) => void} onUpdate called with `{job}`, `{error}`, or `{state}` with optional `detail`,
-   *   `offset` (of the server's clock, in ms), `refusal` (an error) and `final` (no further attempt follows)
+   *   `now` (the server's time, in ms), `confirmed` (the server's time at its last sign of life, Infinity if it repeats
+   *   none), `refusal` (an error) and `final` (no further attempt follows)
    */
   constructor(url, registry, onUpdate) {
     this.#url = url;
@@ -108,9 +109,10 @@ export class FallbackConnection {
   }
 
   /** Called when a transport receives a hello. An open socket proves nothing: a proxy accepts it without a server. */
-  #onHello(rank, { now }) {
+  #onHello(rank, { now, silence_s: silence }) {
     if (rank !== this.#activeRank) this.#activate(rank);
-    this.#onUpdate({ state: "live", offset: now && Date.parse(now) - Date.now() });
+    const time = Date.parse(now);
+    this.#onUpdate({ state: "live", now: time, confirmed: silence ? time : Infinity });
   }
 
   #activate(rank) {

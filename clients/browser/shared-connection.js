@@ -9,7 +9,7 @@
 
 import { FallbackConnection } from "./connection.js";
 
-const PROTOCOL = 1; // of the messages between tabs; tabs with different protocols do not share a connection
+const PROTOCOL = 2; // of the messages between tabs; tabs with different protocols do not share a connection
 const LEADER_CHECK_MS = 10_000; // a follower pings a leader that has sent nothing for this long
 const LEADER_TIMEOUT_MS = 3_000; // a leader that does not answer is replaced: its tab is frozen or hangs
 const STEAL = "steal"; // the abort reason that makes a tab steal the leader's lock

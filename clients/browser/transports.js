@@ -10,7 +10,7 @@ const SUBSCRIBE_DEBOUNCE_MS = 30; // jobs that a page watches in quick successio
 const POLL_WAIT_S = 25;
 const POLL_INTERVAL_MS = 250;
 const FIRST_BYTE_TIMEOUT_MS = 3_000; // of a stream: a buffering proxy delivers nothing before its end
-const IDLE_TIMEOUT_MS = 50_000; // the server sends a keep-alive every 20 s, and answers a poll within 25 s
+const SILENCE_S = 50; // the server sends a keep-alive every 20 s, and answers a poll within 25 s
 const FINISHED_RECHECK_MS = 60_000; // before jobs that have all finished are requested again: a job can be redriven
 
 export class WebSocketTransport {
@@ -122,7 +122,7 @@ class HttpTransport {
 
   sendHello(now) {
     this.#helloSent = true;
-    this.onMessage({ hello: { now } });
+    this.onMessage({ hello: { now, silence_s: SILENCE_S } });
   }
 
   /** Fail unless the server sends something within this time. */
@@ -159,7 +159,7 @@ export class EventStreamTransport extends HttpTransport {
     let restarting = false;
     if (response) {
       for await (const event of events(response.body)) {
-        this.resetTimeout(IDLE_TIMEOUT_MS);
+        this.resetTimeout(SILENCE_S * 1000);
         this.#onEvent(event);
         restarting ||= "retry" in event;
       }
@@ -182,7 +182,7 @@ export class LongPollTransport extends HttpTransport {
   #headers = {};
 
   async receive(jobs, { signal }) {
-    this.resetTimeout(IDLE_TIMEOUT_MS);
+    this.resetTimeout(SILENCE_S * 1000);
     const response = await this.postWatches("/live/jobs", jobs, { signal, headers: this.#headers });
     if (response) this.#onResponse(await response.json());
     this.#headers = { Prefer: `wait=${POLL_WAIT_S}` };

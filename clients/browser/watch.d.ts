@@ -87,6 +87,12 @@ export interface Watch {
   readonly id: string | null;
   /** Return the server's time in milliseconds since the epoch. */
   now(): number;
+  /**
+   * Return the server's time until which the newest snapshot is known to be current, and 0 while the connection is not
+   * live. Say that something is overdue, such as the renewal of `lease_until`, only if it was due before this time:
+   * otherwise the report about it may be lost with the connection.
+   */
+  confirmedUntil(): number;
   /** Request the job's cancellation; the token must allow it. */
   cancel(): void;
   /** Stop watching; no callback is called afterwards. */

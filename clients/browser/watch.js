@@ -5,6 +5,7 @@
  * no harm, and after a reconnect the server sends the newest one.
  */
 
+import { ServerClock } from "./server-clock.js";
 import { openConnection } from "./shared-connection.js";
 import { mayCancel, readClaims } from "./token.js";
 
@@ -29,8 +30,9 @@ const registries = new Map(); // by the notifier's URL
  *   lost, and the watch continues) or cannot be cancelled (`forbidden`, `unavailable`)
  * @param {(snapshot: object) => void} onSnapshot called with each newer snapshot, first with the last one that the page
  *   already has
- * @returns {{id: ?string, now: () => number, cancel: () => void, close: () => void}} `id` is null if the token is not a
- *   watch token; `now()` returns the server's time in ms
+ * @returns {{id: ?string, now: () => number, confirmedUntil: () => number, cancel: () => void, close: () => void}} `id`
+ *   is null if the token is not a watch token; `now()` returns the server's time in ms; `confirmedUntil()` returns the
+ *   server's time until which the newest snapshot is known to be current, and 0 while the connection is not live
  */
 export function watchJob({ url, token, onConnection, onError }, onSnapshot) {
   const watch = { onConnection, onError, onSnapshot, closed: false };
@@ -40,6 +42,7 @@ export function watchJob({ url, token, onConnection, onError }, onSnapshot) {
   return {
     id: job.id,
     now: () => registry.now(),
+    confirmedUntil: () => registry.confirmedUntil(),
     cancel: () => registry.cancel(job),
     close: () => registry.removeWatch(job, watch),
   };
@@ -98,7 +101,8 @@ class JobRegistry {
   #state = "connecting";
   #detail;
   #refusal;
-  #offset; // of the server's clock, in ms
+  #clock = new ServerClock();
+  #confirmed = 0; // the server's time at its last sign of life; Infinity if the server repeats none
   #connection;
 
   constructor(url) {
@@ -112,11 +116,16 @@ class JobRegistry {
 
   /** The current state of the connection, as an update for another tab. */
   get connectionUpdate() {
-    return { state: this.#state, detail: this.#detail, refusal: this.#refusal, offset: this.#offset };
+    const [state, detail, refusal, confirmed] = [this.#state, this.#detail, this.#refusal, this.#confirmed];
+    return { state, detail, refusal, confirmed, now: this.#clock.now() };
   }
 
   now() {
-    return Date.now() + (this.#offset ?? 0);
+    return this.#clock.now();
+  }
+
+  confirmedUntil() {
+    return this.#state === "live" ? Math.min(this.now(), this.#confirmed) : 0;
   }
 
   /** Add a watch and return its job. The snapshot is the newest one that another tab already has. */
@@ -153,10 +162,11 @@ class JobRegistry {
     this.#connection.cancel(job);
   }
 
-  #onUpdate({ job, error, state, offset, ...details }) {
+  #onUpdate({ job, error, state, now, confirmed, ...details }) {
     if (job) this.#jobs.get(job.id)?.applySnapshot(job);
     if (error) this.#jobs.get(error.job_id)?.applyError(error);
-    this.#offset = offset ?? this.#offset;
+    if (now) this.#clock.synchronize(now);
+    this.#confirmed = confirmed ?? this.#confirmed;
     if (state) this.#setState(state, details);
   }
 
@@ -201,5 +211,5 @@ function isBetterToken(token, other) {
 function rejectToken(watch) {
   const error = { code: "invalid_token", message: "This is not a watch token." };
   queueMicrotask(() => call(watch, "onError", error));
-  return { id: null, now: Date.now, cancel() {}, close: () => (watch.closed = true) };
+  return { id: null, now: Date.now, confirmedUntil: () => 0, cancel() {}, close: () => (watch.closed = true) };
 }
