@@ -39,7 +39,7 @@ S = TypeVar("S", bound=Settings)
 SHUTDOWN_TIMEOUT_S = 3.0  # for requests in flight, once a listener closes
 LINGER_TIMEOUT_S = 2.0  # how long to keep reading a rejected body, so that the client receives the response
 KEEPALIVE_TIMEOUT_S = 75.0  # of an idle connection; longer than the timeout of usual proxies
-EXIT_TIMEOUT_S = 2.0  # for Python to exit, once the service has stopped
+EXIT_TIMEOUT_S = 3.0  # for the event loop to close and Python to exit, once the service has stopped
 
 
 async def _no_drain() -> None:
@@ -73,12 +73,7 @@ def run(settings_type: type[S], open_service: Callable[[S], AbstractAsyncContext
         )
         metrics.set_build_info(environment())
         raise_fd_limit()
-        exit_code = 1
-        try:
-            event_loop.run(_serve(settings, open_service))
-            exit_code = 0
-        finally:
-            limit_exit_time(exit_code)
+        event_loop.run(_serve_and_exit(settings, open_service))
     except BaseException as error:
         settings_error = find_settings_error(error)
         if settings_error is not None:
@@ -125,6 +120,16 @@ def print_settings_errors(service: str, error: SettingsError) -> int:
     sys.stderr.write(f"{service}: invalid settings:\n")
     sys.stderr.writelines(f"  {problem}\n" for problem in str(error).splitlines())
     return 2
+
+
+async def _serve_and_exit(settings: S, open_service: Callable[[S], AbstractAsyncContextManager[ServiceSpec]]) -> None:
+    """Serve, then limit the time to exit: the loop cannot close while a child exists whose exit code a job has taken."""
+    exit_code = 1
+    try:
+        await _serve(settings, open_service)
+        exit_code = 0
+    finally:
+        limit_exit_time(exit_code)
 
 
 async def _serve(settings: S, open_service: Callable[[S], AbstractAsyncContextManager[ServiceSpec]]) -> None:

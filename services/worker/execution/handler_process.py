@@ -163,11 +163,14 @@ class ProcessHost:
 
         Raises:
             CancelledError: the attempt has finished.
+            ValueError: the queue message has no room for the checkpoint.
         """
         if self._closed:
             raise asyncio.CancelledError("stop")
         self._channel.send(self._run, SaveCheckpoint(checkpoint))
-        self._saved_checkpoints.get()
+        error = self._saved_checkpoints.get().error
+        if error is not None:
+            raise ValueError(error)
         return completed_awaitable()
 
     def close(self) -> None:

@@ -39,7 +39,9 @@ class LeaseExtended(Struct, frozen=True, tag=True):
 
 
 class CheckpointSaved(Struct, frozen=True, tag=True):
-    """To the process: the checkpoint is saved."""
+    """To the process: the checkpoint is saved or, with an error, refused."""
+
+    error: str | None = None
 
 
 class StopAttempt(Struct, frozen=True, tag=True):

@@ -48,6 +48,7 @@ from .log_forwarding import log_forwarded
 HANDLER_PROCESS = f"from {__package__}.handler_process import main; main(*sys.argv[1:])"
 DEADLINE_INTERVAL_S = 1.0  # between two frames with the lease deadline
 UNWIND_TIMEOUT_S = 1.0  # for a cancelled handler to clean up; then SIGKILL follows
+EXIT_CHECK_INTERVAL_S = 0.5  # while the event loop has reported no exit
 MAX_IDLE_PROCESSES = os.cpu_count() or 1
 DEFAULT_MEMORY_BYTES = 256 << 20  # that an idle process may hold
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -148,7 +149,7 @@ class HandlerProcess:
         self._connection = connection
         self._reader = reader
         self._writer = writer
-        self._exit = asyncio.create_task(self._stop_reading_at_exit())
+        self._exit = asyncio.create_task(self._wait_for_exit())
         self.runs = 0  # the number of attempts that have been started, which is the number of the last run
 
     @classmethod
@@ -170,7 +171,7 @@ class HandlerProcess:
     @property
     def is_alive(self) -> bool:
         """Whether the process is running and connected."""
-        return self._process.returncode is None and not self._reader.at_eof()
+        return not self._exit.done() and self._process.returncode is None and not self._reader.at_eof()
 
     @property
     def memory_bytes(self) -> int:
@@ -200,8 +201,7 @@ class HandlerProcess:
                     case ProgressUpdate(progress):
                         host.progress_changed(lambda progress=progress: progress)  # type: ignore[misc]
                     case SaveCheckpoint(checkpoint):
-                        await host.save_checkpoint(checkpoint)
-                        self._send(CheckpointSaved())
+                        self._send(await _save_checkpoint(host, checkpoint))
                     case LogRecord() as record:
                         log_forwarded(record)
                     case AttemptFinished() as finished:
@@ -215,16 +215,17 @@ class HandlerProcess:
         """End the process and all processes that it has started; return how it ended, such as `exited with code 1`."""
         self._send(StopAttempt(reason))
         try:
-            async with asyncio.timeout(UNWIND_TIMEOUT_S):
-                await self._process.wait()
-        except TimeoutError:
-            pass
+            await asyncio.wait({self._exit}, timeout=UNWIND_TIMEOUT_S)
         finally:
             with suppress(ProcessLookupError, PermissionError):  # macOS refuses when only zombies are left
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._writer.transport.abort()  # `close` would wait until the process has read everything
-        code = await self._process.wait()
-        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        await asyncio.wait({self._exit})
+        match self._process.returncode:
+            case None:
+                return "ended, and a handler has taken its exit code"
+            case code:
+                return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
 
     async def _send_lease_deadline(self, host: LeasedHost) -> None:
         """Send the current lease deadline at regular intervals, until cancelled."""
@@ -232,9 +233,16 @@ class HandlerProcess:
             await asyncio.sleep(DEADLINE_INTERVAL_S)
             self._send(LeaseExtended(host.lease_deadline))
 
-    async def _stop_reading_at_exit(self) -> None:
-        """Close the reading end when the process has exited, as a program that it started may keep the other open."""
-        await self._process.wait()
+    async def _wait_for_exit(self) -> None:
+        """Wait for the exit, then close the reading end: a program that the process started may keep the other open.
+
+        The event loop reports no exit if a handler takes the exit code, with `os.waitpid(-1, 0)` or by ignoring SIGCHLD.
+        """
+        reported, exists = asyncio.create_task(self._process.wait()), True
+        while exists and not reported.done():
+            exists = _exists(self._process.pid)
+            await asyncio.wait({reported}, timeout=EXIT_CHECK_INTERVAL_S)
+        reported.cancel()
         with suppress(OSError):
             self._connection.shutdown(socket.SHUT_RD)
 
@@ -251,3 +259,21 @@ class HandlerProcess:
                     return _decode(body)
         except (asyncio.IncompleteReadError, OSError):
             return None
+
+
+def _exists(pid: int) -> bool:
+    """Return whether a process exists, which it does until its exit code is taken."""
+    try:
+        os.kill(pid, 0)
+    except OSError:  # also if its id belongs to another user's process by now
+        return False
+    return True
+
+
+async def _save_checkpoint(host: LeasedHost, checkpoint: Json) -> CheckpointSaved:
+    """Save a checkpoint and return the answer to the handler."""
+    try:
+        await host.save_checkpoint(checkpoint)
+    except ValueError as error:  # the queue message has no room for it
+        return CheckpointSaved(str(error))
+    return CheckpointSaved()

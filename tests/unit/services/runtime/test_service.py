@@ -20,7 +20,7 @@ from tests.waiting import free_ports, wait_until
 
 ROOT = Path(__file__).parents[4]
 PROGRAM = """
-import asyncio, sys
+import asyncio, os, sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import ClassVar
@@ -42,7 +42,15 @@ async def wait_for_file(name):
     while not (folder / name).exists():
         await asyncio.sleep(0.01)
 
+async def take_exit_code():
+    program = await asyncio.create_subprocess_exec("sleep", "1000")
+    program.kill()
+    os.waitpid(program.pid, 0)
+    (folder / "raised").touch()
+
 async def task():
+    if mode == "exit code":
+        await take_exit_code()
     if mode in ("KeyboardInterrupt", "SystemExit"):
         asyncio.create_task(raise_error())
     await wait_for_file("crash")
@@ -184,6 +192,16 @@ async def test_a_stray_task_does_not_end_the_service(tmp_path: Path, mode: str) 
         output = sample.process.stderr.read()
         assert mode in output
         assert "a-payload" not in output
+
+
+async def test_a_service_exits_although_the_exit_code_of_a_child_is_taken(tmp_path: Path) -> None:
+    """The event loop waits for a child that code of a job has waited for; the service exits with code 0."""
+    with serving(tmp_path, "exit code") as sample:
+        sample.create_file("drained")
+        await wait_until(lambda: (tmp_path / "raised").exists() and sample.get("/livez")[0] == 200)
+        sample.process.send_signal(signal.SIGTERM)
+        await wait_until(lambda: sample.process.poll() is not None)
+        assert sample.process.returncode == 0
 
 
 @pytest.mark.parametrize("setting", ["SAMPLE_PORT", "SAMPLE_INTERNAL_PORT"])

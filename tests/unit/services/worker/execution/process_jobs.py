@@ -66,6 +66,17 @@ def saves_checkpoints(ctx: JobContext, _payload: Any) -> Any:
     return ctx.checkpoint_value
 
 
+@job("checkpoint-too-large", process=True)
+def checkpoint_too_large(ctx: JobContext, _payload: Any) -> str:
+    """Return the message of the exception with which a checkpoint is refused, after saving another one."""
+    try:
+        ctx.checkpoint("too large")
+    except ValueError as error:
+        ctx.checkpoint("small")
+        return str(error)
+    return "saved"
+
+
 @job("leaves-thread", process=True)
 def leaves_thread(ctx: JobContext, payload: int) -> int:
     """Start a thread that reports progress even after the job has ended; return the process id."""

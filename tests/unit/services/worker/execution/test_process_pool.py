@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -16,6 +17,7 @@ from uuid import uuid4
 
 import msgspec
 import pytest
+import uvloop
 
 from headway import Job, JobContext, job
 from headway.context import Attempt
@@ -26,7 +28,7 @@ from services.worker.execution.runner import Runner
 from services.worker.outcomes import Finished, LeaseLost, RetryLater
 from services.worker.registry import InvalidJobs, load_jobs
 from tests.unit.services.worker.execution import process_jobs
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 JOBS = load_jobs([process_jobs.__name__])
 PATH_JOB = """
@@ -133,6 +135,38 @@ async def test_crash_fails_only_its_attempt(pool: ProcessPool, kind: str, payloa
     outcome = await run(pool, kind, payload)
     assert (outcome.status, outcome.error) == ("retrying", JobError("Crashed", message))
     assert result(await run(pool, "pid", 1)) != before
+
+
+def test_crash_is_noticed_although_the_exit_code_is_taken(tmp_path: Path) -> None:
+    """The attempt gets the error `Crashed`, although a handler ignores SIGCHLD or has waited for any child.
+
+    Each crash is that of a new event loop, in a process of its own: uvloop never closes without the exit code.
+    """
+    program = [sys.executable, "-c", f"from {take_exit_codes.__module__} import *; take_exit_codes({str(tmp_path)!r})"]
+    completed = subprocess.run(program, capture_output=True, text=True, timeout=PATIENCE_S)
+    crash = "Crashed: The handler's process ended, and a handler has taken its exit code."
+    assert completed.stdout.splitlines() == [crash, crash], completed.stderr
+
+
+def take_exit_codes(folder: str) -> None:
+    """Kill the process of a handler and take its exit code, in each way; print the errors of the attempts."""
+
+    async def crash(file: Path, *, ignore: bool) -> Finished | RetryLater:
+        async with ProcessPool.open() as pool:
+            running = asyncio.create_task(run(pool, "hangs", str(file)))
+            (pid, child) = await read_pids(file)
+            if ignore:
+                signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+            os.kill(child, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
+            if not ignore:
+                os.waitpid(pid, 0)
+            return await running
+
+    for ignore in (False, True):
+        outcome = uvloop.new_event_loop().run_until_complete(crash(Path(folder, str(ignore)), ignore=ignore))
+        print(f"{outcome.error.type}: {outcome.error.message}" if outcome.error else outcome, flush=True)  # noqa: T201
+    os._exit(0)
 
 
 @pytest.mark.parametrize(
@@ -242,6 +276,20 @@ async def test_checkpoints_and_logs_arrive(pool: ProcessPool, caplog: pytest.Log
     assert host.checkpoints == [{"step": 1}, {"step": 2}]
     (record,) = [record for record in caplog.records if record.name == "headway.jobs.saves-checkpoints"]
     assert (record.getMessage(), vars(record)["step"]) == ("saved 2", "2")
+
+
+async def test_checkpoint_without_room_is_refused(pool: ProcessPool) -> None:
+    """The handler gets a ValueError and can go on; its process does not end."""
+
+    class FullHost(FakeHost):
+        async def save_checkpoint(self, checkpoint: Json) -> None:
+            if b"large" in bytes(checkpoint):
+                raise ValueError("no room")
+            self.checkpoints.append(msgspec.json.decode(checkpoint))
+
+    host = FullHost()
+    assert result(await run(pool, "checkpoint-too-large", host=host)) == "no room"
+    assert host.checkpoints == ["small"]
 
 
 async def test_thread_of_an_earlier_job_is_ignored(pool: ProcessPool) -> None:
