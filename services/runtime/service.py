@@ -15,7 +15,7 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -58,6 +58,7 @@ class ServiceSpec:
     unready_reasons: Callable[[], list[str]] = list  # why the service is not ready; empty if it is
     is_alive: Callable[[], bool] = lambda: True
     drain: Callable[[], Awaitable[None]] = _no_drain
+    started_fields: Mapping[str, object] = field(default_factory=dict)  # of the log line `service_started`
 
 
 def run(settings_type: type[S], open_service: Callable[[S], AbstractAsyncContextManager[ServiceSpec]]) -> None:
@@ -123,7 +124,7 @@ def print_settings_errors(service: str, error: SettingsError) -> int:
 
 
 async def _serve_and_exit(settings: S, open_service: Callable[[S], AbstractAsyncContextManager[ServiceSpec]]) -> None:
-    """Serve, then limit the time to exit: the loop cannot close while a child exists whose exit code a job has taken."""
+    """Serve, then limit the time to exit: the loop does not close if a job has taken the exit code of a child."""
     exit_code = 1
     try:
         await _serve(settings, open_service)
@@ -157,7 +158,8 @@ async def _serve(settings: S, open_service: Callable[[S], AbstractAsyncContextMa
             gc.freeze()  # excludes the objects loaded so far from collections: https://docs.python.org/3/library/gc.html#gc.freeze
             gc.set_threshold(50_000, 50, 50)
             started.set()
-            log.info("service_started", port=service.public_port or None, internal_port=settings.internal_port)
+            ports = {"port": service.public_port or None, "internal_port": settings.internal_port}
+            log.info("service_started", **ports, **service.started_fields)
             await stopping.wait()
             metrics.DRAINING.set(1)
             log.info("service_draining")

@@ -58,4 +58,5 @@ async def worker(settings: WorkerSettings, reloader: CodeReloader | None = None)
             unready_reasons=lambda: [] if consumer.has_polled else ["notifier and queue"],
             is_alive=consumer.is_alive,
             drain=lambda: consumer.stop(settings.grace_s),
+            started_fields={"kind_count": len(registry), "kinds": sorted(registry)},
         )

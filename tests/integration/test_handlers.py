@@ -32,6 +32,13 @@ def worker_log(stack: Stack) -> list[str]:
     return (stack.folder / "logs/worker.log").read_text().splitlines()
 
 
+def test_start_names_the_kinds(stack: Stack) -> None:
+    """The worker logs which kinds of jobs it runs."""
+    (line,) = [json.loads(line) for line in worker_log(stack) if "service_started" in line][:1]
+    assert {"countdown", "nasty", "innocent-in-process"} < set(line["kinds"])
+    assert line["kind_count"] == len(line["kinds"])
+
+
 async def test_steps_in_a_process_move_one_bar(stack: Stack, tmp_path: Path) -> None:
     """Watchers see one percentage rise through all steps, and the handler's log lines contain the job's id."""
     receipt = await stack.submit("in-process", {"mark": str(tmp_path / "seen")}, delay_s=1)

@@ -236,7 +236,7 @@ class HandlerProcess:
     async def _wait_for_exit(self) -> None:
         """Wait for the exit, then close the reading end: a program that the process started may keep the other open.
 
-        The event loop reports no exit if a handler takes the exit code, with `os.waitpid(-1, 0)` or by ignoring SIGCHLD.
+        No exit is reported if a handler takes the exit code: with `os.waitpid(-1, 0)`, or by ignoring SIGCHLD.
         """
         reported, exists = asyncio.create_task(self._process.wait()), True
         while exists and not reported.done():
