@@ -18,11 +18,11 @@ from headway.contracts import MAX_CHECKPOINT_BYTES, NULL, Json, Progress, encode
 from headway.display_values import to_amount, to_text
 from headway.steps import Step, aggregate
 from headway.track import Track
+from headway.type_name import type_name
 
 Item = TypeVar("Item")
 
 MAX_AMOUNT = 2**63 - 1
-PLAIN_NUMBERS = frozenset({int, float})
 _CURRENT_STEP: ContextVar[Step | None] = ContextVar("step", default=None)  # of the running task or thread
 
 
@@ -107,14 +107,14 @@ class JobContext:
             raise asyncio.CancelledError(self.cancelled)
         step = _CURRENT_STEP.get() or self._root
         if (
-            current.__class__ not in PLAIN_NUMBERS
+            (type(current) is not int and type(current) is not float)
             or not 0 <= current <= MAX_AMOUNT
-            or (total is not None and (total.__class__ not in PLAIN_NUMBERS or not current <= total <= MAX_AMOUNT))
+            or not (total is None or ((type(total) is int or type(total) is float) and current <= total <= MAX_AMOUNT))
         ):
             current, total = self._valid_amounts(current, total, step)
-        if message is not None and message.__class__ is not str:
+        if message is not None and type(message) is not str:
             message = to_text(message)
-        if unit is not None and unit.__class__ is not str:
+        if unit is not None and type(unit) is not str:
             unit = to_text(unit)
         step.reported = (current, total, message, unit)
         self._last = step
@@ -235,7 +235,7 @@ class JobContext:
         while frame is not None and frame.f_globals.get("__package__") == __package__:
             frame = frame.f_back
         where = None if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}"
-        extra = {"problem": problem, "type": type(value).__name__, "where": where}
+        extra = {"problem": problem, "type": type_name(value), "where": where}
         self.log.warning("progress_adjusted", extra=extra)
 
 

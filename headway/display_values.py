@@ -7,6 +7,7 @@ import operator
 from typing import Any
 
 from headway.contracts import MAX_PROGRESS_MESSAGE_LENGTH, truncate
+from headway.type_name import type_name
 
 
 def to_text(value: object) -> str:
@@ -14,7 +15,7 @@ def to_text(value: object) -> str:
     try:
         return truncate(str(value), MAX_PROGRESS_MESSAGE_LENGTH)
     except Exception:  # of the author's `__str__`
-        return truncate(type(value).__name__, MAX_PROGRESS_MESSAGE_LENGTH)
+        return truncate(type_name(value), MAX_PROGRESS_MESSAGE_LENGTH)
 
 
 def to_amount(value: Any) -> int | float | None:

@@ -18,6 +18,7 @@ from msgspec.inspect import CustomType, Field, Type, type_info
 from headway import pydantic_models
 from headway.fork_lock import fork_lock
 from headway.timestamp import Timestamp
+from headway.type_name import type_name
 
 MAX_NESTING_DEPTH = 500  # of payload, result and checkpoint; some JSON parsers fail on deeper nesting
 T = TypeVar("T")
@@ -116,10 +117,10 @@ def _encode_hook(value: Any) -> Any:
         if inspect.iscoroutine(value):
             value.close()  # or Python warns that it was never awaited
         raise TypeError(
-            f"a {type(value).__name__} was not awaited: await it, or declare the function and all wrappers around it"
+            f"a {type_name(value)} was not awaited: await it, or declare the function and all wrappers around it"
             " with `async def`"
         )
-    raise TypeError(f"{type(value).__name__} cannot be encoded as JSON")
+    raise TypeError(f"{type_name(value)} cannot be encoded as JSON")
 
 
 def _builtins_hook(value: Any) -> Any:

@@ -14,6 +14,7 @@ from headway import Job
 from headway.contracts import check_decodable
 from headway.jobs import called_function
 
+from ..runtime.exception_tree import type_name
 from ..runtime.settings import SettingsError
 from ..runtime.tracebacks import Traceback
 from .outcomes import error_message
@@ -105,7 +106,7 @@ def _import(name: str, problems: list[str]) -> list[ModuleType]:
         problems.append(f"{name} cannot be imported: {error}")
     except Exception as error:  # of the author's code
         place = Traceback.of(error).where[-1]
-        problems.append(f"{name} cannot be imported: {type(error).__name__}: {error_message(error)} ({place})")
+        problems.append(f"{name} cannot be imported: {type_name(error)}: {error_message(error)} ({place})")
     return []
 
 

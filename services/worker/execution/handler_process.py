@@ -25,6 +25,7 @@ from headway.context import completed_awaitable
 from headway.contracts import Json, Progress
 
 from ...runtime import unhandled
+from ...runtime.exception_tree import type_name
 from ...runtime.forked_child import NO_REPORTS_FROM_FORKS, ForkBarrier, reset_forked_children
 from ...runtime.tracebacks import Traceback
 from ..outcomes import Finished, RetryLater, decode_payload, outcome_from_exception, outcome_from_result
@@ -195,7 +196,7 @@ class ProcessHost:
                 except Exception as error:  # costs the job its display alone
                     if not self._progress_failed:
                         self._progress_failed = True
-                        logging.error("progress_failed", extra={"error": type(error).__name__})  # noqa: LOG015, TRY400
+                        logging.error("progress_failed", extra={"error": type_name(error)})  # noqa: LOG015, TRY400
                 else:
                     self._channel.send(self._run, update)
 

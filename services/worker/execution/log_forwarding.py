@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from headway.contracts import truncate
+from headway.type_name import type_name
 
 from ...runtime.log_handler import MAX_LOG_LENGTH, SafeHandler
 from ...runtime.tracebacks import Traceback
@@ -59,4 +60,4 @@ def encodable_text(value: object) -> str:
     try:
         return truncate(str(value), MAX_LOG_LENGTH)
     except Exception as error:  # raised by an author's `__str__`
-        return f"<{type(value).__name__}: {type(error).__name__}>"
+        return f"<{type_name(value)}: {type_name(error)}>"

@@ -41,6 +41,20 @@ class Unprintable:
     __float__ = __index__ = __str__
 
 
+class UnreadableType(type):
+    """The type of a class whose attributes cannot be read."""
+
+    @property
+    def __name__(cls) -> str:  # type: ignore[override]
+        raise RuntimeError("no name")
+
+
+class Unreadable(Unprintable, metaclass=UnreadableType):
+    """An object of which neither the text, the class nor the name of its type can be read."""
+
+    __class__ = property(Unprintable.__str__)
+
+
 class Returns:
     """An object whose text is given."""
 
@@ -116,6 +130,18 @@ def test_any_object_is_displayed_as_its_text(value: Any, text: str) -> None:
     assert (reported[-1].unit or "")[:10] == text[:10]
     with ctx.step(value):
         assert (reported[-1].message or "") == text
+    assert_valid(reported)
+
+
+def test_no_attribute_of_a_value_is_needed(caplog: pytest.LogCaptureFixture) -> None:
+    """A metaclass may raise where the name of a type is read, and a class where its own type is."""
+    ctx, reported = context()
+    value: Any = Unreadable()
+    ctx.steps(value)
+    with ctx.step(value, weight=value):
+        ctx.progress(value, value, value, unit=value)
+    assert {progress.message for progress in reported} == {"Unreadable", "Unreadable: Unreadable"}
+    assert [vars(record)["type"] for record in caplog.records] == ["Unreadable"]
     assert_valid(reported)
 
 
