@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -52,6 +53,11 @@ class PeekedMessage(Struct, frozen=True):
     id: str
     text: str
     inserted_at: Timestamp
+    peeked_at: Timestamp  # like `inserted_at` by the queue service's clock; see `service_time`
+
+    def queue_time(self) -> Timestamp:
+        """Return the time of the peek by the queue service's clock."""
+        return self.peeked_at
 
 
 class QueueDepth(Struct, frozen=True):
@@ -59,7 +65,7 @@ class QueueDepth(Struct, frozen=True):
 
     messages: int  # including leased and delayed ones
     poison_messages: int
-    oldest_at: Timestamp | None  # of the messages that can be received now
+    oldest_age_s: float  # of the next message that can be received, by the queue service's clock; 0 if there is none
 
 
 def service_time(seconds: float, local_time: Timestamp) -> Timestamp:
@@ -166,9 +172,17 @@ class JobQueue:
 
         A missing queue is treated as empty.
         """
-        peeked: list[Any] = await _unless_missing(lambda: self._jobs.peek_messages(count), [])
+        peeked_at = Timestamp.now()
+
+        def on_response(response: Any) -> None:
+            nonlocal peeked_at
+            peeked_at = _response_time(response.http_response.headers.get("Date"))
+
+        peeked: list[Any] = await _unless_missing(
+            lambda: self._jobs.peek_messages(count, raw_response_hook=on_response), []
+        )
         return [
-            PeekedMessage(message.id, message.content, Timestamp.at(message.inserted_on.timestamp()))
+            PeekedMessage(message.id, message.content, Timestamp.at(message.inserted_on.timestamp()), peeked_at)
             for message in peeked
         ]
 
@@ -180,11 +194,21 @@ class JobQueue:
         """Return the number of messages on the queue and on the poison queue."""
         messages, poison = await self.count(), await _count(self._poison)
         peeked = await self.peek(1) if messages else []
-        return QueueDepth(messages, poison, peeked[0].inserted_at if peeked else None)
+        age_ms = peeked[0].queue_time() - peeked[0].inserted_at if peeked else 0
+        return QueueDepth(messages, poison, max(0, age_ms) / 1000)
 
     async def poison(self, text: str) -> None:
         """Send a message to the poison queue."""
         await _with_queue_created(self._poison, lambda: self._poison.send_message(text, time_to_live=FOREVER))
+
+
+def _response_time(date: str | None) -> Timestamp:
+    """Return the queue service's time of a response, from its header `Date`."""
+    local_time = Timestamp.now()
+    try:
+        return service_time(parsedate_to_datetime(date or "").timestamp(), local_time)
+    except ValueError:  # a proxy has removed or changed the header
+        return local_time
 
 
 def _options(api_version: str) -> dict[str, Any]:

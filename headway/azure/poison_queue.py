@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from headway.azure.job_queue import API_VERSION, MAX_PAGE, JobQueue, ReceivedMessage, is_receipt_invalid
 from headway.azure.poisoned_job import CannotRedrive, PoisonedJob, PoisonMessage, group_by_job
 from headway.backoff import full_jitter_s
-from headway.contracts import JobMessage, Timestamp, decode_message
+from headway.contracts import JobMessage, decode_message
 
 LEASE_S = 60  # the messages of a killed command stay hidden for so long
 MAX_LEASE_AGE_S = LEASE_S / 2  # an older lease is renewed before its message is used
@@ -81,8 +81,10 @@ class PoisonQueue:
         finally:
             await _uninterruptible(self._release_all())
 
-    async def redrive(self, job: PoisonedJob, expires_at: Timestamp) -> JobMessage:
+    async def redrive(self, job: PoisonedJob, ttl_s: float) -> JobMessage:
         """Send a job to its queue again, then delete its poison messages; return the sent message.
+
+        The job expires in `ttl_s` by the queue service's clock, which the worker compares it with.
 
         After a crash between the two steps, the fence rejects the second redrive, because it has the same generation.
 
@@ -90,7 +92,7 @@ class PoisonQueue:
             CannotRedrive: the latest message cannot be decoded, or is too large.
             LeaseTaken: another command has leased a message of the job meanwhile; nothing is sent.
         """
-        text = job.redriven_text(expires_at)
+        text = job.redriven_text(job.latest.received.queue_time().after(ttl_s))
 
         async def send_and_delete() -> None:
             await self._renew(job)
@@ -149,7 +151,10 @@ class PoisonQueue:
                     if not is_receipt_invalid(error):
                         raise
                     raise LeaseTaken(f"another command has taken the poison message {job.id}") from error
-                self._leased[received.id] = replace(received, pop_receipt=receipt, requested_at=requested_at)
+                received_at = received.received_at.after(requested_at - received.requested_at)
+                self._leased[received.id] = replace(
+                    received, pop_receipt=receipt, received_at=received_at, requested_at=requested_at
+                )
 
     async def _delete(self, job: PoisonedJob) -> None:
         for received in self._leased_messages(job):

@@ -171,7 +171,7 @@ def _line(job: PoisonedJob) -> str:
             parts.append(f"up to {message.max_attempts} attempts")
         if message.submitted_at is not None:
             parts.append(f"submitted {message.submitted_at}")
-    parts.append(f"poisoned {duration_text(Timestamp.now() - latest.received.inserted_at)} ago")
+    parts.append(f"poisoned {duration_text(latest.received.queue_time() - latest.received.inserted_at)} ago")
     if len(job.messages) > 1:
         parts.append(f"{len(job.messages)} messages")
     return printable(", ".join(parts))
@@ -211,7 +211,7 @@ async def _redrive(poison: PoisonQueue, options: argparse.Namespace) -> int:
     async def redrive(job: PoisonedJob) -> None:
         nonlocal exit_code
         try:
-            message = await poison.redrive(job, Timestamp.now().after(options.ttl))
+            message = await poison.redrive(job, options.ttl)
         except CannotRedrive as error:  # continue with the other jobs
             _print_error(error)
             exit_code = 1

@@ -12,7 +12,6 @@ import structlog
 from prometheus_client import Gauge
 
 from headway.azure.job_queue import JobQueue, QueueError
-from headway.contracts import Timestamp
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -39,8 +38,7 @@ async def monitor_queue_depth(queue: JobQueue) -> None:
             available = False
         else:
             available = True
-            age_ms = 0 if depth.oldest_at is None else max(0, Timestamp.now() - depth.oldest_at)
             QUEUE_MESSAGES.labels(queue.name).set(depth.messages)
-            QUEUE_AGE.labels(queue.name).set(age_ms / 1000)
+            QUEUE_AGE.labels(queue.name).set(depth.oldest_age_s)
             POISON_MESSAGES.labels(queue.name).set(depth.poison_messages)
         await asyncio.sleep(MEASURE_INTERVAL_S * random.uniform(0.9, 1.1))  # noqa: S311

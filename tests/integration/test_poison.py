@@ -296,7 +296,7 @@ async def test_operators_at_once_find_everything(stack: Stack, queue: str) -> No
     async def change(job_id: uuid.UUID, *, redrive: bool) -> None:
         async with PoisonQueue.connect(stack.env["QUEUE_CONNECTION_STRING"], queue) as client, client.jobs() as jobs:
             (job,) = [job for job in jobs if job.matches(str(job_id))]
-            await (client.redrive(job, Timestamp.now().after(60)) if redrive else client.discard(job))
+            await (client.redrive(job, 60) if redrive else client.discard(job))
 
     first, second, third, *remaining = ids
     await asyncio.gather(change(first, redrive=True), change(second, redrive=True), change(third, redrive=False))

@@ -89,10 +89,8 @@ class MemoryQueue:
     async def peek(self) -> list[PeekedMessage]:
         """Return visible messages."""
         await self._turn("peek")
-        return [
-            PeekedMessage(name, self.messages[name].text, self.messages[name].inserted_at)
-            for name in self.visible[:MAX_PAGE]
-        ]
+        found = [(name, self.messages[name]) for name in self.visible[:MAX_PAGE]]
+        return [PeekedMessage(name, one.text, one.inserted_at, one.inserted_at) for name, one in found]
 
     async def count(self) -> int:
         """Count all messages."""

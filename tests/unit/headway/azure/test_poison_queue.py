@@ -8,15 +8,16 @@ from uuid import UUID, uuid4
 
 import pytest
 from azure.core.exceptions import ServiceRequestError
+from msgspec.structs import replace
 
 from headway.azure import poison_queue as module
-from headway.azure.job_queue import MAX_PAGE
+from headway.azure.job_queue import MAX_PAGE, ReceivedMessage
 from headway.azure.poison_queue import MAX_CONCURRENCY, LeaseTaken, PoisonQueue, for_each_limited
 from headway.azure.poisoned_job import PoisonedJob
-from headway.contracts import JobMessage, Timestamp, decode_message, encode_message
+from headway.contracts import JobMessage, decode_message, encode_message
 from tests.unit.headway.azure.memory_queue import MemoryQueue
 
-EXPIRES_AT = Timestamp(9)
+TTL_S = 60
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +51,7 @@ async def redrive(queue: MemoryQueue, *job_ids: UUID) -> None:
     client = operator(queue)
     async with client.jobs() as jobs:
         for job_id in job_ids:
-            await client.redrive(find(jobs, job_id), EXPIRES_AT)
+            await client.redrive(find(jobs, job_id), TTL_S)
 
 
 async def redrive_all(queue: MemoryQueue) -> int:
@@ -58,7 +59,7 @@ async def redrive_all(queue: MemoryQueue) -> int:
     client = operator(queue)
     async with client.jobs() as jobs:
         for job in jobs:
-            await client.redrive(job, EXPIRES_AT)
+            await client.redrive(job, TTL_S)
     return len(jobs)
 
 
@@ -156,7 +157,7 @@ async def test_slow_command_renews_its_leases(monkeypatch: pytest.MonkeyPatch) -
     async with client.jobs() as (job,):
         receipt = queue.messages["m1"].receipt
         queue.blocking = "send"
-        task = asyncio.create_task(client.redrive(job, EXPIRES_AT))
+        task = asyncio.create_task(client.redrive(job, TTL_S))
         await queue.blocked.wait()
         assert queue.messages["m1"].receipt != receipt
         queue.unblock.set()
@@ -174,7 +175,7 @@ async def test_slow_command_does_not_touch_a_taken_message(operation: str, monke
         queue.messages["m1"].visible_at = 0
         await queue.receive(1, 60, create=False)
         with pytest.raises(LeaseTaken):
-            await (client.redrive(job, EXPIRES_AT) if operation == "redrive" else client.discard(job))
+            await (client.redrive(job, TTL_S) if operation == "redrive" else client.discard(job))
     assert (queue.sent, list(queue.messages), queue.visible) == ([], ["m1"], [])
 
 
@@ -210,6 +211,38 @@ async def test_cancelled_redrive_is_completed(operation: str) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (sent(queue), queue.visible) == ({ids[0]: 1}, ["m2"])
+
+
+@pytest.mark.parametrize("max_lease_age_s", [30, -1], ids=["new lease", "renewed lease"])
+async def test_redriven_job_expires_by_the_clock_of_the_queue(
+    max_lease_age_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operator's clock may be wrong by any amount: that of this queue shows the year 1970."""
+    monkeypatch.setattr(module, "MAX_LEASE_AGE_S", max_lease_age_s)
+    queue = MemoryQueue(*texts(*new_ids(1)))
+    inserted_at = queue.messages["m1"].inserted_at
+    await redrive_all(queue)
+    expires_at = decode_message(queue.sent[0]).expires_at
+    assert expires_at is not None
+    assert 0 <= expires_at - inserted_at - TTL_S * 1000 < 10_000
+
+
+async def test_renewed_message_has_the_time_of_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The renewal of a lease does not set the clock back."""
+    monkeypatch.setattr(module, "MAX_LEASE_AGE_S", -1)
+    queue = MemoryQueue(*texts(*new_ids(2)))
+    client = operator(queue)
+    async with client.jobs() as jobs:
+        (message,) = jobs[0].messages
+        assert isinstance(message.received, ReceivedMessage)
+        leased = client._leased[message.received.id] = replace(
+            message.received, requested_at=message.received.requested_at - 50
+        )
+        await client._renew(jobs[0])
+        renewed = client._leased[leased.id]
+        assert renewed.pop_receipt != leased.pop_receipt
+        assert 0 <= renewed.queue_time() - leased.queue_time() < 10_000
+        assert renewed.requested_at > leased.requested_at + 49
 
 
 async def test_failed_redrive_keeps_the_poison_messages() -> None:

@@ -16,14 +16,14 @@ def test_messages_are_grouped_by_job() -> None:
     other_id = UUID(int=1)
     generations = [f'{{"id": "{JOB_ID}", "generation": {generation}}}' for generation in (1, 4, 3)]
     texts = [f'{{"id": "{JOB_ID}", "kind": 1}}', f'"{other_id}"', *generations, "nonsense"]
-    messages = [PeekedMessage(f"m{number}", text, Timestamp(number * 1000)) for number, text in enumerate(texts)]
+    messages = [PeekedMessage(f"m{n}", text, Timestamp(n), Timestamp(n)) for n, text in enumerate(texts)]
     jobs = group_by_job(map(PoisonMessage.read, messages))
     assert [(job.id, len(job.messages)) for job in jobs] == [(str(other_id), 1), (str(JOB_ID), 4), ("m5", 1)]
     job = jobs[1]
     assert all(job.matches(text) for text in (str(JOB_ID), str(JOB_ID).upper(), "m0", "m4"))
     assert not any(job.matches(text) for text in (str(other_id), "m5", ""))
     redriven = decode_message(job.redriven_text(Timestamp(99)))
-    assert (redriven.generation, redriven.submitted_at, redriven.expires_at) == (5, Timestamp(3000), Timestamp(99))
+    assert (redriven.generation, redriven.submitted_at, redriven.expires_at) == (5, Timestamp(3), Timestamp(99))
 
 
 def test_a_redriven_message_keeps_what_it_does_not_replace() -> None:
@@ -33,7 +33,7 @@ def test_a_redriven_message_keeps_what_it_does_not_replace() -> None:
         f'{{"id":"{JOB_ID}","releases":22,"drains":21,"progress":{{"current":4}},"progress_attempt":1,{others},'
         '"submitted_at":"2026-01-01T00:00:00.000Z"}'
     )
-    (job,) = group_by_job([PoisonMessage.read(PeekedMessage("m1", text, Timestamp(0)))])
+    (job,) = group_by_job([PoisonMessage.read(PeekedMessage("m1", text, Timestamp(0), Timestamp(0)))])
     redriven = job.redriven_text(Timestamp(99))
     assert others in message_json(redriven).decode()
     message = decode_message(redriven)
