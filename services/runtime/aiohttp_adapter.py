@@ -21,6 +21,11 @@
 
 - `HttpProcessingError` and `RequestPayloadError` as the base classes of all errors of the parser.
 
+`is_hang_up` relies on
+
+- `RuntimeError("Connection closed.")`, which the reader of a body raises if the connection was lost before the read;
+- the exception of `Request.content`, which is that of the lost connection.
+
 tests/unit/services/runtime/test_aiohttp_adapter.py fails if one of these changes. Run it before you widen the range of
 versions, here and in pyproject.toml.
 """
@@ -39,6 +44,25 @@ from aiohttp.http_exceptions import HttpProcessingError
 MIN_VERSION, NEXT_VERSION = (3, 14), (3, 15)
 
 MALFORMED_REQUEST = (HttpProcessingError, web.RequestPayloadError)  # a request that is not valid HTTP
+READ_AFTER_CLOSE = ("Connection closed.",)  # the arguments of a RuntimeError
+
+
+def is_disconnected(request: web.BaseRequest) -> bool:
+    """Return whether the client has closed the connection of a request, or the connection is lost."""
+    return request.transport is None or request.transport.is_closing()
+
+
+def is_hang_up(error: BaseException | None, lost: BaseException | None = None) -> bool:
+    """Return whether an exception means that the connection to a client is lost.
+
+    Args:
+        error: an exception that was raised while a request was read or answered.
+        lost: the exception of the request's body, if there is one.
+    """
+    if error is None:
+        return False
+    is_late_read = isinstance(error, RuntimeError) and error.args == READ_AFTER_CLOSE
+    return error is lost or isinstance(error, ConnectionError) or is_late_read
 
 
 def check_version(version: str) -> None:

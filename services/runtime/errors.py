@@ -94,6 +94,12 @@ class UnprocessableContent(HTTPProblem):
         return cls(str(error), field=".".join(part for part in parts if part) or None)
 
 
+class ClientDisconnected(HTTPProblem):
+    """The client closed the connection before the whole request had arrived, or before it was answered."""
+
+    status, code = 499, "client_disconnected"  # the status of nginx for it; no client receives it
+
+
 class ServiceUnavailable(HTTPProblem):
     """A dependency is unavailable; the caller may retry."""
 

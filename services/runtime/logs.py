@@ -16,7 +16,7 @@ from typing import Any, TextIO, cast
 import structlog
 
 from . import metrics
-from .aiohttp_adapter import MALFORMED_REQUEST
+from .aiohttp_adapter import MALFORMED_REQUEST, is_hang_up
 from .exception_tree import bounded_copy
 from .log_handler import SafeStream, SafeStreamHandler, shorten_values
 from .tracebacks import TRACEBACK_TEXT
@@ -69,7 +69,7 @@ def configure(service: str, level: str, log_format: str, *, tracebacks: bool = F
     root.setLevel(level.upper())
     for logger_name in ("azure", "aiohttp.access", "websockets"):  # at debug level, websockets logs frames with tokens
         logging.getLogger(logger_name).setLevel(logging.WARNING)
-    logging.getLogger("aiohttp.server").filters[:] = [MalformedRequestFilter()]
+    logging.getLogger("aiohttp.server").filters[:] = [MalformedRequestFilter(), HangUpFilter()]
     structlog.configure(
         processors=[*shared, *rest],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -131,3 +131,11 @@ class MalformedRequestFilter(logging.Filter):
             record.exc_info, record.msg, record.args = None, "request_malformed", ()
             record.levelno, record.levelname = logging.WARNING, "WARNING"
         return True
+
+
+class HangUpFilter(logging.Filter):
+    """Drops what aiohttp logs, as an error, if a client disconnects while its request is read or answered."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether to keep the record."""
+        return not (record.exc_info and is_hang_up(record.exc_info[1]))

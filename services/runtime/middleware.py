@@ -11,7 +11,8 @@ import structlog
 from aiohttp import hdrs, web
 
 from . import metrics
-from .errors import HTTPProblem, problem_response
+from .aiohttp_adapter import is_disconnected, is_hang_up
+from .errors import ClientDisconnected, HTTPProblem, problem_response
 from .request_timeout import HEAD_TIMEOUTS
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -33,15 +34,16 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     try:
         response = await handler(request)
     except HTTPProblem as problem:
-        response = problem_response(
-            problem.status, problem.code, problem.detail, field=problem.field, headers=problem.headers()
-        )
+        response = _problem(problem)
     except web.HTTPException as error:  # raised by aiohttp: unknown route, wrong method
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
         response = problem_response(error.status, error.reason.lower().replace(" ", "_"), error.reason, headers=headers)
-    except Exception:
-        log.exception("request_failed", method=request.method, route=route)
-        response = problem_response(500, "internal_error", "Internal error")
+    except Exception as error:
+        if is_disconnected(request) and is_hang_up(error, request.content.exception()):
+            response = _problem(ClientDisconnected("The client has disconnected."))
+        else:
+            log.exception("request_failed", method=request.method, route=route)
+            response = problem_response(500, "internal_error", "Internal error")
     if response.status == HTTPStatus.SERVICE_UNAVAILABLE:
         response.force_close()  # the client's next connection may reach another replica
     metrics.REQUESTS.labels(request.method, route, response.status).inc()
@@ -49,6 +51,12 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         duration_s = time.perf_counter() - started
         metrics.REQUEST_DURATION.labels(request.method, route).observe(duration_s)
     return response
+
+
+def _problem(problem: HTTPProblem) -> web.Response:
+    return problem_response(
+        problem.status, problem.code, problem.detail, field=problem.field, headers=problem.headers()
+    )
 
 
 def create_series(app: web.Application) -> None:
