@@ -97,9 +97,9 @@ def check_decodable(target: Any) -> None:
             raise TypeError(f"JSON cannot be decoded to {custom.__qualname__}")
 
 
-def nesting_depth(text: bytes) -> int:
-    """Return the nesting depth of JSON, or 0 if it has too few brackets to exceed `MAX_NESTING_DEPTH`."""
-    if text.count(b"[") + text.count(b"{") <= MAX_NESTING_DEPTH:
+def nesting_depth(text: bytes, limit: int = MAX_NESTING_DEPTH) -> int:
+    """Return the nesting depth of JSON, or 0 if it has too few brackets to exceed a limit."""
+    if text.count(b"[") + text.count(b"{") <= limit:
         return 0
     level = max_level = 0
     for token in _BRACKETS.findall(text):

@@ -15,18 +15,22 @@ so the job runs once. This has consequences:
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4, uuid5
 
 from aiohttp import web
 
-from headway.contracts import DEFAULT_ATTEMPTS, Json
+from headway.contracts import DEFAULT_ATTEMPTS, Json, nesting_depth
 
-from ..runtime.errors import BadRequest, UnprocessableContent
+from ..runtime.errors import UnprocessableContent
 from .submission import Submission
 
 HEADER = "Idempotency-Key"
 MAX_KEY_LENGTH = 255
+MAX_FAST_DEPTH = 200  # each object of a payload becomes two levels; Python's encoder writes at most a thousand
+dump = partial(json.dumps, sort_keys=True)
 JOB_NAMESPACE = UUID("126fc5e9-c2fb-425a-873b-75c8cad6d05b")
 
 
@@ -56,12 +60,41 @@ def canonical_json(payload: Json) -> str:
 
     Numbers stay as they are written, and a repeated key keeps all its values in their order.
     """
-    text = bytes(payload).decode()
-    try:
-        parsed = json.loads(text, parse_int=_number, parse_float=_number, object_pairs_hook=_object)
-        return json.dumps(parsed, sort_keys=True)
-    except RecursionError as error:
-        raise BadRequest("JSON is malformed: nested too deep", field="payload") from error
+    text = bytes(payload)
+    parsed = json.loads(text, parse_int=_number, parse_float=_number, object_pairs_hook=_object)
+    return dump_deep(parsed) if nesting_depth(text, MAX_FAST_DEPTH) > MAX_FAST_DEPTH else dump(parsed)
+
+
+def dump_deep(value: Any) -> str:
+    """Return `dump(value)` for a value of any depth, several times as slowly."""
+    parts: list[str] = []
+    pending: list[Any] = [value]  # values, and texts that are written as they are
+    while pending:
+        item = pending.pop()
+        if isinstance(item, _Verbatim):
+            parts.append(item)
+        elif isinstance(item, dict):
+            members = [(_Verbatim(f"{json.dumps(name)}: "), item[name]) for name in sorted(item)]
+            pending += reversed([_Verbatim("{"), *_joined(members), _Verbatim("}")])
+        elif isinstance(item, list):
+            pending += reversed([_Verbatim("["), *_joined([(child,) for child in item]), _Verbatim("]")])
+        else:
+            parts.append(json.dumps(item))
+    return "".join(parts)
+
+
+class _Verbatim(str):
+    """A text that is written as it is."""
+
+    __slots__ = ()
+
+
+def _joined(groups: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+    """Yield the items of all groups, with a comma between two groups."""
+    for index, group in enumerate(groups):
+        if index:
+            yield _Verbatim(", ")
+        yield from group
 
 
 def _number(literal: str) -> dict[str, str]:

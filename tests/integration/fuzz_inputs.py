@@ -39,6 +39,7 @@ UNUSUAL_JSON = [
     '"\u2028\u2029"',
     '{"a":1,"a":2}',
     "[" * MAX_NESTING_DEPTH + "]" * MAX_NESTING_DEPTH,
+    '{"a":' * MAX_NESTING_DEPTH + "1" + "}" * MAX_NESTING_DEPTH,
     '"' + "x" * 32_000 + '"',
     " \r\n\t1 ",
     '"]}"',

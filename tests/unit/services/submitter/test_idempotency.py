@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from typing import Any
@@ -11,9 +12,9 @@ from aiohttp.test_utils import make_mocked_request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway.contracts import Json
-from services.runtime.errors import BadRequest, UnprocessableContent
-from services.submitter.idempotency import canonical_json, idempotency_key, job_id_for
+from headway.contracts import MAX_NESTING_DEPTH
+from services.runtime.errors import UnprocessableContent
+from services.submitter.idempotency import dump, dump_deep, idempotency_key, job_id_for
 from services.submitter.submission import submission_from_form, submission_from_json
 
 JSON = st.recursive(
@@ -129,10 +130,21 @@ def test_without_a_key_each_submission_is_a_job() -> None:
     assert job_id_of('{"kind":"test"}', key=None) != job_id_of('{"kind":"test"}', key=None)
 
 
-def test_a_payload_nested_too_deep_is_rejected() -> None:
-    """A payload beyond the parser's recursion limit is a problem, not an unexpected error."""
-    with pytest.raises(BadRequest):
-        canonical_json(Json(b'{"a":' * 900 + b"1" + b"}" * 900))
+@given(st.integers(1, MAX_NESTING_DEPTH), st.lists(st.sampled_from(['{"a":', '{"b":1,"c":', "[", "[0,"]), min_size=1))
+def test_nesting_limit_is_the_same_with_a_key(depth: int, levels: list[str]) -> None:
+    """A payload that is accepted without a key is accepted with one."""
+    opening = [level for _, level in zip(range(depth), itertools.cycle(levels), strict=False)]
+    closing = ["}" if level.startswith("{") else "]" for level in reversed(opening)]
+    text = "".join([*opening, "1.50", *closing])
+    assert job_id_with_payload(text) == job_id_with_payload(text.replace(":", " : "))
+    with pytest.raises(UnprocessableContent, match="more than 500 levels"):
+        job_id_with_payload("[" * (MAX_NESTING_DEPTH + 1 - depth) + text + "]" * (MAX_NESTING_DEPTH + 1 - depth))
+
+
+@given(JSON | st.dictionaries(st.text(), st.text()))
+def test_deep_and_flat_values_have_the_same_form(value: Any) -> None:
+    """The id of a job does not depend on the encoder."""
+    assert dump_deep(value) == dump(value)
 
 
 @pytest.mark.parametrize("key", ["x", "order 4711", "~" * 255, "schlüssel"])
