@@ -1,5 +1,7 @@
 /** The texts that the element and the job page show for a snapshot. */
 
+import { indentJson } from "./json.js";
+
 const STATUS_TEXTS = {
   queued: "Queued",
   running: "Running",
@@ -10,6 +12,11 @@ const STATUS_TEXTS = {
 };
 const RENEWAL_REPORT_DELAY_MS = 1000; // a worker may report a lease renewal this late
 const MAX_COUNTDOWN_S = 100; // a time further away is shown as a time of day
+
+const AGE_UNITS = Object.entries({ d: 86_400, h: 3600, min: 60, s: 1 }); // in seconds
+const MAX_INCOMPLETE_PERCENT = 99.99;
+const TINY = 0.1; // a smaller number is shown with significant digits
+const MAX_PLAIN = 1e21; // a larger number with an exponent is shown as it is
 
 const numberFormat = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 
@@ -23,9 +30,14 @@ export function isCancelling({ cancel_requested: requested, finished_at: finishe
   return requested && !finished;
 }
 
-/** Return the progress from 0 to 100, or null if it is unknown. */
-export function percent({ status, progress }) {
-  return status === "succeeded" ? 100 : (progress?.percent ?? null);
+/** Return the progress from 0 to 100, or null if it is unknown. It is 100 only if all of the work is done. */
+export function percent({ status, progress, exact }) {
+  if (status === "succeeded") return 100;
+  const value = progress?.percent ?? null;
+  if (value === null || value < 100) return value;
+  const { current, total } = progress; // the server rounds the percentage, and JavaScript rounds large numbers
+  const isSame = current === total && numberText(current, exact?.current) === numberText(total, exact?.total);
+  return isSame || current > total ? 100 : MAX_INCOMPLETE_PERCENT;
 }
 
 /** Return the progress as text, such as "40 %", or "" if it is unknown. Rounded down, so that 100 % means complete. */
@@ -34,22 +46,62 @@ export function percentText(snapshot) {
   return value === null ? "" : `${Math.floor(value)} %`;
 }
 
-/** Return the amount done, such as "4 of 10 files" or "4 files"; "" if `percentText` already says the same. */
-export function amountText({ progress }) {
-  if (!progress) return "";
+/**
+ * Return the amount done, such as "4 of 10 files" or "4 files"; "" if `percentText` already says the same, and after
+ * success: the last amount that a job reports may be less than the total.
+ */
+export function amountText({ status, progress, exact }) {
+  if (!progress || status === "succeeded") return "";
   const { current, total, unit } = progress;
   if (unit === "%" && total === 100) return "";
-  const ofTotal = total === null ? "" : `of ${numberFormat.format(total)}`;
-  return [numberFormat.format(current), ofTotal, unit].filter(Boolean).join(" ");
+  const ofTotal = total === null ? "" : `of ${numberText(total, exact?.total)}`;
+  return [numberText(current, exact?.current), ofTotal, unit].filter(Boolean).join(" ");
 }
 
-/** Return what happens next, such as "starts at 14:05:00" or "Worker lost, no attempt left"; "" if nothing is due. */
-export function nextStepText(snapshot, now) {
+/** Return the message of the progress. After success it is outdated, and after another end it is the last one. */
+export function messageText({ status, progress, finished_at: finished }) {
+  if (!progress?.message || status === "succeeded") return "";
+  return finished ? `Last message: ${progress.message}` : progress.message;
+}
+
+/** Return the result as indented JSON with its original numbers, or "" if there is none. */
+export function resultText({ result, exact }) {
+  if (result === null) return "";
+  return exact?.result ? indentJson(exact.result) : JSON.stringify(result, null, 2);
+}
+
+/**
+ * Return what happens next, such as "starts at 14:05:00", or what is missing, such as "Worker lost, no attempt left".
+ *
+ * @param {object} snapshot
+ * @param {number} now the server's time in ms
+ * @param {boolean} isLive whether the connection is live; without it, the missing reports are not the worker's fault
+ * @returns {string} "" if nothing is due
+ */
+export function nextStepText(snapshot, now, isLive = true) {
   const { status, due_at: due, lease_until: lease, attempt, max_attempts: maxAttempts } = snapshot;
-  if (status === "queued" && Date.parse(due) > now) return `starts ${timeText(due, now)}`;
+  if (status === "queued") return Date.parse(due) > now ? `starts ${timeText(due, now)}` : waitingText(snapshot, now);
   if (status === "retrying") return `next attempt ${timeText(due, now)}`;
-  if (!isWorkerLost(snapshot, now)) return "";
+  if (!isLive || !isWorkerLost(snapshot, now)) return "";
   return `Worker lost, ${attempt < maxAttempts ? `next attempt ${timeText(lease, now)}` : "no attempt left"}`;
+}
+
+/**
+ * Return why a queued job has not started, such as "No worker has reported yet · submitted 1 h ago".
+ *
+ * A snapshot of version 0 comes from the token: the server has no record, so it does not know whether the job waits.
+ */
+function waitingText({ version, started_at: started, submitted_at: submitted }, now) {
+  if (started) return ""; // a worker has released it
+  return `${version ? "Waiting for a worker" : "No worker has reported yet"} · submitted ${ageText(submitted, now)}`;
+}
+
+/** Return why the page may not show the present state of a job, or "" if it does. The snapshot may be null. */
+export function connectionText(connection, snapshot) {
+  if (connection === "refused") return ""; // an error explains it
+  if (connection === "offline" || navigator.onLine === false) return "You are offline.";
+  if (connection !== "reconnecting") return "";
+  return snapshot ? "Reconnecting…" : "The server cannot be reached. Trying again…";
 }
 
 /**
@@ -64,6 +116,13 @@ export function isWorkerLost({ status, lease_until: until, updated_at: updated }
   return now > end - (end - Date.parse(updated)) / 3 + RENEWAL_REPORT_DELAY_MS;
 }
 
+/** Return how long ago a time was, such as "5 min ago". */
+function ageText(time, now) {
+  const seconds = Math.floor((now - Date.parse(time)) / 1000);
+  const [unit, unitSeconds] = AGE_UNITS.find(([, size]) => seconds >= size) ?? [];
+  return unit ? `${Math.floor(seconds / unitSeconds)} ${unit} ago` : "just now";
+}
+
 /** Return a time relative to now, such as "in 12 s", or "at 14:05:00" in the user's time zone. */
 function timeText(time, now) {
   const date = new Date(time ?? now);
@@ -73,4 +132,18 @@ function timeText(time, now) {
   const today = date.toDateString() === new Date(now).toDateString();
   const style = today ? { timeStyle: "medium" } : { dateStyle: "medium", timeStyle: "short" };
   return `at ${date.toLocaleString([], style)}`;
+}
+
+/**
+ * Return a number as text, such as "1,234.5". Like a percentage, it is rounded down: 99.96 of 100 is not 100.
+ *
+ * @param {number} number
+ * @param {string} [exactText] the original text of a number that JavaScript cannot hold
+ */
+function numberText(number, exactText) {
+  if (/^\d+(\.\d+)?$/.test(exactText)) return numberFormat.format(BigInt(exactText.split(".")[0]));
+  if (exactText && number >= MAX_PLAIN) return exactText; // such as 1e400
+  if (number > 0 && number < TINY) return String(Number(number.toPrecision(2)));
+  const rounded = Number(number.toFixed(1));
+  return numberFormat.format(rounded > number ? (10 * rounded - 1) / 10 : Math.abs(rounded));
 }

@@ -6,6 +6,8 @@
  * transport works, and may be repeated. It calls `onClose` once, when it fails, and nothing after `close()`.
  */
 
+import { parseMessage } from "./json.js";
+
 const SUBSCRIBE_DEBOUNCE_MS = 30; // jobs that a page watches in quick succession share one request
 const POLL_WAIT_S = 25;
 const POLL_INTERVAL_MS = 250;
@@ -25,7 +27,7 @@ export class WebSocketTransport {
       return;
     }
     this.#socket.onopen = () => this.subscribe(registry.jobs);
-    this.#socket.onmessage = ({ data }) => onMessage(JSON.parse(data));
+    this.#socket.onmessage = ({ data }) => onMessage(parseMessage(data));
     this.#socket.onclose = ({ code, reason }) => onClose({ code, reason });
   }
 
@@ -79,9 +81,10 @@ class HttpTransport {
   async cancel({ id, token }) {
     try {
       const response = await this.post(`/live/jobs/${id}/cancel`, { headers: { Authorization: `Bearer ${token}` } });
-      const body = await response.json();
-      if (response.ok) this.onMessage({ job: body });
-      else this.onMessage({ error: { code: body.code, message: body.detail, job_id: id } });
+      const text = await response.text();
+      if (response.ok) return this.onMessage(parseMessage(`{"job":${text}}`));
+      const { code, detail } = JSON.parse(text);
+      this.onMessage({ error: { code, message: detail, job_id: id } });
     } catch {
       this.onMessage({ error: { code: "unavailable", message: "The server did not answer; try again.", job_id: id } });
     }
@@ -173,7 +176,7 @@ export class EventStreamTransport extends HttpTransport {
 
   #onEvent({ "": now, event, data }) {
     if (now) this.sendHello(now);
-    if (event === "job" || event === "error") this.onMessage({ [event]: JSON.parse(data) });
+    if (event === "job" || event === "error") this.onMessage(parseMessage(`{"${event}":${data}}`));
   }
 }
 
@@ -184,7 +187,7 @@ export class LongPollTransport extends HttpTransport {
   async receive(jobs, { signal }) {
     this.resetTimeout(SILENCE_S * 1000);
     const response = await this.postWatches("/live/jobs", jobs, { signal, headers: this.#headers });
-    if (response) this.#onResponse(await response.json());
+    if (response) this.#onResponse(parseMessage(await response.text()));
     this.#headers = { Prefer: `wait=${POLL_WAIT_S}` };
     if (!signal.aborted) this.schedule(POLL_INTERVAL_MS);
   }

@@ -43,6 +43,21 @@ export interface Snapshot<Result = unknown> {
   /** When the worker's lease expires unless the worker renews it. */
   readonly lease_until: Time | null;
   readonly expires_at: Time;
+  /** The texts of numbers that JavaScript changes; added by this client, and absent from most snapshots. */
+  readonly exact?: ExactTexts;
+}
+
+/**
+ * The JSON texts, with the original numbers, of values whose numbers JavaScript cannot hold or writes in another way,
+ * such as 9007199254740993, 1e400 or 1.10.
+ */
+export interface ExactTexts {
+  /** The whole result. */
+  readonly result?: string;
+  /** The current progress, if it is above 2^53 - 1. */
+  readonly current?: string;
+  /** The total of the progress, if it is above 2^53 - 1. */
+  readonly total?: string;
 }
 
 export type ConnectionState = "connecting" | "live" | "reconnecting" | "refused";

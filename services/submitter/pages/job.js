@@ -11,6 +11,7 @@ import {
   nextStepText,
   percent,
   percentText,
+  resultText,
   statusText,
 } from "/assets/format.js";
 import { liveUrl } from "/assets/live-url.js";
@@ -115,7 +116,7 @@ function renderJob() {
   setText("message", progress?.message);
   setText("attempt", `${attempt} of ${attempts}`);
   element.attempts.hidden = attempt < 2;
-  setText("result", result === null ? "" : JSON.stringify(result, null, 2));
+  setText("result", resultText(snapshot));
   element.outcome.hidden = result === null;
   renderProgress();
   renderTimes();

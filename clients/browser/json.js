@@ -1,0 +1,61 @@
+/**
+ * JSON without loss: the texts of numbers that `JSON.parse` changes, such as 9007199254740993, 1e400 and 1.10.
+ *
+ * The numbers of a snapshot stay numbers. `snapshot.exact` has the original texts of those that have changed, as a plain
+ * object that can be sent to other tabs.
+ */
+
+const STRINGS_AND_NUMBERS = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d[\d.eE+-]*/g;
+
+/** Parse a message of the server. Its snapshots are in `job` or `jobs`. */
+export function parseMessage(text) {
+  const message = JSON.parse(text);
+  const jobs = snapshotsOf(message);
+  if (!jobs.some(mayHaveChanged)) return message;
+  const { value, stringify } = parseExactly(text);
+  snapshotsOf(value).forEach((exactJob, index) => addExactTexts(jobs[index], exactJob, stringify));
+  return message;
+}
+
+/** Indent a JSON text as `JSON.stringify(value, null, 2)` does, and keep its numbers. */
+export function indentJson(text) {
+  const { value, stringify } = parseExactly(text);
+  return stringify(value, 2);
+}
+
+function snapshotsOf({ job, jobs = job ? [job] : [] }) {
+  return jobs;
+}
+
+/** Return whether a number of a snapshot may have changed; few snapshots have a result or a large number. */
+function mayHaveChanged({ progress, result }) {
+  const hasNumber = result !== null && ["number", "object"].includes(typeof result);
+  return hasNumber || isLarge(progress?.current) || isLarge(progress?.total);
+}
+
+function addExactTexts(snapshot, { progress, result }, stringify) {
+  const exact = {};
+  if (stringify(result) !== JSON.stringify(snapshot.result)) exact.result = stringify(result);
+  for (const name of ["current", "total"]) {
+    if (isLarge(snapshot.progress?.[name])) exact[name] = stringify(progress[name]);
+  }
+  if (Object.keys(exact).length) snapshot.exact = exact;
+}
+
+function isLarge(number) {
+  return Math.abs(number) > Number.MAX_SAFE_INTEGER;
+}
+
+/**
+ * Parse a JSON text. In the value, a number that JavaScript would write in another way is a string: a mark that begins
+ * no other string, and the number's text. `stringify(value, indent)` returns JSON with the original numbers.
+ */
+function parseExactly(text) {
+  const plain = JSON.stringify(JSON.parse(text));
+  let mark = "n";
+  while (plain.includes(`"${mark}`)) mark += "n";
+  const isChanged = (token) => token[0] !== '"' && String(Number(token)) !== token;
+  const value = JSON.parse(text.replace(STRINGS_AND_NUMBERS, (token) => (isChanged(token) ? `"${mark}${token}"` : token)));
+  const marked = new RegExp(`"${mark}([^"]*)"`, "g");
+  return { value, stringify: (part, indent) => JSON.stringify(part, null, indent).replace(marked, "$1") };
+}

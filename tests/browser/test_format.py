@@ -1,0 +1,182 @@
+"""The texts that element and job page share, in Node.js: all cases in one process."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from tests.browser.npm import CLIENT, run_node
+
+PROGRAM = """
+import * as format from "./format.js";
+import { parseMessage } from "./json.js";
+const navigator = { onLine: true };
+Object.defineProperty(globalThis, "navigator", { value: navigator });
+const output = JSON.parse(process.argv[1]).map(([name, argument, ...rest]) => {
+  if (name === "connectionText") navigator.onLine = rest.pop();
+  return format[name](name === "connectionText" ? argument : parseMessage(`{"job":${argument}}`).job, ...rest);
+});
+console.log(JSON.stringify(output));
+"""
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC).timestamp()
+LARGE = "9007199254740993"
+
+
+def at(seconds: float) -> str:
+    """Return the JSON text of a time relative to now."""
+    return json.dumps(datetime.fromtimestamp(NOW + seconds, UTC).isoformat())
+
+
+def snapshot(**fields: str) -> str:
+    """Return the text of a snapshot; the fields are JSON texts."""
+    defaults = {
+        "status": '"running"',
+        "progress": "null",
+        "result": "null",
+        "finished_at": "null",
+        "started_at": "null",
+    }
+    times = {"due_at": "null", "lease_until": "null", "submitted_at": at(-3600), "updated_at": at(0)}
+    attempts = {"version": "5", "attempt": "1", "max_attempts": "5"}
+    return "{" + ",".join(f'"{name}":{text}' for name, text in (defaults | times | attempts | fields).items()) + "}"
+
+
+def progress(current: str, total: str = "null", percent: str = "null", **fields: str) -> dict[str, str]:
+    """Return the field `progress` with JSON texts."""
+    texts = {"current": current, "total": total, "percent": percent, "unit": "null", "message": "null"} | fields
+    return {"progress": "{" + ",".join(f'"{name}":{text}' for name, text in texts.items()) + "}"}
+
+
+def run(cases: list[tuple[Any, ...]]) -> list[Any]:
+    """Call the functions of the cases, each with its arguments."""
+    completed = run_node(CLIENT, "--input-type=module", "--eval", PROGRAM, json.dumps(cases))
+    assert completed.stderr == ""
+    results: list[Any] = json.loads(completed.stdout)
+    return results
+
+
+def check(cases: dict[tuple[Any, ...], Any]) -> None:
+    """Check the result of each call: a function's name and its arguments."""
+    assert dict(zip(cases, run(list(cases)), strict=True)) == cases
+
+
+def test_only_complete_work_is_100_percent() -> None:
+    """The percentage is 100 only if the current number is the total, however the server and JavaScript round."""
+    cases: dict[tuple[Any, ...], Any] = {}
+    for fields, percent, text in [
+        (progress("99996", "100000", "100.0"), 99.99, "99 %"),
+        (progress("99.996", "100", "100.0"), 99.99, "99 %"),
+        (progress("9007199254740992", LARGE, "100.0"), 99.99, "99 %"),
+        (progress(LARGE, LARGE, "100.0"), 100, "100 %"),
+        (progress("10000000000000000", "1e16", "100.0"), 100, "100 %"),
+        (progress("5", "5", "100.0"), 100, "100 %"),
+        (progress("7", "5", "100.0"), 100, "100 %"),
+        (progress("0", "0", "100.0"), 100, "100 %"),
+        (progress("1", "3", "33.33"), 33.33, "33 %"),
+        (progress("1", "1000000", "0.0"), 0, "0 %"),
+        (progress("5"), None, ""),
+        ({}, None, ""),
+        ({"status": '"succeeded"', **progress("4", "5", "80.0")}, 100, "100 %"),
+        ({"status": '"failed"', **progress("99999", "100000", "100.0")}, 99.99, "99 %"),
+    ]:
+        cases["percent", snapshot(**fields)] = percent
+        cases["percentText", snapshot(**fields)] = text
+    check(cases)
+
+
+def test_amounts_are_plain_and_exact_numbers() -> None:
+    """Amounts are grouped, never in scientific notation below 10^21, never rounded up, and exact beyond 2^53."""
+    texts = {
+        ("1e+06", "null"): "1,000,000 rows",
+        ("1234567", "2e6"): "1,234,567 of 2,000,000 rows",
+        (LARGE, "9223372036854775807"): "9,007,199,254,740,993 of 9,223,372,036,854,775,807 rows",
+        ("9007199254740993.75", "1e+20"): "9,007,199,254,740,993 of 100,000,000,000,000,000,000 rows",
+        ("5", "1e400"): "5 of 1e400 rows",
+        ("99.96", "100"): "99.9 of 100 rows",
+        ("1.99", "2.0"): "1.9 of 2 rows",
+        ("32.3", "64.1"): "32.3 of 64.1 rows",
+        ("1234.5", "null"): "1,234.5 rows",
+        ("0.04", "1"): "0.04 of 1 rows",
+        ("0.0333333333", "0.1"): "0.033 of 0.1 rows",
+        ("1e-9", "0"): "1e-9 of 0 rows",
+        ("-0", "null"): "0 rows",
+        ("-0.0", "10"): "0 of 10 rows",
+    }
+    cases: dict[tuple[Any, ...], Any] = {
+        ("amountText", snapshot(**progress(*numbers, unit='"rows"'))): text for numbers, text in texts.items()
+    }
+    cases["amountText", snapshot(**progress("40", "100", unit='"%"'))] = ""
+    cases["amountText", snapshot()] = ""
+    check(cases)
+
+
+def test_end_does_not_contradict_itself() -> None:
+    """After success, amount and message are hidden; after another end, the message is called the last one."""
+    fields = progress("4", "5", "80.0", message='"Resizing"')
+    ended = {**fields, "finished_at": at(0)}
+    check(
+        {
+            ("amountText", snapshot(**ended, status='"succeeded"')): "",
+            ("messageText", snapshot(**ended, status='"succeeded"')): "",
+            ("amountText", snapshot(**ended, status='"failed"')): "4 of 5",
+            ("messageText", snapshot(**ended, status='"failed"')): "Last message: Resizing",
+            ("messageText", snapshot(**ended, status='"cancelled"')): "Last message: Resizing",
+            ("messageText", snapshot(**fields)): "Resizing",
+            ("messageText", snapshot()): "",
+        }
+    )
+
+
+def test_result_has_the_original_numbers() -> None:
+    """A result is indented JSON with its original numbers."""
+    check(
+        {
+            ("resultText", snapshot()): "",
+            ("resultText", snapshot(result='{"a":1234567890123456789,"b":[1.10]}')): (
+                '{\n  "a": 1234567890123456789,\n  "b": [\n    1.10\n  ]\n}'
+            ),
+            ("resultText", snapshot(result='{"a":[1]}')): '{\n  "a": [\n    1\n  ]\n}',
+            ("resultText", snapshot(result="false")): "false",
+        }
+    )
+
+
+def test_next_step_is_explained() -> None:
+    """A job says what it waits for; a worker is called lost only while the connection is live."""
+    now = NOW * 1000
+    queued = {"status": '"queued"'}
+    lost = {"lease_until": at(-1), "updated_at": at(-60)}
+    ages = {0: "just now", -59: "59 s ago", -61: "1 min ago", -3600: "1 h ago", -200_000: "2 d ago", 60: "just now"}
+    cases: dict[tuple[Any, ...], Any] = {
+        ("nextStepText", snapshot(**queued, version="0", submitted_at=at(seconds)), now): (
+            f"No worker has reported yet · submitted {text}"
+        )
+        for seconds, text in ages.items()
+    }
+    cases |= {
+        ("nextStepText", snapshot(**queued), now): "Waiting for a worker · submitted 1 h ago",
+        ("nextStepText", snapshot(**queued, started_at=at(-10)), now): "",
+        ("nextStepText", snapshot(**queued, version="0", due_at=at(12)), now): "starts in 12 s",
+        ("nextStepText", snapshot(**lost), now): "Worker lost, next attempt soon",
+        ("nextStepText", snapshot(**lost), now, True): "Worker lost, next attempt soon",
+        ("nextStepText", snapshot(**lost), now, False): "",
+        ("nextStepText", snapshot(), now): "",
+    }
+    check(cases)
+
+
+def test_connection_has_one_text() -> None:
+    """A page that is not live says why: offline, or a server that it cannot reach. An error explains a refusal."""
+    texts: list[tuple[Any, ...]] = [
+        ("connecting", None, True, ""),
+        ("live", {}, True, ""),
+        ("live", {}, False, "You are offline."),
+        ("offline", {}, True, "You are offline."),
+        ("connecting", None, False, "You are offline."),
+        ("reconnecting", None, False, "You are offline."),
+        ("reconnecting", None, True, "The server cannot be reached. Trying again…"),
+        ("reconnecting", {}, True, "Reconnecting…"),
+        ("refused", None, True, ""),
+    ]
+    assert run([("connectionText", *arguments) for *arguments, _ in texts]) == [text for *_, text in texts]
