@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MAX_READINGS = 10  # of another machine's clock: an older one may be wrong, because that clock was set back
 MIN_MS, MAX_MS = -62_135_596_800_000, 253_402_300_799_999  # the years 1 to 9999, the range of RFC 3339
 
 
@@ -61,10 +63,19 @@ class RemoteClock:
 
     def __init__(self) -> None:
         self._reading: tuple[Timestamp, float] | None = None
+        self._received: deque[tuple[Timestamp, float]] = deque(maxlen=MAX_READINGS)
 
     def set(self, reading: Timestamp, read_at: float) -> None:
         """Set the time that the clock had at `read_at`, in monotonic seconds."""
         self._reading = reading, read_at
+
+    def receive(self, reading: Timestamp, received_at: float) -> None:
+        """Add a time that the other machine has sent, and use the best of the last ones.
+
+        A message that was delayed arrives with a time that has passed, so the best one shows the latest time.
+        """
+        self._received.append((reading, received_at))
+        self.set(*max(self._received, key=lambda received: received[0] - 1000 * received[1]))
 
     def now(self) -> Timestamp:
         """Return the current time; any thread may call this."""
