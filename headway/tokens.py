@@ -176,6 +176,15 @@ def unverified_expiry(token: str) -> datetime:
         raise ValueError("the token cannot be decoded") from error
 
 
+def unverified_rank(token: str) -> tuple[bool, float]:
+    """Return a key that sorts the unverified tokens of one job: a better one permits more, or the same for longer."""
+    try:
+        claims = _unverified_claims(token)
+        return CANCEL in claims["scope"].split(), float(claims["exp"])
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
+        return False, 0.0
+
+
 def _unverified_claims(token: str) -> Any:
     return json.loads(base64url_decode(token.split(".")[1]))
 

@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, Self, TypeVar, overload
 from uuid import UUID, uuid4
 
-import aiohttp
 import msgspec
 
 from headway.client.links import LOCAL_URL, JobPage, Link
+from headway.client.loop_session import LoopSession
 from headway.client.notifier_connection import NotifierConnection
 from headway.client.outcomes import JobCancelled, JobFailed
 from headway.client.receipts import JobRef, Receipt, TypedReceipt
-from headway.client.retries import RequestFailed, Unreachable, request_with_retry
+from headway.client.retries import RequestFailed, Unreachable
 from headway.contracts import ENDED, JobSnapshot, decode, encode, encode_value
 from headway.timestamp import RemoteClock
 from headway.tokens import WATCH, InvalidToken, unverified_job_id
@@ -60,26 +60,17 @@ class Client:
         self.clock = RemoteClock()  # that of the snapshots' times, once a job has been watched
         self._receipts: dict[UUID, Receipt] = {}
         self._connections: dict[str, NotifierConnection] = {}
-        self._open_session: aiohttp.ClientSession | None = None
+        self._session = LoopSession()
 
     async def __aenter__(self) -> Self:
-        if self._open_session is not None:
-            raise RuntimeError("The client is already open")
-        self._open_session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        self._session.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        session, self._open_session = self._session, None
-        for connection in self._connections.values():
-            await connection.close()
-        self._connections.clear()
-        await session.close()
-
-    @property
-    def _session(self) -> aiohttp.ClientSession:
-        if self._open_session is None:
-            raise RuntimeError("The client is not open; use it inside `async with client:`")
-        return self._open_session
+        async with self._session.closing():
+            for connection in self._connections.values():
+                await connection.close()
+            self._connections.clear()
 
     async def submit(
         self,
@@ -155,13 +146,14 @@ class Client:
 
         Raises:
             TimeoutError: the job did not end within `timeout_s`.
-            RuntimeError: the client was closed.
+            RuntimeError: the client was closed, or is used in another event loop than that of its block.
             InvalidToken, RequestFailed, ValueError: as for `get`.
         """
         async with asyncio.timeout(timeout_s) as timeout:
             link = await self._resolve_link(job, token)
+        session = self._session.get()
         if link.base not in self._connections:
-            self._connections[link.base] = NotifierConnection(self._session, link.base, self.clock)
+            self._connections[link.base] = NotifierConnection(session, link.base, self.clock)
         connection = self._connections[link.base]
         subscription = await connection.subscribe(link.id, link.token)
         try:
@@ -256,8 +248,8 @@ class Client:
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
     ) -> bytes:
-        return await request_with_retry(
-            self._session, method, url, retry_for_s=self._retry_for_s, token=token, headers=headers, body=body
+        return await self._session.request(
+            method, url, retry_for_s=self._retry_for_s, token=token, headers=headers, body=body
         )
 
     def _find_link(self, job: JobRef, token: str | None) -> Link:

@@ -14,6 +14,8 @@ from headway.fork_lock import fork_lock
 
 T = TypeVar("T")
 
+CLOSED = "the client was closed; call the method again, which opens it"
+
 # The C library looks up host names under a lock. A process that is forked meanwhile would inherit it locked, and its
 # own lookups would wait forever.
 _LOOKUP_LOCK = fork_lock()
@@ -44,25 +46,27 @@ class ClientThread:
         if os.getpid() != self._pid:
             raise RuntimeError("the process was forked; watch the job again")
         if current_thread() is self._thread:
-            raise RuntimeError("the client's own thread would wait for itself")
+            raise RuntimeError("the client's own thread would wait for itself; call the client in another thread")
         with self._lock:  # the loop takes the call before it stops
             if self._stopped:
-                raise RuntimeError("the client was closed")
+                raise RuntimeError(CLOSED)
             loop = self._loop or self._start()
             future = asyncio.run_coroutine_threadsafe(self._run(function), loop)
         try:
             return future.result()
-        except CancelledError:
-            raise RuntimeError("the client was closed") from None
+        except (CancelledError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not self._stopped:
+                raise
+            raise RuntimeError(CLOSED) from None
         finally:
             future.cancel()  # after an exception in this thread, such as KeyboardInterrupt
 
     def stop(self) -> None:
         """Close the client and end the thread. Calls in progress end with a RuntimeError."""
         with self._lock:
-            if self._loop is not None and not self._stopped:
+            stopped, self._stopped = self._stopped, True
+            if self._loop is not None and not stopped:
                 self._loop.call_soon_threadsafe(self._closing.set)
-            self._stopped = True
 
     def join(self) -> None:
         """Wait until the thread has ended."""

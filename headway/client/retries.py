@@ -116,7 +116,7 @@ async def _request_once(request: Callable[[], AbstractAsyncContextManager[aiohtt
     rejection = error_from_response(response.status, body)
     if response.status not in RETRYABLE_STATUSES:
         raise rejection
-    raise _TemporaryFailure(rejection, _retry_after_s(response.headers.get("Retry-After", "")))
+    raise _TemporaryFailure(rejection, retry_after_s(response.headers.get("Retry-After", "")))
 
 
 def error_from_response(status: int | None, body: bytes) -> RequestFailed | InvalidToken:
@@ -142,5 +142,6 @@ def _error_text(error: Exception) -> str:
     return os.strerror(cause.errno) if getattr(cause, "errno", None) else str(error) or type(error).__name__
 
 
-def _retry_after_s(text: str) -> float:
+def retry_after_s(text: str) -> float:
+    """Return the seconds of a `Retry-After` header, or 0 for any other text."""
     return float(text) if text.isdecimal() else 0.0

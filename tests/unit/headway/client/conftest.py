@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
-from headway.client import Client, notifier_connection, retries
+from headway.client import Client, notifier_connection, reconnects, retries
 from tests.unit.headway.client.fake_services import Services
 from tests.waiting import free_ports
 
@@ -39,6 +39,7 @@ async def client(services: Services) -> AsyncIterator[Client]:
 def _short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the delays between retries."""
     monkeypatch.setattr(retries, "BACKOFF_BASE_S", 0.001)
-    monkeypatch.setattr(notifier_connection, "BACKOFF_BASE_S", 0.001)
-    monkeypatch.setattr(notifier_connection, "BACKOFF_CAP_S", 0.01)
+    monkeypatch.setattr(reconnects, "RECONNECT_SPREAD_S", 0.001)
+    monkeypatch.setattr(reconnects, "RECONNECT_CAP_S", 0.01)
+    monkeypatch.setattr(reconnects, "MIN_OVERLOAD_DELAY_S", 0.01)
     monkeypatch.setattr(notifier_connection, "EMPTY_POLL_DELAY_S", 0.01)

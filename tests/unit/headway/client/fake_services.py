@@ -14,9 +14,17 @@ from headway.client import Receipt
 SocketHandler = Callable[[web.WebSocketResponse, list[dict[str, Any]]], Awaitable[None]]
 
 
-def token_for(job_id: UUID) -> str:
+def token_for(job_id: UUID, **claims: Any) -> str:
     """Return a token that names a job; the fake services do not verify it."""
-    return jwt.encode({"sub": str(job_id)}, "a key that the fake services do not check")
+    return jwt.encode({"sub": str(job_id), **claims}, "a key that the fake services do not check")
+
+
+def hello(**fields: Any) -> dict[str, Any]:
+    """Return the message that a notifier sends first; one of version 0.1 adds no further fields to its time."""
+    return {"hello": {"now": "2026-01-01T00:00:00.000Z", **fields}}
+
+
+HELLO = hello()
 
 
 def snapshot_json(job_id: UUID, version: int, status: str = "running", **fields: Any) -> dict[str, Any]:
@@ -44,6 +52,7 @@ class Services:
         self.socket_count = 0
         self.responses: list[Callable[[web.Request], Awaitable[web.StreamResponse]]] = []
         self.upgrade_status = 101
+        self.upgrade_headers: dict[str, str] = {}
         self.socket_handlers: list[SocketHandler] = []
 
     def receipt(self, job_id: UUID) -> Receipt:
@@ -63,7 +72,7 @@ class Services:
         """Serve a WebSocket with the next handler; the last handler is repeated."""
         self.socket_count += 1
         if self.upgrade_status != 101:
-            return web.Response(status=self.upgrade_status)
+            return web.Response(status=self.upgrade_status, headers=self.upgrade_headers)
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         serve = self.socket_handlers.pop(0) if len(self.socket_handlers) > 1 else self.socket_handlers[0]
@@ -87,12 +96,14 @@ async def drop_response(request: web.Request) -> web.Response:
     return web.Response()
 
 
-def send_messages(*messages: dict[str, Any], close: int | None = None, hello: bool = True) -> SocketHandler:
+def send_messages(
+    *messages: dict[str, Any], close: int | None = None, hello: dict[str, Any] | None = HELLO
+) -> SocketHandler:
     """Return a handler that sends hello, receives a message, sends these messages, and closes or keeps receiving."""
 
     async def serve(socket: web.WebSocketResponse, received: list[dict[str, Any]]) -> None:
         if hello:
-            await socket.send_json({"hello": {"now": "2026-01-01T00:00:00.000Z"}})
+            await socket.send_json(hello)
         received.append(await socket.receive_json())
         for sent in messages:
             await socket.send_json(sent)
@@ -108,7 +119,7 @@ def end_jobs(*receipts: Receipt) -> SocketHandler:
     """Return a handler that sends hello, and a snapshot of each watched job as succeeded."""
 
     async def serve(socket: web.WebSocketResponse, received: list[dict[str, Any]]) -> None:
-        await socket.send_json({"hello": {"now": "2026-01-01T00:00:00.000Z"}})
+        await socket.send_json(HELLO)
         jobs = {receipt.token: receipt.id for receipt in receipts}
         async for message in socket:
             request = message.json()

@@ -30,6 +30,7 @@ from tests.unit.headway.client.fake_services import (
     SocketHandler,
     drop_response,
     end_jobs,
+    hello,
     respond_with,
     send_messages,
     snapshot_json,
@@ -163,7 +164,7 @@ async def test_a_rejected_token_ends_only_its_watch(services: Services, client: 
     bad, good = services.receipt(uuid4()), services.receipt(uuid4())
 
     async def serve(socket: web.WebSocketResponse, received: list[dict[str, Any]]) -> None:
-        await socket.send_json({"hello": {"now": "2026-01-01T00:00:00.000Z"}})
+        await socket.send_json(hello())
         received += [await socket.receive_json() for _ in range(2)]
         await socket.send_json({"error": {"code": code, "message": "No.", "job_id": str(bad.id)}})
         await socket.send_json({"job": snapshot_json(good.id, 1, "succeeded")})
@@ -192,7 +193,7 @@ async def test_a_client_without_websockets_polls(
     monkeypatch.setattr(notifier_connection, "HELLO_TIMEOUT_S", 0.1)
     receipt = services.receipt(uuid4())
     services.upgrade_status = 101 if without_hello else 403
-    services.socket_handlers = [send_messages(hello=False)]
+    services.socket_handlers = [send_messages(hello=None)]
     lost = {"code": "unknown", "detail": "lost"}
     services.responses = [
         respond_with(200, snapshot_json(receipt.id, 0, "queued")),
@@ -243,7 +244,7 @@ async def test_a_client_reconnects_when_pings_fail(
     receipt = services.receipt(uuid4())
 
     async def unresponsive(socket: web.WebSocketResponse, received: list[dict[str, Any]]) -> None:
-        await send_messages({"job": snapshot_json(receipt.id, 1)}, hello=True)(UnresponsiveSocket(socket), received)  # type: ignore[arg-type]
+        await send_messages({"job": snapshot_json(receipt.id, 1)})(UnresponsiveSocket(socket), received)  # type: ignore[arg-type]
         await asyncio.get_running_loop().create_future()
 
     services.socket_handlers = [unresponsive, send_messages({"job": snapshot_json(receipt.id, 2, "succeeded")})]
@@ -423,6 +424,60 @@ async def test_a_client_is_used_inside_its_block(services: Services) -> None:
             await client.__aenter__()
     with pytest.raises(RuntimeError, match="not open"):
         await client.get(services.receipt(uuid4()))
+
+
+async def test_a_client_belongs_to_the_loop_of_its_block(services: Services, client: Client) -> None:
+    """In another event loop every method raises an error that says what to do, also a watch that is open."""
+    receipt = services.receipt(uuid4())
+    services.socket_handlers = [send_messages({"job": snapshot_json(receipt.id, 1)})]
+    services.responses = [respond_with(200, snapshot_json(receipt.id, 1))]
+    watch = client.watch(receipt)
+    assert (await anext(watch)).version == 1
+    uses = (
+        lambda: client.submit("k"),
+        lambda: client.get(receipt),
+        lambda: client.result(receipt),
+        lambda: client.cancel(receipt),
+        lambda: client.share(receipt),
+        lambda: anext(client.watch(receipt)),
+        lambda: anext(watch),
+        lambda: client.__aexit__(),
+    )
+
+    async def use_all() -> None:
+        for use in uses:
+            with pytest.raises(RuntimeError, match=r"another event loop.*SyncClient"):
+                await use()
+
+    await asyncio.to_thread(asyncio.run, use_all())
+    assert (await client.get(receipt)).version == 1
+
+
+def test_a_client_that_is_open_in_an_idle_loop_says_so() -> None:
+    """`asyncio.run` for each call does not work: the client stays open in the first of these loops."""
+    client = Client("http://127.0.0.1:1")
+
+    async def use() -> None:
+        with pytest.raises(RuntimeError, match="another event loop"):
+            await client.submit("k")
+        with pytest.raises(RuntimeError, match="already open"):
+            await client.__aenter__()
+
+    with asyncio.Runner() as runner:
+        runner.run(client.__aenter__())
+        with asyncio.Runner() as other:
+            other.run(use())
+        runner.run(client.__aexit__())
+
+
+async def test_a_request_in_progress_ends_with_its_client(services: Services) -> None:
+    """A request that is still retried when the client is closed raises a RuntimeError in words."""
+    services.responses = [respond_with(503)]
+    async with Client(services.url) as client:
+        submission = asyncio.ensure_future(client.submit("k"))
+        await wait_until(lambda: services.requests)
+    with pytest.raises(RuntimeError, match="closed; open it again with `async with"):
+        await submission
 
 
 async def test_an_open_watch_does_not_disturb_the_end_of_the_loop(

@@ -1,0 +1,37 @@
+"""The delays before a lost WebSocket is opened again, so that thousands of clients spread their reconnects."""
+
+from __future__ import annotations
+
+from headway.backoff import full_jitter_s
+
+# A replica that stops closes its connections with 1012: their clients come back spread over the first two seconds.
+RECONNECT_SPREAD_S, RECONNECT_CAP_S = 2.0, 10.0
+CLOSE_TRY_AGAIN_LATER = 1013
+OVERLOAD_CODES = frozenset({CLOSE_TRY_AGAIN_LATER, 429, 503})
+MIN_OVERLOAD_DELAY_S = 2.0
+FAILURES_WHEN_OVERLOADED = 5  # a close with 1013 delays the reconnect as much as five failures
+
+
+class ReconnectDelays:
+    """Counts consecutive failures, from which the delays follow."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+
+    def reset(self) -> None:
+        """Forget the failures, because the connection works."""
+        self.failures = 0
+
+    def next_s(self, code: int | None = None, retry_after_s: float = 0.0) -> float:
+        """Count a failure and return the delay before the next attempt.
+
+        Args:
+            code: the close code, or the HTTP status with which the upgrade was refused.
+            retry_after_s: the delay that the server asks for.
+        """
+        if code == CLOSE_TRY_AGAIN_LATER:
+            self.failures = max(self.failures, FAILURES_WHEN_OVERLOADED)
+        min_delay_s = max(retry_after_s, MIN_OVERLOAD_DELAY_S) if code in OVERLOAD_CODES else retry_after_s
+        delay_s = min_delay_s + full_jitter_s(self.failures, RECONNECT_SPREAD_S, RECONNECT_CAP_S)
+        self.failures += 1
+        return delay_s
