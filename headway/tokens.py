@@ -9,8 +9,10 @@ import hashlib
 import json
 import os
 import secrets
+import sys
 from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -38,8 +40,17 @@ ALGORITHM = "EdDSA"
 LEEWAY_S = 30  # how far the clocks of two machines may differ
 WATCH = "watch"
 CANCEL = "cancel"
-# `TokenVerifier.verify` checks the expiry itself, so that the error can name the job.
-_OPTIONS: Options = {"require": ["sub", "exp", "iat", "aud", "scope"], "verify_exp": False}
+CACHED_TOKENS = 512  # verified ones, about 1 kB each: a client that repeats a token pays for one signature check
+# `TokenVerifier` checks the expiry itself, so that the error can name the job, and the signature last.
+_OPTIONS: Options = {
+    "require": ["sub", "exp", "iat", "aud", "scope"],
+    "verify_signature": False,
+    "verify_aud": True,
+    "verify_iat": True,
+    "verify_nbf": True,
+}
+_JWS = jwt.PyJWS([ALGORITHM])
+INVALID, EXPIRED = "The token is not valid for this service.", "The token has expired."
 _PEM_END = "-----END PUBLIC KEY-----"
 
 
@@ -55,6 +66,10 @@ class InvalidToken(Exception):
         super().__init__(message)
         self.code = code
         self.job_id = job_id
+
+
+class ForgedToken(InvalidToken):
+    """The token's signature is not valid. Unlike every other rejection, this one costs a signature check."""
 
 
 class Grant(Struct, frozen=True, kw_only=True):
@@ -120,7 +135,7 @@ class TokenSigner:
 
 
 class TokenVerifier:
-    """Verifies tokens with a set of public keys."""
+    """Verifies tokens with a set of public keys, whose ids are `key_ids`."""
 
     def __init__(self, public_pems: str) -> None:
         """Load the keys from concatenated PEM blocks.
@@ -133,6 +148,8 @@ class TokenVerifier:
         if not keys or not all(isinstance(key, Ed25519PublicKey) for key in keys):
             raise ValueError("the token keys must be Ed25519 public keys in PEM")
         self._keys = {key_id(key): key for key in keys if isinstance(key, Ed25519PublicKey)}
+        self.key_ids = frozenset(self._keys)
+        self._verified = lru_cache(CACHED_TOKENS)(self._verify)
 
     def verify(self, token: str) -> Grant:
         """Return the token's grant.
@@ -140,17 +157,44 @@ class TokenVerifier:
         Raises:
             InvalidToken: the token is malformed, signed with an unknown key, expired, or lacks the scope `watch`.
         """
+        grant, _key_id = self._verified(token)
+        _check_expiry(grant)
+        return grant
+
+    def key_id_of(self, token: str) -> str:
+        """Return the id of the key that signed a verified token."""
+        return self._verified(token)[1]
+
+    def _verify(self, token: str) -> tuple[Grant, str]:
+        """Return a token's grant and the id of its key. The signature is checked last, because that is slow."""
         try:
-            key = self._keys[jwt.get_unverified_header(token)["kid"]]
-            claims = jwt.decode(token, key, [ALGORITHM], options=_OPTIONS, audience=AUDIENCE, leeway=LEEWAY_S)
-            grant = _grant_from_claims(claims)
-        except (jwt.InvalidTokenError, KeyError, TypeError, ValueError, OverflowError) as error:
-            raise InvalidToken("invalid_token", "The token is not valid for this service.") from error
+            unverified = jwt.decode_complete(token, options=_OPTIONS, audience=AUDIENCE, leeway=LEEWAY_S)
+            signing_key_id = unverified["header"]["kid"]
+            key = self._keys[signing_key_id]
+            grant = _grant_from_claims(unverified["payload"])
+        except (
+            jwt.InvalidTokenError,
+            KeyError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+        ) as error:
+            raise InvalidToken("invalid_token", INVALID) from error
         if WATCH not in grant.scope:
             raise InvalidToken("invalid_token", "The token does not allow watching.")
-        if grant.is_expired(Timestamp.now()):
-            raise InvalidToken("token_expired", "The token has expired.", grant.job_id)
-        return grant
+        _check_expiry(grant)
+        try:
+            _JWS.decode(token, key, [ALGORITHM])
+        except jwt.InvalidTokenError as error:
+            raise ForgedToken("invalid_token", INVALID) from error
+        return grant, sys.intern(signing_key_id)  # shared by all tokens of this key
+
+
+def _check_expiry(grant: Grant) -> None:
+    if grant.is_expired(Timestamp.now()):
+        raise InvalidToken("token_expired", EXPIRED, grant.job_id)
 
 
 def unverified_job_id(token: str) -> UUID | None:
