@@ -39,7 +39,7 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
         pubsub = PubSub(redis, subscription_timeout_s=settings.deaf_s)
         synchronizer = SnapshotSynchronizer(Hub(), store, pubsub, settings.silence_s)
         registry = ConnectionRegistry(
-            synchronizer, settings, store.clock, lambda: pubsub.is_lost_for(settings.unready_s)
+            synchronizer, settings, auth, store.clock, lambda: pubsub.is_lost_for(settings.unready_s)
         )
         transports = (
             WebSocketHandler(registry, store, auth, settings),

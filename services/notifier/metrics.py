@@ -58,6 +58,9 @@ REDIS_ERRORS = Counter(
     "notifier_redis_errors", "How many operations on job records failed or had an unknown outcome?", ["op"]
 )
 LIMITS_EXCEEDED = Counter("notifier_refused", "How often was each limit exceeded?", ["limit"])
+WATCH_REFUSED = Counter(
+    "notifier_watch_refused", "How many tokens were refused, on any transport or later, and with which code?", ["code"]
+)
 DELIVERY_LATENCY = UnlockedHistogram(
     "notifier_delivery_latency_seconds",
     "How long after a worker sent a report was the snapshot written to the watchers on this replica?",
@@ -77,8 +80,8 @@ for transport in ("websocket", "sse", "poll"):
     CONNECTIONS_OPENED.labels(transport)
     CONNECTIONS_SENT_AWAY.labels(transport)
     CONNECTION_DURATION.labels(transport)
-for transport in ("sse", "poll"):
-    CONNECTIONS_CLOSED.labels(transport, "none")
+    for close_code in (1000, 1006, 1012, 1013):
+        CONNECTIONS_CLOSED.labels(transport, close_code)
 for code in (1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1011, 1012, 1013):
     CONNECTIONS_CLOSED.labels("websocket", code)
 SNAPSHOTS_REPLACED.labels("slow")
@@ -89,5 +92,7 @@ for op in ("report", "progress", "cancel", "read"):
     REDIS_ERRORS.labels(op)
 for outcome in ("answered", "kept"):
     WAKEUPS.labels(outcome)
-for limit in ("connections", "watches", "messages", "message_size", "binary", "first_message", "stuck"):
+for limit in ("connections", "watches", "messages", "message_size", "binary", "first_message", "stuck", "tokens"):
     LIMITS_EXCEEDED.labels(limit)
+for refusal in ("invalid_token", "token_expired", "forbidden"):
+    WATCH_REFUSED.labels(refusal)

@@ -19,7 +19,7 @@ def job_id_from_path(request: web.Request) -> UUID:
         raise NotFound("The job id in the path is not a UUID.", field="id") from error
 
 
-def authorize_job(request: web.Request, token: str | None, verifier: TokenVerifier) -> Grant:
+def authorize_job(request: web.Request, token: str | None, verifier: TokenVerifier, scope: str | None = None) -> Grant:
     """Verify a token for the job in the path.
 
     Returns:
@@ -28,7 +28,7 @@ def authorize_job(request: web.Request, token: str | None, verifier: TokenVerifi
     Raises:
         NotFound: the path has no valid job id.
         Unauthorized: the token is missing, invalid or expired; `code` says which.
-        Forbidden: the token is for another job.
+        Forbidden: the token is for another job, or lacks the scope.
     """
     if token is None:
         raise Unauthorized("Send the job's token: Authorization: Bearer <token>.")
@@ -39,4 +39,6 @@ def authorize_job(request: web.Request, token: str | None, verifier: TokenVerifi
         raise Unauthorized(str(error), code=error.code) from error
     if grant.job_id != job_id:
         raise Forbidden("The token is for another job.")
+    if scope is not None and scope not in grant.scope:
+        raise Forbidden(f"The token does not have the scope `{scope}`.")
     return grant

@@ -12,12 +12,15 @@ import time
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+from websockets.frames import CloseCode
+
 from headway.timestamp import Timestamp
 
 from .. import metrics
 from ..watching.hub import Subscription
 from ..watching.snapshot import PublishedSnapshot
 
+FIRST_PRIVATE_CLOSE_CODE = 3000  # this and higher codes have no registered meaning
 MAX_BUFFERED_BYTES = 256 * 1024  # in a connection's write buffer; more is backpressure
 
 
@@ -29,13 +32,14 @@ class ClientConnection(ABC):
 
     transport: ClassVar[str]
     logs_lifecycle: ClassVar[bool] = True
-    __slots__ = ("_transport", "opened_at", "origin", "subscriptions")
+    __slots__ = ("_close_code", "_transport", "opened_at", "origin", "subscriptions")
 
     def __init__(self, transport: asyncio.Transport, origin: str | None) -> None:
         self.subscriptions: dict[str, Subscription] = {}
         self.opened_at = time.monotonic()
         self.origin = None if origin is None else sys.intern(origin)  # most connections have the same few origins
         self._transport = transport
+        self._close_code: int | None = None
 
     @property
     def is_closing(self) -> bool:
@@ -43,9 +47,16 @@ class ClientConnection(ABC):
         return self._transport.is_closing()
 
     @property
-    def close_code(self) -> int | None:
-        """The code that the connection closed with, or None if the transport has no close codes."""
-        return None
+    def close_code(self) -> int:
+        """The code that the connection closed with; for a stream or poll, the code that a WebSocket would have.
+
+        All private codes count as one, to bound the metric's labels.
+        """
+        return int(min(self._close_code or CloseCode.ABNORMAL_CLOSURE, FIRST_PRIVATE_CLOSE_CODE))
+
+    def set_close_code(self, code: int) -> None:
+        """Set why the connection closes, unless that is known already."""
+        self._close_code = self._close_code or code
 
     @abstractmethod
     def send_snapshot(self, job_id: str, snapshot: PublishedSnapshot) -> bool:
@@ -78,6 +89,7 @@ class ClientConnection(ABC):
 
     async def close_for_restart(self) -> None:
         """Close the connection, because this replica restarts."""
+        self.set_close_code(CloseCode.SERVICE_RESTART)
         self.send_away()
 
 
@@ -118,6 +130,7 @@ class BackpressuredConnection(ClientConnection):
 
     def close_stalled(self) -> None:
         """Abort the connection."""
+        self.set_close_code(CloseCode.TRY_AGAIN_LATER)
         metrics.LIMITS_EXCEEDED.labels("stuck").inc()
         self.abort()
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 from aiohttp import web
+from websockets.frames import CloseCode
 
 from headway.tokens import CANCEL
 
-from ...runtime.errors import NotFound
+from ...runtime.errors import NotFound, Unauthorized
 from ...runtime.request import JSON
 from ..records.store import JobStore
 from ..watching.snapshot import NO_VERSION, PublishedSnapshot, placeholder_snapshot
@@ -66,10 +68,14 @@ class LongPollRequest(ClientConnection):
     def reap(self) -> None:
         """Complete the request if the client has disconnected."""
         if self.is_closing:
-            self.ready.set()
+            self._end(CloseCode.ABNORMAL_CLOSURE)
 
     def send_away(self) -> None:
         """Complete the request."""
+        self._end(CloseCode.TRY_AGAIN_LATER)
+
+    def _end(self, code: int) -> None:
+        self.set_close_code(code)
         self.ready.set()
 
 
@@ -91,13 +97,13 @@ class LongPollHandler:
 
     async def get_job(self, request: web.Request) -> web.Response:
         """Answer with the job's snapshot, or 304 if the client's version is the newest."""
-        grant = self._auth.authorize_job(request)
         known_versions = [int(version) for version in _ETAG.findall(request.headers.get("If-None-Match", ""))]
-        watch_request = WatchRequest(grant, max(known_versions, default=None))
+        watch_request = self._auth.authorize_job(request, max(known_versions, default=None))
         newer, errors = await self._wait_for_newer(request, [watch_request], complete_when_ended=True)
         headers = {"Cache-Control": "private, no-cache"} | _preference_applied(request)
         if not newer and errors:  # the client has a version, which the placeholder must not replace
-            raise NotFound(errors[0]["message"], code=errors[0]["code"])
+            problem = NotFound if errors[0]["code"] == "unknown" else Unauthorized
+            raise problem(errors[0]["message"], code=errors[0]["code"])
         if not newer:
             return self._close_if_sent_away(
                 web.Response(status=304, headers={"ETag": f'"{watch_request.version}"', **headers})
@@ -107,7 +113,7 @@ class LongPollHandler:
 
     async def query_jobs(self, request: web.Request) -> web.Response:
         """Answer with the snapshots that are newer than the client's, and the errors of the other jobs."""
-        requests, rejected = await self._auth.authorize_jobs(request)
+        requests, rejected = await self._auth.authorize_jobs(request, self._registry.max_watches)
         rejections = [token.error for token in rejected]
         newer, errors = await self._wait_for_newer(
             request, requests, complete_when_ended=False, without_waiting=bool(rejections)
@@ -157,14 +163,13 @@ class LongPollHandler:
         self._registry.ensure_capacity()
         long_poll = LongPollRequest(connection, complete_when_ended=complete_when_ended)
         with self._registry.serve(long_poll):
-            for grant, version in requests:
-                self._registry.subscribe(long_poll, grant, version)
-            try:
+            for watch_request in requests:
+                self._registry.subscribe(long_poll, watch_request)
+            with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await long_poll.ready.wait()
                     await asyncio.sleep(COALESCE_DELAY_S)
-            except TimeoutError:
-                pass
+            long_poll.set_close_code(CloseCode.NORMAL_CLOSURE)
         return list(long_poll.newer_snapshots.values()), long_poll.errors
 
     async def _read_current(
@@ -172,9 +177,9 @@ class LongPollHandler:
     ) -> tuple[list[PublishedSnapshot], list[dict[str, str]], bool]:
         """Return the snapshots newer than the client's, errors, and whether one of the jobs has ended."""
         with unavailable_without_store():
-            texts = await self._store.read([str(grant.job_id) for grant, _version in requests])
+            texts = await self._store.read([str(watch.grant.job_id) for watch in requests])
         newer, errors, ended = [], [], False
-        for (grant, version), text in zip(requests, texts, strict=True):
+        for (grant, _key_id, version), text in zip(requests, texts, strict=True):
             snapshot = PublishedSnapshot.from_record(str(grant.job_id), text)
             if snapshot is None and version:
                 errors.append(error_payload(str(grant.job_id), "unknown", RECORD_LOST))
@@ -187,7 +192,7 @@ class LongPollHandler:
 
     async def cancel(self, request: web.Request) -> web.Response:
         """Cancel the job, or request that from its worker; answer with the snapshot."""
-        grant = self._auth.authorize_job(request, scope=CANCEL)
+        grant = self._auth.authorize_job(request, scope=CANCEL).grant
         with unavailable_without_store():
             text = await self._store.cancel(grant)
         snapshot = PublishedSnapshot.from_record(str(grant.job_id), text) or PublishedSnapshot(

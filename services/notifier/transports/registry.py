@@ -12,15 +12,16 @@ from contextlib import contextmanager
 
 import structlog
 
-from headway.timestamp import RemoteClock
-from headway.tokens import Grant
+from headway.timestamp import RemoteClock, Timestamp
 
 from ...runtime.errors import ServiceUnavailable
 from .. import metrics
 from ..settings import NotifierSettings
 from ..watching.hub import Subscription
 from ..watching.synchronizer import SnapshotSynchronizer
+from .auth import TokenAuth, WatchRequest
 from .base import ClientConnection
+from .refusals import RejectedToken, too_many_watches
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -39,6 +40,7 @@ class ConnectionRegistry:
     Args:
         synchronizer: subscribes the connections to jobs.
         settings: their limits.
+        auth: verifies the tokens of their subscriptions again.
         clock: the clock of the records, whose time the heartbeats contain.
         is_unready: returns whether this replica has been without Redis for too long.
     """
@@ -47,12 +49,15 @@ class ConnectionRegistry:
         self,
         synchronizer: SnapshotSynchronizer,
         settings: NotifierSettings,
+        auth: TokenAuth,
         clock: RemoteClock,
         is_unready: Callable[[], bool],
     ) -> None:
         self._synchronizer = synchronizer
         self._settings = settings
+        self._auth = auth
         self._clock = clock
+        self.max_watches = settings.max_watches
         self._is_unready = is_unready
         self._connections: set[ClientConnection] = set()
         self.backpressured: set[ClientConnection] = set()
@@ -106,7 +111,7 @@ class ConnectionRegistry:
             self._synchronizer.unsubscribe(subscription)
         connection.subscriptions.clear()  # breaks a reference cycle, so that closed connections are freed immediately
         metrics.CONNECTIONS.labels(connection.transport).dec()
-        metrics.CONNECTIONS_CLOSED.labels(connection.transport, connection.close_code or "none").inc()
+        metrics.CONNECTIONS_CLOSED.labels(connection.transport, connection.close_code).inc()
         duration_s = round(time.monotonic() - connection.opened_at, 3)
         metrics.CONNECTION_DURATION.labels(connection.transport).observe(duration_s)
         if connection.logs_lifecycle:
@@ -118,14 +123,11 @@ class ConnectionRegistry:
                 duration_s=duration_s,
             )
 
-    def subscribe(self, connection: ClientConnection, grant: Grant, version: int | None) -> None:
+    def subscribe(self, connection: ClientConnection, request: WatchRequest) -> None:
         """Subscribe a connection to a job, or send the error `too_many_watches` if it is at its limit."""
-        subscription = Subscription(connection, grant, version)
-        max_watches = self._settings.max_watches
-        if subscription.job_id not in connection.subscriptions and len(connection.subscriptions) >= max_watches:
-            metrics.LIMITS_EXCEEDED.labels("watches").inc()
-            message = f"One connection may watch at most {max_watches} jobs."
-            connection.send_error(subscription.job_id, "too_many_watches", message)
+        subscription = Subscription(connection, request.grant, request.version, request.key_id)
+        if subscription.job_id not in connection.subscriptions and len(connection.subscriptions) >= self.max_watches:
+            self._send_rejection(connection, too_many_watches(subscription.job_id, self.max_watches))
             return
         connection.subscriptions[subscription.job_id] = subscription
         self._synchronizer.subscribe(subscription)
@@ -136,6 +138,26 @@ class ConnectionRegistry:
         if subscription is not None:
             self._synchronizer.unsubscribe(subscription)
 
+    def end_if_rejected(self, connection: ClientConnection, subscription: Subscription) -> bool:
+        """End a subscription with an error if its token is no longer accepted; return whether it is not."""
+        rejected = self._auth.recheck(subscription.grant, subscription.key_id)
+        if rejected is None:
+            return False
+        self.unsubscribe(connection, subscription.job_id)
+        self._send_rejection(connection, rejected)
+        return True
+
+    def _send_rejection(self, connection: ClientConnection, rejected: RejectedToken) -> None:
+        connection.send_error(rejected.job_id, rejected.code, rejected.message)
+
+    def _end_rejected(self) -> None:
+        """End the subscriptions whose token has expired, or was signed with a key that was removed since."""
+        now, key_ids = Timestamp.now(), self._auth.key_ids
+        for connection in list(self._connections):
+            for subscription in list(connection.subscriptions.values()):
+                if subscription.valid_until < now or subscription.key_id not in key_ids:
+                    self.end_if_rejected(connection, subscription)
+
     def flush(self, connection: ClientConnection) -> None:
         """Send the pending snapshots of a connection that may have drained."""
         self.backpressured.discard(connection)
@@ -143,7 +165,7 @@ class ConnectionRegistry:
             self._synchronizer.flush(subscription)
 
     async def run(self) -> None:
-        """Flush, reap and ping the connections, until cancelled."""
+        """Flush, check, reap and ping the connections, until cancelled."""
         swept_at = pinged_at = time.monotonic()
         while True:
             await asyncio.sleep(FLUSH_INTERVAL_S)
@@ -158,6 +180,7 @@ class ConnectionRegistry:
                 self._send_heartbeats()
 
     def _sweep(self, now: float) -> None:
+        self._end_rejected()
         for connection in list(self._connections):
             connection.reap()
             if connection.stalled_for(now) > self._settings.stuck_s:

@@ -13,14 +13,16 @@ import re
 import msgspec
 from aiohttp import web
 from redis.exceptions import RedisError
+from websockets.frames import CloseCode
 
 from headway.contracts import Timestamp
 
 from ...runtime.aiohttp_adapter import encode_chunk, start_stream
 from ..records.store import JobStore
 from ..watching.snapshot import PublishedSnapshot
-from .auth import RejectedToken, TokenAuth, WatchRequest
+from .auth import TokenAuth, WatchRequest
 from .base import BackpressuredConnection, ClientConnection
+from .refusals import RejectedToken
 from .registry import ConnectionRegistry
 
 HEADERS = {
@@ -84,7 +86,11 @@ class EventStream(BackpressuredConnection):
     def _on_job_ended(self, job_id: str) -> None:
         self._active_jobs.discard(job_id)
         if not self._active_jobs:
-            self.done.set()
+            self._end(CloseCode.NORMAL_CLOSURE)
+
+    def _end(self, code: int) -> None:
+        self.set_close_code(code)
+        self.done.set()
 
     def heartbeat(self, now: Timestamp) -> None:
         """Send a comment, unless the connection is backpressured."""
@@ -94,12 +100,12 @@ class EventStream(BackpressuredConnection):
     def send_away(self) -> None:
         """End the stream with a reconnect delay."""
         self.write(self._encode(retry_event()))
-        self.done.set()
+        self._end(CloseCode.TRY_AGAIN_LATER)
 
     def reap(self) -> None:
         """End the stream if the client has disconnected."""
         if self.is_closing:
-            self.done.set()
+            self._end(CloseCode.ABNORMAL_CLOSURE)
 
 
 class EventStreamHandler:
@@ -119,12 +125,12 @@ class EventStreamHandler:
 
     async def stream_job(self, request: web.Request) -> web.StreamResponse:
         """Stream one job; answer 204 if the client has its last version, so that an EventSource stops reconnecting."""
-        grant = self._auth.authorize_job(request)
         last_event_id = request.headers.get("Last-Event-ID", "")
         version = int(last_event_id) if re.fullmatch(r"\d{1,16}", last_event_id, re.ASCII) else None
-        if version is not None and await self._has_ended_at(str(grant.job_id), version):
+        watch_request = self._auth.authorize_job(request, version)
+        if version is not None and await self._has_ended_at(str(watch_request.grant.job_id), version):
             return web.Response(status=204, headers={"Cache-Control": "no-store"})
-        return await self._stream(request, [WatchRequest(grant, version)], [])
+        return await self._stream(request, [watch_request], [])
 
     async def _has_ended_at(self, job_id: str, version: int) -> bool:
         """Return whether a job is known to have ended with a version. No 503: an EventSource would not reconnect."""
@@ -137,7 +143,7 @@ class EventStreamHandler:
 
     async def stream_jobs(self, request: web.Request) -> web.StreamResponse:
         """Stream many jobs on one connection, for clients that cannot open a WebSocket."""
-        return await self._stream(request, *await self._auth.authorize_jobs(request))
+        return await self._stream(request, *await self._auth.authorize_jobs(request, self._registry.max_watches))
 
     async def _stream(
         self, request: web.Request, requests: list[WatchRequest], rejected: list[RejectedToken]
@@ -149,13 +155,13 @@ class EventStreamHandler:
             await response.write(retry_event())
             return response
         await response.write(time_comment(self._store.clock.now()))  # with the headers; later writes bypass aiohttp
-        job_ids, origin = {str(grant.job_id) for grant, _version in requests}, request.headers.get("Origin")
+        job_ids, origin = {str(watch.grant.job_id) for watch in requests}, request.headers.get("Origin")
         stream = EventStream(request.transport, origin, job_ids, self._registry.backpressured, chunked=chunked)
         with self._registry.serve(stream):
             for token in rejected:
                 stream.write(stream.encode_error(token.error))
-            for grant, version in requests:
-                self._registry.subscribe(stream, grant, version)
+            for watch_request in requests:
+                self._registry.subscribe(stream, watch_request)
             await stream.done.wait()
         return response
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from headway.contracts import Timestamp
 from headway.tokens import Grant
 
 from .snapshot import NO_VERSION, PublishedSnapshot, placeholder_snapshot
@@ -26,11 +25,12 @@ class Watcher(Protocol):
 class Subscription:
     """One watcher's interest in one job."""
 
-    __slots__ = ("client_version", "grant", "initialized", "job_id", "valid_until", "version", "watcher")
+    __slots__ = ("client_version", "grant", "initialized", "job_id", "key_id", "valid_until", "version", "watcher")
 
-    def __init__(self, watcher: Watcher, grant: Grant, version: int | None) -> None:
+    def __init__(self, watcher: Watcher, grant: Grant, version: int | None, key_id: str = "") -> None:
         self.watcher = watcher
         self.grant = grant
+        self.key_id = key_id  # the key that signed the token
         self.valid_until = grant.valid_until
         self.job_id = str(grant.job_id)
         self.client_version = NO_VERSION if version is None else version  # the version that the client named
@@ -191,8 +191,3 @@ class Hub:
         for job_id in job_ids:
             if job_id in self._topics:
                 self._topics[job_id].last_update = now
-
-    def expired_subscriptions(self, now: Timestamp) -> list[Subscription]:
-        """Return the subscriptions whose token has expired."""
-        groups = [group for topic in self._topics.values() for group in (topic.subscriptions, topic.lagging)]
-        return [subscription for group in groups for subscription in group.values() if subscription.valid_until < now]

@@ -152,7 +152,7 @@ class SnapshotSynchronizer:
                 subscription.watcher.on_up_to_date(job_id, ended=snapshot.ended)
 
     async def sweep_loop(self) -> None:
-        """Schedule reads of jobs without updates, because a publication may be lost; end expired subscriptions."""
+        """Schedule reads of jobs without updates, because a publication may be lost."""
         while True:
             await asyncio.sleep(min(MAX_SWEEP_INTERVAL_S, self._stale_after_s / 2))
             now = time.monotonic()
@@ -160,6 +160,3 @@ class SnapshotSynchronizer:
             self._hub.mark_seen(stale, now)
             for job_id in stale:
                 self._schedule_read(job_id)
-            for subscription in self._hub.expired_subscriptions(Timestamp.now()):
-                self.unsubscribe(subscription)
-                subscription.watcher.send_error(subscription.job_id, "token_expired", "The token has expired.")

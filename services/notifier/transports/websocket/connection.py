@@ -26,13 +26,13 @@ from ... import metrics
 from ...settings import NotifierSettings
 from ...watching.snapshot import PublishedSnapshot
 from ..base import MAX_BUFFERED_BYTES, BackpressuredConnection
+from ..refusals import TokenAllowance
 from .frame_reader import FrameReader
 from .protocol import PING, encode_close, encode_heartbeat, encode_snapshot, encode_text
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 CLOSE_TIMEOUT_S = 3.0
-FIRST_PRIVATE_CLOSE_CODE = 3000  # this and higher codes have no registered meaning
 
 
 class MessageHandler(Protocol):
@@ -58,7 +58,6 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
 
     transport = "websocket"
     __slots__ = (
-        "_close_code",
         "_closed",
         "_fragments",
         "_handler",
@@ -71,6 +70,7 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
         "_reader",
         "closing",
         "has_subscribed",
+        "token_allowance",
     )
 
     def __init__(self, handler: MessageHandler, transport: asyncio.Transport, origin: str | None) -> None:
@@ -83,9 +83,9 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
         self._message_budget = TokenBucket(
             settings.messages_per_s, settings.messages_per_s + 2 * settings.max_watches, self.opened_at
         )
+        self.token_allowance = TokenAllowance(settings.max_watches)
         self.has_subscribed = False  # whether the client has ever sent a valid token
         self._last_received = self.opened_at
-        self._close_code: int | None = None
         self.closing = False  # whether a close frame was sent
         self._paused = False  # whether reading is paused until the received frames have been handled
         self._pending_task: asyncio.Future[None] | None = None
@@ -93,11 +93,6 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
         self._is_backpressured = False
         self._pinged_at: float | None = None  # None after the pong
         transport.set_write_buffer_limits(high=MAX_BUFFERED_BYTES)
-
-    @property
-    def close_code(self) -> int:
-        """The code that the connection closed with. All private codes count as one, to bound the metric's labels."""
-        return int(min(self._close_code or CloseCode.ABNORMAL_CLOSURE, FIRST_PRIVATE_CLOSE_CODE))
 
     def connection_made(self, _transport: asyncio.BaseTransport) -> None:
         """Called when the connection begins."""
@@ -279,5 +274,6 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
 
     def _begin_closing(self, code: int) -> None:
         """Abort the connection if the client does not answer a close frame in time."""
-        self._close_code, self.closing = code, True
+        self.closing = True
+        self.set_close_code(code)
         asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, self.abort)

@@ -12,14 +12,15 @@ from msgspec import Struct
 from redis.exceptions import RedisError
 from websockets.frames import CloseCode
 
-from headway.contracts import Natural, Timestamp, decode
+from headway.contracts import Natural, decode
 from headway.tokens import CANCEL
 
 from ....runtime.aiohttp_adapter import detach
 from ....runtime.errors import ServiceUnavailable
 from ...records.store import JobStore
 from ...settings import NotifierSettings
-from ..auth import RejectedToken, Token, TokenAuth, presented_token
+from ..auth import Token, TokenAuth, presented_token
+from ..refusals import RejectedToken
 from ..registry import RETRY_AFTER_S, ConnectionRegistry
 from .connection import WebSocketConnection
 from .handshake import accept_upgrade
@@ -106,12 +107,14 @@ class WebSocketHandler:
         return None
 
     def _subscribe(self, connection: WebSocketConnection, token: str, version: int | None) -> None:
-        grant = self._auth.verify(token)
-        if isinstance(grant, RejectedToken):
-            connection.send_error(grant.job_id, grant.code, grant.message)
+        request = self._auth.verify(token, version, connection.token_allowance)
+        if not isinstance(request, RejectedToken):
+            connection.has_subscribed = True
+            self._registry.subscribe(connection, request)
             return
-        connection.has_subscribed = True
-        self._registry.subscribe(connection, grant, version)
+        connection.send_error(request.job_id, request.code, request.message)
+        if connection.token_allowance.is_exceeded:
+            connection.close_over_limit("tokens", CloseCode.POLICY_VIOLATION, "too many invalid tokens")
 
     async def _cancel(self, connection: WebSocketConnection, job_id: str) -> None:
         structlog.contextvars.bind_contextvars(job_id=job_id)  # for this task's log lines
@@ -119,9 +122,11 @@ class WebSocketHandler:
         if subscription is None:
             message = "Watch the job first: its token determines whether you may cancel it."
             connection.send_error(job_id, "not_watched", message)
-        elif CANCEL not in subscription.grant.scope or subscription.grant.is_expired(Timestamp.now()):
-            message = "The token has expired or does not have the scope `cancel`."
-            connection.send_error(job_id, "forbidden", message)
+        elif self._registry.end_if_rejected(connection, subscription):
+            return
+        elif CANCEL not in subscription.grant.scope:
+            self._auth.count_refusal("forbidden", job_id)
+            connection.send_error(job_id, "forbidden", "The token does not have the scope `cancel`.")
         else:
             try:
                 await self._store.cancel(subscription.grant)

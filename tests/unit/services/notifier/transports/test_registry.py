@@ -14,6 +14,7 @@ from headway.timestamp import RemoteClock, Timestamp
 from services.notifier import metrics
 from services.notifier.settings import NotifierSettings
 from services.notifier.transports import registry as module
+from services.notifier.transports.auth import TokenAuth
 from services.notifier.transports.base import ClientConnection
 from services.notifier.transports.long_poll import LongPollRequest
 from services.notifier.transports.registry import ConnectionRegistry
@@ -107,11 +108,13 @@ class Replica:
 
     def __init__(self, clock: Clock, count: int) -> None:
         self.unready = True
-        settings = cast(
-            NotifierSettings, SimpleNamespace(drain_s=DRAIN_S, max_connections=1_000_000, ping_s=PING_S, stuck_s=30)
-        )
+        settings = SimpleNamespace(drain_s=DRAIN_S, max_connections=1_000_000, max_watches=1, ping_s=PING_S, stuck_s=30)
         self.registry = ConnectionRegistry(
-            cast(SnapshotSynchronizer, None), settings, RemoteClock(), lambda: self.unready
+            cast(SnapshotSynchronizer, None),
+            cast(NotifierSettings, settings),
+            cast(TokenAuth, SimpleNamespace(key_ids=frozenset())),
+            RemoteClock(),
+            lambda: self.unready,
         )
         self.connections = [FakeConnection(clock, self.registry.unregister) for _ in range(count)]
         for connection in self.connections:

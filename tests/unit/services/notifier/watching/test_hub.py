@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headway.contracts import ENDED, JobSnapshot, JobStatus, Json, Timestamp, decode, encode
-from headway.tokens import LEEWAY_S, Grant
+from headway.tokens import Grant
 from services.notifier.transports.websocket.protocol import encode_snapshot, encode_text
 from services.notifier.watching.hub import Hub, Subscription
 from services.notifier.watching.snapshot import PublishedSnapshot, placeholder_snapshot
@@ -271,17 +271,6 @@ def test_an_outdated_snapshot_does_not_end_a_job() -> None:
     hub.broadcast(str(JOB), snapshot(6, "running"), 1.0)
     hub.broadcast(str(JOB), snapshot(5, "failed"), 1.0)
     assert hub.stale_jobs(99.0) == [str(JOB)]
-
-
-def test_subscriptions_expire_with_their_token() -> None:
-    """Only the subscriptions whose own token has expired are returned."""
-    hub, watcher = Hub(), FakeWatcher()
-    long = Subscription(watcher, GRANT, None)
-    short = Subscription(FakeWatcher(), msgspec.structs.replace(GRANT, expires_at=NOW), None)
-    for subscription in (long, short):
-        hub.subscribe(subscription, 0.0)
-    assert hub.expired_subscriptions(NOW.after(LEEWAY_S)) == []
-    assert hub.expired_subscriptions(NOW.after(LEEWAY_S + 1)) == [short]
 
 
 def test_the_header_of_a_snapshot_is_parsed() -> None:

@@ -1,0 +1,93 @@
+"""Refused tokens: counted by code, logged at a limited rate, and limited for each connection."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import structlog
+
+from headway.tokens import ForgedToken, InvalidToken, unverified_job_id
+
+from ...runtime.token_bucket import TokenBucket
+from .. import metrics
+from .base import error_payload
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+LOGGED_PER_S, LOGGED_BURST = 1.0, 10  # lines about refused tokens
+MIN_ALLOWANCE = 1_000
+FORGED_COST = 50  # each one costs a signature check, and no page has any
+INVALID_COST = 10
+EXPIRED_COST = 1  # a page that was left open has as many of them as it watches jobs
+
+
+class RejectedToken(NamedTuple):
+    """The reason why a token was rejected. Keeping the exception would form a reference cycle through its traceback."""
+
+    code: str
+    message: str
+    job_id: str | None
+
+    @classmethod
+    def from_error(cls, error: InvalidToken, token: str) -> RejectedToken:
+        """Return the reason, with the id of the token's job if that is known."""
+        job_id = error.job_id or unverified_job_id(token)
+        return cls(error.code, str(error), None if job_id is None else str(job_id))
+
+    @property
+    def error(self) -> dict[str, str]:
+        """The error as it is sent over every transport."""
+        return error_payload(self.job_id, self.code, self.message)
+
+
+def too_many_watches(job_id: str, max_watches: int) -> RejectedToken:
+    """Count a job that its connection may not watch in addition, and return the reason."""
+    metrics.LIMITS_EXCEEDED.labels("watches").inc()
+    return RejectedToken("too_many_watches", f"One connection may watch at most {max_watches} jobs.", job_id)
+
+
+class TokenAllowance:
+    """How many more rejected tokens a connection or request may present: 20 forged, 100 invalid or 1,000 expired ones.
+
+    An accepted token makes up for an invalid one.
+    """
+
+    __slots__ = ("_left", "_limit")
+
+    def __init__(self, max_watches: int) -> None:
+        self._limit = self._left = max(MIN_ALLOWANCE, max_watches)
+
+    def spend(self, error: InvalidToken) -> None:
+        """Count a rejected token."""
+        if isinstance(error, ForgedToken):
+            self._left -= FORGED_COST
+        else:
+            self._left -= EXPIRED_COST if error.code == "token_expired" else INVALID_COST
+
+    def restore(self) -> None:
+        """Count an accepted token."""
+        self._left = min(self._limit, self._left + INVALID_COST)
+
+    @property
+    def is_exceeded(self) -> bool:
+        """Whether too many rejected tokens were presented."""
+        return self._left < 0
+
+
+class RefusalLog:
+    """Counts and logs refused tokens."""
+
+    def __init__(self) -> None:
+        self._budget = TokenBucket(LOGGED_PER_S, LOGGED_BURST, time.monotonic())
+        self._suppressed = 0  # lines since the last one
+
+    def add(self, code: str, job_id: str | None) -> None:
+        """Count a refused token, and log it unless too many lines were logged."""
+        metrics.WATCH_REFUSED.labels(code).inc()
+        if self._budget.acquire(time.monotonic()) > 0:
+            self._suppressed += 1
+            return
+        suppressed = {"suppressed": self._suppressed} if self._suppressed else {}
+        log.info("token_rejected", job_id=job_id, code=code, **suppressed)
+        self._suppressed = 0
