@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from headway.contracts import MAX_CHECKPOINT_BYTES, NULL, Json, Progress, encode_value
-from headway.display_values import to_amount, to_text
+from headway.display_values import below, is_less, to_amount, to_text
 from headway.steps import Step, aggregate
 from headway.track import Track
 from headway.type_name import type_name
@@ -152,7 +152,7 @@ class JobContext:
             total = None
         (_CURRENT_STEP.get() or self._root).total_weight = total
 
-    def step(self, name: str, weight: float = 1.0) -> StepScope:
+    def step(self, name: str, weight: float = 1) -> StepScope:
         """Return a context manager (`with` or `async with`) for a part of the job; progress inside it is the step's.
 
         Steps can be nested, and several can run at the same time, each in its own task. The name is converted with
@@ -224,7 +224,11 @@ class JobContext:
         if amount is None or amount < 0 or (limit is not None and amount > limit):
             self._log_adjustment("invalid amount", current)
             amount = max(0, amount) if amount is not None else step.reported[0] if step.reported else 0
-        return amount if limit is None else min(amount, limit), limit
+        if limit is None:
+            return amount, limit
+        if amount >= limit and is_less(current, total):  # by less than a plain number can represent
+            amount = below(limit)
+        return min(amount, limit), limit
 
     def _log_adjustment(self, problem: str, value: object) -> None:
         """Log the first value of this attempt that cannot be displayed as it is, without the value itself."""

@@ -39,6 +39,7 @@ MAX_RELEASES = 20  # by draining workers; further ones cost attempts, or a handl
 MAX_NAME_LENGTH = 128  # characters of a kind, and of other names
 MAX_PROGRESS_MESSAGE_LENGTH = 1_000  # characters of a progress message
 MAX_UNIT_LENGTH = 32
+MAX_UNFINISHED_PERCENT = 99.99  # before the total is reached
 MAX_ERROR_LENGTH = 4_000  # characters of an error's message
 
 JobStatus = Literal["queued", "running", "retrying", "succeeded", "failed", "cancelled"]
@@ -63,6 +64,16 @@ Number = Annotated[int, Meta(ge=0, le=2**63 - 1)] | Annotated[float, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1, le=2**53 - 1)]
 MaxAttempts = Annotated[int, Meta(ge=1, le=MAX_ATTEMPTS)]
 TimeoutSeconds = Annotated[float, Meta(gt=0, le=7 * 86_400)]
+
+
+def percentage(current: float, total: float | None) -> float | None:
+    """Return the percentage, 0.0 to 100.0 with two decimals, or None if the total is unknown.
+
+    It is 100 only when the total is reached: 99,999 of 100,000 are 99.99 %.
+    """
+    if total is None:
+        return None
+    return 100.0 if current >= total else min(round(100.0 * (current / total), 2), MAX_UNFINISHED_PERCENT)
 
 
 class JobMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -102,9 +113,7 @@ class Progress(Struct, frozen=True):
     @property
     def percent(self) -> float | None:
         """The percentage, 0.0 to 100.0 with two decimals, or None if the total is unknown."""
-        if self.total is None:
-            return None
-        return round(100.0 * min(1.0, self.current / self.total), 2) if self.total else 100.0
+        return percentage(self.current, self.total)
 
 
 class ProgressSnapshot(Struct, frozen=True):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from headway.contracts import MAX_PROGRESS_MESSAGE_LENGTH, MAX_UNIT_LENGTH, Progress, truncate
+from headway.contracts import MAX_PROGRESS_MESSAGE_LENGTH, MAX_UNIT_LENGTH, Progress, percentage, truncate
 
 PATH_SEPARATOR = " › "  # noqa: RUF001 - as in breadcrumbs
 ROUNDING = 1e-9  # a relative error; 0.1 + 0.2 is more than 0.3
+MAX_UNFINISHED = 1 - 2**-53  # the greatest fraction below 1
 ReportedProgress = tuple[float, float | None, str | None, str | None]  # current, total, message, unit
 
 
@@ -17,12 +18,12 @@ class Step:
 
     __slots__ = ("finished_weight", "name", "open_steps", "parent", "reported", "total_weight", "weight")
 
-    def __init__(self, name: str = "", weight: float = 1.0, parent: Step | None = None) -> None:
+    def __init__(self, name: str = "", weight: float = 1, parent: Step | None = None) -> None:
         self.name = name
         self.weight = weight
         self.parent = parent
         self.total_weight: float | None = None  # of all substeps, if known
-        self.finished_weight = 0.0  # of the substeps that have ended
+        self.finished_weight: float = 0  # of the substeps that have ended
         self.open_steps: list[Step] = []
         self.reported: ReportedProgress | None = None
 
@@ -36,7 +37,7 @@ class Step:
         """End this step. If it did not complete, only the completed fraction counts in its parent."""
         if self.parent is not None:
             self.parent.open_steps.remove(self)
-            self.parent.finished_weight += self.weight * (1.0 if completed else self.fraction)
+            self.parent.finished_weight += self.weight if completed else self.weight * self.fraction
 
     @property
     def has_steps(self) -> bool:
@@ -55,11 +56,27 @@ class Step:
 
     @property
     def fraction(self) -> float:
-        """The completed fraction, 0 to 1; 0 if the total is unknown."""
+        """The completed fraction, 0 to 1; 0 if the total is unknown, and 1 only if the step is complete."""
+        if self.is_complete:
+            return 1.0
+        current, total = (self.completed_weight, self.total_weight) if self.has_steps else self._reported_amounts
+        return min(current / total, MAX_UNFINISHED) if total else 0.0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the total is known and reached, apart from the rounding errors of fractional weights."""
         if self.has_steps:
-            return min(1.0, self.completed_weight / self.total_weight) if self.total_weight else 0.0
-        current, total = self.reported[:2] if self.reported else (0.0, None)
-        return 0.0 if total is None else min(1.0, current / total) if total else 1.0
+            current = self.finished_weight + sum(step.weight for step in self.open_steps if step.is_complete)
+            total = self.total_weight
+            if total is not None and not (isinstance(current, int) and isinstance(total, int)):
+                total *= 1 - ROUNDING
+        else:
+            current, total = self._reported_amounts
+        return total is not None and current >= total
+
+    @property
+    def _reported_amounts(self) -> tuple[float, float | None]:
+        return self.reported[:2] if self.reported else (0, None)
 
     @property
     def path(self) -> str:
@@ -81,8 +98,8 @@ def aggregate(root: Step, last_reported: Step) -> Progress:
             current, total, None if unit is None else truncate(unit, MAX_UNIT_LENGTH), _truncate_message(text)
         )
     if root.total_weight is None:
-        return Progress(round(root.completed_weight, 2), None, "steps", _truncate_message(text))
-    return Progress(round(100.0 * root.fraction, 2), 100, "%", _truncate_message(text))
+        return Progress(round(float(root.completed_weight), 2), None, "steps", _truncate_message(text))
+    return Progress(percentage(root.fraction, 1) or 0.0, 100, "%", _truncate_message(text))
 
 
 def _truncate_message(text: str | None) -> str | None:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headway.cli.text import amount_text, attempt_text, message_text, printable, status_text
-from headway.contracts import JobSnapshot, Timestamp
+from headway.contracts import JobSnapshot, Timestamp, percentage
 
 BAR_WIDTH = 30
 STATUS_MARKS = {  # symbol and style of a status; a running job has a spinner
@@ -77,7 +77,7 @@ class ProgressBars:
 
 def progress_bar(job: JobSnapshot) -> ProgressBar:
     """Return the bar of a job; it pulses while the job runs and the total is unknown."""
-    percent = None if job.progress is None else job.progress.percent
+    percent = None if job.progress is None else percentage(job.progress.current, job.progress.total)
     pulse = job.status == "running" and percent is None
     filled = 100.0 if job.status == "succeeded" else percent or 0.0
     style = {"failed": "red", "cancelled": "yellow"}.get(job.status, "cyan")

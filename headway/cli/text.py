@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from uuid import UUID
 
-from headway.contracts import NULL, JobSnapshot, ProgressSnapshot, encode, truncate
+from headway.contracts import NULL, JobSnapshot, ProgressSnapshot, encode, percentage, truncate
 
 MAX_RESULT_LENGTH = 200
 
@@ -45,9 +46,16 @@ def amount_text(progress: ProgressSnapshot | None) -> str:
     """Return the progress as a percentage, or as an amount if the total is unknown."""
     if progress is None:
         return ""
-    if progress.percent is not None:
-        return f"{int(progress.percent)} %"
-    return f"{progress.current:g} {progress.unit or ''}".rstrip()
+    percent = percentage(progress.current, progress.total)  # a notifier of version 0.1 rounds up to 100
+    if percent is not None:
+        return f"{int(percent)} %"
+    return f"{number_text(progress.current)} {progress.unit or ''}".rstrip()
+
+
+def number_text(number: float) -> str:
+    """Return a number with all its digits, in groups of three: `1,234,567`, or `0.25`."""
+    text = f"{Decimal(repr(number + 0)):,f}"  # + 0, because -0.0 is 0
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def attempt_text(job: JobSnapshot) -> str:

@@ -244,6 +244,38 @@ def test_the_percentage_is_between_0_and_100(progress: Progress) -> None:
 
 @pytest.mark.parametrize(
     ("current", "total", "percent"),
+    [
+        (99_996, 100_000, 99.99),
+        (0.99999, 1, 99.99),
+        (99.99999999999999, 100, 99.99),
+        (2**53, 2**53 + 1, 99.99),
+        (2**63 - 2, 2**63 - 1, 99.99),
+        (float(2**53), 2**53 + 1, 99.99),
+        (99_994, 100_000, 99.99),
+        (99_984, 100_000, 99.98),
+        (100_000, 100_000, 100.0),
+        (1e300, 1e300, 100.0),
+        (5e-324, 1e308, 0.0),
+        (1, 10**6, 0.0),
+        (0.06, 1000, 0.01),
+    ],
+)
+def test_the_percentage_is_100_only_at_the_total(current: float, total: float, percent: float) -> None:
+    """Rounding never completes a job, whatever the kind and the size of the numbers."""
+    assert Progress(current, total).percent == percent
+
+
+@given(amounts, amounts)
+def test_no_rounding_reaches_100(current: float, total: float) -> None:
+    """The percentage is 100 exactly if the amount has reached the total."""
+    percent = Progress(current, total).percent
+    assert (percent == 100.0) is (current >= total)
+    assert percent is not None
+    assert percent == round(percent, 2)
+
+
+@pytest.mark.parametrize(
+    ("current", "total", "percent"),
     [(1, 3, 33.33), (2, 3, 66.67), (5, 4, 100.0), (0, 0, 100.0), (0, 10, 0.0), (0.5, 1, 50.0), (3, None, None)],
 )
 def test_the_percentage_has_two_decimals(current: float, total: float | None, percent: float | None) -> None:

@@ -121,6 +121,30 @@ def assert_valid(reported: list[Progress]) -> None:
     assert percents == sorted(percents)
 
 
+@pytest.mark.parametrize(
+    ("current", "total"),
+    [
+        (2**70 - 1, 2**70),
+        (2**63 - 2, 2**63 - 1),
+        (Decimal("0.99999999999999999999"), 1),
+        (Decimal(99_996), Decimal(100_000)),
+        (Fraction(10**30 - 1, 10**30), 1),
+        (2**62 - 1, Decimal(2**62)),
+    ],
+    ids=str,
+)
+def test_almost_the_total_is_not_the_total(current: Any, total: Any) -> None:
+    """A conversion to a plain number does not complete a job."""
+    ctx, reported = context()
+    ctx.progress(current, total)
+    assert reported[-1].total is not None
+    assert reported[-1].current < reported[-1].total
+    assert reported[-1].percent == 99.99
+    ctx.progress(total, total)
+    assert reported[-1].percent == 100.0
+    assert_valid(reported)
+
+
 @pytest.mark.parametrize(("value", "text"), TEXTS, ids=lambda value: type(value).__name__)
 def test_any_object_is_displayed_as_its_text(value: Any, text: str) -> None:
     """A message, a unit and the name of a step are converted with `str`; a type's name replaces a text that raises."""

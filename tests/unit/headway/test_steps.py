@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from decimal import Decimal
+from typing import Any
 from uuid import uuid4
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,6 +58,42 @@ def test_steps_can_be_nested() -> None:
             assert (reported[-1].percent, reported[-1].message) == (12.5, "pack › zip: a.zip")  # noqa: RUF001
         assert reported[-1].percent == 25.0
     assert reported[-1].percent == 50.0
+
+
+@pytest.mark.parametrize(
+    ("current", "total"),
+    [(99_996, 100_000), (0.99999, 1), (2**60 - 1, 2**60), (Decimal("99.99999999999999999999"), 100)],
+    ids=str,
+)
+@pytest.mark.parametrize("weights", [(1, 1), (0.1, 0.1), (1, 2**40), (3, 7)], ids=str)
+def test_percentage_is_100_only_when_all_steps_are_complete(
+    current: Any, total: Any, weights: tuple[float, float]
+) -> None:
+    """A step that is almost complete does not complete the job, and a completed one does despite rounding errors."""
+    ctx, reported = context()
+    ctx.steps(sum(weights))
+    with ctx.step("first", weight=weights[1]):
+        pass
+    with ctx.step("last", weight=weights[0]):
+        ctx.progress(current, total)
+        assert 0 < (reported[-1].percent or 0) <= 99.99
+        with ctx.step("nested"):
+            pass
+        assert reported[-1].percent != 100.0
+    assert (reported[-1].percent, reported[-1].current, reported[-1].total) == (100.0, 100, 100)
+
+
+@pytest.mark.parametrize("weight", [0.1, 1 / 3, 1e-3, 1, 2**50], ids=str)
+def test_sum_of_weights_reaches_its_total(weight: float) -> None:
+    """Equal steps complete the job exactly with the last one."""
+    ctx, reported = context()
+    count = 1000
+    ctx.steps(count * weight)
+    for _ in range(count):
+        assert not reported or reported[-1].percent != 100.0
+        with ctx.step("part", weight=weight):
+            pass
+    assert reported[-1].percent == 100.0
 
 
 def test_steps_without_a_total_weight_are_counted() -> None:

@@ -16,6 +16,7 @@ from headway.azure.poison_queue import MAX_CONCURRENCY, LeaseTaken, PoisonQueue,
 from headway.azure.poisoned_job import PoisonedJob
 from headway.contracts import JobMessage, decode_message, encode_message
 from tests.unit.headway.azure.memory_queue import MemoryQueue
+from tests.waiting import wait_until
 
 TTL_S = 60
 
@@ -142,10 +143,16 @@ async def test_old_leases_are_released_while_waiting(monkeypatch: pytest.MonkeyP
     """A command that waits for others does not let its own leases end unnoticed: it leases the messages again."""
     monkeypatch.setattr(module, "MAX_LEASE_AGE_S", 0.01)
     queue = MemoryQueue(*texts(*new_ids(3)))
-    await queue.receive(1, 0.1, create=False)
-    async with operator(queue).jobs() as jobs:
-        assert len(jobs) == 3
-        assert queue.messages["m2"].deliveries > 1
+    await queue.receive(1, 60, create=False)
+
+    async def lease_all() -> int:
+        async with operator(queue).jobs() as jobs:
+            return len(jobs)
+
+    task = asyncio.create_task(lease_all())
+    await wait_until(lambda: queue.messages["m2"].deliveries > 1)
+    queue.messages["m1"].visible_at = 0
+    assert await task == 3
 
 
 async def test_slow_command_renews_its_leases(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,96 @@
+"""Jobs as text: numbers and percentages."""
+
+from __future__ import annotations
+
+import io
+from uuid import uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from rich.console import Console
+
+from headway.cli.progress_bars import ProgressBars
+from headway.cli.text import LinePrinter, amount_text, job_line, number_text
+from headway.contracts import JobSnapshot, ProgressSnapshot, Timestamp
+
+NOW = Timestamp.now()
+
+
+def job(
+    current: float, total: float | None = None, unit: str | None = "rows", percent: float | None = None
+) -> JobSnapshot:
+    """Return a running job."""
+    return JobSnapshot(
+        id=uuid4(),
+        kind="import",
+        status="running",
+        version=1,
+        submitted_at=NOW,
+        expires_at=NOW,
+        progress=ProgressSnapshot(current, total, percent, unit, None),
+    )
+
+
+def bar_of(shown: JobSnapshot) -> str:
+    """Return the bar of a job as text."""
+    output = io.StringIO()
+    bars = ProgressBars(lambda: NOW)
+    bars.update(shown)
+    Console(file=output, width=150, force_terminal=True, color_system=None).print(bars.table())
+    return output.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0"),
+        (-0.0, "0"),
+        (999, "999"),
+        (1_000_000, "1,000,000"),
+        (1e6, "1,000,000"),
+        (1_234_567.0, "1,234,567"),
+        (1234.5, "1,234.5"),
+        (0.25, "0.25"),
+        (1e-7, "0.0000001"),
+        (1e16, "10,000,000,000,000,000"),
+        (1e21, "1,000,000,000,000,000,000,000"),
+        (2**53 + 1, "9,007,199,254,740,993"),
+        (2**63 - 1, "9,223,372,036,854,775,807"),
+        (10**30 + 1, "1,000,000,000,000,000,000,000,000,000,001"),
+    ],
+)
+def test_number_is_shown_in_full(number: float, text: str) -> None:
+    """Lines and bars show every digit, in groups of three, and no exponent."""
+    assert number_text(number) == text
+    assert f", {text} rows" in job_line(job(number))
+    assert f" {text} rows " in bar_of(job(number))
+
+
+@given(st.integers(0, 2**64) | st.floats(0, 1e300))
+def test_text_of_a_number_has_its_value(number: float) -> None:
+    """No digit is lost."""
+    assert type(number)(number_text(number).replace(",", "")) == number
+
+
+def test_each_change_of_a_number_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Numbers that differ in any digit are different lines; the same number is one."""
+    lines = LinePrinter(job_line)
+    numbers = [1_234_567, 1_234_568, 1_234_999, 1_234_999.0, 2**53, 2**53 + 1]
+    shown = job(0)
+    for number in numbers:
+        lines.print_job(replace(shown, progress=job(number).progress))
+    assert len(capsys.readouterr().out.splitlines()) == len(numbers) - 1
+
+
+@pytest.mark.parametrize(
+    ("current", "total", "text"),
+    [(99_996, 100_000, "99 %"), (0.99999, 1, "99 %"), (2**60 - 1, 2**60, "99 %"), (5, 5, "100 %"), (1, 10**9, "0 %")],
+)
+def test_100_percent_is_shown_only_at_the_total(current: float, total: float, text: str) -> None:
+    """A notifier of version 0.1 rounds up to 100."""
+    shown = job(current, total, percent=100.0)
+    assert amount_text(shown.progress) == text
+    assert f", {text}" in job_line(shown)
+    assert f" {text} " in bar_of(shown)
