@@ -101,7 +101,8 @@ class JobContext:
         a finite number, or negative, counts as unknown.
 
         Raises:
-            CancelledError: the handler runs in a thread and must stop; the argument is the reason (see `cancelled`).
+            CancelledError: the handler must stop; the argument is the reason (see `cancelled`). Outside threads, this
+                is only raised when the lease of the job is over.
         """
         if self.cancelled is not None:
             raise asyncio.CancelledError(self.cancelled)

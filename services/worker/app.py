@@ -15,6 +15,7 @@ from .consumer import Consumer
 from .delivery import DeliveryDependencies
 from .execution.process_pool import ProcessPool
 from .execution.runner import Runner
+from .lease import STOP_MARGIN_FRACTION
 from .loop_watchdog import LoopWatchdog
 from .received_job import UNKNOWN_KIND
 from .registry import load_jobs
@@ -40,7 +41,7 @@ async def worker(settings: WorkerSettings, reloader: CodeReloader | None = None)
         WakeupListener.connect(notifier_url, settings.queue_name, wakeup_client) as wakeup_listener,
         ProcessPool.open(settings.process_memory_mb << 20) as process_pool,
     ):
-        runner = Runner(process_pool)
+        runner = Runner(process_pool, settings.lease_s * STOP_MARGIN_FRACTION / 2)
         dependencies = DeliveryDependencies(
             queue, reporter, registry, runner, settings.lease_s, settings.job_ttl_s, wakeup_client
         )

@@ -181,6 +181,7 @@ class Delivery:
     def _on_verdict(self, verdict: Verdict) -> None:
         """Called with every verdict on this delivery."""
         if not verdict.accepted:
+            self._lease.revoke()
             self._signal.interrupt(INTERRUPTION_BY_VERDICT[verdict.reason or "superseded"])
         elif verdict.cancel_requested:
             self._signal.interrupt(Interruption.CANCELLED)

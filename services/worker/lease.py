@@ -24,6 +24,7 @@ from .outcomes import LeaseLost
 STOP_MARGIN_FRACTION = 0.1  # of the lease: the time to stop the handler before the lease ends
 RETRY_DELAY_FRACTION = 0.1  # of the lease: the delay after a failed renewal
 MAX_RELEASE_TRIES, RELEASE_RETRY_DELAY_S = 3, 0.3
+ENDED = float("-inf")
 
 
 class MessageStore(Protocol):
@@ -46,8 +47,6 @@ class MessageStore(Protocol):
 
 class Lease:
     """The lease of one message.
-
-    `handler_deadline` is the monotonic time by which the handler must stop unless the lease is renewed.
 
     Args:
         queue: the queue of the message.
@@ -72,10 +71,20 @@ class Lease:
         self._unsaved_text: str | None = None
         self._text_waiters: list[asyncio.Future[None]] = []
         self._renewals_ended = False
+        self._revoked = False
 
     def _confirm(self, requested_at: float) -> None:
         self._confirmed_at = requested_at
-        self.handler_deadline = requested_at + self._lease_s * (1 - STOP_MARGIN_FRACTION)
+        self._renewal_deadline = requested_at + self._lease_s * (1 - STOP_MARGIN_FRACTION)
+
+    @property
+    def handler_deadline(self) -> float:
+        """The monotonic time by which the handler must stop unless the lease is renewed; thread-safe."""
+        return ENDED if self._revoked else self._renewal_deadline
+
+    def revoke(self) -> None:
+        """End the time of the handler: the job belongs to another delivery."""
+        self._revoked = True
 
     @property
     def until(self) -> float:
@@ -119,6 +128,7 @@ class Lease:
                 waiter.cancel("lease")
             error = asyncio.CancelledError() if renewal.cancelled() else renewal.exception()
             if in_block and not self._settled:
+                self.revoke()
                 on_lost(error or LeaseLost("the lease is not renewed any more"))
 
         renewal.add_done_callback(on_ended)
@@ -132,7 +142,7 @@ class Lease:
     async def _renew_until_settled(self, on_renewed: Callable[[], None]) -> None:
         pause_s = self._renewal_interval_s()
         while not self._settled:
-            remaining_s = max(0.0, self.handler_deadline - self._clock())
+            remaining_s = max(0.0, self._renewal_deadline - self._clock())
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(pause_s, remaining_s)):
                     await self._renew_now.wait()
@@ -151,17 +161,17 @@ class Lease:
         """Send one renewal, with the unsaved text if there is one; return whether the queue confirmed it.
 
         Raises:
-            LeaseLost: another worker has the message, or may have it, because `handler_deadline` has passed.
+            LeaseLost: another worker has the message, or may have it, because the time for renewals has passed.
         """
         async with self._lock:
             if self._settled:
                 return False
             requested_at = self._clock()
-            if requested_at >= self.handler_deadline:
+            if requested_at >= self._renewal_deadline:
                 raise LeaseLost("the lease could not be renewed in time")
             text, waiter_count = self._unsaved_text, len(self._text_waiters)
             try:
-                async with asyncio.timeout(self.handler_deadline - requested_at):
+                async with asyncio.timeout(self._renewal_deadline - requested_at):
                     self._pop_receipt = await self._queue.update(self._id, self._pop_receipt, self._lease_s, text)
             except HttpResponseError as error:
                 if is_receipt_invalid(error) and not self._receipt_uncertain:

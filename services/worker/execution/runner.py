@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from headway import Job, JobContext
+from headway import Job
 from headway.context import Attempt
 from headway.contracts import JobError, Json
 
@@ -19,13 +19,14 @@ from ...runtime.forked_child import ForkBarrier
 from ...runtime.tracebacks import Traceback, task_stack
 from .. import metrics
 from ..outcomes import Finished, LeaseLost, RetryLater, decode_payload, outcome_from_exception, outcome_from_result
-from .leased_host import LeasedHost, check_lease, is_lease_over
+from .leased_host import LeasedContext, LeasedHost, check_lease, is_lease_over
 from .process_pool import ProcessPool
 from .thread_runner import handler_thread_stack, run_in_thread
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-ABANDON_AFTER_S = 10.0  # after its time limit, a handler that has not stopped is abandoned
+ABANDON_AFTER_S = 10.0  # after its time limit or lease, a handler that has not stopped is abandoned
+NEVER = float("inf")
 
 AttemptResult = tuple[Finished | RetryLater, Traceback | None]
 
@@ -36,10 +37,15 @@ class Runner:
     Attributes:
         attempts: the attempts whose handlers run now, by the tasks of the handlers.
         abandoned: the tasks of handlers that still run, although their attempts have an outcome. Each keeps its slot.
+
+    Args:
+        process_pool: runs the handlers of jobs with `process=True`.
+        recancel_interval_s: how often a handler is cancelled again that runs on when its lease is over.
     """
 
-    def __init__(self, process_pool: ProcessPool) -> None:
+    def __init__(self, process_pool: ProcessPool, recancel_interval_s: float = 1.0) -> None:
         self._process_pool = process_pool
+        self._recancel_interval_s = recancel_interval_s
         self.attempts: dict[asyncio.Task[AttemptResult], Attempt] = {}
         self.abandoned: set[asyncio.Task[AttemptResult]] = set()
 
@@ -51,8 +57,8 @@ class Runner:
         On cancellation, the handler is cancelled with the same reason. This waits until it has stopped, and raises
         CancelledError, whatever the handler returns then.
 
-        A `timeout_s` of None means no limit. A handler that does not stop within ABANDON_AFTER_S after its time limit
-        is abandoned.
+        A `timeout_s` of None means no limit. A handler that does not stop within ABANDON_AFTER_S after its time limit,
+        or after the end of its lease, is abandoned.
 
         Raises:
             LeaseLost: the lease ended before the handler started, or the handler stopped because of it.
@@ -65,7 +71,7 @@ class Runner:
             await asyncio.wait({handler}, timeout=timeout_s)
             if timed_out := not handler.done():
                 handler.cancel("timeout")
-                await asyncio.wait({handler}, timeout=ABANDON_AFTER_S)
+                await self._wait_for_stop(handler, host, time.monotonic() + ABANDON_AFTER_S)
         except asyncio.CancelledError as interruption:
             if handler.done() and not handler.cancelled():  # the handler ended before the interruption reached it
                 return _outcome(handler, job.kind, timeout_s if timed_out else None)
@@ -74,13 +80,29 @@ class Runner:
             # Without a bound for `stop`: the job must not be released while its handler has effects.
             bounded = timeout_s is not None and interruption.args != ("stop",)
             end = started + (timeout_s or 0) + ABANDON_AFTER_S
-            await asyncio.wait({handler}, timeout=max(0.0, end - time.monotonic()) if bounded else None)
+            await self._wait_for_stop(handler, host, end if bounded else NEVER)
             self._abandon_if_running(handler, attempt, started)
             raise
         self._abandon_if_running(handler, attempt, started)
         if handler.cancelled() and is_lease_over(host):
             raise LeaseLost("the handler stopped with the lease")
         return _outcome(handler, job.kind, timeout_s if timed_out else None)
+
+    async def _wait_for_stop(self, handler: asyncio.Task[AttemptResult], host: LeasedHost, give_up_at: float) -> None:
+        """Wait for a cancelled handler to stop, at most until the monotonic time `give_up_at`.
+
+        When its lease is over, the handler is cancelled again and again, for at most ABANDON_AFTER_S.
+        """
+        lease_over = False
+        while not handler.done():
+            left_s = max(0.0, give_up_at - time.monotonic())
+            await asyncio.wait({handler}, timeout=min(left_s, self._recancel_interval_s))
+            if time.monotonic() >= give_up_at:
+                return
+            if is_lease_over(host):
+                handler.cancel("lease")
+                if not lease_over:
+                    lease_over, give_up_at = True, min(give_up_at, time.monotonic() + ABANDON_AFTER_S)
 
     def _on_handler_done(self, handler: asyncio.Task[AttemptResult]) -> None:
         del self.attempts[handler]
@@ -97,7 +119,7 @@ class Runner:
             if job.is_async:
                 check_lease(host)
                 with ForkBarrier():
-                    result = await job.handler(JobContext(attempt, host), decoded)
+                    result = await job.handler(LeasedContext(attempt, host, host), decoded)
                 return outcome_from_result(result), None
             return outcome_from_result(await run_in_thread(job, attempt, decoded, host)), None
         except (asyncio.CancelledError, LeaseLost):

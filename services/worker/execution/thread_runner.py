@@ -7,20 +7,19 @@ import concurrent.futures
 import contextvars
 import os
 import threading
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from headway import Job, JobContext
+from headway import Job
 from headway.context import Attempt, completed_awaitable
 from headway.contracts import Json, Progress
 
 from ...runtime.forked_child import NO_REPORTS_FROM_FORKS, ForkBarrier
 from ...runtime.tracebacks import thread_stack
 from ..outcomes import error_message
-from .leased_host import LeasedHost, check_lease
+from .leased_host import LeasedContext, LeasedHost, check_lease
 
 
 async def run_in_thread(job: Job[Any, Any], attempt: Attempt, payload: Any, host: LeasedHost) -> Any:
@@ -33,7 +32,7 @@ async def run_in_thread(job: Job[Any, Any], attempt: Attempt, payload: Any, host
         LeaseLost: the lease ended before the handler started.
     """
     thread_host = ThreadHost(host)
-    context = ThreadContext(attempt, thread_host, host)
+    context = LeasedContext(attempt, thread_host, host)
 
     def call() -> Any:
         check_lease(host)
@@ -46,7 +45,9 @@ async def run_in_thread(job: Job[Any, Any], attempt: Attempt, payload: Any, host
         if not thread.done():
             context.cancelled = str(error.args[0]) if error.args else "cancel"
             thread_host.close(context.cancelled)
-            await asyncio.wait({thread})
+        while not thread.done():
+            with suppress(asyncio.CancelledError):  # another one cannot stop the thread either
+                await asyncio.wait({thread})
         raise
 
 
@@ -59,25 +60,6 @@ def handler_thread_stack(attempt: Attempt) -> list[str]:
 
 def _thread_name(attempt: Attempt) -> str:
     return f"handler of {attempt.job_id}"
-
-
-class ThreadContext(JobContext):
-    """A context that also stops its handler when the lease ends while a blocked event loop cannot cancel it."""
-
-    def __init__(self, attempt: Attempt, sink: ThreadHost, host: LeasedHost) -> None:
-        self._host = host
-        super().__init__(attempt, sink)
-
-    @property
-    def cancelled(self) -> str | None:
-        """Why the handler must stop, None while it may continue."""
-        if self._reason is None and time.monotonic() >= self._host.lease_deadline:
-            return "lease"
-        return self._reason
-
-    @cancelled.setter
-    def cancelled(self, reason: str | None) -> None:
-        self._reason = reason
 
 
 class ThreadHost:

@@ -369,6 +369,34 @@ async def test_lease_lost_while_the_handler_cleans_up_is_not_forgotten(handlers:
     assert set(worker.calls) == {"running"}
 
 
+@pytest.mark.parametrize("lost_by", ["superseded", "duplicate", "finished", "renewal"])
+async def test_handler_that_swallows_a_cancel_stops_when_it_loses_its_job(lost_by: str, handlers: Handlers) -> None:
+    """A client's cancellation comes first; when another delivery has the job, the handler is cancelled again."""
+
+    @job("swallows")
+    async def swallows(_ctx: JobContext, _payload: Any) -> None:
+        for _ in range(2):
+            try:
+                handlers.started.set()
+                await asyncio.Event().wait()
+            except asyncio.CancelledError as error:
+                handlers.cancellations.append(*error.args)
+
+    worker = FakeWorker(swallows, lease_s=2 * SHORT_LEASE_S if lost_by == "renewal" else 60)
+    worker.deps.runner = runner.Runner(worker.deps.runner._process_pool, 0.01)
+    _, handling = await start(worker, handlers)
+    worker.reporter.verdicts = [CANCEL_REQUESTED]
+    worker.reporter.heartbeat()
+    await asyncio.wait_for(handlers.started.wait(), 20)
+    if lost_by == "renewal":
+        worker.queue.errors["update"] = [UNAVAILABLE] * 1000
+    else:
+        worker.reporter.verdicts = [rejected(lost_by)]
+        worker.reporter.heartbeat()
+    await finish(handling)
+    assert handlers.cancellations == ["cancel", "lease"]
+
+
 class SlowPayload(Struct):
     """A payload whose decoding takes longer than the lease."""
 

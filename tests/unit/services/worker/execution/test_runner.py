@@ -683,3 +683,66 @@ async def test_running_handler_keeps_its_job(
     with pytest.raises(asyncio.CancelledError):
         await run
     assert runner.abandoned == set()
+
+
+@pytest.mark.parametrize("reason", ["cancel", "stop", "lease", "timeout"])
+async def test_swallowed_cancellation_is_repeated_when_the_lease_is_over(reason: str) -> None:
+    """An `async def` that has swallowed its cancellation gets another one, so that it stops within its lease."""
+    host, reasons = FakeHost(), list[str]()
+
+    @job("swallows")
+    async def swallows(_ctx: JobContext, _payload: Any) -> None:
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError as error:
+                reasons.append(*error.args)
+                if len(reasons) == 3:
+                    raise
+
+    async with ProcessPool.open() as processes:
+        runner, timeout_s = Runner(processes, 0.01), 0.01 if reason == "timeout" else None
+        run = asyncio.create_task(runner.run(swallows, attempt_of(swallows), Json(b"{}"), host, timeout_s))
+        await wait_until(lambda: runner.attempts)
+        await asyncio.sleep(0)
+        if reason != "timeout":
+            run.cancel(reason)
+        await wait_until(lambda: reasons)
+        host.lease_deadline = time.monotonic()
+        with pytest.raises((asyncio.CancelledError, LeaseLost)):
+            await asyncio.wait_for(run, 20)
+    assert reasons == [reason, "lease", "lease"]
+
+
+async def test_handler_that_outlives_its_lease_is_abandoned(runner: Runner, stubborn: Stubborn) -> None:
+    """It keeps its slot until it ends; further cancellations do not make a thread look as if it had ended."""
+    runner._recancel_interval_s, host = 0.001, FakeHost()
+    run = asyncio.create_task(runner.run(stubborn.job, attempt_of(stubborn.job), Json(b"{}"), host, timeout_s=None))
+    await wait_until(stubborn.started.is_set)
+    run.cancel("cancel")
+    await asyncio.wait({run}, timeout=0.05)
+    assert not run.done()
+    host.lease_deadline = time.monotonic()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(run, 20)
+    assert len(runner.abandoned) == 1
+    stubborn.finish.set()
+    await wait_until(lambda: not runner.abandoned)
+
+
+async def test_calls_of_the_context_raise_when_the_lease_is_over() -> None:
+    """An `async def` that swallows every cancellation stops at its next report, step or checkpoint."""
+    host, stopped = FakeHost(), list[str]()
+
+    async def handler(ctx: JobContext, _payload: Any) -> None:
+        host.lease_deadline = time.monotonic()
+        for call in (lambda: ctx.progress(1), lambda: ctx.step("a").__enter__(), lambda: ctx.checkpoint(1)):
+            try:
+                call()
+            except asyncio.CancelledError as error:
+                stopped.append(*error.args)
+        raise asyncio.CancelledError
+
+    with pytest.raises(LeaseLost):
+        await run_job(job("test")(handler), host, "{}")
+    assert stopped == ["lease"] * 3
