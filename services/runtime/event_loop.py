@@ -4,13 +4,17 @@ A SystemExit or KeyboardInterrupt of any task or callback ends `run_forever`, al
 behind; so does any exception of a signal handler or an exception handler that a job has installed. SIGINT and SIGTERM
 have handlers of their own, so such an exception is never the operator's. It is logged, and the loop is run again until
 the main task has ended.
+
+`asyncio.all_tasks()` returns no task of this loop: code that cancels all tasks, as programs do before they exit, would
+cancel those of the service and of other jobs.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Generator
 from typing import Any
+from weakref import WeakSet
 
 import uvloop
 
@@ -21,13 +25,33 @@ LEFTOVER_TIMEOUT_S = 1.0  # for tasks that handlers have left behind to clean up
 
 def run(main: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine to its end in a new event loop, and raise its exception if it fails."""
-    loop = uvloop.new_event_loop()
+    loop, tasks = uvloop.new_event_loop(), HiddenTasks()
+    loop.set_task_factory(tasks)
     unhandled.install(loop)
     try:
         _run_to_end(loop, main)
     finally:
-        _run_to_end(loop, _cancel_leftovers())
+        _run_to_end(loop, _cancel_leftovers(tasks))
         loop.close()
+
+
+class HiddenTasks(WeakSet[asyncio.Task[Any]]):
+    """A task factory that hides its tasks from `asyncio.all_tasks` with a function for other task implementations.
+
+    It is documented: https://docs.python.org/3/library/asyncio-extending.html#task-lifetime-support
+    """
+
+    def __call__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coro: Coroutine[Any, Any, Any] | Generator[Any, None, Any],
+        **options: Any,
+    ) -> asyncio.Task[Any]:
+        """Create a task."""
+        task = asyncio.Task(coro, loop=loop, **options)
+        asyncio._unregister_task(task)  # noqa: SLF001
+        self.add(task)
+        return task
 
 
 def _run_to_end(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None]) -> None:
@@ -41,10 +65,10 @@ def _run_to_end(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None]
     task.result()
 
 
-async def _cancel_leftovers() -> None:
+async def _cancel_leftovers(hidden_tasks: HiddenTasks) -> None:
     """Cancel the tasks that handlers have left behind, and close their asynchronous generators."""
     loop = asyncio.get_running_loop()
-    leftovers = asyncio.all_tasks() - {asyncio.current_task()}
+    leftovers = {task for task in (*hidden_tasks, *asyncio.all_tasks()) if not task.done()} - {asyncio.current_task()}
     for task in leftovers:
         task.cancel()
     closing = loop.create_task(loop.shutdown_asyncgens())

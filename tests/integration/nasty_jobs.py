@@ -105,6 +105,23 @@ def nasty_in_process(_ctx: JobContext, payload: tuple[str, str]) -> None:
     raise_error(payload[1])
 
 
+async def cancel_all_tasks() -> None:
+    """Cancel all other tasks and wait for their end, as a program does before it exits."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+MISCHIEF: dict[str, Callable[[], Any]] = {function.__name__: function for function in (cancel_all_tasks,)}
+
+
+@job("mischief", max_attempts=1)
+async def mischief(_ctx: JobContext, payload: str) -> None:
+    """Change what the whole worker shares."""
+    await MISCHIEF[payload]()
+
+
 @job("blocks", max_attempts=1)
 async def blocks(_ctx: JobContext, seconds: float) -> None:
     """Block the event loop."""

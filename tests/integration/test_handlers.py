@@ -139,9 +139,11 @@ async def test_no_job_harms_another(stack: Stack) -> None:
         await watcher.wait_for_status({receipt["id"] for receipt in innocent}, "running")
         nasty = [await stack.submit(kind, [way, name]) for kind, way, name in NASTY]
         blocks = await stack.submit("blocks", BLOCKED_S)
-        for receipt in (*nasty, blocks):
+        mischief = {name: await stack.submit("mischief", name) for name in nasty_jobs.MISCHIEF}
+        for receipt in (*nasty, blocks, *mischief.values()):
             await watcher.watch(receipt)
-        await watcher.wait_for_status({receipt["id"] for receipt in (*innocent, *nasty, blocks)}, "succeeded", "failed")
+        everyone = {receipt["id"] for receipt in (*innocent, *nasty, blocks, *mischief.values())}
+        await watcher.wait_for_status(everyone, "succeeded", "failed")
         for receipt in innocent:
             assert (watcher.last(receipt["id"])["status"], watcher.last(receipt["id"])["result"]) == ("succeeded", 1)
         for receipt, (_, way, name) in zip(nasty, NASTY, strict=True):

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable
 
 ATTRIBUTE_FUNCTIONS = frozenset({"getattr", "setattr", "hasattr", "delattr", "attrgetter", "methodcaller"})
-# Public, in spite of their names: members of named tuples, `os._exit`, and `asyncio._leave_task` for other event loops.
-PUBLIC_NAMES = frozenset({"_asdict", "_fields", "_make", "_replace", "_exit", "_leave_task"})
+# Public, in spite of their names: members of named tuples, `os._exit`, and what asyncio documents for other loops.
+PUBLIC_NAMES = frozenset({"_asdict", "_fields", "_make", "_replace", "_exit", "_leave_task", "_unregister_task"})
 
 
 class OwnClass:

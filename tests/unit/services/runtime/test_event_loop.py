@@ -135,6 +135,35 @@ def test_loop_that_is_stopped_runs_on() -> None:
     assert steps == 3
 
 
+def test_tasks_cannot_be_cancelled_together() -> None:
+    """Code that cancels and awaits all tasks, as a program does that ends, harms no task and is not delayed."""
+
+    async def cancel_all() -> None:
+        for _ in range(3):
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks)
+
+    async def neighbour() -> str:
+        await asyncio.sleep(0.01)
+        return "done"
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        names = [loop.create_task(neighbour(), name="named").get_name(), asyncio.create_task(neighbour()).get_name()]
+        assert names[0] == "named"
+        async with asyncio.TaskGroup() as group:
+            neighbours = [group.create_task(neighbour()), asyncio.ensure_future(neighbour())]
+            group.create_task(cancel_all())
+            await asyncio.to_thread(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
+            outcomes.extend(await asyncio.gather(*neighbours))
+
+    outcomes: list[str] = []
+    event_loop.run(main())
+    assert outcomes == ["done", "done"]
+
+
 @pytest.mark.parametrize("name", UNREADABLE)
 def test_exception_that_cannot_be_read_is_logged(caplog: pytest.LogCaptureFixture, name: str) -> None:
     """The log has the type of an exception whose attributes raise, and the main task runs on."""
