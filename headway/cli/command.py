@@ -19,8 +19,9 @@ import msgspec
 from headway import __version__
 from headway.cli import poison_commands, service_commands, tokens
 from headway.client.links import LOCAL_URL, Link, http_url
-from headway.contracts import Json, Timestamp, decode
+from headway.contracts import MAX_NAME_LENGTH, Json, Timestamp, decode
 from headway.tokens import CANCEL, WATCH, Grant, make_keys
+from headway.utf8_text import NotUtf8, argument, read_file, read_stdin, variable
 
 EPILOG = "Exit codes: 0 success, 1 failure, 2 usage error, 130 cancelled or interrupted."
 LINK_HELP = "a link to a job, or - to read links from stdin"
@@ -28,9 +29,9 @@ LINK_HELP = "a link to a job, or - to read links from stdin"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 success, 1 failure, 2 usage error, 130 cancelled."""
-    options = _parser().parse_args(arguments)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # the encoding of stdout may lack a character
+    options = _parser().parse_args(arguments)
     try:
         return options.run(options) or 0
     except KeyboardInterrupt:
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_submit(submit: argparse.ArgumentParser) -> None:
-    submit.add_argument("kind", metavar="KIND")
+    submit.add_argument("kind", type=_kind, metavar="KIND")
     submit.add_argument("--payload", type=_payload, metavar="JSON", help="JSON, @FILE, or @- for stdin (default: {})")
     submit.add_argument("--delay", type=float, default=0, metavar="SECONDS", help="delay before the job starts")
     submit.add_argument("--max-attempts", type=int, metavar="N", help="maximum number of attempts")
@@ -74,7 +75,7 @@ def _add_submit(submit: argparse.ArgumentParser) -> None:
     submit.add_argument("--json", action="store_true", help="print the receipt, or each snapshot, as a line of JSON")
     submit.add_argument(
         "--url",
-        type=http_url,
+        type=_url,
         default=os.environ.get("HEADWAY_URL") or LOCAL_URL,
         help="URL of the submitter (default: $HEADWAY_URL, or %(default)s)",
     )
@@ -105,7 +106,7 @@ def _add_link_command(parser: argparse.ArgumentParser, name: str, count: str | i
 
 def _add_token(token: argparse.ArgumentParser) -> None:
     token.add_argument("job_id", type=UUID, metavar="JOB_ID")
-    token.add_argument("--kind", default="countdown", help="the job's kind (default: %(default)s)")
+    token.add_argument("--kind", type=_kind, default="countdown", help="the job's kind (default: %(default)s)")
     token.add_argument(
         "--watch-only", action="store_true", help="issue a token that cannot cancel the job, for sharing"
     )
@@ -122,22 +123,43 @@ def _run_command(name: str) -> Callable[[argparse.Namespace], int]:
     return run
 
 
+def _url(text: str) -> str:
+    source = "HEADWAY_URL" if text == os.environ.get("HEADWAY_URL") else "the address"
+    return http_url(_argument(text, source).strip())
+
+
+def _kind(text: str) -> str:
+    kind = _argument(text, "the kind")
+    if not 0 < len(kind) <= MAX_NAME_LENGTH:
+        raise argparse.ArgumentTypeError(f"expected a kind of 1 to {MAX_NAME_LENGTH} characters")
+    return kind
+
+
+def _argument(text: str, source: str) -> str:
+    try:
+        return argument(text, source)
+    except NotUtf8 as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _payload(text: str) -> Json:
     try:
         if text.startswith("@"):
-            text = sys.stdin.read() if text == "@-" else Path(text[1:]).read_text()
-        decode(text, Json)
-    except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
+            json = read_stdin() if text == "@-" else read_file(Path(text[1:]))
+        else:
+            json = argument(text, "the payload")
+        decode(json, Json)
+    except (OSError, NotUtf8, msgspec.DecodeError) as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-    return Json(text.encode())
+    return Json(json.encode())
 
 
 def _links(texts: Sequence[str], *, token_stdin: bool) -> list[Link]:
     """Parse links; raise ValueError if one is not valid."""
     if token_stdin and "-" in texts:
         raise ValueError("stdin can contain links or a token, but not both")
-    token = sys.stdin.read() if token_stdin else os.environ.get("HEADWAY_TOKEN")
-    return [Link.parse(link, token) for text in texts for link in (sys.stdin.read().split() if text == "-" else [text])]
+    token = read_stdin() if token_stdin else variable("HEADWAY_TOKEN")
+    return [Link.parse(link, token) for text in texts for link in (read_stdin().split() if text == "-" else [text])]
 
 
 def _token(options: argparse.Namespace) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import os
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from headway.cli.text import LinePrinter, job_line, json_line
 from headway.client import Client, InvalidToken, Receipt, RequestFailed, Unreachable
 from headway.client.links import Link
 from headway.contracts import JobSnapshot, JobStatus, Timestamp, encode
+from headway.utf8_text import read_file, variable
 
 if TYPE_CHECKING:
     from headway.cli.progress_bars import ProgressBars
@@ -69,7 +69,7 @@ async def cancel(options: argparse.Namespace) -> int:
 
 def _client(options: argparse.Namespace) -> Client:
     file: Path | None = options.api_key_file
-    key = os.environ.get("HEADWAY_API_KEY") if file is None else file.read_text().strip()
+    key = variable("HEADWAY_API_KEY") if file is None else read_file(file).strip()
     return Client(options.url, key or None)
 
 

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from headway.azure.account import check_account_url, check_api_version, check_connection_string, check_queue_name
+from headway.utf8_text import read_file, variable
 
 LOCAL_ENV = Path(".headway/env")  # written by `make up`
-ACCOUNT_VARIABLES = ("QUEUE_CONNECTION_STRING", "QUEUE_CONNECTION_STRING_FILE", "QUEUE_ACCOUNT_URL")
+PATH_VARIABLE = "QUEUE_CONNECTION_STRING_FILE"
+ACCOUNT_VARIABLES = ("QUEUE_CONNECTION_STRING", PATH_VARIABLE, "QUEUE_ACCOUNT_URL")
+VARIABLES = ("QUEUE_CONNECTION_STRING", "QUEUE_ACCOUNT_URL", "QUEUE_NAME", "QUEUE_API_VERSION")
 
 
 class QueueConfig(NamedTuple):
@@ -35,7 +38,9 @@ def find_queue(environ: Mapping[str, str], name: str | None = None, local_env: P
         ValueError: there is no account, or more than one, or a setting is invalid.
         OSError: a file of settings cannot be read.
     """
-    settings = {key: value.strip() for key, value in environ.items() if value.strip()}
+    settings = {name: value for name in VARIABLES if (value := variable(name, environ)) is not None}
+    if path := environ.get(PATH_VARIABLE):
+        settings[PATH_VARIABLE] = path  # as Python decodes paths
     if not settings.keys() & set(ACCOUNT_VARIABLES) and local_env.exists():
         settings = _read_env_file(local_env) | settings
     if name:
@@ -48,7 +53,7 @@ def find_queue(environ: Mapping[str, str], name: str | None = None, local_env: P
 
 
 def _read_env_file(path: Path) -> dict[str, str]:
-    lines = [line.partition("=") for line in path.read_text().splitlines()]
+    lines = [line.partition("=") for line in read_file(path).splitlines()]
     return {key: value for key, _, value in lines if value}
 
 
@@ -59,7 +64,7 @@ def _account(settings: Mapping[str, str]) -> str:
     if url:
         _check("QUEUE_ACCOUNT_URL", check_account_url, url)
         return url
-    account = string or (Path(file).read_text().strip() if file else None)
+    account = string or (read_file(Path(file)).strip() if file else None)
     if not account:
         raise ValueError(
             "no queue is configured: set QUEUE_CONNECTION_STRING or QUEUE_ACCOUNT_URL, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from decimal import Decimal
 from uuid import UUID
@@ -28,7 +29,7 @@ class LinePrinter:
 
 def json_line(job: JobSnapshot) -> str:
     """Return a job's snapshot as JSON."""
-    return encode(job).decode()
+    return encodable_json(encode(job).decode())
 
 
 def job_line(job: JobSnapshot) -> str:
@@ -78,10 +79,19 @@ def printable(text: str) -> str:
 
 
 def printable_json(text: str) -> str:
-    """Escape control characters in JSON; it still decodes to the same value."""
-    return "".join(
-        character if character.isprintable() or character == "\n" else _escape(character) for character in text
+    """Escape control characters in JSON, and what stdout cannot encode; it still decodes to the same value."""
+    return encodable_json(
+        "".join(character if character.isprintable() or character == "\n" else _escape(character) for character in text)
     )
+
+
+def encodable_json(text: str) -> str:
+    """Escape the characters of JSON if the encoding of stdout lacks one of them; it decodes to the same value."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return "".join(character if character.isascii() else _escape(character) for character in text)
+    return text
 
 
 def _escape(character: str) -> str:

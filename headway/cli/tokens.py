@@ -8,6 +8,7 @@ from pathlib import Path
 
 from headway.client.links import http_url
 from headway.tokens import Grant, TokenSigner
+from headway.utf8_text import read_file
 
 LOCAL_KEY_FILE = ".headway/keys/token.pem"
 WEEK_S = 7 * 86_400
@@ -32,7 +33,7 @@ class TokenIssuer:
     """Issues tokens, or links that contain a token if the submitter's URL is given."""
 
     def __init__(self, key_file: Path, submitter_url: str | None) -> None:
-        self._signer = TokenSigner(key_file.read_text())
+        self._signer = TokenSigner(read_file(key_file))
         self._submitter_url = submitter_url
 
     def issue(self, grant: Grant) -> str:

@@ -17,6 +17,8 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import FieldInfo
 
+from headway.utf8_text import NotUtf8, read_file
+
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Positive = Annotated[int, Meta(ge=1)]
 MAX_NUMBER = 1e9  # 31 years, if it is a time; infinity and greater times would fail only when they are used
@@ -131,11 +133,11 @@ def load(settings_type: type[S], environ: Mapping[str, str]) -> S:
         values[field.name] = None
         try:
             if name.endswith("_FILE") and _is_secret(field):
-                text = Path(text).read_text()
+                text = read_file(Path(text))
             values[field.name] = msgspec.convert(
                 _split(text, field.type), field.type, strict=False, dec_hook=_decode_hook
             )
-        except (msgspec.ValidationError, OSError, UnicodeDecodeError) as error:
+        except (msgspec.ValidationError, OSError, NotUtf8) as error:
             problems.append(f"{name}: {error}")
     problems += settings_type.validate(values)
     if problems:
@@ -192,7 +194,7 @@ class ReloadingFile(Generic[T]):
             status = os.stat(self._path)  # noqa: PTH116 - on every request; faster than Path.stat
             version = (status.st_mtime_ns, status.st_ino)
             if version != self._version:
-                self._value = self._parse(self._path.read_text())
+                self._value = self._parse(read_file(self._path))
                 self._version = version
         except (OSError, ValueError):
             if self._version is None:

@@ -170,9 +170,37 @@ async def test_unsupported_characters_are_replaced(stack: Stack) -> None:
     assert '"? ?"' in completed.lines[-1]
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"LC_ALL": "en_US.ISO-8859-1", "PYTHONUTF8": "0", "PYTHONIOENCODING": "latin-1"},
+    ],
+    ids=["C", "latin-1"],
+)
+async def test_locale_does_not_change_a_payload(stack: Stack, variables: dict[str, str], tmp_path: Path) -> None:
+    """A file, stdin and an argument are UTF-8, with or without a byte order mark, and so are the snapshots."""
+    text = '"Straße ☂"'
+    (tmp_path / "payload.json").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    sources = [f"@{tmp_path / 'payload.json'}", "@-", text]
+    ended = await asyncio.gather(
+        *(
+            headway(stack, "submit", "echo", "--watch", "--json", "--payload", source, stdin_text=text, **variables)
+            for source in sources
+        )
+    )
+    assert [json.loads(completed.lines[-1])["result"] for completed in ended] == ["Straße ☂"] * 3
+    (tmp_path / "payload.json").write_bytes("Straße".encode("latin-1"))
+    refused = await headway(stack, "submit", "echo", "--payload", sources[0], **variables)
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.endswith(f"{tmp_path / 'payload.json'} is not UTF-8: invalid byte 0xdf at position 4 (line 1)\n")
+
+
 async def issue_token(stack: Stack, job_id: str) -> str:
     """Issue a token with `headway token`."""
-    return (await headway(stack, "token", job_id, TOKEN_KEY_FILE=stack.env["TOKEN_KEY_FILE"])).out.strip()
+    return (
+        await headway(stack, "token", job_id, "--kind", "countdown", TOKEN_KEY_FILE=stack.env["TOKEN_KEY_FILE"])
+    ).out.strip()
 
 
 async def test_job_is_watched_and_cancelled_by_its_link(stack: Stack) -> None:
@@ -218,7 +246,9 @@ async def test_watch_token_cannot_cancel(stack: Stack) -> None:
     """A rejected request exits with 1 and prints one line on stderr."""
     job_id = (await stack.submit("countdown", delay_s=60))["id"]
     issued = await headway(
-        stack, "token", job_id, "--watch-only", "--link", stack.url, TOKEN_KEY_FILE=stack.env["TOKEN_KEY_FILE"]
+        stack,
+        *("token", job_id, "--kind", "countdown", "--watch-only", "--link", stack.url),
+        TOKEN_KEY_FILE=stack.env["TOKEN_KEY_FILE"],
     )
     completed = await headway(stack, "cancel", "-", stdin_text=issued.out)
     assert (completed.code, completed.out, completed.err.count("\n")) == (1, "", 1)
@@ -260,6 +290,12 @@ async def test_terminal_shows_progress_bars(stack: Stack, terminal: Terminal) ->
     process = await start(stack, "watch", link[1], stdout=terminal.secondary, stderr=terminal.secondary)
     assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 130
     await wait_until(lambda: "■" in terminal.text and "cancelled" in terminal.text)
+    terminal.text = ""
+    process = await start(
+        stack, "watch", link[1], stdout=terminal.secondary, stderr=terminal.secondary, PYTHONIOENCODING="ascii"
+    )
+    assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 130
+    await wait_until(lambda: "cancelled" in terminal.text)
 
 
 async def test_closed_pipe_ends_the_command_silently(stack: Stack) -> None:

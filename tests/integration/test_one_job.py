@@ -41,7 +41,7 @@ async def run_to_end(stack: Stack, kind: str, payload: Any = None) -> dict[str, 
 
 def issue_token(stack: Stack, job_id: str) -> str:
     """Issue a token for a job with `headway token`, and return it."""
-    command = [sys.executable, "-m", "headway", "token", job_id]
+    command = [sys.executable, "-m", "headway", "token", job_id, "--kind", "countdown"]
     env = {"TOKEN_KEY_FILE": stack.env["TOKEN_KEY_FILE"], "PATH": ""}
     return subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout.strip()
 

@@ -41,7 +41,7 @@ JOB = JobSnapshot(
 
 def test_token_allows_watching_and_cancelling(keys: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`headway token` prints only a token, which is valid for a week."""
-    assert main(["token", str(JOB_ID), "--key", str(keys / "token.pem")]) == 0
+    assert main(["token", str(JOB_ID), "--kind", "countdown", "--key", str(keys / "token.pem")]) == 0
     grant = TokenVerifier((keys / "token.pub.pem").read_text()).verify(capsys.readouterr().out.strip())
     assert (grant.job_id, grant.kind, grant.scope) == (JOB_ID, "countdown", frozenset({"watch", "cancel"}))
     assert abs(grant.expires_at - Timestamp.now().after(7 * 86_400)) < 60_000
@@ -72,14 +72,17 @@ def test_unusable_key_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[
     key = tmp_path / "token.pem"
     if content is not None:
         key.write_text(content)
-    assert main(["token", str(JOB_ID), "--key", str(key)]) == 1
+    assert main(["token", str(JOB_ID), "--kind", "countdown", "--key", str(key)]) == 1
     output = capsys.readouterr()
     assert (output.out, output.err.startswith("headway: ")) == ("", True)
 
 
 def test_link_option_prints_a_link(keys: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With `--link`, `headway token` prints a link to the job's page that contains the token."""
-    assert main(["token", str(JOB_ID), "--key", str(keys / "token.pem"), "--link", "http://h:1/"]) == 0
+    assert (
+        main(["token", str(JOB_ID), "--kind", "countdown", "--key", str(keys / "token.pem"), "--link", "http://h:1/"])
+        == 0
+    )
     link = Link.parse(capsys.readouterr().out)
     assert link.page == f"http://h:1/jobs/{JOB_ID}"
     assert TokenVerifier((keys / "token.pub.pem").read_text()).verify(link.token).job_id == JOB_ID
@@ -91,7 +94,9 @@ def test_link_option_prints_a_link(keys: Path, capsys: pytest.CaptureFixture[str
         [],
         ["token"],
         ["token", "no-uuid"],
-        ["token", str(JOB_ID), "--ttl", "long"],
+        ["token", str(JOB_ID), "--kind", ""],
+        ["token", str(JOB_ID), "--kind", "k" * 129],
+        ["token", str(JOB_ID), "--kind", "k", "--ttl", "long"],
         ["fly"],
         ["submit"],
         ["submit", "k", "--payload", "{"],
@@ -136,7 +141,7 @@ def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("ttl", ["inf", "1e309"])
 def test_infinite_lifetime_is_rejected(keys: Path, ttl: str) -> None:
     """`headway token` exits with 1 if the lifetime is infinite: every token expires."""
-    assert main(["token", str(JOB_ID), "--ttl", ttl, "--key", str(keys / "token.pem")]) == 1
+    assert main(["token", str(JOB_ID), "--kind", "k", "--ttl", ttl, "--key", str(keys / "token.pem")]) == 1
 
 
 @pytest.mark.parametrize(
@@ -254,7 +259,7 @@ def test_keys_and_tokens_need_no_optional_packages(tmp_path: Path) -> None:
         return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
 
     assert run("keys", str(tmp_path)).returncode == 0
-    assert run("token", str(JOB_ID), "--key", str(tmp_path / "token.pem")).stdout.startswith("eyJ")
+    assert run("token", str(JOB_ID), "--kind", "k", "--key", str(tmp_path / "token.pem")).stdout.startswith("eyJ")
     failed = run("submit", "k")
     assert (failed.returncode, failed.stdout) == (1, "")
     assert failed.stderr == "headway: aiohttp is not installed: pip install 'headway[cli]'\n"

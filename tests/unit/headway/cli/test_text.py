@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from uuid import uuid4
 
 import pytest
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from rich.console import Console
 
+from headway.cli.command import main
 from headway.cli.progress_bars import ProgressBars
-from headway.cli.text import LinePrinter, amount_text, job_line, number_text
-from headway.contracts import JobSnapshot, ProgressSnapshot, Timestamp
+from headway.cli.text import LinePrinter, amount_text, job_line, json_line, number_text, printable_json
+from headway.contracts import JobSnapshot, ProgressSnapshot, Timestamp, decode, encode
 
 NOW = Timestamp.now()
 
@@ -82,6 +84,25 @@ def test_each_change_of_a_number_is_a_line(capsys: pytest.CaptureFixture[str]) -
     for number in numbers:
         lines.print_job(replace(shown, progress=job(number).progress))
     assert len(capsys.readouterr().out.splitlines()) == len(numbers) - 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_output_does_not_depend_on_the_encoding_of_stdout(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JSON keeps its value, and a bar is drawn, although the encoding lacks their characters."""
+    shown = replace(job(1), kind="Straße ☂ 🎉")
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", stdout)
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    LinePrinter(json_line).print_job(shown)
+    stdout.write(f"{printable_json(encode(shown).decode())}\n")
+    with ProgressBars(lambda: NOW, Console(file=stdout, width=150, force_terminal=True)) as bars:
+        bars.update(shown)
+    stdout.seek(0)
+    _version, *json_lines, rest = stdout.read().split("\n", 3)
+    assert [decode(line, JobSnapshot) for line in json_lines] == [shown] * 2
+    assert "Stra" in rest
+    assert "running" in rest
 
 
 @pytest.mark.parametrize(
