@@ -106,7 +106,7 @@ def _add_link_command(parser: argparse.ArgumentParser, name: str, count: str | i
 
 def _add_token(token: argparse.ArgumentParser) -> None:
     token.add_argument("job_id", type=UUID, metavar="JOB_ID")
-    token.add_argument("--kind", type=_kind, default="countdown", help="the job's kind (default: %(default)s)")
+    token.add_argument("--kind", type=_kind, required=True, help="the job's kind, which its page shows")
     token.add_argument(
         "--watch-only", action="store_true", help="issue a token that cannot cancel the job, for sharing"
     )

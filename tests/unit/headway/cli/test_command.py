@@ -94,6 +94,7 @@ def test_link_option_prints_a_link(keys: Path, capsys: pytest.CaptureFixture[str
         [],
         ["token"],
         ["token", "no-uuid"],
+        ["token", str(JOB_ID)],
         ["token", str(JOB_ID), "--kind", ""],
         ["token", str(JOB_ID), "--kind", "k" * 129],
         ["token", str(JOB_ID), "--kind", "k", "--ttl", "long"],
@@ -129,6 +130,15 @@ def test_invalid_arguments_exit_with_2(arguments: list[str], capsys: pytest.Capt
         main(arguments)
     assert exited.value.code == 2
     assert "usage: headway" in capsys.readouterr().err
+
+
+def test_token_demands_the_kind(keys: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A token with another kind than the job's would show the wrong one until the first report."""
+    with pytest.raises(SystemExit):
+        main(["token", str(JOB_ID), "--key", str(keys / "token.pem")])
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.endswith("headway token: error: the following arguments are required: --kind\n")
 
 
 def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
