@@ -106,6 +106,7 @@ def _run(action: PoisonAction, options: argparse.Namespace) -> int:
     from azure.core.exceptions import AzureError
 
     from headway.azure.poison_queue import PoisonQueue
+    from headway.client.connection_errors import connection_problem
 
     config = queue_config.find_queue(os.environ, options.queue)
 
@@ -123,7 +124,9 @@ def _run(action: PoisonAction, options: argparse.Namespace) -> int:
     except asyncio.CancelledError:
         return INTERRUPTED
     except AzureError as error:
-        _print_error(error.message.partition("\n")[0] or type(error).__name__)
+        cause = error.inner_exception
+        problem = connection_problem(cause, "") if isinstance(cause, OSError) else error.message
+        _print_error(problem.partition("\n")[0] or type(error).__name__)
         return 1
 
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Any
 
 import aiohttp
 import msgspec
 from msgspec import Struct
 
 from headway.backoff import full_jitter_s
+from headway.client.connection_errors import INVALID_URL, connection_problem
 from headway.contracts import decode
 from headway.tokens import InvalidToken
 
@@ -109,8 +108,11 @@ async def _request_once(request: Callable[[], AbstractAsyncContextManager[aiohtt
     try:
         async with request() as response:
             body = await response.read()
-    except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
-        raise _TemporaryFailure(Unreachable(f"{url} does not answer: {_error_text(error)}")) from error
+    except (aiohttp.ClientError, OSError, UnicodeError) as error:  # TimeoutError is an OSError
+        unreachable = Unreachable(f"{url} does not answer: {connection_problem(error, url)}")
+        if isinstance(error, INVALID_URL):
+            raise unreachable from error
+        raise _TemporaryFailure(unreachable) from error
     if response.status < 300 or response.status == 304:
         return body
     rejection = error_from_response(response.status, body)
@@ -135,11 +137,6 @@ def error_from_code(
     if code in ("invalid_token", "token_expired"):
         return InvalidToken(code, detail)
     return RequestFailed(status, code, detail, field)
-
-
-def _error_text(error: Exception) -> str:
-    cause: Any = getattr(error, "os_error", error)  # aiohttp's message leaves out the scheme of the URL
-    return os.strerror(cause.errno) if getattr(cause, "errno", None) else str(error) or type(error).__name__
 
 
 def retry_after_s(text: str) -> float:
