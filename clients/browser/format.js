@@ -75,14 +75,15 @@ export function resultText({ result, exact }) {
  *
  * @param {object} snapshot
  * @param {number} now the server's time in ms
- * @param {boolean} isLive whether the connection is live; without it, the missing reports are not the worker's fault
+ * @param {number} confirmedUntil the time until which the snapshot is known to be current, in ms; if the connection is
+ *   lost after it, missing reports are not the worker's fault
  * @returns {string} "" if nothing is due
  */
-export function nextStepText(snapshot, now, isLive = true) {
+export function nextStepText(snapshot, now, confirmedUntil = now) {
   const { status, due_at: due, lease_until: lease, attempt, max_attempts: maxAttempts } = snapshot;
   if (status === "queued") return Date.parse(due) > now ? `starts ${timeText(due, now)}` : waitingText(snapshot, now);
   if (status === "retrying") return `next attempt ${timeText(due, now)}`;
-  if (!isLive || !isWorkerLost(snapshot, now)) return "";
+  if (!isWorkerLost(snapshot, confirmedUntil)) return "";
   return `Worker lost, ${attempt < maxAttempts ? `next attempt ${timeText(lease, now)}` : "no attempt left"}`;
 }
 
@@ -99,7 +100,7 @@ function waitingText({ version, started_at: started, submitted_at: submitted }, 
 /** Return why the page may not show the present state of a job, or "" if it does. The snapshot may be null. */
 export function connectionText(connection, snapshot) {
   if (connection === "refused") return ""; // an error explains it
-  if (connection === "offline" || navigator.onLine === false) return "You are offline.";
+  if (navigator.onLine === false) return "You are offline.";
   if (connection !== "reconnecting") return "";
   return snapshot ? "Reconnecting…" : "The server cannot be reached. Trying again…";
 }

@@ -27,7 +27,7 @@ const Base = globalThis.HTMLElement ?? class {}; // server-side rendering import
 export class HeadwayJob extends Base {
   static observedAttributes = ["token", "url"];
 
-  #internals = this.attachInternals();
+  #customStates = customStatesOf(this);
   #view = new View(this.attachShadow({ mode: "open" }), () => this.cancel());
   #snapshot = null;
   #watchError = null;
@@ -112,7 +112,7 @@ export class HeadwayJob extends Base {
     this.#cancelRequested = false;
     this.#render();
     if (!token) return this.#onError(NO_TOKEN);
-    if (!url || !URL.canParse(url, document.baseURI)) return this.#onError(NO_URL);
+    if (!url || !isUrl(url)) return this.#onError(NO_URL);
     const onConnection = (state) => this.#onConnection(state);
     const onError = (error) => this.#onError(error);
     this.#watch = watchJob({ url, token, onConnection, onError }, (snapshot) => this.#onSnapshot(snapshot));
@@ -157,8 +157,12 @@ export class HeadwayJob extends Base {
     const snapshot = this.#snapshot;
     const now = this.#watch?.now() ?? Date.now();
     const error = this.#errorText();
-    this.#view.render(snapshot, { error, connection: this.#connection, cancel: this.#cancelState(), now });
-    this.#updateStates(error, now);
+    const confirmedUntil = this.#watch?.confirmedUntil() ?? 0;
+    const states = this.#states(error, confirmedUntil);
+    const [connection, cancel] = [this.#connection, this.#cancelState()];
+    this.#view.render(snapshot, { error, connection, cancel, now, confirmedUntil, states });
+    this.#customStates.clear();
+    for (const state of states) this.#customStates.add(state);
     const unfinished = this.#watch && snapshot && !snapshot.finished_at;
     if (unfinished) this.#timer = setTimeout(() => this.#render(), 1000 - (now % 1000));
   }
@@ -175,17 +179,37 @@ export class HeadwayJob extends Base {
     return this.#cancelRequested || isCancelling(this.#snapshot) ? "requested" : "enabled";
   }
 
-  /** Update the custom states that page styles can select, such as `headway-job:state(failed)`. */
-  #updateStates(error, now) {
-    const { states } = this.#internals;
+  /** Return the names of the states that page styles can select, such as `headway-job:state(failed)`. */
+  #states(error, confirmedUntil) {
     const snapshot = this.#snapshot;
-    const running = snapshot?.status === "running";
-    states.clear();
-    states.add(snapshot?.status ?? "waiting");
-    if (error) states.add("error");
-    if (this.#connection === "reconnecting") states.add("reconnecting");
-    if (running && percent(snapshot) === null) states.add("indeterminate");
-    if (running && isWorkerLost(snapshot, now)) states.add("lost");
+    const isRunning = snapshot?.status === "running";
+    const additional = {
+      error,
+      reconnecting: this.#connection === "reconnecting",
+      stale: snapshot && this.#connection !== "live",
+      indeterminate: isRunning && percent(snapshot) === null,
+      lost: isRunning && isWorkerLost(snapshot, confirmedUntil),
+    };
+    return [snapshot?.status ?? "waiting", ...Object.keys(additional).filter((name) => additional[name])];
+  }
+}
+
+/** Return the element's custom states: a set that has no effect in browsers that do not support them, or other names. */
+function customStatesOf(element) {
+  try {
+    const { states } = element.attachInternals();
+    states.add("waiting");
+    return states;
+  } catch {
+    return new Set();
+  }
+}
+
+function isUrl(text) {
+  try {
+    return Boolean(new URL(text, document.baseURI));
+  } catch {
+    return false;
   }
 }
 
@@ -196,7 +220,7 @@ function reflect(element, name, value) {
 
 /** Apply a property that the page set before the element was defined. */
 function upgradeProperty(element, name) {
-  if (!Object.hasOwn(element, name)) return;
+  if (!Object.prototype.hasOwnProperty.call(element, name)) return;
   const value = element[name];
   delete element[name];
   element[name] = value;

@@ -35,7 +35,8 @@ function mayHaveChanged({ progress, result }) {
 
 function addExactTexts(snapshot, { progress, result }, stringify) {
   const exact = {};
-  if (stringify(result) !== JSON.stringify(snapshot.result)) exact.result = stringify(result);
+  const text = stringify(result);
+  if (text !== JSON.stringify(snapshot.result)) exact.result = text;
   for (const name of ["current", "total"]) {
     if (isLarge(snapshot.progress?.[name])) exact[name] = stringify(progress[name]);
   }

@@ -1,24 +1,41 @@
 /**
  * The element's default styles. Font and text color are inherited from the page; the other colors follow its
- * `color-scheme`. Every line reserves its height, so the layout does not shift when text appears.
+ * `color-scheme`. Three lines are reserved for texts, so the layout does not shift when they appear. Only `transform`
+ * and `opacity` are animated, which needs no layout.
+ *
+ * The states are also in the attribute `data-states` of the part `job`, because browsers before 2024 have no `:state()`.
+ * They also have no `light-dark()`, and the first value of such a property is for them.
  */
 
 export const CSS = `
 :host {
-  --_accent: var(--headway-tone, light-dark(#0c6a6b, #63cabf));
-  --_warning: var(--headway-warning, light-dark(#9a6a1f, #e2b661));
-  --_alarm: var(--headway-alarm, light-dark(#a53220, #f29480));
-  --_soft: var(--headway-soft, color-mix(in oklab, currentColor 72%, transparent));
-  --_track: var(--headway-track, color-mix(in oklab, currentColor 16%, transparent));
-  --_tone: var(--_accent);
   display: block;
   line-height: 1.5;
   overflow-wrap: anywhere;
 }
 :host([hidden]), [hidden] { display: none !important; }
-:host(:state(retrying)), :host(:state(lost)) { --_tone: var(--_warning); }
-:host(:state(failed)) { --_tone: var(--_alarm); }
-:host(:state(waiting)), :host(:state(queued)), :host(:state(cancelled)) { --_tone: var(--_soft); }
+
+[part~="job"] {
+  --_accent: var(--headway-tone, #2a8585);
+  --_warning: var(--headway-warning, #b07a24);
+  --_alarm: var(--headway-alarm, #d0503c);
+  --_soft: var(--headway-soft, currentColor);
+  --_track: var(--headway-track, rgb(128 128 128 / 0.3));
+  --_tone: var(--_accent);
+  display: contents;
+}
+@supports (color: light-dark(red, red)) and (color: color-mix(in oklab, red 50%, red)) {
+  [part~="job"] {
+    --_accent: var(--headway-tone, light-dark(#0c6a6b, #63cabf));
+    --_warning: var(--headway-warning, light-dark(#9a6a1f, #e2b661));
+    --_alarm: var(--headway-alarm, light-dark(#a53220, #f29480));
+    --_soft: var(--headway-soft, color-mix(in oklab, currentColor 72%, transparent));
+    --_track: var(--headway-track, color-mix(in oklab, currentColor 16%, transparent));
+  }
+}
+[data-states~="retrying"], [data-states~="lost"] { --_tone: var(--_warning); }
+[data-states~="failed"] { --_tone: var(--_alarm); }
+[data-states~="waiting"], [data-states~="queued"], [data-states~="cancelled"] { --_tone: var(--_soft); }
 
 [part~="head"], [part~="foot"] {
   display: flex;
@@ -37,39 +54,67 @@ export const CSS = `
   border-radius: var(--headway-radius, 1em);
   background: var(--_track);
   overflow: hidden;
+  transition: opacity 0.3s 0.5s;
 }
 [part~="bar"] {
   block-size: 100%;
-  inline-size: 0;
-  border-radius: inherit;
   background: var(--_tone);
-  transition: inline-size 0.3s ease-out;
+  transform: scaleX(0);
+  transition: transform 0.3s ease-out;
 }
-:host(:state(indeterminate)) [part~="bar"] {
-  inline-size: 100%;
-  background: linear-gradient(90deg, transparent 25%, var(--_tone) 50%, transparent 75%) 0 0 / 200% 100%;
+[data-states~="indeterminate"] [part~="track"] { direction: ltr; }
+[data-states~="indeterminate"] [part~="bar"] {
+  inline-size: 50%;
+  background: linear-gradient(90deg, transparent, var(--_tone), transparent);
   transition: none;
   animation: drift 2.4s linear infinite;
 }
-@keyframes drift { from { background-position-x: 200%; } }
+@keyframes drift {
+  from { transform: translateX(-100%); }
+  to { transform: translateX(200%); }
+}
+[data-states~="stale"] [part~="track"] { opacity: 0.5; }
+[data-states~="stale"] [part~="bar"] { animation-play-state: paused; }
 
-:host(:state(waiting):state(error)) :is([part~="track"], [part~="progress"]) { display: none; }
+[data-states~="waiting"][data-states~="error"] :is([part~="track"], [part~="progress"]) { display: none; }
 [part~="foot"] { flex-wrap: wrap; row-gap: 0.25em; }
-[part~="text"] { flex: 1 1 12em; }
+[part~="text"] {
+  flex: 1 1 12em;
+  min-inline-size: 0;
+  min-block-size: 4.5em;
+  min-block-size: 3lh;
+}
 [part~="actions"] { display: flex; align-items: start; gap: 0.5em; margin-inline-start: auto; }
-[part~="progress"], [part~="message"], [part~="error"] { margin: 0; min-block-size: 1lh; }
+[part~="progress"], [part~="message"], [part~="error"] { margin: 0; }
+[part~="progress"] { min-block-size: 1.5em; min-block-size: 1lh; }
 [part~="amount"], [part~="note"] { display: inline-block; }
 [part~="amount"]:not(:empty) { margin-inline-end: 1em; }
-:host(:state(reconnecting)) [part~="note"] { animation: appear 0.3s 0.5s both; }
+[data-states~="stale"] [part~="note"], [data-states~="queued"] [part~="note"] { animation: appear 0.3s 0.5s both; }
 @keyframes appear { from { opacity: 0; } }
+
+[part~="detail"] {
+  display: grid;
+  grid-template-columns: minmax(0, 1fr) auto;
+  align-content: start;
+  column-gap: 1em;
+}
+[part~="error"], [part~="message"] { grid-column: 1; }
 [part~="error"] {
   padding-inline-start: 0.8em;
   border-inline-start: 3px solid var(--_alarm);
   white-space: pre-wrap;
 }
-[part~="cancel"] {
-  padding: 0.15em 0.8em;
-  border: 1px solid var(--_track);
+[part~="message"], [data-states~="retrying"] [part~="error"] {
+  display: -webkit-box;
+  -webkit-box-orient: vertical;
+  -webkit-line-clamp: 2;
+  overflow: hidden;
+}
+[part~="error"]:not([hidden]) + [part~="message"] { -webkit-line-clamp: 1; }
+[part~="detail"][data-expanded] :is([part~="error"], [part~="message"]) { -webkit-line-clamp: none; }
+
+[part~="expand"], [part~="cancel"] {
+  border: 1px solid transparent;
   border-radius: 0.35em;
   background: none;
   color: inherit;
@@ -77,19 +122,29 @@ export const CSS = `
   font-size: 0.875em;
   cursor: pointer;
 }
+[part~="expand"] { grid-area: 1 / 2 / span 2; align-self: start; padding: 0; text-decoration: underline; }
+[part~="cancel"] { padding: 0.15em 0.8em; border-color: var(--_track); }
 [part~="cancel"]:hover { border-color: currentColor; }
-[part~="cancel"]:disabled { border-color: transparent; opacity: 0.75; cursor: default; }
-[part~="cancel"]:focus-visible { outline: 3px solid var(--_accent); outline-offset: 2px; }
+[part~="cancel"][aria-disabled] { border-color: transparent; opacity: 0.75; cursor: default; }
+[part~="job"] :focus-visible { outline: 3px solid var(--_accent); outline-offset: 2px; }
 
 @media (prefers-reduced-motion: reduce) {
-  [part~="bar"] { transition: none; }
-  :host(:state(indeterminate)) [part~="bar"] {
+  [part~="track"], [part~="bar"] { transition: none; }
+  [part~="job"] [part~="note"] { animation: none; }
+  [data-states~="indeterminate"] [part~="bar"] {
+    inline-size: 100%;
     background: repeating-linear-gradient(90deg, var(--_tone) 0 0.5rem, transparent 0.5rem 1rem);
+    transform: none;
     animation: none;
   }
 }
 @media (forced-colors: active) {
   [part~="track"] { border: 1px solid CanvasText; }
-  [part~="bar"], :host(:state(indeterminate)) [part~="bar"] { background: Highlight; forced-color-adjust: none; }
+  [data-states~="stale"] [part~="track"] { opacity: 1; border-style: dashed; }
+  [part~="bar"] { background: Highlight; forced-color-adjust: none; }
+  [data-states~="indeterminate"] [part~="bar"] {
+    background: repeating-linear-gradient(90deg, Highlight 0 0.5rem, Canvas 0.5rem 1rem);
+  }
+  [part~="cancel"][aria-disabled] { border-color: GrayText; color: GrayText; opacity: 1; }
 }
 `;

@@ -1,37 +1,57 @@
 /** The shadow DOM of `<headway-job>`: its parts and how they render a snapshot. */
 
-import { amountText, nextStepText, percent, percentText, statusText } from "./format.js";
+import { amountText, connectionText, messageText, nextStepText, percent, percentText, statusText } from "./format.js";
 import { CSS } from "./styles.js";
+
+const LIVE_DELAY_MS = 100; // after which the first snapshot is no change any more that a screen reader would announce
 
 let sheet; // shared by all elements; an adopted style sheet needs no 'unsafe-inline' in the page's policy
 
 export class View {
+  #root;
   #parts = {};
+  #texts = {}; // by part, as last written: a translator may have changed the text in the page
+  #jobId; // of the snapshot that is shown
+  #liveTimer;
 
   constructor(root, onCancel) {
-    sheet ??= new CSSStyleSheet();
-    if (!sheet.cssRules.length) sheet.replaceSync(CSS);
-    root.adoptedStyleSheets = [sheet];
-    root.append(...this.#build());
-    this.#parts.cancel.addEventListener("click", onCancel);
+    this.#root = root;
+    addStyles(root);
+    root.append(this.#build());
+    this.#setText("expand", "Show all");
+    const { cancel, expand, message } = this.#parts;
+    cancel.addEventListener("click", () => !cancel.hasAttribute("aria-disabled") && onCancel());
+    expand.addEventListener("click", () => this.#expand(!this.#isExpanded));
+    expand.addEventListener("blur", () => this.#updateExpand());
+    new ResizeObserver(() => this.#updateExpand()).observe(message);
   }
 
-  /** Create the parts. Label and status are one live region, so that a screen reader names the job with its status. */
   #build() {
-    const label = this.#create("span", "label", { id: "label" }, this.#create("slot", "kind"));
-    const liveRegion = { role: "status", "aria-atomic": true };
-    const title = this.#create("span", "title", liveRegion, label, this.#create("span", "status"));
+    const label = this.#create("span", "label", { id: "label" }, this.#create("slot", "kind", { translate: "no" }));
+    const titleAttributes = { "aria-atomic": true, tabindex: -1 }; // it takes the focus of the cancel button
+    const title = this.#create("span", "title", titleAttributes, label, this.#create("span", "status"));
     const progressbar = { role: "progressbar", "aria-labelledby": "label", "aria-valuemin": 0, "aria-valuemax": 100 };
-    const progress = this.#create("p", "progress", {}, this.#create("span", "amount"), this.#create("span", "note"));
-    const error = this.#create("p", "error", { role: "alert" });
-    const text = this.#create("div", "text", {}, progress, this.#create("p", "message"), error);
-    const cancel = this.#create("button", "cancel", { type: "button" });
-    const actions = this.#create("div", "actions", {}, cancel, this.#create("slot", "more", { name: "actions" }));
-    return [
+    return this.#create(
+      "div",
+      "job",
+      {},
       this.#create("div", "head", {}, title, this.#create("span", "percent", { "aria-hidden": true })),
       this.#create("div", "track", progressbar, this.#create("div", "bar")),
-      this.#create("div", "foot", {}, text, actions),
-    ];
+      this.#create("div", "foot", {}, this.#buildText(), this.#buildActions()),
+    );
+  }
+
+  #buildText() {
+    const progress = this.#create("p", "progress", {}, this.#create("span", "amount"), this.#create("span", "note"));
+    const words = [this.#create("p", "error"), this.#create("p", "message")];
+    const expand = this.#create("button", "expand", { type: "button", "aria-controls": "detail", hidden: "" });
+    return this.#create("div", "text", {}, progress, this.#create("div", "detail", { id: "detail" }, ...words, expand));
+  }
+
+  #buildActions() {
+    const name = { id: "cancel", "aria-labelledby": "cancel label" }; // among other jobs, the button names its own
+    const cancel = this.#create("button", "cancel", { type: "button", ...name });
+    return this.#create("div", "actions", {}, cancel, this.#create("slot", "more", { name: "actions" }));
   }
 
   #create(tag, part, attributes = {}, ...children) {
@@ -50,20 +70,35 @@ export class View {
    * @param {string} state.connection the state of the connection, as in `onConnection`
    * @param {"" | "enabled" | "requested"} state.cancel the cancel button: hidden, enabled, or already clicked
    * @param {number} state.now the server's time in ms
+   * @param {number} state.confirmedUntil the time until which the snapshot is known to be current, in ms
+   * @param {string[]} state.states the names of the element's states
    */
-  render(snapshot, { error, connection, cancel, now }) {
-    const { message, error: alert, cancel: button } = this.#parts;
+  render(snapshot, { error, connection, cancel, now, confirmedUntil, states }) {
+    this.#updateLiveRegion(snapshot);
+    this.#parts.job.dataset.states = states.join(" ");
+    const nextStep = snapshot ? nextStepText(snapshot, now, confirmedUntil) : "";
     this.#setText("kind", snapshot?.kind ?? "Job");
     this.#setText("status", snapshot ? statusText(snapshot) : error ? "" : "Connecting…");
-    this.#setText("note", connection === "reconnecting" ? "Reconnecting…" : snapshot && nextStepText(snapshot, now));
-    this.#setText("message", snapshot?.progress?.message);
-    this.#setText("error", error);
-    alert.hidden = !error;
-    message.hidden = !!error;
+    this.#setText("note", connectionText(connection, snapshot) || nextStep);
+    this.#renderError(snapshot, error);
+    this.#renderMessage(snapshot, error);
     this.#renderProgress(snapshot);
-    button.hidden = !cancel;
-    button.disabled = cancel === "requested";
-    this.#setText("cancel", button.disabled ? "Cancelling…" : "Cancel");
+    this.#renderCancel(cancel);
+  }
+
+  /** Show the error, and announce it unless it is part of the first snapshot. */
+  #renderError(snapshot, text) {
+    const { error, title } = this.#parts;
+    const isNews = !snapshot || title.hasAttribute("role");
+    if (this.#texts.error !== text) setAttribute(error, "role", isNews ? "alert" : null);
+    error.hidden = !text;
+    this.#setText("error", text);
+  }
+
+  /** Show the message of the progress. It gives way to an error, until the job has ended. */
+  #renderMessage(snapshot, error) {
+    const text = error && !snapshot?.finished_at ? "" : snapshot && messageText(snapshot);
+    if (this.#setText("message", text)) this.#updateExpand();
   }
 
   #renderProgress(snapshot) {
@@ -71,15 +106,83 @@ export class View {
     const value = snapshot && percent(snapshot);
     this.#setText("amount", snapshot && amountText(snapshot));
     this.#setText("percent", snapshot && percentText(snapshot));
-    bar.style.inlineSize = value === null ? "" : `${value}%`;
+    bar.style.transform = value === null ? "" : `scaleX(${value / 100})`;
+    bar.style.transformOrigin = getComputedStyle(this.#root.host).direction === "rtl" ? "right" : "left";
     const valueText = snapshot ? [percentText(snapshot), amountText(snapshot)].filter(Boolean).join(", ") : "";
     track.setAttribute("aria-valuetext", valueText || "not known");
-    if (value === null) track.removeAttribute("aria-valuenow");
-    else track.setAttribute("aria-valuenow", value);
+    setAttribute(track, "aria-valuenow", value);
   }
 
-  /** Set a text if it has changed: a screen reader announces every write to a live region. */
-  #setText(part, text) {
-    if (this.#parts[part].textContent !== (text ?? "")) this.#parts[part].textContent = text ?? "";
+  /** Render the button. It keeps the focus while the job is being cancelled; when it disappears, the title gets it. */
+  #renderCancel(state) {
+    const { cancel, title } = this.#parts;
+    if (!state && this.#root.activeElement === cancel) title.focus();
+    cancel.hidden = !state;
+    setAttribute(cancel, "aria-disabled", state === "requested" ? true : null);
+    this.#setText("cancel", state === "requested" ? "Cancelling…" : "Cancel");
   }
+
+  /**
+   * Make the title a live region after the first snapshot of a job, so that a page with many jobs is silent when it
+   * loads. Label and status are one region, which names the job with its status.
+   */
+  #updateLiveRegion(snapshot) {
+    const { title } = this.#parts;
+    const makeLive = () => title.setAttribute("role", "status");
+    clearTimeout(this.#liveTimer);
+    if (snapshot && snapshot.id === this.#jobId) return makeLive();
+    this.#jobId = snapshot?.id;
+    title.removeAttribute("role");
+    if (snapshot) this.#liveTimer = setTimeout(makeLive, LIVE_DELAY_MS);
+  }
+
+  get #isExpanded() {
+    return this.#parts.expand.getAttribute("aria-expanded") === "true";
+  }
+
+  /** Show all of the message, or two lines. The space for all of it stays, so that later messages move nothing. */
+  #expand(expanded) {
+    const { expand, detail } = this.#parts;
+    expand.setAttribute("aria-expanded", expanded);
+    detail.toggleAttribute("data-expanded", expanded);
+    detail.style.minBlockSize = expanded ? `${detail.offsetHeight}px` : "";
+    this.#setText("expand", expanded ? "Show less" : "Show all");
+    this.#updateExpand();
+  }
+
+  /** Offer the whole message if the shown lines do not contain it. The button does not disappear under the focus. */
+  #updateExpand() {
+    const { expand, message } = this.#parts;
+    const isCut = message.scrollHeight > message.clientHeight;
+    expand.hidden = !isCut && !this.#isExpanded && this.#root.activeElement !== expand;
+  }
+
+  /** Set a text if it differs from the one last written, and return whether it does: each write is announced. */
+  #setText(part, value) {
+    const text = value ?? "";
+    if (this.#texts[part] === text) return false;
+    this.#parts[part].textContent = this.#texts[part] = text;
+    return true;
+  }
+}
+
+function setAttribute(element, name, value) {
+  if (value === null) element.removeAttribute(name);
+  else element.setAttribute(name, value);
+}
+
+/** Add the styles to a shadow root. Browsers before 2023 may have no constructed style sheets. */
+function addStyles(root) {
+  try {
+    sheet ??= createSheet();
+    root.adoptedStyleSheets = [sheet];
+  } catch {
+    root.append(Object.assign(document.createElement("style"), { textContent: CSS }));
+  }
+}
+
+function createSheet() {
+  const created = new CSSStyleSheet();
+  created.replaceSync(CSS);
+  return created;
 }

@@ -64,7 +64,7 @@ async def sites() -> AsyncIterator[tuple[FakeSite, FakeSite]]:
 @pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory, sites: tuple[FakeSite, FakeSite]) -> AsyncIterator[Stack]:
     """Run the system and allow the origin of the first site."""
-    env = {"ALLOWED_ORIGINS": sites[0].origin, "WORKER_JOBS": JOBS, "GRACE_S": "0", "DRAIN_S": "0"}
+    env = {"ALLOWED_ORIGINS": sites[0].origin, "WORKER_JOBS": JOBS, "GRACE_S": "0", "DRAIN_S": "0", "PING_S": "4"}
     async with running(tmp_path_factory.mktemp("embedding"), **env) as stack:
         yield stack
 

@@ -213,8 +213,10 @@ async def test_button_cancels_the_job(empty_page: Page, stack: Stack) -> None:
     await empty_page.evaluate(ADD, {"token": receipt["token"]})
     await expect(part(empty_page, "status")).to_have_text("Running")
     button = empty_page.get_by_role("button", name="Cancel")
-    await button.evaluate("(button) => { button.click(); window.buttonState = [button.textContent, button.disabled]; }")
-    assert await empty_page.evaluate("buttonState") == ["Cancelling…", True]
+    await button.evaluate(
+        "(button) => { button.click(); window.buttonState = [button.textContent, button.ariaDisabled]; }"
+    )
+    assert await empty_page.evaluate("buttonState") == ["Cancelling…", "true"]
     await expect(part(empty_page, "status")).to_have_text("Cancelled")
     await expect(part(empty_page, "cancel")).to_be_hidden()
 
