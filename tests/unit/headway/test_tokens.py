@@ -24,8 +24,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from headway import tokens as module
 from headway.contracts import Timestamp
-from headway.tokens import LEEWAY_S, WATCH, Grant, InvalidToken, TokenSigner, TokenVerifier, make_keys
+from headway.tokens import LEEWAY_S, WATCH, ForgedToken, Grant, InvalidToken, TokenSigner, TokenVerifier, make_keys
 
 HOUR_S = 3600
 
@@ -98,6 +99,79 @@ def test_an_expired_token_names_its_job(signer: TokenSigner, verifier: TokenVeri
     with pytest.raises(InvalidToken) as raised:
         verifier.verify(signer.sign(old))
     assert (raised.value.code, raised.value.job_id) == ("token_expired", old.job_id)
+
+
+@pytest.fixture
+def signature_checks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the tokens whose signature is checked during the test."""
+    checked: list[str] = []
+
+    class RecordingJWS(jwt.PyJWS):
+        def decode(self, jwt: str | bytes, *args: Any, **kwargs: Any) -> Any:
+            checked.append(str(jwt))
+            return super().decode(jwt, *args, **kwargs)
+
+    monkeypatch.setattr(module, "_JWS", RecordingJWS())
+    return checked
+
+
+def test_the_signature_is_checked_last(
+    tmp_path: Path, signer: TokenSigner, verifier: TokenVerifier, signature_checks: list[str]
+) -> None:
+    """A token that is malformed, of another key or audience, without a needed claim, or expired, costs no check."""
+    make_keys(tmp_path / "foreign")
+    foreign = TokenSigner((tmp_path / "foreign/token.pem").read_text())
+    key = load_pem_private_key((tmp_path / "foreign/token.pem").read_bytes(), None)
+    known = {"kid": jwt.get_unverified_header(signer.sign(make_grant()))["kid"]}
+    claims = make_grant().claims()
+    wrong = [{**claims, "aud": "other"}, {**claims, "scope": "cancel"}, {**claims, "sub": "7"}, {**claims, "iat": "x"}]
+    wrong += [{name: value for name, value in claims.items() if name != missing} for missing in ("exp", "scope", "sub")]
+    nested = f"{encoded({**known, 'alg': 'EdDSA'})}.{encoded(b'[' * 3_000 + b']' * 3_000)}.AA"
+    for token in (
+        *("", "a.b.c", "x" * 4_096, nested, foreign.sign(make_grant())),
+        *(jwt.encode(each, key, "EdDSA", headers=known) for each in wrong),  # type: ignore[arg-type]
+    ):
+        assert_rejected(verifier, token)
+    expired = jwt.encode({**claims, "exp": 1}, key, "EdDSA", headers=known)  # type: ignore[arg-type]
+    with pytest.raises(InvalidToken, match="expired"):
+        verifier.verify(expired)
+    assert signature_checks == []
+    forged = jwt.encode(claims, key, "EdDSA", headers=known)  # type: ignore[arg-type]
+    with pytest.raises(ForgedToken):
+        verifier.verify(forged)
+    assert signature_checks == [forged]
+
+
+def test_a_repeated_token_is_checked_once(
+    signer: TokenSigner, verifier: TokenVerifier, signature_checks: list[str]
+) -> None:
+    """A client that sends a token again and again costs nothing; a forged one is never remembered as valid."""
+    token = signer.sign(make_grant())
+    assert {verifier.verify(token).job_id for _ in range(100)} == {verifier.verify(token).job_id}
+    assert verifier.key_id_of(token) == jwt.get_unverified_header(token)["kid"]
+    assert signature_checks == [token]
+    for _ in range(2):
+        assert_rejected(verifier, f"{token[:-20]}{'A' * 20}")
+
+
+def test_a_remembered_token_expires(
+    signer: TokenSigner, verifier: TokenVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The expiry is checked each time."""
+    token = signer.sign(make_grant())
+    verifier.verify(token)
+    later = Timestamp.now().after(HOUR_S + LEEWAY_S + 1)
+    monkeypatch.setattr(module, "Timestamp", type("Later", (), {"now": staticmethod(lambda: later)}))
+    with pytest.raises(InvalidToken, match="expired"):
+        verifier.verify(token)
+
+
+def test_a_removed_key_is_not_remembered(tmp_path: Path, keys: Path, signer: TokenSigner) -> None:
+    """A verifier with other keys starts with no verified tokens."""
+    token = signer.sign(make_grant())
+    TokenVerifier((keys / "token.pub.pem").read_text()).verify(token)
+    make_keys(tmp_path / "new")
+    assert_rejected(TokenVerifier((tmp_path / "new/token.pub.pem").read_text()), token)
 
 
 def test_clocks_may_differ_a_little(signer: TokenSigner, verifier: TokenVerifier) -> None:

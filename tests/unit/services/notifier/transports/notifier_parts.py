@@ -16,6 +16,7 @@ from headway.timestamp import RemoteClock, Timestamp
 from headway.tokens import Grant, TokenSigner, TokenVerifier, make_keys
 from services.notifier import metrics
 from services.notifier.records.keys import job_key
+from services.notifier.settings import NotifierSettings
 from services.notifier.transports.auth import TokenAuth, WatchRequest
 from services.notifier.transports.base import ClientConnection
 from services.notifier.transports.refusals import TokenAllowance
@@ -27,6 +28,15 @@ from services.runtime.settings import ReloadingFile
 from tests.waiting import wait_until
 
 MAX_WATCHES = 3
+SETTINGS = {
+    "max_watches": MAX_WATCHES,
+    "max_connections": 10,
+    "messages_per_s": 1e6,
+    "max_silence_s": 50.0,
+    "first_message_s": 10.0,
+    "stuck_s": 30.0,
+    "ping_s": 20.0,
+}
 
 
 class FakePubSub:
@@ -81,8 +91,8 @@ class Replica:
         self.auth = TokenAuth(ReloadingFile(self.public_keys, TokenVerifier))
         self.hub, self.pubsub = Hub(), FakePubSub()
         self.synchronizer = SnapshotSynchronizer(self.hub, cast(Any, None), cast(Any, self.pubsub), 5.0)
-        settings = cast(Any, SimpleNamespace(max_watches=MAX_WATCHES, max_connections=10, stuck_s=30, ping_s=20))
-        self.registry = ConnectionRegistry(self.synchronizer, settings, self.auth, RemoteClock(), lambda: False)
+        self.settings = cast(NotifierSettings, SimpleNamespace(**SETTINGS))
+        self.registry = ConnectionRegistry(self.synchronizer, self.settings, self.auth, RemoteClock(), lambda: False)
         self.connection = self.connect()
 
     def connect(self) -> FakeConnection:
@@ -91,10 +101,12 @@ class Replica:
         self.registry.register(connection)
         return connection
 
-    def token(self, job_id: UUID, *, expires_in_s: float = 3600, signer: TokenSigner | None = None) -> str:
+    def token(
+        self, job_id: UUID, *, expires_in_s: float = 3600, signer: TokenSigner | None = None, **fields: Any
+    ) -> str:
         """Return a token, which may be signed with another key."""
         now = Timestamp.now()
-        grant = Grant(job_id=job_id, kind="k", submitted_at=now, expires_at=now.after(expires_in_s))
+        grant = Grant(job_id=job_id, kind="k", submitted_at=now, expires_at=now.after(expires_in_s), **fields)
         return (signer or self.signer).sign(grant)
 
     def watch(
@@ -126,7 +138,7 @@ class Replica:
         running.cancel()
         await asyncio.wait({running})
 
-    def check(self, *job_ids: UUID, connection: FakeConnection | None = None) -> None:
+    def check(self, *job_ids: UUID, connection: ClientConnection | None = None) -> None:
         """Assert that exactly these jobs are watched, by one connection each."""
         watched = {str(job_id) for job_id in job_ids}
         assert set((connection or self.connection).subscriptions) == watched

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from websockets.frames import CloseCode
 
 from headway.timestamp import RemoteClock, Timestamp
 from services.notifier import metrics
@@ -250,6 +251,7 @@ async def test_an_event_stream_that_is_sent_away_ends_with_a_delay() -> None:
     stream.send_away()
     assert transport.written.startswith(b"retry: ")
     assert stream.done.is_set()
+    assert stream.close_code == CloseCode.TRY_AGAIN_LATER
 
 
 async def test_a_long_poll_that_is_sent_away_is_answered() -> None:
@@ -257,3 +259,34 @@ async def test_a_long_poll_that_is_sent_away_is_answered() -> None:
     request = LongPollRequest(cast(asyncio.Transport, FakeTransport()), complete_when_ended=True)
     request.send_away()
     assert request.ready.is_set()
+    assert request.close_code == CloseCode.TRY_AGAIN_LATER
+
+
+async def test_every_close_of_a_stream_or_poll_has_a_code() -> None:
+    """It is the code that a WebSocket would have; the first reason counts."""
+    transport = FakeTransport()
+    transport.get_write_buffer_size = lambda: 0  # type: ignore[attr-defined]
+    transport.abort = lambda: None  # type: ignore[attr-defined]
+
+    def stream() -> EventStream:
+        return EventStream(cast(asyncio.Transport, transport), None, {"job"}, set(), chunked=False)
+
+    def poll() -> LongPollRequest:
+        return LongPollRequest(cast(asyncio.Transport, transport), complete_when_ended=True)
+
+    for connection in (stream(), poll()):
+        assert connection.close_code == CloseCode.ABNORMAL_CLOSURE
+        await connection.close_for_restart()
+        connection.reap()
+        assert connection.close_code == CloseCode.SERVICE_RESTART
+    (stuck := stream()).close_stalled()
+    assert stuck.close_code == CloseCode.TRY_AGAIN_LATER
+    (ended := stream()).on_up_to_date("job", ended=True)
+    assert ended.close_code == CloseCode.NORMAL_CLOSURE
+    (rejected := stream()).send_error("job", "invalid_token", "")
+    assert rejected.close_code == CloseCode.NORMAL_CLOSURE
+    transport.is_closing = lambda: True  # type: ignore[method-assign]
+    for connection in (stream(), poll()):
+        connection.reap()
+        connection.send_away()
+        assert connection.close_code == CloseCode.ABNORMAL_CLOSURE

@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from services.notifier.transports import registry as module
+from tests.key_files import replace_file
 from tests.unit.services.notifier.transports.notifier_parts import MAX_WATCHES, Replica, refusals
 
 FIRST, SECOND, THIRD, FOURTH = (UUID(int=number) for number in range(1, 5))
@@ -87,13 +88,13 @@ async def test_watches_end_when_their_key_is_removed(replica: Replica) -> None:
     signer, public_pem = replica.new_key()
     before = refusals("invalid_token")
     old_pem = replica.public_keys.read_text()
-    replica.public_keys.write_text(old_pem + public_pem)
+    replace_file(replica.public_keys, old_pem + public_pem)
     replica.watch(FIRST)
     replica.watch(SECOND, signer=signer)
     replica.watch(THIRD, expired=True)
     await replica.sweep_until(lambda: bool(replica.connection.errors))
     replica.check(FIRST, SECOND)
-    replica.public_keys.write_text(public_pem)
+    replace_file(replica.public_keys, public_pem)
     await replica.sweep_until(lambda: len(replica.connection.errors) == 2)
     replica.check(SECOND)
     assert replica.connection.errors == [(str(THIRD), "token_expired"), (str(FIRST), "invalid_token")]
@@ -104,7 +105,7 @@ async def test_an_unreadable_key_file_ends_no_watch(replica: Replica) -> None:
     """The last valid keys remain, so an accident with the file ends no watch."""
     replica.watch(FIRST)
     replica.watch(SECOND, expired=True)
-    replica.public_keys.write_text("no key")
+    replace_file(replica.public_keys, "no key")
     await replica.sweep_until(lambda: bool(replica.connection.errors))
     replica.check(FIRST)
 

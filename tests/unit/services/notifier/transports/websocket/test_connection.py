@@ -139,6 +139,22 @@ async def test_messages_are_handled_in_order() -> None:
     assert server.messages == ["a", "ä€😀", ""]
 
 
+async def test_others_have_a_turn_between_two_messages() -> None:
+    """A client that sends many messages at once does not delay the other clients until all of them are handled."""
+    server, handled = Server(), list[int]()
+    loop = asyncio.get_running_loop()
+
+    def take_turn() -> None:
+        handled.append(len(server.messages))
+        if len(server.messages) < 20:
+            loop.call_soon(take_turn)
+
+    server.connection.data_received(text("a") * 20)
+    take_turn()
+    await wait_until(lambda: server.transport.reading, poll_s=0)
+    assert handled == list(range(1, 21))
+
+
 async def test_fragments_are_joined_around_control_frames() -> None:
     """Fragments may split a character; a ping between them is answered (§5.4)."""
     first, second = client_frame(Opcode.TEXT, b"\xc3", fin=False), client_frame(Opcode.CONT, b"\xa4")

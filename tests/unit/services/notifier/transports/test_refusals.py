@@ -1,0 +1,81 @@
+"""Counting, logging and limiting of refused tokens."""
+
+from __future__ import annotations
+
+import pytest
+from structlog.testing import capture_logs
+
+from headway.tokens import ForgedToken, InvalidToken
+from services.notifier.transports import refusals as module
+from services.notifier.transports.refusals import LOGGED_BURST, RefusalLog, RejectedToken, TokenAllowance
+from tests.unit.services.notifier.transports.notifier_parts import refusals
+
+EXPIRED = InvalidToken("token_expired", "expired")
+INVALID = InvalidToken("invalid_token", "invalid")
+FORGED = ForgedToken("invalid_token", "forged")
+
+
+def accepted_errors(allowance: TokenAllowance, error: InvalidToken) -> int:
+    """Return how many tokens may be rejected with an error until the allowance is exceeded."""
+    count = 0
+    while True:
+        allowance.spend(error)
+        if allowance.is_exceeded:
+            return count
+        count += 1
+
+
+@pytest.mark.parametrize(("error", "count"), [(EXPIRED, 1_000), (INVALID, 100), (FORGED, 20)])
+def test_the_allowance_depends_on_the_cost(error: InvalidToken, count: int) -> None:
+    """A forged token costs a signature check, an expired one is common."""
+    assert accepted_errors(TokenAllowance(3), error) == count
+
+
+def test_a_page_may_have_as_many_expired_tokens_as_jobs() -> None:
+    """A higher MAX_WATCHES raises the allowance."""
+    assert accepted_errors(TokenAllowance(5_000), EXPIRED) == 5_000
+
+
+def test_accepted_tokens_restore_no_more_than_the_limit() -> None:
+    """A client cannot save up an allowance for forged tokens, and each of them costs five accepted ones."""
+    allowance = TokenAllowance(3)
+    for _ in range(10_000):
+        allowance.restore()
+    assert accepted_errors(allowance, FORGED) == 20
+    for _ in range(10):
+        allowance.restore()
+    assert accepted_errors(allowance, FORGED) == 1
+
+
+class Clock:
+    """Replaces `time.monotonic`."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        """Return the time."""
+        return self.now
+
+
+def test_refused_tokens_are_logged_at_a_limited_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them are counted; a line says how many lines before it are missing."""
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    refusal_log, before = RefusalLog(), refusals("invalid_token")
+    with capture_logs() as lines:
+        for _ in range(1_000):
+            refusal_log.add("invalid_token", "a job")
+        clock.now = 1.0
+        for _ in range(1_000):
+            refusal_log.add("invalid_token", None)
+    assert refusals("invalid_token") == before + 2_000
+    line = {"event": "token_rejected", "code": "invalid_token", "log_level": "info"}
+    assert lines == [
+        *[{**line, "job_id": "a job"}] * LOGGED_BURST,
+        {**line, "job_id": None, "suppressed": 1_000 - LOGGED_BURST},
+    ]
+
+
+def test_an_error_names_the_job_of_its_token_if_it_can_be_read() -> None:
+    """A token that cannot be decoded has an error without a job."""
+    assert RejectedToken.from_error(INVALID, "a.b.c").error == {"code": "invalid_token", "message": "invalid"}
