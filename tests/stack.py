@@ -163,9 +163,7 @@ async def running(folder: Path, *arguments: str, ready: str = READY, **env: str)
         stack = Stack(folder, session)
         reader = asyncio.create_task(_read(process, stack.output))
         try:
-            await wait_until(
-                lambda: any(ready in line for line in stack.output) or process.returncode is not None, timeout_s=60
-            )
+            await wait_until(lambda: any(ready in line for line in stack.output) or process.returncode is not None)
             assert process.returncode is None, "".join(stack.output)
             yield stack
         finally:

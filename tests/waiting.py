@@ -17,7 +17,7 @@ from typing import Any
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
 # For something that must happen, however slow the machine is. A test that passes does not wait longer for it.
-PATIENCE_S = 120.0
+PATIENCE_S = 240.0
 LISTENING_PORTS = range(15_000, 32_000)  # below the ephemeral ports of Linux (32,768) and macOS (49,152)
 PORTS_PER_PROCESS = 500
 

@@ -20,6 +20,7 @@ from dev.environment import ROOT
 from headway.cli.command import _parser
 from tests.deploy.manifests import COMPOSE, objects_of_kind, render, write_overlay
 from tests.documents import Document
+from tests.waiting import PATIENCE_S
 
 PAGE = Document("docs/run-in-production.md")
 RECORDED = ("docker", "kind", "kubectl")
@@ -53,7 +54,9 @@ def commands(folder: Path) -> list[list[str]]:
     path = os.pathsep.join([str(folder / "programs"), str(Path(sys.executable).parent), os.environ["PATH"]])
     stores = {"CONNECTION_STRING": "UseDevelopmentStorage=true", "REDIS_URL": "redis://redis"}
     env = {**os.environ, **stores, "PATH": path, "COMMANDS": str(folder / "commands"), "GIT_DIR": str(ROOT / ".git")}
-    completed = subprocess.run(["sh", "-c", script], cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+    completed = subprocess.run(
+        ["sh", "-c", script], cwd=folder, env=env, capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert (completed.returncode, completed.stderr) == (0, "")
     return [shlex.split(line) for line in (folder / "commands").read_text().splitlines()]
 

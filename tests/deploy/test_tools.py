@@ -12,6 +12,7 @@ import yaml  # type: ignore[import-untyped]
 from dev.environment import ROOT
 from tests.deploy.manifests import FOLDERS, render
 from tests.documents import Document
+from tests.waiting import PATIENCE_S
 
 BIN = Path(sys.executable).parent
 CHECKOV = ROOT / ".venv-checkov/bin/checkov"
@@ -28,7 +29,7 @@ SKIPPED_CHECKS = {
 
 def run(*command: str | Path) -> None:
     """Run a tool in the repository; fail with its output if it reports anything."""
-    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
     assert completed.returncode == 0, completed.stdout + completed.stderr
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from tests.documents import Document
 from tests.stack import Stack, running
+from tests.waiting import PATIENCE_S
 
 PAGE = Document("docs/http-api.md")
 SEPARATOR = "\f"  # between the outputs of two examples
@@ -29,7 +30,7 @@ def fill_in(text: str, stack: Stack) -> str:
 async def run(*command: str, folder: Path) -> str:
     """Run a program, which must exit with 0; return its output."""
     process = await asyncio.create_subprocess_exec(*command, cwd=folder, stdout=PIPE, stderr=STDOUT)
-    output, _ = await asyncio.wait_for(process.communicate(), 90)
+    output, _ = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     assert process.returncode == 0, output.decode()
     return output.decode()
 

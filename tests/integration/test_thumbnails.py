@@ -34,7 +34,7 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
     (line,) = re.findall(r"^(LEASE_S=.*) make up$", README, re.MULTILINE)
     settings = dict(setting.split("=") for setting in line.split())
     assert settings == {"LEASE_S": "5", "WORKER_JOBS": "thumbnails"}
-    env = {**settings, "LEASE_S": "2", "PYTHONPATH": str(EXAMPLE), "THUMBNAILS_FOLDER": str(folder / "thumbnails")}
+    env = {**settings, "PYTHONPATH": str(EXAMPLE), "THUMBNAILS_FOLDER": str(folder / "thumbnails")}
     async with running(folder, GRACE_S="0", DRAIN_S="0", **env) as stack:
         yield stack
 

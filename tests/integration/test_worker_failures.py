@@ -41,7 +41,7 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
 
 async def submit(stack: Stack, count: int, kind: str, payload: Any = None, **more: Any) -> dict[str, dict[str, Any]]:
     """Submit some jobs; return their receipts by id."""
-    receipts = await asyncio.gather(*(stack.submit(kind, payload, **more) for _ in range(count)))
+    receipts = await asyncio.gather(*(stack.submit_persistently(kind, payload, **more) for _ in range(count)))
     return {receipt["id"]: receipt for receipt in receipts}
 
 
