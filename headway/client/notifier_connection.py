@@ -17,6 +17,7 @@ import aiohttp
 import msgspec
 from msgspec import Struct
 
+from headway.client.connection_errors import connection_problem
 from headway.client.job_subscription import JobSubscription
 from headway.client.loop_session import CLOSED, OTHER_LOOP
 from headway.client.reconnects import ReconnectDelays
@@ -224,7 +225,11 @@ class NotifierConnection:
             code, wait_s = reason.status, retry_after_s(reason.headers.get("Retry-After", "") if reason.headers else "")
         delay_s = self._delays.next_s(code, wait_s)
         if self._delays.failures == WARN_AFTER_FAILURES:
-            log.warning("%s does not answer (%s); reconnecting", self._url, reason or code)
+            log.warning(
+                "%s does not answer (%s); reconnecting",
+                self._url,
+                connection_problem(reason, self._url) if reason else code,
+            )
         return delay_s
 
     async def _request(self, job: JobSubscription) -> None:
@@ -248,6 +253,7 @@ class NotifierConnection:
                 headers={"Prefer": f"wait={LONG_POLL_S}", **condition},
                 timeout_s=2 * LONG_POLL_S,
                 retry_for_s=math.inf,
+                clock=self._clock,
             )
             if body:
                 job.update(decode(body, JobSnapshot))

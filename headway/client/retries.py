@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
+from email.utils import parsedate_to_datetime
 from functools import partial
 
 import aiohttp
@@ -15,7 +17,8 @@ from msgspec import Struct
 
 from headway.backoff import full_jitter_s
 from headway.client.connection_errors import INVALID_URL, connection_problem
-from headway.contracts import decode
+from headway.contracts import Timestamp, decode
+from headway.timestamp import RemoteClock
 from headway.tokens import InvalidToken
 
 log = logging.getLogger("headway.client")
@@ -76,8 +79,11 @@ async def request_with_retry(
     headers: Mapping[str, str] | None = None,
     body: bytes | None = None,
     timeout_s: float = REQUEST_TIMEOUT_S,
+    clock: RemoteClock | None = None,
 ) -> bytes:
     """Send a request, retry temporary failures for `retry_for_s`, and return the response body (empty for a 304).
+
+    A clock is set to the time at which the server sent the response.
 
     Raises:
         RequestFailed: the service rejected the request, or was still failing at the end.
@@ -89,14 +95,14 @@ async def request_with_retry(
     request = partial(
         session.request, method, url, headers=all_headers, data=body, timeout=timeout, allow_redirects=False
     )
-    clock = asyncio.get_running_loop().time
-    deadline = clock() + retry_for_s
+    loop_time = asyncio.get_running_loop().time
+    deadline = loop_time() + retry_for_s
     for failures in itertools.count(1):
         try:
-            return await _request_once(request, url)
+            return await _request_once(request, url, clock)
         except _TemporaryFailure as failure:
             delay_s = failure.min_delay_s + full_jitter_s(failures, BACKOFF_BASE_S, BACKOFF_CAP_S)
-            if clock() + delay_s > deadline:
+            if loop_time() + delay_s > deadline:
                 raise failure.error from failure.__cause__
             if failures == WARN_AFTER_FAILURES:
                 log.warning("%s; retrying", failure.error)
@@ -104,7 +110,9 @@ async def request_with_retry(
     raise AssertionError("unreachable")
 
 
-async def _request_once(request: Callable[[], AbstractAsyncContextManager[aiohttp.ClientResponse]], url: str) -> bytes:
+async def _request_once(
+    request: Callable[[], AbstractAsyncContextManager[aiohttp.ClientResponse]], url: str, clock: RemoteClock | None
+) -> bytes:
     try:
         async with request() as response:
             body = await response.read()
@@ -114,6 +122,10 @@ async def _request_once(request: Callable[[], AbstractAsyncContextManager[aiohtt
             raise unreachable from error
         raise _TemporaryFailure(unreachable) from error
     if response.status < 300 or response.status == 304:
+        if clock is not None:
+            with suppress(ValueError):  # a proxy has removed or changed the header
+                date = parsedate_to_datetime(response.headers.get("Date", ""))
+                clock.receive(Timestamp.at(date.timestamp()), time.monotonic())
         return body
     rejection = error_from_response(response.status, body)
     if response.status not in RETRYABLE_STATUSES:

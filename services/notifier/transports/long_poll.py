@@ -10,6 +10,7 @@ import asyncio
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from email.utils import formatdate
 
 import msgspec
 from aiohttp import web
@@ -100,7 +101,8 @@ class LongPollHandler:
         known_versions = [int(version) for version in _ETAG.findall(request.headers.get("If-None-Match", ""))]
         watch_request = self._auth.authorize_job(request, max(known_versions, default=None))
         newer, errors = await self._wait_for_newer(request, [watch_request], complete_when_ended=True)
-        headers = {"Cache-Control": "private, no-cache"} | _preference_applied(request)
+        date = formatdate(self._store.clock.now() / 1000, usegmt=True)  # by the clock of the snapshot's times
+        headers = {"Cache-Control": "private, no-cache", "Date": date} | _preference_applied(request)
         if not newer and errors:  # the client has a version, which the placeholder must not replace
             problem = NotFound if errors[0]["code"] == "unknown" else Unauthorized
             raise problem(errors[0]["message"], code=errors[0]["code"])

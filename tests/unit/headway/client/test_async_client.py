@@ -209,6 +209,16 @@ async def test_a_client_without_websockets_polls(
     assert ("If-None-Match" in first.headers, second.headers["If-None-Match"]) == (False, '"0"')
 
 
+@pytest.mark.parametrize("date", ["", "yesterday"])
+async def test_a_poll_without_a_date_is_accepted(services: Services, client: Client, date: str) -> None:
+    """A proxy may change the header from which a polling client takes the server's time."""
+    receipt = services.receipt(uuid4())
+    services.upgrade_status = 403
+    services.responses = [respond_with(200, snapshot_json(receipt.id, 1, "succeeded"), Date=date)]
+    assert await watch_versions(client, receipt) == [1]
+    assert abs(client.clock.now() - Timestamp.now()) < 60_000
+
+
 async def test_a_polling_client_returns_to_websockets(
     services: Services, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,64 @@
+"""The display of jobs counts by the server's clock, not by the terminal's."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from uuid import uuid4
+
+import pytest
+
+from headway.cli import job_commands
+from headway.cli.progress_bars import elapsed_text, waiting_text
+from headway.client.links import Link
+from headway.contracts import JobSnapshot, Timestamp
+from tests.unit.headway.client.conftest import services as services
+from tests.unit.headway.client.fake_services import Services, respond_with, send_messages, snapshot_json
+
+SERVER_TIME = Timestamp.parse("2026-01-01T00:00:00.000Z")  # that of the fake services' hello
+
+
+class RecordedBars:
+    """Records what a bar shows with each snapshot."""
+
+    def __init__(self, now: Callable[[], Timestamp]) -> None:
+        self._now = now
+        self.shown: list[tuple[str, str]] = []
+
+    def __enter__(self) -> RecordedBars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, job: JobSnapshot) -> None:
+        """Record the texts of a bar that depend on the time."""
+        self.shown.append((waiting_text(job, self._now()), elapsed_text(job, self._now())))
+
+
+@pytest.mark.parametrize("polls", [False, True], ids=["socket", "polls"])
+@pytest.mark.parametrize("error_s", [-120, 120], ids=["early", "late"])
+async def test_bars_use_the_clock_of_the_server(
+    services: Services, monkeypatch: pytest.MonkeyPatch, *, polls: bool, error_s: int
+) -> None:
+    """A terminal whose clock is two minutes wrong shows the elapsed time, and no lost worker."""
+    receipt = services.receipt(uuid4())
+    link = Link.parse(receipt.links["live"], receipt.token)
+    times = {"started_at": str(SERVER_TIME.after(-3600)), "lease_until": str(SERVER_TIME.after(60))}
+    running, ended = snapshot_json(link.id, 1, **times), snapshot_json(link.id, 2, "succeeded", **times)
+    services.upgrade_status = 403 if polls else 101
+    services.socket_handlers = [send_messages({"job": running}, {"job": ended})]
+    date = "Thu, 01 Jan 2026 00:00:00 GMT"
+    services.responses = [respond_with(200, running, Date=date), respond_with(200, ended, Date=date)]
+    bars: list[RecordedBars] = []
+
+    def open_bars(now: Callable[[], Timestamp]) -> RecordedBars:
+        bars.append(RecordedBars(now))
+        return bars[0]
+
+    monkeypatch.setattr(job_commands, "_progress_bars", open_bars)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr(Timestamp, "now", lambda: SERVER_TIME.after(error_s))
+    assert await job_commands.watch(argparse.Namespace(links=[link], json=False)) == 0
+    assert bars[0].shown[-1] == ("", "1:00:00")
+    assert set(bars[0].shown) == {("", "1:00:00")}
