@@ -129,6 +129,7 @@ class MultiplexedConnection:
         self._connect = connect
         self._opening = asyncio.Lock()
         self._current: OpenConnection | None = None
+        self._retired = False
 
     def execute(self, commands: Sequence[Command]) -> Awaitable[list[Any]]:
         """Send commands and return their replies; an error reply is returned as an exception in the list.
@@ -150,7 +151,14 @@ class MultiplexedConnection:
             if self._current is None or self._current.closed:
                 self._current = OpenConnection(await self._connect())
                 self._current.check_timeout()
+                self._current.closes_when_idle = self._retired  # at the next check: the first command follows now
             return self._current
+
+    def retire(self) -> None:
+        """Close the connection as soon as no command is pending, because its node is no longer used."""
+        self._retired = True
+        if self._current is not None:
+            self._current.closes_when_idle = True
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -178,6 +186,7 @@ class OpenConnection:
         self._protocol = protocol
         self._pending: deque[_PendingCommands] = deque()
         self._pending_count = 0  # commands without a reply
+        self.closes_when_idle = False
         self.closed = False
         protocol.listen(self.on_reply, self.fail_pending)
 
@@ -225,6 +234,7 @@ class OpenConnection:
         """
         if self.closed:
             return
-        if self._pending and time.monotonic() - self._pending[0].sent_at > REPLY_TIMEOUT_S:
+        has_timed_out = self._pending and time.monotonic() - self._pending[0].sent_at > REPLY_TIMEOUT_S
+        if has_timed_out or (self.closes_when_idle and not self._pending):
             self.close()
         asyncio.get_running_loop().call_later(CHECK_INTERVAL_S, self.check_timeout)

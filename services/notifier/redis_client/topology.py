@@ -251,6 +251,8 @@ class ClusterRedis(RedisClient):
                     async with asyncio.timeout(SLOTS_TIMEOUT_S):
                         (reply,) = await self._connection_to(node).execute([("CLUSTER", "SLOTS")])
                     slots = sorted(_parse_slots(reply, node))
+                    if not slots:
+                        raise SlotNotCovered("A node that has left the cluster knows no slots.")
                 except (RedisError, OSError, TypeError) as error:  # TypeError: the reply is an error
                     log.debug("cluster_slots_read_failed", error=type(error).__name__)
                     continue
@@ -258,8 +260,14 @@ class ClusterRedis(RedisClient):
                 if slots != self._slots:
                     self._slots = slots
                     self.topology_changed.set()
+                self._retire_unused_connections()
                 return
             raise SlotNotCovered("No node of the cluster can be reached.")
+
+    def _retire_unused_connections(self) -> None:
+        """Drop the connections to seeds, and to nodes that have left or serve no slots any longer."""
+        for node in self._connections.keys() - self.nodes():
+            self._connections.pop(node).retire()
 
 
 def _parse_slots(reply: Any, responder: NodeAddress) -> list[tuple[int, int, NodeAddress]]:

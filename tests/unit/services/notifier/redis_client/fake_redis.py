@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from ssl import SSLContext
 from typing import Any, Self
 
@@ -42,10 +42,11 @@ class FakeRedis:
         self.connections.append(writer)
         self.client_certificates.append(writer.get_extra_info("peercert"))
         parser = hiredis.Reader()
-        while data := await reader.read(65_536):
-            parser.feed(data)
-            while (command := parser.gets()) is not False:
-                self._on_command(command)
+        with suppress(ConnectionResetError):
+            while data := await reader.read(65_536):
+                parser.feed(data)
+                while (command := parser.gets()) is not False:
+                    self._on_command(command)
         writer.close()
 
     def _on_command(self, command: list[bytes]) -> None:
@@ -60,6 +61,10 @@ class FakeRedis:
     def reply(self, *replies: bytes) -> None:
         """Send replies over the newest connection."""
         self.connections[-1].write(b"".join(line + b"\r\n" for line in replies))
+
+    def open_connections(self) -> list[asyncio.StreamWriter]:
+        """Return the connections that neither side has closed."""
+        return [writer for writer in self.connections if not writer.is_closing()]
 
     def disconnect_all(self) -> None:
         """Abort all connections."""

@@ -12,7 +12,7 @@ from redis.exceptions import AskError, MovedError, NoScriptError
 from redis.exceptions import ConnectionError as Disconnected
 
 from services.notifier.redis_client import connection as module
-from services.notifier.redis_client.connection import MultiplexedConnection
+from services.notifier.redis_client.connection import MultiplexedConnection, OpenConnection
 from services.notifier.redis_client.topology import DEFAULT_NODE
 from services.notifier.redis_client.url import redis_from_url
 from tests.unit.services.notifier.redis_client.fake_redis import FakeRedis
@@ -141,3 +141,27 @@ async def test_commands_over_a_limit_are_rejected(
     fake.reply(b":1", b":2")
     assert await first == [1, 2]
     assert fake.commands == [[b"A"], [b"B"]]
+
+
+async def test_a_retired_connection_closes_after_the_last_reply(
+    connection: MultiplexedConnection, fake: FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pending commands still get their replies; a later command opens a connection that closes again."""
+    check_timeout, checks = OpenConnection.check_timeout, []
+
+    def recorded_check(self: OpenConnection) -> None:
+        check_timeout(self)
+        checks.append(self.closed)
+
+    monkeypatch.setattr(OpenConnection, "check_timeout", recorded_check)
+    monkeypatch.setattr(module, "CHECK_INTERVAL_S", 0.01)
+    for name in ("A", "B"):
+        reply = send(connection, name)
+        await wait_until(partial(fake.commands.__contains__, [name.encode()]))
+        connection.retire()
+        checks.clear()
+        await wait_until(lambda: len(checks) > 1)
+        fake.reply(b":1")
+        assert await reply == [1]
+        await wait_until(lambda: not fake.open_connections())
+    assert len(fake.connections) == 2
