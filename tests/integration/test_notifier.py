@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -17,7 +19,10 @@ from services.notifier.redis_client.pubsub import PubSub
 from services.notifier.redis_client.url import redis_from_url
 from tests.channels import RecordingHandler
 from tests.integration.conftest import Notifier, new_id, report
-from tests.waiting import PATIENCE_S, wait_until
+from tests.integration.replicas import Replica
+from tests.waiting import PATIENCE_S, metric, wait_until
+
+REDIS_PAUSE_MS = 100
 
 
 async def next_job(socket: aiohttp.ClientWebSocketResponse) -> dict[str, Any]:
@@ -54,6 +59,55 @@ async def test_watcher_receives_reports_in_order(notifier: Notifier) -> None:
         ended = await next_job(socket)
         assert 0 < running["version"] < ended["version"]
         assert (ended["status"], ended["result"]) == ("succeeded", [])
+
+
+async def has_watched_jobs(notifier: Notifier, internal: str, count: int) -> bool:
+    """Return whether the replica with this internal listener has watchers of so many jobs."""
+    return await metric(notifier.session, internal, "notifier_watched_jobs") == count
+
+
+async def test_a_job_is_watched_until_its_last_watcher_leaves(
+    notifier: Notifier, stores: dict[str, str], admin: Redis
+) -> None:
+    """A client leaves and joins again before any reply of Redis, and closes; the other client's replica is killed."""
+    jobs, sequences = [new_id() for _ in range(20)], itertools.count(1)
+
+    async def watched() -> list[bool]:
+        sequence = next(sequences)
+        verdicts = await notifier.report(*(report(job_id, sequence) for job_id in jobs))
+        return sorted({verdict["watched"] for verdict in verdicts})
+
+    async def is_unwatched() -> bool:
+        return await watched() == [False]
+
+    async def is_watched() -> bool:
+        return await watched() == [True]
+
+    replica = Replica(stores["REDIS_URL"], notifier.log.parent, notifier.session)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(replica.stop)
+        await replica.start()
+        assert await is_unwatched()
+        url = f"http://127.0.0.1:{replica.port}/live"
+        other_socket = await stack.enter_async_context(notifier.session.ws_connect(url))
+        async with notifier.socket() as socket:
+            for each in (socket, other_socket):
+                for job_id in jobs:
+                    await each.send_json({"watch": notifier.token(job_id)})
+            for internal in (notifier.internal, replica.internal):
+                await wait_until(partial(has_watched_jobs, notifier, internal, len(jobs)))
+            await wait_until(is_watched)
+            for _ in range(2):
+                await admin.client_pause(REDIS_PAUSE_MS)
+                for job_id in jobs:
+                    await socket.send_json({"unwatch": job_id})
+                for job_id in jobs:
+                    await socket.send_json({"watch": notifier.token(job_id)})
+                await wait_until(is_watched)
+        await wait_until(partial(has_watched_jobs, notifier, notifier.internal, 0))
+        assert await is_watched()
+        await replica.kill()
+    await wait_until(is_unwatched)
 
 
 async def test_websocket_watches_several_jobs(notifier: Notifier) -> None:
@@ -236,15 +290,19 @@ async def test_watchers_get_the_last_version_after_lost_subscriptions(notifier: 
 
 
 async def test_subscriptions_are_restored_after_lost_connections(stores: dict[str, str], admin: Redis) -> None:
-    """Channels are subscribed and unsubscribed while Redis closes connections; exactly the right ones remain."""
+    """Channels are subscribed and unsubscribed while Redis closes connections; exactly the right ones remain.
+
+    The last connection stays open, so that channels end by UNSUBSCRIBE, and some of them before any reply of Redis.
+    """
     handler = RecordingHandler()
     channels = [job_key(new_id()) for _ in range(60)]
     kept, removed = channels[:40], channels[40:]
 
-    async def subscribed() -> bool:
-        return bool(await admin.client_list(_type="pubsub"))
+    async def connections() -> list[str]:
+        clients = await admin.client_list(_type="pubsub")
+        return [client["id"] for client in clients if client["name"] == "subscriptions"]
 
-    async with redis_from_url(stores["REDIS_URL"]) as client:
+    async with redis_from_url(f"{stores['REDIS_URL']}?client_name=subscriptions") as client:
         pubsub = PubSub(client)
         running = asyncio.create_task(pubsub.run())
         for index, channel in enumerate(channels):
@@ -253,10 +311,22 @@ async def test_subscriptions_are_restored_after_lost_connections(stores: dict[st
                 pubsub.unsubscribe(channels[index // 2])
                 pubsub.subscribe(channels[index // 2], handler)
             if index % 10 == 9:
-                await wait_until(subscribed)
+                await wait_until(connections)
                 await admin.client_kill_filter(_type="pubsub")
-        for channel in removed:
+
+        async def has_subscribed(channels: list[str], *others: str) -> bool:
+            counts = await admin.pubsub_numsub(*channels, *others)
+            return [count for _, count in counts] == [1] * len(channels) + [0] * len(others)
+
+        await wait_until(lambda: has_subscribed(channels))
+        last_connection = await connections()
+        for index, channel in enumerate(removed):
             pubsub.unsubscribe(channel)
+            if index % 2 == 0:  # left, joined again and left within one round trip
+                await asyncio.sleep(0)
+                pubsub.subscribe(channel, handler)
+                await asyncio.sleep(0)
+                pubsub.unsubscribe(channel)
 
         async def all_received() -> bool:
             for channel in channels:
@@ -266,11 +336,8 @@ async def test_subscriptions_are_restored_after_lost_connections(stores: dict[st
         await wait_until(all_received)
         assert handler.subscribed >= set(kept)
 
-        async def only_kept_remain() -> bool:
-            counts = await admin.pubsub_numsub(*channels)
-            return [count for _, count in counts] == [1] * 40 + [0] * 20
-
-        await wait_until(only_kept_remain)
+        await wait_until(lambda: has_subscribed(kept, *removed))
+        assert await connections() == last_connection
         running.cancel()
         await asyncio.wait({running})
 
