@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from .. import metrics
 from .connector import NodeAddress
 from .subscriber import Subscriber
-from .topology import RedisClient
+from .topology import RedisClient, SlotNotCovered
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -104,8 +104,8 @@ class PubSub:
                 self._redis.topology_changed.clear()
                 try:
                     await self._redis.refresh_slots()
-                except (RedisError, OSError) as error:
-                    log.warning("redis_topology_refresh_failed", error=type(error).__name__)
+                except SlotNotCovered as error:
+                    log.warning("redis_topology_refresh_failed", reason=str(error))
                     self._redis.topology_changed.set()
                 self._update_routes(group)
                 await asyncio.sleep(MIN_REFRESH_INTERVAL_S)  # a failing subscriber signals a change each time
@@ -115,7 +115,10 @@ class PubSub:
         nodes = self._redis.nodes()
         for node in nodes - self._subscribers.keys():
             connect = partial(self._redis.connect, node)
-            subscriber = Subscriber(connect, self, self._subscription_timeout_s, sharded=self._redis.sharded)
+            address = partial(self._redis.address, node)
+            subscriber = Subscriber(
+                connect, self, self._subscription_timeout_s, sharded=self._redis.sharded, address=address
+            )
             self._subscribers[node] = subscriber
             self._subscriber_tasks[node] = group.create_task(subscriber.run())
         for channel, previous in self._routes.items():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum, auto
 from typing import Any, Protocol
@@ -63,6 +64,7 @@ class Subscriber:
         listener: listens to the events.
         subscription_timeout_s: after how long without a reply the connection counts as lost.
         sharded: whether to subscribe with SSUBSCRIBE.
+        address: returns the node's address, for logs.
     """
 
     def __init__(
@@ -72,11 +74,13 @@ class Subscriber:
         subscription_timeout_s: float,
         *,
         sharded: bool,
+        address: Callable[[], str],
     ) -> None:
         self._connect = connect
         self._listener = listener
         self._subscription_timeout_s = subscription_timeout_s
         self._sharded = sharded
+        self._address = address
         self._wanted: set[str] = set()
         self._states: dict[str, _ChannelState] = {}
         self._changed: set[str] = set()  # the channels to synchronize in the next event-loop iteration
@@ -104,7 +108,7 @@ class Subscriber:
             try:
                 await self._listen()
             except (RedisError, OSError) as error:
-                log.warning("redis_subscription_lost", error=type(error).__name__)
+                log.warning("redis_subscription_lost", address=self._address(), error=type(error).__name__)
             failures = 0 if self.last_activity > started_at else failures + 1
             self._listener.on_slots_moved()
             await asyncio.sleep(full_jitter_s(failures, BACKOFF_S, BACKOFF_CAP_S))

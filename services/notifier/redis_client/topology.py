@@ -30,7 +30,7 @@ SLOTS_TIMEOUT_S = 1.0  # per node; then the next node is tried
 
 
 class SlotNotCovered(RedisError):
-    """No known node serves the key's slot."""
+    """No known node serves the key's slot. The message names no secrets and may be logged."""
 
 
 DEFAULT_NODE = NodeAddress("", 0)  # the only node outside a cluster; its client knows the real address
@@ -68,9 +68,13 @@ class RedisClient(ABC):
             RedisError, OSError: the node is unavailable, refuses the connection or is not the primary.
         """
 
+    def address(self, node: NodeAddress) -> str:
+        """Return the address of a node for logs."""
+        return str(node)
+
     @abstractmethod
     async def refresh_slots(self) -> None:
-        """Read which node serves which slot."""
+        """Read which node serves which slot; raise SlotNotCovered if no node can be reached."""
 
     @abstractmethod
     def execute(self, commands: Sequence[tuple[str, Command]]) -> Awaitable[list[Any]]:
@@ -113,6 +117,10 @@ class StandaloneRedis(RedisClient):
         """Return the server."""
         return DEFAULT_NODE
 
+    def address(self, node: NodeAddress) -> str:  # noqa: ARG002
+        """Return the address of the server for logs."""
+        return str(self._address)
+
     async def connect(self, node: NodeAddress) -> RespProtocol:  # noqa: ARG002
         """Open another connection to the server, as `RedisClient.connect` describes."""
         return await self._connector.connect(self._address)
@@ -135,8 +143,12 @@ class SentinelRedis(StandaloneRedis):
 
     async def connect(self, node: NodeAddress) -> RespProtocol:  # noqa: ARG002
         """Open another connection to the current primary, as `RedisClient.connect` describes."""
-        primary = await self._sentinel.discover_master(self._name)
-        return await self._connector.connect(NodeAddress(*primary))
+        self._address = NodeAddress(*await self._sentinel.discover_master(self._name))
+        return await self._connector.connect(self._address)
+
+    def address(self, node: NodeAddress) -> str:
+        """Return the address of the last known primary for logs, or its name if Sentinel has not answered yet."""
+        return self._name if self._address == DEFAULT_NODE else super().address(node)
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -246,6 +258,7 @@ class ClusterRedis(RedisClient):
                 return
             known = list(self.nodes())
             random.shuffle(known)
+            failures = []
             for node in (*known, *self._seeds):
                 try:
                     async with asyncio.timeout(SLOTS_TIMEOUT_S):
@@ -254,7 +267,7 @@ class ClusterRedis(RedisClient):
                     if not slots:
                         raise SlotNotCovered("A node that has left the cluster knows no slots.")
                 except (RedisError, OSError, TypeError) as error:  # TypeError: the reply is an error
-                    log.debug("cluster_slots_read_failed", error=type(error).__name__)
+                    failures.append(f"{node} ({type(error).__name__})")
                     continue
                 self._refreshed_at, self.slots_stale = time.monotonic(), False
                 if slots != self._slots:
@@ -262,7 +275,7 @@ class ClusterRedis(RedisClient):
                     self.topology_changed.set()
                 self._retire_unused_connections()
                 return
-            raise SlotNotCovered("No node of the cluster can be reached.")
+            raise SlotNotCovered(f"No node of the cluster can be reached: {', '.join(failures)}")
 
     def _retire_unused_connections(self) -> None:
         """Drop the connections to seeds, and to nodes that have left or serve no slots any longer."""

@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 from redis.exceptions import ResponseError
+from structlog.testing import capture_logs
 
 from services.notifier.redis_client.subscriber import CHANNELS_PER_COMMAND, Subscriber
 from tests.unit.services.notifier.redis_client.model_cluster import NODES, ModelCluster, ModelConnection
@@ -41,7 +42,9 @@ class RunningSubscriber:
         self.cluster = ModelCluster((CHANNEL, NEIGHBOR, OTHER), sharded=sharded)
         self.cluster.owners = dict.fromkeys(self.cluster.owners, NODES[0])
         self.listener = RecordingListener()
-        self.subscriber = Subscriber(partial(self.cluster.connect, NODES[0]), self.listener, 600, sharded=sharded)
+        self.subscriber = Subscriber(
+            partial(self.cluster.connect, NODES[0]), self.listener, 600, sharded=sharded, address=lambda: "redis:6379"
+        )
 
     @property
     def connection(self) -> ModelConnection:
@@ -206,16 +209,25 @@ async def test_a_slot_that_moves_while_its_channel_is_left(running: RunningSubsc
     assert running.connection is connection
 
 
-async def test_a_lost_connection_is_replaced(running: RunningSubscriber) -> None:
+async def test_a_lost_connection_is_logged_with_its_address_and_replaced(running: RunningSubscriber) -> None:
     """An error reply, such as NOPERM, ends the connection; the next one subscribes to the wanted channels again."""
     for channel in (CHANNEL, OTHER):
         running.subscriber.subscribe(channel)
     await running.cluster.settle()
     running.subscriber.unsubscribe(OTHER)
     await one_iteration()
-    running.connection.replies.append(ResponseError("NOPERM"))
-    running.connection.deliver()
-    await wait_until(lambda: len(running.cluster.connections) == 2)
+    with capture_logs() as logs:
+        running.connection.replies.append(ResponseError("NOPERM"))
+        running.connection.deliver()
+        await wait_until(lambda: len(running.cluster.connections) == 2)
     await running.cluster.settle()
     assert running.cluster.subscriptions() == {CHANNEL: NODES[0]}
+    assert logs == [
+        {
+            "event": "redis_subscription_lost",
+            "log_level": "warning",
+            "address": "redis:6379",
+            "error": "ConnectionError",
+        }
+    ]
     assert running.listener.moves == 1, "the node may have left"

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
+from redis.asyncio.sentinel import Sentinel
+from structlog.testing import capture_logs
 
 from services.notifier.redis_client import topology
-from services.notifier.redis_client.topology import ClusterRedis, SlotNotCovered
+from services.notifier.redis_client.pubsub import PubSub
+from services.notifier.redis_client.topology import DEFAULT_NODE, ClusterRedis, RedisClient, SlotNotCovered
 from services.notifier.redis_client.url import redis_from_url
 from tests.unit.services.notifier.redis_client.fake_redis import FakeRedis
-from tests.waiting import wait_until
+from tests.waiting import free_ports, wait_until
 
 SLOTS = 16_384
 FIRST_HALF, SECOND_HALF = "{b}", "{a}"  # keys whose slots are there
@@ -88,3 +92,46 @@ async def test_a_node_that_knows_no_slots_is_not_believed(cluster: FakeCluster) 
     cluster.share_slots()
     with pytest.raises(SlotNotCovered):
         await cluster.client.refresh_slots()
+
+
+async def test_a_failed_refresh_names_the_nodes() -> None:
+    """The log shows which nodes were asked, and how each of them failed."""
+    first, second = free_ports(2)
+    async with redis_from_url(f"redis+cluster://127.0.0.1:{first},127.0.0.1:{second}") as client:
+        with capture_logs() as logs:
+            running = asyncio.create_task(PubSub(client).run())
+            await wait_until(lambda: logs)
+            running.cancel()
+    assert logs[0]["event"] == "redis_topology_refresh_failed"
+    assert re.findall(r"127\.0\.0\.1:(\d+) \(ConnectionError\)", logs[0]["reason"]) == [str(first), str(second)]
+
+
+async def address_in_logs(client: RedisClient) -> str:
+    """Return the address of the lost subscription that a PubSub logs first."""
+    with capture_logs() as logs:
+        running = asyncio.create_task(PubSub(client).run())
+        await wait_until(lambda: logs)
+        running.cancel()
+        await asyncio.wait({running})
+    return str(logs[0]["address"])
+
+
+async def test_a_lost_subscription_names_the_server() -> None:
+    """The log shows the address of the server, or the name of a primary that no sentinel knows."""
+    (port,) = free_ports(1)
+    async with redis_from_url(f"redis://:password@localhost:{port}/0") as client:
+        assert await address_in_logs(client) == f"localhost:{port}"
+    async with redis_from_url(f"redis+sentinel://localhost:{port}/0?sentinel_name=primary") as client:
+        assert await address_in_logs(client) == "primary"
+
+
+async def test_a_primary_is_named_by_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After Sentinel has answered, the log shows the address of the primary."""
+
+    async def discover_master(_sentinel: Sentinel, _name: str) -> tuple[str, int]:
+        return fake.address
+
+    monkeypatch.setattr(Sentinel, "discover_master", discover_master)
+    async with FakeRedis.running() as fake, redis_from_url("redis+sentinel://x/0?sentinel_name=primary") as client:
+        (await client.connect(DEFAULT_NODE)).close()
+        assert client.address(DEFAULT_NODE) == str(fake.address)
