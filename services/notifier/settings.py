@@ -28,7 +28,7 @@ class NotifierSettings(Settings, frozen=True, kw_only=True):
     token_public_key_file: Path
     """The public keys that verify tokens, one PEM block after another."""
     silence_s: Seconds = 5
-    """After how long without an update a watched job is read again."""
+    """After how long without an update a watched job is read again; this interval grows up to twelvefold."""
     deaf_s: Seconds = 5
     """After how long without a message or a reply a connection to Redis counts as lost."""
     unready_s: Seconds = 15

@@ -41,13 +41,14 @@ class Subscription:
 class Topic:
     """One watched job. Slow consumers are kept apart, so that a broadcast does not touch them."""
 
-    __slots__ = ("ended", "lagging", "last_update", "pending", "subscriptions", "version")
+    __slots__ = ("ended", "lagging", "last_read", "last_update", "pending", "subscriptions", "version")
 
     def __init__(self, now: float) -> None:
         self.subscriptions: dict[Watcher, Subscription] = {}
         self.lagging: dict[Watcher, Subscription] = {}  # their connection is backpressured
         self.pending: PublishedSnapshot | None = None  # the newest snapshot, kept once for all lagging watchers
         self.last_update = now
+        self.last_read = now  # because of its silence
         self.version = NO_VERSION
         self.ended = False
 
@@ -130,10 +131,9 @@ class Hub:
         topic = self._topics.get(job_id)
         if topic is None:
             return 0, 0
-        topic.last_update = now
         version = snapshot.version
-        if version >= topic.version:  # a publication may overtake a read
-            topic.version, topic.ended = version, snapshot.ended
+        if version > topic.version:  # a publication may overtake a read
+            topic.version, topic.ended, topic.last_update = version, snapshot.ended, now
         replaced = 0
         if topic.pending is not None and version > topic.pending.version:
             topic.pending, replaced = snapshot, len(topic.lagging)
@@ -182,12 +182,25 @@ class Hub:
                 subscription.job_id, "unknown", "The record of this job was lost; the subscription stays open."
             )
 
-    def stale_jobs(self, since: float) -> list[str]:
-        """Return the watched, unfinished jobs without an update since a time."""
-        return [job_id for job_id, topic in self._topics.items() if topic.last_update < since and not topic.ended]
+    def take_stale_jobs(self, now: float, min_interval_s: float, max_interval_s: float) -> list[str]:
+        """Return the watched, unfinished jobs whose records should be read, and count them as read now.
 
-    def mark_seen(self, job_ids: list[str], now: float) -> None:
-        """Set the last update of jobs to `now`, because their records are about to be read."""
-        for job_id in job_ids:
-            if job_id in self._topics:
-                self._topics[job_id].last_update = now
+        The first read follows `min_interval_s` after the last update, and each further one after as long as the job
+        had been silent at the one before, up to `max_interval_s`.
+        """
+        updated_before, read_before = now - min_interval_s, now - max_interval_s
+        stale = [
+            (job_id, topic)
+            for job_id, topic in self._topics.items()
+            if topic.last_update <= updated_before
+            and (now - topic.last_read >= topic.last_read - topic.last_update or topic.last_read <= read_before)
+            and not topic.ended
+        ]
+        for _, topic in stale:
+            topic.last_read = now
+        return [job_id for job_id, _ in stale]
+
+    def restart_silence(self, job_id: str, now: float) -> None:
+        """Count the silence of a job from now on, because publications may have been missed."""
+        if (topic := self._topics.get(job_id)) is not None:
+            topic.last_update = now

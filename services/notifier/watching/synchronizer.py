@@ -29,6 +29,7 @@ PUBSUB_LAG, DELIVERY_LATENCY = metrics.PUBSUB_LAG.labels(), metrics.DELIVERY_LAT
 MAX_RECORDS_PER_READ = 200
 READ_RETRY_DELAY_S = 0.25
 MAX_SWEEP_INTERVAL_S = 1.0
+MAX_INTERVAL_FACTOR = 12
 
 
 def _count_sent(snapshot: PublishedSnapshot, count: int) -> None:
@@ -43,7 +44,8 @@ class SnapshotSynchronizer:
         hub: the subscriptions of this replica.
         store: the store to read records from.
         pubsub: the channels of the jobs.
-        stale_after_s: after how many seconds without an update the record of an unfinished job is read again.
+        stale_after_s: after how many seconds without an update the record of an unfinished job is read again. The
+            interval grows up to MAX_INTERVAL_FACTOR times that while the job has no updates.
     """
 
     def __init__(self, hub: Hub, store: JobStore, pubsub: PubSub, stale_after_s: float) -> None:
@@ -86,6 +88,7 @@ class SnapshotSynchronizer:
     def on_subscribed(self, channel: str) -> None:
         """Called when the subscription to a job's channel is confirmed. Earlier snapshots may have been missed."""
         if (job_id := job_id_from_key(channel)) in self._hub:
+            self._hub.restart_silence(job_id, time.monotonic())
             self._schedule_read(job_id)
 
     def _broadcast(self, job_id: str, snapshot: PublishedSnapshot) -> None:
@@ -152,11 +155,16 @@ class SnapshotSynchronizer:
                 subscription.watcher.on_up_to_date(job_id, ended=snapshot.ended)
 
     async def sweep_loop(self) -> None:
-        """Schedule reads of jobs without updates, because a publication may be lost."""
+        """Sweep at regular intervals, until cancelled."""
         while True:
             await asyncio.sleep(min(MAX_SWEEP_INTERVAL_S, self._stale_after_s / 2))
-            now = time.monotonic()
-            stale = self._hub.stale_jobs(now - self._stale_after_s)
-            self._hub.mark_seen(stale, now)
-            for job_id in stale:
-                self._schedule_read(job_id)
+            self.sweep(time.monotonic())
+
+    def sweep(self, now: float) -> None:
+        """Schedule reads of jobs without updates, because a publication may be lost.
+
+        The intervals grow only while the subscriptions are healthy.
+        """
+        max_interval_s = self._stale_after_s * (MAX_INTERVAL_FACTOR if self._pubsub.ready else 1)
+        for job_id in self._hub.take_stale_jobs(now, self._stale_after_s, max_interval_s):
+            self._schedule_read(job_id)

@@ -246,31 +246,41 @@ def test_only_the_watchers_of_a_job_get_its_snapshots() -> None:
     assert str(OTHER) not in hub
 
 
-def test_unfinished_jobs_without_an_update_are_stale() -> None:
-    """A watched job is stale until it is updated, is marked as seen, or has ended."""
-    hub = Hub()
-    hub.subscribe(Subscription(FakeWatcher(), GRANT, None), 10.0)
-    assert hub.stale_jobs(10.0) == []
-    assert hub.stale_jobs(10.1) == [str(JOB)]
-    hub.mark_seen([str(JOB), str(OTHER)], 11.0)
-    assert hub.stale_jobs(11.0) == []
-    hub.broadcast(str(JOB), snapshot(1), 12.0)
-    assert hub.stale_jobs(12.0) == []
-    assert hub.stale_jobs(13.0) == [str(JOB)]
-    for version, status in enumerate(sorted(ENDED), 2):
-        hub.broadcast(str(JOB), snapshot(version, status), 14.0)
-        assert hub.stale_jobs(99.0) == []
-    hub.broadcast(str(JOB), snapshot(9), 15.0)
-    assert hub.stale_jobs(99.0) == [str(JOB)]
+def reads_until(hub: Hub, end: int, start: int = 0) -> list[int]:
+    """Return the whole seconds at which the job's record should be read, at intervals from 5 s to 60 s."""
+    return [now for now in range(start, end) if hub.take_stale_jobs(now, 5, 60)]
 
 
-def test_an_outdated_snapshot_does_not_end_a_job() -> None:
-    """A record that was read before a redrive, and is broadcast after it, does not end the job."""
+def test_a_silent_job_is_read_at_growing_intervals() -> None:
+    """The interval doubles from the shortest to the longest; an update and a lost subscription restart it."""
     hub = Hub()
     hub.subscribe(Subscription(FakeWatcher(), GRANT, None), 0.0)
-    hub.broadcast(str(JOB), snapshot(6, "running"), 1.0)
-    hub.broadcast(str(JOB), snapshot(5, "failed"), 1.0)
-    assert hub.stale_jobs(99.0) == [str(JOB)]
+    assert reads_until(hub, 250) == [5, 10, 20, 40, 80, 140, 200]
+    hub.broadcast(str(JOB), snapshot(1), 250.0)
+    hub.broadcast(str(JOB), snapshot(1), 253.0)  # a read without a newer version is not an update
+    assert reads_until(hub, 280, 250) == [255, 260, 270]
+    hub.restart_silence(str(JOB), 280.0)
+    hub.restart_silence(str(OTHER), 280.0)
+    assert reads_until(hub, 300, 280) == [285, 290]
+
+
+def test_the_interval_of_reads_has_a_minimum() -> None:
+    """With equal bounds, the interval stays the same."""
+    hub = Hub()
+    hub.subscribe(Subscription(FakeWatcher(), GRANT, None), 0.0)
+    assert [now for now in range(30) if hub.take_stale_jobs(now, 5, 5)] == [5, 10, 15, 20, 25]
+
+
+def test_a_job_that_has_ended_is_not_read() -> None:
+    """A redriven job is read again; a record that was read before the redrive, and comes after it, changes nothing."""
+    hub = Hub()
+    hub.subscribe(Subscription(FakeWatcher(), GRANT, None), 0.0)
+    for version, status in enumerate(sorted(ENDED), 2):
+        hub.broadcast(str(JOB), snapshot(version, status), 0.0)
+        assert reads_until(hub, 99) == []
+    hub.broadcast(str(JOB), snapshot(9, "running"), 100.0)
+    hub.broadcast(str(JOB), snapshot(8, "failed"), 100.0)
+    assert reads_until(hub, 109, 100) == [105]
 
 
 def test_the_header_of_a_snapshot_is_parsed() -> None:
