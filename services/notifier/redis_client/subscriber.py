@@ -168,7 +168,8 @@ class Subscriber:
             self._listener.on_slots_moved()
             return
         # In other states it is the late reply to an UNSUBSCRIBE during which Redis ended the subscription, too.
-        self._schedule_sync(name)
+        if (name in self._wanted) != (name in self._states):  # added or removed since the request
+            self._schedule_sync(name)
 
     def _on_moved(self, slot: int) -> None:
         """Called when Redis refuses to subscribe or unsubscribe a channel, because the channel's slot has moved."""
