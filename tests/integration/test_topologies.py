@@ -9,15 +9,19 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 from redis.crc import key_slot
 
 from services.notifier.records.keys import job_key
+from services.notifier.redis_client.topology import RedisClient
+from services.notifier.redis_client.url import redis_from_url
 from tests.integration.load_scenario import LoadScenario
 from tests.integration.redis_servers import RedisCluster, SentinelGroup
 from tests.integration.replicas import Replicas
+from tests.waiting import wait_until
 
 WATCHERS = int(os.environ.get("TOPOLOGY_WATCHERS") or 40)
 SEED = int(os.environ.get("TOPOLOGY_SEED") or 1)
@@ -45,15 +49,24 @@ async def sentinel_group(tmp_path: Path) -> AsyncIterator[SentinelGroup]:
 async def running_scenario(redis_url: str, keys: Path) -> AsyncIterator[LoadScenario]:
     """Run a load scenario on two replicas, finish its jobs at the end of the block, and check for violations.
 
-    `SILENCE_S` is long, so that re-reading silent jobs cannot hide a lost update.
+    `SILENCE_S` is long, so that re-reading silent jobs cannot hide a lost update. When the watchers have left, no
+    channel of a job may remain subscribed, although each long poll joins and leaves one.
     """
-    async with (
-        Replicas.running([redis_url] * 2, keys, SILENCE_S="60") as replicas,
-        LoadScenario.running(replicas, jobs=JOBS, watchers=WATCHERS, pace_s=REPORT_INTERVAL_S, seed=SEED) as scenario,
-    ):
-        yield scenario
-        await scenario.finish_all()
-        assert await scenario.problems(redis_url) == []
+    async with Replicas.running([redis_url] * 2, keys, SILENCE_S="60") as replicas:
+        running = LoadScenario.running(replicas, jobs=JOBS, watchers=WATCHERS, pace_s=REPORT_INTERVAL_S, seed=SEED)
+        async with running as scenario:
+            yield scenario
+            await scenario.finish_all()
+            assert await scenario.problems(redis_url) == []
+        async with redis_from_url(redis_url) as client:
+            await wait_until(partial(no_watched_jobs, client, [job_key(job.id) for job in scenario.jobs]))
+
+
+async def no_watched_jobs(client: RedisClient, channels: list[str]) -> bool:
+    """Return whether no channel has a subscriber at its node."""
+    command = "SHARDNUMSUB" if client.sharded else "NUMSUB"
+    replies = await client.execute([(channel, ("PUBSUB", command, channel)) for channel in channels])
+    return [count for _, count in replies] == [0] * len(channels)
 
 
 async def test_cluster_moves_slots_and_fails_over(cluster: RedisCluster, tmp_path: Path) -> None:
