@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio.sentinel import Sentinel
 from structlog.testing import capture_logs
 
-from services.notifier.redis_client import topology
+from services.notifier.redis_client import connection, topology
 from services.notifier.redis_client.pubsub import PubSub
 from services.notifier.redis_client.topology import DEFAULT_NODE, ClusterRedis, RedisClient, SlotNotCovered
 from services.notifier.redis_client.url import redis_from_url
@@ -62,6 +62,7 @@ class FakeCluster:
 async def cluster(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeCluster]:
     """Run a fake cluster and its client, which may refresh the slots at any time."""
     monkeypatch.setattr(topology, "MIN_REFRESH_INTERVAL_S", 0)
+    monkeypatch.setattr(connection, "CHECK_INTERVAL_S", 0.01)
     async with AsyncExitStack() as stack:
         servers = [await stack.enter_async_context(FakeRedis.running()) for _ in range(3)]
         cluster = FakeCluster(*servers)
