@@ -148,7 +148,6 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
     def _handle_frame(self, frame: Frame) -> Coroutine[None, None, None] | None:
         if self._message_budget.acquire(time.monotonic()) > 0:
             self.close_over_limit("messages", CloseCode.POLICY_VIOLATION, "too many messages")
-            self._reader.fail(CloseCode.POLICY_VIOLATION)
         elif self.closing:
             return None
         elif frame.opcode is Opcode.TEXT or frame.opcode is Opcode.CONT:
@@ -250,10 +249,11 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
         self.close_over_limit("stuck", CloseCode.TRY_AGAIN_LATER, "reads too slowly")
 
     def close_over_limit(self, limit: str, code: CloseCode, reason: str) -> None:
-        """Close the connection because the client exceeded a limit, and count it."""
+        """Close the connection because the client exceeded a limit, count it, and ignore what the client sends."""
         if not self.closing:
             metrics.LIMITS_EXCEEDED.labels(limit).inc()
             self.close(code, reason)
+        self._reader.fail(code)
 
     def send_away(self) -> None:
         """Close the connection because this replica has lost Redis."""

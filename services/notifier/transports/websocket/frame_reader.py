@@ -52,7 +52,8 @@ class FrameReader:
     def fail(self, code: CloseCode) -> None:
         """Discard the frames, and ignore what follows (§7.1.7)."""
         self._frames, self._received = [], b""
-        self.protocol.fail(code)
+        if self.protocol is not IDLE_PROTOCOL:
+            self.protocol.fail(code)
 
     def free_if_idle(self) -> None:
         """Free the parser between two frames."""

@@ -119,7 +119,7 @@ async def test_fifty_expired_tokens_do_not_end_a_connection(client: Client) -> N
 
 @pytest.mark.parametrize(("kind", "count"), [("forged", 21), ("foreign", 101), ("malformed", 101), ("expired", 1_001)])
 async def test_a_connection_that_keeps_sending_bad_tokens_is_closed(client: Client, kind: str, count: int) -> None:
-    """The limit is lower for tokens that cost more. What follows is not verified."""
+    """The limit is lower for tokens that cost more. What follows is neither verified nor parsed."""
     replica = client.replica
     valid = replica.token(JOB)
     token = {
@@ -133,6 +133,7 @@ async def test_a_connection_that_keeps_sending_bad_tokens_is_closed(client: Clie
     codes = await client.codes(*[token] * (count + 10), valid)
     assert codes == [code] * count + [CloseCode.POLICY_VIOLATION]
     assert client.connection.subscriptions == {}
+    assert client.transport.half_closed
     assert refusals(code) == before + count
     assert metrics.LIMITS_EXCEEDED.labels("tokens")._value.get() == limit_before + 1
 
