@@ -110,6 +110,38 @@ async def test_watch_job_explains_an_error(page: Page, stack: Stack, allowed_sit
     await expect(page.locator("body")).to_contain_text("token")
 
 
+# Both classes open at once, send one hello, and then nothing more, as behind a proxy whose server is frozen.
+SILENT_CONNECTIONS = """() => {
+  window.opened = [];
+  Math.random = () => 0;
+  const hello = { now: "2026-01-01T00:00:00.000Z", silence_s: 0.05 };
+  class Silent extends EventTarget {
+    constructor(url) {
+      super();
+      window.opened.push(url);
+      setTimeout(() => this.sendHello());
+    }
+    send() {}
+    close() {}
+  }
+  window.WebSocket = class extends Silent {
+    sendHello() { this.onmessage?.({ data: JSON.stringify({ hello }) }); }
+  };
+  window.EventSource = class extends Silent {
+    sendHello() { this.dispatchEvent(new MessageEvent("hello", { data: JSON.stringify(hello) })); }
+  };
+}"""
+
+
+@pytest.mark.parametrize("example", TRANSPORTS.values(), ids=TRANSPORTS)
+async def test_page_without_the_script_notices_silence(page: Page, example: str) -> None:
+    """The example opens another connection when the server has been silent for too long, again and again."""
+    await page.evaluate(SILENT_CONNECTIONS)
+    links = {"events": "https://jobs.example/events", "socket": "wss://jobs.example/live"}
+    await page.evaluate(WRAPPER.format(example=example), {"links": links, "token": "t"})
+    await page.wait_for_function("window.opened.length > 2")
+
+
 async def start(page: Page, stack: Stack, example: str) -> None:
     """Submit a job and run an example for it in the submitter's home page."""
     receipt = await stack.submit(payload={"steps": 20, "delay_s": 0.2})

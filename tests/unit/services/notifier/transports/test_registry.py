@@ -16,7 +16,7 @@ from services.notifier import metrics
 from services.notifier.settings import NotifierSettings
 from services.notifier.transports import registry as module
 from services.notifier.transports.auth import TokenAuth
-from services.notifier.transports.base import ClientConnection
+from services.notifier.transports.base import MAX_BUFFERED_BYTES, ClientConnection
 from services.notifier.transports.long_poll import LongPollRequest
 from services.notifier.transports.registry import ConnectionRegistry
 from services.notifier.transports.sse import EventStream
@@ -25,7 +25,7 @@ from services.notifier.watching.synchronizer import SnapshotSynchronizer
 from services.runtime.errors import ServiceUnavailable
 
 RegistryTask = Callable[[ConnectionRegistry], Coroutine[Any, Any, None]]
-DRAIN_S, PING_S = 10.0, 0.5
+DRAIN_S, PING_S, MAX_SILENCE_S = 10.0, 0.5, 1.25
 
 
 class Clock:
@@ -88,8 +88,9 @@ class FakeConnection(ClientConnection):
     def reap(self) -> None:
         """Do nothing."""
 
-    def heartbeat(self, now: Timestamp) -> None:
+    def heartbeat(self, now: Timestamp, max_silence_s: float) -> None:
         """Record the time, and the time that the client would get."""
+        assert max_silence_s == MAX_SILENCE_S
         self.heartbeats.append((self._clock.now, now))
 
     def send_away(self) -> None:
@@ -109,7 +110,14 @@ class Replica:
 
     def __init__(self, clock: Clock, count: int) -> None:
         self.unready = True
-        settings = SimpleNamespace(drain_s=DRAIN_S, max_connections=1_000_000, max_watches=1, ping_s=PING_S, stuck_s=30)
+        settings = SimpleNamespace(
+            drain_s=DRAIN_S,
+            max_connections=1_000_000,
+            max_watches=1,
+            ping_s=PING_S,
+            max_silence_s=MAX_SILENCE_S,
+            stuck_s=30,
+        )
         self.registry = ConnectionRegistry(
             cast(SnapshotSynchronizer, None),
             cast(NotifierSettings, settings),
@@ -252,6 +260,21 @@ async def test_an_event_stream_that_is_sent_away_ends_with_a_delay() -> None:
     assert transport.written.startswith(b"retry: ")
     assert stream.done.is_set()
     assert stream.close_code == CloseCode.TRY_AGAIN_LATER
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_the_heartbeat_of_a_stream_is_a_hello(chunked: bool) -> None:
+    """It is an event, which an EventSource shows to the page, with the time as a comment; a slow consumer gets none."""
+    transport, buffered = FakeTransport(), 0
+    transport.get_write_buffer_size = lambda: buffered  # type: ignore[attr-defined]
+    stream = EventStream(cast(asyncio.Transport, transport), None, {"job"}, set(), chunked=chunked)
+    now = Timestamp.parse("2026-01-01T00:00:00.000Z")
+    stream.heartbeat(now, 0.5)
+    block = b': %b\nevent: hello\ndata: {"now":"%b","silence_s":0.5}\n\n' % (str(now).encode(), str(now).encode())
+    assert transport.written == (b"%x\r\n%b\r\n" % (len(block), block) if chunked else block)
+    buffered = MAX_BUFFERED_BYTES + 1
+    stream.heartbeat(now, 0.5)
+    assert transport.written.count(b"hello") == 1
 
 
 async def test_a_long_poll_that_is_sent_away_is_answered() -> None:
