@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Generator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from weakref import WeakSet
 
 import uvloop
 
 from . import unhandled
+from .process_state import Setting
 
 LEFTOVER_TIMEOUT_S = 1.0  # for tasks that handlers have left behind to clean up
 
@@ -33,6 +35,16 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     finally:
         _run_to_end(loop, _cancel_leftovers(tasks))
         loop.close()
+
+
+def loop_settings(loop: asyncio.AbstractEventLoop) -> list[Setting]:
+    """Return the settings of a loop that code in it can change."""
+    executor = ThreadPoolExecutor(thread_name_prefix="asyncio")
+    return [
+        (loop.get_exception_handler, loop.set_exception_handler),
+        (loop.get_task_factory, loop.set_task_factory),
+        (object, lambda _: loop.set_default_executor(executor)),  # always set again: asyncio does not return it
+    ]
 
 
 class HiddenTasks(WeakSet[asyncio.Task[Any]]):

@@ -19,7 +19,9 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)  # by the event loop or the handler process
+from .process_signals import STOP_SIGNALS, TIMER_SIGNALS
+
+HANDLED_SIGNALS = (*STOP_SIGNALS, *TIMER_SIGNALS, signal.SIGCHLD)  # by the service or the handler process
 NO_REPORTS_FROM_FORKS = "a process that a handler has forked cannot report for the job"
 LOST_CHILD = b"A process that a handler has forked returned to the event loop, which it cannot use. It exits.\n"
 

@@ -12,7 +12,6 @@ import gc
 import multiprocessing
 import os
 import resource
-import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -29,6 +28,7 @@ from .cors import CorsPolicy
 from .exception_tree import leaf_exceptions
 from .forked_child import isolate_forked_children
 from .middleware import access_log_middleware, create_series, error_middleware, job_id_middleware
+from .process_signals import ProcessSignals
 from .request_timeout import HEAD_TIMEOUTS, HeadTimeouts, ListenerProtocolFactory
 from .settings import Settings, SettingsError, environment, load
 from .tracebacks import error_fields
@@ -136,8 +136,7 @@ async def _serve_and_exit(settings: S, open_service: Callable[[S], AbstractAsync
 async def _serve(settings: S, open_service: Callable[[S], AbstractAsyncContextManager[ServiceSpec]]) -> None:
     isolate_forked_children(asyncio.get_running_loop())
     started, stopping = asyncio.Event(), asyncio.Event()
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
+    signals = ProcessSignals(asyncio.get_running_loop(), stopping.set)
     async with AsyncExitStack() as stack:
         service = await stack.enter_async_context(open_service(settings))
         internal = health_app(service, started, stopping)
@@ -147,7 +146,11 @@ async def _serve(settings: S, open_service: Callable[[S], AbstractAsyncContextMa
         async with asyncio.TaskGroup() as group, AsyncExitStack() as public:
             tasks = [
                 group.create_task(run_forever(task), name=task_name)
-                for task_name, task in {"loop": metrics.monitor_loop_lag, **service.tasks}.items()
+                for task_name, task in {
+                    "loop": metrics.monitor_loop_lag,
+                    "signals": signals.keep_handlers,
+                    **service.tasks,
+                }.items()
             ]
             if service.public is not None:
                 app = web.Application(middlewares=[job_id_middleware, access_log_middleware, error_middleware])
@@ -157,6 +160,7 @@ async def _serve(settings: S, open_service: Callable[[S], AbstractAsyncContextMa
                 await start_listener(public, app, settings.bind_host, service.public_port, f"{name}_PORT")
             gc.freeze()  # excludes the objects loaded so far from collections: https://docs.python.org/3/library/gc.html#gc.freeze
             gc.set_threshold(50_000, 50, 50)
+            signals.refuse_handlers()
             started.set()
             ports = {"port": service.public_port or None, "internal_port": settings.internal_port}
             log.info("service_started", **ports, **service.started_fields)

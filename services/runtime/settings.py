@@ -179,7 +179,7 @@ class ReloadingFile(Generic[T]):
     """
 
     def __init__(self, path: Path, parse: Callable[[str], T]) -> None:
-        self._path = path
+        self._path = path.absolute()  # a job may change the folder
         self._parse = parse
         self._version: tuple[int, int] | None = None  # modification time and inode of the file as parsed
         try:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
+from ..runtime.event_loop import loop_settings
+from ..runtime.process_state import ProcessState
 from ..runtime.queue_metrics import monitor_queue_depth
 from ..runtime.service import ServiceSpec
 from ..runtime.settings import ReloadingFile, read_keys
@@ -41,7 +44,8 @@ async def worker(settings: WorkerSettings, reloader: CodeReloader | None = None)
         WakeupListener.connect(notifier_url, settings.queue_name, wakeup_client) as wakeup_listener,
         ProcessPool.open(settings.process_memory_mb << 20) as process_pool,
     ):
-        runner = Runner(process_pool, settings.lease_s * STOP_MARGIN_FRACTION / 2)
+        process_state = ProcessState(*loop_settings(asyncio.get_running_loop()))
+        runner = Runner(process_pool, settings.lease_s * STOP_MARGIN_FRACTION / 2, process_state)
         dependencies = DeliveryDependencies(
             queue, reporter, registry, runner, settings.lease_s, settings.job_ttl_s, wakeup_client
         )

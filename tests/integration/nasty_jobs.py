@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
+import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 from headway import Fail, JobContext, Retry, job
@@ -113,7 +117,37 @@ async def cancel_all_tasks() -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-MISCHIEF: dict[str, Callable[[], Any]] = {function.__name__: function for function in (cancel_all_tasks,)}
+async def handle_signals() -> None:
+    """Start a timer whose signal handler raises again and again."""
+    signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+    signal.signal(signal.SIGALRM, lambda *_: raise_error("exit"))
+
+
+async def stop_loop() -> None:
+    """Stop the event loop again and again, and try to close it."""
+    loop = asyncio.get_running_loop()
+    for _ in range(10):
+        loop.stop()
+        await asyncio.sleep(0)
+    loop.close()
+
+
+async def change_settings() -> None:
+    """Change settings of the loop, of the logs and of the process, and leave them."""
+    loop = asyncio.get_running_loop()
+    loop.remove_signal_handler(signal.SIGTERM)
+    loop.set_task_factory(lambda _loop, coro, **_: raise_error("exit"))
+    loop.set_exception_handler(lambda *_: raise_error("exit"))
+    with ThreadPoolExecutor() as executor:
+        loop.set_default_executor(executor)
+    logging.basicConfig(force=True)
+    logging.disable()
+    gc.disable()
+
+
+MISCHIEF: dict[str, Callable[[], Any]] = {
+    function.__name__: function for function in (cancel_all_tasks, handle_signals, stop_loop, change_settings)
+}
 
 
 @job("mischief", max_attempts=1)

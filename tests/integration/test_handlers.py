@@ -151,6 +151,9 @@ async def test_no_job_harms_another(stack: Stack) -> None:
             error = watcher.last(receipt["id"])["error"]
             assert (error and error["type"]) == expected, (way, name, error)
             assert expected != "Fail" or error["message"] == "No such photo: 2"
+        errors = {name: watcher.last(receipt["id"])["error"] for name, receipt in mischief.items()}
+        types = {name: error["type"] for name, error in errors.items() if error}
+        assert types == {"handle_signals": "ValueError", "stop_loop": "RuntimeError"}
     assert stack.pid("worker") == worker
     text = "\n".join(worker_log(stack)[lines_before:])
     assert MARKER not in text

@@ -1,6 +1,6 @@
 """The main module of a handler process, which runs the attempts that the worker sends, one after another.
 
-The process pool calls `main` with the file descriptor of a socket to the worker, and the log level.
+The process pool calls `main` with the file descriptor of a socket to the worker, the log level and the folder.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from headway import Job, JobContext
@@ -27,6 +28,7 @@ from headway.contracts import Json, Progress
 from ...runtime import unhandled
 from ...runtime.exception_tree import type_name
 from ...runtime.forked_child import NO_REPORTS_FROM_FORKS, ForkBarrier, reset_forked_children
+from ...runtime.process_state import ProcessState, Setting, change_folder, current_folder, signal_settings
 from ...runtime.tracebacks import Traceback
 from ..outcomes import Finished, RetryLater, decode_payload, outcome_from_exception, outcome_from_result
 from .ipc import (
@@ -48,6 +50,10 @@ from .log_forwarding import ForwardingHandler
 PROGRESS_INTERVAL_S = 0.02  # between two frames with progress
 MAX_POLL_S = 60.0  # of the socket, before the lease deadline is checked again
 NO_DEADLINE = float("inf")
+OTHER_SETTINGS: tuple[Setting, ...] = (
+    (partial(signal.set_wakeup_fd, -1), signal.set_wakeup_fd),
+    (current_folder, change_folder),
+)
 _decode = frame_decoder(ToProcess)
 
 
@@ -206,13 +212,18 @@ def run_attempt(run: int, request: RunAttempt, channel: ParentChannel) -> Attemp
     host = ProcessHost(channel, run)
     outcome: Finished | RetryLater
     trace: Traceback | None = None
+    state: ProcessState | None = None
     try:
         with ForkBarrier():
             job = _find_job(request.module, request.attempt.kind)
             payload = decode_payload(job, request.payload)
+            state = ProcessState(*signal_settings(), *OTHER_SETTINGS)  # after the import of the module
             channel.check_lease()
             outcome = outcome_from_result(job.handler(JobContext(request.attempt, host), payload))
-    except BaseException as error:
+        state.restore()
+    except BaseException as error:  # also of a signal handler that the job has set
+        if state is not None:
+            state.restore()
         outcome, trace = outcome_from_exception(error)
     host.close()
     return AttemptFinished(outcome, trace)
@@ -223,9 +234,11 @@ def _find_job(module: str, kind: str) -> Job[Any, Any]:
     return next(job for job in jobs if isinstance(job, Job) and job.kind == kind)
 
 
-def main(descriptor: str, level: str) -> None:
+def main(descriptor: str, level: str, folder: str) -> None:
     """Run attempts until the worker stops this process or the connection ends."""
+    change_folder(folder)
     connection = socket.socket(fileno=int(descriptor))
+    connection.setblocking(True)  # it is not, if a job in the worker has set a default timeout for sockets
     connection.set_inheritable(False)  # a program that a handler starts must not keep the connection open
     channel = ParentChannel(connection)
     forwarding = ForwardingHandler(lambda record: channel.send(channel.run, record))

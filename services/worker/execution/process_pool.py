@@ -25,6 +25,7 @@ from headway import Job
 from headway.context import Attempt
 from headway.contracts import JobError, Json
 
+from ...runtime.process_state import current_folder
 from ..outcomes import LeaseLost, RetryLater
 from ..python_command import python_command
 from .ipc import (
@@ -62,6 +63,7 @@ class ProcessPool:
 
     def __init__(self, max_memory_bytes: int) -> None:
         self._max_memory_bytes = max_memory_bytes
+        self._folder = current_folder()
         self._idle: list[HandlerProcess] = []
         self._ending: set[asyncio.Task[str]] = set()
 
@@ -115,7 +117,7 @@ class ProcessPool:
                 self._end_in_background(process)
                 raise
             self._end_in_background(process)
-        return await HandlerProcess.start()
+        return await HandlerProcess.start(self._folder)
 
     def _release(self, process: HandlerProcess, job: Job[Any, Any]) -> None:
         """Keep a process for further attempts, or end it."""
@@ -153,13 +155,13 @@ class HandlerProcess:
         self.runs = 0  # the number of attempts that have been started, which is the number of the last run
 
     @classmethod
-    async def start(cls) -> HandlerProcess:
-        """Start a process in a new session, so that its whole process group can be killed."""
+    async def start(cls, folder: str = "") -> HandlerProcess:
+        """Start a process in a folder, and in a new session, so that its whole process group can be killed."""
         parent_end, child_end = socket.socketpair()
         level = str(logging.getLogger().level)
         try:
             with child_end:
-                command = python_command(HANDLER_PROCESS, str(child_end.fileno()), level)
+                command = python_command(HANDLER_PROCESS, str(child_end.fileno()), level, folder)
                 process = await asyncio.create_subprocess_exec(
                     *command, pass_fds=[child_end.fileno()], stdin=asyncio.subprocess.DEVNULL, start_new_session=True
                 )

@@ -16,6 +16,7 @@ from headway.context import Attempt
 from headway.contracts import JobError, Json
 
 from ...runtime.forked_child import ForkBarrier
+from ...runtime.process_state import ProcessState
 from ...runtime.tracebacks import Traceback, task_stack
 from .. import metrics
 from ..outcomes import Finished, LeaseLost, RetryLater, decode_payload, outcome_from_exception, outcome_from_result
@@ -41,11 +42,15 @@ class Runner:
     Args:
         process_pool: runs the handlers of jobs with `process=True`.
         recancel_interval_s: how often a handler is cancelled again that runs on when its lease is over.
+        process_state: the settings to restore after each attempt, which its handler may have changed.
     """
 
-    def __init__(self, process_pool: ProcessPool, recancel_interval_s: float = 1.0) -> None:
+    def __init__(
+        self, process_pool: ProcessPool, recancel_interval_s: float = 1.0, process_state: ProcessState | None = None
+    ) -> None:
         self._process_pool = process_pool
         self._recancel_interval_s = recancel_interval_s
+        self._process_state = process_state
         self.attempts: dict[asyncio.Task[AttemptResult], Attempt] = {}
         self.abandoned: set[asyncio.Task[AttemptResult]] = set()
 
@@ -106,6 +111,8 @@ class Runner:
 
     def _on_handler_done(self, handler: asyncio.Task[AttemptResult]) -> None:
         del self.attempts[handler]
+        if self._process_state is not None:
+            self._process_state.restore()
         if not handler.cancelled():
             handler.exception()  # marks LeaseLost as retrieved: a run that was cancelled ignores it
 

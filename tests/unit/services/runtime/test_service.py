@@ -20,11 +20,14 @@ from tests.waiting import free_ports, wait_until
 
 ROOT = Path(__file__).parents[4]
 PROGRAM = """
-import asyncio, os, sys
+import asyncio, os, signal, sys, time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import ClassVar
 from aiohttp import web
+from services.runtime import event_loop
+from services.runtime.process_state import ProcessState
 from services.runtime.service import ServiceSpec, run
 from services.runtime.settings import Port, Settings
 
@@ -48,7 +51,45 @@ async def take_exit_code():
     os.waitpid(program.pid, 0)
     (folder / "raised").touch()
 
+def raise_timeout(*_):
+    raise TimeoutError
+
+async def change_signals():
+    loop = asyncio.get_running_loop()
+    state = ProcessState(*event_loop.loop_settings(loop))
+    for change in (signal_function, signal.signal, lambda *_: signal.set_wakeup_fd(-1)):
+        for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGCHLD):
+            try:
+                change(number, raise_timeout)
+            except ValueError:
+                (folder / f"refused-{number}").touch()
+    if os.fork() == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os._exit(signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL)
+    assert os.wait()[1] == 0
+    for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+        signal.setitimer(timer, 0.001, 0.001)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, raise_timeout)
+    loop.remove_signal_handler(signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    executor = ThreadPoolExecutor()
+    loop.set_default_executor(executor)
+    executor.shutdown()
+    loop.set_exception_handler(raise_timeout)
+    loop.set_task_factory(raise_timeout)
+    state.restore()
+    await asyncio.to_thread(time.sleep, 0.05)
+    asyncio.create_task(asyncio.sleep(0))
+    while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        await asyncio.sleep(0.01)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    (folder / "raised").touch()
+
 async def task():
+    if mode == "signals":
+        await wait_for_file("started")
+        await change_signals()
     if mode == "exit code":
         await take_exit_code()
     if mode in ("KeyboardInterrupt", "SystemExit"):
@@ -68,6 +109,8 @@ async def hello(_request):
 
 @asynccontextmanager
 async def sample(settings):
+    global signal_function
+    from signal import signal as signal_function
     yield ServiceSpec(
         public=[web.get("/", hello)], public_port=settings.port, tasks={"task": task}, drain=drain,
         unready_reasons=lambda: [] if (folder / "ready").exists() else ["a dependency"],
@@ -192,6 +235,22 @@ async def test_a_stray_task_does_not_end_the_service(tmp_path: Path, mode: str) 
         output = sample.process.stderr.read()
         assert mode in output
         assert "a-payload" not in output
+
+
+async def test_a_service_keeps_its_signals(tmp_path: Path) -> None:
+    """Code in the event loop cannot handle signals, and what it changes by other ways is restored."""
+    with serving(tmp_path, "signals") as sample:
+        for name in ("drained", "ready"):
+            sample.create_file(name)
+        await wait_until(lambda: sample.get("/readyz")[0] == 200)
+        sample.create_file("started")
+        await wait_until(lambda: (tmp_path / "raised").exists() or sample.process.poll() is not None)
+        sample.process.send_signal(signal.SIGTERM)
+        await wait_until(lambda: sample.process.poll() is not None)
+        assert sample.process.stderr is not None
+        assert sample.process.returncode == 0, sample.process.stderr.read()
+        assert (tmp_path / "draining").exists()
+        assert len([*tmp_path.glob("refused-*")]) == 3
 
 
 async def test_a_service_exits_although_the_exit_code_of_a_child_is_taken(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -27,10 +28,10 @@ from services.worker.execution.process_pool import ProcessPool
 from services.worker.execution.runner import Runner
 from services.worker.outcomes import Finished, LeaseLost, RetryLater
 from services.worker.registry import InvalidJobs, load_jobs
-from tests.unit.services.worker.execution import process_jobs
+from tests.unit.services.worker.execution import process_jobs, state_jobs
 from tests.waiting import PATIENCE_S, wait_until
 
-JOBS = load_jobs([process_jobs.__name__])
+JOBS = load_jobs([process_jobs.__name__, state_jobs.__name__])
 PATH_JOB = """
 import sys
 from headway import job
@@ -290,6 +291,44 @@ async def test_checkpoint_without_room_is_refused(pool: ProcessPool) -> None:
     host = FullHost()
     assert result(await run(pool, "checkpoint-too-large", host=host)) == "no room"
     assert host.checkpoints == ["small"]
+
+
+async def test_changes_of_an_earlier_job_are_undone(
+    pool: ProcessPool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever a job changes in its process, the next one finds it as the first one did, and can be cancelled."""
+    with caplog.at_level(logging.INFO):
+        before = result(await run(pool, "shows-state"))
+        for change in state_jobs.CHANGES:
+            for end in ("returns", "raises"):
+                await run(pool, "changes-state", [change, end])
+                caplog.clear()
+                assert result(await run(pool, "shows-state")) == before, (change, end)
+                assert "shown" in caplog.messages, (change, end)
+    file = tmp_path / "pids"
+    running = asyncio.create_task(run(pool, "hangs", str(file)))
+    assert (await read_pids(file))[0] == before["pid"]
+    running.cancel("cancel")
+    await asyncio.wait({running})
+    assert file.read_text().split()[2] == "cancel"
+
+
+async def test_process_starts_as_the_pool_was_opened(
+    pool: ProcessPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A job in the worker may change the folder, and the default timeout of sockets."""
+    folder = str(Path.cwd())
+    monkeypatch.chdir(tmp_path)
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(60)
+    try:
+        with caplog.at_level(logging.INFO):
+            assert result(await run(pool, "shows-state"))["folder"] == folder
+            caplog.clear()
+            assert result(await run(pool, "logs-much", 50)) is None
+    finally:
+        socket.setdefaulttimeout(before)
+    assert len(caplog.messages) == 50
 
 
 async def test_thread_of_an_earlier_job_is_ignored(pool: ProcessPool) -> None:
