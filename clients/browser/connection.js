@@ -4,22 +4,23 @@
  * The transports are tried from best to worst; the next one starts when the one before it fails or is slow. The best
  * one that receives a hello becomes active. It stays active until a better one receives a hello, so no update is missed
  * while a fallback is replaced.
+ *
+ * A lost connection is opened again with the transport that has worked, and with nothing else meanwhile: many clients
+ * lose their connections together when a server restarts, and it must not serve three requests for each.
  */
 
+import { reconnectDelayMs, upgradeDelayMs } from "./backoff.js";
 import { EventStreamTransport, LongPollTransport, WebSocketTransport } from "./transports.js";
 
 const TRANSPORTS = [WebSocketTransport, EventStreamTransport, LongPollTransport]; // a transport's index is its rank
 const MAX_RANK = TRANSPORTS.length - 1;
 const FALLBACK_DELAY_MS = [1_500, 1_000, 8_000]; // by rank: before the next transport is tried as well
 const HELLO_TIMEOUT_MS = 8_000;
-const RECONNECT_BACKOFF_MS = { base: 250, max: 10_000 };
-const UPGRADE_BACKOFF_MS = { base: 15_000, max: 240_000 }; // before better transports are tried again
+const TAKEOVER_MS = 2_000; // to replace the connection of another tab before it counts as lost
 const ORIGIN_RETRY_MS = 60_000; // after the origin seems to be refused: the cause may have been a proxy
 const PERMANENT_CODES = new Set([1008, 1009, 413, 422]); // the same request would be refused again
 const RETRY_LATER_CODES = new Set([1012, 1013, 503]); // the server works and asks clients to come back later
-const OVERLOAD_CODES = new Set([1013, 503]);
-const OVERLOAD_FAILURES = 5; // an overload backs off as if so many attempts had failed
-const MAX_WEBSOCKET_FAILURES = 3; // if WebSockets have worked before: a restart is more likely than a new proxy
+const MAX_FAILURES = 3; // of the transport that has worked: a restart is more likely than a new proxy
 
 export class FallbackConnection {
   #url;
@@ -29,28 +30,36 @@ export class FallbackConnection {
   #activeRank = null;
   #firstRank = 0; // the rank that a round starts with
   #lastRank = 0; // the worst rank opened in this round
+  #provenRank; // of the transport that worked last, here or in the tab that had the connection before
   #round = 0;
   #failures = 0; // rounds since the last hello
   #upgradeAttempts = 0;
-  #connectedOnce = false;
-  #webSocketWorked = false;
-  #timer; // of the next round, or of the next upgrade attempt
+  #timer; // of the next round, the next upgrade attempt, or the end of a takeover
+  #listeners = new AbortController();
 
   /**
    * Open a connection.
    *
    * @param {string} url the notifier's public base URL
-   * @param {{jobs: object[]}} registry the watched jobs
-   * @param {(update: object) => void} onUpdate called with `{job}`, `{error}`, or `{state}` with optional `detail`,
-   *   `now` (the server's time, in ms), `confirmed` (the server's time at its last sign of life, Infinity if it repeats
-   *   none), `refusal` (an error) and `final` (no further attempt follows)
+   * @param {{wantedJobs: object[], connectionUpdate: object}} registry the watched jobs, and what is known about the
+   *   connection of another tab that this one replaces
+   * @param {(update: object) => void} onUpdate called with `{job}`, `{error}`, or `{state}` with optional `detail`, `now`
+   *   (the server's time, in ms), `confirmed` (the server's time at its last sign of life, Infinity if it repeats none),
+   *   `rank` (of the transport), `refusal` (an error) and `final` (no further attempt follows)
    */
   constructor(url, registry, onUpdate) {
     this.#url = url;
     this.#registry = registry;
     this.#onUpdate = onUpdate;
-    addEventListener("online", this.#restart);
+    this.#listen({ online: this.#restart, offline: this.#onOffline, visibilitychange: this.#onVisibilityChange });
+    this.#listen({ focus: this.check, pageshow: this.check, resume: this.check });
+    const { state, rank } = registry.connectionUpdate;
+    this.#provenRank = rank;
+    this.#firstRank = rank ?? 0;
+    if (state === "reconnecting") return this.#scheduleRound();
     this.#startRound();
+    const detail = { code: 1006, reason: "The tab with the connection is gone." };
+    if (state === "live") this.#timer = setTimeout(onUpdate, TAKEOVER_MS, { state: "reconnecting", detail });
   }
 
   subscribe(jobs) {
@@ -66,9 +75,31 @@ export class FallbackConnection {
   }
 
   close() {
-    removeEventListener("online", this.#restart);
+    this.#listeners.abort();
     this.#closeAll();
   }
+
+  /** Notice a silent connection, although timers may have been late. */
+  check = () => {
+    this.#transports.get(this.#activeRank)?.transport.checkSilence();
+  };
+
+  /** Find out whether the connection still works, because a user looks at it. If it is lost, reconnect without delay. */
+  probe() {
+    this.check();
+    if (this.#transports.size) this.#transports.get(this.#activeRank)?.transport.probe();
+    else this.#restart();
+  }
+
+  #listen(listeners) {
+    const options = { signal: this.#listeners.signal, capture: true };
+    for (const [event, listener] of Object.entries(listeners)) addEventListener(event, listener, options);
+  }
+
+  #onVisibilityChange = () => document.hidden || this.probe();
+
+  /** Called when the browser has no network. A server on this machine can still be reached, so the attempts go on. */
+  #onOffline = () => this.#reconnect({ code: 1006, reason: "The browser is offline." });
 
   #startRound = () => {
     this.#round++;
@@ -80,7 +111,8 @@ export class FallbackConnection {
   #restart = () => {
     const wasActive = this.#activeRank !== null;
     this.#closeAll();
-    this.#firstRank = this.#failures = this.#upgradeAttempts = 0;
+    this.#firstRank = this.#provenRank ?? 0;
+    this.#failures = this.#upgradeAttempts = 0;
     this.#startRound();
     if (wasActive) this.#onUpdate({ state: "reconnecting" });
   };
@@ -89,8 +121,9 @@ export class FallbackConnection {
     const onMessage = (message) => this.#onMessage(rank, message);
     const onClose = (detail) => this.#onClose(rank, detail);
     const transport = new TRANSPORTS[rank](this.#url, this.#registry, { onMessage, onClose });
+    const openNext = () => this.#activeRank === null && this.#provenRank === undefined && this.#openNext(rank);
     const timers = [
-      setTimeout(() => this.#activeRank === null && this.#openNext(rank), FALLBACK_DELAY_MS[rank]),
+      setTimeout(openNext, FALLBACK_DELAY_MS[rank]),
       setTimeout(onClose, HELLO_TIMEOUT_MS, { code: 1006, reason: "The server sent no hello in time." }),
     ];
     this.#transports.set(rank, { transport, timers });
@@ -112,49 +145,48 @@ export class FallbackConnection {
   #onHello(rank, { now, silence_s: silence }) {
     if (rank !== this.#activeRank) this.#activate(rank);
     const time = Date.parse(now);
-    this.#onUpdate({ state: "live", now: time, confirmed: silence ? time : Infinity });
+    this.#onUpdate({ state: "live", now: time, confirmed: silence ? time : Infinity, rank });
   }
 
   #activate(rank) {
     this.#transports.get(rank).timers.forEach(clearTimeout);
     for (const other of [...this.#transports.keys()]) if (other > rank) this.#closeTransport(other);
-    this.#activeRank = this.#firstRank = rank;
+    this.#activeRank = this.#firstRank = this.#provenRank = rank;
     this.#failures = 0;
-    this.#connectedOnce = true;
-    this.#webSocketWorked ||= rank === 0;
     clearTimeout(this.#timer);
     if (rank === 0) this.#upgradeAttempts = 0;
     else this.#scheduleUpgrade();
-    for (const job of this.#registry.jobs) if (job.cancelling) this.cancel(job);
+    for (const job of this.#registry.wantedJobs) if (job.cancelling) this.cancel(job);
   }
 
   #scheduleUpgrade() {
-    const delayMs = backoff(UPGRADE_BACKOFF_MS, this.#upgradeAttempts++) * (1 - Math.random() / 4);
     this.#timer = setTimeout(() => {
       for (let rank = 0; rank < this.#activeRank; rank++) if (!this.#transports.has(rank)) this.#openTransport(rank);
       this.#scheduleUpgrade();
-    }, delayMs);
+    }, upgradeDelayMs(this.#upgradeAttempts++));
   }
 
   #onClose(rank, detail) {
     this.#closeTransport(rank);
     if (this.#activeRank !== null && rank !== this.#activeRank) return;
-    if (PERMANENT_CODES.has(detail.code)) this.#refuse(detail);
+    if (PERMANENT_CODES.has(detail.code) && !this.#registry.dropRejectedJobs()) this.#refuse(detail);
     else if (rank === this.#activeRank || this.#shouldRetry(rank, detail)) this.#reconnect(detail);
     else if (!this.#openNext(rank) && !this.#transports.size) this.#onRoundFailed(detail);
   }
 
   /** Return whether to retry the same transport, because another one would fail as well. */
   #shouldRetry(rank, { code }) {
-    const likelyRestart = rank === 0 && this.#webSocketWorked && this.#failures < MAX_WEBSOCKET_FAILURES;
-    return RETRY_LATER_CODES.has(code) || likelyRestart;
+    return RETRY_LATER_CODES.has(code) || (rank === this.#provenRank && this.#failures < MAX_FAILURES);
   }
 
   #reconnect(detail) {
     this.#closeAll();
-    if (OVERLOAD_CODES.has(detail.code)) this.#failures = Math.max(this.#failures, OVERLOAD_FAILURES);
-    this.#timer = setTimeout(this.#startRound, Math.random() * backoff(RECONNECT_BACKOFF_MS, this.#failures++));
+    this.#scheduleRound(detail);
     this.#onUpdate({ state: "reconnecting", detail });
+  }
+
+  #scheduleRound(detail) {
+    this.#timer = setTimeout(this.#startRound, reconnectDelayMs(this.#failures++, detail?.code));
   }
 
   /**
@@ -165,7 +197,7 @@ export class FallbackConnection {
   async #onRoundFailed(detail) {
     const round = this.#round;
     this.#firstRank = 0;
-    const originRefused = !this.#connectedOnce && (await isOriginRefused(this.#url));
+    const originRefused = this.#provenRank === undefined && (await isOriginRefused(this.#url));
     if (round !== this.#round) return;
     if (!originRefused) return this.#reconnect(detail);
     this.#timer = setTimeout(this.#startRound, ORIGIN_RETRY_MS);
@@ -192,10 +224,6 @@ export class FallbackConnection {
     for (const rank of [...this.#transports.keys()]) this.#closeTransport(rank);
     this.#activeRank = null;
   }
-}
-
-function backoff({ base, max }, failures) {
-  return Math.min(max, base * 2 ** failures);
 }
 
 /** Return whether a server responds at the URL, but CORS hides its responses from this page. */

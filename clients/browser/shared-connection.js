@@ -10,7 +10,7 @@
 import { FallbackConnection } from "./connection.js";
 
 const PROTOCOL = 2; // of the messages between tabs; tabs with different protocols do not share a connection
-const LEADER_CHECK_MS = 10_000; // a follower pings a leader that has sent nothing for this long
+const LEADER_CHECK_MS = 3_000; // a follower pings a leader that has sent nothing for this long, at most twice as long
 const LEADER_TIMEOUT_MS = 3_000; // a leader that does not answer is replaced: its tab is frozen or hangs
 const STEAL = "steal"; // the abort reason that makes a tab steal the leader's lock
 
@@ -48,7 +48,7 @@ class SharedConnection {
     const options = { signal: this.#listeners.signal, capture: true };
     for (const event of ["pagehide", "freeze"]) addEventListener(event, this.#suspend, options);
     for (const event of ["pageshow", "resume"]) addEventListener(event, this.#resume, options);
-    addEventListener("visibilitychange", () => this.#checkLeader(), options);
+    addEventListener("visibilitychange", () => this.#checkLeader({ probe: !document.hidden }), options);
     this.#resume();
   }
 
@@ -143,17 +143,22 @@ class SharedConnection {
     if (update.state === "reconnecting" && hidden && !document.hidden) this.#election.abort(STEAL);
   }
 
-  /** Ping the leader, and replace it unless it answers in time. */
-  #checkLeader() {
+  /**
+   * Ping the leader, and replace it unless it answers in time. It checks its connection meanwhile, since its timers may be
+   * late, and probes the connection if the user looks at this tab.
+   */
+  #checkLeader(ping = {}) {
     if (this.#connection || !this.#channel) return;
-    this.#post({});
+    this.#post(ping);
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#election.abort(STEAL), LEADER_TIMEOUT_MS);
   }
 
   /** Called in the leader with each message. */
-  #onFollowerMessage({ tab, ask = [], drop, cancel }) {
+  #onFollowerMessage({ tab, ask = [], drop, cancel, probe }) {
     if (!tab) return; // sent by a former leader whose lock was stolen, before it notices
+    if (probe) this.#connection.probe();
+    else this.#connection.check();
     const watches = this.#followers.get(tab) ?? this.#addFollower(tab);
     for (const subscription of ask) this.#addWatch(watches, subscription);
     if (drop) this.#removeWatch(watches, drop);

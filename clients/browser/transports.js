@@ -1,34 +1,83 @@
 /**
  * Three transports with one interface: WebSocket, event stream and long poll.
  *
- * A transport subscribes to all of `registry.jobs` when it opens, and to further jobs with `subscribe()`. It calls
+ * A transport subscribes to all of `registry.wantedJobs` when it opens, and to further jobs with `subscribe()`. It calls
  * `onMessage` with messages in the format of the WebSocket: `{hello}`, `{job}` and `{error}`. A hello proves that the
- * transport works, and may be repeated. It calls `onClose` once, when it fails, and nothing after `close()`.
+ * transport works, and is repeated. It calls `onClose` once, when it fails or has received nothing for too long, and
+ * nothing after `close()`.
  */
 
 import { parseMessage } from "./json.js";
+import { SilenceTimer } from "./silence-timer.js";
 
 const SUBSCRIBE_DEBOUNCE_MS = 30; // jobs that a page watches in quick succession share one request
 const POLL_WAIT_S = 25;
 const POLL_INTERVAL_MS = 250;
+const POLL_TIMEOUT_MS = 5_000; // after the wait
 const FIRST_BYTE_TIMEOUT_MS = 3_000; // of a stream: a buffering proxy delivers nothing before its end
-const SILENCE_S = 50; // the server sends a keep-alive every 20 s, and answers a poll within 25 s
+const SILENCE_S = 50; // of a stream: the server sends a keep-alive every 20 s
+const PROBE_TIMEOUT_MS = 3_000;
 const FINISHED_RECHECK_MS = 60_000; // before jobs that have all finished are requested again: a job can be redriven
 
-export class WebSocketTransport {
-  #socket;
+class Transport {
+  #onClose;
+  #silence = new SilenceTimer(() => this.fail({ code: 1006, reason: "The server sent nothing in time." }));
 
-  constructor(url, registry, { onMessage, onClose }) {
+  constructor(registry, { onMessage, onClose }) {
+    this.registry = registry;
+    this.onMessage = onMessage;
+    this.#onClose = onClose;
+  }
+
+  /** Fail if nothing is received for longer than this. */
+  allowSilence(limitMs) {
+    this.#silence.restart(limitMs);
+  }
+
+  checkSilence() {
+    this.#silence.check();
+  }
+
+  /** Find out whether the transport still works: request something that the server answers at once. */
+  probe() {
+    this.#silence.shorten(PROBE_TIMEOUT_MS);
+  }
+
+  /** Close the transport and report why. */
+  fail(detail) {
+    const onClose = this.#onClose;
+    this.close();
+    onClose(detail);
+  }
+
+  close() {
+    this.#silence.restart(Infinity);
+    this.onMessage = this.#onClose = () => {};
+  }
+}
+
+export class WebSocketTransport extends Transport {
+  #socket;
+  #silenceMs = Infinity; // older servers do not repeat their hello
+
+  constructor(url, registry, callbacks) {
+    super(registry, callbacks);
     try {
       this.#socket = new WebSocket(`${url.replace(/^http/, "ws")}/live`);
     } catch (error) {
       // An https: page may not open a ws: socket.
-      queueMicrotask(() => onClose({ code: 1006, reason: error.message }));
+      queueMicrotask(() => this.fail({ code: 1006, reason: error.message }));
       return;
     }
-    this.#socket.onopen = () => this.subscribe(registry.jobs);
-    this.#socket.onmessage = ({ data }) => onMessage(parseMessage(data));
-    this.#socket.onclose = ({ code, reason }) => onClose({ code, reason });
+    this.#socket.onopen = () => this.subscribe(registry.wantedJobs);
+    this.#socket.onmessage = ({ data }) => this.#onSocketMessage(parseMessage(data));
+    this.#socket.onclose = ({ code, reason }) => this.fail({ code, reason });
+  }
+
+  #onSocketMessage(message) {
+    if (message.hello) this.#silenceMs = message.hello.silence_s * 1000 || Infinity;
+    this.allowSilence(this.#silenceMs);
+    this.onMessage(message);
   }
 
   subscribe(jobs) {
@@ -43,7 +92,16 @@ export class WebSocketTransport {
     this.#send({ cancel: job.id });
   }
 
+  /** Request a job without its version, which the server answers with a snapshot. */
+  probe() {
+    const job = this.registry.wantedJobs.find(({ rejected }) => !rejected);
+    if (!job) return;
+    this.#send({ watch: job.token });
+    super.probe();
+  }
+
   close() {
+    super.close();
     if (!this.#socket) return;
     this.#socket.onopen = this.#socket.onmessage = this.#socket.onclose = null;
     this.#socket.close();
@@ -55,19 +113,15 @@ export class WebSocketTransport {
 }
 
 /** The base of event stream and long poll: one request at a time, repeated when the set of jobs grows. */
-class HttpTransport {
+class HttpTransport extends Transport {
   #url;
-  #onClose;
   #request = new AbortController(); // of the current request
   #helloSent = false;
   #requestTimer;
-  #timeoutTimer;
 
-  constructor(url, registry, { onMessage, onClose }) {
+  constructor(url, registry, callbacks) {
+    super(registry, callbacks);
     this.#url = url;
-    this.#onClose = onClose;
-    this.registry = registry;
-    this.onMessage = onMessage;
     this.subscribe();
   }
 
@@ -90,24 +144,28 @@ class HttpTransport {
     }
   }
 
-  close() {
-    clearTimeout(this.#requestTimer);
-    clearTimeout(this.#timeoutTimer);
-    this.#request.abort();
-    this.onMessage = this.#onClose = () => {};
+  probe() {
+    this.subscribe();
+    super.probe();
   }
 
-  /** Send the next request after a delay. */
+  close() {
+    super.close();
+    clearTimeout(this.#requestTimer);
+    this.#request.abort();
+  }
+
+  /** Send the next request after a delay. Nothing is received until then. */
   schedule(delayMs) {
     clearTimeout(this.#requestTimer);
-    clearTimeout(this.#timeoutTimer);
+    this.allowSilence(Infinity);
     this.#requestTimer = setTimeout(() => this.#sendRequest(), delayMs);
   }
 
   async #sendRequest() {
     this.#request.abort();
     const { signal } = (this.#request = new AbortController());
-    const jobs = this.registry.jobs.filter((job) => !this.#helloSent || !job.rejected);
+    const jobs = this.registry.wantedJobs.filter((job) => !this.#helloSent || !job.rejected);
     if (!jobs.length) return this.schedule(FINISHED_RECHECK_MS);
     try {
       await this.receive(jobs, { signal });
@@ -116,23 +174,9 @@ class HttpTransport {
     }
   }
 
-  /** Close the transport and report why. */
-  fail(detail) {
-    const onClose = this.#onClose;
-    this.close();
-    onClose(detail);
-  }
-
   sendHello(now) {
     this.#helloSent = true;
     this.onMessage({ hello: { now, silence_s: SILENCE_S } });
-  }
-
-  /** Fail unless the server sends something within this time. */
-  resetTimeout(timeoutMs) {
-    clearTimeout(this.#timeoutTimer);
-    const detail = { code: 1006, reason: "The server sent nothing in time." };
-    this.#timeoutTimer = setTimeout(() => this.fail(detail), timeoutMs);
   }
 
   /** Request these jobs; return null if the server rejects all of their tokens, after reporting that as errors. */
@@ -157,18 +201,18 @@ class HttpTransport {
 /** Server-Sent Events over fetch: an EventSource cannot send tokens in a body, and does not report why it failed. */
 export class EventStreamTransport extends HttpTransport {
   async receive(jobs, { signal }) {
-    this.resetTimeout(FIRST_BYTE_TIMEOUT_MS);
+    this.allowSilence(FIRST_BYTE_TIMEOUT_MS);
     const response = await this.postWatches("/live/events", jobs, { signal });
     let restarting = false;
     if (response) {
       for await (const event of events(response.body)) {
-        this.resetTimeout(SILENCE_S * 1000);
+        this.allowSilence(SILENCE_S * 1000);
         this.#onEvent(event);
         restarting ||= "retry" in event;
       }
     }
     if (signal.aborted) return;
-    const unfinished = this.registry.jobs.filter((job) => !job.finished && !job.rejected);
+    const unfinished = this.registry.wantedJobs.filter((job) => !job.finished && !job.rejected);
     if (restarting) this.fail({ code: 1012, reason: "restarting" });
     else if (unfinished.some((job) => jobs.includes(job))) this.fail({ code: 1006, reason: "The stream ended." });
     else this.schedule(unfinished.length ? SUBSCRIBE_DEBOUNCE_MS : FINISHED_RECHECK_MS);
@@ -182,14 +226,20 @@ export class EventStreamTransport extends HttpTransport {
 
 /** Long polling. The first request does not wait, so its response serves as the hello. */
 export class LongPollTransport extends HttpTransport {
-  #headers = {};
+  #waitS = 0;
 
   async receive(jobs, { signal }) {
-    this.resetTimeout(SILENCE_S * 1000);
-    const response = await this.postWatches("/live/jobs", jobs, { signal, headers: this.#headers });
+    this.allowSilence(this.#waitS * 1000 + POLL_TIMEOUT_MS);
+    const headers = { Prefer: `wait=${this.#waitS}` };
+    const response = await this.postWatches("/live/jobs", jobs, { signal, headers });
     if (response) this.#onResponse(parseMessage(await response.text()));
-    this.#headers = { Prefer: `wait=${POLL_WAIT_S}` };
+    this.#waitS = POLL_WAIT_S;
     if (!signal.aborted) this.schedule(POLL_INTERVAL_MS);
+  }
+
+  probe() {
+    this.#waitS = 0;
+    super.probe();
   }
 
   #onResponse({ now, jobs, errors }) {

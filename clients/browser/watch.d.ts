@@ -62,7 +62,10 @@ export interface ExactTexts {
 
 export type ConnectionState = "connecting" | "live" | "reconnecting" | "refused";
 
-/** The cause of a change of the connection's state: a WebSocket close code or HTTP status, and a reason. */
+/**
+ * The cause of a change of the connection's state: a WebSocket close code or HTTP status, and a reason. The code is 1006 if
+ * the connection was lost, and also if the browser is offline or the server has been silent for too long.
+ */
 export interface ConnectionDetail {
   readonly code: number;
   readonly reason: string;

@@ -55,6 +55,7 @@ class WatchedJob {
   snapshot = null;
   error = null; // the last one since the job was requested
   cancelling = false; // requested here, and not confirmed by a snapshot yet
+  dropped = false; // not requested any more until there is another token
 
   constructor(id) {
     this.id = id;
@@ -103,6 +104,7 @@ class JobRegistry {
   #refusal;
   #clock = new ServerClock();
   #confirmed = 0; // the server's time at its last sign of life; Infinity if the server repeats none
+  #rank; // of the transport that worked last
   #connection;
 
   constructor(url) {
@@ -114,10 +116,22 @@ class JobRegistry {
     return [...this.#jobs.values()];
   }
 
+  /** The jobs to request from the server. */
+  get wantedJobs() {
+    return this.jobs.filter((job) => !job.dropped);
+  }
+
   /** The current state of the connection, as an update for another tab. */
   get connectionUpdate() {
-    const [state, detail, refusal, confirmed] = [this.#state, this.#detail, this.#refusal, this.#confirmed];
-    return { state, detail, refusal, confirmed, now: this.#clock.now() };
+    const [state, detail, refusal] = [this.#state, this.#detail, this.#refusal];
+    return { state, detail, refusal, confirmed: this.#confirmed, rank: this.#rank, now: this.now() };
+  }
+
+  /** Request the rejected jobs no more, since the server refuses a client that repeats them; return whether there were any. */
+  dropRejectedJobs() {
+    const rejected = this.wantedJobs.filter((job) => job.rejected);
+    for (const job of rejected) job.dropped = true;
+    return rejected.length > 0;
   }
 
   now() {
@@ -138,6 +152,7 @@ class JobRegistry {
     if (!job.token || job.error || isBetterToken(token, job.token)) {
       job.token = token;
       job.error = null;
+      job.dropped = false;
       this.#connection.subscribe([job]);
     }
     queueMicrotask(() => {
@@ -162,11 +177,12 @@ class JobRegistry {
     this.#connection.cancel(job);
   }
 
-  #onUpdate({ job, error, state, now, confirmed, ...details }) {
+  #onUpdate({ job, error, state, now, confirmed, rank, ...details }) {
     if (job) this.#jobs.get(job.id)?.applySnapshot(job);
     if (error) this.#jobs.get(error.job_id)?.applyError(error);
     if (now) this.#clock.synchronize(now);
     this.#confirmed = confirmed ?? this.#confirmed;
+    this.#rank = rank ?? this.#rank;
     if (state) this.#setState(state, details);
   }
 

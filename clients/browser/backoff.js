@@ -1,0 +1,25 @@
+/**
+ * How long the browser client waits before it connects again.
+ *
+ * When a server restarts, all its clients lose their connections at once. The delays are random, so that they return
+ * spread over time.
+ */
+
+const RECONNECT_MS = { base: 2_000, max: 4_000 };
+const OVERLOADED_MS = { base: 2_000, max: 10_000 };
+const UPGRADE_MS = { base: 15_000, max: 240_000 };
+const OVERLOAD_CODES = new Set([1013, 503]);
+
+/** Return the delay before a connection is opened again, after failures in a row and with the last close code or status. */
+export function reconnectDelayMs(failures, code) {
+  return Math.random() * backoff(OVERLOAD_CODES.has(code) ? OVERLOADED_MS : RECONNECT_MS, failures);
+}
+
+/** Return the delay before better transports are tried again, after some attempts. */
+export function upgradeDelayMs(attempts) {
+  return backoff(UPGRADE_MS, attempts) * (1 - Math.random() / 4);
+}
+
+function backoff({ base, max }, failures) {
+  return Math.min(max, base * 2 ** failures);
+}
