@@ -19,8 +19,8 @@ export interface JobError {
   readonly message: string;
 }
 
-/** The complete state of a job at one version. `Result` is the type of the job's result. */
-export interface Snapshot<Result = unknown> {
+/** The fields of a snapshot, whatever its status. */
+export interface SnapshotFields<Result = unknown> {
   readonly id: string;
   readonly kind: string;
   readonly status: JobStatus;
@@ -46,6 +46,19 @@ export interface Snapshot<Result = unknown> {
   /** The texts of numbers that JavaScript changes; added by this client, and absent from most snapshots. */
   readonly exact?: ExactTexts;
 }
+
+/** What the status of a snapshot tells about its outcome. */
+type Outcome<Result> =
+  | { readonly status: "queued" | "running" | "retrying"; readonly result: null; readonly finished_at: null }
+  | { readonly status: "succeeded"; readonly result: Result; readonly error: null; readonly finished_at: Time }
+  | { readonly status: "failed"; readonly result: null; readonly error: JobError; readonly finished_at: Time }
+  | { readonly status: "cancelled"; readonly result: null; readonly finished_at: Time };
+
+/**
+ * The complete state of a job at one version. `Result` is the type of the job's result. Compare `status`, and the compiler
+ * knows which of `result`, `error` and `finished_at` the job has.
+ */
+export type Snapshot<Result = unknown> = SnapshotFields<Result> & Outcome<Result>;
 
 /**
  * The JSON texts, with the original numbers, of values whose numbers JavaScript cannot hold or writes in another way,

@@ -81,6 +81,24 @@ def test_types_accept_the_application(app: Path) -> None:
     assert compile_with(app, "export {};") == ""
 
 
+NARROWING = """import type { JobError, Snapshot } from "headway-live/watch";
+export function outcome(job: Snapshot<{ link: string }>): string | JobError | null {
+  if (job.status === "succeeded") return job.result.link + job.finished_at.length;
+  if (job.status === "failed") return job.error;
+  const unfinished: null = job.status === "cancelled" ? null : job.finished_at;
+  return job.result ?? unfinished;
+}
+"""
+
+
+def test_types_narrow_the_outcome_by_the_status(app: Path) -> None:
+    """After a comparison of the status, result and end of a successful job and error of a failed one are not null."""
+    assert compile_with(app, NARROWING) == ""
+    assert "'job.error' is possibly 'null'" in compile_with(
+        app, NARROWING.replace("return job.error", "return job.error.type").replace('"failed"', '"retrying"')
+    )
+
+
 MISUSE = """import { HeadwayJob, useJob } from "headway-live/react";
 export const Misuse = () => %s;
 """

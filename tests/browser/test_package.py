@@ -99,7 +99,7 @@ def fields(name: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "contract"), [("Snapshot", JobSnapshot), ("Progress", ProgressSnapshot), ("JobError", JobError)]
+    ("name", "contract"), [("SnapshotFields", JobSnapshot), ("Progress", ProgressSnapshot), ("JobError", JobError)]
 )
 def test_types_agree_with_the_contracts(name: str, contract: type[msgspec.Struct]) -> None:
     """The types have the fields of the contracts in the same order, and the same fields can be null."""
