@@ -1,4 +1,4 @@
-"""A proxy in front of the notifier that refuses or swallows WebSockets, or buffers streams, as some proxies do."""
+"""A proxy in front of the notifier that refuses or swallows WebSockets, buffers streams, or freezes."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ class BlockingProxy:
         self.faults: set[str] = set()  # of "refuse", "swallow" and "buffer"; they apply to new connections
         self.request_counts: Counter[str] = Counter()
         self._open: Counter[str] = Counter()
+        self._paths = [_open_path()]  # the last one is that of new connections
         self._target_port = target_port
 
     @property
@@ -54,9 +55,24 @@ class BlockingProxy:
         """The number of open connections to the notifier by kind; a kind without any is absent."""
         return {kind: count for kind, count in self._open.items() if count}
 
+    def freeze(self) -> None:
+        """Forward nothing any more, and keep all connections open. New ones are accepted, and freeze, too."""
+        self._paths[-1].clear()
+
+    def thaw(self) -> None:
+        """Forward everything, also what was sent meanwhile."""
+        for path in self._paths:
+            path.set()
+
+    def open_new_path(self) -> None:
+        """Forward what new connections send; those that are frozen stay so."""
+        self._paths.append(_open_path())
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection."""
+        path = self._paths[-1]
         with suppress(OSError, asyncio.IncompleteReadError):
+            await path.wait()
             head = RequestHead.parse(await reader.readuntil(b"\r\n\r\n"))
             self.request_counts[head.kind] += 1
             if head.kind == WEBSOCKET and "refuse" in self.faults:
@@ -64,9 +80,11 @@ class BlockingProxy:
             elif head.kind == WEBSOCKET and "swallow" in self.faults:
                 await reader.read()
             else:
-                await self._relay(head, reader, writer)
+                await self._relay(head, path, reader, writer)
 
-    async def _relay(self, head: RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _relay(
+        self, head: RequestHead, path: asyncio.Event, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         buffered = "buffer" in self.faults and head.kind != WEBSOCKET
         upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
         self._open[head.kind] += 1
@@ -74,7 +92,7 @@ class BlockingProxy:
         try:
             text = head.text if head.kind == WEBSOCKET else head.without_keep_alive
             upstream_writer.write(text + await reader.readexactly(head.content_length))
-            directions = (_copy(reader, upstream_writer), _copy(upstream_reader, writer, buffered=buffered))
+            directions = (_copy(reader, upstream_writer, path), _copy(upstream_reader, writer, path, buffered=buffered))
             tasks += map(asyncio.create_task, directions)
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)  # the end of one direction ends both
         finally:
@@ -85,11 +103,22 @@ class BlockingProxy:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, buffered: bool = False) -> None:
-    """Copy a stream, chunk by chunk or as a whole."""
+def _open_path() -> asyncio.Event:
+    """Return a path from client to notifier, which is set unless it is frozen."""
+    path = asyncio.Event()
+    path.set()
+    return path
+
+
+async def _copy(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: asyncio.Event, *, buffered: bool = False
+) -> None:
+    """Copy a stream, chunk by chunk or as a whole, while the path is not frozen."""
     while data := await reader.read(-1 if buffered else 65536):
+        await path.wait()
         writer.write(data)
         await writer.drain()
+    await path.wait()  # a frozen proxy does not close connections either
 
 
 ALL_TASKS: set[asyncio.Task[None]] = set()  # keeps tasks referenced that a server accepts while it closes
