@@ -144,14 +144,15 @@ export class FallbackConnection {
   /** Called when a transport receives a hello. An open socket proves nothing: a proxy accepts it without a server. */
   #onHello(rank, { now, silence_s: silence }) {
     if (rank !== this.#activeRank) this.#activate(rank);
+    if (now) this.#provenRank = rank; // without a time, it was the rejection of a request, which no proxy holds up
     const time = Date.parse(now);
-    this.#onUpdate({ state: "live", now: time, confirmed: silence ? time : Infinity, rank });
+    this.#onUpdate({ state: "live", now: time, confirmed: silence ? time : Infinity, rank: this.#provenRank });
   }
 
   #activate(rank) {
     this.#transports.get(rank).timers.forEach(clearTimeout);
     for (const other of [...this.#transports.keys()]) if (other > rank) this.#closeTransport(other);
-    this.#activeRank = this.#firstRank = this.#provenRank = rank;
+    this.#activeRank = this.#firstRank = rank;
     this.#failures = 0;
     clearTimeout(this.#timer);
     if (rank === 0) this.#upgradeAttempts = 0;

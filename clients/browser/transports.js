@@ -11,6 +11,7 @@ import { parseMessage } from "./json.js";
 import { SilenceTimer } from "./silence-timer.js";
 
 const SUBSCRIBE_DEBOUNCE_MS = 30; // jobs that a page watches in quick succession share one request
+const MAX_GROUP = 10; // the server names the bad ones of so few tokens
 const POLL_WAIT_S = 25;
 const POLL_INTERVAL_MS = 250;
 const POLL_TIMEOUT_MS = 5_000; // after the wait
@@ -116,7 +117,7 @@ export class WebSocketTransport extends Transport {
 class HttpTransport extends Transport {
   #url;
   #request = new AbortController(); // of the current request
-  #helloSent = false;
+  #answered = false; // whether the server has told which jobs it rejects
   #requestTimer;
 
   constructor(url, registry, callbacks) {
@@ -165,7 +166,7 @@ class HttpTransport extends Transport {
   async #sendRequest() {
     this.#request.abort();
     const { signal } = (this.#request = new AbortController());
-    const jobs = this.registry.wantedJobs.filter((job) => !this.#helloSent || !job.rejected);
+    const jobs = this.registry.wantedJobs.filter((job) => !this.#answered || !job.rejected);
     if (!jobs.length) return this.schedule(FINISHED_RECHECK_MS);
     try {
       await this.receive(jobs, { signal });
@@ -175,11 +176,15 @@ class HttpTransport extends Transport {
   }
 
   sendHello(now) {
-    this.#helloSent = true;
+    this.#answered = true;
     this.onMessage({ hello: { now, silence_s: SILENCE_S } });
   }
 
-  /** Request these jobs; return null if the server rejects all of their tokens, after reporting that as errors. */
+  /**
+   * Request these jobs. Return null if the server rejects the request because of its tokens, after reporting which ones.
+   *
+   * The server rejects a request with too many bad tokens as a whole, without naming them. Small groups show which ones.
+   */
   async postWatches(path, jobs, options) {
     const headers = { "Content-Type": "application/json", ...options.headers };
     const body = JSON.stringify({ watch: jobs.map((job) => job.subscribeMessage()) });
@@ -188,9 +193,27 @@ class HttpTransport extends Transport {
     const { status } = response;
     const { code, detail } = await response.json().catch(() => ({}));
     if (status !== 401 || !code) throw Object.assign(new Error(detail ?? `The server answered ${status}.`), { status });
-    this.sendHello();
+    if (jobs.length > MAX_GROUP) return this.#findRejected(jobs, options);
     for (const { id } of jobs) this.onMessage({ error: { code, message: detail, job_id: id } });
     return null;
+  }
+
+  /** Request the jobs in small groups, then all but the rejected ones. This is no hello: it proves no stream. */
+  async #findRejected(jobs, { signal }) {
+    for (let start = 0; start < jobs.length; start += MAX_GROUP) {
+      this.allowSilence(POLL_TIMEOUT_MS);
+      const response = await this.postWatches("/live/jobs", jobs.slice(start, start + MAX_GROUP), { signal });
+      if (response) this.receiveJobs(parseMessage(await response.text()));
+    }
+    this.#answered = true;
+    this.#request.abort(); // the caller has nothing more to do
+    this.subscribe();
+    return null;
+  }
+
+  receiveJobs({ jobs = [], errors = [] }) {
+    for (const job of jobs) this.onMessage({ job });
+    for (const error of errors) this.onMessage({ error });
   }
 
   post(path, options) {
@@ -204,7 +227,10 @@ export class EventStreamTransport extends HttpTransport {
     this.allowSilence(FIRST_BYTE_TIMEOUT_MS);
     const response = await this.postWatches("/live/events", jobs, { signal });
     let restarting = false;
-    if (response) {
+    if (signal.aborted) return;
+    if (!response) {
+      this.sendHello();
+    } else {
       for await (const event of events(response.body)) {
         this.allowSilence(SILENCE_S * 1000);
         this.#onEvent(event);
@@ -232,7 +258,10 @@ export class LongPollTransport extends HttpTransport {
     this.allowSilence(this.#waitS * 1000 + POLL_TIMEOUT_MS);
     const headers = { Prefer: `wait=${this.#waitS}` };
     const response = await this.postWatches("/live/jobs", jobs, { signal, headers });
-    if (response) this.#onResponse(parseMessage(await response.text()));
+    if (signal.aborted) return;
+    const message = response ? parseMessage(await response.text()) : {};
+    this.sendHello(message.now);
+    this.receiveJobs(message);
     this.#waitS = POLL_WAIT_S;
     if (!signal.aborted) this.schedule(POLL_INTERVAL_MS);
   }
@@ -240,12 +269,6 @@ export class LongPollTransport extends HttpTransport {
   probe() {
     this.#waitS = 0;
     super.probe();
-  }
-
-  #onResponse({ now, jobs, errors }) {
-    this.sendHello(now);
-    for (const job of jobs) this.onMessage({ job });
-    for (const error of errors) this.onMessage({ error });
   }
 }
 

@@ -8,6 +8,9 @@ const listeners = {}; // by the type of event
 /** The WebSockets and requests that were opened, each with `kind`, `openedAt`, and `closedAt` once the page has closed it. */
 export const transports = [];
 
+/** A test may answer requests: `answer(path, tokens)` returns the status and the body. */
+export const server = { answer: null };
+
 /** Return the token of a job, which is given by a number. */
 export function tokenOf(number, extra = {}) {
   const sub = `00000000-0000-4000-8000-${String(number).padStart(12, "0")}`;
@@ -112,9 +115,12 @@ Object.assign(globalThis, {
   clearTimeout(timer) {
     if (timer) timer.cleared = true;
   },
-  fetch(url, { signal } = {}) {
-    const request = { kind: new URL(url).pathname, openedAt: clock.now };
+  fetch(url, { signal, body } = {}) {
+    const tokens = JSON.parse(body ?? "{}").watch?.map(({ watch }) => watch);
+    const request = { kind: new URL(url).pathname, openedAt: clock.now, tokens };
     transports.push(request);
+    const answer = server.answer?.(request.kind, tokens);
+    if (answer) return Promise.resolve(new Response(JSON.stringify(answer.body), { status: answer.status }));
     return new Promise((resolve, reject) => {
       Object.assign(request, { resolve, reject });
       signal?.addEventListener("abort", () => {

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.browser
 SIMULATION = Path(__file__).parent / "simulation.js"
 PREPARE = f"""
 const simulation = await import("{SIMULATION}");
-const {{ dispatch, last, pass, stall, tokenOf, transports }} = simulation;
+const {{ dispatch, last, pass, server, stall, tokenOf, transports }} = simulation;
 const {{ watchJob }} = await import("{CLIENT}/watch.js");
 const {{ FallbackConnection }} = await import("{CLIENT}/connection.js");
 const states = [];
@@ -304,3 +304,54 @@ def test_client_that_is_refused_without_a_rejected_token_gives_up() -> None:
       result = [states.at(-1)[0], errors, transports.length];
     """
     assert simulate(script) == ["refused", [[1, "refused"]], 1]
+
+
+def test_fallback_finds_the_bad_tokens_of_a_rejected_request() -> None:
+    """A request that is rejected because of many bad tokens does not end the watches of the good ones."""
+    script = """
+      for (let number = 1; number <= 30; number++) watch(number);
+      const bad = new Set(Array.from({ length: 25 }, (_, index) => tokenOf(index + 1)));
+      const invalid = { code: "invalid_token", detail: "" };
+      server.answer = (path, tokens) => {
+        const rejected = tokens.filter((token) => bad.has(token));
+        if (rejected.length > 20 || rejected.length === tokens.length) return { status: 401, body: invalid };
+        if (path === "/live/events") return null;
+        const idOf = (token) => JSON.parse(atob(token.split(".")[1])).sub;
+        const errors = rejected.map((token) => ({ code: "invalid_token", message: "", job_id: idOf(token) }));
+        return { status: 200, body: { now: new Date(Date.now()).toISOString(), jobs: [], errors } };
+      };
+      last().lose(1006);
+      for (let step = 0; step < 20; step++) {
+        await pass(50);
+        await new Promise(setImmediate);
+      }
+      result = [last().kind, last().tokens, errors.length, tokenOf(26)];
+    """
+    kind, tokens, errors, first_good = simulate(script)
+    assert (kind, errors) == ("/live/events", 25)
+    assert len(tokens) == 5
+    assert first_good in tokens
+
+
+@pytest.mark.parametrize(("state", "rank"), [("live", 0), ("live", 1), ("reconnecting", 0), ("connecting", None)])
+def test_connection_that_replaces_that_of_another_tab(state: str, rank: int | None) -> None:
+    """A new leader uses the transport that worked, says so if it takes long, and spreads its return after a loss."""
+    script = f"""
+      const connectionUpdate = {{ state: "{state}", rank: {json.dumps(rank)} ?? undefined }};
+      const updates = [];
+      const registry = {{ jobs: [], wantedJobs: [], connectionUpdate }};
+      for (let count = 0; count < 100; count++) {{
+        new FallbackConnection("http://live.test", registry, ({{ state }}) => updates.push(state));
+      }}
+      await pass(1);
+      const opened = transports.length;
+      await pass(2_000);
+      result = [opened, transports.length, updates.filter((update) => update === "reconnecting").length];
+    """
+    opened, later, reconnecting = simulate(script)
+    if state == "reconnecting":
+        assert opened < 20
+        assert later == 100
+    elif rank == 0:
+        assert opened == later == 100
+    assert reconnecting == (100 if state == "live" else 0)

@@ -248,6 +248,25 @@ async def test_forged_token_is_an_error_of_its_watch_only(
     assert await client.received("good", "error") == []
 
 
+@pytest.mark.parametrize("transport", FAULTS_BY_TRANSPORT)
+async def test_many_forged_tokens_end_no_other_watch(
+    client: BrowserClient, stack: Stack, proxy: BlockingProxy, report: SendReport, transport: str
+) -> None:
+    """The server refuses a client with many forged tokens; the page drops these, and the good watch goes on."""
+    proxy.faults = FAULTS_BY_TRANSPORT[transport]
+    good, *bad = [await stack.submit(delay_s=3600) for _ in range(30)]
+    tokens = {receipt["id"]: forge_signature(receipt["token"]) for receipt in bad}
+    await client.watch_all({**tokens, "good": good["token"]})
+    await client.wait_for_status("good", "queued")
+    for receipt in bad:
+        errors = await client.wait_for(receipt["id"], "error")
+        assert {error["code"] for error in errors} == {"invalid_token"}
+    await report(good)
+    await client.wait_for_status("good", "running")
+    assert await client.received("good", "error") == []
+    await wait_until(lambda: proxy.connections == {transport: 1})
+
+
 @pytest.mark.parametrize("transport", [EVENT_STREAM, LONG_POLL])
 async def test_page_reconnects_after_a_crash_of_the_notifier(
     client: BrowserClient, stack: Stack, proxy: BlockingProxy, report: SendReport, transport: str
