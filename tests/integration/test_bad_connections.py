@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -43,6 +44,14 @@ async def open_connection(
             await writer.wait_closed()
 
 
+async def hang_up(port: int, request: bytes, *, reset: bool) -> None:
+    """Send the start of a request, and close the connection with FIN or RST."""
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(request)
+        if reset:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
 async def send_slowly(notifier: Notifier, start: bytes, piece: bytes) -> bytes:
     """Send the start of a request, then a piece every 0.5 s; return the response when the server closes."""
     async with open_connection(notifier, start) as (reader, writer), asyncio.timeout(25):
@@ -68,6 +77,25 @@ async def test_slow_request_is_answered_408(notifier: Notifier) -> None:
         assert response.startswith(b"HTTP/1.1 408 ")
         assert b'"code":"too_slow"' in response
     assert await notifier.metric('http_requests_total{code="408"}') == before + 3
+
+
+@pytest.mark.parametrize("listener", ["public", "internal"])
+async def test_hang_up_in_a_body_is_no_error(notifier: Notifier, listener: str) -> None:
+    """A client that closes or resets its connection in the middle of a body is counted as 499."""
+    route = {"public": "/live/jobs", "internal": "/reports"}[listener]
+    counter = f'http_requests_total{{code="499",method="POST",route="{route}"}}'
+    headers = f"Host: x\r\nContent-Type: application/json\r\nAuthorization: Bearer {notifier.report_key}\r\n"
+    head = f"POST {route} HTTP/1.1\r\n{headers}"
+    before = await notifier.metric(counter)
+    port = int(getattr(notifier, listener).rpartition(":")[2])
+    for body in (b"Content-Length: 99\r\n\r\n[", b"Transfer-Encoding: chunked\r\n\r\n20\r\n["):
+        await hang_up(port, head.encode() + body, reset=False)
+        await hang_up(port, head.encode() + body, reset=True)
+
+    async def counted() -> bool:
+        return await notifier.metric(counter) == before + 4
+
+    await wait_until(counted)
 
 
 @pytest.mark.parametrize(

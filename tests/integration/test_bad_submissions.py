@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.integration.test_bad_connections import hang_up
 from tests.stack import Stack, running
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, wait_until
 
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
@@ -150,6 +151,18 @@ async def test_invalid_headers_are_rejected(stack: Stack, request_bytes: bytes, 
     assert (actual, problem["code"]) == (status, code)
     assert headers["content-type"] == "application/problem+json"
     assert problem.get("field") == ("Idempotency-Key" if code == "invalid" else None)
+
+
+async def test_hang_up_in_a_body_is_no_error(stack: Stack) -> None:
+    """A client that closes or resets its connection in the middle of a body, without a token, is counted as 499."""
+    counter = 'http_requests_total{code="499",method="POST",route="/jobs"}'
+    for reset in (False, True):
+        await hang_up(int(stack.env["SUBMITTER_PORT"]), encode_post(b"{", "Content-Length: 99"), reset=reset)
+
+    async def counted() -> bool:
+        return await stack.metric(counter, "submitter") == 2
+
+    await wait_until(counted)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
 MAX_S = 5.0  # of processor time; a copy within limits takes milliseconds
@@ -44,11 +45,18 @@ class SlowMessage(Exception):
         return SlowText("slow")
 
 
+def raised(error: Exception) -> Exception:
+    """Return an exception with a traceback."""
+    with suppress(type(error)):
+        raise error
+    return error
+
+
 def chain(attribute: str, length: int = 20_000) -> BaseException:
     """Return an exception with a long chain of causes or contexts."""
-    error = first = ValueError("first")
+    error = first = raised(ValueError("first"))
     for _ in range(length):
-        setattr(error, attribute, ValueError("earlier"))
+        setattr(error, attribute, raised(ValueError("earlier")))
         error = getattr(error, attribute)
     return first
 
