@@ -22,6 +22,7 @@ from .exception_tree import bounded_copy, type_name
 TRACEBACK_TEXT = "traceback_text"  # the field of a log line that only `LOG_TRACEBACKS` shows
 MAX_FRAMES = 20  # of one exception or thread, the innermost ones
 MAX_TEXT_FRAMES = 100  # of one exception in the text, the innermost ones
+MAX_NAME_LENGTH = 500  # characters of a file's or function's name
 MAX_TEXT_LENGTH = 65_536  # characters, the last ones: they name the exception that was raised
 
 
@@ -101,7 +102,11 @@ def _related(copy: BaseException) -> Iterator[tuple[str, BaseException]]:
 
 
 def _lines(frames: Iterable[tuple[str, object, str]]) -> list[str]:
-    return [_encodable(f"{file}:{line_number} {function}") for file, line_number, function in frames]
+    lines = (
+        f"{file[-MAX_NAME_LENGTH:]}:{line_number} {function[:MAX_NAME_LENGTH]}"
+        for file, line_number, function in frames
+    )
+    return [_encodable(line) for line in lines]
 
 
 def _text(copy: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import traceback
+from typing import Any
 
 import pytest
 
@@ -86,6 +87,20 @@ def test_text_is_limited() -> None:
     for _ in range(20_000):
         error.__context__, error = ValueError("earlier " * 1000), error
     assert len(Traceback.of(caught(error)).text) <= tracebacks.MAX_TEXT_LENGTH
+
+
+def test_names_are_limited() -> None:
+    """Code that a program compiles can have names of any length."""
+    file, function = f"{'f' * 10**6}.py", "g" * 10**6
+    scope: dict[str, Any] = {}
+    exec(compile(f"def {function}(): raise KeyError\n", file, "exec"), scope)
+    with pytest.raises(KeyError) as raised:
+        scope[function]()
+    trace = Traceback.of(raised.value)
+    assert len(str(trace.where)) < 3000
+    assert trace.where[-1].startswith("f")
+    assert ".py:1 g" in trace.where[-1]
+    assert len(trace.text) <= tracebacks.MAX_TEXT_LENGTH
 
 
 def test_text_is_as_python_prints_it() -> None:
