@@ -147,6 +147,7 @@ class Client:
         Raises:
             TimeoutError: the job did not end within `timeout_s`.
             RuntimeError: the client was closed, or is used in another event loop than that of its block.
+            Unreachable: the notifier's address is not valid, or the submitter did not respond within `retry_for_s`.
             InvalidToken, RequestFailed, ValueError: as for `get`.
         """
         async with asyncio.timeout(timeout_s) as timeout:
@@ -196,7 +197,7 @@ class Client:
             JobCancelled: the job was cancelled.
             TimeoutError: the job did not end within `timeout_s`.
             msgspec.ValidationError: the result does not match `type`.
-            InvalidToken, RequestFailed, RuntimeError, ValueError: as for `watch`.
+            InvalidToken, RequestFailed, RuntimeError, Unreachable, ValueError: as for `watch`.
         """
         async with asyncio.timeout(timeout_s):
             async for snapshot in self.watch(job, token=token):

@@ -17,7 +17,7 @@ import aiohttp
 import msgspec
 from msgspec import Struct
 
-from headway.client.connection_errors import connection_problem
+from headway.client.connection_errors import INVALID_URL, connection_problem
 from headway.client.job_subscription import JobSubscription
 from headway.client.loop_session import CLOSED, OTHER_LOOP
 from headway.client.reconnects import ReconnectDelays
@@ -25,6 +25,7 @@ from headway.client.retries import (
     RETRYABLE_STATUSES,
     WARN_AFTER_FAILURES,
     RequestFailed,
+    Unreachable,
     error_from_code,
     request_with_retry,
     retry_after_s,
@@ -134,12 +135,15 @@ class NotifierConnection:
                 reason = error
                 if error.status not in RETRYABLE_STATUSES:
                     self._fall_back(f"the upgrade was answered with {error.status}")
+            except INVALID_URL as error:  # a retry would fail in the same way
+                problem = connection_problem(error, self._url)
+                self._fail_all(Unreachable(f"{self._url} does not answer: {problem}"))
             except (aiohttp.ClientError, OSError) as error:
                 reason = error
             finally:
                 self._websocket = None
-            if code in (CLOSE_POLICY_VIOLATION, CLOSE_MESSAGE_TOO_BIG):  # a retry would fail in the same way
-                self._fail_all()
+            if code in (CLOSE_POLICY_VIOLATION, CLOSE_MESSAGE_TOO_BIG):
+                self._fail_all(RequestFailed(None, "refused", "The notifier rejected this client's messages."))
             await asyncio.sleep(WEBSOCKET_RETRY_INTERVAL_S if self._polling else self._next_delay_s(code, reason))
 
     async def _run_connection(self) -> int | None:
@@ -196,9 +200,9 @@ class NotifierConnection:
             elif job.id == error.job_id or (error.job_id is None and job.snapshot is None):
                 self._fail(job, exception)
 
-    def _fail_all(self) -> None:
+    def _fail_all(self, error: Exception) -> None:
         for job in list(self._subscriptions.values()):
-            self._fail(job, RequestFailed(None, "refused", "The notifier rejected this client's messages."))
+            self._fail(job, error)
 
     def _fail(self, job: JobSubscription, error: Exception) -> None:
         self._remove(job)

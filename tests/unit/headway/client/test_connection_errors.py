@@ -71,6 +71,15 @@ async def test_invalid_address_is_not_retried() -> None:
 
 
 @pytest.mark.parametrize(
+    ("host", "problem"), [("a..b", "could not resolve a..b"), ("127.0.0.1:99999", "it is not a valid address")]
+)
+async def test_watch_at_an_invalid_address_ends(client: Client, host: str, problem: str) -> None:
+    """A watch does not try for ever what cannot work."""
+    with pytest.raises(Unreachable, match=f"^http://{host} does not answer: {problem}$"):
+        await client.result(link(host).replace("/jobs/", "/live/jobs/"), PATIENCE_S)
+
+
+@pytest.mark.parametrize(
     ("error", "text"),
     [
         (socket.gaierror(-2, "Name or service not known"), "could not resolve h.example"),
