@@ -9,7 +9,10 @@ import { readClaims } from "/assets/token.js";
 const KEY = "headway-jobs";
 const MAX_JOBS = 50;
 
-/** @returns {{id: string, kind: string, token: string}[]} the jobs whose token has not expired, newest first */
+/**
+ * @returns {{id: string, kind: string, token: string, submitted: number}[]} the jobs whose token has not expired,
+ *   newest first; `submitted` is in ms
+ */
 export function list() {
   return read().filter(({ expires }) => expires > Date.now());
 }
@@ -40,7 +43,8 @@ function read() {
 
 function describe(token) {
   const claims = readClaims(token);
-  return claims && { id: claims.sub, kind: claims.kind, token, expires: claims.exp * 1000 };
+  const { sub: id, kind, iat, exp } = claims ?? {};
+  return claims && { id, kind, token, submitted: iat * 1000, expires: exp * 1000 };
 }
 
 function write(tokens) {

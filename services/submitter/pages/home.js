@@ -3,6 +3,8 @@
 import "/assets/headway.js";
 import { forget, list, onChange, remember } from "/assets/history.js";
 import { liveUrl } from "/assets/live-url.js";
+import { postJson } from "/assets/request.js";
+import { setText } from "/assets/text.js";
 
 const form = document.querySelector("form");
 const button = document.querySelector("#start");
@@ -13,26 +15,35 @@ const row = document.querySelector("#row");
 
 /** Submit the form as JSON and remember the job. Without JavaScript the browser submits the form itself. */
 async function start() {
-  const response = await fetch(form.action, {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify(Object.fromEntries(new FormData(form))),
-  });
-  const body = await response.json();
-  if (!response.ok) throw new Error(body.detail);
-  remember(body.token);
-  location.assign(pageOf(body));
+  const receipt = await postJson(form.action, Object.fromEntries(new FormData(form)));
+  remember(receipt.token);
+  location.assign(pageOf(receipt));
 }
 
 function pageOf({ id, token }) {
   return `/jobs/${id}#${token}`;
 }
 
-/** Show the remembered jobs. Existing rows are reused, so that their elements stay connected. */
+/** Show the remembered jobs. A row that stays is not moved: it would lose its connection and its focus. */
 function render() {
+  const listed = list();
   const rows = new Map([...jobs.children].map((item) => [item.dataset.id, item]));
-  jobs.replaceChildren(...list().map((job) => rows.get(job.id) ?? createRow(job)));
-  started.hidden = !jobs.children.length;
+  const focused = [...jobs.children].findIndex((item) => item.contains(document.activeElement));
+  const ids = new Set(listed.map(({ id }) => id));
+  for (const [id, item] of rows) if (!ids.has(id)) item.remove();
+  listed.forEach((job, index) => {
+    const place = jobs.children[index];
+    if (place?.dataset.id !== job.id) jobs.insertBefore(rows.get(job.id) ?? createRow(job), place ?? null);
+  });
+  nameRows(listed);
+  started.hidden = !listed.length;
+  if (focused >= 0 && !jobs.contains(document.activeElement)) focusNeighbor(focused);
+}
+
+/** Focus the neighbor of a removed row that had the focus, or the button that starts a job. */
+function focusNeighbor(index) {
+  const neighbor = jobs.children[index] ?? jobs.lastElementChild;
+  (neighbor?.querySelector("button") ?? button).focus();
 }
 
 function createRow({ id, kind, token }) {
@@ -41,26 +52,45 @@ function createRow({ id, kind, token }) {
   item.dataset.id = id;
   Object.assign(link, { href: pageOf({ id, token }), textContent: kind });
   Object.assign(link.parentElement, { token, url: liveUrl });
-  forgetButton.ariaLabel = `Forget ${kind}`;
   forgetButton.addEventListener("click", () => {
-    const neighbor = item.nextElementSibling ?? item.previousElementSibling;
     forget(id);
     render();
-    (neighbor ?? document).querySelector("button").focus();
   });
   return item;
 }
 
+/** Name the rows and their buttons after kind and start, with a number where these are the same. */
+function nameRows(listed) {
+  const counts = new Map();
+  [...listed].reverse().forEach(({ kind, submitted }, index) => {
+    const item = jobs.children[listed.length - 1 - index];
+    const start = startText(submitted);
+    const count = (counts.get(kind + start) ?? 0) + 1;
+    counts.set(kind + start, count);
+    const name = count === 1 ? start : `${start} (${count})`;
+    setText(item.querySelector("small"), name);
+    item.querySelector("button").ariaLabel = `Forget ${kind}, ${name}`;
+  });
+}
+
+/** Return a time as text, such as "started 10:32", with the date unless it is today. */
+function startText(time) {
+  const date = new Date(time);
+  const isToday = date.toDateString() === new Date().toDateString();
+  return `started ${date.toLocaleString([], { dateStyle: isToday ? undefined : "medium", timeStyle: "short" })}`;
+}
+
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
-  button.disabled = true;
-  problem.textContent = "";
+  if (button.ariaDisabled === "true") return;
+  button.ariaDisabled = "true"; // a disabled button would lose the focus
+  setText(problem, "");
   try {
     await start();
   } catch (error) {
-    problem.textContent = `No job was started. ${error.message}`;
+    setText(problem, `No job was started. ${error.message}`);
   }
-  button.disabled = false;
+  button.ariaDisabled = "false";
 });
 onChange(render);
 addEventListener("pageshow", render); // also after navigating back from a job page

@@ -15,88 +15,74 @@ import {
   statusText,
 } from "/assets/format.js";
 import { liveUrl } from "/assets/live-url.js";
+import { showMessage } from "/assets/message.js";
+import { announce, lostText, showConnection } from "/assets/notice.js";
+import { problemOf, waitingProblem } from "/assets/problems.js";
 import { initSharing } from "/assets/share.js";
+import { setText as write } from "/assets/text.js";
+import { JobTimes, clockText } from "/assets/times.js";
 import { mayCancel, readClaims } from "/assets/token.js";
 import { watchJob } from "/assets/watch.js";
 
 const TITLE_MARKS = { succeeded: "✓", failed: "✗", cancelled: "⊘" };
-const PROBLEMS = {
-  incomplete: {
-    type: "This link is incomplete",
-    message: "A job’s link ends with # and a long key, which is missing here. Open the whole link, or start a new job.",
-  },
-  invalid_token: {
-    type: "This link is not valid",
-    message: "Its key is damaged or belongs to another job or site. Open the whole link, or start a new job.",
-  },
-  token_expired: {
-    type: "This link has expired",
-    message: "A job can be watched for some days after it was started, and that time has passed.",
-  },
-  refused: {
-    type: "The server refuses this page",
-    message: "It does not accept connections from this address. Its operator can change that.",
-  },
-  origin_not_allowed: {
-    type: "The server refuses this page",
-    message: "This page’s address is not on the list of allowed origins. The server’s operator can change that.",
-  },
-  forbidden: {
-    type: "This link may not cancel the job",
-    message: "Its key is for watching only.",
-  },
-  unavailable: {
-    type: "The job could not be cancelled",
-    message: "The server’s store is unavailable at the moment. Try again.",
-  },
-  unknown: {
-    type: "The server has lost this job’s record",
-    message: "The job may still be running. If it is, the worker’s next report will show it here.",
-  },
-};
 const SLOW_START_MS = 5000; // longer than the fallback from a proxy that blocks WebSockets takes
-const MIN_ESTIMATE_PERCENT = 5; // with less progress the remaining time cannot be estimated
 
 const main = document.querySelector("main");
 const element = Object.fromEntries([...document.querySelectorAll("[id]")].map((found) => [found.id, found]));
+const times = new JobTimes();
 
 let watch;
 let snapshot = null;
 let problem = null; // why the job cannot be watched, in the format of a job's error
+let connection = { state: "connecting" };
+let confirmedAt = 0; // the server's time until which the snapshot was known to be current, in ms
+let lostAt = null; // the server's time when the page noticed that the connection is lost: its clocks stand still
+let isSlow = false; // whether the first snapshot is overdue
+let isShown = false; // whether the page has shown a snapshot: announcements begin with the changes after it
 let cancelRequested = false; // whether this page has requested the cancellation
+let title;
 let timer;
 
 function start() {
+  element.headline.hidden = false;
   const token = location.hash.slice(1);
   const claims = readClaims(token);
-  if (!token) return showProblem({ code: "incomplete" });
-  if (claims && !location.pathname.toLowerCase().endsWith(`/${claims.sub}`)) return showProblem({ code: "invalid_token" });
+  if (claims?.kind) setText("kind", claims.kind); // its length would move the page later
+  if (!token) return onError({ code: "incomplete" });
+  if (claims && !location.pathname.toLowerCase().endsWith(`/${claims.sub}`)) return onError({ code: "invalid_token" });
   setTimeout(() => {
-    if (!snapshot && !problem) setText("status", "The server does not answer yet; still trying…");
-  }, SLOW_START_MS);
-  watch = watchJob({ url: liveUrl, token, onConnection, onError: showProblem }, (newer) => {
-    snapshot = newer;
-    problem = null;
-    cancelRequested &&= !newer.finished_at;
+    isSlow = true;
     render();
-  });
+  }, SLOW_START_MS);
+  watch = watchJob({ url: liveUrl, token, onConnection, onError }, onSnapshot);
   initSharing({ id: watch.id, token });
   if (mayCancel(claims)) element.cancel.addEventListener("click", cancel);
   else element.cancel.remove();
 }
 
 function cancel() {
+  if (element.cancel.ariaDisabled === "true") return;
   cancelRequested = true;
   watch.cancel();
   renderCancel();
 }
 
-function onConnection(state) {
-  element.connection.hidden = state !== "reconnecting";
+function onSnapshot(newer) {
+  snapshot = newer;
+  problem = null;
+  cancelRequested &&= !newer.finished_at;
+  times.add(newer);
+  render();
 }
 
-function showProblem({ code, message }) {
-  problem = PROBLEMS[code] ?? { type: "This job cannot be watched", message };
+function onConnection(state, detail) {
+  connection = { state, detail };
+  lostAt = lostText(state) ? (lostAt ?? watch.now()) : null;
+  render();
+}
+
+function onError(error) {
+  problem = problemOf(error);
   cancelRequested = false;
   render();
 }
@@ -104,16 +90,23 @@ function showProblem({ code, message }) {
 function render() {
   element.job.hidden = !snapshot;
   if (snapshot) renderJob();
-  else setText("status", "No job to show");
-  renderError();
+  else renderNoJob();
+}
+
+function renderNoJob() {
+  const isWaiting = isSlow || lostText(connection.state);
+  const waiting = isWaiting ? waitingProblem(liveUrl, connection) : { type: "Connecting…" };
+  setText("status", problem ? "No job to show" : waiting.type);
+  showError(problem ?? (waiting.message && { message: waiting.message }));
 }
 
 function renderJob() {
-  const { version, kind, attempt, max_attempts: attempts, result, progress } = snapshot;
-  Object.assign(main.dataset, { status: snapshot.status, version });
+  const { version, kind, status, attempt, max_attempts: attempts, result } = snapshot;
+  Object.assign(main.dataset, { status, version });
+  main.toggleAttribute("data-stale", lostAt !== null);
+  showConnection(connection.state, Math.max(confirmedAt, Date.parse(snapshot.updated_at ?? snapshot.submitted_at)));
   setText("kind", kind);
   setText("status", statusText(snapshot));
-  setText("message", progress?.message);
   setText("attempt", `${attempt} of ${attempts}`);
   element.attempts.hidden = attempt < 2;
   setText("result", resultText(snapshot));
@@ -121,69 +114,85 @@ function renderJob() {
   renderProgress();
   renderTimes();
   renderCancel();
+  renderError();
 }
 
+/** Show the progress. A success has none: its last amount and message are those of a step before the end. */
 function renderProgress() {
+  const { status, progress, finished_at: finished } = snapshot;
   const share = percent(snapshot);
-  const known = percentText(snapshot);
-  const running = snapshot.status === "running";
-  if (share === null && running) element.bar.removeAttribute("value");
+  if (share === null && status === "running") element.bar.removeAttribute("value");
   else element.bar.value = share ?? 0;
-  setText("percent", known);
-  setText("progress-text", amountText(snapshot));
-  const mark = TITLE_MARKS[snapshot.status];
-  const label = (running && known) || statusText(snapshot);
-  document.title = mark ? `${mark} ${snapshot.kind}` : `${label} · ${snapshot.kind}`;
+  element.fill.style.transform = share === null ? "" : `translateX(${share - 100}%)`;
+  setText("percent", percentText(snapshot));
+  setText("progress-text", status === "succeeded" ? "" : amountText(snapshot));
+  const message = status === "succeeded" ? "" : (progress?.message ?? "");
+  showMessage(finished && message ? `Last message: ${message}` : message);
 }
 
-/** Show the times, and update them every second until the job has ended. */
+/** Show the times, and update them every second until the connection is lost. */
 function renderTimes() {
   clearTimeout(timer);
-  const now = watch.now();
-  const { started_at: started, finished_at: finished } = snapshot;
-  const elapsed = started && Math.max(0, (finished ? Date.parse(finished) : now) - Date.parse(started));
-  setText("elapsed", started && clock(elapsed));
-  setText("remaining", remaining(snapshot, now));
-  setText("outlook", nextStepText(snapshot, now));
-  main.toggleAttribute("data-lost", isWorkerLost(snapshot, now));
-  if (!finished) timer = setTimeout(renderTimes, 1000 - ((elapsed || now) % 1000));
+  const now = lostAt ?? watch.now();
+  confirmedAt = watch.confirmedUntil() || confirmedAt;
+  const elapsed = times.elapsed(snapshot, now);
+  const remaining = times.remaining(snapshot, now);
+  setText("elapsed", elapsed && clockText(elapsed.ms));
+  setText("elapsed-since", elapsed && `since ${elapsed.since}`);
+  setText("remaining", remaining && `about ${clockText(remaining + 999)}`);
+  element["remaining-time"].hidden = remaining === null;
+  renderNextStep(now);
+  renderTitle();
+  if (lostAt === null) timer = setTimeout(renderTimes, 1000 - ((elapsed?.ms ?? now) % 1000));
 }
 
+/** Show what happens next. A worker is lost only if its lease has ended before the server's last sign of life. */
+function renderNextStep(now) {
+  const wasLost = main.hasAttribute("data-lost");
+  const isLost = isWorkerLost(snapshot, watch.confirmedUntil());
+  const text = isLost || snapshot.status !== "running" ? nextStepText(snapshot, now) : "";
+  setText("outlook", text);
+  if (isLost && !wasLost) announce(text);
+  main.toggleAttribute("data-lost", isLost);
+}
+
+function renderTitle() {
+  const { status, kind } = snapshot;
+  const mark = TITLE_MARKS[status];
+  const label = lostText(connection.state) || (status === "running" && percentText(snapshot)) || statusText(snapshot);
+  const newTitle = mark ? `${mark} ${kind}` : `${label} · ${kind}`;
+  if (newTitle !== title) document.title = title = newTitle; // a translator may have changed it in the document
+}
+
+/** Show the button until the job has ended. Then the status gets its focus, which a hidden button would lose. */
 function renderCancel() {
+  const { cancel: button, status } = element;
   const cancelling = cancelRequested || isCancelling(snapshot);
-  element.cancel.disabled = cancelling;
-  element.cancel.hidden = !!snapshot.finished_at;
+  const finished = Boolean(snapshot.finished_at);
+  button.ariaDisabled = String(cancelling);
   setText("cancel", cancelling ? "Cancelling…" : "Cancel job");
+  if (finished && document.activeElement === button) status.focus();
+  button.hidden = finished;
 }
 
 /** Show the job's error, or the problem of watching it. Once the job has ended, only its own error matters. */
 function renderError() {
-  const error = snapshot?.finished_at ? snapshot.error : (problem ?? snapshot?.error);
+  const error = problem && !snapshot.finished_at ? problem : snapshot.error;
+  const isNew = showError(error);
+  if (error && isNew && isShown) announce(`${error.type}: ${error.message}`);
+  isShown = true;
+}
+
+/** Show or hide an error; return whether its text is new. */
+function showError(error) {
   element.error.hidden = !error;
-  setText("error-type", error?.type);
-  setText("error-message", error?.message);
+  element["error-type"].hidden = !error?.type;
+  element["error-type"].translate = error === problem; // the type of a job's error is an identifier
+  return [setText("error-type", error?.type), setText("error-message", error?.message)].some(Boolean);
 }
 
-/** Set a text if it has changed: screen readers would announce an unchanged text again. */
 function setText(id, text) {
-  if (element[id].textContent !== (text ?? "")) element[id].textContent = text ?? "";
-}
-
-/** Return the estimated remaining time, such as "about 0:18", or "": too early, in a retry, or if a report is overdue. */
-function remaining({ status, attempt, progress, started_at: started, updated_at: updated }, now) {
-  const percent = progress?.percent ?? 0;
-  if (status !== "running" || attempt > 1 || percent < MIN_ESTIMATE_PERCENT) return "";
-  const pace = (Date.parse(updated) - Date.parse(started)) / percent;
-  const remainingMs = pace * (100 - percent) - (now - Date.parse(updated));
-  return remainingMs > 0 ? `about ${clock(remainingMs + 999)}` : "";
-}
-
-/** Return a duration, such as "0:18" or "1:02:03". */
-function clock(ms) {
-  const seconds = Math.floor(ms / 1000);
-  const [hours, minutes] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60];
-  const pad = (value) => String(value).padStart(2, "0");
-  return hours ? `${hours}:${pad(minutes)}:${pad(seconds % 60)}` : `${minutes}:${pad(seconds % 60)}`;
+  return write(element[id], text);
 }
 
 addEventListener("hashchange", () => location.reload()); // another link was pasted into the address bar

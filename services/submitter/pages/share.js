@@ -1,33 +1,32 @@
 /** The button that copies a watch-only link to the job. */
 
+import { postJson } from "/assets/request.js";
+import { setText } from "/assets/text.js";
+
 const button = document.querySelector("#share");
 const notice = document.querySelector("#shared");
 const field = document.querySelector("#link");
 
-/** Make the button share a job. */
+/** Make the button share a job. It keeps the focus while it is busy, which a disabled button would lose. */
 export function initSharing({ id, token }) {
   button.addEventListener("click", async () => {
-    button.disabled = true;
+    if (button.ariaDisabled === "true") return;
+    button.ariaDisabled = "true";
     field.hidden = true;
-    notice.textContent = "";
-    try {
-      notice.textContent = await copy(await createWatchOnlyLink(id, token));
-    } catch (error) {
-      notice.textContent = `The link could not be created. ${error.message}`;
-    }
-    button.disabled = false;
+    setText(notice, "");
+    setText(notice, await share(id, token));
+    button.ariaDisabled = "false";
   });
 }
 
-async function createWatchOnlyLink(id, token) {
-  const response = await fetch(`/jobs/${id}/token`, {
-    method: "POST",
-    headers: { Authorization: `Bearer ${token}`, "Content-Type": "application/json" },
-    body: JSON.stringify({ scope: "watch" }),
-  });
-  const body = await response.json();
-  if (!response.ok) throw new Error(body.detail);
-  return body.links.page;
+/** Create a watch-only link and copy it; return the notice for the user. */
+async function share(id, token) {
+  try {
+    const { links } = await postJson(`/jobs/${id}/token`, { scope: "watch" }, { Authorization: `Bearer ${token}` });
+    return await copy(links.page);
+  } catch (error) {
+    return `The link could not be created. ${error.message}`;
+  }
 }
 
 /** Copy the link to the clipboard, or else show it in a field; return the notice for the user. */

@@ -1,0 +1,58 @@
+/** The elapsed and the remaining time of a job, from all snapshots that the page has seen. */
+
+const MIN_ESTIMATE_PERCENT = 5; // with less progress the remaining time cannot be estimated
+
+export class JobTimes {
+  #generation = null;
+  #firstStart = null; // in ms; null if the page has not seen the first attempt
+  #delivery = null; // the start of the current delivery: a snapshot has no earlier one
+  #baseline = null; // the time in ms and the percentage that an estimate counts from
+
+  /** Add a newer snapshot. */
+  add(snapshot) {
+    const { generation, attempt, started_at: started, updated_at: updated, earlier_attempts: earlier } = snapshot;
+    if (generation !== this.#generation) [this.#generation, this.#firstStart, this.#delivery] = [generation, null, null];
+    const first = attempt === 1 ? started : earlier?.find((other) => other.attempt === 1)?.started_at;
+    if (first) this.#firstStart ??= Date.parse(first);
+    if (!started) return;
+    if (started !== this.#delivery) {
+      // A later delivery may continue from a checkpoint, so its pace is known only from the first progress seen.
+      const isFirst = attempt === 1 && this.#delivery === null;
+      this.#baseline = isFirst ? { time: Date.parse(started), percent: 0 } : null;
+      this.#delivery = started;
+    }
+    const percent = snapshot.progress?.percent ?? null;
+    if (percent !== null) this.#baseline ??= { time: Date.parse(updated), percent };
+  }
+
+  /**
+   * Return the elapsed time in ms and what it counts from; null if no worker has started the job.
+   *
+   * @returns {?{ms: number, since: "start" | "submission"}}
+   */
+  elapsed({ attempt, started_at: started, submitted_at: submitted, finished_at: finished }, now) {
+    if (!started && attempt < 2 && this.#firstStart === null) return null;
+    const since = this.#firstStart === null ? "submission" : "start";
+    const ms = (finished ? Date.parse(finished) : now) - (this.#firstStart ?? Date.parse(submitted));
+    return { ms: Math.max(0, ms), since };
+  }
+
+  /** Return the estimated remaining time of a running attempt in ms; null if it is unknown or a report is overdue. */
+  remaining({ status, progress, updated_at: updated }, now) {
+    const percent = progress?.percent ?? null;
+    if (status !== "running" || percent === null || !this.#baseline) return null;
+    const done = percent - this.#baseline.percent;
+    if (done < MIN_ESTIMATE_PERCENT) return null;
+    const pace = (Date.parse(updated) - this.#baseline.time) / done;
+    const ms = pace * (100 - percent) - (now - Date.parse(updated));
+    return ms > 0 ? ms : null;
+  }
+}
+
+/** Return a duration, such as "0:18" or "1:02:03". */
+export function clockText(ms) {
+  const seconds = Math.floor(ms / 1000);
+  const [hours, minutes] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60];
+  const pad = (value) => String(value).padStart(2, "0");
+  return hours ? `${hours}:${pad(minutes)}:${pad(seconds % 60)}` : `${minutes}:${pad(seconds % 60)}`;
+}

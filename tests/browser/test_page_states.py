@@ -1,0 +1,369 @@
+"""Every state of the pages: accessible, legible in forced colors, narrow, and still while it changes."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser, Page, expect
+
+from headway.contracts import Timestamp
+from tests.browser.live_site import LiveSite, run_live_site
+from tests.browser.probes import AXE, COLOR_SHARES, INSPECT, OBSERVE_SHIFTS, RECORD_ANNOUNCEMENTS, TRANSLATE
+from tests.waiting import free_ports, wait_until
+
+pytestmark = pytest.mark.browser
+
+LONG_TEXT = "The photo of the harbor is much larger than the others. " * 18  # the 1,000 characters that are allowed
+NOW = Timestamp.now()
+DAY_S = 86_400
+PROGRESS = {"current": 4, "total": 10, "percent": 40.0, "unit": "photos", "message": "Resizing photo-0004.jpg"}
+ERROR = {"type": "InvalidRow", "message": "Row 211: 'twelve' is not a number."}
+
+
+def after(seconds: float) -> str:
+    """Return a time relative to the start of the tests."""
+    return str(NOW.after(seconds))
+
+
+RUNNING: dict[str, Any] = {
+    "status": "running",
+    "submitted_at": after(-7200),
+    "started_at": after(-75),
+    "updated_at": after(-1),
+    "lease_until": after(DAY_S),
+    "progress": PROGRESS,
+}
+LOST = RUNNING | {"lease_until": after(-2), "updated_at": after(-62)}
+ENDED = RUNNING | {"finished_at": after(-1), "lease_until": None}
+
+# The states of a job that its page shows, and the status that each has.
+JOB_STATES: dict[str, tuple[str, dict[str, Any]]] = {
+    "no record": ("Queued", {"submitted_at": after(-7200)}),
+    "queued": ("Queued", {"submitted_at": after(-7200), "due_at": after(DAY_S)}),
+    "determinate": ("Running", RUNNING),
+    "indeterminate": ("Running", RUNNING | {"progress": PROGRESS | {"total": None, "percent": None}}),
+    "long message": ("Running", RUNNING | {"progress": PROGRESS | {"message": LONG_TEXT}}),
+    "retrying": ("Retrying", RUNNING | {"status": "retrying", "attempt": 2, "due_at": after(DAY_S), "error": ERROR}),
+    "worker lost": ("Running", LOST | {"attempt": 2}),
+    "cancelling": ("Cancelling", RUNNING | {"cancel_requested": True}),
+    "cancelled": ("Cancelled", ENDED | {"status": "cancelled"}),
+    "failed": ("Failed", ENDED | {"status": "failed", "error": ERROR}),
+    "succeeded": ("Succeeded", ENDED | {"status": "succeeded", "result": {"archive": "https://example.org/a.zip"}}),
+}
+
+
+@pytest.fixture(scope="module")
+async def running_site() -> AsyncIterator[LiveSite]:
+    """Run the pages with a notifier that sends the tests' snapshots."""
+    async with run_live_site(free_ports(1)[0]) as site:
+        yield site
+
+
+@pytest.fixture
+async def site(running_site: LiveSite) -> LiveSite:
+    """Return the site, whose notifier answers."""
+    running_site.answers = True
+    return running_site
+
+
+NOTHING: dict[str, Any] = {
+    "status": "queued",
+    "attempt": 1,
+    "started_at": None,
+    "updated_at": after(-1),
+    "finished_at": None,
+    "due_at": None,
+    "lease_until": None,
+    "progress": None,
+    "result": None,
+    "error": None,
+    "cancel_requested": False,
+}
+
+
+class JobPage:
+    """A page that shows one job, and takes it from state to state."""
+
+    def __init__(self, page: Page, site: LiveSite, job_id: str) -> None:
+        self.page = page
+        self._site = site
+        self._job_id = job_id
+
+    async def show(self, fields: dict[str, Any]) -> None:
+        """Send a snapshot with these fields, and wait until the page shows it."""
+        version = await self._site.show(self._job_id, **(NOTHING | fields))
+        await expect(self.page.locator("main")).to_have_attribute("data-version", str(version))
+
+    async def fail(self, code: str) -> None:
+        """Send an error about the job."""
+        await self._site.send_error(self._job_id, code)
+
+    async def focused(self) -> str:
+        """Return the id of the element that has the focus, or its name."""
+        focused: str = await self.page.evaluate("document.activeElement.id || document.activeElement.tagName")
+        return focused
+
+
+async def open_job(page: Page, site: LiveSite, **fields: Any) -> JobPage:
+    """Open the page of a new job."""
+    job_id, token = site.add_job(**fields)
+    await page.goto(f"{site.origin}/jobs/{job_id}#{token}")
+    await expect(page.locator("main")).to_have_attribute("data-version", "0")
+    return JobPage(page, site, job_id)
+
+
+async def color_shares(page: Page, selector: str) -> list[float]:
+    """Return the shares of the colors in an element, the largest first."""
+    picture = await page.locator(selector).screenshot(animations="allow")
+    shares: list[float] = await page.evaluate(COLOR_SHARES, base64.b64encode(picture).decode())
+    return shares
+
+
+async def wait_for_connection_loss(page: Page, site: LiveSite) -> None:
+    """Close the connection and wait until the page says so."""
+    await site.disconnect()
+    await expect(page.locator("#connection")).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_every_state_is_accessible(page: Page, site: LiveSite, scheme: Any) -> None:
+    """In each state of a job axe finds no fault, and at 320 px, as with a zoom, nothing is cut off."""
+    await page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    await page.set_viewport_size({"width": 320, "height": 800})
+    job = await open_job(page, site)
+    await page.evaluate(AXE)
+    found = {}
+    for name, (status, fields) in JOB_STATES.items():
+        await job.show(fields)
+        await expect(page.locator("#status")).to_have_text(status)
+        found[name] = await page.evaluate(INSPECT)
+    await job.show(RUNNING)
+    await job.fail("forbidden")
+    await expect(page.locator("#error-type")).to_have_text("This link may not cancel the job")
+    await wait_for_connection_loss(page, site)
+    found["error, connection lost"] = await page.evaluate(INSPECT)
+    assert {name: faults for name, faults in found.items() if faults} == {}
+
+
+async def test_bar_is_visible_in_forced_colors(page: Page, site: LiveSite) -> None:
+    """The bar's filled and empty parts differ in forced colors, and the bar has a border."""
+    job = await open_job(page, site)
+    for scheme in ("light", "dark"):
+        await page.emulate_media(color_scheme=scheme, forced_colors="active", reduced_motion="reduce")
+        for name in ("determinate", "indeterminate"):
+            await job.show(JOB_STATES[name][1])
+            shares = await color_shares(page, ".track")
+            assert shares[1] > 0.2, (scheme, name, shares)
+        await page.locator("#share").focus()
+        await expect(page.locator("#share")).to_have_css("outline-style", "solid")
+
+
+@pytest.mark.parametrize("width", [360, 1440])
+async def test_layout_does_not_shift(page: Page, site: LiveSite, width: int) -> None:
+    """Nothing moves when a job changes its state, when long messages come and go, or when the connection is lost."""
+    await page.set_viewport_size({"width": width, "height": 800})
+    await page.add_init_script(OBSERVE_SHIFTS)
+    job = await open_job(page, site)
+    for _ in range(5):
+        await job.show(RUNNING)
+        await job.show(JOB_STATES["long message"][1])
+    for _, fields in JOB_STATES.values():
+        await job.show(fields)
+    await job.show(RUNNING)
+    await job.fail("unknown")
+    await expect(page.locator("#error-type")).to_be_visible()
+    await wait_for_connection_loss(page, site)
+    site.answers = True
+    await expect(page.locator("#connection")).to_be_hidden()
+    assert await page.evaluate("shift") <= 0.02
+
+
+async def test_open_message_keeps_its_height(page: Page, site: LiveSite) -> None:
+    """A button opens a long message. It keeps the focus, and later messages of another length move nothing."""
+    await page.set_viewport_size({"width": 360, "height": 800})
+    job = await open_job(page, site)
+    await job.show(RUNNING)
+    more = page.locator("#more")
+    await expect(more).to_be_hidden()
+    await job.show(JOB_STATES["long message"][1])
+    await more.focus()
+    await page.keyboard.press("Enter")
+    await expect(more).to_have_attribute("aria-expanded", "true")
+    heights = []
+    for message in (LONG_TEXT, "Short", LONG_TEXT):
+        await job.show(RUNNING | {"progress": PROGRESS | {"message": message}})
+        heights.append(await page.evaluate("document.querySelector('dl').offsetTop"))
+    assert len(set(heights)) == 1
+    await job.show(RUNNING)
+    await page.keyboard.press("Enter")
+    assert await job.focused() == "more"
+    await page.locator("#share").focus()
+    await expect(more).to_be_hidden()
+
+
+async def test_only_transforms_and_opacity_are_animated(page: Page, site: LiveSite) -> None:
+    """No animation of the pages computes the layout for each frame, and none runs if motion is reduced."""
+    read = """() => document.getAnimations().flatMap(({ effect }) => effect.getKeyframes().flatMap(Object.keys))
+        .filter((name) => !["offset", "easing", "composite", "computedOffset"].includes(name))"""
+    job = await open_job(page, site)
+    await page.evaluate(f"window.animated = []; setInterval(() => animated.push(...({read})()), 5)")
+    await job.show(RUNNING)
+    await job.show(RUNNING | {"progress": PROGRESS | {"percent": 60.0}})
+    await job.show(JOB_STATES["indeterminate"][1])
+    await wait_until(lambda: page.evaluate("animated.length > 9"))
+    assert set(await page.evaluate("animated")) <= {"transform", "opacity"}
+    await page.emulate_media(reduced_motion="reduce")
+    assert await page.evaluate(read) == []
+    await page.goto(site.origin)
+    assert await page.evaluate(read) == []
+    await page.emulate_media(reduced_motion="no-preference")
+    assert set(await page.evaluate(read)) == {"transform"}
+
+
+async def test_focus_is_never_lost(page: Page, site: LiveSite) -> None:
+    """A busy button keeps the focus. When a job ends, the status gets the focus of the button that disappears."""
+    job = await open_job(page, site)
+    await job.show(RUNNING)
+    await page.locator("#cancel").focus()
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#cancel")).to_have_attribute("aria-disabled", "true")
+    await expect(page.get_by_role("button", name="Cancelling…")).to_be_focused()
+    await job.show(RUNNING | {"cancel_requested": True})
+    assert await job.focused() == "cancel"
+    await job.show(JOB_STATES["cancelled"][1])
+    assert await job.focused() == "status"
+    await page.locator("#share").focus()
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#shared")).to_contain_text("The link could not be created.")
+    assert await job.focused() == "share"
+    await job.show(RUNNING)
+    assert await job.focused() == "share"
+    await job.show(JOB_STATES["succeeded"][1])
+    assert await job.focused() == "share"
+
+
+async def test_translation_is_kept(page: Page, site: LiveSite) -> None:
+    """A text is written only when it changes, so that it is translated once; ids are not translated."""
+    job = await open_job(page, site)
+    await job.show(JOB_STATES["retrying"][1])
+    await page.evaluate(TRANSLATE)
+    for percent in (50.0, 60.0, 70.0):
+        await job.show(JOB_STATES["retrying"][1] | {"progress": PROGRESS | {"percent": percent}})
+    await expect(page.locator("#status")).to_have_text("Retrying (translated)")
+    translations = await page.evaluate("translations")
+    del translations[""]  # elements without an id, which never change
+    assert {name: count for name, count in translations.items() if count > 1} == {}
+    assert {"status", "message", "progress-text", "error-message", "cancel"} <= translations.keys()
+    await job.show(JOB_STATES["succeeded"][1])
+    for selector in ("#kind", "#percent", "#result", "#error-type"):
+        assert "translated" not in (await page.locator(selector).text_content() or "")
+
+
+async def test_changes_are_announced_once(page: Page, site: LiveSite) -> None:
+    """A screen reader hears the status and then its changes, why a job failed, and that the connection was lost."""
+    await page.add_init_script(RECORD_ANNOUNCEMENTS)
+    job = await open_job(page, site, **JOB_STATES["retrying"][1])
+    assert await page.evaluate("announcements") == ["Retrying"]
+    await job.show(RUNNING)
+    await job.show(RUNNING | {"progress": PROGRESS | {"percent": 50.0}})
+    await job.show(LOST)
+    await job.show(RUNNING)
+    await wait_for_connection_loss(page, site)
+    await wait_until(lambda: page.evaluate("announcements.some((text) => text.startsWith('Reconnecting'))"))
+    site.answers = True
+    await wait_until(lambda: page.evaluate("announcements.includes('Connected again.')"))
+    await job.show(JOB_STATES["failed"][1])
+    expected = [
+        "Retrying",
+        "Running",
+        "Worker lost",
+        "Reconnecting…",
+        "Connected again.",
+        "Failed",
+        "InvalidRow: Row 211",
+    ]
+    announcements = await page.evaluate("announcements")
+    assert len(announcements) == len(expected), announcements
+    assert all(text.startswith(start) for text, start in zip(announcements, expected, strict=True)), announcements
+
+
+async def test_lost_connection_stops_the_clocks(page: Page, site: LiveSite) -> None:
+    """Without a connection the page says of when its state is, its clocks stand still, and no worker is called lost."""
+    await page.clock.install()
+    job = await open_job(page, site)
+    await job.show(RUNNING)
+    await wait_for_connection_loss(page, site)
+    await expect(page.locator("#connection")).to_have_text(
+        re.compile(r"Reconnecting… Last known state of \d+:\d\d:\d\d")
+    )
+    elapsed = await page.locator("#elapsed").text_content()
+    await page.clock.fast_forward(1_000_000)
+    await expect(page.locator("#elapsed")).to_have_text(elapsed or "")
+    await expect(page.locator("#outlook")).to_be_empty()
+    await expect(page).to_have_title("Reconnecting… · thumbnails")
+    site.answers = True
+    await page.evaluate("dispatchEvent(new Event('online'))")
+    await expect(page.locator("#connection")).to_be_hidden()
+    await expect(page).to_have_title("40 % · thumbnails")
+
+
+async def test_ended_job_does_not_contradict_itself(page: Page, site: LiveSite) -> None:
+    """A success shows no earlier amount or message, and a failure calls its message the last one."""
+    job = await open_job(page, site)
+    await job.show(JOB_STATES["failed"][1])
+    await expect(page.locator("#message")).to_have_text("Last message: Resizing photo-0004.jpg")
+    await expect(page.locator("#progress-text")).to_have_text("4 of 10 photos")
+    await expect(page.locator("#remaining-time")).to_be_hidden()
+    await job.show(JOB_STATES["succeeded"][1])
+    await expect(page.locator("#percent")).to_have_text("100 %")
+    await expect(page.locator("#progress-text")).to_be_empty()
+    await expect(page.locator("#message")).to_be_empty()
+
+
+async def test_times_cover_all_attempts(page: Page, site: LiveSite) -> None:
+    """The elapsed time counts from the first start that the page knows, else from the submission, and says which."""
+    now = Timestamp.now()
+    second = RUNNING | {"attempt": 2, "started_at": str(now.after(-70)), "updated_at": str(now.after(-60))}
+    job = await open_job(page, site)
+    await job.show(second)
+    await expect(page.locator("#elapsed")).to_have_text(re.compile(r"2:\d\d:\d\d"))
+    await expect(page.locator("#elapsed-since")).to_have_text("since submission")
+    await expect(page.locator("#remaining-time")).to_be_hidden()
+    await job.show(second | {"progress": PROGRESS | {"percent": 41.0}, "updated_at": str(now)})
+    await expect(page.locator("#remaining-time")).to_be_hidden()
+    await job.show(second | {"progress": PROGRESS | {"percent": 50.0}, "updated_at": str(now)})
+    await expect(page.locator("#remaining")).to_have_text(re.compile(r"about \d:\d\d"))
+    other = await open_job(page, site, **RUNNING)
+    await other.show(second)
+    await expect(page.locator("#elapsed")).to_have_text(re.compile(r"^\d\d?:\d\d$"))
+    await expect(page.locator("#elapsed-since")).to_have_text("since start")
+
+
+async def test_missing_server_has_one_message(page: Page, site: LiveSite) -> None:
+    """A page that cannot connect shows one message with a reason, and the job as soon as it can."""
+    site.answers = False
+    job_id, token = site.add_job()
+    await page.goto(f"{site.origin}/jobs/{job_id}#{token}")
+    await expect(page.locator("#status")).to_have_text("The server does not answer yet; still trying…")
+    await expect(page.locator("#error-message")).to_contain_text(f"{site.origin} answers with status 502.")
+    await expect(page.locator("#connection")).to_be_hidden()
+    site.answers = True
+    await expect(page.locator("#status")).to_have_text("Queued")
+    await expect(page.locator("#error")).to_be_hidden()
+
+
+async def test_pages_without_javascript(browser: Browser, site: LiveSite) -> None:
+    """Without JavaScript the job page shows what is missing, and nothing that does not work."""
+    async with await browser.new_context(java_script_enabled=False) as context:
+        page = await context.new_page()
+        await page.goto(f"{site.origin}/jobs/{site.add_job()[0]}")
+        await expect(page.get_by_text("This page needs JavaScript")).to_be_visible()
+        await expect(page.get_by_role("button")).to_have_count(0)
+        await expect(page.get_by_text("Connecting")).to_be_hidden()
+        await page.goto(site.origin)
+        await expect(page.get_by_text("JavaScript is turned off")).to_be_visible()
+        await expect(page.get_by_role("button")).to_have_count(1)
