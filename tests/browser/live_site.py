@@ -12,6 +12,7 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 from headway.contracts import Timestamp
+from services.runtime.settings import Url
 from services.submitter.links import Links
 from services.submitter.pages import Pages
 from services.submitter.settings import SubmitterSettings
@@ -32,12 +33,8 @@ class LiveSite:
 
     def app(self) -> web.Application:
         """Return the application."""
-        settings = SubmitterSettings(
-            submitter_url=self.origin,
-            live_url=self.origin,
-            queue_connection_string="UseDevelopmentStorage=true",
-            token_key_file=Path("token.pem"),
-        )
+        url = Url(self.origin)
+        settings = SubmitterSettings(submitter_url=url, live_url=url, token_key_file=Path("token.pem"))
         app = web.Application()
         app.add_routes([*Pages(Links(settings)).routes(), web.get("/live", self._live)])
         app.router.add_post("/live/{path:.*}", self._refuse)
@@ -81,20 +78,28 @@ class LiveSite:
 
     async def show(self, job_id: str, **fields: Any) -> int:
         """Send the job's next snapshot, with these fields changed; return its version."""
-        snapshot = self._snapshots[job_id]
-        snapshot |= {"version": snapshot["version"] + 1, **fields}
-        await self._send_all({"job": snapshot})
-        return snapshot["version"]
+        version: int = self._snapshots[job_id]["version"] + 1
+        self._snapshots[job_id] |= {"version": version, **fields}
+        await self._send_all({"job": self._snapshots[job_id]})
+        return version
 
     async def send_error(self, job_id: str, code: str, message: str = "") -> None:
         """Send an error about a job."""
         await self._send_all({"error": {"code": code, "message": message, "job_id": job_id}})
+
+    async def send_hello(self, after_s: float = 0) -> None:
+        """Send a sign of life, as if this time had passed."""
+        await self._send_all(self._hello(after_s))
 
     async def disconnect(self) -> None:
         """Close all connections, and accept no new ones."""
         self.answers = False
         for socket in list(self._sockets):
             await socket.close()
+
+    @staticmethod
+    def _hello(after_s: float = 0) -> dict[str, Any]:
+        return {"hello": {"now": str(Timestamp.now().after(after_s)), "silence_s": LIFETIME_S}}
 
     async def _send_all(self, message: dict[str, Any]) -> None:
         for socket in list(self._sockets):
@@ -105,7 +110,7 @@ class LiveSite:
             return await self._refuse(request)
         socket = web.WebSocketResponse()
         await socket.prepare(request)
-        await socket.send_json({"hello": {"now": str(Timestamp.now())}})
+        await socket.send_json(self._hello())
         self._sockets.add(socket)
         try:
             async for frame in socket:

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.browser
 
 HTML = '<img src="x" onerror="document.title = 1">'
 DAY_S = 86_400
+LAST_KNOWN_STATE = re.compile(r"Reconnecting… Last known state of \d+:\d\d:\d\d")
 
 # Return the elements that a policy without 'unsafe-inline' blocks.
 FIND_INLINE_CODE = """[...document.querySelectorAll("*")].filter((element) => {
@@ -155,7 +156,7 @@ async def test_reported_markup_is_text(page: Page, stack: Stack, report: SendRep
     await page.goto(receipt["links"]["page"])
     progress = {"current": 1, "total": 2, "unit": "<b>files</b>", "message": HTML}
     await report(receipt, "failed", progress=progress, result=[HTML], error={"type": HTML, "message": HTML})
-    await expect(page.locator("#message")).to_have_text(HTML)
+    await expect(page.locator("#message")).to_have_text(f"Last message: {HTML}")
     await expect(page.locator("#progress-text")).to_have_text("1 of 2 <b>files</b>")
     await expect(page.locator("#error-type")).to_have_text(HTML)
     await expect(page.locator("#error-message")).to_have_text(HTML)
@@ -189,7 +190,7 @@ async def test_notice_explains_a_lost_connection(page: Page, stack: Stack) -> No
     await first_render(page)
     await page.evaluate("WebSocket = class { close() {} }; dispatchEvent(new Event('online'))")  # never opens
     await expect(page.locator("#connection")).to_be_visible()
-    await expect(page.locator("#connection")).to_have_text("Reconnecting… What you see is the last known state.")
+    await expect(page.locator("#connection")).to_have_text(LAST_KNOWN_STATE)
     await expect(page.locator("#status")).to_have_text("Queued")
 
 
@@ -220,8 +221,8 @@ async def test_job_is_cancelled_from_its_page(page: Page, stack: Stack) -> None:
     await page.goto(receipt["links"]["page"])
     await expect(page.locator("#status")).to_have_text("Running")
     button = page.get_by_role("button", name="Cancel job")
-    await button.evaluate("(button) => { button.click(); window.clicked = [button.textContent, button.disabled]; }")
-    assert await page.evaluate("clicked") == ["Cancelling…", True]
+    await button.evaluate("(button) => { button.click(); window.clicked = [button.textContent, button.ariaDisabled]; }")
+    assert await page.evaluate("clicked") == ["Cancelling…", "true"]
     await expect(page.locator("#status")).to_have_text("Cancelled")
     await expect(page.locator("#cancel")).to_be_hidden()
 
@@ -274,25 +275,6 @@ async def test_error_of_the_watch_only_link_is_shown(page: Page, stack: Stack) -
     await expect(page.locator("#link")).to_be_hidden()
 
 
-async def test_lost_worker_is_shown(page: Page, stack: Stack, report: SendReport) -> None:
-    """If a lease is not renewed, the page shows that the worker is lost and counts down to the next attempt."""
-    await page.clock.install()
-    receipt = await stack.submit(delay_s=3600)
-    await page.goto(receipt["links"]["page"])
-    await report(receipt, lease_until=str(Timestamp.now().after(600)))
-    await expect(page.locator("#status")).to_have_text("Running")
-    await expect(page.locator("#outlook")).to_be_empty()
-    await report(receipt, lease_until=str(Timestamp.now().after(60)))
-    await page.clock.fast_forward(45_000)
-    await expect(page.locator("#outlook")).to_have_text(re.compile(r"Worker lost, next attempt in 1?\d s"))
-    await page.clock.fast_forward(30_000)
-    await expect(page.locator("#outlook")).to_have_text("Worker lost, next attempt soon")
-    await report(receipt, lease_until=str(Timestamp.now().after(600)))
-    await expect(page.locator("#outlook")).to_be_empty()
-    await report(receipt, lease_until=str(Timestamp.now().after(1)), attempt=5)
-    await expect(page.locator("#outlook")).to_have_text("Worker lost, no attempt left")
-
-
 async def test_page_counts_down_to_the_next_attempt(page: Page, stack: Stack, report: SendReport) -> None:
     """The countdown of a retrying job uses the server's clock, even if the browser's clock is wrong by years."""
     await page.clock.install(time="2001-01-01")
@@ -302,31 +284,6 @@ async def test_page_counts_down_to_the_next_attempt(page: Page, stack: Stack, re
     await expect(page.locator("#outlook")).to_have_text(re.compile(r"next attempt in (4\d|50) s"))
     await page.clock.fast_forward(20_000)
     await expect(page.locator("#outlook")).to_have_text(re.compile(r"next attempt in ([12]\d|30) s"))
-
-
-@pytest.mark.parametrize("width", [360, 1280])
-async def test_layout_does_not_shift(page: Page, stack: Stack, report: SendReport, width: int) -> None:
-    """The details and buttons stay in place when texts above them appear or change."""
-    offsets = set()
-    await page.set_viewport_size({"width": width, "height": 800})
-    receipt = await stack.submit(delay_s=3600)
-    await page.goto(receipt["links"]["page"])
-    progress = {"current": 4, "total": 10, "unit": "files", "message": "Resizing"}
-    states: dict[str, dict[str, Any]] = {
-        "queued": {},
-        "running": {"progress": progress, "lease_until": str(Timestamp.now().after(1))},
-        "retrying": {"progress": progress, "due_at": str(Timestamp.now().after(60))},
-        "succeeded": {"progress": progress},
-    }
-    for status, fields in states.items():
-        await report(receipt, status, **fields)
-        await expect(page.locator("#status")).to_have_text(status.capitalize())
-        if status == "running":
-            await expect(page.locator("#outlook")).to_contain_text("Worker lost")
-        offsets.add(
-            await page.evaluate("[...document.querySelectorAll('dl, .actions')].map((e) => e.offsetTop).join()")
-        )
-    assert len(offsets) == 1, offsets
 
 
 def expired_token(stack: Stack, receipt: dict[str, Any]) -> str:
@@ -450,7 +407,7 @@ async def test_text_has_contrast(page: Page, stack: Stack, report: SendReport, s
     receipt = await stack.submit(delay_s=3600)
     await page.goto(receipt["links"]["page"])
     await report(receipt, status, progress={"current": 1, "total": 2, "message": "Half"})
-    await expect(page.locator("#message")).to_have_text("Half")
+    await expect(page.locator("#message")).to_contain_text("Half")
     background = await page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (max(map(int, re.findall(r"\d+", background))) > 128) == (scheme == "light")
     selectors = ["#kind", "#status", "#percent", "#progress-text", "#message", "dt", "dd", "header a:last-child"]

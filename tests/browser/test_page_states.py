@@ -292,7 +292,7 @@ async def test_changes_are_announced_once(page: Page, site: LiveSite) -> None:
 
 
 async def test_lost_connection_stops_the_clocks(page: Page, site: LiveSite) -> None:
-    """Without a connection the page says of when its state is, its clocks stand still, and no worker is called lost."""
+    """Without a connection the page says of which time its state is, and its clocks stand still."""
     await page.clock.install()
     job = await open_job(page, site)
     await job.show(RUNNING)
@@ -303,12 +303,28 @@ async def test_lost_connection_stops_the_clocks(page: Page, site: LiveSite) -> N
     elapsed = await page.locator("#elapsed").text_content()
     await page.clock.fast_forward(1_000_000)
     await expect(page.locator("#elapsed")).to_have_text(elapsed or "")
-    await expect(page.locator("#outlook")).to_be_empty()
     await expect(page).to_have_title("Reconnecting… · thumbnails")
     site.answers = True
     await page.evaluate("dispatchEvent(new Event('online'))")
     await expect(page.locator("#connection")).to_be_hidden()
     await expect(page).to_have_title("40 % · thumbnails")
+
+
+async def test_lost_worker_is_shown_while_connected(page: Page, site: LiveSite) -> None:
+    """A worker is called lost when its lease has ended, but not before the server has sent a later sign of life."""
+    await page.clock.install()
+    job = await open_job(page, site)
+    outlook = page.locator("#outlook")
+    await job.show(RUNNING | {"updated_at": str(Timestamp.now()), "lease_until": str(Timestamp.now().after(60))})
+    await page.clock.fast_forward(50_000)
+    await expect(outlook).to_be_empty()
+    await site.send_hello(after_s=50)
+    await page.clock.fast_forward(1_000)
+    await expect(outlook).to_have_text(re.compile(r"Worker lost, next attempt (in \d+ s|soon)"))
+    await job.show(LOST | {"attempt": 5})
+    await expect(outlook).to_have_text("Worker lost, no attempt left")
+    await job.show(RUNNING)
+    await expect(outlook).to_be_empty()
 
 
 async def test_ended_job_does_not_contradict_itself(page: Page, site: LiveSite) -> None:

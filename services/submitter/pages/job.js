@@ -8,6 +8,7 @@ import {
   amountText,
   isCancelling,
   isWorkerLost,
+  messageText,
   nextStepText,
   percent,
   percentText,
@@ -77,7 +78,7 @@ function onSnapshot(newer) {
 
 function onConnection(state, detail) {
   connection = { state, detail };
-  lostAt = lostText(state) ? (lostAt ?? watch.now()) : null;
+  lostAt = lostText(state, snapshot) ? (lostAt ?? watch.now()) : null;
   render();
 }
 
@@ -94,7 +95,7 @@ function render() {
 }
 
 function renderNoJob() {
-  const isWaiting = isSlow || lostText(connection.state);
+  const isWaiting = isSlow || lostAt !== null;
   const waiting = isWaiting ? waitingProblem(liveUrl, connection) : { type: "Connecting…" };
   setText("status", problem ? "No job to show" : waiting.type);
   showError(problem ?? (waiting.message && { message: waiting.message }));
@@ -104,7 +105,8 @@ function renderJob() {
   const { version, kind, status, attempt, max_attempts: attempts, result } = snapshot;
   Object.assign(main.dataset, { status, version });
   main.toggleAttribute("data-stale", lostAt !== null);
-  showConnection(connection.state, Math.max(confirmedAt, Date.parse(snapshot.updated_at ?? snapshot.submitted_at)));
+  const knownAt = Math.max(confirmedAt, Date.parse(snapshot.updated_at ?? snapshot.submitted_at));
+  showConnection(lostText(connection.state, snapshot), knownAt);
   setText("kind", kind);
   setText("status", statusText(snapshot));
   setText("attempt", `${attempt} of ${attempts}`);
@@ -117,17 +119,14 @@ function renderJob() {
   renderError();
 }
 
-/** Show the progress. A success has none: its last amount and message are those of a step before the end. */
 function renderProgress() {
-  const { status, progress, finished_at: finished } = snapshot;
   const share = percent(snapshot);
-  if (share === null && status === "running") element.bar.removeAttribute("value");
+  if (share === null && snapshot.status === "running") element.bar.removeAttribute("value");
   else element.bar.value = share ?? 0;
   element.fill.style.transform = share === null ? "" : `translateX(${share - 100}%)`;
   setText("percent", percentText(snapshot));
-  setText("progress-text", status === "succeeded" ? "" : amountText(snapshot));
-  const message = status === "succeeded" ? "" : (progress?.message ?? "");
-  showMessage(finished && message ? `Last message: ${message}` : message);
+  setText("progress-text", amountText(snapshot));
+  showMessage(messageText(snapshot));
 }
 
 /** Show the times, and update them every second until the connection is lost. */
@@ -149,8 +148,9 @@ function renderTimes() {
 /** Show what happens next. A worker is lost only if its lease has ended before the server's last sign of life. */
 function renderNextStep(now) {
   const wasLost = main.hasAttribute("data-lost");
-  const isLost = isWorkerLost(snapshot, watch.confirmedUntil());
-  const text = isLost || snapshot.status !== "running" ? nextStepText(snapshot, now) : "";
+  const confirmedUntil = watch.confirmedUntil();
+  const isLost = isWorkerLost(snapshot, confirmedUntil);
+  const text = nextStepText(snapshot, now, confirmedUntil);
   setText("outlook", text);
   if (isLost && !wasLost) announce(text);
   main.toggleAttribute("data-lost", isLost);
@@ -159,7 +159,7 @@ function renderNextStep(now) {
 function renderTitle() {
   const { status, kind } = snapshot;
   const mark = TITLE_MARKS[status];
-  const label = lostText(connection.state) || (status === "running" && percentText(snapshot)) || statusText(snapshot);
+  const label = lostText(connection.state, snapshot) || (status === "running" && percentText(snapshot)) || statusText(snapshot);
   const newTitle = mark ? `${mark} ${kind}` : `${label} · ${kind}`;
   if (newTitle !== title) document.title = title = newTitle; // a translator may have changed it in the document
 }

@@ -1,9 +1,9 @@
 /** The notice that the connection is lost, and announcements for users of screen readers. */
 
+import { connectionText } from "/assets/format.js";
 import { setText } from "/assets/text.js";
 
 const ANNOUNCEMENT_DELAY_MS = 1000; // a quick reconnect is not announced
-const LOST_TEXTS = { offline: "Offline.", reconnecting: "Reconnecting…", refused: "Not connected." };
 
 const notice = document.querySelector("#connection");
 const announcement = document.querySelector("#announcement");
@@ -24,14 +24,13 @@ export function announce(text) {
 }
 
 /** Return the state of a lost connection as text, "" unless it is lost. */
-export function lostText(state) {
-  if (state === "reconnecting" && !navigator.onLine) return LOST_TEXTS.offline;
-  return LOST_TEXTS[state] ?? "";
+export function lostText(state, snapshot) {
+  if (state === "live" || state === "connecting") return "";
+  return connectionText(state, snapshot) || "Not connected.";
 }
 
-/** Show the connection's state, and that the page shows the job's state of an earlier time, in ms, while it is lost. */
-export function showConnection(state, knownAt) {
-  const lost = lostText(state);
+/** Show that the connection is lost, if it is, and from which time in ms the state of the job is. */
+export function showConnection(lost, knownAt) {
   notice.hidden = !lost;
   clearTimeout(timer);
   if (!lost) {
