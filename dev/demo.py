@@ -42,7 +42,7 @@ class Demo:
         receipts = {kind: await self._client.submit(kind, payload, delay_s=delay_s) for kind, payload, delay_s in JOBS}
         for kind, receipt in receipts.items():
             print(f"{kind:10} {receipt.link}")
-        with job_display(self._client.clock.now, as_json=False) as display:
+        with job_display(self._client.clock, as_json=False) as display:
             await asyncio.gather(*(self._watch(kind, receipt, display) for kind, receipt in receipts.items()))
 
     async def _watch(self, kind: str, receipt: Receipt, display: Callable[[JobSnapshot], None]) -> None:

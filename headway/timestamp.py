@@ -64,18 +64,34 @@ class RemoteClock:
     def __init__(self) -> None:
         self._reading: tuple[Timestamp, float] | None = None
         self._received: deque[tuple[Timestamp, float]] = deque(maxlen=MAX_READINGS)
+        self._confirmed: Timestamp | None = None
 
     def set(self, reading: Timestamp, read_at: float) -> None:
         """Set the time that the clock had at `read_at`, in monotonic seconds."""
         self._reading = reading, read_at
 
-    def receive(self, reading: Timestamp, received_at: float) -> None:
+    def receive(self, reading: Timestamp, received_at: float, *, repeated: bool = True) -> None:
         """Add a time that the other machine has sent, and use the best of the last ones.
 
         A message that was delayed arrives with a time that has passed, so the best one shows the latest time.
+
+        Args:
+            reading: the time.
+            received_at: when it was received, in monotonic seconds.
+            repeated: whether the other machine sends its time at regular intervals.
         """
+        self._confirmed = reading if repeated else None
         self._received.append((reading, received_at))
         self.set(*max(self._received, key=lambda received: received[0] - 1000 * received[1]))
+
+    def confirm(self) -> None:
+        """Note a sign of life of the other machine without its time."""
+        if self._confirmed is not None:
+            self._confirmed = self.now()
+
+    def confirmed(self) -> Timestamp:
+        """Return the time of the last sign of life; `now` if the other machine does not repeat its time."""
+        return self.now() if self._confirmed is None else self._confirmed
 
     def now(self) -> Timestamp:
         """Return the current time; any thread may call this."""

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from headway.cli.text import LinePrinter, job_line, json_line
 from headway.client import Client, InvalidToken, Receipt, RequestFailed, Unreachable
 from headway.client.links import Link
-from headway.contracts import JobSnapshot, JobStatus, Timestamp, encode
+from headway.contracts import JobSnapshot, JobStatus, encode
+from headway.timestamp import RemoteClock
 from headway.utf8_text import read_file, variable
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ async def _watch_all(client: Client, jobs: Sequence[Receipt | Link], options: ar
         return EXIT_CODES[snapshot.status]
 
     try:
-        with job_display(client.clock.now, as_json=options.json) as display:
+        with job_display(client.clock, as_json=options.json) as display:
             codes = await asyncio.gather(*map(follow, jobs))
     except asyncio.CancelledError:
         print("headway: stopped watching; the jobs keep running", file=sys.stderr)
@@ -98,9 +99,9 @@ async def _watch_all(client: Client, jobs: Sequence[Receipt | Link], options: ar
 
 
 @contextmanager
-def job_display(now: Callable[[], Timestamp], *, as_json: bool) -> Iterator[Callable[[JobSnapshot], None]]:
+def job_display(clock: RemoteClock, *, as_json: bool) -> Iterator[Callable[[JobSnapshot], None]]:
     """Yield a function that displays a snapshot: as a bar on a terminal with rich, as a line otherwise."""
-    bars = None if as_json or not sys.stdout.isatty() else _progress_bars(now)
+    bars = None if as_json or not sys.stdout.isatty() else _progress_bars(clock)
     if bars is None:
         yield LinePrinter(json_line if as_json else job_line).print_job
     else:
@@ -108,13 +109,13 @@ def job_display(now: Callable[[], Timestamp], *, as_json: bool) -> Iterator[Call
             yield bars.update
 
 
-def _progress_bars(now: Callable[[], Timestamp]) -> ProgressBars | None:
+def _progress_bars(clock: RemoteClock) -> ProgressBars | None:
     try:
         from headway.cli.progress_bars import ProgressBars
     except ModuleNotFoundError:
         print("headway: install rich to see progress bars: pip install 'headway[cli]'", file=sys.stderr)
         return None
-    return ProgressBars(now)
+    return ProgressBars(clock.now, confirmed=clock.confirmed)
 
 
 def _print_error(error: Exception) -> int:

@@ -31,10 +31,17 @@ class ProgressBars:
     Args:
         now: returns the current time by the clock of the snapshots' times, not the terminal's.
         console: the terminal.
+        confirmed: returns the time until which the snapshots are known to be the newest ones; by default, now.
     """
 
-    def __init__(self, now: Callable[[], Timestamp], console: Console | None = None) -> None:
+    def __init__(
+        self,
+        now: Callable[[], Timestamp],
+        console: Console | None = None,
+        confirmed: Callable[[], Timestamp] | None = None,
+    ) -> None:
         self._now = now
+        self._confirmed = confirmed or now
         self._jobs: dict[UUID, JobSnapshot] = {}
         self._spinner = Spinner("dots", style="cyan")
         self._live = Live(console=console, get_renderable=self.table, refresh_per_second=10)
@@ -63,7 +70,8 @@ class ProgressBars:
     def _row(self, job: JobSnapshot) -> tuple[RenderableType, ...]:
         mark, style = STATUS_MARKS.get(job.status, ("", "cyan"))
         now = self._now()
-        details = " · ".join(part for part in (waiting_text(job, now), attempt_text(job), message_text(job)) if part)
+        waiting = waiting_text(job, now, self._confirmed())
+        details = " · ".join(part for part in (waiting, attempt_text(job), message_text(job)) if part)
         return (
             Text(mark, style) if mark else self._spinner,
             Text(printable(job.kind), "bold"),
@@ -93,10 +101,14 @@ def elapsed_text(job: JobSnapshot, now: Timestamp) -> str:
     return f"{hours}:{minutes:02}:{seconds % 60:02}" if hours else f"{minutes}:{seconds % 60:02}"
 
 
-def waiting_text(job: JobSnapshot, now: Timestamp) -> str:
-    """Return the seconds until a delayed job is due, or `worker lost` if the lease of a running job has expired."""
+def waiting_text(job: JobSnapshot, now: Timestamp, confirmed: Timestamp | None = None) -> str:
+    """Return the seconds until a delayed job is due, or `worker lost` if the lease of a running job has expired.
+
+    `confirmed` is the time until which the snapshot is known to be the newest one; by default, now. A lost connection
+    is not a lost worker.
+    """
     if job.status == "running":
-        return "worker lost" if job.lease_until is not None and job.lease_until < now else ""
+        return "worker lost" if job.lease_until is not None and job.lease_until < (confirmed or now) else ""
     if job.due_at is None or job.finished_at is not None:
         return ""
     return f"in {max(0, job.due_at - now) // 1000} s"

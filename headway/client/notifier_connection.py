@@ -169,6 +169,7 @@ class NotifierConnection:
                     hello = await self._on_message(message.data) or hello
                 if hello is not None:
                     self._worked_at = time.monotonic()
+                    self._clock.confirm()
                     timeout.reschedule(asyncio.get_running_loop().time() + hello.silence_s if hello.silence_s else None)
             return websocket.close_code
 
@@ -185,7 +186,8 @@ class NotifierConnection:
         if message.error is not None and message.error.code != "unknown":  # a later report restores the record
             await self._on_error(message.error)
         if message.hello is not None:
-            self._clock.receive(message.hello.now, time.monotonic())
+            repeated = message.hello.silence_s is not None
+            self._clock.receive(message.hello.now, time.monotonic(), repeated=repeated)
             self._delays.reset()
             self._polling = False
         return message.hello

@@ -75,3 +75,16 @@ def test_a_clock_that_was_set_is_followed(server: Server, moved_s: float) -> Non
     for _ in range(MAX_READINGS):
         server.send()
     assert server.error_s == pytest.approx(0, abs=0.002)
+
+
+def test_the_last_time_that_was_sent_is_confirmed(server: Server) -> None:
+    """A server that sends its time once confirms nothing later, so its clock is the best guess."""
+    server.clock.receive(server.now, server.elapsed_s, repeated=False)
+    server.elapsed_s += 30
+    assert abs(server.clock.confirmed() - server.now) <= 2
+    server.send()
+    sent = server.now
+    server.elapsed_s += 30
+    assert server.clock.confirmed() == sent
+    server.clock.confirm()
+    assert abs(server.clock.confirmed() - server.now) <= 2

@@ -383,6 +383,18 @@ def test_bar_shows_waiting_and_elapsed_time() -> None:
     assert elapsed_text(replace(JOB, started_at=NOW.after(60)), NOW) == "0:00"
 
 
+def test_a_lost_connection_is_not_a_lost_worker() -> None:
+    """A lease that has expired since the server's last sign of life may have been renewed."""
+    job, last_sign = replace(JOB, lease_until=NOW.after(-1)), NOW.after(-2)
+    assert waiting_text(job, NOW, last_sign) == ""
+    output = io.StringIO()
+    for confirmed in (last_sign, NOW):
+        bars = ProgressBars(lambda: NOW, confirmed=lambda: confirmed)  # noqa: B023 - called in this iteration
+        bars.update(job)
+        Console(file=output, width=120).print(bars.table())
+    assert output.getvalue().count("worker lost") == 1
+
+
 def test_clock_of_the_terminal_does_not_matter() -> None:
     """Bars compare the times of a snapshot with the time of the server."""
     server_now = NOW.after(-120)

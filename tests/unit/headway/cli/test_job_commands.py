@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from uuid import uuid4
 
 import pytest
@@ -12,6 +11,7 @@ from headway.cli import job_commands
 from headway.cli.progress_bars import elapsed_text, waiting_text
 from headway.client.links import Link
 from headway.contracts import JobSnapshot, Timestamp
+from headway.timestamp import RemoteClock
 from tests.unit.headway.client.conftest import services as services
 from tests.unit.headway.client.fake_services import Services, respond_with, send_messages, snapshot_json
 
@@ -21,8 +21,8 @@ SERVER_TIME = Timestamp.parse("2026-01-01T00:00:00.000Z")  # that of the fake se
 class RecordedBars:
     """Records what a bar shows with each snapshot."""
 
-    def __init__(self, now: Callable[[], Timestamp]) -> None:
-        self._now = now
+    def __init__(self, clock: RemoteClock) -> None:
+        self._clock = clock
         self.shown: list[tuple[str, str]] = []
 
     def __enter__(self) -> RecordedBars:
@@ -33,7 +33,8 @@ class RecordedBars:
 
     def update(self, job: JobSnapshot) -> None:
         """Record the texts of a bar that depend on the time."""
-        self.shown.append((waiting_text(job, self._now()), elapsed_text(job, self._now())))
+        now = self._clock.now()
+        self.shown.append((waiting_text(job, now, self._clock.confirmed()), elapsed_text(job, now)))
 
 
 @pytest.mark.parametrize("polls", [False, True], ids=["socket", "polls"])
@@ -52,8 +53,8 @@ async def test_bars_use_the_clock_of_the_server(
     services.responses = [respond_with(200, running, Date=date), respond_with(200, ended, Date=date)]
     bars: list[RecordedBars] = []
 
-    def open_bars(now: Callable[[], Timestamp]) -> RecordedBars:
-        bars.append(RecordedBars(now))
+    def open_bars(clock: RemoteClock) -> RecordedBars:
+        bars.append(RecordedBars(clock))
         return bars[0]
 
     monkeypatch.setattr(job_commands, "_progress_bars", open_bars)
