@@ -155,13 +155,19 @@ class ConnectionRegistry:
     def _send_rejection(self, connection: ClientConnection, rejected: RejectedToken) -> None:
         connection.send_error(rejected.job_id, rejected.code, rejected.message)
 
-    def _end_rejected(self) -> None:
+    async def _end_rejected(self) -> None:
         """End the subscriptions whose token has expired, or was signed with a key that was removed since."""
         now, key_ids = Timestamp.now(), self._auth.key_ids
-        for connection in list(self._connections):
-            for subscription in list(connection.subscriptions.values()):
-                if subscription.valid_until < now or subscription.key_id not in key_ids:
-                    self.end_if_rejected(connection, subscription)
+        rejected = [
+            (connection, subscription)
+            for connection in self._connections
+            for subscription in connection.subscriptions.values()
+            if subscription.valid_until < now or subscription.key_id not in key_ids
+        ]
+        for connection, subscription in rejected:
+            if connection.subscriptions.get(subscription.job_id) is subscription:  # it may have ended meanwhile
+                self.end_if_rejected(connection, subscription)
+                await asyncio.sleep(0)  # a removed key may end thousands
 
     def flush(self, connection: ClientConnection) -> None:
         """Send the pending snapshots of a connection that may have drained."""
@@ -179,13 +185,13 @@ class ConnectionRegistry:
             now = time.monotonic()
             if now - swept_at >= SWEEP_INTERVAL_S:
                 swept_at = now
-                self._sweep(now)
+                await self._sweep(now)
             if now - pinged_at >= self._settings.ping_s:
                 pinged_at = now
                 self._send_heartbeats()
 
-    def _sweep(self, now: float) -> None:
-        self._end_rejected()
+    async def _sweep(self, now: float) -> None:
+        await self._end_rejected()
         for connection in list(self._connections):
             connection.reap()
             if connection.stalled_for(now) > self._settings.stuck_s:

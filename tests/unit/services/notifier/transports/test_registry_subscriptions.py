@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from uuid import UUID
 
@@ -9,7 +10,7 @@ import pytest
 
 from services.notifier.transports import registry as module
 from tests.key_files import replace_file
-from tests.unit.services.notifier.transports.notifier_parts import MAX_WATCHES, Replica, refusals
+from tests.unit.services.notifier.transports.notifier_parts import MAX_WATCHES, FakeConnection, Replica, refusals
 
 FIRST, SECOND, THIRD, FOURTH = (UUID(int=number) for number in range(1, 5))
 
@@ -121,3 +122,31 @@ async def test_a_closed_connection_frees_all_its_jobs_once(replica: Replica) -> 
     replica.check(FIRST, connection=other)
     replica.registry.unregister(other)
     replica.check()
+
+
+async def test_ending_many_watches_leaves_others_their_turn(replica: Replica) -> None:
+    """A removed key may end thousands. Those that have ended meanwhile, or have a better token, are not touched."""
+    connections = [replica.connect() for _ in range(100)]
+    for number, connection in enumerate(connections):
+        replica.watch(UUID(int=number), connection, expired=True)
+    turns: list[int] = []
+    renewed: list[FakeConnection] = []
+    done = asyncio.Event()
+
+    def take_turn() -> None:
+        open_ones = [connection for connection in connections if not connection.errors]
+        turns.append(100 - len(open_ones))
+        if turns[-1] == 1 and not renewed:
+            replica.registry.unregister(open_ones[0])
+            replica.registry.unregister(open_ones[1])
+            replica.watch(UUID(next(iter(open_ones[2].subscriptions))), open_ones[2])
+            renewed.append(open_ones[2])
+        if not done.is_set():
+            asyncio.get_running_loop().call_soon(take_turn)
+
+    take_turn()
+    await replica.sweep_until(lambda: turns[-1] >= 97)
+    await replica.sweep_until(lambda: len(turns) > 1_000)
+    done.set()
+    assert set(turns) == set(range(98))
+    replica.check(*map(UUID, renewed[0].subscriptions), connection=renewed[0])
