@@ -68,6 +68,10 @@ class InvalidToken(Exception):
         self.job_id = job_id
 
 
+class UnknownKey(InvalidToken):
+    """The token was signed with a key that the verifier does not have, for example because it was removed."""
+
+
 class ForgedToken(InvalidToken):
     """The token's signature is not valid. Unlike every other rejection, this one costs a signature check."""
 
@@ -169,8 +173,7 @@ class TokenVerifier:
         """Return a token's grant and the id of its key. The signature is checked last, because that is slow."""
         try:
             unverified = jwt.decode_complete(token, options=_OPTIONS, audience=AUDIENCE, leeway=LEEWAY_S)
-            signing_key_id = unverified["header"]["kid"]
-            key = self._keys[signing_key_id]
+            signing_key_id = str(unverified["header"]["kid"])
             grant = _grant_from_claims(unverified["payload"])
         except (
             jwt.InvalidTokenError,
@@ -182,6 +185,8 @@ class TokenVerifier:
             RecursionError,
         ) as error:
             raise InvalidToken("invalid_token", INVALID) from error
+        if (key := self._keys.get(signing_key_id)) is None:
+            raise UnknownKey("invalid_token", INVALID)
         if WATCH not in grant.scope:
             raise InvalidToken("invalid_token", "The token does not allow watching.")
         _check_expiry(grant)

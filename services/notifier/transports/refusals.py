@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import structlog
 
-from headway.tokens import ForgedToken, InvalidToken, unverified_job_id
+from headway.tokens import ForgedToken, InvalidToken, UnknownKey, unverified_job_id
 
 from ...runtime.token_bucket import TokenBucket
 from .. import metrics
@@ -19,6 +19,7 @@ LOGGED_PER_S, LOGGED_BURST = 1.0, 10  # lines about refused tokens
 MIN_ALLOWANCE = 1_000
 FORGED_COST = 50  # each one costs a signature check, and no page has any
 INVALID_COST = 10
+UNKNOWN_KEY_COST = 2  # a page has many of them after a key was removed
 EXPIRED_COST = 1  # a page that was left open has as many of them as it watches jobs
 
 
@@ -48,9 +49,10 @@ def too_many_watches(job_id: str, max_watches: int) -> RejectedToken:
 
 
 class TokenAllowance:
-    """How many more rejected tokens a connection or request may present: 20 forged, 100 invalid or 1,000 expired ones.
+    """How many more rejected tokens a connection or request may present.
 
-    An accepted token makes up for an invalid one.
+    These are 20 forged tokens, 100 malformed ones, 500 of an unknown key, or 1,000 expired ones. An accepted token
+    makes up for a malformed one.
     """
 
     __slots__ = ("_left", "_limit")
@@ -62,6 +64,8 @@ class TokenAllowance:
         """Count a rejected token."""
         if isinstance(error, ForgedToken):
             self._left -= FORGED_COST
+        elif isinstance(error, UnknownKey):
+            self._left -= UNKNOWN_KEY_COST
         else:
             self._left -= EXPIRED_COST if error.code == "token_expired" else INVALID_COST
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 from structlog.testing import capture_logs
 
-from headway.tokens import ForgedToken, InvalidToken
+from headway.tokens import ForgedToken, InvalidToken, UnknownKey
 from services.notifier.transports import refusals as module
 from services.notifier.transports.refusals import LOGGED_BURST, RefusalLog, RejectedToken, TokenAllowance
 from tests.unit.services.notifier.transports.notifier_parts import refusals
 
 EXPIRED = InvalidToken("token_expired", "expired")
 INVALID = InvalidToken("invalid_token", "invalid")
+UNKNOWN = UnknownKey("invalid_token", "unknown key")
 FORGED = ForgedToken("invalid_token", "forged")
 
 
@@ -25,7 +26,7 @@ def accepted_errors(allowance: TokenAllowance, error: InvalidToken) -> int:
         count += 1
 
 
-@pytest.mark.parametrize(("error", "count"), [(EXPIRED, 1_000), (INVALID, 100), (FORGED, 20)])
+@pytest.mark.parametrize(("error", "count"), [(EXPIRED, 1_000), (UNKNOWN, 500), (INVALID, 100), (FORGED, 20)])
 def test_the_allowance_depends_on_the_cost(error: InvalidToken, count: int) -> None:
     """A forged token costs a signature check, an expired one is common."""
     assert accepted_errors(TokenAllowance(3), error) == count
