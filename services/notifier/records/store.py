@@ -6,6 +6,7 @@ script publishes: a script would cost Redis several times as much.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -30,7 +31,8 @@ from headway.contracts import (
 from headway.tokens import Grant
 
 from .. import metrics
-from ..redis_client.topology import RedisClient
+from ..redis_client.connector import NodeAddress
+from ..redis_client.topology import RedisClient, SlotNotCovered
 from .clock import RedisClock
 from .keys import job_key
 from .scripts import RecordScript, ScriptCall
@@ -42,6 +44,7 @@ _SNAPSHOT_FORMAT = b"{%b}" % b",".join(b'"%b":%%b' % name.encode() for name in S
 CANCEL_REQUESTED, WATCHED, PUBLISHED = 1, 2, 4  # bits of the script's reply to an accepted report
 C = TypeVar("C")
 R = TypeVar("R")
+ReadResult = bytes | RedisError | OSError | None
 
 
 class JobStore:
@@ -108,6 +111,31 @@ class JobStore:
             RedisError, OSError: Redis is unavailable.
         """
         return await self._run("read", list(job_ids), self._read_snapshots)
+
+    async def read_available(self, job_ids: Iterable[str]) -> dict[str, ReadResult]:
+        """Return the jobs' snapshots as `read` does, or the error of each job whose Redis node is unavailable.
+
+        The nodes are read independently, so that a failed one does not hide the records of the others.
+        """
+        groups: dict[NodeAddress | None, list[str]] = {}
+        for job_id in job_ids:
+            groups.setdefault(self._node_of(job_id), []).append(job_id)
+        results: dict[str, ReadResult] = {}
+
+        async def read_group(group: list[str]) -> None:
+            try:
+                results.update(zip(group, await self.read(group), strict=True))
+            except (RedisError, OSError) as error:
+                results.update(dict.fromkeys(group, error))
+
+        await asyncio.gather(*map(read_group, groups.values()))
+        return results
+
+    def _node_of(self, job_id: str) -> NodeAddress | None:
+        try:
+            return self._redis.node_for_key(job_key(job_id))
+        except SlotNotCovered:
+            return None
 
     async def _read_snapshots(self, job_ids: Sequence[str]) -> list[bytes | None]:
         keys = map(job_key, job_ids)

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterable
 
 import structlog
-from redis.exceptions import RedisError
 
 from headway.contracts import JobReport, Timestamp, uuid_str
 
@@ -128,17 +127,18 @@ class SnapshotSynchronizer:
                 self._has_pending_reads.clear()
             # Before the read: a subscription that starts during the read may miss a change, and schedules its own read.
             uninitialized = [self._hub.uninitialized(job_id) for job_id in job_ids]
-            try:
-                texts = await self._store.read(job_ids)
-            except (RedisError, OSError) as error:
-                log.warning("records_read_failed", error=type(error).__name__)
-                for job_id in job_ids:
+            results = await self._store.read_available(job_ids)
+            failures = []
+            for job_id, subscriptions in zip(job_ids, uninitialized, strict=True):
+                if isinstance(result := results[job_id], Exception):
                     self._schedule_read(job_id)
+                    failures.append(type(result).__name__)
+                else:
+                    self._apply_read(job_id, subscriptions, result)
+            metrics.RECORDS_READ.inc(len(job_ids) - len(failures))
+            if failures:
+                log.warning("records_read_failed", error=failures[0], count=len(failures))
                 await asyncio.sleep(READ_RETRY_DELAY_S)
-                continue
-            metrics.RECORDS_READ.inc(len(job_ids))
-            for job_id, subscriptions, text in zip(job_ids, uninitialized, texts, strict=True):
-                self._apply_read(job_id, subscriptions, text)
 
     def _apply_read(self, job_id: str, subscriptions: list[Subscription], text: bytes | None) -> None:
         """Send the snapshot of a record; initialize the subscriptions that began before the read."""

@@ -7,14 +7,17 @@ from typing import Any, cast
 from uuid import UUID
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from structlog.testing import capture_logs
 
 from headway.contracts import Timestamp
 from headway.tokens import Grant
+from services.notifier.records.keys import job_id_from_key
 from services.notifier.records.scripts import SCRIPT
 from services.notifier.records.store import SNAPSHOT_FIELDS, JobStore
-from services.notifier.redis_client.topology import RedisClient
+from services.notifier.redis_client.connector import NodeAddress
+from services.notifier.redis_client.topology import RedisClient, SlotNotCovered
 
 JOB_ID = "6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11"
 
@@ -77,3 +80,33 @@ async def test_cancellation_is_logged_with_its_job() -> None:
         ("cancel_applied", JOB_ID),
         ("cancel_not_confirmed", JOB_ID),
     ]
+
+
+class FakeCluster:
+    """A cluster of two nodes, one of which is unavailable, and with slots that no node serves."""
+
+    sharded = True
+
+    def __init__(self) -> None:
+        self.nodes = {"available": NodeAddress("a", 1), "unavailable": NodeAddress("b", 1)}
+
+    def node_for_key(self, key: str) -> NodeAddress:
+        try:
+            return self.nodes[job_id_from_key(key)]
+        except KeyError:
+            raise SlotNotCovered from None
+
+    async def execute(self, commands: list[tuple[str, Any]]) -> list[Any]:
+        for key, _ in commands:
+            if self.node_for_key(key) == self.nodes["unavailable"]:
+                raise RedisConnectionError
+        return [[b"1"] * len(SNAPSHOT_FIELDS) for _ in commands]
+
+
+async def test_an_unavailable_node_does_not_hide_the_records_of_others() -> None:
+    """Each record of a node that cannot be read, or that is unknown, is replaced by its error."""
+    store = JobStore(cast(RedisClient, FakeCluster()))
+    results = await store.read_available(["unavailable", "available", "uncovered"])
+    assert isinstance(results["available"], bytes)
+    assert isinstance(results["unavailable"], RedisConnectionError)
+    assert isinstance(results["uncovered"], SlotNotCovered)

@@ -15,6 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from headway.contracts import Timestamp
 from headway.tokens import Grant
 from services.notifier.records.keys import job_key
+from services.notifier.records.store import ReadResult
 from services.notifier.watching import synchronizer as module
 from services.notifier.watching.hub import Hub, Subscription
 from services.notifier.watching.snapshot import PublishedSnapshot
@@ -36,17 +37,18 @@ class FakeStore:
     def __init__(self) -> None:
         self.records: dict[str, bytes] = {}
         self.reads: list[list[str]] = []
-        self.error: Exception | None = None
+        self.unavailable: set[str] = set()
         self.released = asyncio.Event()
         self.released.set()
 
-    async def read(self, job_ids: Iterable[str]) -> list[bytes | None]:
+    async def read_available(self, job_ids: Iterable[str]) -> dict[str, ReadResult]:
         self.reads.append(list(job_ids))
-        texts, error = [self.records.get(job_id) for job_id in self.reads[-1]], self.error
+        error = RedisConnectionError()
+        results: dict[str, ReadResult] = {
+            job_id: error if job_id in self.unavailable else self.records.get(job_id) for job_id in self.reads[-1]
+        }
         await self.released.wait()
-        if error is not None:
-            raise error
-        return texts
+        return results
 
 
 class FakePubSub:
@@ -181,14 +183,15 @@ async def test_watchers_are_answered_once(running: RunningSynchronizer) -> None:
 
 
 async def test_a_failed_read_is_repeated(running: RunningSynchronizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Watchers get nothing until Redis answers."""
+    """Watchers get nothing until the node of their job's record answers; those of other nodes need not wait for it."""
     monkeypatch.setattr(module, "READ_RETRY_DELAY_S", 0)
-    running.store.records[JOB], running.store.error = snapshot_text(3), RedisConnectionError()
+    running.store.records[JOB] = snapshot_text(3)
+    running.store.unavailable.add(JOB)
     running.pubsub.confirmed = True
-    watcher = running.watch()
+    watcher, other = running.watch(), running.watch(job_id=str(UUID(int=1, version=4)))
     await wait_until(lambda: len(running.store.reads) > 2)
-    assert watcher.events == []
-    running.store.error = None
+    assert (watcher.events, other.events) == ([], [0])
+    running.store.unavailable.clear()
     await wait_until(lambda: watcher.events)
     assert watcher.events[0] == 3
 
