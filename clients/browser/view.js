@@ -80,25 +80,25 @@ export class View {
     this.#setText("kind", snapshot?.kind ?? "Job");
     this.#setText("status", snapshot ? statusText(snapshot) : error ? "" : "Connecting…");
     this.#setText("note", connectionText(connection, snapshot) || nextStep);
-    this.#renderError(snapshot, error);
-    this.#renderMessage(snapshot, error);
+    const isNewText = [this.#renderError(snapshot, error), this.#renderMessage(snapshot, error)].some(Boolean);
+    if (isNewText) this.#updateExpand();
     this.#renderProgress(snapshot);
     this.#renderCancel(cancel);
   }
 
-  /** Show the error, and announce it unless it is part of the first snapshot. */
+  /** Show the error, and announce it unless it is part of the first snapshot; return whether it has changed. */
   #renderError(snapshot, text) {
     const { error, title } = this.#parts;
     const isNews = !snapshot || title.hasAttribute("role");
     if (this.#texts.error !== text) setAttribute(error, "role", isNews ? "alert" : null);
     error.hidden = !text;
-    this.#setText("error", text);
+    return this.#setText("error", text);
   }
 
-  /** Show the message of the progress. It gives way to an error, until the job has ended. */
+  /** Show the message, which gives way to an error until the job has ended; return whether it has changed. */
   #renderMessage(snapshot, error) {
     const text = error && !snapshot?.finished_at ? "" : snapshot && messageText(snapshot);
-    if (this.#setText("message", text)) this.#updateExpand();
+    return this.#setText("message", text);
   }
 
   #renderProgress(snapshot) {
@@ -140,7 +140,7 @@ export class View {
     return this.#parts.expand.getAttribute("aria-expanded") === "true";
   }
 
-  /** Show all of the message, or two lines. The space for all of it stays, so that later messages move nothing. */
+  /** Show all of the text, or two lines. The space for all of it stays, so that later messages move nothing. */
   #expand(expanded) {
     const { expand, detail } = this.#parts;
     expand.setAttribute("aria-expanded", expanded);
@@ -150,10 +150,10 @@ export class View {
     this.#updateExpand();
   }
 
-  /** Offer the whole message if the shown lines do not contain it. The button does not disappear under the focus. */
+  /** Offer the whole text if the shown lines do not contain it. The button does not disappear under the focus. */
   #updateExpand() {
-    const { expand, message } = this.#parts;
-    const isCut = message.scrollHeight > message.clientHeight;
+    const { expand, error, message } = this.#parts;
+    const isCut = [error, message].some(({ scrollHeight, clientHeight }) => scrollHeight > clientHeight + 1);
     expand.hidden = !isCut && !this.#isExpanded && this.#root.activeElement !== expand;
   }
 
