@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from aiohttp import WSMsgType, web
+from aiohttp import web
 
 from headway.contracts import Timestamp
 from services.runtime.settings import Url
@@ -30,6 +30,8 @@ class LiveSite:
         self._errors: dict[str, dict[str, Any]] = {}
         self._sockets: set[web.WebSocketResponse] = set()
         self._last_job = 0
+        self.page = ""  # the HTML at /embedding
+        self.cancelled: list[str] = []  # the ids of the jobs whose cancellation was requested
 
     def app(self) -> web.Application:
         """Return the application."""
@@ -38,6 +40,7 @@ class LiveSite:
         app = web.Application()
         app.add_routes([*Pages(Links(settings)).routes(), web.get("/live", self._live)])
         app.router.add_post("/live/{path:.*}", self._refuse)
+        app.router.add_get("/embedding", self._embedding)
         return app
 
     def add_job(self, scope: str = "watch cancel", **fields: Any) -> tuple[str, str]:
@@ -114,13 +117,19 @@ class LiveSite:
         self._sockets.add(socket)
         try:
             async for frame in socket:
-                if frame.type == WSMsgType.TEXT and "watch" in (message := frame.json()):
+                message = frame.json()
+                if "cancel" in message:
+                    self.cancelled.append(message["cancel"])
+                if "watch" in message:
                     payload = message["watch"].split(".")[1]
                     job_id = json.loads(base64.urlsafe_b64decode(payload + "=="))["sub"]
                     await socket.send_json({"job": self._snapshots[job_id]})
         finally:
             self._sockets.discard(socket)
         return socket
+
+    async def _embedding(self, _request: web.Request) -> web.Response:
+        return web.Response(text=self.page, content_type="text/html")
 
     async def _refuse(self, _request: web.Request) -> web.Response:
         return web.Response(status=502)

@@ -1,0 +1,378 @@
+"""Every state of `<headway-job>`, with snapshots of the tests: true, accessible, still, and in old browsers."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from playwright.async_api import BrowserContext, Locator, Page, Route, expect
+
+from headway.contracts import Timestamp
+from tests.browser.conftest import PageErrors
+from tests.browser.live_site import LiveSite, run_live_site
+from tests.browser.probes import AXE, COLOR_SHARES, INSPECT, OBSERVE_SHIFTS, RECORD_ANNOUNCEMENTS
+from tests.waiting import free_ports, wait_until
+
+pytestmark = pytest.mark.browser
+
+LONG_TEXT = "The photo of the harbor is much larger than the others. " * 18  # the 1,000 characters that are allowed
+NOW = Timestamp.now()
+PROGRESS = {"current": 4, "total": 10, "percent": 40.0, "unit": "photos", "message": "Resizing photo-0004.jpg"}
+ERROR = {"type": "InvalidRow", "message": "Row 211: 'twelve' is not a number."}
+PAGE = """<!doctype html><html lang="en"><title>Board</title><link rel="icon" href="data:,">
+<meta name="viewport" content="width=device-width">
+<style>body { font: 16px sans-serif; background: Canvas; color: CanvasText; color-scheme: light dark; }</style>
+<script type="module" src="/assets/headway.js"></script><main><h1>Jobs</h1><p>Below</p></main>"""
+
+ADD = """([tokens, label]) => document.querySelector("h1").after(...tokens.map((token) => {
+  const job = document.createElement("headway-job");
+  job.url = location.origin;
+  job.token = token;
+  job.textContent = label;
+  return job;
+}))"""
+FOCUSED = "document.activeElement.shadowRoot?.activeElement?.getAttribute('part') ?? document.activeElement.tagName"
+BAR = """() => {
+  const root = document.querySelector("headway-job").shadowRoot;
+  const [bar, track] = ["bar", "track"].map((part) => root.querySelector(`[part=${part}]`).getBoundingClientRect());
+  return [bar.left, bar.right].map((end) => (end - track.left) / track.width);
+}"""
+FRAME = "new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)))"
+
+
+def after(seconds: float) -> str:
+    """Return a time relative to the start of the tests."""
+    return str(NOW.after(seconds))
+
+
+NOTHING: dict[str, Any] = {
+    "status": "queued",
+    "attempt": 1,
+    "started_at": None,
+    "finished_at": None,
+    "due_at": None,
+    "lease_until": None,
+    "progress": None,
+    "result": None,
+    "error": None,
+    "cancel_requested": False,
+}
+RUNNING: dict[str, Any] = {
+    "status": "running",
+    "started_at": after(-75),
+    "updated_at": after(-1),
+    "lease_until": after(600),
+    "progress": PROGRESS,
+}
+LOST = RUNNING | {"lease_until": after(-2), "updated_at": after(-62)}
+ENDED = RUNNING | {"finished_at": after(-1), "lease_until": None}
+FAILED = ENDED | {"status": "failed", "error": ERROR}
+
+# The states of a job, and the status that each has.
+STATES: dict[str, tuple[str, dict[str, Any]]] = {
+    "determinate": ("Running", RUNNING),
+    "indeterminate": ("Running", RUNNING | {"progress": PROGRESS | {"total": None, "percent": None}}),
+    "long message": ("Running", RUNNING | {"progress": PROGRESS | {"message": LONG_TEXT}}),
+    "retrying": ("Retrying", RUNNING | {"status": "retrying", "due_at": after(50), "error": ERROR}),
+    "worker lost": ("Running", LOST | {"attempt": 2}),
+    "cancelling": ("Cancelling", RUNNING | {"cancel_requested": True}),
+    "queued": ("Queued", {"due_at": after(600)}),
+    "cancelled": ("Cancelled", ENDED | {"status": "cancelled"}),
+    "failed": ("Failed", FAILED),
+    "succeeded": ("Succeeded", ENDED | {"status": "succeeded", "result": {"archive": "https://example.org/a.zip"}}),
+}
+
+
+@pytest.fixture(scope="module")
+async def running_site() -> AsyncIterator[LiveSite]:
+    """Run a site with a notifier that sends the tests' snapshots."""
+    async with run_live_site(free_ports(1)[0]) as site:
+        yield site
+
+
+@pytest.fixture
+async def site(running_site: LiveSite) -> LiveSite:
+    """Return the site, whose notifier answers."""
+    running_site.answers = True
+    return running_site
+
+
+class Board:
+    """A page with elements, the first of which the test takes from state to state."""
+
+    def __init__(self, page: Page, site: LiveSite) -> None:
+        self.page = page
+        self.site = site
+        self.job_id = ""
+        self.token = ""
+
+    async def open(self) -> None:
+        """Open the page without elements."""
+        self.site.page = PAGE
+        await self.page.goto(f"{self.site.origin}/embedding")
+
+    async def add(self, label: str = "", scope: str = "watch cancel", **fields: Any) -> None:
+        """Add an element whose job has these fields."""
+        self.job_id, self.token = self.site.add_job(scope, **fields)
+        await self.page.evaluate(ADD, [[self.token], label])
+
+    async def show(self, fields: dict[str, Any]) -> None:
+        """Send a snapshot with these fields, and wait until the element has it."""
+        version = await self.site.show(self.job_id, **(NOTHING | fields))
+        await wait_until(
+            lambda: self.page.evaluate(f"document.querySelector('headway-job').snapshot?.version === {version}")
+        )
+
+    def part(self, name: str) -> Locator:
+        """Locate a part of the element."""
+        return self.page.locator(f"headway-job [part={name}]")
+
+    async def shares(self, part: str) -> list[float]:
+        """Return the shares of the colors in a part, the largest first."""
+        picture = await self.part(part).screenshot(animations="allow")
+        shares: list[float] = await self.page.evaluate(COLOR_SHARES, base64.b64encode(picture).decode())
+        return shares
+
+    async def focused(self) -> str:
+        """Return the part that has the focus, or the tag of the element outside."""
+        focused: str = await self.page.evaluate(FOCUSED)
+        return focused
+
+    async def bar(self) -> list[float]:
+        """Return where the bar begins and ends, as shares of the track from its left."""
+        ends: list[float] = await self.page.evaluate(BAR)
+        return ends
+
+
+@pytest.fixture
+async def board(page: Page, site: LiveSite) -> Board:
+    """Open a page without elements and without motion."""
+    board = Board(page, site)
+    await page.emulate_media(reduced_motion="reduce")
+    await board.open()
+    return board
+
+
+async def test_every_state_is_accessible(board: Board, page: Page) -> None:
+    """In each state axe finds no fault, and at 320 px, as with a zoom of 400 %, nothing is cut off."""
+    await page.set_viewport_size({"width": 320, "height": 800})
+    await page.evaluate(AXE)
+    await board.add("Export of March")
+    found = {}
+    for name, (status, fields) in STATES.items():
+        await board.show(fields)
+        await expect(board.part("status")).to_have_text(status)
+        found[name] = await page.evaluate(INSPECT)
+    await board.show(RUNNING)
+    await board.site.disconnect()
+    await expect(board.part("note")).to_have_text("Reconnecting…")
+    found["stale"] = await page.evaluate(INSPECT)
+    assert {name: faults for name, faults in found.items() if faults} == {}
+
+
+async def test_forced_colors_show_every_state(board: Board, page: Page) -> None:
+    """In forced colors the bar's parts differ, an indeterminate bar does not look full, and texts have a contrast."""
+    await board.add()
+    await page.evaluate(AXE)
+    for scheme in ("light", "dark"):
+        await page.emulate_media(color_scheme=scheme, forced_colors="active", reduced_motion="reduce")
+        for name in ("determinate", "indeterminate", "retrying", "worker lost", "cancelling"):
+            await board.show(STATES[name][1])
+            filled, empty, *_ = sorted((await board.shares("track"))[:2])
+            assert filled > 0.2, (scheme, name)
+            assert empty > 0.2, (scheme, name)
+        await expect(board.part("cancel")).to_have_css("border-top-style", "solid")
+        await board.show(FAILED)
+        assert len(await board.shares("error")) > 1
+        assert await page.evaluate(INSPECT) == []
+
+
+async def test_keyboard_keeps_its_place(board: Board, page: Page) -> None:
+    """The button keeps the focus while the job is cancelled, and the title has it after the end."""
+    await board.add("Export of March")
+    await board.show(RUNNING)
+    await page.keyboard.press("Tab")
+    assert await board.focused() == "cancel"
+    await expect(page.get_by_role("button", name="Cancel Export of March")).to_have_css("outline-style", "solid")
+    await page.keyboard.press("Enter")
+    await expect(board.part("cancel")).to_have_text("Cancelling…")
+    await expect(board.part("cancel")).to_have_attribute("aria-disabled", "true")
+    await page.keyboard.press("Enter")
+    assert await board.focused() == "cancel"
+    await wait_until(lambda: board.site.cancelled == [board.job_id])
+    await board.show(ENDED | {"status": "cancelled"})
+    await expect(board.part("cancel")).to_be_hidden()
+    assert await board.focused() == "title"
+    await page.evaluate("document.activeElement.blur()")
+    await board.show(RUNNING)
+    await board.show(FAILED)
+    assert await board.focused() == "BODY"
+
+
+async def test_long_messages_move_nothing(board: Board, page: Page) -> None:
+    """Messages that alternate each second shift the layout by at most 0.02; a button shows all of a long one."""
+    await page.add_init_script(OBSERVE_SHIFTS)
+    for width in (360, 1440):
+        await page.set_viewport_size({"width": width, "height": 800})
+        await board.open()
+        await board.add()
+        await board.show(RUNNING)
+        for message in ["Short", LONG_TEXT] * 4:
+            await board.show(RUNNING | {"progress": PROGRESS | {"message": message}})
+            await page.evaluate(FRAME)
+        assert await page.evaluate("shift") <= 0.02, width
+    await board.show(RUNNING | {"progress": PROGRESS | {"message": LONG_TEXT}})
+    height = await board.part("message").evaluate("(message) => message.offsetHeight")
+    await board.part("expand").press("Enter")
+    await expect(board.part("expand")).to_have_attribute("aria-expanded", "true")
+    assert await board.part("message").evaluate("({ scrollHeight, clientHeight }) => scrollHeight === clientHeight")
+    await board.part("expand").press("Enter")
+    assert await board.part("message").evaluate("(message) => message.offsetHeight") == height
+    await board.show(RUNNING)
+    assert await board.focused() == "expand"
+    await page.evaluate("document.activeElement.blur()")
+    await expect(board.part("expand")).to_be_hidden()
+    await board.show(STATES["retrying"][1] | {"error": ERROR | {"message": LONG_TEXT}})
+    await expect(board.part("expand")).to_be_visible()
+
+
+async def test_announcements_are_news(board: Board, page: Page) -> None:
+    """A page with many jobs is silent when it loads. Later a new status and a reason are announced, once each."""
+    await page.add_init_script(RECORD_ANNOUNCEMENTS)
+    await board.open()
+    for fields in (FAILED, ENDED | {"status": "succeeded"}, {}, RUNNING):
+        await board.add(**fields)
+    await expect(page.locator("headway-job [role=status]")).to_have_count(4)
+    assert await page.evaluate("announcements") == []
+    for fraction in (50, 60):
+        await board.show(RUNNING | {"progress": PROGRESS | {"percent": fraction}})
+    await board.show(FAILED)
+    await board.show(FAILED | {"expires_at": after(7200)})
+    reason = f"{ERROR['type']}: {ERROR['message']}"
+    assert sorted(await page.evaluate("announcements")) == [reason, "thumbnailsFailed"]
+
+
+async def test_translated_texts_stay(board: Board, page: Page) -> None:
+    """A translator's texts stay until the state changes, and kinds are not translated."""
+    await board.add()
+    await board.show(RUNNING)
+    await board.part("status").evaluate("(status) => { status.innerHTML = '<font>Läuft</font>'; }")
+    await board.show(RUNNING | {"progress": PROGRESS | {"current": 5}})
+    await expect(board.part("amount")).to_have_text("5 of 10 photos")
+    await expect(board.part("status")).to_have_text("Läuft")
+    await board.show(FAILED)
+    await expect(board.part("status")).to_have_text("Failed")
+    await expect(board.part("kind")).to_have_attribute("translate", "no")
+
+
+async def test_screen_is_true(board: Board, page: Page) -> None:
+    """Numbers are exact, only complete work is 100 %, a success has no earlier amount, and a waiting job says why."""
+    await board.add(submitted_at=after(-3700))
+    await expect(board.part("note")).to_have_text("No worker has reported yet · submitted 1 h ago")
+    large = {"current": 9007199254740993, "total": 9007199254740995, "percent": 100.0}
+    await board.show(RUNNING | {"progress": PROGRESS | large})
+    await expect(board.part("amount")).to_have_text("9,007,199,254,740,993 of 9,007,199,254,740,995 photos")
+    await expect(board.part("percent")).to_have_text("99 %")
+    assert await board.bar() == pytest.approx([0, 0.9999], abs=5e-5)
+    await page.evaluate("document.querySelector('main').dir = 'rtl'")
+    await board.show(RUNNING | {"progress": PROGRESS | {"percent": 25.0}})
+    assert await board.bar() == pytest.approx([0.75, 1], abs=0.001)
+    await page.evaluate("document.querySelector('main').dir = 'ltr'")
+    await board.show(FAILED)
+    await expect(board.part("message")).to_have_text("Last message: Resizing photo-0004.jpg")
+    await page.evaluate("document.addEventListener('headway-end', ({ detail }) => { window.ended = detail; })")
+    await board.show(RUNNING)
+    await board.show(ENDED | {"status": "succeeded", "result": {"tweet": 1234567890123456789}})
+    assert await page.evaluate("ended.exact.result") == '{"tweet":1234567890123456789}'
+    await expect(board.part("percent")).to_have_text("100 %")
+    await expect(board.part("amount")).to_be_empty()
+    await expect(board.part("message")).to_be_empty()
+    assert await board.bar() == pytest.approx([0, 1], abs=1e-6)
+
+
+async def test_connection_is_explained(board: Board, page: Page, context: BrowserContext) -> None:
+    """Without a server the element says one thing, with its reason; it is marked as stale, and blames no worker."""
+    await board.site.disconnect()
+    await board.add()
+    await expect(board.part("note")).to_have_text("The server cannot be reached. Trying again…")
+    await expect(board.part("status")).to_have_text("Connecting…")
+    board.site.answers = True
+    await page.evaluate("dispatchEvent(new Event('online'))")
+    await board.show(RUNNING | {"lease_until": after(1)})
+    await expect(page.locator("headway-job:state(stale)")).to_have_count(0)
+    await board.site.disconnect()
+    await expect(board.part("note")).to_have_text("Reconnecting…")
+    await expect(page.locator("headway-job:state(stale):state(reconnecting)")).to_have_count(1)
+    await expect(board.part("track")).to_have_css("opacity", "0.5")
+    await expect(page.locator("headway-job:state(lost)")).to_have_count(0)
+    await context.set_offline(True)
+    await expect(board.part("note")).to_have_text("You are offline.")
+    await context.set_offline(False)
+    board.site.answers = True
+    await page.evaluate("dispatchEvent(new Event('online'))")
+    await expect(page.locator("headway-job:state(stale)")).to_have_count(0)
+
+
+async def test_animations_need_no_layout(board: Board, page: Page) -> None:
+    """Only `transform` and `opacity` are animated, and nothing where users prefer reduced motion."""
+    animated = """() => document.querySelector("headway-job").shadowRoot.getAnimations().flatMap(({ effect }) =>
+        effect.getKeyframes().flatMap((frame) => Object.keys(frame)))"""
+    await board.add()
+    await board.show(STATES["indeterminate"][1])
+    assert await page.evaluate(animated) == []
+    await page.emulate_media(reduced_motion="no-preference")
+    names = set(await page.evaluate(animated))
+    await board.show(RUNNING)
+    names |= set(await page.evaluate(animated))
+    assert {"transform"} <= names - {"offset", "computedOffset", "easing", "composite"} <= {"transform", "opacity"}
+
+
+# What the oldest browsers that docs/show-progress.md names lack.
+REMOVED = """
+delete URL.canParse; delete Array.prototype.findLast; delete Array.prototype.toSorted; delete Array.prototype.with;
+delete Object.groupBy; delete Promise.withResolvers; delete Promise.try; delete Set.prototype.union;
+delete AbortSignal.any; delete AbortSignal.timeout; delete globalThis.Iterator; delete globalThis.TextDecoderStream;
+delete ReadableStream.prototype[Symbol.asyncIterator]; delete globalThis.scheduler; delete JSON.rawJSON;
+for (const name of Object.keys(Element.prototype)) if (/^aria[A-Z]/.test(name)) delete Element.prototype[name];
+"""
+OLD_BROWSERS = {
+    "without element internals": """
+        delete HTMLElement.prototype.attachInternals; delete ElementInternals.prototype.states;
+        delete globalThis.CSSStyleSheet;
+    """,
+    "without custom states": "delete ElementInternals.prototype.states;",
+    "custom states that begin with two dashes": """
+        const { add } = CustomStateSet.prototype;
+        CustomStateSet.prototype.add = function (name) {
+          if (!name.startsWith("--")) throw new SyntaxError("The state must begin with --.");
+          return add.call(this, name);
+        };
+    """,
+}
+
+
+@pytest.mark.parametrize("removed", OLD_BROWSERS.values(), ids=OLD_BROWSERS)
+async def test_old_browsers_show_the_job(page: Page, site: LiveSite, removed: str) -> None:
+    """In the oldest supported browsers the element shows its job with a visible bar, and its events fire."""
+    errors = PageErrors(page)
+    await page.add_init_script(REMOVED + removed)
+
+    async def remove_new_css(route: Route) -> None:
+        response = await route.fetch()
+        css = re.sub(r"light-dark\(|color-mix\(|\dlh\b", "unknown(", await response.text())
+        await route.fulfill(response=response, body=css)
+
+    await page.route("**/styles.js", remove_new_css)
+    board = Board(page, site)
+    await board.open()
+    await board.add("Export of March")
+    await board.show(RUNNING | {"progress": PROGRESS | {"percent": 50.0}})
+    await expect(board.part("status")).to_have_text("Running")
+    await expect(board.part("percent")).to_have_text("50 %")
+    await expect(board.part("bar")).to_have_css("background-color", "rgb(42, 133, 133)")
+    await board.show(FAILED)
+    await expect(board.part("error")).to_be_visible()
+    assert errors.messages == []
