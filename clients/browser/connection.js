@@ -5,8 +5,8 @@
  * one that receives a hello becomes active. It stays active until a better one receives a hello, so no update is missed
  * while a fallback is replaced.
  *
- * A lost connection is opened again with the transport that has worked, and with nothing else meanwhile: many clients
- * lose their connections together when a server restarts, and it must not serve three requests for each.
+ * A WebSocket that has worked is opened again alone. Many clients lose their connections together when a server restarts,
+ * which should not have to serve three requests for each.
  */
 
 import { reconnectDelayMs, upgradeDelayMs } from "./backoff.js";
@@ -20,7 +20,7 @@ const TAKEOVER_MS = 2_000; // to replace the connection of another tab before it
 const ORIGIN_RETRY_MS = 60_000; // after the origin seems to be refused: the cause may have been a proxy
 const PERMANENT_CODES = new Set([1008, 1009, 413, 422]); // the same request would be refused again
 const RETRY_LATER_CODES = new Set([1012, 1013, 503]); // the server works and asks clients to come back later
-const MAX_FAILURES = 3; // of the transport that has worked: a restart is more likely than a new proxy
+const MAX_WEBSOCKET_FAILURES = 3; // if a WebSocket worked before: a restart is more likely than a new proxy
 
 export class FallbackConnection {
   #url;
@@ -121,7 +121,7 @@ export class FallbackConnection {
     const onMessage = (message) => this.#onMessage(rank, message);
     const onClose = (detail) => this.#onClose(rank, detail);
     const transport = new TRANSPORTS[rank](this.#url, this.#registry, { onMessage, onClose });
-    const openNext = () => this.#activeRank === null && this.#provenRank === undefined && this.#openNext(rank);
+    const openNext = () => this.#activeRank === null && this.#provenRank !== 0 && this.#openNext(rank);
     const timers = [
       setTimeout(openNext, FALLBACK_DELAY_MS[rank]),
       setTimeout(onClose, HELLO_TIMEOUT_MS, { code: 1006, reason: "The server sent no hello in time." }),
@@ -144,15 +144,14 @@ export class FallbackConnection {
   /** Called when a transport receives a hello. An open socket proves nothing: a proxy accepts it without a server. */
   #onHello(rank, { now, silence_s: silence }) {
     if (rank !== this.#activeRank) this.#activate(rank);
-    if (now) this.#provenRank = rank; // without a time, it was the rejection of a request, which no proxy holds up
     const time = Date.parse(now);
-    this.#onUpdate({ state: "live", now: time, confirmed: silence ? time : Infinity, rank: this.#provenRank });
+    this.#onUpdate({ state: "live", now: time, confirmed: silence ? time : Infinity, rank });
   }
 
   #activate(rank) {
     this.#transports.get(rank).timers.forEach(clearTimeout);
     for (const other of [...this.#transports.keys()]) if (other > rank) this.#closeTransport(other);
-    this.#activeRank = this.#firstRank = rank;
+    this.#activeRank = this.#firstRank = this.#provenRank = rank;
     this.#failures = 0;
     clearTimeout(this.#timer);
     if (rank === 0) this.#upgradeAttempts = 0;
@@ -177,7 +176,8 @@ export class FallbackConnection {
 
   /** Return whether to retry the same transport, because another one would fail as well. */
   #shouldRetry(rank, { code }) {
-    return RETRY_LATER_CODES.has(code) || (rank === this.#provenRank && this.#failures < MAX_FAILURES);
+    const likelyRestart = rank === 0 && this.#provenRank === 0 && this.#failures < MAX_WEBSOCKET_FAILURES;
+    return RETRY_LATER_CODES.has(code) || likelyRestart;
   }
 
   #reconnect(detail) {
