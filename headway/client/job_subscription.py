@@ -48,8 +48,8 @@ class JobSubscription:
         # Version 0 is the placeholder of a job without a record, so the client does not have a version yet.
         return {"watch": self.token, **({"version": self.version} if self.version > 0 else {})}
 
-    def on_disconnect(self) -> None:
-        """Called when the connection is lost: the next one requests the job again."""
+    def forget_request(self) -> None:
+        """Request the job again: on a new connection, or after its token was rejected."""
         self.requested = None
 
     def update(self, snapshot: JobSnapshot) -> None:

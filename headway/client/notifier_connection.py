@@ -161,7 +161,7 @@ class NotifierConnection:
         ):
             self._websocket = websocket
             for job in list(self._subscriptions.values()):
-                job.on_disconnect()
+                job.forget_request()
                 await self._request(job)
             hello: _Hello | None = None
             async for message in websocket:
@@ -197,7 +197,7 @@ class NotifierConnection:
         exception = error_from_code(None, error.code, error.message)
         for job in list(self._subscriptions.values()):
             if job.id == error.job_id and isinstance(exception, InvalidToken) and job.reject_token(job.requested):
-                job.on_disconnect()
+                job.forget_request()
                 await self._request(job)
             elif job.id == error.job_id or (error.job_id is None and job.snapshot is None):
                 self._fail(job, exception)

@@ -53,7 +53,7 @@ def test_the_next_token_takes_over() -> None:
     job = subscription(SHORT, LONG)
     assert job.next_request() == {"watch": LONG}
     assert job.reject_token(LONG)
-    job.on_disconnect()
+    job.forget_request()
     assert job.next_request() == {"watch": SHORT}
     assert not job.reject_token(SHORT)
 
@@ -63,5 +63,5 @@ def test_a_new_connection_requests_the_job_again() -> None:
     job = subscription(LONG)
     for version, request in ((0, {"watch": LONG}), (5, {"watch": LONG, "version": 5})):
         job.update(snapshot(version))
-        job.on_disconnect()
+        job.forget_request()
         assert job.next_request() == request

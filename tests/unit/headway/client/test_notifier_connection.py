@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -19,7 +20,27 @@ from tests.unit.headway.client.fake_services import (
     snapshot_json,
     token_for,
 )
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
+
+
+@pytest.fixture(autouse=True)
+def _patient_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for a hello as long as a busy machine needs."""
+    monkeypatch.setattr(notifier_connection, "HELLO_TIMEOUT_S", PATIENCE_S)
+
+
+@pytest.fixture
+def timeouts(monkeypatch: pytest.MonkeyPatch) -> list[asyncio.Timeout]:
+    """Return the timeouts of the connections that the client opens."""
+    opened: list[asyncio.Timeout] = []
+
+    def timeout(delay_s: float | None) -> asyncio.Timeout:
+        opened.append(asyncio.timeout(delay_s))
+        return opened[-1]
+
+    recorded = SimpleNamespace(**{**vars(asyncio), "timeout": timeout})
+    monkeypatch.setattr(notifier_connection, "asyncio", recorded)
+    return opened
 
 
 async def watch_versions(client: Client, job: Any, token: str | None = None) -> list[int]:
@@ -53,50 +74,60 @@ async def test_a_silent_connection_is_lost(services: Services, client: Client) -
     assert services.requests == []
 
 
-async def test_any_message_shows_that_the_connection_works(services: Services, client: Client) -> None:
-    """Messages that arrive more often than `silence_s` keep the connection, repeated hellos and snapshots alike."""
-    receipt = services.receipt(uuid4())
-
-    async def chatter(socket: web.WebSocketResponse, _received: list[dict[str, Any]]) -> None:
-        for version in range(1, 16):
-            await socket.send_json(hello(silence_s=1) if version % 2 else {"job": snapshot_json(receipt.id, version)})
-            await asyncio.sleep(0.1)
-        await socket.send_json({"job": snapshot_json(receipt.id, 99, "succeeded")})
-        await socket.receive()
-
-    services.socket_handlers = [chatter]
-    assert (await watch_versions(client, receipt))[-1] == 99
-    assert services.socket_count == 1
-
-
-@pytest.mark.parametrize("silence_s", [None, 0])
-async def test_an_older_notifier_may_be_silent(
-    services: Services, client: Client, monkeypatch: pytest.MonkeyPatch, silence_s: float | None
+async def test_any_message_shows_that_the_connection_works(
+    services: Services, client: Client, timeouts: list[asyncio.Timeout]
 ) -> None:
-    """Without `silence_s` the connection stays open after the time for the hello; pings test it."""
-    monkeypatch.setattr(notifier_connection, "HELLO_TIMEOUT_S", 0.3)
+    """Each message, a repeated hello or a snapshot, postpones the end of the connection to `silence_s` later."""
+    receipt, outbox = services.receipt(uuid4()), asyncio.Queue[dict[str, Any]]()
+
+    async def serve(socket: web.WebSocketResponse, _received: list[dict[str, Any]]) -> None:
+        await socket.send_json(hello(silence_s=60))
+        while True:
+            await socket.send_json(await outbox.get())
+
+    def deadline() -> float:
+        return timeouts[-1].when() or 0.0
+
+    services.socket_handlers = [serve]
+    watch, deadlines = client.watch(receipt), []
+    for version in (1, 2):
+        outbox.put_nowait({"job": snapshot_json(receipt.id, version)})
+        assert (await anext(watch)).version == version
+        deadlines.append(deadline())
+    assert deadlines[0] < deadlines[1]
+    outbox.put_nowait(hello(silence_s=60))
+    await wait_until(lambda: deadline() > deadlines[1])
+    assert len(timeouts) == 1
+
+
+@pytest.mark.parametrize("fields", [{}, {"silence_s": 0}, {"silence_s": None}])
+async def test_an_older_notifier_may_be_silent(
+    services: Services, client: Client, timeouts: list[asyncio.Timeout], fields: dict[str, Any]
+) -> None:
+    """Without `silence_s` a connection that has received its hello has no deadline; pings test it."""
     receipt = services.receipt(uuid4())
-
-    async def pause(socket: web.WebSocketResponse, _received: list[dict[str, Any]]) -> None:
-        await socket.send_json(hello() if silence_s is None else hello(silence_s=silence_s))
-        await asyncio.sleep(0.5)
-        await socket.send_json({"job": snapshot_json(receipt.id, 1, "succeeded")})
-        await socket.receive()
-
-    services.socket_handlers = [pause]
-    assert await watch_versions(client, receipt) == [1]
-    assert services.socket_count == 1
+    services.socket_handlers = [send_messages({"job": snapshot_json(receipt.id, 1)}, hello=hello(**fields))]
+    async for _ in client.watch(receipt):
+        assert [timeout.when() for timeout in timeouts] == [None]
+        break
 
 
 async def test_after_a_loss_a_working_client_opens_only_websockets(
     services: Services, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A restart is more likely than a new proxy: neither a missing hello nor a refused upgrade leads to polls."""
-    monkeypatch.setattr(notifier_connection, "HELLO_TIMEOUT_S", 0.1)
+
+    def before_next(hello_timeout_s: float, serve: SocketHandler) -> SocketHandler:
+        async def serve_after(socket: web.WebSocketResponse, received: list[dict[str, Any]]) -> None:
+            monkeypatch.setattr(notifier_connection, "HELLO_TIMEOUT_S", hello_timeout_s)  # of the next connection
+            await serve(socket, received)
+
+        return serve_after
+
     receipt = services.receipt(uuid4())
     services.socket_handlers = [
-        send_messages({"job": snapshot_json(receipt.id, 1)}, close=WSCloseCode.SERVICE_RESTART),
-        send_messages(hello=None),
+        before_next(0.1, send_messages({"job": snapshot_json(receipt.id, 1)}, close=WSCloseCode.SERVICE_RESTART)),
+        before_next(PATIENCE_S, send_messages(hello=None)),
         send_messages({"job": snapshot_json(receipt.id, 2)}, close=WSCloseCode.SERVICE_RESTART),
         send_messages({"job": snapshot_json(receipt.id, 3, "succeeded")}),
     ]
