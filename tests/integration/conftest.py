@@ -104,6 +104,7 @@ def environment(redis_url: str, keys: Path, port: int, internal_port: int, **set
         "ALLOWED_ORIGINS": ORIGIN,
         "SILENCE_S": "0.5",
         "DRAIN_S": "0.2",
+        "PING_S": "600",  # tests read messages in order, and a busy machine may need longer than the default interval
         **settings,
     }
 
