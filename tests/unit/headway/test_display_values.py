@@ -19,6 +19,7 @@ from headway import JobContext
 from headway.context import Attempt
 from headway.contracts import MAX_PROGRESS_MESSAGE_LENGTH, Progress, decode, encode
 from headway.testing import Recorder
+from headway.type_name import type_name
 
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -167,6 +168,17 @@ def test_no_attribute_of_a_value_is_needed(caplog: pytest.LogCaptureFixture) -> 
     assert {progress.message for progress in reported} == {"Unreadable", "Unreadable: Unreadable"}
     assert [vars(record)["type"] for record in caplog.records] == ["Unreadable"]
     assert_valid(reported)
+
+
+def test_name_of_a_type_is_plain_text() -> None:
+    """A type may be named by an instance of a subclass of `str`, whose methods may raise."""
+
+    class EvilName(str):
+        __slots__ = ()
+        __str__ = __format__ = __len__ = Unprintable.__str__  # type: ignore[assignment]
+
+    name = type_name(type(EvilName("Evil"), (), {})())
+    assert (type(name), f"<{name}>") == (str, "<Evil>")
 
 
 def test_author_values_are_converted_in_the_call() -> None:
