@@ -146,6 +146,10 @@ async def test_every_state_is_accessible(page: Page, site: LiveSite, scheme: Any
     await expect(page.locator("#error-type")).to_have_text("This link may not cancel the job")
     await wait_for_connection_loss(page, site)
     found["error, connection lost"] = await page.evaluate(INSPECT)
+    await page.goto(f"{site.origin}/jobs/{site.add_job()[0]}")
+    await expect(page.locator("#error-type")).to_have_text("This link is incomplete")
+    await page.evaluate(AXE)
+    found["incomplete link"] = await page.evaluate(INSPECT)
     assert {name: faults for name, faults in found.items() if faults} == {}
 
 
