@@ -110,36 +110,33 @@ async def test_watch_job_explains_an_error(page: Page, stack: Stack, allowed_sit
     await expect(page.locator("body")).to_contain_text("token")
 
 
-# Both classes open at once, send one hello, and then nothing more, as behind a proxy whose server is frozen.
+# Connections that open, and then receive nothing, as behind a proxy whose server is frozen.
 SILENT_CONNECTIONS = """() => {
-  window.opened = [];
-  Math.random = () => 0;
-  const hello = { now: "2026-01-01T00:00:00.000Z", silence_s: 0.05 };
+  window.opened = 0;
   class Silent extends EventTarget {
-    constructor(url) {
+    constructor() {
       super();
-      window.opened.push(url);
-      setTimeout(() => this.sendHello());
+      window.opened++;
+      setTimeout(() => this.onmessage?.({ data: '{"hello":{"now":"2026-01-01T00:00:00.000Z","silence_s":50}}' }));
     }
     send() {}
     close() {}
   }
-  window.WebSocket = class extends Silent {
-    sendHello() { this.onmessage?.({ data: JSON.stringify({ hello }) }); }
-  };
-  window.EventSource = class extends Silent {
-    sendHello() { this.dispatchEvent(new MessageEvent("hello", { data: JSON.stringify(hello) })); }
-  };
+  window.WebSocket = window.EventSource = Silent;
 }"""
 
 
 @pytest.mark.parametrize("example", TRANSPORTS.values(), ids=TRANSPORTS)
 async def test_page_without_the_script_notices_silence(page: Page, example: str) -> None:
     """The example opens another connection when the server has been silent for too long, again and again."""
+    await page.clock.install()
     await page.evaluate(SILENT_CONNECTIONS)
     links = {"events": "https://jobs.example/events", "socket": "wss://jobs.example/live"}
     await page.evaluate(WRAPPER.format(example=example), {"links": links, "token": "t"})
-    await page.wait_for_function("window.opened.length > 2")
+    await page.clock.run_for(45_000)
+    assert await page.evaluate("opened") == 1
+    await page.clock.run_for(3 * 65_000)
+    assert await page.evaluate("opened") > 2
 
 
 async def start(page: Page, stack: Stack, example: str) -> None:

@@ -236,8 +236,6 @@ class EventStreamWatcher(Watcher):
                 data = b""
 
     def _on_event(self, name: bytes, event_id: bytes, data: bytes) -> None:
-        if name == b"hello":
-            return
         if name != b"job":
             self.add_problem(f"received the event {data!r}")
             return

@@ -69,8 +69,8 @@ class ClientConnection(ABC):
     def on_up_to_date(self, job_id: str, *, ended: bool) -> None:  # noqa: B027
         """Called when the job's record was read and the client already has that version."""
 
-    def heartbeat(self, now: Timestamp, max_silence_s: float) -> None:  # noqa: B027
-        """Send a hello to the client; close the connection if the client has been silent for too long."""
+    def heartbeat(self, now: Timestamp) -> None:  # noqa: B027
+        """Send the server's time to the client; close the connection if the client has been silent for too long."""
 
     def stalled_for(self, now: float) -> float:  # noqa: ARG002
         """Return for how many seconds a backpressured connection has not drained at all."""
@@ -142,11 +142,6 @@ class BackpressuredConnection(ClientConnection):
     def abort(self) -> None:
         """Close the connection immediately, without a close message."""
         self._transport.abort()
-
-
-def encode_hello(now: Timestamp, silence_s: float) -> bytes:
-    """Return the JSON of a hello: the server's time, and after how long a silence a client reconnects."""
-    return b'{"now":%b,"silence_s":%g}' % (now.to_json(), silence_s)
 
 
 def error_payload(job_id: str | None, code: str, message: str) -> dict[str, str]:

@@ -68,11 +68,6 @@ class ConnectionRegistry:
         """Whether clients should use another replica, because this one stops or has been without Redis for too long."""
         return self.draining or self._is_unready()
 
-    @property
-    def max_silence_s(self) -> float:
-        """After how long without anything received a client counts its connection as lost."""
-        return self._settings.max_silence_s
-
     def at_capacity(self) -> bool:
         """Return whether no further connection may open, and count it as refused in that case."""
         full = len(self._connections) >= self._settings.max_connections
@@ -200,7 +195,7 @@ class ConnectionRegistry:
     def _send_heartbeats(self) -> None:
         now = self._clock.now()
         for connection in list(self._connections):
-            connection.heartbeat(now, self.max_silence_s)
+            connection.heartbeat(now)
 
     async def close_while_unready(self) -> None:
         """Close the connections slowly while this replica is without Redis for too long, until cancelled.

@@ -1,7 +1,7 @@
 """Server-Sent Events (https://html.spec.whatwg.org/multipage/server-sent-events.html): one job by GET, many by POST.
 
-Every stream begins with a hello, and is kept alive by further ones. A hello shows the client that no proxy buffers the
-stream, and gives it the clock for its countdowns. Clients of version 0.1 read the time in its comment.
+Every stream begins with a comment that contains the server's time, and is kept alive by further ones. The comment shows
+the client that no proxy buffers the stream, and gives it the clock for its countdowns.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ...runtime.aiohttp_adapter import encode_chunk, start_stream
 from ..records.store import JobStore
 from ..watching.snapshot import PublishedSnapshot
 from .auth import TokenAuth, WatchRequest
-from .base import BackpressuredConnection, ClientConnection, encode_hello
+from .base import BackpressuredConnection, ClientConnection
 from .refusals import RejectedToken
 from .registry import ConnectionRegistry
 
@@ -93,10 +93,10 @@ class EventStream(BackpressuredConnection):
         self.set_close_code(code)
         self.done.set()
 
-    def heartbeat(self, now: Timestamp, max_silence_s: float) -> None:
-        """Send a hello, unless the connection is backpressured."""
+    def heartbeat(self, now: Timestamp) -> None:
+        """Send a comment, unless the connection is backpressured."""
         if not self.is_backpressured():
-            self.write(encode_heartbeat(now, max_silence_s, chunked=self._chunked))
+            self.write(encode_heartbeat(now, chunked=self._chunked))
 
     def send_away(self) -> None:
         """End the stream with a reconnect delay."""
@@ -155,8 +155,7 @@ class EventStreamHandler:
         if self._registry.sends_away or request.transport is None:
             await response.write(retry_event())
             return response
-        hello = hello_event(self._store.clock.now(), self._registry.max_silence_s)
-        await response.write(hello)  # with the headers; later writes bypass aiohttp
+        await response.write(time_comment(self._store.clock.now()))  # with the headers; later writes bypass aiohttp
         job_ids, origin = {str(watch.grant.job_id) for watch in requests}, request.headers.get("Origin")
         stream = EventStream(request.transport, origin, job_ids, self._registry.backpressured, chunked=chunked)
         with self._registry.serve(stream):
@@ -168,16 +167,16 @@ class EventStreamHandler:
         return response
 
 
-def hello_event(now: Timestamp, silence_s: float) -> bytes:
-    """Return a hello as an event, after a comment with the server's time."""
-    return b": %b\n%b" % (str(now).encode(), encode_event(b"hello", encode_hello(now, silence_s)))
+def time_comment(now: Timestamp) -> bytes:
+    """Return a comment with the server's time; an EventSource ignores it."""
+    return b": %b\n\n" % str(now).encode()
 
 
 @lru_cache(maxsize=2)  # encoded once for all streams, and once more for those in chunks
-def encode_heartbeat(now: Timestamp, silence_s: float, *, chunked: bool) -> bytes:
-    """Return a hello in the wire format of a stream."""
-    hello = hello_event(now, silence_s)
-    return encode_chunk(hello) if chunked else hello
+def encode_heartbeat(now: Timestamp, *, chunked: bool) -> bytes:
+    """Return a comment in the wire format of a stream."""
+    comment = time_comment(now)
+    return encode_chunk(comment) if chunked else comment
 
 
 def retry_event() -> bytes:

@@ -227,8 +227,9 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
         self.closing = True
         super().abort()
 
-    def heartbeat(self, now: Timestamp, max_silence_s: float) -> None:
+    def heartbeat(self, now: Timestamp) -> None:
         """Send a hello and a ping, or abort the connection if the client has been silent for too long."""
+        max_silence_s = self._handler.settings.max_silence_s
         if time.monotonic() - self._last_received > max_silence_s:
             self.abort()
         else:

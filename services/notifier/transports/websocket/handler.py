@@ -24,7 +24,7 @@ from ..refusals import RejectedToken
 from ..registry import RETRY_AFTER_S, ConnectionRegistry
 from .connection import WebSocketConnection
 from .handshake import accept_upgrade
-from .protocol import encode_hello_frame
+from .protocol import encode_hello
 
 
 class ClientMessage(Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,7 +81,7 @@ class WebSocketHandler:
             connection.close(CloseCode.TRY_AGAIN_LATER, "too many connections")
         else:
             self._registry.register(connection)
-            connection.write(encode_hello_frame(self._store.clock.now(), self.settings.max_silence_s))
+            connection.write(encode_hello(self._store.clock.now(), self.settings.max_silence_s))
 
     def on_drained(self, connection: WebSocketConnection) -> None:
         """Called when a backpressured connection drains: send its pending snapshots."""

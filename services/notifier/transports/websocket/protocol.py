@@ -10,7 +10,6 @@ from websockets.protocol import Protocol, Side
 from headway.timestamp import Timestamp
 
 from ...watching.snapshot import PublishedSnapshot
-from ..base import encode_hello
 
 MAX_MESSAGE_BYTES = 64 * 1024
 PING = Frame(Opcode.PING, b"").serialize(mask=False)
@@ -30,15 +29,15 @@ def encode_text(data: bytes) -> bytes:
     return Frame(Opcode.TEXT, data).serialize(mask=False)
 
 
-def encode_hello_frame(now: Timestamp, silence_s: float) -> bytes:
-    """Return a hello as a text frame."""
-    return encode_text(b'{"hello":%b}' % encode_hello(now, silence_s))
+def encode_hello(now: Timestamp, silence_s: float) -> bytes:
+    """Return a hello: the server's time, and after how long without a message the client reconnects."""
+    return encode_text(b'{"hello":{"now":%b,"silence_s":%g}}' % (now.to_json(), silence_s))
 
 
 @lru_cache(maxsize=1)  # encoded once for all connections
 def encode_heartbeat(now: Timestamp, silence_s: float) -> bytes:
     """Return a hello, which shows a page's script that the server is alive, and a ping, which the client answers."""
-    return encode_hello_frame(now, silence_s) + PING
+    return encode_hello(now, silence_s) + PING
 
 
 def encode_snapshot(snapshot: PublishedSnapshot) -> bytes:

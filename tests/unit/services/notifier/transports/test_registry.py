@@ -25,7 +25,7 @@ from services.notifier.watching.synchronizer import SnapshotSynchronizer
 from services.runtime.errors import ServiceUnavailable
 
 RegistryTask = Callable[[ConnectionRegistry], Coroutine[Any, Any, None]]
-DRAIN_S, PING_S, MAX_SILENCE_S = 10.0, 0.5, 1.25
+DRAIN_S, PING_S = 10.0, 0.5
 
 
 class Clock:
@@ -88,9 +88,8 @@ class FakeConnection(ClientConnection):
     def reap(self) -> None:
         """Do nothing."""
 
-    def heartbeat(self, now: Timestamp, max_silence_s: float) -> None:
+    def heartbeat(self, now: Timestamp) -> None:
         """Record the time, and the time that the client would get."""
-        assert max_silence_s == MAX_SILENCE_S
         self.heartbeats.append((self._clock.now, now))
 
     def send_away(self) -> None:
@@ -115,7 +114,6 @@ class Replica:
             max_connections=1_000_000,
             max_watches=1,
             ping_s=PING_S,
-            max_silence_s=MAX_SILENCE_S,
             stuck_s=30,
         )
         self.registry = ConnectionRegistry(
@@ -263,18 +261,18 @@ async def test_an_event_stream_that_is_sent_away_ends_with_a_delay() -> None:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_the_heartbeat_of_a_stream_is_a_hello(chunked: bool) -> None:
-    """It is an event, which an EventSource shows to the page, with the time as a comment; a slow consumer gets none."""
+async def test_the_heartbeat_of_a_stream_is_a_comment(chunked: bool) -> None:
+    """It has the server's time; a slow consumer gets none."""
     transport, buffered = FakeTransport(), 0
     transport.get_write_buffer_size = lambda: buffered  # type: ignore[attr-defined]
     stream = EventStream(cast(asyncio.Transport, transport), None, {"job"}, set(), chunked=chunked)
     now = Timestamp.parse("2026-01-01T00:00:00.000Z")
-    stream.heartbeat(now, 0.5)
-    block = b': %b\nevent: hello\ndata: {"now":"%b","silence_s":0.5}\n\n' % (str(now).encode(), str(now).encode())
+    stream.heartbeat(now)
+    block = b": %b\n\n" % str(now).encode()
     assert transport.written == (b"%x\r\n%b\r\n" % (len(block), block) if chunked else block)
     buffered = MAX_BUFFERED_BYTES + 1
-    stream.heartbeat(now, 0.5)
-    assert transport.written.count(b"hello") == 1
+    stream.heartbeat(now)
+    assert transport.written.count(block) == 1
 
 
 async def test_a_long_poll_that_is_sent_away_is_answered() -> None:

@@ -74,7 +74,7 @@ class Server:
     """The handler of a connection's messages, and the client's end of it."""
 
     def __init__(self, **settings: float) -> None:
-        defaults = {"messages_per_s": 1e6, "max_watches": 1000, "first_message_s": 10.0}
+        defaults = {"messages_per_s": 1e6, "max_watches": 1000, "max_silence_s": 50.0, "first_message_s": 10.0}
         self.settings = cast(NotifierSettings, SimpleNamespace(**{**defaults, **settings}))
         self.messages: list[str] = []
         self.on_text: Callable[[str], Coroutine[None, None, None] | None] = lambda _text: None
@@ -380,15 +380,15 @@ async def test_the_time_of_a_pong_is_measured() -> None:
 
     before = measured()
     await server.receive(pong)
-    server.connection.heartbeat(NOW, 50.0)
+    server.connection.heartbeat(NOW)
     await server.receive(pong, pong)
     assert measured() == before + 1
 
 
 async def test_a_heartbeat_is_a_hello_and_a_ping() -> None:
     """The hello has the server's time and the longest silence; a page's script does not see the ping."""
-    server = Server()
-    server.connection.heartbeat(NOW, 0.25)
+    server = Server(max_silence_s=0.25)
+    server.connection.heartbeat(NOW)
     hello, ping = server.transport.frames()
     assert hello == Frame(Opcode.TEXT, b'{"hello":{"now":%b,"silence_s":0.25}}' % encode(NOW))
     assert ping == Frame(Opcode.PING, b"")
@@ -400,7 +400,7 @@ def test_a_heartbeat_is_encoded_once_for_all_connections() -> None:
     written: list[bytes] = []
     for server in servers:
         server.transport.write = written.append  # type: ignore[assignment]
-        server.connection.heartbeat(NOW, 50.0)
+        server.connection.heartbeat(NOW)
     assert written[0] is written[1]
 
 
@@ -408,10 +408,10 @@ async def test_a_slow_consumer_gets_no_hello() -> None:
     """It would read an old time. It gets pings, so that the server notices when it is gone."""
     server = Server()
     server.connection.pause_writing()
-    server.connection.heartbeat(NOW, 50.0)
+    server.connection.heartbeat(NOW)
     assert server.transport.written == PING
     server.connection.resume_writing()
-    server.connection.heartbeat(NOW, 50.0)
+    server.connection.heartbeat(NOW)
     assert len(server.transport.frames()) == 3
 
 
@@ -420,14 +420,14 @@ async def test_no_heartbeat_follows_a_close_frame() -> None:
     server = Server()
     server.connection.close(CloseCode.SERVICE_RESTART, "restarting")
     server.transport.frames()
-    server.connection.heartbeat(NOW, 50.0)
+    server.connection.heartbeat(NOW)
     assert server.transport.written == b""
 
 
 async def test_a_silent_client_is_lost() -> None:
     """The server aborts the connection of a client that sends nothing for too long."""
-    server = Server()
-    server.connection.heartbeat(NOW, 0.0)
+    server = Server(max_silence_s=0.0)
+    server.connection.heartbeat(NOW)
     assert (server.transport.aborted, server.connection.close_code) == (True, CloseCode.ABNORMAL_CLOSURE)
 
 
