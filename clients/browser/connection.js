@@ -138,7 +138,7 @@ export class FallbackConnection {
 
   #onMessage(rank, { hello, ...update }) {
     if (hello) this.#onHello(rank, hello);
-    else this.#onUpdate(update);
+    else if (!update.error || !this.#registry.tryOtherToken(update.error)) this.#onUpdate(update);
   }
 
   /** Called when a transport receives a hello. An open socket proves nothing: a proxy accepts it without a server. */

@@ -11,7 +11,8 @@ import { mayCancel, readClaims } from "./token.js";
 
 const JOB_ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 const MAX_TOKEN_LENGTH = 4096; // the server's limit
-const REJECTIONS = new Set(["invalid_token", "token_expired", "too_many_watches"]); // the server does not watch the job
+const TOKEN_REJECTIONS = new Set(["invalid_token", "token_expired"]);
+const REJECTIONS = new Set([...TOKEN_REJECTIONS, "too_many_watches"]); // the server does not watch the job
 
 const registries = new Map(); // by the notifier's URL
 
@@ -51,7 +52,8 @@ export function watchJob({ url, token, onConnection, onError }, onSnapshot) {
 /** One job and the watches that share it. */
 class WatchedJob {
   watches = new Set();
-  token = null;
+  token = null; // the best of the watches' tokens that the server has not rejected
+  rejectedTokens = new Set();
   snapshot = null;
   error = null; // the last one since the job was requested
   cancelling = false; // requested here, and not confirmed by a snapshot yet
@@ -68,6 +70,18 @@ class WatchedJob {
   /** Whether the server has rejected the subscription. */
   get rejected() {
     return REJECTIONS.has(this.error?.code);
+  }
+
+  /** Replace a rejected token by the best one of the other watches; return whether there is one. */
+  replaceToken() {
+    this.rejectedTokens.add(this.token);
+    const tokens = [...this.watches].map(({ token }) => token).filter((token) => !this.rejectedTokens.has(token));
+    if (!tokens.length) {
+      this.rejectedTokens.clear();
+      return false;
+    }
+    this.token = tokens.reduce((best, token) => (isBetterToken(token, best) ? token : best));
+    return true;
   }
 
   /** Clear the error and return the message that subscribes to the job. */
@@ -127,6 +141,14 @@ class JobRegistry {
     return { state, detail, refusal, confirmed: this.#confirmed, rank: this.#rank, now: this.now() };
   }
 
+  /** Request a job with another watch's token after an error of its token; return whether there is one. */
+  tryOtherToken({ code, job_id: id }) {
+    const job = this.#jobs.get(id);
+    if (!job || !TOKEN_REJECTIONS.has(code) || !job.replaceToken()) return false;
+    this.#connection.subscribe([job]);
+    return true;
+  }
+
   /** Request the rejected jobs no more, since the server refuses a client that repeats them; return whether there were any. */
   dropRejectedJobs() {
     const rejected = this.wantedJobs.filter((job) => job.rejected);
@@ -147,7 +169,8 @@ class JobRegistry {
     const { sub: id } = readClaims(token);
     const job = this.#jobs.get(id) ?? new WatchedJob(id);
     this.#jobs.set(id, job);
-    job.watches.add(watch);
+    job.watches.add(Object.assign(watch, { token }));
+    job.rejectedTokens.delete(token);
     if (snapshot) job.applySnapshot(snapshot);
     if (!job.token || job.error || isBetterToken(token, job.token)) {
       job.token = token;

@@ -294,6 +294,30 @@ def test_rejected_tokens_do_not_end_other_watches() -> None:
     assert simulate(script) == ["live", [[2, "invalid_token"]], 1, True, True]
 
 
+def test_bad_token_does_not_end_another_watch_of_the_same_job() -> None:
+    """If a watch's token is rejected, the job is requested with that of another watch; an error needs both rejected."""
+    script = """
+      const reject = () => last().receive({
+        error: { code: "invalid_token", message: "", job_id: "00000000-0000-4000-8000-000000000001" },
+      });
+      watch(1, { signature: "forged" });
+      watch(1, { signature: "good" });
+      await pass(1);
+      last().accept();
+      reject();
+      const tokens = last().sent.map(({ watch }) => watch);
+      last().receiveJob(1);
+      const before = [...errors];
+      reject();
+      result = [tokens, before, errors, snapshots, ["forged", "good"].map((signature) => tokenOf(1, { signature }))];
+    """
+    tokens, before, errors, snapshots, expected = simulate(script)
+    assert tokens == expected
+    assert before == []
+    assert errors == [[1, "invalid_token"]] * 2
+    assert snapshots == [[1, 1]] * 2
+
+
 def test_client_that_is_refused_without_a_rejected_token_gives_up() -> None:
     """A refusal that names no job is final."""
     script = """
