@@ -56,7 +56,6 @@ def _settings() -> list[Setting]:
         root.handlers[:] = handlers
 
     return [
-        (partial(signal.pthread_sigmask, signal.SIG_BLOCK, ()), partial(signal.pthread_sigmask, signal.SIG_SETMASK)),
         *((partial(getattr, module, name), partial(setattr, module, name)) for module, name in HOOKS),
         (gc.isenabled, lambda enabled: gc.enable() if enabled else gc.disable()),
         (lambda: root.manager.disable, logging.disable),
@@ -67,8 +66,11 @@ def _settings() -> list[Setting]:
 
 
 def signal_settings() -> list[Setting]:
-    """Return the handlers of signals as settings."""
-    return [(partial(signal.getsignal, number), partial(set_handler, number)) for number in SIGNALS]
+    """Return the handlers of signals, and which are blocked, as settings."""
+    return [
+        (partial(signal.pthread_sigmask, signal.SIG_BLOCK, ()), partial(signal.pthread_sigmask, signal.SIG_SETMASK)),
+        *((partial(signal.getsignal, number), partial(set_handler, number)) for number in SIGNALS),
+    ]
 
 
 def current_folder() -> str:
