@@ -69,7 +69,11 @@ def signal_settings() -> list[Setting]:
     """Return the handlers of signals, and which are blocked, as settings."""
     return [
         (partial(signal.pthread_sigmask, signal.SIG_BLOCK, ()), partial(signal.pthread_sigmask, signal.SIG_SETMASK)),
-        *((partial(signal.getsignal, number), partial(set_handler, number)) for number in SIGNALS),
+        *(
+            (partial(signal.getsignal, number), partial(set_handler, number))
+            for number in SIGNALS
+            if signal.getsignal(number) is not None  # Python cannot set again a handler of C code
+        ),
     ]
 
 

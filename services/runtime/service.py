@@ -175,8 +175,17 @@ async def _serve(settings: S, open_service: Callable[[S], AbstractAsyncContextMa
 
 
 async def run_forever(task: Callable[[], Awaitable[object]]) -> None:
-    """Run a task that must not end; raise if it does, which ends the service."""
-    await task()
+    """Run a task that must not end; raise if it does, which ends the service.
+
+    A task group ignores a task that ends with CancelledError, which other code may have caused: it can cancel what the
+    task awaits.
+    """
+    try:
+        await task()
+    except asyncio.CancelledError:
+        this_task = asyncio.current_task()
+        if this_task is None or this_task.cancelling():
+            raise
     raise RuntimeError("a background task has ended, although it should run as long as the service")
 
 

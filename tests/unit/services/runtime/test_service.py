@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from services.runtime.service import run_forever
 from tests.waiting import free_ports, wait_until
 
 ROOT = Path(__file__).parents[4]
@@ -235,6 +237,23 @@ async def test_a_stray_task_does_not_end_the_service(tmp_path: Path, mode: str) 
         output = sample.process.stderr.read()
         assert mode in output
         assert "a-payload" not in output
+
+
+async def test_a_task_whose_awaited_future_is_cancelled_does_not_end_unnoticed() -> None:
+    """Its CancelledError is not that of the service, which cancels the task itself when it stops."""
+
+    async def awaits_cancelled_future() -> None:
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        await future
+
+    with pytest.raises(RuntimeError, match="has ended"):
+        await run_forever(awaits_cancelled_future)
+    task = asyncio.create_task(run_forever(asyncio.Event().wait))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 async def test_a_service_keeps_its_signals(tmp_path: Path) -> None:
