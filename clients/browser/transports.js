@@ -16,7 +16,7 @@ const POLL_WAIT_S = 25;
 const POLL_INTERVAL_MS = 250;
 const POLL_TIMEOUT_MS = 5_000; // after the wait
 const FIRST_BYTE_TIMEOUT_MS = 3_000; // of a stream: a buffering proxy delivers nothing before its end
-const SILENCE_S = 50; // of a stream of an older server, which sends a comment every 20 s
+const SILENCE_S = 50; // of a stream: the server sends a comment every 20 s
 const PROBE_TIMEOUT_MS = 3_000;
 const FINISHED_RECHECK_MS = 60_000; // before jobs that have all finished are requested again: a job can be redriven
 
@@ -175,9 +175,9 @@ class HttpTransport extends Transport {
     }
   }
 
-  sendHello(now, silence = SILENCE_S) {
+  sendHello(now) {
     this.#answered = true;
-    this.onMessage({ hello: { now, silence_s: silence } });
+    this.onMessage({ hello: { now, silence_s: SILENCE_S } });
   }
 
   /**
@@ -223,8 +223,6 @@ class HttpTransport extends Transport {
 
 /** Server-Sent Events over fetch: an EventSource cannot send tokens in a body, and does not report why it failed. */
 export class EventStreamTransport extends HttpTransport {
-  #silenceS = SILENCE_S;
-
   async receive(jobs, { signal }) {
     this.allowSilence(FIRST_BYTE_TIMEOUT_MS);
     const response = await this.postWatches("/live/events", jobs, { signal });
@@ -234,6 +232,7 @@ export class EventStreamTransport extends HttpTransport {
       this.sendHello();
     } else {
       for await (const event of events(response.body)) {
+        this.allowSilence(SILENCE_S * 1000);
         this.#onEvent(event);
         restarting ||= "retry" in event;
       }
@@ -245,12 +244,8 @@ export class EventStreamTransport extends HttpTransport {
     else this.schedule(unfinished.length ? SUBSCRIBE_DEBOUNCE_MS : FINISHED_RECHECK_MS);
   }
 
-  /** Called with each event. Older servers send their time in a comment only. */
-  #onEvent({ "": comment, event, data }) {
-    const { now = comment, silence_s: silence = this.#silenceS } = event === "hello" ? JSON.parse(data) : {};
-    this.#silenceS = silence;
-    this.allowSilence(silence * 1000);
-    if (now) this.sendHello(now, silence);
+  #onEvent({ "": now, event, data }) {
+    if (now) this.sendHello(now);
     if (event === "job" || event === "error") this.onMessage(parseMessage(`{"${event}":${data}}`));
   }
 }

@@ -8,7 +8,7 @@ const listeners = {}; // by the type of event
 /** The WebSockets and requests that were opened, each with `kind`, `openedAt`, and `closedAt` once the page has closed it. */
 export const transports = [];
 
-/** A test may answer requests: `answer(path, tokens)` returns the status and the body. */
+/** A test may answer requests: `answer(path, tokens)` returns a response. */
 export const server = { answer: null };
 
 /** Return the token of a job, which is given by a number. */
@@ -120,7 +120,7 @@ Object.assign(globalThis, {
     const request = { kind: new URL(url).pathname, openedAt: clock.now, tokens };
     transports.push(request);
     const answer = server.answer?.(request.kind, tokens);
-    if (answer) return Promise.resolve(new Response(JSON.stringify(answer.body), { status: answer.status }));
+    if (answer) return Promise.resolve(answer);
     return new Promise((resolve, reject) => {
       Object.assign(request, { resolve, reject });
       signal?.addEventListener("abort", () => {

@@ -122,6 +122,27 @@ def test_silent_socket_is_lost() -> None:
     assert simulate(script) == [["live", ""], SILENT]
 
 
+def test_silent_stream_is_lost() -> None:
+    """A stream without a comment or an event for 50 s is lost, too."""
+    script = """
+      watch();
+      server.answer = (path) => {
+        const comment = `: ${new Date(Date.now()).toISOString()}\\n\\n`;
+        const start = (stream) => stream.enqueue(new TextEncoder().encode(comment));
+        return new Response(new ReadableStream({ start }));
+      };
+      last().lose(1006);
+      await pass(40);
+      for (let turn = 0; turn < 5; turn++) await new Promise(setImmediate);
+      server.answer = null;
+      await pass(49_000);
+      const before = states.at(-1);
+      await pass(1_500);
+      result = [before, states.at(-1)];
+    """
+    assert simulate(script) == [["live", ""], SILENT]
+
+
 def test_socket_of_an_older_server_may_be_silent() -> None:
     """A server that announces no `silence_s` does not repeat its hello, so silence is no loss."""
     assert simulate("watch(); await connect({}); await pass(600_000); result = states.at(-1);") == ["live", ""]
@@ -338,11 +359,11 @@ def test_fallback_finds_the_bad_tokens_of_a_rejected_request() -> None:
       const invalid = { code: "invalid_token", detail: "" };
       server.answer = (path, tokens) => {
         const rejected = tokens.filter((token) => bad.has(token));
-        if (rejected.length > 20 || rejected.length === tokens.length) return { status: 401, body: invalid };
+        if (rejected.length > 20 || rejected.length === tokens.length) return Response.json(invalid, { status: 401 });
         if (path === "/live/events") return null;
         const idOf = (token) => JSON.parse(atob(token.split(".")[1])).sub;
         const errors = rejected.map((token) => ({ code: "invalid_token", message: "", job_id: idOf(token) }));
-        return { status: 200, body: { now: new Date(Date.now()).toISOString(), jobs: [], errors } };
+        return Response.json({ now: new Date(Date.now()).toISOString(), jobs: [], errors });
       };
       last().lose(1006);
       for (let step = 0; step < 20; step++) {
