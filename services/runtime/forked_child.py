@@ -68,7 +68,8 @@ def isolate_forked_children(loop: asyncio.AbstractEventLoop) -> None:
     def leave_loop() -> None:
         with Path(os.devnull).open("r+b", buffering=0) as null:
             for epoll_descriptor in epoll_descriptors:
-                for descriptor in _watched_descriptors(epoll_descriptor):
+                # The service may watch a descriptor that it has opened since the fork, with the number of `null` here.
+                for descriptor in _watched_descriptors(epoll_descriptor) - {null.fileno()}:
                     os.dup2(null.fileno(), descriptor, inheritable=False)
                 with select.epoll() as epoll:
                     os.dup2(epoll.fileno(), epoll_descriptor, inheritable=False)
@@ -93,9 +94,9 @@ def _epoll_descriptors() -> list[int]:
     return descriptors
 
 
-def _watched_descriptors(epoll_descriptor: int) -> list[int]:
+def _watched_descriptors(epoll_descriptor: int) -> set[int]:
     information = Path(f"/proc/self/fdinfo/{epoll_descriptor}").read_text()
-    return [int(number) for number in re.findall(r"^tfd:\s*(\d+)", information, re.MULTILINE)]
+    return {int(number) for number in re.findall(r"^tfd:\s*(\d+)", information, re.MULTILINE)}
 
 
 def _exit_lost_child() -> None:

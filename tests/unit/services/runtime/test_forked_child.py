@@ -83,6 +83,15 @@ def terminations():
 def wait_for(child):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
+only_watched_by_service = []
+os.register_at_fork(after_in_child=lambda: [os.close(descriptor) for descriptor in only_watched_by_service])
+
+async def forks_while_service_opens_files(name):
+    reading_end, writing_end = os.pipe()
+    asyncio.get_running_loop().add_reader(reading_end, print)
+    only_watched_by_service.append(reading_end)
+    return await forks(name)
+
 async def forks(name):
     if name.startswith("barrier "):
         with ForkBarrier():
@@ -204,6 +213,7 @@ async def test_child_cannot_act_as_the_service(service: Service) -> None:
         "barrier awaits": 1,
     }
     assert {name: service.get(f"/call/forks?name={name.replace(' ', '+')}") for name in codes} == codes
+    assert service.get("/call/forks_while_service_opens_files?name=returns") == 1
     assert service.get("/call/forks_in_callback") in (1, -signal.SIGABRT)  # libuv may abort before the child exits
     assert service.answering() == {service.process.pid}
     assert service.stop() == 0
