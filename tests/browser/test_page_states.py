@@ -154,14 +154,14 @@ async def test_every_state_is_accessible(page: Page, site: LiveSite, scheme: Any
 
 
 async def test_bar_is_visible_in_forced_colors(page: Page, site: LiveSite) -> None:
-    """The bar's filled and empty parts differ in forced colors, and the bar has a border."""
+    """The bar's filled and empty parts differ in forced colors, also without motion, and from the bar's border."""
     job = await open_job(page, site)
     for scheme in ("light", "dark"):
         await page.emulate_media(color_scheme=scheme, forced_colors="active", reduced_motion="reduce")
         for name in ("determinate", "indeterminate"):
             await job.show(JOB_STATES[name][1])
             shares = await color_shares(page, ".track")
-            assert shares[1] > 0.2, (scheme, name, shares)
+            assert shares[2] > 0.15, (scheme, name, shares)
         await page.locator("#share").focus()
         await expect(page.locator("#share")).to_have_css("outline-style", "solid")
 
