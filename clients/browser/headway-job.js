@@ -175,7 +175,8 @@ export class HeadwayJob extends Base {
   }
 
   #cancelState() {
-    if (!this.#snapshot || this.#snapshot.finished_at || !mayCancel(readClaims(this.token))) return "";
+    if (!mayCancel(readClaims(this.token))) return "";
+    if (!this.#snapshot || this.#snapshot.finished_at) return "reserved";
     return this.#cancelRequested || isCancelling(this.#snapshot) ? "requested" : "enabled";
   }
 

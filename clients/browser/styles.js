@@ -1,7 +1,7 @@
 /**
  * The element's default styles. Font and text color are inherited from the page; the other colors follow its
- * `color-scheme`. Three lines are reserved for texts, so the layout does not shift when they appear. Only `transform`
- * and `opacity` are animated, which needs no layout.
+ * `color-scheme`. Three lines are reserved for texts, and a place for the button, so the layout does not shift when they
+ * appear or disappear. Only `transform` and `opacity` are animated, which needs no layout.
  *
  * The states are also in the attribute `data-states` of the part `job`, because browsers before 2024 have no `:state()`.
  * They also have no `light-dark()`, and the first value of such a property is for them.
@@ -43,7 +43,7 @@ export const CSS = `
   column-gap: 1em;
 }
 [part~="label"] { font-weight: 600; }
-[part~="status"] { margin-inline-start: 0.6em; }
+[part~="status"] { display: inline-block; margin-inline-start: 0.6em; }
 [part~="percent"], [part~="actions"] { white-space: nowrap; }
 [part~="percent"], [part~="text"] { font-variant-numeric: tabular-nums; }
 [part~="status"], [part~="amount"], [part~="message"] { color: var(--_soft); }
@@ -104,13 +104,18 @@ export const CSS = `
   border-inline-start: 3px solid var(--_alarm);
   white-space: pre-wrap;
 }
-[part~="message"], [data-states~="retrying"] [part~="error"] {
+[part~="error"], [part~="message"] {
   display: -webkit-box;
   -webkit-box-orient: vertical;
   -webkit-line-clamp: 2;
   overflow: hidden;
 }
 [part~="error"]:not([hidden]) + [part~="message"] { -webkit-line-clamp: 1; }
+[part~="detail"]:not([data-expanded]) {
+  max-block-size: 3em;
+  max-block-size: 2lh;
+  clip-path: inset(-0.5em -0.5em 0); /* not the outline of the button */
+}
 [part~="detail"][data-expanded] :is([part~="error"], [part~="message"]) { -webkit-line-clamp: none; }
 
 [part~="expand"], [part~="cancel"] {
@@ -123,11 +128,15 @@ export const CSS = `
   cursor: pointer;
 }
 [part~="expand"] { grid-area: 1 / 2 / span 2; align-self: start; padding: 0; text-decoration: underline; }
-[part~="cancel"] { padding: 0.15em 0.8em; border-color: var(--_track); }
+[part~="cancel"] { min-inline-size: 7.5em; padding: 0.15em 0.8em; border-color: var(--_track); }
+[part~="cancel"][data-reserved] { display: inline-block !important; visibility: hidden; }
 [part~="cancel"]:hover { border-color: currentColor; }
 [part~="cancel"][aria-disabled] { border-color: transparent; opacity: 0.75; cursor: default; }
 [part~="job"] :focus-visible { outline: 3px solid var(--_accent); outline-offset: 2px; }
 
+@media (max-width: 30rem) {
+  [part~="text"] { flex-basis: 100%; }
+}
 @media (prefers-reduced-motion: reduce) {
   [part~="track"], [part~="bar"] { transition: none; }
   [part~="job"] [part~="note"] { animation: none; }

@@ -68,7 +68,8 @@ export class View {
    * @param {object} state
    * @param {string} state.error why the job cannot be watched, or why it failed; "" if there is no error
    * @param {string} state.connection the state of the connection, as in `onConnection`
-   * @param {"" | "enabled" | "requested"} state.cancel the cancel button: hidden, enabled, or already clicked
+   * @param {"" | "reserved" | "enabled" | "requested"} state.cancel the cancel button: absent, hidden in its place,
+   *   enabled, or already clicked
    * @param {number} state.now the server's time in ms
    * @param {number} state.confirmedUntil the time until which the snapshot is known to be current, in ms
    * @param {string[]} state.states the names of the element's states
@@ -116,8 +117,10 @@ export class View {
   /** Render the button. It keeps the focus while the job is being cancelled; when it disappears, the title gets it. */
   #renderCancel(state) {
     const { cancel, title } = this.#parts;
-    if (!state && this.#root.activeElement === cancel) title.focus();
-    cancel.hidden = !state;
+    const isShown = state === "enabled" || state === "requested";
+    if (!isShown && this.#root.activeElement === cancel) title.focus();
+    cancel.hidden = !isShown;
+    cancel.toggleAttribute("data-reserved", state === "reserved");
     setAttribute(cancel, "aria-disabled", state === "requested" ? true : null);
     this.#setText("cancel", state === "requested" ? "Cancelling…" : "Cancel");
   }
@@ -152,8 +155,8 @@ export class View {
 
   /** Offer the whole text if the shown lines do not contain it. The button does not disappear under the focus. */
   #updateExpand() {
-    const { expand, error, message } = this.#parts;
-    const isCut = [error, message].some(({ scrollHeight, clientHeight }) => scrollHeight > clientHeight + 1);
+    const { expand, detail, error, message } = this.#parts;
+    const isCut = [detail, error, message].some(({ scrollHeight, clientHeight }) => scrollHeight > clientHeight + 1);
     expand.hidden = !isCut && !this.#isExpanded && this.#root.activeElement !== expand;
   }
 

@@ -239,6 +239,28 @@ async def test_long_messages_move_nothing(board: Board, page: Page) -> None:
     await expect(board.part("expand")).to_be_visible()
 
 
+async def test_end_moves_nothing(board: Board, page: Page) -> None:
+    """What stands below the element stays where it is while its job starts, and after it ends for a long reason."""
+    read_top = "document.querySelector('hr').getBoundingClientRect().top"
+    for width in (360, 1440):
+        await page.set_viewport_size({"width": width, "height": 800})
+        await board.open()
+        await page.evaluate("document.body.append(document.createElement('hr'))")
+        await board.site.disconnect()
+        await board.add()
+        await expect(board.part("note")).to_have_text("The server cannot be reached. Trying again…")
+        top = await page.evaluate(read_top)
+        board.site.answers = True
+        await expect(board.part("cancel")).to_be_visible()
+        long_failure = FAILED | {"error": ERROR | {"message": LONG_TEXT}}
+        for name, fields in [*STATES.items(), ("failed long", ("", long_failure))]:
+            await board.show(RUNNING)
+            await board.show(fields[1])
+            assert (width, name, await page.evaluate(read_top)) == (width, name, top)
+    await board.part("expand").press("Enter")
+    assert await page.evaluate(read_top) > top
+
+
 async def test_announcements_are_news(board: Board, page: Page) -> None:
     """A page with many jobs is silent when it loads. Later a new status and a reason are announced, once each."""
     await page.add_init_script(RECORD_ANNOUNCEMENTS)
