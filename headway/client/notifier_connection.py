@@ -76,7 +76,8 @@ class NotifierConnection:
         self._has_subscriptions = asyncio.Event()
         self._websocket: aiohttp.ClientWebSocketResponse | None = None
         self._delays = ReconnectDelays()
-        self._worked_at: float | None = None  # when the last message arrived
+        self._greeted = False  # whether this connection, or the last one, has received a hello
+        self._worked_at: float | None = None  # when the last message arrived, or was missed
         self._polling = False
         self._reconnect_task = asyncio.create_task(self._reconnect_loop())
         self._reconnect_task.add_done_callback(self._on_reconnect_loop_done)
@@ -130,7 +131,10 @@ class NotifierConnection:
                 code = await self._run_connection()
             except TimeoutError as error:
                 reason = error
-                self._fall_back("no hello message")
+                if self._greeted:
+                    self._worked_at = time.monotonic()
+                else:
+                    self._fall_back("no hello message")
             except aiohttp.WSServerHandshakeError as error:
                 reason = error
                 if error.status not in RETRYABLE_STATUSES:
@@ -155,6 +159,7 @@ class NotifierConnection:
         """
         url = f"ws{self._url.removeprefix('http')}/live"
         close_timeout = aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT_S)
+        self._greeted = False
         async with (
             asyncio.timeout(HELLO_TIMEOUT_S) as timeout,
             self._session.ws_connect(url, heartbeat=PING_INTERVAL_S, timeout=close_timeout) as websocket,
@@ -189,7 +194,7 @@ class NotifierConnection:
             repeated = message.hello.silence_s is not None
             self._clock.receive(message.hello.now, time.monotonic(), repeated=repeated)
             self._delays.reset()
-            self._polling = False
+            self._greeted, self._polling = True, False
         return message.hello
 
     async def _on_error(self, error: _Error) -> None:
@@ -236,7 +241,8 @@ class NotifierConnection:
                 self._url,
                 connection_problem(reason, self._url) if reason else code,
             )
-        return delay_s
+        # An attempt without an answer has taken longer than any delay. The path may have become free meanwhile.
+        return 0.0 if isinstance(reason, TimeoutError) and not self._greeted else delay_s
 
     async def _request(self, job: JobSubscription) -> None:
         if (message := job.next_request()) is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from headway.backoff import full_jitter_s
 
 # A replica that stops closes its connections with 1012: their clients come back spread over the first two seconds.
-RECONNECT_SPREAD_S, RECONNECT_CAP_S = 2.0, 10.0
+RECONNECT_SPREAD_S, RECONNECT_CAP_S = 2.0, 4.0
+OVERLOAD_CAP_S = 10.0
 CLOSE_TRY_AGAIN_LATER = 1013
 OVERLOAD_CODES = frozenset({CLOSE_TRY_AGAIN_LATER, 429, 503})
 MIN_OVERLOAD_DELAY_S = 2.0
@@ -31,7 +32,9 @@ class ReconnectDelays:
         """
         if code == CLOSE_TRY_AGAIN_LATER:
             self.failures = max(self.failures, FAILURES_WHEN_OVERLOADED)
-        min_delay_s = max(retry_after_s, MIN_OVERLOAD_DELAY_S) if code in OVERLOAD_CODES else retry_after_s
-        delay_s = min_delay_s + full_jitter_s(self.failures, RECONNECT_SPREAD_S, RECONNECT_CAP_S)
+        overloaded = code in OVERLOAD_CODES
+        min_delay_s = max(retry_after_s, MIN_OVERLOAD_DELAY_S) if overloaded else retry_after_s
+        cap_s = OVERLOAD_CAP_S if overloaded else RECONNECT_CAP_S
+        delay_s = min_delay_s + full_jitter_s(self.failures, RECONNECT_SPREAD_S, cap_s)
         self.failures += 1
         return delay_s

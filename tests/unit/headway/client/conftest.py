@@ -41,5 +41,6 @@ def _short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "BACKOFF_BASE_S", 0.001)
     monkeypatch.setattr(reconnects, "RECONNECT_SPREAD_S", 0.001)
     monkeypatch.setattr(reconnects, "RECONNECT_CAP_S", 0.01)
+    monkeypatch.setattr(reconnects, "OVERLOAD_CAP_S", 0.01)
     monkeypatch.setattr(reconnects, "MIN_OVERLOAD_DELAY_S", 0.01)
     monkeypatch.setattr(notifier_connection, "EMPTY_POLL_DELAY_S", 0.01)

@@ -142,6 +142,45 @@ async def test_after_a_loss_a_working_client_opens_only_websockets(
     assert services.requests == []
 
 
+async def test_silence_alone_does_not_lead_to_polls(
+    services: Services, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notifier may allow more silence than the time after which a client without WebSockets polls."""
+    monkeypatch.setattr(notifier_connection, "FALLBACK_AFTER_S", 0.1)
+    receipt = services.receipt(uuid4())
+    services.socket_handlers = [
+        fall_silent(hello(silence_s=0.3), {"job": snapshot_json(receipt.id, 1)}),
+        send_messages({"job": snapshot_json(receipt.id, 2, "succeeded")}),
+    ]
+    assert await watch_versions(client, receipt) == [1, 2]
+    assert services.requests == []
+
+
+async def test_after_an_attempt_without_answer_the_next_one_follows_at_once(
+    services: Services, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path that was frozen may be free again: the time without a hello is the only delay."""
+
+    async def be_patient(socket: web.WebSocketResponse, received: list[dict[str, Any]]) -> None:
+        monkeypatch.setattr(notifier_connection, "HELLO_TIMEOUT_S", PATIENCE_S)  # with the next connection
+        await fall_silent()(socket, received)
+
+    receipt = services.receipt(uuid4())
+    services.socket_handlers = [
+        fall_silent(hello(silence_s=0.2), {"job": snapshot_json(receipt.id, 1)}),
+        fall_silent(),
+        be_patient,
+        send_messages({"job": snapshot_json(receipt.id, 2, "succeeded")}),
+    ]
+    watch = client.watch(receipt, timeout_s=PATIENCE_S)
+    assert (await anext(watch)).version == 1
+    monkeypatch.setattr(notifier_connection, "HELLO_TIMEOUT_S", 0.1)
+    await wait_until(lambda: services.socket_count == 2)
+    monkeypatch.setattr(reconnects, "RECONNECT_SPREAD_S", 1e6 * PATIENCE_S)
+    monkeypatch.setattr(reconnects, "RECONNECT_CAP_S", 1e6 * PATIENCE_S)
+    assert (await anext(watch)).version == 2
+
+
 async def test_a_client_polls_when_websockets_stay_blocked(
     services: Services, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
