@@ -16,6 +16,9 @@ const TRANSPORTS = [WebSocketTransport, EventStreamTransport, LongPollTransport]
 const MAX_RANK = TRANSPORTS.length - 1;
 const FALLBACK_DELAY_MS = [1_500, 1_000, 8_000]; // by rank: before the next transport is tried as well
 const HELLO_TIMEOUT_MS = 8_000;
+const PROVEN_HELLO_TIMEOUT_MS = 4_000; // of a WebSocket that has worked: its path may be frozen, and a new one free
+const NO_HELLO = { code: 1006, reason: "The server sent no hello in time." };
+const NO_HELLO_DELAY_MS = 1_000; // at most: the attempt itself was a delay
 const TAKEOVER_MS = 2_000; // to replace the connection of another tab before it counts as lost
 const ORIGIN_RETRY_MS = 60_000; // after the origin seems to be refused: the cause may have been a proxy
 const PERMANENT_CODES = new Set([1008, 1009, 413, 422]); // the same request would be refused again
@@ -124,7 +127,7 @@ export class FallbackConnection {
     const openNext = () => this.#activeRank === null && this.#provenRank !== 0 && this.#openNext(rank);
     const timers = [
       setTimeout(openNext, FALLBACK_DELAY_MS[rank]),
-      setTimeout(onClose, HELLO_TIMEOUT_MS, { code: 1006, reason: "The server sent no hello in time." }),
+      setTimeout(onClose, rank || this.#provenRank !== 0 ? HELLO_TIMEOUT_MS : PROVEN_HELLO_TIMEOUT_MS, NO_HELLO),
     ];
     this.#transports.set(rank, { transport, timers });
   }
@@ -187,7 +190,8 @@ export class FallbackConnection {
   }
 
   #scheduleRound(detail) {
-    this.#timer = setTimeout(this.#startRound, reconnectDelayMs(this.#failures++, detail?.code));
+    const delayMs = reconnectDelayMs(this.#failures++, detail?.code);
+    this.#timer = setTimeout(this.#startRound, detail === NO_HELLO ? Math.min(delayMs, NO_HELLO_DELAY_MS) : delayMs);
   }
 
   /**
