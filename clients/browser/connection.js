@@ -48,7 +48,8 @@ export class FallbackConnection {
    *   connection of another tab that this one replaces
    * @param {(update: object) => void} onUpdate called with `{job}`, `{error}`, or `{state}` with optional `detail`, `now`
    *   (the server's time, in ms), `confirmed` (the server's time at its last sign of life, Infinity if it repeats none),
-   *   `rank` (of the transport), `refusal` (an error) and `final` (no further attempt follows)
+   *   `first` (whether that is the first one of its connection), `rank` (of the transport), `refusal` (an error) and
+   *   `final` (no further attempt follows)
    */
   constructor(url, registry, onUpdate) {
     this.#url = url;
@@ -146,9 +147,10 @@ export class FallbackConnection {
 
   /** Called when a transport receives a hello. An open socket proves nothing: a proxy accepts it without a server. */
   #onHello(rank, { now, silence_s: silence }) {
-    if (rank !== this.#activeRank) this.#activate(rank);
+    const first = rank !== this.#activeRank;
+    if (first) this.#activate(rank);
     const time = Date.parse(now);
-    this.#onUpdate({ state: "live", now: time, confirmed: silence ? time : Infinity, rank });
+    this.#onUpdate({ state: "live", now: time, confirmed: silence ? time : Infinity, first, rank });
   }
 
   #activate(rank) {

@@ -43,7 +43,7 @@ export function watchJob({ url, token, onConnection, onError }, onSnapshot) {
   return {
     id: job.id,
     now: () => registry.now(),
-    confirmedUntil: () => registry.confirmedUntil(),
+    confirmedUntil: () => registry.confirmedUntil(job),
     cancel: () => registry.cancel(job),
     close: () => registry.removeWatch(job, watch),
   };
@@ -55,6 +55,7 @@ class WatchedJob {
   token = null; // the best of the watches' tokens that the server has not rejected
   rejectedTokens = new Set();
   snapshot = null;
+  confirmed = 0; // the server's time until which the snapshot is known to have been current
   error = null; // the last one since the job was requested
   cancelling = false; // requested here, and not confirmed by a snapshot yet
   dropped = false; // not requested any more until there is another token
@@ -138,7 +139,7 @@ class JobRegistry {
   /** The current state of the connection, as an update for another tab. */
   get connectionUpdate() {
     const [state, detail, refusal] = [this.#state, this.#detail, this.#refusal];
-    return { state, detail, refusal, confirmed: this.#confirmed, rank: this.#rank, now: this.now() };
+    return { state, detail, refusal, confirmed: this.#confirmed, first: true, rank: this.#rank, now: this.now() };
   }
 
   /** Request a job with another watch's token after an error of its token; return whether there is one. */
@@ -160,8 +161,8 @@ class JobRegistry {
     return this.#clock.now();
   }
 
-  confirmedUntil() {
-    return this.#state === "live" ? Math.min(this.now(), this.#confirmed) : 0;
+  confirmedUntil(job) {
+    return this.#state === "live" ? Math.min(this.now(), job.confirmed) : 0;
   }
 
   /** Add a watch and return its job. The snapshot is the newest one that another tab already has. */
@@ -200,13 +201,26 @@ class JobRegistry {
     this.#connection.cancel(job);
   }
 
-  #onUpdate({ job, error, state, now, confirmed, rank, ...details }) {
-    if (job) this.#jobs.get(job.id)?.applySnapshot(job);
+  #onUpdate({ job, error, state, now, confirmed, first, rank, ...details }) {
+    if (job) this.#applySnapshot(job);
     if (error) this.#jobs.get(error.job_id)?.applyError(error);
     if (now) this.#clock.synchronize(now);
-    this.#confirmed = confirmed ?? this.#confirmed;
+    if (confirmed) this.#confirm(confirmed, first);
     this.#rank = rank ?? this.#rank;
     if (state) this.#setState(state, details);
+  }
+
+  #applySnapshot(snapshot) {
+    const job = this.#jobs.get(snapshot.id);
+    if (!job) return;
+    job.confirmed = this.#confirmed;
+    job.applySnapshot(snapshot);
+  }
+
+  /** Called at each sign of life. The first one of a connection confirms no snapshot: newer ones may follow. */
+  #confirm(time, first) {
+    this.#confirmed = time;
+    if (!first || time === Infinity) for (const job of this.jobs) job.confirmed = time;
   }
 
   #setState(state, { detail, refusal, final }) {

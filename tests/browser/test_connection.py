@@ -285,6 +285,26 @@ def test_snapshots_are_confirmed_by_hellos_only_while_live() -> None:
     assert simulate(script) == [0, 1, 20_001, 0, 0]
 
 
+def test_snapshots_are_confirmed_again_after_a_reconnect() -> None:
+    """The first hello of a new connection confirms no earlier snapshot: the job's snapshot or the next hello does."""
+    script = """
+      const job = watch();
+      await connect();
+      result = [];
+      const hello = () => ({ now: new Date(Date.now()).toISOString(), silence_s: 50 });
+      for (const confirm of [() => last().receiveJob(1), () => last().receive({ hello: hello() })]) {
+        const confirmed = job.confirmedUntil();
+        last().lose(1006);
+        await pass(4_000);
+        last().accept();
+        result.push(job.confirmedUntil() - confirmed);
+        confirm();
+        result.push(job.now() - job.confirmedUntil());
+      }
+    """
+    assert simulate(script) == [0, 0, 0, 0]
+
+
 def test_snapshots_of_an_older_server_count_as_confirmed() -> None:
     """A server that repeats no hello confirms the snapshots as long as its connection is open."""
     script = """
