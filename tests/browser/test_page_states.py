@@ -293,6 +293,7 @@ async def test_changes_are_announced_once(page: Page, site: LiveSite) -> None:
     announcements = await page.evaluate("announcements")
     assert len(announcements) == len(expected), announcements
     assert all(text.startswith(start) for text, start in zip(announcements, expected, strict=True)), announcements
+    await expect(page.locator("#announcement")).to_be_empty()  # readers of the page find no old announcement
 
 
 async def test_lost_connection_stops_the_clocks(page: Page, site: LiveSite) -> None:

@@ -4,11 +4,13 @@ import { connectionText } from "/assets/format.js";
 import { setText } from "/assets/text.js";
 
 const ANNOUNCEMENT_DELAY_MS = 1000; // a quick reconnect is not announced
+const ANNOUNCEMENT_MS = 3000; // an announcement that stays could be read later, when it is not true any more
 
 const notice = document.querySelector("#connection");
 const announcement = document.querySelector("#announcement");
 
 let timer;
+let clearTimer;
 let lossAnnounced = false;
 let texts = []; // to announce together: a later one would replace an earlier one
 
@@ -18,6 +20,8 @@ export function announce(text) {
     queueMicrotask(() => {
       announcement.textContent = texts.join(" ");
       texts = [];
+      clearTimeout(clearTimer);
+      clearTimer = setTimeout(() => announcement.replaceChildren(), ANNOUNCEMENT_MS);
     });
   }
   texts.push(text);
