@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-INVALID_URL = (aiohttp.InvalidURL, UnicodeError)  # UnicodeError: a part of the host's name is empty or too long
+# UnicodeError: a part of the host's name is empty or too long
+INVALID_URL = (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, UnicodeError)
 
 
 def connection_problem(error: BaseException, url: str) -> str:
@@ -23,7 +24,7 @@ def connection_problem(error: BaseException, url: str) -> str:
         host = f"[{error.host}]" if ":" in error.host else error.host
         address, reason = f"{host}:{error.port}", _os_error_text(error.os_error)
         return reason if address in url else f"could not connect to {address}: {reason}"
-    if isinstance(error, aiohttp.InvalidURL):
+    if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
         return "it is not a valid address"
     if isinstance(error, TimeoutError):
         return "no response in time"

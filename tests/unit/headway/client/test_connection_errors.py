@@ -63,9 +63,10 @@ async def test_host_and_port_that_refuse_a_connection_are_named(client: Client, 
     assert connection_problem(cause, f"http://{host}/").startswith(f"could not connect to {host}:{port}: ")
 
 
-async def test_invalid_address_is_not_retried() -> None:
+@pytest.mark.parametrize("url", ["http://127.0.0.1:99999", "ftp://jobs.example"])
+async def test_invalid_address_is_not_retried(url: str) -> None:
     """No retry can help."""
-    async with Client("http://127.0.0.1:99999", retry_for_s=1000) as client:
+    async with Client(url, retry_for_s=1000) as client:
         with pytest.raises(Unreachable, match="it is not a valid address"):
             await asyncio.wait_for(client.submit("k"), PATIENCE_S)
 
