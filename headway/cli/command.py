@@ -143,15 +143,20 @@ def _argument(text: str, source: str) -> str:
 
 
 def _payload(text: str) -> Json:
+    file = text.removeprefix("@") if text.startswith("@") else None
     try:
-        if text.startswith("@"):
-            json = read_stdin() if text == "@-" else read_file(Path(text[1:]))
-        else:
-            json = argument(text, "the payload")
+        json = argument(text, "the payload") if file is None else _read(file)
         decode(json, Json)
-    except (OSError, NotUtf8, msgspec.DecodeError) as error:
+    except msgspec.DecodeError as error:
+        source = {None: "", "-": "stdin: "}.get(file, f"{file}: ")
+        raise argparse.ArgumentTypeError(f"{source}{error}") from error
+    except (OSError, NotUtf8) as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return Json(json.encode())
+
+
+def _read(file: str) -> str:
+    return read_stdin() if file == "-" else read_file(Path(file))
 
 
 def _links(texts: Sequence[str], *, token_stdin: bool) -> list[Link]:

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.browser
 
 LONG_TEXT = "The photo of the harbor is much larger than the others. " * 18  # the 1,000 characters that are allowed
 NOW = Timestamp.now()
+DAY_S = 86_400
 PROGRESS = {"current": 4, "total": 10, "percent": 40.0, "unit": "photos", "message": "Resizing photo-0004.jpg"}
 ERROR = {"type": "InvalidRow", "message": "Row 211: 'twelve' is not a number."}
 PAGE = """<!doctype html><html lang="en"><title>Board</title><link rel="icon" href="data:,">
@@ -64,7 +65,7 @@ RUNNING: dict[str, Any] = {
     "status": "running",
     "started_at": after(-75),
     "updated_at": after(-1),
-    "lease_until": after(600),
+    "lease_until": after(DAY_S),  # the worker is not lost while these tests run, however slow they are
     "progress": PROGRESS,
 }
 LOST = RUNNING | {"lease_until": after(-2), "updated_at": after(-62)}

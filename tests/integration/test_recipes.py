@@ -197,13 +197,14 @@ async def test_app_gets_the_error_of_a_failed_job(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("rule", ALERTS["groups"][0]["rules"], ids=lambda rule: rule["alert"])
-async def test_alerts_name_series_of_an_idle_worker(stack: Stack, rule: dict[str, Any]) -> None:
+async def test_alerts_name_series_of_an_idle_system(stack: Stack, rule: dict[str, Any]) -> None:
     """Each series in an alert exists before the first failure, so that Prometheus sees the increase."""
-    names = re.findall(r"(jobs_\w+)((?:\{.*?\})?)", rule["expr"])
+    names = re.findall(r"((?:jobs|notifier)_\w+)((?:\{.*?\})?)", rule["expr"])
     assert names
 
     async def measured() -> bool:
-        async with stack.session.get(f"{stack.internal('worker')}/metrics") as response:
+        service = "notifier" if names[0][0].startswith("notifier_") else "worker"
+        async with stack.session.get(f"{stack.internal(service)}/metrics") as response:
             series = (await response.text()).splitlines()
         return all(any(matches(line, *name) for line in series) for name in names)
 

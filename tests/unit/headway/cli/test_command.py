@@ -220,6 +220,20 @@ def test_payload_with_nan_is_refused(capsys: pytest.CaptureFixture[str], literal
     assert "argument --payload: JSON is malformed: $.losses[1] is" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("content", ["", "{", "nonsense"])
+def test_error_names_the_source_of_a_payload(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file or stdin that does not contain JSON is named."""
+    file = tmp_path / "payload"
+    file.write_text(content)
+    for payload, source in ((f"@{file}", str(file)), ("@-", "stdin")):
+        monkeypatch.setattr("sys.stdin", io.StringIO(content))
+        with pytest.raises(SystemExit):
+            main(["submit", "k", "--payload", payload])
+        assert f"argument --payload: {source}: " in capsys.readouterr().err
+
+
 def test_payload_is_sent_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The payload comes from an argument, a file or stdin, and its numbers keep all their digits."""
     received: list[Any] = []
