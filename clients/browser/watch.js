@@ -139,7 +139,7 @@ class JobRegistry {
   /** The current state of the connection, as an update for another tab. */
   get connectionUpdate() {
     const [state, detail, refusal] = [this.#state, this.#detail, this.#refusal];
-    return { state, detail, refusal, confirmed: this.#confirmed, first: true, rank: this.#rank, now: this.now() };
+    return { state, detail, refusal, confirmed: this.#confirmed, rank: this.#rank, now: this.now() };
   }
 
   /** Request a job with another watch's token after an error of its token; return whether there is one. */
@@ -201,26 +201,15 @@ class JobRegistry {
     this.#connection.cancel(job);
   }
 
-  #onUpdate({ job, error, state, now, confirmed, first, rank, ...details }) {
-    if (job) this.#applySnapshot(job);
+  #onUpdate({ job, error, state, now, confirmed, rank, ...details }) {
+    this.#confirmed = confirmed ?? this.#confirmed;
+    // The first hello of a connection, which has a state, confirms no snapshot: newer ones may follow.
+    for (const known of this.jobs) if (confirmed ? !state : known.id === job?.id) known.confirmed = this.#confirmed;
+    if (job) this.#jobs.get(job.id)?.applySnapshot(job);
     if (error) this.#jobs.get(error.job_id)?.applyError(error);
     if (now) this.#clock.synchronize(now);
-    if (confirmed) this.#confirm(confirmed, first);
     this.#rank = rank ?? this.#rank;
     if (state) this.#setState(state, details);
-  }
-
-  #applySnapshot(snapshot) {
-    const job = this.#jobs.get(snapshot.id);
-    if (!job) return;
-    job.confirmed = this.#confirmed;
-    job.applySnapshot(snapshot);
-  }
-
-  /** Called at each sign of life. The first one of a connection confirms no snapshot: newer ones may follow. */
-  #confirm(time, first) {
-    this.#confirmed = time;
-    if (!first || time === Infinity) for (const job of this.jobs) job.confirmed = time;
   }
 
   #setState(state, { detail, refusal, final }) {
