@@ -73,14 +73,18 @@ class RemoteClock:
     def receive(self, reading: Timestamp, received_at: float, *, repeated: bool = True) -> None:
         """Add a time that the other machine has sent, and use the best of the last ones.
 
-        A message that was delayed arrives with a time that has passed, so the best one shows the latest time.
+        A message that was delayed arrives with a time that has passed, so the best one shows the latest time. Only the
+        first time is a sign of life: after a lost connection, what was missed arrives after the time.
 
         Args:
             reading: the time.
             received_at: when it was received, in monotonic seconds.
             repeated: whether the other machine sends its time at regular intervals.
         """
-        self._confirmed = reading if repeated else None
+        if not repeated:
+            self._confirmed = None
+        elif self._confirmed is None:
+            self._confirmed = reading
         self._received.append((reading, received_at))
         self.set(*max(self._received, key=lambda received: received[0] - 1000 * received[1]))
 

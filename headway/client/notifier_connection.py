@@ -170,11 +170,12 @@ class NotifierConnection:
                 await self._request(job)
             hello: _Hello | None = None
             async for message in websocket:
+                if hello is not None:
+                    self._clock.confirm()
                 if message.type is aiohttp.WSMsgType.TEXT:
                     hello = await self._on_message(message.data) or hello
                 if hello is not None:
                     self._worked_at = time.monotonic()
-                    self._clock.confirm()
                     timeout.reschedule(asyncio.get_running_loop().time() + hello.silence_s if hello.silence_s else None)
             return websocket.close_code
 

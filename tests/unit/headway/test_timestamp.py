@@ -88,3 +88,16 @@ def test_the_last_time_that_was_sent_is_confirmed(server: Server) -> None:
     assert server.clock.confirmed() == sent
     server.clock.confirm()
     assert abs(server.clock.confirmed() - server.now) <= 2
+
+
+def test_a_time_after_a_lost_connection_is_no_confirmation(server: Server) -> None:
+    """What was missed arrives after the time, so a worker is not called lost between the two."""
+    server.send()
+    server.elapsed_s += 1
+    server.clock.confirm()
+    last_sign = server.clock.confirmed()
+    server.elapsed_s += 60  # the connection is lost
+    server.send()
+    assert server.clock.confirmed() == last_sign
+    server.clock.confirm()
+    assert abs(server.clock.confirmed() - server.now) <= 2
