@@ -82,16 +82,12 @@ async def wait_for_drawing(stack: Stack, token: str) -> None:
 
 async def test_commands_submit_and_watch(stack: Stack) -> None:
     """The README's three submissions succeed; watchers see the steps in order, and the result has the sheet's path."""
-    output = await run_script(
-        stack, block("Run", 1).replace("thumbnails --watch", "thumbnails --payload '{\"width\": 400}' --watch")
-    )
+    output = await run_script(stack, block("Run", 1))
     assert output.count("succeeded") == 2
-    for watched in output.split("succeeded")[:2]:
-        steps = list(dict.fromkeys(re.findall("|".join(STEPS), watched)))
-        assert steps == [
-            step for step in STEPS if step in steps
-        ]  # those before the watch began, or coalesced, are missing
-        assert steps
+    seen = [list(dict.fromkeys(re.findall("|".join(STEPS), watched))) for watched in output.split("succeeded")[:2]]
+    for steps in seen:  # those of a short time may be coalesced with the next one
+        assert steps == [step for step in STEPS if step in steps]
+    assert seen[0]  # that job takes longer than two heartbeats
     receipt = json.loads(output[output.index('{"id"') :])
     end = (await history(stack, receipt["token"]))[-1]
     assert end["progress"]["percent"] == 100
