@@ -153,6 +153,70 @@ async def test_every_state_is_accessible(page: Page, site: LiveSite, scheme: Any
     assert {name: faults for name, faults in found.items() if faults} == {}
 
 
+PROBLEMS = ("invalid_token", "token_expired", "refused", "too_many_watches", "unavailable", "unknown", "other")
+
+
+async def test_every_problem_is_accessible(page: Page, site: LiveSite) -> None:
+    """Axe finds no fault on a page that cannot show its job, whatever the reason, and nothing is cut off at 320 px."""
+    await page.set_viewport_size({"width": 320, "height": 800})
+    await page.emulate_media(reduced_motion="reduce")
+    found = {}
+    job = await open_job(page, site)
+    await page.evaluate(AXE)
+    for code in PROBLEMS:
+        await job.fail(code)
+        await page.wait_for_function(
+            "(last) => document.querySelector('#error').textContent !== last", arg=found.get("last")
+        )
+        found["last"] = await page.locator("#error").text_content()
+        found[code] = await page.evaluate(INSPECT)
+    del found["last"]
+    site.answers = False
+    job_id, token = site.add_job()
+    for name, fragment, text in (
+        ("damaged link", "x", "This link is not valid"),
+        ("no server", token, "answers with status"),
+    ):
+        await page.goto("about:blank")
+        await page.goto(f"{site.origin}/jobs/{job_id}#{fragment}")
+        await expect(page.locator("#error")).to_contain_text(text)
+        await page.evaluate(AXE)
+        found[name] = await page.evaluate(INSPECT)
+    await page.context.set_offline(True)
+    await expect(page.locator("#error")).to_contain_text("online again")
+    found["offline"] = await page.evaluate(INSPECT)
+    assert {name: faults for name, faults in found.items() if faults} == {}
+
+
+# The controls that a user can see, and those that the Tab key has reached, each with its outline.
+CONTROLS = """() => [...document.querySelectorAll("a, button, input, select, textarea, [tabindex='0']")]
+    .filter((control) => control.checkVisibility({ visibilityProperty: true }) && !control.disabled).length"""
+FOCUSED = """() => {
+  const { outlineStyle, boxShadow } = getComputedStyle(document.activeElement);
+  window.reached ??= new Set();
+  if (document.activeElement !== document.body) reached.add(document.activeElement);
+  return [reached.size, document.activeElement === document.body || outlineStyle !== "none" || boxShadow !== "none"];
+}"""
+
+
+async def test_keyboard_reaches_every_control(page: Page, site: LiveSite) -> None:
+    """The Tab key reaches each control of both pages, and each shows that it has the focus."""
+    job = await open_job(page, site)
+    for fields in (JOB_STATES["long message"][1], JOB_STATES["succeeded"][1], None):
+        if fields:
+            await job.show(fields)
+        else:
+            await page.goto(site.origin)
+        count = await page.evaluate(CONTROLS)
+        assert count > 1
+        await page.evaluate("window.reached = undefined; document.activeElement.blur()")
+        for _ in range(count + 1):
+            await page.keyboard.press("Tab")
+            reached, visible = await page.evaluate(FOCUSED)
+            assert visible, await job.focused()
+        assert reached >= count
+
+
 async def test_bar_is_visible_in_forced_colors(page: Page, site: LiveSite) -> None:
     """The bar's filled and empty parts differ in forced colors, also without motion, and from the bar's border."""
     job = await open_job(page, site)
