@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tests.browser.npm import PACKAGES
+from functools import cache
 
-AXE = (PACKAGES / "axe-core" / "axe.min.js").read_text()
+from tests.browser.npm import PACKAGES
 
 # Return what axe finds, and whether the page is wider than the window.
 INSPECT = """async () => {
@@ -71,3 +71,9 @@ TRANSLATE = """() => {
     if (node.nodeType === Node.TEXT_NODE) translate(node); else translateAll(node);
   }))).observe(document.querySelector("main"), { subtree: true, childList: true });
 }"""
+
+
+@cache
+def axe() -> str:
+    """Return the script that defines `axe`, which `INSPECT` needs."""
+    return (PACKAGES / "axe-core" / "axe.min.js").read_text()

@@ -13,7 +13,7 @@ from playwright.async_api import BrowserContext, Locator, Page, Route, expect
 from headway.contracts import Timestamp
 from tests.browser.conftest import PageErrors
 from tests.browser.live_site import LiveSite, run_live_site
-from tests.browser.probes import AXE, COLOR_SHARES, INSPECT, OBSERVE_SHIFTS, RECORD_ANNOUNCEMENTS
+from tests.browser.probes import COLOR_SHARES, INSPECT, OBSERVE_SHIFTS, RECORD_ANNOUNCEMENTS, axe
 from tests.waiting import free_ports, wait_until
 
 pytestmark = pytest.mark.browser
@@ -160,7 +160,7 @@ async def board(page: Page, site: LiveSite) -> Board:
 async def test_every_state_is_accessible(board: Board, page: Page) -> None:
     """In each state axe finds no fault, and at 320 px, as with a zoom of 400 %, nothing is cut off."""
     await page.set_viewport_size({"width": 320, "height": 800})
-    await page.evaluate(AXE)
+    await page.evaluate(axe())
     await board.add("Export of March")
     found = {}
     for name, (status, fields) in STATES.items():
@@ -177,7 +177,7 @@ async def test_every_state_is_accessible(board: Board, page: Page) -> None:
 async def test_forced_colors_show_every_state(board: Board, page: Page) -> None:
     """In forced colors the bar's parts differ, an indeterminate bar does not look full, and texts have a contrast."""
     await board.add()
-    await page.evaluate(AXE)
+    await page.evaluate(axe())
     for scheme in ("light", "dark"):
         await page.emulate_media(color_scheme=scheme, forced_colors="active", reduced_motion="reduce")
         for name in ("determinate", "indeterminate", "retrying", "worker lost", "cancelling"):

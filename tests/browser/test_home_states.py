@@ -11,7 +11,7 @@ from playwright.async_api import Page, Route, expect
 
 from headway.contracts import Timestamp
 from tests.browser.live_site import LiveSite, run_live_site
-from tests.browser.probes import AXE, INSPECT, OBSERVE_SHIFTS, RECORD_ANNOUNCEMENTS
+from tests.browser.probes import INSPECT, OBSERVE_SHIFTS, RECORD_ANNOUNCEMENTS, axe
 from tests.waiting import free_ports, wait_until
 
 pytestmark = pytest.mark.browser
@@ -57,10 +57,10 @@ async def test_list_is_accessible(page: Page, site: LiveSite) -> None:
     await page.set_viewport_size({"width": 320, "height": 800})
     await page.emulate_media(reduced_motion="reduce")
     await page.goto(site.origin)
-    await page.evaluate(AXE)
+    await page.evaluate(axe())
     assert await page.evaluate(INSPECT) == []
     await open_list(page, site, len(STATES))
-    await page.evaluate(AXE)
+    await page.evaluate(axe())
     await page.emulate_media(color_scheme="dark")
     assert await page.evaluate(INSPECT) == []
     await page.get_by_role("button", name="Start a new job").focus()

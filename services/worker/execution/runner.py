@@ -111,8 +111,6 @@ class Runner:
 
     def _on_handler_done(self, handler: asyncio.Task[AttemptResult]) -> None:
         del self.attempts[handler]
-        if self._process_state is not None:
-            self._process_state.restore()
         if not handler.cancelled():
             handler.exception()  # marks LeaseLost as retrieved: a run that was cancelled ignores it
 
@@ -133,6 +131,9 @@ class Runner:
             raise
         except BaseException as error:  # also KeyboardInterrupt, sys.exit() and exceptions of libraries
             return outcome_from_exception(error)
+        finally:
+            if self._process_state is not None:
+                self._process_state.restore()  # before another task runs
 
     def _abandon_if_running(self, handler: asyncio.Task[AttemptResult], attempt: Attempt, started: float) -> None:
         if handler.done():
