@@ -270,6 +270,7 @@ class NotifierConnection:
             )
             if body:
                 job.update(decode(body, JobSnapshot))
+            self._clock.confirm()
         except InvalidToken as error:
             if not job.reject_token(token):
                 self._fail(job, error)

@@ -63,3 +63,27 @@ async def test_bars_use_the_clock_of_the_server(
     assert await job_commands.watch(argparse.Namespace(links=[link], json=False)) == 0
     assert bars[0].shown[-1] == ("", "1:00:00")
     assert set(bars[0].shown) == {("", "1:00:00")}
+
+
+async def test_a_lost_worker_is_shown_while_polling(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each response to a poll is a sign of life of the server, so a lease that ended before it is a lost worker's."""
+    receipt = services.receipt(uuid4())
+    link = Link.parse(receipt.links["live"], receipt.token)
+    times = {"started_at": str(SERVER_TIME), "lease_until": str(SERVER_TIME.after(60))}
+    running = [snapshot_json(link.id, version, **times) for version in (1, 2)]
+    dates = ["Thu, 01 Jan 2026 00:00:00 GMT", "Thu, 01 Jan 2026 00:10:00 GMT"]
+    services.upgrade_status = 403
+    services.responses = [
+        *(respond_with(200, snapshot, Date=date) for snapshot, date in zip(running, dates, strict=True)),
+        respond_with(200, snapshot_json(link.id, 3, "succeeded", **times), Date=dates[1]),
+    ]
+    bars: list[RecordedBars] = []
+
+    def open_bars(clock: RemoteClock) -> RecordedBars:
+        bars.append(RecordedBars(clock))
+        return bars[0]
+
+    monkeypatch.setattr(job_commands, "_progress_bars", open_bars)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert await job_commands.watch(argparse.Namespace(links=[link], json=False)) == 0
+    assert [waiting for waiting, _ in bars[0].shown] == ["", "worker lost", ""]
