@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, BrowserContext, Error, Page, async_playwright, expect
 
+from tests.browser.live_site import LiveSite, run_live_site
 from tests.stack import JOBS, Stack, running
-from tests.waiting import PATIENCE_S, wait_until
+from tests.waiting import PATIENCE_S, free_ports, wait_until
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 ARGS = [
@@ -130,3 +131,23 @@ def report(stack: Stack) -> SendReport:
         assert verdict["accepted"], verdict
 
     return send
+
+
+@pytest.fixture(scope="module")
+async def running_site() -> AsyncIterator[LiveSite]:
+    """Run the pages with a notifier that sends the tests' snapshots."""
+    async with run_live_site(free_ports(1)[0]) as site:
+        yield site
+
+
+@pytest.fixture
+async def site(running_site: LiveSite) -> LiveSite:
+    """Return the site, whose notifier answers."""
+    running_site.answers = True
+    return running_site
+
+
+@pytest.fixture(scope="module")
+async def ports() -> list[int]:
+    """Choose the ports of the proxy and the notifier."""
+    return free_ports(2)

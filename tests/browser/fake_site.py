@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
+from tests.web_server import serve
+
 CONTENT_TYPES = {"js": "text/javascript", "css": "text/css"}
 EMPTY_PAGE = "<!doctype html><title>Empty</title>"
 
@@ -34,10 +36,5 @@ async def run_site(port: int) -> AsyncIterator[FakeSite]:
     site = FakeSite(f"http://127.0.0.1:{port}")
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", site.serve)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
-    try:
+    async with serve(web.AppRunner(app), port):
         yield site
-    finally:
-        await runner.cleanup()

@@ -16,6 +16,7 @@ from services.runtime.settings import Url
 from services.submitter.links import Links
 from services.submitter.pages import Pages
 from services.submitter.settings import SubmitterSettings
+from tests.web_server import serve
 
 LIFETIME_S = 3600
 
@@ -139,10 +140,5 @@ class LiveSite:
 async def run_live_site(port: int) -> AsyncIterator[LiveSite]:
     """Run a site until the block ends."""
     site = LiveSite(f"http://127.0.0.1:{port}")
-    runner = web.AppRunner(site.app(), shutdown_timeout=0)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
-    try:
+    async with serve(web.AppRunner(site.app(), shutdown_timeout=0), port):
         yield site
-    finally:
-        await runner.cleanup()

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from playwright.async_api import BrowserContext, Locator, Page, Route, expect
 
-from headway.contracts import Timestamp
 from tests.browser.conftest import PageErrors
-from tests.browser.live_site import LiveSite, run_live_site
+from tests.browser.job_states import ENDED, ERROR, JOB_STATES, LONG_TEXT, NOTHING, PROGRESS, RUNNING, after
+from tests.browser.live_site import LiveSite
 from tests.browser.probes import COLOR_SHARES, INSPECT, OBSERVE_SHIFTS, RECORD_ANNOUNCEMENTS, axe
-from tests.waiting import free_ports, wait_until
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.browser
 
-LONG_TEXT = "The photo of the harbor is much larger than the others. " * 18  # the 1,000 characters that are allowed
-NOW = Timestamp.now()
-DAY_S = 86_400
-PROGRESS = {"current": 4, "total": 10, "percent": 40.0, "unit": "photos", "message": "Resizing photo-0004.jpg"}
-ERROR = {"type": "InvalidRow", "message": "Row 211: 'twelve' is not a number."}
 PAGE = """<!doctype html><html lang="en"><title>Board</title><link rel="icon" href="data:,">
 <meta name="viewport" content="width=device-width">
 <style>body { font: 16px sans-serif; background: Canvas; color: CanvasText; color-scheme: light dark; }</style>
@@ -44,61 +38,12 @@ BAR = """() => {
 FRAME = "new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)))"
 
 
-def after(seconds: float) -> str:
-    """Return a time relative to the start of the tests."""
-    return str(NOW.after(seconds))
-
-
-NOTHING: dict[str, Any] = {
-    "status": "queued",
-    "attempt": 1,
-    "started_at": None,
-    "finished_at": None,
-    "due_at": None,
-    "lease_until": None,
-    "progress": None,
-    "result": None,
-    "error": None,
-    "cancel_requested": False,
-}
-RUNNING: dict[str, Any] = {
-    "status": "running",
-    "started_at": after(-75),
-    "updated_at": after(-1),
-    "lease_until": after(DAY_S),  # the worker is not lost while these tests run, however slow they are
-    "progress": PROGRESS,
-}
-LOST = RUNNING | {"lease_until": after(-2), "updated_at": after(-62)}
-ENDED = RUNNING | {"finished_at": after(-1), "lease_until": None}
 FAILED = ENDED | {"status": "failed", "error": ERROR}
-
-# The states of a job, and the status that each has.
-STATES: dict[str, tuple[str, dict[str, Any]]] = {
-    "determinate": ("Running", RUNNING),
-    "indeterminate": ("Running", RUNNING | {"progress": PROGRESS | {"total": None, "percent": None}}),
-    "long message": ("Running", RUNNING | {"progress": PROGRESS | {"message": LONG_TEXT}}),
+# Times that are near enough for the element to count them down.
+STATES = JOB_STATES | {
     "retrying": ("Retrying", RUNNING | {"status": "retrying", "due_at": after(50), "error": ERROR}),
-    "worker lost": ("Running", LOST | {"attempt": 2}),
-    "cancelling": ("Cancelling", RUNNING | {"cancel_requested": True}),
     "queued": ("Queued", {"due_at": after(600)}),
-    "cancelled": ("Cancelled", ENDED | {"status": "cancelled"}),
-    "failed": ("Failed", FAILED),
-    "succeeded": ("Succeeded", ENDED | {"status": "succeeded", "result": {"archive": "https://example.org/a.zip"}}),
 }
-
-
-@pytest.fixture(scope="module")
-async def running_site() -> AsyncIterator[LiveSite]:
-    """Run a site with a notifier that sends the tests' snapshots."""
-    async with run_live_site(free_ports(1)[0]) as site:
-        yield site
-
-
-@pytest.fixture
-async def site(running_site: LiveSite) -> LiveSite:
-    """Return the site, whose notifier answers."""
-    running_site.answers = True
-    return running_site
 
 
 class Board:

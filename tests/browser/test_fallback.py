@@ -46,12 +46,6 @@ STEPS = 60
 
 
 @pytest.fixture(scope="module")
-async def ports() -> list[int]:
-    """Choose the ports of the proxy and the notifier."""
-    return free_ports(2)
-
-
-@pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory, ports: list[int]) -> AsyncIterator[Stack]:
     """Run the system for this module; clients reach its notifier through the proxy."""
     live, notifier = ports

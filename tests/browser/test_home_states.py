@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from playwright.async_api import Page, Route, expect
 
 from headway.contracts import Timestamp
-from tests.browser.live_site import LiveSite, run_live_site
+from tests.browser.job_states import DAY_S, ERROR, PROGRESS
+from tests.browser.live_site import LiveSite
 from tests.browser.probes import INSPECT, OBSERVE_SHIFTS, RECORD_ANNOUNCEMENTS, axe
-from tests.waiting import free_ports, wait_until
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.browser
 
-DAY_S = 86_400
-PROGRESS = {"current": 4, "total": 10, "percent": 40.0, "unit": "photos", "message": "Resizing photo-0004.jpg"}
-ERROR = {"type": "InvalidRow", "message": "Row 211: 'twelve' is not a number."}
 STATES: list[dict[str, Any]] = [
     {"status": "running", "progress": PROGRESS},
     {"status": "running", "progress": PROGRESS | {"message": "Resizing a large photo. " * 40}},
@@ -26,13 +23,6 @@ STATES: list[dict[str, Any]] = [
     {"status": "failed", "error": ERROR},
     {"status": "succeeded", "progress": PROGRESS, "result": 10},
 ]
-
-
-@pytest.fixture(scope="module")
-async def site() -> AsyncIterator[LiveSite]:
-    """Run the pages with a notifier that sends the tests' snapshots."""
-    async with run_live_site(free_ports(1)[0]) as site:
-        yield site
 
 
 async def open_list(page: Page, site: LiveSite, count: int) -> list[str]:

@@ -17,7 +17,7 @@ from tests.browser.conftest import SendReport
 from tests.browser.embedding import part
 from tests.browser.test_tabs import MUTE, UNMUTE
 from tests.stack import Stack, running
-from tests.waiting import free_ports, wait_until
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -29,12 +29,6 @@ LONG = bool(os.environ.get("LONG"))
 TABS = 20 if LONG else 6
 LEASE_S = 3
 CAUSES = ["frozen proxy", "new path", "frozen notifier", *(["hanging leader"] if LONG else [])]
-
-
-@pytest.fixture(scope="module")
-async def ports() -> list[int]:
-    """Choose the ports of the proxy and the notifier."""
-    return free_ports(2)
 
 
 @pytest.fixture(scope="module")

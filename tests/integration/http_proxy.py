@@ -12,6 +12,8 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
+from tests.web_server import serve
+
 # A status, such as "503", is a fault, too: the proxy answers it without forwarding the request.
 NONE = "none"
 DROP = "drop"  # forward the request, then close the connection instead of answering
@@ -98,10 +100,5 @@ async def http_proxy(port: int, target: int) -> AsyncIterator[HttpProxy]:
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_TIMEOUT_S)
     async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
         proxy = HttpProxy(session, target)
-        runner = web.ServerRunner(web.Server(proxy.serve, access_log=None), shutdown_timeout=1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", port).start()
-        try:
+        async with serve(web.ServerRunner(web.Server(proxy.serve, access_log=None), shutdown_timeout=1), port):
             yield proxy
-        finally:
-            await runner.cleanup()
