@@ -6,15 +6,12 @@ Payload, result and checkpoint are `Json`: encoded JSON that the services forwar
 
 from __future__ import annotations
 
-import base64
-import codecs
-import string
 from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
 from msgspec import Meta, Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict
 
 from headway.json_codec import MAX_NESTING_DEPTH as MAX_NESTING_DEPTH
 from headway.json_codec import InvalidValue as InvalidValue
@@ -24,6 +21,7 @@ from headway.json_codec import decode as decode
 from headway.json_codec import encode as encode
 from headway.json_codec import encode_value as encode_value
 from headway.json_codec import nesting_depth as nesting_depth
+from headway.labels import MAX_KIND_LENGTH, Labels
 from headway.timestamp import Timestamp as Timestamp
 
 MAX_PAYLOAD_BYTES = 32 * 1024
@@ -36,7 +34,7 @@ DEFAULT_ATTEMPTS = 5  # the default of `max_attempts`
 MAX_ATTEMPTS = 1000  # the limit of `max_attempts`
 MAX_DELAY_S = 7 * 86_400  # before a start: the maximum visibility timeout of the queue
 MAX_RELEASES = 20  # by draining workers; further ones cost attempts, or a handler that stops its worker never ends
-MAX_NAME_LENGTH = 128  # characters of a kind, and of other names
+MAX_NAME_LENGTH = MAX_KIND_LENGTH  # characters of a kind, and of other names
 MAX_PROGRESS_MESSAGE_LENGTH = 1_000  # characters of a progress message
 MAX_UNIT_LENGTH = 32
 MAX_UNFINISHED_PERCENT = 99.99  # before the total is reached
@@ -45,15 +43,6 @@ MAX_ERROR_LENGTH = 4_000  # characters of an error's message
 JobStatus = Literal["queued", "running", "retrying", "succeeded", "failed", "cancelled"]
 RejectionReason = Literal["superseded", "finished", "duplicate", "stale"]
 ENDED: frozenset[JobStatus] = frozenset({"succeeded", "failed", "cancelled"})  # the final statuses
-
-MessageEncoding = Literal["plain", "base64", "neither"]
-BOM = "\ufeff"  # a byte order mark
-JSON_STARTS = (b"{", b'"', b"[")  # no base64 begins so
-STANDARD_BASE64 = str.maketrans("-_", "+/")  # from the URL-safe alphabet
-FIELDS_OF_0_1 = frozenset(
-    {"id", "kind", "payload", "submitted_at", "expires_at", "generation", "max_attempts", "timeout_s", "releases"}
-    | {"checkpoint"}
-)
 
 Json = msgspec.Raw
 NULL = Json(b"null")
@@ -92,6 +81,7 @@ class JobMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     drains: Natural = 0  # how many of the releases a draining worker made
     progress: Progress | None = None  # of the attempt that was released last
     progress_attempt: Positive | None = None  # the number of that attempt; a later one does not start from `progress`
+    labels: Labels | None = None
 
     def attempt(self, delivery: int) -> int:
         """Return the number of the attempt, from 1; the first `MAX_RELEASES` releases of draining workers are free.
@@ -156,6 +146,8 @@ class JobReport(Struct, frozen=True, kw_only=True):
     lease_until: Timestamp | None = None
     due_at: Timestamp | None = None
     sent_at: Timestamp | None = None
+    labels: Labels | None = None  # those of the message; a record keeps the labels that it has
+    worker: Name | None = None  # the id of the worker, to which the notifier sends control messages
 
 
 class ProgressUrlReport(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -184,6 +176,20 @@ class Verdict(Struct, frozen=True):
     watched: bool = False
 
 
+class EarlierAttempt(Struct, frozen=True, kw_only=True):
+    """An attempt before the current one.
+
+    `outcome` is `failed`, `released` (by a worker that stopped), `lost` (with its worker), or the status with which the
+    job had ended before it was redriven. `error` is the type of the attempt's error.
+    """
+
+    attempt: int
+    started_at: Timestamp | None = None
+    ended_at: Timestamp
+    outcome: str
+    error: str | None = None
+
+
 class JobSnapshot(Struct, frozen=True, kw_only=True):
     """The whole state of a job at one version, as every client receives it."""
 
@@ -205,76 +211,23 @@ class JobSnapshot(Struct, frozen=True, kw_only=True):
     due_at: Timestamp | None = None
     lease_until: Timestamp | None = None
     expires_at: Timestamp
+    name: str | None = None
+    advanced_at: Timestamp | None = None  # when the progress last rose
+    earlier_attempts: tuple[EarlierAttempt, ...] = ()  # the last five, the oldest first
 
 
-class _MessageWithId(Struct):
-    id: UUID
+OPTIONAL_SNAPSHOT_FIELDS = ("name", "advanced_at", "earlier_attempts")  # left out when they are empty
+
+
+def encode_snapshot(snapshot: JobSnapshot) -> bytes:
+    """Encode a snapshot as clients receive it."""
+    fields = asdict(snapshot)
+    return encode({name: fields[name] for name in fields if fields[name] or name not in OPTIONAL_SNAPSHOT_FIELDS})
 
 
 def uuid_str(job_id: UUID) -> str:
     """Return `str(job_id)`; msgspec formats a UUID three times as fast."""
     return encode(job_id)[1:-1].decode()
-
-
-def encode_message(message: JobMessage) -> str:
-    """Encode a queue message as base64 of JSON, which the WebJobs SDK and Azure Functions expect."""
-    return base64.b64encode(encode(message)).decode()
-
-
-def decode_message(text: str) -> JobMessage:
-    """Decode a queue message: JSON, plain or in base64. A JSON string with a UUID is a `countdown` job.
-
-    Raises:
-        msgspec.ValidationError: a field is missing or invalid; the message names it.
-        msgspec.DecodeError: the text is not JSON, not UTF-8, or nested too deep.
-    """
-    data = message_json(text)
-    if data.lstrip().startswith(b'"'):
-        return JobMessage(id=decode(data, UUID))
-    message = decode(data, JobMessage)
-    if message.max_attempts == DEFAULT_ATTEMPTS and _is_of_0_1(data):
-        return replace(message, max_attempts=None)
-    return message
-
-
-def extract_job_id(text: str) -> UUID | None:
-    """Return the job id of a queue message even if other fields are invalid, or None if the id is invalid, too."""
-    try:
-        return decode(message_json(text), _MessageWithId).id
-    except msgspec.DecodeError:
-        return None
-
-
-def message_json(text: str) -> bytes:
-    """Return the JSON of a queue message."""
-    return _read_message(text)[0]
-
-
-def message_encoding(text: str) -> MessageEncoding:
-    """Return the encoding of a queue message's JSON: `neither` if the text is not JSON, and not base64 of a text."""
-    return _read_message(text)[1]
-
-
-def _read_message(text: str) -> tuple[bytes, MessageEncoding]:
-    stripped = text.strip(BOM + string.whitespace)
-    plain = stripped.encode(errors="replace")
-    if plain.startswith(JSON_STARTS):
-        return plain, "plain"
-    digits = "".join(stripped.split()).translate(STANDARD_BASE64).rstrip("=")
-    try:
-        data = base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True).removeprefix(codecs.BOM_UTF8)
-        if not data.startswith(JSON_STARTS):
-            data.decode()  # many a word is valid base64, but hardly ever of UTF-8
-    except ValueError:
-        return plain, "neither"
-    return data, "base64"
-
-
-def _is_of_0_1(data: bytes) -> bool:
-    """Return whether version 0.1 wrote a message. It writes all fields, and 5 attempts if the number is not set."""
-    fields = decode(data, dict[str, Json])
-    defaults = [bytes(fields.get(name, NULL)) in (b"0", b"null") for name in ("generation", "timeout_s", "checkpoint")]
-    return fields.keys() >= FIELDS_OF_0_1 and any(defaults)
 
 
 def truncate(text: str, max_length: int) -> str:

@@ -6,7 +6,8 @@ import base64
 from typing import Any
 from uuid import UUID
 
-from headway.contracts import Json, decode, encode, message_json
+from headway.contracts import Json, decode, encode
+from headway.message_codec import message_json
 
 _Fields: Any = dict[str, Json] | UUID  # a JSON string with a UUID is a message, too
 

@@ -1,6 +1,7 @@
-"""Job tokens: JWTs, signed with Ed25519, that let their bearer watch one job and, with the scope `cancel`, cancel it.
+"""Tokens: JWTs, signed with Ed25519, whose bearer may watch one job, or list and watch the jobs of a filter.
 
-The submitter signs tokens with its private key. Notifiers have only public keys; during a rotation they have several.
+The scope of a token says what else its bearer may do. The submitter signs tokens with its private key. Notifiers have
+only public keys; during a rotation they have several.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 from uuid import UUID
 
 import jwt
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -30,20 +32,21 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from jwt.types import Options
 from jwt.utils import base64url_decode
-from msgspec import Struct
 
 from headway.contracts import Timestamp
+from headway.grants import AUDIENCE, LEEWAY_S, LIST
+from headway.grants import CANCEL as CANCEL
+from headway.grants import WATCH as WATCH
+from headway.grants import Grant as Grant
+from headway.grants import ListGrant as ListGrant
+from headway.labels import JobFilter
 from headway.timestamp import EPOCH
 
-AUDIENCE = "headway-live"
 ALGORITHM = "EdDSA"
-LEEWAY_S = 30  # how far the clocks of two machines may differ
-WATCH = "watch"
-CANCEL = "cancel"
 CACHED_TOKENS = 512  # verified ones, about 1 kB each: a client that repeats a token pays for one signature check
 # `TokenVerifier` checks the expiry itself, so that the error can name the job, and the signature last.
 _OPTIONS: Options = {
-    "require": ["sub", "exp", "iat", "aud", "scope"],
+    "require": ["exp", "iat", "aud", "scope"],
     "verify_signature": False,
     "verify_aud": True,
     "verify_iat": True,
@@ -76,40 +79,6 @@ class ForgedToken(InvalidToken):
     """The token's signature is not valid. Unlike every other rejection, this one costs a signature check."""
 
 
-class Grant(Struct, frozen=True, kw_only=True):
-    """The content of a verified token: the job, the lifetime, and the scope (a set of `watch` and `cancel`)."""
-
-    job_id: UUID
-    kind: str
-    submitted_at: Timestamp
-    expires_at: Timestamp
-    due_at: Timestamp | None = None
-    scope: frozenset[str] = frozenset({WATCH, CANCEL})
-
-    def is_expired(self, now: Timestamp) -> bool:
-        """Return whether the grant has expired."""
-        return self.valid_until < now
-
-    @property
-    def valid_until(self) -> Timestamp:
-        """The time until which the token is accepted: its expiry plus `LEEWAY_S`."""
-        return self.expires_at.after(LEEWAY_S)
-
-    def claims(self) -> dict[str, Any]:
-        """Return the claims of the JWT."""
-        due = {} if self.due_at is None else {"due": self.due_at / 1000}
-        scope = " ".join(name for name in (WATCH, CANCEL) if name in self.scope)
-        return {
-            "sub": str(self.job_id),
-            "kind": self.kind,
-            "iat": self.submitted_at / 1000,
-            "exp": self.expires_at / 1000,
-            "aud": AUDIENCE,
-            "scope": scope,
-            **due,
-        }
-
-
 class TokenSigner:
     """Signs tokens with a private key."""
 
@@ -128,7 +97,7 @@ class TokenSigner:
         self._key = key
         self._headers = {"kid": key_id(key.public_key())}
 
-    def sign(self, grant: Grant) -> str:
+    def sign(self, grant: Grant | ListGrant) -> str:
         """Return a signed token for a grant."""
         return jwt.encode(grant.claims(), self._key, ALGORITHM, headers=self._headers)
 
@@ -156,10 +125,23 @@ class TokenVerifier:
         self._verified = lru_cache(CACHED_TOKENS)(self._verify)
 
     def verify(self, token: str) -> Grant:
-        """Return the token's grant.
+        """Return the grant of a job's token.
 
         Raises:
-            InvalidToken: the token is malformed, signed with an unknown key, expired, or lacks the scope `watch`.
+            InvalidToken: the token is malformed, signed with an unknown key, expired, lacks the scope `watch`, or is a
+                list token.
+        """
+        grant = self.verify_any(token)
+        if isinstance(grant, ListGrant):
+            raise InvalidToken("invalid_token", "This is a list token; send the token of a job.")
+        return grant
+
+    def verify_any(self, token: str) -> Grant | ListGrant:
+        """Return the grant of a token for a job or for a list.
+
+        Raises:
+            InvalidToken: the token is malformed, signed with an unknown key, expired, or lacks the scope `watch` for a
+                job or `list` for a list.
         """
         grant, _key_id = self._verified(token)
         _check_expiry(grant)
@@ -169,7 +151,7 @@ class TokenVerifier:
         """Return the id of the key that signed a verified token."""
         return self._verified(token)[1]
 
-    def _verify(self, token: str) -> tuple[Grant, str]:
+    def _verify(self, token: str) -> tuple[Grant | ListGrant, str]:
         """Return a token's grant and the id of its key. The signature is checked last, because that is slow."""
         try:
             unverified = jwt.decode_complete(token, options=_OPTIONS, audience=AUDIENCE, leeway=LEEWAY_S)
@@ -187,7 +169,9 @@ class TokenVerifier:
             raise InvalidToken("invalid_token", INVALID) from error
         if (key := self._keys.get(signing_key_id)) is None:
             raise UnknownKey("invalid_token", INVALID)
-        if WATCH not in grant.scope:
+        if isinstance(grant, ListGrant) and LIST not in grant.scope:
+            raise InvalidToken("invalid_token", "The token does not have the scope `list`.")
+        if isinstance(grant, Grant) and WATCH not in grant.scope:
             raise InvalidToken("invalid_token", "The token does not allow watching.")
         _check_expiry(grant)
         try:
@@ -197,9 +181,9 @@ class TokenVerifier:
         return grant, sys.intern(signing_key_id)  # shared by all tokens of this key
 
 
-def _check_expiry(grant: Grant) -> None:
+def _check_expiry(grant: Grant | ListGrant) -> None:
     if grant.is_expired(Timestamp.now()):
-        raise InvalidToken("token_expired", EXPIRED, grant.job_id)
+        raise InvalidToken("token_expired", EXPIRED, grant.job_id if isinstance(grant, Grant) else None)
 
 
 def unverified_job_id(token: str) -> UUID | None:
@@ -238,15 +222,21 @@ def _unverified_claims(token: str) -> Any:
     return json.loads(base64url_decode(token.split(".")[1]))
 
 
-def _grant_from_claims(claims: dict[str, Any]) -> Grant:
+def _grant_from_claims(claims: dict[str, Any]) -> Grant | ListGrant:
+    issued_at, expires_at = Timestamp.at(claims["iat"]), Timestamp.at(claims["exp"])
+    scope = frozenset(str(claims["scope"]).split())
+    if "filter" in claims:
+        job_filter = msgspec.convert(claims["filter"], JobFilter)
+        return ListGrant(filter=job_filter, issued_at=issued_at, expires_at=expires_at, scope=scope)
     due = claims.get("due")
     return Grant(
         job_id=UUID(claims["sub"]),
         kind=str(claims.get("kind", "countdown")).encode().decode(),  # raises UnicodeError for lone surrogates
-        submitted_at=Timestamp.at(claims["iat"]),
-        expires_at=Timestamp.at(claims["exp"]),
+        submitted_at=issued_at,
+        expires_at=expires_at,
         due_at=None if due is None else Timestamp.at(due),
-        scope=frozenset(str(claims["scope"]).split()),
+        scope=scope,
+        requires_record=bool(claims.get("record", False)),
     )
 
 

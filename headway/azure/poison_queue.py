@@ -19,7 +19,8 @@ from msgspec.structs import replace
 from headway.azure.job_queue import API_VERSION, MAX_PAGE, JobQueue, ReceivedMessage, is_receipt_invalid
 from headway.azure.poisoned_job import CannotRedrive, PoisonedJob, PoisonMessage, group_by_job
 from headway.backoff import full_jitter_s
-from headway.contracts import JobMessage, decode_message
+from headway.contracts import JobMessage
+from headway.message_codec import decode_message
 
 LEASE_S = 60  # the messages of a killed command stay hidden for so long
 MAX_LEASE_AGE_S = LEASE_S / 2  # an older lease is renewed before its message is used

@@ -9,7 +9,8 @@ import msgspec
 from msgspec import Struct
 
 from headway.azure.job_queue import PeekedMessage, ReceivedMessage
-from headway.contracts import JobMessage, Timestamp, decode_message, extract_job_id
+from headway.contracts import JobMessage, Timestamp
+from headway.message_codec import decode_message, extract_job_id
 from headway.message_rewriting import rewrite_message
 
 

@@ -7,7 +7,8 @@ from aiohttp import web
 from azure.core.exceptions import AzureError
 
 from headway.azure.job_queue import JobQueue
-from headway.contracts import encode, encode_message
+from headway.contracts import encode
+from headway.message_codec import encode_message
 from headway.tokens import TokenSigner
 
 from ..runtime.errors import Forbidden, ServiceUnavailable, UnsupportedMediaType

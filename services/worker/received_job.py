@@ -7,15 +7,8 @@ from dataclasses import dataclass
 import msgspec
 
 from headway.azure.job_queue import ReceivedMessage
-from headway.contracts import (
-    DEFAULT_ATTEMPTS,
-    JobMessage,
-    JobReport,
-    Progress,
-    Timestamp,
-    decode_message,
-    extract_job_id,
-)
+from headway.contracts import DEFAULT_ATTEMPTS, JobMessage, JobReport, Progress, Timestamp
+from headway.message_codec import decode_message, extract_job_id
 
 from .registry import Registry
 

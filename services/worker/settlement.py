@@ -10,7 +10,7 @@ from azure.core.exceptions import AzureError
 
 from headway.azure.job_queue import JobQueue
 from headway.backoff import full_jitter_s
-from headway.contracts import message_encoding
+from headway.message_codec import message_encoding
 
 from ..runtime.wakeup_client import WakeupClient
 from . import metrics

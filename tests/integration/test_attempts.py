@@ -10,7 +10,8 @@ from uuid import UUID
 import pytest
 
 from headway.azure.job_queue import JobQueue
-from headway.contracts import JobMessage, Timestamp, decode_message, encode_message
+from headway.contracts import JobMessage, Timestamp
+from headway.message_codec import decode_message, encode_message
 from tests.integration.test_one_job import API_VERSION, history
 from tests.stack import JOBS, Stack, running
 from tests.waiting import wait_until

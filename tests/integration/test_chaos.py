@@ -24,7 +24,7 @@ import aiohttp
 import pytest
 
 from headway.azure.job_queue import API_VERSION, MAX_PAGE, JobQueue
-from headway.contracts import decode_message
+from headway.message_codec import decode_message
 from tests.integration.chaos_checks import Cancellation, JobStory, Plan
 from tests.integration.chaos_system import ChaosSystem
 from tests.integration.handler_log import HandlerLog

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from headway.azure.job_queue import API_VERSION, JobQueue
-from headway.contracts import JobMessage, Json, Timestamp, encode, encode_message
+from headway.contracts import JobMessage, Json, Timestamp, encode
+from headway.message_codec import encode_message
 from tests.documents import Document
 from tests.stack import Stack, running
 from tests.waiting import PATIENCE_S

@@ -23,7 +23,8 @@ from dev.environment import ROOT
 from headway.azure.job_queue import API_VERSION, JobQueue, ReceivedMessage
 from headway.azure.poison_queue import PoisonQueue
 from headway.cli.command import main
-from headway.contracts import JobMessage, Json, Timestamp, decode_message, encode_message
+from headway.contracts import JobMessage, Json, Timestamp
+from headway.message_codec import decode_message, encode_message
 from tests.integration.test_cli import Completed
 from tests.integration.test_one_job import history
 from tests.stack import JOBS, Stack, running

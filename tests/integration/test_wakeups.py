@@ -18,7 +18,8 @@ from redis.asyncio import Redis
 
 from dev.environment import ROOT
 from headway.azure.job_queue import JobQueue
-from headway.contracts import JobMessage, Json, Timestamp, encode_message
+from headway.contracts import JobMessage, Json, Timestamp
+from headway.message_codec import encode_message
 from tests.integration.conftest import Notifier, new_id, running_notifier
 from tests.integration.test_one_job import API_VERSION, history
 from tests.integration.test_readiness import RedisProxy

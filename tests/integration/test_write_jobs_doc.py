@@ -20,7 +20,8 @@ import pytest
 
 from dev.environment import ROOT
 from headway.azure.job_queue import JobQueue
-from headway.contracts import JobMessage, Json, Timestamp, encode, encode_message
+from headway.contracts import JobMessage, Json, Timestamp, encode
+from headway.message_codec import encode_message
 from headway.tokens import Grant, TokenSigner
 from tests.documents import Document
 from tests.integration.status_recorder import StatusRecorder, Transitions

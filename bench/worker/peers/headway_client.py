@@ -13,7 +13,8 @@ from azure.core.exceptions import AzureError
 
 from bench.worker.commands import serve
 from headway.azure.job_queue import JobQueue
-from headway.contracts import JobMessage, Json, Timestamp, encode_message
+from headway.contracts import JobMessage, Json, Timestamp
+from headway.message_codec import encode_message
 
 TTL_S = 3600.0
 CONCURRENCY = 8  # sends at the same time, so that filling the queue does not take longer than emptying it

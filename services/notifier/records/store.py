@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 
 from headway.contracts import (
     DEFAULT_ATTEMPTS,
+    OPTIONAL_SNAPSHOT_FIELDS,
     JobReport,
     JobSnapshot,
     Progress,
@@ -39,7 +40,8 @@ from .scripts import RecordScript, ScriptCall
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-SNAPSHOT_FIELDS = JobSnapshot.__struct_fields__  # their order is that of SNAPSHOT_FIELDS in job_record.lua
+# Their order is that of SNAPSHOT_FIELDS in job_record.lua.
+SNAPSHOT_FIELDS = tuple(name for name in JobSnapshot.__struct_fields__ if name not in OPTIONAL_SNAPSHOT_FIELDS)
 _SNAPSHOT_FORMAT = b"{%b}" % b",".join(b'"%b":%%b' % name.encode() for name in SNAPSHOT_FIELDS)
 CANCEL_REQUESTED, WATCHED, PUBLISHED = 1, 2, 4  # bits of the script's reply to an accepted report
 C = TypeVar("C")

@@ -8,7 +8,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from headway.contracts import ENDED, JobSnapshot, JobStatus, Natural, Timestamp, encode
+from headway.contracts import ENDED, JobSnapshot, JobStatus, Natural, Timestamp, encode_snapshot
 from headway.tokens import Grant
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -76,7 +76,7 @@ Encoder = Callable[[PublishedSnapshot], bytes]  # a module-level function, becau
 def placeholder_snapshot(grant: Grant) -> bytes:
     """Return the JSON snapshot of a job without a record: `queued`, version 0, with the facts from the token."""
     due_at = grant.due_at if grant.due_at is not None and grant.due_at > Timestamp.now() else None
-    return encode(
+    return encode_snapshot(
         JobSnapshot(
             id=grant.job_id,
             kind=grant.kind,

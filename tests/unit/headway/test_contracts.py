@@ -29,13 +29,12 @@ from headway.contracts import (
     Timestamp,
     Verdict,
     decode,
-    decode_message,
     encode,
-    encode_message,
-    extract_job_id,
-    message_encoding,
+    encode_snapshot,
     to_progress_snapshot,
 )
+from headway.labels import Labels
+from headway.message_codec import decode_message, encode_message, extract_job_id, message_encoding
 
 ID = UUID("6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11")
 NEW_YEAR = Timestamp.parse("2026-01-01T00:00:00Z")
@@ -51,7 +50,8 @@ REPORT = (
     '"delivery":1,"sequence":7,"attempt":1,"max_attempts":5,"status":"running",'
     '"progress":{"current":40,"total":100,"unit":"%","message":"Résumé 🎉"},"result":null,"error":null,'
     '"submitted_at":"2026-01-01T00:00:00.000Z","expires_at":"2026-01-08T00:00:00.000Z",'
-    '"lease_until":"2026-01-01T00:01:00.500Z","due_at":null,"sent_at":"2026-01-01T00:00:01.007Z"}'
+    '"lease_until":"2026-01-01T00:01:00.500Z","due_at":null,"sent_at":"2026-01-01T00:00:01.007Z",'
+    '"labels":{"owner":"user:7","tags":["march"]},"worker":"w-1"}'
 )
 VERDICT = (
     '{"job_id":"6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11","accepted":true,"reason":null,"cancel_requested":false,'
@@ -178,6 +178,8 @@ def test_a_report_matches_its_golden_text() -> None:
         expires_at=WEEK_LATER,
         lease_until=NEW_YEAR.after(60.5),
         sent_at=NEW_YEAR.after(1.007),
+        labels=Labels(owner="user:7", tags=("march",)),
+        worker="w-1",
     )
     assert encode([report]).decode() == f"[{REPORT}]"
     assert encode(decode(REPORT, JobReport)).decode() == REPORT
@@ -202,8 +204,10 @@ def test_a_snapshot_matches_its_golden_text() -> None:
         updated_at=NEW_YEAR.after(1),
         lease_until=NEW_YEAR.after(60.5),
     )
-    assert encode(snapshot).decode() == SNAPSHOT
-    assert encode(decode(SNAPSHOT, JobSnapshot)).decode() == SNAPSHOT
+    assert encode_snapshot(snapshot).decode() == SNAPSHOT
+    assert encode_snapshot(decode(SNAPSHOT, JobSnapshot)).decode() == SNAPSHOT
+    named = SNAPSHOT[:-1] + ',"name":"Invoices"}'
+    assert encode_snapshot(decode(named, JobSnapshot)).decode() == named
 
 
 @given(messages)

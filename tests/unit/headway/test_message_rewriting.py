@@ -9,7 +9,8 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from headway.contracts import JobMessage, Progress, decode_message, message_json
+from headway.contracts import JobMessage, Progress
+from headway.message_codec import decode_message, message_json
 from headway.message_rewriting import rewrite_message
 
 ID = UUID("6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11")

@@ -26,7 +26,9 @@ from cryptography.hazmat.primitives.serialization import (
 
 from headway import tokens as module
 from headway.contracts import Timestamp
-from headway.tokens import LEEWAY_S, WATCH, ForgedToken, Grant, InvalidToken, TokenSigner, TokenVerifier, make_keys
+from headway.grants import CANCEL, LEEWAY_S, LIST, WATCH, Grant, ListGrant
+from headway.labels import JobFilter
+from headway.tokens import ForgedToken, InvalidToken, TokenSigner, TokenVerifier, make_keys
 
 HOUR_S = 3600
 
@@ -323,3 +325,35 @@ def test_an_encrypted_key_is_rejected() -> None:
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x"))
     with pytest.raises(ValueError, match="encrypted"):
         TokenSigner(pem.decode())
+
+
+def test_list_token(signer: TokenSigner, verifier: TokenVerifier) -> None:
+    """A list token opens the jobs of its filter, for as long as it lives and with its scope; it is no job's token."""
+    now = Timestamp.now()
+    grant = ListGrant(
+        filter=JobFilter(owner="user:7"), issued_at=now, expires_at=now.after(60), scope=frozenset({LIST, WATCH})
+    )
+    token = signer.sign(grant)
+    assert verifier.verify_any(token) == grant
+    with pytest.raises(InvalidToken, match="list token"):
+        verifier.verify(token)
+    job = grant.for_job(uuid4())
+    assert (job.requires_record, job.filter, job.scope) == (True, grant.filter, grant.scope)
+    assert job.valid_until == grant.valid_until
+
+
+@pytest.mark.parametrize("scope", [{WATCH}, {WATCH, CANCEL}])
+def test_list_token_needs_the_scope(scope: set[str], signer: TokenSigner, verifier: TokenVerifier) -> None:
+    """A token with a filter but without the scope `list` is refused."""
+    now = Timestamp.now()
+    grant = ListGrant(filter=JobFilter(), issued_at=now, expires_at=now.after(60), scope=frozenset(scope))
+    with pytest.raises(InvalidToken, match="list"):
+        verifier.verify_any(signer.sign(grant))
+
+
+def test_token_of_a_job_that_requires_a_record(signer: TokenSigner, verifier: TokenVerifier) -> None:
+    """The claim `record` survives, and only where it is set."""
+    for requires_record in (True, False):
+        grant = make_grant(requires_record=requires_record)
+        assert verifier.verify(signer.sign(grant)) == grant
+        assert ("record" in grant.claims()) is requires_record

@@ -14,7 +14,8 @@ from headway.azure import poison_queue as module
 from headway.azure.job_queue import MAX_PAGE, ReceivedMessage
 from headway.azure.poison_queue import MAX_CONCURRENCY, LeaseTaken, PoisonQueue, for_each_limited
 from headway.azure.poisoned_job import PoisonedJob
-from headway.contracts import JobMessage, decode_message, encode_message
+from headway.contracts import JobMessage
+from headway.message_codec import decode_message, encode_message
 from tests.unit.headway.azure.memory_queue import MemoryQueue
 from tests.waiting import wait_until
 

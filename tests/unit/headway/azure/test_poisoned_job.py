@@ -6,7 +6,8 @@ from uuid import UUID
 
 from headway.azure.job_queue import PeekedMessage
 from headway.azure.poisoned_job import PoisonMessage, group_by_job
-from headway.contracts import Timestamp, decode_message, message_json
+from headway.contracts import Timestamp
+from headway.message_codec import decode_message, message_json
 
 JOB_ID = UUID("b1f6a6a0-7b7e-4c7f-9d0a-3c1c5a0e6f11")
 

@@ -10,7 +10,8 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from headway.contracts import MAX_PAYLOAD_BYTES, Timestamp, decode_message, encode_message
+from headway.contracts import MAX_PAYLOAD_BYTES, Timestamp
+from headway.message_codec import decode_message, encode_message
 from services.runtime.errors import BadRequest, HTTPProblem, PayloadTooLarge, UnprocessableContent
 from services.submitter.submission import (
     MAX_BODY_BYTES,

@@ -15,7 +15,8 @@ from azure.core.exceptions import HttpResponseError
 
 from headway import Job
 from headway.azure.job_queue import ReceivedMessage
-from headway.contracts import JobMessage, JobReport, Timestamp, Verdict, encode_message, message_json
+from headway.contracts import JobMessage, JobReport, Timestamp, Verdict
+from headway.message_codec import encode_message, message_json
 from services.worker.delivery import Delivery
 from services.worker.execution.runner import Runner
 from services.worker.reporting.report_stream import ReportStream

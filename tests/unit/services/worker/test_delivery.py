@@ -14,14 +14,8 @@ from msgspec import Struct
 from structlog.testing import capture_logs
 
 from headway import Job, JobContext, Retry, job
-from headway.contracts import (
-    MAX_MESSAGE_BYTES,
-    MAX_RELEASES,
-    Progress,
-    Timestamp,
-    decode_message,
-    message_json,
-)
+from headway.contracts import MAX_MESSAGE_BYTES, MAX_RELEASES, Progress, Timestamp
+from headway.message_codec import decode_message, message_json
 from services.worker import settlement
 from services.worker.delivery import Delivery
 from services.worker.execution import runner

@@ -1,0 +1,91 @@
+"""Grants: what the bearer of a token may do, with one job or with all jobs of a filter."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from msgspec import Struct
+
+from headway.contracts import Timestamp
+from headway.labels import JobFilter
+
+AUDIENCE = "headway-live"
+LEEWAY_S = 30  # how far the clocks of two machines may differ
+WATCH = "watch"
+CANCEL = "cancel"
+LIST = "list"
+DETAILS = "details"
+OPERATE = "operate"
+SCOPES = (WATCH, CANCEL, LIST, DETAILS, OPERATE)
+
+
+class _Expiring(Struct, frozen=True, kw_only=True):
+    """What every grant has: the scope, a set of `SCOPES`, and the lifetime."""
+
+    scope: frozenset[str] = frozenset({WATCH, CANCEL})
+    expires_at: Timestamp
+
+    def is_expired(self, now: Timestamp) -> bool:
+        """Return whether the grant has expired."""
+        return self.valid_until < now
+
+    @property
+    def valid_until(self) -> Timestamp:
+        """The time until which the token is accepted: its expiry plus `LEEWAY_S`."""
+        return self.expires_at.after(LEEWAY_S)
+
+    def _common_claims(self, issued_at: Timestamp) -> dict[str, Any]:
+        scope = " ".join(name for name in SCOPES if name in self.scope)
+        return {"iat": issued_at / 1000, "exp": self.expires_at / 1000, "aud": AUDIENCE, "scope": scope}
+
+
+class Grant(_Expiring, frozen=True, kw_only=True):
+    """The access to one job.
+
+    Attributes:
+        job_id: the job.
+        kind: its kind, for a snapshot before there is a record.
+        submitted_at: when it was submitted.
+        due_at: when it may start.
+        requires_record: whether the job must have a record; otherwise a job without one is a queued job.
+        filter: what the record must match; of a job that a list token opens.
+    """
+
+    job_id: UUID
+    kind: str
+    submitted_at: Timestamp
+    due_at: Timestamp | None = None
+    requires_record: bool = False
+    filter: JobFilter | None = None
+
+    def claims(self) -> dict[str, Any]:
+        """Return the claims of the JWT."""
+        due = {} if self.due_at is None else {"due": self.due_at / 1000}
+        record = {"record": True} if self.requires_record else {}
+        claims = self._common_claims(self.submitted_at)
+        return {"sub": str(self.job_id), "kind": self.kind, **claims, **due, **record}
+
+
+class ListGrant(_Expiring, frozen=True, kw_only=True):
+    """The access to all jobs that match a filter."""
+
+    filter: JobFilter
+    issued_at: Timestamp
+
+    def for_job(self, job_id: UUID) -> Grant:
+        """Return the access to one job, which must have a record that matches the filter."""
+        return Grant(
+            job_id=job_id,
+            kind="",
+            submitted_at=self.issued_at,
+            expires_at=self.expires_at,
+            scope=self.scope,
+            requires_record=True,
+            filter=self.filter,
+        )
+
+    def claims(self) -> dict[str, Any]:
+        """Return the claims of the JWT."""
+        return {"filter": msgspec.to_builtins(self.filter), **self._common_claims(self.issued_at)}

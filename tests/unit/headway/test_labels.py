@@ -1,0 +1,58 @@
+"""Labels and filters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from headway.contracts import decode, encode
+from headway.labels import JobFilter, Labels
+
+
+@pytest.mark.parametrize(
+    ("labels", "field"),
+    [
+        ({"name": ""}, "name"),
+        ({"name": "a" * 201}, "name"),
+        ({"owner": "a b"}, "owner"),
+        ({"owner": "a{b"}, "owner"),
+        ({"owner": "a\n"}, "owner"),
+        ({"owner": "a" * 129}, "owner"),
+        ({"tags": ["a" * 65]}, "tags"),
+        ({"tags": ["a}"]}, "tags"),
+        ({"tags": ["a\n"]}, "tags"),
+        ({"tags": [""]}, "tags"),
+        ({"tags": list("abcdefghi")}, "tags"),
+    ],
+)
+def test_invalid_labels_are_refused(labels: dict[str, Any], field: str) -> None:
+    """The error names the field."""
+    with pytest.raises(msgspec.ValidationError, match=field):
+        decode(encode(labels), Labels)
+
+
+def test_empty_labels_are_left_out() -> None:
+    """Only the labels that are set are written."""
+    assert encode(Labels(owner="auth0|7", tags=("größe:xl", "a/b@c.d-e"))) == (
+        '{"owner":"auth0|7","tags":["größe:xl","a/b@c.d-e"]}'.encode()
+    )
+    assert encode(Labels()) == b"{}"
+
+
+@pytest.mark.parametrize(
+    ("job_filter", "matches"),
+    [
+        (JobFilter(), True),
+        (JobFilter(owner="7", tag="a", kind="letters"), True),
+        (JobFilter(owner="8"), False),
+        (JobFilter(tag="c"), False),
+        (JobFilter(kind="letter"), False),
+        (JobFilter(owner="7", tag="c"), False),
+    ],
+)
+def test_filter(job_filter: JobFilter, *, matches: bool) -> None:
+    """A filter selects the jobs that match all of its fields."""
+    assert job_filter.matches("letters", Labels(owner="7", tags=("a", "b"))) is matches
+    assert JobFilter(owner="7").matches("letters", Labels()) is False
