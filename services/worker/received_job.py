@@ -98,4 +98,5 @@ class ReceivedJob:
             progress=self.progress,
             submitted_at=self.submitted_at,
             expires_at=self.expires_at,
+            labels=message.labels,
         )

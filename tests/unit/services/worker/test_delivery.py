@@ -467,7 +467,7 @@ async def test_new_attempt_starts_without_progress(handlers: Handlers) -> None:
 
 
 async def test_unknown_fields_survive_a_release_and_a_checkpoint(handlers: Handlers) -> None:
-    """A worker keeps the fields of newer versions, byte for byte."""
+    """A worker keeps the labels, and the fields of newer versions, byte for byte."""
 
     @job("saves")
     async def saves(ctx: JobContext, _payload: Any) -> None:
@@ -475,7 +475,7 @@ async def test_unknown_fields_survive_a_release_and_a_checkpoint(handlers: Handl
         handlers.started.set()
         await asyncio.Event().wait()
 
-    labels = '{"name":"Résumé","tags":[1.50]}'
+    labels = '{"name":"Résumé","tags":["a"],"weight":[1.50]}'
     worker = FakeWorker(saves, f'{{"id":"{uuid4()}","kind":"saves","payload":{{"n":1.0}},"labels":{labels}}}')
     delivery, handling = await start(worker, handlers)
     delivery.stop()
@@ -483,7 +483,7 @@ async def test_unknown_fields_survive_a_release_and_a_checkpoint(handlers: Handl
     assert worker.queue.text is not None
     message = decode_message(worker.queue.text)
     assert (message.releases, message.drains, bytes(message.checkpoint)) == (1, 1, b'{"done":3}')
-    assert worker.queue.fields()["labels"] == {"name": "Résumé", "tags": [1.5]}
+    assert worker.queue.fields()["labels"] == {"name": "Résumé", "tags": ["a"], "weight": [1.5]}
     assert labels.encode() in message_json(worker.queue.text)
 
 

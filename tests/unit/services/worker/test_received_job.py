@@ -1,4 +1,4 @@
-"""A received job: its number of attempts, and whether it has expired."""
+"""A received job: its number of attempts, its labels, and whether it has expired."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from headway import JobContext, job
 from headway.azure.job_queue import ReceivedMessage
 from headway.contracts import Timestamp
+from headway.labels import Labels
 from services.worker.received_job import ReceivedJob
 
 DAY_S = 86_400
@@ -49,6 +50,12 @@ def test_submission_decides_the_number_of_attempts(fields: dict[str, Any], max_a
     """5 means 5, and a missing number the one of the kind; the report always has a number."""
     received = read(**fields)
     assert received.max_attempts == received.first_report().max_attempts == max_attempts
+
+
+def test_labels_of_the_message_are_reported() -> None:
+    """A report can thus restore the labels of a lost record; a message without labels reports none."""
+    assert read(labels={"name": "October", "tags": ["a"]}).first_report().labels == Labels(name="October", tags=("a",))
+    assert read().first_report().labels is None
 
 
 @pytest.mark.parametrize("error_s", [-8 * DAY_S, 0, 8 * DAY_S])
