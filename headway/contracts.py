@@ -92,6 +92,19 @@ class JobMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return max(1, delivery - self.releases + max(0, self.drains - MAX_RELEASES))
 
 
+class SubmittedJob(Struct, frozen=True, kw_only=True):
+    """A job whose message is on the queue, as the submitter posts it to the notifier (`POST /submissions`)."""
+
+    id: UUID
+    kind: Name
+    labels: Labels | None = None
+    submitted_at: Timestamp
+    due_at: Timestamp | None = None  # None: at once
+    expires_at: Timestamp
+    max_attempts: MaxAttempts = DEFAULT_ATTEMPTS  # until a report of the worker, which knows the number of the kind
+    generation: Natural = 0
+
+
 class Progress(Struct, frozen=True):
     """The progress of a job; `total` is None if the amount of work is unknown."""
 

@@ -26,6 +26,7 @@ from headway.contracts import (
     Json,
     Progress,
     ProgressSnapshot,
+    SubmittedJob,
     Timestamp,
     Verdict,
     decode,
@@ -52,6 +53,11 @@ REPORT = (
     '"submitted_at":"2026-01-01T00:00:00.000Z","expires_at":"2026-01-08T00:00:00.000Z",'
     '"lease_until":"2026-01-01T00:01:00.500Z","due_at":null,"sent_at":"2026-01-01T00:00:01.007Z",'
     '"labels":{"owner":"user:7","tags":["march"]},"worker":"w-1"}'
+)
+SUBMITTED_JOB = (
+    '{"id":"6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11","kind":"countdown","labels":{"owner":"user:7"},'
+    '"submitted_at":"2026-01-01T00:00:00.000Z","due_at":"2026-01-01T00:01:30.000Z",'
+    '"expires_at":"2026-01-08T00:00:00.000Z","max_attempts":5,"generation":0}'
 )
 VERDICT = (
     '{"job_id":"6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11","accepted":true,"reason":null,"cancel_requested":false,'
@@ -183,6 +189,20 @@ def test_a_report_matches_its_golden_text() -> None:
     )
     assert encode([report]).decode() == f"[{REPORT}]"
     assert encode(decode(REPORT, JobReport)).decode() == REPORT
+
+
+def test_a_submitted_job_matches_its_golden_text() -> None:
+    """A submitted job has the contract's fields in the contract's order."""
+    job = SubmittedJob(
+        id=ID,
+        kind="countdown",
+        labels=Labels(owner="user:7"),
+        submitted_at=NEW_YEAR,
+        due_at=NEW_YEAR.after(90),
+        expires_at=WEEK_LATER,
+    )
+    assert encode(job).decode() == SUBMITTED_JOB
+    assert decode(SUBMITTED_JOB, SubmittedJob) == job
 
 
 def test_a_verdict_matches_its_golden_text() -> None:
