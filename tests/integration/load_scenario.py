@@ -160,12 +160,12 @@ class LoadScenario:
     async def problems(self, redis_url: str) -> list[str]:
         """Return all violations, after comparing the watchers' last versions with the records."""
         async with redis_from_url(redis_url) as client:
-            texts = await JobStore(client).read([job.id for job in self.jobs])
-        for job, text in zip(self.jobs, texts, strict=True):
-            record = decode(text or b"null", SnapshotHeader)
+            records = await JobStore(client).read([job.id for job in self.jobs])
+        for job, record in zip(self.jobs, records, strict=True):
+            last = decode(record.snapshot if record else b"null", SnapshotHeader)
             for watcher in job.watchers:
-                if watcher.version != record.version:
-                    watcher.add_problem(f"has version {watcher.version} at the end instead of {record.version}")
+                if watcher.version != last.version:
+                    watcher.add_problem(f"has version {watcher.version} at the end instead of {last.version}")
         p99_s = percentile([self.delay_s(watcher) for watcher in self.watchers], 99)
         too_slow = [f"the 99th percentile of the delays is {p99_s} s"] if p99_s > MAX_P99_DELAY_S else []
         return [

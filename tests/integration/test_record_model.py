@@ -365,7 +365,7 @@ class JobMachine(RuleBasedStateMachine):
     def read_record(self) -> tuple[bytes | None, int]:
         """Return the snapshot and the expiry of its key."""
         (found,) = self.store.run(self.store.records.read([str(self.job_id)]))
-        return found, self.store.run(self.store.redis.pexpiretime(self.key))
+        return found.snapshot if found else None, self.store.run(self.store.redis.pexpiretime(self.key))
 
     def rewrite(self, **fields: int | bytes) -> None:
         """Write the model's version and expiry, and some fields, directly to Redis."""

@@ -73,9 +73,9 @@ async def store(client: RedisClient) -> JobStore:
 
 async def read(store: JobStore) -> bytes:
     """Return the job's snapshot."""
-    (snapshot,) = await store.read([str(JOB)])
-    assert snapshot is not None
-    return snapshot
+    (record,) = await store.read([str(JOB)])
+    assert record is not None
+    return record.snapshot
 
 
 async def send(store: JobStore, **changes: Any) -> Verdict:
@@ -358,7 +358,7 @@ async def test_invalid_record_counts_as_missing(
     if corrupt in (corrupt_version, remove_field):
         await send(store, status="succeeded")
     await corrupt(redis)
-    assert [PublishedSnapshot.from_record(str(JOB), text) for text in await store.read([str(JOB)])] == [None]
+    assert [PublishedSnapshot.from_record(str(JOB), record) for record in await store.read([str(JOB)])] == [None]
     if repaired_by == "report":
         assert await send(store) == Verdict(JOB, accepted=True)
     else:
@@ -406,7 +406,8 @@ async def test_read_keeps_the_order(store: JobStore) -> None:
     """Snapshots are returned in the order of the requested jobs, with None for each job without a record."""
     await send(store)
     other = str(UUID(int=1))
-    assert await store.read([other, str(JOB), other]) == [None, await read(store), None]
+    records = await store.read([other, str(JOB), other])
+    assert [record and record.snapshot for record in records] == [None, await read(store), None]
     assert await store.read([]) == []
 
 

@@ -1,7 +1,6 @@
 """The store of job records.
 
-Every change goes through the record script. A read is one HMGET, whose values are joined to the same bytes that the
-script publishes: a script would cost Redis several times as much.
+Every change goes through the record script. A read is one HMGET: a script would cost Redis several times as much.
 """
 
 from __future__ import annotations
@@ -18,9 +17,7 @@ from redis.exceptions import RedisError
 
 from headway.contracts import (
     DEFAULT_ATTEMPTS,
-    OPTIONAL_SNAPSHOT_FIELDS,
     JobReport,
-    JobSnapshot,
     Progress,
     ProgressUrlReport,
     Timestamp,
@@ -36,21 +33,19 @@ from ..redis_client.connector import NodeAddress
 from ..redis_client.topology import RedisClient, SlotNotCovered
 from .clock import RedisClock
 from .keys import job_key
+from .record_read import READ_FIELDS, RecordRead, record_from_reply
 from .scripts import RecordScript, ScriptCall
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-# Their order is that of SNAPSHOT_FIELDS in job_record.lua.
-SNAPSHOT_FIELDS = tuple(name for name in JobSnapshot.__struct_fields__ if name not in OPTIONAL_SNAPSHOT_FIELDS)
-_SNAPSHOT_FORMAT = b"{%b}" % b",".join(b'"%b":%%b' % name.encode() for name in SNAPSHOT_FIELDS)
 CANCEL_REQUESTED, WATCHED, PUBLISHED = 1, 2, 4  # bits of the script's reply to an accepted report
 C = TypeVar("C")
 R = TypeVar("R")
-ReadResult = bytes | RedisError | OSError | None
+ReadResult = RecordRead | RedisError | OSError | None
 
 
 class JobStore:
-    """Applies reports and cancellations to records, and reads snapshots."""
+    """Applies reports and cancellations to records, and reads records."""
 
     def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
@@ -104,18 +99,16 @@ class JobStore:
         log.info("cancel_applied", job_id=job_id)
         return bytes(snapshot)
 
-    async def read(self, job_ids: Iterable[str]) -> list[bytes | None]:
-        """Return the jobs' snapshots as JSON, with None for a job without a record.
-
-        A record that was changed by other programs may contain anything: `PublishedSnapshot.from_record` validates it.
+    async def read(self, job_ids: Iterable[str]) -> list[RecordRead | None]:
+        """Return the jobs' records, with None for a job without a record.
 
         Raises:
             RedisError, OSError: Redis is unavailable.
         """
-        return await self._run("read", list(job_ids), self._read_snapshots)
+        return await self._run("read", list(job_ids), self._read_records)
 
     async def read_available(self, job_ids: Iterable[str]) -> dict[str, ReadResult]:
-        """Return the jobs' snapshots as `read` does, or the error of each job whose Redis node is unavailable.
+        """Return the jobs' records as `read` does, or the error of each job whose Redis node is unavailable.
 
         The nodes are read independently, so that a failed one does not hide the records of the others.
         """
@@ -139,10 +132,10 @@ class JobStore:
         except SlotNotCovered:
             return None
 
-    async def _read_snapshots(self, job_ids: Sequence[str]) -> list[bytes | None]:
+    async def _read_records(self, job_ids: Sequence[str]) -> list[RecordRead | None]:
         keys = map(job_key, job_ids)
-        replies = await self._redis.execute([(key, ("HMGET", key, *SNAPSHOT_FIELDS)) for key in keys])
-        return [_snapshot(job_id, reply) for job_id, reply in zip(job_ids, replies, strict=True)]
+        replies = await self._redis.execute([(key, ("HMGET", key, *READ_FIELDS)) for key in keys])
+        return [_record(job_id, reply) for job_id, reply in zip(job_ids, replies, strict=True)]
 
     async def _run(self, op: str, calls: Sequence[C], execute: Callable[[Sequence[C]], Awaitable[list[R]]]) -> list[R]:
         """Execute calls, unless there are none, and measure it."""
@@ -158,14 +151,14 @@ class JobStore:
             metrics.REDIS_DURATION.labels(op).observe(time.monotonic() - started)
 
 
-def _snapshot(job_id: str, reply: list[bytes | None] | RedisError) -> bytes | None:
-    """Return a record's snapshot, or None if there is no record or it lacks a field of a snapshot.
+def _record(job_id: str, reply: list[bytes | None] | RedisError) -> RecordRead | None:
+    """Return a job's record, or None if it has none, or one without a field of every snapshot.
 
     Raises:
         RedisError: the read failed.
     """
-    if isinstance(reply, list) and None not in reply:
-        return _SNAPSHOT_FORMAT % tuple(reply)
+    if isinstance(reply, list) and (record := record_from_reply(reply)) is not None:
+        return record
     if isinstance(reply, RedisError) and not str(reply).startswith("WRONGTYPE"):
         raise reply
     if isinstance(reply, RedisError) or any(reply):

@@ -179,10 +179,10 @@ class LongPollHandler:
     ) -> tuple[list[PublishedSnapshot], list[dict[str, str]], bool]:
         """Return the snapshots newer than the client's, errors, and whether one of the jobs has ended."""
         with unavailable_without_store():
-            texts = await self._store.read([str(watch.grant.job_id) for watch in requests])
+            records = await self._store.read([str(watch.grant.job_id) for watch in requests])
         newer, errors, ended = [], [], False
-        for (grant, _key_id, version), text in zip(requests, texts, strict=True):
-            snapshot = PublishedSnapshot.from_record(str(grant.job_id), text)
+        for (grant, _key_id, version), record in zip(requests, records, strict=True):
+            snapshot = PublishedSnapshot.from_record(str(grant.job_id), record)
             if snapshot is None and version:
                 errors.append(error_payload(str(grant.job_id), "unknown", RECORD_LOST))
                 continue
@@ -197,9 +197,7 @@ class LongPollHandler:
         grant = self._auth.authorize_job(request, scope=CANCEL).grant
         with unavailable_without_store():
             text = await self._store.cancel(grant)
-        snapshot = PublishedSnapshot.from_record(str(grant.job_id), text) or PublishedSnapshot(
-            placeholder_snapshot(grant)
-        )
+        snapshot = PublishedSnapshot.parse(str(grant.job_id), text) or PublishedSnapshot(placeholder_snapshot(grant))
         headers = {"ETag": f'"{snapshot.version}"', "Cache-Control": "no-store"}
         return web.Response(status=202, body=snapshot.text, content_type=JSON, headers=headers)
 

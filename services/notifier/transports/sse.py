@@ -136,10 +136,10 @@ class EventStreamHandler:
     async def _has_ended_at(self, job_id: str, version: int) -> bool:
         """Return whether a job is known to have ended with a version. No 503: an EventSource would not reconnect."""
         try:
-            (text,) = await self._store.read([job_id])
+            (record,) = await self._store.read([job_id])
         except (RedisError, OSError):
             return False  # the stream opens, and gets the snapshot once Redis is available
-        snapshot = PublishedSnapshot.from_record(job_id, text)
+        snapshot = PublishedSnapshot.from_record(job_id, record)
         return snapshot is not None and snapshot.ended and snapshot.version == version
 
     async def stream_jobs(self, request: web.Request) -> web.StreamResponse:

@@ -11,6 +11,8 @@ from msgspec import Struct
 from headway.contracts import ENDED, JobSnapshot, JobStatus, Natural, Timestamp, encode_snapshot
 from headway.tokens import Grant
 
+from ..records.record_read import RecordRead
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 NO_VERSION = -1  # lower than any version
@@ -54,10 +56,15 @@ class PublishedSnapshot:
         self._encoded: dict[Encoder, bytes] = {}
 
     @classmethod
-    def from_record(cls, job_id: str, text: bytes | None) -> PublishedSnapshot | None:
-        """Return the snapshot of a record, or None if there is no record or its text is not a snapshot."""
+    def from_record(cls, job_id: str, record: RecordRead | None) -> PublishedSnapshot | None:
+        """Return the snapshot of a record, or None if there is no record or it is not valid."""
+        return None if record is None else cls.parse(job_id, record.snapshot)
+
+    @classmethod
+    def parse(cls, job_id: str, text: bytes) -> PublishedSnapshot | None:
+        """Return the snapshot, or None if the text is not one."""
         try:
-            return None if text is None else cls(text)
+            return cls(text)
         except ValueError:
             log.warning("invalid_record_ignored", job_id=job_id)
             return None

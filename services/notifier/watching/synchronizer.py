@@ -16,6 +16,7 @@ from headway.contracts import JobReport, Timestamp, uuid_str
 
 from .. import metrics
 from ..records.keys import job_id_from_key, job_key
+from ..records.record_read import RecordRead
 from ..records.store import JobStore
 from ..redis_client.pubsub import PubSub
 from .hub import Hub, Subscription
@@ -140,9 +141,9 @@ class SnapshotSynchronizer:
                 log.warning("records_read_failed", error=failures[0], count=len(failures))
                 await asyncio.sleep(READ_RETRY_DELAY_S)
 
-    def _apply_read(self, job_id: str, subscriptions: list[Subscription], text: bytes | None) -> None:
+    def _apply_read(self, job_id: str, subscriptions: list[Subscription], record: RecordRead | None) -> None:
         """Send the snapshot of a record; initialize the subscriptions that began before the read."""
-        snapshot = PublishedSnapshot.from_record(job_id, text)
+        snapshot = PublishedSnapshot.from_record(job_id, record)
         if snapshot is not None:
             self._broadcast(job_id, snapshot)
         for subscription in subscriptions:

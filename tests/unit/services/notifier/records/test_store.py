@@ -14,8 +14,9 @@ from structlog.testing import capture_logs
 from headway.contracts import Timestamp
 from headway.tokens import Grant
 from services.notifier.records.keys import job_id_from_key
+from services.notifier.records.record_read import READ_FIELDS, SNAPSHOT_FIELDS, RecordRead
 from services.notifier.records.scripts import SCRIPT
-from services.notifier.records.store import SNAPSHOT_FIELDS, JobStore
+from services.notifier.records.store import JobStore
 from services.notifier.redis_client.connector import NodeAddress
 from services.notifier.redis_client.topology import RedisClient, SlotNotCovered
 
@@ -55,8 +56,8 @@ def store_with(reply: Any) -> JobStore:
 @pytest.mark.parametrize(
     ("reply", "is_logged"),
     [
-        ([None] * len(SNAPSHOT_FIELDS), False),
-        ([b"1", *[None] * (len(SNAPSHOT_FIELDS) - 1)], True),
+        ([None] * len(READ_FIELDS), False),
+        ([b"1", *[None] * (len(READ_FIELDS) - 1)], True),
         (ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value"), True),
     ],
 )
@@ -100,13 +101,13 @@ class FakeCluster:
         for key, _ in commands:
             if self.node_for_key(key) == self.nodes["unavailable"]:
                 raise RedisConnectionError
-        return [[b"1"] * len(SNAPSHOT_FIELDS) for _ in commands]
+        return [[b"1"] * len(READ_FIELDS) for _ in commands]
 
 
 async def test_an_unavailable_node_does_not_hide_the_records_of_others() -> None:
     """Each record of a node that cannot be read, or that is unknown, is replaced by its error."""
     store = JobStore(cast(RedisClient, FakeCluster()))
     results = await store.read_available(["unavailable", "available", "uncovered"])
-    assert isinstance(results["available"], bytes)
+    assert isinstance(results["available"], RecordRead)
     assert isinstance(results["unavailable"], RedisConnectionError)
     assert isinstance(results["uncovered"], SlotNotCovered)

@@ -313,8 +313,8 @@ HEAD = b'{"id":"%b","status":"running","version":1' % str(JOB).encode()
 )
 def test_invalid_text_is_not_a_snapshot(text: bytes) -> None:
     """A browser closes a socket that sends such text, and the socket carries other jobs, too."""
-    assert PublishedSnapshot.from_record(str(JOB), HEAD + b"}") is not None
-    assert PublishedSnapshot.from_record(str(JOB), text) is None
+    assert PublishedSnapshot.parse(str(JOB), HEAD + b"}") is not None
+    assert PublishedSnapshot.parse(str(JOB), text) is None
 
 
 def test_a_snapshot_is_encoded_once() -> None:

@@ -15,6 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from headway.contracts import Timestamp
 from headway.tokens import Grant
 from services.notifier.records.keys import job_key
+from services.notifier.records.record_read import RecordRead
 from services.notifier.records.store import ReadResult
 from services.notifier.watching import synchronizer as module
 from services.notifier.watching.hub import Hub, Subscription
@@ -45,10 +46,14 @@ class FakeStore:
         self.reads.append(list(job_ids))
         error = RedisConnectionError()
         results: dict[str, ReadResult] = {
-            job_id: error if job_id in self.unavailable else self.records.get(job_id) for job_id in self.reads[-1]
+            job_id: error if job_id in self.unavailable else self._record(job_id) for job_id in self.reads[-1]
         }
         await self.released.wait()
         return results
+
+    def _record(self, job_id: str) -> RecordRead | None:
+        text = self.records.get(job_id)
+        return None if text is None else RecordRead(text, b'"k"', None, None)
 
 
 class FakePubSub:
