@@ -29,6 +29,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 LONG_AGO = float("-inf")  # earlier than any monotonic time
 BACKOFF_S, MAX_BACKOFF_S = 0.1, 2.0
+MAX_HEARTBEAT_FRACTION = 1 / 4  # of the lease
+LATE_RENEWAL_FRACTION = 0.4  # of the lease: with less until its reported end, a heartbeat may come too late
 
 
 class ReportRejected(Exception):
@@ -56,6 +58,7 @@ class ReportStream:
         self._on_change = on_change
         self._sequence = 0
         self._lease_until: float | None = None
+        self._reported_lease_until = LONG_AGO
         self._due_after_s: float | None = None
         self.sent_at = LONG_AGO
         self.max_group = MAX_REPORTS_PER_REQUEST
@@ -77,10 +80,21 @@ class ReportStream:
             self._on_change()
 
     def lease_renewed(self, until: float) -> None:
-        """Called when the lease was renewed; the new end, a monotonic time, is sent with the next report."""
+        """Called when the lease was renewed; the new end, a monotonic time, is sent with the next report.
+
+        That is the next heartbeat, unless the lease that the record shows may end before it.
+        """
         if self._latest.status == "running":
             self._lease_until = until
-            self._changed = True
+            now = time.monotonic()
+            if self._reported_lease_until - now < LATE_RENEWAL_FRACTION * (until - now):
+                self.report_now()
+
+    def report_now(self) -> None:
+        """Report the job at once if it is running; its verdict may say that it was cancelled, or is watched now."""
+        if self._sequence > 0 and self._latest.status == "running":
+            self._urgent = True
+            self._on_change()
 
     async def report(
         self,
@@ -114,8 +128,8 @@ class ReportStream:
     def next_send_at(self, heartbeat_s: float) -> float:
         """Return the monotonic time when the next report is due.
 
-        A change of status and the progress of a watched job are due immediately; otherwise the heartbeat decides. A
-        report that failed alone waits for its backoff.
+        A change of status, the progress of a watched job and a report that the notifier has asked for are due
+        immediately; otherwise the heartbeat decides. A report that failed alone waits for its backoff.
         """
         if self._urgent or (self._changed and self._watched):
             return self._retry_at
@@ -128,6 +142,7 @@ class ReportStream:
         self._sequence += 1
         self.sent_at = time.monotonic()
         self._changed = self._urgent = False
+        self._reported_lease_until = LONG_AGO if self._lease_until is None else self._lease_until
         self._in_flight, self._pending = self._in_flight + self._pending, []
         self.collect_progress()
         return self._stamp(self._latest)
@@ -177,8 +192,7 @@ class ReportStream:
     def requeue(self) -> None:
         """Mark the report in flight as unsent."""
         self._pending, self._in_flight = self._in_flight + self._pending, []
-        self._changed = True
-        self._urgent = self._urgent or bool(self._pending)
+        self._urgent = True
 
     def on_rejected(self, detail: str) -> None:
         """Called when the notifier rejects the report in flight as invalid.

@@ -7,22 +7,25 @@ same sequence number as stale.
 Only the notifier itself can reject a report. Any other response, for example of a proxy, means that the notifier is
 unavailable. The reports are then sent again over a new connection, which may reach another replica, and in smaller
 groups, so that a report which makes each of its requests fail does not hold up the others.
+
+A request costs the notifier more than a report in it. So each request also contains the heartbeats that are due soon.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 import aiohttp
 import msgspec
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
 from headway.backoff import full_jitter_s
-from headway.contracts import MAX_REPORTS_BYTES, JobReport, Verdict, decode, encode
+from headway.contracts import MAX_REPORTS_BYTES, JobReport, Verdict, decode, encode, uuid_str
 
 from ...runtime.aiohttp_adapter import close_idle_connections
 from ...runtime.errors import PROBLEM_JSON, BadRequest, PayloadTooLarge, UnprocessableContent
@@ -34,6 +37,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 TIMEOUT = aiohttp.ClientTimeout(total=6, connect=3)  # a notifier without Redis answers after 5 s
 OK = 200
+EARLY_HEARTBEAT_FRACTION = 1 / 4  # of the heartbeat: a request contains the heartbeats that are due this much later
 # The status and the code with which a notifier rejects reports. Other errors do not concern the reports themselves.
 REJECTIONS = frozenset((error.status, error.code) for error in (BadRequest, PayloadTooLarge, UnprocessableContent))
 
@@ -60,12 +64,18 @@ class Reporter:
     """
 
     def __init__(
-        self, session: aiohttp.ClientSession, url: str, keys: ReloadingFile[tuple[str, ...]], heartbeat_s: float
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        keys: ReloadingFile[tuple[str, ...]],
+        heartbeat_s: float,
+        worker_id: str | None,
     ) -> None:
         self._session = session
         self._url = url.rstrip("/")
         self._keys = keys
         self._heartbeat_s = heartbeat_s
+        self._worker_id = worker_id
         self._streams: set[ReportStream] = set()
         self._wakeup = asyncio.Event()
         self.reachable = asyncio.Event()
@@ -73,27 +83,39 @@ class Reporter:
     @classmethod
     @asynccontextmanager
     async def connect(
-        cls, url: str, keys: ReloadingFile[tuple[str, ...]], heartbeat_s: float
+        cls, url: str, keys: ReloadingFile[tuple[str, ...]], heartbeat_s: float, worker_id: str | None = None
     ) -> AsyncIterator[Reporter]:
         """Open an HTTP session; the notifier need not be reachable yet.
 
         Args:
             url: the notifier's internal listener.
             keys: the report keys; the first one is used.
-            heartbeat_s: the longest interval between two reports of a running job.
+            heartbeat_s: the longest interval between two reports of a running job; `set_heartbeat` changes it.
+            worker_id: the worker's id in all reports, where the notifier sends control messages.
         """
         async with aiohttp.ClientSession(timeout=TIMEOUT, cookie_jar=aiohttp.DummyCookieJar()) as session:
-            yield cls(session, url, keys, heartbeat_s)
+            yield cls(session, url, keys, heartbeat_s, worker_id)
 
     @contextmanager
     def stream(self, initial: JobReport, on_verdict: Callable[[Verdict], None]) -> Iterator[ReportStream]:
         """Open the report stream of one delivery; `on_verdict` is called with every verdict."""
-        stream = ReportStream(initial, on_verdict, self._wakeup.set)
+        stream = ReportStream(replace(initial, worker=self._worker_id), on_verdict, self._wakeup.set)
         self._streams.add(stream)
         try:
             yield stream
         finally:
             self._streams.discard(stream)
+
+    def set_heartbeat(self, seconds: float) -> None:
+        """Set the longest interval between two reports of a running job."""
+        self._heartbeat_s = seconds
+        self._wakeup.set()
+
+    def report_now(self, job_ids: Container[str] | None = None) -> None:
+        """Report running jobs at once: those with these ids, or all."""
+        for stream in self._streams:
+            if job_ids is None or uuid_str(stream.job_id) in job_ids:
+                stream.report_now()
 
     async def run(self) -> None:
         """Send reports when they are due, until cancelled; on errors retry with backoff and full jitter."""
@@ -130,9 +152,13 @@ class Reporter:
         A stream whose requests have failed shares none with streams whose requests have not.
         """
         due = [stream for stream in self._streams if stream.next_send_at(self._heartbeat_s) <= now]
+        if not due:
+            return []
         due.sort(key=lambda stream: stream.sent_at)
-        limit = due[0].max_group if due else 0
-        return [stream for stream in due if stream.max_group == limit][:limit]
+        limit = due[0].max_group
+        early_s = self._heartbeat_s * (1 - EARLY_HEARTBEAT_FRACTION)
+        early = (stream for stream in self._streams.difference(due) if stream.next_send_at(early_s) <= now)
+        return [stream for stream in (*due, *early) if stream.max_group == limit][:limit]
 
     async def _probe(self) -> None:
         """Check the notifier's readiness. The next reports use the same connection: to a replica that was ready."""

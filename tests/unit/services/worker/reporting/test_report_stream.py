@@ -146,6 +146,52 @@ async def test_renewed_lease_is_reported_while_the_job_runs() -> None:
     outcome.cancel()
 
 
+@pytest.mark.parametrize(("passed", "is_due"), [(0.5, False), (0.59, False), (0.61, True), (0.9, True)])
+async def test_renewed_lease_waits_for_the_heartbeat(passed: float, is_due: bool) -> None:
+    """A renewal after half of the lease leaves time for a heartbeat; later ones may not, and are reported at once."""
+    recorder = StreamRecorder()
+    now = time.monotonic()
+    start = asyncio.create_task(recorder.stream.report("running", lease_until=now + 60 * (1 - passed)))
+    await asyncio.sleep(0)
+    recorder.stream.next_report()
+    recorder.stream.on_verdict(WATCHED)
+    await start
+    change_count = recorder.change_count
+    recorder.stream.lease_renewed(now + 60)
+    assert recorder.is_due() is is_due
+    assert recorder.change_count == change_count + is_due
+    recorder.stream.next_report()
+    assert not recorder.is_due()
+
+
+async def test_requested_report_is_due_at_once() -> None:
+    """It is due again after a request that failed, and after one that was in flight when it was requested."""
+    recorder = await running_stream(UNWATCHED)
+    change_count = recorder.change_count
+    recorder.stream.report_now()
+    assert (recorder.is_due(), recorder.change_count) == (True, change_count + 1)
+    recorder.stream.next_report()
+    recorder.stream.requeue()
+    assert recorder.is_due()
+    recorder.stream.next_report()
+    recorder.stream.report_now()
+    recorder.stream.on_verdict(UNWATCHED)
+    assert recorder.is_due()
+
+
+async def test_no_report_is_requested_before_the_start_or_after_the_end() -> None:
+    """The next report of such a job is due anyway, or there is none."""
+    recorder = StreamRecorder()
+    recorder.stream.report_now()
+    assert recorder.stream.next_send_at(HEARTBEAT_S) == math.inf
+    recorder = await running_stream()
+    outcome = await start_report(recorder.stream, "succeeded")
+    recorder.stream.next_report()
+    recorder.stream.report_now()
+    assert recorder.stream.next_send_at(HEARTBEAT_S) == math.inf
+    outcome.cancel()
+
+
 async def test_times_come_from_one_reading_of_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the clock of the machine jumps, the distances of lease and due time from `sent_at` stay right."""
     readings = iter((NOW, NOW.after(-3600), NOW.after(3600), NOW.after(86_400)))

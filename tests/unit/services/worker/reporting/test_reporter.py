@@ -144,11 +144,13 @@ async def notifier() -> AsyncIterator[FakeNotifier]:
 
 
 @asynccontextmanager
-async def reporting(notifier: FakeNotifier, tmp_path: Path, heartbeat_s: float = 60) -> AsyncIterator[Reporter]:
+async def reporting(
+    notifier: FakeNotifier, tmp_path: Path, heartbeat_s: float = 60, worker_id: str | None = None
+) -> AsyncIterator[Reporter]:
     """Run a reporter until the block ends."""
     (tmp_path / "report.key").write_text(f"{KEY}\n")
     keys = ReloadingFile(tmp_path / "report.key", read_keys)
-    async with Reporter.connect(notifier.url, keys, heartbeat_s) as reporter:
+    async with Reporter.connect(notifier.url, keys, heartbeat_s, worker_id) as reporter:
         task = asyncio.create_task(reporter.run())
         try:
             yield reporter
@@ -493,6 +495,42 @@ async def test_running_job_sends_heartbeats(notifier: FakeNotifier, tmp_path: Pa
             await wait_until(lambda: len(received) >= 4)
         sequences = [report.sequence for report in notifier.reports(initial.job_id)]
         assert sequences == list(range(1, len(sequences) + 1))
+
+
+async def test_heartbeats_share_a_request(notifier: FakeNotifier, tmp_path: Path) -> None:
+    """A request contains the heartbeats that are due soon, but not those of jobs that were reported just now."""
+    async with reporting(notifier, tmp_path) as reporter, AsyncExitStack() as stack:
+        early, recent, last = (stack.enter_context(reporter.stream(first_report(), ignore)) for _ in range(3))
+        await asyncio.gather(send(early), send(recent))
+        early.sent_at -= 0.8 * 60
+        recent.sent_at -= 0.7 * 60
+        await send(last)
+        assert [report.job_id for report in notifier.requests[-1]] == [last.job_id, early.job_id]
+
+
+async def test_the_notifier_asks_for_reports(notifier: FakeNotifier, tmp_path: Path) -> None:
+    """Some jobs are reported at once, or all; each report names the worker."""
+    async with reporting(notifier, tmp_path, worker_id="host-1") as reporter, AsyncExitStack() as stack:
+        streams = [stack.enter_context(reporter.stream(first_report(), ignore)) for _ in range(3)]
+        await asyncio.gather(*map(send, streams))
+        count = len(notifier.requests)
+        wanted = {str(stream.job_id) for stream in streams[1:]}
+        reporter.report_now(wanted)
+        await wait_until(lambda: len(notifier.requests) > count)
+        assert {str(report.job_id) for report in notifier.requests[-1]} == wanted
+        reporter.report_now()
+        await wait_until(lambda: len(notifier.requests) > count + 1)
+        assert len(notifier.requests[-1]) == 3
+    assert {report.worker for reports in notifier.requests for report in reports} == {"host-1"}
+
+
+async def test_a_shorter_heartbeat_takes_effect_at_once(notifier: FakeNotifier, tmp_path: Path) -> None:
+    """When the control stream is lost, the reporter does not wait for the longer heartbeat to pass."""
+    async with reporting(notifier, tmp_path) as reporter:
+        with reporter.stream(first_report(), ignore) as stream:
+            await send(stream)
+            reporter.set_heartbeat(0.01)
+            await wait_until(lambda: len(notifier.requests) > 3)
 
 
 async def test_unwatched_progress_waits_for_the_heartbeat(notifier: FakeNotifier, tmp_path: Path) -> None:
