@@ -189,6 +189,12 @@ class Verdict(Struct, frozen=True):
     watched: bool = False
 
 
+class ControlMessage(Struct, frozen=True):
+    """A message to a worker on its control stream: report these jobs, or all that run, at once."""
+
+    report: list[str] | Literal["all"]
+
+
 class EarlierAttempt(Struct, frozen=True, kw_only=True):
     """An attempt before the current one.
 

@@ -21,6 +21,10 @@
 
 - `HttpProcessingError` and `RequestPayloadError` as the base classes of all errors of the parser.
 
+`LINE_TOO_LONG` relies on
+
+- `HttpProcessingError` as the base class of the error that iterating over the lines of a response raises.
+
 `is_hang_up` relies on
 
 - `RuntimeError("Connection closed.")`, which the reader of a body raises if the connection was lost before the read;
@@ -44,6 +48,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 MIN_VERSION, NEXT_VERSION = (3, 14), (3, 15)
 
 MALFORMED_REQUEST = (HttpProcessingError, web.RequestPayloadError)  # a request that is not valid HTTP
+LINE_TOO_LONG = HttpProcessingError  # in a response that is read line by line
 READ_AFTER_CLOSE = ("Connection closed.",)  # the arguments of a RuntimeError
 
 

@@ -15,6 +15,7 @@ from ..runtime.settings import ReloadingFile, read_keys
 from ..runtime.wakeup_client import WakeupClient
 from . import metrics
 from .consumer import Consumer
+from .control import ControlListener, create_worker_id
 from .delivery import DeliveryDependencies
 from .execution.process_pool import ProcessPool
 from .execution.runner import Runner
@@ -23,6 +24,7 @@ from .loop_watchdog import LoopWatchdog
 from .received_job import UNKNOWN_KIND
 from .registry import load_jobs
 from .reload import CodeReloader
+from .reporting.report_stream import MAX_HEARTBEAT_FRACTION
 from .reporting.reporter import Reporter
 from .settings import WorkerSettings
 from .wakeups import WakeupListener
@@ -37,9 +39,12 @@ async def worker(settings: WorkerSettings, reloader: CodeReloader | None = None)
     registry = load_jobs(settings.worker_jobs)
     metrics.create_series((*registry, UNKNOWN_KIND))
     report_keys, notifier_url = ReloadingFile(settings.report_key_file, read_keys), settings.notifier_internal_url
+    worker_id = create_worker_id()
+    heartbeat_s = min(settings.heartbeat_s, settings.lease_s * MAX_HEARTBEAT_FRACTION)
     async with (
         settings.queue() as queue,
-        Reporter.connect(notifier_url, report_keys, settings.heartbeat_s) as reporter,
+        Reporter.connect(notifier_url, report_keys, heartbeat_s, worker_id) as reporter,
+        ControlListener.connect(notifier_url, report_keys, worker_id, reporter, heartbeat_s) as control_listener,
         WakeupClient.connect(notifier_url, settings.queue_name) as wakeup_client,
         WakeupListener.connect(notifier_url, settings.queue_name, wakeup_client) as wakeup_listener,
         ProcessPool.open(settings.process_memory_mb << 20) as process_pool,
@@ -53,6 +58,7 @@ async def worker(settings: WorkerSettings, reloader: CodeReloader | None = None)
         yield ServiceSpec(
             tasks={
                 "reporter": reporter.run,
+                "control_listener": control_listener.run,
                 "wakeup_client": wakeup_client.run,
                 "wakeup_listener": wakeup_listener.run,
                 "consumer": consumer.run,
@@ -63,5 +69,5 @@ async def worker(settings: WorkerSettings, reloader: CodeReloader | None = None)
             unready_reasons=lambda: [] if consumer.has_polled else ["notifier and queue"],
             is_alive=consumer.is_alive,
             drain=lambda: consumer.stop(settings.grace_s),
-            started_fields={"kind_count": len(registry), "kinds": sorted(registry)},
+            started_fields={"worker": worker_id, "kind_count": len(registry), "kinds": sorted(registry)},
         )

@@ -46,6 +46,8 @@ CONCURRENCY = Gauge("worker_concurrency", "How many jobs can run at the same tim
 LAST_POLL = Gauge("worker_last_poll_timestamp_seconds", "When did the queue last answer?")
 WAKEUPS_RECEIVED = Counter("worker_hints", "How many wake-ups did this worker receive?")
 WAKEUPS_CONNECTED = Gauge("worker_hints_flow", "Can the notifier wake this worker now?")
+CONTROL_CONNECTED = Gauge("worker_control_connected", "Can the notifier ask this worker for reports now?")
+CONTROL_MESSAGES = Counter("worker_control_messages", "How often did the notifier ask this worker for reports?")
 MESSAGES_POISONED = Counter("jobs_poisoned", "How many messages were copied to the poison queue, and why?", ["reason"])
 REPORT_REQUESTS = Counter(
     "worker_reports", "How many requests were sent to the notifier, and with which outcome?", ["outcome"]

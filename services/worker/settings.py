@@ -26,8 +26,9 @@ class WorkerSettings(QueueSettings, frozen=True, kw_only=True):
     """How many jobs run at once."""
     lease_s: Annotated[int, Meta(ge=1, le=7 * 86_400)] = 60
     """How long a message is leased: see docs/concepts.md#the-lease."""
-    heartbeat_s: Seconds = 1
-    """The longest time between two reports of a running job."""
+    heartbeat_s: Seconds = 10
+    """The longest time between two reports of a running job: at most a quarter of `LEASE_S`, and at most 1 s while the
+    notifier cannot ask the worker for reports."""
     process_memory_mb: Annotated[int, Meta(ge=1)] = 256
     """How much memory the process of a `process=True` handler may hold after an attempt. If it holds more, it is
     replaced."""
