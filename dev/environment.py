@@ -68,6 +68,7 @@ def service_environment(state: Path, environ: Mapping[str, str]) -> dict[str, st
         "TOKEN_KEY_FILE": str(state / "keys/token.pem"),
         "TOKEN_PUBLIC_KEY_FILE": str(state / "keys/token.pub.pem"),
         "SUBMITTER_OPEN": "false" if environ.get("SUBMITTER_API_KEYS") else "true",
+        "DASHBOARD_OPEN": "false" if environ.get("SUBMITTER_API_KEYS") else "true",
         "GRACE_S": "3",
         "DRAIN_S": "1",
         "LOG_FORMAT": "console",

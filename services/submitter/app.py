@@ -13,9 +13,11 @@ from ..runtime.cors import CorsPolicy
 from ..runtime.openapi import openapi_route
 from ..runtime.queue_metrics import monitor_queue_depth
 from ..runtime.service import ServiceSpec
-from ..runtime.settings import ReloadingFile, read_keys
+from ..runtime.settings import ReloadingFile
 from ..runtime.wakeup_client import WakeupClient
+from .api_keys import read_api_keys
 from .caller_auth import CallerAuth
+from .issue_token import IssueTokenHandler
 from .links import Links
 from .pages import PUBLIC_ROUTES, Pages
 from .settings import SubmitterSettings
@@ -30,14 +32,16 @@ async def submitter(settings: SubmitterSettings) -> AsyncIterator[ServiceSpec]:
     """Open the submitter's resources and yield the specification of its service."""
     links = Links(settings)
     signer = ReloadingFile(settings.token_key_file, TokenSigner)
-    api_keys = None if settings.submitter_api_keys is None else ReloadingFile(settings.submitter_api_keys, read_keys)
+    key_file = settings.submitter_api_keys
+    caller_auth = CallerAuth(settings, None if key_file is None else ReloadingFile(key_file, read_api_keys))
     async with (
         settings.queue() as queue,
         WakeupClient.connect(settings.notifier_internal_url, settings.queue_name) as wakeups,
     ):
         handlers = (
             Pages(links),
-            SubmitHandler(settings, links, queue, signer, CallerAuth(settings, api_keys), wakeups),
+            SubmitHandler(settings, links, queue, signer, caller_auth, wakeups),
+            IssueTokenHandler(signer, caller_auth),
             ShareTokenHandler(links, signer, _verifier(settings)),
         )
         yield ServiceSpec(

@@ -1,21 +1,21 @@
-"""Authentication and rate limits of submissions.
+"""Authentication of callers, what they may do, and their rate limit.
 
-An API key identifies its caller; in open mode all requests have the same caller. The rate limit applies to each key, or
-to the client's address if the request has no valid key.
+An API key identifies its caller; callers without one have the same name. The rate limit applies to each key, or to the
+client's address if the request has no valid key.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 
 from aiohttp import web
+from msgspec import Struct
 
 from ..runtime.errors import HTTPProblem, Unauthorized
-from ..runtime.request import bearer_token, is_valid_key
+from ..runtime.request import bearer_token
 from ..runtime.settings import ReloadingFile
-from . import metrics
+from .api_keys import Permission, key_digest
 from .rate_limiter import RateLimiter
 from .settings import SubmitterSettings
 
@@ -28,34 +28,60 @@ class TooManyRequests(HTTPProblem):
     status, code = 429, "too_many_requests"
 
 
+class Caller(Struct, frozen=True):
+    """The sender of a request.
+
+    Attributes:
+        name: the digest of the API key, or `ANONYMOUS`.
+        permissions: what the caller may do.
+    """
+
+    name: str
+    permissions: Permission
+
+
 class CallerAuth:
     """Identifies callers and applies their rate limit."""
 
-    def __init__(self, settings: SubmitterSettings, keys: ReloadingFile[tuple[str, ...]] | None) -> None:
+    def __init__(self, settings: SubmitterSettings, keys: ReloadingFile[dict[str, Permission]] | None) -> None:
         self._keys = keys
+        self._anonymous = Caller(ANONYMOUS, _permissions_without_key(settings))
         self._hops = settings.forwarded_hops
         self._rate_limiter = RateLimiter(settings.submit_rate, settings.submit_burst)
 
-    def authenticate(self, request: web.Request) -> str:
-        """Return the caller's name: a digest of its key, or `ANONYMOUS` in open mode.
+    def authenticate(self, request: web.Request, permission: Permission) -> Caller:
+        """Return the caller of a request, who has the permission.
 
         Raises:
-            Unauthorized: the request has no valid API key.
+            Unauthorized: the request has no valid API key, and callers without one do not have the permission.
             TooManyRequests: the caller has exceeded its rate limit.
         """
-        name = self._caller_name(bearer_token(request))
-        wait_s = self._rate_limiter.acquire(name or client_address(request, self._hops), time.monotonic())
+        caller = self._caller(bearer_token(request))
+        address = client_address(request, self._hops)
+        wait_s = self._rate_limiter.acquire(address if caller is self._anonymous else caller.name, time.monotonic())
         if wait_s > 0:
-            metrics.SUBMISSIONS.labels("limited").inc()
-            raise TooManyRequests("Too many submissions; try again later.", retry_after_s=math.ceil(wait_s))
-        if name is None and self._keys is not None:
-            raise Unauthorized("Send an API key: Authorization: Bearer <key>.")
-        return name or ANONYMOUS
+            raise TooManyRequests("Too many requests; try again later.", retry_after_s=math.ceil(wait_s))
+        if permission not in caller.permissions:
+            raise Unauthorized(
+                "This needs an API key, but SUBMITTER_API_KEYS is not set. On one machine, set DASHBOARD_OPEN=true."
+                if self._keys is None
+                else "Send an API key: Authorization: Bearer <key>."
+            )
+        return caller
 
-    def _caller_name(self, key: str | None) -> str | None:
-        if self._keys is None or key is None or not is_valid_key(key, self._keys.value):
-            return None
-        return hashlib.sha256(key.encode()).hexdigest()
+    def _caller(self, key: str | None) -> Caller:
+        if self._keys is None or key is None:
+            return self._anonymous
+        name = key_digest(key)
+        permissions = self._keys.value.get(name)
+        return self._anonymous if permissions is None else Caller(name, permissions | self._anonymous.permissions)
+
+
+def _permissions_without_key(settings: SubmitterSettings) -> Permission:
+    permissions = Permission.SUBMIT if settings.submitter_open else Permission(0)
+    if settings.dashboard_open:
+        permissions |= Permission.LABEL | Permission.ISSUE | Permission.OPERATE
+    return permissions
 
 
 def client_address(request: web.Request, hops: int) -> str:

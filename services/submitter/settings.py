@@ -29,11 +29,15 @@ class SubmitterSettings(QueueSettings, frozen=True, kw_only=True):
     """Whether anyone may submit: on one machine, or behind a proxy that authenticates. Otherwise set
     `SUBMITTER_API_KEYS`."""
     submitter_api_keys: Path | None = None
-    """The API keys of those who may submit, one per line."""
+    """The API keys of those who may submit, one per line, and their roles: see
+    docs/run-in-production.md#keys-and-api-keys."""
+    dashboard_open: bool = False
+    """Whether anyone may see and operate all jobs: on one machine, or behind a proxy that authenticates. Then
+    `POST /tokens`, owners and tags need no API key."""
     submit_rate: PerSecond = 100
-    """How many jobs one caller may submit per second, on average."""
+    """How many jobs and requests for tokens one caller may send per second, on average."""
     submit_burst: Positive = 1_000
-    """How many jobs one caller may submit at once."""
+    """How many jobs and requests for tokens one caller may send at once."""
     forwarded_hops: Annotated[int, Meta(ge=0)] = 0
     """How many proxies in front append to `X-Forwarded-For`. A caller without an API key is identified by its
     address."""

@@ -16,7 +16,8 @@ from ..runtime.request import JSON, read_body
 from ..runtime.settings import ReloadingFile
 from ..runtime.wakeup_client import WakeupClient
 from . import metrics
-from .caller_auth import CallerAuth
+from .api_keys import Permission
+from .caller_auth import Caller, CallerAuth, TooManyRequests
 from .idempotency import idempotency_key, job_id_for
 from .links import Links
 from .settings import SubmitterSettings
@@ -67,15 +68,22 @@ class SubmitHandler:
         is_form = request.content_type == FORM
         if is_form and "Origin" not in request.headers:  # browsers send it, and CorsPolicy checks it only if it is sent
             raise Forbidden("A form must be sent with an Origin header.", code="origin_not_allowed")
-        caller = self._caller_auth.authenticate(request)
+        caller = self._authenticate(request)
         if not is_form and request.content_type != JSON:
             raise UnsupportedMediaType(f"Send {JSON} or {FORM}.")
         key = idempotency_key(request)
         body = await read_body(request, MAX_BODY_BYTES)
         submission = submission_from_form(body) if is_form else submission_from_json(body)
-        accepted = accept_submission(submission, self._job_ttl_s, job_id_for(submission, caller, key))
+        accepted = accept_submission(submission, self._job_ttl_s, job_id_for(submission, caller.name, key))
         await self._enqueue(accepted)
         return self._respond(accepted, is_form=is_form)
+
+    def _authenticate(self, request: web.Request) -> Caller:
+        try:
+            return self._caller_auth.authenticate(request, Permission.SUBMIT)
+        except TooManyRequests:
+            metrics.SUBMISSIONS.labels("limited").inc()
+            raise
 
     async def _enqueue(self, accepted: AcceptedJob) -> None:
         message = accepted.message

@@ -1,0 +1,101 @@
+"""`POST /tokens`: issues tokens for a job or for the jobs of a filter, to applications and operators.
+
+Such a token opens only jobs that have a record, and a list token only those whose record matches its filter.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+import structlog
+from aiohttp import web
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from headway.contracts import Timestamp, encode
+from headway.grants import CANCEL, DETAILS, LIST, OPERATE, SCOPES, WATCH, Grant, ListGrant
+from headway.labels import JobFilter
+from headway.tokens import TokenSigner
+
+from ..runtime.errors import Forbidden, UnprocessableContent
+from ..runtime.request import JSON, read_json_body
+from ..runtime.settings import ReloadingFile
+from .api_keys import Permission
+from .caller_auth import CallerAuth
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+MAX_BODY_BYTES = 4096
+MAX_TTL_S = 86_400
+DEFAULT_TTL_S = 3600
+DEFAULT_JOB_SCOPE = f"{WATCH} {CANCEL}"
+
+
+class TokenRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body: a job or a filter, the scope as words with a space between them, and the lifetime of the token."""
+
+    job: UUID | UnsetType = UNSET
+    filter: JobFilter | UnsetType = UNSET
+    scope: str | UnsetType = UNSET
+    ttl_s: Annotated[float, Meta(gt=0, le=MAX_TTL_S)] = DEFAULT_TTL_S
+
+
+class IssueTokenHandler:
+    """Issues tokens to callers with an API key."""
+
+    def __init__(self, signer: ReloadingFile[TokenSigner], caller_auth: CallerAuth) -> None:
+        self._signer = signer
+        self._caller_auth = caller_auth
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes of the public listener."""
+        return [web.post("/tokens", self.issue)]
+
+    async def issue(self, request: web.Request) -> web.Response:
+        """Issue a token.
+
+        Raises:
+            HTTPProblem: the caller or the body is not accepted.
+            Forbidden: the role `operate` is required; the error names the field.
+        """
+        caller = self._caller_auth.authenticate(request, Permission.ISSUE)
+        wanted = await read_json_body(request, TokenRequest, MAX_BODY_BYTES)
+        grant = grant_for(wanted)
+        if Permission.OPERATE not in caller.permissions:
+            _check_reach(grant)
+        log.info("token_issued", scope=sorted(grant.scope), ttl_s=wanted.ttl_s)
+        body = encode({"token": self._signer.value.sign(grant), "expires_at": grant.expires_at})
+        return web.Response(body=body, content_type=JSON, headers={"Cache-Control": "no-store"})
+
+
+def grant_for(wanted: TokenRequest) -> Grant | ListGrant:
+    """Return the requested grant; raise UnprocessableContent, which names the field, if the request has none."""
+    now = Timestamp.now()
+    expires_at = now.after(wanted.ttl_s)
+    if isinstance(wanted.job, UUID) and wanted.filter is UNSET:
+        scope = _parse_scope(DEFAULT_JOB_SCOPE if wanted.scope is UNSET else wanted.scope, needed=WATCH, unknown=LIST)
+        return Grant(
+            job_id=wanted.job, kind="", submitted_at=now, expires_at=expires_at, scope=scope, requires_record=True
+        )
+    if isinstance(wanted.filter, JobFilter) and wanted.job is UNSET:
+        scope = _parse_scope("" if wanted.scope is UNSET else wanted.scope, needed=LIST)
+        return ListGrant(filter=wanted.filter, issued_at=now, expires_at=expires_at, scope=scope)
+    raise UnprocessableContent(
+        "Expected either `job` or `filter`.", field="job" if wanted.filter is UNSET else "filter"
+    )
+
+
+def _parse_scope(text: str, needed: str, unknown: str | None = None) -> frozenset[str]:
+    allowed = [name for name in SCOPES if name != unknown]
+    scope = frozenset(text.split(" "))
+    if needed not in scope or not scope.issubset(allowed):
+        raise UnprocessableContent(f"Expected `{needed}` and other words of {', '.join(allowed)}.", field="scope")
+    return scope
+
+
+def _check_reach(grant: Grant | ListGrant) -> None:
+    """Raise Forbidden if a grant is only for operators."""
+    if {DETAILS, OPERATE} & grant.scope:
+        raise Forbidden("The scopes `details` and `operate` need an API key with the role `operate`.", field="scope")
+    if isinstance(grant, ListGrant) and grant.filter == JobFilter():
+        raise Forbidden("An empty filter needs an API key with the role `operate`.", field="filter")

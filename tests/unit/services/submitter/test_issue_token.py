@@ -1,0 +1,174 @@
+"""`POST /tokens`: who may have which token, and requests that are rejected."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from headway.contracts import Timestamp
+from headway.grants import Grant, ListGrant
+from headway.labels import JobFilter
+from headway.tokens import TokenSigner, TokenVerifier, make_keys
+from services.runtime.settings import ReloadingFile, load
+from services.submitter.api_keys import read_api_keys
+from services.submitter.caller_auth import CallerAuth
+from services.submitter.issue_token import IssueTokenHandler
+from services.submitter.settings import SubmitterSettings
+from tests.unit.services.runtime.http_app import Client, read_problem, serve
+from tests.unit.services.runtime.test_settings import SUBMITTER
+
+ID = "d4c0ffee-0000-4000-8000-000000000001"
+OWN = {"filter": {"owner": "user:7"}, "scope": "list watch cancel"}
+Serve = Callable[..., AbstractAsyncContextManager[Client]]
+
+
+@pytest.fixture
+def verifier(tmp_path: Path) -> TokenVerifier:
+    """Create keys; return the verifier of the tokens."""
+    make_keys(tmp_path)
+    (tmp_path / "api-keys").write_text("app\nops operate\n")
+    return TokenVerifier((tmp_path / "token.pub.pem").read_text())
+
+
+@pytest.fixture
+def served(tmp_path: Path, verifier: TokenVerifier) -> Serve:
+    """Return a function that serves the handler, with API keys or with other settings."""
+
+    @asynccontextmanager
+    async def served(**env: str) -> AsyncIterator[Client]:
+        keyed = {"SUBMITTER_OPEN": "false", "SUBMITTER_API_KEYS": str(tmp_path / "api-keys")}
+        settings = load(SubmitterSettings, {**SUBMITTER, **({} if "SUBMITTER_OPEN" in env else keyed), **env})
+        path = settings.submitter_api_keys
+        keys = None if path is None else ReloadingFile(path, read_api_keys)
+        handler = IssueTokenHandler(ReloadingFile(tmp_path / "token.pem", TokenSigner), CallerAuth(settings, keys))
+        async with serve(*handler.routes()) as client:
+            yield client
+
+    return served
+
+
+async def ask(client: Client, body: Any, key: str | None = "app") -> tuple[int, dict[str, Any]]:
+    """Ask for a token; return the status and the body of the response."""
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    async with client.post("/tokens", json=body, headers=headers) as response:
+        if response.status != 200:
+            return response.status, await read_problem(response)
+        assert (response.content_type, response.headers["Cache-Control"]) == ("application/json", "no-store")
+        return response.status, msgspec.json.decode(await response.read())
+
+
+async def test_an_application_gets_a_token_for_its_user_s_jobs(served: Serve, verifier: TokenVerifier) -> None:
+    """A list token has the filter, the scope and the lifetime of the request; by default it lives an hour."""
+    async with served() as client:
+        for ttl_s, fields in ((3600, {}), (60, {"ttl_s": 60}), (86_400, {"ttl_s": 86_400}), (0.5, {"ttl_s": 0.5})):
+            before = Timestamp.now()
+            status, answer = await ask(client, {**OWN, **fields})
+            assert (status, set(answer)) == (200, {"token", "expires_at"})
+            grant = verifier.verify_any(answer["token"])
+            assert isinstance(grant, ListGrant)
+            assert grant.filter == JobFilter(owner="user:7")
+            assert grant.scope == {"list", "watch", "cancel"}
+            assert before.after(ttl_s) <= grant.expires_at <= Timestamp.now().after(ttl_s)
+            assert Timestamp.parse(answer["expires_at"]) == grant.expires_at
+
+
+async def test_a_token_for_a_job_opens_it_only_with_its_record(served: Serve, verifier: TokenVerifier) -> None:
+    """It may watch and cancel the job by default, and never stands for a job that was not submitted."""
+    async with served() as client:
+        for body, scope in (({}, {"watch", "cancel"}), ({"scope": "watch"}, {"watch"})):
+            _, answer = await ask(client, {"job": ID, **body})
+            grant = verifier.verify_any(answer["token"])
+            assert isinstance(grant, Grant)
+            assert (str(grant.job_id), set(grant.scope), grant.requires_record) == (ID, scope, True)
+
+
+OPERATORS_ONLY = (
+    ({**OWN, "scope": "list watch details"}, "scope"),
+    ({**OWN, "scope": "list operate"}, "scope"),
+    ({"job": ID, "scope": "watch details"}, "scope"),
+    ({"filter": {}, "scope": "list"}, "filter"),
+    ({"filter": {"owner": None}, "scope": "list watch"}, "filter"),
+)
+
+
+async def test_details_and_all_jobs_are_for_operators(served: Serve) -> None:
+    """Without the role `operate` the answer is 403, which names the field; with the role, the token is issued."""
+    async with served() as client:
+        for body, field in OPERATORS_ONLY:
+            status, problem = await ask(client, body)
+            assert (status, problem["code"], problem["field"]) == (403, "forbidden", field)
+            assert (await ask(client, body, "ops"))[0] == 200
+
+
+async def test_a_token_needs_an_api_key(served: Serve) -> None:
+    """Without a valid key the answer is 401, also where anyone may submit; an open dashboard needs no key."""
+    async with served() as client:
+        assert [(await ask(client, OWN, key))[0] for key in (None, "wrong", "app operate")] == [401] * 3
+    async with served(SUBMITTER_OPEN="true") as client:
+        status, problem = await ask(client, OWN)
+        assert (status, problem["code"]) == (401, "unauthorized")
+        assert "DASHBOARD_OPEN" in problem["detail"]
+    for env in ({"SUBMITTER_OPEN": "true"}, {}):
+        async with served(DASHBOARD_OPEN="true", **env) as client:
+            bodies = [OWN, *(body for body, _ in OPERATORS_ONLY)]
+            assert [(await ask(client, body, key))[0] for body in bodies for key in (None, "app")] == [200] * 12
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "job"),
+        ({"scope": "list"}, "job"),
+        ({"job": ID, **OWN}, "filter"),
+        ({"job": "countdown"}, "job"),
+        ({"job": None, **OWN}, "job"),
+        ({"job": ID, "scope": "cancel"}, "scope"),
+        ({"job": ID, "scope": "list watch"}, "scope"),
+        ({"job": ID, "scope": ""}, "scope"),
+        ({"filter": {"owner": "user:7"}}, "scope"),
+        ({**OWN, "scope": "watch cancel"}, "scope"),
+        ({**OWN, "scope": "list everything"}, "scope"),
+        ({**OWN, "scope": "list  watch"}, "scope"),
+        ({**OWN, "scope": ["list"]}, "scope"),
+        ({**OWN, "ttl_s": 0}, "ttl_s"),
+        ({**OWN, "ttl_s": 86_400.5}, "ttl_s"),
+        ({**OWN, "ttl_s": "60"}, "ttl_s"),
+        ({**OWN, "filter": {"owner": "user 7"}}, "filter.owner"),
+        ({**OWN, "filter": {"owner": "{7}"}}, "filter.owner"),
+        ({**OWN, "filter": {"tag": "t" * 65}}, "filter.tag"),
+        ({**OWN, "filter": {"tag": "{t}"}}, "filter.tag"),
+        ({**OWN, "filter": {"kind": ""}}, "filter.kind"),
+        ({**OWN, "filter": {"status": "failed"}}, "filter.status"),
+        ({**OWN, "filter": None}, "filter"),
+        ({**OWN, "owner": "user:7"}, "owner"),
+    ],
+    ids=str,
+)
+async def test_an_invalid_request_names_the_field(served: Serve, body: dict[str, Any], field: str) -> None:
+    """No token is issued for a request that has a mistake, whatever the role of the key."""
+    async with served() as client:
+        status, problem = await ask(client, body, "ops")
+        assert (status, problem["code"], problem["field"]) == (422, "invalid", field)
+
+
+async def test_tokens_share_the_rate_limit_of_submissions(served: Serve) -> None:
+    """Each key has its own burst, then gets 429 with `Retry-After`."""
+    async with served(SUBMIT_RATE="0.001", SUBMIT_BURST="2") as client:
+        statuses = [(await ask(client, OWN, key))[0] for key in ("app", "ops", None) for _ in range(3)]
+        assert statuses == [200, 200, 429, 200, 200, 429, 401, 401, 429]
+
+
+async def test_keys_and_tokens_are_not_logged(served: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    """A log line says that a token was issued, with its scope and without its filter, which may be personal."""
+    async with served() as client:
+        _, answer = await ask(client, OWN)
+        await ask(client, OWN, "hunter2")
+    printed = "".join(itertools.chain(capsys.readouterr()))
+    assert "token_issued" in printed
+    assert not [secret for secret in (answer["token"], "hunter2", "user:7", "Bearer") if secret in printed]
