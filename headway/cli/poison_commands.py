@@ -41,6 +41,7 @@ class ListRow(Struct, kw_only=True):
     id: UUID | None
     message_id: str
     kind: str | None = None
+    name: str | None = None
     generation: int | None = None
     max_attempts: int | None = None
     submitted_at: Timestamp | None = None
@@ -161,6 +162,7 @@ def _row(job: PoisonedJob) -> ListRow:
     if message is not None:
         row.kind, row.generation, row.max_attempts = message.kind, message.generation, message.max_attempts
         row.submitted_at = message.submitted_at
+        row.name = None if message.labels is None else message.labels.name
     return row
 
 
@@ -170,6 +172,8 @@ def _line(job: PoisonedJob) -> str:
         parts = [f"{job.id} unreadable: {truncate(latest.problem or '', MAX_PROBLEM_LENGTH)}"]
     else:
         parts = [f"{job.id} {message.kind}", f"generation {message.generation}"]
+        if message.labels is not None and message.labels.name is not None:
+            parts.insert(1, message.labels.name)
         if message.max_attempts is not None:
             parts.append(f"up to {message.max_attempts} attempts")
         if message.submitted_at is not None:

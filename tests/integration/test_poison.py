@@ -24,6 +24,7 @@ from headway.azure.job_queue import API_VERSION, JobQueue, ReceivedMessage
 from headway.azure.poison_queue import PoisonQueue
 from headway.cli.command import main
 from headway.contracts import JobMessage, Json, Timestamp
+from headway.labels import Labels
 from headway.message_codec import decode_message, encode_message
 from tests.integration.test_cli import Completed
 from tests.integration.test_one_job import history
@@ -222,12 +223,15 @@ async def test_messages_of_a_job_are_redriven_as_one(stack: Stack, queue: str) -
         timeout_s=9.5,
         releases=2,
         checkpoint=Json(b'{"done": [12345678901234567890]}'),
+        labels=Labels(name="October letters", owner="user:7"),
     )
     older = [encode_message(JobMessage(id=job.id, generation=generation)) for generation in (0, 2)]
     unreadable = f'{{"id": "{job.id}", "kind": 5}}'
     await send_to_poison_queue(stack, queue, older[0], encode_message(job), older[1], unreadable)
     (row,) = await listed(stack, queue)
-    assert (row["generation"], row["messages"]) == (3, 4)
+    assert (row["name"], row["generation"], row["messages"]) == ("October letters", 3, 4)
+    (line,) = (await poison(stack, "list", "--queue", queue)).lines
+    assert line.startswith(f"{job.id} letters, October letters, generation 3, ")
     shown = await poison(stack, "show", str(job.id), "--queue", queue)
     assert '"checkpoint": {\n    "done": [\n      12345678901234567890\n    ]\n  }' in shown.out
     redriven = await poison(
@@ -244,6 +248,7 @@ async def test_messages_of_a_job_are_redriven_as_one(stack: Stack, queue: str) -
     assert bytes(message.checkpoint) == bytes(job.checkpoint)
     assert (message.id, message.kind, message.max_attempts, message.timeout_s) == (job.id, "letters", 7, 9.5)
     assert (message.generation, message.releases, message.submitted_at) == (4, 0, now)
+    assert message.labels == job.labels
     assert await receive_all(stack, f"{queue}-poison") == []
 
 
