@@ -6,12 +6,12 @@ import inspect
 from collections.abc import Callable, Coroutine
 from functools import cached_property, partial
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar, Unpack, get_type_hints, overload
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, Unpack, get_type_hints, overload
 
 from headway.contracts import DEFAULT_ATTEMPTS, MAX_ATTEMPTS, MAX_NAME_LENGTH, decode, encode_value
 
 if TYPE_CHECKING:  # workers import this module without aiohttp, which the clients need
-    from headway.client import Client, SyncClient, TypedReceipt
+    from headway.client import Client, SubmitOptions, SyncClient, TypedReceipt
     from headway.context import JobContext
 
 P = TypeVar("P")  # the payload
@@ -36,15 +36,6 @@ class Retry(Exception):
         if after_s is not None and not 0 <= after_s < float("inf"):
             raise ValueError(f"after_s must be finite and not negative: {after_s!r}")
         self.after_s = None if after_s is None else float(after_s)  # any kind of number
-
-
-class SubmitOptions(TypedDict, total=False):
-    """The options of `Job.submit`, as for `Client.submit`; those of the `job` decorator are the defaults."""
-
-    delay_s: float
-    max_attempts: int | None
-    timeout_s: float | None
-    idempotency_key: str | None
 
 
 class Job(Generic[P, R]):
@@ -106,7 +97,8 @@ class Job(Generic[P, R]):
         Args:
             client: a `Client`, with which you `await` the receipt, or a `SyncClient`.
             payload: the payload, up to 32 KiB of JSON. It must match the type of the handler's second parameter.
-            options: `delay_s`, `max_attempts`, `timeout_s` and `idempotency_key`, as for `Client.submit`.
+            options: `delay_s`, `max_attempts`, `timeout_s`, `name`, `owner`, `tags` and `idempotency_key`, as for
+                `Client.submit`.
 
         Raises:
             msgspec.ValidationError: the payload does not match the handler's type; the message names the field.

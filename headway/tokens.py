@@ -218,6 +218,23 @@ def unverified_rank(token: str) -> tuple[bool, float]:
         return False, 0.0
 
 
+def unverified_is_list(token: str) -> bool:
+    """Return whether an unverified token is for a list of jobs."""
+    return "filter" in _unverified_claims_or_none(token)
+
+
+def unverified_requires_record(token: str) -> bool:
+    """Return whether an unverified token opens only jobs that have a record."""
+    return not _unverified_claims_or_none(token).keys().isdisjoint({"filter", "record"})
+
+
+def _unverified_claims_or_none(token: str) -> dict[str, Any]:
+    try:
+        return dict(_unverified_claims(token))
+    except (LookupError, TypeError, ValueError, RecursionError):
+        return {}
+
+
 def _unverified_claims(token: str) -> Any:
     return json.loads(base64url_decode(token.split(".")[1]))
 

@@ -13,19 +13,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headway.client.async_client import Client, JobCancelled, JobFailed
+    from headway.client.job_queries import IssuedToken, JobListPage, JobQuery, ListedJob
     from headway.client.receipts import JobRef, Receipt, TypedReceipt
     from headway.client.retries import RequestFailed, Unreachable
+    from headway.client.submission import SubmitOptions
     from headway.client.sync_client import SyncClient
     from headway.tokens import InvalidToken
 
 __all__ = [
     "Client",
     "InvalidToken",
+    "IssuedToken",
     "JobCancelled",
     "JobFailed",
+    "JobListPage",
+    "JobQuery",
     "JobRef",
+    "ListedJob",
     "Receipt",
     "RequestFailed",
+    "SubmitOptions",
     "SyncClient",
     "TypedReceipt",
     "Unreachable",

@@ -3,43 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, Self, TypeVar, overload
-from uuid import UUID, uuid4
+from collections.abc import AsyncIterator
+from typing import Any, Self, TypeVar, Unpack, overload
 
-import msgspec
-
-from headway.client.links import LOCAL_URL, JobPage, Link
-from headway.client.loop_session import LoopSession
+from headway.client.job_lists import JobLists
+from headway.client.job_queries import IssuedToken, JobListPage, JobQuery, ListedJob
+from headway.client.links import LOCAL_URL
 from headway.client.notifier_connection import NotifierConnection
 from headway.client.outcomes import JobCancelled, JobFailed
 from headway.client.receipts import JobRef, Receipt, TypedReceipt
 from headway.client.retries import RequestFailed, Unreachable
-from headway.contracts import ENDED, JobSnapshot, decode, encode, encode_value
+from headway.client.service_client import decode_response
+from headway.client.submission import JSON_BODY, SubmitOptions, submission_request
+from headway.contracts import ENDED, JobSnapshot, decode, encode
 from headway.timestamp import RemoteClock
-from headway.tokens import WATCH, InvalidToken, unverified_job_id
+from headway.tokens import WATCH, InvalidToken, unverified_requires_record
 
 __all__ = [
     "Client",
     "InvalidToken",
+    "IssuedToken",
     "JobCancelled",
     "JobFailed",
+    "JobListPage",
+    "JobQuery",
     "JobRef",
+    "ListedJob",
     "Receipt",
     "RequestFailed",
+    "SubmitOptions",
     "TypedReceipt",
     "Unreachable",
 ]
 
 R = TypeVar("R")
-T = TypeVar("T")
 
 RETRY_FOR_S = 30.0
-JSON_BODY = {"Content-Type": "application/json"}
-MAX_REMEMBERED_RECEIPTS = 10_000  # of submitted jobs, which callers may then refer to by id
 
 
-class Client:
+class Client(JobLists):
     """A client of one submitter; it watches jobs at any notifier, over one WebSocket per notifier.
 
     Use it as an asynchronous context manager. You may create it anywhere, for example at import; it opens with the
@@ -54,13 +56,9 @@ class Client:
             api_key: the API key, if the submitter requires one.
             retry_for_s: for how many seconds a request that fails temporarily is repeated.
         """
-        self._url = url.rstrip("/")
-        self._api_key = api_key
-        self._retry_for_s = retry_for_s
+        super().__init__(url, api_key, retry_for_s=retry_for_s)
         self.clock = RemoteClock()  # that of the snapshots' times, once a job has been watched
-        self._receipts: dict[UUID, Receipt] = {}
         self._connections: dict[str, NotifierConnection] = {}
-        self._session = LoopSession()
 
     async def __aenter__(self) -> Self:
         self._session.open()
@@ -77,22 +75,17 @@ class Client:
         kind: str,
         payload: Any = None,
         *,
-        delay_s: float = 0,
-        max_attempts: int | None = None,
-        timeout_s: float | None = None,
-        idempotency_key: str | None = None,
         result_type: Any = Any,
+        **options: Unpack[SubmitOptions],
     ) -> Receipt:
         """Submit a job and return its receipt. For a job that you can import, prefer `Job.submit`, which checks types.
 
         Args:
             kind: the job's kind, which selects the handler.
             payload: the handler's payload: any value that msgspec encodes, up to 32 KiB of JSON, or a Pydantic model.
-            delay_s: for how many seconds to delay the start.
-            max_attempts: the number of attempts; by default the kind's own.
-            timeout_s: how many seconds one attempt may take; by default the kind's own.
-            idempotency_key: repeating a submission with the same key returns the same job; by default a random key.
             result_type: the type to which `result` decodes the result; the receipt is a `TypedReceipt` then.
+            options: `delay_s`, `max_attempts`, `timeout_s`, `name`, `owner`, `tags`, `idempotency_key`: see
+                `SubmitOptions`.
 
         Raises:
             ValueError: the payload contains NaN or infinity; the message has the path, such as `payload.losses[3]`.
@@ -100,36 +93,25 @@ class Client:
             RequestFailed: the submitter rejected the submission, or was still failing after `retry_for_s`.
             Unreachable: the submitter did not respond within `retry_for_s`.
         """
-        payload = None if payload is None else encode_value("payload", payload)
-        options = {"payload": payload, "delay_s": delay_s or None, "max_attempts": max_attempts, "timeout_s": timeout_s}
-        body = encode({"kind": kind} | {name: value for name, value in options.items() if value is not None})
-        headers = JSON_BODY | {"Idempotency-Key": idempotency_key or str(uuid4())}
+        headers, body = submission_request(kind, payload, **options)
         response = await self._request("POST", f"{self._url}/jobs", self._api_key, headers, body)
-        return self._remember(_decode(response, Receipt), result_type)
-
-    def _remember(self, receipt: Receipt, result_type: Any) -> Receipt:
-        if result_type is not Any:
-            receipt = TypedReceipt(receipt.id, receipt.token, receipt.links, result_type)
-        self._receipts[receipt.id] = receipt
-        if len(self._receipts) > MAX_REMEMBERED_RECEIPTS:
-            del self._receipts[next(iter(self._receipts))]
-        return receipt
+        return self._remember(decode_response(response, Receipt), result_type)
 
     async def get(self, job: JobRef, *, token: str | None = None) -> JobSnapshot:
         """Return a job's current snapshot. A job without a record is `queued`, with version 0.
 
         Args:
-            job: a receipt, a link, or the id of a job that this client has submitted.
-            token: the token, if `job` is a link without one.
+            job: a receipt, a link, or the id of a job that this client has submitted; with a token, the id of any job.
+            token: the token, if `job` is a link without one or an id. A list token opens every job of its list.
 
         Raises:
             InvalidToken: the token is for another job, invalid or expired.
             RequestFailed: the notifier rejected the request, or was still failing after `retry_for_s`.
             Unreachable: the notifier did not respond within `retry_for_s`.
-            ValueError: `job` is neither a link nor the id of a job that this client has submitted.
+            ValueError: `job` is neither a link nor an id, or there is no token for it.
         """
         link = await self._resolve_link(job, token)
-        return _decode(await self._request("GET", f"{link.base}/live/jobs/{link.id}", link.token), JobSnapshot)
+        return decode_response(await self._request("GET", f"{link.base}/live/jobs/{link.id}", link.token), JobSnapshot)
 
     async def watch(
         self, job: JobRef, timeout_s: float | None = None, *, token: str | None = None
@@ -152,6 +134,8 @@ class Client:
         """
         async with asyncio.timeout(timeout_s) as timeout:
             link = await self._resolve_link(job, token)
+            if unverified_requires_record(link.token):
+                await self.get(link)  # all watchers of a job share one subscription, so each token is checked here
         session = self._session.get()
         if link.base not in self._connections:
             self._connections[link.base] = NotifierConnection(session, link.base, self.clock)
@@ -223,7 +207,9 @@ class Client:
             InvalidToken, Unreachable, ValueError: as for `get`.
         """
         link = await self._resolve_link(job, token)
-        return _decode(await self._request("POST", f"{link.base}/live/jobs/{link.id}/cancel", link.token), JobSnapshot)
+        return decode_response(
+            await self._request("POST", f"{link.base}/live/jobs/{link.id}/cancel", link.token), JobSnapshot
+        )
 
     async def share(self, job: JobRef, *, token: str | None = None) -> Receipt:
         """Return a receipt whose token permits to watch the job, but not to cancel it. It expires with the job.
@@ -239,47 +225,4 @@ class Client:
         """
         link = self._find_link(job, token)
         url, body = f"{self._url}/jobs/{link.id}/token", encode({"scope": WATCH})
-        return _decode(await self._request("POST", url, link.token, JSON_BODY, body), Receipt)
-
-    async def _request(
-        self,
-        method: str,
-        url: str,
-        token: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-    ) -> bytes:
-        return await self._session.request(
-            method, url, retry_for_s=self._retry_for_s, token=token, headers=headers, body=body
-        )
-
-    def _find_link(self, job: JobRef, token: str | None) -> Link:
-        """Return the link of a job; check that its token is for this job."""
-        if isinstance(job, str) and "/" not in job:
-            job = UUID(job)
-        if isinstance(job, UUID):
-            if job not in self._receipts:
-                raise ValueError(f"This client has not submitted job {job}; pass its link instead")
-            job = self._receipts[job]
-        if isinstance(job, Receipt):
-            link = Link.parse(job.links["live"], job.token)
-        else:
-            link = job if isinstance(job, Link) else Link.parse(job, token)
-        if unverified_job_id(link.token) != link.id:
-            raise InvalidToken("invalid_token", "The token is for another job.", link.id)
-        return link
-
-    async def _resolve_link(self, job: JobRef, token: str | None) -> Link:
-        """Return the link to the job at its notifier; for a link to the page, ask the submitter (without the token)."""
-        link = self._find_link(job, token)
-        if link.live:
-            return link
-        response = await self._request("GET", link.page, headers={"Accept": "application/json"})
-        return Link.parse(_decode(response, JobPage).links.live, link.token)
-
-
-def _decode(body: bytes, target: type[T]) -> T:
-    try:
-        return decode(body, target)
-    except msgspec.DecodeError as error:
-        raise RequestFailed(None, "unexpected", f"The server sent an unexpected response: {error}") from error
+        return decode_response(await self._request("POST", url, link.token, JSON_BODY, body), Receipt)

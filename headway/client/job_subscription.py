@@ -6,7 +6,7 @@ import asyncio
 from uuid import UUID
 
 from headway.contracts import JobSnapshot
-from headway.tokens import unverified_rank
+from headway.tokens import unverified_is_list, unverified_rank
 
 
 class JobSubscription:
@@ -46,7 +46,9 @@ class JobSubscription:
             return None
         self.requested, self.answered = self.token, False
         # Version 0 is the placeholder of a job without a record, so the client does not have a version yet.
-        return {"watch": self.token, **({"version": self.version} if self.version > 0 else {})}
+        version = {"version": self.version} if self.version > 0 else {}
+        job_id = {"job_id": self.id} if unverified_is_list(self.token) else {}
+        return {"watch": self.token, **version, **job_id}
 
     def forget_request(self) -> None:
         """Request the job again: on a new connection, or after its token was rejected."""

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Self, TypeVar, Unpack, overload
+from uuid import UUID
 
 from headway.client.async_client import RETRY_FOR_S, Client
 from headway.client.client_thread import ClientThread
+from headway.client.job_lists import JOB_SCOPE, LIST_SCOPE, TOKEN_TTL_S
+from headway.client.job_queries import IssuedToken, JobListPage, JobQuery, ListedJob
 from headway.client.links import LOCAL_URL
 from headway.client.receipts import JobRef, Receipt, TypedReceipt
+from headway.client.submission import SubmitOptions
 from headway.contracts import JobSnapshot
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class SyncClient:
@@ -55,24 +60,11 @@ class SyncClient:
         kind: str,
         payload: Any = None,
         *,
-        delay_s: float = 0,
-        max_attempts: int | None = None,
-        timeout_s: float | None = None,
-        idempotency_key: str | None = None,
         result_type: Any = Any,
+        **options: Unpack[SubmitOptions],
     ) -> Receipt:
         """Submit a job and return its receipt, as `Client.submit` does."""
-        return self._thread().call(
-            lambda client: client.submit(
-                kind,
-                payload,
-                delay_s=delay_s,
-                max_attempts=max_attempts,
-                timeout_s=timeout_s,
-                idempotency_key=idempotency_key,
-                result_type=result_type,
-            )
-        )
+        return self._thread().call(lambda client: client.submit(kind, payload, result_type=result_type, **options))
 
     def get(self, job: JobRef, *, token: str | None = None) -> JobSnapshot:
         """Return a job's current snapshot, as `Client.get` does."""
@@ -83,14 +75,7 @@ class SyncClient:
 
         Dropping the iterator ends the subscription.
         """
-        thread = self._thread()
-        snapshots = thread.client.watch(job, timeout_s, token=token)  # asyncio closes it when its last reference goes
-
-        async def next_snapshot(_client: Client) -> JobSnapshot | None:
-            return await anext(snapshots, None)
-
-        while (snapshot := thread.call(next_snapshot)) is not None:
-            yield snapshot
+        return self._iterate(lambda client: client.watch(job, timeout_s, token=token))
 
     @overload
     def result(self, job: TypedReceipt[R], timeout_s: float | None = None, *, token: str | None = None) -> R: ...
@@ -116,6 +101,51 @@ class SyncClient:
     def share(self, job: JobRef, *, token: str | None = None) -> Receipt:
         """Return a receipt whose token permits to watch the job, but not to cancel it, as `Client.share` does."""
         return self._thread().call(lambda client: client.share(job, token=token))
+
+    def list_token(
+        self,
+        *,
+        owner: str | None = None,
+        tag: str | None = None,
+        kind: str | None = None,
+        scope: str = LIST_SCOPE,
+        ttl_s: float = TOKEN_TTL_S,
+    ) -> IssuedToken:
+        """Return a token that opens all jobs that match a filter, as `Client.list_token` does."""
+        return self._thread().call(
+            lambda client: client.list_token(owner=owner, tag=tag, kind=kind, scope=scope, ttl_s=ttl_s)
+        )
+
+    def job_token(self, job_id: UUID | str, *, scope: str = JOB_SCOPE) -> IssuedToken:
+        """Return a token for any job of the submitter, as `Client.job_token` does."""
+        return self._thread().call(lambda client: client.job_token(job_id, scope=scope))
+
+    def jobs(
+        self, token: str | None = None, *, limit: int | None = None, **query: Unpack[JobQuery]
+    ) -> Iterator[ListedJob]:
+        """Yield the jobs that match a query, as `Client.jobs` does; each step of the iterator may block."""
+        return self._iterate(lambda client: client.jobs(token, limit=limit, **query))
+
+    def jobs_page(
+        self,
+        token: str | None = None,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        **query: Unpack[JobQuery],
+    ) -> JobListPage:
+        """Return one page of the jobs that match a query, as `Client.jobs_page` does."""
+        return self._thread().call(lambda client: client.jobs_page(token, limit=limit, cursor=cursor, **query))
+
+    def _iterate(self, iterate: Callable[[Client], AsyncIterator[T]]) -> Iterator[T]:
+        thread = self._thread()
+        iterator = iterate(thread.client)  # asyncio closes it when its last reference goes
+
+        async def next_or_none(_client: Client) -> T | None:
+            return await anext(iterator, None)
+
+        while (item := thread.call(next_or_none)) is not None:
+            yield item
 
     def _thread(self) -> ClientThread:
         pid = os.getpid()

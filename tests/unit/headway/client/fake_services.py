@@ -19,6 +19,13 @@ def token_for(job_id: UUID, **claims: Any) -> str:
     return jwt.encode({"sub": str(job_id), **claims}, "a key that the fake services do not check")
 
 
+def list_token(**claims: Any) -> str:
+    """Return a list token; the fake services do not verify it."""
+    return jwt.encode(
+        {"filter": {}, "scope": "list watch cancel", **claims}, "a key that the fake services do not check"
+    )
+
+
 def hello(**fields: Any) -> dict[str, Any]:
     """Return the message that a notifier sends first; one of version 0.1 adds no further fields to its time."""
     return {"hello": {"now": "2026-01-01T00:00:00.000Z", **fields}}

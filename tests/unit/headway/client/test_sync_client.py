@@ -28,7 +28,10 @@ from tests.unit.headway.client.fake_services import (
 )
 from tests.waiting import PATIENCE_S, wait_until
 
-METHODS = ["__init__", "submit", "get", "watch", "result", "cancel", "share"]
+METHODS = [
+    *("__init__", "submit", "get", "watch", "result", "cancel", "share"),
+    *("list_token", "job_token", "jobs", "jobs_page"),
+]
 
 
 @pytest.fixture
