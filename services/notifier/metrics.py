@@ -57,6 +57,13 @@ REDIS_DURATION = UnlockedHistogram(
 REDIS_ERRORS = Counter(
     "notifier_redis_errors", "How many operations on job records failed or had an unknown outcome?", ["op"]
 )
+REDIS_FULL = Gauge(
+    "notifier_redis_full", "Is the memory of Redis so full that this replica writes nothing but job records?"
+)
+INDEX_WRITTEN = Counter("notifier_index_written", "How often was a job's entry in the lists of jobs written?")
+INDEX_SKIPPED = Counter(
+    "notifier_index_skipped", "How many changes of jobs were not written to the lists of jobs, which are rebuilt later?"
+)
 LIMITS_EXCEEDED = Counter("notifier_refused", "How often was each limit exceeded?", ["limit"])
 WATCH_REFUSED = Counter(
     "notifier_watch_refused", "How many tokens were refused, on any transport or later, and with which code?", ["code"]

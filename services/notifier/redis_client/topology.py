@@ -88,6 +88,10 @@ class RedisClient(ABC):
             OSError: as for RedisError.
         """
 
+    async def execute_on(self, node: NodeAddress, commands: Sequence[Command]) -> list[Any]:
+        """Run commands on a node and return their replies, as `execute` does, but without following redirects."""
+        return await self._connection_to(node).execute(commands)
+
     def _connection_to(self, node: NodeAddress) -> MultiplexedConnection:
         connection = self._connections.get(node)
         if connection is None:
@@ -212,6 +216,10 @@ class ClusterRedis(RedisClient):
                 targets[index] = targets[index].redirected(replies[index])
         return replies
 
+    async def execute_on(self, node: NodeAddress, commands: Sequence[Command]) -> list[Any]:
+        """Run commands on a node and return their replies, as `RedisClient.execute_on` describes."""
+        return await self._execute_on(Target(node), commands)
+
     async def _execute_remaining(
         self,
         commands: Sequence[tuple[str, Command]],
@@ -237,7 +245,7 @@ class ClusterRedis(RedisClient):
             if failure is not None:
                 raise failure
 
-    async def _execute_on(self, target: Target, commands: list[Command]) -> list[Any]:
+    async def _execute_on(self, target: Target, commands: Sequence[Command]) -> list[Any]:
         connection = self._connection_to(target.node)
         try:
             if target.asking:

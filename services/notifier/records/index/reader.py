@@ -1,0 +1,152 @@
+"""Reads lists of jobs from the index. Every job is checked against its record, so that a wrong entry is never shown."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from headway.contracts import Timestamp
+
+from ...redis_client.topology import RedisClient
+from ..memory import MemoryMonitor
+from ..record_read import RecordRead
+from ..store import JobStore
+from . import keys
+from .lookup import typed_reply
+from .page_read import PageRead
+from .query import JobQuery
+from .state import IndexState
+from .writer import IndexWriter
+
+COUNTS_MAX_AGE_S = 1.0
+DAY_HOURS = 24
+
+
+class ListedJob(NamedTuple):
+    """A job of a list.
+
+    Attributes:
+        id: the job's id.
+        record: its record, which has the snapshot and the labels.
+        error_type: the type of its error, if it has one.
+    """
+
+    id: str
+    record: RecordRead
+    error_type: str | None
+
+
+class Page(NamedTuple):
+    """Some jobs of a list, the newest first.
+
+    Attributes:
+        jobs: the jobs; there may be none although more follow.
+        next: the cursor of the next page; None if no job follows.
+        complete: whether the index has all jobs.
+    """
+
+    jobs: list[ListedJob]
+    next: str | None
+    complete: bool
+
+
+class JobCounts(Struct, frozen=True):
+    """About how many jobs wait, run, and failed in the last 24 hours; `queue` is the length of the queue, if known."""
+
+    waiting: int
+    running: int
+    failed_24h: int
+    queue: int | None = None
+
+
+class JobPosition(NamedTuple):
+    """About how many waiting jobs were submitted before a job, and whether the index has all jobs."""
+
+    before: int
+    complete: bool
+
+
+class IndexReader:
+    """Reads pages, counts and positions.
+
+    Args:
+        redis: the client.
+        store: the store of the records.
+        state: the state of the index.
+        writer: its pending jobs are written before a page is read.
+        memory: while Redis is full, the index is not complete.
+    """
+
+    def __init__(
+        self, redis: RedisClient, store: JobStore, state: IndexState, writer: IndexWriter, memory: MemoryMonitor
+    ) -> None:
+        self._redis = redis
+        self._store = store
+        self._state = state
+        self._writer = writer
+        self._memory = memory
+        self._counts: tuple[float, JobCounts] | None = None
+
+    async def page(self, query: JobQuery) -> Page:
+        """Return a page.
+
+        Raises:
+            InvalidCursor: the cursor was altered, or belongs to another query.
+            RedisError, OSError: Redis is unavailable.
+        """
+        read = PageRead(self._redis, self._writer, query)
+        await self._writer.flush()
+        complete = await self._is_complete()
+        found, end = await read.run()
+        ids = [keys.job_id_of(candidate.position.member) for candidate in found]
+        records = await self._store.read(ids)
+        jobs = [
+            ListedJob(job_id, record, candidate.record.error_type)
+            for job_id, record, candidate in zip(ids, records, found, strict=True)
+            if record is not None and record.matches(query.filter)
+        ]
+        return Page(jobs, None if end is None else query.cursor_after(end), complete and not read.is_cut)
+
+    async def about(self) -> JobCounts:
+        """Return about how many jobs wait, run, and have failed, as of at most a second ago.
+
+        Raises:
+            RedisError, OSError: Redis is unavailable.
+        """
+        if self._counts is None or time.monotonic() - self._counts[0] > COUNTS_MAX_AGE_S:
+            self._counts = time.monotonic(), await self._read_counts()
+        return self._counts[1]
+
+    async def _read_counts(self) -> JobCounts:
+        now = self._store.clock.now()
+        since = Timestamp(now - DAY_HOURS * keys.HOUR_MS)
+        hours = [Timestamp(now - hour * keys.HOUR_MS) for hour in range(DAY_HOURS + 1)]
+        failed = [keys.ended_name("failed", hour) for hour in hours]
+        waiting, running, failed_24h = [
+            sum(await self._count(names, float(lowest)))
+            for names, lowest in ((keys.WAITING, -math.inf), (keys.RUNNING, -math.inf), (failed, since))
+        ]
+        return JobCounts(waiting, running, failed_24h)
+
+    async def position(self, submitted_at: Timestamp) -> JobPosition:
+        """Return how many waiting jobs were submitted earlier than a job.
+
+        Raises:
+            RedisError, OSError: Redis is unavailable.
+        """
+        await self._writer.flush()
+        before = sum(await self._count(keys.WAITING, -math.inf, f"({int(submitted_at)}"))
+        return JobPosition(before, await self._is_complete())
+
+    async def _count(self, names: Sequence[str], lowest: float, highest: float | str = math.inf) -> list[int]:
+        """Return how many members with a score in a range each set has."""
+        set_keys = map(keys.index_key, names)
+        replies = await self._redis.execute([(key, ("ZCOUNT", key, lowest, highest)) for key in set_keys])
+        return [typed_reply(reply) or 0 for reply in replies]
+
+    async def _is_complete(self) -> bool:
+        return (await self._state.read()).complete and not self._memory.is_full

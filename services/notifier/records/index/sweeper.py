@@ -1,0 +1,149 @@
+"""Repairs the index from the records.
+
+Each minute, one replica compares a part of the index with the records: the oldest jobs that have not ended, and the
+records of one more part of the keys. If entries may have been lost, it rebuilds the index from all records.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import structlog
+from redis.exceptions import RedisError
+
+from headway.contracts import Timestamp
+
+from ...redis_client.connector import NodeAddress
+from ...redis_client.topology import RedisClient
+from ..keys import JOB_KEY_PREFIX
+from ..memory import MemoryMonitor
+from . import keys
+from .lookup import typed_reply
+from .state import IndexState, IndexStatus
+from .writer import IndexWriter
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+CHECK_INTERVAL_S = 5.0
+SWEEP_INTERVAL_MS = 60_000
+REBUILD_LEASE_MS = 10_000  # renewed after each scan
+SWEEP_KEY = keys.index_key("sweep")
+REBUILD_KEY = keys.index_key("rebuild")
+KEYS_PER_SCAN = 500
+SCAN_PAUSE_S = 0.1  # of a rebuild, so that it reads about 4,000 records per second
+KEYS_PER_SWEEP = 5_000  # of each node
+JOBS_PER_SHARD = 200  # that a sweep reads
+NAMES_PER_SWEEP = 100  # of each directory
+
+
+class IndexSweeper:
+    """Sweeps and rebuilds the index. A lease makes one replica do so; two would do no harm."""
+
+    def __init__(self, redis: RedisClient, state: IndexState, writer: IndexWriter, memory: MemoryMonitor) -> None:
+        self._redis = redis
+        self._state = state
+        self._writer = writer
+        self._memory = memory
+        self._cursors: dict[NodeAddress, int] = {}  # of the scan that sweeps continue
+
+    async def run(self) -> None:
+        """Sweep and rebuild when it is due, until cancelled."""
+        while True:
+            try:
+                await self._check()
+            except (RedisError, OSError) as error:
+                log.warning("index_not_swept", error=type(error).__name__, reason=str(error))
+            await asyncio.sleep(CHECK_INTERVAL_S)
+
+    async def _check(self) -> None:
+        if self._memory.is_full:
+            return
+        await self._state.renew()
+        status = await self._state.read()
+        if status.complete and not status.is_due_again:
+            if await self._acquire(SWEEP_KEY, SWEEP_INTERVAL_MS):
+                await self.sweep()
+        elif await self._acquire(REBUILD_KEY, REBUILD_LEASE_MS):
+            await self.rebuild(status)
+
+    async def _acquire(self, key: str, lease_ms: int) -> bool:
+        (reply,) = await self._redis.execute([(key, ("SET", key, 1, "NX", "PX", lease_ms))])
+        if isinstance(reply, RedisError):
+            raise reply
+        return reply is not None
+
+    async def sweep(self) -> None:
+        """Compare a part of the index with the records: all of it, if there are few records.
+
+        Raises:
+            RedisError, OSError: Redis is unavailable.
+        """
+        for name in (*keys.WAITING, *keys.RUNNING):
+            members = await self._lowest(name, JOBS_PER_SHARD)
+            await self._writer.reindex([keys.job_id_of(one) for one in members if len(one) == keys.MEMBER_BYTES])
+        for node in self._redis.nodes():
+            scanned = 0
+            async for job_ids in self._scan(node, self._cursors.get(node, 0)):
+                await self._writer.reindex(job_ids)
+                scanned += KEYS_PER_SCAN
+                if scanned >= KEYS_PER_SWEEP:
+                    break
+        for directory in (keys.KIND_HOURS, keys.ENDED_HOURS):
+            await self._remove_expired_hours(directory)
+
+    async def rebuild(self, status: IndexStatus) -> None:
+        """Add the entries of all records.
+
+        Raises:
+            RedisError, OSError: Redis is unavailable.
+        """
+        started, count = time.monotonic(), 0
+        await self._state.begin_rebuild(status)
+        for node in self._redis.nodes():
+            async for job_ids in self._scan(node, 0):
+                await self._writer.reindex(job_ids)
+                count += len(job_ids)
+                await self._redis.execute([(REBUILD_KEY, ("PEXPIRE", REBUILD_KEY, REBUILD_LEASE_MS))])
+                if self._cursors[node]:
+                    await asyncio.sleep(SCAN_PAUSE_S)
+        await self._state.end_rebuild(status)
+        await self._redis.execute([(REBUILD_KEY, ("DEL", REBUILD_KEY))])
+        log.info("index_rebuilt", jobs=count, duration_s=round(time.monotonic() - started, 3))
+
+    async def _scan(self, node: NodeAddress, cursor: int) -> AsyncIterator[list[str]]:
+        """Yield the ids of the jobs that have records on a node, from a cursor to the end of the keys."""
+        while True:
+            command = ("SCAN", cursor, "MATCH", f"{JOB_KEY_PREFIX}*", "COUNT", KEYS_PER_SCAN)
+            (reply,) = await self._redis.execute_on(node, [command])
+            if isinstance(reply, RedisError):
+                raise reply
+            cursor = self._cursors[node] = int(reply[0])
+            yield [job_id for key in reply[1] if (job_id := keys.job_id_of_record(key)) is not None]
+            if cursor == 0:
+                return
+
+    async def _remove_expired_hours(self, directory: str) -> None:
+        """Remove the oldest sets from a directory that have expired."""
+        oldest = keys.hour_of(Timestamp.now()) - 1  # of those that may be about to be created
+        names = [name for name in await self._lowest(directory, NAMES_PER_SWEEP) if _hour_in(name) < oldest]
+        set_keys = [keys.index_key(name.decode(errors="replace")) for name in names]
+        if names:
+            sizes = await self._redis.execute([(key, ("ZCARD", key)) for key in set_keys])
+            await self._writer.remove((directory, name) for name, size in zip(names, sizes, strict=True) if size == 0)
+
+    async def _lowest(self, name: str, count: int) -> list[bytes]:
+        """Return the members of a set with the lowest scores."""
+        key = keys.index_key(name)
+        (reply,) = await self._redis.execute([(key, ("ZRANGE", key, 0, count - 1))])
+        members: list[bytes] | None = typed_reply(reply)
+        if members is None:
+            await self._writer.replace(name)
+        return members or []
+
+
+def _hour_in(name: bytes) -> int:
+    """Return the hour in the name of a set, or 0 if there is none."""
+    hour = name.rpartition(b":")[2]
+    return int(hour) if hour.isdigit() else 0
