@@ -41,7 +41,7 @@ class ShareTokenHandler:
 
     async def share(self, request: web.Request) -> web.Response:
         """Issue a token for the same job, with the same expiry and without the scope `cancel`."""
-        grant = authorize_job(request, bearer_token(request), self._verifier.value)
+        grant = authorize_job(request, bearer_token(request), self._verifier.value.verify)
         share_request = await read_json_body(request, ShareRequest, MAX_BODY_BYTES)
         token = self._signer.value.sign(msgspec.structs.replace(grant, scope=frozenset({WATCH})))
         links = self._links.for_job(grant.job_id, token)

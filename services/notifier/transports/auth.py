@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, NamedTuple, cast
+from typing import Annotated, NamedTuple
 from uuid import UUID
 
 from aiohttp import web
@@ -13,13 +13,14 @@ from msgspec import Meta, Struct
 from redis.exceptions import RedisError
 
 from headway.contracts import Natural, Timestamp
-from headway.tokens import EXPIRED, INVALID, Grant, InvalidToken, TokenVerifier
+from headway.tokens import EXPIRED, INVALID, WATCH, Grant, InvalidToken, ListGrant, TokenVerifier
 
-from ...runtime.auth import authorize_job
+from ...runtime.auth import authorize_job, require_scope, require_token, verify_token
 from ...runtime.errors import Forbidden, ServiceUnavailable, Unauthorized
 from ...runtime.request import bearer_token, read_json_body
 from ...runtime.settings import ReloadingFile
-from .refusals import RefusalLog, RejectedToken, TokenAllowance, too_many_watches
+from ..records.record_read import RecordRead
+from .refusals import RefusalLog, RejectedToken, TokenAllowance, problem_for, too_many_watches
 
 RETRY_AFTER_S = 1
 MAX_BODY_BYTES = 1024 * 1024
@@ -28,10 +29,14 @@ Token = Annotated[str, Meta(min_length=1, max_length=4096)]
 
 
 class WatchEntry(Struct, frozen=True, forbid_unknown_fields=True):
-    """A token and the newest version that the client has of its job, in the form of a WebSocket message."""
+    """A token and the newest version that the client has of its job, in the form of a WebSocket message.
+
+    A list token needs the id of the job.
+    """
 
     watch: Token
     version: Natural | None = None
+    job_id: UUID | None = None
 
 
 class WatchManyBody(Struct, frozen=True, forbid_unknown_fields=True):
@@ -63,44 +68,78 @@ class TokenAuth:
         """The ids of the current public keys."""
         return self._verifier.value.key_ids
 
-    def verify(self, token: str, version: int | None, allowance: TokenAllowance) -> WatchRequest | RejectedToken:
+    def verify(
+        self, token: str, version: int | None, allowance: TokenAllowance, job_id: UUID | None = None
+    ) -> WatchRequest | RejectedToken:
         """Return the job that a token allows its bearer to watch, or the reason why the token was rejected.
 
         Args:
             token: the token.
             version: the newest version that the client has of the job.
             allowance: that of the client's connection or request.
+            job_id: the job; only a list token needs it.
         """
+        verified = self.verify_any(token, allowance)
+        if isinstance(verified, RejectedToken):
+            return verified
+        grant, key_id = verified
+        if isinstance(grant, ListGrant):
+            if job_id is None:
+                return RejectedToken("invalid", "Send `job_id` together with a list token.", None)
+            if WATCH not in grant.scope:
+                return self._reject("forbidden", "The token does not have the scope `watch`.", job_id)
+            grant = grant.for_job(job_id)
+        elif job_id not in (None, grant.job_id):
+            return self._reject("forbidden", "The token is for another job.", job_id)
+        return WatchRequest(grant, key_id, version)
+
+    def verify_any(self, token: str, allowance: TokenAllowance) -> tuple[Grant | ListGrant, str] | RejectedToken:
+        """Return the grant and the key id of a token, or the reason why the token was rejected."""
         verifier = self._verifier.value
         try:
-            request = WatchRequest(verifier.verify(token), verifier.key_id_of(token), version)
+            grant = verifier.verify_any(token)
         except InvalidToken as error:
             rejected = RejectedToken.from_error(error, token)
             self._refusals.add(rejected.code, rejected.job_id)
             allowance.spend(error)
             return rejected
         allowance.restore()
-        return request
+        return grant, verifier.key_id_of(token)
 
-    def recheck(self, grant: Grant, key_id: str) -> RejectedToken | None:
-        """Return the reason why a token that was accepted no longer is, or None."""
-        if key_id not in self.key_ids:
-            rejected = RejectedToken("invalid_token", INVALID, str(grant.job_id))
-        elif grant.is_expired(Timestamp.now()):
-            rejected = RejectedToken("token_expired", EXPIRED, str(grant.job_id))
-        else:
-            return None
+    def _reject(self, code: str, message: str, job_id: UUID | None) -> RejectedToken:
+        rejected = RejectedToken(code, message, None if job_id is None else str(job_id))
         self.count_refusal(rejected.code, rejected.job_id)
         return rejected
+
+    def recheck(self, grant: Grant | ListGrant, key_id: str) -> RejectedToken | None:
+        """Return the reason why a token that was accepted no longer is, or None."""
+        job_id = grant.job_id if isinstance(grant, Grant) else None
+        if key_id not in self.key_ids:
+            return self._reject("invalid_token", INVALID, job_id)
+        if grant.is_expired(Timestamp.now()):
+            return self._reject("token_expired", EXPIRED, job_id)
+        return None
+
+    def check_record(self, grant: Grant, record: RecordRead | None) -> RejectedToken | None:
+        """Return the reason why a token does not open a job with this record, or without one, or None if it does."""
+        job_id = str(grant.job_id)
+        if record is None:
+            return RejectedToken("unknown", "This job has no record.", job_id) if grant.requires_record else None
+        if grant.filter is None or record.matches(grant.filter):
+            return None
+        return self.reject_job(job_id)
+
+    def reject_job(self, job_id: str) -> RejectedToken:
+        """Count and return the error for a token whose filter does not match the job's record."""
+        self.count_refusal("forbidden", job_id)
+        return RejectedToken("forbidden", "The token does not match the labels of this job.", job_id)
 
     def count_refusal(self, code: str, job_id: str | None) -> None:
         """Count and log a refused token."""
         self._refusals.add(code, job_id)
 
-    def authorize_job(
-        self, request: web.Request, version: int | None = None, *, scope: str | None = None
-    ) -> WatchRequest:
-        """Return the job that the path names, if the token is for it.
+    def authorize_job(self, request: web.Request, version: int | None = None, *, scope: str = WATCH) -> WatchRequest:
+        """Return the job that the path names, if the token is for it or is a list token.
 
         Raises:
             Unauthorized: the token is missing, invalid or expired.
@@ -108,13 +147,34 @@ class TokenAuth:
             NotFound: the path does not contain a job id.
         """
         token, verifier = presented_token(request), self._verifier.value
+        with self._counting_refusals(token, request.match_info["id"]):
+            grant = authorize_job(request, token, verifier.verify_any, scope)
+            return WatchRequest(grant, verifier.key_id_of(require_token(token)), version)
+
+    def authorize_list(self, request: web.Request, scope: str) -> ListGrant:
+        """Return the grant of a list token.
+
+        Raises:
+            Unauthorized: the token is missing, invalid or expired.
+            Forbidden: the token is for one job, or lacks the scope.
+        """
+        token = presented_token(request)
+        with self._counting_refusals(token, None):
+            grant = verify_token(require_token(token), self._verifier.value.verify_any)
+            if not isinstance(grant, ListGrant):
+                raise Forbidden("Send a list token; this one is for one job.")
+            require_scope(grant, scope)
+            return grant
+
+    @contextmanager
+    def _counting_refusals(self, token: str | None, job_id: str | None) -> Iterator[None]:
+        """Count and log a refusal, unless there is no token."""
         try:
-            grant = authorize_job(request, token, verifier, scope)
+            yield
         except (Unauthorized, Forbidden) as problem:
             if token is not None:
-                self.count_refusal(problem.code, request.match_info["id"])
+                self.count_refusal(problem.code, job_id)
             raise
-        return WatchRequest(grant, verifier.key_id_of(cast(str, token)), version)
 
     async def authorize_jobs(
         self, request: web.Request, max_watches: int
@@ -122,15 +182,15 @@ class TokenAuth:
         """Return the jobs that a request's body names, up to `max_watches`, and the reasons for rejecting the others.
 
         Raises:
-            HTTPProblem: the body is not valid.
-            Unauthorized: all tokens were rejected, or too many; the error has the code of the first one.
+            HTTPProblem: the body is not valid, or all tokens were rejected, or too many; then the error has the code
+                of the first one.
         """
         requests: dict[UUID, WatchRequest] = {}
         rejected = []
         allowance = TokenAllowance(max_watches)
         for entry in (await read_json_body(request, WatchManyBody, MAX_BODY_BYTES)).watch:
-            token, version = (entry, None) if isinstance(entry, str) else (entry.watch, entry.version)
-            result = self.verify(token, version, allowance)
+            watch = WatchEntry(entry) if isinstance(entry, str) else entry
+            result = self.verify(watch.watch, watch.version, allowance, watch.job_id)
             await asyncio.sleep(0)  # one verification blocks the event loop for a quarter of a millisecond
             if isinstance(result, RejectedToken):
                 rejected.append(result)
@@ -141,7 +201,7 @@ class TokenAuth:
             if allowance.is_exceeded:
                 break
         if allowance.is_exceeded or not requests:
-            raise Unauthorized(rejected[0].message, code=rejected[0].code)
+            raise problem_for(rejected[0].code, rejected[0].message)
         return list(requests.values()), rejected
 
 

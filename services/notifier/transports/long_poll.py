@@ -18,12 +18,13 @@ from websockets.frames import CloseCode
 
 from headway.tokens import CANCEL
 
-from ...runtime.errors import NotFound, Unauthorized
 from ...runtime.request import JSON
 from ..records.store import JobStore
 from ..watching.snapshot import NO_VERSION, PublishedSnapshot, placeholder_snapshot
 from .auth import TokenAuth, WatchRequest, unavailable_without_store
 from .base import ClientConnection, error_payload
+from .cancellation import cancel_job
+from .refusals import RejectedToken, problem_for
 from .registry import ConnectionRegistry
 
 MAX_WAIT_S = 60
@@ -104,8 +105,7 @@ class LongPollHandler:
         date = formatdate(self._store.clock.now() / 1000, usegmt=True)  # by the clock of the snapshot's times
         headers = {"Cache-Control": "private, no-cache", "Date": date} | _preference_applied(request)
         if not newer and errors:  # the client has a version, which the placeholder must not replace
-            problem = NotFound if errors[0]["code"] == "unknown" else Unauthorized
-            raise problem(errors[0]["message"], code=errors[0]["code"])
+            raise problem_for(errors[0]["code"], errors[0]["message"])
         if not newer:
             return self._close_if_sent_away(
                 web.Response(status=304, headers={"ETag": f'"{watch_request.version}"', **headers})
@@ -155,6 +155,7 @@ class LongPollHandler:
         connection = request.transport
         if (
             newer
+            or any(error["code"] != "unknown" for error in errors)
             or without_waiting
             or not wait_s
             or (complete_when_ended and ended)
@@ -183,8 +184,11 @@ class LongPollHandler:
         newer, errors, ended = [], [], False
         for (grant, _key_id, version), record in zip(requests, records, strict=True):
             snapshot = PublishedSnapshot.from_record(str(grant.job_id), record)
-            if snapshot is None and version:
-                errors.append(error_payload(str(grant.job_id), "unknown", RECORD_LOST))
+            rejected = self._auth.check_record(grant, None if snapshot is None else record)
+            if rejected is None and snapshot is None and version:
+                rejected = RejectedToken("unknown", RECORD_LOST, str(grant.job_id))
+            if rejected is not None:
+                errors.append(rejected.error)
                 continue
             snapshot = snapshot or PublishedSnapshot(placeholder_snapshot(grant))
             ended = ended or snapshot.ended
@@ -196,7 +200,9 @@ class LongPollHandler:
         """Cancel the job, or request that from its worker; answer with the snapshot."""
         grant = self._auth.authorize_job(request, scope=CANCEL).grant
         with unavailable_without_store():
-            text = await self._store.cancel(grant)
+            text = await cancel_job(self._store, self._auth, grant)
+        if isinstance(text, RejectedToken):
+            raise problem_for(text.code, text.message)
         snapshot = PublishedSnapshot.parse(str(grant.job_id), text) or PublishedSnapshot(placeholder_snapshot(grant))
         headers = {"ETag": f'"{snapshot.version}"', "Cache-Control": "no-store"}
         return web.Response(status=202, body=snapshot.text, content_type=JSON, headers=headers)

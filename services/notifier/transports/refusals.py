@@ -9,6 +9,7 @@ import structlog
 
 from headway.tokens import ForgedToken, InvalidToken, UnknownKey, unverified_job_id
 
+from ...runtime.errors import Forbidden, HTTPProblem, NotFound, Unauthorized, UnprocessableContent
 from ...runtime.token_bucket import TokenBucket
 from .. import metrics
 from .base import error_payload
@@ -21,6 +22,18 @@ FORGED_COST = 50  # each one costs a signature check, and no page has any
 INVALID_COST = 10
 UNKNOWN_KEY_COST = 2  # a page has many of them after a key was removed
 EXPIRED_COST = 1  # a page that was left open has as many of them as it watches jobs
+
+
+PROBLEMS: dict[str, type[HTTPProblem]] = {
+    "unknown": NotFound,
+    "forbidden": Forbidden,
+    "invalid": UnprocessableContent,
+}
+
+
+def problem_for(code: str, message: str) -> HTTPProblem:
+    """Return the HTTP problem of an error about a token or its job."""
+    return PROBLEMS.get(code, Unauthorized)(message, code=code)
 
 
 class RejectedToken(NamedTuple):

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import structlog
 
@@ -54,6 +55,7 @@ class ConnectionRegistry:
         is_unready: Callable[[], bool],
     ) -> None:
         self._synchronizer = synchronizer
+        synchronizer.on_mismatch = self._end_mismatched
         self._settings = settings
         self._auth = auth
         self._clock = clock
@@ -146,6 +148,14 @@ class ConnectionRegistry:
         self.unsubscribe(connection, subscription.job_id)
         self._send_rejection(connection, rejected)
         return True
+
+    def _end_mismatched(self, subscription: Subscription) -> None:
+        """Called when a job's record does not match the filter of a subscription's token: end it with an error."""
+        rejected = self._auth.reject_job(subscription.job_id)
+        connection = cast(ClientConnection, subscription.watcher)
+        if connection.subscriptions.get(subscription.job_id) is subscription:
+            self.unsubscribe(connection, subscription.job_id)
+            self._send_rejection(connection, rejected)
 
     def _send_rejection(self, connection: ClientConnection, rejected: RejectedToken) -> None:
         connection.send_error(rejected.job_id, rejected.code, rejected.message)

@@ -23,7 +23,7 @@ from ..records.store import JobStore
 from ..watching.snapshot import PublishedSnapshot
 from .auth import TokenAuth, WatchRequest
 from .base import BackpressuredConnection, ClientConnection
-from .refusals import RejectedToken
+from .refusals import RejectedToken, problem_for
 from .registry import ConnectionRegistry
 
 HEADERS = {
@@ -129,18 +129,29 @@ class EventStreamHandler:
         last_event_id = request.headers.get("Last-Event-ID", "")
         version = int(last_event_id) if re.fullmatch(r"\d{1,16}", last_event_id, re.ASCII) else None
         watch_request = self._auth.authorize_job(request, version)
-        if version is not None and await self._has_ended_at(str(watch_request.grant.job_id), version):
+        if (version is not None or watch_request.grant.filter is not None) and await self._has_ended(watch_request):
             return web.Response(status=204, headers={"Cache-Control": "no-store"})
         return await self._stream(request, [watch_request], [])
 
-    async def _has_ended_at(self, job_id: str, version: int) -> bool:
-        """Return whether a job is known to have ended with a version. No 503: an EventSource would not reconnect."""
+    async def _has_ended(self, watch_request: WatchRequest) -> bool:
+        """Return whether a job is known to have ended with the client's version.
+
+        There is no 503, after which an EventSource would not reconnect.
+
+        Raises:
+            Forbidden: the record does not match the token.
+        """
+        grant, job_id = watch_request.grant, str(watch_request.grant.job_id)
         try:
             (record,) = await self._store.read([job_id])
         except (RedisError, OSError):
             return False  # the stream opens, and gets the snapshot once Redis is available
         snapshot = PublishedSnapshot.from_record(job_id, record)
-        return snapshot is not None and snapshot.ended and snapshot.version == version
+        if snapshot is None:
+            return False
+        if (rejected := self._auth.check_record(grant, record)) is not None:
+            raise problem_for(rejected.code, rejected.message)
+        return snapshot.ended and snapshot.version == watch_request.version
 
     async def stream_jobs(self, request: web.Request) -> web.StreamResponse:
         """Stream many jobs on one connection, for clients that cannot open a WebSocket."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, cast
 
+from headway.labels import JobFilter
 from headway.tokens import Grant
 
+from ..records.record_read import RecordRead
 from .snapshot import NO_VERSION, PublishedSnapshot, placeholder_snapshot
 
 
@@ -22,15 +24,33 @@ class Watcher(Protocol):
         """Called when the job's record was read and the watcher already has that version."""
 
 
-class Subscription:
-    """One watcher's interest in one job."""
+NO_FILTER = JobFilter()
 
-    __slots__ = ("client_version", "grant", "initialized", "job_id", "key_id", "valid_until", "version", "watcher")
+
+class Subscription:
+    """One watcher's interest in one job.
+
+    A filtered subscription gets no publication, which does not contain the labels of the job, but only what was read
+    from a record that matches the filter.
+    """
+
+    __slots__ = (
+        "client_version",
+        "grant",
+        "initialized",
+        "is_filtered",
+        "job_id",
+        "key_id",
+        "valid_until",
+        "version",
+        "watcher",
+    )
 
     def __init__(self, watcher: Watcher, grant: Grant, version: int | None, key_id: str = "") -> None:
         self.watcher = watcher
         self.grant = grant
         self.key_id = key_id  # the key that signed the token
+        self.is_filtered = grant.filter not in (None, NO_FILTER)
         self.valid_until = grant.valid_until
         self.job_id = str(grant.job_id)
         self.client_version = NO_VERSION if version is None else version  # the version that the client named
@@ -39,13 +59,14 @@ class Subscription:
 
 
 class Topic:
-    """One watched job. Slow consumers are kept apart, so that a broadcast does not touch them."""
+    """One watched job. Slow consumers and filtered subscriptions are kept apart; a broadcast does not touch them."""
 
-    __slots__ = ("ended", "lagging", "last_read", "last_update", "pending", "subscriptions", "version")
+    __slots__ = ("ended", "filtered", "lagging", "last_read", "last_update", "pending", "subscriptions", "version")
 
     def __init__(self, now: float) -> None:
         self.subscriptions: dict[Watcher, Subscription] = {}
         self.lagging: dict[Watcher, Subscription] = {}  # their connection is backpressured
+        self.filtered: dict[Watcher, Subscription] = {}
         self.pending: PublishedSnapshot | None = None  # the newest snapshot, kept once for all lagging watchers
         self.last_update = now
         self.last_read = now  # because of its silence
@@ -54,17 +75,26 @@ class Topic:
 
     def all(self) -> list[Subscription]:
         """Return all subscriptions."""
-        return [*self.subscriptions.values(), *self.lagging.values()]
+        return [*self.subscriptions.values(), *self.lagging.values(), *self.filtered.values()]
 
     def has(self, subscription: Subscription) -> bool:
         """Return whether a subscription is still active."""
-        active = self.subscriptions.get(subscription.watcher) or self.lagging.get(subscription.watcher)
-        return subscription is active
+        watcher = subscription.watcher
+        return subscription is (
+            self.subscriptions.get(watcher) or self.lagging.get(watcher) or self.filtered.get(watcher)
+        )
+
+    def add(self, subscription: Subscription) -> None:
+        """Add a subscription in place of the watcher's earlier one."""
+        self.remove(subscription.watcher)
+        subscriptions = self.filtered if subscription.is_filtered else self.subscriptions
+        subscriptions[subscription.watcher] = subscription
 
     def remove(self, watcher: Watcher) -> None:
         """Remove a watcher's subscription."""
         self.subscriptions.pop(watcher, None)
         self.lagging.pop(watcher, None)
+        self.filtered.pop(watcher, None)
         if not self.lagging:
             self.pending = None
 
@@ -95,7 +125,9 @@ class Hub:
 
     def subscription_count(self) -> int:
         """Return the number of subscriptions."""
-        return sum(len(topic.subscriptions) + len(topic.lagging) for topic in self._topics.values())
+        return sum(
+            len(topic.subscriptions) + len(topic.lagging) + len(topic.filtered) for topic in self._topics.values()
+        )
 
     def __contains__(self, job_id: str) -> bool:
         return job_id in self._topics
@@ -106,8 +138,7 @@ class Hub:
         first = topic is None
         if topic is None:
             topic = self._topics[subscription.job_id] = Topic(now)
-        topic.remove(subscription.watcher)
-        topic.subscriptions[subscription.watcher] = subscription
+        topic.add(subscription)
         return first
 
     def unsubscribe(self, subscription: Subscription) -> bool:
@@ -116,13 +147,13 @@ class Hub:
         if topic is None or not topic.has(subscription):
             return False
         topic.remove(subscription.watcher)
-        if topic.subscriptions or topic.lagging:
+        if topic.subscriptions or topic.lagging or topic.filtered:
             return False
         del self._topics[subscription.job_id]
         return True
 
     def broadcast(self, job_id: str, snapshot: PublishedSnapshot, now: float) -> tuple[int, int]:
-        """Send a snapshot to every watcher that has an older version.
+        """Send a snapshot to every watcher that has an older version, apart from those with a filter.
 
         Returns:
             The number of watchers it was sent to, and the number of lagging ones for which it replaced an older
@@ -149,6 +180,43 @@ class Hub:
             topic.mark_lagging(subscription, snapshot)
         return sent, replaced
 
+    def has(self, subscription: Subscription) -> bool:
+        """Return whether a subscription is still active."""
+        topic = self._topics.get(subscription.job_id)
+        return topic is not None and topic.has(subscription)
+
+    def has_filtered(self, job_id: str) -> bool:
+        """Return whether the job has a filtered subscription."""
+        topic = self._topics.get(job_id)
+        return topic is not None and bool(topic.filtered)
+
+    def send_matching(
+        self, job_id: str, record: RecordRead, snapshot: PublishedSnapshot
+    ) -> tuple[int, list[Subscription]]:
+        """Send the snapshot of a record to the watchers whose filter it matches and who have an older version.
+
+        Returns:
+            The number of watchers it was sent to, and the subscriptions whose filter the record does not match.
+        """
+        topic = self._topics.get(job_id)
+        sent = 0
+        mismatched: list[Subscription] = []
+        if topic is None or not topic.filtered:
+            return sent, mismatched
+        kind, labels = record.kind, record.labels
+        for subscription in topic.filtered.values():
+            if not cast(JobFilter, subscription.grant.filter).matches(kind, labels):
+                mismatched.append(subscription)
+            elif snapshot.version > subscription.version and subscription.watcher.send_snapshot(job_id, snapshot):
+                subscription.version = snapshot.version
+                sent += 1
+        return sent, mismatched
+
+    def is_outdated(self, subscription: Subscription) -> bool:
+        """Return whether a filtered subscription lacks the newest version, because its connection was backpressured."""
+        topic = self._topics.get(subscription.job_id)
+        return subscription.is_filtered and topic is not None and subscription.version < topic.version
+
     def flush(self, subscription: Subscription) -> PublishedSnapshot | None:
         """Send a lagging subscription its pending snapshot, and return the snapshot if it was sent."""
         topic = self._topics.get(subscription.job_id)
@@ -169,13 +237,17 @@ class Hub:
     def on_missing_record(self, subscription: Subscription) -> None:
         """Called when the job of a new subscription has no record.
 
-        The watcher gets the placeholder snapshot, or the error `unknown` if it already had a version: a missing record
-        never replaces a known snapshot.
+        The watcher gets the placeholder snapshot, or the error `unknown` if its token requires a record or it already
+        had a version: a missing record never replaces a known snapshot.
         """
         topic = self._topics.get(subscription.job_id)
         if topic is None or not topic.has(subscription) or subscription.version != subscription.client_version:
             return  # the watcher has unsubscribed, or has received a snapshot
-        if subscription.client_version == NO_VERSION:
+        if subscription.grant.requires_record:
+            subscription.watcher.send_error(
+                subscription.job_id, "unknown", "This job has no record; the subscription stays open."
+            )
+        elif subscription.client_version == NO_VERSION:
             topic.send(subscription, PublishedSnapshot(placeholder_snapshot(subscription.grant)))
         elif subscription.client_version > 0:
             subscription.watcher.send_error(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import structlog
 
@@ -58,6 +58,7 @@ class SnapshotSynchronizer:
         self._pending_reads: dict[str, None] = {}  # an ordered set of job ids
         self._sent_times: dict[str, Timestamp] = {}  # by job: when the worker sent the report that is being applied
         self._has_pending_reads = asyncio.Event()
+        self.on_mismatch: Callable[[Subscription], None] = self.unsubscribe
 
     def subscribe(self, subscription: Subscription) -> None:
         """Start a subscription. Its watcher gets the current snapshot after the next read."""
@@ -80,6 +81,8 @@ class SnapshotSynchronizer:
             log.warning("invalid_publication_ignored", job_id=job_id, size=len(data))
             return
         self._broadcast(job_id, snapshot)
+        if self._hub.has_filtered(job_id):
+            self._schedule_read(job_id)
         now = time.time() * 1000
         PUBSUB_LAG.observe(max(0, now - snapshot.version) / 1000)
         if sent_at := self._sent_times.pop(job_id, None):
@@ -99,6 +102,8 @@ class SnapshotSynchronizer:
 
     def flush(self, subscription: Subscription) -> None:
         """Send the pending snapshot, if there is one, of a subscription whose connection has drained."""
+        if self._hub.is_outdated(subscription):
+            self._schedule_read(subscription.job_id)
         snapshot = self._hub.flush(subscription)
         if snapshot is not None:
             _count_sent(snapshot, 1)
@@ -144,9 +149,12 @@ class SnapshotSynchronizer:
     def _apply_read(self, job_id: str, subscriptions: list[Subscription], record: RecordRead | None) -> None:
         """Send the snapshot of a record; initialize the subscriptions that began before the read."""
         snapshot = PublishedSnapshot.from_record(job_id, record)
-        if snapshot is not None:
+        if snapshot is not None and record is not None:
             self._broadcast(job_id, snapshot)
+            self._send_matching(job_id, record, snapshot)
         for subscription in subscriptions:
+            if not self._hub.has(subscription):
+                continue  # it has ended during the read, or the record does not match its filter
             subscription.initialized = True
             if subscription.client_version > 0:
                 metrics.RESUMES.labels("miss" if snapshot is None else "hit").inc()
@@ -154,6 +162,13 @@ class SnapshotSynchronizer:
                 self._hub.on_missing_record(subscription)
             elif subscription.version >= snapshot.version:
                 subscription.watcher.on_up_to_date(job_id, ended=snapshot.ended)
+
+    def _send_matching(self, job_id: str, record: RecordRead, snapshot: PublishedSnapshot) -> None:
+        """Send a snapshot to the filtered subscriptions; end those whose filter the record does not match."""
+        sent, mismatched = self._hub.send_matching(job_id, record, snapshot)
+        _count_sent(snapshot, sent)
+        for subscription in mismatched:
+            self.on_mismatch(subscription)
 
     async def sweep_loop(self) -> None:
         """Sweep at regular intervals, until cancelled."""

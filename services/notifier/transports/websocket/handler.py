@@ -20,6 +20,7 @@ from ....runtime.errors import ServiceUnavailable
 from ...records.store import JobStore
 from ...settings import NotifierSettings
 from ..auth import Token, TokenAuth, presented_token
+from ..cancellation import cancel_job
 from ..refusals import RejectedToken
 from ..registry import RETRY_AFTER_S, ConnectionRegistry
 from .connection import WebSocketConnection
@@ -32,14 +33,15 @@ class ClientMessage(Struct, frozen=True, forbid_unknown_fields=True):
 
     watch: Token | None = None
     version: Natural | None = None
+    job_id: UUID | None = None
     unwatch: UUID | None = None
     cancel: UUID | None = None
 
     def __post_init__(self) -> None:
         if (self.watch, self.unwatch, self.cancel).count(None) != 2:
             raise ValueError("Expected exactly one of `watch`, `unwatch` and `cancel`")
-        if self.version is not None and self.watch is None:
-            raise ValueError("Expected `version` only together with `watch`")
+        if self.watch is None and (self.version is not None or self.job_id is not None):
+            raise ValueError("Expected `version` and `job_id` only together with `watch`")
 
 
 class WebSocketHandler:
@@ -69,7 +71,7 @@ class WebSocketHandler:
         token = presented_token(request)
         response = detach(request, upgrade, connection)
         if token is not None and not connection.closing:
-            self._subscribe(connection, token, None)
+            self._subscribe(connection, token)
         return response
 
     def on_open(self, connection: WebSocketConnection) -> None:
@@ -99,15 +101,17 @@ class WebSocketHandler:
             connection.send_error(None, "invalid", str(error))
             return None
         if message.watch is not None:
-            self._subscribe(connection, message.watch, message.version)
+            self._subscribe(connection, message.watch, message.version, message.job_id)
         elif message.unwatch is not None:
             self._registry.unsubscribe(connection, str(message.unwatch))
         else:
             return self._cancel(connection, str(message.cancel))
         return None
 
-    def _subscribe(self, connection: WebSocketConnection, token: str, version: int | None) -> None:
-        request = self._auth.verify(token, version, connection.token_allowance)
+    def _subscribe(
+        self, connection: WebSocketConnection, token: str, version: int | None = None, job_id: UUID | None = None
+    ) -> None:
+        request = self._auth.verify(token, version, connection.token_allowance, job_id)
         if not isinstance(request, RejectedToken):
             connection.has_subscribed = True
             self._registry.subscribe(connection, request)
@@ -129,7 +133,10 @@ class WebSocketHandler:
             connection.send_error(job_id, "forbidden", "The token does not have the scope `cancel`.")
         else:
             try:
-                await self._store.cancel(subscription.grant)
+                result = await cancel_job(self._store, self._auth, subscription.grant)
             except (RedisError, OSError):
                 message = "The job records are unavailable; try again."
                 connection.send_error(job_id, "unavailable", message)
+            else:
+                if isinstance(result, RejectedToken):
+                    connection.send_error(result.job_id, result.code, result.message)

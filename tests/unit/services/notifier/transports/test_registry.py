@@ -117,7 +117,7 @@ class Replica:
             stuck_s=30,
         )
         self.registry = ConnectionRegistry(
-            cast(SnapshotSynchronizer, None),
+            cast(SnapshotSynchronizer, SimpleNamespace()),
             cast(NotifierSettings, settings),
             cast(TokenAuth, SimpleNamespace(key_ids=frozenset())),
             RemoteClock(),

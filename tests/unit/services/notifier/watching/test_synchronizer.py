@@ -36,7 +36,7 @@ class FakeStore:
     """Records that a test sets. A read returns them as they were when it began, and ends when the test releases it."""
 
     def __init__(self) -> None:
-        self.records: dict[str, bytes] = {}
+        self.records: dict[str, bytes | RecordRead] = {}
         self.reads: list[list[str]] = []
         self.unavailable: set[str] = set()
         self.released = asyncio.Event()
@@ -52,8 +52,8 @@ class FakeStore:
         return results
 
     def _record(self, job_id: str) -> RecordRead | None:
-        text = self.records.get(job_id)
-        return None if text is None else RecordRead(text, b'"k"', None, None)
+        record = self.records.get(job_id)
+        return RecordRead(record, b'"k"', None, None) if isinstance(record, bytes) else record
 
 
 class FakePubSub:
