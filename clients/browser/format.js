@@ -10,15 +10,22 @@ const STATUS_TEXTS = {
   failed: "Failed",
   cancelled: "Cancelled",
 };
+const OUTCOME_TEXTS = { released: "released by its worker", lost: "worker lost" }; // the others are words for users
 const RENEWAL_REPORT_DELAY_MS = 1000; // a worker may report a lease renewal this late
+const STALL_MS = 120_000; // without progress
 const MAX_COUNTDOWN_S = 100; // a time further away is shown as a time of day
 
-const AGE_UNITS = Object.entries({ d: 86_400, h: 3600, min: 60, s: 1 }); // in seconds
+const DURATION_UNITS = Object.entries({ d: 86_400, h: 3600, min: 60, s: 1 }); // in seconds
 const MAX_INCOMPLETE_PERCENT = 99.99;
 const TINY = 0.1; // a smaller number is shown with significant digits
 const MAX_PLAIN = 1e21; // a larger number with an exponent is shown as it is
 
 const numberFormat = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+
+/** Return what people call a job: its name, or its kind. */
+export function nameText({ name, kind }) {
+  return name ?? kind;
+}
 
 /** Return the status as text, such as "Running". */
 export function statusText(snapshot) {
@@ -71,30 +78,71 @@ export function resultText({ result, exact }) {
 }
 
 /**
- * Return what happens next, such as "starts at 14:05:00", or what is missing, such as "Worker lost, no attempt left".
+ * Return what happens next, such as "starts at 14:05:00", or why nothing happens, such as "Worker lost, no attempt left".
  *
  * @param {object} snapshot
  * @param {number} now the server's time in ms
  * @param {number} confirmedUntil the time until which the snapshot is known to be current, in ms; if the connection is
  *   lost after it, missing reports are not the worker's fault
+ * @param {?{before: ?number}} position the job's position in the queue, as the server answers it
  * @returns {string} "" if nothing is due
  */
-export function nextStepText(snapshot, now, confirmedUntil = now) {
+export function nextStepText(snapshot, now, confirmedUntil = now, position = null) {
   const { status, due_at: due, lease_until: lease, attempt, max_attempts: maxAttempts } = snapshot;
-  if (status === "queued") return Date.parse(due) > now ? `starts ${timeText(due, now)}` : waitingText(snapshot, now);
+  if (status === "queued" && Date.parse(due) > now) return `starts ${timeText(due, now)}`;
+  if (status === "queued") return waitingText(snapshot, now, position);
   if (status === "retrying") return `next attempt ${timeText(due, now)}`;
+  if (isStalled(snapshot, confirmedUntil)) return stalledText(snapshot, confirmedUntil);
   if (!isWorkerLost(snapshot, confirmedUntil)) return "";
   return `Worker lost, ${attempt < maxAttempts ? `next attempt ${timeText(lease, now)}` : "no attempt left"}`;
 }
 
+/** Return whether a job is on the queue and due. The record must exist: only then the job has a position. */
+export function isWaiting({ status, version, due_at: due }, now) {
+  return status === "queued" && version > 0 && !(Date.parse(due) > now);
+}
+
 /**
- * Return why a queued job has not started, such as "No worker has reported yet · submitted 1 h ago".
+ * Return why a queued job has not started, such as "About 40 jobs before this one · submitted 1 h ago".
  *
  * A snapshot of version 0 comes from the token: the server has no record, so it does not know whether the job waits.
  */
-function waitingText({ version, started_at: started, submitted_at: submitted }, now) {
-  if (started) return ""; // a worker has released it
-  return `${version ? "Waiting for a worker" : "No worker has reported yet"} · submitted ${ageText(submitted, now)}`;
+function waitingText({ version, started_at: started, submitted_at: submitted }, now, position) {
+  const text = positionText(position);
+  if (started) return text; // a worker has released it
+  const reason = version ? "Waiting for a worker" : "No worker has reported yet";
+  return `${text || reason} · submitted ${ageText(submitted, now)}`;
+}
+
+/** Return how many jobs wait before a queued one, "" if the number is unknown or 0. */
+function positionText(position) {
+  const count = position?.before;
+  return count ? `About ${numberFormat.format(count)} ${count === 1 ? "job" : "jobs"} before this one` : "";
+}
+
+/** Return whether a running job has not advanced for long, although its worker is not lost. */
+export function isStalled(snapshot, confirmedUntil) {
+  const isRunning = snapshot.status === "running" && !isWorkerLost(snapshot, confirmedUntil);
+  return isRunning && confirmedUntil - lastAdvance(snapshot) >= STALL_MS;
+}
+
+/** Return for how long a job has not advanced. Only a lease, which its worker renews, shows that it is alive. */
+function stalledText(snapshot, confirmedUntil) {
+  const { progress, lease_until: lease } = snapshot;
+  const missing = progress ? "not advanced" : "reported no progress";
+  return `${lease ? "Alive, but has" : "Has"} ${missing} for ${durationText(confirmedUntil - lastAdvance(snapshot))}`;
+}
+
+/** Return when a running job last advanced, in ms; NaN if a server of version 0.1 has not recorded it. */
+function lastAdvance({ progress, started_at: started, advanced_at: advanced }) {
+  if (progress?.current && !advanced) return NaN;
+  return Math.max(Date.parse(started), Date.parse(advanced ?? started));
+}
+
+/** Return the outcome of an earlier attempt, such as "Attempt 1: failed after 12 s". */
+export function attemptText({ attempt, started_at: started, ended_at: ended, outcome }) {
+  const duration = started ? ` after ${durationText(Date.parse(ended) - Date.parse(started))}` : "";
+  return `Attempt ${attempt}: ${OUTCOME_TEXTS[outcome] ?? outcome}${duration}`;
 }
 
 /** Return why the page may not show the present state of a job, or "" if it does. The snapshot may be null. */
@@ -119,9 +167,15 @@ export function isWorkerLost({ status, lease_until: until, updated_at: updated }
 
 /** Return how long ago a time was, such as "5 min ago". */
 function ageText(time, now) {
-  const seconds = Math.floor((now - Date.parse(time)) / 1000);
-  const [unit, unitSeconds] = AGE_UNITS.find(([, size]) => seconds >= size) ?? [];
-  return unit ? `${Math.floor(seconds / unitSeconds)} ${unit} ago` : "just now";
+  const ms = now - Date.parse(time);
+  return ms < 1000 ? "just now" : `${durationText(ms)} ago`;
+}
+
+/** Return a duration as text, such as "5 min", rounded down. */
+function durationText(ms) {
+  const seconds = ms / 1000;
+  const [unit, unitSeconds] = DURATION_UNITS.find(([, size]) => seconds >= size) ?? ["s", 1];
+  return `${Math.max(0, Math.floor(seconds / unitSeconds))} ${unit}`;
 }
 
 /** Return a time relative to now, such as "in 12 s", or "at 14:05:00" in the user's time zone. */

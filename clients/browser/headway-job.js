@@ -1,12 +1,13 @@
 /**
  * `<headway-job token="…" url="…">Export of March</headway-job>` shows one job live.
  *
- * The element's content is its label. If it is empty, the job's kind is shown. Texts of a job are rendered as text,
+ * The element's content is its label. If it is empty, the job's name or kind is shown. Texts of a job are rendered as text,
  * never as markup.
  */
 
-import { isCancelling, isWorkerLost, percent } from "./format.js";
+import { isCancelling, isStalled, isWaiting, isWorkerLost, percent } from "./format.js";
 import { liveUrl } from "./live-url.js";
+import { QueuePosition } from "./position.js";
 import { mayCancel, readClaims } from "./token.js";
 import { View } from "./view.js";
 import { watchJob } from "./watch.js";
@@ -34,6 +35,7 @@ export class HeadwayJob extends Base {
   #connection = "connecting";
   #cancelRequested = false; // by this element
   #watch = null;
+  #position = null;
   #watchedKey = ""; // the token and URL of the current watch
   #syncScheduled = false;
   #timer;
@@ -116,12 +118,13 @@ export class HeadwayJob extends Base {
     const onConnection = (state) => this.#onConnection(state);
     const onError = (error) => this.#onError(error);
     this.#watch = watchJob({ url, token, onConnection, onError }, (snapshot) => this.#onSnapshot(snapshot));
+    this.#position = new QueuePosition(url, token, () => this.#render());
   }
 
   #stop() {
     clearTimeout(this.#timer);
     this.#watch?.close();
-    this.#watch = null;
+    this.#watch = this.#position = null;
   }
 
   #onConnection(state) {
@@ -160,7 +163,8 @@ export class HeadwayJob extends Base {
     const confirmedUntil = this.#watch?.confirmedUntil() ?? 0;
     const states = this.#states(error, confirmedUntil);
     const [connection, cancel] = [this.#connection, this.#cancelState()];
-    this.#view.render(snapshot, { error, connection, cancel, now, confirmedUntil, states });
+    const position = this.#position?.poll(this.#isSeenWaiting(now) ? snapshot.id : null);
+    this.#view.render(snapshot, { error, connection, cancel, now, confirmedUntil, position, states });
     this.#customStates.clear();
     for (const state of states) this.#customStates.add(state);
     const unfinished = this.#watch && snapshot && !snapshot.finished_at;
@@ -172,6 +176,13 @@ export class HeadwayJob extends Base {
     const jobError = this.#snapshot?.error;
     if (this.#watchError && !this.#snapshot?.finished_at) return this.#watchError.message;
     return jobError ? `${jobError.type}: ${jobError.message}` : "";
+  }
+
+  /** Return whether the job waits in the queue, the element is in the window, and the connection is live. */
+  #isSeenWaiting(now) {
+    if (this.#connection !== "live" || !this.#snapshot || !isWaiting(this.#snapshot, now)) return false;
+    const { top, bottom, height } = this.getBoundingClientRect();
+    return height > 0 && bottom > 0 && top < innerHeight;
   }
 
   #cancelState() {
@@ -190,6 +201,7 @@ export class HeadwayJob extends Base {
       stale: snapshot && this.#connection !== "live",
       indeterminate: isRunning && percent(snapshot) === null,
       lost: isRunning && isWorkerLost(snapshot, confirmedUntil),
+      stalled: isRunning && isStalled(snapshot, confirmedUntil),
     };
     return [snapshot?.status ?? "waiting", ...Object.keys(additional).filter((name) => additional[name])];
   }

@@ -18,7 +18,7 @@ export interface HeadwayJobProps<Result = unknown>
   onEnd?: (snapshot: Snapshot<Result>) => void;
   /** Called when the job cannot be watched or cancelled. */
   onError?: (error: WatchError) => void;
-  /** The label. If it is empty, the job's kind is shown. */
+  /** The label. If it is empty, the job's name or kind is shown. */
   children?: ReactNode;
   ref?: Ref<HeadwayJobElement>;
 }

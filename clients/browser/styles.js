@@ -74,7 +74,7 @@ export const CSS = `
   to { transform: translateX(200%); }
 }
 [data-states~="stale"] [part~="track"] { opacity: 0.5; }
-[data-states~="stale"] [part~="bar"] { animation-play-state: paused; }
+[data-states~="stale"] [part~="bar"], [data-states~="stalled"] [part~="bar"] { animation-play-state: paused; }
 
 [data-states~="waiting"][data-states~="error"] :is([part~="track"], [part~="progress"]) { display: none; }
 [part~="foot"] { flex-wrap: wrap; row-gap: 0.25em; }
@@ -115,6 +115,14 @@ export const CSS = `
   max-block-size: 3em;
   max-block-size: 2lh;
   clip-path: inset(-0.5em -0.5em 0); /* not the outline of the button */
+}
+[part~="detail"]:not([data-expanded]) [part~="attempts"], [part~="attempts"]:empty { display: none; }
+[part~="attempts"] {
+  grid-area: 3 / 1 / auto / -1;
+  margin: 0.25em 0 0;
+  padding: 0;
+  color: var(--_soft);
+  list-style: none;
 }
 [part~="detail"][data-expanded] :is([part~="error"], [part~="message"]) { -webkit-line-clamp: none; }
 

@@ -1,6 +1,16 @@
 /** The shadow DOM of `<headway-job>`: its parts and how they render a snapshot. */
 
-import { amountText, connectionText, messageText, nextStepText, percent, percentText, statusText } from "./format.js";
+import { renderAttempts } from "./attempts.js";
+import {
+  amountText,
+  connectionText,
+  messageText,
+  nameText,
+  nextStepText,
+  percent,
+  percentText,
+  statusText,
+} from "./format.js";
 import { CSS } from "./styles.js";
 
 const LIVE_DELAY_MS = 100; // after which the first snapshot is no change any more that a screen reader would announce
@@ -44,8 +54,10 @@ export class View {
   #buildText() {
     const progress = this.#create("p", "progress", {}, this.#create("span", "amount"), this.#create("span", "note"));
     const words = [this.#create("p", "error"), this.#create("p", "message")];
+    const attempts = this.#create("ol", "attempts", { "aria-label": "Earlier attempts" });
     const expand = this.#create("button", "expand", { type: "button", "aria-controls": "detail", hidden: "" });
-    return this.#create("div", "text", {}, progress, this.#create("div", "detail", { id: "detail" }, ...words, expand));
+    const detail = this.#create("div", "detail", { id: "detail" }, ...words, attempts, expand);
+    return this.#create("div", "text", {}, progress, detail);
   }
 
   #buildActions() {
@@ -72,16 +84,22 @@ export class View {
    *   enabled, or already clicked
    * @param {number} state.now the server's time in ms
    * @param {number} state.confirmedUntil the time until which the snapshot is known to be current, in ms
+   * @param {?object} state.position the job's position in the queue
    * @param {string[]} state.states the names of the element's states
    */
-  render(snapshot, { error, connection, cancel, now, confirmedUntil, states }) {
+  render(snapshot, { error, connection, cancel, now, confirmedUntil, position, states }) {
     this.#updateLiveRegion(snapshot);
     this.#parts.job.dataset.states = states.join(" ");
-    const nextStep = snapshot ? nextStepText(snapshot, now, confirmedUntil) : "";
-    this.#setText("kind", snapshot?.kind ?? "Job");
+    const nextStep = snapshot ? nextStepText(snapshot, now, confirmedUntil, position) : "";
+    this.#setText("kind", snapshot ? nameText(snapshot) : "Job");
+    setAttribute(this.#parts.kind, "translate", snapshot?.name ? null : "no");
     this.#setText("status", snapshot ? statusText(snapshot) : error ? "" : "Connecting…");
     this.#setText("note", connectionText(connection, snapshot) || nextStep);
-    const isNewText = [this.#renderError(snapshot, error), this.#renderMessage(snapshot, error)].some(Boolean);
+    const isNewText = [
+      this.#renderError(snapshot, error),
+      this.#renderMessage(snapshot, error),
+      renderAttempts(this.#parts.attempts, snapshot),
+    ].some(Boolean);
     if (isNewText) this.#updateExpand();
     this.#renderProgress(snapshot);
     this.#renderCancel(cancel);
@@ -153,11 +171,15 @@ export class View {
     this.#updateExpand();
   }
 
-  /** Offer the whole text if the shown lines do not contain it. The button does not disappear under the focus. */
+  /**
+   * Offer the whole text if the shown lines do not contain it, or if there are earlier attempts. The button does not
+   * disappear under the focus.
+   */
   #updateExpand() {
-    const { expand, detail, error, message } = this.#parts;
+    const { expand, detail, error, message, attempts } = this.#parts;
     const isCut = [detail, error, message].some(({ scrollHeight, clientHeight }) => scrollHeight > clientHeight + 1);
-    expand.hidden = !isCut && !this.#isExpanded && this.#root.activeElement !== expand;
+    const hasMore = isCut || attempts.hasChildNodes();
+    expand.hidden = !hasMore && !this.#isExpanded && this.#root.activeElement !== expand;
   }
 
   /** Set a text if it differs from the one last written, and return whether it does: each write is announced. */

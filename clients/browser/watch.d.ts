@@ -19,6 +19,21 @@ export interface JobError {
   readonly message: string;
 }
 
+/** An attempt before the current one. */
+export interface EarlierAttempt {
+  readonly attempt: number;
+  /** Null if no worker has started it. */
+  readonly started_at: Time | null;
+  readonly ended_at: Time;
+  /**
+   * `released` by a worker that stopped, `lost` with its worker, or the status with which the job had ended before it was
+   * redriven. A newer server may send others.
+   */
+  readonly outcome: "failed" | "released" | "lost" | "succeeded" | "cancelled" | (string & {});
+  /** The type of its error. */
+  readonly error: string | null;
+}
+
 /** The fields of a snapshot, whatever its status. */
 export interface SnapshotFields<Result = unknown> {
   readonly id: string;
@@ -43,6 +58,12 @@ export interface SnapshotFields<Result = unknown> {
   /** When the worker's lease expires unless the worker renews it. */
   readonly lease_until: Time | null;
   readonly expires_at: Time;
+  /** What people call the job; absent if it has no name. */
+  readonly name?: string;
+  /** When the progress of this attempt last rose; absent before. */
+  readonly advanced_at?: Time;
+  /** The last five attempts before the current one, the oldest first; absent if there are none. */
+  readonly earlier_attempts?: readonly EarlierAttempt[];
   /** The texts of numbers that JavaScript changes; added by this client, and absent from most snapshots. */
   readonly exact?: ExactTexts;
 }

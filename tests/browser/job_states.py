@@ -30,6 +30,8 @@ NOTHING: dict[str, Any] = {
     "result": None,
     "error": None,
     "cancel_requested": False,
+    "advanced_at": None,
+    "earlier_attempts": [],
 }
 RUNNING: dict[str, Any] = {
     "status": "running",
@@ -42,6 +44,25 @@ RUNNING: dict[str, Any] = {
 LOST = RUNNING | {"lease_until": after(-2), "updated_at": after(-62)}
 ENDED = RUNNING | {"finished_at": after(-1), "lease_until": None}
 
+EARLIER_ATTEMPTS = [
+    {
+        "attempt": number,
+        "started_at": after(-5000 + 600 * number),
+        "ended_at": after(-5000 + 600 * number + 12),
+        "outcome": outcome,
+        "error": error,
+    }
+    for number, (outcome, error) in enumerate(
+        [
+            ("failed", "InvalidRow"),
+            ("lost", None),
+            ("released", None),
+            ("failed", "requests.exceptions.ReadTimeout" * 4),
+        ],
+        start=1,
+    )
+]
+
 # The states of a job, and the status that each has.
 JOB_STATES: dict[str, tuple[str, dict[str, Any]]] = {
     "no record": ("Queued", {"submitted_at": after(-7200)}),
@@ -51,6 +72,8 @@ JOB_STATES: dict[str, tuple[str, dict[str, Any]]] = {
     "long message": ("Running", RUNNING | {"progress": PROGRESS | {"message": LONG_TEXT}}),
     "retrying": ("Retrying", RUNNING | {"status": "retrying", "attempt": 2, "due_at": after(DAY_S), "error": ERROR}),
     "worker lost": ("Running", LOST | {"attempt": 2}),
+    "stalled": ("Running", RUNNING | {"started_at": after(-900), "advanced_at": after(-725)}),
+    "later attempt": ("Running", RUNNING | {"attempt": 5, "earlier_attempts": EARLIER_ATTEMPTS}),
     "cancelling": ("Cancelling", RUNNING | {"cancel_requested": True}),
     "cancelled": ("Cancelled", ENDED | {"status": "cancelled"}),
     "failed": ("Failed", ENDED | {"status": "failed", "error": ERROR}),

@@ -31,6 +31,8 @@ class LiveSite:
         self._errors: dict[str, dict[str, Any]] = {}
         self._sockets: set[web.WebSocketResponse] = set()
         self._last_job = 0
+        self.jobs_before = 0  # in the queue, before each job
+        self.positions: list[str] = []  # the ids of the jobs whose position was requested
         self.page = ""  # the HTML at /embedding
         self.cancelled: list[str] = []  # the ids of the jobs whose cancellation was requested
 
@@ -40,6 +42,7 @@ class LiveSite:
         settings = SubmitterSettings(submitter_url=url, live_url=url, token_key_file=Path("token.pem"))
         app = web.Application()
         app.add_routes([*Pages(Links(settings)).routes(), web.get("/live", self._live)])
+        app.router.add_get("/live/jobs/{id}/position", self._position)
         app.router.add_post("/live/{path:.*}", self._refuse)
         app.router.add_get("/embedding", self._embedding)
         return app
@@ -128,6 +131,10 @@ class LiveSite:
         finally:
             self._sockets.discard(socket)
         return socket
+
+    async def _position(self, request: web.Request) -> web.Response:
+        self.positions.append(request.match_info["id"])
+        return web.json_response({"now": str(Timestamp.now()), "before": self.jobs_before, "complete": True})
 
     async def _embedding(self, _request: web.Request) -> web.Response:
         return web.Response(text=self.page, content_type="text/html")

@@ -10,7 +10,17 @@ import pytest
 from playwright.async_api import BrowserContext, Locator, Page, Route, expect
 
 from tests.browser.conftest import PageErrors
-from tests.browser.job_states import ENDED, ERROR, JOB_STATES, LONG_TEXT, NOTHING, PROGRESS, RUNNING, after
+from tests.browser.job_states import (
+    EARLIER_ATTEMPTS,
+    ENDED,
+    ERROR,
+    JOB_STATES,
+    LONG_TEXT,
+    NOTHING,
+    PROGRESS,
+    RUNNING,
+    after,
+)
 from tests.browser.live_site import LiveSite
 from tests.browser.probes import COLOR_SHARES, INSPECT, OBSERVE_SHIFTS, RECORD_ANNOUNCEMENTS, axe
 from tests.waiting import wait_until
@@ -259,6 +269,54 @@ async def test_screen_is_true(board: Board, page: Page) -> None:
     await expect(board.part("amount")).to_be_empty()
     await expect(board.part("message")).to_be_empty()
     assert await board.bar() == pytest.approx([0, 1], abs=1e-6)
+
+
+async def test_waiting_job_shows_its_position(board: Board, page: Page) -> None:
+    """A waiting job says how many jobs wait before it. The position of a job outside the window is not requested."""
+    board.site.jobs_before = 40
+    await board.add(version=1)
+    below = board.job_id
+    await page.evaluate("document.querySelector('headway-job').style.marginTop = '5000px'")
+    await board.add(version=1)
+    await expect(board.part("note").first).to_contain_text("About 40 jobs before this one · submitted ")
+    assert below not in board.site.positions
+    await page.locator("headway-job").last.scroll_into_view_if_needed()
+    await expect(board.part("note").last).to_contain_text("About 40 jobs before this one · submitted ")
+    await page.evaluate("scrollTo(0, 0)")
+    await board.show(RUNNING)
+    await expect(board.part("note").first).to_be_empty()
+
+
+async def test_stalled_job_is_called_alive(board: Board, page: Page) -> None:
+    """A job that has not advanced says so, and its bar does not pretend to; without a connection that is not known."""
+    await page.emulate_media(reduced_motion="no-preference")
+    await board.add()
+    await board.show(STATES["indeterminate"][1] | {"started_at": after(-900), "advanced_at": after(-725)})
+    await expect(board.part("note")).to_have_text(re.compile(r"Alive, but has not advanced for \d+ min"))
+    await expect(page.locator("headway-job:state(stalled)")).to_have_count(1)
+    await expect(board.part("bar")).to_have_css("animation-play-state", "paused")
+    await board.site.disconnect()
+    await expect(page.locator("headway-job:state(stalled)")).to_have_count(0)
+
+
+async def test_earlier_attempts_are_listed(board: Board) -> None:
+    """A button shows the earlier attempts, each with its outcome; the types of their errors are not translated."""
+    await board.add()
+    await board.show(STATES["later attempt"][1] | {"earlier_attempts": EARLIER_ATTEMPTS[:2]})
+    await expect(board.part("attempts")).to_be_hidden()
+    await board.part("expand").press("Enter")
+    items = board.part("attempts").get_by_role("listitem")
+    await expect(items).to_have_text(["Attempt 1: failed after 12 s · InvalidRow", "Attempt 2: worker lost after 12 s"])
+    await expect(items.first.locator("[translate=no]")).to_have_text("InvalidRow")
+    await board.show(RUNNING)
+    await expect(board.part("attempts")).to_be_hidden()
+
+
+async def test_name_is_the_label(board: Board) -> None:
+    """Without a label of its own, the element shows the job's name, which is translated, unlike a kind."""
+    await board.add(name="<b>Export</b> of March")
+    await expect(board.part("kind")).to_have_text("<b>Export</b> of March")
+    await expect(board.part("kind")).not_to_have_attribute("translate", "no")
 
 
 async def test_connection_is_explained(board: Board, page: Page, context: BrowserContext) -> None:

@@ -15,6 +15,7 @@ const navigator = { onLine: true };
 Object.defineProperty(globalThis, "navigator", { value: navigator });
 const output = JSON.parse(process.argv[1]).map(([name, argument, ...rest]) => {
   if (name === "connectionText") navigator.onLine = rest.pop();
+  if (rest.length > 2) rest[2] = JSON.parse(rest[2]);
   return format[name](name === "connectionText" ? argument : parseMessage(`{"job":${argument}}`).job, ...rest);
 });
 console.log(JSON.stringify(output));
@@ -164,6 +165,71 @@ def test_next_step_is_explained() -> None:
         ("nextStepText", snapshot(**lost), now, 0): "",
         ("nextStepText", snapshot(), now): "",
     }
+    check(cases)
+
+
+def test_position_is_shown_while_others_wait_before() -> None:
+    """A queued job that is due says how many jobs wait before it, unless that is unknown or none does."""
+    now = NOW * 1000
+    queued = {"status": '"queued"'}
+    cases: dict[tuple[Any, ...], Any] = {
+        ("nextStepText", snapshot(**queued), now, now, None): "Waiting for a worker · submitted 1 h ago",
+        ("nextStepText", snapshot(**queued, due_at=at(12)), now, now, '{"before": 9}'): "starts in 12 s",
+        ("isWaiting", snapshot(**queued), now): True,
+        ("isWaiting", snapshot(**queued, due_at=at(-1)), now): True,
+        ("isWaiting", snapshot(**queued, due_at=at(1)), now): False,
+        ("isWaiting", snapshot(**queued, version="0"), now): False,
+        ("isWaiting", snapshot(), now): False,
+    }
+    for before, text in {
+        "null": "Waiting for a worker",
+        "0": "Waiting for a worker",
+        "1": "About 1 job before this one",
+        "1240": "About 1,240 jobs before this one",
+    }.items():
+        position = f'{{"before": {before}, "complete": true}}'
+        cases["nextStepText", snapshot(**queued), now, now, position] = f"{text} · submitted 1 h ago"
+        released = text if "About" in text else ""
+        cases["nextStepText", snapshot(**queued, started_at=at(-10)), now, now, position] = released
+    check(cases)
+
+
+def test_stalled_job_says_since_when() -> None:
+    """A running job has not advanced since its progress last rose in this delivery, as far as that is certain."""
+    now = NOW * 1000
+    alive = {"lease_until": at(40), "updated_at": at(-5)}
+    started = {**alive, "started_at": at(-730)}
+    some, none = progress("4", "10", "40.0"), progress("0", "10", "0.0")
+    texts = {
+        snapshot(**started, **some, advanced_at=at(-725)): "Alive, but has not advanced for 12 min",
+        snapshot(**started, **progress("4"), advanced_at=at(-7200)): "Alive, but has not advanced for 12 min",
+        snapshot(**started, **none): "Alive, but has not advanced for 12 min",
+        snapshot(**started): "Alive, but has reported no progress for 12 min",
+        snapshot(**started, **some, advanced_at=at(-119)): "",
+        snapshot(**started, **some): "",  # from a server of version 0.1, which does not know it
+        snapshot(**(started | {"lease_until": "null"}), **none): "Has not advanced for 12 min",
+        snapshot(**(started | {"lease_until": at(-1), "updated_at": at(-60)})): "Worker lost, next attempt soon",
+        snapshot(**(alive | {"started_at": at(-119)})): "",
+        snapshot(**started, status='"succeeded"', finished_at=at(0)): "",
+    }
+    cases: dict[tuple[Any, ...], Any] = {("nextStepText", text, now): shown for text, shown in texts.items()}
+    cases |= {("isStalled", text, now): "for 12 min" in shown for text, shown in texts.items()}
+    stalled = snapshot(**started, **some, advanced_at=at(-725))
+    cases["nextStepText", stalled, now, now - 600_000] = "Alive, but has not advanced for 2 min"
+    cases["nextStepText", stalled, now, now - 610_000] = ""
+    cases["nextStepText", stalled, now, 0] = ""
+    check(cases)
+
+
+def test_earlier_attempts_have_an_outcome() -> None:
+    """An earlier attempt has an outcome in words, and its duration if a worker has started it."""
+    times = {"started_at": at(-20), "ended_at": at(-7.5)}
+    texts = {"failed": "failed", "lost": "worker lost", "released": "released by its worker", "paused": "paused"}
+    cases: dict[tuple[Any, ...], Any] = {
+        ("attemptText", snapshot(**times, attempt="2", outcome=f'"{outcome}"')): f"Attempt 2: {text} after 12 s"
+        for outcome, text in texts.items()
+    }
+    cases["attemptText", snapshot(ended_at=at(0), outcome='"cancelled"')] = "Attempt 1: cancelled"
     check(cases)
 
 

@@ -10,12 +10,14 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from headway.contracts import Timestamp
-from tests.browser.job_states import JOB_STATES, LONG_TEXT, LOST, NOTHING, PROGRESS, RUNNING
+from tests.browser.job_states import EARLIER_ATTEMPTS, JOB_STATES, LONG_TEXT, LOST, NOTHING, PROGRESS, RUNNING, after
 from tests.browser.live_site import LiveSite
 from tests.browser.probes import COLOR_SHARES, INSPECT, OBSERVE_SHIFTS, RECORD_ANNOUNCEMENTS, TRANSLATE, axe
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.browser
+
+STALLED = JOB_STATES["stalled"][1]
 
 
 class JobPage:
@@ -270,6 +272,8 @@ async def test_changes_are_announced_once(page: Page, site: LiveSite) -> None:
     await job.show(RUNNING | {"progress": PROGRESS | {"percent": 50.0}})
     await job.show(LOST)
     await job.show(RUNNING)
+    await job.show(STALLED)
+    await job.show(RUNNING)
     await wait_for_connection_loss(page, site)
     await wait_until(lambda: page.evaluate("announcements.some((text) => text.startsWith('Reconnecting'))"))
     site.answers = True
@@ -279,6 +283,7 @@ async def test_changes_are_announced_once(page: Page, site: LiveSite) -> None:
         "Retrying",
         "Running",
         "Worker lost",
+        "Alive, but has not advanced for",
         "Reconnecting…",
         "Connected again.",
         "Failed",
@@ -324,6 +329,36 @@ async def test_lost_worker_is_shown_while_connected(page: Page, site: LiveSite) 
     await expect(outlook).to_have_text("Worker lost, no attempt left")
     await job.show(RUNNING)
     await expect(outlook).to_be_empty()
+
+
+async def test_waiting_is_explained(page: Page, site: LiveSite) -> None:
+    """A waiting job says how many jobs wait before it, and a running one that it does not advance, for how long."""
+    site.jobs_before = 40
+    job = await open_job(page, site)
+    await job.show({"submitted_at": after(-7200)})
+    outlook = page.locator("#outlook")
+    await expect(outlook).to_have_text("About 40 jobs before this one · submitted 2 h ago")
+    await job.show(RUNNING | {"started_at": after(-900), "advanced_at": after(-30)})
+    await expect(outlook).to_be_empty()
+    await expect(page.locator("#remaining-time")).to_be_visible()
+    await job.show(STALLED)
+    await expect(outlook).to_have_text(re.compile(r"Alive, but has not advanced for \d+ min"))
+    await expect(page.locator("#remaining-time")).to_be_hidden()
+    await site.disconnect()
+    await expect(outlook).to_be_empty()
+
+
+async def test_name_and_earlier_attempts_are_shown(page: Page, site: LiveSite) -> None:
+    """A job's name is the heading and the title. Its earlier attempts are listed with outcome and type of error."""
+    job = await open_job(page, site, name="<b>Export</b> of March")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("<b>Export</b> of March")
+    await expect(page).to_have_title("Queued · <b>Export</b> of March")
+    await expect(page.locator("#earlier")).to_be_hidden()
+    await job.show(RUNNING | {"attempt": 3, "earlier_attempts": EARLIER_ATTEMPTS[:2]})
+    items = page.get_by_role("list", name="Earlier attempts").get_by_role("listitem")
+    await expect(items).to_have_text(["Attempt 1: failed after 12 s · InvalidRow", "Attempt 2: worker lost after 12 s"])
+    await expect(items.first.locator("[translate=no]")).to_have_text("InvalidRow")
+    await expect(page.locator("#elapsed-since")).to_have_text("since start")
 
 
 async def test_ended_job_does_not_contradict_itself(page: Page, site: LiveSite) -> None:

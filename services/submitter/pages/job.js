@@ -4,11 +4,15 @@
  * Texts of jobs and workers are shown as text, never as markup.
  */
 
+import { renderAttempts } from "/assets/attempts.js";
 import {
   amountText,
   isCancelling,
+  isStalled,
+  isWaiting,
   isWorkerLost,
   messageText,
+  nameText,
   nextStepText,
   percent,
   percentText,
@@ -18,6 +22,7 @@ import {
 import { liveUrl } from "/assets/live-url.js";
 import { showMessage } from "/assets/message.js";
 import { announce, lostText, showConnection } from "/assets/notice.js";
+import { QueuePosition } from "/assets/position.js";
 import { problemOf, waitingProblem } from "/assets/problems.js";
 import { initSharing } from "/assets/share.js";
 import { setText as write } from "/assets/text.js";
@@ -33,6 +38,7 @@ const element = Object.fromEntries([...document.querySelectorAll("[id]")].map((f
 const times = new JobTimes();
 
 let watch;
+let position;
 let snapshot = null;
 let problem = null; // why the job cannot be watched, in the format of a job's error
 let connection = { state: "connecting" };
@@ -56,6 +62,7 @@ function start() {
     render();
   }, SLOW_START_MS);
   watch = watchJob({ url: liveUrl, token, onConnection, onError }, onSnapshot);
+  position = new QueuePosition(liveUrl, token, renderTimes);
   initSharing({ id: watch.id, token });
   if (mayCancel(claims)) element.cancel.addEventListener("click", cancel);
   else element.cancel.remove();
@@ -102,17 +109,20 @@ function renderNoJob() {
 }
 
 function renderJob() {
-  const { version, kind, status, attempt, max_attempts: attempts, result } = snapshot;
+  const { version, status, attempt, max_attempts: attempts, result } = snapshot;
   Object.assign(main.dataset, { status, version });
   main.toggleAttribute("data-stale", lostAt !== null);
   const knownAt = Math.max(confirmedAt, Date.parse(snapshot.updated_at ?? snapshot.submitted_at));
   showConnection(lostText(connection.state, snapshot), knownAt);
-  setText("kind", kind);
+  setText("kind", nameText(snapshot));
+  element.kind.translate = Boolean(snapshot.name); // a kind is an identifier
   setText("status", statusText(snapshot));
   setText("attempt", `${attempt} of ${attempts}`);
   element.attempts.hidden = attempt < 2;
   setText("result", resultText(snapshot));
   element.outcome.hidden = result === null;
+  renderAttempts(element["earlier-attempts"], snapshot);
+  element.earlier.hidden = !element["earlier-attempts"].hasChildNodes();
   renderProgress();
   renderTimes();
   renderCancel();
@@ -135,7 +145,7 @@ function renderTimes() {
   const now = lostAt ?? watch.now();
   confirmedAt = watch.confirmedUntil() || confirmedAt;
   const elapsed = times.elapsed(snapshot, now);
-  const remaining = times.remaining(snapshot, now);
+  const remaining = isStalled(snapshot, watch.confirmedUntil()) ? null : times.remaining(snapshot, now);
   setText("elapsed", elapsed && clockText(elapsed.ms));
   setText("elapsed-since", elapsed && `since ${elapsed.since}`);
   setText("remaining", remaining && `about ${clockText(remaining + 999)}`);
@@ -147,20 +157,23 @@ function renderTimes() {
 
 /** Show what happens next. A worker is lost only if its lease has ended before the server's last sign of life. */
 function renderNextStep(now) {
-  const wasLost = main.hasAttribute("data-lost");
   const confirmedUntil = watch.confirmedUntil();
-  const isLost = isWorkerLost(snapshot, confirmedUntil);
-  const text = nextStepText(snapshot, now, confirmedUntil);
+  const isQueued = connection.state === "live" && isWaiting(snapshot, now);
+  const text = nextStepText(snapshot, now, confirmedUntil, position.poll(isQueued ? snapshot.id : null));
+  const states = { lost: isWorkerLost(snapshot, confirmedUntil), stalled: isStalled(snapshot, confirmedUntil) };
   setText("outlook", text);
-  if (isLost && !wasLost) announce(text);
-  main.toggleAttribute("data-lost", isLost);
+  for (const [name, isNow] of Object.entries(states)) {
+    if (isNow && !main.hasAttribute(`data-${name}`)) announce(text);
+    main.toggleAttribute(`data-${name}`, isNow);
+  }
 }
 
 function renderTitle() {
-  const { status, kind } = snapshot;
+  const { status } = snapshot;
+  const name = nameText(snapshot);
   const mark = TITLE_MARKS[status];
   const label = lostText(connection.state, snapshot) || (status === "running" && percentText(snapshot)) || statusText(snapshot);
-  const newTitle = mark ? `${mark} ${kind}` : `${label} · ${kind}`;
+  const newTitle = mark ? `${mark} ${name}` : `${label} · ${name}`;
   if (newTitle !== title) document.title = title = newTitle; // a translator may have changed it in the document
 }
 

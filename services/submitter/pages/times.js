@@ -10,9 +10,9 @@ export class JobTimes {
 
   /** Add a newer snapshot. */
   add(snapshot) {
-    const { generation, attempt, started_at: started, updated_at: updated, earlier_attempts: earlier } = snapshot;
+    const { generation, attempt, started_at: started, earlier_attempts: earlier = [] } = snapshot;
     if (generation !== this.#generation) [this.#generation, this.#firstStart, this.#delivery] = [generation, null, null];
-    const first = attempt === 1 ? started : earlier?.find((other) => other.attempt === 1)?.started_at;
+    const first = attempt === 1 ? started : earlier.filter((other) => other.attempt === 1).pop()?.started_at;
     if (first) this.#firstStart ??= Date.parse(first);
     if (!started) return;
     if (started !== this.#delivery) {
@@ -22,7 +22,7 @@ export class JobTimes {
       this.#delivery = started;
     }
     const percent = snapshot.progress?.percent ?? null;
-    if (percent !== null) this.#baseline ??= { time: Date.parse(updated), percent };
+    if (percent !== null) this.#baseline ??= { time: progressTime(snapshot), percent };
   }
 
   /**
@@ -38,15 +38,21 @@ export class JobTimes {
   }
 
   /** Return the estimated remaining time of a running attempt in ms; null if it is unknown or a report is overdue. */
-  remaining({ status, progress, updated_at: updated }, now) {
+  remaining(snapshot, now) {
+    const { status, progress } = snapshot;
     const percent = progress?.percent ?? null;
     if (status !== "running" || percent === null || !this.#baseline) return null;
     const done = percent - this.#baseline.percent;
     if (done < MIN_ESTIMATE_PERCENT) return null;
-    const pace = (Date.parse(updated) - this.#baseline.time) / done;
-    const ms = pace * (100 - percent) - (now - Date.parse(updated));
+    const time = progressTime(snapshot);
+    const ms = ((time - this.#baseline.time) / done) * (100 - percent) - (now - time);
     return ms > 0 ? ms : null;
   }
+}
+
+/** Return when the progress of a snapshot last rose, in ms. A server of version 0.1 knows only the last change of all. */
+function progressTime({ advanced_at: advanced, updated_at: updated }) {
+  return Date.parse(advanced ?? updated);
 }
 
 /** Return a duration, such as "0:18" or "1:02:03". */

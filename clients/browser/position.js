@@ -1,0 +1,58 @@
+/**
+ * The position of a waiting job in the queue.
+ *
+ * The server does not push it, because each job that starts changes the positions of all others. It is requested only while
+ * a user can see the job.
+ */
+
+const FIRST_DELAY_MS = 1_000; // most jobs start sooner
+const INTERVAL_MS = 10_000;
+
+export class QueuePosition {
+  #url;
+  #token;
+  #onAnswer;
+  #dueAt = null; // of the next request, on the monotonic clock; null while the job does not wait
+  #answer = null;
+  #isRefused = false; // by a server that knows no positions, or not this token
+
+  /**
+   * @param {string} url the notifier's public base URL
+   * @param {string} token a watch token
+   * @param {() => void} onAnswer called after each request
+   */
+  constructor(url, token, onAnswer) {
+    this.#url = new URL(url, document.baseURI).href.replace(/\/*$/, "");
+    this.#token = token;
+    this.#onAnswer = onAnswer;
+  }
+
+  /**
+   * Return the newest position, and request it if that is due. Call this at least every second.
+   *
+   * @param {?string} id the id of the job; null unless it waits where a user can see it
+   * @returns {?{before: ?number, complete: boolean}} null if the position is unknown
+   */
+  poll(id) {
+    if (!id || document.hidden) {
+      this.#dueAt = this.#answer = null;
+      return null;
+    }
+    this.#dueAt ??= performance.now() + FIRST_DELAY_MS;
+    if (!this.#isRefused && performance.now() >= this.#dueAt) this.#request(id);
+    return this.#answer;
+  }
+
+  async #request(id) {
+    this.#dueAt = performance.now() + INTERVAL_MS;
+    const options = { headers: { Authorization: `Bearer ${this.#token}` }, cache: "no-store" };
+    try {
+      const response = await fetch(`${this.#url}/live/jobs/${id}/position`, options);
+      this.#isRefused = [401, 403, 404].includes(response.status);
+      this.#answer = response.ok ? await response.json() : null;
+    } catch {
+      this.#answer = null; // the state of the connection explains it
+    }
+    this.#onAnswer();
+  }
+}
