@@ -44,9 +44,9 @@ export class FallbackConnection {
    * Open a connection.
    *
    * @param {string} url the notifier's public base URL
-   * @param {{wantedJobs: object[], connectionUpdate: object}} registry the watched jobs, and what is known about the
-   *   connection of another tab that this one replaces
-   * @param {(update: object) => void} onUpdate called with `{job}`, `{error}`, or `{state}` with optional `detail`, `now`
+   * @param {{wantedJobs: object[], lists: object[], connectionUpdate: object}} registry the watched jobs and lists, and
+   *   what is known about the connection of another tab that this one replaces
+   * @param {(update: object) => void} onUpdate called with `{job}`, `{list}`, `{error}`, or `{state}` with optional `detail`, `now`
    *   (the server's time, in ms), `confirmed` (the server's time at its last sign of life, Infinity if it repeats none),
    *   `rank` (of the transport), `refusal` (an error) and `final` (no further attempt follows); a repeated hello has no
    *   `state`
@@ -66,12 +66,12 @@ export class FallbackConnection {
     if (state === "live") this.#timer = setTimeout(onUpdate, TAKEOVER_MS, { state: "reconnecting", detail });
   }
 
-  subscribe(jobs) {
-    for (const { transport } of this.#transports.values()) transport.subscribe(jobs);
+  subscribe(watched) {
+    for (const { transport } of this.#transports.values()) transport.subscribe(watched);
   }
 
-  unsubscribe(job) {
-    for (const { transport } of this.#transports.values()) transport.unsubscribe(job);
+  unsubscribe(watched) {
+    for (const { transport } of this.#transports.values()) transport.unsubscribe(watched);
   }
 
   cancel(job) {

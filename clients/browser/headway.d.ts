@@ -1,2 +1,3 @@
 export * from "./element.js";
 export * from "./watch.js";
+export * from "./watch-jobs.js";

@@ -1,5 +1,5 @@
 /**
- * The public module: watch jobs live. A page loads only this file.
+ * The public module: watch jobs and lists of jobs live. A page loads only this file.
  *
  *     import { watchJob } from "https://jobs.example.org/assets/headway.js";
  *
@@ -9,3 +9,4 @@
 
 export { HeadwayJob } from "./element.js";
 export { watchJob } from "./watch.js";
+export { watchJobs } from "./watch-jobs.js";

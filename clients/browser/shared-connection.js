@@ -2,14 +2,14 @@
  * One connection to a notifier for all tabs of an origin.
  *
  * The tabs elect a leader with a Web Lock. The leader has the connection, forwards every update to the other tabs (the
- * followers), and watches the jobs they subscribe to. When the leader closes or crashes, the browser releases the lock
+ * followers), and watches the jobs and lists they subscribe to. When the leader closes or crashes, the browser releases the lock
  * and the next tab becomes the leader. The followers then subscribe again and include their newest snapshots, so no
  * update is missed. Each follower holds a presence lock of its own, which tells the leader when that tab is gone.
  */
 
 import { FallbackConnection } from "./connection.js";
 
-const PROTOCOL = 2; // of the messages between tabs; tabs with different protocols do not share a connection
+const PROTOCOL = 3; // of the messages between tabs; tabs with different protocols do not share a connection
 const LEADER_CHECK_MS = 3_000; // a follower pings a leader that has sent nothing for this long, at most twice as long
 const LEADER_TIMEOUT_MS = 3_000; // a leader that does not answer is replaced: its tab is frozen or hangs
 const STEAL = "steal"; // the abort reason that makes a tab steal the leader's lock
@@ -17,8 +17,8 @@ const STEAL = "steal"; // the abort reason that makes a tab steal the leader's l
 /**
  * Open a connection, shared between tabs if the browser supports it. The parameters are those of `FallbackConnection`.
  *
- * @returns {{subscribe: (jobs: object[]) => void, unsubscribe: (job: object) => void, cancel: (job: object) => void,
- *   close: () => void}}
+ * @returns {{subscribe: (watched: object[]) => void, unsubscribe: (watched: object) => void,
+ *   cancel: (job: object) => void, close: () => void}} what is watched are jobs and lists
  */
 export function openConnection(url, registry, onUpdate) {
   const shareable = navigator.locks && globalThis.BroadcastChannel; // Web Locks need https: or localhost
@@ -36,7 +36,7 @@ class SharedConnection {
   #election; // aborted when this tab resigns, or stops waiting for the lock
   #channel = null; // to the other tabs, while this tab is a member
   #connection = null; // while this tab is the leader
-  #followers = new Map(); // while this tab is the leader: the followers' watches, by tab and job
+  #followers = new Map(); // while this tab is the leader: the followers' watches, by tab and id
   #leaderId = null; // a new id for each term of a leader
   #timer; // while this tab is a follower: the next check of the leader, or the timeout of the current one
 
@@ -52,14 +52,14 @@ class SharedConnection {
     this.#resume();
   }
 
-  subscribe(jobs) {
-    if (this.#connection) this.#connection.subscribe(jobs);
-    else this.#post({ ask: jobs.map(({ token, snapshot, cancelling }) => ({ token, snapshot, cancelling })) });
+  subscribe(watched) {
+    if (this.#connection) this.#connection.subscribe(watched);
+    else this.#post({ ask: watched.map(({ request }) => request) });
   }
 
-  unsubscribe(job) {
-    if (this.#connection) this.#connection.unsubscribe(job);
-    else this.#post({ drop: job.id });
+  unsubscribe(watched) {
+    if (this.#connection) this.#connection.unsubscribe(watched);
+    else this.#post({ drop: watched.id });
   }
 
   cancel(job) {
@@ -129,14 +129,14 @@ class SharedConnection {
     for (const tab of this.#followers.keys()) this.#removeFollower(tab);
   }
 
-  /** Called in a follower with each message. A new leader does not know this tab's jobs, so it subscribes again. */
+  /** Called in a follower with each message. A new leader does not know what this tab watches, so it subscribes again. */
   #onLeaderMessage({ leader, hidden, ...update }) {
     if (!leader) return; // sent by another follower
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#checkLeader(), LEADER_CHECK_MS * (1 + Math.random()));
     if (leader !== this.#leaderId) {
       this.#leaderId = leader;
-      this.subscribe(this.#registry.jobs);
+      this.subscribe(this.#registry.watched);
     }
     this.#onUpdate(update);
     // Browsers throttle the timers of a hidden page to one per minute, so a visible tab reconnects sooner.
@@ -160,9 +160,9 @@ class SharedConnection {
     if (probe) this.#connection.probe();
     else this.#connection.check();
     const watches = this.#followers.get(tab) ?? this.#addFollower(tab);
-    for (const subscription of ask) this.#addWatch(watches, subscription);
+    for (const request of ask) this.#addWatch(watches, request);
     if (drop) this.#removeWatch(watches, drop);
-    if (watches.has(cancel)) this.#registry.cancel(watches.get(cancel).job);
+    if (watches.has(cancel)) this.#registry.cancel(watches.get(cancel).watched);
     this.#post(this.#registry.connectionUpdate);
   }
 
@@ -181,20 +181,21 @@ class SharedConnection {
     for (const id of watches.keys()) this.#removeWatch(watches, id);
   }
 
-  #addWatch(watches, { token, snapshot, cancelling }) {
+  #addWatch(watches, request) {
     const watch = {}; // without callbacks: all updates are forwarded to all tabs anyway
-    const job = this.#registry.addWatch(token, watch, snapshot);
-    this.#removeWatch(watches, job.id);
-    watches.set(job.id, { job, watch });
-    if (cancelling) this.#registry.cancel(job);
-    if (job.snapshot && job.snapshot.version !== snapshot?.version) this.#post({ job: job.snapshot });
+    const watched = this.#registry.addWatch(request, watch);
+    this.#removeWatch(watches, request.id);
+    watches.set(request.id, { watched, watch });
+    if (request.cancelling) this.#registry.cancel(watched);
+    const { snapshot } = watched;
+    if (snapshot && snapshot.version !== request.snapshot?.version) this.#post({ job: snapshot });
   }
 
   #removeWatch(watches, id) {
     if (!watches.has(id)) return;
-    const { job, watch } = watches.get(id);
+    const { watched, watch } = watches.get(id);
     watches.delete(id);
-    this.#registry.removeWatch(job, watch);
+    this.#registry.removeWatch(watched, watch);
   }
 
   #presenceLock(tab) {

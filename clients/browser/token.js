@@ -1,16 +1,17 @@
-/** The claims of a watch token. They are read without verification: only the server checks the signature. */
+/** The claims of a token. They are read without verification: only the server checks the signature. */
 
 /**
- * Return the claims of a token, or null if it is not a watch token.
+ * Return the claims of a token, or null if it opens neither a job nor a list.
  *
  * @param {string} token
- * @returns {?{sub: string, kind?: string, iat?: number, exp: number, scope?: string}} `sub` is the job's id
+ * @returns {?{sub?: string, filter?: object, kind?: string, iat?: number, exp: number, scope?: string}} `sub` is the job's
+ *   id, and `filter` selects the jobs of a list
  */
 export function readClaims(token) {
   try {
     const [, payload] = token.split(".");
     const claims = JSON.parse(atob(payload.replaceAll("-", "+").replaceAll("_", "/")));
-    return claims?.sub ? claims : null;
+    return claims?.sub || claims?.filter ? claims : null;
   } catch {
     return null;
   }

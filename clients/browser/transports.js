@@ -1,10 +1,10 @@
 /**
  * Three transports with one interface: WebSocket, event stream and long poll.
  *
- * A transport subscribes to all of `registry.wantedJobs` when it opens, and to further jobs with `subscribe()`. It calls
- * `onMessage` with messages in the format of the WebSocket: `{hello}`, `{job}` and `{error}`. A hello proves that the
- * transport works, and is repeated. It calls `onClose` once, when it fails or has received nothing for too long, and
- * nothing after `close()`.
+ * A transport subscribes to all of `registry.wantedJobs` when it opens, and to further jobs with `subscribe()`. Only the
+ * WebSocket also subscribes to `registry.lists`. A transport calls `onMessage` with messages in the format of the
+ * WebSocket: `{hello}`, `{job}`, `{list}` and `{error}`. A hello proves that the transport works, and is repeated. It calls
+ * `onClose` once, when it fails or has received nothing for too long, and nothing after `close()`.
  */
 
 import { parseMessage } from "./json.js";
@@ -70,7 +70,7 @@ export class WebSocketTransport extends Transport {
       queueMicrotask(() => this.fail({ code: 1006, reason: error.message }));
       return;
     }
-    this.#socket.onopen = () => this.subscribe(registry.wantedJobs);
+    this.#socket.onopen = () => this.subscribe([...registry.wantedJobs, ...registry.lists]);
     this.#socket.onmessage = ({ data }) => this.#onSocketMessage(parseMessage(data));
     this.#socket.onclose = ({ code, reason }) => this.fail({ code, reason });
   }
@@ -81,23 +81,23 @@ export class WebSocketTransport extends Transport {
     this.onMessage(message);
   }
 
-  subscribe(jobs) {
-    for (const job of jobs) this.#send(job.subscribeMessage());
+  subscribe(watched) {
+    for (const each of watched) this.#send(each.subscribeMessage());
   }
 
-  unsubscribe(job) {
-    this.#send({ unwatch: job.id });
+  unsubscribe(watched) {
+    this.#send(watched.unsubscribeMessage());
   }
 
   cancel(job) {
     this.#send({ cancel: job.id });
   }
 
-  /** Request a job without its version, which the server answers with a snapshot. */
+  /** Request a job without its version, which the server answers with a snapshot, or a list. */
   probe() {
-    const job = this.registry.wantedJobs.find(({ rejected }) => !rejected);
-    if (!job) return;
-    this.#send({ watch: job.token });
+    const watched = [...this.registry.wantedJobs, ...this.registry.lists].find(({ rejected }) => !rejected);
+    if (!watched) return;
+    this.#send({ ...watched.subscribeMessage(), version: undefined });
     super.probe();
   }
 

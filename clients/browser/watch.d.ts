@@ -126,8 +126,10 @@ export interface WatchError {
 export interface WatchOptions {
   /** The notifier's public URL. */
   url: string;
-  /** The job's watch token. */
+  /** The job's watch token, or the token of a list that the job is on. */
   token: string;
+  /** The job's id; needed with the token of a list. */
+  jobId?: string;
   /** Called when the state of the connection changes. */
   onConnection?: (state: ConnectionState, detail?: ConnectionDetail) => void;
   /** Called when the job cannot be watched or cancelled. */

@@ -8,7 +8,7 @@ const listeners = {}; // by the type of event
 /** The WebSockets and requests that were opened, each with `kind`, `openedAt`, and `closedAt` once the page has closed it. */
 export const transports = [];
 
-/** A test may answer requests: `answer(path, tokens)` returns a response. */
+/** A test may answer requests: `answer(path, tokens, url)` returns a response. */
 export const server = { answer: null };
 
 /** Return the token of a job, which is given by a number. */
@@ -119,7 +119,7 @@ Object.assign(globalThis, {
     const tokens = JSON.parse(body ?? "{}").watch?.map(({ watch }) => watch);
     const request = { kind: new URL(url).pathname, openedAt: clock.now, tokens };
     transports.push(request);
-    const answer = server.answer?.(request.kind, tokens);
+    const answer = server.answer?.(request.kind, tokens, url);
     if (answer) return Promise.resolve(answer);
     return new Promise((resolve, reject) => {
       Object.assign(request, { resolve, reject });

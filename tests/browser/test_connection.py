@@ -57,7 +57,7 @@ LOSSES = [
 def test_clients_return_spread_over_two_seconds(count: int, loss: str) -> None:
     """20,000 clients that lose their server at once return evenly within 2 s, each with one connection."""
     script = f"""
-      const registry = {{ wantedJobs: [], connectionUpdate: {{ state: "connecting" }} }};
+      const registry = {{ wantedJobs: [], lists: [], connectionUpdate: {{ state: "connecting" }} }};
       const open = () => new FallbackConnection("http://live.test", registry, () => {{}});
       const clients = Array.from({{ length: {count} }}, open);
       for (const socket of [...transports]) socket.accept();
@@ -405,7 +405,7 @@ def test_connection_that_replaces_that_of_another_tab(state: str, rank: int | No
     script = f"""
       const connectionUpdate = {{ state: "{state}", rank: {json.dumps(rank)} ?? undefined }};
       const updates = [];
-      const registry = {{ jobs: [], wantedJobs: [], connectionUpdate }};
+      const registry = {{ watched: [], wantedJobs: [], lists: [], connectionUpdate }};
       for (let count = 0; count < 100; count++) {{
         new FallbackConnection("http://live.test", registry, ({{ state }}) => updates.push(state));
       }}

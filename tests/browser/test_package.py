@@ -19,8 +19,9 @@ from tests.browser.npm import CLIENT, install_client, run_node
 PACKAGE = json.loads((CLIENT / "package.json").read_text())
 TYPES = "".join((CLIENT / f"{name}.d.ts").read_text() for name in ("watch", "element"))
 EXPORTS = {
-    "headway-live": ["HeadwayJob", "watchJob"],
+    "headway-live": ["HeadwayJob", "watchJob", "watchJobs"],
     "headway-live/watch": ["watchJob"],
+    "headway-live/watch-jobs": ["watchJobs"],
     "headway-live/element": ["HeadwayJob"],
 }
 
@@ -121,7 +122,7 @@ def typed_exports(module: str) -> set[str]:
     """Return the values that the types of a module export, including those of the modules that it exports again."""
     types = (CLIENT / f"{module}.d.ts").read_text()
     values = set(re.findall(r"^export (?:class|function|const) (\w+)", types, re.MULTILINE))
-    return values.union(*map(typed_exports, re.findall(r'^export \* from "\./(\w+)\.js"', types, re.MULTILINE)))
+    return values.union(*map(typed_exports, re.findall(r'^export \* from "\./([\w-]+)\.js"', types, re.MULTILINE)))
 
 
 def test_types_agree_with_the_exports() -> None:

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.browser
 
 sites, stack, allowed_site = embedding.sites, embedding.stack, embedding.allowed_site
 
-_, WATCH_JOB, EVENT_SOURCE, WEBSOCKET = code_blocks("js")
+_, WATCH_JOB, _, EVENT_SOURCE, WEBSOCKET = code_blocks("js")
 TRANSPORTS = {"stream": EVENT_SOURCE, "socket": WEBSOCKET}
 
 # A function with the names that an example uses; `show` records the snapshots.

@@ -1,0 +1,297 @@
+/**
+ * `watchJobs()`: a live list of jobs, newest first.
+ *
+ * The server pushes which jobs are on the list over the connection that all tabs share. Where no WebSocket works, and
+ * until one does, the list is polled. Of the jobs on the list, only those that a page shows are watched.
+ */
+
+import { reconnectDelayMs } from "./backoff.js";
+import { fetchJobs } from "./fetch-jobs.js";
+import { JobList, listId } from "./job-list.js";
+import { call, registryFor } from "./job-registry.js";
+import { liveUrl } from "./live-url.js";
+import { RowWatches } from "./row-watches.js";
+import { readClaims } from "./token.js";
+
+const DEFAULT_LIMIT = 50;
+const CHANGE_DELAY_MS = 50; // changes in quick succession are one call
+const WATCH_DELAY_MS = 250; // rows that are scrolled past are not watched
+const POLL_MS = 3_000;
+const RENEW_BEFORE_MS = 60_000; // before a token expires, if the page can get another
+const MIN_LIFETIME_MS = 10_000; // of a token, whose end by the user's clock may be past
+const MAX_TIMER_MS = 2 ** 31 - 1;
+const MAX_EMPTY_PAGES = 20; // in which the server found no match yet, in a row
+const MAX_TOKEN_LENGTH = 4096; // the server's limit
+const TOKEN_REJECTIONS = new Set(["invalid_token", "token_expired"]);
+const REJECTIONS = new Set([...TOKEN_REJECTIONS, "forbidden", "invalid"]); // the same request would be refused again
+const SILENT = new Set(["unavailable", "too_many_lists"]); // the list is polled
+const NOT_A_LIST = { code: "invalid_token", message: "This is not the token of a list." };
+
+/**
+ * Watch a list of jobs until `close()`. No callback is called before this function returns, nor after `close()`.
+ *
+ * @param {object} options
+ * @param {string} [options.url] the notifier's public base URL; by default that of the submitter that serves this module
+ * @param {string | (() => string | Promise<string>)} options.token the token of a list, or a function that returns one:
+ *   it is called at the start, and before the token expires
+ * @param {{owner?: string, tag?: string, kind?: string, status?: string | string[]}} [options.filter] narrows the list
+ * @param {number} [options.limit] how many of the newest jobs are live: 1 to 100, 50 by default
+ * @param {(list: object) => void} onChange called with each change of the list, as `{jobs, fresh, hasMore, loading,
+ *   complete, connection, error, errors}`: see `JobListState` in watch-jobs.d.ts
+ * @returns {WatchedJobs}
+ */
+export function watchJobs(options, onChange) {
+  return new WatchedJobs(options, onChange);
+}
+
+class WatchedJobs {
+  #url;
+  #token; // the option
+  #request; // the request of the list, as the registry takes it
+  #query; // the same, as parameters of a URL
+  #list;
+  #subscriber;
+  #registry = null;
+  #watch = {}; // of the list
+  #watched = null; // what the watch watches, while the server has not refused it
+  #rows = null; // the watches of the rows
+  #listed = new Set(); // the ids of jobs that the server has begun to send because they are on the list
+  #visible = null; // ids; null while all rows are
+  #connection = "connecting"; // of the registry
+  #answered = false; // whether the connection has sent the list
+  #polledAt = 0; // the server's time of the last poll; 0 if it failed, or none is needed
+  #loaded = false; // whether the list, or that it is empty, can be shown
+  #state = { complete: true, loading: false, error: null };
+  #errors = new Map(); // by the job's id: why it cannot be cancelled
+  #failures = 0; // to get a token that works, in a row
+  #timers = {};
+
+  constructor({ url = liveUrl, token, filter = {}, limit = DEFAULT_LIMIT }, onChange) {
+    const statuses = [filter.status ?? []].flat();
+    const fields = JSON.parse(JSON.stringify({ ...filter, status: statuses.join() || undefined }));
+    this.#url = url;
+    this.#token = token;
+    this.#request = { list: { filter: fields, limit } };
+    this.#query = { ...fields, limit };
+    this.#list = new JobList({ statuses, limit });
+    this.#subscriber = { onChange, closed: false };
+    this.#setTimer("token", () => this.#authorize());
+    this.#schedulePoll();
+  }
+
+  /** Load older jobs. */
+  async more() {
+    if (this.#state.loading) return;
+    this.#set({ loading: true, error: null });
+    const before = this.#list.jobs.length;
+    try {
+      for (let pages = 0; pages < MAX_EMPTY_PAGES && this.#list.older; pages++) {
+        const { jobs, next } = await this.#fetch(this.#list.older);
+        this.#list.append(jobs, next);
+        if (this.#list.jobs.length > before) break;
+      }
+    } catch ({ code, message }) {
+      this.#onError({ code, message });
+      this.#set({ error: { code, message } });
+    }
+    this.#set({ loading: false });
+  }
+
+  /** Hold the rows as they are while a user points at them: newer jobs are counted as `fresh`. Or release them. */
+  hold(held) {
+    this.#list.hold(held);
+    this.#changed();
+  }
+
+  /** Watch only these jobs, because a page shows no others. */
+  setVisible(ids) {
+    this.#visible = new Set(ids);
+    this.#scheduleWatches();
+  }
+
+  /** Request a job's cancellation; the token must allow it. */
+  cancel(id) {
+    this.#errors.delete(id);
+    const job = this.#list.get(id);
+    if (job) this.#rows?.cancel(job);
+  }
+
+  /** Go on with another token of the same list. */
+  renew(token) {
+    this.#token = token;
+    this.#authorize();
+  }
+
+  /** Return the server's time in ms. */
+  now() {
+    return this.#registry?.now() ?? Date.now();
+  }
+
+  /** Return the server's time until which the snapshot of a job is known to be current, 0 if it is not watched. */
+  confirmedUntil(id) {
+    return Math.max(this.#rows?.confirmedUntil(id) ?? 0, this.#polledAt);
+  }
+
+  close() {
+    this.#subscriber.closed = true;
+    for (const timer of Object.values(this.#timers)) clearTimeout(timer);
+    this.#unsubscribe();
+  }
+
+  /** Get a token, and subscribe with it. */
+  async #authorize() {
+    try {
+      const token = this.#isRenewable ? await this.#token() : this.#token;
+      if (!this.#subscriber.closed) this.#subscribe(token);
+    } catch (error) {
+      this.#set({ error: { code: "no_token", message: error.message } });
+      this.#retryToken();
+    }
+  }
+
+  get #isRenewable() {
+    return typeof this.#token === "function";
+  }
+
+  #retryToken() {
+    this.#setTimer("token", () => this.#authorize(), reconnectDelayMs(this.#failures++));
+  }
+
+  /** Subscribe before the earlier subscription ends, so that the connection stays open. */
+  #subscribe(token) {
+    const claims = readClaims(token);
+    if (!claims?.filter || token.length > MAX_TOKEN_LENGTH) return this.#set({ error: NOT_A_LIST });
+    const { list } = this.#request;
+    this.#request = { id: listId(token, list), token, list };
+    const watch = {
+      onConnection: (state) => this.#onConnection(state),
+      onError: (error) => this.#onError(error),
+      onList: (message) => this.#onList(message),
+      onJob: (job) => this.#list.apply(job) && this.#changed(),
+    };
+    const registry = registryFor(this.#url);
+    const watched = registry.addWatch(this.#request, watch);
+    this.#unsubscribe();
+    this.#registry = registry;
+    this.#watch = watch;
+    this.#watched = watched;
+    this.#rows = new RowWatches(registry, token, (id, error) => this.#onRowError(id, error));
+    this.#set({ error: null });
+    if (!this.#isRenewable) return;
+    const lifetimeMs = Math.max(claims.exp * 1000 - this.now(), MIN_LIFETIME_MS);
+    const renewalMs = Math.min(Math.max(lifetimeMs / 2, lifetimeMs - RENEW_BEFORE_MS), MAX_TIMER_MS);
+    this.#setTimer("token", () => this.#authorize(), renewalMs);
+  }
+
+  #unsubscribe() {
+    this.#answered = false;
+    this.#rows?.close();
+    if (this.#watched) this.#registry.removeWatch(this.#watched, this.#watch);
+    this.#rows = this.#watched = null;
+  }
+
+  #onConnection(state) {
+    this.#connection = state;
+    if (state !== "live") this.#answered = false;
+    this.#changed();
+  }
+
+  /** Called when the server refuses the list. With another token, it may accept it. */
+  #onError(error) {
+    const canRenew = this.#isRenewable && TOKEN_REJECTIONS.has(error.code);
+    if (REJECTIONS.has(error.code)) this.#unsubscribe();
+    if (canRenew) this.#retryToken();
+    else if (!SILENT.has(error.code)) this.#set({ error });
+  }
+
+  #onRowError(id, error) {
+    if (error.code === "unknown") this.#list.remove(id);
+    else if (!TOKEN_REJECTIONS.has(error.code)) this.#errors.set(id, error); // the list has the same error
+    this.#changed();
+  }
+
+  #onList({ jobs, next, complete, entered = [], left = [] }) {
+    if (jobs) {
+      this.#answered = true;
+      this.#setHead(jobs, next, complete);
+    } else this.#list.change(entered, left);
+    for (const id of jobs ?? entered) this.#listed.add(id);
+    this.#changed();
+  }
+
+  #setHead(ids, next, complete) {
+    this.#failures = 0;
+    this.#list.setHead(ids, next);
+    this.#set({ complete, error: null });
+  }
+
+  #schedulePoll() {
+    this.#setTimer("poll", () => this.#poll(), POLL_MS * (0.75 + Math.random() / 2)); // spread over time
+  }
+
+  /** Poll the list unless the connection pushes it, or the page is hidden. */
+  async #poll() {
+    const isPushed = this.#answered && this.#registry.hasSocket && !this.#list.isIncomplete;
+    if (isPushed) this.#polledAt = 0;
+    else if (this.#watched && !document.hidden) await this.#fetchHead();
+    if (!this.#subscriber.closed) this.#schedulePoll();
+  }
+
+  async #fetchHead() {
+    try {
+      const { jobs, next, complete, now } = await this.#fetch({});
+      this.#polledAt = Date.parse(now);
+      this.#setHead(jobs.map(({ id }) => id), next, complete);
+      for (const job of jobs) this.#list.apply(job);
+    } catch ({ code, message }) {
+      this.#polledAt = 0;
+      this.#onError({ code, message });
+    }
+    this.#changed();
+  }
+
+  #fetch(query) {
+    return fetchJobs(this.#registry.url, this.#request.token, { ...this.#query, ...query });
+  }
+
+  #scheduleWatches() {
+    this.#timers.watches ??= setTimeout(() => this.#updateWatches(), WATCH_DELAY_MS);
+  }
+
+  /** Watch the jobs that the page shows, and no others, although the server sends all on the list. */
+  #updateWatches() {
+    this.#timers.watches = null;
+    if (!this.#watched) return;
+    this.#rows.update(this.#list.jobs.filter(({ id }) => this.#visible?.has(id) ?? true));
+    for (const id of this.#listed) this.#registry.unwatchListed(id); // if it is not watched
+    this.#listed.clear();
+  }
+
+  #set(changes) {
+    Object.assign(this.#state, changes);
+    this.#changed();
+  }
+
+  #changed() {
+    if (this.#subscriber.closed) return;
+    this.#scheduleWatches();
+    this.#timers.change ??= setTimeout(() => {
+      this.#timers.change = null;
+      call(this.#subscriber, "onChange", this.#currentState());
+    }, CHANGE_DELAY_MS);
+  }
+
+  #currentState() {
+    const { jobs, fresh, hasMore, isIncomplete } = this.#list;
+    const isLive = this.#answered || this.#polledAt > 0;
+    this.#loaded ||= isLive && !isIncomplete;
+    const waiting = this.#connection === "live" ? "connecting" : this.#connection;
+    const connection = isLive ? "live" : waiting;
+    return { ...this.#state, connection, jobs: this.#loaded ? jobs : null, fresh, hasMore, errors: new Map(this.#errors) };
+  }
+
+  #setTimer(name, callback, delayMs = 0) {
+    clearTimeout(this.#timers[name]);
+    this.#timers[name] = setTimeout(callback, delayMs);
+  }
+}
