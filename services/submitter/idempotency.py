@@ -3,7 +3,7 @@
 Nothing is stored. A repeated request puts another message on the queue; the fence answers it `duplicate` or `finished`,
 so the job runs once. This has consequences:
 
-- The same key with another kind, payload, delay, number of attempts or timeout is another job, never a conflict.
+- The same key with another value of any field is another job, never a conflict. The order of tags does not matter.
 - White space and the order of keys do not change a payload. Numbers are compared as they are written: 1, 1.0 and 1e0
   are three payloads, since a handler may distinguish them.
 - A caller is an API key, so after a rotation the same request is another job. In open mode all requests have the same
@@ -46,12 +46,14 @@ def job_id_for(submission: Submission, caller: str, key: str | None) -> UUID:
     """Return the job's id: the same id for a repeated request with a key, a random id without a key."""
     if key is None:
         return uuid4()
-    fields = [
+    fields: list[Any] = [
         float(submission.delay_s),
         submission.max_attempts or DEFAULT_ATTEMPTS,  # as in version 0.1, which knows no unset number
         submission.timeout_s,
         canonical_json(submission.payload),
     ]
+    if (labels := submission.labels) is not None:  # only then, so that the id of another job is as in version 0.1
+        fields.append([labels.name, labels.owner, sorted(set(labels.tags))])
     return uuid5(JOB_NAMESPACE, json.dumps([caller, key, submission.kind, *fields]))
 
 

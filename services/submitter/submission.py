@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import parse_qsl
 from uuid import UUID
 
@@ -22,14 +22,17 @@ from headway.contracts import (
     TimeoutSeconds,
     Timestamp,
     decode,
+    encode,
     nesting_depth,
 )
+from headway.labels import MAX_LABELS_BYTES, MAX_TAGS, NO_LABELS, DisplayName, Labels, Owner, Tag
 from headway.tokens import Grant
 
 from ..runtime.errors import BadRequest, PayloadTooLarge, UnprocessableContent
 from ..runtime.request import decode_body
 
 MAX_BODY_BYTES = 2 * MAX_PAYLOAD_BYTES  # the payload and the other fields
+MAX_FORM_FIELDS = 32
 
 
 class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,6 +43,15 @@ class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     delay_s: Annotated[float, Meta(ge=0, le=MAX_DELAY_S)] = 0
     max_attempts: MaxAttempts | None = None  # None: the number of the kind
     timeout_s: TimeoutSeconds | None = None
+    name: DisplayName | None = None
+    owner: Owner | None = None
+    tags: Annotated[tuple[Tag, ...], Meta(max_length=MAX_TAGS)] = ()
+
+    @property
+    def labels(self) -> Labels | None:
+        """The labels of the job, or None if it has none."""
+        labels = Labels(name=self.name, owner=self.owner, tags=self.tags)
+        return None if labels == NO_LABELS else labels
 
 
 class AcceptedJob(Struct, frozen=True, kw_only=True):
@@ -62,17 +74,25 @@ def submission_from_json(body: bytes) -> Submission:
 
 
 def submission_from_form(body: bytes) -> Submission:
-    """Parse a submission in a form; `payload` is JSON text, and an empty field counts as missing.
+    """Parse a submission in a form.
+
+    `payload` is JSON text, `tags` is a list with commas and may be repeated, and an empty field counts as missing.
 
     Raises:
         BadRequest: the body is not a form.
         UnprocessableContent, PayloadTooLarge: as for `submission_from_json`.
     """
     try:
-        form = dict(parse_qsl(body.decode(), strict_parsing=bool(body), errors="strict", max_num_fields=8))
+        pairs = parse_qsl(body.decode(), strict_parsing=bool(body), errors="strict", max_num_fields=MAX_FORM_FIELDS)
     except ValueError as error:
         raise BadRequest("The body is not a valid form.") from error
-    fields = form | ({"payload": _payload_from_text(form["payload"])} if "payload" in form else {})
+    fields: dict[str, Any] = dict(pairs)
+    if "payload" in fields:
+        fields["payload"] = _payload_from_text(fields["payload"])
+    if "tags" in fields:
+        fields["tags"] = [
+            tag.strip() for name, text in pairs if name == "tags" for tag in text.split(",") if tag.strip()
+        ]
     try:
         return _check_limits(msgspec.convert(fields, Submission, strict=False))
     except msgspec.ValidationError as error:
@@ -91,6 +111,8 @@ def _check_limits(submission: Submission) -> Submission:
         raise PayloadTooLarge(f"The payload is larger than {MAX_PAYLOAD_BYTES} bytes.", field="payload")
     if nesting_depth(bytes(submission.payload)) > MAX_NESTING_DEPTH:
         raise UnprocessableContent(f"The payload is nested more than {MAX_NESTING_DEPTH} levels deep.", field="payload")
+    if len(encode(submission.labels)) > MAX_LABELS_BYTES:
+        raise UnprocessableContent(f"The labels are larger than {MAX_LABELS_BYTES} bytes.", field="tags")
     return submission
 
 
@@ -112,6 +134,7 @@ def accept_submission(submission: Submission, job_ttl_s: float, job_id: UUID) ->
         expires_at=now.after(job_ttl_s),
         max_attempts=submission.max_attempts,
         timeout_s=submission.timeout_s,
+        labels=submission.labels,
     )
     grant = Grant(
         job_id=job_id,

@@ -24,6 +24,7 @@ from .settings import SubmitterSettings
 from .submission import (
     MAX_BODY_BYTES,
     AcceptedJob,
+    Submission,
     accept_submission,
     submission_from_form,
     submission_from_json,
@@ -74,6 +75,8 @@ class SubmitHandler:
         key = idempotency_key(request)
         body = await read_body(request, MAX_BODY_BYTES)
         submission = submission_from_form(body) if is_form else submission_from_json(body)
+        if Permission.LABEL not in caller.permissions:
+            _check_labels(submission)
         accepted = accept_submission(submission, self._job_ttl_s, job_id_for(submission, caller.name, key))
         await self._enqueue(accepted)
         return self._respond(accepted, is_form=is_form)
@@ -107,3 +110,10 @@ class SubmitHandler:
         receipt = {"id": job_id, "status": "queued", "token": token, "links": self._links.for_job(job_id, token)}
         headers = {"Location": path, "Cache-Control": "no-store"}
         return web.Response(status=202, body=encode(receipt), content_type=JSON, headers=headers)
+
+
+def _check_labels(submission: Submission) -> None:
+    """Raise Forbidden, which names the field, if a submission has labels that decide which tokens open the job."""
+    for field, value in (("owner", submission.owner), ("tags", submission.tags)):
+        if value:
+            raise Forbidden(f"A job with `{field}` needs an API key.", field=field)

@@ -46,6 +46,28 @@ ORDERS = st.randoms(use_true_random=False)
 ORDERS.validate()  # imports its module now: compiling one after a RecursionError can fail in CPython 3.11
 
 
+def test_ids_of_version_0_1_stay() -> None:
+    """A retry across an upgrade is the same job: a submission without labels has the id of version 0.1."""
+    assert (
+        job_id_of('{"kind":"test","payload":{"b":1.0,"a":[2]},"delay_s":5}') == "895ba60b-363f-53a7-b078-18a44dba46c2"
+    )
+
+
+LABELLED = '{"kind":"test","name":"March","owner":"user:7","tags":["a","b"]}'
+
+
+def test_labels_are_part_of_the_request() -> None:
+    """Another name, owner or tag is another job; the order of tags does not matter, and an empty label is none."""
+    others = [
+        LABELLED.replace(*change)
+        for change in (("March", "April"), ("user:7", "user:8"), ('"b"', '"c"'), (',"b"', ""), ('"name":"March",', ""))
+    ]
+    ids = [job_id_of(body) for body in (*others, LABELLED, '{"kind":"test"}')]
+    assert len(set(ids)) == len(ids)
+    assert job_id_of(LABELLED.replace('"a","b"', '"b","a","b"')) == job_id_of(LABELLED)
+    assert job_id_of('{"kind":"test","name":null,"owner":null,"tags":[]}') == job_id_of('{"kind":"test"}')
+
+
 @given(JSON, ORDERS)
 def test_whitespace_and_the_order_of_keys_do_not_matter(value: Any, order: random.Random) -> None:
     """A payload that is formatted in another way is the same job."""

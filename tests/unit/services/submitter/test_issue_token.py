@@ -15,13 +15,10 @@ from headway.contracts import Timestamp
 from headway.grants import Grant, ListGrant
 from headway.labels import JobFilter
 from headway.tokens import TokenSigner, TokenVerifier, make_keys
-from services.runtime.settings import ReloadingFile, load
-from services.submitter.api_keys import read_api_keys
-from services.submitter.caller_auth import CallerAuth
+from services.runtime.settings import ReloadingFile
 from services.submitter.issue_token import IssueTokenHandler
-from services.submitter.settings import SubmitterSettings
 from tests.unit.services.runtime.http_app import Client, read_problem, serve
-from tests.unit.services.runtime.test_settings import SUBMITTER
+from tests.unit.services.submitter.callers import caller_auth, submitter_settings
 
 ID = "d4c0ffee-0000-4000-8000-000000000001"
 OWN = {"filter": {"owner": "user:7"}, "scope": "list watch cancel"}
@@ -32,7 +29,6 @@ Serve = Callable[..., AbstractAsyncContextManager[Client]]
 def verifier(tmp_path: Path) -> TokenVerifier:
     """Create keys; return the verifier of the tokens."""
     make_keys(tmp_path)
-    (tmp_path / "api-keys").write_text("app\nops operate\n")
     return TokenVerifier((tmp_path / "token.pub.pem").read_text())
 
 
@@ -42,11 +38,8 @@ def served(tmp_path: Path, verifier: TokenVerifier) -> Serve:
 
     @asynccontextmanager
     async def served(**env: str) -> AsyncIterator[Client]:
-        keyed = {"SUBMITTER_OPEN": "false", "SUBMITTER_API_KEYS": str(tmp_path / "api-keys")}
-        settings = load(SubmitterSettings, {**SUBMITTER, **({} if "SUBMITTER_OPEN" in env else keyed), **env})
-        path = settings.submitter_api_keys
-        keys = None if path is None else ReloadingFile(path, read_api_keys)
-        handler = IssueTokenHandler(ReloadingFile(tmp_path / "token.pem", TokenSigner), CallerAuth(settings, keys))
+        signer = ReloadingFile(tmp_path / "token.pem", TokenSigner)
+        handler = IssueTokenHandler(signer, caller_auth(submitter_settings(tmp_path, **env)))
         async with serve(*handler.routes()) as client:
             yield client
 

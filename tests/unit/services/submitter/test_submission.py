@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from typing import Any
 from urllib.parse import urlencode
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 
 from headway.contracts import MAX_PAYLOAD_BYTES, Timestamp
+from headway.labels import MAX_LABELS_BYTES, Labels
 from headway.message_codec import decode_message, encode_message
 from services.runtime.errors import BadRequest, HTTPProblem, PayloadTooLarge, UnprocessableContent
 from services.submitter.submission import (
@@ -24,6 +26,9 @@ from services.submitter.submission import (
 
 WEEK_S = 7 * 86_400
 ID = UUID("d4c0ffee-0000-4000-8000-000000000001")
+
+
+LARGEST_LABELS = {"name": "😀" * 200, "owner": "o" * 128, "tags": ["ü" * 64] * 8}
 
 
 def submit(**fields: Any) -> AcceptedJob:
@@ -108,6 +113,21 @@ def test_all_fields_are_accepted() -> None:
         (b'{"kind":"test","max_attempts":%s}' % (b"9" * 400), UnprocessableContent, "max_attempts"),
         (b'{"kind":"test","timeout_s":0}', UnprocessableContent, "timeout_s"),
         (b'{"kind":"test","timeout_s":1e300}', UnprocessableContent, "timeout_s"),
+        (b'{"kind":"test","name":""}', UnprocessableContent, "name"),
+        (b'{"kind":"test","name":"%s"}' % (b"n" * 201), UnprocessableContent, "name"),
+        (b'{"kind":"test","name":["n"]}', UnprocessableContent, "name"),
+        (b'{"kind":"test","owner":""}', UnprocessableContent, "owner"),
+        (b'{"kind":"test","owner":"%s"}' % (b"o" * 129), UnprocessableContent, "owner"),
+        (b'{"kind":"test","owner":"user 7"}', UnprocessableContent, "owner"),
+        (b'{"kind":"test","owner":"{7}"}', UnprocessableContent, "owner"),
+        (b'{"kind":"test","tags":"march"}', UnprocessableContent, "tags"),
+        (b'{"kind":"test","tags":null}', UnprocessableContent, "tags"),
+        (b'{"kind":"test","tags":[""]}', UnprocessableContent, "tags[0]"),
+        (b'{"kind":"test","tags":["a","%s"]}' % (b"t" * 65), UnprocessableContent, "tags[1]"),
+        (b'{"kind":"test","tags":["{a}"]}', UnprocessableContent, "tags[0]"),
+        (b'{"kind":"test","tags":["a,b"]}', UnprocessableContent, "tags[0]"),
+        (b'{"kind":"test","tags":["a","b","c","d","e","f","g","h","i"]}', UnprocessableContent, "tags"),
+        (b'{"kind":"test","tags":[%s"a"]}' % (b'"a",' * 16_000), UnprocessableContent, "tags"),
         (b'{"kind":"test","payload":"%s"}' % (b"x" * (33 * 1024)), PayloadTooLarge, "payload"),
     ],
     ids=lambda value: repr(value[:40]) if isinstance(value, bytes) else None,
@@ -122,13 +142,30 @@ def test_an_invalid_submission_names_the_field(body: bytes, problem_type: type[H
 def test_the_largest_payload_fits() -> None:
     """The limit applies to the payload's text, and the message still fits the queue with a checkpoint."""
     payload = "x" * (MAX_PAYLOAD_BYTES - 2)
-    message = submit(kind="é" * 128, payload=payload).message
+    message = submit(kind="é" * 128, payload=payload, **LARGEST_LABELS).message
     assert len(message.payload) == MAX_PAYLOAD_BYTES
     largest = msgspec.structs.replace(message, checkpoint=msgspec.Raw(b'"' + b"c" * 8190 + b'"'), releases=2**53 - 1)
     assert len(encode_message(largest)) <= 64 * 1024
     assert len(msgspec.json.encode({"kind": "é" * 128, "payload": payload})) <= MAX_BODY_BYTES
     with pytest.raises(PayloadTooLarge):
         submit(payload=payload + "x")
+
+
+def test_labels_are_part_of_the_message() -> None:
+    """Name, owner and tags go with the message; a job without them has no labels."""
+    labels = submit(name="March", owner="user:7", tags=["a", "b"]).message.labels
+    assert labels == Labels(name="March", owner="user:7", tags=("a", "b"))
+    assert submit(name=None, owner=None, tags=[]).message.labels is None
+    assert b"labels" not in base64.b64decode(encode_message(submit().message))
+
+
+def test_the_labels_of_a_job_have_a_limit() -> None:
+    """All labels together may have 2 KiB as JSON, so that records and indexes stay small."""
+    labels = submit(**LARGEST_LABELS).message.labels
+    assert 2000 < len(msgspec.json.encode(labels)) <= MAX_LABELS_BYTES
+    with pytest.raises(UnprocessableContent) as raised:
+        submit(**LARGEST_LABELS | {"owner": "ö" * 128})
+    assert raised.value.field == "tags"
 
 
 def test_a_delay_is_shorter_than_the_job_s_lifetime() -> None:
@@ -162,7 +199,17 @@ def test_a_form_has_the_fields_of_json() -> None:
     """Numbers are text in a form, and an empty field counts as missing."""
     submission = submission_from_form(b"kind=test&delay_s=1.5&max_attempts=2&timeout_s=60")
     assert submission == Submission(kind="test", delay_s=1.5, max_attempts=2, timeout_s=60)
-    assert submission_from_form(b"kind=test&payload=&delay_s=&max_attempts=&timeout_s=") == Submission(kind="test")
+    empty = b"kind=test&payload=&delay_s=&max_attempts=&timeout_s=&name=&owner=&tags="
+    assert submission_from_form(empty) == Submission(kind="test")
+
+
+@pytest.mark.parametrize(
+    "tags", [b"tags=a&tags=b&tags=c", b"tags=a,b&tags=c", b"tags=+a+,%2C+b,c,", b"tags=&tags=a,b,c"]
+)
+def test_a_form_repeats_tags_or_separates_them_with_commas(tags: bytes) -> None:
+    """Browsers send a field for each checked box, and one text for a text field."""
+    submission = submission_from_form(b"kind=test&name=March+%26+April&owner=user:7&" + tags)
+    assert (submission.name, submission.owner, submission.tags) == ("March & April", "user:7", ("a", "b", "c"))
 
 
 @pytest.mark.parametrize(
@@ -181,13 +228,18 @@ def test_a_form_has_the_fields_of_json() -> None:
         (b"kind=test&max_attempts=1.5", UnprocessableContent, "max_attempts"),
         (b"kind=test&max_attempts=%s" % (b"9" * 5000), UnprocessableContent, "max_attempts"),
         (b"kind=test&timeout_s=0", UnprocessableContent, "timeout_s"),
+        (b"kind=test&owner=user+7", UnprocessableContent, "owner"),
+        (b"kind=test&name=" + b"n" * 201, UnprocessableContent, "name"),
+        (b"kind=test&tags=a,%7B", UnprocessableContent, "tags[1]"),
+        (b"kind=test" + b"&tags=a" * 9, UnprocessableContent, "tags"),
+        (b"kind=test&tags=" + b"a," * 30_000, UnprocessableContent, "tags"),
         (b"kind=test&payload=%7B", UnprocessableContent, "payload"),
         (b"kind=test&payload=%22%01%22", UnprocessableContent, "payload"),
         (b"kind=test&payload=" + b"1" * (33 * 1024), PayloadTooLarge, "payload"),
         (b"kind", BadRequest, None),
         (b"\xff\xfe", BadRequest, None),
         (b'{"kind":"test"}', BadRequest, None),
-        (b"&".join(b"f%d=1" % n for n in range(9)), BadRequest, None),
+        (b"&".join(b"f%d=1" % n for n in range(33)), BadRequest, None),
     ],
     ids=lambda value: repr(value[:40]) if isinstance(value, bytes) else None,
 )
