@@ -8,24 +8,34 @@ from msgspec.structs import replace
 from headway.contracts import (
     DEFAULT_ATTEMPTS,
     ENDED,
+    EarlierAttempt,
     JobReport,
     JobSnapshot,
     RejectionReason,
+    SubmittedJob,
     Timestamp,
-    encode,
+    encode_snapshot,
     to_progress_snapshot,
 )
+from headway.labels import Labels
 from headway.tokens import Grant
 
 TAKEOVER_MS = 10 * 60_000
 SAME_TIME_MS = 2_000
 RETENTION_MS = 60 * 60_000
+MAX_EARLIER_ATTEMPTS = 5
 
 
 class Record(Struct, frozen=True, kw_only=True):
-    """A job's last accepted report and the fields that the record script adds."""
+    """A job's last accepted report and the fields that the record script adds.
+
+    A job without a delivery has a report with an empty `message_id`.
+    """
 
     state: JobReport
+    labels: Labels | None = None
+    advanced_at: Timestamp | None = None
+    earlier_attempts: tuple[EarlierAttempt, ...] = ()
     cancel_requested: bool = False
     version: int = 0
     started_at: Timestamp | None = None
@@ -42,7 +52,7 @@ class Record(Struct, frozen=True, kw_only=True):
     def snapshot(self) -> bytes:
         """The snapshot that watchers get."""
         state = self.state
-        return encode(
+        return encode_snapshot(
             JobSnapshot(
                 id=state.job_id,
                 kind=state.kind,
@@ -62,6 +72,9 @@ class Record(Struct, frozen=True, kw_only=True):
                 due_at=state.due_at,
                 lease_until=state.lease_until,
                 expires_at=state.expires_at,
+                name=self.labels.name if self.labels else None,
+                advanced_at=self.advanced_at,
+                earlier_attempts=self.earlier_attempts,
             )
         )
 
@@ -79,6 +92,8 @@ def rejection(old: Record | None, report: JobReport, now: Timestamp) -> Rejectio
         return "finished"
     if old.state.status in ENDED:
         return "finished"
+    if not old.state.message_id:
+        return None
     if report.message_id != old.state.message_id:
         last_sign_of_life = max(old.version, old.state.lease_until or 0, old.state.due_at or 0)
         return "duplicate" if now - last_sign_of_life < TAKEOVER_MS else None
@@ -88,14 +103,95 @@ def rejection(old: Record | None, report: JobReport, now: Timestamp) -> Rejectio
 
 
 def accept(old: Record | None, report: JobReport, now: Timestamp) -> Record:
-    """Return the record after an accepted report; if the snapshot does not change, the version does not either."""
+    """Return the record after an accepted report; if nothing changes, the version does not either."""
     report = in_redis_time(old, report, now)
     if old is None:
-        return _change(Record(state=report, started_at=_started_at(None, report, now)), None, now)
-    cancel_requested = old.cancel_requested and report.generation == old.state.generation
-    started_at = _started_at(old.started_at if delivery_key(report) == old.delivery_key else None, report, now)
-    new = replace(old, state=report, cancel_requested=cancel_requested, started_at=started_at)
-    return _extend_expiry(new, now) if new.snapshot == old.snapshot else _change(new, old, now)
+        record = Record(state=report, labels=report.labels, started_at=_started_at(None, report, now))
+        return _change(replace(record, advanced_at=now if _has_risen(None, report) else None), None, now)
+    same_generation = report.generation == old.state.generation
+    same_attempt = same_generation and report.attempt == old.state.attempt
+    advanced_at = old.advanced_at if same_attempt else None
+    new = replace(
+        old,
+        state=replace(report, submitted_at=old.state.submitted_at),
+        labels=old.labels or report.labels,
+        advanced_at=now if _has_risen(old.state if same_attempt else None, report) else advanced_at,
+        cancel_requested=old.cancel_requested and same_generation,
+        started_at=_started_at(old.started_at if delivery_key(report) == old.delivery_key else None, report, now),
+    )
+    if not same_generation or report.attempt > old.state.attempt:
+        new = replace(new, earlier_attempts=_with_attempt_of(old, now))
+    if (new.snapshot, new.labels, new.state.worker) == (old.snapshot, old.labels, old.state.worker):
+        return _extend_expiry(new, now)
+    return _change(new, old, now)
+
+
+def reject(old: Record, report: JobReport, now: Timestamp) -> Record:
+    """Return the record after a rejected report, which only fills in missing labels."""
+    return _fill_in_labels(old, report.generation, report.labels, now)
+
+
+def submit(old: Record | None, job: SubmittedJob, now: Timestamp) -> Record:
+    """Return the record after the submission of a job."""
+    if old is not None and job.generation <= old.state.generation:
+        return _fill_in_labels(old, job.generation, job.labels, now)
+    state = JobReport(
+        job_id=job.id,
+        kind=job.kind,
+        generation=job.generation,
+        message_id="",
+        delivery=0,
+        sequence=0,
+        max_attempts=job.max_attempts,
+        status="queued",
+        submitted_at=old.state.submitted_at if old else job.submitted_at,
+        expires_at=job.expires_at,
+        due_at=job.due_at if job.due_at and job.due_at > now else None,
+    )
+    earlier_attempts = _with_attempt_of(old, now) if old else ()
+    labels = (old and old.labels) or job.labels
+    return _change(Record(state=state, labels=labels, earlier_attempts=earlier_attempts), old, now)
+
+
+def is_transition(old: Record | None, new: Record) -> bool:
+    """Return whether a change must reach the index: of the delivery, attempt, status or labels."""
+    if old is None or new.delivery_key != old.delivery_key:
+        return True
+    return (new.state.status, new.state.attempt, new.labels) != (old.state.status, old.state.attempt, old.labels)
+
+
+def _has_risen(old: JobReport | None, new: JobReport) -> bool:
+    """Return whether the progress rose within an attempt."""
+    progress, earlier = new.progress, old.progress if old else None
+    if progress is None or earlier is None:
+        return progress is not None and progress.current > 0
+    rose = progress.percent is not None and earlier.percent is not None and progress.percent > earlier.percent
+    return rose or progress.current > earlier.current
+
+
+def _with_attempt_of(old: Record, now: Timestamp) -> tuple[EarlierAttempt, ...]:
+    """Return the earlier attempts after the end of a record's attempt, if that has started."""
+    state = old.state
+    if state.status == "queued" and old.started_at is None:
+        return old.earlier_attempts
+    ended_at = old.finished_at or old.updated_at or now
+    if state.status == "running" and state.lease_until:
+        ended_at = min(now, state.lease_until)
+    attempt = EarlierAttempt(
+        attempt=state.attempt,
+        started_at=old.started_at,
+        ended_at=ended_at,
+        outcome={"retrying": "failed", "queued": "released", "running": "lost"}.get(state.status, state.status),
+        error=state.error.type if state.error else None,
+    )
+    return (*old.earlier_attempts, attempt)[-MAX_EARLIER_ATTEMPTS:]
+
+
+def _fill_in_labels(old: Record, generation: int, labels: Labels | None, now: Timestamp) -> Record:
+    """Return the record with labels if it has none because a cancellation created it."""
+    if old.state.message_id or old.labels or labels is None or generation != old.state.generation:
+        return old
+    return replace(_change(replace(old, labels=labels), old, now), finished_at=old.finished_at)
 
 
 def in_redis_time(old: Record | None, report: JobReport, now: Timestamp) -> JobReport:

@@ -19,22 +19,35 @@ from redis.asyncio import Redis
 
 from headway.contracts import (
     ENDED,
+    JobError,
     JobReport,
     JobSnapshot,
     JobStatus,
     Json,
     Progress,
+    SubmittedJob,
     Timestamp,
     Verdict,
     decode,
     encode,
 )
+from headway.labels import NO_LABELS, Labels
 from headway.tokens import Grant
 from services.notifier.records import scripts
 from services.notifier.records.keys import job_key
+from services.notifier.records.record_read import RecordRead
 from services.notifier.records.store import JobStore
 from services.notifier.redis_client.url import redis_from_url
-from tests.integration.record_model import RETENTION_MS, Record, accept, cancel, rejection
+from tests.integration.record_model import (
+    RETENTION_MS,
+    Record,
+    accept,
+    cancel,
+    is_transition,
+    reject,
+    rejection,
+    submit,
+)
 from tests.waiting import PATIENCE_S, wait_until
 
 T = TypeVar("T")
@@ -44,6 +57,8 @@ DAY_MS = 24 * 60 * MINUTE_MS
 TIME_OFFSETS = st.sampled_from([None, -1 * MINUTE_MS, MINUTE_MS // 2, 5 * MINUTE_MS])
 # How many ms the worker's clock is ahead; None if the report does not contain the time when it was sent.
 CLOCK_ERRORS = st.sampled_from([0, 0, None, 2 * MINUTE_MS, -2 * MINUTE_MS, 8 * DAY_MS, -8 * DAY_MS])
+LABELS = st.sampled_from([None, None, Labels(owner="ann", tags=("a", "b")), Labels(name="Letters of May", owner="bob")])
+WORKERS = st.sampled_from(["w-1", "w-1", "w-2", None])
 STATUSES: list[JobStatus] = ["running"] * 6 + ["retrying", "queued", "succeeded", "failed", "cancelled"]  # type: ignore[assignment]
 
 
@@ -54,8 +69,15 @@ class Store:
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)  # pytest-asyncio keeps its own loop
         self._open = AsyncExitStack()
         self.client = self.run(self._open.enter_async_context(redis_from_url(url)))
-        self.records = JobStore(self.client)
+        self.transitions: list[str] = []
+        self.cancel_requests: list[tuple[str, str]] = []
+        self.records = self.new_records()
         self.redis = self.run(self._open.enter_async_context(Redis.from_url(url)))
+
+    def new_records(self) -> JobStore:
+        """Return a job store with the current text of the script."""
+        on_cancel_requested = lambda worker, job_id: self.cancel_requests.append((worker, job_id))  # noqa: E731
+        return JobStore(self.client, self.transitions.append, on_cancel_requested)
 
     def run(self, work: Awaitable[T]) -> T:
         """Run an awaitable until it is done."""
@@ -83,6 +105,8 @@ class JobMachine(RuleBasedStateMachine):
         self.floor = 0  # every later version must be greater
         self.clock_error: int | None = 0  # of the worker
         self.pubsub: Any = None
+        store.transitions.clear()
+        store.cancel_requests.clear()
 
     def after(self, offset_ms: int | None) -> Timestamp | None:
         """Return the time at an offset from the machine's start; equal offsets give equal times."""
@@ -106,6 +130,8 @@ class JobMachine(RuleBasedStateMachine):
         lease=TIME_OFFSETS,
         due=TIME_OFFSETS,
         expires=st.sampled_from([-5 * MINUTE_MS, DAY_MS]),
+        labels=LABELS,
+        worker=WORKERS,
     )
     def report(
         self,
@@ -118,10 +144,12 @@ class JobMachine(RuleBasedStateMachine):
         lease: int | None,
         due: int | None,
         expires: int,
+        labels: Labels | None,
+        worker: str | None,
     ) -> JobReport:
         """Apply a report that differs a little from the record: newer, older or of another message."""
         state = self.record.state if self.record else None
-        message_id = state.message_id if state else "a"
+        message_id = (state and state.message_id) or "a"
         report = self.new_report(
             max(0, (state.generation if state else 1) + generation),
             {"a": "b"}.get(message_id, "a") if other else message_id,
@@ -133,8 +161,29 @@ class JobMachine(RuleBasedStateMachine):
             due,
             expires,
         )
+        report = replace(report, labels=labels, worker=worker)
         self.send(report)
         return report
+
+    @rule(generation=st.sampled_from([0, 0, 1, -1]), due=TIME_OFFSETS, labels=LABELS)
+    def submit(self, generation: int, due: int | None, labels: Labels | None) -> None:
+        """Submit the job, once more, late, or for its next generation."""
+        job = SubmittedJob(
+            id=self.job_id,
+            kind="countdown",
+            labels=labels,
+            submitted_at=self.start,
+            due_at=self.after(due),
+            expires_at=Timestamp(self.start + 60 * MINUTE_MS),
+            generation=max(0, (self.record.state.generation if self.record else 0) + generation),
+        )
+        before = Timestamp.now()
+        self.store.run(self.store.records.apply_submissions([job]))
+        found, expiry = self.read_record()
+        assert found
+        new = submit(self.record, job, self.script_time(before, found.snapshot))
+        assert found.snapshot == new.snapshot
+        self.advance(new, expiry)
 
     @rule(report=sent, late_ms=st.sampled_from([0, MINUTE_MS // 6]))
     def resend(self, report: JobReport, late_ms: int) -> None:
@@ -146,7 +195,7 @@ class JobMachine(RuleBasedStateMachine):
         """Set the clock of the worker, also while the job runs."""
         self.clock_error = error
 
-    @precondition(lambda self: self.record is not None and self.record.state.message_id)
+    @precondition(lambda self: self.has_delivery())
     @rule(delivery=st.sampled_from([0, 0, 1, -1]), sequence=st.sampled_from([1, 2, -1]))
     def heartbeat(self, delivery: int, sequence: int) -> None:
         """Apply the last report again with another delivery or sequence."""
@@ -163,7 +212,7 @@ class JobMachine(RuleBasedStateMachine):
         generation = self.record.state.generation + 1
         self.send(self.new_report(generation, "a", delivery, sequence, "running", None, lease, None, DAY_MS))
 
-    @precondition(lambda self: self.ageable())
+    @precondition(lambda self: self.ageable() and self.has_delivery())
     @rule(
         lease=TIME_OFFSETS, due=TIME_OFFSETS, minutes=st.sampled_from([9, 11, 11]), sequence=st.sampled_from([-1, 0, 1])
     )
@@ -217,8 +266,12 @@ class JobMachine(RuleBasedStateMachine):
         for _ in range(times):
             before = Timestamp.now()
             snapshot = self.store.run(self.store.records.cancel(grant))
+            assert snapshot is not None
             new = cancel(self.record, grant, self.script_time(before, snapshot))
             assert snapshot == new.snapshot
+            worker = new.state.worker if new.state.status == "running" else None
+            assert self.store.cancel_requests == ([(worker, str(self.job_id))] if worker else [])
+            self.store.cancel_requests.clear()
             self.advance(new, self.read_record()[1])
 
     @precondition(lambda self: self.record is not None)
@@ -270,8 +323,14 @@ class JobMachine(RuleBasedStateMachine):
     def record_equals_the_model(self) -> None:
         """The snapshot and the expiry of the key are those of the model."""
         found, expiry = self.read_record()
-        assert found == (self.record and self.record.snapshot)
         assert expiry == (self.record.expiry if self.record else -2)
+        if self.record is None:
+            assert found is None
+            return
+        assert found
+        assert found.snapshot == self.record.snapshot
+        assert found.labels == (self.record.labels or NO_LABELS)
+        assert found.worker == self.record.state.worker
 
     @invariant()
     def state_never_goes_back(self) -> None:
@@ -279,12 +338,16 @@ class JobMachine(RuleBasedStateMachine):
         old, new = self.old, self.record
         if old is None or new is None or old is new:
             return
-        if old.state.generation == new.state.generation and old.state.status in ENDED:
+        if old.state.generation == new.state.generation and old.state.status in ENDED and old.labels == new.labels:
             assert old.snapshot == new.snapshot, "an ended job changed"
         if old.delivery_key == new.delivery_key and old.state is not new.state and new.state.status != "cancelled":
             assert new.state.sequence >= old.state.sequence, "a sequence decreased"
 
     # Helpers
+
+    def has_delivery(self) -> bool:
+        """Return whether a delivery of the job has been reported."""
+        return self.record is not None and bool(self.record.state.message_id)
 
     def ageable(self) -> bool:
         """Return whether there is a record that would not expire when it ages."""
@@ -316,6 +379,7 @@ class JobMachine(RuleBasedStateMachine):
             progress=progress,
             submitted_at=self.start,
             result=Json(b"[]" if status == "succeeded" else b"null"),
+            error=JobError("ValueError", "…") if status in ("retrying", "failed") else None,
             lease_until=self.after(lease),
             due_at=self.after(due),
             expires_at=Timestamp(self.start + expires),
@@ -331,12 +395,12 @@ class JobMachine(RuleBasedStateMachine):
         (verdict,) = self.store.run(self.store.records.apply_reports([self.by_worker_clock(report)]))
         found, expiry = self.read_record()
         assert found
-        now = self.script_time(before, found)
+        now = self.script_time(before, found.snapshot)
         reason = rejection(self.record, report, now)
-        new = self.record if self.record and reason else accept(self.record, report, now)
+        new = reject(self.record, report, now) if self.record and reason else accept(self.record, report, now)
         watched = reason is None and self.pubsub is not None
         assert verdict == Verdict(self.job_id, reason is None, reason, new.cancel_requested, watched)
-        assert found == new.snapshot
+        assert found.snapshot == new.snapshot
         self.advance(new, expiry)
 
     def by_worker_clock(self, report: JobReport) -> JobReport:
@@ -353,6 +417,8 @@ class JobMachine(RuleBasedStateMachine):
     def advance(self, new: Record, expiry: int) -> None:
         """Advance the model, and check that a new version is greater than all earlier ones and was published."""
         self.old, self.record = self.record, new
+        assert self.store.transitions == ([str(self.job_id)] if is_transition(self.old, new) else [])
+        self.store.transitions.clear()
         if new is not self.old and new.expiry <= expiry <= Timestamp.now() + RETENTION_MS:
             # Nothing changed: the expiry is the only sign of the time at which the script ran.
             self.record = new = replace(new, expiry=expiry)
@@ -362,10 +428,10 @@ class JobMachine(RuleBasedStateMachine):
             if self.pubsub is not None:
                 assert self.store.run(self.next_publication()) == new.snapshot
 
-    def read_record(self) -> tuple[bytes | None, int]:
-        """Return the snapshot and the expiry of its key."""
+    def read_record(self) -> tuple[RecordRead | None, int]:
+        """Return the record and the expiry of its key."""
         (found,) = self.store.run(self.store.records.read([str(self.job_id)]))
-        return found.snapshot if found else None, self.store.run(self.store.redis.pexpiretime(self.key))
+        return found, self.store.run(self.store.redis.pexpiretime(self.key))
 
     def rewrite(self, **fields: int | bytes) -> None:
         """Write the model's version and expiry, and some fields, directly to Redis."""
@@ -448,6 +514,6 @@ def test_each_clause_of_the_script_is_needed(
     assert scripts.SCRIPT.count(clause.encode()) == 1
     text = scripts.SCRIPT.replace(clause.encode(), without.encode())
     monkeypatch.setattr(scripts, "SCRIPT", text)
-    monkeypatch.setattr(store, "records", JobStore(store.client))
+    monkeypatch.setattr(store, "records", store.new_records())
     with pytest.raises((AssertionError, Flaky)):  # a deviation that depends on the time may not occur again
         run_job_machine(store, QUICK)

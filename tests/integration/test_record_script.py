@@ -1,7 +1,8 @@
-"""The record script by examples: unchanged values, times, repair of invalid records, publication and cancellation."""
+"""The record script by examples: values, times, invalid records, publication, cancellation, submissions, attempts."""
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from headway.contracts import (
+    ENDED,
     MAX_RESULT_BYTES,
     JobError,
     JobReport,
@@ -23,13 +25,16 @@ from headway.contracts import (
     JobStatus,
     Json,
     Progress,
+    SubmittedJob,
     Timestamp,
     Verdict,
     decode,
 )
+from headway.labels import Labels
 from headway.tokens import Grant
 from services.notifier.records import scripts
 from services.notifier.records.keys import job_key
+from services.notifier.records.script_calls import cancel_call
 from services.notifier.records.scripts import SCRIPT
 from services.notifier.records.store import JobStore
 from services.notifier.redis_client.connection import Command
@@ -84,8 +89,9 @@ async def send(store: JobStore, **changes: Any) -> Verdict:
     return verdict
 
 
-def parse(snapshot: bytes) -> JobSnapshot:
+def parse(snapshot: bytes | None) -> JobSnapshot:
     """Decode a snapshot as a watcher does."""
+    assert snapshot is not None
     return decode(snapshot, JobSnapshot)
 
 
@@ -383,9 +389,9 @@ async def test_record_of_an_older_version_is_valid(
     """A script of a later version, with one more field, still knows a job that ended before the upgrade."""
     await send(store, status="succeeded")
     ended = await read(store)
-    fields = b"'lease_ms', 'due_ms', 'expires_ms'}\nlocal SNAPSHOT_FIELDS"
-    assert SCRIPT.count(fields) == 1
-    monkeypatch.setattr(scripts, "SCRIPT", SCRIPT.replace(fields, fields.replace(b"}", b", 'later'}")))
+    last = b"'labels', 'worker'}"
+    assert SCRIPT.count(last) == 1
+    monkeypatch.setattr(scripts, "SCRIPT", SCRIPT.replace(last, last.replace(b"}", b", 'later'}")))
     later = JobStore(client)
     assert (await send(later, delivery=2)).reason == "finished"
     assert await later.cancel(GRANT) == ended
@@ -444,7 +450,7 @@ async def test_only_failed_calls_are_repeated(store: JobStore, client: RedisClie
 async def test_failed_call_raises(store: JobStore) -> None:
     """When one call of a pipeline fails, its effect is unknown, and the whole pipeline raises."""
     with pytest.raises(RedisError):
-        await store._script.run([[KEY, "cancel"], [KEY, "report", "too", "few"]])
+        await store._script.run([cancel_call(GRANT), [KEY, "report", "too", "few"]])
 
 
 async def test_failed_read_raises(redis: Redis, stores: dict[str, str]) -> None:
@@ -599,3 +605,229 @@ async def test_cancel_of_an_ended_job_changes_nothing(store: JobStore, status: J
     before = await read(store)
     assert await store.cancel(GRANT) == before
     assert await read(store) == before
+
+
+# Submissions
+
+
+JOB_SUBMITTED = SubmittedJob(id=JOB, kind="letters", submitted_at=NOW, expires_at=NOW.after(86_400), max_attempts=3)
+LABELS = Labels(name="Letters of May", owner="ann", tags=("a", "b"))
+DELIVERY_FIELDS = ("message_id", "delivery", "sequence")
+
+
+async def test_submitted_job_waits_for_any_start(store: JobStore, redis: Redis) -> None:
+    """The record has no fields of a delivery, so that version 0.1 sees none; the next report is its start."""
+    await store.apply_submissions([replace(JOB_SUBMITTED, labels=LABELS, due_at=NOW.after(60))])
+    job = parse(await read(store))
+    assert (job.kind, job.status, job.attempt, job.max_attempts) == ("letters", "queued", 1, 3)
+    assert (job.submitted_at, job.due_at, job.expires_at) == (NOW, NOW.after(60), NOW.after(86_400))
+    assert (job.name, job.started_at, job.updated_at) == ("Letters of May", None, job.version)
+    assert await redis.hmget(KEY, DELIVERY_FIELDS) == [None] * 3
+    assert await redis.pttl(KEY) > 86_400_000
+    assert await send(store, delivery=7, message_id="any") == Verdict(JOB, accepted=True)
+    assert await redis.hmget(KEY, DELIVERY_FIELDS) == [b"any", b"7", b"1"]
+    assert parse(await read(store)).name == "Letters of May"
+
+
+async def test_submission_changes_no_record(store: JobStore) -> None:
+    """A late or repeated submission changes nothing, whatever the job does."""
+    submissions = [JOB_SUBMITTED, replace(JOB_SUBMITTED, labels=LABELS, kind="other")]
+    for status in ("running", "retrying", "succeeded"):
+        await send(store, sequence=len(status), status=status)
+        before = await read(store)
+        await store.apply_submissions(submissions)
+        assert await read(store) == before
+
+
+async def test_due_time_that_has_passed_is_left_out(store: JobStore) -> None:
+    """A late submission does not announce a start in the past."""
+    await store.apply_submissions([replace(JOB_SUBMITTED, due_at=NOW)])
+    assert parse(await read(store)).due_at is None
+
+
+async def test_submission_of_a_redrive_waits_again(store: JobStore, redis: Redis) -> None:
+    """A greater generation makes an ended job queued; it keeps its labels, its submission and its last attempt."""
+    await send(store, labels=LABELS, worker="w", attempt=2, status="failed", error=JobError("Fail", "no"))
+    failed = parse(await read(store))
+    redrive = replace(
+        JOB_SUBMITTED, generation=1, submitted_at=NOW.after(9), labels=Labels(owner="bob"), expires_at=NOW.after(90_000)
+    )
+    await store.apply_submissions([redrive])
+    job = parse(await read(store))
+    assert (job.status, job.generation, job.attempt, job.error) == ("queued", 1, 1, None)
+    assert (job.name, job.submitted_at, job.expires_at) == ("Letters of May", NOW, NOW.after(90_000))
+    assert [(one.attempt, one.outcome, one.error) for one in job.earlier_attempts] == [(2, "failed", "Fail")]
+    assert job.earlier_attempts[0].ended_at == failed.finished_at
+    assert await redis.hmget(KEY, DELIVERY_FIELDS) == [None] * 3
+    (record,) = await store.read([str(JOB)])
+    assert record
+    assert (record.labels, record.worker) == (LABELS, None)
+    assert (await send(store, delivery=9)).reason == "finished"  # of the generation before
+    assert (await send(store, generation=1, message_id="new")).accepted
+
+
+async def test_submitted_job_is_cancelled_before_its_start(store: JobStore, redis: Redis) -> None:
+    """Its record then has all fields of 0.1, and the start is rejected."""
+    await store.apply_submissions([replace(JOB_SUBMITTED, labels=LABELS)])
+    job = parse(await store.cancel(GRANT))
+    assert (job.status, job.kind, job.name) == ("cancelled", "letters", "Letters of May")
+    assert None not in await redis.hmget(KEY, DELIVERY_FIELDS)
+    assert (await send(store)).reason == "finished"
+
+
+@pytest.mark.parametrize("by", ["submission", "start"])
+async def test_labels_of_a_job_that_was_cancelled_first_are_filled_in(store: JobStore, by: str) -> None:
+    """A cancellation creates a record without labels; the late submission, or the rejected start, brings them."""
+    cancelled = parse(await store.cancel(GRANT))
+    for labels in (LABELS, Labels(owner="bob")):
+        if by == "submission":
+            await store.apply_submissions([replace(JOB_SUBMITTED, labels=labels)])
+        else:
+            assert (await send(store, labels=labels)).reason == "finished"
+    job = parse(await read(store))
+    assert (job.status, job.finished_at, job.name) == ("cancelled", cancelled.finished_at, "Letters of May")
+    assert job.version > cancelled.version
+    (record,) = await store.read([str(JOB)])
+    assert record
+    assert record.labels == LABELS
+
+
+async def test_grant_that_requires_a_record_creates_none(store: JobStore, redis: Redis) -> None:
+    """The cancellation of a job without a record has no effect."""
+    assert await store.cancel(replace(GRANT, requires_record=True)) is None
+    assert await redis.exists(KEY) == 0
+    await send(store)
+    assert parse(await store.cancel(replace(GRANT, requires_record=True))).cancel_requested
+
+
+# Labels, and what reports change
+
+
+async def test_owner_of_the_record_wins(store: JobStore) -> None:
+    """Labels are filled in once, and replaced by no report, submission or redrive."""
+    await send(store)
+    for generation, owner in enumerate(("ann", "bob", "eve")):
+        await send(store, sequence=5, generation=generation, labels=Labels(owner=owner))
+        (record,) = await store.read([str(JOB)])
+        assert record
+        assert record.labels == Labels(owner="ann")
+
+
+async def test_submission_time_of_the_record_wins(store: JobStore) -> None:
+    """A report of a message that does not know its submission does not move it."""
+    await send(store)
+    await send(store, sequence=2, submitted_at=NOW.after(5), progress=None)
+    assert parse(await read(store)).submitted_at == NOW
+
+
+async def test_time_of_the_last_advance(store: JobStore, redis: Redis) -> None:
+    """`advanced_at` is when `current` or the percentage last rose within the attempt, by the clock of Redis."""
+    sequences = itertools.count(1)
+    earlier = Timestamp.parse("2026-01-01T00:00:00Z")
+
+    async def advanced(progress: Progress | None, **changes: Any) -> bool:
+        if await redis.hget(KEY, "advanced_at"):
+            await redis.hset(KEY, "advanced_at", earlier.to_json())
+        await send(store, sequence=next(sequences), progress=progress, **changes)
+        job = parse(await read(store))
+        assert job.advanced_at in (None, earlier, job.updated_at)
+        return job.advanced_at == job.updated_at
+
+    assert not await advanced(None)
+    assert not await advanced(Progress(0, 10))
+    assert b"advanced_at" not in await read(store)
+    assert await advanced(Progress(1, 10))
+    assert not await advanced(Progress(1, 10, message="still"))
+    assert await advanced(Progress(1, 5))  # the percentage
+    assert not await advanced(Progress(1, 50))
+    assert not await advanced(Progress(1))  # the total is unknown
+    assert not await advanced(Progress(1, 2))  # the total is known
+    assert await advanced(Progress(1.5))
+    assert not await advanced(Progress(1.5), delivery=2, status="queued")  # a release
+    assert parse(await read(store)).advanced_at == earlier
+    assert not await advanced(None, delivery=3, attempt=2)
+    assert parse(await read(store)).advanced_at is None
+    assert await advanced(Progress(1), delivery=3, attempt=2)
+
+
+async def test_earlier_attempts_are_those_that_ended(store: JobStore) -> None:
+    """Each has its times and its outcome, and the type of its error alone; the record keeps the last five."""
+    secret = JobError("ValueError", "of the customer")
+    starts, ends = [], []
+    steps: list[tuple[JobStatus, dict[str, Any]]] = [
+        ("retrying", {"error": secret, "lease_until": None}),
+        ("running", {"lease_until": NOW.after(-5)}),
+        ("queued", {"lease_until": None}),
+        ("retrying", {"error": JobError('a "quoted" {"attempt":type', ""), "lease_until": None}),
+        ("failed", {"error": secret}),
+        ("cancelled", {}),
+    ]
+    generation = 0
+    for attempt, (status, changes) in enumerate(steps, 1):
+        await send(store, generation=generation, attempt=attempt, delivery=attempt)
+        starts.append(parse(await read(store)).started_at)
+        await send(
+            store, generation=generation, attempt=attempt, delivery=attempt, sequence=2, status=status, **changes
+        )
+        ended = parse(await read(store))
+        ends.append(ended.updated_at if status != "running" else ended.lease_until)
+        generation += status in ENDED
+    await send(store, generation=generation, delivery=7, attempt=7)
+    attempts = parse(await read(store)).earlier_attempts
+    assert [one.attempt for one in attempts] == [2, 3, 4, 5, 6]
+    assert [one.outcome for one in attempts] == ["lost", "released", "failed", "failed", "cancelled"]
+    assert [one.error for one in attempts] == [None, None, 'a "quoted" {"attempt":type', "ValueError", None]
+    assert [(one.started_at, one.ended_at) for one in attempts] == list(zip(starts, ends, strict=True))[1:]
+    assert b"of the customer" not in await read(store)
+
+
+async def test_release_is_no_earlier_attempt(store: JobStore) -> None:
+    """A released job continues the same attempt, and a job that has not started had none."""
+    await send(store, status="queued")
+    await send(store, delivery=2)
+    await send(store, delivery=2, sequence=2, status="queued")
+    await send(store, delivery=3)
+    assert b"earlier_attempts" not in await read(store)
+
+
+async def test_callbacks_of_the_store(client: RedisClient) -> None:
+    """Each transition is announced once; a request to cancel names the worker that runs the job."""
+    transitions: list[str] = []
+    requests: list[tuple[str, str]] = []
+    store = JobStore(client, transitions.append, lambda worker, job_id: requests.append((worker, job_id)))
+
+    async def announced(change: Awaitable[Any]) -> bool:
+        transitions.clear()
+        await change
+        assert set(transitions) <= {str(JOB)}
+        return len(transitions) == 1
+
+    assert await announced(store.apply_submissions([JOB_SUBMITTED]))
+    assert not await announced(store.apply_submissions([JOB_SUBMITTED]))
+    assert await announced(send(store, worker="w-1"))
+    assert not await announced(send(store, sequence=2, worker="w-1", progress=Progress(50, 100)))
+    assert not await announced(send(store, sequence=2, worker="w-1"))
+    assert not await announced(store.cancel(GRANT))
+    assert not await announced(store.cancel(GRANT))
+    assert requests == [("w-1", str(JOB))] * 2  # the worker may have missed the first one
+    assert await announced(send(store, sequence=3, worker="w-1", status="retrying"))
+    assert await announced(send(store, sequence=3, delivery=2, attempt=2))
+    assert not await announced(store.cancel(GRANT))
+    assert len(requests) == 2  # the worker has no control stream
+    assert await announced(send(store, sequence=4, delivery=2, attempt=2, status="cancelled"))
+    assert not await announced(store.cancel(GRANT))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("name", b"May"), ("labels", b"[]"), ("advanced_at", b"now"), ("earlier_attempts", b"[{}]")],
+)
+async def test_damaged_optional_field_is_replaced(store: JobStore, redis: Redis, field: str, value: bytes) -> None:
+    """A report does not retain a field that it would have to retain unchecked."""
+    await send(store, labels=LABELS)
+    await redis.hset(KEY, field, value)
+    await send(store, sequence=2, labels=LABELS, progress=None)
+    (record,) = await store.read([str(JOB)])
+    assert record
+    assert (parse(record.snapshot).name, record.labels) == ("Letters of May", LABELS)
+    assert value not in await redis.hvals(KEY)

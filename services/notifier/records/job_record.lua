@@ -1,31 +1,40 @@
--- The record script: every change of a job's record, atomically.
+-- The record script: every change of a job's record, atomically. rare_operations.lua is its end.
 --
 -- KEYS[1] is the job's record (a hash) and the name of its channel. ARGV[1] is the operation, the fields follow:
---   report    REPORT_FIELDS    accepted -> the sum of the bits CANCEL_REQUESTED, WATCHED and PUBLISHED;
---                              refused  -> {reason, whether a cancellation is requested}
---   progress  PROGRESS_FIELDS  the same; kind may be null
---   cancel    CANCEL_FIELDS    -> the snapshot
+--   report      REPORT_FIELDS      accepted -> the sum of the bits CANCEL_REQUESTED, WATCHED, PUBLISHED, TRANSITION;
+--                                  refused  -> {reason, whether a cancellation is requested, TRANSITION or 0}
+--   progress    PROGRESS_FIELDS    the same; kind may be null
+--   submission  SUBMISSION_FIELDS  -> TRANSITION or 0
+--   cancel      CANCEL_FIELDS      -> {snapshot, TRANSITION or 0, the worker that must be notified or nil};
+--                                  nil if there is no record and may be none
+-- Optional fields at the end of the arguments may be left out.
 -- The fields of a snapshot are stored as JSON text and never decoded here: cjson turns [] into {} and rounds long
 -- numbers. The times of a record are by the clock of Redis, apart from those of the submission.
 
 local RECORD_FIELDS = {'id', 'kind', 'status', 'version', 'generation', 'attempt', 'max_attempts', 'progress',
   'result', 'error', 'cancel_requested', 'submitted_at', 'started_at', 'updated_at', 'finished_at', 'due_at',
-  'lease_until', 'expires_at',
-  'message_id', 'delivery', 'sequence', 'lease_ms', 'due_ms', 'expires_ms'}
-local SNAPSHOT_FIELDS = 18  -- the first ones make the snapshot; the others serve the fence
-local REQUIRED_FIELDS = 24  -- those of version 0.1; a field that a later version adds may be missing in a record
+  'lease_until', 'expires_at',                -- 1 to 18: in every snapshot
+  'name', 'advanced_at', 'earlier_attempts',  -- 19 to 21: in a snapshot and in the record only if they are not empty
+  'lease_ms', 'due_ms', 'expires_ms',         -- 22 to 24
+  'message_id', 'delivery', 'sequence',       -- 25 to 27: of the last delivery; before the first one there are none
+  'labels', 'worker'}                         -- 28 and 29: if they are not empty
+local SNAPSHOT_FIELDS = 21  -- the first ones make the snapshot
 local REPORT_FIELDS = {'kind', 'status', 'generation', 'attempt', 'max_attempts', 'progress', 'result', 'error',
-  'submitted_at', 'expires_at', 'message_id', 'delivery', 'sequence', 'lease_ms', 'due_ms', 'expires_ms', 'sent_ms'}
+  'submitted_at', 'expires_at', 'message_id', 'delivery', 'sequence', 'lease_ms', 'due_ms', 'expires_ms', 'sent_ms',
+  'worker', 'labels', 'name'}
 local INTEGER_FIELDS = {'version', 'generation', 'delivery', 'sequence', 'lease_ms', 'due_ms', 'expires_ms'}
 local TEXT, TIME, COUNT = '^".+"$', '^"[%d:.TZ-]+"$', '^%d+$'
-local RETAINED_PATTERNS = {cancel_requested = '^[tf]%l+$', started_at = TIME}  -- fields that a report retains
-local RECORD_PATTERNS = {id = TEXT, kind = TEXT, attempt = COUNT, max_attempts = COUNT, submitted_at = TIME,
-  due_at = TIME, lease_until = TIME, expires_at = TIME}  -- fields that the other operations retain, too
+local RETAINED_PATTERNS = {cancel_requested = '^[tf]%l+$', submitted_at = TIME, started_at = TIME, advanced_at = TIME,
+  name = TEXT, earlier_attempts = '^%[{"attempt":.+}%]$', labels = '^{.+}$'}  -- fields that a report retains
+local RECORD_PATTERNS = {id = TEXT, kind = TEXT, attempt = COUNT, max_attempts = COUNT, due_at = TIME,
+  lease_until = TIME, expires_at = TIME}  -- fields that the other operations retain, too
+local PROGRESS = '^{"current":([^,]+),"total":[^,]+,"percent":([^,]+),'
 local ENDED = {['"succeeded"'] = true, ['"failed"'] = true, ['"cancelled"'] = true}
-local CANCEL_REQUESTED, WATCHED, PUBLISHED = 1, 2, 4
+local CANCEL_REQUESTED, WATCHED, PUBLISHED, TRANSITION = 1, 2, 4, 8
 local TAKEOVER_MS = 10 * 60 * 1000  -- how long after its last sign of life a record refuses another message
 local KEEP_MS = 60 * 60 * 1000      -- how long a record outlives the job's expiry, and its own last change
 local SAME_TIME_MS = 2000           -- a worker's time this close to the stored one keeps the stored one
+local MAX_EARLIER_ATTEMPTS = 5
 local MIN_TIME_MS, MAX_TIME_MS = -62135596800000, 253402300799999  -- the years 1 to 9999
 
 local SHARDED = false               -- the loader sets it on a cluster, where publications stay in their shard
@@ -36,43 +45,52 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local wrong_type = false  -- whether the key holds something other than a hash
-local stored              -- the values of RECORD_FIELDS as they are in the hash; nil without a valid record
+local stored = {}         -- the values of RECORD_FIELDS as they are in the hash
 
--- Returns whether each field is null or matches its pattern.
+-- Returns whether each field is absent, null or matches its pattern.
 local function matches(record, patterns)
   for name, pattern in pairs(patterns) do
-    if record[name] ~= 'null' and not string.find(record[name], pattern) then return false end
+    local value = record[name]
+    if value and value ~= 'null' and not string.find(value, pattern) then return false end
   end
   return true
 end
 
 -- Returns whether the fields that a change retains are valid. An ending is retained unchecked.
 local function is_valid(record)
+  for i = 1, #INTEGER_FIELDS do
+    local number = record[INTEGER_FIELDS[i]]
+    if not string.find(number, '^-?%d+$') or #number > 17 then return false end
+  end
   if not matches(record, RETAINED_PATTERNS) then return false end
   return ARGV[1] == 'report' or matches(record, RECORD_PATTERNS) and (ENDED[record.status] or
-    pcall(cjson.decode, '[' .. record.progress .. ',' .. record.result .. ',' .. record.error .. ']'))
+    pcall(cjson.decode, '[' .. table.concat({record.progress, record.result, record.error, record.name or 'null',
+      record.earlier_attempts or 'null', record.labels or 'null'}, ',') .. ']'))
 end
 
--- Returns the record, or nil if there is none or it is not valid.
+-- Returns the record, or nil if there is none or it is not valid. An optional field that is empty is nil.
 local function load()
   local values = redis.pcall('HMGET', key, unpack(RECORD_FIELDS))
   if values.err then
     wrong_type = true
     return nil
   end
-  local record = {}
-  for i = 1, REQUIRED_FIELDS do
-    if not values[i] then return nil end
-    record[RECORD_FIELDS[i]] = values[i]
-  end
-  for i = REQUIRED_FIELDS + 1, #RECORD_FIELDS do record[RECORD_FIELDS[i]] = values[i] or 'null' end
-  for i = 1, #INTEGER_FIELDS do
-    local number = record[INTEGER_FIELDS[i]]
-    if not string.find(number, '^-?%d+$') or #number > 17 then return nil end
-  end
-  if not is_valid(record) then return nil end
   stored = values
-  return record
+  local record = {}
+  for i = 1, #RECORD_FIELDS do
+    local value = values[i]
+    if value and (value ~= 'null' or i <= 18 or i >= 22 and i <= 27) then
+      record[RECORD_FIELDS[i]] = value
+    elseif i <= 18 or i >= 22 and i <= 24 then
+      return nil
+    end
+  end
+  if not (record.message_id or record.delivery or record.sequence) then
+    record.message_id, record.delivery, record.sequence = '', '0', '0'
+  elseif not (record.message_id and record.delivery and record.sequence) then
+    return nil
+  end
+  return is_valid(record) and record or nil
 end
 
 -- Returns the arguments by name, and the job's id from the braces of its key.
@@ -87,9 +105,12 @@ local function snapshot(record)
   local parts, count = {}, 0
   for i = 1, SNAPSHOT_FIELDS do
     local name = RECORD_FIELDS[i]
-    parts[count + 1], parts[count + 2], parts[count + 3], parts[count + 4] = '"', name, '":', record[name]
-    parts[count + 5] = ','
-    count = count + 5
+    local value = record[name]
+    if value then
+      parts[count + 1], parts[count + 2], parts[count + 3], parts[count + 4] = '"', name, '":', value
+      parts[count + 5] = ','
+      count = count + 5
+    end
   end
   parts[count] = '}'
   return '{' .. table.concat(parts)
@@ -119,6 +140,12 @@ local function rfc3339(ms)
     rest % 1000)
 end
 
+local now_text
+local function now_json()
+  now_text = now_text or rfc3339(now)
+  return now_text
+end
+
 local function expire(record)
   redis.call('PEXPIREAT', key, string.format('%.0f', math.max(tonumber(record.expires_ms), now) + KEEP_MS))
 end
@@ -126,13 +153,13 @@ end
 -- Stores the record as a new version and publishes it; returns its snapshot and the number of subscribed replicas.
 local function store(record, old)
   record.version = string.format('%.0f', math.max(old and old.version + 1 or 0, now))
-  record.updated_at = rfc3339(now)
-  record.finished_at = ENDED[record.status] and rfc3339(now) or 'null'
+  record.updated_at = now_json()
   local changed, count = {}, 0
   for i = 1, #RECORD_FIELDS do
     local name = RECORD_FIELDS[i]
-    if not stored or record[name] ~= stored[i] then
-      changed[count + 1], changed[count + 2] = name, record[name]
+    local value = record[name] or stored[i] and 'null'
+    if value and value ~= stored[i] then
+      changed[count + 1], changed[count + 2] = name, value
       count = count + 2
     end
   end
@@ -169,6 +196,7 @@ local function fence(old, new)
   if compare('generation') < 0 then return 'finished' end  -- its message is of no more use
   if compare('generation') > 0 then return nil end
   if ENDED[old.status] then return 'finished' end
+  if old.message_id == '' then return nil end
   if new.message_id ~= old.message_id then
     local last_sign_of_life = math.max(old.version, old.lease_ms, old.due_ms)
     return now < last_sign_of_life + TAKEOVER_MS and 'duplicate' or nil
@@ -180,67 +208,76 @@ end
 
 local function flag(value, weight) return value and weight or 0 end
 
+-- Returns whether `current` or the percentage is greater than in an earlier progress of the attempt.
+local function has_risen(progress, earlier)
+  if progress == earlier then return false end
+  local current, percent = string.match(progress, PROGRESS)
+  local old_current, old_percent = string.match(earlier, PROGRESS)
+  return (tonumber(current) or 0) > (tonumber(old_current) or 0)
+    or (tonumber(percent) or 0) > (tonumber(old_percent) or 100)
+end
+
+-- Returns the earlier attempts, as JSON, when another attempt follows that of a record; nil if there are none.
+local function with_attempt(old)
+  local outcome = ({['"retrying"'] = '"failed"', ['"queued"'] = '"released"', ['"running"'] = '"lost"'})[old.status]
+    or ENDED[old.status] and old.status
+  local has_started = old.status ~= '"queued"' or old.started_at ~= 'null'
+  if not (outcome and has_started and matches(old, {attempt = COUNT, updated_at = TIME, finished_at = TIME})) then
+    return old.earlier_attempts
+  end
+  local ended_at = ENDED[old.status] and old.finished_at or old.updated_at
+  if outcome == '"lost"' and old.lease_ms ~= '0' then ended_at = rfc3339(math.min(old.lease_ms, now)) end
+  local valid, failure = pcall(cjson.decode, old.error)
+  local type_of_error = valid and type(failure) == 'table' and type(failure.type) == 'string' and failure.type
+  local entry = '{"attempt":' .. old.attempt .. ',"started_at":' .. old.started_at .. ',"ended_at":' .. ended_at
+    .. ',"outcome":' .. outcome .. ',"error":' .. (type_of_error and cjson.encode(type_of_error) or 'null') .. '}'
+  local entries = old.earlier_attempts and string.sub(old.earlier_attempts, 2, -2) .. ',' .. entry or entry
+  if select(2, string.gsub(entries, '{"attempt":', '')) > MAX_EARLIER_ATTEMPTS then  -- no string contains a bare quote
+    entries = string.sub(entries, string.find(entries, ',{"attempt":', 1, true) + 1)
+  end
+  return '[' .. entries .. ']'
+end
+
+-- Fills in the labels of a record that has none because a cancellation created it; returns TRANSITION or 0.
+local function fill_in_labels(old, new)
+  if old.message_id ~= '' or old.labels or not new.labels or old.generation ~= new.generation then return 0 end
+  old.labels, old.name = new.labels, new.name
+  store(old, old)
+  return TRANSITION
+end
+
 local function report(old, new)
   local reason = old and fence(old, new)
-  if reason then return {reason, flag(old.cancel_requested == 'true', 1)} end
+  if reason then return {reason, flag(old.cancel_requested == 'true', 1), fill_in_labels(old, new)} end
   to_redis_time(new, old, 'lease_until', 'lease_ms')
   to_redis_time(new, old, 'due_at', 'due_ms')
   local same_generation = old and old.generation == new.generation
+  local same_attempt = same_generation and old.attempt == new.attempt
   local same_delivery = same_generation and old.message_id == new.message_id and old.delivery == new.delivery
   new.cancel_requested = same_generation and old.cancel_requested or 'false'
   new.started_at = same_delivery and old.started_at or 'null'
-  if new.status == '"running"' and new.started_at == 'null' then new.started_at = rfc3339(now) end
+  if new.status == '"running"' and new.started_at == 'null' then new.started_at = now_json() end
+  new.finished_at = ENDED[new.status] and now_json() or 'null'
+  if same_attempt then new.advanced_at = old.advanced_at end
+  if has_risen(new.progress, same_attempt and old.progress or 'null') then new.advanced_at = now_json() end
+  if old then
+    new.version, new.updated_at, new.submitted_at = old.version, old.updated_at, old.submitted_at
+    if old.labels then new.labels, new.name = old.labels, old.name end
+    local follows = not same_generation or tonumber(new.attempt) > (tonumber(old.attempt) or 0)
+    new.earlier_attempts = follows and with_attempt(old) or old.earlier_attempts
+  end
   local watchers, published
-  if old then new.version, new.updated_at, new.finished_at = old.version, old.updated_at, old.finished_at end
-  if old and same_snapshot(new, old) then
+  if old and same_snapshot(new, old) and new.labels == old.labels and new.worker == old.worker then
     redis.call('HSET', key, 'message_id', new.message_id, 'delivery', new.delivery, 'sequence', new.sequence)
     expire(new)
     watchers, published = redis.call('PUBSUB', NUMSUB, key)[2], false
   else
     watchers, published = select(2, store(new, old)), true
   end
+  local transition = not (same_delivery and same_attempt and old.status == new.status and old.labels == new.labels)
   return flag(new.cancel_requested == 'true', CANCEL_REQUESTED) + flag(watchers > 0, WATCHED)
-    + flag(published, PUBLISHED)
+    + flag(published, PUBLISHED) + flag(transition, TRANSITION)
 end
 
 local record = load()
 if ARGV[1] == 'report' then return report(record, from_args(REPORT_FIELDS)) end
-
--- The rest is for the rare operations. Redis runs the whole text in each call, so that reports save these definitions.
-
-local PROGRESS_FIELDS = {'kind', 'status', 'max_attempts', 'progress', 'sequence', 'submitted_at', 'expires_at',
-  'expires_ms'}
-local CANCEL_FIELDS = {'kind', 'max_attempts', 'submitted_at', 'due_at', 'expires_at', 'expires_ms'}
-
--- Completes a one-line report from the record.
-local function progress(old, new)
-  local defaults = {generation = '0', attempt = '1', result = 'null', error = 'null', due_ms = 'null',
-    lease_ms = 'null', message_id = 'progress', delivery = '1'}
-  for name, value in pairs(defaults) do new[name] = value end
-  if new.kind == 'null' then new.kind = old and old.kind or '"countdown"' end
-  for _, name in ipairs({'generation', 'attempt', 'max_attempts', 'submitted_at', 'expires_at', 'expires_ms'}) do
-    if old then new[name] = old[name] end
-  end
-  return report(old, new)
-end
-
-local function cancel(old, args)
-  if old and ENDED[old.status] then return snapshot(old) end
-  local record = old or args
-  if not old then
-    local defaults = {generation = '0', attempt = '1', progress = 'null', result = 'null', error = 'null',
-      started_at = 'null', message_id = '', delivery = '0', sequence = '0'}
-    for name, value in pairs(defaults) do record[name] = value end
-  end
-  local leased = old and old.status == '"running"' and tonumber(old.lease_ms) > now
-  if leased and old.cancel_requested == 'true' then return snapshot(old) end
-  record.cancel_requested = 'true'
-  if not leased then
-    record.status, record.due_at, record.due_ms = '"cancelled"', 'null', '0'
-    record.lease_until, record.lease_ms = 'null', '0'
-  end
-  return (store(record, old))
-end
-
-if ARGV[1] == 'progress' then return progress(record, from_args(PROGRESS_FIELDS)) end
-if ARGV[1] == 'cancel' then return cancel(record, from_args(CANCEL_FIELDS)) end

@@ -6,7 +6,6 @@ Every change goes through the record script. A read is one HMGET: a script would
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -15,17 +14,7 @@ from uuid import UUID
 import structlog
 from redis.exceptions import RedisError
 
-from headway.contracts import (
-    DEFAULT_ATTEMPTS,
-    JobReport,
-    Progress,
-    ProgressUrlReport,
-    Timestamp,
-    Verdict,
-    encode,
-    to_progress_snapshot,
-    uuid_str,
-)
+from headway.contracts import JobReport, ProgressUrlReport, SubmittedJob, Verdict, uuid_str
 from headway.tokens import Grant
 
 from .. import metrics
@@ -34,23 +23,49 @@ from ..redis_client.topology import RedisClient, SlotNotCovered
 from .clock import RedisClock
 from .keys import job_key
 from .record_read import READ_FIELDS, RecordRead, record_from_reply
-from .scripts import RecordScript, ScriptCall
+from .script_calls import cancel_call, progress_call, report_call, submission_call
+from .scripts import RecordScript
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-CANCEL_REQUESTED, WATCHED, PUBLISHED = 1, 2, 4  # bits of the script's reply to an accepted report
+CANCEL_REQUESTED, WATCHED, PUBLISHED, TRANSITION = 1, 2, 4, 8  # bits of the script's replies
 C = TypeVar("C")
 R = TypeVar("R")
 ReadResult = RecordRead | RedisError | OSError | None
 
 
 class JobStore:
-    """Applies reports and cancellations to records, and reads records."""
+    """Applies submissions, reports and cancellations to records, and reads records.
 
-    def __init__(self, redis: RedisClient) -> None:
+    Args:
+        redis: the client of Redis.
+        on_transition: called with the id of each job that has a new record, or another status, attempt, generation or
+            delivery.
+        on_cancel_requested: called with a worker and the id of a job whose cancellation it must learn of.
+    """
+
+    def __init__(
+        self,
+        redis: RedisClient,
+        on_transition: Callable[[str], None] = lambda _job_id: None,
+        on_cancel_requested: Callable[[str, str], None] = lambda _worker, _job_id: None,
+    ) -> None:
         self._redis = redis
+        self._on_transition = on_transition
+        self._on_cancel_requested = on_cancel_requested
         self._script = RecordScript(redis)
         self.clock = RedisClock(redis)
+
+    async def apply_submissions(self, jobs: Iterable[SubmittedJob]) -> None:
+        """Create the records of submitted jobs that have none, and of those with a greater generation.
+
+        Raises:
+            RedisError, OSError: Redis is unavailable. Some of the records may have been created.
+        """
+        jobs = list(jobs)
+        replies = await self._run("submission", [submission_call(job) for job in jobs], self._script.run)
+        for job, reply in zip(jobs, replies, strict=True):
+            self._notify_transition(job.id, reply)
 
     async def apply_reports(
         self, reports: Iterable[JobReport], on_unpublished: Callable[[JobReport], None] = lambda _report: None
@@ -65,10 +80,10 @@ class JobStore:
             RedisError, OSError: Redis is unavailable. Some of the reports may have been applied.
         """
         reports = list(reports)
-        replies = await self._run("report", [_report_call(report) for report in reports], self._script.run)
+        replies = await self._run("report", [report_call(report) for report in reports], self._script.run)
         verdicts = []
         for report, reply in zip(reports, replies, strict=True):
-            verdicts.append(_verdict(report.job_id, reply))
+            verdicts.append(self._verdict(report.job_id, reply))
             if isinstance(reply, list) or not reply & PUBLISHED:
                 on_unpublished(report)
         return verdicts
@@ -79,11 +94,11 @@ class JobStore:
         Raises:
             RedisError, OSError: Redis is unavailable. The report may have been applied.
         """
-        (reply,) = await self._run("progress", [_progress_call(report, self.clock.now(), job_ttl_s)], self._script.run)
-        return _verdict(report.job_id, reply)
+        (reply,) = await self._run("progress", [progress_call(report, self.clock.now(), job_ttl_s)], self._script.run)
+        return self._verdict(report.job_id, reply)
 
-    async def cancel(self, grant: Grant) -> bytes:
-        """Cancel a job and return its snapshot as JSON.
+    async def cancel(self, grant: Grant) -> bytes | None:
+        """Cancel a job and return its snapshot as JSON, or None if the grant requires a record and there is none.
 
         If a worker has a live lease, the cancellation is only requested. A job that has ended does not change.
 
@@ -92,12 +107,31 @@ class JobStore:
         """
         job_id = uuid_str(grant.job_id)
         try:
-            (snapshot,) = await self._run("cancel", [_cancel_call(grant)], self._script.run)
+            (reply,) = await self._run("cancel", [cancel_call(grant)], self._script.run)
         except (RedisError, OSError) as error:
             log.warning("cancel_not_confirmed", job_id=job_id, error=type(error).__name__)
             raise
+        if reply is None:
+            return None
+        snapshot, transition, worker = reply
         log.info("cancel_applied", job_id=job_id)
+        self._notify_transition(grant.job_id, transition)
+        if worker:
+            self._on_cancel_requested(worker.decode(errors="replace"), job_id)
         return bytes(snapshot)
+
+    def _verdict(self, job_id: UUID, reply: Any) -> Verdict:
+        """Return the verdict for a reply of the script to a report."""
+        if isinstance(reply, list):
+            reason, cancel_requested, transition = reply
+            self._notify_transition(job_id, transition)
+            return Verdict(job_id, accepted=False, reason=reason.decode(), cancel_requested=bool(cancel_requested))
+        self._notify_transition(job_id, reply)
+        return Verdict(job_id, True, None, bool(reply & CANCEL_REQUESTED), bool(reply & WATCHED))
+
+    def _notify_transition(self, job_id: UUID, reply: int) -> None:
+        if reply & TRANSITION:
+            self._on_transition(uuid_str(job_id))
 
     async def read(self, job_ids: Iterable[str]) -> list[RecordRead | None]:
         """Return the jobs' records, with None for a job without a record.
@@ -164,70 +198,3 @@ def _record(job_id: str, reply: list[bytes | None] | RedisError) -> RecordRead |
     if isinstance(reply, RedisError) or any(reply):
         log.warning("invalid_record_ignored", job_id=job_id)
     return None
-
-
-def _verdict(job_id: UUID, reply: Any) -> Verdict:
-    if isinstance(reply, list):
-        reason, cancel_requested = reply
-        return Verdict(job_id, accepted=False, reason=reason.decode(), cancel_requested=bool(cancel_requested))
-    return Verdict(job_id, True, None, bool(reply & CANCEL_REQUESTED), bool(reply & WATCHED))
-
-
-def _milliseconds(timestamp: Timestamp | None) -> int | bytes:
-    return b"null" if timestamp is None else int(timestamp)
-
-
-def _report_call(report: JobReport) -> ScriptCall:
-    """Return the call for a report: the script's REPORT_FIELDS."""
-    return [
-        job_key(uuid_str(report.job_id)),
-        "report",
-        encode(report.kind),
-        encode(report.status),
-        report.generation,
-        report.attempt,
-        report.max_attempts,
-        encode(to_progress_snapshot(report.progress)),
-        bytes(report.result),
-        encode(report.error),
-        report.submitted_at.to_json(),
-        report.expires_at.to_json(),
-        report.message_id,
-        report.delivery,
-        report.sequence,
-        _milliseconds(report.lease_until),
-        _milliseconds(report.due_at),
-        int(report.expires_at),
-        _milliseconds(report.sent_at),
-    ]
-
-
-def _progress_call(report: ProgressUrlReport, now: Timestamp, job_ttl_s: float) -> ScriptCall:
-    """Return the call for a one-line report: the script's PROGRESS_FIELDS."""
-    expires_at = now.after(job_ttl_s)
-    return [
-        job_key(report.job_id),
-        "progress",
-        encode(report.kind),
-        encode("succeeded" if report.progress == 100 else "running"),
-        DEFAULT_ATTEMPTS,
-        encode(to_progress_snapshot(Progress(report.progress, 100, "%", report.message))),
-        math.floor(1000 * report.progress),
-        encode(now),
-        encode(expires_at),
-        int(expires_at),
-    ]
-
-
-def _cancel_call(grant: Grant) -> ScriptCall:
-    """Return the call for a cancellation: the script's CANCEL_FIELDS."""
-    return [
-        job_key(grant.job_id),
-        "cancel",
-        encode(grant.kind),
-        DEFAULT_ATTEMPTS,
-        encode(grant.submitted_at),
-        encode(grant.due_at),
-        encode(grant.expires_at),
-        int(grant.expires_at),
-    ]

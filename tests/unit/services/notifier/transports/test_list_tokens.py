@@ -48,10 +48,13 @@ class FakeStore:
         """Return the records of jobs."""
         return [self.records.get(job_id) for job_id in job_ids]
 
-    async def cancel(self, grant: Grant) -> bytes:
-        """Record the job."""
+    async def cancel(self, grant: Grant) -> bytes | None:
+        """Record the job, unless it has no record and must have one."""
+        record = self.records.get(str(grant.job_id))
+        if record is None and grant.requires_record:
+            return None
         self.cancelled.append(grant.job_id)
-        return self.records[str(grant.job_id)].snapshot
+        return record.snapshot if record else b"{}"
 
 
 class Notifier:

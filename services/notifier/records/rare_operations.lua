@@ -1,0 +1,63 @@
+-- The rest of the record script: the rare operations. Redis runs the whole text in each call, so that reports, which have
+-- returned, save these definitions.
+
+local PROGRESS_FIELDS = {'kind', 'status', 'max_attempts', 'progress', 'sequence', 'submitted_at', 'expires_at',
+  'expires_ms'}
+local SUBMISSION_FIELDS = {'kind', 'generation', 'max_attempts', 'submitted_at', 'expires_at', 'due_ms', 'expires_ms',
+  'labels', 'name'}
+local CANCEL_FIELDS = {'kind', 'max_attempts', 'submitted_at', 'due_at', 'expires_at', 'expires_ms', 'requires_record'}
+
+local function set(record, defaults)
+  for name, value in pairs(defaults) do record[name] = value end
+end
+
+-- Completes a one-line report from the record.
+local function progress(old, new)
+  set(new, {generation = '0', attempt = '1', result = 'null', error = 'null', due_ms = 'null', lease_ms = 'null',
+    message_id = 'progress', delivery = '1'})
+  if new.kind == 'null' then new.kind = old and old.kind or '"countdown"' end
+  for _, name in ipairs({'generation', 'attempt', 'max_attempts', 'submitted_at', 'expires_at', 'expires_ms'}) do
+    if old then new[name] = old[name] end
+  end
+  return report(old, new)
+end
+
+-- Creates the record of a job that waits for its first delivery, or for the first one of a new generation. Without the
+-- fields of a delivery: version 0.1 then sees no record, and accepts the start.
+local function submission(old, new)
+  if old and tonumber(new.generation) <= tonumber(old.generation) then return fill_in_labels(old, new) end
+  set(new, {status = '"queued"', attempt = '1', progress = 'null', result = 'null', error = 'null',
+    cancel_requested = 'false', started_at = 'null', finished_at = 'null', lease_until = 'null', lease_ms = '0'})
+  if new.due_ms ~= 'null' and tonumber(new.due_ms) <= now then new.due_ms = 'null' end
+  to_redis_time(new, nil, 'due_at', 'due_ms')
+  if old then
+    new.submitted_at, new.earlier_attempts = old.submitted_at, with_attempt(old)
+    if old.labels then new.labels, new.name = old.labels, old.name end
+    redis.call('HDEL', key, 'message_id', 'delivery', 'sequence')
+    for i = 25, 27 do stored[i] = false end
+  end
+  store(new, old)
+  return TRANSITION
+end
+
+local function cancel(old, args)
+  if not old and args.requires_record then return false end
+  if old and ENDED[old.status] then return {snapshot(old), 0, false} end
+  local record = old or args
+  if not old then
+    set(record, {generation = '0', attempt = '1', progress = 'null', result = 'null', error = 'null',
+      started_at = 'null', message_id = '', delivery = '0', sequence = '0', finished_at = 'null'})
+  end
+  local leased = old and old.status == '"running"' and tonumber(old.lease_ms) > now
+  if leased and old.cancel_requested == 'true' then return {snapshot(old), 0, old.worker or false} end
+  record.cancel_requested = 'true'
+  if not leased then
+    record.status, record.finished_at, record.due_at, record.due_ms = '"cancelled"', now_json(), 'null', '0'
+    record.lease_until, record.lease_ms = 'null', '0'
+  end
+  return {store(record, old), leased and 0 or TRANSITION, leased and old.worker or false}
+end
+
+if ARGV[1] == 'progress' then return progress(record, from_args(PROGRESS_FIELDS)) end
+if ARGV[1] == 'submission' then return submission(record, from_args(SUBMISSION_FIELDS)) end
+if ARGV[1] == 'cancel' then return cancel(record, from_args(CANCEL_FIELDS)) end

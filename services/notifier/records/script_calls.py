@@ -1,0 +1,109 @@
+"""The arguments of the record script, in the order of its field lists."""
+
+from __future__ import annotations
+
+import math
+
+from headway.contracts import (
+    DEFAULT_ATTEMPTS,
+    JobReport,
+    Progress,
+    ProgressUrlReport,
+    SubmittedJob,
+    Timestamp,
+    encode,
+    to_progress_snapshot,
+    uuid_str,
+)
+from headway.labels import NO_LABELS, Labels
+from headway.tokens import Grant
+
+from .keys import job_key
+from .scripts import ScriptCall
+
+
+def _milliseconds(timestamp: Timestamp | None) -> int | bytes:
+    return b"null" if timestamp is None else int(timestamp)
+
+
+def _labels(labels: Labels | None) -> list[bytes]:
+    """Return the fields `labels` and `name`, which end the arguments and are left out if they are empty."""
+    if labels is None or labels == NO_LABELS:
+        return []
+    return [encode(labels)] if labels.name is None else [encode(labels), encode(labels.name)]
+
+
+def report_call(report: JobReport) -> ScriptCall:
+    """Return the call for a report: the script's REPORT_FIELDS."""
+    labels = _labels(report.labels)
+    return [
+        job_key(uuid_str(report.job_id)),
+        "report",
+        encode(report.kind),
+        encode(report.status),
+        report.generation,
+        report.attempt,
+        report.max_attempts,
+        encode(to_progress_snapshot(report.progress)),
+        bytes(report.result),
+        encode(report.error),
+        report.submitted_at.to_json(),
+        report.expires_at.to_json(),
+        report.message_id,
+        report.delivery,
+        report.sequence,
+        _milliseconds(report.lease_until),
+        _milliseconds(report.due_at),
+        int(report.expires_at),
+        _milliseconds(report.sent_at),
+        *([] if report.worker is None and not labels else [report.worker or ""]),
+        *labels,
+    ]
+
+
+def progress_call(report: ProgressUrlReport, now: Timestamp, job_ttl_s: float) -> ScriptCall:
+    """Return the call for a one-line report: the script's PROGRESS_FIELDS."""
+    expires_at = now.after(job_ttl_s)
+    return [
+        job_key(report.job_id),
+        "progress",
+        encode(report.kind),
+        encode("succeeded" if report.progress == 100 else "running"),
+        DEFAULT_ATTEMPTS,
+        encode(to_progress_snapshot(Progress(report.progress, 100, "%", report.message))),
+        math.floor(1000 * report.progress),
+        encode(now),
+        encode(expires_at),
+        int(expires_at),
+    ]
+
+
+def submission_call(job: SubmittedJob) -> ScriptCall:
+    """Return the call for a submitted job: the script's SUBMISSION_FIELDS."""
+    return [
+        job_key(uuid_str(job.id)),
+        "submission",
+        encode(job.kind),
+        job.generation,
+        job.max_attempts,
+        job.submitted_at.to_json(),
+        job.expires_at.to_json(),
+        _milliseconds(job.due_at),
+        int(job.expires_at),
+        *_labels(job.labels),
+    ]
+
+
+def cancel_call(grant: Grant) -> ScriptCall:
+    """Return the call for a cancellation: the script's CANCEL_FIELDS."""
+    return [
+        job_key(grant.job_id),
+        "cancel",
+        encode(grant.kind),
+        DEFAULT_ATTEMPTS,
+        encode(grant.submitted_at),
+        encode(grant.due_at),
+        encode(grant.expires_at),
+        int(grant.expires_at),
+        *(["true"] if grant.requires_record else []),
+    ]
