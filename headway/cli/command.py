@@ -17,9 +17,9 @@ from uuid import UUID
 import msgspec
 
 from headway import __version__
-from headway.cli import poison_commands, service_commands, tokens
-from headway.client.links import LOCAL_URL, Link, http_url
-from headway.contracts import MAX_NAME_LENGTH, Json, Timestamp, decode
+from headway.cli import arguments, list_commands, poison_commands, service_commands, tokens
+from headway.client.links import Link
+from headway.contracts import Json, Timestamp, decode
 from headway.tokens import CANCEL, WATCH, Grant, make_keys
 from headway.utf8_text import NotUtf8, argument, read_file, read_stdin, variable
 
@@ -27,11 +27,11 @@ EPILOG = "Exit codes: 0 success, 1 failure, 2 usage error, 130 cancelled or inte
 LINK_HELP = "a link to a job, or - to read links from stdin"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 success, 1 failure, 2 usage error, 130 cancelled."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # the encoding of stdout may lack a character
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(argv)
     try:
         return options.run(options) or 0
     except KeyboardInterrupt:
@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_link_command(commands.add_parser("watch", help="watch jobs until they end", epilog=EPILOG), "watch", "+")
     _add_link_command(commands.add_parser("cancel", help="cancel a job"), "cancel", 1)
     _add_token(commands.add_parser("token", help="issue a token for a job"))
+    list_commands.add_commands(commands)
     poison_commands.add_commands(commands.add_parser("poison", help="list, show, redrive and discard poison messages"))
 
     keys = commands.add_parser("keys", help="create missing keys in a folder")
@@ -65,33 +66,32 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_submit(submit: argparse.ArgumentParser) -> None:
-    submit.add_argument("kind", type=_kind, metavar="KIND")
+    submit.add_argument("kind", type=arguments.kind, metavar="KIND")
     submit.add_argument("--payload", type=_payload, metavar="JSON", help="JSON, @FILE, or @- for stdin (default: {})")
     submit.add_argument("--delay", type=float, default=0, metavar="SECONDS", help="delay before the job starts")
     submit.add_argument("--max-attempts", type=int, metavar="N", help="maximum number of attempts")
     submit.add_argument("--timeout", type=float, metavar="SECONDS", help="time limit of each attempt")
+    submit.add_argument("--name", type=arguments.utf8, metavar="NAME", help="what people call the job")
+    submit.add_argument(
+        "--owner", type=arguments.utf8, metavar="OWNER", help="whom the job belongs to; needs an API key"
+    )
+    submit.add_argument(
+        "--tag",
+        type=arguments.utf8,
+        action="append",
+        metavar="TAG",
+        help="a tag; repeat it for several; needs an API key",
+    )
     submit.add_argument("--idempotency-key", metavar="KEY", help="repeating a submission with it returns the same job")
     submit.add_argument("--watch", action="store_true", help="watch the job until it ends instead of printing its link")
     submit.add_argument("--json", action="store_true", help="print the receipt, or each snapshot, as a line of JSON")
-    submit.add_argument(
-        "--url",
-        type=_url,
-        default=os.environ.get("HEADWAY_URL") or LOCAL_URL,
-        help="URL of the submitter (default: $HEADWAY_URL, or %(default)s)",
-    )
-    submit.add_argument(
-        "--api-key-file", type=Path, metavar="FILE", help="file with the API key (default: the key in $HEADWAY_API_KEY)"
-    )
+    arguments.add_submitter_options(submit)
     submit.set_defaults(run=_run_command("submit"))
 
 
 def _add_link_command(parser: argparse.ArgumentParser, name: str, count: str | int) -> None:
     parser.add_argument("links", nargs=count, metavar="LINK", help=LINK_HELP)
-    parser.add_argument(
-        "--token-stdin",
-        action="store_true",
-        help="read the token from stdin, for links without one (default: $HEADWAY_TOKEN)",
-    )
+    arguments.add_token_option(parser, "for links without one")
     parser.add_argument("--json", action="store_true", help="print each snapshot as a line of JSON")
 
     def run(options: argparse.Namespace) -> int:
@@ -106,7 +106,7 @@ def _add_link_command(parser: argparse.ArgumentParser, name: str, count: str | i
 
 def _add_token(token: argparse.ArgumentParser) -> None:
     token.add_argument("job_id", type=UUID, metavar="JOB_ID")
-    token.add_argument("--kind", type=_kind, required=True, help="the job's kind, which its page shows")
+    token.add_argument("--kind", type=arguments.kind, required=True, help="the job's kind, which its page shows")
     token.add_argument(
         "--watch-only", action="store_true", help="issue a token that cannot cancel the job, for sharing"
     )
@@ -121,25 +121,6 @@ def _run_command(name: str) -> Callable[[argparse.Namespace], int]:
         return job_commands.run(getattr(job_commands, name), options)
 
     return run
-
-
-def _url(text: str) -> str:
-    source = "HEADWAY_URL" if text == os.environ.get("HEADWAY_URL") else "the address"
-    return http_url(_argument(text, source).strip())
-
-
-def _kind(text: str) -> str:
-    kind = _argument(text, "the kind")
-    if not 0 < len(kind) <= MAX_NAME_LENGTH:
-        raise argparse.ArgumentTypeError(f"expected a kind of 1 to {MAX_NAME_LENGTH} characters")
-    return kind
-
-
-def _argument(text: str, source: str) -> str:
-    try:
-        return argument(text, source)
-    except NotUtf8 as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _payload(text: str) -> Json:

@@ -8,15 +8,14 @@ import logging
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from headway.cli import arguments
 from headway.cli.text import LinePrinter, job_line, json_line
 from headway.client import Client, InvalidToken, Receipt, RequestFailed, Unreachable
 from headway.client.links import Link
 from headway.contracts import JobSnapshot, JobStatus, encode
 from headway.timestamp import RemoteClock
-from headway.utf8_text import read_file, variable
 
 if TYPE_CHECKING:
     from headway.cli.progress_bars import ProgressBars
@@ -38,13 +37,16 @@ def run(command: Callable[[argparse.Namespace], Coroutine[None, None, int]], opt
 
 async def submit(options: argparse.Namespace) -> int:
     """Submit a job and print its link, or watch it until it ends."""
-    async with _client(options) as client:
+    async with Client(options.url, arguments.api_key(options)) as client:
         receipt = await client.submit(
             options.kind,
             options.payload,
             delay_s=options.delay,
             max_attempts=options.max_attempts,
             timeout_s=options.timeout,
+            name=options.name,
+            owner=options.owner,
+            tags=options.tag or (),
             idempotency_key=options.idempotency_key,
         )
         if options.watch:
@@ -66,12 +68,6 @@ async def cancel(options: argparse.Namespace) -> int:
             snapshot = await client.cancel(link)
             print((json_line if options.json else job_line)(snapshot), flush=True)
     return SUCCEEDED
-
-
-def _client(options: argparse.Namespace) -> Client:
-    file: Path | None = options.api_key_file
-    key = variable("HEADWAY_API_KEY") if file is None else read_file(file).strip()
-    return Client(options.url, key or None)
 
 
 async def _watch_all(client: Client, jobs: Sequence[Receipt | Link], options: argparse.Namespace) -> int:

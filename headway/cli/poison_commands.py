@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from headway.cli import queue_config, tokens
+from headway.cli.durations import duration_text
 from headway.cli.text import printable, printable_json
 from headway.contracts import JobMessage, Timestamp, encode, truncate
 from headway.tokens import Grant
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 INTERRUPTED = 130  # the exit code
 MAX_PROBLEM_LENGTH = 200
 ID_HELP = "the ID of a job, or of a message without a job ID"
-DURATION_UNITS = ((86_400, "days"), (3_600, "h"), (60, "min"), (1, "s"))
 PoisonAction = Callable[["PoisonQueue", argparse.Namespace], Awaitable[int]]
 
 
@@ -182,13 +182,6 @@ def _line(job: PoisonedJob) -> str:
     if len(job.messages) > 1:
         parts.append(f"{len(job.messages)} messages")
     return printable(", ".join(parts))
-
-
-def duration_text(milliseconds: int) -> str:
-    """Format a duration in the largest unit that gives at least 2, otherwise in seconds."""
-    seconds = max(0, milliseconds // 1000)
-    unit_s, unit = next((entry for entry in DURATION_UNITS if seconds >= 2 * entry[0]), DURATION_UNITS[-1])
-    return f"{seconds // unit_s} {unit}"
 
 
 async def _show(poison: PoisonQueue, options: argparse.Namespace) -> int:

@@ -74,7 +74,7 @@ class ProgressBars:
         details = " · ".join(part for part in (waiting, attempt_text(job), message_text(job)) if part)
         return (
             Text(mark, style) if mark else self._spinner,
-            Text(printable(job.kind), "bold"),
+            Text(printable(job.name or job.kind), "bold"),
             progress_bar(job),
             Text(amount_text(job.progress), justify="right"),
             Text(elapsed_text(job, now), "dim"),

@@ -7,9 +7,20 @@ from collections.abc import Callable
 from decimal import Decimal
 from uuid import UUID
 
-from headway.contracts import NULL, JobSnapshot, ProgressSnapshot, encode, percentage, truncate
+from msgspec.structs import asdict
+
+from headway.contracts import (
+    NULL,
+    OPTIONAL_SNAPSHOT_FIELDS,
+    JobSnapshot,
+    ProgressSnapshot,
+    encode,
+    percentage,
+    truncate,
+)
 
 MAX_RESULT_LENGTH = 200
+OPTIONAL_FIELDS = (*OPTIONAL_SNAPSHOT_FIELDS, "labels", "error_type")  # left out when they are empty
 
 
 class LinePrinter:
@@ -29,12 +40,15 @@ class LinePrinter:
 
 def json_line(job: JobSnapshot) -> str:
     """Return a job's snapshot as JSON."""
-    return encodable_json(encode(job).decode())
+    fields = asdict(job)
+    present = {name: value for name, value in fields.items() if value or name not in OPTIONAL_FIELDS}
+    return encodable_json(encode(present).decode())
 
 
 def job_line(job: JobSnapshot) -> str:
     """Return a job's state as one line."""
-    parts = (f"{job.kind} {job.id} {status_text(job)}", amount_text(job.progress), attempt_text(job), message_text(job))
+    state = f"{job.kind} {job.id} {status_text(job)}"
+    parts = (state, job.name, amount_text(job.progress), attempt_text(job), message_text(job))
     return printable(", ".join(part for part in parts if part))
 
 

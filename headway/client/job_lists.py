@@ -94,10 +94,9 @@ class JobLists(ServiceClient):
         if token is None:
             token = await self._issue_for(query, ITERATION_TTL_S)
         cursor, left = None, sys.maxsize if limit is None else limit
-        page_size = min(left, PAGE_SIZE)  # of all pages: a cursor belongs to one query
         while left > 0:
-            page = await self.jobs_page(token, limit=page_size, cursor=cursor, **query)
-            for job in page.jobs[:left]:
+            page = await self.jobs_page(token, limit=min(left, PAGE_SIZE), cursor=cursor, **query)
+            for job in page.jobs:
                 yield job
             left, cursor = left - len(page.jobs), page.next
             if cursor is None:

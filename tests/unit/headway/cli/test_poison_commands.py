@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headway.cli.command import main
-from headway.cli.poison_commands import duration_text
 from headway.cli.text import printable_json
 
 
@@ -20,15 +19,6 @@ def test_printable_json_escapes_control_characters(value: Any) -> None:
     text = printable_json(json.dumps(value, ensure_ascii=False, indent=1))
     assert json.loads(text) == value
     assert all(character.isprintable() or character == "\n" for character in text)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [(-5, "0 s"), (1, "1 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (3 * 86_400, "3 days")],
-)
-def test_durations_have_a_suitable_unit(seconds: int, expected: str) -> None:
-    """The unit is the largest of which the duration has at least two."""
-    assert duration_text(seconds * 1000) == expected
 
 
 def test_invalid_queue_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,12 +61,12 @@ async def test_pages_follow_each_other(services: Services, client: Client) -> No
     ]
 
 
-@pytest.mark.parametrize(("limit", "sizes", "count"), [(0, [], 0), (3, [3, 3], 3), (250, [100, 100], 5)])
+@pytest.mark.parametrize(("limit", "sizes", "count"), [(0, [], 0), (3, [3, 1], 3), (250, [100, 100], 5)])
 async def test_a_limit_ends_the_list(
     services: Services, client: Client, limit: int, sizes: list[int], count: int
 ) -> None:
-    """A page has at most 100 jobs; all pages are of the same size, because a cursor belongs to one query."""
-    services.responses = [links(services), respond_with(200, page(2, "c")), respond_with(200, page(3))]
+    """A page that is not full is followed by a request for the rest; a page has at most 100 jobs."""
+    services.responses = [links(services), respond_with(200, page(2, "c")), respond_with(200, page(min(3, limit - 2)))]
     assert len([job async for job in client.jobs("mine", limit=limit)]) == count
     requested = [request.query["limit"] for request in services.requests[1:]]
     assert requested == list(map(str, sizes))

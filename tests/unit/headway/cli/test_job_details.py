@@ -1,0 +1,68 @@
+"""Everything about one job, as text."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from headway.cli.job_details import details_text
+from headway.contracts import JobSnapshot, decode, encode
+from tests.unit.headway.client.fake_services import snapshot_json
+
+JOB_ID = UUID("b1f6a6a0-7b7e-4c7f-9d0a-3c1c5a0e6f11")
+
+
+def show(status: str = "running", **fields: object) -> str:
+    """Return the text for a job."""
+    return details_text(decode(encode(snapshot_json(JOB_ID, 1, status, **fields)), JobSnapshot))
+
+
+def test_each_field_with_a_value_is_a_line() -> None:
+    """The times are those of the snapshot, and earlier attempts have their outcome and error."""
+    hour = "2026-01-01T0{}:00:00.000Z".format
+    earlier = {"attempt": 1, "started_at": hour(1), "ended_at": hour(2), "outcome": "failed", "error": "OSError"}
+    lost = {"attempt": 2, "started_at": None, "ended_at": hour(3), "outcome": "lost", "error": None}
+    text = show(
+        "failed",
+        name="October",
+        attempt=3,
+        generation=1,
+        progress={"current": 1234, "total": 5000, "percent": 24.68, "unit": "rows", "message": "Reading"},
+        error={"type": "ValueError", "message": "line 7\n\x1b[2J"},
+        started_at=hour(3),
+        advanced_at=hour(4),
+        finished_at=hour(5),
+        earlier_attempts=[earlier, lost],
+    )
+    assert text.splitlines() == [
+        "October",
+        f"  id          {JOB_ID}",
+        "  kind        k",
+        "  status      failed",
+        "  progress    24 %, 1,234 of 5,000 rows, Reading",
+        "  attempt     3 of 5",
+        "  generation  1",
+        f"  submitted   {hour(0)}",
+        f"  started     {hour(3)}",
+        f"  advanced    {hour(4)}",
+        f"  finished    {hour(5)}",
+        f"  expires     {hour(0)}",
+        "  error       ValueError: line 7  [2J",
+        f"  attempt 1   failed, OSError, {hour(1)} to {hour(2)}",
+        f"  attempt 2   lost, not started to {hour(3)}",
+    ]
+
+
+def test_a_job_without_a_name_has_its_kind_as_heading() -> None:
+    """What is not set has no line."""
+    lines = show("queued").splitlines()
+    assert lines[0] == "k"
+    assert [line.split()[0] for line in lines[1:]] == ["id", "kind", "status", "attempt", "submitted", "expires"]
+
+
+def test_progress_in_percent_is_shown_once() -> None:
+    """An amount in percent is not repeated; without a total there is no percentage."""
+    percent = {"current": 40, "total": 100, "percent": 40.0, "unit": "%", "message": None}
+    assert "  progress   40 of 100 %\n" in show(progress=percent)
+    assert "  progress   7 rows\n" in show(
+        progress={"current": 7, "total": None, "percent": None, "unit": "rows", "message": None}
+    )
