@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.resources import files
 
 from headway.tokens import TokenVerifier
@@ -12,6 +13,7 @@ from ..runtime.cors import CorsPolicy
 from ..runtime.openapi import openapi_route
 from ..runtime.service import ServiceSpec
 from ..runtime.settings import ReloadingFile, read_keys
+from .control import ControlHandler, ReportRequests
 from .ingest.handlers import ReportHandler
 from .records.store import JobStore
 from .redis_client.pubsub import PubSub
@@ -37,7 +39,8 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
     async with redis_from_url(settings.redis_url) as redis:
         store = JobStore(redis)
         pubsub = PubSub(redis, subscription_timeout_s=settings.deaf_s)
-        synchronizer = SnapshotSynchronizer(Hub(), store, pubsub, settings.silence_s)
+        report_requests = ReportRequests(pubsub)
+        synchronizer = SnapshotSynchronizer(Hub(), store, pubsub, settings.silence_s, report_requests.request)
         registry = ConnectionRegistry(
             synchronizer, settings, auth, store.clock, lambda: pubsub.is_lost_for(settings.unready_s)
         )
@@ -49,24 +52,29 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
         reports = ReportHandler(store, synchronizer, report_keys, settings.job_ttl_s)
         wakeup_queue = WakeupQueue()
         wakeups = WakeupHandler(pubsub, wakeup_queue)
-
-        async def drain() -> None:
-            wakeup_queue.drain()
-            await registry.drain()
+        control = ControlHandler(pubsub, report_keys, settings.ping_s)
 
         yield ServiceSpec(
             public=[*(route for transport in transports for route in transport.routes()), openapi_route(OPENAPI)],
             public_port=settings.port,
             cors=CorsPolicy(settings.allowed_origins),
-            internal=[*reports.routes(), *wakeups.routes()],
+            internal=[*reports.routes(), *wakeups.routes(), *control.routes()],
             tasks={
                 "clock": store.clock.run,
                 "pubsub": pubsub.run,
+                "report_requests": report_requests.run,
                 "reads": synchronizer.read_loop,
                 "sweep": synchronizer.sweep_loop,
                 "connections": registry.run,
                 "unready": registry.close_while_unready,
             },
             unready_reasons=lambda: [] if pubsub.ready else ["redis"],
-            drain=drain,
+            drain=partial(_drain, wakeup_queue, control, registry),
         )
+
+
+async def _drain(wakeups: WakeupQueue, control: ControlHandler, registry: ConnectionRegistry) -> None:
+    """Send the workers and the clients to other replicas."""
+    wakeups.drain()
+    control.drain()
+    await registry.drain()

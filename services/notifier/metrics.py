@@ -47,6 +47,10 @@ WAITING_WORKERS = Gauge("notifier_waiting_workers", "How many workers wait for a
 WAKEUPS = Counter(
     "notifier_wakes", "How many wake-ups were sent to a waiting worker, or kept because none waited?", ["outcome"]
 )
+CONTROL_STREAMS = Gauge("notifier_control_streams", "How many workers have a control stream to this replica?")
+CONTROL_MESSAGES = Counter(
+    "notifier_control_messages", "How often was a worker asked for reports, or could not be asked?", ["outcome"]
+)
 REDIS_UP = Gauge("notifier_redis_up", "Are all subscriptions of this replica to Redis healthy?")
 REDIS_DURATION = UnlockedHistogram(
     "notifier_redis_operation_duration_seconds",
@@ -99,6 +103,8 @@ for op in ("report", "progress", "cancel", "read"):
     REDIS_ERRORS.labels(op)
 for outcome in ("answered", "kept"):
     WAKEUPS.labels(outcome)
+for outcome in ("published", "failed"):
+    CONTROL_MESSAGES.labels(outcome)
 for limit in ("connections", "watches", "messages", "message_size", "binary", "first_message", "stuck", "tokens"):
     LIMITS_EXCEEDED.labels(limit)
 for refusal in ("invalid_token", "token_expired", "forbidden"):

@@ -46,16 +46,26 @@ class SnapshotSynchronizer:
         pubsub: the channels of the jobs.
         stale_after_s: after how many seconds without an update the record of an unfinished job is read again. The
             interval grows up to MAX_INTERVAL_FACTOR times that while the job has no updates.
+        on_watched: called with a worker and its job when the job's channel was subscribed to; the next report of the
+            worker shows it that the job is watched.
     """
 
-    def __init__(self, hub: Hub, store: JobStore, pubsub: PubSub, stale_after_s: float) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        store: JobStore,
+        pubsub: PubSub,
+        stale_after_s: float,
+        on_watched: Callable[[str, str], None] = lambda _worker_id, _job_id: None,
+    ) -> None:
         self._hub = hub
         metrics.WATCHED_JOBS.set_function(lambda: len(hub))
         metrics.SUBSCRIPTIONS.set_function(hub.subscription_count)
         self._store = store
         self._pubsub = pubsub
         self._stale_after_s = stale_after_s
-        self._pending_reads: dict[str, None] = {}  # an ordered set of job ids
+        self._on_watched = on_watched
+        self._pending_reads: dict[str, bool] = {}  # by job, in order: whether its channel was subscribed to just now
         self._sent_times: dict[str, Timestamp] = {}  # by job: when the worker sent the report that is being applied
         self._has_pending_reads = asyncio.Event()
         self.on_mismatch: Callable[[Subscription], None] = self.unsubscribe
@@ -92,7 +102,7 @@ class SnapshotSynchronizer:
         """Called when the subscription to a job's channel is confirmed. Earlier snapshots may have been missed."""
         if (job_id := job_id_from_key(channel)) in self._hub:
             self._hub.restart_silence(job_id, time.monotonic())
-            self._schedule_read(job_id)
+            self._schedule_read(job_id, subscribed=True)
 
     def _broadcast(self, job_id: str, snapshot: PublishedSnapshot) -> None:
         sent, replaced = self._hub.broadcast(job_id, snapshot, time.monotonic())
@@ -118,8 +128,8 @@ class SnapshotSynchronizer:
         """Discard the sent time of a report that was not published."""
         self._sent_times.pop(uuid_str(report.job_id), None)
 
-    def _schedule_read(self, job_id: str) -> None:
-        self._pending_reads[job_id] = None
+    def _schedule_read(self, job_id: str, *, subscribed: bool = False) -> None:
+        self._pending_reads[job_id] = subscribed or self._pending_reads.get(job_id, False)
         self._has_pending_reads.set()
 
     async def read_loop(self) -> None:
@@ -127,31 +137,37 @@ class SnapshotSynchronizer:
         while True:
             await self._has_pending_reads.wait()
             job_ids = list(self._pending_reads)[:MAX_RECORDS_PER_READ]
-            for job_id in job_ids:
-                del self._pending_reads[job_id]
+            subscribed = [self._pending_reads.pop(job_id) for job_id in job_ids]
             if not self._pending_reads:
                 self._has_pending_reads.clear()
             # Before the read: a subscription that starts during the read may miss a change, and schedules its own read.
             uninitialized = [self._hub.uninitialized(job_id) for job_id in job_ids]
             results = await self._store.read_available(job_ids)
             failures = []
-            for job_id, subscriptions in zip(job_ids, uninitialized, strict=True):
+            for job_id, is_new, subscriptions in zip(job_ids, subscribed, uninitialized, strict=True):
                 if isinstance(result := results[job_id], Exception):
-                    self._schedule_read(job_id)
+                    self._schedule_read(job_id, subscribed=is_new)
                     failures.append(type(result).__name__)
                 else:
-                    self._apply_read(job_id, subscriptions, result)
+                    self._apply_read(job_id, subscriptions, result, is_new=is_new)
             metrics.RECORDS_READ.inc(len(job_ids) - len(failures))
             if failures:
                 log.warning("records_read_failed", error=failures[0], count=len(failures))
                 await asyncio.sleep(READ_RETRY_DELAY_S)
 
-    def _apply_read(self, job_id: str, subscriptions: list[Subscription], record: RecordRead | None) -> None:
-        """Send the snapshot of a record; initialize the subscriptions that began before the read."""
+    def _apply_read(
+        self, job_id: str, subscriptions: list[Subscription], record: RecordRead | None, *, is_new: bool
+    ) -> None:
+        """Send the snapshot of a record; initialize the subscriptions that began before the read.
+
+        If the channel `is_new`, the job's worker may report its progress seldom, because the job was not watched.
+        """
         snapshot = PublishedSnapshot.from_record(job_id, record)
         if snapshot is not None and record is not None:
             self._broadcast(job_id, snapshot)
             self._send_matching(job_id, record, snapshot)
+            if is_new and not snapshot.ended and (worker_id := record.worker):
+                self._on_watched(worker_id, job_id)
         for subscription in subscriptions:
             if not self._hub.has(subscription):
                 continue  # it has ended during the read, or the record does not match its filter

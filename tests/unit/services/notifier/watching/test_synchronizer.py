@@ -24,6 +24,7 @@ from services.notifier.watching.synchronizer import MAX_RECORDS_PER_READ, Snapsh
 from tests.waiting import wait_until
 
 JOB = "6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11"
+WORKER = "host-1"
 STALE_AFTER_S = 5.0
 
 
@@ -53,7 +54,7 @@ class FakeStore:
 
     def _record(self, job_id: str) -> RecordRead | None:
         record = self.records.get(job_id)
-        return RecordRead(record, b'"k"', None, None) if isinstance(record, bytes) else record
+        return RecordRead(record, b'"k"', None, WORKER.encode()) if isinstance(record, bytes) else record
 
 
 class FakePubSub:
@@ -97,7 +98,14 @@ class RunningSynchronizer:
 
     def __init__(self) -> None:
         self.hub, self.store, self.pubsub = Hub(), FakeStore(), FakePubSub()
-        self.synchronizer = SnapshotSynchronizer(self.hub, cast(Any, self.store), cast(Any, self.pubsub), STALE_AFTER_S)
+        self.watched: list[tuple[str, str]] = []  # the workers and jobs of on_watched
+        self.synchronizer = SnapshotSynchronizer(
+            self.hub,
+            cast(Any, self.store),
+            cast(Any, self.pubsub),
+            STALE_AFTER_S,
+            lambda worker_id, job_id: self.watched.append((worker_id, job_id)),
+        )
 
     def watch(self, version: int | None = None, job_id: str = JOB) -> FakeWatcher:
         """Subscribe a new watcher to a job."""
@@ -185,6 +193,43 @@ async def test_watchers_are_answered_once(running: RunningSynchronizer) -> None:
         running.synchronizer.on_subscribed(job_key(job_id))
     await running.settle()
     assert [watcher.events for watcher in (new, old, current, unknown, placeholder)] == answers
+
+
+async def test_the_worker_learns_that_its_job_is_watched(running: RunningSynchronizer) -> None:
+    """It does so with the first watcher, and after each lost subscription, during which it may have seen none."""
+    running.store.records[JOB] = snapshot_text(3)
+    running.watch()
+    await running.settle()
+    assert running.watched == []
+    for count in (1, 2):
+        running.synchronizer.on_subscribed(job_key(JOB))
+        await running.settle()
+        assert running.watched == [(WORKER, JOB)] * count
+    running.pubsub.confirmed = True
+    running.watch()
+    running.synchronizer.sweep(time.monotonic() + STALE_AFTER_S)
+    await running.settle()
+    assert len(running.watched) == 2
+    running.store.records[JOB] = snapshot_text(4, "succeeded")
+    running.synchronizer.on_subscribed(job_key(JOB))
+    await running.settle()
+    assert len(running.watched) == 2
+
+
+async def test_the_worker_learns_it_after_a_failed_read(
+    running: RunningSynchronizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record names the worker, so that the notice waits for the read that succeeds."""
+    monkeypatch.setattr(module, "READ_RETRY_DELAY_S", 0)
+    running.store.records[JOB] = snapshot_text(3)
+    running.store.unavailable.add(JOB)
+    running.watch()
+    running.synchronizer.on_subscribed(job_key(JOB))
+    await wait_until(lambda: len(running.store.reads) > 1)
+    assert running.watched == []
+    running.store.unavailable.clear()
+    await wait_until(lambda: running.watched)
+    assert running.watched == [(WORKER, JOB)]
 
 
 async def test_a_failed_read_is_repeated(running: RunningSynchronizer, monkeypatch: pytest.MonkeyPatch) -> None:
