@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from aiohttp import web
@@ -219,6 +221,31 @@ async def test_client_falls_back_to_long_polls(stack: Stack, client: Client) -> 
     assert paths.count("/live") == 1
     assert len(paths) < 15
     await runner.cleanup()
+
+
+async def test_a_list_token_opens_the_jobs_of_its_owner(stack: Stack, client: Client) -> None:
+    """A client with the token alone watches and cancels a job by its id; a token of another owner opens nothing."""
+    job = await client.submit(
+        "countdown", {"steps": 9000, "delay_s": 0.05}, name="October", owner="user:7", tags=["demo", "letters"]
+    )
+    await anext(snapshot async for snapshot in client.watch(job) if snapshot.status == "running")
+    mine, theirs = [(await client.list_token(owner=owner)).token for owner in ("user:7", "user:8")]
+    async with Client(stack.url) as other:
+        watch = other.watch(job.id, timeout_s=PATIENCE_S, token=mine)
+        assert (await anext(watch)).name == "October"
+        for refused in (other.get, other.cancel):
+            with pytest.raises(RequestFailed) as rejected:
+                await refused(job.id, token=theirs)
+            assert rejected.value.code == "forbidden"
+        with pytest.raises(RequestFailed, match=re.escape(rejected.value.detail)):
+            await anext(other.watch(job.id, token=theirs))
+        assert (await other.cancel(job.id, token=mine)).cancel_requested
+        assert [snapshot.status async for snapshot in watch][-1] == "cancelled"
+        job_token = (await client.job_token(job.id, scope="watch")).token
+        assert (await other.get(job.id, token=job_token)).status == "cancelled"
+        with pytest.raises(RequestFailed) as rejected:
+            await other.get(unknown := uuid4(), token=(await client.job_token(unknown)).token)
+        assert (rejected.value.status, rejected.value.code) == (404, "unknown")
 
 
 async def run_program(stack: Stack, code: Path, *command: str) -> str:
