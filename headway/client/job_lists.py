@@ -91,11 +91,10 @@ class JobLists(ServiceClient):
                 field of the query that is not valid, or not allowed by the token.
             Unreachable: a service did not respond within `retry_for_s`.
         """
-        if token is None:
-            token = await self._issue_for(query, ITERATION_TTL_S)
+        notifier, token = await self._open_list(query, token, ITERATION_TTL_S)
         cursor, left = None, sys.maxsize if limit is None else limit
         while left > 0:
-            page = await self.jobs_page(token, limit=min(left, PAGE_SIZE), cursor=cursor, **query)
+            page = await self._get_page(notifier, token, query_string(query, min(left, PAGE_SIZE), cursor))
             for job in page.jobs:
                 yield job
             left, cursor = left - len(page.jobs), page.next
@@ -122,17 +121,23 @@ class JobLists(ServiceClient):
             InvalidToken, RequestFailed, Unreachable, ValueError: as for `jobs`.
         """
         selection = query_string(query, limit, cursor)
+        notifier, token = await self._open_list(query, token, TOKEN_TTL_S)
+        return await self._get_page(notifier, token, selection)
+
+    async def _open_list(self, query: JobQuery, token: str | None, ttl_s: float) -> tuple[str, str]:
+        """Return the notifier's address and a token for a query: the given one, or one for as few jobs as possible."""
         if token is None:
-            token = await self._issue_for(query, TOKEN_TTL_S)
-        body = await self._request("GET", f"{await self._find_notifier()}/live/jobs?{selection}", token)
+            scope = LIST if query.get("error_type") is None else f"{LIST} {DETAILS}"
+            issued = await self._issue({"filter": narrowest_filter(query), "scope": scope, "ttl_s": ttl_s})
+            token = issued.token
+        return await self._find_notifier(), token
+
+    async def _get_page(self, notifier: str, token: str, selection: str) -> JobListPage:
+        body = await self._request("GET", f"{notifier}/live/jobs?{selection}", token)
         try:
             return decode_page(body)
         except msgspec.DecodeError as error:
             raise RequestFailed(None, "unexpected", f"The notifier sent an unexpected list: {error}") from error
-
-    async def _issue_for(self, query: JobQuery, ttl_s: float) -> str:
-        scope = LIST if query.get("error_type") is None else f"{LIST} {DETAILS}"
-        return (await self._issue({"filter": narrowest_filter(query), "scope": scope, "ttl_s": ttl_s})).token
 
     async def _issue(self, request: dict[str, object]) -> IssuedToken:
         response = await self._request("POST", f"{self._url}/tokens", self._api_key, JSON_BODY, encode(request))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import TypeAlias, TypedDict
 from urllib.parse import quote, urlencode
@@ -25,10 +25,10 @@ class JobQuery(TypedDict, total=False):
     the order are by the end of a job, otherwise by its submission.
     """
 
-    status: JobStatus | Iterable[JobStatus] | None  # one of these
+    status: JobStatus | Collection[JobStatus] | None  # one of these
     kind: str | None
     owner: str | None
-    tag: str | Iterable[str] | None  # all of these
+    tag: str | Collection[str] | None  # all of these
     since: Time | None
     until: Time | None
     attempts_min: int | None  # jobs that have needed at least so many attempts

@@ -29,7 +29,6 @@ class ServiceClient:
         self._api_key = api_key
         self._retry_for_s = retry_for_s
         self._receipts: dict[UUID, Receipt] = {}
-        self._notifier_url: str | None = None
         self._session = LoopSession()
 
     async def _request(
@@ -78,10 +77,8 @@ class ServiceClient:
 
     async def _find_notifier(self) -> str:
         """Return the address of the submitter's notifier."""
-        if self._notifier_url is None:
-            live = await self._find_live_link(f"{self._url}/jobs/{ANY_JOB}")
-            self._notifier_url = live.partition("/live/")[0]
-        return self._notifier_url
+        live = await self._find_live_link(f"{self._url}/jobs/{ANY_JOB}")
+        return live.partition("/live/jobs/")[0]
 
     async def _find_live_link(self, page: str) -> str:
         response = await self._request("GET", page, headers={"Accept": "application/json"})

@@ -185,6 +185,7 @@ async def test_an_id_needs_a_token(client: Client) -> None:
 async def test_the_sync_client_lists_jobs(services: Services) -> None:
     """It pages, too."""
     services.responses = [ISSUED, links(services), respond_with(200, page(2, "c")), respond_with(200, page(1))]
+    services.responses += [links(services), respond_with(200, page(1))]
 
     def use() -> None:
         with SyncClient(services.url, api_key="the key") as client:
