@@ -37,9 +37,9 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
     auth = TokenAuth(ReloadingFile(settings.token_public_key_file, TokenVerifier))
     report_keys = ReloadingFile(settings.report_key_file, read_keys)
     async with redis_from_url(settings.redis_url) as redis:
-        store = JobStore(redis)
         pubsub = PubSub(redis, subscription_timeout_s=settings.deaf_s)
         report_requests = ReportRequests(pubsub)
+        store = JobStore(redis, on_cancel_requested=report_requests.request)
         synchronizer = SnapshotSynchronizer(Hub(), store, pubsub, settings.silence_s, report_requests.request)
         registry = ConnectionRegistry(
             synchronizer, settings, auth, store.clock, lambda: pubsub.is_lost_for(settings.unready_s)
