@@ -57,6 +57,20 @@ async def test_started_job_is_listed(page: Page, stack: Stack) -> None:
     assert errors.messages == []
 
 
+async def test_job_can_have_a_name(page: Page, stack: Stack) -> None:
+    """The name of the form is the heading of the job's page, and names the job and its button in the list."""
+    errors = PageErrors(page)
+    await page.goto(stack.url)
+    await page.get_by_label("Name of the job").fill("Export of <b>March</b>")
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Export of <b>March</b>")
+    await page.go_back()
+    await expect(page.get_by_label("Name of the job")).to_be_empty()
+    await expect(rows(page).get_by_role("link", name="Export of <b>March</b>")).to_be_visible()
+    await expect(rows(page).get_by_role("button", name="Forget Export of <b>March</b>, started")).to_be_visible()
+    assert errors.messages == []
+
+
 async def test_shared_link_is_not_listed(page: Page, stack: Stack) -> None:
     """The page of a job that another browser has started does not add the job to the list."""
     receipt = await stack.submit(delay_s=3600)

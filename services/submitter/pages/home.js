@@ -1,5 +1,6 @@
 /** The home page: starts jobs, and shows the jobs started in this browser live. */
 
+import { nameText } from "/assets/format.js";
 import "/assets/headway.js";
 import { forget, list, onChange, remember } from "/assets/history.js";
 import { liveUrl } from "/assets/live-url.js";
@@ -12,11 +13,14 @@ const problem = document.querySelector("#problem");
 const started = document.querySelector("#started");
 const jobs = document.querySelector("#jobs");
 const row = document.querySelector("#row");
+const names = new Map(); // by job id, as shown: a name is in the snapshot, and only the kind in the token
 
 /** Submit the form as JSON and remember the job. Without JavaScript the browser submits the form itself. */
 async function start() {
-  const receipt = await postJson(form.action, Object.fromEntries(new FormData(form)));
+  const fields = [...new FormData(form)].filter(([, value]) => value.trim());
+  const receipt = await postJson(form.action, Object.fromEntries(fields));
   remember(receipt.token);
+  form.reset();
   location.assign(pageOf(receipt));
 }
 
@@ -46,11 +50,11 @@ function focusNeighbor(index) {
   (neighbor?.querySelector("button") ?? button).focus();
 }
 
-function createRow({ id, kind, token }) {
+function createRow({ id, token }) {
   const item = document.importNode(row.content.firstElementChild, true);
   const [link, forgetButton] = item.querySelectorAll("a, button");
   item.dataset.id = id;
-  Object.assign(link, { href: pageOf({ id, token }), textContent: kind });
+  link.href = pageOf({ id, token });
   Object.assign(link.parentElement, { token, url: liveUrl });
   forgetButton.addEventListener("click", () => {
     forget(id);
@@ -59,17 +63,21 @@ function createRow({ id, kind, token }) {
   return item;
 }
 
-/** Name the rows and their buttons after kind and start, with a number where these are the same. */
+/** Name the rows and their buttons after name or kind and start, with a number where these are the same. */
 function nameRows(listed) {
   const counts = new Map();
-  [...listed].reverse().forEach(({ kind, submitted }, index) => {
+  [...listed].reverse().forEach(({ id, kind, submitted }, index) => {
     const item = jobs.children[listed.length - 1 - index];
+    const [link, small, button] = item.querySelectorAll("a, small, button");
+    const name = names.get(id) ?? kind;
     const start = startText(submitted);
-    const count = (counts.get(kind + start) ?? 0) + 1;
-    counts.set(kind + start, count);
-    const name = count === 1 ? start : `${start} (${count})`;
-    setText(item.querySelector("small"), name);
-    item.querySelector("button").ariaLabel = `Forget ${kind}, ${name}`;
+    const count = (counts.get(name + start) ?? 0) + 1;
+    counts.set(name + start, count);
+    const startName = count === 1 ? start : `${start} (${count})`;
+    link.translate = name !== kind; // a kind is an identifier
+    setText(link, name);
+    setText(small, startName);
+    button.ariaLabel = `Forget ${name}, ${startName}`;
   });
 }
 
@@ -91,6 +99,12 @@ form.addEventListener("submit", async (event) => {
     setText(problem, `No job was started. ${error.message}`);
   }
   button.ariaDisabled = "false";
+});
+jobs.addEventListener("headway-change", ({ detail: job }) => {
+  const name = nameText(job);
+  if (name === (names.get(job.id) ?? job.kind)) return;
+  names.set(job.id, name);
+  nameRows(list());
 });
 onChange(render);
 addEventListener("pageshow", render); // also after navigating back from a job page
