@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib.resources import files
 
+from aiohttp import web
+
 from headway.tokens import TokenVerifier
 
 from ..runtime.cors import CorsPolicy
@@ -15,6 +17,7 @@ from ..runtime.service import ServiceSpec
 from ..runtime.settings import ReloadingFile, read_keys
 from .control import ControlHandler, ReportRequests
 from .ingest.handlers import ReportHandler
+from .records.index.job_index import JobIndex
 from .records.store import JobStore
 from .redis_client.pubsub import PubSub
 from .redis_client.url import redis_from_url
@@ -36,26 +39,23 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
     """Open the notifier's resources and yield the specification of its service."""
     auth = TokenAuth(ReloadingFile(settings.token_public_key_file, TokenVerifier))
     report_keys = ReloadingFile(settings.report_key_file, read_keys)
-    async with redis_from_url(settings.redis_url) as redis:
+    async with (
+        redis_from_url(settings.redis_url) as redis,
+        JobIndex(redis, settings.replica_name, settings.job_ttl_s) as index,
+    ):
         pubsub = PubSub(redis, subscription_timeout_s=settings.deaf_s)
         report_requests = ReportRequests(pubsub)
-        store = JobStore(redis, on_cancel_requested=report_requests.request)
+        store = JobStore(redis, index.writer.add, report_requests.request)
         synchronizer = SnapshotSynchronizer(Hub(), store, pubsub, settings.silence_s, report_requests.request)
-        registry = ConnectionRegistry(
-            synchronizer, settings, auth, store.clock, lambda: pubsub.is_lost_for(settings.unready_s)
-        )
-        transports = (
-            WebSocketHandler(registry, store, auth, settings),
-            EventStreamHandler(registry, store, auth),
-            LongPollHandler(registry, store, auth),
-        )
+        is_unready = partial(pubsub.is_lost_for, settings.unready_s)
+        registry = ConnectionRegistry(synchronizer, settings, auth, store.clock, is_unready)
         reports = ReportHandler(store, synchronizer, report_keys, settings.job_ttl_s)
         wakeup_queue = WakeupQueue()
         wakeups = WakeupHandler(pubsub, wakeup_queue)
         control = ControlHandler(pubsub, report_keys, settings.ping_s)
 
         yield ServiceSpec(
-            public=[*(route for transport in transports for route in transport.routes()), openapi_route(OPENAPI)],
+            public=[*_transport_routes(registry, store, auth, settings), openapi_route(OPENAPI)],
             public_port=settings.port,
             cors=CorsPolicy(settings.allowed_origins),
             internal=[*reports.routes(), *wakeups.routes(), *control.routes()],
@@ -67,10 +67,22 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
                 "sweep": synchronizer.sweep_loop,
                 "connections": registry.run,
                 "unready": registry.close_while_unready,
+                **index.tasks(),
             },
             unready_reasons=lambda: [] if pubsub.ready else ["redis"],
             drain=partial(_drain, wakeup_queue, control, registry),
         )
+
+
+def _transport_routes(
+    registry: ConnectionRegistry, store: JobStore, auth: TokenAuth, settings: NotifierSettings
+) -> list[web.RouteDef]:
+    transports = (
+        WebSocketHandler(registry, store, auth, settings),
+        EventStreamHandler(registry, store, auth),
+        LongPollHandler(registry, store, auth),
+    )
+    return [route for transport in transports for route in transport.routes()]
 
 
 async def _drain(wakeups: WakeupQueue, control: ControlHandler, registry: ConnectionRegistry) -> None:

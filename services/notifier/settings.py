@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -47,6 +48,11 @@ class NotifierSettings(Settings, frozen=True, kw_only=True):
     """How long a slow consumer may read nothing before its connection is closed."""
     drain_s: Delay = 10
     """The time over which open connections are closed after SIGTERM."""
+
+    @property
+    def replica_name(self) -> str:
+        """A name that this replica keeps when it restarts on the same machine or in the same container."""
+        return f"{socket.gethostname()}:{self.internal_port}"
 
     @property
     def max_silence_s(self) -> float:

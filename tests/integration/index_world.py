@@ -15,6 +15,7 @@ from services.notifier.records.index.entries import ErrorType, IndexedRecord
 from services.notifier.records.index.job_index import JobIndex
 from services.notifier.records.index.keys import HOUR_MS, KEY_PREFIX, job_id_of
 from services.notifier.records.index.query import JobQuery
+from services.notifier.records.index.reader import IndexReader
 from services.notifier.records.index.state import STATE_KEY
 from services.notifier.records.keys import job_key
 from services.notifier.records.store import JobStore
@@ -33,15 +34,21 @@ class IndexWorld:
 
     def __init__(self, redis: RedisClient, seed: int = 0) -> None:
         self.redis = redis
+        self.store = JobStore(redis)
         self.random = random.Random(seed)
         self.now = Timestamp.now()
         self.records: dict[str, IndexedRecord] = {}
         self.crashes = 0
         self.replicas = [self.new_replica(), self.new_replica()]
 
+    @property
+    def reader(self) -> IndexReader:
+        """A reader of the second replica."""
+        return self.replicas[1].reader(self.store)
+
     def new_replica(self) -> JobIndex:
         """Return a replica that has just started."""
-        return JobIndex(self.redis, JobStore(self.redis), f"replica-{self.crashes}", JOB_TTL_S)
+        return JobIndex(self.redis, f"replica-{self.crashes}", JOB_TTL_S)
 
     def new_record(self) -> IndexedRecord:
         """Return a new record, which was submitted within the last two days; some have the same time."""
@@ -203,10 +210,9 @@ class IndexWorld:
     async def listed(self, query: JobQuery) -> list[str]:
         """Return the ids on all pages; their snapshots are those of the records."""
         ids: list[str] = []
-        reader = self.replicas[1].reader
+        reader = self.reader
         while True:
             page = await reader.page(query)
-            assert page.complete
             assert len(page.jobs) <= query.limit
             for listed in page.jobs:
                 ids.append(listed.id)

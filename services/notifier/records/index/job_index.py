@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Self
@@ -16,23 +17,28 @@ from .state import IndexState
 from .sweeper import IndexSweeper
 from .writer import IndexWriter
 
+STOP_TIMEOUT_S = 1.0
+
 
 class JobIndex:
     """The index of all jobs; a context manager, which writes what is pending when it exits.
 
     Args:
         redis: the client.
-        store: the store of the records.
         replica: a name that this replica keeps when it restarts, and that no other replica has.
         job_ttl_s: the lifetime of a job.
     """
 
-    def __init__(self, redis: RedisClient, store: JobStore, replica: str, job_ttl_s: float) -> None:
+    def __init__(self, redis: RedisClient, replica: str, job_ttl_s: float) -> None:
+        self._redis = redis
         self.memory = MemoryMonitor(redis)
-        self.state = IndexState(redis, store.clock, replica)
+        self.state = IndexState(redis, replica)
         self.writer = IndexWriter(redis, self.state, self.memory, job_ttl_s)
         self.sweeper = IndexSweeper(redis, self.state, self.writer, self.memory)
-        self.reader = IndexReader(redis, store, self.state, self.writer, self.memory)
+
+    def reader(self, store: JobStore) -> IndexReader:
+        """Return a reader of the jobs of a store."""
+        return IndexReader(self._redis, store, self.state, self.writer, self.memory)
 
     def tasks(self) -> dict[str, Callable[[], Awaitable[object]]]:
         """Return the background tasks by name."""
@@ -48,6 +54,7 @@ class JobIndex:
 
     async def __aexit__(self, *_error: object) -> None:
         with suppress(RedisError, OSError):  # the lease then ends, and another replica rebuilds the index
-            await self.writer.flush()
-            await self.state.renew()  # writes whether entries were lost
-            await self.state.release()
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await self.writer.flush()
+                await self.state.renew()  # writes whether entries were lost
+                await self.state.release()

@@ -117,10 +117,10 @@ class PageRead:
         checked, size = 0, max(limit + 1, MIN_CANDIDATES_PER_READ)
         while found := await walk.read(size):
             for start in range(0, len(found), size):
-                group = found[start : start + size]
-                positions = {entry.position for entry in group}
-                selected = (candidate for candidate in await self._check(group) if candidate.position in positions)
-                matched |= {candidate.position: candidate for candidate in selected}
+                group = found[start : start + min(size, MAX_CANDIDATES - checked)]
+                for entry, candidate in await self._check(group):
+                    if candidate.position == entry.position:  # not if the job has been redriven and has ended again
+                        matched[entry.position] = candidate
                 if len(matched) > limit:
                     page = list(matched.values())[:limit]
                     return page, page[-1].position
@@ -135,12 +135,12 @@ class PageRead:
         walk = self._walk(fixed_segments([name]), TOP, -math.inf)
         candidates: list[Candidate] = []
         while found := await walk.read(MAX_CANDIDATES_PER_READ):
-            candidates += await self._check(found)
+            candidates += [candidate for _, candidate in await self._check(found)]
         below = sorted((one for one in candidates if one.position < self._start), key=lambda one: one.position)
         page = below[: -self._query.limit - 1 : -1]
         return page, page[-1].position if len(below) > len(page) else None
 
-    async def _check(self, found: Sequence[FoundEntry]) -> list[Candidate]:
+    async def _check(self, found: Sequence[FoundEntry]) -> list[tuple[FoundEntry, Candidate]]:
         """Return the jobs that the query selects by their records, and note the entries that records contradict."""
         entries = []
         for entry in found:
@@ -152,9 +152,11 @@ class PageRead:
         selected = []
         for entry, record in zip(entries, await read_records(self._redis, ids), strict=True):
             score, member = entry.position
+            position = None
             if record is not None and self._query.matches(record):
-                selected.append(Candidate(Position(float(self._query.time_of(record) or 0), member), record))
-            elif Entry(entry.name, score) not in entries_of(record, member):
+                position = Position(float(self._query.time_of(record) or 0), member)
+                selected.append((entry, Candidate(position, record)))
+            if position != entry.position and Entry(entry.name, score) not in entries_of(record, member):
                 self._wrong.add((entry.name, member))
         return selected
 

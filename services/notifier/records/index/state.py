@@ -15,7 +15,6 @@ from redis.exceptions import RedisError
 from headway.contracts import Timestamp
 
 from ...redis_client.topology import RedisClient
-from ..clock import RedisClock
 from .keys import index_key
 from .lookup import typed_reply
 
@@ -49,13 +48,11 @@ class IndexState:
 
     Args:
         redis: the client.
-        clock: the clock of Redis.
         replica: a name that this replica keeps when it restarts, and that no other replica has.
     """
 
-    def __init__(self, redis: RedisClient, clock: RedisClock, replica: str) -> None:
+    def __init__(self, redis: RedisClient, replica: str) -> None:
         self._redis = redis
-        self._clock = clock
         self._lease = LEASE_PREFIX + replica.encode()
         self._has_lost = False  # whether this replica has lost entries and has not written so yet
 
@@ -90,7 +87,7 @@ class IndexState:
         has_lost, self._has_lost = self._has_lost, False
         lost = (LOST, 1) if has_lost else ()
         try:
-            await self._execute("HSET", self._lease, int(self._clock.now().after(LEASE_S)), *lost)
+            await self._execute("HSET", self._lease, int((await self._now()).after(LEASE_S)), *lost)
         except (RedisError, OSError):
             self._has_lost |= has_lost
             raise
@@ -109,13 +106,12 @@ class IndexState:
         Raises:
             RedisError, OSError: Redis is unavailable.
         """
-        (reply,) = await self._redis.execute([(STATE_KEY, ("HGETALL", STATE_KEY))])
-        reply = typed_reply(reply)
+        reply, time = await self._redis.execute([(STATE_KEY, ("HGETALL", STATE_KEY)), (STATE_KEY, ("TIME",))])
+        reply, now = typed_reply(reply), Timestamp.at(int(time[0]))
         if reply is None:
             await self._redis.execute([(STATE_KEY, ("DEL", STATE_KEY))])
             reply = []
         fields = dict(zip(reply[::2], reply[1::2], strict=True))
-        now = self._clock.now()
         crashed = [name for name, end in fields.items() if name.startswith(LEASE_PREFIX) and _time(end) < now]
         complete = REBUILT_AT in fields and LOST not in fields and not crashed and not self._has_lost
         return IndexStatus(complete, AGAIN_AT in fields and _time(fields[AGAIN_AT]) < now, crashed)
@@ -135,11 +131,18 @@ class IndexState:
         Raises:
             RedisError, OSError: Redis is unavailable.
         """
-        now = self._clock.now()
+        now = await self._now()
         if status.complete:
             await self._execute("HDEL", AGAIN_AT)
         else:
             await self._execute("HSET", REBUILT_AT, int(now), AGAIN_AT, int(now.after(AGAIN_AFTER_S)))
+
+    async def _now(self) -> Timestamp:
+        """Return the time by the clock of the node that has the state."""
+        (reply,) = await self._redis.execute([(STATE_KEY, ("TIME",))])
+        if isinstance(reply, RedisError):
+            raise reply
+        return Timestamp.at(int(reply[0]))
 
     async def _execute(self, command: str, *arguments: bytes | int) -> int:
         """Change the state, and return the reply."""

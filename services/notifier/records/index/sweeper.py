@@ -131,7 +131,9 @@ class IndexSweeper:
         set_keys = [keys.index_key(name.decode(errors="replace")) for name in names]
         if names:
             sizes = await self._redis.execute([(key, ("ZCARD", key)) for key in set_keys])
-            await self._writer.remove((directory, name) for name, size in zip(names, sizes, strict=True) if size == 0)
+            await self._writer.remove(
+                (directory, name) for name, size in zip(names, sizes, strict=True) if typed_reply(size) == 0
+            )
 
     async def _lowest(self, name: str, count: int) -> list[bytes]:
         """Return the members of a set with the lowest scores."""
