@@ -355,10 +355,12 @@ async def test_changed_fragment_opens_the_job(page: Page, stack: Stack) -> None:
 
 
 async def test_keyboard_starts_a_job(page: Page, stack: Stack) -> None:
-    """Tab moves the focus to the button, which shows it; Enter starts a job."""
+    """Tab moves the focus to the name and to the button, which shows it; Enter starts a job."""
     await page.goto(stack.url)
     button = page.get_by_role("button", name="Start a new job")
     await page.keyboard.press("Tab")
+    await page.keyboard.press("Tab")
+    await expect(page.get_by_label("Name of the job")).to_be_focused()
     await page.keyboard.press("Tab")
     await expect(button).to_be_focused()
     await expect(button).to_have_css("outline-style", "solid")
