@@ -13,7 +13,7 @@ from ..runtime.cors import CorsPolicy
 from ..runtime.openapi import openapi_route
 from ..runtime.queue_metrics import monitor_queue_depth
 from ..runtime.service import ServiceSpec
-from ..runtime.settings import ReloadingFile
+from ..runtime.settings import ReloadingFile, read_keys
 from ..runtime.wakeup_client import WakeupClient
 from .api_keys import read_api_keys
 from .caller_auth import CallerAuth
@@ -22,6 +22,7 @@ from .links import Links
 from .pages import PUBLIC_ROUTES, Pages
 from .settings import SubmitterSettings
 from .share_token import ShareTokenHandler
+from .submissions import SubmissionClient
 from .submit import SubmitHandler
 
 OPENAPI = files(__package__).joinpath("openapi.yaml")
@@ -34,13 +35,16 @@ async def submitter(settings: SubmitterSettings) -> AsyncIterator[ServiceSpec]:
     signer = ReloadingFile(settings.token_key_file, TokenSigner)
     key_file = settings.submitter_api_keys
     caller_auth = CallerAuth(settings, None if key_file is None else ReloadingFile(key_file, read_api_keys))
+    report_keys = None if settings.report_key_file is None else ReloadingFile(settings.report_key_file, read_keys)
+    notifier_url, queue_name = settings.notifier_internal_url, settings.queue_name
     async with (
         settings.queue() as queue,
-        WakeupClient.connect(settings.notifier_internal_url, settings.queue_name) as wakeups,
+        WakeupClient.connect(notifier_url, queue_name) as wakeups,
+        SubmissionClient.connect(notifier_url, report_keys, queue_name, wakeups) as submissions,
     ):
         handlers = (
             Pages(links),
-            SubmitHandler(settings, links, queue, signer, caller_auth, wakeups),
+            SubmitHandler(settings, links, queue, signer, caller_auth, submissions),
             IssueTokenHandler(signer, caller_auth),
             ShareTokenHandler(links, signer, _verifier(settings)),
         )
@@ -48,7 +52,11 @@ async def submitter(settings: SubmitterSettings) -> AsyncIterator[ServiceSpec]:
             public=[*(route for handler in handlers for route in handler.routes()), openapi_route(OPENAPI)],
             public_port=settings.port,
             cors=CorsPolicy(settings.origins, public_routes=PUBLIC_ROUTES),
-            tasks={"wakeups": wakeups.run, "queue_depth": partial(monitor_queue_depth, queue)},
+            tasks={
+                "wakeups": wakeups.run,
+                "submissions": submissions.run,
+                "queue_depth": partial(monitor_queue_depth, queue),
+            },
         )
 
 

@@ -42,7 +42,11 @@ class SubmitterSettings(QueueSettings, frozen=True, kw_only=True):
     """How many proxies in front append to `X-Forwarded-For`. A caller without an API key is identified by its
     address."""
     notifier_internal_url: Url | None = None
-    """Where the notifier receives wake-ups. Without it, workers find new jobs only by polling."""
+    """Where the notifier receives submissions and wake-ups. Without it, workers find new jobs only by polling, and
+    lists show a job when it starts."""
+    report_key_file: Path | None = None
+    """The keys that authorize submissions at the notifier, one per line. The submitter uses the first. Without it,
+    lists show a job when it starts."""
     token_key_file: Path
     """The private key that signs tokens."""
     token_public_key_file: Path | None = None

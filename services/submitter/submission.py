@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from headway.contracts import (
+    DEFAULT_ATTEMPTS,
     EMPTY_PAYLOAD,
     MAX_DELAY_S,
     MAX_NESTING_DEPTH,
@@ -19,6 +20,7 @@ from headway.contracts import (
     Json,
     MaxAttempts,
     Name,
+    SubmittedJob,
     TimeoutSeconds,
     Timestamp,
     decode,
@@ -60,6 +62,19 @@ class AcceptedJob(Struct, frozen=True, kw_only=True):
     message: JobMessage
     grant: Grant
     delay_s: int
+
+    @property
+    def submitted(self) -> SubmittedJob:
+        """The job as the notifier gets it."""
+        return SubmittedJob(
+            id=self.message.id,
+            kind=self.message.kind,
+            labels=self.message.labels,
+            submitted_at=self.grant.submitted_at,
+            due_at=self.grant.due_at,
+            expires_at=self.grant.expires_at,
+            max_attempts=self.message.max_attempts or DEFAULT_ATTEMPTS,
+        )
 
 
 def submission_from_json(body: bytes) -> Submission:

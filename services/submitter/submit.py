@@ -14,7 +14,6 @@ from headway.tokens import TokenSigner
 from ..runtime.errors import Forbidden, ServiceUnavailable, UnsupportedMediaType
 from ..runtime.request import JSON, read_body
 from ..runtime.settings import ReloadingFile
-from ..runtime.wakeup_client import WakeupClient
 from . import metrics
 from .api_keys import Permission
 from .caller_auth import Caller, CallerAuth, TooManyRequests
@@ -29,6 +28,7 @@ from .submission import (
     submission_from_form,
     submission_from_json,
 )
+from .submissions import SubmissionClient
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -46,14 +46,14 @@ class SubmitHandler:
         queue: JobQueue,
         signer: ReloadingFile[TokenSigner],
         caller_auth: CallerAuth,
-        wakeups: WakeupClient,
+        submissions: SubmissionClient,
     ) -> None:
         self._job_ttl_s = settings.job_ttl_s
         self._links = links
         self._queue = queue
         self._signer = signer
         self._caller_auth = caller_auth
-        self._wakeups = wakeups
+        self._submissions = submissions
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes of the public listener."""
@@ -97,7 +97,7 @@ class SubmitHandler:
             metrics.SUBMISSIONS.labels("error").inc()
             log.warning("queue_unavailable", error=type(error).__name__)
             raise ServiceUnavailable("The queue is unavailable; try again.", retry_after_s=RETRY_AFTER_S) from error
-        self._wakeups.notify_after(accepted.delay_s)
+        self._submissions.notify(accepted.submitted, accepted.delay_s)
         metrics.SUBMISSIONS.labels("accepted").inc()
         log.info("job_submitted", job_id=str(message.id), kind=message.kind)
 

@@ -128,9 +128,9 @@ def test_containers_are_unprivileged(system: System) -> None:
 
 
 def test_each_service_has_its_own_keys(system: System) -> None:
-    """Only the submitter has the signing key, and only the notifier the key that verifies tokens."""
+    """Only the submitter has the key that signs tokens, and only the notifier the one that verifies them."""
     for service, keys in {
-        "submitter": {"token.pem"},
+        "submitter": {"token.pem", "report.key"},
         "notifier": {"token.pub.pem", "report.key"},
         "worker": {"report.key"},
     }.items():

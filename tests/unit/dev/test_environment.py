@@ -30,7 +30,10 @@ def test_services_load_the_environment(tmp_path: Path) -> None:
     assert "127.0.0.1:10001" in str(worker.queue_connection_string)
     assert str(submitter.submitter_url) in notifier.allowed_origins
     assert {settings.bind_host for settings in (submitter, notifier, worker)} == {"127.0.0.1"}
-    assert worker.report_key_file == notifier.report_key_file == tmp_path / "keys/report.key"
+    key_files = {settings.report_key_file for settings in (submitter, notifier, worker)}
+    assert key_files == {tmp_path / "keys/report.key"}
+    assert submitter.submitter_open
+    assert submitter.dashboard_open
 
 
 def test_environment_overrides_every_default(tmp_path: Path) -> None:
@@ -51,9 +54,11 @@ def test_urls_contain_the_configured_ports(tmp_path: Path) -> None:
 
 
 def test_submitter_with_api_keys_is_not_open(tmp_path: Path) -> None:
-    """A user who sets API keys does not have to set SUBMITTER_OPEN as well."""
+    """A user who sets API keys does not have to set SUBMITTER_OPEN and DASHBOARD_OPEN as well."""
     env = service_environment(tmp_path, {"SUBMITTER_API_KEYS": "/keys/api"})
-    assert load(SubmitterSettings, {**env, "SUBMITTER_API_KEYS": "/keys/api"}).submitter_open is False
+    settings = load(SubmitterSettings, {**env, "SUBMITTER_API_KEYS": "/keys/api"})
+    assert not settings.submitter_open
+    assert not settings.dashboard_open
 
 
 def test_state_folder_is_set_by_headway_dir(tmp_path: Path) -> None:

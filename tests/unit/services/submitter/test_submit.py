@@ -16,6 +16,7 @@ from headway.tokens import TokenSigner, make_keys
 from services.runtime.settings import ReloadingFile
 from services.runtime.wakeup_client import WakeupClient
 from services.submitter.links import Links
+from services.submitter.submissions import SubmissionClient
 from services.submitter.submit import SubmitHandler
 from tests.unit.services.runtime.http_app import Client, read_problem, serve
 from tests.unit.services.submitter.callers import caller_auth, submitter_settings
@@ -46,9 +47,12 @@ async def served(folder: Path, queue: FakeQueue, **env: str) -> AsyncIterator[Cl
     make_keys(folder)
     settings = submitter_settings(folder, **env)
     signer = ReloadingFile(folder / "token.pem", TokenSigner)
-    async with WakeupClient.connect(None, "jobs") as wakeups:
+    async with (
+        WakeupClient.connect(None, "jobs") as wakeups,
+        SubmissionClient.connect(None, None, "jobs", wakeups) as submissions,
+    ):
         handler = SubmitHandler(
-            settings, Links(settings), cast(JobQueue, queue), signer, caller_auth(settings), wakeups
+            settings, Links(settings), cast(JobQueue, queue), signer, caller_auth(settings), submissions
         )
         async with serve(*handler.routes()) as client:
             yield client
