@@ -17,6 +17,7 @@ from ..runtime.service import ServiceSpec
 from ..runtime.settings import ReloadingFile, read_keys
 from .control import ControlHandler, ReportRequests
 from .ingest.handlers import ReportHandler
+from .ingest.submissions import SubmissionHandler
 from .records.index.job_index import JobIndex
 from .records.store import JobStore
 from .redis_client.pubsub import PubSub
@@ -49,16 +50,17 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
         synchronizer = SnapshotSynchronizer(Hub(), store, pubsub, settings.silence_s, report_requests.request)
         is_unready = partial(pubsub.is_lost_for, settings.unready_s)
         registry = ConnectionRegistry(synchronizer, settings, auth, store.clock, is_unready)
-        reports = ReportHandler(store, synchronizer, report_keys, settings.job_ttl_s)
         wakeup_queue = WakeupQueue()
         wakeups = WakeupHandler(pubsub, wakeup_queue)
+        reports = ReportHandler(store, synchronizer, report_keys, settings.job_ttl_s)
+        submissions = SubmissionHandler(store, wakeups, report_keys)
         control = ControlHandler(pubsub, report_keys, settings.ping_s)
 
         yield ServiceSpec(
             public=[*_transport_routes(registry, store, auth, settings), openapi_route(OPENAPI)],
             public_port=settings.port,
             cors=CorsPolicy(settings.allowed_origins),
-            internal=[*reports.routes(), *wakeups.routes(), *control.routes()],
+            internal=[*reports.routes(), *submissions.routes(), *wakeups.routes(), *control.routes()],
             tasks={
                 "clock": store.clock.run,
                 "pubsub": pubsub.run,

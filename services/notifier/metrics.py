@@ -11,6 +11,7 @@ from ..runtime.unlocked_metrics import UnlockedCounter, UnlockedHistogram
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 REPORTS = UnlockedCounter("notifier_reports", "How many reports were answered with each verdict?", ["verdict"])
+SUBMISSIONS = UnlockedCounter("notifier_submissions", "How many submitted jobs were received?")
 CONNECTIONS = Gauge("notifier_connections", "How many connections are open?", ["transport"])
 CONNECTIONS_OPENED = UnlockedCounter("notifier_connections_opened", "How many connections were opened?", ["transport"])
 CONNECTIONS_CLOSED = UnlockedCounter(

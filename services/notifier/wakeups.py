@@ -1,8 +1,8 @@
 """Wake-ups: `POST /wake` announces a queue message, and one of the workers that wait in `GET /wake` is answered.
 
-A wake-up names only its queue and may be lost: without it, workers find the message later, by polling. It is published
-on Redis, so that each replica answers one of its workers that wait for this queue. An empty name, as from version 0.1,
-stands for any queue.
+`POST /submissions` wakes workers, too. A wake-up names only its queue and may be lost: without it, workers find the
+message later, by polling. It is published on Redis, so that each replica answers one of its workers that wait for this
+queue. An empty name, as from version 0.1, stands for any queue.
 """
 
 from __future__ import annotations
@@ -148,20 +148,27 @@ class WakeupHandler:
         return [web.post("/wake", self.notify), web.get("/wake", self.wait)]
 
     async def notify(self, request: web.Request) -> web.Response:
-        """Publish a wake-up to all replicas; if that fails, wake a worker of this replica."""
-        queue = read_query(request, QueueQuery).queue
-        try:
-            async with asyncio.timeout(PUBLISH_TIMEOUT_S):
-                receivers = await self._pubsub.publish(WAKEUP_CHANNEL, queue.encode())
-        except (RedisError, OSError) as error:
-            self._queue.wake_one(queue)
-            log.debug("wakeup_publish_failed", error=type(error).__name__)
+        """Publish a wake-up to all replicas."""
+        if not await self.wake(read_query(request, QueueQuery).queue):
             raise ServiceUnavailable(
                 "The wake-up reached only the workers of this replica.", retry_after_s=RETRY_AFTER_S
-            ) from error
-        if not receivers:  # not even this replica is subscribed
-            self._queue.wake_one(queue)
+            )
         return web.Response(status=204)
+
+    async def wake(self, queue: str, count: int = 1) -> bool:
+        """Publish wake-ups to all replicas; if that fails, wake workers of this replica, and return False."""
+        try:
+            async with asyncio.timeout(PUBLISH_TIMEOUT_S):
+                publications = (self._pubsub.publish(WAKEUP_CHANNEL, queue.encode()) for _ in range(count))
+                receivers = await asyncio.gather(*publications)
+        except (RedisError, OSError) as error:
+            log.debug("wakeup_publish_failed", error=type(error).__name__)
+            published, receivers = False, [0] * count
+        else:
+            published = True
+        for _ in range(receivers.count(0)):  # not even this replica is subscribed
+            self._queue.wake_one(queue)
+        return published
 
     async def wait(self, request: web.Request) -> web.Response:
         """Answer 200 when a wake-up arrives, or 204 after the timeout."""

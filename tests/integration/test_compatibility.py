@@ -6,6 +6,7 @@ A crossed system has a notifier and a submitter of one version and a worker of t
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -262,6 +263,31 @@ async def test_record_has_all_fields_of_0_1(crossed: Crossed, admin: Redis, stat
     verdict = await old.report(receipt, delivery=2, status="succeeded", result=2)
     assert verdict["reason"] == ("finished" if ended else None)
     assert (await new.snapshot(receipt["id"], receipt["token"]))["result"] == (new_snapshot["result"] if ended else 2)
+
+
+@pytest.mark.parametrize("change", ["start", "cancel"])
+@pytest.mark.parametrize("state", ["submitted", "redriven"])
+async def test_0_1_accepts_a_submitted_job(crossed: Crossed, admin: Redis, change: str, state: str) -> None:
+    """0.1 sees no record of a job that waits, so that it starts and cancels it. The record keeps its labels."""
+    old, new = crossed[OLD], crossed[NEW]
+    receipt = await old.submit("echo", delay_s=3600)
+    generation, labels = int(state == "redriven"), {"name": "Mail", "owner": "ann"}
+    if generation:
+        assert (await new.report(receipt, status="failed", labels=labels))["accepted"]
+    await new.record_submission(receipt, generation=generation, labels=labels)
+    assert (await new.snapshot(receipt["id"], receipt["token"]))["status"] == "queued"
+    shown = await old.snapshot(receipt["id"], receipt["token"])
+    assert (shown["status"], shown["version"]) == ("queued", 0)
+    if change == "start":
+        verdict = await old.report(receipt, generation=generation, delivery=2, message_id="another")
+        assert (verdict["accepted"], verdict["reason"]) == (True, None)
+    else:
+        assert (await old.cancel_here(receipt))["status"] == "cancelled"
+    key = f"headway:job:{{{receipt['id']}}}"
+    assert None not in await admin.hmget(key, FIELDS_OF_0_1)
+    assert json.loads(await admin.hget(key, "labels") or b"") == labels
+    snapshot = await new.snapshot(receipt["id"], receipt["token"])
+    assert (snapshot["status"], snapshot["name"]) == ("running" if change == "start" else "cancelled", "Mail")
 
 
 @pytest.mark.timeout(600)

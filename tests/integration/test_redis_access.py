@@ -79,6 +79,8 @@ async def test_documented_permissions_suffice(server: RedisServer, tmp_path: Pat
             assert (await socket.receive_json())["job"]["cancel_requested"]
             async with notifier.session.post(f"{notifier.internal}/wake") as response:
                 assert response.status == 204
+            await notifier.submit(job_id, generation=1)  # as of a redrive
+            assert (await socket.receive_json())["job"]["status"] == "queued"
             await socket.send_json({"unwatch": job_id})
             await wait_until(lambda: _is_unsubscribed(server))
     assert await server.admin.acl_log() == []

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import cast
 
 import pytest
+from redis.exceptions import RedisError
 
 from services.notifier import wakeups as module
 from services.notifier.redis_client.pubsub import PubSub
@@ -19,6 +20,15 @@ class FakePubSub:
 
     def __init__(self) -> None:
         self.ready = True
+        self.published: list[tuple[str, bytes]] = []
+        self.receivers: int | RedisError = 1
+
+    async def publish(self, channel: str, data: bytes) -> int:
+        """Record a message; return the number of its receivers, or fail, as a test says."""
+        self.published.append((channel, data))
+        if isinstance(self.receivers, RedisError):
+            raise self.receivers
+        return self.receivers
 
     def subscribe(self, channel: str, handler: WakeupHandler) -> bool:
         """Return True, as if Redis had confirmed the subscription."""
@@ -198,3 +208,18 @@ async def test_expired_wakeups_are_dropped(monkeypatch: pytest.MonkeyPatch) -> N
     for number in range(100):
         queue.wake_one(f"queue-{number}")
     assert len(queue._unclaimed) == 1
+
+
+@pytest.mark.parametrize("receivers", [1, 0, RedisError()], ids=["published", "not subscribed", "Redis is away"])
+async def test_each_of_several_wakeups_wakes_a_worker(receivers: int | RedisError) -> None:
+    """All are published; those that reach no replica wake workers of this one."""
+    pubsub, queue = FakePubSub(), WakeupQueue()
+    pubsub.receivers = receivers
+    handler = WakeupHandler(cast(PubSub, pubsub), queue)
+    tasks = [await start_waiting(queue, name="letters") for _ in range(3)]
+    assert await handler.wake("letters", 2) == (not isinstance(receivers, RedisError))
+    assert set(pubsub.published) == {("headway:wake", b"letters")}
+    if receivers == 1:
+        for channel, data in pubsub.published:
+            handler.on_publication(channel, data)
+    assert await drain_queue(queue, *tasks) == [True, True, False]
