@@ -11,7 +11,7 @@ const STATUS_TEXTS = {
   cancelled: "Cancelled",
 };
 const OUTCOME_TEXTS = { released: "released by its worker", lost: "worker lost" }; // the others are words for users
-const RENEWAL_REPORT_DELAY_MS = 1000; // a worker may report a lease renewal this late
+const HEARTBEAT_DELAY_MS = 1000; // a heartbeat may arrive this late
 const STALL_MS = 120_000; // without progress
 const MAX_COUNTDOWN_S = 100; // a time further away is shown as a time of day
 
@@ -156,13 +156,13 @@ export function connectionText(connection, snapshot) {
 /**
  * Return whether the worker of a running job has stopped renewing its lease.
  *
- * A worker renews while at least half of the lease is left, and each renewal publishes a snapshot. So the worker counts
- * as lost when less than a third is left of the lease in the newest snapshot.
+ * A worker renews while at least half of the lease is left, and reports it with its next heartbeat, at most a quarter of
+ * the lease later. So the worker counts as lost when less than a fifth is left of the lease in the newest snapshot.
  */
 export function isWorkerLost({ status, lease_until: until, updated_at: updated }, now) {
   if (status !== "running" || !until) return false;
   const end = Date.parse(until);
-  return now > end - (end - Date.parse(updated)) / 3 + RENEWAL_REPORT_DELAY_MS;
+  return now > end - (end - Date.parse(updated)) / 5 + HEARTBEAT_DELAY_MS;
 }
 
 /** Return how long ago a time was, such as "5 min ago". */

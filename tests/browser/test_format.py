@@ -160,7 +160,9 @@ def test_next_step_is_explained() -> None:
         ("nextStepText", snapshot(**queued, started_at=at(-10)), now): "",
         ("nextStepText", snapshot(**queued, version="0", due_at=at(12)), now): "starts in 12 s",
         ("nextStepText", snapshot(**lost), now): "Worker lost, next attempt soon",
-        ("nextStepText", snapshot(**lost), now, now - 15_000): "Worker lost, next attempt soon",
+        ("nextStepText", snapshot(**lost), now, now - 10_000): "Worker lost, next attempt soon",
+        ("nextStepText", snapshot(**lost), now, now - 13_000): "",
+        ("nextStepText", snapshot(lease_until=at(14), updated_at=at(-46)), now): "",  # renewed, but not reported yet
         ("nextStepText", snapshot(**lost), now, now - 30_000): "",
         ("nextStepText", snapshot(**lost), now, 0): "",
         ("nextStepText", snapshot(), now): "",
