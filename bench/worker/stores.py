@@ -27,9 +27,9 @@ class Stores:
         self.env = env
         self._processes = processes
 
-    def cpu_s(self) -> float:
-        """Return the CPU time that all of them have used."""
-        return sum(meter.cpu_s(process.pid) for process in self._processes.values())
+    def cpu_s(self, *names: str) -> float:
+        """Return the CPU time that those with these names, or all, have used."""
+        return sum(meter.cpu_s(self._processes[name].pid) for name in names or self._processes)
 
     async def clear(self) -> None:
         """Remove all jobs and records."""

@@ -68,7 +68,11 @@ async def test_delayed_job_is_cancelled_and_never_starts(stack: Stack, tmp_path:
 async def test_running_job_is_cancelled_by_its_worker(stack: Stack) -> None:
     """The snapshot shows the request at once, and the end before the handler is done; a repetition changes nothing."""
     running_ = await stack.submit(payload={"steps": 100, "delay_s": 0.2})
-    await wait_for(stack, running_, "running")
+
+    async def has_progress() -> bool:
+        return (await stack.snapshot(running_["id"], running_["token"]))["progress"] is not None
+
+    await wait_until(has_progress)
     first, second = await stack.cancel(running_), await stack.cancel(running_)
     assert (first["status"], first["cancel_requested"]) == ("running", True)
     assert second["version"] >= first["version"]
