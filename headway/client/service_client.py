@@ -56,10 +56,10 @@ class ServiceClient:
         if isinstance(job, str) and "/" not in job:
             job = UUID(job)
         if isinstance(job, UUID):
-            if job in self._receipts:
-                job = self._receipts[job]
-            elif token is not None:
+            if token is not None:  # a user's token, which may permit less than that of the receipt
                 job = Link(self._url, live=False, id=job, token=token)
+            elif job in self._receipts:
+                job = self._receipts[job]
             else:
                 raise ValueError(f"This client has not submitted job {job}; pass its link, or a token, too")
         if isinstance(job, Receipt):

@@ -147,6 +147,18 @@ async def test_a_list_token_opens_a_job_by_its_id(services: Services, client: Cl
     ]
 
 
+async def test_a_given_token_is_used_for_a_job_of_this_client(services: Services, client: Client) -> None:
+    """An application checks with a user's token whether the user may see a job that the application has submitted."""
+    receipt = services.receipt(uuid4())
+    body = {"id": str(receipt.id), "token": receipt.token, "links": receipt.links}
+    services.responses = [respond_with(202, body), links(services, receipt.id)]
+    services.responses += [respond_with(403, {"code": "forbidden", "detail": "The token is for other jobs."})]
+    job = await client.submit("k")
+    with pytest.raises(RequestFailed, match="other jobs"):
+        await client.get(job.id, token=list_token())
+    assert sent(services)[-1] == f"GET /live/jobs/{job.id} Bearer {list_token()}"
+
+
 async def test_a_list_token_watches_a_job(services: Services, client: Client) -> None:
     """The message has the job's id, which the token does not contain."""
     job_id, token = uuid4(), list_token()
