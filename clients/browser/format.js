@@ -166,7 +166,7 @@ export function isWorkerLost({ status, lease_until: until, updated_at: updated }
 }
 
 /** Return how long ago a time was, such as "5 min ago". */
-function ageText(time, now) {
+export function ageText(time, now) {
   const ms = now - Date.parse(time);
   return ms < 1000 ? "just now" : `${durationText(ms)} ago`;
 }

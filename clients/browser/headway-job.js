@@ -5,7 +5,9 @@
  * never as markup.
  */
 
-import { isCancelling, isStalled, isWaiting, isWorkerLost, percent } from "./format.js";
+import { customStatesOf, isUrl, reflect, upgradeProperty } from "./custom-element.js";
+import { isWaiting } from "./format.js";
+import { cancelState, errorText, jobStates } from "./job-states.js";
 import { liveUrl } from "./live-url.js";
 import { QueuePosition } from "./position.js";
 import { mayCancel, readClaims } from "./token.js";
@@ -28,7 +30,7 @@ const Base = globalThis.HTMLElement ?? class {}; // server-side rendering import
 export class HeadwayJob extends Base {
   static observedAttributes = ["token", "url"];
 
-  #customStates = customStatesOf(this);
+  #customStates = customStatesOf(this, "waiting");
   #view = new View(this.attachShadow({ mode: "open" }), () => this.cancel());
   #snapshot = null;
   #watchError = null;
@@ -159,10 +161,11 @@ export class HeadwayJob extends Base {
     clearTimeout(this.#timer);
     const snapshot = this.#snapshot;
     const now = this.#watch?.now() ?? Date.now();
-    const error = this.#errorText();
+    const error = errorText(snapshot, this.#watchError);
     const confirmedUntil = this.#watch?.confirmedUntil() ?? 0;
-    const states = this.#states(error, confirmedUntil);
-    const [connection, cancel] = [this.#connection, this.#cancelState()];
+    const connection = this.#connection;
+    const states = jobStates(snapshot, { error, connection, confirmedUntil });
+    const cancel = cancelState(snapshot, mayCancel(readClaims(this.token)), this.#cancelRequested);
     const position = this.#position?.poll(this.#isSeenWaiting(now) ? snapshot.id : null);
     this.#view.render(snapshot, { error, connection, cancel, now, confirmedUntil, position, states });
     this.#customStates.clear();
@@ -171,72 +174,12 @@ export class HeadwayJob extends Base {
     if (unfinished) this.#timer = setTimeout(() => this.#render(), 1000 - (now % 1000));
   }
 
-  /** Return the error to show. Once the job has finished, its own error takes precedence over errors of the watch. */
-  #errorText() {
-    const jobError = this.#snapshot?.error;
-    if (this.#watchError && !this.#snapshot?.finished_at) return this.#watchError.message;
-    return jobError ? `${jobError.type}: ${jobError.message}` : "";
-  }
-
   /** Return whether the job waits in the queue, the element is in the window, and the connection is live. */
   #isSeenWaiting(now) {
     if (this.#connection !== "live" || !this.#snapshot || !isWaiting(this.#snapshot, now)) return false;
     const { top, bottom, height } = this.getBoundingClientRect();
     return height > 0 && bottom > 0 && top < innerHeight;
   }
-
-  #cancelState() {
-    if (!mayCancel(readClaims(this.token))) return "";
-    if (!this.#snapshot || this.#snapshot.finished_at) return "reserved";
-    return this.#cancelRequested || isCancelling(this.#snapshot) ? "requested" : "enabled";
-  }
-
-  /** Return the names of the states that page styles can select, such as `headway-job:state(failed)`. */
-  #states(error, confirmedUntil) {
-    const snapshot = this.#snapshot;
-    const isRunning = snapshot?.status === "running";
-    const additional = {
-      error,
-      reconnecting: this.#connection === "reconnecting",
-      stale: snapshot && this.#connection !== "live",
-      indeterminate: isRunning && percent(snapshot) === null,
-      lost: isRunning && isWorkerLost(snapshot, confirmedUntil),
-      stalled: isRunning && isStalled(snapshot, confirmedUntil),
-    };
-    return [snapshot?.status ?? "waiting", ...Object.keys(additional).filter((name) => additional[name])];
-  }
-}
-
-/** Return the element's custom states: a set that has no effect in browsers that do not support them, or other names. */
-function customStatesOf(element) {
-  try {
-    const { states } = element.attachInternals();
-    states.add("waiting");
-    return states;
-  } catch {
-    return new Set();
-  }
-}
-
-function isUrl(text) {
-  try {
-    return Boolean(new URL(text, document.baseURI));
-  } catch {
-    return false;
-  }
-}
-
-function reflect(element, name, value) {
-  if (value == null) element.removeAttribute(name);
-  else element.setAttribute(name, value);
-}
-
-/** Apply a property that the page set before the element was defined. */
-function upgradeProperty(element, name) {
-  if (!Object.prototype.hasOwnProperty.call(element, name)) return;
-  const value = element[name];
-  delete element[name];
-  element[name] = value;
 }
 
 /** Define `<headway-job>` in the page. Do nothing on a server, or if the page has already defined it. */

@@ -8,5 +8,6 @@
  */
 
 export { HeadwayJob } from "./element.js";
+export { HeadwayJobs } from "./jobs-element.js";
 export { watchJob } from "./watch.js";
 export { watchJobs } from "./watch-jobs.js";

@@ -6,6 +6,21 @@
  * rows are released.
  */
 
+export const DEFAULT_LIMIT = 50;
+
+/** The state of a list that has not been received yet. */
+export const INITIAL_STATE = {
+  jobs: null,
+  fresh: 0,
+  isOutdated: false,
+  hasMore: false,
+  loading: false,
+  complete: true,
+  connection: "connecting",
+  error: null,
+  errors: new Map(),
+};
+
 const ENDED = new Set(["succeeded", "failed", "cancelled"]);
 
 export class JobList {
@@ -36,6 +51,12 @@ export class JobList {
     const [newest] = this.jobs;
     const head = this.#sorted(this.#head);
     return newest ? head.filter((snapshot) => this.#compare(snapshot, newest) < 0).length : head.length;
+  }
+
+  /** Whether the rows would change if they were released. */
+  get isOutdated() {
+    const ids = this.#currentRows();
+    return ids.length !== this.#rows.size || ids.some((id) => !this.#rows.has(id));
   }
 
   /** Whether snapshots of the head are missing. */
@@ -124,15 +145,17 @@ export class JobList {
 
   /** Bring the rows up to date unless they are held, and forget the snapshots that are not needed any more. */
   #update() {
-    if (!this.#held) {
-      const isWhole = this.#head.size < this.#limit;
-      const isConnected = [...this.#head].some((id) => this.#rows.has(id)); // no unknown jobs between head and rows
-      const kept = !isWhole && isConnected ? [...this.#rows].filter((id) => !this.#left.has(id)) : [];
-      const rows = this.#sorted(new Set([...this.#head, ...kept])).slice(0, this.#size);
-      this.#rows = new Set(rows.map(({ id }) => id));
-    }
+    if (!this.#held) this.#rows = new Set(this.#currentRows());
     for (const id of this.#left) if (!this.#rows.has(id)) this.#left.delete(id);
     for (const id of this.#snapshots.keys()) if (!this.#head.has(id) && !this.#rows.has(id)) this.#snapshots.delete(id);
+  }
+
+  /** Return the ids of the rows to show: the head, and the older rows unless there are unknown jobs between them. */
+  #currentRows() {
+    const isWhole = this.#head.size < this.#limit;
+    const isConnected = [...this.#head].some((id) => this.#rows.has(id));
+    const kept = !isWhole && isConnected ? [...this.#rows].filter((id) => !this.#left.has(id)) : [];
+    return this.#sorted(new Set([...this.#head, ...kept])).slice(0, this.#size).map(({ id }) => id);
   }
 
   /** Return the snapshots of some jobs, newest first; those without a snapshot yet are missing. */

@@ -1,9 +1,12 @@
 import type { DetailedHTMLProps, HTMLAttributes, ReactElement, ReactNode, Ref } from "react";
 import type { HeadwayJob as HeadwayJobElement } from "./element.js";
+import type { HeadwayJobs as HeadwayJobsElement } from "./jobs-element.js";
 import type { ConnectionState, Snapshot, WatchError } from "./watch.js";
+import type { JobListState, WatchJobsOptions } from "./watch-jobs.js";
 
 export type { ConnectionState, JobError, JobStatus, Progress, Snapshot, WatchError } from "./watch.js";
-export type { HeadwayJobElement };
+export type { JobListState, JobsFilter, WatchJobsOptions } from "./watch-jobs.js";
+export type { HeadwayJobElement, HeadwayJobsElement };
 
 /** The properties of `<HeadwayJob>`: its own, and those of every HTML element. `Result` is the type of the result. */
 export interface HeadwayJobProps<Result = unknown>
@@ -40,6 +43,38 @@ export interface JobState<Result = unknown> {
 /** Watch a job while the component is mounted. Without a token, nothing is watched. */
 export function useJob<Result = unknown>(token: string | null | undefined, options: { url: string }): JobState<Result>;
 
+/** The state of a list of jobs, and what its user can do. */
+export interface JobsState<Result = unknown> extends JobListState<Result> {
+  /** Load older jobs. */
+  readonly more: () => void;
+  /** Request a job's cancellation; the token must allow it. */
+  readonly cancel: (id: string) => void;
+  /** Hold the rows as they are, for example while a user points at them, or release them. */
+  readonly hold: (held: boolean) => void;
+}
+
+/** Watch a list of jobs, newest first, while the component is mounted. Without a token, nothing is watched. */
+export function useJobs<Result = unknown>(
+  token: WatchJobsOptions["token"] | null | undefined,
+  options: Omit<WatchJobsOptions, "token"> & { url: string },
+): JobsState<Result>;
+
+/** The attributes of `<headway-jobs>` in JSX, once the page has imported `headway-live/jobs`. */
+export interface HeadwayJobsAttributes extends HTMLAttributes<HeadwayJobsElement> {
+  token?: string | null;
+  src?: string | null;
+  url?: string | null;
+  owner?: string;
+  tag?: string;
+  kind?: string;
+  status?: string;
+  limit?: number;
+  link?: string;
+  "onheadway-list"?: (event: CustomEvent<JobListState>) => void;
+  "onheadway-end"?: (event: CustomEvent<Snapshot>) => void;
+  "onheadway-error"?: (event: CustomEvent<WatchError>) => void;
+}
+
 /** The attributes of `<headway-job>` in JSX. */
 export interface HeadwayJobAttributes extends HTMLAttributes<HeadwayJobElement> {
   token?: string | null;
@@ -53,6 +88,7 @@ declare module "react" {
   namespace JSX {
     interface IntrinsicElements {
       "headway-job": DetailedHTMLProps<HeadwayJobAttributes, HeadwayJobElement>;
+      "headway-jobs": DetailedHTMLProps<HeadwayJobsAttributes, HeadwayJobsElement>;
     }
   }
 }

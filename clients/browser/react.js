@@ -1,9 +1,11 @@
-/** React bindings: the component `<HeadwayJob>` and the hook `useJob()`. Both render on a server, too. */
+/** React bindings: the component `<HeadwayJob>` and the hooks `useJob()` and `useJobs()`. They render on a server, too. */
 
 import { createElement, useCallback, useEffect, useImperativeHandle, useLayoutEffect, useRef, useState } from "react";
 import { defineHeadwayJob } from "./headway-job.js";
+import { INITIAL_STATE } from "./job-list.js";
 import { readClaims } from "./token.js";
 import { watchJob } from "./watch.js";
+import { watchJobs } from "./watch-jobs.js";
 
 const EVENTS = ["headway-change", "headway-error"];
 
@@ -68,6 +70,40 @@ export function useJob(token, { url }) {
   const cancel = useCallback(() => watchRef.current?.cancel(), []);
   const { job, error, connection } = stateFor(lastState, token, url);
   return { job, error, connection, cancel };
+}
+
+/**
+ * Watch a list of jobs while the component is mounted.
+ *
+ * @param {?(string | (() => string | Promise<string>))} token the token of a list, or a function that returns one; without
+ *   one, the hook watches nothing
+ * @param {{url: string, filter?: object, limit?: number}} options as in `watchJobs()`
+ * @returns {object} the state of the list, as in `watchJobs()`, and the functions `more`, `cancel` and `hold`
+ */
+export function useJobs(token, { url, filter = {}, limit }) {
+  const key = JSON.stringify([url, filter, limit, Boolean(token)]);
+  const [last, setLast] = useState({});
+  const listRef = useRef(null);
+  const tokenRef = useRef(token);
+  useEffect(() => {
+    tokenRef.current = token;
+    if (typeof token === "string") listRef.current?.renew(token);
+  }, [token]);
+  useEffect(() => {
+    if (!tokenRef.current) return undefined;
+    const getToken = () => tokenRef.current(); // the newest function
+    const source = typeof tokenRef.current === "function" ? getToken : tokenRef.current;
+    const list = watchJobs({ url, token: source, filter, limit }, (state) => setLast({ key, state }));
+    listRef.current = list;
+    return () => {
+      list.close();
+      listRef.current = null;
+    };
+  }, [key]);
+  const more = useCallback(() => listRef.current?.more(), []);
+  const cancel = useCallback((id) => listRef.current?.cancel(id), []);
+  const hold = useCallback((held) => listRef.current?.hold(held), []);
+  return { ...(last.key === key ? last.state : INITIAL_STATE), more, cancel, hold };
 }
 
 /** Return whether a snapshot reports an end that the snapshot before did not. */

@@ -1,5 +1,5 @@
 /**
- * The element's default styles. Font and text color are inherited from the page; the other colors follow its
+ * The default styles of `<headway-job>`. Font and text color are inherited from the page; the other colors follow its
  * `color-scheme`. Three lines are reserved for texts, and a place for the button, so the layout does not shift when they
  * appear or disappear. Only `transform` and `opacity` are animated, which needs no layout.
  *
@@ -7,25 +7,17 @@
  * They also have no `light-dark()`, and the first value of such a property is for them.
  */
 
-export const CSS = `
+/** The colors of all elements, which follow the `color-scheme` of the page. */
+export const COLORS = `
 :host {
-  display: block;
-  line-height: 1.5;
-  overflow-wrap: anywhere;
-}
-:host([hidden]), [hidden] { display: none !important; }
-
-[part~="job"] {
   --_accent: var(--headway-tone, #2a8585);
   --_warning: var(--headway-warning, #b07a24);
   --_alarm: var(--headway-alarm, #d0503c);
   --_soft: var(--headway-soft, currentColor);
   --_track: var(--headway-track, rgb(128 128 128 / 0.3));
-  --_tone: var(--_accent);
-  display: contents;
 }
 @supports (color: light-dark(red, red)) and (color: color-mix(in oklab, red 50%, red)) {
-  [part~="job"] {
+  :host {
     --_accent: var(--headway-tone, light-dark(#0c6a6b, #63cabf));
     --_warning: var(--headway-warning, light-dark(#9a6a1f, #e2b661));
     --_alarm: var(--headway-alarm, light-dark(#a53220, #f29480));
@@ -33,6 +25,17 @@ export const CSS = `
     --_track: var(--headway-track, color-mix(in oklab, currentColor 16%, transparent));
   }
 }
+`;
+
+export const CSS = `${COLORS}
+:host {
+  display: block;
+  line-height: 1.5;
+  overflow-wrap: anywhere;
+}
+:host([hidden]), [hidden] { display: none !important; }
+
+[part~="job"] { --_tone: var(--_accent); display: contents; }
 [data-states~="retrying"], [data-states~="lost"] { --_tone: var(--_warning); }
 [data-states~="failed"] { --_tone: var(--_alarm); }
 [data-states~="waiting"], [data-states~="queued"], [data-states~="cancelled"] { --_tone: var(--_soft); }

@@ -15,7 +15,7 @@ import { CSS } from "./styles.js";
 
 const LIVE_DELAY_MS = 100; // after which the first snapshot is no change any more that a screen reader would announce
 
-let sheet; // shared by all elements; an adopted style sheet needs no 'unsafe-inline' in the page's policy
+const sheets = new Map(); // by their text; shared by all elements
 
 export class View {
   #root;
@@ -23,10 +23,18 @@ export class View {
   #texts = {}; // by part, as last written: a translator may have changed the text in the page
   #jobId; // of the snapshot that is shown
   #liveTimer;
+  #isSilent;
 
-  constructor(root, onCancel) {
+  /**
+   * @param {ShadowRoot} root
+   * @param {() => void} onCancel called when the user clicks the cancel button
+   * @param {{css?: string, isSilent?: boolean}} [options] the styles, and whether screen readers announce nothing by
+   *   themselves
+   */
+  constructor(root, onCancel, { css = CSS, isSilent = false } = {}) {
     this.#root = root;
-    addStyles(root);
+    this.#isSilent = isSilent;
+    addStyles(root, css);
     root.append(this.#build());
     this.#setText("expand", "Show all");
     const { cancel, expand, message } = this.#parts;
@@ -148,6 +156,7 @@ export class View {
    * loads. Label and status are one region, which names the job with its status.
    */
   #updateLiveRegion(snapshot) {
+    if (this.#isSilent) return;
     const { title } = this.#parts;
     const makeLive = () => title.setAttribute("role", "status");
     clearTimeout(this.#liveTimer);
@@ -191,23 +200,27 @@ export class View {
   }
 }
 
-function setAttribute(element, name, value) {
+/** Set an attribute; null removes it. */
+export function setAttribute(element, name, value) {
   if (value === null) element.removeAttribute(name);
   else element.setAttribute(name, value);
 }
 
-/** Add the styles to a shadow root. Browsers before 2023 may have no constructed style sheets. */
-function addStyles(root) {
+/**
+ * Add styles to a shadow root. An adopted style sheet needs no 'unsafe-inline' in the page's policy, but browsers before
+ * 2023 may have none.
+ */
+export function addStyles(root, css) {
   try {
-    sheet ??= createSheet();
-    root.adoptedStyleSheets = [sheet];
+    if (!sheets.has(css)) sheets.set(css, createSheet(css));
+    root.adoptedStyleSheets = [sheets.get(css)];
   } catch {
-    root.append(Object.assign(document.createElement("style"), { textContent: CSS }));
+    root.append(Object.assign(document.createElement("style"), { textContent: css }));
   }
 }
 
-function createSheet() {
-  const created = new CSSStyleSheet();
-  created.replaceSync(CSS);
-  return created;
+function createSheet(css) {
+  const sheet = new CSSStyleSheet();
+  sheet.replaceSync(css);
+  return sheet;
 }

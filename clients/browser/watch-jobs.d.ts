@@ -14,6 +14,8 @@ export interface JobListState<Result = unknown> {
   readonly jobs: readonly Snapshot<Result>[] | null;
   /** How many newer jobs wait while the rows are held; the limit of the list means that there may be more. */
   readonly fresh: number;
+  /** Whether releasing the rows would change them. */
+  readonly isOutdated: boolean;
   /** Whether there are older jobs for `more()`. */
   readonly hasMore: boolean;
   /** Whether `more()` is loading older jobs. */
@@ -44,6 +46,8 @@ export interface JobsWatch {
   hold(held: boolean): void;
   /** Watch only these jobs, by their ids, because the page shows no others. */
   setVisible(ids: Iterable<string>): void;
+  /** Whether the token allows cancelling. */
+  readonly canCancel: boolean;
   /** Request a job's cancellation; the token must allow it. */
   cancel(id: string): void;
   /** Go on with another token of the same list. */

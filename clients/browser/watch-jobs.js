@@ -5,21 +5,17 @@
  * until one does, the list is polled. Of the jobs on the list, only those that a page shows are watched.
  */
 
-import { reconnectDelayMs } from "./backoff.js";
 import { fetchJobs } from "./fetch-jobs.js";
-import { JobList, listId } from "./job-list.js";
+import { DEFAULT_LIMIT, JobList, listId } from "./job-list.js";
 import { call, registryFor } from "./job-registry.js";
 import { liveUrl } from "./live-url.js";
 import { RowWatches } from "./row-watches.js";
-import { readClaims } from "./token.js";
+import { mayCancel, readClaims } from "./token.js";
+import { TokenSource } from "./token-source.js";
 
-const DEFAULT_LIMIT = 50;
 const CHANGE_DELAY_MS = 50; // changes in quick succession are one call
 const WATCH_DELAY_MS = 250; // rows that are scrolled past are not watched
 const POLL_MS = 3_000;
-const RENEW_BEFORE_MS = 60_000; // before a token expires, if the page can get another
-const MIN_LIFETIME_MS = 10_000; // of a token, whose end by the user's clock may be past
-const MAX_TIMER_MS = 2 ** 31 - 1;
 const MAX_EMPTY_PAGES = 20; // in which the server found no match yet, in a row
 const MAX_TOKEN_LENGTH = 4096; // the server's limit
 const TOKEN_REJECTIONS = new Set(["invalid_token", "token_expired"]);
@@ -37,7 +33,7 @@ const NOT_A_LIST = { code: "invalid_token", message: "This is not the token of a
  * @param {{owner?: string, tag?: string, kind?: string, status?: string | string[]}} [options.filter] narrows the list
  * @param {number} [options.limit] how many of the newest jobs are live: 1 to 100, 50 by default
  * @param {(list: object) => void} onChange called with each change of the list, as `{jobs, fresh, hasMore, loading,
- *   complete, connection, error, errors}`: see `JobListState` in watch-jobs.d.ts
+ *   complete, connection, error, errors, isOutdated}`: see `JobListState` in watch-jobs.d.ts
  * @returns {WatchedJobs}
  */
 export function watchJobs(options, onChange) {
@@ -46,10 +42,12 @@ export function watchJobs(options, onChange) {
 
 class WatchedJobs {
   #url;
-  #token; // the option
+  #token; // where it comes from
   #request; // the request of the list, as the registry takes it
   #query; // the same, as parameters of a URL
+  #newList;
   #list;
+  #scope; // what the token selects, as JSON
   #subscriber;
   #registry = null;
   #watch = {}; // of the list
@@ -60,22 +58,22 @@ class WatchedJobs {
   #connection = "connecting"; // of the registry
   #answered = false; // whether the connection has sent the list
   #polledAt = 0; // the server's time of the last poll; 0 if it failed, or none is needed
+  #isUnreachable = false; // whether the last poll failed
   #loaded = false; // whether the list, or that it is empty, can be shown
   #state = { complete: true, loading: false, error: null };
   #errors = new Map(); // by the job's id: why it cannot be cancelled
-  #failures = 0; // to get a token that works, in a row
   #timers = {};
 
   constructor({ url = liveUrl, token, filter = {}, limit = DEFAULT_LIMIT }, onChange) {
     const statuses = [filter.status ?? []].flat();
     const fields = JSON.parse(JSON.stringify({ ...filter, status: statuses.join() || undefined }));
     this.#url = url;
-    this.#token = token;
     this.#request = { list: { filter: fields, limit } };
     this.#query = { ...fields, limit };
-    this.#list = new JobList({ statuses, limit });
+    this.#newList = () => new JobList({ statuses, limit });
+    this.#list = this.#newList();
     this.#subscriber = { onChange, closed: false };
-    this.#setTimer("token", () => this.#authorize());
+    this.#token = new TokenSource(token, (value) => this.#subscribe(value), (error) => this.#set({ error }));
     this.#schedulePoll();
   }
 
@@ -109,6 +107,11 @@ class WatchedJobs {
     this.#scheduleWatches();
   }
 
+  /** Whether the token allows cancelling. */
+  get canCancel() {
+    return mayCancel(readClaims(this.#request.token));
+  }
+
   /** Request a job's cancellation; the token must allow it. */
   cancel(id) {
     this.#errors.delete(id);
@@ -118,8 +121,7 @@ class WatchedJobs {
 
   /** Go on with another token of the same list. */
   renew(token) {
-    this.#token = token;
-    this.#authorize();
+    this.#token.replace(token);
   }
 
   /** Return the server's time in ms. */
@@ -134,33 +136,16 @@ class WatchedJobs {
 
   close() {
     this.#subscriber.closed = true;
+    this.#token.close();
     for (const timer of Object.values(this.#timers)) clearTimeout(timer);
     this.#unsubscribe();
-  }
-
-  /** Get a token, and subscribe with it. */
-  async #authorize() {
-    try {
-      const token = this.#isRenewable ? await this.#token() : this.#token;
-      if (!this.#subscriber.closed) this.#subscribe(token);
-    } catch (error) {
-      this.#set({ error: { code: "no_token", message: error.message } });
-      this.#retryToken();
-    }
-  }
-
-  get #isRenewable() {
-    return typeof this.#token === "function";
-  }
-
-  #retryToken() {
-    this.#setTimer("token", () => this.#authorize(), reconnectDelayMs(this.#failures++));
   }
 
   /** Subscribe before the earlier subscription ends, so that the connection stays open. */
   #subscribe(token) {
     const claims = readClaims(token);
     if (!claims?.filter || token.length > MAX_TOKEN_LENGTH) return this.#set({ error: NOT_A_LIST });
+    this.#enterScope(JSON.stringify(claims.filter));
     const { list } = this.#request;
     this.#request = { id: listId(token, list), token, list };
     const watch = {
@@ -177,10 +162,15 @@ class WatchedJobs {
     this.#watched = watched;
     this.#rows = new RowWatches(registry, token, (id, error) => this.#onRowError(id, error));
     this.#set({ error: null });
-    if (!this.#isRenewable) return;
-    const lifetimeMs = Math.max(claims.exp * 1000 - this.now(), MIN_LIFETIME_MS);
-    const renewalMs = Math.min(Math.max(lifetimeMs / 2, lifetimeMs - RENEW_BEFORE_MS), MAX_TIMER_MS);
-    this.#setTimer("token", () => this.#authorize(), renewalMs);
+  }
+
+  /** Forget the jobs if a token selects others than the one before, for example those of another user. */
+  #enterScope(scope) {
+    if (this.#scope && this.#scope !== scope) {
+      this.#list = this.#newList();
+      this.#loaded = false;
+    }
+    this.#scope = scope;
   }
 
   #unsubscribe() {
@@ -198,9 +188,8 @@ class WatchedJobs {
 
   /** Called when the server refuses the list. With another token, it may accept it. */
   #onError(error) {
-    const canRenew = this.#isRenewable && TOKEN_REJECTIONS.has(error.code);
     if (REJECTIONS.has(error.code)) this.#unsubscribe();
-    if (canRenew) this.#retryToken();
+    if (TOKEN_REJECTIONS.has(error.code) && this.#token.isRenewable) this.#token.retry();
     else if (!SILENT.has(error.code)) this.#set({ error });
   }
 
@@ -214,19 +203,23 @@ class WatchedJobs {
     if (jobs) {
       this.#answered = true;
       this.#setHead(jobs, next, complete);
-    } else this.#list.change(entered, left);
+    } else {
+      this.#list.change(entered, left);
+      this.#set({ complete: complete ?? this.#state.complete });
+    }
     for (const id of jobs ?? entered) this.#listed.add(id);
     this.#changed();
   }
 
   #setHead(ids, next, complete) {
-    this.#failures = 0;
+    this.#isUnreachable = false;
+    this.#token.onAccepted(this.#request.token, this.now());
     this.#list.setHead(ids, next);
     this.#set({ complete, error: null });
   }
 
   #schedulePoll() {
-    this.#setTimer("poll", () => this.#poll(), POLL_MS * (0.75 + Math.random() / 2)); // spread over time
+    this.#timers.poll = setTimeout(() => this.#poll(), POLL_MS * (0.75 + Math.random() / 2)); // spread over time
   }
 
   /** Poll the list unless the connection pushes it, or the page is hidden. */
@@ -245,6 +238,7 @@ class WatchedJobs {
       for (const job of jobs) this.#list.apply(job);
     } catch ({ code, message }) {
       this.#polledAt = 0;
+      this.#isUnreachable = true;
       this.#onError({ code, message });
     }
     this.#changed();
@@ -282,16 +276,12 @@ class WatchedJobs {
   }
 
   #currentState() {
-    const { jobs, fresh, hasMore, isIncomplete } = this.#list;
+    const { jobs, fresh, isOutdated, hasMore, isIncomplete } = this.#list;
     const isLive = this.#answered || this.#polledAt > 0;
     this.#loaded ||= isLive && !isIncomplete;
-    const waiting = this.#connection === "live" ? "connecting" : this.#connection;
-    const connection = isLive ? "live" : waiting;
-    return { ...this.#state, connection, jobs: this.#loaded ? jobs : null, fresh, hasMore, errors: new Map(this.#errors) };
-  }
-
-  #setTimer(name, callback, delayMs = 0) {
-    clearTimeout(this.#timers[name]);
-    this.#timers[name] = setTimeout(callback, delayMs);
+    const unanswered = this.#connection === "live" ? "connecting" : this.#connection;
+    const connection = isLive ? "live" : this.#isUnreachable ? "reconnecting" : unanswered;
+    const rows = { jobs: this.#loaded ? jobs : null, fresh, isOutdated, hasMore };
+    return { ...this.#state, ...rows, connection, errors: new Map(this.#errors) };
   }
 }

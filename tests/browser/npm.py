@@ -42,13 +42,14 @@ def run_node(folder: Path, *arguments: str | Path, **env: str) -> subprocess.Com
     return subprocess.run(command, cwd=folder, env={**os.environ, **env}, capture_output=True, text=True)
 
 
-def create_react_app(folder: Path, component: str, hook: str) -> Path:
+def create_react_app(folder: Path, component: str, hook: str, jobs_list: str) -> Path:
     """Create the application of `react_app/` from the examples of docs/show-progress.md; return its folder."""
     (folder / "node_modules").symlink_to(PACKAGES)
     app = folder / "app"
     shutil.copytree(Path(__file__).parent / "react_app", app)
     (app / "src" / "Export.tsx").write_text(component)
     (app / "src" / "ExportStatus.tsx").write_text(hook)
+    (app / "src" / "Exports.tsx").write_text(jobs_list)
     install_client(app)
     return app
 

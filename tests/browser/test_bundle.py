@@ -59,6 +59,7 @@ def test_watch_job_is_small(app: Path) -> None:
         ('import "headway-live/element"', True),
         ('export { HeadwayJob } from "headway-live/react"', True),
         ('export { useJob } from "headway-live/react"', False),
+        ('export { useJobs } from "headway-live/react"', False),
         ('import "headway-live/watch"', False),
     ],
 )

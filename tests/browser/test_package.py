@@ -17,12 +17,13 @@ from headway.contracts import JobError, JobSnapshot, JobStatus, ProgressSnapshot
 from tests.browser.npm import CLIENT, install_client, run_node
 
 PACKAGE = json.loads((CLIENT / "package.json").read_text())
-TYPES = "".join((CLIENT / f"{name}.d.ts").read_text() for name in ("watch", "element"))
+TYPES = "".join((CLIENT / f"{name}.d.ts").read_text() for name in ("watch", "element", "jobs-element"))
 EXPORTS = {
-    "headway-live": ["HeadwayJob", "watchJob", "watchJobs"],
+    "headway-live": ["HeadwayJob", "HeadwayJobs", "watchJob", "watchJobs"],
     "headway-live/watch": ["watchJob"],
     "headway-live/watch-jobs": ["watchJobs"],
     "headway-live/element": ["HeadwayJob"],
+    "headway-live/jobs": ["HeadwayJobs"],
 }
 
 # Print what each module exports, and what the imports have added to the global object: a server has no document.
@@ -88,8 +89,8 @@ def test_package_depends_on_nothing() -> None:
 def test_package_declares_its_side_effects() -> None:
     """The modules that define the element when they are imported are declared, so that bundlers keep them."""
     defining = {path.name for path in CLIENT.glob("*.js") if re.search(r"^\w+\(", path.read_text(), re.MULTILINE)}
-    assert defining == {"element.js"}
-    importing = {path.name for path in CLIENT.glob("*.js") if '"./element.js"' in path.read_text()}
+    assert defining == {"element.js", "jobs-element.js"}
+    importing = {path.name for path in CLIENT.glob("*.js") if re.search(r'"\./(jobs-)?element\.js"', path.read_text())}
     assert {f"./{name}" for name in defining | importing} == set(PACKAGE["sideEffects"])
 
 
@@ -135,6 +136,7 @@ def test_types_agree_with_the_exports() -> None:
 
 
 def test_types_contain_every_event() -> None:
-    """The element dispatches exactly the events that have a type."""
-    dispatched = re.findall(r'#dispatch\("(headway-\w+)"', (CLIENT / "headway-job.js").read_text())
+    """The elements dispatch exactly the events that have a type."""
+    elements = "".join((CLIENT / f"{name}.js").read_text() for name in ("headway-job", "headway-jobs"))
+    dispatched = re.findall(r'#dispatch\("(headway-\w+)"', elements)
     assert set(dispatched) == set(re.findall(r'^  "(headway-\w+)": CustomEvent', TYPES, re.MULTILINE))

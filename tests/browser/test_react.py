@@ -38,8 +38,8 @@ OpenScene = Callable[[str, str], Awaitable[None]]
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory, stack: Stack) -> Path:
     """Build the application for the server and, in each mode, for the browser; return its folder."""
-    component, hook = [fill_in(example, stack) for example in code_blocks("tsx")]
-    app = create_react_app(tmp_path_factory.mktemp("react"), component, hook)
+    examples = [fill_in(example, stack) for example in code_blocks("tsx")]
+    app = create_react_app(tmp_path_factory.mktemp("react"), *examples)
     build_server(app)
     for mode in MODES:
         build(app, mode)

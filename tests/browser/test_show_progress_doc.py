@@ -45,7 +45,7 @@ async def test_htmx_inserts_the_element(
     requests: list[str] = []
     page.on("request", lambda request: requests.append(f"{request.method} {request.url}"))
     receipt = await stack.submit(delay_s=3600)
-    _, button, fragment = code_blocks("html")
+    _, _, button, fragment = code_blocks("html")
     scripts = f'<script src="/htmx.js"></script><script type="module" src="{stack.url}/assets/headway.js"></script>'
     allowed_site.pages = {
         "/": f"<!doctype html><title>x</title>{scripts}{button}",

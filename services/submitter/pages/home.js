@@ -1,7 +1,7 @@
 /** The home page: starts jobs, and shows the jobs started in this browser live. */
 
+import "/assets/element.js";
 import { nameText } from "/assets/format.js";
-import "/assets/headway.js";
 import { forget, list, onChange, remember } from "/assets/history.js";
 import { liveUrl } from "/assets/live-url.js";
 import { postJson } from "/assets/request.js";

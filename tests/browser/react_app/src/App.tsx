@@ -4,6 +4,7 @@ import { StrictMode } from "react";
 import { HeadwayJob } from "headway-live/react";
 import { Export } from "./Export";
 import { ExportStatus } from "./ExportStatus";
+import { Exports } from "./Exports";
 
 interface Job {
   token: string | null;
@@ -23,6 +24,7 @@ declare global {
 const views = {
   component: ({ token }: Job) => token && <Export key={token} token={token} />,
   hook: ({ token }: Job) => <ExportStatus token={token} />,
+  list: () => <Exports />,
   tag: ({ token, url }: Job) => (
     <headway-job token={token} url={url} onheadway-end={({ detail }) => console.log(detail.status)}>
       Export of March
