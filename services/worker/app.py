@@ -24,7 +24,6 @@ from .loop_watchdog import LoopWatchdog
 from .received_job import UNKNOWN_KIND
 from .registry import load_jobs
 from .reload import CodeReloader
-from .reporting.report_stream import MAX_HEARTBEAT_FRACTION
 from .reporting.reporter import Reporter
 from .settings import WorkerSettings
 from .wakeups import WakeupListener
@@ -39,8 +38,7 @@ async def worker(settings: WorkerSettings, reloader: CodeReloader | None = None)
     registry = load_jobs(settings.worker_jobs)
     metrics.create_series((*registry, UNKNOWN_KIND))
     report_keys, notifier_url = ReloadingFile(settings.report_key_file, read_keys), settings.notifier_internal_url
-    worker_id = create_worker_id()
-    heartbeat_s = min(settings.heartbeat_s, settings.lease_s * MAX_HEARTBEAT_FRACTION)
+    worker_id, heartbeat_s = create_worker_id(), settings.max_report_interval_s
     async with (
         settings.queue() as queue,
         Reporter.connect(notifier_url, report_keys, heartbeat_s, worker_id) as reporter,

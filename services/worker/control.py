@@ -83,8 +83,12 @@ class ControlListener:
         reporter: Reporter,
         heartbeat_s: float,
     ) -> AsyncIterator[ControlListener]:
-        """Open an HTTP session; the notifier need not be reachable yet."""
-        async with aiohttp.ClientSession(timeout=TIMEOUT, cookie_jar=aiohttp.DummyCookieJar()) as session:
+        """Open an HTTP session; the notifier need not be reachable yet.
+
+        Each request opens a new connection, which may reach another replica.
+        """
+        connector, cookies = aiohttp.TCPConnector(force_close=True), aiohttp.DummyCookieJar()
+        async with aiohttp.ClientSession(connector=connector, timeout=TIMEOUT, cookie_jar=cookies) as session:
             yield cls(session, url, keys, worker_id, reporter, heartbeat_s)
 
     async def run(self) -> None:

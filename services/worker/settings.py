@@ -10,6 +10,8 @@ from msgspec import Meta
 from ..runtime.queue_settings import QueueSettings
 from ..runtime.settings import Delay, Seconds, StringList, Url
 
+MAX_HEARTBEAT_FRACTION = 1 / 4  # of the lease
+
 
 class WorkerSettings(QueueSettings, frozen=True, kw_only=True):
     """The settings of the worker, read from environment variables of the same names in upper case."""
@@ -36,3 +38,8 @@ class WorkerSettings(QueueSettings, frozen=True, kw_only=True):
     """The longest pause between two polls of an empty queue; at most 1 s while the notifier cannot wake the worker."""
     grace_s: Delay = 20
     """How long running jobs may go on after SIGTERM before they are released."""
+
+    @property
+    def max_report_interval_s(self) -> float:
+        """The longest time between two reports of a running job, short enough for each lease to be reported in time."""
+        return min(self.heartbeat_s, self.lease_s * MAX_HEARTBEAT_FRACTION)

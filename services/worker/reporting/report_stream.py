@@ -29,7 +29,6 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 LONG_AGO = float("-inf")  # earlier than any monotonic time
 BACKOFF_S, MAX_BACKOFF_S = 0.1, 2.0
-MAX_HEARTBEAT_FRACTION = 1 / 4  # of the lease
 LATE_RENEWAL_FRACTION = 0.4  # of the lease: with less until its reported end, a heartbeat may come too late
 
 

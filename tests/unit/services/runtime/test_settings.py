@@ -44,6 +44,15 @@ def test_settings_come_from_the_environment() -> None:
     assert settings.queue_connection_string == CONNECTION
 
 
+@pytest.mark.parametrize(
+    ("heartbeat_s", "lease_s", "interval_s"), [("10", "60", 10), ("10", "3", 0.75), ("1", "60", 1)]
+)
+def test_a_worker_reports_each_lease_in_time(heartbeat_s: str, lease_s: str, interval_s: float) -> None:
+    """HEARTBEAT_S counts up to a quarter of the lease."""
+    settings = load(WorkerSettings, {**WORKER, "HEARTBEAT_S": heartbeat_s, "LEASE_S": lease_s})
+    assert settings.max_report_interval_s == interval_s
+
+
 def test_all_problems_are_reported_at_once() -> None:
     """An operator does not have to fix one problem to see the next."""
     env = {

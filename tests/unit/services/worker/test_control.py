@@ -29,12 +29,14 @@ class FakeNotifier:
     def __init__(self) -> None:
         self.url = ""
         self.requests: list[tuple[str, str | None]] = []  # the worker and the authorization of each request
+        self.clients: set[object] = set()  # their socket addresses
         self.statuses: list[int] = []
         self.streams: list[asyncio.Queue[bytes | None]] = []
 
     async def control(self, request: web.Request) -> web.StreamResponse:
         """Serve `GET /control`."""
         self.requests.append((request.query["worker"], request.headers.get("Authorization")))
+        self.clients.add(request.get_extra_info("peername"))
         if self.statuses:
             return web.Response(status=self.statuses.pop(0), headers={"Location": "/elsewhere"})
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -135,19 +137,20 @@ async def test_a_silent_stream_is_lost(notifier: FakeNotifier, tmp_path: Path, m
     """A proxy may keep the connection open although the notifier is frozen."""
     monkeypatch.setattr(module, "TIMEOUT", aiohttp.ClientTimeout(sock_read=0.05))
     async with listening(notifier, tmp_path) as (listener, reporter):
-        await notifier.stream(3)
-        assert (listener.connected, reporter.heartbeat_s) == (False, 1.0)
+        (await notifier.stream()).put_nowait(b'data: {"report": "all"}\n\n')
+        await notifier.stream(2)
+        assert (listener.connected, reporter.heartbeat_s, reporter.requested) == (False, 1.0, [None])
 
 
 @pytest.mark.parametrize("status", [301, 401, 404, 503])
 async def test_without_a_stream_the_heartbeat_is_one_second(
     notifier: FakeNotifier, tmp_path: Path, status: int
 ) -> None:
-    """An older notifier answers 404. The report key is not sent to another address."""
+    """An older replica answers 404; a new connection may reach another. The report key is sent to no other address."""
     notifier.statuses = [status] * 3
     async with listening(notifier, tmp_path) as (listener, reporter):
         await notifier.stream()
-        assert len(notifier.requests) == 4
+        assert len(notifier.requests) == len(notifier.clients) == 4
         assert (listener.connected, reporter.heartbeat_s) == (False, 1.0)
 
 
