@@ -19,17 +19,21 @@ from .control import ControlHandler, ReportRequests
 from .ingest.handlers import ReportHandler
 from .ingest.submissions import SubmissionHandler
 from .records.index.job_index import JobIndex
+from .records.index.reader import IndexReader
 from .records.store import JobStore
 from .redis_client.pubsub import PubSub
 from .redis_client.url import redis_from_url
 from .settings import NotifierSettings
 from .transports.auth import TokenAuth
+from .transports.lists import ListHandler
 from .transports.long_poll import LongPollHandler
 from .transports.registry import ConnectionRegistry
 from .transports.sse import EventStreamHandler
 from .transports.websocket.handler import WebSocketHandler
+from .transports.websocket.list_connections import ListConnections
 from .wakeups import WakeupHandler, WakeupQueue
 from .watching.hub import Hub
+from .watching.live_lists import LiveLists
 from .watching.synchronizer import SnapshotSynchronizer
 
 OPENAPI = files(__package__).joinpath("openapi.yaml")
@@ -50,6 +54,8 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
         synchronizer = SnapshotSynchronizer(Hub(), store, pubsub, settings.silence_s, report_requests.request)
         is_unready = partial(pubsub.is_lost_for, settings.unready_s)
         registry = ConnectionRegistry(synchronizer, settings, auth, store.clock, is_unready)
+        jobs = index.reader(store)
+        lists = ListConnections(registry, LiveLists(jobs, pubsub), auth)
         wakeup_queue = WakeupQueue()
         wakeups = WakeupHandler(pubsub, wakeup_queue)
         reports = ReportHandler(store, synchronizer, report_keys, settings.job_ttl_s)
@@ -57,7 +63,7 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
         control = ControlHandler(pubsub, report_keys, settings.ping_s)
 
         yield ServiceSpec(
-            public=[*_transport_routes(registry, store, auth, settings), openapi_route(OPENAPI)],
+            public=_public_routes(registry, store, auth, settings, jobs, lists),
             public_port=settings.port,
             cors=CorsPolicy(settings.allowed_origins),
             internal=[*reports.routes(), *submissions.routes(), *wakeups.routes(), *control.routes()],
@@ -65,26 +71,31 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
                 "clock": store.clock.run,
                 "pubsub": pubsub.run,
                 "report_requests": report_requests.run,
-                "reads": synchronizer.read_loop,
-                "sweep": synchronizer.sweep_loop,
-                "connections": registry.run,
-                "unready": registry.close_while_unready,
+                **synchronizer.tasks(),
+                **registry.tasks(),
                 **index.tasks(),
+                **lists.tasks(),
             },
             unready_reasons=lambda: [] if pubsub.ready else ["redis"],
             drain=partial(_drain, wakeup_queue, control, registry),
         )
 
 
-def _transport_routes(
-    registry: ConnectionRegistry, store: JobStore, auth: TokenAuth, settings: NotifierSettings
+def _public_routes(
+    registry: ConnectionRegistry,
+    store: JobStore,
+    auth: TokenAuth,
+    settings: NotifierSettings,
+    jobs: IndexReader,
+    lists: ListConnections,
 ) -> list[web.RouteDef]:
     transports = (
-        WebSocketHandler(registry, store, auth, settings),
+        WebSocketHandler(registry, store, auth, settings, lists),
         EventStreamHandler(registry, store, auth),
         LongPollHandler(registry, store, auth),
+        ListHandler(jobs, store, auth),
     )
-    return [route for transport in transports for route in transport.routes()]
+    return [*(route for transport in transports for route in transport.routes()), openapi_route(OPENAPI)]
 
 
 async def _drain(wakeups: WakeupQueue, control: ControlHandler, registry: ConnectionRegistry) -> None:

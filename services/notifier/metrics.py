@@ -41,6 +41,9 @@ RESUMES = Counter(
     "How many subscriptions named a version that the client already had, and did the job still have a record?",
     ["outcome"],
 )
+LIVE_LISTS = Gauge("notifier_live_lists", "How many live lists do clients show?")
+LIVE_LIST_QUERIES = Gauge("notifier_live_list_queries", "How many different live lists does this replica read?")
+LIVE_LISTS_READ = Counter("notifier_live_lists_read", "How often was a live list read?")
 WATCHED_JOBS = Gauge("notifier_watched_jobs", "How many jobs have at least one watcher on this replica?")
 RECONNECTS = Counter("notifier_pubsub_reconnects", "How often did a lost subscription to Redis reconnect?")
 RECORDS_READ = Counter("notifier_records_read", "How many job records were read to update watchers?")
@@ -106,7 +109,17 @@ for outcome in ("answered", "kept"):
     WAKEUPS.labels(outcome)
 for outcome in ("published", "failed"):
     CONTROL_MESSAGES.labels(outcome)
-for limit in ("connections", "watches", "messages", "message_size", "binary", "first_message", "stuck", "tokens"):
+for limit in (
+    "connections",
+    "watches",
+    "messages",
+    "message_size",
+    "binary",
+    "first_message",
+    "stuck",
+    "tokens",
+    "lists",
+):
     LIMITS_EXCEEDED.labels(limit)
 for refusal in ("invalid_token", "token_expired", "forbidden"):
     WATCH_REFUSED.labels(refusal)

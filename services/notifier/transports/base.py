@@ -108,11 +108,15 @@ class BackpressuredConnection(ClientConnection):
         """Return an error in the transport's wire format."""
 
     def send_error(self, job_id: str | None, code: str, message: str) -> None:
-        """Send an error. Abort a backpressured connection: its client sends requests without reading the answers."""
+        """Send an error."""
+        self.send_reply(self.encode_error(error_payload(job_id, code, message)))
+
+    def send_reply(self, data: bytes) -> None:
+        """Send a reply. Abort a backpressured connection: its client sends requests without reading the replies."""
         if self.is_backpressured():
             self.abort()
         else:
-            self.write(self.encode_error(error_payload(job_id, code, message)))
+            self.write(data)
 
     def is_backpressured(self) -> bool:
         """Return whether the write buffer is over its limit."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import cast
 
@@ -64,6 +64,10 @@ class ConnectionRegistry:
         self._connections: set[ClientConnection] = set()
         self.backpressured: set[ClientConnection] = set()
         self.draining = False
+
+    def tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """Return the background tasks by name."""
+        return {"connections": self.run, "unready": self.close_while_unready}
 
     @property
     def sends_away(self) -> bool:

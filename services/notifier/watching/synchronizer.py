@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 import structlog
 
@@ -69,6 +69,10 @@ class SnapshotSynchronizer:
         self._sent_times: dict[str, Timestamp] = {}  # by job: when the worker sent the report that is being applied
         self._has_pending_reads = asyncio.Event()
         self.on_mismatch: Callable[[Subscription], None] = self.unsubscribe
+
+    def tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """Return the background tasks by name."""
+        return {"reads": self.read_loop, "sweep": self.sweep_loop}
 
     def subscribe(self, subscription: Subscription) -> None:
         """Start a subscription. Its watcher gets the current snapshot after the next read."""

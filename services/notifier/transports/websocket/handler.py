@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
 import structlog
 from aiohttp import web
-from msgspec import Struct
+from msgspec import Meta, Struct
 from redis.exceptions import RedisError
 from websockets.frames import CloseCode
 
@@ -17,40 +18,59 @@ from headway.tokens import CANCEL
 
 from ....runtime.aiohttp_adapter import detach
 from ....runtime.errors import ServiceUnavailable
+from ...records.index.query import DEFAULT_PAGE
 from ...records.store import JobStore
 from ...settings import NotifierSettings
 from ..auth import Token, TokenAuth, presented_token
 from ..cancellation import cancel_job
+from ..list_queries import MAX_LIVE_JOBS, LiveFilter
 from ..refusals import RejectedToken
 from ..registry import RETRY_AFTER_S, ConnectionRegistry
 from .connection import WebSocketConnection
 from .handshake import accept_upgrade
+from .list_connections import ListConnections
 from .protocol import encode_hello
+
+COMMANDS = ("watch", "unwatch", "cancel", "list", "unlist")
+OPTIONS = {"version": "watch", "job_id": "watch", "filter": "list", "limit": "list", "list_id": "list"}
+ListId = Annotated[str, Meta(max_length=64)]
 
 
 class ClientMessage(Struct, frozen=True, forbid_unknown_fields=True):
-    """A message of a client: exactly one of `watch`, `unwatch` and `cancel`."""
+    """A message of a client: exactly one of COMMANDS, with its OPTIONS."""
 
     watch: Token | None = None
     version: Natural | None = None
     job_id: UUID | None = None
     unwatch: UUID | None = None
     cancel: UUID | None = None
+    list: Token | None = None
+    filter: LiveFilter | None = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_LIVE_JOBS)] | None = None
+    list_id: ListId | None = None
+    unlist: ListId | None = None
 
     def __post_init__(self) -> None:
-        if (self.watch, self.unwatch, self.cancel).count(None) != 2:
-            raise ValueError("Expected exactly one of `watch`, `unwatch` and `cancel`")
-        if self.watch is None and (self.version is not None or self.job_id is not None):
-            raise ValueError("Expected `version` and `job_id` only together with `watch`")
+        if sum(getattr(self, command) is not None for command in COMMANDS) != 1:
+            raise ValueError("Expected exactly one of `watch`, `unwatch`, `cancel`, `list` and `unlist`")
+        for option, command in OPTIONS.items():
+            if getattr(self, option) is not None and getattr(self, command) is None:
+                raise ValueError(f"Expected `{option}` only together with `{command}`")
 
 
 class WebSocketHandler:
     """Upgrades requests to WebSockets and handles their messages."""
 
     def __init__(
-        self, registry: ConnectionRegistry, store: JobStore, auth: TokenAuth, settings: NotifierSettings
+        self,
+        registry: ConnectionRegistry,
+        store: JobStore,
+        auth: TokenAuth,
+        settings: NotifierSettings,
+        lists: ListConnections,
     ) -> None:
         self._registry = registry
+        self._lists = lists
         self._store = store
         self._auth = auth
         self.settings = settings
@@ -86,11 +106,13 @@ class WebSocketHandler:
             connection.write(encode_hello(self._store.clock.now(), self.settings.max_silence_s))
 
     def on_drained(self, connection: WebSocketConnection) -> None:
-        """Called when a backpressured connection drains: send its pending snapshots."""
+        """Called when a backpressured connection drains: send its pending snapshots, and the changes of its lists."""
         self._registry.flush(connection)
+        self._lists.flush(connection)
 
     def on_close(self, connection: WebSocketConnection) -> None:
         """Called when a connection ends."""
+        self._lists.close_all(connection)
         self._registry.unregister(connection)
 
     def on_message(self, connection: WebSocketConnection, text: str) -> Coroutine[None, None, None] | None:
@@ -104,8 +126,13 @@ class WebSocketHandler:
             self._subscribe(connection, message.watch, message.version, message.job_id)
         elif message.unwatch is not None:
             self._registry.unsubscribe(connection, str(message.unwatch))
-        else:
+        elif message.cancel is not None:
             return self._cancel(connection, str(message.cancel))
+        elif message.list is not None:
+            live_filter, limit = message.filter or LiveFilter(), message.limit or DEFAULT_PAGE
+            return self._lists.open(connection, message.list_id or "", message.list, live_filter, limit)
+        else:
+            self._lists.close(connection, message.unlist or "")
         return None
 
     def _subscribe(

@@ -44,11 +44,12 @@ class FakePubSub:
 
     def __init__(self) -> None:
         self.open: Counter[str] = Counter()
+        self.confirms = False
 
     def subscribe(self, channel: str, _handler: object) -> bool:
         """Open a channel, which may be open already."""
         self.open[channel] = 1
-        return False
+        return self.confirms
 
     def unsubscribe(self, channel: str) -> None:
         """Close a channel, which must be open."""

@@ -19,6 +19,8 @@ from headway.tokens import Grant
 from services.notifier import metrics
 from services.notifier.transports.websocket.connection import WebSocketConnection
 from services.notifier.transports.websocket.handler import WebSocketHandler
+from services.notifier.transports.websocket.list_connections import ListConnections
+from services.notifier.watching.live_lists import LiveLists
 from tests.key_files import replace_file
 from tests.unit.services.notifier.transports.notifier_parts import MAX_WATCHES, Replica, refusals
 from tests.unit.services.notifier.transports.websocket.test_connection import FakeTransport, text
@@ -51,7 +53,8 @@ class Client:
     def __init__(self, keys: Path) -> None:
         self.replica, self.store, self.transport = Replica(keys), FakeStore(), FakeTransport()
         replica = self.replica
-        handler = WebSocketHandler(replica.registry, cast(Any, self.store), replica.auth, replica.settings)
+        lists = ListConnections(replica.registry, LiveLists(cast(Any, None), cast(Any, None)), replica.auth)
+        handler = WebSocketHandler(replica.registry, cast(Any, self.store), replica.auth, replica.settings, lists)
         self.connection = WebSocketConnection(handler, cast(asyncio.Transport, self.transport), None)
         self.connection.connection_made(self.connection._transport)
         self.hello = self.transport.frames()[0].data

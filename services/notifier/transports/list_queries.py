@@ -1,0 +1,121 @@
+"""What a client asks of a list, in a query string or in a message, and how its token limits that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import msgspec
+from aiohttp import web
+from msgspec import Meta, Struct
+
+from headway.contracts import JobStatus, Positive, Timestamp
+from headway.grants import DETAILS, ListGrant
+from headway.labels import MAX_KIND_LENGTH, MAX_TAGS, JobFilter, Kind, Owner, Tag
+
+from ...runtime.errors import Forbidden, UnprocessableContent
+from ..records.index.query import DEFAULT_PAGE, MAX_PAGE, JobQuery
+
+MAX_CURSOR_LENGTH = 256
+MAX_LIVE_JOBS = 100
+REPEATABLE = ("status", "tag")
+Tags = Annotated[tuple[Tag, ...], Meta(max_length=MAX_TAGS)]
+
+
+class ListParameters(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The query string of a list."""
+
+    status: frozenset[JobStatus] = frozenset()
+    kind: Kind | None = None
+    tag: Tags = ()
+    owner: Owner | None = None
+    since: Timestamp | None = None
+    until: Timestamp | None = None
+    attempts_min: Positive = 1
+    error_type: Annotated[str, Meta(min_length=1, max_length=MAX_KIND_LENGTH)] | None = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE
+    cursor: Annotated[str, Meta(max_length=MAX_CURSOR_LENGTH)] | None = None
+
+    def query(self, grant: ListGrant) -> JobQuery:
+        """Return the query for the jobs that the client asks for and that the token allows.
+
+        Raises:
+            Forbidden: the token is for another owner or kind, or lacks the scope for `error_type`.
+        """
+        if self.error_type is not None and DETAILS not in grant.scope:
+            raise Forbidden(f"`error_type` needs a token with the scope `{DETAILS}`.", field="error_type")
+        job_filter, tags = restrict(grant.filter, self.owner, self.kind, self.tag)
+        return JobQuery(
+            filter=job_filter,
+            tags=tags,
+            statuses=self.status,
+            since=self.since,
+            until=self.until,
+            attempts_min=self.attempts_min,
+            error_type=self.error_type,
+            limit=self.limit,
+            cursor=self.cursor,
+        )
+
+
+class LiveFilter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The filter of a live list, in a message."""
+
+    status: JobStatus | frozenset[JobStatus] = frozenset()
+    kind: Kind | None = None
+    tag: Tag | Tags = ()
+    owner: Owner | None = None
+
+    def query(self, grant: ListGrant, limit: int) -> JobQuery:
+        """Return the query for the jobs that the client asks for and that the token allows.
+
+        Raises:
+            Forbidden: the token is for another owner or kind.
+        """
+        wanted = (self.tag,) if isinstance(self.tag, str) else self.tag
+        job_filter, tags = restrict(grant.filter, self.owner, self.kind, wanted)
+        statuses = frozenset({self.status}) if isinstance(self.status, str) else self.status
+        return JobQuery(filter=job_filter, tags=tags, statuses=statuses, limit=limit)
+
+
+def restrict(
+    allowed: JobFilter, owner: str | None, kind: str | None, tags: Iterable[str]
+) -> tuple[JobFilter, tuple[str, ...]]:
+    """Return the filter of a token, narrowed by what a client asks for, and the further tags that a job must have.
+
+    Raises:
+        Forbidden: the token is for another owner or kind.
+    """
+    for name, wanted, permitted in (("owner", owner, allowed.owner), ("kind", kind, allowed.kind)):
+        if wanted is not None and permitted not in (None, wanted):
+            raise Forbidden(f"The token is for another {name}.", field=name)
+    narrowed = JobFilter(owner=allowed.owner or owner, kind=allowed.kind or kind, tag=allowed.tag)
+    return narrowed, tuple(sorted(set(tags) - {allowed.tag}))
+
+
+def read_parameters(request: web.Request, parameters_type: type[Any] = ListParameters) -> Any:
+    """Decode the query string of a list; raise UnprocessableContent, which names the parameter, if it is not valid.
+
+    A status may be repeated or be a list with commas, a tag may be repeated.
+    """
+    values: dict[str, Any] = {}
+    for name in request.query:
+        given = request.query.getall(name)
+        if name == "status":
+            values[name] = [status for text in given for status in text.split(",")]
+        elif name == "tag":
+            values[name] = given
+        elif len(given) > 1:
+            raise UnprocessableContent(f"Send `{name}` once.", field=name)
+        elif name != "access_token":
+            values[name] = given[0]
+    try:
+        return msgspec.convert(values, parameters_type, strict=False, dec_hook=_parse_time)
+    except msgspec.ValidationError as error:
+        problem = UnprocessableContent.from_validation_error(error)
+        problem.field = (problem.field or "").partition("[")[0] or None
+        raise problem from error
+
+
+def _parse_time(_target: type, value: object) -> Timestamp:
+    return Timestamp.parse(value)

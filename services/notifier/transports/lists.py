@@ -1,0 +1,130 @@
+"""Lists of jobs over HTTP: pages, groups of failures, and the position of a waiting job."""
+
+from __future__ import annotations
+
+from aiohttp import web
+from msgspec import DecodeError, Struct, structs
+
+from headway.contracts import JobStatus, Timestamp, decode, encode
+from headway.grants import DETAILS, LIST
+
+from ...runtime.errors import UnprocessableContent
+from ...runtime.request import JSON
+from ..records.index.query import MAX_PAGE, InvalidCursor, JobQuery
+from ..records.index.reader import IndexReader, ListedJob, Page
+from ..records.store import JobStore
+from ..watching.snapshot import PublishedSnapshot
+from .auth import TokenAuth, unavailable_without_store
+from .failures import Failure, group_failures
+from .list_queries import ListParameters, read_parameters, restrict
+from .refusals import problem_for
+
+MAX_FAILURES = 1_000
+MAX_FAILURE_PAGES = 10
+HEADERS = {"Cache-Control": "no-store"}
+
+
+class FailureParameters(Struct, frozen=True, forbid_unknown_fields=True):
+    """The query string of the groups of failures."""
+
+    since: Timestamp | None = None
+
+
+class _WaitingJob(Struct, frozen=True):
+    """The fields of a snapshot that determine the position of a job."""
+
+    status: JobStatus
+    submitted_at: Timestamp
+
+
+class ListHandler:
+    """Handles requests for lists."""
+
+    def __init__(self, index: IndexReader, store: JobStore, auth: TokenAuth) -> None:
+        self._index = index
+        self._store = store
+        self._auth = auth
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes of the public listener."""
+        return [
+            web.get("/live/jobs", self.list_jobs),
+            web.get("/live/failures", self.list_failures),
+            web.get("/live/jobs/{id}/position", self.position),
+        ]
+
+    async def list_jobs(self, request: web.Request) -> web.Response:
+        """Answer with a page of the jobs that match the request and the filter of the token."""
+        grant = self._auth.authorize_list(request, LIST)
+        parameters: ListParameters = read_parameters(request, ListParameters)
+        page = await self._page(parameters.query(grant))
+        with unavailable_without_store():
+            about = await self._index.about()
+        encode_job = _with_details if DETAILS in grant.scope else _snapshot
+        body = b'{"now":%b,"jobs":[%b],"next":%b,"complete":%b,"about":%b}' % (
+            self._store.clock.now().to_json(),
+            b",".join(text for job in page.jobs if (text := encode_job(job))),
+            encode(page.next),
+            encode(page.complete),
+            encode(about),
+        )
+        return web.Response(body=body, content_type=JSON, headers=HEADERS)
+
+    async def _page(self, query: JobQuery) -> Page:
+        try:
+            with unavailable_without_store():
+                return await self._index.page(query)
+        except InvalidCursor as error:
+            raise UnprocessableContent(str(error), field="cursor") from error
+
+    async def list_failures(self, request: web.Request) -> web.Response:
+        """Answer with the newest failures, grouped by what they have in common."""
+        grant = self._auth.authorize_list(request, DETAILS)
+        since = read_parameters(request, FailureParameters).since
+        job_filter, _tags = restrict(grant.filter, None, None, ())
+        query = JobQuery(filter=job_filter, statuses=frozenset({"failed"}), since=since, limit=MAX_PAGE)
+        failures: list[Failure] = []
+        complete, cursor = True, None
+        for _ in range(MAX_FAILURE_PAGES):
+            page = await self._page(structs.replace(query, cursor=cursor))
+            failures += [failure for job in page.jobs if (failure := Failure.from_job(job)) is not None]
+            complete, cursor = complete and page.complete, page.next
+            if cursor is None or len(failures) >= MAX_FAILURES:
+                break
+        groups = group_failures(failures[:MAX_FAILURES])
+        body = {"now": self._store.clock.now(), "groups": groups, "complete": complete and cursor is None}
+        return web.Response(body=encode(body), content_type=JSON, headers=HEADERS)
+
+    async def position(self, request: web.Request) -> web.Response:
+        """Answer with about how many waiting jobs were submitted before a job; with null if it does not wait."""
+        grant = self._auth.authorize_job(request).grant
+        with unavailable_without_store():
+            (record,) = await self._store.read([str(grant.job_id)])
+        if (rejected := self._auth.check_record(grant, record)) is not None:
+            raise problem_for(rejected.code, rejected.message)
+        try:
+            job = _WaitingJob("queued", grant.submitted_at) if record is None else decode(record.snapshot, _WaitingJob)
+        except DecodeError:
+            job = _WaitingJob("queued", grant.submitted_at)  # another program has damaged the record
+        before, complete = None, True
+        if job.status == "queued":
+            with unavailable_without_store():
+                before, complete = await self._index.position(job.submitted_at)
+        body = {"now": self._store.clock.now(), "before": before, "complete": complete}
+        return web.Response(body=encode(body), content_type=JSON, headers=HEADERS)
+
+
+def _snapshot(job: ListedJob) -> bytes:
+    """Return the snapshot of a job, or nothing if another program has damaged its record."""
+    snapshot = PublishedSnapshot.from_record(job.id, job.record)
+    return b"" if snapshot is None else snapshot.text
+
+
+def _with_details(job: ListedJob) -> bytes:
+    """Return the snapshot of a job, its labels, and the type of its error."""
+    text = _snapshot(job)
+    return text and b'{"job":%b,"labels":%b,"error_type":%b}' % (
+        text,
+        encode(job.record.labels),
+        encode(job.error_type),
+    )

@@ -1,0 +1,197 @@
+"""Live lists: reads the newest jobs of each distinct query again when they may have changed, for all its watchers.
+
+The lists of an owner or a tag have a channel that announces changes. Other lists are read at regular intervals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from typing import Protocol
+
+import structlog
+from redis.exceptions import RedisError
+
+from .. import metrics
+from ..records.index import keys
+from ..records.index.query import JobQuery
+from ..records.index.reader import IndexReader
+from ..redis_client.pubsub import PubSub
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+MAX_QUERIES = 1_000  # distinct ones
+ANNOUNCED_INTERVAL_S = 30.0  # between two reads of a list whose changes are announced, if none is
+POLL_INTERVAL_S = 1.0  # between two reads of another list
+DEBOUNCE_S = 0.25  # after an announcement, to read once for several of them
+RETRY_DELAY_S = 1.0
+TICK_S = 0.1
+MAX_READS_PER_TICK = 20
+REST_FACTOR = 3  # after its reads the loop rests three times as long, so that many lists do not occupy the replica
+WATCHERS_PER_TURN = 100  # who are notified before other tasks have their turn
+
+
+class TooManyLists(Exception):
+    """A connection shows, or this replica reads, as many lists as it may."""
+
+
+class ListWatcher(Protocol):
+    """A client that shows a list."""
+
+    def on_list_changed(self, live_list: LiveList) -> None:
+        """Called when the list has other jobs than before."""
+
+
+class LiveList:
+    """The newest jobs of a query.
+
+    Attributes:
+        query: the query.
+        job_ids: the ids of its newest jobs, the newest first; None before the first read.
+        next: the cursor of the jobs that follow them; None if no job follows.
+        complete: whether the index has all jobs.
+        watchers: who shows the list.
+        due_at: when it is read again, in monotonic seconds.
+    """
+
+    __slots__ = ("channel", "complete", "due_at", "first_read", "job_ids", "next", "query", "watchers")
+
+    def __init__(self, query: JobQuery) -> None:
+        self.query = query
+        self.channel = _channel_of(query)
+        self.job_ids: tuple[str, ...] | None = None
+        self.next: str | None = None
+        self.complete = False
+        self.watchers: set[ListWatcher] = set()
+        self.first_read = asyncio.Lock()
+        self.due_at = 0.0
+        self.schedule()
+
+    def schedule(self) -> None:
+        """Schedule the next read after the usual interval."""
+        self.due_at = time.monotonic() + (POLL_INTERVAL_S if self.channel is None else ANNOUNCED_INTERVAL_S)
+
+    def hasten(self, delay_s: float) -> None:
+        """Schedule the next read no later than after a delay."""
+        self.due_at = min(self.due_at, time.monotonic() + delay_s)
+
+
+def _channel_of(query: JobQuery) -> str | None:
+    """Return the channel that announces the changes of a query's jobs, or None if there is none."""
+    if query.filter.owner is not None:
+        return keys.list_channel(keys.owner_name(query.filter.owner))
+    tags = sorted(query.all_tags)
+    return keys.list_channel(keys.tag_name(tags[0])) if tags else None
+
+
+class LiveLists:
+    """The live lists of this replica.
+
+    Args:
+        index: reads the lists.
+        pubsub: the channels that announce changes.
+    """
+
+    def __init__(self, index: IndexReader, pubsub: PubSub) -> None:
+        self._index = index
+        self._pubsub = pubsub
+        self._lists: dict[JobQuery, LiveList] = {}
+        self._by_channel: defaultdict[str, set[LiveList]] = defaultdict(set)
+        self._has_lists = asyncio.Event()
+        metrics.LIVE_LIST_QUERIES.set_function(lambda: len(self._lists))
+
+    async def open(self, query: JobQuery, watcher: ListWatcher) -> LiveList:
+        """Add a watcher to the list of a query, and return the list.
+
+        Raises:
+            TooManyLists: this replica reads as many distinct queries as it may.
+            RedisError, OSError: Redis is unavailable.
+        """
+        live_list = self._lists.get(query) or self._create(query)
+        live_list.watchers.add(watcher)
+        try:
+            async with live_list.first_read:
+                if live_list.job_ids is None:
+                    await self._read(live_list)
+        except BaseException:
+            self.close(query, watcher)
+            raise
+        return live_list
+
+    def _create(self, query: JobQuery) -> LiveList:
+        if len(self._lists) >= MAX_QUERIES:
+            raise TooManyLists(f"This replica reads at most {MAX_QUERIES} different lists; try again later.")
+        live_list = self._lists[query] = LiveList(query)
+        if live_list.channel is not None:
+            self._by_channel[live_list.channel].add(live_list)
+            self._pubsub.subscribe(live_list.channel, self)
+        self._has_lists.set()
+        return live_list
+
+    def close(self, query: JobQuery, watcher: ListWatcher) -> None:
+        """Remove a watcher from the list of a query. A list without watchers ends."""
+        live_list = self._lists.get(query)
+        if live_list is None or watcher not in live_list.watchers:
+            return
+        live_list.watchers.discard(watcher)
+        if live_list.watchers:
+            return
+        del self._lists[query]
+        if not self._lists:
+            self._has_lists.clear()
+        if (channel := live_list.channel) is not None:
+            self._by_channel[channel].discard(live_list)
+            if not self._by_channel[channel]:
+                del self._by_channel[channel]
+                self._pubsub.unsubscribe(channel)
+
+    def on_publication(self, channel: str, data: bytes) -> None:  # noqa: ARG002
+        """Called when the jobs of an owner or a tag have changed."""
+        self._hasten(channel, DEBOUNCE_S)
+
+    def on_subscribed(self, channel: str) -> None:
+        """Called when the subscription to a channel is confirmed. Earlier changes may have been missed."""
+        self._hasten(channel, 0.0)
+
+    def _hasten(self, channel: str, delay_s: float) -> None:
+        for live_list in self._by_channel.get(channel, ()):
+            live_list.hasten(delay_s)
+
+    async def run(self) -> None:
+        """Read the lists that are due, until cancelled."""
+        while True:
+            await self._has_lists.wait()
+            await asyncio.sleep(TICK_S)
+            started_at = time.monotonic()
+            due = sorted(
+                (live_list for live_list in self._lists.values() if live_list.due_at <= started_at),
+                key=lambda live_list: live_list.due_at,
+            )
+            if due:
+                await asyncio.gather(*map(self._refresh, due[:MAX_READS_PER_TICK]))
+                await asyncio.sleep(REST_FACTOR * (time.monotonic() - started_at))
+
+    async def _refresh(self, live_list: LiveList) -> None:
+        """Read a list again, and notify its watchers if it has changed."""
+        before = live_list.job_ids
+        try:
+            await self._read(live_list)
+        except (RedisError, OSError) as error:
+            log.warning("list_read_failed", error=type(error).__name__)
+            live_list.hasten(RETRY_DELAY_S)
+            return
+        if live_list.job_ids == before:
+            return
+        for number, watcher in enumerate(list(live_list.watchers), 1):
+            if watcher in live_list.watchers:  # it may have left meanwhile
+                watcher.on_list_changed(live_list)
+            if number % WATCHERS_PER_TURN == 0:
+                await asyncio.sleep(0)
+
+    async def _read(self, live_list: LiveList) -> None:
+        live_list.schedule()  # before the read: an announcement during the read leads to another one
+        page = await self._index.page(live_list.query)
+        metrics.LIVE_LISTS_READ.inc()
+        live_list.job_ids = tuple(job.id for job in page.jobs)
+        live_list.next, live_list.complete = page.next, page.complete

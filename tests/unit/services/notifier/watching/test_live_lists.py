@@ -1,0 +1,188 @@
+"""Live lists are read once for all their watchers, when they may have changed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from headway.labels import JobFilter
+from services.notifier.records.index.query import JobQuery
+from services.notifier.records.index.reader import Page
+from services.notifier.watching import live_lists as module
+from services.notifier.watching.live_lists import (
+    ANNOUNCED_INTERVAL_S,
+    DEBOUNCE_S,
+    MAX_QUERIES,
+    POLL_INTERVAL_S,
+    LiveList,
+    LiveLists,
+    TooManyLists,
+)
+from tests.unit.services.notifier.transports.listed_jobs import Jobs
+from tests.unit.services.notifier.transports.notifier_parts import FakePubSub
+
+ANNAS = JobQuery(filter=JobFilter(owner="anna"))
+ANNAS_FAILURES = JobQuery(filter=JobFilter(owner="anna"), statuses=frozenset({"failed"}))
+TAGGED = JobQuery(tags=("b", "a"))
+ALL = JobQuery()
+CHANNEL = "headway:list:{o:anna}"
+
+
+class Watcher:
+    """A watcher that records the lists that it gets."""
+
+    def __init__(self, then: Callable[[], object] = lambda: None) -> None:
+        self.lists: list[tuple[str, ...] | None] = []
+        self._then = then
+
+    def on_list_changed(self, live_list: LiveList) -> None:
+        """Record the jobs of the list."""
+        self.lists.append(live_list.job_ids)
+        self._then()
+
+
+class Running:
+    """Live lists on a clock that only the test advances."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        self.jobs, self.pubsub = Jobs(), FakePubSub()
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
+        self.lists = LiveLists(cast(Any, self.jobs), cast(Any, self.pubsub))
+
+    async def advance(self, seconds: float) -> int:
+        """Advance the clock, run the loop, and return how many lists were read."""
+        before = len(self.jobs.queries)
+        self.now += seconds
+        task = asyncio.create_task(self.lists.run())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+        return len(self.jobs.queries) - before
+
+
+SLEEP = asyncio.sleep
+
+
+@pytest.fixture
+def running(monkeypatch: pytest.MonkeyPatch) -> Running:
+    """Return live lists whose loop does not wait."""
+
+    def sleep(_seconds: float) -> Awaitable[None]:
+        return SLEEP(0)
+
+    monkeypatch.setattr(module, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
+    return Running(monkeypatch)
+
+
+async def test_a_query_is_read_once_for_all_watchers(running: Running) -> None:
+    """Those that join at the same time, and later ones, get the same list; it ends with the last one."""
+    first, second, late = Watcher(), Watcher(), Watcher()
+    one, two = await asyncio.gather(running.lists.open(ANNAS, first), running.lists.open(ANNAS, second))
+    assert one is two is await running.lists.open(ANNAS, late)
+    assert running.jobs.queries == [ANNAS]
+    running.jobs.put(1)
+    running.now += ANNOUNCED_INTERVAL_S
+    assert await running.advance(0) == 1
+    assert first.lists == second.lists == late.lists == [one.job_ids]
+    for watcher in (first, second, second):
+        running.lists.close(ANNAS, watcher)
+    assert running.pubsub.open == {CHANNEL: 1}
+    running.lists.close(ANNAS, late)
+    assert not running.pubsub.open
+    assert await running.advance(ANNOUNCED_INTERVAL_S) == 0
+    assert await running.lists.open(ANNAS, first) is not one
+
+
+async def test_announced_lists_are_read_when_something_changes(running: Running) -> None:
+    """Several announcements lead to one read; a confirmed subscription leads to one at once. Others have a poll."""
+    for query in (ANNAS, ANNAS_FAILURES, TAGGED, ALL):
+        await running.lists.open(query, Watcher())
+    assert set(running.pubsub.open) == {CHANNEL, "headway:list:{t:a}"}
+    assert await running.advance(POLL_INTERVAL_S) == 1
+    for _ in range(3):
+        running.lists.on_publication(CHANNEL, b"")
+    assert await running.advance(DEBOUNCE_S / 2) == 0
+    assert await running.advance(DEBOUNCE_S / 2) == 2
+    assert await running.advance(0) == 0
+    running.lists.on_subscribed(CHANNEL)
+    assert await running.advance(0) == 2
+    running.lists.on_publication("headway:list:{o:bert}", b"")
+    assert await running.advance(POLL_INTERVAL_S) == 1
+    assert await running.advance(ANNOUNCED_INTERVAL_S) == 4
+
+
+async def test_only_a_changed_list_is_sent(running: Running) -> None:
+    """A watcher that leaves while others are notified is not notified any more."""
+    watchers: list[Watcher] = []
+
+    def close_others() -> None:
+        for watcher in watchers:
+            if not watcher.lists:
+                running.lists.close(ALL, watcher)
+
+    watchers += [Watcher(close_others) for _ in range(3)]
+    for watcher in watchers:
+        await running.lists.open(ALL, watcher)
+    assert await running.advance(POLL_INTERVAL_S) == 1
+    assert [watcher.lists for watcher in watchers] == [[]] * 3
+    running.jobs.put(1)
+    assert await running.advance(POLL_INTERVAL_S) == 1
+    assert sum(len(watcher.lists) for watcher in watchers) == 1
+
+
+async def test_a_change_during_a_read_leads_to_another_read(running: Running) -> None:
+    """Its result may have been read before the change."""
+    watcher = Watcher()
+    await running.lists.open(ANNAS, watcher)
+    page = running.jobs.page
+
+    async def page_with_change(query: JobQuery) -> Page:
+        result = await page(query)
+        running.jobs.page = page  # type: ignore[method-assign]
+        running.jobs.put(1)
+        running.lists.on_publication(CHANNEL, b"")
+        return result
+
+    running.jobs.page = page_with_change  # type: ignore[method-assign]
+    assert await running.advance(ANNOUNCED_INTERVAL_S) == 1
+    assert watcher.lists == []
+    assert await running.advance(DEBOUNCE_S) == 1
+    assert len(watcher.lists) == 1
+
+
+async def test_a_failed_read_is_repeated(running: Running) -> None:
+    """The watchers keep their list meanwhile. A first read that fails ends the list."""
+    watcher = Watcher()
+    await running.lists.open(ALL, watcher)
+    running.jobs.put(1)
+    running.jobs.failure = RedisConnectionError()
+    assert await running.advance(POLL_INTERVAL_S) == 0
+    with pytest.raises(RedisConnectionError):
+        await running.lists.open(ANNAS, watcher)
+    assert not running.pubsub.open
+    running.jobs.failure = None
+    assert await running.advance(POLL_INTERVAL_S) == 1
+    assert len(watcher.lists) == 1
+
+
+async def test_the_number_of_queries_is_limited(running: Running) -> None:
+    """Of 10,000 watchers of different lists, 1,000 are served; watchers of the same lists are not limited."""
+    refused = 0
+    for number in range(10_000):
+        try:
+            await running.lists.open(JobQuery(filter=JobFilter(kind=f"k{number}")), Watcher())
+        except TooManyLists:
+            refused += 1
+    assert refused == 10_000 - MAX_QUERIES
+    for _ in range(10):
+        await running.lists.open(JobQuery(filter=JobFilter(kind="k0")), Watcher())
+    assert len(running.jobs.queries) == MAX_QUERIES
