@@ -301,6 +301,36 @@ async def test_rate_limit_is_per_caller(stack: Stack, tmp_path: Path) -> None:
             assert 'jobs_submitted_total{outcome="limited"} 4.0' in await response.text()
 
 
+async def test_a_job_has_a_record_with_its_labels_while_it_waits(stack: Stack) -> None:
+    """The submitter posts each job to the notifier, so that its owner's tokens open it before it starts."""
+    receipt = await stack.submit("echo", delay_s=3600, name="March", owner="user:7", tags=["a"])
+    opened = {"owner": "user:7"}, {"tag": "a", "kind": "echo"}
+    refused = {"owner": "user:8"}, {"tag": "b"}, {"owner": "user:7", "kind": "countdown"}
+
+    async def status(job_id: str, token: str) -> int:
+        url, headers = f"{stack.env['LIVE_URL']}/live/jobs/{job_id}", {"Authorization": f"Bearer {token}"}
+        async with stack.session.get(url, headers=headers) as response:
+            return response.status
+
+    async def token(**body: Any) -> str:
+        async with stack.session.post(f"{stack.url}/tokens", json=body) as response:
+            assert response.status == 200
+            return str((await response.json())["token"])
+
+    await wait_until(partial(has_record, stack, receipt))
+    snapshot = await stack.snapshot(receipt["id"], await token(job=receipt["id"], scope="watch"))
+    assert (snapshot["name"], snapshot["status"], "owner" in snapshot) == ("March", "queued", False)
+    for filters, expected in ((opened, 200), (refused, 403)):
+        tokens = [await token(filter=job_filter, scope="list watch") for job_filter in filters]
+        assert [await status(receipt["id"], one) for one in tokens] == [expected] * len(filters)
+    assert await status(UNKNOWN_ID, await token(job=UNKNOWN_ID)) == 404
+
+
+async def has_record(stack: Stack, receipt: dict[str, Any]) -> bool:
+    """Return whether a job has a record."""
+    return bool((await stack.snapshot(receipt["id"], receipt["token"]))["version"])
+
+
 async def test_submitter_verifies_its_own_tokens(stack: Stack) -> None:
     """Without `TOKEN_PUBLIC_KEY_FILE` the submitter verifies tokens with its own key."""
     receipt = await stack.submit("echo", delay_s=3600)
