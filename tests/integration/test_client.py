@@ -248,6 +248,30 @@ async def test_a_list_token_opens_the_jobs_of_its_owner(stack: Stack, client: Cl
         assert (rejected.value.status, rejected.value.code) == (404, "unknown")
 
 
+async def test_jobs_are_listed_page_by_page(stack: Stack, client: Client) -> None:
+    """The pages have every job of the owner, the newest first, and none of another owner."""
+    owners = ["user:1", "user:2", "user:1", "user:1"]
+    jobs = [await client.submit("echo", n, owner=owner, tags=f"n:{n}") for n, owner in enumerate(owners)]
+    failed = await client.submit("broken", owner="user:1")
+    await asyncio.gather(*map(client.result, [*jobs, failed]), return_exceptions=True)
+    mine = [failed.id, jobs[3].id, jobs[2].id, jobs[0].id]
+    token = (await client.list_token(owner="user:1", scope="list")).token
+    async with Client(stack.url) as other:
+        assert [job.id async for job in other.jobs(token)] == mine
+        first = await other.jobs_page(token, limit=3)
+        last = await other.jobs_page(token, limit=3, cursor=first.next)
+        assert [job.id for job in (*first.jobs, *last.jobs)] == mine
+        assert (len(first.jobs), last.next, last.complete) == (3, None, True)
+        for query in ({"owner": "user:2"}, {"cursor": "altered"}, {"limit": 201}):
+            with pytest.raises(RequestFailed) as rejected:
+                await other.jobs_page(token, **query)
+            assert [rejected.value.field] == list(query)
+    since = first.jobs[-1].submitted_at
+    assert [job.id async for job in client.jobs(kind="broken", status="failed", since=since)] == [failed.id]
+    assert [job.id async for job in client.jobs(tag=["n:1"])] == [jobs[1].id]
+    assert [job.error_type async for job in client.jobs(owner="user:1", error_type="ValueError")] == ["ValueError"]
+
+
 async def run_program(stack: Stack, code: Path, *command: str) -> str:
     """Run a program as a user would, and return its output."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -266,5 +290,5 @@ async def test_examples_of_the_document_run(stack: Stack, code: Path) -> None:
     for example in Document("docs/python-client.md").examples("python"):
         program = example.text.replace("http://127.0.0.1:8080", stack.url)
         output += await run_program(stack, code, sys.executable, "-c", program)
-    for expected in ("Counted 3 steps", "2 letters", "\n3\n"):
+    for expected in ("Counted 3 steps", "2 letters", "\n3\n", "succeeded October", "0 to come"):
         assert expected in output

@@ -62,7 +62,14 @@ def output_pattern(text: str) -> str:
 async def test_commands_submit_watch_and_cancel(stack: Stack) -> None:
     """The shell commands show the outcomes that the page describes."""
     output = "".join([await run(stack, example.text) for example in PAGE.examples("sh")])
-    for expected in (f"{stack.url}/jobs/", "Counted 3 steps", '"Counted 2 steps"', "ended with 130"):
+    expected_parts = (
+        "Counted 3 steps",
+        '"Counted 2 steps"',
+        "ended with 130",
+        '"name":"October letters"',
+        "  submitted  ",
+    )
+    for expected in (f"{stack.url}/jobs/", *expected_parts):
         assert expected in output
 
 
