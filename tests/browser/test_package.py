@@ -13,7 +13,14 @@ import pytest
 
 from dev.environment import ROOT
 from headway import __version__
-from headway.contracts import JobError, JobSnapshot, JobStatus, ProgressSnapshot
+from headway.contracts import (
+    OPTIONAL_SNAPSHOT_FIELDS,
+    EarlierAttempt,
+    JobError,
+    JobSnapshot,
+    JobStatus,
+    ProgressSnapshot,
+)
 from tests.browser.npm import CLIENT, install_client, run_node
 
 PACKAGE = json.loads((CLIENT / "package.json").read_text())
@@ -95,22 +102,31 @@ def test_package_declares_its_side_effects() -> None:
 
 
 def fields(name: str) -> dict[str, str]:
-    """Return the fields of an interface in the types, with the type of each."""
+    """Return the fields of an interface in the types, with the type of each; `?` marks those that may be absent."""
     (body,) = re.findall(rf"^export interface {name}\b.*?{{\n(.*?)^}}", TYPES, re.DOTALL | re.MULTILINE)
-    return dict(re.findall(r"^  readonly (\w+): (.*);$", body, re.MULTILINE))
+    return dict(re.findall(r"^  readonly (\w+\??): (.*);$", body, re.MULTILINE))
 
 
 @pytest.mark.parametrize(
-    ("name", "contract"), [("SnapshotFields", JobSnapshot), ("Progress", ProgressSnapshot), ("JobError", JobError)]
+    ("name", "contract"),
+    [
+        ("SnapshotFields", JobSnapshot),
+        ("Progress", ProgressSnapshot),
+        ("JobError", JobError),
+        ("EarlierAttempt", EarlierAttempt),
+    ],
 )
 def test_types_agree_with_the_contracts(name: str, contract: type[msgspec.Struct]) -> None:
-    """The types have the fields of the contracts in the same order, and the same fields can be null."""
+    """The types have the fields of the contracts in the same order, and the same fields can be null, or absent."""
     typed = fields(name)
+    typed.pop("exact?", None)  # added by the client
     annotations = typing.get_type_hints(contract)
-    assert list(typed) == list(annotations)
+    assert [field.removesuffix("?") for field in typed] == list(annotations)
+    absent = {field.removesuffix("?") for field in typed if field.endswith("?")}
+    assert absent == annotations.keys() & set(OPTIONAL_SNAPSHOT_FIELDS)
     optional = {field for field, annotation in annotations.items() if type(None) in typing.get_args(annotation)}
     optional |= {"result"} & annotations.keys()
-    assert {field for field, field_type in typed.items() if field_type.endswith("| null")} == optional
+    assert {field for field, field_type in typed.items() if field_type.endswith("| null")} == optional - absent
 
 
 def test_types_contain_every_status() -> None:
