@@ -14,11 +14,11 @@ class TokenBucket:
         self._tokens = burst
         self._updated_at = now
 
-    def acquire(self, now: float) -> float:
-        """Acquire a token and return 0; if none is left, return the seconds until the next one."""
+    def acquire(self, now: float, count: int = 1) -> float:
+        """Acquire tokens and return 0; if fewer are left, return the seconds until there are enough."""
         self._tokens = min(self._burst, self._tokens + (now - self._updated_at) * self._rate)
         self._updated_at = now
-        if self._tokens < 1:
-            return (1 - self._tokens) / self._rate
-        self._tokens -= 1
+        if self._tokens < count:
+            return (count - self._tokens) / self._rate
+        self._tokens -= count
         return 0.0

@@ -30,8 +30,8 @@ from headway.contracts import (
     Verdict,
     decode,
 )
-from headway.labels import Labels
-from headway.tokens import Grant
+from headway.labels import JobFilter, Labels
+from headway.tokens import Grant, ListGrant
 from services.notifier.records import scripts
 from services.notifier.records.keys import job_key
 from services.notifier.records.script_calls import cancel_call
@@ -551,6 +551,42 @@ async def test_cancel_before_any_report(store: JobStore, due_at: Timestamp | Non
     assert (job.submitted_at, job.expires_at) == (GRANT.submitted_at, GRANT.expires_at)
     assert job.finished_at == job.updated_at == job.version
     assert await send(store) == Verdict(JOB, accepted=False, reason="finished", cancel_requested=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels"),
+    [
+        ("k", Labels(owner="bert")),
+        ("k", Labels(owner="anna", tags=("t",))),
+        ("k", None),
+        ("other", Labels(owner="anna")),
+    ],
+)
+async def test_cancel_by_a_filter_needs_the_labels_that_it_has_matched(
+    store: JobStore, redis: Redis, kind: str, labels: Labels | None
+) -> None:
+    """A record that was lost and rebuilt between the check and the cancellation may be of another owner's job."""
+    grant = ListGrant(filter=JobFilter(owner="anna"), issued_at=NOW, expires_at=NOW.after(60)).for_job(JOB)
+    await send(store, kind="k", labels=Labels(owner="anna"))
+    (record,) = await store.read([str(JOB)])
+    await redis.delete(KEY)
+    assert await store.cancel(grant, record) is None
+    await send(store, sequence=2, kind=kind, labels=labels)
+    before = await read(store)
+    assert await store.cancel(grant, record) is None
+    assert await read(store) == before
+    await redis.delete(KEY)
+    await send(store, sequence=3, kind="k", labels=Labels(owner="anna"))
+    assert parse(await store.cancel(grant, record)).cancel_requested
+
+
+@pytest.mark.parametrize("labels", [Labels(name="A name"), None])
+async def test_cancel_by_a_filter_without_labels(store: JobStore, labels: Labels | None) -> None:
+    """A filter for a kind matches a job without an owner, and one without labels."""
+    grant = ListGrant(filter=JobFilter(kind="k"), issued_at=NOW, expires_at=NOW.after(60)).for_job(JOB)
+    await send(store, kind="k", labels=labels)
+    (record,) = await store.read([str(JOB)])
+    assert parse(await store.cancel(grant, record)).cancel_requested
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@
 --   progress    PROGRESS_FIELDS    the same; kind may be null
 --   submission  SUBMISSION_FIELDS  -> TRANSITION or 0
 --   cancel      CANCEL_FIELDS      -> {snapshot, TRANSITION or 0, the worker that must be notified or nil};
---                                  nil if there is no record and may be none
+--                                  nil if there is no record and none may be created, or it has other labels
 -- Optional fields at the end of the arguments may be left out.
 -- The fields of a snapshot are stored as JSON text and never decoded here: cjson turns [] into {} and rounds long
 -- numbers. The times of a record are by the clock of Redis, apart from those of the submission.

@@ -5,7 +5,8 @@ local PROGRESS_FIELDS = {'kind', 'status', 'max_attempts', 'progress', 'sequence
   'expires_ms'}
 local SUBMISSION_FIELDS = {'kind', 'generation', 'max_attempts', 'submitted_at', 'expires_at', 'due_ms', 'expires_ms',
   'labels', 'name'}
-local CANCEL_FIELDS = {'kind', 'max_attempts', 'submitted_at', 'due_at', 'expires_at', 'expires_ms', 'requires_record'}
+local CANCEL_FIELDS = {'kind', 'max_attempts', 'submitted_at', 'due_at', 'expires_at', 'expires_ms', 'requires_record',
+  'labels'}
 
 local function set(record, defaults)
   for name, value in pairs(defaults) do record[name] = value end
@@ -40,8 +41,10 @@ local function submission(old, new)
   return TRANSITION
 end
 
+-- Cancels a job. With `labels`, only while the record has these and the kind: those that a filter has matched.
 local function cancel(old, args)
   if not old and args.requires_record then return false end
+  if args.labels and ((old.labels or 'null') ~= args.labels or old.kind ~= args.kind) then return false end
   if old and ENDED[old.status] then return {snapshot(old), 0, false} end
   local record = old or args
   if not old then

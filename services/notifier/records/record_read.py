@@ -51,6 +51,11 @@ class RecordRead(Struct, frozen=True):
         """The id of the worker that reported last, if it has one."""
         return None if self._worker in _EMPTY else self._worker.decode(errors="replace")
 
+    @property
+    def filtered_fields(self) -> tuple[bytes, bytes]:
+        """The JSON of the kind and of the labels, as the record script has them."""
+        return self._kind, b"null" if self._labels in _EMPTY else self._labels
+
     def matches(self, job_filter: JobFilter) -> bool:
         """Return whether a filter selects the job."""
         return job_filter.matches(self.kind, self.labels)

@@ -19,6 +19,7 @@ from headway.labels import NO_LABELS, Labels
 from headway.tokens import Grant
 
 from .keys import job_key
+from .record_read import RecordRead
 from .scripts import ScriptCall
 
 
@@ -94,16 +95,24 @@ def submission_call(job: SubmittedJob) -> ScriptCall:
     ]
 
 
-def cancel_call(grant: Grant) -> ScriptCall:
-    """Return the call for a cancellation: the script's CANCEL_FIELDS."""
+def cancel_call(grant: Grant, record: RecordRead | None = None) -> ScriptCall:
+    """Return the call for a cancellation: the script's CANCEL_FIELDS.
+
+    Args:
+        grant: the grant.
+        record: the record that matches the grant's filter, if it has one; the script applies the cancellation only
+            while the kind and the labels are the same.
+    """
+    kind, *labels = (encode(grant.kind),) if record is None else record.filtered_fields
     return [
         job_key(grant.job_id),
         "cancel",
-        encode(grant.kind),
+        kind,
         DEFAULT_ATTEMPTS,
         encode(grant.submitted_at),
         encode(grant.due_at),
         encode(grant.expires_at),
         int(grant.expires_at),
         *(["true"] if grant.requires_record else []),
+        *labels,
     ]

@@ -97,17 +97,22 @@ class JobStore:
         (reply,) = await self._run("progress", [progress_call(report, self.clock.now(), job_ttl_s)], self._script.run)
         return self._verdict(report.job_id, reply)
 
-    async def cancel(self, grant: Grant) -> bytes | None:
+    async def cancel(self, grant: Grant, record: RecordRead | None = None) -> bytes | None:
         """Cancel a job and return its snapshot as JSON, or None if the grant requires a record and there is none.
 
         If a worker has a live lease, the cancellation is only requested. A job that has ended does not change.
+
+        Args:
+            grant: the grant.
+            record: the record that matches the grant's filter, if it has one. If it has other labels now, or another
+                kind, because it was lost and rebuilt, the job is not cancelled and the result is None.
 
         Raises:
             RedisError, OSError: Redis is unavailable. The job may have been cancelled.
         """
         job_id = uuid_str(grant.job_id)
         try:
-            (reply,) = await self._run("cancel", [cancel_call(grant)], self._script.run)
+            (reply,) = await self._run("cancel", [cancel_call(grant, record)], self._script.run)
         except (RedisError, OSError) as error:
             log.warning("cancel_not_confirmed", job_id=job_id, error=type(error).__name__)
             raise

@@ -15,11 +15,12 @@ async def cancel_job(store: JobStore, auth: TokenAuth, grant: Grant) -> bytes | 
     Raises:
         RedisError, OSError: Redis is unavailable. The job may have been cancelled.
     """
-    if grant.filter is not None:  # a record keeps its labels, so that nothing changes between the check and the script
+    record = None
+    if grant.filter is not None:
         (record,) = await store.read([str(grant.job_id)])
         if (rejected := auth.check_record(grant, record)) is not None:
             return rejected
-    snapshot = await store.cancel(grant)
+    snapshot = await store.cancel(grant, record)  # which checks the labels again, in the same step
     if snapshot is None:
         return RejectedToken("unknown", "This job has no record.", str(grant.job_id))
     return snapshot

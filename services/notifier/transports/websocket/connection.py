@@ -146,18 +146,23 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
         return frame
 
     def _handle_frame(self, frame: Frame) -> Coroutine[None, None, None] | None:
-        if self._message_budget.acquire(time.monotonic()) > 0:
-            self.close_over_limit("messages", CloseCode.POLICY_VIOLATION, "too many messages")
-        elif self.closing:
+        if not self.spend_messages(1) or self.closing:
             return None
-        elif frame.opcode is Opcode.TEXT or frame.opcode is Opcode.CONT:
+        if frame.opcode is Opcode.TEXT or frame.opcode is Opcode.CONT:
             return self._handle_fragment(frame)
-        elif frame.opcode is Opcode.BINARY:
+        if frame.opcode is Opcode.BINARY:
             self.close_over_limit("binary", CloseCode.UNSUPPORTED_DATA, "send text")
         elif frame.opcode is Opcode.PONG and self._pinged_at is not None:
             metrics.PING_RTT.observe(time.monotonic() - self._pinged_at)
             self._pinged_at = None
         return None
+
+    def spend_messages(self, count: int) -> bool:
+        """Return whether the client may send a message that counts as many; close the connection if it may not."""
+        if self._message_budget.acquire(time.monotonic(), count) == 0:
+            return True
+        self.close_over_limit("messages", CloseCode.POLICY_VIOLATION, "too many messages")
+        return False
 
     def _handle_fragment(self, fragment: Frame) -> Coroutine[None, None, None] | None:
         """Handle a message when its last fragment, which is usually its only one, has arrived."""

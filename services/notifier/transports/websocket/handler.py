@@ -33,6 +33,7 @@ from .protocol import encode_hello
 
 COMMANDS = ("watch", "unwatch", "cancel", "list", "unlist")
 OPTIONS = {"version": "watch", "job_id": "watch", "filter": "list", "limit": "list", "list_id": "list"}
+MESSAGES_PER_LIST = 20  # as which a list counts: Redis reads up to 2,000 records for it
 ListId = Annotated[str, Meta(max_length=64)]
 
 
@@ -128,11 +129,11 @@ class WebSocketHandler:
             self._registry.unsubscribe(connection, str(message.unwatch))
         elif message.cancel is not None:
             return self._cancel(connection, str(message.cancel))
-        elif message.list is not None:
+        elif message.list is not None and connection.spend_messages(MESSAGES_PER_LIST):
             live_filter, limit = message.filter or LiveFilter(), message.limit or DEFAULT_PAGE
             return self._lists.open(connection, message.list_id or "", message.list, live_filter, limit)
-        else:
-            self._lists.close(connection, message.unlist or "")
+        elif message.unlist is not None:
+            self._lists.close(connection, message.unlist)
         return None
 
     def _subscribe(

@@ -24,6 +24,12 @@ def test_tokens_do_not_exceed_the_burst() -> None:
     assert [bucket.acquire(1e6) > 0 for _ in range(3)] == [False, False, True]
 
 
+def test_several_tokens_are_acquired_together() -> None:
+    """Or none of them is, and the returned wait is that for all."""
+    bucket = TokenBucket(rate_per_s=2, burst=5, now=0.0)
+    assert [bucket.acquire(0.0, 4), bucket.acquire(0.0, 4), bucket.acquire(0.0)] == [0.0, 1.5, 0.0]
+
+
 @given(st.lists(st.floats(0, 10), max_size=50), st.floats(0.1, 100), st.integers(1, 10))
 def test_no_pattern_of_requests_exceeds_burst_and_rate(pauses: list[float], rate: float, burst: int) -> None:
     """In any time a caller gets at most the burst and the rate; after the returned wait it gets a token."""

@@ -73,7 +73,7 @@ class Jobs:
         """Return records by job."""
         return {one: self.records.get(one) for one in job_ids}
 
-    async def cancel(self, grant: Grant) -> bytes:
+    async def cancel(self, grant: Grant, _record: RecordRead | None) -> bytes:
         """Record the job."""
         self.cancelled.append(grant.job_id)
         return self.records[str(grant.job_id)].snapshot

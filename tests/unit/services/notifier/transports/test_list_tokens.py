@@ -48,7 +48,7 @@ class FakeStore:
         """Return the records of jobs."""
         return [self.records.get(job_id) for job_id in job_ids]
 
-    async def cancel(self, grant: Grant) -> bytes | None:
+    async def cancel(self, grant: Grant, _record: RecordRead | None) -> bytes | None:
         """Record the job, unless it has no record and must have one."""
         record = self.records.get(str(grant.job_id))
         if record is None and grant.requires_record:

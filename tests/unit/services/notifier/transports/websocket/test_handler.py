@@ -39,7 +39,7 @@ class FakeStore:
         self.cancelled: list[UUID] = []
         self.is_broken = False
 
-    async def cancel(self, grant: Grant) -> bytes:
+    async def cancel(self, grant: Grant, _record: None) -> bytes:
         """Record the job."""
         if self.is_broken:
             raise RuntimeError("a bug")

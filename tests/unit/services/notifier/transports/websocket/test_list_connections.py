@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
@@ -15,9 +16,10 @@ from websockets.frames import Opcode
 from headway.contracts import encode
 from services.notifier.transports.websocket import list_connections as module
 from services.notifier.transports.websocket.connection import WebSocketConnection
-from services.notifier.transports.websocket.handler import WebSocketHandler
+from services.notifier.transports.websocket.handler import MESSAGES_PER_LIST, WebSocketHandler
 from services.notifier.transports.websocket.list_connections import MAX_LISTS, ListConnections
 from services.notifier.watching.live_lists import LiveLists
+from services.runtime.token_bucket import TokenBucket
 from tests.key_files import replace_file
 from tests.unit.services.notifier.transports.listed_jobs import Jobs, job_id, list_token
 from tests.unit.services.notifier.transports.notifier_parts import Replica, refusals
@@ -233,6 +235,15 @@ async def test_the_lists_of_a_connection_are_limited(client: Client) -> None:
     assert await client.open("0") == [opened(id="0")]
     await client.send(unlist="1")
     assert await client.open("more") == [opened(id="more")]
+
+
+async def test_a_list_counts_as_several_messages(client: Client) -> None:
+    """It costs more than any other message. A client that opens lists without a pause is disconnected."""
+    client.connection._message_budget = TokenBucket(0.001, 2 * (MESSAGES_PER_LIST + 1), time.monotonic())
+    assert len(await client.open()) == len(await client.open()) == 1
+    assert not client.connection.closing
+    await client.open()
+    assert client.connection.closing
 
 
 async def test_a_list_ends_with_its_token(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
