@@ -66,10 +66,11 @@ class WatchedJobs {
 
   constructor({ url = liveUrl, token, filter = {}, limit = DEFAULT_LIMIT }, onChange) {
     const statuses = [filter.status ?? []].flat();
-    const fields = JSON.parse(JSON.stringify({ ...filter, status: statuses.join() || undefined }));
+    const status = statuses.length ? statuses : undefined;
+    const fields = JSON.parse(JSON.stringify({ ...filter, status }));
     this.#url = url;
     this.#request = { list: { filter: fields, limit } };
-    this.#query = { ...fields, limit };
+    this.#query = { ...fields, limit }; // an array becomes a text with commas
     this.#newList = () => new JobList({ statuses, limit });
     this.#list = this.#newList();
     this.#subscriber = { onChange, closed: false };

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import uuid
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from playwright.async_api import BrowserContext
+from playwright.async_api import BrowserContext, Page, expect
 
+from headway.contracts import Timestamp
+from headway.grants import ListGrant
+from headway.labels import JobFilter
+from headway.tokens import TokenSigner
 from tests.browser.browser_client import BrowserClient
 from tests.browser.conftest import SendReport
+from tests.browser.probes import OBSERVE_SHIFTS
 from tests.stack import Stack
 from tests.waiting import wait_until
 
@@ -23,6 +30,29 @@ MUTE = """() => {
   BroadcastChannel.prototype.postMessage = () => {};
 }"""
 UNMUTE = "() => { BroadcastChannel.prototype.postMessage = originalPostMessage; }"
+
+ARRIVALS = 2000 if os.environ.get("LONG") else 100
+ARRIVALS_PER_S = 50
+COUNT_SOCKETS = """
+window.sockets = [];
+const Original = WebSocket;
+window.WebSocket = class extends Original {
+  constructor(...options) {
+    super(...options);
+    sockets.push(this);
+  }
+};
+"""
+SHOW_LIST = """async (token) => {
+  await import("/assets/jobs-element.js");
+  document.body.replaceChildren(Object.assign(document.createElement("headway-jobs"), { token }));
+}"""
+# Return the name of the row at a point, and its top.
+POINTED_ROW = """(point) => {
+  const row = document.querySelector("headway-jobs").shadowRoot.elementFromPoint(...point).closest("li");
+  const name = row.querySelector(".job").shadowRoot.querySelector("[part=kind]").textContent;
+  return [name, row.getBoundingClientRect().top];
+}"""
 
 OpenTab = Callable[..., Coroutine[Any, Any, BrowserClient]]
 
@@ -241,3 +271,69 @@ async def test_follower_detects_a_hanging_leader(open_tab: OpenTab, stack: Stack
     await wait_until(lambda: leaders([leader, follower]) == [follower])
     await report(receipt)
     await follower.wait_for_status(receipt["id"], "running")
+
+
+async def test_list_of_an_owner_is_live_in_all_tabs(context: BrowserContext, stack: Stack) -> None:
+    """While 50 jobs a second arrive, two tabs share the list of one owner; no row moves under the pointer."""
+    owner = f"ada-{uuid.uuid4()}"
+    pages = [await open_list(context, stack, owner) for _ in range(2)]
+    await submit_steadily(stack, owner, ARRIVALS // 2)
+    for page in pages:
+        await expect(page.locator("li").first).to_contain_text(f"Job {ARRIVALS // 2 - 1}")
+    await wait_for_connections(stack, 1)
+    leader, follower = pages if await pages[0].evaluate("sockets.length") else pages[::-1]
+    box = await follower.locator("li").nth(2).bounding_box()
+    assert box is not None
+    point = [box["x"] + 100, box["y"] + 20]
+    await follower.mouse.move(*point)
+    before = await follower.evaluate(POINTED_ROW, point)
+    receipts = await submit_steadily(stack, owner, ARRIVALS // 2, start=ARRIVALS // 2)
+    await expect(follower.locator("[part=fresh]")).to_be_visible()
+    assert await follower.evaluate(POINTED_ROW, point) == before
+    await follower.mouse.move(0, 0)
+    newest = follower.locator("li").first
+    await expect(newest).to_contain_text(f"Job {ARRIVALS - 1}")
+    assert [await page.evaluate("shift <= 0.02") for page in pages] == [True, True]
+    await leader.close()
+    await stack.report(receipts[-1], status="running", progress={"current": 1, "total": 4})
+    await expect(newest).to_contain_text("25 %")
+    await stack.report(receipts[-1], 2, status="succeeded")
+    await expect(newest).to_contain_text("Succeeded")
+    await submit_steadily(stack, owner, 1, start=ARRIVALS)
+    await expect(newest).to_contain_text(f"Job {ARRIVALS}")
+    names = await follower.evaluate("document.querySelector('headway-jobs').jobs.map(({ name }) => name)")
+    assert names == [f"Job {number}" for number in range(ARRIVALS, ARRIVALS - 50, -1)]
+    await follower.close()
+    await wait_for_connections(stack, 0, watched=0)
+
+
+async def open_list(context: BrowserContext, stack: Stack, owner: str) -> Page:
+    """Open a page that shows only the list of an owner."""
+    page = await context.new_page()
+    await page.add_init_script(OBSERVE_SHIFTS)
+    await page.add_init_script(COUNT_SOCKETS)
+    await page.goto(stack.url)
+    now = Timestamp.now()
+    grant = ListGrant(
+        filter=JobFilter(owner=owner),
+        issued_at=now,
+        expires_at=now.after(600),
+        scope=frozenset({"list", "watch", "cancel"}),
+    )
+    await page.evaluate(SHOW_LIST, TokenSigner((stack.folder / "keys" / "token.pem").read_text()).sign(grant))
+    await expect(page.get_by_text("No jobs yet.")).to_be_visible()
+    return page
+
+
+async def submit_steadily(stack: Stack, owner: str, count: int, start: int = 0) -> list[dict[str, Any]]:
+    """Submit jobs at a steady rate, each tenth of them of another owner as well; return the receipts."""
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    receipts = [{"id": str(uuid.uuid4())} for _ in range(count)]
+    for number, receipt in enumerate(receipts):
+        await asyncio.sleep(max(0, began + number / ARRIVALS_PER_S - clock()))
+        labels = {"name": f"Job {start + number}", "owner": owner}
+        await stack.record_submission(receipt, labels=labels)
+        if number % 10 == 0:
+            await stack.record_submission({"id": str(uuid.uuid4())}, labels={**labels, "owner": "bert"})
+    return receipts

@@ -76,7 +76,7 @@ def test_list_is_live() -> None:
       socket.receive({ job: job(10, { version: 2, status: "succeeded", finished_at: "x" }) });
       await change(socket, [8], [10]);
       result.push(numbers());
-    """) == [True, {"status": "queued,running"}, 3, None, [9, 8, 7], "live", [11, 10, 9], True, [11, 9, 8]]
+    """) == [True, {"status": ["queued", "running"]}, 3, None, [9, 8, 7], "live", [11, 10, 9], True, [11, 9, 8]]
 
 
 def test_held_rows_stay() -> None:
