@@ -215,6 +215,24 @@ async def test_elapsed_and_remaining_time_are_shown(page: Page, stack: Stack, re
     await expect(page.locator("#remaining")).to_have_text(re.compile(r"about 0:\d\d"))
 
 
+async def test_position_is_shown_while_a_job_waits(page: Page, stack: Stack) -> None:
+    """While no worker takes jobs, the page of a named job says how many wait before it; then it shows the job's end."""
+    errors = PageErrors(page)
+    worker = stack.pid("worker")
+    assert worker is not None
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        await stack.submit(payload={"steps": 1})
+        receipt = await stack.submit(payload={"steps": 1}, name="Export of March")
+        await page.goto(receipt["links"]["page"])
+        await expect(page.locator("#outlook")).to_have_text(re.compile(r"About \d+ jobs? before this one · submitted"))
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Export of March")
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    await expect(page.locator("#status")).to_have_text("Succeeded")
+    assert errors.messages == []
+
+
 async def test_job_is_cancelled_from_its_page(page: Page, stack: Stack) -> None:
     """The cancel button shows that the cancellation is in progress, until the job has ended."""
     receipt = await stack.submit(payload={"steps": 600, "delay_s": 0.1})
