@@ -50,11 +50,15 @@ class IndexSweeper:
 
     async def run(self) -> None:
         """Sweep and rebuild when it is due, until cancelled."""
+        is_failing = False
         while True:
             try:
                 await self._check()
+                is_failing = False
             except (RedisError, OSError) as error:
-                log.warning("index_not_swept", error=type(error).__name__, reason=str(error))
+                if not is_failing:  # log an outage once
+                    log.warning("index_not_swept", error=type(error).__name__, reason=str(error))
+                is_failing = True
             await asyncio.sleep(CHECK_INTERVAL_S)
 
     async def _check(self) -> None:

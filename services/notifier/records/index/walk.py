@@ -14,7 +14,7 @@ from .keys import index_key
 from .lookup import typed_reply
 from .query import Position
 
-MAX_HOURS_PER_READ = 32  # of sets, after hours without entries
+MAX_SETS_PER_READ = 256  # after segments without entries
 
 Segment = Sequence[str]  # the names of sets that are merged; all their entries are newer than those of the next segment
 
@@ -54,21 +54,27 @@ class SortedWalk:
         Raises:
             RedisError, OSError: Redis is unavailable.
         """
-        width = 1  # how many segments to read in one round trip: more, as long as they are empty
-        while await self._look_ahead(width):
-            found, is_cut = await self._read(list(itertools.islice(self._ahead, width)), count)
+        width = 1  # how many sets to read in one round trip, at least a segment: more, as long as they are empty
+        while segments := await self._look_ahead(width):
+            found, is_cut = await self._read(segments, count)
             if found:
                 self._position = found[-1].position
                 return found
             if is_cut:  # that many entries have the score of the position
                 count *= 2
-            width = min(2 * width, MAX_HOURS_PER_READ)
+            width = min(2 * sum(map(len, segments)), MAX_SETS_PER_READ)
         return []
 
-    async def _look_ahead(self, width: int) -> bool:
-        while len(self._ahead) < width and (segment := await anext(self._segments, None)) is not None:
-            self._ahead.append(segment)
-        return bool(self._ahead)
+    async def _look_ahead(self, width: int) -> list[Segment]:
+        """Return the next segments, the first ones that together have `width` sets."""
+        chosen: list[Segment] = []
+        while sum(map(len, chosen)) < width:
+            if len(chosen) == len(self._ahead):
+                if (segment := await anext(self._segments, None)) is None:
+                    break
+                self._ahead.append(segment)
+            chosen.append(self._ahead[len(chosen)])
+        return chosen
 
     async def _read(self, segments: list[Segment], count: int) -> tuple[list[FoundEntry], bool]:
         """Read segments, up to the first one with more entries than `count`; return whether there is such a segment."""

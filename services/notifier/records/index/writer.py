@@ -23,7 +23,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 FLUSH_DELAY_S = 0.2
 RETRY_DELAY_S = 1.0
-JOBS_PER_FLUSH = 500  # in one round trip
+JOBS_PER_FLUSH = 200  # in one round trip, of up to about 30 commands each
 MAX_PENDING = 100_000
 KEEP_MS = 2 * 3_600_000  # how long a set outlives the jobs that were added last; a record does so by an hour
 
@@ -62,14 +62,18 @@ class IndexWriter:
 
     async def run(self) -> None:
         """Write what is pending, with a short delay, until cancelled."""
+        is_failing = False
         while True:
             await self._has_pending.wait()
             self._has_pending.clear()
             await asyncio.sleep(FLUSH_DELAY_S)
             try:
                 await self.flush()
+                is_failing = False
             except (RedisError, OSError) as error:
-                log.warning("index_not_written", error=type(error).__name__, reason=str(error))
+                if not is_failing:  # log an outage once
+                    log.warning("index_not_written", error=type(error).__name__, reason=str(error))
+                is_failing = True
                 await asyncio.sleep(RETRY_DELAY_S)
                 self._has_pending.set()
 
