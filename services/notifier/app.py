@@ -36,6 +36,7 @@ from .watching.hub import Hub
 from .watching.live_lists import LiveLists
 from .watching.synchronizer import SnapshotSynchronizer
 
+POLLED_COLLECT_S = 1.0  # jobs that clients poll instead of watching them are reported as often
 OPENAPI = files(__package__).joinpath("openapi.yaml")
 
 
@@ -49,7 +50,7 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
         JobIndex(redis, settings.replica_name, settings.job_ttl_s) as index,
     ):
         pubsub = PubSub(redis, subscription_timeout_s=settings.deaf_s)
-        report_requests = ReportRequests(pubsub)
+        report_requests, polled = ReportRequests(pubsub), ReportRequests(pubsub, POLLED_COLLECT_S)
         store = JobStore(redis, index.writer.add, report_requests.request)
         synchronizer = SnapshotSynchronizer(Hub(), store, pubsub, settings.silence_s, report_requests.request)
         is_unready = partial(pubsub.is_lost_for, settings.unready_s)
@@ -63,7 +64,7 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
         control = ControlHandler(pubsub, report_keys, settings.ping_s)
 
         yield ServiceSpec(
-            public=_public_routes(registry, store, auth, settings, jobs, lists),
+            public=_public_routes(registry, store, auth, settings, jobs, lists, polled),
             public_port=settings.port,
             cors=CorsPolicy(settings.allowed_origins),
             internal=[*reports.routes(), *submissions.routes(), *wakeups.routes(), *control.routes()],
@@ -71,6 +72,7 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
                 "clock": store.clock.run,
                 "pubsub": pubsub.run,
                 "report_requests": report_requests.run,
+                "polled": polled.run,
                 **synchronizer.tasks(),
                 **registry.tasks(),
                 **index.tasks(),
@@ -88,11 +90,12 @@ def _public_routes(
     settings: NotifierSettings,
     jobs: IndexReader,
     lists: ListConnections,
+    polled: ReportRequests,
 ) -> list[web.RouteDef]:
     transports = (
         WebSocketHandler(registry, store, auth, settings, lists),
         EventStreamHandler(registry, store, auth),
-        LongPollHandler(registry, store, auth),
+        LongPollHandler(registry, store, auth, polled.request),
         ListHandler(jobs, store, auth),
     )
     return [*(route for transport in transports for route in transport.routes()), openapi_route(OPENAPI)]

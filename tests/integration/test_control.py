@@ -86,12 +86,26 @@ async def test_any_replica_reaches_the_worker(
             await socket.send_json({"watch": other.token(job_id)})
             while (await socket.receive_json())["job"]["progress"] is None:
                 pass
-            assert worker.verdicts[-1].watched
+            await wait_until(lambda: any(verdict.watched for verdict in worker.verdicts))
             stream.progress_changed(partial(Progress, 2, 2))
             assert (await socket.receive_json())["job"]["progress"]["percent"] == 100
             assert not any(verdict.cancel_requested for verdict in worker.verdicts)
             await cancel(other, job_id)
-            await wait_until(lambda: worker.verdicts[-1].cancel_requested)
+            await wait_until(lambda: any(verdict.cancel_requested for verdict in worker.verdicts))
+
+
+async def test_a_client_that_polls_sees_progress(worker: Worker, notifier: Notifier) -> None:
+    """It does not watch the job, so the worker reports when it is asked."""
+    async with worker.running_job() as (job_id, stream):
+        stream.progress_changed(partial(Progress, 1, 2))
+        url, headers = f"{notifier.public}/live/jobs/{job_id}", {"Authorization": f"Bearer {notifier.token(job_id)}"}
+
+        async def has_progress() -> bool:
+            async with notifier.session.get(url, headers=headers) as response:
+                return (await response.json())["progress"] is not None
+
+        await wait_until(has_progress)
+        assert not any(verdict.watched for verdict in worker.verdicts)
 
 
 async def test_all_jobs_are_reported_after_a_lost_subscription(worker: Worker, admin: Redis) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from email.utils import formatdate
 
@@ -82,12 +82,23 @@ class LongPollRequest(ClientConnection):
 
 
 class LongPollHandler:
-    """Handles requests for snapshots and for cancellation."""
+    """Handles requests for snapshots and for cancellation.
 
-    def __init__(self, registry: ConnectionRegistry, store: JobStore, auth: TokenAuth) -> None:
+    `on_polled` is called with the worker and the id of an unfinished job that clients read without waiting: they
+    do not watch the job, so that the worker may report progress seldom.
+    """
+
+    def __init__(
+        self,
+        registry: ConnectionRegistry,
+        store: JobStore,
+        auth: TokenAuth,
+        on_polled: Callable[[str, str], None] = lambda _worker_id, _job_id: None,
+    ) -> None:
         self._registry = registry
         self._store = store
         self._auth = auth
+        self._on_polled = on_polled
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes of the public listener."""
@@ -150,8 +161,8 @@ class LongPollHandler:
             complete_when_ended: do not wait for a job that has ended, since only a redrive would change it.
             without_waiting: do not wait at all.
         """
-        newer, errors, ended = await self._read_current(requests)
         wait_s = _requested_wait_s(request)
+        newer, errors, ended = await self._read_current(requests, waits=bool(wait_s))
         connection = request.transport
         if (
             newer
@@ -176,7 +187,7 @@ class LongPollHandler:
         return list(long_poll.newer_snapshots.values()), long_poll.errors
 
     async def _read_current(
-        self, requests: Sequence[WatchRequest]
+        self, requests: Sequence[WatchRequest], *, waits: bool
     ) -> tuple[list[PublishedSnapshot], list[dict[str, str]], bool]:
         """Return the snapshots newer than the client's, errors, and whether one of the jobs has ended."""
         with unavailable_without_store():
@@ -190,6 +201,8 @@ class LongPollHandler:
             if rejected is not None:
                 errors.append(rejected.error)
                 continue
+            if not waits and snapshot is not None and not snapshot.ended and record is not None and record.worker:
+                self._on_polled(record.worker, str(grant.job_id))
             snapshot = snapshot or PublishedSnapshot(placeholder_snapshot(grant))
             ended = ended or snapshot.ended
             if snapshot.version > (NO_VERSION if version is None else version):
