@@ -505,12 +505,14 @@ def test_record_script_follows_the_model(store: Store) -> None:
         pytest.param("compare('sequence') <= 0 and 'stale' or nil", "nil", id="stale"),
         pytest.param("now - (tonumber(new.sent_ms) or now)", "0", id="wrong clock"),
         pytest.param("<= tolerance_ms", "<= 1e9", id="changed lease"),
+        pytest.param("if progress == earlier then return false end", "do return true end", id="advance"),
+        pytest.param("return '[' .. entries .. ']'", "return '[' .. entry .. ']'", id="earlier attempts"),
     ],
 )
 def test_each_clause_of_the_script_is_needed(
     store: Store, monkeypatch: pytest.MonkeyPatch, clause: str, without: str
 ) -> None:
-    """Without any one clause of the fence or of the translation of times, the script deviates from the model."""
+    """Without any one of these clauses, the script deviates from the model."""
     assert scripts.SCRIPT.count(clause.encode()) == 1
     text = scripts.SCRIPT.replace(clause.encode(), without.encode())
     monkeypatch.setattr(scripts, "SCRIPT", text)

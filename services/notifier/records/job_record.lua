@@ -18,17 +18,14 @@ local RECORD_FIELDS = {'id', 'kind', 'status', 'version', 'generation', 'attempt
   'lease_ms', 'due_ms', 'expires_ms',         -- 22 to 24
   'message_id', 'delivery', 'sequence',       -- 25 to 27: of the last delivery; before the first one there are none
   'labels', 'worker'}                         -- 28 and 29: if they are not empty
-local SNAPSHOT_FIELDS = 21  -- the first ones make the snapshot
 local REPORT_FIELDS = {'kind', 'status', 'generation', 'attempt', 'max_attempts', 'progress', 'result', 'error',
   'submitted_at', 'expires_at', 'message_id', 'delivery', 'sequence', 'lease_ms', 'due_ms', 'expires_ms', 'sent_ms',
   'worker', 'labels', 'name'}
 local INTEGER_FIELDS = {'version', 'generation', 'delivery', 'sequence', 'lease_ms', 'due_ms', 'expires_ms'}
-local TEXT, TIME, COUNT = '^".+"$', '^"[%d:.TZ-]+"$', '^%d+$'
-local RETAINED_PATTERNS = {cancel_requested = '^[tf]%l+$', submitted_at = TIME, started_at = TIME, advanced_at = TIME,
-  name = TEXT, earlier_attempts = '^%[{"attempt":.+}%]$', labels = '^{.+}$'}  -- fields that a report retains
-local RECORD_PATTERNS = {id = TEXT, kind = TEXT, attempt = COUNT, max_attempts = COUNT, due_at = TIME,
-  lease_until = TIME, expires_at = TIME}  -- fields that the other operations retain, too
-local PROGRESS = '^{"current":([^,]+),"total":[^,]+,"percent":([^,]+),'
+local INTEGERS = '^%-?%d+ %-?%d+ %-?%d+ %-?%d+ %-?%d+ %-?%d+ %-?%d+$'
+local TIME = '^"%d+%-%d+%-%d+T%d+:%d+:%d+%.%d+Z"$'
+local TEXT, COUNT, LABELS, ATTEMPTS = '^".+"$', '^%d+$', '^{.+}$', '^%[{"attempt":.+}%]$'
+local CURRENT, PERCENT = '^{"current":([^,]+)', '^{"current":[^,]+,"total":[^,]+,"percent":([^,]+)'
 local ENDED = {['"succeeded"'] = true, ['"failed"'] = true, ['"cancelled"'] = true}
 local CANCEL_REQUESTED, WATCHED, PUBLISHED, TRANSITION = 1, 2, 4, 8
 local TAKEOVER_MS = 10 * 60 * 1000  -- how long after its last sign of life a record refuses another message
@@ -56,19 +53,16 @@ local function matches(record, patterns)
   return true
 end
 
--- Returns whether the fields that a change retains are valid. An ending is retained unchecked.
-local function is_valid(record)
+-- Returns whether the numbers that every operation uses are integers.
+local function has_integers(record)
   for i = 1, #INTEGER_FIELDS do
-    local number = record[INTEGER_FIELDS[i]]
-    if not string.find(number, '^-?%d+$') or #number > 17 then return false end
+    if #record[INTEGER_FIELDS[i]] > 17 then return false end
   end
-  if not matches(record, RETAINED_PATTERNS) then return false end
-  return ARGV[1] == 'report' or matches(record, RECORD_PATTERNS) and (ENDED[record.status] or
-    pcall(cjson.decode, '[' .. table.concat({record.progress, record.result, record.error, record.name or 'null',
-      record.earlier_attempts or 'null', record.labels or 'null'}, ',') .. ']'))
+  return string.find(record.version .. ' ' .. record.generation .. ' ' .. record.delivery .. ' ' .. record.sequence
+    .. ' ' .. record.lease_ms .. ' ' .. record.due_ms .. ' ' .. record.expires_ms, INTEGERS)
 end
 
--- Returns the record, or nil if there is none or it is not valid. An optional field that is empty is nil.
+-- Returns the record, or nil if there is none or it lacks a field. An optional field that is empty is nil.
 local function load()
   local values = redis.pcall('HMGET', key, unpack(RECORD_FIELDS))
   if values.err then
@@ -90,7 +84,7 @@ local function load()
   elseif not (record.message_id and record.delivery and record.sequence) then
     return nil
   end
-  return is_valid(record) and record or nil
+  return has_integers(record) and record or nil
 end
 
 -- Returns the arguments by name, and the job's id from the braces of its key.
@@ -100,28 +94,33 @@ local function from_args(names)
   return values
 end
 
--- Returns the snapshot as JSON. Concatenated once, since Lua hashes every string that it creates.
+-- Returns the snapshot as JSON. Concatenated at once, since Lua hashes every string that it creates.
 local function snapshot(record)
-  local parts, count = {}, 0
-  for i = 1, SNAPSHOT_FIELDS do
-    local name = RECORD_FIELDS[i]
-    local value = record[name]
-    if value then
-      parts[count + 1], parts[count + 2], parts[count + 3], parts[count + 4] = '"', name, '":', value
-      parts[count + 5] = ','
-      count = count + 5
-    end
+  local optional = ''
+  if record.name or record.advanced_at or record.earlier_attempts then
+    optional = (record.name and ',"name":' .. record.name or '')
+      .. (record.advanced_at and ',"advanced_at":' .. record.advanced_at or '')
+      .. (record.earlier_attempts and ',"earlier_attempts":' .. record.earlier_attempts or '')
   end
-  parts[count] = '}'
-  return '{' .. table.concat(parts)
+  return '{"id":' .. record.id .. ',"kind":' .. record.kind .. ',"status":' .. record.status
+    .. ',"version":' .. record.version .. ',"generation":' .. record.generation .. ',"attempt":' .. record.attempt
+    .. ',"max_attempts":' .. record.max_attempts .. ',"progress":' .. record.progress .. ',"result":' .. record.result
+    .. ',"error":' .. record.error .. ',"cancel_requested":' .. record.cancel_requested
+    .. ',"submitted_at":' .. record.submitted_at .. ',"started_at":' .. record.started_at
+    .. ',"updated_at":' .. record.updated_at .. ',"finished_at":' .. record.finished_at
+    .. ',"due_at":' .. record.due_at .. ',"lease_until":' .. record.lease_until
+    .. ',"expires_at":' .. record.expires_at .. optional .. '}'
 end
 
--- Returns whether two records have the same snapshot.
-local function same_snapshot(one, other)
-  for i = 1, SNAPSHOT_FIELDS do
-    if one[RECORD_FIELDS[i]] ~= other[RECORD_FIELDS[i]] then return false end
-  end
-  return true
+-- Returns whether a report changes nothing that its record stores, apart from the delivery.
+local function is_heartbeat(new, old)
+  return new.progress == old.progress and new.status == old.status and new.lease_until == old.lease_until
+    and new.advanced_at == old.advanced_at and new.started_at == old.started_at and new.finished_at == old.finished_at
+    and new.generation == old.generation and new.attempt == old.attempt and new.max_attempts == old.max_attempts
+    and new.cancel_requested == old.cancel_requested and new.earlier_attempts == old.earlier_attempts
+    and new.due_at == old.due_at and new.expires_at == old.expires_at and new.submitted_at == old.submitted_at
+    and new.result == old.result and new.error == old.error and new.id == old.id and new.kind == old.kind
+    and new.name == old.name and new.labels == old.labels and new.worker == old.worker
 end
 
 -- Formats a time as JSON, RFC 3339 in UTC with milliseconds
@@ -163,11 +162,11 @@ local function store(record, old)
       count = count + 2
     end
   end
+  local text = snapshot(record)
   -- Only then: Redis at its memory limit refuses a script whose first write needs memory, and DEL needs none.
   if wrong_type then redis.call('DEL', key) end
   redis.call('HSET', key, unpack(changed))
   expire(record)
-  local text = snapshot(record)
   return text, redis.call(PUBLISH, key, text)
 end
 
@@ -211,27 +210,28 @@ local function flag(value, weight) return value and weight or 0 end
 -- Returns whether `current` or the percentage is greater than in an earlier progress of the attempt.
 local function has_risen(progress, earlier)
   if progress == earlier then return false end
-  local current, percent = string.match(progress, PROGRESS)
-  local old_current, old_percent = string.match(earlier, PROGRESS)
-  return (tonumber(current) or 0) > (tonumber(old_current) or 0)
-    or (tonumber(percent) or 0) > (tonumber(old_percent) or 100)
+  local current = tonumber(string.match(progress, CURRENT)) or 0
+  if current > (tonumber(string.match(earlier, CURRENT)) or 0) then return true end
+  return (tonumber(string.match(progress, PERCENT)) or 0) > (tonumber(string.match(earlier, PERCENT)) or 100)
 end
 
+-- Returns the value if it is valid, otherwise nil.
+local function valid(value, pattern) return value and string.find(value, pattern) and value or nil end
+
 -- Returns the earlier attempts, as JSON, when another attempt follows that of a record; nil if there are none.
-local function with_attempt(old)
+local function with_attempt(old, earlier_attempts)
   local outcome = ({['"retrying"'] = '"failed"', ['"queued"'] = '"released"', ['"running"'] = '"lost"'})[old.status]
     or ENDED[old.status] and old.status
   local has_started = old.status ~= '"queued"' or old.started_at ~= 'null'
-  if not (outcome and has_started and matches(old, {attempt = COUNT, updated_at = TIME, finished_at = TIME})) then
-    return old.earlier_attempts
-  end
+  local retained = {attempt = COUNT, started_at = TIME, updated_at = TIME, finished_at = TIME}
+  if not (outcome and has_started and matches(old, retained)) then return earlier_attempts end
   local ended_at = ENDED[old.status] and old.finished_at or old.updated_at
   if outcome == '"lost"' and old.lease_ms ~= '0' then ended_at = rfc3339(math.min(old.lease_ms, now)) end
   local valid, failure = pcall(cjson.decode, old.error)
   local type_of_error = valid and type(failure) == 'table' and type(failure.type) == 'string' and failure.type
   local entry = '{"attempt":' .. old.attempt .. ',"started_at":' .. old.started_at .. ',"ended_at":' .. ended_at
     .. ',"outcome":' .. outcome .. ',"error":' .. (type_of_error and cjson.encode(type_of_error) or 'null') .. '}'
-  local entries = old.earlier_attempts and string.sub(old.earlier_attempts, 2, -2) .. ',' .. entry or entry
+  local entries = earlier_attempts and string.sub(earlier_attempts, 2, -2) .. ',' .. entry or entry
   if select(2, string.gsub(entries, '{"attempt":', '')) > MAX_EARLIER_ATTEMPTS then  -- no string contains a bare quote
     entries = string.sub(entries, string.find(entries, ',{"attempt":', 1, true) + 1)
   end
@@ -246,6 +246,18 @@ local function fill_in_labels(old, new)
   return TRANSITION
 end
 
+-- Retains what no report replaces, unless another program has damaged it.
+local function retain(old, new, same_generation, same_attempt)
+  if new.submitted_at ~= old.submitted_at then new.submitted_at = valid(old.submitted_at, TIME) or new.submitted_at end
+  if not new.labels or valid(old.labels, LABELS) then
+    new.labels, new.name = old.labels, old.name and (valid(old.name, TEXT) or new.name)
+  end
+  new.earlier_attempts = valid(old.earlier_attempts, ATTEMPTS)
+  if not same_generation or not same_attempt and tonumber(new.attempt) > (tonumber(old.attempt) or 0) then
+    new.earlier_attempts = with_attempt(old, new.earlier_attempts)
+  end
+end
+
 local function report(old, new)
   local reason = old and fence(old, new)
   if reason then return {reason, flag(old.cancel_requested == 'true', 1), fill_in_labels(old, new)} end
@@ -254,21 +266,23 @@ local function report(old, new)
   local same_generation = old and old.generation == new.generation
   local same_attempt = same_generation and old.attempt == new.attempt
   local same_delivery = same_generation and old.message_id == new.message_id and old.delivery == new.delivery
-  new.cancel_requested = same_generation and old.cancel_requested or 'false'
-  new.started_at = same_delivery and old.started_at or 'null'
+  new.cancel_requested = same_generation and old.cancel_requested == 'true' and 'true' or 'false'
+  new.started_at = same_delivery and valid(old.started_at, TIME) or 'null'
   if new.status == '"running"' and new.started_at == 'null' then new.started_at = now_json() end
   new.finished_at = ENDED[new.status] and now_json() or 'null'
-  if same_attempt then new.advanced_at = old.advanced_at end
-  if has_risen(new.progress, same_attempt and old.progress or 'null') then new.advanced_at = now_json() end
-  if old then
-    new.version, new.updated_at, new.submitted_at = old.version, old.updated_at, old.submitted_at
-    if old.labels then new.labels, new.name = old.labels, old.name end
-    local follows = not same_generation or tonumber(new.attempt) > (tonumber(old.attempt) or 0)
-    new.earlier_attempts = follows and with_attempt(old) or old.earlier_attempts
+  if has_risen(new.progress, same_attempt and old.progress or 'null') then
+    new.advanced_at = now_json()
+  elseif same_attempt then
+    new.advanced_at = valid(old.advanced_at, TIME)
   end
+  if old then retain(old, new, same_generation, same_attempt) end
   local watchers, published
-  if old and same_snapshot(new, old) and new.labels == old.labels and new.worker == old.worker then
-    redis.call('HSET', key, 'message_id', new.message_id, 'delivery', new.delivery, 'sequence', new.sequence)
+  if old and is_heartbeat(new, old) then
+    if same_delivery then
+      redis.call('HSET', key, 'sequence', new.sequence)
+    else
+      redis.call('HSET', key, 'message_id', new.message_id, 'delivery', new.delivery, 'sequence', new.sequence)
+    end
     expire(new)
     watchers, published = redis.call('PUBSUB', NUMSUB, key)[2], false
   else

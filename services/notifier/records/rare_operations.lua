@@ -1,12 +1,22 @@
 -- The rest of the record script: the rare operations. Redis runs the whole text in each call, so that reports, which have
 -- returned, save these definitions.
 
+local RECORD_PATTERNS = {id = TEXT, kind = TEXT, attempt = COUNT, max_attempts = COUNT, cancel_requested = '^[tf]%l+$',
+  submitted_at = TIME, started_at = TIME, due_at = TIME, lease_until = TIME, expires_at = TIME, name = TEXT,
+  advanced_at = TIME, earlier_attempts = ATTEMPTS, labels = LABELS}
 local PROGRESS_FIELDS = {'kind', 'status', 'max_attempts', 'progress', 'sequence', 'submitted_at', 'expires_at',
   'expires_ms'}
 local SUBMISSION_FIELDS = {'kind', 'generation', 'max_attempts', 'submitted_at', 'expires_at', 'due_ms', 'expires_ms',
   'labels', 'name'}
 local CANCEL_FIELDS = {'kind', 'max_attempts', 'submitted_at', 'due_at', 'expires_at', 'expires_ms', 'requires_record',
   'labels'}
+
+-- Returns whether the fields that these operations retain are valid. An ending is retained unchecked.
+local function is_valid(record)
+  return matches(record, RECORD_PATTERNS) and (ENDED[record.status] or
+    pcall(cjson.decode, '[' .. table.concat({record.progress, record.result, record.error, record.name or 'null',
+      record.earlier_attempts or 'null', record.labels or 'null'}, ',') .. ']'))
+end
 
 local function set(record, defaults)
   for name, value in pairs(defaults) do record[name] = value end
@@ -32,7 +42,7 @@ local function submission(old, new)
   if new.due_ms ~= 'null' and tonumber(new.due_ms) <= now then new.due_ms = 'null' end
   to_redis_time(new, nil, 'due_at', 'due_ms')
   if old then
-    new.submitted_at, new.earlier_attempts = old.submitted_at, with_attempt(old)
+    new.submitted_at, new.earlier_attempts = old.submitted_at, with_attempt(old, old.earlier_attempts)
     if old.labels then new.labels, new.name = old.labels, old.name end
     redis.call('HDEL', key, 'message_id', 'delivery', 'sequence')
     for i = 25, 27 do stored[i] = false end
@@ -61,6 +71,7 @@ local function cancel(old, args)
   return {store(record, old), leased and 0 or TRANSITION, leased and old.worker or false}
 end
 
+if record and not is_valid(record) then record = nil end
 if ARGV[1] == 'progress' then return progress(record, from_args(PROGRESS_FIELDS)) end
 if ARGV[1] == 'submission' then return submission(record, from_args(SUBMISSION_FIELDS)) end
 if ARGV[1] == 'cancel' then return cancel(record, from_args(CANCEL_FIELDS)) end

@@ -24,15 +24,26 @@ JOB_ID = "6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11"
 
 
 def test_snapshot_has_the_fields_of_the_script() -> None:
-    """A read joins the same fields in the same order as a publication."""
-    names, count = (
-        re.search(pattern, SCRIPT.decode(), re.DOTALL)
-        for pattern in (r"local RECORD_FIELDS = \{(.*?)\}", r"local SNAPSHOT_FIELDS = (\d+)")
-    )
-    assert names
-    assert count
-    fields = re.sub("--.*", "", names[1])
-    assert tuple(re.findall(r"\w+", fields))[: int(count[1])] == (*SNAPSHOT_FIELDS, *OPTIONAL_SNAPSHOT_FIELDS)
+    """A read joins the same fields in the same order as a publication; a heartbeat compares all but the version."""
+    script = SCRIPT.decode()
+    fields = re.search(r"local RECORD_FIELDS = \{(.*?)\}", script, re.DOTALL)
+    assert fields
+    names = (*SNAPSHOT_FIELDS, *OPTIONAL_SNAPSHOT_FIELDS)
+    assert tuple(re.findall(r"\w+", re.sub("--.*", "", fields[1])))[: len(names)] == names
+    published = re.findall(r"[{,]\"(\w+)\":' \.\. record\.(\w+)", function(script, "snapshot"))
+    assert [name for name, value in published if name == value] == [*OPTIONAL_SNAPSHOT_FIELDS, *SNAPSHOT_FIELDS]
+    compared = re.findall(r"new\.(\w+) == old\.(\w+)", function(script, "is_heartbeat"))
+    assert {name for name, other in compared if name == other} == {*names, "labels", "worker"} - {
+        "version",
+        "updated_at",
+    }
+
+
+def function(script: str, name: str) -> str:
+    """Return the text of a function of the script."""
+    found = re.search(rf"local function {name}\(.*?\nend\n", script, re.DOTALL)
+    assert found
+    return found[0]
 
 
 class FakeClient:
