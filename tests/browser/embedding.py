@@ -11,6 +11,10 @@ from contextlib import AsyncExitStack
 import pytest
 from playwright.async_api import Locator, Page
 
+from headway.contracts import Timestamp
+from headway.grants import ListGrant
+from headway.labels import JobFilter
+from headway.tokens import TokenSigner
 from tests.browser.fake_site import FakeSite, run_site
 from tests.documents import Document
 from tests.stack import JOBS, Stack, running
@@ -46,6 +50,14 @@ async def wait_for_watched_jobs(stack: Stack, count: int) -> None:
         return await stack.metric("notifier_watched_jobs") == count
 
     await wait_until(settled)
+
+
+def sign_list_token(stack: Stack, owner: str) -> str:
+    """Return a token for the list of an owner's jobs."""
+    now = Timestamp.now()
+    scope = frozenset({"list", "watch", "cancel"})
+    grant = ListGrant(filter=JobFilter(owner=owner), issued_at=now, expires_at=now.after(600), scope=scope)
+    return TokenSigner((stack.folder / "keys" / "token.pem").read_text()).sign(grant)
 
 
 def part(page: Page, name: str) -> Locator:

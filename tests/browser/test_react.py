@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from playwright.async_api import Page, expect
 
 from tests.browser import embedding
 from tests.browser.conftest import PageErrors, SendReport, forge_signature
-from tests.browser.embedding import code_blocks, fill_in, part, wait_for_watched_jobs
+from tests.browser.embedding import code_blocks, fill_in, part, sign_list_token, wait_for_watched_jobs
 from tests.browser.fake_site import FakeSite
 from tests.browser.npm import build, build_server, create_react_app, render
 from tests.stack import Stack
@@ -214,3 +215,23 @@ async def test_hook_keeps_the_snapshot_of_a_job_with_a_new_token(
     await expect(page.locator("output")).to_have_text("queued")
     texts = await page.evaluate("texts")
     assert [text.split()[0] for text in texts] == ["retrying", "Connecting…", "queued"]
+
+
+async def test_hook_for_lists_of_the_document_follows_the_list(
+    open_scene: OpenScene, page: Page, stack: Stack, allowed_site: FakeSite
+) -> None:
+    """The hook gets a token from the site, and returns the jobs of its owner; unmounting closes the list."""
+    owner = f"ada-{uuid.uuid4()}"
+    receipts = [{"id": str(uuid.uuid4())} for _ in range(2)]
+    await open_scene("list", "")
+    await expect(page.get_by_text("Loading…")).to_be_visible()
+    allowed_site.pages["/jobs-token"] = json.dumps({"token": sign_list_token(stack, owner)})
+    await hydrate(page)
+    for number, receipt in enumerate(receipts):
+        await stack.record_submission(receipt, labels={"name": f"Export {number}", "owner": owner})
+    await expect(page.get_by_role("listitem")).to_have_text(["Export 1: queued", "Export 0: queued"])
+    await stack.report(receipts[0])
+    await expect(page.get_by_role("listitem")).to_have_text(["Export 1: queued", "Export 0: running"])
+    await wait_for_watched_jobs(stack, 2)
+    await show(page, view="component", token=None)
+    await wait_for_watched_jobs(stack, 0)

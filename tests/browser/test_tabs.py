@@ -11,12 +11,9 @@ from typing import Any
 import pytest
 from playwright.async_api import BrowserContext, Page, expect
 
-from headway.contracts import Timestamp
-from headway.grants import ListGrant
-from headway.labels import JobFilter
-from headway.tokens import TokenSigner
 from tests.browser.browser_client import BrowserClient
 from tests.browser.conftest import SendReport
+from tests.browser.embedding import sign_list_token
 from tests.browser.probes import OBSERVE_SHIFTS
 from tests.stack import Stack
 from tests.waiting import wait_until
@@ -313,14 +310,7 @@ async def open_list(context: BrowserContext, stack: Stack, owner: str) -> Page:
     await page.add_init_script(OBSERVE_SHIFTS)
     await page.add_init_script(COUNT_SOCKETS)
     await page.goto(stack.url)
-    now = Timestamp.now()
-    grant = ListGrant(
-        filter=JobFilter(owner=owner),
-        issued_at=now,
-        expires_at=now.after(600),
-        scope=frozenset({"list", "watch", "cancel"}),
-    )
-    await page.evaluate(SHOW_LIST, TokenSigner((stack.folder / "keys" / "token.pem").read_text()).sign(grant))
+    await page.evaluate(SHOW_LIST, sign_list_token(stack, owner))
     await expect(page.get_by_text("No jobs yet.")).to_be_visible()
     return page
 
