@@ -9,6 +9,7 @@ from uuid import UUID
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from headway.contracts import (
     DEFAULT_ATTEMPTS,
@@ -131,8 +132,20 @@ def _check_limits(submission: Submission) -> Submission:
     return submission
 
 
-def accept_submission(submission: Submission, job_ttl_s: float, job_id: UUID) -> AcceptedJob:
+def with_trace(labels: Labels | None, trace: str | None) -> Labels | None:
+    """Return labels with the trace context of their submission, unless they would exceed their limit with it."""
+    traced = replace(labels or NO_LABELS, trace=trace)
+    return labels if trace is None or len(encode(traced)) > MAX_LABELS_BYTES else traced
+
+
+def accept_submission(submission: Submission, job_ttl_s: float, job_id: UUID, trace: str | None = None) -> AcceptedJob:
     """Create the queue message and the grant of a job.
+
+    Args:
+        submission: the request.
+        job_ttl_s: the lifetime of the job.
+        job_id: its id.
+        trace: the trace context of the request, if it has one.
 
     Raises:
         UnprocessableContent: the job would expire before its delay ends.
@@ -149,7 +162,7 @@ def accept_submission(submission: Submission, job_ttl_s: float, job_id: UUID) ->
         expires_at=now.after(job_ttl_s),
         max_attempts=submission.max_attempts,
         timeout_s=submission.timeout_s,
-        labels=submission.labels,
+        labels=with_trace(submission.labels, trace),
     )
     grant = Grant(
         job_id=job_id,

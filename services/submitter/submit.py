@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import structlog
 from aiohttp import web
 from azure.core.exceptions import AzureError
@@ -33,6 +35,7 @@ from .submissions import SubmissionClient
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 FORM = "application/x-www-form-urlencoded"
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 RETRY_AFTER_S = 2  # while the queue is unavailable
 
 
@@ -77,7 +80,8 @@ class SubmitHandler:
         submission = submission_from_form(body) if is_form else submission_from_json(body)
         if Permission.LABEL not in caller.permissions:
             _check_labels(submission)
-        accepted = accept_submission(submission, self._job_ttl_s, job_id_for(submission, caller.name, key))
+        job_id = job_id_for(submission, caller.name, key)
+        accepted = accept_submission(submission, self._job_ttl_s, job_id, trace_context(request))
         await self._enqueue(accepted)
         return self._respond(accepted, is_form=is_form)
 
@@ -110,6 +114,12 @@ class SubmitHandler:
         receipt = {"id": job_id, "status": "queued", "token": token, "links": self._links.for_job(job_id, token)}
         headers = {"Location": path, "Cache-Control": "no-store"}
         return web.Response(status=202, body=encode(receipt), content_type=JSON, headers=headers)
+
+
+def trace_context(request: web.Request) -> str | None:
+    """Return the trace context of a request (https://www.w3.org/TR/trace-context/), or None if it has no valid one."""
+    header = request.headers.get("traceparent", "")
+    return header if TRACEPARENT.fullmatch(header) else None
 
 
 def _check_labels(submission: Submission) -> None:

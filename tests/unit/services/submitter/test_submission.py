@@ -168,6 +168,12 @@ def test_the_labels_of_a_job_have_a_limit() -> None:
     assert raised.value.field == "tags"
 
 
+def test_labels_at_their_limit_have_no_trace() -> None:
+    """The notifier would refuse larger labels, and with them the other submissions of the same request."""
+    submission = submission_from_json(msgspec.json.encode({"kind": "test", **LARGEST_LABELS}))
+    assert accept_submission(submission, WEEK_S, ID, "00" * 40).message.labels == submission.labels
+
+
 def test_a_delay_is_shorter_than_the_job_s_lifetime() -> None:
     """The limit of a delay is the configured lifetime of a job."""
     assert submit(delay_s=WEEK_S - 1).delay_s == WEEK_S - 1

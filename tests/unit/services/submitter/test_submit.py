@@ -95,6 +95,22 @@ async def test_anyone_who_may_submit_sets_a_name_only(tmp_path: Path) -> None:
     assert queue.labels == [Labels(name="March"), Labels(name="April")]
 
 
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+async def test_the_trace_context_of_a_request_is_a_label(tmp_path: Path) -> None:
+    """A retry in another trace is the same job, and an invalid header is ignored, as the standard demands."""
+    traces = [TRACE, TRACE.replace("01", "00"), TRACE.upper(), f"{TRACE}-x", "00-{}", ""]
+    ids = set()
+    async with served(tmp_path, queue := FakeQueue()) as client:
+        for trace in traces:
+            headers = {"Authorization": "Bearer app", "Idempotency-Key": "k", "traceparent": trace}
+            async with client.post("/jobs", json={"kind": "test"}, headers=headers) as response:
+                ids.add((await response.json())["id"])
+    assert queue.labels == [*(Labels(trace=trace) for trace in traces[:2]), None, None, None, None]
+    assert len(ids) == 1
+
+
 async def test_an_open_dashboard_does_not_open_submissions(tmp_path: Path) -> None:
     """With `SUBMITTER_API_KEYS`, a submission needs a key, whatever `DASHBOARD_OPEN` says."""
     async with served(tmp_path, FakeQueue(), DASHBOARD_OPEN="true") as client:
