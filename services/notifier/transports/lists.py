@@ -16,7 +16,7 @@ from ..records.store import JobStore
 from ..watching.snapshot import PublishedSnapshot
 from .auth import TokenAuth, unavailable_without_store
 from .failures import Failure, group_failures
-from .list_queries import ListParameters, read_parameters, restrict
+from .list_queries import ListParameters, read_parameters
 from .refusals import problem_for
 
 MAX_FAILURES = 1_000
@@ -81,8 +81,7 @@ class ListHandler:
         """Answer with the newest failures, grouped by what they have in common."""
         grant = self._auth.authorize_list(request, DETAILS)
         since = read_parameters(request, FailureParameters).since
-        job_filter, _tags = restrict(grant.filter, None, None, ())
-        query = JobQuery(filter=job_filter, statuses=frozenset({"failed"}), since=since, limit=MAX_PAGE)
+        query = JobQuery(filter=grant.filter, statuses=frozenset({"failed"}), since=since, limit=MAX_PAGE)
         failures: list[Failure] = []
         complete, cursor = True, None
         for _ in range(MAX_FAILURE_PAGES):

@@ -169,25 +169,27 @@ class LiveLists:
                 key=lambda live_list: live_list.due_at,
             )
             if due:
-                await asyncio.gather(*map(self._refresh, due[:MAX_READS_PER_TICK]))
+                errors = await asyncio.gather(*map(self._refresh, due[:MAX_READS_PER_TICK]))
+                if failures := [type(error).__name__ for error in errors if error is not None]:
+                    log.warning("lists_read_failed", error=failures[0], count=len(failures))
                 await asyncio.sleep(REST_FACTOR * (time.monotonic() - started_at))
 
-    async def _refresh(self, live_list: LiveList) -> None:
-        """Read a list again, and notify its watchers if it has changed."""
+    async def _refresh(self, live_list: LiveList) -> RedisError | OSError | None:
+        """Read a list again, and notify its watchers if it has changed. Return the error if the read has failed."""
         before = live_list.job_ids
         try:
             await self._read(live_list)
         except (RedisError, OSError) as error:
-            log.warning("list_read_failed", error=type(error).__name__)
             live_list.hasten(RETRY_DELAY_S)
-            return
+            return error
         if live_list.job_ids == before:
-            return
+            return None
         for number, watcher in enumerate(list(live_list.watchers), 1):
             if watcher in live_list.watchers:  # it may have left meanwhile
                 watcher.on_list_changed(live_list)
             if number % WATCHERS_PER_TURN == 0:
                 await asyncio.sleep(0)
+        return None
 
     async def _read(self, live_list: LiveList) -> None:
         live_list.schedule()  # before the read: an announcement during the read leads to another one

@@ -145,7 +145,8 @@ async def test_many_jobs_by_list_token(notifier: Notifier) -> None:
         ("forbidden", str(BERTS)),
         ("unknown", str(LOST)),
     ]
-    for entry, code in ((entries[-2], "invalid"), (entries[-1], "forbidden")):
+    only_lists = {"watch": notifier.list_token("list"), "job_id": str(ANNAS)}
+    for entry, code in ((entries[-2], "invalid"), (entries[-1], "forbidden"), (only_lists, "forbidden")):
         async with notifier.client.post("/live/jobs", json={"watch": [entry]}) as response:
             assert (await response.json())["code"] == code
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import cast
 from uuid import UUID
 
 import pytest
@@ -56,14 +59,21 @@ class Filtered(RunningSynchronizer):
         self.synchronizer.on_publication(job_key(JOB), snapshot_text(version))
 
 
-@pytest.fixture
-async def filtered() -> AsyncIterator[Filtered]:
-    """Run the read loop of a synchronizer until the test ends."""
+@asynccontextmanager
+async def running() -> AsyncIterator[Filtered]:
+    """Run the read loop of a synchronizer until the block ends."""
     filtered = Filtered()
     task = asyncio.create_task(filtered.synchronizer.read_loop())
     yield filtered
     task.cancel()
     await asyncio.wait({task})
+
+
+@pytest.fixture
+async def filtered() -> AsyncIterator[Filtered]:
+    """Run the read loop of a synchronizer until the test ends."""
+    async with running() as filtered:
+        yield filtered
 
 
 async def test_a_matching_record_opens_the_job(filtered: Filtered) -> None:
@@ -146,6 +156,24 @@ async def test_a_slow_consumer_gets_only_what_is_read_when_it_drains(
     await wait_until(lambda: watcher.events == [3, "up to date", 6])
 
 
+async def test_a_slow_consumer_gets_the_last_version_when_it_drains(filtered: Filtered) -> None:
+    """Nothing else happens to the job that would lead to a read."""
+    filtered.store.records[JOB] = record_of("anna", 3)
+    watcher = filtered.open()
+    await filtered.settle()
+    (subscription,) = filtered.hub._topics[JOB].all()
+    watcher.is_writable = False
+    filtered.store.records[JOB] = record_of("anna", 4)
+    filtered.publish(4)
+    await filtered.settle()
+    watcher.is_writable = True
+    for _ in range(2):
+        filtered.synchronizer.flush(subscription)
+        await filtered.settle()
+    assert watcher.events == [3, "up to date", 4]
+    assert len(filtered.store.reads) == 3
+
+
 @pytest.mark.parametrize("version", [None, 0, 3])
 async def test_a_job_without_a_record_is_unknown(filtered: Filtered, version: int | None) -> None:
     """There is no placeholder; the subscription stays open, since the record may follow."""
@@ -167,3 +195,84 @@ async def test_damaged_or_missing_labels_open_nothing(filtered: Filtered, labels
     await filtered.settle()
     assert watcher.events == []
     assert len(filtered.ended) == 1
+
+
+class History:
+    """A random history of a job whose record is lost, rebuilt with either owner, published late, and read slowly."""
+
+    def __init__(self, filtered: Filtered, seed: int) -> None:
+        self._filtered = filtered
+        self._random = random.Random(seed)
+        self._owners: dict[int, str] = {}  # by version
+        self._subscriptions: list[Subscription] = []
+
+    async def step(self) -> None:
+        """Do one of the things that may happen."""
+        await self._random.choice(
+            [self._write, self._write, self._publish, self._lose, self._hold, self._open, self._block, self._read]
+        )()
+
+    async def _write(self) -> None:
+        version = len(self._owners) + 1
+        self._owners[version] = self._random.choice(["anna", "bert"])
+        self._filtered.store.records[JOB] = record_of(self._owners[version], version)
+        if self._random.random() < 0.7:
+            self._filtered.publish(version)
+
+    async def _publish(self) -> None:
+        if self._owners:
+            self._filtered.publish(self._random.randint(1, len(self._owners)))
+
+    async def _lose(self) -> None:
+        self._filtered.store.records.pop(JOB, None)
+
+    async def _hold(self) -> None:
+        released = self._filtered.store.released
+        released.clear() if released.is_set() else released.set()
+
+    async def _open(self) -> None:
+        version = self._random.choice([None, 0, len(self._owners)])
+        subscription = Subscription(FakeWatcher(), ANNAS.for_job(UUID(JOB)), version)
+        self._filtered.synchronizer.subscribe(subscription)
+        self._subscriptions.append(subscription)
+        self._filtered.watch()  # with the token of the job, which publications reach at once
+
+    async def _block(self) -> None:
+        for subscription in self._subscriptions:
+            watcher = cast(FakeWatcher, subscription.watcher)
+            watcher.is_writable = self._random.random() < 0.5
+            if watcher.is_writable and self._filtered.hub.has(subscription):
+                self._filtered.synchronizer.flush(subscription)
+
+    async def _read(self) -> None:
+        for _ in range(self._random.randint(1, 5)):
+            await asyncio.sleep(0)
+
+    async def check(self) -> None:
+        """Assert that no watcher got a version of another owner's, and that all end up with the last one of Anna's."""
+        self._filtered.store.released.set()
+        await self._filtered.settle()
+        last = len(self._owners) + 1
+        self._owners[last] = "anna"
+        self._filtered.store.records[JOB] = record_of("anna", last)
+        for subscription in self._subscriptions:
+            cast(FakeWatcher, subscription.watcher).is_writable = True
+        self._filtered.publish(last)
+        await self._filtered.settle()
+        for subscription in self._subscriptions:
+            events = cast(FakeWatcher, subscription.watcher).events
+            versions = [event for event in events if isinstance(event, int)]
+            assert {self._owners[version] for version in versions} <= {"anna"}
+            assert versions == sorted(set(versions))
+            if subscription not in self._filtered.ended:
+                assert versions[-1] == last
+
+
+@pytest.mark.parametrize("seed", range(50))
+async def test_no_history_shows_another_owners_version(seed: int) -> None:
+    """In any order of changes, publications, reads and backpressure. Those that stay subscribed get the last one."""
+    async with running() as filtered:
+        history = History(filtered, seed)
+        for _ in range(40):
+            await history.step()
+        await history.check()
