@@ -90,6 +90,17 @@ class Stack:
             assert response.status == 202, snapshot
             return snapshot
 
+    async def cancel_persistently(self, receipt: dict[str, Any]) -> None:
+        """Cancel a job, and repeat the request while the notifier is unavailable."""
+        headers = {"Authorization": f"Bearer {receipt['token']}"}
+        while True:
+            with suppress(aiohttp.ClientError, OSError):
+                async with self.session.post(receipt["links"]["cancel"], headers=headers) as response:
+                    if response.status == 202:
+                        return
+                    assert response.status == 503, await response.text()
+            await asyncio.sleep(RETRY_PAUSE_S)
+
     def internal(self, service: str) -> str:
         """Return the base URL of a service's internal listener."""
         return f"http://127.0.0.1:{self.env[f'{service.upper()}_INTERNAL_PORT']}"

@@ -2,13 +2,14 @@
 
 The notifier creates a job's record from its submission, so that lists show the job while it waits, and wakes a worker.
 No response waits for this, and no job depends on it: without it, lists show a job when it starts, and workers find it
-by polling. Failures are therefore ignored after two quick retries, which bridge the restart of a replica.
+by polling. Failures are therefore ignored after a minute of retries, which bridges a restart of notifier or Redis.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
+import math
+import time
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -17,6 +18,7 @@ from http import HTTPStatus
 import aiohttp
 import structlog
 
+from headway.backoff import full_jitter_s
 from headway.contracts import MAX_REPORTS_BYTES, MAX_REPORTS_PER_REQUEST, SubmittedJob, encode
 
 from ..runtime.settings import ReloadingFile
@@ -27,7 +29,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 TIMEOUT = aiohttp.ClientTimeout(total=2)
 MAX_PENDING = 10_000  # about 4 MB, and at most 30 MB; beyond it, the oldest is dropped
-RETRY_PAUSES_S = (0.2, 1.0)  # at most; each is random, so that submitters do not retry at the same time
+RETRY_FOR_S = 60.0  # after the first failure; meanwhile, further submissions wait
+BACKOFF_S, MAX_BACKOFF_S = 0.1, 2.0
 
 
 class SubmissionClient:
@@ -107,13 +110,15 @@ class SubmissionClient:
         return group
 
     async def _deliver(self, group: list[bytes]) -> None:
-        """Post a group, and repeat that twice while the notifier is unavailable."""
-        for pause_s in RETRY_PAUSES_S:
-            if await self._post(group):
+        """Post a group, and repeat that for a while if the notifier is unavailable."""
+        failures, give_up_at = 0, math.inf
+        while not await self._post(group):
+            failures += 1
+            give_up_at = min(give_up_at, time.monotonic() + RETRY_FOR_S)
+            if time.monotonic() >= give_up_at:
+                metrics.SUBMISSIONS_POSTED.labels("failed").inc(len(group))
                 return
-            await asyncio.sleep(random.uniform(0, pause_s))  # noqa: S311
-        if not await self._post(group):
-            metrics.SUBMISSIONS_POSTED.labels("failed").inc(len(group))
+            await asyncio.sleep(full_jitter_s(failures, BACKOFF_S, MAX_BACKOFF_S))
 
     async def _post(self, group: list[bytes]) -> bool:
         """Post a group; return whether the notifier has answered, with a refusal or not."""

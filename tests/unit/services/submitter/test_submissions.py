@@ -154,8 +154,8 @@ async def test_a_restart_of_the_notifier_is_bridged(
     statuses: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """While a replica is unavailable, a request is repeated twice; a wake-up is sent at once."""
-    monkeypatch.setattr(module, "RETRY_PAUSES_S", (0.01, 0.01))
+    """While the notifier is unavailable, a request is repeated; a wake-up is sent at once."""
+    monkeypatch.setattr(module, "MAX_BACKOFF_S", 0.01)
     before, notifier.statuses = counts(), list(statuses)
     with structlog.testing.capture_logs() as logs:
         async with running(notifier.url, keys) as client:
@@ -186,8 +186,8 @@ async def test_a_refusal_falls_back_to_a_wakeup(
 async def test_an_unavailable_notifier_is_ignored(
     notifier: FakeNotifier, keys: ReloadingFile[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After three attempts the submissions are given up, and later ones arrive."""
-    monkeypatch.setattr(module, "RETRY_PAUSES_S", (0.01, 0.01))
+    """After a while the submissions are given up, and later ones arrive."""
+    monkeypatch.setattr(module, "RETRY_FOR_S", 0.0)
     before = counts()
     async with running(f"http://127.0.0.1:{free_ports(1)[0]}", keys) as client:
         client.notify(submitted(), 0)
