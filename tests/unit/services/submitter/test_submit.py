@@ -95,6 +95,20 @@ async def test_anyone_who_may_submit_sets_a_name_only(tmp_path: Path) -> None:
     assert queue.labels == [Labels(name="March"), Labels(name="April")]
 
 
+async def test_a_hundred_thousand_tags_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    """As JSON and as a form they exceed the limit of a body, which the header of the request says."""
+    async with served(tmp_path, queue := FakeQueue()) as client:
+        headers = {"Authorization": "Bearer app", "Origin": "https://jobs.example"}
+        bodies = {
+            "application/json": b'{"kind":"test","tags":[%s"a"]}' % (b'"a",' * 99_999),
+            "application/x-www-form-urlencoded": b"kind=test" + b"&tags=a" * 100_000,
+        }
+        for media_type, body in bodies.items():
+            async with client.post("/jobs", data=body, headers={**headers, "Content-Type": media_type}) as response:
+                assert (response.status, (await read_problem(response))["code"]) == (413, "too_large")
+    assert queue.messages == []
+
+
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
