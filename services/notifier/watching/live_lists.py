@@ -27,7 +27,7 @@ POLL_INTERVAL_S = 1.0  # between two reads of another list
 DEBOUNCE_S = 0.25  # after an announcement, to read once for several of them
 RETRY_DELAY_S = 1.0
 TICK_S = 0.1
-MAX_READS_PER_TICK = 20
+MAX_READS_PER_TICK = 10  # of announced lists, and as many of others, which thus delay each other little
 REST_FACTOR = 3  # after its reads the loop rests three times as long, so that many lists do not occupy the replica
 WATCHERS_PER_TURN = 100  # who are notified before other tasks have their turn
 
@@ -164,15 +164,21 @@ class LiveLists:
             await self._has_lists.wait()
             await asyncio.sleep(TICK_S)
             started_at = time.monotonic()
-            due = sorted(
-                (live_list for live_list in self._lists.values() if live_list.due_at <= started_at),
-                key=lambda live_list: live_list.due_at,
-            )
-            if due:
-                errors = await asyncio.gather(*map(self._refresh, due[:MAX_READS_PER_TICK]))
+            if due := self._due(started_at):
+                errors = await asyncio.gather(*map(self._refresh, due))
                 if failures := [type(error).__name__ for error in errors if error is not None]:
                     log.warning("lists_read_failed", error=failures[0], count=len(failures))
                 await asyncio.sleep(REST_FACTOR * (time.monotonic() - started_at))
+
+    def _due(self, now: float) -> list[LiveList]:
+        """Return the lists that are read in this tick."""
+        due = sorted(
+            (live_list for live_list in self._lists.values() if live_list.due_at <= now),
+            key=lambda live_list: live_list.due_at,
+        )
+        announced = [live_list for live_list in due if live_list.channel is not None]
+        polled = [live_list for live_list in due if live_list.channel is None]
+        return announced[:MAX_READS_PER_TICK] + polled[:MAX_READS_PER_TICK]
 
     async def _refresh(self, live_list: LiveList) -> RedisError | OSError | None:
         """Read a list again, and notify its watchers if it has changed. Return the error if the read has failed."""

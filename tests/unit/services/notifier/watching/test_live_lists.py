@@ -18,6 +18,7 @@ from services.notifier.watching.live_lists import (
     ANNOUNCED_INTERVAL_S,
     DEBOUNCE_S,
     MAX_QUERIES,
+    MAX_READS_PER_TICK,
     POLL_INTERVAL_S,
     LiveList,
     LiveLists,
@@ -118,6 +119,18 @@ async def test_announced_lists_are_read_when_something_changes(running: Running)
     running.lists.on_publication("headway:list:{o:bert}", b"")
     assert await running.advance(POLL_INTERVAL_S) == 1
     assert await running.advance(ANNOUNCED_INTERVAL_S) == 4
+
+
+async def test_many_polled_lists_do_not_delay_announced_ones(running: Running) -> None:
+    """Nor the other way round: in each tick as many of both are read, those first that have been due for longest."""
+    polled = [JobQuery(filter=JobFilter(kind=f"k{number}")) for number in range(3 * MAX_READS_PER_TICK)]
+    for query in (*polled, ANNAS):
+        await running.lists.open(query, Watcher())
+    running.jobs.queries.clear()
+    running.now += POLL_INTERVAL_S
+    running.lists.on_publication(CHANNEL, b"")
+    await running.advance(DEBOUNCE_S)
+    assert running.jobs.queries == [ANNAS, *polled]
 
 
 async def test_only_a_changed_list_is_sent(running: Running) -> None:
