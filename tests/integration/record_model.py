@@ -122,7 +122,7 @@ def accept(old: Record | None, report: JobReport, now: Timestamp) -> Record:
     if not same_generation or report.attempt > old.state.attempt:
         new = replace(new, earlier_attempts=_with_attempt_of(old, now))
     if (new.snapshot, new.labels, new.state.worker) == (old.snapshot, old.labels, old.state.worker):
-        return _extend_expiry(new, now)
+        return new if new.state.expires_at > now else _extend_expiry(new, now)
     return _change(new, old, now)
 
 

@@ -283,7 +283,7 @@ local function report(old, new)
     else
       redis.call('HSET', key, 'message_id', new.message_id, 'delivery', new.delivery, 'sequence', new.sequence)
     end
-    expire(new)
+    if tonumber(new.expires_ms) <= now then expire(new) end  -- otherwise nothing changes the expiry of the key
     watchers, published = redis.call('PUBSUB', NUMSUB, key)[2], false
   else
     watchers, published = select(2, store(new, old)), true
