@@ -119,6 +119,7 @@ for limit in (
     "stuck",
     "tokens",
     "lists",
+    "pages",
 ):
     LIMITS_EXCEEDED.labels(limit)
 for refusal in ("invalid_token", "token_expired", "forbidden"):

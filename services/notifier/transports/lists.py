@@ -8,8 +8,9 @@ from msgspec import DecodeError, Struct, structs
 from headway.contracts import JobStatus, Timestamp, decode, encode
 from headway.grants import DETAILS, LIST
 
-from ...runtime.errors import UnprocessableContent
+from ...runtime.errors import ServiceUnavailable, UnprocessableContent
 from ...runtime.request import JSON
+from .. import metrics
 from ..records.index.query import MAX_PAGE, InvalidCursor, JobQuery
 from ..records.index.reader import IndexReader, ListedJob, Page
 from ..records.store import JobStore
@@ -21,6 +22,7 @@ from .refusals import problem_for
 
 MAX_FAILURES = 1_000
 MAX_FAILURE_PAGES = 10
+MAX_PAGES_IN_PROGRESS = 20  # each may read up to 2,000 records
 HEADERS = {"Cache-Control": "no-store"}
 
 
@@ -44,6 +46,7 @@ class ListHandler:
         self._index = index
         self._store = store
         self._auth = auth
+        self._pages_in_progress = 0
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes of the public listener."""
@@ -71,11 +74,17 @@ class ListHandler:
         return web.Response(body=body, content_type=JSON, headers=HEADERS)
 
     async def _page(self, query: JobQuery) -> Page:
+        if self._pages_in_progress >= MAX_PAGES_IN_PROGRESS:
+            metrics.LIMITS_EXCEEDED.labels("pages").inc()
+            raise ServiceUnavailable("Too many lists are read now; try again.", code="overloaded", retry_after_s=1)
+        self._pages_in_progress += 1
         try:
             with unavailable_without_store():
                 return await self._index.page(query)
         except InvalidCursor as error:
             raise UnprocessableContent(str(error), field="cursor") from error
+        finally:
+            self._pages_in_progress -= 1
 
     async def list_failures(self, request: web.Request) -> web.Response:
         """Answer with the newest failures, grouped by what they have in common."""

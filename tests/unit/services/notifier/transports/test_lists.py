@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from headway.contracts import JobError
 from headway.labels import JobFilter
+from services.notifier.records.index.query import JobQuery
+from services.notifier.records.index.reader import Page
 from services.notifier.records.record_read import RecordRead
-from services.notifier.transports.lists import MAX_FAILURE_PAGES, ListHandler
+from services.notifier.transports.lists import MAX_FAILURE_PAGES, MAX_PAGES_IN_PROGRESS, ListHandler
 from tests.unit.services.notifier.transports.listed_jobs import NOW, Jobs, job_id, list_token
 from tests.unit.services.notifier.transports.notifier_parts import Replica
 from tests.unit.services.runtime.http_app import Client, serve
+from tests.waiting import wait_until
 
 ABOUT = {"waiting": 1, "running": 2, "failed_24h": 3, "queue": None}
 
@@ -27,7 +31,7 @@ class Lists:
         self.client: Client
         self.jobs, self.replica = Jobs(), Replica(keys)
         parts: Any = (self.jobs, self.jobs, self.replica.auth)
-        self.routes = ListHandler(*parts).routes()
+        self.handler = ListHandler(*parts)
 
     async def get(self, path: str, scope: str = "list", token: str | None = None, **fields: Any) -> Any:
         """Send a request with a list token or another one; return the body."""
@@ -47,7 +51,7 @@ class Lists:
 async def lists(keys: Path) -> AsyncIterator[Lists]:
     """Serve the handlers behind the middleware of every listener."""
     lists = Lists(keys)
-    async with serve(*lists.routes) as lists.client:
+    async with serve(*lists.handler.routes()) as lists.client:
         yield lists
 
 
@@ -107,6 +111,24 @@ async def test_lists_are_unavailable_without_redis(lists: Lists) -> None:
     lists.jobs.failure = RedisConnectionError()
     for path in ("/live/jobs", "/live/failures", f"/live/jobs/{job_id(1)}/position"):
         assert await lists.problem(path, "list watch details") == (503, "unavailable", None)
+
+
+async def test_a_limited_number_of_pages_is_read_at_the_same_time(lists: Lists) -> None:
+    """The others may try again; each page makes room when it has been read, or the read has failed."""
+    page, released = lists.jobs.page, asyncio.Event()
+
+    async def slow_page(query: JobQuery) -> Page:
+        await released.wait()
+        return await page(query)
+
+    lists.jobs.page = slow_page  # type: ignore[method-assign]
+    reads = [asyncio.create_task(lists.get("/live/jobs?cursor=altered")) for _ in range(MAX_PAGES_IN_PROGRESS)]
+    await wait_until(lambda: lists.handler._pages_in_progress == MAX_PAGES_IN_PROGRESS)
+    assert await lists.problem("/live/jobs") == (503, "overloaded", None)
+    assert await lists.problem("/live/failures", "list details") == (503, "overloaded", None)
+    released.set()
+    assert {(await read)["field"] for read in reads} == {"cursor"}
+    assert (await lists.get("/live/jobs"))["jobs"] == []
 
 
 async def test_failures_are_grouped(lists: Lists) -> None:
