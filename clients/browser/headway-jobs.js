@@ -41,7 +41,8 @@ export class HeadwayJobs extends Base {
   #state = INITIAL_STATE;
   #isPointedAt = false;
   #showsTop = false; // whether the user has asked for the newer jobs
-  #watchedKey = ""; // the attributes of the current watch
+  #watchedKey = ""; // the other attributes of the current watch
+  #watchedToken = null;
   #syncScheduled = false;
   #caughtUpAt = -Infinity;
   #catchUpTimer = null;
@@ -127,8 +128,10 @@ export class HeadwayJobs extends Base {
       this.#syncScheduled = false;
       const [, ...names] = HeadwayJobs.observedAttributes; // without the token, which may change for the same list
       const key = this.isConnected ? JSON.stringify(names.map((name) => this.getAttribute(name))) : "";
-      const isSameList = this.#list && key === this.#watchedKey;
-      if (isSameList && (this.token || this.src)) return this.#list.renew(this.#tokenOption());
+      const isSameList = this.#list && key === this.#watchedKey && (this.token || this.src);
+      const isSameToken = this.token === this.#watchedToken;
+      this.#watchedToken = this.token;
+      if (isSameList) return isSameToken || this.#list.renew(this.#tokenOption());
       this.#stop();
       this.#watchedKey = key;
       if (key) this.#start();

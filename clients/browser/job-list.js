@@ -31,7 +31,7 @@ export class JobList {
   #snapshots = new Map(); // of the jobs of head and rows, by id
   #head = new Set(); // ids
   #rows = new Set(); // ids
-  #left = new Set(); // the ids of rows that left the list
+  #left = new Set(); // the ids of jobs that left the list
   #held = false;
   #end = {}; // the id `after` which older jobs follow at the cursor `next`, which is null if there are none
 
@@ -111,7 +111,6 @@ export class JobList {
 
   /** Remove a job whose record is gone. */
   remove(id) {
-    this.#head.delete(id);
     this.#left.add(id);
     this.#update();
   }
@@ -146,16 +145,18 @@ export class JobList {
   /** Bring the rows up to date unless they are held, and forget the snapshots that are not needed any more. */
   #update() {
     if (!this.#held) this.#rows = new Set(this.#currentRows());
-    for (const id of this.#left) if (!this.#rows.has(id)) this.#left.delete(id);
-    for (const id of this.#snapshots.keys()) if (!this.#head.has(id) && !this.#rows.has(id)) this.#snapshots.delete(id);
+    const isUsed = (id) => this.#head.has(id) || this.#rows.has(id);
+    for (const id of this.#left) if (!isUsed(id)) this.#left.delete(id);
+    for (const id of this.#snapshots.keys()) if (!isUsed(id)) this.#snapshots.delete(id);
   }
 
   /** Return the ids of the rows to show: the head, and the older rows unless there are unknown jobs between them. */
   #currentRows() {
     const isWhole = this.#head.size < this.#limit;
     const isConnected = [...this.#head].some((id) => this.#rows.has(id));
-    const kept = !isWhole && isConnected ? [...this.#rows].filter((id) => !this.#left.has(id)) : [];
-    return this.#sorted(new Set([...this.#head, ...kept])).slice(0, this.#size).map(({ id }) => id);
+    const ids = new Set([...this.#head, ...(!isWhole && isConnected ? this.#rows : [])]);
+    const listed = this.#sorted(ids).filter(({ id }) => !this.#left.has(id));
+    return listed.slice(0, this.#size).map(({ id }) => id);
   }
 
   /** Return the snapshots of some jobs, newest first; those without a snapshot yet are missing. */

@@ -13,7 +13,7 @@ const MAX_NAMES = 2; // in an announcement
 export class JobsView {
   parts = {};
   #root;
-  #rows = new Map(); // by the job's id
+  #rows = new Map(); // by the job's id, in their order
   #visible = new Set(); // ids
   #observer;
   #isTopVisible = true;
@@ -65,7 +65,9 @@ export class JobsView {
 
   /** Whether the user is using the list by keyboard, or has scrolled down. */
   get isInUse() {
-    return !this.#isTopVisible || Boolean(this.#root.querySelector(":focus-visible"));
+    const { activeElement } = this.#root;
+    const focused = activeElement?.shadowRoot?.activeElement ?? activeElement;
+    return !this.#isTopVisible || Boolean(focused?.matches(":focus-visible"));
   }
 
   row(id) {
@@ -75,14 +77,14 @@ export class JobsView {
   /** Show these rows in this order; `create` makes new ones. Rows that have moved slide or fade to their new place. */
   arrange(ids, create) {
     const { jobs, older } = this.parts;
+    if (ids.join() === [...this.#rows.keys()].join()) return;
     const moving = () => [...jobs.children, older];
     const before = new Map(moving().map((element) => [element, element.offsetTop]));
     for (const [id, { item }] of this.#rows) if (!ids.includes(id)) this.#remove(id, item);
-    ids.forEach((id, index) => {
-      if (!this.#rows.has(id)) this.#rows.set(id, create(id));
-      const { item } = this.#rows.get(id);
-      item.dataset.id = id;
+    this.#rows = new Map(ids.map((id) => [id, this.#rows.get(id) ?? create(id)]));
+    [...this.#rows].forEach(([id, { item }], index) => {
       if (jobs.children[index] === item) return;
+      item.dataset.id = id;
       jobs.insertBefore(item, jobs.children[index] ?? null);
       this.#observer.observe(item);
     });

@@ -82,12 +82,12 @@ class WatchedJobs {
   async more() {
     if (this.#state.loading) return;
     this.#set({ loading: true, error: null });
-    const before = this.#list.jobs.length;
+    const list = this.#list; // another token may replace it meanwhile
+    const before = list.jobs.length;
     try {
-      for (let pages = 0; pages < MAX_EMPTY_PAGES && this.#list.older; pages++) {
-        const { jobs, next } = await this.#fetch(this.#list.older);
-        this.#list.append(jobs, next);
-        if (this.#list.jobs.length > before) break;
+      for (let pages = 0; pages < MAX_EMPTY_PAGES && list.older && list.jobs.length === before; pages++) {
+        const { jobs, next } = await this.#fetch(list.older);
+        list.append(jobs, next);
       }
     } catch ({ code, message }) {
       this.#onError({ code, message });
@@ -232,8 +232,10 @@ class WatchedJobs {
   }
 
   async #fetchHead() {
+    const { token } = this.#request;
     try {
       const { jobs, next, complete, now } = await this.#fetch({});
+      if (this.#subscriber.closed || token !== this.#request.token) return;
       this.#polledAt = Date.parse(now);
       this.#setHead(jobs.map(({ id }) => id), next, complete);
       for (const job of jobs) this.#list.apply(job);

@@ -28,7 +28,7 @@ MUTE = """() => {
 }"""
 UNMUTE = "() => { BroadcastChannel.prototype.postMessage = originalPostMessage; }"
 
-ARRIVALS = 2000 if os.environ.get("LONG") else 100
+ARRIVALS = 2000 if os.environ.get("LONG") else 120
 ARRIVALS_PER_S = 50
 COUNT_SOCKETS = """
 window.sockets = [];
@@ -284,7 +284,7 @@ async def test_list_of_an_owner_is_live_in_all_tabs(context: BrowserContext, sta
     point = [box["x"] + 100, box["y"] + 20]
     await follower.mouse.move(*point)
     before = await follower.evaluate(POINTED_ROW, point)
-    receipts = await submit_steadily(stack, owner, ARRIVALS // 2, start=ARRIVALS // 2)
+    receipts = await submit_steadily(stack, owner, ARRIVALS // 2, start=ARRIVALS // 2)  # for longer than a second
     await expect(follower.locator("[part=fresh]")).to_be_visible()
     assert await follower.evaluate(POINTED_ROW, point) == before
     await follower.mouse.move(0, 0)

@@ -223,3 +223,37 @@ def test_other_tokens_are_no_list(token: str) -> None:
       await pass(100);
       result = [states.at(-1).error.code, transports.length];
     """) == ["invalid_token", 0]
+
+
+def test_another_user_sees_no_job_of_the_first() -> None:
+    """A token for other jobs empties the list, and the answer to a request with the first token is ignored."""
+    assert simulate("""
+      const answers = [];
+      server.answer = (path) => path === "/live/jobs" && new Promise((resolve) => answers.push(resolve));
+      const socket = await open();
+      await answer(socket, 9, 7);
+      const loaded = list.more();
+      list.renew(token({ filter: { owner: "bob" } }));
+      await pass(60);
+      result = [states.at(-1).jobs];
+      answers[0](page(6, 4, null));
+      await loaded;
+      await answer(socket, 2, 2);
+      result.push(numbers(), socket.closedAt === undefined);
+    """) == [None, [2], True]
+
+
+def test_job_without_a_record_leaves_no_hole() -> None:
+    """A job whose record is gone is removed, and the older rows that were loaded stay."""
+    assert simulate("""
+      const socket = await open();
+      await answer(socket, 9, 7);
+      server.answer = (path) => path === "/live/jobs" && page(6, 4, null);
+      await list.more();
+      await pass(300);
+      socket.receive({ error: { code: "unknown", message: "", job_id: idOf(8) } });
+      await pass(60);
+      result = [numbers()];
+      await change(socket, [6], [8]);
+      result.push(numbers());
+    """) == [[9, 7, 6, 5, 4], [9, 7, 6, 5, 4]]
