@@ -60,18 +60,19 @@ class JobLists(ServiceClient):
         """
         return await self._issue({"filter": JobFilter(owner=owner, tag=tag, kind=kind), "scope": scope, "ttl_s": ttl_s})
 
-    async def job_token(self, job_id: UUID | str, *, scope: str = JOB_SCOPE) -> IssuedToken:
+    async def job_token(self, job_id: UUID | str, *, scope: str = JOB_SCOPE, ttl_s: float = TOKEN_TTL_S) -> IssuedToken:
         """Return a token for any job of the submitter; the client needs an API key.
 
         Args:
             job_id: the job's id. The token opens the job only if it has a record.
             scope: what the token allows: `watch`, and some of `cancel`, `details` and `operate`.
+            ttl_s: as for `list_token`.
 
         Raises:
             ValueError: `job_id` is not the id of a job.
             RequestFailed, Unreachable: as for `list_token`.
         """
-        return await self._issue({"job": UUID(str(job_id)), "scope": scope})
+        return await self._issue({"job": UUID(str(job_id)), "scope": scope, "ttl_s": ttl_s})
 
     async def jobs(
         self, token: str | None = None, *, limit: int | None = None, **query: Unpack[JobQuery]

@@ -116,9 +116,9 @@ class SyncClient:
             lambda client: client.list_token(owner=owner, tag=tag, kind=kind, scope=scope, ttl_s=ttl_s)
         )
 
-    def job_token(self, job_id: UUID | str, *, scope: str = JOB_SCOPE) -> IssuedToken:
+    def job_token(self, job_id: UUID | str, *, scope: str = JOB_SCOPE, ttl_s: float = TOKEN_TTL_S) -> IssuedToken:
         """Return a token for any job of the submitter, as `Client.job_token` does."""
-        return self._thread().call(lambda client: client.job_token(job_id, scope=scope))
+        return self._thread().call(lambda client: client.job_token(job_id, scope=scope, ttl_s=ttl_s))
 
     def jobs(
         self, token: str | None = None, *, limit: int | None = None, **query: Unpack[JobQuery]

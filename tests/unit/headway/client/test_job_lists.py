@@ -121,11 +121,11 @@ async def test_tokens_are_issued(services: Services, client: Client) -> None:
     assert (issued.token, issued.expires_at.isoformat()) == ("issued", "2026-01-01T01:00:00+00:00")
     job_id = uuid4()
     await client.job_token(job_id)
-    await client.job_token(str(job_id), scope="watch details")
+    await client.job_token(str(job_id), scope="watch details", ttl_s=60)
     assert list(map(json.loads, services.bodies)) == [
         {"filter": {"owner": "o", "tag": "t", "kind": "k"}, "scope": "list", "ttl_s": 60},
-        {"job": str(job_id), "scope": "watch cancel"},
-        {"job": str(job_id), "scope": "watch details"},
+        {"job": str(job_id), "scope": "watch cancel", "ttl_s": 3600},
+        {"job": str(job_id), "scope": "watch details", "ttl_s": 60},
     ]
     assert set(sent(services)) == {"POST /tokens Bearer the key"}
     with pytest.raises(ValueError, match="UUID"):
