@@ -285,10 +285,18 @@ async def run_program(stack: Stack, code: Path, *command: str) -> str:
 
 
 async def test_examples_of_the_document_run(stack: Stack, code: Path) -> None:
-    """Every program of the page runs unchanged, apart from the submitter's address."""
+    """Every program of the pages runs unchanged, apart from the submitter's address."""
     output = ""
-    for example in Document("docs/python-client.md").examples("python"):
+    pages = map(Document, ("docs/python-client.md", "docs/lists-and-tokens.md"))
+    for example in [example for page in pages for example in page.examples("python")]:
         program = example.text.replace("http://127.0.0.1:8080", stack.url)
         output += await run_program(stack, code, sys.executable, "-c", program)
-    for expected in ("Counted 3 steps", "2 letters", "\n3\n", "succeeded October", "0 to come"):
+    for expected in (
+        "Counted 3 steps",
+        "2 letters",
+        "\n3\n",
+        "succeeded October",
+        "0 to come",
+        "Letters of May succeeded",
+    ):
         assert expected in output

@@ -1,4 +1,4 @@
-"""The commands of docs/command-line.md, run unchanged beside a running system."""
+"""The commands of docs/command-line.md and docs/lists-and-tokens.md, run unchanged beside a running system."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.documents import Document
 from tests.stack import Stack, running
 from tests.waiting import PATIENCE_S
 
-PAGE = Document("docs/command-line.md")
+PAGE, LISTS = Document("docs/command-line.md"), Document("docs/lists-and-tokens.md")
 LAST_ID = uuid.UUID("ffffffff-ffff-4fff-bfff-ffffffffffff")  # jobs of the same second are listed in the order of ids
 VARIABLE_PARTS = {  # of an output, and what they look like
     "…": r"[\s\S]*",
@@ -71,6 +71,13 @@ async def test_commands_submit_watch_and_cancel(stack: Stack) -> None:
     )
     for expected in (f"{stack.url}/jobs/", *expected_parts):
         assert expected in output
+
+
+async def test_commands_list_the_jobs_of_a_customer(stack: Stack) -> None:
+    """The job that has been submitted with a tag is listed by it."""
+    output = "".join([await run(stack, example.text) for example in LISTS.examples("sh")])
+    listed = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    assert [job["name"] for job in listed] == ["October letters"]
 
 
 async def test_poisoned_jobs_are_listed_and_redriven(stack: Stack) -> None:

@@ -14,8 +14,16 @@ from dev.demo import JOBS as DEMO_JOBS
 from dev.environment import ROOT
 from headway import job
 from headway.contracts import ENDED, JobStatus, RejectionReason
+from headway.grants import SCOPES
+from headway.labels import MAX_LABELS_BYTES, MAX_TAGS
+from services.notifier.records.index import query
+from services.notifier.records.index.changes import MAX_LISTED
 from services.notifier.redis_client.url import redis_from_url
 from services.notifier.settings import NotifierSettings
+from services.notifier.transports.list_queries import MAX_LIVE_JOBS, ListParameters
+from services.notifier.transports.websocket.list_connections import MAX_LISTS
+from services.notifier.watching.live_lists import MAX_QUERIES
+from services.submitter.issue_token import MAX_TTL_S
 from services.submitter.settings import SubmitterSettings
 from services.worker import lease
 from services.worker.jobs.countdown import Countdown
@@ -27,6 +35,7 @@ README = Document("README.md")
 GET_STARTED = Document("docs/get-started.md")
 CONCEPTS = Document("docs/concepts.md")
 JOBS = Document("docs/write-jobs.md")
+LISTS = Document("docs/lists-and-tokens.md")
 DOCUMENTS = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/README.md")]
 
 
@@ -140,6 +149,23 @@ def test_the_limits_have_their_defaults() -> None:
     }
     assert len(documented) == 6
     assert documented == {name: defaults[name] for name in documented}
+
+
+def test_the_limits_of_lists_are_documented() -> None:
+    """The tables of docs/lists-and-tokens.md have the limits, the filters and the scopes of the code."""
+    limits = [cell.replace("newest ", "") for _, cell, _ in LISTS.table("Limits")]
+    assert limits == [
+        f"1 to {query.MAX_PAGE}, {query.DEFAULT_PAGE} by default",
+        f"1 to {MAX_LIVE_JOBS}, {query.DEFAULT_PAGE} by default",
+        f"{MAX_LISTS}; {MAX_QUERIES}",
+        f"the {MAX_LISTED}",
+        f"{MAX_TAGS}, {MAX_LABELS_BYTES // 1024} KiB",
+        "a day",
+    ]
+    assert MAX_TTL_S == 86_400
+    filters = {name for row in LISTS.table("Filters") for name in re.findall(r"`(\w+)`", row[0])}
+    assert filters == {field.name for field in msgspec.structs.fields(ListParameters)} - {"limit", "cursor"}
+    assert {name.strip("`") for name, _ in LISTS.table("Scopes")} == set(SCOPES)
 
 
 def test_the_documented_urls_of_redis_are_valid() -> None:
