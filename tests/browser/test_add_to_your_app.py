@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-import sqlite3
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Dialog, Locator, Page, expect
+from playwright.async_api import Browser, BrowserContext, Locator, Page, expect
 
 from dev.environment import ROOT
+from headway.client import Client
 from tests.browser import embedding, new_user
 from tests.browser.conftest import TIMEOUT_MS, PageErrors, SendReport, open_page
-from tests.browser.embedding import wait_for_watched_jobs
 from tests.browser.fake_site import FakeSite
 from tests.browser.new_user import Machine
 from tests.browser.npm import PACKAGES, build, install_client, run_node
@@ -32,7 +31,7 @@ sites, stack, allowed_site = embedding.sites, embedding.stack, embedding.allowed
 DOC = Document("docs/add-to-your-app.md")
 (SERVE_FASTAPI, SERVE_DJANGO) = (example.text for example in DOC.examples("sh"))
 (COMPONENT,) = (example.text for example in DOC.examples("tsx"))
-MAILINGS = "fetch('/mailings').then((response) => response.json())"
+NO_MAILINGS = "You have sent no mailings yet."
 STATUS = "[part=status]"
 MAIN = 'import { createRoot } from "react-dom/client";\nimport { Mailings } from "./Mailings";\n'
 MAIN += 'createRoot(document.querySelector("main")!).render(<Mailings />);\n'
@@ -61,11 +60,11 @@ async def followed_get_started(folder: Path, stores: Mapping[str, str]) -> Async
 
 
 async def send(page: Page, title: str, readers: int = 15) -> Locator:
-    """Start a mailing and return its element."""
+    """Start a mailing and return its row."""
     await page.get_by_label("Title").fill(title)
     await page.get_by_label("Readers").fill("\n".join(f"Reader {number}" for number in range(readers)))
     await page.get_by_role("button", name="Send").click()
-    return page.locator("headway-job", has_text=title)
+    return page.locator("headway-jobs [part~=row]").filter(has_text=title)
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +92,9 @@ async def logged_in(browser: Browser, username: str, password: str) -> AsyncIter
 
 
 async def test_fastapi_shows_users_their_jobs(browser: Browser, fastapi: App) -> None:
-    """A user sees the bar of a mailing, also after a reload; another user sees none."""
+    """A user sees the bar of a mailing, also after a reload; another user sees none, and cannot open the user's."""
     async with logged_in(browser, "ada", "engine") as ada, logged_in(browser, "ben", "kite") as ben:
-        page = await ada.new_page()
+        page, other = await ada.new_page(), await ben.new_page()
         await open_page(page, fastapi.url)
         errors = PageErrors(page)
         job = await send(page, "News of March")
@@ -103,48 +102,27 @@ async def test_fastapi_shows_users_their_jobs(browser: Browser, fastapi: App) ->
         await page.reload()
         await expect(job.locator(STATUS)).to_have_text("Succeeded")
         assert errors.messages == []
-        other = await ben.new_page()
         await other.goto(fastapi.url)
-        assert await other.evaluate(MAILINGS) == []
+        await expect(other.get_by_text(NO_MAILINGS)).to_be_visible()
+        link = await job.get_by_role("link").get_attribute("href")
+        assert (await ben.request.get(f"{fastapi.url}{link}", max_redirects=0)).status == 403
 
 
-async def test_fastapi_shares_a_link_that_cannot_cancel(browser: Browser, fastapi: App) -> None:
-    """The button Share shows a link, whose page shows the job without a button to cancel it; only the owner gets it."""
-    prompts: list[str] = []
-
-    async def accept(dialog: Dialog) -> None:
-        prompts.append(dialog.default_value)
-        await dialog.accept()
-
-    async with logged_in(browser, "ada", "engine") as ada, logged_in(browser, "ben", "kite") as ben:
+async def test_fastapi_shares_a_page_that_cannot_cancel(browser: Browser, fastapi: App) -> None:
+    """The title of a mailing leads to the job's page without a button to cancel it; the list has the button."""
+    async with logged_in(browser, "ada", "engine") as ada:
         page = await ada.new_page()
-        page.on("dialog", accept)
         await open_page(page, fastapi.url)
-        job = await send(page, "News of April")
-        await expect(job.locator("[part=cancel]")).to_be_visible()
-        await job.get_by_role("button", name="Share").click()
-        await wait_until(lambda: prompts)
-        shared = await ada.new_page()
-        await shared.goto(prompts[0])
-        await expect(shared.locator("#status")).to_have_text("Running")
-        await expect(shared.get_by_role("button", name="Cancel job")).to_be_hidden()
-        (mailing,) = [one for one in await page.evaluate(MAILINGS) if one["title"] == "News of April"]
-        response = await ben.request.post(f"{fastapi.url}/mailings/{mailing['job_id']}/share")
-        assert response.status == 404
-
-
-async def test_fastapi_deletes_expired_tokens(browser: Browser, fastapi: App) -> None:
-    """A mailing whose token has expired is not listed, and its row is deleted."""
-    async with logged_in(browser, "ben", "kite") as ben:
-        page = await ben.new_page()
-        await open_page(page, fastapi.url)
-        job = await send(page, "News of May")
+        job = await send(page, "News of April", readers=50)
         await expect(job.locator(STATUS)).to_have_text("Running")
-        with sqlite3.connect(fastapi.folder / "app.db") as database:
-            database.execute("UPDATE mailings SET expires_at = 0 WHERE user = 'ben'")
-        assert await page.evaluate(MAILINGS) == []
-        assert database.execute("SELECT count(*) FROM mailings WHERE user = 'ben'").fetchall() == [(0,)]
-        database.close()
+        link = await job.get_by_role("link").get_attribute("href")
+        shared = await ada.new_page()
+        await shared.goto(f"{fastapi.url}{link}")
+        await expect(shared.locator("#status")).to_have_text("Running")
+        await expect(shared.get_by_role("heading", name="News of April")).to_be_visible()
+        await expect(shared.get_by_role("button", name="Cancel job")).to_be_hidden()
+        await job.get_by_role("button", name="Cancel").click()
+        await expect(shared.locator("#status")).to_have_text("Cancelled")
 
 
 async def test_fastapi_requires_the_password(browser: Browser, fastapi: App) -> None:
@@ -152,7 +130,7 @@ async def test_fastapi_requires_the_password(browser: Browser, fastapi: App) -> 
     for username, password in (("ada", "kite"), ("eve", "")):
         async with logged_in(browser, username, password) as context:
             await open_page(await context.new_page(), fastapi.url)
-            assert (await context.request.get(f"{fastapi.url}/mailings")).status == 401
+            assert (await context.request.get(f"{fastapi.url}/jobs-token")).status == 401
 
 
 async def test_django_shows_users_their_jobs(page: Page, stores: dict[str, str], tmp_path: Path) -> None:
@@ -172,6 +150,9 @@ async def test_django_shows_users_their_jobs(page: Page, stores: dict[str, str],
         await expect(job.locator(STATUS)).to_have_text("Succeeded")
         await expect(job.locator("[part=percent]")).to_have_text("100 %")
         assert errors.messages == []
+        await page.context.clear_cookies()
+        response = await page.request.get(machine.url(f"{new_user.APP_PORT}/jobs-token"))
+        assert response.url.startswith(machine.url(f"{new_user.APP_PORT}/accounts/login/"))
 
 
 @pytest.fixture
@@ -192,27 +173,30 @@ def react_app(tmp_path: Path, stack: Stack) -> Path:
 async def test_react_shows_the_list(
     page: Page, react_app: Path, stack: Stack, allowed_site: FakeSite, report: SendReport
 ) -> None:
-    """The component fetches the user's mailings and shows the status of each; a click cancels a job."""
+    """The component fetches a list token and shows the jobs of its owner only; a click cancels a job."""
     typed = run_node(react_app, PACKAGES / "typescript" / "bin" / "tsc")
     assert typed.stdout + typed.stderr == ""
     assert build(react_app, "production") == ""
     folder = react_app / "dist" / "production"
-    first, second = [await stack.submit(delay_s=3600) for _ in range(2)]
-    mailings = [{"job_id": one["id"], "title": one["id"], "token": one["token"]} for one in (first, second)]
+    names = ("March", "April")
+    first, _ = [await stack.submit(delay_s=3600, name=name, owner="user:7") for name in names]
+    await stack.submit(delay_s=3600, name="May", owner="user:8")
+    async with Client(stack.url) as client:
+        token = (await client.list_token(owner="user:7")).token
     scripts = {f"/{path.relative_to(folder)}": path.read_text() for path in folder.rglob("*.js")}
     allowed_site.pages = {
         **scripts,
         "/": (folder / "index.html").read_text(),
-        "/mailings": json.dumps(mailings),
+        "/jobs-token": json.dumps({"token": token}),
     }
     errors = PageErrors(page)
     await page.goto(allowed_site.origin)
-    items = [page.get_by_role("listitem").filter(has_text=one["id"]) for one in (first, second)]
+    items = [page.get_by_role("listitem").filter(has_text=name) for name in names]
     await report(first, progress={"current": 1, "total": 4})
     await expect(items[0].get_by_role("progressbar")).to_have_attribute("value", "25")
     await expect(items[0].locator("output")).to_have_text("running")
     await items[1].get_by_role("button", name="Cancel").click()
     await expect(items[1].locator("output")).to_have_text("cancelled")
     await expect(items[1].get_by_role("button")).to_have_count(0)
-    await wait_for_watched_jobs(stack, 2)
+    await expect(page.get_by_role("listitem")).to_have_count(2)
     assert errors.messages == []

@@ -6,6 +6,3 @@ class Mailing(models.Model):
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE)
     title = models.CharField(max_length=100)
     readers = models.TextField()  # one per line
-    job_id = models.UUIDField(null=True)
-    token = models.TextField(default="")
-    token_expires_at = models.DateTimeField(null=True)

@@ -2,10 +2,11 @@ from functools import partial
 
 from django.conf import settings
 from django.contrib.auth.decorators import login_required
+from django.contrib.auth.models import User
 from django.db import transaction
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
-from django.utils import timezone
+from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST
 
 from headway.client import SyncClient
@@ -15,10 +16,13 @@ from mailings.models import Mailing
 client = SyncClient(settings.HEADWAY_URL, settings.HEADWAY_API_KEY)
 
 
+def owner_of(user: User) -> str:
+    return f"user:{user.pk}"
+
+
 @login_required
 def home(request: HttpRequest) -> HttpResponse:
-    mailings = Mailing.objects.filter(user=request.user, token_expires_at__gt=timezone.now()).order_by("-pk")
-    return render(request, "mailings/home.html", {"mailings": mailings, "headway_url": settings.HEADWAY_URL})
+    return render(request, "mailings/home.html", {"headway_url": settings.HEADWAY_URL})
 
 
 @login_required
@@ -30,6 +34,12 @@ def send(request: HttpRequest) -> HttpResponse:
 
 
 def submit(row: Mailing) -> None:
-    job = letters.submit(client, Letters(row.pk), idempotency_key=f"mailing {row.pk}")
-    row.job_id, row.token, row.token_expires_at = job.id, job.token, job.expires_at
-    row.save()
+    key = f"mailing {row.pk}"
+    letters.submit(client, Letters(row.pk), name=row.title, owner=owner_of(row.user), idempotency_key=key)
+
+
+@login_required
+@never_cache
+def jobs_token(request: HttpRequest) -> JsonResponse:
+    issued = client.list_token(owner=owner_of(request.user))
+    return JsonResponse({"token": issued.token})
