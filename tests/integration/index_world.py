@@ -39,16 +39,16 @@ class IndexWorld:
         self.now = Timestamp.now()
         self.records: dict[str, IndexedRecord] = {}
         self.crashes = 0
-        self.replicas = [self.new_replica(), self.new_replica()]
+        self.replicas = [self.new_replica("one"), self.new_replica("two")]
 
     @property
     def reader(self) -> IndexReader:
         """A reader of the second replica."""
         return self.replicas[1].reader(self.store)
 
-    def new_replica(self) -> JobIndex:
+    def new_replica(self, name: str) -> JobIndex:
         """Return a replica that has just started."""
-        return JobIndex(self.redis, f"replica-{self.crashes}", JOB_TTL_S)
+        return JobIndex(self.redis, name, JOB_TTL_S)
 
     def new_record(self) -> IndexedRecord:
         """Return a new record, which was submitted within the last two days; some have the same time."""
@@ -120,7 +120,7 @@ class IndexWorld:
         """Lose what is pending on a replica; another one takes its place."""
         self.crashes += 1
         await self.execute([(STATE_KEY, ("HSET", STATE_KEY, f"replica:crashed-{self.crashes}", 1))])  # has ended
-        self.replicas = [self.new_replica(), self.replicas[1]]
+        self.replicas = [self.new_replica("one"), self.replicas[1]]
 
     async def expire(self) -> None:
         """Remove the records of some jobs, of which no replica learns."""

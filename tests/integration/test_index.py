@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from headway.contracts import ENDED, JobStatus, Timestamp
 from headway.labels import JobFilter, Labels
@@ -18,6 +19,7 @@ from services.notifier.records.index.entries import IndexedRecord
 from services.notifier.records.index.keys import HOUR_MS, hour_of
 from services.notifier.records.index.query import JobQuery
 from services.notifier.records.index.reader import IndexReader, JobCounts, Page
+from services.notifier.records.index.state import STATE_KEY
 from services.notifier.records.keys import job_key
 from services.notifier.redis_client.topology import RedisClient
 from services.notifier.redis_client.url import redis_from_url
@@ -147,6 +149,17 @@ async def test_wrong_entries_are_removed_when_they_are_read(world: IndexWorld) -
     assert sizes == [[1], [2]]
 
 
+async def test_a_job_that_ends_again_is_listed_once(world: IndexWorld) -> None:
+    """At its last end: the entry of the first one is wrong since the job was redriven."""
+    first, again = world.new_id(), world.new_id()
+    await world.write({again: record(world, 9, "failed"), first: record(world, 5, "failed")})
+    await world.sweep()
+    await world.write({again: record(world, 1, "failed")})
+    world.replicas[1].writer.add(again)
+    query = JobQuery(statuses=frozenset({"failed"}))
+    assert await world.listed(query) == [again, first]
+
+
 async def test_nothing_is_written_while_redis_is_full(world: IndexWorld, redis: Redis) -> None:
     """The records come first. Lists say that they are not complete, until the index has been rebuilt."""
     await world.sweep()
@@ -175,14 +188,14 @@ async def test_nothing_is_written_while_redis_is_full(world: IndexWorld, redis: 
 async def test_a_replica_that_restarts_without_its_stop_has_crashed(world: IndexWorld) -> None:
     """It may have lost entries, so the index is rebuilt. One that has stopped in order has written all of them."""
     await world.sweep()
-    async with world.new_replica() as stopped:
+    async with world.new_replica("three") as stopped:
         await world.write({(job_id := world.new_id()): record(world, 0)})
         stopped.writer.add(job_id)
         await stopped.state.renew()
     reader = world.reader
     page = await reader.page(JobQuery())
     assert ([job.id for job in page.jobs], page.complete) == ([job_id], True)
-    crashed, restarted = world.new_replica(), world.new_replica()
+    crashed, restarted = world.new_replica("three"), world.new_replica("three")
     await crashed.state.renew()
     running = asyncio.create_task(restarted.state.run())
     await wait_until(lambda: _is_incomplete(restarted.reader(world.store)))
@@ -234,6 +247,11 @@ async def test_counts_and_positions(world: IndexWorld) -> None:
     reader = world.reader
     assert await reader.about() == JobCounts(waiting=21, running=3, failed_24h=2)
     assert await reader.position(Timestamp(world.now - 5)) == (15, True)
+    for job_id, job in list(world.records.items())[:20]:
+        await world.write({job_id: replace(job, status="running")})
+        world.replicas[1].writer.add(job_id)
+    await world.replicas[1].writer.flush()
+    assert await world.reader.about() == JobCounts(waiting=1, running=23, failed_24h=2)
 
 
 async def test_sets_that_have_expired_leave_their_directory(world: IndexWorld) -> None:
@@ -245,3 +263,38 @@ async def test_sets_that_have_expired_leave_their_directory(world: IndexWorld) -
     await world.execute([(key, ("DEL", key)) for key in (name, job_key(job_id))])
     await world.sweep()
     assert "headway:ix:{hours:k}" not in await world.index_keys()
+
+
+async def test_a_sweep_continues_where_the_last_one_ended(world: IndexWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it takes a bounded time, and finds each record in turn."""
+    for name in ("KEYS_PER_SCAN", "KEYS_PER_SWEEP"):
+        monkeypatch.setattr(f"services.notifier.records.index.sweeper.{name}", 20)
+    await world.sweep()
+    await world.write({world.new_id(): record(world, age) for age in range(100)})
+    found = [0]
+    while found[-1] < 100:
+        await world.sweep()
+        found.append(sum(len(page.jobs) for page in await pages(world, JobQuery())))
+        assert found[-1] < 100 or len(found) > 2
+        assert len(found) < 20
+
+
+async def test_replicas_repair_the_index_in_the_background(world: IndexWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At their start, and when it was lost; one of them each time."""
+    monkeypatch.setattr("services.notifier.records.index.sweeper.CHECK_INTERVAL_S", 0.01)
+    await world.write({(job_id := world.new_id()): record(world, 0)})
+    tasks = [asyncio.ensure_future(task()) for replica in world.replicas for task in replica.tasks().values()]
+
+    async def is_listed() -> bool:
+        page = await world.reader.page(JobQuery())
+        return page.complete and [job.id for job in page.jobs] == [job_id]
+
+    with capture_logs() as lines:
+        await wait_until(is_listed)
+        for key in (*await world.index_keys(), STATE_KEY):
+            await world.execute([(key, ("DEL", key))])
+        await wait_until(is_listed)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert [line["jobs"] for line in lines if line["event"] == "index_rebuilt"] == [1, 1]

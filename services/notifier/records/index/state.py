@@ -42,6 +42,11 @@ class IndexStatus(NamedTuple):
     is_due_again: bool
     crashed: list[bytes]
 
+    @property
+    def needs_rebuild(self) -> bool:
+        """Whether to rebuild the index now."""
+        return self.is_due_again or not self.complete
+
 
 class IndexState:
     """The state of the index, and the lease of this replica.

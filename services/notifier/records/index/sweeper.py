@@ -33,8 +33,8 @@ SWEEP_KEY = keys.index_key("sweep")
 REBUILD_KEY = keys.index_key("rebuild")
 KEYS_PER_SCAN = 500
 SCAN_PAUSE_S = 0.1  # of a rebuild, so that it reads about 4,000 records per second
-KEYS_PER_SWEEP = 5_000  # of each node
-JOBS_PER_SHARD = 200  # that a sweep reads
+KEYS_PER_SWEEP = 2_000  # of each node
+JOBS_PER_SHARD = 100  # that a sweep reads
 NAMES_PER_SWEEP = 100  # of each directory
 
 
@@ -66,11 +66,13 @@ class IndexSweeper:
             return
         await self._state.renew()
         status = await self._state.read()
-        if status.complete and not status.is_due_again:
+        if not status.needs_rebuild:
             if await self._acquire(SWEEP_KEY, SWEEP_INTERVAL_MS):
                 await self.sweep()
         elif await self._acquire(REBUILD_KEY, REBUILD_LEASE_MS):
-            await self.rebuild(status)
+            status = await self._state.read()  # again: another replica may have rebuilt the index meanwhile
+            if status.needs_rebuild:
+                await self.rebuild(status)
 
     async def _acquire(self, key: str, lease_ms: int) -> bool:
         (reply,) = await self._redis.execute([(key, ("SET", key, 1, "NX", "PX", lease_ms))])
