@@ -149,6 +149,19 @@ async def test_wrong_entries_are_removed_when_they_are_read(world: IndexWorld) -
     assert sizes == [[1], [2]]
 
 
+async def test_a_key_of_another_type_is_replaced(world: IndexWorld) -> None:
+    """A list is not complete until the index has been rebuilt, because nothing shows what the key had."""
+    await world.write({(job_id := world.new_id()): record(world, 0, owner="ann")})
+    await world.sweep()
+    query = JobQuery(filter=JobFilter(owner="ann"))
+    await world.execute([("headway:ix:{o:ann}", ("SET", "headway:ix:{o:ann}", "foreign", "PX", HOUR_MS))])
+    await world.reader.page(query)
+    assert not (await world.reader.page(query)).complete
+    await world.sweep()
+    (page,) = await pages(world, query)
+    assert ([job.id for job in page.jobs], page.complete) == ([job_id], True)
+
+
 async def test_a_job_that_ends_again_is_listed_once(world: IndexWorld) -> None:
     """At its last end: the entry of the first one is wrong since the job was redriven."""
     first, again = world.new_id(), world.new_id()

@@ -1,0 +1,1 @@
+"""The benchmark of lists of jobs: `python -m bench.index`."""
