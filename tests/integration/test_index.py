@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 from headway.contracts import ENDED, JobStatus, Timestamp
 from headway.labels import JobFilter, Labels
+from services.notifier.records.index import sweeper
 from services.notifier.records.index.entries import IndexedRecord
 from services.notifier.records.index.keys import HOUR_MS, hour_of
 from services.notifier.records.index.query import JobQuery
@@ -196,6 +197,35 @@ async def test_nothing_is_written_while_redis_is_full(world: IndexWorld, redis: 
     await world.sweep()
     (page,) = await pages(world, JobQuery())
     assert ([job.id for job in page.jobs], page.complete) == ([job_id], True)
+
+
+async def test_all_keys_have_another_type(world: IndexWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that finds one does not say that it is complete. The state and the leases are repaired, too."""
+    monkeypatch.setattr(sweeper, "CHECK_INTERVAL_S", 0.02)
+    monkeypatch.setattr(sweeper, "REBUILD_LEASE_MS", 100)
+    await world.write({(job_id := world.new_id()): record(world, 0, owner="ann")})
+    await world.sweep()
+    owned = JobQuery(filter=JobFilter(owner="ann"))
+    await world.execute([("headway:ix:{o:ann}", ("SET", "headway:ix:{o:ann}", "foreign"))])
+    assert await pages(world, owned) == [Page([], None, complete=False)]
+    foreign = {*await world.index_keys(), STATE_KEY, sweeper.SWEEP_KEY, sweeper.REBUILD_KEY}
+    await world.execute([(key, ("SET", key, "foreign")) for key in foreign])
+    sweeping = asyncio.create_task(world.replicas[0].sweeper.run())
+    try:
+        await wait_until(lambda: _is_complete(world, owned, job_id))
+        await wait_until(lambda: _have_expiries(world))
+    finally:
+        sweeping.cancel()
+
+
+async def _is_complete(world: IndexWorld, query: JobQuery, job_id: str) -> bool:
+    await world.replicas[1].state.renew()  # the reader's
+    (page,) = await pages(world, query)
+    return page.complete and [job.id for job in page.jobs] == [job_id]
+
+
+async def _have_expiries(world: IndexWorld) -> bool:
+    return -1 not in await world.execute([(key, ("PTTL", key)) for key in await world.index_keys()])
 
 
 async def test_a_replica_that_restarts_without_its_stop_has_crashed(world: IndexWorld) -> None:

@@ -45,8 +45,8 @@ class PageRead:
 
     @property
     def is_cut(self) -> bool:
-        """Whether jobs were left out, because an hour has too many kinds."""
-        return self._hourly_sets.is_cut
+        """Whether jobs were left out, because an hour has too many kinds or a key had another type."""
+        return self._hourly_sets.is_cut or bool(self._foreign)
 
     async def run(self) -> tuple[list[Candidate], Position | None]:
         """Return the matching jobs, and the position after which the next page begins, if there is one.

@@ -112,10 +112,7 @@ class IndexState:
             RedisError, OSError: Redis is unavailable.
         """
         reply, time = await self._redis.execute([(STATE_KEY, ("HGETALL", STATE_KEY)), (STATE_KEY, ("TIME",))])
-        reply, now = typed_reply(reply), Timestamp.at(int(time[0]))
-        if reply is None:
-            await self._redis.execute([(STATE_KEY, ("DEL", STATE_KEY))])
-            reply = []
+        reply, now = typed_reply(reply) or [], Timestamp.at(int(time[0]))
         fields = dict(zip(reply[::2], reply[1::2], strict=True))
         crashed = [name for name, end in fields.items() if name.startswith(LEASE_PREFIX) and _time(end) < now]
         complete = REBUILT_AT in fields and LOST not in fields and not crashed and not self._has_lost
@@ -150,9 +147,12 @@ class IndexState:
         return Timestamp.at(int(reply[0]))
 
     async def _execute(self, command: str, *arguments: bytes | int) -> int:
-        """Change the state, and return the reply."""
+        """Change the state, and return the reply. A key of another type is deleted first."""
         commands = ((command, STATE_KEY, *arguments), ("PEXPIRE", STATE_KEY, STATE_TTL_MS))
         replies = await self._redis.execute([(STATE_KEY, command) for command in commands])
+        if typed_reply(replies[0]) is None:
+            await self._redis.execute([(STATE_KEY, ("DEL", STATE_KEY))])
+            replies = await self._redis.execute([(STATE_KEY, command) for command in commands])
         for reply in replies:
             if isinstance(reply, RedisError):
                 raise reply

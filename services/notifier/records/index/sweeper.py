@@ -75,7 +75,12 @@ class IndexSweeper:
                 await self.rebuild(status)
 
     async def _acquire(self, key: str, lease_ms: int) -> bool:
-        (reply,) = await self._redis.execute([(key, ("SET", key, 1, "NX", "PX", lease_ms))])
+        """Return whether this replica has the lease now. A key that another program has written ends like a lease."""
+        commands = (
+            ("SET", key, 1, "NX", "PX", lease_ms),
+            ("PEXPIRE", key, lease_ms, "LT"),
+        )  # LT: to end earlier; Redis 7
+        reply, _ = await self._redis.execute([(key, command) for command in commands])
         if isinstance(reply, RedisError):
             raise reply
         return reply is not None
