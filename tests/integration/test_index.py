@@ -145,7 +145,7 @@ async def test_wrong_entries_are_removed_when_they_are_read(world: IndexWorld) -
     for query in (JobQuery(statuses=frozenset({"failed"})), JobQuery(filter=JobFilter(owner="ann", kind="letters"))):
         ids = {job.id for page in await pages(world, query) for job in page.jobs}
         assert ids == ({failed} if query.statuses else {moved, failed})
-    ended = f"headway:ix:{{end:failed:{hour_of(world.now)}}}"
+    ended = f"headway:ix:{{end:failed:letters:{hour_of(world.now)}}}"
     sizes = [await world.execute([(key, ("ZCARD", key))]) for key in (ended, "headway:ix:{o:ann}")]
     assert sizes == [[1], [2]]
 

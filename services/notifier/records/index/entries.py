@@ -78,7 +78,7 @@ def entries_of(record: IndexedRecord | None, member: bytes) -> list[Entry]:
         names.append((keys.RUNNING if record.status == "running" else keys.WAITING)[shard_of(member)])
     entries = [Entry(name, submitted) for name in [*names, *list_names(labels)]]
     if record.status in ENDED and record.finished_at is not None:
-        entries.append(Entry(keys.ended_name(record.status, record.finished_at), record.finished_at))
+        entries.append(Entry(keys.ended_name(record.status, record.kind, record.finished_at), record.finished_at))
     return entries
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
+from typing import Self
+
+from headway.contracts import JobStatus
 
 from ...redis_client.topology import RedisClient
-from .keys import hour_of, index_key
+from .keys import ENDED_HOURS, KIND_HOURS, ended_prefix, hour_of, index_key, kind_prefix
 from .lookup import typed_reply
 from .walk import Segment
 
@@ -39,6 +42,29 @@ class HourlySets:
         self._includes = includes
         self._on_wrong_type = on_wrong_type
         self.is_cut = False
+
+    @classmethod
+    def of_submitted_jobs(cls, redis: RedisClient, kind: str | None, on_wrong_type: Callable[[str], None]) -> Self:
+        """Return the sets by submission, of one kind or of all."""
+        prefix = None if kind is None else kind_prefix(kind)
+        return cls(redis, KIND_HOURS, lambda name: prefix in (None, name.rpartition(":")[0]), on_wrong_type)
+
+    @classmethod
+    def of_ended_jobs(
+        cls,
+        redis: RedisClient,
+        statuses: Iterable[JobStatus],
+        kind: str | None,
+        on_wrong_type: Callable[[str], None],
+    ) -> Self:
+        """Return the sets by ending, of some statuses, and of one kind or of all."""
+        prefixes = tuple(map(ended_prefix, statuses))
+        names = {f"{prefix}{kind}" for prefix in prefixes}
+
+        def includes(name: str) -> bool:
+            return name.startswith(prefixes) if kind is None else name.rpartition(":")[0] in names
+
+        return cls(redis, ENDED_HOURS, includes, on_wrong_type)
 
     async def segments(self, highest: float, lowest: float) -> AsyncGenerator[Segment, None]:
         """Yield the names of the sets of each hour, the newest first.

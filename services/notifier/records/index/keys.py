@@ -52,14 +52,14 @@ def kind_prefix(kind: str) -> str:
     return f"k:{kind}"
 
 
-def ended_name(status: JobStatus, finished_at: Timestamp) -> str:
-    """Return the name of the set of the jobs that ended in the same hour with the same status."""
-    return f"{ended_prefix(status)}:{hour_of(finished_at)}"
+def ended_name(status: JobStatus, kind: str, finished_at: Timestamp) -> str:
+    """Return the name of the set of a kind's jobs that ended in the same hour with the same status."""
+    return f"{ended_prefix(status)}{kind}:{hour_of(finished_at)}"
 
 
 def ended_prefix(status: JobStatus) -> str:
-    """Return the part of a status's names before the last colon."""
-    return f"end:{status}"
+    """Return the part of the names of a status before the kind."""
+    return f"end:{status}:"
 
 
 def owner_name(owner: str) -> str:

@@ -94,17 +94,10 @@ class PageRead:
                     yield segment
 
     def _new_hourly_sets(self) -> HourlySets:
-        query = self._query
-        if query.by_end:
-            prefixes = {keys.ended_prefix(status) for status in query.statuses}
-        else:
-            prefixes = set() if query.filter.kind is None else {keys.kind_prefix(query.filter.kind)}
-        return HourlySets(
-            self._redis,
-            keys.ENDED_HOURS if query.by_end else keys.KIND_HOURS,
-            lambda name: not prefixes or name.rpartition(":")[0] in prefixes,
-            self._foreign.add,
-        )
+        statuses, kind = self._query.statuses, self._query.filter.kind
+        if self._query.by_end:
+            return HourlySets.of_ended_jobs(self._redis, statuses, kind, self._foreign.add)
+        return HourlySets.of_submitted_jobs(self._redis, kind, self._foreign.add)
 
     def _walk(self, segments: AsyncIterator[Segment], position: Position, lowest: float) -> SortedWalk:
         return SortedWalk(self._redis, segments, position, lowest=lowest, on_wrong_type=self._foreign.add)

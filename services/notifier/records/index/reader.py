@@ -16,6 +16,7 @@ from ..memory import MemoryMonitor
 from ..record_read import RecordRead
 from ..store import JobStore
 from . import keys
+from .hourly_sets import HourlySets
 from .lookup import typed_reply
 from .page_read import PageRead
 from .query import JobQuery
@@ -23,7 +24,7 @@ from .state import IndexState
 from .writer import IndexWriter
 
 COUNTS_MAX_AGE_S = 1.0
-DAY_HOURS = 24
+DAY_MS = 24 * keys.HOUR_MS
 
 
 class ListedJob(NamedTuple):
@@ -122,10 +123,9 @@ class IndexReader:
         return self._counts[1]
 
     async def _read_counts(self) -> JobCounts:
-        now = self._store.clock.now()
-        since = Timestamp(now - DAY_HOURS * keys.HOUR_MS)
-        hours = [Timestamp(now - hour * keys.HOUR_MS) for hour in range(DAY_HOURS + 1)]
-        failed = [keys.ended_name("failed", hour) for hour in hours]
+        since = float(self._store.clock.now() - DAY_MS)
+        sets = HourlySets.of_ended_jobs(self._redis, ["failed"], None, lambda _name: None)
+        failed = [name async for names in sets.segments(math.inf, since) for name in names]
         waiting, running, failed_24h = [
             sum(await self._count(names, float(lowest)))
             for names, lowest in ((keys.WAITING, -math.inf), (keys.RUNNING, -math.inf), (failed, since))

@@ -46,7 +46,7 @@ def test_a_running_job_has_other_entries() -> None:
 def test_an_ended_job_has_an_entry_for_its_end() -> None:
     """By status and hour, with the time of the end."""
     ended = replace(RECORD, status="failed", finished_at=SUBMITTED_AT.after(3_600), labels=None)
-    entries = [Entry("k:letters:500000", SUBMITTED_AT), Entry("end:failed:500001", SUBMITTED_AT.after(3_600))]
+    entries = [Entry("k:letters:500000", SUBMITTED_AT), Entry("end:failed:letters:500001", SUBMITTED_AT.after(3_600))]
     assert entries_of(ended, MEMBER) == entries
 
 
