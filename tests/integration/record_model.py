@@ -127,7 +127,9 @@ def accept(old: Record | None, report: JobReport, now: Timestamp) -> Record:
 
 
 def reject(old: Record, report: JobReport, now: Timestamp) -> Record:
-    """Return the record after a rejected report, which only fills in missing labels."""
+    """Return the record after a rejected report, which only fills in the labels of a job without a delivery."""
+    if old.state.message_id:
+        return old
     return _fill_in_labels(old, report.generation, report.labels, now)
 
 
@@ -188,8 +190,8 @@ def _with_attempt_of(old: Record, now: Timestamp) -> tuple[EarlierAttempt, ...]:
 
 
 def _fill_in_labels(old: Record, generation: int, labels: Labels | None, now: Timestamp) -> Record:
-    """Return the record with labels if it has none because a cancellation created it."""
-    if old.state.message_id or old.labels or labels is None or generation != old.state.generation:
+    """Return the record with labels if it has none."""
+    if old.labels or labels is None or generation != old.state.generation:
         return old
     return replace(_change(replace(old, labels=labels), old, now), finished_at=old.finished_at)
 

@@ -668,12 +668,26 @@ async def test_submitted_job_waits_for_any_start(store: JobStore, redis: Redis) 
 
 async def test_submission_changes_no_record(store: JobStore) -> None:
     """A late or repeated submission changes nothing, whatever the job does."""
-    submissions = [JOB_SUBMITTED, replace(JOB_SUBMITTED, labels=LABELS, kind="other")]
+    submissions = [JOB_SUBMITTED, replace(JOB_SUBMITTED, labels=Labels(owner="bob"), kind="other")]
     for status in ("running", "retrying", "succeeded"):
-        await send(store, sequence=len(status), status=status)
+        await send(store, sequence=len(status), status=status, labels=LABELS)
         before = await read(store)
         await store.apply_submissions(submissions)
         assert await read(store) == before
+
+
+@pytest.mark.parametrize("status", ["running", "retrying", "succeeded"])
+async def test_late_submission_fills_in_labels(store: JobStore, status: JobStatus) -> None:
+    """The report of a worker of version 0.1, which has no labels, may arrive before the submission."""
+    await send(store, status=status)
+    before = parse(await read(store))
+    await store.apply_submissions([replace(JOB_SUBMITTED, labels=LABELS, kind="other")])
+    (record,) = await store.read([str(JOB)])
+    assert record
+    assert record.labels == LABELS
+    after = parse(record.snapshot)
+    assert (after.status, after.kind, after.name) == (status, before.kind, LABELS.name)
+    assert after.version > before.version
 
 
 async def test_due_time_that_has_passed_is_left_out(store: JobStore) -> None:

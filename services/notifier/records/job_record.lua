@@ -238,9 +238,10 @@ local function with_attempt(old, earlier_attempts)
   return '[' .. entries .. ']'
 end
 
--- Fills in the labels of a record that has none because a cancellation created it; returns TRANSITION or 0.
+-- Fills in the labels of a record that a cancellation, or the report of an older worker, has created without them;
+-- returns TRANSITION or 0.
 local function fill_in_labels(old, new)
-  if old.message_id ~= '' or old.labels or not new.labels or old.generation ~= new.generation then return 0 end
+  if old.labels or not new.labels or old.generation ~= new.generation then return 0 end
   old.labels, old.name = new.labels, new.name
   store(old, old)
   return TRANSITION
@@ -260,7 +261,10 @@ end
 
 local function report(old, new)
   local reason = old and fence(old, new)
-  if reason then return {reason, flag(old.cancel_requested == 'true', 1), fill_in_labels(old, new)} end
+  if reason then
+    local filled = old.message_id == '' and fill_in_labels(old, new) or 0
+    return {reason, flag(old.cancel_requested == 'true', 1), filled}
+  end
   to_redis_time(new, old, 'lease_until', 'lease_ms')
   to_redis_time(new, old, 'due_at', 'due_ms')
   local same_generation = old and old.generation == new.generation
