@@ -118,7 +118,7 @@ def test_applied_files_exist(commands: list[list[str]], folder: Path) -> None:
         for file in options(arguments, "filename"):
             assert (folder / file).exists()
     files = [file for command in commands if "create" in command for file in options(command, "from-file")]
-    assert len(files) == 8
+    assert len(files) == 9
     for file in files:
         assert (folder / file).stat().st_size > 0
 

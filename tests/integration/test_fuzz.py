@@ -131,7 +131,8 @@ async def send_reports(bystander: Bystander, body: bytes) -> None:
         return
     reports = decode(body, list[JobReport])
     assert [verdict["job_id"] for verdict in answer] == [str(one.job_id) for one in reports]
-    accepted = {str(one.job_id): one for one, verdict in zip(reports, answer, strict=True) if verdict["accepted"]}
+    in_order = [one for one, verdict in zip(reports, answer, strict=True) if verdict["accepted"]]
+    first, accepted = {str(one.job_id): one for one in reversed(in_order)}, {str(one.job_id): one for one in in_order}
     for job_id in accepted.keys() & jobs.keys():  # an input may contain the id of yet another job
         job, last = jobs[job_id], accepted[job_id]
         assert (job.kind, job.status, job.generation, job.error) == (
@@ -140,7 +141,7 @@ async def send_reports(bystander: Bystander, body: bytes) -> None:
             last.generation,
             last.error,
         )
-        assert (job.submitted_at, job.expires_at) == (last.submitted_at, last.expires_at)
+        assert (job.submitted_at, job.expires_at) == (first[job_id].submitted_at, last.expires_at)
         assert job.due_at == last.due_at or (last.due_at and last.sent_at)  # counted from `sent_at`
         assert bytes(job.result) == bytes(last.result).strip()
     if (first := jobs.get(str(reports[0].job_id))) is not None:

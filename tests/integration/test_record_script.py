@@ -654,10 +654,11 @@ DELIVERY_FIELDS = ("message_id", "delivery", "sequence")
 
 async def test_submitted_job_waits_for_any_start(store: JobStore, redis: Redis) -> None:
     """The record has no fields of a delivery, so that version 0.1 sees none; the next report is its start."""
-    await store.apply_submissions([replace(JOB_SUBMITTED, labels=LABELS, due_at=NOW.after(60))])
+    due_at = NOW.after(3_600)
+    await store.apply_submissions([replace(JOB_SUBMITTED, labels=LABELS, due_at=due_at)])
     job = parse(await read(store))
     assert (job.kind, job.status, job.attempt, job.max_attempts) == ("letters", "queued", 1, 3)
-    assert (job.submitted_at, job.due_at, job.expires_at) == (NOW, NOW.after(60), NOW.after(86_400))
+    assert (job.submitted_at, job.due_at, job.expires_at) == (NOW, due_at, NOW.after(86_400))
     assert (job.name, job.started_at, job.updated_at) == ("Letters of May", None, job.version)
     assert await redis.hmget(KEY, DELIVERY_FIELDS) == [None] * 3
     assert await redis.pttl(KEY) > 86_400_000

@@ -196,7 +196,7 @@ async def test_everything_about_a_job_is_shown(services: Services, capsys: pytes
         ]
         assert await headway("show", str(job_id), *options) == 0
         assert services.requests[-1].headers["Authorization"] == f"Bearer {token_for(job_id)}"
-    assert json.loads(services.bodies[0]) == {"job": str(job_id), "scope": "watch"}
+    assert json.loads(services.bodies[0]) == {"job": str(job_id), "scope": "watch", "ttl_s": 3600}
     *text, line = capsys.readouterr().out.splitlines()
     assert text[1] == f"  id         {job_id}"
     assert json.loads(line)["version"] == 1
