@@ -10,7 +10,10 @@ MAX_KIND_LENGTH = 128  # characters of a kind
 MAX_LABELS_BYTES = 2048  # of all labels of a job, as JSON
 MAX_TAGS = 8
 
-DisplayName = Annotated[str, Meta(min_length=1, max_length=200)]
+# msgspec searches for patterns, so they need anchors. \Z is the end; $ also matches before a line feed at the end.
+_VISIBLE_LINE = r"\A(?=.*\S)[^\x00-\x1f\x7f-\x9f\u2028\u2029]+\Z"  # has something to see, and no control characters
+
+DisplayName = Annotated[str, Meta(min_length=1, max_length=200, pattern=_VISIBLE_LINE)]
 Owner = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"\A[^\s{}\x00-\x1f\x7f]+\Z")]
 Tag = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"\A[\w:.@/-]+\Z")]
 Trace = Annotated[str, Meta(max_length=512)]

@@ -92,7 +92,8 @@ def submission_from_json(body: bytes) -> Submission:
 def submission_from_form(body: bytes) -> Submission:
     """Parse a submission in a form.
 
-    `payload` is JSON text, `tags` is a list with commas and may be repeated, and an empty field counts as missing.
+    `payload` is JSON text, `tags` is a list with commas and may be repeated. An empty field counts as missing, and so
+    does a blank name.
 
     Raises:
         BadRequest: the body is not a form.
@@ -103,6 +104,8 @@ def submission_from_form(body: bytes) -> Submission:
     except ValueError as error:
         raise BadRequest("The body is not a valid form.") from error
     fields: dict[str, Any] = dict(pairs)
+    if not fields.get("name", "").strip():
+        fields.pop("name", None)
     if "payload" in fields:
         fields["payload"] = _payload_from_text(fields["payload"])
     if "tags" in fields:

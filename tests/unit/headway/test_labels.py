@@ -16,6 +16,14 @@ from headway.labels import JobFilter, Labels
     [
         ({"name": ""}, "name"),
         ({"name": "a" * 201}, "name"),
+        ({"name": " "}, "name"),
+        ({"name": "\u00a0\u3000" * 100}, "name"),
+        ({"name": "March\n"}, "name"),
+        ({"name": "\tMarch"}, "name"),
+        ({"name": "Ma\x00rch"}, "name"),
+        ({"name": "\x1b[31mMarch"}, "name"),
+        ({"name": "Ma\u2028rch"}, "name"),
+        ({"name": "Ma\x85rch"}, "name"),
         ({"owner": "a b"}, "owner"),
         ({"owner": "a{b"}, "owner"),
         ({"owner": "a\n"}, "owner"),
@@ -31,6 +39,12 @@ def test_invalid_labels_are_refused(labels: dict[str, Any], field: str) -> None:
     """The error names the field."""
     with pytest.raises(msgspec.ValidationError, match=field):
         decode(encode(labels), Labels)
+
+
+@pytest.mark.parametrize("name", [".", " March ", "Größe 3", "数学", "👩‍🚀", "a" * 200])
+def test_a_name_is_a_line_of_any_language(name: str) -> None:
+    """A name may have spaces around it, and any character that can be seen."""
+    assert decode(encode({"name": name}), Labels) == Labels(name=name)
 
 
 def test_empty_labels_are_left_out() -> None:

@@ -116,6 +116,8 @@ def test_all_fields_are_accepted() -> None:
         (b'{"kind":"test","name":""}', UnprocessableContent, "name"),
         (b'{"kind":"test","name":"%s"}' % (b"n" * 201), UnprocessableContent, "name"),
         (b'{"kind":"test","name":["n"]}', UnprocessableContent, "name"),
+        (b'{"kind":"test","name":" "}', UnprocessableContent, "name"),
+        (b'{"kind":"test","name":"a\\nb"}', UnprocessableContent, "name"),
         (b'{"kind":"test","owner":""}', UnprocessableContent, "owner"),
         (b'{"kind":"test","owner":"%s"}' % (b"o" * 129), UnprocessableContent, "owner"),
         (b'{"kind":"test","owner":"user 7"}', UnprocessableContent, "owner"),
@@ -202,11 +204,12 @@ def test_a_form_s_payload_is_json_text(fields: dict[str, str], kind: str, payloa
 
 
 def test_a_form_has_the_fields_of_json() -> None:
-    """Numbers are text in a form, and an empty field counts as missing."""
+    """Numbers are text in a form; an empty field counts as missing, and so does a blank name."""
     submission = submission_from_form(b"kind=test&delay_s=1.5&max_attempts=2&timeout_s=60")
     assert submission == Submission(kind="test", delay_s=1.5, max_attempts=2, timeout_s=60)
     empty = b"kind=test&payload=&delay_s=&max_attempts=&timeout_s=&name=&owner=&tags="
     assert submission_from_form(empty) == Submission(kind="test")
+    assert submission_from_form(b"kind=test&name=+%C2%A0+") == Submission(kind="test")
 
 
 @pytest.mark.parametrize(
@@ -236,6 +239,7 @@ def test_a_form_repeats_tags_or_separates_them_with_commas(tags: bytes) -> None:
         (b"kind=test&timeout_s=0", UnprocessableContent, "timeout_s"),
         (b"kind=test&owner=user+7", UnprocessableContent, "owner"),
         (b"kind=test&name=" + b"n" * 201, UnprocessableContent, "name"),
+        (b"kind=test&name=a%0Ab", UnprocessableContent, "name"),
         (b"kind=test&tags=a,%7B", UnprocessableContent, "tags[1]"),
         (b"kind=test" + b"&tags=a" * 9, UnprocessableContent, "tags"),
         (b"kind=test&tags=" + b"a," * 30_000, UnprocessableContent, "tags"),

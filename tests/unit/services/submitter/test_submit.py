@@ -86,6 +86,8 @@ async def test_anyone_who_may_submit_sets_a_name_only(tmp_path: Path) -> None:
     async with served(tmp_path, queue := FakeQueue(), SUBMITTER_OPEN="true") as client:
         assert await submit(client, None, owner="user:7") == (403, "forbidden", "owner")
         assert await submit(client, "app", tags=["a"]) == (403, "forbidden", "tags")
+        for name in (" ", "March\n", "\x1b[31m"):
+            assert await submit(client, None, name=name) == (422, "invalid", "name")
         assert (await submit(client, None, name="March", owner=None, tags=[]))[0] == 202
         form, headers = {"kind": "test", "name": "April", "tags": ""}, {"Origin": "https://jobs.example"}
         async with client.post("/jobs", data=form, headers=headers, allow_redirects=False) as response:
