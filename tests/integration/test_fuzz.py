@@ -144,8 +144,8 @@ async def send_reports(bystander: Bystander, body: bytes) -> None:
         assert (job.submitted_at, job.expires_at) == (first[job_id].submitted_at, last.expires_at)
         assert job.due_at == last.due_at or (last.due_at and last.sent_at)  # counted from `sent_at`
         assert bytes(job.result) == bytes(last.result).strip()
-    if (first := jobs.get(str(reports[0].job_id))) is not None:
-        await bystander.check_same_snapshot(first)
+    if (reported := jobs.get(str(reports[0].job_id))) is not None:
+        await bystander.check_same_snapshot(reported)
 
 
 async def snapshots(notifier: Notifier, ids: list[str]) -> dict[str, JobSnapshot]:
