@@ -56,7 +56,7 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
         is_unready = partial(pubsub.is_lost_for, settings.unready_s)
         registry = ConnectionRegistry(synchronizer, settings, auth, store.clock, is_unready)
         jobs = index.reader(store)
-        lists = ListConnections(registry, LiveLists(jobs, pubsub), auth)
+        lists = ListConnections(registry, LiveLists(jobs, pubsub, settings.max_connections), auth)
         wakeup_queue = WakeupQueue()
         wakeups = WakeupHandler(pubsub, wakeup_queue)
         reports = ReportHandler(store, synchronizer, report_keys, settings.job_ttl_s)

@@ -42,7 +42,11 @@ RESUMES = Counter(
     ["outcome"],
 )
 LIVE_LISTS = Gauge("notifier_live_lists", "How many live lists do clients show?")
-LIVE_LIST_QUERIES = Gauge("notifier_live_list_queries", "How many different live lists does this replica read?")
+LIVE_LIST_QUERIES = Gauge(
+    "notifier_live_list_queries",
+    "How many different live lists does this replica read, and are their changes announced, or are they polled?",
+    ["changes"],
+)
 LIVE_LISTS_READ = Counter("notifier_live_lists_read", "How often was a live list read?")
 WATCHED_JOBS = Gauge("notifier_watched_jobs", "How many jobs have at least one watcher on this replica?")
 RECONNECTS = Counter("notifier_pubsub_reconnects", "How often did a lost subscription to Redis reconnect?")

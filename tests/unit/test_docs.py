@@ -22,7 +22,7 @@ from services.notifier.redis_client.url import redis_from_url
 from services.notifier.settings import NotifierSettings
 from services.notifier.transports.list_queries import MAX_LIVE_JOBS, ListParameters
 from services.notifier.transports.websocket.list_connections import MAX_LISTS
-from services.notifier.watching.live_lists import MAX_QUERIES
+from services.notifier.watching.live_lists import MAX_POLLED, MAX_QUERIES_PER_FILTER
 from services.submitter.issue_token import MAX_TTL_S
 from services.submitter.settings import SubmitterSettings
 from services.worker import lease
@@ -157,7 +157,9 @@ def test_the_limits_of_lists_are_documented() -> None:
     assert limits == [
         f"1 to {query.MAX_PAGE}, {query.DEFAULT_PAGE} by default",
         f"1 to {MAX_LIVE_JOBS}, {query.DEFAULT_PAGE} by default",
-        f"{MAX_LISTS}; {MAX_QUERIES}",
+        str(MAX_LISTS),
+        f"`MAX_CONNECTIONS`; {MAX_POLLED}",
+        str(MAX_QUERIES_PER_FILTER),
         f"the {MAX_LISTED}",
         f"{MAX_TAGS}, {MAX_LABELS_BYTES // 1024} KiB",
         "a day",

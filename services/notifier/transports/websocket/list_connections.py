@@ -33,9 +33,9 @@ UNAVAILABLE = "The job records are unavailable; try again."
 
 
 class ListSubscription:
-    """A live list on a connection; `shown` has the ids of the jobs that its client knows of."""
+    """A live list on a connection; `shown` and `complete` are what its client knows of."""
 
-    __slots__ = ("connection", "grant", "key_id", "list_id", "lists", "live_list", "query", "shown")
+    __slots__ = ("complete", "connection", "grant", "key_id", "list_id", "lists", "live_list", "query", "shown")
 
     def __init__(
         self,
@@ -52,23 +52,25 @@ class ListSubscription:
         self.query = query
         self.live_list: LiveList | None = None  # before the first read
         self.shown: tuple[str, ...] = ()
+        self.complete = False
 
     def start(self, live_list: LiveList) -> None:
         """Send the list, and then the snapshots of its jobs."""
-        self.live_list, self.shown = live_list, live_list.job_ids or ()
-        self.send({"list": {"jobs": self.shown, "next": live_list.next, "complete": live_list.complete}})
+        self.live_list, self.shown, self.complete = live_list, live_list.job_ids or (), live_list.complete
+        self.send({"list": {"jobs": self.shown, "next": live_list.next, "complete": self.complete}})
         self.lists.replace_jobs(self, self.shown, ())
 
     def on_list_changed(self, live_list: LiveList) -> None:
-        """Called when the list has other jobs; a backpressured connection gets the changes when it drains."""
+        """Called when the list has changed; a backpressured connection gets the changes when it drains."""
         if self.live_list is not live_list or self.connection.is_backpressured():
             return
         before, self.shown = self.shown, live_list.job_ids or ()
         left = set(before).difference(self.shown)
         entered = set(self.shown).difference(before)
-        if left or entered:
+        has_changed, self.complete = self.complete != live_list.complete, live_list.complete
+        if left or entered or has_changed:
             changes = {"entered": _in_order(self.shown, entered), "left": _in_order(before, left)}
-            self.send({"list": changes})
+            self.send({"list": changes | ({"complete": self.complete} if has_changed else {})})
             self.lists.replace_jobs(self, changes["entered"], changes["left"])
 
     def send(self, message: dict[str, dict[str, Any]]) -> None:
@@ -147,7 +149,7 @@ class ListConnections:
         if list_id not in state.lists and len(state.lists) >= MAX_LISTS:
             raise TooManyLists(f"One connection may show at most {MAX_LISTS} lists.")
         connection.has_subscribed = True
-        live_list = await self._live_lists.open(subscription.query, subscription)
+        live_list = await self._live_lists.open(subscription.query, subscription, subscription.grant.filter)
         if connection.is_closing:
             self._live_lists.close(subscription.query, subscription)
             return

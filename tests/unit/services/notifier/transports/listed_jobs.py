@@ -39,7 +39,7 @@ def snapshot(number: int, *, status: Any = "running", version: int = 1, error: J
 
 
 class Jobs:
-    """A store, and an index whose lists are always complete."""
+    """A store, and an index."""
 
     def __init__(self) -> None:
         self.clock = self
@@ -47,6 +47,7 @@ class Jobs:
         self.queries: list[JobQuery] = []
         self.cancelled: list[UUID] = []
         self.failure: Exception | None = None
+        self.complete = True
 
     def now(self) -> Timestamp:
         """Return the time of the records' clock."""
@@ -88,7 +89,7 @@ class Jobs:
             for one, record in sorted(self.records.items(), reverse=True)
             if record.matches(query.filter) and set(query.tags) <= set(record.labels.tags)
         ]
-        return Page(matching[: query.limit], "more" if len(matching) > query.limit else None, complete=True)
+        return Page(matching[: query.limit], "more" if len(matching) > query.limit else None, self.complete)
 
     async def about(self) -> JobCounts:
         """Return counts."""

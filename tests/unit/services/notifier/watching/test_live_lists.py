@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -17,9 +17,11 @@ from services.notifier.watching import live_lists as module
 from services.notifier.watching.live_lists import (
     ANNOUNCED_INTERVAL_S,
     DEBOUNCE_S,
-    MAX_QUERIES,
+    MAX_POLLED,
+    MAX_QUERIES_PER_FILTER,
     MAX_READS_PER_TICK,
     POLL_INTERVAL_S,
+    ListWatcher,
     LiveList,
     LiveLists,
     TooManyLists,
@@ -32,6 +34,7 @@ ANNAS_FAILURES = JobQuery(filter=JobFilter(owner="anna"), statuses=frozenset({"f
 TAGGED = JobQuery(tags=("b", "a"))
 ALL = JobQuery()
 CHANNEL = "headway:list:{o:anna}"
+MAX_ANNOUNCED = 2_000
 
 
 class Watcher:
@@ -54,7 +57,11 @@ class Running:
         self.now = 0.0
         self.jobs, self.pubsub = Jobs(), FakePubSub()
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
-        self.lists = LiveLists(cast(Any, self.jobs), cast(Any, self.pubsub))
+        self.lists = LiveLists(cast(Any, self.jobs), cast(Any, self.pubsub), MAX_ANNOUNCED)
+
+    async def open(self, query: JobQuery, watcher: ListWatcher, allowed: JobFilter | None = None) -> LiveList:
+        """Open a list, by default with a token for the filter of the query."""
+        return await self.lists.open(query, watcher, query.filter if allowed is None else allowed)
 
     async def advance(self, seconds: float) -> int:
         """Advance the clock, run the loop, and return how many lists were read."""
@@ -87,8 +94,8 @@ def running(monkeypatch: pytest.MonkeyPatch) -> Running:
 async def test_a_query_is_read_once_for_all_watchers(running: Running) -> None:
     """Those that join at the same time, and later ones, get the same list; it ends with the last one."""
     first, second, late = Watcher(), Watcher(), Watcher()
-    one, two = await asyncio.gather(running.lists.open(ANNAS, first), running.lists.open(ANNAS, second))
-    assert one is two is await running.lists.open(ANNAS, late)
+    one, two = await asyncio.gather(running.open(ANNAS, first), running.open(ANNAS, second))
+    assert one is two is await running.open(ANNAS, late)
     assert running.jobs.queries == [ANNAS]
     running.jobs.put(1)
     running.now += ANNOUNCED_INTERVAL_S
@@ -100,13 +107,13 @@ async def test_a_query_is_read_once_for_all_watchers(running: Running) -> None:
     running.lists.close(ANNAS, late)
     assert not running.pubsub.open
     assert await running.advance(ANNOUNCED_INTERVAL_S) == 0
-    assert await running.lists.open(ANNAS, first) is not one
+    assert await running.open(ANNAS, first) is not one
 
 
 async def test_announced_lists_are_read_when_something_changes(running: Running) -> None:
     """Several announcements lead to one read; a confirmed subscription leads to one at once. Others have a poll."""
     for query in (ANNAS, ANNAS_FAILURES, TAGGED, ALL):
-        await running.lists.open(query, Watcher())
+        await running.open(query, Watcher())
     assert set(running.pubsub.open) == {CHANNEL, "headway:list:{t:a}"}
     assert await running.advance(POLL_INTERVAL_S) == 1
     for _ in range(3):
@@ -125,12 +132,24 @@ async def test_many_polled_lists_do_not_delay_announced_ones(running: Running) -
     """Nor the other way round: in each tick as many of both are read, those first that have been due for longest."""
     polled = [JobQuery(filter=JobFilter(kind=f"k{number}")) for number in range(3 * MAX_READS_PER_TICK)]
     for query in (*polled, ANNAS):
-        await running.lists.open(query, Watcher())
+        await running.open(query, Watcher())
     running.jobs.queries.clear()
     running.now += POLL_INTERVAL_S
     running.lists.on_publication(CHANNEL, b"")
     await running.advance(DEBOUNCE_S)
     assert running.jobs.queries == [ANNAS, *polled]
+
+
+async def test_lists_that_have_changed_are_read_before_those_that_may_have(running: Running) -> None:
+    """Many lists that are read in case an announcement was lost do not delay one with an announcement."""
+    quiet = [owned_by(number) for number in range(3 * MAX_READS_PER_TICK)]
+    for query in (*quiet, ANNAS):
+        await running.open(query, Watcher())
+    running.jobs.queries.clear()
+    running.now += ANNOUNCED_INTERVAL_S
+    running.lists.on_publication(CHANNEL, b"")
+    await running.advance(DEBOUNCE_S)
+    assert running.jobs.queries == [ANNAS, *quiet]
 
 
 async def test_only_a_changed_list_is_sent(running: Running) -> None:
@@ -144,7 +163,7 @@ async def test_only_a_changed_list_is_sent(running: Running) -> None:
 
     watchers += [Watcher(close_others) for _ in range(3)]
     for watcher in watchers:
-        await running.lists.open(ALL, watcher)
+        await running.open(ALL, watcher)
     assert await running.advance(POLL_INTERVAL_S) == 1
     assert [watcher.lists for watcher in watchers] == [[]] * 3
     running.jobs.put(1)
@@ -155,7 +174,7 @@ async def test_only_a_changed_list_is_sent(running: Running) -> None:
 async def test_a_change_during_a_read_leads_to_another_read(running: Running) -> None:
     """Its result may have been read before the change."""
     watcher = Watcher()
-    await running.lists.open(ANNAS, watcher)
+    await running.open(ANNAS, watcher)
     page = running.jobs.page
 
     async def page_with_change(query: JobQuery) -> Page:
@@ -175,27 +194,57 @@ async def test_a_change_during_a_read_leads_to_another_read(running: Running) ->
 async def test_a_failed_read_is_repeated(running: Running) -> None:
     """The watchers keep their list meanwhile. A first read that fails ends the list."""
     watcher = Watcher()
-    await running.lists.open(ALL, watcher)
+    await running.open(ALL, watcher)
     running.jobs.put(1)
     running.jobs.failure = RedisConnectionError()
     assert await running.advance(POLL_INTERVAL_S) == 0
     with pytest.raises(RedisConnectionError):
-        await running.lists.open(ANNAS, watcher)
+        await running.open(ANNAS, watcher)
     assert not running.pubsub.open
     running.jobs.failure = None
     assert await running.advance(POLL_INTERVAL_S) == 1
     assert len(watcher.lists) == 1
 
 
-async def test_the_number_of_queries_is_limited(running: Running) -> None:
-    """Of 10,000 watchers of different lists, 1,000 are served; watchers of the same lists are not limited."""
+async def count_refusals(running: Running, queries: Iterable[JobQuery], allowed: JobFilter | None = None) -> int:
+    """Open lists, and return how many are refused."""
     refused = 0
-    for number in range(10_000):
+    for query in queries:
         try:
-            await running.lists.open(JobQuery(filter=JobFilter(kind=f"k{number}")), Watcher())
+            await running.open(query, Watcher(), allowed)
         except TooManyLists:
             refused += 1
-    assert refused == 10_000 - MAX_QUERIES
-    for _ in range(10):
-        await running.lists.open(JobQuery(filter=JobFilter(kind="k0")), Watcher())
-    assert len(running.jobs.queries) == MAX_QUERIES
+    return refused
+
+
+def owned_by(number: int) -> JobQuery:
+    """Return the query for the jobs of one of many owners."""
+    return JobQuery(filter=JobFilter(owner=f"user:{number}"))
+
+
+async def test_the_number_of_queries_is_limited(running: Running) -> None:
+    """Queries that are polled and those with announcements do not use up each other's limit, nor do equal ones."""
+    kinds = [JobQuery(filter=JobFilter(kind=f"k{number}")) for number in range(MAX_POLLED + 10)]
+    assert await count_refusals(running, kinds) == 10
+    assert await count_refusals(running, map(owned_by, range(MAX_ANNOUNCED + 20))) == 20
+    assert await count_refusals(running, [kinds[0]] * 10 + [owned_by(0)] * 10) == 0
+    assert len(running.jobs.queries) == MAX_POLLED + MAX_ANNOUNCED
+    for query, other in ((kinds[0], kinds[-1]), (owned_by(0), owned_by(MAX_ANNOUNCED))):
+        for watcher in list(running.lists._lists[query].watchers):
+            running.lists.close(query, watcher)
+        assert await count_refusals(running, [other, query]) == 1
+
+
+async def test_the_queries_of_tokens_with_one_filter_are_limited(running: Running) -> None:
+    """Others can still open lists. A list that ends makes room."""
+    annas = JobFilter(owner="anna")
+    queries = [JobQuery(filter=annas, limit=1 + number) for number in range(MAX_QUERIES_PER_FILTER + 5)]
+    assert await count_refusals(running, queries, annas) == 5
+    assert await count_refusals(running, queries[-1:], JobFilter()) == 0
+    (watcher,) = running.lists._lists[queries[0]].watchers
+    running.lists.close(queries[0], watcher)
+    assert await count_refusals(running, queries[-3:-1], annas) == 1
+    for query, live_list in list(running.lists._lists.items()):
+        for watcher in list(live_list.watchers):
+            running.lists.close(query, watcher)
+    assert not running.lists._per_filter

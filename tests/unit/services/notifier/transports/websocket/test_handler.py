@@ -53,7 +53,7 @@ class Client:
     def __init__(self, keys: Path) -> None:
         self.replica, self.store, self.transport = Replica(keys), FakeStore(), FakeTransport()
         replica = self.replica
-        lists = ListConnections(replica.registry, LiveLists(cast(Any, None), cast(Any, None)), replica.auth)
+        lists = ListConnections(replica.registry, LiveLists(cast(Any, None), cast(Any, None), 1), replica.auth)
         handler = WebSocketHandler(replica.registry, cast(Any, self.store), replica.auth, replica.settings, lists)
         self.connection = WebSocketConnection(handler, cast(asyncio.Transport, self.transport), None)
         self.connection.connection_made(self.connection._transport)

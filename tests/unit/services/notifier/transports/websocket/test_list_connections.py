@@ -39,7 +39,7 @@ class Client:
         replica.registry.max_watches = 100
         replica.synchronizer._store = cast(Any, self.jobs)
         replica.pubsub.confirms = True
-        self.live_lists = LiveLists(cast(Any, self.jobs), cast(Any, replica.pubsub))
+        self.live_lists = LiveLists(cast(Any, self.jobs), cast(Any, replica.pubsub), 1_000)
         self.lists = ListConnections(replica.registry, self.live_lists, replica.auth)
         handler = WebSocketHandler(replica.registry, cast(Any, self.jobs), replica.auth, replica.settings, self.lists)
         self.connection = WebSocketConnection(handler, cast(asyncio.Transport, self.transport), None)
@@ -123,6 +123,21 @@ async def test_a_list_shows_its_jobs_and_then_its_changes(client: Client) -> Non
     assert (client.watched, client.live_lists._lists) == ([], {})
     client.jobs.put(5)
     assert await client.refresh() == []
+
+
+async def test_a_list_says_when_it_becomes_complete_or_incomplete(client: Client) -> None:
+    """Once, with the jobs that have changed, or alone."""
+    client.jobs.put(1)
+    client.jobs.complete = False
+    assert await client.open() == [{"list": {**opened(1)["list"], "complete": False}}, 1]
+    assert await client.refresh() == []
+    client.jobs.complete = True
+    assert await client.refresh() == [changed([], [], complete=True)]
+    client.jobs.put(2)
+    assert await client.refresh() == [changed([2], []), 2]
+    client.jobs.put(3)
+    client.jobs.complete = False
+    assert await client.refresh() == [changed([3], [], complete=False), 3]
 
 
 async def test_lists_of_one_connection_are_kept_apart(client: Client) -> None:
