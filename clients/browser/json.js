@@ -23,8 +23,9 @@ export function indentJson(text) {
   return stringify(value, 2);
 }
 
+/** Return the snapshots of a message. With a token for details, a list has one in each element's `job`. */
 function snapshotsOf({ job, jobs = job ? [job] : [] }) {
-  return jobs;
+  return jobs.map((each) => each.job ?? each);
 }
 
 /** Return whether a number of a snapshot may have changed; few snapshots have a result or a large number. */

@@ -14,7 +14,7 @@ import { indentJson, parseMessage } from "./json.js";
 const { messages, texts } = JSON.parse(process.argv[1]);
 const parsed = messages.map((text) => {
   const { job, jobs = [job] } = structuredClone(parseMessage(text));
-  return jobs.map((job) => job?.exact ?? null);
+  return jobs.map((each) => (each?.job ?? each)?.exact ?? null);
 });
 const stringified = texts.map((text) => JSON.stringify(JSON.parse(text), null, 2));
 console.log(JSON.stringify({ parsed, stringified, indented: texts.map(indentJson) }));
@@ -73,6 +73,7 @@ def output() -> dict[str, Any]:
     messages += [f'{{"job":{snapshot(progress=progress)}}}' for progress, _ in PROGRESS]
     messages.append(f'{{"now":"x","jobs":[{",".join(map(snapshot, results))}],"errors":[]}}')
     messages += ['{"hello":{"now":"2026-01-01T00:00:00.000Z"}}', f'{{"job":{snapshot("1.10", PROGRESS[0][0])}}}']
+    messages.append(f'{{"now":"x","jobs":[{{"job":{snapshot("1.10")},"labels":{{}}}}]}}')  # with a token for details
     arguments = json.dumps({"messages": messages, "texts": [*CHANGED, *UNCHANGED]})
     completed = run_node(CLIENT, "--input-type=module", "--eval", PROGRAM, arguments)
     assert completed.stderr == ""
@@ -92,9 +93,10 @@ def test_large_numbers_of_progress_are_kept(output: dict[str, Any]) -> None:
     """Progress beyond 2^53 keeps its text, independent of the result."""
     start = len(CHANGED) + len(UNCHANGED)
     assert [job for (job,) in output["parsed"][start : start + len(PROGRESS)]] == [exact for _, exact in PROGRESS]
-    hello, both = output["parsed"][-2:]
+    hello, both, detailed = output["parsed"][-3:]
     assert hello == [None]
     assert both == [{"result": "1.10", **LARGE}]
+    assert detailed == [{"result": "1.10"}]
 
 
 def test_indented_text_keeps_numbers(output: dict[str, Any]) -> None:
