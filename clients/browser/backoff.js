@@ -7,12 +7,24 @@
 
 const RECONNECT_MS = { base: 2_000, max: 4_000 };
 const OVERLOADED_MS = { base: 2_000, max: 10_000 };
+const RETRY_MS = { base: 2_000, max: 60_000 };
+const POLL_MS = { base: 3_000, max: 60_000 };
 const UPGRADE_MS = { base: 15_000, max: 240_000 };
 const OVERLOAD_CODES = new Set([1013, 503]);
 
 /** Return the delay before a connection is opened again, after failures in a row and with the last close code or status. */
 export function reconnectDelayMs(failures, code) {
   return Math.random() * backoff(OVERLOAD_CODES.has(code) ? OVERLOADED_MS : RECONNECT_MS, failures);
+}
+
+/** Return the delay before a page's own server is asked again, after failures in a row. */
+export function retryDelayMs(failures) {
+  return backoff(RETRY_MS, failures) * (1 - Math.random() / 2);
+}
+
+/** Return the delay before the next poll, after failures in a row. */
+export function pollDelayMs(failures) {
+  return backoff(POLL_MS, failures) * (0.75 + Math.random() / 2);
 }
 
 /** Return the delay before better transports are tried again, after some attempts. */

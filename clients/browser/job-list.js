@@ -21,6 +21,7 @@ export const INITIAL_STATE = {
   errors: new Map(),
 };
 
+const MAX_EMPTY_PAGES = 20; // in which the server found no match yet, in a row
 const ENDED = new Set(["succeeded", "failed", "cancelled"]);
 
 export class JobList {
@@ -33,7 +34,7 @@ export class JobList {
   #rows = new Set(); // ids
   #left = new Set(); // the ids of jobs that left the list
   #held = false;
-  #end = {}; // the id `after` which older jobs follow at the cursor `next`, which is null if there are none
+  #end = {}; // the id `after` which the jobs that the query `older` returns follow; it is null if there are none
 
   constructor({ statuses, limit }) {
     this.#statuses = new Set(statuses);
@@ -73,7 +74,7 @@ export class JobList {
     const last = this.jobs.at(-1);
     if (!last || this.#head.size < this.#limit) return null;
     if (last.id !== this.#end.after) return { until: new Date(Date.parse(this.#timeOf(last)) + 1).toISOString() };
-    return this.#end.next && { cursor: this.#end.next };
+    return this.#end.older;
   }
 
   get(id) {
@@ -83,7 +84,7 @@ export class JobList {
   /** Replace the head; the cursor `next` is that of the jobs after it. */
   setHead(ids, next) {
     this.change(ids, [...this.#head].filter((id) => !ids.includes(id)));
-    if (this.#rows.size <= ids.length) this.#end = { after: ids.at(-1), next };
+    if (this.#rows.size <= ids.length) this.#setEnd(ids.at(-1), {}, next);
   }
 
   /** Add jobs to the head, and remove some. */
@@ -115,20 +116,43 @@ export class JobList {
     this.#update();
   }
 
-  /** Append a page of older jobs. */
-  append(snapshots, next) {
+  /**
+   * Load older jobs.
+   *
+   * @param {(query: object) => Promise<{jobs: object[], next: ?string}>} fetchPage
+   * @throws what `fetchPage` throws; the rows stay, and the jobs after them can be loaded again
+   */
+  async loadOlder(fetchPage) {
+    const before = this.jobs.length;
+    for (let pages = 0; pages < MAX_EMPTY_PAGES && this.older && this.jobs.length === before; pages++) {
+      const query = this.older;
+      const { jobs, next } = await fetchPage(query).catch((error) => {
+        if (error.code === "invalid") this.#end = {}; // the server rejects the cursor
+        throw error;
+      });
+      this.#append(jobs, next, query);
+    }
+  }
+
+  /** Append a page of older jobs; `next` is the cursor of the same query's next page. */
+  #append(snapshots, next, query) {
     for (const snapshot of snapshots) {
       this.#rows.add(snapshot.id);
       if (!(this.get(snapshot.id)?.version >= snapshot.version)) this.#snapshots.set(snapshot.id, snapshot);
     }
     this.#size = Math.max(this.#size, this.#rows.size);
-    this.#end = { after: this.jobs.at(-1)?.id, next };
+    this.#setEnd(this.jobs.at(-1)?.id, query, next);
   }
 
   /** Hold the rows, or release them. */
   hold(held) {
     this.#held = held;
     this.#update();
+  }
+
+  /** A cursor continues one query, and is valid with no other. */
+  #setEnd(after, query, next) {
+    this.#end = { after, older: next && { ...query, cursor: next } };
   }
 
   /** Return whether a job left the head because of newer ones, and not because the filter no longer selects it. */

@@ -1,28 +1,36 @@
 /** Where the token of a list comes from: a string, or a function of the page that is called whenever one is needed. */
 
-import { reconnectDelayMs } from "./backoff.js";
+import { retryDelayMs } from "./backoff.js";
 import { readClaims } from "./token.js";
 
 const RENEW_BEFORE_MS = 60_000; // before a token expires
 const MIN_LIFETIME_MS = 10_000; // of a token, whose end by the user's clock may be past
 const MAX_TIMER_MS = 2 ** 31 - 1;
+const MAX_TOKEN_LENGTH = 4096; // the server's limit
+const MAX_HIDDEN_FAILURES = 1; // after which no token is requested while the page is hidden
+const NO_TOKEN = { code: "no_token", message: "The list cannot be loaded now; trying again. You may have to log in again." };
+const NOT_A_LIST = { code: "invalid_token", message: "This is not the token of a list." };
 
 export class TokenSource {
   #source;
   #onToken;
   #onError;
   #failures = 0; // to get a token that works, in a row
+  #requests = 0; // the answer to an earlier one than the last is ignored
+  #closing = new AbortController();
   #timer;
 
   /**
    * @param {string | (() => string | Promise<string>)} source
-   * @param {(token: string) => void} onToken called with each token
-   * @param {(error: {code: string, message: string}) => void} onError called when there is no token; the function is called
-   *   again later
+   * @param {(token: string) => void} onToken called with each token of a list
+   * @param {(error: {code: string, message: string, cause?: Error}) => void} onError called when there is none; a function
+   *   is called again later
    */
   constructor(source, onToken, onError) {
     this.#onToken = onToken;
     this.#onError = onError;
+    const options = { signal: this.#closing.signal, capture: true };
+    addEventListener("visibilitychange", () => this.#failures && this.#schedule(0), options);
     this.replace(source);
   }
 
@@ -33,12 +41,13 @@ export class TokenSource {
 
   replace(source) {
     this.#source = source;
+    this.#requests++;
     this.#schedule(0);
   }
 
   /** Get another token, because the server refuses the last one. */
   retry() {
-    this.#schedule(reconnectDelayMs(this.#failures++));
+    this.#schedule(retryDelayMs(this.#failures++));
   }
 
   /** Called when the server has accepted the last token, which expires at this time by the server's clock. */
@@ -50,21 +59,28 @@ export class TokenSource {
   }
 
   close() {
+    this.#closing.abort();
+    this.#requests++;
     clearTimeout(this.#timer);
-    this.#onToken = this.#onError = () => {};
   }
 
   #schedule(delayMs) {
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#get(), delayMs);
+    if (!this.#closing.signal.aborted) this.#timer = setTimeout(() => this.#get(), delayMs);
   }
 
   async #get() {
+    if (document.hidden && this.#failures > MAX_HIDDEN_FAILURES) return; // until the page is visible
+    const request = ++this.#requests;
+    let [token, error] = [null, NOT_A_LIST];
     try {
-      this.#onToken(this.isRenewable ? await this.#source() : this.#source);
-    } catch (error) {
-      this.#onError({ code: "no_token", message: error.message });
-      this.retry();
+      token = this.isRenewable ? await this.#source() : this.#source;
+    } catch (cause) {
+      error = { ...NO_TOKEN, cause };
     }
+    if (request !== this.#requests) return;
+    if (readClaims(token)?.filter && token.length <= MAX_TOKEN_LENGTH) return this.#onToken(token);
+    this.#onError(error);
+    if (this.isRenewable) this.retry();
   }
 }

@@ -9,19 +9,16 @@ import { fetchJobs } from "./fetch-jobs.js";
 import { DEFAULT_LIMIT, JobList, listId } from "./job-list.js";
 import { call, registryFor } from "./job-registry.js";
 import { liveUrl } from "./live-url.js";
+import { Poller } from "./poller.js";
 import { RowWatches } from "./row-watches.js";
 import { mayCancel, readClaims } from "./token.js";
 import { TokenSource } from "./token-source.js";
 
 const CHANGE_DELAY_MS = 50; // changes in quick succession are one call
 const WATCH_DELAY_MS = 250; // rows that are scrolled past are not watched
-const POLL_MS = 3_000;
-const MAX_EMPTY_PAGES = 20; // in which the server found no match yet, in a row
-const MAX_TOKEN_LENGTH = 4096; // the server's limit
 const TOKEN_REJECTIONS = new Set(["invalid_token", "token_expired"]);
 const REJECTIONS = new Set([...TOKEN_REJECTIONS, "forbidden", "invalid"]); // the same request would be refused again
 const SILENT = new Set(["unavailable", "too_many_lists"]); // the list is polled
-const NOT_A_LIST = { code: "invalid_token", message: "This is not the token of a list." };
 
 /**
  * Watch a list of jobs until `close()`. No callback is called before this function returns, nor after `close()`.
@@ -57,8 +54,7 @@ class WatchedJobs {
   #visible = null; // ids; null while all rows are
   #connection = "connecting"; // of the registry
   #answered = false; // whether the connection has sent the list
-  #polledAt = 0; // the server's time of the last poll; 0 if it failed, or none is needed
-  #isUnreachable = false; // whether the last poll failed
+  #poller = new Poller(() => this.#poll());
   #loaded = false; // whether the list, or that it is empty, can be shown
   #state = { complete: true, loading: false, error: null };
   #errors = new Map(); // by the job's id: why it cannot be cancelled
@@ -74,8 +70,7 @@ class WatchedJobs {
     this.#newList = () => new JobList({ statuses, limit });
     this.#list = this.#newList();
     this.#subscriber = { onChange, closed: false };
-    this.#token = new TokenSource(token, (value) => this.#subscribe(value), (error) => this.#set({ error }));
-    this.#schedulePoll();
+    this.#token = new TokenSource(token, (value) => this.#subscribe(value), (error) => this.#onNoToken(error));
   }
 
   /** Load older jobs. */
@@ -83,15 +78,12 @@ class WatchedJobs {
     if (this.#state.loading) return;
     this.#set({ loading: true, error: null });
     const list = this.#list; // another token may replace it meanwhile
-    const before = list.jobs.length;
+    const { token } = this.#request;
     try {
-      for (let pages = 0; pages < MAX_EMPTY_PAGES && list.older && list.jobs.length === before; pages++) {
-        const { jobs, next } = await this.#fetch(list.older);
-        list.append(jobs, next);
-      }
+      await list.loadOlder((query) => this.#fetch(query));
     } catch ({ code, message }) {
-      this.#onError({ code, message });
-      this.#set({ error: { code, message } });
+      if (code !== "invalid" && this.#isCurrent(token)) this.#onError({ code, message });
+      if (list === this.#list) this.#set({ error: { code, message } });
     }
     this.#set({ loading: false });
   }
@@ -115,7 +107,7 @@ class WatchedJobs {
 
   /** Request a job's cancellation; the token must allow it. */
   cancel(id) {
-    this.#errors.delete(id);
+    if (this.#errors.delete(id)) this.#deliver();
     const job = this.#list.get(id);
     if (job) this.#rows?.cancel(job);
   }
@@ -132,28 +124,27 @@ class WatchedJobs {
 
   /** Return the server's time until which the snapshot of a job is known to be current, 0 if it is not watched. */
   confirmedUntil(id) {
-    return Math.max(this.#rows?.confirmedUntil(id) ?? 0, this.#polledAt);
+    return Math.max(this.#rows?.confirmedUntil(id) ?? 0, this.#poller.polledAt);
   }
 
   close() {
     this.#subscriber.closed = true;
     this.#token.close();
+    this.#poller.close();
     for (const timer of Object.values(this.#timers)) clearTimeout(timer);
     this.#unsubscribe();
   }
 
   /** Subscribe before the earlier subscription ends, so that the connection stays open. */
   #subscribe(token) {
-    const claims = readClaims(token);
-    if (!claims?.filter || token.length > MAX_TOKEN_LENGTH) return this.#set({ error: NOT_A_LIST });
-    this.#enterScope(JSON.stringify(claims.filter));
+    const isOtherScope = this.#enterScope(JSON.stringify(readClaims(token).filter));
     const { list } = this.#request;
     this.#request = { id: listId(token, list), token, list };
     const watch = {
       onConnection: (state) => this.#onConnection(state),
       onError: (error) => this.#onError(error),
       onList: (message) => this.#onList(message),
-      onJob: (job) => this.#list.apply(job) && this.#changed(),
+      onJob: (job) => this.#apply(job),
     };
     const registry = registryFor(this.#url);
     const watched = registry.addWatch(this.#request, watch);
@@ -163,15 +154,24 @@ class WatchedJobs {
     this.#watched = watched;
     this.#rows = new RowWatches(registry, token, (id, error) => this.#onRowError(id, error));
     this.#set({ error: null });
+    if (isOtherScope) this.#deliver(); // that the other jobs are gone, before the list is loaded again
   }
 
   /** Forget the jobs if a token selects others than the one before, for example those of another user. */
   #enterScope(scope) {
-    if (this.#scope && this.#scope !== scope) {
-      this.#list = this.#newList();
-      this.#loaded = false;
-    }
+    const isOther = this.#scope !== undefined && this.#scope !== scope;
     this.#scope = scope;
+    if (!isOther) return false;
+    this.#list = this.#newList();
+    this.#loaded = false;
+    this.#poller.polledAt = 0;
+    this.#errors.clear();
+    return true;
+  }
+
+  /** Called when there is no new token. While the server accepts the last one, the list goes on. */
+  #onNoToken(error) {
+    if (!this.#watched || !this.#token.isRenewable) this.#set({ error });
   }
 
   #unsubscribe() {
@@ -200,6 +200,12 @@ class WatchedJobs {
     this.#changed();
   }
 
+  #apply(job) {
+    if (!this.#list.apply(job)) return;
+    this.#errors.delete(job.id);
+    this.#changed();
+  }
+
   #onList({ jobs, next, complete, entered = [], left = [] }) {
     if (jobs) {
       this.#answered = true;
@@ -213,38 +219,38 @@ class WatchedJobs {
   }
 
   #setHead(ids, next, complete) {
-    this.#isUnreachable = false;
+    this.#poller.failures = 0;
     this.#token.onAccepted(this.#request.token, this.now());
     this.#list.setHead(ids, next);
     this.#set({ complete, error: null });
   }
 
-  #schedulePoll() {
-    this.#timers.poll = setTimeout(() => this.#poll(), POLL_MS * (0.75 + Math.random() / 2)); // spread over time
-  }
-
   /** Poll the list unless the connection pushes it, or the page is hidden. */
   async #poll() {
     const isPushed = this.#answered && this.#registry.hasSocket && !this.#list.isIncomplete;
-    if (isPushed) this.#polledAt = 0;
+    if (isPushed) this.#poller.polledAt = 0;
     else if (this.#watched && !document.hidden) await this.#fetchHead();
-    if (!this.#subscriber.closed) this.#schedulePoll();
   }
 
   async #fetchHead() {
     const { token } = this.#request;
     try {
       const { jobs, next, complete, now } = await this.#fetch({});
-      if (this.#subscriber.closed || token !== this.#request.token) return;
-      this.#polledAt = Date.parse(now);
+      if (!this.#isCurrent(token)) return;
+      this.#poller.polledAt = Date.parse(now);
       this.#setHead(jobs.map(({ id }) => id), next, complete);
-      for (const job of jobs) this.#list.apply(job);
+      for (const job of jobs) this.#apply(job);
     } catch ({ code, message }) {
-      this.#polledAt = 0;
-      this.#isUnreachable = true;
+      if (!this.#isCurrent(token)) return;
+      this.#poller.fail();
       this.#onError({ code, message });
     }
     this.#changed();
+  }
+
+  /** Whether the answer to a request with this token still matters. */
+  #isCurrent(token) {
+    return !this.#subscriber.closed && token === this.#request.token;
   }
 
   #fetch(query) {
@@ -272,18 +278,21 @@ class WatchedJobs {
   #changed() {
     if (this.#subscriber.closed) return;
     this.#scheduleWatches();
-    this.#timers.change ??= setTimeout(() => {
-      this.#timers.change = null;
-      call(this.#subscriber, "onChange", this.#currentState());
-    }, CHANGE_DELAY_MS);
+    this.#timers.change ??= setTimeout(() => this.#deliver(), CHANGE_DELAY_MS);
+  }
+
+  #deliver() {
+    clearTimeout(this.#timers.change);
+    this.#timers.change = null;
+    call(this.#subscriber, "onChange", this.#currentState());
   }
 
   #currentState() {
     const { jobs, fresh, isOutdated, hasMore, isIncomplete } = this.#list;
-    const isLive = this.#answered || this.#polledAt > 0;
+    const isLive = this.#answered || this.#poller.polledAt > 0;
     this.#loaded ||= isLive && !isIncomplete;
     const unanswered = this.#connection === "live" ? "connecting" : this.#connection;
-    const connection = isLive ? "live" : this.#isUnreachable ? "reconnecting" : unanswered;
+    const connection = isLive ? "live" : this.#poller.failures ? "reconnecting" : unanswered;
     const rows = { jobs: this.#loaded ? jobs : null, fresh, isOutdated, hasMore };
     return { ...this.#state, ...rows, connection, errors: new Map(this.#errors) };
   }

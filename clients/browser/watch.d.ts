@@ -121,6 +121,8 @@ export type ErrorCode =
 export interface WatchError {
   readonly code: ErrorCode;
   readonly message: string;
+  /** What the page's own function for the token of a list has thrown. */
+  readonly cause?: unknown;
 }
 
 export interface WatchOptions {

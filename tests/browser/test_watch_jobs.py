@@ -14,7 +14,7 @@ pytestmark = pytest.mark.browser
 
 SIMULATION = Path(__file__).parent / "simulation.js"
 PREPARE = f"""
-const {{ last, pass, server, transports }} = await import("{SIMULATION}");
+const {{ dispatch, last, pass, server, transports }} = await import("{SIMULATION}");
 const {{ watchJobs }} = await import("{CLIENT}/watch-jobs.js");
 const claims = {{ filter: {{ owner: "ada" }}, exp: 1767229200 }};
 const token = (extra = {{}}) => `a.${{btoa(JSON.stringify({{ ...claims, ...extra }}))}}.b`;
@@ -192,9 +192,9 @@ def test_refused_list_says_why() -> None:
 
 
 def test_token_is_renewed_before_it_expires() -> None:
-    """A function is called for the next token before one expires, and again if it fails; the connection stays."""
+    """A function is called for the next token before one expires, and again if it fails; the list goes on meanwhile."""
     assert simulate("""
-      Math.random = () => 0.5; // of the longest delay before the second attempt
+      Math.random = () => 0.5; // of the delay before the second attempt
       let calls = 0;
       const failures = new Set([2]);
       const get = async () => {
@@ -207,13 +207,13 @@ def test_token_is_renewed_before_it_expires() -> None:
       await pass(29_000);
       result = [calls];
       while (socket.sent.filter(isList).length < 2) await pass(10);
-      result.push(states.some(({ error }) => error?.code === "no_token"));
+      result.push(states.some(({ error }) => error));
       await answer(socket, 9, 7);
       await pass(5_000);
       const lists = socket.sent.filter(isList).map(({ list }) => list);
       result.push(calls, new Set(lists).size, socket.sent.filter(({ unlist }) => unlist).length,
         transports.filter(({ kind }) => kind === "WebSocket").length);
-    """) == [1, True, 3, 2, 1, 1]
+    """) == [1, False, 3, 2, 1, 1]
 
 
 @pytest.mark.parametrize("token", ["nonsense", "a.eyJzdWIiOiJ4In0.b", "x" * 5000])
@@ -258,3 +258,178 @@ def test_job_without_a_record_leaves_no_hole() -> None:
       await change(socket, [6], [8]);
       result.push(numbers());
     """) == [[9, 7, 6, 5, 4], [9, 7, 6, 5, 4]]
+
+
+def test_pages_after_newer_jobs_continue_one_query() -> None:
+    """The second page after newer jobs has the first one's query; a rejected cursor leaves the list live."""
+    assert simulate("""
+      const queries = [];
+      const socket = await open();
+      await answer(socket, 9, 7);
+      await change(socket, [10], [7]);
+      server.answer = (path, _tokens, url) => {
+        queries.push(new URL(url).search.slice(1));
+        const rejected = response(422, { code: "invalid", detail: "Expected another cursor" });
+        return [page(7, 6, "a"), rejected, page(5, 4, null)][queries.length - 1];
+      };
+      await list.more();
+      await list.more();
+      await pass(60);
+      result = [states.at(-1).error.code, numbers()];
+      await list.more();
+      await change(socket, [11], [8]);
+      result.push(numbers(), queries);
+    """) == [
+        "invalid",
+        [10, 9, 8, 7, 6],
+        [11, 10, 9, 8, 7, 6, 5],
+        [
+            "limit=3&until=2026-01-01T00%3A00%3A00.009Z",
+            "limit=3&until=2026-01-01T00%3A00%3A00.009Z&cursor=a",
+            "limit=3&until=2026-01-01T00%3A00%3A00.007Z",
+        ],
+    ]
+
+
+def test_nothing_happens_after_close() -> None:
+    """A token that arrives after `close()` opens no connection, and no function is called again."""
+    assert simulate("""
+      result = [];
+      for (const finish of ["resolve", "reject"]) {
+        const calls = [];
+        const get = () => new Promise((resolve, reject) => calls.push({ resolve, reject }));
+        list = watchJobs({ url: "http://live.test", token: get }, (state) => states.push(state));
+        await pass(2);
+        list.close();
+        calls[0][finish](token());
+        await pass(120_000);
+        result.push(calls.length, transports.length, states.length);
+      }
+      let calls = 0;
+      const socket = await open({ token: () => token({ calls: ++calls }) });
+      await answer(socket, 9, 7);
+      let refuse;
+      server.answer = () => new Promise((resolve) => { refuse = resolve; });
+      const loaded = list.more();
+      list.close();
+      refuse(response(401, { code: "token_expired" }));
+      await loaded;
+      await pass(120_000);
+      result.push(calls);
+    """) == [1, 0, 0, 1, 0, 0, 1]
+
+
+def test_late_token_is_ignored() -> None:
+    """The token of a user who has logged out meanwhile does not replace the one of the next user."""
+    assert simulate("""
+      let late;
+      list = watchJobs({ url: "http://live.test", token: () => new Promise((resolve) => { late = resolve; }) },
+        (state) => states.push(state));
+      await pass(2);
+      const next = token({ filter: { owner: "bob" } });
+      list.renew(next);
+      late(token());
+      await pass(2);
+      last().accept();
+      await pass(60);
+      result = [last().sent.filter(isList).map(({ list }) => list === next)];
+    """) == [[True]]
+
+
+def test_function_without_a_token_is_called_again() -> None:
+    """A function that returns no token, or throws, has an error with a text for users, and is called again."""
+    assert simulate("""
+      const answers = [undefined, "a.eyJzdWIiOiJ4In0.b", Error("Unexpected token '<'"), token()];
+      const get = async () => {
+        const next = answers.shift();
+        if (next instanceof Error) throw next;
+        return next;
+      };
+      list = watchJobs({ url: "http://live.test", token: get, limit: 3 }, (state) => states.push(state));
+      const shown = new Set();
+      while (!transports.length) {
+        await pass(100);
+        if (states.at(-1)?.error) shown.add(`${states.at(-1).error.code}: ${states.at(-1).error.message}`);
+      }
+      last().accept();
+      await pass(1);
+      await answer(last(), 9, 7);
+      result = [[...shown], states.at(-1).error, numbers()];
+    """) == [
+        [
+            "invalid_token: This is not the token of a list.",
+            "no_token: The list cannot be loaded now; trying again. You may have to log in again.",
+        ],
+        None,
+        [9, 8, 7],
+    ]
+
+
+def test_failing_function_is_called_less_often() -> None:
+    """A function that fails is called at most once a minute in the end, and not while the page is hidden."""
+    assert simulate("""
+      let calls = 0;
+      const get = async () => { calls++; throw new Error("Log in."); };
+      list = watchJobs({ url: "http://live.test", token: get }, (state) => states.push(state));
+      await pass(180_000);
+      const before = calls;
+      await pass(600_000);
+      result = [before < 12, calls - before >= 9, calls - before <= 21];
+      document.hidden = true;
+      dispatch("visibilitychange");
+      const hidden = calls;
+      await pass(300_000);
+      result.push(calls - hidden);
+      document.hidden = false;
+      dispatch("visibilitychange");
+      await pass(2);
+      result.push(calls - hidden);
+    """) == [True, True, True, 0, 1]
+
+
+def test_failed_polls_are_spread() -> None:
+    """A notifier that refuses polls is polled less often, up to once a minute."""
+    assert simulate("""
+      const polls = () => transports.filter(({ kind }) => kind === "/live/jobs").length;
+      server.answer = (path) => path === "/live/jobs" && response(429, { code: "too_many_requests" });
+      list = watchJobs({ url: "http://live.test", token: token(), limit: 3 }, (state) => states.push(state));
+      await pass(120_000);
+      const before = polls();
+      await pass(600_000);
+      result = [before <= 9, polls() - before <= 14, polls() - before >= 7];
+    """) == [True, True, True]
+
+
+def test_error_of_a_row_ends() -> None:
+    """The error of a job ends at once with another try to cancel it, and with the job's next snapshot."""
+    assert simulate("""
+      const socket = await open();
+      await answer(socket, 9, 8);
+      await pass(300);
+      const refuse = async () => {
+        socket.receive({ error: { code: "forbidden", message: "You may not.", job_id: idOf(9) } });
+        await pass(60);
+        result.push(states.at(-1).errors.size);
+      };
+      result = [];
+      await refuse();
+      list.cancel(idOf(9));
+      result.push(states.at(-1).errors.size, socket.sent.at(-1).cancel === idOf(9));
+      await refuse();
+      socket.receive({ job: job(9, { version: 2, status: "running" }) });
+      await pass(60);
+      result.push(states.at(-1).errors.size);
+    """) == [1, 0, True, 1, 0]
+
+
+def test_other_list_is_announced_at_once() -> None:
+    """The page learns that the jobs of the user before are gone even if the next list follows at once."""
+    assert simulate("""
+      const socket = await open();
+      await answer(socket, 9, 7);
+      const count = states.length;
+      list.renew(token({ filter: { owner: "bob" } }));
+      await pass(2);
+      await answer(socket, 2, 2);
+      result = states.slice(count).map((state) => numbers(state));
+    """) == [None, [2]]
