@@ -24,7 +24,7 @@ from .clock import RedisClock
 from .keys import job_key
 from .record_read import READ_FIELDS, RecordRead, record_from_reply
 from .script_calls import cancel_call, progress_call, report_call, submission_call
-from .scripts import RecordScript
+from .scripts import RecordScript, ScriptCall
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -63,7 +63,7 @@ class JobStore:
             RedisError, OSError: Redis is unavailable. Some of the records may have been created.
         """
         jobs = list(jobs)
-        replies = await self._run("submission", [submission_call(job) for job in jobs], self._script.run)
+        replies = await self._change("submission", [(job.id, submission_call(job)) for job in jobs])
         for job, reply in zip(jobs, replies, strict=True):
             self._notify_transition(job.id, reply)
 
@@ -80,7 +80,7 @@ class JobStore:
             RedisError, OSError: Redis is unavailable. Some of the reports may have been applied.
         """
         reports = list(reports)
-        replies = await self._run("report", [report_call(report) for report in reports], self._script.run)
+        replies = await self._change("report", [(report.job_id, report_call(report)) for report in reports])
         verdicts = []
         for report, reply in zip(reports, replies, strict=True):
             verdicts.append(self._verdict(report.job_id, reply))
@@ -94,7 +94,8 @@ class JobStore:
         Raises:
             RedisError, OSError: Redis is unavailable. The report may have been applied.
         """
-        (reply,) = await self._run("progress", [progress_call(report, self.clock.now(), job_ttl_s)], self._script.run)
+        call = progress_call(report, self.clock.now(), job_ttl_s)
+        (reply,) = await self._change("progress", [(report.job_id, call)])
         return self._verdict(report.job_id, reply)
 
     async def cancel(self, grant: Grant, record: RecordRead | None = None) -> bytes | None:
@@ -112,7 +113,7 @@ class JobStore:
         """
         job_id = uuid_str(grant.job_id)
         try:
-            (reply,) = await self._run("cancel", [cancel_call(grant, record)], self._script.run)
+            (reply,) = await self._change("cancel", [(grant.job_id, cancel_call(grant, record))])
         except (RedisError, OSError) as error:
             log.warning("cancel_not_confirmed", job_id=job_id, error=type(error).__name__)
             raise
@@ -124,6 +125,15 @@ class JobStore:
         if worker:
             self._on_cancel_requested(worker.decode(errors="replace"), job_id)
         return bytes(snapshot)
+
+    async def _change(self, op: str, calls: Sequence[tuple[UUID, ScriptCall]]) -> list[Any]:
+        """Execute the script for jobs. If Redis fails, any of them may have changed: a repetition would not tell."""
+        try:
+            return await self._run(op, [call for _, call in calls], self._script.run)
+        except (RedisError, OSError):
+            for job_id, _ in calls:
+                self._on_transition(uuid_str(job_id))
+            raise
 
     def _verdict(self, job_id: UUID, reply: Any) -> Verdict:
         """Return the verdict for a reply of the script to a report."""

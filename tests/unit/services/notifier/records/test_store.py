@@ -11,7 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from structlog.testing import capture_logs
 
-from headway.contracts import OPTIONAL_SNAPSHOT_FIELDS, Timestamp
+from headway.contracts import OPTIONAL_SNAPSHOT_FIELDS, ProgressUrlReport, SubmittedJob, Timestamp
 from headway.tokens import Grant
 from services.notifier.records.keys import job_id_from_key
 from services.notifier.records.record_read import READ_FIELDS, SNAPSHOT_FIELDS, RecordRead
@@ -19,6 +19,7 @@ from services.notifier.records.scripts import SCRIPT
 from services.notifier.records.store import JobStore
 from services.notifier.redis_client.connector import NodeAddress
 from services.notifier.redis_client.topology import RedisClient, SlotNotCovered
+from tests.reports import first_report
 
 JOB_ID = "6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11"
 
@@ -94,6 +95,26 @@ async def test_cancellation_is_logged_with_its_job() -> None:
         ("cancel_applied", JOB_ID),
         ("cancel_not_confirmed", JOB_ID),
     ]
+
+
+async def test_a_lost_reply_counts_as_a_transition() -> None:
+    """The record may have changed. The reply to the repetition would not tell, and the index would miss the job."""
+    noted: list[str] = []
+    store = JobStore(cast(RedisClient, FakeClient(ConnectionError())), noted.append)
+    now = Timestamp.now()
+    end = now.after(60)
+    job = SubmittedJob(id=UUID(JOB_ID), kind="k", submitted_at=now, expires_at=end)
+    grant = Grant(job_id=job.id, kind="k", submitted_at=now, expires_at=end)
+    changes = [
+        store.apply_submissions([job]),
+        store.apply_reports([first_report(job.id)]),
+        store.apply_progress(ProgressUrlReport(job_id=job.id, progress=5), 60),
+        store.cancel(grant),
+    ]
+    for count, change in enumerate(changes, 1):
+        with pytest.raises(ConnectionError):
+            await change
+        assert noted == [JOB_ID] * count
 
 
 class FakeCluster:
