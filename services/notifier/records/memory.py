@@ -44,9 +44,10 @@ class MemoryMonitor:
             RedisError, OSError: Redis is unavailable, or does not permit the command INFO.
         """
         shares = [await self._read_share(node) for node in self._redis.nodes()]
-        is_full = max(shares, default=0) > MAX_USED
+        used = max(shares, default=0.0)
+        is_full = used > MAX_USED
         if is_full != self.is_full:
-            log.warning("redis_full" if is_full else "redis_no_longer_full", used_percent=round(100 * max(shares)))
+            log.warning("redis_full" if is_full else "redis_no_longer_full", used_percent=round(100 * used))
         self.is_full = is_full
 
     async def _read_share(self, node: NodeAddress) -> float:
@@ -54,4 +55,4 @@ class MemoryMonitor:
         if isinstance(reply, RedisError):
             raise reply
         memory = {name: int(number) for name, number in _FIELD.findall(reply)}
-        return memory[b"used_memory"] / (memory.get(b"maxmemory") or math.inf)
+        return memory.get(b"used_memory", 0) / (memory.get(b"maxmemory") or math.inf)
