@@ -125,9 +125,13 @@ class IndexWorld:
     async def expire(self) -> None:
         """Remove the records of some jobs, of which no replica learns."""
         lost = self.random.sample(sorted(self.records), min(len(self.records), 3))
-        await self.execute([(job_key(job_id), ("DEL", job_key(job_id))) for job_id in lost])
         for job_id in lost:
-            del self.records[job_id]
+            await self.expire_job(job_id)
+
+    async def expire_job(self, job_id: str) -> None:
+        """Remove the record of a job."""
+        del self.records[job_id]
+        await self.execute([(job_key(job_id), ("DEL", job_key(job_id)))])
 
     async def expire_all(self) -> None:
         """Remove all records and the index, with which a history ends."""

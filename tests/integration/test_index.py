@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from services.notifier.records.index.query import JobQuery
 from services.notifier.records.index.reader import IndexReader, JobCounts, Page
 from services.notifier.records.index.state import STATE_KEY
 from services.notifier.records.keys import job_key
+from services.notifier.records.record_read import RecordRead
 from services.notifier.redis_client.topology import RedisClient
 from services.notifier.redis_client.url import redis_from_url
 from tests.integration.index_world import IndexWorld
@@ -101,19 +102,63 @@ def record(world: IndexWorld, age_ms: int, status: JobStatus = "queued", **label
     return IndexedRecord(status, "letters", submitted_at, 1, finished_at, None, Labels(**labels))
 
 
-async def test_an_owner_has_more_jobs_than_a_list(world: IndexWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Older ones are found by their kind, in the same order; a list by end is read from the sets of the ended jobs."""
+@pytest.fixture
+def short_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limit the list of an owner to 60 jobs, and 10 to spare."""
     for module in ("changes", "page_read"):
         monkeypatch.setattr(f"services.notifier.records.index.{module}.MAX_LISTED", 60)
+    monkeypatch.setattr("services.notifier.records.index.changes.SPARE_LISTED", 10)
+
+
+@pytest.mark.usefixtures("short_lists")
+async def test_an_owner_has_more_jobs_than_a_list(world: IndexWorld) -> None:
+    """Older ones are found by their kind, in the same order, also when some jobs of the list have expired."""
     statuses: tuple[JobStatus, ...] = ("queued", "failed")
     await world.write({world.new_id(): record(world, 20 * age, statuses[age % 2], owner="ann") for age in range(90)})
     await world.write({world.new_id(): record(world, 20 * age, owner="bob") for age in range(100)})
     await world.sweep()
     (size,) = await world.execute([("headway:ix:{o:ann}", ("ZCARD", "headway:ix:{o:ann}"))])
-    assert size == 60
+    assert size == 70
     for chosen in ((), statuses[:1], statuses[1:]):
         query = JobQuery(filter=JobFilter(owner="ann"), statuses=frozenset(chosen), limit=40)
-        assert await world.listed(query) == world.expected(query)
+        await world.expire_job(next(iter(world.expected(query))))
+        for _ in range(2):  # the first page that finds an expired job removes it from the list
+            assert await world.listed(query) == world.expected(query)
+
+
+@pytest.mark.usefixtures("short_lists")
+async def test_a_page_by_end_is_full_though_others_have_more_jobs(
+    world: IndexWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is filled from the owner's list, and does not say that it is complete: a job that is older may have ended."""
+    monkeypatch.setattr("services.notifier.records.index.page_read.MAX_CANDIDATES", 100)
+    await world.write({world.new_id(): record(world, age, "failed", owner="bob") for age in range(250)})
+    await world.write({world.new_id(): record(world, 40 + 10 * age, "failed", owner="ann") for age in range(90)})
+    await world.sweep()
+    query = JobQuery(filter=JobFilter(owner="ann"), statuses=frozenset({"failed"}), limit=25)
+    first, *others = await pages(world, query)
+    assert (len(first.jobs), first.complete) == (25, False)
+    assert [job.id for page in (first, *others) for job in page.jobs] == world.expected(query)
+    (page,) = await pages(world, replace(query, since=Timestamp(world.now - 80)))
+    assert (len(page.jobs), page.complete) == (5, True)
+
+
+async def test_a_job_that_changes_while_a_page_is_read_is_not_shown(
+    world: IndexWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list of failed jobs has none that is queued again."""
+    jobs = {world.new_id(): record(world, age, "failed") for age in range(2)}
+    await world.write(jobs)
+    await world.sweep()
+    redriven, failed = jobs
+    read = world.store.read
+
+    async def read_later(job_ids: Iterable[str]) -> list[RecordRead | None]:
+        await world.write({redriven: record(world, 0, "queued")})
+        return await read(job_ids)
+
+    monkeypatch.setattr(world.store, "read", read_later)
+    assert await world.listed(JobQuery(statuses=frozenset({"failed"}))) == [failed]
 
 
 async def test_many_jobs_were_submitted_in_one_millisecond(world: IndexWorld) -> None:
@@ -156,7 +201,9 @@ async def test_a_key_of_another_type_is_replaced(world: IndexWorld) -> None:
     await world.sweep()
     query = JobQuery(filter=JobFilter(owner="ann"))
     await world.execute([("headway:ix:{o:ann}", ("SET", "headway:ix:{o:ann}", "foreign", "PX", HOUR_MS))])
-    await world.reader.page(query)
+    with capture_logs() as lines:
+        await world.reader.page(query)
+    assert [line["set"] for line in lines if line["event"] == "index_key_replaced"] == ["o"]  # without the owner
     assert not (await world.reader.page(query)).complete
     await world.sweep()
     (page,) = await pages(world, query)
@@ -288,7 +335,9 @@ async def test_counts_and_positions(world: IndexWorld) -> None:
     await world.write({world.new_id(): job for job in jobs})
     await world.sweep()
     reader = world.reader
-    assert await reader.about() == JobCounts(waiting=21, running=3, failed_24h=2)
+    counts, other = await asyncio.gather(reader.about(), reader.about())
+    assert counts == JobCounts(waiting=21, running=3, failed_24h=2)
+    assert counts is other  # concurrent requests share one count
     assert await reader.position(Timestamp(world.now - 5)) == (15, True)
     for job_id, job in list(world.records.items())[:20]:
         await world.write({job_id: replace(job, status="running")})

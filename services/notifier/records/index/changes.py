@@ -10,6 +10,7 @@ from . import keys
 from .entries import Entry, IndexedRecord, entries_of, list_names, shard_of
 
 MAX_LISTED = 1_000  # jobs of an owner or of a tag; older ones are found by their kinds
+SPARE_LISTED = 100  # jobs that a list has in addition, so that it seldom looks whole after it has lost some
 LIST_PREFIXES = (keys.owner_name(""), keys.tag_name(""))
 
 
@@ -52,7 +53,7 @@ class IndexChanges:
             pairs = [part for member, score in scores.items() for part in (int(score), member)]
             yield key, ("ZADD", key, *pairs)
             if name.startswith(LIST_PREFIXES):
-                yield key, ("ZREMRANGEBYRANK", key, 0, -MAX_LISTED - 1)
+                yield key, ("ZREMRANGEBYRANK", key, 0, -MAX_LISTED - SPARE_LISTED - 1)
             yield key, ("PEXPIRE", key, ttl_ms)
         for name, members in self._removed.items():  # last: a list that is read meanwhile has the job twice, or once
             yield keys.index_key(name), ("ZREM", keys.index_key(name), *members)

@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from headway.contracts import ENDED, JobStatus, decode
 from headway.labels import NO_LABELS, Labels
 from headway.timestamp import Timestamp
 
+from ..record_read import RecordRead
 from . import keys
 
 
@@ -58,6 +60,14 @@ def parse_record(values: Sequence[bytes | None]) -> IndexedRecord | None:
         return None
     try:
         return decode(b"{%b}" % b",".join(fields), IndexedRecord)
+    except msgspec.DecodeError:
+        return None
+
+
+def record_of(read: RecordRead) -> IndexedRecord | None:
+    """Return the record that was read with its snapshot, or None if it is not valid."""
+    try:
+        return replace(decode(read.snapshot, IndexedRecord), labels=read.labels)
     except msgspec.DecodeError:
         return None
 

@@ -41,12 +41,13 @@ class PageRead:
         self._lowest = -math.inf if query.since is None else float(query.since)
         self._wrong: set[tuple[str, bytes]] = set()  # entries that their records contradict
         self._foreign: set[str] = set()  # the names of keys of another type
+        self._is_filled = False  # from a list, which lacks older jobs that may have ended since
         self._hourly_sets = self._new_hourly_sets()
 
     @property
     def is_cut(self) -> bool:
-        """Whether jobs were left out, because an hour has too many kinds or a key had another type."""
-        return self._hourly_sets.is_cut or bool(self._foreign)
+        """Whether jobs may be left out: an hour has too many kinds or jobs of others, or a key had another type."""
+        return self._hourly_sets.is_cut or self._is_filled or bool(self._foreign)
 
     async def run(self) -> tuple[list[Candidate], Position | None]:
         """Return the matching jobs, and the position after which the next page begins, if there is one.
@@ -57,10 +58,12 @@ class PageRead:
         shortest, size = await self._shortest_list()
         is_short = shortest is not None and size < MAX_LISTED
         if shortest is not None and is_short and self._query.by_end:
-            page = await self._sorted_page(shortest)
+            page = await self._sorted_page(shortest, self._start, self._query.limit)
         else:
             async with aclosing(self._segments(shortest, is_short=is_short)) as segments:
                 page = await self._walked_page(segments)
+            if shortest is not None and self._query.by_end:
+                page = await self._filled_page(shortest, *page)
         await self._repair()
         return page
 
@@ -123,14 +126,25 @@ class PageRead:
             size = min(2 * size, MAX_CANDIDATES_PER_READ)
         return list(matched.values()), None
 
-    async def _sorted_page(self, name: str) -> tuple[list[Candidate], Position | None]:
+    async def _filled_page(
+        self, name: str, page: list[Candidate], end: Position | None
+    ) -> tuple[list[Candidate], Position | None]:
+        """Continue a page from a list if the jobs that have ended lately are so many that it is not full."""
+        room = self._query.limit - len(page)
+        if end is None or room == 0:
+            return page, end
+        listed, _ = await self._sorted_page(name, end, room)
+        self._is_filled = bool(listed)
+        return page + listed, listed[-1].position if listed else end
+
+    async def _sorted_page(self, name: str, start: Position, limit: int) -> tuple[list[Candidate], Position | None]:
         """Read a whole list, which is sorted by submission, and sort it by the ends of the jobs."""
         walk = self._walk(fixed_segments([name]), TOP, -math.inf)
         candidates: list[Candidate] = []
         while found := await walk.read(MAX_CANDIDATES_PER_READ):
             candidates += [candidate for _, candidate in await self._check(found)]
-        below = sorted((one for one in candidates if one.position < self._start), key=lambda one: one.position)
-        page = below[: -self._query.limit - 1 : -1]
+        below = sorted((one for one in candidates if one.position < start), key=lambda one: one.position)
+        page = below[: -limit - 1 : -1]
         return page, page[-1].position if len(below) > len(page) else None
 
     async def _check(self, found: Sequence[FoundEntry]) -> list[tuple[FoundEntry, Candidate]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from ..memory import MemoryMonitor
 from ..record_read import RecordRead
 from ..store import JobStore
 from . import keys
+from .entries import record_of
 from .hourly_sets import HourlySets
 from .lookup import typed_reply
 from .page_read import PageRead
@@ -90,7 +92,8 @@ class IndexReader:
         self._state = state
         self._writer = writer
         self._memory = memory
-        self._counts: tuple[float, JobCounts] | None = None
+        self._counts: asyncio.Task[JobCounts] | None = None  # shared by concurrent requests
+        self._counted_at = 0.0
 
     async def page(self, query: JobQuery) -> Page:
         """Return a page.
@@ -99,18 +102,19 @@ class IndexReader:
             InvalidCursor: the cursor was altered, or belongs to another query.
             RedisError, OSError: Redis is unavailable.
         """
-        read = PageRead(self._redis, self._writer, query)
+        page_read = PageRead(self._redis, self._writer, query)
         await self._writer.flush()
         complete = await self._is_complete()
-        found, end = await read.run()
+        found, end = await page_read.run()
         ids = [keys.job_id_of(candidate.position.member) for candidate in found]
-        records = await self._store.read(ids)
-        jobs = [
-            ListedJob(job_id, record, candidate.record.error_type)
-            for job_id, record, candidate in zip(ids, records, found, strict=True)
-            if record is not None and record.matches(query.filter)
-        ]
-        return Page(jobs, None if end is None else query.cursor_after(end), complete and not read.is_cut)
+        jobs = []
+        for job_id, read_record in zip(ids, await self._store.read(ids), strict=True):
+            record = None if read_record is None else record_of(read_record)
+            if (
+                read_record is not None and record is not None and query.matches(record)
+            ):  # it may have changed meanwhile
+                jobs.append(ListedJob(job_id, read_record, record.error_type))
+        return Page(jobs, None if end is None else query.cursor_after(end), complete and not page_read.is_cut)
 
     async def about(self) -> JobCounts:
         """Return about how many jobs wait, run, and have failed, as of at most a second ago.
@@ -118,9 +122,10 @@ class IndexReader:
         Raises:
             RedisError, OSError: Redis is unavailable.
         """
-        if self._counts is None or time.monotonic() - self._counts[0] > COUNTS_MAX_AGE_S:
-            self._counts = time.monotonic(), await self._read_counts()
-        return self._counts[1]
+        is_old = time.monotonic() - self._counted_at > COUNTS_MAX_AGE_S
+        if self._counts is None or (self._counts.done() and (is_old or self._counts.exception())):
+            self._counts, self._counted_at = asyncio.create_task(self._read_counts()), time.monotonic()
+        return await asyncio.shield(self._counts)
 
     async def _read_counts(self) -> JobCounts:
         since = float(self._store.clock.now() - DAY_MS)

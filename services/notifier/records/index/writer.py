@@ -124,7 +124,7 @@ class IndexWriter:
         Raises:
             RedisError, OSError: Redis is unavailable.
         """
-        log.warning("index_key_replaced", key=keys.index_key(name))
+        log.warning("index_key_replaced", set=name.partition(":")[0])  # an owner or a tag may be personal
         self._state.mark_incomplete()
         await self._redis.execute([(keys.index_key(name), ("DEL", keys.index_key(name)))])
 
