@@ -6,24 +6,27 @@ from pathlib import Path
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import Depends, FastAPI, HTTPException, Response
-from fastapi.responses import FileResponse, RedirectResponse
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StringConstraints
 
-from headway.client import Client, RequestFailed
+from headway.client import Client, RequestFailed, Unreachable
 from jobs import Letters, letters
 
 PASSWORDS = {"ada": "engine", "ben": "kite"}  # instead of your own login
 SUBMITTER_URL = os.environ["SUBMITTER_URL"]
 PAGE = Path(__file__).with_name("index.html")
 
-client = Client(SUBMITTER_URL, os.environ.get("HEADWAY_API_KEY"))
+client = Client(SUBMITTER_URL, os.environ.get("HEADWAY_API_KEY"), retry_for_s=5)  # a user waits
+
+Title = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+Reader = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=254)]
 
 
 class Mailing(BaseModel):
-    title: Annotated[str, Field(min_length=1, max_length=200)]
-    to: list[str]
+    title: Title
+    to: Annotated[list[Reader], Field(min_length=1, max_length=100)]
 
 
 @asynccontextmanager
@@ -33,6 +36,14 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
 
 
 app = FastAPI(lifespan=lifespan)
+
+
+@app.exception_handler(RequestFailed)
+@app.exception_handler(Unreachable)
+async def explain(_request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, RequestFailed) and error.status in {403, 404, 413, 422}:  # the user's mistake
+        return JSONResponse({"detail": str(error)}, error.status)
+    return JSONResponse({"detail": "No answer. If the mailing is not on the list, please try again."}, 503)
 
 
 def log_in(credentials: Annotated[HTTPBasicCredentials, Depends(HTTPBasic())]) -> str:
@@ -65,9 +76,6 @@ async def jobs_token(owner: Owner, response: Response) -> dict[str, str]:
 @app.get("/mailings/{job_id}")
 async def share(owner: Owner, job_id: UUID) -> RedirectResponse:
     mine = await client.list_token(owner=owner, ttl_s=60)
-    try:
-        await client.get(job_id, token=mine.token)  # opens only jobs of this owner
-    except RequestFailed as error:
-        raise HTTPException(error.status or 503) from error
+    await client.get(job_id, token=mine.token)  # opens only jobs of this owner
     shared = await client.job_token(job_id, scope="watch", ttl_s=86400)
     return RedirectResponse(f"{SUBMITTER_URL}/jobs/{job_id}#{shared.token}", 303)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import yaml  # type: ignore[import-untyped]
 
@@ -30,6 +34,7 @@ FILES = [
             "django/mailings/models.py",
             "django/mailings/jobs.py",
             "django/mailings/views.py",
+            "django/mailings/management/commands/submit_mailings.py",
             "django/mailings/templates/mailings/home.html",
             "django/worker.py",
         ),
@@ -70,3 +75,12 @@ def test_the_stores_are_those_of_the_repository() -> None:
     assert STORES["azurite"]["image"] == system["azurite"]["image"]
     assert STORES["azurite"]["command"] == system["azurite"]["command"]
     assert "--appendonly yes --maxmemory-policy noeviction" in STORES["valkey"]["command"]
+
+
+@pytest.mark.parametrize("command", ["test", "makemigrations --check"])
+def test_the_django_app(command: str) -> None:
+    """Its tests pass, and its models have not changed since its migration."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "SUBMITTER_URL": "http://127.0.0.1:9"}
+    arguments = [sys.executable, "-W", "error", "manage.py", *command.split()]
+    done = subprocess.run(arguments, cwd=EXAMPLES / "django", env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
