@@ -75,6 +75,7 @@ class ReportRequests:
         self._pubsub = pubsub
         self._collect_s = collect_s
         self._pending: dict[str, JobSet] = {}  # by worker
+        self._publishing: set[str] = set()  # workers
         self._has_pending = asyncio.Event()
 
     def request(self, worker_id: str, job_id: str) -> None:
@@ -83,13 +84,15 @@ class ReportRequests:
         self._has_pending.set()
 
     async def run(self) -> None:
-        """Publish the requests until cancelled."""
-        while True:
-            await self._has_pending.wait()
-            await asyncio.sleep(self._collect_s)
-            pending, self._pending = self._pending, {}
-            self._has_pending.clear()
-            await asyncio.gather(*(self._publish(worker_id, jobs) for worker_id, jobs in pending.items()))
+        """Publish the requests until cancelled. A slow node of Redis delays only the workers whose channels it has."""
+        async with asyncio.TaskGroup() as publications:
+            while True:
+                await self._has_pending.wait()
+                await asyncio.sleep(self._collect_s)
+                self._has_pending.clear()
+                for worker_id in [each for each in self._pending if each not in self._publishing]:
+                    self._publishing.add(worker_id)
+                    publications.create_task(self._publish(worker_id, self._pending.pop(worker_id)))
 
     async def _publish(self, worker_id: str, jobs: JobSet) -> None:
         try:
@@ -100,6 +103,10 @@ class ReportRequests:
             log.debug("control_publish_failed", error=type(error).__name__)
         else:
             metrics.CONTROL_MESSAGES.labels("published").inc()
+        finally:
+            self._publishing.discard(worker_id)
+            if worker_id in self._pending:
+                self._has_pending.set()
 
 
 class ControlStream:
@@ -206,6 +213,8 @@ class ControlHandler:
     def _open(self, worker_id: str) -> Iterator[ControlStream]:
         """Subscribe a new stream to the channel of its worker until the block ends."""
         channel, stream = worker_channel(worker_id), ControlStream()
+        if self._draining:  # since the request was accepted
+            stream.end()
         streams = self._streams.setdefault(channel, set())
         streams.add(stream)
         if self._pubsub.subscribe(channel, self):  # otherwise on_subscribed follows

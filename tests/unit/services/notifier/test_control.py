@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from aiohttp import ClientResponse
+from aiohttp import ClientResponse, web
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from services.notifier import metrics
@@ -130,6 +130,21 @@ async def test_a_drain_ends_the_streams(tmp_path: Path) -> None:
         assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
 
 
+async def test_a_stream_that_opens_during_a_drain_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise it would delay the stop of the replica."""
+    async with running(tmp_path) as replica:
+        prepare = web.StreamResponse.prepare
+
+        async def prepare_during_drain(response: web.StreamResponse, request: web.BaseRequest) -> Any:
+            replica.handler.drain()
+            return await prepare(response, request)
+
+        monkeypatch.setattr(web.StreamResponse, "prepare", prepare_during_drain)
+        async with asyncio.timeout(30):
+            assert await (await replica.open()).read() == b":\n\n"
+        assert not replica.handler._streams
+
+
 async def test_a_replica_without_redis_refuses_streams(tmp_path: Path) -> None:
     """Another one may have Redis."""
     async with running(tmp_path) as replica:
@@ -198,6 +213,38 @@ async def test_requests_are_collected_per_worker() -> None:
     requests.request("a", "5")
     await wait_until(lambda: len(pubsub.published) == 3)
     assert pubsub.published[-1] == ("headway:worker:{a}", b'{"report":["5"]}')
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def test_a_slow_node_of_redis_does_not_delay_other_workers() -> None:
+    """Meanwhile the requests for the worker whose channel it has are collected for the next message."""
+    pubsub, node = FakePubSub(), asyncio.Event()
+    publish = pubsub.publish
+
+    async def publish_slowly(channel: str, data: bytes) -> int:
+        if channel.endswith("{slow}"):
+            await node.wait()
+        return await publish(channel, data)
+
+    pubsub.publish = publish_slowly  # type: ignore[method-assign]
+    requests = ReportRequests(cast(Any, pubsub), collect_s=0)
+    task = asyncio.create_task(requests.run())
+    requests.request("slow", "1")
+    await wait_until(lambda: not requests._pending)
+    for number in (2, 3):
+        requests.request("slow", str(number))
+        requests.request("fast", str(number))
+        await wait_until(lambda: "fast" not in requests._pending)
+    await wait_until(lambda: len(pubsub.published) == 2)
+    assert pubsub.published == [("headway:worker:{fast}", b'{"report":["%d"]}' % number) for number in (2, 3)]
+    node.set()
+    await wait_until(lambda: len(pubsub.published) == 4)
+    assert pubsub.published[2:] == [
+        ("headway:worker:{slow}", b'{"report":["1"]}'),
+        ("headway:worker:{slow}", b'{"report":["2","3"]}'),
+    ]
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
