@@ -21,7 +21,7 @@ from services.notifier.records.index.changes import MAX_LISTED
 from services.notifier.redis_client.url import redis_from_url
 from services.notifier.settings import NotifierSettings
 from services.notifier.transports.list_queries import MAX_LIVE_JOBS, ListParameters
-from services.notifier.transports.websocket.list_connections import MAX_LISTS
+from services.notifier.transports.websocket.connection import MAX_LISTS
 from services.notifier.watching.live_lists import MAX_POLLED, MAX_QUERIES_PER_FILTER
 from services.submitter.issue_token import MAX_TTL_S
 from services.submitter.settings import SubmitterSettings

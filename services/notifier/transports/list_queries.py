@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 import msgspec
 from aiohttp import web
@@ -18,25 +18,32 @@ from ..records.index.query import DEFAULT_PAGE, MAX_PAGE, JobQuery
 
 MAX_CURSOR_LENGTH = 256
 MAX_LIVE_JOBS = 100
-REPEATABLE = ("status", "tag")
+STATUSES = frozenset(get_args(JobStatus))
 Tags = Annotated[tuple[Tag, ...], Meta(max_length=MAX_TAGS)]
 
 
-class ListParameters(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The query string of a list."""
+class ListFilter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The jobs that a client asks for; also the filter of a live list, in a message.
 
-    status: frozenset[JobStatus] = frozenset()
+    Attributes:
+        status: one status, several with commas between them, or a list.
+        tag: one tag, or a list of tags that a job must all have.
+    """
+
+    status: str | frozenset[JobStatus] = frozenset()
     kind: Kind | None = None
-    tag: Tags = ()
+    tag: Tag | Tags = ()
     owner: Owner | None = None
     since: Timestamp | None = None
     until: Timestamp | None = None
     attempts_min: Positive = 1
     error_type: Annotated[str, Meta(min_length=1, max_length=MAX_KIND_LENGTH)] | None = None
-    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE
-    cursor: Annotated[str, Meta(max_length=MAX_CURSOR_LENGTH)] | None = None
 
-    def query(self, grant: ListGrant) -> JobQuery:
+    def __post_init__(self) -> None:
+        if isinstance(self.status, str) and not STATUSES.issuperset(self.status.split(",")):
+            raise ValueError("Expected `status` to be one or more statuses, separated by commas")
+
+    def query(self, grant: ListGrant, limit: int = DEFAULT_PAGE, cursor: str | None = None) -> JobQuery:
         """Return the query for the jobs that the client asks for and that the token allows.
 
         Raises:
@@ -44,38 +51,27 @@ class ListParameters(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """
         if self.error_type is not None and DETAILS not in grant.scope:
             raise Forbidden(f"`error_type` needs a token with the scope `{DETAILS}`.", field="error_type")
-        job_filter, tags = restrict(grant.filter, self.owner, self.kind, self.tag)
+        wanted = (self.tag,) if isinstance(self.tag, str) else self.tag
+        job_filter, tags = restrict(grant.filter, self.owner, self.kind, wanted)
+        statuses = self.status.split(",") if isinstance(self.status, str) else self.status
         return JobQuery(
             filter=job_filter,
             tags=tags,
-            statuses=self.status,
+            statuses=frozenset(cast("Iterable[JobStatus]", statuses)),
             since=self.since,
             until=self.until,
             attempts_min=self.attempts_min,
             error_type=self.error_type,
-            limit=self.limit,
-            cursor=self.cursor,
+            limit=limit,
+            cursor=cursor,
         )
 
 
-class LiveFilter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The filter of a live list, in a message."""
+class ListParameters(ListFilter, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The query string of a list."""
 
-    status: JobStatus | frozenset[JobStatus] = frozenset()
-    kind: Kind | None = None
-    tag: Tag | Tags = ()
-    owner: Owner | None = None
-
-    def query(self, grant: ListGrant, limit: int) -> JobQuery:
-        """Return the query for the jobs that the client asks for and that the token allows.
-
-        Raises:
-            Forbidden: the token is for another owner or kind.
-        """
-        wanted = (self.tag,) if isinstance(self.tag, str) else self.tag
-        job_filter, tags = restrict(grant.filter, self.owner, self.kind, wanted)
-        statuses = frozenset({self.status}) if isinstance(self.status, str) else self.status
-        return JobQuery(filter=job_filter, tags=tags, statuses=statuses, limit=limit)
+    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE
+    cursor: Annotated[str, Meta(max_length=MAX_CURSOR_LENGTH)] | None = None
 
 
 def restrict(

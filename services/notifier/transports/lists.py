@@ -60,7 +60,7 @@ class ListHandler:
         """Answer with a page of the jobs that match the request and the filter of the token."""
         grant = self._auth.authorize_list(request, LIST)
         parameters: ListParameters = read_parameters(request, ListParameters)
-        page = await self._page(parameters.query(grant))
+        page = await self._page(parameters.query(grant, parameters.limit, parameters.cursor))
         with unavailable_without_store():
             about = await self._index.about()
         encode_job = _with_details if DETAILS in grant.scope else _snapshot

@@ -33,6 +33,8 @@ from .protocol import PING, encode_close, encode_heartbeat, encode_snapshot, enc
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 CLOSE_TIMEOUT_S = 3.0
+MAX_LISTS = 20  # of a connection
+MESSAGES_PER_LIST = 20  # that a list counts as, in addition to its message: Redis reads up to 2,000 records for it
 
 
 class MessageHandler(Protocol):
@@ -79,10 +81,9 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
         self._handler = handler
         self._reader = FrameReader()
         self._fragments: list[bytes] = []  # of an incomplete message
-        # The burst lets a page watch all its jobs together, and cancel and unwatch them together.
-        self._message_budget = TokenBucket(
-            settings.messages_per_s, settings.messages_per_s + 2 * settings.max_watches, self.opened_at
-        )
+        # The burst lets a page open all its lists and watch all its jobs at once, and then cancel and unwatch them.
+        burst = settings.messages_per_s + 2 * settings.max_watches + MAX_LISTS * (1 + MESSAGES_PER_LIST)
+        self._message_budget = TokenBucket(settings.messages_per_s, burst, self.opened_at)
         self.token_allowance = TokenAllowance(settings.max_watches)
         self.has_subscribed = False  # whether the client has ever sent a valid token
         self._last_received = self.opened_at

@@ -23,17 +23,16 @@ from ...records.store import JobStore
 from ...settings import NotifierSettings
 from ..auth import Token, TokenAuth, presented_token
 from ..cancellation import cancel_job
-from ..list_queries import MAX_LIVE_JOBS, LiveFilter
+from ..list_queries import MAX_LIVE_JOBS, ListFilter
 from ..refusals import RejectedToken
 from ..registry import RETRY_AFTER_S, ConnectionRegistry
-from .connection import WebSocketConnection
+from .connection import MESSAGES_PER_LIST, WebSocketConnection
 from .handshake import accept_upgrade
 from .list_connections import ListConnections
 from .protocol import encode_hello
 
 COMMANDS = ("watch", "unwatch", "cancel", "list", "unlist")
 OPTIONS = {"version": "watch", "job_id": "watch", "filter": "list", "limit": "list", "list_id": "list"}
-MESSAGES_PER_LIST = 20  # as which a list counts: Redis reads up to 2,000 records for it
 ListId = Annotated[str, Meta(max_length=64)]
 
 
@@ -46,7 +45,7 @@ class ClientMessage(Struct, frozen=True, forbid_unknown_fields=True):
     unwatch: UUID | None = None
     cancel: UUID | None = None
     list: Token | None = None
-    filter: LiveFilter | None = None
+    filter: ListFilter | None = None
     limit: Annotated[int, Meta(ge=1, le=MAX_LIVE_JOBS)] | None = None
     list_id: ListId | None = None
     unlist: ListId | None = None
@@ -130,7 +129,7 @@ class WebSocketHandler:
         elif message.cancel is not None:
             return self._cancel(connection, str(message.cancel))
         elif message.list is not None and connection.spend_messages(MESSAGES_PER_LIST):
-            live_filter, limit = message.filter or LiveFilter(), message.limit or DEFAULT_PAGE
+            live_filter, limit = message.filter or ListFilter(), message.limit or DEFAULT_PAGE
             return self._lists.open(connection, message.list_id or "", message.list, live_filter, limit)
         elif message.unlist is not None:
             self._lists.close(connection, message.unlist)

@@ -21,13 +21,12 @@ from ...watching.hub import Subscription
 from ...watching.live_lists import LiveList, LiveLists, TooManyLists
 from ..auth import TokenAuth, WatchRequest
 from ..base import error_payload
-from ..list_queries import LiveFilter
+from ..list_queries import ListFilter
 from ..refusals import RejectedToken, problem_for
 from ..registry import ConnectionRegistry
-from .connection import WebSocketConnection
+from .connection import MAX_LISTS, WebSocketConnection
 from .protocol import encode_text
 
-MAX_LISTS = 20  # of a connection
 SWEEP_INTERVAL_S = 1.0
 UNAVAILABLE = "The job records are unavailable; try again."
 
@@ -111,7 +110,7 @@ class ListConnections:
         metrics.LIVE_LISTS.set_function(lambda: sum(len(each.lists) for each in self._connections.values()))
 
     async def open(
-        self, connection: WebSocketConnection, list_id: str, token: str, live_filter: LiveFilter, limit: int
+        self, connection: WebSocketConnection, list_id: str, token: str, live_filter: ListFilter, limit: int
     ) -> None:
         """Open a list in place of the one with the same id, or answer with an error."""
         try:

@@ -84,7 +84,7 @@ class FakeConnection(ClientConnection):
 class Replica:
     """A registry with real subscriptions and real tokens."""
 
-    def __init__(self, keys: Path) -> None:
+    def __init__(self, keys: Path, **settings: Any) -> None:
         make_keys(keys)
         self.keys = keys
         self.signer = TokenSigner((keys / "token.pem").read_text())
@@ -92,7 +92,7 @@ class Replica:
         self.auth = TokenAuth(ReloadingFile(self.public_keys, TokenVerifier))
         self.hub, self.pubsub = Hub(), FakePubSub()
         self.synchronizer = SnapshotSynchronizer(self.hub, cast(Any, None), cast(Any, self.pubsub), 5.0)
-        self.settings = cast(NotifierSettings, SimpleNamespace(**SETTINGS))
+        self.settings = cast(NotifierSettings, SimpleNamespace(**{**SETTINGS, **settings}))
         self.registry = ConnectionRegistry(self.synchronizer, self.settings, self.auth, RemoteClock(), lambda: False)
         self.connection = self.connect()
 

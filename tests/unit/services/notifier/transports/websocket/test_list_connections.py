@@ -15,9 +15,9 @@ from websockets.frames import Opcode
 
 from headway.contracts import encode
 from services.notifier.transports.websocket import list_connections as module
-from services.notifier.transports.websocket.connection import WebSocketConnection
-from services.notifier.transports.websocket.handler import MESSAGES_PER_LIST, WebSocketHandler
-from services.notifier.transports.websocket.list_connections import MAX_LISTS, ListConnections
+from services.notifier.transports.websocket.connection import MAX_LISTS, MESSAGES_PER_LIST, WebSocketConnection
+from services.notifier.transports.websocket.handler import WebSocketHandler
+from services.notifier.transports.websocket.list_connections import ListConnections
 from services.notifier.watching.live_lists import LiveLists
 from services.runtime.token_bucket import TokenBucket
 from tests.key_files import replace_file
@@ -33,8 +33,8 @@ EVERYTHING = {"kind": "k"}
 class Client:
     """A client of a replica whose records are read, connected by a WebSocket with a fake transport."""
 
-    def __init__(self, keys: Path) -> None:
-        self.replica, self.jobs, self.transport = Replica(keys), Jobs(), FakeTransport()
+    def __init__(self, keys: Path, **settings: Any) -> None:
+        self.replica, self.jobs, self.transport = Replica(keys, **settings), Jobs(), FakeTransport()
         replica = self.replica
         replica.registry.max_watches = 100
         replica.synchronizer._store = cast(Any, self.jobs)
@@ -220,6 +220,7 @@ async def test_invalid_lists_are_refused(client: Client) -> None:
     assert await codes(list=replica.token(job_id(1)), list_id="x") == [("forbidden", "x")]
     assert await codes(list=list_token(replica.signer, "watch list", expires_in_s=-600)) == [("token_expired", None)]
     assert await codes(list=token, list_id="x", filter={"owner": "bert"}) == [("forbidden", "x")]
+    assert await codes(list=token, filter={"error_type": "Oops"}) == [("forbidden", None)]
     for invalid in (
         {"limit": 101},
         {"limit": 0},
@@ -227,7 +228,8 @@ async def test_invalid_lists_are_refused(client: Client) -> None:
         {"filter": {"status": "done"}},
         {"filter": {"tag": "{"}},
         {"filter": {"tag": [f"t{number}" for number in range(9)]}},
-        {"filter": {"error_type": "Oops"}},
+        {"filter": {"status": "failed,done"}},
+        {"filter": {"error": "Oops"}},
         {"version": 1},
         {"watch": token},
         {"unlist": "x"},
@@ -259,6 +261,15 @@ async def test_a_list_counts_as_several_messages(client: Client) -> None:
     assert not client.connection.closing
     await client.open()
     assert client.connection.closing
+
+
+async def test_small_limits_let_a_client_open_all_its_lists(keys: Path) -> None:
+    """At once, and watch its jobs, too, whatever MESSAGES_PER_S and MAX_WATCHES are."""
+    client = Client(keys, messages_per_s=0.001, max_watches=1)
+    for number in range(MAX_LISTS):
+        assert await client.open(str(number)) == [opened(id=str(number))]
+    assert await client.send(unwatch=job_id(1)) == []
+    assert not client.connection.closing
 
 
 async def test_a_list_ends_with_its_token(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
