@@ -59,7 +59,7 @@ class SharedConnection {
 
   unsubscribe(watched) {
     if (this.#connection) this.#connection.unsubscribe(watched);
-    else this.#post({ drop: watched.id });
+    else this.#post({ drop: watched.id, isJob: !watched.request.list });
   }
 
   cancel(job) {
@@ -155,13 +155,14 @@ class SharedConnection {
   }
 
   /** Called in the leader with each message. */
-  #onFollowerMessage({ tab, ask = [], drop, cancel, probe }) {
+  #onFollowerMessage({ tab, ask = [], drop, isJob, cancel, probe }) {
     if (!tab) return; // sent by a former leader whose lock was stolen, before it notices
     if (probe) this.#connection.probe();
     else this.#connection.check();
     const watches = this.#followers.get(tab) ?? this.#addFollower(tab);
     for (const request of ask) this.#addWatch(watches, request);
-    if (drop) this.#removeWatch(watches, drop);
+    if (watches.has(drop)) this.#removeWatch(watches, drop);
+    else if (isJob) this.#registry.unwatchListed(drop);
     if (watches.has(cancel)) this.#registry.cancel(watches.get(cancel).watched);
     this.#post(this.#registry.connectionUpdate);
   }

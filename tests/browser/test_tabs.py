@@ -304,6 +304,22 @@ async def test_list_of_an_owner_is_live_in_all_tabs(context: BrowserContext, sta
     await wait_for_connections(stack, 0, watched=0)
 
 
+async def test_followers_rows_out_of_sight_are_not_watched(
+    context: BrowserContext, open_tab: OpenTab, stack: Stack
+) -> None:
+    """A leader without a list asks the notifier to stop sending those jobs that a follower lists but does not show."""
+    await open_tab(await stack.submit(delay_s=3600))
+    owner = f"ada-{uuid.uuid4()}"
+    follower = await open_list(context, stack, owner)
+    await submit_steadily(stack, owner, 50)
+    await expect(follower.locator("li")).to_have_count(50)
+
+    async def few_watched() -> bool:
+        return await stack.metric("notifier_watched_jobs") < 30
+
+    await wait_until(few_watched)
+
+
 async def open_list(context: BrowserContext, stack: Stack, owner: str) -> Page:
     """Open a page that shows only the list of an owner."""
     page = await context.new_page()
