@@ -24,16 +24,24 @@ export const JOBS_CSS = `${COLORS}
   inset-block-start: 0.25em;
   z-index: 1;
   display: flex;
-  justify-content: space-between;
   align-items: center;
   gap: 1em;
   min-block-size: 2em;
   pointer-events: none;
 }
 [part~="notice"] { color: var(--_soft); }
+[part~="notice"]:empty { display: none; }
+[part~="fresh"] { margin-inline-start: auto; }
 [part~="jobs"] { margin: 0; padding: 0; list-style: none; outline-offset: 2px; }
 [part~="row"] { padding-block: 0.5em; border-block-start: 1px solid var(--_track); }
-[part~="problem"] { margin: 0; padding-inline-start: 0.8em; border-inline-start: 3px solid var(--_alarm); }
+[part~="problem"] {
+  margin: 0;
+  padding-inline: 0.8em;
+  border-inline-start: 3px solid var(--_alarm);
+  background: Canvas;
+  color: CanvasText;
+  pointer-events: auto;
+}
 [part~="empty"] { padding-block: 1em; border-block-start: 1px solid var(--_track); color: var(--_soft); }
 [part~="age"] { color: var(--_soft); font-size: 0.875em; white-space: nowrap; }
 [part~="link"] { color: inherit; }

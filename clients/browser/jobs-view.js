@@ -48,8 +48,8 @@ export class JobsView {
     const error = this.#create("p", "problem", { role: "alert", hidden: "" });
     const older = this.#create("button", "older", { type: "button", hidden: "" });
     const announcer = this.#create("div", "announcer", { role: "status" });
-    const bar = this.#create("div", "line", {}, notice, fresh);
-    return this.#create("div", "list", {}, top, label, bar, error, jobs, empty, older, announcer);
+    const bar = this.#create("div", "line", {}, notice, error, fresh);
+    return this.#create("div", "list", {}, top, label, bar, jobs, empty, older, announcer);
   }
 
   #create(tag, part, attributes = {}, ...children) {

@@ -8,7 +8,7 @@ const MIN_LIFETIME_MS = 10_000; // of a token, whose end by the user's clock may
 const MAX_TIMER_MS = 2 ** 31 - 1;
 const MAX_TOKEN_LENGTH = 4096; // the server's limit
 const MAX_HIDDEN_FAILURES = 1; // after which no token is requested while the page is hidden
-const NO_TOKEN = { code: "no_token", message: "The list cannot be loaded now; trying again. You may have to log in again." };
+const NO_TOKEN = { code: "no_token", message: "The list cannot be loaded; you may have to log in again." };
 const NOT_A_LIST = { code: "invalid_token", message: "This is not the token of a list." };
 
 export class TokenSource {

@@ -231,13 +231,18 @@ async def test_errors_are_explained(board: Board, page: Page) -> None:
     await board.part("cancel").click()
     await board.site.send_error(code="forbidden", message="You may not.", job_id=board.site.jobs[0]["id"])
     await expect(board.part("row")).to_contain_text("You may not.")
+    await board.part("cancel").click()
+    await expect(board.part("row")).to_contain_text("Cancelling…")
+    await expect(board.part("row")).not_to_contain_text("You may not.")
     await page.mouse.move(0, 0)
     await page.evaluate(f"document.querySelector('main').prepend({LIST})")
     assert await page.evaluate(f"{LIST}.jobs.length") == 1
     await page.evaluate(f"{LIST}.token = '{board.site.token}'; {LIST}.src = null")
     await expect(board.part("row")).to_have_count(1)
+    top = await board.part("jobs").bounding_box()
     await board.site.send_error(code="token_expired", message="The token has expired.")
     await expect(board.part("problem")).to_have_text("The token has expired.")
+    assert await board.part("jobs").bounding_box() == top
     assert (await page.evaluate("error"))["code"] == "token_expired"
     await page.evaluate(f"{LIST}.token = '{board.site.token}#'")
     await board.site.add(**RUNNING)

@@ -76,7 +76,26 @@ def test_list_is_live() -> None:
       socket.receive({ job: job(10, { version: 2, status: "succeeded", finished_at: "x" }) });
       await change(socket, [8], [10]);
       result.push(numbers());
-    """) == [True, {"status": ["queued", "running"]}, 3, None, [9, 8, 7], "live", [11, 10, 9], True, [11, 9, 8]]
+      for (const complete of [false, true]) {
+        socket.receive({ list: { id: socket.sent[0].list_id, complete } });
+        await pass(60);
+        result.push(states.at(-1).complete, numbers().length);
+      }
+    """) == [
+        True,
+        {"status": ["queued", "running"]},
+        3,
+        None,
+        [9, 8, 7],
+        "live",
+        [11, 10, 9],
+        True,
+        [11, 9, 8],
+        False,
+        3,
+        True,
+        3,
+    ]
 
 
 def test_held_rows_stay() -> None:
@@ -358,7 +377,7 @@ def test_function_without_a_token_is_called_again() -> None:
     """) == [
         [
             "invalid_token: This is not the token of a list.",
-            "no_token: The list cannot be loaded now; trying again. You may have to log in again.",
+            "no_token: The list cannot be loaded; you may have to log in again.",
         ],
         None,
         [9, 8, 7],
