@@ -200,7 +200,10 @@ class OpenConnection:
             raise RedisConnectionError(TOO_MANY_PENDING)
         self._protocol.send(commands)
         pending = _PendingCommands(len(commands))
-        self._pending.append(pending)
+        if commands:
+            self._pending.append(pending)
+        else:  # no reply would come
+            pending.result.set_result([])
         self._pending_count += len(commands)
         return pending.result
 

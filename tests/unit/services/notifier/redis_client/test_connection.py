@@ -52,6 +52,15 @@ async def test_replies_are_matched_to_commands(connection: MultiplexedConnection
     assert len(fake.connections) == 1
 
 
+async def test_no_commands_have_no_replies(connection: MultiplexedConnection, fake: FakeRedis) -> None:
+    """The replies to the next commands are not shifted."""
+    first, second, third = send(connection, "A"), send(connection), send(connection, "B")
+    assert await second == []
+    await wait_until(lambda: len(fake.commands) == 2)
+    fake.reply(b":1", b":2")
+    assert (await first, await third) == ([1], [2])
+
+
 async def test_error_replies_are_parsed(connection: MultiplexedConnection, fake: FakeRedis) -> None:
     """A redirection and a missing script have their own types of exception; a redirection has an address."""
     replies = send(connection, "A", "B", "C")
