@@ -358,17 +358,34 @@ async def test_sets_that_have_expired_leave_their_directory(world: IndexWorld) -
 
 
 async def test_a_sweep_continues_where_the_last_one_ended(world: IndexWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that it takes a bounded time, and finds each record in turn."""
-    for name in ("KEYS_PER_SCAN", "KEYS_PER_SWEEP"):
-        monkeypatch.setattr(f"services.notifier.records.index.sweeper.{name}", 20)
+    """So that it takes a bounded time, and finds each record in turn, whichever replica sweeps."""
+    for name, value in (("KEYS_PER_SCAN", 20), ("SCAN_TIME_S", 0)):
+        monkeypatch.setattr(f"services.notifier.records.index.sweeper.{name}", value)
     await world.sweep()
     await world.write({world.new_id(): record(world, age) for age in range(100)})
     found = [0]
     while found[-1] < 100:
+        world.replicas[0] = world.new_replica("one")
         await world.sweep()
         found.append(sum(len(page.jobs) for page in await pages(world, JobQuery())))
         assert found[-1] < 100 or len(found) > 2
         assert len(found) < 20
+
+
+async def test_sweeps_check_all_jobs_that_have_not_ended(world: IndexWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest first: those that have no record any more are not waiting."""
+    monkeypatch.setattr(sweeper, "JOBS_PER_SHARD", 2)
+    jobs = {world.new_id()[:-1] + "0": record(world, age) for age in range(9)}  # of one shard
+    await world.write(jobs)
+    await world.sweep()
+    newest = next(iter(jobs))
+    await world.expire_job(newest)
+    counts = []
+    for _ in range(5):
+        world.replicas.reverse()
+        await world.sweep()
+        counts.append((await world.reader.about()).waiting)
+    assert counts == [9, 9, 9, 9, 8]
 
 
 async def test_replicas_repair_the_index_in_the_background(world: IndexWorld, monkeypatch: pytest.MonkeyPatch) -> None:

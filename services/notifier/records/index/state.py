@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 from typing import NamedTuple
 
+import msgspec
 import structlog
+from msgspec import Struct
 from redis.exceptions import RedisError
 
-from headway.contracts import Timestamp
+from headway.contracts import Natural, Timestamp, decode, encode
 
 from ...redis_client.topology import RedisClient
 from .keys import index_key
@@ -25,7 +27,7 @@ STATE_TTL_MS = 2 * 86_400_000
 LEASE_S = 10.0
 RENEWAL_INTERVAL_S = 3.0
 AGAIN_AFTER_S = 900.0  # after the first rebuild: until then, older replicas may have changed records
-REBUILT_AT, AGAIN_AT, LOST = b"rebuilt_at", b"again_at", b"lost"
+REBUILT_AT, AGAIN_AT, LOST, SWEEP = b"rebuilt_at", b"again_at", b"lost", b"sweep"
 LEASE_PREFIX = b"replica:"
 
 
@@ -46,6 +48,13 @@ class IndexStatus(NamedTuple):
     def needs_rebuild(self) -> bool:
         """Whether to rebuild the index now."""
         return self.is_due_again or not self.complete
+
+
+class SweepProgress(Struct, frozen=True):
+    """Where the next sweep continues: the rank in the sets of unended jobs, and the cursor of each node's scan."""
+
+    rank: Natural = 0
+    cursors: dict[str, Natural] = {}
 
 
 class IndexState:
@@ -138,6 +147,26 @@ class IndexState:
             await self._execute("HDEL", AGAIN_AT)
         else:
             await self._execute("HSET", REBUILT_AT, int(now), AGAIN_AT, int(now.after(AGAIN_AFTER_S)))
+
+    async def read_sweep(self) -> SweepProgress:
+        """Return where the next sweep, on any replica, continues.
+
+        Raises:
+            RedisError, OSError: Redis is unavailable.
+        """
+        (reply,) = await self._redis.execute([(STATE_KEY, ("HMGET", STATE_KEY, SWEEP))])
+        try:
+            return decode((typed_reply(reply) or [b"{}"])[0] or b"{}", SweepProgress)
+        except msgspec.DecodeError:
+            return SweepProgress()
+
+    async def write_sweep(self, progress: SweepProgress) -> None:
+        """Keep where the next sweep continues.
+
+        Raises:
+            RedisError, OSError: Redis is unavailable.
+        """
+        await self._execute("HSET", SWEEP, encode(progress))
 
     async def _now(self) -> Timestamp:
         """Return the time by the clock of the node that has the state."""
