@@ -14,7 +14,7 @@ from headway.cli.job_details import details_text
 from headway.cli.text import job_line, json_line
 from headway.client.links import Link
 from headway.contracts import JobStatus, Timestamp
-from headway.grants import DETAILS, LIST, WATCH
+from headway.grants import WATCH
 
 if TYPE_CHECKING:
     from headway.client import Client, JobQuery, ListedJob
@@ -92,8 +92,8 @@ def _run(command: Callable[[Client, argparse.Namespace], Awaitable[None]], optio
 
 
 async def _jobs(client: Client, options: argparse.Namespace) -> None:
-    token = arguments.token(options) or await _issue_token(client, options)
     query: JobQuery = {name: getattr(options, name) for name in QUERY_FIELDS}  # type: ignore[assignment]
+    token = arguments.token(options) or await _issue_token(client, query)
     get_page = partial(client.jobs_page, token, limit=min(options.limit, MAX_PAGE_SIZE), **query)
     pages = [await get_page()]
     while (cursor := pages[-1].next) and sum(len(page.jobs) for page in pages) < options.limit:
@@ -106,11 +106,13 @@ async def _jobs(client: Client, options: argparse.Namespace) -> None:
         print(f"headway: there are more jobs; --limit shows more than {options.limit}", file=sys.stderr)
 
 
-async def _issue_token(client: Client, options: argparse.Namespace) -> str:
-    """Return a token for as few jobs as possible."""
-    tag = options.tag[0] if options.tag else None
-    scope = f"{LIST} {DETAILS}" if options.error_type else LIST
-    return (await client.list_token(owner=options.owner, tag=tag, kind=options.kind, scope=scope)).token
+async def _issue_token(client: Client, query: JobQuery) -> str:
+    """Return a token for all pages of a query, and for as few other jobs as possible."""
+    from headway.client.job_queries import narrowest_token
+
+    selected, scope = narrowest_token(query)
+    issued = await client.list_token(owner=selected.owner, tag=selected.tag, kind=selected.kind, scope=scope)
+    return issued.token
 
 
 def _print_jobs(jobs: list[ListedJob], now: Timestamp, *, as_json: bool) -> None:

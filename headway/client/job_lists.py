@@ -15,14 +15,13 @@ from headway.client.job_queries import (
     JobQuery,
     ListedJob,
     decode_page,
-    narrowest_filter,
+    narrowest_token,
     query_string,
 )
 from headway.client.retries import RequestFailed
 from headway.client.service_client import ServiceClient, decode_response
 from headway.client.submission import JSON_BODY
 from headway.contracts import encode
-from headway.grants import DETAILS, LIST
 from headway.labels import JobFilter
 
 PAGE_SIZE = 100  # jobs in a request of `jobs`
@@ -128,9 +127,8 @@ class JobLists(ServiceClient):
     async def _open_list(self, query: JobQuery, token: str | None, ttl_s: float) -> tuple[str, str]:
         """Return the notifier's address and a token for a query: the given one, or one for as few jobs as possible."""
         if token is None:
-            scope = LIST if query.get("error_type") is None else f"{LIST} {DETAILS}"
-            issued = await self._issue({"filter": narrowest_filter(query), "scope": scope, "ttl_s": ttl_s})
-            token = issued.token
+            job_filter, scope = narrowest_token(query)
+            token = (await self._issue({"filter": job_filter, "scope": scope, "ttl_s": ttl_s})).token
         return await self._find_notifier(), token
 
     async def _get_page(self, notifier: str, token: str, selection: str) -> JobListPage:

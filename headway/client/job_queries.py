@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from headway.client.submission import one_or_more
 from headway.contracts import JobSnapshot, JobStatus, decode
+from headway.grants import DETAILS, LIST
 from headway.labels import JobFilter, Labels
 from headway.timestamp import Timestamp
 
@@ -125,10 +126,11 @@ def query_string(query: JobQuery, limit: int | None, cursor: str | None) -> str:
     return urlencode({name: value for name, value in fields.items() if value is not None}, doseq=True, quote_via=quote)
 
 
-def narrowest_filter(query: JobQuery) -> JobFilter:
-    """Return the filter of a token for a query; a filter has one tag at most."""
+def narrowest_token(query: JobQuery) -> tuple[JobFilter, str]:
+    """Return the filter, with one tag at most, and the scope of a token for the jobs of a query and few others."""
     tags = one_or_more(query.get("tag"))
-    return JobFilter(owner=query.get("owner"), tag=tags[0] if tags else None, kind=query.get("kind"))
+    job_filter = JobFilter(owner=query.get("owner"), tag=tags[0] if tags else None, kind=query.get("kind"))
+    return job_filter, LIST if query.get("error_type") is None else f"{LIST} {DETAILS}"
 
 
 def _time_text(time: Time | None) -> str | None:

@@ -13,7 +13,7 @@ from headway.client.job_queries import (
     JobCounts,
     JobQuery,
     decode_page,
-    narrowest_filter,
+    narrowest_token,
     query_string,
 )
 from headway.contracts import Timestamp, encode
@@ -59,14 +59,15 @@ def test_a_time_needs_a_time_zone() -> None:
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
-        ({"status": "failed"}, JobFilter()),
-        ({"owner": "o", "kind": "k", "status": "failed"}, JobFilter(owner="o", kind="k")),
-        ({"tag": ("a", "b")}, JobFilter(tag="a")),
+        ({"status": "failed"}, (JobFilter(), "list")),
+        ({"owner": "o", "kind": "k", "status": "failed"}, (JobFilter(owner="o", kind="k"), "list")),
+        ({"tag": ("a", "b")}, (JobFilter(tag="a"), "list")),
+        ({"kind": "k", "error_type": "Oops"}, (JobFilter(kind="k"), "list details")),
     ],
 )
-def test_the_filter_of_a_token_is_as_narrow_as_possible(query: JobQuery, expected: JobFilter) -> None:
-    """A filter has no status and a single tag."""
-    assert narrowest_filter(query) == expected
+def test_a_token_allows_as_little_as_possible(query: JobQuery, expected: tuple[JobFilter, str]) -> None:
+    """Its filter has no status and a single tag; the types of errors need another scope."""
+    assert narrowest_token(query) == expected
 
 
 def test_a_page_is_decoded() -> None:
