@@ -19,8 +19,9 @@ from redis.exceptions import RedisError
 
 from headway.contracts import MAX_REPORTS_PER_REQUEST, ControlMessage, Name, decode, encode
 
-from ..runtime.errors import ServiceUnavailable, Unauthorized
-from ..runtime.request import bearer_token, is_valid_key, read_query
+from ..runtime.auth import require_report_key
+from ..runtime.errors import ServiceUnavailable
+from ..runtime.request import bearer_token, read_query
 from ..runtime.settings import ReloadingFile
 from . import metrics
 from .redis_client.pubsub import PubSub
@@ -195,8 +196,7 @@ class ControlHandler:
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """Stream the messages to a worker. The first one requests all reports: earlier messages may be lost."""
-        if not is_valid_key(bearer_token(request), self._keys.value):
-            raise Unauthorized("Send one of the report keys as Authorization: Bearer <key>.")
+        require_report_key(bearer_token(request), self._keys.value)
         query = read_query(request, ControlQuery)
         if self._draining or not self._pubsub.ready:
             message = "This replica is stopping, or has lost Redis; try another."

@@ -1,4 +1,4 @@
-"""Authorization by job token: which job a request names, and whether its token allows access to that job."""
+"""Authorization by job token: which job a request names, and whether its token allows access. And by report key."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from aiohttp import web
 from headway.tokens import WATCH, Grant, InvalidToken, ListGrant
 
 from .errors import Forbidden, NotFound, Unauthorized
+from .request import is_valid_key
 
 G = TypeVar("G")
 
@@ -79,3 +80,9 @@ def require_scope(grant: Grant | ListGrant, scope: str) -> None:
     """Raise Forbidden if a token lacks a scope."""
     if scope not in grant.scope:
         raise Forbidden(f"The token does not have the scope `{scope}`.")
+
+
+def require_report_key(presented: str | None, keys: tuple[str, ...]) -> None:
+    """Raise Unauthorized if a request has none of the report keys."""
+    if not is_valid_key(presented, keys):
+        raise Unauthorized("Send one of the report keys as Authorization: Bearer <key>.")

@@ -25,8 +25,9 @@ from headway.contracts import (
     nesting_depth,
 )
 
-from ...runtime.errors import HTTPProblem, ServiceUnavailable, Unauthorized, UnprocessableContent
-from ...runtime.request import JSON, bearer_token, decode_body, is_valid_key, read_body, read_query
+from ...runtime.auth import require_report_key
+from ...runtime.errors import HTTPProblem, ServiceUnavailable, UnprocessableContent
+from ...runtime.request import JSON, bearer_token, decode_body, read_body, read_query
 from ...runtime.settings import ReloadingFile
 from .. import metrics
 from ..records.store import JobStore
@@ -65,7 +66,7 @@ class ReportHandler:
 
     async def post(self, request: web.Request) -> web.Response:
         """Apply a list of reports and answer with their verdicts."""
-        self._authorize(bearer_token(request))
+        require_report_key(bearer_token(request), self._keys.value)
         body = await read_body(request, MAX_REPORTS_BYTES)
         try:
             reports = decode_reports(body)
@@ -82,17 +83,13 @@ class ReportHandler:
 
     async def progress_url(self, request: web.Request) -> web.Response:
         """Apply the one-line report of a URL and answer with its verdict."""
-        self._authorize(request.match_info["key"])
+        require_report_key(request.match_info["key"], self._keys.value)
         report = read_query(request, ProgressUrlReport)
         try:
             verdict = await self._store.apply_progress(report, self._job_ttl_s)
         except (RedisError, OSError) as error:
             raise _unavailable(error, [report.job_id]) from error
         return web.Response(body=_encode_verdicts(verdict, [verdict]), content_type=JSON)
-
-    def _authorize(self, key: str | None) -> None:
-        if not is_valid_key(key, self._keys.value):
-            raise Unauthorized("Send one of the report keys as Authorization: Bearer <key>.")
 
 
 def _unavailable(error: Exception, job_ids: Sequence[UUID]) -> ServiceUnavailable:

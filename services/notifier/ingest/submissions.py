@@ -12,8 +12,9 @@ from redis.exceptions import RedisError
 from headway.contracts import MAX_REPORTS_BYTES, MAX_REPORTS_PER_REQUEST, SubmittedJob, encode
 from headway.labels import MAX_LABELS_BYTES
 
-from ...runtime.errors import ServiceUnavailable, Unauthorized, UnprocessableContent
-from ...runtime.request import bearer_token, decode_body, is_valid_key, read_body, read_query
+from ...runtime.auth import require_report_key
+from ...runtime.errors import ServiceUnavailable, UnprocessableContent
+from ...runtime.request import bearer_token, decode_body, read_body, read_query
 from ...runtime.settings import ReloadingFile
 from .. import metrics
 from ..records.store import JobStore
@@ -40,8 +41,7 @@ class SubmissionHandler:
 
     async def post(self, request: web.Request) -> web.Response:
         """Create the records that do not exist yet, then wake workers of the queue that the query names."""
-        if not is_valid_key(bearer_token(request), self._keys.value):
-            raise Unauthorized("Send one of the report keys as Authorization: Bearer <key>.")
+        require_report_key(bearer_token(request), self._keys.value)
         queue = read_query(request, QueueQuery).queue
         jobs = decode_submissions(await read_body(request, MAX_REPORTS_BYTES))
         now = self._store.clock.now()

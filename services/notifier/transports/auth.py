@@ -20,7 +20,7 @@ from ...runtime.errors import Forbidden, ServiceUnavailable, Unauthorized
 from ...runtime.request import bearer_token, read_json_body
 from ...runtime.settings import ReloadingFile
 from ..records.record_read import RecordRead
-from .refusals import RefusalLog, RejectedToken, TokenAllowance, problem_for, too_many_watches
+from .refusals import UNAVAILABLE, RefusalLog, RejectedToken, TokenAllowance, problem_for, too_many_watches
 
 RETRY_AFTER_S = 1
 MAX_BODY_BYTES = 1024 * 1024
@@ -216,4 +216,4 @@ def unavailable_without_store() -> Iterator[None]:
     try:
         yield
     except (RedisError, OSError) as error:
-        raise ServiceUnavailable("The job records are unavailable; try again.", retry_after_s=RETRY_AFTER_S) from error
+        raise ServiceUnavailable(UNAVAILABLE, retry_after_s=RETRY_AFTER_S) from error

@@ -16,6 +16,7 @@ from .base import error_payload
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
+UNAVAILABLE = "The job records are unavailable; try again."
 LOGGED_PER_S, LOGGED_BURST = 1.0, 10  # lines about refused tokens
 MIN_ALLOWANCE = 1_000
 FORGED_COST = 50  # each one costs a signature check, and no page has any

@@ -24,7 +24,7 @@ from ...settings import NotifierSettings
 from ..auth import Token, TokenAuth, presented_token
 from ..cancellation import cancel_job
 from ..list_queries import MAX_LIVE_JOBS, ListFilter
-from ..refusals import RejectedToken
+from ..refusals import UNAVAILABLE, RejectedToken
 from ..registry import RETRY_AFTER_S, ConnectionRegistry
 from .connection import MESSAGES_PER_LIST, WebSocketConnection
 from .handshake import accept_upgrade
@@ -162,8 +162,7 @@ class WebSocketHandler:
             try:
                 result = await cancel_job(self._store, self._auth, subscription.grant)
             except (RedisError, OSError):
-                message = "The job records are unavailable; try again."
-                connection.send_error(job_id, "unavailable", message)
+                connection.send_error(job_id, "unavailable", UNAVAILABLE)
             else:
                 if isinstance(result, RejectedToken):
                     connection.send_error(result.job_id, result.code, result.message)

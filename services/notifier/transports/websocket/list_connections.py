@@ -22,13 +22,12 @@ from ...watching.live_lists import LiveList, LiveLists, TooManyLists
 from ..auth import TokenAuth, WatchRequest
 from ..base import error_payload
 from ..list_queries import ListFilter
-from ..refusals import RejectedToken, problem_for
+from ..refusals import UNAVAILABLE, RejectedToken, problem_for
 from ..registry import ConnectionRegistry
 from .connection import MAX_LISTS, WebSocketConnection
 from .protocol import encode_text
 
 SWEEP_INTERVAL_S = 1.0
-UNAVAILABLE = "The job records are unavailable; try again."
 
 
 class ListSubscription:
@@ -125,7 +124,7 @@ class ListConnections:
             metrics.LIMITS_EXCEEDED.labels("lists").inc()
             self._refuse(connection, list_id, "too_many_lists", str(error))
         except (RedisError, OSError):
-            self._refuse(connection, list_id, "unavailable", "The job records are unavailable; try again.")
+            self._refuse(connection, list_id, "unavailable", UNAVAILABLE)
 
     def _authorize(self, connection: WebSocketConnection, token: str) -> tuple[ListGrant, str]:
         verified = self._auth.verify_any(token, connection.token_allowance)
