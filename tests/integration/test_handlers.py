@@ -85,10 +85,12 @@ async def test_children_and_log_lines_of_handlers_leave_the_worker_alone(stack: 
         end = (await history(stack, receipt["token"]))[-1]
         assert (end["status"], end["attempt"], end["result"]) == ("succeeded", 1, expected[action]), (kind, action)
     assert (stack.pid("worker"), await stack.is_ready("worker")) == (worker, True)
-    invalid = [line for line in worker_log(stack) if "log_record_invalid" in line]
-    assert sorted(json.loads(line)["job_id"] for line in invalid) == sorted(
-        receipts[kind, "log"]["id"] for kind in kinds
-    )
+
+    def has_logged_invalid_records() -> bool:
+        invalid = [json.loads(line)["job_id"] for line in worker_log(stack) if "log_record_invalid" in line]
+        return sorted(invalid) == sorted(receipts[kind, "log"]["id"] for kind in kinds)
+
+    await wait_until(has_logged_invalid_records)
     assert "a-secret-argument" not in "".join(worker_log(stack))
 
 
