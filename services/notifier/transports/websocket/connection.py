@@ -34,7 +34,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 CLOSE_TIMEOUT_S = 3.0
 MAX_LISTS = 20  # of a connection
-MESSAGES_PER_LIST = 20  # that a list counts as, in addition to its message: Redis reads up to 2,000 records for it
+MESSAGES_PER_LIST = 20  # that a list counts as: Redis reads up to 2,000 records for it
 
 
 class MessageHandler(Protocol):
@@ -60,11 +60,13 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
 
     transport = "websocket"
     __slots__ = (
+        "_burst",
         "_closed",
         "_fragments",
         "_handler",
         "_is_backpressured",
         "_last_received",
+        "_list_budget",
         "_message_budget",
         "_paused",
         "_pending_task",
@@ -82,8 +84,9 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
         self._reader = FrameReader()
         self._fragments: list[bytes] = []  # of an incomplete message
         # The burst lets a page open all its lists and watch all its jobs at once, and then cancel and unwatch them.
-        burst = settings.messages_per_s + 2 * settings.max_watches + MAX_LISTS * (1 + MESSAGES_PER_LIST)
-        self._message_budget = TokenBucket(settings.messages_per_s, burst, self.opened_at)
+        self._burst = settings.messages_per_s + 2 * settings.max_watches + MAX_LISTS
+        self._message_budget = TokenBucket(settings.messages_per_s, self._burst, self.opened_at)
+        self._list_budget: TokenBucket | None = None  # before the first list
         self.token_allowance = TokenAllowance(settings.max_watches)
         self.has_subscribed = False  # whether the client has ever sent a valid token
         self._last_received = self.opened_at
@@ -147,7 +150,7 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
         return frame
 
     def _handle_frame(self, frame: Frame) -> Coroutine[None, None, None] | None:
-        if not self.spend_messages(1) or self.closing:
+        if not self._spend(self._message_budget, 1) or self.closing:
             return None
         if frame.opcode is Opcode.TEXT or frame.opcode is Opcode.CONT:
             return self._handle_fragment(frame)
@@ -158,9 +161,15 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
             self._pinged_at = None
         return None
 
-    def spend_messages(self, count: int) -> bool:
-        """Return whether the client may send a message that counts as many; close the connection if it may not."""
-        if self._message_budget.acquire(time.monotonic(), count) == 0:
+    def spend_list(self) -> bool:
+        """Return whether the client may open a list, which counts as many messages; close the connection if not."""
+        if self._list_budget is None:
+            burst = self._burst + MAX_LISTS * MESSAGES_PER_LIST
+            self._list_budget = TokenBucket(self._handler.settings.messages_per_s, burst, time.monotonic())
+        return self._spend(self._list_budget, MESSAGES_PER_LIST)
+
+    def _spend(self, budget: TokenBucket, count: int) -> bool:
+        if budget.acquire(time.monotonic(), count) == 0:
             return True
         self.close_over_limit("messages", CloseCode.POLICY_VIOLATION, "too many messages")
         return False

@@ -26,7 +26,7 @@ from ..cancellation import cancel_job
 from ..list_queries import MAX_LIVE_JOBS, ListFilter
 from ..refusals import UNAVAILABLE, RejectedToken
 from ..registry import RETRY_AFTER_S, ConnectionRegistry
-from .connection import MESSAGES_PER_LIST, WebSocketConnection
+from .connection import WebSocketConnection
 from .handshake import accept_upgrade
 from .list_connections import ListConnections
 from .protocol import encode_hello
@@ -128,7 +128,7 @@ class WebSocketHandler:
             self._registry.unsubscribe(connection, str(message.unwatch))
         elif message.cancel is not None:
             return self._cancel(connection, str(message.cancel))
-        elif message.list is not None and connection.spend_messages(MESSAGES_PER_LIST):
+        elif message.list is not None and connection.spend_list():
             live_filter, limit = message.filter or ListFilter(), message.limit or DEFAULT_PAGE
             return self._lists.open(connection, message.list_id or "", message.list, live_filter, limit)
         elif message.unlist is not None:

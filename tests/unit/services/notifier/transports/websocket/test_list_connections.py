@@ -256,7 +256,7 @@ async def test_the_lists_of_a_connection_are_limited(client: Client) -> None:
 
 async def test_a_list_counts_as_several_messages(client: Client) -> None:
     """It costs more than any other message. A client that opens lists without a pause is disconnected."""
-    client.connection._message_budget = TokenBucket(0.001, 2 * (MESSAGES_PER_LIST + 1), time.monotonic())
+    client.connection._list_budget = TokenBucket(0.001, 2 * MESSAGES_PER_LIST, time.monotonic())
     assert len(await client.open()) == len(await client.open()) == 1
     assert not client.connection.closing
     await client.open()
