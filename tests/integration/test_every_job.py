@@ -10,7 +10,7 @@ import itertools
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -243,14 +243,10 @@ async def test_counts(stack: Stack, population: Population) -> None:
     """The numbers of waiting and failed jobs are right after a sweep."""
     expected = (len(population.ids(status=["queued"])), 0, len(population.ids(status=["failed"])))
 
-    async def counts() -> tuple[int | None, ...]:
+    async def are_right() -> bool:
         about = (await client.jobs_page(limit=1)).about
         assert about is not None
-        return about.waiting, about.running, about.failed_24h
+        return (about.waiting, about.running, about.failed_24h) == expected
 
     async with Client(stack.url) as client:
-        await wait_until(lambda: _equal(counts, expected), poll_s=0.5)
-
-
-async def _equal(read: Callable[[], Awaitable[Any]], expected: Any) -> bool:
-    return bool(await read() == expected)
+        await wait_until(are_right, poll_s=0.5)

@@ -109,10 +109,10 @@ class IndexReader:
         ids = [keys.job_id_of(candidate.position.member) for candidate in found]
         jobs = []
         for job_id, read_record in zip(ids, await self._store.read(ids), strict=True):
-            record = None if read_record is None else record_of(read_record)
-            if (
-                read_record is not None and record is not None and query.matches(record)
-            ):  # it may have changed meanwhile
+            if read_record is None:
+                continue
+            record = record_of(read_record)
+            if record is not None and query.matches(record):  # it may have changed meanwhile
                 jobs.append(ListedJob(job_id, read_record, record.error_type))
         return Page(jobs, None if end is None else query.cursor_after(end), complete and not page_read.is_cut)
 

@@ -78,8 +78,8 @@ class IndexSweeper:
         """Return whether this replica has the lease now. A key that another program has written ends like a lease."""
         commands = (
             ("SET", key, 1, "NX", "PX", lease_ms),
-            ("PEXPIRE", key, lease_ms, "LT"),
-        )  # LT: to end earlier; Redis 7
+            ("PEXPIRE", key, lease_ms, "LT"),  # only to end earlier; needs Redis 7
+        )
         reply, _ = await self._redis.execute([(key, command) for command in commands])
         if isinstance(reply, RedisError):
             raise reply
