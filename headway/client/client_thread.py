@@ -35,6 +35,8 @@ class ClientThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: Thread | None = None
         self._stopped = False
+        self._failure: Exception | None = None
+        self._calls: set[Future[Any]] = set()
         self._opened, self._closing = asyncio.Event(), asyncio.Event()
 
     def call(self, function: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
@@ -52,14 +54,16 @@ class ClientThread:
                 raise RuntimeError(CLOSED)
             loop = self._loop or self._start()
             future = asyncio.run_coroutine_threadsafe(self._run(function), loop)
+            self._calls.add(future)
         try:
             return future.result()
         except (CancelledError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not self._stopped:
                 raise
-            raise RuntimeError(CLOSED) from None
+            raise RuntimeError(CLOSED) from self._failure
         finally:
             future.cancel()  # after an exception in this thread, such as KeyboardInterrupt
+            self._calls.discard(future)
 
     def stop(self) -> None:
         """Close the client and end the thread. Calls in progress end with a RuntimeError."""
@@ -83,7 +87,14 @@ class ClientThread:
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
         with asyncio.Runner(loop_factory=lambda: loop) as runner:  # its end cancels the calls in progress
-            runner.run(self._hold_open())
+            try:
+                runner.run(self._hold_open())
+            except Exception as error:  # noqa: BLE001 - the calls get it
+                self._failure = error
+            with self._lock:
+                self._stopped = True
+        for call in list(self._calls):  # those that the loop has never taken
+            call.cancel()
 
     async def _hold_open(self) -> None:
         async with self.client:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -22,6 +23,7 @@ ARGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+LOG = logging.getLogger(__name__)
 TIMEOUT_MS = PATIENCE_S * 1000
 
 # Record each state that the job page shows, and each change of its notice that it is reconnecting.
@@ -115,8 +117,10 @@ async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
 
 @pytest.fixture
 async def page(context: BrowserContext) -> Page:
-    """Open a tab."""
-    return await context.new_page()
+    """Open a tab. What it fails to load is in the output of a failed test."""
+    page = await context.new_page()
+    page.on("requestfailed", lambda request: LOG.warning("not loaded: %s: %s", request.url, request.failure))
+    return page
 
 
 @pytest.fixture

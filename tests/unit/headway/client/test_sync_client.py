@@ -11,6 +11,7 @@ import threading
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import AsyncMock
 from uuid import uuid4
 
 import pytest
@@ -331,6 +332,16 @@ for thread in threads:
 """,
     )
     assert await output_of(process) == ["0"] * 10
+
+
+async def test_no_call_waits_for_a_thread_that_has_ended(
+    services: Services, endless: Receipt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call ends with an error if the event loop of the client ended before it took the call."""
+    monkeypatch.setattr(Client, "__aenter__", AsyncMock(side_effect=OSError("too many open files")))
+    with pytest.raises(RuntimeError, match="the client was closed") as caught:
+        await asyncio.wait_for(asyncio.to_thread(SyncClient(services.url).get, endless), PATIENCE_S)
+    assert str(caught.value.__cause__) == "too many open files"
 
 
 async def test_a_fork_waits_for_the_lookup_of_a_host_name(services: Services, endless: Receipt) -> None:
