@@ -39,6 +39,10 @@ MAX_PROGRESS_MESSAGE_LENGTH = 1_000  # characters of a progress message
 MAX_UNIT_LENGTH = 32
 MAX_UNFINISHED_PERCENT = 99.99  # before the total is reached
 MAX_ERROR_LENGTH = 4_000  # characters of an error's message
+MAX_TRACEBACK_BYTES = 8 * 1024
+MAX_DETAILS_BYTES = 56 * 1024  # of the message and the traceback of a report
+MAX_STEPS = 100  # of an attempt, in its details
+MAX_STEP_NAME_LENGTH = 200
 
 JobStatus = Literal["queued", "running", "retrying", "succeeded", "failed", "cancelled"]
 RejectionReason = Literal["superseded", "finished", "duplicate", "stale"]
@@ -82,6 +86,7 @@ class JobMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     progress: Progress | None = None  # of the attempt that was released last
     progress_attempt: Positive | None = None  # the number of that attempt; a later one does not start from `progress`
     labels: Labels | None = None
+    on_end: Name | None = None  # the kind of the job that follows this one
 
     def attempt(self, delivery: int) -> int:
         """Return the number of the attempt, from 1; the first `MAX_RELEASES` releases of draining workers are free.
@@ -136,6 +141,30 @@ class JobError(Struct, frozen=True):
     message: Annotated[str, Meta(max_length=MAX_ERROR_LENGTH)]
 
 
+class StepTimes(Struct, frozen=True):
+    """A step of an attempt; `ended_at` is None while it runs."""
+
+    name: Annotated[str, Meta(max_length=MAX_STEP_NAME_LENGTH)]
+    started_at: Timestamp
+    ended_at: Timestamp | None = None
+
+
+class ReportDetails(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a report has for operators only. The record script stores it apart from the record.
+
+    Attributes:
+        message: the text of the queue message, with which the job can be run again.
+        error: the true error; users may see a general one instead.
+        traceback: that of the error, without the values of variables.
+        steps: the steps of the attempt, in the order of their starts.
+    """
+
+    message: Annotated[str, Meta(max_length=MAX_MESSAGE_BYTES)] | None = None
+    error: JobError | None = None
+    traceback: Annotated[str, Meta(max_length=MAX_TRACEBACK_BYTES)] | None = None
+    steps: Annotated[tuple[StepTimes, ...], Meta(max_length=MAX_STEPS)] = ()
+
+
 class JobReport(Struct, frozen=True, kw_only=True):
     """A worker's report about one delivery of a job.
 
@@ -161,6 +190,7 @@ class JobReport(Struct, frozen=True, kw_only=True):
     sent_at: Timestamp | None = None
     labels: Labels | None = None  # those of the message; a record keeps the labels that it has
     worker: Name | None = None  # the id of the worker, to which the notifier sends control messages
+    details: ReportDetails | None = None
 
 
 class ProgressUrlReport(Struct, frozen=True, kw_only=True, rename="camel"):

@@ -52,7 +52,7 @@ REPORT = (
     '"progress":{"current":40,"total":100,"unit":"%","message":"Résumé 🎉"},"result":null,"error":null,'
     '"submitted_at":"2026-01-01T00:00:00.000Z","expires_at":"2026-01-08T00:00:00.000Z",'
     '"lease_until":"2026-01-01T00:01:00.500Z","due_at":null,"sent_at":"2026-01-01T00:00:01.007Z",'
-    '"labels":{"owner":"user:7","tags":["march"]},"worker":"w-1"}'
+    '"labels":{"owner":"user:7","tags":["march"]},"worker":"w-1","details":null}'
 )
 SUBMITTED_JOB = (
     '{"id":"6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11","kind":"countdown","labels":{"owner":"user:7"},'

@@ -1,0 +1,105 @@
+"""The wire contracts of what operators see: logs of jobs, workers, and the records that a job is run again from.
+
+All of it is sent between the services with a report key, on their internal listeners.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from uuid import UUID
+
+from msgspec import Meta, Struct, field
+
+from headway.contracts import NULL, JobStatus, Json, Name, Natural, Positive
+from headway.labels import JobFilter, Labels
+
+MAX_LOG_BYTES = 64 * 1024  # of the log of a job, while it runs and after a failure
+MAX_SUCCEEDED_LOG_BYTES = 8 * 1024  # of the log of a job that has succeeded or was cancelled
+MAX_APPEND_BYTES = 32 * 1024  # of one append
+MAX_APPENDS_PER_REQUEST = 500
+MAX_APPENDS_BYTES = 1024 * 1024  # of one request
+
+BulkAction = Literal["redrive", "cancel", "rerun"]
+
+
+class LogAppend(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A piece of a job's log, as a worker posts it (`POST /logs`).
+
+    Attributes:
+        job_id, generation, message_id, delivery, attempt: as in the reports of the delivery.
+        start: the byte offset of the text in the log of this delivery; on the wire `from`. A gap before it is marked.
+        text: whole characters; empty in the last piece of a delivery, which lets the notifier shorten the log.
+        watchers: whether everyone who watches the job may read the log, not only holders of the scope `details`.
+    """
+
+    job_id: UUID
+    generation: Natural = 0
+    message_id: Name
+    delivery: Positive
+    attempt: Positive = 1
+    start: Natural = field(name="from")
+    text: Annotated[str, Meta(max_length=MAX_APPEND_BYTES)]
+    watchers: bool = False
+
+
+class KindInfo(Struct, frozen=True):
+    """A kind of job that a worker runs, with the JSON Schema of its payload, null if it has none or is too large."""
+
+    kind: Name
+    schema: Json = NULL
+
+
+class WorkerInfo(Struct, frozen=True, kw_only=True):
+    """A worker, as it posts itself every few seconds (`POST /workers`).
+
+    Attributes:
+        id: the worker's id, as in its reports.
+        host: the name of its machine or container.
+        version: its version of Headway.
+        queue: the name of its queue.
+        slots, running: how many jobs it runs at most, and now.
+        kinds: the kinds it runs.
+        queue_depth: about how many messages the queue has, None if that is unknown.
+    """
+
+    id: Name
+    host: Name
+    version: Name
+    queue: Name
+    slots: Natural
+    running: Natural
+    kinds: Annotated[tuple[KindInfo, ...], Meta(max_length=1000)]
+    queue_depth: Natural | None = None
+
+
+class KeptJob(Struct, frozen=True, kw_only=True):
+    """A job as another service reads it (`GET /jobs/{id}` of the notifier's internal listener).
+
+    Attributes:
+        status, generation, kind, labels: those of its record.
+        message: the text of its queue message, None if it was not kept.
+        snapshot: the snapshot that clients see.
+    """
+
+    status: JobStatus
+    generation: Natural
+    kind: str
+    labels: Labels
+    message: str | None = None
+    snapshot: Json
+
+
+class BulkRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The payload of a job of the kind `headway.bulk`, which acts on all jobs that a filter selects.
+
+    Attributes:
+        action: what to do with each job.
+        filter: the parameters of a list of jobs; `until` excludes what happens after the request.
+        scope: the filter of the operator's token, which every job must match as well.
+        by: the name of the API key or token with which the action was requested.
+    """
+
+    action: BulkAction
+    filter: dict[str, str | list[str]]
+    scope: JobFilter = JobFilter()
+    by: str = ""
