@@ -119,7 +119,10 @@ async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
 async def page(context: BrowserContext) -> Page:
     """Open a tab. What it fails to load is in the output of a failed test."""
     page = await context.new_page()
-    page.on("requestfailed", lambda request: LOG.warning("not loaded: %s: %s", request.url, request.failure))
+    page.on(
+        "requestfailed",
+        lambda request: LOG.warning("not loaded: %s: %s", request.url.partition("?")[0], request.failure),  # no token
+    )
     return page
 
 
