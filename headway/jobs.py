@@ -6,7 +6,19 @@ import inspect
 from collections.abc import Callable, Coroutine
 from functools import cached_property, partial
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, Unpack, get_type_hints, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    get_args,
+    get_type_hints,
+    overload,
+)
 
 from headway.contracts import DEFAULT_ATTEMPTS, MAX_ATTEMPTS, MAX_NAME_LENGTH, decode, encode_value
 
@@ -18,6 +30,8 @@ P = TypeVar("P")  # the payload
 R = TypeVar("R")  # the result
 
 BACKOFF_S, BACKOFF_CAP_S = 2.0, 300.0
+Keep = Literal["failed", "always", "never"]
+LogReaders = Literal["details", "watchers"]
 
 
 class Fail(Exception):
@@ -49,29 +63,18 @@ class Job(Generic[P, R]):
         kind: str,
         handler: Callable[[JobContext, P], Any],
         *,
-        max_attempts: int,
-        timeout_s: float | None,
-        backoff_s: float,
-        backoff_cap_s: float,
-        process: bool,
+        max_attempts: int = DEFAULT_ATTEMPTS,
+        timeout_s: float | None = None,
+        backoff_s: float = BACKOFF_S,
+        backoff_cap_s: float = BACKOFF_CAP_S,
+        process: bool = False,
         max_jobs: int | None = None,
+        keep: Keep = "failed",
+        log: LogReaders = "details",
+        on_end: str | Job[Any, Any] | None = None,
     ) -> None:
         self._signature = inspect.signature(handler)
-        if len(self._signature.parameters) != 2:
-            raise TypeError(f"job {kind!r}: the handler must take two arguments, the context and the payload")
-        if not 1 <= len(kind) <= MAX_NAME_LENGTH or not 1 <= max_attempts <= MAX_ATTEMPTS:
-            raise ValueError(
-                f"job {kind!r}: a kind has 1 to {MAX_NAME_LENGTH} characters, max_attempts is 1 to {MAX_ATTEMPTS}"
-            )
-        if timeout_s is not None and timeout_s <= 0:
-            raise ValueError(f"job {kind!r}: timeout_s must be positive")
-        if not 0 < backoff_s <= backoff_cap_s:
-            raise ValueError(f"job {kind!r}: backoff_s must be positive and at most backoff_cap_s")
         self.is_async = inspect.iscoroutinefunction(called_function(handler))
-        if process and self.is_async:
-            raise TypeError(f"job {kind!r}: with process=True the handler must be a plain function, not async")
-        if max_jobs is not None and (max_jobs < 1 or not process):
-            raise ValueError(f"job {kind!r}: max_jobs must be positive, and needs process=True")
         self.kind = kind
         self.handler = handler
         self.max_attempts = max_attempts
@@ -80,6 +83,33 @@ class Job(Generic[P, R]):
         self.backoff_cap_s = backoff_cap_s
         self.process = process
         self.max_jobs = max_jobs
+        self.keep = keep
+        self.log = log
+        self.on_end = on_end.kind if isinstance(on_end, Job) else on_end
+        self._check()
+
+    def _check(self) -> None:
+        """Raise an error if the job cannot work."""
+        place = f"job {self.kind!r}"
+        if len(self._signature.parameters) != 2:
+            raise TypeError(f"{place}: the handler must take two arguments, the context and the payload")
+        if not 1 <= len(self.kind) <= MAX_NAME_LENGTH or not 1 <= self.max_attempts <= MAX_ATTEMPTS:
+            raise ValueError(
+                f"{place}: a kind has 1 to {MAX_NAME_LENGTH} characters, max_attempts is 1 to {MAX_ATTEMPTS}"
+            )
+        if self.timeout_s is not None and self.timeout_s <= 0:
+            raise ValueError(f"{place}: timeout_s must be positive")
+        if not 0 < self.backoff_s <= self.backoff_cap_s:
+            raise ValueError(f"{place}: backoff_s must be positive and at most backoff_cap_s")
+        if self.process and self.is_async:
+            raise TypeError(f"{place}: with process=True the handler must be a plain function, not async")
+        if self.max_jobs is not None and (self.max_jobs < 1 or not self.process):
+            raise ValueError(f"{place}: max_jobs must be positive, and needs process=True")
+        for option, value, choices in (("keep", self.keep, get_args(Keep)), ("log", self.log, get_args(LogReaders))):
+            if value not in choices:
+                raise ValueError(f"{place}: {option} must be one of {', '.join(choices)}, not {value!r}")
+        if self.on_end == self.kind:
+            raise ValueError(f"{place}: on_end names the job itself, which would run for ever")
 
     def __call__(self, ctx: JobContext, payload: P, /) -> Any:
         """Call the handler, for example in a test."""
@@ -159,16 +189,21 @@ class JobDecorator(Protocol):
     def __call__(self, handler: Callable[[JobContext, P], R], /) -> Job[P, R]: ...
 
 
-def job(
-    kind: str,
-    *,
-    max_attempts: int = DEFAULT_ATTEMPTS,
-    timeout_s: float | None = None,
-    backoff_s: float = BACKOFF_S,
-    backoff_cap_s: float = BACKOFF_CAP_S,
-    process: bool = False,
-    max_jobs: int | None = None,
-) -> JobDecorator:
+class JobOptions(TypedDict, total=False):
+    """The options of `job`, which explains them."""
+
+    max_attempts: int
+    timeout_s: float | None
+    backoff_s: float
+    backoff_cap_s: float
+    process: bool
+    max_jobs: int | None
+    keep: Keep
+    log: LogReaders
+    on_end: str | Job[Any, Any] | None
+
+
+def job(kind: str, **options: Unpack[JobOptions]) -> JobDecorator:
     """Register `handler(ctx, payload)` as the handler of a kind of job.
 
     An `async def` runs in the event loop and a plain `def` in a thread, or with `process` in a process of a pool.
@@ -178,24 +213,22 @@ def job(
 
     Args:
         kind: the name of the kind, 1 to 128 characters.
-        max_attempts: the maximum number of attempts.
-        timeout_s: the time limit of an attempt; None for no limit.
-        backoff_s: the upper bound of the random delay before the second attempt. It doubles with each attempt.
-        backoff_cap_s: the upper bound of all delays.
+        max_attempts: the maximum number of attempts, 5 by default.
+        timeout_s: the time limit of an attempt; None, the default, for no limit.
+        backoff_s: the upper bound of the random delay before the second attempt, 2 s by default. It doubles with each
+            attempt.
+        backoff_cap_s: the upper bound of all delays, 300 s by default.
         process: whether to run a plain function in a separate process, because it is CPU-bound or may crash.
-        max_jobs: with `process`, how many attempts a process runs before it is replaced; None for no limit.
+        max_jobs: with `process`, how many attempts a process runs before it is replaced; None, the default, for no
+            limit.
+        keep: whether operators can read the payload and run the job again after its end: `failed`, the default, for
+            jobs that fail or are cancelled, `always` for all, or `never`.
+        log: who may read the log of a job: `details`, the default, for operators, or `watchers` for everyone who may
+            watch it.
+        on_end: a job, or its kind, to submit whenever a job of this kind has ended.
 
     Raises:
         TypeError: the handler does not take two arguments, or is async although `process` is set.
-        ValueError: an option is out of range.
+        ValueError: an option is out of range, or `on_end` names the job itself.
     """
-    return partial(
-        Job,
-        kind,
-        max_attempts=max_attempts,
-        timeout_s=timeout_s,
-        backoff_s=backoff_s,
-        backoff_cap_s=backoff_cap_s,
-        process=process,
-        max_jobs=max_jobs,
-    )
+    return partial(Job, kind, **options)

@@ -43,12 +43,14 @@ def load_jobs(names: Iterable[str]) -> Registry:
 
     Raises:
         InvalidJobs: a module cannot be imported, or a job cannot run: its kind is taken or reserved, its payload type
-            cannot be decoded, its handler is a generator or hides that it is async, or a job with `process=True` is
-            not an attribute of the module that defines its handler. The message has all problems.
+            cannot be decoded, its handler is a generator or hides that it is async, a job with `process=True` is not
+            an attribute of the module that defines its handler, or its `on_end` names no job or leads back to it. The
+            message has all problems.
     """
     problems: list[str] = []
     built_in = _load([BUILT_IN_JOBS], problems)
     registry = built_in | _load((name for name in names if name not in BUILT_IN_NAMES), problems)
+    problems += _follow_up_problems(registry)
     if problems:
         raise InvalidJobs(problems)
     return registry
@@ -87,6 +89,31 @@ def _job_problems(job: Job[Any, Any]) -> Iterator[str]:
         yield f"the payload type of job {job.kind!r} cannot be decoded: {error_message(error)}"
     if job.process and job not in vars(sys.modules[module]).values():
         yield f"the job {job.kind!r} has process=True and must be an attribute of {module}"
+
+
+def _follow_up_problems(registry: Registry) -> Iterator[str]:
+    """Yield the reasons why the job that `on_end` names cannot follow a job."""
+    in_cycles: set[str] = set()
+    for job in registry.values():
+        if job.on_end is None:
+            continue
+        if job.on_end.startswith(RESERVED_PREFIX):
+            yield f"the job {job.kind!r} has on_end={job.on_end!r}, which is reserved"
+        elif job.on_end not in registry:
+            yield f"the job {job.kind!r} has on_end={job.on_end!r}, but no job has that kind"
+        elif job.kind not in in_cycles and (cycle := _cycle(job, registry)):
+            in_cycles.update(cycle)
+            yield f"the jobs {' → '.join(map(repr, cycle))} follow each other for ever: on_end must not lead back"
+
+
+def _cycle(job: Job[Any, Any], registry: Registry) -> list[str]:
+    """Return the kinds from a job to itself along `on_end`; empty if that does not lead back to it."""
+    path = [job.kind]
+    while (following := registry.get(path[-1])) is not None and following.on_end is not None:
+        path.append(following.on_end)
+        if path[-1] in path[:-1]:
+            return path if path[-1] == job.kind else []
+    return []
 
 
 def _modules(names: Iterable[str], problems: list[str]) -> Iterator[ModuleType]:

@@ -12,7 +12,7 @@ import pytest
 
 from dev.demo import JOBS as DEMO_JOBS
 from dev.environment import ROOT
-from headway import job
+from headway import Job
 from headway.contracts import ENDED, JobStatus, RejectionReason
 from headway.grants import SCOPES
 from headway.labels import MAX_LABELS_BYTES, MAX_TAGS
@@ -190,7 +190,7 @@ def test_the_options_of_a_job_are_documented() -> None:
     documented: dict[str, str] = {}
     for names, defaults, _ in JOBS.table("A job"):
         documented |= zip(re.findall(r"`(\w+)`", names), defaults.strip("`").split(", "), strict=True)
-    options = list(inspect.signature(job).parameters.values())[1:]
+    options = list(inspect.signature(Job).parameters.values())[2:]
     assert documented == {
         option.name: str(option.default).removesuffix(".0").replace("None", "none") for option in options
     }

@@ -252,3 +252,32 @@ def test_the_length_of_a_kind_is_limited() -> None:
     for kind in ("", "x" * 129):
         with pytest.raises(ValueError, match="characters"):
             job(kind)(handler)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"keep": "sometimes"}, "keep must be one of failed, always, never, not 'sometimes'"),
+        ({"log": "everyone"}, "log must be one of details, watchers, not 'everyone'"),
+        ({"on_end": "letters"}, "on_end names the job itself"),
+    ],
+)
+def test_unknown_choices_and_a_job_that_follows_itself_are_rejected(options: dict[str, Any], problem: str) -> None:
+    """The error names the kind and the option when the job is declared."""
+
+    async def handler(_ctx: JobContext, _payload: Any) -> None: ...
+
+    with pytest.raises(ValueError, match=f"job 'letters': {problem}"):
+        job("letters", **options)(handler)
+
+
+def test_the_follow_up_is_a_job_or_its_kind() -> None:
+    """`on_end` is the kind of the follow-up; the defaults keep failed jobs and show logs to operators only."""
+
+    async def handler(_ctx: JobContext, _payload: Any) -> None: ...
+
+    mail = job("mail", keep="always", log="watchers")(handler)
+    assert (mail.keep, mail.log, mail.on_end) == ("always", "watchers", None)
+    pack = job("pack", on_end=mail)(handler)
+    assert (pack.keep, pack.log, pack.on_end) == ("failed", "details", "mail")
+    assert job("ship", on_end="mail")(handler).on_end == "mail"

@@ -196,3 +196,42 @@ def test_built_in_kinds_may_be_reserved_ones(monkeypatch: pytest.MonkeyPatch, pa
     (package / "a.py").write_text(JOB.format(kind="headway.a"))
     monkeypatch.setattr(registry, "BUILT_IN_JOBS", "their_jobs")
     assert "headway.a" in load_jobs([])
+
+
+CHAIN = """
+from headway import job
+async def handler(ctx, payload): ...
+a = job("a", on_end={a!r})(handler)
+b = job("b", on_end={b!r})(handler)
+c = job("c", on_end={c!r})(handler)
+"""
+
+
+def test_follow_up_jobs_are_loaded(package: Path) -> None:
+    """`on_end` may name any loaded job, a built-in one included, and several jobs may share one."""
+    (package / "a.py").write_text(CHAIN.format(a="c", b="c", c="countdown"))
+    assert load_jobs(["their_jobs"])["a"].on_end == "c"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "problems"),
+    [
+        (("nothing", None, None), ["the job 'a' has on_end='nothing', but no job has that kind"]),
+        (("headway.bulk", None, None), ["the job 'a' has on_end='headway.bulk', which is reserved"]),
+        (("b", "a", "a"), ["the jobs 'a' → 'b' → 'a' follow each other for ever: on_end must not lead back"]),
+        (("b", "c", "a"), ["the jobs 'a' → 'b' → 'c' → 'a' follow each other for ever: on_end must not lead back"]),
+        (
+            ("b", "c", "b"),
+            ["the jobs 'b' → 'c' → 'b' follow each other for ever: on_end must not lead back"],
+        ),
+    ],
+)
+def test_impossible_follow_ups_are_rejected(
+    package: Path, kinds: tuple[str | None, str | None, str | None], problems: list[str]
+) -> None:
+    """The worker does not start if `on_end` names no job, or if jobs would follow each other for ever."""
+    a, b, c = kinds
+    (package / "a.py").write_text(CHAIN.format(a=a, b=b, c=c))
+    with pytest.raises(InvalidJobs) as raised:
+        load_jobs(["their_jobs"])
+    assert str(raised.value).splitlines() == [f"WORKER_JOBS: {problem}" for problem in problems]
