@@ -22,10 +22,14 @@ SCOPES = (WATCH, CANCEL, LIST, DETAILS, OPERATE)
 
 
 class _Expiring(Struct, frozen=True, kw_only=True):
-    """What every grant has: the scope, a set of `SCOPES`, and the lifetime."""
+    """What every grant has: the scope, a set of `SCOPES`, the lifetime, and the name of the caller that asked for it.
+
+    The name is in tokens with the scope `operate` only, so that actions are logged with it.
+    """
 
     scope: frozenset[str] = frozenset({WATCH, CANCEL})
     expires_at: Timestamp
+    by: str | None = None
 
     def is_expired(self, now: Timestamp) -> bool:
         """Return whether the grant has expired."""
@@ -38,7 +42,8 @@ class _Expiring(Struct, frozen=True, kw_only=True):
 
     def _common_claims(self, issued_at: Timestamp) -> dict[str, Any]:
         scope = " ".join(name for name in SCOPES if name in self.scope)
-        return {"iat": issued_at / 1000, "exp": self.expires_at / 1000, "aud": AUDIENCE, "scope": scope}
+        by = {"by": self.by} if self.by is not None and OPERATE in self.scope else {}
+        return {"iat": issued_at / 1000, "exp": self.expires_at / 1000, "aud": AUDIENCE, "scope": scope, **by}
 
 
 class Grant(_Expiring, frozen=True, kw_only=True):
@@ -84,6 +89,7 @@ class ListGrant(_Expiring, frozen=True, kw_only=True):
             scope=self.scope,
             requires_record=True,
             filter=self.filter,
+            by=self.by,
         )
 
     def claims(self) -> dict[str, Any]:

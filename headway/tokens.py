@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.serialization import (
 from jwt.types import Options
 from jwt.utils import base64url_decode
 
-from headway.contracts import Timestamp
+from headway.contracts import MAX_NAME_LENGTH, Timestamp, truncate
 from headway.grants import AUDIENCE, LEEWAY_S, LIST
 from headway.grants import CANCEL as CANCEL
 from headway.grants import WATCH as WATCH
@@ -241,10 +241,11 @@ def _unverified_claims(token: str) -> Any:
 
 def _grant_from_claims(claims: dict[str, Any]) -> Grant | ListGrant:
     issued_at, expires_at = Timestamp.at(claims["iat"]), Timestamp.at(claims["exp"])
-    scope = frozenset(str(claims["scope"]).split())
+    scope, by = frozenset(str(claims["scope"]).split()), claims.get("by")
+    by = None if by is None else truncate(str(by), MAX_NAME_LENGTH)
     if "filter" in claims:
         job_filter = msgspec.convert(claims["filter"], JobFilter)
-        return ListGrant(filter=job_filter, issued_at=issued_at, expires_at=expires_at, scope=scope)
+        return ListGrant(filter=job_filter, issued_at=issued_at, expires_at=expires_at, scope=scope, by=by)
     due = claims.get("due")
     return Grant(
         job_id=UUID(claims["sub"]),
@@ -254,6 +255,7 @@ def _grant_from_claims(claims: dict[str, Any]) -> Grant | ListGrant:
         due_at=None if due is None else Timestamp.at(due),
         scope=scope,
         requires_record=bool(claims.get("record", False)),
+        by=by,
     )
 
 

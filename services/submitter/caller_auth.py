@@ -15,7 +15,7 @@ from msgspec import Struct
 from ..runtime.errors import HTTPProblem, Unauthorized
 from ..runtime.request import bearer_token
 from ..runtime.settings import ReloadingFile
-from .api_keys import Permission, key_digest
+from .api_keys import ApiKey, Permission, key_digest
 from .rate_limiter import RateLimiter
 from .settings import SubmitterSettings
 
@@ -32,10 +32,12 @@ class Caller(Struct, frozen=True):
     """The sender of a request.
 
     Attributes:
-        name: the digest of the API key, or `ANONYMOUS`.
+        id: the digest of the API key, or `ANONYMOUS`.
+        name: the name of the API key for logs, or `ANONYMOUS`.
         permissions: what the caller may do.
     """
 
+    id: str
     name: str
     permissions: Permission
 
@@ -43,9 +45,9 @@ class Caller(Struct, frozen=True):
 class CallerAuth:
     """Identifies callers and applies their rate limit."""
 
-    def __init__(self, settings: SubmitterSettings, keys: ReloadingFile[dict[str, Permission]] | None) -> None:
+    def __init__(self, settings: SubmitterSettings, keys: ReloadingFile[dict[str, ApiKey]] | None) -> None:
         self._keys = keys
-        self._anonymous = Caller(ANONYMOUS, _permissions_without_key(settings))
+        self._anonymous = Caller(ANONYMOUS, ANONYMOUS, _permissions_without_key(settings))
         self._hops = settings.forwarded_hops
         self._rate_limiter = RateLimiter(settings.submit_rate, settings.submit_burst)
 
@@ -56,25 +58,36 @@ class CallerAuth:
             Unauthorized: the request has no valid API key, and callers without one do not have the permission.
             TooManyRequests: the caller has exceeded its rate limit.
         """
+        caller = self.identify(request)
+        if permission not in caller.permissions:
+            raise self.key_needed()
+        return caller
+
+    def identify(self, request: web.Request) -> Caller:
+        """Return the caller of a request; raise TooManyRequests if it has exceeded its rate limit."""
         caller = self._caller(bearer_token(request))
         address = client_address(request, self._hops)
-        wait_s = self._rate_limiter.acquire(address if caller is self._anonymous else caller.name, time.monotonic())
+        wait_s = self._rate_limiter.acquire(address if caller is self._anonymous else caller.id, time.monotonic())
         if wait_s > 0:
             raise TooManyRequests("Too many requests; try again later.", retry_after_s=math.ceil(wait_s))
-        if permission not in caller.permissions:
-            raise Unauthorized(
-                "This needs an API key, but SUBMITTER_API_KEYS is not set. On one machine, set DASHBOARD_OPEN=true."
-                if self._keys is None
-                else "Send an API key: Authorization: Bearer <key>."
-            )
         return caller
+
+    def key_needed(self) -> Unauthorized:
+        """Return the error for a request without a valid API key."""
+        return Unauthorized(
+            "This needs an API key, but SUBMITTER_API_KEYS is not set. On one machine, set DASHBOARD_OPEN=true."
+            if self._keys is None
+            else "Send an API key: Authorization: Bearer <key>."
+        )
 
     def _caller(self, key: str | None) -> Caller:
         if self._keys is None or key is None:
             return self._anonymous
-        name = key_digest(key)
-        permissions = self._keys.value.get(name)
-        return self._anonymous if permissions is None else Caller(name, permissions | self._anonymous.permissions)
+        digest = key_digest(key)
+        known = self._keys.value.get(digest)
+        if known is None:
+            return self._anonymous
+        return Caller(digest, known.name, known.permissions | self._anonymous.permissions)
 
 
 def _permissions_without_key(settings: SubmitterSettings) -> Permission:

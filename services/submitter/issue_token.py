@@ -11,6 +11,7 @@ from uuid import UUID
 import structlog
 from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.structs import replace
 
 from headway.contracts import Timestamp, encode
 from headway.grants import CANCEL, DETAILS, LIST, OPERATE, SCOPES, WATCH, Grant, ListGrant
@@ -60,10 +61,10 @@ class IssueTokenHandler:
         """
         caller = self._caller_auth.authenticate(request, Permission.ISSUE)
         wanted = await read_json_body(request, TokenRequest, MAX_BODY_BYTES)
-        grant = grant_for(wanted)
+        grant = replace(grant_for(wanted), by=caller.name)
         if Permission.OPERATE not in caller.permissions:
             _check_reach(grant)
-        log.info("token_issued", scope=sorted(grant.scope), ttl_s=wanted.ttl_s)
+        log.info("token_issued", scope=sorted(grant.scope), ttl_s=wanted.ttl_s, by=caller.name)
         body = encode({"token": self._signer.value.sign(grant), "expires_at": grant.expires_at})
         return web.Response(body=body, content_type=JSON, headers={"Cache-Control": "no-store"})
 

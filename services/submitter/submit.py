@@ -80,7 +80,7 @@ class SubmitHandler:
         submission = submission_from_form(body) if is_form else submission_from_json(body)
         if Permission.LABEL not in caller.permissions:
             _check_labels(submission)
-        job_id = job_id_for(submission, caller.name, key)
+        job_id = job_id_for(submission, caller.id, key)
         accepted = accept_submission(submission, self._job_ttl_s, job_id, trace_context(request))
         await self._enqueue(accepted)
         return self._respond(accepted, is_form=is_form)

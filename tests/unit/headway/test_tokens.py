@@ -23,10 +23,11 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
 )
+from msgspec.structs import replace
 
 from headway import tokens as module
 from headway.contracts import Timestamp
-from headway.grants import CANCEL, LEEWAY_S, LIST, WATCH, Grant, ListGrant
+from headway.grants import CANCEL, LEEWAY_S, LIST, OPERATE, WATCH, Grant, ListGrant
 from headway.labels import JobFilter
 from headway.tokens import ForgedToken, InvalidToken, TokenSigner, TokenVerifier, make_keys
 
@@ -63,6 +64,16 @@ def assert_rejected(verifier: TokenVerifier, token: str) -> None:
     with pytest.raises(InvalidToken) as raised:
         verifier.verify(token)
     assert (raised.value.code, raised.value.job_id) == ("invalid_token", None)
+
+
+def test_a_token_of_an_operator_names_who_asked_for_it(signer: TokenSigner, verifier: TokenVerifier) -> None:
+    """Actions are logged with the name. Tokens for users do not show it."""
+    now = Timestamp.now()
+    listing = ListGrant(filter=JobFilter(), issued_at=now, expires_at=now.after(HOUR_S))
+    for grant in (make_grant(), listing):
+        for scope, name in (({WATCH, LIST, OPERATE}, "alice"), ({WATCH, LIST, CANCEL}, None)):
+            token = signer.sign(replace(grant, by="alice", scope=frozenset(scope)))
+            assert verifier.verify_any(token).by == name
 
 
 @pytest.mark.parametrize("delayed", [False, True])

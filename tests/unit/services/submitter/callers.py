@@ -1,4 +1,4 @@
-"""Callers of the submitter with the API keys `app` and, with the role `operate`, `ops`."""
+"""Callers of the submitter with the API keys `app` and, with the role `operate` and the name `alice`, `ops`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.unit.services.runtime.test_settings import SUBMITTER
 def submitter_settings(folder: Path, **env: str) -> SubmitterSettings:
     """Write the file of API keys; return settings with it, or with open mode if that is set."""
     path = folder / "api-keys"
-    path.write_text("app\nops operate\n")
+    path.write_text("app\nops operate name=alice\n")
     keyed = {"SUBMITTER_OPEN": "false", "SUBMITTER_API_KEYS": str(path)}
     return load(SubmitterSettings, {**SUBMITTER, **({} if "SUBMITTER_OPEN" in env else keyed), **env})
 

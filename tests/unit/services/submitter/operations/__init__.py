@@ -1,0 +1,1 @@
+"""Unit tests of what operators do with jobs of other callers."""
