@@ -51,7 +51,7 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
     ):
         pubsub = PubSub(redis, subscription_timeout_s=settings.deaf_s)
         report_requests, polled = ReportRequests(pubsub), ReportRequests(pubsub, POLLED_COLLECT_S)
-        store = JobStore(redis, index.writer.add, report_requests.request)
+        store = JobStore(redis, index.writer.add, report_requests.request, lambda: index.memory.is_full)
         synchronizer = SnapshotSynchronizer(Hub(), store, pubsub, settings.silence_s, report_requests.request)
         is_unready = partial(pubsub.is_lost_for, settings.unready_s)
         registry = ConnectionRegistry(synchronizer, settings, auth, store.clock, is_unready)

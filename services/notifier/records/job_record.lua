@@ -1,12 +1,14 @@
--- The record script: every change of a job's record, atomically. rare_operations.lua is its end.
+-- The record script: every change of a job's record, atomically. job_details.lua and rare_operations.lua are its end.
 --
 -- KEYS[1] is the job's record (a hash) and the name of its channel. ARGV[1] is the operation, the fields follow:
---   report      REPORT_FIELDS      accepted -> the sum of the bits CANCEL_REQUESTED, WATCHED, PUBLISHED, TRANSITION;
+--   report      REPORT_FIELDS, and DETAILS_FIELDS if it has details
+--                                  accepted -> the sum of the bits CANCEL_REQUESTED, WATCHED, PUBLISHED, TRANSITION;
 --                                  refused  -> {reason, whether a cancellation is requested, TRANSITION or 0}
 --   progress    PROGRESS_FIELDS    the same; kind may be null
 --   submission  SUBMISSION_FIELDS  -> TRANSITION or 0
 --   cancel      CANCEL_FIELDS      -> {snapshot, TRANSITION or 0, the worker that must be notified or nil};
 --                                  nil if there is no record and none may be created, or it has other labels
+--   erase                          -> ERASED or NOT_ENDED; nil if there is no record
 -- Optional fields at the end of the arguments may be left out.
 -- The fields of a snapshot are stored as JSON text and never decoded here: cjson turns [] into {} and rounds long
 -- numbers. The times of a record are by the clock of Redis, apart from those of the submission.
@@ -17,10 +19,10 @@ local RECORD_FIELDS = {'id', 'kind', 'status', 'version', 'generation', 'attempt
   'name', 'advanced_at', 'earlier_attempts',  -- 19 to 21: in a snapshot and in the record only if they are not empty
   'lease_ms', 'due_ms', 'expires_ms',         -- 22 to 24
   'message_id', 'delivery', 'sequence',       -- 25 to 27: of the last delivery; before the first one there are none
-  'labels', 'worker'}                         -- 28 and 29: if they are not empty
+  'labels', 'worker', 'error_type'}           -- 28 to 30: if they are not empty; the last one is that of the true error
 local REPORT_FIELDS = {'kind', 'status', 'generation', 'attempt', 'max_attempts', 'progress', 'result', 'error',
   'submitted_at', 'expires_at', 'message_id', 'delivery', 'sequence', 'lease_ms', 'due_ms', 'expires_ms', 'sent_ms',
-  'worker', 'labels', 'name'}
+  'worker', 'labels', 'name', 'error_type'}
 local INTEGER_FIELDS = {'version', 'generation', 'delivery', 'sequence', 'lease_ms', 'due_ms', 'expires_ms'}
 local INTEGERS = '^%-?%d+ %-?%d+ %-?%d+ %-?%d+ %-?%d+ %-?%d+ %-?%d+$'
 local TIME = '^"%d+%-%d+%-%d+T%d+:%d+:%d+%.%d+Z"$'
@@ -121,6 +123,7 @@ local function is_heartbeat(new, old)
     and new.due_at == old.due_at and new.expires_at == old.expires_at and new.submitted_at == old.submitted_at
     and new.result == old.result and new.error == old.error and new.id == old.id and new.kind == old.kind
     and new.name == old.name and new.labels == old.labels and new.worker == old.worker
+    and new.error_type == old.error_type
 end
 
 -- Formats a time as JSON, RFC 3339 in UTC with milliseconds
@@ -145,8 +148,10 @@ local function now_json()
   return now_text
 end
 
-local function expire(record)
-  redis.call('PEXPIREAT', key, string.format('%.0f', math.max(tonumber(record.expires_ms), now) + KEEP_MS))
+local function details_key() return 'headway:details:' .. string.match(key, '{.*}') end
+
+local function expire(record, name)
+  redis.call('PEXPIREAT', name, string.format('%.0f', math.max(tonumber(record.expires_ms), now) + KEEP_MS))
 end
 
 -- Stores the record as a new version and publishes it; returns its snapshot and the number of subscribed replicas.
@@ -166,7 +171,7 @@ local function store(record, old)
   -- Only then: Redis at its memory limit refuses a script whose first write needs memory, and DEL needs none.
   if wrong_type then redis.call('DEL', key) end
   redis.call('HSET', key, unpack(changed))
-  expire(record)
+  expire(record, key)
   return text, redis.call(PUBLISH, key, text)
 end
 
@@ -218,6 +223,15 @@ end
 -- Returns the value if it is valid, otherwise nil.
 local function valid(value, pattern) return value and string.find(value, pattern) and value or nil end
 
+-- Returns a JSON array of attempts with one more, and without the oldest if there are too many; nil is an empty array.
+local function with_entry(entries, entry)
+  entries = entries and string.sub(entries, 2, -2) .. ',' .. entry or entry
+  if select(2, string.gsub(entries, '{"attempt":', '')) > MAX_EARLIER_ATTEMPTS then  -- no string contains a bare quote
+    entries = string.sub(entries, string.find(entries, ',{"attempt":', 1, true) + 1)
+  end
+  return '[' .. entries .. ']'
+end
+
 -- Returns the earlier attempts, as JSON, when another attempt follows that of a record; nil if there are none.
 local function with_attempt(old, earlier_attempts)
   local outcome = ({['"retrying"'] = '"failed"', ['"queued"'] = '"released"', ['"running"'] = '"lost"'})[old.status]
@@ -231,11 +245,7 @@ local function with_attempt(old, earlier_attempts)
   local type_of_error = valid and type(failure) == 'table' and type(failure.type) == 'string' and failure.type
   local entry = '{"attempt":' .. old.attempt .. ',"started_at":' .. old.started_at .. ',"ended_at":' .. ended_at
     .. ',"outcome":' .. outcome .. ',"error":' .. (type_of_error and cjson.encode(type_of_error) or 'null') .. '}'
-  local entries = earlier_attempts and string.sub(earlier_attempts, 2, -2) .. ',' .. entry or entry
-  if select(2, string.gsub(entries, '{"attempt":', '')) > MAX_EARLIER_ATTEMPTS then  -- no string contains a bare quote
-    entries = string.sub(entries, string.find(entries, ',{"attempt":', 1, true) + 1)
-  end
-  return '[' .. entries .. ']'
+  return with_entry(earlier_attempts, entry)
 end
 
 -- Fills in the labels of a record that a cancellation, or the report of an older worker, has created without them;
@@ -287,10 +297,14 @@ local function report(old, new)
     else
       redis.call('HSET', key, 'message_id', new.message_id, 'delivery', new.delivery, 'sequence', new.sequence)
     end
-    if tonumber(new.expires_ms) <= now then expire(new) end  -- otherwise nothing changes the expiry of the key
+    if tonumber(new.expires_ms) <= now then expire(new, key) end  -- otherwise nothing changes the expiry of the key
     watchers, published = redis.call('PUBSUB', NUMSUB, key)[2], false
   else
     watchers, published = select(2, store(new, old)), true
+  end
+  if old and not same_generation then expire(new, details_key()) end
+  if new.status == '"succeeded"' and (new.attempt ~= '1' or new.generation ~= '0') then
+    redis.pcall('HDEL', details_key(), 'message')  -- which only an earlier attempt can have left
   end
   local transition = not (same_delivery and same_attempt and old.status == new.status and old.labels == new.labels)
   return flag(new.cancel_requested == 'true', CANCEL_REQUESTED) + flag(watchers > 0, WATCHED)
@@ -298,4 +312,4 @@ local function report(old, new)
 end
 
 local record = load()
-if ARGV[1] == 'report' then return report(record, from_args(REPORT_FIELDS)) end
+if ARGV[1] == 'report' and not ARGV[#REPORT_FIELDS + 2] then return report(record, from_args(REPORT_FIELDS)) end

@@ -15,3 +15,8 @@ def job_key(job_id: UUID | str) -> str:
 def job_id_from_key(key: str) -> str:
     """Return the job's id from the key of its record."""
     return key[len(JOB_KEY_PREFIX) : -1]
+
+
+def details_key(job_id: UUID | str) -> str:
+    """Return the key of a job's details, which has the slot of its record."""
+    return f"headway:details:{{{job_id}}}"

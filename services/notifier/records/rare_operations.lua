@@ -1,5 +1,4 @@
--- The rest of the record script: the rare operations. Redis runs the whole text in each call, so that reports, which have
--- returned, save these definitions.
+-- The end of the record script: the rare operations.
 
 local RECORD_PATTERNS = {id = TEXT, kind = TEXT, attempt = COUNT, max_attempts = COUNT, cancel_requested = '^[tf]%l+$',
   submitted_at = TIME, started_at = TIME, due_at = TIME, lease_until = TIME, expires_at = TIME, name = TEXT,
@@ -46,6 +45,7 @@ local function submission(old, new)
     if old.labels then new.labels, new.name = old.labels, old.name end
     redis.call('HDEL', key, 'message_id', 'delivery', 'sequence')
     for i = 25, 27 do stored[i] = false end
+    expire(new, details_key())
   end
   store(new, old)
   return TRANSITION
@@ -75,3 +75,4 @@ if record and not is_valid(record) then record = nil end
 if ARGV[1] == 'progress' then return progress(record, from_args(PROGRESS_FIELDS)) end
 if ARGV[1] == 'submission' then return submission(record, from_args(SUBMISSION_FIELDS)) end
 if ARGV[1] == 'cancel' then return cancel(record, from_args(CANCEL_FIELDS)) end
+if ARGV[1] == 'erase' then return erase(record) end

@@ -1,4 +1,4 @@
-"""What one HMGET reads of a job's record: the snapshot, and the fields by which a filter matches it."""
+"""What one HMGET reads of a job's record: the snapshot, and the hidden fields, which clients do not see."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from headway.labels import NO_LABELS, JobFilter, Labels
 
 # Their order is that of SNAPSHOT_FIELDS in job_record.lua.
 SNAPSHOT_FIELDS = tuple(name for name in JobSnapshot.__struct_fields__ if name not in OPTIONAL_SNAPSHOT_FIELDS)
-READ_FIELDS = (*SNAPSHOT_FIELDS, *OPTIONAL_SNAPSHOT_FIELDS, "labels", "worker")
+HIDDEN_FIELDS = ("labels", "worker", "error_type")
+READ_FIELDS = (*SNAPSHOT_FIELDS, *OPTIONAL_SNAPSHOT_FIELDS, *HIDDEN_FIELDS)
 _SNAPSHOT_FORMAT = b",".join(b'"%b":%%b' % name.encode() for name in SNAPSHOT_FIELDS)
 _OPTIONAL_FORMATS = [b',"%b":%%b' % name.encode() for name in OPTIONAL_SNAPSHOT_FIELDS]
 _EMPTY = (None, b"null", b"")
@@ -26,7 +27,8 @@ class RecordRead(Struct, frozen=True):
     snapshot: bytes
     _kind: bytes
     _labels: bytes | None
-    _worker: bytes | None
+    _worker: bytes | None = None
+    _error_type: bytes | None = None
 
     @property
     def kind(self) -> str:
@@ -52,6 +54,14 @@ class RecordRead(Struct, frozen=True):
         return None if self._worker in _EMPTY else self._worker.decode(errors="replace")
 
     @property
+    def error_type(self) -> str | None:
+        """The type of the true error, if clients see another one."""
+        try:
+            return None if self._error_type in _EMPTY else decode(self._error_type, str)
+        except msgspec.DecodeError:
+            return None
+
+    @property
     def filtered_fields(self) -> tuple[bytes, bytes]:
         """The JSON of the kind and of the labels, as the record script has them."""
         return self._kind, b"null" if self._labels in _EMPTY else self._labels
@@ -64,9 +74,9 @@ class RecordRead(Struct, frozen=True):
 def record_from_reply(reply: list[bytes | None]) -> RecordRead | None:
     """Return the record for the reply of `HMGET` with READ_FIELDS, or None if it lacks a field of every snapshot."""
     count = len(SNAPSHOT_FIELDS)
-    required, optional = [value for value in reply[:count] if value is not None], reply[count:-2]
+    required, optional = [value for value in reply[:count] if value is not None], reply[count : -len(HIDDEN_FIELDS)]
     if len(required) < count:
         return None
     present = [text % (value,) for text, value in zip(_OPTIONAL_FORMATS, optional, strict=True) if value not in _EMPTY]
     snapshot = b"{%b%b}" % (_SNAPSHOT_FORMAT % tuple(required), b"".join(present))
-    return RecordRead(snapshot, required[SNAPSHOT_FIELDS.index("kind")], *reply[-2:])
+    return RecordRead(snapshot, required[SNAPSHOT_FIELDS.index("kind")], *reply[-len(HIDDEN_FIELDS) :])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
+from uuid import UUID
 
 from headway.contracts import (
     DEFAULT_ATTEMPTS,
     JobReport,
     Progress,
     ProgressUrlReport,
+    ReportDetails,
     SubmittedJob,
     Timestamp,
     encode,
@@ -22,6 +25,8 @@ from .keys import job_key
 from .record_read import RecordRead
 from .scripts import ScriptCall
 
+MAX_LABEL_FIELDS = 2  # `labels` and `name`
+
 
 def _milliseconds(timestamp: Timestamp | None) -> int | bytes:
     return b"null" if timestamp is None else int(timestamp)
@@ -34,9 +39,20 @@ def _labels(labels: Labels | None) -> list[bytes]:
     return [encode(labels)] if labels.name is None else [encode(labels), encode(labels.name)]
 
 
-def report_call(report: JobReport) -> ScriptCall:
-    """Return the call for a report: the script's REPORT_FIELDS."""
+def report_call(report: JobReport, *, is_full: bool = False) -> ScriptCall:
+    """Return the call for a report: the script's REPORT_FIELDS, and its DETAILS_FIELDS if the report has details.
+
+    Args:
+        report: the report.
+        is_full: whether Redis is full, so that the long texts of the details are left out.
+    """
     labels = _labels(report.labels)
+    if report.details is not None:
+        optional = _with_details(report, report.details, labels, is_full=is_full)
+    elif report.worker is not None or labels:
+        optional = [report.worker or "", *labels]
+    else:
+        optional = []
     return [
         job_key(uuid_str(report.job_id)),
         "report",
@@ -57,9 +73,28 @@ def report_call(report: JobReport) -> ScriptCall:
         _milliseconds(report.due_at),
         int(report.expires_at),
         _milliseconds(report.sent_at),
-        *([] if report.worker is None and not labels else [report.worker or ""]),
-        *labels,
+        *optional,
     ]
+
+
+def _with_details(report: JobReport, details: ReportDetails, labels: list[bytes], *, is_full: bool) -> list[Any]:
+    """Return the optional REPORT_FIELDS and the DETAILS_FIELDS, with an empty text for those that are missing."""
+    error = details.error
+    is_hidden = error is not None and report.error is not None and error.type != report.error.type
+    return [
+        report.worker or "",
+        *labels,
+        *[b""] * (MAX_LABEL_FIELDS - len(labels)),
+        encode(error.type) if error is not None and is_hidden else b"",
+        b"" if error is None else encode(error),
+        _text(None if is_full else details.traceback),
+        encode(details.steps) if details.steps else b"",
+        _text(None if is_full else details.message),
+    ]
+
+
+def _text(text: str | None) -> bytes:
+    return b"" if text is None else text.encode(errors="replace")
 
 
 def progress_call(report: ProgressUrlReport, now: Timestamp, job_ttl_s: float) -> ScriptCall:
@@ -116,3 +151,8 @@ def cancel_call(grant: Grant, record: RecordRead | None = None) -> ScriptCall:
         *(["true"] if grant.requires_record else []),
         *labels,
     ]
+
+
+def erase_call(job_id: UUID) -> ScriptCall:
+    """Return the call that erases what an ended job has left."""
+    return [job_key(job_id), "erase"]

@@ -1,4 +1,4 @@
-"""Runs the record script: `job_record.lua`, then `rare_operations.lua`."""
+"""Runs the record script: `job_record.lua`, `job_details.lua`, then `rare_operations.lua`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from redis.exceptions import NoScriptError, RedisError
 from ..redis_client.connection import Command
 from ..redis_client.topology import RedisClient
 
-SCRIPT = b"".join(files(__package__).joinpath(name).read_bytes() for name in ("job_record.lua", "rare_operations.lua"))
+SCRIPT_PARTS = ("job_record.lua", "job_details.lua", "rare_operations.lua")
+SCRIPT = b"".join(files(__package__).joinpath(name).read_bytes() for name in SCRIPT_PARTS)
 MAX_SCRIPT_LOADS = 3  # of one call: it may be redirected to a node that does not have the script either
 
 ScriptCall = list[Any]  # the key, then the arguments of the script

@@ -21,14 +21,16 @@ from .. import metrics
 from ..redis_client.connector import NodeAddress
 from ..redis_client.topology import RedisClient, SlotNotCovered
 from .clock import RedisClock
-from .keys import job_key
+from .details import DETAILS_FIELDS, JobDetails, details_from_reply
+from .keys import details_key, job_key
 from .record_read import READ_FIELDS, RecordRead, record_from_reply
-from .script_calls import cancel_call, progress_call, report_call, submission_call
+from .script_calls import cancel_call, erase_call, progress_call, report_call, submission_call
 from .scripts import RecordScript, ScriptCall
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 CANCEL_REQUESTED, WATCHED, PUBLISHED, TRANSITION = 1, 2, 4, 8  # bits of the script's replies
+ERASED = 1
 C = TypeVar("C")
 R = TypeVar("R")
 ReadResult = RecordRead | RedisError | OSError | None
@@ -42,6 +44,7 @@ class JobStore:
         on_transition: called with the id of each job that has a new record, or another status, attempt, generation or
             delivery.
         on_cancel_requested: called with a worker and the id of a job whose cancellation it must learn of.
+        is_full: returns whether Redis is full, so that the long texts of details are not stored.
     """
 
     def __init__(
@@ -49,10 +52,12 @@ class JobStore:
         redis: RedisClient,
         on_transition: Callable[[str], None] = lambda _job_id: None,
         on_cancel_requested: Callable[[str, str], None] = lambda _worker, _job_id: None,
+        is_full: Callable[[], bool] = lambda: False,
     ) -> None:
         self._redis = redis
         self._on_transition = on_transition
         self._on_cancel_requested = on_cancel_requested
+        self._is_full = is_full
         self._script = RecordScript(redis)
         self.clock = RedisClock(redis)
 
@@ -79,8 +84,9 @@ class JobStore:
         Raises:
             RedisError, OSError: Redis is unavailable. Some of the reports may have been applied.
         """
-        reports = list(reports)
-        replies = await self._change("report", [(report.job_id, report_call(report)) for report in reports])
+        reports, is_full = list(reports), self._is_full()
+        calls = [(report.job_id, report_call(report, is_full=is_full)) for report in reports]
+        replies = await self._change("report", calls)
         verdicts = []
         for report, reply in zip(reports, replies, strict=True):
             verdicts.append(self._verdict(report.job_id, reply))
@@ -126,6 +132,18 @@ class JobStore:
             self._on_cancel_requested(worker.decode(errors="replace"), job_id)
         return bytes(snapshot)
 
+    async def erase(self, job_id: UUID) -> bool | None:
+        """Remove the result, the progress message, the details and the log of a job that has ended.
+
+        Returns:
+            Whether the job has ended; None if it has no record.
+
+        Raises:
+            RedisError, OSError: Redis is unavailable. The job may have been erased.
+        """
+        (reply,) = await self._change("erase", [(job_id, erase_call(job_id))])
+        return None if reply is None else reply == ERASED
+
     async def _change(self, op: str, calls: Sequence[tuple[UUID, ScriptCall]]) -> list[Any]:
         """Execute the script for jobs. If Redis fails, any of them may have changed: a repetition would not tell."""
         try:
@@ -156,6 +174,14 @@ class JobStore:
         """
         return await self._run("read", list(job_ids), self._read_records)
 
+    async def read_details(self, job_ids: Iterable[str]) -> list[tuple[RecordRead | None, JobDetails]]:
+        """Return the jobs' records, with None for a job without a record, and their details.
+
+        Raises:
+            RedisError, OSError: Redis is unavailable.
+        """
+        return await self._run("read", list(job_ids), self._read_details)
+
     async def read_available(self, job_ids: Iterable[str]) -> dict[str, ReadResult]:
         """Return the jobs' records as `read` does, or the error of each job whose Redis node is unavailable.
 
@@ -185,6 +211,14 @@ class JobStore:
         keys = map(job_key, job_ids)
         replies = await self._redis.execute([(key, ("HMGET", key, *READ_FIELDS)) for key in keys])
         return [_record(job_id, reply) for job_id, reply in zip(job_ids, replies, strict=True)]
+
+    async def _read_details(self, job_ids: Sequence[str]) -> list[tuple[RecordRead | None, JobDetails]]:
+        keys = map(details_key, job_ids)
+        records, replies = await asyncio.gather(
+            self._read_records(job_ids),
+            self._redis.execute([(key, ("HMGET", key, *DETAILS_FIELDS)) for key in keys]),
+        )
+        return list(zip(records, map(details_from_reply, replies), strict=True))
 
     async def _run(self, op: str, calls: Sequence[C], execute: Callable[[Sequence[C]], Awaitable[list[R]]]) -> list[R]:
         """Execute calls, unless there are none, and measure it."""

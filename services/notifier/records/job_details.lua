@@ -1,0 +1,71 @@
+-- The record script, continued: what a report has for operators only. Redis runs the whole text in each call, so that most
+-- reports, which have returned, save these definitions.
+--
+-- The hash `headway:details:{<id>}` has, each if there is one:
+--   attempt         the attempt that the next three belong to: {"attempt", "generation", "started_at"}
+--   error           the true error: {"type", "message"}
+--   traceback       the error's, as text
+--   steps           [{"name", "started_at", "ended_at"}]
+--   message         the text of the queue message, with which the job can be run again
+--   earlier_errors  those of other attempts, the oldest first: [{"attempt", "generation", "started_at", "error"}]
+
+local DETAILS_FIELDS = {'error', 'traceback', 'steps', 'message'}  -- arguments; an empty one leaves the field as it is
+local ATTEMPT = '^{"attempt":%d+,"generation":%d+,"started_at":[^{}]+}$'
+local NOT_ENDED, ERASED = 0, 1
+
+-- Returns the errors of the other attempts, as JSON; nil if there are none.
+local function earlier_errors(details)
+  local attempt, failure, errors = details[1], details[2], valid(details[3], ATTEMPTS)
+  if not (valid(attempt, ATTEMPT) and failure) then return errors end
+  return with_entry(errors, string.sub(attempt, 1, -2) .. ',"error":' .. failure .. '}')
+end
+
+local function store_details(record)
+  local name = details_key()
+  local attempt = '{"attempt":' .. record.attempt .. ',"generation":' .. record.generation
+    .. ',"started_at":' .. record.started_at .. '}'
+  local changed = {'attempt', attempt}
+  local details = redis.pcall('HMGET', name, 'attempt', 'error', 'earlier_errors')
+  if details.err then
+    redis.call('DEL', name)  -- of another type
+  elseif details[1] ~= attempt then
+    redis.call('HDEL', name, 'error', 'traceback', 'steps')
+    local errors = earlier_errors(details)
+    if errors then changed[3], changed[4] = 'earlier_errors', errors end
+  end
+  for i = 1, #DETAILS_FIELDS do
+    local value = ARGV[#REPORT_FIELDS + 1 + i]
+    if value ~= '' then
+      changed[#changed + 1] = DETAILS_FIELDS[i]
+      changed[#changed + 1] = value
+    end
+  end
+  redis.call('HSET', name, unpack(changed))
+  expire(record, name)
+end
+
+local function report_with_details(old)
+  local new = from_args(REPORT_FIELDS)
+  for _, name in ipairs({'worker', 'labels', 'name', 'error_type'}) do
+    if new[name] == '' then new[name] = nil end
+  end
+  local reply = report(old, new)
+  if type(reply) == 'number' then store_details(new) end
+  return reply
+end
+
+-- Removes all that a job has left but who, what and when: the result, the message of the progress, details and log.
+local function erase(record)
+  if record and not ENDED[record.status] then return NOT_ENDED end
+  local id = string.match(key, '{.*}')
+  redis.call('DEL', details_key(), 'headway:log:' .. id, 'headway:log:' .. id .. ':text')
+  if not record then return false end
+  local progress = string.gsub(record.progress, ',"message":".*}$', ',"message":null}')
+  if record.result ~= 'null' or record.progress ~= progress then
+    record.result, record.progress = 'null', progress
+    store(record, record)
+  end
+  return ERASED
+end
+
+if ARGV[1] == 'report' then return report_with_details(record) end

@@ -1,0 +1,228 @@
+"""The details of jobs in Redis: true errors, tracebacks, steps and queue messages, apart from the records."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+from msgspec.structs import replace
+from redis.asyncio import Redis
+
+from headway.contracts import (
+    JobError,
+    JobReport,
+    JobSnapshot,
+    Json,
+    Progress,
+    ReportDetails,
+    StepTimes,
+    SubmittedJob,
+    Timestamp,
+    decode,
+)
+from headway.labels import Labels
+from services.notifier.records.details import JobDetails
+from services.notifier.records.keys import details_key, job_key
+from services.notifier.records.record_read import RecordRead
+from services.notifier.records.store import JobStore
+from services.notifier.redis_client.topology import RedisClient
+from services.notifier.redis_client.url import redis_from_url
+
+JOB = UUID("6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11")
+NOW = Timestamp.now()
+HIDDEN = JobError("InternalError", "The job failed unexpectedly.")
+MESSAGE = "eyJpZCI6IjEifQ=="
+REPORT = JobReport(
+    job_id=JOB,
+    kind="letters",
+    message_id="m",
+    delivery=1,
+    sequence=1,
+    status="running",
+    submitted_at=NOW,
+    expires_at=NOW.after(86_400),
+    lease_until=NOW.after(60),
+    worker="w",
+)
+
+
+@pytest.fixture
+async def client(redis: Redis, stores: dict[str, str]) -> AsyncIterator[RedisClient]:
+    """Yield a client of the emptied Valkey."""
+    async with redis_from_url(stores["REDIS_URL"]) as client:
+        yield client
+
+
+@pytest.fixture
+def store(client: RedisClient) -> JobStore:
+    """Return a job store over the emptied Valkey."""
+    return JobStore(client)
+
+
+async def send(store: JobStore, attempt: int, status: str, **changes: Any) -> None:
+    """Apply a report of an attempt, which is a delivery of its own."""
+    send.sequence += 1  # type: ignore[attr-defined]
+    report = replace(REPORT, attempt=attempt, delivery=attempt, status=status, sequence=send.sequence, **changes)  # type: ignore[attr-defined]
+    (verdict,) = await store.apply_reports([report])
+    assert verdict.accepted, verdict
+
+
+send.sequence = 1  # type: ignore[attr-defined]
+
+
+async def fail(store: JobStore, attempt: int, text: str, status: str = "retrying", **changes: Any) -> None:
+    """Start an attempt, and report its failure with an error that users do not see."""
+    details = ReportDetails(message=MESSAGE, error=JobError("KeyError", text), traceback=f"line of {text}")
+    await send(store, attempt, "running", **changes)
+    await send(store, attempt, status, error=HIDDEN, details=details, **changes)
+
+
+async def read(store: JobStore) -> tuple[RecordRead, JobSnapshot, JobDetails]:
+    """Return the record, its snapshot and the details."""
+    ((record, details),) = await store.read_details([str(JOB)])
+    assert record is not None
+    return record, decode(record.snapshot, JobSnapshot), details
+
+
+async def test_true_errors_are_kept_apart_from_the_snapshot(store: JobStore, redis: Redis) -> None:
+    """Each attempt's error is kept, five beside the newest; the snapshot shows what users may see."""
+    for attempt in range(1, 9):
+        await fail(store, attempt, f"error {attempt}, 'quoted' \"{{}}\"")
+    record, snapshot, details = await read(store)
+    assert (record.error_type, snapshot.error) == ("KeyError", HIDDEN)
+    assert b"quoted" not in record.snapshot
+    assert b"KeyError" not in record.snapshot
+    assert {one.error for one in snapshot.earlier_attempts} == {"InternalError"}
+    assert details.error == JobError("KeyError", "error 8, 'quoted' \"{}\"")
+    assert details.traceback == "line of " + details.error.message
+    assert [(one.attempt, one.error.message[:7]) for one in details.earlier_errors] == [
+        (attempt, f"error {attempt}") for attempt in range(3, 8)
+    ]
+    started = [one.started_at for one in snapshot.earlier_attempts]
+    assert [one.started_at for one in details.earlier_errors] == started
+    lifetimes = [await redis.pexpiretime(key(JOB)) for key in (job_key, details_key)]
+    assert lifetimes[0] == lifetimes[1]
+
+
+async def test_details_of_a_later_attempt_or_generation_replace_those_before(store: JobStore, redis: Redis) -> None:
+    """The next attempt leaves error, traceback and steps behind; a new generation keeps the message and the errors."""
+    steps = (StepTimes("read", NOW, NOW), StepTimes("write", NOW))
+    await fail(store, 1, "first")
+    await send(store, 2, "running")
+    record, _, details = await read(store)
+    assert (record.error_type, details.error) == (None, JobError("KeyError", "first"))
+    await send(store, 2, "running", details=ReportDetails(steps=steps))
+    await send(store, 2, "running", details=ReportDetails(steps=steps[:1]))
+    details = (await read(store))[2]
+    assert (details.error, details.traceback, details.steps) == (None, None, steps[:1])
+    assert [one.error.message for one in details.earlier_errors] == ["first"]
+    await fail(store, 2, "second", "failed")
+    await fail(store, 1, "third", "failed", generation=1, message_id="n", expires_at=NOW.after(200_000))
+    record, snapshot, details = await read(store)
+    assert [(one.generation, one.error.message) for one in details.earlier_errors] == [(0, "first"), (0, "second")]
+    assert (details.error, details.message) == (JobError("KeyError", "third"), MESSAGE)
+    assert details.steps == ()
+    again = SubmittedJob(id=JOB, kind="letters", submitted_at=NOW, expires_at=NOW.after(300_000), generation=2)
+    await store.apply_submissions([again])
+    record, snapshot, details = await read(store)
+    assert (record.error_type, snapshot.status, details.message) == (None, "queued", MESSAGE)
+    assert await redis.pexpiretime(details_key(JOB)) == await redis.pexpiretime(job_key(JOB))
+
+
+async def test_a_repeated_report_changes_nothing(store: JobStore) -> None:
+    """A worker repeats a report whose verdict was lost; the errors before are kept once."""
+    await fail(store, 1, "first")
+    await fail(store, 2, "second")
+    before = (await read(store))[2]
+    again = ReportDetails(message=MESSAGE, error=JobError("KeyError", "second"), traceback="line of second")
+    for _ in range(3):
+        await send(store, 2, "retrying", error=HIDDEN, details=again)
+    assert (await read(store))[2] == before
+
+
+async def test_rejected_report_leaves_the_details_unchanged(store: JobStore) -> None:
+    """The fence holds for details, too."""
+    await fail(store, 1, "first", "failed")
+    before = (await read(store))[2]
+    late = replace(REPORT, sequence=1000, details=ReportDetails(message="late", error=JobError("E", "late")))
+    assert [verdict.reason for verdict in await store.apply_reports([late])] == ["finished"]
+    assert (await read(store))[2] == before
+
+
+@pytest.mark.parametrize("kept", [None, "always kept"])
+async def test_success_removes_the_kept_message(store: JobStore, kept: str | None) -> None:
+    """An attempt before has left it; with `keep="always"` the success brings its own."""
+    await fail(store, 1, "first")
+    await send(store, 2, "running")
+    await send(store, 2, "succeeded", details=None if kept is None else ReportDetails(message=kept))
+    assert (await read(store))[2].message == kept
+
+
+async def test_full_redis_stores_only_the_short_parts(client: RedisClient) -> None:
+    """The message and the traceback can be missed; the record comes first."""
+    store = JobStore(client, is_full=lambda: True)
+    await fail(store, 1, "first", "failed")
+    record, _, details = await read(store)
+    assert (record.error_type, details.error) == ("KeyError", JobError("KeyError", "first"))
+    assert (details.message, details.traceback) == (None, None)
+
+
+async def test_error_that_users_see_is_not_hidden(store: JobStore) -> None:
+    """Its details have the traceback; labels, name and worker are as without details."""
+    error = JobError("Fail", "The address is wrong.")
+    labels = Labels(name="May", owner="ann")
+    await send(store, 1, "failed", error=error, labels=labels, details=ReportDetails(error=error, traceback="line 1"))
+    record, snapshot, details = await read(store)
+    assert (record.error_type, snapshot.error, snapshot.name) == (None, error, "May")
+    assert (record.labels, record.worker) == (labels, "w")
+    assert (details.error, details.traceback) == (error, "line 1")
+    await send(store, 1, "running", worker=None, generation=1, details=ReportDetails(steps=(StepTimes("a", NOW),)))
+    assert (await read(store))[0].labels == labels
+
+
+async def test_erasure_removes_what_an_ended_job_has_left(store: JobStore, redis: Redis) -> None:
+    """Result, progress message, details and log are removed; the record stays, in a new version."""
+    assert await store.erase(JOB) is None
+    progress = Progress(40, 100, 'the ","message": unit', 'Dear "Ann"')
+    await send(store, 1, "running", progress=progress)
+    assert await store.erase(JOB) is False
+    details = ReportDetails(message=MESSAGE, steps=(StepTimes("a", NOW),))
+    await send(store, 1, "succeeded", progress=progress, result=Json(b'{"to":"Ann"}'), details=details)
+    before = (await read(store))[1]
+    for suffix in ("", ":text"):
+        await redis.set(f"headway:log:{{{JOB}}}{suffix}", "Dear Ann", px=60_000)
+    assert await store.erase(JOB) is True
+    record, snapshot, details_left = await read(store)
+    assert details_left == JobDetails()
+    assert await redis.keys("headway:*") == [job_key(JOB).encode()]
+    assert snapshot.version > before.version
+    assert snapshot.progress is not None
+    erased = replace(before, version=snapshot.version, updated_at=snapshot.updated_at, result=Json(b"null"))
+    assert snapshot == replace(erased, progress=replace(snapshot.progress, message=None))
+    assert (snapshot.progress.current, snapshot.progress.unit) == (40, progress.unit)
+    assert b"Ann" not in record.snapshot
+    assert await store.erase(JOB) is True
+    assert (await read(store))[1] == snapshot
+
+
+@pytest.mark.parametrize("damage", ["type", "fields"])
+async def test_damaged_details_are_replaced(store: JobStore, redis: Redis, damage: str) -> None:
+    """Another program may write anything there; reports and reads go on."""
+    key = details_key(JOB)
+    await fail(store, 1, "first")
+    if damage == "type":
+        await redis.delete(key)
+        await redis.rpush(key, "x")
+        await redis.pexpire(key, 60_000)
+    else:
+        await redis.hset(
+            key, mapping=dict.fromkeys(("attempt", "error", "steps", "message", "earlier_errors"), b"\xff{")
+        )
+    details = (await read(store))[2]
+    assert (details.error, details.steps, details.earlier_errors) == (None, (), ())
+    await send(store, 2, "succeeded")
+    await fail(store, 1, "again", "failed", generation=1)
+    details = (await read(store))[2]
+    assert (details.error, details.message, details.earlier_errors) == (JobError("KeyError", "again"), MESSAGE, ())
