@@ -92,7 +92,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     bind_host: str = "0.0.0.0"  # noqa: S104 - in a container; `make up` binds to 127.0.0.1
     """The address that the listeners bind to."""
     internal_port: Port = 9090
-    """The port for probes, metrics, reports and wake-ups. Never route it from outside."""
+    """The port for probes, metrics and requests of the other services. Never route it from outside."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe lines that are logged."""
     log_format: Literal["auto", "console", "json"] = "auto"

@@ -18,12 +18,13 @@ from ..runtime.wakeup_client import WakeupClient
 from .api_keys import read_api_keys
 from .caller_auth import CallerAuth
 from .issue_token import IssueTokenHandler
+from .job_sender import JobSender
 from .links import Links
 from .pages import PUBLIC_ROUTES, Pages
 from .settings import SubmitterSettings
 from .share_token import ShareTokenHandler
 from .submissions import SubmissionClient
-from .submit import SubmitHandler
+from .submit import InternalSubmitHandler, SubmitHandler
 
 OPENAPI = files(__package__).joinpath("openapi.yaml")
 
@@ -42,15 +43,17 @@ async def submitter(settings: SubmitterSettings) -> AsyncIterator[ServiceSpec]:
         WakeupClient.connect(notifier_url, queue_name) as wakeups,
         SubmissionClient.connect(notifier_url, report_keys, queue_name, wakeups) as submissions,
     ):
+        sender = JobSender(settings, links, queue, signer, submissions)
         handlers = (
             Pages(links),
-            SubmitHandler(settings, links, queue, signer, caller_auth, submissions),
+            SubmitHandler(caller_auth, sender),
             IssueTokenHandler(signer, caller_auth),
             ShareTokenHandler(links, signer, _verifier(settings)),
         )
         yield ServiceSpec(
             public=[*(route for handler in handlers for route in handler.routes()), openapi_route(OPENAPI)],
             public_port=settings.port,
+            internal=InternalSubmitHandler(report_keys, sender).routes(),
             cors=CorsPolicy(settings.origins, public_routes=PUBLIC_ROUTES),
             tasks={
                 "wakeups": wakeups.run,

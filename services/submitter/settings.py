@@ -45,8 +45,8 @@ class SubmitterSettings(QueueSettings, frozen=True, kw_only=True):
     """Where the notifier receives submissions and wake-ups. Without it, workers find new jobs only by polling, and
     lists show a job when it starts."""
     report_key_file: Path | None = None
-    """The keys that authorize submissions at the notifier, one per line. The submitter uses the first. Without it,
-    lists show a job when it starts."""
+    """The keys that authorize submissions at the notifier, and those of workers here, one per line. The submitter uses
+    the first. Without it, lists show a job when it starts, and workers cannot submit jobs."""
     token_key_file: Path
     """The private key that signs tokens."""
     token_public_key_file: Path | None = None

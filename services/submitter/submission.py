@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qsl
 from uuid import UUID
 
@@ -57,6 +57,15 @@ class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return None if labels == NO_LABELS else labels
 
 
+class InternalSubmission(Submission, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of `POST /jobs` on the internal listener."""
+
+    id: UUID
+
+
+S = TypeVar("S", bound=Submission)
+
+
 class AcceptedJob(Struct, frozen=True, kw_only=True):
     """The queue message of an accepted job, the grant for its token, and the delay of its start in seconds."""
 
@@ -86,7 +95,7 @@ def submission_from_json(body: bytes) -> Submission:
         UnprocessableContent: a field is missing or invalid; the error names it.
         PayloadTooLarge: the payload exceeds its limit.
     """
-    return _check_limits(decode_body(body, Submission))
+    return check_limits(decode_body(body, Submission))
 
 
 def submission_from_form(body: bytes) -> Submission:
@@ -113,7 +122,7 @@ def submission_from_form(body: bytes) -> Submission:
             tag.strip() for name, text in pairs if name == "tags" for tag in text.split(",") if tag.strip()
         ]
     try:
-        return _check_limits(msgspec.convert(fields, Submission, strict=False))
+        return check_limits(msgspec.convert(fields, Submission, strict=False))
     except msgspec.ValidationError as error:
         raise UnprocessableContent.from_validation_error(error) from error
 
@@ -125,7 +134,13 @@ def _payload_from_text(text: str) -> Json:
         raise UnprocessableContent("The payload is not JSON.", field="payload") from error
 
 
-def _check_limits(submission: Submission) -> Submission:
+def check_limits(submission: S) -> S:
+    """Return a submission whose fields fit together.
+
+    Raises:
+        UnprocessableContent: a field is invalid; the error names it.
+        PayloadTooLarge: the payload exceeds its limit.
+    """
     if len(submission.payload) > MAX_PAYLOAD_BYTES:
         raise PayloadTooLarge(f"The payload is larger than {MAX_PAYLOAD_BYTES} bytes.", field="payload")
     if nesting_depth(bytes(submission.payload)) > MAX_NESTING_DEPTH:

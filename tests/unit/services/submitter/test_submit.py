@@ -1,4 +1,4 @@
-"""`POST /jobs`: which callers may give a job an owner and tags."""
+"""`POST /jobs`: which callers may give a job an owner and tags, and the submissions of workers."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
+from uuid import uuid4
 
 import pytest
+from azure.core.exceptions import ServiceRequestError
 
 from headway.azure.job_queue import JobQueue
+from headway.contracts import JobMessage
 from headway.labels import Labels
 from headway.message_codec import decode_message
 from headway.tokens import TokenSigner, make_keys
-from services.runtime.settings import ReloadingFile
+from services.runtime.settings import ReloadingFile, read_keys
 from services.runtime.wakeup_client import WakeupClient
+from services.submitter.job_sender import JobSender
 from services.submitter.links import Links
+from services.submitter.settings import SubmitterSettings
 from services.submitter.submissions import SubmissionClient
-from services.submitter.submit import SubmitHandler
+from services.submitter.submit import InternalSubmitHandler, SubmitHandler
 from tests.unit.services.runtime.http_app import Client, read_problem, serve
 from tests.unit.services.submitter.callers import caller_auth, submitter_settings
 
@@ -29,33 +34,55 @@ class FakeQueue:
 
     def __init__(self) -> None:
         self.messages: list[str] = []
+        self.is_available = True
 
     async def send(self, text: str, *, delay_s: int) -> None:
         """Keep a message."""
         assert delay_s == 0
+        if not self.is_available:
+            raise ServiceRequestError("unavailable")
         self.messages.append(text)
+
+    @property
+    def jobs(self) -> list[JobMessage]:
+        """The decoded messages."""
+        return [decode_message(message) for message in self.messages]
 
     @property
     def labels(self) -> list[Labels | None]:
         """The labels of the messages."""
-        return [decode_message(message).labels for message in self.messages]
+        return [job.labels for job in self.jobs]
+
+
+@asynccontextmanager
+async def job_sender(settings: SubmitterSettings, queue: FakeQueue) -> AsyncIterator[JobSender]:
+    """Yield a sender of jobs without a notifier."""
+    make_keys(settings.token_key_file.parent)
+    async with (
+        WakeupClient.connect(None, "jobs") as wakeups,
+        SubmissionClient.connect(None, None, "jobs", wakeups) as submissions,
+    ):
+        signer = ReloadingFile(settings.token_key_file, TokenSigner)
+        yield JobSender(settings, Links(settings), cast(JobQueue, queue), signer, submissions)
 
 
 @asynccontextmanager
 async def served(folder: Path, queue: FakeQueue, **env: str) -> AsyncIterator[Client]:
     """Serve the handler with API keys, or with other settings."""
-    make_keys(folder)
-    settings = submitter_settings(folder, **env)
-    signer = ReloadingFile(folder / "token.pem", TokenSigner)
-    async with (
-        WakeupClient.connect(None, "jobs") as wakeups,
-        SubmissionClient.connect(None, None, "jobs", wakeups) as submissions,
-    ):
-        handler = SubmitHandler(
-            settings, Links(settings), cast(JobQueue, queue), signer, caller_auth(settings), submissions
-        )
-        async with serve(*handler.routes()) as client:
-            yield client
+    settings = submitter_settings(folder, TOKEN_KEY_FILE=str(folder / "token.pem"), **env)
+    auth = caller_auth(settings)
+    async with job_sender(settings, queue) as sender, serve(*SubmitHandler(auth, sender).routes()) as client:
+        yield client
+
+
+@asynccontextmanager
+async def served_to_workers(folder: Path, queue: FakeQueue, *, has_keys: bool = True) -> AsyncIterator[Client]:
+    """Serve the handler of the internal listener, with a report key."""
+    settings = submitter_settings(folder, TOKEN_KEY_FILE=str(folder / "token.pem"))
+    (folder / "report.key").write_text("first\nsecond\n")
+    keys = ReloadingFile(folder / "report.key", read_keys) if has_keys else None
+    async with job_sender(settings, queue) as sender, serve(*InternalSubmitHandler(keys, sender).routes()) as client:
+        yield client
 
 
 async def submit(client: Client, key: str | None, **fields: Any) -> tuple[int, str | None, str | None]:
@@ -131,3 +158,65 @@ async def test_an_open_dashboard_does_not_open_submissions(tmp_path: Path) -> No
     """With `SUBMITTER_API_KEYS`, a submission needs a key, whatever `DASHBOARD_OPEN` says."""
     async with served(tmp_path, FakeQueue(), DASHBOARD_OPEN="true") as client:
         assert await submit(client, None) == (401, "unauthorized", None)
+
+
+async def test_a_worker_chooses_the_id(tmp_path: Path) -> None:
+    """A repeated submission is another message of the same job. It may have labels, and gets the same receipt."""
+    body = {"kind": "test", "id": str(uuid4()), "payload": [1], **LABELS}
+    async with served_to_workers(tmp_path, queue := FakeQueue()) as client:
+        for key in ("first", "second"):
+            headers = {"Authorization": f"Bearer {key}", "traceparent": TRACE}
+            async with client.post("/jobs", json=body, headers=headers) as response:
+                receipt = await response.json()
+                assert (response.status, receipt["id"], receipt["status"]) == (202, body["id"], "queued")
+                assert response.headers["Location"] == f"/jobs/{body['id']}"
+                assert {"token", "links"} < receipt.keys()
+    labels = Labels(name="March", owner="user:7", tags=("a",), trace=TRACE)
+    assert [(str(job.id), job.kind, bytes(job.payload), job.labels) for job in queue.jobs] == [
+        (body["id"], "test", b"[1]", labels)
+    ] * 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "field"),
+    [
+        ({"id": "7"}, 422, "id"),
+        ({"id": None}, 422, "id"),
+        ({"kind": ""}, 422, "kind"),
+        ({"payload": "x" * 32_768}, 413, "payload"),
+        ({"by": "a worker"}, 422, "by"),
+    ],
+)
+async def test_an_invalid_submission_of_a_worker_names_the_field(
+    tmp_path: Path, fields: dict[str, Any], status: int, field: str
+) -> None:
+    """Nothing is sent; the limits are those of callers."""
+    body, headers = {"kind": "test", "id": str(uuid4()), **fields}, {"Authorization": "Bearer first"}
+    async with (
+        served_to_workers(tmp_path, queue := FakeQueue()) as client,
+        client.post("/jobs", json=body, headers=headers) as response,
+    ):
+        assert (response.status, (await read_problem(response)).get("field")) == (status, field)
+    assert queue.messages == []
+
+
+@pytest.mark.parametrize("has_keys", [True, False])
+async def test_a_worker_needs_a_report_key(tmp_path: Path, has_keys: bool) -> None:
+    """An API key is none; a submitter without report keys refuses all submissions of workers."""
+    body = {"kind": "test", "id": str(uuid4())}
+    async with served_to_workers(tmp_path, queue := FakeQueue(), has_keys=has_keys) as client:
+        for key in ["app", "ops", *([] if has_keys else ["first"])]:
+            async with client.post("/jobs", json=body, headers={"Authorization": f"Bearer {key}"}) as response:
+                assert (response.status, (await read_problem(response))["code"]) == (401, "unauthorized")
+    assert queue.messages == []
+
+
+async def test_without_the_queue_a_worker_is_asked_to_come_back(tmp_path: Path) -> None:
+    """The answer is 503, and a later repetition of the request is the same job."""
+    body, headers = {"kind": "test", "id": str(uuid4())}, {"Authorization": "Bearer first"}
+    async with served_to_workers(tmp_path, queue := FakeQueue()) as client:
+        for is_available, status in ((False, 503), (True, 202)):
+            queue.is_available = is_available
+            async with client.post("/jobs", json=body, headers=headers) as response:
+                assert response.status == status
+    assert [str(job.id) for job in queue.jobs] == [body["id"]]

@@ -1,0 +1,91 @@
+"""Sends accepted jobs: puts their messages on the queue, posts them to the notifier, and creates their receipts."""
+
+from __future__ import annotations
+
+import re
+from uuid import UUID
+
+import structlog
+from aiohttp import web
+from azure.core.exceptions import AzureError
+
+from headway.azure.job_queue import JobQueue
+from headway.contracts import encode
+from headway.message_codec import encode_message
+from headway.tokens import TokenSigner
+
+from ..runtime.errors import ServiceUnavailable
+from ..runtime.request import JSON
+from ..runtime.settings import ReloadingFile
+from . import metrics
+from .links import Links
+from .settings import SubmitterSettings
+from .submission import AcceptedJob, Submission, accept_submission
+from .submissions import SubmissionClient
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+RETRY_AFTER_S = 2  # while the queue is unavailable
+NO_STORE = {"Cache-Control": "no-store"}  # a response with a token must not be cached
+
+
+class JobSender:
+    """Sends jobs to the workers, through the queue."""
+
+    def __init__(
+        self,
+        settings: SubmitterSettings,
+        links: Links,
+        queue: JobQueue,
+        signer: ReloadingFile[TokenSigner],
+        submissions: SubmissionClient,
+    ) -> None:
+        self._job_ttl_s = settings.job_ttl_s
+        self._links = links
+        self._queue = queue
+        self._signer = signer
+        self._submissions = submissions
+
+    async def send(self, submission: Submission, job_id: UUID, request: web.Request) -> AcceptedJob:
+        """Put a job on the queue, with the trace context of the request.
+
+        Raises:
+            UnprocessableContent: the job would expire before its delay ends.
+            ServiceUnavailable: the queue is unavailable; it may or may not have the message.
+        """
+        accepted = accept_submission(submission, self._job_ttl_s, job_id, trace_context(request))
+        message = accepted.message
+        try:
+            with metrics.ENQUEUE_DURATION.time():
+                await self._queue.send(encode_message(message), delay_s=accepted.delay_s)
+        except AzureError as error:
+            metrics.SUBMISSIONS.labels("error").inc()
+            log.warning("queue_unavailable", error=type(error).__name__)
+            raise ServiceUnavailable("The queue is unavailable; try again.", retry_after_s=RETRY_AFTER_S) from error
+        self._submissions.notify(accepted.submitted, accepted.delay_s)
+        metrics.SUBMISSIONS.labels("accepted").inc()
+        log.info("job_submitted", job_id=str(message.id), kind=message.kind)
+        return accepted
+
+    def receipt(self, accepted: AcceptedJob) -> web.Response:
+        """Return the response with a job's receipt: its id, its token and its links."""
+        job_id, token = accepted.message.id, self._signer.value.sign(accepted.grant)
+        receipt = {"id": job_id, "status": "queued", "token": token, "links": self._links.for_job(job_id, token)}
+        headers = {"Location": _path(job_id), **NO_STORE}
+        return web.Response(status=202, body=encode(receipt), content_type=JSON, headers=headers)
+
+    def redirect(self, accepted: AcceptedJob) -> web.Response:
+        """Return the response that redirects a form to the page of its job, with the token in the fragment."""
+        token = self._signer.value.sign(accepted.grant)
+        return web.Response(status=303, headers={"Location": f"{_path(accepted.message.id)}#{token}", **NO_STORE})
+
+
+def _path(job_id: UUID) -> str:
+    return f"/jobs/{job_id}"
+
+
+def trace_context(request: web.Request) -> str | None:
+    """Return the trace context of a request (https://www.w3.org/TR/trace-context/), or None if it has no valid one."""
+    header = request.headers.get("traceparent", "")
+    return header if TRACEPARENT.fullmatch(header) else None
