@@ -7,6 +7,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -31,6 +32,12 @@ ADAPTERS = {"services/runtime/aiohttp_adapter.py": "aiohttp"}
 LONGER: dict[str, tuple[int, str]] = {}
 
 
+@cache
+def parse(path: Path) -> ast.Module:
+    """Return the syntax tree of a module, parsed once for all tests."""
+    return ast.parse(path.read_text())
+
+
 def modules(root: Path) -> Iterator[tuple[Path, str]]:
     """Yield each module's path and dotted name."""
     for package in PACKAGES:
@@ -44,7 +51,7 @@ def imports(path: Path, name: str) -> set[str]:
     """Return the dotted names that a module imports anywhere in it, relative ones resolved."""
     found: set[str] = set()
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -83,6 +90,7 @@ def absolute_imports(root: Path) -> list[str]:
     ]
 
 
+@cache
 def module_graph(root: Path) -> dict[str, set[str]]:
     """Return the modules that each module of `headway` and `services` imports."""
     named = {name: path for path, name in modules(root) if name.split(".")[0] in ("headway", "services")}
@@ -132,7 +140,7 @@ def too_long(root: Path, longer: dict[str, tuple[int, str]]) -> list[str]:
     for path, _ in modules(root):
         text, where = path.read_text(), str(path.relative_to(root))
         sizes[where] = (len(text.splitlines()), MODULE_LINES)
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(parse(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or node.lineno) - node.lineno + 1
                 place = f"{where}:{node.name}"
@@ -146,7 +154,7 @@ def too_long(root: Path, longer: dict[str, tuple[int, str]]) -> list[str]:
 
 def private_names(root: Path) -> dict[str, list[str]]:
     """Return each module that uses private names of libraries, and these names with the numbers of their lines."""
-    trees = {str(path.relative_to(root)): ast.parse(path.read_text()) for path, _ in modules(root)}
+    trees = {str(path.relative_to(root)): parse(path) for path, _ in modules(root)}
     classes = own_classes(trees.values())
     found = {path: PrivateNames(tree, classes, PACKAGES).found for path, tree in trees.items()}
     return {path: [f"{line}: {name}" for line, name in names] for path, names in found.items() if names}
@@ -213,7 +221,7 @@ def test_only_adapters_use_private_parts_of_libraries() -> None:
     for adapter in ADAPTERS:
         path = Path(adapter)
         assert (ROOT / "tests/unit" / path.parent / f"test_{path.name}").exists()
-        docstring = ast.get_docstring(ast.parse((ROOT / adapter).read_text())) or ""
+        docstring = ast.get_docstring(parse(ROOT / adapter)) or ""
         for name in found[adapter]:
             assert name.rpartition(".")[2] in docstring
 
