@@ -60,9 +60,14 @@ def _clean_environment() -> Iterator[None]:
 
 @pytest.hookimpl(trylast=True)  # after plugins that order the tests
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the slowest modules first, so that a parallel run does not end with one of them alone."""
+    """Put the slowest modules first and unit tests last, so that a parallel run does not end with a slow one alone."""
     ranks = {name: rank for rank, name in enumerate(SLOWEST_MODULES)}
-    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
+    unit_tests = Path(__file__).parent / "unit"
+
+    def rank(item: pytest.Item) -> int:
+        return len(ranks) + 1 if item.path.is_relative_to(unit_tests) else ranks.get(item.path.stem, len(ranks))
+
+    items.sort(key=rank)
 
 
 PRINTED_SECRETS: list[str] = []  # secrets found in the captured output of tests
