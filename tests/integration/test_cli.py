@@ -314,7 +314,7 @@ async def test_api_key_is_read_from_a_file_or_the_environment(tmp_path: Path) ->
     """Against a submitter that requires API keys, a submission without one exits with 1."""
     keys = tmp_path / "api-keys"
     keys.write_text("the-key\n")
-    async with running(tmp_path / "state", SUBMITTER_API_KEYS=str(keys)) as stack:
+    async with running(tmp_path / "state", SUBMITTER_API_KEYS=str(keys), GRACE_S="0", DRAIN_S="0") as stack:
         assert (await headway(stack, "submit", "countdown")).code == 1
         assert (await headway(stack, "submit", "countdown", "--api-key-file", str(keys))).code == 0
         assert (await headway(stack, "submit", "countdown", HEADWAY_API_KEY="the-key")).code == 0
