@@ -20,6 +20,7 @@ MAX_APPENDS_PER_REQUEST = 500
 MAX_APPENDS_BYTES = 1024 * 1024  # of one request
 
 BulkAction = Literal["redrive", "cancel", "rerun"]
+LogRejection = Literal["unknown", "superseded", "full"]
 
 
 class LogAppend(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -40,6 +41,21 @@ class LogAppend(Struct, frozen=True, kw_only=True, omit_defaults=True):
     start: Natural = field(name="from")
     text: Annotated[str, Meta(max_length=MAX_APPEND_BYTES)]
     watchers: bool = False
+
+
+class LogVerdict(Struct, frozen=True):
+    """The notifier's answer to one piece of a log.
+
+    Attributes:
+        accepted: whether the log has the text now, or had it already.
+        reason: why the piece was rejected, None if it was accepted. `unknown`: the job has no record of this delivery
+            yet. `superseded`: the record names another delivery, so that this one may no longer append. `full`: Redis
+            has no memory left for logs.
+    """
+
+    job_id: UUID
+    accepted: bool
+    reason: LogRejection | None = None
 
 
 class KindInfo(Struct, frozen=True):

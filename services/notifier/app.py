@@ -18,6 +18,8 @@ from ..runtime.settings import ReloadingFile, read_keys
 from .control import ControlHandler, ReportRequests
 from .ingest.handlers import ReportHandler
 from .ingest.submissions import SubmissionHandler
+from .logs.handler import LogHandler
+from .logs.store import LogStore
 from .records.index.job_index import JobIndex
 from .records.index.reader import IndexReader
 from .records.store import JobStore
@@ -59,15 +61,14 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
         lists = ListConnections(registry, LiveLists(jobs, pubsub, settings.max_connections), auth)
         wakeup_queue = WakeupQueue()
         wakeups = WakeupHandler(pubsub, wakeup_queue)
-        reports = ReportHandler(store, synchronizer, report_keys, settings.job_ttl_s)
-        submissions = SubmissionHandler(store, wakeups, report_keys)
+        logs = LogStore(redis, lambda: index.memory.is_full)
         control = ControlHandler(pubsub, report_keys, settings.ping_s)
 
         yield ServiceSpec(
             public=_public_routes(registry, store, auth, settings, jobs, lists, polled),
             public_port=settings.port,
             cors=CorsPolicy(settings.allowed_origins),
-            internal=[*reports.routes(), *submissions.routes(), *wakeups.routes(), *control.routes()],
+            internal=_internal_routes(store, synchronizer, logs, wakeups, control, report_keys, settings.job_ttl_s),
             tasks={
                 "clock": store.clock.run,
                 "pubsub": pubsub.run,
@@ -99,6 +100,25 @@ def _public_routes(
         ListHandler(jobs, store, auth),
     )
     return [*(route for transport in transports for route in transport.routes()), openapi_route(OPENAPI)]
+
+
+def _internal_routes(
+    store: JobStore,
+    synchronizer: SnapshotSynchronizer,
+    logs: LogStore,
+    wakeups: WakeupHandler,
+    control: ControlHandler,
+    report_keys: ReloadingFile[tuple[str, ...]],
+    job_ttl_s: float,
+) -> list[web.RouteDef]:
+    handlers = (
+        ReportHandler(store, synchronizer, report_keys, job_ttl_s),
+        SubmissionHandler(store, wakeups, report_keys),
+        LogHandler(logs, report_keys),
+        wakeups,
+        control,
+    )
+    return [route for handler in handlers for route in handler.routes()]
 
 
 async def _drain(wakeups: WakeupQueue, control: ControlHandler, registry: ConnectionRegistry) -> None:

@@ -5,6 +5,7 @@ from typing import get_args
 from prometheus_client import Counter, Gauge, Histogram
 
 from headway.contracts import RejectionReason
+from headway.details import LogRejection
 
 from ..runtime.unlocked_metrics import UnlockedCounter, UnlockedHistogram
 
@@ -76,6 +77,9 @@ INDEX_WRITTEN = Counter("notifier_index_written", "How often was a job's entry i
 INDEX_SKIPPED = Counter(
     "notifier_index_skipped", "How many changes of jobs were not written to the lists of jobs, which are rebuilt later?"
 )
+LOG_APPENDS = UnlockedCounter("notifier_log_appends", "How many pieces of jobs' logs got each answer?", ["verdict"])
+LOG_BYTES = UnlockedCounter("notifier_log_bytes", "How many bytes of jobs' logs were received and accepted?")
+LOG_GAPS = UnlockedCounter("notifier_log_gaps", "How often was a part of a job's log missing?")
 LIMITS_EXCEEDED = Counter("notifier_refused", "How often was each limit exceeded?", ["limit"])
 WATCH_REFUSED = Counter(
     "notifier_watch_refused", "How many tokens were refused, on any transport or later, and with which code?", ["code"]
@@ -94,6 +98,8 @@ PUBSUB_LAG = UnlockedHistogram(
 # Create each series now: Prometheus cannot compute the increase of a series that starts with its first event.
 for verdict in ("accepted", *get_args(RejectionReason)):
     REPORTS.labels(verdict)
+for verdict in ("accepted", *get_args(LogRejection)):
+    LOG_APPENDS.labels(verdict)
 for transport in ("websocket", "sse", "poll"):
     CONNECTIONS.labels(transport)
     CONNECTIONS_OPENED.labels(transport)

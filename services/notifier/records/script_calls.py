@@ -21,9 +21,9 @@ from headway.contracts import (
 from headway.labels import NO_LABELS, Labels
 from headway.tokens import Grant
 
+from ..redis_client.lua_script import ScriptCall
 from .keys import job_key
 from .record_read import RecordRead
-from .scripts import ScriptCall
 
 MAX_LABEL_FIELDS = 2  # `labels` and `name`
 

@@ -1,68 +1,6 @@
-"""Runs the record script: `job_record.lua`, `job_details.lua`, then `rare_operations.lua`."""
+"""The record script: `job_record.lua`, `job_details.lua`, then `rare_operations.lua`."""
 
-from __future__ import annotations
-
-import hashlib
-from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any
-
-from redis.exceptions import NoScriptError, RedisError
-
-from ..redis_client.connection import Command
-from ..redis_client.topology import RedisClient
 
 SCRIPT_PARTS = ("job_record.lua", "job_details.lua", "rare_operations.lua")
 SCRIPT = b"".join(files(__package__).joinpath(name).read_bytes() for name in SCRIPT_PARTS)
-MAX_SCRIPT_LOADS = 3  # of one call: it may be redirected to a node that does not have the script either
-
-ScriptCall = list[Any]  # the key, then the arguments of the script
-
-
-class RecordScript:
-    """The record script, called by its hash. A node that does not have the script yet gets its full text."""
-
-    def __init__(self, redis: RedisClient) -> None:
-        self._redis = redis
-        self._script = SCRIPT.replace(b"SHARDED = false", b"SHARDED = true") if redis.sharded else SCRIPT
-        self._sha = hashlib.sha1(self._script, usedforsecurity=False).hexdigest()
-
-    async def run(self, calls: Sequence[ScriptCall]) -> list[Any]:
-        """Run the script once for each call, in one round trip per node, and return the replies.
-
-        Raises:
-            RedisError, OSError: Redis is unavailable, or a call failed. Any of the calls may have been applied.
-        """
-        replies = await self._redis.execute([self._evalsha(call) for call in calls])
-        if any(isinstance(reply, RedisError) for reply in replies):
-            await self._retry_missing_script(calls, replies)
-        return replies
-
-    async def _retry_missing_script(self, calls: Sequence[ScriptCall], replies: list[Any]) -> None:
-        """Repeat the calls whose node did not have the script; raise any other error."""
-        for _ in range(MAX_SCRIPT_LOADS):
-            missing = [index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-            if not missing:
-                break
-            repeated = await self._redis.execute(self._eval([calls[index] for index in missing]))
-            for index, reply in zip(missing, repeated, strict=True):
-                replies[index] = reply
-        for reply in replies:
-            if isinstance(reply, RedisError):
-                raise reply
-
-    def _evalsha(self, call: ScriptCall) -> tuple[str, Command]:
-        return call[0], ("EVALSHA", self._sha, 1, *call)
-
-    def _eval(self, calls: Sequence[ScriptCall]) -> list[tuple[str, Command]]:
-        """Return the commands for nodes without the script. The first call to each node contains its text."""
-        without_script = {self._redis.node_for_key(call[0]) for call in calls}
-        commands: list[tuple[str, Command]] = []
-        for call in calls:
-            key = call[0]
-            if (node := self._redis.node_for_key(key)) in without_script:
-                without_script.discard(node)
-                commands.append((key, ("EVAL", self._script, 1, *call)))
-            else:
-                commands.append(self._evalsha(call))
-        return commands

@@ -19,13 +19,14 @@ from headway.tokens import Grant
 
 from .. import metrics
 from ..redis_client.connector import NodeAddress
+from ..redis_client.lua_script import LuaScript, ScriptCall
 from ..redis_client.topology import RedisClient, SlotNotCovered
+from . import scripts
 from .clock import RedisClock
 from .details import DETAILS_FIELDS, JobDetails, details_from_reply
 from .keys import details_key, job_key
 from .record_read import READ_FIELDS, RecordRead, record_from_reply
 from .script_calls import cancel_call, erase_call, progress_call, report_call, submission_call
-from .scripts import RecordScript, ScriptCall
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -58,7 +59,7 @@ class JobStore:
         self._on_transition = on_transition
         self._on_cancel_requested = on_cancel_requested
         self._is_full = is_full
-        self._script = RecordScript(redis)
+        self._script = LuaScript(redis, scripts.SCRIPT)
         self.clock = RedisClock(redis)
 
     async def apply_submissions(self, jobs: Iterable[SubmittedJob]) -> None:

@@ -1,0 +1,125 @@
+-- The log script: appends to and reads the log of a job, atomically.
+--
+-- KEYS are the job's record (a hash), the state of its log (a hash, and the name of the log's channel) and the text of
+-- the log. ARGV[1] is the operation, the arguments follow:
+--   append  generation, message_id, delivery, attempt, watchers (1 or 0), from, text
+--           -> the number of bytes of the delivery that are missing before the text; refused -> the reason
+--   read    offset -> {base, end, attempt, watchers, the text from the offset}; nil if there is no log
+--
+-- The offset of a byte is its position in all that was ever logged, so that offsets only rise: `base` is the offset of
+-- the first byte of the text, and `end` that after its last one. Each delivery counts its own bytes from 0: `run` is the
+-- last one, and `run_at` the offset of its byte 0.
+
+local MAX_BYTES, MAX_ENDED_BYTES = 65536, 8192  -- as in headway/details.py
+local KEPT_BYTES = 32768                        -- of a log that exceeds MAX_BYTES
+local MAX_APPENDED_BYTES = 32768                -- above it, the text is rewritten: APPEND may occupy twice its size
+local KEEP_MS = 60 * 60 * 1000                  -- how long the log outlives the job's expiry, as its record does
+local MISSING = '…\n'
+local INTEGER = '^%-?%d+$'
+
+local SHARDED = false                           -- the loader sets it on a cluster
+local PUBLISH = SHARDED and 'SPUBLISH' or 'PUBLISH'
+
+local RECORD, LOG, TEXT = KEYS[1], KEYS[2], KEYS[3]
+
+local function integer(number) return string.format('%.0f', number) end
+
+-- Executes a command; returns nil if the key has another type, because another program has changed it.
+local function execute(...)
+  local reply = redis.pcall(...)
+  if type(reply) ~= 'table' or not reply.err then return reply end
+  if not string.find(reply.err, 'WRONGTYPE', 1, true) then error(reply.err) end
+  return nil
+end
+
+-- Returns the state of the log, or nil if there is none or another program has damaged it.
+local function load()
+  local values = execute('HMGET', LOG, 'base', 'end', 'run', 'run_at', 'attempt', 'watchers')
+  if not values then
+    redis.call('DEL', LOG)
+    return nil
+  end
+  for _, i in ipairs({1, 2, 4, 5}) do
+    if not values[i] or not string.find(values[i], INTEGER) then return nil end
+  end
+  local log = {base = tonumber(values[1]), last = tonumber(values[2]), run = values[3], run_at = tonumber(values[4]),
+    attempt = values[5], watchers = values[6]}
+  if execute('STRLEN', TEXT) ~= log.last - log.base then log.base, log.lost = log.last, true end  -- its text was evicted or changed
+  return log
+end
+
+-- Returns why the record does not allow a delivery to append, or nil, whether the job is done, and the record's expiry.
+local function fence(generation, message_id, delivery)
+  local record = execute('HMGET', RECORD, 'generation', 'message_id', 'delivery', 'status', 'expires_ms')
+  if not (record and record[1]) then return 'unknown' end
+  local is_done = record[4] == '"succeeded"' or record[4] == '"cancelled"'
+  local newer = generation - (tonumber(record[1]) or 0)
+  if newer == 0 then
+    if not (record[2] and record[3]) then return 'unknown' end  -- the job waits for its first delivery
+    if message_id ~= record[2] then return 'superseded' end
+    newer = delivery - (tonumber(record[3]) or 0)
+  end
+  local reason = newer < 0 and 'superseded' or newer > 0 and 'unknown' or nil  -- unknown: its report has not arrived
+  return reason, is_done, tonumber(record[5]) or 0
+end
+
+-- Returns the newer bytes of a text, at most `count`, from the beginning of a line, or at least of a character.
+local function newest(text, count)
+  local start = #text - count + 1
+  local line_break = string.find(text, '\n', start - 1, true)
+  if line_break and line_break < #text then return string.sub(text, line_break + 1) end
+  while string.find(string.sub(text, start, start), '[\128-\191]') do start = start + 1 end
+  return string.sub(text, start)
+end
+
+-- Adds a piece to the text, of which only the newer part is kept above a limit.
+local function write(log, piece, is_done)
+  local size, limit = log.last - log.base + #piece, is_done and MAX_ENDED_BYTES or MAX_BYTES
+  log.last = log.last + #piece
+  if size <= MAX_APPENDED_BYTES and size <= limit and not log.lost then
+    if piece ~= '' then redis.call('APPEND', TEXT, piece) end
+    return
+  end
+  local text = log.lost and piece or redis.call('GETRANGE', TEXT, 0, -1) .. piece
+  if #text > limit then text = newest(text, is_done and MAX_ENDED_BYTES or KEPT_BYTES) end
+  redis.call('SET', TEXT, text)
+  log.base = log.last - #text
+end
+
+local function append(generation, message_id, delivery, attempt, watchers, from, text)
+  local reason, is_done, expires_ms = fence(tonumber(generation), message_id, tonumber(delivery))
+  if reason then return reason end
+  local log = load()
+  if not log then
+    if text == '' then return 0 end
+    log = {base = 0, last = 0, run_at = 0, lost = true}
+  end
+  local run = generation .. ' ' .. delivery .. ' ' .. message_id
+  if log.run ~= run then log.run, log.run_at = run, log.last end
+  local known = log.last - log.run_at  -- of the bytes of the delivery
+  local missing = math.max(0, tonumber(from) - known)
+  local piece = missing > 0 and MISSING .. text or string.sub(text, known - from + 1)
+  if log.watchers ~= '0' or log.last == log.base then log.watchers = watchers end  -- a log is opened as a whole, or not
+  local start, after = log.last, math.max(known, from + #text)
+  write(log, piece, is_done)
+  redis.call('HSET', LOG, 'base', integer(log.base), 'end', integer(log.last), 'run', run,
+    'run_at', integer(log.last - after), 'attempt', attempt, 'watchers', log.watchers)
+  local now = redis.call('TIME')[1] * 1000
+  for _, key in ipairs({LOG, TEXT}) do
+    redis.call('PEXPIREAT', key, integer(math.max(expires_ms, now) + KEEP_MS))
+  end
+  if piece ~= '' then
+    redis.call(PUBLISH, LOG, integer(start) .. ' ' .. attempt .. ' ' .. log.watchers .. '\n' .. piece)
+  end
+  return missing
+end
+
+local function read(offset)
+  local log = load()
+  if not log then return false end
+  local text = log.lost and '' or redis.call('GETRANGE', TEXT, integer(math.max(0, offset - log.base)), -1)
+  return {log.base, log.last, log.attempt, log.watchers or '0', text}
+end
+
+if ARGV[1] == 'append' then return append(unpack(ARGV, 2)) end
+if ARGV[1] == 'read' then return read(tonumber(ARGV[2])) end

@@ -1,0 +1,108 @@
+"""The store of the logs of jobs: one text of limited size per job, to which its current delivery appends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from importlib.resources import files
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from headway.details import LogAppend, LogVerdict
+
+from .. import metrics
+from ..records.keys import job_key, log_key, log_text_key
+from ..redis_client.lua_script import LuaScript, ScriptCall
+from ..redis_client.topology import RedisClient
+
+SCRIPT = files(__package__).joinpath("log.lua").read_bytes()
+LOG_BYTES, LOG_GAPS = metrics.LOG_BYTES.labels(), metrics.LOG_GAPS.labels()
+
+
+class StoredLog(NamedTuple):
+    """A job's log, or the end of it.
+
+    Attributes:
+        base: the offset of the oldest byte that is kept.
+        end: the offset after the last byte.
+        attempt: the attempt that has logged last.
+        for_watchers: whether everyone who watches the job may read the log.
+        data: the kept bytes from the requested offset to the end.
+    """
+
+    base: int
+    end: int
+    attempt: int
+    for_watchers: bool
+    data: bytes
+
+
+class LogStore:
+    """Appends to and reads logs.
+
+    Args:
+        redis: the client.
+        is_full: returns whether the memory of Redis is left to the records.
+    """
+
+    def __init__(self, redis: RedisClient, is_full: Callable[[], bool]) -> None:
+        self._script = LuaScript(redis, SCRIPT, key_count=3)
+        self._is_full = is_full
+
+    async def append(self, appends: Iterable[LogAppend]) -> list[LogVerdict]:
+        """Append pieces of logs in order and return their verdicts in the same order. A repetition changes nothing.
+
+        Raises:
+            RedisError, OSError: Redis is unavailable. Some of the pieces may have been appended.
+        """
+        appends = list(appends)
+        if self._is_full():
+            replies: list[Any] = [b"full"] * len(appends)
+        else:
+            replies = await self._script.run([_append_call(append) for append in appends])
+        return [_verdict(append, reply) for append, reply in zip(appends, replies, strict=True)]
+
+    async def read(self, positions: Sequence[tuple[str, int]]) -> list[StoredLog | None]:
+        """Return the logs of jobs from an offset of each, with None for a job that has logged nothing.
+
+        Raises:
+            RedisError, OSError: Redis is unavailable.
+        """
+        if not positions:
+            return []
+        replies = await self._script.run([[*_keys(job_id), "read", offset] for job_id, offset in positions])
+        return [None if reply is None else _stored(*reply) for reply in replies]
+
+
+def _keys(job_id: UUID | str) -> ScriptCall:
+    return [job_key(job_id), log_key(job_id), log_text_key(job_id)]
+
+
+def _append_call(append: LogAppend) -> ScriptCall:
+    return [
+        *_keys(append.job_id),
+        "append",
+        append.generation,
+        append.message_id,
+        append.delivery,
+        append.attempt,
+        int(append.watchers),
+        append.start,
+        append.text,
+    ]
+
+
+def _verdict(append: LogAppend, reply: int | bytes) -> LogVerdict:
+    """Count and return the verdict for a reply of the script."""
+    if isinstance(reply, bytes):
+        reason: Any = reply.decode()
+        metrics.LOG_APPENDS.labels(reason).inc()
+        return LogVerdict(append.job_id, accepted=False, reason=reason)
+    metrics.LOG_APPENDS.labels("accepted").inc()
+    LOG_BYTES.inc(len(append.text.encode()))
+    if reply > 0:
+        LOG_GAPS.inc()
+    return LogVerdict(append.job_id, accepted=True)
+
+
+def _stored(base: int, end: int, attempt: bytes, watchers: bytes, data: bytes) -> StoredLog:
+    return StoredLog(base, end, int(attempt), watchers == b"1", data)
