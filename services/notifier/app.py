@@ -18,10 +18,10 @@ from ..runtime.settings import ReloadingFile, read_keys
 from .control import ControlHandler, ReportRequests
 from .ingest.handlers import ReportHandler
 from .ingest.submissions import SubmissionHandler
+from .job_api import JobApiHandler
 from .logs.handler import LogHandler
 from .logs.store import LogStore
 from .records.index.job_index import JobIndex
-from .records.index.reader import IndexReader
 from .records.store import JobStore
 from .redis_client.pubsub import PubSub
 from .redis_client.url import redis_from_url
@@ -58,17 +58,17 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
         is_unready = partial(pubsub.is_lost_for, settings.unready_s)
         registry = ConnectionRegistry(synchronizer, settings, auth, store.clock, is_unready)
         jobs = index.reader(store)
+        list_handler = ListHandler(jobs, store, auth)
         lists = ListConnections(registry, LiveLists(jobs, pubsub, settings.max_connections), auth)
         wakeup_queue = WakeupQueue()
         wakeups = WakeupHandler(pubsub, wakeup_queue)
         logs = LogStore(redis, lambda: index.memory.is_full)
         control = ControlHandler(pubsub, report_keys, settings.ping_s)
-
         yield ServiceSpec(
-            public=_public_routes(registry, store, auth, settings, jobs, lists, polled),
+            public=_public_routes(registry, store, auth, settings, list_handler, lists, polled),
             public_port=settings.port,
             cors=CorsPolicy(settings.allowed_origins),
-            internal=_internal_routes(store, synchronizer, logs, wakeups, control, report_keys, settings.job_ttl_s),
+            internal=_internal_routes(store, synchronizer, list_handler, logs, wakeups, control, report_keys, settings),
             tasks={
                 "clock": store.clock.run,
                 "pubsub": pubsub.run,
@@ -89,31 +89,33 @@ def _public_routes(
     store: JobStore,
     auth: TokenAuth,
     settings: NotifierSettings,
-    jobs: IndexReader,
+    list_handler: ListHandler,
     lists: ListConnections,
     polled: ReportRequests,
 ) -> list[web.RouteDef]:
-    transports = (
+    handlers = (
         WebSocketHandler(registry, store, auth, settings, lists),
         EventStreamHandler(registry, store, auth),
         LongPollHandler(registry, store, auth, polled.request),
-        ListHandler(jobs, store, auth),
+        list_handler,
     )
-    return [*(route for transport in transports for route in transport.routes()), openapi_route(OPENAPI)]
+    return [*(route for handler in handlers for route in handler.routes()), openapi_route(OPENAPI)]
 
 
 def _internal_routes(
     store: JobStore,
     synchronizer: SnapshotSynchronizer,
+    list_handler: ListHandler,
     logs: LogStore,
     wakeups: WakeupHandler,
     control: ControlHandler,
     report_keys: ReloadingFile[tuple[str, ...]],
-    job_ttl_s: float,
+    settings: NotifierSettings,
 ) -> list[web.RouteDef]:
     handlers = (
-        ReportHandler(store, synchronizer, report_keys, job_ttl_s),
+        ReportHandler(store, synchronizer, report_keys, settings.job_ttl_s),
         SubmissionHandler(store, wakeups, report_keys),
+        JobApiHandler(store, list_handler, report_keys),
         LogHandler(logs, report_keys),
         wakeups,
         control,

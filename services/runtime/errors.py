@@ -69,6 +69,12 @@ class RequestTimeout(HTTPProblem):
     status, code = 408, "too_slow"
 
 
+class Conflict(HTTPProblem):
+    """The state of the resource does not permit the request."""
+
+    status, code = 409, "conflict"
+
+
 class PayloadTooLarge(HTTPProblem):
     """The body exceeds its size limit."""
 

@@ -6,7 +6,7 @@ from aiohttp import web
 from msgspec import DecodeError, Struct, structs
 
 from headway.contracts import JobStatus, Timestamp, decode, encode
-from headway.grants import DETAILS, LIST
+from headway.grants import DETAILS, LIST, ListGrant
 
 from ...runtime.errors import ServiceUnavailable, UnprocessableContent
 from ...runtime.request import JSON
@@ -59,7 +59,10 @@ class ListHandler:
     async def list_jobs(self, request: web.Request) -> web.Response:
         """Answer with a page of the jobs that match the request and the filter of the token."""
         grant = self._auth.authorize_list(request, LIST)
-        parameters: ListParameters = read_parameters(request, ListParameters)
+        return await self.answer(read_parameters(request, ListParameters), grant)
+
+    async def answer(self, parameters: ListParameters, grant: ListGrant) -> web.Response:
+        """Return the response with a page of the jobs that match the parameters and the filter of the grant."""
         page = await self._page(parameters.query(grant, parameters.limit, parameters.cursor))
         with unavailable_without_store():
             about = await self._index.about()

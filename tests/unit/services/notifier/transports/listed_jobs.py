@@ -10,6 +10,7 @@ from headway.contracts import ENDED, JobError, JobSnapshot, Timestamp, encode, e
 from headway.grants import Grant, ListGrant
 from headway.labels import JobFilter, Labels
 from headway.tokens import TokenSigner
+from services.notifier.records.details import JobDetails
 from services.notifier.records.index.query import JobQuery
 from services.notifier.records.index.reader import JobCounts, JobPosition, ListedJob, Page
 from services.notifier.records.record_read import RecordRead
@@ -45,7 +46,9 @@ class Jobs:
         self.clock = self
         self.records: dict[str, RecordRead] = {}
         self.queries: list[JobQuery] = []
+        self.details: dict[str, JobDetails] = {}
         self.cancelled: list[UUID] = []
+        self.erased: list[UUID] = []
         self.failure: Exception | None = None
         self.complete = True
 
@@ -74,10 +77,27 @@ class Jobs:
         """Return records by job."""
         return {one: self.records.get(one) for one in job_ids}
 
-    async def cancel(self, grant: Grant, _record: RecordRead | None) -> bytes:
+    async def read_details(self, job_ids: Iterable[str]) -> list[tuple[RecordRead | None, JobDetails]]:
+        """Return records and details."""
+        self._raise_failure()
+        return [(self.records.get(one), self.details.get(one, JobDetails())) for one in job_ids]
+
+    async def cancel(self, grant: Grant, _record: RecordRead | None = None) -> bytes | None:
         """Record the job."""
+        self._raise_failure()
+        record = self.records.get(str(grant.job_id))
+        if record is None and grant.requires_record:
+            return None
         self.cancelled.append(grant.job_id)
         return self.records[str(grant.job_id)].snapshot
+
+    async def erase(self, job_id: UUID) -> bool | None:
+        """Record the job."""
+        self._raise_failure()
+        if (record := self.records.get(str(job_id))) is None:
+            return None
+        self.erased.append(job_id)
+        return b'"finished_at":null' not in record.snapshot
 
     async def page(self, query: JobQuery) -> Page:
         """Return the newest jobs that match the filter and the tags of a query."""
