@@ -59,6 +59,7 @@ def service_environment(state: Path, environ: Mapping[str, str]) -> dict[str, st
         "SUBMITTER_URL": f"http://127.0.0.1:{submitter}",
         "NOTIFIER_URL": f"http://127.0.0.1:{notifier}",
         "LIVE_URL": f"http://127.0.0.1:{notifier}",
+        "SUBMITTER_INTERNAL_URL": f"http://127.0.0.1:{port['SUBMITTER_INTERNAL_PORT']}",
         "NOTIFIER_INTERNAL_URL": f"http://127.0.0.1:{port['NOTIFIER_INTERNAL_PORT']}",
         "ALLOWED_ORIGINS": f"http://127.0.0.1:{submitter},http://localhost:{submitter}",
         "QUEUE_CONNECTION_STRING": f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY};"

@@ -127,8 +127,8 @@ class Job(Generic[P, R]):
         Args:
             client: a `Client`, with which you `await` the receipt, or a `SyncClient`.
             payload: the payload, up to 32 KiB of JSON. It must match the type of the handler's second parameter.
-            options: `delay_s`, `max_attempts`, `timeout_s`, `name`, `owner`, `tags` and `idempotency_key`, as for
-                `Client.submit`.
+            options: `delay_s`, `max_attempts`, `timeout_s`, `name`, `owner`, `tags`, `on_end` and `idempotency_key`, as
+                for `Client.submit`.
 
         Raises:
             msgspec.ValidationError: the payload does not match the handler's type; the message names the field.

@@ -7,6 +7,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 MAX_KIND_LENGTH = 128  # characters of a kind
+RESERVED_PREFIX = "headway."  # of the kinds of built-in jobs
 MAX_LABELS_BYTES = 2048  # of all labels of a job, as JSON
 MAX_TAGS = 8
 

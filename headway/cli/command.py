@@ -82,6 +82,7 @@ def _add_submit(submit: argparse.ArgumentParser) -> None:
         metavar="TAG",
         help="a tag; repeat it for several; needs an API key",
     )
+    submit.add_argument("--on-end", type=arguments.kind, metavar="KIND", help="kind of the job to submit at its end")
     submit.add_argument("--idempotency-key", metavar="KEY", help="repeating a submission with it returns the same job")
     submit.add_argument("--watch", action="store_true", help="watch the job until it ends instead of printing its link")
     submit.add_argument("--json", action="store_true", help="print the receipt, or each snapshot, as a line of JSON")

@@ -47,6 +47,7 @@ async def submit(options: argparse.Namespace) -> int:
             name=options.name,
             owner=options.owner,
             tags=options.tag or (),
+            on_end=options.on_end,
             idempotency_key=options.idempotency_key,
         )
         if options.watch:

@@ -20,6 +20,7 @@ class SubmitOptions(TypedDict, total=False):
     name: str | None  # what people call the job; everyone who may watch it sees the name
     owner: str | None  # the user or customer whom the job belongs to, by whom you can list jobs; needs an API key
     tags: str | Iterable[str]  # up to eight words by which you can list jobs; they need an API key
+    on_end: str | None  # the kind of the job to submit when this one has ended; by default the kind's own
     idempotency_key: str | None  # repeating a submission with it returns the same job; by default a random key
 
 
@@ -34,6 +35,7 @@ def submission_request(
     timeout_s: float | None = None,
     name: str | None = None,
     owner: str | None = None,
+    on_end: str | None = None,
 ) -> tuple[dict[str, str], bytes]:
     """Return the headers and the body of a submission, without the options that are not set.
 
@@ -49,6 +51,7 @@ def submission_request(
         "name": name,
         "owner": owner,
         "tags": one_or_more(tags) or None,
+        "on_end": on_end,
     }
     body = encode({field: value for field, value in fields.items() if value is not None})
     return JSON_BODY | {"Idempotency-Key": idempotency_key or str(uuid4())}, body

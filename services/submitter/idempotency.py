@@ -54,6 +54,8 @@ def job_id_for(submission: Submission, caller: str, key: str | None) -> UUID:
     ]
     if (labels := submission.labels) is not None:  # only then, so that the id of another job is as in version 0.1
         fields.append([labels.name, labels.owner, sorted(set(labels.tags))])
+    if submission.on_end is not None:
+        fields.append(submission.on_end)  # a text, which no labels are
     return uuid5(JOB_NAMESPACE, json.dumps([caller, key, submission.kind, *fields]))
 
 

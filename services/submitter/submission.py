@@ -28,7 +28,7 @@ from headway.contracts import (
     encode,
     nesting_depth,
 )
-from headway.labels import MAX_LABELS_BYTES, MAX_TAGS, NO_LABELS, DisplayName, Labels, Owner, Tag
+from headway.labels import MAX_LABELS_BYTES, MAX_TAGS, NO_LABELS, RESERVED_PREFIX, DisplayName, Labels, Owner, Tag
 from headway.tokens import Grant
 
 from ..runtime.errors import BadRequest, PayloadTooLarge, UnprocessableContent
@@ -49,6 +49,7 @@ class Submission(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: DisplayName | None = None
     owner: Owner | None = None
     tags: Annotated[tuple[Tag, ...], Meta(max_length=MAX_TAGS)] = ()
+    on_end: Name | None = None  # the kind of the job that follows this one; None: that of the kind, if it has one
 
     @property
     def labels(self) -> Labels | None:
@@ -147,6 +148,10 @@ def check_limits(submission: S) -> S:
         raise UnprocessableContent(f"The payload is nested more than {MAX_NESTING_DEPTH} levels deep.", field="payload")
     if len(encode(submission.labels)) > MAX_LABELS_BYTES:
         raise UnprocessableContent(f"The labels are larger than {MAX_LABELS_BYTES} bytes.", field="tags")
+    if submission.on_end == submission.kind:
+        raise UnprocessableContent("A job cannot follow itself: it would run for ever.", field="on_end")
+    if submission.on_end is not None and submission.on_end.startswith(RESERVED_PREFIX):
+        raise UnprocessableContent(f"Kinds that begin with {RESERVED_PREFIX!r} are reserved.", field="on_end")
     return submission
 
 
@@ -181,6 +186,7 @@ def accept_submission(submission: Submission, job_ttl_s: float, job_id: UUID, tr
         max_attempts=submission.max_attempts,
         timeout_s=submission.timeout_s,
         labels=with_trace(submission.labels, trace),
+        on_end=submission.on_end,
     )
     grant = Grant(
         job_id=job_id,

@@ -19,6 +19,7 @@ from .control import ControlListener, create_worker_id
 from .delivery import DeliveryDependencies
 from .execution.process_pool import ProcessPool
 from .execution.runner import Runner
+from .follow_ups import FollowUps
 from .lease import STOP_MARGIN_FRACTION
 from .loop_watchdog import LoopWatchdog
 from .received_job import UNKNOWN_KIND
@@ -45,12 +46,13 @@ async def worker(settings: WorkerSettings, reloader: CodeReloader | None = None)
         ControlListener.connect(notifier_url, report_keys, worker_id, reporter, heartbeat_s) as control_listener,
         WakeupClient.connect(notifier_url, settings.queue_name) as wakeup_client,
         WakeupListener.connect(notifier_url, settings.queue_name, wakeup_client) as wakeup_listener,
+        FollowUps.connect(notifier_url, settings.submitter_internal_url, report_keys, registry) as follow_ups,
         ProcessPool.open(settings.process_memory_mb << 20) as process_pool,
     ):
         process_state = ProcessState(*loop_settings(asyncio.get_running_loop()))
         runner = Runner(process_pool, settings.lease_s * STOP_MARGIN_FRACTION / 2, process_state)
         dependencies = DeliveryDependencies(
-            queue, reporter, registry, runner, settings.lease_s, settings.job_ttl_s, wakeup_client
+            queue, reporter, registry, runner, settings.lease_s, settings.job_ttl_s, wakeup_client, follow_ups
         )
         consumer = Consumer(dependencies, wakeup_listener, settings.worker_concurrency, settings.poll_max_s)
         yield ServiceSpec(

@@ -20,6 +20,7 @@ from ..runtime.wakeup_client import WakeupClient
 from . import metrics
 from .attempt import run_attempt
 from .execution.runner import Runner
+from .follow_ups import FollowUps
 from .interruption_signal import InterruptionSignal
 from .lease import Lease
 from .leased_job import LeasedJob
@@ -51,6 +52,7 @@ class DeliveryDependencies:
     lease_s: int
     job_ttl_s: float
     wakeups: WakeupClient
+    follow_ups: FollowUps
 
 
 class Delivery:
@@ -60,7 +62,7 @@ class Delivery:
         self._received = received
         self._deps = deps
         self._lease = Lease(deps.queue, received, deps.lease_s)
-        self._settlement = Settlement(deps.queue, deps.wakeups, self._lease, received.id)
+        self._settlement = Settlement(deps.queue, deps.wakeups, deps.follow_ups, self._lease, received.id)
         self._signal = InterruptionSignal()
 
     def stop(self) -> None:

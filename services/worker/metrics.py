@@ -49,6 +49,9 @@ WAKEUPS_CONNECTED = Gauge("worker_hints_flow", "Can the notifier wake this worke
 CONTROL_CONNECTED = Gauge("worker_control_connected", "Can the notifier ask this worker for reports now?")
 CONTROL_MESSAGES = Counter("worker_control_messages", "How often did the notifier ask this worker for reports?")
 MESSAGES_POISONED = Counter("jobs_poisoned", "How many messages were copied to the poison queue, and why?", ["reason"])
+FOLLOW_UPS = Counter(
+    "worker_follow_ups", "How often was a follow-up job submitted, and with which outcome?", ["outcome"]
+)
 REPORT_REQUESTS = Counter(
     "worker_reports", "How many requests were sent to the notifier, and with which outcome?", ["outcome"]
 )
@@ -65,6 +68,8 @@ for reason in ("unreadable", "attempts", "refused", "abandoned"):
     MESSAGES_POISONED.labels(reason)
 for outcome in ("renewed", "failed"):
     LEASE_RENEWALS.labels(outcome)
+for outcome in ("submitted", "failed"):
+    FOLLOW_UPS.labels(outcome)
 for outcome in ("200", "400", "401", "413", "422", "500", "502", "503", "504", "unreachable"):
     REPORT_REQUESTS.labels(outcome)
 

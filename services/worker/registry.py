@@ -13,6 +13,7 @@ from typing import Any
 from headway import Job
 from headway.contracts import check_decodable
 from headway.jobs import called_function
+from headway.labels import RESERVED_PREFIX
 
 from ..runtime.exception_tree import type_name
 from ..runtime.settings import SettingsError
@@ -24,9 +25,6 @@ Registry = dict[str, Job[Any, Any]]
 BUILT_IN_JOBS = f"{__package__}.jobs"
 # In `WORKER_JOBS`, both names mean the built-in jobs: an application beside the wheel may have a package `services`.
 BUILT_IN_NAMES = frozenset({BUILT_IN_JOBS, "services.worker.jobs"})
-
-
-RESERVED_PREFIX = "headway."  # of the kinds of built-in jobs
 
 
 class InvalidJobs(SettingsError):

@@ -20,8 +20,10 @@ class WorkerSettings(QueueSettings, frozen=True, kw_only=True):
 
     notifier_internal_url: Url
     """Where the notifier receives reports."""
+    submitter_internal_url: Url | None = None
+    """Where the submitter receives the jobs of workers: see docs/when-a-job-ends.md. Needed for jobs with `on_end`."""
     report_key_file: Path
-    """The keys that authorize reports, one per line. The worker uses the first."""
+    """The keys that authorize reports and submissions, one per line. The worker uses the first."""
     worker_jobs: StringList = ()
     """The modules and packages with your jobs. The built-in jobs are always loaded."""
     worker_concurrency: Annotated[int, Meta(ge=1, le=1000)] = 16

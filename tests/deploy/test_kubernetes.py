@@ -154,6 +154,7 @@ CONNECTIONS = [
     ("worker", "azurite", "store"),
     ("submitter", "notifier", "internal"),
     ("worker", "notifier", "internal"),
+    ("worker", "submitter", "internal"),
 ]
 
 

@@ -49,7 +49,8 @@ def test_urls_contain_the_configured_ports(tmp_path: Path) -> None:
     ports = {name: str(20_000 + number) for number, name in enumerate(PORTS)}
     env = service_environment(tmp_path, ports)
     assert not [value for value in env.values() if any(f":{default}" in value for default in PORTS.values())]
-    assert env["NOTIFIER_INTERNAL_URL"].endswith(ports["NOTIFIER_INTERNAL_PORT"])
+    for name in ("NOTIFIER", "SUBMITTER"):
+        assert env[f"{name}_INTERNAL_URL"].endswith(ports[f"{name}_INTERNAL_PORT"])
     assert env["REDIS_URL"] == f"redis://127.0.0.1:{ports['VALKEY_PORT']}/0"
 
 

@@ -250,10 +250,11 @@ async def test_a_job_without_a_record_is_an_error(services: Services, capsys: py
 
 
 async def test_labels_are_submitted(services: Services, capsys: pytest.CaptureFixture[str]) -> None:
-    """`headway submit` takes a name, an owner and tags."""
+    """`headway submit` takes a name, an owner and tags, and the kind of a follow-up job."""
     receipt = services.receipt(uuid4())
     services.responses = [respond_with(202, {"id": str(receipt.id), "token": receipt.token, "links": receipt.links})]
-    assert await headway("submit", "k", "--name", "October", "--owner", "user:7", "--tag", "a", "--tag", "b") == 0
+    options = ("--name", "October", "--owner", "user:7", "--tag", "a", "--tag", "b", "--on-end", "mail")
+    assert await headway("submit", "k", *options) == 0
     body = json.loads(services.bodies[0])
-    assert body == {"kind": "k", "name": "October", "owner": "user:7", "tags": ["a", "b"]}
+    assert body == {"kind": "k", "name": "October", "owner": "user:7", "tags": ["a", "b"], "on_end": "mail"}
     assert capsys.readouterr().out == f"{receipt.link}\n"

@@ -15,7 +15,8 @@ def test_labels_are_fields_of_a_submission() -> None:
             b',"name":"October","owner":"user:7","tags":["a","b"]',
         ),
         ({"tags": "march"}, b',"tags":["march"]'),
-        ({"name": None, "owner": None, "tags": []}, b""),
+        ({"name": None, "owner": None, "tags": [], "on_end": None}, b""),
+        ({"on_end": "mail"}, b',"on_end":"mail"'),
     ):
         assert submission_request("k", **options)[1] == b'{"kind":"k"%b}' % expected
 

@@ -120,7 +120,7 @@ def test_equivalent_json_is_the_same_job(first: str, second: str) -> None:
 
 
 def test_every_field_counts() -> None:
-    """Another kind, payload, delay, number of attempts, timeout, key or caller is another job."""
+    """Another kind, payload, delay, number of attempts, timeout, follow-up job, key or caller is another job."""
     bodies = [
         '{"kind":"test"}',
         '{"kind":"other"}',
@@ -128,6 +128,10 @@ def test_every_field_counts() -> None:
         '{"kind":"test","delay_s":1}',
         '{"kind":"test","max_attempts":2}',
         '{"kind":"test","timeout_s":1}',
+        '{"kind":"test","on_end":"mail"}',
+        '{"kind":"test","on_end":"tell"}',
+        '{"kind":"test","name":"mail"}',
+        '{"kind":"test","name":"mail","on_end":"mail"}',
     ]
     ids = [*map(job_id_of, bodies), job_id_of(bodies[0], key="l"), job_id_of(bodies[0], caller="you")]
     assert len(set(ids)) == len(ids)
@@ -135,7 +139,7 @@ def test_every_field_counts() -> None:
 
 def test_explicit_defaults_and_forms_do_not_matter() -> None:
     """A submission with explicit defaults, as JSON or as a form, is the same job."""
-    explicit = '{"timeout_s":null,"max_attempts":5,"delay_s":0,"payload":{},"kind":"test"}'
+    explicit = '{"timeout_s":null,"max_attempts":5,"delay_s":0,"payload":{},"kind":"test","on_end":null}'
     assert job_id_of(explicit.replace("5", "null", 1)) == job_id_of(explicit)
     form = submission_from_form(b"kind=test&payload=%7B%20%7D&delay_s=0&max_attempts=5&timeout_s=")
     assert job_id_of('{"kind":"test"}') == job_id_of(explicit) == str(job_id_for(form, "me", "k"))

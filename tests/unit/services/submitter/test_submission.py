@@ -73,12 +73,12 @@ def test_the_grant_is_for_the_job() -> None:
 
 
 def test_all_fields_are_accepted() -> None:
-    """Attempts, timeout and delay are kept, and the payload stays the same text."""
+    """Attempts, timeout, delay and follow-up job are kept, and the payload stays the same text."""
     text = b'{"kind":"k","payload": [ 1.0, 12345678901234567 ] ,"delay_s":90,"max_attempts":2,"timeout_s":0.5}'
-    accepted = accept_submission(submission_from_json(text), WEEK_S, ID)
+    accepted = accept_submission(submission_from_json(text[:-1] + b',"on_end":"mail"}'), WEEK_S, ID)
     message = accepted.message
     assert bytes(message.payload).strip() == b"[ 1.0, 12345678901234567 ]"
-    assert (message.max_attempts, message.timeout_s, accepted.delay_s) == (2, 0.5, 90)
+    assert (message.max_attempts, message.timeout_s, message.on_end, accepted.delay_s) == (2, 0.5, "mail", 90)
     assert message.submitted_at is not None
     assert accepted.grant.due_at == message.submitted_at.after(90)
 
@@ -131,6 +131,11 @@ def test_all_fields_are_accepted() -> None:
         (b'{"kind":"test","tags":["a","b","c","d","e","f","g","h","i"]}', UnprocessableContent, "tags"),
         (b'{"kind":"test","tags":[%s"a"]}' % (b'"a",' * 16_000), UnprocessableContent, "tags"),
         (b'{"kind":"test","payload":"%s"}' % (b"x" * (33 * 1024)), PayloadTooLarge, "payload"),
+        (b'{"kind":"test","on_end":"test"}', UnprocessableContent, "on_end"),
+        (b'{"kind":"test","on_end":"headway.bulk"}', UnprocessableContent, "on_end"),
+        (b'{"kind":"test","on_end":""}', UnprocessableContent, "on_end"),
+        (b'{"kind":"test","on_end":["mail"]}', UnprocessableContent, "on_end"),
+        (b'{"kind":"test","on_end":"%s"}' % (b"k" * 129), UnprocessableContent, "on_end"),
     ],
     ids=lambda value: repr(value[:40]) if isinstance(value, bytes) else None,
 )
@@ -205,9 +210,9 @@ def test_a_form_s_payload_is_json_text(fields: dict[str, str], kind: str, payloa
 
 def test_a_form_has_the_fields_of_json() -> None:
     """Numbers are text in a form; an empty field counts as missing, and so does a blank name."""
-    submission = submission_from_form(b"kind=test&delay_s=1.5&max_attempts=2&timeout_s=60")
-    assert submission == Submission(kind="test", delay_s=1.5, max_attempts=2, timeout_s=60)
-    empty = b"kind=test&payload=&delay_s=&max_attempts=&timeout_s=&name=&owner=&tags="
+    submission = submission_from_form(b"kind=test&delay_s=1.5&max_attempts=2&timeout_s=60&on_end=mail")
+    assert submission == Submission(kind="test", delay_s=1.5, max_attempts=2, timeout_s=60, on_end="mail")
+    empty = b"kind=test&payload=&delay_s=&max_attempts=&timeout_s=&name=&owner=&tags=&on_end="
     assert submission_from_form(empty) == Submission(kind="test")
     assert submission_from_form(b"kind=test&name=+%C2%A0+") == Submission(kind="test")
 
@@ -237,6 +242,7 @@ def test_a_form_repeats_tags_or_separates_them_with_commas(tags: bytes) -> None:
         (b"kind=test&max_attempts=1.5", UnprocessableContent, "max_attempts"),
         (b"kind=test&max_attempts=%s" % (b"9" * 5000), UnprocessableContent, "max_attempts"),
         (b"kind=test&timeout_s=0", UnprocessableContent, "timeout_s"),
+        (b"kind=test&on_end=test", UnprocessableContent, "on_end"),
         (b"kind=test&owner=user+7", UnprocessableContent, "owner"),
         (b"kind=test&name=" + b"n" * 201, UnprocessableContent, "name"),
         (b"kind=test&name=a%0Ab", UnprocessableContent, "name"),

@@ -171,6 +171,21 @@ class FakeWakeups:
         self.delays_s.append(seconds)
 
 
+class FakeFollowUps:
+    """Records which jobs ended; `accepting` says whether the submitter accepts their follow-up jobs."""
+
+    def __init__(self, calls: list[str]) -> None:
+        self.accepting = True
+        self._calls = calls
+
+    async def submit(self, message: JobMessage, *, ended_here: bool) -> bool:
+        """Record the end of a job with `on_end`; return whether its message is of no more use."""
+        if message.on_end is None:
+            return True
+        self._calls.append(f"follow-up {message.on_end}" if ended_here else f"follow-up {message.on_end}, if ended")
+        return self.accepting
+
+
 class FakeWorker:
     """A worker with one message; `calls` are the queue operations and the reports, in their order."""
 
@@ -181,6 +196,7 @@ class FakeWorker:
         self.calls = self.queue.calls
         self.reporter = FakeReporter(self.calls)
         self.wakeups = FakeWakeups()
+        self.follow_ups = FakeFollowUps(self.calls)
         self.deps: Any = SimpleNamespace(
             queue=self.queue,
             reporter=self.reporter,
@@ -189,6 +205,7 @@ class FakeWorker:
             lease_s=lease_s,
             job_ttl_s=3600.0,
             wakeups=self.wakeups,
+            follow_ups=self.follow_ups,
         )
 
     def receive(self) -> Delivery:

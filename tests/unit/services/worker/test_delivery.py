@@ -20,7 +20,7 @@ from services.worker import settlement
 from services.worker.delivery import Delivery
 from services.worker.execution import runner
 from services.worker.lease import Lease
-from tests.unit.services.worker.fake_worker import CANCEL_REQUESTED, FakeWorker, rejected
+from tests.unit.services.worker.fake_worker import ACCEPTED, CANCEL_REQUESTED, FakeWorker, rejected
 
 UNAVAILABLE = ServiceRequestError("the queue is unavailable")
 SHORT_LEASE_S = 0.1
@@ -561,6 +561,48 @@ async def test_progress_after_the_release_is_ignored(handlers: Handlers) -> None
         "queued",
         worker.queue.fields()["progress"]["current"],
     )
+
+
+async def test_every_end_is_followed_by_a_job(handlers: Handlers) -> None:
+    """It is submitted after the verdict on the end, after the copy on the poison queue, and before the deletion."""
+    ended, if_ended = ["follow-up mail", "delete"], ["follow-up mail, if ended", "delete"]
+    expired: Any = {"expires_at": Timestamp.now().after(-1)}
+    failing = handlers.raising(ValueError("bug"))
+    cases: list[tuple[FakeWorker, list[Any], list[str]]] = [
+        (FakeWorker(succeeds, on_end="mail"), [], ["running", "succeeded", *ended]),
+        (FakeWorker(failing, on_end="mail", max_attempts=1), [], ["running", "poison", "failed", *ended]),
+        (FakeWorker(succeeds, on_end="mail", **expired), [], ["failed", *ended]),
+        (FakeWorker(succeeds, on_end="mail"), [CANCEL_REQUESTED], ["running", "cancelled", *ended]),
+        (FakeWorker(succeeds, on_end="mail"), [rejected("finished")], ["running", *if_ended]),
+        (FakeWorker(succeeds, on_end="mail", **expired), [rejected("finished")], ["failed", *if_ended]),
+    ]
+    for worker, verdicts, calls in cases:
+        worker.reporter.verdicts = verdicts
+        await worker.deliver()
+        assert worker.calls == calls
+
+
+async def test_retry_and_refused_end_are_followed_by_no_job(handlers: Handlers) -> None:
+    """The job goes on, or is kept on the poison queue, from which an operator can redrive it."""
+    worker = FakeWorker(handlers.raising(Retry("later", after_s=1)), on_end="mail")
+    await worker.deliver()
+    assert worker.calls == ["running", "retrying", "release 1"]
+    worker = FakeWorker(succeeds, on_end="mail")
+    worker.reporter.verdicts = [ACCEPTED, "invalid", "invalid"]
+    await worker.deliver()
+    assert worker.calls == ["running", "succeeded", "failed", "poison", "delete"]
+
+
+async def test_follow_up_job_is_submitted_by_a_later_delivery() -> None:
+    """Without the submitter the message comes back, and the worker that is answered `finished` submits the job."""
+    worker = FakeWorker(succeeds, on_end="mail")
+    worker.follow_ups.accepting = False
+    await worker.deliver()
+    assert worker.calls[-2] == "follow-up mail"
+    assert worker.calls.pop().startswith("release ")
+    worker.follow_ups.accepting, worker.reporter.verdicts = True, [rejected("finished")]
+    await worker.deliver()
+    assert worker.calls[-3:] == ["running", "follow-up mail, if ended", "delete"]
 
 
 async def test_message_without_a_job_is_moved_to_the_poison_queue() -> None:

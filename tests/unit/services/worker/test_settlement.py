@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from azure.core.exceptions import ServiceRequestError
 
-from headway.contracts import JobError
+from headway.contracts import JobError, JobMessage
 from services.worker import metrics, settlement
 from services.worker.lease import Lease
 from services.worker.outcomes import Finished, Interruption, Outcome, RetryLater
 from services.worker.settlement import Settlement
-from tests.unit.services.worker.fake_worker import LEASE_S, FakeQueue, FakeWakeups
+from tests.unit.services.worker.fake_worker import LEASE_S, FakeFollowUps, FakeQueue, FakeWakeups
 
 TEXT = "the message"
 LATER = RetryLater(JobError("Retry", "later"), 5)
@@ -25,6 +26,8 @@ class FakeLeasedJob:
         self._queue = queue
         self.job = self.stream = self
         self.expired = False
+        self.message = JobMessage(id=uuid4(), on_end="tell")
+        self.received = queue.receive()
 
     def release_text(self) -> str:
         """Return the text of the released message."""
@@ -40,11 +43,14 @@ class Settling:
 
     def __init__(self) -> None:
         self.queue, self.wakeups = FakeQueue(TEXT), FakeWakeups()
-        received = self.queue.receive()
         self.leased: Any = FakeLeasedJob(self.queue)
+        received = self.leased.received
         queue: Any = self.queue
         wakeups: Any = self.wakeups
-        self.settlement = Settlement(queue, wakeups, Lease(self.queue, received, LEASE_S), received.id)
+        self.follow_ups = FakeFollowUps(self.queue.calls)
+        follow_ups: Any = self.follow_ups
+        lease = Lease(self.queue, received, LEASE_S)
+        self.settlement = Settlement(queue, wakeups, follow_ups, lease, received.id)
 
     async def settle(self, outcome: Outcome) -> list[str]:
         """Settle the message and return what happened, in order."""
@@ -55,10 +61,10 @@ class Settling:
 @pytest.mark.parametrize(
     ("outcome", "calls", "delays_s"),
     [
-        (Finished("succeeded"), ["delete"], []),
-        (Finished("failed"), ["delete"], []),
-        (Finished("cancelled"), ["delete"], []),
-        (Interruption.FINISHED, ["delete"], []),
+        (Finished("succeeded"), ["follow-up tell", "delete"], []),
+        (Finished("failed"), ["follow-up tell", "delete"], []),
+        (Finished("cancelled"), ["follow-up tell", "delete"], []),
+        (Interruption.FINISHED, ["follow-up tell, if ended", "delete"], []),
         (Interruption.REFUSED, ["delete"], []),
         (Interruption.SUPERSEDED, [], []),
         (Interruption.LEASE_LOST, [], []),
@@ -70,6 +76,17 @@ async def test_each_outcome_settles_the_message(outcome: Outcome, calls: list[st
     """A message is deleted when its job has ended, released for another delivery, or left to another worker."""
     settling = Settling()
     assert (await settling.settle(outcome), settling.wakeups.delays_s) == (calls, delays_s)
+
+
+@pytest.mark.parametrize("outcome", [Finished("failed"), Interruption.FINISHED])
+async def test_message_is_kept_until_its_follow_up_job_is_submitted(outcome: Outcome) -> None:
+    """It is delivered again after a random delay, which grows with the deliveries up to a minute."""
+    settling = Settling()
+    settling.follow_ups.accepting = False
+    _, release = await settling.settle(outcome)
+    (delay_s,) = settling.wakeups.delays_s
+    assert (release, settling.queue.text) == (f"release {delay_s:.0f}", TEXT)
+    assert 0 <= delay_s <= 4
 
 
 async def test_superseded_message_of_an_expired_job_is_deleted() -> None:
@@ -91,8 +108,10 @@ async def test_message_with_an_uncertain_receipt_is_left_alone() -> None:
     """Neither a report nor a wake-up follows a release that did not happen."""
     settling = Settling()
     settling.settlement._lease._receipt_uncertain = True
-    outcomes: list[Outcome] = [Interruption.STOPPED, LATER, Interruption.FINISHED]
+    outcomes: list[Outcome] = [Interruption.STOPPED, LATER, Interruption.REFUSED]
     assert [await settling.settle(outcome) for outcome in outcomes] == [[]] * 3
+    settling.follow_ups.accepting = False
+    assert await settling.settle(Finished("failed")) == ["follow-up tell"]
     assert settling.wakeups.delays_s == []
 
 

@@ -1,0 +1,168 @@
+"""Follow-up jobs: when a job with `on_end` has ended, the worker submits the job that follows it.
+
+The queue message serves as the outbox: the worker deletes it only after the submitter has accepted the follow-up job.
+If the worker dies in between, the message is delivered again, its start is answered `finished`, and the worker that has
+it then submits the follow-up job. The id is computed from the id and the generation of the ended job, so that a
+repeated submission is the same job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any
+from uuid import UUID, uuid5
+
+import aiohttp
+import msgspec
+import structlog
+
+from headway.contracts import (
+    ENDED,
+    MAX_NESTING_DEPTH,
+    MAX_PAYLOAD_BYTES,
+    JobMessage,
+    Json,
+    decode,
+    encode,
+    nesting_depth,
+)
+from headway.details import KeptJob
+
+from ..runtime.settings import ReloadingFile, SettingsError
+from . import metrics
+from .registry import Registry
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+NAMESPACE = UUID("c5d539c8-4a80-410b-9277-e7cb2e6ba3c9")
+TIMEOUT = aiohttp.ClientTimeout(total=5)
+NOT_ESSENTIAL = ("result", "earlier_attempts", "progress")  # of a snapshot, in the order in which they are left out
+
+
+class FollowUpFailed(Exception):
+    """The notifier or the submitter is unavailable, or refuses the request."""
+
+
+class FollowUps:
+    """Submits follow-up jobs.
+
+    Args:
+        session: the HTTP session.
+        notifier_url: the notifier's internal listener, which has the snapshots.
+        submitter_url: the submitter's internal listener, None if it is unknown.
+        keys: the report keys; the first one is used.
+        registry: the jobs of this worker; a kind has its own `on_end`.
+    """
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        notifier_url: str,
+        submitter_url: str | None,
+        keys: ReloadingFile[tuple[str, ...]],
+        registry: Registry,
+    ) -> None:
+        self._session = session
+        self._notifier_url = f"{notifier_url.rstrip('/')}/jobs/"
+        self._submitter_url = None if submitter_url is None else f"{submitter_url.rstrip('/')}/jobs"
+        self._keys = keys
+        self._registry = registry
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(
+        cls, notifier_url: str, submitter_url: str | None, keys: ReloadingFile[tuple[str, ...]], registry: Registry
+    ) -> AsyncIterator[FollowUps]:
+        """Open a session to the services.
+
+        Raises:
+            SettingsError: a job has a follow-up job, but the submitter is unknown.
+        """
+        kinds = [kind for kind, job in registry.items() if job.on_end is not None]
+        if kinds and submitter_url is None:
+            raise SettingsError([f"SUBMITTER_INTERNAL_URL is missing: the job {kinds[0]!r} has on_end"])
+        async with aiohttp.ClientSession(timeout=TIMEOUT, cookie_jar=aiohttp.DummyCookieJar()) as session:
+            yield cls(session, notifier_url, submitter_url, keys, registry)
+
+    async def submit(self, message: JobMessage, *, ended_here: bool) -> bool:
+        """Submit the follow-up job of a job that has ended, if it has one.
+
+        Args:
+            message: the message of the ended job.
+            ended_here: whether the notifier has accepted the end from this delivery. Otherwise the message is one of
+                several, or of an earlier generation, and the record decides whether the job has ended.
+
+        Returns:
+            Whether the message is of no more use. Otherwise it must be delivered again.
+        """
+        job = self._registry.get(message.kind)
+        kind = message.on_end or (None if job is None else job.on_end)
+        if kind is None:
+            return True
+        try:
+            ended = await self._read_ended(message)
+            if ended is None:
+                return not ended_here
+            if ended.generation == message.generation:
+                await self._post(message, kind, ended)
+        except (FollowUpFailed, aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as error:
+            detail = str(error) if isinstance(error, FollowUpFailed) else type(error).__name__
+            log.warning("follow_up_failed", on_end=kind, error=detail)
+            metrics.FOLLOW_UPS.labels("failed").inc()
+            return False
+        return True
+
+    async def _read_ended(self, message: JobMessage) -> KeptJob | None:
+        """Return the job at the end of the message's generation, or of a later one; None if its record says neither."""
+        async with self._session.get(
+            f"{self._notifier_url}{message.id}", headers=self._headers(), allow_redirects=False
+        ) as response:
+            body = await response.read()
+        if response.status == HTTPStatus.NOT_FOUND and _is_unknown(body):
+            return None
+        if response.status != HTTPStatus.OK:
+            raise FollowUpFailed(f"the notifier answered with status {response.status}")
+        job = decode(body, KeptJob)
+        has_ended = job.generation == message.generation and job.status in ENDED
+        return job if has_ended or job.generation > message.generation else None
+
+    async def _post(self, message: JobMessage, kind: str, ended: KeptJob) -> None:
+        if self._submitter_url is None:
+            raise FollowUpFailed("SUBMITTER_INTERNAL_URL is not set")
+        follow_up_id = uuid5(NAMESPACE, f"{message.id}/{message.generation}")
+        labels = {"owner": ended.labels.owner, "tags": ended.labels.tags}
+        body = encode({"id": follow_up_id, "kind": kind, "payload": payload_from_snapshot(ended.snapshot), **labels})
+        headers = {**self._headers(), "Content-Type": "application/json"}
+        async with self._session.post(
+            self._submitter_url, data=body, headers=headers, allow_redirects=False
+        ) as response:
+            if response.status != HTTPStatus.ACCEPTED:
+                raise FollowUpFailed(f"the submitter answered with status {response.status}")
+        metrics.FOLLOW_UPS.labels("submitted").inc()
+        log.info("follow_up_submitted", on_end=kind, follow_up=str(follow_up_id))
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._keys.value[0]}"}
+
+
+def _is_unknown(body: bytes) -> bool:
+    """Return whether a response says that the job has no record; a notifier without this route answers 404, too."""
+    try:
+        return bool(decode(body, dict[str, Any]).get("code") == "unknown")
+    except msgspec.DecodeError:
+        return False
+
+
+def payload_from_snapshot(snapshot: Json) -> Json:
+    """Return a snapshot as a payload: without its result, or further fields, if it would be too large or too deep."""
+    payload = snapshot
+    for field in NOT_ESSENTIAL:
+        text = bytes(payload)
+        if len(text) <= MAX_PAYLOAD_BYTES and nesting_depth(text) <= MAX_NESTING_DEPTH:
+            break
+        fields = decode(text, dict[str, Json])
+        fields.pop(field, None)
+        payload = Json(encode(fields))
+    return payload
