@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 from collections.abc import MutableMapping
 from functools import partial
@@ -19,18 +18,8 @@ from . import metrics
 from .aiohttp_adapter import MALFORMED_REQUEST, is_hang_up
 from .exception_tree import bounded_copy
 from .log_handler import SafeStream, SafeStreamHandler, shorten_values
+from .redaction import redact
 from .tracebacks import TRACEBACK_TEXT
-
-_SECRETS = re.compile(
-    r"eyJ[\w-]+\.[\w-]+\.[\w-]*"  # a JSON Web Token, anywhere in a line
-    r"|(?<=/progress/)[^/?\s\"']+"  # the report key of a one-line report
-    r"|(?<=AccountKey=)[^;\s\"']+|(?<=sig=)[^&\s\"']+"  # account keys and signatures of Azure
-    r"|(?<=://)[^/@\s:]*:[^/@\s]+(?=@)"  # user and password in a URL
-    r"|(?i:bearer\W+)[^\s\"']+"
-)
-
-# Checked before the slower pattern: each of its alternatives contains one of these strings, or "bearer".
-_SECRET_MARKERS = ("eyJ", "/progress/", "AccountKey=", "sig=", "@")
 
 _ENCODER = json.JSONEncoder(default=repr)
 _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
@@ -118,8 +107,7 @@ def limit_exception(_logger: Any, _method: str, event: MutableMapping[str, Any])
 
 def redact_secrets(_logger: Any, _method: str, line: Any) -> str:
     """Replace everything that looks like a token or a key, in the logs of libraries, too."""
-    may_contain_secret = any(marker in line for marker in _SECRET_MARKERS) or "bearer" in line.lower()
-    return _SECRETS.sub("[hidden]", line) if may_contain_secret else line
+    return redact(line)
 
 
 class MalformedRequestFilter(logging.Filter):
