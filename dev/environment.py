@@ -74,6 +74,7 @@ def service_environment(state: Path, environ: Mapping[str, str]) -> dict[str, st
         "DRAIN_S": "1",
         "LOG_FORMAT": "console",
         "LOG_TRACEBACKS": "true",
+        "SHOW_ERRORS": "true",
     }
     env = {name: environ.get(name) or default for name, default in defaults.items()}
     if environ.get("ALLOWED_ORIGINS"):  # in addition to the pages of this system

@@ -31,6 +31,7 @@ R = TypeVar("R")  # the result
 
 BACKOFF_S, BACKOFF_CAP_S = 2.0, 300.0
 Keep = Literal["failed", "always", "never"]
+DEFAULT_KEEP: Keep = "failed"
 LogReaders = Literal["details", "watchers"]
 
 
@@ -69,7 +70,7 @@ class Job(Generic[P, R]):
         backoff_cap_s: float = BACKOFF_CAP_S,
         process: bool = False,
         max_jobs: int | None = None,
-        keep: Keep = "failed",
+        keep: Keep = DEFAULT_KEEP,
         log: LogReaders = "details",
         on_end: str | Job[Any, Any] | None = None,
     ) -> None:

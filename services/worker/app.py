@@ -51,9 +51,7 @@ async def worker(settings: WorkerSettings, reloader: CodeReloader | None = None)
     ):
         process_state = ProcessState(*loop_settings(asyncio.get_running_loop()))
         runner = Runner(process_pool, settings.lease_s * STOP_MARGIN_FRACTION / 2, process_state)
-        dependencies = DeliveryDependencies(
-            queue, reporter, registry, runner, settings.lease_s, settings.job_ttl_s, wakeup_client, follow_ups
-        )
+        dependencies = DeliveryDependencies(settings, queue, reporter, registry, runner, wakeup_client, follow_ups)
         consumer = Consumer(dependencies, wakeup_listener, settings.worker_concurrency, settings.poll_max_s)
         yield ServiceSpec(
             tasks={

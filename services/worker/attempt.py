@@ -8,13 +8,13 @@ from msgspec.structs import replace
 
 from headway.backoff import full_jitter_s
 from headway.context import Attempt
-from headway.contracts import MAX_DELAY_S, JobError
+from headway.contracts import MAX_DELAY_S
 from headway.jobs import BACKOFF_CAP_S, BACKOFF_S
 
 from . import metrics
 from .execution.runner import Runner
 from .leased_job import LeasedJob
-from .outcomes import Finished, RetryLater
+from .outcomes import Finished, RetryLater, public_failure
 from .registry import Registry
 
 
@@ -27,8 +27,8 @@ async def run_attempt(leased: LeasedJob, registry: Registry, runner: Runner) -> 
     message = leased.job.message
     job = registry.get(message.kind)
     if job is None:
-        error = JobError("UnknownKind", f"This worker has no handler for the kind {message.kind!r}.")
-        return _scheduled(RetryLater(error), leased, BACKOFF_S, BACKOFF_CAP_S)  # another worker may have one
+        failure = public_failure("UnknownKind", f"This worker has no handler for the kind {message.kind!r}.")
+        return _scheduled(RetryLater(failure), leased, BACKOFF_S, BACKOFF_CAP_S)  # another worker may have one
     attempt = Attempt(
         job_id=message.id,
         kind=message.kind,

@@ -94,7 +94,7 @@ class Consumer:
             self._wakeups.received.clear()  # before the request: a wake-up during it leads to another poll
             self._more_may_wait, self._empty_polls = True, 0
         try:
-            received = await self._deps.queue.receive(count, self._deps.lease_s)
+            received = await self._deps.queue.receive(count, self._deps.settings.lease_s)
         except AzureError as error:
             if self._failed_polls == 0:
                 log.warning("queue_unavailable", error=type(error).__name__)

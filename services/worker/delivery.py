@@ -19,6 +19,7 @@ from ..runtime.tracebacks import error_fields
 from ..runtime.wakeup_client import WakeupClient
 from . import metrics
 from .attempt import run_attempt
+from .audiences import report_details, visible_error
 from .execution.runner import Runner
 from .follow_ups import FollowUps
 from .interruption_signal import InterruptionSignal
@@ -36,6 +37,7 @@ from .received_job import UNKNOWN_KIND, ReceivedJob
 from .registry import Registry
 from .reporting.report_stream import ReportRejected, ReportStream
 from .reporting.reporter import Reporter
+from .settings import WorkerSettings
 from .settlement import Settlement
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -45,12 +47,11 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 class DeliveryDependencies:
     """The objects and settings that all deliveries of a worker share."""
 
+    settings: WorkerSettings
     queue: JobQueue
     reporter: Reporter
     registry: Registry
     runner: Runner
-    lease_s: int
-    job_ttl_s: float
     wakeups: WakeupClient
     follow_ups: FollowUps
 
@@ -61,7 +62,7 @@ class Delivery:
     def __init__(self, received: ReceivedMessage, deps: DeliveryDependencies) -> None:
         self._received = received
         self._deps = deps
-        self._lease = Lease(deps.queue, received, deps.lease_s)
+        self._lease = Lease(deps.queue, received, deps.settings.lease_s)
         self._settlement = Settlement(deps.queue, deps.wakeups, deps.follow_ups, self._lease, received.id)
         self._signal = InterruptionSignal()
 
@@ -84,7 +85,7 @@ class Delivery:
     async def _read_and_process(self) -> None:
         """Decode the message and process its job; a message without the id of a job goes to the poison queue."""
         try:
-            job = ReceivedJob.read(self._received, self._deps.registry, self._deps.job_ttl_s)
+            job = ReceivedJob.read(self._received, self._deps.registry, self._deps.settings.job_ttl_s)
         except msgspec.DecodeError as error:
             log.warning("message_unreadable", message_id=self._received.id, detail=str(error))
             async with self._lease.renewed(lambda: None, self._on_lease_lost):
@@ -153,7 +154,7 @@ class Delivery:
         self._signal.begin_ending()
         if isinstance(outcome, RetryLater) and (outcome.abandoned or leased.job.attempt >= leased.job.max_attempts):
             reason = "abandoned" if outcome.abandoned else "attempts"
-            return await self._poison(reason, Finished("failed", error=outcome.error), leased)
+            return await self._poison(reason, Finished("failed", failure=outcome.failure), leased)
         return outcome
 
     async def _poison(self, reason: str, outcome: Outcome, leased: LeasedJob) -> Outcome:
@@ -167,7 +168,11 @@ class Delivery:
         try:
             verdict = await self._signal.race(
                 leased.stream.report(
-                    outcome.status, result=outcome.result, error=outcome.error, after_s=outcome.after_s
+                    outcome.status,
+                    result=outcome.result,
+                    error=visible_error(outcome.failure, show_errors=self._deps.settings.show_errors),
+                    after_s=outcome.after_s,
+                    details=report_details(outcome.failure, leased.kept_message(outcome.status)),
                 )
             )
         except ReportRejected:  # the reduced report was rejected, too; see ReportStream.on_rejected

@@ -6,7 +6,8 @@ import asyncio
 import threading
 from collections.abc import Callable
 
-from headway.contracts import MAX_MESSAGE_BYTES, Json, Progress
+from headway.contracts import MAX_MESSAGE_BYTES, JobStatus, Json, Progress
+from headway.message_codec import message_json
 from headway.message_rewriting import rewrite_message
 
 from .lease import Lease
@@ -59,6 +60,16 @@ class LeasedJob:
             )
         await self.lease.save_text(text)
         self.text = text
+
+    def kept_message(self, status: JobStatus) -> str | None:
+        """Return the message to keep with the report that ends an attempt, as plain JSON, or None.
+
+        The job can be run again with it. A message that cannot be decoded cannot be run at all.
+        """
+        keep = self.job.keep
+        if keep == "never" or (keep == "failed" and status == "succeeded") or self.job.problem is not None:
+            return None
+        return message_json(self.text).decode()
 
     def release_text(self) -> str | None:
         """Return the text with which a draining worker releases the message, at the cost of no attempt.

@@ -14,7 +14,6 @@ from headway import Fail, Job, Retry
 from headway.contracts import (
     MAX_DELAY_S,
     MAX_ERROR_LENGTH,
-    MAX_NAME_LENGTH,
     MAX_RESULT_BYTES,
     NULL,
     InvalidValue,
@@ -33,18 +32,37 @@ from ..runtime.tracebacks import Traceback
 MAX_LEAVES = 5  # of an exception group, in its error message
 
 
+class Failure(Struct, frozen=True):
+    """Why an attempt failed.
+
+    Attributes:
+        error: the true error.
+        traceback: that of an unexpected exception.
+        is_public: whether users may see the error: it was written for them, by the author of the job or by Headway.
+    """
+
+    error: JobError
+    traceback: Traceback | None = None
+    is_public: bool = False
+
+
+def public_failure(error_type: str, message: str, traceback: Traceback | None = None) -> Failure:
+    """Return a failure whose error users see; its message is cut to its limit."""
+    return Failure(JobError(error_type, truncate(message, MAX_ERROR_LENGTH)), traceback, is_public=True)
+
+
 class Finished(Struct, frozen=True, tag=True):
     """The final outcome of a job."""
 
     status: JobStatus
     result: Json = NULL
-    error: JobError | None = None
+    failure: Failure | None = None
     after_s: None = None
 
     @classmethod
     def failed(cls, error_type: str, message: str) -> Finished:
-        """Return the outcome `failed`; the error's type and message are shown to users and cut to their limits."""
-        return cls("failed", error=JobError(error_type[:MAX_NAME_LENGTH], truncate(message, MAX_ERROR_LENGTH)))
+        """Return the outcome `failed` with an error that users see; its message is cut to its limit."""
+        return cls("failed", failure=public_failure(error_type, message))
 
 
 class RetryLater(Struct, frozen=True, tag=True):
@@ -54,7 +72,7 @@ class RetryLater(Struct, frozen=True, tag=True):
     because the handler of this one still runs.
     """
 
-    error: JobError
+    failure: Failure
     after_s: float | None = None
     abandoned: bool = False
     status: JobStatus = "retrying"
@@ -102,33 +120,36 @@ def outcome_from_result(result: Any) -> Finished:
     except InvalidValue as error:
         return Finished.failed("InvalidResult", str(error))
     except Exception as error:  # of the author's types; RecursionError if the result contains itself
-        return Finished.failed("InvalidResult", f"The result cannot be encoded as JSON: {error_message(error)}")
+        message = truncate(f"The result cannot be encoded as JSON: {error_message(error)}", MAX_ERROR_LENGTH)
+        return Finished("failed", failure=Failure(JobError("InvalidResult", message), Traceback.of(error)))
 
 
-def outcome_from_exception(error: BaseException) -> tuple[Finished | RetryLater, Traceback | None]:
-    """Return the outcome for an exception of a handler, and the traceback to log.
+def outcome_from_exception(error: BaseException) -> Finished | RetryLater:
+    """Return the outcome for an exception of a handler.
 
     Fail, Retry and an invalid payload are not bugs and have no traceback, unless they are part of a group.
     """
     try:
         return _outcome_from_exception(error)
     except BaseException:  # the attributes of an author's exception may raise anything
-        return RetryLater(JobError(type_name(error), "The exception has no readable text.")), Traceback.of(error)
+        unreadable = JobError(type_name(error), "The exception has no readable text.")
+        return RetryLater(Failure(unreadable, Traceback.of(error)))
 
 
-def _outcome_from_exception(error: BaseException) -> tuple[Finished | RetryLater, Traceback | None]:
+def _outcome_from_exception(error: BaseException) -> Finished | RetryLater:
     cause = decisive_exception(error)
     traceback = None if cause is error else Traceback.of(error)
     match cause:
         case Fail():
-            return Finished.failed("Fail", error_message(cause)), traceback
+            return Finished("failed", failure=public_failure("Fail", error_message(cause), traceback))
         case Retry(after_s=after_s):
-            message = truncate(error_message(cause), MAX_ERROR_LENGTH)
-            return RetryLater(JobError("Retry", message), _delay_s(after_s)), traceback
-        case InvalidPayload(error=payload_error, __cause__=bug):
-            return Finished("failed", error=payload_error), None if bug is None else Traceback.of(bug)
+            return RetryLater(public_failure("Retry", error_message(cause), traceback), _delay_s(after_s))
+        case InvalidPayload(__cause__=None):
+            return Finished.failed("InvalidPayload", error_message(cause))
+        case InvalidPayload(__cause__=BaseException() as bug):
+            return Finished("failed", failure=Failure(job_error(bug), Traceback.of(bug)))
         case _:
-            return RetryLater(job_error(cause)), traceback or Traceback.of(error)
+            return RetryLater(Failure(job_error(cause), traceback or Traceback.of(error)))
 
 
 def _delay_s(after_s: Any) -> float | None:
@@ -156,25 +177,23 @@ def decisive_exception(error: BaseException) -> BaseException:
 
 
 class InvalidPayload(Exception):
-    """The payload does not fit the type that the handler expects."""
-
-    def __init__(self, error: JobError) -> None:
-        super().__init__(error.message)
-        self.error = error
+    """The payload does not fit the type that the handler expects, or the type itself raised the cause of this."""
 
 
 def decode_payload(job: Job[Any, Any], payload: Json) -> Any:
     """Decode a payload to the type of the handler's second parameter.
 
     Raises:
-        InvalidPayload: the payload does not fit; or the type itself raised, and then the exception has a cause.
+        InvalidPayload: the payload does not fit; or the type itself has a bug, which is the exception's cause then.
     """
     try:
         return decode(bytes(payload), job.payload_type())
     except msgspec.DecodeError as error:
-        raise InvalidPayload(JobError("InvalidPayload", truncate(str(error), MAX_ERROR_LENGTH))) from None
-    except Exception as error:  # a bug in the payload type
-        raise InvalidPayload(job_error(error)) from error
+        # A type rejects a payload by a ValueError. msgspec turns a TypeError in its code into a DecodeError, too.
+        bug = error.__cause__ if isinstance(error.__cause__, TypeError) else None
+        raise InvalidPayload(str(error)) from bug
+    except Exception as error:
+        raise InvalidPayload from error
 
 
 def job_error(error: BaseException) -> JobError:

@@ -8,6 +8,7 @@ import msgspec
 
 from headway.azure.job_queue import ReceivedMessage
 from headway.contracts import DEFAULT_ATTEMPTS, JobMessage, JobReport, Progress, Timestamp
+from headway.jobs import DEFAULT_KEEP, Keep
 from headway.message_codec import decode_message, extract_job_id
 
 from .registry import Registry
@@ -25,6 +26,7 @@ class ReceivedJob:
         max_attempts: the greatest number of attempts.
         submitted_at: when the job was submitted.
         expires_at: by when the job must have started.
+        keep: whether operators can run the job again after its end.
         problem: why the message cannot be decoded, None if it can.
     """
 
@@ -33,6 +35,7 @@ class ReceivedJob:
     max_attempts: int
     submitted_at: Timestamp
     expires_at: Timestamp
+    keep: Keep
     problem: str | None = None
 
     @classmethod
@@ -59,7 +62,8 @@ class ReceivedJob:
         expires_at = message.expires_at or submitted_at.after(job_ttl_s)
         job = registry.get(message.kind)
         max_attempts = message.max_attempts or (DEFAULT_ATTEMPTS if job is None else job.max_attempts)
-        return cls(received, message, max_attempts, submitted_at, expires_at, problem)
+        keep = DEFAULT_KEEP if job is None else job.keep
+        return cls(received, message, max_attempts, submitted_at, expires_at, keep, problem)
 
     @property
     def attempt(self) -> int:

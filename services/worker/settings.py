@@ -38,6 +38,9 @@ class WorkerSettings(QueueSettings, frozen=True, kw_only=True):
     replaced."""
     poll_max_s: Seconds = 10
     """The longest pause between two polls of an empty queue; at most 1 s while the notifier cannot wake the worker."""
+    show_errors: bool = False
+    """Whether users see the texts of unexpected exceptions of your jobs, which may contain anything: leave it off in
+    production. See docs/write-jobs.md#failing."""
     grace_s: Delay = 20
     """How long running jobs may go on after SIGTERM before they are released."""
 

@@ -180,7 +180,7 @@ def test_the_documented_urls_of_redis_are_valid() -> None:
 def test_every_error_of_the_worker_is_documented() -> None:
     """Each `error.type` that the worker reports is explained."""
     code = "".join(path.read_text() for path in ROOT.glob("services/worker/**/*.py"))
-    types = set(re.findall(r'(?:Finished\.failed|JobError)\(\s*"(\w+)"', code)) - {"CancelledError"}
+    types = set(re.findall(r'(?:Finished\.failed|public_failure|JobError)\(\s*"(\w+)"', code)) - {"CancelledError"}
     assert types >= {"Fail", "Retry", "Timeout", "AttemptsUsedUp", "InvalidMessage"}
     assert sorted(name for name in types if f"`{name}`" not in JOBS.text + CONCEPTS.text) == []
 

@@ -29,7 +29,6 @@ from ...runtime import unhandled
 from ...runtime.exception_tree import type_name
 from ...runtime.forked_child import NO_REPORTS_FROM_FORKS, ForkBarrier, reset_forked_children
 from ...runtime.process_state import ProcessState, Setting, change_folder, current_folder, signal_settings
-from ...runtime.tracebacks import Traceback
 from ..outcomes import Finished, RetryLater, decode_payload, outcome_from_exception, outcome_from_result
 from .ipc import (
     HEADER,
@@ -207,11 +206,10 @@ class ProcessHost:
                     self._channel.send(self._run, update)
 
 
-def run_attempt(run: int, request: RunAttempt, channel: ParentChannel) -> AttemptFinished:
+def run_attempt(run: int, request: RunAttempt, channel: ParentChannel) -> Finished | RetryLater:
     """Run an attempt and return its outcome; any exception of the handler becomes an outcome."""
     host = ProcessHost(channel, run)
     outcome: Finished | RetryLater
-    trace: Traceback | None = None
     state: ProcessState | None = None
     try:
         with ForkBarrier():
@@ -224,9 +222,9 @@ def run_attempt(run: int, request: RunAttempt, channel: ParentChannel) -> Attemp
     except BaseException as error:  # also of a signal handler that the job has set
         if state is not None:
             state.restore()
-        outcome, trace = outcome_from_exception(error)
+        outcome = outcome_from_exception(error)
     host.close()
-    return AttemptFinished(outcome, trace)
+    return outcome
 
 
 def _find_job(module: str, kind: str) -> Job[Any, Any]:
@@ -259,4 +257,4 @@ def main(descriptor: str, level: str, folder: str) -> None:
     with suppress(asyncio.CancelledError):
         while channel.stop_reason is None:
             run, request = channel.attempts.get()
-            channel.send(run, run_attempt(run, request, channel))
+            channel.send(run, AttemptFinished(run_attempt(run, request, channel)))

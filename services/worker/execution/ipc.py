@@ -17,7 +17,6 @@ from msgspec import Struct
 from headway.context import Attempt
 from headway.contracts import Json, Progress
 
-from ...runtime.tracebacks import Traceback
 from ..outcomes import Finished, RetryLater
 
 HEADER = struct.Struct("!II")  # the length of the body in bytes; the number of the run
@@ -72,10 +71,9 @@ class LogRecord(Struct, frozen=True, tag=True):
 
 
 class AttemptFinished(Struct, frozen=True, tag=True):
-    """From the process: the outcome of the attempt, and the traceback of an unexpected exception."""
+    """From the process: the outcome of the attempt."""
 
     outcome: Finished | RetryLater
-    traceback: Traceback | None = None
 
 
 ToProcess = RunAttempt | LeaseExtended | CheckpointSaved | StopAttempt

@@ -23,10 +23,10 @@ import structlog
 
 from headway import Job
 from headway.context import Attempt
-from headway.contracts import JobError, Json
+from headway.contracts import Json
 
 from ...runtime.process_state import current_folder
-from ..outcomes import LeaseLost, RetryLater
+from ..outcomes import Finished, LeaseLost, RetryLater, public_failure
 from ..python_command import python_command
 from .ipc import (
     HEADER,
@@ -82,7 +82,7 @@ class ProcessPool:
                 pool._end_in_background(process)
             await asyncio.gather(*pool._ending)
 
-    async def run(self, job: Job[Any, Any], attempt: Attempt, payload: Json, host: LeasedHost) -> AttemptFinished:
+    async def run(self, job: Job[Any, Any], attempt: Attempt, payload: Json, host: LeasedHost) -> Finished | RetryLater:
         """Run an attempt in a process and return its outcome: a retry if the process crashes.
 
         On cancellation, the process and all processes that it has started are ended.
@@ -92,20 +92,18 @@ class ProcessPool:
         """
         process = await self._acquire()
         try:
-            finished = await process.run(
-                RunAttempt(job.handler.__module__, attempt, payload, host.lease_deadline), host
-            )
+            outcome = await process.run(RunAttempt(job.handler.__module__, attempt, payload, host.lease_deadline), host)
         except BaseException as error:
             has_reason = isinstance(error, asyncio.CancelledError) and error.args
             await process.end(str(error.args[0]) if has_reason else "stop")
             raise
-        if finished is None:
+        if outcome is None:
             end = await process.end()
             if is_lease_over(host):
                 raise LeaseLost("the handler's process ended itself with the lease")
-            return AttemptFinished(RetryLater(JobError("Crashed", f"The handler's process {end}.")))
+            return RetryLater(public_failure("Crashed", f"The handler's process {end}."))
         self._release(process, job)
-        return finished
+        return outcome
 
     async def _acquire(self) -> HandlerProcess:
         while self._idle:
@@ -192,8 +190,8 @@ class HandlerProcess:
             return self.is_alive
         return False
 
-    async def run(self, request: RunAttempt, host: LeasedHost) -> AttemptFinished | None:
-        """Run an attempt; return None if the process has ended before the attempt has finished."""
+    async def run(self, request: RunAttempt, host: LeasedHost) -> Finished | RetryLater | None:
+        """Run an attempt and return its outcome, or None if the process has ended before the attempt has finished."""
         self.runs += 1
         self._send(request)
         deadline_task = asyncio.create_task(self._send_lease_deadline(host))
@@ -206,8 +204,8 @@ class HandlerProcess:
                         self._send(await _save_checkpoint(host, checkpoint))
                     case LogRecord() as record:
                         log_forwarded(record)
-                    case AttemptFinished() as finished:
-                        return finished
+                    case AttemptFinished(outcome):
+                        return outcome
                     case _:
                         return None
         finally:

@@ -13,13 +13,21 @@ import structlog
 
 from headway import Job
 from headway.context import Attempt
-from headway.contracts import JobError, Json
+from headway.contracts import Json
 
 from ...runtime.forked_child import ForkBarrier
 from ...runtime.process_state import ProcessState
-from ...runtime.tracebacks import Traceback, task_stack
+from ...runtime.tracebacks import task_stack
 from .. import metrics
-from ..outcomes import Finished, LeaseLost, RetryLater, decode_payload, outcome_from_exception, outcome_from_result
+from ..outcomes import (
+    Finished,
+    LeaseLost,
+    RetryLater,
+    decode_payload,
+    outcome_from_exception,
+    outcome_from_result,
+    public_failure,
+)
 from .leased_host import LeasedContext, LeasedHost, check_lease, is_lease_over
 from .process_pool import ProcessPool
 from .thread_runner import handler_thread_stack, run_in_thread
@@ -29,7 +37,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 ABANDON_AFTER_S = 10.0  # after its time limit or lease, a handler that has not stopped is abandoned
 NEVER = float("inf")
 
-AttemptResult = tuple[Finished | RetryLater, Traceback | None]
+AttemptTask = asyncio.Task[Finished | RetryLater]
 
 
 class Runner:
@@ -51,8 +59,8 @@ class Runner:
         self._process_pool = process_pool
         self._recancel_interval_s = recancel_interval_s
         self._process_state = process_state
-        self.attempts: dict[asyncio.Task[AttemptResult], Attempt] = {}
-        self.abandoned: set[asyncio.Task[AttemptResult]] = set()
+        self.attempts: dict[AttemptTask, Attempt] = {}
+        self.abandoned: set[AttemptTask] = set()
 
     async def run(
         self, job: Job[Any, Any], attempt: Attempt, payload: Json, host: LeasedHost, timeout_s: float | None
@@ -93,7 +101,7 @@ class Runner:
             raise LeaseLost("the handler stopped with the lease")
         return _outcome(handler, job.kind, timeout_s if timed_out else None)
 
-    async def _wait_for_stop(self, handler: asyncio.Task[AttemptResult], host: LeasedHost, give_up_at: float) -> None:
+    async def _wait_for_stop(self, handler: AttemptTask, host: LeasedHost, give_up_at: float) -> None:
         """Wait for a cancelled handler to stop, at most until the monotonic time `give_up_at`.
 
         When its lease is over, the handler is cancelled again and again, for at most ABANDON_AFTER_S.
@@ -109,24 +117,25 @@ class Runner:
                 if not lease_over:
                     lease_over, give_up_at = True, min(give_up_at, time.monotonic() + ABANDON_AFTER_S)
 
-    def _on_handler_done(self, handler: asyncio.Task[AttemptResult]) -> None:
+    def _on_handler_done(self, handler: AttemptTask) -> None:
         del self.attempts[handler]
         if not handler.cancelled():
             handler.exception()  # marks LeaseLost as retrieved: a run that was cancelled ignores it
 
-    async def _call(self, job: Job[Any, Any], attempt: Attempt, payload: Json, host: LeasedHost) -> AttemptResult:
+    async def _call(
+        self, job: Job[Any, Any], attempt: Attempt, payload: Json, host: LeasedHost
+    ) -> Finished | RetryLater:
         """Call the handler and return its outcome; raise only CancelledError and LeaseLost."""
         try:
             if job.process:
-                finished = await self._process_pool.run(job, attempt, payload, host)
-                return finished.outcome, finished.traceback
+                return await self._process_pool.run(job, attempt, payload, host)
             decoded = decode_payload(job, payload)
             if job.is_async:
                 check_lease(host)
                 with ForkBarrier():
                     result = await job.handler(LeasedContext(attempt, host, host), decoded)
-                return outcome_from_result(result), None
-            return outcome_from_result(await run_in_thread(job, attempt, decoded, host)), None
+                return outcome_from_result(result)
+            return outcome_from_result(await run_in_thread(job, attempt, decoded, host))
         except (asyncio.CancelledError, LeaseLost):
             raise
         except BaseException as error:  # also KeyboardInterrupt, sys.exit() and exceptions of libraries
@@ -135,7 +144,7 @@ class Runner:
             if self._process_state is not None:
                 self._process_state.restore()  # before another task runs
 
-    def _abandon_if_running(self, handler: asyncio.Task[AttemptResult], attempt: Attempt, started: float) -> None:
+    def _abandon_if_running(self, handler: AttemptTask, attempt: Attempt, started: float) -> None:
         if handler.done():
             return
         where = handler_thread_stack(attempt) or task_stack(handler)
@@ -144,7 +153,7 @@ class Runner:
         metrics.HANDLERS_ABANDONED.inc()
         self.abandoned.add(handler)
 
-        def on_end(handler: asyncio.Task[AttemptResult]) -> None:
+        def on_end(handler: AttemptTask) -> None:
             self.abandoned.discard(handler)
             metrics.HANDLERS_ABANDONED.dec()
             log.info("abandoned_handler_ended", kind=attempt.kind, seconds=round(time.monotonic() - started, 1))
@@ -152,21 +161,19 @@ class Runner:
         handler.add_done_callback(on_end)
 
 
-def _outcome(
-    handler: asyncio.Task[AttemptResult], kind: str, exceeded_timeout_s: float | None
-) -> Finished | RetryLater:
+def _outcome(handler: AttemptTask, kind: str, exceeded_timeout_s: float | None) -> Finished | RetryLater:
     """Return the outcome of an attempt, logging the traceback of a bug.
 
     A handler that exceeded its time limit has the error `Timeout`, unless it has returned a result nevertheless.
     """
     if not handler.done():
         message = f"The attempt took longer than {exceeded_timeout_s:g} s and could not be stopped."
-        return RetryLater(JobError("Timeout", message), abandoned=True)
-    outcome, traceback = (None, None) if handler.cancelled() else handler.result()
+        return RetryLater(public_failure("Timeout", message), abandoned=True)
+    outcome = None if handler.cancelled() else handler.result()
     if exceeded_timeout_s is not None and (outcome is None or outcome.status != "succeeded"):
-        return RetryLater(JobError("Timeout", f"The attempt took longer than {exceeded_timeout_s:g} s."))
+        return RetryLater(public_failure("Timeout", f"The attempt took longer than {exceeded_timeout_s:g} s."))
     if outcome is None:
-        return RetryLater(JobError("CancelledError", "The handler cancelled itself."))
-    if traceback is not None and outcome.error is not None:
-        log.warning("handler_failed", kind=kind, error=outcome.error.type, **traceback.log_fields())
+        return RetryLater(public_failure("CancelledError", "The handler cancelled itself."))
+    if (failure := outcome.failure) is not None and failure.traceback is not None:
+        log.warning("handler_failed", kind=kind, error=failure.error.type, **failure.traceback.log_fields())
     return outcome

@@ -19,6 +19,7 @@ from headway.contracts import (
     JobStatus,
     Json,
     Progress,
+    ReportDetails,
     Timestamp,
     Verdict,
 )
@@ -103,20 +104,22 @@ class ReportStream:
         error: JobError | None = None,
         lease_until: float | None = None,
         after_s: float | None = None,
+        details: ReportDetails | None = None,
     ) -> Verdict:
         """Report a change of status immediately and return its verdict; wait while the notifier is unavailable.
 
         Args:
             status: the new status.
             result: the result of a job that has succeeded.
-            error: the error of a failed attempt.
+            error: the error of a failed attempt, as users see it.
             lease_until: the monotonic time when the lease ends.
             after_s: the seconds from the report until the next attempt.
+            details: what only operators see.
 
         Raises:
             ReportRejected: the notifier rejected the report as invalid.
         """
-        self._latest = replace(self._latest, status=status, result=result, error=error)
+        self._latest = replace(self._latest, status=status, result=result, error=error, details=details)
         self._lease_until, self._due_after_s = lease_until, after_s
         verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self._pending.append(verdict)
@@ -201,7 +204,7 @@ class ReportStream:
         """
         if self._latest.status in ENDED and (self._latest.error is None or self._latest.error.type != "ReportRefused"):
             error = JobError("ReportRefused", "The outcome of the job could not be reported.")
-            self._latest = replace(self._latest, status="failed", progress=None, result=NULL, error=error)
+            self._latest = replace(self._latest, status="failed", progress=None, result=NULL, error=error, details=None)
             self.requeue()
             return
         waiting, self._in_flight = self._in_flight, []

@@ -189,7 +189,15 @@ class FakeFollowUps:
 class FakeWorker:
     """A worker with one message; `calls` are the queue operations and the reports, in their order."""
 
-    def __init__(self, handler: Job[Any, Any], text: str | None = None, *, lease_s: float = LEASE_S, **fields: Any):
+    def __init__(
+        self,
+        handler: Job[Any, Any],
+        text: str | None = None,
+        *,
+        lease_s: float = LEASE_S,
+        show_errors: bool = False,
+        **fields: Any,
+    ) -> None:
         self.job_id: UUID = uuid4()
         message = JobMessage(id=self.job_id, kind=handler.kind, **fields)
         self.queue = FakeQueue(encode_message(message) if text is None else text, lease_s)
@@ -198,12 +206,11 @@ class FakeWorker:
         self.wakeups = FakeWakeups()
         self.follow_ups = FakeFollowUps(self.calls)
         self.deps: Any = SimpleNamespace(
+            settings=SimpleNamespace(lease_s=lease_s, job_ttl_s=3600.0, show_errors=show_errors),
             queue=self.queue,
             reporter=self.reporter,
             registry={handler.kind: handler},
             runner=Runner(SimpleNamespace()),  # type: ignore[arg-type]
-            lease_s=lease_s,
-            job_ttl_s=3600.0,
             wakeups=self.wakeups,
             follow_ups=self.follow_ups,
         )

@@ -52,7 +52,8 @@ class RunningConsumer:
         reporter = SimpleNamespace(reachable=asyncio.Event())
         reporter.reachable.set()
         self.runner = SimpleNamespace(abandoned=set())
-        deps: Any = SimpleNamespace(queue=self.queue, reporter=reporter, runner=self.runner, lease_s=60)
+        settings = SimpleNamespace(lease_s=60)
+        deps: Any = SimpleNamespace(settings=settings, queue=self.queue, reporter=reporter, runner=self.runner)
         self.consumer = Consumer(deps, wakeups, concurrency, POLL_MAX_S)
 
     async def wait_for_polls(self, count: int) -> None:

@@ -8,15 +8,17 @@ import time
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import pytest
 from azure.core.exceptions import ServiceRequestError
 from msgspec import Struct
 from structlog.testing import capture_logs
 
 from headway import Job, JobContext, Retry, job
-from headway.contracts import MAX_MESSAGE_BYTES, MAX_RELEASES, Progress, Timestamp
+from headway.contracts import MAX_MESSAGE_BYTES, MAX_RELEASES, JobError, Json, Progress, Timestamp
 from headway.message_codec import decode_message, message_json
 from services.worker import settlement
+from services.worker.audiences import INTERNAL_ERROR
 from services.worker.delivery import Delivery
 from services.worker.execution import runner
 from services.worker.lease import Lease
@@ -130,6 +132,61 @@ async def test_last_failed_attempt_is_poisoned_before_its_report(handlers: Handl
     await worker.deliver()
     assert worker.calls == ["running", "poison", "failed", "delete"]
     assert worker.queue.poisoned == [text]
+
+
+@pytest.mark.parametrize("show_errors", [False, True])
+async def test_exception_is_shown_to_operators(handlers: Handlers, show_errors: bool) -> None:
+    """Users see a general error in its place, unless SHOW_ERRORS is set."""
+    worker = FakeWorker(handlers.raising(ValueError("bad")), show_errors=show_errors)
+    await worker.deliver()
+    report = worker.reporter.reports[-1]
+    assert report.error == (JobError("ValueError", "bad") if show_errors else INTERNAL_ERROR)
+    assert report.details is not None
+    assert report.details.error == JobError("ValueError", "bad")
+    assert (report.details.traceback or "").splitlines()[-1] == "ValueError: bad"
+
+
+KEPT = {  # by `keep`: the reports whose details have the message
+    "failed": {"retrying", "failed", "cancelled"},
+    "always": {"retrying", "failed", "cancelled", "succeeded"},
+    "never": set(),
+}
+
+
+@pytest.mark.parametrize("keep", KEPT)
+async def test_message_is_kept(handlers: Handlers, keep: Any) -> None:
+    """The report that ends an attempt has the message with its checkpoint, as `keep` decides."""
+
+    @job("saves", keep=keep)
+    async def saves(ctx: JobContext, _payload: Any) -> None:
+        await ctx.checkpoint(7)
+        raise ValueError("bad")
+
+    payload = Json(b'{"a": 1}')
+    cancelled = FakeWorker(handlers.waiting(keep=keep), payload=payload)
+    cancelled.reporter.verdicts = [CANCEL_REQUESTED]
+    workers = [
+        FakeWorker(saves, payload=payload),
+        FakeWorker(saves, payload=payload, max_attempts=1),
+        FakeWorker(job("ok", keep=keep)(succeeds.handler), payload=payload),
+        cancelled,
+    ]
+    kept: dict[str, Any] = {}
+    for worker in workers:
+        await worker.deliver()
+        report = worker.reporter.reports[-1]
+        if report.details is not None and report.details.message is not None:
+            kept[report.status] = msgspec.json.decode(report.details.message)
+    assert kept.keys() == KEPT[keep]
+    assert {message["payload"]["a"] for message in kept.values()} <= {1}
+    assert {kept[status]["checkpoint"] for status in kept.keys() & {"retrying", "failed"}} <= {7}
+
+
+async def test_success_has_no_details() -> None:
+    """A job that succeeds costs nothing more."""
+    worker = FakeWorker(succeeds)
+    await worker.deliver()
+    assert [report.details for report in worker.reporter.reports] == [None, None]
 
 
 async def test_job_of_an_abandoned_handler_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,19 +314,19 @@ async def test_stop_does_not_cut_an_ending_short(is_available: bool, handlers: H
 
 async def test_stop_does_not_cut_the_poisoning_of_a_failed_job_short(handlers: Handlers) -> None:
     """While the poison queue is unavailable, a stop must not drop the error of the last attempt."""
-    worker = FakeWorker(handlers.raising(ValueError("bad"), max_attempts=1))
+    worker = FakeWorker(handlers.raising(Retry("bad"), max_attempts=1))
     worker.queue.errors["poison"] = [UNAVAILABLE] * 3
     delivery = worker.receive()
     worker.queue.on_poison = delivery.stop
     await finish(asyncio.create_task(delivery.handle()))
     assert worker.calls == ["running", "poison", "failed", "delete"]
     assert worker.reporter.reports[-1].error is not None
-    assert worker.reporter.reports[-1].error.type == "ValueError"
+    assert worker.reporter.reports[-1].error.type == "Retry"
 
 
 async def test_message_is_kept_until_it_is_on_the_poison_queue(handlers: Handlers) -> None:
     """If the poison queue is unavailable, the worker tries again, and reports the failure only afterwards."""
-    worker = FakeWorker(handlers.raising(ValueError("bad"), max_attempts=1))
+    worker = FakeWorker(handlers.raising(Retry("bad"), max_attempts=1))
     worker.queue.errors["poison"] = [UNAVAILABLE, UNAVAILABLE]
     await worker.deliver()
     assert worker.calls == ["running", "poison", "failed", "delete"]

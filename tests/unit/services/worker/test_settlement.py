@@ -8,15 +8,15 @@ from uuid import uuid4
 import pytest
 from azure.core.exceptions import ServiceRequestError
 
-from headway.contracts import JobError, JobMessage
+from headway.contracts import JobMessage
 from services.worker import metrics, settlement
 from services.worker.lease import Lease
-from services.worker.outcomes import Finished, Interruption, Outcome, RetryLater
+from services.worker.outcomes import Finished, Interruption, Outcome, RetryLater, public_failure
 from services.worker.settlement import Settlement
 from tests.unit.services.worker.fake_worker import LEASE_S, FakeFollowUps, FakeQueue, FakeWakeups
 
 TEXT = "the message"
-LATER = RetryLater(JobError("Retry", "later"), 5)
+LATER = RetryLater(public_failure("Retry", "later"), 5)
 
 
 class FakeLeasedJob:

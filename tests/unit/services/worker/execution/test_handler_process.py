@@ -75,7 +75,8 @@ async def test_crash_is_noticed_although_the_connection_stays_open(tmp_path: Pat
     async with ProcessPool.open() as pool:
         outcome = await asyncio.wait_for(run(pool, "crashes-but-stays-connected", str(tmp_path / "pid")), 20)
     os.kill(int((tmp_path / "pid").read_text()), 9)
-    assert outcome.error == JobError("Crashed", "The handler's process exited with code 3.")
+    assert outcome.failure
+    assert outcome.failure.error == JobError("Crashed", "The handler's process exited with code 3.")
 
 
 async def test_process_that_sends_anything_between_two_jobs_is_replaced() -> None:
@@ -124,7 +125,8 @@ async def test_no_log_record_fails_a_job(shared_pool: ProcessPool, caplog: pytes
 async def test_message_that_cannot_be_encoded_is_the_error_of_the_attempt(shared_pool: ProcessPool) -> None:
     """The process does not crash over a lone surrogate in the message of an exception."""
     outcome = await run(shared_pool, "raises-surrogate")
-    assert outcome.error == JobError("ValueError", "caf?")
+    assert outcome.failure
+    assert outcome.failure.error == JobError("ValueError", "caf?")
 
 
 async def test_log_record_of_an_application_factory_arrives(
@@ -190,7 +192,7 @@ async def test_frames_of_other_runs_are_dropped() -> None:
         theirs.sendall(b"".join(encode_frame(number, frame) for frame in frames))
     finished = await process.run(RunAttempt("module", attempt, Json(b"{}"), 1e12), host)
     assert finished is not None
-    assert (bytes(finished.outcome.result), [progress.current for progress in host.progress]) == (b"7", [7])
+    assert (bytes(finished.result), [progress.current for progress in host.progress]) == (b"7", [7])
     theirs.close()
     await process.end()
 
@@ -210,6 +212,10 @@ def test_handler_does_not_start_when_its_lease_is_over(monkeypatch: pytest.Monke
     parent_end, child_end = socket.socketpair()
     with parent_end, child_end:
         channel = ParentChannel(child_end)
-        assert run_attempt(1, request, channel).outcome.error == JobError("ValueError", "called")
+        failure = run_attempt(1, request, channel).failure
+        assert failure
+        assert failure.error == JobError("ValueError", "called")
         channel._lease_deadline = 0.0
-        assert run_attempt(1, request, channel).outcome.error == JobError("Killed", "Killed")
+        failure = run_attempt(1, request, channel).failure
+        assert failure
+        assert failure.error == JobError("Killed", "Killed")

@@ -134,7 +134,7 @@ async def test_crash_fails_only_its_attempt(pool: ProcessPool, kind: str, payloa
     """The attempt gets the error `Crashed`, and the next job runs in a new process."""
     before = result(await run(pool, "pid", 1))
     outcome = await run(pool, kind, payload)
-    assert (outcome.status, outcome.error) == ("retrying", JobError("Crashed", message))
+    assert (outcome.status, outcome.failure and outcome.failure.error) == ("retrying", JobError("Crashed", message))
     assert result(await run(pool, "pid", 1)) != before
 
 
@@ -166,7 +166,8 @@ def take_exit_codes(folder: str) -> None:
 
     for ignore in (False, True):
         outcome = uvloop.new_event_loop().run_until_complete(crash(Path(folder, str(ignore)), ignore=ignore))
-        print(f"{outcome.error.type}: {outcome.error.message}" if outcome.error else outcome, flush=True)  # noqa: T201
+        error = outcome.failure and outcome.failure.error
+        print(f"{error.type}: {error.message}" if error else outcome, flush=True)  # noqa: T201
     os._exit(0)
 
 
@@ -184,14 +185,14 @@ async def test_exception_is_the_error_of_the_attempt(pool: ProcessPool, payload:
     """The process is reused after an exception."""
     before = result(await run(pool, "pid", 1))
     outcome = await run(pool, "fails", payload)
-    assert (outcome.status, outcome.error and outcome.error.type) == (status, error)
+    assert (outcome.status, outcome.failure and outcome.failure.error.type) == (status, error)
     assert result(await run(pool, "pid", 1)) == before
 
 
 async def test_invalid_payload_fails_the_job(pool: ProcessPool) -> None:
     """The job fails with `InvalidPayload` and is not retried."""
     outcome = await run(pool, "pid", "many")
-    assert (outcome.status, outcome.error and outcome.error.type) == ("failed", "InvalidPayload")
+    assert (outcome.status, outcome.failure and outcome.failure.error.type) == ("failed", "InvalidPayload")
 
 
 @pytest.mark.parametrize("reason", ["cancel", "timeout"])
@@ -207,7 +208,7 @@ async def test_interrupted_process_ends_with_its_children(pool: ProcessPool, tmp
             await running
     else:
         outcome = await running
-        assert (outcome.status, outcome.error and outcome.error.type) == ("retrying", "Timeout")
+        assert (outcome.status, outcome.failure and outcome.failure.error.type) == ("retrying", "Timeout")
     await wait_until(lambda: not any(map(is_running, started)))
     assert file.read_text().split()[2] == reason
 

@@ -92,8 +92,8 @@ async def run_returning(result: Any) -> Finished | RetryLater:
 def error_of(outcome: Finished | RetryLater, status: str = "failed") -> tuple[str, str]:
     """Return the type and the message of an outcome's error, after checking its status."""
     assert (outcome.status, bytes(outcome.result)) == (status, b"null")
-    assert outcome.error is not None
-    return outcome.error.type, outcome.error.message
+    assert outcome.failure is not None
+    return outcome.failure.error.type, outcome.failure.error.message
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def error_of(outcome: Finished | RetryLater, status: str = "failed") -> tuple[st
 async def test_result_is_encoded_by_msgspec(result: Any, text: str) -> None:
     """A handler can return anything that msgspec encodes."""
     outcome = await run_returning(result)
-    assert (outcome.status, bytes(outcome.result).decode(), outcome.error) == ("succeeded", text, None)
+    assert (outcome.status, bytes(outcome.result).decode(), outcome.failure) == ("succeeded", text, None)
 
 
 @pytest.mark.parametrize("result", [object(), {1, object()}, {("a", "b"): 1}, "\ud800"])
@@ -318,7 +318,7 @@ async def test_recursive_result_fails_the_job() -> None:
 
 async def test_error_message_can_always_be_encoded() -> None:
     """A lone surrogate in the message, as in the name of a file that is not UTF-8, is replaced."""
-    assert encode((await run_raising(FileNotFoundError("caf\udce9.jpg"))).error)
+    assert encode((await run_raising(FileNotFoundError("caf\udce9.jpg"))).failure)
 
 
 async def test_exception_whose_str_raises_fails_the_attempt() -> None:
@@ -447,9 +447,10 @@ async def test_group_counts_as_its_decisive_exception(error: BaseException, expe
 
     with capture_logs() as lines:
         outcome = await run_handler(handler)
-    assert outcome.error is not None
+    assert outcome.failure is not None
+    shown = outcome.failure.error
     after_s = outcome.after_s if isinstance(outcome, RetryLater) else None
-    assert (outcome.status, outcome.error.type, outcome.error.message, after_s) == expected
+    assert (outcome.status, shown.type, shown.message, after_s) == expected
     (line,) = (line for line in lines if line["event"] == "handler_failed")
     assert f"containing {expected[1]}" in line["where"]
 
@@ -627,7 +628,7 @@ async def test_handler_that_ignores_its_time_limit_is_abandoned(runner: Runner, 
         outcome = await runner.run(stubborn.job, attempt, Json(b"{}"), FakeHost(), timeout_s=0.05)
         assert isinstance(outcome, RetryLater)
         assert outcome.abandoned
-        assert outcome.error.type == "Timeout"
+        assert outcome.failure.error.type == "Timeout"
         (line,) = (line for line in lines if line["event"] == "handler_abandoned")
         assert line["kind"] == "stubborn"
         assert line["seconds"] >= 0.1
