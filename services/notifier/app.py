@@ -27,6 +27,7 @@ from .redis_client.pubsub import PubSub
 from .redis_client.url import redis_from_url
 from .settings import NotifierSettings
 from .transports.auth import TokenAuth
+from .transports.details import DetailsHandler
 from .transports.lists import ListHandler
 from .transports.long_poll import LongPollHandler
 from .transports.registry import ConnectionRegistry
@@ -98,6 +99,7 @@ def _public_routes(
         EventStreamHandler(registry, store, auth),
         LongPollHandler(registry, store, auth, polled.request),
         list_handler,
+        DetailsHandler(store, auth),
     )
     return [*(route for handler in handlers for route in handler.routes()), openapi_route(OPENAPI)]
 

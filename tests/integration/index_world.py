@@ -73,8 +73,10 @@ class IndexWorld:
         status = self.random.choice(STATUSES)
         finished_at = Timestamp(self.now - self.random.randrange(3 * HOUR_MS)) if status in ENDED else None
         error = ErrorType(self.random.choice(("ValueError", "Timeout"))) if status in ("failed", "retrying") else None
+        hidden = self.random.choice((None, "Timeout")) if error else None
         attempt = record.attempt + self.random.randrange(2)
-        return replace(record, status=status, finished_at=finished_at, error=error, attempt=attempt)
+        fields = {"finished_at": finished_at, "error": error, "error_type": hidden, "attempt": attempt}
+        return replace(record, status=status, **fields)
 
     async def write(self, jobs: dict[str, IndexedRecord]) -> None:
         """Write records as the record script does."""
@@ -220,7 +222,7 @@ class IndexWorld:
             assert len(page.jobs) <= query.limit
             for listed in page.jobs:
                 ids.append(listed.id)
-                assert listed.error_type == self.records[listed.id].error_type
+                assert listed.error_type == self.records[listed.id].true_error_type
                 assert listed.id.encode() in listed.record.snapshot
             if page.next is None:
                 return ids
@@ -246,5 +248,7 @@ def _fields(job_id: str, record: IndexedRecord) -> dict[str, bytes]:
         finished_at=record.finished_at,
         expires_at=record.submitted_at.after(JOB_TTL_S),
     )
-    fields = {name: encode(value) for name, value in asdict(snapshot).items()}
+    fields = {name: encode(value) for name, value in asdict(snapshot).items()} | {
+        "error_type": encode(record.error_type)
+    }
     return fields | ({} if record.labels is None else {"labels": encode(record.labels)})

@@ -111,6 +111,15 @@ def test_event_streams(output_of: dict[str, str]) -> None:
     assert list(last.values()) == ["succeeded", "succeeded"]
 
 
+def test_details(output_of: dict[str, str]) -> None:
+    """The response has the fields of the document's example; the job of the example did not keep its message."""
+    details = json.loads(output_of["Details of a job"])
+    (documented,) = [json.loads(text) for heading, text in PAGE.examples("json") if heading == "Details of a job"]
+    assert details.keys() == documented.keys()
+    assert details["attempts"][-1].keys() == documented["attempts"][-1].keys()
+    assert (details["kept"], details["error"]) == (False, None)
+
+
 def test_cancel(output_of: dict[str, str]) -> None:
     """The response shows the request, and the stream ends with `cancelled`; a watch token cannot cancel."""
     response, _, stream = output_of["Cancel"].partition("\n")

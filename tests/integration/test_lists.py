@@ -16,6 +16,7 @@ from tests.integration.conftest import Notifier, new_id, report
 from tests.waiting import wait_until
 
 FAILED: dict[str, Any] = {"status": "failed", "error": {"type": "Oops", "message": "Not found\nat line 7"}}
+HIDDEN: dict[str, Any] = {"status": "failed", "error": {"type": "InternalError", "message": "It failed unexpectedly."}}
 
 
 class Owners:
@@ -97,6 +98,55 @@ async def test_an_owner_lists_only_their_own_jobs(owners: Owners) -> None:
     element = (await owners.get("/live/jobs", details))["jobs"][0]
     assert (element["job"]["id"], element["error_type"]) == (failed[1], "Oops")
     assert element["labels"] == {"owner": owners.name("anna"), "tags": [tag]}
+
+
+async def test_only_details_have_the_true_error(owners: Owners) -> None:
+    """Lists, failures and details show it to operators; the snapshot of every transport hides it."""
+    trace, secret = "line 7 in send", "the zip of Ann"
+    error, message = {"type": "KeyError", "message": f"{secret}\nsecond line"}, "eyJpZCI6IjEiLCJwYXlsb2FkIjo3fQ=="
+    job = await owners.put("anna")
+    await owners.put(
+        "anna", sequence=2, job_id=job, **HIDDEN, details={"error": error, "traceback": trace, "message": message}
+    )
+    operator, user = owners.token("anna", "list watch details"), owners.token("anna")
+    listed = await owners.get("/live/jobs?status=failed&error_type=KeyError", operator)
+    assert [(one["job"]["id"], one["error_type"]) for one in listed["jobs"]] == [(job, "KeyError")]
+    (group,) = (await owners.get("/live/failures", operator))["groups"]
+    assert (group["error_type"], group["message"], group["jobs"]) == ("KeyError", secret, [job])
+    details = await owners.get(f"/live/jobs/{job}/details", operator)
+    assert details["error"] == {**error, "traceback": trace}
+    assert (details["kept"], details["payload"], len(details["attempts"])) == (True, None, 1)
+    assert (await owners.get(f"/live/jobs/{job}/details", user))["code"] == "forbidden"
+    seen = [await owners.get(path, user) for path in ("/live/jobs", f"/live/jobs/{job}")]
+    async with owners.notifier.socket() as socket:
+        await socket.send_json({"watch": user, "job_id": job})
+        seen.append(await socket.receive_json())
+    assert seen[1]["error"] == HIDDEN["error"]
+    assert not any(text in str(seen) for text in (secret, trace, "KeyError", message))
+
+
+async def test_other_services_read_cancel_and_erase_jobs(owners: Owners) -> None:
+    """With the report key, on the internal listener; a watcher sees the new version."""
+    progress = {"current": 1, "message": "for Ann"}
+    job, notifier = await owners.put("anna", progress=progress), owners.notifier
+    headers = {"Authorization": f"Bearer {notifier.report_key}"}
+
+    async def send(method: str, path: str) -> tuple[int, Any]:
+        async with notifier.session.request(method, f"{notifier.internal}{path}", headers=headers) as response:
+            return response.status, await response.json(content_type=None)
+
+    assert (await send("DELETE", f"/jobs/{job}"))[1]["code"] == "not_ended"
+    status, snapshot = await send("POST", f"/jobs/{job}/cancel")
+    assert (status, snapshot["cancel_requested"]) == (202, True)
+    await owners.put("anna", job, 2, status="cancelled", progress=progress, details={"message": "kept"})
+    kept = (await send("GET", f"/jobs/{job}"))[1]
+    assert (kept["status"], kept["message"], kept["labels"]["owner"]) == ("cancelled", "kept", owners.name("anna"))
+    _, listed = await send("GET", f"/jobs?status=cancelled&scope_owner={owners.name('anna')}")
+    assert [one["job"]["id"] for one in listed["jobs"]] == [job]
+    assert await send("DELETE", f"/jobs/{job}") == (204, None)
+    erased = (await send("GET", f"/jobs/{job}"))[1]
+    assert (erased["message"], erased["snapshot"]["progress"]["message"]) == (None, None)
+    assert erased["snapshot"]["version"] > kept["snapshot"]["version"]
 
 
 async def test_the_position_of_a_queued_job(owners: Owners) -> None:

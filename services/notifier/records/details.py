@@ -53,8 +53,7 @@ def details_from_reply(reply: Sequence[bytes | None] | RedisError) -> JobDetails
         RedisError: the read failed.
     """
     if isinstance(reply, RedisError):
-        if not str(reply).startswith("WRONGTYPE"):
-            raise reply
+        _check_type_error(reply)
         return JobDetails()
     attempt, error, traceback, steps, message, earlier_errors = reply
     return JobDetails(
@@ -65,6 +64,24 @@ def details_from_reply(reply: Sequence[bytes | None] | RedisError) -> JobDetails
         message=_text(message),
         earlier_errors=_decoded(earlier_errors, tuple[AttemptError, ...]) or (),
     )
+
+
+def error_from_reply(reply: bytes | RedisError | None) -> JobError | None:
+    """Return the error for the reply of `HGET`, None if there is none.
+
+    Raises:
+        RedisError: the read failed.
+    """
+    if isinstance(reply, RedisError):
+        _check_type_error(reply)
+        return None
+    return _decoded(reply, JobError)
+
+
+def _check_type_error(error: RedisError) -> None:
+    """Raise an error of Redis, unless the key has another type."""
+    if not str(error).startswith("WRONGTYPE"):
+        raise error
 
 
 def _text(value: bytes | None) -> str | None:

@@ -14,7 +14,7 @@ from uuid import UUID
 import structlog
 from redis.exceptions import RedisError
 
-from headway.contracts import JobReport, ProgressUrlReport, SubmittedJob, Verdict, uuid_str
+from headway.contracts import JobError, JobReport, ProgressUrlReport, SubmittedJob, Verdict, uuid_str
 from headway.tokens import Grant
 
 from .. import metrics
@@ -23,7 +23,7 @@ from ..redis_client.lua_script import LuaScript, ScriptCall
 from ..redis_client.topology import RedisClient, SlotNotCovered
 from . import scripts
 from .clock import RedisClock
-from .details import DETAILS_FIELDS, JobDetails, details_from_reply
+from .details import DETAILS_FIELDS, JobDetails, details_from_reply, error_from_reply
 from .keys import details_key, job_key
 from .record_read import READ_FIELDS, RecordRead, record_from_reply
 from .script_calls import cancel_call, erase_call, progress_call, report_call, submission_call
@@ -183,6 +183,14 @@ class JobStore:
         """
         return await self._run("read", list(job_ids), self._read_details)
 
+    async def read_true_errors(self, job_ids: Iterable[str]) -> list[JobError | None]:
+        """Return the errors in the details of jobs, with None for a job that has none.
+
+        Raises:
+            RedisError, OSError: Redis is unavailable.
+        """
+        return await self._run("read", list(job_ids), self._read_true_errors)
+
     async def read_available(self, job_ids: Iterable[str]) -> dict[str, ReadResult]:
         """Return the jobs' records as `read` does, or the error of each job whose Redis node is unavailable.
 
@@ -220,6 +228,10 @@ class JobStore:
             self._redis.execute([(key, ("HMGET", key, *DETAILS_FIELDS)) for key in keys]),
         )
         return list(zip(records, map(details_from_reply, replies), strict=True))
+
+    async def _read_true_errors(self, job_ids: Sequence[str]) -> list[JobError | None]:
+        keys = map(details_key, job_ids)
+        return list(map(error_from_reply, await self._redis.execute([(key, ("HGET", key, "error")) for key in keys])))
 
     async def _run(self, op: str, calls: Sequence[C], execute: Callable[[Sequence[C]], Awaitable[list[R]]]) -> list[R]:
         """Execute calls, unless there are none, and measure it."""

@@ -7,19 +7,13 @@ from uuid import UUID
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
-from headway.contracts import Timestamp, decode
+from headway.contracts import JobError, Timestamp, decode
 
 from ..records.index.reader import ListedJob
 
 MAX_SHOWN_JOBS = 5
-
-
-class _Error(Struct, frozen=True):
-    """The error of a snapshot."""
-
-    type: str = ""
-    message: str = ""
 
 
 class Failure(Struct, frozen=True):
@@ -28,20 +22,29 @@ class Failure(Struct, frozen=True):
     id: UUID
     kind: str
     finished_at: Timestamp | None = None
-    error: _Error | None = None
+    error: JobError | None = None
 
     @classmethod
     def from_job(cls, job: ListedJob) -> Failure | None:
-        """Return the failure of a job, or None if its record is not valid."""
+        """Return the failure of a job, with the error that users see, or None if its record is not valid."""
         try:
             return decode(job.record.snapshot, cls)
         except msgspec.DecodeError:
             return None
 
+    def with_true_error(self, error_type: str, error: JobError | None) -> Failure:
+        """Return the failure with the error that operators see.
+
+        Args:
+            error_type: its type, which the record has.
+            error: the error in the details, None if they were lost.
+        """
+        return replace(self, error=error if error and error.type == error_type else JobError(error_type, ""))
+
     @property
     def cause(self) -> tuple[str, str, str]:
         """The kind, the type of the error, and the first line of its message."""
-        error = self.error or _Error()
+        error = self.error or JobError("", "")
         return self.kind, error.type, error.message.partition("\n")[0].rstrip()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from aiohttp import web
 from msgspec import DecodeError, Struct, structs
 
@@ -98,13 +100,24 @@ class ListHandler:
         complete, cursor = True, None
         for _ in range(MAX_FAILURE_PAGES):
             page = await self._page(structs.replace(query, cursor=cursor))
-            failures += [failure for job in page.jobs if (failure := Failure.from_job(job)) is not None]
+            failures += await self._failures(page.jobs)
             complete, cursor = complete and page.complete, page.next
             if cursor is None or len(failures) >= MAX_FAILURES:
                 break
         groups = group_failures(failures[:MAX_FAILURES])
         body = {"now": self._store.clock.now(), "groups": groups, "complete": complete and cursor is None}
         return web.Response(body=encode(body), content_type=JSON, headers=HEADERS)
+
+    async def _failures(self, jobs: Iterable[ListedJob]) -> list[Failure]:
+        """Return the failures of jobs with their true errors."""
+        found = [(job, failure) for job in jobs if (failure := Failure.from_job(job)) is not None]
+        hidden = [job.id for job, _ in found if job.record.error_type is not None]
+        with unavailable_without_store():
+            errors = dict(zip(hidden, await self._store.read_true_errors(hidden), strict=True))
+        return [
+            failure.with_true_error(job.record.error_type, errors[job.id]) if job.record.error_type else failure
+            for job, failure in found
+        ]
 
     async def position(self, request: web.Request) -> web.Response:
         """Answer with about how many waiting jobs were submitted before a job; with null if it does not wait."""

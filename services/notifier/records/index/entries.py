@@ -27,7 +27,7 @@ class ErrorType(Struct, frozen=True):
 
 
 class IndexedRecord(Struct, frozen=True):
-    """The fields of a record by which jobs are listed."""
+    """The fields of a record by which jobs are listed; `error_type` is hidden from users, whose `error` has another."""
 
     status: JobStatus
     kind: str
@@ -36,11 +36,12 @@ class IndexedRecord(Struct, frozen=True):
     finished_at: Timestamp | None = None
     error: ErrorType | None = None
     labels: Labels | None = None
+    error_type: str | None = None
 
     @property
-    def error_type(self) -> str | None:
-        """The type of the job's error, if it has one."""
-        return None if self.error is None else self.error.type
+    def true_error_type(self) -> str | None:
+        """The type of the job's error as operators see it, if it has one."""
+        return None if self.error is None else self.error_type or self.error.type
 
 
 INDEXED_FIELDS = IndexedRecord.__struct_fields__
@@ -67,7 +68,7 @@ def parse_record(values: Sequence[bytes | None]) -> IndexedRecord | None:
 def record_of(read: RecordRead) -> IndexedRecord | None:
     """Return the record that was read with its snapshot, or None if it is not valid."""
     try:
-        return replace(decode(read.snapshot, IndexedRecord), labels=read.labels)
+        return replace(decode(read.snapshot, IndexedRecord), labels=read.labels, error_type=read.error_type)
     except msgspec.DecodeError:
         return None
 

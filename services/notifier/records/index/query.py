@@ -46,7 +46,7 @@ class JobQuery(Struct, frozen=True, kw_only=True):
             otherwise that of its submission.
         until: the end of the times; a job at exactly this time is not selected.
         attempts_min: the number of attempts that a job must have reached.
-        error_type: the type of the error that a job must have.
+        error_type: the type of the true error that a job must have.
         limit: how many jobs a page has at most.
         cursor: the `next` of the page before.
     """
@@ -83,7 +83,7 @@ class JobQuery(Struct, frozen=True, kw_only=True):
             and self.filter.matches(record.kind, labels)
             and self.all_tags <= set(labels.tags)
             and record.attempt >= self.attempts_min
-            and self.error_type in (None, record.error_type)
+            and self.error_type in (None, record.true_error_type)
             and time is not None
             and (self.since is None or self.since <= time)
             and (self.until is None or time < self.until)

@@ -35,7 +35,7 @@ class ListedJob(NamedTuple):
     Attributes:
         id: the job's id.
         record: its record, which has the snapshot and the labels.
-        error_type: the type of its error, if it has one.
+        error_type: the type of its true error, if it has one.
     """
 
     id: str
@@ -113,7 +113,7 @@ class IndexReader:
                 continue
             record = record_of(read_record)
             if record is not None and query.matches(record):  # it may have changed meanwhile
-                jobs.append(ListedJob(job_id, read_record, record.error_type))
+                jobs.append(ListedJob(job_id, read_record, record.true_error_type))
         return Page(jobs, None if end is None else query.cursor_after(end), complete and not page_read.is_cut)
 
     async def about(self) -> JobCounts:

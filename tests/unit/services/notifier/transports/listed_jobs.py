@@ -56,12 +56,20 @@ class Jobs:
         """Return the time of the records' clock."""
         return NOW
 
-    def put(self, number: int, owner: str | None = "anna", *, tags: tuple[str, ...] = (), **fields: Any) -> UUID:
+    def put(
+        self,
+        number: int,
+        owner: str | None = "anna",
+        *,
+        tags: tuple[str, ...] = (),
+        error_type: str | None = None,
+        **fields: Any,
+    ) -> UUID:
         """Set the record of a job, and return the job's id."""
         labels = encode(Labels(owner=owner, tags=tags))
-        self.records[str(job_id(number))] = RecordRead(
-            encode_snapshot(snapshot(number, **fields)), b'"k"', labels, None
-        )
+        hidden = None if error_type is None else encode(error_type)
+        text = encode_snapshot(snapshot(number, **fields))
+        self.records[str(job_id(number))] = RecordRead(text, b'"k"', labels, _error_type=hidden)
         return job_id(number)
 
     def _raise_failure(self) -> None:
@@ -81,6 +89,11 @@ class Jobs:
         """Return records and details."""
         self._raise_failure()
         return [(self.records.get(one), self.details.get(one, JobDetails())) for one in job_ids]
+
+    async def read_true_errors(self, job_ids: Iterable[str]) -> list[JobError | None]:
+        """Return the errors of details."""
+        self._raise_failure()
+        return [self.details.get(one, JobDetails()).error for one in job_ids]
 
     async def cancel(self, grant: Grant, _record: RecordRead | None = None) -> bytes | None:
         """Record the job."""
@@ -105,7 +118,7 @@ class Jobs:
         query.start()  # raises if the cursor is not valid
         self.queries.append(query)
         matching = [
-            ListedJob(one, record, "Oops" if b'"type":"Oops"' in record.snapshot else None)
+            ListedJob(one, record, record.error_type or ("Oops" if b'"type":"Oops"' in record.snapshot else None))
             for one, record in sorted(self.records.items(), reverse=True)
             if record.matches(query.filter) and set(query.tags) <= set(record.labels.tags)
         ]

@@ -12,6 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from headway.contracts import JobError
 from headway.labels import JobFilter
+from services.notifier.records.details import JobDetails
 from services.notifier.records.index.query import JobQuery
 from services.notifier.records.index.reader import Page
 from services.notifier.records.record_read import RecordRead
@@ -153,6 +154,22 @@ async def test_failures_are_grouped(lists: Lists) -> None:
     }
     (query,) = lists.jobs.queries
     assert (query.filter, query.statuses, query.limit) == (JobFilter(owner="anna"), frozenset({"failed"}), 200)
+
+
+async def test_failures_are_grouped_by_their_true_errors(lists: Lists) -> None:
+    """Users see the same error for all of them. If the details were lost, only the type is left."""
+    hidden = JobError("InternalError", "The job failed unexpectedly.")
+    errors = [JobError("KeyError", "'zip'\nat line 1"), None, JobError("OSError", "of an attempt before")]
+    for number, error in enumerate(errors, 1):
+        job = lists.jobs.put(number, status="failed", error=hidden, error_type="KeyError")
+        lists.jobs.details[str(job)] = JobDetails(error=error)
+    lists.jobs.put(4, status="failed", error=hidden)
+    groups = (await lists.get("/live/failures", "list details"))["groups"]
+    assert [(group["error_type"], group["message"], group["count"]) for group in groups] == [
+        ("KeyError", "", 2),
+        ("InternalError", hidden.message, 1),
+        ("KeyError", "'zip'", 1),
+    ]
 
 
 async def test_groups_of_too_many_failures_are_incomplete(lists: Lists, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from services.notifier.records.index.entries import (
     entries_of,
     parse_record,
 )
+from services.notifier.records.index.query import JobQuery
 
 HOUR = 500_000
 SUBMITTED_AT = Timestamp(HOUR * keys.HOUR_MS)
@@ -63,15 +64,25 @@ def test_a_record_is_parsed() -> None:
     }
     assert parse_record(list(values.values())) == record
     without = [values[name] for name in INDEXED_FIELDS[:4]]
-    assert parse_record([*without, b"null", b"null", b""]) == replace(RECORD, labels=None)
-    assert parse_record([*without, None, None, None]) == replace(RECORD, labels=None)
+    assert parse_record([*without, b"null", b"null", b"", b"null"]) == replace(RECORD, labels=None)
+    assert parse_record([*without, None, None, None, None]) == replace(RECORD, labels=None)
+
+
+def test_true_type_of_an_error_may_be_hidden() -> None:
+    """An older replica that replaces the error leaves the hidden type behind; without an error it means nothing."""
+    record = replace(RECORD, error=ErrorType("InternalError"), error_type="KeyError")
+    assert record.true_error_type == "KeyError"
+    assert replace(record, error_type=None).true_error_type == "InternalError"
+    assert replace(record, error=None).true_error_type is None
+    query = JobQuery(error_type="KeyError", statuses=frozenset({RECORD.status}))
+    assert [query.matches(one) for one in (record, replace(record, error_type=None))] == [True, False]
 
 
 def test_a_record_that_is_not_valid_is_none() -> None:
     """Another program may have changed it."""
     values = [encode(getattr(RECORD, name)) for name in INDEXED_FIELDS]
     assert parse_record([None] * len(values)) is None
-    for index, value in enumerate([b'"paused"', b"\xff", b'"yesterday"', b"x", b"{", b"[", b'{"tags":["{"]}']):
+    for index, value in enumerate([b'"paused"', b"\xff", b'"yesterday"', b"x", b"{", b"[", b'{"tags":["{"]}', b"[]"]):
         assert parse_record([*values[:index], value, *values[index + 1 :]]) is None
     assert parse_record([None, *values[1:]]) is None
 
