@@ -25,11 +25,20 @@ def constraints(lock: str) -> str:
     return "\n".join(PINNED.findall((ROOT / lock).read_text()))
 
 
-def install(wheel: Path, folder: Path, *extras: str) -> None:
-    """Create a virtual environment and install a wheel with extras into it, in the versions of the lock."""
+def install(wheel: Path, folder: Path) -> None:
+    """Create a virtual environment and install a wheel into it, beside the packages of this environment.
+
+    `tests/unit/test_package.py` checks that the wheel requires the packages that it imports, and the test of
+    `docs/get-started.md` lets pip install them.
+    """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-    file = folder / "constraints.txt"
-    file.write_text(constraints("requirements-local.lock"))
-    pip = (sys.executable, "-m", "pip", "--quiet", "--python", str(folder / "bin/python"))
-    requirement = f"headway[{','.join(extras)}] @ {wheel.as_uri()}"
-    subprocess.run([*pip, "install", "--constraint", str(file), requirement], check=True)
+    python = folder / "bin/python"
+    locate = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    (own, shared) = (
+        subprocess.run([each, "-c", locate], check=True, capture_output=True, text=True).stdout.strip()
+        for each in (python, sys.executable)
+    )
+    # Python reads no .pth file in a folder that one names, so the repository's editable install stays out.
+    (Path(own) / "shared.pth").write_text(f"{shared}\n")
+    pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--python", str(python))
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", wheel], check=True)

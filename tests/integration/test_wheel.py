@@ -120,7 +120,7 @@ def application(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Applic
     (folder / "services/prices.py").write_text(PRICES)
     (folder / "myapp/jobs.py").write_text(JOBS)
     environment = tmp_path_factory.mktemp("environment")
-    install(wheel, environment, "submitter", "worker", "notifier", "cli")
+    install(wheel, environment)
     return Application(folder, environment)
 
 
