@@ -9,6 +9,8 @@ from playwright.async_api import Page, WebSocket
 
 from tests.waiting import wait_until
 
+POLL_S = 0.05  # each look at the page is a round trip through three processes
+
 # Watch a job and record each call of the callbacks.
 WATCH = """async ({ name, token, throws = false }) => {
   const { watchJob } = await import("/assets/headway.js");
@@ -67,7 +69,7 @@ class BrowserClient:
             values = await self.received(name, event)
             return values if len(values) >= count else []
 
-        values: list[Any] = await wait_until(enough)
+        values: list[Any] = await wait_until(enough, poll_s=POLL_S)
         return values
 
     async def wait_for_status(self, name: str, status: str) -> dict[str, Any]:
@@ -77,7 +79,7 @@ class BrowserClient:
             snapshots = await self.received(name, "job")
             return snapshots[-1] if snapshots and snapshots[-1]["status"] == status else None
 
-        snapshot: dict[str, Any] = await wait_until(newest)
+        snapshot: dict[str, Any] = await wait_until(newest, poll_s=POLL_S)
         return snapshot
 
     async def versions(self, name: str) -> list[int]:
