@@ -18,6 +18,7 @@ import pytest
 
 from dev.environment import ROOT
 from headway.client.links import Link
+from tests.integration.test_submitter import running_submitter
 from tests.stack import JOBS, Stack, running
 from tests.waiting import PATIENCE_S, wait_until
 
@@ -310,14 +311,16 @@ async def test_closed_pipe_ends_the_command_silently(stack: Stack) -> None:
     await headway(stack, "cancel", f"{stack.url}/jobs/{job['id']}", HEADWAY_TOKEN=await issue_token(stack, job["id"]))
 
 
-async def test_api_key_is_read_from_a_file_or_the_environment(tmp_path: Path) -> None:
+async def test_api_key_is_read_from_a_file_or_the_environment(stack: Stack, tmp_path: Path) -> None:
     """Against a submitter that requires API keys, a submission without one exits with 1."""
     keys = tmp_path / "api-keys"
     keys.write_text("the-key\n")
-    async with running(tmp_path / "state", SUBMITTER_API_KEYS=str(keys), GRACE_S="0", DRAIN_S="0") as stack:
-        assert (await headway(stack, "submit", "countdown")).code == 1
-        assert (await headway(stack, "submit", "countdown", "--api-key-file", str(keys))).code == 0
-        assert (await headway(stack, "submit", "countdown", HEADWAY_API_KEY="the-key")).code == 0
+    locked = {"SUBMITTER_API_KEYS": str(keys), "SUBMITTER_OPEN": "", "DASHBOARD_OPEN": ""}
+    async with running_submitter(stack, **locked) as submitter:
+        command, address = ("submit", "echo"), {"HEADWAY_URL": submitter.url}
+        assert (await headway(stack, *command, **address)).code == 1
+        assert (await headway(stack, *command, "--api-key-file", str(keys), **address)).code == 0
+        assert (await headway(stack, *command, HEADWAY_API_KEY="the-key", **address)).code == 0
 
 
 async def test_demo_shows_every_outcome(tmp_path: Path) -> None:
