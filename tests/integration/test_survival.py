@@ -17,8 +17,8 @@ from tests.waiting import PATIENCE_S
 
 @pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    """Run the system with a lease of three seconds."""
-    async with running(tmp_path_factory.mktemp("survival"), LEASE_S="3", DRAIN_S="0.2") as stack:
+    """Run the system with a lease of three seconds and a worker that releases its jobs at once."""
+    async with running(tmp_path_factory.mktemp("survival"), LEASE_S="3", GRACE_S="0", DRAIN_S="0.2") as stack:
         yield stack
 
 
@@ -51,7 +51,7 @@ async def test_killed_process_loses_nothing(stack: Stack, victim: str) -> None:
 
 async def test_stopped_worker_releases_its_job(stack: Stack) -> None:
     """A worker that receives SIGTERM releases its job, which continues in the same attempt."""
-    receipt = await stack.submit("countdown", {"steps": 60, "delay_s": 0.1})
+    receipt = await stack.submit("countdown", {"steps": 30, "delay_s": 0.1})
     stopped = False
     snapshots: list[dict[str, Any]] = []
     async for snapshot in stack.watch(receipt["token"]):
