@@ -18,6 +18,8 @@ MAX_SUCCEEDED_LOG_BYTES = 8 * 1024  # of the log of a job that has succeeded or 
 MAX_APPEND_BYTES = 32 * 1024  # of one append
 MAX_APPENDS_PER_REQUEST = 500
 MAX_APPENDS_BYTES = 1024 * 1024  # of one request
+MAX_SCHEMA_BYTES = 16 * 1024  # of the payload of one kind
+MAX_WORKER_BYTES = 512 * 1024  # of all schemas of a worker
 
 BulkAction = Literal["redrive", "cancel", "rerun"]
 LogRejection = Literal["unknown", "superseded", "full"]

@@ -15,6 +15,12 @@ def check_complete(model: Any) -> None:
     model.model_rebuild()
 
 
+def schema(model: Any) -> dict[str, Any]:
+    """Return the JSON Schema of a model's input."""
+    result: dict[str, Any] = model.model_json_schema(by_alias=True, mode="validation")
+    return result
+
+
 def dump(value: Any) -> Any:
     """Return a model as values that msgspec encodes; `validate` reads their JSON."""
     return value.model_dump(mode="json", by_alias=True)

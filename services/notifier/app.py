@@ -16,6 +16,9 @@ from ..runtime.openapi import openapi_route
 from ..runtime.service import ServiceSpec
 from ..runtime.settings import ReloadingFile, read_keys
 from .control import ControlHandler, ReportRequests
+from .fleet.handlers import FleetHandler, WorkerHandler
+from .fleet.kinds import KindReader
+from .fleet.workers import WorkerStore
 from .ingest.handlers import ReportHandler
 from .ingest.submissions import SubmissionHandler
 from .job_api import JobApiHandler
@@ -58,28 +61,28 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
         synchronizer = SnapshotSynchronizer(Hub(), store, pubsub, settings.silence_s, report_requests.request)
         is_unready = partial(pubsub.is_lost_for, settings.unready_s)
         registry = ConnectionRegistry(synchronizer, settings, auth, store.clock, is_unready)
-        jobs = index.reader(store)
+        workers = WorkerStore(redis, store.clock)
+        jobs = index.reader(store, workers.queue_depth)
+        kinds = KindReader(redis, store.clock, jobs, workers)
         list_handler = ListHandler(jobs, store, auth)
         lists = ListConnections(registry, LiveLists(jobs, pubsub, settings.max_connections), auth)
         wakeup_queue = WakeupQueue()
         wakeups = WakeupHandler(pubsub, wakeup_queue)
         logs = LogStore(redis, lambda: index.memory.is_full)
         control = ControlHandler(pubsub, report_keys, settings.ping_s)
+        tasks = {"clock": store.clock.run, "pubsub": pubsub.run, "reports": report_requests.run, "polled": polled.run}
         yield ServiceSpec(
-            public=_public_routes(registry, store, auth, settings, list_handler, lists, polled),
+            public=[
+                *_public_routes(registry, store, auth, settings, list_handler, lists, polled),
+                *FleetHandler(workers, kinds, store.clock, auth).routes(),
+            ],
             public_port=settings.port,
             cors=CorsPolicy(settings.allowed_origins),
-            internal=_internal_routes(store, synchronizer, list_handler, logs, wakeups, control, report_keys, settings),
-            tasks={
-                "clock": store.clock.run,
-                "pubsub": pubsub.run,
-                "report_requests": report_requests.run,
-                "polled": polled.run,
-                **synchronizer.tasks(),
-                **registry.tasks(),
-                **index.tasks(),
-                **lists.tasks(),
-            },
+            internal=[
+                *_internal_routes(store, synchronizer, list_handler, logs, wakeups, control, report_keys, settings),
+                *WorkerHandler(workers, report_keys).routes(),
+            ],
+            tasks={**tasks, **synchronizer.tasks(), **registry.tasks(), **index.tasks(), **lists.tasks()},
             unready_reasons=lambda: [] if pubsub.ready else ["redis"],
             drain=partial(_drain, wakeup_queue, control, registry),
         )

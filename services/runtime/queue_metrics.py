@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 
 import structlog
 from prometheus_client import Gauge
@@ -26,8 +27,13 @@ QUEUE_AGE = Gauge(
 POISON_MESSAGES = Gauge("jobs_poison_messages", "About how many messages are on the poison queue?", ["queue"])
 
 
-async def monitor_queue_depth(queue: JobQueue) -> None:
-    """Update the metrics every 15 s, until cancelled; on an error they keep their last values."""
+async def monitor_queue_depth(queue: JobQueue, on_measured: Callable[[int | None], None] = lambda _count: None) -> None:
+    """Update the metrics every 15 s, until cancelled; on an error they keep their last values.
+
+    Args:
+        queue: the queue.
+        on_measured: called with about how many messages the queue has, None if that is unknown.
+    """
     available = True
     while True:
         try:
@@ -36,8 +42,10 @@ async def monitor_queue_depth(queue: JobQueue) -> None:
             if available:  # the queue is unavailable, or the client's role does not include reading it
                 log.warning("queue_depth_unavailable", error=type(error).__name__)
             available = False
+            on_measured(None)
         else:
             available = True
+            on_measured(depth.messages)
             QUEUE_MESSAGES.labels(queue.name).set(depth.messages)
             QUEUE_AGE.labels(queue.name).set(depth.oldest_age_s)
             POISON_MESSAGES.labels(queue.name).set(depth.poison_messages)

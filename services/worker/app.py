@@ -22,6 +22,7 @@ from .execution.runner import Runner
 from .follow_ups import FollowUps
 from .lease import STOP_MARGIN_FRACTION
 from .loop_watchdog import LoopWatchdog
+from .presence import PresencePoster, worker_info
 from .received_job import UNKNOWN_KIND
 from .registry import load_jobs
 from .reload import CodeReloader
@@ -32,10 +33,7 @@ from .wakeups import WakeupListener
 
 @asynccontextmanager
 async def worker(settings: WorkerSettings, reloader: CodeReloader | None = None) -> AsyncIterator[ServiceSpec]:
-    """Open the worker's resources and yield the specification of its service.
-
-    With a `reloader`, the worker restarts when its code changes.
-    """
+    """Open the worker's resources and yield its specification; with a `reloader`, it restarts when its code changes."""
     registry = load_jobs(settings.worker_jobs)
     metrics.create_series((*registry, UNKNOWN_KIND))
     report_keys, notifier_url = ReloadingFile(settings.report_key_file, read_keys), settings.notifier_internal_url
@@ -47,6 +45,7 @@ async def worker(settings: WorkerSettings, reloader: CodeReloader | None = None)
         WakeupClient.connect(notifier_url, settings.queue_name) as wakeup_client,
         WakeupListener.connect(notifier_url, settings.queue_name, wakeup_client) as wakeup_listener,
         FollowUps.connect(notifier_url, settings.submitter_internal_url, report_keys, registry) as follow_ups,
+        PresencePoster.connect(notifier_url, report_keys, worker_info(worker_id, settings, registry)) as presence,
         ProcessPool.open(settings.process_memory_mb << 20) as process_pool,
     ):
         process_state = ProcessState(*loop_settings(asyncio.get_running_loop()))
@@ -61,7 +60,8 @@ async def worker(settings: WorkerSettings, reloader: CodeReloader | None = None)
                 "wakeup_listener": wakeup_listener.run,
                 "consumer": consumer.run,
                 "loop_watchdog": LoopWatchdog(runner.attempts, registry).run,
-                "queue_depth": partial(monitor_queue_depth, queue),
+                "presence": partial(presence.run, lambda: len(runner.attempts)),
+                "queue_depth": partial(monitor_queue_depth, queue, presence.on_queue_measured),
                 **({} if reloader is None else {"reload": partial(reloader.watch, settings.worker_jobs)}),
             },
             unready_reasons=lambda: [] if consumer.has_polled else ["notifier and queue"],

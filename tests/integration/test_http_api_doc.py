@@ -130,6 +130,19 @@ def test_cancel(output_of: dict[str, str]) -> None:
     assert json.loads(problem)["code"] == "forbidden"
 
 
+def test_workers_and_kinds(output_of: dict[str, str]) -> None:
+    """The examples of the document have the fields of the answers."""
+    workers, kinds = output_of["Workers and kinds"].replace("}{", "}\n{").splitlines()
+    documented = [
+        text.replace("…}", "}").replace(", …", "")
+        for heading, text in PAGE.examples("json")
+        if heading == "Workers and kinds"
+    ]
+    for name, answer, example in zip(("workers", "kinds"), (workers, kinds), map(json.loads, documented), strict=True):
+        (shown, *_), (expected,) = json.loads(answer)[name], example[name]
+        assert shown.keys() == expected.keys()
+
+
 def test_page_of_another_origin_is_rejected(output_of: dict[str, str]) -> None:
     """The response is 403 and has no CORS headers, so that the page cannot read it."""
     response = output_of["Pages of other origins"]

@@ -20,6 +20,10 @@ from .writer import IndexWriter
 STOP_TIMEOUT_S = 1.0
 
 
+async def _unknown_depth() -> None:
+    return None
+
+
 class JobIndex:
     """The index of all jobs; a context manager, which writes what is pending when it exits.
 
@@ -36,9 +40,9 @@ class JobIndex:
         self.writer = IndexWriter(redis, self.state, self.memory, job_ttl_s)
         self.sweeper = IndexSweeper(redis, self.state, self.writer, self.memory)
 
-    def reader(self, store: JobStore) -> IndexReader:
-        """Return a reader of the jobs of a store."""
-        return IndexReader(self._redis, store, self.state, self.writer, self.memory)
+    def reader(self, store: JobStore, queue_depth: Callable[[], Awaitable[int | None]] = _unknown_depth) -> IndexReader:
+        """Return a reader of the jobs of a store; `queue_depth` returns about how many messages the queue has."""
+        return IndexReader(self._redis, store, self.state, self.writer, self.memory, queue_depth)
 
     def tasks(self) -> dict[str, Callable[[], Awaitable[object]]]:
         """Return the background tasks by name."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -82,16 +82,24 @@ class IndexReader:
         state: the state of the index.
         writer: its pending jobs are written before a page is read.
         memory: while Redis is full, the index is not complete.
+        queue_depth: returns about how many messages the queue has, None if that is unknown.
     """
 
     def __init__(
-        self, redis: RedisClient, store: JobStore, state: IndexState, writer: IndexWriter, memory: MemoryMonitor
+        self,
+        redis: RedisClient,
+        store: JobStore,
+        state: IndexState,
+        writer: IndexWriter,
+        memory: MemoryMonitor,
+        queue_depth: Callable[[], Awaitable[int | None]],
     ) -> None:
         self._redis = redis
         self._store = store
         self._state = state
         self._writer = writer
         self._memory = memory
+        self._queue_depth = queue_depth
         self._counts: asyncio.Task[JobCounts] | None = None  # shared by concurrent requests
         self._counted_at = 0.0
 
@@ -104,7 +112,7 @@ class IndexReader:
         """
         page_read = PageRead(self._redis, self._writer, query)
         await self._writer.flush()
-        complete = await self._is_complete()
+        complete = await self.is_complete()
         found, end = await page_read.run()
         ids = [keys.job_id_of(candidate.position.member) for candidate in found]
         jobs = []
@@ -135,7 +143,7 @@ class IndexReader:
             sum(await self._count(names, float(lowest)))
             for names, lowest in ((keys.WAITING, -math.inf), (keys.RUNNING, -math.inf), (failed, since))
         ]
-        return JobCounts(waiting, running, failed_24h)
+        return JobCounts(waiting, running, failed_24h, await self._queue_depth())
 
     async def position(self, submitted_at: Timestamp) -> JobPosition:
         """Return how many waiting jobs were submitted earlier than a job.
@@ -145,7 +153,7 @@ class IndexReader:
         """
         await self._writer.flush()
         before = sum(await self._count(keys.WAITING, -math.inf, f"({int(submitted_at)}"))
-        return JobPosition(before, await self._is_complete())
+        return JobPosition(before, await self.is_complete())
 
     async def _count(self, names: Sequence[str], lowest: float, highest: float | str = math.inf) -> list[int]:
         """Return how many members with a score in a range each set has."""
@@ -153,5 +161,10 @@ class IndexReader:
         replies = await self._redis.execute([(key, ("ZCOUNT", key, lowest, highest)) for key in set_keys])
         return [typed_reply(reply) or 0 for reply in replies]
 
-    async def _is_complete(self) -> bool:
+    async def is_complete(self) -> bool:
+        """Return whether the index has all jobs.
+
+        Raises:
+            RedisError, OSError: Redis is unavailable.
+        """
         return (await self._state.read()).complete and not self._memory.is_full

@@ -1,0 +1,1 @@
+"""Unit tests of the lists of workers and kinds."""
