@@ -24,7 +24,7 @@ from .reporting.report_stream import ReportRejected
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-FOLLOW_UP_BACKOFF_S, MAX_FOLLOW_UP_BACKOFF_S = 2.0, 60.0  # until a message whose follow-up job failed is delivered
+FOLLOW_UP_BACKOFF_S, MAX_FOLLOW_UP_BACKOFF_S = 1.0, 60.0  # until a message whose follow-up job failed is delivered
 POISON_BACKOFF_S, MAX_POISON_BACKOFF_S = 0.5, 10.0
 
 
