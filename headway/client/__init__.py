@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headway.client.async_client import Client, JobCancelled, JobFailed
+    from headway.client.job_details import JobDetails
+    from headway.client.job_operations import BulkPreview, RedrivenJob
     from headway.client.job_queries import IssuedToken, JobListPage, JobQuery, ListedJob
     from headway.client.receipts import JobRef, Receipt, TypedReceipt
     from headway.client.retries import RequestFailed, Unreachable
@@ -21,16 +23,19 @@ if TYPE_CHECKING:
     from headway.tokens import InvalidToken
 
 __all__ = [
+    "BulkPreview",
     "Client",
     "InvalidToken",
     "IssuedToken",
     "JobCancelled",
+    "JobDetails",
     "JobFailed",
     "JobListPage",
     "JobQuery",
     "JobRef",
     "ListedJob",
     "Receipt",
+    "RedrivenJob",
     "RequestFailed",
     "SubmitOptions",
     "SyncClient",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
 from typing import Any, Self, TypeVar, Unpack, overload
 
-from headway.client.job_lists import JobLists
+from headway.client import job_logs
+from headway.client.job_details import JobDetails
+from headway.client.job_operations import BulkPreview, JobOperations, RedrivenJob
 from headway.client.job_queries import IssuedToken, JobListPage, JobQuery, ListedJob
-from headway.client.links import LOCAL_URL
+from headway.client.links import LOCAL_URL, Link
 from headway.client.notifier_connection import NotifierConnection
 from headway.client.outcomes import JobCancelled, JobFailed
 from headway.client.receipts import JobRef, Receipt, TypedReceipt
@@ -20,16 +24,19 @@ from headway.timestamp import RemoteClock
 from headway.tokens import WATCH, InvalidToken, unverified_requires_record
 
 __all__ = [
+    "BulkPreview",
     "Client",
     "InvalidToken",
     "IssuedToken",
     "JobCancelled",
+    "JobDetails",
     "JobFailed",
     "JobListPage",
     "JobQuery",
     "JobRef",
     "ListedJob",
     "Receipt",
+    "RedrivenJob",
     "RequestFailed",
     "SubmitOptions",
     "TypedReceipt",
@@ -41,7 +48,7 @@ R = TypeVar("R")
 RETRY_FOR_S = 30.0
 
 
-class Client(JobLists):
+class Client(JobOperations):
     """A client of one submitter; it watches jobs at any notifier, over one WebSocket per notifier.
 
     Use it as an asynchronous context manager. You may create it anywhere, for example at import; it opens with the
@@ -226,3 +233,41 @@ class Client(JobLists):
         link = self._find_link(job, token)
         url, body = f"{self._url}/jobs/{link.id}/token", encode({"scope": WATCH})
         return decode_response(await self._request("POST", url, link.token, JSON_BODY, body), Receipt)
+
+    async def log(
+        self, job: JobRef, offset: int = 0, *, follow: bool = True, token: str | None = None
+    ) -> AsyncIterator[str]:
+        """Yield a job's log: what is stored, and then each piece as the job writes it, until the job has ended.
+
+        The client reconnects after lost connections and restarts, and yields each byte once. The notifier keeps the
+        newest 64 KiB, and 8 KiB of a job that has succeeded; what it no longer has is skipped.
+
+        Args:
+            job: a receipt, a link or an id.
+            offset: the byte offset to begin at, for example to go on where an earlier call has stopped.
+            follow: whether to wait for further pieces until the job has ended.
+            token: a token with the scope `details`, or any token of a job whose kind has `log="watchers"`. Without one,
+                the client gets a token with its API key; if it may not have one, it uses that of the receipt or link.
+
+        Raises:
+            RequestFailed: the token does not open the log, or a service was still failing after `retry_for_s`.
+            InvalidToken, RuntimeError, Unreachable, ValueError: as for `watch`.
+        """
+        link = await self._details_link(job, token)
+        retry_for_s = math.inf if follow else self._retry_for_s
+        log = job_logs.LogReader(self._session.respond, link, offset, retry_for_s=retry_for_s)
+        pieces = job_logs.follow(log, self._wait_for_end(job, link)) if follow else job_logs.read_stored(log)
+        async with aclosing(pieces):
+            async for text in pieces:
+                yield text
+
+    async def _wait_for_end(self, job: JobRef, link: Link) -> None:
+        """Watch a job until it ends; first with its own token, which opens the job before it has a record."""
+        with suppress(InvalidToken):
+            if (own := self._own_link(job)) is not None:
+                return await self._watch_to_end(own)
+        return await self._watch_to_end(link)
+
+    async def _watch_to_end(self, link: Link) -> None:
+        async for _ in self.watch(link):
+            pass

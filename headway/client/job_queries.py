@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import UTC, datetime
-from typing import TypeAlias, TypedDict
+from typing import Any, TypeAlias, TypedDict
 from urllib.parse import quote, urlencode
 
 from msgspec import Raw, Struct
@@ -114,16 +114,26 @@ def query_string(query: JobQuery, limit: int | None, cursor: str | None) -> str:
     Raises:
         ValueError: a time has no time zone.
     """
-    fields = {
+    fields = query_fields(query) | {"limit": limit, "cursor": cursor}
+    if statuses := fields.get("status"):
+        fields["status"] = ",".join(statuses)
+    return urlencode({name: value for name, value in fields.items() if value is not None}, doseq=True, quote_via=quote)
+
+
+def query_fields(query: JobQuery) -> dict[str, Any]:
+    """Return the fields of a query that select jobs, as JSON.
+
+    Raises:
+        ValueError: a time has no time zone.
+    """
+    fields: dict[str, Any] = {
         **query,
-        "status": ",".join(one_or_more(query.get("status"))) or None,
+        "status": one_or_more(query.get("status")) or None,
         "tag": one_or_more(query.get("tag")) or None,
         "since": _time_text(query.get("since")),
         "until": _time_text(query.get("until")),
-        "limit": limit,
-        "cursor": cursor,
     }
-    return urlencode({name: value for name, value in fields.items() if value is not None}, doseq=True, quote_via=quote)
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def narrowest_token(query: JobQuery) -> tuple[JobFilter, str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 
-from headway.client.retries import request_with_retry
+from headway.client.retries import Response, respond_with_retry
 
 NOT_OPEN = "The client is not open; use it inside `async with client:`"
 ALREADY_OPEN = "The client is already open; create another client for a second `async with` block"
@@ -52,15 +52,15 @@ class LoopSession:
             raise RuntimeError(OTHER_LOOP)
         return self._session
 
-    async def request(self, method: str, url: str, **options: Any) -> bytes:
-        """Send a request with retries, as `request_with_retry` does.
+    async def respond(self, method: str, url: str, **options: Any) -> Response:
+        """Send a request with retries, as `respond_with_retry` does.
 
         Raises:
             RuntimeError: as for `get`, or the client was closed meanwhile.
         """
         session = self.get()
         try:
-            return await request_with_retry(session, method, url, **options)
+            return await respond_with_retry(session, method, url, **options)
         except RuntimeError:
             if session.closed:
                 raise RuntimeError(CLOSED) from None

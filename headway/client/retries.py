@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from email.utils import parsedate_to_datetime
 from functools import partial
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -24,6 +25,7 @@ from headway.tokens import InvalidToken
 log = logging.getLogger("headway.client")
 
 RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})  # overload or a restart, answered by a service or a proxy
+RANGE_NOT_SATISFIABLE = 416  # of a log that has no more text
 BACKOFF_BASE_S, BACKOFF_CAP_S = 0.25, 10.0
 REQUEST_TIMEOUT_S = 15.0
 WARN_AFTER_FAILURES = 3  # consecutive failures until a warning is logged
@@ -54,6 +56,14 @@ class Unreachable(ConnectionError):
     """A service did not respond within the client's `retry_for_s`."""
 
 
+class Response(Struct, frozen=True):
+    """A response to a request that was not refused. The names of the headers are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
 class _ErrorBody(Struct):
     code: str
     detail: str
@@ -69,7 +79,12 @@ class _TemporaryFailure(Exception):
         self.min_delay_s = min_delay_s
 
 
-async def request_with_retry(
+async def request_with_retry(session: aiohttp.ClientSession, method: str, url: str, **options: Any) -> bytes:
+    """Send a request as `respond_with_retry` does, and return the response body (empty for a 304)."""
+    return (await respond_with_retry(session, method, url, **options)).body
+
+
+async def respond_with_retry(
     session: aiohttp.ClientSession,
     method: str,
     url: str,
@@ -80,8 +95,8 @@ async def request_with_retry(
     body: bytes | None = None,
     timeout_s: float = REQUEST_TIMEOUT_S,
     clock: RemoteClock | None = None,
-) -> bytes:
-    """Send a request, retry temporary failures for `retry_for_s`, and return the response body (empty for a 304).
+) -> Response:
+    """Send a request, retry temporary failures for `retry_for_s`, and return the response.
 
     A clock is set to the time at which the server sent the response.
 
@@ -112,7 +127,7 @@ async def request_with_retry(
 
 async def _request_once(
     request: Callable[[], AbstractAsyncContextManager[aiohttp.ClientResponse]], url: str, clock: RemoteClock | None
-) -> bytes:
+) -> Response:
     try:
         async with request() as response:
             body = await response.read()
@@ -121,12 +136,12 @@ async def _request_once(
         if isinstance(error, INVALID_URL):
             raise unreachable from error
         raise _TemporaryFailure(unreachable) from error
-    if response.status < 300 or response.status == 304:
+    if response.status < 300 or response.status in (304, RANGE_NOT_SATISFIABLE):
         if clock is not None:
             with suppress(ValueError):  # a proxy has removed or changed the header
                 date = parsedate_to_datetime(response.headers.get("Date", ""))
                 clock.receive(Timestamp.at(date.timestamp()), time.monotonic())
-        return body
+        return Response(response.status, {name.lower(): value for name, value in response.headers.items()}, body)
     rejection = error_from_response(response.status, body)
     if response.status not in RETRYABLE_STATUSES:
         raise rejection

@@ -39,9 +39,10 @@ class ServiceClient:
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
     ) -> bytes:
-        return await self._session.request(
+        response = await self._session.respond(
             method, url, retry_for_s=self._retry_for_s, token=token, headers=headers, body=body
         )
+        return response.body
 
     def _remember(self, receipt: Receipt, result_type: Any) -> Receipt:
         if result_type is not Any:

@@ -8,14 +8,19 @@ from functools import partial
 from typing import Any, Self, TypeVar, Unpack, overload
 from uuid import UUID
 
+from msgspec import UNSET
+
 from headway.client.async_client import RETRY_FOR_S, Client
 from headway.client.client_thread import ClientThread
+from headway.client.job_details import JobDetails
 from headway.client.job_lists import JOB_SCOPE, LIST_SCOPE, TOKEN_TTL_S
+from headway.client.job_operations import BulkPreview, RedrivenJob
 from headway.client.job_queries import IssuedToken, JobListPage, JobQuery, ListedJob
 from headway.client.links import LOCAL_URL
 from headway.client.receipts import JobRef, Receipt, TypedReceipt
 from headway.client.submission import SubmitOptions
 from headway.contracts import JobSnapshot
+from headway.details import BulkAction
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -136,6 +141,56 @@ class SyncClient:
     ) -> JobListPage:
         """Return one page of the jobs that match a query, as `Client.jobs_page` does."""
         return self._thread().call(lambda client: client.jobs_page(token, limit=limit, cursor=cursor, **query))
+
+    def log(self, job: JobRef, offset: int = 0, *, follow: bool = True, token: str | None = None) -> Iterator[str]:
+        """Yield a job's log, as `Client.log` does; each step of the iterator blocks."""
+        return self._iterate(lambda client: client.log(job, offset, follow=follow, token=token))
+
+    def details(self, job: JobRef, *, token: str | None = None) -> JobDetails:
+        """Return a job's payload, true errors and steps, as `Client.details` does."""
+        return self._thread().call(lambda client: client.details(job, token=token))
+
+    def redrive(
+        self, job: JobRef, *, generation: int | None = None, from_start: bool = False, token: str | None = None
+    ) -> RedrivenJob:
+        """Run an ended job again under the same id, as `Client.redrive` does."""
+        return self._thread().call(
+            lambda client: client.redrive(job, generation=generation, from_start=from_start, token=token)
+        )
+
+    def rerun(
+        self,
+        job: JobRef,
+        payload: Any = UNSET,
+        *,
+        idempotency_key: str | None = None,
+        result_type: Any = Any,
+        token: str | None = None,
+    ) -> Receipt:
+        """Submit a job again as a new job, as `Client.rerun` does."""
+        options = {"idempotency_key": idempotency_key, "result_type": result_type, "token": token}
+        return self._thread().call(lambda client: client.rerun(job, payload, **options))
+
+    def erase(self, job: JobRef, *, token: str | None = None) -> None:
+        """Remove the result, the log and the details of an ended job, as `Client.erase` does."""
+        return self._thread().call(lambda client: client.erase(job, token=token))
+
+    def preview_bulk(self, action: BulkAction, *, token: str | None = None, **query: Unpack[JobQuery]) -> BulkPreview:
+        """Return how many jobs a bulk action would act on, as `Client.preview_bulk` does."""
+        return self._thread().call(lambda client: client.preview_bulk(action, token=token, **query))
+
+    def bulk(
+        self,
+        action: BulkAction,
+        *,
+        idempotency_key: str | None = None,
+        token: str | None = None,
+        **query: Unpack[JobQuery],
+    ) -> Receipt:
+        """Act on all jobs that match a query, as `Client.bulk` does."""
+        return self._thread().call(
+            lambda client: client.bulk(action, idempotency_key=idempotency_key, token=token, **query)
+        )
 
     def _iterate(self, iterate: Callable[[Client], AsyncIterator[T]]) -> Iterator[T]:
         thread = self._thread()

@@ -1,0 +1,240 @@
+"""What operators do with jobs of all callers: look into them, run them again, one by one or in bulk, and erase them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Unpack
+from uuid import UUID, uuid4
+
+from msgspec import UNSET, Struct
+
+from headway.client.job_details import JobDetails
+from headway.client.job_lists import JobLists
+from headway.client.job_queries import JobQuery, query_fields
+from headway.client.links import Link
+from headway.client.receipts import JobRef, Receipt
+from headway.client.retries import RequestFailed
+from headway.client.service_client import decode_response
+from headway.client.submission import JSON_BODY
+from headway.contracts import JobStatus, encode, encode_value
+from headway.details import BulkAction
+from headway.grants import DETAILS, WATCH
+
+DETAILS_SCOPE = f"{WATCH} {DETAILS}"
+
+
+class RedrivenJob(Struct, frozen=True):
+    """A job that runs again; `generation` counts how often it was redriven."""
+
+    id: UUID
+    generation: int
+    status: JobStatus = "queued"
+
+
+class SelectedJob(Struct, frozen=True, kw_only=True):
+    """An example of the jobs that a bulk action selects."""
+
+    id: UUID
+    kind: str
+    name: str | None = None
+    status: JobStatus
+    error_type: str | None = None
+
+
+class BulkPreview(Struct, frozen=True):
+    """What a bulk action would act on: how many jobs, whether these are all, and up to ten of them."""
+
+    count: int
+    complete: bool = True
+    examples: tuple[SelectedJob, ...] = ()
+
+
+class JobOperations(JobLists):
+    """Acts on jobs of all callers, with an API key that has the role `operate`.
+
+    A token with the scope `operate`, or `details` to read, does the same for the jobs that it opens.
+    """
+
+    async def details(self, job: JobRef, *, token: str | None = None) -> JobDetails:
+        """Return a job's payload, labels, true errors with the traceback, and steps.
+
+        Args:
+            job: a receipt, a link or an id.
+            token: a token with the scope `details`; without one, the client gets one with its API key.
+
+        Raises:
+            InvalidToken: the token is for another job, invalid or expired.
+            RequestFailed: a service rejected the request, or was still failing after `retry_for_s`.
+            Unreachable: a service did not respond within `retry_for_s`.
+            ValueError: `job` is neither a link nor an id.
+        """
+        link = await self._details_link(job, token)
+        url = f"{link.base}/live/jobs/{link.id}/details"
+        return decode_response(await self._request("GET", url, link.token), JobDetails)
+
+    async def redrive(
+        self, job: JobRef, *, generation: int | None = None, from_start: bool = False, token: str | None = None
+    ) -> RedrivenJob:
+        """Run an ended job again, with all its attempts, under the same id. Its watchers see it go on.
+
+        Args:
+            job: a receipt, a link or an id.
+            generation: the generation of the job that you have seen; if it has another one, it is not redriven.
+            from_start: whether to forget the checkpoint.
+            token: a token with the scope `operate`; without one, the client sends its API key.
+
+        Raises:
+            RequestFailed: the submitter rejected the request, or was still failing after `retry_for_s`. The `code` is
+                `not_ended` if the job has not ended, `changed` if it has another generation, `payload_not_kept` if its
+                message was not kept, and `unknown` if there is no such job.
+            Unreachable: the submitter did not respond within `retry_for_s`.
+            ValueError: `job` is neither a link nor an id.
+        """
+        fields = {"generation": generation, "from_start": from_start or None}
+        return decode_response(await self._operate("POST", job, "/redrive", token, fields), RedrivenJob)
+
+    async def rerun(
+        self,
+        job: JobRef,
+        payload: Any = UNSET,
+        *,
+        idempotency_key: str | None = None,
+        result_type: Any = Any,
+        token: str | None = None,
+    ) -> Receipt:
+        """Submit a job again as a new job, and return the receipt. The old job stays as it is.
+
+        Args:
+            job: a receipt, a link or an id.
+            payload: another payload; by default that of the job.
+            idempotency_key: repeating a rerun with it returns the same job; by default a random key.
+            result_type: as for `submit`.
+            token: as for `redrive`.
+
+        Raises:
+            RequestFailed, Unreachable, ValueError: as for `redrive`.
+        """
+        fields = {} if payload is UNSET else {"payload": encode_value("payload", payload)}
+        response = await self._operate("POST", job, "/rerun", token, fields, _idempotent(idempotency_key))
+        return self._remember(decode_response(response, Receipt), result_type)
+
+    async def erase(self, job: JobRef, *, token: str | None = None) -> None:
+        """Remove the result, the log, the details and the kept message of an ended job. Its snapshot remains.
+
+        Args:
+            job: as for `redrive`.
+            token: as for `redrive`.
+
+        Raises:
+            RequestFailed, Unreachable, ValueError: as for `redrive`.
+        """
+        await self._operate("DELETE", job, "", token)
+
+    async def preview_bulk(
+        self, action: BulkAction, *, token: str | None = None, **query: Unpack[JobQuery]
+    ) -> BulkPreview:
+        """Return how many jobs a bulk action would act on, and some of them.
+
+        Args:
+            action: `redrive`, `cancel` or `rerun`.
+            token: as for `redrive`.
+            query: the jobs: see `JobQuery`. By default, `redrive` selects those that have failed, and `cancel` those
+                that have not ended.
+
+        Raises:
+            RequestFailed, Unreachable: as for `redrive`.
+            ValueError: a time has no time zone.
+        """
+        return decode_response(await self._bulk(action, query, token, dry_run=True), BulkPreview)
+
+    async def bulk(
+        self,
+        action: BulkAction,
+        *,
+        idempotency_key: str | None = None,
+        token: str | None = None,
+        **query: Unpack[JobQuery],
+    ) -> Receipt:
+        """Act on all jobs that match a query, and return the receipt of the job that does so, with a bar.
+
+        Args:
+            action: as for `preview_bulk`.
+            idempotency_key: repeating the action with it returns the same job; by default a random key.
+            token: as for `redrive`.
+            query: as for `preview_bulk`.
+
+        Raises:
+            RequestFailed, Unreachable, ValueError: as for `preview_bulk`.
+        """
+        response = await self._bulk(action, query, token, _idempotent(idempotency_key))
+        return self._remember(decode_response(response, Receipt), Any)
+
+    async def _bulk(
+        self,
+        action: BulkAction,
+        query: JobQuery,
+        token: str | None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        dry_run: bool | None = None,
+    ) -> bytes:
+        fields = {"action": action, "filter": query_fields(query), "dry_run": dry_run}
+        return await self._send("POST", f"{self._url}/bulk", token, fields, headers)
+
+    async def _operate(
+        self,
+        method: str,
+        job: JobRef,
+        path: str,
+        token: str | None,
+        fields: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> bytes:
+        return await self._send(method, f"{self._url}/jobs/{job_id(job)}{path}", token, fields, headers)
+
+    async def _send(
+        self,
+        method: str,
+        url: str,
+        token: str | None,
+        fields: Mapping[str, Any] | None,
+        headers: Mapping[str, str] | None,
+    ) -> bytes:
+        """Send a request with the API key, or with a token, without the fields that are not set."""
+        if fields is None:
+            return await self._request(method, url, token or self._api_key)
+        body = encode({name: value for name, value in fields.items() if value is not None})
+        return await self._request(method, url, token or self._api_key, {**JSON_BODY, **(headers or {})}, body)
+
+    async def _details_link(self, job: JobRef, token: str | None) -> Link:
+        """Return the link to a job at its notifier, with the given token, one for details, or the job's own."""
+        if token is not None:
+            return await self._resolve_link(job, token)
+        own = self._own_link(job)
+        if own is not None and not own.live and own.base != self._url:
+            return await self._resolve_link(own, None)  # another submitter's job
+        try:
+            issued = await self.job_token(job_id(job), scope=DETAILS_SCOPE)
+        except RequestFailed:  # there is no API key, or it may not see details
+            if own is None:
+                raise
+            return await self._resolve_link(own, None)
+        return Link(await self._find_notifier(), live=True, id=job_id(job), token=issued.token)
+
+    def _own_link(self, job: JobRef) -> Link | None:
+        """Return the link of a job with the token that it came with, if there is one."""
+        try:
+            return self._find_link(job, None)
+        except ValueError:
+            return None
+
+
+def job_id(job: JobRef) -> UUID:
+    """Return the id of a job; raise ValueError if a text is neither a link nor an id."""
+    if isinstance(job, str):
+        return Link.parse(job, "no token needed").id if "/" in job else UUID(job)
+    return job if isinstance(job, UUID) else job.id
+
+
+def _idempotent(key: str | None) -> dict[str, str]:
+    return {"Idempotency-Key": key or str(uuid4())}
