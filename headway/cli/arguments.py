@@ -7,9 +7,11 @@ import os
 import re
 from pathlib import Path
 
+import msgspec
+
 from headway.cli.durations import UNITS_S
 from headway.client.links import LOCAL_URL, http_url
-from headway.contracts import MAX_NAME_LENGTH, Timestamp
+from headway.contracts import MAX_NAME_LENGTH, Json, Timestamp, decode
 from headway.utf8_text import NotUtf8, argument, read_file, read_stdin, variable
 
 _DURATION = re.compile(rf"(\d+)\s*({'|'.join(UNITS_S)})")
@@ -64,12 +66,38 @@ def utf8(text: str, source: str = "the argument") -> str:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def natural(text: str) -> int:
+    """Parse a whole number from 0."""
+    number = int(text)
+    if number < 0:
+        raise ValueError
+    return number
+
+
 def positive(text: str) -> int:
     """Parse a whole number from 1."""
     number = int(text)
     if number < 1:
         raise ValueError
     return number
+
+
+def payload(text: str) -> Json:
+    """Parse a payload: JSON, `@FILE`, or `@-` for stdin."""
+    file = text.removeprefix("@") if text.startswith("@") else None
+    try:
+        json = argument(text, "the payload") if file is None else _read(file)
+        decode(json, Json)
+    except msgspec.DecodeError as error:
+        source = {None: "", "-": "stdin: "}.get(file, f"{file}: ")
+        raise argparse.ArgumentTypeError(f"{source}{error}") from error
+    except (OSError, NotUtf8) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return Json(json.encode())
+
+
+def _read(file: str) -> str:
+    return read_stdin() if file == "-" else read_file(Path(file))
 
 
 def time(text: str) -> Timestamp:

@@ -14,14 +14,20 @@ from io import TextIOWrapper
 from pathlib import Path
 from uuid import UUID
 
-import msgspec
-
 from headway import __version__
-from headway.cli import arguments, list_commands, poison_commands, service_commands, tokens
+from headway.cli import (
+    arguments,
+    list_commands,
+    log_command,
+    operation_commands,
+    poison_commands,
+    service_commands,
+    tokens,
+)
 from headway.client.links import Link
-from headway.contracts import Json, Timestamp, decode
+from headway.contracts import Timestamp
 from headway.tokens import CANCEL, WATCH, Grant, make_keys
-from headway.utf8_text import NotUtf8, argument, read_file, read_stdin, variable
+from headway.utf8_text import read_stdin, variable
 
 EPILOG = "Exit codes: 0 success, 1 failure, 2 usage error, 130 cancelled or interrupted."
 LINK_HELP = "a link to a job, or - to read links from stdin"
@@ -56,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_link_command(commands.add_parser("cancel", help="cancel a job"), "cancel", 1)
     _add_token(commands.add_parser("token", help="issue a token for a job"))
     list_commands.add_commands(commands)
+    log_command.add_commands(commands)
+    operation_commands.add_commands(commands)
     poison_commands.add_commands(commands.add_parser("poison", help="list, show, redrive and discard poison messages"))
 
     keys = commands.add_parser("keys", help="create missing keys in a folder")
@@ -67,7 +75,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_submit(submit: argparse.ArgumentParser) -> None:
     submit.add_argument("kind", type=arguments.kind, metavar="KIND")
-    submit.add_argument("--payload", type=_payload, metavar="JSON", help="JSON, @FILE, or @- for stdin (default: {})")
+    submit.add_argument(
+        "--payload", type=arguments.payload, metavar="JSON", help="JSON, @FILE, or @- for stdin (default: {})"
+    )
     submit.add_argument("--delay", type=float, default=0, metavar="SECONDS", help="delay before the job starts")
     submit.add_argument("--max-attempts", type=int, metavar="N", help="maximum number of attempts")
     submit.add_argument("--timeout", type=float, metavar="SECONDS", help="time limit of each attempt")
@@ -122,23 +132,6 @@ def _run_command(name: str) -> Callable[[argparse.Namespace], int]:
         return job_commands.run(getattr(job_commands, name), options)
 
     return run
-
-
-def _payload(text: str) -> Json:
-    file = text.removeprefix("@") if text.startswith("@") else None
-    try:
-        json = argument(text, "the payload") if file is None else _read(file)
-        decode(json, Json)
-    except msgspec.DecodeError as error:
-        source = {None: "", "-": "stdin: "}.get(file, f"{file}: ")
-        raise argparse.ArgumentTypeError(f"{source}{error}") from error
-    except (OSError, NotUtf8) as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return Json(json.encode())
-
-
-def _read(file: str) -> str:
-    return read_stdin() if file == "-" else read_file(Path(file))
 
 
 def _links(texts: Sequence[str], *, token_stdin: bool) -> list[Link]:

@@ -51,7 +51,7 @@ async def submit(options: argparse.Namespace) -> int:
             idempotency_key=options.idempotency_key,
         )
         if options.watch:
-            return await _watch_all(client, [receipt], options)
+            return await watch_all(client, [receipt], options)
         print(encode(receipt).decode() if options.json else receipt.link, flush=True)
         return SUCCEEDED
 
@@ -59,7 +59,7 @@ async def submit(options: argparse.Namespace) -> int:
 async def watch(options: argparse.Namespace) -> int:
     """Watch jobs until they end."""
     async with Client() as client:
-        return await _watch_all(client, options.links, options)
+        return await watch_all(client, options.links, options)
 
 
 async def cancel(options: argparse.Namespace) -> int:
@@ -71,7 +71,7 @@ async def cancel(options: argparse.Namespace) -> int:
     return SUCCEEDED
 
 
-async def _watch_all(client: Client, jobs: Sequence[Receipt | Link], options: argparse.Namespace) -> int:
+async def watch_all(client: Client, jobs: Sequence[Receipt | Link], options: argparse.Namespace) -> int:
     """Display jobs until all have ended; Ctrl-C stops the display, not the jobs."""
 
     async def follow(job: Receipt | Link) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from headway.cli.text import amount_text, number_text, printable, status_text
+from headway.cli.text import amount_text, json_line, number_text, printable, printable_text, status_text
+from headway.client.job_details import Attempt, JobDetails, TrueError
 from headway.contracts import NULL, EarlierAttempt, JobSnapshot, ProgressSnapshot
 
 TIMES = {
@@ -19,14 +20,21 @@ TIMES = {
 }
 
 
-def details_text(job: JobSnapshot) -> str:
-    """Return the name of a job, or its kind, and a line for each of its fields that has a value."""
-    fields = [(label, printable(value)) for label, value in _fields(job) if value]
+def details_text(job: JobSnapshot, details: JobDetails | None = None) -> str:
+    """Return the name of a job, or its kind, a line for each of its fields that has a value, and the traceback."""
+    fields = [(label, printable(value)) for label, value in _fields(job, details) if value]
     width = max(len(label) for label, _ in fields) + 2
-    return "\n".join([printable(job.name or job.kind), *(f"  {label:{width}}{value}" for label, value in fields)])
+    lines = [printable(job.name or job.kind), *(f"  {label:{width}}{value}" for label, value in fields)]
+    traceback = None if details is None or details.error is None else details.error.traceback
+    return "\n".join([*lines, *([] if traceback is None else ["", printable_text(traceback).rstrip()])])
 
 
-def _fields(job: JobSnapshot) -> Iterator[tuple[str, str]]:
+def json_with_details(job: JobSnapshot, details: JobDetails | None = None) -> str:
+    """Return a job's snapshot as a line of JSON, with the details, if there are any, in a field."""
+    return json_line(job) if details is None else json_line(job, details=details)
+
+
+def _fields(job: JobSnapshot, details: JobDetails | None) -> Iterator[tuple[str, str]]:
     yield "id", str(job.id)
     yield "kind", job.kind
     yield "status", status_text(job)
@@ -36,10 +44,33 @@ def _fields(job: JobSnapshot) -> Iterator[tuple[str, str]]:
     for label, field in TIMES.items():
         time = getattr(job, field)
         yield label, "" if time is None else str(time)
-    yield "error", "" if job.error is None else f"{job.error.type}: {job.error.message}"
+    shown = "" if job.error is None else f"{job.error.type}: {job.error.message}"
+    error = "" if details is None else _error_text(details.error)
+    yield "error", error or shown
+    yield "shown as", shown if error and error != shown else ""
     yield "result", "" if job.result == NULL else bytes(job.result).decode()
-    for earlier in job.earlier_attempts:
-        yield f"attempt {earlier.attempt}", _attempt_text(earlier)
+    earlier = job.earlier_attempts if details is None else details.attempts[: len(job.earlier_attempts)]
+    for attempt in earlier:
+        yield f"attempt {attempt.attempt}", _attempt_text(attempt)
+    if details is not None:
+        yield from _detail_fields(details)
+        payload = bytes(details.payload).decode() if details.kept else ""
+        yield "payload", payload or ("not kept" if job.finished_at else "")
+
+
+def _detail_fields(details: JobDetails) -> Iterator[tuple[str, str]]:
+    """Yield what only operators see."""
+    for step in details.steps:
+        yield "step", f"{step.name}, {step.started_at} to {step.ended_at or 'now'}"
+    yield "owner", details.labels.owner or ""
+    yield "tags", ", ".join(details.labels.tags)
+    yield "worker", details.worker or ""
+    yield "trace", details.trace_id or ""
+    yield "checkpoint", "" if details.checkpoint == NULL else bytes(details.checkpoint).decode()
+
+
+def _error_text(error: TrueError | None) -> str:
+    return "" if error is None else f"{error.type}: {error.message or ''}".rstrip(": ")
 
 
 def _progress_text(progress: ProgressSnapshot | None) -> str:
@@ -54,6 +85,7 @@ def _progress_text(progress: ProgressSnapshot | None) -> str:
     return ", ".join(part for part in (percent, amount, progress.message) if part)
 
 
-def _attempt_text(attempt: EarlierAttempt) -> str:
-    times = f"{attempt.started_at or 'not started'} to {attempt.ended_at}"
-    return ", ".join(part for part in (attempt.outcome, attempt.error, times) if part)
+def _attempt_text(attempt: EarlierAttempt | Attempt) -> str:
+    error = attempt.error if isinstance(attempt, EarlierAttempt) else _error_text(attempt.error)
+    times = f"{attempt.started_at or 'not started'} to {attempt.ended_at or 'now'}"
+    return ", ".join(part for part in (attempt.outcome, error, times) if part)

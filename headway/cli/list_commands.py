@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 from uuid import UUID
 
-from headway.cli import arguments
-from headway.cli.job_details import details_text
+from headway.cli import arguments, client_command
+from headway.cli.job_details import details_text, json_with_details
 from headway.cli.text import job_line, json_line
 from headway.client.links import Link
 from headway.contracts import JobStatus, Timestamp
-from headway.grants import WATCH
+from headway.grants import DETAILS, WATCH
 
 if TYPE_CHECKING:
-    from headway.client import Client, JobQuery, ListedJob
+    from headway.client import Client, JobDetails, JobQuery, ListedJob
 
 DEFAULT_LIMIT = 50
 MAX_PAGE_SIZE = 200
-MIN_PREFIX_LENGTH = 4
-MAX_SEARCHED_JOBS = 2_000  # for the beginning of an id
+FORBIDDEN = 403
 QUERY_FIELDS = ("status", "kind", "owner", "tag", "since", "until", "attempts_min", "error_type")
 STATUSES: tuple[JobStatus, ...] = get_args(JobStatus)
 
@@ -35,6 +33,22 @@ def add_commands(commands: Any) -> None:
 
 
 def _add_jobs(jobs: argparse.ArgumentParser) -> None:
+    add_query_options(jobs)
+    jobs.add_argument(
+        "--limit",
+        type=arguments.positive,
+        default=DEFAULT_LIMIT,
+        metavar="N",
+        help="maximum number of jobs (default: %(default)s)",
+    )
+    jobs.add_argument("--json", action="store_true", help="print each job's snapshot as a line of JSON")
+    arguments.add_submitter_options(jobs)
+    arguments.add_token_option(jobs, "a list token")
+    jobs.set_defaults(run=lambda options: client_command.run(_jobs, options))
+
+
+def add_query_options(jobs: argparse.ArgumentParser) -> None:
+    """Add the options that select jobs."""
     statuses = jobs.add_mutually_exclusive_group()
     statuses.add_argument(
         "--status", type=_statuses, metavar="STATUS", help=f"one or more of {', '.join(STATUSES)}, separated by commas"
@@ -51,25 +65,20 @@ def _add_jobs(jobs: argparse.ArgumentParser) -> None:
     jobs.add_argument(
         "--error-type", type=arguments.utf8, metavar="TYPE", help="the type of the error, as in ValueError"
     )
-    jobs.add_argument(
-        "--limit",
-        type=arguments.positive,
-        default=DEFAULT_LIMIT,
-        metavar="N",
-        help="maximum number of jobs (default: %(default)s)",
-    )
-    jobs.add_argument("--json", action="store_true", help="print each job's snapshot as a line of JSON")
-    arguments.add_submitter_options(jobs)
-    arguments.add_token_option(jobs, "a list token")
-    jobs.set_defaults(run=lambda options: _run(_jobs, options))
+
+
+def query(options: argparse.Namespace) -> JobQuery:
+    """Return the query of the options that select jobs."""
+    selected: JobQuery = {name: getattr(options, name) for name in QUERY_FIELDS}  # type: ignore[assignment]
+    return selected
 
 
 def _add_show(show: argparse.ArgumentParser) -> None:
-    show.add_argument("job", metavar="JOB", help="the job's ID, the beginning of its ID, or a link to it")
+    show.add_argument("job", metavar="JOB", help=client_command.JOB_HELP)
     show.add_argument("--json", action="store_true", help="print the snapshot as a line of JSON")
     arguments.add_submitter_options(show)
     arguments.add_token_option(show, "a list token or the job's")
-    show.set_defaults(run=lambda options: _run(_show, options))
+    show.set_defaults(run=lambda options: client_command.run(_show, options))
 
 
 def _statuses(text: str) -> list[str]:
@@ -79,22 +88,10 @@ def _statuses(text: str) -> list[str]:
     return statuses
 
 
-def _run(command: Callable[[Client, argparse.Namespace], Awaitable[None]], options: argparse.Namespace) -> int:
-    from headway.cli import job_commands
-    from headway.client import Client
-
-    async def run_command(options: argparse.Namespace) -> int:
-        async with Client(options.url, arguments.api_key(options)) as client:
-            await command(client, options)
-        return job_commands.SUCCEEDED
-
-    return job_commands.run(run_command, options)
-
-
 async def _jobs(client: Client, options: argparse.Namespace) -> None:
-    query: JobQuery = {name: getattr(options, name) for name in QUERY_FIELDS}  # type: ignore[assignment]
-    token = arguments.token(options) or await _issue_token(client, query)
-    get_page = partial(client.jobs_page, token, limit=min(options.limit, MAX_PAGE_SIZE), **query)
+    selected = query(options)
+    token = arguments.token(options) or await _issue_token(client, selected)
+    get_page = partial(client.jobs_page, token, limit=min(options.limit, MAX_PAGE_SIZE), **selected)
     pages = [await get_page()]
     while (cursor := pages[-1].next) and sum(len(page.jobs) for page in pages) < options.limit:
         pages.append(await get_page(cursor=cursor))
@@ -106,12 +103,12 @@ async def _jobs(client: Client, options: argparse.Namespace) -> None:
         print(f"headway: there are more jobs; --limit shows more than {options.limit}", file=sys.stderr)
 
 
-async def _issue_token(client: Client, query: JobQuery) -> str:
+async def _issue_token(client: Client, selected: JobQuery) -> str:
     """Return a token for all pages of a query, and for as few other jobs as possible."""
     from headway.client.job_queries import narrowest_token
 
-    selected, scope = narrowest_token(query)
-    issued = await client.list_token(owner=selected.owner, tag=selected.tag, kind=selected.kind, scope=scope)
+    job_filter, scope = narrowest_token(selected)
+    issued = await client.list_token(owner=job_filter.owner, tag=job_filter.tag, kind=job_filter.kind, scope=scope)
     return issued.token
 
 
@@ -130,26 +127,31 @@ def _print_jobs(jobs: list[ListedJob], now: Timestamp, *, as_json: bool) -> None
 
 async def _show(client: Client, options: argparse.Namespace) -> None:
     token = arguments.token(options)
-    if "/" in options.job:
-        job = await client.get(Link.parse(options.job, token))
-    else:
-        job_id = await _find_id(client, options.job, token)
-        token = token or (await client.job_token(job_id, scope=WATCH)).token
-        job = await client.get(job_id, token=token)
-    print((json_line if options.json else details_text)(job))
+    job = await client_command.find_job(client, options.job, token)
+    if isinstance(job, UUID) and token is None:
+        token = await _issue_job_token(client, job)
+    snapshot = await client.get(job, token=token)
+    details = await _find_details(client, job, token)
+    print((json_with_details if options.json else details_text)(snapshot, details))
 
 
-async def _find_id(client: Client, text: str, token: str | None) -> UUID:
-    """Return the job's id; search the newest jobs for the beginning of an id."""
+async def _issue_job_token(client: Client, job_id: UUID) -> str:
+    """Return a token with the scope `details` if the API key may have one, otherwise to watch."""
+    from headway.client import RequestFailed
+
     try:
-        return UUID(text)
-    except ValueError:
-        if len(text) < MIN_PREFIX_LENGTH:
-            raise ValueError(f"expected at least {MIN_PREFIX_LENGTH} characters of an ID, not {text!r}") from None
-    found = [
-        job.id async for job in client.jobs(token, limit=MAX_SEARCHED_JOBS) if str(job.id).startswith(text.lower())
-    ]
-    if len(found) != 1:
-        problem = "several jobs have an ID" if found else f"none of the newest {MAX_SEARCHED_JOBS:,} jobs has an ID"
-        raise ValueError(f"{problem} that begins with {text}")
-    return found[0]
+        return (await client.job_token(job_id, scope=f"{WATCH} {DETAILS}")).token
+    except RequestFailed as error:
+        if error.status != FORBIDDEN:
+            raise
+    return (await client.job_token(job_id, scope=WATCH)).token
+
+
+async def _find_details(client: Client, job: Link | UUID, token: str | None) -> JobDetails | None:
+    """Return a job's details, None if they are not for this user or the notifier is of an older version."""
+    from headway.client import InvalidToken, RequestFailed
+
+    try:
+        return await client.details(job, token=token if isinstance(job, UUID) else None)
+    except (RequestFailed, InvalidToken):
+        return None

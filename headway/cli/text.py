@@ -38,10 +38,10 @@ class LinePrinter:
             print(line, flush=True)
 
 
-def json_line(job: JobSnapshot) -> str:
-    """Return a job's snapshot as JSON."""
+def json_line(job: JobSnapshot, **more: object) -> str:
+    """Return a job's snapshot as JSON, with further fields."""
     fields = asdict(job)
-    present = {name: value for name, value in fields.items() if value or name not in OPTIONAL_FIELDS}
+    present = {name: value for name, value in fields.items() if value or name not in OPTIONAL_FIELDS} | more
     return encodable_json(encode(present).decode())
 
 
@@ -90,6 +90,14 @@ def message_text(job: JobSnapshot) -> str:
 def printable(text: str) -> str:
     """Replace control characters: a job's texts may contain terminal escape sequences."""
     return "".join(character if character.isprintable() else " " for character in text)
+
+
+def printable_text(text: str) -> str:
+    """Escape control characters in a text of several lines. A carriage return begins a line, as in a progress bar."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n")
+    return "".join(
+        character if character.isprintable() or character in "\n\t" else repr(character)[1:-1] for character in lines
+    )
 
 
 def printable_json(text: str) -> str:

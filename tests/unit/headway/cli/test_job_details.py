@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from headway.cli.job_details import details_text
+from headway.client.job_details import JobDetails
 from headway.contracts import JobSnapshot, decode, encode
 from tests.unit.headway.client.fake_services import snapshot_json
 
@@ -66,3 +67,47 @@ def test_progress_in_percent_is_shown_once() -> None:
     assert "  progress   7 rows\n" in show(
         progress={"current": 7, "total": None, "percent": None, "unit": "rows", "message": None}
     )
+
+
+def test_operators_see_the_true_error_and_what_it_ran_with() -> None:
+    """The error of the details replaces the one that users see, and the traceback has no control characters."""
+    hour = "2026-01-01T0{}:00:00.000Z".format
+    earlier = {"attempt": 1, "started_at": hour(1), "ended_at": hour(2), "outcome": "failed", "error": "InternalError"}
+    details = {
+        "labels": {"owner": "user:7", "tags": ["a", "b"]},
+        "kept": True,
+        "payload": {"pages": 1},
+        "checkpoint": 7,
+        "error": {"type": "KeyError", "message": "'x'", "traceback": 'Traceback:\n  File "a.py"\x1b\nKeyError\n'},
+        "worker": "w1",
+        "attempts": [
+            {**earlier, "error": {"type": "OSError", "message": None}},
+            {"attempt": 2, "started_at": hour(3), "ended_at": hour(5), "outcome": "failed", "error": None},
+        ],
+        "steps": [{"name": "load", "started_at": hour(3), "ended_at": None}],
+        "trace_id": "4bf9",
+    }
+    fields: dict[str, object] = {
+        "error": {"type": "InternalError", "message": "The job failed unexpectedly."},
+        "earlier_attempts": [earlier],
+        "finished_at": hour(5),
+    }
+    job = decode(encode(snapshot_json(JOB_ID, 1, "failed", **fields)), JobSnapshot)
+    lines = details_text(job, decode(encode(details), JobDetails)).splitlines()
+    assert lines[lines.index("  error       KeyError: 'x'") :] == [
+        "  error       KeyError: 'x'",
+        "  shown as    InternalError: The job failed unexpectedly.",
+        f"  attempt 1   failed, OSError, {hour(1)} to {hour(2)}",
+        f"  step        load, {hour(3)} to now",
+        "  owner       user:7",
+        "  tags        a, b",
+        "  worker      w1",
+        "  trace       4bf9",
+        "  checkpoint  7",
+        '  payload     {"pages":1}',
+        "",
+        "Traceback:",
+        '  File "a.py"\\x1b',
+        "KeyError",
+    ]
+    assert details_text(job, JobDetails()).splitlines()[-1].split() == ["payload", "not", "kept"]
