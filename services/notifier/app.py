@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.resources import files
+from typing import Protocol
 
 from aiohttp import web
 
@@ -22,6 +23,7 @@ from .fleet.workers import WorkerStore
 from .ingest.handlers import ReportHandler
 from .ingest.submissions import SubmissionHandler
 from .job_api import JobApiHandler
+from .logs.feed import LogFeed
 from .logs.handler import LogHandler
 from .logs.store import LogStore
 from .records.index.job_index import JobIndex
@@ -31,6 +33,7 @@ from .redis_client.url import redis_from_url
 from .settings import NotifierSettings
 from .transports.auth import TokenAuth
 from .transports.details import DetailsHandler
+from .transports.job_log import JobLogHandler
 from .transports.lists import ListHandler
 from .transports.long_poll import LongPollHandler
 from .transports.registry import ConnectionRegistry
@@ -60,29 +63,27 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
         store = JobStore(redis, index.writer.add, report_requests.request, lambda: index.memory.is_full)
         synchronizer = SnapshotSynchronizer(Hub(), store, pubsub, settings.silence_s, report_requests.request)
         is_unready = partial(pubsub.is_lost_for, settings.unready_s)
-        registry = ConnectionRegistry(synchronizer, settings, auth, store.clock, is_unready)
+        logs = LogStore(redis, lambda: index.memory.is_full)
+        log_feed = LogFeed(logs, store, pubsub)
+        registry = ConnectionRegistry(synchronizer, log_feed, settings, auth, store.clock, is_unready)
         workers = WorkerStore(redis, store.clock)
         jobs = index.reader(store, workers.queue_depth)
-        kinds = KindReader(redis, store.clock, jobs, workers)
+        fleet = FleetHandler(workers, KindReader(redis, store.clock, jobs, workers), store.clock, auth)
         list_handler = ListHandler(jobs, store, auth)
         lists = ListConnections(registry, LiveLists(jobs, pubsub, settings.max_connections), auth)
         wakeup_queue = WakeupQueue()
         wakeups = WakeupHandler(pubsub, wakeup_queue)
-        logs = LogStore(redis, lambda: index.memory.is_full)
         control = ControlHandler(pubsub, report_keys, settings.ping_s)
         tasks = {"clock": store.clock.run, "pubsub": pubsub.run, "reports": report_requests.run, "polled": polled.run}
         yield ServiceSpec(
-            public=[
-                *_public_routes(registry, store, auth, settings, list_handler, lists, polled),
-                *FleetHandler(workers, kinds, store.clock, auth).routes(),
-            ],
+            public=_public_routes(registry, store, logs, auth, settings, list_handler, fleet, lists, polled),
             public_port=settings.port,
             cors=CorsPolicy(settings.allowed_origins),
             internal=[
                 *_internal_routes(store, synchronizer, list_handler, logs, wakeups, control, report_keys, settings),
                 *WorkerHandler(workers, report_keys).routes(),
             ],
-            tasks={**tasks, **synchronizer.tasks(), **registry.tasks(), **index.tasks(), **lists.tasks()},
+            tasks={**tasks, **_tasks_of(synchronizer, registry, index, lists, log_feed)},
             unready_reasons=lambda: [] if pubsub.ready else ["redis"],
             drain=partial(_drain, wakeup_queue, control, registry),
         )
@@ -91,18 +92,22 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
 def _public_routes(
     registry: ConnectionRegistry,
     store: JobStore,
+    logs: LogStore,
     auth: TokenAuth,
     settings: NotifierSettings,
     list_handler: ListHandler,
+    fleet: FleetHandler,
     lists: ListConnections,
     polled: ReportRequests,
 ) -> list[web.RouteDef]:
     handlers = (
         WebSocketHandler(registry, store, auth, settings, lists),
-        EventStreamHandler(registry, store, auth),
-        LongPollHandler(registry, store, auth, polled.request),
+        EventStreamHandler(registry, store, logs, auth),
+        LongPollHandler(registry, store, logs, auth, polled.request),
+        JobLogHandler(registry, store, logs, auth),
         list_handler,
         DetailsHandler(store, auth),
+        fleet,
     )
     return [*(route for handler in handlers for route in handler.routes()), openapi_route(OPENAPI)]
 
@@ -126,6 +131,15 @@ def _internal_routes(
         control,
     )
     return [route for handler in handlers for route in handler.routes()]
+
+
+class _WithTasks(Protocol):
+    def tasks(self) -> Mapping[str, Callable[[], Awaitable[object]]]:
+        """Return the background tasks by name."""
+
+
+def _tasks_of(*parts: _WithTasks) -> dict[str, Callable[[], Awaitable[object]]]:
+    return {name: run for part in parts for name, run in part.tasks().items()}
 
 
 async def _drain(wakeups: WakeupQueue, control: ControlHandler, registry: ConnectionRegistry) -> None:

@@ -79,6 +79,8 @@ INDEX_SKIPPED = Counter(
 )
 LOG_APPENDS = UnlockedCounter("notifier_log_appends", "How many pieces of jobs' logs got each answer?", ["verdict"])
 LOG_BYTES = UnlockedCounter("notifier_log_bytes", "How many bytes of jobs' logs were received and accepted?")
+LOG_SUBSCRIPTIONS = Gauge("notifier_log_subscriptions", "How many subscriptions to jobs' logs are open?")
+LOG_BYTES_SENT = UnlockedCounter("notifier_log_sent_bytes", "How many bytes of jobs' logs were sent to clients?")
 LOG_GAPS = UnlockedCounter("notifier_log_gaps", "How often was a part of a job's log missing?")
 LIMITS_EXCEEDED = Counter("notifier_refused", "How often was each limit exceeded?", ["limit"])
 WATCH_REFUSED = Counter(

@@ -13,8 +13,8 @@ from aiohttp import web
 from .errors import Forbidden
 from .middleware import Handler, route_template
 
-EXPOSED_HEADERS = "ETag, Location, Preference-Applied, Retry-After"
-ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, Prefer"
+EXPOSED_HEADERS = "Content-Range, ETag, Location, Preference-Applied, Retry-After"
+ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, Prefer, Range"
 PREFLIGHT_MAX_AGE_S = 3600  # browsers cache the preflight; Chromium caps it at 7200
 
 

@@ -13,6 +13,7 @@ from .. import metrics
 from ..records.keys import job_key, log_key, log_text_key
 from ..redis_client.lua_script import LuaScript, ScriptCall
 from ..redis_client.topology import RedisClient
+from .piece import LogPiece
 
 SCRIPT = files(__package__).joinpath("log.lua").read_bytes()
 LOG_BYTES, LOG_GAPS = metrics.LOG_BYTES.labels(), metrics.LOG_GAPS.labels()
@@ -34,6 +35,14 @@ class StoredLog(NamedTuple):
     attempt: int
     for_watchers: bool
     data: bytes
+
+    def piece(self, job_id: str, offset: int) -> LogPiece | None:
+        """Return what follows an offset, not before the one that was requested, or None if that is nothing."""
+        start = max(offset, self.base)
+        if start >= self.end or not self.data:
+            return None
+        data = self.data[len(self.data) - (self.end - start) :]
+        return LogPiece(job_id, start, self.attempt, data, for_watchers=self.for_watchers)
 
 
 class LogStore:

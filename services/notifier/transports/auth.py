@@ -31,12 +31,13 @@ Token = Annotated[str, Meta(min_length=1, max_length=4096)]
 class WatchEntry(Struct, frozen=True, forbid_unknown_fields=True):
     """A token and the newest version that the client has of its job, in the form of a WebSocket message.
 
-    A list token needs the id of the job.
+    A list token needs the id of the job. With `log`, the client follows the log, which it has up to that offset.
     """
 
     watch: Token
     version: Natural | None = None
     job_id: UUID | None = None
+    log: Natural | None = None
 
 
 class WatchManyBody(Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,11 +50,19 @@ class WatchManyBody(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class WatchRequest(NamedTuple):
-    """A job that the client may watch, the key that signed its token, and the newest version that the client has."""
+    """A job that the client may watch.
+
+    Attributes:
+        grant: what its token allows.
+        key_id: the key that signed the token.
+        version: the newest version that the client has.
+        log: the offset up to which the client has the log; None if it does not follow the log.
+    """
 
     grant: Grant
     key_id: str
     version: int | None
+    log: int | None = None
 
 
 class TokenAuth:
@@ -195,7 +204,7 @@ class TokenAuth:
             if isinstance(result, RejectedToken):
                 rejected.append(result)
             elif result.grant.job_id in requests or len(requests) < max_watches:
-                requests[result.grant.job_id] = result
+                requests[result.grant.job_id] = result._replace(log=watch.log)
             else:
                 rejected.append(too_many_watches(str(result.grant.job_id), max_watches))
             if allowance.is_exceeded:

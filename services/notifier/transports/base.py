@@ -10,17 +10,19 @@ import asyncio
 import sys
 import time
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from websockets.frames import CloseCode
 
 from headway.timestamp import Timestamp
 
 from .. import metrics
+from ..logs.piece import LogPiece
 from ..watching.hub import Subscription
 from ..watching.snapshot import PublishedSnapshot
 
 FIRST_PRIVATE_CLOSE_CODE = 3000  # this and higher codes have no registered meaning
+LOG_FORBIDDEN = "The log of this job is only for tokens with the scope `details`."
 MAX_BUFFERED_BYTES = 256 * 1024  # in a connection's write buffer; more is backpressure
 
 
@@ -66,6 +68,16 @@ class ClientConnection(ABC):
     def send_error(self, job_id: str | None, code: str, message: str) -> None:
         """Send an error about a job, or about a request if `job_id` is None."""
 
+    def is_writable(self) -> bool:
+        """Return whether the connection takes more bytes now; if not, the registry flushes it when it drains."""
+        return True
+
+    def send_log(self, piece: LogPiece) -> None:  # noqa: B027
+        """Send a piece of a job's log."""
+
+    def refuse_log(self, job_id: str) -> None:  # noqa: B027
+        """Send the error that the token does not open the log of a job."""
+
     def on_up_to_date(self, job_id: str, *, ended: bool) -> None:  # noqa: B027
         """Called when the job's record was read and the client already has that version."""
 
@@ -103,13 +115,26 @@ class BackpressuredConnection(ClientConnection):
         self._buffered_bytes = 0  # at the last check
         self._stalled_since: float | None = None
 
+    def send_log(self, piece: LogPiece) -> None:
+        """Send a piece of a log."""
+        self.write(piece.encoded(self.encode_log))
+
+    @staticmethod
     @abstractmethod
-    def encode_error(self, error: dict[str, str]) -> bytes:
+    def encode_log(piece: LogPiece) -> bytes:
+        """Return a piece of a log in the transport's wire format."""
+
+    @abstractmethod
+    def encode_error(self, error: dict[str, Any]) -> bytes:
         """Return an error in the transport's wire format."""
 
     def send_error(self, job_id: str | None, code: str, message: str) -> None:
         """Send an error."""
         self.send_reply(self.encode_error(error_payload(job_id, code, message)))
+
+    def refuse_log(self, job_id: str) -> None:
+        """Send the error that the token does not open the log of a job. The client goes on watching the job."""
+        self.send_reply(self.encode_error(log_refusal(job_id)))
 
     def send_reply(self, data: bytes) -> None:
         """Send a reply. Abort a backpressured connection: its client sends requests without reading the replies."""
@@ -146,6 +171,11 @@ class BackpressuredConnection(ClientConnection):
     def abort(self) -> None:
         """Close the connection immediately, without a close message."""
         self._transport.abort()
+
+
+def log_refusal(job_id: str) -> dict[str, Any]:
+    """Return the error that a token does not open the log of a job; `log` tells it from one about the job itself."""
+    return error_payload(job_id, "forbidden", LOG_FORBIDDEN) | {"log": True}
 
 
 def error_payload(job_id: str | None, code: str, message: str) -> dict[str, str]:

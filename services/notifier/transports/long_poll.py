@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from email.utils import formatdate
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -18,12 +19,16 @@ from websockets.frames import CloseCode
 
 from headway.tokens import CANCEL
 
+from ...runtime.errors import Forbidden
 from ...runtime.request import JSON
+from ..logs.piece import LogPiece, encode_json
+from ..logs.store import LogStore
 from ..records.store import JobStore
 from ..watching.snapshot import NO_VERSION, PublishedSnapshot, placeholder_snapshot
 from .auth import TokenAuth, WatchRequest, unavailable_without_store
-from .base import ClientConnection, error_payload
+from .base import ClientConnection, error_payload, log_refusal
 from .cancellation import cancel_job
+from .log_access import read_log
 from .refusals import RejectedToken, problem_for
 from .registry import ConnectionRegistry
 
@@ -43,7 +48,8 @@ class LongPollRequest(ClientConnection):
     def __init__(self, transport: asyncio.Transport, *, complete_when_ended: bool) -> None:
         super().__init__(transport, None)
         self.newer_snapshots: dict[str, PublishedSnapshot] = {}
-        self.errors: list[dict[str, str]] = []
+        self.errors: list[dict[str, Any]] = []
+        self.log_pieces: list[LogPiece] = []
         self.ready = asyncio.Event()
         self._complete_when_ended = complete_when_ended
 
@@ -52,6 +58,16 @@ class LongPollRequest(ClientConnection):
         self.newer_snapshots[job_id] = snapshot
         self.ready.set()
         return True
+
+    def send_log(self, piece: LogPiece) -> None:
+        """Add a piece of a log to the response, which completes the request."""
+        self.log_pieces.append(piece)
+        self.ready.set()
+
+    def refuse_log(self, job_id: str) -> None:
+        """Add the error that the token does not open the log, which completes the request."""
+        self.errors.append(log_refusal(job_id))
+        self.ready.set()
 
     def send_error(self, job_id: str | None, code: str, message: str) -> None:
         """Add an error to the response.
@@ -92,11 +108,13 @@ class LongPollHandler:
         self,
         registry: ConnectionRegistry,
         store: JobStore,
+        logs: LogStore,
         auth: TokenAuth,
         on_polled: Callable[[str, str], None] = lambda _worker_id, _job_id: None,
     ) -> None:
         self._registry = registry
         self._store = store
+        self._logs = logs
         self._auth = auth
         self._on_polled = on_polled
 
@@ -112,9 +130,9 @@ class LongPollHandler:
         """Answer with the job's snapshot, or 304 if the client's version is the newest."""
         known_versions = [int(version) for version in _ETAG.findall(request.headers.get("If-None-Match", ""))]
         watch_request = self._auth.authorize_job(request, max(known_versions, default=None))
-        newer, errors = await self._wait_for_newer(request, [watch_request], complete_when_ended=True)
+        newer, errors, _ = await self._wait_for_newer(request, [watch_request], complete_when_ended=True)
         date = formatdate(self._store.clock.now() / 1000, usegmt=True)  # by the clock of the snapshot's times
-        headers = {"Cache-Control": "private, no-cache", "Date": date} | _preference_applied(request)
+        headers = {"Cache-Control": "private, no-cache", "Date": date} | preference_applied(request)
         if not newer and errors:  # the client has a version, which the placeholder must not replace
             raise problem_for(errors[0]["code"], errors[0]["message"])
         if not newer:
@@ -128,15 +146,18 @@ class LongPollHandler:
         """Answer with the snapshots that are newer than the client's, and the errors of the other jobs."""
         requests, rejected = await self._auth.authorize_jobs(request, self._registry.max_watches)
         rejections = [token.error for token in rejected]
-        newer, errors = await self._wait_for_newer(
+        newer, errors, log_pieces = await self._wait_for_newer(
             request, requests, complete_when_ended=False, without_waiting=bool(rejections)
         )
-        body = b'{"now":"%b","jobs":[%b],"errors":%b}' % (
+        follows_logs = any(watch.log is not None for watch in requests)
+        logs = b',"logs":[%b]' % b",".join(piece.encoded(encode_json) for piece in log_pieces) if follows_logs else b""
+        body = b'{"now":"%b","jobs":[%b],"errors":%b%b}' % (
             str(self._store.clock.now()).encode(),
             b",".join(snapshot.text for snapshot in newer),
             msgspec.json.encode(rejections + errors),
+            logs,
         )
-        headers = {"Cache-Control": "no-store"} | _preference_applied(request)
+        headers = {"Cache-Control": "no-store"} | preference_applied(request)
         return self._close_if_sent_away(web.Response(body=body, content_type=JSON, headers=headers))
 
     def _close_if_sent_away(self, response: web.Response) -> web.Response:
@@ -152,8 +173,8 @@ class LongPollHandler:
         *,
         complete_when_ended: bool,
         without_waiting: bool = False,
-    ) -> tuple[list[PublishedSnapshot], list[dict[str, str]]]:
-        """Return the snapshots newer than the client's, and errors; if there are none, wait as the client prefers.
+    ) -> tuple[list[PublishedSnapshot], list[dict[str, Any]], list[LogPiece]]:
+        """Return what is newer than the client has, and errors; if there are none, wait as the client prefers.
 
         Args:
             request: the client's request.
@@ -161,19 +182,19 @@ class LongPollHandler:
             complete_when_ended: do not wait for a job that has ended, since only a redrive would change it.
             without_waiting: do not wait at all.
         """
-        wait_s = _requested_wait_s(request)
+        wait_s = requested_wait_s(request)
         newer, errors, ended = await self._read_current(requests, waits=bool(wait_s))
+        log_pieces = await self._read_logs(requests, errors)
         connection = request.transport
         if (
             newer
+            or log_pieces
             or any(error["code"] != "unknown" for error in errors)
-            or without_waiting
-            or not wait_s
+            or (without_waiting or not wait_s)
             or (complete_when_ended and ended)
-            or self._registry.draining
-            or connection is None
+            or (self._registry.draining or connection is None)
         ):
-            return newer, errors
+            return newer, errors, log_pieces
         self._registry.ensure_capacity()
         long_poll = LongPollRequest(connection, complete_when_ended=complete_when_ended)
         with self._registry.serve(long_poll):
@@ -184,16 +205,32 @@ class LongPollHandler:
                     await long_poll.ready.wait()
                     await asyncio.sleep(COALESCE_DELAY_S)
             long_poll.set_close_code(CloseCode.NORMAL_CLOSURE)
-        return list(long_poll.newer_snapshots.values()), long_poll.errors
+        return list(long_poll.newer_snapshots.values()), long_poll.errors, long_poll.log_pieces
+
+    async def _read_logs(self, requests: Sequence[WatchRequest], errors: list[dict[str, Any]]) -> list[LogPiece]:
+        """Return the stored logs that clients lack, of the jobs without errors; add the errors of closed logs."""
+        failed = {error["job_id"] for error in errors}
+        pieces = []
+        for grant, _key_id, _version, offset in requests:
+            if offset is None or str(grant.job_id) in failed:
+                continue
+            try:
+                log = await read_log(self._logs, self._auth, grant, offset)
+            except Forbidden:
+                errors.append(log_refusal(str(grant.job_id)))
+            else:
+                piece = log.piece(str(grant.job_id), offset)
+                pieces += [] if piece is None else [piece]
+        return pieces
 
     async def _read_current(
         self, requests: Sequence[WatchRequest], *, waits: bool
-    ) -> tuple[list[PublishedSnapshot], list[dict[str, str]], bool]:
+    ) -> tuple[list[PublishedSnapshot], list[dict[str, Any]], bool]:
         """Return the snapshots newer than the client's, errors, and whether one of the jobs has ended."""
         with unavailable_without_store():
             records = await self._store.read([str(watch.grant.job_id) for watch in requests])
         newer, errors, ended = [], [], False
-        for (grant, _key_id, version), record in zip(requests, records, strict=True):
+        for (grant, _key_id, version, _log), record in zip(requests, records, strict=True):
             snapshot = PublishedSnapshot.from_record(str(grant.job_id), record)
             rejected = self._auth.check_record(grant, None if snapshot is None else record)
             if rejected is None and snapshot is None and version:
@@ -221,12 +258,13 @@ class LongPollHandler:
         return web.Response(status=202, body=snapshot.text, content_type=JSON, headers=headers)
 
 
-def _requested_wait_s(request: web.Request) -> int:
+def requested_wait_s(request: web.Request) -> int:
     """Return how long the client prefers to wait, up to MAX_WAIT_S, which most proxies allow."""
     match = _WAIT.search(request.headers.get("Prefer", ""))
     return min(MAX_WAIT_S, int(match[1])) if match else 0
 
 
-def _preference_applied(request: web.Request) -> dict[str, str]:
-    wait_s = _requested_wait_s(request)
+def preference_applied(request: web.Request) -> dict[str, str]:
+    """Return the header that confirms the preference of a client that may wait."""
+    wait_s = requested_wait_s(request)
     return {"Preference-Applied": f"wait={wait_s}"} if wait_s else {}

@@ -17,6 +17,7 @@ from headway.timestamp import RemoteClock, Timestamp
 
 from ...runtime.errors import ServiceUnavailable
 from .. import metrics
+from ..logs.feed import LogFeed, LogSubscription
 from ..settings import NotifierSettings
 from ..watching.hub import Subscription
 from ..watching.synchronizer import SnapshotSynchronizer
@@ -40,6 +41,7 @@ class ConnectionRegistry:
 
     Args:
         synchronizer: subscribes the connections to jobs.
+        logs: subscribes the connections to the logs of jobs.
         settings: their limits.
         auth: verifies the tokens of their subscriptions again.
         clock: the clock of the records, whose time the heartbeats contain.
@@ -49,6 +51,7 @@ class ConnectionRegistry:
     def __init__(
         self,
         synchronizer: SnapshotSynchronizer,
+        logs: LogFeed,
         settings: NotifierSettings,
         auth: TokenAuth,
         clock: RemoteClock,
@@ -56,6 +59,8 @@ class ConnectionRegistry:
     ) -> None:
         self._synchronizer = synchronizer
         synchronizer.on_mismatch = self._end_mismatched
+        self._logs = logs
+        logs.on_forbidden = self._refuse_log
         self._settings = settings
         self._auth = auth
         self._clock = clock
@@ -113,6 +118,7 @@ class ConnectionRegistry:
             return
         self._connections.discard(connection)
         self.backpressured.discard(connection)
+        self._logs.close(connection)
         for subscription in connection.subscriptions.values():
             self._synchronizer.unsubscribe(subscription)
         connection.subscriptions.clear()  # breaks a reference cycle, so that closed connections are freed immediately
@@ -130,16 +136,26 @@ class ConnectionRegistry:
             )
 
     def subscribe(self, connection: ClientConnection, request: WatchRequest) -> None:
-        """Subscribe a connection to a job, or send the error `too_many_watches` if it is at its limit."""
+        """Subscribe a connection to a job, or send the error `too_many_watches` if it is at its limit.
+
+        With an offset in the request, the connection also follows the log.
+        """
         subscription = Subscription(connection, request.grant, request.version, request.key_id)
         if subscription.job_id not in connection.subscriptions and len(connection.subscriptions) >= self.max_watches:
             self._send_rejection(connection, too_many_watches(subscription.job_id, self.max_watches))
             return
         connection.subscriptions[subscription.job_id] = subscription
         self._synchronizer.subscribe(subscription)
+        if request.log is not None:
+            self._logs.subscribe(connection, request.grant, request.log)
+
+    def stop_log(self, connection: ClientConnection, job_id: str) -> None:
+        """End a connection's subscription to the log of a job, if it has one."""
+        self._logs.unsubscribe(connection, job_id)
 
     def unsubscribe(self, connection: ClientConnection, job_id: str) -> None:
         """End a connection's subscription to a job, if it has one."""
+        self._logs.unsubscribe(connection, job_id)
         subscription = connection.subscriptions.pop(job_id, None)
         if subscription is not None:
             self._synchronizer.unsubscribe(subscription)
@@ -161,6 +177,11 @@ class ConnectionRegistry:
             self.unsubscribe(connection, subscription.job_id)
             self._send_rejection(connection, rejected)
 
+    def _refuse_log(self, subscription: LogSubscription) -> None:
+        """Called when a token does not open the log of its job."""
+        self._auth.count_refusal("forbidden", subscription.job_id)
+        cast(ClientConnection, subscription.watcher).refuse_log(subscription.job_id)
+
     def _send_rejection(self, connection: ClientConnection, rejected: RejectedToken) -> None:
         connection.send_error(rejected.job_id, rejected.code, rejected.message)
 
@@ -179,10 +200,11 @@ class ConnectionRegistry:
                 await asyncio.sleep(0)  # a removed key may end thousands
 
     def flush(self, connection: ClientConnection) -> None:
-        """Send the pending snapshots of a connection that may have drained."""
+        """Send the pending snapshots and logs of a connection that may have drained."""
         self.backpressured.discard(connection)
         for subscription in list(connection.subscriptions.values()):
             self._synchronizer.flush(subscription)
+        self._logs.flush(connection)
 
     async def run(self) -> None:
         """Flush, check, reap and ping the connections, until cancelled."""

@@ -7,9 +7,9 @@ the client that no proxy buffers the stream, and gives it the clock for its coun
 from __future__ import annotations
 
 import asyncio
-import random
 import re
-from functools import lru_cache
+import time
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -17,12 +17,27 @@ from redis.exceptions import RedisError
 from websockets.frames import CloseCode
 
 from headway.contracts import Timestamp
+from headway.tokens import Grant
 
 from ...runtime.aiohttp_adapter import encode_chunk, start_stream
+from ...runtime.errors import ServiceUnavailable, UnprocessableContent
+from ..logs.piece import LogPiece
+from ..logs.store import LogStore
 from ..records.store import JobStore
 from ..watching.snapshot import PublishedSnapshot
 from .auth import TokenAuth, WatchRequest
 from .base import BackpressuredConnection, ClientConnection
+from .event_format import (
+    ResumePoint,
+    encode_event,
+    encode_heartbeat,
+    encode_log,
+    encode_snapshot,
+    encode_snapshot_chunk,
+    retry_event,
+    time_comment,
+)
+from .log_access import LOG_LINGER_S, read_log
 from .refusals import RejectedToken, problem_for
 from .registry import ConnectionRegistry
 
@@ -31,14 +46,12 @@ HEADERS = {
     "Cache-Control": "no-store, no-transform",  # no-transform: a proxy that compresses would buffer events
     "X-Accel-Buffering": "no",  # https://nginx.org/en/docs/http/ngx_http_proxy_module.html#proxy_buffering
 }
-LINE_BREAKS_TO_SPACES = bytes.maketrans(b"\r\n", b"  ")
-RECONNECT_DELAY_RANGE_MS = (500, 2_000)  # the range of random reconnect delays
 
 
 class EventStream(BackpressuredConnection):
     """An open event stream. It is done when all its jobs have ended."""
 
-    transport = "sse"
+    transport, encode_log = "sse", staticmethod(encode_log)
 
     def __init__(
         self,
@@ -48,23 +61,46 @@ class EventStream(BackpressuredConnection):
         backpressured: set[ClientConnection],
         *,
         chunked: bool,
+        resume_at: ResumePoint | None = None,
+        follows_logs: bool = False,
     ) -> None:
         super().__init__(transport, origin)
         self._backpressured = backpressured  # the registry's set of connections to flush
         self.done = asyncio.Event()
         self._chunked = chunked
         self._active_jobs = job_ids  # the jobs that have not ended
+        self._resume_at = resume_at  # what the client has; of a stream of one job and its log
+        self._follows_logs = follows_logs
+        self._lingers_until: float | None = None
 
-    def send_snapshot(self, job_id: str, snapshot: PublishedSnapshot) -> bool:
-        """Send a snapshot; return False if the connection is backpressured."""
+    def is_writable(self) -> bool:
+        """Return whether the connection is not backpressured."""
         if self.is_backpressured():
             self._backpressured.add(self)
             return False
-        self.write(snapshot.encoded(encode_snapshot_chunk if self._chunked else encode_snapshot))
+        return True
+
+    def send_snapshot(self, job_id: str, snapshot: PublishedSnapshot) -> bool:
+        """Send a snapshot; return False if the connection is backpressured."""
+        if not self.is_writable():
+            return False
+        if self._resume_at is None:
+            self.write(snapshot.encoded(encode_snapshot_chunk if self._chunked else encode_snapshot))
+        else:
+            self._resume_at = self._resume_at._replace(version=snapshot.version)
+            self.write(self._encode(self._resume_at.encode_id() + encode_event(b"job", snapshot.text)))
         self.on_up_to_date(job_id, ended=snapshot.ended)
         return True
 
-    def encode_error(self, error: dict[str, str]) -> bytes:
+    def send_log(self, piece: LogPiece) -> None:
+        """Send a piece of a log."""
+        event_id = b""
+        if self._resume_at is not None:
+            self._resume_at = self._resume_at._replace(offset=piece.end)
+            event_id = self._resume_at.encode_id()
+        self.write(self._encode(event_id + piece.encoded(self.encode_log)))
+
+    def encode_error(self, error: dict[str, Any]) -> bytes:
         """Return an error as an event."""
         return self._encode(encode_event(b"error", msgspec.json.encode(error)))
 
@@ -77,6 +113,7 @@ class EventStream(BackpressuredConnection):
             self._on_job_ended(job_id)
         else:
             self._active_jobs.add(job_id)
+            self._lingers_until = None
 
     def send_error(self, job_id: str | None, code: str, message: str) -> None:
         """Send an error. Unless it is `unknown`, the stream does not wait for the job to end."""
@@ -86,7 +123,11 @@ class EventStream(BackpressuredConnection):
 
     def _on_job_ended(self, job_id: str) -> None:
         self._active_jobs.discard(job_id)
-        if not self._active_jobs:
+        if self._active_jobs:
+            return
+        if self._follows_logs:  # the worker sends the rest of a log after the report that ends the job
+            self._lingers_until = self._lingers_until or time.monotonic() + LOG_LINGER_S
+        else:
             self._end(CloseCode.NORMAL_CLOSURE)
 
     def _end(self, code: int) -> None:
@@ -104,17 +145,20 @@ class EventStream(BackpressuredConnection):
         self._end(CloseCode.TRY_AGAIN_LATER)
 
     def reap(self) -> None:
-        """End the stream if the client has disconnected."""
+        """End the stream if the client has disconnected, or all jobs have ended and so have their logs."""
         if self.is_closing:
             self._end(CloseCode.ABNORMAL_CLOSURE)
+        elif self._lingers_until is not None and time.monotonic() >= self._lingers_until:
+            self._end(CloseCode.NORMAL_CLOSURE)
 
 
 class EventStreamHandler:
     """Handles requests for event streams."""
 
-    def __init__(self, registry: ConnectionRegistry, store: JobStore, auth: TokenAuth) -> None:
+    def __init__(self, registry: ConnectionRegistry, store: JobStore, logs: LogStore, auth: TokenAuth) -> None:
         self._registry = registry
         self._store = store
+        self._logs = logs
         self._auth = auth
 
     def routes(self) -> list[web.RouteDef]:
@@ -125,13 +169,26 @@ class EventStreamHandler:
         ]
 
     async def stream_job(self, request: web.Request) -> web.StreamResponse:
-        """Stream one job; answer 204 if the client has its last version, so that an EventSource stops reconnecting."""
-        last_event_id = request.headers.get("Last-Event-ID", "")
-        version = int(last_event_id) if re.fullmatch(r"\d{1,16}", last_event_id, re.ASCII) else None
-        watch_request = self._auth.authorize_job(request, version)
-        if (version is not None or watch_request.grant.filter is not None) and await self._has_ended(watch_request):
+        """Stream one job; answer 204 if the client has all of it, so that an EventSource stops reconnecting."""
+        version, log_offset = _position(request)
+        watch_request = self._auth.authorize_job(request, version)._replace(log=log_offset)
+        has_more_log = log_offset is not None and await self._has_more_log(watch_request.grant, log_offset)
+        must_check = version is not None or watch_request.grant.filter is not None
+        if must_check and await self._has_ended(watch_request) and not has_more_log:
             return web.Response(status=204, headers={"Cache-Control": "no-store"})
-        return await self._stream(request, [watch_request], [])
+        resume_at = None if log_offset is None else ResumePoint(version or 0, log_offset)
+        return await self._stream(request, [watch_request], [], resume_at)
+
+    async def _has_more_log(self, grant: Grant, offset: int) -> bool:
+        """Return whether the log is known to go on after an offset.
+
+        Raises:
+            Forbidden: the token does not open the log.
+        """
+        try:
+            return (await read_log(self._logs, self._auth, grant, offset)).end > offset
+        except ServiceUnavailable:
+            return False
 
     async def _has_ended(self, watch_request: WatchRequest) -> bool:
         """Return whether a job is known to have ended with the client's version.
@@ -158,7 +215,11 @@ class EventStreamHandler:
         return await self._stream(request, *await self._auth.authorize_jobs(request, self._registry.max_watches))
 
     async def _stream(
-        self, request: web.Request, requests: list[WatchRequest], rejected: list[RejectedToken]
+        self,
+        request: web.Request,
+        requests: list[WatchRequest],
+        rejected: list[RejectedToken],
+        resume_at: ResumePoint | None = None,
     ) -> web.StreamResponse:
         if not self._registry.sends_away:
             self._registry.ensure_capacity()
@@ -168,7 +229,15 @@ class EventStreamHandler:
             return response
         await response.write(time_comment(self._store.clock.now()))  # with the headers; later writes bypass aiohttp
         job_ids, origin = {str(watch.grant.job_id) for watch in requests}, request.headers.get("Origin")
-        stream = EventStream(request.transport, origin, job_ids, self._registry.backpressured, chunked=chunked)
+        stream = EventStream(
+            request.transport,
+            origin,
+            job_ids,
+            self._registry.backpressured,
+            chunked=chunked,
+            resume_at=resume_at,
+            follows_logs=any(watch.log is not None for watch in requests),
+        )
         with self._registry.serve(stream):
             for token in rejected:
                 stream.write(stream.encode_error(token.error))
@@ -178,33 +247,19 @@ class EventStreamHandler:
         return response
 
 
-def time_comment(now: Timestamp) -> bytes:
-    """Return a comment with the server's time; an EventSource ignores it."""
-    return b": %b\n\n" % str(now).encode()
+def _position(request: web.Request) -> tuple[int | None, int | None]:
+    """Return the version that the client has, and its offset in the log if it follows the log.
 
-
-@lru_cache(maxsize=2)  # encoded once for all streams, and once more for those in chunks
-def encode_heartbeat(now: Timestamp, *, chunked: bool) -> bytes:
-    """Return a comment in the wire format of a stream."""
-    comment = time_comment(now)
-    return encode_chunk(comment) if chunked else comment
-
-
-def retry_event() -> bytes:
-    """Return a random reconnect delay, so that clients do not all reconnect at the same time."""
-    return b"retry: %d\n\n" % random.randint(*RECONNECT_DELAY_RANGE_MS)  # noqa: S311 - it spreads load
-
-
-def encode_snapshot(snapshot: PublishedSnapshot) -> bytes:
-    """Return a snapshot as an event that has the version as its id."""
-    return b"id: %d\n%b" % (snapshot.version, encode_event(b"job", snapshot.text))
-
-
-def encode_snapshot_chunk(snapshot: PublishedSnapshot) -> bytes:
-    """Return a snapshot as an event in an HTTP/1.1 chunk."""
-    return encode_chunk(snapshot.encoded(encode_snapshot))
-
-
-def encode_event(name: bytes, data: bytes) -> bytes:
-    """Return an event. Line breaks in the data, which JSON allows between its tokens, become spaces."""
-    return b"event: %b\ndata: %b\n\n" % (name, data.translate(LINE_BREAKS_TO_SPACES))
+    Raises:
+        UnprocessableContent: the offset in the query is not valid.
+    """
+    last_event_id = re.fullmatch(r"(\d{1,16})(?:\.(\d{1,16}))?", request.headers.get("Last-Event-ID", ""), re.ASCII)
+    offset = request.query.get("log")
+    if offset is not None and not re.fullmatch(r"\d{1,16}", offset, re.ASCII):
+        raise UnprocessableContent("Expected the offset in the log, a number from 0.", field="log")
+    if last_event_id is None:
+        return None, None if offset is None else int(offset)
+    version = int(last_event_id[1])
+    if offset is None:
+        return version, None
+    return version or None, int(last_event_id[2] or offset)  # an id without a version: the log came before the snapshot

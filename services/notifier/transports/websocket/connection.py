@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Coroutine
 from contextvars import Context, copy_context
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import structlog
@@ -28,7 +28,7 @@ from ...watching.snapshot import PublishedSnapshot
 from ..base import MAX_BUFFERED_BYTES, BackpressuredConnection
 from ..refusals import TokenAllowance
 from .frame_reader import FrameReader
-from .protocol import PING, encode_close, encode_heartbeat, encode_snapshot, encode_text
+from .protocol import PING, encode_close, encode_heartbeat, encode_log, encode_snapshot, encode_text
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -58,7 +58,7 @@ class MessageHandler(Protocol):
 class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
     """An open WebSocket."""
 
-    transport = "websocket"
+    transport, encode_log = "websocket", staticmethod(encode_log)
     __slots__ = (
         "_burst",
         "_closed",
@@ -228,7 +228,11 @@ class WebSocketConnection(BackpressuredConnection, asyncio.Protocol):
         self._transport.write(snapshot.encoded(encode_snapshot))
         return True
 
-    def encode_error(self, error: dict[str, str]) -> bytes:
+    def is_writable(self) -> bool:
+        """Return whether the connection is neither backpressured nor closing."""
+        return not (self._is_backpressured or self.closing)
+
+    def encode_error(self, error: dict[str, Any]) -> bytes:
         """Return an error as a text frame."""
         return encode_text(msgspec.json.encode({"error": error}))
 

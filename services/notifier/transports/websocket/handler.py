@@ -32,7 +32,7 @@ from .list_connections import ListConnections
 from .protocol import encode_hello
 
 COMMANDS = ("watch", "unwatch", "cancel", "list", "unlist")
-OPTIONS = {"version": "watch", "job_id": "watch", "filter": "list", "limit": "list", "list_id": "list"}
+OPTIONS = {"version": "watch", "job_id": "watch", "log": "watch", "filter": "list", "limit": "list", "list_id": "list"}
 ListId = Annotated[str, Meta(max_length=64)]
 
 
@@ -42,6 +42,7 @@ class ClientMessage(Struct, frozen=True, forbid_unknown_fields=True):
     watch: Token | None = None
     version: Natural | None = None
     job_id: UUID | None = None
+    log: Natural | None = None
     unwatch: UUID | None = None
     cancel: UUID | None = None
     list: Token | None = None
@@ -123,7 +124,7 @@ class WebSocketHandler:
             connection.send_error(None, "invalid", str(error))
             return None
         if message.watch is not None:
-            self._subscribe(connection, message.watch, message.version, message.job_id)
+            self._subscribe(connection, message.watch, message.version, message.job_id, message.log)
         elif message.unwatch is not None:
             self._registry.unsubscribe(connection, str(message.unwatch))
         elif message.cancel is not None:
@@ -136,12 +137,18 @@ class WebSocketHandler:
         return None
 
     def _subscribe(
-        self, connection: WebSocketConnection, token: str, version: int | None = None, job_id: UUID | None = None
+        self,
+        connection: WebSocketConnection,
+        token: str,
+        version: int | None = None,
+        job_id: UUID | None = None,
+        log: int | None = None,
     ) -> None:
         request = self._auth.verify(token, version, connection.token_allowance, job_id)
         if not isinstance(request, RejectedToken):
             connection.has_subscribed = True
-            self._registry.subscribe(connection, request)
+            self._registry.stop_log(connection, str(request.grant.job_id))
+            self._registry.subscribe(connection, request._replace(log=log))
             return
         connection.send_error(request.job_id, request.code, request.message)
         if connection.token_allowance.is_exceeded:

@@ -9,6 +9,7 @@ from websockets.protocol import Protocol, Side
 
 from headway.timestamp import Timestamp
 
+from ...logs.piece import LogPiece, encode_json
 from ...watching.snapshot import PublishedSnapshot
 
 MAX_MESSAGE_BYTES = 64 * 1024
@@ -43,6 +44,11 @@ def encode_heartbeat(now: Timestamp, silence_s: float) -> bytes:
 def encode_snapshot(snapshot: PublishedSnapshot) -> bytes:
     """Return a snapshot as a text frame."""
     return encode_text(b'{"job":%b}' % snapshot.text)
+
+
+def encode_log(piece: LogPiece) -> bytes:
+    """Return a piece of a log as a text frame."""
+    return encode_text(b'{"log":%b}' % piece.encoded(encode_json))
 
 
 def encode_close(code: CloseCode, reason: str) -> bytes:

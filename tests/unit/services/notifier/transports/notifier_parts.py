@@ -15,6 +15,7 @@ import msgspec
 from headway.timestamp import RemoteClock, Timestamp
 from headway.tokens import Grant, TokenSigner, TokenVerifier, make_keys
 from services.notifier import metrics
+from services.notifier.logs.feed import LogFeed
 from services.notifier.records.keys import job_key
 from services.notifier.settings import NotifierSettings
 from services.notifier.transports.auth import TokenAuth, WatchRequest
@@ -93,7 +94,10 @@ class Replica:
         self.hub, self.pubsub = Hub(), FakePubSub()
         self.synchronizer = SnapshotSynchronizer(self.hub, cast(Any, None), cast(Any, self.pubsub), 5.0)
         self.settings = cast(NotifierSettings, SimpleNamespace(**{**SETTINGS, **settings}))
-        self.registry = ConnectionRegistry(self.synchronizer, self.settings, self.auth, RemoteClock(), lambda: False)
+        self.logs = LogFeed(cast(Any, None), cast(Any, None), cast(Any, self.pubsub))
+        self.registry = ConnectionRegistry(
+            self.synchronizer, self.logs, self.settings, self.auth, RemoteClock(), lambda: False
+        )
         self.connection = self.connect()
 
     def connect(self) -> FakeConnection:

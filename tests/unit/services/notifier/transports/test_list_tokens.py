@@ -63,7 +63,7 @@ class Notifier:
     def __init__(self, keys: Path) -> None:
         self.client: Client
         self.store, self.replica = FakeStore(), Replica(keys)
-        parts: Any = (self.replica.registry, self.store, self.replica.auth)
+        parts: Any = (self.replica.registry, self.store, None, self.replica.auth)
         self.routes = [*LongPollHandler(*parts).routes(), *EventStreamHandler(*parts).routes()]
 
     def list_token(self, scope: str = "list watch cancel", **fields: Any) -> str:

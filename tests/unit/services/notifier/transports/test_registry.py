@@ -13,6 +13,7 @@ from websockets.frames import CloseCode
 
 from headway.timestamp import RemoteClock, Timestamp
 from services.notifier import metrics
+from services.notifier.logs.feed import LogFeed
 from services.notifier.settings import NotifierSettings
 from services.notifier.transports import registry as module
 from services.notifier.transports.auth import TokenAuth
@@ -118,6 +119,7 @@ class Replica:
         )
         self.registry = ConnectionRegistry(
             cast(SnapshotSynchronizer, SimpleNamespace()),
+            LogFeed(cast(Any, None), cast(Any, None), cast(Any, None)),
             cast(NotifierSettings, settings),
             cast(TokenAuth, SimpleNamespace(key_ids=frozenset())),
             RemoteClock(),
