@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,18 @@ ARGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+# Parts of the address bar are pages themselves. Each new window loads them, although nothing shows them, and that takes
+# longer than most pages of the tests. Chromium reads only the last list of features, and Playwright sends one.
+LAUNCHER = """#!/bin/sh
+for argument; do
+  shift
+  case $argument in
+    --disable-features=*) argument=$argument,WebUIOmniboxPopup,WebUIOmniboxAimPopup ;;
+  esac
+  set -- "$@" "$argument"
+done
+exec "{executable}" "$@"
+"""
 LOG = logging.getLogger(__name__)
 TIMEOUT_MS = PATIENCE_S * 1000
 
@@ -86,11 +99,20 @@ def forge_signature(token: str) -> str:
     return f"{unsigned}.{'B' if signature[0] == 'A' else 'A'}{signature[1:]}"
 
 
+def launcher(executable: str, folder: Path) -> Path:
+    """Write a script that starts Chromium without features that no test needs; return its path."""
+    script = folder / "chromium"
+    script.write_text(LAUNCHER.replace("{executable}", executable))
+    script.chmod(0o755)
+    return script
+
+
 @pytest.fixture(scope="session")
-async def browser() -> AsyncIterator[Browser]:
+async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Browser]:
     """Run Chromium for the session: the machine's own if there is one, otherwise Playwright's."""
     expect.set_options(timeout=TIMEOUT_MS)
-    executable = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    found = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    executable = found and launcher(found, tmp_path_factory.mktemp("chromium"))
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=executable, args=ARGS)
         yield browser
