@@ -70,7 +70,8 @@ class JobContext:
         cancelled: why a handler in a thread must stop, None while it may continue: `cancel` (a watcher cancelled the
             job), `timeout`, `stop` (the worker stops; another one continues the job) or `lease` (another worker may
             have the job). An `async def` handler gets a CancelledError with the same reason as its argument.
-        log: a standard logger; the worker adds the job's id and kind to its records.
+        log: a standard logger; the worker adds the job's id and kind to its records. What the handler logs, with any
+            logger, and what it prints is also kept as the log of its job, at most 64 KiB.
     """
 
     def __init__(self, attempt: Attempt, sink: ProgressSink) -> None:

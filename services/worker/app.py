@@ -21,6 +21,7 @@ from .execution.process_pool import ProcessPool
 from .execution.runner import Runner
 from .follow_ups import FollowUps
 from .lease import STOP_MARGIN_FRACTION
+from .logs.sender import LogSender
 from .loop_watchdog import LoopWatchdog
 from .presence import PresencePoster, worker_info
 from .received_job import UNKNOWN_KIND
@@ -47,14 +48,16 @@ async def worker(settings: WorkerSettings, reloader: CodeReloader | None = None)
         FollowUps.connect(notifier_url, settings.submitter_internal_url, report_keys, registry) as follow_ups,
         PresencePoster.connect(notifier_url, report_keys, worker_info(worker_id, settings, registry)) as presence,
         ProcessPool.open(settings.process_memory_mb << 20) as process_pool,
+        LogSender.connect(notifier_url, report_keys) as log_sender,
     ):
         process_state = ProcessState(*loop_settings(asyncio.get_running_loop()))
         runner = Runner(process_pool, settings.lease_s * STOP_MARGIN_FRACTION / 2, process_state)
-        dependencies = DeliveryDependencies(settings, queue, reporter, registry, runner, wakeup_client, follow_ups)
-        consumer = Consumer(dependencies, wakeup_listener, settings.worker_concurrency, settings.poll_max_s)
+        deps = DeliveryDependencies(settings, queue, reporter, registry, runner, wakeup_client, follow_ups, log_sender)
+        consumer = Consumer(deps, wakeup_listener, settings.worker_concurrency, settings.poll_max_s)
         yield ServiceSpec(
             tasks={
                 "reporter": reporter.run,
+                "log_sender": log_sender.run,
                 "control_listener": control_listener.run,
                 "wakeup_client": wakeup_client.run,
                 "wakeup_listener": wakeup_listener.run,

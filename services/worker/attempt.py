@@ -14,6 +14,7 @@ from headway.jobs import BACKOFF_CAP_S, BACKOFF_S
 from . import metrics
 from .execution.runner import Runner
 from .leased_job import LeasedJob
+from .logs.capture import capture_into
 from .outcomes import Finished, RetryLater, public_failure
 from .registry import Registry
 
@@ -40,7 +41,8 @@ async def run_attempt(leased: LeasedJob, registry: Registry, runner: Runner) -> 
     if leased.job.received.delivery == 1:
         metrics.observe_since_submission(leased.job, metrics.QUEUE_WAIT.labels(message.kind))
     metrics.ATTEMPTS_STARTED.labels(message.kind).inc()
-    with metrics.JOBS_RUNNING.track_inprogress(), metrics.HANDLER_DURATION.labels(message.kind).time():
+    running, duration = metrics.JOBS_RUNNING.track_inprogress(), metrics.HANDLER_DURATION.labels(message.kind).time()
+    with running, duration, capture_into(leased.log):
         outcome = await runner.run(job, attempt, message.payload, leased, message.timeout_s or job.timeout_s)
     return _scheduled(outcome, leased, job.backoff_s, job.backoff_cap_s) if isinstance(outcome, RetryLater) else outcome
 

@@ -13,7 +13,7 @@ import structlog
 from azure.core.exceptions import AzureError
 
 from headway.azure.job_queue import JobQueue, ReceivedMessage
-from headway.contracts import Verdict
+from headway.contracts import JobReport, Verdict
 
 from ..runtime.tracebacks import error_fields
 from ..runtime.wakeup_client import WakeupClient
@@ -25,6 +25,8 @@ from .follow_ups import FollowUps
 from .interruption_signal import InterruptionSignal
 from .lease import Lease
 from .leased_job import LeasedJob
+from .logs.job_log import JobLog
+from .logs.sender import LogSender
 from .outcomes import (
     INTERRUPTION_BY_VERDICT,
     Finished,
@@ -54,6 +56,7 @@ class DeliveryDependencies:
     runner: Runner
     wakeups: WakeupClient
     follow_ups: FollowUps
+    logs: LogSender
 
 
 class Delivery:
@@ -95,13 +98,13 @@ class Delivery:
 
     async def _process(self, job: ReceivedJob) -> None:
         """Renew the lease while the job is processed and its outcome reported, then settle the message."""
-        started = time.perf_counter()
+        started, first_report = time.perf_counter(), job.first_report()
         with (
             structlog.contextvars.bound_contextvars(job_id=str(job.message.id), kind=job.message.kind),
-            self._deps.reporter.stream(job.first_report(), self._on_verdict) as stream,
+            self._deps.reporter.stream(first_report, self._on_verdict) as stream,
         ):
             async with self._lease.renewed(lambda: stream.lease_renewed(self._lease.until), self._on_lease_lost):
-                leased = LeasedJob(job, self._lease, stream)
+                leased = LeasedJob(job, self._lease, stream, self._open_log(first_report))
                 outcome = await self._start(leased)
                 if outcome is Interruption.CANCELLED:
                     outcome = Finished("cancelled")
@@ -109,6 +112,7 @@ class Delivery:
                     outcome = await self._report(outcome, leased)
                 outcome_name = outcome.name.lower() if isinstance(outcome, Interruption) else outcome.status
                 self._record_metrics(job, outcome, outcome_name)
+                leased.log.close(has_ended=isinstance(outcome, Finished))
                 await self._settlement.settle(outcome, leased)
             log.info(
                 "job_handled",
@@ -184,6 +188,10 @@ class Delivery:
         if isinstance(outcome, RetryLater) and verdict.cancel_requested:  # requested after the attempt had failed
             return await self._report(Finished("cancelled"), leased)
         return outcome
+
+    def _open_log(self, report: JobReport) -> JobLog:
+        kind = self._deps.registry.get(report.kind)
+        return self._deps.logs.open(report, watchers=kind is not None and kind.log == "watchers")
 
     def _on_verdict(self, verdict: Verdict) -> None:
         """Called with every verdict on this delivery."""

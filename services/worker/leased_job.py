@@ -11,6 +11,7 @@ from headway.message_codec import message_json
 from headway.message_rewriting import rewrite_message
 
 from .lease import Lease
+from .logs.job_log import JobLog
 from .received_job import ReceivedJob
 from .reporting.report_stream import ReportStream
 
@@ -23,13 +24,15 @@ class LeasedJob:
         text: the text of the message, with the last checkpoint.
         lease: the lease of the message.
         stream: the reports of the delivery.
+        log: what the handler logs and prints.
     """
 
-    def __init__(self, job: ReceivedJob, lease: Lease, stream: ReportStream) -> None:
+    def __init__(self, job: ReceivedJob, lease: Lease, stream: ReportStream, log: JobLog) -> None:
         self.job = job
         self.text = job.received.text
         self.lease = lease
         self.stream = stream
+        self.log = log
         self._released = False
         self._loop = asyncio.get_running_loop()
         self._loop_thread_id = threading.get_ident()

@@ -60,6 +60,13 @@ LEASE_RENEWALS = Counter(
     "worker_lease_renewals", "How many lease renewals were tried, and with which outcome?", ["outcome"]
 )
 LEASES_LOST = Counter("worker_leases_lost", "How many jobs were stopped because their lease was lost?")
+LOG_REQUESTS = Counter(
+    "worker_log_requests", "How many requests with jobs' logs were sent, and with which outcome?", ["outcome"]
+)
+LOG_BYTES_SENT = Counter("worker_log_bytes", "How many bytes of jobs' logs did the notifier accept?")
+LOG_BYTES_LEFT_OUT = Counter(
+    "worker_log_bytes_left_out", "How many bytes were left out of jobs' logs, because of their rate or of a refusal?"
+)
 
 # The statuses with which a delivery ends, and its interruptions.
 OUTCOMES = ("succeeded", "failed", "cancelled", "retrying", *(name.lower() for name in Interruption.__members__))
@@ -72,6 +79,8 @@ for outcome in ("submitted", "failed"):
     FOLLOW_UPS.labels(outcome)
 for outcome in ("200", "400", "401", "413", "422", "500", "502", "503", "504", "unreachable"):
     REPORT_REQUESTS.labels(outcome)
+for outcome in ("200", "401", "404", "413", "422", "500", "503", "unreachable"):
+    LOG_REQUESTS.labels(outcome)
 
 
 def create_series(kinds: Iterable[str]) -> None:

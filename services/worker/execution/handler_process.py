@@ -29,6 +29,7 @@ from ...runtime import unhandled
 from ...runtime.exception_tree import type_name
 from ...runtime.forked_child import NO_REPORTS_FROM_FORKS, ForkBarrier, reset_forked_children
 from ...runtime.process_state import ProcessState, Setting, change_folder, current_folder, signal_settings
+from ..logs.capture import capture_streams
 from ..outcomes import Finished, RetryLater, decode_payload, outcome_from_exception, outcome_from_result
 from .ipc import (
     HEADER,
@@ -44,7 +45,7 @@ from .ipc import (
     encode_frame,
     frame_decoder,
 )
-from .log_forwarding import ForwardingHandler
+from .log_forwarding import ForwardingHandler, OutputForwarder
 
 PROGRESS_INTERVAL_S = 0.02  # between two frames with progress
 MAX_POLL_S = 60.0  # of the socket, before the lease deadline is checked again
@@ -73,6 +74,7 @@ class ParentChannel:
         self.stop_reason: str | None = None  # set when this process is to exit
         self.attempts: queue.SimpleQueue[tuple[int, RunAttempt]] = queue.SimpleQueue()
         self.saved_checkpoints: queue.SimpleQueue[CheckpointSaved] = queue.SimpleQueue()  # of the current run
+        self.output: OutputForwarder | None = None  # of the current or last run
 
     def send(self, run: int, frame: FromProcess) -> None:
         """Send a frame of a run to the worker; thread-safe.
@@ -89,8 +91,25 @@ class ParentChannel:
                 self.run = 0
             self._socket.sendall(data)
 
+    def send_if_free(self, run: int, next_frame: Callable[[], FromProcess | None]) -> None:
+        """Send the frame that a function returns, if any; do nothing while another frame is sent."""
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            frame = next_frame()
+            if frame is not None:
+                self._socket.sendall(encode_frame(run, frame))
+        finally:
+            self._lock.release()
+
+    def on_output(self, text: str) -> None:
+        """Called when any thread of this process has printed a text."""
+        if self.output is not None:
+            self.output.write(text)
+
     def close(self) -> None:
         """Close the connection in a forked child: the worker must see that it ends with this process."""
+        self.output = None
         self._socket.close()
 
     def read_loop(self) -> None:
@@ -146,7 +165,7 @@ class ParentChannel:
 
 
 class ProcessHost:
-    """The progress sink of a handler in this process; it forwards progress and checkpoints to the worker."""
+    """The progress sink of a handler in this process; it forwards progress, checkpoints and output to the worker."""
 
     def __init__(self, channel: ParentChannel, run: int) -> None:
         self._channel = channel
@@ -154,10 +173,11 @@ class ProcessHost:
         self._saved_checkpoints = channel.saved_checkpoints
         self._lock = threading.Lock()
         self._changed = threading.Event()
-        self._collect: Callable[[], Progress]
+        self._collect: Callable[[], Progress] | None = None
         self._closed = False
         self._progress_failed = False
-        threading.Thread(target=self._send_progress_forever, name="progress", daemon=True).start()
+        channel.output = self._output = OutputForwarder(partial(channel.send_if_free, run), self._changed.set)
+        threading.Thread(target=self._send_forever, name="progress", daemon=True).start()
 
     def progress_changed(self, collect: Callable[[], Progress]) -> None:
         """Called when the handler reports progress; a thread sends the latest within `PROGRESS_INTERVAL_S`."""
@@ -180,24 +200,29 @@ class ProcessHost:
         return completed_awaitable()
 
     def close(self) -> None:
-        """Send the last progress, and drop any that follows."""
+        """Send the last progress and output, and drop any that follow."""
         self._send_progress()
+        output = self._output.close()
+        if output is not None:
+            self._channel.send(self._run, output)
         with self._lock:
             self._closed = True
         self._changed.set()
 
-    def _send_progress_forever(self) -> None:
+    def _send_forever(self) -> None:
         while not self._closed:
             self._changed.wait()
             self._send_progress()
+            self._output.flush()
             time.sleep(PROGRESS_INTERVAL_S)
 
     def _send_progress(self) -> None:
         with self._lock:
-            if self._changed.is_set() and not self._closed:
-                self._changed.clear()
+            self._changed.clear()
+            collect, self._collect = self._collect, None
+            if collect is not None and not self._closed:
                 try:
-                    update = ProgressUpdate(self._collect())
+                    update = ProgressUpdate(collect())
                 except Exception as error:  # costs the job its display alone
                     if not self._progress_failed:
                         self._progress_failed = True
@@ -254,7 +279,7 @@ def main(descriptor: str, level: str, folder: str) -> None:
     logging.basicConfig(level=int(level), format="%(message)s", handlers=[forwarding])
     unhandled.install()
     threading.Thread(target=channel.read_loop, name="parent-channel", daemon=True).start()
-    with suppress(asyncio.CancelledError):
+    with capture_streams(channel.on_output), suppress(asyncio.CancelledError):
         while channel.stop_reason is None:
             run, request = channel.attempts.get()
             channel.send(run, AttemptFinished(run_attempt(run, request, channel)))

@@ -70,6 +70,13 @@ class LogRecord(Struct, frozen=True, tag=True):
     extra: dict[str, str]
 
 
+class OutputWritten(Struct, frozen=True, tag=True):
+    """From the process: the handler has printed this, besides bytes that were left out."""
+
+    text: str
+    left_out_bytes: int = 0
+
+
 class AttemptFinished(Struct, frozen=True, tag=True):
     """From the process: the outcome of the attempt."""
 
@@ -77,7 +84,7 @@ class AttemptFinished(Struct, frozen=True, tag=True):
 
 
 ToProcess = RunAttempt | LeaseExtended | CheckpointSaved | StopAttempt
-FromProcess = ProgressUpdate | SaveCheckpoint | LogRecord | AttemptFinished
+FromProcess = ProgressUpdate | SaveCheckpoint | LogRecord | OutputWritten | AttemptFinished
 
 
 def encode_frame(run: int, frame: ToProcess | FromProcess) -> bytes:

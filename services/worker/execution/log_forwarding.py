@@ -1,9 +1,11 @@
-"""Forwarding of log records from a handler process to the worker."""
+"""Forwarding of what a handler process logs and prints to the worker."""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from headway.contracts import truncate
@@ -11,9 +13,11 @@ from headway.type_name import type_name
 
 from ...runtime.log_handler import MAX_LOG_LENGTH, SafeHandler
 from ...runtime.tracebacks import Traceback
-from .ipc import LogRecord
+from ..logs.buffer import LogBuffer
+from ..logs.capture import STANDARD_RECORD_FIELDS
+from .ipc import LogRecord, OutputWritten
 
-STANDARD_RECORD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}  # all others are `extra`
+PAUSE_S = 1.0  # of forwarding, when a handler prints more than is sent at once
 
 
 class _Formatter(logging.Formatter):
@@ -42,6 +46,54 @@ class ForwardingHandler(SafeHandler):
             self._send(LogRecord(encodable_text(record.name), int(record.levelno), text, extra))
         except Exception:
             self.handleError(record)
+
+
+class OutputForwarder:
+    """Forwards what a handler prints to the worker, each line at once: the next one may crash the process.
+
+    Args:
+        send: sends the frame that a function returns, if it returns one; it does nothing while another frame is sent,
+            possibly by the code that a signal handler has interrupted.
+        on_rest: called when the rest of the output must be sent later, with `flush`.
+    """
+
+    def __init__(
+        self, send: Callable[[Callable[[], OutputWritten | None]], object], on_rest: Callable[[], None]
+    ) -> None:
+        self._send = send
+        self._on_rest = on_rest
+        self._buffer = LogBuffer(time.monotonic())
+        self._resume_at = 0.0
+        self._is_closed = False
+
+    def write(self, text: str) -> None:
+        """Add a text; thread-safe."""
+        if not self._is_closed:
+            self._buffer.write(text)
+            if text.endswith("\n"):
+                self.flush()
+            else:
+                self._on_rest()
+
+    def flush(self) -> None:
+        """Send what is due, if any."""
+        if time.monotonic() >= self._resume_at:
+            with suppress(OSError):  # the connection is broken, which ends this process
+                self._send(self._next_frame)
+        if not self._buffer.is_empty:
+            self._on_rest()
+
+    def close(self) -> OutputWritten | None:
+        """Drop all later output; return the frame with the rest, None if there is none."""
+        self._is_closed = True
+        return self._next_frame(is_final=True)
+
+    def _next_frame(self, *, is_final: bool = False) -> OutputWritten | None:
+        now = time.monotonic()
+        text = self._buffer.take(now, is_final=is_final)
+        if self._buffer.has_line:  # which the rate does not allow now
+            self._resume_at = now + PAUSE_S
+        return OutputWritten(text, self._buffer.take_left_out_bytes()) if text else None
 
 
 def log_forwarded(record: LogRecord) -> None:

@@ -26,6 +26,8 @@ from headway.context import Attempt
 from headway.contracts import Json
 
 from ...runtime.process_state import current_folder
+from .. import metrics
+from ..logs.capture import write_to_log
 from ..outcomes import Finished, LeaseLost, RetryLater, public_failure
 from ..python_command import python_command
 from .ipc import (
@@ -35,6 +37,7 @@ from .ipc import (
     FromProcess,
     LeaseExtended,
     LogRecord,
+    OutputWritten,
     ProgressUpdate,
     RunAttempt,
     SaveCheckpoint,
@@ -204,6 +207,9 @@ class HandlerProcess:
                         self._send(await _save_checkpoint(host, checkpoint))
                     case LogRecord() as record:
                         log_forwarded(record)
+                    case OutputWritten(text, left_out_bytes):
+                        write_to_log(text)
+                        metrics.LOG_BYTES_LEFT_OUT.inc(left_out_bytes)
                     case AttemptFinished(outcome):
                         return outcome
                     case _:

@@ -19,6 +19,7 @@ from headway.contracts import JobMessage, JobReport, Timestamp, Verdict
 from headway.message_codec import encode_message, message_json
 from services.worker.delivery import Delivery
 from services.worker.execution.runner import Runner
+from services.worker.logs.job_log import JobLog
 from services.worker.reporting.report_stream import ReportStream
 
 LEASE_S = 60
@@ -186,6 +187,31 @@ class FakeFollowUps:
         return self.accepting
 
 
+class FakeLogs:
+    """A sender of logs that keeps the log of the last delivery, and notes the call when it has a last piece."""
+
+    def __init__(self, calls: list[str]) -> None:
+        self.log: JobLog | None = None
+        self._calls = calls
+
+    def open(self, report: JobReport, *, watchers: bool) -> JobLog:
+        """Open the log of a delivery."""
+        self.log = JobLog(report, watchers, self._on_pending)
+        return self.log
+
+    def _on_pending(self, log: JobLog) -> None:
+        if log.is_closed:
+            self._calls.append("log")
+
+    def text(self) -> str:
+        """Return what was logged and not taken yet."""
+        assert self.log is not None
+        piece = self.log.next_piece(time.monotonic())
+        self.log.on_answer()
+        self.log.clear_pending()
+        return "" if piece is None else piece.text
+
+
 class FakeWorker:
     """A worker with one message; `calls` are the queue operations and the reports, in their order."""
 
@@ -205,6 +231,7 @@ class FakeWorker:
         self.reporter = FakeReporter(self.calls)
         self.wakeups = FakeWakeups()
         self.follow_ups = FakeFollowUps(self.calls)
+        self.logs = FakeLogs(self.calls)
         self.deps: Any = SimpleNamespace(
             settings=SimpleNamespace(lease_s=lease_s, job_ttl_s=3600.0, show_errors=show_errors),
             queue=self.queue,
@@ -213,6 +240,7 @@ class FakeWorker:
             runner=Runner(SimpleNamespace()),  # type: ignore[arg-type]
             wakeups=self.wakeups,
             follow_ups=self.follow_ups,
+            logs=self.logs,
         )
 
     def receive(self) -> Delivery:

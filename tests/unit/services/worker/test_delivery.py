@@ -22,6 +22,7 @@ from services.worker.audiences import INTERNAL_ERROR
 from services.worker.delivery import Delivery
 from services.worker.execution import runner
 from services.worker.lease import Lease
+from services.worker.logs.capture import capture_output
 from tests.unit.services.worker.fake_worker import ACCEPTED, CANCEL_REQUESTED, FakeWorker, rejected
 
 UNAVAILABLE = ServiceRequestError("the queue is unavailable")
@@ -682,3 +683,37 @@ async def test_log_names_the_encoding_of_a_poisoned_message(text: str, encoding:
     [poisoned] = [line for line in lines if line["event"] == "message_poisoned"]
     assert (poisoned["encoding"], poisoned["reason"]) == (encoding, "unreadable")
     assert worker.queue.poisoned == [text]
+
+
+@pytest.mark.parametrize("readers", ["details", "watchers"])
+async def test_output_of_a_handler_is_its_log(readers: Any) -> None:
+    """The last piece follows the report of the ending, and does not wait for the queue. The kind decides who reads."""
+
+    @job("logs", log=readers)
+    def logs(ctx: JobContext, _payload: Any) -> None:
+        ctx.log.error("from a thread")
+
+    worker = FakeWorker(logs)
+    worker.reporter.on_report = lambda report: (
+        texts.append(worker.logs.text()) if report.status == "succeeded" else None
+    )
+    texts: list[str] = []
+    with capture_output():
+        await worker.deliver()
+    assert worker.calls == ["running", "succeeded", "log", "delete"]
+    assert texts[0].endswith(" ERROR from a thread\n")
+    assert worker.logs.log is not None
+    last = worker.logs.log.next_piece(0)
+    assert last is not None
+    assert (last.text, last.start, last.watchers) == ("", len(texts[0]), readers == "watchers")
+
+
+async def test_released_job_ends_its_log_without_a_last_piece(handlers: Handlers) -> None:
+    """Its log goes on with the next delivery, as that of a new run."""
+    worker = FakeWorker(handlers.waiting())
+    delivery, handling = await start(worker, handlers)
+    delivery.stop()
+    await finish(handling)
+    assert "log" not in worker.calls
+    assert worker.logs.log is not None
+    assert worker.logs.log.is_closed

@@ -167,7 +167,7 @@ def take_exit_codes(folder: str) -> None:
     for ignore in (False, True):
         outcome = uvloop.new_event_loop().run_until_complete(crash(Path(folder, str(ignore)), ignore=ignore))
         error = outcome.failure and outcome.failure.error
-        print(f"{error.type}: {error.message}" if error else outcome, flush=True)  # noqa: T201
+        print(f"{error.type}: {error.message}" if error else outcome, flush=True)
     os._exit(0)
 
 

@@ -1,0 +1,205 @@
+"""The sender of logs against a fake notifier over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+from uuid import uuid4
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from msgspec.structs import replace
+
+from headway.contracts import decode, encode
+from headway.details import MAX_APPENDS_BYTES, LogAppend
+from services.runtime.settings import ReloadingFile, read_keys
+from services.worker.logs import sender as module
+from services.worker.logs.job_log import JobLog
+from services.worker.logs.sender import LogSender
+from services.worker.metrics import LOG_BYTES_LEFT_OUT, LOG_BYTES_SENT
+from tests.unit.services.worker.logs.test_job_log import REPORT
+from tests.waiting import wait_until
+
+KEY = "the-report-key"
+
+
+class FakeNotifier:
+    """A notifier that keeps the pieces it accepts; it answers the next requests with these statuses first."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.statuses: list[int] = []
+        self.requests: list[tuple[str | None, list[LogAppend]]] = []  # the authorization and the pieces
+        self.texts: dict[Any, str] = {}
+        self.refuses = False
+        self.largest_bytes = 0
+
+    async def logs(self, request: web.Request) -> web.Response:
+        """Serve `POST /logs`."""
+        body = await request.read()
+        self.largest_bytes = max(self.largest_bytes, len(body))
+        appends = decode(body, list[LogAppend])
+        self.requests.append((request.headers.get("Authorization"), appends))
+        if self.statuses:
+            return web.Response(status=self.statuses.pop(0), headers={"Location": "/elsewhere"})
+        for append in appends:
+            text = self.texts.get(append.job_id, "")
+            assert append.start >= len(text.encode()), "a piece without an answer may come again, an answered one not"
+            self.texts[append.job_id] = text + append.text
+        answers = [{"job_id": append.job_id, "accepted": not self.refuses} for append in appends]
+        return web.Response(body=encode(answers), content_type="application/json")
+
+
+@pytest.fixture
+async def notifier() -> AsyncIterator[FakeNotifier]:
+    """Run a fake notifier."""
+    fake, app = FakeNotifier(), web.Application(client_max_size=1 << 25)
+    app.add_routes([web.post("/logs", fake.logs)])
+    async with TestServer(app) as server:
+        fake.url = str(server.make_url(""))
+        yield fake
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GATHER_S", "INTERVAL_S", "BACKOFF_S", "MAX_BACKOFF_S"):
+        monkeypatch.setattr(module, name, 0.01)
+
+
+@asynccontextmanager
+async def running(url: str, folder: Path) -> AsyncIterator[LogSender]:
+    """Run a sender."""
+    (folder / "report.key").write_text(KEY)
+    async with LogSender.connect(url, ReloadingFile(folder / "report.key", read_keys)) as sender:
+        task = asyncio.create_task(sender.run())
+        try:
+            yield sender
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+def opened(sender: LogSender) -> tuple[Any, JobLog]:
+    """Open the log of a new job; return the job's id and the log."""
+    report = replace(REPORT, job_id=uuid4())
+    return report.job_id, sender.open(report, watchers=False)
+
+
+async def test_logs_of_all_jobs_share_a_request(notifier: FakeNotifier, tmp_path: Path) -> None:
+    """The request has the report key. A sender with nothing to send sends nothing."""
+    sent = LOG_BYTES_SENT._value.get()
+    async with running(notifier.url, tmp_path) as sender:
+        (first, one), (second, two) = opened(sender), opened(sender)
+        opened(sender)
+        one.write("one\n")
+        threading.Thread(target=two.write, args=("two\n",)).start()
+        await wait_until(lambda: len(notifier.texts) == 2)
+        one.close(has_ended=True)
+        two.close(has_ended=False)
+        await wait_until(lambda: notifier.requests[-1][1][-1].text == "")
+        await wait_until(lambda: not sender._logs)
+    assert notifier.texts == {first: "one\n", second: "two\n"}
+    assert {key for key, _ in notifier.requests} == {f"Bearer {KEY}"}
+    assert len(notifier.requests) <= 3
+    assert LOG_BYTES_SENT._value.get() - sent == len("one\ntwo\n")
+
+
+@pytest.mark.parametrize("status", [401, 302, 502, 503])
+async def test_piece_is_sent_again_after_a_failure(notifier: FakeNotifier, tmp_path: Path, status: int) -> None:
+    """The same piece, with the same offset, until there is an answer; a redirect is not followed."""
+    notifier.statuses = [status, status]
+    async with running(notifier.url, tmp_path) as sender:
+        job_id, job_log = opened(sender)
+        job_log.write("one\n")
+        await wait_until(lambda: job_id in notifier.texts)
+    assert [appends[0].start for _, appends in notifier.requests] == [0, 0, 0]
+    assert notifier.texts[job_id] == "one\n"
+
+
+@pytest.mark.parametrize(
+    "refuse",
+    [
+        lambda notifier: notifier.statuses.append(422),
+        lambda notifier: notifier.statuses.append(500),
+        lambda notifier: setattr(notifier, "refuses", True),
+    ],
+)
+async def test_refused_piece_is_dropped(
+    notifier: FakeNotifier, tmp_path: Path, refuse: Callable[[FakeNotifier], None]
+) -> None:
+    """The next one begins behind it, and its bytes are counted."""
+    left_out = LOG_BYTES_LEFT_OUT._value.get()
+    refuse(notifier)
+    async with running(notifier.url, tmp_path) as sender:
+        _, job_log = opened(sender)
+        job_log.write("one\n")
+        await wait_until(lambda: len(notifier.requests) == 1 and not sender._logs)
+        assert LOG_BYTES_LEFT_OUT._value.get() - left_out == 4
+        job_log.write("two\n")
+        await wait_until(lambda: len(notifier.requests) == 2)
+    assert [(append.start, append.text) for append in notifier.requests[1][1]] == [(4, "two\n")]
+
+
+async def test_older_notifier_is_left_alone(
+    notifier: FakeNotifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After 404 the sender asks again a minute later, and jobs run on."""
+    monkeypatch.setattr(module, "UNSUPPORTED_PAUSE_S", 0.3)
+    notifier.statuses = [404]
+    async with running(notifier.url, tmp_path) as sender:
+        job_id, job_log = opened(sender)
+        job_log.write("one\n")
+        await wait_until(lambda: len(notifier.requests) == 1)
+        for _ in range(10):
+            await asyncio.sleep(0)
+            job_log.write("two\n")
+        assert len(notifier.requests) == 1
+        await wait_until(lambda: notifier.texts.get(job_id) == "one\n" + "two\n" * 10)
+
+
+async def test_rest_is_sent_on_exit(notifier: FakeNotifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that stops sends the last lines of its jobs at once."""
+    monkeypatch.setattr(module, "GATHER_S", 60)
+    async with running(notifier.url, tmp_path) as sender:
+        job_id, job_log = opened(sender)
+        job_log.write("one\n")
+        job_log.close(has_ended=False)
+        await wait_until(lambda: bool(sender._logs))
+    assert notifier.texts == {job_id: "one\n"}
+
+
+async def test_notifier_that_is_away_does_not_delay_the_exit(tmp_path: Path) -> None:
+    """The sender gives up after one try."""
+    async with asyncio.timeout(20), running("http://127.0.0.1:9", tmp_path) as sender:
+        opened(sender)[1].write("one\n")
+        await wait_until(lambda: bool(sender._logs))
+
+
+async def test_requests_are_limited(notifier: FakeNotifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request is at most 1 MiB, however the texts are escaped; the other logs follow, those that waited first."""
+    async with running(notifier.url, tmp_path) as sender:
+        logs = dict(opened(sender) for _ in range(20))
+        for job_log in logs.values():
+            job_log.write("\0" * 20_000 + "\n")
+        await wait_until(lambda: notifier.texts.keys() == logs.keys())
+    assert len(notifier.requests) > 2
+    assert notifier.largest_bytes <= MAX_APPENDS_BYTES
+
+
+async def test_logs_of_ended_jobs_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the notifier is away, the oldest are dropped; those of running jobs stay."""
+    monkeypatch.setattr(module, "MAX_CLOSED_LOGS", 3)
+    sender = LogSender(cast(Any, None), "", cast(Any, None))
+    logs = [opened(sender)[1] for _ in range(10)]
+    for job_log in logs:
+        job_log.write("x\n")
+    for job_log in logs[1:]:
+        job_log.close(has_ended=True)
+    await wait_until(lambda: len(sender._logs) == 4)
+    assert list(sender._logs) == [logs[0], *logs[-3:]]
