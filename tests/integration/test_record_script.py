@@ -390,7 +390,7 @@ async def test_record_of_an_older_version_is_valid(
     """A script of a later version, with one more field, still knows a job that ended before the upgrade."""
     await send(store, status="succeeded")
     ended = await read(store)
-    last = b"'worker', 'error_type'}"
+    last = b"'labels', 'worker'}"
     assert SCRIPT.count(last) == 1
     monkeypatch.setattr(scripts, "SCRIPT", SCRIPT.replace(last, last.replace(b"}", b", 'later'}")))
     later = JobStore(client)

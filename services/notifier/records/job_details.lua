@@ -1,5 +1,5 @@
 -- The record script, continued: what a report has for operators only. Redis runs the whole text in each call, so that most
--- reports, which have returned, save these definitions.
+-- reports, which have returned, save these definitions. The first argument after REPORT_FIELDS is the `error_type`.
 --
 -- The hash `headway:details:{<id>}` has, each if there is one:
 --   attempt         the attempt that the next three belong to: {"attempt", "generation", "started_at"}
@@ -8,6 +8,9 @@
 --   steps           [{"name", "started_at", "ended_at"}]
 --   message         the text of the queue message, with which the job can be run again
 --   earlier_errors  those of other attempts, the oldest first: [{"attempt", "generation", "started_at", "error"}]
+--
+-- The field `error_type` of the record is the type of the true error if users see another one. It belongs to the record's
+-- `error` and means nothing while that is null, so that most reports need not read it.
 
 local DETAILS_FIELDS = {'error', 'traceback', 'steps', 'message'}  -- arguments; an empty one leaves the field as it is
 local ATTEMPT = '^{"attempt":%d+,"generation":%d+,"started_at":[^{}]+}$'
@@ -34,7 +37,7 @@ local function store_details(record)
     if errors then changed[3], changed[4] = 'earlier_errors', errors end
   end
   for i = 1, #DETAILS_FIELDS do
-    local value = ARGV[#REPORT_FIELDS + 1 + i]
+    local value = ARGV[#REPORT_FIELDS + 2 + i]
     if value ~= '' then
       changed[#changed + 1] = DETAILS_FIELDS[i]
       changed[#changed + 1] = value
@@ -46,11 +49,14 @@ end
 
 local function report_with_details(old)
   local new = from_args(REPORT_FIELDS)
-  for _, name in ipairs({'worker', 'labels', 'name', 'error_type'}) do
+  for _, name in ipairs({'worker', 'labels', 'name'}) do
     if new[name] == '' then new[name] = nil end
   end
   local reply = report(old, new)
-  if type(reply) == 'number' then store_details(new) end
+  if type(reply) ~= 'number' then return reply end
+  local error_type = ARGV[#REPORT_FIELDS + 2]
+  if error_type ~= '' then redis.call('HSET', key, 'error_type', error_type) end
+  store_details(new)
   return reply
 end
 

@@ -19,10 +19,10 @@ local RECORD_FIELDS = {'id', 'kind', 'status', 'version', 'generation', 'attempt
   'name', 'advanced_at', 'earlier_attempts',  -- 19 to 21: in a snapshot and in the record only if they are not empty
   'lease_ms', 'due_ms', 'expires_ms',         -- 22 to 24
   'message_id', 'delivery', 'sequence',       -- 25 to 27: of the last delivery; before the first one there are none
-  'labels', 'worker', 'error_type'}           -- 28 to 30: if they are not empty; the last one is that of the true error
+  'labels', 'worker'}                         -- 28 and 29: if they are not empty
 local REPORT_FIELDS = {'kind', 'status', 'generation', 'attempt', 'max_attempts', 'progress', 'result', 'error',
   'submitted_at', 'expires_at', 'message_id', 'delivery', 'sequence', 'lease_ms', 'due_ms', 'expires_ms', 'sent_ms',
-  'worker', 'labels', 'name', 'error_type'}
+  'worker', 'labels', 'name'}
 local INTEGER_FIELDS = {'version', 'generation', 'delivery', 'sequence', 'lease_ms', 'due_ms', 'expires_ms'}
 local INTEGERS = '^%-?%d+ %-?%d+ %-?%d+ %-?%d+ %-?%d+ %-?%d+ %-?%d+$'
 local TIME = '^"%d+%-%d+%-%d+T%d+:%d+:%d+%.%d+Z"$'
@@ -123,7 +123,6 @@ local function is_heartbeat(new, old)
     and new.due_at == old.due_at and new.expires_at == old.expires_at and new.submitted_at == old.submitted_at
     and new.result == old.result and new.error == old.error and new.id == old.id and new.kind == old.kind
     and new.name == old.name and new.labels == old.labels and new.worker == old.worker
-    and new.error_type == old.error_type
 end
 
 -- Formats a time as JSON, RFC 3339 in UTC with milliseconds
@@ -302,6 +301,7 @@ local function report(old, new)
   else
     watchers, published = select(2, store(new, old)), true
   end
+  if new.error ~= 'null' then redis.call('HDEL', key, 'error_type') end  -- see job_details.lua
   if old and not same_generation then expire(new, details_key()) end
   if new.status == '"succeeded"' and (new.attempt ~= '1' or new.generation ~= '0') then
     redis.pcall('HDEL', details_key(), 'message')  -- which only an earlier attempt can have left

@@ -14,6 +14,7 @@ HIDDEN_FIELDS = ("labels", "worker", "error_type")
 READ_FIELDS = (*SNAPSHOT_FIELDS, *OPTIONAL_SNAPSHOT_FIELDS, *HIDDEN_FIELDS)
 _SNAPSHOT_FORMAT = b",".join(b'"%b":%%b' % name.encode() for name in SNAPSHOT_FIELDS)
 _OPTIONAL_FORMATS = [b',"%b":%%b' % name.encode() for name in OPTIONAL_SNAPSHOT_FIELDS]
+_KIND, _ERROR = SNAPSHOT_FIELDS.index("kind"), SNAPSHOT_FIELDS.index("error")
 _EMPTY = (None, b"null", b"")
 
 
@@ -79,4 +80,7 @@ def record_from_reply(reply: list[bytes | None]) -> RecordRead | None:
         return None
     present = [text % (value,) for text, value in zip(_OPTIONAL_FORMATS, optional, strict=True) if value not in _EMPTY]
     snapshot = b"{%b%b}" % (_SNAPSHOT_FORMAT % tuple(required), b"".join(present))
-    return RecordRead(snapshot, required[SNAPSHOT_FIELDS.index("kind")], *reply[-len(HIDDEN_FIELDS) :])
+    labels, worker, error_type = reply[-len(HIDDEN_FIELDS) :]
+    if required[_ERROR] == b"null":
+        error_type = None  # of an earlier error
+    return RecordRead(snapshot, required[_KIND], labels, worker, error_type)

@@ -78,7 +78,7 @@ def report_call(report: JobReport, *, is_full: bool = False) -> ScriptCall:
 
 
 def _with_details(report: JobReport, details: ReportDetails, labels: list[bytes], *, is_full: bool) -> list[Any]:
-    """Return the optional REPORT_FIELDS and the DETAILS_FIELDS, with an empty text for those that are missing."""
+    """Return the optional REPORT_FIELDS, `error_type` and the DETAILS_FIELDS, each empty if it is missing."""
     error = details.error
     is_hidden = error is not None and report.error is not None and error.type != report.error.type
     return [
