@@ -8,6 +8,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.exceptions import RedisError
@@ -16,7 +17,7 @@ from services.notifier.redis_client.pubsub import PubSub
 from services.notifier.redis_client.url import redis_from_url
 from tests.certificates import self_signed_certificate
 from tests.documents import Document
-from tests.integration.conftest import new_id, report, running_notifier
+from tests.integration.conftest import Notifier, new_id, report, running_notifier
 from tests.integration.redis_servers import HOST, PERSISTENT, RedisCluster, RedisServer
 from tests.waiting import wait_until
 
@@ -135,6 +136,21 @@ async def test_connections_have_a_name(server: RedisServer) -> None:
         assert (found["name"], found["resp"]) == ("headway-notifier", "2")
 
 
+async def keep_and_erase(notifier: Notifier, last_report: dict[str, Any]) -> None:
+    """Report a failure with details, read the kept message, and erase the job."""
+    details = {"message": "kept", "error": {"type": "KeyError", "message": "zip"}}
+    error = {"type": "InternalError", "message": "It failed."}
+    await notifier.report({**last_report, "status": "failed", "error": error, "result": 7, "details": details})
+    url, headers = (
+        f"{notifier.internal}/jobs/{last_report['job_id']}",
+        {"Authorization": f"Bearer {notifier.report_key}"},
+    )
+    async with notifier.session.get(url, headers=headers) as response:
+        assert (await response.json())["message"] == "kept"
+    async with notifier.session.delete(url, headers=headers) as response:
+        assert response.status == 204
+
+
 async def test_documented_permissions_suffice_in_a_cluster(tmp_path: Path) -> None:
     """Jobs on all primaries are reported and watched, and no primary denies a command of the notifier."""
     async with RedisCluster.running(tmp_path) as cluster:
@@ -151,6 +167,9 @@ async def test_documented_permissions_suffice_in_a_cluster(tmp_path: Path) -> No
                 assert (await socket.receive_json())["job"]["status"] == "running"
                 (verdict,) = await notifier.report({**first, "sequence": 2})  # no change: Redis publishes nothing
                 assert verdict["watched"]
+                await keep_and_erase(notifier, {**first, "sequence": 3})
+                assert (await socket.receive_json())["job"]["status"] == "failed"
+                assert (await socket.receive_json())["job"]["result"] is None
             async with notifier.session.post(f"{notifier.internal}/wake") as response:
                 assert response.status == 204
         assert [await server.admin.acl_log() for server in cluster.primaries] == [[], [], []]

@@ -13,12 +13,14 @@ from msgspec import Meta
 from redis.exceptions import RedisError
 
 from headway.contracts import (
+    MAX_DETAILS_BYTES,
     MAX_NESTING_DEPTH,
     MAX_REPORTS_BYTES,
     MAX_REPORTS_PER_REQUEST,
     MAX_RESULT_BYTES,
     JobReport,
     ProgressUrlReport,
+    ReportDetails,
     Verdict,
     decode,
     encode,
@@ -127,6 +129,9 @@ def decode_reports(body: bytes) -> list[JobReport]:
     """
     reports: list[JobReport] = decode_body(body, ReportList)
     for index, report in enumerate(reports):
+        if report.details is not None and _size(report.details) > MAX_DETAILS_BYTES:
+            message = f"Expected a message and a traceback of at most {MAX_DETAILS_BYTES} bytes together."
+            raise UnprocessableContent(message, field=f"[{index}].details")
         if len(report.result) <= MAX_NESTING_DEPTH:  # too short to exceed either limit; most results are null
             continue
         if len(report.result) > MAX_RESULT_BYTES:
@@ -138,3 +143,8 @@ def decode_reports(body: bytes) -> list[JobReport]:
                 f"Expected a result nested at most {MAX_NESTING_DEPTH} levels deep.", field=f"[{index}].result"
             )
     return reports
+
+
+def _size(details: ReportDetails) -> int:
+    """Return the size of the message and the traceback in bytes."""
+    return sum(len(text.encode()) for text in (details.message, details.traceback) if text is not None)

@@ -143,6 +143,16 @@ def reports_body(*reports: str) -> str:
             UnprocessableContent,
             "[0].result",
         ),
+        (
+            reports_body(REPORT, report_with('"details":null', f'"details":{{"message":"{"ü" * 28_673}"}}')),
+            UnprocessableContent,
+            "[1].details",
+        ),
+        (
+            reports_body(report_with('"details":null', f'"details":{{"traceback":"{"x" * 8_193}"}}')),
+            UnprocessableContent,
+            "[0].details.traceback",
+        ),
     ],
     ids=lambda value: value[:20] if isinstance(value, str) else None,
 )
