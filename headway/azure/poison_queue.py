@@ -39,10 +39,12 @@ class PoisonQueue:
     """The operations on a poison queue.
 
     Call `redrive` and `discard` inside the block of `jobs`: the messages are leased only there. `hidden` is the
-    approximate number of messages that other commands had leased until the end of the longest wait.
+    approximate number of messages that other commands had leased until the end of the longest wait, by default
+    MAX_WAIT_S.
     """
 
-    def __init__(self, jobs: JobQueue, poison: JobQueue) -> None:
+    def __init__(self, jobs: JobQueue, poison: JobQueue, max_wait_s: float | None = None) -> None:
+        self._max_wait_s = max_wait_s
         self._jobs = jobs
         self._poison = poison
         self._leased: dict[str, ReceivedMessage] = {}
@@ -61,7 +63,7 @@ class PoisonQueue:
 
     async def peek(self) -> list[PoisonedJob]:
         """Return all jobs, the oldest first. Messages are leased only if there are more than a peek returns."""
-        wait = _Wait()
+        wait = _Wait(MAX_WAIT_S if self._max_wait_s is None else self._max_wait_s)
         while True:
             messages = await self._poison.peek()
             total = await self._poison.count()
@@ -82,10 +84,13 @@ class PoisonQueue:
         finally:
             await _uninterruptible(self._release_all())
 
-    async def redrive(self, job: PoisonedJob, ttl_s: float) -> JobMessage:
+    async def redrive(
+        self, job: PoisonedJob, ttl_s: float, *, min_generation: int = 0, from_start: bool = False
+    ) -> JobMessage:
         """Send a job to its queue again, then delete its poison messages; return the sent message.
 
-        The job expires in `ttl_s` by the queue service's clock, which the worker compares it with.
+        The job expires in `ttl_s` by the queue service's clock, which the worker compares it with. For the other
+        arguments see `PoisonedJob.redriven_text`.
 
         After a crash between the two steps, the fence rejects the second redrive, because it has the same generation.
 
@@ -93,7 +98,8 @@ class PoisonQueue:
             CannotRedrive: the latest message cannot be decoded, or is too large.
             LeaseTaken: another command has leased a message of the job meanwhile; nothing is sent.
         """
-        text = job.redriven_text(job.latest.received.queue_time().after(ttl_s))
+        expires_at = job.latest.received.queue_time().after(ttl_s)
+        text = job.redriven_text(expires_at, min_generation=min_generation, from_start=from_start)
 
         async def send_and_delete() -> None:
             await self._renew(job)
@@ -119,7 +125,7 @@ class PoisonQueue:
         If two commands have each leased a part, the one with half of the messages or less releases them: the other can
         then lease the rest and end.
         """
-        wait = _Wait()
+        wait = _Wait(MAX_WAIT_S if self._max_wait_s is None else self._max_wait_s)
         while True:
             while await _uninterruptible(self._receive_page()):
                 pass
@@ -178,17 +184,18 @@ class PoisonQueue:
 class _Wait:
     """The wait until other commands have released their messages."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_wait_s: float) -> None:
+        self._max_wait_s = max_wait_s
         self._tries = 0
         self._hidden = 0
         self._tried_at = self._changed_at = time.monotonic()
 
     def is_over(self, hidden: int) -> bool:
-        """Return whether the number of hidden messages has been the same for MAX_WAIT_S."""
+        """Return whether the number of hidden messages has been the same for the longest wait."""
         now = time.monotonic()
         if hidden != self._hidden:
             self._hidden, self._changed_at = hidden, now
-        return now - self._changed_at >= MAX_WAIT_S
+        return now - self._changed_at >= self._max_wait_s
 
     async def pause(self) -> None:
         """Pause before the next try; the backoff grows from the duration of a try, so that two commands part."""

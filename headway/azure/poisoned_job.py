@@ -11,7 +11,7 @@ from msgspec import Struct
 from headway.azure.job_queue import PeekedMessage, ReceivedMessage
 from headway.contracts import JobMessage, Timestamp
 from headway.message_codec import decode_message, extract_job_id
-from headway.message_rewriting import rewrite_message
+from headway.message_rewriting import redriven_message
 
 
 class CannotRedrive(ValueError):
@@ -60,8 +60,18 @@ class PoisonedJob(Struct, frozen=True):
         is_job_id = job_id is not None and job_id == self.latest.job_id
         return is_job_id or any(message.received.id == text for message in self.messages)
 
-    def redriven_text(self, expires_at: Timestamp) -> str:
+    def older_than(self, generation: int) -> PoisonedJob | None:
+        """Return the job with the messages of earlier generations only, or None if it has none."""
+        older = [one for one in self.messages if one.message is not None and one.message.generation < generation]
+        return PoisonedJob(tuple(older)) if older else None
+
+    def redriven_text(self, expires_at: Timestamp, *, min_generation: int = 0, from_start: bool = False) -> str:
         """Return the text to send: the same job in the next generation, with all its attempts and without progress.
+
+        Args:
+            expires_at: when the job expires.
+            min_generation: the lowest generation that the record of the job permits.
+            from_start: whether to drop the checkpoint.
 
         Raises:
             CannotRedrive: the latest message cannot be decoded.
@@ -71,15 +81,12 @@ class PoisonedJob(Struct, frozen=True):
             raise CannotRedrive(
                 f"poison message {self.id} cannot be redriven, because it cannot be read: {self.latest.problem}"
             )
-        return rewrite_message(
+        return redriven_message(
             received.text,
-            generation=message.generation + 1,
-            releases=None,
-            drains=None,
-            progress=None,
-            progress_attempt=None,
+            generation=max(min_generation, message.generation + 1),
             submitted_at=message.submitted_at or received.inserted_at,
             expires_at=expires_at,
+            from_start=from_start,
         )
 
 

@@ -113,8 +113,9 @@ class MemoryQueue:
         self._leased(message_id, receipt)
         del self.messages[message_id]
 
-    async def send(self, text: str) -> None:
+    async def send(self, text: str, *, delay_s: int = 0) -> None:
         """Record a message that is sent to the jobs queue."""
+        assert delay_s == 0
         await self._turn("send")
         if self.error is not None:
             raise self.error
