@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from headway.azure.account import check_account_url, check_api_version, check_connection_string, check_queue_name
@@ -49,15 +49,21 @@ class QueueSettings(Settings, frozen=True, kw_only=True):
                 problems.append(f"{name.upper()}: {error}")
         return problems
 
-    @asynccontextmanager
-    async def queue(self) -> AsyncIterator[JobQueue]:
+    def queue(self) -> AbstractAsyncContextManager[JobQueue]:
         """Open the queue; raise SettingsError if the Azure SDK does not accept the settings."""
+        return self._open_queue(self.queue_name)
+
+    def poison_queue(self) -> AbstractAsyncContextManager[JobQueue]:
+        """Open the poison queue; raise SettingsError if the Azure SDK does not accept the settings."""
+        return self._open_queue(f"{self.queue_name}-poison")
+
+    @asynccontextmanager
+    async def _open_queue(self, name: str) -> AsyncIterator[JobQueue]:
         account = self.queue_connection_string or self.queue_account_url
         assert account is not None  # noqa: S101 - `validate` has checked it
         async with AsyncExitStack() as stack:
             try:
-                connection = JobQueue.connect(account, self.queue_name, self.queue_api_version)
-                queue = await stack.enter_async_context(connection)
+                queue = await stack.enter_async_context(JobQueue.connect(account, name, self.queue_api_version))
             except ValueError as error:  # such as an API version or AZURE_TOKEN_CREDENTIALS that it does not know
                 problem = str(error).partition("\n")[0]
                 raise SettingsError([f"the settings of the queue are not accepted: {problem}"]) from error

@@ -20,6 +20,7 @@ from .caller_auth import CallerAuth
 from .issue_token import IssueTokenHandler
 from .job_sender import JobSender
 from .links import Links
+from .operations.composition import operations
 from .pages import PUBLIC_ROUTES, Pages
 from .settings import SubmitterSettings
 from .share_token import ShareTokenHandler
@@ -34,6 +35,7 @@ async def submitter(settings: SubmitterSettings) -> AsyncIterator[ServiceSpec]:
     """Open the submitter's resources and yield the specification of its service."""
     links = Links(settings)
     signer = ReloadingFile(settings.token_key_file, TokenSigner)
+    verifier = _verifier(settings)
     key_file = settings.submitter_api_keys
     caller_auth = CallerAuth(settings, None if key_file is None else ReloadingFile(key_file, read_api_keys))
     report_keys = None if settings.report_key_file is None else ReloadingFile(settings.report_key_file, read_keys)
@@ -48,19 +50,22 @@ async def submitter(settings: SubmitterSettings) -> AsyncIterator[ServiceSpec]:
             Pages(links),
             SubmitHandler(caller_auth, sender),
             IssueTokenHandler(signer, caller_auth),
-            ShareTokenHandler(links, signer, _verifier(settings)),
+            ShareTokenHandler(links, signer, verifier),
         )
-        yield ServiceSpec(
-            public=[*(route for handler in handlers for route in handler.routes()), openapi_route(OPENAPI)],
-            public_port=settings.port,
-            internal=InternalSubmitHandler(report_keys, sender).routes(),
-            cors=CorsPolicy(settings.origins, public_routes=PUBLIC_ROUTES),
-            tasks={
-                "wakeups": wakeups.run,
-                "submissions": submissions.run,
-                "queue_depth": partial(monitor_queue_depth, queue),
-            },
-        )
+        routes = [*(route for handler in handlers for route in handler.routes()), openapi_route(OPENAPI)]
+        async with operations(settings, caller_auth, verifier, report_keys, queue, submissions, sender) as operating:
+            yield ServiceSpec(
+                public=[*routes, *operating.public],
+                public_port=settings.port,
+                internal=[*InternalSubmitHandler(report_keys, sender).routes(), *operating.internal],
+                cors=CorsPolicy(settings.origins, public_routes=PUBLIC_ROUTES),
+                tasks={
+                    "wakeups": wakeups.run,
+                    "submissions": submissions.run,
+                    "operations": operating.run,
+                    "queue_depth": partial(monitor_queue_depth, queue),
+                },
+            )
 
 
 def _verifier(settings: SubmitterSettings) -> ReloadingFile[TokenVerifier]:

@@ -59,6 +59,20 @@ def job_id_for(submission: Submission, caller: str, key: str | None) -> UUID:
     return uuid5(JOB_NAMESPACE, json.dumps([caller, key, submission.kind, *fields]))
 
 
+def rerun_id(job_id: UUID, payload: Json | None, caller: str, key: str | None) -> UUID:
+    """Return the id of a job that repeats another one: the same id for a repeated request with a key.
+
+    Args:
+        job_id: the id of the job that is repeated.
+        payload: another payload, None for that of the job.
+        caller: the name of the operator.
+        key: the idempotency key.
+    """
+    if key is None:
+        return uuid4()
+    return uuid5(JOB_NAMESPACE, json.dumps(["rerun", caller, key, str(job_id), payload and canonical_json(payload)]))
+
+
 def canonical_json(payload: Json) -> str:
     """Return JSON in a canonical form: equal forms mean the same to every reader.
 

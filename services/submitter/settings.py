@@ -33,20 +33,21 @@ class SubmitterSettings(QueueSettings, frozen=True, kw_only=True):
     docs/run-in-production.md#keys-and-api-keys."""
     dashboard_open: bool = False
     """Whether anyone may see and operate all jobs: on one machine, or behind a proxy that authenticates. Then
-    `POST /tokens`, owners and tags need no API key."""
+    `POST /tokens`, owners, tags and actions of operators need no API key."""
     submit_rate: PerSecond = 100
-    """How many jobs and requests for tokens one caller may send per second, on average."""
+    """How many jobs, requests for tokens and actions one caller may send per second, on average."""
     submit_burst: Positive = 1_000
-    """How many jobs and requests for tokens one caller may send at once."""
+    """How many jobs, requests for tokens and actions one caller may send at once."""
     forwarded_hops: Annotated[int, Meta(ge=0)] = 0
     """How many proxies in front append to `X-Forwarded-For`. A caller without an API key is identified by its
     address."""
     notifier_internal_url: Url | None = None
-    """Where the notifier receives submissions and wake-ups. Without it, workers find new jobs only by polling, and
-    lists show a job when it starts."""
+    """Where the notifier receives submissions and wake-ups. Without it, workers find new jobs only by polling, lists
+    show a job when it starts, and operators cannot run jobs again."""
     report_key_file: Path | None = None
     """The keys that authorize submissions at the notifier, and those of workers here, one per line. The submitter uses
-    the first. Without it, lists show a job when it starts, and workers cannot submit jobs."""
+    the first. Without it, lists show a job when it starts, workers cannot submit jobs, and operators cannot run jobs
+    again."""
     token_key_file: Path
     """The private key that signs tokens."""
     token_public_key_file: Path | None = None

@@ -142,10 +142,7 @@ def check_limits(submission: S) -> S:
         UnprocessableContent: a field is invalid; the error names it.
         PayloadTooLarge: the payload exceeds its limit.
     """
-    if len(submission.payload) > MAX_PAYLOAD_BYTES:
-        raise PayloadTooLarge(f"The payload is larger than {MAX_PAYLOAD_BYTES} bytes.", field="payload")
-    if nesting_depth(bytes(submission.payload)) > MAX_NESTING_DEPTH:
-        raise UnprocessableContent(f"The payload is nested more than {MAX_NESTING_DEPTH} levels deep.", field="payload")
+    check_payload(submission.payload)
     if len(encode(submission.labels)) > MAX_LABELS_BYTES:
         raise UnprocessableContent(f"The labels are larger than {MAX_LABELS_BYTES} bytes.", field="tags")
     if submission.on_end == submission.kind:
@@ -153,6 +150,14 @@ def check_limits(submission: S) -> S:
     if submission.on_end is not None and submission.on_end.startswith(RESERVED_PREFIX):
         raise UnprocessableContent(f"Kinds that begin with {RESERVED_PREFIX!r} are reserved.", field="on_end")
     return submission
+
+
+def check_payload(payload: Json) -> None:
+    """Raise PayloadTooLarge or UnprocessableContent if a payload is too large or is nested too deep."""
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise PayloadTooLarge(f"The payload is larger than {MAX_PAYLOAD_BYTES} bytes.", field="payload")
+    if nesting_depth(bytes(payload)) > MAX_NESTING_DEPTH:
+        raise UnprocessableContent(f"The payload is nested more than {MAX_NESTING_DEPTH} levels deep.", field="payload")
 
 
 def with_trace(labels: Labels | None, trace: str | None) -> Labels | None:

@@ -85,6 +85,11 @@ class SubmissionClient:
             self._pending.append(encode(job))
             self._has_pending.set()
 
+    async def post(self, job: SubmittedJob) -> None:
+        """Post a job at once, so that its watchers see that it waits; if that fails, schedule it."""
+        if self._url is None or not await self._post([encode(job)]):
+            self.notify(job, 0)
+
     async def run(self) -> None:
         """Post pending submissions until cancelled."""
         while True:

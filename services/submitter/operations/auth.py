@@ -11,7 +11,7 @@ from uuid import UUID
 from aiohttp import web
 from msgspec import Struct
 
-from headway.grants import OPERATE, Grant, ListGrant
+from headway.grants import DETAILS, OPERATE, Grant, ListGrant
 from headway.labels import NO_LABELS, JobFilter, Labels
 from headway.tokens import TokenVerifier
 
@@ -33,17 +33,19 @@ class Operator(Struct, frozen=True):
         name: the name of the API key, of the token or of open mode, for logs.
         filter: what the labels and the kind of the jobs must match.
         job_id: the only job, None if there is no such limit.
+        sees_details: whether the operator may see payloads and labels.
     """
 
     name: str
     filter: JobFilter = ALL_JOBS
     job_id: UUID | None = None
+    sees_details: bool = True
 
-    def may_operate(self, job_id: UUID, kind: str, labels: Labels | None) -> bool:
+    def may_operate(self, job_id: UUID | None, kind: str, labels: Labels | None) -> bool:
         """Return whether the operator may act on a job."""
         return self.job_id in (None, job_id) and self.filter.matches(kind, labels or NO_LABELS)
 
-    def authorize(self, job_id: UUID, kind: str, labels: Labels | None) -> None:
+    def authorize(self, job_id: UUID | None, kind: str, labels: Labels | None) -> None:
         """Raise Forbidden unless the operator may act on a job."""
         if self.job_id not in (None, job_id):
             raise Forbidden("The token is for another job.")
@@ -80,6 +82,7 @@ class OperatorAuth:
 
 
 def _operator_from_grant(grant: Grant | ListGrant, name: str) -> Operator:
+    sees_details = DETAILS in grant.scope
     if isinstance(grant, ListGrant):
-        return Operator(name, grant.filter)
-    return Operator(name, job_id=grant.job_id)
+        return Operator(name, grant.filter, sees_details=sees_details)
+    return Operator(name, job_id=grant.job_id, sees_details=sees_details)

@@ -1,0 +1,141 @@
+"""The poison queue, as the requests of operators use it: one after the other, because each leases all messages."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from uuid import UUID
+
+import structlog
+from msgspec import Struct
+
+from headway.azure.job_queue import JobQueue, QueueError
+from headway.azure.poison_queue import LeaseTaken, PoisonQueue
+from headway.azure.poisoned_job import CannotRedrive, PoisonedJob, PoisonMessage, group_by_job
+from headway.labels import Labels
+
+from ...runtime.errors import Conflict, ServiceUnavailable
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+MAX_WAIT_S = 5.0  # for another command or replica that has leased messages
+RETRY_AFTER_S = 2
+MAX_OUTDATED = 10_000  # jobs whose poison messages are to be deleted; further ones keep them, which does no harm
+MIN_PAUSE_S = 1.0  # between two deletions, which lease all messages
+PAUSE_FACTOR = 3  # of the duration of a deletion
+
+
+class PoisonPage(Struct, frozen=True):
+    """The jobs that a peek found, the oldest first, and whether these are all."""
+
+    jobs: list[PoisonedJob]
+    complete: bool
+
+
+class PoisonedJobs:
+    """The jobs on the poison queue."""
+
+    def __init__(self, jobs: JobQueue, poison: JobQueue) -> None:
+        self._jobs = jobs
+        self._poison = poison
+        self._turn = asyncio.Lock()
+        self._outdated: dict[UUID, int] = {}  # the generation that is to be kept, by job
+        self._has_outdated = asyncio.Event()
+
+    async def peek(self) -> PoisonPage:
+        """Return up to 32 messages' jobs, without leasing them."""
+        with _http_errors():
+            messages = await self._poison.peek()
+            total = await self._poison.count()
+        return PoisonPage(group_by_job(map(PoisonMessage.read, messages)), complete=total <= len(messages))
+
+    async def find(self, job_id: UUID) -> PoisonedJob | None:
+        """Return a job, or None if it is not on the poison queue; for the errors see `lease`."""
+        async with self.lease(str(job_id)) as (_, job):
+            return job
+
+    @asynccontextmanager
+    async def lease(self, text: str) -> AsyncIterator[tuple[PoisonQueue, PoisonedJob | None]]:
+        """Lease all messages, and yield the client and one job, None if it is not on the poison queue.
+
+        Args:
+            text: the id of the job or of one of its messages.
+
+        Raises:
+            ServiceUnavailable: the queue is unavailable, or another command has leased messages, maybe the job's.
+            Conflict: the job cannot be redriven.
+        """
+        client = PoisonQueue(self._jobs, self._poison, MAX_WAIT_S)
+        async with self._turn:
+            with _http_errors():
+                async with client.jobs() as jobs:
+                    job = next((job for job in jobs if job.matches(text)), None)
+                    if job is None and client.hidden:
+                        raise queue_in_use()
+                    yield client, job
+
+    def delete_outdated(self, job_id: UUID, generation: int) -> None:
+        """Schedule the deletion of a job's messages of earlier generations than one that is on the queue.
+
+        Without it, an operator could redrive them, too; the fence would reject that.
+        """
+        if len(self._outdated) < MAX_OUTDATED:
+            self._outdated[job_id] = generation
+            self._has_outdated.set()
+
+    async def run(self) -> None:
+        """Delete outdated messages until cancelled. All that are scheduled meanwhile share a lease of the queue."""
+        while True:
+            await self._has_outdated.wait()
+            self._has_outdated.clear()
+            outdated, self._outdated = self._outdated, {}
+            started_at = time.monotonic()
+            try:
+                await self._delete_outdated(outdated)
+            except (QueueError, LeaseTaken) as error:  # the messages stay, which does no harm
+                log.warning("outdated_poison_kept", error=type(error).__name__, jobs=len(outdated))
+            await asyncio.sleep(max(MIN_PAUSE_S, PAUSE_FACTOR * (time.monotonic() - started_at)))
+
+    async def _delete_outdated(self, outdated: dict[UUID, int]) -> None:
+        async with self._turn:
+            if not await self._poison.count():
+                return
+            client = PoisonQueue(self._jobs, self._poison, MAX_WAIT_S)
+            async with client.jobs() as jobs:
+                for job in jobs:
+                    job_id = job.latest.job_id
+                    older = None if job_id is None else job.older_than(outdated.get(job_id, 0))
+                    if older is not None:
+                        await client.discard(older)
+
+
+def filtered_fields(job: PoisonedJob) -> tuple[UUID | None, str, Labels | None]:
+    """Return what decides which operators may act on a job: its id, kind and labels, empty if it cannot be read."""
+    message = job.latest.message
+    return job.latest.job_id, "" if message is None else message.kind, None if message is None else message.labels
+
+
+@contextmanager
+def _http_errors() -> Iterator[None]:
+    """Convert the errors of the queue and of its messages to those of a request."""
+    try:
+        yield
+    except LeaseTaken as error:
+        raise queue_in_use() from error
+    except CannotRedrive as error:
+        raise Conflict(f"{str(error).capitalize()}.", code="unreadable") from error
+    except QueueError as error:
+        raise queue_unavailable(error) from error
+
+
+def queue_in_use() -> ServiceUnavailable:
+    """Return the error for a request during which another command or replica has leased messages."""
+    return ServiceUnavailable("Another operator uses the poison queue; try again.", retry_after_s=RETRY_AFTER_S)
+
+
+def queue_unavailable(error: Exception) -> ServiceUnavailable:
+    """Log an error of the queue, and return that of the request."""
+    log.warning("queue_unavailable", error=type(error).__name__)
+    return ServiceUnavailable("The queue is unavailable; try again.", retry_after_s=RETRY_AFTER_S)

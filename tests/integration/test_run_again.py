@@ -1,0 +1,151 @@
+"""Operators run jobs again and erase them over HTTP, while workers run them: no job is lost, and none runs twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.documents import Document
+from tests.stack import JOBS, Stack, running
+from tests.waiting import PATIENCE_S, wait_until
+
+Answer = tuple[int, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    """Run the system for this module."""
+    async with running(
+        tmp_path_factory.mktemp("run-again"), WORKER_JOBS=JOBS, GRACE_S="0", DRAIN_S="0", POLL_MAX_S="0.2"
+    ) as stack:
+        yield stack
+
+
+async def ask(stack: Stack, method: str, path: str, body: Any = None) -> Answer:
+    """Send an operator's request; return the status and the body of the answer."""
+    async with stack.session.request(method, f"{stack.url}{path}", json=body) as response:
+        return response.status, await response.json(content_type=None) if response.status != 204 else {}
+
+
+async def refusal(stack: Stack, method: str, path: str, body: Any = None) -> tuple[int, str]:
+    """Send a request that is refused; return the status and the code."""
+    status, problem = await ask(stack, method, path, body)
+    return status, problem["code"]
+
+
+async def ended(stack: Stack, receipt: dict[str, Any], generation: int = 0) -> dict[str, Any]:
+    """Wait until a job has ended in a generation; return its last snapshot."""
+    last: dict[str, Any] = {}
+    async for snapshot in stack.watch(receipt["token"]):
+        last = snapshot
+    assert last["generation"] == generation
+    return last
+
+
+async def poisoned(stack: Stack) -> set[str]:
+    """Return the ids of the jobs on the poison queue."""
+    status, body = await ask(stack, "GET", "/poison")
+    assert (status, body["complete"]) == (200, True)
+    return {job["id"] for job in body["jobs"]}
+
+
+async def test_a_failed_job_runs_once_more_however_often_it_is_redriven(stack: Stack, tmp_path: Path) -> None:
+    """Two requests at once, one after the other, and a job whose message is on the poison queue, too."""
+    starts = tmp_path / "starts"
+    receipt = await stack.submit("until-file-exists", str(starts))
+    path = f"/jobs/{receipt['id']}"
+    assert (await ended(stack, receipt))["status"] == "failed"
+    assert receipt["id"] in await poisoned(stack)
+    starts.touch()
+    answers = await asyncio.gather(*(ask(stack, "POST", f"{path}/redrive", {"generation": 0}) for _ in range(3)))
+    assert [body for status, body in answers if status == 202] == [
+        {"id": receipt["id"], "generation": 1, "status": "queued"}
+    ]
+    assert {body["code"] for status, body in answers if status == 409} <= {"not_ended", "changed"}
+    shown = await stack.snapshot(receipt["id"], receipt["token"])
+    assert (shown["generation"], shown["status"]) != (0, "failed")  # watchers see that the job goes on
+    assert (await ended(stack, receipt, generation=1))["status"] == "succeeded"
+    assert await refusal(stack, "POST", f"{path}/redrive", {"generation": 0}) == (409, "changed")
+    await wait_until(lambda: is_not_poisoned(stack, receipt["id"]))
+    assert starts.read_text().split() == [receipt["id"]]
+
+
+async def is_not_poisoned(stack: Stack, job_id: str) -> bool:
+    """Return whether a job is not on the poison queue."""
+    return job_id not in await poisoned(stack)
+
+
+async def test_a_running_job_is_not_redriven_and_not_erased(stack: Stack, tmp_path: Path) -> None:
+    """It goes on to its end."""
+    end = tmp_path / "end"
+    receipt = await stack.submit("wait-for-file", str(end))
+    async for snapshot in stack.watch(receipt["token"]):
+        if snapshot["status"] == "running":
+            break
+    path = f"/jobs/{receipt['id']}"
+    assert await refusal(stack, "POST", f"{path}/redrive") == (409, "not_ended")
+    assert await refusal(stack, "DELETE", path) == (409, "not_ended")
+    end.touch()
+    assert (await ended(stack, receipt))["status"] == "succeeded"
+
+
+async def test_a_job_whose_payload_was_not_kept_needs_another_one(stack: Stack) -> None:
+    """By default that is so after a success, and for a job that does not exist there is none at all."""
+    receipt = await stack.submit("echo", {"month": 3}, owner="user:7", name="March")
+    await ended(stack, receipt)
+    path = f"/jobs/{receipt['id']}"
+    assert await refusal(stack, "POST", f"{path}/redrive") == (409, "payload_not_kept")
+    assert await refusal(stack, "POST", f"{path}/rerun") == (409, "payload_not_kept")
+    assert await refusal(stack, "POST", f"{path}/rerun", {"payload": "x" * 33_000}) == (413, "too_large")
+    status, rerun = await ask(stack, "POST", f"{path}/rerun", {"payload": {"month": 4}})
+    assert (status, rerun["id"] != receipt["id"]) == (202, True)
+    snapshot = await ended(stack, rerun)
+    assert (snapshot["result"], snapshot["name"], snapshot["generation"]) == ({"month": 4}, "March", 0)
+    for method, end in (("POST", "/redrive"), ("POST", "/rerun"), ("DELETE", "")):
+        assert await refusal(stack, method, f"/jobs/{uuid4()}{end}") == (404, "unknown")
+
+
+async def test_an_erased_job_cannot_run_again(stack: Stack, tmp_path: Path) -> None:
+    """Its payload is gone from the record and from the poison queue; a rerun before that is a job of its own."""
+    starts = tmp_path / "starts"
+    receipt = await stack.submit("until-file-exists", str(starts))
+    await ended(stack, receipt)
+    path = f"/jobs/{receipt['id']}"
+    starts.touch()
+    status, rerun = await ask(stack, "POST", f"{path}/rerun")
+    assert (status, (await ended(stack, rerun))["status"]) == (202, "succeeded")
+    assert receipt["id"] in await poisoned(stack)
+    assert await ask(stack, "DELETE", path) == (204, {})
+    assert receipt["id"] not in await poisoned(stack)
+    for action in ("redrive", "rerun"):
+        assert await refusal(stack, "POST", f"{path}/{action}") == (409, "payload_not_kept")
+    assert starts.read_text().split() == [rerun["id"]]
+    assert (await stack.snapshot(receipt["id"], receipt["token"]))["status"] == "failed"
+
+
+async def test_the_commands_of_the_documentation_work(stack: Stack, tmp_path: Path) -> None:
+    """They redrive a job, rerun it with another payload, erase it and show the poison queue."""
+    page = Document("docs/run-again.md")
+    script = "".join(example.text.replace("http://127.0.0.1:8080", stack.url) for example in page.examples("sh"))
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-euo", "pipefail", "-c", script, cwd=tmp_path, stdout=PIPE, stderr=PIPE
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    decoder, text, answers = json.JSONDecoder(), out.decode(), []
+    while text:
+        answer, end = decoder.raw_decode(text)
+        answers.append(answer)
+        text = text[end:]
+    assert process.returncode == 0
+    redriven, receipt, poison = answers
+    (documented,) = [json.loads(example.text) for example in page.examples("json")]
+    assert redriven == {**documented, "id": redriven["id"]}
+    assert (await ended(stack, receipt))["status"] == "succeeded"
+    assert poison["complete"]
