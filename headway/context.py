@@ -14,8 +14,9 @@ from uuid import UUID
 import msgspec
 from msgspec import Struct
 
-from headway.contracts import MAX_CHECKPOINT_BYTES, NULL, Json, Progress, encode_value
+from headway.contracts import MAX_CHECKPOINT_BYTES, NULL, Json, Progress, StepTimes, encode_value
 from headway.display_values import below, is_less, to_amount, to_text
+from headway.step_log import StepLog
 from headway.steps import Step, aggregate
 from headway.track import Track
 from headway.type_name import type_name
@@ -42,10 +43,13 @@ class Attempt(Struct, frozen=True, kw_only=True):
 
 
 class ProgressSink(Protocol):
-    """Receives the progress and the checkpoints of a handler."""
+    """Receives the progress, the steps and the checkpoints of a handler."""
 
     def progress_changed(self, collect: Callable[[], Progress]) -> None:
         """Called when progress has changed; not called again until `collect` has been called."""
+
+    def steps_started(self, collect: Callable[[], tuple[StepTimes, ...]]) -> None:
+        """Called when the first step begins; `collect`, which is thread-safe, returns all steps so far."""
 
     def save_checkpoint(self, checkpoint: Json) -> Awaitable[None]:
         """Save a checkpoint. In a thread or process the call blocks until it is saved."""
@@ -84,6 +88,7 @@ class JobContext:
         self.cancelled: str | None = None
         self._sink = sink
         self._root = self._last = Step()
+        self._step_log: StepLog | None = None
         self._collection_pending = False
         self._highest = attempt.progress
         self._resumed = attempt.progress is not None
@@ -206,12 +211,18 @@ class JobContext:
         if self.cancelled is not None:
             raise asyncio.CancelledError(self.cancelled)
         self._last = (_CURRENT_STEP.get() or self._root).begin(name, weight)
+        if self._step_log is None:
+            self._step_log = StepLog()
+            self._sink.steps_started(self._step_log.times)
+        self._step_log.begin(self._last)
         if not self._collection_pending:
             self._notify()
         return self._last
 
     def _end(self, step: Step, *, completed: bool) -> None:
         step.end(completed=completed)
+        if self._step_log is not None:
+            self._step_log.end(step)
         if step.parent is not None and step.parent.is_overweight:
             self._log_adjustment("more weight than announced", step.parent.finished_weight)
         self._last = step

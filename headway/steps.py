@@ -81,8 +81,13 @@ class Step:
     @property
     def path(self) -> str:
         """The names of the enclosing steps and of this step, separated by `PATH_SEPARATOR`."""
-        parent_path = self.parent.path if self.parent is not None else ""
-        return f"{parent_path}{PATH_SEPARATOR}{self.name}" if parent_path else self.name
+        names: list[str] = []
+        step: Step | None = self
+        while step is not None:
+            if step.name:
+                names.append(step.name)
+            step = step.parent
+        return PATH_SEPARATOR.join(reversed(names))
 
 
 def aggregate(root: Step, last_reported: Step) -> Progress:

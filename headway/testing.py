@@ -20,7 +20,7 @@ from uuid import UUID, uuid4
 import msgspec
 
 from headway.context import Attempt, JobContext, completed_awaitable
-from headway.contracts import MAX_RESULT_BYTES, Json, Progress, decode, encode_value
+from headway.contracts import MAX_RESULT_BYTES, Json, Progress, StepTimes, decode, encode_value
 from headway.jobs import Job
 
 
@@ -118,6 +118,9 @@ class Recorder:
         self.progress.append(collect())
         if len(self.progress) == self._cancel_after:
             self.cancel()
+
+    def steps_started(self, collect: Callable[[], tuple[StepTimes, ...]]) -> None:
+        """Called when the handler begins its first step; its steps are part of its progress."""
 
     def save_checkpoint(self, checkpoint: Json) -> Awaitable[None]:
         """Record the checkpoint."""

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 
-from headway.contracts import MAX_MESSAGE_BYTES, JobStatus, Json, Progress
+from headway.contracts import MAX_MESSAGE_BYTES, JobStatus, Json, Progress, StepTimes
 from headway.message_codec import message_json
 from headway.message_rewriting import rewrite_message
 
@@ -48,6 +48,10 @@ class LeasedJob:
             self._loop.call_soon_threadsafe(self.progress_changed, collect)
         elif not self._released:
             self.stream.progress_changed(collect)
+
+    def steps_started(self, collect: Callable[[], tuple[StepTimes, ...]]) -> None:
+        """Called when the handler begins its first step, from any thread; reports call `collect`."""
+        self.stream.collect_steps = collect
 
     async def save_checkpoint(self, checkpoint: Json) -> None:
         """Save a checkpoint in the queue message.

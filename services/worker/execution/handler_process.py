@@ -23,7 +23,7 @@ from typing import Any
 
 from headway import Job, JobContext
 from headway.context import completed_awaitable
-from headway.contracts import Json, Progress
+from headway.contracts import Json, Progress, StepTimes
 
 from ...runtime import unhandled
 from ...runtime.exception_tree import type_name
@@ -174,6 +174,7 @@ class ProcessHost:
         self._lock = threading.Lock()
         self._changed = threading.Event()
         self._collect: Callable[[], Progress] | None = None
+        self._collect_steps: Callable[[], tuple[StepTimes, ...]] = tuple
         self._closed = False
         self._progress_failed = False
         channel.output = self._output = OutputForwarder(partial(channel.send_if_free, run), self._changed.set)
@@ -183,6 +184,10 @@ class ProcessHost:
         """Called when the handler reports progress; a thread sends the latest within `PROGRESS_INTERVAL_S`."""
         self._collect = collect
         self._changed.set()
+
+    def steps_started(self, collect: Callable[[], tuple[StepTimes, ...]]) -> None:
+        """Called when the handler begins its first step; each progress is sent with the steps."""
+        self._collect_steps = collect
 
     def save_checkpoint(self, checkpoint: Json) -> Awaitable[None]:
         """Send a checkpoint and block until the worker has saved it.
@@ -222,7 +227,7 @@ class ProcessHost:
             collect, self._collect = self._collect, None
             if collect is not None and not self._closed:
                 try:
-                    update = ProgressUpdate(collect())
+                    update = ProgressUpdate(collect(), self._collect_steps())
                 except Exception as error:  # costs the job its display alone
                     if not self._progress_failed:
                         self._progress_failed = True

@@ -11,11 +11,10 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
 from headway.context import Attempt
-from headway.contracts import Json, Progress
+from headway.contracts import Json, Progress, StepTimes, decode, encode
 
 from ..outcomes import Finished, RetryLater
 
@@ -49,10 +48,11 @@ class StopAttempt(Struct, frozen=True, tag=True):
     reason: str
 
 
-class ProgressUpdate(Struct, frozen=True, tag=True):
-    """From the process: the handler's latest progress."""
+class ProgressUpdate(Struct, frozen=True, tag=True, omit_defaults=True):
+    """From the process: the handler's latest progress, and its steps if it has any."""
 
     progress: Progress
+    steps: tuple[StepTimes, ...] = ()
 
 
 class SaveCheckpoint(Struct, frozen=True, tag=True):
@@ -89,10 +89,10 @@ FromProcess = ProgressUpdate | SaveCheckpoint | LogRecord | OutputWritten | Atte
 
 def encode_frame(run: int, frame: ToProcess | FromProcess) -> bytes:
     """Encode a frame that belongs to a run."""
-    body = msgspec.json.encode(frame)
+    body = encode(frame)
     return HEADER.pack(len(body), run) + body
 
 
 def frame_decoder(frame_type: Any) -> Callable[[bytes], Any]:
     """Return a function that decodes the body of a frame of this type."""
-    return msgspec.json.Decoder(frame_type).decode
+    return lambda body: decode(body, frame_type)

@@ -201,8 +201,10 @@ class HandlerProcess:
         try:
             while True:
                 match await self._receive():
-                    case ProgressUpdate(progress):
+                    case ProgressUpdate(progress, steps):
                         host.progress_changed(lambda progress=progress: progress)  # type: ignore[misc]
+                        if steps:
+                            host.steps_started(lambda steps=steps: steps)  # type: ignore[misc]
                     case SaveCheckpoint(checkpoint):
                         self._send(await _save_checkpoint(host, checkpoint))
                     case LogRecord() as record:

@@ -14,7 +14,7 @@ from typing import Any
 
 from headway import Job
 from headway.context import Attempt, completed_awaitable
-from headway.contracts import Json, Progress
+from headway.contracts import Json, Progress, StepTimes
 
 from ...runtime.forked_child import NO_REPORTS_FROM_FORKS, ForkBarrier
 from ...runtime.tracebacks import thread_stack
@@ -75,6 +75,10 @@ class ThreadHost:
     def progress_changed(self, collect: Callable[[], Progress]) -> None:
         """Called when the handler reports progress, once until it is collected."""
         self._loop.call_soon_threadsafe(self._host.progress_changed, collect)
+
+    def steps_started(self, collect: Callable[[], tuple[StepTimes, ...]]) -> None:
+        """Called when the handler begins its first step."""
+        self._host.steps_started(collect)
 
     def save_checkpoint(self, checkpoint: Json) -> Awaitable[None]:
         """Block the thread until the checkpoint is saved.

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from headway.backoff import full_jitter_s
 from headway.contracts import (
     ENDED,
+    MAX_DETAILS_BYTES,
     MAX_REPORTS_PER_REQUEST,
     NULL,
     JobError,
@@ -20,9 +21,12 @@ from headway.contracts import (
     Json,
     Progress,
     ReportDetails,
+    StepTimes,
     Timestamp,
     Verdict,
+    encode,
 )
+from headway.step_log import newest_steps
 
 from ...runtime.tracebacks import error_fields
 
@@ -30,6 +34,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 LONG_AGO = float("-inf")  # earlier than any monotonic time
 BACKOFF_S, MAX_BACKOFF_S = 0.1, 2.0
+STEPS_INTERVAL_S = 1.0  # between two reports with the steps of a running job
 LATE_RENEWAL_FRACTION = 0.4  # of the lease: with less until its reported end, a heartbeat may come too late
 
 
@@ -42,6 +47,7 @@ class ReportStream:
 
     `max_group` is the number of reports that a request with this one may contain. It is halved with each request that
     fails, until a report that makes requests fail is alone. `failures` counts the requests that failed with it alone.
+    `collect_steps` returns the steps of the attempt; None until it has any.
 
     Args:
         initial: the first state, with sequence 0.
@@ -69,6 +75,9 @@ class ReportStream:
         self._watched = True
         self._progress_source: Callable[[], Progress] | None = None
         self._progress_failed = False
+        self.collect_steps: Callable[[], tuple[StepTimes, ...]] | None = None
+        self._reported_steps: tuple[StepTimes, ...] = ()
+        self._steps_reported_at = LONG_AGO
         self._pending: list[asyncio.Future[Verdict]] = []
         self._in_flight: list[asyncio.Future[Verdict]] = []
 
@@ -154,11 +163,28 @@ class ReportStream:
         now = Timestamp.now()
         return replace(
             report,
+            details=self._details(),
             sequence=self._sequence,
             lease_until=None if self._lease_until is None else now.after(self._lease_until - self.sent_at),
             due_at=None if self._due_after_s is None else now.after(self._due_after_s),
             sent_at=now,
         )
+
+    def _details(self) -> ReportDetails | None:
+        """Return the details of a report, with the steps of the attempt: while it runs, those that have changed."""
+        details = self._latest.details
+        if self.collect_steps is None:
+            return details
+        if self._latest.status != "running":
+            room = MAX_DETAILS_BYTES if details is None else MAX_DETAILS_BYTES - len(encode(details))
+            return replace(details or ReportDetails(), steps=newest_steps(self.collect_steps(), room))
+        if self.sent_at - self._steps_reported_at < STEPS_INTERVAL_S:
+            return details
+        steps = newest_steps(self.collect_steps(), MAX_DETAILS_BYTES)
+        if steps == self._reported_steps:
+            return details
+        self._reported_steps, self._steps_reported_at = steps, self.sent_at
+        return ReportDetails(steps=steps)
 
     def collect_progress(self) -> Progress | None:
         """Return the handler's latest progress, None if there is none. An error costs the job its display alone."""
@@ -194,6 +220,7 @@ class ReportStream:
     def requeue(self) -> None:
         """Mark the report in flight as unsent."""
         self._pending, self._in_flight = self._in_flight + self._pending, []
+        self._reported_steps, self._steps_reported_at = (), LONG_AGO
         self._urgent = True
 
     def on_rejected(self, detail: str) -> None:
@@ -204,6 +231,7 @@ class ReportStream:
         """
         if self._latest.status in ENDED and (self._latest.error is None or self._latest.error.type != "ReportRefused"):
             error = JobError("ReportRefused", "The outcome of the job could not be reported.")
+            self.collect_steps = None
             self._latest = replace(self._latest, status="failed", progress=None, result=NULL, error=error, details=None)
             self.requeue()
             return

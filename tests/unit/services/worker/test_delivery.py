@@ -183,6 +183,30 @@ async def test_message_is_kept(handlers: Handlers, keep: Any) -> None:
     assert {kept[status]["checkpoint"] for status in kept.keys() & {"retrying", "failed"}} <= {7}
 
 
+@pytest.mark.parametrize("in_thread", [False, True])
+async def test_steps_are_reported(in_thread: bool) -> None:
+    """The report of the outcome has the steps, of handlers in the event loop and in threads."""
+
+    @job("steps")
+    async def in_loop(ctx: JobContext, _payload: Any) -> None:
+        async with ctx.step("fetch"):
+            pass
+
+    @job("steps")
+    def threaded(ctx: JobContext, _payload: Any) -> None:
+        with ctx.step("fetch"):
+            pass
+
+    worker = FakeWorker(threaded if in_thread else in_loop)
+    await worker.deliver()
+    details = worker.reporter.reports[-1].details
+    assert details is not None
+    (step,) = details.steps
+    assert (step.name, details.message) == ("fetch", None)
+    assert step.ended_at is not None
+    assert step.started_at <= step.ended_at
+
+
 async def test_success_has_no_details() -> None:
     """A job that succeeds costs nothing more."""
     worker = FakeWorker(succeeds)

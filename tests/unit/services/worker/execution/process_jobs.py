@@ -23,6 +23,14 @@ def pid(ctx: JobContext, payload: int) -> int:
     return os.getpid()
 
 
+@job("runs-steps", process=True)
+def runs_steps(ctx: JobContext, payload: list[str]) -> None:
+    """Run steps, each with a step inside it."""
+    for name in payload:
+        with ctx.step(name), ctx.step("half"):
+            ctx.progress(1, 2)
+
+
 @job("exits", process=True)
 def exits(_ctx: JobContext, payload: int) -> None:
     """Exit the process with a code."""

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import uvloop
 
 from headway import Job, JobContext, job
 from headway.context import Attempt
-from headway.contracts import JobError, Json, Progress
+from headway.contracts import JobError, Json, Progress, StepTimes
 from headway.testing import Recorder
 from services.worker.execution.process_pool import ProcessPool
 from services.worker.execution.runner import Runner
@@ -44,6 +44,11 @@ class FakeHost(Recorder):
     """A recorder with a lease that does not end, unless a test sets `lease_deadline`."""
 
     lease_deadline = 1e12
+    steps: tuple[StepTimes, ...] = ()
+
+    def steps_started(self, collect: Callable[[], tuple[StepTimes, ...]]) -> None:
+        """Called when steps arrive: record them."""
+        self.steps = collect()
 
 
 @pytest.fixture
@@ -94,6 +99,17 @@ async def test_process_reports_progress_and_is_reused(pool: ProcessPool) -> None
     assert host.progress[-1] == Progress(20_000, 20_000)
     assert len(host.progress) < 2_000
     assert result(await run(pool, "pid", 1)) == first
+    assert host.steps == ()
+
+
+async def test_process_reports_its_steps(pool: ProcessPool) -> None:
+    """The worker gets the times of all steps before the outcome."""
+    host = FakeHost()
+    result(await run(pool, "runs-steps", ["fetch", "print"], host))
+    assert [step.name for step in host.steps] == ["fetch", "fetch › half", "print", "print › half"]  # noqa: RUF001
+    times = [time for step in host.steps for time in (step.started_at, step.ended_at)]
+    assert None not in times
+    assert times[0] <= times[2] <= times[3] <= times[1] <= times[4]  # type: ignore[operator]
 
 
 async def test_process_imports_from_the_same_folders(

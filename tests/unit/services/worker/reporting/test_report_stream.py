@@ -9,7 +9,18 @@ from functools import partial
 
 import pytest
 
-from headway.contracts import Json, Progress, Timestamp, Verdict
+from headway.contracts import (
+    MAX_DETAILS_BYTES,
+    JobReport,
+    Json,
+    Progress,
+    ReportDetails,
+    StepTimes,
+    Timestamp,
+    Verdict,
+    encode,
+)
+from services.worker.reporting import report_stream
 from services.worker.reporting.report_stream import LONG_AGO, ReportRejected, ReportStream
 from tests.reports import first_report
 from tests.unit.services.runtime.unreadable_errors import unreadable
@@ -226,13 +237,15 @@ async def test_rejected_outcome_is_reduced_to_a_failure() -> None:
     """The outcome is sent once more, without result and progress; a second rejection raises ReportRejected."""
     recorder = await running_stream()
     recorder.stream.progress_changed(partial(Progress, 1, 5))
-    outcome = asyncio.create_task(recorder.stream.report("succeeded", result=Json(b'"x"'), lease_until=None))
+    recorder.stream.collect_steps = lambda: (step("a"),)
+    outcome = asyncio.create_task(recorder.stream.report("succeeded", result=Json(b'"x"'), details=ReportDetails()))
     await asyncio.sleep(0)
     recorder.stream.next_report()
     recorder.stream.on_rejected("the result is too large")
     assert recorder.is_due()
     reduced = recorder.stream.next_report()
     assert (reduced.status, bytes(reduced.result), reduced.progress) == ("failed", b"null", None)
+    assert reduced.details is None
     assert reduced.error is not None
     assert reduced.error.type == "ReportRefused"
     recorder.stream.on_rejected("rejected again")
@@ -249,6 +262,66 @@ async def test_verdict_for_a_cancelled_caller_is_ignored() -> None:
     await asyncio.sleep(0)
     recorder.stream.on_verdict(WATCHED)
     assert recorder.verdicts == [WATCHED]
+
+
+def step(name: str, ended_at: Timestamp | None = None) -> StepTimes:
+    """Return a step that began now."""
+    return StepTimes(name, NOW, ended_at)
+
+
+def steps_of(report: JobReport) -> list[str] | None:
+    """Return the names of the steps in a report, None if it has no details."""
+    return None if report.details is None else [step.name for step in report.details.steps]
+
+
+async def test_steps_are_reported_once_per_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report has the steps if they have changed, at most once per second, and no report is due because of them."""
+    recorder = await running_stream()
+    steps = [step("a")]
+    recorder.stream.collect_steps = lambda: tuple(steps)
+    assert not recorder.is_due()
+    assert steps_of(recorder.stream.next_report()) == ["a"]
+    steps.append(step("b"))
+    assert steps_of(recorder.stream.next_report()) is None
+    monkeypatch.setattr(report_stream, "STEPS_INTERVAL_S", 0.0)
+    assert [steps_of(recorder.stream.next_report()) for _ in range(2)] == [["a", "b"], None]
+
+
+async def test_steps_are_reported_again_after_a_failed_request() -> None:
+    """The notifier may not have got them."""
+    recorder = await running_stream()
+    recorder.stream.collect_steps = lambda: (step("a"),)
+    recorder.stream.next_report()
+    recorder.stream.requeue()
+    assert steps_of(recorder.stream.next_report()) == ["a"]
+
+
+@pytest.mark.parametrize("status", ["succeeded", "queued"])
+async def test_report_that_ends_an_attempt_has_all_steps(status: str) -> None:
+    """It does not wait a second, and each resend has the steps, too."""
+    recorder = await running_stream()
+    recorder.stream.collect_steps = lambda: (step("a", NOW),)
+    recorder.stream.next_report()
+    outcome = await start_report(recorder.stream, status)
+    assert [steps_of(recorder.stream.next_report()) for _ in range(2)] == [["a"], ["a"]]
+    outcome.cancel()
+
+
+async def test_steps_fit_beside_the_other_details() -> None:
+    """The oldest steps are left out, if the message needs their room."""
+    recorder = await running_stream()
+    steps = tuple(step(f"{number} {'é' * 80}") for number in range(100))
+    recorder.stream.collect_steps = lambda: steps
+    message = "x" * (MAX_DETAILS_BYTES - 10_000)
+    outcome = asyncio.create_task(recorder.stream.report("failed", details=ReportDetails(message=message)))
+    await asyncio.sleep(0)
+    details = recorder.stream.next_report().details
+    assert details is not None
+    assert details.message == message
+    assert 0 < len(details.steps) < 100
+    assert details.steps[-1] == steps[-1]
+    assert len(encode(details)) <= MAX_DETAILS_BYTES + 20
+    outcome.cancel()
 
 
 async def test_failing_progress_costs_only_the_display(capsys: pytest.CaptureFixture[str]) -> None:
