@@ -122,21 +122,30 @@ class Stack:
         times = {"submitted_at": str(now), "expires_at": str(now.after(3600))}
         fence = {"message_id": "test", "delivery": 1, "sequence": sequence}
         body = {"job_id": receipt["id"], "kind": "countdown", "status": "running", **fence, **times, **fields}
-        key = (self.folder / "keys" / "report.key").read_text().split()[0]
-        url, headers = f"{self.env['NOTIFIER_INTERNAL_URL']}/reports", {"Authorization": f"Bearer {key}"}
-        async with self.session.post(url, json=[body], headers=headers) as response:
-            verdict: dict[str, Any] = (await response.json())[0]
-            return verdict
+        verdict: dict[str, Any] = (await self._post_internally("/reports", body))[0]
+        return verdict
+
+    async def append_log(self, receipt: dict[str, Any], start: int, text: str, **fields: Any) -> None:
+        """Append to a job's log as the worker of `report` does; everyone who watches the job may read it."""
+        fence = {"message_id": "test", "delivery": 1}
+        piece = {"job_id": receipt["id"], "from": start, "text": text, "watchers": True, **fence, **fields}
+        (verdict,) = await self._post_internally("/logs", piece)
+        assert verdict["accepted"], verdict
 
     async def record_submission(self, receipt: dict[str, Any], **fields: Any) -> None:
         """Send a submission as a submitter does."""
         now = Timestamp.now()
         times = {"submitted_at": str(now), "expires_at": str(now.after(3600))}
-        key = (self.folder / "keys" / "report.key").read_text().split()[0]
-        url, headers = f"{self.env['NOTIFIER_INTERNAL_URL']}/submissions", {"Authorization": f"Bearer {key}"}
         body = {"id": receipt["id"], "kind": "countdown", **times, **fields}
-        async with self.session.post(url, json=[body], headers=headers) as response:
-            assert response.status == 204, await response.text()
+        await self._post_internally("/submissions", body)
+
+    async def _post_internally(self, path: str, element: dict[str, Any]) -> Any:
+        """Post one element to the notifier's internal listener as a service does; return the response, if any."""
+        key = (self.folder / "keys" / "report.key").read_text().split()[0]
+        url, headers = f"{self.env['NOTIFIER_INTERNAL_URL']}{path}", {"Authorization": f"Bearer {key}"}
+        async with self.session.post(url, json=[element], headers=headers) as response:
+            assert response.status in (200, 204), await response.text()
+            return await response.json() if response.status == 200 else None
 
     async def snapshot(self, job_id: str, token: str) -> dict[str, Any]:
         """Return a job's snapshot, read over HTTP."""

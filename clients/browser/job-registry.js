@@ -7,121 +7,11 @@
 
 import { ServerClock } from "./server-clock.js";
 import { openConnection } from "./shared-connection.js";
-import { mayCancel, readClaims } from "./token.js";
+import { call, WatchedJob, WatchedList } from "./watched.js";
 
 const TOKEN_REJECTIONS = new Set(["invalid_token", "token_expired"]);
-const REJECTIONS = new Set([...TOKEN_REJECTIONS, "too_many_watches"]); // the server does not watch the job
 
 const registries = new Map(); // by the notifier's URL
-
-/** Something that is watched, and the watches that share it. */
-class Watched {
-  watches = new Set();
-
-  constructor(id) {
-    this.id = id;
-  }
-
-  /** Call one callback of all watches. A watch that a callback adds is skipped: it gets the current state itself. */
-  notify(callback, ...details) {
-    for (const watch of [...this.watches]) call(watch, callback, ...details);
-  }
-}
-
-class WatchedJob extends Watched {
-  token = null; // the best of the watches' tokens that the server has not rejected
-  rejectedTokens = new Set();
-  snapshot = null;
-  confirmed = 0; // the server's time until which the snapshot is known to have been current
-  error = null; // the last one since the job was requested
-  cancelling = false; // requested here, and not confirmed by a snapshot yet
-  dropped = false; // not requested any more until there is another token
-
-  get finished() {
-    return Boolean(this.snapshot?.finished_at);
-  }
-
-  /** Whether the server has rejected the subscription. */
-  get rejected() {
-    return REJECTIONS.has(this.error?.code);
-  }
-
-  /** What another tab needs to watch the same job. */
-  get request() {
-    const { id, token, snapshot, cancelling } = this;
-    return { id, token, snapshot, cancelling };
-  }
-
-  /** Add a watch; return whether the job must be requested with its token. */
-  add(watch, { token, snapshot }) {
-    this.watches.add(Object.assign(watch, { token }));
-    this.rejectedTokens.delete(token);
-    if (snapshot) this.applySnapshot(snapshot);
-    if (this.token && !this.error && !isBetterToken(token, this.token)) return false;
-    this.token = token;
-    this.error = null;
-    this.dropped = false;
-    return true;
-  }
-
-  /** Replace a rejected token by the best one of the other watches; return whether there is one. */
-  replaceToken() {
-    this.rejectedTokens.add(this.token);
-    const tokens = [...this.watches].map(({ token }) => token).filter((token) => !this.rejectedTokens.has(token));
-    if (!tokens.length) {
-      this.rejectedTokens.clear();
-      return false;
-    }
-    this.token = tokens.reduce((best, token) => (isBetterToken(token, best) ? token : best));
-    return true;
-  }
-
-  /** Clear the error and return the message that subscribes to the job. A list's token does not name the job. */
-  subscribeMessage() {
-    this.error = null;
-    return { watch: this.token, version: this.snapshot?.version, job_id: readClaims(this.token).sub ? undefined : this.id };
-  }
-
-  unsubscribeMessage() {
-    return { unwatch: this.id };
-  }
-
-  applySnapshot(snapshot) {
-    this.cancelling &&= !snapshot.cancel_requested && !snapshot.finished_at;
-    if (this.snapshot && snapshot.version <= this.snapshot.version) return;
-    this.snapshot = snapshot;
-    this.notify("onSnapshot", snapshot);
-  }
-
-  applyError({ code, message }) {
-    this.cancelling = false;
-    this.error = { code, message };
-    this.notify("onError", this.error);
-  }
-}
-
-/** A live list of jobs. The server sends it for each request, so only its watches keep what is on it. */
-class WatchedList extends Watched {
-  /** Add a watch; a list is requested for each. */
-  add(watch, request) {
-    this.watches.add(watch);
-    this.request = request;
-    return true;
-  }
-
-  subscribeMessage() {
-    const { token, list } = this.request;
-    return { list: token, ...list, list_id: this.id };
-  }
-
-  unsubscribeMessage() {
-    return { unlist: this.id };
-  }
-
-  applyError({ code, message }) {
-    this.notify("onError", { code, message });
-  }
-}
 
 /** The jobs and lists watched at one notifier, and the connection that they share. */
 class JobRegistry {
@@ -198,9 +88,10 @@ class JobRegistry {
    * @param {string} request.id of the job or the list
    * @param {string} request.token
    * @param {object} [request.snapshot] of the job, the newest one that the caller or another tab has
+   * @param {number} [request.log] the offset up to which the caller has the log, if the watch wants the log
    * @param {{filter: object, limit: number}} [request.list] what is on the list, if a list is watched
-   * @param {object} watch with the callbacks `onConnection`, `onError` and, of a job, `onSnapshot`, of a list, `onList`
-   *   and `onJob`
+   * @param {object} watch with the callbacks `onConnection`, `onError` and, of a job, `onSnapshot` and `onLog`, of a list,
+   *   `onList` and `onJob`
    */
   addWatch(request, watch) {
     const { id, list } = request;
@@ -209,7 +100,7 @@ class JobRegistry {
     if (watched.add(watch, request)) this.#connection.subscribe([watched]);
     queueMicrotask(() => {
       call(watch, "onConnection", this.#state, this.#detail);
-      if (watched.snapshot) call(watch, "onSnapshot", watched.snapshot);
+      watched.sendCurrent(watch);
       if (this.#refusal) call(watch, "onError", this.#refusal);
     });
     return watched;
@@ -217,7 +108,9 @@ class JobRegistry {
 
   removeWatch(watched, watch) {
     watch.closed = true;
-    if (!watched.watches.delete(watch) || watched.watches.size) return;
+    if (!watched.watches.has(watch)) return;
+    if (watched.remove(watch)) this.#connection.subscribe([watched]);
+    if (watched.watches.size) return;
     this.#watched.delete(watched.id);
     this.#connection.unsubscribe(watched);
     if (!this.#watched.size) this.#close();
@@ -234,7 +127,7 @@ class JobRegistry {
     this.#connection.cancel(job);
   }
 
-  #onUpdate({ job, list, error, state, now, confirmed, rank, ...details }) {
+  #onUpdate({ job, log, list, error, state, now, confirmed, rank, ...details }) {
     this.#confirmed = confirmed ?? this.#confirmed;
     // The first hello of a connection, which has a state, confirms no snapshot: newer ones may follow.
     for (const known of this.#jobs) if (confirmed ? !state : known.id === job?.id) known.confirmed = this.#confirmed;
@@ -242,6 +135,7 @@ class JobRegistry {
       this.#watched.get(job.id)?.applySnapshot(job);
       for (const list of this.lists) list.notify("onJob", job);
     }
+    if (log) this.#watched.get(log.job_id)?.applyLog(log);
     if (list) this.#watched.get(list.id)?.notify("onList", list);
     if (error) this.#watched.get(error.job_id ?? error.list_id)?.applyError(error);
     if (now) this.#clock.synchronize(now);
@@ -270,20 +164,4 @@ export function registryFor(baseUrl) {
   const url = new URL(baseUrl, document.baseURI).href.replace(/\/*$/, "");
   if (!registries.has(url)) registries.set(url, new JobRegistry(url));
   return registries.get(url);
-}
-
-/** Call a callback of a watch. An exception is reported as uncaught and does not affect other watches. */
-export function call(watch, callback, ...details) {
-  if (watch.closed) return;
-  try {
-    watch[callback]?.(...details);
-  } catch (error) {
-    reportError(error);
-  }
-}
-
-/** Return whether a token allows more than another one, or the same for longer. */
-function isBetterToken(token, other) {
-  const [claims, otherClaims] = [token, other].map(readClaims);
-  return mayCancel(claims) === mayCancel(otherClaims) ? claims.exp > otherClaims.exp : mayCancel(claims);
 }

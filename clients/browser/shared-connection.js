@@ -9,7 +9,7 @@
 
 import { FallbackConnection } from "./connection.js";
 
-const PROTOCOL = 3; // of the messages between tabs; tabs with different protocols do not share a connection
+const PROTOCOL = 4; // of the messages between tabs; tabs with different protocols do not share a connection
 const LEADER_CHECK_MS = 3_000; // a follower pings a leader that has sent nothing for this long, at most twice as long
 const LEADER_TIMEOUT_MS = 3_000; // a leader that does not answer is replaced: its tab is frozen or hangs
 const STEAL = "steal"; // the abort reason that makes a tab steal the leader's lock
@@ -38,6 +38,7 @@ class SharedConnection {
   #connection = null; // while this tab is the leader
   #followers = new Map(); // while this tab is the leader: the followers' watches, by tab and id
   #leaderId = null; // a new id for each term of a leader
+  #joinedLogs = new Set(); // while this tab is a follower: the ids of jobs whose log the leader has sent so far
   #timer; // while this tab is a follower: the next check of the leader, or the timeout of the current one
 
   constructor(url, registry, onUpdate) {
@@ -53,8 +54,9 @@ class SharedConnection {
   }
 
   subscribe(watched) {
-    if (this.#connection) this.#connection.subscribe(watched);
-    else this.#post({ ask: watched.map(({ request }) => request) });
+    if (this.#connection) return this.#connection.subscribe(watched);
+    for (const { id } of watched) this.#joinedLogs.delete(id);
+    this.#post({ ask: watched.map(({ request }) => request) });
   }
 
   unsubscribe(watched) {
@@ -130,7 +132,7 @@ class SharedConnection {
   }
 
   /** Called in a follower with each message. A new leader does not know what this tab watches, so it subscribes again. */
-  #onLeaderMessage({ leader, hidden, ...update }) {
+  #onLeaderMessage({ leader, hidden, logStart, ...update }) {
     if (!leader) return; // sent by another follower
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#checkLeader(), LEADER_CHECK_MS * (1 + Math.random()));
@@ -138,9 +140,17 @@ class SharedConnection {
       this.#leaderId = leader;
       this.subscribe(this.#registry.watched);
     }
-    this.#onUpdate(update);
+    if (logStart?.tab === this.#tabId) this.#joinLog(logStart);
+    // Until the leader has sent what it has of a log, a piece may begin after what this tab lacks.
+    else if (!update.log || this.#joinedLogs.has(update.log.job_id)) this.#onUpdate(update);
     // Browsers throttle the timers of a hidden page to one per minute, so a visible tab reconnects sooner.
     if (update.state === "reconnecting" && hidden && !document.hidden) this.#election.abort(STEAL);
+  }
+
+  #joinLog({ id, pieces, error }) {
+    this.#joinedLogs.add(id);
+    for (const piece of pieces) this.#onUpdate({ log: { ...piece, job_id: id } });
+    if (error) this.#onUpdate({ error: { ...error, job_id: id, log: true } });
   }
 
   /**
@@ -160,7 +170,7 @@ class SharedConnection {
     if (probe) this.#connection.probe();
     else this.#connection.check();
     const watches = this.#followers.get(tab) ?? this.#addFollower(tab);
-    for (const request of ask) this.#addWatch(watches, request);
+    for (const request of ask) this.#addWatch(tab, watches, request);
     if (watches.has(drop)) this.#removeWatch(watches, drop);
     else if (isJob) this.#registry.unwatchListed(drop);
     if (watches.has(cancel)) this.#registry.cancel(watches.get(cancel).watched);
@@ -182,7 +192,7 @@ class SharedConnection {
     for (const id of watches.keys()) this.#removeWatch(watches, id);
   }
 
-  #addWatch(watches, request) {
+  #addWatch(tab, watches, request) {
     const watch = {}; // without callbacks: all updates are forwarded to all tabs anyway
     const watched = this.#registry.addWatch(request, watch);
     this.#removeWatch(watches, request.id);
@@ -190,6 +200,11 @@ class SharedConnection {
     if (request.cancelling) this.#registry.cancel(watched);
     const { snapshot } = watched;
     if (snapshot && snapshot.version !== request.snapshot?.version) this.#post({ job: snapshot });
+    if (request.log !== undefined) this.#postLog(tab, watched, request.log);
+  }
+
+  #postLog(tab, { id, log, logError }, offset) {
+    this.#post({ logStart: { tab, id, pieces: log.piecesAfter(offset), error: logError } });
   }
 
   #removeWatch(watches, id) {

@@ -19,5 +19,10 @@ export function readClaims(token) {
 
 /** Return whether the claims of a token allow cancelling the job. */
 export function mayCancel(claims) {
-  return (claims?.scope ?? "").split(" ").includes("cancel");
+  return permissions(claims).includes("cancel");
+}
+
+/** Return what the claims of a token allow beyond watching. */
+export function permissions(claims) {
+  return (claims?.scope ?? "").split(" ").filter((name) => ["cancel", "details"].includes(name));
 }

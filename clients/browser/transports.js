@@ -3,7 +3,7 @@
  *
  * A transport subscribes to all of `registry.wantedJobs` when it opens, and to further jobs with `subscribe()`. Only the
  * WebSocket also subscribes to `registry.lists`. A transport calls `onMessage` with messages in the format of the
- * WebSocket: `{hello}`, `{job}`, `{list}` and `{error}`. A hello proves that the transport works, and is repeated. It calls
+ * WebSocket: `{hello}`, `{job}`, `{log}`, `{list}` and `{error}`. A hello proves that the transport works, and is repeated. It calls
  * `onClose` once, when it fails or has received nothing for too long, and nothing after `close()`.
  */
 
@@ -211,8 +211,9 @@ class HttpTransport extends Transport {
     return null;
   }
 
-  receiveJobs({ jobs = [], errors = [] }) {
+  receiveJobs({ jobs = [], logs = [], errors = [] }) {
     for (const job of jobs) this.onMessage({ job });
+    for (const log of logs) this.onMessage({ log });
     for (const error of errors) this.onMessage({ error });
   }
 
@@ -246,7 +247,7 @@ export class EventStreamTransport extends HttpTransport {
 
   #onEvent({ "": now, event, data }) {
     if (now) this.sendHello(now);
-    if (event === "job" || event === "error") this.onMessage(parseMessage(`{"${event}":${data}}`));
+    if (["job", "log", "error"].includes(event)) this.onMessage(parseMessage(`{"${event}":${data}}`));
   }
 }
 

@@ -7,12 +7,13 @@
 
 import { fetchJobs } from "./fetch-jobs.js";
 import { DEFAULT_LIMIT, JobList, listId } from "./job-list.js";
-import { call, registryFor } from "./job-registry.js";
+import { registryFor } from "./job-registry.js";
 import { liveUrl } from "./live-url.js";
 import { Poller } from "./poller.js";
 import { RowWatches } from "./row-watches.js";
 import { mayCancel, readClaims } from "./token.js";
 import { TokenSource } from "./token-source.js";
+import { call } from "./watched.js";
 
 const CHANGE_DELAY_MS = 50; // changes in quick succession are one call
 const WATCH_DELAY_MS = 250; // rows that are scrolled past are not watched

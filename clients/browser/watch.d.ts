@@ -117,12 +117,24 @@ export type ErrorCode =
   | "unavailable"
   | (string & {});
 
-/** Why a job cannot be watched, or cannot be cancelled (`forbidden`, `unavailable`). */
+/** Why a job cannot be watched, cannot be cancelled (`forbidden`, `unavailable`), or does not show its log (`forbidden`). */
 export interface WatchError {
   readonly code: ErrorCode;
   readonly message: string;
   /** What the page's own function for the token of a list has thrown. */
   readonly cause?: unknown;
+}
+
+/** A piece of a job's log. */
+export interface LogPiece {
+  /** The offset of its first byte in the log, in UTF-8. It is higher than the end of the piece before if older text is gone. */
+  readonly from: number;
+  /** The offset after its last byte; pass it as `log` to go on later. */
+  readonly to: number;
+  /** The attempt that has written it. */
+  readonly attempt: number;
+  /** Whole characters. It may contain anything, such as escape sequences: show it as text. */
+  readonly text: string;
 }
 
 export interface WatchOptions {
@@ -132,9 +144,16 @@ export interface WatchOptions {
   token: string;
   /** The job's id; needed with the token of a list. */
   jobId?: string;
+  /**
+   * Whether to follow the job's log, too, or the byte offset up to which the page has it. The token needs the scope `details`,
+   * unless the job's kind has `log="watchers"`.
+   */
+  log?: boolean | number;
+  /** Called with each piece of the log: first what there is, then live. Each byte comes once, also after lost connections. */
+  onLog?: (piece: LogPiece) => void;
   /** Called when the state of the connection changes. */
   onConnection?: (state: ConnectionState, detail?: ConnectionDetail) => void;
-  /** Called when the job cannot be watched or cancelled. */
+  /** Called when the job cannot be watched or cancelled, or does not show its log. */
   onError?: (error: WatchError) => void;
 }
 

@@ -12,7 +12,7 @@ from tests.waiting import wait_until
 POLL_S = 0.05  # each look at the page is a round trip through three processes
 
 # Watch a job and record each call of the callbacks.
-WATCH = """async ({ name, token, throws = false }) => {
+WATCH = """async ({ name, token, log, throws = false }) => {
   const { watchJob } = await import("/assets/headway.js");
   const { liveUrl } = await import("/assets/live-url.js");
   window.watches ??= {};
@@ -22,7 +22,8 @@ WATCH = """async ({ name, token, throws = false }) => {
     calls.push([event, ...details]);
     if (throws) throw new Error(`${name}: ${event}`);
   };
-  const options = { url: liveUrl, token, onConnection: recorder("connection"), onError: recorder("error") };
+  const [onLog, onConnection, onError] = ["log", "connection", "error"].map(recorder);
+  const options = { url: liveUrl, token, log, onLog, onConnection, onError };
   const watch = (window.watches[name] = watchJob(options, recorder("job")));
   return { id: watch.id, earlyCalls: calls.length };
 }"""
@@ -81,6 +82,17 @@ class BrowserClient:
 
         snapshot: dict[str, Any] = await wait_until(newest, poll_s=POLL_S)
         return snapshot
+
+    async def wait_for_log(self, name: str, text: str, start: int = 0) -> None:
+        """Wait until a watch has received this text from an offset on, each byte once."""
+
+        async def received() -> bool:
+            return "".join(piece["text"] for piece in await self.received(name, "log")) == text
+
+        await wait_until(received)
+        for piece in await self.received(name, "log"):
+            assert (piece["from"], piece["to"]) == (start, start + len(piece["text"].encode()))
+            start = piece["to"]
 
     async def versions(self, name: str) -> list[int]:
         """Return the versions that a watch has received, after checking that they increase."""

@@ -72,6 +72,51 @@ async def test_job_watched_twice_is_subscribed_to_once(client: BrowserClient, st
     assert [list(message) for message in client.sent] == [["watch"]]
 
 
+async def test_a_log_is_requested_while_a_watch_wants_it(
+    client: BrowserClient, stack: Stack, report: SendReport
+) -> None:
+    """A later watch of the log gets what the page has; after the last one, the job is watched without its log."""
+    receipt = await stack.submit(delay_s=3600)
+    await report(receipt)
+    await stack.append_log(receipt, 0, "one\n")
+    await client.watch("job", receipt["token"])
+    version = (await client.wait_for_status("job", "running"))["version"]
+    await client.watch("first", receipt["token"], log=True)
+    await client.wait_for_log("first", "one\n")
+    await client.watch("second", receipt["token"], log=True)
+    await client.wait_for_log("second", "one\n")
+    for name in ("first", "second"):
+        await client.call(name, "close")
+    token = {"watch": receipt["token"]}
+    await wait_until(lambda: len(client.sent) == 3)
+    assert client.sent == [token, token | {"version": version, "log": 0}, token | {"version": version}]
+
+
+# Two pieces, the second one again, a part of it with more, and a log that begins again because it was lost.
+PIECES_OF_A_LOG = """async () => {
+  const { WatchedJob } = await import("/assets/watched.js");
+  const job = new WatchedJob("id");
+  const received = [];
+  const token = `.${btoa('{"sub":"id"}')}.`;
+  job.add({ onLog: ({ from, to, text }) => received.push([from, to, text]) }, { token, log: 1 });
+  const texts = [[0, "ä"], [2, "bc"], [2, "bc"], [3, "cd"], [0, "new"], [3, "er"]];
+  for (const [from, text] of texts) job.applyLog({ from, to: from + new TextEncoder().encode(text).length, text });
+  job.applyLog({ from: 9, to: 10, text: "x" });
+  const large = "y".repeat(40_000);
+  for (const from of [10, 40_010]) job.applyLog({ from, to: from + 40_000, text: large });
+  const kept = job.log.piecesAfter(0).map(({ from, to }) => [from, to]);
+  return { received: received.filter(([, , text]) => text.length < 40_000), kept };
+}"""
+
+
+async def test_each_byte_of_a_log_comes_once(client: BrowserClient) -> None:
+    """Repeated parts are cut off, a gap is visible in the offsets, a lost log begins again, and 64 KiB are kept."""
+    assert await client.page.evaluate(PIECES_OF_A_LOG) == {
+        "received": [[1, 2, "�"], [2, 4, "bc"], [4, 5, "d"], [0, 3, "new"], [3, 5, "er"], [9, 10, "x"]],
+        "kept": [[10, 40_010], [40_010, 80_010]],
+    }
+
+
 async def test_closing_the_last_watch_of_a_job_unsubscribes(client: BrowserClient, stack: Stack) -> None:
     """When the last watch of a job closes, the page unsubscribes from it and keeps the connection."""
     first, second = [await stack.submit(delay_s=3600) for _ in range(2)]

@@ -208,6 +208,31 @@ async def test_later_watches_share_the_connection(
     await wait_until(lambda: proxy.connections == {})
 
 
+@pytest.mark.parametrize("transport", FAULTS_BY_TRANSPORT)
+async def test_a_log_is_complete(
+    client: BrowserClient, stack: Stack, proxy: BlockingProxy, report: SendReport, transport: str
+) -> None:
+    """What a job logged before, and each piece after that, comes once, also to a later watch and a new connection."""
+    proxy.faults = FAULTS_BY_TRANSPORT[transport]
+    receipt = await stack.submit(delay_s=3600)
+    await report(receipt)
+    pieces = ["Grüße\n", "\x00\x1b[2J</script>\r\n", "after\n", "last\n"]
+    ends = [len("".join(pieces[:count]).encode()) for count in range(len(pieces) + 1)]
+    await stack.append_log(receipt, 0, pieces[0])
+    await client.watch("log", receipt["token"], log=True)
+    await client.wait_for_log("log", pieces[0])
+    await stack.append_log(receipt, ends[1], pieces[1])
+    await client.wait_for_log("log", "".join(pieces[:2]))
+    await client.page.evaluate("dispatchEvent(new Event('online'))")  # the client opens another connection
+    await stack.append_log(receipt, ends[2], pieces[2])
+    await client.watch("later", receipt["token"], log=ends[1] - 2)
+    await report(receipt, "succeeded")
+    await stack.append_log(receipt, ends[3], pieces[3])
+    await client.wait_for_log("log", "".join(pieces))
+    await client.wait_for_log("later", "e\n" + "".join(pieces[1:]), ends[1] - 2)
+    await client.wait_for_status("later", "succeeded")
+
+
 @pytest.mark.parametrize("transport", [EVENT_STREAM, LONG_POLL])
 async def test_cancel_works_without_a_websocket(
     client: BrowserClient, stack: Stack, proxy: BlockingProxy, transport: str

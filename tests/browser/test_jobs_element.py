@@ -255,7 +255,7 @@ async def test_examples_of_the_document_show_the_list(board: Board, page: Page) 
     """The element of docs/show-progress.md has its own texts, and the example with `watchJobs` the same jobs."""
     errors = PageErrors(page)
     element = code_blocks("html")[1]
-    script = code_blocks("js")[2].replace("https://live.example.org", board.site.origin)
+    script = code_blocks("js")[3].replace("https://live.example.org", board.site.origin)
     script = script.replace("https://jobs.example.org", board.site.origin)
     load = '<script type="module" src="/assets/headway.js"></script>'
     icon = '<link rel="icon" href="data:,">'

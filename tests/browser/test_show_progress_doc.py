@@ -25,7 +25,7 @@ pytestmark = pytest.mark.browser
 
 sites, stack, allowed_site = embedding.sites, embedding.stack, embedding.allowed_site
 
-_, WATCH_JOB, _, EVENT_SOURCE, WEBSOCKET = code_blocks("js")
+_, WATCH_JOB, SHOW_LOG, _, EVENT_SOURCE, WEBSOCKET = code_blocks("js")
 TRANSPORTS = {"stream": EVENT_SOURCE, "socket": WEBSOCKET}
 
 # A function with the names that an example uses; `show` records the snapshots.
@@ -99,6 +99,21 @@ async def test_watch_job_moves_a_bar(page: Page, stack: Stack, allowed_site: Fak
     await expect(bar).not_to_have_class("stale")
     await report(receipt, "succeeded", result="42")
     await expect(page.locator("body")).to_have_text("Ready: 42")
+    assert errors.messages == []
+
+
+async def test_watch_job_shows_a_log(page: Page, stack: Stack, allowed_site: FakeSite, report: SendReport) -> None:
+    """The example appends each piece as text."""
+    errors = PageErrors(page)
+    receipt = await stack.submit(delay_s=3600)
+    script = f'<script type="module">{fill_in(SHOW_LOG, stack, receipt["token"])}</script>'
+    allowed_site.pages = {"/": f"<!doctype html><title>x</title><pre></pre>{script}"}
+    await page.goto(allowed_site.origin)
+    await report(receipt)
+    await stack.append_log(receipt, 0, "<b>one</b>\n")
+    await report(receipt, "succeeded")
+    await stack.append_log(receipt, 11, "two\n")
+    await expect(page.locator("pre.ended")).to_have_text("<b>one</b>\ntwo\n")
     assert errors.messages == []
 
 

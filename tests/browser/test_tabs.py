@@ -136,6 +136,44 @@ async def test_new_leader_sends_the_versions_of_all_tabs(open_tab: OpenTab, stac
     assert other.sockets == []
 
 
+async def test_tabs_share_a_log(open_tab: OpenTab, stack: Stack, report: SendReport) -> None:
+    """Each tab gets the whole log once, also if it comes late, or if another tab takes over the connection."""
+    receipt = await stack.submit(delay_s=3600)
+    await report(receipt)
+    await stack.append_log(receipt, 0, "one\n")
+    leader, follower, late = [await open_tab(receipt) for _ in range(3)]
+    await leader.watch("log", receipt["token"], log=True)
+    await leader.wait_for_log("log", "one\n")
+    await follower.watch("log", receipt["token"], log=True)
+    await follower.wait_for_log("log", "one\n")
+    await stack.append_log(receipt, 4, "two\n")
+    for tab in (leader, follower):
+        await tab.wait_for_log("log", "one\ntwo\n")
+    await late.watch("log", receipt["token"], log=2)
+    await late.wait_for_log("log", "e\ntwo\n", 2)
+    assert leaders([leader, follower, late]) == [leader]
+    await leader.page.close()
+    await stack.append_log(receipt, 8, "three\n")
+    await follower.wait_for_log("log", "one\ntwo\nthree\n")
+    await late.wait_for_log("log", "e\ntwo\nthree\n", 2)
+
+
+async def test_every_tab_learns_that_a_log_is_not_for_it(open_tab: OpenTab, stack: Stack, report: SendReport) -> None:
+    """A watch of the log gets the error, and the snapshots; a watch without it gets no error."""
+    receipt = await stack.submit(delay_s=3600)
+    await report(receipt)
+    await stack.append_log(receipt, 0, "secret\n", watchers=False)
+    tabs = [await open_tab(receipt) for _ in range(2)]
+    for tab in tabs:
+        await tab.watch("log", receipt["token"], log=True)
+        assert [error["code"] for error in await tab.wait_for("log", "error")] == ["forbidden"]
+    await report(receipt, "succeeded")
+    for tab in tabs:
+        await tab.wait_for_status("log", "succeeded")
+        assert await tab.received(receipt["id"], "error") == []
+        assert await tab.received("log", "log") == []
+
+
 async def test_job_is_unsubscribed_with_its_last_tab(open_tab: OpenTab, stack: Stack) -> None:
     """The leader unsubscribes from a job when the last tab that watches it closes or navigates away."""
     first, second, third = [await stack.submit(delay_s=3600) for _ in range(3)]

@@ -1,0 +1,195 @@
+/** What a page watches at a notifier, jobs and lists of jobs, each with the watches that share it. */
+
+import { JobLog, partAfter } from "./job-log.js";
+import { permissions, readClaims } from "./token.js";
+
+const REJECTIONS = new Set(["invalid_token", "token_expired", "too_many_watches"]); // the server does not watch the job
+
+/** Something that is watched, and the watches that share it. */
+class Watched {
+  watches = new Set();
+
+  constructor(id) {
+    this.id = id;
+  }
+
+  /** Remove a watch; return whether the others need another request. */
+  remove(watch) {
+    this.watches.delete(watch);
+    return false;
+  }
+
+  /** Call a new watch with what there is. The server sends a list again for each of its watches. */
+  sendCurrent() {}
+
+  /** Call one callback of all watches. A watch that a callback adds is skipped: it gets the current state itself. */
+  notify(callback, ...details) {
+    for (const watch of [...this.watches]) call(watch, callback, ...details);
+  }
+}
+
+export class WatchedJob extends Watched {
+  token = null; // the best of the watches' tokens that the server has not rejected
+  rejectedTokens = new Set();
+  snapshot = null;
+  log = new JobLog();
+  logError = null; // why the log is not shown, since the job was requested
+  confirmed = 0; // the server's time until which the snapshot is known to have been current
+  error = null; // the last one since the job was requested
+  cancelling = false; // requested here, and not confirmed by a snapshot yet
+  dropped = false; // not requested any more until there is another token
+
+  get finished() {
+    return Boolean(this.snapshot?.finished_at);
+  }
+
+  /** Whether the server has rejected the subscription. */
+  get rejected() {
+    return REJECTIONS.has(this.error?.code);
+  }
+
+  get #wantsLog() {
+    return [...this.watches].some(({ logEnd }) => logEnd !== undefined);
+  }
+
+  /** The offset from which to request the log; undefined if no watch wants it. */
+  get #logOffset() {
+    return this.#wantsLog ? this.log.end : undefined;
+  }
+
+  /** What another tab needs to watch the same job. */
+  get request() {
+    const { id, token, snapshot, cancelling } = this;
+    return { id, token, snapshot, cancelling, log: this.#logOffset };
+  }
+
+  /** Add a watch; return whether the job must be requested, with its token or with the log. */
+  add(watch, { token, snapshot, log }) {
+    const isLogNew = log !== undefined && !this.#wantsLog;
+    this.watches.add(Object.assign(watch, { token, logEnd: log }));
+    this.rejectedTokens.delete(token);
+    if (snapshot) this.applySnapshot(snapshot);
+    if (this.token && !this.error && !isBetterToken(token, this.token)) return isLogNew;
+    this.token = token;
+    this.error = null;
+    this.dropped = false;
+    return true;
+  }
+
+  /** Remove a watch; return whether the job must be requested without its log, which the other watches do not want. */
+  remove(watch) {
+    const wantedLog = this.#wantsLog;
+    super.remove(watch);
+    if (this.#wantsLog) return false;
+    this.logError = null;
+    return wantedLog && this.watches.size > 0;
+  }
+
+  /** Replace a rejected token by the best one of the other watches; return whether there is one. */
+  replaceToken() {
+    this.rejectedTokens.add(this.token);
+    const tokens = [...this.watches].map(({ token }) => token).filter((token) => !this.rejectedTokens.has(token));
+    if (!tokens.length) {
+      this.rejectedTokens.clear();
+      return false;
+    }
+    this.token = tokens.reduce((best, token) => (isBetterToken(token, best) ? token : best));
+    return true;
+  }
+
+  /** Clear the error and return the message that subscribes to the job. A list's token does not name the job. */
+  subscribeMessage() {
+    this.error = this.logError = null;
+    const jobId = readClaims(this.token).sub ? undefined : this.id;
+    return { watch: this.token, version: this.snapshot?.version, job_id: jobId, log: this.#logOffset };
+  }
+
+  unsubscribeMessage() {
+    return { unwatch: this.id };
+  }
+
+  applySnapshot(snapshot) {
+    this.cancelling &&= !snapshot.cancel_requested && !snapshot.finished_at;
+    if (this.snapshot && snapshot.version <= this.snapshot.version) return;
+    this.snapshot = snapshot;
+    this.notify("onSnapshot", snapshot);
+  }
+
+  applyLog(piece) {
+    if (this.log.contradicts(piece)) {
+      this.log = new JobLog();
+      for (const watch of this.watches) watch.logEnd &&= 0;
+    }
+    const added = this.log.add(piece);
+    if (added) for (const watch of [...this.watches]) sendPiece(watch, added);
+  }
+
+  /** Called with an error of the job, or only of its log. */
+  applyError({ code, message, log }) {
+    if (log) return this.#refuseLog({ code, message });
+    this.cancelling = false;
+    this.error = { code, message };
+    this.notify("onError", this.error);
+  }
+
+  #refuseLog(error) {
+    if (this.#wantsLog) this.logError = error; // otherwise another tab's
+    for (const watch of [...this.watches]) if (watch.logEnd !== undefined) call(watch, "onError", error);
+  }
+
+  /** Call a new watch with what there is: the snapshot, the log, and why the log is not shown. */
+  sendCurrent(watch) {
+    if (this.snapshot) call(watch, "onSnapshot", this.snapshot);
+    if (watch.logEnd === undefined) return;
+    for (const piece of this.log.piecesAfter(watch.logEnd)) sendPiece(watch, piece);
+    if (this.logError) call(watch, "onError", this.logError);
+  }
+}
+
+/** A live list of jobs. The server sends it for each request, so only its watches keep what is on it. */
+export class WatchedList extends Watched {
+  /** Add a watch; a list is requested for each. */
+  add(watch, request) {
+    this.watches.add(watch);
+    this.request = request;
+    return true;
+  }
+
+  subscribeMessage() {
+    const { token, list } = this.request;
+    return { list: token, ...list, list_id: this.id };
+  }
+
+  unsubscribeMessage() {
+    return { unlist: this.id };
+  }
+
+  applyError({ code, message }) {
+    this.notify("onError", { code, message });
+  }
+}
+
+/** Call a callback of a watch. An exception is reported as uncaught and does not affect other watches. */
+export function call(watch, callback, ...details) {
+  if (watch.closed) return;
+  try {
+    watch[callback]?.(...details);
+  } catch (error) {
+    reportError(error);
+  }
+}
+
+/** Call a watch with the part of a piece of the log that it does not have. */
+function sendPiece(watch, piece) {
+  const part = watch.logEnd === undefined ? null : partAfter(piece, watch.logEnd);
+  if (!part) return;
+  watch.logEnd = part.to;
+  call(watch, "onLog", part);
+}
+
+/** Return whether a token allows more than another one, or the same for longer. */
+function isBetterToken(token, other) {
+  const [claims, otherClaims] = [token, other].map(readClaims);
+  const [count, otherCount] = [claims, otherClaims].map((each) => permissions(each).length);
+  return count === otherCount ? claims.exp > otherClaims.exp : count > otherCount;
+}
