@@ -42,12 +42,8 @@ class LoggingJob:
 
     async def write(self, text: str, *, watchers: bool = False, **fields: Any) -> None:
         """Append to the log."""
-        piece = {"job_id": self.id, "message_id": "m", "delivery": 1, "from": len(self.data), "text": text}
-        headers = {"Authorization": f"Bearer {self.notifier.report_key}"}
-        body = [{**piece, "watchers": watchers, **fields}]
-        async with self.notifier.session.post(f"{self.notifier.internal}/logs", json=body, headers=headers) as response:
-            (verdict,) = await response.json()
-            assert verdict == {"job_id": self.id, "accepted": True, "reason": None}
+        verdict = await self.notifier.append_log(self.id, text, len(self.data), watchers=watchers, **fields)
+        assert verdict == {"job_id": self.id, "accepted": True, "reason": None}
         self.data += text.encode()
 
     def token(self, scope: str = DETAILS) -> str:

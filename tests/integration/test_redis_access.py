@@ -74,6 +74,10 @@ async def test_documented_permissions_suffice(server: RedisServer, tmp_path: Pat
             await notifier.report(report(job_id, 1))
             await socket.send_json({"watch": notifier.token(job_id)})
             assert (await socket.receive_json())["job"]["status"] == "running"
+            for start, text in ((0, "first\n" * 5_000), (30_000, "second\n" * 4_000)):
+                await notifier.append_log(job_id, text, start, watchers=True)
+            await socket.send_json({"watch": notifier.token(job_id), "log": 0})
+            assert {name for _ in range(2) for name in await socket.receive_json()} == {"job", "log"}
             await notifier.report(report(job_id, 2, progress={"current": 7}))
             assert (await socket.receive_json())["job"]["progress"]["current"] == 7
             await socket.send_json({"cancel": job_id})

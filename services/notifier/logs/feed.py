@@ -45,7 +45,7 @@ class LogWatcher(Protocol):
 class LogSubscription:
     """One watcher's interest in the log of one job."""
 
-    __slots__ = ("filter", "has_details", "job_id", "needs_read", "offset", "skipped_to", "watcher")
+    __slots__ = ("filter", "has_details", "is_reading", "job_id", "needs_read", "offset", "watcher")
 
     def __init__(self, watcher: LogWatcher, grant: Grant, offset: int) -> None:
         self.watcher = watcher
@@ -54,7 +54,7 @@ class LogSubscription:
         self.filter = None if grant.filter == JobFilter() else grant.filter  # what the record must match
         self.offset = offset  # up to which the client has the log
         self.needs_read = True  # whether published pieces are skipped, because a read follows
-        self.skipped_to = 0  # the end of the last skipped piece, which the read may have been too early for
+        self.is_reading = False  # whether a read is in progress, which may be too early for a published piece
 
 
 class LogFeed:
@@ -129,11 +129,11 @@ class LogFeed:
             log.warning("invalid_publication_ignored", job_id=job_id, size=len(data))
             return
         for subscription in list(self._by_job.get(job_id, {}).values()):
-            if subscription.needs_read:
-                subscription.skipped_to = piece.end
-            elif piece.start == subscription.offset and subscription.filter is None:
+            if subscription.needs_read or piece.end == subscription.offset:  # or a read was faster than the publication
+                continue
+            if piece.start == subscription.offset and subscription.filter is None and not subscription.is_reading:
                 self._send(subscription, piece)
-            elif piece.end != subscription.offset:  # otherwise a read was faster than the publication
+            else:
                 self._request_read(subscription)
 
     def _send(self, subscription: LogSubscription, piece: LogPiece) -> None:
@@ -142,7 +142,7 @@ class LogFeed:
             self.on_forbidden(subscription)
         elif subscription.watcher.is_writable():
             subscription.watcher.send_log(piece)
-            subscription.offset, subscription.needs_read = piece.end, False
+            subscription.offset = piece.end
             LOG_BYTES_SENT.inc(len(piece.data))
         else:
             subscription.needs_read = True
@@ -179,15 +179,20 @@ class LogFeed:
         ]
         if not subscriptions:
             return None
-        offset = min(subscription.offset for subscription in subscriptions)
-        try:
-            subscriptions = await self._matching(job_id, subscriptions)
-            (stored,) = await self._logs.read([(job_id, offset)])
-        except (RedisError, OSError) as error:
-            self._schedule_read(job_id)
-            return error
-        pieces: dict[int, LogPiece] = {}  # by their start, so that subscriptions share the encoded text
         for subscription in subscriptions:
+            subscription.needs_read, subscription.is_reading = False, True
+        try:
+            matching = await self._matching(job_id, subscriptions)
+            (stored,) = await self._logs.read([(job_id, min(subscription.offset for subscription in subscriptions))])
+        except (RedisError, OSError) as error:
+            for subscription in subscriptions:
+                self._request_read(subscription)
+            return error
+        finally:
+            for subscription in subscriptions:
+                subscription.is_reading = False
+        pieces: dict[int, LogPiece] = {}  # by their start, so that subscriptions share the encoded text
+        for subscription in matching:
             if self._by_job.get(job_id, {}).get(subscription.watcher) is subscription:  # it may have ended meanwhile
                 self._send_stored(subscription, stored, pieces)
         return None
@@ -197,26 +202,14 @@ class LogFeed:
         if all(subscription.filter is None for subscription in subscriptions):
             return subscriptions
         (record,) = await self._records.read([job_id])
-        for subscription in subscriptions:
-            subscription.needs_read = subscription.filter is None or (
-                record is not None and record.matches(subscription.filter)
-            )
-        return [subscription for subscription in subscriptions if subscription.needs_read]
+        return [each for each in subscriptions if each.filter is None or (record and record.matches(each.filter))]
 
     def _send_stored(
         self, subscription: LogSubscription, stored: StoredLog | None, pieces: dict[int, LogPiece]
     ) -> None:
         """Send what a subscription lacks of a stored log."""
-        subscription.needs_read = False
-        skipped_to, subscription.skipped_to = subscription.skipped_to, 0
-        if stored is None:
-            subscription.offset = 0
-            return
-        if subscription.offset > stored.end:  # the log was lost and begins again
+        if subscription.offset > (0 if stored is None else stored.end):  # the log was lost and begins again
             subscription.offset = 0
             self._request_read(subscription)
-            return
-        if (piece := stored.piece(subscription.job_id, subscription.offset)) is not None:
+        elif stored is not None and (piece := stored.piece(subscription.job_id, subscription.offset)) is not None:
             self._send(subscription, pieces.setdefault(piece.start, piece))
-        if stored.end < skipped_to:
-            self._request_read(subscription)
