@@ -51,8 +51,8 @@ class LogVerdict(Struct, frozen=True):
     Attributes:
         accepted: whether the log has the text now, or had it already.
         reason: why the piece was rejected, None if it was accepted. `unknown`: the job has no record of this delivery
-            yet. `superseded`: the record names another delivery, so that this one may no longer append. `full`: Redis
-            has no memory left for logs.
+            yet. `superseded`: the record names another delivery, or the job was erased, so that this one may no longer
+            append. `full`: Redis has no memory left for logs.
     """
 
     job_id: UUID

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
@@ -22,13 +24,16 @@ from headway.contracts import (
     Timestamp,
     decode,
 )
+from headway.details import LogAppend
 from headway.labels import Labels
+from services.notifier.logs.store import LogStore
 from services.notifier.records.details import JobDetails
 from services.notifier.records.keys import details_key, job_key
 from services.notifier.records.record_read import RecordRead
 from services.notifier.records.store import JobStore
 from services.notifier.redis_client.topology import RedisClient
 from services.notifier.redis_client.url import redis_from_url
+from services.notifier.transports.details import details_body
 
 JOB = UUID("6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11")
 NOW = Timestamp.now()
@@ -74,8 +79,13 @@ send.sequence = 1  # type: ignore[attr-defined]
 
 async def fail(store: JobStore, attempt: int, text: str, status: str = "retrying", **changes: Any) -> None:
     """Start an attempt, and report its failure with an error that users do not see."""
-    details = ReportDetails(message=MESSAGE, error=JobError("KeyError", text), traceback=f"line of {text}")
     await send(store, attempt, "running", **changes)
+    await fail_attempt(store, attempt, text, status, **changes)
+
+
+async def fail_attempt(store: JobStore, attempt: int, text: str, status: str, **changes: Any) -> None:
+    """Report the failure of an attempt."""
+    details = ReportDetails(message=MESSAGE, error=JobError("KeyError", text), traceback=f"line of {text}")
     await send(store, attempt, status, error=HIDDEN, details=details, **changes)
 
 
@@ -129,6 +139,33 @@ async def test_details_of_a_later_attempt_or_generation_replace_those_before(sto
     record, snapshot, details = await read(store)
     assert (record.error_type, snapshot.status, details.message) == (None, "queued", MESSAGE)
     assert await redis.pexpiretime(details_key(JOB)) == await redis.pexpiretime(job_key(JOB))
+
+
+HISTORIES = 300 if os.environ.get("LONG") == "1" else 40
+
+
+async def test_each_earlier_attempt_has_its_own_error_after_random_histories(store: JobStore, redis: Redis) -> None:
+    """Attempts fail, succeed, are lost or redriven; details name the error of each of the last five, and no other."""
+    for seed in range(HISTORIES):
+        await redis.flushall()
+        chance, errors, generation = random.Random(seed), dict[int, str](), 0
+        for attempt in range(1, 13):  # the number goes on in the next generation, so that it names one attempt
+            delivery = {"generation": generation, "message_id": f"m{generation}"}
+            await send(store, attempt, "running", **delivery)
+            outcome = chance.choice(("retrying", "retrying", "lost", "failed", "succeeded"))
+            if outcome in ("retrying", "failed"):
+                errors[attempt] = f"error {attempt}"
+                await fail_attempt(store, attempt, errors[attempt], outcome, **delivery)
+            elif outcome == "succeeded":
+                await send(store, attempt, outcome, **delivery)
+            generation += outcome in ("failed", "succeeded")
+            record, snapshot, details = await read(store)
+            body = details_body(record, details)
+            assert body is not None
+            assert len(body.attempts) == len(snapshot.earlier_attempts) + 1
+            found = [one.error and one.error.message for one in body.attempts]
+            assert found == [errors.get(one.attempt) for one in body.attempts], seed
+            assert (body.error and body.error.message) == (None if snapshot.error is None else found[-1])
 
 
 async def test_a_repeated_report_changes_nothing(store: JobStore) -> None:
@@ -191,8 +228,6 @@ async def test_erasure_removes_what_an_ended_job_has_left(store: JobStore, redis
     details = ReportDetails(message=MESSAGE, steps=(StepTimes("a", NOW),))
     await send(store, 1, "succeeded", progress=progress, result=Json(b'{"to":"Ann"}'), details=details)
     before = (await read(store))[1]
-    for suffix in ("", ":text"):
-        await redis.set(f"headway:log:{{{JOB}}}{suffix}", "Dear Ann", px=60_000)
     assert await store.erase(JOB) is True
     record, snapshot, details_left = await read(store)
     assert details_left == JobDetails()
@@ -205,6 +240,27 @@ async def test_erasure_removes_what_an_ended_job_has_left(store: JobStore, redis
     assert b"Ann" not in record.snapshot
     assert await store.erase(JOB) is True
     assert (await read(store))[1] == snapshot
+
+
+async def test_an_erased_log_takes_no_more_text_until_the_job_runs_again(store: JobStore, client: RedisClient) -> None:
+    """A worker sends the rest after the end. Its offsets go on, so that no client misses what a redriven job logs."""
+    logs = LogStore(client, lambda: False)
+
+    async def append(text: str, start: int, **fields: Any) -> bool:
+        named = {"message_id": "m", "delivery": 1, **fields}
+        (verdict,) = await logs.append([LogAppend(job_id=JOB, start=start, text=text, **named)])
+        return verdict.accepted
+
+    await send(store, 1, "running")
+    assert await append("Dear Ann\n", 0)
+    await send(store, 1, "failed")
+    assert await store.erase(JOB) is True
+    assert not await append("Yours, Bob\n", 9)
+    await send(store, 1, "running", generation=1, message_id="n")
+    assert await append("again\n", 0, generation=1, message_id="n")
+    (log,) = await logs.read([(str(JOB), 0)])
+    assert log is not None
+    assert (log.base, log.end, log.data) == (9, 15, b"again\n")
 
 
 @pytest.mark.parametrize("damage", ["type", "fields"])

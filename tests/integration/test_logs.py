@@ -83,6 +83,19 @@ async def test_a_log_whose_beginning_is_gone(job: LoggingJob) -> None:
         assert (piece["from"], piece["to"], piece["text"].encode()) == (base, len(job.data), text)
 
 
+async def test_an_erased_log_is_empty(job: LoggingJob) -> None:
+    """Its end stays, from which it goes on if the job does."""
+    await job.write("Dear Ann\n")
+    await job.report(status="failed")
+    url, headers = f"{job.notifier.internal}/jobs/{job.id}", {"Authorization": f"Bearer {job.notifier.report_key}"}
+    async with job.notifier.session.delete(url, headers=headers) as response:
+        assert response.status == 204
+    assert (await job.get())[::2] == (200, b"")
+    for offset in (0, 5, 9):
+        answer = await job.get(offset)
+        assert (answer.status, answer.headers["Content-Range"]) == (416, "bytes */9")
+
+
 async def test_the_log_is_closed_to_watchers(job: LoggingJob) -> None:
     """Unless the kind opens it: without the scope `details` every transport refuses it, and goes on with the job."""
     watcher, operator = job.token("watch cancel"), job.token("watch details")

@@ -50,13 +50,14 @@ end
 
 -- Returns why the record does not allow a delivery to append, or nil, whether the job is done, and the record's expiry.
 local function fence(generation, message_id, delivery)
-  local record = execute('HMGET', RECORD, 'generation', 'message_id', 'delivery', 'status', 'expires_ms')
+  local record = execute('HMGET', RECORD, 'generation', 'message_id', 'delivery', 'status', 'expires_ms',
+    'erased')
   if not (record and record[1]) then return 'unknown' end
   local is_done = record[4] == '"succeeded"' or record[4] == '"cancelled"'
   local newer = generation - (tonumber(record[1]) or 0)
   if newer == 0 then
     if not (record[2] and record[3]) then return 'unknown' end  -- the job waits for its first delivery
-    if message_id ~= record[2] then return 'superseded' end
+    if message_id ~= record[2] or record[6] == record[1] then return 'superseded' end
     newer = delivery - (tonumber(record[3]) or 0)
   end
   local reason = newer < 0 and 'superseded' or newer > 0 and 'unknown' or nil  -- unknown: its report has not arrived

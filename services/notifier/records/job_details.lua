@@ -60,12 +60,25 @@ local function report_with_details(old)
   return reply
 end
 
+-- Empties the log. Its offsets go on if the job does, since a client continues from the one that it has.
+local function erase_log(name)
+  redis.call('DEL', name .. ':text')
+  local last = redis.pcall('HGET', name, 'end')
+  if type(last) == 'string' and valid(last, COUNT) then
+    redis.call('HSET', name, 'base', last)
+  else
+    redis.call('DEL', name)
+  end
+end
+
 -- Removes all that a job has left but who, what and when: the result, the message of the progress, details and log.
+-- `erased` is the generation whose log takes no more text, since a worker sends the rest after the end.
 local function erase(record)
   if record and not ENDED[record.status] then return NOT_ENDED end
-  local id = string.match(key, '{.*}')
-  redis.call('DEL', details_key(), 'headway:log:' .. id, 'headway:log:' .. id .. ':text')
+  redis.call('DEL', details_key())
+  erase_log('headway:log:' .. string.match(key, '{.*}'))
   if not record then return false end
+  redis.call('HSET', key, 'erased', record.generation)
   local progress = string.gsub(record.progress, ',"message":".*}$', ',"message":null}')
   if record.result ~= 'null' or record.progress ~= progress then
     record.result, record.progress = 'null', progress

@@ -83,9 +83,10 @@ class JobLogHandler:
                 return self._respond(request, HTTPStatus.NO_CONTENT, {"Content-Range": f"bytes */{log.end}"})
         if requested is None:
             return self._respond(request, HTTPStatus.OK, {}, log.data)
-        if log.end <= offset:
+        start = max(offset, log.base)
+        if log.end <= start:
             raise RangeNotSatisfiable(log.end)
-        content_range = f"bytes {max(offset, log.base)}-{log.end - 1}/*"
+        content_range = f"bytes {start}-{log.end - 1}/*"
         return self._respond(request, HTTPStatus.PARTIAL_CONTENT, {"Content-Range": content_range}, log.data)
 
     async def _read(self, grant: Grant, offset: int) -> StoredLog:
