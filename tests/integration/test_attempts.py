@@ -1,7 +1,8 @@
-"""Failed attempts: a job is retried with a delay until its attempts are exhausted."""
+"""Attempts: a job is retried with a delay until its attempts are exhausted, and has a log of its own."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,21 @@ import pytest
 
 from headway.azure.job_queue import JobQueue
 from headway.contracts import JobMessage, Timestamp
+from headway.details import MAX_LOG_BYTES
 from headway.message_codec import decode_message, encode_message
+from tests.integration import logging_jobs
 from tests.integration.test_one_job import API_VERSION, history
 from tests.stack import JOBS, Stack, running
 from tests.waiting import wait_until
+
+LOGGING = ("logs", "logs-in-thread", "logs-in-process")
 
 
 @pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     """Run the system for this module."""
-    async with running(tmp_path_factory.mktemp("attempts"), WORKER_JOBS=JOBS, GRACE_S="0", DRAIN_S="0") as stack:
+    settings = {"WORKER_JOBS": f"{JOBS},{logging_jobs.__name__}", "GRACE_S": "0", "DRAIN_S": "0"}
+    async with running(tmp_path_factory.mktemp("attempts"), **settings) as stack:
         yield stack
 
 
@@ -124,3 +130,60 @@ async def test_message_of_an_older_generation_is_deleted(stack: Stack) -> None:
 
         await wait_until(deleted)
     assert (await stack.snapshot(receipt["id"], receipt["token"]))["status"] == "running"
+
+
+async def read_log(stack: Stack, job_id: str, token: str) -> str:
+    """Read the log of a job; if the token does not open it, return the code of the error."""
+    url = f"{stack.env['LIVE_URL']}/live/jobs/{job_id}/log"
+    async with stack.session.get(url, headers={"Authorization": f"Bearer {token}"}) as response:
+        if response.status == 200:
+            return await response.text()
+        code: str = (await response.json())["code"]
+        return code
+
+
+async def wait_for_log(stack: Stack, receipt: dict[str, Any], end: str, token: str | None = None) -> str:
+    """Return the log of a job once it has this end."""
+
+    async def log_with_end() -> str | None:
+        text = await read_log(stack, receipt["id"], token or receipt["token"])
+        return text if text.endswith(end) else None
+
+    text: str = await wait_until(log_with_end)
+    return text
+
+
+async def test_logs_of_jobs_do_not_mix(stack: Stack) -> None:
+    """Each log has all lines of its job and no other, although a job floods its log and the notifier is restarted."""
+    jobs = {f"{kind} {n}": await stack.submit(kind, f"{kind} {n}") for kind in LOGGING for n in range(2)}
+    flood = await stack.submit("floods-its-log", "flood")
+    for receipt in jobs.values():
+        await wait_for_log(stack, receipt, "\n")
+    notifier = stack.pid("notifier")
+    await stack.kill("notifier")
+    await stack.wait_for_restart("notifier", notifier or 0)
+    for name, receipt in jobs.items():
+        end = (await history(stack, receipt["token"]))[-1]
+        assert (end["status"], end["attempt"]) == ("succeeded", 1)
+        lines = logging_jobs.expected_lines(name)
+        text = await wait_for_log(stack, receipt, f"{lines[-1]}\n")
+        assert [re.sub(r"^[\d:.]{12} WARNING ", "", line) for line in text.splitlines()] == lines
+    assert (await history(stack, flood["token"]))[-1]["error"] == {"type": "Fail", "message": "the end"}
+    text = await wait_for_log(stack, flood, f"{logging_jobs.FLOOD_LINES - 1}\n")
+    assert len(text.encode()) <= MAX_LOG_BYTES
+    assert re.search(r"^… [\d,]+ lines left out$", text, re.MULTILINE)
+    assert {line.split()[0] for line in text.splitlines()} == {"flood", "…"}
+    assert await stack.metric("worker_log_bytes_left_out_total", "worker") > logging_jobs.FLOOD_BYTES / 2
+
+
+async def test_last_words_of_a_process_are_for_operators(stack: Stack) -> None:
+    """The line before a crash is in the log, which the job's token does not open, but one with the scope `details`."""
+    receipt = await stack.submit("logs-and-crashes", "process")
+    await history(stack, receipt["token"])
+    body = {"job": receipt["id"], "scope": "watch details"}
+    async with stack.session.post(f"{stack.url}/tokens", json=body) as response:
+        assert response.status == 200, await response.text()
+        token = (await response.json())["token"]
+    text = await wait_for_log(stack, receipt, "crash\n", token)
+    assert text == "process before the crash\n"
+    assert await read_log(stack, receipt["id"], receipt["token"]) == "forbidden"
