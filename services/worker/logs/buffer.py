@@ -14,6 +14,7 @@ RATE_BYTES_PER_S = 8 * 1024
 BURST_BYTES = MAX_APPEND_BYTES
 NOTE_BYTES = 128  # more than a note has
 HALF_BYTES = (MAX_APPEND_BYTES - NOTE_BYTES) // 2  # of the text that is kept: the oldest and the newest part
+CHUNK_SIZE = 4096  # characters and texts, which are encoded together
 LONG_LINE_BYTES = 8 * 1024  # a longer line may be split
 
 
@@ -33,6 +34,8 @@ class LogBuffer:
         "_left_out_lines",
         "_lock",
         "_note_bytes",
+        "_texts",
+        "_texts_size",
         "_updated_at",
     )
 
@@ -40,6 +43,8 @@ class LogBuffer:
         self._lock = RLock()
         self._first = b""  # the oldest part, once something was left out
         self._last = bytearray()
+        self._texts: list[str] = []  # written after `_last`
+        self._texts_size = 0
         self._left_out_lines = 0
         self._note_bytes = 0  # how many bytes the note in front of `_last` replaces, 0 for no note
         self._allowance: float = BURST_BYTES
@@ -50,20 +55,20 @@ class LogBuffer:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to send."""
-        return not self._last and not self._first
+        return not self._texts and not self._last and not self._first
 
     @property
     def has_line(self) -> bool:
         """Whether there is a whole line to send."""
-        return self._first != b"" or b"\n" in self._last
+        return self._first != b"" or b"\n" in self._last or any("\n" in text for text in self._texts)
 
     def write(self, text: str) -> None:
-        """Add a text; UTF-8 cannot encode a lone surrogate, so each becomes a question mark."""
-        data = str.encode(text, errors="replace")
-        with self._lock:
-            self._last += data
-            if len(self._last) > 2 * HALF_BYTES:
-                self._leave_out()
+        """Add a text. This costs about as much as the print itself, so texts are collected without the lock first."""
+        self._texts.append(text)  # atomic
+        self._texts_size += len(text) + 1
+        if self._texts_size > CHUNK_SIZE:
+            with self._lock:
+                self._encode_texts()
 
     def take(self, now: float, *, is_final: bool = False) -> str:
         """Remove and return the text to send now, at most one append; empty if there is none.
@@ -74,6 +79,7 @@ class LogBuffer:
         with self._lock:
             self._allowance = min(BURST_BYTES, self._allowance + (now - self._updated_at) * RATE_BYTES_PER_S)
             self._updated_at = now
+            self._encode_texts()
             rest = self._rest()
             end = len(rest) if is_final else self._end(rest, int(self._allowance))
             if end == 0:
@@ -88,6 +94,16 @@ class LogBuffer:
         with self._lock:
             count, self._left_out_bytes = self._left_out_bytes, 0
             return count
+
+    def _encode_texts(self) -> None:
+        """Encode what was written; UTF-8 cannot encode a lone surrogate, so each becomes a question mark."""
+        count = len(self._texts)
+        texts = self._texts[:count]  # other threads append meanwhile
+        del self._texts[:count]
+        self._texts_size = 0
+        self._last += "".join(texts).encode(errors="replace")
+        if len(self._last) > 2 * HALF_BYTES:
+            self._leave_out()
 
     def _leave_out(self) -> None:
         """Reduce the text to its oldest and its newest half, each of whole lines."""

@@ -20,7 +20,8 @@ class JobLog:
     Args:
         report: the first report of the delivery, which names it.
         watchers: whether everyone who watches the job may read the log.
-        on_pending: called in any thread when there is something to send, not again until `clear_pending` returns True.
+        on_pending: called in any thread when there is something to send. Until `clear_pending` returns True, it is
+            called again only when the delivery is over.
     """
 
     __slots__ = (
@@ -34,6 +35,7 @@ class JobLog:
         "_was_written",
         "_watchers",
         "is_closed",
+        "is_urgent",
     )
 
     def __init__(self, report: JobReport, watchers: bool, on_pending: Callable[[JobLog], None]) -> None:
@@ -44,22 +46,28 @@ class JobLog:
         self._start = 0
         self._unanswered: LogAppend | None = None
         self._is_pending = self._was_written = self._ending_due = False
-        self.is_closed = False
+        self.is_closed = self.is_urgent = False
 
     def write(self, text: str) -> None:
         """Add a text; thread-safe. It is dropped after the end of the delivery, when a thread or task may run on."""
         if self.is_closed or not text:
             return
-        self._was_written = True
         self._buffer.write(text)
-        self._set_pending()
+        if not self._is_pending:
+            self._is_pending = self._was_written = True
+            self._on_pending(self)
 
-    def close(self, *, has_ended: bool) -> None:
-        """Called when the delivery is over. If the job has ended, a last piece follows, which may be empty."""
-        self.is_closed = True
+    def close(self, *, has_ended: bool, is_released: bool = False) -> None:
+        """Called when the delivery is over. If the job has ended, a last piece follows, which may be empty.
+
+        The rest of the log of a job that a draining worker releases is urgent: the notifier refuses it once another
+        worker has started the job.
+        """
+        self.is_closed, self.is_urgent = True, is_released
         self._ending_due = has_ended and self._was_written
-        if self._ending_due or self._has_more:
-            self._set_pending()
+        if self._has_more:
+            self._is_pending = True
+            self._on_pending(self)
 
     def next_piece(self, now: float) -> LogAppend | None:
         """Return the piece to send at a monotonic time: the one without an answer, or the next; None if none is due."""
@@ -90,11 +98,6 @@ class JobLog:
     @property
     def _has_more(self) -> bool:
         return self._unanswered is not None or self._ending_due or not self._buffer.is_empty
-
-    def _set_pending(self) -> None:
-        if not self._is_pending:
-            self._is_pending = True
-            self._on_pending(self)
 
     def _piece(self, text: str) -> LogAppend:
         report, data = self._report, redact(text).encode()

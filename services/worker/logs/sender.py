@@ -56,6 +56,7 @@ class LogSender:
         self._loop = asyncio.get_running_loop()
         self._logs: dict[JobLog, None] = {}  # the one that has waited longest first
         self._pending = asyncio.Event()
+        self._urgent = asyncio.Event()
 
     @classmethod
     @asynccontextmanager
@@ -84,7 +85,7 @@ class LogSender:
         failures = 0
         while True:
             await self._pending.wait()
-            await asyncio.sleep(GATHER_S)
+            await self._wait(GATHER_S)
             pause_s = INTERVAL_S - GATHER_S
             try:
                 await self._send()
@@ -95,7 +96,13 @@ class LogSender:
                 failures += 1
                 unsupported = isinstance(error, LogsUnsupported)
                 pause_s += UNSUPPORTED_PAUSE_S if unsupported else full_jitter_s(failures, BACKOFF_S, MAX_BACKOFF_S)
-            await asyncio.sleep(pause_s)
+            await self._wait(pause_s)
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait some seconds, unless there is something urgent."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._urgent.wait()
 
     def _on_pending(self, job_log: JobLog) -> None:
         """Called in any thread when a log has something to send."""
@@ -105,6 +112,8 @@ class LogSender:
     def _add(self, job_log: JobLog) -> None:
         self._logs[job_log] = None
         self._pending.set()
+        if job_log.is_urgent:
+            self._urgent.set()
         if len(self._logs) > MAX_CLOSED_LOGS:
             closed = [waiting for waiting in self._logs if waiting.is_closed]
             for oldest in closed[:-MAX_CLOSED_LOGS]:
@@ -116,6 +125,7 @@ class LogSender:
         Raises:
             LogsUnavailable: the pieces have no answer.
         """
+        self._urgent.clear()
         pieces = self._next_pieces(time.monotonic())
         if not pieces:
             return False

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headway.details import MAX_APPEND_BYTES
-from services.worker.logs.buffer import BURST_BYTES, HALF_BYTES, RATE_BYTES_PER_S, LogBuffer, line_end
+from services.worker.logs.buffer import BURST_BYTES, CHUNK_SIZE, HALF_BYTES, RATE_BYTES_PER_S, LogBuffer, line_end
 
 NOTE = re.compile(r"^… ([\d,]+) (line|byte)s? left out\n", re.MULTILINE)
 
@@ -146,8 +146,8 @@ def test_write_inside_a_write_does_not_deadlock() -> None:
     """A signal handler or a finalizer may print while its thread prints."""
     buffer = filled("x")
     with buffer._lock:
-        buffer.write("y\n")
-    assert buffer.take(0) == "xy\n"
+        buffer.write("y" * CHUNK_SIZE + "\n")
+    assert buffer.take(0) == "x" + "y" * CHUNK_SIZE + "\n"
 
 
 def test_line_end_is_within_the_limit() -> None:

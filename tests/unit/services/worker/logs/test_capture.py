@@ -11,10 +11,13 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
+from headway.testing import run_async
 from services.worker.logs.capture import CapturingHandler, capture_into, capture_output, capture_streams
+from tests.documents import Document
 
 log = logging.getLogger("shop")
 
@@ -136,3 +139,13 @@ def test_forked_child_has_no_log() -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         print("from the parent")
     assert lines(text) == ["from the parent"]
+
+
+async def test_example_of_the_documentation_logs_what_the_page_shows() -> None:
+    """The handler in docs/logs.md logs and prints the lines below it."""
+    code, output = Document("docs/logs.md").examples("python", "")[:2]
+    namespace: dict[str, Any] = {}
+    exec(code.text, namespace)
+    with captured() as text:
+        await run_async(namespace["label_parcels"], ["1007", "X8"])
+    assert lines(text) == lines(io.StringIO(output.text))

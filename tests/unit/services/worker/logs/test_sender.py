@@ -174,6 +174,20 @@ async def test_rest_is_sent_on_exit(notifier: FakeNotifier, tmp_path: Path, monk
     assert notifier.texts == {job_id: "one\n"}
 
 
+async def test_rest_of_a_released_job_is_sent_at_once(
+    notifier: FakeNotifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reaches the notifier before the next delivery starts, after which it would be refused."""
+    monkeypatch.setattr(module, "INTERVAL_S", 60)
+    async with running(notifier.url, tmp_path) as sender:
+        job_id, job_log = opened(sender)
+        job_log.write("one\n")
+        await wait_until(lambda: job_id in notifier.texts)
+        job_log.write("two\n")
+        job_log.close(has_ended=False, is_released=True)
+        await wait_until(lambda: notifier.texts[job_id] == "one\ntwo\n", timeout_s=20)
+
+
 async def test_notifier_that_is_away_does_not_delay_the_exit(tmp_path: Path) -> None:
     """The sender gives up after one try."""
     async with asyncio.timeout(20), running("http://127.0.0.1:9", tmp_path) as sender:
