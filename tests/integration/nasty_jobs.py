@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 from headway import Fail, JobContext, Retry, job
 from tests.leaks import MARKER
 
+LOG_LINE = "a line of the log of a nasty job"
+
 
 class Panic(BaseException):
     """An exception of a library that `except Exception` does not catch."""
@@ -85,9 +87,10 @@ WAYS: dict[str, Callable[[str], Any]] = {
 
 
 @job("nasty", max_attempts=1)
-async def nasty(_ctx: JobContext, payload: tuple[str, str]) -> None:
+async def nasty(ctx: JobContext, payload: tuple[str, str, str]) -> None:
     """Raise an exception in some way."""
-    way, name = payload
+    way, name, _ = payload
+    ctx.log.info(LOG_LINE)
     if way in WAYS:
         await WAYS[way](name)
     else:
@@ -95,14 +98,16 @@ async def nasty(_ctx: JobContext, payload: tuple[str, str]) -> None:
 
 
 @job("nasty-in-thread", max_attempts=1)
-def nasty_in_thread(_ctx: JobContext, payload: tuple[str, str]) -> None:
+def nasty_in_thread(ctx: JobContext, payload: tuple[str, str, str]) -> None:
     """Raise an exception in a thread."""
+    ctx.log.info(LOG_LINE)
     raise_error(payload[1])
 
 
 @job("nasty-in-process", max_attempts=1, process=True)
-def nasty_in_process(_ctx: JobContext, payload: tuple[str, str]) -> None:
+def nasty_in_process(ctx: JobContext, payload: tuple[str, str, str]) -> None:
     """Raise an exception in a process, and in a thread of it."""
+    ctx.log.info(LOG_LINE)
     thread = threading.Thread(target=raise_error, args=(payload[1],))
     thread.start()
     thread.join()
