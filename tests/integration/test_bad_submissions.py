@@ -170,7 +170,8 @@ async def test_hang_up_in_a_body_is_no_error(stack: Stack) -> None:
     [
         ("GET", "/jobs", "POST"),
         ("DELETE", "/jobs", "POST"),
-        ("PUT", "/jobs/x", "GET,HEAD"),
+        ("PUT", "/jobs/x", "DELETE,GET,HEAD"),
+        ("GET", "/jobs/x/redrive", "POST"),
         ("GET", "/jobs/x/token", "POST"),
         ("POST", "/", "GET,HEAD"),
         ("POST", "/assets/headway.js", "GET,HEAD"),

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 
+from headway.azure.poison_queue import PoisonQueue
 from tests.documents import Document
 from tests.stack import JOBS, Stack, running
 from tests.waiting import PATIENCE_S, wait_until
@@ -56,18 +57,31 @@ async def poisoned(stack: Stack) -> set[str]:
     return {job["id"] for job in body["jobs"]}
 
 
+async def redrive_from_poison_queue(stack: Stack, job_id: str) -> None:
+    """Redrive a job as `headway poison redrive` does, unless its message is gone."""
+    async with (
+        PoisonQueue.connect(stack.env["QUEUE_CONNECTION_STRING"], "jobs") as poison,
+        poison.jobs() as jobs,
+    ):
+        for job in jobs:
+            if job.id == job_id:
+                await poison.redrive(job, ttl_s=60)
+
+
 async def test_a_failed_job_runs_once_more_however_often_it_is_redriven(stack: Stack, tmp_path: Path) -> None:
-    """Two requests at once, one after the other, and a job whose message is on the poison queue, too."""
+    """Several requests at once, one more after that, and the command of another operator on the poison queue."""
     starts = tmp_path / "starts"
     receipt = await stack.submit("until-file-exists", str(starts))
     path = f"/jobs/{receipt['id']}"
     assert (await ended(stack, receipt))["status"] == "failed"
     assert receipt["id"] in await poisoned(stack)
     starts.touch()
-    answers = await asyncio.gather(*(ask(stack, "POST", f"{path}/redrive", {"generation": 0}) for _ in range(3)))
-    assert [body for status, body in answers if status == 202] == [
-        {"id": receipt["id"], "generation": 1, "status": "queued"}
-    ]
+    async with asyncio.TaskGroup() as group:
+        group.create_task(redrive_from_poison_queue(stack, receipt["id"]))
+        requests = [group.create_task(ask(stack, "POST", f"{path}/redrive", {"generation": 0})) for _ in range(3)]
+    answers = [request.result() for request in requests]
+    redriven = [body for status, body in answers if status == 202]
+    assert redriven in ([{"id": receipt["id"], "generation": 1, "status": "queued"}], [])  # the command may be faster
     assert {body["code"] for status, body in answers if status == 409} <= {"not_ended", "changed"}
     shown = await stack.snapshot(receipt["id"], receipt["token"])
     assert (shown["generation"], shown["status"]) != (0, "failed")  # watchers see that the job goes on

@@ -216,6 +216,21 @@ async def test_a_delayed_job_is_posted_at_once_and_woken_later(
     assert notifier.wakeups == 0
 
 
+async def test_a_job_is_posted_before_the_caller_goes_on(
+    notifier: FakeNotifier, keys: ReloadingFile[tuple[str, ...]]
+) -> None:
+    """A redriven job is queued for its watchers; if the notifier is unavailable, that follows in the background."""
+    first, second = submitted(), submitted()
+    async with running(notifier.url, keys) as client:
+        await client.post(first)
+        assert notifier.ids == [first.id]
+        notifier.statuses = [503]
+        await client.post(second)
+        await wait_until(lambda: notifier.ids == [first.id, second.id, second.id])
+    async with running(None, keys) as client:
+        await client.post(first)
+
+
 async def test_pending_submissions_are_bounded(
     notifier: FakeNotifier, keys: ReloadingFile[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -192,7 +192,9 @@ async def test_an_unavailable_service_loses_nothing(tmp_path: Path) -> None:
             system.notifier.answer = answer
             for action in ("redrive", "rerun"):
                 assert code_of(await system.ask("POST", f"/jobs/{job_id}/{action}")) == (503, "unavailable", None)
-        system.notifier.answer = None
+        system.notifier.answer, system.notifier.closes = None, True
+        assert code_of(await system.ask("POST", f"/jobs/{job_id}/redrive")) == (503, "unavailable", None)
+        system.notifier.closes = False
         system.jobs.error = ServiceRequestError("unavailable")
         for action in ("redrive", "rerun"):
             assert code_of(await system.ask("POST", f"/jobs/{job_id}/{action}")) == (503, "unavailable", None)
