@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Annotated, Literal
 from uuid import UUID
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct, field, to_builtins
 
-from headway.contracts import NULL, JobStatus, Json, Name, Natural, Positive
-from headway.labels import JobFilter, Labels
+from headway.contracts import NULL, JobStatus, Json, Name, Natural, Positive, Timestamp
+from headway.labels import MAX_KIND_LENGTH, MAX_TAGS, Kind, Labels, Owner, Tag
 
 MAX_LOG_BYTES = 64 * 1024  # of the log of a job, while it runs and after a failure
 MAX_SUCCEEDED_LOG_BYTES = 8 * 1024  # of the log of a job that has succeeded or was cancelled
@@ -20,6 +20,8 @@ MAX_APPENDS_PER_REQUEST = 500
 MAX_APPENDS_BYTES = 1024 * 1024  # of one request
 MAX_SCHEMA_BYTES = 16 * 1024  # of the payload of one kind
 MAX_WORKER_BYTES = 512 * 1024  # of all schemas of a worker
+
+MAX_STATUSES = 6
 
 BulkAction = Literal["redrive", "cancel", "rerun"]
 LogRejection = Literal["unknown", "superseded", "full"]
@@ -107,17 +109,48 @@ class KeptJob(Struct, frozen=True, kw_only=True):
     snapshot: Json
 
 
+class BulkFilter(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The jobs of a bulk action: the parameters of `GET /live/jobs`, with one or several statuses and tags."""
+
+    status: JobStatus | Annotated[tuple[JobStatus, ...], Meta(max_length=MAX_STATUSES)] = ()
+    kind: Kind | None = None
+    tag: Tag | Annotated[tuple[Tag, ...], Meta(max_length=MAX_TAGS)] = ()
+    owner: Owner | None = None
+    since: Timestamp | None = None
+    until: Timestamp | None = None
+    attempts_min: Positive = 1
+    error_type: Annotated[str, Meta(min_length=1, max_length=MAX_KIND_LENGTH)] | None = None
+
+    @property
+    def statuses(self) -> tuple[JobStatus, ...]:
+        """The statuses, of which a job must have one; empty for all."""
+        return self.status if isinstance(self.status, tuple) else (self.status,)
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags, all of which a job must have."""
+        return self.tag if isinstance(self.tag, tuple) else (self.tag,)
+
+    def parameters(self) -> list[tuple[str, str]]:
+        """Return the parameters of a query string that selects the jobs."""
+        return [
+            (name, str(value))
+            for name, values in to_builtins(self, enc_hook=str).items()
+            for value in (values if isinstance(values, (list, tuple)) else [values])
+        ]
+
+
 class BulkRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The payload of a job of the kind `headway.bulk`, which acts on all jobs that a filter selects.
 
     Attributes:
         action: what to do with each job.
-        filter: the parameters of a list of jobs; `until` excludes what happens after the request.
-        scope: the filter of the operator's token, which every job must match as well.
-        by: the name of the API key or token with which the action was requested.
+        filter: the jobs; `until` excludes what happens after the request.
+        total: how many jobs there were at the request, None if they were too many to count.
+        by: the name of the API key with which the action was requested.
     """
 
     action: BulkAction
-    filter: dict[str, str | list[str]]
-    scope: JobFilter = JobFilter()
+    filter: BulkFilter
+    total: Natural | None = None
     by: str = ""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from headway.labels import RESERVED_PREFIX
+
 from ..runtime.auth import require_report_key
-from ..runtime.errors import Forbidden, UnsupportedMediaType
+from ..runtime.errors import Forbidden, UnprocessableContent, UnsupportedMediaType
 from ..runtime.request import JSON, bearer_token, read_body, read_json_body
 from ..runtime.settings import ReloadingFile
 from . import metrics
@@ -52,6 +54,7 @@ class SubmitHandler:
         key = idempotency_key(request)
         body = await read_body(request, MAX_BODY_BYTES)
         submission = submission_from_form(body) if is_form else submission_from_json(body)
+        _check_kind(submission.kind)
         if Permission.LABEL not in caller.permissions:
             _check_labels(submission)
         accepted = await self._sender.send(submission, job_id_for(submission, caller.id, key), request)
@@ -92,6 +95,12 @@ class InternalSubmitHandler:
         require_report_key(bearer_token(request), () if self._keys is None else self._keys.value)
         submission = check_limits(await read_json_body(request, InternalSubmission, MAX_BODY_BYTES))
         return self._sender.receipt(await self._sender.send(submission, submission.id, request))
+
+
+def _check_kind(kind: str) -> None:
+    """Raise UnprocessableContent, which names the field, if only Headway itself submits jobs of a kind."""
+    if kind.startswith(RESERVED_PREFIX):
+        raise UnprocessableContent(f"Kinds that begin with {RESERVED_PREFIX!r} are reserved.", field="kind")
 
 
 def _check_labels(submission: Submission) -> None:

@@ -17,6 +17,7 @@ from ..job_sender import JobSender
 from ..settings import SubmitterSettings
 from ..submissions import SubmissionClient
 from .auth import OperatorAuth
+from .bulk import BulkHandler
 from .handlers import InternalOperationsHandler, OperationsHandler
 from .job_records import JobRecords
 from .poison import PoisonedJobs
@@ -54,6 +55,7 @@ async def operations(
             public=[
                 *OperationsHandler(auth, run_again, records, poison, sender).routes(),
                 *PoisonHandler(auth, poison).routes(),
+                *BulkHandler(auth, records, sender).routes(),
             ],
             internal=InternalOperationsHandler(report_keys, run_again, sender).routes(),
             run=poison.run,

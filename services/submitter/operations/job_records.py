@@ -1,10 +1,11 @@
-"""The records of jobs, read and erased through the notifier's internal listener."""
+"""The records of jobs, read, listed and erased through the notifier's internal listener."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
+from urllib.parse import urlencode
 from uuid import UUID
 
 import aiohttp
@@ -12,10 +13,10 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from headway.contracts import decode
+from headway.contracts import JobStatus, decode
 from headway.details import KeptJob
 
-from ...runtime.errors import Conflict, ServiceUnavailable
+from ...runtime.errors import Conflict, ServiceUnavailable, UnprocessableContent
 from ...runtime.settings import ReloadingFile
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -27,6 +28,31 @@ RETRY_AFTER_S = 2
 class _Problem(Struct):
     code: str = ""
     detail: str = ""
+    field: str | None = None
+
+
+class SelectedSnapshot(Struct, frozen=True):
+    """The fields of a snapshot that identify a job of a list."""
+
+    id: UUID
+    kind: str
+    status: JobStatus
+    name: str | None = None
+
+
+class SelectedJob(Struct, frozen=True):
+    """A job of a list."""
+
+    job: SelectedSnapshot
+    error_type: str | None = None
+
+
+class SelectedPage(Struct, frozen=True):
+    """A page of a list of jobs."""
+
+    jobs: list[SelectedJob]
+    next: str | None
+    complete: bool
 
 
 class JobRecords:
@@ -53,26 +79,35 @@ class JobRecords:
 
     async def read(self, job_id: UUID) -> KeptJob | None:
         """Return a job's record with the message that was kept of it, or None if the job has no record."""
-        body = await self._request("GET", job_id)
+        body = await self._request("GET", f"/jobs/{job_id}")
         return None if body is None else decode(body, KeptJob)
 
     async def erase(self, job_id: UUID) -> None:
         """Remove what an ended job has left; raise Conflict, `not_ended`, if it has not ended."""
-        await self._request("DELETE", job_id)
+        await self._request("DELETE", f"/jobs/{job_id}")
 
-    async def _request(self, method: str, job_id: UUID) -> bytes | None:
+    async def page(self, parameters: Iterable[tuple[str, str]]) -> SelectedPage:
+        """Return a page of the list of jobs, which the parameters of `GET /live/jobs` select."""
+        body = await self._request("GET", f"/jobs?{urlencode([*parameters])}")
+        if body is None:
+            raise _unavailable("it has no lists of jobs")
+        return decode(body, SelectedPage)
+
+    async def _request(self, method: str, path: str) -> bytes | None:
         """Return the body of the answer, or None if the job has no record.
 
         Raises:
             Conflict: the notifier refuses the request because of the job's state.
+            UnprocessableContent: the notifier refuses a parameter.
             ServiceUnavailable: the notifier does not answer, or is too old.
         """
         if self._url is None or self._keys is None:
             raise ServiceUnavailable("The submitter needs NOTIFIER_INTERNAL_URL and REPORT_KEY_FILE for this.")
         headers = {"Authorization": f"Bearer {self._keys.value[0]}"}
-        url = f"{self._url}/jobs/{job_id}"
         try:
-            async with self._session.request(method, url, headers=headers, allow_redirects=False) as response:
+            async with self._session.request(
+                method, self._url + path, headers=headers, allow_redirects=False
+            ) as response:
                 status, body = response.status, await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _unavailable(type(error).__name__) from error
@@ -83,6 +118,8 @@ class JobRecords:
             return None
         if status == HTTPStatus.CONFLICT and problem.code:
             raise Conflict(problem.detail, code=problem.code)
+        if status == HTTPStatus.UNPROCESSABLE_ENTITY and problem.code:
+            raise UnprocessableContent(problem.detail, field=problem.field)
         raise _unavailable(f"status {status}")
 
 

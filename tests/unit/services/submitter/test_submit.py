@@ -124,6 +124,17 @@ async def test_anyone_who_may_submit_sets_a_name_only(tmp_path: Path) -> None:
     assert queue.labels == [Labels(name="March"), Labels(name="April")]
 
 
+async def test_reserved_kinds_are_not_submitted(tmp_path: Path) -> None:
+    """Only Headway itself submits jobs of its built-in kinds, which may act on all jobs; a key does not help."""
+    async with served(tmp_path, queue := FakeQueue()) as client:
+        for key in ("app", "ops"):
+            assert await submit(client, key, kind="headway.bulk") == (422, "invalid", "kind")
+        headers = {"Authorization": "Bearer ops", "Origin": "https://jobs.example"}
+        async with client.post("/jobs", data={"kind": "headway.bulk"}, headers=headers) as response:
+            assert (response.status, (await read_problem(response))["field"]) == (422, "kind")
+    assert queue.messages == []
+
+
 async def test_a_hundred_thousand_tags_are_refused_before_they_are_read(tmp_path: Path) -> None:
     """As JSON and as a form they exceed the limit of a body, which the header of the request says."""
     async with served(tmp_path, queue := FakeQueue()) as client:

@@ -1,0 +1,161 @@
+"""`POST /bulk`: dry runs, the job that it submits, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, cast
+from uuid import uuid4
+
+import pytest
+
+from headway.contracts import Timestamp, decode
+from headway.details import BulkRequest
+from headway.tokens import TokenVerifier
+from services.runtime.settings import ReloadingFile
+from services.submitter.operations import bulk as bulk_module
+from services.submitter.operations.auth import OperatorAuth
+from services.submitter.operations.bulk import BulkHandler
+from services.submitter.operations.job_records import JobRecords, SelectedJob, SelectedPage, SelectedSnapshot
+from tests.unit.services.runtime.http_app import Client, read_problem, serve
+from tests.unit.services.submitter.callers import caller_auth, submitter_settings
+from tests.unit.services.submitter.test_submit import FakeQueue, job_sender
+
+OPS = {"Authorization": "Bearer ops"}
+REDRIVE: dict[str, Any] = {"action": "redrive", "filter": {"kind": "report", "tag": "a"}}
+
+
+class FakeJobList:
+    """A list of failed jobs; the cursor is the index of the first job of a page."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.is_complete = True
+        self.parameters: list[list[tuple[str, str]]] = []
+
+    async def page(self, parameters: list[tuple[str, str]]) -> SelectedPage:
+        """Return a page."""
+        self.parameters.append(parameters)
+        values = dict(parameters)
+        start = int(values.get("cursor", 0))
+        end = min(self.count, start + int(values["limit"]))
+        jobs = [
+            SelectedJob(
+                SelectedSnapshot(id=uuid4(), kind="report", status="failed", name=f"Job {number}"), "ValueError"
+            )
+            for number in range(start, end)
+        ]
+        return SelectedPage(jobs, str(end) if end < self.count else None, self.is_complete)
+
+
+@pytest.fixture
+def jobs() -> FakeJobList:
+    """Return a list of 450 jobs."""
+    return FakeJobList(450)
+
+
+@pytest.fixture
+def queue() -> FakeQueue:
+    """Return an empty queue."""
+    return FakeQueue()
+
+
+@pytest.fixture
+async def client(tmp_path: Path, jobs: FakeJobList, queue: FakeQueue) -> AsyncIterator[Client]:
+    """Serve the handler to callers with API keys."""
+    settings = submitter_settings(tmp_path, TOKEN_KEY_FILE=str(tmp_path / "token.pem"))
+    async with job_sender(settings, queue) as sender:
+        auth = OperatorAuth(caller_auth(settings), ReloadingFile(tmp_path / "token.pub.pem", TokenVerifier))
+        async with serve(*BulkHandler(auth, cast(JobRecords, jobs), sender).routes()) as client:
+            yield client
+
+
+async def post(client: Client, body: Any, **headers: str) -> dict[str, Any]:
+    """Send a request that is accepted; return the body of the answer."""
+    async with client.post("/bulk", json=body, headers={**OPS, **headers}) as response:
+        assert response.status in (200, 202), await response.text()
+        answer: dict[str, Any] = await response.json()
+        return answer
+
+
+async def test_dry_run_counts_and_shows_examples(client: Client, jobs: FakeJobList, queue: FakeQueue) -> None:
+    """A dry run counts all pages and shows ten jobs; nothing is submitted."""
+    answer = await post(client, {**REDRIVE, "dry_run": True})
+    assert (answer["count"], answer["complete"], len(answer["examples"])) == (450, True, 10)
+    assert answer["examples"][0].keys() == {"id", "kind", "name", "status", "error_type"}
+    assert jobs.parameters[0][:3] == [("status", "failed"), ("kind", "report"), ("tag", "a")]
+    assert queue.messages == []
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+async def test_many_jobs_are_not_counted(
+    client: Client, jobs: FakeJobList, monkeypatch: pytest.MonkeyPatch, *, is_complete: bool
+) -> None:
+    """Above a limit, and while the index lags, the number is not complete."""
+    if is_complete:
+        monkeypatch.setattr(bulk_module, "MAX_COUNTED", 400)
+    jobs.is_complete = is_complete
+    answer = await post(client, {**REDRIVE, "dry_run": True})
+    assert (answer["count"], answer["complete"]) == (400 if is_complete else 450, False)
+
+
+async def test_action_is_a_job(client: Client, queue: FakeQueue) -> None:
+    """The action is a job of the reserved kind, with a frozen filter, the count and the name of the key."""
+    before = Timestamp.now()
+    receipt = await post(client, REDRIVE)
+    (job,) = queue.jobs
+    assert receipt["id"] == str(job.id)
+    assert job.kind == "headway.bulk"
+    request = decode(bytes(job.payload), BulkRequest)
+    assert (request.action, request.total, request.by) == ("redrive", 450, "alice")
+    assert (request.filter.statuses, request.filter.tags) == (("failed",), ("a",))
+    assert request.filter.until is not None
+    assert before <= request.filter.until <= Timestamp.now()
+
+
+async def test_repeated_request_with_a_key_is_the_same_job(client: Client, queue: FakeQueue) -> None:
+    """The frozen time does not enter the id of a request with an idempotency key."""
+    await post(client, REDRIVE, **{"Idempotency-Key": "k"})
+    await post(client, REDRIVE, **{"Idempotency-Key": "k"})
+    await post(client, {**REDRIVE, "action": "rerun", "filter": {"status": "failed"}}, **{"Idempotency-Key": "k"})
+    first, second, third = (job.id for job in queue.jobs)
+    assert first == second != third
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code", "field"),
+    [
+        (lambda body: body.update(action="erase"), 422, "invalid", "action"),
+        (lambda body: body["filter"].update(colour="red"), 422, "invalid", "filter.colour"),
+        (lambda body: body["filter"].update(tag="{"), 422, "invalid", "filter.tag"),
+        (lambda body: body["filter"].update(status=["running"]), 422, "invalid", "filter.status"),
+        (lambda body: body["filter"].update(since="yesterday"), 422, "invalid", "filter.since"),
+        (lambda body: body["filter"].update(tag=["t"] * 5000), 413, "too_large", None),
+    ],
+    ids=["action", "unknown field", "tag", "status", "time", "too large"],
+)
+async def test_bad_input_names_the_field(
+    client: Client,
+    queue: FakeQueue,
+    change: Callable[[dict[str, Any]], None],
+    status: int,
+    code: str,
+    field: str | None,
+) -> None:
+    """A request that cannot be used is refused, and submits nothing."""
+    body = deepcopy(REDRIVE)
+    change(body)
+    async with client.post("/bulk", json=body, headers=OPS) as response:
+        problem = await read_problem(response)
+    assert (problem["status"], problem["code"], problem.get("field")) == (status, code, field)
+    assert queue.messages == []
+
+
+async def test_only_operators_act_on_jobs(client: Client, queue: FakeQueue) -> None:
+    """Without a key, and with one that lacks the role, the request is refused."""
+    async with client.post("/bulk", json=REDRIVE) as response:
+        assert response.status == 401
+    async with client.post("/bulk", json=REDRIVE, headers={"Authorization": "Bearer app"}) as response:
+        assert response.status == 403
+    assert queue.messages == []

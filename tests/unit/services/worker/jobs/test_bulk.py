@@ -1,0 +1,203 @@
+"""The `headway.bulk` job against a fake of the internal listeners of notifier and submitter."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4, uuid5
+
+import pytest
+from aiohttp import web
+
+from headway import Fail, Retry
+from headway.testing import run_async
+from services.worker.jobs import bulk as bulk_module
+from services.worker.jobs.bulk import PAGE, bulk
+from services.worker.outcomes import decisive_exception
+from tests.waiting import free_ports
+
+JOB_COUNT = 2 * PAGE + 7
+FILTER = {"status": ["failed"], "tag": ["a", "b"], "until": "2026-01-01T00:00:00.000Z"}
+
+
+class FakeServices:
+    """The internal listeners: jobs with generations, newest first, and the requests for each."""
+
+    def __init__(self) -> None:
+        self.generations: dict[UUID, int] = {uuid4(): index % 3 for index in range(JOB_COUNT)}
+        self.listed = list(self.generations.items())
+        self.actions: Counter[tuple[str, UUID]] = Counter()
+        self.new_ids: dict[UUID, set[str]] = {}
+        self.queries: list[str] = []
+        self.refusals: dict[UUID, tuple[int, str]] = {}
+        self.crash_after: int | None = None  # actions
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes of both services."""
+        return [
+            web.get("/jobs", self.list),
+            web.post("/jobs/{id}/redrive", self.redrive),
+            web.post("/jobs/{id}/rerun", self.rerun),
+            web.post("/jobs/{id}/cancel", self.cancel),
+        ]
+
+    async def list(self, request: web.Request) -> web.Response:
+        """Answer with a page; the cursor is the index of its first job."""
+        assert request.headers["Authorization"] == "Bearer report-key"
+        self.queries.append(request.query_string)
+        start = int(request.query.get("cursor", 0))
+        end = start + int(request.query["limit"])
+        jobs = [{"job": {"id": str(id_), "generation": number}} for id_, number in self.listed[start:end]]
+        return web.json_response({"jobs": jobs, "next": str(end) if end < len(self.listed) else None})
+
+    async def redrive(self, request: web.Request) -> web.Response:
+        """Redrive a job that has the generation of the body."""
+        job_id, body = self._begin("redrive", request), await request.json()
+        if body["generation"] != self.generations[job_id]:
+            return _problem(409, "changed")
+        self.generations[job_id] += 1
+        return self._end("redrive", job_id)
+
+    async def rerun(self, request: web.Request) -> web.Response:
+        """Run a job again."""
+        job_id, body = self._begin("rerun", request), await request.json()
+        self.new_ids.setdefault(job_id, set()).add(body["id"])
+        return self._end("rerun", job_id)
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        """Cancel a job."""
+        return self._end("cancel", self._begin("cancel", request))
+
+    def _begin(self, action: str, request: web.Request) -> UUID:
+        assert request.headers["Authorization"] == "Bearer report-key"
+        if self.crash_after is not None and sum(self.actions.values()) >= self.crash_after:
+            raise web.HTTPServiceUnavailable
+        return UUID(request.match_info["id"])
+
+    def _end(self, action: str, job_id: UUID) -> web.Response:
+        if job_id in self.refusals:
+            return _problem(*self.refusals[job_id])
+        self.actions[action, job_id] += 1
+        return web.json_response({}, status=202)
+
+
+def _problem(status: int, code: str) -> web.Response:
+    body = json.dumps({"code": code, "detail": "no detail"})
+    return web.Response(status=status, text=body, content_type="application/problem+json")
+
+
+@pytest.fixture
+async def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeServices]:
+    """Run the fake services, and set the environment of a worker that uses them."""
+    services = FakeServices()
+    app = web.Application()
+    app.add_routes(services.routes())
+    runner = web.AppRunner(app)
+    await runner.setup()
+    (port,) = free_ports(1)
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    (tmp_path / "key").write_text("report-key\n")
+    url = f"http://127.0.0.1:{port}"
+    settings = {
+        "QUEUE_CONNECTION_STRING": "UseDevelopmentStorage=true",
+        "NOTIFIER_INTERNAL_URL": url,
+        "SUBMITTER_INTERNAL_URL": url,
+        "REPORT_KEY_FILE": str(tmp_path / "key"),
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(bulk_module, "MAX_PER_S", 1e6)
+    monkeypatch.setattr(bulk_module, "RETRY_FOR_S", 0.0)
+    yield services
+    await runner.cleanup()
+
+
+def request(action: str, **fields: Any) -> dict[str, Any]:
+    """Return the payload of a bulk job."""
+    return {"action": action, "filter": FILTER, **fields}
+
+
+async def test_each_selected_job_is_redriven_once(services: FakeServices) -> None:
+    """The action reaches the jobs of all pages, the bar has the total, and the filter reaches the list."""
+    ran = await run_async(bulk, request("redrive", total=JOB_COUNT))
+    assert services.actions == Counter({("redrive", id_): 1 for id_ in services.generations})
+    assert ran.result.done == JOB_COUNT
+    assert ran.result.skipped == ran.result.failed == {}
+    assert [(one.current, one.total) for one in ran.progress][-1] == (JOB_COUNT, JOB_COUNT)
+    assert services.queries[0] == "status=failed&tag=a&tag=b&until=2026-01-01T00:00:00.000Z&limit=50"
+
+
+@pytest.mark.parametrize("action", ["redrive", "rerun", "cancel"])
+@pytest.mark.parametrize("crash_after", [0, 3, PAGE, PAGE + 20, 2 * PAGE + 5])
+async def test_an_interrupted_action_is_continued(services: FakeServices, action: str, crash_after: int) -> None:
+    """After a crash at any point, the next attempt acts on the other jobs, on none twice, and all are counted once."""
+    services.crash_after, job_id = crash_after, uuid4()
+    saved: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("headway.testing.Recorder.save_checkpoint", _saver(saved))
+        error = await failure_of(action, job_id)
+    assert isinstance(error, Retry)
+    services.crash_after = None
+    ran = await run_async(bulk, request(action), checkpoint=saved[-1], job_id=job_id, attempt=2)
+    assert ran.result.done + ran.result.skipped.get("changed", 0) == JOB_COUNT
+    assert {id_ for _, id_ in services.actions} == set(services.generations)
+    if action == "redrive":
+        assert max(services.actions.values()) == 1
+        assert ran.result.skipped.get("changed", 0) < PAGE
+    elif action == "rerun":
+        assert services.new_ids == {id_: {str(uuid5(job_id, str(id_)))} for id_ in services.generations}
+
+
+async def failure_of(action: str, job_id: UUID) -> BaseException:
+    """Return the exception that decides the outcome of an attempt that fails."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - often a group
+        await run_async(bulk, request(action), job_id=job_id)
+    return decisive_exception(caught.value)
+
+
+def _saver(saved: list[Any]) -> Any:
+    async def save(_recorder: object, checkpoint: Any) -> None:
+        saved.append(json.loads(bytes(checkpoint)))
+
+    return save
+
+
+async def test_a_second_action_changes_nothing(services: FakeServices) -> None:
+    """A double click runs two actions: the second one skips the jobs that the first one has redriven."""
+    await run_async(bulk, request("redrive"))
+    ran = await run_async(bulk, request("redrive"))
+    assert max(services.actions.values()) == 1
+    assert (ran.result.done, ran.result.skipped) == (0, {"changed": JOB_COUNT})
+
+
+async def test_refusals_are_counted_by_their_codes(services: FakeServices) -> None:
+    """A job that cannot be run again is skipped, an unexpected refusal has failed; neither ends the action."""
+    first, second = list(services.generations)[:2]
+    services.refusals = {first: (409, "payload_not_kept"), second: (413, "too_large")}
+    result = (await run_async(bulk, request("rerun"))).result
+    assert (result.done, result.skipped, result.failed) == (JOB_COUNT - 2, {"payload_not_kept": 1}, {"too_large": 1})
+
+
+async def test_refused_key_ends_the_action(services: FakeServices) -> None:
+    """If a service does not accept the report key, the job fails at once."""
+    services.refusals = dict.fromkeys(services.generations, (401, "unauthorized"))
+    assert isinstance(await failure_of("cancel", uuid4()), Fail)
+
+
+async def test_missing_setting_is_named(services: FakeServices, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without SUBMITTER_INTERNAL_URL the job fails, and says why."""
+    assert services.queries == []
+    monkeypatch.delenv("SUBMITTER_INTERNAL_URL")
+    with pytest.raises(Fail, match="SUBMITTER_INTERNAL_URL"):
+        await run_async(bulk, request("cancel"))
+
+
+async def test_cancellation_stops_between_two_groups(services: FakeServices) -> None:
+    """A watcher may cancel the action; what is done stays done."""
+    with pytest.raises(asyncio.CancelledError):
+        await run_async(bulk, request("cancel"), cancel_after=2)
+    assert 0 < len(services.actions) < JOB_COUNT
