@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -145,21 +147,49 @@ async def test_an_erased_job_cannot_run_again(stack: Stack, tmp_path: Path) -> N
 
 
 async def test_the_commands_of_the_documentation_work(stack: Stack, tmp_path: Path) -> None:
-    """They redrive a job, rerun it with another payload, erase it and show the poison queue."""
+    """They redrive a job, rerun it with another payload, erase it, act on many jobs and show the poison queue."""
     page = Document("docs/run-again.md")
-    script = "".join(example.text.replace("http://127.0.0.1:8080", stack.url) for example in page.examples("sh"))
-    process = await asyncio.create_subprocess_exec(
-        "bash", "-euo", "pipefail", "-c", script, cwd=tmp_path, stdout=PIPE, stderr=PIPE
-    )
-    out, _ = await asyncio.wait_for(process.communicate(), PATIENCE_S)
-    decoder, text, answers = json.JSONDecoder(), out.decode(), []
-    while text:
-        answer, end = decoder.raw_decode(text)
+    output = await run_commands(page, stack, tmp_path)
+    decoder, answers = json.JSONDecoder(), []
+    while output:
+        answer, end = decoder.raw_decode(output)
         answers.append(answer)
-        text = text[end:]
-    assert process.returncode == 0
-    redriven, receipt, poison = answers
-    (documented,) = [json.loads(example.text) for example in page.examples("json")]
-    assert redriven == {**documented, "id": redriven["id"]}
+        output = output[end:]
+    redriven, receipt, selected, action, poison = answers
+    documented_redrive, documented_selection = [json.loads(example.text) for example in page.examples("json")]
+    assert redriven == {**documented_redrive, "id": redriven["id"]}
     assert (await ended(stack, receipt))["status"] == "succeeded"
+    assert selected.keys() == documented_selection.keys()
+    assert (await ended(stack, action))["status"] == "succeeded"
     assert poison["complete"]
+
+
+async def test_the_questions_of_day_two_are_answered(stack: Stack, tmp_path: Path) -> None:
+    """Each command and each request of the page finds what it promises."""
+    failed = await stack.submit("countdown", {"steps": "many"}, name="The failed one")
+    assert (await ended(stack, failed))["status"] == "failed"
+    export = await stack.submit("export", owner="customer-7", delay_s=3600)
+    output = await run_commands(Document("docs/day-two.md"), stack, tmp_path, ID=failed["id"])
+    assert output.count("The failed one") >= 4  # in the lists and in the details
+    assert "InvalidPayload" in output
+    assert '"generation":' in output
+    assert output.count(export["id"]) >= 2  # of customer 7, and among those that wait
+    assert '"slots":' in output
+    assert '"rate_per_h":' in output
+
+
+async def run_commands(page: Document, stack: Stack, folder: Path, **variables: str) -> str:
+    """Run the commands of a page in one shell, with the addresses of the running system; return their output."""
+    script = "".join(example.text for example in page.examples("sh"))
+    script = script.replace("http://127.0.0.1:8081", stack.env["LIVE_URL"]).replace("http://127.0.0.1:8080", stack.url)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    process = await asyncio.create_subprocess_exec(
+        *("bash", "-euo", "pipefail", "-c", script),
+        cwd=folder,
+        env={**os.environ, "PATH": path, "HEADWAY_URL": stack.url, **variables},
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    output, errors = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    assert process.returncode == 0, errors.decode()
+    return output.decode()
