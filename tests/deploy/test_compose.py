@@ -19,6 +19,12 @@ from tests.deploy.manifests import (
     render,
 )
 
+# The services whose internal listeners a service uses.
+INTERNAL_PEERS: dict[str, tuple[str, ...]] = {
+    "submitter": ("notifier",),
+    "notifier": (),
+    "worker": ("submitter", "notifier"),
+}
 PROXY_CONFIG = (ROOT / "deploy/compose/haproxy.cfg").read_text()
 
 
@@ -32,6 +38,8 @@ def test_service_accepts_its_environment(service: str, tmp_path: Path) -> None:
     assert f'127.0.0.1", {settings.internal_port}' in container["healthcheck"]["test"][-1]
     if hasattr(settings, "port"):
         assert f" {service}:{settings.port} check port {settings.internal_port} " in PROXY_CONFIG
+    for target in INTERNAL_PEERS[service]:
+        assert getattr(settings, f"{target}_internal_url") == f"http://{target}:{settings.internal_port}"
     assert float(container["stop_grace_period"].rstrip("s")) >= max_shutdown_s(settings)
 
 

@@ -52,6 +52,17 @@ def environment(folder: str, service: str) -> dict[str, str]:
     return data | {variable["name"]: variable["value"] for variable in container.get("env", [])}
 
 
+# The connections that policies must allow: source, target, port.
+CONNECTIONS = [
+    ("notifier", "redis", "store"),
+    ("submitter", "azurite", "store"),
+    ("worker", "azurite", "store"),
+    ("submitter", "notifier", "internal"),
+    ("worker", "notifier", "internal"),
+    ("worker", "submitter", "internal"),
+]
+
+
 def settings_of(folder: str, service: str, directory: Path) -> Any:
     """Return the settings of a service, with an open submitter unless the folder decides who may submit."""
     env = environment(folder, service)
@@ -82,6 +93,16 @@ def test_service_accepts_its_environment(folder: str, service: str, tmp_path: Pa
     assert ports.pop("internal") == settings.internal_port
     assert ports == ({"http": settings.port} if hasattr(settings, "port") else {})
     assert {"name": "secrets", "mountPath": SECRETS_DIR, "readOnly": True} in container["volumeMounts"]
+
+
+@pytest.mark.parametrize(("source", "target", "port"), [each for each in CONNECTIONS if each[2] == "internal"])
+@each_folder
+def test_services_know_each_other(folder: str, source: str, target: str, port: str, tmp_path: Path) -> None:
+    """The URLs of internal listeners name the Service and its port."""
+    ports = objects_of_kind(render(folder), "Service")[target]["spec"]["ports"]
+    (number,) = [each["port"] for each in ports if each["name"] == port]
+    url = getattr(settings_of(folder, source, tmp_path), f"{target}_internal_url")
+    assert url == f"http://{target}:{number}"
 
 
 def test_base_does_not_decide_who_may_submit() -> None:
@@ -145,17 +166,6 @@ def test_selectors_and_ports_match_existing_pods(folder: str) -> None:
             assert peers or not any("podSelector" in peer for peer in rule["to"])
             for port in rule["ports"]:
                 assert isinstance(port["port"], int) or all(port["port"] in named_ports(spec) for spec in peers)
-
-
-# The connections that policies must allow: source, target, port.
-CONNECTIONS = [
-    ("notifier", "redis", "store"),
-    ("submitter", "azurite", "store"),
-    ("worker", "azurite", "store"),
-    ("submitter", "notifier", "internal"),
-    ("worker", "notifier", "internal"),
-    ("worker", "submitter", "internal"),
-]
 
 
 @pytest.mark.parametrize(("target", "port"), sorted({connection[1:] for connection in CONNECTIONS}))
