@@ -25,6 +25,15 @@ async def broken(_ctx: JobContext, _payload: Any) -> None:
     raise ValueError("the cable is loose")
 
 
+@job("talkative", log="watchers")
+async def talkative(ctx: JobContext, lines: int) -> None:
+    """Print and log lines."""
+    for number in range(lines):
+        print(f"line {number}: \x1b[1mü\x1b[0m")
+        await asyncio.sleep(0.05)
+    ctx.log.info("all_lines_written")
+
+
 @job("count-calls")
 async def count_calls(_ctx: JobContext, _payload: Any) -> int:
     """Return the number of calls of this handler in this worker."""

@@ -67,6 +67,38 @@ async def test_job_is_watched_until_its_result(client: Client) -> None:
     assert await client.result(job.id) == await client.result(str(job.id), type=str) == "Counted 10 steps"
 
 
+async def test_a_log_is_followed_across_a_restart(client: Client, stack: Stack) -> None:
+    """The notifier is killed meanwhile, and each byte comes once, also to a client that reads the log again."""
+    job = await client.submit("talkative", 40)
+    texts: list[str] = []
+    async for text in client.log(job):
+        if not texts:
+            await stack.kill("notifier")
+        texts.append(text)
+    *lines, last = "".join(texts).splitlines()
+    assert lines == [f"line {number}: \x1b[1mü\x1b[0m" for number in range(40)]
+    assert last.endswith("INFO all_lines_written")
+    assert len(texts) > 2, "the pieces did not come live"
+    offset = len("".join(texts[:1]).encode())
+    assert [text async for text in client.log(job.id, offset, follow=False)] == ["".join(texts[1:])]
+    assert [text async for text in client.log(job.id, 10**6)] == []
+
+
+async def test_details_say_why_a_job_has_failed(client: Client) -> None:
+    """They have the payload and the traceback; a job that does not exist has none."""
+    job = await client.submit("broken", {"cable": 7}, name="Cable")
+    with pytest.raises(JobFailed):
+        await client.result(job)
+    details = await client.details(job)
+    assert details.error is not None
+    assert (details.error.type, details.error.message) == ("ValueError", "the cable is loose")
+    assert (details.error.traceback or "").endswith("ValueError: the cable is loose\n")
+    assert (details.labels.name, details.kept, bytes(details.payload)) == ("Cable", True, b'{"cable":7}')
+    assert [attempt.outcome for attempt in details.attempts] == ["failed"]
+    with pytest.raises(RequestFailed, match="record"):
+        await client.details(uuid4())
+
+
 @pytest.mark.parametrize("payload", [{}, [], 0, "ü ☂", {"deep": [{"a": None}]}])
 async def test_payload_reaches_the_handler_unchanged(client: Client, payload: object) -> None:
     """The handler gets the payload exactly as it was submitted."""
