@@ -99,6 +99,30 @@ async def test_details_say_why_a_job_has_failed(client: Client) -> None:
         await client.details(uuid4())
 
 
+async def test_jobs_run_again_and_are_erased(client: Client, tmp_path: Path) -> None:
+    """A redrive goes on with the job and its watchers, a rerun is a new job, and nothing runs twice."""
+    file = tmp_path / "runs"
+    job = await client.submit("until-file-exists", str(file), max_attempts=1)
+    with pytest.raises(JobFailed):
+        await client.result(job)
+    with pytest.raises(RequestFailed) as refused:
+        await client.redrive(job, generation=7)
+    assert refused.value.code == "changed"
+    file.touch()
+    assert (await client.redrive(job, generation=0)).generation == 1
+    assert await client.result(job) is not None
+    assert file.read_text() == f"{job.id}\n"
+    again = await client.rerun(job, str(file), idempotency_key="again")
+    assert (await client.rerun(job.id, str(file), idempotency_key="again")).id == again.id != job.id
+    await client.result(again)
+    assert sorted(file.read_text().split()) == sorted([str(job.id), str(again.id)])
+    await client.erase(again)
+    with pytest.raises(RequestFailed) as refused:
+        await client.rerun(again)
+    assert refused.value.code == "payload_not_kept"
+    assert bytes((await client.get(again)).result) == b"null"
+
+
 @pytest.mark.parametrize("payload", [{}, [], 0, "ü ☂", {"deep": [{"a": None}]}])
 async def test_payload_reaches_the_handler_unchanged(client: Client, payload: object) -> None:
     """The handler gets the payload exactly as it was submitted."""

@@ -68,6 +68,11 @@ async def test_commands_submit_watch_and_cancel(stack: Stack) -> None:
         "ended with 130",
         '"name":"October letters"',
         "  submitted  ",
+        "ended with 1\n",
+        '{"steps": "many"}\n',
+        "headway: the job has logged nothing\n",
+        ", generation 1\n",
+        "\nerased ",
     )
     for expected in (f"{stack.url}/jobs/", *expected_parts):
         assert expected in output
