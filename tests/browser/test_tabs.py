@@ -141,21 +141,27 @@ async def test_tabs_share_a_log(open_tab: OpenTab, stack: Stack, report: SendRep
     receipt = await stack.submit(delay_s=3600)
     await report(receipt)
     await stack.append_log(receipt, 0, "one\n")
-    leader, follower, late = [await open_tab(receipt) for _ in range(3)]
+    leader = await open_tab(receipt)
     await leader.watch("log", receipt["token"], log=True)
     await leader.wait_for_log("log", "one\n")
+
+    async def write_lines() -> None:
+        for number in range(200):
+            await stack.append_log(receipt, 4 + 4 * number, f"{number:03}\n")
+
+    writing = asyncio.create_task(write_lines())  # the other tabs join while pieces arrive
+    follower, late = [await open_tab(receipt) for _ in range(2)]
     await follower.watch("log", receipt["token"], log=True)
-    await follower.wait_for_log("log", "one\n")
-    await stack.append_log(receipt, 4, "two\n")
-    for tab in (leader, follower):
-        await tab.wait_for_log("log", "one\ntwo\n")
     await late.watch("log", receipt["token"], log=2)
-    await late.wait_for_log("log", "e\ntwo\n", 2)
+    await writing
+    text = "one\n" + "".join(f"{number:03}\n" for number in range(200))
+    for tab, start in ((leader, 0), (follower, 0), (late, 2)):
+        await tab.wait_for_log("log", text[start:], start)
     assert leaders([leader, follower, late]) == [leader]
     await leader.page.close()
-    await stack.append_log(receipt, 8, "three\n")
-    await follower.wait_for_log("log", "one\ntwo\nthree\n")
-    await late.wait_for_log("log", "e\ntwo\nthree\n", 2)
+    await stack.append_log(receipt, len(text), "last\n")
+    for tab, start in ((follower, 0), (late, 2)):
+        await tab.wait_for_log("log", f"{text[start:]}last\n", start)
 
 
 async def test_every_tab_learns_that_a_log_is_not_for_it(open_tab: OpenTab, stack: Stack, report: SendReport) -> None:

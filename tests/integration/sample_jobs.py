@@ -29,7 +29,7 @@ async def broken(_ctx: JobContext, _payload: Any) -> None:
 async def talkative(ctx: JobContext, lines: int) -> None:
     """Print and log lines."""
     for number in range(lines):
-        print(f"line {number}: \x1b[1mü\x1b[0m")
+        print(f"line {number}: \x1b[1mü\x1b[0m")  # noqa: T201 - into the log of the job
         await asyncio.sleep(0.05)
     ctx.log.info("all_lines_written")
 
