@@ -66,8 +66,8 @@ def details_from_reply(reply: Sequence[bytes | None] | RedisError) -> JobDetails
     )
 
 
-def error_from_reply(reply: bytes | RedisError | None) -> JobError | None:
-    """Return the error for the reply of `HGET`, None if there is none.
+def error_from_reply(reply: Sequence[bytes | None] | RedisError) -> JobError | None:
+    """Return the error for the reply of `HMGET` with that field, None if there is none.
 
     Raises:
         RedisError: the read failed.
@@ -75,7 +75,7 @@ def error_from_reply(reply: bytes | RedisError | None) -> JobError | None:
     if isinstance(reply, RedisError):
         _check_type_error(reply)
         return None
-    return _decoded(reply, JobError)
+    return _decoded(reply[0], JobError)
 
 
 def _check_type_error(error: RedisError) -> None:

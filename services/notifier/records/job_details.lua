@@ -63,8 +63,8 @@ end
 -- Empties the log. Its offsets go on if the job does, since a client continues from the one that it has.
 local function erase_log(name)
   redis.call('DEL', name .. ':text')
-  local last = redis.pcall('HGET', name, 'end')
-  if type(last) == 'string' and valid(last, COUNT) then
+  local last = redis.pcall('HMGET', name, 'end')[1]  -- an error has no elements
+  if last and valid(last, COUNT) then
     redis.call('HSET', name, 'base', last)
   else
     redis.call('DEL', name)

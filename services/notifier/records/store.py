@@ -231,7 +231,7 @@ class JobStore:
 
     async def _read_true_errors(self, job_ids: Sequence[str]) -> list[JobError | None]:
         keys = map(details_key, job_ids)
-        return list(map(error_from_reply, await self._redis.execute([(key, ("HGET", key, "error")) for key in keys])))
+        return list(map(error_from_reply, await self._redis.execute([(key, ("HMGET", key, "error")) for key in keys])))
 
     async def _run(self, op: str, calls: Sequence[C], execute: Callable[[Sequence[C]], Awaitable[list[R]]]) -> list[R]:
         """Execute calls, unless there are none, and measure it."""
