@@ -187,7 +187,7 @@ async def test_a_stream_outlives_its_job_for_the_rest_of_the_log(job: LoggingJob
                     assert await anext(event.data["text"] async for event in stream if event.name == "log") == "last\n"
 
 
-@pytest.mark.parametrize("offset", ["-1", "x", "1.5", "9" * 17, ""])
+@pytest.mark.parametrize("offset", ["-1", "x", "1.5", str(2**53), "9" * 17, ""])
 async def test_an_invalid_offset_is_refused(job: LoggingJob, offset: str) -> None:
     """In the query of a stream with the field, and in a message on a socket."""
     url = f"{job.notifier.public}/live/jobs/{job.id}/events?log={offset}&access_token={job.token()}"

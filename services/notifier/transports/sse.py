@@ -41,6 +41,7 @@ from .log_access import LOG_LINGER_S, read_log
 from .refusals import RejectedToken, problem_for
 from .registry import ConnectionRegistry
 
+MAX_OFFSET = 2**53 - 1  # as in a message on a socket: `Natural`
 HEADERS = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-store, no-transform",  # no-transform: a proxy that compresses would buffer events
@@ -255,7 +256,7 @@ def _position(request: web.Request) -> tuple[int | None, int | None]:
     """
     last_event_id = re.fullmatch(r"(\d{1,16})(?:\.(\d{1,16}))?", request.headers.get("Last-Event-ID", ""), re.ASCII)
     offset = request.query.get("log")
-    if offset is not None and not re.fullmatch(r"\d{1,16}", offset, re.ASCII):
+    if offset is not None and not (re.fullmatch(r"\d{1,16}", offset, re.ASCII) and int(offset) <= MAX_OFFSET):
         raise UnprocessableContent("Expected the offset in the log, a number from 0.", field="log")
     if last_event_id is None:
         return None, None if offset is None else int(offset)
