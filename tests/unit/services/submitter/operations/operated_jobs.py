@@ -45,7 +45,7 @@ class FakeNotifier:
     def __init__(self) -> None:
         self.records: dict[UUID, KeptJob] = {}
         self.submissions: list[dict[str, Any]] = []
-        self.answer: web.Response | None = None  # of every request
+        self.status = 0  # of every answer, whose body is that of a proxy; 0: it answers properly
         self.closes = False  # whether it closes every connection
 
     def keep(self, job: JobMessage, status: JobStatus = "failed", **changes: Any) -> UUID:
@@ -68,8 +68,8 @@ class FakeNotifier:
         if self.closes:
             assert request.transport is not None
             request.transport.close()
-        if self.answer is not None:
-            return self.answer
+        if self.status:
+            return web.Response(status=self.status, text="<html>")
         if request.path == "/submissions":
             self.submissions += msgspec.json.decode(await request.read())
             return web.Response(status=204)
