@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,8 +15,12 @@ from msgspec.structs import replace
 from headway import Fail, Job, JobContext, Retry, job
 from headway.contracts import JobReport, Json, encode
 from headway.labels import Labels
+from headway.message_codec import message_json
+from services.runtime import redaction
+from services.runtime.redaction import HIDDEN
 from services.worker.execution.process_pool import ProcessPool
 from services.worker.execution.runner import Runner
+from services.worker.logs.capture import capture_output
 from services.worker.registry import load_jobs
 from tests.unit.services.worker.execution import process_jobs
 from tests.unit.services.worker.fake_worker import CANCEL_REQUESTED, FakeWorker
@@ -212,6 +216,32 @@ async def test_cancelled_job_shows_nothing() -> None:
     assert worker.reporter.statuses() == ["running", "cancelled"]
     assert [report for report in worker.reporter.reports if SECRET in public_part(report)] == []
     assert SECRET in hidden_part(worker.reporter.reports[-1])
+
+
+@pytest.fixture
+def _secret_in_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Put the secret into a variable of the environment."""
+    monkeypatch.setenv("SHOP_TOKEN", SECRET)
+    redaction._redactor.cache_clear()
+    yield
+    redaction._redactor.cache_clear()
+
+
+@pytest.mark.usefixtures("_secret_in_environment")
+@pytest.mark.parametrize("action", [raise_chained, raise_group, assert_false], ids=lambda action: action.__name__)
+async def test_operators_see_no_secret_of_the_environment(action: Callable[[], Any]) -> None:
+    """It is hidden in the error, in the traceback and in the log; the message is kept as it is."""
+    worker = FakeWorker(hostile_job(action, in_thread=False, max_attempts=1), payload=PAYLOAD, show_errors=True)
+    with capture_output():
+        await worker.deliver()
+    end = worker.reporter.reports[-1]
+    assert end.details is not None
+    assert SECRET in message_json(end.details.message or "").decode()
+    log = worker.logs.text()
+    shown = encode([end.error, replace(end.details, message=None), log]).decode()
+    assert SECRET not in shown
+    assert HIDDEN in (end.details.traceback or "")
+    assert log.count(HIDDEN) >= 3  # logged twice and printed once
 
 
 async def test_errors_are_shown_with_show_errors() -> None:
