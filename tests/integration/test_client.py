@@ -20,7 +20,7 @@ from headway.client import Client, InvalidToken, JobCancelled, JobFailed, Reques
 from headway.contracts import JobSnapshot
 from tests.documents import Document
 from tests.stack import JOBS, Stack, running
-from tests.waiting import PATIENCE_S, free_ports
+from tests.waiting import PATIENCE_S, free_ports, wait_until
 
 (LETTERS,) = (text for _, text in Document("README.md").examples("python") if text.startswith("# myapp/jobs.py"))
 
@@ -121,6 +121,29 @@ async def test_jobs_run_again_and_are_erased(client: Client, tmp_path: Path) -> 
         await client.rerun(again)
     assert refused.value.code == "payload_not_kept"
     assert bytes((await client.get(again)).result) == b"null"
+
+
+async def test_failed_jobs_run_again_together(client: Client, tmp_path: Path) -> None:
+    """A preview counts the jobs that match; the action is a job, whose result says how many were redriven."""
+    file, tag = tmp_path / "runs", f"t{uuid4()}"
+    jobs = [await client.submit("until-file-exists", str(file), max_attempts=1, tags=tag) for _ in range(3)]
+    for job in jobs:
+        with pytest.raises(JobFailed):
+            await client.result(job)
+    file.touch()
+
+    async def are_listed() -> bool:
+        return (await client.preview_bulk("redrive", tag=tag)).count == len(jobs)
+
+    await wait_until(are_listed)  # the index is written behind
+    preview = await client.preview_bulk("redrive", tag=tag, kind="until-file-exists")
+    assert {example.id for example in preview.examples} == {job.id for job in jobs}
+    assert {example.error_type for example in preview.examples} == {"ValueError"}
+    result = await client.result(await client.bulk("redrive", tag=tag, idempotency_key=tag))
+    assert result["done"] == len(jobs)
+    for job in jobs:
+        await client.result(job)
+    assert sorted(file.read_text().split()) == sorted(str(job.id) for job in jobs)
 
 
 @pytest.mark.parametrize("payload", [{}, [], 0, "ü ☂", {"deep": [{"a": None}]}])
