@@ -17,6 +17,7 @@ from uuid import UUID
 from headway import __version__
 from headway.cli import (
     arguments,
+    fleet_commands,
     list_commands,
     log_command,
     operation_commands,
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     list_commands.add_commands(commands)
     log_command.add_commands(commands)
     operation_commands.add_commands(commands)
+    fleet_commands.add_commands(commands)
     poison_commands.add_commands(commands.add_parser("poison", help="list, show, redrive and discard poison messages"))
 
     keys = commands.add_parser("keys", help="create missing keys in a folder")

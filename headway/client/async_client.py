@@ -9,6 +9,7 @@ from contextlib import aclosing, suppress
 from typing import Any, Self, TypeVar, Unpack, overload
 
 from headway.client import job_logs
+from headway.client.fleet import Fleet
 from headway.client.job_details import JobDetails
 from headway.client.job_operations import BulkPreview, JobOperations, RedrivenJob
 from headway.client.job_queries import IssuedToken, JobListPage, JobQuery, ListedJob
@@ -48,7 +49,7 @@ R = TypeVar("R")
 RETRY_FOR_S = 30.0
 
 
-class Client(JobOperations):
+class Client(JobOperations, Fleet):
     """A client of one submitter; it watches jobs at any notifier, over one WebSocket per notifier.
 
     Use it as an asynchronous context manager. You may create it anywhere, for example at import; it opens with the

@@ -12,6 +12,7 @@ from msgspec import UNSET
 
 from headway.client.async_client import RETRY_FOR_S, Client
 from headway.client.client_thread import ClientThread
+from headway.client.fleet import Kind, Worker
 from headway.client.job_details import JobDetails
 from headway.client.job_lists import JOB_SCOPE, LIST_SCOPE, TOKEN_TTL_S
 from headway.client.job_operations import BulkPreview, RedrivenJob
@@ -191,6 +192,14 @@ class SyncClient:
         return self._thread().call(
             lambda client: client.bulk(action, idempotency_key=idempotency_key, token=token, **query)
         )
+
+    def workers(self, token: str | None = None) -> tuple[Worker, ...]:
+        """Return the workers that run, as `Client.workers` does."""
+        return self._thread().call(lambda client: client.workers(token))
+
+    def kinds(self, token: str | None = None) -> tuple[Kind, ...]:
+        """Return the kinds of jobs with their numbers, as `Client.kinds` does."""
+        return self._thread().call(lambda client: client.kinds(token))
 
     def _iterate(self, iterate: Callable[[Client], AsyncIterator[T]]) -> Iterator[T]:
         thread = self._thread()
