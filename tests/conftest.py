@@ -23,23 +23,33 @@ from tests.waiting import PATIENCE_S, free_ports, wait_until
 hypothesis.settings.register_profile("headway", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("headway")
 
-# The longest first.
+# Those of twenty seconds and more, the longest first.
 SLOWEST_MODULES = (
     "test_get_started",
-    "test_compatibility",
+    "test_tabs",
+    "test_openapi",
     "test_wakeups",
     "test_fallback",
     "test_cli",
-    "test_chaos",
-    "test_worker_failures",
-    "test_openapi",
+    "test_compatibility",
     "test_add_to_your_app",
-    "test_replicas",
-    "test_wheel",
-    "test_job_page",
-    "test_thumbnails",
-    "test_launcher",
     "test_client",
+    "test_show_progress_doc",
+    "test_command_line_doc",
+    "test_worker_failures",
+    "test_silence",
+    "test_thumbnails",
+    "test_chaos",
+    "test_job_page",
+    "test_home_page",
+    "test_replicas",
+    "test_azurite_faults",
+    "test_every_job",
+    "test_bulk",
+    "test_follow_ups",
+    "test_http_api_doc",
+    "test_write_jobs_doc",
+    "test_topologies",
     "test_survival",
 )
 KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH")
