@@ -72,7 +72,7 @@ async def test_page_is_served_as_documented(page: Page, tmp_path: Path) -> None:
     (port,) = free_ports(1)
     start_system, serve = commands.replace("8500", str(port)).splitlines()
     variable, _, origin = start_system.removesuffix(" make up").partition("=")
-    async with running(tmp_path / "state", **{variable: origin}) as stack:
+    async with running(tmp_path / "state", GRACE_S="0", DRAIN_S="0", **{variable: origin}) as stack:
         receipt = await stack.submit(payload={"steps": 2, "delay_s": 0.1})
         html, *_ = code_blocks("html")
         (tmp_path / "index.html").write_text(fill_in(html, stack, receipt["token"]))
