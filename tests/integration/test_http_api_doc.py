@@ -1,4 +1,4 @@
-"""The commands of docs/http-api.md, run unchanged apart from the submitter's address and the pace of the jobs."""
+"""The commands of docs/http-api.md, run unchanged apart from the submitter's address."""
 
 from __future__ import annotations
 
@@ -18,14 +18,12 @@ from tests.stack import Stack, running
 from tests.waiting import PATIENCE_S
 
 PAGE = Document("docs/http-api.md")
-STEP_S = 0.2  # instead of 0.4
 SEPARATOR = "\f"  # between the outputs of two examples
 JOB_LINK = r"/jobs/[0-9a-f-]{36}#[\w.-]+"
 
 
 def fill_in(text: str, stack: Stack) -> str:
-    """Replace the page's address of the submitter by that of the running system, and shorten the steps of its jobs."""
-    text = re.sub(r'("steps": \d+)', rf'\1, "delay_s": {STEP_S}', text)
+    """Replace the page's address of the submitter by that of the running system."""
     return text.replace("http://127.0.0.1:8080", stack.url)
 
 
