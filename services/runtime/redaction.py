@@ -16,7 +16,7 @@ from .settings import environment
 HIDDEN = "[hidden]"
 MIN_SECRET_LENGTH = 8  # characters; a shorter value may be part of any word
 
-# A job may log any text, so each alternative takes linear time: it gives no character back that it has matched.
+# A job may log any text, so each alternative must take linear time.
 _SECRETS = re.compile(
     r"(?<![\w-])(?>[\w-]*?eyJ)[\w-]++\.[\w-]++\.[\w-]*"  # a JSON Web Token, anywhere in a line
     r"|(?<=/progress/)[^/?\s\"']+"  # the report key of a one-line report
