@@ -42,4 +42,6 @@ def validate(model: Any, text: bytes) -> Any:
 
 def _problem_text(problem: Any) -> str:
     path = ".".join(map(str, problem["loc"]))
-    return f"`{path}`: {problem['msg']}" if path else str(problem["msg"])
+    is_quoting = problem["type"] == "union_tag_invalid"  # the only message with a value of the text
+    message = "Input tag does not match any of the expected tags" if is_quoting else str(problem["msg"])
+    return f"`{path}`: {message}" if path else message

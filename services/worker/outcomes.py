@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from asyncio import CancelledError
 from enum import Enum, auto
 from itertools import islice
@@ -30,6 +31,7 @@ from ..runtime.exception_tree import leaf_exceptions, message_of, type_name
 from ..runtime.tracebacks import Traceback
 
 MAX_LEAVES = 5  # of an exception group, in its error message
+_QUOTED_VALUE = re.compile(r"^(Invalid (?:enum )?value) .*?( - at `[^`]*`)?$", re.DOTALL)
 
 
 class Failure(Struct, frozen=True):
@@ -191,9 +193,14 @@ def decode_payload(job: Job[Any, Any], payload: Json) -> Any:
     except msgspec.DecodeError as error:
         # A type rejects a payload by a ValueError. msgspec turns a TypeError in its code into a DecodeError, too.
         bug = error.__cause__ if isinstance(error.__cause__, TypeError) else None
-        raise InvalidPayload(str(error)) from bug
+        raise InvalidPayload(_without_value(error)) from bug
     except Exception as error:
         raise InvalidPayload from error
+
+
+def _without_value(error: msgspec.DecodeError) -> str:
+    """Return the message of an error without the value of the payload that msgspec quotes, unless it is an author's."""
+    return str(error) if error.__cause__ is not None else _QUOTED_VALUE.sub(r"\1\2", str(error))
 
 
 def job_error(error: BaseException) -> JobError:

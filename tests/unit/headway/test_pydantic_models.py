@@ -6,7 +6,7 @@ import subprocess
 import sys
 from datetime import datetime
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -92,6 +92,36 @@ def test_a_model_may_be_inside_another_type() -> None:
     """Models and msgspec types may contain each other."""
     check_decodable(Wrapped)
     assert run(wrapped, Wrapped([Photo(fileName="a")])).result[0].name == "a"
+
+
+class Cat(BaseModel):
+    """One of two models."""
+
+    type: Literal["cat"]
+
+
+class Dog(BaseModel):
+    """The other one."""
+
+    type: Literal["dog"]
+
+
+class Pet(BaseModel):
+    """A model with a choice of models."""
+
+    animal: Cat | Dog = Field(discriminator="type")
+
+
+@job("pet")
+def pet(_ctx: JobContext, payload: Pet) -> None:
+    """Never run."""
+
+
+def test_an_unknown_tag_is_not_quoted() -> None:
+    """The message of a tagged union names the field only."""
+    with pytest.raises(msgspec.ValidationError) as raised:
+        run(pet, {"animal": {"type": "hunter2"}})
+    assert str(raised.value) == "`animal`: Input tag does not match any of the expected tags"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Any, Literal
 
 import pytest
 from msgspec import Struct
@@ -27,6 +28,24 @@ class Picky(Struct):
 @job("picky")
 async def picky(_ctx: JobContext, payload: Picky) -> None:
     """Never run."""
+
+
+class Choice(Struct):
+    """A payload type with a choice."""
+
+    size: Literal["small", "large"]
+
+
+@job("choose")
+async def choose(_ctx: JobContext, payload: Choice) -> None:
+    """Never run."""
+
+
+@pytest.mark.parametrize("value", ["4711", "it's", "' - at `$.size`"])
+def test_wrong_choice_is_named_without_its_value(value: str) -> None:
+    """Users see which field is wrong, but nothing of the payload."""
+    error = payload_error(choose, json.dumps({"size": value}).encode())
+    assert str(error) == "Invalid enum value - at `$.size`"
 
 
 def payload_error(tested: Job[Any, Any], payload: bytes) -> InvalidPayload:
