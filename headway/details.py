@@ -23,6 +23,7 @@ MAX_WORKER_BYTES = 512 * 1024  # of all schemas of a worker
 
 MAX_STATUSES = 6
 
+BULK_KIND = "headway.bulk"
 BulkAction = Literal["redrive", "cancel", "rerun"]
 LogRejection = Literal["unknown", "superseded", "full"]
 
@@ -130,6 +131,13 @@ class BulkFilter(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_u
     def tags(self) -> tuple[str, ...]:
         """The tags, all of which a job must have."""
         return self.tag if isinstance(self.tag, tuple) else (self.tag,)
+
+    def selects_kind(self, action: BulkAction, kind: str) -> bool:
+        """Return whether an action applies to jobs of a kind.
+
+        A bulk action runs again only if the filter names its kind. Otherwise its jobs would run again twice.
+        """
+        return action == "cancel" or kind != BULK_KIND or self.kind == BULK_KIND
 
     def parameters(self) -> list[tuple[str, str]]:
         """Return the parameters of a query string that selects the jobs."""

@@ -6,7 +6,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from headway.contracts import Json, Timestamp, encode
-from headway.details import BulkAction, BulkFilter, BulkRequest
+from headway.details import BULK_KIND, BulkAction, BulkFilter, BulkRequest
 
 from ...runtime.request import JSON, read_json_body
 from ..idempotency import idempotency_key, job_id_for
@@ -17,7 +17,6 @@ from .auth import OperatorAuth
 from .job_records import JobRecords, SelectedJob
 from .selection import freeze_selection
 
-BULK_KIND = "headway.bulk"
 MAX_BODY_BYTES = 8192
 PAGE = 200
 MAX_COUNTED = 10_000  # jobs; more are not counted
@@ -64,7 +63,7 @@ class BulkHandler:
         key = idempotency_key(request)
         body = await read_json_body(request, BulkBody, MAX_BODY_BYTES)
         selected = freeze_selection(body.action, body.filter, operator, Timestamp.now())
-        selection = await self._count(selected)
+        selection = await self._count(body.action, selected, with_details=operator.sees_details)
         if body.dry_run:
             return web.Response(body=encode(selection), content_type=JSON, headers={"Cache-Control": "no-store"})
         bulk = BulkRequest(
@@ -81,19 +80,21 @@ class BulkHandler:
         log_action("bulk", job_id, operator.name, bulk_action=body.action)
         return self._sender.receipt(accepted)
 
-    async def _count(self, selected: BulkFilter) -> Selection:
+    async def _count(self, action: BulkAction, selected: BulkFilter, *, with_details: bool) -> Selection:
         parameters = selected.parameters()
         count, complete, position = 0, True, list[tuple[str, str]]()
         examples: list[dict[str, object]] = []
         while True:
             page = await self._records.page([*parameters, ("limit", str(PAGE)), *position])
-            count, complete = count + len(page.jobs), complete and page.complete
-            examples += [_example(one) for one in page.jobs[: MAX_EXAMPLES - len(examples)]]
+            jobs = [one for one in page.jobs if selected.selects_kind(action, one.job.kind)]
+            count, complete = count + len(jobs), complete and page.complete
+            examples += [_example(one, with_details=with_details) for one in jobs[: MAX_EXAMPLES - len(examples)]]
             if page.next is None or count >= MAX_COUNTED:
                 return Selection(count, complete and page.next is None, examples)
             position = [("cursor", page.next)]
 
 
-def _example(selected: SelectedJob) -> dict[str, object]:
+def _example(selected: SelectedJob, *, with_details: bool) -> dict[str, object]:
     job = selected.job
-    return {"id": job.id, "kind": job.kind, "name": job.name, "status": job.status, "error_type": selected.error_type}
+    error_type = selected.error_type if with_details else None
+    return {"id": job.id, "kind": job.kind, "name": job.name, "status": job.status, "error_type": error_type}

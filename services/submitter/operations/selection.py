@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from headway.contracts import ENDED, JobStatus, Timestamp
 from headway.details import BulkAction, BulkFilter
+from headway.grants import DETAILS
 
 from ...runtime.errors import Forbidden, UnprocessableContent
 from .auth import Operator
@@ -24,11 +25,14 @@ def freeze_selection(action: BulkAction, wanted: BulkFilter, operator: Operator,
     """Return the filter of an action: within the filter of the operator's token, and without what happens after `now`.
 
     Raises:
-        Forbidden: the operator's token is for one job, or for another owner or kind; the error names the field.
+        Forbidden: the operator's token is for one job, or for another owner or kind, or lacks the scope for
+            `error_type`; the error names the field.
         UnprocessableContent: the action does not apply to a status, or no status is given where it is needed.
     """
     if operator.job_id is not None:
         raise Forbidden("The token is for one job.")
+    if wanted.error_type is not None and not operator.sees_details:
+        raise Forbidden(f"`error_type` needs a token with the scope `{DETAILS}`.", field="filter.error_type")
     statuses = frozenset(wanted.statuses or DEFAULTS.get(action, ()))
     if not statuses or not statuses <= ALLOWED[action]:
         allowed = ", ".join(sorted(ALLOWED[action]))

@@ -9,6 +9,7 @@ redriven before the crash count as skipped.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode
@@ -20,7 +21,7 @@ from msgspec import Struct, convert
 from headway import Fail, JobContext, Retry, job
 from headway.client.retries import RETRYABLE_STATUSES, RequestFailed, Unreachable, request_with_retry
 from headway.contracts import Natural, decode, encode
-from headway.details import BulkAction, BulkFilter, BulkRequest
+from headway.details import BULK_KIND, BulkAction, BulkFilter, BulkRequest
 
 from ...runtime.request import JSON
 from ...runtime.settings import ReloadingFile, environment, load, read_keys
@@ -69,6 +70,7 @@ class BulkResult(Struct, frozen=True):
 class _Snapshot(Struct, frozen=True):
     id: UUID
     generation: Natural = 0
+    kind: str = ""
 
 
 class _ListedJob(Struct, frozen=True):
@@ -80,7 +82,7 @@ class _Page(Struct, frozen=True):
     next: str | None = None
 
 
-@job("headway.bulk", max_attempts=20, backoff_cap_s=60)
+@job(BULK_KIND, max_attempts=20, backoff_cap_s=60)
 async def bulk(ctx: JobContext, payload: BulkRequest) -> BulkResult:
     """Act on each job that the filter selects, newest first; return how many jobs have which outcome.
 
@@ -93,18 +95,23 @@ async def bulk(ctx: JobContext, payload: BulkRequest) -> BulkResult:
         raise Fail("Set SUBMITTER_INTERNAL_URL for the worker: actions on many jobs need it.")
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
         key = ReloadingFile(settings.report_key_file, read_keys).value[0]
-        services = InternalServices(session, settings.notifier_internal_url, settings.submitter_internal_url, key)
+        services = InternalServices(
+            session, settings.notifier_internal_url, settings.submitter_internal_url, key, payload.by
+        )
         return await BulkRun(ctx, payload, services).run()
 
 
 class InternalServices:
     """The internal listeners of the notifier and the submitter, which the report key opens."""
 
-    def __init__(self, session: aiohttp.ClientSession, notifier_url: str, submitter_url: str, key: str) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, notifier_url: str, submitter_url: str, key: str, by: str
+    ) -> None:
         self._session = session
         self._notifier_url = notifier_url.rstrip("/")
         self._submitter_url = submitter_url.rstrip("/")
         self._key = key
+        self._by = by or BULK_KIND  # whom the submitter logs
 
     async def page(self, filter: BulkFilter, cursor: str | None) -> _Page:  # noqa: A002
         """Return a page of the jobs that a filter selects."""
@@ -114,11 +121,13 @@ class InternalServices:
 
     async def redrive(self, selected: SelectedJob) -> None:
         """Redrive a job, if it still has the same generation."""
-        await self._request("POST", f"{self._submitter_url}/jobs/{selected.id}/redrive", generation=selected.generation)
+        await self._request(
+            "POST", f"{self._submitter_url}/jobs/{selected.id}/redrive", generation=selected.generation, by=self._by
+        )
 
     async def rerun(self, selected: SelectedJob, new_id: UUID) -> None:
         """Run a job again, as a job with another id."""
-        await self._request("POST", f"{self._submitter_url}/jobs/{selected.id}/rerun", id=new_id)
+        await self._request("POST", f"{self._submitter_url}/jobs/{selected.id}/rerun", id=new_id, by=self._by)
 
     async def cancel(self, selected: SelectedJob) -> None:
         """Cancel a job; one that has ended stays as it is."""
@@ -169,7 +178,7 @@ class BulkRun:
         while True:
             if not state.page:
                 page = await self._services.page(self._request.filter, state.next)
-                state.page, state.next = [SelectedJob(one.job.id, one.job.generation) for one in page.jobs], page.next
+                state.page, state.next = list(self._selected(page)), page.next
                 if state.page:
                     await self._ctx.checkpoint(state)
             for start in range(0, len(state.page), CONCURRENCY):
@@ -177,6 +186,11 @@ class BulkRun:
             state.page = []
             if state.next is None:
                 return BulkResult(state.done, state.skipped, state.failed)
+
+    def _selected(self, page: _Page) -> Iterator[SelectedJob]:
+        for listed in page.jobs:
+            if self._request.filter.selects_kind(self._request.action, listed.job.kind):
+                yield SelectedJob(listed.job.id, listed.job.generation)
 
     async def _act_on_group(self, group: list[SelectedJob]) -> None:
         """Act on some jobs at the same time, but not faster than the limit."""

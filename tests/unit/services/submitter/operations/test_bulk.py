@@ -12,7 +12,8 @@ import pytest
 
 from headway.contracts import Timestamp, decode
 from headway.details import BulkRequest
-from headway.tokens import TokenVerifier
+from headway.labels import JobFilter
+from headway.tokens import ListGrant, TokenSigner, TokenVerifier
 from services.runtime.settings import ReloadingFile
 from services.submitter.operations import bulk as bulk_module
 from services.submitter.operations.auth import OperatorAuth
@@ -32,6 +33,7 @@ class FakeJobList:
     def __init__(self, count: int) -> None:
         self.count = count
         self.is_complete = True
+        self.kind = "report"
         self.parameters: list[list[tuple[str, str]]] = []
 
     async def page(self, parameters: list[tuple[str, str]]) -> SelectedPage:
@@ -42,7 +44,7 @@ class FakeJobList:
         end = min(self.count, start + int(values["limit"]))
         jobs = [
             SelectedJob(
-                SelectedSnapshot(id=uuid4(), kind="report", status="failed", name=f"Job {number}"), "ValueError"
+                SelectedSnapshot(id=uuid4(), kind=self.kind, status="failed", name=f"Job {number}"), "ValueError"
             )
             for number in range(start, end)
         ]
@@ -86,6 +88,27 @@ async def test_dry_run_counts_and_shows_examples(client: Client, jobs: FakeJobLi
     assert answer["examples"][0].keys() == {"id", "kind", "name", "status", "error_type"}
     assert jobs.parameters[0][:3] == [("status", "failed"), ("kind", "report"), ("tag", "a")]
     assert queue.messages == []
+
+
+async def test_a_token_without_details_sees_no_types_of_errors(client: Client, tmp_path: Path) -> None:
+    """A dry run shows the true types of errors only to holders of the scope `details`."""
+    signer, now = TokenSigner((tmp_path / "token.pem").read_text()), Timestamp.now()
+    for scope, error_type in (("list operate", None), ("list operate details", "ValueError")):
+        grant = ListGrant(
+            filter=JobFilter(kind="report"), issued_at=now, expires_at=now.after(60), scope=frozenset(scope.split())
+        )
+        bearer = {"Authorization": f"Bearer {signer.sign(grant)}"}
+        answer = await post(client, {**REDRIVE, "dry_run": True}, **bearer)
+        assert {example["error_type"] for example in answer["examples"]} == {error_type}
+
+
+async def test_bulk_actions_are_not_counted(client: Client, jobs: FakeJobList) -> None:
+    """An earlier bulk action runs again only if the filter names its kind."""
+    jobs.kind = "headway.bulk"
+    body = {"action": "rerun", "filter": {"status": "failed"}, "dry_run": True}
+    assert (await post(client, body))["count"] == 0
+    body["filter"] = {"status": "failed", "kind": "headway.bulk"}
+    assert (await post(client, body))["count"] == jobs.count
 
 
 @pytest.mark.parametrize("is_complete", [True, False])

@@ -54,9 +54,10 @@ def test_filter_of_a_token_applies() -> None:
         ("cancel", ALICE, {"status": "failed"}, UnprocessableContent, "filter.status"),
         ("redrive", OF_ACME, {"owner": "other"}, Forbidden, "filter.owner"),
         ("redrive", OF_ACME, {"kind": "other"}, Forbidden, "filter.kind"),
+        ("redrive", Operator("list", sees_details=False), {"error_type": "KeyError"}, Forbidden, "filter.error_type"),
         ("redrive", Operator("job", job_id=uuid4()), {}, Forbidden, None),
     ],
-    ids=["no status", "running job", "ended job", "other owner", "other kind", "token for a job"],
+    ids=["no status", "running job", "ended job", "other owner", "other kind", "no details", "token for a job"],
 )
 def test_refusals_name_the_field(
     action: BulkAction, operator: Operator, wanted: dict[str, Any], error: type[HTTPProblem], field: str | None

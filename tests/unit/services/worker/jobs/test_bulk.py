@@ -34,6 +34,8 @@ class FakeServices:
         self.new_ids: dict[UUID, set[str]] = {}
         self.queries: list[str] = []
         self.refusals: dict[UUID, tuple[int, str]] = {}
+        self.kinds: dict[UUID, str] = {}
+        self.operators: set[str] = set()
         self.crash_after: int | None = None  # actions
 
     def routes(self) -> list[web.RouteDef]:
@@ -51,12 +53,16 @@ class FakeServices:
         self.queries.append(request.query_string)
         start = int(request.query.get("cursor", 0))
         end = start + int(request.query["limit"])
-        jobs = [{"job": {"id": str(id_), "generation": number}} for id_, number in self.listed[start:end]]
+        jobs = [
+            {"job": {"id": str(id_), "generation": number, "kind": self.kinds.get(id_, "report")}}
+            for id_, number in self.listed[start:end]
+        ]
         return web.json_response({"jobs": jobs, "next": str(end) if end < len(self.listed) else None})
 
     async def redrive(self, request: web.Request) -> web.Response:
         """Redrive a job that has the generation of the body."""
         job_id, body = self._begin("redrive", request), await request.json()
+        self.operators.add(body["by"])
         if body["generation"] != self.generations[job_id]:
             return _problem(409, "changed")
         self.generations[job_id] += 1
@@ -65,6 +71,7 @@ class FakeServices:
     async def rerun(self, request: web.Request) -> web.Response:
         """Run a job again."""
         job_id, body = self._begin("rerun", request), await request.json()
+        self.operators.add(body["by"])
         self.new_ids.setdefault(job_id, set()).add(body["id"])
         return self._end("rerun", job_id)
 
@@ -172,6 +179,27 @@ async def test_a_second_action_changes_nothing(services: FakeServices) -> None:
     ran = await run_async(bulk, request("redrive"))
     assert max(services.actions.values()) == 1
     assert (ran.result.done, ran.result.skipped) == (0, {"changed": JOB_COUNT})
+
+
+@pytest.mark.parametrize("action", ["redrive", "rerun"])
+async def test_actions_have_the_name_of_the_operator(services: FakeServices, action: str) -> None:
+    """The submitter logs who asked for the action."""
+    await run_async(bulk, request(action, by="alice"))
+    assert services.operators == {"alice"}
+
+
+@pytest.mark.parametrize(("kind", "is_left_out"), [(None, True), ("headway.bulk", False)])
+async def test_bulk_actions_do_not_run_again_unless_named(
+    services: FakeServices, *, kind: str | None, is_left_out: bool
+) -> None:
+    """An earlier action that has failed is left out, or its jobs would run again twice."""
+    earlier = next(iter(services.generations))
+    services.kinds[earlier] = "headway.bulk"
+    body = request("rerun")
+    body["filter"] = {**FILTER, **({} if kind is None else {"kind": kind})}
+    ran = await run_async(bulk, body)
+    assert (("rerun", earlier) not in services.actions) == is_left_out
+    assert ran.result.done == JOB_COUNT - is_left_out
 
 
 async def test_refusals_are_counted_by_their_codes(services: FakeServices) -> None:
