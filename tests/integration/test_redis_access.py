@@ -171,6 +171,11 @@ async def test_documented_permissions_suffice_in_a_cluster(tmp_path: Path) -> No
                 assert (await socket.receive_json())["job"]["status"] == "running"
                 (verdict,) = await notifier.report({**first, "sequence": 2})  # no change: Redis publishes nothing
                 assert verdict["watched"]
+                await notifier.append_log(job_id, "stored\n", watchers=True)
+                await socket.send_json({"watch": notifier.token(job_id), "log": 0})
+                assert {name for _ in range(2) for name in await socket.receive_json()} == {"job", "log"}
+                await notifier.append_log(job_id, "live\n", 7, watchers=True)
+                assert (await socket.receive_json())["log"]["text"] == "live\n"
                 await keep_and_erase(notifier, {**first, "sequence": 3})
                 assert (await socket.receive_json())["job"]["status"] == "failed"
                 assert (await socket.receive_json())["job"]["result"] is None
