@@ -10,7 +10,7 @@ import pytest
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
 from tests.browser.blocking_proxy import WEBSOCKET, BlockingProxy, run_proxy
-from tests.browser.browser_client import BrowserClient
+from tests.browser.browser_client import POLL_S, BrowserClient
 from tests.browser.conftest import RECORD_RENDERS, TIMEOUT_MS, PageErrors, SendReport, forge_signature
 from tests.stack import Stack, running
 from tests.waiting import free_ports, wait_until
@@ -43,6 +43,7 @@ WATCH_NEXT = """async ({ first, second }) => {
   const onConnection = (state) => states.push(state);
   watchJob({ url: liveUrl, token: first, onConnection }, ({ status }) => status === "succeeded" && next());
 }"""
+ALL_QUEUED = "(ids) => ids.every((id) => calls[id].some(([event, job]) => event === 'job' && job.status === 'queued'))"
 STEPS = 60
 
 
@@ -78,6 +79,11 @@ async def other_page(browser: Browser) -> AsyncIterator[Page]:
     await context.add_init_script(RECORD_RENDERS)
     yield await context.new_page()
     await context.close()
+
+
+async def page_shows(page: Page, expression: str, value: Any) -> None:
+    """Wait until a function of the page returns true for a value."""
+    await wait_until(lambda: page.evaluate(expression, value), poll_s=POLL_S)
 
 
 def now() -> float:
@@ -151,10 +157,9 @@ async def test_many_jobs_share_one_connection(
 ) -> None:
     """With any transport, the watches of 200 jobs share one connection, and receive their snapshots."""
     proxy.faults = FAULTS_BY_TRANSPORT[transport]
-    receipts = [await stack.submit(delay_s=3600) for _ in range(200)]
+    receipts = await asyncio.gather(*(stack.submit(delay_s=3600) for _ in range(200)))
     await client.watch_all({receipt["id"]: receipt["token"] for receipt in receipts})
-    for receipt in receipts:
-        await client.wait_for_status(receipt["id"], "queued")
+    await page_shows(client.page, ALL_QUEUED, [receipt["id"] for receipt in receipts])
     await wait_until(lambda: proxy.connections == {transport: 1})
     count = proxy.request_counts[transport]
     for receipt in (receipts[0], receipts[-1]):
