@@ -188,8 +188,10 @@ class BulkRun:
                 return BulkResult(state.done, state.skipped, state.failed)
 
     def _selected(self, page: _Page) -> Iterator[SelectedJob]:
+        """Yield the jobs to act on. A repeated request may select this job, too, which would cancel itself."""
         for listed in page.jobs:
-            if self._request.filter.selects_kind(self._request.action, listed.job.kind):
+            is_this_job = listed.job.id == self._ctx.job_id
+            if not is_this_job and self._request.filter.selects_kind(self._request.action, listed.job.kind):
                 yield SelectedJob(listed.job.id, listed.job.generation)
 
     async def _act_on_group(self, group: list[SelectedJob]) -> None:

@@ -202,6 +202,14 @@ async def test_bulk_actions_do_not_run_again_unless_named(
     assert ran.result.done == JOB_COUNT - is_left_out
 
 
+async def test_action_does_not_cancel_itself(services: FakeServices) -> None:
+    """A request that was repeated with the same key may select the job of the first one."""
+    own = next(iter(services.generations))
+    ran = await run_async(bulk, request("cancel"), job_id=own)
+    assert ran.result.done == JOB_COUNT - 1
+    assert ("cancel", own) not in services.actions
+
+
 async def test_refusals_are_counted_by_their_codes(services: FakeServices) -> None:
     """A job that cannot be run again is skipped, an unexpected refusal has failed; neither ends the action."""
     first, second = list(services.generations)[:2]
