@@ -21,6 +21,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
+
 from headway import Job, JobContext
 from headway.context import completed_awaitable
 from headway.contracts import Json, Progress, StepTimes
@@ -37,6 +39,7 @@ from .ipc import (
     CheckpointSaved,
     FromProcess,
     LeaseExtended,
+    LogRecord,
     ProgressUpdate,
     RunAttempt,
     SaveCheckpoint,
@@ -75,6 +78,7 @@ class ParentChannel:
         self.attempts: queue.SimpleQueue[tuple[int, RunAttempt]] = queue.SimpleQueue()
         self.saved_checkpoints: queue.SimpleQueue[CheckpointSaved] = queue.SimpleQueue()  # of the current run
         self.output: OutputForwarder | None = None  # of the current or last run
+        self.left_behind: frozenset[threading.Thread] = frozenset()  # the threads that earlier runs have started
 
     def send(self, run: int, frame: FromProcess) -> None:
         """Send a frame of a run to the worker; thread-safe.
@@ -104,8 +108,13 @@ class ParentChannel:
 
     def on_output(self, text: str) -> None:
         """Called when any thread of this process has printed a text."""
-        if self.output is not None:
+        if self.output is not None and threading.current_thread() not in self.left_behind:
             self.output.write(text)
+
+    def on_record(self, record: LogRecord) -> None:
+        """Called when any thread of this process has logged a record."""
+        is_left_behind = threading.current_thread() in self.left_behind
+        self.send(self.run, replace(record, is_captured=False) if is_left_behind else record)
 
     def close(self) -> None:
         """Close the connection in a forked child: the worker must see that it ends with this process."""
@@ -177,6 +186,7 @@ class ProcessHost:
         self._collect_steps: Callable[[], tuple[StepTimes, ...]] = tuple
         self._closed = False
         self._progress_failed = False
+        channel.left_behind = frozenset(threading.enumerate()) - {threading.main_thread()}
         channel.output = self._output = OutputForwarder(partial(channel.send_if_free, run), self._changed.set)
         threading.Thread(target=self._send_forever, name="progress", daemon=True).start()
 
@@ -269,7 +279,7 @@ def main(descriptor: str, level: str, folder: str) -> None:
     connection.setblocking(True)  # it is not, if a job in the worker has set a default timeout for sockets
     connection.set_inheritable(False)  # a program that a handler starts must not keep the connection open
     channel = ParentChannel(connection)
-    forwarding = ForwardingHandler(lambda record: channel.send(channel.run, record))
+    forwarding = ForwardingHandler(channel.on_record)
 
     def cancel(*_: object) -> None:
         raise asyncio.CancelledError(channel.stop_reason or "stop")

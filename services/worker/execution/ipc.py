@@ -62,12 +62,13 @@ class SaveCheckpoint(Struct, frozen=True, tag=True):
 
 
 class LogRecord(Struct, frozen=True, tag=True):
-    """From the process: log this record."""
+    """From the process: log this record; without `is_captured`, a thread of an earlier job has logged it."""
 
     logger: str
     level: int
     text: str
     extra: dict[str, str]
+    is_captured: bool = True
 
 
 class OutputWritten(Struct, frozen=True, tag=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 from headway.contracts import truncate
@@ -14,7 +14,7 @@ from headway.type_name import type_name
 from ...runtime.log_handler import MAX_LOG_LENGTH, SafeHandler
 from ...runtime.tracebacks import Traceback
 from ..logs.buffer import LogBuffer
-from ..logs.capture import STANDARD_RECORD_FIELDS
+from ..logs.capture import STANDARD_RECORD_FIELDS, capture_into
 from .ipc import LogRecord, OutputWritten
 
 PAUSE_S = 1.0  # of forwarding, when a handler prints more than is sent at once
@@ -104,7 +104,8 @@ def log_forwarded(record: LogRecord) -> None:
     fields = {"name": record.logger, "levelno": record.level, "levelname": logging.getLevelName(record.level)}
     logger = logging.getLogger(record.logger)
     if logger.isEnabledFor(record.level):
-        logger.handle(logging.makeLogRecord({**record.extra, **fields, "msg": record.text}))
+        with nullcontext() if record.is_captured else capture_into(None):
+            logger.handle(logging.makeLogRecord({**record.extra, **fields, "msg": record.text}))
 
 
 def encodable_text(value: object) -> str:

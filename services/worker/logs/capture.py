@@ -34,8 +34,8 @@ if hasattr(os, "register_at_fork"):  # a forked child cannot send a log, and ano
 
 
 @contextmanager
-def capture_into(log: TextLog) -> Iterator[None]:
-    """Add to a log what the code of this block, and the tasks and contexts that it creates, log and print."""
+def capture_into(log: TextLog | None) -> Iterator[None]:
+    """Add to a log, or to none, what the code of this block, and the tasks and contexts it creates, log and print."""
     token = _LOG.set(log)
     try:
         yield

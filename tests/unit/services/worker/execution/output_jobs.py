@@ -32,6 +32,33 @@ def prints_and_dies(_ctx: JobContext, _payload: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+_next_job = threading.Event()
+_has_written = threading.Event()
+
+
+@job("leaves-a-printer", process=True)
+def leaves_a_printer(ctx: JobContext, _payload: Any) -> int:
+    """Leave a thread that prints and logs while the next job runs; return the process id."""
+
+    def write() -> None:
+        _next_job.wait()
+        print("printed by the first job")
+        ctx.log.warning("logged by the first job")
+        _has_written.set()
+
+    threading.Thread(target=write, daemon=True).start()
+    return os.getpid()
+
+
+@job("waits-for-the-printer", process=True)
+def waits_for_the_printer(_ctx: JobContext, _payload: Any) -> int:
+    """Wait until the thread of an earlier job has written, and print a line; return the process id."""
+    _next_job.set()
+    assert _has_written.wait(60)
+    print("printed by the second job")
+    return os.getpid()
+
+
 @job("floods", process=True)
 def floods(_ctx: JobContext, lines: int) -> None:
     """Print as fast as possible."""

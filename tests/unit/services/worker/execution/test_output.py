@@ -57,6 +57,16 @@ async def test_line_before_a_crash_arrives(pool: ProcessPool) -> None:
     assert (text, outcome.status) == ("the last words\n", "retrying")
 
 
+async def test_thread_of_an_earlier_job_writes_into_no_log() -> None:
+    """What a thread writes that an earlier job has left in the process is not in the log of the next job."""
+    async with ProcessPool.open() as pool:
+        with capture_output():
+            _, first = await logged(pool, "leaves-a-printer")
+            text, second = await logged(pool, "waits-for-the-printer")
+    assert result(first) == result(second)
+    assert text == "printed by the second job\n"
+
+
 async def test_flood_is_left_out_in_the_process(pool: ProcessPool) -> None:
     """The worker gets the first and the last lines of ten megabytes, and the process can be used again."""
     left_out = LOG_BYTES_LEFT_OUT._value.get()
