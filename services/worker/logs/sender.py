@@ -126,7 +126,7 @@ class LogSender:
             LogsUnavailable: the pieces have no answer.
         """
         self._urgent.clear()
-        pieces = self._next_pieces(time.monotonic())
+        pieces = await self._next_pieces(time.monotonic())
         if not pieces:
             return False
         accepted = await self._post(b"[" + b",".join(pieces.values()) + b"]", len(pieces))
@@ -135,8 +135,8 @@ class LogSender:
             self._put_back(job_log)
         return True
 
-    def _next_pieces(self, now: float) -> dict[JobLog, bytes]:
-        """Return the logs for the next request, each with its encoded piece."""
+    async def _next_pieces(self, now: float) -> dict[JobLog, bytes]:
+        """Return the logs for the next request, each with its encoded piece; reports are sent between two pieces."""
         pieces: dict[JobLog, bytes] = {}
         size = len(b"[]")
         for job_log in list(self._logs):
@@ -150,6 +150,7 @@ class LogSender:
             if size > MAX_APPENDS_BYTES or len(pieces) == MAX_APPENDS_PER_REQUEST:
                 break
             pieces[job_log] = data
+            await asyncio.sleep(0)  # the redaction of one piece blocks the event loop for some milliseconds
         return pieces
 
     def _put_back(self, job_log: JobLog) -> None:

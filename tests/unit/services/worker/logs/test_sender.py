@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -161,6 +162,27 @@ async def test_older_notifier_is_left_alone(
             job_log.write("two\n")
         assert len(notifier.requests) == 1
         await wait_until(lambda: notifier.texts.get(job_id) == "one\n" + "two\n" * 10)
+
+
+async def test_other_tasks_run_between_two_pieces(notifier: FakeNotifier, tmp_path: Path) -> None:
+    """Many logs do not block the event loop, and with it the reports, all at once."""
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    (tmp_path / "report.key").write_text(KEY)
+    async with LogSender.connect(notifier.url, ReloadingFile(tmp_path / "report.key", read_keys)) as sender:
+        for _ in range(10):
+            opened(sender)[1].write("a line\n")
+        await wait_until(lambda: len(sender._logs) == 10)
+        other = asyncio.create_task(take_turns())
+        assert len(await sender._next_pieces(time.monotonic())) == 10
+        other.cancel()
+    assert turns >= 9
 
 
 async def test_rest_is_sent_on_exit(notifier: FakeNotifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
