@@ -72,8 +72,10 @@ class BulkHandler:
             total=selection.count if selection.complete else None,
             by=operator.name,
         )
-        # The id of a repeated request is computed from what the operator sent: the frozen filter has another time.
-        requested = Submission(kind=BULK_KIND, payload=Json(encode(body)), name=NAMES[body.action])
+        # The id of a repeated request is computed from what the operator may do and has sent: the frozen filter has
+        # another time.
+        asked = encode([operator.filter, body])
+        requested = Submission(kind=BULK_KIND, payload=Json(asked), name=NAMES[body.action])
         job_id = job_id_for(requested, operator.name, key)
         submission = Submission(kind=BULK_KIND, payload=Json(encode(bulk)), name=NAMES[body.action])
         accepted = await self._sender.send(submission, job_id, request)

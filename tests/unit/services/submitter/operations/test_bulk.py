@@ -9,6 +9,7 @@ from typing import Any, cast
 from uuid import uuid4
 
 import pytest
+from msgspec import structs
 
 from headway.contracts import Timestamp, decode
 from headway.details import BulkRequest
@@ -144,6 +145,21 @@ async def test_repeated_request_with_a_key_is_the_same_job(client: Client, queue
     await post(client, {**REDRIVE, "action": "rerun", "filter": {"status": "failed"}}, **{"Idempotency-Key": "k"})
     first, second, third = (job.id for job in queue.jobs)
     assert first == second != third
+
+
+async def test_a_narrower_token_of_the_same_name_acts_by_itself(
+    client: Client, queue: FakeQueue, tmp_path: Path
+) -> None:
+    """The same request of an operator who may act on other jobs is another action."""
+    signer, now = TokenSigner((tmp_path / "token.pem").read_text()), Timestamp.now()
+    grant = ListGrant(
+        filter=JobFilter(kind="report"), issued_at=now, expires_at=now.after(60), scope=frozenset({"list", "operate"})
+    )
+    bearer = {"Authorization": f"Bearer {signer.sign(structs.replace(grant, by='alice'))}"}
+    await post(client, REDRIVE, **{"Idempotency-Key": "k"})
+    await post(client, REDRIVE, **{"Idempotency-Key": "k"}, **bearer)
+    everything, reports = (job.id for job in queue.jobs)
+    assert everything != reports
 
 
 @pytest.mark.parametrize(
