@@ -25,6 +25,7 @@ const MAX_EMPTY_PAGES = 20; // in which the server found no match yet, in a row
 const ENDED = new Set(["succeeded", "failed", "cancelled"]);
 
 export class JobList {
+  revision = 0; // how often the head has changed
   #statuses; // of the filter
   #byEnd; // whether jobs are ordered by the time of their end
   #limit;
@@ -89,6 +90,7 @@ export class JobList {
 
   /** Add jobs to the head, and remove some. */
   change(entered, left) {
+    this.revision++;
     for (const id of left) this.#head.delete(id);
     for (const id of entered) {
       this.#head.add(id);

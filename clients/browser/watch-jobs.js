@@ -63,8 +63,7 @@ class WatchedJobs {
 
   constructor({ url = liveUrl, token, filter = {}, limit = DEFAULT_LIMIT }, onChange) {
     const statuses = [filter.status ?? []].flat();
-    const status = statuses.length ? statuses : undefined;
-    const fields = JSON.parse(JSON.stringify({ ...filter, status }));
+    const fields = JSON.parse(JSON.stringify({ ...filter, status: statuses.length ? statuses : undefined }));
     this.#url = url;
     this.#request = { list: { filter: fields, limit } };
     this.#query = { ...fields, limit }; // an array becomes a text with commas
@@ -216,7 +215,6 @@ class WatchedJobs {
       this.#set({ complete: complete ?? this.#state.complete });
     }
     for (const id of jobs ?? entered) this.#listed.add(id);
-    this.#changed();
   }
 
   #setHead(ids, next, complete) {
@@ -234,12 +232,13 @@ class WatchedJobs {
   }
 
   async #fetchHead() {
-    const { token } = this.#request;
+    const [{ token }, { revision }] = [this.#request, this.#list];
     try {
       const { jobs, next, complete, now } = await this.#fetch({});
       if (!this.#isCurrent(token)) return;
       this.#poller.polledAt = Date.parse(now);
-      this.#setHead(jobs.map(({ id }) => id), next, complete);
+      // After a change that was pushed meanwhile, the answer may be older than the list; its snapshots still count.
+      if (revision === this.#list.revision) this.#setHead(jobs.map(({ id }) => id), next, complete);
       for (const job of jobs) this.#apply(job);
     } catch ({ code, message }) {
       if (!this.#isCurrent(token)) return;
@@ -294,7 +293,7 @@ class WatchedJobs {
     this.#loaded ||= isLive && !isIncomplete;
     const unanswered = this.#connection === "live" ? "connecting" : this.#connection;
     const connection = isLive ? "live" : this.#poller.failures ? "reconnecting" : unanswered;
-    const rows = { jobs: this.#loaded ? jobs : null, fresh, isOutdated, hasMore };
-    return { ...this.#state, ...rows, connection, errors: new Map(this.#errors) };
+    const rows = this.#loaded ? jobs : null;
+    return { ...this.#state, jobs: rows, fresh, isOutdated, hasMore, connection, errors: new Map(this.#errors) };
   }
 }

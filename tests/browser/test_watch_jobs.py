@@ -185,6 +185,24 @@ def test_list_is_polled_without_a_socket() -> None:
     """) == [[9, 8], "live", "reconnecting", [9, 8], None, [10, 9, 8], "live", 0]
 
 
+def test_late_answer_to_a_poll_undoes_nothing() -> None:
+    """A list that was pushed during a poll is newer than the answer, of which the snapshots count."""
+    assert simulate("""
+      let respond;
+      server.answer = (path) => path === "/live/jobs" && new Promise((resolve) => { respond = resolve; });
+      const socket = await open();
+      const { list_id: id } = socket.sent[0];
+      socket.receive({ list: { id, jobs: range(9, 7).map(idOf), next: "more", complete: true } });
+      while (!respond) await pass(100); // the snapshots are missing
+      await change(socket, [10], [7]);
+      respond(page(9, 7, "more"));
+      await pass(60);
+      result = [numbers()];
+      await change(socket, [11], [8]);
+      result.push(numbers());
+    """) == [[10, 9, 8], [11, 10, 9]]
+
+
 def test_refused_list_says_why() -> None:
     """A list whose token is refused is requested no more, until there is another token; its rows stay."""
     assert simulate("""
