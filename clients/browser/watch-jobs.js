@@ -88,10 +88,11 @@ class WatchedJobs {
     this.#set({ loading: false });
   }
 
-  /** Hold the rows as they are while a user points at them: newer jobs are counted as `fresh`. Or release them. */
+  /** Hold the rows while a user points at them: newer jobs are counted as `fresh`. Or release them; they change at once. */
   hold(held) {
     this.#list.hold(held);
     this.#changed();
+    if (!held) this.#deliver(); // later, the user may point at them again
   }
 
   /** Watch only these jobs, because a page shows no others. */

@@ -99,7 +99,7 @@ def test_list_is_live() -> None:
 
 
 def test_held_rows_stay() -> None:
-    """While rows are held, newer jobs are only counted and rows that left stay; then the list catches up."""
+    """While rows are held, newer jobs are only counted and rows that left stay; then the list catches up at once."""
     assert simulate("""
       const socket = await open();
       await answer(socket, 9, 7);
@@ -109,7 +109,6 @@ def test_held_rows_stay() -> None:
       await pass(60);
       result = [numbers(), states.at(-1).fresh, states.at(-1).jobs[0].status];
       list.hold(false);
-      await pass(60);
       result.push(numbers(), states.at(-1).fresh);
     """) == [[9, 8, 7], 3, "running", [12, 11, 10], 0]
 
