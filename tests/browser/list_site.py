@@ -17,6 +17,7 @@ from services.submitter.links import Links
 from services.submitter.pages import Pages
 from services.submitter.settings import SubmitterSettings
 from tests.browser.job_states import NOTHING, after
+from tests.waiting import wait_until
 from tests.web_server import serve
 
 LIFETIME_S = 3600
@@ -73,7 +74,8 @@ class ListSite:
             await self._send_jobs(socket, [self.jobs[number]])
 
     async def send_error(self, **error: Any) -> None:
-        """Send an error about the list, or about the job that it names."""
+        """Send an error about the list, or about the job that it names, as soon as a page has connected."""
+        await wait_until(lambda: self._lists)
         for socket, (list_id, _) in list(self._lists.items()):
             about = {} if "job_id" in error else {"list_id": list_id}
             await socket.send_json({"error": {"message": "", **about, **error}})

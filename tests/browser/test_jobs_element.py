@@ -25,6 +25,8 @@ PAGE = """<!doctype html><html lang="en"><title>Board</title><link rel="icon" hr
 ARRIVALS_PER_S = 50
 LIST = "document.querySelector('headway-jobs')"
 NAMES = f"{LIST}.jobs.map(({{ name }}) => Number(name.split(' ')[1]))"
+# Wait until no row moves.
+SETTLE = f"Promise.all({LIST}.shadowRoot.getAnimations().map(({{ finished }}) => finished))"
 # Return what a user points at: the name of the row, and where it is.
 POINTED = f"""() => {{
   const row = {LIST}.shadowRoot.elementFromPoint(200, 300).closest("[part~=row]");
@@ -100,6 +102,7 @@ async def test_list_is_live_and_still(board: Board, page: Page) -> None:
     await arrive(board, 20)
     await wait_until(lambda: page.evaluate(f"{NAMES}[0] > 20"))
     await page.mouse.move(200, 300)
+    await page.evaluate(SETTLE)  # rows that moved when the pointer arrived finish their move
     pointed = await board.pointed()
     await arrive(board, 80)  # for longer than the second after which the rows may change
     await expect(board.part("fresh")).to_have_text("20+ new")
@@ -120,7 +123,7 @@ async def test_every_state_is_accessible(board: Board, page: Page) -> None:
 
     async def inspect(name: str, notice: str = "") -> None:
         await expect(board.part("notice")).to_have_text(notice)
-        await page.evaluate(f"Promise.all({LIST}.shadowRoot.getAnimations().map(({{ finished }}) => finished))")
+        await page.evaluate(SETTLE)
         found[name] = await page.evaluate(INSPECT)
 
     board.site.answers = False
