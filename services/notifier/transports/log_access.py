@@ -10,7 +10,7 @@ from ..logs.store import LogStore, StoredLog
 from .auth import TokenAuth, unavailable_without_store
 from .base import LOG_FORBIDDEN
 
-LOG_LINGER_S = 2.0  # how long after the end of a job clients wait for the rest, which workers send within a second
+LOG_LINGER_S = 3.0  # how long after the end of a job clients wait for the rest, which workers send within a second
 EMPTY = StoredLog(0, 0, 1, True, b"")  # of a job that has logged nothing
 
 

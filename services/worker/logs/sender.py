@@ -57,6 +57,7 @@ class LogSender:
         self._logs: dict[JobLog, None] = {}  # the one that has waited longest first
         self._pending = asyncio.Event()
         self._urgent = asyncio.Event()
+        self._delivery_ended = asyncio.Event()
 
     @classmethod
     @asynccontextmanager
@@ -85,8 +86,9 @@ class LogSender:
         failures = 0
         while True:
             await self._pending.wait()
-            await self._wait(GATHER_S)
+            await _wait(self._urgent, GATHER_S)
             pause_s = INTERVAL_S - GATHER_S
+            self._delivery_ended.clear()
             try:
                 await self._send()
                 failures = 0
@@ -94,15 +96,12 @@ class LogSender:
                 if failures == 0:
                     log.warning("logs_unavailable", error=str(error))
                 failures += 1
-                unsupported = isinstance(error, LogsUnsupported)
-                pause_s += UNSUPPORTED_PAUSE_S if unsupported else full_jitter_s(failures, BACKOFF_S, MAX_BACKOFF_S)
-            await self._wait(pause_s)
-
-    async def _wait(self, seconds: float) -> None:
-        """Wait some seconds, unless there is something urgent."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._urgent.wait()
+                if isinstance(error, LogsUnsupported):
+                    pause_s = UNSUPPORTED_PAUSE_S
+                else:  # once an end could be reported, the notifier is available again, and clients wait for the rest
+                    await _wait(self._delivery_ended, full_jitter_s(failures, BACKOFF_S, MAX_BACKOFF_S))
+                    continue
+            await _wait(self._urgent, pause_s)
 
     def _on_pending(self, job_log: JobLog) -> None:
         """Called in any thread when a log has something to send."""
@@ -112,6 +111,8 @@ class LogSender:
     def _add(self, job_log: JobLog) -> None:
         self._logs[job_log] = None
         self._pending.set()
+        if job_log.is_closed:
+            self._delivery_ended.set()
         if job_log.is_urgent:
             self._urgent.set()
         if len(self._logs) > MAX_CLOSED_LOGS:
@@ -181,6 +182,13 @@ class LogSender:
         except LogsUnavailable:
             close_idle_connections(self._session)
             raise
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    """Wait for an event, at most some seconds."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 def _accepted(status: int, body: bytes, count: int) -> list[bool]:

@@ -239,3 +239,20 @@ async def test_logs_of_ended_jobs_do_not_pile_up(tmp_path: Path, monkeypatch: py
         job_log.close(has_ended=True)
     await wait_until(lambda: len(sender._logs) == 4)
     assert list(sender._logs) == [logs[0], *logs[-3:]]
+
+
+async def test_the_end_of_a_job_ends_the_backoff(
+    notifier: FakeNotifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When an end could be reported, the notifier is available again, and clients wait for the rest of the log."""
+    monkeypatch.setattr(module, "full_jitter_s", lambda *_: 3600)
+    notifier.statuses = [503, 503]
+    async with running(notifier.url, tmp_path) as sender:
+        (first, one), (second, two) = opened(sender), opened(sender)
+        one.write("one\n")
+        two.write("two\n")
+        await wait_until(lambda: len(notifier.requests) == 1)
+        one.close(has_ended=True)
+        await wait_until(lambda: len(notifier.requests) == 2)
+        two.close(has_ended=True)
+        await wait_until(lambda: notifier.texts == {first: "one\n", second: "two\n"})
