@@ -20,7 +20,8 @@ from dev.environment import ROOT
 from tests.stack import Stack, running
 
 DOCUMENTS = sorted((ROOT / "services").glob("*/openapi.yaml"))
-EXAMPLES = 200 if os.environ.get("LONG") == "1" else 12  # of random requests for each operation
+LONG = os.environ.get("LONG") == "1"
+EXAMPLES = 200 if LONG else 12  # requests for each operation
 PHASES = ["Examples", "Coverage", "Fuzzing", "Stateful"]
 CONFIGURATION = """
 [checks]
@@ -28,6 +29,8 @@ CONFIGURATION = """
 positive_data_acceptance.enabled = false
 # 413 is a rejection, too.
 negative_data_rejection.expected-statuses = ["4xx"]
+# DELETE erases what a job has left; its page stays.
+use_after_free.enabled = false
 
 # 404 is right when one of the requests has erased the job, and there is no poisoned job.
 [[operations]]
@@ -89,6 +92,7 @@ async def test_every_response_is_documented(stack: Stack, path: Path, tmp_path: 
         "run",
         "openapi.yaml",
         f"--max-examples={EXAMPLES}",
+        *([] if LONG else ["--generation-deterministic"]),
         "--no-color",
         "--url",
         stack.url if path.parent.name == "submitter" else stack.env["LIVE_URL"],
