@@ -157,6 +157,16 @@ class Stack:
             snapshot: dict[str, Any] = await response.json()
             return snapshot
 
+    async def submit_recorded(self, **more: Any) -> dict[str, Any]:
+        """Submit a delayed job, and wait until it has a record, so that it gets no newer version by itself."""
+        receipt = await self.submit(delay_s=3600, **more)
+
+        async def has_record() -> bool:
+            return bool((await self.snapshot(receipt["id"], receipt["token"]))["version"])
+
+        await wait_until(has_record)
+        return receipt
+
     async def watch(self, token: str, version: int | None = None) -> AsyncIterator[dict[str, Any]]:
         """Yield a job's snapshots until it ends; reconnect after a lost connection."""
         while True:

@@ -133,7 +133,7 @@ async def test_moved_element_keeps_its_watch(empty_page: Page, stack: Stack, rep
     """Moving an element keeps its watch; removing it closes the watch, and inserting it again starts one."""
     sockets: list[WebSocket] = []
     empty_page.on("websocket", lambda socket: sockets.append(socket))
-    receipt = await stack.submit(delay_s=3600)
+    receipt = await stack.submit_recorded()
     await empty_page.evaluate(ADD, {"token": receipt["token"]})
     await expect(part(empty_page, "status")).to_have_text("Queued")
     await empty_page.evaluate("document.body.prepend(window.job = document.querySelector('headway-job'))")

@@ -94,7 +94,7 @@ async def test_callbacks_work_after_hydration(
     open_scene: OpenScene, page: Page, stack: Stack, report: SendReport
 ) -> None:
     """A component that React hydrates calls its callbacks with each newer state, and defines the element itself."""
-    receipt = await stack.submit(delay_s=3600)
+    receipt = await stack.submit_recorded()
     await open_scene("callbacks", receipt["token"])
     assert await page.evaluate("customElements.get('headway-job') === undefined")
     await hydrate(page)
@@ -113,7 +113,7 @@ async def test_events_before_hydration_are_not_lost(
     open_scene: OpenScene, page: Page, stack: Stack, report: SendReport
 ) -> None:
     """A component calls its callbacks with the state that the element reached before React hydrated it, once."""
-    receipt, second = [await stack.submit(delay_s=3600) for _ in range(2)]
+    receipt, second = [await stack.submit_recorded() for _ in range(2)]
     await open_scene("callbacks", receipt["token"])
     await page.evaluate("importElement()")
     await report(receipt, "succeeded")
@@ -127,7 +127,7 @@ async def test_events_before_hydration_are_not_lost(
 
 async def test_error_before_hydration_is_not_lost(open_scene: OpenScene, page: Page, stack: Stack) -> None:
     """A component calls `onError` with the element's error, also if the error is older than the hydration."""
-    receipt = await stack.submit(delay_s=3600)
+    receipt = await stack.submit_recorded()
     await open_scene("callbacks", forge_signature(receipt["token"]))
     await page.evaluate("importAll()")
     await expect(part(page, "error")).not_to_be_empty()
@@ -141,7 +141,7 @@ async def test_component_receives_the_snapshot_that_the_page_has(
     open_scene: OpenScene, page: Page, stack: Stack
 ) -> None:
     """A component calls `onChange` for a job that the page already watches, without waiting for a newer snapshot."""
-    receipt = await stack.submit(delay_s=3600)
+    receipt = await stack.submit_recorded()
     await open_scene("callbacks", receipt["token"])
     await page.evaluate("new Promise((resolve) => watchJob(scene, resolve))")
     await hydrate(page)
@@ -152,7 +152,7 @@ async def test_component_of_the_document_shows_the_job(
     open_scene: OpenScene, page: Page, stack: Stack, report: SendReport
 ) -> None:
     """The example links to the result; another token shows another job, and no token closes the connection."""
-    first, second = [await stack.submit(delay_s=3600) for _ in range(2)]
+    first, second = [await stack.submit_recorded() for _ in range(2)]
     link = page.get_by_role("link", name="Download")
     await open_scene("component", first["token"])
     await hydrate(page)
@@ -173,7 +173,7 @@ async def test_hook_of_the_document_follows_the_job(
     open_scene: OpenScene, page: Page, stack: Stack, report: SendReport
 ) -> None:
     """The hook returns each status; a new token closes the old watch, and unmounting closes the last one."""
-    first, second = [await stack.submit(delay_s=3600) for _ in range(2)]
+    first, second = [await stack.submit_recorded() for _ in range(2)]
     status = page.locator("output")
     await open_scene("hook", first["token"])
     await expect(page.get_by_text("Connecting…")).to_be_visible()
@@ -199,7 +199,7 @@ async def test_hook_keeps_the_snapshot_of_a_job_with_a_new_token(
     open_scene: OpenScene, page: Page, stack: Stack, report: SendReport
 ) -> None:
     """A renewed token does not clear the state; a token of another job never shows the state of the old one."""
-    first, second = [await stack.submit(delay_s=3600) for _ in range(2)]
+    first, second = [await stack.submit_recorded() for _ in range(2)]
     url, headers = f"{stack.url}/jobs/{first['id']}/token", {"Authorization": f"Bearer {first['token']}"}
     async with stack.session.post(url, json={"scope": "watch"}, headers=headers) as response:
         renewed = (await response.json())["token"]

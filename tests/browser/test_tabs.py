@@ -280,7 +280,7 @@ async def test_frozen_leader_hands_over(open_tab: OpenTab, stack: Stack, report:
     await wait_until(lambda: leaders([leader, follower]) == [follower])
     await report(receipt)
     await follower.wait_for_status(receipt["id"], "running")
-    assert [job["status"] for job in await leader.received(receipt["id"], "job")] == ["queued"]
+    assert {job["status"] for job in await leader.received(receipt["id"], "job")} == {"queued"}
     await leader.page.evaluate("document.dispatchEvent(new Event('resume'))")
     await leader.wait_for_status(receipt["id"], "running")
     assert leaders([leader, follower]) == [follower]
