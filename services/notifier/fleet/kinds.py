@@ -6,9 +6,7 @@ the newest jobs. They can always be computed again, and cost nothing until a cli
 
 from __future__ import annotations
 
-import asyncio
 import math
-import time
 from collections import Counter, defaultdict
 from typing import Any, NamedTuple
 
@@ -24,6 +22,7 @@ from ..records.index.keys import HOUR_MS, ended_prefix, hour_of, index_key, kind
 from ..records.index.lookup import typed_reply
 from ..records.index.query import JobQuery
 from ..records.index.reader import IndexReader
+from ..records.shared_read import SharedRead
 from ..redis_client.topology import RedisClient
 from .workers import WorkerStore
 
@@ -96,8 +95,7 @@ class KindReader:
         self._clock = clock
         self._index = index
         self._workers = workers
-        self._reading: asyncio.Task[KindsRead] | None = None  # shared by concurrent requests
-        self._read_at = 0.0
+        self._kinds = SharedRead(self._read, MAX_AGE_S)
 
     async def read(self) -> KindsRead:
         """Return the statistics, as of at most MAX_AGE_S ago.
@@ -105,10 +103,7 @@ class KindReader:
         Raises:
             RedisError, OSError: Redis is unavailable.
         """
-        is_old = time.monotonic() - self._read_at > MAX_AGE_S
-        if self._reading is None or (self._reading.done() and (is_old or self._reading.exception())):
-            self._reading, self._read_at = asyncio.create_task(self._read()), time.monotonic()
-        return await asyncio.shield(self._reading)
+        return await self._kinds.get()
 
     async def _read(self) -> KindsRead:
         last_hour = hour_of(self._clock.now())
@@ -117,7 +112,7 @@ class KindReader:
         counts, is_cut = await self._read_counts(since)
         busiest = sorted(counts, key=lambda kind: -counts[kind].total())[:MAX_SAMPLED_KINDS]
         durations = {kind: await self._read_durations(kind, since) for kind in busiest}
-        schemas = await self._workers.read_schemas()
+        schemas = await self._workers.read_schemas(workers)
         running = Counter(kind.kind for worker in workers for kind in worker.info.kinds)
         kinds = [
             KindStatistics(

@@ -68,13 +68,13 @@ class WorkerStore:
         }
         return sum(depths.values()) if depths else None
 
-    async def read_schemas(self) -> dict[str, Json]:
-        """Return the JSON Schemas of the payloads of all kinds that have one.
+    async def read_schemas(self, workers: Iterable[SeenWorker]) -> dict[str, Json]:
+        """Return the JSON Schemas of the payloads of the workers' kinds that have one.
 
         Raises:
             RedisError, OSError: Redis is unavailable.
         """
-        keys = [_worker_key(worker.info.id) for worker in await self.read()]
+        keys = [_worker_key(worker.info.id) for worker in workers]
         replies = await self._redis.execute([(key, ("HMGET", key, "kinds")) for key in keys])
         schemas: dict[str, Json] = {}
         for reply in replies:

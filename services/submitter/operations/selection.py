@@ -15,10 +15,7 @@ from .auth import Operator
 
 UNENDED: frozenset[JobStatus] = frozenset({"queued", "running", "retrying"})
 ALLOWED: dict[BulkAction, frozenset[JobStatus]] = {"redrive": ENDED, "rerun": ENDED, "cancel": UNENDED}
-DEFAULTS: dict[BulkAction, tuple[JobStatus, ...]] = {
-    "redrive": ("failed",),
-    "cancel": ("queued", "running", "retrying"),
-}
+DEFAULTS: dict[BulkAction, frozenset[JobStatus]] = {"redrive": frozenset({"failed"}), "cancel": UNENDED}
 
 
 def freeze_selection(action: BulkAction, wanted: BulkFilter, operator: Operator, now: Timestamp) -> BulkFilter:
@@ -33,7 +30,7 @@ def freeze_selection(action: BulkAction, wanted: BulkFilter, operator: Operator,
         raise Forbidden("The token is for one job.")
     if wanted.error_type is not None and not operator.sees_details:
         raise Forbidden(f"`error_type` needs a token with the scope `{DETAILS}`.", field="filter.error_type")
-    statuses = frozenset(wanted.statuses or DEFAULTS.get(action, ()))
+    statuses = frozenset(wanted.statuses) or DEFAULTS.get(action, frozenset())
     if not statuses or not statuses <= ALLOWED[action]:
         allowed = ", ".join(sorted(ALLOWED[action]))
         raise UnprocessableContent(f"Expected one or more of {allowed} for the action {action}.", field="filter.status")

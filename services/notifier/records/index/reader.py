@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
@@ -15,6 +13,7 @@ from headway.contracts import Timestamp
 from ...redis_client.topology import RedisClient
 from ..memory import MemoryMonitor
 from ..record_read import RecordRead
+from ..shared_read import SharedRead
 from ..store import JobStore
 from . import keys
 from .entries import record_of
@@ -100,8 +99,7 @@ class IndexReader:
         self._writer = writer
         self._memory = memory
         self._queue_depth = queue_depth
-        self._counts: asyncio.Task[JobCounts] | None = None  # shared by concurrent requests
-        self._counted_at = 0.0
+        self._counts = SharedRead(self._read_counts, COUNTS_MAX_AGE_S)
 
     async def page(self, query: JobQuery) -> Page:
         """Return a page.
@@ -130,10 +128,7 @@ class IndexReader:
         Raises:
             RedisError, OSError: Redis is unavailable.
         """
-        is_old = time.monotonic() - self._counted_at > COUNTS_MAX_AGE_S
-        if self._counts is None or (self._counts.done() and (is_old or self._counts.exception())):
-            self._counts, self._counted_at = asyncio.create_task(self._read_counts()), time.monotonic()
-        return await asyncio.shield(self._counts)
+        return await self._counts.get()
 
     async def _read_counts(self) -> JobCounts:
         since = float(self._store.clock.now() - DAY_MS)
