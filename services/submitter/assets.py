@@ -13,7 +13,7 @@ from msgspec import Struct
 
 PACKAGE = Path(str(files(__package__)))
 BROWSER_CLIENT = (PACKAGE / "browser", PACKAGE.parents[1] / "clients" / "browser")  # in the wheel, and in a clone
-FOLDERS = (PACKAGE / "pages", next(folder for folder in BROWSER_CLIENT if folder.is_dir()))
+FOLDERS = (PACKAGE / "pages", PACKAGE / "dashboard", next(folder for folder in BROWSER_CLIENT if folder.is_dir()))
 CONTENT_TYPES = {
     ".css": "text/css",
     ".html": "text/html",

@@ -22,7 +22,7 @@ PUBLIC_ROUTES = ("/assets/{name}", "/assets/{digest}/{name}")  # pages of any or
 
 
 class Pages:
-    """Serves the home page, the job page and their assets."""
+    """Serves the home page, the job page, the dashboard and their assets."""
 
     def __init__(self, links: Links) -> None:
         self._links = links
@@ -34,6 +34,8 @@ class Pages:
         return [
             web.get("/", self.home),
             web.get("/jobs/{id}", self.job),
+            web.get("/dashboard", self.dashboard),
+            web.get("/dashboard/{view:.*}", self.dashboard),
             web.get("/assets/{name}", self.asset),
             web.get("/assets/{digest}/{name}", self.versioned_asset),
         ]
@@ -51,6 +53,10 @@ class Pages:
         body = encode({"id": job_id, "links": self._links.for_job(job_id)})
         headers = {"Cache-Control": "no-cache", "Vary": "Accept"}
         return web.Response(body=body, content_type=JSON, headers=headers)
+
+    async def dashboard(self, request: web.Request) -> web.Response:
+        """Serve the dashboard; its script shows the view that the URL names."""
+        return self._page(request, "dashboard.html")
 
     async def asset(self, request: web.Request) -> web.Response:
         """Serve an asset at its stable URL."""

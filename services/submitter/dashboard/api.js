@@ -1,0 +1,109 @@
+/** Requests of the dashboard to the submitter and the notifier. What fails has a message for the operator. */
+
+import { parseMessage } from "/assets/json.js";
+import { liveUrl } from "/assets/live-url.js";
+
+const TIMEOUT_MS = 15_000;
+
+/** Why a request failed. */
+export class ApiError extends Error {
+  /**
+   * @param {string} message a sentence for the operator
+   * @param {{status?: number, code?: string, field?: string}} [problem] the HTTP status, 0 without an answer; the code and
+   *   the field of the server's error
+   */
+  constructor(message, { status = 0, code = "unavailable", field = null } = {}) {
+    super(message);
+    Object.assign(this, { status, code, field });
+  }
+}
+
+/** The requests of one session. */
+export class Api {
+  /** When the notifier last answered or pushed something, by this computer's clock in ms; 0 before that. */
+  lastHeard = 0;
+  #session;
+
+  constructor(session) {
+    this.#session = session;
+  }
+
+  /** Note that the notifier was heard, for example on a socket. */
+  heard() {
+    this.lastHeard = Date.now();
+  }
+
+  /**
+   * Request something from the notifier, and return its JSON.
+   *
+   * @param {string} path such as `/live/kinds`
+   * @param {object} [query] its parameters; an array is repeated, and what is null or "" is left out
+   * @param {{method?: string, signal?: AbortSignal}} [options]
+   * @throws {ApiError}
+   */
+  async live(path, query = {}, options = {}) {
+    const parameters = Object.entries(query).flatMap(([name, values]) => [values].flat().map((value) => [name, value]));
+    const text = new URLSearchParams(parameters.filter(([, value]) => value !== null && value !== undefined && value !== ""));
+    const answer = await this.#authorized((token) => request(`${liveUrl}${path}${text.size ? `?${text}` : ""}`, { ...options, token }));
+    this.heard();
+    return answer;
+  }
+
+  /**
+   * Request something from the submitter, and return its JSON, or null if the answer has no body.
+   *
+   * @param {string} path such as `/bulk`
+   * @param {{method?: string, body?: object, headers?: object}} [options]
+   * @throws {ApiError}
+   */
+  submitter(path, options = {}) {
+    return this.#authorized((token) => request(path, { ...options, token }));
+  }
+
+  /** Request something with the token, and once more with another one if it was refused. */
+  async #authorized(send) {
+    const token = await this.#session.current();
+    try {
+      return await send(token);
+    } catch (error) {
+      if (error.status !== 401) throw error;
+      return send(await this.#session.current(token));
+    }
+  }
+}
+
+/**
+ * Send a request with a token or an API key, and return the JSON of the answer, null if it has none.
+ *
+ * @throws {ApiError}
+ */
+export async function request(url, { method = "GET", body, token, headers = {}, signal }) {
+  const options = {
+    method,
+    cache: "no-store",
+    signal: signal ?? AbortSignal.timeout?.(TIMEOUT_MS), // browsers before 2022 have none
+    headers: { ...(token && { Authorization: `Bearer ${token}` }), ...(body && { "Content-Type": "application/json" }), ...headers },
+    body: body && JSON.stringify(body),
+  };
+  let response, text;
+  try {
+    response = await fetch(url, options);
+    text = await response.text();
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new ApiError(navigator.onLine ? "The server cannot be reached; try again." : "This browser is offline.");
+  }
+  const answer = parsed(text);
+  if (response.ok) return answer;
+  const message = answer?.detail ?? `The server answered with status ${response.status}; try again.`;
+  throw new ApiError(message, { status: response.status, code: answer?.code, field: answer?.field });
+}
+
+/** Return the JSON of an answer, null if it is none: a proxy may answer with a page. */
+function parsed(text) {
+  try {
+    return parseMessage(text);
+  } catch {
+    return null;
+  }
+}
