@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, BrowserContext, Error, Page, async_playwright, expect
 
+from tests.browser.dashboard import Dashboard, run_dashboard
 from tests.browser.live_site import LiveSite, run_live_site
 from tests.stack import JOBS, Stack, running
 from tests.waiting import PATIENCE_S, free_ports, wait_until
@@ -125,6 +126,13 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
     env = {"WORKER_JOBS": JOBS, "GRACE_S": "0", "DRAIN_S": "0"}
     async with running(tmp_path_factory.mktemp("browser"), **env) as stack:
         yield stack
+
+
+@pytest.fixture(scope="session")
+async def dashboard(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Dashboard]:
+    """Run a system with an open dashboard and jobs in every state, for all tests of the dashboard."""
+    async with run_dashboard(tmp_path_factory.mktemp("dashboard")) as dashboard:
+        yield dashboard
 
 
 @pytest.fixture
