@@ -1,4 +1,4 @@
-/** The icon of each status: a shape that can be told from the others without its color. */
+/** The icon of each status: a shape that is distinct without its color. */
 
 import { svg } from "/assets/dom.js";
 
