@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Struct
 
-from headway.contracts import Timestamp
+from headway.contracts import MAX_NAME_LENGTH, Timestamp, truncate
 from headway.labels import JobFilter
 
 AUDIENCE = "headway-live"
@@ -24,12 +24,17 @@ SCOPES = (WATCH, CANCEL, LIST, DETAILS, OPERATE)
 class _Expiring(Struct, frozen=True, kw_only=True):
     """What every grant has: the scope, a set of `SCOPES`, the lifetime, and the name of the caller that asked for it.
 
-    The name is in tokens with the scope `operate` only, so that actions are logged with it.
+    The name is in tokens with the scope `operate` or `details` only: actions are logged with it, and it says whose
+    session a token belongs to.
     """
 
     scope: frozenset[str] = frozenset({WATCH, CANCEL})
     expires_at: Timestamp
     by: str | None = None
+
+    def permits(self, scope: str) -> bool:
+        """Return whether the grant has a scope. The bearer of `details` may also watch."""
+        return scope in self.scope or (scope == WATCH and DETAILS in self.scope)
 
     def is_expired(self, now: Timestamp) -> bool:
         """Return whether the grant has expired."""
@@ -42,7 +47,7 @@ class _Expiring(Struct, frozen=True, kw_only=True):
 
     def _common_claims(self, issued_at: Timestamp) -> dict[str, Any]:
         scope = " ".join(name for name in SCOPES if name in self.scope)
-        by = {"by": self.by} if self.by is not None and OPERATE in self.scope else {}
+        by = {"by": self.by} if self.by is not None and {OPERATE, DETAILS} & self.scope else {}
         return {"iat": issued_at / 1000, "exp": self.expires_at / 1000, "aud": AUDIENCE, "scope": scope, **by}
 
 
@@ -74,10 +79,17 @@ class Grant(_Expiring, frozen=True, kw_only=True):
 
 
 class ListGrant(_Expiring, frozen=True, kw_only=True):
-    """The access to all jobs that match a filter."""
+    """The access to all jobs that match a filter.
+
+    Attributes:
+        filter: what the jobs must match.
+        issued_at: when the token was issued.
+        signed_in_at: when an API key asked for the first token of the session; None if the token is not renewable.
+    """
 
     filter: JobFilter
     issued_at: Timestamp
+    signed_in_at: Timestamp | None = None
 
     def for_job(self, job_id: UUID) -> Grant:
         """Return the access to one job, which must have a record that matches the filter."""
@@ -94,4 +106,40 @@ class ListGrant(_Expiring, frozen=True, kw_only=True):
 
     def claims(self) -> dict[str, Any]:
         """Return the claims of the JWT."""
-        return {"filter": msgspec.to_builtins(self.filter), **self._common_claims(self.issued_at)}
+        claims = {"filter": msgspec.to_builtins(self.filter), **self._common_claims(self.issued_at)}
+        if self.signed_in_at is not None and "by" in claims:
+            claims["auth_time"] = self.signed_in_at / 1000
+        return claims
+
+
+def grant_from_claims(claims: dict[str, Any]) -> Grant | ListGrant:
+    """Return the grant of a JWT with these claims.
+
+    Raises:
+        KeyError, TypeError, ValueError, OverflowError: a claim is missing or invalid.
+    """
+    issued_at, expires_at = Timestamp.at(claims["iat"]), Timestamp.at(claims["exp"])
+    scope, by = frozenset(str(claims["scope"]).split()), claims.get("by")
+    by = None if by is None else truncate(str(by), MAX_NAME_LENGTH)
+    if "filter" in claims:
+        job_filter = msgspec.convert(claims["filter"], JobFilter)
+        signed_in = claims.get("auth_time")
+        return ListGrant(
+            filter=job_filter,
+            issued_at=issued_at,
+            expires_at=expires_at,
+            scope=scope,
+            by=by,
+            signed_in_at=None if signed_in is None else Timestamp.at(signed_in),
+        )
+    due = claims.get("due")
+    return Grant(
+        job_id=UUID(claims["sub"]),
+        kind=str(claims.get("kind", "countdown")).encode().decode(),  # raises UnicodeError for lone surrogates
+        submitted_at=issued_at,
+        expires_at=expires_at,
+        due_at=None if due is None else Timestamp.at(due),
+        scope=scope,
+        requires_record=bool(claims.get("record", False)),
+        by=by,
+    )

@@ -54,3 +54,6 @@ class JobFilter(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_un
             and (self.tag is None or self.tag in labels.tags)
             and self.kind in (None, kind)
         )
+
+
+ALL_JOBS = JobFilter()

@@ -20,7 +20,6 @@ from typing import Any
 from uuid import UUID
 
 import jwt
-import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -33,16 +32,16 @@ from cryptography.hazmat.primitives.serialization import (
 from jwt.types import Options
 from jwt.utils import base64url_decode
 
-from headway.contracts import MAX_NAME_LENGTH, Timestamp, truncate
-from headway.grants import AUDIENCE, LEEWAY_S, LIST
+from headway.contracts import Timestamp
+from headway.grants import AUDIENCE, LEEWAY_S, LIST, grant_from_claims
 from headway.grants import CANCEL as CANCEL
 from headway.grants import WATCH as WATCH
 from headway.grants import Grant as Grant
 from headway.grants import ListGrant as ListGrant
-from headway.labels import JobFilter
 from headway.timestamp import EPOCH
 
 ALGORITHM = "EdDSA"
+JWT_DOTS = 2
 CACHED_TOKENS = 512  # verified ones, about 1 kB each: a client that repeats a token pays for one signature check
 # `TokenVerifier` checks the expiry itself, so that the error can name the job, and the signature last.
 _OPTIONS: Options = {
@@ -156,7 +155,7 @@ class TokenVerifier:
         try:
             unverified = jwt.decode_complete(token, options=_OPTIONS, audience=AUDIENCE, leeway=LEEWAY_S)
             signing_key_id = str(unverified["header"]["kid"])
-            grant = _grant_from_claims(unverified["payload"])
+            grant = grant_from_claims(unverified["payload"])
         except (
             jwt.InvalidTokenError,
             KeyError,
@@ -171,7 +170,7 @@ class TokenVerifier:
             raise UnknownKey("invalid_token", INVALID)
         if isinstance(grant, ListGrant) and LIST not in grant.scope:
             raise InvalidToken("invalid_token", "The token does not have the scope `list`.")
-        if isinstance(grant, Grant) and WATCH not in grant.scope:
+        if isinstance(grant, Grant) and not grant.permits(WATCH):
             raise InvalidToken("invalid_token", "The token does not allow watching.")
         _check_expiry(grant)
         try:
@@ -184,6 +183,11 @@ class TokenVerifier:
 def _check_expiry(grant: Grant | ListGrant) -> None:
     if grant.is_expired(Timestamp.now()):
         raise InvalidToken("token_expired", EXPIRED, grant.job_id if isinstance(grant, Grant) else None)
+
+
+def is_jwt(text: str) -> bool:
+    """Return whether a text has the form of a token; an API key has not."""
+    return text.count(".") == JWT_DOTS
 
 
 def unverified_job_id(token: str) -> UUID | None:
@@ -237,26 +241,6 @@ def _unverified_claims_or_none(token: str) -> dict[str, Any]:
 
 def _unverified_claims(token: str) -> Any:
     return json.loads(base64url_decode(token.split(".")[1]))
-
-
-def _grant_from_claims(claims: dict[str, Any]) -> Grant | ListGrant:
-    issued_at, expires_at = Timestamp.at(claims["iat"]), Timestamp.at(claims["exp"])
-    scope, by = frozenset(str(claims["scope"]).split()), claims.get("by")
-    by = None if by is None else truncate(str(by), MAX_NAME_LENGTH)
-    if "filter" in claims:
-        job_filter = msgspec.convert(claims["filter"], JobFilter)
-        return ListGrant(filter=job_filter, issued_at=issued_at, expires_at=expires_at, scope=scope, by=by)
-    due = claims.get("due")
-    return Grant(
-        job_id=UUID(claims["sub"]),
-        kind=str(claims.get("kind", "countdown")).encode().decode(),  # raises UnicodeError for lone surrogates
-        submitted_at=issued_at,
-        expires_at=expires_at,
-        due_at=None if due is None else Timestamp.at(due),
-        scope=scope,
-        requires_record=bool(claims.get("record", False)),
-        by=by,
-    )
 
 
 def key_id(key: Ed25519PublicKey) -> str:

@@ -54,12 +54,18 @@ class ListedJob(JobSnapshot, frozen=True, kw_only=True):
 
 
 class JobCounts(Struct, frozen=True, kw_only=True):
-    """About how many jobs there are; None if the number is not known."""
+    """About how many jobs there are; None if the number is not known.
+
+    Attributes:
+        queue: messages on the queue.
+        oldest: when the job that waits longest for a worker was submitted.
+    """
 
     waiting: int | None = None
     running: int | None = None
     failed_24h: int | None = None
-    queue: int | None = None  # messages on the queue
+    queue: int | None = None
+    oldest: Timestamp | None = None
 
 
 class JobListPage(Struct, frozen=True, kw_only=True):

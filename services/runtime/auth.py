@@ -78,7 +78,7 @@ def authorize_job(
 
 def require_scope(grant: Grant | ListGrant, scope: str) -> None:
     """Raise Forbidden if a token lacks a scope."""
-    if scope not in grant.scope:
+    if not grant.permits(scope):
         raise Forbidden(f"The token does not have the scope `{scope}`.")
 
 

@@ -22,6 +22,7 @@ from .job_sender import JobSender
 from .links import Links
 from .operations.composition import operations
 from .pages import PUBLIC_ROUTES, Pages
+from .sessions import SessionAuth
 from .settings import SubmitterSettings
 from .share_token import ShareTokenHandler
 from .submissions import SubmissionClient
@@ -49,7 +50,7 @@ async def submitter(settings: SubmitterSettings) -> AsyncIterator[ServiceSpec]:
         handlers = (
             Pages(links),
             SubmitHandler(caller_auth, sender),
-            IssueTokenHandler(signer, caller_auth),
+            IssueTokenHandler(signer, SessionAuth(caller_auth, verifier)),
             ShareTokenHandler(links, signer, verifier),
         )
         routes = [*(route for handler in handlers for route in handler.routes()), openapi_route(OPENAPI)]

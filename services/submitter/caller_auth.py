@@ -80,6 +80,14 @@ class CallerAuth:
             else "Send an API key: Authorization: Bearer <key>."
         )
 
+    def caller_named(self, name: str) -> Caller | None:
+        """Return the caller whose API key has a name, or None without such a key."""
+        keys = {} if self._keys is None else self._keys.value
+        for digest, key in keys.items():
+            if key.name == name:
+                return Caller(digest, name, key.permissions)
+        return None
+
     def _caller(self, key: str | None) -> Caller:
         if self._keys is None or key is None:
             return self._anonymous

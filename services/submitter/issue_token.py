@@ -1,6 +1,7 @@
 """`POST /tokens`: issues tokens for a job or for the jobs of a filter, to applications and operators.
 
-Such a token opens only jobs that have a record, and a list token only those whose record matches its filter.
+Such a token opens only jobs that have a record, and a list token only those whose record matches its filter. A token
+for all jobs stands for the API key that asked for it, until its session ends.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from msgspec.structs import replace
 
 from headway.contracts import Timestamp, encode
 from headway.grants import CANCEL, DETAILS, LIST, OPERATE, SCOPES, WATCH, Grant, ListGrant
-from headway.labels import JobFilter
+from headway.labels import ALL_JOBS, JobFilter
 from headway.tokens import TokenSigner
 
 from ..runtime.errors import Forbidden, UnprocessableContent
 from ..runtime.request import JSON, read_json_body
 from ..runtime.settings import ReloadingFile
 from .api_keys import Permission
-from .caller_auth import CallerAuth
+from .sessions import Session, SessionAuth
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -30,6 +31,7 @@ MAX_BODY_BYTES = 4096
 MAX_TTL_S = 86_400
 DEFAULT_TTL_S = 3600
 DEFAULT_JOB_SCOPE = f"{WATCH} {CANCEL}"
+READER_SCOPE = frozenset({LIST, DETAILS})  # of the dashboard without actions, which every API key opens
 
 
 class TokenRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,11 +44,11 @@ class TokenRequest(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class IssueTokenHandler:
-    """Issues tokens to callers with an API key."""
+    """Issues tokens to callers with an API key, and renews those of their sessions."""
 
-    def __init__(self, signer: ReloadingFile[TokenSigner], caller_auth: CallerAuth) -> None:
+    def __init__(self, signer: ReloadingFile[TokenSigner], session_auth: SessionAuth) -> None:
         self._signer = signer
-        self._caller_auth = caller_auth
+        self._session_auth = session_auth
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes of the public listener."""
@@ -59,12 +61,12 @@ class IssueTokenHandler:
             HTTPProblem: the caller or the body is not accepted.
             Forbidden: the role `operate` is required; the error names the field.
         """
-        caller = self._caller_auth.authenticate(request, Permission.ISSUE)
+        session = self._session_auth.authenticate(request)
         wanted = await read_json_body(request, TokenRequest, MAX_BODY_BYTES)
-        grant = replace(grant_for(wanted), by=caller.name)
-        if Permission.OPERATE not in caller.permissions:
+        grant = _grant_in_session(grant_for(wanted), session)
+        if Permission.OPERATE not in session.caller.permissions:
             _check_reach(grant)
-        log.info("token_issued", scope=sorted(grant.scope), ttl_s=wanted.ttl_s, by=caller.name)
+        log.info("token_issued", scope=sorted(grant.scope), ttl_s=wanted.ttl_s, by=grant.by)
         body = encode({"token": self._signer.value.sign(grant), "expires_at": grant.expires_at})
         return web.Response(body=body, content_type=JSON, headers={"Cache-Control": "no-store"})
 
@@ -94,9 +96,32 @@ def _parse_scope(text: str, needed: str, unknown: str | None = None) -> frozense
     return scope
 
 
+def _grant_in_session(grant: Grant | ListGrant, session: Session) -> Grant | ListGrant:
+    """Return a grant with the name of its session.
+
+    Raises:
+        Forbidden: the token of the session does not permit as much; the error names the field.
+    """
+    token = session.token
+    if token is not None and not all(map(token.permits, grant.scope)):
+        raise Forbidden("The token does not have all of these scopes.", field="scope")
+    expires_at = grant.expires_at
+    if session.ends_at is not None and {DETAILS, OPERATE} & grant.scope:
+        expires_at = min(expires_at, session.ends_at)
+    named = replace(grant, by=session.caller.name, expires_at=expires_at)
+    if isinstance(named, Grant) or named.filter != ALL_JOBS:
+        return named
+    return replace(named, signed_in_at=named.issued_at if token is None else token.signed_in_at)
+
+
 def _check_reach(grant: Grant | ListGrant) -> None:
     """Raise Forbidden if a grant is only for operators."""
+    if isinstance(grant, ListGrant) and grant.filter == ALL_JOBS and grant.scope == READER_SCOPE:
+        return
     if {DETAILS, OPERATE} & grant.scope:
         raise Forbidden("The scopes `details` and `operate` need an API key with the role `operate`.", field="scope")
-    if isinstance(grant, ListGrant) and grant.filter == JobFilter():
-        raise Forbidden("An empty filter needs an API key with the role `operate`.", field="filter")
+    if isinstance(grant, ListGrant) and grant.filter == ALL_JOBS:
+        raise Forbidden(
+            "An empty filter needs an API key with the role `operate`, or exactly the scope `list details`.",
+            field="filter",
+        )

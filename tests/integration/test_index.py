@@ -18,6 +18,7 @@ from headway.labels import JobFilter, Labels
 from services.notifier.records.index import sweeper
 from services.notifier.records.index.entries import IndexedRecord
 from services.notifier.records.index.keys import HOUR_MS, hour_of
+from services.notifier.records.index.oldest import read_oldest
 from services.notifier.records.index.query import JobQuery
 from services.notifier.records.index.reader import IndexReader, JobCounts, Page
 from services.notifier.records.index.state import STATE_KEY
@@ -336,14 +337,30 @@ async def test_counts_and_positions(world: IndexWorld) -> None:
     await world.sweep()
     reader = world.reader
     counts, other = await asyncio.gather(reader.about(), reader.about())
-    assert counts == JobCounts(waiting=21, running=3, failed_24h=2)
+    assert counts == JobCounts(waiting=21, running=3, failed_24h=2, oldest=Timestamp(world.now - 60))
     assert counts is other  # concurrent requests share one count
     assert await reader.position(Timestamp(world.now - 5)) == (15, True)
     for job_id, job in list(world.records.items())[:20]:
         await world.write({job_id: replace(job, status="running")})
         world.replicas[1].writer.add(job_id)
     await world.replicas[1].writer.flush()
-    assert await world.reader.about() == JobCounts(waiting=1, running=23, failed_24h=2)
+    assert await world.reader.about() == JobCounts(waiting=1, running=23, failed_24h=2, oldest=counts.oldest)
+
+
+async def test_the_oldest_job_is_one_that_waits_for_a_worker(world: IndexWorld) -> None:
+    """Jobs that are not due, that have started meanwhile, or whose records are damaged or gone, do not count."""
+    assert await read_oldest(world.redis, world.store) is None
+    jobs = {world.new_id(): record(world, age, "queued") for age in range(1_000, 6_000, 1_000)}
+    await world.write(jobs)
+    await world.sweep()
+    oldest = sorted(jobs, key=lambda job_id: jobs[job_id].submitted_at)
+    later = Timestamp(world.now + HOUR_MS).to_json()
+    for age_s, change in ((5, {"status": b'"running"'}), (4, {"due_at": later}), (3, {"progress": b"?"})):
+        assert await read_oldest(world.redis, world.store) == Timestamp(world.now - 1_000 * age_s)
+        fields = [part for pair in change.items() for part in pair]
+        await world.execute([(job_key(oldest[5 - age_s]), ("HSET", job_key(oldest[5 - age_s]), *fields))])
+    await world.execute([(job_key(oldest[3]), ("DEL", job_key(oldest[3])))])
+    assert await read_oldest(world.redis, world.store) == Timestamp(world.now - 1_000)
 
 
 async def test_sets_that_have_expired_leave_their_directory(world: IndexWorld) -> None:

@@ -95,7 +95,7 @@ class TokenAuth:
         if isinstance(grant, ListGrant):
             if job_id is None:
                 return RejectedToken("invalid", "Send `job_id` together with a list token.", None)
-            if WATCH not in grant.scope:
+            if not grant.permits(WATCH):
                 return self._reject("forbidden", "The token does not have the scope `watch`.", job_id)
             grant = grant.for_job(job_id)
         elif job_id not in (None, grant.job_id):

@@ -12,8 +12,8 @@ from aiohttp import web
 from msgspec import Struct
 
 from headway.grants import DETAILS, OPERATE, Grant, ListGrant
-from headway.labels import NO_LABELS, JobFilter, Labels
-from headway.tokens import TokenVerifier
+from headway.labels import ALL_JOBS, NO_LABELS, JobFilter, Labels
+from headway.tokens import TokenVerifier, is_jwt
 
 from ...runtime.auth import require_scope, verify_token
 from ...runtime.errors import Forbidden
@@ -21,9 +21,6 @@ from ...runtime.request import bearer_token
 from ...runtime.settings import ReloadingFile
 from ..api_keys import DIGEST_LENGTH, Permission, key_digest
 from ..caller_auth import CallerAuth
-
-ALL_JOBS = JobFilter()
-JWT_DOTS = 2
 
 
 class Operator(Struct, frozen=True):
@@ -74,7 +71,7 @@ class OperatorAuth:
         if Permission.ISSUE in caller.permissions:  # no caller without a key has it, unless it may operate, too
             raise Forbidden("This needs an API key with the role `operate`.")
         token = bearer_token(request)
-        if token is None or token.count(".") != JWT_DOTS:
+        if token is None or not is_jwt(token):
             raise self._caller_auth.key_needed()
         grant = verify_token(token, self._verifier.value.verify_any)
         require_scope(grant, OPERATE)

@@ -19,12 +19,14 @@ from . import keys
 from .entries import record_of
 from .hourly_sets import HourlySets
 from .lookup import typed_reply
+from .oldest import read_oldest
 from .page_read import PageRead
 from .query import JobQuery
 from .state import IndexState
 from .writer import IndexWriter
 
 COUNTS_MAX_AGE_S = 1.0
+OLDEST_MAX_AGE_S = 5.0
 DAY_MS = 24 * keys.HOUR_MS
 
 
@@ -57,12 +59,18 @@ class Page(NamedTuple):
 
 
 class JobCounts(Struct, frozen=True):
-    """About how many jobs wait, run, and failed in the last 24 hours; `queue` is the length of the queue, if known."""
+    """About how many jobs wait, run, and failed in the last 24 hours.
+
+    Attributes:
+        queue: the length of the queue, None if it is unknown.
+        oldest: when the job that waits longest was submitted, None if none waits that is due.
+    """
 
     waiting: int
     running: int
     failed_24h: int
     queue: int | None = None
+    oldest: Timestamp | None = None
 
 
 class JobPosition(NamedTuple):
@@ -100,6 +108,7 @@ class IndexReader:
         self._memory = memory
         self._queue_depth = queue_depth
         self._counts = SharedRead(self._read_counts, COUNTS_MAX_AGE_S)
+        self._oldest = SharedRead(lambda: read_oldest(redis, store), OLDEST_MAX_AGE_S)
 
     async def page(self, query: JobQuery) -> Page:
         """Return a page.
@@ -138,7 +147,7 @@ class IndexReader:
             sum(await self._count(names, float(lowest)))
             for names, lowest in ((keys.WAITING, -math.inf), (keys.RUNNING, -math.inf), (failed, since))
         ]
-        return JobCounts(waiting, running, failed_24h, await self._queue_depth())
+        return JobCounts(waiting, running, failed_24h, await self._queue_depth(), await self._oldest.get())
 
     async def position(self, submitted_at: Timestamp) -> JobPosition:
         """Return how many waiting jobs were submitted earlier than a job.

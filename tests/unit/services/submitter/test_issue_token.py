@@ -10,15 +10,19 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from headway.contracts import Timestamp
 from headway.grants import Grant, ListGrant
 from headway.labels import JobFilter
 from headway.tokens import TokenSigner, TokenVerifier, make_keys
 from services.runtime.settings import ReloadingFile
+from services.submitter.api_keys import key_digest
 from services.submitter.issue_token import IssueTokenHandler
+from services.submitter.sessions import MAX_SESSION_S, SessionAuth
 from tests.unit.services.runtime.http_app import Client, read_problem, serve
 from tests.unit.services.submitter.callers import caller_auth, submitter_settings
+from tests.waiting import wait_until
 
 ID = "d4c0ffee-0000-4000-8000-000000000001"
 OWN = {"filter": {"owner": "user:7"}, "scope": "list watch cancel"}
@@ -39,7 +43,9 @@ def served(tmp_path: Path, verifier: TokenVerifier) -> Serve:
     @asynccontextmanager
     async def served(**env: str) -> AsyncIterator[Client]:
         signer = ReloadingFile(tmp_path / "token.pem", TokenSigner)
-        handler = IssueTokenHandler(signer, caller_auth(submitter_settings(tmp_path, **env)))
+        verifiers = ReloadingFile(tmp_path / "token.pub.pem", TokenVerifier)
+        callers = caller_auth(submitter_settings(tmp_path, **env))
+        handler = IssueTokenHandler(signer, SessionAuth(callers, verifiers))
         async with serve(*handler.routes()) as client:
             yield client
 
@@ -97,6 +103,85 @@ async def test_details_and_all_jobs_are_for_operators(served: Serve) -> None:
             status, problem = await ask(client, body)
             assert (status, problem["code"], problem["field"]) == (403, "forbidden", field)
             assert (await ask(client, body, "ops"))[0] == 200
+
+
+DASHBOARD = {"filter": {}, "scope": "list watch cancel details operate"}
+READER = {"filter": {}, "scope": "list details"}
+
+
+async def test_every_key_opens_the_dashboard_without_actions(served: Serve, verifier: TokenVerifier) -> None:
+    """Exactly the scope `list details` is for every key; it permits watching, but neither cancelling nor operating."""
+    async with served() as client:
+        assert (await ask(client, READER, None))[0] == 401
+        for scope in ("list details", "details list"):
+            status, answer = await ask(client, {**READER, "scope": scope})
+            grant = verifier.verify_any(answer["token"])
+            assert (status, set(grant.scope), grant.by) == (200, {"list", "details"}, key_digest("app")[:8])
+            assert [grant.permits(name) for name in ("watch", "cancel", "operate")] == [True, False, False]
+        for scope in ("list watch", "list details operate", "list details cancel"):
+            assert (await ask(client, {**READER, "scope": scope}))[0] == 403
+
+
+async def test_a_session_renews_its_token_while_the_key_exists(
+    served: Serve, verifier: TokenVerifier, tmp_path: Path
+) -> None:
+    """The new token has the name of the key and the time of the first one; without the key the answer is 401."""
+    async with served() as client:
+        for body, key in ((DASHBOARD, "ops"), (READER, "app")):
+            token = (await ask(client, body, key))[1]["token"]
+            status, answer = await ask(client, {**body, "ttl_s": 60}, token)
+            first, renewed = verifier.verify_any(token), verifier.verify_any(answer["token"])
+            assert isinstance(first, ListGrant)
+            assert isinstance(renewed, ListGrant)
+            assert (status, renewed.scope, renewed.by) == (200, first.scope, first.by)
+            assert renewed.signed_in_at == first.signed_in_at == first.issued_at
+        token = (await ask(client, DASHBOARD, "ops"))[1]["token"]
+        (tmp_path / "api-keys").write_text("ops name=alice\n")  # the role is gone
+        await wait_until(lambda: refused_status(client, DASHBOARD, token, 403))
+        assert (await ask(client, READER, token))[0] == 200
+        (tmp_path / "api-keys").write_text("ops operate name=bob\n")
+        await wait_until(lambda: refused_status(client, READER, token, 401))
+
+
+async def refused_status(client: Client, body: Any, token: str, status: int) -> bool:
+    """Return whether a request gets a status; the file of keys is read again after a moment."""
+    return (await ask(client, body, token))[0] == status
+
+
+async def test_a_session_permits_no_more_than_its_token(served: Serve, tmp_path: Path) -> None:
+    """It asks for tokens of jobs and owners within its scope; a token that names no key, or one job, asks for none."""
+    async with served() as client:
+        operator = (await ask(client, DASHBOARD, "ops"))[1]["token"]
+        reader = (await ask(client, READER, "ops"))[1]["token"]
+        assert [(await ask(client, body, operator))[0] for body in ({"job": ID}, OWN, DASHBOARD)] == [200] * 3
+        for body in ({"job": ID}, OWN, DASHBOARD):
+            status, problem = await ask(client, body, reader)
+            assert (status, problem["field"]) == (403, "scope")
+        assert (await ask(client, {"job": ID, "scope": "watch"}, reader))[0] == 200
+        for body in ({**DASHBOARD, "scope": "list watch"}, {"job": ID, "scope": "watch details"}, OWN):
+            other = (await ask(client, body, "ops"))[1]["token"]
+            assert (await ask(client, {"job": ID, "scope": "watch"}, other))[0] == 403
+        assert (await ask(client, DASHBOARD, f"{operator}x"))[0] == 401
+
+
+async def test_a_session_ends_after_half_a_day(served: Serve, tmp_path: Path, verifier: TokenVerifier) -> None:
+    """Its tokens end with it, except those that only watch; then the code says that it has expired."""
+    signer = TokenSigner((tmp_path / "token.pem").read_text())
+    scope = frozenset({"list", "watch", "cancel", "details", "operate"})
+    now = Timestamp.now()
+
+    def token(age_s: float) -> str:
+        grant = ListGrant(filter=JobFilter(), issued_at=now, expires_at=now.after(60), scope=scope, by="alice")
+        return signer.sign(replace(grant, signed_in_at=now.after(-age_s)))
+
+    async with served() as client:
+        old = token(MAX_SESSION_S - 100)
+        for body in (DASHBOARD, {**OWN, "scope": "list details"}, {"job": ID, "scope": "watch operate"}):
+            grant = verifier.verify_any((await ask(client, body, old))[1]["token"])
+            assert grant.expires_at <= now.after(101)
+        assert verifier.verify_any((await ask(client, {"job": ID}, old))[1]["token"]).expires_at >= now.after(3600)
+        status, problem = await ask(client, DASHBOARD, token(MAX_SESSION_S + 1))
+        assert (status, problem["code"]) == (401, "token_expired")
 
 
 async def test_a_token_needs_an_api_key(served: Serve) -> None:
