@@ -144,6 +144,23 @@ async def test_a_page_by_end_is_full_though_others_have_more_jobs(
     assert (len(page.jobs), page.complete) == (5, True)
 
 
+@pytest.mark.usefixtures("short_lists")
+async def test_an_exhaustive_query_skips_no_job_though_others_have_more_jobs(
+    world: IndexWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pages may be short; they also have the jobs that ended lately and are too old for the owner's list."""
+    monkeypatch.setattr("services.notifier.records.index.page_read.MAX_CANDIDATES", 100)
+    await world.write({world.new_id(): record(world, age, "failed", owner="bob") for age in range(250)})
+    await world.write({world.new_id(): record(world, 40 + 10 * age, "failed", owner="ann") for age in range(90)})
+    old = replace(record(world, 10_000, "failed", owner="ann"), finished_at=Timestamp(world.now - 150))
+    await world.write({world.new_id(): old})
+    await world.sweep()
+    query = JobQuery(filter=JobFilter(owner="ann"), statuses=frozenset({"failed"}), limit=25, exhaustive=True)
+    found = await pages(world, query)
+    assert [job.id for page in found for job in page.jobs] == world.expected(query)
+    assert all(page.complete for page in found)
+
+
 async def test_a_job_that_changes_while_a_page_is_read_is_not_shown(
     world: IndexWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:

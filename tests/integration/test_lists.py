@@ -141,7 +141,7 @@ async def test_other_services_read_cancel_and_erase_jobs(owners: Owners) -> None
     await owners.put("anna", job, 2, status="cancelled", progress=progress, details={"message": "kept"})
     kept = (await send("GET", f"/jobs/{job}"))[1]
     assert (kept["status"], kept["message"], kept["labels"]["owner"]) == ("cancelled", "kept", owners.name("anna"))
-    _, listed = await send("GET", f"/jobs?status=cancelled&scope_owner={owners.name('anna')}")
+    _, listed = await send("GET", f"/jobs?status=cancelled&owner={owners.name('anna')}")
     assert [one["job"]["id"] for one in listed["jobs"]] == [job]
     assert await send("DELETE", f"/jobs/{job}") == (204, None)
     erased = (await send("GET", f"/jobs/{job}"))[1]

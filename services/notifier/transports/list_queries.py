@@ -73,6 +73,10 @@ class ListParameters(ListFilter, frozen=True, kw_only=True, forbid_unknown_field
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE
     cursor: Annotated[str, Meta(max_length=MAX_CURSOR_LENGTH)] | None = None
 
+    def page(self, grant: ListGrant) -> JobQuery:
+        """Return the query for the page that the client asks for; raise Forbidden as `query` does."""
+        return self.query(grant, self.limit, self.cursor)
+
 
 def restrict(
     allowed: JobFilter, owner: str | None, kind: str | None, tags: Iterable[str]

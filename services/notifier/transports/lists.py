@@ -8,7 +8,7 @@ from aiohttp import web
 from msgspec import DecodeError, Struct, structs
 
 from headway.contracts import JobStatus, Timestamp, decode, encode
-from headway.grants import DETAILS, LIST, ListGrant
+from headway.grants import DETAILS, LIST
 
 from ...runtime.errors import ServiceUnavailable, UnprocessableContent
 from ...runtime.request import JSON
@@ -61,14 +61,15 @@ class ListHandler:
     async def list_jobs(self, request: web.Request) -> web.Response:
         """Answer with a page of the jobs that match the request and the filter of the token."""
         grant = self._auth.authorize_list(request, LIST)
-        return await self.answer(read_parameters(request, ListParameters), grant)
+        query = read_parameters(request, ListParameters).page(grant)
+        return await self.answer(query, with_details=DETAILS in grant.scope)
 
-    async def answer(self, parameters: ListParameters, grant: ListGrant) -> web.Response:
-        """Return the response with a page of the jobs that match the parameters and the filter of the grant."""
-        page = await self._page(parameters.query(grant, parameters.limit, parameters.cursor))
+    async def answer(self, query: JobQuery, *, with_details: bool) -> web.Response:
+        """Return the response with a page of the jobs that a query selects."""
+        page = await self._page(query)
         with unavailable_without_store():
             about = await self._index.about()
-        encode_job = _with_details if DETAILS in grant.scope else _snapshot
+        encode_job = _with_details if with_details else _snapshot
         body = b'{"now":%b,"jobs":[%b],"next":%b,"complete":%b,"about":%b}' % (
             self._store.clock.now().to_json(),
             b",".join(text for job in page.jobs if (text := encode_job(job))),

@@ -33,6 +33,7 @@ CONCURRENCY = 5
 RETRY_FOR_S = 30.0  # while a service is unavailable, before the attempt ends
 RETRY_AFTER_S = 10.0
 UNAVAILABLE = "A service of Headway is unavailable."
+INCOMPLETE = "; the list may lack jobs, so repeat this later"
 DONE: dict[BulkAction, str] = {"redrive": "redriven", "cancel": "cancelled", "rerun": "submitted again"}
 SKIPPED = frozenset({"changed", "not_ended", "unknown", "payload_not_kept"})  # codes of answers
 
@@ -45,10 +46,15 @@ class SelectedJob(Struct, frozen=True, array_like=True):
 
 
 class BulkState(Struct, kw_only=True, omit_defaults=True):
-    """The checkpoint: the page in progress, the cursor of the page after it, and how many jobs have which outcome."""
+    """The checkpoint: the page in progress, the cursor of the page after it, and how many jobs have which outcome.
+
+    Attributes:
+        complete: whether all pages up to this one had every job.
+    """
 
     page: list[SelectedJob] = []
     next: str | None = None
+    complete: bool = True
     done: int = 0
     skipped: dict[str, int] = {}
     failed: dict[str, int] = {}
@@ -60,11 +66,16 @@ class BulkState(Struct, kw_only=True, omit_defaults=True):
 
 
 class BulkResult(Struct, frozen=True):
-    """How many jobs the action was done with, and how many were skipped and have failed, by the code of the answer."""
+    """How many jobs the action was done with, and how many were skipped and have failed, by the code of the answer.
+
+    Attributes:
+        complete: whether these are all jobs that the filter selects; the notifier's list may have lacked some.
+    """
 
     done: int
     skipped: dict[str, int]
     failed: dict[str, int]
+    complete: bool
 
 
 class _Snapshot(Struct, frozen=True):
@@ -79,7 +90,8 @@ class _ListedJob(Struct, frozen=True):
 
 class _Page(Struct, frozen=True):
     jobs: list[_ListedJob]
-    next: str | None = None
+    next: str | None
+    complete: bool
 
 
 @job(BULK_KIND, max_attempts=20, backoff_cap_s=60)
@@ -179,13 +191,14 @@ class BulkRun:
             if not state.page:
                 page = await self._services.page(self._request.filter, state.next)
                 state.page, state.next = list(self._selected(page)), page.next
+                state.complete = state.complete and page.complete
                 if state.page:
                     await self._ctx.checkpoint(state)
             for start in range(0, len(state.page), CONCURRENCY):
                 await self._act_on_group(state.page[start : start + CONCURRENCY])
             state.page = []
             if state.next is None:
-                return BulkResult(state.done, state.skipped, state.failed)
+                return BulkResult(state.done, state.skipped, state.failed, state.complete)
 
     def _selected(self, page: _Page) -> Iterator[SelectedJob]:
         """Yield the jobs to act on. A repeated request may select this job, too, which would cancel itself."""
@@ -201,7 +214,7 @@ class BulkRun:
             for selected in group:
                 actions.create_task(self._act(selected))
         count, total = self._state.count, self._request.total
-        message = f"{self._state.done} {DONE[self._request.action]}"
+        message = f"{self._state.done} {DONE[self._request.action]}{'' if self._state.complete else INCOMPLETE}"
         self._ctx.progress(count, None if total is None else max(total, count), message, unit="jobs")
         await pause
 

@@ -62,7 +62,7 @@ class PageRead:
         else:
             async with aclosing(self._segments(shortest, is_short=is_short)) as segments:
                 page = await self._walked_page(segments)
-            if shortest is not None and self._query.by_end:
+            if shortest is not None and self._query.by_end and not self._query.exhaustive:
                 page = await self._filled_page(shortest, *page)
         await self._repair()
         return page

@@ -49,6 +49,7 @@ class JobQuery(Struct, frozen=True, kw_only=True):
         error_type: the type of the true error that a job must have.
         limit: how many jobs a page has at most.
         cursor: the `next` of the page before.
+        exhaustive: whether the pages must have every job, though many of them may then be short or empty.
     """
 
     filter: JobFilter = JobFilter()
@@ -60,6 +61,7 @@ class JobQuery(Struct, frozen=True, kw_only=True):
     error_type: str | None = None
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE
     cursor: str | None = None
+    exhaustive: bool = False
 
     @property
     def by_end(self) -> bool:

@@ -92,18 +92,18 @@ async def test_job_is_cancelled(api: JobApi) -> None:
     assert (status, body["id"], api.jobs.cancelled) == (202, str(job_id(1)), [job_id(1)])
 
 
-async def test_list_has_details_and_the_scope_of_a_token(api: JobApi) -> None:
-    """The parameters of a public list, and those of a token's filter, must both match."""
+async def test_list_is_exhaustive_and_has_details(api: JobApi) -> None:
+    """It has the parameters of a public list; a reader that acts on each job needs all of them."""
     api.jobs.put(1, "anna", tags=("t",))
     api.jobs.put(2, "bert", tags=("t",))
     api.jobs.put(3, "anna")
-    _, body = await api.send("GET", "/jobs?status=running&tag=t&scope_owner=anna&limit=10&error_type=Oops")
+    _, body = await api.send("GET", "/jobs?status=running&tag=t&owner=anna&limit=10&error_type=Oops")
     assert [(one["job"]["id"], one["labels"]["tags"]) for one in body["jobs"]] == [(str(job_id(1)), ["t"])]
     (query,) = api.jobs.queries
     assert (query.filter, query.limit, query.error_type) == (JobFilter(owner="anna"), 10, "Oops")
+    assert query.exhaustive
     assert len((await api.send("GET", "/jobs?limit=2"))[1]["jobs"]) == 2
-    assert await api.problem("GET", "/jobs?scope_owner=anna&owner=bert") == (403, "forbidden", "owner")
-    assert await api.problem("GET", "/jobs?scope_name=x") == (422, "invalid", "scope_name")
+    assert await api.problem("GET", "/jobs?name=x") == (422, "invalid", "name")
     assert await api.problem("GET", "/jobs?cursor=abc") == (422, "invalid", "cursor")
 
 

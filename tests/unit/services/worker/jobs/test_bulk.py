@@ -37,6 +37,7 @@ class FakeServices:
         self.kinds: dict[UUID, str] = {}
         self.operators: set[str] = set()
         self.crash_after: int | None = None  # actions
+        self.is_complete = [True, True, True]  # of each page
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes of both services."""
@@ -57,7 +58,8 @@ class FakeServices:
             {"job": {"id": str(id_), "generation": number, "kind": self.kinds.get(id_, "report")}}
             for id_, number in self.listed[start:end]
         ]
-        return web.json_response({"jobs": jobs, "next": str(end) if end < len(self.listed) else None})
+        following = str(end) if end < len(self.listed) else None
+        return web.json_response({"jobs": jobs, "next": following, "complete": self.is_complete[start // PAGE]})
 
     async def redrive(self, request: web.Request) -> web.Response:
         """Redrive a job that has the generation of the body."""
@@ -134,6 +136,7 @@ async def test_each_selected_job_is_redriven_once(services: FakeServices) -> Non
     assert services.actions == Counter({("redrive", id_): 1 for id_ in services.generations})
     assert ran.result.done == JOB_COUNT
     assert ran.result.skipped == ran.result.failed == {}
+    assert ran.result.complete
     assert [(one.current, one.total) for one in ran.progress][-1] == (JOB_COUNT, JOB_COUNT)
     assert services.queries[0] == "status=failed&tag=a&tag=b&until=2026-01-01T00:00:00.000Z&limit=50"
 
@@ -157,6 +160,19 @@ async def test_an_interrupted_action_is_continued(services: FakeServices, action
         assert ran.result.skipped.get("changed", 0) < PAGE
     elif action == "rerun":
         assert services.new_ids == {id_: {str(uuid5(job_id, str(id_)))} for id_ in services.generations}
+
+
+async def test_list_that_lacks_jobs_is_mentioned(services: FakeServices) -> None:
+    """If one of the pages may lack jobs, the result and the bar say so, also after an interruption."""
+    services.is_complete[0], services.crash_after = False, PAGE + 20
+    saved: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("headway.testing.Recorder.save_checkpoint", _saver(saved))
+        await failure_of("redrive", uuid4())
+    services.is_complete[0], services.crash_after = True, None
+    ran = await run_async(bulk, request("redrive"), checkpoint=saved[-1], attempt=2)
+    assert not ran.result.complete
+    assert [one.message for one in ran.progress][-1] == f"{ran.result.done} redriven{bulk_module.INCOMPLETE}"
 
 
 async def failure_of(action: str, job_id: UUID) -> BaseException:
