@@ -25,6 +25,7 @@ from headway.tokens import InvalidToken
 log = logging.getLogger("headway.client")
 
 RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})  # overload or a restart, answered by a service or a proxy
+UNEXPECTED = "unexpected"  # the code of an error that no service of Headway has sent, but a proxy, for example
 RANGE_NOT_SATISFIABLE = 416  # of a log that has no more text
 BACKOFF_BASE_S, BACKOFF_CAP_S = 0.25, 10.0
 REQUEST_TIMEOUT_S = 15.0
@@ -153,7 +154,7 @@ def error_from_response(status: int | None, body: bytes) -> RequestFailed | Inva
     try:
         problem = decode(body, _ErrorBody)
     except msgspec.DecodeError:
-        problem = _ErrorBody("unexpected", f"The server answered {status} without an explanation.")
+        problem = _ErrorBody(UNEXPECTED, f"The server answered {status} without an explanation.")
     return error_from_code(status, problem.code, problem.detail, problem.field)
 
 

@@ -19,7 +19,7 @@ import aiohttp
 from msgspec import Struct, convert
 
 from headway import Fail, JobContext, Retry, job
-from headway.client.retries import RETRYABLE_STATUSES, RequestFailed, Unreachable, request_with_retry
+from headway.client.retries import RETRYABLE_STATUSES, UNEXPECTED, RequestFailed, Unreachable, request_with_retry
 from headway.contracts import Natural, decode, encode
 from headway.details import BULK_KIND, BulkAction, BulkFilter, BulkRequest
 
@@ -33,6 +33,7 @@ CONCURRENCY = 5
 RETRY_FOR_S = 30.0  # while a service is unavailable, before the attempt ends
 RETRY_AFTER_S = 10.0
 UNAVAILABLE = "A service of Headway is unavailable."
+REFUSED_KEY = "A service of Headway does not accept the report key."
 INCOMPLETE = "; the list may lack jobs, so repeat this later"
 DONE: dict[BulkAction, str] = {"redrive": "redriven", "cancel": "cancelled", "rerun": "submitted again"}
 SKIPPED = frozenset({"changed", "not_ended", "unknown", "payload_not_kept"})  # codes of answers
@@ -99,16 +100,16 @@ async def bulk(ctx: JobContext, payload: BulkRequest) -> BulkResult:
     """Act on each job that the filter selects, newest first; return how many jobs have which outcome.
 
     Raises:
-        Fail: a setting is missing, or a service refuses all requests.
-        Retry: a service is unavailable.
+        Fail: a setting is missing, or the notifier refuses the filter.
+        Retry: a service is unavailable, or does not accept the report key.
     """
     settings = load(WorkerSettings, environment())
     if settings.submitter_internal_url is None:
         raise Fail("Set SUBMITTER_INTERNAL_URL for the worker: actions on many jobs need it.")
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
-        key = ReloadingFile(settings.report_key_file, read_keys).value[0]
+        keys = ReloadingFile(settings.report_key_file, read_keys)
         services = InternalServices(
-            session, settings.notifier_internal_url, settings.submitter_internal_url, key, payload.by
+            session, settings.notifier_internal_url, settings.submitter_internal_url, keys, payload.by
         )
         return await BulkRun(ctx, payload, services).run()
 
@@ -117,12 +118,17 @@ class InternalServices:
     """The internal listeners of the notifier and the submitter, which the report key opens."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, notifier_url: str, submitter_url: str, key: str, by: str
+        self,
+        session: aiohttp.ClientSession,
+        notifier_url: str,
+        submitter_url: str,
+        keys: ReloadingFile[tuple[str, ...]],
+        by: str,
     ) -> None:
         self._session = session
         self._notifier_url = notifier_url.rstrip("/")
         self._submitter_url = submitter_url.rstrip("/")
-        self._key = key
+        self._keys = keys
         self._by = by or BULK_KIND  # whom the submitter logs
 
     async def page(self, filter: BulkFilter, cursor: str | None) -> _Page:  # noqa: A002
@@ -150,8 +156,8 @@ class InternalServices:
 
         Raises:
             RequestFailed: the service refuses the action for this job.
-            Fail: the service refuses all requests.
-            Retry: the service is unavailable.
+            Fail: the notifier refuses the filter.
+            Retry: the service is unavailable, or does not accept the report key: it is being rotated.
         """
         body = encode(fields) if method == "POST" else None
         try:
@@ -160,15 +166,17 @@ class InternalServices:
                 method,
                 url,
                 retry_for_s=RETRY_FOR_S,
-                token=self._key,
+                token=self._keys.value[0],
                 headers={"Content-Type": JSON},
                 body=body,
             )
         except RequestFailed as error:
-            if error.status in RETRYABLE_STATUSES:
+            if error.status == HTTPStatus.UNAUTHORIZED:
+                raise Retry(REFUSED_KEY, after_s=RETRY_AFTER_S) from error
+            if error.status == HTTPStatus.UNPROCESSABLE_ENTITY and method == "GET":
+                raise Fail(f"The notifier refuses the filter: {error}") from error
+            if error.status in RETRYABLE_STATUSES or error.code == UNEXPECTED or method == "GET":
                 raise Retry(UNAVAILABLE, after_s=RETRY_AFTER_S) from error
-            if error.status == HTTPStatus.UNAUTHORIZED or method == "GET":
-                raise Fail(f"A service refuses the request: {error}") from error
             raise
         except Unreachable as error:
             raise Retry(UNAVAILABLE, after_s=RETRY_AFTER_S) from error

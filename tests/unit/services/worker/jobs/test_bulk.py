@@ -27,7 +27,11 @@ FILTER = {"status": ["failed"], "tag": ["a", "b"], "until": "2026-01-01T00:00:00
 class FakeServices:
     """The internal listeners: jobs with generations, newest first, and the requests for each."""
 
-    def __init__(self) -> None:
+    def __init__(self, key_file: Path) -> None:
+        self.key_file, self.key = key_file, "report-key"
+        self.next_key: str | None = None  # from the second page on
+        key_file.write_text(self.key)
+        self.list_refusal: tuple[int, str] | None = None
         self.generations: dict[UUID, int] = {uuid4(): index % 3 for index in range(JOB_COUNT)}
         self.listed = list(self.generations.items())
         self.actions: Counter[tuple[str, UUID]] = Counter()
@@ -50,9 +54,14 @@ class FakeServices:
 
     async def list(self, request: web.Request) -> web.Response:
         """Answer with a page; the cursor is the index of its first job."""
-        assert request.headers["Authorization"] == "Bearer report-key"
+        self._authorize(request)
+        if self.list_refusal is not None:
+            return _problem(*self.list_refusal)
         self.queries.append(request.query_string)
         start = int(request.query.get("cursor", 0))
+        if start == PAGE and self.next_key is not None:
+            self.key = self.next_key
+            self.key_file.write_text(self.key)
         end = start + int(request.query["limit"])
         jobs = [
             {"job": {"id": str(id_), "generation": number, "kind": self.kinds.get(id_, "report")}}
@@ -81,8 +90,12 @@ class FakeServices:
         """Cancel a job."""
         return self._end("cancel", self._begin("cancel", request))
 
+    def _authorize(self, request: web.Request) -> None:
+        if request.headers["Authorization"] != f"Bearer {self.key}":
+            raise web.HTTPUnauthorized
+
     def _begin(self, action: str, request: web.Request) -> UUID:
-        assert request.headers["Authorization"] == "Bearer report-key"
+        self._authorize(request)
         if self.crash_after is not None and sum(self.actions.values()) >= self.crash_after:
             raise web.HTTPServiceUnavailable
         return UUID(request.match_info["id"])
@@ -95,27 +108,26 @@ class FakeServices:
 
 
 def _problem(status: int, code: str) -> web.Response:
-    body = json.dumps({"code": code, "detail": "no detail"})
+    body = json.dumps({"code": code, "detail": "no detail"}) if code else "<h1>Bad request</h1>"  # of a proxy
     return web.Response(status=status, text=body, content_type="application/problem+json")
 
 
 @pytest.fixture
 async def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeServices]:
     """Run the fake services, and set the environment of a worker that uses them."""
-    services = FakeServices()
+    services = FakeServices(tmp_path / "key")
     app = web.Application()
     app.add_routes(services.routes())
     runner = web.AppRunner(app)
     await runner.setup()
     (port,) = free_ports(1)
     await web.TCPSite(runner, "127.0.0.1", port).start()
-    (tmp_path / "key").write_text("report-key\n")
     url = f"http://127.0.0.1:{port}"
     settings = {
         "QUEUE_CONNECTION_STRING": "UseDevelopmentStorage=true",
         "NOTIFIER_INTERNAL_URL": url,
         "SUBMITTER_INTERNAL_URL": url,
-        "REPORT_KEY_FILE": str(tmp_path / "key"),
+        "REPORT_KEY_FILE": str(services.key_file),
     }
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
@@ -234,10 +246,32 @@ async def test_refusals_are_counted_by_their_codes(services: FakeServices) -> No
     assert (result.done, result.skipped, result.failed) == (JOB_COUNT - 2, {"payload_not_kept": 1}, {"too_large": 1})
 
 
-async def test_refused_key_ends_the_action(services: FakeServices) -> None:
-    """If a service does not accept the report key, the job fails at once."""
-    services.refusals = dict.fromkeys(services.generations, (401, "unauthorized"))
-    assert isinstance(await failure_of("cancel", uuid4()), Fail)
+async def test_report_key_is_rotated(services: FakeServices) -> None:
+    """Each request has the key that the file has now. A service that does not know it yet does not end the action."""
+    services.next_key = "the-next-key"
+    assert (await run_async(bulk, request("rerun"))).result.done == JOB_COUNT
+    services.key = "a-key-that-the-worker-does-not-have-yet"
+    error = await failure_of("rerun", uuid4())
+    assert isinstance(error, Retry)
+    assert str(error) == bulk_module.REFUSED_KEY
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error_type"),
+    [(422, "invalid", Fail), (404, "not_found", Retry), (500, "internal_error", Retry)],
+)
+async def test_only_a_refused_filter_ends_the_action(
+    services: FakeServices, status: int, code: str, error_type: type[Exception]
+) -> None:
+    """Any other error of the list is temporary, as that of a notifier of an older version."""
+    services.list_refusal = (status, code)
+    assert isinstance(await failure_of("cancel", uuid4()), error_type)
+
+
+async def test_answer_of_a_proxy_says_nothing_about_a_job(services: FakeServices) -> None:
+    """An error that is not from a service of Headway is not counted as a refusal."""
+    services.refusals = {next(iter(services.generations)): (400, "")}
+    assert isinstance(await failure_of("rerun", uuid4()), Retry)
 
 
 async def test_missing_setting_is_named(services: FakeServices, monkeypatch: pytest.MonkeyPatch) -> None:
