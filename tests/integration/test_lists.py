@@ -95,6 +95,14 @@ async def test_an_owner_lists_only_their_own_jobs(owners: Owners) -> None:
     (group,) = (await owners.get("/live/failures", details))["groups"]
     assert (group["kind"], group["error_type"], group["message"]) == ("k", "Oops", "Not found")
     assert (group["count"], sorted(group["jobs"])) == (2, sorted(failed))
+    every = owners.token(None, "list details", tag=tag)
+    berts = f"owner={owners.name('bert')}"
+    for query, counts in (("", [3]), (berts, [1]), ("kind=other", []), ("error_type=Oops", [3])):
+        groups = (await owners.get(f"/live/failures?until=2100-01-01T00:00:00Z&{query}", every))["groups"]
+        assert [one["count"] for one in groups] == counts
+    for query, field in (("status=failed", "status"), ("limit=1", "limit"), ("until=x", "until")):
+        body = await owners.get(f"/live/failures?{query}", details)
+        assert (body["status"], body["field"]) == (422, field)
     element = (await owners.get("/live/jobs", details))["jobs"][0]
     assert (element["job"]["id"], element["error_type"]) == (failed[1], "Oops")
     assert element["labels"] == {"owner": owners.name("anna"), "tags": [tag]}

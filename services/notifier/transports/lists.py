@@ -19,19 +19,13 @@ from ..records.store import JobStore
 from ..watching.snapshot import PublishedSnapshot
 from .auth import TokenAuth, unavailable_without_store
 from .failures import Failure, group_failures
-from .list_queries import ListParameters, read_parameters
+from .list_queries import ListFilter, ListParameters, read_parameters
 from .refusals import problem_for
 
 MAX_FAILURES = 1_000
 MAX_FAILURE_PAGES = 10
 MAX_PAGES_IN_PROGRESS = 20  # each may read up to 2,000 records
 HEADERS = {"Cache-Control": "no-store"}
-
-
-class FailureParameters(Struct, frozen=True, forbid_unknown_fields=True):
-    """The query string of the groups of failures."""
-
-    since: Timestamp | None = None
 
 
 class _WaitingJob(Struct, frozen=True):
@@ -93,10 +87,12 @@ class ListHandler:
             self._pages_in_progress -= 1
 
     async def list_failures(self, request: web.Request) -> web.Response:
-        """Answer with the newest failures, grouped by what they have in common."""
+        """Answer with the newest failures that match the request, grouped by what they have in common."""
         grant = self._auth.authorize_list(request, DETAILS)
-        since = read_parameters(request, FailureParameters).since
-        query = JobQuery(filter=grant.filter, statuses=frozenset({"failed"}), since=since, limit=MAX_PAGE)
+        parameters: ListFilter = read_parameters(request, ListFilter)
+        if parameters.status:
+            raise UnprocessableContent("Only failures are grouped.", field="status")
+        query = structs.replace(parameters.query(grant, MAX_PAGE), statuses=frozenset({"failed"}))
         failures: list[Failure] = []
         complete, cursor = True, None
         for _ in range(MAX_FAILURE_PAGES):
