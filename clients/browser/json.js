@@ -52,7 +52,7 @@ function isLarge(number) {
  * Parse a JSON text. In the value, a number that JavaScript would write in another way is a string: a mark that begins
  * no other string, and the number's text. `stringify(value, indent)` returns JSON with the original numbers.
  */
-function parseExactly(text) {
+export function parseExactly(text) {
   const plain = JSON.stringify(JSON.parse(text));
   let mark = "n";
   while (plain.includes(`"${mark}`)) mark += "n";

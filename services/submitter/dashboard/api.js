@@ -38,7 +38,7 @@ export class Api {
    *
    * @param {string} path such as `/live/kinds`
    * @param {object} [query] its parameters; an array is repeated, and what is null or "" is left out
-   * @param {{method?: string, signal?: AbortSignal}} [options]
+   * @param {{method?: string, signal?: AbortSignal, parse?: (text: string) => *}} [options] `parse` reads the answer
    * @throws {ApiError}
    */
   async live(path, query = {}, options = {}) {
@@ -53,7 +53,7 @@ export class Api {
    * Request something from the submitter, and return its JSON, or null if the answer has no body.
    *
    * @param {string} path such as `/bulk`
-   * @param {{method?: string, body?: object, headers?: object}} [options]
+   * @param {{method?: string, body?: object | string, headers?: object}} [options] the body, or its JSON text
    * @throws {ApiError}
    */
   submitter(path, options = {}) {
@@ -77,13 +77,13 @@ export class Api {
  *
  * @throws {ApiError}
  */
-export async function request(url, { method = "GET", body, token, headers = {}, signal }) {
+export async function request(url, { method = "GET", body, token, headers = {}, signal, parse = parsed }) {
   const options = {
     method,
     cache: "no-store",
     signal: signal ?? AbortSignal.timeout?.(TIMEOUT_MS), // browsers before 2022 have none
     headers: { ...(token && { Authorization: `Bearer ${token}` }), ...(body && { "Content-Type": "application/json" }), ...headers },
-    body: body && JSON.stringify(body),
+    body: typeof body === "object" ? JSON.stringify(body) : body,
   };
   let response, text;
   try {
@@ -93,8 +93,8 @@ export async function request(url, { method = "GET", body, token, headers = {}, 
     if (signal?.aborted) throw error;
     throw new ApiError(navigator.onLine ? "The server cannot be reached; try again." : "This browser is offline.");
   }
+  if (response.ok) return parse(text);
   const answer = parsed(text);
-  if (response.ok) return answer;
   const message = answer?.detail ?? `The server answered with status ${response.status}; try again.`;
   throw new ApiError(message, { status: response.status, code: answer?.code, field: answer?.field });
 }
