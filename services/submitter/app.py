@@ -39,6 +39,7 @@ async def submitter(settings: SubmitterSettings) -> AsyncIterator[ServiceSpec]:
     verifier = _verifier(settings)
     key_file = settings.submitter_api_keys
     caller_auth = CallerAuth(settings, None if key_file is None else ReloadingFile(key_file, read_api_keys))
+    session_auth = SessionAuth(caller_auth, verifier)
     report_keys = None if settings.report_key_file is None else ReloadingFile(settings.report_key_file, read_keys)
     notifier_url, queue_name = settings.notifier_internal_url, settings.queue_name
     async with (
@@ -49,8 +50,8 @@ async def submitter(settings: SubmitterSettings) -> AsyncIterator[ServiceSpec]:
         sender = JobSender(settings, links, queue, signer, submissions)
         handlers = (
             Pages(links),
-            SubmitHandler(caller_auth, sender),
-            IssueTokenHandler(signer, SessionAuth(caller_auth, verifier)),
+            SubmitHandler(session_auth, sender),
+            IssueTokenHandler(signer, session_auth),
             ShareTokenHandler(links, signer, verifier),
         )
         routes = [*(route for handler in handlers for route in handler.routes()), openapi_route(OPENAPI)]

@@ -51,18 +51,6 @@ class CallerAuth:
         self._hops = settings.forwarded_hops
         self._rate_limiter = RateLimiter(settings.submit_rate, settings.submit_burst)
 
-    def authenticate(self, request: web.Request, permission: Permission) -> Caller:
-        """Return the caller of a request, who has the permission.
-
-        Raises:
-            Unauthorized: the request has no valid API key, and callers without one do not have the permission.
-            TooManyRequests: the caller has exceeded its rate limit.
-        """
-        caller = self.identify(request)
-        if permission not in caller.permissions:
-            raise self.key_needed()
-        return caller
-
     def identify(self, request: web.Request) -> Caller:
         """Return the caller of a request; raise TooManyRequests if it has exceeded its rate limit."""
         caller = self._caller(bearer_token(request))

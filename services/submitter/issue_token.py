@@ -61,7 +61,7 @@ class IssueTokenHandler:
             HTTPProblem: the caller or the body is not accepted.
             Forbidden: the role `operate` is required; the error names the field.
         """
-        session = self._session_auth.authenticate(request)
+        session = self._session_auth.authenticate(request, Permission.ISSUE)
         wanted = await read_json_body(request, TokenRequest, MAX_BODY_BYTES)
         grant = _grant_in_session(grant_for(wanted), session)
         if Permission.OPERATE not in session.caller.permissions:

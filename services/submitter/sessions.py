@@ -9,10 +9,10 @@ from aiohttp import web
 from msgspec import Struct
 
 from headway.contracts import Timestamp
-from headway.grants import Grant, ListGrant
+from headway.grants import DETAILS, Grant, ListGrant
 from headway.tokens import EXPIRED, TokenVerifier, is_jwt
 
-from ..runtime.auth import verify_token
+from ..runtime.auth import require_scope, verify_token
 from ..runtime.errors import Forbidden, Unauthorized
 from ..runtime.request import bearer_token
 from ..runtime.settings import ReloadingFile
@@ -48,27 +48,34 @@ class SessionAuth:
         self._caller_auth = caller_auth
         self._verifier = verifier
 
-    def authenticate(self, request: web.Request) -> Session:
-        """Return the session of a request.
+    def authenticate(self, request: web.Request, permission: Permission, *, scope: str = DETAILS) -> Session:
+        """Return the session of a request whose caller has the permission.
+
+        Args:
+            request: the request.
+            permission: what the caller needs: without a key, or by the one that it presents or its token stands for.
+            scope: what its token needs, if it presents one.
 
         Raises:
             Unauthorized: the request has no valid API key and no valid token, or the key of the token is gone.
-            Forbidden: the token cannot be renewed.
+            Forbidden: the token does not stand for a key, or lacks the scope.
             TooManyRequests: the caller has exceeded its rate limit.
         """
         caller = self._caller_auth.identify(request)
-        if Permission.ISSUE in caller.permissions:
+        if permission in caller.permissions:
             return Session(caller)
         token = bearer_token(request)
         if token is None or not is_jwt(token):
             raise self._caller_auth.key_needed()
-        return self._resume(verify_token(token, self._verifier.value.verify_any))
+        grant = verify_token(token, self._verifier.value.verify_any)
+        require_scope(grant, scope)
+        return self._resume(grant, permission)
 
-    def _resume(self, grant: Grant | ListGrant) -> Session:
+    def _resume(self, grant: Grant | ListGrant, permission: Permission) -> Session:
         if not isinstance(grant, ListGrant) or grant.by is None or grant.signed_in_at is None:
             raise Forbidden("This needs an API key, or a token for all jobs with the scope `details`.")
         caller = self._caller_auth.caller_named(grant.by)
-        if caller is None or Permission.ISSUE not in caller.permissions:
+        if caller is None or permission not in caller.permissions:
             raise Unauthorized("The API key of this session does not exist any more; sign in again.")
         session = Session(caller, grant)
         if session.ends_at is not None and session.ends_at < Timestamp.now():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from headway.grants import OPERATE
 from headway.labels import RESERVED_PREFIX
 
 from ..runtime.auth import require_report_key
@@ -12,9 +13,10 @@ from ..runtime.request import JSON, bearer_token, read_body, read_json_body
 from ..runtime.settings import ReloadingFile
 from . import metrics
 from .api_keys import Permission
-from .caller_auth import Caller, CallerAuth, TooManyRequests
+from .caller_auth import Caller, TooManyRequests
 from .idempotency import idempotency_key, job_id_for
 from .job_sender import JobSender
+from .sessions import SessionAuth
 from .submission import (
     MAX_BODY_BYTES,
     InternalSubmission,
@@ -30,8 +32,8 @@ FORM = "application/x-www-form-urlencoded"
 class SubmitHandler:
     """Handles the submissions of callers; the body is JSON or a form."""
 
-    def __init__(self, caller_auth: CallerAuth, sender: JobSender) -> None:
-        self._caller_auth = caller_auth
+    def __init__(self, session_auth: SessionAuth, sender: JobSender) -> None:
+        self._session_auth = session_auth
         self._sender = sender
 
     def routes(self) -> list[web.RouteDef]:
@@ -62,7 +64,7 @@ class SubmitHandler:
 
     def _authenticate(self, request: web.Request) -> Caller:
         try:
-            return self._caller_auth.authenticate(request, Permission.SUBMIT)
+            return self._session_auth.authenticate(request, Permission.SUBMIT, scope=OPERATE).caller
         except TooManyRequests:
             metrics.SUBMISSIONS.labels("limited").inc()
             raise

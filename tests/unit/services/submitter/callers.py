@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from headway.tokens import TokenVerifier
 from services.runtime.settings import ReloadingFile, load
 from services.submitter.api_keys import read_api_keys
 from services.submitter.caller_auth import CallerAuth
+from services.submitter.sessions import SessionAuth
 from services.submitter.settings import SubmitterSettings
 from tests.unit.services.runtime.test_settings import SUBMITTER
 
@@ -23,3 +25,8 @@ def caller_auth(settings: SubmitterSettings) -> CallerAuth:
     """Return the authentication of callers with these settings."""
     path = settings.submitter_api_keys
     return CallerAuth(settings, None if path is None else ReloadingFile(path, read_api_keys))
+
+
+def session_auth(settings: SubmitterSettings, public_key_file: Path) -> SessionAuth:
+    """Return the authentication of callers and of their sessions, with the public half of the signing key."""
+    return SessionAuth(caller_auth(settings), ReloadingFile(public_key_file, TokenVerifier))

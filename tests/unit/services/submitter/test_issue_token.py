@@ -19,9 +19,9 @@ from headway.tokens import TokenSigner, TokenVerifier, make_keys
 from services.runtime.settings import ReloadingFile
 from services.submitter.api_keys import key_digest
 from services.submitter.issue_token import IssueTokenHandler
-from services.submitter.sessions import MAX_SESSION_S, SessionAuth
+from services.submitter.sessions import MAX_SESSION_S
 from tests.unit.services.runtime.http_app import Client, read_problem, serve
-from tests.unit.services.submitter.callers import caller_auth, submitter_settings
+from tests.unit.services.submitter.callers import session_auth, submitter_settings
 from tests.waiting import wait_until
 
 ID = "d4c0ffee-0000-4000-8000-000000000001"
@@ -43,9 +43,8 @@ def served(tmp_path: Path, verifier: TokenVerifier) -> Serve:
     @asynccontextmanager
     async def served(**env: str) -> AsyncIterator[Client]:
         signer = ReloadingFile(tmp_path / "token.pem", TokenSigner)
-        verifiers = ReloadingFile(tmp_path / "token.pub.pem", TokenVerifier)
-        callers = caller_auth(submitter_settings(tmp_path, **env))
-        handler = IssueTokenHandler(signer, SessionAuth(callers, verifiers))
+        sessions = session_auth(submitter_settings(tmp_path, **env), tmp_path / "token.pub.pem")
+        handler = IssueTokenHandler(signer, sessions)
         async with serve(*handler.routes()) as client:
             yield client
 

@@ -10,10 +10,12 @@ from uuid import uuid4
 
 import pytest
 from azure.core.exceptions import ServiceRequestError
+from msgspec.structs import replace
 
 from headway.azure.job_queue import JobQueue
-from headway.contracts import JobMessage
-from headway.labels import Labels
+from headway.contracts import JobMessage, Timestamp
+from headway.grants import ListGrant
+from headway.labels import ALL_JOBS, Labels
 from headway.message_codec import decode_message
 from headway.tokens import TokenSigner, make_keys
 from services.runtime.settings import ReloadingFile, read_keys
@@ -24,7 +26,7 @@ from services.submitter.settings import SubmitterSettings
 from services.submitter.submissions import SubmissionClient
 from services.submitter.submit import InternalSubmitHandler, SubmitHandler
 from tests.unit.services.runtime.http_app import Client, read_problem, serve
-from tests.unit.services.submitter.callers import caller_auth, submitter_settings
+from tests.unit.services.submitter.callers import session_auth, submitter_settings
 
 LABELS = {"name": "March", "owner": "user:7", "tags": ["a"]}
 
@@ -70,9 +72,10 @@ async def job_sender(settings: SubmitterSettings, queue: FakeQueue) -> AsyncIter
 async def served(folder: Path, queue: FakeQueue, **env: str) -> AsyncIterator[Client]:
     """Serve the handler with API keys, or with other settings."""
     settings = submitter_settings(folder, TOKEN_KEY_FILE=str(folder / "token.pem"), **env)
-    auth = caller_auth(settings)
-    async with job_sender(settings, queue) as sender, serve(*SubmitHandler(auth, sender).routes()) as client:
-        yield client
+    async with job_sender(settings, queue) as sender:
+        handler = SubmitHandler(session_auth(settings, folder / "token.pub.pem"), sender)
+        async with serve(*handler.routes()) as client:
+            yield client
 
 
 @asynccontextmanager
@@ -91,6 +94,23 @@ async def submit(client: Client, key: str | None, **fields: Any) -> tuple[int, s
     async with client.post("/jobs", json={"kind": "test", **fields}, headers=headers) as response:
         problem = {} if response.status == 202 else await read_problem(response)
         return response.status, problem.get("code"), problem.get("field")
+
+
+async def test_a_session_submits_as_its_key(tmp_path: Path) -> None:
+    """Its token needs the scope `operate` and a key that exists; a token that stands for no key submits nothing."""
+    queue = FakeQueue()
+    async with served(tmp_path, queue) as client:
+        signer, now = TokenSigner((tmp_path / "token.pem").read_text()), Timestamp.now()
+
+        def token(scope: str, by: str | None = "alice") -> str:
+            grant = ListGrant(filter=ALL_JOBS, issued_at=now, expires_at=now.after(60), scope=frozenset(scope.split()))
+            return signer.sign(replace(grant, by=by, signed_in_at=now))
+
+        assert (await submit(client, token("list details operate"), **LABELS))[0] == 202
+        assert (await submit(client, token("list details")))[:2] == (403, "forbidden")
+        assert (await submit(client, token("list operate", by=None)))[:2] == (403, "forbidden")
+        assert (await submit(client, token("list operate", by="bob")))[:2] == (401, "unauthorized")
+    assert [labels and labels.owner for labels in queue.labels] == ["user:7"]
 
 
 @pytest.mark.parametrize(
