@@ -1,4 +1,4 @@
-/** The texts that the element and the job page show for a snapshot. */
+/** The texts that elements and pages show for a snapshot: in English, with numbers and times in the reader's locale. */
 
 import { indentJson } from "./json.js";
 
@@ -14,13 +14,16 @@ const OUTCOME_TEXTS = { released: "released by its worker", lost: "worker lost" 
 const HEARTBEAT_DELAY_MS = 1000; // a heartbeat may arrive this late
 const STALL_MS = 120_000; // without progress
 const MAX_COUNTDOWN_S = 100; // a time further away is shown as a time of day
+const MAX_DECIMAL_MS = 10_000; // a longer duration is shown without a decimal
 
 const DURATION_UNITS = Object.entries({ d: 86_400, h: 3600, min: 60, s: 1 }); // in seconds
 const MAX_INCOMPLETE_PERCENT = 99.99;
 const TINY = 0.1; // a smaller number is shown with significant digits
+const MIN_PLAIN = 1e-6; // a smaller number is shown with an exponent
 const MAX_PLAIN = 1e21; // a larger number with an exponent is shown as it is
 
-const numberFormat = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+const numberFormat = new Intl.NumberFormat(undefined, { maximumFractionDigits: 1 });
+const tinyNumberFormat = new Intl.NumberFormat(undefined, { maximumSignificantDigits: 2 });
 
 /** Return what people call a job: its name, or its kind. */
 export function nameText({ name, kind }) {
@@ -50,7 +53,7 @@ export function percent({ status, progress, exact }) {
 /** Return the progress as text, such as "40 %", or "" if it is unknown. Rounded down, so that 100 % means complete. */
 export function percentText(snapshot) {
   const value = percent(snapshot);
-  return value === null ? "" : `${Math.floor(value)} %`;
+  return value === null ? "" : `${numberFormat.format(Math.floor(value))} %`;
 }
 
 /**
@@ -172,21 +175,41 @@ export function ageText(time, now) {
 }
 
 /** Return a duration as text, such as "5 min", rounded down. */
-function durationText(ms) {
-  const seconds = ms / 1000;
-  const [unit, unitSeconds] = DURATION_UNITS.find(([, size]) => seconds >= size) ?? ["s", 1];
-  return `${Math.max(0, Math.floor(seconds / unitSeconds))} ${unit}`;
+export function durationText(ms) {
+  return unitTexts(ms)[0];
 }
 
-/** Return a time relative to now, such as "in 12 s", or "at 14:05:00" in the user's time zone. */
+/** Return a duration as text with more digits, such as "0.2 s", "48 s" or "2 min 10 s", rounded down. */
+export function preciseDurationText(ms) {
+  if (ms < MAX_DECIMAL_MS) return `${numberFormat.format(Math.floor(Math.max(0, ms) / 100) / 10)} s`;
+  return unitTexts(ms).slice(0, 2).join(" ");
+}
+
+/** Return the parts of a duration, such as "5 min" and "3 s": the largest unit, and the next one unless it is 0. */
+function unitTexts(ms) {
+  const seconds = Math.max(0, Math.floor(ms / 1000));
+  const index = DURATION_UNITS.findIndex(([, size]) => seconds >= size);
+  if (index < 0) return [`${numberFormat.format(0)} s`];
+  const [[unit, size], next] = DURATION_UNITS.slice(index);
+  const rest = next ? Math.floor((seconds % size) / next[1]) : 0;
+  const text = `${numberFormat.format(Math.floor(seconds / size))} ${unit}`;
+  return rest ? [text, `${numberFormat.format(rest)} ${next[0]}`] : [text];
+}
+
+/** Return a time in the reader's zone as text, such as "14:05:00", with the date unless it is the date of `now`. */
+export function timestampText(time, now) {
+  const date = new Date(time);
+  const isToday = date.toDateString() === new Date(now).toDateString();
+  return date.toLocaleString([], isToday ? { timeStyle: "medium" } : { dateStyle: "medium", timeStyle: "short" });
+}
+
+/** Return a time relative to now, such as "in 12 s", or "at 14:05:00" in the reader's time zone. */
 function timeText(time, now) {
   const date = new Date(time ?? now);
   const seconds = Math.ceil((date - now) / 1000);
   if (seconds <= 0) return "soon";
-  if (seconds < MAX_COUNTDOWN_S) return `in ${seconds} s`;
-  const today = date.toDateString() === new Date(now).toDateString();
-  const style = today ? { timeStyle: "medium" } : { dateStyle: "medium", timeStyle: "short" };
-  return `at ${date.toLocaleString([], style)}`;
+  if (seconds < MAX_COUNTDOWN_S) return `in ${numberFormat.format(seconds)} s`;
+  return `at ${timestampText(date, now)}`;
 }
 
 /**
@@ -198,7 +221,8 @@ function timeText(time, now) {
 function numberText(number, exactText) {
   if (/^\d+(\.\d+)?$/.test(exactText)) return numberFormat.format(BigInt(exactText.split(".")[0]));
   if (exactText && number >= MAX_PLAIN) return exactText; // such as 1e400
-  if (number > 0 && number < TINY) return String(Number(number.toPrecision(2)));
+  if (number > 0 && number < MIN_PLAIN) return String(Number(number.toPrecision(2)));
+  if (number > 0 && number < TINY) return tinyNumberFormat.format(number);
   const rounded = Number(number.toFixed(1));
   return numberFormat.format(rounded > number ? (10 * rounded - 1) / 10 : Math.abs(rounded));
 }

@@ -138,7 +138,7 @@ async def dashboard(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[D
 @pytest.fixture
 async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
     """Open a browser window with empty storage."""
-    context = await browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme="light")
+    context = await browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme="light", locale="en-US")
     context.set_default_timeout(TIMEOUT_MS)
     await context.add_init_script(RECORD_RENDERS)
     yield context

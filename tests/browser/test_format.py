@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -49,9 +50,10 @@ def progress(current: str, total: str = "null", percent: str = "null", **fields:
     return {"progress": "{" + ",".join(f'"{name}":{text}' for name, text in texts.items()) + "}"}
 
 
-def run(cases: list[tuple[Any, ...]]) -> list[Any]:
-    """Call the functions of the cases, each with its arguments."""
-    completed = run_node(CLIENT, "--input-type=module", "--eval", PROGRAM, json.dumps(cases))
+def run(cases: list[tuple[Any, ...]], locale: str = "en_US") -> list[Any]:
+    """Call the functions of the cases, each with its arguments, for a reader with this locale."""
+    environment = {"LC_ALL": f"{locale}.UTF-8"}
+    completed = run_node(CLIENT, "--input-type=module", "--eval", PROGRAM, json.dumps(cases), **environment)
     assert completed.stderr == ""
     results: list[Any] = json.loads(completed.stdout)
     return results
@@ -110,6 +112,43 @@ def test_amounts_are_plain_and_exact_numbers() -> None:
     cases["amountText", snapshot(**progress("40", "100", unit='"%"'))] = ""
     cases["amountText", snapshot()] = ""
     check(cases)
+
+
+def test_numbers_and_times_follow_the_locale_of_the_reader() -> None:
+    """Numbers and times are written as the reader's country writes them."""
+    now, ended = NOW * 1000, "2026-01-01T09:05:00Z"
+    rows = progress("1234567", "1234567.5", unit='"rows"')
+    cases: list[tuple[Any, ...]] = [
+        ("amountText", snapshot(**rows)),
+        ("amountText", snapshot(**progress(LARGE))),
+        ("amountText", snapshot(**progress("0.04", "1"))),
+        ("preciseDurationText", "1500"),
+        ("timestampText", json.dumps(ended), now),
+    ]
+    german = ["1.234.567 of 1.234.567,5 rows", "9.007.199.254.740.993", "0,04 of 1", "1,5 s"]
+    american = ["1,234,567 of 1,234,567.5 rows", "9,007,199,254,740,993", "0.04 of 1", "1.5 s"]
+    for locale, numbers, time in (("de_DE", german, r"\d\d:\d\d:00"), ("en_US", american, r"\d+:\d\d:00\s[AP]M")):
+        *texts, clock = run(cases, locale)
+        assert texts == numbers
+        assert re.search(f"{time}$", clock), clock
+
+
+def test_durations_have_one_unit_or_two() -> None:
+    """A short text has the largest unit only. A precise one has the next unit too, and a decimal below ten seconds."""
+    texts = {
+        -5: ("0 s", "0 s"),
+        0: ("0 s", "0 s"),
+        260: ("0 s", "0.2 s"),
+        9_999: ("9 s", "9.9 s"),
+        48_700: ("48 s", "48 s"),
+        130_000: ("2 min", "2 min 10 s"),
+        3_600_000: ("1 h", "1 h"),
+        3_659_000: ("1 h", "1 h"),
+        100_000_000: ("1 d", "1 d 3 h"),
+        172_800_000_000: ("2,000 d", "2,000 d"),
+    }
+    short = {("durationText", str(ms)): text for ms, (text, _) in texts.items()}
+    check(short | {("preciseDurationText", str(ms)): text for ms, (_, text) in texts.items()})
 
 
 def test_end_does_not_contradict_itself() -> None:
