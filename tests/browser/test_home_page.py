@@ -69,7 +69,7 @@ async def test_job_can_have_a_name(page: Page, stack: Stack) -> None:
     await page.go_back()
     await expect(page.get_by_label("Name of the job")).to_be_empty()
     await expect(rows(page).get_by_role("link", name="Export of <b>March</b>")).to_be_visible()
-    await expect(rows(page).get_by_role("button", name="Forget Export of <b>March</b>, started")).to_be_visible()
+    await expect(rows(page).get_by_role("button", name="Forget Export of <b>March</b>, submitted")).to_be_visible()
     assert errors.messages == []
 
 

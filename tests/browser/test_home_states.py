@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -67,7 +68,7 @@ async def test_buttons_name_their_jobs(page: Page, site: LiveSite) -> None:
     buttons = [name for name in names if "Show" not in name]
     assert len(buttons) == len(STATES) + 3  # Forget everywhere, and Cancel while a job has not ended
     assert len(set(buttons)) == len(buttons), buttons
-    assert all("thumbnails" in name and "started" in name for name in buttons), buttons
+    assert all("thumbnails" in name and "submitted" in name for name in buttons), buttons
 
 
 async def test_list_is_silent_until_a_change(page: Page, site: LiveSite) -> None:
@@ -112,6 +113,27 @@ async def test_changes_in_another_tab_keep_the_focus(page: Page, site: LiveSite)
     await other.locator("#jobs li").nth(1).get_by_role("button", name="Forget").click()
     await expect(page.locator("#jobs li")).to_have_count(3)
     await expect(page.locator("#jobs li").nth(2).get_by_role("button", name="Forget")).to_be_focused()
+
+
+async def test_finished_jobs_are_cleared(page: Page, site: LiveSite) -> None:
+    """Rows of finished jobs say how long these took. One button removes them, keeps the focus, and says how many."""
+    ids = await open_list(page, site, len(STATES))
+    await expect(page.locator("#jobs li").last.locator("small")).to_have_text(re.compile(r"^submitted .+ · took 0 s$"))
+    clear = page.get_by_role("button", name="Clear finished")
+    await clear.focus()
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#jobs li")).to_have_count(3)
+    await expect(page.get_by_role("status").filter(has_text="2 jobs removed")).to_be_visible()
+    await expect(clear).to_be_focused()
+    await expect(clear).to_have_attribute("aria-disabled", "true")
+    for job_id in ids[:3]:
+        await site.show(job_id, status="succeeded", finished_at=str(Timestamp.now()))
+    await expect(clear).to_have_attribute("aria-disabled", "false")
+    await expect(page.locator("#jobs [part=status]")).to_have_text(["Succeeded"] * 3)
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#started")).to_be_hidden()
+    await expect(page.locator("#start")).to_be_focused()
+    assert await page.evaluate("localStorage.getItem('headway-jobs')") == "[]"
 
 
 async def test_failed_request_is_explained(page: Page, site: LiveSite) -> None:

@@ -22,9 +22,9 @@ export function remember(token) {
   write([token, ...list().map((job) => job.token)]);
 }
 
-/** Remove a job. */
-export function forget(id) {
-  write(list().filter((job) => job.id !== id).map((job) => job.token));
+/** Remove jobs. */
+export function forget(...ids) {
+  write(list().filter(({ id }) => !ids.includes(id)).map(({ token }) => token));
 }
 
 /** Call back when another tab changes the list. */

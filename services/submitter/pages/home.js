@@ -1,11 +1,12 @@
 /** The home page: starts jobs, and shows the jobs started in this browser live. */
 
 import "/assets/element.js";
-import { nameText } from "/assets/format.js";
+import { nameText, preciseDurationText } from "/assets/format.js";
 import { forget, list, onChange, remember } from "/assets/history.js";
 import { liveUrl } from "/assets/live-url.js";
 import { postJson } from "/assets/request.js";
 import { setText } from "/assets/text.js";
+import { JobTimes } from "/assets/times.js";
 
 const form = document.querySelector("form");
 const button = document.querySelector("#start");
@@ -13,7 +14,9 @@ const problem = document.querySelector("#problem");
 const started = document.querySelector("#started");
 const jobs = document.querySelector("#jobs");
 const row = document.querySelector("#row");
-const names = new Map(); // by job id, as shown: a name is in the snapshot, and only the kind in the token
+const clear = document.querySelector("#clear");
+const cleared = document.querySelector("#cleared");
+const snapshots = new Map(); // by job id: a token has only the kind of its job and when it was submitted
 
 /** Submit the form as JSON and remember the job. Without JavaScript the browser submits the form itself. */
 async function start() {
@@ -39,7 +42,7 @@ function render() {
     const place = jobs.children[index];
     if (place?.dataset.id !== job.id) jobs.insertBefore(rows.get(job.id) ?? createRow(job), place ?? null);
   });
-  nameRows(listed);
+  renderTexts(listed);
   started.hidden = !listed.length;
   if (focused >= 0 && !jobs.contains(document.activeElement)) focusNeighbor(focused);
 }
@@ -63,29 +66,55 @@ function createRow({ id, token }) {
   return item;
 }
 
-/** Name the rows and their buttons after name or kind and start, with a number where these are the same. */
-function nameRows(listed) {
+/** Show the texts of the rows: name or kind and times, with a number where several are the same. */
+function renderTexts(listed) {
+  const items = new Map([...jobs.children].map((item) => [item.dataset.id, item]));
   const counts = new Map();
-  [...listed].reverse().forEach(({ id, kind, submitted }, index) => {
-    const item = jobs.children[listed.length - 1 - index];
-    const [link, small, button] = item.querySelectorAll("a, small, button");
-    const name = names.get(id) ?? kind;
-    const start = startText(submitted);
-    const count = (counts.get(name + start) ?? 0) + 1;
-    counts.set(name + start, count);
-    const startName = count === 1 ? start : `${start} (${count})`;
-    link.translate = name !== kind; // a kind is an identifier
+  for (const job of [...listed].reverse()) {
+    const item = items.get(job.id);
+    if (!item) continue; // another tab has just added it
+    const [link, small, forgetButton] = item.querySelectorAll("a, small, button");
+    const snapshot = snapshots.get(job.id);
+    const name = nameText(snapshot ?? job);
+    const time = submissionText(job.submitted);
+    const count = (counts.get(name + time) ?? 0) + 1;
+    counts.set(name + time, count);
+    const submission = count === 1 ? time : `${time} (${count})`;
+    link.translate = name !== job.kind; // a kind is an identifier
     setText(link, name);
-    setText(small, startName);
-    button.ariaLabel = `Forget ${name}, ${startName}`;
-  });
+    setText(small, [submission, snapshot && durationText(snapshot)].filter(Boolean).join(" · "));
+    forgetButton.ariaLabel = `Forget ${name}, ${submission}`;
+  }
+  clear.ariaDisabled = String(!finishedIds(listed).length);
 }
 
-/** Return a time as text, such as "started 10:32", with the date unless it is today. */
-function startText(time) {
+/** Return a time as text, such as "submitted 10:32", with the date unless it is today. */
+function submissionText(time) {
   const date = new Date(time);
   const isToday = date.toDateString() === new Date().toDateString();
-  return `started ${date.toLocaleString([], { dateStyle: isToday ? undefined : "medium", timeStyle: "short" })}`;
+  return `submitted ${date.toLocaleString([], { dateStyle: isToday ? undefined : "medium", timeStyle: "short" })}`;
+}
+
+/** Return how long a finished job took over all its attempts, such as "took 48 s"; "" if it never started. */
+function durationText(snapshot) {
+  const times = new JobTimes();
+  times.add(snapshot);
+  const elapsed = snapshot.finished_at && times.elapsed(snapshot);
+  return elapsed ? `took ${preciseDurationText(elapsed.ms)}` : "";
+}
+
+function finishedIds(listed) {
+  return listed.map(({ id }) => id).filter((id) => snapshots.get(id)?.finished_at);
+}
+
+/** Remove the jobs that have finished. If none is left, the button disappears: the one that starts a job gets the focus. */
+function clearFinished() {
+  const ids = finishedIds(list());
+  if (!ids.length) return;
+  forget(...ids);
+  setText(cleared, ids.length === 1 ? "1 job removed" : `${ids.length} jobs removed`);
+  render();
+  if (started.hidden) button.focus();
 }
 
 form.addEventListener("submit", async (event) => {
@@ -100,11 +129,11 @@ form.addEventListener("submit", async (event) => {
   }
   button.ariaDisabled = "false";
 });
-jobs.addEventListener("headway-change", ({ detail: job }) => {
-  const name = nameText(job);
-  if (name === (names.get(job.id) ?? job.kind)) return;
-  names.set(job.id, name);
-  nameRows(list());
+jobs.addEventListener("headway-change", ({ detail: snapshot }) => {
+  const { name, finished_at: finished } = snapshots.get(snapshot.id) ?? {};
+  snapshots.set(snapshot.id, snapshot);
+  if (name !== snapshot.name || finished !== snapshot.finished_at) renderTexts(list());
 });
+clear.addEventListener("click", clearFinished);
 onChange(render);
 addEventListener("pageshow", render); // also after navigating back from a job page
