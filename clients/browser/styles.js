@@ -19,7 +19,7 @@ export const COLORS = `
 @supports (color: light-dark(red, red)) and (color: color-mix(in oklab, red 50%, red)) {
   :host {
     --_accent: var(--headway-tone, light-dark(#0c6a6b, #63cabf));
-    --_warning: var(--headway-warning, light-dark(#9a6a1f, #e2b661));
+    --_warning: var(--headway-warning, light-dark(#84591a, #e2b661));
     --_alarm: var(--headway-alarm, light-dark(#a53220, #f29480));
     --_soft: var(--headway-soft, color-mix(in oklab, currentColor 72%, transparent));
     --_track: var(--headway-track, color-mix(in oklab, currentColor 16%, transparent));

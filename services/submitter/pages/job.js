@@ -5,37 +5,29 @@
  */
 
 import { renderAttempts } from "/assets/attempts.js";
-import {
-  amountText,
-  isCancelling,
-  isStalled,
-  isWaiting,
-  isWorkerLost,
-  messageText,
-  nameText,
-  nextStepText,
-  percent,
-  percentText,
-  resultText,
-  statusText,
-} from "/assets/format.js";
+import { ClampedText } from "/assets/clamped-text.js";
+import { showDates } from "/assets/dates.js";
+import { isCancelling, isWaiting, nameText, percentText, resultText, statusText } from "/assets/format.js";
+import { statusIcon } from "/assets/icons.js";
 import { liveUrl } from "/assets/live-url.js";
-import { showMessage } from "/assets/message.js";
 import { announce, lostText, showConnection } from "/assets/notice.js";
 import { QueuePosition } from "/assets/position.js";
 import { problemOf, waitingProblem } from "/assets/problems.js";
+import { ProgressCard } from "/assets/progress-card.js";
 import { initSharing } from "/assets/share.js";
 import { setText as write } from "/assets/text.js";
-import { JobTimes, clockText } from "/assets/times.js";
 import { mayCancel, readClaims } from "/assets/token.js";
 import { watchJob } from "/assets/watch.js";
 
 const TITLE_MARKS = { succeeded: "✓", failed: "✗", cancelled: "⊘" };
+const SHORT_ID = 8; // characters
 const SLOW_START_MS = 5000; // longer than the fallback from a proxy that blocks WebSockets takes
 
+const jobId = location.pathname.split("/").pop();
 const main = document.querySelector("main");
 const element = Object.fromEntries([...document.querySelectorAll("[id]")].map((found) => [found.id, found]));
-const times = new JobTimes();
+const card = new ProgressCard();
+const errorMessage = new ClampedText({ id: "error-message", moreId: "error-more" });
 
 let watch;
 let position;
@@ -47,14 +39,17 @@ let lostAt = null; // the server's time when the page noticed that the connectio
 let isSlow = false; // whether the first snapshot is overdue
 let isShown = false; // whether the page has shown a snapshot: announcements begin with the changes after it
 let cancelRequested = false; // whether this page has requested the cancellation
+let shownState = null; // of the job, as the card has it
 let title;
 let timer;
 
 function start() {
+  element.job.prepend(card.element);
+  element.error.append(errorMessage.element);
   element.headline.hidden = false;
   const token = location.hash.slice(1);
   const claims = readClaims(token);
-  if (claims?.kind) setText("kind", claims.kind); // its length would move the page later
+  if (claims?.kind) renderName(claims); // its length would move the page later
   if (!token) return onError({ code: "incomplete" });
   if (claims && !location.pathname.toLowerCase().endsWith(`/${claims.sub}`)) return onError({ code: "invalid_token" });
   setTimeout(() => {
@@ -79,7 +74,6 @@ function onSnapshot(newer) {
   snapshot = newer;
   problem = null;
   cancelRequested &&= !newer.finished_at;
-  times.add(newer);
   render();
 }
 
@@ -109,63 +103,54 @@ function renderNoJob() {
 }
 
 function renderJob() {
-  const { version, status, attempt, max_attempts: attempts, result } = snapshot;
+  const { version, status, result } = snapshot;
   Object.assign(main.dataset, { status, version });
-  main.toggleAttribute("data-stale", lostAt !== null);
   const knownAt = Math.max(confirmedAt, Date.parse(snapshot.updated_at ?? snapshot.submitted_at));
   showConnection(lostText(connection.state, snapshot), knownAt);
-  setText("kind", nameText(snapshot));
-  element.kind.translate = Boolean(snapshot.name); // a kind is an identifier
+  renderName(snapshot);
   setText("status", statusText(snapshot));
-  setText("attempt", `${attempt} of ${attempts}`);
-  element.attempts.hidden = attempt < 2;
+  renderTimes();
   setText("result", resultText(snapshot));
   element.outcome.hidden = result === null;
   renderAttempts(element["earlier-attempts"], snapshot);
   element.earlier.hidden = !element["earlier-attempts"].hasChildNodes();
-  renderProgress();
-  renderTimes();
   renderCancel();
   renderError();
 }
 
-function renderProgress() {
-  const share = percent(snapshot);
-  if (share === null && snapshot.status === "running") element.bar.removeAttribute("value");
-  else element.bar.value = share ?? 0;
-  element.fill.style.transform = share === null ? "" : `translateX(${share - 100}%)`;
-  setText("percent", percentText(snapshot));
-  setText("progress-text", amountText(snapshot));
-  showMessage(messageText(snapshot));
+/** Show what the job is called. Below a name stand the kind and the beginning of the id, below a kind only the latter. */
+function renderName({ name, kind }) {
+  setText("kind", nameText({ name, kind }));
+  element.kind.translate = Boolean(name); // a kind is an identifier
+  setText("label", [name && kind, jobId.slice(0, SHORT_ID)].filter(Boolean).join(" · "));
 }
 
-/** Show the times, and update them every second until the connection is lost. */
+/** Show the card and the times, and update them every second until the connection is lost. */
 function renderTimes() {
   clearTimeout(timer);
   const now = lostAt ?? watch.now();
-  confirmedAt = watch.confirmedUntil() || confirmedAt;
-  const elapsed = times.elapsed(snapshot, now);
-  const remaining = isStalled(snapshot, watch.confirmedUntil()) ? null : times.remaining(snapshot, now);
-  setText("elapsed", elapsed && clockText(elapsed.ms));
-  setText("elapsed-since", elapsed && `since ${elapsed.since}`);
-  setText("remaining", remaining && `about ${clockText(remaining + 999)}`);
-  element["remaining-time"].hidden = remaining === null;
-  renderNextStep(now);
+  const confirmedUntil = watch.confirmedUntil();
+  confirmedAt = confirmedUntil || confirmedAt;
+  const isQueued = connection.state === "live" && isWaiting(snapshot, now);
+  const queuePosition = position.poll(isQueued ? snapshot.id : null);
+  const delay = card.render({ snapshot, now, confirmedUntil, position: queuePosition, lostAt });
+  const { submitted_at: submitted, finished_at: finished } = snapshot;
+  showDates([submitted, card.startedAt, finished], now);
+  renderState();
   renderTitle();
-  if (lostAt === null) timer = setTimeout(renderTimes, 1000 - ((elapsed?.ms ?? now) % 1000));
+  if (lostAt === null) timer = setTimeout(renderTimes, delay);
 }
 
-/** Show what happens next. A worker is lost only if its lease has ended before the server's last sign of life. */
-function renderNextStep(now) {
-  const confirmedUntil = watch.confirmedUntil();
-  const isQueued = connection.state === "live" && isWaiting(snapshot, now);
-  const text = nextStepText(snapshot, now, confirmedUntil, position.poll(isQueued ? snapshot.id : null));
-  const states = { lost: isWorkerLost(snapshot, confirmedUntil), stalled: isStalled(snapshot, confirmedUntil) };
-  setText("outlook", text);
-  for (const [name, isNow] of Object.entries(states)) {
-    if (isNow && !main.hasAttribute(`data-${name}`)) announce(text);
-    main.toggleAttribute(`data-${name}`, isNow);
-  }
+/** Show the shape and the color of the state, and announce that the worker is lost or that the job does not advance. */
+function renderState() {
+  const { state } = card;
+  main.toggleAttribute("data-stale", lostAt !== null);
+  element.chip.dataset.tone = lostAt === null ? state : "stale";
+  if (state === shownState) return;
+  shownState = state;
+  element.chip.querySelector("svg")?.remove();
+  element.chip.prepend(statusIcon(state));
+  if (state === "lost" || state === "stalled") announce(card.nextStep);
 }
 
 function renderTitle() {
@@ -198,10 +183,12 @@ function renderError() {
 
 /** Show or hide an error; return whether its text is new. */
 function showError(error) {
+  const isOwn = error !== problem; // of the job: its type is an identifier, and its message may be laid out
   element.error.hidden = !error;
+  element.error.toggleAttribute("data-own", isOwn);
   element["error-type"].hidden = !error?.type;
-  element["error-type"].translate = error === problem; // the type of a job's error is an identifier
-  return [setText("error-type", error?.type), setText("error-message", error?.message)].some(Boolean);
+  element["error-type"].translate = !isOwn;
+  return [setText("error-type", error?.type), errorMessage.show(error?.message)].some(Boolean);
 }
 
 function setText(id, text) {

@@ -2,6 +2,9 @@
 
 const MIN_ESTIMATE_PERCENT = 5; // with less progress the remaining time cannot be estimated
 
+const digits = new Intl.NumberFormat(undefined, { useGrouping: false });
+const twoDigits = new Intl.NumberFormat(undefined, { minimumIntegerDigits: 2 });
+
 export class JobTimes {
   #generation = null;
   #firstStart = null; // in ms; null if the page has not seen the first attempt
@@ -37,6 +40,11 @@ export class JobTimes {
     return { ms: Math.max(0, ms), since };
   }
 
+  /** Return when the first attempt that is known started, in ms; null if no worker has started the job. */
+  started({ started_at: started }) {
+    return this.#firstStart ?? (started ? Date.parse(started) : null);
+  }
+
   /** Return the estimated remaining time of a running attempt in ms; null if it is unknown or a report is overdue. */
   remaining(snapshot, now) {
     const { status, progress } = snapshot;
@@ -55,10 +63,10 @@ function progressTime({ advanced_at: advanced, updated_at: updated }) {
   return Date.parse(advanced ?? updated);
 }
 
-/** Return a duration, such as "0:18" or "1:02:03". */
+/** Return a duration as on a clock, such as "0:18" or "1:02:03". */
 export function clockText(ms) {
   const seconds = Math.floor(ms / 1000);
   const [hours, minutes] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60];
-  const pad = (value) => String(value).padStart(2, "0");
-  return hours ? `${hours}:${pad(minutes)}:${pad(seconds % 60)}` : `${minutes}:${pad(seconds % 60)}`;
+  const parts = hours ? [hours, minutes, seconds % 60] : [minutes, seconds % 60];
+  return parts.map((value, index) => (index ? twoDigits : digits).format(value)).join(":");
 }

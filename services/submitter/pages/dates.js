@@ -1,0 +1,22 @@
+/** When a job was submitted, started and finished: the times in the reader's zone, and how long ago they were. */
+
+import { ageText, timestampText } from "/assets/format.js";
+import { setText } from "/assets/text.js";
+
+const times = [...document.querySelectorAll("#dates time")];
+
+/**
+ * Show the times.
+ *
+ * @param {(?string)[]} values when the job was submitted, started and finished, as RFC 3339; null if it was not
+ * @param {number} now the server's time in ms
+ */
+export function showDates(values, now) {
+  times.forEach((time, index) => {
+    const value = values[index];
+    if (value) time.dateTime = value;
+    else time.removeAttribute("datetime");
+    setText(time, value && timestampText(value, now));
+    setText(time.closest("div").querySelector(".age"), value && ageText(value, now));
+  });
+}
