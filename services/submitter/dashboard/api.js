@@ -9,11 +9,11 @@ const TIMEOUT_MS = 15_000;
 export class ApiError extends Error {
   /**
    * @param {string} message a sentence for the operator
-   * @param {{status?: number, code?: string, field?: string}} [problem] the HTTP status, 0 without an answer; the code and
-   *   the field of the server's error
+   * @param {{status?: number, code?: string, field?: string, cause?: Error}} [problem] the HTTP status, 0 without an answer;
+   *   the code and the field of the server's error
    */
-  constructor(message, { status = 0, code = "unavailable", field = null } = {}) {
-    super(message);
+  constructor(message, { status = 0, code = "unavailable", field = null, cause } = {}) {
+    super(message, { cause });
     Object.assign(this, { status, code, field });
   }
 }
@@ -22,6 +22,8 @@ export class ApiError extends Error {
 export class Api {
   /** When the notifier last answered or pushed something, by this computer's clock in ms; 0 before that. */
   lastHeard = 0;
+  /** Called when the operator has changed something, so that counts are outdated. */
+  onAction = null;
   #session;
 
   constructor(session) {
@@ -42,9 +44,8 @@ export class Api {
    * @throws {ApiError}
    */
   async live(path, query = {}, options = {}) {
-    const parameters = Object.entries(query).flatMap(([name, values]) => [values].flat().map((value) => [name, value]));
-    const text = new URLSearchParams(parameters.filter(([, value]) => value !== null && value !== undefined && value !== ""));
-    const answer = await this.#authorized((token) => request(`${liveUrl}${path}${text.size ? `?${text}` : ""}`, { ...options, token }));
+    const url = withParameters(`${liveUrl}${path}`, query);
+    const answer = await this.#authorized((token) => request(url, { ...options, token }));
     this.heard();
     return answer;
   }
@@ -56,8 +57,10 @@ export class Api {
    * @param {{method?: string, body?: object | string, headers?: object}} [options] the body, or its JSON text
    * @throws {ApiError}
    */
-  submitter(path, options = {}) {
-    return this.#authorized((token) => request(path, { ...options, token }));
+  async submitter(path, options = {}) {
+    const answer = await this.#authorized((token) => request(path, { ...options, token }));
+    if (options.method && options.method !== "GET") this.onAction?.();
+    return answer;
   }
 
   /** Request something with the token, and once more with another one if it was refused. */
@@ -70,6 +73,14 @@ export class Api {
       return send(await this.#session.current(token));
     }
   }
+}
+
+/** Return a URL with parameters, an object or `URLSearchParams`: an array is repeated, what is null or "" is left out. */
+export function withParameters(url, query) {
+  const values = query instanceof URLSearchParams ? [...query] : Object.entries(query);
+  const pairs = values.flatMap(([name, value]) => [value].flat().map((each) => [name, each]));
+  const text = String(new URLSearchParams(pairs.filter(([, value]) => (value ?? "") !== "")));
+  return text ? `${url}?${text}` : url;
 }
 
 /**
@@ -91,7 +102,7 @@ export async function request(url, { method = "GET", body, token, headers = {}, 
     text = await response.text();
   } catch (error) {
     if (signal?.aborted) throw error;
-    throw new ApiError(navigator.onLine ? "The server cannot be reached; try again." : "This browser is offline.");
+    throw new ApiError(navigator.onLine ? "The server cannot be reached; try again." : "This browser is offline.", { cause: error });
   }
   if (response.ok) return parse(text);
   const answer = parsed(text);

@@ -12,51 +12,46 @@ import { Notices } from "/assets/notices.js";
 import { Router } from "/assets/router.js";
 import { Session } from "/assets/session.js";
 import { Shell } from "/assets/shell.js";
-import { signInForm } from "/assets/sign-in.js";
+import { askForKey, isAskingForKey, signInPage } from "/assets/sign-in.js";
+import { failurePage, Views } from "/assets/views.js";
 
 const VIEWS = {};
 
 const app = { session: new Session(onSession), keyboard: new Keyboard(), notices: new Notices() };
 app.api = new Api(app.session);
-app.router = new Router(showRoute);
+app.router = new Router(onRoute);
 
-let shell = null;
-let view = null; // as `{name, page}`
-let routes = 0; // a view that has loaded after another one was chosen is not shown
+const views = new Views(app, VIEWS);
+let shell = null; // while an operator is signed in
 
-/** Show the views to an operator who has signed in, and the form to others. */
-function onSession() {
-  closeView();
-  shell?.close();
-  shell = app.session.token ? new Shell(app) : null;
-  const content = shell ? shell.element : signInForm(app.session);
-  document.body.replaceChildren(content, app.notices.element);
-  if (shell) showRoute(app.router.route);
-  else document.querySelector("#key").focus();
-}
-
-async function showRoute(route) {
+function onRoute(route, arrival) {
   if (!shell) return;
-  const turn = ++routes;
   shell.select(route.view);
-  if (view?.name !== route.view) {
-    const { default: Page } = await VIEWS[route.view]();
-    if (turn !== routes || !shell) return;
-    closeView();
-    view = { name: route.view, page: new Page(app) };
-    shell.main.replaceChildren(view.page.element);
-  }
-  view.page.update(route);
+  views.show(route, arrival);
 }
 
-function closeView() {
-  view?.page.close();
-  view = null;
+/** Show the views to an operator who has signed in, and the form to others. When a session expires, the page stays. */
+function onSession(event) {
+  if (shell && !isAskingForKey()) app.router.leave();
+  if (shell && event === "expired") return askForKey(app.session, "Your session has ended. Sign in to go on.");
+  views.close();
+  shell?.close();
+  shell = event === "opened" ? new Shell(app) : null;
+  if (!shell) return show(signInPage(app.session));
+  show(shell.element);
+  views.open(shell.main);
+  onRoute(app.router.route, "return");
+  if (!app.session.canOperate) app.notices.show("Read-only: this API key does not have the role operate.");
+}
+
+function show(...content) {
+  document.body.replaceChildren(...content, app.notices.element);
+  document.querySelector("#key")?.focus();
 }
 
 try {
   await app.session.resume();
+  if (!app.session.token) onSession("closed");
 } catch (error) {
-  app.notices.showError("The session could not be opened.", error);
+  show(failurePage("The dashboard could not be opened", error));
 }
-if (!app.session.token) onSession();

@@ -37,7 +37,8 @@ export function setAttribute(element, name, value) {
 }
 
 /**
- * Show one child for each key, in this order. A child that stays is not moved if it need not be: it keeps its focus.
+ * Show one child for each key, in this order. A child that stays is not moved if it need not be; one that moves keeps its
+ * focus.
  *
  * @param {Element} parent has no other children
  * @param {Iterable<string>} keys
@@ -47,6 +48,7 @@ export function arrange(parent, keys, create) {
   const children = new Map([...parent.children].map((child) => [child.dataset.key, child]));
   const wanted = new Set(keys);
   for (const [key, child] of children) if (!wanted.has(key)) child.remove();
+  const focused = document.activeElement;
   let place = parent.firstElementChild;
   for (const key of wanted) {
     if (place?.dataset.key === key) {
@@ -57,6 +59,7 @@ export function arrange(parent, keys, create) {
     child.dataset.key = key;
     parent.insertBefore(child, place);
   }
+  if (focused !== document.activeElement && parent.contains(focused)) focused.focus({ preventScroll: true });
 }
 
 /** Load a style sheet of a view, once; resolves when it applies. */

@@ -1,6 +1,14 @@
-/** The keys of the dashboard. A view binds its own; keys do nothing while a text is typed or a dialog is open. */
+/**
+ * The keys of the dashboard. A view binds its own; keys do nothing while a text is typed or a dialog is open.
+ *
+ * Keys without Ctrl can be turned off: software that recognizes speech would press them.
+ */
 
+const STORAGE_KEY = "headway-single-keys";
+const OFF = "off";
 const TEXT_FIELDS = "input:not([type=checkbox], [type=radio]), textarea, select, [contenteditable]";
+const CONTROLS = "a[href], button, summary, input, select, textarea, [role=button], [role=option]";
+const CONTROL_KEYS = new Set(["Enter", " "]); // which the control that has the focus handles itself
 
 export class Keyboard {
   #bindings = []; // the last one of a key counts
@@ -12,6 +20,24 @@ export class Keyboard {
   /** All keys that do something now, as `{key, label}`, for the help. */
   get shown() {
     return [...new Map(this.#bindings.map(({ key, label }) => [key, { key, label }])).values()];
+  }
+
+  /** Whether keys without Ctrl do something. */
+  get singleKeys() {
+    try {
+      return localStorage.getItem(STORAGE_KEY) !== OFF;
+    } catch {
+      return true; // storage is unavailable
+    }
+  }
+
+  set singleKeys(enabled) {
+    try {
+      if (enabled) localStorage.removeItem(STORAGE_KEY);
+      else localStorage.setItem(STORAGE_KEY, OFF);
+    } catch {
+      // Storage is unavailable.
+    }
   }
 
   /**
@@ -29,14 +55,17 @@ export class Keyboard {
   }
 
   #onKey(event) {
-    if (event.defaultPrevented || event.isComposing || event.altKey) return;
+    if (event.defaultPrevented || event.isComposing || event.altKey || document.querySelector("dialog:modal")) return;
     const hasModifier = event.ctrlKey || event.metaKey;
-    const isBusy = event.target.closest?.(TEXT_FIELDS) || document.querySelector("dialog:modal");
-    if (isBusy && !hasModifier) return;
-    const key = hasModifier ? `Ctrl+${event.key.toLowerCase()}` : event.key;
+    const key = hasModifier ? `Ctrl+${event.shiftKey ? "Shift+" : ""}${event.key.toLowerCase()}` : event.key;
     const binding = this.#bindings.findLast((each) => each.key === key);
-    if (!binding) return;
+    if (!binding || (!hasModifier && !this.#isFree(event))) return;
     event.preventDefault();
     binding.run(event);
+  }
+
+  #isFree({ key, target }) {
+    if (!this.singleKeys || target.closest?.(TEXT_FIELDS)) return false;
+    return !CONTROL_KEYS.has(key) || !target.closest?.(CONTROLS);
   }
 }

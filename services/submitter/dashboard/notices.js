@@ -3,23 +3,29 @@
 import { h } from "/assets/dom.js";
 
 const NOTICE_MS = 8000;
+const MAX_NOTICES = 4;
+let dialogs = 0; // that have been opened, for their ids
 
 export class Notices {
-  element = h("div", { class: "notices", role: "status" });
+  #texts = h("div", { role: "status" });
+  #errors = h("div", { role: "alert" });
+  element = h("div", { class: "notices" }, this.#errors, this.#texts);
 
   /**
-   * Show a notice for some seconds; an error stays until it is dismissed.
+   * Show a notice for some seconds, longer while it is pointed at; an error stays until it is dismissed.
    *
    * @param {string} text
    * @param {{isError?: boolean, link?: {href: string, text: string}}} [options]
    */
   show(text, { isError = false, link } = {}) {
-    const notice = h("p", { class: isError ? "notice error" : "notice" }, text);
-    if (link) notice.append(" ", h("a", { href: link.href }, link.text));
-    const dismiss = () => notice.remove();
-    notice.append(h("button", { type: "button", class: "plain", "aria-label": "Dismiss", click: dismiss }, "×"));
-    this.element.append(notice);
-    if (!isError) setTimeout(dismiss, NOTICE_MS);
+    const region = isError ? this.#errors : this.#texts;
+    for (const other of region.children) if (other.dataset.text === text) other.remove(); // it is announced again
+    const notice = h("p", { class: isError ? "notice error" : "notice", "data-text": text }, h("span", {}, text));
+    if (link) notice.append(h("a", { href: link.href }, link.text));
+    notice.append(h("button", { type: "button", class: "plain", "aria-label": "Dismiss", click: () => dismiss(notice) }, "×"));
+    region.append(notice);
+    while (region.children.length > MAX_NOTICES) region.firstChild.remove();
+    if (!isError) dismissLater(notice);
   }
 
   /** Show why something failed. */
@@ -28,37 +34,67 @@ export class Notices {
   }
 }
 
+/** Remove a notice; the focus that it has goes to the view. */
+function dismiss(notice) {
+  const hasFocus = notice.contains(document.activeElement);
+  notice.remove();
+  if (hasFocus) document.querySelector("main")?.focus();
+}
+
+function dismissLater(notice) {
+  setTimeout(() => (notice.matches(":hover, :focus-within") ? dismissLater(notice) : dismiss(notice)), NOTICE_MS);
+}
+
 /**
  * Ask in a modal dialog, and return the value of the button that was chosen, "" if the dialog was closed.
  *
  * @param {object} options
  * @param {string} options.title
  * @param {(Node | string)[]} options.content
- * @param {{value: string, text: string, isMain?: boolean}[]} options.buttons the last one is the main one by default
+ * @param {{value: string, text: string, isMain?: boolean, isDanger?: boolean}[]} options.buttons
  * @param {(value: string) => Promise<boolean> | boolean} [options.onSubmit] called with the value of a button before the
- *   dialog closes; false keeps it open
+ *   dialog closes; false keeps it open, and an error is shown in it
  */
 export function ask({ title, content, buttons, onSubmit = () => true }) {
-  const choices = buttons.map(({ value, text, isMain }) => h("button", { value, class: isMain ? "button main" : "button" }, text));
-  const form = h("form", { method: "dialog" }, h("h2", { id: "dialog-title" }, title), ...content, h("div", { class: "choices" }, ...choices));
-  const dialog = h("dialog", { "aria-labelledby": "dialog-title" }, form);
+  const id = `dialog-${++dialogs}`;
+  const choices = buttons.map(({ value, text, isMain, isDanger }) => {
+    return h("button", { value, class: `button${isMain ? " main" : ""}${isDanger ? " danger" : ""}` }, text);
+  });
+  const problem = h("p", { class: "problem", role: "alert" });
+  const form = h("form", { method: "dialog" }, h("h2", { id }, title), ...content, problem, h("div", { class: "choices" }, ...choices));
+  const dialog = h("dialog", { "aria-labelledby": id }, form);
+  let isBusy = false;
+  const submit = async (value) => {
+    isBusy = true;
+    problem.textContent = "";
+    choices.forEach((button) => button.setAttribute("aria-disabled", "true")); // a disabled one would lose the focus
+    try {
+      if (!value || (await onSubmit(value))) dialog.close(value);
+    } catch (error) {
+      problem.textContent = error.message;
+    }
+    choices.forEach((button) => button.removeAttribute("aria-disabled"));
+    isBusy = false;
+  };
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (!isBusy) submit(event.submitter?.value ?? "");
+  });
+  dialog.addEventListener("cancel", (event) => isBusy && event.preventDefault());
+  return openDialog(dialog).then(() => dialog.returnValue);
+}
+
+/** Open a modal dialog; resolves when it has closed. The focus returns to where it was, or to the view. */
+export function openDialog(dialog) {
   const opener = document.activeElement;
   document.body.append(dialog);
+  dialog.showModal();
   return new Promise((resolve) => {
-    let isBusy = false;
-    form.addEventListener("submit", async (event) => {
-      event.preventDefault();
-      if (isBusy) return;
-      isBusy = true;
-      const { value } = event.submitter ?? {};
-      if (!value || (await onSubmit(value))) dialog.close(value ?? "");
-      isBusy = false;
-    });
     dialog.addEventListener("close", () => {
       dialog.remove();
-      if (opener?.isConnected) opener.focus();
-      resolve(dialog.returnValue);
+      if (opener?.isConnected && opener !== document.body) opener.focus();
+      else document.querySelector("main")?.focus();
+      resolve();
     });
-    dialog.showModal();
   });
 }

@@ -1,5 +1,8 @@
 /** The views of the dashboard and their URLs, which reloads, links and the browser's history lead back to. */
 
+import { withParameters } from "/assets/api.js";
+import { Places } from "/assets/places.js";
+
 const ROOT = "/dashboard";
 const PATTERNS = [
   ["jobs", /^$/],
@@ -27,19 +30,26 @@ export function routeOf({ pathname, search, hash }) {
 
 /** Return the URL of a view, such as `urlOf("job", {name: id})`; an empty parameter is left out. */
 export function urlOf(view, { name = null, query = {}, hash = "" } = {}) {
-  const path = { jobs: "", job: `/jobs/${name}`, kinds: name ? `/kinds/${encodeURIComponent(name)}` : "/kinds" }[view] ?? `/${view}`;
-  const entries = query instanceof URLSearchParams ? [...query] : Object.entries(query).flatMap(([key, value]) => [value].flat().map((each) => [key, each]));
-  const parameters = new URLSearchParams(entries.filter(([, value]) => value !== "" && value !== null && value !== undefined));
-  return `${ROOT}${path}${parameters.size ? `?${parameters}` : ""}${hash && `#${hash}`}`;
+  const folder = { jobs: "", job: "/jobs" }[view] ?? `/${view}`;
+  const path = name === null ? folder : `${folder}/${encodeURIComponent(name)}`;
+  return `${withParameters(`${ROOT}${path}`, query)}${hash && `#${hash}`}`;
 }
 
 export class Router {
   #onRoute;
+  #places = new Places();
 
-  /** @param {(route: object) => void} onRoute called with the route of each new URL, as `routeOf` returns it */
+  /**
+   * @param {(route: object, arrival: "link" | "replace" | "return") => void} onRoute called with the route of each new
+   *   URL, as `routeOf` returns it, and how the operator has come to it
+   */
   constructor(onRoute) {
     this.#onRoute = onRoute;
-    addEventListener("popstate", () => this.#changed());
+    addEventListener("popstate", () => {
+      this.leave();
+      this.#places.enter(history.state?.entry);
+      onRoute(this.route, "return");
+    });
     document.addEventListener("click", (event) => this.#onClick(event));
   }
 
@@ -47,15 +57,24 @@ export class Router {
     return routeOf(location);
   }
 
-  /** Show a URL of the dashboard; with `replace`, "back" does not lead to the present one. */
-  navigate(href, { replace = false } = {}) {
-    if (replace) history.replaceState(null, "", href);
-    else history.pushState(null, "", href);
-    this.#changed();
+  /** Where the operator was when they left what the URL shows, as `{top, focus}`; null if they come for the first time. */
+  get left() {
+    return this.#places.left;
   }
 
-  #changed() {
-    this.#onRoute(this.route);
+  /** Note where the operator is, before something else is shown. */
+  leave() {
+    this.#places.leave();
+  }
+
+  /** Show a URL of the dashboard; with `replace`, "back" does not lead to the present one. */
+  navigate(href, { replace = false } = {}) {
+    if (!replace) this.leave();
+    if (!replace) this.#places.enter();
+    const state = { entry: this.#places.entry };
+    if (replace) history.replaceState(state, "", href);
+    else history.pushState(state, "", href);
+    this.#onRoute(this.route, replace ? "replace" : "link");
   }
 
   /** Follow a link of the dashboard without loading the page, unless the user wants a new tab. */
@@ -65,7 +84,7 @@ export class Router {
     const isOwn = link.origin === location.origin && (link.pathname === ROOT || link.pathname.startsWith(`${ROOT}/`));
     if (!isOwn || link.target || link.hasAttribute("download")) return;
     event.preventDefault();
-    this.navigate(link.href);
+    this.navigate(link.href, { replace: link.href === location.href });
   }
 }
 

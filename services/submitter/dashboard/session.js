@@ -1,50 +1,67 @@
 /**
  * The session of an operator: a token for all jobs, from an API key or, where the submitter is open, without one.
  *
- * The token is kept for the life of the tab; the key is not kept. A token is renewed with itself before it expires.
+ * The token is kept for the life of the tab; the key is not kept. A token is renewed with itself before it expires. A new
+ * tab goes on with the session of another one.
  */
 
 import { ApiError, request } from "/assets/api.js";
+import { SessionTabs } from "/assets/session-tabs.js";
 import { readClaims } from "/assets/token.js";
 
 const KEY = "headway-dashboard";
 const OPERATOR_SCOPE = "list watch cancel details operate";
 const READER_SCOPE = "list details";
+const ANONYMOUS = "anyone"; // the server's name of callers without a key
 const TTL_S = 3600;
-const RENEW_SHARE = 0.5; // of a token's lifetime, after which it is renewed
+const RENEW_AFTER_MS = 500 * TTL_S;
 const RETRY_MS = 30_000;
+const REFUSALS = new Set([401, 403]);
 
 export class Session {
-  /** The token, null before the operator has signed in. */
+  /** The token, null while no operator is signed in. */
   token = null;
   #expiresAt = 0; // by this computer's clock, in ms
   #onChange;
+  #renewal = null; // the request for the next token, for all that wait for it
   #timer;
+  #tabs = new SessionTabs({ onSession: (session) => this.#takeOver(session), onSignOut: () => this.token && this.#end("closed") });
 
-  /** @param {() => void} onChange called when the operator has signed in, has signed out, or the session has ended */
+  /** @param {(event: "opened" | "expired" | "closed") => void} onChange called when the session has begun or ended */
   constructor(onChange) {
     this.#onChange = onChange;
+    document.addEventListener("visibilitychange", () => this.#onVisible());
   }
 
   /** Whether the operator may act on jobs. */
   get canOperate() {
-    return this.#scope.includes("operate");
+    return (this.#claims.scope ?? "").split(" ").includes("operate");
   }
 
-  /** The name of the API key, "" in open mode. */
+  /** The name of the API key, "" if none was needed. */
   get name() {
-    return readClaims(this.token)?.by ?? "";
+    const { by = ANONYMOUS } = this.#claims;
+    return by === ANONYMOUS ? "" : by;
   }
 
-  get #scope() {
-    return (readClaims(this.token)?.scope ?? "").split(" ");
+  get #claims() {
+    return readClaims(this.token) ?? {};
   }
 
-  /** Go on with the token of this tab, or get one where no key is needed; otherwise the operator must sign in. */
+  /**
+   * Go on with the token of this tab or of another one, or get one where no key is needed; otherwise there is no token.
+   *
+   * @throws {ApiError} the server does not answer
+   */
   async resume() {
     const stored = read();
-    if (stored) this.#enter(stored);
-    else await this.#request(OPERATOR_SCOPE).catch(ignoreRefusal);
+    if (stored) return this.#enter(stored);
+    try {
+      await this.#request(OPERATOR_SCOPE);
+    } catch (error) {
+      if (error.status !== 401) throw error;
+      await this.#tabs.ask(); // a session that is answered is taken over
+    }
   }
 
   /**
@@ -61,22 +78,33 @@ export class Session {
     }
   }
 
-  /** End the session. */
+  /** End the session, also in other tabs. */
   signOut() {
-    this.#clear();
-    this.#onChange();
+    this.#tabs.signOut();
+    this.#end("closed");
   }
 
-  /** Return a token, renewed if the last one has expired or was refused; the session may end meanwhile. */
+  /**
+   * Return a token, a new one if the last one has expired or was refused.
+   *
+   * @param {string} [refused] the token that the server has refused
+   * @throws {ApiError} the session has ended, or no token can be had now
+   */
   async current(refused) {
-    if (refused === this.token || Date.now() >= this.#expiresAt) await this.#renew();
+    if (this.token && (refused === this.token || Date.now() >= this.#expiresAt)) await this.#renew();
+    if (!this.token) throw new ApiError("Your session has ended; sign in again.", { status: 401, code: "session_ended" });
     return this.token;
   }
 
   async #request(scope, bearer) {
+    const former = this.token;
     const body = { filter: {}, scope, ttl_s: TTL_S };
     const { token } = await request("/tokens", { method: "POST", body, token: bearer });
-    this.#enter({ token, expiresAt: Date.now() + TTL_S * 1000 });
+    if (this.token === former) this.#enter({ token, expiresAt: Date.now() + TTL_S * 1000 }); // otherwise it has ended
+  }
+
+  #takeOver(session) {
+    if (!this.token && isValid(session)) this.#enter(session);
   }
 
   #enter({ token, expiresAt }) {
@@ -84,49 +112,72 @@ export class Session {
     this.token = token;
     this.#expiresAt = expiresAt;
     write({ token, expiresAt });
-    this.#schedule((expiresAt - Date.now()) * RENEW_SHARE);
-    if (isNew) this.#onChange();
+    this.#tabs.share({ token, expiresAt });
+    this.#schedule(this.#renewAt - Date.now());
+    if (isNew) this.#onChange("opened");
+  }
+
+  get #renewAt() {
+    return this.#expiresAt - TTL_S * 1000 + RENEW_AFTER_MS;
   }
 
   #schedule(delayMs) {
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#renew(), delayMs);
+    this.#timer = setTimeout(() => this.#renew().catch(() => {}), delayMs); // what needs a token reports why there is none
   }
 
-  /** Renew the token; if that is refused, the session ends. */
-  async #renew() {
+  /** Renew the token when its time has passed while the tab or the computer slept, where timers do not run. */
+  #onVisible() {
+    if (this.token && !document.hidden && Date.now() >= this.#renewAt) this.#schedule(0);
+  }
+
+  #renew() {
+    this.#renewal ??= this.#replaceToken().finally(() => {
+      this.#renewal = null;
+    });
+    return this.#renewal;
+  }
+
+  /** Renew the token; if that is refused, the session ends, unless no key is needed. */
+  async #replaceToken() {
+    const scope = this.canOperate ? OPERATOR_SCOPE : READER_SCOPE;
     try {
-      await this.#request(this.canOperate ? OPERATOR_SCOPE : READER_SCOPE, this.token);
+      await this.#request(scope, this.token).catch((error) => {
+        if (this.name || !REFUSALS.has(error.status)) throw error;
+        return this.#request(scope);
+      });
     } catch (error) {
-      if (error.status === 401 || error.status === 403) return this.signOut();
+      if (REFUSALS.has(error.status)) return this.#end("expired");
       this.#schedule(RETRY_MS);
+      throw error;
     }
   }
 
-  #clear() {
+  #end(event) {
     clearTimeout(this.#timer);
     this.token = null;
-    this.#expiresAt = 0;
+    this.#tabs.share(null);
     write(null);
+    this.#onChange(event);
   }
 }
 
-function ignoreRefusal(error) {
-  if (!(error instanceof ApiError) || error.status !== 401) throw error;
+function isValid(session) {
+  return session?.expiresAt > Date.now() && Boolean(readClaims(session.token)?.filter);
 }
 
 function read() {
   try {
     const stored = JSON.parse(sessionStorage.getItem(KEY));
-    return stored?.expiresAt > Date.now() && readClaims(stored.token)?.filter ? stored : null;
+    return isValid(stored) ? stored : null;
   } catch {
     return null; // storage is unavailable or contains something else
   }
 }
 
-function write(stored) {
+function write(session) {
   try {
-    if (stored) sessionStorage.setItem(KEY, JSON.stringify(stored));
+    if (session) sessionStorage.setItem(KEY, JSON.stringify(session));
     else sessionStorage.removeItem(KEY);
   } catch {
     // Storage is unavailable: the session lasts until the page is reloaded.
