@@ -21,7 +21,8 @@ class WorkerSettings(QueueSettings, frozen=True, kw_only=True):
     notifier_internal_url: Url
     """Where the notifier receives reports."""
     submitter_internal_url: Url | None = None
-    """Where the submitter receives the jobs of workers: see docs/when-a-job-ends.md. Needed for jobs with `on_end`."""
+    """Where the submitter receives requests of workers. Needed for jobs with `on_end` and for actions on many jobs: see
+    docs/when-a-job-ends.md and docs/run-again.md#many-jobs-at-once."""
     report_key_file: Path
     """The keys that authorize reports and submissions, one per line. The worker uses the first."""
     worker_jobs: StringList = ()

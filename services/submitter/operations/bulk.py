@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from aiohttp import web
-from msgspec import Struct
+import asyncio
+from contextlib import suppress
+from uuid import UUID
 
-from headway.contracts import Json, Timestamp, encode
+from aiohttp import web
+from msgspec import Struct, to_builtins
+
+from headway.contracts import Json, Timestamp, decode, encode
 from headway.details import BULK_KIND, BulkAction, BulkFilter, BulkRequest
 
 from ...runtime.request import JSON, read_json_body
@@ -20,7 +24,9 @@ from .selection import freeze_selection
 MAX_BODY_BYTES = 8192
 PAGE = 200
 MAX_COUNTED = 10_000  # jobs; more are not counted
+MAX_COUNT_S = 3.0  # for counting; a rare type of error among many jobs takes longer
 MAX_EXAMPLES = 10
+REPEATED_WITHIN_S = 10  # a request like one before it, without an idempotency key, is that one: a double click
 NAMES: dict[BulkAction, str] = {"redrive": "Redrive jobs", "cancel": "Cancel jobs", "rerun": "Run jobs again"}
 
 
@@ -38,6 +44,12 @@ class Selection(Struct, frozen=True):
     count: int
     complete: bool
     examples: list[dict[str, object]]
+
+
+class _Action(Struct):
+    """What a repeated request needs of the job of an action."""
+
+    submitted_at: Timestamp
 
 
 class BulkHandler:
@@ -76,24 +88,53 @@ class BulkHandler:
         # another time.
         asked = encode([operator.filter, body])
         requested = Submission(kind=BULK_KIND, payload=Json(asked), name=NAMES[body.action])
-        job_id = job_id_for(requested, operator.name, key)
+        job_id = await self._job_id(requested, operator.name, key)
         submission = Submission(kind=BULK_KIND, payload=Json(encode(bulk)), name=NAMES[body.action])
         accepted = await self._sender.send(submission, job_id, request)
-        log_action("bulk", job_id, operator.name, bulk_action=body.action)
+        log_action(
+            "bulk",
+            job_id,
+            operator.name,
+            bulk_action=body.action,
+            filter=to_builtins(selected, enc_hook=str),
+            total=bulk.total,
+        )
         return self._sender.receipt(accepted)
 
+    async def _job_id(self, requested: Submission, caller: str, key: str | None) -> UUID:
+        """Return the id of an action; without a key, that of the same request a moment ago, if there was one.
+
+        The id has the number of the interval of time, so that a request of the last seconds has the same id, or that of
+        the interval before.
+        """
+        if key is not None:
+            return job_id_for(requested, caller, key)
+        now = Timestamp.now()
+        interval = now // (1000 * REPEATED_WITHIN_S)
+        # Keys of clients are printable.
+        before, current = (job_id_for(requested, caller, f"\0{number}") for number in (interval - 1, interval))
+        kept = await self._records.read(before)
+        is_repeated = kept is not None and decode(bytes(kept.snapshot), _Action).submitted_at > now.after(
+            -REPEATED_WITHIN_S
+        )
+        return before if is_repeated else current
+
     async def _count(self, action: BulkAction, selected: BulkFilter, *, with_details: bool) -> Selection:
-        parameters = selected.parameters()
-        count, complete, position = 0, True, list[tuple[str, str]]()
-        examples: list[dict[str, object]] = []
-        while True:
-            page = await self._records.page([*parameters, ("limit", str(PAGE)), *position])
-            jobs = [one for one in page.jobs if selected.selects_kind(action, one.job.kind)]
-            count, complete = count + len(jobs), complete and page.complete
-            examples += [_example(one, with_details=with_details) for one in jobs[: MAX_EXAMPLES - len(examples)]]
-            if page.next is None or count >= MAX_COUNTED:
-                return Selection(count, complete and page.next is None, examples)
-            position = [("cursor", page.next)]
+        """Count the jobs that a filter selects, as far as that does not take long."""
+        parameters, position = selected.parameters(), list[tuple[str, str]]()
+        count, complete, examples = 0, True, list[dict[str, object]]()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(MAX_COUNT_S):
+                while count < MAX_COUNTED:
+                    page = await self._records.page([*parameters, ("limit", str(PAGE)), *position])
+                    jobs = [one for one in page.jobs if selected.selects_kind(action, one.job.kind)]
+                    count, complete = count + len(jobs), complete and page.complete
+                    missing = MAX_EXAMPLES - len(examples)
+                    examples += [_example(one, with_details=with_details) for one in jobs[:missing]]
+                    if page.next is None:
+                        return Selection(count, complete, examples)
+                    position = [("cursor", page.next)]
+        return Selection(count, complete=False, examples=examples)
 
 
 def _example(selected: SelectedJob, *, with_details: bool) -> dict[str, object]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
+import structlog.testing
 from msgspec import structs
 
-from headway.contracts import Timestamp, decode
-from headway.details import BulkRequest
-from headway.labels import JobFilter
+from headway.contracts import Json, Timestamp, decode, encode
+from headway.details import BulkRequest, KeptJob
+from headway.labels import NO_LABELS, JobFilter
 from headway.tokens import ListGrant, TokenSigner, TokenVerifier
 from services.runtime.settings import ReloadingFile
 from services.submitter.operations import bulk as bulk_module
@@ -26,6 +28,8 @@ from tests.unit.services.submitter.test_submit import FakeQueue, job_sender
 
 OPS = {"Authorization": "Bearer ops"}
 REDRIVE: dict[str, Any] = {"action": "redrive", "filter": {"kind": "report", "tag": "a"}}
+OTHERS = (("rerun", "failed"), ("cancel", "running"))  # actions, and the statuses of their jobs
+UNTIL = "2026-01-01T00:00:00.000Z"
 
 
 class FakeJobList:
@@ -36,12 +40,23 @@ class FakeJobList:
         self.is_complete = True
         self.kind = "report"
         self.parameters: list[list[tuple[str, str]]] = []
+        self.submitted: dict[UUID, Timestamp] = {}  # the actions that have records
+        self.hangs_at: int | None = None  # the first job of a page that is never answered
+
+    async def read(self, job_id: UUID) -> KeptJob | None:
+        """Return the record of an action."""
+        if job_id not in self.submitted:
+            return None
+        snapshot = Json(encode({"submitted_at": self.submitted[job_id]}))
+        return KeptJob(status="running", generation=0, kind="headway.bulk", labels=NO_LABELS, snapshot=snapshot)
 
     async def page(self, parameters: list[tuple[str, str]]) -> SelectedPage:
         """Return a page."""
         self.parameters.append(parameters)
         values = dict(parameters)
         start = int(values.get("cursor", 0))
+        if start == self.hangs_at:
+            await asyncio.Event().wait()
         end = min(self.count, start + int(values["limit"]))
         jobs = [
             SelectedJob(
@@ -124,6 +139,18 @@ async def test_many_jobs_are_not_counted(
     assert (answer["count"], answer["complete"]) == (400 if is_complete else 450, False)
 
 
+async def test_counting_takes_a_limited_time(
+    client: Client, jobs: FakeJobList, queue: FakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list that is read slowly is not counted to its end; the action acts on all of it, without a total."""
+    monkeypatch.setattr(bulk_module, "MAX_COUNT_S", 0.05)
+    jobs.hangs_at = 200
+    answer = await post(client, {**REDRIVE, "dry_run": True})
+    assert (answer["count"], answer["complete"], len(answer["examples"])) == (200, False, 10)
+    await post(client, REDRIVE)
+    assert decode(bytes(queue.jobs[0].payload), BulkRequest).total is None
+
+
 async def test_action_is_a_job(client: Client, queue: FakeQueue) -> None:
     """The action is a job of the reserved kind, with a frozen filter, the count and the name of the key."""
     before = Timestamp.now()
@@ -136,6 +163,43 @@ async def test_action_is_a_job(client: Client, queue: FakeQueue) -> None:
     assert (request.filter.statuses, request.filter.tags) == (("failed",), ("a",))
     assert request.filter.until is not None
     assert before <= request.filter.until <= Timestamp.now()
+
+
+async def test_the_log_has_what_was_selected(client: Client) -> None:
+    """An auditor sees on which jobs an operator has acted, and on how many."""
+    with structlog.testing.capture_logs() as logs:
+        await post(client, {"action": "rerun", "filter": {"status": "failed", "owner": "user:7", "until": UNTIL}})
+    (line,) = [line for line in logs if line["event"] == "operator_action"]
+    assert (line["action"], line["bulk_action"], line["by"], line["total"]) == ("bulk", "rerun", "alice", 450)
+    assert line["filter"] == {"status": ("failed",), "owner": "user:7", "until": UNTIL}
+
+
+@pytest.mark.parametrize(
+    "body", [REDRIVE, *({"action": action, "filter": {"status": status}} for action, status in OTHERS)]
+)
+async def test_double_click_is_one_action(
+    client: Client, jobs: FakeJobList, queue: FakeQueue, monkeypatch: pytest.MonkeyPatch, body: dict[str, Any]
+) -> None:
+    """The same request within some seconds is the same job, whatever the clock shows; later, it is another one."""
+    window = bulk_module.REPEATED_WITHIN_S
+    for start_s in (0.0, window - 0.001, window / 2):
+        queue.messages.clear()
+        jobs.submitted.clear()
+        for after_s in (0.0, 0.2, window - 0.1, window + 0.1):
+            now = Timestamp.at(1_700_000_000 * window + start_s + after_s)
+            monkeypatch.setattr(Timestamp, "now", lambda now=now: now)
+            jobs.submitted.setdefault(UUID((await post(client, body))["id"]), now)
+        first, *repeated, later = (job.id for job in queue.jobs)
+        assert repeated == [first, first]
+        assert later != first
+
+
+async def test_another_request_is_another_action(client: Client, queue: FakeQueue) -> None:
+    """Only the same filter, action and operator make a double click."""
+    for body in (REDRIVE, {**REDRIVE, "filter": {"kind": "report"}}, {"action": "cancel", "filter": REDRIVE["filter"]}):
+        await post(client, body)
+    await post(client, REDRIVE, **{"Idempotency-Key": "k"})
+    assert len({job.id for job in queue.jobs}) == 4
 
 
 async def test_repeated_request_with_a_key_is_the_same_job(client: Client, queue: FakeQueue) -> None:
