@@ -5,24 +5,42 @@ from __future__ import annotations
 from uuid import UUID
 
 import msgspec
+import structlog
 from aiohttp import web
 from msgspec import Struct, structs
 
-from headway.contracts import JobStatus, Json, Timestamp, decode, encode
+from headway.contracts import JobStatus, Json, Name, Natural, Timestamp, decode, encode
 from headway.details import KeptJob
 from headway.grants import DETAILS, Grant, ListGrant
 from headway.labels import JobFilter
 
 from ..runtime.auth import job_id_from_path, require_report_key
 from ..runtime.errors import Conflict, NotFound
-from ..runtime.request import JSON, bearer_token
+from ..runtime.request import JSON, bearer_token, decode_body, read_body
 from ..runtime.settings import ReloadingFile
-from .records.store import JobStore
+from .records.store import JobChanged, JobStore
 from .transports.auth import unavailable_without_store
 from .transports.list_queries import ListParameters, read_parameters
 from .transports.lists import ListHandler
 
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
 ALL_JOBS = ListGrant(filter=JobFilter(), scope=frozenset({DETAILS}), issued_at=Timestamp(0), expires_at=Timestamp(0))
+MAX_CANCEL_BYTES = 1024  # of a body
+
+
+class CancelRequest(Struct, frozen=True):
+    """The body of a cancellation by an action on many jobs; older workers send none.
+
+    Attributes:
+        generation: the generation that the job must have.
+        until: the time of the action: a job that was redriven after it is not cancelled.
+        by: the operator who has requested the action.
+    """
+
+    generation: Natural
+    until: Timestamp | None = None
+    by: Name = "internal"
 
 
 class _RecordHeader(Struct, frozen=True):
@@ -92,14 +110,27 @@ class JobApiHandler:
         return web.Response(status=204)
 
     async def cancel(self, request: web.Request) -> web.Response:
-        """Cancel a job that has a record, and answer with its snapshot."""
-        job_id, now = self._authorized_job(request), self._store.clock.now()
-        grant = Grant(job_id=job_id, kind="", submitted_at=now, expires_at=now, requires_record=True)
+        """Cancel a job that has a record, and answer with its snapshot; with a body, only if the job is as it says."""
+        job_id = self._authorized_job(request)
+        body = await read_body(request, MAX_CANCEL_BYTES)
+        wanted = decode_body(body, CancelRequest) if body else None
         with unavailable_without_store():
-            snapshot = await self._store.cancel(grant)
+            snapshot = await self._cancel(job_id, wanted)
         if snapshot is None:
             raise _unknown()
+        if wanted is not None:
+            log.info("operator_action", action="cancel", job_id=str(job_id), by=wanted.by)
         return web.Response(status=202, body=snapshot, content_type=JSON)
+
+    async def _cancel(self, job_id: UUID, wanted: CancelRequest | None) -> bytes | None:
+        if wanted is None:
+            now = self._store.clock.now()
+            grant = Grant(job_id=job_id, kind="", submitted_at=now, expires_at=now, requires_record=True)
+            return await self._store.cancel(grant)
+        try:
+            return await self._store.cancel_unchanged(job_id, wanted.generation, wanted.until)
+        except JobChanged as error:
+            raise Conflict("The job has ended, or was redriven.", code=str(error)) from error
 
     def _authorized_job(self, request: web.Request) -> UUID:
         self._require_key(request)

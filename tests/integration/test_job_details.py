@@ -220,13 +220,14 @@ async def test_error_that_users_see_is_not_hidden(store: JobStore) -> None:
 
 
 async def test_erasure_removes_what_an_ended_job_has_left(store: JobStore, redis: Redis) -> None:
-    """Result, progress message, details and log are removed; the record stays, in a new version."""
+    """Result, details, log and the messages of progress and error are removed; the record stays, in a new version."""
     assert await store.erase(JOB) is None
     progress = Progress(40, 100, 'the ","message": unit', 'Dear "Ann"')
     await send(store, 1, "running", progress=progress)
     assert await store.erase(JOB) is False
-    details = ReportDetails(message=MESSAGE, steps=(StepTimes("a", NOW),))
-    await send(store, 1, "succeeded", progress=progress, result=Json(b'{"to":"Ann"}'), details=details)
+    details = ReportDetails(message=MESSAGE, steps=(StepTimes("a", NOW),), error=JobError("AnnsError", "Ann"))
+    ending = {"result": Json(b'{"to":"Ann"}'), "error": JobError("Fail", 'Dear "Ann"')}
+    await send(store, 1, "failed", progress=progress, details=details, **ending)
     before = (await read(store))[1]
     assert await store.erase(JOB) is True
     record, snapshot, details_left = await read(store)
@@ -235,9 +236,11 @@ async def test_erasure_removes_what_an_ended_job_has_left(store: JobStore, redis
     assert snapshot.version > before.version
     assert snapshot.progress is not None
     erased = replace(before, version=snapshot.version, updated_at=snapshot.updated_at, result=Json(b"null"))
+    erased = replace(erased, error=JobError("Fail", "The message was erased."))
     assert snapshot == replace(erased, progress=replace(snapshot.progress, message=None))
     assert (snapshot.progress.current, snapshot.progress.unit) == (40, progress.unit)
     assert b"Ann" not in record.snapshot
+    assert record.error_type is None
     assert await store.erase(JOB) is True
     assert (await read(store))[1] == snapshot
 

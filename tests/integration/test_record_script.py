@@ -36,7 +36,7 @@ from services.notifier.records import scripts
 from services.notifier.records.keys import job_key
 from services.notifier.records.script_calls import cancel_call
 from services.notifier.records.scripts import SCRIPT
-from services.notifier.records.store import JobStore
+from services.notifier.records.store import JobChanged, JobStore
 from services.notifier.redis_client.connection import Command
 from services.notifier.redis_client.topology import RedisClient, StandaloneRedis
 from services.notifier.redis_client.url import redis_from_url
@@ -633,6 +633,27 @@ async def test_cancel_request_lasts_until_a_redrive(store: JobStore) -> None:
     assert (await send(store, delivery=2, attempt=2)).cancel_requested is True
     assert (await send(store, delivery=1, generation=1)).cancel_requested is False
     assert parse(await read(store)).cancel_requested is False
+
+
+@pytest.mark.parametrize("redriven_by", ["submission", "report"])
+async def test_cancel_by_a_bulk_action_leaves_other_jobs_alone(store: JobStore, redis: Redis, redriven_by: str) -> None:
+    """Jobs without a record, and those that have ended, have another generation or were redriven after the request."""
+    assert await store.cancel_unchanged(JOB, 0, None) is None
+    await send(store, status="failed", lease_until=None)
+    before = await read(store)
+    with pytest.raises(JobChanged, match="ended"):
+        await store.cancel_unchanged(JOB, 0, None)
+    requested_at = Timestamp(milliseconds(await redis.time()) - 1)
+    if redriven_by == "report":
+        await send(store, generation=1, lease_until=None)
+    else:
+        await store.apply_submissions([replace(JOB_SUBMITTED, generation=1)])
+    for generation, until in ((0, None), (1, requested_at)):
+        with pytest.raises(JobChanged, match="changed"):
+            await store.cancel_unchanged(JOB, generation, until)
+    assert parse(await read(store)).generation == parse(before).generation + 1
+    cancelled = parse(await store.cancel_unchanged(JOB, 1, Timestamp(milliseconds(await redis.time()) + 1)))
+    assert (cancelled.status, cancelled.generation) == ("cancelled", 1)
 
 
 @pytest.mark.parametrize("status", ["succeeded", "failed", "cancelled"])

@@ -71,17 +71,25 @@ local function erase_log(name)
   end
 end
 
--- Removes all that a job has left but who, what and when: the result, the message of the progress, details and log.
+-- Returns an error without its message, which may quote anything.
+local function erased_error(failure)
+  local error_type = type_of_error(failure)
+  return error_type and '{"type":' .. error_type .. ',"message":"The message was erased."}' or 'null'
+end
+
+-- Removes all that a job has left but who, what and when: the result, the texts of progress and error, details and log.
 -- `erased` is the generation whose log takes no more text, since a worker sends the rest after the end.
 local function erase(record)
   if record and not ENDED[record.status] then return NOT_ENDED end
   redis.call('DEL', details_key())
   erase_log('headway:log:' .. string.match(key, '{.*}'))
   if not record then return false end
+  redis.call('HDEL', key, 'error_type')
   redis.call('HSET', key, 'erased', record.generation)
   local progress = string.gsub(record.progress, ',"message":".*}$', ',"message":null}')
-  if record.result ~= 'null' or record.progress ~= progress then
-    record.result, record.progress = 'null', progress
+  local failure = erased_error(record.error)
+  if record.result ~= 'null' or record.progress ~= progress or record.error ~= failure then
+    record.result, record.progress, record.error = 'null', progress, failure
     store(record, record)
   end
   return ERASED

@@ -8,6 +8,7 @@
 --   submission  SUBMISSION_FIELDS  -> TRANSITION or 0
 --   cancel      CANCEL_FIELDS      -> {snapshot, TRANSITION or 0, the worker that must be notified or nil};
 --                                  nil if there is no record and none may be created, or it has other labels
+--   cancel_unchanged  CANCEL_UNCHANGED_FIELDS  -> the same, or `changed` or `ended`; nil if there is no record
 --   erase                          -> ERASED or NOT_ENDED; nil if there is no record
 -- Optional fields at the end of the arguments may be left out.
 -- The fields of a snapshot are stored as JSON text and never decoded here: cjson turns [] into {} and rounds long
@@ -174,6 +175,13 @@ local function store(record, old)
   return text, redis.call(PUBLISH, key, text)
 end
 
+-- Called when a record gets another generation. The hidden field `redriven_ms` is for operations on many jobs, which leave
+-- alone what happens after they are requested.
+local function on_redriven(record)
+  redis.call('HSET', key, 'redriven_ms', now)
+  expire(record, details_key())
+end
+
 -- Translates a worker's time to Redis time: its distance to the report's `sent_ms` counts from now, so that the
 -- worker's clock does not matter. Without `sent_ms` the time is taken as it is. A time close to the stored one keeps it,
 -- so that a heartbeat changes nothing. Of a short lease, "close" is only a quarter of what is left: each renewal must be
@@ -231,6 +239,12 @@ local function with_entry(entries, entry)
   return '[' .. entries .. ']'
 end
 
+-- Returns the type of an error, as JSON; nil if it is null or another program has damaged it.
+local function type_of_error(text)
+  local valid, failure = pcall(cjson.decode, text)
+  return valid and type(failure) == 'table' and type(failure.type) == 'string' and cjson.encode(failure.type) or nil
+end
+
 -- Returns the earlier attempts, as JSON, when another attempt follows that of a record; nil if there are none.
 local function with_attempt(old, earlier_attempts)
   local outcome = ({['"retrying"'] = '"failed"', ['"queued"'] = '"released"', ['"running"'] = '"lost"'})[old.status]
@@ -240,10 +254,8 @@ local function with_attempt(old, earlier_attempts)
   if not (outcome and has_started and matches(old, retained)) then return earlier_attempts end
   local ended_at = ENDED[old.status] and old.finished_at or old.updated_at
   if outcome == '"lost"' and old.lease_ms ~= '0' then ended_at = rfc3339(math.min(old.lease_ms, now)) end
-  local valid, failure = pcall(cjson.decode, old.error)
-  local type_of_error = valid and type(failure) == 'table' and type(failure.type) == 'string' and failure.type
   local entry = '{"attempt":' .. old.attempt .. ',"started_at":' .. old.started_at .. ',"ended_at":' .. ended_at
-    .. ',"outcome":' .. outcome .. ',"error":' .. (type_of_error and cjson.encode(type_of_error) or 'null') .. '}'
+    .. ',"outcome":' .. outcome .. ',"error":' .. (type_of_error(old.error) or 'null') .. '}'
   return with_entry(earlier_attempts, entry)
 end
 
@@ -302,7 +314,7 @@ local function report(old, new)
     watchers, published = select(2, store(new, old)), true
   end
   if new.error ~= 'null' then redis.call('HDEL', key, 'error_type') end  -- see job_details.lua
-  if old and not same_generation then expire(new, details_key()) end
+  if old and not same_generation then on_redriven(new) end
   if new.status == '"succeeded"' and (new.attempt ~= '1' or new.generation ~= '0') then
     redis.pcall('HDEL', details_key(), 'message')  -- which only an earlier attempt can have left
   end

@@ -9,6 +9,7 @@ local SUBMISSION_FIELDS = {'kind', 'generation', 'max_attempts', 'submitted_at',
   'labels', 'name'}
 local CANCEL_FIELDS = {'kind', 'max_attempts', 'submitted_at', 'due_at', 'expires_at', 'expires_ms', 'requires_record',
   'labels'}
+local CANCEL_UNCHANGED_FIELDS = {'expected_generation', 'until_ms'}
 
 -- Returns whether the fields that these operations retain are valid. An ending is retained unchecked.
 local function is_valid(record)
@@ -45,7 +46,7 @@ local function submission(old, new)
     if old.labels then new.labels, new.name = old.labels, old.name end
     redis.call('HDEL', key, 'message_id', 'delivery', 'sequence')
     for i = 25, 27 do stored[i] = false end
-    expire(new, details_key())
+    on_redriven(new)
   end
   store(new, old)
   return TRANSITION
@@ -71,8 +72,18 @@ local function cancel(old, args)
   return {store(record, old), leased and 0 or TRANSITION, leased and old.worker or false}
 end
 
+-- Cancels a job, unless it has ended, or has another generation, or was redriven after `until_ms`.
+local function cancel_unchanged(old, args)
+  if not old then return false end
+  if ENDED[old.status] then return 'ended' end
+  local redriven_ms = tonumber(redis.call('HMGET', key, 'redriven_ms')[1] or 0)
+  if old.generation ~= args.expected_generation or redriven_ms > tonumber(args.until_ms) then return 'changed' end
+  return cancel(old, {})
+end
+
 if record and not is_valid(record) then record = nil end
 if ARGV[1] == 'progress' then return progress(record, from_args(PROGRESS_FIELDS)) end
 if ARGV[1] == 'submission' then return submission(record, from_args(SUBMISSION_FIELDS)) end
 if ARGV[1] == 'cancel' then return cancel(record, from_args(CANCEL_FIELDS)) end
+if ARGV[1] == 'cancel_unchanged' then return cancel_unchanged(record, from_args(CANCEL_UNCHANGED_FIELDS)) end
 if ARGV[1] == 'erase' then return erase(record) end

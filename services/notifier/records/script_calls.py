@@ -19,6 +19,7 @@ from headway.contracts import (
     uuid_str,
 )
 from headway.labels import NO_LABELS, Labels
+from headway.timestamp import MAX_MS
 from headway.tokens import Grant
 
 from ..redis_client.lua_script import ScriptCall
@@ -151,6 +152,11 @@ def cancel_call(grant: Grant, record: RecordRead | None = None) -> ScriptCall:
         *(["true"] if grant.requires_record else []),
         *labels,
     ]
+
+
+def cancel_unchanged_call(job_id: UUID, generation: int, until: Timestamp | None) -> ScriptCall:
+    """Return the call that cancels a job unless it has ended or was redriven: the script's CANCEL_UNCHANGED_FIELDS."""
+    return [job_key(job_id), "cancel_unchanged", generation, MAX_MS if until is None else int(until)]
 
 
 def erase_call(job_id: UUID) -> ScriptCall:

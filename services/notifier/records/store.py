@@ -14,7 +14,7 @@ from uuid import UUID
 import structlog
 from redis.exceptions import RedisError
 
-from headway.contracts import JobError, JobReport, ProgressUrlReport, SubmittedJob, Verdict, uuid_str
+from headway.contracts import JobError, JobReport, ProgressUrlReport, SubmittedJob, Timestamp, Verdict, uuid_str
 from headway.tokens import Grant
 
 from .. import metrics
@@ -26,7 +26,7 @@ from .clock import RedisClock
 from .details import DETAILS_FIELDS, JobDetails, details_from_reply, error_from_reply
 from .keys import details_key, job_key
 from .record_read import READ_FIELDS, RecordRead, record_from_reply
-from .script_calls import cancel_call, erase_call, progress_call, report_call, submission_call
+from .script_calls import cancel_call, cancel_unchanged_call, erase_call, progress_call, report_call, submission_call
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -35,6 +35,10 @@ ERASED = 1
 C = TypeVar("C")
 R = TypeVar("R")
 ReadResult = RecordRead | RedisError | OSError | None
+
+
+class JobChanged(Exception):
+    """A job was not cancelled. Its argument is the reason: `ended`, or `changed` if it was redriven."""
 
 
 class JobStore:
@@ -118,19 +122,37 @@ class JobStore:
         Raises:
             RedisError, OSError: Redis is unavailable. The job may have been cancelled.
         """
-        job_id = uuid_str(grant.job_id)
+        return await self._cancel(grant.job_id, cancel_call(grant, record))
+
+    async def cancel_unchanged(self, job_id: UUID, generation: int, until: Timestamp | None) -> bytes | None:
+        """Cancel a job as `cancel` does, and return its snapshot as JSON, or None if it has no record.
+
+        Args:
+            job_id: the job.
+            generation: the generation that the job must have.
+            until: the time after which the job must not have been redriven.
+
+        Raises:
+            JobChanged: the job has ended, or was redriven.
+            RedisError, OSError: as for `cancel`.
+        """
+        return await self._cancel(job_id, cancel_unchanged_call(job_id, generation, until))
+
+    async def _cancel(self, job_id: UUID, call: ScriptCall) -> bytes | None:
         try:
-            (reply,) = await self._change("cancel", [(grant.job_id, cancel_call(grant, record))])
+            (reply,) = await self._change("cancel", [(job_id, call)])
         except (RedisError, OSError) as error:
-            log.warning("cancel_not_confirmed", job_id=job_id, error=type(error).__name__)
+            log.warning("cancel_not_confirmed", job_id=uuid_str(job_id), error=type(error).__name__)
             raise
         if reply is None:
             return None
+        if isinstance(reply, bytes):
+            raise JobChanged(reply.decode())
         snapshot, transition, worker = reply
-        log.info("cancel_applied", job_id=job_id)
-        self._notify_transition(grant.job_id, transition)
+        log.info("cancel_applied", job_id=uuid_str(job_id))
+        self._notify_transition(job_id, transition)
         if worker:
-            self._on_cancel_requested(worker.decode(errors="replace"), job_id)
+            self._on_cancel_requested(worker.decode(errors="replace"), uuid_str(job_id))
         return bytes(snapshot)
 
     async def erase(self, job_id: UUID) -> bool | None:

@@ -1,9 +1,9 @@
 """The `headway.bulk` job: it redrives, cancels or reruns all jobs that a filter selects, and shows a bar.
 
-Nothing happens twice, whatever is repeated. A redrive names the generation that the job has in the list, so a job that
-has changed since is skipped. A rerun has an id that is computed from this job's id. Each page is saved before the
-action, so that an attempt that follows a crash repeats one page, and misses none. The jobs of that page that were
-redriven before the crash count as skipped.
+Nothing happens twice, whatever is repeated. A redrive and a cancellation name the generation that the job has in the
+list, so a job that has changed since is skipped. A rerun has an id that is computed from this job's id. Each page is
+saved before the action, so that an attempt that follows a crash repeats one page, and misses none. The jobs of that
+page that were redriven or cancelled before the crash count as skipped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from msgspec import Struct, convert
 
 from headway import Fail, JobContext, Retry, job
 from headway.client.retries import RETRYABLE_STATUSES, UNEXPECTED, RequestFailed, Unreachable, request_with_retry
-from headway.contracts import Natural, decode, encode
+from headway.contracts import Natural, Timestamp, decode, encode
 from headway.details import BULK_KIND, BulkAction, BulkFilter, BulkRequest
 
 from ...runtime.request import JSON
@@ -36,7 +36,7 @@ UNAVAILABLE = "A service of Headway is unavailable."
 REFUSED_KEY = "A service of Headway does not accept the report key."
 INCOMPLETE = "; the list may lack jobs, so repeat this later"
 DONE: dict[BulkAction, str] = {"redrive": "redriven", "cancel": "cancelled", "rerun": "submitted again"}
-SKIPPED = frozenset({"changed", "not_ended", "unknown", "payload_not_kept"})  # codes of answers
+SKIPPED = frozenset({"changed", "ended", "not_ended", "unknown", "payload_not_kept"})  # codes of answers
 
 
 class SelectedJob(Struct, frozen=True, array_like=True):
@@ -147,9 +147,10 @@ class InternalServices:
         """Run a job again, as a job with another id."""
         await self._request("POST", f"{self._submitter_url}/jobs/{selected.id}/rerun", id=new_id, by=self._by)
 
-    async def cancel(self, selected: SelectedJob) -> None:
-        """Cancel a job; one that has ended stays as it is."""
-        await self._request("POST", f"{self._notifier_url}/jobs/{selected.id}/cancel")
+    async def cancel(self, selected: SelectedJob, until: Timestamp | None) -> None:
+        """Cancel a job, if it has not ended, still has the same generation, and was not redriven after `until`."""
+        url = f"{self._notifier_url}/jobs/{selected.id}/cancel"
+        await self._request("POST", url, generation=selected.generation, until=until, by=self._by)
 
     async def _request(self, method: str, url: str, **fields: Any) -> bytes:
         """Send a request, and return the body of the answer.
@@ -235,7 +236,7 @@ class BulkRun:
                 case "rerun":
                     await self._services.rerun(selected, uuid5(self._ctx.job_id, str(selected.id)))
                 case "cancel":
-                    await self._services.cancel(selected)
+                    await self._services.cancel(selected, self._request.filter.until)
         except RequestFailed as error:
             outcomes = state.skipped if error.code in SKIPPED else state.failed
             outcomes[error.code] = outcomes.get(error.code, 0) + 1

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog.testing
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from headway.contracts import JobError, decode
+from headway.contracts import JobError, Timestamp, decode
 from headway.details import KeptJob
 from headway.labels import JobFilter, Labels
 from services.notifier.job_api import JobApiHandler
@@ -35,16 +36,17 @@ class JobApi:
         handler = JobApiHandler(jobs, ListHandler(jobs, jobs, jobs), ReloadingFile(keys, read_keys))
         self.routes = handler.routes()
 
-    async def send(self, method: str, path: str, key: str = KEY) -> tuple[int, Any]:
+    async def send(self, method: str, path: str, key: str = KEY, body: Any = None) -> tuple[int, Any]:
         """Send a request; return the status and the body."""
-        async with self.client.request(method, path, headers={"Authorization": f"Bearer {key}"}) as response:
+        headers = {"Authorization": f"Bearer {key}"}
+        async with self.client.request(method, path, headers=headers, json=body) as response:
             text = await response.text()
             return response.status, json.loads(text) if text else None
 
-    async def problem(self, method: str, path: str, key: str = KEY) -> tuple[Any, ...]:
+    async def problem(self, method: str, path: str, key: str = KEY, body: Any = None) -> tuple[Any, ...]:
         """Send a request that is refused; return the status, the code and the field."""
-        status, body = await self.send(method, path, key)
-        return status, body["code"], body.get("field")
+        status, problem = await self.send(method, path, key, body)
+        return status, problem["code"], problem.get("field")
 
 
 @pytest.fixture
@@ -90,6 +92,22 @@ async def test_job_is_cancelled(api: JobApi) -> None:
     api.jobs.put(1)
     status, body = await api.send("POST", f"/jobs/{job_id(1)}/cancel")
     assert (status, body["id"], api.jobs.cancelled) == (202, str(job_id(1)), [job_id(1)])
+
+
+async def test_a_bulk_action_cancels_only_what_it_has_seen(api: JobApi) -> None:
+    """The body has the generation, the time of the action, and the operator, who is logged."""
+    api.jobs.put(1)
+    path, until = f"/jobs/{job_id(1)}/cancel", "2026-01-01T00:00:00.000Z"
+    with structlog.testing.capture_logs() as logs:
+        status, body = await api.send("POST", path, body={"generation": 0, "until": until, "by": "alice"})
+        assert (status, body["id"]) == (202, str(job_id(1)))
+        assert await api.problem("POST", path, body={"generation": 1}) == (409, "changed", None)
+    lines = [(one["action"], one["job_id"], one["by"]) for one in logs if one["event"] == "operator_action"]
+    assert lines == [("cancel", str(job_id(1)), "alice")]
+    assert api.jobs.unchanged == [(job_id(1), 0, Timestamp.parse(until)), (job_id(1), 1, None)]
+    assert await api.problem("POST", f"/jobs/{job_id(7)}/cancel", body={"generation": 0}) == (404, "unknown", None)
+    assert await api.problem("POST", path, body={"until": until}) == (422, "invalid", "generation")
+    assert api.jobs.cancelled == []
 
 
 async def test_list_is_exhaustive_and_has_details(api: JobApi) -> None:

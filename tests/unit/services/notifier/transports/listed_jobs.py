@@ -14,7 +14,7 @@ from services.notifier.records.details import JobDetails
 from services.notifier.records.index.query import JobQuery
 from services.notifier.records.index.reader import JobCounts, JobPosition, ListedJob, Page
 from services.notifier.records.record_read import RecordRead
-from services.notifier.records.store import ReadResult
+from services.notifier.records.store import JobChanged, ReadResult
 
 NOW = Timestamp.now()
 
@@ -48,6 +48,7 @@ class Jobs:
         self.queries: list[JobQuery] = []
         self.details: dict[str, JobDetails] = {}
         self.cancelled: list[UUID] = []
+        self.unchanged: list[tuple[UUID, int, Timestamp | None]] = []
         self.erased: list[UUID] = []
         self.failure: Exception | None = None
         self.complete = True
@@ -103,6 +104,16 @@ class Jobs:
             return None
         self.cancelled.append(grant.job_id)
         return self.records[str(grant.job_id)].snapshot
+
+    async def cancel_unchanged(self, job_id: UUID, generation: int, until: Timestamp | None) -> bytes | None:
+        """Record the job, which has the generation 0."""
+        self._raise_failure()
+        self.unchanged.append((job_id, generation, until))
+        if (record := self.records.get(str(job_id))) is None:
+            return None
+        if generation != 0:
+            raise JobChanged("changed")
+        return record.snapshot
 
     async def erase(self, job_id: UUID) -> bool | None:
         """Record the job."""

@@ -38,6 +38,8 @@ class FakeServices:
         self.new_ids: dict[UUID, set[str]] = {}
         self.queries: list[str] = []
         self.refusals: dict[UUID, tuple[int, str]] = {}
+        self.ended: set[UUID] = set()
+        self.untils: set[str] = set()
         self.kinds: dict[UUID, str] = {}
         self.operators: set[str] = set()
         self.crash_after: int | None = None  # actions
@@ -87,8 +89,15 @@ class FakeServices:
         return self._end("rerun", job_id)
 
     async def cancel(self, request: web.Request) -> web.Response:
-        """Cancel a job."""
-        return self._end("cancel", self._begin("cancel", request))
+        """Cancel a job that has the generation of the body and has not ended."""
+        job_id, body = self._begin("cancel", request), await request.json()
+        self.operators.add(body["by"])
+        self.untils.add(body["until"])
+        if job_id in self.ended:
+            return _problem(409, "ended")
+        if body["generation"] != self.generations[job_id]:
+            return _problem(409, "changed")
+        return self._end("cancel", job_id)
 
     def _authorize(self, request: web.Request) -> None:
         if request.headers["Authorization"] != f"Bearer {self.key}":
@@ -209,11 +218,21 @@ async def test_a_second_action_changes_nothing(services: FakeServices) -> None:
     assert (ran.result.done, ran.result.skipped) == (0, {"changed": JOB_COUNT})
 
 
-@pytest.mark.parametrize("action", ["redrive", "rerun"])
+@pytest.mark.parametrize("action", ["redrive", "rerun", "cancel"])
 async def test_actions_have_the_name_of_the_operator(services: FakeServices, action: str) -> None:
     """The submitter logs who asked for the action."""
     await run_async(bulk, request(action, by="alice"))
     assert services.operators == {"alice"}
+
+
+async def test_jobs_that_have_changed_are_not_cancelled(services: FakeServices) -> None:
+    """A job that has ended, or was redriven since the list was read, is skipped; the notifier knows the time, too."""
+    first, second = list(services.generations)[:2]
+    services.ended.add(first)
+    services.generations[second] += 1
+    ran = await run_async(bulk, request("cancel"))
+    assert (ran.result.done, ran.result.skipped) == (JOB_COUNT - 2, {"ended": 1, "changed": 1})
+    assert services.untils == {FILTER["until"]}
 
 
 @pytest.mark.parametrize(("kind", "is_left_out"), [(None, True), ("headway.bulk", False)])
