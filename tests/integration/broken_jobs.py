@@ -9,7 +9,7 @@ from tests.integration.handler_log import log_call
 REPAIRED_VARIABLE = "REPAIRED_FILE"  # the environment variable with the path of the file
 
 
-@job("broken")
+@job("broken", keep="always")
 async def broken(ctx: JobContext, payload: dict[str, int]) -> int:
     """Return the number of the payload, once the file exists."""
     with log_call(ctx):

@@ -15,7 +15,7 @@ from msgspec import UNSET, Struct, UnsetType
 from headway.contracts import Json, Name, Natural, encode
 
 from ...runtime.auth import job_id_from_path, require_report_key
-from ...runtime.errors import NotFound, UnsupportedMediaType
+from ...runtime.errors import UnsupportedMediaType
 from ...runtime.request import JSON, bearer_token, decode_body, read_body, read_json_body
 from ...runtime.settings import ReloadingFile
 from ..idempotency import idempotency_key, rerun_id
@@ -25,7 +25,7 @@ from .audit import log_action
 from .auth import Operator, OperatorAuth
 from .job_records import JobRecords
 from .poison import PoisonedJobs, filtered_fields, queue_in_use
-from .run_again import RedrivenJob, RunAgain
+from .run_again import RedrivenJob, RunAgain, unknown_job
 
 MAX_REDRIVE_BYTES = 1024  # of a body
 T = TypeVar("T")
@@ -106,16 +106,17 @@ class OperationsHandler:
         if kept is not None:
             operator.authorize(job_id, kept.kind, kept.labels)
             await self._records.erase(job_id)
-        async with self._poison.lease(str(job_id)) as (client, job):
+            log_action("erase", job_id, operator.name)  # at once: the poison queue may be unavailable
+        async with self._poison.lease(lambda job: job.latest.job_id == job_id) as (client, job):
             if job is not None:
                 if kept is None:
                     operator.authorize(*filtered_fields(job))
+                    log_action("erase", job_id, operator.name)
                 await client.discard(job)
             elif kept is None:
-                raise NotFound("This job has no record, and is not on the poison queue.", code="unknown")
+                raise unknown_job()
             if client.hidden:
                 raise queue_in_use()
-        log_action("erase", job_id, operator.name)
         return web.Response(status=204)
 
 

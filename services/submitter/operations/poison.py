@@ -1,10 +1,14 @@
-"""The poison queue, as the requests of operators use it: one after the other, because each leases all messages."""
+"""The poison queue, as the requests of operators use it.
+
+A request that deletes messages leases all of them, so there is one at a time. Requests that only look for a job share
+what they read.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from uuid import UUID
 
@@ -13,10 +17,10 @@ from msgspec import Struct
 
 from headway.azure.job_queue import JobQueue, QueueError
 from headway.azure.poison_queue import LeaseTaken, PoisonQueue
-from headway.azure.poisoned_job import CannotRedrive, PoisonedJob, PoisonMessage, group_by_job
+from headway.azure.poisoned_job import PoisonedJob, PoisonMessage, group_by_job
 from headway.labels import Labels
 
-from ...runtime.errors import Conflict, ServiceUnavailable
+from ...runtime.errors import ServiceUnavailable
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -34,6 +38,14 @@ class PoisonPage(Struct, frozen=True):
     complete: bool
 
 
+class _Reading(Struct, frozen=True):
+    """The jobs of the poison queue by id, and about how many messages other commands had leased."""
+
+    began_at: float
+    jobs: dict[UUID, PoisonedJob]
+    hidden: int
+
+
 class PoisonedJobs:
     """The jobs on the poison queue."""
 
@@ -41,6 +53,8 @@ class PoisonedJobs:
         self._jobs = jobs
         self._poison = poison
         self._turn = asyncio.Lock()
+        self._reading: _Reading | None = None  # the last one, while requests wait for it
+        self._waiting = 0
         self._outdated: dict[UUID, int] = {}  # the generation that is to be kept, by job
         self._has_outdated = asyncio.Event()
 
@@ -52,29 +66,71 @@ class PoisonedJobs:
         return PoisonPage(group_by_job(map(PoisonMessage.read, messages)), complete=total <= len(messages))
 
     async def find(self, job_id: UUID) -> PoisonedJob | None:
-        """Return a job, or None if it is not on the poison queue; for the errors see `lease`."""
-        async with self.lease(str(job_id)) as (_, job):
-            return job
+        """Return a job, or None if it is not on the poison queue.
 
-    @asynccontextmanager
-    async def lease(self, text: str) -> AsyncIterator[tuple[PoisonQueue, PoisonedJob | None]]:
-        """Lease all messages, and yield the client and one job, None if it is not on the poison queue.
-
-        Args:
-            text: the id of the job or of one of its messages.
+        The requests that wait share the next reading. It leases messages only if there are more than a peek returns.
 
         Raises:
             ServiceUnavailable: the queue is unavailable, or another command has leased messages, maybe the job's.
-            Conflict: the job cannot be redriven.
         """
-        client = PoisonQueue(self._jobs, self._poison, MAX_WAIT_S)
-        async with self._turn:
+        requested_at = time.monotonic()
+        self._waiting += 1
+        try:
+            async with self._take_turn():
+                if self._reading is None or self._reading.began_at < requested_at:
+                    self._reading = await self._read()
+                reading = self._reading
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self._reading = None
+        job = reading.jobs.get(job_id)
+        if job is None and reading.hidden:
+            raise queue_in_use()
+        return job
+
+    async def _read(self) -> _Reading:
+        began_at, client = time.monotonic(), self._client()
+        with _http_errors():
+            jobs = await client.peek()
+        return _Reading(began_at, {one.latest.job_id: one for one in jobs if one.latest.job_id}, client.hidden)
+
+    @asynccontextmanager
+    async def lease(
+        self, is_wanted: Callable[[PoisonedJob], bool]
+    ) -> AsyncIterator[tuple[PoisonQueue, PoisonedJob | None]]:
+        """Lease all messages, and yield the client and one job, None if it is not on the poison queue.
+
+        Raises:
+            ServiceUnavailable: the queue is unavailable, or another command has leased messages, maybe the job's.
+        """
+        client = self._client()
+        async with self._take_turn():
             with _http_errors():
+                if not await self._poison.count():  # then the submitter needs no permission to lease
+                    yield client, None
+                    return
                 async with client.jobs() as jobs:
-                    job = next((job for job in jobs if job.matches(text)), None)
+                    job = next(filter(is_wanted, jobs), None)
                     if job is None and client.hidden:
                         raise queue_in_use()
                     yield client, job
+
+    @asynccontextmanager
+    async def _take_turn(self) -> AsyncIterator[None]:
+        """Wait for other requests, but not so long that the caller has given up meanwhile."""
+        try:
+            async with asyncio.timeout(MAX_WAIT_S):
+                await self._turn.acquire()
+        except TimeoutError as error:
+            raise queue_in_use() from error
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    def _client(self) -> PoisonQueue:
+        return PoisonQueue(self._jobs, self._poison, MAX_WAIT_S)
 
     def delete_outdated(self, job_id: UUID, generation: int) -> None:
         """Schedule the deletion of a job's messages of earlier generations than one that is on the queue.
@@ -102,7 +158,7 @@ class PoisonedJobs:
         async with self._turn:
             if not await self._poison.count():
                 return
-            client = PoisonQueue(self._jobs, self._poison, MAX_WAIT_S)
+            client = self._client()
             async with client.jobs() as jobs:
                 for job in jobs:
                     job_id = job.latest.job_id
@@ -124,8 +180,6 @@ def _http_errors() -> Iterator[None]:
         yield
     except LeaseTaken as error:
         raise queue_in_use() from error
-    except CannotRedrive as error:
-        raise Conflict(f"{str(error).capitalize()}.", code="unreadable") from error
     except QueueError as error:
         raise queue_unavailable(error) from error
 

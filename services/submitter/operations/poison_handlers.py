@@ -70,12 +70,12 @@ class PoisonHandler:
     async def discard(self, request: web.Request) -> web.Response:
         """Delete the poison messages of a job; raise NotFound if it has none."""
         operator, text = self._auth.authenticate(request), request.match_info["id"]
-        async with self._poison.lease(text) as (client, job):
+        async with self._poison.lease(lambda job: job.matches(text)) as (client, job):
             if job is None:
                 raise NotFound("This job is not on the poison queue.", code="unknown")
             operator.authorize(*filtered_fields(job))
+            log_action("discard", job.id, operator.name)  # first: a part of the messages may be deleted
             await client.discard(job)
-        log_action("discard", job.id, operator.name)
         return web.Response(status=204)
 
 

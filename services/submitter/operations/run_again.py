@@ -51,8 +51,22 @@ class RedrivenJob(Struct, frozen=True):
     status: str = "queued"
 
 
+class _Source(Struct, frozen=True):
+    """The message to run a job again from.
+
+    Attributes:
+        text: the encoded message.
+        message: the message.
+        submitted_at: when the job was submitted.
+    """
+
+    text: str
+    message: JobMessage
+    submitted_at: Timestamp
+
+
 class _Snapshot(Struct):
-    """What a rerun without a kept message takes from the snapshot."""
+    """The fields of a snapshot that a message may lack."""
 
     submitted_at: Timestamp
     max_attempts: int
@@ -102,12 +116,12 @@ class RunAgain:
                 operator.authorize(job_id, kept.kind, kept.labels)
                 _check_generation(generation, kept.generation)
                 _check_ended(kept)
-            if kept is not None and kept.message is not None:
-                redriven = await self._redrive_kept(kept, kept.message, from_start=from_start)
-            else:
-                redriven = await self._redrive_poisoned(operator, job_id, kept, generation, from_start=from_start)
-        log_action("redrive", job_id, operator.name, generation=redriven.generation)
-        return redriven
+            source = await self._find_source(operator, job_id, kept)
+            if source is None:
+                raise _not_kept("It cannot be redriven.")
+            if kept is None:
+                _check_generation(generation, source.message.generation)
+            return await self._redrive(operator, source, kept, from_start=from_start)
 
     async def rerun(
         self, operator: Operator, job_id: UUID, payload: Json | UnsetType, new_id: UUID, request: web.Request
@@ -129,11 +143,13 @@ class RunAgain:
         kept = await self._records.read(job_id)
         if kept is not None:
             operator.authorize(job_id, kept.kind, kept.labels)
-        message = await self._find_message(operator, job_id, kept)
-        if message is None:
-            assert kept is not None  # noqa: S101 - otherwise the job is unknown
-            if payload is UNSET:
-                raise _not_kept("Send a payload.", field="payload")
+        source = await self._find_source(operator, job_id, kept)
+        if source is not None:
+            message = source.message
+        elif payload is UNSET:
+            raise _not_kept("Send a payload.", field="payload")
+        else:
+            assert kept is not None  # noqa: S101 - otherwise there is a source
             message = _message_from_record(job_id, kept)
         accepted = await self._sender.send(_submission(message, payload), new_id, request)
         log_action("rerun", job_id, operator.name, new_id=str(new_id), new_payload=payload is not UNSET)
@@ -150,13 +166,16 @@ class RunAgain:
         finally:
             self._redriving.discard(job_id)
 
-    async def _redrive_kept(self, kept: KeptJob, text: str, *, from_start: bool) -> RedrivenJob:
-        message = _decode_kept(text)
-        generation = 1 + max(kept.generation, message.generation)
+    async def _redrive(
+        self, operator: Operator, source: _Source, kept: KeptJob | None, *, from_start: bool
+    ) -> RedrivenJob:
+        """Send the message of the next generation, and then delete what is outdated."""
+        job_id, generation = source.message.id, source.message.generation
+        generation = 1 + (generation if kept is None else max(kept.generation, generation))
         new_text = redriven_message(
-            text,
+            source.text,
             generation=generation,
-            submitted_at=message.submitted_at or decode(bytes(kept.snapshot), _Snapshot).submitted_at,
+            submitted_at=source.submitted_at,
             expires_at=Timestamp.now().after(self._job_ttl_s),
             from_start=from_start,
         )
@@ -166,49 +185,56 @@ class RunAgain:
             await self._queue.send(new_text)
         except QueueError as error:
             raise queue_unavailable(error) from error
+        log_action("redrive", job_id, operator.name, generation=generation)
         await self._submissions.post(_submitted(decode_message(new_text)))
-        if kept.status == "failed":  # only then the poison queue may have a message
-            self._poison.delete_outdated(message.id, generation)
-        return RedrivenJob(message.id, generation)
+        if kept is None or kept.status == "failed":  # only then the poison queue may have a message
+            self._poison.delete_outdated(job_id, generation)
+        return RedrivenJob(job_id, generation)
 
-    async def _redrive_poisoned(
-        self, operator: Operator, job_id: UUID, kept: KeptJob | None, generation: int | None, *, from_start: bool
-    ) -> RedrivenJob:
-        async with self._poison.lease(str(job_id)) as (client, job):
-            if job is None:
-                raise _unknown() if kept is None else _not_kept("It cannot be redriven.")
-            if kept is None:
-                operator.authorize(*filtered_fields(job))
-                if job.latest.message is not None:
-                    _check_generation(generation, job.latest.message.generation)
-            min_generation = 0 if kept is None else kept.generation + 1
-            message = await client.redrive(job, self._job_ttl_s, min_generation=min_generation, from_start=from_start)
-            await self._submissions.post(_submitted(message))
-        return RedrivenJob(job_id, message.generation)
+    async def _find_source(self, operator: Operator, job_id: UUID, kept: KeptJob | None) -> _Source | None:
+        """Return the message of a job, kept or on the poison queue; None if only its record is left.
 
-    async def _find_message(self, operator: Operator, job_id: UUID, kept: KeptJob | None) -> JobMessage | None:
-        """Return the message to rerun a job from, or None if only its record is left."""
+        Raises:
+            NotFound: the job has no record and is not on the poison queue.
+            Forbidden: the job has no record, and the operator may not act on it.
+            Conflict: its message cannot be read.
+        """
         if kept is not None and kept.message is not None:
-            return _decode_kept(kept.message)
+            message = _decode_kept(kept.message)
+            return _Source(kept.message, message, message.submitted_at or _snapshot(kept).submitted_at)
         job = await self._poison.find(job_id)
-        if job is not None and kept is None:
+        if job is None:
+            if kept is None:
+                raise unknown_job()
+            return None
+        if kept is None:
             operator.authorize(*filtered_fields(job))
-        message = None if job is None else job.latest.message
-        if message is None and kept is None:
-            raise _unknown()
-        return message
+        received, poisoned = job.latest.received, job.latest.message
+        if poisoned is not None:
+            return _Source(received.text, poisoned, poisoned.submitted_at or received.inserted_at)
+        if kept is None:
+            raise _unreadable(job.latest.problem)
+        return None
 
 
 def _decode_kept(text: str) -> JobMessage:
     try:
         return decode_message(text)
     except msgspec.DecodeError as error:
-        raise Conflict(f"The job's message cannot be read: {error}.", code="unreadable") from error
+        raise _unreadable(error) from error
+
+
+def _unreadable(problem: object) -> Conflict:
+    return Conflict(f"The job's message cannot be read: {problem}.", code="unreadable")
+
+
+def _snapshot(kept: KeptJob) -> _Snapshot:
+    return decode(bytes(kept.snapshot), _Snapshot)
 
 
 def _message_from_record(job_id: UUID, kept: KeptJob) -> JobMessage:
     """Return a message with what a record has: all but the payload, the timeout and the follow-up job."""
-    snapshot = decode(bytes(kept.snapshot), _Snapshot)
+    snapshot = _snapshot(kept)
     is_default = snapshot.started_at is None and snapshot.max_attempts == DEFAULT_ATTEMPTS
     max_attempts = None if is_default else snapshot.max_attempts
     return JobMessage(id=job_id, kind=kept.kind, labels=kept.labels, max_attempts=max_attempts)
@@ -263,5 +289,6 @@ def _not_kept(detail: str, field: str | None = None) -> Conflict:
     return Conflict(f"The payload of this job was not kept. {detail}", code="payload_not_kept", field=field)
 
 
-def _unknown() -> NotFound:
+def unknown_job() -> NotFound:
+    """Return the error for a job of which nothing is left."""
     return NotFound("This job has no record, and is not on the poison queue.", code="unknown")

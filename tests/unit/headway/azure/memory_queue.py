@@ -6,11 +6,17 @@ import asyncio
 import itertools
 import time
 from dataclasses import dataclass
+from uuid import UUID
 
 from azure.core.exceptions import HttpResponseError
 
 from headway.azure.job_queue import MAX_PAGE, PeekedMessage, ReceivedMessage
 from headway.contracts import Timestamp
+
+
+def message_id(number: int) -> str:
+    """Return the id of a message of a queue, from 1; as Azure's, it could be that of a job."""
+    return str(UUID(int=number))
 
 
 class PopReceiptMismatch(HttpResponseError):
@@ -33,7 +39,7 @@ class StoredMessage:
 class MemoryQueue:
     """The operations of `JobQueue` that the poison queue uses, each with a turn of the event loop.
 
-    An operation named in `blocking` waits for `unblock` before it does anything.
+    An operation named in `blocking` waits for `unblock` before it does anything; one in `forbidden` is refused.
     """
 
     def __init__(self, *texts: str) -> None:
@@ -42,13 +48,15 @@ class MemoryQueue:
         self.sent: list[str] = []
         self.error: Exception | None = None  # raised by `send` and `update`
         self.blocking = ""
+        self.forbidden = ""
+        self.peeks = 0
         self.blocked, self.unblock = asyncio.Event(), asyncio.Event()
         for text in texts:
             self._insert(text)
 
     def _insert(self, text: str) -> None:
         number = next(self._numbers)
-        self.messages[f"m{number}"] = StoredMessage(text, Timestamp(number * 1000))
+        self.messages[message_id(number)] = StoredMessage(text, Timestamp(number * 1000))
 
     @property
     def visible(self) -> list[str]:
@@ -61,6 +69,8 @@ class MemoryQueue:
         if operation == self.blocking:
             self.blocked.set()
             await self.unblock.wait()
+        if operation == self.forbidden:
+            raise HttpResponseError("The caller may not do this.")
         await asyncio.sleep(0)
 
     async def receive(self, count: int, visibility_s: float, *, create: bool) -> list[ReceivedMessage]:
@@ -88,6 +98,7 @@ class MemoryQueue:
 
     async def peek(self) -> list[PeekedMessage]:
         """Return visible messages."""
+        self.peeks += 1
         await self._turn("peek")
         found = [(name, self.messages[name]) for name in self.visible[:MAX_PAGE]]
         return [PeekedMessage(name, one.text, one.inserted_at, one.inserted_at) for name, one in found]

@@ -16,7 +16,7 @@ from headway.azure.poison_queue import MAX_CONCURRENCY, LeaseTaken, PoisonQueue,
 from headway.azure.poisoned_job import PoisonedJob
 from headway.contracts import JobMessage
 from headway.message_codec import decode_message, encode_message
-from tests.unit.headway.azure.memory_queue import MemoryQueue
+from tests.unit.headway.azure.memory_queue import MemoryQueue, message_id
 from tests.waiting import wait_until
 
 TTL_S = 60
@@ -137,7 +137,7 @@ async def test_wait_for_other_commands_ends(monkeypatch: pytest.MonkeyPatch) -> 
     client = operator(queue)
     async with client.jobs() as jobs:
         assert ([job.id for job in jobs], client.hidden) == ([str(ids[2])], 2)
-    assert queue.visible == ["m3"]
+    assert queue.visible == [message_id(3)]
 
 
 async def test_old_leases_are_released_while_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,8 +151,8 @@ async def test_old_leases_are_released_while_waiting(monkeypatch: pytest.MonkeyP
             return len(jobs)
 
     task = asyncio.create_task(lease_all())
-    await wait_until(lambda: queue.messages["m2"].deliveries > 1)
-    queue.messages["m1"].visible_at = 0
+    await wait_until(lambda: queue.messages[message_id(2)].deliveries > 1)
+    queue.messages[message_id(1)].visible_at = 0
     assert await task == 3
 
 
@@ -163,11 +163,11 @@ async def test_slow_command_renews_its_leases(monkeypatch: pytest.MonkeyPatch) -
     queue = MemoryQueue(*texts(job_id))
     client = operator(queue)
     async with client.jobs() as (job,):
-        receipt = queue.messages["m1"].receipt
+        receipt = queue.messages[message_id(1)].receipt
         queue.blocking = "send"
         task = asyncio.create_task(client.redrive(job, TTL_S))
         await queue.blocked.wait()
-        assert queue.messages["m1"].receipt != receipt
+        assert queue.messages[message_id(1)].receipt != receipt
         queue.unblock.set()
         await task
     assert (sent(queue), queue.messages) == ({job_id: 1}, {})
@@ -180,11 +180,11 @@ async def test_slow_command_does_not_touch_a_taken_message(operation: str, monke
     client = operator(queue)
     async with client.jobs() as (job,):
         monkeypatch.setattr(module, "MAX_LEASE_AGE_S", -1)
-        queue.messages["m1"].visible_at = 0
+        queue.messages[message_id(1)].visible_at = 0
         await queue.receive(1, 60, create=False)
         with pytest.raises(LeaseTaken):
             await (client.redrive(job, TTL_S) if operation == "redrive" else client.discard(job))
-    assert (queue.sent, list(queue.messages), queue.visible) == ([], ["m1"], [])
+    assert (queue.sent, list(queue.messages), queue.visible) == ([], [message_id(1)], [])
 
 
 @pytest.mark.parametrize("operation", ["receive", "update", "count"])
@@ -218,7 +218,7 @@ async def test_cancelled_redrive_is_completed(operation: str) -> None:
     queue.unblock.set()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert (sent(queue), queue.visible) == ({ids[0]: 1}, ["m2"])
+    assert (sent(queue), queue.visible) == ({ids[0]: 1}, [message_id(2)])
 
 
 @pytest.mark.parametrize("max_lease_age_s", [30, -1], ids=["new lease", "renewed lease"])
@@ -228,7 +228,7 @@ async def test_redriven_job_expires_by_the_clock_of_the_queue(
     """The operator's clock may be wrong by any amount: that of this queue shows the year 1970."""
     monkeypatch.setattr(module, "MAX_LEASE_AGE_S", max_lease_age_s)
     queue = MemoryQueue(*texts(*new_ids(1)))
-    inserted_at = queue.messages["m1"].inserted_at
+    inserted_at = queue.messages[message_id(1)].inserted_at
     await redrive_all(queue)
     expires_at = decode_message(queue.sent[0]).expires_at
     assert expires_at is not None
@@ -260,7 +260,7 @@ async def test_failed_redrive_keeps_the_poison_messages() -> None:
     queue.error = ServiceRequestError("unavailable")
     with pytest.raises(ServiceRequestError):
         await redrive(queue, job_id)
-    assert list(queue.messages) == ["m1"]
+    assert list(queue.messages) == [message_id(1)]
 
 
 async def test_limited_calls_stop_when_all_fail() -> None:

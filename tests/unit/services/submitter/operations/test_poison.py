@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from headway.contracts import Json, Timestamp, encode
 from headway.labels import JobFilter, Labels
 from headway.message_codec import encode_message
 from services.submitter.operations import poison as module
+from tests.unit.headway.azure.memory_queue import message_id
 from tests.unit.services.submitter.operations.operated_jobs import Answer, message, operated_jobs
+from tests.waiting import wait_until
 
 LABELS = Labels(name="March", owner="user:7")
 
@@ -45,7 +48,7 @@ async def test_operators_see_the_poison_queue(tmp_path: Path) -> None:
             "messages": 2,
             "problem": None,
         }
-        assert (unreadable["id"], unreadable["kind"], unreadable["payload"]) == ("m3", None, None)
+        assert (unreadable["id"], unreadable["kind"], unreadable["payload"]) == (message_id(3), None, None)
         assert unreadable["problem"]
         assert len(system.poison.visible) == 3
         assert code_of(await system.ask("GET", "/poison?cursor=2")) == (422, "invalid", "cursor")
@@ -70,7 +73,7 @@ async def test_a_token_shows_its_jobs_only(tmp_path: Path) -> None:
         assert [(job["id"], job["name"], job["labels"], job["payload"]) for job in body["jobs"]] == [
             (str(own.id), "March", None, None)
         ]
-        for text in (str(theirs.id), "m3"):
+        for text in (str(theirs.id), message_id(3)):
             assert code_of(await system.ask("DELETE", f"/poison/{text}")) == (403, "forbidden", None)
         assert (await system.ask("DELETE", f"/poison/{own.id}"))[0] == 204
         assert len(system.poison.visible) == 2
@@ -84,11 +87,11 @@ async def test_a_discarded_job_leaves_the_poison_queue(tmp_path: Path) -> None:
     job, other = message(), message()
     async with operated_jobs(tmp_path, job, replace(job, generation=1), other, "garbage") as system:
         with structlog.testing.capture_logs() as logs:
-            for text in (str(job.id), "m4"):
+            for text in (str(job.id), message_id(4)):
                 assert (await system.ask("DELETE", f"/poison/{text}"))[0] == 204
                 assert code_of(await system.ask("DELETE", f"/poison/{text}")) == (404, "unknown", None)
         lines = [(line["action"], line["job_id"], line["by"]) for line in logs if line["event"] == "operator_action"]
-        assert lines == [("discard", str(job.id), "alice"), ("discard", "m4", "alice")]
+        assert lines == [("discard", str(job.id), "alice"), ("discard", message_id(4), "alice")]
         assert [one.text for one in system.poison.messages.values()] == [encode_message(other)]
 
 
@@ -105,6 +108,63 @@ async def test_an_erased_job_leaves_nothing_behind(tmp_path: Path) -> None:
         assert [one.text for one in system.poison.messages.values()] == [encode_message(other)]
         assert [line["by"] for line in logs if line.get("action") == "erase"] == ["alice"] * 3
         assert (await system.ask("POST", f"/jobs/{job.id}/redrive"))[1]["code"] == "payload_not_kept"
+
+
+async def test_the_id_of_a_message_is_not_that_of_a_job(tmp_path: Path) -> None:
+    """A poison message can be discarded by its id, but only the id of a job runs it again or erases it."""
+    async with operated_jobs(tmp_path, message()) as system:
+        for method, path in (("POST", "/redrive"), ("POST", "/rerun"), ("DELETE", "")):
+            answer = await system.ask(method, f"/jobs/{message_id(1)}{path}", None)
+            assert code_of(answer) == (404, "unknown", None)
+        assert (system.jobs.sent, len(system.poison.visible)) == ([], 1)
+        assert (await system.ask("DELETE", f"/poison/{message_id(1)}"))[0] == 204
+
+
+async def test_an_erasure_is_logged_although_the_poison_queue_is_unavailable(tmp_path: Path) -> None:
+    """The record is erased by then, and the caller must repeat the request."""
+    async with operated_jobs(tmp_path, job := message()) as system:
+        system.notifier.keep(job)
+        system.poison.forbidden = "receive"
+        with structlog.testing.capture_logs() as logs:
+            assert code_of(await system.ask("DELETE", f"/jobs/{job.id}")) == (503, "unavailable", None)
+        assert [line["job_id"] for line in logs if line.get("action") == "erase"] == [str(job.id)]
+
+
+async def test_an_empty_poison_queue_is_not_leased(tmp_path: Path) -> None:
+    """So a submitter that may only read it erases jobs, and redrives those that have kept their message."""
+    async with operated_jobs(tmp_path) as system:
+        system.poison.forbidden = "receive"
+        job_id = system.notifier.keep(message())
+        assert (await system.ask("DELETE", f"/jobs/{job_id}"))[0] == 204
+
+
+async def test_requests_share_a_reading_of_the_queue(tmp_path: Path) -> None:
+    """An action on many jobs without kept messages does not read the queue once for each."""
+    jobs = [message() for _ in range(8)]
+    async with operated_jobs(tmp_path, *jobs) as system:
+        for job in jobs:
+            system.notifier.keep(job, message=None)
+        system.poison.blocking = "peek"
+        requests = [asyncio.create_task(system.ask("POST", f"/jobs/{job.id}/rerun")) for job in jobs]
+        await wait_until(lambda: system.poisoned._waiting == len(jobs))
+        system.poison.unblock.set()
+        assert {answered for answered, _ in await asyncio.gather(*requests)} == {202}
+        assert system.poison.peeks == 2
+
+
+async def test_requests_wait_for_others_for_a_limited_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that would be repeated meanwhile is refused, and does nothing later."""
+    monkeypatch.setattr(module, "MAX_WAIT_S", 0.01)
+    async with operated_jobs(tmp_path, job := message(), other := message()) as system:
+        system.poison.blocking = "peek"
+        first = asyncio.create_task(system.ask("POST", f"/jobs/{job.id}/redrive"))
+        await wait_until(system.poison.blocked.is_set)
+        for method, path in (("POST", "/redrive"), ("POST", "/rerun"), ("DELETE", "")):
+            answer = await system.ask(method, f"/jobs/{other.id}{path}")
+            assert code_of(answer) == (503, "unavailable", None)
+        system.poison.unblock.set()
+        assert (await first)[0] == 202
+        assert [one.id for one in system.sent] == [job.id]
 
 
 async def test_a_job_that_has_not_ended_is_not_erased(tmp_path: Path) -> None:
