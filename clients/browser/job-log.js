@@ -9,12 +9,12 @@ export class JobLog {
   end = 0;
 
   /** Add a piece of the server; return the part that is new, or null. */
-  add({ from, to, attempt, text }) {
-    const piece = partAfter({ from, to, attempt, text }, this.end);
+  add({ job_id: _job, ...added }) {
+    const piece = partAfter(added, this.end);
     if (!piece) return null;
     this.#pieces.push(piece);
-    this.end = to;
-    while (to - this.#pieces[0].to >= MAX_BYTES) this.#pieces.shift();
+    this.end = piece.to;
+    while (piece.to - this.#pieces[0].to >= MAX_BYTES) this.#pieces.shift();
     return piece;
   }
 
@@ -36,5 +36,6 @@ export function partAfter(piece, offset) {
   if (skipped <= 0) return piece;
   if (piece.to <= offset) return null;
   const text = new TextDecoder().decode(new TextEncoder().encode(piece.text).subarray(skipped));
-  return { ...piece, from: offset, text };
+  const { line: _line, ...others } = piece; // it is that of the first line
+  return { ...others, from: offset, text };
 }

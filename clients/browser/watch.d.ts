@@ -133,6 +133,8 @@ export interface LogPiece {
   readonly to: number;
   /** The attempt that has written it. */
   readonly attempt: number;
+  /** The number of its first line, counted from 1, if older lines are gone; otherwise absent. */
+  readonly line?: number;
   /** Whole characters. It may contain anything, such as escape sequences: show it as text. */
   readonly text: string;
 }

@@ -204,6 +204,35 @@ async def test_a_large_log_keeps_its_newer_half_from_a_line_start(log: Log) -> N
     assert memory < MAX_LOG_BYTES + 2_048
 
 
+async def test_lines_keep_their_numbers_and_attempts(log: Log) -> None:
+    """While older lines are dropped again and again, the log knows their number, and which attempt wrote what."""
+    written: list[tuple[int, bytes]] = []  # the attempt and the text of each line
+    for number in range(1_500):
+        attempt, text = 1 + number // 300, f"{number} {LINE}"
+        start = sum(len(line) for _attempt, line in written[300 * (attempt - 1) :])
+        await log.put_record(delivery=attempt)
+        assert (await log.append(text, start, delivery=attempt, attempt=attempt)).accepted
+        written.append((attempt, text.encode()))
+        if number % 100 == 99 or number % 300 == 0:
+            stored = await log.read()
+            assert stored.data == b"".join(line for _attempt, line in written[stored.lines :])
+            pieces = stored.pieces(str(log.job_id), 0)
+            attempts = dict.fromkeys(attempt for attempt, _line in written[stored.lines :])
+            texts = [b"".join(line for by, line in written[stored.lines :] if by == each) for each in attempts]
+            assert [(piece.attempt, piece.data) for piece in pieces] == list(zip(attempts, texts, strict=True))
+    assert stored.lines > 900
+
+
+async def test_many_attempts_cost_little(log: Log) -> None:
+    """The text of the oldest attempts counts as that of the first one whose beginning is known."""
+    for attempt in range(1, 41):
+        await log.put_record(delivery=attempt)
+        assert (await log.append("line\n", delivery=attempt, attempt=attempt)).accepted
+    pieces = (await log.read()).pieces(str(log.job_id), 0)
+    assert [piece.attempt for piece in pieces] == [21, *range(21, 41)]
+    assert pieces[0].data == b"line\n" * 20
+
+
 async def test_a_log_without_line_breaks_keeps_whole_characters(log: Log) -> None:
     """A line that is longer than the limit is cut between two characters."""
     for number in range(10):
@@ -257,6 +286,16 @@ async def test_full_memory_takes_no_log(log: Log) -> None:
     assert (await log.append("third\n", 13, attempt=1)).accepted
     assert (await log.read()).data.decode() == f"first\n{MISSING}third\n"
     assert metrics.LOG_GAPS.labels().value == gaps + 1
+
+
+async def test_a_log_of_an_older_version_goes_on(log: Log, redis: Redis) -> None:
+    """Its text counts as that of the attempt that has logged last, and its lines from the oldest one that it has."""
+    await log.append("first\n", attempt=2)
+    await redis.hdel(log_key(log.job_id), "lines", "sections")
+    assert (await log.read()).sections == ((2, 0),)
+    await log.put_record(delivery=2)
+    assert (await log.append("second\n", delivery=2, attempt=3)).accepted
+    assert (await log.read()).sections == ((2, 0), (3, 6))
 
 
 @pytest.mark.parametrize("damage", ["text", "state", "types", "fields"])

@@ -136,16 +136,19 @@ class LogFeed:
             else:
                 self._request_read(subscription)
 
-    def _send(self, subscription: LogSubscription, piece: LogPiece) -> None:
+    def _send(self, subscription: LogSubscription, piece: LogPiece) -> bool:
+        """Send a piece; return whether the next one may follow."""
         if not (subscription.has_details or piece.for_watchers):
             self.unsubscribe(subscription.watcher, subscription.job_id)
             self.on_forbidden(subscription)
-        elif subscription.watcher.is_writable():
-            subscription.watcher.send_log(piece)
-            subscription.offset = piece.end
-            LOG_BYTES_SENT.inc(len(piece.data))
-        else:
+            return False
+        if not subscription.watcher.is_writable():
             subscription.needs_read = True
+            return False
+        subscription.watcher.send_log(piece)
+        subscription.offset = piece.end
+        LOG_BYTES_SENT.inc(len(piece.data))
+        return True
 
     def _request_read(self, subscription: LogSubscription) -> None:
         subscription.needs_read = True
@@ -211,5 +214,7 @@ class LogFeed:
         if subscription.offset > (0 if stored is None else stored.end):  # the log was lost and begins again
             subscription.offset = 0
             self._request_read(subscription)
-        elif stored is not None and (piece := stored.piece(subscription.job_id, subscription.offset)) is not None:
-            self._send(subscription, pieces.setdefault(piece.start, piece))
+        elif stored is not None:
+            for piece in stored.pieces(subscription.job_id, subscription.offset):
+                if not self._send(subscription, pieces.setdefault(piece.start, piece)):
+                    break

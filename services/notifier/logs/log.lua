@@ -4,15 +4,17 @@
 -- the log. ARGV[1] is the operation, the arguments follow:
 --   append  generation, message_id, delivery, attempt, watchers (1 or 0), from, text
 --           -> the number of bytes of the delivery that are missing before the text; refused -> the reason
---   read    offset -> {base, end, attempt, watchers, the text from the offset}; nil if there is no log
+--   read    offset -> {base, end, attempt, watchers, the text from the offset, lines, sections}; nil if there is no log
 --
 -- The offset of a byte is its position in all that was ever logged, so that offsets only rise: `base` is the offset of
 -- the first byte of the text, and `end` that after its last one. Each delivery counts its own bytes from 0: `run` is the
--- last one, and `run_at` the offset of its byte 0.
+-- last one, and `run_at` the offset of its byte 0. `lines` is the number of lines before `base`, and `sections` has
+-- `<attempt>:<offset>` for each attempt whose text is kept: where that begins.
 
 local MAX_BYTES, MAX_ENDED_BYTES = 65536, 8192  -- as in headway/details.py
 local KEPT_BYTES = 32768                        -- of a log that exceeds MAX_BYTES
 local MAX_APPENDED_BYTES = 32768                -- above it, the text is rewritten: APPEND may occupy twice its size
+local MAX_SECTIONS = 20                         -- of more attempts, the text of the oldest counts as that of the next one
 local KEEP_MS = 60 * 60 * 1000                  -- how long the log outlives the job's expiry, as its record does
 local MISSING = '…\n'
 local INTEGER = '^%-?%d+$'
@@ -34,7 +36,8 @@ end
 
 -- Returns the state of the log, or nil if there is none or another program has damaged it.
 local function load()
-  local values = execute('HMGET', LOG, 'base', 'end', 'run', 'run_at', 'attempt', 'watchers')
+  local values = execute('HMGET', LOG, 'base', 'end', 'run', 'run_at', 'attempt', 'watchers', 'lines',
+    'sections')
   if not values then
     redis.call('DEL', LOG)
     return nil
@@ -43,8 +46,9 @@ local function load()
     if not values[i] or not string.find(values[i], INTEGER) then return nil end
   end
   local log = {base = tonumber(values[1]), last = tonumber(values[2]), run = values[3], run_at = tonumber(values[4]),
-    attempt = values[5], watchers = values[6]}
-  if execute('STRLEN', TEXT) ~= log.last - log.base then log.base, log.lost = log.last, true end  -- its text was evicted or changed
+    attempt = values[5], watchers = values[6], lines = tonumber(values[7]) or 0}
+  log.sections = values[8] or log.attempt .. ':' .. integer(log.base)  -- an older version has written none
+  if execute('STRLEN', TEXT) ~= log.last - log.base then log.base, log.lines, log.lost = log.last, 0, true end  -- its text was evicted or changed
   return log
 end
 
@@ -82,9 +86,21 @@ local function write(log, piece, is_done)
     return
   end
   local text = log.lost and piece or redis.call('GETRANGE', TEXT, 0, -1) .. piece
-  if #text > limit then text = newest(text, is_done and MAX_ENDED_BYTES or KEPT_BYTES) end
-  redis.call('SET', TEXT, text)
-  log.base = log.last - #text
+  local kept = #text > limit and newest(text, is_done and MAX_ENDED_BYTES or KEPT_BYTES) or text
+  redis.call('SET', TEXT, kept)
+  log.base = log.last - #kept
+  log.lines = log.lines + select(2, string.gsub(string.sub(text, 1, #text - #kept), '\n', ''))
+end
+
+-- Returns where the kept text of each attempt begins, after a piece of an attempt that begins at an offset.
+local function sections(log, attempt, start)
+  local kept, all = {}, log.sections
+  if string.match(all, '(%d+):%d+$') ~= attempt then all = all .. ' ' .. attempt .. ':' .. integer(start) end
+  for section, offset in string.gmatch(all, '(%d+:(%d+))') do
+    if tonumber(offset) <= log.base then kept = {} end  -- the text of the earlier attempts is gone
+    table.insert(kept, section)
+  end
+  return table.concat(kept, ' ', math.max(1, #kept - MAX_SECTIONS + 1))
 end
 
 local function append(generation, message_id, delivery, attempt, watchers, from, text)
@@ -93,7 +109,7 @@ local function append(generation, message_id, delivery, attempt, watchers, from,
   local log = load()
   if not log then
     if text == '' then return 0 end
-    log = {base = 0, last = 0, run_at = 0, lost = true}
+    log = {base = 0, last = 0, run_at = 0, lines = 0, sections = '', lost = true}
   end
   local run = generation .. ' ' .. delivery .. ' ' .. message_id
   if log.run ~= run then log.run, log.run_at = run, log.last end
@@ -103,8 +119,10 @@ local function append(generation, message_id, delivery, attempt, watchers, from,
   if log.watchers ~= '0' or log.last == log.base then log.watchers = watchers end  -- a log is opened as a whole, or not
   local start, after = log.last, math.max(known, from + #text)
   write(log, piece, is_done)
+  if piece ~= '' then log.sections = sections(log, attempt, start) end
   redis.call('HSET', LOG, 'base', integer(log.base), 'end', integer(log.last), 'run', run,
-    'run_at', integer(log.last - after), 'attempt', attempt, 'watchers', log.watchers)
+    'run_at', integer(log.last - after), 'attempt', attempt, 'watchers', log.watchers, 'lines', log.lines,
+    'sections', log.sections)
   local now = redis.call('TIME')[1] * 1000
   for _, key in ipairs({LOG, TEXT}) do
     redis.call('PEXPIREAT', key, integer(math.max(expires_ms, now) + KEEP_MS))
@@ -119,7 +137,7 @@ local function read(offset)
   local log = load()
   if not log then return false end
   local text = log.lost and '' or redis.call('GETRANGE', TEXT, integer(math.max(0, offset - log.base)), -1)
-  return {log.base, log.last, log.attempt, log.watchers or '0', text}
+  return {log.base, log.last, log.attempt, log.watchers or '0', text, log.lines, log.sections}
 end
 
 if ARGV[1] == 'append' then return append(unpack(ARGV, 2)) end

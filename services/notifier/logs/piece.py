@@ -15,19 +15,23 @@ class LogPiece:
     Attributes:
         job_id: the job.
         start, end: the offsets of its first byte and after its last one.
-        attempt: the attempt that has logged last.
+        attempt: the attempt that has logged it.
         for_watchers: whether everyone who watches the job may read the log.
+        line: the number of its first line, if older lines are gone; otherwise None.
         data: its bytes. At the beginning, a character may be incomplete if a client has chosen the offset.
     """
 
-    __slots__ = ("_encoded", "attempt", "data", "end", "for_watchers", "job_id", "start")
+    __slots__ = ("_encoded", "attempt", "data", "end", "for_watchers", "job_id", "line", "start")
 
-    def __init__(self, job_id: str, start: int, attempt: int, data: bytes, *, for_watchers: bool) -> None:
+    def __init__(
+        self, job_id: str, start: int, attempt: int, data: bytes, *, for_watchers: bool, line: int | None = None
+    ) -> None:
         self.job_id = job_id
         self.start = start
         self.end = start + len(data)
         self.attempt = attempt
         self.for_watchers = for_watchers
+        self.line = line
         self.data = data
         self._encoded: dict[Encoder, bytes] = {}
 
@@ -52,7 +56,6 @@ class LogPiece:
 
 def encode_json(piece: LogPiece) -> bytes:
     """Return a piece as JSON."""
-    text = piece.data.decode(errors="replace")
-    return encode(
-        {"job_id": piece.job_id, "from": piece.start, "to": piece.end, "attempt": piece.attempt, "text": text}
-    )
+    line = {} if piece.line is None else {"line": piece.line}
+    place = {"job_id": piece.job_id, "from": piece.start, "to": piece.end, "attempt": piece.attempt, **line}
+    return encode({**place, "text": piece.data.decode(errors="replace")})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from ..redis_client.topology import RedisClient
 from .piece import LogPiece
 
 SCRIPT = files(__package__).joinpath("log.lua").read_bytes()
+_SECTION = re.compile(rb"(\d+):(\d+)")
 LOG_BYTES, LOG_GAPS = metrics.LOG_BYTES.labels(), metrics.LOG_GAPS.labels()
 
 
@@ -28,6 +30,8 @@ class StoredLog(NamedTuple):
         attempt: the attempt that has logged last.
         for_watchers: whether everyone who watches the job may read the log.
         data: the kept bytes from the requested offset to the end.
+        lines: the number of lines before the base, as far as it is known.
+        sections: the attempts whose text is kept, and the offset at which that of each begins.
     """
 
     base: int
@@ -35,14 +39,24 @@ class StoredLog(NamedTuple):
     attempt: int
     for_watchers: bool
     data: bytes
+    lines: int = 0
+    sections: tuple[tuple[int, int], ...] = ()
 
-    def piece(self, job_id: str, offset: int) -> LogPiece | None:
-        """Return what follows an offset, not before the one that was requested, or None if that is nothing."""
+    def pieces(self, job_id: str, offset: int) -> list[LogPiece]:
+        """Return what follows an offset, not before the one that was requested: one piece for each attempt."""
         start = max(offset, self.base)
         if start >= self.end or not self.data:
-            return None
-        data = self.data[len(self.data) - (self.end - start) :]
-        return LogPiece(job_id, start, self.attempt, data, for_watchers=self.for_watchers)
+            return []
+        line = self.lines + 1 if start == self.base and self.lines else None
+        later = [(attempt, begin) for attempt, begin in self.sections if start < begin < self.end]
+        earlier = [attempt for attempt, begin in self.sections if begin <= start]
+        first = earlier[-1] if earlier else self.sections[0][0] if self.sections else self.attempt
+        pieces, ends = [], [*(begin for _attempt, begin in later), self.end]
+        for (attempt, begin), end in zip([(first, start), *later], ends, strict=True):
+            data = self.data[len(self.data) - (self.end - begin) : len(self.data) - (self.end - end)]
+            pieces.append(LogPiece(job_id, begin, attempt, data, for_watchers=self.for_watchers, line=line))
+            line = None
+        return pieces
 
 
 class LogStore:
@@ -113,5 +127,8 @@ def _verdict(append: LogAppend, reply: int | bytes) -> LogVerdict:
     return LogVerdict(append.job_id, accepted=True)
 
 
-def _stored(base: int, end: int, attempt: bytes, watchers: bytes, data: bytes) -> StoredLog:
-    return StoredLog(base, end, int(attempt), watchers == b"1", data)
+def _stored(
+    base: int, end: int, attempt: bytes, watchers: bytes, data: bytes, lines: int, sections: bytes
+) -> StoredLog:
+    parsed = tuple((int(number), int(offset)) for number, offset in _SECTION.findall(sections))
+    return StoredLog(base, end, int(attempt), watchers == b"1", data, lines, parsed)

@@ -210,7 +210,7 @@ class LongPollHandler:
     async def _read_logs(self, requests: Sequence[WatchRequest], errors: list[dict[str, Any]]) -> list[LogPiece]:
         """Return the stored logs that clients lack, of the jobs without errors; add the errors of closed logs."""
         failed = {error["job_id"] for error in errors}
-        pieces = []
+        pieces: list[LogPiece] = []
         for grant, _key_id, _version, offset in requests:
             if offset is None or str(grant.job_id) in failed:
                 continue
@@ -219,8 +219,7 @@ class LongPollHandler:
             except Forbidden:
                 errors.append(log_refusal(str(grant.job_id)))
             else:
-                piece = log.piece(str(grant.job_id), offset)
-                pieces += [] if piece is None else [piece]
+                pieces += log.pieces(str(grant.job_id), offset)
         return pieces
 
     async def _read_current(
