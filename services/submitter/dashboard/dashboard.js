@@ -31,9 +31,9 @@ function onRoute(route, arrival) {
 }
 
 /** Show the views to an operator who has signed in, and the form to others. When a session expires, the page stays. */
-function onSession(event) {
+function onSession(event, reason) {
   if (shell && !isAskingForKey()) app.router.leave();
-  if (shell && event === "expired") return askForKey(app.session, "Your session has ended. Sign in to go on.");
+  if (shell && event === "expired") return askForKey(app.session, reason);
   views.close();
   shell?.close();
   shell = event === "opened" ? new Shell(app) : null;

@@ -14,20 +14,26 @@ const OPERATOR_SCOPE = "list watch cancel details operate";
 const READER_SCOPE = "list details";
 const ANONYMOUS = "anyone"; // the server's name of callers without a key
 const TTL_S = 3600;
-const RENEW_AFTER_MS = 500 * TTL_S;
+const RENEW_SHARE = 0.5; // of a token's lifetime, after which it is renewed
+const MIN_RENEWAL_MS = 1000;
 const RETRY_MS = 30_000;
+const SESSION_ENDED = "Your session has ended; sign in again.";
 const REFUSALS = new Set([401, 403]);
 
 export class Session {
   /** The token, null while no operator is signed in. */
   token = null;
   #expiresAt = 0; // by this computer's clock, in ms
+  #renewAt = 0;
   #onChange;
   #renewal = null; // the request for the next token, for all that wait for it
   #timer;
   #tabs = new SessionTabs({ onSession: (session) => this.#takeOver(session), onSignOut: () => this.token && this.#end("closed") });
 
-  /** @param {(event: "opened" | "expired" | "closed") => void} onChange called when the session has begun or ended */
+  /**
+   * @param {(event: "opened" | "expired" | "closed", reason?: string) => void} onChange called when the session has begun,
+   *   or with other rights than before, and when it has ended: why it has expired is for the operator
+   */
   constructor(onChange) {
     this.#onChange = onChange;
     document.addEventListener("visibilitychange", () => this.#onVisible());
@@ -69,13 +75,8 @@ export class Session {
    *
    * @throws {ApiError} the key is not accepted, or the server does not answer
    */
-  async signIn(key) {
-    try {
-      await this.#request(OPERATOR_SCOPE, key);
-    } catch (error) {
-      if (error.status !== 403) throw error;
-      await this.#request(READER_SCOPE, key);
-    }
+  signIn(key) {
+    return this.#getToken(OPERATOR_SCOPE, key);
   }
 
   /** End the session, also in other tabs. */
@@ -92,15 +93,26 @@ export class Session {
    */
   async current(refused) {
     if (this.token && (refused === this.token || Date.now() >= this.#expiresAt)) await this.#renew();
-    if (!this.token) throw new ApiError("Your session has ended; sign in again.", { status: 401, code: "session_ended" });
+    if (!this.token) throw new ApiError(SESSION_ENDED, { status: 401, code: "session_ended" });
     return this.token;
+  }
+
+  /** Get a token with a key, or with the last token; one that only reads, where no other is permitted. */
+  async #getToken(scope, bearer) {
+    try {
+      await this.#request(scope, bearer);
+    } catch (error) {
+      if (error.status !== 403 || scope === READER_SCOPE) throw error;
+      await this.#request(READER_SCOPE, bearer);
+    }
   }
 
   async #request(scope, bearer) {
     const former = this.token;
     const body = { filter: {}, scope, ttl_s: TTL_S };
     const { token } = await request("/tokens", { method: "POST", body, token: bearer });
-    if (this.token === former) this.#enter({ token, expiresAt: Date.now() + TTL_S * 1000 }); // otherwise it has ended
+    const { iat, exp } = readClaims(token);
+    if (this.token === former) this.#enter({ token, expiresAt: Date.now() + (exp - iat) * 1000 }); // otherwise it has ended
   }
 
   #takeOver(session) {
@@ -108,17 +120,14 @@ export class Session {
   }
 
   #enter({ token, expiresAt }) {
-    const isNew = !this.token;
+    const before = this.token && this.canOperate;
     this.token = token;
     this.#expiresAt = expiresAt;
+    this.#renewAt = Date.now() + (expiresAt - Date.now()) * RENEW_SHARE;
     write({ token, expiresAt });
     this.#tabs.share({ token, expiresAt });
-    this.#schedule(this.#renewAt - Date.now());
-    if (isNew) this.#onChange("opened");
-  }
-
-  get #renewAt() {
-    return this.#expiresAt - TTL_S * 1000 + RENEW_AFTER_MS;
+    this.#schedule(Math.max(this.#renewAt - Date.now(), MIN_RENEWAL_MS));
+    if (before !== this.canOperate) this.#onChange("opened");
   }
 
   #schedule(delayMs) {
@@ -138,27 +147,23 @@ export class Session {
     return this.#renewal;
   }
 
-  /** Renew the token; if that is refused, the session ends, unless no key is needed. */
+  /** Renew the token; if that is refused, the session ends. */
   async #replaceToken() {
-    const scope = this.canOperate ? OPERATOR_SCOPE : READER_SCOPE;
     try {
-      await this.#request(scope, this.token).catch((error) => {
-        if (this.name || !REFUSALS.has(error.status)) throw error;
-        return this.#request(scope);
-      });
+      await this.#getToken(this.canOperate ? OPERATOR_SCOPE : READER_SCOPE, this.token);
     } catch (error) {
-      if (REFUSALS.has(error.status)) return this.#end("expired");
+      if (REFUSALS.has(error.status)) return this.#end("expired", error.code === "token_expired" ? SESSION_ENDED : error.message);
       this.#schedule(RETRY_MS);
       throw error;
     }
   }
 
-  #end(event) {
+  #end(event, reason) {
     clearTimeout(this.#timer);
     this.token = null;
     this.#tabs.share(null);
     write(null);
-    this.#onChange(event);
+    this.#onChange(event, reason);
   }
 }
 
