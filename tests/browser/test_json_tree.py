@@ -45,7 +45,7 @@ async def test_values_are_shown_as_they_were_written(show: Show, page: Page) -> 
         assert line in lines
     assert lines.index("2: 9007199254740993") < lines.index("1: 1.10")
     assert f"<b>key</b>: {MARKUP}" in lines
-    assert await tree.get_by_text("\\x00\\x1b[31m").count() == 1
+    assert await tree.get_by_text("\\u0000\\u001b[31m").count() == 1
     links = await tree.get_by_role("link").all()
     assert [await link.get_attribute("href") for link in links] == ["https://example.org/a?b=1#c"]
     assert await links[0].get_attribute("rel") == "noopener noreferrer"

@@ -15,7 +15,9 @@ import { Shell } from "/assets/shell.js";
 import { askForKey, isAskingForKey, signInPage } from "/assets/sign-in.js";
 import { failurePage, Views } from "/assets/views.js";
 
-const VIEWS = {};
+const VIEWS = {
+  job: () => import("/assets/detail-view.js"),
+};
 
 const app = { session: new Session(onSession), keyboard: new Keyboard(), notices: new Notices() };
 app.api = new Api(app.session);

@@ -11,7 +11,7 @@ const OPEN_LEVELS = 2; // further levels are closed at first
 const MAX_CHILDREN = 100; // more are shown in groups of this size, which are closed at first
 const TOKENS = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d[\d.eE+-]*|true|false|null|[[\]{}]/g;
 const ADDRESS = /^https?:\/\/[^\s"<>]+$/i;
-const CONTROLS = /[\0-\x08\x0b-\x1f\x7f]/g; // not tab and newline
+const CONTROLS = /[\0-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]/g; // and what changes the direction of a text; not tab and newline
 const TYPES = { t: "boolean", f: "boolean", n: "null", '"': "string" }; // by the first character; others are numbers
 
 /**
@@ -97,7 +97,7 @@ function valueOf({ token, children }) {
   const type = TYPES[token[0]] ?? "number";
   if (type !== "string") return h("span", { class: `json-${type}` }, token);
   const value = JSON.parse(token);
-  const text = value.replace(CONTROLS, (character) => `\\x${character.charCodeAt().toString(16).padStart(2, "0")}`);
+  const text = value.replace(CONTROLS, (character) => `\\u${character.charCodeAt().toString(16).padStart(4, "0")}`);
   const isAddress = ADDRESS.test(value) && URL.canParse?.(value);
   const link = isAddress && h("a", { href: value, target: "_blank", rel: "noopener noreferrer" }, text);
   return h("bdi", { class: "json-string" }, link || text);

@@ -1,0 +1,43 @@
+/** The view of one job: how far it is, its attempts to scale, why it failed, and what it was given. */
+
+import { h, loadStyles } from "/assets/dom.js";
+import { JobPage } from "/assets/job-page.js";
+import { urlOf } from "/assets/router.js";
+
+const JOB_ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+
+export default class DetailView {
+  element = h("div", { class: "detail-view" });
+  #app;
+  #id = null;
+  #page = null;
+
+  constructor(app) {
+    this.#app = app;
+    for (const name of ["detail-view.css", "progress-card.css", "json-tree.css"]) loadStyles(name);
+  }
+
+  /** Show the job that the URL names. */
+  update({ name }) {
+    const id = name.toLowerCase();
+    if (id !== this.#id) this.#show(id);
+  }
+
+  close() {
+    this.#page?.close();
+  }
+
+  #show(id) {
+    this.close();
+    this.#id = id;
+    this.#page = JOB_ID.test(id) ? new JobPage(this.#app, id) : null;
+    if (!this.#page) document.title = "No such job · Headway";
+    this.element.replaceChildren(this.#page?.element ?? noJob());
+  }
+}
+
+/** Create what is shown for an id that no job has. */
+function noJob() {
+  const text = h("p", {}, "This address does not contain the id of a job. An id has 36 characters, such as ", h("code", {}, "9ac3f7d0-1c5b-4a51-8f0e-2b6f0e6c51e2"), ".");
+  return h("div", { class: "empty" }, h("h1", {}, "No such job"), text, h("p", {}, h("a", { href: urlOf("jobs"), class: "button" }, "All jobs")));
+}

@@ -1,0 +1,110 @@
+/** The page of one job: its head, its story from the progress to the steps, and the facts beside it. */
+
+import { h, setAttribute } from "/assets/dom.js";
+import { ErrorCard } from "/assets/error-card.js";
+import { connectionText, isWaiting, nameText, percentText, statusText, timestampText } from "/assets/format.js";
+import { JobFacts } from "/assets/job-facts.js";
+import { JobHead } from "/assets/job-head.js";
+import { JobSteps } from "/assets/job-steps.js";
+import { JobWatch } from "/assets/job-watch.js";
+import { ProgressCard } from "/assets/progress-card.js";
+import { setText } from "/assets/text.js";
+import { Timeline } from "/assets/timeline.js";
+
+const TICK_MS = 1000;
+const SLOW_MS = 5000; // without a snapshot
+const PROBLEMS = {
+  unknown: "The server has no record of this job. Records are removed an hour after a job expires, 7 days after its submission by default, and may be lost with Redis. If the job still runs, the next report of its worker shows it here.",
+  forbidden: "The token of this session does not open this job.",
+  too_many_watches: "This browser watches too many jobs. Close other pages that show jobs, then reload this page.",
+  origin_not_allowed: "The notifier does not accept this page’s address: it is not on the list of allowed origins.",
+};
+
+export class JobPage {
+  #watch;
+  #head;
+  #card = new ProgressCard();
+  #timeline = new Timeline();
+  #error = new ErrorCard();
+  #steps = new JobSteps();
+  #facts;
+  #notice = h("p", { class: "job-notice", role: "status" });
+  #story;
+  #isSlow = false;
+  #timers;
+  element;
+
+  constructor(app, id) {
+    this.#watch = new JobWatch(app, id, () => this.#render());
+    this.#head = new JobHead(id);
+    this.#facts = new JobFacts(() => this.#watch.readDetails());
+    const parts = [this.#card, this.#timeline, this.#error, this.#steps].map(({ element }) => element);
+    this.#story = h("div", { class: "job-columns", hidden: true }, h("div", { class: "job-story" }, parts), this.#facts.element);
+    this.element = h("article", { class: "job-page" }, this.#head.element, this.#notice, this.#story);
+    this.#timers = [setInterval(() => this.#tick(), TICK_MS), setTimeout(() => this.#onSlow(), SLOW_MS)];
+    document.title = "Job · Headway";
+    this.#renderNotice();
+  }
+
+  close() {
+    this.#timers.forEach(clearTimeout);
+    this.#watch.close();
+  }
+
+  #tick() {
+    this.#watch.tick();
+    this.#render();
+  }
+
+  #onSlow() {
+    this.#isSlow = true;
+    this.#renderNotice();
+  }
+
+  #render() {
+    const { snapshot, details, now, lostAt } = this.#watch;
+    this.#renderNotice();
+    if (!snapshot) return;
+    this.#renderCard(snapshot, now);
+    this.#head.render(snapshot, this.#card.state);
+    this.#timeline.render(snapshot, details, this.#card.state, now);
+    this.#error.render(snapshot, details);
+    this.#steps.render(snapshot, details?.steps ?? [], now);
+    this.#facts.render(this.#watch);
+    setAttribute(this.element, "data-stale", lostAt !== null);
+    this.#renderTitle(snapshot);
+    if (this.#story.hidden) this.#start(snapshot);
+  }
+
+  /** Show what there is, once the first snapshot is known. */
+  #start({ finished_at: finished }) {
+    setAttribute(this.element, "data-ended", Boolean(finished)); // needs no space for what may still come
+    this.#story.hidden = false;
+  }
+
+  #renderCard(snapshot, now) {
+    const { confirmedUntil, lostAt, connection } = this.#watch;
+    const position = this.#watch.pollPosition(isWaiting(snapshot, now));
+    this.#card.render({ snapshot, now, confirmedUntil, position, lostAt, connection });
+  }
+
+  /** Say why the page shows no job, or not its present state. */
+  #renderNotice() {
+    const { snapshot, problem, connection, lostAt, knownAt, now } = this.#watch;
+    const lost = lostAt === null ? "" : connectionText(connection, snapshot) || "Not connected.";
+    const stale = lost && snapshot ? `${lost} This is the state of ${timestampText(knownAt, now)}.` : lost;
+    const waiting = snapshot ? "" : this.#isSlow ? "The server does not answer yet; still trying…" : "Connecting…";
+    setText(this.#notice, (problem && textOf(problem)) || stale || waiting);
+    this.#notice.hidden = !this.#notice.textContent;
+  }
+
+  #renderTitle(snapshot) {
+    const state = (snapshot.status === "running" && percentText(snapshot)) || statusText(snapshot);
+    const title = `${state} · ${nameText(snapshot)} · Headway`;
+    if (document.title !== title) document.title = title;
+  }
+}
+
+function textOf({ code, message }) {
+  return PROBLEMS[code] ?? message;
+}

@@ -1,0 +1,27 @@
+/** A time as the dashboard shows it: in the reader's locale and zone, with its distance from now beside it. */
+
+import { h, setAttribute } from "/assets/dom.js";
+import { ageText, preciseDurationText, timestampText } from "/assets/format.js";
+import { setText } from "/assets/text.js";
+
+const withZone = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
+
+export class TimeText {
+  #time = h("time");
+  #distance = h("span", { class: "soft" });
+  element = h("span", { class: "moment" }, this.#time, " ", this.#distance);
+
+  /** Show a time as of now, in ms; both are the server's. The title of the time names the zone. */
+  render(time, now) {
+    setAttribute(this.#time, "datetime", time);
+    setAttribute(this.#time, "title", withZone.format(new Date(time)));
+    setText(this.#time, timestampText(time, now));
+    setText(this.#distance, distanceText(time, now));
+  }
+}
+
+/** Return how far a time is from now, such as "5 min ago" or "in 2 h 3 min". */
+function distanceText(time, now) {
+  const ms = Date.parse(time) - now;
+  return ms > 0 ? `in ${preciseDurationText(ms)}` : ageText(time, now);
+}

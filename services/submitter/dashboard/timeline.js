@@ -1,0 +1,127 @@
+/** The timeline of a job: one lane for the wait before the first attempt, and one for each attempt and the wait after it. */
+
+import { arrange, h, setAttribute } from "/assets/dom.js";
+import { preciseDurationText, timestampText } from "/assets/format.js";
+import { setText } from "/assets/text.js";
+import { attemptsOf, partsOf, place } from "/assets/timeline-scale.js";
+
+const OUTCOMES = { lost: "its worker was lost", released: "released by its worker, which stopped" };
+const RUNNING = { running: "Running", stalled: "Running, but not advancing", lost: "Its worker is lost" };
+const TONES = { lost: "lost", released: "queued", failed: "failed", succeeded: "succeeded", cancelled: "cancelled" };
+
+export class Timeline {
+  #list = h("ol", { class: "lanes" });
+  #start = h("span");
+  #end = h("span");
+  #lanes = new Map(); // by key
+  element = h(
+    "section",
+    { class: "card", "aria-labelledby": "timeline-title" },
+    h("h2", { id: "timeline-title" }, "Timeline"),
+    this.#list,
+    h("div", { class: "axis", "aria-hidden": "true" }, this.#start, this.#end),
+  );
+
+  /**
+   * Show the attempts of a job as of now, by the server's clock in ms.
+   *
+   * @param {string} state the status, or `lost` or `stalled` for a running job whose worker is lost or that does not advance
+   */
+  render(snapshot, details, state, now) {
+    const attempts = attemptsOf(snapshot, details);
+    const parts = place(partsOf(snapshot, attempts, now));
+    const lanes = attempts.map((attempt, row) => attemptLane(attempt, row, { snapshot, parts, state, now, isLast: row === attempts.length - 1 }));
+    const first = waitLane(attempts, parts.filter(({ row }) => row === -1), snapshot, now);
+    if (first) lanes.unshift(first);
+    arrange(this.#list, lanes.map(({ key }) => key), (key) => this.#create(key));
+    for (const lane of lanes) this.#lanes.get(lane.key).render(lane);
+    this.#renderAxis(snapshot, now);
+    this.element.hidden = !lanes.length;
+  }
+
+  #create(key) {
+    this.#lanes.set(key, new Lane());
+    return this.#lanes.get(key).element;
+  }
+
+  #renderAxis({ submitted_at: submitted, finished_at: finished }, now) {
+    setText(this.#start, timestampText(submitted, now));
+    setText(this.#end, finished ? timestampText(finished, now) : "now");
+  }
+}
+
+/** A row: a name, bars on the axis of all rows, a duration, and what happened. The bars say nothing that the texts do not. */
+class Lane {
+  #name = h("span", { class: "lane-name" });
+  #track = h("span", { class: "lane-track", "aria-hidden": "true" });
+  #span = h("span", { class: "number soft" });
+  #note = h("p", { class: "lane-note" });
+  element = h("li", { class: "lane" }, this.#name, this.#track, this.#span, this.#note);
+
+  render({ name, tone, parts, span, note }) {
+    setAttribute(this.element, "data-tone", tone);
+    setText(this.#name, name);
+    setText(this.#span, span);
+    setText(this.#note, note);
+    this.#note.hidden = !note;
+    arrange(this.#track, parts.map(({ type }) => type), (type) => h("span", { class: `lane-${type}` }));
+    parts.forEach((part, index) => renderBar(this.#track.children[index], part));
+  }
+}
+
+function renderBar(bar, { start, share, isShortened }) {
+  const [from, size] = [`${(100 * start).toFixed(2)}%`, `${(100 * share).toFixed(2)}%`];
+  if (bar.style.insetInlineStart !== from) bar.style.insetInlineStart = from;
+  if (bar.style.inlineSize !== size) bar.style.inlineSize = size;
+  setAttribute(bar, "data-shortened", isShortened);
+}
+
+/** Return the lane before the first known attempt, null if the job did not wait. */
+function waitLane([first], parts, snapshot, now) {
+  if (!parts.length) return null;
+  const span = preciseDurationText(parts[0].to - parts[0].from);
+  const isFirst = !first || first.attempt === 1;
+  const isDelayed = !first && Date.parse(snapshot.due_at) > now;
+  const names = first ? ["Waited", `Before attempt ${first.attempt}`] : ["Waiting", "Waiting"];
+  const note = isFirst ? "" : "What happened before is not recorded any more";
+  const due = isDelayed ? `Starts in ${preciseDurationText(Date.parse(snapshot.due_at) - now)}` : "";
+  return { key: "wait", name: names[isFirst ? 0 : 1], tone: "queued", parts, span, note: sentence(note, due, shortenedText(parts)) };
+}
+
+function attemptLane(attempt, row, { snapshot, parts, state, now, isLast }) {
+  const own = parts.filter((part) => part.row === row);
+  const run = own.find(({ type }) => type === "run");
+  const isRunning = isLast && snapshot.status === "running";
+  return {
+    key: `${row} ${attempt.started_at}`,
+    name: `Attempt ${attempt.attempt}`,
+    tone: isRunning ? state : (TONES[attempt.outcome] ?? "queued"),
+    parts: own,
+    span: attempt.started_at ? preciseDurationText(run ? run.to - run.from : 0) : "–",
+    note: sentence(isRunning ? RUNNING[state] : outcomeText(attempt), waitText(own, isLast, snapshot, now), shortenedText(own)),
+  };
+}
+
+/** Return what an attempt came to, such as "Failed: InvalidRow: row 211 has no price". */
+function outcomeText({ outcome, error, started_at: started }) {
+  const text = OUTCOMES[outcome] ?? outcome ?? "";
+  const reason = error ? `: ${[error.type, error.message].filter(Boolean).join(": ")}` : "";
+  return `${text.charAt(0).toUpperCase()}${text.slice(1)}${started ? "" : " before its start"}${reason}`;
+}
+
+/** Return how long a job waited after an attempt, or when the next one begins. */
+function waitText(parts, isLast, { status, due_at: due, finished_at: finished }, now) {
+  const wait = parts.find(({ type }) => type === "wait");
+  if (isLast && !finished && status !== "running" && Date.parse(due) > now) return `Next attempt in ${preciseDurationText(Date.parse(due) - now)}`;
+  if (!wait) return "";
+  const span = preciseDurationText(wait.to - wait.from);
+  return isLast ? `Waiting for ${span}` : `Then waited ${span}`;
+}
+
+function shortenedText(parts) {
+  return parts.some(({ isShortened }) => isShortened) ? "The wait is drawn shorter than it is" : "";
+}
+
+function sentence(...texts) {
+  return texts.filter(Boolean).join(" · ");
+}

@@ -1,0 +1,132 @@
+"""The dashboard's view of one job: its progress, its attempts to scale, its error, and the facts beside them."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pytest
+from playwright.async_api import Locator, Page, ViewportSize, expect
+
+from headway.contracts import Timestamp
+from tests.browser.dashboard import (
+    HOSTILE_NAME,
+    LARGE_NUMBER,
+    LOST,
+    MARKUP,
+    Dashboard,
+    inspect,
+    open_dashboard,
+)
+
+pytestmark = pytest.mark.browser
+
+NARROW = ViewportSize(width=360, height=740)
+WIDE = ViewportSize(width=1280, height=800)
+FAILED = "Import customers.csv"
+
+
+def section(page: Page, title: str) -> Locator:
+    """Return a card or a group of facts by its title."""
+    return page.locator("section").filter(has=page.get_by_role("heading", name=title, exact=True))
+
+
+async def open_job(page: Page, dashboard: Dashboard, name: str) -> None:
+    """Open the view of a job, and wait until its details are shown."""
+    await open_dashboard(page, dashboard, dashboard.job_path(name))
+    await expect(section(page, "Payload")).to_be_visible()
+
+
+async def check_looks(page: Page) -> None:
+    """Check that axe finds no fault in either scheme, and that nothing is wider than a narrow window."""
+    assert await inspect(page) == []
+    await page.emulate_media(color_scheme="dark")
+    await page.set_viewport_size(NARROW)
+    assert await inspect(page) == []
+    await page.emulate_media(color_scheme="light")
+    await page.set_viewport_size(WIDE)
+
+
+async def test_failed_job_shows_why_and_with_what(page: Page, dashboard: Dashboard) -> None:
+    """The view of a failed job has the true error of each attempt, its traceback, its steps, and the payload."""
+    await open_job(page, dashboard, FAILED)
+    await expect(page).to_have_title(f"Failed · {FAILED} · Headway")
+    await expect(page.get_by_role("heading", level=1)).to_have_text(FAILED)
+    error = "InvalidRow: customers.csv, row 211: 'twelve' is not a number"
+    lanes = section(page, "Timeline").get_by_role("listitem")
+    assert await lanes.count() in (3, 4)  # a worker that has just started keeps the job waiting
+    for number in (1, 2):
+        await expect(lanes.filter(has_text=f"Attempt {number}")).to_contain_text(f"Failed: {error} · Then waited ")
+    await expect(lanes.filter(has_text="Attempt 3")).to_contain_text(f"Failed: {error}")
+    card = section(page, "Error")
+    await expect(card).to_contain_text("raise InvalidRow(")
+    await card.get_by_role("button", name="Copy error").click()
+    await expect(section(page, "Steps of attempt 3").get_by_role("listitem")).to_contain_text(
+        ["Read the file", "Import the rows"]
+    )
+    await expect(section(page, "Payload")).to_contain_text(f"limit: {LARGE_NUMBER}")
+    await expect(section(page, "Checkpoint")).to_contain_text("row: 200")
+    tag = section(page, "Labels").get_by_role("link", name="csv")
+    assert "tag=csv" in (await tag.get_attribute("href") or "")
+    await check_looks(page)
+
+
+async def test_no_text_of_a_job_is_markup(page: Page, dashboard: Dashboard) -> None:
+    """A hostile name, a result with markup and addresses, and a payload that was not kept are shown as text."""
+    await open_job(page, dashboard, HOSTILE_NAME)
+    await expect(page.get_by_role("heading", level=1)).to_have_text(HOSTILE_NAME.strip())
+    await expect(section(page, "Payload")).to_contain_text(f"to: {MARKUP}")
+    await check_looks(page)
+    await open_job(page, dashboard, "Export orders 2026")
+    result = section(page, "Result")
+    await expect(result).to_contain_text(f"count: {LARGE_NUMBER}")
+    await expect(result.get_by_role("link")).to_have_text(["https://example.org/orders.zip"])
+    await expect(section(page, "Error")).to_be_hidden()
+    assert await inspect(page) == []
+    await open_job(page, dashboard, "Rotate the keys")
+    await expect(section(page, "Payload")).to_contain_text("The payload was not kept: its kind says so")
+
+
+async def test_job_is_followed_live(page: Page, dashboard: Dashboard) -> None:
+    """Attempts, progress and the end of a job appear as they happen."""
+    receipt = await dashboard.submit("Live job", "countdown", {}, delay_s=3600)
+    await open_job(page, dashboard, "Live job")
+    timeline = section(page, "Timeline")
+    await expect(timeline).to_contain_text("Starts in")
+    await expect(section(page, "Payload")).to_contain_text("is kept when an attempt fails")
+
+    async def report(sequence: int, **fields: Any) -> None:
+        lease = str(Timestamp.now().after(60))
+        verdict = await dashboard.stack.report(receipt, sequence, **{"attempt": 1, "lease_until": lease, **fields})
+        assert verdict["accepted"]
+
+    await report(1, progress={"current": 1, "total": 4, "unit": "files"})
+    await expect(timeline.get_by_role("listitem").filter(has_text="Attempt 1")).to_contain_text("Running")
+    await expect(page).to_have_title("25 % · Live job · Headway")
+    due = str(Timestamp.now().after(900))
+    error = {"type": "Retry", "message": "The mail server is busy."}
+    details = {"message": "The mail server is busy.", "traceback": "Traceback: smtp.py"}
+    await report(2, status="retrying", due_at=due, error=error, details=details, error_type="Retry")
+    await expect(timeline).to_contain_text("Failed: Retry: The mail server is busy. · Next attempt in 14 min")
+    await report(3, attempt=2, delivery=2, progress={"current": 3, "total": 4, "unit": "files"})
+    await expect(timeline.get_by_role("listitem").filter(has_text="Attempt 2")).to_contain_text("Running")
+    await report(4, attempt=2, delivery=2, status="succeeded", result={"sent": 4})
+    await expect(section(page, "Result")).to_contain_text("sent: 4")
+
+
+async def test_says_what_it_cannot_show(page: Page, dashboard: Dashboard) -> None:
+    """An address without an id, a job without a record and a lost connection are explained."""
+    await open_dashboard(page, dashboard, "/jobs/9ac3f7")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("No such job")
+    assert await inspect(page) == []
+    await open_dashboard(page, dashboard, f"/jobs/{uuid.uuid4()}")
+    await expect(page.locator(".job-notice")).to_contain_text("no record of this job")
+    assert await inspect(page) == []
+    await open_job(page, dashboard, LOST)
+    await expect(page.locator(".status.tag")).to_have_attribute("data-tone", "lost")
+    await page.context.set_offline(True)
+    notice = page.locator(".job-notice")
+    await expect(notice).to_contain_text("This is the state of")
+    assert await inspect(page) == []
+    await page.context.set_offline(False)
+    await expect(notice).to_be_hidden()
