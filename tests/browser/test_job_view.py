@@ -66,6 +66,7 @@ async def test_failed_job_shows_why_and_with_what(page: Page, dashboard: Dashboa
     )
     await expect(section(page, "Payload")).to_contain_text(f"limit: {LARGE_NUMBER}")
     await expect(section(page, "Checkpoint")).to_contain_text("row: 200")
+    await expect(section(page, "Log")).to_contain_text("Reading customers.csv, 400 rows")
     tag = section(page, "Labels").get_by_role("link", name="csv")
     assert "tag=csv" in (await tag.get_attribute("href") or "")
     await check_looks(page)

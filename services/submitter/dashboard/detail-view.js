@@ -1,4 +1,4 @@
-/** The view of one job: how far it is, its attempts to scale, why it failed, and what it was given. */
+/** The view of one job: how far it is, its attempts to scale, why it failed, what it logged, and what it was given. */
 
 import { h, loadStyles } from "/assets/dom.js";
 import { JobPage } from "/assets/job-page.js";
@@ -17,10 +17,11 @@ export default class DetailView {
     for (const name of ["detail-view.css", "progress-card.css", "json-tree.css"]) loadStyles(name);
   }
 
-  /** Show the job that the URL names. */
-  update({ name }) {
+  /** Show the job that the URL names; a hash such as `line-120` leads to a line of its log. */
+  update({ name, hash }) {
     const id = name.toLowerCase();
     if (id !== this.#id) this.#show(id);
+    this.#page?.showLine(hash);
   }
 
   close() {

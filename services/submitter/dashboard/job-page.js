@@ -1,4 +1,4 @@
-/** The page of one job: its head, its story from the progress to the steps, and the facts beside it. */
+/** The page of one job: its head, its story from the progress to the log, and the facts beside it. */
 
 import { h, setAttribute } from "/assets/dom.js";
 import { ErrorCard } from "/assets/error-card.js";
@@ -7,6 +7,7 @@ import { JobFacts } from "/assets/job-facts.js";
 import { JobHead } from "/assets/job-head.js";
 import { JobSteps } from "/assets/job-steps.js";
 import { JobWatch } from "/assets/job-watch.js";
+import { LogView } from "/assets/log-view.js";
 import { ProgressCard } from "/assets/progress-card.js";
 import { setText } from "/assets/text.js";
 import { Timeline } from "/assets/timeline.js";
@@ -21,12 +22,14 @@ const PROBLEMS = {
 };
 
 export class JobPage {
+  #id;
   #watch;
   #head;
   #card = new ProgressCard();
   #timeline = new Timeline();
   #error = new ErrorCard();
   #steps = new JobSteps();
+  #log;
   #facts;
   #notice = h("p", { class: "job-notice", role: "status" });
   #story;
@@ -35,10 +38,12 @@ export class JobPage {
   element;
 
   constructor(app, id) {
+    this.#id = id;
     this.#watch = new JobWatch(app, id, () => this.#render());
     this.#head = new JobHead(id);
+    this.#log = new LogView(app);
     this.#facts = new JobFacts(() => this.#watch.readDetails());
-    const parts = [this.#card, this.#timeline, this.#error, this.#steps].map(({ element }) => element);
+    const parts = [this.#card, this.#timeline, this.#error, this.#steps, this.#log].map(({ element }) => element);
     this.#story = h("div", { class: "job-columns", hidden: true }, h("div", { class: "job-story" }, parts), this.#facts.element);
     this.element = h("article", { class: "job-page" }, this.#head.element, this.#notice, this.#story);
     this.#timers = [setInterval(() => this.#tick(), TICK_MS), setTimeout(() => this.#onSlow(), SLOW_MS)];
@@ -46,9 +51,15 @@ export class JobPage {
     this.#renderNotice();
   }
 
+  /** Mark the line of the log that a hash such as `line-120` names; "" names none. */
+  showLine(hash) {
+    this.#log.showLine(hash);
+  }
+
   close() {
     this.#timers.forEach(clearTimeout);
     this.#watch.close();
+    this.#log.close();
   }
 
   #tick() {
@@ -80,6 +91,7 @@ export class JobPage {
   #start({ finished_at: finished }) {
     setAttribute(this.element, "data-ended", Boolean(finished)); // needs no space for what may still come
     this.#story.hidden = false;
+    this.#log.watch(this.#id, { ended: Boolean(finished) });
   }
 
   #renderCard(snapshot, now) {

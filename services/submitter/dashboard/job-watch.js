@@ -99,9 +99,14 @@ export class JobWatch {
 
   /** Watch the job with the session's token, or with the one that follows a refused token. */
   async #start(refused) {
-    const token = await this.#app.session.current(refused);
-    if (this.#isClosed || !token) return;
-    if (token === refused) return setTimeout(() => this.#start(refused), READ_INTERVAL_MS); // it could not be renewed
+    let token;
+    try {
+      token = await this.#app.session.current(refused);
+    } catch {
+      setTimeout(() => this.#isClosed || this.#start(refused), READ_INTERVAL_MS); // the session has ended, or the server is away
+      return;
+    }
+    if (this.#isClosed) return;
     const previous = this.#watch;
     const onConnection = (state) => this.#onConnection(state);
     const onError = (error) => this.#onError(error, token);
