@@ -33,14 +33,20 @@ def add_commands(commands: Any) -> None:
     rerun.add_argument("--watch", action="store_true", help="watch the new job until it ends")
     rerun.add_argument("--json", action="store_true", help="print the receipt, or each snapshot, as a line of JSON")
 
-    _add(commands, "erase", "remove the results, logs and payloads of ended jobs", _for_each(_erase), count="+")
+    _add_idempotency_key(rerun)
 
+    _add(commands, "erase", "remove the results, logs and payloads of ended jobs", _for_each(_erase), count="+")
+    _add_bulk(commands)
+
+
+def _add_bulk(commands: Any) -> None:
     bulk = commands.add_parser("bulk", help="redrive, cancel or rerun all jobs that match", epilog=EPILOG)
     bulk.add_argument("action", choices=get_args(BulkAction), help="by default, redrive acts on failed jobs")
     list_commands.add_query_options(bulk)
     bulk.add_argument("--dry-run", action="store_true", help="print how many jobs match, and do nothing")
     bulk.add_argument("--yes", action="store_true", help="do not ask")
     bulk.add_argument("--json", action="store_true", help="print lines of JSON")
+    _add_idempotency_key(bulk)
     arguments.add_submitter_options(bulk)
     arguments.add_token_option(bulk, "with the scope operate")
     bulk.set_defaults(run=_run_bulk)
@@ -60,6 +66,12 @@ def _add(
     arguments.add_token_option(parser, "with the scope operate")
     parser.set_defaults(run=lambda options: client_command.run(command, options))
     return parser
+
+
+def _add_idempotency_key(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--idempotency-key", metavar="KEY", help="a command with the same key is the same job (default: a random one)"
+    )
 
 
 def _for_each(
@@ -97,7 +109,8 @@ async def _rerun(client: Client, options: argparse.Namespace) -> int | None:
 
     token = arguments.token(options)
     payload = {} if options.payload is None else {"payload": options.payload}
-    receipt = await client.rerun(await _find_id(client, options.job, token), **payload, token=token)
+    job_id, key = await _find_id(client, options.job, token), options.idempotency_key
+    receipt = await client.rerun(job_id, **payload, idempotency_key=key, token=token)
     if options.watch:
         return await watch_all(client, [receipt], options)
     print(encode(receipt).decode() if options.json else receipt.link, flush=True)
@@ -117,9 +130,18 @@ def _run_bulk(options: argparse.Namespace) -> int:
     exit_code = client_command.run(_preview_bulk, options)
     if exit_code or options.dry_run or not options.count:
         return exit_code
-    if not options.yes and input(f"{options.action.capitalize()} them? [y/N] ").strip().lower() not in CONFIRMATION:
+    if not (options.yes or _confirmed(f"{options.action.capitalize()} them? [y/N] ")):
         return UNCONFIRMED
     return client_command.run(_bulk, options)
+
+
+def _confirmed(question: str) -> bool:
+    """Ask a question; the end of stdin, such as Ctrl-D, means no."""
+    try:
+        return input(question).strip().lower() in CONFIRMATION
+    except EOFError:
+        print(file=sys.stderr)
+        return False
 
 
 async def _preview_bulk(client: Client, options: argparse.Namespace) -> None:
@@ -146,5 +168,6 @@ def _preview_text(action: BulkAction, preview: BulkPreview) -> str:
 async def _bulk(client: Client, options: argparse.Namespace) -> int:
     from headway.cli.job_commands import watch_all
 
-    receipt = await client.bulk(options.action, token=options.token, **list_commands.query(options))
+    key, query = options.idempotency_key, list_commands.query(options)
+    receipt = await client.bulk(options.action, idempotency_key=key, token=options.token, **query)
     return await watch_all(client, [receipt], options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Unpack
 from uuid import UUID, uuid4
@@ -9,18 +10,20 @@ from uuid import UUID, uuid4
 from msgspec import UNSET, Struct
 
 from headway.client.job_details import JobDetails
-from headway.client.job_lists import JobLists
+from headway.client.job_lists import TOKEN_TTL_S, JobLists
 from headway.client.job_queries import JobQuery, query_fields
 from headway.client.links import Link
 from headway.client.receipts import JobRef, Receipt
-from headway.client.retries import RequestFailed
+from headway.client.retries import RequestFailed, Unreachable
 from headway.client.service_client import decode_response
 from headway.client.submission import JSON_BODY
-from headway.contracts import JobStatus, encode, encode_value
+from headway.contracts import JobSnapshot, JobStatus, encode, encode_value
 from headway.details import BulkAction
 from headway.grants import DETAILS, WATCH
+from headway.tokens import InvalidToken
 
 DETAILS_SCOPE = f"{WATCH} {DETAILS}"
+REDRIVEN_DELAYS_S = (0.0, 1.0, 2.0, 4.0)  # before the looks whether a repeated redrive has had its effect
 
 
 class RedrivenJob(Struct, frozen=True):
@@ -77,6 +80,9 @@ class JobOperations(JobLists):
     ) -> RedrivenJob:
         """Run an ended job again, with all its attempts, under the same id. Its watchers see it go on.
 
+        The job is redriven once, also if a response is lost and the client repeats the request. For this, the client
+        reads the generation of the job first, if you pass none; a token needs the scope `watch`, too.
+
         Args:
             job: a receipt, a link or an id.
             generation: the generation of the job that you have seen; if it has another one, it is not redriven.
@@ -90,8 +96,36 @@ class JobOperations(JobLists):
             Unreachable: the submitter did not respond within `retry_for_s`.
             ValueError: `job` is neither a link nor an id.
         """
+        if generation is None:
+            generation = await self._find_generation(job, token)
         fields = {"generation": generation, "from_start": from_start or None}
-        return decode_response(await self._operate("POST", job, "/redrive", token, fields), RedrivenJob)
+        try:
+            return decode_response(await self._operate("POST", job, "/redrive", token, fields), RedrivenJob)
+        except RequestFailed as error:
+            redriven = await self._find_redriven(job, token, generation) if error.is_repeated else None
+            if redriven is None:
+                raise
+            return redriven
+
+    async def _find_redriven(self, job: JobRef, token: str | None, before: int | None) -> RedrivenJob | None:
+        """Return the job if it has another generation than before; the first request may still be in progress."""
+        for delay_s in REDRIVEN_DELAYS_S:
+            await asyncio.sleep(delay_s)
+            now = await self._find_generation(job, token)
+            if now is not None and (before is None or now > before):
+                return RedrivenJob(job_id(job), now)
+        return None
+
+    async def _find_generation(self, job: JobRef, token: str | None) -> int | None:
+        """Return the generation of a job; None if the job has no record, or the caller may not see it."""
+        try:
+            if token is None:
+                token = (await self.job_token(job_id(job), scope=WATCH)).token
+            url = f"{await self._find_notifier()}/live/jobs/{job_id(job)}"
+            snapshot = decode_response(await self._request("GET", url, token), JobSnapshot)
+        except (RequestFailed, InvalidToken, Unreachable):
+            return None
+        return snapshot.generation if snapshot.version else None
 
     async def rerun(
         self,
@@ -206,7 +240,7 @@ class JobOperations(JobLists):
         body = encode({name: value for name, value in fields.items() if value is not None})
         return await self._request(method, url, token or self._api_key, {**JSON_BODY, **(headers or {})}, body)
 
-    async def _details_link(self, job: JobRef, token: str | None) -> Link:
+    async def _details_link(self, job: JobRef, token: str | None, ttl_s: float = TOKEN_TTL_S) -> Link:
         """Return the link to a job at its notifier, with the given token, one for details, or the job's own."""
         if token is not None:
             return await self._resolve_link(job, token)
@@ -214,7 +248,7 @@ class JobOperations(JobLists):
         if own is not None and not own.live and own.base != self._url:
             return await self._resolve_link(own, None)  # another submitter's job
         try:
-            issued = await self.job_token(job_id(job), scope=DETAILS_SCOPE)
+            issued = await self.job_token(job_id(job), scope=DETAILS_SCOPE, ttl_s=ttl_s)
         except RequestFailed:  # there is no API key, or it may not see details
             if own is None:
                 raise

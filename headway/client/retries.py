@@ -40,7 +40,10 @@ class RequestFailed(Exception):
         code: a stable code for programs, such as `invalid`.
         detail: an explanation for people.
         field: the name of the invalid field, if there is one.
+        is_repeated: whether the request was sent before without an answer, and may have had its effect then.
     """
+
+    is_repeated = False
 
     def __init__(self, status: int | None, code: str, detail: str, field: str | None = None) -> None:
         super().__init__(detail)
@@ -115,7 +118,7 @@ async def respond_with_retry(
     deadline = loop_time() + retry_for_s
     for failures in itertools.count(1):
         try:
-            return await _request_once(request, url, clock)
+            return await _request_once(request, url, clock, is_repeated=failures > 1)
         except _TemporaryFailure as failure:
             delay_s = failure.min_delay_s + full_jitter_s(failures, BACKOFF_BASE_S, BACKOFF_CAP_S)
             if loop_time() + delay_s > deadline:
@@ -127,7 +130,11 @@ async def respond_with_retry(
 
 
 async def _request_once(
-    request: Callable[[], AbstractAsyncContextManager[aiohttp.ClientResponse]], url: str, clock: RemoteClock | None
+    request: Callable[[], AbstractAsyncContextManager[aiohttp.ClientResponse]],
+    url: str,
+    clock: RemoteClock | None,
+    *,
+    is_repeated: bool,
 ) -> Response:
     try:
         async with request() as response:
@@ -144,6 +151,8 @@ async def _request_once(
                 clock.receive(Timestamp.at(date.timestamp()), time.monotonic())
         return Response(response.status, {name.lower(): value for name, value in response.headers.items()}, body)
     rejection = error_from_response(response.status, body)
+    if isinstance(rejection, RequestFailed):
+        rejection.is_repeated = is_repeated
     if response.status not in RETRYABLE_STATUSES:
         raise rejection
     raise _TemporaryFailure(rejection, retry_after_s(response.headers.get("Retry-After", "")))

@@ -35,7 +35,13 @@ async def test_jobs_are_redriven(services: Services, capsys: pytest.CaptureFixtu
     done = [respond_with(202, {"id": str(one), "generation": 2, "status": "queued"}) for one in (first, third)]
     refused = respond_with(409, {"code": "not_ended", "detail": "The job has not ended: it is running."})
     services.responses = [issued(), links(services), page(snapshot_json(first, 1))]
-    services.responses += [done[0], refused, done[1]]
+    for one, response in zip((first, second, third), (done[0], refused, done[1]), strict=True):
+        services.responses += [
+            issued(),
+            links(services),
+            respond_with(200, snapshot_json(one, 1, generation=1)),
+            response,
+        ]
     link = f"{services.url}/jobs/{third}"
     assert await headway("redrive", "--from-start", str(first)[:8], str(second), link) == 1
     assert capsys.readouterr() == (
@@ -43,7 +49,8 @@ async def test_jobs_are_redriven(services: Services, capsys: pytest.CaptureFixtu
         f"headway: {second}: The job has not ended: it is running.\n",
     )
     jobs = (first, second, third)
-    assert sent(services)[3:] == [(f"POST /jobs/{job}/redrive", {"from_start": True}) for job in jobs]
+    redrives = [(path, body) for path, body in sent(services) if path.endswith("/redrive")]
+    assert redrives == [(f"POST /jobs/{job}/redrive", {"generation": 1, "from_start": True}) for job in jobs]
 
 
 async def test_a_job_is_rerun(services: Services, capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,7 +58,8 @@ async def test_a_job_is_rerun(services: Services, capsys: pytest.CaptureFixture[
     old, new = uuid4(), uuid4()
     services.responses = [respond_with(202, receipt_json(services, new))]
     assert await headway("rerun", str(old)) == 0
-    assert await headway("rerun", str(old), "--payload", '{"pages": 2}', "--json") == 0
+    assert await headway("rerun", str(old), "--payload", '{"pages": 2}', "--json", "--idempotency-key", "night 7") == 0
+    assert services.requests[-1].headers["Idempotency-Key"] == "night 7"
     link, receipt = capsys.readouterr().out.splitlines()
     assert link == services.receipt(new).link
     assert json.loads(receipt)["id"] == str(new)
@@ -112,6 +120,22 @@ async def test_a_bulk_action_is_previewed_and_confirmed(
     assert sent(services) == [dry_run, dry_run, ("POST /bulk", action)]
 
 
+async def test_the_end_of_stdin_is_no_confirmation(
+    services: Services, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-D at the question ends the command as a no does."""
+
+    def end(_text: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", end)
+    services.responses = [preview(1)]
+    assert await headway("bulk", "redrive", "--failed") == 1
+    assert "Traceback" not in capsys.readouterr().err
+    assert [path for path, _ in sent(services)] == ["POST /bulk"]
+
+
 async def test_a_bulk_action_without_a_terminal(services: Services, capsys: pytest.CaptureFixture[str]) -> None:
     """A script must say that it means it, or asks what would be done."""
     assert await headway("bulk", "cancel", "--kind", "k") == 1
@@ -125,6 +149,8 @@ async def test_a_bulk_action_without_a_terminal(services: Services, capsys: pyte
     bulk_id = uuid4()
     services.responses = [preview(1), respond_with(202, receipt_json(services, bulk_id))]
     services.socket_handlers = [send_messages({"job": snapshot_json(bulk_id, 1, "cancelled")})]
-    assert await headway("bulk", "cancel", "--kind", "k", "--yes") == 130
+    assert await headway("bulk", "cancel", "--kind", "k", "--yes", "--idempotency-key", "night 7") == 130
+    keys = [request.headers.get("Idempotency-Key") for request in services.requests if request.path == "/bulk"]
+    assert keys[-2:] == [None, "night 7"]
     services.responses = [respond_with(422, {"code": "invalid", "detail": "No.", "field": "filter.status"})]
     assert await headway("bulk", "rerun", "--yes") == 2

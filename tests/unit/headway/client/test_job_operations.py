@@ -6,13 +6,13 @@ import asyncio
 import json
 from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
-from headway.client import Client, RequestFailed, SyncClient
+from headway.client import Client, RequestFailed, SyncClient, job_operations
 from headway.contracts import NULL
-from tests.unit.headway.client.fake_services import Services, respond_with, token_for
+from tests.unit.headway.client.fake_services import Services, drop_response, respond_with, snapshot_json, token_for
 from tests.unit.headway.client.test_job_lists import ISSUED, links, sent
 
 TIME = "2026-01-01T00:00:00.000Z"
@@ -63,7 +63,7 @@ async def test_jobs_run_again(services: Services, client: Client) -> None:
     """A redrive names the generation that the caller has seen; a rerun is one job, however often it is repeated."""
     receipt = services.receipt(uuid4())
     services.responses = [respond_with(202, {"id": str(receipt.id), "generation": 3, "status": "queued"})]
-    assert (await client.redrive(receipt)).generation == 3
+    assert (await client.redrive(receipt, generation=2)).generation == 3
     await client.redrive(str(receipt.id), generation=2, from_start=True)
     new = {"id": str(uuid4()), "token": token_for(receipt.id), "links": receipt.links}
     services.responses = [respond_with(503, {"code": "unavailable", "detail": "no"}), respond_with(202, new)]
@@ -79,10 +79,64 @@ async def test_jobs_run_again(services: Services, client: Client) -> None:
         f"DELETE {path} Bearer the key",
     ]
     bodies = [json.loads(body) if body else None for body in services.bodies]
-    assert bodies == [{}, {"generation": 2, "from_start": True}, {}, {}, {"payload": None}, None]
+    assert bodies == [{"generation": 2}, {"generation": 2, "from_start": True}, {}, {}, {"payload": None}, None]
     first, repeated, other = [request.headers["Idempotency-Key"] for request in services.requests[2:5]]
     assert first == repeated
     assert other == "again"
+
+
+def generation(services: Services, job_id: UUID, number: int | None) -> list[Any]:
+    """Return the responses to a client that reads the generation of a job; None if the job has no record."""
+    state = snapshot_json(job_id, 0 if number is None else 1, "failed", generation=number or 0)
+    return [ISSUED, links(services), respond_with(200, state)]
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 3), (None, 5)])
+@pytest.mark.parametrize("code", ["changed", "not_ended"])
+async def test_a_redrive_without_a_response_is_not_repeated(
+    services: Services, client: Client, monkeypatch: pytest.MonkeyPatch, code: str, before: int | None, after: int
+) -> None:
+    """The client names the generation that it has read, and knows by it that the first request was carried out."""
+    monkeypatch.setattr(job_operations, "REDRIVEN_DELAYS_S", (0.0, 0.0))
+    job_id = uuid4()
+    refusal = respond_with(409, {"code": code, "detail": "no"})
+    services.responses = [
+        *generation(services, job_id, before),
+        *[drop_response, respond_with(502), refusal],
+        *generation(services, job_id, before),  # the first request is still in progress
+        *generation(services, job_id, after),
+    ]
+    redriven = await client.redrive(job_id)
+    assert (redriven.id, redriven.generation) == (job_id, after)
+    bodies = [
+        json.loads(body)
+        for request, body in zip(services.requests, services.bodies, strict=True)
+        if "redrive" in request.path
+    ]
+    assert bodies == [{} if before is None else {"generation": before}] * 3
+
+
+async def test_a_redrive_that_is_refused_at_once_has_failed(
+    services: Services, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another operator was faster; also if a repeated request has had no effect."""
+    monkeypatch.setattr(job_operations, "REDRIVEN_DELAYS_S", (0.0,))
+    job_id, refusal = uuid4(), respond_with(409, {"code": "changed", "detail": "no"})
+    services.responses = [*generation(services, job_id, 2), refusal]
+    with pytest.raises(RequestFailed, match="no"):
+        await client.redrive(job_id)
+    services.responses = [drop_response, refusal, *generation(services, job_id, 2)]
+    with pytest.raises(RequestFailed, match="no"):
+        await client.redrive(job_id, generation=2)
+
+
+async def test_a_token_that_may_not_watch_redrives(services: Services, client: Client) -> None:
+    """The request then names no generation."""
+    job_id, forbidden = uuid4(), respond_with(403, {"code": "forbidden", "detail": "no"})
+    done = respond_with(202, {"id": str(job_id), "generation": 1})
+    services.responses = [links(services), forbidden, done]
+    assert (await client.redrive(job_id, token="an operator's")).generation == 1
+    assert json.loads(services.bodies[-1]) == {}
 
 
 @pytest.mark.parametrize(("status", "code"), [(409, "payload_not_kept"), (409, "not_ended"), (404, "unknown")])
