@@ -6,11 +6,13 @@ import asyncio
 import math
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Any, Self, TypeVar, Unpack, overload
 
 from headway.client import job_logs
 from headway.client.fleet import Fleet
 from headway.client.job_details import JobDetails
+from headway.client.job_lists import MAX_TOKEN_TTL_S, TOKEN_TTL_S
 from headway.client.job_operations import BulkPreview, JobOperations, RedrivenJob
 from headway.client.job_queries import IssuedToken, JobListPage, JobQuery, ListedJob
 from headway.client.links import LOCAL_URL, Link
@@ -248,26 +250,28 @@ class Client(JobOperations, Fleet):
             offset: the byte offset to begin at, for example to go on where an earlier call has stopped.
             follow: whether to wait for further pieces until the job has ended.
             token: a token with the scope `details`, or any token of a job whose kind has `log="watchers"`. Without one,
-                the client gets a token with its API key; if it may not have one, it uses that of the receipt or link.
+                the client gets a token with its API key, and another one when that has expired; if it may not have one,
+                it uses that of the receipt or link.
 
         Raises:
             RequestFailed: the token does not open the log, or a service was still failing after `retry_for_s`.
             InvalidToken, RuntimeError, Unreachable, ValueError: as for `watch`.
         """
-        link = await self._details_link(job, token)
+        find_link = partial(self._details_link, job, token, MAX_TOKEN_TTL_S if follow else TOKEN_TTL_S)
+        access = job_logs.LogAccess(await find_link(), find_link)
         retry_for_s = math.inf if follow else self._retry_for_s
-        log = job_logs.LogReader(self._session.respond, link, offset, retry_for_s=retry_for_s)
-        pieces = job_logs.follow(log, self._wait_for_end(job, link)) if follow else job_logs.read_stored(log)
+        log = job_logs.LogReader(self._session.respond, access, offset, retry_for_s=retry_for_s)
+        pieces = job_logs.follow(log, self._wait_for_end(job, access)) if follow else job_logs.read_stored(log)
         async with aclosing(pieces):
             async for text in pieces:
                 yield text
 
-    async def _wait_for_end(self, job: JobRef, link: Link) -> None:
+    async def _wait_for_end(self, job: JobRef, access: job_logs.LogAccess) -> None:
         """Watch a job until it ends; first with its own token, which opens the job before it has a record."""
         with suppress(InvalidToken):
             if (own := self._own_link(job)) is not None:
                 return await self._watch_to_end(own)
-        return await self._watch_to_end(link)
+        return await access.use(self._watch_to_end)
 
     async def _watch_to_end(self, link: Link) -> None:
         async for _ in self.watch(link):

@@ -27,7 +27,7 @@ from headway.labels import JobFilter
 PAGE_SIZE = 100  # jobs in a request of `jobs`
 LIST_SCOPE, JOB_SCOPE = "list watch cancel", "watch cancel"
 TOKEN_TTL_S = 3600.0
-ITERATION_TTL_S = 86_400.0  # of the token of one `jobs`, whose caller may take his time for each job
+MAX_TOKEN_TTL_S = 86_400.0  # of the token of one `jobs` or `log`, whose caller may take his time
 
 
 class JobLists(ServiceClient):
@@ -91,7 +91,7 @@ class JobLists(ServiceClient):
                 field of the query that is not valid, or not allowed by the token.
             Unreachable: a service did not respond within `retry_for_s`.
         """
-        notifier, token = await self._open_list(query, token, ITERATION_TTL_S)
+        notifier, token = await self._open_list(query, token, MAX_TOKEN_TTL_S)
         cursor, left = None, sys.maxsize if limit is None else limit
         while left > 0:
             page = await self._get_page(notifier, token, query_string(query, min(left, PAGE_SIZE), cursor))

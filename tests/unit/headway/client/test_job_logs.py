@@ -13,6 +13,7 @@ from headway.client import Client, InvalidToken, RequestFailed, SyncClient, job_
 from tests.unit.headway.client.fake_services import HELLO, Services, respond_with, snapshot_json, token_for
 from tests.waiting import wait_until
 
+EXPIRED = {"code": "token_expired", "detail": "The token has expired."}
 GREETING = "Grüße\n".encode()
 
 
@@ -29,6 +30,9 @@ class FakeLog:
         self.offsets: list[int] = []
         self.authorizations: set[str | None] = set()
         self.failures: list[int] = []  # the next statuses of the log's responses
+        self.issued_count = 0
+        self.expired_count = 0  # the first ones of the issued tokens
+        self.expired = asyncio.Event()
         self._changed = asyncio.Condition()
         services.responses = [self.respond]
         services.socket_handlers = [self.watch]
@@ -41,6 +45,10 @@ class FakeLog:
 
     async def respond(self, request: web.Request) -> web.StreamResponse:
         """Answer a request for a token, the job's page, its snapshot or its log."""
+        if self.has_expired(request.headers.get("Authorization", "").removeprefix("Bearer ")):
+            return web.json_response(EXPIRED, status=401)
+        if request.path == "/tokens":
+            self.issued_count += 1
         if request.path.endswith("/log"):
             return await self._respond_log(request)
         live = f"{self.services.url}/live/jobs/{self.job_id}"
@@ -52,8 +60,20 @@ class FakeLog:
 
     @property
     def issued(self) -> str:
-        """The token that the submitter issues."""
-        return token_for(self.job_id, record=True)
+        """The token that the submitter has issued last."""
+        return token_for(self.job_id, record=True, number=self.issued_count)
+
+    def has_expired(self, token: str) -> bool:
+        """Return whether a token has expired."""
+        numbers = range(1, self.expired_count + 1)
+        return token in {token_for(self.job_id, record=True, number=number) for number in numbers}
+
+    async def expire_tokens(self) -> None:
+        """Expire the tokens that were issued so far, and end the requests and the watches with them."""
+        self.expired_count = self.issued_count
+        self.expired.set()
+        async with self._changed:
+            self._changed.notify_all()
 
     async def _respond_log(self, request: web.Request) -> web.StreamResponse:
         self.offsets.append(int(request.headers["Range"].removeprefix("bytes=").removesuffix("-")))
@@ -64,7 +84,12 @@ class FakeLog:
             return web.json_response({"code": "unknown", "detail": "This job has no record."}, status=404)
         if "Prefer" in request.headers and not self.ended.is_set():
             async with self._changed:
-                await self._changed.wait_for(lambda: self.end > self.offsets[-1] or self.ended.is_set())
+                token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+                await self._changed.wait_for(
+                    lambda: self.end > self.offsets[-1] or self.ended.is_set() or self.has_expired(token)
+                )
+                if self.has_expired(token):
+                    return web.json_response(EXPIRED, status=401)
         start = max(self.offsets[-1], self.base)
         if start >= self.end:
             problem = {"code": "range", "detail": "The log has no more text."}
@@ -80,8 +105,18 @@ class FakeLog:
     async def watch(self, socket: web.WebSocketResponse, received: list[dict[str, Any]]) -> None:
         """Serve a watch of the job, which ends with `ended`."""
         await socket.send_json(HELLO)
-        received.append(await socket.receive_json())
+        request = await socket.receive_json()
+        received.append(request)
         await socket.send_json({"job": snapshot_json(self.job_id, 2)})
+        if self.issued_count == 1 and self.issued == request["watch"]:
+            ends = [asyncio.create_task(event.wait()) for event in (self.ended, self.expired)]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for end in ends:
+                end.cancel()
+        if self.has_expired(request["watch"]):
+            error = {"job_id": str(self.job_id), "code": "token_expired", "message": "The token has expired."}
+            await socket.send_json({"error": error})
+            received.append(await socket.receive_json())
         await self.ended.wait()
         await socket.send_json({"job": snapshot_json(self.job_id, 3, "succeeded")})
         async for message in socket:
@@ -127,6 +162,33 @@ async def test_a_log_is_followed_until_the_job_has_ended(client: Client, log: Fa
     assert "".join(texts) == "Grüße\nlast"
     assert log.authorizations == {f"Bearer {log.issued}"}
     assert sorted(set(log.offsets)) == [0, 3, len(GREETING), len(GREETING) + 4]
+
+
+async def test_an_expired_token_is_replaced(client: Client, log: FakeLog) -> None:
+    """The client gets another one with its API key, for the log and to learn of the end, and goes on where it was."""
+    await log.write(b"first ")
+    texts: list[str] = []
+
+    async def follow() -> None:
+        async for text in client.log(log.job_id):
+            texts.append(text)  # noqa: PERF401 - visible while the log is followed
+
+    following = asyncio.create_task(follow())
+    await wait_until(lambda: log.services.received and len(log.offsets) > 1)
+    await log.expire_tokens()
+    await wait_until(lambda: log.issued_count == 2 and len(log.services.received) > 1)
+    await log.write(b"second")
+    await wait_until(lambda: len(texts) > 1)
+    await log.end_job()
+    await following
+    assert texts == ["first ", "second"]
+
+
+async def test_an_expired_token_of_the_caller_ends_the_log(client: Client, log: FakeLog) -> None:
+    """The client cannot get another one that permits the same."""
+    log.issued_count = log.expired_count = 1
+    with pytest.raises(InvalidToken, match="expired"):
+        [text async for text in client.log(log.job_id, token=log.issued)]
 
 
 async def test_a_log_is_read_from_an_offset(client: Client, log: FakeLog) -> None:
