@@ -11,6 +11,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from .comments import without_comments
+
 PACKAGE = Path(str(files(__package__)))
 BROWSER_CLIENT = (PACKAGE / "browser", PACKAGE.parents[1] / "clients" / "browser")  # in the wheel, and in a clone
 FOLDERS = (PACKAGE / "pages", PACKAGE / "dashboard", next(folder for folder in BROWSER_CLIENT if folder.is_dir()))
@@ -32,7 +34,8 @@ class Asset(Struct, frozen=True):
 
     @classmethod
     def from_content(cls, suffix: str, body: bytes) -> Asset:
-        """Create the asset for a file's content."""
+        """Create the asset for a file's content; scripts have no comments."""
+        body = without_comments(body) if suffix == ".js" else body
         return cls(CONTENT_TYPES[suffix], body, gzip.compress(body, mtime=0), _digest(body))
 
 

@@ -60,3 +60,31 @@ def test_an_unreadable_file_does_not_change_the_bundle(folder: Path) -> None:
     first = served.current()
     (folder / "gone.js").symlink_to(folder / "nowhere")
     assert served.current() is first
+
+
+def test_scripts_are_served_without_comments(folder: Path) -> None:
+    """Comments are removed where they are certain to be comments, and the other lines keep their numbers."""
+    (folder / "client.js").write_text(
+        """/** What
+ * it does.
+ */
+// One line.
+const url = "https://x"; // where it is
+const text = "// not a comment"; // with "quotes"
+  /** Indented. */
+call(a, // first
+  b);
+"""
+    )
+    assert Assets("http://live").current().files["client.js"].body.decode().split("\n") == [
+        "",
+        "",
+        "",
+        "",
+        'const url = "https://x";',
+        'const text = "// not a comment"; // with "quotes"',
+        "",
+        "call(a,",
+        "  b);",
+        "",
+    ]
