@@ -51,14 +51,15 @@ function dismissLater(notice) {
  * @param {object} options
  * @param {string} options.title
  * @param {(Node | string)[]} options.content
- * @param {{value: string, text: string, isMain?: boolean, isDanger?: boolean}[]} options.buttons
+ * @param {{value: string, text: string, isMain?: boolean, isDanger?: boolean}[]} options.buttons the main one has the focus,
+ *   unless the content has `autofocus`
  * @param {(value: string) => Promise<boolean> | boolean} [options.onSubmit] called with the value of a button before the
  *   dialog closes; false keeps it open, and an error is shown in it
  */
 export function ask({ title, content, buttons, onSubmit = () => true }) {
   const id = `dialog-${++dialogs}`;
   const choices = buttons.map(({ value, text, isMain, isDanger }) => {
-    return h("button", { value, class: `button${isMain ? " main" : ""}${isDanger ? " danger" : ""}` }, text);
+    return h("button", { value, class: `button${isMain ? " main" : ""}${isDanger ? " danger" : ""}`, autofocus: isMain }, text);
   });
   const problem = h("p", { class: "problem", role: "alert" });
   const form = h("form", { method: "dialog" }, h("h2", { id }, title), ...content, problem, h("div", { class: "choices" }, ...choices));
