@@ -14,6 +14,7 @@ const OUTCOME_TEXTS = { released: "released by its worker", lost: "worker lost" 
 const HEARTBEAT_DELAY_MS = 1000; // a heartbeat may arrive this late
 const STALL_MS = 120_000; // without progress
 const MAX_COUNTDOWN_S = 100; // a time further away is shown as a time of day
+const MIN_DECIMAL_MS = 100; // a shorter duration is shown in milliseconds
 const MAX_DECIMAL_MS = 10_000; // a longer duration is shown without a decimal
 
 const DURATION_UNITS = Object.entries({ d: 86_400, h: 3600, min: 60, s: 1 }); // in seconds
@@ -179,8 +180,9 @@ export function durationText(ms) {
   return unitTexts(ms)[0];
 }
 
-/** Return a duration as text with more digits, such as "0.2 s", "48 s" or "2 min 10 s", rounded down. */
+/** Return a duration as text with more digits, such as "40 ms", "0.2 s", "48 s" or "2 min 10 s", rounded down. */
 export function preciseDurationText(ms) {
+  if (ms >= 1 && ms < MIN_DECIMAL_MS) return `${numberFormat.format(Math.floor(ms))} ms`;
   if (ms < MAX_DECIMAL_MS) return `${numberFormat.format(Math.floor(Math.max(0, ms) / 100) / 10)} s`;
   return unitTexts(ms).slice(0, 2).join(" ");
 }

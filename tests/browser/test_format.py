@@ -134,10 +134,11 @@ def test_numbers_and_times_follow_the_locale_of_the_reader() -> None:
 
 
 def test_durations_have_one_unit_or_two() -> None:
-    """A short text has the largest unit only. A precise one has the next unit too, and a decimal below ten seconds."""
+    """A short text has the largest unit only. A precise one has the next unit too, and decimals or milliseconds."""
     texts = {
         -5: ("0 s", "0 s"),
         0: ("0 s", "0 s"),
+        40.9: ("0 s", "40 ms"),
         260: ("0 s", "0.2 s"),
         9_999: ("9 s", "9.9 s"),
         48_700: ("48 s", "48 s"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from typing import Any
 
@@ -131,3 +132,16 @@ async def test_says_what_it_cannot_show(page: Page, dashboard: Dashboard) -> Non
     assert await inspect(page) == []
     await page.context.set_offline(False)
     await expect(notice).to_be_hidden()
+
+
+async def test_a_session_that_may_only_look_has_no_actions(page: Page, dashboard: Dashboard) -> None:
+    """With a token for `list details`, a job shows everything but what an operator could do with it."""
+    body = {"filter": {}, "scope": "list details"}
+    async with dashboard.stack.session.post(f"{dashboard.stack.url}/tokens", json=body) as response:
+        session = {"token": (await response.json())["token"], "expiresAt": (Timestamp.now() + 3_600_000)}
+    await page.add_init_script(f"sessionStorage.setItem('headway-dashboard', {json.dumps(json.dumps(session))})")
+    await open_job(page, dashboard, FAILED)
+    await expect(section(page, "Error")).to_contain_text("raise InvalidRow(")
+    await expect(page.locator("[data-ended] .lanes")).to_contain_text("Attempt 3")
+    await expect(page.get_by_role("button", name="Run again")).to_have_count(0)
+    await expect(section(page, "Log")).to_contain_text("Reading customers.csv")

@@ -62,6 +62,8 @@ BACKOFFS = snapshot(
     started_at=at(7),
     finished_at=at(7.005),
 )
+EXPIRED = snapshot("failed", finished_at=at(30), error={"type": "Expired", "message": "Too late"})
+CANCELLED = snapshot("cancelled", finished_at=at(30))
 SKEWED = snapshot("succeeded", submitted_at=at(60), started_at=at(50), finished_at=at(55))
 TRUE_ERROR = {"type": "InvalidRow", "message": "row 211 has no price"}
 DETAILS = {
@@ -86,6 +88,8 @@ def shown() -> dict[str, Any]:
         "backoffs": (BACKOFFS, None, 10),
         "skewed": (SKEWED, None, 100),
         "new": (QUEUED, None, 0),
+        "expired": (EXPIRED, None, 90),
+        "cancelled": (CANCELLED, None, 90),
     }
     cases = [{"snapshot": job, "details": details, "now": start + now * seconds} for job, details, now in jobs.values()]
     completed = run_node(DASHBOARD, "--input-type=module", "--eval", PROGRAM, json.dumps(cases))
@@ -108,6 +112,8 @@ def test_parts_are_to_scale(shown: dict[str, Any]) -> None:
     assert shares(shown["retrying"]) == [("wait", -1, 0.08), ("run", 0, 0.08), ("wait", 0, 0.83)]
     assert shares(shown["skewed"]) == [("run", 0, 1)]
     assert shares(shown["new"]) == []
+    assert shares(shown["expired"]) == shares(shown["cancelled"]) == [("wait", -1, 1)]
+    assert [part["to"] - part["from"] for part in shown["expired"]["parts"]] == [30_000]
 
 
 def test_a_very_long_wait_leaves_room_for_the_attempts(shown: dict[str, Any]) -> None:

@@ -6,6 +6,8 @@ import { urlOf } from "/assets/router.js";
 
 const JOB_ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
+await Promise.all(["detail-view.css", "progress-card.css", "json-tree.css"].map(loadStyles)); // so that nothing moves later
+
 export default class DetailView {
   element = h("div", { class: "detail-view" });
   #app;
@@ -14,7 +16,6 @@ export default class DetailView {
 
   constructor(app) {
     this.#app = app;
-    for (const name of ["detail-view.css", "progress-card.css", "json-tree.css"]) loadStyles(name);
   }
 
   /** Show the job that the URL names; a hash such as `line-120` leads to a line of its log. */

@@ -29,11 +29,11 @@ export function attemptsOf(snapshot, details) {
  * Return the parts of a job's life in order: `{type, from, to, row}`. The type is `wait` or `run`, the times are in ms, and
  * the row is the index of the attempt that runs or that the wait follows, -1 before the first one.
  */
-export function partsOf(snapshot, attempts, now) {
+export function partsOf({ status, submitted_at: submitted, finished_at: finished }, attempts, now) {
   const parts = [];
-  let at = Date.parse(snapshot.submitted_at);
+  let at = Date.parse(submitted);
   const add = (type, to, row) => {
-    if (to > at) parts.push({ type, from: at, to, row });
+    if (to > at || type === "run") parts.push({ type, from: at, to: Math.max(at, to), row });
     at = Math.max(at, to);
   };
   attempts.forEach(({ started_at: started, ended_at: ended }, row) => {
@@ -42,7 +42,9 @@ export function partsOf(snapshot, attempts, now) {
     at = Date.parse(started); // the clock of the submission may be ahead
     add("run", ended ? Date.parse(ended) : now, row);
   });
-  if (!snapshot.finished_at && snapshot.status !== "running") add("wait", now, attempts.length - 1);
+  const last = attempts.findLastIndex(({ started_at: started }) => started);
+  const hasWaited = finished ? last < 0 || last < attempts.length - 1 : status !== "running"; // after the last start
+  if (hasWaited) add("wait", finished ? Date.parse(finished) : now, last);
   return parts;
 }
 

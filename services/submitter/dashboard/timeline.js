@@ -8,6 +8,7 @@ import { attemptsOf, partsOf, place } from "/assets/timeline-scale.js";
 const OUTCOMES = { lost: "its worker was lost", released: "released by its worker, which stopped" };
 const RUNNING = { running: "Running", stalled: "Running, but not advancing", lost: "Its worker is lost" };
 const TONES = { lost: "lost", released: "queued", failed: "failed", succeeded: "succeeded", cancelled: "cancelled" };
+const MIN_BAR = "3px"; // as wide as the style sheet draws the shortest part
 
 export class Timeline {
   #list = h("ol", { class: "lanes" });
@@ -64,15 +65,16 @@ class Lane {
     setText(this.#span, span);
     setText(this.#note, note);
     this.#note.hidden = !note;
-    arrange(this.#track, parts.map(({ type }) => type), (type) => h("span", { class: `lane-${type}` }));
+    arrange(this.#track, parts.map(({ type }, index) => `${type} ${index}`), (key) => h("span", { class: `lane-${key.split(" ")[0]}` }));
     parts.forEach((part, index) => renderBar(this.#track.children[index], part));
   }
 }
 
 function renderBar(bar, { start, share, isShortened }) {
-  const [from, size] = [`${(100 * start).toFixed(2)}%`, `${(100 * share).toFixed(2)}%`];
-  if (bar.style.insetInlineStart !== from) bar.style.insetInlineStart = from;
-  if (bar.style.inlineSize !== size) bar.style.inlineSize = size;
+  const [from, size] = [`min(${(100 * start).toFixed(2)}%, 100% - ${MIN_BAR})`, `${(100 * share).toFixed(2)}%`];
+  const place = `${from} ${size}`;
+  if (bar.dataset.place !== place) Object.assign(bar.style, { insetInlineStart: from, inlineSize: size });
+  bar.dataset.place = place;
   setAttribute(bar, "data-shortened", isShortened);
 }
 
@@ -81,11 +83,11 @@ function waitLane([first], parts, snapshot, now) {
   if (!parts.length) return null;
   const span = preciseDurationText(parts[0].to - parts[0].from);
   const isFirst = !first || first.attempt === 1;
-  const isDelayed = !first && Date.parse(snapshot.due_at) > now;
-  const names = first ? ["Waited", `Before attempt ${first.attempt}`] : ["Waiting", "Waiting"];
+  const name = isFirst ? (first || snapshot.finished_at ? "Waited" : "Waiting") : `Before attempt ${first.attempt}`;
+  const isDelayed = name === "Waiting" && Date.parse(snapshot.due_at) > now;
   const note = isFirst ? "" : "What happened before is not recorded any more";
   const due = isDelayed ? `Starts in ${preciseDurationText(Date.parse(snapshot.due_at) - now)}` : "";
-  return { key: "wait", name: names[isFirst ? 0 : 1], tone: "queued", parts, span, note: sentence(note, due, shortenedText(parts)) };
+  return { key: "wait", name, tone: "queued", parts, span, note: sentence(note, due, shortenedText(parts)) };
 }
 
 function attemptLane(attempt, row, { snapshot, parts, state, now, isLast }) {
