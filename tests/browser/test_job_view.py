@@ -90,7 +90,7 @@ async def test_no_text_of_a_job_is_markup(page: Page, dashboard: Dashboard) -> N
 
 
 async def test_job_is_followed_live(page: Page, dashboard: Dashboard) -> None:
-    """Attempts, progress and the end of a job appear as they happen."""
+    """Attempts, progress and the end of a job appear as they happen, and the focus of a button that goes is kept."""
     receipt = await dashboard.submit("Live job", "countdown", {}, delay_s=3600)
     await open_job(page, dashboard, "Live job")
     timeline = section(page, "Timeline")
@@ -112,8 +112,35 @@ async def test_job_is_followed_live(page: Page, dashboard: Dashboard) -> None:
     await expect(timeline).to_contain_text("Failed: Retry: The mail server is busy. · Next attempt in 14 min")
     await report(3, attempt=2, delivery=2, progress={"current": 3, "total": 4, "unit": "files"})
     await expect(timeline.get_by_role("listitem").filter(has_text="Attempt 2")).to_contain_text("Running")
+    await page.get_by_role("button", name="Cancel").focus()
     await report(4, attempt=2, delivery=2, status="succeeded", result={"sent": 4})
     await expect(section(page, "Result")).to_contain_text("sent: 4")
+    await expect(page.get_by_role("heading", level=1)).to_be_focused()
+    await expect(page.get_by_role("group", name="Actions").get_by_role("button")).to_have_text(
+        ["Run again…", "Share", "Erase…"]
+    )
+
+
+async def test_operator_acts_on_the_job(page: Page, dashboard: Dashboard) -> None:
+    """By keys and buttons, an operator runs a job again, cancels it and erases it; the page shows each at once."""
+    await dashboard.submit("Acted on", "deliver", {"to": "Ada"})
+    await dashboard.wait_for("Acted on", "failed")
+    await open_job(page, dashboard, "Acted on")
+    await expect(page.get_by_role("button", name="Run again with changes…")).to_be_visible()
+    await page.keyboard.press("r")
+    await expect(section(page, "Labels")).to_contain_text("Run again1 time")
+    await expect(section(page, "Timeline").get_by_role("listitem").filter(has_text="Attempt 1")).to_have_count(2)
+    await page.get_by_role("button", name="Erase…").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Erase").click()
+    await expect(section(page, "Payload")).to_contain_text("or it was erased")
+    assert await inspect(page) == []
+    await dashboard.submit("To cancel", "deliver", {"to": "Ada"}, delay_s=3600)
+    await open_job(page, dashboard, "To cancel")
+    await page.get_by_role("button", name="Cancel", exact=True).focus()
+    await page.keyboard.press("c")
+    await page.get_by_role("dialog").get_by_role("button", name="Cancel the job").click()
+    await expect(page.locator(".status.tag")).to_have_text("Cancelled")
+    await expect(page.get_by_role("heading", level=1)).to_be_focused()
 
 
 async def test_says_what_it_cannot_show(page: Page, dashboard: Dashboard) -> None:

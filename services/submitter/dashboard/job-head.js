@@ -1,8 +1,9 @@
-/** The head of a job's view: where it is, its name, and its status as a chip. */
+/** The head of a job's view: where it is, its name, its status as a chip, and what an operator can do with it. */
 
 import { h, setAttribute } from "/assets/dom.js";
 import { nameText, statusText } from "/assets/format.js";
 import { statusIcon } from "/assets/icons.js";
+import { JobActionBar } from "/assets/job-action-bar.js";
 import { urlOf } from "/assets/router.js";
 import { setText } from "/assets/text.js";
 
@@ -16,9 +17,12 @@ export class JobHead {
   #icon = h("span", { class: "chip-icon" });
   #status = h("span");
   #chip = h("span", { class: "status tag", role: "status", hidden: true }, this.#icon, this.#status);
+  #bar = null; // without the right to act
   element;
 
-  constructor(id) {
+  /** @param {() => void} onAction called after an action */
+  constructor(app, id, onAction) {
+    if (app.session.canOperate) this.#bar = new JobActionBar(app, { onAction, onFocusLost: () => this.#heading.focus() });
     const short = id.slice(0, SHORT_ID);
     const crumbs = h("ol", {}, h("li", {}, h("a", { href: urlOf("jobs") }, "Jobs")), this.#kind, h("li", { "aria-current": "page" }, h("code", {}, short)));
     setText(this.#name, `Job ${short}`);
@@ -26,7 +30,7 @@ export class JobHead {
       "header",
       { class: "job-head" },
       h("nav", { class: "crumbs", "aria-label": "Path" }, crumbs),
-      h("div", { class: "job-title" }, this.#heading, this.#chip),
+      h("div", { class: "job-title" }, this.#heading, this.#chip, this.#bar?.element),
     );
   }
 
@@ -41,5 +45,10 @@ export class JobHead {
     setText(this.#status, statusText(snapshot));
     if (this.#chip.dataset.tone !== tone) this.#icon.replaceChildren(statusIcon(tone));
     setAttribute(this.#chip, "data-tone", tone);
+    this.#bar?.render(snapshot);
+  }
+
+  close() {
+    this.#bar?.close();
   }
 }

@@ -40,7 +40,7 @@ export class JobPage {
   constructor(app, id) {
     this.#id = id;
     this.#watch = new JobWatch(app, id, () => this.#render());
-    this.#head = new JobHead(id);
+    this.#head = new JobHead(app, id, () => this.#watch.readDetails());
     this.#log = new LogView(app);
     this.#facts = new JobFacts(() => this.#watch.readDetails());
     const parts = [this.#card, this.#timeline, this.#error, this.#steps, this.#log].map(({ element }) => element);
@@ -59,6 +59,7 @@ export class JobPage {
   close() {
     this.#timers.forEach(clearTimeout);
     this.#watch.close();
+    this.#head.close();
     this.#log.close();
   }
 
