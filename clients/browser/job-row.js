@@ -6,8 +6,8 @@ import { ROW_CSS } from "./jobs-styles.js";
 import { View } from "./view.js";
 
 const PARTS =
-  "job head title label kind status percent track bar foot text progress amount note detail error message attempts expand " +
-  "actions cancel";
+  "job head title label kind state icon status percent track bar foot text progress amount note detail error message " +
+  "attempts expand actions cancel";
 
 export class JobRow {
   item = document.createElement("li");

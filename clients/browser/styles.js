@@ -36,7 +36,7 @@ export const CSS = `${COLORS}
 :host([hidden]), [hidden] { display: none !important; }
 
 [part~="job"] { --_tone: var(--_accent); display: contents; }
-[data-states~="retrying"], [data-states~="lost"] { --_tone: var(--_warning); }
+[data-states~="retrying"], [data-states~="stalled"], [data-states~="lost"] { --_tone: var(--_warning); }
 [data-states~="failed"] { --_tone: var(--_alarm); }
 [data-states~="waiting"], [data-states~="queued"], [data-states~="cancelled"] { --_tone: var(--_soft); }
 
@@ -46,7 +46,19 @@ export const CSS = `${COLORS}
   column-gap: 1em;
 }
 [part~="label"] { font-weight: 600; }
-[part~="status"] { display: inline-block; margin-inline-start: 0.6em; }
+[part~="state"] { display: inline-block; margin-inline-start: 0.6em; white-space: nowrap; }
+[part~="icon"]:empty { display: none; }
+[part~="icon"] svg {
+  inline-size: 1em;
+  block-size: 1em;
+  margin-inline-end: 0.35em;
+  fill: none;
+  stroke: var(--_tone);
+  stroke-width: 1.7;
+  stroke-linecap: round;
+  stroke-linejoin: round;
+  vertical-align: -0.15em;
+}
 [part~="percent"], [part~="actions"] { white-space: nowrap; }
 [part~="percent"], [part~="text"] { font-variant-numeric: tabular-nums; }
 [part~="status"], [part~="amount"], [part~="message"] { color: var(--_soft); }
@@ -159,6 +171,7 @@ export const CSS = `${COLORS}
   }
 }
 @media (forced-colors: active) {
+  [part~="icon"] svg { stroke: CanvasText; }
   [part~="track"] { border: 1px solid CanvasText; }
   [data-states~="stale"] [part~="track"] { opacity: 1; border-style: dashed; }
   [part~="bar"] { background: Highlight; forced-color-adjust: none; }

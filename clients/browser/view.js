@@ -11,6 +11,7 @@ import {
   percentText,
   statusText,
 } from "./format.js";
+import { statusIcon } from "./icons.js";
 import { CSS } from "./styles.js";
 
 const LIVE_DELAY_MS = 100; // after which the first snapshot is no change any more that a screen reader would announce
@@ -21,6 +22,7 @@ export class View {
   #root;
   #parts = {};
   #texts = {}; // by part, as last written: a translator may have changed the text in the page
+  #iconName; // of the icon that is shown
   #jobId; // of the snapshot that is shown
   #liveTimer;
   #isSilent;
@@ -47,7 +49,8 @@ export class View {
   #build() {
     const label = this.#create("span", "label", { id: "label" }, this.#create("slot", "kind", { translate: "no" }));
     const titleAttributes = { "aria-atomic": true, tabindex: -1 }; // it takes the focus of the cancel button
-    const title = this.#create("span", "title", titleAttributes, label, this.#create("span", "status"));
+    const state = this.#create("span", "state", {}, this.#create("span", "icon"), this.#create("span", "status"));
+    const title = this.#create("span", "title", titleAttributes, label, state);
     const progressbar = { role: "progressbar", "aria-labelledby": "label", "aria-valuemin": 0, "aria-valuemax": 100 };
     return this.#create(
       "div",
@@ -102,6 +105,7 @@ export class View {
     this.#setText("kind", snapshot ? nameText(snapshot) : "Job");
     setAttribute(this.#parts.kind, "translate", snapshot?.name ? null : "no");
     this.#setText("status", snapshot ? statusText(snapshot) : error ? "" : "Connecting…");
+    this.#renderIcon(["lost", "stalled"].find((name) => states.includes(name)) ?? snapshot?.status);
     this.#setText("note", connectionText(connection, snapshot) || nextStep);
     const isNewText = [
       this.#renderError(snapshot, error),
@@ -111,6 +115,12 @@ export class View {
     if (isNewText) this.#updateExpand();
     this.#renderProgress(snapshot);
     this.#renderCancel(cancel);
+  }
+
+  #renderIcon(name) {
+    if (name === this.#iconName) return;
+    this.#iconName = name;
+    this.#parts.icon.replaceChildren(...(name ? [statusIcon(name)] : []));
   }
 
   /** Show the error, and announce it unless it is part of the first snapshot; return whether it has changed. */

@@ -113,15 +113,19 @@ async def board(page: Page, site: LiveSite) -> Board:
 
 
 async def test_every_state_is_accessible(board: Board, page: Page) -> None:
-    """In each state axe finds no fault, and at 320 px, as with a zoom of 400 %, nothing is cut off."""
+    """In each state axe finds no fault, at 320 px, as with a zoom of 400 %, nothing is cut off, and each has its shape."""
     await page.set_viewport_size({"width": 320, "height": 800})
     await page.evaluate(axe())
     await board.add("Export of March")
-    found = {}
+    found, icons = {}, {}
     for name, (status, fields) in STATES.items():
         await board.show(fields)
         await expect(board.part("status")).to_have_text(status)
         found[name] = await page.evaluate(INSPECT)
+        icons[name if name in ("stalled", "worker lost") else fields.get("status", "queued")] = await board.part(
+            "icon"
+        ).inner_html()
+    assert len(icons) == len(set(icons.values())) == 8
     await board.show(RUNNING)
     await board.site.disconnect()
     await expect(board.part("note")).to_have_text("Reconnecting…")

@@ -66,7 +66,7 @@ function createRow({ id, token }) {
   return item;
 }
 
-/** Show the texts of the rows: name or kind and times, with a number where several are the same. */
+/** Show the texts of the rows: name or kind and when it was submitted, with a number where several are the same. */
 function renderTexts(listed) {
   const items = new Map([...jobs.children].map((item) => [item.dataset.id, item]));
   const counts = new Map();
@@ -82,7 +82,8 @@ function renderTexts(listed) {
     const submission = count === 1 ? time : `${time} (${count})`;
     link.translate = name !== job.kind; // a kind is an identifier
     setText(link, name);
-    setText(small, [submission, snapshot && durationText(snapshot)].filter(Boolean).join(" · "));
+    setText(small, submission);
+    setText(item.querySelector(".took"), snapshot && durationText(snapshot));
     forgetButton.ariaLabel = `Forget ${name}, ${submission}`;
   }
   clear.ariaDisabled = String(!finishedIds(listed).length);

@@ -1,6 +1,6 @@
 /** The icon of each status: a shape that is distinct without its color. */
 
-import { svg } from "/assets/dom.js";
+const SVG = "http://www.w3.org/2000/svg";
 
 const circle = (attributes = {}) => ["circle", { cx: 8, cy: 8, r: 5.5, ...attributes }];
 const path = (d, attributes = {}) => ["path", { d, ...attributes }];
@@ -17,6 +17,13 @@ const SHAPES = {
 
 /** Create the icon of a status, or of a running job that is `stalled` or `lost`. Its word stands beside it. */
 export function statusIcon(status) {
-  const attributes = { viewBox: "0 0 16 16", class: "icon", "aria-hidden": "true" };
-  return svg("svg", attributes, ...(SHAPES[status] ?? []).map(([tag, values]) => svg(tag, values)));
+  const shapes = (SHAPES[status] ?? []).map(([tag, attributes]) => create(tag, attributes));
+  return create("svg", { viewBox: "0 0 16 16", class: "icon", "aria-hidden": "true" }, ...shapes);
+}
+
+function create(tag, attributes, ...children) {
+  const element = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
 }
