@@ -198,11 +198,16 @@ function unitTexts(ms) {
   return rest ? [text, `${numberFormat.format(rest)} ${next[0]}`] : [text];
 }
 
-/** Return a time in the reader's zone as text, such as "14:05:00", with the date unless it is the date of `now`. */
+/**
+ * Return a time in the reader's zone as text, such as "14:05:00", or "Nov 29, 14:05" with the date unless it is the date of
+ * `now`, and with the year unless it is the same.
+ */
 export function timestampText(time, now) {
-  const date = new Date(time);
-  const isToday = date.toDateString() === new Date(now).toDateString();
-  return date.toLocaleString([], isToday ? { timeStyle: "medium" } : { dateStyle: "medium", timeStyle: "short" });
+  const [date, today] = [new Date(time), new Date(now)];
+  if (date.toDateString() === today.toDateString()) return date.toLocaleTimeString();
+  const year = date.getFullYear() === today.getFullYear() ? undefined : "numeric";
+  const dateText = date.toLocaleDateString([], { year, month: "short", day: "numeric" });
+  return `${dateText}, ${date.toLocaleTimeString([], { timeStyle: "short" })}`;
 }
 
 /** Return a time relative to now, such as "in 12 s", or "at 14:05:00" in the reader's time zone. */

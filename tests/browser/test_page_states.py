@@ -11,6 +11,7 @@ from playwright.async_api import Browser, Page, expect
 
 from headway.contracts import Timestamp
 from tests.browser.job_states import (
+    DAY_S,
     EARLIER_ATTEMPTS,
     ERROR,
     JOB_STATES,
@@ -396,12 +397,13 @@ async def test_times_of_a_job_are_shown(page: Page, site: LiveSite) -> None:
     ended = JOB_STATES["failed"][1] | {"attempt": 2, "earlier_attempts": [first]}
     await job.show(ended | {"finished_at": str(Timestamp.now().after(-90))})
     await expect(page.locator("#started")).to_have_attribute("datetime", str(first["started_at"]))
-    await expect(page.locator("#finished")).to_have_text(re.compile(r"\d:\d\d:\d\d"))
+    await expect(page.locator("#finished")).to_have_text(re.compile(r"\d:\d\d"))
     await expect(ages).to_have_text(["2 h ago", "1 h ago", "1 min ago"])
 
 
 async def test_long_error_is_cut_and_opens(page: Page, site: LiveSite) -> None:
-    """A long error is cut after some lines, opens with a button, and shows each line as it was."""
+    """A long error is cut after some lines, opens with a button, is copied as it is, and shows each line as it was."""
+    await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     text = "\n".join(f"  line {number}: <b>{LONG_TEXT[:60]}</b>" for number in range(20))
     job = await open_job(page, site)
     await job.show(JOB_STATES["failed"][1] | {"error": ERROR | {"message": text}})
@@ -409,6 +411,9 @@ async def test_long_error_is_cut_and_opens(page: Page, site: LiveSite) -> None:
     await expect(message).to_have_css("font-family", re.compile("mono"))
     assert await message.inner_text() == text
     cut = await message.evaluate("(text) => text.offsetHeight")
+    await page.get_by_role("button", name="Copy error").click()
+    await expect(page.get_by_role("button", name="Copied error")).to_be_visible()
+    assert await page.evaluate("navigator.clipboard.readText()") == f"{ERROR['type']}: {text}"
     more = page.locator("#error-more")
     await more.focus()
     await page.keyboard.press("Enter")
@@ -416,6 +421,22 @@ async def test_long_error_is_cut_and_opens(page: Page, site: LiveSite) -> None:
     assert await message.evaluate("(text) => text.offsetHeight") > cut
     await job.show(RUNNING)
     await expect(message).to_be_hidden()
+
+
+async def test_result_is_a_tree(page: Page, site: LiveSite) -> None:
+    """A result opens and closes, has links and buttons, and stays as it is when a later snapshot has the same one."""
+    job = await open_job(page, site)
+    ended = JOB_STATES["succeeded"][1] | {"result": {"archive": "https://example.org/a.zip", "rows": [1, 2, 3]}}
+    await job.show(ended)
+    section = page.get_by_role("region", name="Result")
+    await expect(section.get_by_role("link", name="https://example.org/a.zip")).to_be_visible()
+    await expect(section.get_by_role("button")).to_have_text(["Copy result", "Download result"])
+    rows = section.locator("summary", has_text="rows")
+    await rows.click()
+    await job.show(ended | {"expires_at": after(DAY_S)})
+    await expect(page.locator("#result")).not_to_contain_text("0: 1", use_inner_text=True)
+    await job.show(RUNNING)
+    await expect(section).to_have_count(0)
 
 
 async def test_ended_job_does_not_contradict_itself(page: Page, site: LiveSite) -> None:

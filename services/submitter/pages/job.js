@@ -6,9 +6,11 @@
 
 import { renderAttempts } from "/assets/attempts.js";
 import { ClampedText } from "/assets/clamped-text.js";
+import { copyButton } from "/assets/copy-button.js";
 import { showDates } from "/assets/dates.js";
 import { isCancelling, isWaiting, nameText, percentText, resultText, statusText } from "/assets/format.js";
 import { statusIcon } from "/assets/icons.js";
+import { jsonTree } from "/assets/json-tree.js";
 import { liveUrl } from "/assets/live-url.js";
 import { announce, lostText, showConnection } from "/assets/notice.js";
 import { QueuePosition } from "/assets/position.js";
@@ -28,6 +30,7 @@ const main = document.querySelector("main");
 const element = Object.fromEntries([...document.querySelectorAll("[id]")].map((found) => [found.id, found]));
 const card = new ProgressCard();
 const errorMessage = new ClampedText({ id: "error-message", moreId: "error-more" });
+const errorCopy = copyButton("error", () => errorText(snapshot.error));
 
 let watch;
 let position;
@@ -40,11 +43,13 @@ let isSlow = false; // whether the first snapshot is overdue
 let isShown = false; // whether the page has shown a snapshot: announcements begin with the changes after it
 let cancelRequested = false; // whether this page has requested the cancellation
 let shownState = null; // of the job, as the card has it
+let shownResult = ""; // as JSON
 let title;
 let timer;
 
 function start() {
   element.job.prepend(card.element);
+  errorMessage.element.append(errorCopy);
   element.error.append(errorMessage.element);
   element.headline.hidden = false;
   const token = location.hash.slice(1);
@@ -103,15 +108,14 @@ function renderNoJob() {
 }
 
 function renderJob() {
-  const { version, status, result } = snapshot;
+  const { version, status } = snapshot;
   Object.assign(main.dataset, { status, version });
   const knownAt = Math.max(confirmedAt, Date.parse(snapshot.updated_at ?? snapshot.submitted_at));
   showConnection(lostText(connection.state, snapshot), knownAt);
   renderName(snapshot);
   setText("status", statusText(snapshot));
   renderTimes();
-  setText("result", resultText(snapshot));
-  element.outcome.hidden = result === null;
+  renderResult();
   renderAttempts(element["earlier-attempts"], snapshot);
   element.earlier.hidden = !element["earlier-attempts"].hasChildNodes();
   renderCancel();
@@ -153,6 +157,19 @@ function renderState() {
   if (state === "lost" || state === "stalled") announce(card.nextStep);
 }
 
+/** Show the result as a tree. A tree that stays keeps what is open in it. */
+function renderResult() {
+  const text = resultText(snapshot);
+  element.outcome.hidden = !text;
+  if (text === shownResult) return;
+  shownResult = text;
+  element.outcome.querySelector(".json")?.remove();
+  if (!text) return;
+  const json = jsonTree(text, { label: "Result" });
+  json.firstElementChild.id = "result";
+  element.outcome.append(json);
+}
+
 function renderTitle() {
   const { status } = snapshot;
   const name = nameText(snapshot);
@@ -177,7 +194,7 @@ function renderCancel() {
 function renderError() {
   const error = problem && !snapshot.finished_at ? problem : snapshot.error;
   const isNew = showError(error);
-  if (error && isNew && isShown) announce(`${error.type}: ${error.message}`);
+  if (error && isNew && isShown) announce(errorText(error));
   isShown = true;
 }
 
@@ -188,7 +205,12 @@ function showError(error) {
   element.error.toggleAttribute("data-own", isOwn);
   element["error-type"].hidden = !error?.type;
   element["error-type"].translate = !isOwn;
+  errorCopy.hidden = !isOwn;
   return [setText("error-type", error?.type), errorMessage.show(error?.message)].some(Boolean);
+}
+
+function errorText({ type, message }) {
+  return `${type}: ${message}`;
 }
 
 function setText(id, text) {

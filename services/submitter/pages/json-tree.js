@@ -100,7 +100,12 @@ function valueOf({ token, children }) {
   const text = value.replace(CONTROLS, (character) => `\\u${character.charCodeAt().toString(16).padStart(4, "0")}`);
   const isAddress = ADDRESS.test(value) && URL.canParse?.(value);
   const link = isAddress && h("a", { href: value, target: "_blank", rel: "noopener noreferrer" }, text);
-  return h("bdi", { class: "json-string" }, link || text);
+  return [quote(), h("bdi", { class: "json-string" }, link || text), quote()];
+}
+
+/** Create a quotation mark: in the text, so that copies and screen readers have it, too. */
+function quote() {
+  return h("span", { class: "json-quote" }, '"');
 }
 
 /** Offer a text as a file. */
