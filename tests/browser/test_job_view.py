@@ -7,7 +7,7 @@ import uuid
 from typing import Any
 
 import pytest
-from playwright.async_api import Locator, Page, ViewportSize, expect
+from playwright.async_api import Locator, Page, Route, ViewportSize, expect
 
 from headway.contracts import Timestamp
 from tests.browser.dashboard import (
@@ -141,6 +141,32 @@ async def test_operator_acts_on_the_job(page: Page, dashboard: Dashboard) -> Non
     await page.get_by_role("dialog").get_by_role("button", name="Cancel the job").click()
     await expect(page.locator(".status.tag")).to_have_text("Cancelled")
     await expect(page.get_by_role("heading", level=1)).to_be_focused()
+
+
+async def test_shows_who_acted(page: Page, dashboard: Dashboard) -> None:
+    """The newest action is first, with the name of the API key. Details that could not be read are requested again."""
+    acts = [
+        {"action": "cancel", "by": "<b>night shift</b>", "at": "2026-01-01T00:00:00.000Z"},
+        {"action": "redrive", "by": "anyone", "at": "2026-01-02T00:00:00.000Z"},
+    ]
+
+    async def add_actions(route: Route) -> None:
+        response = await route.fetch()
+        await route.fulfill(response=response, json={**await response.json(), "actions": acts})
+
+    async def fail(route: Route) -> None:
+        await route.fulfill(status=503, json={"detail": "The store is not available.", "code": "unavailable"})
+
+    await page.route("**/details", fail)
+    await open_dashboard(page, dashboard, dashboard.job_path(FAILED))
+    await expect(section(page, "Details")).to_contain_text("could not be read. The store is not available.")
+    await expect(section(page, "Payload")).to_be_hidden()
+    await page.unroute("**/details")
+    await page.route("**/details", add_actions)
+    await page.get_by_role("button", name="Try again").click()
+    items = section(page, "Who acted").get_by_role("listitem")
+    await expect(items).to_contain_text(["Run again without an API key", "Cancelled by <b>night shift</b>"])
+    await expect(section(page, "Details")).to_be_hidden()
 
 
 async def test_says_what_it_cannot_show(page: Page, dashboard: Dashboard) -> None:

@@ -13,10 +13,10 @@ from tests.browser.npm import run_node
 
 DASHBOARD = ROOT / "services" / "submitter" / "dashboard"
 PROGRAM = """
-import { attemptsOf, partsOf, place } from "./timeline-scale.js";
+import { attemptsOf, isContinued, partsOf, place } from "./timeline-scale.js";
 const output = JSON.parse(process.argv[1]).map(({ snapshot, details, now }) => {
   const attempts = attemptsOf(snapshot, details);
-  return { attempts, parts: place(partsOf(snapshot, attempts, now)) };
+  return { attempts, continued: isContinued(snapshot), parts: place(partsOf(snapshot, attempts, now)) };
 });
 console.log(JSON.stringify(output));
 """
@@ -50,7 +50,9 @@ FAILED = snapshot(
     updated_at=at(100),
     error={"type": "InternalError", "message": "The job failed unexpectedly."},
 )
-RUNNING = snapshot("running", attempt=2, earlier_attempts=[earlier(1, 0, 10, "lost")], started_at=at(15))
+RUNNING = snapshot(
+    "running", attempt=2, earlier_attempts=[earlier(1, 0, 10, "lost")], started_at=at(15), advanced_at=at(20)
+)
 RETRYING = snapshot(
     "retrying", started_at=at(1), updated_at=at(2), due_at=at(60), error={"type": "Retry", "message": "Busy"}
 )
@@ -63,6 +65,7 @@ BACKOFFS = snapshot(
     finished_at=at(7.005),
 )
 EXPIRED = snapshot("failed", finished_at=at(30), error={"type": "Expired", "message": "Too late"})
+RELEASED = snapshot("running", started_at=at(60), advanced_at=at(20))
 CANCELLED = snapshot("cancelled", finished_at=at(30))
 SKEWED = snapshot("succeeded", submitted_at=at(60), started_at=at(50), finished_at=at(55))
 TRUE_ERROR = {"type": "InvalidRow", "message": "row 211 has no price"}
@@ -89,6 +92,7 @@ def shown() -> dict[str, Any]:
         "skewed": (SKEWED, None, 100),
         "new": (QUEUED, None, 0),
         "expired": (EXPIRED, None, 90),
+        "released": (RELEASED, None, 90),
         "cancelled": (CANCELLED, None, 90),
     }
     cases = [{"snapshot": job, "details": details, "now": start + now * seconds} for job, details, now in jobs.values()]
@@ -134,3 +138,8 @@ def test_attempts_have_the_errors_of_the_details(shown: dict[str, Any]) -> None:
     assert [attempt["outcome"] for attempt in shown["running"]["attempts"]] == ["lost", None]
     assert shown["retrying"]["attempts"][0]["outcome"] == "failed"
     assert shown["queued"]["attempts"] == []
+
+
+def test_progress_from_before_the_start_shows_a_release(shown: dict[str, Any]) -> None:
+    """A snapshot does not list releases that cost no attempt, but its progress may be older than its start."""
+    assert [name for name, job in shown.items() if job["continued"]] == ["released"]

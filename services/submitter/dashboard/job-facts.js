@@ -8,7 +8,7 @@ import { jsonTree } from "/assets/json-tree.js";
 import { urlOf } from "/assets/router.js";
 import { setText } from "/assets/text.js";
 import { TimeText } from "/assets/time-text.js";
-import { attemptsOf } from "/assets/timeline-scale.js";
+import { attemptsOf, isContinued } from "/assets/timeline-scale.js";
 
 const ENDS = { succeeded: "Succeeded", failed: "Failed", cancelled: "Cancelled" };
 const ACTIONS = { cancel: "Cancelled", redrive: "Run again", rerun: "Run again as a new job", erase: "Erased" };
@@ -103,7 +103,8 @@ class Actions {
 function times(snapshot, now) {
   const { status, submitted_at: submitted, due_at: due, updated_at: updated, finished_at: finished, expires_at: expires } = snapshot;
   const [first] = attemptsOf(snapshot, null).filter(({ attempt, started_at: started }) => attempt === 1 && started);
-  const waited = first ? Date.parse(first.started_at) - Date.parse(submitted) : null;
+  const hasWaited = first && !(snapshot.attempt === 1 && isContinued(snapshot)); // otherwise it has run, too
+  const waited = hasWaited ? Date.parse(first.started_at) - Date.parse(submitted) : null;
   return {
     Submitted: time(submitted),
     Waited: waited === null ? null : preciseDurationText(waited),

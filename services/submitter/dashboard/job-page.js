@@ -2,7 +2,7 @@
 
 import { h, setAttribute } from "/assets/dom.js";
 import { ErrorCard } from "/assets/error-card.js";
-import { connectionText, isWaiting, nameText, percentText, statusText, timestampText } from "/assets/format.js";
+import { connectionText, isWaiting, nameText, percentText, statusText } from "/assets/format.js";
 import { JobFacts } from "/assets/job-facts.js";
 import { JobHead } from "/assets/job-head.js";
 import { JobSteps } from "/assets/job-steps.js";
@@ -10,6 +10,7 @@ import { JobWatch } from "/assets/job-watch.js";
 import { LogView } from "/assets/log-view.js";
 import { ProgressCard } from "/assets/progress-card.js";
 import { setText } from "/assets/text.js";
+import { momentText } from "/assets/time-text.js";
 import { Timeline } from "/assets/timeline.js";
 
 const TICK_MS = 1000;
@@ -105,7 +106,7 @@ export class JobPage {
   #renderNotice() {
     const { snapshot, problem, connection, lostAt, knownAt, now } = this.#watch;
     const lost = lostAt === null ? "" : connectionText(connection, snapshot) || "Not connected.";
-    const stale = lost && snapshot ? `${lost} This is the state of ${timestampText(knownAt, now)}.` : lost;
+    const stale = lost && snapshot ? `${lost} This is the state of ${momentText(knownAt, now)}.` : lost;
     const waiting = snapshot ? "" : this.#isSlow ? "The server does not answer yet; still trying…" : "Connecting…";
     setText(this.#notice, (problem && textOf(problem)) || stale || waiting);
     this.#notice.hidden = !this.#notice.textContent;

@@ -26,6 +26,14 @@ export function attemptsOf(snapshot, details) {
 }
 
 /**
+ * Return whether the current attempt had started before, and was released by a worker that stopped: it has progress from
+ * before its start. A snapshot has no other trace of it.
+ */
+export function isContinued({ started_at: started, advanced_at: advanced }) {
+  return Boolean(started && advanced) && Date.parse(advanced) < Date.parse(started);
+}
+
+/**
  * Return the parts of a job's life in order: `{type, from, to, row}`. The type is `wait` or `run`, the times are in ms, and
  * the row is the index of the attempt that runs or that the wait follows, -1 before the first one.
  */

@@ -1,9 +1,10 @@
 /** The timeline of a job: one lane for the wait before the first attempt, and one for each attempt and the wait after it. */
 
 import { arrange, h, setAttribute } from "/assets/dom.js";
-import { preciseDurationText, timestampText } from "/assets/format.js";
+import { preciseDurationText } from "/assets/format.js";
 import { setText } from "/assets/text.js";
-import { attemptsOf, partsOf, place } from "/assets/timeline-scale.js";
+import { momentText } from "/assets/time-text.js";
+import { attemptsOf, isContinued, partsOf, place } from "/assets/timeline-scale.js";
 
 const OUTCOMES = { lost: "its worker was lost", released: "released by its worker, which stopped" };
 const RUNNING = { running: "Running", stalled: "Running, but not advancing", lost: "Its worker is lost" };
@@ -46,8 +47,8 @@ export class Timeline {
   }
 
   #renderAxis({ submitted_at: submitted, finished_at: finished }, now) {
-    setText(this.#start, timestampText(submitted, now));
-    setText(this.#end, finished ? timestampText(finished, now) : "now");
+    setText(this.#start, momentText(submitted, now));
+    setText(this.#end, finished ? momentText(finished, submitted) : "now");
   }
 }
 
@@ -78,16 +79,20 @@ function renderBar(bar, { start, share, isShortened }) {
   setAttribute(bar, "data-shortened", isShortened);
 }
 
-/** Return the lane before the first known attempt, null if the job did not wait. */
+/** Return the lane before the first known start, null if the job did not wait. */
 function waitLane([first], parts, snapshot, now) {
   if (!parts.length) return null;
   const span = preciseDurationText(parts[0].to - parts[0].from);
-  const isFirst = !first || first.attempt === 1;
-  const name = isFirst ? (first || snapshot.finished_at ? "Waited" : "Waiting") : `Before attempt ${first.attempt}`;
-  const isDelayed = name === "Waiting" && Date.parse(snapshot.due_at) > now;
-  const note = isFirst ? "" : "What happened before is not recorded any more";
-  const due = isDelayed ? `Starts in ${preciseDurationText(Date.parse(snapshot.due_at) - now)}` : "";
-  return { key: "wait", name, tone: "queued", parts, span, note: sentence(note, due, shortenedText(parts)) };
+  const { name, note } = waitTexts(first, snapshot, now);
+  return { key: "wait", name, tone: "queued", parts, span, note: sentence(note, shortenedText(parts)) };
+}
+
+function waitTexts(first, snapshot, now) {
+  if (first?.attempt > 1) return { name: `Before attempt ${first.attempt}`, note: "What happened before is not recorded any more" };
+  if (first && snapshot.attempt === 1 && isContinued(snapshot)) return { name: "Before", note: "It has run in this time, too, until its worker stopped" };
+  if (first || snapshot.finished_at) return { name: "Waited", note: "" };
+  const delayMs = Date.parse(snapshot.due_at) - now;
+  return { name: "Waiting", note: delayMs > 0 ? `Starts in ${preciseDurationText(delayMs)}` : "" };
 }
 
 function attemptLane(attempt, row, { snapshot, parts, state, now, isLast }) {
