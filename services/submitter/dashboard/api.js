@@ -54,7 +54,8 @@ export class Api {
    * Request something from the submitter, and return its JSON, or null if the answer has no body.
    *
    * @param {string} path such as `/bulk`
-   * @param {{method?: string, body?: object | string, headers?: object}} [options] the body, or its JSON text
+   * @param {{method?: string, body?: object | string, headers?: object, parse?: (text: string) => *}} [options] `body` may be
+   *   JSON text, and `parse` reads the answer
    * @throws {ApiError}
    */
   async submitter(path, options = {}) {

@@ -17,6 +17,9 @@ import { failurePage, Views } from "/assets/views.js";
 
 const VIEWS = {
   job: () => import("/assets/detail-view.js"),
+  kinds: () => import("/assets/kinds-view.js"),
+  workers: () => import("/assets/workers-view.js"),
+  poison: () => import("/assets/poison-view.js"),
 };
 
 const app = { session: new Session(onSession), keyboard: new Keyboard(), notices: new Notices() };

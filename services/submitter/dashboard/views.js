@@ -4,6 +4,7 @@ import { ApiError } from "/assets/api.js";
 import { h } from "/assets/dom.js";
 
 const HEADING = "main h1";
+const FIRST_FIELD = "main [autofocus]"; // of a form that a view has opened
 const RESTORE_MS = 3000; // within which a view loads what it showed before
 const USER_EVENTS = ["pointerdown", "keydown", "wheel", "touchstart"];
 
@@ -137,7 +138,7 @@ async function isReachable() {
 }
 
 function focusHeading(scrolls) {
-  const heading = document.querySelector(HEADING);
+  const heading = document.querySelector(FIRST_FIELD) ?? document.querySelector(HEADING);
   if (!heading) return false;
   heading.tabIndex = -1;
   heading.focus({ preventScroll: true });

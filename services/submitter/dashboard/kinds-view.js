@@ -1,0 +1,125 @@
+/** The kinds of jobs: how often each runs, how long it takes, how often it fails; and a form that runs one. */
+
+import { arrange, h, loadStyles, setAttribute } from "/assets/dom.js";
+import { Refresh } from "/assets/refresh.js";
+import { urlOf } from "/assets/router.js";
+import { RunForm } from "/assets/run-form.js";
+import { sparkline } from "/assets/sparkline.js";
+import { setText } from "/assets/text.js";
+
+const COLUMNS = ["Kind", "Last 24 hours", "Per hour", "Median", "95 %", "Failed", "Workers", ""];
+const RESERVED = "headway."; // only Headway itself submits such a kind
+const MANY_FAILURES = 0.05;
+const secondsFormat = new Intl.NumberFormat(undefined, { maximumSignificantDigits: 2 });
+const rateFormat = new Intl.NumberFormat(undefined, { maximumFractionDigits: 1 });
+const lowRateFormat = new Intl.NumberFormat(undefined, { maximumFractionDigits: 2 });
+const percentFormat = new Intl.NumberFormat(undefined, { style: "percent", maximumFractionDigits: 1 });
+
+export default class KindsView {
+  #app;
+  #refresh;
+  #rows = new Map(); // by kind
+  #kinds = new Map(); // by name
+  #form = null; // of the kind that the URL names
+  #name = null;
+  #problem = h("p", { class: "problem", role: "status" });
+  #body = h("tbody");
+  #empty = h("div", { class: "empty", hidden: true }, h("p", {}, "No kind is known yet. A worker brings its kinds:"), h("pre", {}, "headway worker --jobs myapp.jobs"));
+  #panel = h("div");
+  #table;
+
+  constructor(app) {
+    this.#app = app;
+    loadStyles("fleet-view.css");
+    const heading = h("h1", { id: "kinds-title", tabindex: -1 }, "Kinds");
+    const head = h("tr", {}, ...COLUMNS.map((text, index) => (text ? h("th", { scope: "col", class: index > 1 ? "number" : null }, text) : h("td"))));
+    this.#table = h("table", { class: "fleet kinds-table", "aria-labelledby": "kinds-title", hidden: true }, h("thead", {}, head), this.#body);
+    this.element = h("section", { class: "fleet-view" }, heading, this.#problem, this.#panel, this.#empty, this.#table);
+    this.#refresh = new Refresh(() => app.api.live("/live/kinds"), (data, error) => this.#show(data, error));
+  }
+
+  update({ name }) {
+    this.#name = name;
+    document.title = `${name ?? "Kinds"} · Headway`;
+    this.#showForm();
+  }
+
+  close() {
+    this.#refresh.close();
+  }
+
+  #show(data, error) {
+    const lag = data && !data.complete ? "The index of jobs is being rebuilt; the numbers may be too small." : "";
+    setText(this.#problem, error ? `The kinds cannot be shown now. ${error.message}` : lag);
+    setAttribute(this.#table, "data-stale", Boolean(error));
+    if (!data) return;
+    this.#kinds = new Map(data.kinds.map((kind) => [kind.kind, kind]));
+    arrange(this.#body, this.#kinds.keys(), (name) => this.#createRow(name));
+    for (const [name, kind] of this.#kinds) this.#rows.get(name).render(kind, name === this.#name);
+    this.#table.hidden = !data.kinds.length;
+    this.#empty.hidden = data.kinds.length > 0;
+    this.#showForm();
+  }
+
+  #createRow(name) {
+    const canRun = this.#app.session.canOperate && !name.startsWith(RESERVED);
+    const row = new KindRow(name, canRun);
+    this.#rows.set(name, row);
+    return row.element;
+  }
+
+  /** Show the form of the kind in the URL once its schema is known; a form in use stays when the kinds are read again. */
+  #showForm() {
+    const kind = this.#kinds.get(this.#name);
+    if (!kind || !this.#app.session.canOperate || this.#name.startsWith(RESERVED)) {
+      this.#form = null;
+      return this.#panel.replaceChildren();
+    }
+    if (this.#form?.kind === this.#name) return;
+    this.#form = new RunForm(this.#app, kind);
+    this.#panel.replaceChildren(this.#form.element);
+    this.#form.focus();
+  }
+}
+
+class KindRow {
+  #link = h("a", { dir: "auto", translate: "no" });
+  #spark = h("td", { class: "spark-cell" });
+  #rate = h("td", { class: "number" });
+  #median = h("td", { class: "number" });
+  #slow = h("td", { class: "number" });
+  #failed = h("td", { class: "number" });
+  #workers = h("td", { class: "number" });
+  #shownHours = "";
+
+  constructor(name, canRun) {
+    const run = h("a", { class: "button", href: urlOf("kinds", { name }), "aria-label": `Run ${name}` }, "Run…");
+    const cells = [this.#spark, this.#rate, this.#median, this.#slow, this.#failed, this.#workers, h("td", { class: "act" }, canRun && run)];
+    const labels = COLUMNS.slice(1);
+    cells.forEach((cell, index) => setAttribute(cell, "data-label", labels[index] || null));
+    setText(this.#link, name);
+    this.#link.href = urlOf("jobs", { query: { kind: name } });
+    this.element = h("tr", {}, h("th", { scope: "row" }, this.#link), ...cells);
+  }
+
+  render({ hours, rate_per_h: rate, duration_s: duration, failure_share: failed, workers }, isSelected) {
+    setAttribute(this.element, "data-selected", isSelected);
+    const text = JSON.stringify(hours);
+    if (text !== this.#shownHours) this.#spark.replaceChildren(sparkline(hours));
+    this.#shownHours = text;
+    setText(this.#rate, (rate < 1 ? lowRateFormat : rateFormat).format(rate));
+    setText(this.#median, secondsText(duration?.p50));
+    setText(this.#slow, secondsText(duration?.p95));
+    setText(this.#failed, failed === null ? "–" : percentFormat.format(failed));
+    setAttribute(this.#failed, "data-tone", failed >= MANY_FAILURES ? "failed" : null);
+    setText(this.#workers, workers ? workers.toLocaleString() : "none");
+    setAttribute(this.#workers, "data-tone", workers ? null : "stalled");
+  }
+}
+
+function secondsText(seconds) {
+  if (seconds === undefined) return "–";
+  if (seconds >= 5400) return `${secondsFormat.format(seconds / 3600)} h`;
+  if (seconds >= 90) return `${secondsFormat.format(seconds / 60)} min`;
+  return seconds < 1 ? `${secondsFormat.format(seconds * 1000)} ms` : `${secondsFormat.format(seconds)} s`;
+}

@@ -1,0 +1,146 @@
+/** The poison queue: jobs that have used up their attempts, why each one failed, and what to do about it. */
+
+import { JobActions } from "/assets/actions.js";
+import { arrange, h, loadStyles, setAttribute } from "/assets/dom.js";
+import { ageText } from "/assets/format.js";
+import { parseExactly } from "/assets/json.js";
+import { Refresh } from "/assets/refresh.js";
+import { urlOf } from "/assets/router.js";
+import { setText } from "/assets/text.js";
+
+const JOB_ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+const UNREADABLE = "Unreadable message";
+const MAX_READS = 4; // of details at the same time
+const COLUMNS = ["Job", "Reason", "Payload", "Since", ""];
+
+export default class PoisonView {
+  #app;
+  #actions;
+  #refresh;
+  #rows = new Map(); // by id
+  #jobs = new Map(); // by id
+  #reasons = new Map(); // by id and generation; null while one is read
+  #reading = 0;
+  #problem = h("p", { class: "problem", role: "status" });
+  #note = h("p", { class: "soft" });
+  #body = h("tbody");
+  #empty = h("p", { class: "empty", hidden: true }, "The poison queue is empty: no job has used up its attempts, or all have been dealt with.");
+  #heading = h("h1", { id: "poison-title", tabindex: -1 }, "Poison");
+  #table;
+
+  constructor(app) {
+    this.#app = app;
+    this.#actions = new JobActions(app);
+    loadStyles("fleet-view.css");
+    document.title = "Poison queue · Headway";
+    const head = h("tr", {}, ...COLUMNS.map((text) => (text ? h("th", { scope: "col" }, text) : h("td"))));
+    this.#table = h("table", { class: "fleet poison-table", "aria-labelledby": "poison-title", hidden: true }, h("thead", {}, head), this.#body);
+    const about = h("p", { class: "soft" }, "Jobs that have used up their attempts wait here until they are run again or discarded.");
+    this.element = h("section", { class: "fleet-view" }, this.#heading, about, this.#problem, this.#note, this.#empty, this.#table);
+    this.#refresh = new Refresh(() => app.api.submitter("/poison", { parse: parsePage }), (data, error) => this.#show(data, error));
+  }
+
+  update() {}
+
+  close() {
+    this.#refresh.close();
+  }
+
+  #show(data, error) {
+    setText(this.#problem, error ? problemText(error) : "");
+    setAttribute(this.#table, "data-stale", Boolean(error));
+    if (!data) return;
+    this.#jobs = new Map(data.jobs.map((job) => [job.id, job]));
+    const focused = this.#body.contains(document.activeElement);
+    arrange(this.#body, this.#jobs.keys(), (id) => this.#createRow(id));
+    if (focused && !this.#body.contains(document.activeElement)) this.#heading.focus();
+    this.#render();
+    this.#table.hidden = !data.jobs.length;
+    this.#empty.hidden = data.jobs.length > 0;
+    setText(this.#note, data.complete ? "" : "There may be more: the queue shows only those at its front.");
+    this.#readReasons();
+  }
+
+  #render() {
+    for (const [id, job] of this.#jobs) this.#rows.get(id).render(job, job.problem ?? this.#reasons.get(keyOf(job)) ?? "");
+  }
+
+  #createRow(id) {
+    const row = new PoisonRow(id, (action) => this.#act(action, id));
+    this.#rows.set(id, row);
+    return row.element;
+  }
+
+  async #act(action, id) {
+    const { kind, ...job } = this.#jobs.get(id);
+    if (await this.#actions[action]({ ...job, kind: kind ?? UNREADABLE })) this.#refresh.now();
+  }
+
+  /** Read why the jobs failed, a few at a time, and each once. */
+  #readReasons() {
+    for (const job of this.#jobs.values()) {
+      if (this.#reading >= MAX_READS) return;
+      if (!job.problem && JOB_ID.test(job.id) && !this.#reasons.has(keyOf(job))) this.#readReason(job);
+    }
+  }
+
+  async #readReason(job) {
+    this.#reasons.set(keyOf(job), null);
+    this.#reading++;
+    try {
+      const { error } = await this.#app.api.live(`/live/jobs/${job.id}/details`);
+      this.#reasons.set(keyOf(job), error ? `${error.type}: ${error.message}` : "It has run since, and its record has no error.");
+    } catch (error) {
+      if (error.status === 404) this.#reasons.set(keyOf(job), "Its record has expired.");
+      else this.#reasons.delete(keyOf(job)); // it is read again with the next refresh
+    }
+    this.#reading--;
+    this.#render();
+    this.#readReasons();
+  }
+}
+
+class PoisonRow {
+  #link;
+  #kind = h("small", { dir: "auto", translate: "no" });
+  #reason = h("td", { class: "reason", dir: "auto" });
+  #payload = h("td", { class: "payload" });
+  #since = h("td", { class: "soft since" });
+  #payloadText = null;
+
+  constructor(id, onAction) {
+    this.#link = JOB_ID.test(id) ? h("a", { href: urlOf("job", { name: id }), dir: "auto" }) : h("span", { dir: "auto" });
+    const redrive = h("button", { type: "button", class: "button", click: () => onAction("redrive") }, "Run again");
+    const discard = h("button", { type: "button", class: "button danger", click: () => onAction("discard") }, "Discard…");
+    this.redrive = redrive;
+    this.element = h("tr", {}, h("th", { scope: "row" }, this.#link, this.#kind), this.#reason, this.#payload, this.#since, h("td", { class: "act" }, redrive, " ", discard));
+  }
+
+  render({ id, kind, name, inserted_at: inserted, payload, payload_bytes: bytes, messages, problem }, reason) {
+    setText(this.#link, name ?? kind ?? UNREADABLE);
+    setText(this.#kind, `${name && kind ? `${kind} · ` : ""}${id.slice(0, 8)}${messages > 1 ? ` · ${messages} messages` : ""}`);
+    setText(this.#reason, reason);
+    setText(this.#since, ageText(inserted, Date.now()));
+    this.redrive.hidden = problem !== null;
+    const text = bytes === null ? "" : payload === "null" && bytes > 4 ? `${bytes.toLocaleString()} bytes` : payload;
+    if (text === this.#payloadText) return;
+    this.#payloadText = text;
+    this.#payload.replaceChildren(h("code", { dir: "ltr" }, text));
+  }
+}
+
+/** Parse the answer; payloads stay JSON texts, in which numbers are as they were written. */
+function parsePage(text) {
+  const { value, stringify } = parseExactly(text);
+  const payloads = value.jobs.map(({ payload }) => stringify(payload));
+  const page = JSON.parse(text);
+  return { ...page, jobs: page.jobs.map((job, index) => ({ ...job, payload: payloads[index] })) };
+}
+
+function keyOf({ id, generation }) {
+  return `${id} ${generation}`;
+}
+
+function problemText(error) {
+  return error.status === 403 ? "Only a key with the role operate shows the poison queue." : `The poison queue cannot be shown now. ${error.message}`;
+}

@@ -1,0 +1,110 @@
+"""The views of kinds, workers and the poison queue, with a real system."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+import pytest
+from playwright.async_api import Page, expect
+
+from headway.azure.job_queue import API_VERSION, JobQueue
+from tests.browser.dashboard import LARGE_NUMBER, Dashboard, inspect, open_dashboard
+from tests.browser.dashboard_jobs import ReportPlan
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.browser
+
+
+async def test_a_kind_is_run_by_its_form(page: Page, dashboard: Dashboard) -> None:
+    """The form has a field for each part of the payload; what is left out has its default."""
+    await open_dashboard(page, dashboard, "/kinds")
+    row = page.locator("tr", has=page.get_by_role("link", name="report", exact=True))
+    await expect(row.get_by_role("img")).to_have_attribute(
+        "aria-label", re.compile("^[1-9] jobs? in 24 hours, 0 failed")
+    )
+    assert await inspect(page) == []
+    await row.get_by_role("link", name="Run report").click()
+    form = page.get_by_role("form", name="Run report")
+    await expect(form.get_by_label("title")).to_be_focused()
+    await form.get_by_role("button", name="Run").click()
+    await expect(page).to_have_url(dashboard.url("/kinds/report"))  # the title is missing
+    await form.get_by_label("title").fill("Year \u202e 2026")
+    await form.get_by_label("format").select_option("csv")
+    await form.get_by_label("copies").fill("21")
+    await form.get_by_role("button", name="Run").click()
+    await expect(page).to_have_url(dashboard.url("/kinds/report"))  # there are too many copies
+    await form.get_by_label("copies").fill("3")
+    await form.get_by_label("regions").select_option(["eu", "asia"])
+    await form.get_by_label("Name of the job").fill("Run by a form")
+    assert await inspect(page) == []
+    async with page.expect_response("**/jobs") as response:
+        await form.get_by_role("button", name="Run").click()
+    receipt = await (await response.value).json()
+    dashboard.jobs["Run by a form"] = receipt["id"]
+    await expect(page).to_have_url(dashboard.url(f"/jobs/{receipt['id']}"))
+    snapshot = await dashboard.wait_for("Run by a form", "succeeded")
+    plan = ReportPlan("Year \u202e 2026", format="csv", copies=3, regions=["asia", "eu"])
+    assert msgspec.convert(snapshot["result"], ReportPlan) == plan
+
+
+async def test_a_payload_that_is_not_flat_is_edited_as_json(page: Page, dashboard: Dashboard) -> None:
+    """Its numbers reach the worker as they were typed, and what is not JSON is not sent."""
+    await open_dashboard(page, dashboard, "/kinds/export")
+    form = page.get_by_role("form", name="Run export")
+    field = form.get_by_label("Payload as JSON")
+    await expect(field).to_be_focused()
+    await field.fill("{'result': 1}")
+    await form.get_by_role("button", name="Run").click()
+    await expect(form.get_by_role("alert")).to_contain_text("This is not valid JSON.")
+    await field.fill(f'{{"result": {LARGE_NUMBER}}}')
+    async with page.expect_response("**/jobs") as response:
+        await form.get_by_role("button", name="Run").click()
+    dashboard.jobs["Run as JSON"] = (await (await response.value).json())["id"]
+    assert (await dashboard.wait_for("Run as JSON", "succeeded"))["result"] == LARGE_NUMBER
+
+
+async def test_workers_say_what_they_run(page: Page, dashboard: Dashboard) -> None:
+    """A worker that stops posting itself stays on the page, marked as silent."""
+    await open_dashboard(page, dashboard, "/workers")
+    row = page.get_by_role("row").nth(1)
+    await expect(row).to_contain_text("2 of 16")
+    await row.get_by_text("more").click()
+    await row.get_by_role("link", name="report", exact=True).hover()
+    assert await inspect(page) == []
+    await page.route(
+        "**/live/workers", lambda route: route.fulfill(json={"now": "2126-01-01T00:00:00Z", "workers": []})
+    )
+    await expect(row).to_contain_text("Silent, last heard")
+    await expect(page.get_by_text("0 of 0 slots busy on 0 workers")).to_be_visible()
+    await page.unroute("**/live/workers")
+    await page.route("**/live/workers", lambda route: route.abort())
+    await expect(page.get_by_text("The workers cannot be shown now.")).to_be_visible()
+
+
+async def test_poisoned_jobs_say_why_and_leave(page: Page, dashboard: Dashboard) -> None:
+    """A job of the queue has its true error, is run again or discarded, and what cannot be read only discarded."""
+    await dashboard.submit("Rotate old keys", "secret")
+    await dashboard.wait_for("Rotate old keys", "failed")
+    async with JobQueue.connect(dashboard.stack.env["QUEUE_CONNECTION_STRING"], "jobs-poison", API_VERSION) as poison:
+        await poison.send("<b>not a message</b>", delay_s=0)
+    await open_dashboard(page, dashboard, "/poison")
+    row = page.get_by_role("row", name="Rotate old keys")
+    await expect(row).to_contain_text("ValueError: the payload is not kept")
+    await expect(page.get_by_role("row", name="Import customers.csv")).to_contain_text(f'"limit":{LARGE_NUMBER}')
+    unreadable = page.get_by_role("row", name="Unreadable message")
+    await expect(unreadable.get_by_role("button")).to_have_text(["Discard…"])
+    assert await inspect(page) == []
+    await row.get_by_role("button", name="Run again").click()
+
+    async def has_failed_again() -> bool:
+        snapshot = await dashboard.live(f"/live/jobs/{dashboard.jobs['Rotate old keys']}")
+        return (snapshot["status"], snapshot["generation"]) == ("failed", 1)
+
+    await wait_until(has_failed_again)
+    await expect(row).to_have_count(1)
+    for each in (row, unreadable):
+        await each.get_by_role("button", name="Discard…").click()
+        await page.get_by_role("dialog").get_by_role("button", name="Discard").click()
+        await expect(each).to_have_count(0)
+    await expect(page.get_by_role("heading", name="Poison")).to_be_focused()
