@@ -17,15 +17,16 @@ export class ListError extends Error {
  *
  * @param {string} url the notifier's public base URL
  * @param {string} token of the list
- * @param {object} query the parameters
+ * @param {object} query the parameters; an array is one that is repeated
  * @returns {Promise<{jobs: object[], next: ?string, complete: boolean, now: string}>}
  * @throws {ListError}
  */
 export async function fetchJobs(url, token, query) {
   const headers = { Authorization: `Bearer ${token}` };
   const signal = AbortSignal.timeout?.(TIMEOUT_MS); // browsers before 2022 have none
+  const parameters = Object.entries(query).flatMap(([name, values]) => [values].flat().map((value) => [name, value]));
   try {
-    const response = await fetch(`${url}/live/jobs?${new URLSearchParams(query)}`, { headers, signal, cache: "no-store" });
+    const response = await fetch(`${url}/live/jobs?${new URLSearchParams(parameters)}`, { headers, signal, cache: "no-store" });
     const page = parseMessage(await response.text());
     if (response.ok) return { ...page, jobs: page.jobs.map((each) => each.job ?? each) };
     throw new ListError(codeOf(response.status, page.code), page.detail);

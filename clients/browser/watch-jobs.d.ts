@@ -3,9 +3,17 @@ import type { ConnectionState, JobStatus, Snapshot, WatchError } from "./watch.j
 /** Selects jobs of a list. The token of the list may already select some of them. */
 export interface JobsFilter {
   owner?: string;
-  tag?: string;
+  /** One tag, or several that a job must all have. */
+  tag?: string | string[];
   kind?: string;
   status?: JobStatus | JobStatus[];
+  /** Times such as `2026-01-01T00:00:00Z`: of the end if all statuses have ended, otherwise of the submission. */
+  since?: string;
+  until?: string;
+  /** The attempt that a job has reached. */
+  attempts_min?: number;
+  /** The type of the true error; needs the scope `details`. */
+  error_type?: string;
 }
 
 /** The state of a list of jobs. */

@@ -28,7 +28,7 @@ const SILENT = new Set(["unavailable", "too_many_lists"]); // the list is polled
  * @param {string} [options.url] the notifier's public base URL; by default that of the submitter that serves this module
  * @param {string | (() => string | Promise<string>)} options.token the token of a list, or a function that returns one:
  *   it is called at the start, and before the token expires
- * @param {{owner?: string, tag?: string, kind?: string, status?: string | string[]}} [options.filter] narrows the list
+ * @param {object} [options.filter] narrows the list: see `JobsFilter` in watch-jobs.d.ts
  * @param {number} [options.limit] how many of the newest jobs are live: 1 to 100, 50 by default
  * @param {(list: object) => void} onChange called with each change of the list, as `{jobs, fresh, hasMore, loading,
  *   complete, connection, error, errors, isOutdated}`: see `JobListState` in watch-jobs.d.ts
@@ -66,7 +66,7 @@ class WatchedJobs {
     const fields = JSON.parse(JSON.stringify({ ...filter, status: statuses.length ? statuses : undefined }));
     this.#url = url;
     this.#request = { list: { filter: fields, limit } };
-    this.#query = { ...fields, limit }; // an array becomes a text with commas
+    this.#query = { ...fields, limit };
     this.#newList = () => new JobList({ statuses, limit });
     this.#list = this.#newList();
     this.#subscriber = { onChange, closed: false };

@@ -24,12 +24,17 @@ LIFETIME_S = 3600
 CLAIMS = {"filter": {"owner": "ada"}, "exp": Timestamp.now() / 1000 + LIFETIME_S, "scope": "list watch cancel"}
 
 
+def unsigned_token(claims: dict[str, Any]) -> str:
+    """Return a token whose signature no server accepts; a page reads the claims only."""
+    return f"e30.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.x"
+
+
 class ListSite:
     """Serves the pages, and one list of jobs, the newest first, over WebSocket and HTTP."""
 
     def __init__(self, origin: str) -> None:
         self.origin = origin
-        self.token = f"e30.{base64.urlsafe_b64encode(json.dumps(CLAIMS).encode()).decode().rstrip('=')}.x"
+        self.token = unsigned_token(CLAIMS)
         self.page = ""  # the HTML at /embedding
         self.reset()
 
@@ -72,6 +77,11 @@ class ListSite:
         self.jobs[number] |= {"version": self.jobs[number]["version"] + 1, **fields}
         for socket in list(self._lists):
             await self._send_jobs(socket, [self.jobs[number]])
+
+    async def leave(self, number: int) -> None:
+        """Push that a job no longer matches the filter of the list."""
+        for socket, (list_id, _) in list(self._lists.items()):
+            await self._send(socket, {"entered": [], "left": [self.jobs[number]["id"]]}, list_id)
 
     async def send_error(self, **error: Any) -> None:
         """Send an error about the list, or about the job that it names, as soon as a page has connected."""

@@ -16,6 +16,7 @@ import { askForKey, isAskingForKey, signInPage } from "/assets/sign-in.js";
 import { failurePage, Views } from "/assets/views.js";
 
 const VIEWS = {
+  jobs: () => import("/assets/list-view.js"),
   job: () => import("/assets/detail-view.js"),
   kinds: () => import("/assets/kinds-view.js"),
   workers: () => import("/assets/workers-view.js"),

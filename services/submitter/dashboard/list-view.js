@@ -1,0 +1,143 @@
+/** The view of all jobs: tabs of statuses, filters, the hours of the last day, and the live list. */
+
+import { h, setAttribute } from "/assets/dom.js";
+import { Filters } from "/assets/filters.js";
+import { connectionText } from "/assets/format.js";
+import { HourChart } from "/assets/hour-chart.js";
+import { JobCounts } from "/assets/job-counts.js";
+import { JobFilter } from "/assets/job-filter.js";
+import { DEFAULT_LIMIT } from "/assets/job-list.js";
+import { LiveJobs } from "/assets/live-jobs.js";
+import { StatusTabs, titleOf } from "/assets/status-tabs.js";
+import { setText } from "/assets/text.js";
+
+const MAX_SKEW_MS = 300_000; // a computer whose clock is further from the server's would select other jobs
+const ANNOUNCE_MS = 10_000; // at least, between two announcements of new jobs
+const INCOMPLETE = "Some jobs may be missing: the server is rebuilding its index.";
+
+export default class ListView {
+  #app;
+  #counts;
+  #list;
+  #tabs = new StatusTabs();
+  #filters;
+  #chart = new HourChart();
+  #skewMs = 0; // with which the filter was created
+  #query = null; // of the route
+  #emptyKey = ""; // what the texts in place of the rows depend on
+  #announcedAt = -Infinity;
+  #workers = h("div", { role: "status" });
+  #notice = h("p", { class: "soft", role: "status" });
+  #problem = h("p", { class: "problem", role: "alert" });
+  #fresh = h("button", { type: "button", class: "button main fresh", hidden: true, click: () => this.#showNew() });
+  #announcer = h("p", { class: "visually-hidden", role: "status" });
+  #empty = h("div", {});
+  #older = h("button", { type: "button", class: "button older", hidden: true, click: () => this.#showOlder() }, "Show older jobs");
+
+  constructor(app) {
+    this.#app = app;
+    this.#counts = new JobCounts(app.api, () => this.#onCounts());
+    this.#list = new LiveJobs(app, () => this.#render());
+    this.#filters = new Filters(app, this.#counts);
+    const bar = h("div", { class: "list-bar" }, h("div", {}, this.#notice, this.#problem), this.#fresh);
+    const jobs = [bar, this.#list.table.element, this.#empty, this.#older, this.#announcer];
+    const heading = h("header", { class: "top" }, h("h1", {}, "Jobs"));
+    this.element = h("div", { class: "list" }, heading, this.#tabs.element, this.#filters.element, this.#chart.element, this.#workers, ...jobs);
+  }
+
+  /** Show the list that the URL names. */
+  update({ query }) {
+    this.#query = query;
+    this.#show();
+  }
+
+  close() {
+    this.#counts.close();
+    this.#list.close();
+  }
+
+  #show() {
+    this.#skewMs = this.#counts.skewMs;
+    const filter = new JobFilter(this.#query, this.#counts.now());
+    document.title = `${titleOf(filter.get("status"))} · Headway`;
+    this.#filters.render(filter);
+    this.#list.show(filter);
+    this.#render();
+  }
+
+  #onCounts() {
+    if (Math.abs(this.#counts.skewMs - this.#skewMs) > MAX_SKEW_MS) this.#show();
+    else this.#render();
+  }
+
+  /** Render all but the rows. */
+  #render() {
+    const { filter, state } = this.#list;
+    if (!filter) return;
+    const { jobs, hasMore } = state;
+    this.#tabs.render(filter, this.#counts, jobs && { count: jobs.length, hasMore });
+    this.#chart.render(this.#counts.hours(filter.kind), filter);
+    this.#renderBar(state);
+    this.#renderEmpty(state);
+    setAttribute(this.#list.table.element, "aria-busy", jobs || state.error ? null : "true");
+    this.#list.table.element.hidden = jobs?.length === 0;
+    this.#renderOlder(state);
+  }
+
+  #renderBar({ jobs, connection, complete, error, fresh, isOutdated }) {
+    const isWhole = complete && this.#counts.complete;
+    setText(this.#notice, connectionText(connection, jobs) || (jobs || error ? "" : "Loading…") || (isWhole ? "" : INCOMPLETE));
+    setText(this.#problem, error?.message ?? "");
+    const count = `${fresh}${fresh >= DEFAULT_LIMIT ? "+" : ""} new ${fresh === 1 ? "job" : "jobs"}`;
+    setText(this.#fresh, fresh ? count : "Update the list");
+    this.#fresh.hidden = !isOutdated;
+    if (fresh) this.#announce(count);
+  }
+
+  #announce(text) {
+    if (performance.now() < this.#announcedAt + ANNOUNCE_MS) return;
+    if (setText(this.#announcer, text)) this.#announcedAt = performance.now();
+  }
+
+  /** Say why there are no rows, and that no worker runs, if that has changed. */
+  #renderEmpty({ jobs }) {
+    const { filter } = this.#list;
+    const waiting = this.#counts.hasNoWorker ? this.#counts.about.waiting : 0;
+    const isEmpty = jobs?.length === 0;
+    const key = JSON.stringify([isEmpty, isEmpty && filter.href(), isEmpty && this.#counts.hasJobs, waiting]);
+    if (key === this.#emptyKey) return;
+    this.#emptyKey = key;
+    this.#empty.replaceChildren();
+    this.#workers.replaceChildren();
+    if (isEmpty || waiting) this.#loadEmpty(key, isEmpty, waiting);
+  }
+
+  /** Most lists never need these texts, so their module is loaded on demand. */
+  async #loadEmpty(key, isEmpty, waiting) {
+    const texts = await import("/assets/empty-list.js").catch(() => null); // the tabs and filters say as much
+    if (!texts || key !== this.#emptyKey) return;
+    if (isEmpty) this.#empty.replaceChildren(texts.emptyList(this.#list.filter, this.#counts, this.#app.session));
+    if (waiting) this.#workers.replaceChildren(texts.noWorker(waiting));
+  }
+
+  #renderOlder({ jobs, hasMore, loading }) {
+    const isFocused = document.activeElement === this.#older;
+    this.#older.hidden = !jobs || !hasMore;
+    setAttribute(this.#older, "aria-disabled", loading ? "true" : null);
+    setText(this.#older, loading ? "Loading…" : "Show older jobs");
+    if (isFocused && this.#older.hidden) this.#list.table.focusRow(this.#list.table.rows.at(-1));
+  }
+
+  /** Show the newest jobs; the focus goes to the first one, since the button disappears. */
+  #showNew() {
+    const { table } = this.#list;
+    this.#list.release();
+    table.focusRow(table.rows[0]);
+    this.element.scrollIntoView({ block: "nearest" });
+    if (table.element.getBoundingClientRect().top < 0) table.element.scrollIntoView();
+  }
+
+  #showOlder() {
+    if (!this.#list.state.loading) this.#list.more();
+  }
+}

@@ -1,0 +1,144 @@
+/**
+ * The live list in its table. Its rows stay as they are until the operator releases them: newer jobs are counted
+ * meanwhile, and a job whose status has changed keeps its row.
+ */
+
+import { INITIAL_STATE } from "/assets/job-list.js";
+import { JobTable } from "/assets/job-table.js";
+import { TrueErrors } from "/assets/true-errors.js";
+import { watchJobs } from "/assets/watch-jobs.js";
+
+const RENDER_MS = 100; // at least, between two renderings
+const TICK_MS = 1000;
+
+export class LiveJobs {
+  /** The state of the list, as `watchJobs` passes it. */
+  state = INITIAL_STATE;
+  /** The filter of the list. */
+  filter = null;
+  table;
+  #app;
+  #onState;
+  #errors;
+  #watch = null;
+  #fields = null; // of the watch, as JSON
+  #token; // the last one of the watch
+  #renderTimer = null;
+  #renderedAt = -Infinity;
+  #tick = setInterval(() => this.#renderVisible(), TICK_MS);
+
+  /**
+   * @param {object} app
+   * @param {() => void} onState called when the state has changed and the rows are rendered
+   */
+  constructor(app, onState) {
+    this.#app = app;
+    this.#onState = onState;
+    this.#errors = new TrueErrors(app.api, () => this.#schedule());
+    this.table = new JobTable({ canSelect: app.session.canOperate, onVisible: (ids) => this.#onVisible(ids) });
+    document.addEventListener("visibilitychange", this);
+  }
+
+  close() {
+    this.#watch?.close();
+    this.#watch = null;
+    clearInterval(this.#tick);
+    clearTimeout(this.#renderTimer);
+    document.removeEventListener("visibilitychange", this);
+    this.table.close();
+  }
+
+  /** Show the jobs of a filter. The rows of another one stay until the list has arrived. */
+  show(filter) {
+    this.filter = filter;
+    const fields = JSON.stringify(filter.fields);
+    if (fields === this.#fields) return;
+    this.#fields = fields;
+    this.#watch?.close();
+    this.table.selection.clear();
+    this.state = INITIAL_STATE;
+    this.#watch = watchJobs({ token: () => this.#nextToken(), filter: filter.fields }, (state) => this.#onChange(state));
+    this.#onState();
+  }
+
+  /** Show the list as it is now. */
+  release() {
+    this.#watch?.hold(false);
+    this.#watch?.hold(true);
+    this.#render();
+  }
+
+  /** Load older jobs. */
+  more() {
+    this.#watch.more();
+  }
+
+  /** The token that a list asks for again is expiring or was refused. */
+  async #nextToken() {
+    this.#token = await this.#app.session.current(this.#token);
+    return this.#token;
+  }
+
+  #onChange(state) {
+    const isFirst = state.jobs && !this.state.jobs;
+    this.state = state;
+    if (state.connection === "live") this.#app.api.heard();
+    if (isFirst) this.#watch.hold(true);
+    if (state.isOutdated && state.jobs?.length === 0) return this.release();
+    this.#schedule();
+  }
+
+  #schedule() {
+    const delay = Math.max(0, this.#renderedAt + RENDER_MS - performance.now());
+    this.#renderTimer ??= setTimeout(() => requestAnimationFrame(() => this.#render()), delay);
+  }
+
+  #render() {
+    clearTimeout(this.#renderTimer);
+    this.#renderTimer = null;
+    if (!this.#watch) return;
+    this.#renderedAt = performance.now();
+    const { jobs, error } = this.state;
+    if (jobs) this.#renderRows(jobs);
+    else if (error) this.table.arrange([]);
+    this.#onState();
+  }
+
+  #renderRows(jobs) {
+    this.table.nameTimes(this.filter.isByEnd);
+    this.table.arrange(jobs.map(({ id }) => id));
+    for (const job of jobs) {
+      const row = this.table.row(job.id);
+      if (row.snapshot === job) continue;
+      row.receivedAt = this.#watch.now();
+      this.#renderRow(job);
+    }
+    this.#renderVisible();
+  }
+
+  /** Render the rows that the window shows: they show ages and countdowns. */
+  #renderVisible() {
+    if (!this.#watch || document.hidden) return;
+    const { visible } = this.table;
+    for (const job of visible) this.#renderRow(job);
+    this.#errors.request(visible);
+  }
+
+  #renderRow(job) {
+    const error = this.state.errors.get(job.id)?.message ?? this.#errors.textOf(job);
+    const row = this.table.row(job.id);
+    const [now, confirmedUntil] = [this.#watch.now(), Math.max(this.#watch.confirmedUntil(job.id), row.receivedAt)];
+    row.render(job, { now, confirmedUntil, isByEnd: this.filter.isByEnd, error });
+  }
+
+  #onVisible(ids) {
+    this.#watch?.setVisible(ids);
+    this.#schedule();
+  }
+
+  /** Show the present list to an operator who comes back to the tab, unless rows are in use. */
+  handleEvent() {
+    const isInUse = this.table.selection.size || this.table.focused || scrollY > this.table.element.offsetTop;
+    if (!document.hidden && this.state.isOutdated && !isInUse) this.release();
+  }
+}

@@ -1,0 +1,94 @@
+/** The texts of a job in a list: one line beside its bar, its numbers, and its times. */
+
+import { amountText, isStalled, isWorkerLost, nextStepText, percentText } from "/assets/format.js";
+
+const MINUTE_MS = 60_000;
+const UNITS = [["d", 86_400_000], ["h", 3_600_000], ["min", MINUTE_MS], ["s", 1000]];
+const MAX_PRECISE_MS = 10 * MINUTE_MS; // a longer duration is shown without its seconds
+
+/** Return the status of a job as its icon and color show it: a running job may be `stalled` or `lost`. */
+export function toneOf(snapshot, confirmedUntil) {
+  if (isWorkerLost(snapshot, confirmedUntil)) return "lost";
+  return isStalled(snapshot, confirmedUntil) ? "stalled" : snapshot.status;
+}
+
+/**
+ * Return the line under the bar of a job: how far it is, what it waits for, when it starts, or where it stopped.
+ *
+ * @param {object} snapshot
+ * @param {number} now the server's time in ms
+ * @param {number} confirmedUntil the time until which the snapshot is known to be current, in ms
+ */
+export function lineText(snapshot, now, confirmedUntil) {
+  const { status, progress, started_at: started } = snapshot;
+  if (status === "succeeded") return doneText(progress);
+  if (status === "failed" || status === "cancelled") return stoppedText(snapshot);
+  const next = nextStepText(snapshot, now, confirmedUntil);
+  if (status === "queued") return next.startsWith("starts") ? next : started ? "Released, waiting for a worker" : "Waiting for a worker";
+  if (next) return next;
+  return [amountText(snapshot), progress?.message].filter(Boolean).join(" · ");
+}
+
+/** Return the amount of a job that has succeeded, such as "400 files": its last report may have been about less. */
+function doneText(progress) {
+  if (!progress || progress.unit === "%") return "";
+  const { current, total, unit } = progress;
+  return amountText({ status: "running", progress: { current: total ?? current, total: null, unit } });
+}
+
+function stoppedText(snapshot) {
+  if (!snapshot.started_at) return "Never started";
+  const amount = amountText(snapshot) || percentText(snapshot);
+  return amount ? `Stopped at ${amount}` : "";
+}
+
+/** Return the percentage to show beside the line of a running job; the bar of another one shows enough. */
+export function shownPercent(snapshot) {
+  return snapshot.status === "running" ? percentText(snapshot) : "";
+}
+
+/** Return the attempt of a job, such as "2 of 5"; "–" before the first one. */
+export function attemptText({ status, attempt, max_attempts: maxAttempts, started_at: started }) {
+  if (!started && attempt < 2) return "–";
+  return attempt > 1 || status === "failed" || status === "retrying" ? `${attempt} of ${maxAttempts}` : String(attempt);
+}
+
+/** Return how long a job waited for its first attempt, or has waited; null if that is unknown. */
+export function waitMs({ attempt, submitted_at: submitted, started_at: started, finished_at: finished, earlier_attempts: earlier = [] }, now) {
+  const first = attempt === 1 ? started : earlier.find((each) => each.attempt === 1)?.started_at;
+  if (!first && (attempt > 1 || started)) return null;
+  return Math.max(0, Date.parse(first ?? finished ?? new Date(now).toISOString()) - Date.parse(submitted));
+}
+
+/** Return for how long attempts of a job have run in all; null if none has started. */
+export function workMs({ status, started_at: started, updated_at: updated, finished_at: finished, earlier_attempts: earlier = [] }, now) {
+  if (!started && !earlier.length) return null;
+  const past = earlier.map(({ started_at: start, ended_at: end }) => (start ? Date.parse(end) - Date.parse(start) : 0));
+  const ends = { running: now, queued: Date.parse(started), retrying: Date.parse(updated) };
+  const current = started ? (finished ? Date.parse(finished) : ends[status]) - Date.parse(started) : 0;
+  return [...past, Math.max(0, current)].reduce((sum, each) => sum + each, 0);
+}
+
+/** Return a duration with two units, such as "2 min 10 s", "19 min" or "3 h 12 min"; "–" for null. */
+export function shortDuration(ms) {
+  if (ms === null || Number.isNaN(ms)) return "–";
+  const index = UNITS.findIndex(([, size]) => ms >= size);
+  if (index < 0) return "0 s";
+  const [unit, size] = UNITS[index];
+  const text = `${Math.floor(ms / size)} ${unit}`;
+  const [lowerUnit, lowerSize] = UNITS[index + 1] ?? [];
+  const rest = Math.floor((ms % size) / lowerSize);
+  return rest && (lowerUnit !== "s" || ms < MAX_PRECISE_MS) ? `${text} ${rest} ${lowerUnit}` : text;
+}
+
+/** Return how long ago a time was, in one unit, such as "5 min". */
+export function shortAge(time, now) {
+  const ms = Math.max(0, now - Date.parse(time));
+  const [unit, size] = UNITS.find(([, each]) => ms >= each) ?? UNITS.at(-1);
+  return `${Math.floor(ms / size)} ${unit}`;
+}
+
+/** Return the beginning of an id that people use for it. */
+export function shortId(id) {
+  return id.slice(0, 8);
+}

@@ -1,0 +1,48 @@
+/** The tabs of the statuses, with the numbers of jobs that each would show. */
+
+import { h, setAttribute } from "/assets/dom.js";
+import { setText } from "/assets/text.js";
+
+const TABS = {
+  "": "All",
+  queued: "Waiting",
+  running: "Running",
+  retrying: "Retrying",
+  failed: "Failed",
+  cancelled: "Cancelled",
+  succeeded: "Succeeded",
+};
+
+export class StatusTabs {
+  #tabs = Object.entries(TABS).map(([status, text]) => {
+    const count = h("span", { class: "count" });
+    return { status, count, link: h("a", { href: "#" }, text, " ", count) };
+  });
+  element = h("nav", { class: "tabs", "aria-label": "Status" }, ...this.#tabs.map(({ link }) => link));
+
+  /**
+   * @param {import("./job-filter.js").JobFilter} filter
+   * @param {import("./job-counts.js").JobCounts} counts
+   * @param {?{count: number, hasMore: boolean}} shown how many jobs the list shows, null while it loads
+   */
+  render(filter, counts, shown) {
+    const current = filter.get("status");
+    for (const { status, link, count } of this.#tabs) {
+      const isCurrent = status === current;
+      setAttribute(link, "href", filter.href({ status, group: null, error_type: status === "failed" ? filter.get("error_type") : null }));
+      setAttribute(link, "aria-current", isCurrent ? "page" : null);
+      const counted = counts.of(filter, status);
+      const isListed = isCurrent && shown && (!shown.hasMore || counted === null);
+      const number = isListed ? shown.count : counted;
+      const text = number === null ? "" : number.toLocaleString();
+      setText(count, isListed && shown.hasMore ? `${text}+` : text);
+      setAttribute(link, "title", number === null || isListed ? null : `About ${text}`);
+    }
+  }
+}
+
+/** Return what people call the jobs of a list, such as "Failed jobs". */
+export function titleOf(status) {
+  if (!status) return "Jobs";
+  return TABS[status] ? `${TABS[status]} jobs` : `${status.split(",").map((each) => TABS[each] ?? each).join(", ")} jobs`;
+}

@@ -1,0 +1,260 @@
+"""The dashboard's list of jobs: live and still, its tabs, filters, hours and empty states."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import AsyncIterator
+
+import pytest
+from playwright.async_api import Locator, Page, expect
+
+from tests.browser.conftest import PageErrors
+from tests.browser.dashboard import HOSTILE_NAME, LOST, WAITING, Dashboard, inspect, open_dashboard
+from tests.browser.dashboard_list_site import DashboardListSite, run_dashboard_list_site
+from tests.browser.job_states import ENDED, ERROR, PROGRESS, RUNNING
+from tests.browser.probes import OBSERVE_SHIFTS
+from tests.waiting import free_ports
+
+pytestmark = pytest.mark.browser
+
+ARRIVALS = 2000 if os.environ.get("LONG") else 150
+ARRIVALS_PER_S = 50
+FAILED = ENDED | {"status": "failed", "error": ERROR}
+NAMES = "[...document.querySelectorAll('[data-id] .what a')].map((link) => link.textContent)"
+# Return what a user points at: the name of the row, and where it is.
+POINTED = """() => {
+  const row = document.elementFromPoint(600, 500).closest("[data-id]");
+  return [row.querySelector("a").textContent, row.getBoundingClientRect().top];
+}"""
+
+
+class JobsView:
+    """The view of all jobs in a page."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.rows = page.locator("[data-id]")
+        self.fresh = page.locator(".fresh")
+        self.notice = page.locator(".list-bar [role=status]")
+
+    def row(self, name: str) -> Locator:
+        """Locate the row of a job."""
+        return self.rows.filter(has=self.page.get_by_role("link", name=name, exact=True))
+
+    def tab(self, name: str) -> Locator:
+        """Locate the tab of a status."""
+        return self.page.get_by_label("Status").get_by_role("link", name=name)
+
+    def chip(self, name: str) -> Locator:
+        """Locate the chip of a filter."""
+        return self.page.get_by_label("Filters").get_by_role("button", name=name)
+
+    async def names(self) -> list[str]:
+        """Return the names of the jobs in the rows."""
+        names: list[str] = await self.page.evaluate(NAMES)
+        return names
+
+
+@pytest.fixture
+async def view(page: Page) -> JobsView:
+    """Return the view of a page that observes shifts of its layout."""
+    await page.add_init_script(OBSERVE_SHIFTS)
+    return JobsView(page)
+
+
+@pytest.fixture(scope="module")
+async def running_site() -> AsyncIterator[DashboardListSite]:
+    """Run the dashboard with a notifier that sends the test's list."""
+    async with run_dashboard_list_site(free_ports(1)[0]) as site:
+        yield site
+
+
+@pytest.fixture
+async def site(running_site: DashboardListSite) -> DashboardListSite:
+    """Return a site without jobs."""
+    running_site.reset()
+    return running_site
+
+
+async def arrive(site: DashboardListSite, count: int) -> None:
+    """Add running jobs at a steady rate."""
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    for number in range(count):
+        await site.add(**RUNNING)
+        await asyncio.sleep(max(0, start + number / ARRIVALS_PER_S - loop.time()))
+
+
+async def test_rows_show_each_job(page: Page, view: JobsView, dashboard: Dashboard) -> None:
+    """A row has what an operator asks next; tabs have counts; no state has a fault that axe finds."""
+    errors = PageErrors(page)
+    await open_dashboard(page, dashboard)
+    for name, *texts in (
+        ("Invoices of March", "Running", "371 of 400", "92 %"),
+        ("Sync ledger", "Retrying", "next attempt at", "1 of 5", "The ledger is locked by another import."),
+        ("Nightly report", "Queued", "starts at"),
+        ("Import customers.csv", "Failed", "Stopped at 64 %", "3 of 3", "'twelve' is not a number"),
+        (WAITING, "Queued", "Waiting for a worker"),
+        (LOST, "Running", "Worker lost"),
+        ("Crawl summer catalogue", "Cancelled", "Never started"),
+        ("Crawl spring catalogue", "Succeeded", "30 pages"),
+    ):
+        await view.row(name).scroll_into_view_if_needed()
+        for text in texts:
+            await expect(view.row(name)).to_contain_text(text)
+    assert HOSTILE_NAME in await view.names()
+    await expect(view.tab("Running")).to_contain_text("3")
+    found = {"light": await inspect(page)}
+    await page.emulate_media(color_scheme="dark")
+    found["dark"] = await inspect(page)
+    await page.emulate_media(forced_colors="active")
+    found["forced colors"] = await inspect(page)
+    await page.set_viewport_size({"width": 360, "height": 800})
+    await page.emulate_media(forced_colors="none")
+    found["narrow"] = await inspect(page)
+    await view.chip("Last 24 hours").click()
+    found["window"] = await inspect(page)
+    assert {name: faults for name, faults in found.items() if faults} == {}
+    assert errors.messages == []
+
+
+async def test_filters_are_in_the_url(page: Page, view: JobsView, dashboard: Dashboard) -> None:
+    """Tabs and chips narrow the list, with the mouse and by keyboard; the URL and the browser's history lead back."""
+    await open_dashboard(page, dashboard)
+    await view.tab("Failed").click()
+    await expect(page).to_have_url(dashboard.url("?status=failed"))
+    await expect(page).to_have_title("Failed jobs · Headway")
+    await expect(view.row("Letter to Ada")).to_be_visible()
+    await expect(view.row("Invoices of March")).to_have_count(0)
+    await view.chip("Kind").press("Enter")
+    await page.get_by_role("dialog").get_by_role("link", name="import").press("Enter")
+    await expect(view.rows).to_have_count(2)
+    await expect(view.chip("Kind: import")).to_be_focused()
+    await view.tab("All").click()
+    await page.get_by_role("link", name="Remove the filter: Kind").click()
+    await view.chip("Tag").click()
+    await page.get_by_role("textbox", name="Tag").fill("csv")
+    await page.keyboard.press("Enter")
+    await expect(view.rows).to_have_count(2)
+    await view.chip("Tag: csv").click()
+    await page.get_by_role("textbox", name="Another tag").fill("nowhere")
+    await page.keyboard.press("Enter")
+    await expect(page).to_have_url(dashboard.url("?tag=csv&tag=nowhere"))
+    await expect(page.get_by_text("No job matches these filters.")).to_be_visible()
+    await page.go_back()
+    await expect(view.row("Export orders 2026")).to_be_visible()
+    await view.chip("Error").click()
+    await page.get_by_role("link", name="InvalidRow").click()
+    await expect(view.rows).to_have_count(1)
+    await page.get_by_role("link", name="Clear filters").click()
+    await expect(page).to_have_url(dashboard.url("?status=failed"))
+    await page.reload()
+    await expect(view.row("Letter to Ada")).to_be_visible()
+    await page.goto(dashboard.url("?status=broken"))
+    await expect(page.locator(".list-bar [role=alert]")).to_contain_text("status")
+
+
+async def test_an_hour_filters(page: Page, view: JobsView, dashboard: Dashboard) -> None:
+    """The chart says when failures peaked; a click shows the hour, and another one all hours again."""
+    await open_dashboard(page, dashboard, "?status=failed")
+    await expect(page.locator("figcaption")).to_contain_text("failed, most of them at")
+    last = page.get_by_role("toolbar", name="Hours").get_by_role("link").last
+    await last.focus()
+    await page.keyboard.press("Home")
+    await page.keyboard.press("End")
+    await expect(last).to_be_focused()
+    await expect(page.locator("figcaption")).to_contain_text("of them failed")
+    await page.keyboard.press("Enter")
+    await expect(page).to_have_url(re.compile(r"\?status=failed&since=[^&]+&until=[^&]+$"))
+    await expect(view.row("Letter to Ada")).to_be_visible()
+    await expect(last).to_be_focused()
+    await page.keyboard.press("Enter")
+    await expect(page).to_have_url(dashboard.url("?status=failed"))
+
+
+async def test_rows_stay_while_jobs_arrive(page: Page, view: JobsView, site: DashboardListSite) -> None:
+    """While 50 jobs a second arrive, no row moves; a button shows the newer ones, and has counted them."""
+    await site.add(60, **RUNNING)
+    await page.goto(f"{site.origin}/dashboard")
+    await expect(view.rows).to_have_count(50)
+    await page.mouse.move(600, 500)
+    pointed = await page.evaluate(POINTED)
+    await view.rows.nth(3).get_by_role("checkbox").check()
+    await site.add(2, **RUNNING)
+    await expect(view.fresh).to_have_text("2 new jobs")
+    await site.show(59, progress=PROGRESS | {"current": 7, "percent": 70.0})
+    await expect(view.rows.first).to_contain_text("7 of 10 photos")
+    await arrive(site, ARRIVALS)
+    await expect(view.fresh).to_have_text("50+ new jobs")
+    await page.mouse.move(600, 500)
+    assert await page.evaluate(POINTED) == pointed
+    assert await page.evaluate("shift") <= 0.02
+    await view.fresh.press("Enter")
+    await expect(view.rows.first).to_contain_text(f"Export {61 + ARRIVALS}")
+    await expect(view.rows.first.get_by_role("link")).to_be_focused()
+    await expect(view.fresh).to_be_hidden()
+    await expect(page.get_by_role("checkbox", checked=True)).to_have_count(0)
+
+
+async def test_a_job_that_ends_keeps_its_row(page: Page, view: JobsView, site: DashboardListSite) -> None:
+    """A job that no longer matches keeps its row, also its selection and focus, until the operator updates the list."""
+    await site.add(4, **RUNNING)
+    await page.goto(f"{site.origin}/dashboard?status=running")
+    boxes = view.rows.get_by_role("checkbox")
+    await boxes.nth(0).check()
+    await boxes.nth(2).click(modifiers=["Shift"])
+    await expect(page.locator("[data-selected]")).to_have_count(3)
+    await page.get_by_label("Select all rows").check()
+    await expect(page.locator("[data-selected]")).to_have_count(4)
+    await site.show(1, **(FAILED | {"error": {"type": "InternalError", "message": "The job failed unexpectedly."}}))
+    await site.leave(1)
+    await expect(view.fresh).to_have_text("Update the list")
+    await expect(view.rows.nth(2)).to_contain_text("Failed")
+    await view.rows.nth(2).get_by_role("link").focus()
+    await view.fresh.click()
+    assert await view.names() == ["Export 3", "Export 2", "Export 0"]
+    await expect(page.locator("[data-selected]")).to_have_count(3)
+    site.sign_in("list details")
+    await page.evaluate("sessionStorage.clear()")
+    await page.reload()
+    await expect(view.rows).to_have_count(4)
+    await expect(page.get_by_role("checkbox")).to_have_count(0)
+
+
+async def test_hidden_errors_are_read_for_visible_rows(page: Page, view: JobsView, site: DashboardListSite) -> None:
+    """A row shows the true error that is hidden from users; only visible rows ask for it, and once."""
+    hidden = FAILED | {"error": {"type": "InternalError", "message": "The job failed unexpectedly."}}
+    await site.add(60, **hidden)
+    site.errors = {job["id"]: {"type": "KeyError", "message": "'zip'"} for job in site.jobs}
+    await page.goto(f"{site.origin}/dashboard?status=failed")
+    await expect(view.rows.first).to_contain_text("KeyError: 'zip'")
+    await page.get_by_role("button", name="Show older jobs").click()
+    await expect(view.rows).to_have_count(60)
+    await page.get_by_role("link", name="Export 0", exact=True).focus()
+    await expect(view.rows.last).to_contain_text("KeyError: 'zip'")
+    assert len(site.details) == len(set(site.details)) < 60
+    assert len(site.watched) < 40
+
+
+async def test_a_list_without_jobs_helps(page: Page, view: JobsView, site: DashboardListSite) -> None:
+    """Without jobs there is a command that submits one; without a worker, how to start one; a lag is said in words."""
+    site.workers = 0
+    await page.goto(f"{site.origin}/dashboard")
+    await expect(page.locator("pre")).to_contain_text(f"curl {site.origin}/jobs")
+    assert await inspect(page) == []
+    await site.add()
+    await expect(view.row("Export 0")).to_be_visible()
+    site.about |= {"waiting": 1_000_000, "queue": 999_000}
+    site.ended |= {"submitted": 1_000_000, "failed": 12}
+    site.complete = False
+    await page.reload()
+    await expect(page.get_by_text("1,000,000 jobs wait, and no worker runs.")).to_be_visible()
+    await expect(view.tab("Waiting")).to_have_text("Waiting 1,000,000")
+    await expect(view.tab("Failed")).to_have_text("Failed 12")
+    await expect(view.notice).to_have_text("Some jobs may be missing: the server is rebuilding its index.")
+    assert await inspect(page) == []
+    await site.disconnect()
+    await expect(view.notice).to_have_text("Reconnecting…")
+    await expect(view.row("Export 0")).to_be_visible()
