@@ -25,17 +25,18 @@ MAX_STATUSES = 6
 
 BULK_KIND = "headway.bulk"
 BulkAction = Literal["redrive", "cancel", "rerun"]
-LogRejection = Literal["unknown", "superseded", "full"]
+LogRejection = Literal["unknown", "superseded", "full", "unavailable"]
 
 
 class LogAppend(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A piece of a job's log, as a worker posts it (`POST /logs`).
+    """A text that a worker adds to a job's log (`POST /logs`).
 
     Attributes:
         job_id, generation, message_id, delivery, attempt: as in the reports of the delivery.
         start: the byte offset of the text in the log of this delivery; on the wire `from`. A gap before it is marked.
-        text: whole characters; empty in the last piece of a delivery, which lets the notifier shorten the log.
+        text: whole characters. It may be empty in the last append of a delivery, after which the log may be shortened.
         watchers: whether everyone who watches the job may read the log, not only holders of the scope `details`.
+        more: whether another append of this delivery follows. If none does, the next delivery begins after a mark.
     """
 
     job_id: UUID
@@ -46,16 +47,18 @@ class LogAppend(Struct, frozen=True, kw_only=True, omit_defaults=True):
     start: Natural = field(name="from")
     text: Annotated[str, Meta(max_length=MAX_APPEND_BYTES)]
     watchers: bool = False
+    more: bool = False
 
 
 class LogVerdict(Struct, frozen=True):
-    """The notifier's answer to one piece of a log.
+    """The notifier's answer to one append.
 
     Attributes:
         accepted: whether the log has the text now, or had it already.
-        reason: why the piece was rejected, None if it was accepted. `unknown`: the job has no record of this delivery
+        reason: why the append was rejected, None if it was accepted. `unknown`: the job has no record of this delivery
             yet. `superseded`: the record names another delivery, or the job was erased, so that this one may no longer
-            append. `full`: Redis has no memory left for logs.
+            append. `full`: Redis has no memory left for logs. `unavailable`: the part of Redis that has this log does
+            not answer; send the same append again.
     """
 
     job_id: UUID

@@ -77,7 +77,7 @@ INDEX_WRITTEN = Counter("notifier_index_written", "How often was a job's entry i
 INDEX_SKIPPED = Counter(
     "notifier_index_skipped", "How many changes of jobs were not written to the lists of jobs, which are rebuilt later?"
 )
-LOG_APPENDS = UnlockedCounter("notifier_log_appends", "How many pieces of jobs' logs got each answer?", ["verdict"])
+LOG_APPENDS = UnlockedCounter("notifier_log_appends", "How many appends to jobs' logs got each answer?", ["verdict"])
 LOG_BYTES = UnlockedCounter("notifier_log_bytes", "How many bytes of jobs' logs were received and accepted?")
 LOG_SUBSCRIPTIONS = Gauge("notifier_log_subscriptions", "How many subscriptions to jobs' logs are open?")
 LOG_BYTES_SENT = UnlockedCounter("notifier_log_sent_bytes", "How many bytes of jobs' logs were sent to clients?")

@@ -112,7 +112,7 @@ class Delivery:
                     outcome = await self._report(outcome, leased)
                 outcome_name = outcome.name.lower() if isinstance(outcome, Interruption) else outcome.status
                 self._record_metrics(job, outcome, outcome_name)
-                leased.log.close(has_ended=isinstance(outcome, Finished), is_released=outcome is Interruption.STOPPED)
+                leased.log.close(has_ended=isinstance(outcome, Finished))
                 await self._settlement.settle(outcome, leased)
             log.info(
                 "job_handled",

@@ -65,7 +65,7 @@ LOG_REQUESTS = Counter(
 )
 LOG_BYTES_SENT = Counter("worker_log_bytes", "How many bytes of jobs' logs did the notifier accept?")
 LOG_BYTES_LEFT_OUT = Counter(
-    "worker_log_bytes_left_out", "How many bytes were left out of jobs' logs, because of their rate or of a refusal?"
+    "worker_log_bytes_left_out", "How many bytes were left out of jobs' logs: too many, refused, or not sent in time?"
 )
 
 # The statuses with which a delivery ends, and its interruptions.

@@ -66,10 +66,10 @@ class Notifier:
             assert response.status == 204, await response.text()
 
     async def append_log(self, job_id: str, text: str, start: int = 0, **fields: Any) -> dict[str, Any]:
-        """Post a piece of a job's log, of the delivery of `report`; return the verdict."""
-        piece = {"job_id": job_id, "message_id": "m", "delivery": 1, "from": start, "text": text, **fields}
+        """Append to a job's log, of the delivery of `report`; return the verdict."""
+        append = {"job_id": job_id, "message_id": "m", "delivery": 1, "from": start, "text": text, **fields}
         headers = {"Authorization": f"Bearer {self.report_key}"}
-        async with self.session.post(f"{self.internal}/logs", json=[piece], headers=headers) as response:
+        async with self.session.post(f"{self.internal}/logs", json=[append], headers=headers) as response:
             assert response.status == 200, await response.text()
             (verdict,) = await response.json()
             return dict(verdict)

@@ -6,8 +6,9 @@ import asyncio
 import logging
 import os
 import time
+from pathlib import Path
 
-from headway import Fail, JobContext, job
+from headway import Fail, JobContext, Retry, job
 
 LINES = 20
 LINE_BYTES, FLOOD_LINES = 100, 100_000
@@ -55,6 +56,17 @@ def logs_and_crashes(_ctx: JobContext, name: str) -> None:
     """Print a line and crash at once."""
     print(f"{name} before the crash")  # noqa: T201
     os.abort()
+
+
+@job("logs-and-retries", log="watchers", max_attempts=2)
+async def logs_and_retries(ctx: JobContext, signal: str) -> None:
+    """Print, wait for a file, print again, and ask for another attempt at once."""
+    print(f"attempt {ctx.attempt} begins")  # noqa: T201
+    while not Path(signal).exists():
+        await asyncio.sleep(0.01)
+    print(f"attempt {ctx.attempt} ends")  # noqa: T201
+    if ctx.attempt == 1:
+        raise Retry(after_s=0)
 
 
 @job("floods-its-log", log="watchers", max_attempts=1)

@@ -176,6 +176,16 @@ async def test_logs_of_jobs_do_not_mix(stack: Stack) -> None:
     assert await stack.metric("worker_log_bytes_left_out_total", "worker") > logging_jobs.FLOOD_BYTES / 2
 
 
+async def test_log_of_a_failed_attempt_has_its_end(stack: Stack, tmp_path: Path) -> None:
+    """Though the next attempt starts at once. Should the end come too late after all, a mark is in its place."""
+    signal = tmp_path / "signal"
+    receipt = await stack.submit("logs-and-retries", str(signal))
+    await wait_for_log(stack, receipt, "attempt 1 begins\n")
+    signal.touch()
+    text = await wait_for_log(stack, receipt, "attempt 2 ends\n")
+    assert re.fullmatch("attempt 1 begins\n(attempt 1 ends|…)\nattempt 2 begins\nattempt 2 ends\n", text)
+
+
 async def test_last_words_of_a_process_are_for_operators(stack: Stack) -> None:
     """The line before a crash is in the log, which the job's token does not open, but one with the scope `details`."""
     receipt = await stack.submit("logs-and-crashes", "process")

@@ -62,7 +62,7 @@ class Log:
         await self._redis.pexpireat(key, expires_ms + HOUR_MS)
 
     async def append(self, text: str, start: int = 0, **fields: Any) -> LogVerdict:
-        """Append one piece, of the first delivery unless `fields` name another one."""
+        """Append a text, of the first delivery unless `fields` name another one."""
         fields = {"message_id": "m", "delivery": 1, **fields}
         (verdict,) = await self.store.append([LogAppend(job_id=self.job_id, start=start, text=text, **fields)])
         return verdict
@@ -93,29 +93,35 @@ class Model:
     def __init__(self) -> None:
         self.text = ""
         self.named = ("m0", 1, 0)  # the delivery that the record names: message, delivery, generation
-        self._run: tuple[str, int, int] | None = None
+        self._delivery: tuple[str, int, int] | None = None
         self._known = 0
+        self._has_more = False
 
-    def append(self, delivery: tuple[str, int, int], start: int, text: str) -> bool:
-        """Append a piece; return whether it is accepted."""
+    def append(self, delivery: tuple[str, int, int], start: int, text: str, *, more: bool) -> bool:
+        """Append a text; return whether it is accepted."""
         if delivery != self.named:
             return False
-        if self._run != delivery and (text or self.text):
-            self._run, self._known = delivery, 0
-        if start > self._known and (text or self.text):
+        if not (text or self.text):
+            return True
+        is_missing = False
+        if self._delivery != delivery:
+            is_missing = self._has_more
+            self._delivery, self._known, self._has_more = delivery, 0, True
+        if is_missing or start > self._known:
             self.text += MISSING + text
         else:
             self.text += text.encode()[self._known - start :].decode()
-        if text or self.text:
-            self._known = max(self._known, start + len(text.encode()))
+        self._known = max(self._known, start + len(text.encode()))
+        self._has_more = self._has_more and more
         return True
 
 
 POSITIONS = st.integers(0, 9)
-ACTIONS = st.one_of(  # of workers and of the queue; "send" names the delivery, by its age, and the part of its log
+ACTIONS = st.one_of(  # of workers and of the queue
     st.tuples(st.just("write"), st.sampled_from(["a\n", "é…", "\0\x1b[1m", "</script>", "12:00 INFO ok\n"])),
-    st.tuples(st.just("send"), st.tuples(st.integers(0, 2), POSITIONS, POSITIONS)),
-    st.just(("send", (0, None, None))),  # what is new
+    # The delivery, by its age, the part of its log, and whether more follows.
+    st.tuples(st.just("send"), st.tuples(st.integers(0, 2), POSITIONS, POSITIONS, st.booleans())),
+    st.tuples(st.just("send"), st.tuples(st.just(0), st.none(), st.none(), st.booleans())),  # what is new
     st.sampled_from([("deliver", "again"), ("deliver", "redriven"), ("deliver", "taken over")]),
 )
 
@@ -144,7 +150,7 @@ async def test_random_histories_end_with_the_exact_text(
             texts[model.named], sent[model.named] = "", 0
             await log.put_record(*model.named)
         else:
-            age, first, last = value
+            age, first, last, more = value
             sender = list(texts)[-1 - min(age, len(texts) - 1)]
             text = texts[sender]
             if first is None:
@@ -152,8 +158,8 @@ async def test_random_histories_end_with_the_exact_text(
                 sent[sender] = last
             piece, start = text[first:last], len(text[:first].encode())
             named = dict(zip(("message_id", "delivery", "generation"), sender, strict=True))
-            verdict = await log.append(piece, start, **named)
-            assert verdict.accepted == model.append(sender, start, piece)
+            verdict = await log.append(piece, start, more=more, **named)
+            assert verdict.accepted == model.append(sender, start, piece, more=more)
     (stored,) = await log.store.read([(str(log.job_id), 0)])
     assert (b"" if stored is None else stored.data).decode() == model.text
     assert stored is None or (stored.base, stored.end) == (0, len(model.text.encode()))
@@ -177,6 +183,19 @@ async def test_only_the_delivery_that_the_record_names_may_append(log: Log) -> N
     assert (await log.read()).data == b"x"
 
 
+async def test_the_missing_end_of_a_delivery_is_marked(log: Log) -> None:
+    """A worker that died, or whose last append came too late, has not ended the log of its delivery."""
+    await log.append("first\n", more=True)
+    await log.put_record(delivery=2)
+    assert (await log.append("last words", 6)).reason == "superseded"
+    await log.append("second\n", delivery=2, more=True)
+    await log.append("", 7, delivery=2)
+    await log.append("second\n", delivery=2, more=True)  # a repetition that was delayed
+    await log.put_record(delivery=3)
+    await log.append("third\n", delivery=3)
+    assert (await log.read()).data.decode() == f"first\n{MISSING}second\nthird\n"
+
+
 async def test_the_record_of_a_real_report_is_understood(log: Log, client: RedisClient) -> None:
     """The fields of a record that the fence of logs compares are those that the record script writes."""
     report = first_report(log.job_id)
@@ -188,7 +207,7 @@ async def test_the_record_of_a_real_report_is_understood(log: Log, client: Redis
 
 
 async def test_a_large_log_keeps_its_newer_half_from_a_line_start(log: Log) -> None:
-    """Offsets go on rising, and the memory stays within the documented bound, whatever the sizes of the pieces."""
+    """Offsets go on rising, and the memory stays within the documented bound, whatever the sizes of the appends."""
     written, memory = "", 0
     for number in range(150):
         piece = f"{number} {LINE}" * (1 + number % 40)
@@ -244,7 +263,7 @@ async def test_a_log_without_line_breaks_keeps_whole_characters(log: Log) -> Non
 
 @pytest.mark.parametrize("status", ["succeeded", "cancelled"])
 async def test_a_done_job_keeps_the_end_of_its_log(log: Log, status: str) -> None:
-    """The last piece, which is empty, cuts the log to 8 KiB. That of a failed job keeps its size."""
+    """The last append, which is empty, cuts the log to 8 KiB. That of a failed job keeps its size."""
     text = LINE * 300
     await log.append(text)
     await log.put_record(status="failed")
@@ -259,7 +278,7 @@ async def test_a_done_job_keeps_the_end_of_its_log(log: Log, status: str) -> Non
     assert await log.memory() < MAX_SUCCEEDED_LOG_BYTES + 2_048
 
 
-async def test_an_empty_piece_creates_no_log(log: Log) -> None:
+async def test_an_empty_append_creates_no_log(log: Log) -> None:
     """A job that has logged nothing costs no memory."""
     assert (await log.append("")).accepted
     assert await log.store.read([(str(log.job_id), 0)]) == [None]

@@ -25,7 +25,7 @@ RETRY_AFTER_S = 1
 
 
 class LogHandler:
-    """Authorizes pieces of logs, appends them, and answers with verdicts."""
+    """Authorizes appends to logs, applies them, and answers with verdicts."""
 
     def __init__(self, store: LogStore, keys: ReloadingFile[tuple[str, ...]]) -> None:
         self._store = store
@@ -36,7 +36,7 @@ class LogHandler:
         return [web.post("/logs", self.post)]
 
     async def post(self, request: web.Request) -> web.Response:
-        """Append a list of pieces and answer with their verdicts."""
+        """Apply a list of appends and answer with their verdicts."""
         require_report_key(bearer_token(request), self._keys.value)
         appends = decode_appends(await read_body(request, MAX_APPENDS_BYTES))
         try:
@@ -50,7 +50,7 @@ class LogHandler:
 
 
 def decode_appends(body: bytes) -> list[LogAppend]:
-    """Decode a list of pieces.
+    """Decode a list of appends.
 
     Raises:
         HTTPProblem: the body is not valid; the error names the element and the field.

@@ -2,17 +2,17 @@
 --
 -- KEYS are the job's record (a hash), the state of its log (a hash, and the name of the log's channel) and the text of
 -- the log. ARGV[1] is the operation, the arguments follow:
---   append  generation, message_id, delivery, attempt, watchers (1 or 0), from, text
---           -> the number of bytes of the delivery that are missing before the text; refused -> the reason
+--   append  how many bytes are kept of a log, and of that of a job that has succeeded or was cancelled,
+--           generation, message_id, delivery, attempt, watchers (1 or 0), more (1 or 0), from, text
+--           -> 1 if text is missing before this one, so that a mark was added, else 0; refused -> the reason
 --   read    offset -> {base, end, attempt, watchers, the text from the offset, lines, sections}; nil if there is no log
 --
 -- The offset of a byte is its position in all that was ever logged, so that offsets only rise: `base` is the offset of
--- the first byte of the text, and `end` that after its last one. Each delivery counts its own bytes from 0: `run` is the
--- last one, and `run_at` the offset of its byte 0. `lines` is the number of lines before `base`, and `sections` has
--- `<attempt>:<offset>` for each attempt whose text is kept: where that begins.
+-- the first byte of the text, and `end` that after its last one. Each delivery counts its own bytes from 0: `delivery`
+-- is the last one, `delivery_at` the offset of its byte 0, and `more` whether another append of it should follow.
+-- `lines` is the number of lines before `base`, and `sections` has `<attempt>:<offset>` for each attempt whose text is
+-- kept: where that begins.
 
-local MAX_BYTES, MAX_ENDED_BYTES = 65536, 8192  -- as in headway/details.py
-local KEPT_BYTES = 32768                        -- of a log that exceeds MAX_BYTES
 local MAX_APPENDED_BYTES = 32768                -- above it, the text is rewritten: APPEND may occupy twice its size
 local MAX_SECTIONS = 20                         -- of more attempts, the text of the oldest counts as that of the next one
 local KEEP_MS = 60 * 60 * 1000                  -- how long the log outlives the job's expiry, as its record does
@@ -36,8 +36,8 @@ end
 
 -- Returns the state of the log, or nil if there is none or another program has damaged it.
 local function load()
-  local values = execute('HMGET', LOG, 'base', 'end', 'run', 'run_at', 'attempt', 'watchers', 'lines',
-    'sections')
+  local values = execute('HMGET', LOG, 'base', 'end', 'delivery', 'delivery_at', 'attempt', 'watchers', 'lines',
+    'sections', 'more')
   if not values then
     redis.call('DEL', LOG)
     return nil
@@ -45,8 +45,9 @@ local function load()
   for _, i in ipairs({1, 2, 4, 5}) do
     if not values[i] or not string.find(values[i], INTEGER) then return nil end
   end
-  local log = {base = tonumber(values[1]), last = tonumber(values[2]), run = values[3], run_at = tonumber(values[4]),
-    attempt = values[5], watchers = values[6], lines = tonumber(values[7]) or 0}
+  local log = {base = tonumber(values[1]), last = tonumber(values[2]), delivery = values[3],
+    delivery_at = tonumber(values[4]), attempt = values[5], watchers = values[6], lines = tonumber(values[7]) or 0,
+    more = values[9] == '1'}
   log.sections = values[8] or log.attempt .. ':' .. integer(log.base)  -- an older version has written none
   if execute('STRLEN', TEXT) ~= log.last - log.base then log.base, log.lines, log.lost = log.last, 0, true end  -- its text was evicted or changed
   return log
@@ -77,19 +78,19 @@ local function newest(text, count)
   return string.sub(text, start)
 end
 
--- Adds a piece to the text, of which only the newer part is kept above a limit.
-local function write(log, piece, is_done)
-  local size, limit = log.last - log.base + #piece, is_done and MAX_ENDED_BYTES or MAX_BYTES
+-- Adds a piece to the text, of which only the newest `kept` bytes remain above a limit.
+local function write(log, piece, limit, kept)
+  local size = log.last - log.base + #piece
   log.last = log.last + #piece
   if size <= MAX_APPENDED_BYTES and size <= limit and not log.lost then
     if piece ~= '' then redis.call('APPEND', TEXT, piece) end
     return
   end
   local text = log.lost and piece or redis.call('GETRANGE', TEXT, 0, -1) .. piece
-  local kept = #text > limit and newest(text, is_done and MAX_ENDED_BYTES or KEPT_BYTES) or text
-  redis.call('SET', TEXT, kept)
-  log.base = log.last - #kept
-  log.lines = log.lines + select(2, string.gsub(string.sub(text, 1, #text - #kept), '\n', ''))
+  local shortened = #text > limit and newest(text, kept) or text
+  redis.call('SET', TEXT, shortened)
+  log.base = log.last - #shortened
+  log.lines = log.lines + select(2, string.gsub(string.sub(text, 1, #text - #shortened), '\n', ''))
 end
 
 -- Returns where the kept text of each attempt begins, after a piece of an attempt that begins at an offset.
@@ -103,26 +104,34 @@ local function sections(log, attempt, start)
   return table.concat(kept, ' ', math.max(1, #kept - MAX_SECTIONS + 1))
 end
 
-local function append(generation, message_id, delivery, attempt, watchers, from, text)
+local function append(max_bytes, max_done_bytes, generation, message_id, delivery, attempt, watchers, more, from, text)
   local reason, is_done, expires_ms = fence(tonumber(generation), message_id, tonumber(delivery))
   if reason then return reason end
   local log = load()
   if not log then
     if text == '' then return 0 end
-    log = {base = 0, last = 0, run_at = 0, lines = 0, sections = '', lost = true}
+    log = {base = 0, last = 0, delivery_at = 0, lines = 0, sections = '', lost = true}
   end
-  local run = generation .. ' ' .. delivery .. ' ' .. message_id
-  if log.run ~= run then log.run, log.run_at = run, log.last end
-  local known = log.last - log.run_at  -- of the bytes of the delivery
-  local missing = math.max(0, tonumber(from) - known)
-  local piece = missing > 0 and MISSING .. text or string.sub(text, known - from + 1)
+  local appending, is_missing = generation .. ' ' .. delivery .. ' ' .. message_id, false
+  if log.delivery ~= appending then
+    is_missing = log.more  -- the end of the delivery before
+    log.delivery, log.delivery_at, log.more = appending, log.last, true
+  end
+  local known = log.last - log.delivery_at  -- of the bytes of the delivery
+  is_missing = is_missing or tonumber(from) > known
+  local piece = is_missing and MISSING .. text or string.sub(text, known - from + 1)
   if log.watchers ~= '0' or log.last == log.base then log.watchers = watchers end  -- a log is opened as a whole, or not
+  log.more = log.more and more == '1'  -- a repetition that arrives late does not open the delivery again
   local start, after = log.last, math.max(known, from + #text)
-  write(log, piece, is_done)
+  if is_done then
+    write(log, piece, tonumber(max_done_bytes), tonumber(max_done_bytes))
+  else
+    write(log, piece, tonumber(max_bytes), tonumber(max_bytes) / 2)
+  end
   if piece ~= '' then log.sections = sections(log, attempt, start) end
-  redis.call('HSET', LOG, 'base', integer(log.base), 'end', integer(log.last), 'run', run,
-    'run_at', integer(log.last - after), 'attempt', attempt, 'watchers', log.watchers, 'lines', log.lines,
-    'sections', log.sections)
+  redis.call('HSET', LOG, 'base', integer(log.base), 'end', integer(log.last), 'delivery', appending,
+    'delivery_at', integer(log.last - after), 'attempt', attempt, 'watchers', log.watchers, 'lines', log.lines,
+    'sections', log.sections, 'more', log.more and '1' or '0')
   local now = redis.call('TIME')[1] * 1000
   for _, key in ipairs({LOG, TEXT}) do
     redis.call('PEXPIREAT', key, integer(math.max(expires_ms, now) + KEEP_MS))
@@ -130,7 +139,7 @@ local function append(generation, message_id, delivery, attempt, watchers, from,
   if piece ~= '' then
     redis.call(PUBLISH, LOG, integer(start) .. ' ' .. attempt .. ' ' .. log.watchers .. '\n' .. piece)
   end
-  return missing
+  return is_missing and 1 or 0
 end
 
 local function read(offset)

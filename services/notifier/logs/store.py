@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
+from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from headway.details import LogAppend, LogVerdict
+from headway.details import MAX_LOG_BYTES, MAX_SUCCEEDED_LOG_BYTES, LogAppend, LogVerdict
 
 from .. import metrics
 from ..records.keys import job_key, log_key, log_text_key
+from ..redis_client.by_node import run_by_node
 from ..redis_client.lua_script import LuaScript, ScriptCall
 from ..redis_client.topology import RedisClient
 from .piece import LogPiece
@@ -68,20 +70,24 @@ class LogStore:
     """
 
     def __init__(self, redis: RedisClient, is_full: Callable[[], bool]) -> None:
+        self._redis = redis
         self._script = LuaScript(redis, SCRIPT, key_count=3)
         self._is_full = is_full
 
     async def append(self, appends: Iterable[LogAppend]) -> list[LogVerdict]:
-        """Append pieces of logs in order and return their verdicts in the same order. A repetition changes nothing.
+        """Append to logs, in order, and return the verdicts in the same order. A repetition changes nothing.
 
         Raises:
-            RedisError, OSError: Redis is unavailable. Some of the pieces may have been appended.
+            RedisError, OSError: Redis is unavailable for all of them. Any of the texts may have been appended.
         """
         appends = list(appends)
         if self._is_full():
             replies: list[Any] = [b"full"] * len(appends)
         else:
-            replies = await self._script.run([_append_call(append) for append in appends])
+            calls = [_append_call(append) for append in appends]
+            replies = await run_by_node(self._redis, calls, itemgetter(0), self._script.run_each)
+            if replies and all(isinstance(reply, Exception) for reply in replies):
+                raise replies[0]
         return [_verdict(append, reply) for append, reply in zip(appends, replies, strict=True)]
 
     async def read(self, positions: Sequence[tuple[str, int]]) -> list[StoredLog | None]:
@@ -104,20 +110,23 @@ def _append_call(append: LogAppend) -> ScriptCall:
     return [
         *_keys(append.job_id),
         "append",
+        MAX_LOG_BYTES,
+        MAX_SUCCEEDED_LOG_BYTES,
         append.generation,
         append.message_id,
         append.delivery,
         append.attempt,
         int(append.watchers),
+        int(append.more),
         append.start,
         append.text,
     ]
 
 
-def _verdict(append: LogAppend, reply: int | bytes) -> LogVerdict:
+def _verdict(append: LogAppend, reply: int | bytes | Exception) -> LogVerdict:
     """Count and return the verdict for a reply of the script."""
-    if isinstance(reply, bytes):
-        reason: Any = reply.decode()
+    if not isinstance(reply, int):
+        reason: Any = reply.decode() if isinstance(reply, bytes) else "unavailable"
         metrics.LOG_APPENDS.labels(reason).inc()
         return LogVerdict(append.job_id, accepted=False, reason=reason)
     metrics.LOG_APPENDS.labels("accepted").inc()

@@ -18,9 +18,9 @@ from headway.contracts import JobError, JobReport, ProgressUrlReport, SubmittedJ
 from headway.tokens import Grant
 
 from .. import metrics
-from ..redis_client.connector import NodeAddress
+from ..redis_client.by_node import run_by_node
 from ..redis_client.lua_script import LuaScript, ScriptCall
-from ..redis_client.topology import RedisClient, SlotNotCovered
+from ..redis_client.topology import RedisClient
 from . import scripts
 from .clock import RedisClock
 from .details import DETAILS_FIELDS, JobDetails, details_from_reply, error_from_reply
@@ -218,25 +218,8 @@ class JobStore:
 
         The nodes are read independently, so that a failed one does not hide the records of the others.
         """
-        groups: dict[NodeAddress | None, list[str]] = {}
-        for job_id in job_ids:
-            groups.setdefault(self._node_of(job_id), []).append(job_id)
-        results: dict[str, ReadResult] = {}
-
-        async def read_group(group: list[str]) -> None:
-            try:
-                results.update(zip(group, await self.read(group), strict=True))
-            except (RedisError, OSError) as error:
-                results.update(dict.fromkeys(group, error))
-
-        await asyncio.gather(*map(read_group, groups.values()))
-        return results
-
-    def _node_of(self, job_id: str) -> NodeAddress | None:
-        try:
-            return self._redis.node_for_key(job_key(job_id))
-        except SlotNotCovered:
-            return None
+        ids = list(job_ids)
+        return dict(zip(ids, await run_by_node(self._redis, ids, job_key, self.read), strict=True))
 
     async def _read_records(self, job_ids: Sequence[str]) -> list[RecordRead | None]:
         keys = map(job_key, job_ids)

@@ -37,13 +37,15 @@ class LuaScript:
         Raises:
             RedisError, OSError: Redis is unavailable, or a call failed. Any of the calls may have been applied.
         """
-        replies = await self._redis.execute([self._evalsha(call) for call in calls])
-        if any(isinstance(reply, RedisError) for reply in replies):
-            await self._retry_missing_script(calls, replies)
+        replies = await self.run_each(calls)
+        for reply in replies:
+            if isinstance(reply, RedisError):
+                raise reply
         return replies
 
-    async def _retry_missing_script(self, calls: Sequence[ScriptCall], replies: list[Any]) -> None:
-        """Repeat the calls whose node did not have the script; raise any other error."""
+    async def run_each(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        """Run the script as `run` does, and return the error of a call that failed in place of its reply."""
+        replies = await self._redis.execute([self._evalsha(call) for call in calls])
         for _ in range(MAX_SCRIPT_LOADS):
             missing = [index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
             if not missing:
@@ -51,9 +53,7 @@ class LuaScript:
             repeated = await self._redis.execute(self._eval([calls[index] for index in missing]))
             for index, reply in zip(missing, repeated, strict=True):
                 replies[index] = reply
-        for reply in replies:
-            if isinstance(reply, RedisError):
-                raise reply
+        return replies
 
     def _evalsha(self, call: ScriptCall) -> tuple[str, Command]:
         return call[0], ("EVALSHA", self._sha, self._key_count, *call)

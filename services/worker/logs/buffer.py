@@ -89,6 +89,15 @@ class LogBuffer:
             self._left_out_lines = self._note_bytes = 0
             return rest[:end].decode()
 
+    def clear(self) -> int:
+        """Forget the text; return how many bytes it had."""
+        with self._lock:
+            self._encode_texts()
+            size = len(self._first) + len(self._last)
+            self._first, self._last = b"", bytearray()
+            self._left_out_lines = self._note_bytes = 0
+            return size
+
     def take_left_out_bytes(self) -> int:
         """Return how many bytes were left out since the last call."""
         with self._lock:

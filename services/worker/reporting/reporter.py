@@ -21,14 +21,13 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 import aiohttp
 import msgspec
 import structlog
-from msgspec import Struct
 from msgspec.structs import replace
 
 from headway.backoff import full_jitter_s
 from headway.contracts import MAX_REPORTS_BYTES, JobReport, Verdict, decode, encode, uuid_str
 
 from ...runtime.aiohttp_adapter import close_idle_connections
-from ...runtime.errors import PROBLEM_JSON, BadRequest, PayloadTooLarge, UnprocessableContent
+from ...runtime.problems import rejection_of
 from ...runtime.settings import ReloadingFile
 from .. import metrics
 from .report_stream import BACKOFF_S, MAX_BACKOFF_S, ReportStream
@@ -38,15 +37,6 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 TIMEOUT = aiohttp.ClientTimeout(total=6, connect=3)  # a notifier without Redis answers after 5 s
 OK = 200
 EARLY_HEARTBEAT_FRACTION = 1 / 4  # of the heartbeat: a request contains the heartbeats that are due this much later
-# The status and the code with which a notifier rejects reports. Other errors do not concern the reports themselves.
-REJECTIONS = frozenset((error.status, error.code) for error in (BadRequest, PayloadTooLarge, UnprocessableContent))
-
-
-class _Problem(Struct):
-    """The fields of a problem that the reporter reads."""
-
-    code: str
-    detail: str = "no detail"
 
 
 class ReportsRejected(Exception):
@@ -267,7 +257,9 @@ def _decode_verdicts(response: aiohttp.ClientResponse, body: bytes, reports: Seq
         NotifierUnavailable: the response is unusable, or another server sent it.
     """
     if response.status != OK:
-        raise _error(response, body)
+        if (rejection := rejection_of(response, body)) is not None:
+            raise ReportsRejected(rejection)
+        raise NotifierUnavailable(f"POST /reports returned status {response.status}")
     try:
         verdicts = decode(body, list[Verdict])
     except msgspec.DecodeError as error:
@@ -275,13 +267,3 @@ def _decode_verdicts(response: aiohttp.ClientResponse, body: bytes, reports: Seq
     if [verdict.job_id for verdict in verdicts] != [report.job_id for report in reports]:
         raise NotifierUnavailable("the verdicts do not match the reports")
     return verdicts
-
-
-def _error(response: aiohttp.ClientResponse, body: bytes) -> ReportsRejected | NotifierUnavailable:
-    """Return the exception for an error status."""
-    if response.content_type == PROBLEM_JSON:
-        with suppress(msgspec.DecodeError):
-            problem = decode(body, _Problem)
-            if (response.status, problem.code) in REJECTIONS:
-                return ReportsRejected(problem.detail)
-    return NotifierUnavailable(f"POST /reports returned status {response.status}")

@@ -188,7 +188,7 @@ class FakeFollowUps:
 
 
 class FakeLogs:
-    """A sender of logs that keeps the log of the last delivery, and notes the call when it has a last piece."""
+    """A sender of logs that keeps the log of the last delivery, and notes when it has a last append."""
 
     def __init__(self, calls: list[str]) -> None:
         self.log: JobLog | None = None
@@ -206,10 +206,10 @@ class FakeLogs:
     def text(self) -> str:
         """Return what was logged and not taken yet."""
         assert self.log is not None
-        piece = self.log.next_piece(time.monotonic())
+        append = self.log.next_append(time.monotonic())
         self.log.on_answer()
         self.log.clear_pending()
-        return "" if piece is None else piece.text
+        return "" if append is None else append.text
 
 
 class FakeWorker:

@@ -711,7 +711,7 @@ async def test_log_names_the_encoding_of_a_poisoned_message(text: str, encoding:
 
 @pytest.mark.parametrize("readers", ["details", "watchers"])
 async def test_output_of_a_handler_is_its_log(readers: Any) -> None:
-    """The last piece follows the report of the ending, and does not wait for the queue. The kind decides who reads."""
+    """The last append follows the report of the ending, and does not wait for the queue. The kind decides who reads."""
 
     @job("logs", log=readers)
     def logs(ctx: JobContext, _payload: Any) -> None:
@@ -727,17 +727,30 @@ async def test_output_of_a_handler_is_its_log(readers: Any) -> None:
     assert worker.calls == ["running", "succeeded", "log", "delete"]
     assert texts[0].endswith(" ERROR from a thread\n")
     assert worker.logs.log is not None
-    last = worker.logs.log.next_piece(0)
+    last = worker.logs.log.next_append(0)
     assert last is not None
     assert (last.text, last.start, last.watchers) == ("", len(texts[0]), readers == "watchers")
 
 
-async def test_released_job_ends_its_log_without_a_last_piece(handlers: Handlers) -> None:
-    """Its log goes on with the next delivery, as that of a new run."""
-    worker = FakeWorker(handlers.waiting())
-    delivery, handling = await start(worker, handlers)
-    delivery.stop()
+@pytest.mark.parametrize("end", ["released", "retried", "ended"])
+async def test_log_of_a_delivery_ends_before_the_message_is_settled(handlers: Handlers, end: str) -> None:
+    """If another delivery follows, which may start at once, the end of the log is urgent."""
+    handler = {"released": handlers.waiting(), "retried": handlers.raising(Retry("later", after_s=0))}.get(
+        end, succeeds
+    )
+    worker = FakeWorker(handler)
+
+    def write_a_line(_report: object) -> None:
+        assert worker.logs.log is not None
+        worker.logs.log.write("a line\n")
+
+    worker.reporter.on_report = write_a_line
+    delivery = worker.receive()
+    handling = asyncio.create_task(delivery.handle())
+    if end == "released":
+        await asyncio.wait_for(handlers.started.wait(), 20)
+        delivery.stop()
     await finish(handling)
-    assert "log" not in worker.calls
     assert worker.logs.log is not None
-    assert worker.logs.log.is_closed
+    assert worker.logs.log.is_urgent == (end != "ended")
+    assert worker.calls.index("log") < worker.calls.index("delete" if end == "ended" else "release 0")

@@ -1,4 +1,4 @@
-"""The handler of pieces of logs, with a store that records them."""
+"""The handler of appends to logs, with a store that records them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.unit.services.runtime.http_app import Client, read_problem, serve
 
 KEY = "the-report-key"
 JOB_ID = "6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11"
-PIECE: dict[str, Any] = {
+APPEND: dict[str, Any] = {
     "job_id": JOB_ID, "generation": 1, "message_id": "m", "delivery": 2, "attempt": 2, "from": 7, "text": "a\n",
 }  # fmt: skip
 
 
 class Logs:
-    """A served handler, and a store that accepts the first piece and refuses the others."""
+    """A served handler, and a store that accepts the first append and refuses the others."""
 
     def __init__(self, keys: Path) -> None:
         self.client: Client
@@ -35,7 +35,7 @@ class Logs:
         self.routes = LogHandler(cast(LogStore, self), ReloadingFile(keys, read_keys)).routes()
 
     async def append(self, appends: Iterable[LogAppend]) -> list[LogVerdict]:
-        """Record the pieces; fail as a test says."""
+        """Record the appends; fail as a test says."""
         self.appended += appends
         if self.failure is not None:
             raise self.failure
@@ -43,7 +43,7 @@ class Logs:
         return [LogVerdict(first.job_id, True), *(LogVerdict(each.job_id, False, "superseded") for each in others)]
 
     async def post(self, body: Any, key: str | None = KEY) -> ClientResponse:
-        """Post pieces."""
+        """Post appends."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         return await self.client.post("/logs", data=BytesIO(data), headers=headers)
@@ -58,9 +58,9 @@ async def logs(tmp_path: Path) -> AsyncIterator[Logs]:
         yield logs
 
 
-async def test_the_answer_has_one_verdict_per_piece(logs: Logs) -> None:
-    """In the order of the pieces; unknown fields of newer workers are ignored."""
-    response = await logs.post([PIECE, {**PIECE, "from": 9, "newer": 1}])
+async def test_the_answer_has_one_verdict_per_append(logs: Logs) -> None:
+    """In the order of the appends; unknown fields of newer workers are ignored."""
+    response = await logs.post([APPEND, {**APPEND, "from": 9, "newer": 1}])
     assert await response.json() == [
         {"job_id": JOB_ID, "accepted": True, "reason": None},
         {"job_id": JOB_ID, "accepted": False, "reason": "superseded"},
@@ -73,7 +73,7 @@ async def test_the_answer_has_one_verdict_per_piece(logs: Logs) -> None:
 @pytest.mark.parametrize("text", ["\0", "\x1b[31mred\x1b[0m", "</script><!--", "é" * 16_384, ""])
 async def test_any_text_is_accepted(logs: Logs, text: str) -> None:
     """NUL, ANSI escapes and markup are bytes like all others; clients that show them make them harmless."""
-    assert (await logs.post([PIECE | {"text": text}])).status == 200
+    assert (await logs.post([APPEND | {"text": text}])).status == 200
     assert logs.appended[0].text == text
 
 
@@ -81,19 +81,19 @@ async def test_any_text_is_accepted(logs: Logs, text: str) -> None:
     ("body", "status", "field"),
     [
         pytest.param(b"no JSON", 400, None, id="no JSON"),
-        pytest.param([PIECE, PIECE | {"text": "\ud800"}], 400, None, id="lone surrogate"),
+        pytest.param([APPEND, APPEND | {"text": "\ud800"}], 400, None, id="lone surrogate"),
         pytest.param(b'[{"text": "\xed\xa0\x80"}]', 400, None, id="lone surrogate as bytes"),
         pytest.param(b" " * (MAX_APPENDS_BYTES + 1), 413, None, id="more than 1 MiB"),
         pytest.param([], 422, None, id="none"),
-        pytest.param([PIECE] * 501, 422, None, id="501"),
-        pytest.param([PIECE, PIECE | {"job_id": "7"}], 422, "[1].job_id", id="no UUID"),
-        pytest.param([PIECE | {"from": -1}], 422, "[0].from", id="negative offset"),
-        pytest.param([PIECE | {"from": 2**53}], 422, "[0].from", id="huge offset"),
-        pytest.param([PIECE | {"delivery": 0}], 422, "[0].delivery", id="no delivery"),
-        pytest.param([PIECE | {"message_id": ""}], 422, "[0].message_id", id="no message"),
-        pytest.param([PIECE | {"watchers": "yes"}], 422, "[0].watchers", id="no boolean"),
-        pytest.param([PIECE | {"text": "x" * (MAX_APPEND_BYTES + 1)}], 422, "[0].text", id="more than 32 KiB"),
-        pytest.param([PIECE, PIECE | {"text": "é" * 16_385}], 422, "[1].text", id="more than 32 KiB in UTF-8"),
+        pytest.param([APPEND] * 501, 422, None, id="501"),
+        pytest.param([APPEND, APPEND | {"job_id": "7"}], 422, "[1].job_id", id="no UUID"),
+        pytest.param([APPEND | {"from": -1}], 422, "[0].from", id="negative offset"),
+        pytest.param([APPEND | {"from": 2**53}], 422, "[0].from", id="huge offset"),
+        pytest.param([APPEND | {"delivery": 0}], 422, "[0].delivery", id="no delivery"),
+        pytest.param([APPEND | {"message_id": ""}], 422, "[0].message_id", id="no message"),
+        pytest.param([APPEND | {"watchers": "yes"}], 422, "[0].watchers", id="no boolean"),
+        pytest.param([APPEND | {"text": "x" * (MAX_APPEND_BYTES + 1)}], 422, "[0].text", id="more than 32 KiB"),
+        pytest.param([APPEND, APPEND | {"text": "é" * 16_385}], 422, "[1].text", id="more than 32 KiB in UTF-8"),
     ],
 )
 async def test_an_invalid_request_is_refused_as_a_whole(logs: Logs, body: Any, status: int, field: str | None) -> None:
@@ -107,16 +107,16 @@ async def test_an_invalid_request_is_refused_as_a_whole(logs: Logs, body: Any, s
 @pytest.mark.parametrize("key", [None, "", "wrong", KEY[:-1]])
 async def test_a_wrong_key_is_refused(logs: Logs, key: str | None) -> None:
     """Nothing is appended without the report key."""
-    response = await logs.post([PIECE], key=key)
+    response = await logs.post([APPEND], key=key)
     assert (response.status, (await read_problem(response))["code"]) == (401, "unauthorized")
     assert logs.appended == []
 
 
 @pytest.mark.parametrize("failure", [RedisError("secret"), ConnectionResetError("secret"), TimeoutError("secret")])
 async def test_any_doubt_is_a_503(logs: Logs, failure: Exception) -> None:
-    """The worker sends the same pieces again, which the script recognizes."""
+    """The worker sends the same request again, which the script recognizes."""
     logs.failure = failure
-    response = await logs.post([PIECE])
+    response = await logs.post([APPEND])
     problem = await read_problem(response)
     assert (response.status, response.headers["Retry-After"], problem["code"]) == (503, "1", "unavailable")
     assert "secret" not in problem["detail"]

@@ -1,17 +1,28 @@
-"""The pieces of a stored log: one for each attempt, with the number of the first line if older lines are gone."""
+"""The pieces of a stored log, and appends of which some fail.
+
+There is one piece for each attempt, with the number of the first line if older lines are gone.
+"""
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
+from uuid import UUID, uuid4
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
+from headway.details import LogAppend
 from services.notifier.logs.piece import LogPiece, encode_json
-from services.notifier.logs.store import StoredLog
+from services.notifier.logs.store import LogStore, StoredLog
+from services.notifier.records.keys import job_key
+from services.notifier.redis_client.connector import NodeAddress
+from services.notifier.redis_client.topology import RedisClient, SlotNotCovered
 
 TEXT = b"one\ntwo\nthree\n"
 SECTIONS = ((1, 0), (2, 104), (4, 108))
+OK, AWAY, FAILING, UNCOVERED = (uuid4() for _ in range(4))
 
 
 def log(offset: int = 100, base: int = 100, **fields: Any) -> StoredLog:
@@ -59,3 +70,47 @@ def test_json_names_the_line_only_if_older_ones_are_gone() -> None:
     gone, whole = log().pieces("j", 0)[0], log(0, 0, lines=0, sections=((4, 0),)).pieces("j", 0)[0]
     assert encode_json(gone) == b'{"job_id":"j","from":100,"to":104,"attempt":1,"line":8,"text":"one\\n"}'
     assert encode_json(whole) == b'{"job_id":"j","from":0,"to":14,"attempt":4,"text":"one\\ntwo\\nthree\\n"}'
+
+
+class FakeCluster:
+    """A cluster with a node that is away, a slot that no node serves, and a job whose log the script cannot change."""
+
+    sharded = True
+
+    def node_for_key(self, key: str) -> NodeAddress:
+        """Return the node of a job."""
+        if key == job_key(UNCOVERED):
+            raise SlotNotCovered
+        return NodeAddress("away" if key == job_key(AWAY) else "here", 1)
+
+    async def execute(self, commands: list[tuple[str, Any]]) -> list[Any]:
+        """Return the replies of the script."""
+        if any(self.node_for_key(key).host == "away" for key, _ in commands):
+            raise RedisConnectionError
+        return [ResponseError("bug") if key == job_key(FAILING) else 0 for key, _ in commands]
+
+
+def append(job_id: UUID) -> LogAppend:
+    """Return an append to the log of a job."""
+    return LogAppend(job_id=job_id, message_id="m", delivery=1, start=0, text="x")
+
+
+@pytest.fixture
+def store() -> LogStore:
+    """Return the store."""
+    return LogStore(cast(RedisClient, FakeCluster()), lambda: False)
+
+
+async def test_a_failure_concerns_only_its_own_log(store: LogStore) -> None:
+    """The worker sends what was not confirmed again; the logs of other jobs have their text."""
+    verdicts = await store.append([append(OK), append(AWAY), append(FAILING), append(UNCOVERED), append(OK)])
+    assert [verdict.job_id for verdict in verdicts] == [OK, AWAY, FAILING, UNCOVERED, OK]
+    assert [verdict.reason for verdict in verdicts] == [None, "unavailable", "unavailable", "unavailable", None]
+    assert [verdict.accepted for verdict in verdicts] == [True, False, False, False, True]
+
+
+@pytest.mark.parametrize("job_id", [AWAY, FAILING, UNCOVERED])
+async def test_nothing_was_confirmed(store: LogStore, job_id: UUID) -> None:
+    """If no append is confirmed, the request fails, and the worker may try another replica."""
+    with pytest.raises((RedisConnectionError, ResponseError, SlotNotCovered)):
+        await store.append([append(job_id), append(job_id)])

@@ -1,4 +1,4 @@
-"""The log of a delivery as pieces: their offsets, repetition, and the last one."""
+"""The log of a delivery as appends: their offsets, repetition, and the last one."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def job_log(pending: list[JobLog]) -> JobLog:
     return JobLog(REPORT, True, pending.append)
 
 
-def piece(start: int, text: str) -> LogAppend:
-    """Return a piece of the log."""
+def appended(start: int, text: str, *, more: bool = True) -> LogAppend:
+    """Return an append of the log."""
     return LogAppend(
         job_id=REPORT.job_id,
         generation=2,
@@ -48,50 +48,53 @@ def piece(start: int, text: str) -> LogAppend:
         start=start,
         text=text,
         watchers=True,
+        more=more,
     )
 
 
-def test_pieces_follow_each_other(job_log: JobLog, pending: list[JobLog]) -> None:
+def test_appends_follow_each_other(job_log: JobLog, pending: list[JobLog]) -> None:
     """Each begins where the one before has ended, in bytes; the log asks once until it is sent."""
     job_log.write("größe\n")
     job_log.write("more\n")
     assert pending == [job_log]
-    assert job_log.next_piece(NOW) == piece(0, "größe\nmore\n")
+    assert job_log.next_append(NOW) == appended(0, "größe\nmore\n")
     assert job_log.on_answer() == 13
     assert job_log.clear_pending()
     job_log.write("last\n")
     assert pending == [job_log, job_log]
-    assert job_log.next_piece(NOW) == piece(13, "last\n")
+    assert job_log.next_append(NOW) == appended(13, "last\n")
 
 
-def test_piece_is_repeated_until_it_is_answered(job_log: JobLog) -> None:
-    """What is logged meanwhile comes with the next piece."""
+def test_append_is_repeated_until_it_is_answered(job_log: JobLog) -> None:
+    """What is logged meanwhile comes with the next one."""
     job_log.write("one\n")
-    assert job_log.next_piece(NOW) == piece(0, "one\n")
+    assert job_log.next_append(NOW) == appended(0, "one\n")
     job_log.write("two\n")
-    assert job_log.next_piece(NOW) == piece(0, "one\n")
+    assert job_log.next_append(NOW) == appended(0, "one\n")
     assert not job_log.clear_pending()
     job_log.on_answer()
-    assert job_log.next_piece(NOW) == piece(4, "two\n")
+    assert job_log.next_append(NOW) == appended(4, "two\n")
 
 
-def test_ended_job_sends_a_last_piece(job_log: JobLog) -> None:
-    """It has the rest, or is empty: the notifier then knows that the log is complete."""
+@pytest.mark.parametrize("has_ended", [True, False])
+def test_delivery_ends_its_log(job_log: JobLog, *, has_ended: bool) -> None:
+    """Its last append has the rest, or is empty: the notifier then knows that nothing is missing."""
     job_log.write("one\n")
-    job_log.next_piece(NOW)
-    job_log.close(has_ended=True)
+    job_log.next_append(NOW)
+    job_log.close(has_ended=has_ended)
+    assert job_log.is_urgent != has_ended
     job_log.on_answer()
-    assert job_log.next_piece(NOW) == piece(4, "")
+    assert job_log.next_append(NOW) == appended(4, "", more=False)
     job_log.on_answer()
     assert job_log.clear_pending()
-    assert job_log.next_piece(NOW) is None
+    assert job_log.next_append(NOW) is None
 
 
-def test_last_piece_has_the_rest(job_log: JobLog) -> None:
+def test_last_append_has_the_rest(job_log: JobLog) -> None:
     """An incomplete last line and all that the rate has held back are sent."""
     job_log.write("x" * 5000 + "\nincomplete")
     job_log.close(has_ended=True)
-    assert job_log.next_piece(0) == piece(0, "x" * 5000 + "\nincomplete")
+    assert job_log.next_append(0) == appended(0, "x" * 5000 + "\nincomplete", more=False)
     job_log.on_answer()
     assert job_log.clear_pending()
 
@@ -101,16 +104,18 @@ def test_job_that_logs_nothing_sends_nothing(job_log: JobLog, pending: list[JobL
     job_log.write("")
     job_log.close(has_ended=True)
     assert pending == []
-    assert job_log.next_piece(NOW) is None
+    assert job_log.next_append(NOW) is None
 
 
-def test_released_job_sends_no_empty_piece(job_log: JobLog) -> None:
-    """Its log goes on with the next delivery."""
-    job_log.write("one\n")
-    job_log.next_piece(NOW)
-    job_log.on_answer()
-    job_log.close(has_ended=False)
-    assert job_log.next_piece(NOW) is None
+def test_dropped_log_is_counted(job_log: JobLog) -> None:
+    """Both the append without an answer and what follows it; nothing is sent then."""
+    job_log.write("größe\n")
+    job_log.next_append(NOW)
+    job_log.write("é\n")
+    job_log.close(has_ended=True)
+    assert job_log.drop() == len("größe\né\n".encode())
+    assert job_log.clear_pending()
+    assert job_log.next_append(NOW) is None
 
 
 def test_late_writes_are_dropped(job_log: JobLog, pending: list[JobLog]) -> None:
@@ -121,15 +126,15 @@ def test_late_writes_are_dropped(job_log: JobLog, pending: list[JobLog]) -> None
 
 
 def test_secrets_are_redacted(job_log: JobLog) -> None:
-    """A token is hidden although it was printed in two parts; what grows by that is cut to the limit of a piece."""
+    """A token is hidden although it was printed in two parts; what grows by that is cut to the limit of an append."""
     job_log.write("Authorization: Bearer abc")
     job_log.write("def-1234\nfine\n")
-    found = job_log.next_piece(NOW)
-    assert found == piece(0, "Authorization: [hidden]\nfine\n")
+    found = job_log.next_append(NOW)
+    assert found == appended(0, "Authorization: [hidden]\nfine\n")
     job_log.on_answer()
     job_log.write("sig=a&" * 5000)
     job_log.close(has_ended=True)
-    last = job_log.next_piece(NOW)
+    last = job_log.next_append(NOW)
     assert last is not None
     assert last.text.startswith("sig=[hidden]&sig=[hidden]&")
     assert len(last.text) <= MAX_APPEND_BYTES
