@@ -8,6 +8,7 @@ repeated submission is the same job.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -23,12 +24,18 @@ from headway.contracts import (
     MAX_NESTING_DEPTH,
     MAX_PAYLOAD_BYTES,
     JobMessage,
+    JobReport,
+    JobSnapshot,
     Json,
+    Timestamp,
     decode,
     encode,
+    encode_snapshot,
     nesting_depth,
+    to_progress_snapshot,
 )
 from headway.details import KeptJob
+from headway.labels import NO_LABELS
 
 from ..runtime.settings import ReloadingFile, SettingsError
 from . import metrics
@@ -37,7 +44,9 @@ from .registry import Registry
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 NAMESPACE = UUID("c5d539c8-4a80-410b-9277-e7cb2e6ba3c9")
+NOT_AWAY = float("-inf")
 TIMEOUT = aiohttp.ClientTimeout(total=5)
+AWAY_S = 10.0  # after a request without an answer, for how long only one delivery at a time sends another
 NOT_ESSENTIAL = ("result", "earlier_attempts", "progress")  # of a snapshot, in the order in which they are left out
 
 
@@ -69,6 +78,7 @@ class FollowUps:
         self._submitter_url = None if submitter_url is None else f"{submitter_url.rstrip('/')}/jobs"
         self._keys = keys
         self._registry = registry
+        self._away_until = NOT_AWAY
 
     @classmethod
     @asynccontextmanager
@@ -86,13 +96,16 @@ class FollowUps:
         async with aiohttp.ClientSession(timeout=TIMEOUT, cookie_jar=aiohttp.DummyCookieJar()) as session:
             yield cls(session, notifier_url, submitter_url, keys, registry)
 
-    async def submit(self, message: JobMessage, *, ended_here: bool) -> bool:
+    async def submit(self, message: JobMessage, end: JobReport | None) -> bool:
         """Submit the follow-up job of a job that has ended, if it has one.
+
+        A service that does not answer must not occupy all slots of the worker: then one delivery asks it again, and the
+        others fail at once.
 
         Args:
             message: the message of the ended job.
-            ended_here: whether the notifier has accepted the end from this delivery. Otherwise the message is one of
-                several, or of an earlier generation, and the record decides whether the job has ended.
+            end: the report of the end, if the notifier has accepted it from this delivery. Otherwise the message is one
+                of several, or of an earlier generation, and the record decides whether the job has ended.
 
         Returns:
             Whether the message is of no more use. Otherwise it must be delivered again.
@@ -101,18 +114,31 @@ class FollowUps:
         kind = message.on_end or (None if job is None else job.on_end)
         if kind is None:
             return True
+        now = time.monotonic()
+        if now < self._away_until:
+            metrics.FOLLOW_UPS.labels("failed").inc()
+            return False
+        if self._away_until != NOT_AWAY:
+            self._away_until = now + AWAY_S
         try:
-            ended = await self._read_ended(message)
-            if ended is None:
-                return not ended_here
-            if ended.generation == message.generation:
-                await self._post(message, kind, ended)
+            await self._submit(message, kind, end)
+            self._away_until = NOT_AWAY
         except (FollowUpFailed, aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as error:
+            has_answered = isinstance(error, (FollowUpFailed, msgspec.DecodeError))
+            self._away_until = NOT_AWAY if has_answered else time.monotonic() + AWAY_S
             detail = str(error) if isinstance(error, FollowUpFailed) else type(error).__name__
             log.warning("follow_up_failed", on_end=kind, error=detail)
             metrics.FOLLOW_UPS.labels("failed").inc()
             return False
         return True
+
+    async def _submit(self, message: JobMessage, kind: str, end: JobReport | None) -> None:
+        """Submit the follow-up job, unless the record says that the message is of no more use."""
+        ended = await self._read_ended(message)
+        if ended is None and end is not None:  # Redis has lost the end, which nothing would bring back
+            ended = _ended_job(end)
+        if ended is not None and ended.generation == message.generation:
+            await self._post(message, kind, ended)
 
     async def _read_ended(self, message: JobMessage) -> KeptJob | None:
         """Return the job at the end of the message's generation, or of a later one; None if its record says neither."""
@@ -145,6 +171,35 @@ class FollowUps:
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._keys.value[0]}"}
+
+
+def _ended_job(end: JobReport) -> KeptJob:
+    """Return a job as its record says it once the report of its end is applied."""
+    now, labels = Timestamp.now(), end.labels or NO_LABELS
+    snapshot = JobSnapshot(
+        id=end.job_id,
+        kind=end.kind,
+        status=end.status,
+        version=int(now),
+        generation=end.generation,
+        attempt=end.attempt,
+        max_attempts=end.max_attempts,
+        progress=to_progress_snapshot(end.progress),
+        result=end.result,
+        error=end.error,
+        submitted_at=end.submitted_at,
+        updated_at=now,
+        finished_at=now,
+        expires_at=end.expires_at,
+        name=labels.name,
+    )
+    return KeptJob(
+        status=end.status,
+        generation=end.generation,
+        kind=end.kind,
+        labels=labels,
+        snapshot=Json(encode_snapshot(snapshot)),
+    )
 
 
 def _is_unknown(body: bytes) -> bool:

@@ -11,6 +11,7 @@ from azure.core.exceptions import AzureError
 
 from headway.azure.job_queue import JobQueue
 from headway.backoff import full_jitter_s
+from headway.contracts import JobReport
 from headway.message_codec import message_encoding
 
 from ..runtime.wakeup_client import WakeupClient
@@ -51,8 +52,10 @@ class Settlement:
             AzureError: the queue is unavailable; the message becomes visible when its lease ends.
         """
         match outcome:
-            case Finished() | Interruption.FINISHED:
-                await self._delete_after_follow_up(leased.job, ended_here=isinstance(outcome, Finished))
+            case Finished():
+                await self._delete_after_follow_up(leased.job, leased.stream.latest)
+            case Interruption.FINISHED:
+                await self._delete_after_follow_up(leased.job, None)
             case Interruption.REFUSED:
                 await self._lease.delete()
             case Interruption.SUPERSEDED if leased.job.expired:
@@ -68,9 +71,9 @@ class Settlement:
             case Interruption.LEASE_LOST:
                 metrics.LEASES_LOST.inc()
 
-    async def _delete_after_follow_up(self, job: ReceivedJob, *, ended_here: bool) -> None:
+    async def _delete_after_follow_up(self, job: ReceivedJob, end: JobReport | None) -> None:
         """Delete the message of an ended job once its follow-up job is submitted; otherwise release it for later."""
-        if await self._follow_ups.submit(job.message, ended_here=ended_here):
+        if await self._follow_ups.submit(job.message, end):
             await self._lease.delete()
         else:
             delay_s = full_jitter_s(job.received.delivery, FOLLOW_UP_BACKOFF_S, MAX_FOLLOW_UP_BACKOFF_S)

@@ -81,6 +81,11 @@ class ReportStream:
         self._pending: list[asyncio.Future[Verdict]] = []
         self._in_flight: list[asyncio.Future[Verdict]] = []
 
+    @property
+    def latest(self) -> JobReport:
+        """The state that was reported last, or is to be reported."""
+        return self._latest
+
     def progress_changed(self, collect: Callable[[], Progress]) -> None:
         """Called when the handler reports progress; the next report calls `collect`."""
         self._progress_source = collect

@@ -15,7 +15,7 @@ from azure.core.exceptions import HttpResponseError
 
 from headway import Job
 from headway.azure.job_queue import ReceivedMessage
-from headway.contracts import JobMessage, JobReport, Timestamp, Verdict
+from headway.contracts import ENDED, JobMessage, JobReport, Timestamp, Verdict
 from headway.message_codec import encode_message, message_json
 from services.worker.delivery import Delivery
 from services.worker.execution.runner import Runner
@@ -179,11 +179,12 @@ class FakeFollowUps:
         self.accepting = True
         self._calls = calls
 
-    async def submit(self, message: JobMessage, *, ended_here: bool) -> bool:
+    async def submit(self, message: JobMessage, end: JobReport | None) -> bool:
         """Record the end of a job with `on_end`; return whether its message is of no more use."""
         if message.on_end is None:
             return True
-        self._calls.append(f"follow-up {message.on_end}" if ended_here else f"follow-up {message.on_end}, if ended")
+        assert end is None or end.status in ENDED
+        self._calls.append(f"follow-up {message.on_end}, if ended" if end is None else f"follow-up {message.on_end}")
         return self.accepting
 
 

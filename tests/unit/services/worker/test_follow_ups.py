@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,10 @@ from headway.contracts import (
     EarlierAttempt,
     JobError,
     JobMessage,
+    JobReport,
     JobSnapshot,
     Json,
+    Progress,
     ProgressSnapshot,
     Timestamp,
     decode,
@@ -65,6 +69,7 @@ class FakeServices:
         notifier_status, submitter_status: what they answer.
         bodies: the submissions.
         requests: how many requests arrived.
+        is_away: whether connections are lost instead of answered.
     """
 
     def __init__(self) -> None:
@@ -73,10 +78,13 @@ class FakeServices:
         self.notifier_status, self.submitter_status = 200, 202
         self.bodies: list[dict[str, Any]] = []
         self.requests = 0
+        self.is_away = False
 
     async def read(self, request: web.Request) -> web.Response:
         """Handle `GET /jobs/{id}` of the notifier."""
         self.requests += 1
+        if self.is_away and request.transport is not None:
+            request.transport.abort()
         assert (request.match_info["id"], request.headers["Authorization"]) == (str(JOB_ID), "Bearer first")
         if self.record is None:
             return web.Response(status=404, body=problem_json(404, "unknown", "This job has no record."))
@@ -124,8 +132,25 @@ REGISTRY: Registry = {export.kind: export, plain.kind: plain}
 async def submit(url: str, submitter_url: str | None, keys: Keys, *, ended_here: bool = True, **fields: Any) -> bool:
     """Submit the follow-up job of a message; return whether the message is of no more use."""
     registry = REGISTRY if submitter_url else {plain.kind: plain}
+    message = JobMessage(id=JOB_ID, **{"kind": "export", **fields})
     async with FollowUps.connect(url, submitter_url, keys, registry) as follow_ups:
-        return await follow_ups.submit(JobMessage(id=JOB_ID, **{"kind": "export", **fields}), ended_here=ended_here)
+        return await follow_ups.submit(message, end_of(message) if ended_here else None)
+
+
+def end_of(message: JobMessage, **fields: Any) -> JobReport:
+    """Return the report of the end of a job."""
+    return JobReport(
+        job_id=message.id,
+        kind=message.kind,
+        generation=message.generation,
+        message_id="m",
+        delivery=1,
+        sequence=2,
+        submitted_at=NOW,
+        expires_at=NOW,
+        labels=LABELS,
+        **{"status": "succeeded", **fields},
+    )
 
 
 def failures() -> float:
@@ -174,34 +199,80 @@ async def test_a_job_without_on_end_costs_nothing(
 
 
 @pytest.mark.parametrize(
-    ("record", "submits", "is_done", "is_done_if_ended_here"),
+    ("record", "submits", "submits_if_ended_here"),
     [
-        (kept(generation=1), True, True, True),
-        (kept(generation=1, status="cancelled"), True, True, True),
-        (kept(generation=2, status="running"), False, True, True),
-        (kept(generation=2), False, True, True),
-        (kept(generation=1, status="running"), False, True, False),
-        (kept(generation=0), False, True, False),
-        (None, False, True, False),
+        (kept(generation=1), True, True),
+        (kept(generation=1, status="cancelled"), True, True),
+        (kept(generation=2, status="running"), False, False),
+        (kept(generation=2), False, False),
+        (kept(generation=1, status="running"), False, True),
+        (kept(generation=0), False, True),
+        (None, False, True),
     ],
     ids=["ended", "cancelled", "redriven", "ended again", "of another message", "older record", "no record"],
 )
 async def test_the_record_decides(
-    services: FakeServices,
-    keys: Keys,
-    record: KeptJob | None,
-    submits: bool,
-    is_done: bool,
-    is_done_if_ended_here: bool,
+    services: FakeServices, keys: Keys, record: KeptJob | None, submits: bool, submits_if_ended_here: bool
 ) -> None:
-    """Only the end of the message's generation is followed by a job.
+    """Only the end of the message's generation is followed by a job, also if Redis has lost it after this delivery.
 
-    If Redis has lost an end that the notifier had accepted, the message is delivered again, so that nothing is lost.
+    The message is of no more use: if it was delivered again, an accepted job would run a second time.
     """
     services.record = record
-    for ended_here, expected in ((False, is_done), (True, is_done_if_ended_here)):
-        assert await submit(services.url, services.url, keys, generation=1, ended_here=ended_here) is expected
-    assert len(services.bodies) == 2 * submits
+    assert await submit(services.url, services.url, keys, generation=1, ended_here=False)
+    assert len(services.bodies) == submits
+    services.bodies.clear()
+    assert await submit(services.url, services.url, keys, generation=1)
+    assert len(services.bodies) == submits_if_ended_here
+
+
+async def test_the_report_of_a_lost_end_is_the_snapshot(services: FakeServices, keys: Keys) -> None:
+    """The follow-up job has the same id, labels and payload as with the record, but for its times and its version."""
+    message = JobMessage(id=JOB_ID, kind="export")
+    report = end_of(
+        message, status="failed", attempt=2, error=JobError("Fail", "no"), progress=Progress(1, 4, "files", "One")
+    )
+    services.record = kept(
+        status="failed",
+        snapshot=snapshot(
+            status="failed",
+            attempt=2,
+            error=JobError("Fail", "no"),
+            progress=ProgressSnapshot(1, 4, 25.0, "files", "One"),
+            name="March",
+        ),
+    )
+    async with FollowUps.connect(services.url, services.url, keys, REGISTRY) as follow_ups:
+        assert await follow_ups.submit(message, report)
+        services.record = None
+        assert await follow_ups.submit(message, report)
+    with_record, without = services.bodies
+    times = {name: without["payload"][name] for name in ("version", "updated_at", "finished_at")}
+    assert None not in times.values()
+    with_record["payload"] |= times
+    assert without == with_record
+
+
+async def test_service_that_does_not_answer_occupies_one_slot(services: FakeServices, keys: Keys) -> None:
+    """After one failure the other deliveries fail at once, until one that asks again gets an answer."""
+    message = JobMessage(id=JOB_ID, kind="export")
+    async with FollowUps.connect(services.url, services.url, keys, REGISTRY) as follow_ups:
+
+        async def submit_many(count: int) -> tuple[int, int]:
+            """Submit at the same time; return how many deliveries asked in vain, and how many succeeded."""
+            with capture_logs() as lines:
+                results = await asyncio.gather(*(follow_ups.submit(message, end_of(message)) for _ in range(count)))
+            return len(lines) - results.count(True), results.count(True)
+
+        services.is_away, before = True, failures()
+        assert await submit_many(1) == (1, 0)
+        assert await submit_many(20) == (0, 0)
+        assert failures() - before == 21
+        for is_away, expected in ((True, (1, 0)), (False, (0, 1))):
+            services.is_away = is_away
+            follow_ups._away_until = time.monotonic()  # as some seconds later
+            assert await submit_many(20) == expected
+        assert await submit_many(20) == (0, 20)
 
 
 @pytest.mark.parametrize(

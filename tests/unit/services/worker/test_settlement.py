@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 from azure.core.exceptions import ServiceRequestError
+from msgspec.structs import replace
 
 from headway.contracts import JobMessage
 from services.worker import metrics, settlement
@@ -14,6 +15,7 @@ from services.worker.lease import Lease
 from services.worker.outcomes import Finished, Interruption, Outcome, RetryLater, public_failure
 from services.worker.settlement import Settlement
 from tests.unit.services.worker.fake_worker import LEASE_S, FakeFollowUps, FakeQueue, FakeWakeups
+from tests.unit.services.worker.logs.test_job_log import REPORT
 
 TEXT = "the message"
 LATER = RetryLater(public_failure("Retry", "later"), 5)
@@ -28,6 +30,7 @@ class FakeLeasedJob:
         self.expired = False
         self.message = JobMessage(id=uuid4(), on_end="tell")
         self.received = queue.receive()
+        self.latest = replace(REPORT, status="succeeded")
 
     def release_text(self) -> str:
         """Return the text of the released message."""
