@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from redis.asyncio import Redis
 
-from headway.contracts import Timestamp
+from headway.contracts import Timestamp, decode, encode
+from headway.details import WorkerInfo
 from headway.grants import ListGrant
 from headway.labels import JobFilter
 from services.notifier.fleet import kinds as kinds_module
-from services.notifier.fleet.workers import IDS_KEY, TTL_MS
+from services.notifier.fleet import workers as workers_module
+from services.notifier.fleet.workers import IDS_KEY, TTL_MS, WorkerStore
+from services.notifier.records.clock import RedisClock
+from services.notifier.redis_client.url import redis_from_url
 from tests.integration.conftest import Notifier, new_id, report
 from tests.waiting import wait_until
 
@@ -59,9 +64,9 @@ async def post(notifier: Notifier, body: Any) -> tuple[int, Any]:
 
 
 async def test_workers_are_listed_until_they_fall_silent(notifier: Notifier, admin: Redis) -> None:
-    """The list has what a worker has posted last, and a worker whose key has expired is gone, from the index, too."""
+    """The list has what a worker has posted last, and a worker whose key has expired is gone."""
     first, second = uuid.uuid4().hex, uuid.uuid4().hex
-    before = (await get(notifier, "/live/jobs", "list"))[1]["about"]["queue"] or 0
+    await admin.delete(IDS_KEY)
     for body in (worker(first), worker(second, queue_depth=None), worker(first, running=5, queue_depth=7)):
         assert await post(notifier, body) == (204, None)
     status, body = await get(notifier, "/live/workers", "list operate")
@@ -72,19 +77,45 @@ async def test_workers_are_listed_until_they_fall_silent(notifier: Notifier, adm
         "kinds": [f"letters-{first}", "import"],
         "seen_at": listed[first]["seen_at"],
     }
-    assert before + 7 == (await wait_until(lambda: queue_of(notifier, before + 7)))
+    await wait_until(lambda: queue_has(notifier, 7))
     key = f"headway:workers:{{{first}}}"
     assert 0 < await admin.pttl(key) <= TTL_MS
     await admin.delete(key)
-    assert first not in {each["id"] for each in (await get(notifier, "/live/workers", "list operate"))[1]["workers"]}
-    assert await admin.zscore(IDS_KEY, first) is None
-    assert await admin.zscore(IDS_KEY, second) is not None
+    _, body = await get(notifier, "/live/workers", "list operate")
+    assert [each["id"] for each in body["workers"]] == [second]
 
 
-async def queue_of(notifier: Notifier, wanted: int) -> int | None:
-    """Return the length of the queue that lists show, once it is the wanted one."""
-    shown = (await get(notifier, "/live/jobs", "list"))[1]["about"]["queue"]
-    return wanted if shown == wanted else None
+async def queue_has(notifier: Notifier, count: int) -> bool:
+    """Return whether lists show this length of the queue."""
+    return bool((await get(notifier, "/live/jobs", "list"))[1]["about"]["queue"] == count)
+
+
+async def test_newest_workers_are_kept(stores: dict[str, str], admin: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many workers start and end, their ids occupy little memory. The schema of a kind is read once."""
+    monkeypatch.setattr(workers_module, "MAX_WORKERS", 3)
+    now = Timestamp.now()
+    async with redis_from_url(stores["REDIS_URL"]) as client:
+        store = WorkerStore(client, cast(RedisClock, SimpleNamespace(now=lambda: now)))
+        for number in range(5):
+            now = Timestamp(now + 1)
+            body = worker(f"worker-{number}", kinds=[{"kind": "import", "schema": SCHEMA}])
+            await store.put(decode(encode(body), WorkerInfo))
+        assert await admin.zcard(IDS_KEY) == 3
+        found = await store.read()
+        assert [each.info.id for each in found] == ["worker-2", "worker-3", "worker-4"]
+        executed: list[Any] = []
+        execute = client.execute
+
+        def recorded(commands: Any) -> Any:
+            executed.extend(commands)
+            return execute(commands)
+
+        monkeypatch.setattr(client, "execute", recorded)
+        schemas = await store.read_schemas(found)
+        assert {kind: decode(bytes(schema), dict) for kind, schema in schemas.items()} == {"import": SCHEMA}
+        assert len(executed) == 1
+        now = Timestamp(now + TTL_MS + 1)
+        assert await store.read() == []
 
 
 async def test_damaged_workers_are_left_out(notifier: Notifier, admin: Redis) -> None:
@@ -92,7 +123,8 @@ async def test_damaged_workers_are_left_out(notifier: Notifier, admin: Redis) ->
     foreign, damaged = uuid.uuid4().hex, uuid.uuid4().hex
     await admin.set(f"headway:workers:{{{foreign}}}", "text", px=TTL_MS)
     await admin.hset(f"headway:workers:{{{damaged}}}", mapping={"info": "{", "seen_ms": "x"})
-    await admin.zadd(IDS_KEY, {foreign: 1, damaged: 2})
+    now = int(Timestamp.now())
+    await admin.zadd(IDS_KEY, {foreign: now, damaged: now})
     status, body = await get(notifier, "/live/workers", "list operate")
     assert status == 200
     assert not {foreign, damaged} & {each["id"] for each in body["workers"]}

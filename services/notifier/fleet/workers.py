@@ -14,11 +14,12 @@ from headway.details import KindInfo, WorkerInfo
 from ..records.clock import RedisClock
 from ..records.index.keys import index_key
 from ..records.index.lookup import typed_reply
+from ..records.shared_read import SharedRead
 from ..redis_client.topology import RedisClient
 
 TTL_MS = 15_000  # workers post themselves every 5 s
 IDS_KEY = index_key("workers")  # a sorted set: the ids of workers, and when each was seen last
-MAX_WORKERS = 10_000  # that one read returns
+MAX_WORKERS = 10_000  # that are kept, those that were seen last
 
 
 class SeenWorker(Struct, frozen=True):
@@ -34,6 +35,7 @@ class WorkerStore:
     def __init__(self, redis: RedisClient, clock: RedisClock) -> None:
         self._redis = redis
         self._clock = clock
+        self._workers = SharedRead(self._read, 0)  # clients that ask at the same time share a read
 
     async def put(self, info: WorkerInfo) -> None:
         """Keep a worker.
@@ -48,6 +50,7 @@ class WorkerStore:
                 (key, ("HSET", key, *fields)),
                 (key, ("PEXPIRE", key, TTL_MS)),
                 (IDS_KEY, ("ZADD", IDS_KEY, now, info.id)),
+                (IDS_KEY, ("ZREMRANGEBYRANK", IDS_KEY, 0, -MAX_WORKERS - 1)),
                 (IDS_KEY, ("PEXPIRE", IDS_KEY, TTL_MS)),
             ]
         )
@@ -69,19 +72,16 @@ class WorkerStore:
         return sum(depths.values()) if depths else None
 
     async def read_schemas(self, workers: Iterable[SeenWorker]) -> dict[str, Json]:
-        """Return the JSON Schemas of the payloads of the workers' kinds that have one.
+        """Return the JSON Schemas of the payloads of the workers' kinds that have one, each as one worker has it.
 
         Raises:
             RedisError, OSError: Redis is unavailable.
         """
-        keys = [_worker_key(worker.info.id) for worker in workers]
+        worker_ids = {kind.kind: worker.info.id for worker in workers for kind in worker.info.kinds}
+        keys = [_worker_key(worker_id) for worker_id in sorted(set(worker_ids.values()))]
         replies = await self._redis.execute([(key, ("HMGET", key, "kinds")) for key in keys])
-        schemas: dict[str, Json] = {}
-        for reply in replies:
-            for kind in _kinds((typed_reply(reply) or (None,))[0]):
-                if kind.schema != NULL:
-                    schemas.setdefault(kind.kind, kind.schema)
-        return schemas
+        kinds = [kind for reply in replies for kind in _kinds((typed_reply(reply) or (None,))[0])]
+        return {kind.kind: kind.schema for kind in kinds if kind.schema != NULL}
 
     async def read(self) -> list[SeenWorker]:
         """Return the workers without the schemas of their kinds, sorted by their ids.
@@ -89,20 +89,16 @@ class WorkerStore:
         Raises:
             RedisError, OSError: Redis is unavailable.
         """
-        (reply,) = await self._redis.execute([(IDS_KEY, ("ZRANGE", IDS_KEY, 0, MAX_WORKERS - 1))])
-        ids = [member.decode(errors="replace") for member in typed_reply(reply) or ()]
-        keys = map(_worker_key, ids)
+        return await self._workers.get()
+
+    async def _read(self) -> list[SeenWorker]:
+        since = int(self._clock.now()) - TTL_MS
+        command = ("ZREVRANGEBYSCORE", IDS_KEY, "+inf", since, "LIMIT", 0, MAX_WORKERS)
+        (reply,) = await self._redis.execute([(IDS_KEY, command)])
+        keys = [_worker_key(member.decode(errors="replace")) for member in typed_reply(reply) or ()]
         replies = await self._redis.execute([(key, ("HMGET", key, "info", "seen_ms")) for key in keys])
-        workers, gone = [], []
-        for worker_id, reply in zip(ids, replies, strict=True):
-            worker = _seen_worker(typed_reply(reply) or (None, None))
-            if worker is None:
-                gone.append(worker_id)
-            else:
-                workers.append(worker)
-        if gone:
-            await self._redis.execute([(IDS_KEY, ("ZREM", IDS_KEY, *gone))])
-        return sorted(workers, key=lambda worker: worker.info.id)
+        workers = [_seen_worker(typed_reply(reply) or (None, None)) for reply in replies]
+        return sorted(filter(None, workers), key=lambda worker: worker.info.id)
 
 
 def _worker_key(worker_id: str) -> str:
