@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any, Literal
 
 import pytest
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, defstruct
 from pydantic import BaseModel, Field
 
 from headway.contracts import Timestamp
@@ -33,6 +34,27 @@ class Album(Struct):
     photos: list[Photo]
 
 
+class Place(BaseModel):
+    """A place, with the places in it."""
+
+    name: str
+    parts: list[Place] = []
+
+
+class Journey(BaseModel):
+    """A journey of a model that contains another one."""
+
+    start: Place
+
+
+class Book(Struct):
+    """A book with two models, which have a definition in common."""
+
+    journey: Journey
+    home: Place
+    album: Album
+
+
 def schema_of(target: Any) -> Any:
     """Return the decoded schema of a type."""
     text = json_schema(target)
@@ -52,6 +74,22 @@ def test_pydantic_model_has_its_aliases() -> None:
     """The schema of a model, and of a type that contains one, has the names of the JSON."""
     assert list(schema_of(Photo)["properties"]) == ["from"]
     assert "from" in json.dumps(schema_of(Album))
+
+
+@pytest.mark.parametrize("target", [Book, Journey, Place, list[Book], Album | None])
+def test_every_reference_has_its_definition(target: Any) -> None:
+    """The definitions of models in a struct are those of the whole schema."""
+    schema = schema_of(target)
+    references = re.findall(r'"#/\$defs/([^"]+)"', json.dumps(schema))
+    assert references
+    assert set(references) <= set(schema["$defs"])
+
+
+def test_two_types_of_one_name_have_no_schema() -> None:
+    """A schema with the wrong definition would mislead."""
+    other = defstruct("Place", [("zip", int)])
+    assert json_schema(defstruct("Both", [("place", other)])) is not None
+    assert json_schema(defstruct("Both", [("place", other), ("journey", Journey)])) is None
 
 
 @pytest.mark.parametrize(
