@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from os.path import commonprefix
 
 from msgspec.structs import replace
 
@@ -12,6 +13,8 @@ from headway.details import MAX_APPEND_BYTES, LogAppend
 
 from ...runtime.redaction import redact
 from .buffer import LogBuffer, character_end
+
+MAX_BEGUN_LINE = 4096  # characters of a line that was sent in part, which may be the beginning of a secret
 
 
 class JobLog:
@@ -30,6 +33,7 @@ class JobLog:
         "_buffer",
         "_is_pending",
         "_last_is_due",
+        "_line",
         "_next",
         "_on_pending",
         "_unanswered",
@@ -51,6 +55,7 @@ class JobLog:
         )
         self._on_pending = on_pending
         self._buffer = LogBuffer(time.monotonic())
+        self._line = ""  # the part of an incomplete line that was sent, before its secrets were removed
         self._unanswered: LogAppend | None = None
         self._is_pending = self._was_written = self._last_is_due = False
         self.is_closed = self.is_urgent = False
@@ -81,10 +86,17 @@ class JobLog:
             text = self._buffer.take(now, is_final=self.is_closed)
             if text or self._last_is_due:
                 self._last_is_due = False
-                data = redact(text).encode()
+                data = self._redacted(text).encode()
                 text = data[: character_end(data, MAX_APPEND_BYTES)].decode()  # a redacted text may be longer
                 self._unanswered = replace(self._next, text=text, more=not self.is_closed)
         return self._unanswered
+
+    def _redacted(self, text: str) -> str:
+        """Return a text without secrets, and without the rest of one that begins in the part of the line before it."""
+        begun, line = self._line, self._line + text
+        self._line = line[line.rfind("\n") + 1 :][-MAX_BEGUN_LINE:]
+        redacted = redact(line)
+        return redacted[len(commonprefix((redact(begun), redacted))) :]  # noqa: RUF071 - of texts, not of paths
 
     def on_answer(self) -> int:
         """Called when the notifier has accepted or refused the append; return how many bytes it had."""

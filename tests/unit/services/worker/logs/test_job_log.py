@@ -125,6 +125,29 @@ def test_late_writes_are_dropped(job_log: JobLog, pending: list[JobLog]) -> None
     assert pending == []
 
 
+@pytest.mark.parametrize(
+    ("begun", "rest", "expected"),
+    [
+        ("token eyJhbGciOiJIUzI1NiJ9", ".eyJzdWIiOiIxIn0.c2lnbmF0dXJl is new\n", "[hidden] is new\n"),
+        ("Authorization: Bearer ", "abc-def\n", "[hidden]\n"),
+        ("Authorization: Bearer abc", "def-1234 fine\n", " fine\n"),
+        ("https://shop:pass", "word@db.example/\n", "[hidden]@db.example/\n"),
+        ("10 %", ", 20 %", ", 20 %"),
+        ("a line\n", "a line\n", "a line\n"),
+    ],
+)
+def test_rest_of_a_secret_is_redacted(job_log: JobLog, begun: str, rest: str, expected: str) -> None:
+    """A line that was printed slowly is sent in parts, of which only the first one may have a part of the secret."""
+    job_log.write(begun)
+    while job_log.next_append(NOW) is None:  # an incomplete line waits for one call
+        pass
+    job_log.on_answer()
+    job_log.write(rest)
+    while (found := job_log.next_append(NOW)) is None:
+        pass
+    assert found.text == expected
+
+
 def test_secrets_are_redacted(job_log: JobLog) -> None:
     """A token is hidden although it was printed in two parts; what grows by that is cut to the limit of an append."""
     job_log.write("Authorization: Bearer abc")
