@@ -1,18 +1,87 @@
-"""The frame of the dashboard: the session, the views and their URLs, the search, the help, and what the page loads."""
+"""The frame of the dashboard: what the page loads, the search, and the keys."""
 
 from __future__ import annotations
+
+import re
 
 import pytest
 from playwright.async_api import Page, expect
 
-from tests.browser.dashboard import Dashboard
+from tests.browser.dashboard import HOSTILE_NAME, Dashboard, inspect, open_dashboard
 
 pytestmark = pytest.mark.browser
 
 
-async def test_opens_without_a_key(page: Page, dashboard: Dashboard) -> None:
-    """Where the submitter is open, the dashboard opens without a key."""
-    await page.goto(dashboard.url())
-    await expect(page.locator(".live")).to_have_text("Live")
-    names = {job["job"]["name"] for job in (await dashboard.live("/live/jobs?limit=200"))["jobs"]}
-    assert names == set(dashboard.jobs)
+async def test_search_finds_and_opens_by_keyboard(page: Page, dashboard: Dashboard) -> None:
+    """Ctrl K opens the search from anywhere; words find a job of an owner, and Enter opens it."""
+    await open_dashboard(page, dashboard, dashboard.job_path("Import customers.csv"))
+    await page.keyboard.press("Control+k")
+    field = page.get_by_role("combobox", name="Find")
+    await expect(field).to_be_focused()
+    await expect(page.get_by_role("option", name="Poison queue")).to_be_visible()
+    assert await inspect(page) == []
+    await field.fill("customer 7 export")
+    option = page.get_by_role("option", name=re.compile("^Export orders 2026"))
+    await expect(option).to_have_attribute("aria-selected", "true")
+    await expect(field).to_have_attribute("aria-activedescendant", str(await option.get_attribute("id")))
+    await page.keyboard.press("Enter")
+    await expect(page).to_have_url(dashboard.url(dashboard.job_path("Export orders 2026")))
+    await expect(page.locator("main h1")).to_be_focused()
+
+
+async def test_search_by_id_kind_and_tag(page: Page, dashboard: Dashboard) -> None:
+    """The beginning of an id, a kind, a tag and an owner are found; a whole id always; a name is never markup."""
+    await open_dashboard(page, dashboard, dashboard.job_path("Import customers.csv"))
+    await page.get_by_role("button", name="Find").click()
+    field, job_id = page.get_by_role("combobox"), dashboard.jobs["Sync ledger"]
+    for text, option in {
+        job_id[:9]: re.compile("^Sync ledger"),
+        "repor": re.compile(r"^report ?numbers, and Run"),
+        "hostile": re.compile("^hostile ?jobs with this tag"),
+        "customer:7": re.compile("^customer:7 ?jobs with this owner"),
+        "d4c0ffee-0000-4000-8000-000000000001": re.compile("^Open this job"),
+        "onerror": re.compile("^<img src=x"),
+    }.items():
+        await field.fill(text)
+        await expect(page.get_by_role("option", name=option).first).to_be_visible()
+    assert await inspect(page) == []
+    await expect(page.locator(".palette bdi").get_by_text(HOSTILE_NAME.strip())).to_be_visible()
+    await field.fill("no such thing")
+    await expect(page.get_by_role("dialog").get_by_role("status")).to_contain_text("Nothing is found")
+    await page.keyboard.press("Escape")
+    await expect(page.get_by_role("button", name="Find")).to_be_focused()
+
+
+async def test_keys_are_listed_and_can_be_turned_off(page: Page, dashboard: Dashboard) -> None:
+    """`?` lists the keys. Those without Ctrl can be turned off, and do nothing while a text is typed."""
+    await open_dashboard(page, dashboard, dashboard.job_path("Import customers.csv"))
+    dialog = page.get_by_role("dialog", name="Keys")
+    await page.keyboard.press("?")
+    await expect(dialog.get_by_role("button", name="Close")).to_be_focused()
+    await expect(dialog).to_contain_text("Find a job, a kind or a tag")
+    assert await inspect(page) == []
+    await dialog.get_by_role("checkbox", name="Keys without Ctrl").uncheck()
+    await page.keyboard.press("Escape")
+    await expect(dialog).to_be_hidden()
+    await page.keyboard.press("?")
+    await page.get_by_role("button", name="Keys").click()
+    await dialog.get_by_role("checkbox", name="Keys without Ctrl").check()
+    await page.keyboard.press("Control+k")
+    await expect(page.get_by_role("combobox")).to_have_count(0)  # a dialog is open
+    await page.keyboard.press("Escape")
+    await page.keyboard.press("Control+k")
+    await expect(page.get_by_role("combobox")).to_be_focused()
+    await page.keyboard.press("?")
+    await expect(page.get_by_role("combobox")).to_have_value("?")
+    await expect(dialog).to_have_count(0)
+
+
+async def test_frame_counts_what_there_is(page: Page, dashboard: Dashboard) -> None:
+    """The links to the views have counts, and the page says what waits, since when, and how busy the workers are."""
+    await open_dashboard(page, dashboard, dashboard.job_path("Import customers.csv"))
+    nav = page.get_by_role("navigation", name="Dashboard")
+    kinds = (await dashboard.live("/live/kinds"))["kinds"]
+    await expect(nav.get_by_role("link", name=f"Kinds {len(kinds)}")).to_be_visible()
+    await expect(nav.get_by_role("link", name="Workers 1")).to_be_visible()
+    await expect(page.locator(".facts")).to_contain_text("of 16 slots busy")
+    await expect(page.locator(".facts")).to_contain_text(re.compile(r"\d waiting · oldest \d+ (s|min)"))

@@ -12,6 +12,7 @@ const CONTROL_KEYS = new Set(["Enter", " "]); // which the control that has the 
 
 export class Keyboard {
   #bindings = []; // the last one of a key counts
+  #pauses = 0;
 
   constructor() {
     addEventListener("keydown", (event) => this.#onKey(event));
@@ -54,6 +55,16 @@ export class Keyboard {
     };
   }
 
+  /** Ignore keys without Ctrl until a promise settles, because they are for what opens then. */
+  async pause(promise) {
+    this.#pauses++;
+    try {
+      return await promise;
+    } finally {
+      this.#pauses--;
+    }
+  }
+
   #onKey(event) {
     if (event.defaultPrevented || event.isComposing || event.altKey || document.querySelector("dialog:modal")) return;
     const hasModifier = event.ctrlKey || event.metaKey;
@@ -65,7 +76,7 @@ export class Keyboard {
   }
 
   #isFree({ key, target }) {
-    if (!this.singleKeys || target.closest?.(TEXT_FIELDS)) return false;
+    if (this.#pauses || !this.singleKeys || target.closest?.(TEXT_FIELDS)) return false;
     return !CONTROL_KEYS.has(key) || !target.closest?.(CONTROLS);
   }
 }

@@ -1,6 +1,6 @@
 /** The frame of the dashboard: its brand, the search, the links to the views, and whether what they show is live. */
 
-import { h, setAttribute } from "/assets/dom.js";
+import { h, loadStyles, setAttribute } from "/assets/dom.js";
 import { ageText } from "/assets/format.js";
 import { Overview } from "/assets/overview.js";
 import { urlOf } from "/assets/router.js";
@@ -20,6 +20,7 @@ export class Shell {
   #connection = h("p", { class: "visually-hidden", role: "status" });
   #facts = h("div", { class: "facts" });
   #overview;
+  #isOpening = false;
   #unbind;
   #timer;
 
@@ -82,20 +83,24 @@ export class Shell {
   }
 
   #search() {
-    this.#open("search", () => import("/assets/palette.js"));
+    this.#open("search", "palette.css", () => import("/assets/palette.js"));
   }
 
   #help() {
-    this.#open("list of keys", () => import("/assets/help.js"));
+    this.#open("list of keys", "help.css", () => import("/assets/help.js"));
   }
 
-  async #open(name, load) {
+  /** Open a dialog that is loaded on demand. The keys that are pressed meanwhile are not for the view. */
+  async #open(name, styles, load) {
+    if (this.#isOpening) return;
+    this.#isOpening = true;
     try {
-      const { open } = await load();
+      const [{ open }] = await this.#app.keyboard.pause(Promise.all([load(), loadStyles(styles)]));
       open(this.#app);
     } catch (error) {
       this.#app.notices.showError(`The ${name} could not be opened.`, error);
     }
+    this.#isOpening = false;
   }
 
   #render() {
