@@ -4,9 +4,25 @@ const MAX_BYTES = 64 * 1024; // as much as the server keeps
 
 export class JobLog {
   #pieces = []; // the newest ones
+  #start;
 
-  /** The offset after the last byte. A log is requested from its beginning, so that later watches get all of it. */
-  end = 0;
+  /** The offset after the last byte: what follows it is requested. */
+  end;
+
+  /** @param {number} [start] the offset from which the log is requested */
+  constructor(start = 0) {
+    this.#start = this.end = start;
+  }
+
+  /** Whether no piece has arrived yet. */
+  get isEmpty() {
+    return !this.#pieces.length;
+  }
+
+  /** Return whether all that follows an offset is here, or will arrive. */
+  covers(offset) {
+    return this.#start <= offset && offset <= this.end;
+  }
 
   /** Add a piece of the server; return the part that is new, or null. */
   add({ job_id: _job, ...added }) {
@@ -18,16 +34,29 @@ export class JobLog {
     return piece;
   }
 
-  /** Return whether a piece is of another log than what this tab has: a log that is lost with Redis begins again at 0. */
-  contradicts({ from, text }) {
-    const known = this.piecesAfter(from).map((piece) => piece.text).join("");
-    return from < this.end && !known.startsWith(text) && !text.startsWith(known);
+  /**
+   * Return whether a piece is of another log than what this tab has: a log that is lost with Redis begins again at 0.
+   *
+   * A piece from before the end is known, or another tab has requested it; otherwise the log is shorter than it was.
+   */
+  contradicts(piece) {
+    if (piece.from >= this.end) return false;
+    if (this.isEmpty) return piece.to <= this.end;
+    const overlapping = this.#pieces.filter((known) => known.from < piece.to && piece.from < known.to);
+    return !overlapping.length || overlapping.some((known) => !agree(known, piece));
   }
 
   /** Return what this tab has after an offset. */
   piecesAfter(offset) {
     return this.#pieces.map((piece) => partAfter(piece, offset)).filter(Boolean);
   }
+}
+
+/** Return whether two pieces that overlap have the same text there. */
+function agree(piece, other) {
+  const offset = Math.max(piece.from, other.from);
+  const [text, otherText] = [piece, other].map((each) => partAfter(each, offset).text);
+  return text.startsWith(otherText) || otherText.startsWith(text);
 }
 
 /** Return the part of a piece after an offset, or null if there is none. */

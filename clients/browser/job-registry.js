@@ -59,9 +59,11 @@ class JobRegistry {
   }
 
   /** Request a job with another watch's token after an error of its token; return whether there is one. */
-  tryOtherToken({ code, job_id: id }) {
+  tryOtherToken({ code, job_id: id, log, cancel }) {
     const job = this.#watched.get(id);
-    if (!job || !TOKEN_REJECTIONS.has(code) || !job.replaceToken()) return false;
+    if (!job || log || cancel) return false;
+    const isOfToken = code === "forbidden" ? !job.cancelling : TOKEN_REJECTIONS.has(code);
+    if (!isOfToken || !job.replaceToken()) return false;
     this.#connection.subscribe([job]);
     return true;
   }

@@ -204,7 +204,8 @@ class SharedConnection {
   }
 
   #postLog(tab, { id, log, logError }, offset) {
-    this.#post({ logStart: { tab, id, pieces: log.piecesAfter(offset), error: logError } });
+    const pieces = log.piecesAfter(offset > log.end ? 0 : offset); // a log that is shorter has begun again
+    this.#post({ logStart: { tab, id, pieces, error: logError } });
   }
 
   #removeWatch(watches, id) {

@@ -22,7 +22,18 @@ export function mayCancel(claims) {
   return permissions(claims).includes("cancel");
 }
 
+/** Return whether a token is better: it has a scope that the other one lacks, allows more, or the same for longer. */
+export function isBetterToken(token, other, scope) {
+  const [rank, otherRank] = [token, other].map((each) => {
+    const claims = readClaims(each);
+    const allowed = permissions(claims);
+    return [Number(allowed.includes(scope)), allowed.length, claims.exp];
+  });
+  const index = rank.findIndex((value, position) => value !== otherRank[position]);
+  return index >= 0 && rank[index] > otherRank[index];
+}
+
 /** Return what the claims of a token allow beyond watching. */
-export function permissions(claims) {
+function permissions(claims) {
   return (claims?.scope ?? "").split(" ").filter((name) => ["cancel", "details"].includes(name));
 }

@@ -21,10 +21,12 @@ const PROBE_TIMEOUT_MS = 3_000;
 const FINISHED_RECHECK_MS = 60_000; // before jobs that have all finished are requested again: a job can be redriven
 
 class Transport {
+  #url;
   #onClose;
   #silence = new SilenceTimer(() => this.fail({ code: 1006, reason: "The server sent nothing in time." }));
 
-  constructor(registry, { onMessage, onClose }) {
+  constructor(url, registry, { onMessage, onClose }) {
+    this.#url = url;
     this.registry = registry;
     this.onMessage = onMessage;
     this.#onClose = onClose;
@@ -42,6 +44,24 @@ class Transport {
   /** Find out whether the transport still works: request something that the server answers at once. */
   probe() {
     this.#silence.shorten(PROBE_TIMEOUT_MS);
+  }
+
+  async cancel({ id, cancelToken }) {
+    const onError = (code, message) => this.onMessage({ error: { code, message, job_id: id, cancel: true } });
+    try {
+      const headers = { Authorization: `Bearer ${cancelToken}` };
+      const response = await this.post(`/live/jobs/${id}/cancel`, { headers });
+      const text = await response.text();
+      if (response.ok) return this.onMessage(parseMessage(`{"job":${text}}`));
+      const { code, detail } = JSON.parse(text);
+      onError(code, detail);
+    } catch {
+      onError("unavailable", "The server did not answer; try again.");
+    }
+  }
+
+  post(path, options) {
+    return fetch(this.#url + path, { method: "POST", cache: "no-store", ...options });
   }
 
   /** Close the transport and report why. */
@@ -62,7 +82,7 @@ export class WebSocketTransport extends Transport {
   #silenceMs = Infinity; // older servers do not repeat their hello
 
   constructor(url, registry, callbacks) {
-    super(registry, callbacks);
+    super(url, registry, callbacks);
     try {
       this.#socket = new WebSocket(`${url.replace(/^http/, "ws")}/live`);
     } catch (error) {
@@ -89,8 +109,10 @@ export class WebSocketTransport extends Transport {
     this.#send(watched.unsubscribeMessage());
   }
 
+  /** Cancel a job. The server checks the token that watches it, so another one needs a request of its own. */
   cancel(job) {
-    this.#send({ cancel: job.id });
+    if (job.cancelToken === job.token) this.#send({ cancel: job.id });
+    else super.cancel(job);
   }
 
   /** Request a job without its version, which the server answers with a snapshot, or a list. */
@@ -115,14 +137,12 @@ export class WebSocketTransport extends Transport {
 
 /** The base of event stream and long poll: one request at a time, repeated when the set of jobs grows. */
 class HttpTransport extends Transport {
-  #url;
   #request = new AbortController(); // of the current request
   #answered = false; // whether the server has told which jobs it rejects
   #requestTimer;
 
   constructor(url, registry, callbacks) {
-    super(registry, callbacks);
-    this.#url = url;
+    super(url, registry, callbacks);
     this.subscribe();
   }
 
@@ -132,18 +152,6 @@ class HttpTransport extends Transport {
 
   /** Do nothing: messages about the job are ignored, and the next request omits it. */
   unsubscribe() {}
-
-  async cancel({ id, token }) {
-    try {
-      const response = await this.post(`/live/jobs/${id}/cancel`, { headers: { Authorization: `Bearer ${token}` } });
-      const text = await response.text();
-      if (response.ok) return this.onMessage(parseMessage(`{"job":${text}}`));
-      const { code, detail } = JSON.parse(text);
-      this.onMessage({ error: { code, message: detail, job_id: id } });
-    } catch {
-      this.onMessage({ error: { code: "unavailable", message: "The server did not answer; try again.", job_id: id } });
-    }
-  }
 
   probe() {
     this.subscribe();
@@ -215,10 +223,6 @@ class HttpTransport extends Transport {
     for (const job of jobs) this.onMessage({ job });
     for (const log of logs) this.onMessage({ log });
     for (const error of errors) this.onMessage({ error });
-  }
-
-  post(path, options) {
-    return fetch(this.#url + path, { method: "POST", cache: "no-store", ...options });
   }
 }
 

@@ -1,7 +1,7 @@
 /** What a page watches at a notifier, jobs and lists of jobs, each with the watches that share it. */
 
 import { JobLog, partAfter } from "./job-log.js";
-import { permissions, readClaims } from "./token.js";
+import { isBetterToken, mayCancel, readClaims } from "./token.js";
 
 const REJECTIONS = new Set(["invalid_token", "token_expired", "too_many_watches"]); // the server does not watch the job
 
@@ -57,22 +57,46 @@ export class WatchedJob extends Watched {
     return this.#wantsLog ? this.log.end : undefined;
   }
 
-  /** What another tab needs to watch the same job. */
-  get request() {
-    const { id, token, snapshot, cancelling } = this;
-    return { id, token, snapshot, cancelling, log: this.#logOffset };
+  /** The tokens of the watches that the server has not rejected. */
+  get #tokens() {
+    return [...this.watches].flatMap(({ tokens }) => tokens).filter((token) => !this.rejectedTokens.has(token));
   }
 
-  /** Add a watch; return whether the job must be requested, with its token or with the log. */
-  add(watch, { token, snapshot, log }) {
-    const isLogNew = log !== undefined && !this.#wantsLog;
-    this.watches.add(Object.assign(watch, { token, logEnd: log }));
-    this.rejectedTokens.delete(token);
+  /** The token to cancel the job with: not the one that watches it if only another one permits that. */
+  get cancelToken() {
+    return [this.token, ...this.#tokens].find((token) => mayCancel(readClaims(token))) ?? this.token;
+  }
+
+  /** What another tab needs to watch the same job. */
+  get request() {
+    const { id, token, cancelToken, snapshot, cancelling } = this;
+    return { id, token, cancelToken, snapshot, cancelling, log: this.#logOffset };
+  }
+
+  /** Add a watch; return whether the job must be requested, with another token or with the log. */
+  add(watch, { token, cancelToken = token, snapshot, log }) {
+    const isLogNew = this.#addLog(watch, log);
+    this.watches.add(Object.assign(watch, { tokens: [token, cancelToken] }));
+    for (const each of watch.tokens) this.rejectedTokens.delete(each);
     if (snapshot) this.applySnapshot(snapshot);
-    if (this.token && !this.error && !isBetterToken(token, this.token)) return isLogNew;
-    this.token = token;
+    const best = this.token && !this.error ? this.#best([this.token, ...this.#tokens]) : token;
+    if (best === this.token && !this.error) return isLogNew;
+    this.token = best;
     this.error = null;
     this.dropped = false;
+    return true;
+  }
+
+  /** Note up to which offset a watch has the log; return whether the log must be requested for it. */
+  #addLog(watch, offset) {
+    watch.logEnd = offset;
+    if (offset === undefined) return false;
+    if (this.#wantsLog && offset > this.log.end) {
+      if (!this.log.isEmpty) watch.logEnd = 0; // the log has begun again since the watch had it
+      return false;
+    }
+    if (this.log.covers(offset)) return !this.#wantsLog;
+    this.log = new JobLog(offset);
     return true;
   }
 
@@ -88,13 +112,18 @@ export class WatchedJob extends Watched {
   /** Replace a rejected token by the best one of the other watches; return whether there is one. */
   replaceToken() {
     this.rejectedTokens.add(this.token);
-    const tokens = [...this.watches].map(({ token }) => token).filter((token) => !this.rejectedTokens.has(token));
+    const tokens = this.#tokens;
     if (!tokens.length) {
       this.rejectedTokens.clear();
       return false;
     }
-    this.token = tokens.reduce((best, token) => (isBetterToken(token, best) ? token : best));
+    this.token = this.#best(tokens);
     return true;
+  }
+
+  #best(tokens) {
+    const scope = this.#wantsLog ? "details" : undefined; // without it, most tokens do not open the log
+    return tokens.reduce((best, token) => (isBetterToken(token, best, scope) ? token : best));
   }
 
   /** Clear the error and return the message that subscribes to the job. A list's token does not name the job. */
@@ -124,12 +153,12 @@ export class WatchedJob extends Watched {
     if (added) for (const watch of [...this.watches]) sendPiece(watch, added);
   }
 
-  /** Called with an error of the job, or only of its log. */
-  applyError({ code, message, log }) {
+  /** Called with an error of the job, or only of its log, or of a request with the other token to cancel it. */
+  applyError({ code, message, log, cancel }) {
     if (log) return this.#refuseLog({ code, message });
     this.cancelling = false;
-    this.error = { code, message };
-    this.notify("onError", this.error);
+    if (!cancel) this.error = { code, message };
+    this.notify("onError", { code, message });
   }
 
   #refuseLog(error) {
@@ -185,11 +214,4 @@ function sendPiece(watch, piece) {
   if (!part) return;
   watch.logEnd = part.to;
   call(watch, "onLog", part);
-}
-
-/** Return whether a token allows more than another one, or the same for longer. */
-function isBetterToken(token, other) {
-  const [claims, otherClaims] = [token, other].map(readClaims);
-  const [count, otherCount] = [claims, otherClaims].map((each) => permissions(each).length);
-  return count === otherCount ? claims.exp > otherClaims.exp : count > otherCount;
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 from playwright.async_api import Page, WebSocket
 
+from tests.stack import Stack
 from tests.waiting import wait_until
 
 POLL_S = 0.05  # each look at the page is a round trip through three processes
@@ -99,3 +100,11 @@ class BrowserClient:
         versions = [job["version"] for job in await self.received(name, "job")]
         assert versions == sorted(set(versions))
         return versions
+
+
+async def details_token(stack: Stack, receipt: dict[str, Any]) -> str:
+    """Return a token that opens the log of a job, but does not permit to cancel it."""
+    body = {"job": receipt["id"], "scope": "watch details"}
+    async with stack.session.post(f"{stack.url}/tokens", json=body) as response:
+        token: str = (await response.json())["token"]
+        return token

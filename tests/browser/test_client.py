@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import re
+from typing import Any
 from uuid import UUID
 
 import pytest
 from playwright.async_api import Page, WebSocketRoute
 
 from headway.contracts import Timestamp
-from tests.browser.browser_client import BrowserClient
+from tests.browser.browser_client import BrowserClient, details_token
 from tests.browser.conftest import PageErrors, SendReport, forge_signature
 from tests.stack import Stack
 from tests.waiting import wait_until
@@ -115,6 +116,78 @@ async def test_each_byte_of_a_log_comes_once(client: BrowserClient) -> None:
         "received": [[1, 2, "�"], [2, 4, "bc"], [4, 5, "d"], [0, 3, "new"], [3, 5, "er"], [9, 10, "x"]],
         "kept": [[10, 40_010], [40_010, 80_010]],
     }
+
+
+# Watches that have the log up to an offset, each with what the server sends, as [from, text], and what it receives.
+RESUMED_LOGS = """async (cases) => {
+  const { WatchedJob } = await import("/assets/watched.js");
+  const token = `.${btoa('{"sub":"id"}')}.`;
+  return cases.map(([offsets, sent]) => {
+    const job = new WatchedJob("id");
+    const received = [];
+    const requested = offsets.map((log) => {
+      const watch = { onLog: ({ from, text }) => received.push([log, from, text]) };
+      const isNeeded = job.add(watch, { token, log });
+      return isNeeded ? job.subscribeMessage().log : null;
+    });
+    for (const [from, text] of sent) job.applyLog({ from, to: from + text.length, text });
+    return [requested, received];
+  });
+}"""
+
+
+# The offsets up to which the watches have the log, what the server sends, what is requested, and what each watch gets.
+RESUMPTIONS: dict[str, Any] = {
+    "goes on": ([4], [[4, "ef"]], [4], [[4, 4, "ef"]]),
+    "begins again": ([4], [[0, "new"], [3, "er"]], [4], [[4, 0, "new"], [4, 3, "er"]]),
+    "older text is gone": ([4], [[9, "j"]], [4], [[4, 9, "j"]]),
+    "a later watch has more": ([4, 5], [[4, "ef"]], [4, None], [[4, 4, "ef"], [5, 5, "f"]]),
+    "a later watch has less": ([4, 0], [[0, "abcdef"]], [4, 0], [[4, 4, "ef"], [0, 0, "abcdef"]]),
+}
+
+
+async def test_a_log_is_requested_from_where_the_page_has_it(client: BrowserClient) -> None:
+    """What the server sends from before that offset is a log that was lost and begins again."""
+    cases = [[offsets, sent] for offsets, sent, _, _ in RESUMPTIONS.values()]
+    results = await client.page.evaluate(RESUMED_LOGS, cases)
+    expected = {name: [requested, received] for name, (_, _, requested, received) in RESUMPTIONS.items()}
+    assert dict(zip(RESUMPTIONS, results, strict=True)) == expected
+
+
+async def test_a_lost_log_is_shown_from_its_beginning(client: BrowserClient, stack: Stack, report: SendReport) -> None:
+    """A page that has more of the log than there is gets all of it, and then what follows."""
+    receipt = await stack.submit(delay_s=3600)
+    await report(receipt)
+    await stack.append_log(receipt, 0, "one\n")
+    await client.watch("log", receipt["token"], log=1000)
+    await client.wait_for_log("log", "one\n")
+    await stack.append_log(receipt, 4, "two\n")
+    await client.wait_for_log("log", "one\ntwo\n")
+
+
+@pytest.mark.parametrize("is_log_first", [True, False])
+async def test_a_log_and_a_bar_have_different_tokens(
+    client: BrowserClient, stack: Stack, report: SendReport, *, is_log_first: bool
+) -> None:
+    """The job is watched with the token that opens its log, and cancelled with the one that permits that."""
+    receipt = await stack.submit(delay_s=3600)
+    await report(receipt)
+    await stack.append_log(receipt, 0, "one\n", watchers=False)
+    watches = [("log", await details_token(stack, receipt), {"log": True}), ("bar", receipt["token"], {})]
+    for name, token, options in watches if is_log_first else watches[::-1]:
+        await client.watch(name, token, **options)
+        await client.wait_for_status(name, "running")
+    await client.wait_for_log("log", "one\n")
+    await stack.append_log(receipt, 4, "two\n", watchers=False)
+    await client.wait_for_log("log", "one\ntwo\n")
+    await client.call("bar", "cancel")
+
+    async def is_cancelled() -> bool:
+        return any(job["cancel_requested"] for job in await client.received("log", "job"))
+
+    await wait_until(is_cancelled)
+    for name in ("log", "bar"):
+        assert await client.received(name, "error") == []
 
 
 async def test_closing_the_last_watch_of_a_job_unsubscribes(client: BrowserClient, stack: Stack) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from playwright.async_api import BrowserContext, Page, expect
 
-from tests.browser.browser_client import BrowserClient
+from tests.browser.browser_client import BrowserClient, details_token
 from tests.browser.conftest import SendReport
 from tests.browser.embedding import sign_list_token
 from tests.browser.probes import OBSERVE_SHIFTS
@@ -162,6 +162,32 @@ async def test_tabs_share_a_log(open_tab: OpenTab, stack: Stack, report: SendRep
     await stack.append_log(receipt, len(text), "last\n")
     for tab, start in ((follower, 0), (late, 2)):
         await tab.wait_for_log("log", f"{text[start:]}last\n", start)
+
+
+@pytest.mark.parametrize("is_log_first", [True, False])
+async def test_tabs_with_different_tokens_share_a_job(
+    open_tab: OpenTab, stack: Stack, report: SendReport, *, is_log_first: bool
+) -> None:
+    """One tab has a token for the log and another one a token to cancel; each gets what its token permits."""
+    receipt = await stack.submit(delay_s=3600)
+    await report(receipt)
+    await stack.append_log(receipt, 0, "one\n", watchers=False)
+    token = await details_token(stack, receipt)
+    log_tab, bar_tab = await open_tab(), await open_tab()
+    for tab in (log_tab, bar_tab) if is_log_first else (bar_tab, log_tab):
+        await tab.watch("job", token if tab is log_tab else receipt["token"], log=tab is log_tab)
+        await tab.wait_for_status("job", "running")
+    await log_tab.wait_for_log("job", "one\n")
+    await bar_tab.call("job", "cancel")
+
+    async def is_cancelled() -> bool:
+        return any(job["cancel_requested"] for job in await bar_tab.received("job", "job"))
+
+    await wait_until(is_cancelled)
+    await stack.append_log(receipt, 4, "two\n", watchers=False)
+    await log_tab.wait_for_log("job", "one\ntwo\n")
+    for tab in (log_tab, bar_tab):
+        assert await tab.received("job", "error") == []
 
 
 async def test_every_tab_learns_that_a_log_is_not_for_it(open_tab: OpenTab, stack: Stack, report: SendReport) -> None:
