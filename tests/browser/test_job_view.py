@@ -68,6 +68,10 @@ async def test_failed_job_shows_why_and_with_what(page: Page, dashboard: Dashboa
     await expect(section(page, "Payload")).to_contain_text(f"limit: {LARGE_NUMBER}")
     await expect(section(page, "Checkpoint")).to_contain_text("row: 200")
     await expect(section(page, "Log")).to_contain_text("Reading customers.csv, 400 rows")
+    story = [FAILED, "Timeline", "Error", "Steps of attempt 3", "Log"]
+    facts = ["Times", "Labels", "Ran on", "Payload", "Checkpoint"]
+    headings = await page.locator("main").get_by_role("heading").all_inner_texts()
+    assert [heading for heading in headings if not heading.startswith("Attempt")] == [*story, *facts]
     tag = section(page, "Labels").get_by_role("link", name="csv")
     assert "tag=csv" in (await tag.get_attribute("href") or "")
     await check_looks(page)
@@ -182,9 +186,11 @@ async def test_says_what_it_cannot_show(page: Page, dashboard: Dashboard) -> Non
     await page.context.set_offline(True)
     notice = page.locator(".job-notice")
     await expect(notice).to_contain_text("This is the state of")
+    await expect(section(page, "Timeline").locator(".axis")).not_to_contain_text("now")
     assert await inspect(page) == []
     await page.context.set_offline(False)
     await expect(notice).to_be_hidden()
+    await expect(section(page, "Timeline").locator(".axis")).to_contain_text("now")
 
 
 async def test_a_session_that_may_only_look_has_no_actions(page: Page, dashboard: Dashboard) -> None:

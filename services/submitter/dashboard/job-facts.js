@@ -20,6 +20,7 @@ export class JobFacts {
   #labels = new FactList("Labels");
   #place = new FactList("Ran on");
   #actions = new Actions();
+  #snapshot = null;
   #result = new Value("Result");
   #payload = new Value("Payload");
   #checkpoint = new Value("Checkpoint");
@@ -44,15 +45,20 @@ export class JobFacts {
     this.#labels.render(labels(snapshot, details), now);
     this.#place.render(details ? places(details, worker) : {}, now);
     this.#actions.render(details?.actions ?? [], now); // absent from older notifiers
-    this.#result.render(snapshot.status === "succeeded" && resultText(snapshot), "This job has returned nothing, or its result was erased.");
+    if (snapshot !== this.#snapshot) this.#renderResult(snapshot);
+    this.#snapshot = snapshot;
     if (details) {
       this.#payload.render(details.kept && details.payload, whyNotKept(snapshot));
       this.#checkpoint.render(details.kept && details.checkpoint !== NOTHING && details.checkpoint);
     }
     this.#payload.element.hidden = !details;
-    this.#result.element.hidden = snapshot.status !== "succeeded";
     this.#failure.hidden = !detailsProblem;
     setText(this.#problem, detailsProblem && `The details could not be read. ${detailsProblem.message}`);
+  }
+
+  #renderResult(snapshot) {
+    const hasSucceeded = snapshot.status === "succeeded";
+    this.#result.render(hasSucceeded && resultText(snapshot), hasSucceeded ? "This job has returned nothing, or its result was erased." : "");
   }
 }
 

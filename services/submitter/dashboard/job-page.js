@@ -80,7 +80,7 @@ export class JobPage {
     if (!snapshot) return;
     this.#renderCard(snapshot, now);
     this.#head.render(snapshot, this.#card.state);
-    this.#timeline.render(snapshot, details, this.#card.state, now);
+    this.#timeline.render(snapshot, details, { state: this.#card.state, now, isStale: lostAt !== null });
     this.#error.render(snapshot, details);
     this.#steps.render(snapshot, details?.steps ?? [], now);
     this.#facts.render(this.#watch);

@@ -119,7 +119,7 @@ export class JobWatch {
   #onSnapshot(snapshot) {
     this.snapshot = snapshot;
     this.problem = null;
-    this.#app.api.heard();
+    if (this.connection === "live") this.#app.api.heard(); // otherwise the page had it already
     this.#readIfChanged();
     this.#onChange();
   }

@@ -27,9 +27,15 @@ export class Timeline {
   /**
    * Show the attempts of a job as of now, by the server's clock in ms.
    *
-   * @param {string} state the status, or `lost` or `stalled` for a running job whose worker is lost or that does not advance
+   * @param {object} snapshot
+   * @param {?object} details
+   * @param {object} shown
+   * @param {string} shown.state the status, or `lost` or `stalled` for a running job whose worker is lost or that does not
+   *   advance
+   * @param {number} shown.now
+   * @param {boolean} shown.isStale whether this is not the present any more
    */
-  render(snapshot, details, state, now) {
+  render(snapshot, details, { state, now, isStale }) {
     const attempts = attemptsOf(snapshot, details);
     const parts = place(partsOf(snapshot, attempts, now));
     const lanes = attempts.map((attempt, row) => attemptLane(attempt, row, { snapshot, parts, state, now, isLast: row === attempts.length - 1 }));
@@ -37,7 +43,7 @@ export class Timeline {
     if (first) lanes.unshift(first);
     arrange(this.#list, lanes.map(({ key }) => key), (key) => this.#create(key));
     for (const lane of lanes) this.#lanes.get(lane.key).render(lane);
-    this.#renderAxis(snapshot, now);
+    this.#renderAxis(snapshot, now, isStale);
     this.element.hidden = !lanes.length;
   }
 
@@ -46,9 +52,9 @@ export class Timeline {
     return this.#lanes.get(key).element;
   }
 
-  #renderAxis({ submitted_at: submitted, finished_at: finished }, now) {
+  #renderAxis({ submitted_at: submitted, finished_at: finished }, now, isStale) {
     setText(this.#start, momentText(submitted, now));
-    setText(this.#end, finished ? momentText(finished, submitted) : "now");
+    setText(this.#end, finished || isStale ? momentText(finished ?? now, submitted) : "now");
   }
 }
 
