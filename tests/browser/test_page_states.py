@@ -194,7 +194,7 @@ async def test_layout_does_not_shift(page: Page, site: LiveSite, width: int) -> 
 
 
 async def test_open_message_keeps_its_height(page: Page, site: LiveSite) -> None:
-    """A button opens a long message. It keeps the focus, and later messages of another length move nothing."""
+    """A button opens a long message and keeps the focus. Later messages move nothing until there is none."""
     await page.set_viewport_size({"width": 360, "height": 800})
     job = await open_job(page, site)
     await job.show(RUNNING)
@@ -214,6 +214,12 @@ async def test_open_message_keeps_its_height(page: Page, site: LiveSite) -> None
     assert await job.focused() == "more"
     await page.locator("#share").focus()
     await expect(more).to_be_hidden()
+    await job.show(JOB_STATES["long message"][1])
+    await more.click()
+    await page.locator("#share").focus()
+    await job.show(JOB_STATES["succeeded"][1])
+    await expect(more).to_be_hidden()
+    assert await page.evaluate("document.querySelector('dl').offsetTop") < heights[0]
 
 
 async def test_only_transforms_and_opacity_are_animated(page: Page, site: LiveSite) -> None:
@@ -419,6 +425,9 @@ async def test_long_error_is_cut_and_opens(page: Page, site: LiveSite) -> None:
     await page.keyboard.press("Enter")
     await expect(more).to_have_text("Show less")
     assert await message.evaluate("(text) => text.offsetHeight") > cut
+    await job.show(JOB_STATES["failed"][1])
+    await expect(more).to_have_text("Show all")
+    assert await message.evaluate("(text) => text.offsetHeight") < cut
     await job.show(RUNNING)
     await expect(message).to_be_hidden()
 

@@ -7,9 +7,18 @@ export class ClampedText {
   element;
   #text;
   #more;
+  #isSteady;
 
-  /** @param {{id: string, moreId: string, attributes?: object}} options the ids of the text and the button */
-  constructor({ id, moreId, attributes = {} }) {
+  /**
+   * @param {object} options
+   * @param {string} options.id the id of the text
+   * @param {string} options.moreId the id of the button
+   * @param {boolean} [options.isSteady] whether an open text keeps its height, so that later ones do not move the page;
+   *   otherwise a later one is closed. Without a text it is closed, too
+   * @param {object} [options.attributes] of the text
+   */
+  constructor({ id, moreId, isSteady = false, attributes = {} }) {
+    this.#isSteady = isSteady;
     this.#text = h("p", { id, ...attributes });
     const expanded = { "aria-expanded": "false", "aria-controls": id, hidden: true };
     const listeners = { click: () => this.#toggle(), blur: () => this.#updateButton() };
@@ -20,9 +29,10 @@ export class ClampedText {
 
   /** Show a text; return whether it is new. */
   show(text) {
-    const isNew = setText(this.#text, text);
-    if (isNew) this.#updateButton();
-    return isNew;
+    if (!setText(this.#text, text)) return false;
+    if (this.#isOpen && !(this.#isSteady && text)) this.#toggle();
+    this.#updateButton();
+    return true;
   }
 
   get #isOpen() {
@@ -35,13 +45,12 @@ export class ClampedText {
     this.#more.hidden = !isCut && !this.#isOpen && document.activeElement !== this.#more;
   }
 
-  /** Open or close the text. An open one keeps its height, so that later texts do not move the page. */
   #toggle() {
     const open = !this.#isOpen;
     this.#more.ariaExpanded = String(open);
     setText(this.#more, open ? "Show less" : "Show all");
     this.#text.style.blockSize = "";
-    if (open) this.#text.style.blockSize = `${this.#text.offsetHeight}px`;
+    if (open && this.#isSteady) this.#text.style.blockSize = `${this.#text.offsetHeight}px`;
     this.#text.tabIndex = open ? 0 : -1; // a long one scrolls
     this.#updateButton();
   }

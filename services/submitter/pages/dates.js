@@ -1,8 +1,10 @@
-/** When a job was submitted, started and finished: the times in the reader's zone, and how long ago they were. */
+/** When a job was submitted, started and finished: the times in the reader's zone, how long ago they were, and the zone. */
 
+import { setAttribute } from "/assets/dom.js";
 import { ageText, timestampText } from "/assets/format.js";
 import { setText } from "/assets/text.js";
 
+const withZone = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
 const times = [...document.querySelectorAll("#dates time")];
 
 /**
@@ -14,8 +16,8 @@ const times = [...document.querySelectorAll("#dates time")];
 export function showDates(values, now) {
   times.forEach((time, index) => {
     const value = values[index];
-    if (value) time.dateTime = value;
-    else time.removeAttribute("datetime");
+    setAttribute(time, "datetime", value);
+    setAttribute(time, "title", value && withZone.format(new Date(value)));
     setText(time, value && timestampText(value, now));
     setText(time.closest("div").querySelector(".age"), value && ageText(value, now));
   });

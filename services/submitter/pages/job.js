@@ -200,7 +200,7 @@ function renderError() {
 
 /** Show or hide an error; return whether its text is new. */
 function showError(error) {
-  const isOwn = error !== problem; // of the job: its type is an identifier, and its message may be laid out
+  const isOwn = Boolean(error) && error === snapshot?.error; // of the job: its type is an identifier, and its message may be laid out
   element.error.hidden = !error;
   element.error.toggleAttribute("data-own", isOwn);
   element["error-type"].hidden = !error?.type;

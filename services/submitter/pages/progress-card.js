@@ -22,7 +22,7 @@ export class ProgressCard {
   #amount = h("p", { id: "progress-text" });
   #bar = h("progress", { id: "bar", max: 100, value: 0, "aria-label": "Progress", "aria-describedby": "progress-text" });
   #fill = h("div", { id: "fill" }); // an element of its own: a progress element can only animate its layout
-  #message = new ClampedText({ id: "message", moreId: "more", attributes: { dir: "auto" } });
+  #message = new ClampedText({ id: "message", moreId: "more", isSteady: true, attributes: { dir: "auto" } });
   #nextStep = h("p", { id: "outlook" });
   #elapsed = h("dd", { id: "elapsed", translate: "no" });
   #since = h("dd", { id: "elapsed-since" });
