@@ -6,27 +6,16 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from typing import Any
 
 from headway.contracts import truncate
 from headway.type_name import type_name
 
 from ...runtime.log_handler import MAX_LOG_LENGTH, SafeHandler
-from ...runtime.tracebacks import Traceback
 from ..logs.buffer import LogBuffer
-from ..logs.capture import STANDARD_RECORD_FIELDS, capture_into
+from ..logs.capture import STANDARD_RECORD_FIELDS, TracebackFormatter, capture_into
 from .ipc import LogRecord, OutputWritten
 
 PAUSE_S = 1.0  # of forwarding, when a handler prints more than is sent at once
-
-
-class _Formatter(logging.Formatter):
-    """Formats a record as `%(message)s`, with the traceback of its exception."""
-
-    def formatException(self, exc_info: Any) -> str:  # noqa: N802
-        """Return the traceback of an exception, cut to its limits."""
-        error = exc_info[1]
-        return "" if error is None else Traceback.of(error).text.rstrip("\n")
 
 
 class ForwardingHandler(SafeHandler):
@@ -34,7 +23,7 @@ class ForwardingHandler(SafeHandler):
 
     def __init__(self, send: Callable[[LogRecord], None]) -> None:
         super().__init__()
-        self.setFormatter(_Formatter())
+        self.setFormatter(TracebackFormatter())
         self._send = send
 
     def emit(self, record: logging.LogRecord) -> None:

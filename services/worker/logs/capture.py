@@ -118,7 +118,16 @@ class CapturingHandler(SafeHandler):
             self.handleError(record)
 
 
-class LineFormatter(logging.Formatter):
+class TracebackFormatter(logging.Formatter):
+    """Formats a record as its message, with the traceback of its exception, cut to its limits."""
+
+    def formatException(self, exc_info: Any) -> str:  # noqa: N802
+        """Return the traceback of an exception."""
+        error = exc_info[1]
+        return "" if error is None else Traceback.of(error).text.rstrip("\n")
+
+
+class LineFormatter(TracebackFormatter):
     """Formats a record as `HH:MM:SS.mmm LEVEL message name=value`, in UTC, with the traceback of its exception."""
 
     def __init__(self) -> None:
@@ -134,8 +143,3 @@ class LineFormatter(logging.Formatter):
             if name not in STANDARD_RECORD_FIELDS and name != TRACEBACK_TEXT
         )
         return super().formatMessage(record) + "".join(extra)
-
-    def formatException(self, exc_info: Any) -> str:  # noqa: N802
-        """Return the traceback of an exception, cut to its limits."""
-        error = exc_info[1]
-        return "" if error is None else Traceback.of(error).text.rstrip("\n")
