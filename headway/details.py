@@ -113,10 +113,9 @@ class KeptJob(Struct, frozen=True, kw_only=True):
     snapshot: Json
 
 
-class BulkFilter(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The jobs of a bulk action: the parameters of `GET /live/jobs`, with one or several statuses and tags."""
+class JobCriteria(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What selects jobs, for lists and for bulk actions. Each of them has `status` in forms of its own."""
 
-    status: JobStatus | Annotated[tuple[JobStatus, ...], Meta(max_length=MAX_STATUSES)] = ()
     kind: Kind | None = None
     tag: Tag | Annotated[tuple[Tag, ...], Meta(max_length=MAX_TAGS)] = ()
     owner: Owner | None = None
@@ -126,14 +125,20 @@ class BulkFilter(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_u
     error_type: Annotated[str, Meta(min_length=1, max_length=MAX_KIND_LENGTH)] | None = None
 
     @property
-    def statuses(self) -> tuple[JobStatus, ...]:
-        """The statuses, of which a job must have one; empty for all."""
-        return self.status if isinstance(self.status, tuple) else (self.status,)
-
-    @property
     def tags(self) -> tuple[str, ...]:
         """The tags, all of which a job must have."""
         return self.tag if isinstance(self.tag, tuple) else (self.tag,)
+
+
+class BulkFilter(JobCriteria, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The jobs of a bulk action: the parameters of `GET /live/jobs`, with one or several statuses and tags."""
+
+    status: JobStatus | Annotated[tuple[JobStatus, ...], Meta(max_length=MAX_STATUSES)] = ()
+
+    @property
+    def statuses(self) -> tuple[JobStatus, ...]:
+        """The statuses, of which a job must have one; empty for all."""
+        return self.status if isinstance(self.status, tuple) else (self.status,)
 
     def selects_kind(self, action: BulkAction, kind: str) -> bool:
         """Return whether an action applies to jobs of a kind.

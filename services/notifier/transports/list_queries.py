@@ -7,11 +7,12 @@ from typing import Annotated, Any, cast, get_args
 
 import msgspec
 from aiohttp import web
-from msgspec import Meta, Struct
+from msgspec import Meta
 
-from headway.contracts import JobStatus, Positive, Timestamp
+from headway.contracts import JobStatus, Timestamp
+from headway.details import JobCriteria
 from headway.grants import DETAILS, ListGrant
-from headway.labels import MAX_KIND_LENGTH, MAX_TAGS, JobFilter, Kind, Owner, Tag
+from headway.labels import JobFilter
 
 from ...runtime.errors import Forbidden, UnprocessableContent
 from ..records.index.query import DEFAULT_PAGE, MAX_PAGE, JobQuery
@@ -19,10 +20,9 @@ from ..records.index.query import DEFAULT_PAGE, MAX_PAGE, JobQuery
 MAX_CURSOR_LENGTH = 256
 MAX_LIVE_JOBS = 100
 STATUSES = frozenset(get_args(JobStatus))
-Tags = Annotated[tuple[Tag, ...], Meta(max_length=MAX_TAGS)]
 
 
-class ListFilter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ListFilter(JobCriteria, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The jobs that a client asks for; also the filter of a live list, in a message.
 
     Attributes:
@@ -31,13 +31,6 @@ class ListFilter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     status: str | frozenset[JobStatus] = frozenset()
-    kind: Kind | None = None
-    tag: Tag | Tags = ()
-    owner: Owner | None = None
-    since: Timestamp | None = None
-    until: Timestamp | None = None
-    attempts_min: Positive = 1
-    error_type: Annotated[str, Meta(min_length=1, max_length=MAX_KIND_LENGTH)] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.status, str) and not STATUSES.issuperset(self.status.split(",")):
@@ -51,8 +44,7 @@ class ListFilter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """
         if self.error_type is not None and DETAILS not in grant.scope:
             raise Forbidden(f"`error_type` needs a token with the scope `{DETAILS}`.", field="error_type")
-        wanted = (self.tag,) if isinstance(self.tag, str) else self.tag
-        job_filter, tags = restrict(grant.filter, self.owner, self.kind, wanted)
+        job_filter, tags = restrict(grant.filter, self.owner, self.kind, self.tags)
         statuses = self.status.split(",") if isinstance(self.status, str) else self.status
         return JobQuery(
             filter=job_filter,

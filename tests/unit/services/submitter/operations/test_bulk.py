@@ -102,7 +102,7 @@ async def test_dry_run_counts_and_shows_examples(client: Client, jobs: FakeJobLi
     answer = await post(client, {**REDRIVE, "dry_run": True})
     assert (answer["count"], answer["complete"], len(answer["examples"])) == (450, True, 10)
     assert answer["examples"][0].keys() == {"id", "kind", "name", "status", "error_type"}
-    assert jobs.parameters[0][:3] == [("status", "failed"), ("kind", "report"), ("tag", "a")]
+    assert {("status", "failed"), ("kind", "report"), ("tag", "a")} < set(jobs.parameters[0])
     assert queue.messages == []
 
 

@@ -159,7 +159,7 @@ async def test_each_selected_job_is_redriven_once(services: FakeServices) -> Non
     assert ran.result.skipped == ran.result.failed == {}
     assert ran.result.complete
     assert [(one.current, one.total) for one in ran.progress][-1] == (JOB_COUNT, JOB_COUNT)
-    assert services.queries[0] == "status=failed&tag=a&tag=b&until=2026-01-01T00:00:00.000Z&limit=50"
+    assert services.queries[0] == "tag=a&tag=b&until=2026-01-01T00:00:00.000Z&status=failed&limit=50"
 
 
 @pytest.mark.parametrize("action", ["redrive", "rerun", "cancel"])
