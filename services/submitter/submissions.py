@@ -21,6 +21,8 @@ import structlog
 from headway.backoff import full_jitter_s
 from headway.contracts import MAX_REPORTS_BYTES, MAX_REPORTS_PER_REQUEST, SubmittedJob, encode
 
+from ..runtime.internal_requests import report_key_headers
+from ..runtime.request import JSON
 from ..runtime.settings import ReloadingFile
 from ..runtime.wakeup_client import WakeupClient
 from . import metrics
@@ -128,7 +130,7 @@ class SubmissionClient:
     async def _post(self, group: list[bytes]) -> bool:
         """Post a group; return whether the notifier has answered, with a refusal or not."""
         assert self._url is not None and self._keys is not None  # noqa: S101, PT018 - otherwise nothing is pending
-        headers = {"Authorization": f"Bearer {self._keys.value[0]}", "Content-Type": "application/json"}
+        headers = {**report_key_headers(self._keys), "Content-Type": JSON}
         body, query = b"[" + b",".join(group) + b"]", {"queue": self._queue}
         try:
             async with self._session.post(

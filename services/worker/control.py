@@ -20,6 +20,7 @@ from headway.backoff import full_jitter_s
 from headway.contracts import MAX_NAME_LENGTH, ControlMessage, decode
 
 from ..runtime.aiohttp_adapter import LINE_TOO_LONG
+from ..runtime.internal_requests import report_key_headers
 from ..runtime.settings import ReloadingFile
 from . import metrics
 from .reporting.reporter import Reporter
@@ -111,7 +112,7 @@ class ControlListener:
         Raises:
             ControlUnavailable: the stream cannot be opened, has ended or was silent for too long.
         """
-        query, headers = {"worker": self._worker_id}, {"Authorization": f"Bearer {self._keys.value[0]}"}
+        query, headers = {"worker": self._worker_id}, report_key_headers(self._keys)
         try:
             async with self._session.get(self._url, params=query, headers=headers, allow_redirects=False) as response:
                 if response.status != OK:

@@ -12,7 +12,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Any
 from uuid import UUID, uuid5
 
 import aiohttp
@@ -37,6 +36,8 @@ from headway.contracts import (
 from headway.details import KeptJob
 from headway.labels import NO_LABELS
 
+from ..runtime.internal_requests import is_unknown_job, report_key_headers
+from ..runtime.request import JSON
 from ..runtime.settings import ReloadingFile, SettingsError
 from . import metrics
 from .registry import Registry
@@ -143,10 +144,10 @@ class FollowUps:
     async def _read_ended(self, message: JobMessage) -> KeptJob | None:
         """Return the job at the end of the message's generation, or of a later one; None if its record says neither."""
         async with self._session.get(
-            f"{self._notifier_url}{message.id}", headers=self._headers(), allow_redirects=False
+            f"{self._notifier_url}{message.id}", headers=report_key_headers(self._keys), allow_redirects=False
         ) as response:
             body = await response.read()
-        if response.status == HTTPStatus.NOT_FOUND and _is_unknown(body):
+        if is_unknown_job(response, body):
             return None
         if response.status != HTTPStatus.OK:
             raise FollowUpFailed(f"the notifier answered with status {response.status}")
@@ -160,7 +161,7 @@ class FollowUps:
         follow_up_id = uuid5(NAMESPACE, f"{message.id}/{message.generation}")
         labels = {"owner": ended.labels.owner, "tags": ended.labels.tags}
         body = encode({"id": follow_up_id, "kind": kind, "payload": payload_from_snapshot(ended.snapshot), **labels})
-        headers = {**self._headers(), "Content-Type": "application/json"}
+        headers = {**report_key_headers(self._keys), "Content-Type": JSON}
         async with self._session.post(
             self._submitter_url, data=body, headers=headers, allow_redirects=False
         ) as response:
@@ -168,9 +169,6 @@ class FollowUps:
                 raise FollowUpFailed(f"the submitter answered with status {response.status}")
         metrics.FOLLOW_UPS.labels("submitted").inc()
         log.info("follow_up_submitted", on_end=kind, follow_up=str(follow_up_id))
-
-    def _headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._keys.value[0]}"}
 
 
 def _ended_job(end: JobReport) -> KeptJob:
@@ -200,14 +198,6 @@ def _ended_job(end: JobReport) -> KeptJob:
         labels=labels,
         snapshot=Json(encode_snapshot(snapshot)),
     )
-
-
-def _is_unknown(body: bytes) -> bool:
-    """Return whether a response says that the job has no record; a notifier without this route answers 404, too."""
-    try:
-        return bool(decode(body, dict[str, Any]).get("code") == "unknown")
-    except msgspec.DecodeError:
-        return False
 
 
 def payload_from_snapshot(snapshot: Json) -> Json:

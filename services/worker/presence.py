@@ -20,6 +20,8 @@ from headway.contracts import MAX_NAME_LENGTH, NULL, Json, encode
 from headway.details import MAX_SCHEMA_BYTES, MAX_WORKER_BYTES, KindInfo, WorkerInfo
 from headway.json_schema import json_schema
 
+from ..runtime.internal_requests import report_key_headers
+from ..runtime.request import JSON
 from ..runtime.settings import ReloadingFile
 from .registry import Registry
 from .settings import WorkerSettings
@@ -71,7 +73,7 @@ class PresencePoster:
 
     async def _post(self) -> int | None:
         """Post the worker; return the status of the answer, None if there is none."""
-        headers = {"Authorization": f"Bearer {self._keys.value[0]}", "Content-Type": "application/json"}
+        headers = {**report_key_headers(self._keys), "Content-Type": JSON}
         try:
             async with self._session.post(
                 self._url, data=encode(self._info), headers=headers, allow_redirects=False

@@ -9,7 +9,6 @@ from urllib.parse import urlencode
 from uuid import UUID
 
 import aiohttp
-import msgspec
 import structlog
 from msgspec import Struct
 
@@ -17,18 +16,13 @@ from headway.contracts import JobStatus, decode
 from headway.details import KeptJob
 
 from ...runtime.errors import Conflict, ServiceUnavailable, UnprocessableContent
+from ...runtime.internal_requests import is_unknown_job, read_problem, report_key_headers
 from ...runtime.settings import ReloadingFile
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 TIMEOUT = aiohttp.ClientTimeout(total=5)
 RETRY_AFTER_S = 2
-
-
-class _Problem(Struct):
-    code: str = ""
-    detail: str = ""
-    field: str | None = None
 
 
 class SelectedSnapshot(Struct, frozen=True):
@@ -103,7 +97,7 @@ class JobRecords:
         """
         if self._url is None or self._keys is None:
             raise ServiceUnavailable("The submitter needs NOTIFIER_INTERNAL_URL and REPORT_KEY_FILE for this.")
-        headers = {"Authorization": f"Bearer {self._keys.value[0]}"}
+        headers = report_key_headers(self._keys)
         try:
             async with self._session.request(
                 method, self._url + path, headers=headers, allow_redirects=False
@@ -113,21 +107,14 @@ class JobRecords:
             raise _unavailable(type(error).__name__) from error
         if status < HTTPStatus.MULTIPLE_CHOICES:
             return body
-        problem = _read_problem(body)
-        if (status, problem.code) == (HTTPStatus.NOT_FOUND, "unknown"):
+        problem = read_problem(response, body)
+        if is_unknown_job(response, body):
             return None
-        if status == HTTPStatus.CONFLICT and problem.code:
+        if problem is not None and status == HTTPStatus.CONFLICT:
             raise Conflict(problem.detail, code=problem.code)
-        if status == HTTPStatus.UNPROCESSABLE_ENTITY and problem.code:
+        if problem is not None and status == HTTPStatus.UNPROCESSABLE_ENTITY:
             raise UnprocessableContent(problem.detail, field=problem.field)
         raise _unavailable(f"status {status}")
-
-
-def _read_problem(body: bytes) -> _Problem:
-    try:
-        return decode(body, _Problem)
-    except msgspec.DecodeError:  # of a proxy
-        return _Problem()
 
 
 def _unavailable(error: str) -> ServiceUnavailable:

@@ -20,7 +20,8 @@ from headway.contracts import JobReport, decode, encode
 from headway.details import MAX_APPENDS_BYTES, MAX_APPENDS_PER_REQUEST, LogVerdict
 
 from ...runtime.aiohttp_adapter import close_idle_connections
-from ...runtime.problems import rejection_of
+from ...runtime.internal_requests import rejection_of, report_key_headers
+from ...runtime.request import JSON
 from ...runtime.settings import ReloadingFile
 from .. import metrics
 from .capture import capture_output
@@ -205,7 +206,7 @@ class LogSender:
             LogsRefused: the notifier refuses the request.
             LogsUnavailable: there is no usable answer.
         """
-        headers = {"Authorization": f"Bearer {self._keys.value[0]}", "Content-Type": "application/json"}
+        headers = {**report_key_headers(self._keys), "Content-Type": JSON}
         body = b"[" + b",".join(appends) + b"]"
         try:
             async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as response:

@@ -27,7 +27,8 @@ from headway.backoff import full_jitter_s
 from headway.contracts import MAX_REPORTS_BYTES, JobReport, Verdict, decode, encode, uuid_str
 
 from ...runtime.aiohttp_adapter import close_idle_connections
-from ...runtime.problems import rejection_of
+from ...runtime.internal_requests import rejection_of, report_key_headers
+from ...runtime.request import JSON
 from ...runtime.settings import ReloadingFile
 from .. import metrics
 from .report_stream import BACKOFF_S, MAX_BACKOFF_S, ReportStream
@@ -233,7 +234,7 @@ class Reporter:
         Raises:
             NotifierUnavailable: the notifier is unreachable.
         """
-        headers = {"Authorization": f"Bearer {self._keys.value[0]}", "Content-Type": "application/json"}
+        headers = {**report_key_headers(self._keys), "Content-Type": JSON}
         sending = self._session.request(method, self._url + path, data=body, headers=headers, allow_redirects=False)
         try:
             async with sending as response:

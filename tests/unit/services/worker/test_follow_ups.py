@@ -37,7 +37,7 @@ from headway.contracts import (
 )
 from headway.details import KeptJob
 from headway.labels import Labels
-from services.runtime.errors import problem_json
+from services.runtime.errors import problem_response
 from services.runtime.settings import ReloadingFile, SettingsError, read_keys
 from services.worker import metrics
 from services.worker.follow_ups import FollowUps, payload_from_snapshot
@@ -87,7 +87,7 @@ class FakeServices:
             request.transport.abort()
         assert (request.match_info["id"], request.headers["Authorization"]) == (str(JOB_ID), "Bearer first")
         if self.record is None:
-            return web.Response(status=404, body=problem_json(404, "unknown", "This job has no record."))
+            return problem_response(404, "unknown", "This job has no record.")
         return web.Response(status=self.notifier_status, body=encode(self.record))
 
     async def submit(self, request: web.Request) -> web.Response:
