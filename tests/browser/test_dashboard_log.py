@@ -10,24 +10,11 @@ from typing import Any
 import pytest
 from playwright.async_api import Locator, Page, expect
 
-from tests.browser.dashboard import MARKUP, Dashboard, inspect
+from tests.browser.dashboard import MARKUP, Dashboard, inspect, open_dashboard
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.browser
 
-# Show the log of a job alone, as `window.logView`, on the page of the dashboard.
-OPEN = """async (id) => {
-  const load = (...names) => Promise.all(names.map((name) => import(`/assets/${name}.js`)));
-  const [{ LogView }, { Session }, { Api }, { Keyboard }, { Notices }, { h }] =
-    await load("log-view", "session", "api", "keyboard", "notices", "dom");
-  const session = new Session(() => {});
-  await session.resume();
-  const app = { session, api: new Api(session), keyboard: new Keyboard(), notices: new Notices() };
-  window.logView?.close();
-  window.logView = new LogView(app);
-  document.body.replaceChildren(h("main", {}, h("h1", {}, "Job"), logView.element), app.notices.element);
-  logView.watch(id);
-}"""
 # Return what a line of a terminal looks like: the visible texts, each with its classes.
 PARSE = """async (lines) => {
   const { parseAnsi, PLAIN, styleClasses } = await import("/assets/ansi.js");
@@ -56,6 +43,7 @@ class Log:
     def __init__(self, page: Page, dashboard: Dashboard) -> None:
         self.page = page
         self.stack = dashboard.stack
+        self._dashboard = dashboard
         self.receipt = {"id": str(uuid.uuid4())}
         self._size = 0
 
@@ -69,9 +57,9 @@ class Log:
         await self.stack.append_log(self.receipt, self._size, text, watchers=False, **fields)
         self._size += len(text.encode())
 
-    async def open(self, job_id: str | None = None) -> None:
-        """Show the log."""
-        await self.page.evaluate(OPEN, job_id or self.receipt["id"])
+    async def open(self, job_id: str | None = None, hash_: str = "") -> None:
+        """Open the job, with a hash in the URL."""
+        await open_dashboard(self.page, self._dashboard, f"/jobs/{job_id or self.receipt['id']}{hash_}")
 
     @property
     def box(self) -> Locator:
@@ -89,7 +77,7 @@ class Log:
 
     def button(self, name: str) -> Locator:
         """Locate a button."""
-        return self.page.get_by_role("button", name=name)
+        return self.page.locator(".log").get_by_role("button", name=name)
 
     async def wait_for_end(self) -> None:
         """Wait until the box shows its end."""
@@ -99,8 +87,6 @@ class Log:
 @pytest.fixture
 async def log(page: Page, dashboard: Dashboard) -> Log:
     """Return the log of a new job that runs, beside the page of the dashboard."""
-    await page.goto(dashboard.url())
-    await expect(page.locator(".live")).to_be_visible()
     log = Log(page, dashboard)
     await log.report()
     return log
@@ -108,6 +94,7 @@ async def log(page: Page, dashboard: Dashboard) -> Log:
 
 async def test_terminal_sequences(log: Log) -> None:
     """Colors and styles become classes of a fixed set; all other sequences are left out, and controls can be seen."""
+    await log.open()
     examples = {
         "plain <b>": [["plain <b>", ""]],
         "\x1b[31mred\x1b[0m, \x1b[1;4;92mgreen\x1b[m": [
@@ -146,6 +133,7 @@ async def test_terminal_sequences(log: Log) -> None:
 
 async def test_lines_of_pieces(log: Log) -> None:
     """A line may come in several pieces; its number and what is missing before it are known; a lost log restarts."""
+    await log.open()
 
     def piece(start: int, text: str, attempt: int = 1, **fields: Any) -> dict[str, Any]:
         return {"from": start, "to": start + len(text.encode()), "attempt": attempt, "text": text, **fields}
@@ -208,15 +196,18 @@ async def test_search_and_links(log: Log) -> None:
     await expect(count).to_have_text("2 of 111")
     await log.append("GET /page-1000\n")
     await expect(count).to_have_text("2 of 112")
-    await log.page.get_by_role("searchbox").fill("(")
+    await log.page.get_by_role("searchbox", name="Search the log").fill("(")
     await expect(count).to_have_text("No matches")
-    await log.page.evaluate("logView.showLine('line-120')")
+    await log.open(hash_="#line-120")
     await expect(log.page.locator(MARKED)).to_have_text("120GET /page-120")
     await expect(log.line(120)).to_be_in_viewport()
     await log.page.locator(".log-number[tabindex='0']").focus()
     await log.page.keyboard.press("ArrowDown")
     await expect(log.page.locator(".log-number:focus")).to_have_text("121")
-    await log.page.evaluate("logView.showLine('line-9000')")
+    await log.page.keyboard.press("Enter")
+    await expect(log.page.locator(MARKED)).to_have_text("121GET /page-121")
+    assert log.page.url.endswith("#line-121")
+    await log.page.evaluate("location.hash = '#line-9000'")
     await expect(log.note).to_contain_text("Line 9,000 is not here")
     await expect(log.page.locator(MARKED)).to_have_count(0)
     assert await inspect(log.page) == []
@@ -268,17 +259,14 @@ async def test_attempts_and_lost_parts(log: Log) -> None:
     await expect(log.line(905)).to_have_text(f"0090000 {'x' * 92}")
     await expect(log.page.locator("[data-left-out]")).to_have_text(["605…"])
     await expect(log.page.locator(".log-attempt h3")).to_have_text("Attempt 2")
-    await log.append("09:30:00.184 INFO done\n", delivery=2, attempt=3)
 
 
 async def test_logs_that_are_not_there(log: Log, dashboard: Dashboard) -> None:
-    """An ended job without a log, one without a record, and the flood of a job, of which the newest part is kept."""
+    """An ended job without a log says so. Of the flood of a failed job, the parts that were left out are marked."""
     await log.report(2, status="succeeded")
     await log.open()
     await expect(log.note).to_have_text("The job has logged nothing, or its log has been erased or lost.")
     assert await inspect(log.page) == []
-    await log.open(str(uuid.uuid4()))
-    await expect(log.note).to_have_text("The record of this job is gone, and its log with it.")
     await log.open(dashboard.jobs["Import customers.csv"])
     attempts = log.page.locator(".log-attempt h3")
     await expect(attempts).to_have_text(["Attempt 1", "Attempt 2", "Attempt 3"])

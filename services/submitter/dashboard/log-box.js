@@ -6,6 +6,8 @@ import { setText } from "/assets/text.js";
 
 const CHUNK_LINES = 100; // that the browser lays out together, once they come into view
 const MARGIN_PX = 8; // this close to the end counts as the end
+const USER_MS = 1000; // after which a scroll that goes on is no longer the reader's
+const USER_EVENTS = ["wheel", "touchmove", "pointerdown", "keydown"];
 const LEFT_OUT = /^…(?: [\d,]+ (?:line|byte)s? left out)?$/; // as workers and notifiers mark it
 
 export class LogBox {
@@ -16,6 +18,7 @@ export class LogBox {
   #sections = []; // of the attempts, as {attempt, element}
   #isFollowing = true;
   #top = 0; // where the box was last scrolled to
+  #usedAt = -Infinity; // when the reader last did something in the box, or scrolled on
   #marked = null; // the row that a link leads to
   #tabStop = null; // the one link that the tab key leads to
   #onFollow;
@@ -28,6 +31,7 @@ export class LogBox {
     this.element.append(this.#content);
     this.element.addEventListener("scroll", () => this.#onScroll());
     this.element.addEventListener("keydown", (event) => this.#onKey(event));
+    for (const name of USER_EVENTS) this.element.addEventListener(name, () => this.#onUse(), { passive: true });
     this.#observer.observe(this.#content);
     this.#observer.observe(this.element);
   }
@@ -109,6 +113,7 @@ export class LogBox {
     const row = this.#rows.get(number);
     if (!row) return;
     this.follow(false);
+    row.parentElement.style.contentVisibility = "visible"; // otherwise the row may have no place yet
     row.scrollIntoView({ block });
     this.#top = this.element.scrollTop;
     this.#moveTabStop(row);
@@ -147,13 +152,19 @@ export class LogBox {
     this.#top = this.element.scrollTop;
   }
 
-  /** Called when the box has been scrolled, by the user, or because its content has another size. */
+  #onUse() {
+    this.#usedAt = performance.now();
+  }
+
+  /** Called when the box has been scrolled. Lines that are laid out late scroll it, too. */
   #onScroll() {
     const { scrollTop, scrollHeight, clientHeight } = this.element;
-    const isAtEnd = scrollHeight - scrollTop - clientHeight < MARGIN_PX;
-    if (isAtEnd) this.follow(true);
-    else if (scrollTop < this.#top) this.follow(false);
+    const distance = scrollTop - this.#top; // 0 after a scroll by this class
     this.#top = scrollTop;
+    if (performance.now() - this.#usedAt > USER_MS) return;
+    this.#onUse();
+    if (distance < 0) this.follow(false);
+    else if (distance > 0 && scrollHeight - scrollTop - clientHeight < MARGIN_PX) this.follow(true);
   }
 
   /** Move from link to link with the arrow keys. */
