@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from dev.environment import LOCAL, POLL_S, PORTS, ROOT
+from dev.separate_system import running_system
 from headway.cli.job_commands import job_display
 from headway.client import Client, Receipt
 from headway.contracts import JobSnapshot
 
-READY = "Headway is ready"
 JOBS: tuple[tuple[str, Any, float], ...] = (
     ("thumbnails", {"photos": 60}, 0),
     ("crawl", {"pages": 40}, 0),
@@ -62,41 +59,12 @@ class Demo:
         await self._client.cancel(receipt)
 
 
-@asynccontextmanager
-async def running_system(state_dir: Path) -> AsyncIterator[str]:
-    """Run the whole system for the length of the block; yield the submitter's URL."""
-    with ExitStack() as sockets:
-        free_ports = [sockets.enter_context(socket.create_server((LOCAL, 0))).getsockname()[1] for _ in PORTS]
-    ports = dict(zip(PORTS, map(str, free_ports), strict=True))
-    env = {
-        **os.environ,
-        **ports,
-        "HEADWAY_DIR": str(state_dir),
-        "LEASE_S": "3",
-        "WORKER_JOBS": "dev.demo_jobs",
-    }
-    log = state_dir / "output"
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "dev.up", cwd=ROOT, env=env, stdout=output, stderr=output
-        )
-    try:
-        while READY not in log.read_text(errors="replace"):
-            if process.returncode is not None:
-                raise SystemExit(f"The system did not start:\n{log.read_text(errors='replace')}")
-            await asyncio.sleep(POLL_S)
-        yield f"http://{LOCAL}:{ports['SUBMITTER_PORT']}"
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGINT)
-        await process.wait()
-
-
 async def main() -> None:
     """Run the demo."""
     print("Starting Azurite, Valkey, submitter, worker and notifier on free ports", flush=True)
     with TemporaryDirectory(prefix="headway-demo-") as state_dir:
-        async with running_system(Path(state_dir)) as url, Client(url) as client:
+        settings = {"LEASE_S": "3", "WORKER_JOBS": "dev.demo_jobs"}
+        async with running_system(Path(state_dir), **settings) as url, Client(url) as client:
             await Demo(client, Path(state_dir)).run()
     print("All processes and files of this demo are removed. Run `make up` to try Headway yourself: see README.md.")
 
