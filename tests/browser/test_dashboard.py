@@ -7,9 +7,34 @@ import re
 import pytest
 from playwright.async_api import Page, expect
 
+from tests.browser.conftest import PageErrors
 from tests.browser.dashboard import HOSTILE_NAME, Dashboard, inspect, open_dashboard
 
 pytestmark = pytest.mark.browser
+
+# Return the scripts and styles that the HTML names, and those that the page has loaded.
+LOADED = """() => {
+  const named = [...document.querySelectorAll("script, [rel=modulepreload], [rel=stylesheet]")];
+  const loaded = performance.getEntriesByType("resource").map(({ name }) => name);
+  return [named.map(({ src, href }) => src || href), loaded.filter((name) => /[.](js|css)$/.test(name))];
+}"""
+
+
+async def test_first_view_is_one_round_trip_beyond_the_html(page: Page, dashboard: Dashboard) -> None:
+    """The HTML names all scripts and styles of the first view; nothing is loaded from elsewhere, and nothing fails."""
+    errors, urls = PageErrors(page), list[str]()
+    page.on("request", lambda request: urls.append(request.url))
+    response = await page.goto(dashboard.url())
+    await expect(page.locator("main a[href^='/dashboard/jobs/']").first).to_be_visible()
+    named, loaded = await page.evaluate(LOADED)
+    assert sorted(set(loaded)) == sorted(named)
+    own = (dashboard.stack.url, dashboard.stack.env["LIVE_URL"])
+    assert [url for url in urls if not url.startswith(own)] == []
+    assert errors.messages == []
+    assert response is not None
+    policy = (await response.all_headers())["content-security-policy"]
+    assert "default-src 'none'; script-src 'self'; style-src 'self'" in policy
+    assert "unsafe" not in policy
 
 
 async def test_search_finds_and_opens_by_keyboard(page: Page, dashboard: Dashboard) -> None:

@@ -74,7 +74,7 @@ export class Shell {
     const signOut = session.name && h("button", { type: "button", class: "plain", click: () => session.signOut() }, "Sign out");
     const rights = session.canOperate ? session.name : `${session.name} (read-only)`;
     const title = session.canOperate ? null : "This API key does not have the role operate.";
-    return h("p", { class: "account" }, session.name && h("bdi", { title }, rights), signOut, help);
+    return h("p", { class: session.name ? "account named" : "account" }, session.name && h("bdi", { title }, rights), signOut, help);
   }
 
   #skip(event) {
@@ -120,11 +120,10 @@ export class Shell {
     const isLive = Date.now() - lastHeard < LIVE_MS && navigator.onLine;
     const lost = this.#overview.problem();
     setAttribute(this.#live, "data-live", isLive);
-    setAttribute(this.#live, "title", isLive ? null : lost);
     if (isLive) setText(this.#live, "Live");
     else setText(this.#live, lastHeard ? `Last heard ${ageText(new Date(lastHeard).toISOString(), Date.now())}` : lost || "Connecting…");
     setText(this.#connection, isLive ? "Live" : lost);
-    setAttribute(this.element, "data-lost", !isLive && Boolean(lost));
+    this.#connection.classList.toggle("visually-hidden", isLive);
   }
 }
 
