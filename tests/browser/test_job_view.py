@@ -25,6 +25,7 @@ pytestmark = pytest.mark.browser
 NARROW = ViewportSize(width=360, height=740)
 WIDE = ViewportSize(width=1280, height=800)
 FAILED = "Import customers.csv"
+TRACEBACK = "".join(f'\n  File "smtp.py", line {number}' for number in range(1, 61))
 
 
 def section(page: Page, title: str) -> Locator:
@@ -111,9 +112,14 @@ async def test_job_is_followed_live(page: Page, dashboard: Dashboard) -> None:
     await expect(page).to_have_title("25 % · Live job · Headway")
     due = str(Timestamp.now().after(900))
     error = {"type": "Retry", "message": "The mail server is busy."}
-    details = {"message": "The mail server is busy.", "traceback": "Traceback: smtp.py"}
+    details = {"message": "The mail server is busy.", "traceback": f"Traceback:{TRACEBACK}"}
     await report(2, status="retrying", due_at=due, error=error, details=details, error_type="Retry")
     await expect(timeline).to_contain_text("Failed: Retry: The mail server is busy. · Next attempt in 14 min")
+    is_cut = "box => box.scrollHeight > box.clientHeight + 1"
+    assert await page.locator(".error-text").evaluate(is_cut)
+    await page.get_by_role("button", name="Show all").click()
+    await expect(page.get_by_role("button", name="Show less")).to_have_attribute("aria-expanded", "true")
+    assert not await page.locator(".error-text").evaluate(is_cut)
     await report(3, attempt=2, delivery=2, progress={"current": 3, "total": 4, "unit": "files"})
     await expect(timeline.get_by_role("listitem").filter(has_text="Attempt 2")).to_contain_text("Running")
     await page.get_by_role("button", name="Cancel").focus()

@@ -15,6 +15,7 @@ import { Timeline } from "/assets/timeline.js";
 
 const TICK_MS = 1000;
 const SLOW_MS = 5000; // without a snapshot
+const DETAILS_MS = 1500; // for which the page waits for the details: what is shown before them moves when they come
 const PROBLEMS = {
   unknown: "The server has no record of this job. Records are removed an hour after a job expires, 7 days after its submission by default, and may be lost with Redis. If the job still runs, the next report of its worker shows it here.",
   forbidden: "The token of this session does not open this job.",
@@ -35,6 +36,7 @@ export class JobPage {
   #notice = h("p", { class: "job-notice", role: "status" });
   #story;
   #isSlow = false;
+  #isDue = false; // whether to wait for the details no longer
   #timers;
   element;
 
@@ -47,7 +49,7 @@ export class JobPage {
     const parts = [this.#card, this.#timeline, this.#error, this.#steps, this.#log].map(({ element }) => element);
     this.#story = h("div", { class: "job-columns", hidden: true }, h("div", { class: "job-story" }, parts), this.#facts.element);
     this.element = h("article", { class: "job-page" }, this.#head.element, this.#notice, this.#story);
-    this.#timers = [setInterval(() => this.#tick(), TICK_MS), setTimeout(() => this.#onSlow(), SLOW_MS)];
+    this.#timers = [setInterval(() => this.#tick(), TICK_MS), setTimeout(() => this.#onSlow(), SLOW_MS), setTimeout(() => this.#onDue(), DETAILS_MS)];
     document.title = "Job · Headway";
     this.#renderNotice();
   }
@@ -74,8 +76,13 @@ export class JobPage {
     this.#renderNotice();
   }
 
+  #onDue() {
+    this.#isDue = true;
+    this.#render();
+  }
+
   #render() {
-    const { snapshot, details, now, lostAt } = this.#watch;
+    const { snapshot, details, detailsProblem, now, lostAt } = this.#watch;
     this.#renderNotice();
     if (!snapshot) return;
     this.#renderCard(snapshot, now);
@@ -86,10 +93,10 @@ export class JobPage {
     this.#facts.render(this.#watch);
     setAttribute(this.element, "data-stale", lostAt !== null);
     this.#renderTitle(snapshot);
-    if (this.#story.hidden) this.#start(snapshot);
+    if (this.#story.hidden && (details || detailsProblem || this.#isDue)) this.#start(snapshot);
   }
 
-  /** Show what there is, once the first snapshot is known. */
+  /** Show what there is, once it is known. */
   #start({ finished_at: finished }) {
     setAttribute(this.element, "data-ended", Boolean(finished)); // needs no space for what may still come
     this.#story.hidden = false;
