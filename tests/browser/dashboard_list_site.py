@@ -34,7 +34,8 @@ class DashboardListSite(ListSite):
 
     def sign_in(self, scope: str) -> None:
         """Set the scope that the session of a page gets."""
-        self.token = unsigned_token({"filter": {}, "exp": Timestamp.now() / 1000 + LIFETIME_S, "scope": scope})
+        now_s = Timestamp.now() / 1000
+        self.token = unsigned_token({"filter": {}, "iat": now_s, "exp": now_s + LIFETIME_S, "scope": scope})
 
     def app(self) -> web.Application:
         """Return the application."""

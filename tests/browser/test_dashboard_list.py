@@ -93,8 +93,8 @@ async def test_rows_show_each_job(page: Page, view: JobsView, dashboard: Dashboa
     await open_dashboard(page, dashboard)
     for name, *texts in (
         ("Invoices of March", "Running", "371 of 400", "92 %"),
-        ("Sync ledger", "Retrying", "next attempt at", "1 of 5", "The ledger is locked by another import."),
-        ("Nightly report", "Queued", "starts at"),
+        ("Sync ledger", "Retrying", "Next attempt in 59 min", "1 of 5", "The ledger is locked by another import."),
+        ("Nightly report", "Queued", "Starts in 5 h 59 min"),
         ("Import customers.csv", "Failed", "Stopped at 64 %", "3 of 3", "'twelve' is not a number"),
         (WAITING, "Queued", "Waiting for a worker"),
         (LOST, "Running", "Worker lost"),

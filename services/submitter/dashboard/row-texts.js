@@ -20,13 +20,21 @@ export function toneOf(snapshot, confirmedUntil) {
  * @param {number} confirmedUntil the time until which the snapshot is known to be current, in ms
  */
 export function lineText(snapshot, now, confirmedUntil) {
-  const { status, progress, started_at: started } = snapshot;
+  const { status, progress, started_at: started, due_at: due } = snapshot;
   if (status === "succeeded") return doneText(progress);
   if (status === "failed" || status === "cancelled") return stoppedText(snapshot);
-  const next = nextStepText(snapshot, now, confirmedUntil);
-  if (status === "queued") return next.startsWith("starts") ? next : started ? "Released, waiting for a worker" : "Waiting for a worker";
-  if (next) return next;
+  if (status === "retrying") return `Next attempt ${dueText(due, now)}`;
+  if (status === "queued" && Date.parse(due) > now) return `Starts ${dueText(due, now)}`;
+  if (status === "queued") return started ? "Released, waiting for a worker" : "Waiting for a worker";
+  const notice = nextStepText(snapshot, now, confirmedUntil);
+  if (notice) return notice;
   return [amountText(snapshot), progress?.message].filter(Boolean).join(" · ");
+}
+
+/** Return when a time is, such as "in 40 s". */
+function dueText(time, now) {
+  const ms = Date.parse(time) - now;
+  return ms > 0 ? `in ${shortDuration(Math.ceil(ms / 1000) * 1000)}` : "soon";
 }
 
 /** Return the amount of a job that has succeeded, such as "400 files": its last report may have been about less. */
