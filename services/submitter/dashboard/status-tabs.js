@@ -12,6 +12,7 @@ const TABS = {
   cancelled: "Cancelled",
   succeeded: "Succeeded",
 };
+const REVEAL_PX = 64; // of the tab before the one that is shown
 
 export class StatusTabs {
   #tabs = Object.entries(TABS).map(([status, text]) => {
@@ -30,6 +31,7 @@ export class StatusTabs {
     for (const { status, link, count } of this.#tabs) {
       const isCurrent = status === current;
       setAttribute(link, "href", filter.href({ status, group: null, error_type: status === "failed" ? filter.get("error_type") : null }));
+      if (isCurrent && !link.ariaCurrent) this.#reveal(link);
       setAttribute(link, "aria-current", isCurrent ? "page" : null);
       const counted = counts.of(filter, status);
       const isListed = isCurrent && shown && (!shown.hasMore || counted === null);
@@ -38,6 +40,11 @@ export class StatusTabs {
       setText(count, isListed && shown.hasMore ? `${text}+` : text);
       setAttribute(link, "title", number === null || isListed ? null : `About ${text}`);
     }
+  }
+
+  /** Scroll the tabs of a narrow window to one of them, as soon as they have a size; the page stays. */
+  #reveal(link) {
+    requestAnimationFrame(() => this.element.scrollTo({ left: link.offsetLeft - this.element.offsetLeft - REVEAL_PX }));
   }
 }
 
