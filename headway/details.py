@@ -156,6 +156,32 @@ class BulkFilter(JobCriteria, frozen=True, kw_only=True, omit_defaults=True, for
         ]
 
 
+class RedrivenJob(Struct, frozen=True):
+    """A job that runs again; `generation` counts how often it was redriven."""
+
+    id: UUID
+    generation: Natural
+    status: JobStatus = "queued"
+
+
+class BulkExample(Struct, frozen=True, kw_only=True):
+    """One of the jobs that a bulk action selects; `error_type` is None for those who may not see it."""
+
+    id: UUID
+    kind: str
+    name: str | None = None
+    status: JobStatus
+    error_type: str | None = None
+
+
+class BulkPreview(Struct, frozen=True):
+    """What a bulk action would act on: how many jobs at least, whether these are all, and the newest ones."""
+
+    count: int
+    complete: bool = True
+    examples: tuple[BulkExample, ...] = ()
+
+
 class BulkRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The payload of a job of the kind `headway.bulk`, which acts on all jobs that a filter selects.
 

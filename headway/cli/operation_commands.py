@@ -10,11 +10,12 @@ from uuid import UUID
 
 from headway.cli import arguments, client_command, list_commands
 from headway.cli.text import printable
+from headway.client.links import linked_job_id
 from headway.contracts import encode
-from headway.details import BulkAction
+from headway.details import BulkAction, BulkPreview
 
 if TYPE_CHECKING:
-    from headway.client import BulkPreview, Client
+    from headway.client import Client
 
 EPILOG = "The API key needs the role operate; or pass a token with the scope operate."
 CONFIRMATION = ("y", "yes")
@@ -119,7 +120,9 @@ async def _rerun(client: Client, options: argparse.Namespace) -> int | None:
 
 async def _find_id(client: Client, text: str, token: str | None) -> UUID:
     """Return the id of the job that an argument names. The token of a link does not allow to operate."""
-    job = await client_command.find_job(client, text, "not used" if "/" in text else token)
+    if "/" in text:
+        return linked_job_id(text)
+    job = await client_command.find_job(client, text, token)
     return job if isinstance(job, UUID) else job.id
 
 

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headway.client.async_client import Client, JobCancelled, JobFailed
+    from headway.client.fleet import Kind, Worker
     from headway.client.job_details import JobDetails
-    from headway.client.job_operations import BulkPreview, RedrivenJob
     from headway.client.job_queries import IssuedToken, JobListPage, JobQuery, ListedJob
     from headway.client.receipts import JobRef, Receipt, TypedReceipt
     from headway.client.retries import RequestFailed, Unreachable
     from headway.client.submission import SubmitOptions
     from headway.client.sync_client import SyncClient
+    from headway.details import BulkPreview, RedrivenJob
     from headway.tokens import InvalidToken
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "JobListPage",
     "JobQuery",
     "JobRef",
+    "Kind",
     "ListedJob",
     "Receipt",
     "RedrivenJob",
@@ -41,6 +43,7 @@ __all__ = [
     "SyncClient",
     "TypedReceipt",
     "Unreachable",
+    "Worker",
 ]
 
 

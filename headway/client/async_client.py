@@ -10,10 +10,10 @@ from functools import partial
 from typing import Any, Self, TypeVar, Unpack, overload
 
 from headway.client import job_logs
-from headway.client.fleet import Fleet
+from headway.client.fleet import Fleet, Kind, Worker
 from headway.client.job_details import JobDetails
 from headway.client.job_lists import MAX_TOKEN_TTL_S, TOKEN_TTL_S
-from headway.client.job_operations import BulkPreview, JobOperations, RedrivenJob
+from headway.client.job_operations import JobOperations
 from headway.client.job_queries import IssuedToken, JobListPage, JobQuery, ListedJob
 from headway.client.links import LOCAL_URL, Link
 from headway.client.notifier_connection import NotifierConnection
@@ -23,6 +23,7 @@ from headway.client.retries import RequestFailed, Unreachable
 from headway.client.service_client import decode_response
 from headway.client.submission import JSON_BODY, SubmitOptions, submission_request
 from headway.contracts import ENDED, JobSnapshot, decode, encode
+from headway.details import BulkPreview, RedrivenJob
 from headway.timestamp import RemoteClock
 from headway.tokens import WATCH, InvalidToken, unverified_requires_record
 
@@ -37,6 +38,7 @@ __all__ = [
     "JobListPage",
     "JobQuery",
     "JobRef",
+    "Kind",
     "ListedJob",
     "Receipt",
     "RedrivenJob",
@@ -44,6 +46,7 @@ __all__ = [
     "SubmitOptions",
     "TypedReceipt",
     "Unreachable",
+    "Worker",
 ]
 
 R = TypeVar("R")

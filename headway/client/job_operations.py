@@ -7,49 +7,23 @@ from collections.abc import Mapping
 from typing import Any, Unpack
 from uuid import UUID, uuid4
 
-from msgspec import UNSET, Struct
+from msgspec import UNSET
 
 from headway.client.job_details import JobDetails
 from headway.client.job_lists import TOKEN_TTL_S, JobLists
 from headway.client.job_queries import JobQuery, query_fields
-from headway.client.links import Link
+from headway.client.links import Link, linked_job_id
 from headway.client.receipts import JobRef, Receipt
 from headway.client.retries import RequestFailed, Unreachable
 from headway.client.service_client import decode_response
 from headway.client.submission import JSON_BODY
-from headway.contracts import JobSnapshot, JobStatus, encode, encode_value
-from headway.details import BulkAction
+from headway.contracts import JobSnapshot, encode, encode_value
+from headway.details import BulkAction, BulkPreview, RedrivenJob
 from headway.grants import DETAILS, WATCH
 from headway.tokens import InvalidToken
 
 DETAILS_SCOPE = f"{WATCH} {DETAILS}"
 REDRIVEN_DELAYS_S = (0.0, 1.0, 2.0, 4.0)  # before the looks whether a repeated redrive has had its effect
-
-
-class RedrivenJob(Struct, frozen=True):
-    """A job that runs again; `generation` counts how often it was redriven."""
-
-    id: UUID
-    generation: int
-    status: JobStatus = "queued"
-
-
-class SelectedJob(Struct, frozen=True, kw_only=True):
-    """An example of the jobs that a bulk action selects."""
-
-    id: UUID
-    kind: str
-    name: str | None = None
-    status: JobStatus
-    error_type: str | None = None
-
-
-class BulkPreview(Struct, frozen=True):
-    """What a bulk action would act on: how many jobs, whether these are all, and up to ten of them."""
-
-    count: int
-    complete: bool = True
-    examples: tuple[SelectedJob, ...] = ()
 
 
 class JobOperations(JobLists):
@@ -266,7 +240,7 @@ class JobOperations(JobLists):
 def job_id(job: JobRef) -> UUID:
     """Return the id of a job; raise ValueError if a text is neither a link nor an id."""
     if isinstance(job, str):
-        return Link.parse(job, "no token needed").id if "/" in job else UUID(job)
+        return linked_job_id(job) if "/" in job else UUID(job)
     return job if isinstance(job, UUID) else job.id
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from argparse import ArgumentTypeError
+from contextlib import suppress
 from uuid import UUID
 
 from msgspec import Struct
@@ -47,13 +48,7 @@ class Link(Struct, frozen=True):
         Raises:
             ValueError: the text is not a link to a job, or there is no token. The message contains no token.
         """
-        match = _PATTERN.fullmatch(text.strip())
-        try:
-            job_id = UUID(match["id"]) if match else None
-        except ValueError:
-            job_id = None
-        if match is None or job_id is None:
-            raise ValueError(f"Expected a link such as https://…/jobs/<id>#<token>, not {text.partition('#')[0]!r}")
+        match, job_id = _match(text)
         token = match["token"] or (token or "").strip()
         if not token:
             raise ValueError("The link has no token after a #, and none was given separately")
@@ -66,6 +61,23 @@ class Link(Struct, frozen=True):
     def page(self) -> str:
         """The address of the job's page without the token, so it is safe to log."""
         return f"{self.base}/jobs/{self.id}"
+
+
+def linked_job_id(text: str) -> UUID:
+    """Return the id of the job that a link leads to; the link may have no token.
+
+    Raises:
+        ValueError: the text is not a link to a job. The message contains no token.
+    """
+    return _match(text)[1]
+
+
+def _match(text: str) -> tuple[re.Match[str], UUID]:
+    match = _PATTERN.fullmatch(text.strip())
+    with suppress(ValueError):
+        if match is not None:
+            return match, UUID(match["id"])
+    raise ValueError(f"Expected a link such as https://…/jobs/<id>#<token>, not {text.partition('#')[0]!r}")
 
 
 class NotifierLinks(Struct):

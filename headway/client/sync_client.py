@@ -15,13 +15,12 @@ from headway.client.client_thread import ClientThread
 from headway.client.fleet import Kind, Worker
 from headway.client.job_details import JobDetails
 from headway.client.job_lists import JOB_SCOPE, LIST_SCOPE, TOKEN_TTL_S
-from headway.client.job_operations import BulkPreview, RedrivenJob
 from headway.client.job_queries import IssuedToken, JobListPage, JobQuery, ListedJob
 from headway.client.links import LOCAL_URL
 from headway.client.receipts import JobRef, Receipt, TypedReceipt
 from headway.client.submission import SubmitOptions
 from headway.contracts import JobSnapshot
-from headway.details import BulkAction
+from headway.details import BulkAction, BulkPreview, RedrivenJob
 
 R = TypeVar("R")
 T = TypeVar("T")

@@ -64,7 +64,7 @@ async def submitter(settings: SubmitterSettings) -> AsyncIterator[ServiceSpec]:
                 tasks={
                     "wakeups": wakeups.run,
                     "submissions": submissions.run,
-                    "operations": operating.run,
+                    "operations": operating.clean_poison_queue,
                     "queue_depth": partial(monitor_queue_depth, queue),
                 },
             )

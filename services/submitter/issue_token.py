@@ -14,13 +14,14 @@ from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import replace
 
-from headway.contracts import Timestamp, encode
+from headway.contracts import Timestamp
 from headway.grants import CANCEL, DETAILS, LIST, OPERATE, SCOPES, WATCH, Grant, ListGrant
 from headway.labels import ALL_JOBS, JobFilter
 from headway.tokens import TokenSigner
 
 from ..runtime.errors import Forbidden, UnprocessableContent
-from ..runtime.request import JSON, read_json_body
+from ..runtime.request import read_json_body
+from ..runtime.responses import no_store_json
 from ..runtime.settings import ReloadingFile
 from .api_keys import Permission
 from .sessions import Session, SessionAuth
@@ -67,8 +68,7 @@ class IssueTokenHandler:
         if Permission.OPERATE not in session.caller.permissions:
             _check_reach(grant)
         log.info("token_issued", scope=sorted(grant.scope), ttl_s=wanted.ttl_s, by=grant.by)
-        body = encode({"token": self._signer.value.sign(grant), "expires_at": grant.expires_at})
-        return web.Response(body=body, content_type=JSON, headers={"Cache-Control": "no-store"})
+        return no_store_json({"token": self._signer.value.sign(grant), "expires_at": grant.expires_at})
 
 
 def grant_for(wanted: TokenRequest) -> Grant | ListGrant:

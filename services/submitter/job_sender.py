@@ -10,12 +10,11 @@ from aiohttp import web
 from azure.core.exceptions import AzureError
 
 from headway.azure.job_queue import JobQueue
-from headway.contracts import encode
 from headway.message_codec import encode_message
 from headway.tokens import TokenSigner
 
 from ..runtime.errors import ServiceUnavailable
-from ..runtime.request import JSON
+from ..runtime.responses import NO_STORE, no_store_json
 from ..runtime.settings import ReloadingFile
 from . import metrics
 from .links import Links
@@ -27,7 +26,6 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 RETRY_AFTER_S = 2  # while the queue is unavailable
-NO_STORE = {"Cache-Control": "no-store"}  # a response with a token must not be cached
 
 
 class JobSender:
@@ -61,8 +59,7 @@ class JobSender:
                 await self._queue.send(encode_message(message), delay_s=accepted.delay_s)
         except AzureError as error:
             metrics.SUBMISSIONS.labels("error").inc()
-            log.warning("queue_unavailable", error=type(error).__name__)
-            raise ServiceUnavailable("The queue is unavailable; try again.", retry_after_s=RETRY_AFTER_S) from error
+            raise queue_unavailable(error) from error
         self._submissions.notify(accepted.submitted, accepted.delay_s)
         metrics.SUBMISSIONS.labels("accepted").inc()
         log.info("job_submitted", job_id=str(message.id), kind=message.kind)
@@ -72,13 +69,18 @@ class JobSender:
         """Return the response with a job's receipt: its id, its token and its links."""
         job_id, token = accepted.message.id, self._signer.value.sign(accepted.grant)
         receipt = {"id": job_id, "status": "queued", "token": token, "links": self._links.for_job(job_id, token)}
-        headers = {"Location": _path(job_id), **NO_STORE}
-        return web.Response(status=202, body=encode(receipt), content_type=JSON, headers=headers)
+        return no_store_json(receipt, status=202, headers={"Location": _path(job_id)})
 
     def redirect(self, accepted: AcceptedJob) -> web.Response:
         """Return the response that redirects a form to the page of its job, with the token in the fragment."""
         token = self._signer.value.sign(accepted.grant)
         return web.Response(status=303, headers={"Location": f"{_path(accepted.message.id)}#{token}", **NO_STORE})
+
+
+def queue_unavailable(error: Exception) -> ServiceUnavailable:
+    """Log an error of the queue, and return that of the request."""
+    log.warning("queue_unavailable", error=type(error).__name__)
+    return ServiceUnavailable("The queue is unavailable; try again.", retry_after_s=RETRY_AFTER_S)
 
 
 def _path(job_id: UUID) -> str:

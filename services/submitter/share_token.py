@@ -8,11 +8,11 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
-from headway.contracts import encode
 from headway.tokens import WATCH, TokenSigner, TokenVerifier
 
 from ..runtime.auth import authorize_job
-from ..runtime.request import JSON, bearer_token, read_json_body
+from ..runtime.request import bearer_token, read_json_body
+from ..runtime.responses import no_store_json
 from ..runtime.settings import ReloadingFile
 from .links import Links
 
@@ -46,5 +46,4 @@ class ShareTokenHandler:
         token = self._signer.value.sign(msgspec.structs.replace(grant, scope=frozenset({WATCH})))
         links = self._links.for_job(grant.job_id, token)
         del links["cancel"]
-        body = encode({"id": grant.job_id, "token": token, "scope": share_request.scope, "links": links})
-        return web.Response(body=body, content_type=JSON, headers={"Cache-Control": "no-store"})
+        return no_store_json({"id": grant.job_id, "token": token, "scope": share_request.scope, "links": links})

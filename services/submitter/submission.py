@@ -77,15 +77,28 @@ class AcceptedJob(Struct, frozen=True, kw_only=True):
     @property
     def submitted(self) -> SubmittedJob:
         """The job as the notifier gets it."""
-        return SubmittedJob(
-            id=self.message.id,
-            kind=self.message.kind,
-            labels=self.message.labels,
-            submitted_at=self.grant.submitted_at,
-            due_at=self.grant.due_at,
-            expires_at=self.grant.expires_at,
-            max_attempts=self.message.max_attempts or DEFAULT_ATTEMPTS,
-        )
+        return submitted_job(self.message, self.grant.due_at)
+
+
+def submitted_job(message: JobMessage, due_at: Timestamp | None = None) -> SubmittedJob:
+    """Return a job as the notifier gets it.
+
+    Args:
+        message: the job's message, with its times.
+        due_at: when the job may start, if it is delayed.
+    """
+    assert message.submitted_at is not None  # noqa: S101 - every message that the submitter sends has both times
+    assert message.expires_at is not None  # noqa: S101
+    return SubmittedJob(
+        id=message.id,
+        kind=message.kind,
+        labels=message.labels,
+        submitted_at=message.submitted_at,
+        due_at=due_at,
+        expires_at=message.expires_at,
+        max_attempts=message.max_attempts or DEFAULT_ATTEMPTS,
+        generation=message.generation,
+    )
 
 
 def submission_from_json(body: bytes) -> Submission:

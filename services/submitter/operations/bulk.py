@@ -10,9 +10,10 @@ from aiohttp import web
 from msgspec import Struct, to_builtins
 
 from headway.contracts import Json, Timestamp, decode, encode
-from headway.details import BULK_KIND, BulkAction, BulkFilter, BulkRequest
+from headway.details import BULK_KIND, BulkAction, BulkExample, BulkFilter, BulkPreview, BulkRequest
 
-from ...runtime.request import JSON, read_json_body
+from ...runtime.request import read_json_body
+from ...runtime.responses import no_store_json
 from ..idempotency import idempotency_key, job_id_for
 from ..job_sender import JobSender
 from ..submission import Submission
@@ -36,14 +37,6 @@ class BulkBody(Struct, frozen=True, forbid_unknown_fields=True):
     action: BulkAction
     filter: BulkFilter = BulkFilter()
     dry_run: bool = False
-
-
-class Selection(Struct, frozen=True):
-    """The answer to a dry run: how many jobs the filter selects at least, whether these are all, and the newest."""
-
-    count: int
-    complete: bool
-    examples: list[dict[str, object]]
 
 
 class _Action(Struct):
@@ -77,7 +70,7 @@ class BulkHandler:
         selected = freeze_selection(body.action, body.filter, operator, Timestamp.now())
         selection = await self._count(body.action, selected, with_details=operator.sees_details)
         if body.dry_run:
-            return web.Response(body=encode(selection), content_type=JSON, headers={"Cache-Control": "no-store"})
+            return no_store_json(selection)
         bulk = BulkRequest(
             action=body.action,
             filter=selected,
@@ -119,10 +112,10 @@ class BulkHandler:
         )
         return before if is_repeated else current
 
-    async def _count(self, action: BulkAction, selected: BulkFilter, *, with_details: bool) -> Selection:
+    async def _count(self, action: BulkAction, selected: BulkFilter, *, with_details: bool) -> BulkPreview:
         """Count the jobs that a filter selects, as far as that does not take long."""
         parameters, position = selected.parameters(), list[tuple[str, str]]()
-        count, complete, examples = 0, True, list[dict[str, object]]()
+        count, complete, examples = 0, True, list[BulkExample]()
         with suppress(TimeoutError):
             async with asyncio.timeout(MAX_COUNT_S):
                 while count < MAX_COUNTED:
@@ -132,12 +125,12 @@ class BulkHandler:
                     missing = MAX_EXAMPLES - len(examples)
                     examples += [_example(one, with_details=with_details) for one in jobs[:missing]]
                     if page.next is None:
-                        return Selection(count, complete, examples)
+                        return BulkPreview(count, complete, tuple(examples))
                     position = [("cursor", page.next)]
-        return Selection(count, complete=False, examples=examples)
+        return BulkPreview(count, complete=False, examples=tuple(examples))
 
 
-def _example(selected: SelectedJob, *, with_details: bool) -> dict[str, object]:
+def _example(selected: SelectedJob, *, with_details: bool) -> BulkExample:
     job = selected.job
     error_type = selected.error_type if with_details else None
-    return {"id": job.id, "kind": job.kind, "name": job.name, "status": job.status, "error_type": error_type}
+    return BulkExample(id=job.id, kind=job.kind, name=job.name, status=job.status, error_type=error_type)

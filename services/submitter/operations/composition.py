@@ -22,7 +22,7 @@ from .handlers import InternalOperationsHandler, OperationsHandler
 from .job_records import JobRecords
 from .poison import PoisonedJobs
 from .poison_handlers import PoisonHandler
-from .run_again import RunAgain
+from .run_again import JobRerunner
 
 
 class Operations(Struct, frozen=True):
@@ -30,7 +30,7 @@ class Operations(Struct, frozen=True):
 
     public: list[web.RouteDef]
     internal: list[web.RouteDef]
-    run: Callable[[], Awaitable[object]]
+    clean_poison_queue: Callable[[], Awaitable[object]]
 
 
 @asynccontextmanager
@@ -50,13 +50,13 @@ async def operations(
     ):
         auth = OperatorAuth(caller_auth, verifier)
         poison = PoisonedJobs(queue, poison_queue)
-        run_again = RunAgain(records, poison, queue, submissions, sender, settings.job_ttl_s)
+        rerunner = JobRerunner(records, poison, queue, submissions, sender, settings.job_ttl_s)
         yield Operations(
             public=[
-                *OperationsHandler(auth, run_again, records, poison, sender).routes(),
+                *OperationsHandler(auth, rerunner, records, poison, sender).routes(),
                 *PoisonHandler(auth, poison).routes(),
                 *BulkHandler(auth, records, sender).routes(),
             ],
-            internal=InternalOperationsHandler(report_keys, run_again, sender).routes(),
-            run=poison.run,
+            internal=InternalOperationsHandler(report_keys, rerunner, sender).routes(),
+            clean_poison_queue=poison.run,
         )

@@ -13,6 +13,7 @@ from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
 from headway.contracts import Json, Name, Natural, encode
+from headway.details import RedrivenJob
 
 from ...runtime.auth import job_id_from_path, require_report_key
 from ...runtime.errors import UnsupportedMediaType
@@ -25,7 +26,7 @@ from .audit import log_action
 from .auth import Operator, OperatorAuth
 from .job_records import JobRecords
 from .poison import PoisonedJobs, filtered_fields, queue_in_use
-from .run_again import RedrivenJob, RunAgain, unknown_job
+from .run_again import JobRerunner, unknown_job
 
 MAX_REDRIVE_BYTES = 1024  # of a body
 T = TypeVar("T")
@@ -61,10 +62,10 @@ class OperationsHandler:
     """Handles the requests of operators about one job."""
 
     def __init__(
-        self, auth: OperatorAuth, run_again: RunAgain, records: JobRecords, poison: PoisonedJobs, sender: JobSender
+        self, auth: OperatorAuth, rerunner: JobRerunner, records: JobRecords, poison: PoisonedJobs, sender: JobSender
     ) -> None:
         self._auth = auth
-        self._run_again = run_again
+        self._rerunner = rerunner
         self._records = records
         self._poison = poison
         self._sender = sender
@@ -82,7 +83,7 @@ class OperationsHandler:
         operator, job_id = self._auth.authenticate(request), job_id_from_path(request)
         wanted = await _read_optional_body(request, RedriveRequest, MAX_REDRIVE_BYTES)
         return _redriven(
-            await self._run_again.redrive(operator, job_id, wanted.generation, from_start=wanted.from_start)
+            await self._rerunner.redrive(operator, job_id, wanted.generation, from_start=wanted.from_start)
         )
 
     async def rerun(self, request: web.Request) -> web.Response:
@@ -91,7 +92,7 @@ class OperationsHandler:
         key = idempotency_key(request)
         payload = _checked((await _read_optional_body(request, RerunRequest, MAX_BODY_BYTES)).payload)
         new_id = rerun_id(job_id, None if payload is UNSET else payload, operator.name, key)
-        return self._sender.receipt(await self._run_again.rerun(operator, job_id, payload, new_id, request))
+        return self._sender.receipt(await self._rerunner.rerun(operator, job_id, payload, new_id, request))
 
     async def erase(self, request: web.Request) -> web.Response:
         """Remove what an ended job has left: result, log, details, kept message, and its poison messages.
@@ -125,13 +126,13 @@ class InternalOperationsHandler:
 
     Args:
         keys: the report keys; without them, every request is refused.
-        run_again: runs jobs again.
+        rerunner: runs jobs again.
         sender: creates receipts.
     """
 
-    def __init__(self, keys: ReloadingFile[tuple[str, ...]] | None, run_again: RunAgain, sender: JobSender) -> None:
+    def __init__(self, keys: ReloadingFile[tuple[str, ...]] | None, rerunner: JobRerunner, sender: JobSender) -> None:
         self._keys = keys
-        self._run_again = run_again
+        self._rerunner = rerunner
         self._sender = sender
 
     def routes(self) -> list[web.RouteDef]:
@@ -143,7 +144,7 @@ class InternalOperationsHandler:
         job_id = self._authorized_job(request)
         wanted = await _read_optional_body(request, InternalRedriveRequest, MAX_REDRIVE_BYTES)
         return _redriven(
-            await self._run_again.redrive(Operator(wanted.by), job_id, wanted.generation, from_start=wanted.from_start)
+            await self._rerunner.redrive(Operator(wanted.by), job_id, wanted.generation, from_start=wanted.from_start)
         )
 
     async def rerun(self, request: web.Request) -> web.Response:
@@ -152,7 +153,7 @@ class InternalOperationsHandler:
         wanted = await read_json_body(request, InternalRerunRequest, MAX_BODY_BYTES)
         payload = _checked(wanted.payload)
         return self._sender.receipt(
-            await self._run_again.rerun(Operator(wanted.by), job_id, payload, wanted.id, request)
+            await self._rerunner.rerun(Operator(wanted.by), job_id, payload, wanted.id, request)
         )
 
     def _authorized_job(self, request: web.Request) -> UUID:

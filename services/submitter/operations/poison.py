@@ -21,11 +21,11 @@ from headway.azure.poisoned_job import PoisonedJob, PoisonMessage, group_by_job
 from headway.labels import Labels
 
 from ...runtime.errors import ServiceUnavailable
+from ..job_sender import RETRY_AFTER_S, queue_unavailable
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 MAX_WAIT_S = 5.0  # for another command or replica that has leased messages
-RETRY_AFTER_S = 2
 MAX_OUTDATED = 10_000  # jobs whose poison messages are to be deleted; further ones keep them, which does no harm
 MIN_PAUSE_S = 1.0  # between two deletions, which lease all messages
 PAUSE_FACTOR = 3  # of the duration of a deletion
@@ -187,9 +187,3 @@ def _http_errors() -> Iterator[None]:
 def queue_in_use() -> ServiceUnavailable:
     """Return the error for a request during which another command or replica has leased messages."""
     return ServiceUnavailable("Another operator uses the poison queue; try again.", retry_after_s=RETRY_AFTER_S)
-
-
-def queue_unavailable(error: Exception) -> ServiceUnavailable:
-    """Log an error of the queue, and return that of the request."""
-    log.warning("queue_unavailable", error=type(error).__name__)
-    return ServiceUnavailable("The queue is unavailable; try again.", retry_after_s=RETRY_AFTER_S)

@@ -7,11 +7,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from headway.azure.poisoned_job import PoisonedJob
-from headway.contracts import NULL, Json, Timestamp, encode, truncate
+from headway.contracts import NULL, Json, Timestamp, truncate
 from headway.labels import Labels
 
 from ...runtime.errors import NotFound, UnprocessableContent
-from ...runtime.request import JSON
+from ...runtime.responses import no_store_json
 from .audit import log_action
 from .auth import Operator, OperatorAuth
 from .poison import PoisonedJobs, filtered_fields
@@ -64,8 +64,7 @@ class PoisonHandler:
             raise UnprocessableContent("Unknown cursor.", field="cursor")
         page = await self._poison.peek()
         jobs = [shown_poison(operator, job) for job in page.jobs if operator.may_operate(*filtered_fields(job))]
-        body = encode({"jobs": jobs, "next": None, "complete": page.complete})
-        return web.Response(body=body, content_type=JSON, headers={"Cache-Control": "no-store"})
+        return no_store_json({"jobs": jobs, "next": None, "complete": page.complete})
 
     async def discard(self, request: web.Request) -> web.Response:
         """Delete the poison messages of a job; raise NotFound if it has none."""

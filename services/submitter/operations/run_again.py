@@ -21,34 +21,22 @@ from headway.contracts import (
     MAX_MESSAGE_BYTES,
     JobMessage,
     Json,
-    Natural,
-    SubmittedJob,
     Timestamp,
     decode,
 )
-from headway.details import KeptJob
-from headway.labels import NO_LABELS
+from headway.details import KeptJob, RedrivenJob
+from headway.labels import NO_LABELS, RESERVED_PREFIX
 from headway.message_codec import decode_message
 from headway.message_rewriting import redriven_message
 
 from ...runtime.errors import Conflict, Forbidden, NotFound, PayloadTooLarge
-from ..job_sender import JobSender
-from ..submission import AcceptedJob, Submission, check_limits
+from ..job_sender import JobSender, queue_unavailable
+from ..submission import AcceptedJob, Submission, check_limits, submitted_job
 from ..submissions import SubmissionClient
 from .audit import log_action
 from .auth import Operator
 from .job_records import JobRecords
-from .poison import PoisonedJobs, filtered_fields, queue_unavailable
-
-BUILT_IN = "headway."  # the start of the kinds whose payloads only Headway writes
-
-
-class RedrivenJob(Struct, frozen=True):
-    """The answer to a redrive."""
-
-    id: UUID
-    generation: Natural
-    status: str = "queued"
+from .poison import PoisonedJobs, filtered_fields
 
 
 class _Source(Struct, frozen=True):
@@ -73,7 +61,7 @@ class _Snapshot(Struct):
     started_at: Timestamp | None
 
 
-class RunAgain:
+class JobRerunner:
     """Redrives and reruns jobs."""
 
     def __init__(
@@ -186,7 +174,7 @@ class RunAgain:
         except QueueError as error:
             raise queue_unavailable(error) from error
         log_action("redrive", job_id, operator.name, generation=generation)
-        await self._submissions.post(_submitted(decode_message(new_text)))
+        await self._submissions.post(submitted_job(decode_message(new_text)))
         if kept is None or kept.status == "failed":  # only then the poison queue may have a message
             self._poison.delete_outdated(job_id, generation)
         return RedrivenJob(job_id, generation)
@@ -244,7 +232,7 @@ def _submission(message: JobMessage, payload: Json | UnsetType) -> Submission:
     """Return the submission that repeats a job's, maybe with another payload."""
     if payload is UNSET:
         payload = message.payload
-    elif message.kind.startswith(BUILT_IN):
+    elif message.kind.startswith(RESERVED_PREFIX):
         raise Forbidden(f"The payload of a {message.kind} job cannot be changed.", field="payload")
     labels = message.labels or NO_LABELS
     return check_limits(
@@ -258,20 +246,6 @@ def _submission(message: JobMessage, payload: Json | UnsetType) -> Submission:
             tags=labels.tags,
             on_end=message.on_end,
         )
-    )
-
-
-def _submitted(message: JobMessage) -> SubmittedJob:
-    assert message.submitted_at is not None  # noqa: S101 - set by `redriven_message`
-    assert message.expires_at is not None  # noqa: S101
-    return SubmittedJob(
-        id=message.id,
-        kind=message.kind,
-        labels=message.labels,
-        submitted_at=message.submitted_at,
-        expires_at=message.expires_at,
-        max_attempts=message.max_attempts or DEFAULT_ATTEMPTS,
-        generation=message.generation,
     )
 
 

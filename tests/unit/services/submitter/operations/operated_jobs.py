@@ -30,7 +30,7 @@ from services.submitter.operations.handlers import InternalOperationsHandler, Op
 from services.submitter.operations.job_records import JobRecords
 from services.submitter.operations.poison import PoisonedJobs
 from services.submitter.operations.poison_handlers import PoisonHandler
-from services.submitter.operations.run_again import RunAgain
+from services.submitter.operations.run_again import JobRerunner
 from services.submitter.submissions import SubmissionClient
 from tests.unit.headway.azure.memory_queue import MemoryQueue
 from tests.unit.services.runtime.http_app import Client, read_problem, serve
@@ -147,11 +147,11 @@ async def operated_jobs(folder: Path, *poison: JobMessage | str, **env: str) -> 
         queue = cast(JobQueue, jobs)
         sender = JobSender(settings, Links(settings), queue, signer, submissions)
         poison_jobs = PoisonedJobs(queue, cast(JobQueue, poisoned))
-        run_again = RunAgain(records, poison_jobs, queue, submissions, sender, settings.job_ttl_s)
+        rerunner = JobRerunner(records, poison_jobs, queue, submissions, sender, settings.job_ttl_s)
         auth = OperatorAuth(caller_auth(settings), ReloadingFile(folder / "token.pub.pem", TokenVerifier))
-        handler = OperationsHandler(auth, run_again, records, poison_jobs, sender)
+        handler = OperationsHandler(auth, rerunner, records, poison_jobs, sender)
         routes = [*handler.routes(), *PoisonHandler(auth, poison_jobs).routes()]
-        internal = InternalOperationsHandler(keys, run_again, sender).routes()
+        internal = InternalOperationsHandler(keys, rerunner, sender).routes()
         yield OperatedJobs(
             await stack.enter_async_context(serve(*routes)),
             await stack.enter_async_context(serve(*internal)),
