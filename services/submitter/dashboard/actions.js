@@ -126,7 +126,7 @@ export class JobActions {
     try {
       return await run();
     } catch (error) {
-      if (!(error instanceof ApiError)) throw error;
+      if (!(error instanceof ApiError)) return this.#refuse(job, `A part of the page failed; reload it. (${error.message})`);
       if (error.code === "payload_not_kept") return this.runAgainWithChanges(job); // the dialog says why
       return this.#refuse(job, reasonText(action, error, hasChanged(error) ? await this.#lastOperator(job.id) : ""));
     } finally {

@@ -3,6 +3,7 @@
 import { h, setAttribute } from "/assets/dom.js";
 import { FilterChip } from "/assets/filter-chip.js";
 import { limitsText, RANGES } from "/assets/job-filter.js";
+import { setText } from "/assets/text.js";
 
 /** What people call the least number of attempts. */
 export const ATTEMPTS = { 2: "More than one attempt", 3: "3 or more attempts", 5: "5 or more attempts" };
@@ -13,7 +14,8 @@ export class Filters {
   #filter = null;
   #chips = Object.fromEntries(["Time", "Kind", "Owner", "Tag", "Attempts", "Error"].map((name) => [name, new FilterChip(name, () => this.#choices(name))]));
   #clear = h("a", { class: "soft", href: "#", click: () => this.element.querySelector("button").focus() }, "Clear filters");
-  element = h("div", { class: "filters", role: "group", "aria-label": "Filters" }, ...Object.values(this.#chips).map(({ element }) => element), this.#clear);
+  #grouping = h("a", { class: "chip grouping" });
+  element = h("div", { class: "filters", role: "group", "aria-label": "Filters" }, ...Object.values(this.#chips).map(({ element }) => element), this.#clear, this.#grouping);
 
   /**
    * @param {object} app
@@ -36,6 +38,8 @@ export class Filters {
     this.#render("Tag", tags.length ? `${tags.length > 1 ? "Tags" : "Tag"}: ${tags.join(", ")}` : "Tag", tags.length && { tag: null });
     this.#render("Attempts", attempts ? (ATTEMPTS[attempts] ?? `${attempts} or more attempts`) : "Attempts", attempts && { attempts_min: null });
     this.#render("Error", error ? `Error: ${error}` : "Error", error && { error_type: null });
+    setText(this.#grouping, filter.isGrouped ? "Show the jobs" : "Group failures");
+    setAttribute(this.#grouping, "href", filter.href({ group: filter.isGrouped ? null : "failures", status: "failed" }));
     this.#clear.hidden = !filter.isNarrowed;
     setAttribute(this.#clear, "href", filter.clearedHref);
   }

@@ -8,6 +8,7 @@ import { JobCounts } from "/assets/job-counts.js";
 import { JobFilter } from "/assets/job-filter.js";
 import { DEFAULT_LIMIT } from "/assets/job-list.js";
 import { LiveJobs } from "/assets/live-jobs.js";
+import { RowActions } from "/assets/row-actions.js";
 import { StatusTabs, titleOf } from "/assets/status-tabs.js";
 import { setText } from "/assets/text.js";
 
@@ -19,6 +20,9 @@ export default class ListView {
   #app;
   #counts;
   #list;
+  #actions;
+  #rows;
+  #groups = null; // of failures, while they are shown instead of the list
   #tabs = new StatusTabs();
   #filters;
   #chart = new HourChart();
@@ -38,11 +42,12 @@ export default class ListView {
     this.#app = app;
     this.#counts = new JobCounts(app.api, () => this.#onCounts());
     this.#list = new LiveJobs(app, () => this.#render());
+    this.#actions = new RowActions(app, this.#list.table);
     this.#filters = new Filters(app, this.#counts);
     const bar = h("div", { class: "list-bar" }, h("div", {}, this.#notice, this.#problem), this.#fresh);
-    const jobs = [bar, this.#list.table.element, this.#empty, this.#older, this.#announcer];
+    this.#rows = h("div", {}, bar, this.#list.table.element, this.#empty, this.#older, this.#actions.element, this.#announcer);
     const heading = h("header", { class: "top" }, h("h1", {}, "Jobs"));
-    this.element = h("div", { class: "list" }, heading, this.#tabs.element, this.#filters.element, this.#chart.element, this.#workers, ...jobs);
+    this.element = h("div", { class: "list" }, heading, this.#tabs.element, this.#filters.element, this.#chart.element, this.#workers, this.#rows);
   }
 
   /** Show the list that the URL names. */
@@ -54,6 +59,9 @@ export default class ListView {
   close() {
     this.#counts.close();
     this.#list.close();
+    this.#actions.close();
+    this.#query = null;
+    this.#groups?.close();
   }
 
   #show() {
@@ -62,7 +70,24 @@ export default class ListView {
     document.title = `${titleOf(filter.get("status"))} · Headway`;
     this.#filters.render(filter);
     this.#list.show(filter);
+    this.#rows.hidden = filter.isGrouped;
+    this.#showGroups(filter.isGrouped);
     this.#render();
+  }
+
+  /** Show groups of failures in place of the rows, or no longer. */
+  async #showGroups(isGrouped) {
+    if (isGrouped && this.#groups) return this.#groups.update(this.#query);
+    if (isGrouped) {
+      const { FailureGroups } = await import("/assets/failure-groups.js").catch((error) => this.#app.notices.showError("The failures could not be shown.", error) ?? {});
+      if (!FailureGroups || this.#groups || !this.#rows.hidden || !this.#query) return; // the operator has left meanwhile
+      this.#groups = new FailureGroups(this.#app, { query: this.#query, now: () => this.#counts.now() });
+      this.element.append(this.#groups.element);
+    } else if (this.#groups) {
+      this.#groups.close();
+      this.#groups.element.remove();
+      this.#groups = null;
+    }
   }
 
   #onCounts() {
@@ -82,6 +107,7 @@ export default class ListView {
     setAttribute(this.#list.table.element, "aria-busy", jobs || state.error ? null : "true");
     this.#list.table.element.hidden = jobs?.length === 0;
     this.#renderOlder(state);
+    this.#actions.update({ filter: filter.fields, count: this.#counts.of(filter, filter.get("status")) });
   }
 
   #renderBar({ jobs, connection, complete, error, fresh, isOutdated }) {

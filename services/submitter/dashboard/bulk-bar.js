@@ -1,0 +1,128 @@
+/** The bar of actions on the jobs that are selected in the list, or on all that match its filter. */
+
+import { h, loadStyles, setAttribute } from "/assets/dom.js";
+import { applies, bulkActionOf } from "/assets/job-requests.js";
+import { setText } from "/assets/text.js";
+
+const MAX_SELECTED = 200;
+const LABELS = {
+  runAgain: { text: "Run again", some: (count) => `Run ${count} again`, all: "Run all again" },
+  cancel: { text: "Cancel", some: (count) => `Cancel ${count}`, all: "Cancel all" },
+};
+const ACTIONS = Object.keys(LABELS);
+
+export class BulkBar {
+  element;
+  #app;
+  #selection;
+  #jobOf;
+  #focusList;
+  #actions;
+  #stop;
+  #text = h("p", { class: "bulk-count", role: "status" });
+  #all = h("button", { type: "button", class: "plain link", click: () => this.#toggleAll() });
+  #buttons = {};
+  #hint = h("p", { class: "bulk-hint", hidden: true });
+  #isAll = false;
+  #filter = {};
+  #count = null;
+
+  /**
+   * @param {object} app
+   * @param {object} list
+   * @param {import("/assets/selection.js").Selection} list.selection the ids of the selected jobs
+   * @param {(id: string) => ?object} list.jobOf returns the newest snapshot of a job
+   * @param {() => void} list.focus moves the focus to the list, when the bar that had it goes
+   * @param {import("/assets/actions.js").JobActions} list.actions
+   */
+  constructor(app, { selection, jobOf, focus, actions }) {
+    loadStyles("actions.css");
+    this.#app = app;
+    this.#selection = selection;
+    this.#jobOf = jobOf;
+    this.#focusList = focus;
+    this.#actions = actions;
+    this.#stop = selection.onChange(() => this.update());
+    for (const action of ACTIONS) {
+      this.#buttons[action] = h("button", { type: "button", class: action === "cancel" ? "button danger" : "button", click: () => this.#act(action) });
+    }
+    const clear = h("button", { type: "button", class: "plain link", click: () => selection.clear() }, "Clear selection");
+    const choices = h("div", { class: "bulk-choices" }, ...Object.values(this.#buttons), clear);
+    this.element = h("section", { class: "bulk-bar", "aria-label": "Selected jobs", hidden: true }, h("div", { class: "bulk-what" }, this.#text, this.#all, this.#hint), choices);
+  }
+
+  /**
+   * Show the actions for the present selection.
+   *
+   * @param {{filter?: object, count?: ?number}} [list] the filter of the list, as `watchJobs` takes it, and how many jobs
+   *   match it, null if that is not known
+   */
+  update({ filter = this.#filter, count = this.#count } = {}) {
+    this.#filter = filter;
+    this.#count = count;
+    const { size } = this.#selection;
+    if (!size) this.#isAll = false;
+    if (!size || !this.#app.session.canOperate) return this.#hide();
+    this.element.hidden = false;
+    setText(this.#text, this.#isAll ? this.#allText : `${size.toLocaleString()} selected`);
+    this.#all.hidden = !this.#isAll && !ACTIONS.some((action) => bulkActionOf(action, filter));
+    setText(this.#all, this.#isAll ? `Only the ${size.toLocaleString()} selected` : `Select all${count ? ` ${count.toLocaleString()}` : ""} that match`);
+    setText(this.#hint, this.#hintText);
+    this.#hint.hidden = !this.#hintText;
+    for (const action of ACTIONS) this.#renderButton(action);
+  }
+
+  close() {
+    this.#stop();
+  }
+
+  #hide() {
+    const hadFocus = this.element.contains(document.activeElement);
+    this.element.hidden = true;
+    if (hadFocus) this.#focusList();
+  }
+
+  get #allText() {
+    return this.#count ? `All ${this.#count.toLocaleString()} jobs that match` : "All jobs that match";
+  }
+
+  get #hintText() {
+    if (!this.#isAll) return this.#selection.size > MAX_SELECTED ? `At most ${MAX_SELECTED} can be selected one by one.` : "";
+    if (bulkActionOf("runAgain", this.#filter)) return "";
+    return "Choose Failed, Cancelled or Succeeded to run all of these again.";
+  }
+
+  get #selected() {
+    return [...this.#selection].map((id) => this.#jobOf(id)).filter(Boolean);
+  }
+
+  /** A button without effect stays focusable: a disabled one would lose the focus. */
+  #renderButton(action) {
+    const { text, some, all } = LABELS[action];
+    const button = this.#buttons[action];
+    const selected = this.#selected;
+    const count = selected.filter((job) => applies(action, job)).length;
+    const isUseful = this.#isAll ? bulkActionOf(action, this.#filter) !== null : count > 0 && selected.length <= MAX_SELECTED;
+    setAttribute(button, "aria-disabled", isUseful ? null : "true");
+    if (this.#isAll) setText(button, isUseful ? all : text);
+    else setText(button, count > 0 && count < selected.length ? some(count) : text);
+  }
+
+  #toggleAll() {
+    this.#isAll = !this.#isAll;
+    this.update();
+  }
+
+  async #act(action) {
+    const button = this.#buttons[action];
+    if (button.ariaDisabled === "true") return;
+    button.ariaDisabled = "true";
+    try {
+      const onProgress = (done, all) => setText(this.#text, `${done.toLocaleString()} of ${all.toLocaleString()} …`);
+      const done = await this.#actions.bulk(action, this.#isAll ? this.#filter : this.#selected, onProgress);
+      if (done) this.#selection.toggle(done, false);
+    } finally {
+      this.update();
+    }
+  }
+}

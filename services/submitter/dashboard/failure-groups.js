@@ -1,0 +1,171 @@
+/** Failures by what they have in common: the kind of the jobs, and the type of their error. */
+
+import { JobActions } from "/assets/actions.js";
+import { ApiError } from "/assets/api.js";
+import { arrange, h, loadStyles, setAttribute } from "/assets/dom.js";
+import { ageText } from "/assets/format.js";
+import { JobFilter } from "/assets/job-filter.js";
+import { urlOf } from "/assets/router.js";
+import { setText } from "/assets/text.js";
+
+const POLL_MS = 10_000;
+const MAX_MESSAGES = 3; // of a group; more are counted
+
+export class FailureGroups {
+  element;
+  #app;
+  #now;
+  #actions;
+  #query;
+  #groups = new Map(); // by key: the card of the group
+  #note = h("p", { class: "soft", role: "status" }, "Loading…");
+  #list = h("ul", { class: "failure-groups", "aria-label": "Groups of failures" });
+  #timer;
+  #turn = 0; // an answer to an earlier query is not shown
+
+  /**
+   * @param {object} app
+   * @param {object} options
+   * @param {URLSearchParams} options.query of the list's URL: its time, kind, owner, tags and error type count
+   * @param {() => number} options.now returns the server's time in ms
+   */
+  constructor(app, { query, now }) {
+    loadStyles("failure-groups.css");
+    this.#app = app;
+    this.#now = now;
+    this.#actions = new JobActions(app);
+    this.element = h("section", { class: "failures", "aria-label": "Failures" }, this.#note, this.#list);
+    this.#timer = setInterval(() => document.hidden || this.#load(), POLL_MS);
+    this.update(query);
+  }
+
+  /** Show the groups for another query. */
+  update(query) {
+    this.#query = query;
+    this.#load();
+  }
+
+  close() {
+    clearInterval(this.#timer);
+    this.#turn = NaN;
+  }
+
+  async #load() {
+    const turn = ++this.#turn;
+    const { kind, owner, tag, error_type, since, until } = new JobFilter(this.#query, this.#now()).fields;
+    try {
+      const answer = await this.#app.api.live("/live/failures", { kind, owner, tag, error_type, since, until });
+      if (turn === this.#turn) this.#render(answer);
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      if (turn === this.#turn) setText(this.#note, `The failures could not be loaded. ${error.message}`);
+    }
+  }
+
+  #render({ now, groups, complete }) {
+    const causes = causesOf(groups);
+    const count = groups.reduce((sum, group) => sum + group.count, 0);
+    setText(this.#note, noteText(count, causes.length, complete));
+    const keys = causes.map(({ key }) => key);
+    for (const key of this.#groups.keys()) if (!keys.includes(key)) this.#groups.delete(key);
+    arrange(this.#list, keys, (key) => this.#card(key).element);
+    for (const cause of causes) this.#groups.get(cause.key).render(cause, this.#hrefOf(cause), Date.parse(now));
+  }
+
+  #card(key) {
+    const card = new GroupCard(this.#app.session.canOperate, (cause) => this.#runAgain(cause));
+    this.#groups.set(key, card);
+    return card;
+  }
+
+  /** Return the URL of the list of a group's jobs. */
+  #hrefOf({ kind, errorType }) {
+    const query = new URLSearchParams(this.#query);
+    query.delete("group");
+    for (const [name, value] of Object.entries({ status: "failed", kind, error_type: errorType })) query.set(name, value);
+    return urlOf("jobs", { query });
+  }
+
+  async #runAgain({ kind, errorType }) {
+    const { fields } = new JobFilter(this.#query, this.#now());
+    await this.#actions.bulk("runAgain", { ...fields, status: ["failed"], kind, error_type: errorType });
+    await this.#load();
+  }
+}
+
+/** One group: how many jobs, their kind and error, its messages, when it last happened, and what to do about it. */
+class GroupCard {
+  element;
+  #cause;
+  #count = h("strong", { class: "group-count" });
+  #type = h("bdi", {});
+  #kind = h("code", { dir: "auto" });
+  #latest = h("span", { class: "soft" });
+  #title;
+  #messages = h("ul", { class: "group-messages" });
+  #newest = h("a", { class: "plain link" }, "Newest job");
+  #again;
+
+  constructor(canOperate, runAgain) {
+    this.#title = h("a", { class: "group-title" }, this.#type, " ", h("span", { class: "soft" }, "in "), this.#kind);
+    this.#again = h("button", { type: "button", class: "button", click: () => this.#run(runAgain) });
+    const choices = h("div", { class: "group-choices" }, this.#newest, canOperate && this.#again);
+    const what = h("div", {}, h("h2", {}, this.#title), this.#messages);
+    this.element = h("li", { class: "group", "data-tone": "failed" }, this.#count, what, h("div", { class: "group-side" }, this.#latest, choices));
+  }
+
+  render(cause, href, now) {
+    const { kind, errorType, messages, count, latest, newest } = cause;
+    this.#cause = cause;
+    setText(this.#count, count.toLocaleString());
+    setText(this.#type, errorType || "No error");
+    setText(this.#kind, kind);
+    setText(this.#latest, latest ? `Last ${ageText(latest, now)}` : "");
+    setAttribute(this.#title, "href", href);
+    setAttribute(this.#newest, "href", urlOf("job", { name: newest }));
+    setText(this.#again, count === 1 ? "Run it again" : `Run all ${count.toLocaleString()} again`);
+    this.#again.hidden = !errorType; // a filter cannot name it
+    setAttribute(this.#again, "aria-label", `${this.#again.textContent}: ${errorType} in ${kind}`);
+    const more = messages.length - MAX_MESSAGES;
+    const texts = messages.slice(0, MAX_MESSAGES).map((message) => messageText(message, messages.length));
+    if (more > 0) texts.push(`and ${more.toLocaleString()} other ${more === 1 ? "message" : "messages"}`);
+    arrange(this.#messages, texts, (text) => h("li", {}, h("bdi", {}, text)));
+  }
+
+  async #run(runAgain) {
+    if (this.#again.ariaDisabled === "true") return;
+    this.#again.ariaDisabled = "true";
+    await runAgain(this.#cause);
+    this.#again.ariaDisabled = null;
+  }
+}
+
+/**
+ * Join the groups of a kind and a type of error: an action selects by these, whatever the messages are.
+ *
+ * @returns {{key: string, kind: string, errorType: string, count: number, latest: ?string, newest: string, messages:
+ *   {text: string, count: number}[]}[]} the largest first
+ */
+function causesOf(groups) {
+  const causes = new Map();
+  for (const { kind, error_type: errorType, message, count, latest, jobs } of groups) {
+    const key = JSON.stringify([kind, errorType]);
+    const cause = causes.get(key) ?? { key, kind, errorType, count: 0, latest: null, newest: null, messages: [] };
+    causes.set(key, cause);
+    cause.count += count;
+    cause.messages.push({ text: message, count });
+    if (!cause.newest || latest > cause.latest) Object.assign(cause, { latest, newest: jobs[0] });
+  }
+  return [...causes.values()].sort((one, other) => other.count - one.count);
+}
+
+function messageText({ text, count }, messages) {
+  const message = text || "(no message)";
+  return messages === 1 || count === 1 ? message : `${count.toLocaleString()} × ${message}`;
+}
+
+function noteText(count, causes, complete) {
+  if (!count) return complete ? "Nothing has failed in this time." : "No failure is found yet. The list lags at the moment.";
+  const text = `${count.toLocaleString()} ${count === 1 ? "failure" : "failures"} with ${causes === 1 ? "one cause" : `${causes.toLocaleString()} causes`}`;
+  return complete ? `${text}.` : `${text}. There may be more: only the newest 1,000 are grouped, and the list may lag.`;
+}
