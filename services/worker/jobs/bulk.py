@@ -33,6 +33,7 @@ CONCURRENCY = 5
 RETRY_FOR_S = 30.0  # while a service is unavailable, before the attempt ends
 RETRY_AFTER_S = 10.0
 UNAVAILABLE = "A service of Headway is unavailable."
+INVALID = (HTTPStatus.UNPROCESSABLE_ENTITY, "invalid")  # the status and the code of an invalid filter
 REFUSED_KEY = "A service of Headway does not accept the report key."
 INCOMPLETE = "; the list may lack jobs, so repeat this later"
 DONE: dict[BulkAction, str] = {"redrive": "redriven", "cancel": "cancelled", "rerun": "submitted again"}
@@ -174,7 +175,7 @@ class InternalServices:
         except RequestFailed as error:
             if error.status == HTTPStatus.UNAUTHORIZED:
                 raise Retry(REFUSED_KEY, after_s=RETRY_AFTER_S) from error
-            if error.status == HTTPStatus.UNPROCESSABLE_ENTITY and method == "GET":
+            if method == "GET" and (error.status, error.code) == INVALID:
                 raise Fail(f"The notifier refuses the filter: {error}") from error
             if error.status in RETRYABLE_STATUSES or error.code == UNEXPECTED or method == "GET":
                 raise Retry(UNAVAILABLE, after_s=RETRY_AFTER_S) from error

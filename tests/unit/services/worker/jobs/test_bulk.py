@@ -277,12 +277,12 @@ async def test_report_key_is_rotated(services: FakeServices) -> None:
 
 @pytest.mark.parametrize(
     ("status", "code", "error_type"),
-    [(422, "invalid", Fail), (404, "not_found", Retry), (500, "internal_error", Retry)],
+    [(422, "invalid", Fail), (422, "", Retry), (404, "not_found", Retry), (500, "internal_error", Retry)],
 )
 async def test_only_a_refused_filter_ends_the_action(
     services: FakeServices, status: int, code: str, error_type: type[Exception]
 ) -> None:
-    """Any other error of the list is temporary, as that of a notifier of an older version."""
+    """Any other error of the list is temporary, as that of a proxy or of a notifier of an older version."""
     services.list_refusal = (status, code)
     assert isinstance(await failure_of("cancel", uuid4()), error_type)
 
