@@ -120,7 +120,7 @@ class FollowUps:
             metrics.FOLLOW_UPS.labels("failed").inc()
             return False
         if self._away_until != NOT_AWAY:
-            self._away_until = now + AWAY_S
+            self._away_until = now + AWAY_S  # this delivery asks again, for all others
         try:
             await self._submit(message, kind, end)
             self._away_until = NOT_AWAY
