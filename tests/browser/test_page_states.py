@@ -393,6 +393,66 @@ async def test_job_leads_with_its_name_and_its_state(page: Page, site: LiveSite)
     await expect(page.locator("#chip")).to_have_attribute("data-tone", "stale")
 
 
+OUTLINE = """
+- heading "Export of March" [level=1]
+- status: Failed
+- code: thumbnails · 00000000
+- paragraph: 4 of 10 photos
+- progressbar "Progress"
+- paragraph: "Last message: Resizing photo-0004.jpg"
+- paragraph
+- term: Elapsed
+- definition: /\\d+:\\d\\d:\\d\\d/
+- definition: since start
+- term: Attempt
+- definition: 2 of 5
+- term: Submitted
+- definition:
+  - time
+- definition: /ago/
+- term: Started
+- definition:
+  - time
+- definition: /ago/
+- term: Finished
+- definition:
+  - time
+- definition: /ago|now/
+- button "Copy watch-only link"
+- region "Earlier attempts":
+  - heading "Earlier attempts" [level=2]
+  - list "Earlier attempts":
+    - listitem: "Attempt 1: failed after 12 s · InvalidRow"
+- region "InvalidRow":
+  - heading "InvalidRow" [level=2]
+  - paragraph: "Row 211: 'twelve' is not a number."
+  - button "Copy error"
+- region "Result":
+  - heading "Result" [level=2]
+  - group "Result": "10"
+  - button "Copy result"
+  - button "Download result"
+"""
+
+
+async def test_page_reads_in_the_order_of_importance(page: Page, site: LiveSite) -> None:
+    """A screen reader finds the name, the status, the progress, the times, what can be done, and then the details."""
+    job = await open_job(page, site, name="Export of March")
+    ended = JOB_STATES["failed"][1] | {"attempt": 2, "earlier_attempts": EARLIER_ATTEMPTS[:1], "result": 10}
+    await job.show(ended)
+    await expect(page.get_by_role("main")).to_match_aria_snapshot(OUTLINE)
+
+
+async def test_numbers_and_times_follow_the_language_of_the_browser(browser: Browser, site: LiveSite) -> None:
+    """A German browser shows 1.234,5 files and a clock without AM and PM."""
+    async with await browser.new_context(locale="de-DE") as context:
+        page = await context.new_page()
+        job = await open_job(page, site)
+        await job.show(RUNNING | {"progress": PROGRESS | {"current": 1234.5, "total": 2000, "percent": 61.7}})
+        await expect(page.locator("#progress-text")).to_have_text("1.234,5 of 2.000 photos")
+        await expect(page.locator("#started")).to_have_text(re.compile(r"\d\d:\d\d(:\d\d)?$"))
+
+
 async def test_times_of_a_job_are_shown(page: Page, site: LiveSite) -> None:
     """The page shows when a job was submitted, first started and finished, in the reader's zone, and how long ago."""
     await page.clock.install()
