@@ -12,8 +12,7 @@ import { Notices } from "/assets/notices.js";
 import { Router } from "/assets/router.js";
 import { Session } from "/assets/session.js";
 import { Shell } from "/assets/shell.js";
-import { askForKey, isAskingForKey, signInPage } from "/assets/sign-in.js";
-import { failurePage, Views } from "/assets/views.js";
+import { failurePage, loadModule, Views } from "/assets/views.js";
 
 const VIEWS = {
   jobs: () => import("/assets/list-view.js"),
@@ -38,16 +37,29 @@ function onRoute(route, arrival) {
 
 /** Show the views to an operator who has signed in, and the form to others. When a session expires, the page stays. */
 function onSession(event, reason) {
-  if (shell && !isAskingForKey()) app.router.leave();
-  if (shell && event === "expired") return askForKey(app.session, reason);
+  if (shell && !document.querySelector("dialog.expired")) app.router.leave();
+  if (shell && event === "expired") return withForm(({ askForKey }) => askForKey(app.session, reason));
   views.close();
   shell?.close();
   shell = event === "opened" ? new Shell(app) : null;
-  if (!shell) return show(signInPage(app.session));
+  if (!shell) return withForm(({ signInPage }) => show(signInPage(app.session)));
   show(shell.element);
   views.open(shell.main);
   onRoute(app.router.route, "return");
   if (!app.session.canOperate) app.notices.show("Read-only: this API key does not have the role operate.");
+}
+
+async function withForm(use) {
+  try {
+    const form = await loadModule(() => import("/assets/sign-in.js"));
+    if (!app.session.token) use(form); // another tab may have signed in meanwhile
+  } catch (error) {
+    showFailure(error);
+  }
+}
+
+function showFailure(error) {
+  show(failurePage("The dashboard could not be opened", error));
 }
 
 function show(...content) {
@@ -59,5 +71,5 @@ try {
   await app.session.resume();
   if (!app.session.token) onSession("closed");
 } catch (error) {
-  show(failurePage("The dashboard could not be opened", error));
+  showFailure(error);
 }

@@ -10,10 +10,6 @@ export function signInPage(session) {
   return h("main", { class: "alone" }, brand, signInForm(session, h("h1", { id: "sign-in" }, "Sign in")));
 }
 
-export function isAskingForKey() {
-  return Boolean(document.querySelector("dialog.expired"));
-}
-
 /** Ask in a dialog, over a page that stays until the session goes on, perhaps because another tab has signed in. */
 export function askForKey(session, reason) {
   const form = signInForm(session, h("h2", { id: "sign-in" }, "Sign in again"), h("p", {}, reason));

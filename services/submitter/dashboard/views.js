@@ -49,7 +49,7 @@ export class Views {
     const turn = ++this.#turn;
     try {
       if (this.#shown?.name !== route.view) {
-        const { default: Page } = await this.#load(route.view);
+        const { default: Page } = await loadModule(this.#modules[route.view]);
         if (turn !== this.#turn) return;
         this.#open(route.view, Page);
       }
@@ -60,16 +60,6 @@ export class Views {
       this.#fail(error);
     }
     this.#arrive(route, arrival);
-  }
-
-  /** Load the module of a view. Browsers may remember that this has failed, so only a new page tries again. */
-  async #load(name) {
-    try {
-      return await this.#modules[name]();
-    } catch (cause) {
-      const text = navigator.onLine ? "A part of the dashboard could not be loaded from the server." : "This browser is offline.";
-      throw new ApiError(text, { cause });
-    }
   }
 
   #open(name, Page) {
@@ -111,6 +101,20 @@ export class Views {
     observer.observe(this.#main, { childList: true, subtree: true });
     for (const name of USER_EVENTS) addEventListener(name, stop, { signal: closing.signal, capture: true, passive: true });
     this.#stopRestoring = stop;
+  }
+}
+
+/**
+ * Load a module. Browsers may remember that this has failed, so only a new page tries again.
+ *
+ * @throws {ApiError}
+ */
+export async function loadModule(load) {
+  try {
+    return await load();
+  } catch (cause) {
+    const text = navigator.onLine ? "A part of the dashboard could not be loaded from the server." : "This browser is offline.";
+    throw new ApiError(text, { cause });
   }
 }
 
