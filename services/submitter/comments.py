@@ -1,15 +1,15 @@
 """Removes the comments of the scripts that are served: they are a fifth of what a browser would load.
 
 Lines keep their numbers, so that an error of a browser leads to the source. A comment is found without a parser where
-it begins a line, or follows the end of a statement and contains no quotes; a comment elsewhere stays. A test compares
-the scripts with and without comments.
+it begins a line, or follows the end of a statement and contains no backtick; a comment elsewhere stays. A test compares
+the syntax of the scripts with and without comments.
 """
 
 from __future__ import annotations
 
 import re
 
-COMMENT = re.compile(rb"^ */\*\*.*?\*/$|^ *// .*?$|(?<=[;,{(\[]) // [^\n\"'`]*$", re.MULTILINE | re.DOTALL)
+COMMENT = re.compile(rb"^ */\*\*.*?\*/$|^ *// .*?$|(?<=[;,{(\[]) // [^\n`]*$", re.MULTILINE | re.DOTALL)
 
 
 def without_comments(script: bytes) -> bytes:

@@ -70,7 +70,7 @@ def test_scripts_are_served_without_comments(folder: Path) -> None:
  */
 // One line.
 const url = "https://x"; // where it is
-const text = "// not a comment"; // with "quotes"
+const text = "// not a comment"; // with `backticks`
   /** Indented. */
 call(a, // first
   b);
@@ -82,7 +82,7 @@ call(a, // first
         "",
         "",
         'const url = "https://x";',
-        'const text = "// not a comment"; // with "quotes"',
+        'const text = "// not a comment"; // with `backticks`',
         "",
         "call(a,",
         "  b);",
