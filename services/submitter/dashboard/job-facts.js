@@ -108,8 +108,9 @@ class Actions {
 
 function times(snapshot, now) {
   const { status, submitted_at: submitted, due_at: due, updated_at: updated, finished_at: finished, expires_at: expires } = snapshot;
-  const [first] = attemptsOf(snapshot, null).filter(({ attempt, started_at: started }) => attempt === 1 && started);
-  const hasWaited = first && !(snapshot.attempt === 1 && isContinued(snapshot)); // otherwise it has run, too
+  const attempts = attemptsOf(snapshot, null);
+  const first = attempts.find(({ attempt, started_at: started }) => attempt === 1 && started);
+  const hasWaited = first && !(attempts.length === 1 && isContinued(snapshot)); // otherwise it has run, too
   const waited = hasWaited ? Date.parse(first.started_at) - Date.parse(submitted) : null;
   return {
     Submitted: time(submitted),

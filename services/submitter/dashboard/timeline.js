@@ -39,7 +39,7 @@ export class Timeline {
     const attempts = attemptsOf(snapshot, details);
     const parts = place(partsOf(snapshot, attempts, now));
     const lanes = attempts.map((attempt, row) => attemptLane(attempt, row, { snapshot, parts, state, now, isLast: row === attempts.length - 1 }));
-    const first = waitLane(attempts, parts.filter(({ row }) => row === -1), snapshot, now);
+    const first = waitLane(attempts, parts, snapshot, now);
     if (first) lanes.unshift(first);
     arrange(this.#list, lanes.map(({ key }) => key), (key) => this.#create(key));
     for (const lane of lanes) this.#lanes.get(lane.key).render(lane);
@@ -63,15 +63,20 @@ class Lane {
   #name = h("span", { class: "lane-name" });
   #track = h("span", { class: "lane-track", "aria-hidden": "true" });
   #span = h("span", { class: "number soft" });
-  #note = h("p", { class: "lane-note" });
+  #outcome = h("span");
+  #error = h("bdi");
+  #rest = h("span");
+  #note = h("p", { class: "lane-note" }, this.#outcome, this.#error, this.#rest);
   element = h("li", { class: "lane" }, this.#name, this.#track, this.#span, this.#note);
 
-  render({ name, tone, parts, span, note }) {
+  render({ name, tone, parts, span, outcome = "", error = "", rest }) {
     setAttribute(this.element, "data-tone", tone);
     setText(this.#name, name);
     setText(this.#span, span);
-    setText(this.#note, note);
-    this.#note.hidden = !note;
+    setText(this.#outcome, error ? `${outcome}: ` : outcome);
+    setText(this.#error, error);
+    setText(this.#rest, outcome && rest ? ` · ${rest}` : rest);
+    this.#note.hidden = !outcome && !rest;
     arrange(this.#track, parts.map(({ type }, index) => `${type} ${index}`), (key) => h("span", { class: `lane-${key.split(" ")[0]}` }));
     parts.forEach((part, index) => renderBar(this.#track.children[index], part));
   }
@@ -86,40 +91,43 @@ function renderBar(bar, { start, share, isShortened }) {
 }
 
 /** Return the lane before the first known start, null if the job did not wait. */
-function waitLane([first], parts, snapshot, now) {
-  if (!parts.length) return null;
-  const span = preciseDurationText(parts[0].to - parts[0].from);
-  const { name, note } = waitTexts(first, snapshot, now);
-  return { key: "wait", name, tone: "queued", parts, span, note: sentence(note, shortenedText(parts)) };
+function waitLane(attempts, parts, snapshot, now) {
+  const own = parts.filter(({ row }) => row === -1);
+  if (!own.length) return null;
+  const [name, note] = waitTexts(attempts, snapshot, now);
+  return { key: "wait", name, tone: "queued", parts: own, span: preciseDurationText(own[0].to - own[0].from), rest: joined(note, shortenedText(own)) };
 }
 
-function waitTexts(first, snapshot, now) {
-  if (first?.attempt > 1) return { name: `Before attempt ${first.attempt}`, note: "What happened before is not recorded any more" };
-  if (first && snapshot.attempt === 1 && isContinued(snapshot)) return { name: "Before", note: "It has run in this time, too, until its worker stopped" };
-  if (first || snapshot.finished_at) return { name: "Waited", note: "" };
+/** Return what the time before the first known start is called, and what is to be said about it. */
+function waitTexts(attempts, snapshot, now) {
+  const [first] = attempts;
+  if (first?.attempt > 1) return [`Before attempt ${first.attempt}`, "What happened before is not recorded any more"];
+  if (attempts.length === 1 && isContinued(snapshot)) return ["Before", "It has run in this time, too, until its worker stopped"];
+  if (first || snapshot.finished_at) return ["Waited", ""];
   const delayMs = Date.parse(snapshot.due_at) - now;
-  return { name: "Waiting", note: delayMs > 0 ? `Starts in ${preciseDurationText(delayMs)}` : "" };
+  return ["Waiting", delayMs > 0 ? `Starts in ${preciseDurationText(delayMs)}` : ""];
 }
 
 function attemptLane(attempt, row, { snapshot, parts, state, now, isLast }) {
   const own = parts.filter((part) => part.row === row);
   const run = own.find(({ type }) => type === "run");
   const isRunning = isLast && snapshot.status === "running";
+  const { error } = attempt;
   return {
     key: `${row} ${attempt.started_at}`,
     name: `Attempt ${attempt.attempt}`,
     tone: isRunning ? state : (TONES[attempt.outcome] ?? "queued"),
     parts: own,
-    span: attempt.started_at ? preciseDurationText(run ? run.to - run.from : 0) : "–",
-    note: sentence(isRunning ? RUNNING[state] : outcomeText(attempt), waitText(own, isLast, snapshot, now), shortenedText(own)),
+    span: run ? preciseDurationText(run.to - run.from) : "–",
+    outcome: isRunning ? RUNNING[state] : outcomeText(attempt),
+    error: error ? [error.type, error.message].filter(Boolean).join(": ") : "",
+    rest: joined(waitText(own, isLast, snapshot, now), shortenedText(own)),
   };
 }
 
-/** Return what an attempt came to, such as "Failed: InvalidRow: row 211 has no price". */
-function outcomeText({ outcome, error, started_at: started }) {
+function outcomeText({ outcome, started_at: started }) {
   const text = OUTCOMES[outcome] ?? outcome ?? "";
-  const reason = error ? `: ${[error.type, error.message].filter(Boolean).join(": ")}` : "";
-  return `${text.charAt(0).toUpperCase()}${text.slice(1)}${started ? "" : " before its start"}${reason}`;
+  return `${text.charAt(0).toUpperCase()}${text.slice(1)}${started ? "" : " before its start"}`;
 }
 
 /** Return how long a job waited after an attempt, or when the next one begins. */
@@ -135,6 +143,6 @@ function shortenedText(parts) {
   return parts.some(({ isShortened }) => isShortened) ? "The wait is drawn shorter than it is" : "";
 }
 
-function sentence(...texts) {
+function joined(...texts) {
   return texts.filter(Boolean).join(" · ");
 }
