@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import asdict
 
 from headway.json_codec import MAX_NESTING_DEPTH as MAX_NESTING_DEPTH
@@ -108,6 +108,7 @@ class SubmittedJob(Struct, frozen=True, kw_only=True):
     expires_at: Timestamp
     max_attempts: MaxAttempts = DEFAULT_ATTEMPTS  # until a report of the worker, which knows the number of the kind
     generation: Natural = 0
+    by: Name | UnsetType = UNSET  # the operator who ran the job again
 
 
 class Progress(Struct, frozen=True):

@@ -66,6 +66,22 @@ class LogVerdict(Struct, frozen=True):
     reason: LogRejection | None = None
 
 
+class OperatorAction(Struct, frozen=True):
+    """What an operator did with a job.
+
+    Attributes:
+        action: the action; `rerun` is that by which the job was submitted.
+        by: the name of the API key.
+        generation: the generation of the job after the action.
+        at: when.
+    """
+
+    action: Literal["cancel", "redrive", "rerun", "erase"]
+    by: str
+    generation: int
+    at: Timestamp
+
+
 class KindInfo(Struct, frozen=True):
     """A kind of job that a worker runs, with the JSON Schema of its payload, null if it has none or is too large."""
 

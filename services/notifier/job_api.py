@@ -16,7 +16,7 @@ from headway.labels import JobFilter
 
 from ..runtime.auth import job_id_from_path, require_report_key
 from ..runtime.errors import Conflict, NotFound
-from ..runtime.request import JSON, bearer_token, decode_body, read_body
+from ..runtime.request import JSON, bearer_token, decode_body, read_body, read_query
 from ..runtime.settings import ReloadingFile
 from .records.store import JobChanged, JobStore
 from .transports.auth import unavailable_without_store
@@ -41,6 +41,12 @@ class CancelRequest(Struct, frozen=True):
     generation: Natural
     until: Timestamp | None = None
     by: Name = "internal"
+
+
+class EraseQuery(Struct, frozen=True):
+    """The query of a request to erase a job: the operator who sent it."""
+
+    by: Name | None = None
 
 
 class _RecordHeader(Struct, frozen=True):
@@ -101,8 +107,9 @@ class JobApiHandler:
     async def erase(self, request: web.Request) -> web.Response:
         """Remove what an ended job has left: its result, progress message, details, kept message and log."""
         job_id = self._authorized_job(request)
+        by = read_query(request, EraseQuery).by
         with unavailable_without_store():
-            has_ended = await self._store.erase(job_id)
+            has_ended = await self._store.erase(job_id, by)
         if has_ended is None:
             raise _unknown()
         if not has_ended:
@@ -128,7 +135,7 @@ class JobApiHandler:
             grant = Grant(job_id=job_id, kind="", submitted_at=now, expires_at=now, requires_record=True)
             return await self._store.cancel(grant)
         try:
-            return await self._store.cancel_unchanged(job_id, wanted.generation, wanted.until)
+            return await self._store.cancel_unchanged(job_id, wanted.generation, wanted.until, wanted.by)
         except JobChanged as error:
             raise Conflict("The job has ended, or was redriven.", code=str(error)) from error
 

@@ -8,6 +8,8 @@ from uuid import UUID
 import structlog
 from aiohttp import web
 from azure.core.exceptions import AzureError
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from headway.azure.job_queue import JobQueue
 from headway.message_codec import encode_message
@@ -45,8 +47,16 @@ class JobSender:
         self._signer = signer
         self._submissions = submissions
 
-    async def send(self, submission: Submission, job_id: UUID, request: web.Request) -> AcceptedJob:
+    async def send(
+        self, submission: Submission, job_id: UUID, request: web.Request, by: str | UnsetType = UNSET
+    ) -> AcceptedJob:
         """Put a job on the queue, with the trace context of the request.
+
+        Args:
+            submission: the job.
+            job_id: its id.
+            request: the request.
+            by: the operator who runs a job again with it.
 
         Raises:
             UnprocessableContent: the job would expire before its delay ends.
@@ -60,7 +70,7 @@ class JobSender:
         except AzureError as error:
             metrics.SUBMISSIONS.labels("error").inc()
             raise queue_unavailable(error) from error
-        self._submissions.notify(accepted.submitted, accepted.delay_s)
+        self._submissions.notify(replace(accepted.submitted, by=by), accepted.delay_s)
         metrics.SUBMISSIONS.labels("accepted").inc()
         log.info("job_submitted", job_id=str(message.id), kind=message.kind)
         return accepted

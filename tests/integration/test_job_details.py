@@ -25,6 +25,7 @@ from headway.contracts import (
     decode,
 )
 from headway.details import LogAppend
+from headway.grants import Grant
 from headway.labels import Labels
 from services.notifier.logs.store import LogStore
 from services.notifier.records.details import JobDetails
@@ -33,7 +34,7 @@ from services.notifier.records.record_read import RecordRead
 from services.notifier.records.store import JobStore
 from services.notifier.redis_client.topology import RedisClient
 from services.notifier.redis_client.url import redis_from_url
-from services.notifier.transports.details import details_body
+from services.notifier.transports.details import DetailsBody, details_body
 
 JOB = UUID("6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11")
 NOW = Timestamp.now()
@@ -221,15 +222,15 @@ async def test_error_that_users_see_is_not_hidden(store: JobStore) -> None:
 
 async def test_erasure_removes_what_an_ended_job_has_left(store: JobStore, redis: Redis) -> None:
     """Result, details, log and the messages of progress and error are removed; the record stays, in a new version."""
-    assert await store.erase(JOB) is None
+    assert await store.erase(JOB, None) is None
     progress = Progress(40, 100, 'the ","message": unit', 'Dear "Ann"')
     await send(store, 1, "running", progress=progress)
-    assert await store.erase(JOB) is False
+    assert await store.erase(JOB, None) is False
     details = ReportDetails(message=MESSAGE, steps=(StepTimes("a", NOW),), error=JobError("AnnsError", "Ann"))
     ending = {"result": Json(b'{"to":"Ann"}'), "error": JobError("Fail", 'Dear "Ann"')}
     await send(store, 1, "failed", progress=progress, details=details, **ending)
     before = (await read(store))[1]
-    assert await store.erase(JOB) is True
+    assert await store.erase(JOB, None) is True
     record, snapshot, details_left = await read(store)
     assert details_left == JobDetails()
     assert await redis.keys("headway:*") == [job_key(JOB).encode()]
@@ -241,7 +242,7 @@ async def test_erasure_removes_what_an_ended_job_has_left(store: JobStore, redis
     assert (snapshot.progress.current, snapshot.progress.unit) == (40, progress.unit)
     assert b"Ann" not in record.snapshot
     assert record.error_type is None
-    assert await store.erase(JOB) is True
+    assert await store.erase(JOB, None) is True
     assert (await read(store))[1] == snapshot
 
 
@@ -257,7 +258,7 @@ async def test_an_erased_log_takes_no_more_text_until_the_job_runs_again(store: 
     await send(store, 1, "running")
     assert await append("Dear Ann\n", 0)
     await send(store, 1, "failed")
-    assert await store.erase(JOB) is True
+    assert await store.erase(JOB, None) is True
     assert not await append("Yours, Bob\n", 9)
     await send(store, 1, "running", generation=1, message_id="n")
     assert await append("again\n", 0, generation=1, message_id="n")
@@ -285,3 +286,71 @@ async def test_damaged_details_are_replaced(store: JobStore, redis: Redis, damag
     await fail(store, 1, "again", "failed", generation=1)
     details = (await read(store))[2]
     assert (details.error, details.message, details.earlier_errors) == (JobError("KeyError", "again"), MESSAGE, ())
+
+
+def operator(name: str | None = "alice", **changes: Any) -> Grant:
+    """Return the grant of an operator for the job."""
+    scope = frozenset({"watch", "cancel", "details", "operate"})
+    return Grant(
+        job_id=JOB, kind="letters", submitted_at=NOW, expires_at=NOW.after(60), scope=scope, by=name, **changes
+    )
+
+
+async def body(store: JobStore) -> DetailsBody:
+    """Return the details that operators see."""
+    ((record, details),) = await store.read_details([str(JOB)])
+    assert record is not None
+    found = details_body(record, details)
+    assert found is not None
+    return found
+
+
+async def actions(store: JobStore) -> list[tuple[str, str, int]]:
+    """Return what operators did with the job, the newest first."""
+    return [(one.action, one.by, one.generation) for one in (await body(store)).actions]
+
+
+async def test_details_say_who_acted(store: JobStore, redis: Redis) -> None:
+    """Each action is there once, also if its request is repeated; one that changes nothing is not."""
+    labels = Labels(tags=("a",))
+    submitted = SubmittedJob(id=JOB, kind="letters", submitted_at=NOW, expires_at=NOW.after(60), labels=labels)
+    await store.apply_submissions([replace(submitted, by="ann")])
+    assert await actions(store) == [("rerun", "ann", 0)]
+    before = Timestamp.now()
+    for grant in (operator(), operator("bob"), operator(None)):
+        assert await store.cancel(grant) is not None
+    assert await actions(store) == [("cancel", "alice", 0), ("rerun", "ann", 0)]
+    assert before <= (await body(store)).actions[0].at.after(1)
+    for _ in range(2):  # the second is a repetition, and the third comes after the first delivery has started
+        await store.apply_submissions([replace(submitted, generation=1, by="bob")])
+    await send(store, 1, "running", generation=1)
+    await store.apply_submissions([replace(submitted, generation=1, by="bob")])
+    watcher = replace(operator("mallory"), scope=frozenset({"watch", "cancel"}))
+    await store.cancel(watcher)
+    await store.cancel(operator())  # which is requested already
+    await fail(store, 1, "No", "failed", generation=1)
+    assert await store.erase(JOB, "carol") is True
+    assert await actions(store) == [("erase", "carol", 1)]
+    for generation in range(2, 14):
+        await store.apply_submissions([replace(submitted, generation=generation, by="bob")])
+    assert await actions(store) == [("redrive", "bob", generation) for generation in range(13, 3, -1)]
+    for broken in (b"?\n" * 20, b'{"action":"cancel"}\n'):
+        await redis.hset(details_key(str(JOB)), "actions", broken)
+        await store.cancel(operator("dave", filter=None))
+        await store.apply_submissions([replace(submitted, generation=generation + 1, by="eve")])
+        generation += 1
+        assert ("redrive", "eve", generation) in await actions(store)
+    await redis.delete(details_key(str(JOB)))
+    await redis.set(details_key(str(JOB)), "of another type")
+    await store.apply_submissions([replace(submitted, generation=generation + 1, by="eve")])
+    assert await actions(store) == [("redrive", "eve", generation + 1)]
+
+
+async def test_an_action_arrives_after_the_start(store: JobStore) -> None:
+    """A worker may start a job before the notifier learns of its submission."""
+    await send(store, 1, "running", generation=1)
+    submitted = SubmittedJob(id=JOB, kind="letters", submitted_at=NOW, expires_at=NOW.after(60), generation=1, by="bob")
+    await store.apply_submissions([submitted])
+    assert await actions(store) == [("redrive", "bob", 1)]
+    assert await store.cancel(operator("eve")) is not None
+    assert await actions(store) == [("cancel", "eve", 1), ("redrive", "bob", 1)]

@@ -638,11 +638,11 @@ async def test_cancel_request_lasts_until_a_redrive(store: JobStore) -> None:
 @pytest.mark.parametrize("redriven_by", ["submission", "report"])
 async def test_cancel_by_a_bulk_action_leaves_other_jobs_alone(store: JobStore, redis: Redis, redriven_by: str) -> None:
     """Jobs without a record, and those that have ended, have another generation or were redriven after the request."""
-    assert await store.cancel_unchanged(JOB, 0, None) is None
+    assert await store.cancel_unchanged(JOB, 0, None, "ann") is None
     await send(store, status="failed", lease_until=None)
     before = await read(store)
     with pytest.raises(JobChanged, match="ended"):
-        await store.cancel_unchanged(JOB, 0, None)
+        await store.cancel_unchanged(JOB, 0, None, "ann")
     requested_at = Timestamp(milliseconds(await redis.time()) - 1)
     if redriven_by == "report":
         await send(store, generation=1, lease_until=None)
@@ -650,9 +650,9 @@ async def test_cancel_by_a_bulk_action_leaves_other_jobs_alone(store: JobStore, 
         await store.apply_submissions([replace(JOB_SUBMITTED, generation=1)])
     for generation, until in ((0, None), (1, requested_at)):
         with pytest.raises(JobChanged, match="changed"):
-            await store.cancel_unchanged(JOB, generation, until)
+            await store.cancel_unchanged(JOB, generation, until, "ann")
     assert parse(await read(store)).generation == parse(before).generation + 1
-    cancelled = parse(await store.cancel_unchanged(JOB, 1, Timestamp(milliseconds(await redis.time()) + 1)))
+    cancelled = parse(await store.cancel_unchanged(JOB, 1, Timestamp(milliseconds(await redis.time()) + 1), "ann"))
     assert (cancelled.status, cancelled.generation) == ("cancelled", 1)
 
 

@@ -10,9 +10,18 @@ from msgspec import Struct
 from redis.exceptions import RedisError
 
 from headway.contracts import JobError, StepTimes, Timestamp, decode
+from headway.details import OperatorAction
 
 T = TypeVar("T")
-DETAILS_FIELDS = ("attempt", "error", "traceback", "steps", "message", "earlier_errors")  # in the order of a read
+DETAILS_FIELDS = (
+    "attempt",
+    "error",
+    "traceback",
+    "steps",
+    "message",
+    "earlier_errors",
+    "actions",
+)  # in the order of a read
 
 
 class AttemptKey(Struct, frozen=True, kw_only=True):
@@ -36,6 +45,7 @@ class JobDetails(Struct, frozen=True, kw_only=True):
         attempt: the attempt that `error`, `traceback` and `steps` belong to.
         message: the text of the queue message, None if it was not kept.
         earlier_errors: the errors of other attempts, the oldest first.
+        actions: what operators did with the job, the newest first.
     """
 
     attempt: AttemptKey | None = None
@@ -44,6 +54,7 @@ class JobDetails(Struct, frozen=True, kw_only=True):
     steps: tuple[StepTimes, ...] = ()
     message: str | None = None
     earlier_errors: tuple[AttemptError, ...] = ()
+    actions: tuple[OperatorAction, ...] = ()
 
 
 def details_from_reply(reply: Sequence[bytes | None] | RedisError) -> JobDetails:
@@ -55,7 +66,7 @@ def details_from_reply(reply: Sequence[bytes | None] | RedisError) -> JobDetails
     if isinstance(reply, RedisError):
         _check_type_error(reply)
         return JobDetails()
-    attempt, error, traceback, steps, message, earlier_errors = reply
+    attempt, error, traceback, steps, message, earlier_errors, actions = reply
     return JobDetails(
         attempt=_decoded(attempt, AttemptKey),
         error=_decoded(error, JobError),
@@ -63,6 +74,7 @@ def details_from_reply(reply: Sequence[bytes | None] | RedisError) -> JobDetails
         steps=_decoded(steps, tuple[StepTimes, ...]) or (),
         message=_text(message),
         earlier_errors=_decoded(earlier_errors, tuple[AttemptError, ...]) or (),
+        actions=tuple(action for line in (actions or b"").splitlines() if (action := _decoded(line, OperatorAction))),
     )
 
 

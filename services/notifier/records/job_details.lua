@@ -7,6 +7,7 @@
 --   traceback       the error's, as text
 --   steps           [{"name", "started_at", "ended_at"}]
 --   message         the text of the queue message, with which the job can be run again
+--   actions         what operators did with the job, a line each, the newest first: {"action", "by", "generation", "at"}
 --   earlier_errors  those of other attempts, the oldest first: [{"attempt", "generation", "started_at", "error"}]
 --
 -- The field `error_type` of the record is the type of the true error if users see another one. It belongs to the record's
@@ -14,6 +15,7 @@
 
 local DETAILS_FIELDS = {'error', 'traceback', 'steps', 'message'}  -- arguments; an empty one leaves the field as it is
 local ATTEMPT = '^{"attempt":%d+,"generation":%d+,"started_at":[^{}]+}$'
+local NEWEST_ACTIONS = '^' .. string.rep('[^\n]*\n', 10)
 local NOT_ENDED, ERASED = 0, 1
 
 -- Returns the errors of the other attempts, as JSON; nil if there are none.
@@ -60,6 +62,20 @@ local function report_with_details(old)
   return reply
 end
 
+-- Adds an action, {"action", "by"}, to those that the details keep, unless it is a repetition of the last one.
+local function add_action(record, action)
+  if not action then return end
+  local name = details_key()
+  local actions = redis.pcall('HMGET', name, 'actions')
+  if actions.err then redis.call('DEL', name) end  -- of another type
+  actions = actions[1] or ''
+  action = string.sub(action, 1, -2) .. ',"generation":' .. record.generation .. ','
+  if string.sub(actions, 1, #action) == action then return end
+  actions = action .. '"at":' .. now_json() .. '}\n' .. actions
+  redis.call('HSET', name, 'actions', string.match(actions, NEWEST_ACTIONS) or actions)
+  expire(record, name)
+end
+
 -- Empties the log. Its offsets go on if the job does, since a client continues from the one that it has.
 local function erase_log(name)
   redis.call('DEL', name .. ':text')
@@ -79,7 +95,7 @@ end
 
 -- Removes all that a job has left but who, what and when: the result, the texts of progress and error, details and log.
 -- `erased` is the generation whose log takes no more text, since a worker sends the rest after the end.
-local function erase(record)
+local function erase(record, action)
   if record and not ENDED[record.status] then return NOT_ENDED end
   redis.call('DEL', details_key())
   erase_log('headway:log:' .. string.match(key, '{.*}'))
@@ -92,6 +108,7 @@ local function erase(record)
     record.result, record.progress, record.error = 'null', progress, failure
     store(record, record)
   end
+  add_action(record, action)
   return ERASED
 end
 

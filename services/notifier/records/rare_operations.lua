@@ -6,16 +6,25 @@ local RECORD_PATTERNS = {id = TEXT, kind = TEXT, attempt = COUNT, max_attempts =
 local PROGRESS_FIELDS = {'kind', 'status', 'max_attempts', 'progress', 'sequence', 'submitted_at', 'expires_at',
   'expires_ms'}
 local SUBMISSION_FIELDS = {'kind', 'generation', 'max_attempts', 'submitted_at', 'expires_at', 'due_ms', 'expires_ms',
-  'labels', 'name'}
+  'labels', 'name', 'action'}
 local CANCEL_FIELDS = {'kind', 'max_attempts', 'submitted_at', 'due_at', 'expires_at', 'expires_ms', 'requires_record',
-  'labels'}
-local CANCEL_UNCHANGED_FIELDS = {'expected_generation', 'until_ms'}
+  'labels', 'action'}
+local CANCEL_UNCHANGED_FIELDS = {'expected_generation', 'until_ms', 'action'}
+local OPTIONAL_FIELDS = {'requires_record', 'labels', 'name', 'action'}  -- missing or empty arguments
 
 -- Returns whether the fields that these operations retain are valid. An ending is retained unchecked.
 local function is_valid(record)
   return matches(record, RECORD_PATTERNS) and (ENDED[record.status] or
     pcall(cjson.decode, '[' .. table.concat({record.progress, record.result, record.error, record.name or 'null',
       record.earlier_attempts or 'null', record.labels or 'null'}, ',') .. ']'))
+end
+
+local function from_optional_args(names)
+  local args = from_args(names)
+  for _, name in ipairs(OPTIONAL_FIELDS) do
+    if args[name] == '' then args[name] = nil end
+  end
+  return args
 end
 
 local function set(record, defaults)
@@ -36,7 +45,10 @@ end
 -- Creates the record of a job that waits for its first delivery, or for the first one of a new generation. Without the
 -- fields of a delivery: version 0.1 then sees no record, and accepts the start.
 local function submission(old, new)
-  if old and tonumber(new.generation) <= tonumber(old.generation) then return fill_in_labels(old, new) end
+  if old and tonumber(new.generation) <= tonumber(old.generation) then
+    if new.generation == old.generation then add_action(old, new.action) end
+    return fill_in_labels(old, new)
+  end
   set(new, {status = '"queued"', attempt = '1', progress = 'null', result = 'null', error = 'null',
     cancel_requested = 'false', started_at = 'null', finished_at = 'null', lease_until = 'null', lease_ms = '0'})
   if new.due_ms ~= 'null' and tonumber(new.due_ms) <= now then new.due_ms = 'null' end
@@ -49,6 +61,7 @@ local function submission(old, new)
     on_redriven(new)
   end
   store(new, old)
+  add_action(new, new.action)
   return TRANSITION
 end
 
@@ -69,6 +82,7 @@ local function cancel(old, args)
     record.status, record.finished_at, record.due_at, record.due_ms = '"cancelled"', now_json(), 'null', '0'
     record.lease_until, record.lease_ms = 'null', '0'
   end
+  add_action(record, args.action)
   return {store(record, old), leased and 0 or TRANSITION, leased and old.worker or false}
 end
 
@@ -78,12 +92,12 @@ local function cancel_unchanged(old, args)
   if ENDED[old.status] then return 'ended' end
   local redriven_ms = tonumber(redis.call('HMGET', key, 'redriven_ms')[1] or 0)
   if old.generation ~= args.expected_generation or redriven_ms > tonumber(args.until_ms) then return 'changed' end
-  return cancel(old, {})
+  return cancel(old, {action = args.action})
 end
 
 if record and not is_valid(record) then record = nil end
 if ARGV[1] == 'progress' then return progress(record, from_args(PROGRESS_FIELDS)) end
-if ARGV[1] == 'submission' then return submission(record, from_args(SUBMISSION_FIELDS)) end
-if ARGV[1] == 'cancel' then return cancel(record, from_args(CANCEL_FIELDS)) end
-if ARGV[1] == 'cancel_unchanged' then return cancel_unchanged(record, from_args(CANCEL_UNCHANGED_FIELDS)) end
-if ARGV[1] == 'erase' then return erase(record) end
+if ARGV[1] == 'submission' then return submission(record, from_optional_args(SUBMISSION_FIELDS)) end
+if ARGV[1] == 'cancel' then return cancel(record, from_optional_args(CANCEL_FIELDS)) end
+if ARGV[1] == 'cancel_unchanged' then return cancel_unchanged(record, from_optional_args(CANCEL_UNCHANGED_FIELDS)) end
+if ARGV[1] == 'erase' then return erase(record, ARGV[2] ~= '' and ARGV[2]) end

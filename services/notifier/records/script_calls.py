@@ -18,6 +18,7 @@ from headway.contracts import (
     to_progress_snapshot,
     uuid_str,
 )
+from headway.grants import OPERATE
 from headway.labels import NO_LABELS, Labels
 from headway.timestamp import MAX_MS
 from headway.tokens import Grant
@@ -117,6 +118,9 @@ def progress_call(report: ProgressUrlReport, now: Timestamp, job_ttl_s: float) -
 
 def submission_call(job: SubmittedJob) -> ScriptCall:
     """Return the call for a submitted job: the script's SUBMISSION_FIELDS."""
+    labels = _labels(job.labels)
+    if isinstance(job.by, str):
+        labels += [*[b""] * (MAX_LABEL_FIELDS - len(labels)), _action("redrive" if job.generation else "rerun", job.by)]
     return [
         job_key(uuid_str(job.id)),
         "submission",
@@ -127,7 +131,7 @@ def submission_call(job: SubmittedJob) -> ScriptCall:
         job.expires_at.to_json(),
         _milliseconds(job.due_at),
         int(job.expires_at),
-        *_labels(job.labels),
+        *labels,
     ]
 
 
@@ -139,7 +143,7 @@ def cancel_call(grant: Grant, record: RecordRead | None = None) -> ScriptCall:
         record: the record that matches the grant's filter, if it has one; the script applies the cancellation only
             while the kind and the labels are the same.
     """
-    kind, *labels = (encode(grant.kind),) if record is None else record.filtered_fields
+    kind, labels = (encode(grant.kind), b"") if record is None else record.filtered_fields
     return [
         job_key(grant.job_id),
         "cancel",
@@ -149,16 +153,23 @@ def cancel_call(grant: Grant, record: RecordRead | None = None) -> ScriptCall:
         encode(grant.due_at),
         encode(grant.expires_at),
         int(grant.expires_at),
-        *(["true"] if grant.requires_record else []),
-        *labels,
+        "true" if grant.requires_record else b"",
+        labels,
+        _action("cancel", grant.by if OPERATE in grant.scope else None),
     ]
 
 
-def cancel_unchanged_call(job_id: UUID, generation: int, until: Timestamp | None) -> ScriptCall:
+def cancel_unchanged_call(job_id: UUID, generation: int, until: Timestamp | None, by: str) -> ScriptCall:
     """Return the call that cancels a job unless it has ended or was redriven: the script's CANCEL_UNCHANGED_FIELDS."""
-    return [job_key(job_id), "cancel_unchanged", generation, MAX_MS if until is None else int(until)]
+    until_ms = MAX_MS if until is None else int(until)
+    return [job_key(job_id), "cancel_unchanged", generation, until_ms, _action("cancel", by)]
 
 
-def erase_call(job_id: UUID) -> ScriptCall:
-    """Return the call that erases what an ended job has left."""
-    return [job_key(job_id), "erase"]
+def erase_call(job_id: UUID, by: str | None) -> ScriptCall:
+    """Return the call that erases what an ended job has left, and keeps who has erased it."""
+    return [job_key(job_id), "erase", _action("erase", by)]
+
+
+def _action(action: str, by: str | None) -> bytes:
+    """Return an operator's action for the script, empty if it was no operator's."""
+    return b"" if by is None else encode({"action": action, "by": by})

@@ -124,19 +124,20 @@ class JobStore:
         """
         return await self._cancel(grant.job_id, cancel_call(grant, record))
 
-    async def cancel_unchanged(self, job_id: UUID, generation: int, until: Timestamp | None) -> bytes | None:
+    async def cancel_unchanged(self, job_id: UUID, generation: int, until: Timestamp | None, by: str) -> bytes | None:
         """Cancel a job as `cancel` does, and return its snapshot as JSON, or None if it has no record.
 
         Args:
             job_id: the job.
             generation: the generation that the job must have.
             until: the time after which the job must not have been redriven.
+            by: the operator who has requested it.
 
         Raises:
             JobChanged: the job has ended, or was redriven.
             RedisError, OSError: as for `cancel`.
         """
-        return await self._cancel(job_id, cancel_unchanged_call(job_id, generation, until))
+        return await self._cancel(job_id, cancel_unchanged_call(job_id, generation, until, by))
 
     async def _cancel(self, job_id: UUID, call: ScriptCall) -> bytes | None:
         try:
@@ -155,8 +156,12 @@ class JobStore:
             self._on_cancel_requested(worker.decode(errors="replace"), uuid_str(job_id))
         return bytes(snapshot)
 
-    async def erase(self, job_id: UUID) -> bool | None:
+    async def erase(self, job_id: UUID, by: str | None) -> bool | None:
         """Remove the result, the progress message, the details and the log of a job that has ended.
+
+        Args:
+            job_id: the job.
+            by: the operator who has requested it, if known.
 
         Returns:
             Whether the job has ended; None if it has no record.
@@ -164,7 +169,7 @@ class JobStore:
         Raises:
             RedisError, OSError: Redis is unavailable. The job may have been erased.
         """
-        (reply,) = await self._change("erase", [(job_id, erase_call(job_id))])
+        (reply,) = await self._change("erase", [(job_id, erase_call(job_id, by))])
         return None if reply is None else reply == ERASED
 
     async def _change(self, op: str, calls: Sequence[tuple[UUID, ScriptCall]]) -> list[Any]:

@@ -18,6 +18,7 @@ from headway.contracts import (
     decode,
     encode,
 )
+from headway.details import OperatorAction
 from headway.grants import DETAILS
 from headway.labels import Labels
 from headway.message_codec import decode_message
@@ -70,6 +71,7 @@ class DetailsBody(Struct, frozen=True, kw_only=True):
         kept: whether the queue message was kept, which has `payload` and `checkpoint`.
         attempts: the earlier attempts, the oldest first, then the current one if it has started.
         steps: those of the current attempt.
+        actions: what operators did with the job, the newest first.
     """
 
     labels: Labels
@@ -81,6 +83,7 @@ class DetailsBody(Struct, frozen=True, kw_only=True):
     attempts: list[AttemptDetails]
     steps: tuple[StepTimes, ...]
     trace_id: str | None
+    actions: tuple[OperatorAction, ...]
 
 
 class DetailsHandler:
@@ -130,6 +133,7 @@ def details_body(record: RecordRead, details: JobDetails) -> DetailsBody | None:
         attempts=[*_earlier_attempts(snapshot, details), *_current_attempt(snapshot, error)],
         steps=details.steps if is_current else (),
         trace_id=_trace_id(record.labels),
+        actions=details.actions,
     )
 
 

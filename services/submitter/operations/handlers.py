@@ -106,7 +106,7 @@ class OperationsHandler:
         kept = await self._records.read(job_id)
         if kept is not None:
             operator.authorize(job_id, kept.kind, kept.labels)
-            await self._records.erase(job_id)
+            await self._records.erase(job_id, operator.name)
             log_action("erase", job_id, operator.name)  # at once: the poison queue may be unavailable
         async with self._poison.lease(lambda job: job.latest.job_id == job_id) as (client, job):
             if job is not None:

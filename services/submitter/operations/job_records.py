@@ -76,9 +76,9 @@ class JobRecords:
         body = await self._request("GET", f"/jobs/{job_id}")
         return None if body is None else decode(body, KeptJob)
 
-    async def erase(self, job_id: UUID) -> None:
-        """Remove what an ended job has left; raise Conflict, `not_ended`, if it has not ended."""
-        await self._request("DELETE", f"/jobs/{job_id}")
+    async def erase(self, job_id: UUID, by: str) -> None:
+        """Remove what an ended job has left, by an operator; raise Conflict, `not_ended`, if it has not ended."""
+        await self._request("DELETE", f"/jobs/{job_id}?{urlencode({'by': by})}")
 
     async def page(self, parameters: Iterable[tuple[str, str]]) -> SelectedPage:
         """Return a page of the list of jobs, which the parameters of `GET /live/jobs` select."""

@@ -13,6 +13,7 @@ from uuid import UUID
 import msgspec
 from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
 
 from headway.azure.job_queue import JobQueue, QueueError
 from headway.contracts import (
@@ -139,7 +140,7 @@ class JobRerunner:
         else:
             assert kept is not None  # noqa: S101 - otherwise there is a source
             message = _message_from_record(job_id, kept)
-        accepted = await self._sender.send(_submission(message, payload), new_id, request)
+        accepted = await self._sender.send(_submission(message, payload), new_id, request, operator.name)
         log_action("rerun", job_id, operator.name, new_id=str(new_id), new_payload=payload is not UNSET)
         return accepted
 
@@ -174,7 +175,8 @@ class JobRerunner:
         except QueueError as error:
             raise queue_unavailable(error) from error
         log_action("redrive", job_id, operator.name, generation=generation)
-        await self._submissions.post(submitted_job(decode_message(new_text)))
+        submitted = replace(submitted_job(decode_message(new_text)), by=operator.name)
+        await self._submissions.post(submitted)
         if kept is None or kept.status == "failed":  # only then the poison queue may have a message
             self._poison.delete_outdated(job_id, generation)
         return RedrivenJob(job_id, generation)

@@ -104,7 +104,10 @@ async def test_a_bulk_action_cancels_only_what_it_has_seen(api: JobApi) -> None:
         assert await api.problem("POST", path, body={"generation": 1}) == (409, "changed", None)
     lines = [(one["action"], one["job_id"], one["by"]) for one in logs if one["event"] == "operator_action"]
     assert lines == [("cancel", str(job_id(1)), "alice")]
-    assert api.jobs.unchanged == [(job_id(1), 0, Timestamp.parse(until)), (job_id(1), 1, None)]
+    assert api.jobs.unchanged == [
+        (job_id(1), 0, Timestamp.parse(until), "alice"),
+        (job_id(1), 1, None, "internal"),
+    ]
     assert await api.problem("POST", f"/jobs/{job_id(7)}/cancel", body={"generation": 0}) == (404, "unknown", None)
     assert await api.problem("POST", path, body={"until": until}) == (422, "invalid", "generation")
     assert api.jobs.cancelled == []

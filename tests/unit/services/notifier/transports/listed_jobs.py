@@ -48,7 +48,7 @@ class Jobs:
         self.queries: list[JobQuery] = []
         self.details: dict[str, JobDetails] = {}
         self.cancelled: list[UUID] = []
-        self.unchanged: list[tuple[UUID, int, Timestamp | None]] = []
+        self.unchanged: list[tuple[UUID, int, Timestamp | None, str]] = []
         self.erased: list[UUID] = []
         self.failure: Exception | None = None
         self.complete = True
@@ -105,17 +105,17 @@ class Jobs:
         self.cancelled.append(grant.job_id)
         return self.records[str(grant.job_id)].snapshot
 
-    async def cancel_unchanged(self, job_id: UUID, generation: int, until: Timestamp | None) -> bytes | None:
+    async def cancel_unchanged(self, job_id: UUID, generation: int, until: Timestamp | None, by: str) -> bytes | None:
         """Record the job, which has the generation 0."""
         self._raise_failure()
-        self.unchanged.append((job_id, generation, until))
+        self.unchanged.append((job_id, generation, until, by))
         if (record := self.records.get(str(job_id))) is None:
             return None
         if generation != 0:
             raise JobChanged("changed")
         return record.snapshot
 
-    async def erase(self, job_id: UUID) -> bool | None:
+    async def erase(self, job_id: UUID, by: str | None) -> bool | None:
         """Record the job."""
         self._raise_failure()
         if (record := self.records.get(str(job_id))) is None:
