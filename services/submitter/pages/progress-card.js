@@ -10,6 +10,10 @@ import { amountText, isStalled, isWorkerLost, messageText, nextStepText, percent
 import { setText } from "/assets/text.js";
 import { JobTimes, clockText } from "/assets/times.js";
 
+const STEP = [{ transform: "translateX(-1rem)" }, { transform: "none" }]; // by one dash and one gap
+const STEP_MS = 400;
+const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
+
 export class ProgressCard {
   /** What happens next, or why nothing happens; "" if nothing is due. */
   nextStep = "";
@@ -18,6 +22,7 @@ export class ProgressCard {
   element;
   #times = new JobTimes();
   #snapshot = null;
+  #current = null; // the amount that was last shown without a total
   #percent = h("p", { id: "percent", "aria-hidden": "true", translate: "no" });
   #amount = h("p", { id: "progress-text" });
   #bar = h("progress", { id: "bar", max: 100, value: 0, "aria-label": "Progress", "aria-describedby": "progress-text" });
@@ -73,12 +78,22 @@ export class ProgressCard {
 
   #renderProgress(snapshot) {
     const share = percent(snapshot);
-    if (share === null && snapshot.status === "running") this.#bar.removeAttribute("value");
+    const isIndeterminate = share === null && snapshot.status === "running";
+    if (isIndeterminate) this.#bar.removeAttribute("value");
     else this.#bar.value = share ?? 0;
     this.#fill.style.transform = share === null ? "" : `translateX(${share - 100}%)`;
+    if (isIndeterminate) this.#moveDashes(snapshot.progress?.current ?? null);
     setText(this.#percent, percentText(snapshot));
     setText(this.#amount, amountText(snapshot));
     this.#message.show(messageText(snapshot));
+  }
+
+  /** Move the bar of a job without a total by one step when the job has advanced. */
+  #moveDashes(current) {
+    if (current !== this.#current && this.#current !== null && !reducedMotion.matches) {
+      this.#fill.animate(STEP, { duration: STEP_MS, easing: "ease-out" });
+    }
+    this.#current = current;
   }
 
   /** Render the state. A worker is lost only if its lease has ended before the server's last sign of life. */
