@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help up stores demo test test-manifests test-containers bench-worker bench-notifier bench-index check format lock clean node browser
+.PHONY: help up stores demo test test-manifests test-containers bench-worker bench-notifier bench-index bench-dashboard pictures check format lock clean node browser
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,12 @@ bench-notifier: $(BENCH) $(LOAD)/load $(LOAD)/limit ## Compare the notifier with
 
 bench-index: $(BENCH) ## Measure lists with a million jobs; ARGS="--jobs 100000" for a short run
 	$(RUN) -m bench.index $(ARGS)
+
+bench-dashboard: browser $(VENV)/.test $(AZURITE) ## Measure the dashboard in Chromium; ARGS="--seconds 10" for a short run
+	$(RUN) -m bench.dashboard $(ARGS)
+
+pictures: browser $(VENV)/.test $(AZURITE) ## Take the pictures of the documentation, docs/images, from a running system
+	$(RUN) -m dev.pictures
 
 $(LOAD)/load: $(addprefix bench/notifier/,load.c frames.c meter.c options.c reports.c watchers.c load.h)
 $(LOAD)/limit: bench/notifier/limit.c

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
+from dev.environment import POLL_S
 from headway.contracts import Timestamp
 
 LEASE_S = 600
@@ -25,9 +28,9 @@ class ReportSender:
     """
 
     def __init__(self, session: aiohttp.ClientSession, state: Path) -> None:
-        env = dict(line.split("=", 1) for line in (state / "env").read_text().splitlines())
+        self.env = dict(line.split("=", 1) for line in (state / "env").read_text().splitlines())
         self._session = session
-        self._url = env["NOTIFIER_INTERNAL_URL"]
+        self._url = self.env["NOTIFIER_INTERNAL_URL"]
         self._headers = {"Authorization": f"Bearer {(state / 'keys/report.key').read_text().split()[0]}"}
         self._sequence = itertools.count(1)
 
@@ -44,6 +47,15 @@ class ReportSender:
         async with self._session.post(f"{self._url}{path}", json=body, headers=self._headers) as response:
             response.raise_for_status()
             return await response.json() if response.status == 200 else None
+
+    async def wait_until_ready(self) -> None:
+        """Wait until the notifier is ready, for example after it was restarted."""
+        while True:
+            with suppress(aiohttp.ClientError):
+                async with self._session.get(f"{self._url}/readyz") as response:
+                    if response.status == 200:
+                        return
+            await asyncio.sleep(POLL_S)
 
     def _report(self, job: dict[str, Any]) -> dict[str, Any]:
         now = Timestamp.now()
