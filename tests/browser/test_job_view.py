@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from typing import Any
 
@@ -142,7 +143,7 @@ async def test_operator_acts_on_the_job(page: Page, dashboard: Dashboard) -> Non
     await expect(section(page, "Timeline").get_by_role("listitem").filter(has_text="Attempt 1")).to_have_count(2)
     await page.get_by_role("button", name="Erase…").click()
     await page.get_by_role("dialog").get_by_role("button", name="Erase").click()
-    await expect(section(page, "Payload")).to_contain_text("or it was erased")
+    await expect(section(page, "Payload")).to_contain_text(re.compile("was (erased|not kept)"))
     assert await inspect(page) == []
     await dashboard.submit("To cancel", "deliver", {"to": "Ada"}, delay_s=3600)
     await open_job(page, dashboard, "To cancel")
@@ -157,12 +158,12 @@ async def test_shows_who_acted(page: Page, dashboard: Dashboard) -> None:
     """The newest action is first, with the name of the API key. Details that could not be read are requested again."""
     acts = [
         {"action": "cancel", "by": "<b>night shift</b>", "at": "2026-01-01T00:00:00.000Z"},
-        {"action": "redrive", "by": "anyone", "at": "2026-01-02T00:00:00.000Z"},
+        {"action": "erase", "by": "anyone", "at": "2026-01-02T00:00:00.000Z"},
     ]
 
     async def add_actions(route: Route) -> None:
         response = await route.fetch()
-        await route.fulfill(response=response, json={**await response.json(), "actions": acts})
+        await route.fulfill(response=response, json={**await response.json(), "actions": acts, "kept": False})
 
     async def fail(route: Route) -> None:
         await route.fulfill(status=503, json={"detail": "The store is not available.", "code": "unavailable"})
@@ -175,7 +176,8 @@ async def test_shows_who_acted(page: Page, dashboard: Dashboard) -> None:
     await page.route("**/details", add_actions)
     await page.get_by_role("button", name="Try again").click()
     items = section(page, "Who acted").get_by_role("listitem")
-    await expect(items).to_contain_text(["Run again without an API key", "Cancelled by <b>night shift</b>"])
+    await expect(items).to_contain_text(["Erased without an API key", "Cancelled by <b>night shift</b>"])
+    await expect(section(page, "Payload")).to_contain_text("The payload was erased.")
     await expect(section(page, "Details")).to_be_hidden()
 
 

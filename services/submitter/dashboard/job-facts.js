@@ -11,7 +11,7 @@ import { TimeText } from "/assets/time-text.js";
 import { attemptsOf, isContinued } from "/assets/timeline-scale.js";
 
 const ENDS = { succeeded: "Succeeded", failed: "Failed", cancelled: "Cancelled" };
-const ACTIONS = { cancel: "Cancelled", redrive: "Run again", rerun: "Run again as a new job", erase: "Erased" };
+const ACTIONS = { cancel: "Cancelled", redrive: "Run again", rerun: "Submitted as a rerun", erase: "Erased" };
 const ANYONE = "anyone"; // where no API key is needed
 const NOTHING = "null"; // as JSON
 
@@ -21,6 +21,7 @@ export class JobFacts {
   #place = new FactList("Ran on");
   #actions = new Actions();
   #snapshot = null;
+  #resultText = "";
   #result = new Value("Result");
   #payload = new Value("Payload");
   #checkpoint = new Value("Checkpoint");
@@ -45,20 +46,19 @@ export class JobFacts {
     this.#labels.render(labels(snapshot, details), now);
     this.#place.render(details ? places(details, worker) : {}, now);
     this.#actions.render(details?.actions ?? [], now); // absent from older notifiers
-    if (snapshot !== this.#snapshot) this.#renderResult(snapshot);
-    this.#snapshot = snapshot;
-    if (details) {
-      this.#payload.render(details.kept && details.payload, whyNotKept(snapshot));
-      this.#checkpoint.render(details.kept && details.checkpoint !== NOTHING && details.checkpoint);
-    }
-    this.#payload.element.hidden = !details;
+    this.#renderValues(snapshot, details);
     this.#failure.hidden = !detailsProblem;
     setText(this.#problem, detailsProblem && `The details could not be read. ${detailsProblem.message}`);
   }
 
-  #renderResult(snapshot) {
-    const hasSucceeded = snapshot.status === "succeeded";
-    this.#result.render(hasSucceeded && resultText(snapshot), hasSucceeded ? "This job has returned nothing, or its result was erased." : "");
+  #renderValues(snapshot, details) {
+    const isErased = Boolean(details?.actions?.some(({ action }) => action === "erase"));
+    if (snapshot !== this.#snapshot) this.#resultText = snapshot.status === "succeeded" ? resultText(snapshot) : "";
+    this.#snapshot = snapshot;
+    this.#result.render(this.#resultText, snapshot.status === "succeeded" ? whyNoResult(isErased) : "");
+    if (!details) return;
+    this.#payload.render(details.kept && details.payload, whyNotKept(snapshot, isErased));
+    this.#checkpoint.render(details.kept && details.checkpoint !== NOTHING && details.checkpoint);
   }
 }
 
@@ -155,9 +155,14 @@ function places({ worker: id, trace_id: trace }, worker) {
   };
 }
 
-function whyNotKept({ status, finished_at: finished, started_at: started }) {
+function whyNoResult(isErased) {
+  return isErased ? "The result was erased." : "The job has returned nothing, or its result was erased.";
+}
+
+function whyNotKept({ status, finished_at: finished, started_at: started }, isErased) {
+  if (isErased) return "The payload was erased.";
   if (!finished) return "The payload is kept when an attempt fails.";
   if (status === "succeeded") return "The payload was not kept: a job that succeeds keeps it only if its kind says so.";
   if (!started) return "The payload was not kept: the job ended before it started.";
-  return "The payload was not kept: its kind says so, or it was erased.";
+  return "The payload was not kept: its kind says so, or it was erased or lost.";
 }
