@@ -36,6 +36,7 @@ SLOWEST_MODULES = (
     "test_add_to_your_app",
     "test_client",
     "test_show_progress_doc",
+    "test_dashboard_tasks",
     "test_command_line_doc",
     "test_worker_failures",
     "test_silence",

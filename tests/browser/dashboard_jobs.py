@@ -100,3 +100,9 @@ async def flood(_ctx: JobContext, lines: int) -> None:
     for number in range(lines):
         print(f"{number:06} {'x' * 90}")  # noqa: T201 - into the log of the job
     raise Fail("The disk is full.")
+
+
+@job("outage", max_attempts=1)
+async def outage(_ctx: JobContext, _payload: Any) -> None:
+    """Fail as many jobs do at once."""
+    raise ConnectionError("The mail server does not answer.")

@@ -110,3 +110,17 @@ async def test_frame_counts_what_there_is(page: Page, dashboard: Dashboard) -> N
     await expect(nav.get_by_role("link", name="Workers 1")).to_be_visible()
     await expect(page.locator(".facts")).to_contain_text("of 16 slots busy")
     await expect(page.locator(".facts")).to_contain_text(re.compile(r"\d waiting · oldest \d+ (s|min)"))
+
+
+async def test_order_for_screen_readers(page: Page, dashboard: Dashboard) -> None:
+    """A link to the content comes first, then the search, the views and the state, and then the view."""
+    await open_dashboard(page, dashboard)
+    await expect(page.locator(".facts")).to_contain_text("waiting")
+    tree = await page.locator("body").aria_snapshot()
+    frame = ("- banner:", "Skip to the content", "Headway", 'button "Find"', 'navigation "Dashboard"', "status: Live")
+    view = ("waiting", "- main:", 'heading "Jobs" [level=1]', 'link "All', "table")
+    places = [tree.index(part) for part in (*frame, *view)]
+    assert places == sorted(places)
+    await page.keyboard.press("Tab")
+    await page.keyboard.press("Enter")
+    await expect(page.locator("main")).to_be_focused()
