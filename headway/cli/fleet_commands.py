@@ -13,7 +13,7 @@ from headway.contracts import encode
 
 if TYPE_CHECKING:
     from headway.client import Client
-    from headway.client.fleet import Kind, Worker
+    from headway.fleet import Kind, Worker
 
 WORKER_COLUMNS = ("HOST", "WORKER", "VERSION", "QUEUE", "WAITING", "RUNNING", "KINDS")
 KIND_COLUMNS = ("KIND", "WORKERS", "PER HOUR", "FAILED", "HALF WITHIN", "95 % WITHIN")

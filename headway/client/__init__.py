@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headway.client.async_client import Client, JobCancelled, JobFailed
-    from headway.client.fleet import Kind, Worker
     from headway.client.job_details import JobDetails
     from headway.client.job_queries import IssuedToken, JobListPage, JobQuery, ListedJob
     from headway.client.receipts import JobRef, Receipt, TypedReceipt
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from headway.client.submission import SubmitOptions
     from headway.client.sync_client import SyncClient
     from headway.details import BulkPreview, RedrivenJob
+    from headway.fleet import Kind, Worker
     from headway.tokens import InvalidToken
 
 __all__ = [

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Self, TypeVar, Unpack, overload
 
 from headway.client import job_logs
-from headway.client.fleet import Fleet, Kind, Worker
+from headway.client.fleet import Fleet
 from headway.client.job_details import JobDetails
 from headway.client.job_lists import MAX_TOKEN_TTL_S, TOKEN_TTL_S
 from headway.client.job_operations import JobOperations
@@ -24,6 +24,7 @@ from headway.client.service_client import decode_response
 from headway.client.submission import JSON_BODY, SubmitOptions, submission_request
 from headway.contracts import ENDED, JobSnapshot, decode, encode
 from headway.details import BulkPreview, RedrivenJob
+from headway.fleet import Kind, Worker
 from headway.timestamp import RemoteClock
 from headway.tokens import WATCH, InvalidToken, unverified_requires_record
 

@@ -12,7 +12,6 @@ from msgspec import UNSET
 
 from headway.client.async_client import RETRY_FOR_S, Client
 from headway.client.client_thread import ClientThread
-from headway.client.fleet import Kind, Worker
 from headway.client.job_details import JobDetails
 from headway.client.job_lists import JOB_SCOPE, LIST_SCOPE, TOKEN_TTL_S
 from headway.client.job_queries import IssuedToken, JobListPage, JobQuery, ListedJob
@@ -21,6 +20,7 @@ from headway.client.receipts import JobRef, Receipt, TypedReceipt
 from headway.client.submission import SubmitOptions
 from headway.contracts import JobSnapshot
 from headway.details import BulkAction, BulkPreview, RedrivenJob
+from headway.fleet import Kind, Worker
 
 R = TypeVar("R")
 T = TypeVar("T")

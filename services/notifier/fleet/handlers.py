@@ -8,6 +8,7 @@ from redis.exceptions import RedisError
 
 from headway.contracts import Timestamp, encode
 from headway.details import MAX_WORKER_BYTES, WorkerInfo
+from headway.fleet import Worker
 from headway.grants import DETAILS, OPERATE
 from headway.labels import JobFilter
 
@@ -67,7 +68,7 @@ class FleetHandler:
         self._authorize(request, OPERATE)
         with unavailable_without_store():
             workers = await self._workers.read()
-        return self._respond({"workers": list(map(_to_json, workers))})
+        return self._respond({"workers": list(map(_to_worker, workers))})
 
     async def list_kinds(self, request: web.Request) -> web.Response:
         """Answer with the statistics of all kinds."""
@@ -86,16 +87,16 @@ class FleetHandler:
         return web.Response(body=encode({"now": now, **fields}), content_type=JSON, headers=HEADERS)
 
 
-def _to_json(worker: SeenWorker) -> dict[str, object]:
+def _to_worker(worker: SeenWorker) -> Worker:
     info = worker.info
-    return {
-        "id": info.id,
-        "host": info.host,
-        "version": info.version,
-        "queue": info.queue,
-        "slots": info.slots,
-        "running": info.running,
-        "kinds": [kind.kind for kind in info.kinds],
-        "queue_depth": info.queue_depth,
-        "seen_at": worker.seen_at,
-    }
+    return Worker(
+        id=info.id,
+        host=info.host,
+        version=info.version,
+        queue=info.queue,
+        slots=info.slots,
+        running=info.running,
+        kinds=tuple(kind.kind for kind in info.kinds),
+        queue_depth=info.queue_depth,
+        seen_at=worker.seen_at,
+    )

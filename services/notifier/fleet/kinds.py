@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from headway.contracts import NULL, JobStatus, Json, Timestamp, decode
+from headway.contracts import NULL, JobStatus, Timestamp, decode
+from headway.fleet import Durations, HourCounts, Kind
 from headway.labels import JobFilter
 
 from ..records.clock import RedisClock
@@ -34,49 +35,10 @@ MAX_SAMPLE = 100  # jobs of a kind, whose durations are read
 MAX_SAMPLED_KINDS = 100  # the busiest ones; the durations of the others are unknown
 
 
-class KindHour(Struct, frozen=True):
-    """How many jobs of a kind were submitted, and have ended how, in the hour that begins at `hour`."""
-
-    hour: Timestamp
-    submitted: int
-    succeeded: int
-    failed: int
-    cancelled: int
-
-
-class Durations(Struct, frozen=True):
-    """The median and the 95th percentile of the durations of successful attempts, in seconds."""
-
-    p50: float
-    p95: float
-
-
-class KindStatistics(Struct, frozen=True, kw_only=True):
-    """A kind of jobs.
-
-    Attributes:
-        kind: the kind.
-        schema: the JSON Schema of its payload, null if it is unknown.
-        workers: how many workers run jobs of this kind.
-        hours: the last 24 hours, the oldest first.
-        rate_per_h: how many jobs were submitted per hour.
-        failure_share: the share of failures among the jobs that have succeeded or failed; None without such jobs.
-        duration_s: how long the newest successful attempts took; None if there are none.
-    """
-
-    kind: str
-    schema: Json
-    workers: int
-    hours: list[KindHour]
-    rate_per_h: float
-    failure_share: float | None
-    duration_s: Durations | None
-
-
 class KindsRead(NamedTuple):
     """All kinds, sorted by name, and whether the index has all jobs."""
 
-    kinds: list[KindStatistics]
+    kinds: list[Kind]
     complete: bool
 
 
@@ -115,7 +77,7 @@ class KindReader:
         schemas = await self._workers.read_schemas(workers)
         running = Counter(kind.kind for worker in workers for kind in worker.info.kinds)
         kinds = [
-            KindStatistics(
+            Kind(
                 kind=kind,
                 schema=schemas.get(kind, NULL),
                 workers=running[kind],
@@ -173,10 +135,12 @@ def _duration_s(snapshot: bytes) -> float | None:
 
 def _rates(counts: Counter[tuple[str, int]], last_hour: int) -> dict[str, Any]:
     """Return the fields of a kind's statistics that are computed from its counts."""
-    hours = [
-        KindHour(Timestamp(hour * HOUR_MS), *(counts[outcome, hour] for outcome in (SUBMITTED, *ENDINGS)))
+    hours = tuple(
+        HourCounts(
+            hour=Timestamp(hour * HOUR_MS), **{outcome: counts[outcome, hour] for outcome in (SUBMITTED, *ENDINGS)}
+        )
         for hour in range(last_hour - HOURS + 1, last_hour + 1)
-    ]
+    )
     succeeded, failed = sum(hour.succeeded for hour in hours), sum(hour.failed for hour in hours)
     return {
         "hours": hours,
