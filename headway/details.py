@@ -119,6 +119,7 @@ class KeptJob(Struct, frozen=True, kw_only=True):
         status, generation, kind, labels: those of its record.
         message: the text of its queue message, None if it was not kept.
         snapshot: the snapshot that clients see.
+        erased: whether the job was erased in this generation, so that no copy of its message may be used.
     """
 
     status: JobStatus
@@ -127,6 +128,7 @@ class KeptJob(Struct, frozen=True, kw_only=True):
     labels: Labels
     message: str | None = None
     snapshot: Json
+    erased: bool = False
 
 
 class JobCriteria(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ import structlog
 from aiohttp import web
 from msgspec import Struct, structs
 
-from headway.contracts import JobStatus, Json, Name, Natural, Timestamp, decode, encode
+from headway.contracts import ENDED, JobStatus, Json, Name, Natural, Timestamp, decode, encode
 from headway.details import KeptJob
 from headway.grants import DETAILS, Grant, ListGrant
 from headway.labels import JobFilter
@@ -94,6 +94,10 @@ class JobApiHandler:
             header = decode(record.snapshot, _RecordHeader)
         except msgspec.DecodeError as error:  # another program has damaged the record
             raise _unknown() from error
+        erased = None
+        if details.message is None and header.status in ENDED:
+            with unavailable_without_store():
+                erased = await self._store.read_erased(job_id)
         job = KeptJob(
             status=header.status,
             generation=header.generation,
@@ -101,6 +105,7 @@ class JobApiHandler:
             labels=record.labels,
             message=details.message,
             snapshot=Json(record.snapshot),
+            erased=erased == header.generation,
         )
         return web.Response(body=encode(job), content_type=JSON)
 

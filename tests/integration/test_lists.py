@@ -154,6 +154,7 @@ async def test_other_services_read_cancel_and_erase_jobs(owners: Owners) -> None
     assert await send("DELETE", f"/jobs/{job}") == (204, None)
     erased = (await send("GET", f"/jobs/{job}"))[1]
     assert (erased["message"], erased["snapshot"]["progress"]["message"]) == (None, None)
+    assert (kept["erased"], erased["erased"]) == (False, True)
     assert erased["snapshot"]["version"] > kept["snapshot"]["version"]
 
 

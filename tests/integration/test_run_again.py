@@ -175,7 +175,7 @@ async def test_the_questions_of_day_two_are_answered(stack: Stack, tmp_path: Pat
     assert "InvalidPayload" in output
     assert f"redriven {failed['id']}, generation 1\n" in output
     assert f'{{"id":"{failed["id"]}","generation":2,"status":"queued"}}' in output
-    assert "\nredrive: " in output
+    assert "redrive: " in output
     assert '{"count":' in output
     assert output.count(export["id"]) >= 2  # of customer 7, and among those that wait
     assert '"slots":' in output

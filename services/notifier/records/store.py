@@ -218,6 +218,15 @@ class JobStore:
         """
         return await self._run("read", list(job_ids), self._read_true_errors)
 
+    async def read_erased(self, job_id: UUID) -> int | None:
+        """Return the generation of a job that was erased, None if none was.
+
+        Raises:
+            RedisError, OSError: Redis is unavailable.
+        """
+        (erased,) = await self._run("read", [job_key(job_id)], self._read_erased)
+        return erased
+
     async def read_available(self, job_ids: Iterable[str]) -> dict[str, ReadResult]:
         """Return the jobs' records as `read` does, or the error of each job whose Redis node is unavailable.
 
@@ -242,6 +251,10 @@ class JobStore:
     async def _read_true_errors(self, job_ids: Sequence[str]) -> list[JobError | None]:
         keys = map(details_key, job_ids)
         return list(map(error_from_reply, await self._redis.execute([(key, ("HMGET", key, "error")) for key in keys])))
+
+    async def _read_erased(self, keys: Sequence[str]) -> list[int | None]:
+        replies = await self._redis.execute([(key, ("HMGET", key, "erased")) for key in keys])
+        return [int(reply[0]) if isinstance(reply, list) and (reply[0] or b"").isdigit() else None for reply in replies]
 
     async def _run(self, op: str, calls: Sequence[C], execute: Callable[[Sequence[C]], Awaitable[list[R]]]) -> list[R]:
         """Execute calls, unless there are none, and measure it."""

@@ -1,7 +1,7 @@
 """The poison queue, as the requests of operators use it.
 
 A request that deletes messages leases all of them, so there is one at a time. Requests that only look for a job share
-what they read.
+what they read, because an action on many jobs may look for thousands.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from ..job_sender import RETRY_AFTER_S, queue_unavailable
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 MAX_WAIT_S = 5.0  # for another command or replica that has leased messages
+MAX_AGE_S = 30.0  # of what was read of the queue, which takes as long if it has tens of thousands of messages
 MAX_OUTDATED = 10_000  # jobs whose poison messages are to be deleted; further ones keep them, which does no harm
 MIN_PAUSE_S = 1.0  # between two deletions, which lease all messages
 PAUSE_FACTOR = 3  # of the duration of a deletion
@@ -53,8 +54,7 @@ class PoisonedJobs:
         self._jobs = jobs
         self._poison = poison
         self._turn = asyncio.Lock()
-        self._reading: _Reading | None = None  # the last one, while requests wait for it
-        self._waiting = 0
+        self._reading: _Reading | None = None  # the last one, for MAX_AGE_S
         self._outdated: dict[UUID, int] = {}  # the generation that is to be kept, by job
         self._has_outdated = asyncio.Event()
 
@@ -65,35 +65,50 @@ class PoisonedJobs:
             total = await self._poison.count()
         return PoisonPage(group_by_job(map(PoisonMessage.read, messages)), complete=total <= len(messages))
 
-    async def find(self, job_id: UUID) -> PoisonedJob | None:
+    async def find(self, job_id: UUID, generation: int | None = None) -> PoisonedJob | None:
         """Return a job, or None if it is not on the poison queue.
 
-        The requests that wait share the next reading. It leases messages only if there are more than a peek returns.
+        The queue is read again, unless it was read recently and the job's message there is of the given generation: no
+        other message can be. Messages are leased only if there are more than a peek returns.
+
+        Args:
+            job_id: the job.
+            generation: the generation of its record, None without one.
 
         Raises:
             ServiceUnavailable: the queue is unavailable, or another command has leased messages, maybe the job's.
         """
         requested_at = time.monotonic()
-        self._waiting += 1
-        try:
-            async with self._take_turn():
-                if self._reading is None or self._reading.began_at < requested_at:
-                    self._reading = await self._read()
-                reading = self._reading
-        finally:
-            self._waiting -= 1
-            if not self._waiting:
-                self._reading = None
+        if (known := self._recall(job_id, generation)) is not None:
+            return known
+        async with self._take_turn():
+            if (known := self._recall(job_id, generation)) is not None:  # another request has read it meanwhile
+                return known
+            reading = self._reading
+            if reading is None or reading.began_at < requested_at:
+                reading = await self._read()
         job = reading.jobs.get(job_id)
         if job is None and reading.hidden:
             raise queue_in_use()
         return job
 
+    def _recall(self, job_id: UUID, generation: int | None) -> PoisonedJob | None:
+        job = None if self._reading is None else self._reading.jobs.get(job_id)
+        message = None if job is None else job.latest.message
+        return job if message is not None and message.generation == generation else None
+
     async def _read(self) -> _Reading:
         began_at, client = time.monotonic(), self._client()
         with _http_errors():
             jobs = await client.peek()
-        return _Reading(began_at, {one.latest.job_id: one for one in jobs if one.latest.job_id}, client.hidden)
+        by_id = {one.latest.job_id: one for one in jobs if one.latest.job_id is not None}
+        reading = self._reading = _Reading(began_at, by_id, client.hidden)
+        asyncio.get_running_loop().call_later(MAX_AGE_S, self._forget, reading)
+        return reading
+
+    def _forget(self, reading: _Reading) -> None:
+        if self._reading is reading:
+            self._reading = None
 
     @asynccontextmanager
     async def lease(
@@ -106,6 +121,7 @@ class PoisonedJobs:
         """
         client = self._client()
         async with self._take_turn():
+            self._reading = None  # the caller may delete a job
             with _http_errors():
                 if not await self._poison.count():  # then the submitter needs no permission to lease
                     yield client, None

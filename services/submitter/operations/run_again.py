@@ -192,7 +192,9 @@ class JobRerunner:
         if kept is not None and kept.message is not None:
             message = _decode_kept(kept.message)
             return _Source(kept.message, message, message.submitted_at or _snapshot(kept).submitted_at)
-        job = await self._poison.find(job_id)
+        if kept is not None and kept.erased:
+            return None
+        job = await self._poison.find(job_id, None if kept is None else kept.generation)
         if job is None:
             if kept is None:
                 raise unknown_job()

@@ -83,7 +83,9 @@ async def test_only_an_ended_job_is_erased(api: JobApi) -> None:
     """One that has not ended must be cancelled first."""
     api.jobs.put(1, status="succeeded")
     api.jobs.put(2)
+    assert (await api.send("GET", f"/jobs/{job_id(1)}"))[1]["erased"] is False
     assert await api.send("DELETE", f"/jobs/{job_id(1)}") == (204, None)
+    assert (await api.send("GET", f"/jobs/{job_id(1)}"))[1]["erased"] is True
     assert await api.problem("DELETE", f"/jobs/{job_id(2)}") == (409, "not_ended", None)
 
 

@@ -115,6 +115,10 @@ class Jobs:
             raise JobChanged("changed")
         return record.snapshot
 
+    async def read_erased(self, job_id: UUID) -> int | None:
+        """Return the generation of a job that was erased."""
+        return 0 if job_id in self.erased else None
+
     async def erase(self, job_id: UUID, by: str | None) -> bool | None:
         """Record the job."""
         self._raise_failure()

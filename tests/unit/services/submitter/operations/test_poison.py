@@ -146,10 +146,35 @@ async def test_requests_share_a_reading_of_the_queue(tmp_path: Path) -> None:
             system.notifier.keep(job, message=None)
         system.poison.blocking = "peek"
         requests = [asyncio.create_task(system.ask("POST", f"/jobs/{job.id}/rerun")) for job in jobs]
-        await wait_until(lambda: system.poisoned._waiting == len(jobs))
+        await wait_until(system.poison.blocked.is_set)
         system.poison.unblock.set()
         assert {answered for answered, _ in await asyncio.gather(*requests)} == {202}
+        assert system.poison.peeks == 1
+
+
+async def test_what_was_read_is_not_used_for_a_job_that_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later failure has left another message, and an erasure none; after a while, the queue is read again."""
+    changed, erased, discarded, old = jobs = [message() for _ in range(4)]
+    async with operated_jobs(tmp_path, *jobs) as system:
+        for job in jobs:
+            system.notifier.keep(job, message=None)
+        assert (await system.ask("POST", f"/jobs/{old.id}/rerun"))[0] == 202
+        system.notifier.keep(changed, message=None, generation=1)
+        assert (await system.ask("POST", f"/jobs/{changed.id}/rerun"))[0] == 202
         assert system.poison.peeks == 2
+        system.notifier.keep(erased, message=None, erased=True)
+        answer = await system.ask("POST", f"/jobs/{erased.id}/rerun")
+        assert code_of(answer) == (409, "payload_not_kept", "payload")
+        assert (await system.ask("DELETE", f"/poison/{discarded.id}"))[0] == 204
+        answer = await system.ask("POST", f"/jobs/{discarded.id}/rerun")
+        assert code_of(answer) == (409, "payload_not_kept", "payload")
+        assert system.poison.peeks == 3
+        monkeypatch.setattr(module, "MAX_AGE_S", 0.01)
+        system.poisoned._reading = None
+        assert (await system.ask("POST", f"/jobs/{old.id}/rerun"))[0] == 202
+        await wait_until(lambda: system.poisoned._reading is None)
 
 
 async def test_requests_wait_for_others_for_a_limited_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
