@@ -35,7 +35,7 @@ export class LogView {
   #hasEnded = false;
   #connection = "connecting";
   #isSettled = false; // whether a first piece would be here
-  #problem = null; // why there is no log, or no more of it
+  #problem = null; // why there is no log, or no more of it, as {code, text}
   #wasLost = false;
   #pieces = []; // that are not drawn yet
   #drawing; // a timer
@@ -110,26 +110,34 @@ export class LogView {
   /** Watch the log from where it is known on, with the token of the session or one in place of a refused token. */
   async #connect(refused) {
     const jobId = this.#jobId;
-    const token = await this.#app.session.current(refused);
-    if (!token || jobId !== this.#jobId) return;
-    this.#watch?.close();
+    const token = await this.#app.session.current(refused).catch(() => null); // the session has ended, or the server is away
+    if (jobId !== this.#jobId) return;
+    if (!token) return this.#reconnect(refused);
+    const previous = this.#watch;
     const onSnapshot = (snapshot) => this.#onSnapshot(snapshot);
     this.#watch = watchJob(
       {
         url: liveUrl,
         token,
         jobId,
-        log: this.#log.end,
+        log: this.#pieces.at(-1)?.to ?? this.#log.end,
         onLog: (piece) => this.#onPiece(piece),
         onConnection: (state) => this.#onConnection(state),
         onError: (error) => this.#onError(error, token),
       },
       onSnapshot,
     );
+    previous?.close(); // after the new watch has begun, so that the connection stays open
+  }
+
+  #reconnect(refused) {
+    clearTimeout(this.#renewing);
+    this.#renewing = setTimeout(() => this.#connect(refused), RENEW_MS);
   }
 
   #onSnapshot({ finished_at: finished }) {
     this.#hasEnded = Boolean(finished);
+    if (this.#problem?.code !== "forbidden") this.#problem = null;
     this.#render();
   }
 
@@ -140,12 +148,9 @@ export class LogView {
   }
 
   #onError({ code, message }, token) {
-    if (REFUSED_TOKEN.has(code)) {
-      clearTimeout(this.#renewing);
-      this.#renewing = setTimeout(() => this.#connect(token), RENEW_MS);
-      return;
-    }
-    this.#problem = code === "unknown" ? "The record of this job is gone, and its log with it." : message;
+    if (REFUSED_TOKEN.has(code)) return this.#reconnect(token);
+    const text = code === "unknown" ? "The record of this job is gone, and its log with it." : message;
+    this.#problem = { code, text };
     this.#render();
   }
 
@@ -193,7 +198,7 @@ export class LogView {
     this.#follow.hidden = this.#hasEnded;
     if (hadFocus && this.#hasEnded) this.#box.element.focus({ preventScroll: true });
     setAttribute(this.#follow, "aria-pressed", String(this.#box.isFollowing));
-    const note = this.#problem ?? (isEmpty ? this.#emptyText() : this.#noteText());
+    const note = this.#problem?.text ?? (isEmpty ? this.#emptyText() : this.#noteText());
     setText(this.#note, note);
     this.#note.hidden = !note;
     this.#box.showStart(this.#startText());
