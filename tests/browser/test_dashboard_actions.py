@@ -105,10 +105,17 @@ async def test_a_job_runs_again_by_one_key(page: Page, dashboard: Dashboard, bat
         await batch.redrive("Grace")
         await route.continue_()
 
+    async def name_operators(route: Route) -> None:
+        response = await route.fetch()
+        acted = [("redrive", "ada", 1), ("redrive", "grace", 3), ("redrive", "edith", 2), ("cancel", "me", 4)]
+        actions = [{"action": action, "by": by, "at": str(Timestamp.at(second))} for action, by, second in acted]
+        await route.fulfill(response=response, json={**await response.json(), "actions": actions})
+
     await page.route("**/redrive", be_faster)
+    await page.route("**/details", name_operators)
     await page.keyboard.press("k")
     await page.keyboard.press("r")
-    await expect(notice(page, "It was already run again")).to_be_visible()
+    await expect(notice(page, "It was already run again by \u2068grace\u2069.")).to_be_visible()
     await batch.wait_for_generation("Grace", 1)
 
 
@@ -176,8 +183,12 @@ async def test_failures_in_groups(page: Page, batch: Batch) -> None:
     await expect(group.locator(".group-count")).to_have_text("3")
     await expect(group).to_contain_text("2 \u00d7 The address of Ada does not exist.")
     assert await inspect(page) == []
-    await group.get_by_role("button", name="Run all 3 again").click()
-    await page.get_by_role("dialog").get_by_role("button", name="Run again").click()
+    await expect(group.get_by_role("button", name="Run all 3 again")).to_be_visible()
+    await page.keyboard.press("j")
+    await expect(page.get_by_role("link", name="Fail in deliver")).to_be_focused()
+    await page.keyboard.press("r")
+    await expect(page.get_by_role("heading", name="Run 3 failed jobs again?")).to_be_visible()
+    await page.keyboard.press("Enter")
     await page.wait_for_url("**/dashboard/jobs/*")
     await batch.wait_for_generation("Grace", 1)
     await page.go_back()

@@ -156,11 +156,12 @@ export class JobActions {
     return id && !(view === "job" && name === id) ? { href: urlOf("job", { name: id }), text: "Open the job" } : undefined;
   }
 
-  /** Return the name of the operator who last acted on a job, "" if it is not known. */
+  /** Return the name of the operator who last ran a job again, "" if it is not known. */
   async #lastOperator(id) {
     try {
       const { actions = [] } = await this.#app.api.live(`/live/jobs/${id}/details`);
-      const [newest] = actions.sort((one, other) => Date.parse(other.at) - Date.parse(one.at));
+      const runs = actions.filter(({ action }) => action === "redrive");
+      const [newest] = runs.sort((one, other) => Date.parse(other.at) - Date.parse(one.at));
       return newest && newest.by !== "anyone" ? `\u2068${newest.by}\u2069` : "";
     } catch {
       return "";

@@ -6,6 +6,7 @@ import { arrange, h, loadStyles, setAttribute } from "/assets/dom.js";
 import { ageText } from "/assets/format.js";
 import { JobFilter } from "/assets/job-filter.js";
 import { urlOf } from "/assets/router.js";
+import { TableKeys } from "/assets/table-keys.js";
 import { setText } from "/assets/text.js";
 
 const POLL_MS = 10_000;
@@ -20,6 +21,7 @@ export class FailureGroups {
   #groups = new Map(); // by key: the card of the group
   #note = h("p", { class: "soft", role: "status" }, "Loading…");
   #list = h("ul", { class: "failure-groups", "aria-label": "Groups of failures" });
+  #keys;
   #timer;
   #turn = 0; // an answer to an earlier query is not shown
 
@@ -35,6 +37,9 @@ export class FailureGroups {
     this.#now = now;
     this.#actions = new JobActions(app);
     this.element = h("section", { class: "failures", "aria-label": "Failures" }, this.#note, this.#list);
+    const again = { label: "Run all jobs of the group again", run: (key) => this.#groups.get(key).runAgain() };
+    const keys = { Enter: { label: "Show the jobs of the group", run: (key) => this.#groups.get(key).title.click() } };
+    this.#keys = new TableKeys(app.keyboard, this, app.session.canOperate ? { ...keys, r: again } : keys);
     this.#timer = setInterval(() => document.hidden || this.#load(), POLL_MS);
     this.update(query);
   }
@@ -45,7 +50,23 @@ export class FailureGroups {
     this.#load();
   }
 
+  /** The keys of the groups, in their order. */
+  get rows() {
+    return [...this.#list.children].map(({ dataset }) => dataset.key);
+  }
+
+  /** The key of the group that has the focus, null if none has it. */
+  get focused() {
+    return document.activeElement?.closest(".group")?.dataset.key ?? null;
+  }
+
+  /** Focus a group: the link to its jobs. */
+  focusRow(key) {
+    this.#groups.get(key)?.title.focus();
+  }
+
   close() {
+    this.#keys.close();
     clearInterval(this.#timer);
     this.#turn = NaN;
   }
@@ -68,7 +89,9 @@ export class FailureGroups {
     setText(this.#note, noteText(count, causes.length, complete));
     const keys = causes.map(({ key }) => key);
     for (const key of this.#groups.keys()) if (!keys.includes(key)) this.#groups.delete(key);
+    const index = this.rows.indexOf(this.focused);
     arrange(this.#list, keys, (key) => this.#card(key).element);
+    if (index >= 0 && this.focused === null) this.focusRow(keys[Math.min(index, keys.length - 1)]); // its group has gone
     for (const cause of causes) this.#groups.get(cause.key).render(cause, this.#hrefOf(cause), Date.parse(now));
   }
 
@@ -101,16 +124,18 @@ class GroupCard {
   #type = h("bdi", {});
   #kind = h("code", { dir: "auto" });
   #latest = h("span", { class: "soft" });
-  #title;
   #messages = h("ul", { class: "group-messages" });
   #newest = h("a", { class: "plain link" }, "Newest job");
   #again;
+  #runAgain;
 
   constructor(canOperate, runAgain) {
-    this.#title = h("a", { class: "group-title" }, this.#type, " ", h("span", { class: "soft" }, "in "), this.#kind);
-    this.#again = h("button", { type: "button", class: "button", click: () => this.#run(runAgain) });
+    /** The link to the jobs of the group. */
+    this.title = h("a", { class: "group-title" }, this.#type, " ", h("span", { class: "soft" }, "in "), this.#kind);
+    this.#runAgain = runAgain;
+    this.#again = h("button", { type: "button", class: "button", click: () => this.runAgain() });
     const choices = h("div", { class: "group-choices" }, this.#newest, canOperate && this.#again);
-    const what = h("div", {}, h("h2", {}, this.#title), this.#messages);
+    const what = h("div", {}, h("h2", {}, this.title), this.#messages);
     this.element = h("li", { class: "group", "data-tone": "failed" }, this.#count, what, h("div", { class: "group-side" }, this.#latest, choices));
   }
 
@@ -121,7 +146,7 @@ class GroupCard {
     setText(this.#type, errorType || "No error");
     setText(this.#kind, kind);
     setText(this.#latest, latest ? `Last ${ageText(latest, now)}` : "");
-    setAttribute(this.#title, "href", href);
+    setAttribute(this.title, "href", href);
     setAttribute(this.#newest, "href", urlOf("job", { name: newest }));
     setText(this.#again, count === 1 ? "Run it again" : `Run all ${count.toLocaleString()} again`);
     this.#again.hidden = !errorType; // a filter cannot name it
@@ -132,11 +157,15 @@ class GroupCard {
     arrange(this.#messages, texts, (text) => h("li", {}, h("bdi", {}, text)));
   }
 
-  async #run(runAgain) {
-    if (this.#again.ariaDisabled === "true") return;
+  /** Run all jobs of the group again, after a question. */
+  async runAgain() {
+    if (this.#again.hidden || this.#again.ariaDisabled === "true") return;
     this.#again.ariaDisabled = "true";
-    await runAgain(this.#cause);
-    this.#again.ariaDisabled = null;
+    try {
+      await this.#runAgain(this.#cause);
+    } finally {
+      this.#again.ariaDisabled = null;
+    }
   }
 }
 
