@@ -32,7 +32,7 @@ export class JobList {
   #size; // the rows to keep: the head, and as many as were loaded
   #snapshots = new Map(); // of the jobs of head and rows, by id
   #head = new Set(); // ids
-  #rows = new Set(); // ids
+  #rows = new Set(); // ids, in their order
   #left = new Set(); // the ids of jobs that left the list
   #held = false;
   #end = {}; // the id `after` which the jobs that the query `older` returns follow; it is null if there are none
@@ -45,20 +45,20 @@ export class JobList {
 
   /** The snapshots to show. */
   get jobs() {
-    return this.#sorted(this.#rows);
+    return [...this.#rows].map((id) => this.#snapshots.get(id)).filter(Boolean);
   }
 
   /** How many newer jobs wait while the rows are held; `limit` means that there may be more. */
   get fresh() {
-    const [newest] = this.jobs;
+    const [newest] = this.#sorted(this.#rows);
     const head = this.#sorted(this.#head);
     return newest ? head.filter((snapshot) => this.#compare(snapshot, newest) < 0).length : head.length;
   }
 
   /** Whether the rows would change if they were released. */
   get isOutdated() {
-    const ids = this.#currentRows();
-    return ids.length !== this.#rows.size || ids.some((id) => !this.#rows.has(id));
+    const [ids, rows] = [this.#currentRows(), [...this.#rows]];
+    return ids.length !== rows.length || ids.some((id, index) => id !== rows[index]);
   }
 
   /** Whether snapshots of the head are missing. */
@@ -72,7 +72,7 @@ export class JobList {
 
   /** The query that returns the jobs older than the rows, null if there are none. */
   get older() {
-    const last = this.jobs.at(-1);
+    const last = this.#sorted(this.#rows).at(-1);
     if (!last || this.#head.size < this.#limit) return null;
     if (last.id !== this.#end.after) return { until: new Date(Date.parse(this.#timeOf(last)) + 1).toISOString() };
     return this.#end.older;
@@ -103,12 +103,12 @@ export class JobList {
 
   /** Apply a snapshot of a job of the head or the rows, if it is newer; return whether anything has changed. */
   apply(snapshot) {
-    const { id, version, status } = snapshot;
+    const { id, version, status, finished_at: finished } = snapshot;
     if (!this.#head.has(id) && !this.#rows.has(id)) return false;
     const before = this.#snapshots.get(id);
     if (version <= before?.version) return false;
     this.#snapshots.set(id, snapshot);
-    if (status !== before?.status) this.#update();
+    if (status !== before?.status || finished !== before.finished_at) this.#update();
     return true;
   }
 
@@ -143,7 +143,7 @@ export class JobList {
       if (!(this.get(snapshot.id)?.version >= snapshot.version)) this.#snapshots.set(snapshot.id, snapshot);
     }
     this.#size = Math.max(this.#size, this.#rows.size);
-    this.#setEnd(this.jobs.at(-1)?.id, query, next);
+    this.#setEnd(this.#sorted(this.#rows).at(-1)?.id, query, next);
   }
 
   /** Hold the rows, or release them. */

@@ -114,6 +114,7 @@ async def test_a_job_runs_again_by_one_key(page: Page, dashboard: Dashboard, bat
     await page.route("**/redrive", be_faster)
     await page.route("**/details", name_operators)
     await page.keyboard.press("k")
+    assert await focused_id(page) == batch.job_id("Grace")  # no row has moved
     await page.keyboard.press("r")
     await expect(notice(page, "It was already run again by \u2068grace\u2069.")).to_be_visible()
     await batch.wait_for_generation("Grace", 1)

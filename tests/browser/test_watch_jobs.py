@@ -113,6 +113,20 @@ def test_held_rows_stay() -> None:
     """) == [[9, 8, 7], 3, "running", [12, 11, 10], 0]
 
 
+def test_held_rows_keep_their_order() -> None:
+    """A job that ends again while rows are held stays in its place; it moves when they are released."""
+    assert simulate("""
+      const socket = await open({ filter: { status: ["failed"] } });
+      await answer(socket, 9, 7);
+      list.hold(true);
+      socket.receive({ job: job(7, { version: 2, status: "failed", finished_at: "2026-01-02T00:00:00Z" }) });
+      await pass(60);
+      result = [numbers(), states.at(-1).isOutdated];
+      list.hold(false);
+      result.push(numbers(), states.at(-1).isOutdated);
+    """) == [[9, 8, 7], True, [7, 9, 8], False]
+
+
 def test_older_jobs_follow_without_a_gap() -> None:
     """Older pages follow the last row: by cursor, or by time after newer jobs pushed rows out."""
     assert simulate("""
