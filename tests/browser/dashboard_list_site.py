@@ -26,7 +26,8 @@ class DashboardListSite(ListSite):
         super().reset()
         self.sign_in(OPERATOR_SCOPE)
         self.workers = 1
-        self.about = {"waiting": 0, "running": 0, "retrying": 0, "failed_24h": 0, "queue": None, "oldest": None}
+        numbers = dict.fromkeys(("waiting", "running", "retrying", "failed_24h"), 0)
+        self.about: dict[str, Any] = {**numbers, "queue": None, "oldest": None}
         self.ended = {"submitted": 0, "succeeded": 0, "failed": 0, "cancelled": 0}  # in the current hour
         self.errors: dict[str, dict[str, str]] = {}  # the true errors, by the job's id
         self.details: list[str] = []  # the ids of the jobs whose details were requested

@@ -13,7 +13,7 @@ from playwright.async_api import Locator, Page, expect
 from tests.browser.conftest import PageErrors
 from tests.browser.dashboard import HOSTILE_NAME, LOST, WAITING, Dashboard, inspect, open_dashboard
 from tests.browser.dashboard_list_site import DashboardListSite, run_dashboard_list_site
-from tests.browser.job_states import ENDED, ERROR, PROGRESS, RUNNING
+from tests.browser.job_states import ENDED, ERROR, PROGRESS, RUNNING, after
 from tests.browser.probes import OBSERVE_SHIFTS
 from tests.waiting import free_ports
 
@@ -131,6 +131,7 @@ async def test_filters_are_in_the_url(page: Page, view: JobsView, dashboard: Das
     await page.get_by_role("dialog").get_by_role("link", name="import").press("Enter")
     await expect(view.rows).to_have_count(2)
     await expect(view.chip("Kind: import")).to_be_focused()
+    await expect(page.locator(".list [role=status]").last).to_have_text("2 jobs")
     await view.tab("All").click()
     await page.get_by_role("link", name="Remove the filter: Kind").click()
     await view.chip("Tag").click()
@@ -173,6 +174,46 @@ async def test_an_hour_filters(page: Page, view: JobsView, dashboard: Dashboard)
     await expect(page).to_have_url(dashboard.url("?status=failed"))
 
 
+ORDER = """
+- heading "Jobs" [level=1]
+- navigation "Status"
+- group "Filters"
+- figure
+- table "Jobs":
+  - rowgroup:
+    - row:
+      - columnheader
+      - columnheader "Status"
+      - columnheader "Job"
+      - columnheader "Progress"
+      - columnheader "Attempt"
+      - columnheader "Waited"
+      - columnheader "Took"
+      - columnheader "Age"
+      - columnheader "Error"
+  - rowgroup:
+    - row:
+      - cell:
+        - checkbox "Select Export 0"
+      - cell "Running"
+      - cell "Export 0 export · 00000000":
+        - link "Export 0"
+      - cell "4 of 10 photos · Resizing photo-0004.jpg 40 %"
+      - cell "1"
+"""
+
+
+async def test_screen_readers_find_a_table(page: Page, view: JobsView, site: DashboardListSite) -> None:
+    """The accessibility tree has the parts of the view in their order, and a table, also where rows are blocks."""
+    await site.add(**RUNNING)
+    await page.goto(f"{site.origin}/dashboard")
+    await expect(view.rows).to_have_count(1)
+    await expect(page.locator("main .list")).to_match_aria_snapshot(ORDER)
+    await page.set_viewport_size({"width": 360, "height": 800})
+    await expect(page.get_by_role("cell", name="Running")).to_be_visible()
+    await expect(page.get_by_role("columnheader", name="Progress")).to_have_count(1)
+
+
 async def test_rows_stay_while_jobs_arrive(page: Page, view: JobsView, site: DashboardListSite) -> None:
     """While 50 jobs a second arrive, no row moves; a button shows the newer ones, and has counted them."""
     await site.add(60, **RUNNING)
@@ -212,7 +253,8 @@ async def test_a_job_that_ends_keeps_its_row(page: Page, view: JobsView, site: D
     await expect(view.fresh).to_have_text("Update the list")
     await expect(view.rows.nth(2)).to_contain_text("Failed")
     await view.rows.nth(2).get_by_role("link").focus()
-    await view.fresh.click()
+    await page.keyboard.press("n")
+    await expect(view.fresh).to_be_hidden()
     assert await view.names() == ["Export 3", "Export 2", "Export 0"]
     await expect(page.locator("[data-selected]")).to_have_count(3)
     site.sign_in("list details")
@@ -245,7 +287,7 @@ async def test_a_list_without_jobs_helps(page: Page, view: JobsView, site: Dashb
     assert await inspect(page) == []
     await site.add()
     await expect(view.row("Export 0")).to_be_visible()
-    site.about |= {"waiting": 1_000_000, "queue": 999_000}
+    site.about |= {"waiting": 1_000_000, "queue": 999_000, "oldest": after(-7200)}
     site.ended |= {"submitted": 1_000_000, "failed": 12}
     site.complete = False
     await page.reload()
@@ -254,6 +296,9 @@ async def test_a_list_without_jobs_helps(page: Page, view: JobsView, site: Dashb
     await expect(view.tab("Failed")).to_have_text("Failed 12")
     await expect(view.notice).to_have_text("Some jobs may be missing: the server is rebuilding its index.")
     assert await inspect(page) == []
+    await view.tab("Waiting").click()
+    await expect(page.get_by_text("One job has waited for 2 h")).to_be_visible()
+    await expect(page.get_by_role("table", name="Jobs")).not_to_have_attribute("aria-busy", "true")
     await site.disconnect()
     await expect(view.notice).to_have_text("Reconnecting…")
     await expect(view.row("Export 0")).to_be_visible()

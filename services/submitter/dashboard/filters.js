@@ -1,6 +1,6 @@
 /** The filters of the list: a chip for each. What they select is in the URL. */
 
-import { h, setAttribute } from "/assets/dom.js";
+import { h, loadStyles, setAttribute } from "/assets/dom.js";
 import { FilterChip } from "/assets/filter-chip.js";
 import { limitsText, RANGES } from "/assets/job-filter.js";
 import { setText } from "/assets/text.js";
@@ -51,7 +51,7 @@ export class Filters {
 
   /** Create the choices of a filter; their module is loaded when a window opens for the first time. */
   async #choices(name) {
-    const { createChoices } = await import("/assets/filter-choices.js");
+    const [{ createChoices }] = await Promise.all([import("/assets/filter-choices.js"), loadStyles("filter-choices.css")]);
     return createChoices[name]({ app: this.#app, counts: this.#counts, filter: this.#filter });
   }
 }

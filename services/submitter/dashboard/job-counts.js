@@ -12,11 +12,14 @@ export class JobCounts {
   complete = true;
   /** Whether the server has any job; null before that is known. */
   hasJobs = null;
+  /** How often the numbers were read. */
+  version = 0;
   /** The server's time minus this computer's, in ms. */
   skewMs = 0;
   #api;
   #onChange;
   #timer;
+  #turn = 0; // an answer to an earlier request is not used
   #isClosed = false;
 
   /**
@@ -91,10 +94,12 @@ export class JobCounts {
   async #poll() {
     clearTimeout(this.#timer);
     if (document.hidden || this.#isClosed) return;
+    const turn = ++this.#turn;
     const [jobs, kinds] = await Promise.allSettled([this.#api.live("/live/jobs", { limit: 1 }), this.#api.live("/live/kinds")]);
-    if (this.#isClosed) return;
+    if (this.#isClosed || turn !== this.#turn) return;
     if (jobs.status === "fulfilled") this.#setJobs(jobs.value);
     if (kinds.status === "fulfilled") this.kinds = kinds.value.kinds;
+    this.version++;
     this.#timer = setTimeout(() => this.#poll(), POLL_MS);
     this.#onChange();
   }

@@ -70,7 +70,7 @@ export class JobFilter {
   get fields() {
     const { since, until } = this.limits;
     const fields = {
-      status: this.statuses,
+      status: this.statuses.length ? this.statuses : "",
       kind: this.kind,
       owner: this.get("owner"),
       tag: this.tags.length ? this.tags : "",

@@ -74,7 +74,7 @@ export class JobTable {
     this.#rows.get(id)?.link.focus();
   }
 
-  /** Show these rows in this order. A focus in a row that is removed goes to the row at its place. */
+  /** Show these rows in this order. The focus stays in its row; if that is removed, it goes to the row at its place. */
   arrange(ids) {
     const before = this.rows;
     if (ids.length === before.length && ids.every((id, index) => id === before[index])) return;
@@ -88,12 +88,13 @@ export class JobTable {
     for (const id of this.#visible) if (!rows.has(id)) this.#visible.delete(id);
     this.selection.toggle([...this.selection].filter((id) => !rows.has(id)), false);
     this.#renderSelection();
-    if (focused >= 0 && !rows.has(before[focused])) this.#focusNear(focused);
+    if (focused >= 0 && this.focused === null) this.#restoreFocus(before[focused], focused);
   }
 
-  #focusNear(index) {
+  #restoreFocus(id, index) {
     const { rows } = this;
-    if (rows.length) this.focusRow(rows[Math.min(index, rows.length - 1)]);
+    if (this.#rows.has(id)) this.focusRow(id);
+    else if (rows.length) this.focusRow(rows[Math.min(index, rows.length - 1)]);
     else this.element.focus();
   }
 

@@ -1,6 +1,6 @@
 /** The view of all jobs: tabs of statuses, filters, the hours of the last day, and the live list. */
 
-import { h, setAttribute } from "/assets/dom.js";
+import { h, loadStyles, setAttribute } from "/assets/dom.js";
 import { Filters } from "/assets/filters.js";
 import { connectionText } from "/assets/format.js";
 import { HourChart } from "/assets/hour-chart.js";
@@ -9,6 +9,7 @@ import { JobFilter } from "/assets/job-filter.js";
 import { DEFAULT_LIMIT } from "/assets/job-list.js";
 import { LiveJobs } from "/assets/live-jobs.js";
 import { RowActions } from "/assets/row-actions.js";
+import { shortDuration } from "/assets/row-texts.js";
 import { StatusTabs, titleOf } from "/assets/status-tabs.js";
 import { setText } from "/assets/text.js";
 
@@ -28,11 +29,15 @@ export default class ListView {
   #chart = new HourChart();
   #skewMs = 0; // with which the filter was created
   #query = null; // of the route
+  #renderKey = ""; // what all but the rows depend on
   #emptyKey = ""; // what the texts in place of the rows depend on
   #announcedAt = -Infinity;
+  #isNew = false; // whether another list is loading, whose length will be announced
+  #unbind;
   #workers = h("div", { role: "status" });
   #notice = h("p", { class: "soft", role: "status" });
   #problem = h("p", { class: "problem", role: "alert" });
+  #fact = h("p", { class: "soft" });
   #fresh = h("button", { type: "button", class: "button main fresh", hidden: true, click: () => this.#showNew() });
   #announcer = h("p", { class: "visually-hidden", role: "status" });
   #empty = h("div", {});
@@ -44,7 +49,8 @@ export default class ListView {
     this.#list = new LiveJobs(app, () => this.#render());
     this.#actions = new RowActions(app, this.#list.table);
     this.#filters = new Filters(app, this.#counts);
-    const bar = h("div", { class: "list-bar" }, h("div", {}, this.#notice, this.#problem), this.#fresh);
+    this.#unbind = app.keyboard.bind({ n: { label: "Show newer jobs", run: () => this.#fresh.hidden || this.#showNew() } });
+    const bar = h("div", { class: "list-bar" }, h("div", {}, this.#notice, this.#problem, this.#fact), this.#fresh);
     this.#rows = h("div", {}, bar, this.#list.table.element, this.#empty, this.#older, this.#actions.element, this.#announcer);
     const heading = h("header", { class: "top" }, h("h1", {}, "Jobs"));
     this.element = h("div", { class: "list" }, heading, this.#tabs.element, this.#filters.element, this.#chart.element, this.#workers, this.#rows);
@@ -57,6 +63,7 @@ export default class ListView {
   }
 
   close() {
+    this.#unbind();
     this.#counts.close();
     this.#list.close();
     this.#actions.close();
@@ -69,6 +76,7 @@ export default class ListView {
     const filter = new JobFilter(this.#query, this.#counts.now());
     document.title = `${titleOf(filter.get("status"))} · Headway`;
     this.#filters.render(filter);
+    this.#isNew ||= this.#list.filter !== null;
     this.#list.show(filter);
     this.#rows.hidden = filter.isGrouped;
     this.#showGroups(filter.isGrouped);
@@ -95,29 +103,48 @@ export default class ListView {
     else this.#render();
   }
 
-  /** Render all but the rows. */
+  /** Render all but the rows, if any of it has changed. */
   #render() {
-    const { filter, state } = this.#list;
+    const { filter, state, table } = this.#list;
     if (!filter) return;
-    const { jobs, hasMore } = state;
+    if (table.selection.size) this.#actions.update({ filter: filter.fields, count: this.#counts.of(filter, filter.get("status")) });
+    const { jobs, fresh, isOutdated, hasMore, loading, complete, connection, error } = state;
+    const key = JSON.stringify([filter.href(), this.#counts.version, jobs?.length, fresh, isOutdated, hasMore, loading, complete, connection, error]);
+    if (key === this.#renderKey) return;
+    this.#renderKey = key;
     this.#tabs.render(filter, this.#counts, jobs && { count: jobs.length, hasMore });
     this.#chart.render(this.#counts.hours(filter.kind), filter);
     this.#renderBar(state);
     this.#renderEmpty(state);
-    setAttribute(this.#list.table.element, "aria-busy", jobs || state.error ? null : "true");
-    this.#list.table.element.hidden = jobs?.length === 0;
+    setAttribute(table.element, "aria-busy", jobs || error ? null : "true");
+    table.element.hidden = jobs?.length === 0;
     this.#renderOlder(state);
-    this.#actions.update({ filter: filter.fields, count: this.#counts.of(filter, filter.get("status")) });
+    if (this.#isNew && jobs) this.#announceLength(jobs.length, hasMore);
   }
 
   #renderBar({ jobs, connection, complete, error, fresh, isOutdated }) {
-    const isWhole = complete && this.#counts.complete;
-    setText(this.#notice, connectionText(connection, jobs) || (jobs || error ? "" : "Loading…") || (isWhole ? "" : INCOMPLETE));
+    const loading = jobs || error || this.#list.table.rows.length ? "" : "Loading…";
+    setText(this.#notice, connectionText(connection, jobs) || loading || (complete && this.#counts.complete ? "" : INCOMPLETE));
     setText(this.#problem, error?.message ?? "");
+    setText(this.#fact, this.#factText());
     const count = `${fresh}${fresh >= DEFAULT_LIMIT ? "+" : ""} new ${fresh === 1 ? "job" : "jobs"}`;
     setText(this.#fresh, fresh ? count : "Update the list");
     this.#fresh.hidden = !isOutdated;
     if (fresh) this.#announce(count);
+  }
+
+  /** Return since when jobs wait, where the list is about that. */
+  #factText() {
+    const { filter } = this.#list;
+    const { about } = this.#counts;
+    if (filter.get("status") !== "queued" || filter.isNarrowed || !about?.oldest) return "";
+    return `One job has waited for ${shortDuration(this.#counts.now() - Date.parse(about.oldest))}, the others for less.`;
+  }
+
+  #announceLength(length, hasMore) {
+    this.#isNew = false;
+    this.#announcedAt = -Infinity;
+    this.#announce(`${hasMore ? `The newest ${length}` : length} ${length === 1 ? "job" : "jobs"}`);
   }
 
   #announce(text) {
@@ -140,7 +167,7 @@ export default class ListView {
 
   /** Most lists never need these texts, so their module is loaded on demand. */
   async #loadEmpty(key, isEmpty, waiting) {
-    const texts = await import("/assets/empty-list.js").catch(() => null); // the tabs and filters say as much
+    const [texts] = await Promise.all([import("/assets/empty-list.js"), loadStyles("empty-list.css")]).catch(() => []); // the tabs say as much
     if (!texts || key !== this.#emptyKey) return;
     if (isEmpty) this.#empty.replaceChildren(texts.emptyList(this.#list.filter, this.#counts, this.#app.session));
     if (waiting) this.#workers.replaceChildren(texts.noWorker(waiting));

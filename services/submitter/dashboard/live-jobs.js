@@ -5,7 +5,7 @@
 
 import { INITIAL_STATE } from "/assets/job-list.js";
 import { JobTable } from "/assets/job-table.js";
-import { TrueErrors } from "/assets/true-errors.js";
+import { errorText, hidesError } from "/assets/row-texts.js";
 import { watchJobs } from "/assets/watch-jobs.js";
 
 const RENDER_MS = 100; // at least, between two renderings
@@ -19,7 +19,7 @@ export class LiveJobs {
   table;
   #app;
   #onState;
-  #errors;
+  #errors = null; // the true ones, once a visible row hides one
   #watch = null;
   #fields = null; // of the watch, as JSON
   #token; // the last one of the watch
@@ -34,7 +34,6 @@ export class LiveJobs {
   constructor(app, onState) {
     this.#app = app;
     this.#onState = onState;
-    this.#errors = new TrueErrors(app.api, () => this.#schedule());
     this.table = new JobTable({ canSelect: app.session.canOperate, onVisible: (ids) => this.#onVisible(ids) });
     document.addEventListener("visibilitychange", this);
   }
@@ -121,11 +120,20 @@ export class LiveJobs {
     if (!this.#watch || document.hidden) return;
     const { visible } = this.table;
     for (const job of visible) this.#renderRow(job);
-    this.#errors.request(visible);
+    if (visible.some(hidesError)) this.#requestErrors(visible);
+  }
+
+  async #requestErrors(jobs) {
+    if (!this.#errors) {
+      const { TrueErrors } = await import("/assets/true-errors.js").catch(() => ({}));
+      if (!TrueErrors) return;
+      this.#errors ??= new TrueErrors(this.#app.api, () => this.#schedule());
+    }
+    this.#errors.request(jobs);
   }
 
   #renderRow(job) {
-    const error = this.state.errors.get(job.id)?.message ?? this.#errors.textOf(job);
+    const error = this.state.errors.get(job.id)?.message ?? (this.#errors?.textOf(job) || errorText(job.error));
     const row = this.table.row(job.id);
     const [now, confirmedUntil] = [this.#watch.now(), Math.max(this.#watch.confirmedUntil(job.id), row.receivedAt)];
     row.render(job, { now, confirmedUntil, isByEnd: this.filter.isByEnd, error });

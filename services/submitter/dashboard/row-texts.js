@@ -61,10 +61,11 @@ export function attemptText({ status, attempt, max_attempts: maxAttempts, starte
   return attempt > 1 || status === "failed" || status === "retrying" ? `${attempt} of ${maxAttempts}` : String(attempt);
 }
 
-/** Return how long a job waited for its first attempt, or has waited; null if that is unknown. */
-export function waitMs({ attempt, submitted_at: submitted, started_at: started, finished_at: finished, earlier_attempts: earlier = [] }, now) {
+/** Return how long a job waited for its first attempt, or has waited; null if that is unknown, or it is not due yet. */
+export function waitMs(snapshot, now) {
+  const { attempt, due_at: due, submitted_at: submitted, started_at: started, finished_at: finished, earlier_attempts: earlier = [] } = snapshot;
   const first = attempt === 1 ? started : earlier.find((each) => each.attempt === 1)?.started_at;
-  if (!first && (attempt > 1 || started)) return null;
+  if (!first && (attempt > 1 || started || Date.parse(due) > now)) return null;
   return Math.max(0, Date.parse(first ?? finished ?? new Date(now).toISOString()) - Date.parse(submitted));
 }
 
@@ -94,6 +95,16 @@ export function shortAge(time, now) {
   const ms = Math.max(0, now - Date.parse(time));
   const [unit, size] = UNITS.find(([, each]) => ms >= each) ?? UNITS.at(-1);
   return `${Math.floor(ms / size)} ${unit}`;
+}
+
+/** Return whether the error of a job is not its true one, which only operators see. */
+export function hidesError({ error }) {
+  return error?.type === "InternalError";
+}
+
+/** Return an error in one line, "" for null. */
+export function errorText(error) {
+  return error ? [error.type, error.message].filter(Boolean).join(": ") : "";
 }
 
 /** Return the beginning of an id that people use for it. */

@@ -1,7 +1,9 @@
 /** The true errors of jobs whose snapshots hide them from users. They are requested only for rows that are visible. */
 
-const HIDDEN = "InternalError";
+import { errorText, hidesError } from "/assets/row-texts.js";
+
 const MAX_REQUESTS = 4; // at once
+const MAX_ERRORS = 1000; // that are kept
 
 export class TrueErrors {
   #api;
@@ -19,21 +21,20 @@ export class TrueErrors {
     this.#onChange = onChange;
   }
 
-  /** Return the error of a job in one line, "" if it has none. */
+  /** Return the true error of a job in one line, "" while it is unknown. */
   textOf(snapshot) {
-    const { error } = snapshot;
-    if (!error) return "";
-    return this.#errors.get(keyOf(snapshot)) || errorText(error);
+    return this.#errors.get(keyOf(snapshot)) ?? "";
   }
 
   /** Request the errors of these jobs that are hidden and not yet known, and of no others. */
   request(snapshots) {
-    this.#waiting = snapshots.filter((snapshot) => snapshot.error?.type === HIDDEN && !this.#errors.has(keyOf(snapshot)));
+    this.#waiting = snapshots.filter((snapshot) => hidesError(snapshot) && !this.#errors.has(keyOf(snapshot)));
     while (this.#waiting.length && this.#requests < MAX_REQUESTS) this.#read(this.#waiting.shift());
   }
 
   async #read(snapshot) {
     this.#requests++;
+    if (this.#errors.size >= MAX_ERRORS) this.#errors.clear();
     this.#errors.set(keyOf(snapshot), "");
     try {
       const { error } = await this.#api.live(`/live/jobs/${snapshot.id}/details`);
@@ -49,8 +50,4 @@ export class TrueErrors {
 
 function keyOf({ id, generation, attempt, status }) {
   return `${id} ${generation} ${attempt} ${status}`;
-}
-
-function errorText({ type, message }) {
-  return message ? `${type}: ${message}` : type;
 }
