@@ -92,6 +92,7 @@ function summaryOf(hours, filter) {
   const [all, failed] = [hours.map(ended), hours.map((hour) => hour.failed)].map((counts) => counts.reduce((sum, count) => sum + count, 0));
   const worst = hours.reduce((most, hour) => (hour.failed > most.failed ? hour : most), { failed: 0 });
   const peak = worst.failed ? `, most of them at ${new Date(worst.hour).toLocaleTimeString(undefined, { hour: "numeric", minute: "2-digit" })}` : "";
+  if (!all) return `No job has ended in the last 24 hours. Times: ${timeZone}.`;
   const total = `About ${all.toLocaleString()} ${all === 1 ? "job has" : "jobs have"} ended in the last 24 hours`;
   const scope = filter.hasOther("kind", "range", "since", "until") ? " The hours count jobs that other filters leave out." : "";
   return `${total}${failed ? `, and ${failed.toLocaleString()} failed${peak}` : ""}. Times: ${timeZone}.${scope}`;

@@ -50,8 +50,8 @@ export default class ListView {
     this.#actions = new RowActions(app, this.#list.table);
     this.#filters = new Filters(app, this.#counts);
     this.#unbind = app.keyboard.bind({ n: { label: "Show newer jobs", run: () => this.#fresh.hidden || this.#showNew() } });
-    const bar = h("div", { class: "list-bar" }, h("div", {}, this.#notice, this.#problem, this.#fact), this.#fresh);
-    this.#rows = h("div", {}, bar, this.#list.table.element, this.#empty, this.#older, this.#actions.element, this.#announcer);
+    const bar = h("div", { class: "list-bar" }, this.#notice, this.#problem, this.#fact);
+    this.#rows = h("div", {}, h("div", { class: "fresh-slot" }, this.#fresh), bar, this.#list.table.element, this.#empty, this.#older, this.#actions.element, this.#announcer);
     const heading = h("header", { class: "top" }, h("h1", {}, "Jobs"));
     this.element = h("div", { class: "list" }, heading, this.#tabs.element, this.#filters.element, this.#chart.element, this.#workers, this.#rows);
   }
