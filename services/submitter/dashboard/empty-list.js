@@ -28,10 +28,10 @@ function noJobs(session) {
   return h("div", { class: "empty" }, h("p", {}, "No jobs yet. Submit one:"), commandLine(command));
 }
 
-/** Describe that jobs wait and no worker runs. */
+/** Describe in one line that jobs wait and no worker runs: it stands in a place that is always there. */
 export function noWorker(waiting) {
   const text = waiting === 1 ? "1 job waits, and no worker runs." : `${waiting.toLocaleString()} jobs wait, and no worker runs.`;
-  return h("div", { class: "no-worker" }, h("p", {}, `${text} Start one:`), commandLine(START));
+  return [`${text} Start one: `, h("code", {}, START), " ", copyButton("command", () => START)];
 }
 
 function commandLine(command) {

@@ -10,10 +10,11 @@ const KEYS = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity };
 
 export class HourChart {
   #bars = h("div", { class: "bars", role: "toolbar", "aria-label": "Hours", keydown: (event) => this.#onKey(event) });
-  #caption = h("figcaption", {});
+  #summaryText = h("span", {});
+  #hourText = h("span", {}); // of the hour that is pointed at, in the place of the summary
+  #caption = h("figcaption", {}, this.#summaryText, this.#hourText);
   element = h("figure", { class: "hours" }, this.#bars, this.#caption);
   #hours = []; // of the bars
-  #summary = "";
   #json = "";
 
   constructor() {
@@ -33,14 +34,13 @@ export class HourChart {
     arrange(this.#bars, this.#hours.map(({ hour }) => hour), createBar);
     [...this.#bars.children].forEach((bar, index) => renderBar(bar, this.#hours[index], most, filter));
     this.#setTabStop(this.#bars.querySelector("[tabindex='0']") ?? this.#bars.lastElementChild);
-    this.#summary = hours ? summaryOf(hours, filter) : "";
-    setText(this.#caption, this.#summary);
+    setText(this.#summaryText, hours ? summaryOf(hours, filter) : "");
   }
 
   /** Show the numbers of the hour that is pointed at. */
   #onPoint({ type, target }) {
     const bar = type === "pointerover" || type === "focusin" ? target.closest("a") : document.activeElement?.closest(".bars a");
-    setText(this.#caption, bar?.getAttribute("aria-label") ?? this.#summary);
+    setText(this.#hourText, bar?.getAttribute("aria-label") ?? "");
   }
 
   #onKey(event) {

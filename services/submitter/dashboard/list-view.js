@@ -34,7 +34,7 @@ export default class ListView {
   #announcedAt = -Infinity;
   #isNew = false; // whether another list is loading, whose length will be announced
   #unbind;
-  #workers = h("div", { role: "status" });
+  #workers = h("p", { role: "status" });
   #notice = h("p", { class: "soft", role: "status" });
   #problem = h("p", { class: "problem", role: "alert" });
   #fact = h("p", { class: "soft" });
@@ -50,10 +50,10 @@ export default class ListView {
     this.#actions = new RowActions(app, this.#list.table);
     this.#filters = new Filters(app, this.#counts);
     this.#unbind = app.keyboard.bind({ n: { label: "Show newer jobs", run: () => this.#fresh.hidden || this.#showNew() } });
-    const bar = h("div", { class: "list-bar" }, this.#notice, this.#problem, this.#fact);
+    const bar = h("div", { class: "list-bar" }, this.#workers, this.#notice, this.#problem, this.#fact);
     this.#rows = h("div", {}, h("div", { class: "fresh-slot" }, this.#fresh), bar, this.#list.table.element, this.#empty, this.#older, this.#actions.element, this.#announcer);
     const heading = h("header", { class: "top" }, h("h1", {}, "Jobs"));
-    this.element = h("div", { class: "list" }, heading, this.#tabs.element, this.#filters.element, this.#chart.element, this.#workers, this.#rows);
+    this.element = h("div", { class: "list" }, heading, this.#tabs.element, this.#filters.element, this.#chart.element, this.#rows);
   }
 
   /** Show the list that the URL names. */
@@ -170,7 +170,7 @@ export default class ListView {
     const [texts] = await Promise.all([import("/assets/empty-list.js"), loadStyles("empty-list.css")]).catch(() => []); // the tabs say as much
     if (!texts || key !== this.#emptyKey) return;
     if (isEmpty) this.#empty.replaceChildren(texts.emptyList(this.#list.filter, this.#counts, this.#app.session));
-    if (waiting) this.#workers.replaceChildren(texts.noWorker(waiting));
+    if (waiting) this.#workers.replaceChildren(...texts.noWorker(waiting));
   }
 
   #renderOlder({ jobs, hasMore, loading }) {
