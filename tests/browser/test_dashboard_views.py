@@ -61,6 +61,17 @@ KINDS = """export default class {
 }"""
 
 
+# Ask for a name in a dialog whose request waits for the test.
+ASK = """async () => {
+  const { h } = await import("/assets/dom.js");
+  const { ask } = await import("/assets/notices.js");
+  const buttons = [{ value: "", text: "Not now" }, { value: "yes", text: "Rename", isMain: true }];
+  const onSubmit = () => new Promise((resolve, reject) => { window.request = { resolve, reject }; });
+  const content = [h("input", { autofocus: true })];
+  ask({ title: "Rename", content, buttons, onSubmit }).then((value) => { window.answer = value; });
+}"""
+
+
 async def open_views(page: Page, site: LiveSite, path: str = "") -> None:
     """Open a view of the test."""
     await page.route(
@@ -159,3 +170,24 @@ async def test_links_for_other_tabs_are_left_to_the_browser(page: Page, site: Li
     await (await opened.value).close()
     assert page.url == f"{site.origin}/dashboard"
     assert errors.messages == []
+
+
+async def test_busy_dialog_waits_for_its_request(page: Page, site: LiveSite) -> None:
+    """Enter in a field presses the main button; a busy dialog stays, shows errors, and returns the focus at its end."""
+    await open_views(page, site)
+    await page.get_by_role("link", name="Job 3", exact=True).focus()
+    await page.evaluate(ASK)
+    dialog = page.get_by_role("dialog", name="Rename")
+    await expect(dialog.get_by_role("textbox")).to_be_focused()
+    await page.keyboard.press("Enter")
+    await page.wait_for_function("window.request")
+    await page.keyboard.press("Escape")
+    await dialog.get_by_role("button", name="Not now").click(force=True)
+    await page.evaluate("request.reject(new Error('The name is taken.'))")
+    await expect(dialog.get_by_role("alert")).to_have_text("The name is taken.")
+    await page.evaluate("window.request = null")
+    await dialog.get_by_role("button", name="Rename").click()
+    await page.wait_for_function("window.request")
+    await page.evaluate("request.resolve(true)")
+    await expect(page.get_by_role("link", name="Job 3", exact=True)).to_be_focused()
+    assert await page.evaluate("answer") == "yes"

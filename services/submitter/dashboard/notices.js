@@ -38,7 +38,7 @@ export class Notices {
 function dismiss(notice) {
   const hasFocus = notice.contains(document.activeElement);
   notice.remove();
-  if (hasFocus) document.querySelector("main")?.focus();
+  if (hasFocus) document.querySelector("main")?.focus({ preventScroll: true });
 }
 
 function dismissLater(notice) {
@@ -59,7 +59,9 @@ function dismissLater(notice) {
 export function ask({ title, content, buttons, onSubmit = () => true }) {
   const id = `dialog-${++dialogs}`;
   const choices = buttons.map(({ value, text, isMain, isDanger }) => {
-    return h("button", { value, class: `button${isMain ? " main" : ""}${isDanger ? " danger" : ""}`, autofocus: isMain }, text);
+    const options = { value, class: `button${isMain ? " main" : ""}${isDanger ? " danger" : ""}`, autofocus: isMain };
+    if (value) return h("button", options, text);
+    return h("button", { type: "button", ...options, click: () => isBusy || dialog.close("") }, text); // not by Enter in a field
   });
   const problem = h("p", { class: "problem", role: "alert" });
   const form = h("form", { method: "dialog" }, h("h2", { id }, title), ...content, problem, h("div", { class: "choices" }, ...choices));
@@ -70,7 +72,7 @@ export function ask({ title, content, buttons, onSubmit = () => true }) {
     problem.textContent = "";
     choices.forEach((button) => button.setAttribute("aria-disabled", "true")); // a disabled one would lose the focus
     try {
-      if (!value || (await onSubmit(value))) dialog.close(value);
+      if (await onSubmit(value)) dialog.close(value);
     } catch (error) {
       problem.textContent = error.message;
     }
@@ -94,7 +96,7 @@ export function openDialog(dialog) {
     dialog.addEventListener("close", () => {
       dialog.remove();
       if (opener?.isConnected && opener !== document.body) opener.focus();
-      else document.querySelector("main")?.focus();
+      else document.querySelector("main")?.focus({ preventScroll: true });
       resolve();
     });
   });

@@ -47,19 +47,21 @@ export class Views {
    */
   async show(route, arrival) {
     const turn = ++this.#turn;
+    let focused = document.activeElement;
     try {
       if (this.#shown?.name !== route.view) {
         const { default: Page } = await loadModule(this.#modules[route.view]);
         if (turn !== this.#turn) return;
         this.#open(route.view, Page);
       }
+      focused = document.activeElement;
       this.#shown.page.update(route);
     } catch (error) {
       if (turn !== this.#turn) return;
       console.error(error);
       this.#fail(error);
     }
-    this.#arrive(route, arrival);
+    this.#arrive(route, arrival, focused !== document.activeElement && this.#main.contains(document.activeElement));
   }
 
   #open(name, Page) {
@@ -76,14 +78,18 @@ export class Views {
     this.#main.replaceChildren(failure("This view could not be shown", error));
   }
 
-  /** Scroll and focus as after a page load, or as it was when the operator left; not for changes within a view. */
-  #arrive({ view, name, hash }, arrival) {
+  /**
+   * Scroll and focus as after a page load, or as it was when the operator left; not for changes within a view, nor if the
+   * view has focused something.
+   */
+  #arrive({ view, name, hash }, arrival, hasFocused) {
     const place = `${view}/${name}`;
     const isNew = place !== this.#place;
     this.#place = place;
     this.#stopRestoring();
     const left = arrival === "return" && this.#app.router.left;
-    if (left) this.#whenReady(() => restore(left), () => focusIsLost() && focusHeading(false));
+    if (hasFocused) return;
+    if (left) this.#whenReady(() => restore(left), () => restoreInPart(left));
     else if (isNew && arrival === "link") this.#whenReady(() => focusHeading(!hash));
   }
 
@@ -150,10 +156,6 @@ function focusHeading(scrolls) {
   return true;
 }
 
-function focusIsLost() {
-  return document.activeElement === document.body;
-}
-
 /** Scroll and focus as it was; return whether the view has what was there. */
 function restore({ top, focus }) {
   const element = focus && document.querySelector(focus);
@@ -162,4 +164,12 @@ function restore({ top, focus }) {
   scrollTo(0, top);
   element?.focus({ preventScroll: true });
   return true;
+}
+
+/** Scroll and focus as far as the view still has what was there. */
+function restoreInPart({ top, focus }) {
+  scrollTo(0, top);
+  const element = focus && document.querySelector(focus);
+  if (element) element.focus({ preventScroll: true });
+  else if (document.activeElement === document.body) focusHeading(false);
 }
