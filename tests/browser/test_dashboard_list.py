@@ -37,7 +37,7 @@ class JobsView:
         self.page = page
         self.rows = page.locator("[data-id]")
         self.fresh = page.locator(".fresh")
-        self.notice = page.locator(".list-bar [role=status]")
+        self.notice = page.locator(".list-bar > [role=status]")
 
     def row(self, name: str) -> Locator:
         """Locate the row of a job."""
@@ -153,7 +153,7 @@ async def test_filters_are_in_the_url(page: Page, view: JobsView, dashboard: Das
     await page.reload()
     await expect(view.row("Letter to Ada")).to_be_visible()
     await page.goto(dashboard.url("?status=broken"))
-    await expect(page.locator(".list-bar [role=alert]")).to_contain_text("status")
+    await expect(page.locator(".list-bar > [role=alert]")).to_contain_text("status")
 
 
 async def test_an_hour_filters(page: Page, view: JobsView, dashboard: Dashboard) -> None:

@@ -34,7 +34,7 @@ export default class ListView {
   #announcedAt = -Infinity;
   #isNew = false; // whether another list is loading, whose length will be announced
   #unbind;
-  #workers = h("p", { role: "status" });
+  #workers = h("p");
   #notice = h("p", { class: "soft", role: "status" });
   #problem = h("p", { class: "problem", role: "alert" });
   #fact = h("p", { class: "soft" });
