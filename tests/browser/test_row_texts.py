@@ -22,7 +22,7 @@ LINES = {
     "indeterminate": "4 photos · Resizing photo-0004.jpg",
     "retrying": "Next attempt in 1 d",
     "worker lost": "Worker lost, next attempt soon",
-    "stalled": "Alive, but has not advanced for 12 min",
+    "stalled": "Has not advanced for 12 min",
     "cancelled": "Stopped at 4 of 10 photos",
     "failed": "Stopped at 4 of 10 photos",
     "succeeded": "10 photos",

@@ -64,7 +64,9 @@ export class JobListRow {
    */
   render(snapshot, { now, confirmedUntil, isByEnd, error }) {
     if (snapshot !== this.snapshot) this.#renderJob(snapshot);
-    this.#renderTone(toneOf(snapshot, confirmedUntil));
+    const tone = toneOf(snapshot, confirmedUntil);
+    this.#renderTone(tone);
+    setText(this.#percent, shownPercent(snapshot, tone));
     const line = lineText(snapshot, now, confirmedUntil);
     if (setText(this.#line, line)) this.#line.title = line;
     setText(this.#wait, shortDuration(waitMs(snapshot, now)));
@@ -92,7 +94,6 @@ export class JobListRow {
     }
     setText(this.#kind, snapshot.kind);
     setText(this.#word, statusText(snapshot));
-    setText(this.#percent, shownPercent(snapshot));
     setText(this.#attempt, attemptText(snapshot));
     const value = percent(snapshot);
     const isIndeterminate = value === null && snapshot.status === "running";

@@ -27,7 +27,7 @@ export function lineText(snapshot, now, confirmedUntil) {
   if (status === "queued" && Date.parse(due) > now) return `Starts ${dueText(due, now)}`;
   if (status === "queued") return started ? "Released, waiting for a worker" : "Waiting for a worker";
   const notice = nextStepText(snapshot, now, confirmedUntil);
-  if (notice) return notice;
+  if (notice) return notice.replace("Alive, but has", "Has"); // a row has little room
   return [amountText(snapshot), progress?.message].filter(Boolean).join(" · ");
 }
 
@@ -50,9 +50,9 @@ function stoppedText(snapshot) {
   return amount ? `Stopped at ${amount}` : "";
 }
 
-/** Return the percentage to show beside the line of a running job; the bar of another one shows enough. */
-export function shownPercent(snapshot) {
-  return snapshot.status === "running" ? percentText(snapshot) : "";
+/** Return the percentage to show beside the line of a job that advances; the bar of another one shows enough. */
+export function shownPercent(snapshot, tone) {
+  return tone === "running" ? percentText(snapshot) : "";
 }
 
 /** Return the attempt of a job, such as "2 of 5"; "–" before the first one. */
