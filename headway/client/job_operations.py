@@ -127,7 +127,7 @@ class JobOperations(JobLists):
         return self._remember(decode_response(response, Receipt), result_type)
 
     async def erase(self, job: JobRef, *, token: str | None = None) -> None:
-        """Remove the result, the log, the details and the kept message of an ended job. Its snapshot remains.
+        """Remove the result, the log, the details, the kept message and the text of the error of an ended job.
 
         Args:
             job: as for `redrive`.
