@@ -15,7 +15,7 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.browser
 
-RTL_NAME = "\u202eرسلة <b>bold</b>"
+RTL_NAME = "\u202eرسلة <b>bold</b>" + " long" * 30
 
 
 class Batch:
@@ -153,6 +153,7 @@ async def test_all_jobs_of_a_filter_run_again(page: Page, batch: Batch) -> None:
     await page.get_by_role("button", name="Run all again").click()
     await expect(page.get_by_role("heading", name="Run 3 failed jobs again?")).to_be_visible()
     await expect(page.get_by_role("dialog")).to_contain_text(RTL_NAME)
+    assert await page.get_by_role("dialog").evaluate("(dialog) => dialog.scrollWidth <= dialog.clientWidth")
     assert await inspect(page) == []
     lost: list[str] = []
 
@@ -266,6 +267,19 @@ async def test_cancel_and_the_menu(page: Page, dashboard: Dashboard, batch: Batc
     await expect(menu.get_by_role("menuitem").last).to_have_text("Erase…")
     await page.keyboard.press("Escape")
     assert await focused_id(page) == dashboard.jobs[name]
+    await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    await page.keyboard.press(".")
+    await menu.get_by_role("menuitem", name="Copy a link to share").click()
+    await expect(notice(page, "The link is copied.")).to_be_visible()
+    link = str(await page.evaluate("navigator.clipboard.readText()"))
+    path, _, token = link.partition("#")
+    assert path == f"{dashboard.stack.url}/jobs/{dashboard.jobs[name]}"
+    assert (await dashboard.stack.snapshot(dashboard.jobs[name], token))["status"] == "cancelled"
+    await page.keyboard.press(".")
+    await page.keyboard.press("End")
+    await page.keyboard.press("Enter")
+    await page.get_by_role("button", name="Erase").click()
+    await expect(notice(page, "is erased")).to_be_visible()
 
 
 async def test_a_reader_cannot_act(page: Page, dashboard: Dashboard) -> None:

@@ -43,8 +43,8 @@ export class JobActions {
     return this.#act("cancel", job, async () => {
       if (job.finished_at) return this.#refuse(job, "It has ended before.");
       if (isCancelling(job)) return this.#refuse(job, "It is being cancelled already.");
-      const content = job.started_at ? "What it has done so far stays done. Its worker stops it at its next step." : "It does not start.";
-      if (!(await confirm(`Cancel ${titleOf(job)}?`, content, { text: "Cancel the job", keep: "Let it go on", isDanger: true }))) return false;
+      const content = job.started_at ? "What it has done so far stays done. Its worker stops it at its next step." : "It will not start.";
+      if (!(await confirm(`Cancel ${titleOf(job)}?`, content, { text: "Cancel the job", keep: "Keep it", isDanger: true }))) return false;
       const { finished_at: finished } = await cancelJob(this.#app.api, job);
       return this.#report(finished ? `${titleOf(job)} is cancelled.` : `${titleOf(job)} is being cancelled.`, job.id);
     });

@@ -189,7 +189,7 @@ function criteriaText({ kind, owner, tag = [], error_type: errorType, attempts_m
     since && `since ${time(since)}`,
     until && `until ${time(until)}`,
   ].filter(Boolean);
-  return parts.length ? `Jobs with ${parts.join(", ")}.` : "All jobs of this list.";
+  return parts.length ? `Jobs with ${parts.join(", ")}.` : "Of all times, kinds and owners.";
 }
 
 function jobsText(count) {
