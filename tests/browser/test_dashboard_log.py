@@ -33,6 +33,26 @@ ADD = """async (pieces) => {
   const lines = log.lines.map(({ number, attempt, missing, plain }) => [number, attempt, missing, plain]);
   return { missing: log.missing, lines };
 }"""
+# The order for screen readers: what the log can do, then its attempts, each with the number and the text of its lines.
+FAILED_LOG = """
+- region "Log":
+  - heading "Log" [level=2]
+  - search:
+    - searchbox "Search the log"
+    - status
+  - button "Wrap" [pressed]
+  - button "Copy"
+  - button "Download"
+  - region "Lines of the log":
+    - region "Attempt 1":
+      - heading "Attempt 1" [level=3]
+      - link "1"
+      - time
+      - text: INFO Reading customers.csv, 400 rows
+      - link "2"
+    - region "Attempt 2":
+      - heading "Attempt 2" [level=3]
+"""
 MARKED = ".log-line[aria-current]"
 AT_END = "box => box.scrollHeight - box.scrollTop - box.clientHeight < 2"
 
@@ -270,6 +290,7 @@ async def test_logs_that_are_not_there(log: Log, dashboard: Dashboard) -> None:
     await log.open(dashboard.jobs["Import customers.csv"])
     attempts = log.page.locator(".log-attempt h3")
     await expect(attempts).to_have_text(["Attempt 1", "Attempt 2", "Attempt 3"])
+    await expect(log.page.locator(".log")).to_match_aria_snapshot(FAILED_LOG)
     await log.open(dashboard.jobs["Fill the disk"])
     await expect(log.line(1)).to_have_text(f"000000 {'x' * 90}")
     await expect(log.page.locator("[data-left-out]").first).to_contain_text("lines left out")
