@@ -26,17 +26,18 @@ from headway.client import Client, Receipt
 FOLDER = ROOT / "docs" / "images"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 ARGS = ["--headless", "--no-sandbox", "--disable-gpu", "--font-render-hinting=none"]
-WIDE, PHONE = (1280, 800), (360, 740)
+WIDE, TALL, PHONE = (1280, 800), (1280, 1720), (360, 740)
 ANIMATION_WIDTH = 960
 SETTLE_S = 2.5  # until a view has loaded all that it shows
 WARM_UP_S = 25  # until the jobs have come to the states that the pictures show
+CANCEL_S = 3  # after which one job is cancelled
 LIST_S, JOB_S = 4.0, 6.0  # of the animation
-FAILED, RUNNING, EXPORT = "Import customers.csv", "Invoices of March", "Export orders 2026"
+FAILED, RUNNING = "Import customers.csv", "Invoices of March"
 
 JOBS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "Nightly report": ("report", {"title": "Nightly", "regions": ["Europe"]}, {"delay_s": 22_320}),
     "Resize hero image": ("thumbnails", {"photos": 3}, {}),
-    EXPORT: ("export", {"year": 2026}, {"owner": "customer:7", "tags": ["orders"]}),
+    "Export orders 2026": ("export", {"year": 2026}, {"owner": "customer:7", "tags": ["orders"]}),
     "Import suppliers.csv": ("import", {"file": "suppliers.csv", "odd_row": 18}, {"tags": ["csv"]}),
     FAILED: ("import", {"file": "customers.csv", "odd_row": 211}, {"owner": "customer:7", "tags": ["csv", "nightly"]}),
     "Sync ledger": ("sync", None, {}),
@@ -57,47 +58,31 @@ class Picture(NamedTuple):
     prepare: Callable[[Page], Awaitable[None]] | None = None
 
 
-async def open_run_form(page: Page) -> None:
-    """Open the form that runs a kind, and fill in some of it."""
-    await page.get_by_role("button", name="Run").first.click()
+async def fill_form(page: Page) -> None:
+    """Fill in some of the form that runs a report."""
     await page.get_by_label("title").first.fill("Sales of November")
-
-
-async def select_failures(page: Page) -> None:
-    """Select two rows, so that the actions on many jobs are shown."""
-    for index in (0, 1):
-        await page.locator("[data-id] input[type=checkbox]").nth(index).check()
 
 
 def pictures(jobs: dict[str, Receipt]) -> list[Picture]:
     """Return all pictures."""
-    failed = f"/dashboard/jobs/{jobs[FAILED].id}"
     return [
         Picture("dashboard-jobs", "/dashboard"),
-        Picture("dashboard-jobs-dark", "/dashboard", scheme="dark"),
-        Picture("dashboard-jobs-phone", "/dashboard", PHONE),
-        Picture("dashboard-failed", "/dashboard?status=failed", prepare=select_failures),
-        Picture("dashboard-groups", "/dashboard?status=failed&group=failures"),
-        Picture("dashboard-job", failed, (1280, 1720), "dark"),
-        Picture("dashboard-job-phone", failed, PHONE),
-        Picture("dashboard-log", f"/dashboard/jobs/{jobs[RUNNING].id}", (1280, 1200)),
-        Picture("dashboard-kinds", "/dashboard/kinds"),
-        Picture("dashboard-run", "/dashboard/kinds/report", prepare=open_run_form),
-        Picture("dashboard-workers", "/dashboard/workers"),
-        Picture("dashboard-poison", "/dashboard/poison"),
+        Picture("dashboard-jobs-phone", "/dashboard", PHONE, "dark"),
+        Picture("dashboard-failures", "/dashboard?status=failed&group=failures"),
+        Picture("dashboard-job", f"/dashboard/jobs/{jobs[FAILED].id}", TALL, "dark"),
+        Picture("dashboard-run", "/dashboard/kinds/report", prepare=fill_form),
         Picture("job-page", jobs[RUNNING].link),
-        Picture("job-page-result", jobs[EXPORT].link, scheme="dark"),
     ]
 
 
 async def submit_jobs(client: Client) -> dict[str, Receipt]:
-    """Submit the jobs, one after the other, and cancel one more."""
+    """Submit the jobs, one after the other, and cancel one of them."""
+    cancelled = await client.submit("crawl", {"first": 40}, name="Crawl summer catalogue")
     receipts = {
         name: await client.submit(kind, payload, name=name, **options)
         for name, (kind, payload, options) in JOBS.items()
     }
-    cancelled = await client.submit("crawl", {"first": 40}, name="Crawl summer catalogue")
-    await asyncio.sleep(3)
+    await asyncio.sleep(CANCEL_S)
     await client.cancel(cancelled)
     return receipts
 
@@ -137,6 +122,7 @@ class Camera:
         frames = await self._frames(page, LIST_S)
         await page.get_by_role("link", name=RUNNING).click()
         await page.locator(".log-line").first.wait_for()
+        await page.mouse.move(0, 0)
         await page.locator(".log").scroll_into_view_if_needed()
         frames += await self._frames(page, JOB_S)
         await asyncio.to_thread(save_animation, frames, FOLDER / f"{name}.webp", ANIMATION_WIDTH)
