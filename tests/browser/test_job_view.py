@@ -140,6 +140,7 @@ async def test_operator_acts_on_the_job(page: Page, dashboard: Dashboard) -> Non
     await page.keyboard.press("r")
     await expect(section(page, "Labels")).to_contain_text("Run again1 time")
     await expect(section(page, "Timeline").get_by_role("listitem").filter(has_text="Attempt 1")).to_have_count(2)
+    await expect(section(page, "Timeline")).to_contain_text("Then run again after")
     acted = section(page, "Who acted").get_by_role("listitem")
     await expect(acted).to_contain_text(["Run again without an API key"])
     await page.get_by_role("button", name="Erase…").click()

@@ -38,7 +38,7 @@ export class Timeline {
   render(snapshot, details, { state, now, isStale }) {
     const attempts = attemptsOf(snapshot, details);
     const parts = place(partsOf(snapshot, attempts, now));
-    const lanes = attempts.map((attempt, row) => attemptLane(attempt, row, { snapshot, parts, state, now, isLast: row === attempts.length - 1 }));
+    const lanes = attempts.map((attempt, row) => attemptLane(attempt, row, { snapshot, parts, state, now, next: attempts[row + 1] }));
     const first = waitLane(attempts, parts, snapshot, now);
     if (first) lanes.unshift(first);
     arrange(this.#list, lanes.map(({ key }) => key), (key) => this.#create(key));
@@ -108,10 +108,10 @@ function waitTexts(attempts, snapshot, now) {
   return ["Waiting", delayMs > 0 ? `Starts in ${preciseDurationText(delayMs)}` : ""];
 }
 
-function attemptLane(attempt, row, { snapshot, parts, state, now, isLast }) {
+function attemptLane(attempt, row, { snapshot, parts, state, now, next }) {
   const own = parts.filter((part) => part.row === row);
   const run = own.find(({ type }) => type === "run");
-  const isRunning = isLast && snapshot.status === "running";
+  const isRunning = !next && snapshot.status === "running";
   const { error } = attempt;
   return {
     key: `${row} ${attempt.started_at}`,
@@ -121,7 +121,7 @@ function attemptLane(attempt, row, { snapshot, parts, state, now, isLast }) {
     span: run ? preciseDurationText(run.to - run.from) : "–",
     outcome: isRunning ? RUNNING[state] : outcomeText(attempt),
     error: error ? [error.type, error.message].filter(Boolean).join(": ") : "",
-    rest: joined(waitText(own, isLast, snapshot, now), shortenedText(own)),
+    rest: joined(next ? pastWaitText(own, attempt, next) : waitText(own, snapshot, now), shortenedText(own)),
   };
 }
 
@@ -130,13 +130,20 @@ function outcomeText({ outcome, started_at: started }) {
   return `${text.charAt(0).toUpperCase()}${text.slice(1)}${started ? "" : " before its start"}`;
 }
 
-/** Return how long a job waited after an attempt, or when the next one begins. */
-function waitText(parts, isLast, { status, due_at: due, finished_at: finished }, now) {
+/** Return how long a job waited between two attempts. After a redrive, attempts count from 1 again. */
+function pastWaitText(parts, { attempt }, next) {
   const wait = parts.find(({ type }) => type === "wait");
-  if (isLast && !finished && status !== "running" && Date.parse(due) > now) return `Next attempt in ${preciseDurationText(Date.parse(due) - now)}`;
-  if (!wait) return "";
-  const span = preciseDurationText(wait.to - wait.from);
-  return isLast ? `Waiting for ${span}` : `Then waited ${span}`;
+  const text = wait ? preciseDurationText(wait.to - wait.from) : "";
+  if (next.attempt <= attempt) return `Then run again${text && ` after ${text}`}`;
+  return text && `Then waited ${text}`;
+}
+
+/** Return when the next attempt begins, or for how long a job has waited for it. */
+function waitText(parts, { status, due_at: due, finished_at: finished }, now) {
+  if (finished || status === "running") return "";
+  if (Date.parse(due) > now) return `Next attempt in ${preciseDurationText(Date.parse(due) - now)}`;
+  const wait = parts.find(({ type }) => type === "wait");
+  return wait ? `Waiting for ${preciseDurationText(wait.to - wait.from)}` : "";
 }
 
 function shortenedText(parts) {
