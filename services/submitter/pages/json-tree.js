@@ -8,6 +8,7 @@ import { copyButton } from "/assets/copy-button.js";
 import { h } from "/assets/dom.js";
 
 const OPEN_LEVELS = 2; // further levels are closed at first
+const REVOKE_MS = 10_000; // after which a download has begun
 const MAX_CHILDREN = 100; // more are shown in groups of this size, which are closed at first
 const TOKENS = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d[\d.eE+-]*|true|false|null|[[\]{}]/g;
 const ADDRESS = /^https?:\/\/[^\s"<>]+$/i;
@@ -112,5 +113,5 @@ function quote() {
 function download(text, name) {
   const url = URL.createObjectURL(new Blob([text], { type: "application/json" }));
   h("a", { href: url, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(url));
+  setTimeout(() => URL.revokeObjectURL(url), REVOKE_MS);
 }
