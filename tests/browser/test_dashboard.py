@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from tests.browser.conftest import PageErrors
 from tests.browser.dashboard import HOSTILE_NAME, Dashboard, inspect, open_dashboard
@@ -40,11 +41,23 @@ async def test_first_view_is_one_round_trip_beyond_the_html(page: Page, dashboar
 async def test_search_finds_and_opens_by_keyboard(page: Page, dashboard: Dashboard) -> None:
     """Ctrl K opens the search from anywhere; words find a job of an owner, and Enter opens it."""
     await open_dashboard(page, dashboard, dashboard.job_path("Import customers.csv"))
+    loaded = asyncio.Event()
+
+    async def delay(route: Route) -> None:
+        await loaded.wait()
+        await route.continue_()
+
+    await page.route("**/live/jobs?limit=200", delay)
     await page.keyboard.press("Control+k")
     field = page.get_by_role("combobox", name="Find")
     await expect(field).to_be_focused()
     await expect(page.get_by_role("option", name="Poison queue")).to_be_visible()
     assert await inspect(page) == []
+    await field.fill("customer:7")
+    await expect(page.get_by_role("option", name=re.compile("jobs with this owner"))).to_be_visible()
+    loaded.set()  # what is found later comes first, and is what Enter chooses
+    await expect(page.get_by_role("option", name=re.compile("^Export orders 2026"))).to_be_visible()
+    await expect(page.get_by_role("option").first).to_have_attribute("aria-selected", "true")
     await field.fill("customer 7 export")
     option = page.get_by_role("option", name=re.compile("^Export orders 2026"))
     await expect(option).to_have_attribute("aria-selected", "true")

@@ -19,6 +19,7 @@ class Palette {
   #known = { jobs: [], kinds: [] };
   #options = []; // elements
   #active = 0; // the index of the option that Enter chooses
+  #hasMoved = false; // whether the operator has gone to this option with the arrow keys
   #field = h("input", {
     type: "text",
     role: "combobox",
@@ -30,7 +31,7 @@ class Palette {
     autocomplete: "off",
     spellcheck: "false",
     autofocus: true,
-    input: () => this.#render(),
+    input: () => this.#onInput(),
     keydown: (event) => this.#onKey(event),
   });
   #list = h("div", { id: "palette-list", role: "listbox", "aria-label": "Found", tabindex: -1 });
@@ -63,7 +64,7 @@ class Palette {
   }
 
   #render() {
-    const chosen = this.#options[this.#active]?.dataset.href;
+    const chosen = this.#hasMoved ? this.#options[this.#active]?.dataset.href : null;
     const groups = find(this.#field.value, this.#known);
     this.#options = [];
     this.#list.replaceChildren(...groups.map((group) => this.#group(group)));
@@ -94,13 +95,23 @@ class Palette {
     option?.scrollIntoView({ block: "nearest" });
   }
 
+  #onInput() {
+    this.#hasMoved = false;
+    this.#render();
+  }
+
   #onKey(event) {
-    const { length } = this.#options;
-    if (event.isComposing || !length) return;
-    if (STEPS[event.key]) this.#activate((this.#active + STEPS[event.key] + length) % length);
+    if (event.isComposing || !this.#options.length) return;
+    if (STEPS[event.key]) this.#move(STEPS[event.key]);
     else if (event.key === "Enter") this.#close(this.#options[this.#active]);
     else return;
     event.preventDefault();
+  }
+
+  #move(step) {
+    const { length } = this.#options;
+    this.#hasMoved = true;
+    this.#activate((this.#active + step + length) % length);
   }
 
   #onClick({ target }) {
