@@ -64,7 +64,7 @@ KINDS = """export default class {
 # Ask for a name in a dialog whose request waits for the test.
 ASK = """async () => {
   const { h } = await import("/assets/dom.js");
-  const { ask } = await import("/assets/notices.js");
+  const { ask } = await import("/assets/dialogs.js");
   const buttons = [{ value: "", text: "Not now" }, { value: "yes", text: "Rename", isMain: true }];
   const onSubmit = () => new Promise((resolve, reject) => { window.request = { resolve, reject }; });
   const content = [h("input", { autofocus: true })];

@@ -16,7 +16,7 @@ import {
   redriveJob,
   shareJob,
 } from "/assets/job-requests.js";
-import { ask } from "/assets/notices.js";
+import { ask } from "/assets/dialogs.js";
 import { urlOf } from "/assets/router.js";
 
 const MAX_TITLE = 60; // characters

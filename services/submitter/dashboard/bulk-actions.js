@@ -7,7 +7,7 @@ import { ApiError } from "/assets/api.js";
 import { h, loadStyles } from "/assets/dom.js";
 import { nameText } from "/assets/format.js";
 import { applies, bulkActionOf, cancelJob, hasChanged, newKey, runJobAgain } from "/assets/job-requests.js";
-import { ask } from "/assets/notices.js";
+import { ask } from "/assets/dialogs.js";
 import { urlOf } from "/assets/router.js";
 
 const CONCURRENCY = 5;

@@ -1,7 +1,7 @@
 /** The dialog that lists the keys. */
 
 import { h } from "/assets/dom.js";
-import { openDialog } from "/assets/notices.js";
+import { openDialog } from "/assets/dialogs.js";
 
 const KEY_TEXTS = { " ": "Space", Enter: "Enter", ".": ".", "Ctrl+k": "Ctrl K" };
 

@@ -1,7 +1,7 @@
 /** The search: a dialog with a field and the list of what it finds (the pattern "combobox" of the ARIA guide). */
 
 import { h, setAttribute } from "/assets/dom.js";
-import { openDialog } from "/assets/notices.js";
+import { openDialog } from "/assets/dialogs.js";
 import { find } from "/assets/palette-items.js";
 import { setText } from "/assets/text.js";
 
