@@ -437,6 +437,26 @@ def test_failing_function_is_called_less_often() -> None:
     """) == [True, True, True, 0, 1]
 
 
+def test_requests_have_all_filters() -> None:
+    """A request repeats the parameter of a filter that has several values; the socket gets them as they are."""
+    assert simulate("""
+      const filter = { tag: ["csv", "customer:7"], status: "failed", since: "2026-01-01T00:00:00Z", attempts_min: 2 };
+      const urls = [];
+      server.answer = (path, tokens, url) => urls.push(url) && page(6, 6, null);
+      const socket = await open({ filter });
+      await answer(socket, 9, 7);
+      list.more();
+      await pass(10);
+      const query = new URL(urls.at(-1)).searchParams;
+      result = [socket.sent[0].filter, query.getAll("tag"), query.get("status"), query.get("attempts_min")];
+    """) == [
+        {"tag": ["csv", "customer:7"], "status": ["failed"], "since": "2026-01-01T00:00:00Z", "attempts_min": 2},
+        ["csv", "customer:7"],
+        "failed",
+        "2",
+    ]
+
+
 def test_failed_polls_are_spread() -> None:
     """A notifier that refuses polls is polled less often, up to once a minute."""
     assert simulate("""
