@@ -19,6 +19,7 @@ export class BulkBar {
   #focusList;
   #actions;
   #stop;
+  #styles = loadStyles("actions.css");
   #text = h("p", { class: "bulk-count", role: "status" });
   #all = h("button", { type: "button", class: "plain link", click: () => this.#toggleAll() });
   #buttons = {};
@@ -36,7 +37,6 @@ export class BulkBar {
    * @param {import("/assets/actions.js").JobActions} list.actions
    */
   constructor(app, { selection, jobOf, focus, actions }) {
-    loadStyles("actions.css");
     this.#app = app;
     this.#selection = selection;
     this.#jobOf = jobOf;
@@ -63,7 +63,7 @@ export class BulkBar {
     const { size } = this.#selection;
     if (!size) this.#isAll = false;
     if (!size || !this.#app.session.canOperate) return this.#hide();
-    this.element.hidden = false;
+    if (this.element.hidden) this.#show();
     setText(this.#text, this.#isAll ? this.#allText : `${size.toLocaleString()} selected`);
     this.#all.hidden = !this.#isAll && !ACTIONS.some((action) => bulkActionOf(action, filter));
     setText(this.#all, this.#isAll ? `Only the ${size.toLocaleString()} selected` : `Select all${count ? ` ${count.toLocaleString()}` : ""} that match`);
@@ -74,6 +74,14 @@ export class BulkBar {
 
   close() {
     this.#stop();
+  }
+
+  /** Show the bar, and keep what the keyboard has reached visible: the bar covers the end of the window. */
+  async #show() {
+    this.element.hidden = false;
+    await this.#styles;
+    const { activeElement } = document;
+    if (activeElement.matches(":focus-visible")) activeElement.scrollIntoView({ block: "nearest" });
   }
 
   #hide() {

@@ -19,7 +19,7 @@ export class StatusTabs {
     const count = h("span", { class: "count" });
     return { status, count, link: h("a", { href: "#" }, text, " ", count) };
   });
-  element = h("nav", { class: "tabs", "aria-label": "Status" }, ...this.#tabs.map(({ link }) => link));
+  element = h("nav", { class: "tabs", "aria-label": "Status", focusin: ({ target }) => this.#onFocus(target) }, ...this.#tabs.map(({ link }) => link));
 
   /**
    * @param {import("./job-filter.js").JobFilter} filter
@@ -40,6 +40,11 @@ export class StatusTabs {
       setText(count, isListed && shown.hasMore ? `${text}+` : text);
       setAttribute(link, "title", number === null || isListed ? null : `About ${text}`);
     }
+  }
+
+  /** Show the whole tab that the keyboard has reached: browsers scroll only to what is not visible at all. */
+  #onFocus(link) {
+    if (link.matches(":focus-visible")) link.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
 
   /** Scroll the tabs of a narrow window to one of them, as soon as they have a size; the page stays. */
