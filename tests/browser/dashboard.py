@@ -118,12 +118,12 @@ class Dashboard:
         async with self.stack.session.get(f"{self.stack.env['LIVE_URL']}{path}", headers=headers) as response:
             return await response.json() if response.status == 200 else None
 
-    async def wait_for(self, name: str, status: str) -> dict[str, Any]:
-        """Wait until a job has a status; return its snapshot."""
+    async def wait_for(self, name: str, status: str, generation: int = 0) -> dict[str, Any]:
+        """Wait until a job that was run again this often has a status; return its snapshot."""
 
         async def snapshot() -> dict[str, Any] | None:
             found: dict[str, Any] | None = await self.live(f"/live/jobs/{self.jobs[name]}")
-            return found if found and found["status"] == status else None
+            return found if found and (found["status"], found["generation"]) == (status, generation) else None
 
         found: dict[str, Any] = await wait_until(snapshot)
         return found
