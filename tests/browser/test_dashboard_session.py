@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 
 import pytest
@@ -62,10 +63,9 @@ async def test_sign_in_exchanges_the_key_for_a_token(page: Page, keyed: Dashboar
     """A wrong key is refused in words; the key is in no storage, and the token neither in the URL nor in the page."""
     await page.goto(f"{keyed.url}?status=failed")
     await expect(page.get_by_label("API key")).to_be_focused()
-    await sign_in(page, "wrong")
-    await expect(page.locator("#key-problem")).to_have_text(
-        "This API key is not known. Check it for missing characters."
-    )
+    for key in ("key with … 🔑", "wrong"):
+        await sign_in(page, key)
+        await expect(page.locator("#key-problem")).to_have_text(re.compile("^This API key is not known"))
     await expect(page.get_by_label("API key")).to_be_focused()
     assert await inspect(page) == []
     await sign_in(page)

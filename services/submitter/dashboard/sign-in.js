@@ -1,7 +1,10 @@
 /** The form with which an operator signs in: a page of its own, or a dialog over the page whose session has ended. */
 
+import { ApiError } from "/assets/api.js";
 import { h } from "/assets/dom.js";
 import { setText } from "/assets/text.js";
+
+const SENDABLE = /^[\x21-\x7e]+$/; // the characters of a header: fetch reports others as it reports a lost server
 
 /** Create the page of an operator who is not signed in. */
 export function signInPage(session) {
@@ -30,8 +33,10 @@ function signInForm(session, ...heading) {
     if (button.ariaDisabled === "true") return;
     button.ariaDisabled = "true"; // a disabled button would lose the focus
     setText(problem, "");
+    const key = field.value.trim();
     try {
-      await session.signIn(field.value.trim());
+      if (!SENDABLE.test(key)) throw new ApiError("", { status: 401 });
+      await session.signIn(key);
     } catch (error) {
       setText(problem, error.status === 401 ? "This API key is not known. Check it for missing characters." : error.message);
       field.select();
