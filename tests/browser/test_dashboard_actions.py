@@ -276,9 +276,10 @@ async def test_cancel_and_the_menu(page: Page, dashboard: Dashboard, batch: Batc
     assert path == f"{dashboard.stack.url}/jobs/{dashboard.jobs[name]}"
     assert (await dashboard.stack.snapshot(dashboard.jobs[name], token))["status"] == "cancelled"
     await page.keyboard.press(".")
+    await expect(menu.get_by_role("menuitem").first).to_be_focused()
     await page.keyboard.press("End")
     await page.keyboard.press("Enter")
-    await page.get_by_role("button", name="Erase").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Erase").click()
     await expect(notice(page, "is erased")).to_be_visible()
 
 
