@@ -170,8 +170,8 @@ async def wait_for_second_run(dashboard: Dashboard, name: str) -> None:
     assert snapshot["attempt"] == 1
 
 
-async def test_what_failed_and_why(operator: Operator, failed: str) -> None:
-    """The failed jobs of the last day have their true errors in the list; a job has the traceback."""
+async def test_what_failed_and_why_and_run_it_again(operator: Operator, failed: str) -> None:
+    """The failed jobs of the last day have their true errors in the list; a job has the traceback, and runs again."""
     await operator.open()
     await operator.choose_tab("Failed")
     page = operator.page
@@ -181,15 +181,8 @@ async def test_what_failed_and_why(operator: Operator, failed: str) -> None:
     await expect(row).to_contain_text("ConnectionError: The mail server does not answer")
     await operator.open_job(failed)
     await expect(page.get_by_role("group", name="Traceback")).to_contain_text("raise ConnectionError(")
-
-
-async def test_run_one_again(operator: Operator, failed: str) -> None:
-    """A failed job runs again."""
-    await operator.open()
-    await operator.choose_tab("Failed")
-    await operator.open_job(failed)
-    await operator.choose(operator.page.get_by_role("button", name="Run again", exact=True))
-    await operator.see(operator.page.locator(".notice").filter(has_text="runs again"))
+    await operator.choose(page.get_by_role("button", name="Run again", exact=True))
+    await operator.see(page.locator(".notice").filter(has_text="runs again"))
     await wait_for_second_run(operator.dashboard, failed)
 
 
