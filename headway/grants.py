@@ -22,15 +22,16 @@ SCOPES = (WATCH, CANCEL, LIST, DETAILS, OPERATE)
 
 
 class _Expiring(Struct, frozen=True, kw_only=True):
-    """What every grant has: the scope, a set of `SCOPES`, the lifetime, and the name of the caller that asked for it.
+    """What every grant has: the scope, a set of `SCOPES`, the lifetime, and the API key that asked for it.
 
-    The name is in tokens with the scope `operate` or `details` only: actions are logged with it, and it says whose
-    session a token belongs to.
+    Name and id of the key are in tokens with the scope `operate` or `details` only: actions are logged with the name,
+    and the id, the beginning of the key's digest, tells whether the key still exists.
     """
 
     scope: frozenset[str] = frozenset({WATCH, CANCEL})
     expires_at: Timestamp
     by: str | None = None
+    key_id: str | None = None
 
     def permits(self, scope: str) -> bool:
         """Return whether the grant has a scope. The bearer of `details` may also watch."""
@@ -47,8 +48,10 @@ class _Expiring(Struct, frozen=True, kw_only=True):
 
     def _common_claims(self, issued_at: Timestamp) -> dict[str, Any]:
         scope = " ".join(name for name in SCOPES if name in self.scope)
-        by = {"by": self.by} if self.by is not None and {OPERATE, DETAILS} & self.scope else {}
-        return {"iat": issued_at / 1000, "exp": self.expires_at / 1000, "aud": AUDIENCE, "scope": scope, **by}
+        claims = {"iat": issued_at / 1000, "exp": self.expires_at / 1000, "aud": AUDIENCE, "scope": scope}
+        if {OPERATE, DETAILS} & self.scope:
+            claims |= {name: value for name, value in (("by", self.by), ("key", self.key_id)) if value is not None}
+        return claims
 
 
 class Grant(_Expiring, frozen=True, kw_only=True):
@@ -102,12 +105,13 @@ class ListGrant(_Expiring, frozen=True, kw_only=True):
             requires_record=True,
             filter=self.filter,
             by=self.by,
+            key_id=self.key_id,
         )
 
     def claims(self) -> dict[str, Any]:
         """Return the claims of the JWT."""
         claims = {"filter": msgspec.to_builtins(self.filter), **self._common_claims(self.issued_at)}
-        if self.signed_in_at is not None and "by" in claims:
+        if self.signed_in_at is not None and "key" in claims:
             claims["auth_time"] = self.signed_in_at / 1000
         return claims
 
@@ -121,6 +125,7 @@ def grant_from_claims(claims: dict[str, Any]) -> Grant | ListGrant:
     issued_at, expires_at = Timestamp.at(claims["iat"]), Timestamp.at(claims["exp"])
     scope, by = frozenset(str(claims["scope"]).split()), claims.get("by")
     by = None if by is None else truncate(str(by), MAX_NAME_LENGTH)
+    key_id = None if "key" not in claims else truncate(str(claims["key"]), MAX_NAME_LENGTH)
     if "filter" in claims:
         job_filter = msgspec.convert(claims["filter"], JobFilter)
         signed_in = claims.get("auth_time")
@@ -130,6 +135,7 @@ def grant_from_claims(claims: dict[str, Any]) -> Grant | ListGrant:
             expires_at=expires_at,
             scope=scope,
             by=by,
+            key_id=key_id,
             signed_in_at=None if signed_in is None else Timestamp.at(signed_in),
         )
     due = claims.get("due")
@@ -142,4 +148,5 @@ def grant_from_claims(claims: dict[str, Any]) -> Grant | ListGrant:
         scope=scope,
         requires_record=bool(claims.get("record", False)),
         by=by,
+        key_id=key_id,
     )

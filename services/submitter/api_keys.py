@@ -40,6 +40,7 @@ ROLES = {
     "operate": Permission.SUBMIT | Permission.LABEL | Permission.ISSUE | Permission.OPERATE,
 }
 DEFAULT_ROLE = "submit"
+ANONYMOUS = "anyone"  # stands for all callers without a key in logs, so that no key can have this name
 NAME_OPTION = "name="
 NAME = re.compile(r"[\w.@+-]{1,64}")
 DIGEST_LENGTH = 8  # of the default name: enough to distinguish keys
@@ -85,8 +86,9 @@ def _read_options(words: list[str]) -> tuple[str | None, Permission]:
     roles = [word for word in words if not word.startswith(NAME_OPTION)] or [DEFAULT_ROLE]
     if not ROLES.keys() >= set(roles):
         raise ValueError(f"has an unknown role; after a key, expected {', '.join(ROLES)} or {NAME_OPTION}<name>")
-    if len(names) > 1 or not all(map(NAME.fullmatch, names)):
-        raise ValueError("has an invalid name; expected one of up to 64 letters, digits and . _ @ + -")
+    if len(names) > 1 or not all(map(NAME.fullmatch, names)) or ANONYMOUS in names:
+        message = f"has an invalid name; expected one of up to 64 letters, digits and . _ @ + -, and not {ANONYMOUS!r}"
+        raise ValueError(message)
     permissions = Permission(0)
     for role in roles:
         permissions |= ROLES[role]

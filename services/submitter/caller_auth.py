@@ -12,14 +12,16 @@ import time
 from aiohttp import web
 from msgspec import Struct
 
+from headway.grants import Grant, ListGrant
+
 from ..runtime.errors import HTTPProblem, Unauthorized
 from ..runtime.request import bearer_token
 from ..runtime.settings import ReloadingFile
-from .api_keys import ApiKey, Permission, key_digest
+from .api_keys import ANONYMOUS, ApiKey, Permission, key_digest
 from .rate_limiter import RateLimiter
 from .settings import SubmitterSettings
 
-ANONYMOUS = "anyone"
+KEY_ID_LENGTH = 16  # digits of the digest: enough that no other key has the same
 
 
 class TooManyRequests(HTTPProblem):
@@ -40,6 +42,11 @@ class Caller(Struct, frozen=True):
     id: str
     name: str
     permissions: Permission
+
+    @property
+    def key_id(self) -> str | None:
+        """The id of the API key in tokens, None without a key."""
+        return None if self.id == ANONYMOUS else self.id[:KEY_ID_LENGTH]
 
 
 class CallerAuth:
@@ -68,13 +75,18 @@ class CallerAuth:
             else "Send an API key: Authorization: Bearer <key>."
         )
 
-    def caller_named(self, name: str) -> Caller | None:
-        """Return the caller whose API key has a name, or None without such a key."""
-        keys = {} if self._keys is None else self._keys.value
-        for digest, key in keys.items():
-            if key.name == name:
-                return Caller(digest, name, key.permissions)
-        return None
+    def caller_of_token(self, grant: Grant | ListGrant, permission: Permission) -> Caller | None:
+        """Return the caller whose API key has asked for a token, None if the token names no key.
+
+        Raises:
+            Unauthorized: the key does not exist any more, or no longer has the permission.
+        """
+        if grant.key_id is None:
+            return None
+        for digest, key in ({} if self._keys is None else self._keys.value).items():
+            if digest.startswith(grant.key_id) and permission in key.permissions:
+                return Caller(digest, key.name, key.permissions)
+        raise Unauthorized("The API key of this token does not exist any more, or may do less; sign in again.")
 
     def _caller(self, key: str | None) -> Caller:
         if self._keys is None or key is None:

@@ -106,10 +106,10 @@ def _grant_in_session(grant: Grant | ListGrant, session: Session) -> Grant | Lis
     if token is not None and not all(map(token.permits, grant.scope)):
         raise Forbidden("The token does not have all of these scopes.", field="scope")
     expires_at = grant.expires_at
-    if session.ends_at is not None and {DETAILS, OPERATE} & grant.scope:
+    if session.ends_at is not None and not (isinstance(grant, Grant) and grant.scope == {WATCH}):  # a link to share
         expires_at = min(expires_at, session.ends_at)
-    named = replace(grant, by=session.caller.name, expires_at=expires_at)
-    if isinstance(named, Grant) or named.filter != ALL_JOBS:
+    named = replace(grant, by=session.caller.name, key_id=session.caller.key_id, expires_at=expires_at)
+    if isinstance(named, Grant) or named.filter != ALL_JOBS or named.key_id is None:
         return named
     return replace(named, signed_in_at=named.issued_at if token is None else token.signed_in_at)
 

@@ -72,11 +72,9 @@ class SessionAuth:
         return self._resume(grant, permission)
 
     def _resume(self, grant: Grant | ListGrant, permission: Permission) -> Session:
-        if not isinstance(grant, ListGrant) or grant.by is None or grant.signed_in_at is None:
-            raise Forbidden("This needs an API key, or a token for all jobs with the scope `details`.")
-        caller = self._caller_auth.caller_named(grant.by)
-        if caller is None or permission not in caller.permissions:
-            raise Unauthorized("The API key of this session does not exist any more; sign in again.")
+        caller = self._caller_auth.caller_of_token(grant, permission)
+        if caller is None or not isinstance(grant, ListGrant) or grant.signed_in_at is None:
+            raise Forbidden("This needs an API key, or a token for all jobs for which a key was presented.")
         session = Session(caller, grant)
         if session.ends_at is not None and session.ends_at < Timestamp.now():
             raise Unauthorized(EXPIRED, code="token_expired")

@@ -75,6 +75,7 @@ class OperatorAuth:
             raise self._caller_auth.key_needed()
         grant = verify_token(token, self._verifier.value.verify_any)
         require_scope(grant, OPERATE)
+        self._caller_auth.caller_of_token(grant, Permission.OPERATE)  # the key may have been removed
         return _operator_from_grant(grant, grant.by or f"token:{key_digest(token)[:DIGEST_LENGTH]}")
 
 

@@ -43,7 +43,9 @@ def test_a_name_follows_a_key(line: str, key: ApiKey) -> None:
     assert read_api_keys(line) == {key_digest("key"): key}
 
 
-@pytest.mark.parametrize("options", ["name=", "name=<script>", f"name={65 * 'x'}", "name=a operate name=b"])
+@pytest.mark.parametrize(
+    "options", ["name=", "name=<script>", "name=anyone", f"name={65 * 'x'}", "name=a operate name=b"]
+)
 def test_an_invalid_name_is_an_error_without_the_text_of_the_line(options: str) -> None:
     """The error has the line's number, and what a name may have."""
     with pytest.raises(ValueError, match=r"^line 2 has an invalid name; expected one of up to 64 letters, digits and"):

@@ -138,7 +138,7 @@ async def test_a_session_renews_its_token_while_the_key_exists(
         (tmp_path / "api-keys").write_text("ops name=alice\n")  # the role is gone
         await wait_until(lambda: refused_status(client, DASHBOARD, token, 403))
         assert (await ask(client, READER, token))[0] == 200
-        (tmp_path / "api-keys").write_text("ops operate name=bob\n")
+        (tmp_path / "api-keys").write_text("fresh operate name=alice\n")  # in place of a key that has leaked
         await wait_until(lambda: refused_status(client, READER, token, 401))
 
 
@@ -163,6 +163,16 @@ async def test_a_session_permits_no_more_than_its_token(served: Serve, tmp_path:
         assert (await ask(client, DASHBOARD, f"{operator}x"))[0] == 401
 
 
+async def test_an_open_dashboard_has_no_sessions(served: Serve) -> None:
+    """Its tokens stand for no key: where it is closed later, or where submitting needs a key, they get nothing."""
+    async with served(DASHBOARD_OPEN="true") as client:
+        status, answer = await ask(client, DASHBOARD, None)
+        assert status == 200
+    async with served() as client:
+        status, problem = await ask(client, DASHBOARD, answer["token"])
+        assert (status, problem["code"]) == (403, "forbidden")
+
+
 async def test_a_session_ends_after_half_a_day(served: Serve, tmp_path: Path, verifier: TokenVerifier) -> None:
     """Its tokens end with it, except those that only watch; then the code says that it has expired."""
     signer = TokenSigner((tmp_path / "token.pem").read_text())
@@ -170,15 +180,22 @@ async def test_a_session_ends_after_half_a_day(served: Serve, tmp_path: Path, ve
     now = Timestamp.now()
 
     def token(age_s: float) -> str:
-        grant = ListGrant(filter=JobFilter(), issued_at=now, expires_at=now.after(60), scope=scope, by="alice")
-        return signer.sign(replace(grant, signed_in_at=now.after(-age_s)))
+        grant = ListGrant(filter=JobFilter(), issued_at=now, expires_at=now.after(60), scope=scope)
+        return signer.sign(replace(grant, key_id=key_digest("ops")[:16], signed_in_at=now.after(-age_s)))
 
     async with served() as client:
         old = token(MAX_SESSION_S - 100)
-        for body in (DASHBOARD, {**OWN, "scope": "list details"}, {"job": ID, "scope": "watch operate"}):
+        day = {"ttl_s": 86_400}
+        for body in (
+            DASHBOARD,
+            {**OWN, **day},
+            {"job": ID, **day},
+            {"filter": {}, "scope": "list watch cancel", **day},
+        ):
             grant = verifier.verify_any((await ask(client, body, old))[1]["token"])
             assert grant.expires_at <= now.after(101)
-        assert verifier.verify_any((await ask(client, {"job": ID}, old))[1]["token"]).expires_at >= now.after(3600)
+        link = (await ask(client, {"job": ID, "scope": "watch"}, old))[1]["token"]
+        assert verifier.verify_any(link).expires_at >= now.after(3600)
         status, problem = await ask(client, DASHBOARD, token(MAX_SESSION_S + 1))
         assert (status, problem["code"]) == (401, "token_expired")
 

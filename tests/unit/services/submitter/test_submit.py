@@ -20,6 +20,7 @@ from headway.message_codec import decode_message
 from headway.tokens import TokenSigner, make_keys
 from services.runtime.settings import ReloadingFile, read_keys
 from services.runtime.wakeup_client import WakeupClient
+from services.submitter.api_keys import key_digest
 from services.submitter.job_sender import JobSender
 from services.submitter.links import Links
 from services.submitter.settings import SubmitterSettings
@@ -102,14 +103,14 @@ async def test_a_session_submits_as_its_key(tmp_path: Path) -> None:
     async with served(tmp_path, queue) as client:
         signer, now = TokenSigner((tmp_path / "token.pem").read_text()), Timestamp.now()
 
-        def token(scope: str, by: str | None = "alice") -> str:
+        def token(scope: str, key: str | None = "ops") -> str:
             grant = ListGrant(filter=ALL_JOBS, issued_at=now, expires_at=now.after(60), scope=frozenset(scope.split()))
-            return signer.sign(replace(grant, by=by, signed_in_at=now))
+            return signer.sign(replace(grant, key_id=key and key_digest(key)[:16], signed_in_at=now))
 
         assert (await submit(client, token("list details operate"), **LABELS))[0] == 202
         assert (await submit(client, token("list details")))[:2] == (403, "forbidden")
-        assert (await submit(client, token("list operate", by=None)))[:2] == (403, "forbidden")
-        assert (await submit(client, token("list operate", by="bob")))[:2] == (401, "unauthorized")
+        assert (await submit(client, token("list operate", key=None)))[:2] == (403, "forbidden")
+        assert (await submit(client, token("list operate", key="old")))[:2] == (401, "unauthorized")
     assert [labels and labels.owner for labels in queue.labels] == ["user:7"]
 
 

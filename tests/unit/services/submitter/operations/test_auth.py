@@ -16,6 +16,7 @@ from headway.labels import JobFilter, Labels
 from headway.tokens import TokenSigner, TokenVerifier, make_keys
 from services.runtime.errors import Forbidden, Unauthorized
 from services.runtime.settings import ReloadingFile
+from services.submitter.api_keys import key_digest
 from services.submitter.caller_auth import TooManyRequests
 from services.submitter.operations.auth import Operator, OperatorAuth
 from tests.unit.services.submitter.callers import caller_auth, submitter_settings
@@ -139,3 +140,14 @@ def test_operators_have_the_rate_limit_of_callers(authenticating: Callable[..., 
         authenticate(None)
     with pytest.raises(TooManyRequests):
         authenticate("nobody")
+
+
+def test_a_token_ends_with_its_key(authenticating: Callable[..., Authenticate], sign: Callable[..., str]) -> None:
+    """A token names the key that asked for it; without the key, or its role, the token permits nothing."""
+    authenticate = authenticating()
+    operator = authenticate(sign(JobFilter(), by="alice", key_id=key_digest("ops")[:16]))
+    assert (operator.name, operator.filter) == ("alice", JobFilter())
+    for key in ("leaked", "app"):
+        for job_filter in (None, JobFilter(), JobFilter(owner="user:7")):
+            with pytest.raises(Unauthorized):
+                authenticate(sign(job_filter, by="alice", key_id=key_digest(key)[:16]))
