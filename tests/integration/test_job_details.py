@@ -313,7 +313,7 @@ async def actions(store: JobStore) -> list[tuple[str, str, int]]:
 async def test_details_say_who_acted(store: JobStore, redis: Redis) -> None:
     """Each action is there once, also if its request is repeated; one that changes nothing is not."""
     labels = Labels(tags=("a",))
-    submitted = SubmittedJob(id=JOB, kind="letters", submitted_at=NOW, expires_at=NOW.after(60), labels=labels)
+    submitted = SubmittedJob(id=JOB, kind="letters", submitted_at=NOW, expires_at=NOW.after(86_400), labels=labels)
     await store.apply_submissions([replace(submitted, by="ann")])
     assert await actions(store) == [("rerun", "ann", 0)]
     before = Timestamp.now()
@@ -323,7 +323,7 @@ async def test_details_say_who_acted(store: JobStore, redis: Redis) -> None:
     assert before <= (await body(store)).actions[0].at.after(1)
     for _ in range(2):  # the second is a repetition, and the third comes after the first delivery has started
         await store.apply_submissions([replace(submitted, generation=1, by="bob")])
-    await send(store, 1, "running", generation=1)
+    await send(store, 1, "running", generation=1, lease_until=Timestamp.now().after(600))
     await store.apply_submissions([replace(submitted, generation=1, by="bob")])
     watcher = replace(operator("mallory"), scope=frozenset({"watch", "cancel"}))
     await store.cancel(watcher)
@@ -348,8 +348,10 @@ async def test_details_say_who_acted(store: JobStore, redis: Redis) -> None:
 
 async def test_an_action_arrives_after_the_start(store: JobStore) -> None:
     """A worker may start a job before the notifier learns of its submission."""
-    await send(store, 1, "running", generation=1)
-    submitted = SubmittedJob(id=JOB, kind="letters", submitted_at=NOW, expires_at=NOW.after(60), generation=1, by="bob")
+    await send(store, 1, "running", generation=1, lease_until=Timestamp.now().after(600))
+    submitted = SubmittedJob(
+        id=JOB, kind="letters", submitted_at=NOW, expires_at=NOW.after(86_400), generation=1, by="bob"
+    )
     await store.apply_submissions([submitted])
     assert await actions(store) == [("redrive", "bob", 1)]
     assert await store.cancel(operator("eve")) is not None

@@ -182,6 +182,8 @@ async def test_a_closed_client_opens_again(services: Services, sync_client: Sync
         with sync_client:
             watch = sync_client.watch(receipt)
             next(watch)
+        for thread in client_threads():
+            thread.join(PATIENCE_S)  # that of a client of another test, which was not closed
         assert client_threads() == []
         sync_client.close()
         assert sync_client.get(receipt).version == 1
