@@ -54,8 +54,10 @@ function isLarge(number) {
  */
 export function parseExactly(text) {
   const plain = JSON.stringify(JSON.parse(text));
-  let mark = "n";
-  while (plain.includes(`"${mark}`)) mark += "n";
+  const used = new Set(plain.match(/"n\d+n/g));
+  let number = 0;
+  while (used.has(`"n${number}n`)) number++;
+  const mark = `n${number}n`;
   const isChanged = (token) => token[0] !== '"' && String(Number(token)) !== token;
   const value = JSON.parse(text.replace(STRINGS_AND_NUMBERS, (token) => (isChanged(token) ? `"${mark}${token}"` : token)));
   const marked = new RegExp(`"${mark}([^"]*)"`, "g");

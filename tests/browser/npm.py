@@ -36,10 +36,13 @@ def install_client(app: Path) -> Path:
     return app / "node_modules" / "headway-live"
 
 
-def run_node(folder: Path, *arguments: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
+def run_node(
+    folder: Path, *arguments: str | Path, stdin: str | None = None, **env: str
+) -> subprocess.CompletedProcess[str]:
     """Run a script with Node.js in a folder."""
     command = [find_nodejs().node, *arguments]
-    return subprocess.run(command, cwd=folder, env={**os.environ, **env}, capture_output=True, text=True)
+    env = {**os.environ, **env}
+    return subprocess.run(command, cwd=folder, env=env, input=stdin, capture_output=True, text=True)
 
 
 def create_react_app(folder: Path, component: str, hook: str, jobs_list: str) -> Path:

@@ -49,6 +49,17 @@ UNCHANGED = [
     "{}",
     "true",
 ]
+# Parse a list; print whether the numbers of its results are kept, and for how many seconds the processor was busy.
+MEASURE = """
+import { readFileSync } from "node:fs";
+import { parseMessage } from "./json.js";
+const text = readFileSync(0, "utf8");
+const before = process.cpuUsage();
+const { jobs } = parseMessage(text);
+const { user, system } = process.cpuUsage(before);
+console.log(JSON.stringify([jobs.every(({ exact }) => exact.result.endsWith(",1.0]")), (user + system) / 1e6]));
+"""
+MAX_BUSY_S = 2  # a list needs a tenth of it, and needed a minute with some texts
 LARGE = {"current": "9007199254740993", "total": "9007199254740995"}
 PROGRESS: list[tuple[str, dict[str, str] | None]] = [
     ('{"current":9007199254740993,"total":9007199254740995}', LARGE),
@@ -107,3 +118,20 @@ def test_indented_text_keeps_numbers(output: dict[str, Any]) -> None:
     assert indented['{"tweet":1234567890123456789}'] == '{\n  "tweet": 1234567890123456789\n}'
     assert indented["[[],1.0]"] == "[\n  [],\n  1.0\n]"
     assert indented[NESTED] == json.dumps(json.loads(NESTED), indent=2)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [["n" * length for length in range(1, 1500)], ["n" * 500_000], [f"n{number}n" for number in range(50_000)]],
+    ids=["of all lengths", "long", "numbered"],
+)
+def test_texts_like_marks_are_parsed_at_once(texts: list[str]) -> None:
+    """Texts of a job that look like the marks of changed numbers neither delay the page nor change."""
+    jobs = 24
+    parts = [json.dumps([*texts[start::jobs], *[1.10] * 1000])[:-1] + ",1.0]" for start in range(jobs)]
+    message = f'{{"jobs":[{",".join(map(snapshot, parts))}]}}'
+    completed = run_node(CLIENT, "--input-type=module", "--eval", MEASURE, stdin=message)
+    assert completed.stderr == ""
+    are_kept, busy_s = json.loads(completed.stdout)
+    assert are_kept
+    assert busy_s < MAX_BUSY_S
