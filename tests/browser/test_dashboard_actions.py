@@ -288,7 +288,7 @@ async def test_a_reader_cannot_act(page: Page, dashboard: Dashboard) -> None:
     stack = dashboard.stack
     body = {"filter": {}, "scope": "list details"}
     async with stack.session.post(f"{stack.url}/tokens", json=body) as response:
-        session = {"token": (await response.json())["token"], "expiresAt": (Timestamp.now().after(3600))}
+        session = {"token": (await response.json())["token"], "expiresAt": Timestamp.now().after(3600), "since": 1}
     stored = json.dumps(json.dumps(session))
     await page.add_init_script(f"sessionStorage.setItem('headway-dashboard', {stored})")
     requests: list[str] = []

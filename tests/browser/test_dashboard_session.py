@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncIterator
 
 import pytest
-from playwright.async_api import BrowserContext, Page, expect
+from playwright.async_api import BrowserContext, Page, Route, expect
 
 from tests.browser.dashboard import inspect
 from tests.browser.dashboard_site import DashboardSite, run_dashboard_site
@@ -22,7 +22,8 @@ RENEW_AT_ONCE = """async () => {
   await session.resume();
   const refused = session.token;
   const tokens = await Promise.all([1, 2, 3].map(() => session.current(refused)));
-  return [new Set(tokens).size, tokens.includes(refused)];
+  const next = await session.current(tokens[0]); // is refused, too
+  return [new Set(tokens).size, tokens.includes(refused), next === tokens[0]];
 }"""
 
 
@@ -63,6 +64,9 @@ async def test_sign_in_exchanges_the_key_for_a_token(page: Page, keyed: Dashboar
     """A wrong key is refused in words; the key is in no storage, and the token neither in the URL nor in the page."""
     await page.goto(f"{keyed.url}?status=failed")
     await expect(page.get_by_label("API key")).to_be_focused()
+    await expect(page.get_by_label("API key")).to_have_attribute(
+        "autocomplete", "off"
+    )  # browsers would offer to keep it
     for key in ("key with … 🔑", "wrong"):
         await sign_in(page, key)
         await expect(page.locator("#key-problem")).to_have_text(re.compile("^This API key is not known"))
@@ -106,10 +110,10 @@ async def test_expired_session_keeps_the_page(page: Page, keyed: DashboardSite) 
 
 
 async def test_refused_token_is_renewed_once(page: Page, keyed: DashboardSite) -> None:
-    """Requests that are refused at once share one renewal, of which the operator sees nothing."""
+    """Requests that are refused at once share one renewal, and a new token that is refused is not renewed at once."""
     await open_signed_in(page, keyed)
     before = keyed.requests.count("/tokens")
-    assert await page.evaluate(RENEW_AT_ONCE) == [1, False]
+    assert await page.evaluate(RENEW_AT_ONCE) == [1, False, True]
     assert keyed.requests.count("/tokens") == before + 1
 
 
@@ -137,6 +141,45 @@ async def test_tabs_share_the_session(page: Page, context: BrowserContext, keyed
     for tab in (other, page):
         await expect(tab.get_by_role("heading", name="Sign in")).to_be_visible()
         assert json.loads(await tab.evaluate("JSON.stringify({...sessionStorage})")).get("headway-dashboard") is None
+
+
+async def test_sign_out_ends_the_session_of_a_page_that_was_left(
+    page: Page, context: BrowserContext, keyed: DashboardSite
+) -> None:
+    """The browser restores that page, or keeps it; neither it nor a tab that is signed out goes on with the session."""
+    await open_signed_in(page, keyed)
+    other = await context.new_page()
+    await other.goto(keyed.url)
+    await expect(other.locator(".account")).to_contain_text("alice")
+    await page.goto("about:blank")
+    await other.get_by_role("button", name="Sign out").click()
+    await page.go_back()
+    for tab in (page, other):
+        await expect(tab.get_by_role("heading", name="Sign in")).to_be_visible()
+    await sign_in(page)
+    await expect(other.locator(".account")).to_contain_text("alice")
+    await page.reload()
+    await expect(page.locator(".account")).to_contain_text("alice")
+    await page.evaluate("localStorage.setItem('headway-dashboard', Date.now())")
+    await page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
+    await expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+async def test_token_without_a_time_is_not_renewed_at_once(page: Page, keyed: DashboardSite) -> None:
+    """Its lifetime is the one that was requested."""
+    requests = 0
+
+    async def issue(route: Route) -> None:
+        nonlocal requests
+        requests += 1
+        await route.fulfill(json={"token": "e30.eyJmaWx0ZXIiOnt9LCJzY29wZSI6Imxpc3QgZGV0YWlscyJ9.x"})
+
+    await page.route("**/tokens", issue)
+    await page.clock.install()
+    await page.goto(keyed.url)
+    await expect(page.locator(".live")).to_have_text("Live")
+    await page.clock.run_for(10_000)
+    assert requests == 1
 
 
 async def test_says_what_is_away_and_what_is_missing(page: Page, keyed: DashboardSite) -> None:

@@ -210,7 +210,7 @@ async def test_a_session_that_may_only_look_has_no_actions(page: Page, dashboard
     """With a token for `list details`, a job shows everything but what an operator could do with it."""
     body = {"filter": {}, "scope": "list details"}
     async with dashboard.stack.session.post(f"{dashboard.stack.url}/tokens", json=body) as response:
-        session = {"token": (await response.json())["token"], "expiresAt": (Timestamp.now() + 3_600_000)}
+        session = {"token": (await response.json())["token"], "expiresAt": Timestamp.now() + 3_600_000, "since": 1}
     await page.add_init_script(f"sessionStorage.setItem('headway-dashboard', {json.dumps(json.dumps(session))})")
     await open_job(page, dashboard, FAILED)
     await expect(section(page, "Error")).to_contain_text("raise InvalidRow(")

@@ -9,7 +9,7 @@ import { ApiError, request } from "/assets/api.js";
 import { SessionTabs } from "/assets/session-tabs.js";
 import { readClaims } from "/assets/token.js";
 
-const KEY = "headway-dashboard";
+const KEY = "headway-dashboard"; // of the session in a tab's storage, and of the last sign-out in that of all tabs
 const OPERATOR_SCOPE = "list watch cancel details operate";
 const READER_SCOPE = "list details";
 const ANONYMOUS = "anyone"; // the server's name of callers without a key
@@ -17,6 +17,7 @@ const TTL_S = 3600;
 const RENEW_SHARE = 0.5; // of a token's lifetime, after which it is renewed
 const MIN_RENEWAL_MS = 1000;
 const RETRY_MS = 30_000;
+const MIN_INTERVAL_MS = 5000; // between two tokens, if the server refuses the first one
 const SESSION_ENDED = "Your session has ended; sign in again.";
 const REFUSALS = new Set([401, 403]);
 
@@ -25,6 +26,8 @@ export class Session {
   token = null;
   #expiresAt = 0; // by this computer's clock, in ms
   #renewAt = 0;
+  #since = 0; // when the operator has signed in, by this computer's clock
+  #receivedAt = -Infinity; // when the last token was received, by the monotonic clock
   #onChange;
   #renewal = null; // the request for the next token, for all that wait for it
   #timer;
@@ -37,6 +40,7 @@ export class Session {
   constructor(onChange) {
     this.#onChange = onChange;
     document.addEventListener("visibilitychange", () => this.#onVisible());
+    addEventListener("pageshow", () => this.#onShown());
   }
 
   /** Whether the operator may act on jobs. */
@@ -60,8 +64,8 @@ export class Session {
    * @throws {ApiError} the server does not answer
    */
   async resume() {
-    const stored = read();
-    if (stored) return this.#enter(stored);
+    const stored = read("sessionStorage");
+    if (isValid(stored)) return this.#enter(stored);
     try {
       await this.#request(OPERATOR_SCOPE);
     } catch (error) {
@@ -79,20 +83,22 @@ export class Session {
     return this.#getToken(OPERATOR_SCOPE, key);
   }
 
-  /** End the session, also in other tabs. */
+  /** End the session, also in other tabs, and in pages that the operator has left. */
   signOut() {
+    write("localStorage", Date.now());
     this.#tabs.signOut();
     this.#end("closed");
   }
 
   /**
-   * Return a token, a new one if the last one has expired or was refused.
+   * Return a token, a new one if the last one has expired, or was refused and is not quite new.
    *
    * @param {string} [refused] the token that the server has refused
    * @throws {ApiError} the session has ended, or no token can be had now
    */
   async current(refused) {
-    if (this.token && (refused === this.token || Date.now() >= this.#expiresAt)) await this.#renew();
+    const isRefused = refused === this.token && performance.now() - this.#receivedAt >= MIN_INTERVAL_MS;
+    if (this.token && (isRefused || Date.now() >= this.#expiresAt)) await this.#renew();
     if (!this.token) throw new ApiError(SESSION_ENDED, { status: 401, code: "session_ended" });
     return this.token;
   }
@@ -111,21 +117,25 @@ export class Session {
     const former = this.token;
     const body = { filter: {}, scope, ttl_s: TTL_S };
     const { token } = await request("/tokens", { method: "POST", body, token: bearer });
+    this.#receivedAt = performance.now();
     const { iat, exp } = readClaims(token);
-    if (this.token === former) this.#enter({ token, expiresAt: Date.now() + (exp - iat) * 1000 }); // otherwise it has ended
+    const expiresAt = Date.now() + (exp > iat ? Math.min(exp - iat, TTL_S) : TTL_S) * 1000;
+    const since = former ? this.#since : Math.max(Date.now(), read("localStorage") + 1); // the clock may have been set back
+    if (this.token === former) this.#enter({ token, expiresAt, since }); // otherwise it has ended
   }
 
   #takeOver(session) {
     if (!this.token && isValid(session)) this.#enter(session);
   }
 
-  #enter({ token, expiresAt }) {
+  #enter({ token, expiresAt, since }) {
     const before = this.token && this.canOperate;
     this.token = token;
     this.#expiresAt = expiresAt;
+    this.#since = since;
     this.#renewAt = Date.now() + (expiresAt - Date.now()) * RENEW_SHARE;
-    write({ token, expiresAt });
-    this.#tabs.share({ token, expiresAt });
+    write("sessionStorage", { token, expiresAt, since });
+    this.#tabs.share({ token, expiresAt, since });
     this.#schedule(Math.max(this.#renewAt - Date.now(), MIN_RENEWAL_MS));
     if (before !== this.canOperate) this.#onChange("opened");
   }
@@ -138,6 +148,11 @@ export class Session {
   /** Renew the token when its time has passed while the tab or the computer slept, where timers do not run. */
   #onVisible() {
     if (this.token && !document.hidden && Date.now() >= this.#renewAt) this.#schedule(0);
+  }
+
+  /** End the session if the operator has signed out after leaving the page, which the browser has kept. */
+  #onShown() {
+    if (this.token && this.#since <= read("localStorage")) this.#end("closed");
   }
 
   #renew() {
@@ -162,28 +177,28 @@ export class Session {
     clearTimeout(this.#timer);
     this.token = null;
     this.#tabs.share(null);
-    write(null);
+    write("sessionStorage", null);
     this.#onChange(event, reason);
   }
 }
 
+/** Return whether a session of this tab's past or of another tab may go on: none may that began before the last sign-out. */
 function isValid(session) {
-  return session?.expiresAt > Date.now() && Boolean(readClaims(session.token)?.filter);
+  return session?.expiresAt > Date.now() && session.since > read("localStorage") && Boolean(readClaims(session.token)?.filter);
 }
 
-function read() {
+function read(storage) {
   try {
-    const stored = JSON.parse(sessionStorage.getItem(KEY));
-    return isValid(stored) ? stored : null;
+    return JSON.parse(globalThis[storage].getItem(KEY));
   } catch {
     return null; // storage is unavailable or contains something else
   }
 }
 
-function write(session) {
+function write(storage, value) {
   try {
-    if (session) sessionStorage.setItem(KEY, JSON.stringify(session));
-    else sessionStorage.removeItem(KEY);
+    if (value) globalThis[storage].setItem(KEY, JSON.stringify(value));
+    else globalThis[storage].removeItem(KEY);
   } catch {
     // Storage is unavailable: the session lasts until the page is reloaded.
   }

@@ -24,7 +24,7 @@ export function askForKey(session, reason) {
 
 /** Create the form. The session reports that it has a token. */
 function signInForm(session, ...heading) {
-  const options = { type: "password", name: "key", required: true, autocomplete: "current-password", "aria-describedby": "key-problem" };
+  const options = { type: "password", required: true, autocomplete: "off", "aria-describedby": "key-problem" };
   const field = h("input", { id: "key", autofocus: true, ...options });
   const problem = h("p", { id: "key-problem", class: "problem", role: "alert" });
   const button = h("button", { class: "button main" }, "Sign in");
