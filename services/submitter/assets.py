@@ -34,9 +34,14 @@ class Asset(Struct, frozen=True):
 
     @classmethod
     def from_content(cls, suffix: str, body: bytes) -> Asset:
-        """Create the asset for a file's content; scripts have no comments."""
-        body = without_comments(body) if suffix == ".js" else body
+        """Create an asset with this content."""
         return cls(CONTENT_TYPES[suffix], body, gzip.compress(body, mtime=0), _digest(body))
+
+    @classmethod
+    def from_file(cls, path: Path) -> Asset:
+        """Create the asset of a file; scripts and style sheets have no comments."""
+        body = path.read_bytes()
+        return cls.from_content(path.suffix, without_comments(body) if path.suffix in {".css", ".js"} else body)
 
 
 class AssetBundle(Struct, frozen=True):
@@ -71,9 +76,7 @@ class Assets:
         return self._bundle
 
     def _load_bundle(self) -> AssetBundle:
-        return AssetBundle.from_files(
-            {path.name: Asset.from_content(path.suffix, path.read_bytes()) for path in _asset_paths()} | self._generated
-        )
+        return AssetBundle.from_files({path.name: Asset.from_file(path) for path in _asset_paths()} | self._generated)
 
 
 def is_asset(name: str) -> bool:

@@ -31,6 +31,13 @@ def test_assets_include_the_notifier_s_url(folder: Path) -> None:
     assert gzip.decompress(files["client.js"].compressed) == files["client.js"].body == b"one"
 
 
+def test_the_notifier_s_url_is_never_a_comment(folder: Path) -> None:
+    """Comments are only removed from files."""
+    script = Assets("https://live.example/?a=(, // b").current().files["live-url.js"].body
+    assert script == b'export const liveUrl = "https://live.example/?a=(, // b";\n'
+    assert folder.is_dir()
+
+
 def test_a_changed_file_is_read_again(folder: Path) -> None:
     """A changed, added or removed file leads to a new bundle; without a change, the bundle stays."""
     served = Assets("http://live")
