@@ -94,6 +94,8 @@ FILTERS: dict[str, dict[str, Any]] = {
     "": {"since": "2026-11-29T11:00:00.000Z"},
     "range=1h": {"since": "2026-11-30T09:30:00.000Z"},
     "range=all": {},
+    "range=constructor": {"since": "2026-11-29T11:00:00.000Z"},
+    "range=__proto__": {"since": "2026-11-29T11:00:00.000Z"},
     "status=failed&range=7d": {"status": ["failed"], "since": "2026-11-23T10:00:00.000Z"},
     "status=queued": {"status": ["queued"]},
     "status=queued,running&range=24h": {"status": ["queued", "running"], "since": "2026-11-29T11:00:00.000Z"},
@@ -115,3 +117,14 @@ async def test_filters_of_urls(texts: Page) -> None:
         f"{json.dumps(list(FILTERS))}.map((query) => new m.JobFilter(new URLSearchParams(query), {now}).fields)"
     )
     assert await call(texts, "job-filter.js", expression) == list(FILTERS.values())
+
+
+async def test_titles_of_lists(texts: Page) -> None:
+    """A list is called after its statuses, whatever the URL has for them."""
+    titles = {
+        "": "Jobs",
+        "failed": "Failed jobs",
+        "queued,running": "Waiting, Running jobs",
+        "constructor": "constructor jobs",
+    }
+    assert await call(texts, "status-tabs.js", f"{json.dumps(list(titles))}.map(m.titleOf)") == list(titles.values())

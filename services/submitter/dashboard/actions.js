@@ -20,13 +20,19 @@ import { ask } from "/assets/dialogs.js";
 import { urlOf } from "/assets/router.js";
 
 const MAX_TITLE = 60; // characters
+const DIRECTIONS = /[\u202a-\u202e\u2066-\u2069]/g; // the marks that change the direction of a text
 const READ_ONLY = "Read-only: this API key does not have the role operate.";
+
+/** Return a text that does not change the direction of the text around it; its own marks could end the isolation. */
+export function isolated(text) {
+  return `\u2068${text.replace(DIRECTIONS, "")}\u2069`;
+}
 
 /** Return what people call a job, in quotation marks that a name in another direction does not leave. */
 export function titleOf(job) {
   const characters = [...nameText(job)];
   const text = characters.length > MAX_TITLE ? `${characters.slice(0, MAX_TITLE - 1).join("")}…` : characters.join("");
-  return `“\u2068${text}\u2069”`;
+  return `“${isolated(text)}”`;
 }
 
 /** The actions. Each returns whether it was carried out. */
@@ -162,7 +168,7 @@ export class JobActions {
       const { actions = [] } = await this.#app.api.live(`/live/jobs/${id}/details`);
       const runs = actions.filter(({ action }) => action === "redrive");
       const [newest] = runs.sort((one, other) => Date.parse(other.at) - Date.parse(one.at));
-      return newest && newest.by !== "anyone" ? `\u2068${newest.by}\u2069` : "";
+      return newest && newest.by !== "anyone" ? isolated(newest.by) : "";
     } catch {
       return "";
     }

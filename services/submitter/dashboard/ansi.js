@@ -5,6 +5,7 @@ const SEQUENCE = /(?:\x1b\[|\x9b)([\d;:]*)m|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?|\x
 const INVISIBLE = /[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g; // controls, and those that reorder a line
 const STYLES = { 1: "bold", 2: "dim", 3: "italic", 4: "underline", 7: "inverse", 9: "strike", 21: "underline" };
 const ENDS = { 22: ["bold", "dim"], 23: ["italic"], 24: ["underline"], 27: ["inverse"], 29: ["strike"], 39: ["color"], 49: ["background"] };
+const MAX_CODES = 32; // of one sequence; terminals keep no more either
 const GRAY = 8;
 const CUBE_START = 16; // of the 6 × 6 × 6 colors in the palette of 256
 const CUBE_END = 232;
@@ -27,7 +28,9 @@ export function parseAnsi(text, style) {
     const visible = part.slice(restart + 1).replace(INVISIBLE, visibleText);
     if (visible) runs.push({ text: visible, style });
   };
-  const line = text.replace(/\r+$/, "");
+  let length = text.length;
+  while (text[length - 1] === "\r") length--;
+  const line = text.slice(0, length);
   let end = 0;
   for (const match of line.matchAll(SEQUENCE)) {
     add(line.slice(end, match.index));
@@ -53,7 +56,7 @@ function visibleText(character) {
 
 /** Return the style after the parameters of a sequence, such as "1;31" or "38;5;208". */
 function styleAfter(style, parameters) {
-  const codes = parameters.replaceAll("::", ":").split(/[;:]/).map(Number);
+  const codes = parameters.replaceAll("::", ":").split(/[;:]/, MAX_CODES).map(Number);
   let next = { ...style };
   while (codes.length) {
     const code = codes.shift();

@@ -3,6 +3,7 @@
  * the server does.
  */
 
+import { isolated } from "/assets/actions.js";
 import { ApiError } from "/assets/api.js";
 import { h, loadStyles } from "/assets/dom.js";
 import { nameText } from "/assets/format.js";
@@ -181,10 +182,10 @@ function matchingText({ count, complete }, { status = [] }) {
 function criteriaText({ kind, owner, tag = [], error_type: errorType, attempts_min: attempts, since, until }) {
   const time = (text) => new Date(text).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
   const parts = [
-    kind && `kind \u2068${kind}\u2069`,
-    errorType && `error \u2068${errorType}\u2069`,
-    owner && `owner \u2068${owner}\u2069`,
-    ...[tag].flat().map((each) => `tag \u2068${each}\u2069`),
+    kind && `kind ${isolated(kind)}`,
+    errorType && `error ${isolated(errorType)}`,
+    owner && `owner ${isolated(owner)}`,
+    ...[tag].flat().map((each) => `tag ${isolated(each)}`),
     attempts && `at least ${attempts} attempts`,
     since && `since ${time(since)}`,
     until && `until ${time(until)}`,

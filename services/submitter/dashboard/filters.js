@@ -6,7 +6,7 @@ import { limitsText, RANGES } from "/assets/job-filter.js";
 import { setText } from "/assets/text.js";
 
 /** What people call the least number of attempts. */
-export const ATTEMPTS = { 2: "More than one attempt", 3: "3 or more attempts", 5: "5 or more attempts" };
+export const ATTEMPTS = { __proto__: null, 2: "More than one attempt", 3: "3 or more attempts", 5: "5 or more attempts" };
 
 export class Filters {
   #app;

@@ -55,7 +55,7 @@ export class JobFilter {
   get range() {
     if (this.get("since") || this.get("until")) return "";
     const chosen = this.get("range");
-    if (chosen in RANGES) return chosen;
+    if (Object.hasOwn(RANGES, chosen)) return chosen;
     const isActive = this.statuses.length > 0 && !this.statuses.some((status) => ENDED.includes(status));
     return isActive ? "all" : "24h";
   }
@@ -127,7 +127,7 @@ export class JobFilter {
 function startOf(range, now) {
   const hour = Math.floor(now / HOUR_MS) * HOUR_MS;
   const starts = { "1h": Math.floor((now - HOUR_MS) / 60_000) * 60_000, "24h": hour - (CHART_HOURS - 1) * HOUR_MS, "7d": hour - 7 * 24 * HOUR_MS };
-  return range in starts ? new Date(starts[range]).toISOString() : null;
+  return Object.hasOwn(starts, range) ? new Date(starts[range]).toISOString() : null;
 }
 
 /** Return a range of time in the reader's zone, such as "Nov 29, 19:00 – 20:00". */

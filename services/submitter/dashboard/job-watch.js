@@ -6,6 +6,7 @@ import { QueuePosition } from "/assets/position.js";
 import { watchJob } from "/assets/watch.js";
 
 const READ_INTERVAL_MS = 5000; // between two reads of the details: of a running job, whose steps are not pushed, or after an error
+const RENEW_MS = 2000; // before a refused token is replaced
 const EXPIRY = new Set(["token_expired", "invalid_token"]);
 
 export class JobWatch {
@@ -31,6 +32,7 @@ export class JobWatch {
   #readFor = ""; // the state of the job for which the details were requested
   #readAt = -Infinity; // by the monotonic clock
   #isReading = false;
+  #renewing; // a timer
   #isClosed = false;
 
   /** @param {() => void} onChange called when something of the job has changed */
@@ -103,8 +105,7 @@ export class JobWatch {
     try {
       token = await this.#app.session.current(refused);
     } catch {
-      setTimeout(() => this.#isClosed || this.#start(refused), READ_INTERVAL_MS); // the session has ended, or the server is away
-      return;
+      return this.#restart(refused); // the session has ended, or the server is away
     }
     if (this.#isClosed) return;
     const previous = this.#watch;
@@ -114,6 +115,11 @@ export class JobWatch {
     this.#position = new QueuePosition(liveUrl, token, this.#onChange);
     this.#watch = watchJob({ url: liveUrl, token, jobId: this.#id, onConnection, onError }, (snapshot) => this.#onSnapshot(snapshot));
     previous?.close(); // after the new one has begun, so that the connection stays open
+  }
+
+  #restart(refused) {
+    clearTimeout(this.#renewing);
+    this.#renewing = setTimeout(() => this.#isClosed || this.#start(refused), RENEW_MS);
   }
 
   #onSnapshot(snapshot) {
@@ -133,7 +139,7 @@ export class JobWatch {
   }
 
   #onError(error, token) {
-    if (EXPIRY.has(error.code) && token === this.#token) this.#start(token);
+    if (EXPIRY.has(error.code) && token === this.#token) this.#restart(token);
     this.problem = EXPIRY.has(error.code) ? null : error;
     this.#onChange();
   }

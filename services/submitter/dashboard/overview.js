@@ -77,8 +77,8 @@ export class Overview {
       this.#error = error;
     }
     if (signal.aborted) return;
-    this.#onChange();
     this.#schedule(POLL_MS);
+    this.#onChange();
   }
 
   /** Read the workers, and now and then what changes rarely. What cannot be read has no number. */

@@ -7,14 +7,16 @@ import { h } from "/assets/dom.js";
 
 const FIRST_ID = "payload-0";
 const MAX_SAFE_DIGITS = 15; // a longer number would be rounded
+const MAX_DEPTH = 20; // of references and alternatives, which may refer to themselves
 
 /** Return the schema with its references and `null` alternatives resolved, and whether it may be null. */
-function resolve(schema, root) {
-  let current = schema ?? {};
-  for (let depth = 0; current.$ref && depth < 20; depth++) {
-    const target = root.$defs?.[current.$ref.replace("#/$defs/", "")];
-    if (!target) return { schema: {}, isNullable: false };
-    current = { ...target, ...current, $ref: target.$ref };
+function resolve(schema, root, depth = 0) {
+  const current = schema ?? {};
+  if (depth > MAX_DEPTH) return { schema: {}, isNullable: false };
+  if (current.$ref) {
+    const { $ref, ...rest } = current;
+    const target = root.$defs?.[$ref.replace("#/$defs/", "")];
+    return target ? resolve({ ...target, ...rest }, root, depth + 1) : { schema: {}, isNullable: false };
   }
   const options = current.anyOf ?? current.oneOf;
   if (!options) return { schema: withSingleType(current), isNullable: [current.type].flat().includes("null") };
@@ -22,7 +24,7 @@ function resolve(schema, root) {
   const isNullable = others.length < options.length;
   if (others.length !== 1) return { schema: {}, isNullable };
   const { anyOf, oneOf, ...rest } = current;
-  return { schema: { ...rest, ...resolve(others[0], root).schema }, isNullable };
+  return { schema: { ...rest, ...resolve(others[0], root, depth + 1).schema }, isNullable };
 }
 
 function withSingleType(schema) {
@@ -35,12 +37,22 @@ const isFlat = ({ type, enum: values }) => ["string", "integer", "number", "bool
 const isChoice = (values) => Array.isArray(values) && values.every((value) => typeof value !== "object");
 
 /**
- * Return the fields of a payload, or null if a form cannot show all of it.
+ * Create the form fields of a payload, or return null if a form cannot show all of it.
  *
- * @param {?object} schema the JSON Schema of the payload
- * @returns {?object[]} of each field its name, schema, the schema of its items, and whether it is required or may be null
+ * @param {?object} schema the JSON Schema of the payload, as a worker has sent it: it may be anything
+ * @returns {?PayloadFields}
  */
-export function fieldsOf(schema) {
+export function createFields(schema) {
+  try {
+    const fields = fieldsOf(schema);
+    return fields && new PayloadFields(fields);
+  } catch {
+    return null; // it is not a valid schema
+  }
+}
+
+/** Return of each field its name, schema, the schema of its items, and whether it is required or may be null. */
+function fieldsOf(schema) {
   if (!schema) return null;
   const { schema: payload } = resolve(schema, schema);
   if (payload.type !== "object" || !payload.properties || payload.patternProperties) return null;
@@ -55,11 +67,10 @@ export function fieldsOf(schema) {
 }
 
 /** The form fields of a payload. */
-export class PayloadFields {
+class PayloadFields {
   element = h("div", { class: "fields" });
   #controls;
 
-  /** @param {object[]} fields as `fieldsOf` returns them */
   constructor(fields) {
     this.#controls = fields.map((field, index) => new Control(field, `payload-${index}`));
     this.element.append(...this.#controls.map((control) => control.element));
@@ -123,7 +134,7 @@ function createInput({ schema, items, isRequired, isNullable }, id) {
   if (schema.enum) return choice(schema.enum, needed, initial, common);
   if (schema.type === "boolean") return choice([true, false], needed, initial, common);
   if (schema.type === "string") {
-    const limits = { minlength: schema.minLength, maxlength: schema.maxLength, pattern: schema.pattern };
+    const limits = { minlength: schema.minLength, maxlength: schema.maxLength }; // HTML's `pattern` would have to match all of it
     return h("input", { ...common, ...limits, type: "text", value: initial, dir: "auto", autocomplete: "off" });
   }
   const whole = schema.type === "integer";

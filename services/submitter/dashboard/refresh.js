@@ -27,8 +27,11 @@ export class Refresh {
     const read = ++this.#reads;
     const [data, error] = await this.#read().then((value) => [value, null], (reason) => [null, reason]);
     if (read !== this.#reads || this.#closing.signal.aborted) return;
-    this.#show(data, error);
-    this.#timer = setTimeout(() => this.now(), INTERVAL_MS);
+    try {
+      this.#show(data, error);
+    } finally {
+      this.#timer = setTimeout(() => this.now(), INTERVAL_MS);
+    }
   }
 
   close() {

@@ -1,7 +1,7 @@
 /** The form that submits a job of one kind: its name, and its payload as fields or as JSON. */
 
 import { h } from "/assets/dom.js";
-import { PayloadFields, fieldsOf } from "/assets/payload-form.js";
+import { createFields } from "/assets/payload-form.js";
 import { urlOf } from "/assets/router.js";
 import { setText } from "/assets/text.js";
 
@@ -25,11 +25,10 @@ export class RunForm {
   constructor(app, { kind, schema }) {
     this.kind = kind;
     this.#app = app;
-    const fields = fieldsOf(schema);
-    this.#fields = fields && new PayloadFields(fields);
-    this.#usesJson = !fields;
+    this.#fields = createFields(schema);
+    this.#usesJson = !this.#fields;
     this.#json.value = "{}";
-    this.#switch.hidden = !fields;
+    this.#switch.hidden = !this.#fields;
     const name = h("div", { class: "field" }, h("label", { for: "run-name" }, "Name of the job", h("small", {}, " optional")), this.#name);
     const title = h("h2", { id: "run-title" }, "Run ", h("span", { dir: "auto", translate: "no" }, kind));
     const choices = h("div", { class: "choices" }, this.#switch, h("a", { class: "button", href: urlOf("kinds") }, "Close"), this.#button);

@@ -4,6 +4,7 @@ import { h, setAttribute } from "/assets/dom.js";
 import { setText } from "/assets/text.js";
 
 const TABS = {
+  __proto__: null, // a status of the URL may be "constructor"
   "": "All",
   queued: "Waiting",
   running: "Running",
@@ -56,5 +57,5 @@ export class StatusTabs {
 /** Return what people call the jobs of a list, such as "Failed jobs". */
 export function titleOf(status) {
   if (!status) return "Jobs";
-  return TABS[status] ? `${TABS[status]} jobs` : `${status.split(",").map((each) => TABS[each] ?? each).join(", ")} jobs`;
+  return `${status.split(",").map((each) => TABS[each] ?? each).join(", ")} jobs`;
 }

@@ -16,7 +16,7 @@ const OUTCOMES = { running: null, retrying: "failed", queued: "released" }; // o
 export function attemptsOf(snapshot, details) {
   const { status, attempt, started_at: started, finished_at: finished, updated_at: updated, error } = snapshot;
   const earlier = (snapshot.earlier_attempts ?? []).map((each) => ({ ...each, error: each.error ? { type: each.error, message: null } : null }));
-  const outcome = status in OUTCOMES ? OUTCOMES[status] : status;
+  const outcome = Object.hasOwn(OUTCOMES, status) ? OUTCOMES[status] : status;
   const current = { attempt, started_at: started, ended_at: finished ?? (outcome ? updated : null), outcome, error };
   const isStarted = started || (status !== "queued" && error);
   return [...earlier, ...(isStarted ? [current] : [])].map((each) => {

@@ -1,0 +1,145 @@
+"""What the dashboard makes of texts that attack it: in logs, in schemas, in names, and in a token that is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from playwright.async_api import Page
+
+from dev.environment import ROOT
+from tests.browser.live_site import LiveSite
+from tests.browser.npm import run_node
+
+DASHBOARD = ROOT / "services" / "submitter" / "dashboard"
+MAX_BUSY_S = 1  # a line needs a fiftieth of it
+LINE_LENGTH = 65_536  # the longest one that is parsed
+
+# Parse lines, each made of a beginning, a repeated text and an end; print for how many seconds the processor was busy.
+PARSE = """
+import { parseAnsi, PLAIN } from "./ansi.js";
+const output = JSON.parse(process.argv[1]).map(([start, repeated, count, end]) => {
+  const line = start + repeated.repeat(count) + end;
+  const before = process.cpuUsage();
+  const { runs } = parseAnsi(line, PLAIN);
+  const { user, system } = process.cpuUsage(before);
+  return [runs.map(({ text }) => text).join("").slice(-4), (user + system) / 1e6];
+});
+console.log(JSON.stringify(output));
+"""
+
+
+def test_no_line_of_a_log_delays_the_page() -> None:
+    """A line is parsed in a time that its length limits, whatever its characters are."""
+    lines = {
+        ("first", "\r", "last"): "last",
+        ("", "\r", ""): "",
+        ("first", "\x1b[", "last"): "tast",  # its first character ends the last sequence
+        ("\x1b[", ";", "mlast"): "last",
+        ("\x1b[", "38;5;", "mlast"): "last",
+        ("", "\x1b[1;", "last"): "ast",
+        ("", "\x1b]", "last"): "last",
+        ("\x1b]", "x", ""): "xxxx",
+        ("", "\x1b[31m\r", "last"): "last",
+    }
+    cases = [[start, repeated, LINE_LENGTH // len(repeated), end] for start, repeated, end in lines]
+    completed = run_node(DASHBOARD, "--input-type=module", "--eval", PARSE, json.dumps(cases))
+    parsed = json.loads(completed.stdout)
+    assert [text for text, _ in parsed] == list(lines.values())
+    assert max(busy_s for _, busy_s in parsed) < MAX_BUSY_S
+
+
+@pytest.fixture
+async def modules(page: Page, site: LiveSite) -> Page:
+    """Return a page that can import the modules, whose time only passes when a test lets it."""
+    site.page = "<!doctype html><title>Modules</title><main></main>"
+    await page.clock.install()
+    await page.goto(f"{site.origin}/embedding")
+    return page
+
+
+SELF = {"$ref": "#/$defs/Self"}
+
+
+def payload(**properties: Any) -> dict[str, Any]:
+    """Return the schema of a payload with these properties."""
+    return {"type": "object", "properties": properties}
+
+
+ODD_SCHEMAS: list[Any] = [
+    True,
+    "text",
+    [],
+    {"$ref": 5},
+    {**SELF, "$defs": {"Self": SELF}},
+    {**SELF, "$defs": {"Self": {"anyOf": [SELF, {"type": "null"}]}}},
+    payload(a=SELF) | {"$defs": {"Self": {"oneOf": [SELF]}}},
+    payload(a={"anyOf": {}}),
+    payload(a={"anyOf": [None]}),
+    payload(a=None),
+    payload(a={"type": "string"}) | {"required": 5},
+    payload(a={"type": "string", "title": {"toString": 1}}),
+    payload(a={"type": "string", "default": {"toString": 1}}),
+    payload(a={"type": "array", "items": {"enum": [{"toString": 1}]}}),
+]
+
+
+@pytest.mark.browser
+async def test_odd_schemas_have_no_form(modules: Page) -> None:
+    """A payload whose schema is not one is edited as JSON. A pattern, which may take forever, is left to the server."""
+    create = """async (schemas) => {
+      const { createFields } = await import("/assets/payload-form.js");
+      return schemas.map((schema) => createFields(schema)?.element.innerHTML ?? null);
+    }"""
+    pattern = payload(a={"type": "string", "pattern": "^(x+x+)+y$", "maxLength": 50})
+    *odd, form = await modules.evaluate(create, [*ODD_SCHEMAS, pattern])
+    assert odd == [None] * len(ODD_SCHEMAS)
+    assert 'maxlength="50"' in form
+    assert "pattern" not in form
+
+
+@pytest.mark.browser
+async def test_data_that_cannot_be_shown_is_read_again(modules: Page) -> None:
+    """After an error of the view, the next data may be shown."""
+    count = """async () => {
+      const { Refresh } = await import("/assets/refresh.js");
+      globalThis.shown = 0;
+      addEventListener("unhandledrejection", (event) => event.preventDefault());
+      new Refresh(async () => ({}), () => {
+        shown++;
+        throw new Error("The data is odd.");
+      });
+    }"""
+    await modules.evaluate(count)
+    for expected in (1, 2, 3):
+        assert await modules.evaluate("shown") == expected
+        await modules.clock.run_for(5000)
+
+
+@pytest.mark.browser
+async def test_names_cannot_turn_the_text_around_them(modules: Page) -> None:
+    """A name in another direction neither leaves its quotation marks, nor is the text after it part of it."""
+    titles = "import('/assets/actions.js').then((m) => m.titleOf({ name: 'a\\u2069\\u202eb\\u2066' }))"
+    assert await modules.evaluate(titles) == "“\u2068ab\u2069”"
+
+
+@pytest.mark.browser
+async def test_a_token_that_stays_refused_is_seldom_replaced(modules: Page) -> None:
+    """The page of a job waits before it asks for another token, however often the notifier refuses one."""
+    watch = """async () => {
+      const { JobWatch } = await import("/assets/job-watch.js");
+      globalThis.requested = [];
+      const current = async (refused) => {
+        requested.push(refused);
+        return requested.length < 50 ? `refused ${requested.length}` : new Promise(() => {});
+      };
+      new JobWatch({ session: { current }, api: {} }, "00000000-0000-4000-8000-000000000001", () => {});
+    }"""
+    await modules.evaluate(watch)
+    await modules.clock.run_for(1500)
+    assert await modules.evaluate("requested") == [None]
+    await modules.clock.run_for(10_000)
+    requested = await modules.evaluate("requested")
+    assert 3 <= len(requested) <= 6
+    assert requested[:3] == [None, "refused 1", "refused 2"]
