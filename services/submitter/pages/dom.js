@@ -1,4 +1,4 @@
-/** Elements of the dashboard. Texts of jobs and workers are children, which are shown as text, never as markup. */
+/** Elements of the pages. Texts of jobs and workers are children, which are shown as text, never as markup. */
 
 const SVG = "http://www.w3.org/2000/svg";
 const styleSheets = new Map(); // by name: when it has loaded
@@ -67,7 +67,12 @@ export function loadStyles(name) {
   if (styleSheets.has(name)) return styleSheets.get(name);
   const link = h("link", { rel: "stylesheet", href: `/assets/${name}` });
   const loading = new Promise((resolve) => {
-    link.onload = link.onerror = resolve;
+    link.onload = resolve;
+    link.onerror = () => {
+      link.remove();
+      styleSheets.delete(name); // it is requested again when it is needed again
+      resolve();
+    };
   });
   styleSheets.set(name, loading);
   document.head.append(link);
