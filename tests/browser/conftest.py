@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Error, Page, async_playwright, expect
+from playwright.async_api import Browser, BrowserContext, Error, Page, Route, async_playwright, expect
 
 from tests.browser.dashboard import Dashboard, run_dashboard
 from tests.browser.live_site import LiveSite, run_live_site
@@ -92,6 +92,22 @@ async def open_page(page: Page, url: str) -> None:
         return True
 
     await wait_until(is_open)
+
+
+async def lose_first_answer(page: Page, url: str) -> list[str]:
+    """Lose the first answer to a submission; return the ids of the jobs in all answers, as they arrive."""
+    ids: list[str] = []
+
+    async def pass_on(route: Route) -> None:
+        answer = await route.fetch()
+        ids.append((await answer.json())["id"])
+        if len(ids) == 1:
+            await route.abort()
+        else:
+            await route.fulfill(response=answer)
+
+    await page.route(url, pass_on)
+    return ids
 
 
 def forge_signature(token: str) -> str:

@@ -11,7 +11,7 @@ from playwright.async_api import BrowserContext, Locator, Page, Route, WebSocket
 
 from headway.contracts import Timestamp
 from headway.tokens import Grant, TokenSigner
-from tests.browser.conftest import PageErrors, SendReport
+from tests.browser.conftest import PageErrors, SendReport, lose_first_answer
 from tests.stack import Stack
 
 pytestmark = pytest.mark.browser
@@ -177,6 +177,21 @@ async def test_error_of_a_submission_is_shown(page: Page, stack: Stack) -> None:
     await expect(page.get_by_role("alert")).to_have_text("No job was started. The queue is unavailable; try again.")
     await page.get_by_role("button", name="Start a new job").click()
     await expect(page.locator("#status")).to_have_text(STARTED)
+
+
+async def test_lost_answer_starts_no_second_job(page: Page, stack: Stack) -> None:
+    """A repeated request is the same job; after it, the same form starts another one."""
+    await page.goto(stack.url)
+    ids = await lose_first_answer(page, "**/jobs")
+    start = page.get_by_role("button", name="Start a new job")
+    await start.click()
+    await expect(page.get_by_role("alert")).to_contain_text("It is not known whether the job was started.")
+    await start.click()
+    await page.wait_for_url(f"**/jobs/{ids[0]}*")
+    await page.go_back()
+    await start.click()
+    await page.wait_for_url(lambda url: "/jobs/" in url and len(ids) == 3)
+    assert ids[1] == ids[0] != ids[2]
 
 
 async def test_button_works_without_javascript(stack: Stack, context: BrowserContext) -> None:

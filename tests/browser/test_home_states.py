@@ -148,7 +148,9 @@ async def test_failed_request_is_explained(page: Page, site: LiveSite) -> None:
     await expect(alert).to_have_text("No job was started. The server answered with status 502; try again.")
     await page.route("**/jobs", lambda route: route.abort(), times=1)
     await page.get_by_role("button", name="Start a new job").click()
-    await expect(alert).to_have_text("No job was started. The server cannot be reached; try again.")
+    await expect(alert).to_have_text(
+        "It is not known whether the job was started. The server cannot be reached; try again."
+    )
 
 
 async def test_button_has_a_border_in_forced_colors(page: Page, site: LiveSite) -> None:

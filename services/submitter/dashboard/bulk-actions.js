@@ -7,8 +7,9 @@ import { isolated } from "/assets/actions.js";
 import { ApiError } from "/assets/api.js";
 import { h, loadStyles } from "/assets/dom.js";
 import { nameText } from "/assets/format.js";
-import { applies, bulkActionOf, cancelJob, hasChanged, newKey, runJobAgain } from "/assets/job-requests.js";
+import { applies, bulkActionOf, cancelJob, hasChanged, runJobAgain } from "/assets/job-requests.js";
 import { ask } from "/assets/dialogs.js";
+import { newKey } from "/assets/request.js";
 import { urlOf } from "/assets/router.js";
 
 const CONCURRENCY = 5;

@@ -65,12 +65,6 @@ export function bulkActionOf(action, { status = [] }) {
   return areAll(["succeeded"]) ? "rerun" : null;
 }
 
-/** Return a new idempotency key: requests with the same one create one job. */
-export function newKey() {
-  // `crypto.randomUUID` is missing on a page without TLS.
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
-}
-
 /**
  * Cancel a job; return its snapshot.
  *

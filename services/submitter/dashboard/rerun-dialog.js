@@ -3,9 +3,10 @@
 import { ApiError } from "/assets/api.js";
 import { readDetails } from "/assets/details.js";
 import { h, loadStyles, setAttribute } from "/assets/dom.js";
-import { newKey, reasonText, rerunJob } from "/assets/job-requests.js";
+import { reasonText, rerunJob } from "/assets/job-requests.js";
 import { parseExactly } from "/assets/json.js";
 import { ask } from "/assets/dialogs.js";
+import { newKey } from "/assets/request.js";
 
 const MAX_PAYLOAD_BYTES = 32 * 1024;
 const BUILT_IN = "headway."; // the start of the kinds whose payload only Headway writes

@@ -2,6 +2,7 @@
 
 import { h } from "/assets/dom.js";
 import { createFields } from "/assets/payload-form.js";
+import { newKey, notStartedText } from "/assets/request.js";
 import { urlOf } from "/assets/router.js";
 import { setText } from "/assets/text.js";
 
@@ -17,6 +18,7 @@ export class RunForm {
   #problem = h("p", { id: "payload-problem", class: "problem", role: "alert" });
   #button = h("button", { class: "button main" }, "Run");
   #usesJson;
+  #key = newKey(); // the same payload is one job, however often it is sent; another one is another job
 
   /**
    * @param {object} app
@@ -69,10 +71,11 @@ export class RunForm {
     if (problem) return this.#json.focus();
     this.#button.ariaDisabled = "true"; // a disabled button would lose the focus
     try {
-      const { id } = await this.#app.api.submitter("/jobs", { method: "POST", body: this.#body(payload) });
+      const headers = { "Idempotency-Key": this.#key };
+      const { id } = await this.#app.api.submitter("/jobs", { method: "POST", body: this.#body(payload), headers });
       this.#app.router.navigate(urlOf("job", { name: id }));
     } catch (error) {
-      setText(this.#problem, `No job was started. ${error.message}`);
+      setText(this.#problem, notStartedText(error));
     }
     this.#button.ariaDisabled = "false";
   }

@@ -4,7 +4,7 @@ import "/assets/element.js";
 import { nameText, preciseDurationText } from "/assets/format.js";
 import { forget, list, onChange, remember } from "/assets/history.js";
 import { liveUrl } from "/assets/live-url.js";
-import { postJson } from "/assets/request.js";
+import { newKey, notStartedText, postJson } from "/assets/request.js";
 import { setText } from "/assets/text.js";
 import { JobTimes } from "/assets/times.js";
 
@@ -18,10 +18,13 @@ const clear = document.querySelector("#clear");
 const cleared = document.querySelector("#cleared");
 const snapshots = new Map(); // by job id: a token has only the kind of its job and when it was submitted
 
+let key = newKey(); // of the next job: a request whose answer was lost is repeated with it
+
 /** Submit the form as JSON and remember the job. Without JavaScript the browser submits the form itself. */
 async function start() {
   const fields = [...new FormData(form)].filter(([, value]) => value.trim());
-  const receipt = await postJson(form.action, Object.fromEntries(fields));
+  const receipt = await postJson(form.action, Object.fromEntries(fields), { "Idempotency-Key": key });
+  key = newKey();
   remember(receipt.token);
   form.reset();
   location.assign(pageOf(receipt));
@@ -126,7 +129,7 @@ form.addEventListener("submit", async (event) => {
   try {
     await start();
   } catch (error) {
-    setText(problem, `No job was started. ${error.message}`);
+    setText(problem, notStartedText(error));
   }
   button.ariaDisabled = "false";
 });
