@@ -60,7 +60,12 @@ KINDS = """export default class {
   close() { log.push("close Kinds"); }
 }"""
 
-
+# Load a style sheet, and return how often the page has it.
+LOAD_STYLES = """async () => {
+  const { loadStyles } = await import("/assets/dom.js");
+  await loadStyles("help.css");
+  return [...document.styleSheets].filter(({ href }) => href?.endsWith("/help.css")).length;
+}"""
 # Ask for a name in a dialog whose request waits for the test.
 ASK = """async () => {
   const { h } = await import("/assets/dom.js");
@@ -188,6 +193,17 @@ async def test_busy_dialog_waits_for_its_request(page: Page, site: LiveSite) -> 
     await page.evaluate("window.request = null")
     await dialog.get_by_role("button", name="Rename").click()
     await page.wait_for_function("window.request")
+    for _ in range(2):  # browsers close the dialog at the second one
+        await page.keyboard.press("Escape")
+    assert await page.evaluate("window.answer ?? null") is None
     await page.evaluate("request.resolve(true)")
     await expect(page.get_by_role("link", name="Job 3", exact=True)).to_be_focused()
-    assert await page.evaluate("answer") == "yes"
+    await page.wait_for_function("window.answer === 'yes'")
+
+
+async def test_styles_are_requested_again(page: Page, site: LiveSite) -> None:
+    """A style sheet that could not be loaded is requested again when it is needed again, and then only once."""
+    await open_views(page, site)
+    await page.route("**/assets/help.css", lambda route: route.abort(), times=1)
+    assert await page.evaluate(LOAD_STYLES) == 0
+    assert [await page.evaluate(LOAD_STYLES) for _ in range(2)] == [1, 1]

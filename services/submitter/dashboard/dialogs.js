@@ -20,30 +20,36 @@ export function ask({ title, content, buttons, onSubmit = () => true }) {
   const choices = buttons.map(({ value, text, isMain, isDanger }) => {
     const options = { value, class: `button${isMain ? " main" : ""}${isDanger ? " danger" : ""}`, autofocus: isMain };
     if (value) return h("button", options, text);
-    return h("button", { type: "button", ...options, click: () => isBusy || dialog.close("") }, text); // not by Enter in a field
+    return h("button", { type: "button", ...options, click: () => isBusy || dialog.close() }, text); // not by Enter in a field
   });
   const problem = h("p", { class: "problem", role: "alert" });
   const form = h("form", { method: "dialog" }, h("h2", { id }, title), ...content, problem, h("div", { class: "choices" }, ...choices));
   const dialog = h("dialog", { "aria-labelledby": id }, form);
   let isBusy = false;
+  let pending = null; // the last call of onSubmit
+  let answer = "";
   const submit = async (value) => {
     isBusy = true;
     problem.textContent = "";
     choices.forEach((button) => button.setAttribute("aria-disabled", "true")); // a disabled one would lose the focus
     try {
-      if (await onSubmit(value)) dialog.close(value);
+      if (!(await onSubmit(value))) return;
+      answer = value;
+      dialog.close();
     } catch (error) {
       problem.textContent = error.message;
+    } finally {
+      choices.forEach((button) => button.removeAttribute("aria-disabled"));
+      isBusy = false;
     }
-    choices.forEach((button) => button.removeAttribute("aria-disabled"));
-    isBusy = false;
   };
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    if (!isBusy) submit(event.submitter?.value ?? "");
+    if (!isBusy) pending = submit(event.submitter?.value ?? "");
   });
   dialog.addEventListener("cancel", (event) => isBusy && event.preventDefault());
-  return openDialog(dialog).then(() => dialog.returnValue);
+  // Browsers close a dialog at the second request in a row, whatever the page wants.
+  return openDialog(dialog).then(() => pending).then(() => answer);
 }
 
 /** Open a modal dialog; resolves when it has closed. The focus returns to where it was, or to the view. */
