@@ -62,10 +62,10 @@ class DashboardListSite(ListSite):
         hours = [{"hour": start, **(self.ended if start == starts[-1] else none)} for start in starts]
         statistics = {"schema": None, "rate_per_h": 0, "failure_share": None, "duration_s": None}
         kind = {"kind": "export", "workers": self.workers, "hours": hours, **statistics}
-        return web.json_response({"now": str(Timestamp.now()), "kinds": [kind], "complete": self.complete})
+        return web.json_response({"now": self.now(), "kinds": [kind], "complete": self.complete})
 
     async def _workers(self, _request: web.Request) -> web.Response:
-        return web.json_response({"now": str(Timestamp.now()), "workers": []})
+        return web.json_response({"now": self.now(), "workers": []})
 
     async def _details(self, request: web.Request) -> web.Response:
         job_id = request.match_info["id"]

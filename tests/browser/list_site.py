@@ -45,6 +45,8 @@ class ListSite:
         self.jobs: list[dict[str, Any]] = []  # the oldest first
         self.watched: set[str] = set()  # the ids of the jobs that the page has watched by their ids
         self.cancelled: list[str] = []
+        self.ahead_s = 0  # how far the clock of the server is ahead of the browser's
+        self.filters: list[dict[str, Any]] = []  # of the lists that were requested
         self._lists: dict[web.WebSocketResponse, tuple[str, int]] = {}  # id and limit
 
     def app(self) -> web.Application:
@@ -56,6 +58,10 @@ class ListSite:
         live = [web.get("/live", self._live), web.get("/live/jobs", self._page), web.post("/live/jobs", self._refuse)]
         app.add_routes([*Pages(Links(settings)).routes(), embedding, *live, web.get("/jobs-token", self._token)])
         return app
+
+    def now(self) -> str:
+        """Return the server's time."""
+        return str(Timestamp.now().after(self.ahead_s))
 
     async def add(self, count: int = 1, **fields: Any) -> None:
         """Add jobs, and push those that enter and leave the head of the list."""
@@ -108,7 +114,7 @@ class ListSite:
             return await self._refuse(request)
         socket = web.WebSocketResponse()
         await socket.prepare(request)
-        await socket.send_json({"hello": {"now": str(Timestamp.now()), "silence_s": LIFETIME_S}})
+        await socket.send_json({"hello": {"now": self.now(), "silence_s": LIFETIME_S}})
         try:
             async for frame in socket:
                 await self._on_message(socket, frame.json())
@@ -120,6 +126,7 @@ class ListSite:
         if "list" in message:
             list_id, limit = message["list_id"], message["limit"]
             self._lists[socket] = (list_id, limit)
+            self.filters.append(message["filter"])
             head = self.jobs[-limit:][::-1]
             following = str(len(self.jobs) - limit) if len(self.jobs) > limit else None
             await self._send(socket, {"jobs": [job["id"] for job in head], "next": following}, list_id)
@@ -137,7 +144,7 @@ class ListSite:
         end = int(request.query.get("cursor", sum(job["submitted_at"] < until for job in self.jobs)))
         start = max(0, end - limit)
         page = {"jobs": self.jobs[start:end][::-1], "next": str(start) if start else None, "complete": self.complete}
-        return web.json_response({"now": str(Timestamp.now()), **page})
+        return web.json_response({"now": self.now(), **page})
 
     async def _token(self, _request: web.Request) -> web.Response:
         return web.json_response({"token": self.token})

@@ -10,6 +10,7 @@ import pytest
 from playwright.async_api import Locator, Page, Route, expect
 
 from headway.contracts import Timestamp
+from tests.browser.conftest import lose_first_answer
 from tests.browser.dashboard import LARGE_NUMBER, Dashboard, inspect, open_dashboard
 from tests.waiting import wait_until
 
@@ -155,23 +156,13 @@ async def test_all_jobs_of_a_filter_run_again(page: Page, batch: Batch) -> None:
     await expect(page.get_by_role("dialog")).to_contain_text(RTL_NAME)
     assert await page.get_by_role("dialog").evaluate("(dialog) => dialog.scrollWidth <= dialog.clientWidth")
     assert await inspect(page) == []
-    lost: list[str] = []
-
-    async def lose_first_answer(route: Route) -> None:
-        answer = await route.fetch()
-        lost.append((await answer.json())["id"])
-        if len(lost) == 1:
-            await route.abort()
-        else:
-            await route.fulfill(response=answer)
-
-    await page.route("**/bulk", lose_first_answer)
+    ids = await lose_first_answer(page, "**/bulk")
     confirm = page.get_by_role("dialog").get_by_role("button", name="Run again")
     await confirm.click()
     await expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("The server cannot be reached")
     await confirm.click()
-    await page.wait_for_url(f"**/dashboard/jobs/{lost[0]}")
-    assert lost == [lost[0]] * 2
+    await page.wait_for_url(f"**/dashboard/jobs/{ids[0]}")
+    assert ids == [ids[0]] * 2
     for name in ("Ada", "Grace", RTL_NAME):
         await batch.wait_for_generation(name, 1)
 
@@ -196,6 +187,9 @@ async def test_failures_in_groups(page: Page, batch: Batch) -> None:
     await page.go_back()
     await page.get_by_role("link", name="Fail in deliver").click()
     await expect(page.locator("[data-id]")).to_have_count(3)
+    await expect(page.get_by_role("table", name="Jobs")).to_be_focused()
+    await open_dashboard(page, batch.dashboard, f"?group=failures&tag={batch.tag}&attempts_min=9")
+    await expect(page.get_by_text("Nothing has failed in this time.")).to_be_visible()
 
 
 async def test_a_payload_is_changed(page: Page, dashboard: Dashboard, batch: Batch) -> None:

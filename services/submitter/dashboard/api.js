@@ -22,12 +22,19 @@ export class ApiError extends Error {
 export class Api {
   /** When the notifier last answered or pushed something, by this computer's clock in ms; 0 before that. */
   lastHeard = 0;
+  /** The server's time minus this computer's in ms, as far as it is known. */
+  skewMs = 0;
   /** Called when the operator has changed something, so that counts are outdated. */
   onAction = null;
   #session;
 
   constructor(session) {
     this.#session = session;
+  }
+
+  /** The server's time in ms. */
+  now() {
+    return Date.now() + this.skewMs;
   }
 
   /** Note that the notifier was heard, for example on a socket. */
@@ -47,6 +54,7 @@ export class Api {
     const url = withParameters(`${liveUrl}${path}`, query);
     const answer = await this.#authorized((token) => request(url, { ...options, token }));
     this.heard();
+    if (answer?.now) this.skewMs = Date.parse(answer.now) - Date.now();
     return answer;
   }
 

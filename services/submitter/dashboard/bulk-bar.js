@@ -25,6 +25,7 @@ export class BulkBar {
   #buttons = {};
   #hint = h("p", { class: "bulk-hint", hidden: true });
   #isAll = false;
+  #isBusy = false; // with an action: the bar shows how far it is
   #filter = {};
   #count = null;
 
@@ -60,6 +61,7 @@ export class BulkBar {
   update({ filter = this.#filter, count = this.#count } = {}) {
     this.#filter = filter;
     this.#count = count;
+    if (this.#isBusy) return;
     const { size } = this.#selection;
     if (!size) this.#isAll = false;
     if (!size || !this.#app.session.canOperate) return this.#hide();
@@ -117,19 +119,21 @@ export class BulkBar {
   }
 
   #toggleAll() {
+    if (this.#isBusy) return;
     this.#isAll = !this.#isAll;
     this.update();
   }
 
   async #act(action) {
-    const button = this.#buttons[action];
-    if (button.ariaDisabled === "true") return;
-    button.ariaDisabled = "true";
+    if (this.#isBusy || this.#buttons[action].ariaDisabled === "true") return;
+    this.#isBusy = true;
+    for (const button of Object.values(this.#buttons)) button.ariaDisabled = "true";
     try {
       const onProgress = (done, all) => setText(this.#text, `${done.toLocaleString()} of ${all.toLocaleString()} …`);
       const done = await this.#actions.bulk(action, this.#isAll ? this.#filter : this.#selected, onProgress);
       if (done) this.#selection.toggle(done, false);
     } finally {
+      this.#isBusy = false;
       this.update();
     }
   }

@@ -15,7 +15,6 @@ const MAX_MESSAGES = 3; // of a group; more are counted
 export class FailureGroups {
   element;
   #app;
-  #now;
   #actions;
   #query;
   #groups = new Map(); // by key: the card of the group
@@ -28,13 +27,11 @@ export class FailureGroups {
   /**
    * @param {object} app
    * @param {object} options
-   * @param {URLSearchParams} options.query of the list's URL: its time, kind, owner, tags and error type count
-   * @param {() => number} options.now returns the server's time in ms
+   * @param {URLSearchParams} options.query of the list's URL: all but its status counts
    */
-  constructor(app, { query, now }) {
+  constructor(app, { query }) {
     loadStyles("failure-groups.css");
     this.#app = app;
-    this.#now = now;
     this.#actions = new JobActions(app);
     this.element = h("section", { class: "failures", "aria-label": "Failures" }, this.#note, this.#list);
     const again = { label: "Run all jobs of the group again", run: (key) => this.#groups.get(key).runAgain() };
@@ -73,9 +70,9 @@ export class FailureGroups {
 
   async #load() {
     const turn = ++this.#turn;
-    const { kind, owner, tag, error_type, since, until } = new JobFilter(this.#query, this.#now()).fields;
+    const { status, ...query } = new JobFilter(this.#query, this.#app.api.now()).fields; // all are failed
     try {
-      const answer = await this.#app.api.live("/live/failures", { kind, owner, tag, error_type, since, until });
+      const answer = await this.#app.api.live("/live/failures", query);
       if (turn === this.#turn) this.#render(answer);
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
@@ -110,7 +107,7 @@ export class FailureGroups {
   }
 
   async #runAgain({ kind, errorType }) {
-    const { fields } = new JobFilter(this.#query, this.#now());
+    const { fields } = new JobFilter(this.#query, this.#app.api.now());
     await this.#actions.bulk("runAgain", { ...fields, status: ["failed"], kind, error_type: errorType });
     await this.#load();
   }

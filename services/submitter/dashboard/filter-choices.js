@@ -44,8 +44,8 @@ function attempts({ filter }) {
   return [choiceList(Object.entries(ATTEMPTS).map(([count, text]) => ({ text, href: filter.href({ attempts_min: count }), isCurrent: count === current })))];
 }
 
-async function error({ app, counts, filter }) {
-  const types = await readErrorTypes(app.api, counts.now() - DAY_MS);
+async function error({ app, filter }) {
+  const types = await readErrorTypes(app.api, app.api.now() - DAY_MS);
   const current = filter.get("error_type");
   const onSubmit = (type) => app.router.navigate(hrefOfError(filter, type));
   return [choiceList(largest(types, current, (type) => hrefOfError(filter, type))), form("error_type", "Type of the error", current, onSubmit)];

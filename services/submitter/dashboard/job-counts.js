@@ -14,8 +14,6 @@ export class JobCounts {
   hasJobs = null;
   /** How often the numbers were read. */
   version = 0;
-  /** The server's time minus this computer's, in ms. */
-  skewMs = 0;
   #api;
   #onChange;
   #timer;
@@ -41,11 +39,6 @@ export class JobCounts {
     this.#isClosed = true;
     clearTimeout(this.#timer);
     document.removeEventListener("visibilitychange", this);
-  }
-
-  /** The server's time in ms. */
-  now() {
-    return Date.now() + this.skewMs;
   }
 
   /** Whether no worker runs. A worker of version 0.1 is not in the statistics, but its jobs run. */
@@ -104,10 +97,9 @@ export class JobCounts {
     this.#onChange();
   }
 
-  #setJobs({ about, complete, jobs, now }) {
+  #setJobs({ about, complete, jobs }) {
     this.about = about;
     this.complete = complete;
     this.hasJobs = jobs.length > 0 || about.waiting > 0 || about.running > 0;
-    this.skewMs = Date.parse(now) - Date.now();
   }
 }

@@ -25,6 +25,11 @@ export class JobFilter {
     this.#now = now;
   }
 
+  /** Return the same filter at another time. */
+  at(now) {
+    return new JobFilter(this.#query, now);
+  }
+
   /** The statuses of the jobs, none for all. */
   get statuses() {
     return (this.#query.get("status") ?? "").split(",").filter(Boolean);

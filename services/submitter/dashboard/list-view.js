@@ -22,6 +22,7 @@ export default class ListView {
   #counts;
   #list;
   #actions;
+  #heading = h("h1", { tabindex: -1 }, "Jobs");
   #rows;
   #groups = null; // of failures, while they are shown instead of the list
   #tabs = new StatusTabs();
@@ -52,8 +53,7 @@ export default class ListView {
     this.#unbind = app.keyboard.bind({ n: { label: "Show newer jobs", run: () => this.#fresh.hidden || this.#showNew() } });
     const bar = h("div", { class: "list-bar" }, this.#workers, this.#notice, this.#problem, this.#fact);
     this.#rows = h("div", {}, h("div", { class: "fresh-slot" }, this.#fresh), bar, this.#list.table.element, this.#empty, this.#older, this.#actions.element, this.#announcer);
-    const heading = h("header", { class: "top" }, h("h1", {}, "Jobs"));
-    this.element = h("div", { class: "list" }, heading, this.#tabs.element, this.#filters.element, this.#chart.element, this.#rows);
+    this.element = h("div", { class: "list" }, h("header", { class: "top" }, this.#heading), this.#tabs.element, this.#filters.element, this.#chart.element, this.#rows);
   }
 
   /** Show the list that the URL names. */
@@ -72,8 +72,8 @@ export default class ListView {
   }
 
   #show() {
-    this.#skewMs = this.#counts.skewMs;
-    const filter = new JobFilter(this.#query, this.#counts.now());
+    this.#skewMs = this.#app.api.skewMs;
+    const filter = new JobFilter(this.#query, this.#app.api.now());
     document.title = `${titleOf(filter.get("status"))} · Headway`;
     this.#filters.render(filter);
     this.#isNew ||= this.#list.filter !== null;
@@ -89,17 +89,17 @@ export default class ListView {
     if (isGrouped) {
       const { FailureGroups } = await import("/assets/failure-groups.js").catch((error) => this.#app.notices.showError("The failures could not be shown.", error) ?? {});
       if (!FailureGroups || this.#groups || !this.#rows.hidden || !this.#query) return; // the operator has left meanwhile
-      this.#groups = new FailureGroups(this.#app, { query: this.#query, now: () => this.#counts.now() });
+      this.#groups = new FailureGroups(this.#app, { query: this.#query });
       this.element.append(this.#groups.element);
     } else if (this.#groups) {
       this.#groups.close();
-      this.#groups.element.remove();
+      this.#keepFocus(() => this.#groups.element.remove());
       this.#groups = null;
     }
   }
 
   #onCounts() {
-    if (Math.abs(this.#counts.skewMs - this.#skewMs) > MAX_SKEW_MS) this.#show();
+    if (Math.abs(this.#app.api.skewMs - this.#skewMs) > MAX_SKEW_MS) this.#show();
     else this.#render();
   }
 
@@ -115,11 +115,23 @@ export default class ListView {
     this.#tabs.render(filter, this.#counts, jobs && { count: jobs.length, hasMore });
     this.#chart.render(this.#counts.hours(filter.kind), filter);
     this.#renderBar(state);
-    this.#renderEmpty(state);
     setAttribute(table.element, "aria-busy", jobs || error ? null : "true");
-    table.element.hidden = jobs?.length === 0;
+    this.#keepFocus(() => {
+      table.element.hidden = jobs?.length === 0;
+      this.#renderEmpty(state);
+    });
     this.#renderOlder(state);
     if (this.#isNew && jobs) this.#announceLength(jobs.length, hasMore);
+  }
+
+  /** Change what is shown. If the focus was on what disappears, the table gets it, or the heading above no rows. */
+  #keepFocus(change) {
+    const focused = document.activeElement;
+    const hadFocus = this.element.contains(focused);
+    change();
+    if (!hadFocus || (focused.isConnected && !focused.closest("[hidden]"))) return;
+    const { element } = this.#list.table;
+    (element.hidden ? this.#heading : element).focus({ preventScroll: true });
   }
 
   #renderBar({ jobs, connection, complete, error, fresh, isOutdated }) {
@@ -138,7 +150,7 @@ export default class ListView {
     const { filter } = this.#list;
     const { about } = this.#counts;
     if (filter.get("status") !== "queued" || filter.isNarrowed || !about?.oldest) return "";
-    return `One job has waited for ${shortDuration(this.#counts.now() - Date.parse(about.oldest))}, the others for less.`;
+    return `One job has waited for ${shortDuration(this.#app.api.now() - Date.parse(about.oldest))}, the others for less.`;
   }
 
   #announceLength(length, hasMore) {

@@ -47,21 +47,25 @@ export class LiveJobs {
     this.table.close();
   }
 
-  /** Show the jobs of a filter. The rows of another one stay until the list has arrived. */
+  /** Show the jobs of a filter; return whether it is another list, whose rows replace the present ones when it has arrived. */
   show(filter) {
+    const isOther = filter.href() !== this.filter?.href();
     this.filter = filter;
     const fields = JSON.stringify(filter.fields);
-    if (fields === this.#fields) return;
+    if (fields === this.#fields) return false;
     this.#fields = fields;
     this.#watch?.close();
-    this.table.selection.clear();
+    this.#token = null; // the next list begins with the token of the session
+    if (isOther) this.table.selection.clear();
     this.state = INITIAL_STATE;
     this.#watch = watchJobs({ token: () => this.#nextToken(), filter: filter.fields }, (state) => this.#onChange(state));
     this.#onState();
+    return true;
   }
 
-  /** Show the list as it is now. */
+  /** Show the list as it is now. If its time counts back from now, it begins later than before. */
   release() {
+    if (this.show(this.filter.at(this.#app.api.now()))) return;
     this.#watch?.hold(false);
     this.#watch?.hold(true);
     this.#render();
@@ -147,6 +151,6 @@ export class LiveJobs {
   /** Show the present list to an operator who comes back to the tab, unless rows are in use. */
   handleEvent() {
     const isInUse = this.table.selection.size || this.table.focused || scrollY > this.table.element.offsetTop;
-    if (!document.hidden && this.state.isOutdated && !isInUse) this.release();
+    if (!document.hidden && this.filter && !isInUse) this.release();
   }
 }

@@ -45,7 +45,11 @@ export class RowActions {
   }
 
   #bindings() {
-    const act = (action) => (id) => this.#load(async () => (await this.#jobActions())[action](this.#jobOf(id)));
+    const act = (action) => (id) => this.#load(async () => {
+      const actions = await this.#jobActions();
+      const job = this.#jobOf(id); // gone if its row was removed meanwhile
+      return job && actions[action](job);
+    });
     const { selection } = this.#table;
     const everyone = {
       Enter: { label: "Open the job", run: (id) => this.#app.router.navigate(urlOf("job", { name: id })) },
@@ -81,7 +85,7 @@ export class RowActions {
 
   async #openMenu(id) {
     const [actions, { openRowMenu }] = await Promise.all([this.#jobActions(), import("/assets/row-menu.js")]);
-    if (this.#table?.focused === id) openRowMenu(this.#app, actions, this.#table.row(id));
+    if (this.#table?.focused === id) return openRowMenu(this.#app, actions, this.#table.row(id));
   }
 
   /** Load the bar when the first job is selected. */
