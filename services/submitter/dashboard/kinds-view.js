@@ -40,6 +40,7 @@ export default class KindsView {
 
   update({ name }) {
     this.#name = name;
+    for (const [each, row] of this.#rows) row.select(each === name);
     document.title = `${name ?? "Kinds"} · Headway`;
     this.#showForm();
   }
@@ -55,7 +56,7 @@ export default class KindsView {
     if (!data) return;
     this.#kinds = new Map(data.kinds.map((kind) => [kind.kind, kind]));
     arrange(this.#body, this.#kinds.keys(), (name) => this.#createRow(name));
-    for (const [name, kind] of this.#kinds) this.#rows.get(name).render(kind, name === this.#name);
+    for (const [name, kind] of this.#kinds) this.#rows.get(name).render(kind);
     this.#table.hidden = !data.kinds.length;
     this.#empty.hidden = data.kinds.length > 0;
     this.#showForm();
@@ -64,6 +65,7 @@ export default class KindsView {
   #createRow(name) {
     const canRun = this.#app.session.canOperate && !name.startsWith(RESERVED);
     const row = new KindRow(name, canRun);
+    row.select(name === this.#name);
     this.#rows.set(name, row);
     return row.element;
   }
@@ -102,8 +104,12 @@ class KindRow {
     this.element = h("tr", {}, h("th", { scope: "row" }, this.#link), ...cells);
   }
 
-  render({ hours, rate_per_h: rate, duration_s: duration, failure_share: failed, workers }, isSelected) {
+  /** Mark the row of the kind whose form is shown, or no longer. */
+  select(isSelected) {
     setAttribute(this.element, "data-selected", isSelected);
+  }
+
+  render({ hours, rate_per_h: rate, duration_s: duration, failure_share: failed, workers }) {
     const text = JSON.stringify(hours);
     if (text !== this.#shownHours) this.#spark.replaceChildren(sparkline(hours));
     this.#shownHours = text;

@@ -53,6 +53,7 @@ export default class PoisonView {
     this.#jobs = new Map(data.jobs.map((job) => [job.id, job]));
     const focused = this.#body.contains(document.activeElement);
     arrange(this.#body, this.#jobs.keys(), (id) => this.#createRow(id));
+    this.#forget();
     if (focused && !this.#body.contains(document.activeElement)) this.#heading.focus();
     this.#render();
     this.#table.hidden = !data.jobs.length;
@@ -61,8 +62,16 @@ export default class PoisonView {
     this.#readReasons();
   }
 
+  /** Forget the rows and reasons of jobs that have left. */
+  #forget() {
+    const keys = new Set([...this.#jobs.values()].map(keyOf));
+    for (const id of this.#rows.keys()) if (!this.#jobs.has(id)) this.#rows.delete(id);
+    for (const [key, reason] of this.#reasons) if (reason !== null && !keys.has(key)) this.#reasons.delete(key);
+  }
+
   #render() {
-    for (const [id, job] of this.#jobs) this.#rows.get(id).render(job, job.problem ?? this.#reasons.get(keyOf(job)) ?? "");
+    const now = this.#app.api.now();
+    for (const [id, job] of this.#jobs) this.#rows.get(id).render(job, job.problem ?? this.#reasons.get(keyOf(job)) ?? "", now);
   }
 
   #createRow(id) {
@@ -116,11 +125,11 @@ class PoisonRow {
     this.element = h("tr", {}, h("th", { scope: "row" }, this.#link, this.#kind), this.#reason, this.#payload, this.#since, h("td", { class: "act" }, redrive, " ", discard));
   }
 
-  render({ id, kind, name, inserted_at: inserted, payload, payload_bytes: bytes, messages, problem }, reason) {
+  render({ id, kind, name, inserted_at: inserted, payload, payload_bytes: bytes, messages, problem }, reason, now) {
     setText(this.#link, name ?? kind ?? UNREADABLE);
     setText(this.#kind, `${name && kind ? `${kind} · ` : ""}${id.slice(0, 8)}${messages > 1 ? ` · ${messages} messages` : ""}`);
     setText(this.#reason, reason);
-    setText(this.#since, ageText(inserted, Date.now()));
+    setText(this.#since, ageText(inserted, now));
     this.redrive.hidden = problem !== null;
     const text = bytes === null ? "" : payload === "null" && bytes > 4 ? `${bytes.toLocaleString()} bytes` : payload;
     if (text === this.#payloadText) return;

@@ -7,6 +7,7 @@ import { urlOf } from "/assets/router.js";
 import { setText } from "/assets/text.js";
 
 const SILENT_MS = 12_000; // a worker posts itself every five seconds
+const FORGET_MS = 600_000; // after which a silent worker is no longer shown
 const MAX_KINDS = 6; // that are shown at once
 const COLUMNS = ["Worker", "Version", "Queue", "Kinds", "Busy", "Last heard"];
 
@@ -14,7 +15,9 @@ export default class WorkersView {
   #app;
   #refresh;
   #rows = new Map(); // by the worker's id
-  #workers = new Map(); // by id, with those that are silent since the page was opened
+  #workers = new Map(); // by id, with those that have become silent
+  #wanted = null; // the id that the URL names, "" for none
+  #shown = null; // its row, once the window has scrolled to it
   #problem = h("p", { class: "problem", role: "status" });
   #summary = h("p", { class: "soft" });
   #body = h("tbody");
@@ -32,7 +35,12 @@ export default class WorkersView {
     this.#refresh = new Refresh(() => app.api.live("/live/workers"), (data, error) => this.#show(data, error));
   }
 
-  update() {}
+  /** Mark the worker that the hash of the URL names. */
+  update({ hash }) {
+    this.#wanted = hash && decode(hash);
+    for (const [id, row] of this.#rows) row.mark(id === this.#wanted);
+    this.#showWanted();
+  }
 
   close() {
     this.#refresh.close();
@@ -45,19 +53,38 @@ export default class WorkersView {
     const now = Date.parse(data.now);
     for (const worker of data.workers) this.#workers.set(worker.id, worker);
     const listed = new Set(data.workers.map(({ id }) => id));
+    this.#forget(now, listed);
     const workers = [...this.#workers.values()].sort((a, b) => listed.has(b.id) - listed.has(a.id) || a.id.localeCompare(b.id));
     arrange(this.#body, workers.map(({ id }) => id), (id) => this.#createRow(id));
     for (const worker of workers) this.#rows.get(worker.id).render(worker, now, listed.has(worker.id));
     this.#table.hidden = !workers.length;
     this.#empty.hidden = workers.length > 0;
     const total = (name) => data.workers.reduce((sum, worker) => sum + worker[name], 0);
+    this.#showWanted();
     setText(this.#summary, `${total("running").toLocaleString()} of ${total("slots").toLocaleString()} slots busy on ${countText(listed.size)}`);
   }
 
   #createRow(id) {
     const row = new WorkerRow();
+    row.mark(id === this.#wanted);
     this.#rows.set(id, row);
     return row.element;
+  }
+
+  /** Scroll to the worker that the URL names, once. */
+  #showWanted() {
+    const row = this.#rows.get(this.#wanted);
+    if (!row || row === this.#shown) return;
+    this.#shown = row;
+    row.element.scrollIntoView({ block: "center" });
+  }
+
+  #forget(now, listed) {
+    for (const [id, { seen_at: seen }] of this.#workers) {
+      if (listed.has(id) || now - Date.parse(seen) <= FORGET_MS) continue;
+      this.#workers.delete(id);
+      this.#rows.delete(id);
+    }
   }
 }
 
@@ -70,6 +97,11 @@ class WorkerRow {
   #heard = h("td");
   #shownKinds = "";
   element = h("tr", {}, this.#name, this.#version, this.#queue, this.#kinds, this.#busy, this.#heard);
+
+  /** Mark the row that a link leads to, or no longer. */
+  mark(isWanted) {
+    setAttribute(this.element, "aria-current", isWanted ? "true" : null);
+  }
 
   render({ id, host, version, queue, kinds, slots, running, queue_depth: depth, seen_at: seen }, now, isListed) {
     const isSilent = !isListed || now - Date.parse(seen) > SILENT_MS;
@@ -99,6 +131,14 @@ class WorkerRow {
 
 function countText(count) {
   return count === 1 ? "1 worker" : `${count.toLocaleString()} workers`;
+}
+
+function decode(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text; // not encoded
+  }
 }
 
 function problemText(error) {
