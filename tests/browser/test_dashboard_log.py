@@ -214,8 +214,11 @@ async def test_search_and_links(log: Log) -> None:
     await log.page.keyboard.press("Enter")
     await log.button("Next match").click()
     await expect(count).to_have_text("2 of 111")
-    await log.append("GET /page-1000\n")
+    await log.append(f"GET /page-1000\n{'~' * 1500}\n")
     await expect(count).to_have_text("2 of 112")
+    await log.page.get_by_role("searchbox", name="Search the log").fill("~")
+    await expect(count).to_have_text("1 of 1,500")
+    assert await log.page.evaluate("CSS.highlights.get('log-match').size") == 1000
     await log.page.get_by_role("searchbox", name="Search the log").fill("(")
     await expect(count).to_have_text("No matches")
     await log.open(hash_="#line-120")

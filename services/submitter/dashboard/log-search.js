@@ -5,6 +5,8 @@ import { setText } from "/assets/text.js";
 
 const ALL = "log-match";
 const CURRENT = "log-current-match";
+const MAX_MARKS = 1000; // matches that are marked, on both sides of the current one
+const UPDATE_MS = 500; // between two searches while lines are added
 
 export class LogSearch {
   #field = h("input", { type: "search", "aria-label": "Search the log", placeholder: "Search", spellcheck: "false", autocomplete: "off" });
@@ -14,6 +16,7 @@ export class LogSearch {
   #box;
   #matches = []; // as {number, start, end}, in order
   #current = null;
+  #updating = null; // a timer
 
   /**
    * @param {LogLines} log
@@ -40,14 +43,17 @@ export class LogSearch {
     this.#field.select();
   }
 
-  /** Search again, because lines have changed. */
+  /** Search again soon, because lines have changed. */
   update() {
     if (!this.#field.value) return;
-    this.#find();
-    this.#render();
+    this.#updating ??= setTimeout(() => {
+      this.#find();
+      this.#render();
+    }, UPDATE_MS);
   }
 
   close() {
+    clearTimeout(this.#updating);
     globalThis.CSS?.highlights?.delete(ALL);
     globalThis.CSS?.highlights?.delete(CURRENT);
   }
@@ -81,6 +87,8 @@ export class LogSearch {
 
   /** Find all matches; the current one stays if it is still there. */
   #find() {
+    clearTimeout(this.#updating);
+    this.#updating = null;
     const text = this.#field.value;
     const pattern = new RegExp(text.replace(/[\\^$.*+?()[\]{}|/-]/g, "\\$&"), "gi");
     const before = this.#current;
@@ -102,7 +110,8 @@ export class LogSearch {
     for (const button of this.#steps) button.hidden = !text;
     setText(this.#count, text && (count ? position + count.toLocaleString() : "No matches"));
     if (!globalThis.CSS?.highlights) return; // older browsers lead to the lines, without marks in them
-    this.#highlight(ALL, this.#matches);
+    const start = Math.max(0, Math.min(this.#index - MAX_MARKS / 2, count - MAX_MARKS));
+    this.#highlight(ALL, this.#matches.slice(start, start + MAX_MARKS));
     this.#highlight(CURRENT, this.#current ? [this.#current] : [], 1);
   }
 
@@ -117,8 +126,10 @@ export class LogSearch {
 
   /** Return where a match is in the document: its ends may be in different nodes of the line. */
   #rangeOf({ number, start, end }) {
+    const line = this.#box.textOf(number);
+    if (!line) return null; // removed since the search
     const place = {};
-    const walker = document.createTreeWalker(this.#box.textOf(number), NodeFilter.SHOW_TEXT);
+    const walker = document.createTreeWalker(line, NodeFilter.SHOW_TEXT);
     for (let offset = 0, node = walker.nextNode(); node; offset += node.length, node = walker.nextNode()) {
       const [startOffset, endOffset] = [start - offset, end - offset];
       if (startOffset >= 0 && startOffset < node.length) Object.assign(place, { startContainer: node, startOffset });
