@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 from playwright.async_api import Locator, Page, Route, expect
 
+from headway.contracts import Timestamp
 from tests.browser.conftest import PageErrors
 from tests.browser.dashboard import HOSTILE_NAME, LOST, WAITING, Dashboard, inspect, open_dashboard
 from tests.browser.dashboard_list_site import DashboardListSite, run_dashboard_list_site
@@ -329,6 +330,24 @@ async def test_the_last_hour_goes_on(page: Page, view: JobsView, site: Dashboard
         return bool(site.filters[-1]["since"] > site.filters[0]["since"])
 
     await wait_until(come_back)
+
+
+async def test_all_that_match_are_those_of_the_filter_at_once(
+    page: Page, view: JobsView, site: DashboardListSite
+) -> None:
+    """What can be done with all jobs follows from the filter as soon as a row is selected."""
+    await site.add(3, **FAILED)
+    await page.clock.install()
+    await page.goto(f"{site.origin}/dashboard?status=failed")
+    await expect(view.rows).to_have_count(3)
+    await page.clock.pause_at(Timestamp.now() / 1000 + 1)  # from now on, nothing renders the view
+    await page.keyboard.press("j")
+    await page.keyboard.press("x")
+    bar = page.get_by_role("region", name="Selected jobs")
+    await bar.get_by_role("button", name="Select all that match").click()
+    await expect(bar.get_by_role("button", name="Run all again")).to_be_visible()
+    await expect(bar.get_by_role("button", name="Cancel")).to_have_text("Cancel")  # none of these
+    await expect(bar).not_to_contain_text("Choose Failed")
 
 
 async def test_hidden_errors_are_read_for_visible_rows(page: Page, view: JobsView, site: DashboardListSite) -> None:

@@ -15,6 +15,7 @@ export class BulkBar {
   element;
   #app;
   #selection;
+  #matching;
   #jobOf;
   #focusList;
   #actions;
@@ -26,20 +27,21 @@ export class BulkBar {
   #hint = h("p", { class: "bulk-hint", hidden: true });
   #isAll = false;
   #isBusy = false; // with an action: the bar shows how far it is
-  #filter = {};
-  #count = null;
 
   /**
    * @param {object} app
    * @param {object} list
    * @param {import("/assets/selection.js").Selection} list.selection the ids of the selected jobs
+   * @param {() => {filter: object, count: ?number}} list.matching returns the present filter of the list, as `watchJobs`
+   *   takes it, and how many jobs match it, null if that is not known
    * @param {(id: string) => ?object} list.jobOf returns the newest snapshot of a job
    * @param {() => void} list.focus moves the focus to the list, when the bar that had it goes
    * @param {import("/assets/actions.js").JobActions} list.actions
    */
-  constructor(app, { selection, jobOf, focus, actions }) {
+  constructor(app, { selection, matching, jobOf, focus, actions }) {
     this.#app = app;
     this.#selection = selection;
+    this.#matching = matching;
     this.#jobOf = jobOf;
     this.#focusList = focus;
     this.#actions = actions;
@@ -52,26 +54,21 @@ export class BulkBar {
     this.element = h("section", { class: "bulk-bar", "aria-label": "Selected jobs", hidden: true }, h("div", { class: "bulk-what" }, this.#text, this.#all, this.#hint), choices);
   }
 
-  /**
-   * Show the actions for the present selection.
-   *
-   * @param {{filter?: object, count?: ?number}} [list] the filter of the list, as `watchJobs` takes it, and how many jobs
-   *   match it, null if that is not known
-   */
-  update({ filter = this.#filter, count = this.#count } = {}) {
-    this.#filter = filter;
-    this.#count = count;
-    if (this.#isBusy) return;
+  /** Show the actions for the present selection and list. */
+  update() {
     const { size } = this.#selection;
     if (!size) this.#isAll = false;
+    if (this.#isBusy) return;
     if (!size || !this.#app.session.canOperate) return this.#hide();
     if (this.element.hidden) this.#show();
-    setText(this.#text, this.#isAll ? this.#allText : `${size.toLocaleString()} selected`);
+    const { filter, count } = this.#matching();
+    setText(this.#text, this.#isAll ? allText(count) : `${size.toLocaleString()} selected`);
     this.#all.hidden = !this.#isAll && !ACTIONS.some((action) => bulkActionOf(action, filter));
     setText(this.#all, this.#isAll ? `Only the ${size.toLocaleString()} selected` : `Select all${count ? ` ${count.toLocaleString()}` : ""} that match`);
-    setText(this.#hint, this.#hintText);
-    this.#hint.hidden = !this.#hintText;
-    for (const action of ACTIONS) this.#renderButton(action);
+    const hint = this.#hintText(filter);
+    setText(this.#hint, hint);
+    this.#hint.hidden = !hint;
+    for (const action of ACTIONS) this.#renderButton(action, filter);
   }
 
   close() {
@@ -92,13 +89,9 @@ export class BulkBar {
     if (hadFocus) this.#focusList();
   }
 
-  get #allText() {
-    return this.#count ? `All ${this.#count.toLocaleString()} jobs that match` : "All jobs that match";
-  }
-
-  get #hintText() {
+  #hintText(filter) {
     if (!this.#isAll) return this.#selection.size > MAX_SELECTED ? `At most ${MAX_SELECTED} can be selected one by one.` : "";
-    if (bulkActionOf("runAgain", this.#filter)) return "";
+    if (bulkActionOf("runAgain", filter)) return "";
     return "Choose Failed, Cancelled or Succeeded to run all of these again.";
   }
 
@@ -107,12 +100,12 @@ export class BulkBar {
   }
 
   /** A button without effect stays focusable: a disabled one would lose the focus. */
-  #renderButton(action) {
+  #renderButton(action, filter) {
     const { text, some, all } = LABELS[action];
     const button = this.#buttons[action];
     const selected = this.#selected;
     const count = selected.filter((job) => applies(action, job)).length;
-    const isUseful = this.#isAll ? bulkActionOf(action, this.#filter) !== null : count > 0 && selected.length <= MAX_SELECTED;
+    const isUseful = this.#isAll ? bulkActionOf(action, filter) !== null : count > 0 && selected.length <= MAX_SELECTED;
     setAttribute(button, "aria-disabled", isUseful ? null : "true");
     if (this.#isAll) setText(button, isUseful ? all : text);
     else setText(button, count > 0 && count < selected.length ? some(count) : text);
@@ -130,11 +123,15 @@ export class BulkBar {
     for (const button of Object.values(this.#buttons)) button.ariaDisabled = "true";
     try {
       const onProgress = (done, all) => setText(this.#text, `${done.toLocaleString()} of ${all.toLocaleString()} …`);
-      const done = await this.#actions.bulk(action, this.#isAll ? this.#filter : this.#selected, onProgress);
+      const done = await this.#actions.bulk(action, this.#isAll ? this.#matching().filter : this.#selected, onProgress);
       if (done) this.#selection.toggle(done, false);
     } finally {
       this.#isBusy = false;
       this.update();
     }
   }
+}
+
+function allText(count) {
+  return count ? `All ${count.toLocaleString()} jobs that match` : "All jobs that match";
 }

@@ -48,7 +48,7 @@ export default class ListView {
     this.#app = app;
     this.#counts = new JobCounts(app.api, () => this.#onCounts());
     this.#list = new LiveJobs(app, () => this.#render());
-    this.#actions = new RowActions(app, this.#list.table);
+    this.#actions = new RowActions(app, this.#list.table, () => this.#matching());
     this.#filters = new Filters(app, this.#counts);
     this.#unbind = app.keyboard.bind({ n: { label: "Show newer jobs", run: () => this.#fresh.hidden || this.#showNew() } });
     const bar = h("div", { class: "list-bar" }, this.#workers, this.#notice, this.#problem, this.#fact);
@@ -107,7 +107,7 @@ export default class ListView {
   #render() {
     const { filter, state, table } = this.#list;
     if (!filter) return;
-    if (table.selection.size) this.#actions.update({ filter: filter.fields, count: this.#counts.of(filter, filter.get("status")) });
+    this.#actions.update();
     const { jobs, fresh, isOutdated, hasMore, loading, complete, connection, error } = state;
     const key = JSON.stringify([filter.href(), this.#counts.version, jobs?.length, fresh, isOutdated, hasMore, loading, complete, connection, error]);
     if (key === this.#renderKey) return;
@@ -132,6 +132,12 @@ export default class ListView {
     if (!hadFocus || (focused.isConnected && !focused.closest("[hidden]"))) return;
     const { element } = this.#list.table;
     (element.hidden ? this.#heading : element).focus({ preventScroll: true });
+  }
+
+  /** Return what an action on all jobs that match is about. */
+  #matching() {
+    const { filter } = this.#list;
+    return { filter: filter.fields, count: this.#counts.of(filter, filter.get("status")) };
   }
 
   #renderBar({ jobs, connection, complete, error, fresh, isOutdated }) {

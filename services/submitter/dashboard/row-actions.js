@@ -12,29 +12,26 @@ export class RowActions {
   #actions = null; // once they are needed, as a promise
   #keys;
   #bar = null; // once a job was selected
-  #list = {}; // its filter, and how many jobs match
+  #matching;
   #stop;
 
   /**
    * @param {object} app
    * @param {import("/assets/job-table.js").JobTable} table
+   * @param {() => {filter: object, count: ?number}} matching returns the present filter of the list, as `watchJobs` takes
+   *   it, and how many jobs match it, null if that is not known
    */
-  constructor(app, table) {
+  constructor(app, table, matching) {
     this.#app = app;
     this.#table = table;
+    this.#matching = matching;
     this.#stop = table.selection.onChange(() => this.#load(() => this.#openBar()));
     this.#keys = new TableKeys(app.keyboard, table, this.#bindings());
   }
 
-  /**
-   * Show the actions for another state of the list.
-   *
-   * @param {{filter: object, count: ?number}} list its filter as `watchJobs` takes it; how many jobs match it, null if that
-   *   is not known
-   */
-  update(list) {
-    this.#list = list;
-    this.#bar?.update(list);
+  /** Show the actions for another state of the list. */
+  update() {
+    this.#bar?.update();
   }
 
   close() {
@@ -94,8 +91,9 @@ export class RowActions {
     if (!this.#table || this.#bar) return;
     this.#stop();
     const { selection } = this.#table;
-    this.#bar = new BulkBar(this.#app, { selection, jobOf: (id) => this.#jobOf(id), focus: () => this.#keys.focus(), actions });
+    const list = { selection, matching: this.#matching, jobOf: (id) => this.#jobOf(id), focus: () => this.#keys.focus() };
+    this.#bar = new BulkBar(this.#app, { ...list, actions });
     this.element.append(this.#bar.element);
-    this.#bar.update(this.#list);
+    this.#bar.update();
   }
 }
