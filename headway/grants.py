@@ -19,6 +19,7 @@ LIST = "list"
 DETAILS = "details"
 OPERATE = "operate"
 SCOPES = (WATCH, CANCEL, LIST, DETAILS, OPERATE)
+READ_ALL = f"{LIST} {DETAILS}"  # with exactly this scope, every API key may read all jobs
 
 
 class _Expiring(Struct, frozen=True, kw_only=True):

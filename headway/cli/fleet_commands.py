@@ -21,12 +21,12 @@ KIND_COLUMNS = ("KIND", "WORKERS", "PER HOUR", "FAILED", "HALF WITHIN", "95 % WI
 
 def add_commands(commands: Any) -> None:
     """Add the commands and their options."""
-    _add(commands, "workers", "list the workers that run", _workers)
-    _add(commands, "kinds", "list the kinds of jobs, with their numbers of the last 24 hours", _kinds)
+    workers, kinds = "list the workers that run", "list the kinds of jobs, with their numbers of the last 24 hours"
+    _add(commands.add_parser("workers", help=workers, epilog="The API key needs the role operate."), _workers)
+    _add(commands.add_parser("kinds", help=kinds, epilog="Any API key will do."), _kinds)
 
 
-def _add(commands: Any, name: str, help_text: str, command: Callable[[Client, argparse.Namespace], Any]) -> None:
-    parser = commands.add_parser(name, help=help_text, epilog="The API key needs the role operate.")
+def _add(parser: argparse.ArgumentParser, command: Callable[[Client, argparse.Namespace], Any]) -> None:
     parser.add_argument("--json", action="store_true", help="print a line of JSON for each")
     arguments.add_submitter_options(parser)
     arguments.add_token_option(parser, "a list token without a filter")

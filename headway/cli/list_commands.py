@@ -13,23 +13,22 @@ from headway.cli.job_details import details_text, json_with_details
 from headway.cli.text import job_line, json_line
 from headway.client.links import Link
 from headway.contracts import JobStatus, Timestamp
-from headway.grants import DETAILS, WATCH
+from headway.grants import READ_ALL
 
 if TYPE_CHECKING:
     from headway.client import Client, JobDetails, JobQuery, ListedJob
 
 DEFAULT_LIMIT = 50
 MAX_PAGE_SIZE = 200
-FORBIDDEN = 403
 QUERY_FIELDS = ("status", "kind", "owner", "tag", "since", "until", "attempts_min", "error_type")
 STATUSES: tuple[JobStatus, ...] = get_args(JobStatus)
 
 
 def add_commands(commands: Any) -> None:
     """Add the commands and their options."""
-    epilog = "The API key needs the role operate, unless you pass --owner, --tag or --kind; or pass a list token."
+    epilog = "Any API key will do; or pass a list token."
     _add_jobs(commands.add_parser("jobs", help="list jobs, the newest first", epilog=epilog))
-    _add_show(commands.add_parser("show", help="show everything about a job"))
+    _add_show(commands.add_parser("show", help="show everything about a job", epilog=epilog))
 
 
 def _add_jobs(jobs: argparse.ArgumentParser) -> None:
@@ -129,22 +128,10 @@ async def _show(client: Client, options: argparse.Namespace) -> None:
     token = arguments.token(options)
     job = await client_command.find_job(client, options.job, token)
     if isinstance(job, UUID) and token is None:
-        token = await _issue_job_token(client, job)
+        token = (await client.list_token(scope=READ_ALL)).token
     snapshot = await client.get(job, token=token)
     details = await _find_details(client, job, token)
     print((json_with_details if options.json else details_text)(snapshot, details))
-
-
-async def _issue_job_token(client: Client, job_id: UUID) -> str:
-    """Return a token with the scope `details` if the API key may have one, otherwise to watch."""
-    from headway.client import RequestFailed
-
-    try:
-        return (await client.job_token(job_id, scope=f"{WATCH} {DETAILS}")).token
-    except RequestFailed as error:
-        if error.status != FORBIDDEN:
-            raise
-    return (await client.job_token(job_id, scope=WATCH)).token
 
 
 async def _find_details(client: Client, job: Link | UUID, token: str | None) -> JobDetails | None:

@@ -254,8 +254,8 @@ class Client(JobOperations, Fleet):
             offset: the byte offset to begin at, for example to go on where an earlier call has stopped.
             follow: whether to wait for further pieces until the job has ended.
             token: a token with the scope `details`, or any token of a job whose kind has `log="watchers"`. Without one,
-                the client gets a token with its API key, and another one when that has expired; if it may not have one,
-                it uses that of the receipt or link.
+                the client gets a token with its API key, and another one when that has expired; without a key, it uses
+                that of the receipt or link.
 
         Raises:
             RequestFailed: the token does not open the log, or a service was still failing after `retry_for_s`.

@@ -19,7 +19,7 @@ class _Kinds(Struct):
 
 
 class Fleet(JobLists):
-    """Lists the workers that run and the kinds of jobs, with an API key that has the role `operate`."""
+    """Lists the kinds of jobs with any API key, and the workers that run with one that has the role `operate`."""
 
     async def workers(self, token: str | None = None) -> tuple[Worker, ...]:
         """Return the workers that were seen in the last 15 seconds.

@@ -44,7 +44,7 @@ class JobLists(ServiceClient):
     ) -> IssuedToken:
         """Return a token that opens all jobs that match a filter, for example to show users their own jobs.
 
-        The client needs an API key; with the role `operate` the filter may be empty.
+        The client needs an API key. An empty filter needs the role `operate`, unless the scope is `list details`.
 
         Args:
             owner: only jobs of this owner.
@@ -79,8 +79,7 @@ class JobLists(ServiceClient):
         """Yield the jobs that match a query, the newest first; the client requests page after page.
 
         Args:
-            token: a list token. Without one, the client uses its API key: the key needs the role `operate`, unless the
-                query has an owner, a tag or a kind.
+            token: a list token. Without one, the client gets one with its API key, for as few jobs as possible.
             limit: the greatest number of jobs; by default all.
             query: `status`, `kind`, `owner`, `tag`, `since`, `until`, `attempts_min`, `error_type`: see `JobQuery`.
 

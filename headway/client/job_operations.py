@@ -19,17 +19,16 @@ from headway.client.service_client import decode_response
 from headway.client.submission import JSON_BODY
 from headway.contracts import JobSnapshot, encode, encode_value
 from headway.details import BulkAction, BulkPreview, RedrivenJob
-from headway.grants import DETAILS, WATCH
+from headway.grants import READ_ALL, WATCH
 from headway.tokens import InvalidToken
 
-DETAILS_SCOPE = f"{WATCH} {DETAILS}"
 REDRIVEN_DELAYS_S = (0.0, 1.0, 2.0, 4.0)  # before the looks whether a repeated redrive has had its effect
 
 
 class JobOperations(JobLists):
-    """Acts on jobs of all callers, with an API key that has the role `operate`.
+    """Reads the details of jobs of all callers with an API key, and acts on them with one that has the role `operate`.
 
-    A token with the scope `operate`, or `details` to read, does the same for the jobs that it opens.
+    A token with the scope `details` or `operate` does the same for the jobs that it opens.
     """
 
     async def details(self, job: JobRef, *, token: str | None = None) -> JobDetails:
@@ -222,8 +221,8 @@ class JobOperations(JobLists):
         if own is not None and not own.live and own.base != self._url:
             return await self._resolve_link(own, None)  # another submitter's job
         try:
-            issued = await self.job_token(job_id(job), scope=DETAILS_SCOPE, ttl_s=ttl_s)
-        except RequestFailed:  # there is no API key, or it may not see details
+            issued = await self.list_token(scope=READ_ALL, ttl_s=ttl_s)
+        except RequestFailed:  # there is no API key
             if own is None:
                 raise
             return await self._resolve_link(own, None)

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 from headway.client.submission import one_or_more
 from headway.contracts import JobSnapshot, JobStatus, decode
-from headway.grants import DETAILS, LIST
-from headway.labels import JobFilter, Labels
+from headway.grants import LIST, READ_ALL
+from headway.labels import ALL_JOBS, JobFilter, Labels
 from headway.timestamp import Timestamp
 
 Time: TypeAlias = Timestamp | datetime
@@ -143,10 +143,15 @@ def query_fields(query: JobQuery) -> dict[str, Any]:
 
 
 def narrowest_token(query: JobQuery) -> tuple[JobFilter, str]:
-    """Return the filter, with one tag at most, and the scope of a token for the jobs of a query and few others."""
+    """Return the filter, with one tag at most, and the scope of a token for the jobs of a query and few others.
+
+    Every API key may have it. So the token is for all jobs if the query needs the scope `details`.
+    """
     tags = one_or_more(query.get("tag"))
     job_filter = JobFilter(owner=query.get("owner"), tag=tags[0] if tags else None, kind=query.get("kind"))
-    return job_filter, LIST if query.get("error_type") is None else f"{LIST} {DETAILS}"
+    if job_filter == ALL_JOBS or query.get("error_type") is not None:
+        return ALL_JOBS, READ_ALL
+    return job_filter, LIST
 
 
 def _time_text(time: Time | None) -> str | None:

@@ -15,7 +15,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import replace
 
 from headway.contracts import Timestamp
-from headway.grants import CANCEL, DETAILS, LIST, OPERATE, SCOPES, WATCH, Grant, ListGrant
+from headway.grants import CANCEL, DETAILS, LIST, OPERATE, READ_ALL, SCOPES, WATCH, Grant, ListGrant
 from headway.labels import ALL_JOBS, JobFilter
 from headway.tokens import TokenSigner
 
@@ -32,7 +32,7 @@ MAX_BODY_BYTES = 4096
 MAX_TTL_S = 86_400
 DEFAULT_TTL_S = 3600
 DEFAULT_JOB_SCOPE = f"{WATCH} {CANCEL}"
-READER_SCOPE = frozenset({LIST, DETAILS})  # of the dashboard without actions, which every API key opens
+READER_SCOPE = frozenset(READ_ALL.split())
 
 
 class TokenRequest(Struct, frozen=True, forbid_unknown_fields=True):

@@ -323,6 +323,31 @@ async def test_api_key_is_read_from_a_file_or_the_environment(stack: Stack, tmp_
         assert (await headway(stack, *command, HEADWAY_API_KEY="the-key", **address)).code == 0
 
 
+async def test_any_api_key_reads_all_jobs(stack: Stack, tmp_path: Path) -> None:
+    """A key without a role lists jobs and kinds, and shows a job with its payload and its log; it sees no workers."""
+    keys = tmp_path / "api-keys"
+    keys.write_text("the-key\n")
+    link = Link.parse((await headway(stack, "submit", "countdown", "--payload", '{"steps": "many"}')).out)
+    await wait_until(lambda: has_ended(stack, link))
+    reads = (
+        ("show", str(link.id)),
+        ("logs", str(link.id), "--follow"),
+        ("jobs", "--failed"),
+        ("jobs", "--kind", "countdown", "--error-type", "InvalidPayload"),
+        ("kinds",),
+    )
+    locked = {"SUBMITTER_API_KEYS": str(keys), "SUBMITTER_OPEN": "", "DASHBOARD_OPEN": ""}
+    async with running_submitter(stack, **locked) as submitter:
+        env = {"HEADWAY_URL": submitter.url, "HEADWAY_API_KEY": "the-key"}
+        *completed, workers = await asyncio.gather(
+            *(headway(stack, *command, **env) for command in (*reads, ("workers",)))
+        )
+    assert [each.code for each in completed] == [0] * len(reads), completed
+    assert '{"steps": "many"}' in completed[0].out
+    assert workers.code == 1
+    assert "role `operate`" in workers.err
+
+
 async def test_demo_shows_every_outcome(tmp_path: Path) -> None:
     """`make demo` shows every outcome, survives the worker that it kills, exits with 0 and leaves no files."""
     process = await asyncio.create_subprocess_exec(

@@ -43,6 +43,6 @@ function signInForm(session, ...heading) {
     }
     button.ariaDisabled = "false";
   };
-  const help = h("p", { class: "soft" }, "With the role ", h("code", {}, "operate"), " you can act on jobs. With any other key, you can look.");
+  const help = h("p", { class: "soft" }, "With the role ", h("code", {}, "operate"), " you can act on jobs. With any other key, you can only look.");
   return h("form", { class: "sign-in", "aria-labelledby": "sign-in", submit }, ...heading, h("label", { for: "key" }, "API key"), field, problem, button, help);
 }

@@ -185,7 +185,7 @@ def test_a_row_is_one_line(width: int) -> None:
 
 
 async def test_everything_about_a_job_is_shown(services: Services, capsys: pytest.CaptureFixture[str]) -> None:
-    """By its id, with a token that the key permits; with `--json`, as one line."""
+    """By its id, with a token that every key may have; with `--json`, as one line."""
     job_id = uuid4()
     for options in ((), ("--json",)):
         services.requests.clear()
@@ -198,14 +198,14 @@ async def test_everything_about_a_job_is_shown(services: Services, capsys: pytes
         ]
         assert await headway("show", str(job_id), *options) == 0
         assert services.requests[2].headers["Authorization"] == f"Bearer {token_for(job_id)}"
-    assert json.loads(services.bodies[0]) == {"job": str(job_id), "scope": "watch details", "ttl_s": 3600}
+    assert json.loads(services.bodies[0]) == {"filter": {}, "scope": "list details", "ttl_s": 3600}
     *text, line = capsys.readouterr().out.splitlines()
     assert text[1] == f"  id         {job_id}"
     assert json.loads(line)["version"] == 1
 
 
 async def test_operators_see_details(services: Services, capsys: pytest.CaptureFixture[str]) -> None:
-    """They follow the snapshot; a key that may not see details shows the snapshot alone."""
+    """They follow the snapshot; a token that may not see details shows the snapshot alone."""
     job_id = uuid4()
     snapshot = respond_with(200, snapshot_json(job_id, 1))
     responses = [issued(token_for(job_id)), links(services, job_id), snapshot, links(services, job_id)]
@@ -217,7 +217,7 @@ async def test_operators_see_details(services: Services, capsys: pytest.CaptureF
     assert text[-4:] == ["  error      KeyError: 7", '  payload    {"pages": 1}', "", "T"]
     assert json.loads(line)["details"]["payload"] == {"pages": 1}
     refused = respond_with(403, {"code": "forbidden", "detail": "No."})
-    services.responses = [refused, *responses, refused]
+    services.responses = [*responses, refused]
     assert await headway("show", str(job_id)) == 0
     assert "payload" not in capsys.readouterr().out
 

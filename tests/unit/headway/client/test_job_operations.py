@@ -39,7 +39,7 @@ async def test_details_have_the_true_error(services: Services, client: Client) -
     }
     services.responses = [ISSUED, links(services, job_id), respond_with(200, body)]
     details = await client.details(job_id)
-    assert json.loads(services.bodies[0]) == {"job": str(job_id), "scope": "watch details", "ttl_s": 3600}
+    assert json.loads(services.bodies[0]) == {"filter": {}, "scope": "list details", "ttl_s": 3600}
     assert sent(services)[-1] == f"GET /live/jobs/{job_id}/details Bearer issued"
     assert details.labels.owner == "user:7"
     assert (bytes(details.payload), details.checkpoint) == (b'{"pages": 1.1}', NULL)
