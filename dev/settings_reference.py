@@ -34,7 +34,8 @@ GROUPS: dict[str, type[Settings]] = {
 }
 LOCAL = """\
 `make up` sets these variables, if you do not. It adds your `ALLOWED_ORIGINS` to its own. `.headway/env` has all its
-variables, those with secrets included. To use another folder than `.headway`, set `HEADWAY_DIR`."""
+variables, those with secrets included. Do not source it in a shell: its values are not quoted. To use another folder
+than `.headway`, set `HEADWAY_DIR`."""
 TYPE_NAMES: dict[Any, str] = {
     int: "integer",
     float: "number",
