@@ -34,6 +34,7 @@ function withSingleType(schema) {
 }
 
 const isFlat = ({ type, enum: values }) => ["string", "integer", "number", "boolean"].includes(type) || isChoice(values);
+const isListable = (items) => isFlat(items) && (items.type !== "boolean" || isChoice(items.enum)); // true and false are no lines
 const isChoice = (values) => Array.isArray(values) && values.every((value) => typeof value !== "object");
 
 /**
@@ -63,7 +64,7 @@ function fieldsOf(schema) {
     const items = field.type === "array" && !Array.isArray(field.items) ? resolve(field.items, schema).schema : null;
     return { name, schema: field, items, isNullable, isRequired: required.has(name) };
   });
-  return fields.every((field) => isFlat(field.schema) || (field.items && isFlat(field.items))) ? fields : null;
+  return fields.every((field) => isFlat(field.schema) || (field.items && isListable(field.items))) ? fields : null;
 }
 
 /** The form fields of a payload. */
