@@ -50,7 +50,7 @@ export default class KindsView {
   }
 
   #show(data, error) {
-    const lag = data && !data.complete ? "The index of jobs is being rebuilt; the numbers may be too small." : "";
+    const lag = data && !data.complete ? "Jobs may be missing in these numbers: the index is being repaired." : "";
     setText(this.#problem, error ? `The kinds cannot be shown now. ${error.message}` : lag);
     setAttribute(this.#table, "data-stale", Boolean(error));
     if (!data) return;

@@ -15,7 +15,7 @@ import { setText } from "/assets/text.js";
 
 const MAX_SKEW_MS = 300_000; // a computer whose clock is further from the server's would select other jobs
 const ANNOUNCE_MS = 10_000; // at least, between two announcements of new jobs
-const INCOMPLETE = "Some jobs may be missing: the server is rebuilding its index.";
+const INCOMPLETE = "Jobs may be missing: the index is being repaired.";
 
 export default class ListView {
   #app;
