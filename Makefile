@@ -28,7 +28,7 @@ demo: $(VENV)/.local $(AZURITE) ## Run a few jobs in a separate system and show 
 
 # Tests mostly wait: two cores keep four workers busy.
 test: browser $(VENV)/.test $(AZURITE) ## Run all tests; ARGS="..." is passed to pytest, BROWSER=none skips the browser tests
-	$(RUN) -m pytest --numprocesses=4 --dist=loadgroup --no-loadscope-reorder -m "not containers and not checkov$(if $(filter none,$(BROWSER)), and not browser)" $(ARGS)
+	$(RUN) -m pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder -m "not containers and not checkov$(if $(filter none,$(BROWSER)), and not browser)" $(ARGS)
 
 test-manifests: $(VENV)/.test $(VENV)-checkov/.installed ## Check the manifests against the code, their schemas and the rules of checkov
 	$(RUN) -m pytest tests/deploy -m "not containers" $(ARGS)

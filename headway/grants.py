@@ -50,9 +50,8 @@ class _Expiring(Struct, frozen=True, kw_only=True):
     def _common_claims(self, issued_at: Timestamp) -> dict[str, Any]:
         scope = " ".join(name for name in SCOPES if name in self.scope)
         claims = {"iat": issued_at / 1000, "exp": self.expires_at / 1000, "aud": AUDIENCE, "scope": scope}
-        if {OPERATE, DETAILS} & self.scope:
-            claims |= {name: value for name, value in (("by", self.by), ("key", self.key_id)) if value is not None}
-        return claims
+        key = {name: value for name, value in (("by", self.by), ("key", self.key_id)) if value is not None}
+        return claims | key if key and {OPERATE, DETAILS} & self.scope else claims
 
 
 class Grant(_Expiring, frozen=True, kw_only=True):

@@ -23,7 +23,6 @@ from tests.waiting import PATIENCE_S, free_ports, wait_until
 hypothesis.settings.register_profile("headway", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("headway")
 
-DASHBOARD = "dashboard"  # the fixture of a system that takes long to start
 # Those of twenty seconds and more, the longest first.
 NO_EXPIRY = -1  # the reply of PTTL; -2 for a key that has just expired
 SLOWEST_MODULES = (
@@ -37,6 +36,13 @@ SLOWEST_MODULES = (
     "test_add_to_your_app",
     "test_client",
     "test_show_progress_doc",
+    "test_dashboard_tasks",
+    "test_dashboard_list",
+    "test_dashboard_log",
+    "test_dashboard_actions",
+    "test_dashboard_session",
+    "test_fleet_views",
+    "test_job_view",
     "test_command_line_doc",
     "test_worker_failures",
     "test_silence",
@@ -70,12 +76,6 @@ def _clean_environment() -> Iterator[None]:
     os.environ.update(before)
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Run the tests of a module in one process, and all that need the system of the dashboard in the same one."""
-    shares_dashboard = DASHBOARD in getattr(item, "fixturenames", ())
-    item.add_marker(pytest.mark.xdist_group(DASHBOARD if shares_dashboard else str(item.path)))
-
-
 @pytest.hookimpl(trylast=True)  # after plugins that order the tests
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the slowest modules first and unit tests last, so that a parallel run does not end with a slow one alone."""
@@ -83,8 +83,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     unit_tests = Path(__file__).parent / "unit"
 
     def rank(item: pytest.Item) -> int:
-        if DASHBOARD in getattr(item, "fixturenames", ()):
-            return -1
         return len(ranks) + 1 if item.path.is_relative_to(unit_tests) else ranks.get(item.path.stem, len(ranks))
 
     items.sort(key=rank)

@@ -55,7 +55,10 @@ async def test_details_need_their_scope_and_a_matching_record(details: Details) 
     """A token of the job or a list token opens them."""
     details.jobs.put(1, status="failed", error=HIDDEN, error_type="KeyError")
     signer = details.replica.signer
-    for token in (details.replica.token(JOB, scope="watch details"), list_token(signer, "list details")):
+    for token in (
+        details.replica.token(JOB, scope=frozenset({"watch", "details"})),
+        list_token(signer, "list details"),
+    ):
         status, body = await details.get(token)
         assert (status, body["error"]["type"], body["labels"]) == (200, "KeyError", {"owner": "anna"})
     refused = [
@@ -63,7 +66,7 @@ async def test_details_need_their_scope_and_a_matching_record(details: Details) 
         (list_token(signer, "list watch"), JOB, (403, "forbidden")),
         (list_token(signer, "list details", owner="bert"), JOB, (403, "forbidden")),
         (list_token(signer, "list details"), job_id(2), (404, "unknown")),
-        (details.replica.token(job_id(2), scope="watch details"), job_id(2), (404, "unknown")),
+        (details.replica.token(job_id(2), scope=frozenset({"watch", "details"})), job_id(2), (404, "unknown")),
         (list_token(signer, "list details"), "2", (404, "not_found")),
         ("a.b.c", JOB, (401, "invalid_token")),
     ]
