@@ -5,6 +5,7 @@ import { ApiError } from "/assets/api.js";
 import { arrange, h, loadStyles, setAttribute } from "/assets/dom.js";
 import { ageText } from "/assets/format.js";
 import { JobFilter } from "/assets/job-filter.js";
+import { Refresh } from "/assets/refresh.js";
 import { urlOf } from "/assets/router.js";
 import { TableKeys } from "/assets/table-keys.js";
 import { setText } from "/assets/text.js";
@@ -21,8 +22,7 @@ export class FailureGroups {
   #note = h("p", { class: "soft", role: "status" }, "Loading…");
   #list = h("ul", { class: "failure-groups", "aria-label": "Groups of failures" });
   #keys;
-  #timer;
-  #turn = 0; // an answer to an earlier query is not shown
+  #refresh;
 
   /**
    * @param {object} app
@@ -37,14 +37,14 @@ export class FailureGroups {
     const again = { label: "Run all jobs of the group again", run: (key) => this.#groups.get(key).runAgain() };
     const keys = { Enter: { label: "Show the jobs of the group", run: (key) => this.#groups.get(key).title.click() } };
     this.#keys = new TableKeys(app.keyboard, this, app.session.canOperate ? { ...keys, r: again } : keys);
-    this.#timer = setInterval(() => document.hidden || this.#load(), POLL_MS);
-    this.update(query);
+    this.#query = query;
+    this.#refresh = new Refresh(() => this.#read(), (answer, error) => this.#show(answer, error), POLL_MS);
   }
 
   /** Show the groups for another query. */
   update(query) {
     this.#query = query;
-    this.#load();
+    this.#refresh.now();
   }
 
   /** The keys of the groups, in their order. */
@@ -64,20 +64,18 @@ export class FailureGroups {
 
   close() {
     this.#keys.close();
-    clearInterval(this.#timer);
-    this.#turn = NaN;
+    this.#refresh.close();
   }
 
-  async #load() {
-    const turn = ++this.#turn;
+  #read() {
     const { status, ...query } = new JobFilter(this.#query, this.#app.api.now()).fields; // all are failed
-    try {
-      const answer = await this.#app.api.live("/live/failures", query);
-      if (turn === this.#turn) this.#render(answer);
-    } catch (error) {
-      if (!(error instanceof ApiError)) throw error;
-      if (turn === this.#turn) setText(this.#note, `The failures could not be loaded. ${error.message}`);
-    }
+    return this.#app.api.live("/live/failures", query);
+  }
+
+  #show(answer, error) {
+    if (answer) return this.#render(answer);
+    if (!(error instanceof ApiError)) throw error;
+    setText(this.#note, `The failures could not be loaded. ${error.message}`);
   }
 
   #render({ now, groups, complete }) {
@@ -109,7 +107,7 @@ export class FailureGroups {
   async #runAgain({ kind, errorType }) {
     const { fields } = new JobFilter(this.#query, this.#app.api.now());
     await this.#actions.bulk("runAgain", { ...fields, status: ["failed"], kind, error_type: errorType });
-    await this.#load();
+    await this.#refresh.now();
   }
 }
 

@@ -5,16 +5,19 @@ const INTERVAL_MS = 5000;
 export class Refresh {
   #read;
   #show;
+  #intervalMs;
   #reads = 0; // only the answer to the last one counts
   #timer;
   #closing = new AbortController();
 
   /**
    * @param {() => Promise<object>} read
-   * @param {(data: ?object, error: ?Error) => void} show called with the data, or with why there is none now
+   * @param {(data: ?object, error: ?Error) => void} show called with the data, or with the reason why it is missing now
+   * @param {number} [intervalMs] between an answer and the next request
    */
-  constructor(read, show) {
+  constructor(read, show, intervalMs = INTERVAL_MS) {
     this.#read = read;
+    this.#intervalMs = intervalMs;
     this.#show = show;
     document.addEventListener("visibilitychange", () => this.now(), { signal: this.#closing.signal });
     this.now();
@@ -30,7 +33,7 @@ export class Refresh {
     try {
       this.#show(data, error);
     } finally {
-      this.#timer = setTimeout(() => this.now(), INTERVAL_MS);
+      this.#timer = setTimeout(() => this.now(), this.#intervalMs);
     }
   }
 
