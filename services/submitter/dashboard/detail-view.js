@@ -1,10 +1,9 @@
 /** The view of one job: how far it is, its attempts to scale, why it failed, what it logged, and what it was given. */
 
+import { JOB_ID } from "/assets/details.js";
 import { h, loadStyles } from "/assets/dom.js";
 import { JobPage } from "/assets/job-page.js";
 import { urlOf } from "/assets/router.js";
-
-const JOB_ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 await Promise.all(["detail-view.css", "progress-card.css", "json-tree.css"].map(loadStyles)); // so that nothing moves later
 

@@ -1,6 +1,7 @@
 /** The poison queue: jobs that have used up their attempts, why each one failed, and what to do about it. */
 
 import { JobActions } from "/assets/actions.js";
+import { JOB_ID, readDetails } from "/assets/details.js";
 import { arrange, h, loadStyles, setAttribute } from "/assets/dom.js";
 import { ageText } from "/assets/format.js";
 import { parseExactly } from "/assets/json.js";
@@ -8,7 +9,6 @@ import { Refresh } from "/assets/refresh.js";
 import { urlOf } from "/assets/router.js";
 import { setText } from "/assets/text.js";
 
-const JOB_ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 const UNREADABLE = "Unreadable message";
 const MAX_READS = 4; // of details at the same time
 const COLUMNS = ["Job", "Reason", "Payload", "Since", ""];
@@ -97,7 +97,7 @@ export default class PoisonView {
     this.#reasons.set(keyOf(job), null);
     this.#reading++;
     try {
-      const { error } = await this.#app.api.live(`/live/jobs/${job.id}/details`);
+      const { error } = await readDetails(this.#app.api, job.id);
       this.#reasons.set(keyOf(job), error ? `${error.type}: ${error.message}` : "It has run since, and its record has no error.");
     } catch (error) {
       if (error.status === 404) this.#reasons.set(keyOf(job), "Its record has expired.");
