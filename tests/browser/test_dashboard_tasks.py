@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -33,7 +34,7 @@ OBSCURED = """() => {
 }"""
 
 
-class Operator:
+class Operator(ABC):
     """A person before the first view. Each action is counted, and none loses the focus."""
 
     def __init__(self, page: Page, dashboard: Dashboard) -> None:
@@ -66,9 +67,9 @@ class Operator:
         await self.choose(self.page.get_by_role("link", name=name, exact=True))
         await self.see(self.page.get_by_role("heading", level=1, name=name))
 
+    @abstractmethod
     async def find(self, text: str) -> None:
         """Open the first result of the search."""
-        raise NotImplementedError
 
     async def send(self, field: Locator, text: str, button: Locator) -> None:
         """Fill the first field of a form, which has the focus, and send the form."""
@@ -77,17 +78,18 @@ class Operator:
         await self.page.keyboard.type(text)
         await self._use(button)
 
+    @abstractmethod
     async def scroll_down(self) -> None:
         """Scroll to the end of the page."""
-        raise NotImplementedError
 
     async def see(self, outcome: Locator) -> None:
         """Wait for the outcome of an action; something has the focus then."""
         await expect(outcome).to_be_visible()
         await expect(self.page.locator(":focus")).to_be_attached()
 
+    @abstractmethod
     async def _use(self, control: Locator) -> None:
-        raise NotImplementedError
+        """Press a button or follow a link."""
 
 
 class WithMouse(Operator):
