@@ -29,7 +29,7 @@ async def test_a_kind_is_run_by_its_form(page: Page, dashboard: Dashboard) -> No
     await row.get_by_role("link", name="Run report").click()
     form = page.get_by_role("form", name="Run report")
     await expect(form.get_by_label("title")).to_be_focused()
-    assert await row.get_attribute("data-selected") is not None
+    await expect(row).to_have_attribute("aria-current", "true")
     await form.get_by_role("button", name="Run").click()
     await expect(page).to_have_url(dashboard.url("/kinds/report"))  # the title is missing
     await form.get_by_label("title").fill("Year \u202e 2026")

@@ -1,6 +1,7 @@
 /** The kinds of jobs: how often each runs, how long it takes, how often it fails; and a form that runs one. */
 
-import { arrange, h, loadStyles, setAttribute } from "/assets/dom.js";
+import { h, setAttribute } from "/assets/dom.js";
+import { FleetTable } from "/assets/fleet-table.js";
 import { Refresh } from "/assets/refresh.js";
 import { urlOf } from "/assets/router.js";
 import { RunForm } from "/assets/run-form.js";
@@ -18,29 +19,30 @@ const percentFormat = new Intl.NumberFormat(undefined, { style: "percent", maxim
 export default class KindsView {
   #app;
   #refresh;
-  #rows = new Map(); // by kind
   #kinds = new Map(); // by name
   #form = null; // of the kind that the URL names
   #name = null;
-  #problem = h("p", { class: "problem", role: "status" });
-  #body = h("tbody");
-  #empty = h("div", { class: "empty", hidden: true }, h("p", {}, "No kind is known yet. A worker brings its kinds:"), h("pre", {}, "headway worker --jobs myapp.jobs"));
   #panel = h("div");
   #table;
 
   constructor(app) {
     this.#app = app;
-    loadStyles("fleet-view.css");
-    const heading = h("h1", { id: "kinds-title", tabindex: -1 }, "Kinds");
-    const head = h("tr", {}, ...COLUMNS.map((text, index) => (text ? h("th", { scope: "col", class: index > 1 ? "number" : null }, text) : h("td"))));
-    this.#table = h("table", { class: "fleet kinds-table", "aria-labelledby": "kinds-title", hidden: true }, h("thead", {}, head), this.#body);
-    this.element = h("section", { class: "fleet-view" }, heading, this.#problem, this.#panel, this.#empty, this.#table);
+    this.#table = new FleetTable({
+      title: "Kinds",
+      subject: "kinds",
+      columns: COLUMNS,
+      className: "kinds-table",
+      parts: [this.#panel],
+      empty: [h("p", {}, "No kind is known yet. A worker brings its kinds:"), h("pre", {}, "headway worker --jobs myapp.jobs")],
+      createRow: (name) => new KindRow(name, app.session.canOperate && !name.startsWith(RESERVED)),
+    });
+    this.element = this.#table.element;
     this.#refresh = new Refresh(() => app.api.live("/live/kinds"), (data, error) => this.#show(data, error));
   }
 
   update({ name }) {
     this.#name = name;
-    for (const [each, row] of this.#rows) row.select(each === name);
+    this.#table.mark(name);
     document.title = `${name ?? "Kinds"} · Headway`;
     this.#showForm();
   }
@@ -50,24 +52,11 @@ export default class KindsView {
   }
 
   #show(data, error) {
-    const lag = data && !data.complete ? "Jobs may be missing in these numbers: the index is being repaired." : "";
-    setText(this.#problem, error ? `The kinds cannot be shown now. ${error.message}` : lag);
-    setAttribute(this.#table, "data-stale", Boolean(error));
+    this.#table.showProblem(error, data?.complete === false ? "Jobs may be missing in these numbers: the index is being repaired." : "");
     if (!data) return;
     this.#kinds = new Map(data.kinds.map((kind) => [kind.kind, kind]));
-    arrange(this.#body, this.#kinds.keys(), (name) => this.#createRow(name));
-    for (const [name, kind] of this.#kinds) this.#rows.get(name).render(kind);
-    this.#table.hidden = !data.kinds.length;
-    this.#empty.hidden = data.kinds.length > 0;
+    this.#table.show(this.#kinds, (row, kind) => row.render(kind));
     this.#showForm();
-  }
-
-  #createRow(name) {
-    const canRun = this.#app.session.canOperate && !name.startsWith(RESERVED);
-    const row = new KindRow(name, canRun);
-    row.select(name === this.#name);
-    this.#rows.set(name, row);
-    return row.element;
   }
 
   /** Show the form of the kind in the URL once its schema is known; a form in use stays when the kinds are read again. */
@@ -102,11 +91,6 @@ class KindRow {
     setText(this.#link, name);
     this.#link.href = urlOf("jobs", { query: { kind: name } });
     this.element = h("tr", {}, h("th", { scope: "row" }, this.#link), ...cells);
-  }
-
-  /** Mark the row of the kind whose form is shown, or no longer. */
-  select(isSelected) {
-    setAttribute(this.element, "data-selected", isSelected);
   }
 
   render({ hours, rate_per_h: rate, duration_s: duration, failure_share: failed, workers }) {

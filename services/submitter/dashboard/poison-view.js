@@ -2,7 +2,8 @@
 
 import { JobActions } from "/assets/actions.js";
 import { JOB_ID, readDetails } from "/assets/details.js";
-import { arrange, h, loadStyles, setAttribute } from "/assets/dom.js";
+import { h } from "/assets/dom.js";
+import { FleetTable } from "/assets/fleet-table.js";
 import { ageText } from "/assets/format.js";
 import { parseExactly } from "/assets/json.js";
 import { Refresh } from "/assets/refresh.js";
@@ -11,32 +12,30 @@ import { setText } from "/assets/text.js";
 
 const UNREADABLE = "Unreadable message";
 const MAX_READS = 4; // of details at the same time
-const COLUMNS = ["Job", "Reason", "Payload", "Since", ""];
 
 export default class PoisonView {
   #app;
   #actions;
   #refresh;
-  #rows = new Map(); // by id
   #jobs = new Map(); // by id
   #reasons = new Map(); // by id and generation; null while one is read
   #reading = 0;
-  #problem = h("p", { class: "problem", role: "status" });
   #note = h("p", { class: "soft" });
-  #body = h("tbody");
-  #empty = h("p", { class: "empty", hidden: true }, "The poison queue is empty: no job has used up its attempts, or all have been dealt with.");
-  #heading = h("h1", { id: "poison-title", tabindex: -1 }, "Poison");
   #table;
 
   constructor(app) {
     this.#app = app;
     this.#actions = new JobActions(app);
-    loadStyles("fleet-view.css");
     document.title = "Poison queue · Headway";
-    const head = h("tr", {}, ...COLUMNS.map((text) => (text ? h("th", { scope: "col" }, text) : h("td"))));
-    this.#table = h("table", { class: "fleet poison-table", "aria-labelledby": "poison-title", hidden: true }, h("thead", {}, head), this.#body);
-    const about = h("p", { class: "soft" }, "Jobs that have used up their attempts wait here until they are run again or discarded.");
-    this.element = h("section", { class: "fleet-view" }, this.#heading, about, this.#problem, this.#note, this.#empty, this.#table);
+    this.#table = new FleetTable({
+      title: "Poison",
+      subject: "poison queue",
+      columns: ["Job", "Reason", "Payload", "Since", ""],
+      parts: [h("p", { class: "soft" }, "Jobs that have used up their attempts wait here until they are run again or discarded."), this.#note],
+      empty: [h("p", {}, "The poison queue is empty: no job has used up its attempts, or all have been dealt with.")],
+      createRow: (id) => new PoisonRow(id, (action) => this.#act(action, id)),
+    });
+    this.element = this.#table.element;
     this.#refresh = new Refresh(() => app.api.submitter("/poison", { parse: parsePage }), (data, error) => this.#show(data, error));
   }
 
@@ -47,37 +46,19 @@ export default class PoisonView {
   }
 
   #show(data, error) {
-    setText(this.#problem, error ? problemText(error) : "");
-    setAttribute(this.#table, "data-stale", Boolean(error));
+    this.#table.showProblem(error);
     if (!data) return;
     this.#jobs = new Map(data.jobs.map((job) => [job.id, job]));
-    const focused = this.#body.contains(document.activeElement);
-    arrange(this.#body, this.#jobs.keys(), (id) => this.#createRow(id));
-    this.#forget();
-    if (focused && !this.#body.contains(document.activeElement)) this.#heading.focus();
+    const keys = new Set(data.jobs.map(keyOf));
+    for (const [key, reason] of this.#reasons) if (reason !== null && !keys.has(key)) this.#reasons.delete(key);
     this.#render();
-    this.#table.hidden = !data.jobs.length;
-    this.#empty.hidden = data.jobs.length > 0;
     setText(this.#note, data.complete ? "" : "There may be more: the queue shows only those at its front.");
     this.#readReasons();
   }
 
-  /** Forget the rows and reasons of jobs that have left. */
-  #forget() {
-    const keys = new Set([...this.#jobs.values()].map(keyOf));
-    for (const id of this.#rows.keys()) if (!this.#jobs.has(id)) this.#rows.delete(id);
-    for (const [key, reason] of this.#reasons) if (reason !== null && !keys.has(key)) this.#reasons.delete(key);
-  }
-
   #render() {
     const now = this.#app.api.now();
-    for (const [id, job] of this.#jobs) this.#rows.get(id).render(job, job.problem ?? this.#reasons.get(keyOf(job)) ?? "", now);
-  }
-
-  #createRow(id) {
-    const row = new PoisonRow(id, (action) => this.#act(action, id));
-    this.#rows.set(id, row);
-    return row.element;
+    this.#table.show(this.#jobs, (row, job) => row.render(job, job.problem ?? this.#reasons.get(keyOf(job)) ?? "", now));
   }
 
   async #act(action, id) {
@@ -148,8 +129,4 @@ function parsePage(text) {
 
 function keyOf({ id, generation }) {
   return `${id} ${generation}`;
-}
-
-function problemText(error) {
-  return error.status === 403 ? "Only a key with the role operate shows the poison queue." : `The poison queue cannot be shown now. ${error.message}`;
 }

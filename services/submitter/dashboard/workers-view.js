@@ -1,6 +1,7 @@
 /** The workers: where each runs, what it can run, how busy it is, and when it was last heard. */
 
-import { arrange, h, loadStyles, setAttribute } from "/assets/dom.js";
+import { h, setAttribute } from "/assets/dom.js";
+import { FleetTable } from "/assets/fleet-table.js";
 import { ageText } from "/assets/format.js";
 import { Refresh } from "/assets/refresh.js";
 import { urlOf } from "/assets/router.js";
@@ -9,36 +10,32 @@ import { setText } from "/assets/text.js";
 const SILENT_MS = 12_000; // a worker posts itself every five seconds
 const FORGET_MS = 600_000; // after which a silent worker is no longer shown
 const MAX_KINDS = 6; // that are shown at once
-const COLUMNS = ["Worker", "Version", "Queue", "Kinds", "Busy", "Last heard"];
 
 export default class WorkersView {
-  #app;
   #refresh;
-  #rows = new Map(); // by the worker's id
   #workers = new Map(); // by id, with those that have become silent
   #wanted = null; // the id that the URL names, "" for none
   #shown = null; // its row, once the window has scrolled to it
-  #problem = h("p", { class: "problem", role: "status" });
   #summary = h("p", { class: "soft" });
-  #body = h("tbody");
-  #empty = h("div", { class: "empty", hidden: true }, h("p", {}, "No worker runs. Jobs wait until one does:"), h("pre", {}, "headway worker --jobs myapp.jobs"));
-  #table;
+  #table = new FleetTable({
+    title: "Workers",
+    subject: "workers",
+    columns: ["Worker", "Version", "Queue", "Kinds", "Busy", "Last heard"],
+    parts: [this.#summary],
+    empty: [h("p", {}, "No worker runs. Jobs wait until one does:"), h("pre", {}, "headway worker --jobs myapp.jobs")],
+    createRow: () => new WorkerRow(),
+  });
+  element = this.#table.element;
 
   constructor(app) {
-    this.#app = app;
-    loadStyles("fleet-view.css");
     document.title = "Workers · Headway";
-    const heading = h("h1", { id: "workers-title", tabindex: -1 }, "Workers");
-    const head = h("tr", {}, ...COLUMNS.map((text) => h("th", { scope: "col" }, text)));
-    this.#table = h("table", { class: "fleet", "aria-labelledby": "workers-title", hidden: true }, h("thead", {}, head), this.#body);
-    this.element = h("section", { class: "fleet-view" }, heading, this.#summary, this.#problem, this.#empty, this.#table);
     this.#refresh = new Refresh(() => app.api.live("/live/workers"), (data, error) => this.#show(data, error));
   }
 
   /** Mark the worker that the hash of the URL names. */
   update({ hash }) {
     this.#wanted = hash && decode(hash);
-    for (const [id, row] of this.#rows) row.mark(id === this.#wanted);
+    this.#table.mark(this.#wanted);
     this.#showWanted();
   }
 
@@ -47,44 +44,25 @@ export default class WorkersView {
   }
 
   #show(data, error) {
-    setText(this.#problem, error ? problemText(error) : "");
-    setAttribute(this.#table, "data-stale", Boolean(error));
+    this.#table.showProblem(error);
     if (!data) return;
     const now = Date.parse(data.now);
     for (const worker of data.workers) this.#workers.set(worker.id, worker);
     const listed = new Set(data.workers.map(({ id }) => id));
-    this.#forget(now, listed);
-    const workers = [...this.#workers.values()].sort((a, b) => listed.has(b.id) - listed.has(a.id) || a.id.localeCompare(b.id));
-    arrange(this.#body, workers.map(({ id }) => id), (id) => this.#createRow(id));
-    for (const worker of workers) this.#rows.get(worker.id).render(worker, now, listed.has(worker.id));
-    this.#table.hidden = !workers.length;
-    this.#empty.hidden = workers.length > 0;
-    const total = (name) => data.workers.reduce((sum, worker) => sum + worker[name], 0);
+    for (const [id, { seen_at: seen }] of this.#workers) if (!listed.has(id) && now - Date.parse(seen) > FORGET_MS) this.#workers.delete(id);
+    const sorted = [...this.#workers].sort(([a], [b]) => listed.has(b) - listed.has(a) || a.localeCompare(b));
+    this.#table.show(new Map(sorted), (row, worker) => row.render(worker, now, listed.has(worker.id)));
     this.#showWanted();
+    const total = (name) => data.workers.reduce((sum, worker) => sum + worker[name], 0);
     setText(this.#summary, `${total("running").toLocaleString()} of ${total("slots").toLocaleString()} slots busy on ${countText(listed.size)}`);
-  }
-
-  #createRow(id) {
-    const row = new WorkerRow();
-    row.mark(id === this.#wanted);
-    this.#rows.set(id, row);
-    return row.element;
   }
 
   /** Scroll to the worker that the URL names, once. */
   #showWanted() {
-    const row = this.#rows.get(this.#wanted);
+    const row = this.#table.rows.get(this.#wanted);
     if (!row || row === this.#shown) return;
     this.#shown = row;
     row.element.scrollIntoView({ block: "center" });
-  }
-
-  #forget(now, listed) {
-    for (const [id, { seen_at: seen }] of this.#workers) {
-      if (listed.has(id) || now - Date.parse(seen) <= FORGET_MS) continue;
-      this.#workers.delete(id);
-      this.#rows.delete(id);
-    }
   }
 }
 
@@ -97,11 +75,6 @@ class WorkerRow {
   #heard = h("td");
   #shownKinds = "";
   element = h("tr", {}, this.#name, this.#version, this.#queue, this.#kinds, this.#busy, this.#heard);
-
-  /** Mark the row that a link leads to, or no longer. */
-  mark(isWanted) {
-    setAttribute(this.element, "aria-current", isWanted ? "true" : null);
-  }
 
   render({ id, host, version, queue, kinds, slots, running, queue_depth: depth, seen_at: seen }, now, isListed) {
     const isSilent = !isListed || now - Date.parse(seen) > SILENT_MS;
@@ -139,8 +112,4 @@ function decode(text) {
   } catch {
     return text; // not encoded
   }
-}
-
-function problemText(error) {
-  return error.status === 403 ? "Only a key with the role operate shows the workers." : `The workers cannot be shown now. ${error.message}`;
 }
