@@ -57,11 +57,14 @@ class JobCounts(Struct, frozen=True, kw_only=True):
     """About how many jobs there are; None if the number is not known.
 
     Attributes:
+        waiting: jobs that wait for their first attempt or for another one.
+        retrying: those of them that wait for another attempt.
         queue: messages on the queue.
         oldest: when the job that waits longest for a worker was submitted.
     """
 
     waiting: int | None = None
+    retrying: int | None = None
     running: int | None = None
     failed_24h: int | None = None
     queue: int | None = None

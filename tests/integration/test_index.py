@@ -16,8 +16,8 @@ from structlog.testing import capture_logs
 from headway.contracts import ENDED, JobStatus, Timestamp
 from headway.labels import JobFilter, Labels
 from services.notifier.records.index import sweeper
-from services.notifier.records.index.entries import IndexedRecord
-from services.notifier.records.index.keys import HOUR_MS, hour_of
+from services.notifier.records.index.entries import IndexedRecord, shard_of
+from services.notifier.records.index.keys import HOUR_MS, WAITING, hour_of, index_key, member_of
 from services.notifier.records.index.oldest import read_oldest
 from services.notifier.records.index.query import JobQuery
 from services.notifier.records.index.reader import IndexReader, JobCounts, Page
@@ -354,14 +354,38 @@ async def test_counts_and_positions(world: IndexWorld) -> None:
     await world.sweep()
     reader = world.reader
     counts, other = await asyncio.gather(reader.about(), reader.about())
-    assert counts == JobCounts(waiting=21, running=3, failed_24h=2, oldest=Timestamp(world.now - 60))
+    assert counts == JobCounts(waiting=21, retrying=1, running=3, failed_24h=2, oldest=Timestamp(world.now - 60))
     assert counts is other  # concurrent requests share one count
     assert await reader.position(Timestamp(world.now - 5)) == (15, True)
     for job_id, job in list(world.records.items())[:20]:
         await world.write({job_id: replace(job, status="running")})
         world.replicas[1].writer.add(job_id)
     await world.replicas[1].writer.flush()
-    assert await world.reader.about() == JobCounts(waiting=1, running=23, failed_24h=2, oldest=counts.oldest)
+    assert await world.reader.about() == JobCounts(1, retrying=1, running=23, failed_24h=2, oldest=counts.oldest)
+
+
+async def test_sweeps_correct_the_number_of_retries(world: IndexWorld) -> None:
+    """An older replica, which knows no set of them, adds no job to it and removes none."""
+    started, failed = world.new_id(), world.new_id()
+    jobs = {started: record(world, 0, "retrying"), failed: record(world, 0, "running")}
+    await world.write(jobs)
+    await world.sweep()
+    assert await retries(world) == (1, [started])
+    await world.write({started: jobs[failed], failed: jobs[started]})
+    await world.sweep()
+    assert await retries(world) == (1, [failed])
+    key = index_key(WAITING[shard_of(member_of(failed))])
+    await world.execute([(key, ("ZREM", key, member_of(failed)))])  # by an older replica when the job has started
+    await world.expire_job(failed)
+    await world.sweep()
+    assert await retries(world) == (0, [])
+
+
+async def retries(world: IndexWorld) -> tuple[int, list[str]]:
+    """Return how many jobs wait for another attempt, and the ids of those that are listed."""
+    counts = await world.reader.about()
+    (page,) = await pages(world, JobQuery(statuses=frozenset({"retrying"})))
+    return counts.retrying, [job.id for job in page.jobs]
 
 
 async def test_the_oldest_job_is_one_that_waits_for_a_worker(world: IndexWorld) -> None:

@@ -29,8 +29,8 @@ class IndexChanges:
         for entry in entries:
             self._add(entry, member)
         names = {entry.name for entry in entries}
-        for name in (keys.WAITING[shard_of(member)], keys.RUNNING[shard_of(member)]):
-            if name not in names:
+        for shards in (keys.WAITING, keys.RETRYING, keys.RUNNING):
+            if (name := shards[shard_of(member)]) not in names:
                 self.remove(name, member)
         if record is not None and record.labels is not None:
             for name in list_names(record.labels):

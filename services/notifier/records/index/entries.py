@@ -45,6 +45,11 @@ class IndexedRecord(Struct, frozen=True):
 
 
 INDEXED_FIELDS = IndexedRecord.__struct_fields__
+ACTIVE_SETS: dict[JobStatus, tuple[Sequence[str], ...]] = {  # of the jobs that have not ended, each split into shards
+    "queued": (keys.WAITING,),
+    "retrying": (keys.WAITING, keys.RETRYING),
+    "running": (keys.RUNNING,),
+}
 
 
 class Entry(NamedTuple):
@@ -85,8 +90,7 @@ def entries_of(record: IndexedRecord | None, member: bytes) -> list[Entry]:
     labels = record.labels or NO_LABELS
     submitted = record.submitted_at
     names = [keys.kind_name(record.kind, submitted)]
-    if record.status not in ENDED:
-        names.append((keys.RUNNING if record.status == "running" else keys.WAITING)[shard_of(member)])
+    names += [shards[shard_of(member)] for shards in ACTIVE_SETS.get(record.status, ())]
     entries = [Entry(name, submitted) for name in [*names, *list_names(labels)]]
     if record.status in ENDED and record.finished_at is not None:
         entries.append(Entry(keys.ended_name(record.status, record.kind, record.finished_at), record.finished_at))

@@ -17,6 +17,7 @@ HOUR_MS = 3_600_000
 MEMBER_BYTES = 16  # of a UUID
 SHARDS = 16  # of the jobs that have not ended, by their ids
 WAITING = tuple(f"waiting:{shard}" for shard in range(SHARDS))
+RETRYING = tuple(f"retrying:{shard}" for shard in range(SHARDS))  # waiting jobs that have failed an attempt
 RUNNING = tuple(f"running:{shard}" for shard in range(SHARDS))
 KIND_HOURS = "hours:k"  # the directory of the sets by kind
 ENDED_HOURS = "hours:end"  # the directory of the sets by outcome

@@ -87,8 +87,10 @@ class PageRead:
         if list_name is not None and is_short:
             yield [list_name]
         elif query.statuses and not query.statuses & ENDED:
-            running = keys.RUNNING if "running" in query.statuses else ()
-            yield [*running, *(keys.WAITING if query.statuses - {"running"} else ())]
+            names = [*(keys.RUNNING if "running" in query.statuses else ())]
+            if waiting := query.statuses - {"running"}:
+                names += keys.RETRYING if waiting == {"retrying"} else keys.WAITING
+            yield names
         else:
             if list_name is not None and not query.by_end:
                 yield [list_name]  # has the newest; all kinds follow, because older jobs are no longer in the list

@@ -62,11 +62,14 @@ class JobCounts(Struct, frozen=True):
     """About how many jobs wait, run, and failed in the last 24 hours.
 
     Attributes:
+        waiting: those that wait for their first attempt or for another one.
+        retrying: those of them that wait for another one.
         queue: the length of the queue, None if it is unknown.
         oldest: when the job that waits longest was submitted, None if none waits that is due.
     """
 
     waiting: int
+    retrying: int
     running: int
     failed_24h: int
     queue: int | None = None
@@ -143,11 +146,12 @@ class IndexReader:
         since = float(self._store.clock.now() - DAY_MS)
         sets = HourlySets.of_ended_jobs(self._redis, ["failed"], None, lambda _name: None)
         failed = [name async for names in sets.segments(math.inf, since) for name in names]
-        waiting, running, failed_24h = [
-            sum(await self._count(names, float(lowest)))
-            for names, lowest in ((keys.WAITING, -math.inf), (keys.RUNNING, -math.inf), (failed, since))
+        waiting, retrying, running = [
+            sum(await self._count(names, -math.inf)) for names in (keys.WAITING, keys.RETRYING, keys.RUNNING)
         ]
-        return JobCounts(waiting, running, failed_24h, await self._queue_depth(), await self._oldest.get())
+        failed_24h = sum(await self._count(failed, since))
+        oldest = await self._oldest.get()
+        return JobCounts(waiting, retrying, running, failed_24h, await self._queue_depth(), oldest)
 
     async def position(self, submitted_at: Timestamp) -> JobPosition:
         """Return how many waiting jobs were submitted earlier than a job.

@@ -105,7 +105,7 @@ class IndexSweeper:
     async def _check_shards(self, rank: int) -> int:
         """Compare some jobs that have not ended with their records; return the rank at which to continue."""
         is_last = True
-        for name in (*keys.WAITING, *keys.RUNNING):
+        for name in (*keys.WAITING, *keys.RETRYING, *keys.RUNNING):
             members = await self._range(name, rank, JOBS_PER_SHARD)
             is_last &= len(members) < JOBS_PER_SHARD
             await self._writer.reindex([keys.job_id_of(one) for one in members if len(one) == keys.MEMBER_BYTES])

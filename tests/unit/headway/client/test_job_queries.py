@@ -74,12 +74,12 @@ def test_a_page_is_decoded() -> None:
     """Labels and errors are known only if the token has the scope `details`; unknown fields are ignored."""
     plain, detailed = snapshot_json(uuid4(), 3, "failed", name="October"), snapshot_json(uuid4(), 4)
     element = {"job": detailed, "labels": {"owner": "o", "tags": ["a"]}, "error_type": "ValueError", "new": 1}
-    about = {"waiting": 3, "running": 2, "failed_24h": 1, "queue": None}
+    about = {"waiting": 3, "retrying": 1, "running": 2, "failed_24h": 1, "queue": None}
     page = decode_page(
         encode({"now": NOW, "jobs": [plain, element], "next": "c", "complete": False, "about": about, "new": {}})
     )
     assert (page.now, page.next, page.complete) == (Timestamp.parse(NOW), "c", False)
-    assert page.about == JobCounts(waiting=3, running=2, failed_24h=1)
+    assert page.about == JobCounts(waiting=3, retrying=1, running=2, failed_24h=1)
     assert [str(job.id) for job in page.jobs] == [plain["id"], detailed["id"]]
     assert [(job.version, job.name, job.labels, job.error_type) for job in page.jobs] == [
         (3, "October", None, None),

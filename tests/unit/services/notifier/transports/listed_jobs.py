@@ -141,7 +141,7 @@ class Jobs:
 
     async def about(self) -> JobCounts:
         """Return counts."""
-        return JobCounts(waiting=1, running=2, failed_24h=3)
+        return JobCounts(waiting=1, retrying=0, running=2, failed_24h=3)
 
     async def position(self, submitted_at: Timestamp) -> JobPosition:
         """Return how many jobs were submitted earlier."""

@@ -22,7 +22,7 @@ from tests.unit.services.notifier.transports.notifier_parts import Replica
 from tests.unit.services.runtime.http_app import Client, serve
 from tests.waiting import wait_until
 
-ABOUT = {"waiting": 1, "running": 2, "failed_24h": 3, "queue": None, "oldest": None}
+ABOUT = {"waiting": 1, "retrying": 0, "running": 2, "failed_24h": 3, "queue": None, "oldest": None}
 
 
 class Lists:
