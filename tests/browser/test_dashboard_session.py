@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from playwright.async_api import BrowserContext, Page, Route, expect
 
+from headway.contracts import Timestamp
 from tests.browser.dashboard import inspect
 from tests.browser.dashboard_site import DashboardSite, run_dashboard_site
 from tests.waiting import free_ports, wait_until
@@ -84,10 +85,17 @@ async def test_sign_in_exchanges_the_key_for_a_token(page: Page, keyed: Dashboar
 
 async def test_key_without_the_role_reads_only(page: Page, keyed: DashboardSite) -> None:
     """Another key shows the dashboard, which says once that it is read-only, and asks for nothing that is refused."""
-    await open_signed_in(page, keyed, key="app")
+    await page.clock.install()
+    await page.goto(keyed.url)
+    await expect(page.get_by_label("API key")).to_be_focused()
+    await page.clock.pause_at(Timestamp.now() / 1000 + 10)
+    await sign_in(page, "app")
     await expect(page.locator(".account")).to_contain_text("(read-only)")
     await expect(page.locator(".notice")).to_contain_text("does not have the role operate")
+    await page.clock.run_for(1)
+    await expect(page.get_by_role("link", name="Retrying")).to_have_text("Retrying 3")
     await wait_until(lambda: "/live/kinds" in keyed.requests)
+    assert keyed.requests.count("/live/kinds") == 1  # for the frame and the list together
     assert {"/live/workers", "/poison"}.isdisjoint(keyed.requests)
 
 

@@ -101,24 +101,6 @@ async def test_odd_schemas_have_no_form(modules: Page) -> None:
 
 
 @pytest.mark.browser
-async def test_data_that_cannot_be_shown_is_read_again(modules: Page) -> None:
-    """After an error of the view, the next data may be shown."""
-    count = """async () => {
-      const { Refresh } = await import("/assets/refresh.js");
-      globalThis.shown = 0;
-      addEventListener("unhandledrejection", (event) => event.preventDefault());
-      new Refresh(async () => ({}), () => {
-        shown++;
-        throw new Error("The data is odd.");
-      });
-    }"""
-    await modules.evaluate(count)
-    for expected in (1, 2, 3):
-        assert await modules.evaluate("shown") == expected
-        await modules.clock.run_for(5000)
-
-
-@pytest.mark.browser
 async def test_names_cannot_turn_the_text_around_them(modules: Page) -> None:
     """A name in another direction neither leaves its quotation marks, nor is the text after it part of it."""
     titles = "import('/assets/actions.js').then((m) => m.titleOf({ name: 'a\\u2069\\u202eb\\u2066' }))"

@@ -3,12 +3,13 @@
  *
  * The page is the same for everyone; what it shows comes from the public API with the operator's token. A view is a
  * class with an `element`; `update(route)` is called with each route of the view, and `close()` at its end. `app` is what
- * the views share: `session`, `api`, `router`, `keyboard` and `notices`.
+ * the views share: `session`, `api`, `router`, `keyboard`, `notices` and, of one session, `data`.
  */
 
 import { Api } from "/assets/api.js";
 import { Keyboard } from "/assets/keyboard.js";
 import { Notices } from "/assets/notices.js";
+import { sharedData } from "/assets/overview.js";
 import { Router } from "/assets/router.js";
 import { Session } from "/assets/session.js";
 import { Shell } from "/assets/shell.js";
@@ -41,8 +42,10 @@ function onSession(event, reason) {
   if (shell && event === "expired") return withForm(({ askForKey }) => askForKey(app.session, reason));
   views.close();
   shell?.close();
-  shell = event === "opened" ? new Shell(app) : null;
-  if (!shell) return withForm(({ signInPage }) => show(signInPage(app.session)));
+  shell = null;
+  if (event !== "opened") return withForm(({ signInPage }) => show(signInPage(app.session)));
+  app.data = sharedData(app.api);
+  shell = new Shell(app);
   show(shell.element);
   views.open(shell.main);
   onRoute(app.router.route, "return");

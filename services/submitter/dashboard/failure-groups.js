@@ -22,7 +22,8 @@ export class FailureGroups {
   #note = h("p", { class: "soft", role: "status" }, "Loading…");
   #list = h("ul", { class: "failure-groups", "aria-label": "Groups of failures" });
   #keys;
-  #refresh;
+  #refresh = new Refresh(() => this.#read());
+  #unsubscribe;
 
   /**
    * @param {object} app
@@ -38,7 +39,7 @@ export class FailureGroups {
     const keys = { Enter: { label: "Show the jobs of the group", run: (key) => this.#groups.get(key).title.click() } };
     this.#keys = new TableKeys(app.keyboard, this, app.session.canOperate ? { ...keys, r: again } : keys);
     this.#query = query;
-    this.#refresh = new Refresh(() => this.#read(), (answer, error) => this.#show(answer, error), POLL_MS);
+    this.#unsubscribe = this.#refresh.subscribe((answer, error) => this.#show(answer, error), POLL_MS);
   }
 
   /** Show the groups for another query. */
@@ -64,7 +65,7 @@ export class FailureGroups {
 
   close() {
     this.#keys.close();
-    this.#refresh.close();
+    this.#unsubscribe();
   }
 
   #read() {
@@ -73,7 +74,7 @@ export class FailureGroups {
   }
 
   #show(answer, error) {
-    if (answer) return this.#render(answer);
+    if (!error) return this.#render(answer);
     if (!(error instanceof ApiError)) throw error;
     setText(this.#note, `The failures could not be loaded. ${error.message}`);
   }

@@ -1,44 +1,49 @@
 /** The numbers around the list: how many jobs have which status, and how many ended in each of the last 24 hours. */
 
-const POLL_MS = 5000;
 const HOUR_STATUSES = ["succeeded", "failed", "cancelled"];
 
 export class JobCounts {
-  /** The numbers of all jobs, null before they are known. */
-  about = null;
-  /** The statistics of all kinds, null before they are known. */
-  kinds = null;
-  /** False while the server says that jobs may be missing. */
-  complete = true;
-  /** Whether the server has any job; null before that is known. */
-  hasJobs = null;
   /** How often the numbers were read. */
   version = 0;
-  #api;
-  #onChange;
-  #timer;
-  #turn = 0; // an answer to an earlier request is not used
-  #isClosed = false;
+  #data;
+  #unsubscribe;
 
   /**
-   * @param {import("./api.js").Api} api
+   * @param {object} data what the page shares: of it, the jobs and the kinds
    * @param {() => void} onChange called when the numbers may have changed
    */
-  constructor(api, onChange) {
-    this.#api = api;
-    this.#onChange = onChange;
-    document.addEventListener("visibilitychange", this);
-    this.#poll();
-  }
-
-  handleEvent() {
-    if (!document.hidden) this.#poll();
+  constructor(data, onChange) {
+    this.#data = data;
+    const onAnswer = () => {
+      this.version++;
+      onChange();
+    };
+    this.#unsubscribe = [data.jobs, data.kinds].map((each) => each.subscribe(onAnswer));
   }
 
   close() {
-    this.#isClosed = true;
-    clearTimeout(this.#timer);
-    document.removeEventListener("visibilitychange", this);
+    for (const unsubscribe of this.#unsubscribe) unsubscribe();
+  }
+
+  /** The numbers of all jobs, null before they are known. */
+  get about() {
+    return this.#data.jobs.data?.about ?? null;
+  }
+
+  /** The statistics of all kinds, null before they are known. */
+  get kinds() {
+    return this.#data.kinds.data?.kinds ?? null;
+  }
+
+  /** False while the server says that jobs may be missing. */
+  get complete() {
+    return this.#data.jobs.data?.complete ?? true;
+  }
+
+  /** Whether the server has any job; null before that is known. */
+  get hasJobs() {
+    const { data } = this.#data.jobs;
+    return data && (data.jobs.length > 0 || data.about.waiting > 0 || data.about.running > 0);
   }
 
   /** Whether no worker runs. A worker of version 0.1 is not in the statistics, but its jobs run. */
@@ -82,24 +87,5 @@ export class JobCounts {
     const range = filter.get("range") || "all";
     if (filter.kind || range !== "all") return null;
     return { queued: retrying === undefined ? waiting : Math.max(0, waiting - retrying), running, retrying }[status] ?? null;
-  }
-
-  async #poll() {
-    clearTimeout(this.#timer);
-    if (document.hidden || this.#isClosed) return;
-    const turn = ++this.#turn;
-    const [jobs, kinds] = await Promise.allSettled([this.#api.live("/live/jobs", { limit: 1 }), this.#api.live("/live/kinds")]);
-    if (this.#isClosed || turn !== this.#turn) return;
-    if (jobs.status === "fulfilled") this.#setJobs(jobs.value);
-    if (kinds.status === "fulfilled") this.kinds = kinds.value.kinds;
-    this.version++;
-    this.#timer = setTimeout(() => this.#poll(), POLL_MS);
-    this.#onChange();
-  }
-
-  #setJobs({ about, complete, jobs }) {
-    this.about = about;
-    this.complete = complete;
-    this.hasJobs = jobs.length > 0 || about.waiting > 0 || about.running > 0;
   }
 }

@@ -2,7 +2,6 @@
 
 import { h, setAttribute } from "/assets/dom.js";
 import { FleetTable } from "/assets/fleet-table.js";
-import { Refresh } from "/assets/refresh.js";
 import { urlOf } from "/assets/router.js";
 import { RunForm } from "/assets/run-form.js";
 import { sparkline } from "/assets/sparkline.js";
@@ -18,7 +17,7 @@ const percentFormat = new Intl.NumberFormat(undefined, { style: "percent", maxim
 
 export default class KindsView {
   #app;
-  #refresh;
+  #unsubscribe;
   #kinds = new Map(); // by name
   #form = null; // of the kind that the URL names
   #name = null;
@@ -37,7 +36,7 @@ export default class KindsView {
       createRow: (name) => new KindRow(name, app.session.canOperate && !name.startsWith(RESERVED)),
     });
     this.element = this.#table.element;
-    this.#refresh = new Refresh(() => app.api.live("/live/kinds"), (data, error) => this.#show(data, error));
+    this.#unsubscribe = app.data.kinds.subscribe((data, error) => this.#show(data, error));
   }
 
   update({ name }) {
@@ -48,7 +47,7 @@ export default class KindsView {
   }
 
   close() {
-    this.#refresh.close();
+    this.#unsubscribe();
   }
 
   #show(data, error) {

@@ -46,7 +46,7 @@ export default class ListView {
 
   constructor(app) {
     this.#app = app;
-    this.#counts = new JobCounts(app.api, () => this.#onCounts());
+    this.#counts = new JobCounts(app.data, () => this.#onCounts());
     this.#list = new LiveJobs(app, () => this.#render());
     this.#actions = new RowActions(app, this.#list.table, () => this.#matching());
     this.#filters = new Filters(app, this.#counts);

@@ -6,7 +6,6 @@ import { h } from "/assets/dom.js";
 import { FleetTable } from "/assets/fleet-table.js";
 import { ageText } from "/assets/format.js";
 import { parseExactly } from "/assets/json.js";
-import { Refresh } from "/assets/refresh.js";
 import { urlOf } from "/assets/router.js";
 import { setText } from "/assets/text.js";
 
@@ -16,7 +15,7 @@ const MAX_READS = 4; // of details at the same time
 export default class PoisonView {
   #app;
   #actions;
-  #refresh;
+  #unsubscribe;
   #jobs = new Map(); // by id
   #reasons = new Map(); // by id and generation; null while one is read
   #reading = 0;
@@ -36,20 +35,21 @@ export default class PoisonView {
       createRow: (id) => new PoisonRow(id, (action) => this.#act(action, id)),
     });
     this.element = this.#table.element;
-    this.#refresh = new Refresh(() => app.api.submitter("/poison", { parse: parsePage }), (data, error) => this.#show(data, error));
+    this.#unsubscribe = app.data.poison.subscribe((data, error) => this.#show(data, error));
   }
 
   update() {}
 
   close() {
-    this.#refresh.close();
+    this.#unsubscribe();
   }
 
   #show(data, error) {
     this.#table.showProblem(error);
     if (!data) return;
-    this.#jobs = new Map(data.jobs.map((job) => [job.id, job]));
-    const keys = new Set(data.jobs.map(keyOf));
+    const jobs = parseJobs(data.text);
+    this.#jobs = new Map(jobs.map((job) => [job.id, job]));
+    const keys = new Set(jobs.map(keyOf));
     for (const [key, reason] of this.#reasons) if (reason !== null && !keys.has(key)) this.#reasons.delete(key);
     this.#render();
     setText(this.#note, data.complete ? "" : "There may be more: the queue shows only those at its front.");
@@ -63,7 +63,7 @@ export default class PoisonView {
 
   async #act(action, id) {
     const { kind, ...job } = this.#jobs.get(id);
-    if (await this.#actions[action]({ ...job, kind: kind ?? UNREADABLE })) this.#refresh.now();
+    if (await this.#actions[action]({ ...job, kind: kind ?? UNREADABLE })) this.#app.data.poison.now();
   }
 
   /** Read why the jobs failed, a few at a time, and each once. */
@@ -75,16 +75,13 @@ export default class PoisonView {
   }
 
   async #readReason(job) {
-    this.#reasons.set(keyOf(job), null);
+    const key = keyOf(job);
+    this.#reasons.set(key, null);
     this.#reading++;
-    try {
-      const { error } = await readDetails(this.#app.api, job.id);
-      this.#reasons.set(keyOf(job), error ? `${error.type}: ${error.message}` : "It has run since, and its record has no error.");
-    } catch (error) {
-      if (error.status === 404) this.#reasons.set(keyOf(job), "Its record has expired.");
-      else this.#reasons.delete(keyOf(job)); // it is read again with the next refresh
-    }
+    const reason = await readDetails(this.#app.api, job.id).then(reasonText, ({ status }) => (status === 404 ? "Its record has expired." : null));
     this.#reading--;
+    if (reason === null) return this.#reasons.delete(key); // it is read again with the next refresh
+    this.#reasons.set(key, reason);
     this.#render();
     this.#readReasons();
   }
@@ -119,12 +116,14 @@ class PoisonRow {
   }
 }
 
-/** Parse the answer; payloads stay JSON texts, in which numbers are as they were written. */
-function parsePage(text) {
+/** Parse the jobs of an answer; payloads stay JSON texts, in which numbers are as they were written. */
+function parseJobs(text) {
   const { value, stringify } = parseExactly(text);
-  const payloads = value.jobs.map(({ payload }) => stringify(payload));
-  const page = JSON.parse(text);
-  return { ...page, jobs: page.jobs.map((job, index) => ({ ...job, payload: payloads[index] })) };
+  return JSON.parse(text).jobs.map((job, index) => ({ ...job, payload: stringify(value.jobs[index].payload) }));
+}
+
+function reasonText({ error }) {
+  return error ? `${error.type}: ${error.message}` : "It has run since, and its record has no error.";
 }
 
 function keyOf({ id, generation }) {

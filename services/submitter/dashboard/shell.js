@@ -104,7 +104,7 @@ export class Shell {
   }
 
   #render() {
-    for (const [view, { count }] of Object.entries(this.#links)) setText(count, countText(this.#overview.counts[view]));
+    for (const [view, { count }] of Object.entries(this.#links)) setText(count, countText(this.#overview.count(view)));
     const facts = this.#overview.facts();
     facts.forEach((text, index) => {
       const line = this.#facts.children[index] ?? this.#facts.appendChild(h("p"));

@@ -3,7 +3,6 @@
 import { h, setAttribute } from "/assets/dom.js";
 import { FleetTable } from "/assets/fleet-table.js";
 import { ageText } from "/assets/format.js";
-import { Refresh } from "/assets/refresh.js";
 import { urlOf } from "/assets/router.js";
 import { setText } from "/assets/text.js";
 
@@ -12,7 +11,7 @@ const FORGET_MS = 600_000; // after which a silent worker is no longer shown
 const MAX_KINDS = 6; // that are shown at once
 
 export default class WorkersView {
-  #refresh;
+  #unsubscribe;
   #workers = new Map(); // by id, with those that have become silent
   #wanted = null; // the id that the URL names, "" for none
   #shown = null; // its row, once the window has scrolled to it
@@ -29,7 +28,7 @@ export default class WorkersView {
 
   constructor(app) {
     document.title = "Workers · Headway";
-    this.#refresh = new Refresh(() => app.api.live("/live/workers"), (data, error) => this.#show(data, error));
+    this.#unsubscribe = app.data.workers.subscribe((data, error) => this.#show(data, error));
   }
 
   /** Mark the worker that the hash of the URL names. */
@@ -40,7 +39,7 @@ export default class WorkersView {
   }
 
   close() {
-    this.#refresh.close();
+    this.#unsubscribe();
   }
 
   #show(data, error) {
