@@ -120,7 +120,7 @@ export class HeadwayJob extends Base {
     const onConnection = (state) => this.#onConnection(state);
     const onError = (error) => this.#onError(error);
     this.#watch = watchJob({ url, token, onConnection, onError }, (snapshot) => this.#onSnapshot(snapshot));
-    this.#position = new QueuePosition(url, token, () => this.#render());
+    this.#position = new QueuePosition(url, () => token, () => this.#render());
   }
 
   #stop() {

@@ -7,9 +7,8 @@
 
 import { ServerClock } from "./server-clock.js";
 import { openConnection } from "./shared-connection.js";
+import { TOKEN_REJECTIONS } from "./token.js";
 import { call, WatchedJob, WatchedList } from "./watched.js";
-
-const TOKEN_REJECTIONS = new Set(["invalid_token", "token_expired"]);
 
 const registries = new Map(); // by the notifier's URL
 
@@ -84,7 +83,7 @@ class JobRegistry {
   }
 
   /**
-   * Add a watch and return what it watches.
+   * Add a watch, or let it go on with another token; return what it watches.
    *
    * @param {object} request
    * @param {string} request.id of the job or the list
@@ -99,7 +98,9 @@ class JobRegistry {
     const { id, list } = request;
     const watched = this.#watched.get(id) ?? new (list ? WatchedList : WatchedJob)(id);
     this.#watched.set(id, watched);
+    const isNew = !watched.watches.has(watch);
     if (watched.add(watch, request)) this.#connection.subscribe([watched]);
+    if (!isNew) return watched;
     queueMicrotask(() => {
       call(watch, "onConnection", this.#state, this.#detail);
       watched.sendCurrent(watch);

@@ -10,20 +10,20 @@ const INTERVAL_MS = 10_000;
 
 export class QueuePosition {
   #url;
-  #token;
+  #getToken;
   #onAnswer;
   #dueAt = null; // of the next request, on the monotonic clock; null while the job does not wait
   #answer = null;
-  #isRefused = false; // by a server that knows no positions, or not this token
+  #refused = null; // the token, by a server that does not accept it, or knows no positions
 
   /**
    * @param {string} url the notifier's public base URL
-   * @param {string} token a watch token
+   * @param {() => ?string} getToken returns the watch token; without one, nothing is requested
    * @param {() => void} onAnswer called after each request
    */
-  constructor(url, token, onAnswer) {
+  constructor(url, getToken, onAnswer) {
     this.#url = new URL(url, document.baseURI).href.replace(/\/*$/, "");
-    this.#token = token;
+    this.#getToken = getToken;
     this.#onAnswer = onAnswer;
   }
 
@@ -39,16 +39,17 @@ export class QueuePosition {
       return null;
     }
     this.#dueAt ??= performance.now() + FIRST_DELAY_MS;
-    if (!this.#isRefused && performance.now() >= this.#dueAt) this.#request(id);
+    const token = this.#getToken();
+    if (token && token !== this.#refused && performance.now() >= this.#dueAt) this.#request(id, token);
     return this.#answer;
   }
 
-  async #request(id) {
+  async #request(id, token) {
     this.#dueAt = performance.now() + INTERVAL_MS;
-    const options = { headers: { Authorization: `Bearer ${this.#token}` }, cache: "no-store" };
+    const options = { headers: { Authorization: `Bearer ${token}` }, cache: "no-store" };
     try {
       const response = await fetch(`${this.#url}/live/jobs/${id}/position`, options);
-      this.#isRefused = [401, 403, 404].includes(response.status);
+      this.#refused = [401, 403, 404].includes(response.status) ? token : null;
       this.#answer = response.ok ? await response.json() : null;
     } catch {
       this.#answer = null; // the state of the connection explains it

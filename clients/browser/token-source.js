@@ -1,4 +1,4 @@
-/** Where the token of a list comes from: a string, or a function of the page that is called whenever one is needed. */
+/** Where the token of a watch comes from: a string, or a function of the page that is called whenever one is needed. */
 
 import { retryDelayMs } from "./backoff.js";
 import { readClaims } from "./token.js";
@@ -6,10 +6,8 @@ import { readClaims } from "./token.js";
 const RENEW_BEFORE_MS = 60_000; // before a token expires
 const MIN_LIFETIME_MS = 10_000; // of a token, whose end by the user's clock may be past
 const MAX_TIMER_MS = 2 ** 31 - 1;
-const MAX_TOKEN_LENGTH = 4096; // the server's limit
 const MAX_HIDDEN_FAILURES = 1; // after which no token is requested while the page is hidden
-const NO_TOKEN = { code: "no_token", message: "The list cannot be loaded; you may have to log in again." };
-const NOT_A_LIST = { code: "invalid_token", message: "This is not the token of a list." };
+const NO_TOKEN = { code: "no_token", message: "No access at the moment; you may have to log in again." };
 
 export class TokenSource {
   #source;
@@ -22,9 +20,10 @@ export class TokenSource {
 
   /**
    * @param {string | (() => string | Promise<string>)} source
-   * @param {(token: string) => void} onToken called with each token of a list
-   * @param {(error: {code: string, message: string, cause?: Error}) => void} onError called when there is none; a function
-   *   is called again later
+   * @param {(token: string) => ?{code: string, message: string}} onToken called with each token; returns an error if the
+   *   token does not fit
+   * @param {(error: {code: string, message: string, cause?: Error}) => void} onError called when there is none that fits;
+   *   a function is called again later
    */
   constructor(source, onToken, onError) {
     this.#onToken = onToken;
@@ -45,12 +44,13 @@ export class TokenSource {
     this.#schedule(0);
   }
 
-  /** Get another token, because the server refuses the last one. */
+  /** Get another token, because the server refuses the last one; return how often that was necessary in a row. */
   retry() {
     this.#schedule(retryDelayMs(this.#failures++));
+    return this.#failures;
   }
 
-  /** Called when the server has accepted the last token, which expires at this time by the server's clock. */
+  /** Called when the server accepts the last token, which expires at this time by the server's clock. */
   onAccepted(token, now) {
     this.#failures = 0;
     if (!this.isRenewable) return;
@@ -72,14 +72,15 @@ export class TokenSource {
   async #get() {
     if (document.hidden && this.#failures > MAX_HIDDEN_FAILURES) return; // until the page is visible
     const request = ++this.#requests;
-    let [token, error] = [null, NOT_A_LIST];
+    let token, error;
     try {
       token = this.isRenewable ? await this.#source() : this.#source;
     } catch (cause) {
       error = { ...NO_TOKEN, cause };
     }
     if (request !== this.#requests) return;
-    if (readClaims(token)?.filter && token.length <= MAX_TOKEN_LENGTH) return this.#onToken(token);
+    error ??= this.#onToken(token);
+    if (!error) return;
     this.#onError(error);
     if (this.isRenewable) this.retry();
   }

@@ -1,5 +1,10 @@
 /** The claims of a token. They are read without verification: only the server checks the signature. */
 
+/** The codes of errors for which another token may help. */
+export const TOKEN_REJECTIONS = new Set(["invalid_token", "token_expired"]);
+
+const MAX_LENGTH = 4096; // the server's limit
+
 /**
  * Return the claims of a token, or null if it opens neither a job nor a list.
  *
@@ -11,7 +16,7 @@ export function readClaims(token) {
   try {
     const [, payload] = token.split(".");
     const claims = JSON.parse(atob(payload.replaceAll("-", "+").replaceAll("_", "/")));
-    return claims?.sub || claims?.filter ? claims : null;
+    return token.length <= MAX_LENGTH && (claims?.sub || claims?.filter) ? claims : null;
   } catch {
     return null;
   }

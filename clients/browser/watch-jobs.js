@@ -11,15 +11,15 @@ import { registryFor } from "./job-registry.js";
 import { liveUrl } from "./live-url.js";
 import { Poller } from "./poller.js";
 import { RowWatches } from "./row-watches.js";
-import { mayCancel, readClaims } from "./token.js";
+import { mayCancel, readClaims, TOKEN_REJECTIONS } from "./token.js";
 import { TokenSource } from "./token-source.js";
 import { call } from "./watched.js";
 
 const CHANGE_DELAY_MS = 50; // changes in quick succession are one call
 const WATCH_DELAY_MS = 250; // rows that are scrolled past are not watched
-const TOKEN_REJECTIONS = new Set(["invalid_token", "token_expired"]);
 const REJECTIONS = new Set([...TOKEN_REJECTIONS, "forbidden", "invalid"]); // the same request would be refused again
 const SILENT = new Set(["unavailable", "too_many_lists"]); // the list is polled
+const NOT_A_LIST = { code: "invalid_token", message: "This is not the token of a list." };
 
 /**
  * Watch a list of jobs until `close()`. No callback is called before this function returns, nor after `close()`.
@@ -136,9 +136,14 @@ class WatchedJobs {
     this.#unsubscribe();
   }
 
-  /** Subscribe before the earlier subscription ends, so that the connection stays open. */
+  /**
+   * Subscribe before the earlier subscription ends, so that the connection stays open; return an error if the token is not
+   * that of a list.
+   */
   #subscribe(token) {
-    const isOtherScope = this.#enterScope(JSON.stringify(readClaims(token).filter));
+    const { filter } = readClaims(token) ?? {};
+    if (!filter) return NOT_A_LIST;
+    const isOtherScope = this.#enterScope(JSON.stringify(filter));
     const { list } = this.#request;
     this.#request = { id: listId(token, list), token, list };
     const watch = {
@@ -156,6 +161,7 @@ class WatchedJobs {
     this.#rows = new RowWatches(registry, token, (id, error) => this.#onRowError(id, error));
     this.#set({ error: null });
     if (isOtherScope) this.#deliver(); // that the other jobs are gone, before the list is loaded again
+    return null;
   }
 
   /** Forget the jobs if a token selects others than the one before, for example those of another user. */

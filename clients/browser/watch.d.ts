@@ -109,6 +109,7 @@ export interface ConnectionDetail {
 export type ErrorCode =
   | "invalid_token"
   | "token_expired"
+  | "no_token"
   | "origin_not_allowed"
   | "refused"
   | "unknown"
@@ -121,7 +122,7 @@ export type ErrorCode =
 export interface WatchError {
   readonly code: ErrorCode;
   readonly message: string;
-  /** What the page's own function for the token of a list has thrown. */
+  /** What the page's own function for the token has thrown. */
   readonly cause?: unknown;
 }
 
@@ -142,8 +143,11 @@ export interface LogPiece {
 export interface WatchOptions {
   /** The notifier's public URL. */
   url: string;
-  /** The job's watch token, or the token of a list that the job is on. */
-  token: string;
+  /**
+   * The job's watch token, or the token of a list that the job is on. Or a function that returns one: it is called at the
+   * start, before the token expires, and when the server refuses it.
+   */
+  token: string | (() => string | Promise<string>);
   /** The job's id; needed with the token of a list. */
   jobId?: string;
   /**
@@ -155,12 +159,15 @@ export interface WatchOptions {
   onLog?: (piece: LogPiece) => void;
   /** Called when the state of the connection changes. */
   onConnection?: (state: ConnectionState, detail?: ConnectionDetail) => void;
-  /** Called when the job cannot be watched or cancelled, or does not show its log. */
+  /**
+   * Called when the job cannot be watched or cancelled, or does not show its log. With a function for the token, the first
+   * refusal of a token is no error, and `no_token` means that the function has failed; it is called again later.
+   */
   onError?: (error: WatchError) => void;
 }
 
 export interface Watch {
-  /** The job's id; null if the token is not a watch token. */
+  /** The job's id; null while there is no watch token. */
   readonly id: string | null;
   /** Return the server's time in milliseconds since the epoch. */
   now(): number;

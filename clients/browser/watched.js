@@ -1,9 +1,9 @@
 /** What a page watches at a notifier, jobs and lists of jobs, each with the watches that share it. */
 
 import { JobLog, partAfter } from "./job-log.js";
-import { isBetterToken, mayCancel, readClaims } from "./token.js";
+import { isBetterToken, mayCancel, readClaims, TOKEN_REJECTIONS } from "./token.js";
 
-const REJECTIONS = new Set(["invalid_token", "token_expired", "too_many_watches"]); // the server does not watch the job
+const REJECTIONS = new Set([...TOKEN_REJECTIONS, "too_many_watches"]); // the server does not watch the job
 
 /** Something that is watched, and the watches that share it. */
 class Watched {
@@ -36,6 +36,7 @@ export class WatchedJob extends Watched {
   logError = null; // why the log is not shown, since the job was requested
   confirmed = 0; // the server's time until which the snapshot is known to have been current
   error = null; // the last one since the job was requested
+  wasRejected = false; // and there was no snapshot since then
   cancelling = false; // requested here, and not confirmed by a snapshot yet
   dropped = false; // not requested any more until there is another token
 
@@ -73,12 +74,12 @@ export class WatchedJob extends Watched {
     return { id, token, cancelToken, snapshot, cancelling, log: this.#logOffset };
   }
 
-  /** Add a watch; return whether the job must be requested, with another token or with the log. */
+  /** Add a watch, or give it another token; return whether the job must be requested, with another token or with the log. */
   add(watch, { token, cancelToken = token, snapshot, log }) {
-    const isLogNew = this.#addLog(watch, log);
+    const isLogNew = !this.watches.has(watch) && this.#addLog(watch, log);
     this.watches.add(Object.assign(watch, { tokens: [token, cancelToken] }));
     for (const each of watch.tokens) this.rejectedTokens.delete(each);
-    if (snapshot) this.applySnapshot(snapshot);
+    if (snapshot && !this.wasRejected) this.applySnapshot(snapshot);
     const best = this.token && !this.error ? this.#best([this.token, ...this.#tokens]) : token;
     if (best === this.token && !this.error) return isLogNew;
     this.token = best;
@@ -126,11 +127,15 @@ export class WatchedJob extends Watched {
     return tokens.reduce((best, token) => (isBetterToken(token, best, scope) ? token : best));
   }
 
-  /** Clear the error and return the message that subscribes to the job. A list's token does not name the job. */
+  /**
+   * Clear the error and return the message that subscribes to the job. A list's token does not name the job. After a
+   * rejection, the server shall answer with a snapshot even if there is no newer one.
+   */
   subscribeMessage() {
     this.error = this.logError = null;
     const jobId = readClaims(this.token).sub ? undefined : this.id;
-    return { watch: this.token, version: this.snapshot?.version, job_id: jobId, log: this.#logOffset };
+    const version = this.wasRejected ? undefined : this.snapshot?.version;
+    return { watch: this.token, version, job_id: jobId, log: this.#logOffset };
   }
 
   unsubscribeMessage() {
@@ -139,7 +144,9 @@ export class WatchedJob extends Watched {
 
   applySnapshot(snapshot) {
     this.cancelling &&= !snapshot.cancel_requested && !snapshot.finished_at;
-    if (this.snapshot && snapshot.version <= this.snapshot.version) return;
+    const newer = snapshot.version - (this.snapshot?.version ?? -1);
+    if (newer < 0 || (!newer && !this.wasRejected)) return;
+    this.wasRejected = false;
     this.snapshot = snapshot;
     this.notify("onSnapshot", snapshot);
   }
@@ -158,6 +165,7 @@ export class WatchedJob extends Watched {
     if (log) return this.#refuseLog({ code, message });
     this.cancelling = false;
     if (!cancel) this.error = { code, message };
+    this.wasRejected ||= this.rejected;
     this.notify("onError", { code, message });
   }
 

@@ -6,6 +6,7 @@ A test may act on the jobs that it submits itself; those of `SEEDS` stay as they
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -106,11 +107,15 @@ class Dashboard:
 
     async def token(self) -> str:
         """Return a token with all rights for all jobs."""
-        if not self._token:
-            body = {"filter": {}, "scope": OPERATOR_SCOPE}
-            async with self.stack.session.post(f"{self.stack.url}/tokens", json=body) as response:
-                self._token = (await response.json())["token"]
+        self._token = self._token or await self.new_token(OPERATOR_SCOPE)
         return self._token
+
+    async def new_token(self, scope: str) -> str:
+        """Return another token for all jobs."""
+        body = {"filter": {}, "scope": scope}
+        async with self.stack.session.post(f"{self.stack.url}/tokens", json=body) as response:
+            token: str = (await response.json())["token"]
+            return token
 
     async def live(self, path: str) -> Any:
         """Return the JSON of the notifier at a path, None where it answers with an error."""
@@ -182,6 +187,12 @@ async def run_dashboard(folder: Path, **env: str) -> AsyncIterator[Dashboard]:
         yield dashboard
         (folder / "end").touch()  # a worker whose notifier stops at the same moment would wait for it
         await asyncio.gather(*(dashboard.wait_for(name, "succeeded") for name in RUNNING))
+
+
+async def resume_session(page: Page, token: str) -> None:
+    """Make a page go on with a session, as after a reload."""
+    session = {"token": token, "expiresAt": Timestamp.now().after(HOUR_S), "since": 1}
+    await page.add_init_script(f"sessionStorage.setItem('headway-dashboard', {json.dumps(json.dumps(session))})")
 
 
 async def open_dashboard(page: Page, dashboard: Dashboard, path: str = "") -> None:

@@ -11,7 +11,7 @@ from playwright.async_api import Locator, Page, Route, expect
 
 from headway.contracts import Timestamp
 from tests.browser.conftest import lose_first_answer
-from tests.browser.dashboard import LARGE_NUMBER, Dashboard, inspect, open_dashboard
+from tests.browser.dashboard import LARGE_NUMBER, Dashboard, inspect, open_dashboard, resume_session
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.browser
@@ -279,12 +279,7 @@ async def test_cancel_and_the_menu(page: Page, dashboard: Dashboard, batch: Batc
 
 async def test_a_reader_cannot_act(page: Page, dashboard: Dashboard) -> None:
     """Without the role `operate`, there is nothing to select, keys that act do nothing, and the menu only opens."""
-    stack = dashboard.stack
-    body = {"filter": {}, "scope": "list details"}
-    async with stack.session.post(f"{stack.url}/tokens", json=body) as response:
-        session = {"token": (await response.json())["token"], "expiresAt": Timestamp.now().after(3600), "since": 1}
-    stored = json.dumps(json.dumps(session))
-    await page.add_init_script(f"sessionStorage.setItem('headway-dashboard', {stored})")
+    await resume_session(page, await dashboard.new_token("list details"))
     requests: list[str] = []
     page.on("request", lambda request: requests.append(f"{request.method} {request.url}"))
     await open_dashboard(page, dashboard, "?status=failed&kind=deliver")

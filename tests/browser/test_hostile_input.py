@@ -1,4 +1,4 @@
-"""What the dashboard makes of texts that attack it: in logs, in schemas, in names, and in a token that is refused."""
+"""What the dashboard makes of texts that attack it: in logs, in schemas and in names."""
 
 from __future__ import annotations
 
@@ -105,24 +105,3 @@ async def test_names_cannot_turn_the_text_around_them(modules: Page) -> None:
     """A name in another direction neither leaves its quotation marks, nor is the text after it part of it."""
     titles = "import('/assets/actions.js').then((m) => m.titleOf({ name: 'a\\u2069\\u202eb\\u2066' }))"
     assert await modules.evaluate(titles) == "“\u2068ab\u2069”"
-
-
-@pytest.mark.browser
-async def test_a_token_that_stays_refused_is_seldom_replaced(modules: Page) -> None:
-    """The page of a job waits before it asks for another token, however often the notifier refuses one."""
-    watch = """async () => {
-      const { JobWatch } = await import("/assets/job-watch.js");
-      globalThis.requested = [];
-      const current = async (refused) => {
-        requested.push(refused);
-        return requested.length < 50 ? `refused ${requested.length}` : new Promise(() => {});
-      };
-      new JobWatch({ session: { current }, api: {} }, "00000000-0000-4000-8000-000000000001", () => {});
-    }"""
-    await modules.evaluate(watch)
-    await modules.clock.run_for(1500)
-    assert await modules.evaluate("requested") == [None]
-    await modules.clock.run_for(10_000)
-    requested = await modules.evaluate("requested")
-    assert 3 <= len(requested) <= 6
-    assert requested[:3] == [None, "refused 1", "refused 2"]

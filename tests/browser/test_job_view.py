@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from typing import Any
 
@@ -18,6 +17,7 @@ from tests.browser.dashboard import (
     Dashboard,
     inspect,
     open_dashboard,
+    resume_session,
 )
 
 pytestmark = pytest.mark.browser
@@ -208,10 +208,7 @@ async def test_says_what_it_cannot_show(page: Page, dashboard: Dashboard) -> Non
 
 async def test_a_session_that_may_only_look_has_no_actions(page: Page, dashboard: Dashboard) -> None:
     """With a token for `list details`, a job shows everything but what an operator could do with it."""
-    body = {"filter": {}, "scope": "list details"}
-    async with dashboard.stack.session.post(f"{dashboard.stack.url}/tokens", json=body) as response:
-        session = {"token": (await response.json())["token"], "expiresAt": Timestamp.now() + 3_600_000, "since": 1}
-    await page.add_init_script(f"sessionStorage.setItem('headway-dashboard', {json.dumps(json.dumps(session))})")
+    await resume_session(page, await dashboard.new_token("list details"))
     await open_job(page, dashboard, FAILED)
     await expect(section(page, "Error")).to_contain_text("raise InvalidRow(")
     await expect(page.locator("[data-ended] .lanes")).to_contain_text("Attempt 3")

@@ -18,7 +18,8 @@ const {{ pass, server, transports }} = await import("{SIMULATION}");
 const {{ QueuePosition }} = await import("{CLIENT}/position.js");
 const answer = (status, body) => ({{ status, ok: status < 400, json: async () => body }});
 let answers = 0;
-const position = new QueuePosition("http://live.test/base/", "a.b.c", () => answers++);
+let token = "a.b.c";
+const position = new QueuePosition("http://live.test/base/", () => token, () => answers++);
 async function show(ms, id = "1") {{
   let shown;
   for (let waited = 0; waited < ms; waited += 250) {{
@@ -74,12 +75,16 @@ def test_failed_request_is_repeated() -> None:
 
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_refused_request_is_not_repeated(status: int) -> None:
-    """A server of version 0.1, and one that refuses the token, is not asked again."""
+    """A server of version 0.1, and one that refuses the token, is asked again only with another token."""
     times = simulate(f"""
       server.answer = () => answer({status}, {{}});
       await show(30_000);
       await show(1000, null);
       await show(30_000);
+      token = null;
+      await show(30_000);
+      token = "d.e.f";
+      await show(5_000);
       result = requestTimes();
     """)
-    assert times == [1000]
+    assert times == [1000, 91_000]

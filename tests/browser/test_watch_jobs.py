@@ -408,7 +408,7 @@ def test_function_without_a_token_is_called_again() -> None:
     """) == [
         [
             "invalid_token: This is not the token of a list.",
-            "no_token: The list cannot be loaded; you may have to log in again.",
+            "no_token: No access at the moment; you may have to log in again.",
         ],
         None,
         [9, 8, 7],

@@ -74,12 +74,12 @@ export class Api {
 
   /** Request something with the token, and once more with another one if it was refused. */
   async #authorized(send) {
-    const token = await this.#session.current();
+    const getToken = this.#session.tokens();
     try {
-      return await send(token);
+      return await send(await getToken());
     } catch (error) {
       if (error.status !== 401) throw error;
-      return send(await this.#session.current(token));
+      return send(await getToken());
     }
   }
 }

@@ -126,6 +126,6 @@ export class JobPage {
   }
 }
 
-function textOf({ code, message }) {
-  return PROBLEMS[code] ?? message;
+function textOf({ code, message, cause }) {
+  return PROBLEMS[code] ?? cause?.message ?? message;
 }

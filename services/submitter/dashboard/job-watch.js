@@ -6,8 +6,6 @@ import { QueuePosition } from "/assets/position.js";
 import { watchJob } from "/assets/watch.js";
 
 const READ_INTERVAL_MS = 5000; // between two reads of the details: of a running job, whose steps are not pushed, or after an error
-const RENEW_MS = 2000; // before a refused token is replaced
-const EXPIRY = new Set(["token_expired", "invalid_token"]);
 
 export class JobWatch {
   snapshot = null;
@@ -25,14 +23,12 @@ export class JobWatch {
   #app;
   #id;
   #onChange;
-  #watch = null;
-  #token = null;
-  #position = null;
+  #watch;
+  #position;
   #confirmed = 0;
   #readFor = ""; // the state of the job for which the details were requested
   #readAt = -Infinity; // by the monotonic clock
   #isReading = false;
-  #renewing; // a timer
   #isClosed = false;
 
   /** @param {() => void} onChange called when something of the job has changed */
@@ -40,17 +36,22 @@ export class JobWatch {
     this.#app = app;
     this.#id = id;
     this.#onChange = onChange;
-    this.#start();
+    const { session } = app;
+    const onConnection = (state) => this.#onConnection(state);
+    const onError = (error) => this.#onError(error);
+    const options = { url: liveUrl, token: session.tokens(), jobId: id, onConnection, onError };
+    this.#position = new QueuePosition(liveUrl, () => session.token, onChange);
+    this.#watch = watchJob(options, (snapshot) => this.#onSnapshot(snapshot));
   }
 
   /** The server's time in ms. It stands still while the connection is lost: what is shown is the state of then. */
   get now() {
-    return this.lostAt ?? this.#watch?.now() ?? Date.now();
+    return this.lostAt ?? this.#watch.now();
   }
 
   /** The server's time in ms until which the snapshot is known to be current. */
   get confirmedUntil() {
-    return this.#watch?.confirmedUntil() ?? 0;
+    return this.#watch.confirmedUntil();
   }
 
   /** The server's time in ms at which the snapshot was last known to be current; 0 without one. */
@@ -70,7 +71,7 @@ export class JobWatch {
 
   /** Return the job's position in the queue, null if it is not known; call this every second while the job waits. */
   pollPosition(isWaiting) {
-    return this.#position?.poll(isWaiting && this.connection === "live" ? this.#id : null) ?? null;
+    return this.#position.poll(isWaiting && this.connection === "live" ? this.#id : null);
   }
 
   /** Read the details again; one request is under way at a time. */
@@ -96,30 +97,7 @@ export class JobWatch {
 
   close() {
     this.#isClosed = true;
-    this.#watch?.close();
-  }
-
-  /** Watch the job with the session's token, or with the one that follows a refused token. */
-  async #start(refused) {
-    let token;
-    try {
-      token = await this.#app.session.current(refused);
-    } catch {
-      return this.#restart(refused); // the session has ended, or the server is away
-    }
-    if (this.#isClosed) return;
-    const previous = this.#watch;
-    const onConnection = (state) => this.#onConnection(state);
-    const onError = (error) => this.#onError(error, token);
-    this.#token = token;
-    this.#position = new QueuePosition(liveUrl, token, this.#onChange);
-    this.#watch = watchJob({ url: liveUrl, token, jobId: this.#id, onConnection, onError }, (snapshot) => this.#onSnapshot(snapshot));
-    previous?.close(); // after the new one has begun, so that the connection stays open
-  }
-
-  #restart(refused) {
-    clearTimeout(this.#renewing);
-    this.#renewing = setTimeout(() => this.#isClosed || this.#start(refused), RENEW_MS);
+    this.#watch.close();
   }
 
   #onSnapshot(snapshot) {
@@ -134,13 +112,12 @@ export class JobWatch {
     this.connection = state;
     const isLost = state === "reconnecting" || state === "refused";
     if (!isLost) this.lostAt = null;
-    else this.lostAt ??= this.#watch?.now() ?? Date.now();
+    else this.lostAt ??= this.#watch.now();
     this.#onChange();
   }
 
-  #onError(error, token) {
-    if (EXPIRY.has(error.code) && token === this.#token) this.#restart(token);
-    this.problem = EXPIRY.has(error.code) ? null : error;
+  #onError(error) {
+    this.problem = error;
     this.#onChange();
   }
 

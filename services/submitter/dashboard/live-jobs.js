@@ -22,7 +22,6 @@ export class LiveJobs {
   #errors = null; // the true ones, once a visible row hides one
   #watch = null;
   #fields = null; // of the watch, as JSON
-  #token; // the last one of the watch
   #renderTimer = null;
   #renderedAt = -Infinity;
   #tick = setInterval(() => this.#renderVisible(), TICK_MS);
@@ -55,10 +54,9 @@ export class LiveJobs {
     if (fields === this.#fields) return false;
     this.#fields = fields;
     this.#watch?.close();
-    this.#token = null; // the next list begins with the token of the session
     if (isOther) this.table.selection.clear();
     this.state = INITIAL_STATE;
-    this.#watch = watchJobs({ token: () => this.#nextToken(), filter: filter.fields }, (state) => this.#onChange(state));
+    this.#watch = watchJobs({ token: this.#app.session.tokens(), filter: filter.fields }, (state) => this.#onChange(state));
     this.#onState();
     return true;
   }
@@ -74,12 +72,6 @@ export class LiveJobs {
   /** Load older jobs. */
   more() {
     this.#watch.more();
-  }
-
-  /** The token that a list asks for again is expiring or was refused. */
-  async #nextToken() {
-    this.#token = await this.#app.session.current(this.#token);
-    return this.#token;
   }
 
   #onChange(state) {

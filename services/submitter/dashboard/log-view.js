@@ -14,11 +14,13 @@ import { setText } from "/assets/text.js";
 import { watchJob } from "/assets/watch.js";
 
 const DRAW_MS = 50; // between two changes of the page
-const RENEW_MS = 2000; // before a refused token is replaced
 const EMPTY_MS = 800; // after which a log without a line counts as empty
 const REVOKE_MS = 10_000; // after which a download has begun
+const PROBLEMS = {
+  unknown: "The record of this job is gone, and its log with it.",
+  forbidden: "The token of this session does not open the log.",
+};
 const HASH = /^line-([1-9]\d{0,9})$/;
-const REFUSED_TOKEN = new Set(["invalid_token", "token_expired"]);
 
 export class LogView {
   #app;
@@ -40,7 +42,6 @@ export class LogView {
   #pieces = []; // that are not drawn yet
   #drawing; // a timer
   #settling; // a timer
-  #renewing; // a timer
   #wanted = null; // the number of the line that the URL names
   #isMarked = false;
 
@@ -96,7 +97,7 @@ export class LogView {
   #stop() {
     this.#watch?.close();
     this.#watch = null;
-    for (const timer of [this.#drawing, this.#settling, this.#renewing]) clearTimeout(timer);
+    for (const timer of [this.#drawing, this.#settling]) clearTimeout(timer);
     this.#drawing = this.#settling = undefined;
   }
 
@@ -107,32 +108,19 @@ export class LogView {
     this.#connection = "connecting";
   }
 
-  /** Watch the log from where it is known on, with the token of the session or one in place of a refused token. */
-  async #connect(refused) {
-    const jobId = this.#jobId;
-    const token = await this.#app.session.current(refused).catch(() => null); // the session has ended, or the server is away
-    if (jobId !== this.#jobId) return;
-    if (!token) return this.#reconnect(refused);
-    const previous = this.#watch;
-    const onSnapshot = (snapshot) => this.#onSnapshot(snapshot);
+  #connect() {
     this.#watch = watchJob(
       {
         url: liveUrl,
-        token,
-        jobId,
-        log: this.#pieces.at(-1)?.to ?? this.#log.end,
+        token: this.#app.session.tokens(),
+        jobId: this.#jobId,
+        log: true,
         onLog: (piece) => this.#onPiece(piece),
         onConnection: (state) => this.#onConnection(state),
-        onError: (error) => this.#onError(error, token),
+        onError: (error) => this.#onError(error),
       },
-      onSnapshot,
+      (snapshot) => this.#onSnapshot(snapshot),
     );
-    previous?.close(); // after the new watch has begun, so that the connection stays open
-  }
-
-  #reconnect(refused) {
-    clearTimeout(this.#renewing);
-    this.#renewing = setTimeout(() => this.#connect(refused), RENEW_MS);
   }
 
   #onSnapshot({ finished_at: finished }) {
@@ -147,10 +135,8 @@ export class LogView {
     this.#render();
   }
 
-  #onError({ code, message }, token) {
-    if (REFUSED_TOKEN.has(code)) return this.#reconnect(token);
-    const text = code === "unknown" ? "The record of this job is gone, and its log with it." : message;
-    this.#problem = { code, text };
+  #onError({ code, message, cause }) {
+    this.#problem = { code, text: PROBLEMS[code] ?? cause?.message ?? message };
     this.#render();
   }
 

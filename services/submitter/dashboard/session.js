@@ -103,6 +103,12 @@ export class Session {
     return this.token;
   }
 
+  /** Return the source of a watch's tokens: the watch asks again when its last token expires or is refused. */
+  tokens() {
+    let last;
+    return async () => (last = await this.current(last));
+  }
+
   /** Get a token with a key, or with the last token; one that only reads, where no other is permitted. */
   async #getToken(scope, bearer) {
     try {

@@ -62,7 +62,7 @@ function start() {
     render();
   }, SLOW_START_MS);
   watch = watchJob({ url: liveUrl, token, onConnection, onError }, onSnapshot);
-  position = new QueuePosition(liveUrl, token, renderTimes);
+  position = new QueuePosition(liveUrl, () => token, renderTimes);
   initSharing({ id: watch.id, token });
   if (mayCancel(claims)) element.cancel.addEventListener("click", cancel);
   else element.cancel.remove();
