@@ -103,5 +103,5 @@ async def test_odd_schemas_have_no_form(modules: Page) -> None:
 @pytest.mark.browser
 async def test_names_cannot_turn_the_text_around_them(modules: Page) -> None:
     """A name in another direction neither leaves its quotation marks, nor is the text after it part of it."""
-    titles = "import('/assets/actions.js').then((m) => m.titleOf({ name: 'a\\u2069\\u202eb\\u2066' }))"
+    titles = "import('/assets/actions.js').then((m) => m.quotedName({ name: 'a\\u2069\\u202eb\\u2066' }))"
     assert await modules.evaluate(titles) == "“\u2068ab\u2069”"

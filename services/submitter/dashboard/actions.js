@@ -5,6 +5,8 @@
  */
 
 import { ApiError } from "/assets/api.js";
+import { copyText } from "/assets/clipboard.js";
+import { readDetails } from "/assets/details.js";
 import { h } from "/assets/dom.js";
 import { isCancelling, nameText } from "/assets/format.js";
 import {
@@ -29,7 +31,7 @@ export function isolated(text) {
 }
 
 /** Return what people call a job, in quotation marks that a name in another direction does not leave. */
-export function titleOf(job) {
+export function quotedName(job) {
   const characters = [...nameText(job)];
   const text = characters.length > MAX_TITLE ? `${characters.slice(0, MAX_TITLE - 1).join("")}…` : characters.join("");
   return `“${isolated(text)}”`;
@@ -50,9 +52,9 @@ export class JobActions {
       if (job.finished_at) return this.#refuse(job, "It has ended before.");
       if (isCancelling(job)) return this.#refuse(job, "It is being cancelled already.");
       const content = job.started_at ? "What it has done so far stays done. Its worker stops it at its next step." : "It will not start.";
-      if (!(await confirm(`Cancel ${titleOf(job)}?`, content, { text: "Cancel the job", keep: "Keep it", isDanger: true }))) return false;
+      if (!(await confirm(`Cancel ${quotedName(job)}?`, content, { text: "Cancel the job", keep: "Keep it", isDanger: true }))) return false;
       const { finished_at: finished } = await cancelJob(this.#app.api, job);
-      return this.#report(finished ? `${titleOf(job)} is cancelled.` : `${titleOf(job)} is being cancelled.`, job.id);
+      return this.#report(finished ? `${quotedName(job)} is cancelled.` : `${quotedName(job)} is being cancelled.`, job.id);
     });
   }
 
@@ -66,7 +68,7 @@ export class JobActions {
     return this.#act("redrive", job, async () => {
       if (job.finished_at === null) return this.#refuse(job, "It has not ended.");
       await redriveJob(this.#app.api, job);
-      return this.#report(`${titleOf(job)} runs again.`, job.id);
+      return this.#report(`${quotedName(job)} runs again.`, job.id);
     });
   }
 
@@ -74,8 +76,8 @@ export class JobActions {
   runAgainWithChanges(job) {
     return this.#act("resubmit", job, async () => {
       const { askForPayload } = await import("/assets/rerun-dialog.js");
-      const receipt = await askForPayload(this.#app.api, job, titleOf(job));
-      return receipt !== null && this.#report(`${titleOf(job)} runs again as a new job.`, receipt.id);
+      const receipt = await askForPayload(this.#app.api, job, quotedName(job));
+      return receipt !== null && this.#report(`${quotedName(job)} runs again as a new job.`, receipt.id);
     });
   }
 
@@ -83,9 +85,9 @@ export class JobActions {
   erase(job) {
     return this.#act("erase", job, async () => {
       const content = "Its result, log, details and kept payload are removed for good. It cannot run again after that.";
-      if (!(await confirm(`Erase ${titleOf(job)}?`, content, { text: "Erase", keep: "Keep it", isDanger: true }))) return false;
+      if (!(await confirm(`Erase ${quotedName(job)}?`, content, { text: "Erase", keep: "Keep it", isDanger: true }))) return false;
       await eraseJob(this.#app.api, job);
-      return this.#report(`${titleOf(job)} is erased.`, job.id);
+      return this.#report(`${quotedName(job)} is erased.`, job.id);
     });
   }
 
@@ -93,9 +95,9 @@ export class JobActions {
   discard(job) {
     return this.#act("discard", job, async () => {
       const content = "It is removed from the poison queue without running again. Its record, if it has one, stays.";
-      if (!(await confirm(`Discard ${titleOf(job)}?`, content, { text: "Discard", keep: "Keep it", isDanger: true }))) return false;
+      if (!(await confirm(`Discard ${quotedName(job)}?`, content, { text: "Discard", keep: "Keep it", isDanger: true }))) return false;
       await discardJob(this.#app.api, job);
-      return this.#report(`${titleOf(job)} is discarded.`);
+      return this.#report(`${quotedName(job)} is discarded.`);
     });
   }
 
@@ -103,11 +105,7 @@ export class JobActions {
   share(job) {
     return this.#act("share", job, async () => {
       const link = await shareJob(this.#app.api, job);
-      try {
-        await navigator.clipboard.writeText(link);
-      } catch {
-        return showLink(link);
-      }
+      if (!(await copyText(link))) return showLink(link);
       return this.#report("The link is copied. It can watch the job for a day, not cancel it.");
     });
   }
@@ -152,7 +150,7 @@ export class JobActions {
   }
 
   #refuse(job, reason) {
-    this.#app.notices.show(`Nothing was done with ${titleOf(job)}. ${reason}`, { isError: true, link: this.#linkTo(job.id) });
+    this.#app.notices.show(`Nothing was done with ${quotedName(job)}. ${reason}`, { isError: true, link: this.#linkTo(job.id) });
     return false;
   }
 
@@ -165,7 +163,7 @@ export class JobActions {
   /** Return the name of the operator who last ran a job again, "" if it is not known. */
   async #lastOperator(id) {
     try {
-      const { actions = [] } = await this.#app.api.live(`/live/jobs/${id}/details`);
+      const { actions = [] } = await readDetails(this.#app.api, id);
       const runs = actions.filter(({ action }) => action === "redrive");
       const [newest] = runs.sort((one, other) => Date.parse(other.at) - Date.parse(one.at));
       return newest && newest.by !== "anyone" ? isolated(newest.by) : "";

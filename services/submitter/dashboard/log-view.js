@@ -5,6 +5,7 @@
  * stays the same when older lines are gone.
  */
 
+import { NOT_COPIED, copyText } from "/assets/clipboard.js";
 import { h, loadStyles, setAttribute } from "/assets/dom.js";
 import { liveUrl } from "/assets/live-url.js";
 import { bytesText, LogBox } from "/assets/log-box.js";
@@ -223,12 +224,9 @@ export class LogView {
   /** Copy what can be seen. */
   async #copy() {
     const { lines } = this.#log;
-    try {
-      await navigator.clipboard.writeText(lines.map(({ plain }) => `${plain}\n`).join(""));
-      this.#app.notices.show(lines.length === 1 ? "1 line was copied." : `${lines.length.toLocaleString()} lines were copied.`);
-    } catch {
-      this.#app.notices.show("This browser does not allow to copy here. Download the log instead.", { isError: true });
-    }
+    const isCopied = await copyText(lines.map(({ plain }) => `${plain}\n`).join(""));
+    if (!isCopied) return this.#app.notices.show(`${NOT_COPIED} Download the log instead.`, { isError: true });
+    this.#app.notices.show(lines.length === 1 ? "1 line was copied." : `${lines.length.toLocaleString()} lines were copied.`);
   }
 
   /** Save what was logged, with its escape sequences. */

@@ -1,5 +1,6 @@
 /** The menu of all that can be done with the job of a row: a click elsewhere, Escape and Tab close it. */
 
+import { NOT_COPIED, copyText } from "/assets/clipboard.js";
 import { h, loadStyles } from "/assets/dom.js";
 import { nameText } from "/assets/format.js";
 import { applies } from "/assets/job-requests.js";
@@ -37,12 +38,8 @@ function itemsOf(app, actions, job) {
 }
 
 async function copyId(notices, id) {
-  try {
-    await navigator.clipboard.writeText(id);
-    notices.show("The id is copied.");
-  } catch {
-    notices.show(`The browser does not allow to copy. The id is ${id}`, { isError: true });
-  }
+  if (await copyText(id)) notices.show("The id is copied.");
+  else notices.show(`${NOT_COPIED} The id is ${id}`, { isError: true });
 }
 
 /**

@@ -1,5 +1,6 @@
 /** A button that copies a text, and says whether it has. */
 
+import { NOT_COPIED, copyText } from "/assets/clipboard.js";
 import { h } from "/assets/dom.js";
 import { setText } from "/assets/text.js";
 
@@ -16,9 +17,9 @@ export function copyButton(what, text) {
   const notice = h("span", { class: "visually-hidden", role: "status" });
   let timer;
   const copy = async () => {
-    const isCopied = await write(text());
+    const isCopied = await copyText(text());
     setText(label, isCopied ? "Copied" : "Not copied");
-    setText(notice, isCopied ? `Copied the ${what}.` : "The browser does not allow copying. Select the text instead.");
+    setText(notice, isCopied ? `Copied the ${what}.` : `${NOT_COPIED} Select the text instead.`);
     clearTimeout(timer);
     timer = setTimeout(() => {
       setText(label, "Copy");
@@ -27,14 +28,4 @@ export function copyButton(what, text) {
   };
   const button = h("button", { type: "button", class: "plain link", click: copy }, label, h("span", { class: "visually-hidden" }, ` ${what}`));
   return h("span", { class: "copy" }, button, notice);
-}
-
-/** Copy a text; return whether the browser allows it. */
-async function write(text) {
-  try {
-    await navigator.clipboard.writeText(text);
-    return true;
-  } catch {
-    return false; // not a secure context, or no permission
-  }
 }

@@ -1,5 +1,6 @@
 /** The button that copies a watch-only link to the job. */
 
+import { copyText } from "/assets/clipboard.js";
 import { postJson } from "/assets/request.js";
 import { setText } from "/assets/text.js";
 
@@ -31,13 +32,9 @@ async function share(id, token) {
 
 /** Copy the link to the clipboard, or else show it in a field; return the notice for the user. */
 async function copy(link) {
-  try {
-    await navigator.clipboard.writeText(link);
-    return "Copied. It can watch, not cancel.";
-  } catch {
-    field.value = link;
-    field.hidden = false;
-    field.select();
-    return "Copy this link: it can watch, not cancel.";
-  }
+  if (await copyText(link)) return "Copied. It can watch, not cancel.";
+  field.value = link;
+  field.hidden = false;
+  field.select();
+  return "Copy this link: it can watch, not cancel.";
 }
