@@ -149,6 +149,11 @@ export function attemptText({ attempt, started_at: started, ended_at: ended, out
   return `Attempt ${attempt}: ${OUTCOME_TEXTS[outcome] ?? outcome}${duration}`;
 }
 
+/** Return the error of a job in one line, such as "ValueError: no such file"; "" for null. */
+export function errorText(error) {
+  return error ? [error.type, error.message].filter(Boolean).join(": ") : "";
+}
+
 /** Return why the page may not show the present state of a job, or "" if it does. The snapshot may be null. */
 export function connectionText(connection, snapshot) {
   if (connection === "refused") return ""; // an error explains it
@@ -175,16 +180,16 @@ export function ageText(time, now) {
   return ms < 1000 ? "just now" : `${durationText(ms)} ago`;
 }
 
-/** Return a duration as text, such as "5 min", rounded down. */
-export function durationText(ms) {
-  return unitTexts(ms)[0];
+/** Return a duration as text, such as "5 min", or "5 min 3 s" with two units, rounded down. */
+export function durationText(ms, units = 1) {
+  return unitTexts(ms).slice(0, units).join(" ");
 }
 
 /** Return a duration as text with more digits, such as "40 ms", "0.2 s", "48 s" or "2 min 10 s", rounded down. */
 export function preciseDurationText(ms) {
   if (ms >= 1 && ms < MIN_DECIMAL_MS) return `${numberFormat.format(Math.floor(ms))} ms`;
   if (ms < MAX_DECIMAL_MS) return `${numberFormat.format(Math.floor(Math.max(0, ms) / 100) / 10)} s`;
-  return unitTexts(ms).slice(0, 2).join(" ");
+  return durationText(ms, 2);
 }
 
 /** Return the parts of a duration, such as "5 min" and "3 s": the largest unit, and the next one unless it is 0. */

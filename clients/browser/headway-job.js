@@ -7,7 +7,7 @@
 
 import { customStatesOf, isUrl, reflect, upgradeProperty } from "./custom-element.js";
 import { isWaiting } from "./format.js";
-import { cancelState, errorText, jobStates } from "./job-states.js";
+import { cancelState, jobStates, shownError } from "./job-states.js";
 import { liveUrl } from "./live-url.js";
 import { QueuePosition } from "./position.js";
 import { mayCancel, readClaims } from "./token.js";
@@ -161,7 +161,7 @@ export class HeadwayJob extends Base {
     clearTimeout(this.#timer);
     const snapshot = this.#snapshot;
     const now = this.#watch?.now() ?? Date.now();
-    const error = errorText(snapshot, this.#watchError);
+    const error = shownError(snapshot, this.#watchError);
     const confirmedUntil = this.#watch?.confirmedUntil() ?? 0;
     const connection = this.#connection;
     const states = jobStates(snapshot, { error, connection, confirmedUntil });

@@ -1,7 +1,7 @@
 /** One row of `<headway-jobs>`: a job as `<headway-job>` shows it, on fewer lines. */
 
 import { ageText, nameText } from "./format.js";
-import { cancelState, errorText, jobStates } from "./job-states.js";
+import { cancelState, jobStates, shownError } from "./job-states.js";
 import { ROW_CSS } from "./jobs-styles.js";
 import { View } from "./view.js";
 
@@ -59,7 +59,7 @@ export class JobRow {
   render(snapshot, { error: watchError, connection, canCancel, now, confirmedUntil }) {
     this.snapshot = snapshot;
     this.#cancelRequested &&= !watchError && !snapshot.finished_at;
-    const error = errorText(snapshot, watchError);
+    const error = shownError(snapshot, watchError);
     const cancel = cancelState(snapshot, canCancel, this.#cancelRequested);
     const states = jobStates(snapshot, { error, connection, confirmedUntil });
     this.#view.render(snapshot, { error, connection: "live", cancel, now, confirmedUntil, states }); // the list says it once

@@ -1,6 +1,6 @@
 /** The state of a job as an element shows it. */
 
-import { isCancelling, isStalled, isWorkerLost, percent } from "./format.js";
+import { errorText, isCancelling, isStalled, isWorkerLost, percent } from "./format.js";
 
 /**
  * Return the names of the states that styles can select, such as `failed`.
@@ -26,10 +26,9 @@ export function jobStates(snapshot, { error, connection, confirmedUntil }) {
 }
 
 /** Return the error to show. Once the job has finished, its own error takes precedence over errors of the watch. */
-export function errorText(snapshot, watchError) {
-  const jobError = snapshot?.error;
+export function shownError(snapshot, watchError) {
   if (watchError && !snapshot?.finished_at) return watchError.message;
-  return jobError ? `${jobError.type}: ${jobError.message}` : "";
+  return errorText(snapshot?.error);
 }
 
 /**

@@ -71,6 +71,7 @@ class DashboardListSite(ListSite):
         job_id = request.match_info["id"]
         self.details.append(job_id)
         details: dict[str, Any] = {"labels": {}, "error": self.errors.get(job_id), "attempts": [], "steps": []}
+        details |= {"payload": None, "checkpoint": None}
         return web.json_response(details)
 
     async def _poison(self, _request: web.Request) -> web.Response:

@@ -63,7 +63,7 @@ async def test_numbers_of_a_job(texts: Page) -> None:
         QUEUED | RUNNING | {"attempt": 3},
         QUEUED | {"status": "retrying", "started_at": after(-70), "updated_at": after(-60)},
     ]
-    numbers = "[m.attemptText(job), m.shortDuration(m.waitMs(job, now)), m.shortDuration(m.workMs(job, now))]"
+    numbers = "[m.attemptCount(job), m.shortDuration(m.waitMs(job, now)), m.shortDuration(m.workMs(job, now))]"
     expression = f"{json.dumps(jobs)}.map((job) => ((now) => {numbers})({int(NOW)}))"
     assert await call(texts, "row-texts.js", expression) == [
         [UNKNOWN, "2 h", UNKNOWN],
@@ -127,4 +127,4 @@ async def test_titles_of_lists(texts: Page) -> None:
         "queued,running": "Waiting, Running jobs",
         "constructor": "constructor jobs",
     }
-    assert await call(texts, "status-tabs.js", f"{json.dumps(list(titles))}.map(m.titleOf)") == list(titles.values())
+    assert await call(texts, "status-tabs.js", f"{json.dumps(list(titles))}.map(m.listTitle)") == list(titles.values())

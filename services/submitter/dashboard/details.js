@@ -12,11 +12,21 @@ export const JOB_ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
  * @throws {ApiError}
  */
 export function readDetails(api, id) {
-  return api.live(`/live/jobs/${id}/details`, {}, { parse: parseDetails });
+  const parse = (text) => withJsonTexts(text, ["payload", "checkpoint"], { indent: 2 });
+  return api.live(`/live/jobs/${id}/details`, {}, { parse });
 }
 
-function parseDetails(text) {
+/**
+ * Parse an answer in which some values stay JSON texts, with their numbers as they were written.
+ *
+ * @param {string} text
+ * @param {string[]} names of those values
+ * @param {{indent?: number, jobsOf?: (answer: object) => object[]}} [options] `jobsOf` returns the objects that have them
+ */
+export function withJsonTexts(text, names, { indent, jobsOf = (answer) => [answer] } = {}) {
   const { value, stringify } = parseExactly(text);
-  const [payload, checkpoint] = [value.payload, value.checkpoint].map((part) => stringify(part, 2));
-  return { ...JSON.parse(text), payload, checkpoint };
+  const answer = JSON.parse(text);
+  const exact = jobsOf(value);
+  jobsOf(answer).forEach((job, index) => names.forEach((name) => (job[name] = stringify(exact[index][name], indent))));
+  return answer;
 }

@@ -1,10 +1,10 @@
 /** A row of the list of jobs. It writes only what has changed. Texts of a job are shown as text, never as markup. */
 
 import { h, setAttribute } from "/assets/dom.js";
-import { nameText, percent, statusText } from "/assets/format.js";
+import { durationText, nameText, percent, statusText } from "/assets/format.js";
 import { statusIcon } from "/assets/icons.js";
 import { urlOf } from "/assets/router.js";
-import { attemptText, lineText, shortAge, shortDuration, shortId, shownPercent, toneOf, waitMs, workMs } from "/assets/row-texts.js";
+import { attemptCount, lineText, shortDuration, shortId, shownPercent, toneOf, waitMs, workMs } from "/assets/row-texts.js";
 import { setText } from "/assets/text.js";
 
 const INDETERMINATE = 0.35; // of the bar is filled while the progress is unknown
@@ -72,7 +72,7 @@ export class JobListRow {
     setText(this.#wait, shortDuration(waitMs(snapshot, now)));
     setText(this.#work, shortDuration(workMs(snapshot, now)));
     const time = (isByEnd && snapshot.finished_at) || snapshot.submitted_at;
-    if (setText(this.#age, shortAge(time, now))) {
+    if (setText(this.#age, durationText(now - Date.parse(time)))) {
       this.#age.dateTime = time;
       this.#age.title = new Date(time).toLocaleString();
     }
@@ -94,7 +94,7 @@ export class JobListRow {
     }
     setText(this.#kind, snapshot.kind);
     setText(this.#word, statusText(snapshot));
-    setText(this.#attempt, attemptText(snapshot));
+    setText(this.#attempt, attemptCount(snapshot));
     const value = percent(snapshot);
     const isIndeterminate = value === null && snapshot.status === "running";
     setAttribute(this.#bar, "data-indeterminate", isIndeterminate);

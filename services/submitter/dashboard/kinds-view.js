@@ -2,6 +2,7 @@
 
 import { h, setAttribute } from "/assets/dom.js";
 import { FleetTable } from "/assets/fleet-table.js";
+import { preciseDurationText } from "/assets/format.js";
 import { urlOf } from "/assets/router.js";
 import { RunForm } from "/assets/run-form.js";
 import { sparkline } from "/assets/sparkline.js";
@@ -10,7 +11,6 @@ import { setText } from "/assets/text.js";
 const COLUMNS = ["Kind", "Last 24 hours", "Per hour", "Median", "95 %", "Failed", "Workers", ""];
 const RESERVED = "headway."; // only Headway itself submits such a kind
 const MANY_FAILURES = 0.05;
-const secondsFormat = new Intl.NumberFormat(undefined, { maximumSignificantDigits: 2 });
 const rateFormat = new Intl.NumberFormat(undefined, { maximumFractionDigits: 1 });
 const lowRateFormat = new Intl.NumberFormat(undefined, { maximumFractionDigits: 2 });
 const percentFormat = new Intl.NumberFormat(undefined, { style: "percent", maximumFractionDigits: 1 });
@@ -107,8 +107,5 @@ class KindRow {
 }
 
 function secondsText(seconds) {
-  if (seconds === undefined) return "–";
-  if (seconds >= 5400) return `${secondsFormat.format(seconds / 3600)} h`;
-  if (seconds >= 90) return `${secondsFormat.format(seconds / 60)} min`;
-  return seconds < 1 ? `${secondsFormat.format(seconds * 1000)} ms` : `${secondsFormat.format(seconds)} s`;
+  return seconds === undefined ? "–" : preciseDurationText(1000 * seconds);
 }

@@ -10,7 +10,7 @@ import { DEFAULT_LIMIT } from "/assets/job-list.js";
 import { LiveJobs } from "/assets/live-jobs.js";
 import { RowActions } from "/assets/row-actions.js";
 import { shortDuration } from "/assets/row-texts.js";
-import { StatusTabs, titleOf } from "/assets/status-tabs.js";
+import { StatusTabs, listTitle } from "/assets/status-tabs.js";
 import { setText } from "/assets/text.js";
 
 const MAX_SKEW_MS = 300_000; // a computer whose clock is further from the server's would select other jobs
@@ -74,7 +74,7 @@ export default class ListView {
   #show() {
     this.#skewMs = this.#app.api.skewMs;
     const filter = new JobFilter(this.#query, this.#app.api.now());
-    document.title = `${titleOf(filter.get("status"))} · Headway`;
+    document.title = `${listTitle(filter.get("status"))} · Headway`;
     this.#filters.render(filter);
     this.#isNew ||= this.#list.filter !== null;
     this.#list.show(filter);

@@ -3,9 +3,10 @@
  * meanwhile, and a job whose status has changed keeps its row.
  */
 
+import { errorText } from "/assets/format.js";
 import { INITIAL_STATE } from "/assets/job-list.js";
 import { JobTable } from "/assets/job-table.js";
-import { errorText, hidesError } from "/assets/row-texts.js";
+import { hidesError } from "/assets/row-texts.js";
 import { watchJobs } from "/assets/watch-jobs.js";
 
 const RENDER_MS = 100; // at least, between two renderings
@@ -116,7 +117,8 @@ export class LiveJobs {
     if (!this.#watch || document.hidden) return;
     const { visible } = this.table;
     for (const job of visible) this.#renderRow(job);
-    if (visible.some(hidesError)) this.#requestErrors(visible);
+    const hidden = visible.filter(hidesError);
+    if (hidden.length) this.#requestErrors(hidden);
   }
 
   async #requestErrors(jobs) {

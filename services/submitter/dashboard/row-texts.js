@@ -1,9 +1,8 @@
 /** The texts of a job in a list: one line beside its bar, its numbers, and its times. */
 
-import { amountText, isStalled, isWorkerLost, nextStepText, percentText } from "/assets/format.js";
+import { amountText, durationText, isStalled, isWorkerLost, nextStepText, percentText } from "/assets/format.js";
 
 const MINUTE_MS = 60_000;
-const UNITS = [["d", 86_400_000], ["h", 3_600_000], ["min", MINUTE_MS], ["s", 1000]];
 const MAX_PRECISE_MS = 10 * MINUTE_MS; // a longer duration is shown without its seconds
 
 /** Return the status of a job as its icon and color show it: a running job may be `stalled` or `lost`. */
@@ -56,7 +55,7 @@ export function shownPercent(snapshot, tone) {
 }
 
 /** Return the attempt of a job, such as "2 of 5"; "–" before the first one. */
-export function attemptText({ status, attempt, max_attempts: maxAttempts, started_at: started }) {
+export function attemptCount({ status, attempt, max_attempts: maxAttempts, started_at: started }) {
   if (!started && attempt < 2) return "–";
   return attempt > 1 || status === "failed" || status === "retrying" ? `${attempt} of ${maxAttempts}` : String(attempt);
 }
@@ -81,30 +80,12 @@ export function workMs({ status, started_at: started, updated_at: updated, finis
 /** Return a duration with two units, such as "2 min 10 s", "19 min" or "3 h 12 min"; "–" for null. */
 export function shortDuration(ms) {
   if (ms === null || Number.isNaN(ms)) return "–";
-  const index = UNITS.findIndex(([, size]) => ms >= size);
-  if (index < 0) return "0 s";
-  const [unit, size] = UNITS[index];
-  const text = `${Math.floor(ms / size)} ${unit}`;
-  const [lowerUnit, lowerSize] = UNITS[index + 1] ?? [];
-  const rest = Math.floor((ms % size) / lowerSize);
-  return rest && (lowerUnit !== "s" || ms < MAX_PRECISE_MS) ? `${text} ${rest} ${lowerUnit}` : text;
-}
-
-/** Return how long ago a time was, in one unit, such as "5 min". */
-export function shortAge(time, now) {
-  const ms = Math.max(0, now - Date.parse(time));
-  const [unit, size] = UNITS.find(([, each]) => ms >= each) ?? UNITS.at(-1);
-  return `${Math.floor(ms / size)} ${unit}`;
+  return durationText(ms < MAX_PRECISE_MS ? ms : ms - (ms % MINUTE_MS), 2);
 }
 
 /** Return whether the error of a job is not its true one, which only operators see. */
 export function hidesError({ error }) {
   return error?.type === "InternalError";
-}
-
-/** Return an error in one line, "" for null. */
-export function errorText(error) {
-  return error ? [error.type, error.message].filter(Boolean).join(": ") : "";
 }
 
 /** Return the beginning of an id that people use for it. */

@@ -55,7 +55,7 @@ export class StatusTabs {
 }
 
 /** Return what people call the jobs of a list, such as "Failed jobs". */
-export function titleOf(status) {
+export function listTitle(status) {
   if (!status) return "Jobs";
   return `${status.split(",").map((each) => TABS[each] ?? each).join(", ")} jobs`;
 }

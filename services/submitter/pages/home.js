@@ -86,7 +86,7 @@ function renderTexts(listed) {
     link.translate = name !== job.kind; // a kind is an identifier
     setText(link, name);
     setText(small, submission);
-    setText(item.querySelector(".took"), snapshot && durationText(snapshot));
+    setText(item.querySelector(".took"), snapshot && tookText(snapshot));
     forgetButton.ariaLabel = `Forget ${name}, ${submission}`;
   }
   clear.ariaDisabled = String(!finishedIds(listed).length);
@@ -100,7 +100,7 @@ function submissionText(time) {
 }
 
 /** Return how long a finished job took over all its attempts, such as "took 48 s"; "" if it never started. */
-function durationText(snapshot) {
+function tookText(snapshot) {
   const times = new JobTimes();
   times.add(snapshot);
   const elapsed = snapshot.finished_at && times.elapsed(snapshot);

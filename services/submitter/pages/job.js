@@ -8,7 +8,7 @@ import { renderAttempts } from "/assets/attempts.js";
 import { ClampedText } from "/assets/clamped-text.js";
 import { copyButton } from "/assets/copy-button.js";
 import { showDates } from "/assets/dates.js";
-import { isCancelling, isWaiting, nameText, percentText, resultText, statusText } from "/assets/format.js";
+import { errorText, isCancelling, isWaiting, nameText, percentText, resultText, statusText } from "/assets/format.js";
 import { statusIcon } from "/assets/icons.js";
 import { jsonTree } from "/assets/json-tree.js";
 import { liveUrl } from "/assets/live-url.js";
@@ -207,10 +207,6 @@ function showError(error) {
   element["error-type"].translate = !isOwn;
   errorCopy.hidden = !isOwn;
   return [setText("error-type", error?.type), errorMessage.show(error?.message)].some(Boolean);
-}
-
-function errorText({ type, message }) {
-  return `${type}: ${message}`;
 }
 
 function setText(id, text) {
