@@ -150,7 +150,7 @@ class GroupCard {
     const more = messages.length - MAX_MESSAGES;
     const texts = messages.slice(0, MAX_MESSAGES).map((message) => messageText(message, messages.length));
     if (more > 0) texts.push(`and ${more.toLocaleString()} other ${more === 1 ? "message" : "messages"}`);
-    arrange(this.#messages, texts, (text) => h("li", {}, h("bdi", {}, text)));
+    arrange(this.#messages, texts, (text) => h("li", { class: "cut" }, h("bdi", {}, text)));
   }
 
   /** Run all jobs of the group again, after a question. */

@@ -1,7 +1,7 @@
 /** The timeline of a job: one lane for the wait before the first attempt, and one for each attempt and the wait after it. */
 
 import { arrange, h, setAttribute } from "/assets/dom.js";
-import { preciseDurationText } from "/assets/format.js";
+import { errorText, preciseDurationText } from "/assets/format.js";
 import { setText } from "/assets/text.js";
 import { momentText } from "/assets/time-text.js";
 import { attemptsOf, isContinued, partsOf, place } from "/assets/timeline-scale.js";
@@ -66,7 +66,7 @@ class Lane {
   #outcome = h("span");
   #error = h("bdi");
   #rest = h("span");
-  #note = h("p", { class: "lane-note" }, this.#outcome, this.#error, this.#rest);
+  #note = h("p", { class: "lane-note cut" }, this.#outcome, this.#error, this.#rest);
   element = h("li", { class: "lane" }, this.#name, this.#track, this.#span, this.#note);
 
   render({ name, tone, parts, span, outcome = "", error = "", rest }) {
@@ -112,7 +112,6 @@ function attemptLane(attempt, row, { snapshot, parts, state, now, next }) {
   const own = parts.filter((part) => part.row === row);
   const run = own.find(({ type }) => type === "run");
   const isRunning = !next && snapshot.status === "running";
-  const { error } = attempt;
   return {
     key: `${row} ${attempt.started_at}`,
     name: `Attempt ${attempt.attempt}`,
@@ -120,7 +119,7 @@ function attemptLane(attempt, row, { snapshot, parts, state, now, next }) {
     parts: own,
     span: run ? preciseDurationText(run.to - run.from) : "–",
     outcome: isRunning ? RUNNING[state] : outcomeText(attempt),
-    error: error ? [error.type, error.message].filter(Boolean).join(": ") : "",
+    error: errorText(attempt.error),
     rest: joined(next ? pastWaitText(own, attempt, next) : waitText(own, snapshot, now), shortenedText(own)),
   };
 }

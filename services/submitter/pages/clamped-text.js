@@ -1,8 +1,50 @@
-/** A text of a few lines, and a button that shows the rest of a longer one. */
+/** What is cut after some lines, and a button that shows the rest. */
 
 import { h } from "/assets/dom.js";
 import { setText } from "/assets/text.js";
 
+/** A button that shows all of an element whose content may be cut. It is measured when its size changes. */
+export class MoreButton {
+  element;
+  #content;
+  #onToggle;
+
+  /**
+   * @param {HTMLElement} content has an id; the style sheet cuts it unless the button is expanded
+   * @param {object} [options]
+   * @param {string} [options.id] of the button
+   * @param {(isOpen: boolean) => void} [options.onToggle]
+   */
+  constructor(content, { id, onToggle = () => {} } = {}) {
+    this.#content = content;
+    this.#onToggle = onToggle;
+    const expanded = { "aria-expanded": "false", "aria-controls": content.id, hidden: true };
+    this.element = h("button", { id, type: "button", class: "plain link", ...expanded, click: () => this.toggle(), blur: () => this.update() }, "Show all");
+    new ResizeObserver(() => this.update()).observe(content);
+  }
+
+  get isOpen() {
+    return this.element.ariaExpanded === "true";
+  }
+
+  /**
+   * Show the button while the content is cut or open; call this when the content has changed. A button with the focus
+   * stays: hiding it would lose the focus.
+   */
+  update() {
+    const isCut = this.#content.scrollHeight > this.#content.clientHeight + 1;
+    this.element.hidden = !isCut && !this.isOpen && document.activeElement !== this.element;
+  }
+
+  toggle() {
+    this.element.ariaExpanded = String(!this.isOpen);
+    setText(this.element, this.isOpen ? "Show less" : "Show all");
+    this.#onToggle(this.isOpen);
+    this.update();
+  }
+}
+
+/** A text of a few lines, and a button that shows the rest of a longer one. */
 export class ClampedText {
   element;
   #text;
@@ -20,38 +62,21 @@ export class ClampedText {
   constructor({ id, moreId, isSteady = false, attributes = {} }) {
     this.#isSteady = isSteady;
     this.#text = h("p", { id, ...attributes });
-    const expanded = { "aria-expanded": "false", "aria-controls": id, hidden: true };
-    const listeners = { click: () => this.#toggle(), blur: () => this.#updateButton() };
-    this.#more = h("button", { id: moreId, type: "button", class: "plain link", ...expanded, ...listeners }, "Show all");
-    this.element = h("div", { class: "clamped" }, this.#text, this.#more);
-    new ResizeObserver(() => this.#updateButton()).observe(this.#text);
+    this.#more = new MoreButton(this.#text, { id: moreId, onToggle: (isOpen) => this.#onToggle(isOpen) });
+    this.element = h("div", { class: "clamped" }, this.#text, this.#more.element);
   }
 
   /** Show a text; return whether it is new. */
   show(text) {
     if (!setText(this.#text, text)) return false;
-    if (this.#isOpen && !(this.#isSteady && text)) this.#toggle();
-    this.#updateButton();
+    if (this.#more.isOpen && !(this.#isSteady && text)) this.#more.toggle();
+    this.#more.update();
     return true;
   }
 
-  get #isOpen() {
-    return this.#more.ariaExpanded === "true";
-  }
-
-  /** Show the button while the text is cut or open. A button with the focus stays: hiding it would lose the focus. */
-  #updateButton() {
-    const isCut = this.#text.scrollHeight > this.#text.clientHeight + 1;
-    this.#more.hidden = !isCut && !this.#isOpen && document.activeElement !== this.#more;
-  }
-
-  #toggle() {
-    const open = !this.#isOpen;
-    this.#more.ariaExpanded = String(open);
-    setText(this.#more, open ? "Show less" : "Show all");
+  #onToggle(isOpen) {
     this.#text.style.blockSize = "";
-    if (open && this.#isSteady) this.#text.style.blockSize = `${this.#text.offsetHeight}px`;
-    this.#text.tabIndex = open ? 0 : -1; // a long one scrolls
-    this.#updateButton();
+    if (isOpen && this.#isSteady) this.#text.style.blockSize = `${this.#text.offsetHeight}px`;
+    this.#text.tabIndex = isOpen ? 0 : -1; // a long one scrolls
   }
 }
