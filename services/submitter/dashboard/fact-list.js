@@ -6,7 +6,6 @@ import { setText } from "/assets/text.js";
 
 export class FactList {
   #list = h("dl");
-  #shown = new Map(); // by label: what was shown last
   element;
 
   constructor(title) {
@@ -23,23 +22,25 @@ export class FactList {
   render(facts, now) {
     const entries = Object.entries(facts).filter(([, value]) => value);
     this.element.hidden = !entries.length;
-    arrange(this.#list, entries.map(([label]) => label), createFact);
-    entries.forEach(([label, value], index) => this.#renderValue(label, value, this.#list.children[index].lastChild, now));
-  }
-
-  #renderValue(label, value, element, now) {
-    if (typeof value === "string") return setText(element, value);
-    let shown = this.#shown.get(label);
-    if (shown?.element !== element || shown.key !== value.key) {
-      const time = value.time ? new TimeText() : null;
-      shown = { element, key: value.key, time };
-      this.#shown.set(label, shown);
-      element.replaceChildren(time ? time.element : value.create());
-    }
-    shown.time?.render(value.time, now);
+    const shown = arrange(this.#list, entries.map(([label]) => label), (label) => new Fact(label));
+    for (const [label, value] of entries) shown.get(label).render(value, now);
   }
 }
 
-function createFact(label) {
-  return h("div", {}, h("dt", {}, label), h("dd", { dir: "auto" }));
+class Fact {
+  #value = h("dd", { dir: "auto" });
+  #key = null;
+  #time = null;
+
+  constructor(label) {
+    this.element = h("div", {}, h("dt", {}, label), this.#value);
+  }
+
+  render(value, now) {
+    if (typeof value === "string") return setText(this.#value, value);
+    if (value.time && !this.#time) this.#value.replaceChildren((this.#time = new TimeText()).element);
+    else if (value.create && value.key !== this.#key) this.#value.replaceChildren(value.create());
+    this.#key = value.key;
+    this.#time?.render(value.time, now);
+  }
 }

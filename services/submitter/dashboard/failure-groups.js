@@ -84,17 +84,10 @@ export class FailureGroups {
     const count = groups.reduce((sum, group) => sum + group.count, 0);
     setText(this.#note, noteText(count, causes.length, complete));
     const keys = causes.map(({ key }) => key);
-    for (const key of this.#groups.keys()) if (!keys.includes(key)) this.#groups.delete(key);
     const index = this.rows.indexOf(this.focused);
-    arrange(this.#list, keys, (key) => this.#card(key).element);
+    this.#groups = arrange(this.#list, keys, () => new GroupCard(this.#app.session.canOperate, (cause) => this.#runAgain(cause)));
     if (index >= 0 && this.focused === null) this.focusRow(keys[Math.min(index, keys.length - 1)]); // its group has gone
     for (const cause of causes) this.#groups.get(cause.key).render(cause, this.#hrefOf(cause), Date.parse(now));
-  }
-
-  #card(key) {
-    const card = new GroupCard(this.#app.session.canOperate, (cause) => this.#runAgain(cause));
-    this.#groups.set(key, card);
-    return card;
   }
 
   /** Return the URL of the list of a group's jobs. */

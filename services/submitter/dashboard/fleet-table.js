@@ -53,8 +53,7 @@ export class FleetTable {
    */
   show(items, render) {
     const hadFocus = this.#body.contains(document.activeElement);
-    for (const key of this.rows.keys()) if (!items.has(key)) this.rows.delete(key);
-    arrange(this.#body, items.keys(), (key) => this.#add(key).element);
+    this.rows = arrange(this.#body, items.keys(), this.#createRow);
     if (hadFocus && !this.#body.contains(document.activeElement)) this.#heading.focus();
     for (const [key, item] of items) render(this.rows.get(key), item);
     this.#table.hidden = !items.size;
@@ -66,11 +65,5 @@ export class FleetTable {
   mark(key) {
     this.#marked = key;
     for (const [each, { element }] of this.rows) setAttribute(element, "aria-current", each === key ? "true" : null);
-  }
-
-  #add(key) {
-    const row = this.#createRow(key);
-    this.rows.set(key, row);
-    return row;
   }
 }

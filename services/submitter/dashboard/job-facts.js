@@ -87,23 +87,21 @@ class Value {
 /** Who has acted on the job, the newest first. */
 class Actions {
   #list = h("ul", { class: "actions-taken" });
-  #times = new Map(); // by key
   element = h("section", { hidden: true }, h("h2", {}, "Who acted"), this.#list);
 
   render(actions, now) {
     const sorted = [...actions].sort((one, other) => Date.parse(other.at) - Date.parse(one.at));
     const byKey = new Map(sorted.map((action) => [JSON.stringify(action), action]));
     this.element.hidden = !actions.length;
-    arrange(this.#list, byKey.keys(), (key) => this.#create(key, byKey.get(key)));
-    for (const [key, { at }] of byKey) this.#times.get(key).render(at, now);
+    const items = arrange(this.#list, byKey.keys(), (key) => createAction(byKey.get(key)));
+    for (const [key, { at }] of byKey) items.get(key).time.render(at, now);
   }
+}
 
-  #create(key, { action, by }) {
-    const time = new TimeText();
-    this.#times.set(key, time);
-    const name = by && by !== ANYONE ? [" by ", h("bdi", {}, by)] : " without an API key";
-    return h("li", {}, h("div", {}, ACTIONS[action] ?? action, name), time.element);
-  }
+function createAction({ action, by }) {
+  const time = new TimeText();
+  const name = by && by !== ANYONE ? [" by ", h("bdi", {}, by)] : " without an API key";
+  return { time, element: h("li", {}, h("div", {}, ACTIONS[action] ?? action, name), time.element) };
 }
 
 function times(snapshot, now) {

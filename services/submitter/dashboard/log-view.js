@@ -7,6 +7,7 @@
 
 import { NOT_COPIED, copyText } from "/assets/clipboard.js";
 import { h, loadStyles, setAttribute } from "/assets/dom.js";
+import { download } from "/assets/download.js";
 import { liveUrl } from "/assets/live-url.js";
 import { bytesText, LogBox } from "/assets/log-box.js";
 import { LogLines, MAX_LINES } from "/assets/log-lines.js";
@@ -16,7 +17,6 @@ import { watchJob } from "/assets/watch.js";
 
 const DRAW_MS = 50; // between two changes of the page
 const EMPTY_MS = 800; // after which a log without a line counts as empty
-const REVOKE_MS = 10_000; // after which a download has begun
 const PROBLEMS = {
   unknown: "The record of this job is gone, and its log with it.",
   forbidden: "The token of this session does not open the log.",
@@ -231,9 +231,7 @@ export class LogView {
 
   /** Save what was logged, with its escape sequences. */
   #download() {
-    const text = this.#log.lines.map((line) => line.text).join("\n");
-    const href = URL.createObjectURL(new Blob([text, "\n"], { type: "text/plain;charset=utf-8" }));
-    h("a", { href, download: `${this.#jobId}.log` }).click();
-    setTimeout(() => URL.revokeObjectURL(href), REVOKE_MS);
+    const text = this.#log.lines.map((line) => `${line.text}\n`).join("");
+    download(text, `${this.#jobId}.log`, "text/plain;charset=utf-8");
   }
 }

@@ -15,7 +15,6 @@ export class Timeline {
   #list = h("ol", { class: "lanes" });
   #start = h("span");
   #end = h("span");
-  #lanes = new Map(); // by key
   element = h(
     "section",
     { class: "card", "aria-labelledby": "timeline-title" },
@@ -41,15 +40,10 @@ export class Timeline {
     const lanes = attempts.map((attempt, row) => attemptLane(attempt, row, { snapshot, parts, state, now, next: attempts[row + 1] }));
     const first = waitLane(attempts, parts, snapshot, now);
     if (first) lanes.unshift(first);
-    arrange(this.#list, lanes.map(({ key }) => key), (key) => this.#create(key));
-    for (const lane of lanes) this.#lanes.get(lane.key).render(lane);
+    const rows = arrange(this.#list, lanes.map(({ key }) => key), () => new Lane());
+    for (const lane of lanes) rows.get(lane.key).render(lane);
     this.#renderAxis(snapshot, now, isStale);
     this.element.hidden = !lanes.length;
-  }
-
-  #create(key) {
-    this.#lanes.set(key, new Lane());
-    return this.#lanes.get(key).element;
   }
 
   #renderAxis({ submitted_at: submitted, finished_at: finished }, now, isStale) {

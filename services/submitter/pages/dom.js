@@ -1,6 +1,7 @@
 /** Elements of the pages. Texts of jobs and workers are children, which are shown as text, never as markup. */
 
 const SVG = "http://www.w3.org/2000/svg";
+const created = new WeakMap(); // by child: what `arrange` has created
 const styleSheets = new Map(); // by name: when it has loaded
 
 /**
@@ -40,26 +41,35 @@ export function setAttribute(element, name, value) {
  * Show one child for each key, in this order. A child that stays is not moved if it need not be; one that moves keeps its
  * focus.
  *
+ * @template T
  * @param {Element} parent has no other children
  * @param {Iterable<string>} keys
- * @param {(key: string) => Element} create
+ * @param {(key: string) => T} create returns the child, or an object that has it as its `element`
+ * @returns {Map<string, T>} by key what was created, now or before
  */
 export function arrange(parent, keys, create) {
   const children = new Map([...parent.children].map((child) => [child.dataset.key, child]));
   const wanted = new Set(keys);
   for (const [key, child] of children) if (!wanted.has(key)) child.remove();
   const focused = document.activeElement;
+  const all = new Map();
   let place = parent.firstElementChild;
   for (const key of wanted) {
-    if (place?.dataset.key === key) {
-      place = place.nextElementSibling;
-      continue;
-    }
-    const child = children.get(key) ?? create(key);
-    child.dataset.key = key;
-    parent.insertBefore(child, place);
+    const child = children.get(key) ?? createChild(key, create);
+    all.set(key, created.get(child));
+    if (child === place) place = place.nextElementSibling;
+    else parent.insertBefore(child, place);
   }
   if (focused !== document.activeElement && parent.contains(focused)) focused.focus({ preventScroll: true });
+  return all;
+}
+
+function createChild(key, create) {
+  const object = create(key);
+  const child = object.element ?? object;
+  child.dataset.key = key;
+  created.set(child, object);
+  return child;
 }
 
 /** Load a style sheet of a view, once; resolves when it applies. */

@@ -6,9 +6,9 @@
 
 import { copyButton } from "/assets/copy-button.js";
 import { h } from "/assets/dom.js";
+import { download } from "/assets/download.js";
 
 const OPEN_LEVELS = 2; // further levels are closed at first
-const REVOKE_MS = 10_000; // after which a download has begun
 const MAX_CHILDREN = 100; // more are shown in groups of this size, which are closed at first
 const TOKENS = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d[\d.eE+-]*|true|false|null|[[\]{}]/g;
 const ADDRESS = /^https?:\/\/[^\s"<>]+$/i;
@@ -24,7 +24,7 @@ const TYPES = { t: "boolean", f: "boolean", n: "null", '"': "string" }; // by th
 export function jsonTree(text, { label }) {
   const tree = h("div", { class: "json-tree", role: "group", "aria-label": label, tabindex: 0, translate: "no" }, rootOf(text));
   const name = label.toLowerCase();
-  const save = h("button", { type: "button", class: "plain link", click: () => download(text, `${name}.json`) }, "Download", h("span", { class: "visually-hidden" }, ` ${name}`));
+  const save = h("button", { type: "button", class: "plain link", click: () => download(text, `${name}.json`, "application/json") }, "Download", h("span", { class: "visually-hidden" }, ` ${name}`));
   return h("div", { class: "json" }, tree, h("div", { class: "json-actions" }, copyButton(name, () => text), save));
 }
 
@@ -107,11 +107,4 @@ function valueOf({ token, children }) {
 /** Create a quotation mark: in the text, so that copies and screen readers have it, too. */
 function quote() {
   return h("span", { class: "json-quote" }, '"');
-}
-
-/** Offer a text as a file. */
-function download(text, name) {
-  const url = URL.createObjectURL(new Blob([text], { type: "application/json" }));
-  h("a", { href: url, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(url), REVOKE_MS);
 }
