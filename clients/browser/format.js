@@ -31,6 +31,11 @@ export function nameText({ name, kind }) {
   return name ?? kind;
 }
 
+/** Return the beginning of an id that people use for it. */
+export function shortId(id) {
+  return id.slice(0, 8);
+}
+
 /** Return the status as text, such as "Running". */
 export function statusText(snapshot) {
   return isCancelling(snapshot) ? "Cancelling" : STATUS_TEXTS[snapshot.status];
@@ -128,6 +133,12 @@ function positionText(position) {
 export function isStalled(snapshot, confirmedUntil) {
   const isRunning = snapshot.status === "running" && !isWorkerLost(snapshot, confirmedUntil);
   return isRunning && confirmedUntil - lastAdvance(snapshot) >= STALL_MS;
+}
+
+/** Return the status of a job as icons and colors show it: a running job may be `stalled` or `lost`. */
+export function toneOf(snapshot, confirmedUntil) {
+  if (isWorkerLost(snapshot, confirmedUntil)) return "lost";
+  return isStalled(snapshot, confirmedUntil) ? "stalled" : snapshot.status;
 }
 
 /** Return for how long a job has not advanced. Only a lease, which its worker renews, shows that it is alive. */

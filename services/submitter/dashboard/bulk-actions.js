@@ -6,7 +6,7 @@
 import { isolated } from "/assets/actions.js";
 import { ApiError } from "/assets/api.js";
 import { h, loadStyles } from "/assets/dom.js";
-import { nameText } from "/assets/format.js";
+import { nameText, shortId } from "/assets/format.js";
 import { applies, bulkActionOf, cancelJob, hasChanged, runJobAgain } from "/assets/job-requests.js";
 import { ask } from "/assets/dialogs.js";
 import { newKey } from "/assets/request.js";
@@ -168,7 +168,7 @@ function questionContent(name, { count, complete, examples }, fields) {
 
 /** Return a list of the first jobs, and how many there are besides. */
 function examplesOf(jobs, count) {
-  const items = jobs.slice(0, MAX_EXAMPLES).map((job) => h("li", {}, h("bdi", {}, nameText(job)), h("code", {}, `${job.kind} · ${job.id.slice(0, 8)}`)));
+  const items = jobs.slice(0, MAX_EXAMPLES).map((job) => h("li", {}, h("bdi", {}, nameText(job)), h("code", {}, `${job.kind} · ${shortId(job.id)}`)));
   const rest = count - items.length;
   return h("ul", { class: "bulk-examples" }, ...items, rest > 0 && h("li", { class: "soft" }, `and ${numberText(rest)} more`));
 }

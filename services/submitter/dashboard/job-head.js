@@ -1,13 +1,11 @@
 /** The head of a job's view: where it is, its name, its status as a chip, and what an operator can do with it. */
 
 import { h, setAttribute } from "/assets/dom.js";
-import { nameText, statusText } from "/assets/format.js";
+import { nameText, shortId, statusText } from "/assets/format.js";
 import { statusIcon } from "/assets/icons.js";
 import { JobActionBar } from "/assets/job-action-bar.js";
 import { urlOf } from "/assets/router.js";
 import { setText } from "/assets/text.js";
-
-const SHORT_ID = 8; // characters
 
 export class JobHead {
   #snapshot = null;
@@ -23,7 +21,7 @@ export class JobHead {
   /** @param {() => void} onAction called after an action */
   constructor(app, id, onAction) {
     if (app.session.canOperate) this.#bar = new JobActionBar(app, { onAction, onFocusLost: () => this.#heading.focus() });
-    const short = id.slice(0, SHORT_ID);
+    const short = shortId(id);
     const crumbs = h("ol", {}, h("li", {}, h("a", { href: urlOf("jobs") }, "Jobs")), this.#kind, h("li", { "aria-current": "page" }, h("code", {}, short)));
     setText(this.#name, `Job ${short}`);
     this.element = h(

@@ -1,10 +1,10 @@
 /** A row of the list of jobs. It writes only what has changed. Texts of a job are shown as text, never as markup. */
 
 import { h, setAttribute } from "/assets/dom.js";
-import { durationText, nameText, percent, statusText } from "/assets/format.js";
+import { durationText, nameText, percent, shortId, statusText, toneOf } from "/assets/format.js";
 import { statusIcon } from "/assets/icons.js";
 import { urlOf } from "/assets/router.js";
-import { attemptCount, lineText, shortDuration, shortId, shownPercent, toneOf, waitMs, workMs } from "/assets/row-texts.js";
+import { attemptCount, lineText, shortDuration, shownPercent, waitMs, workMs } from "/assets/row-texts.js";
 import { setText } from "/assets/text.js";
 
 const INDETERMINATE = 0.35; // of the bar is filled while the progress is unknown

@@ -1,13 +1,12 @@
 /** What the search finds: jobs by id, name and labels, kinds, tags, owners, and views. */
 
 import { urlOf } from "/assets/router.js";
-import { nameText, statusText } from "/assets/format.js";
+import { nameText, shortId, statusText } from "/assets/format.js";
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 const TAG = /^[\p{L}\p{N}_:.@/-]{1,64}$/u; // as the server accepts them
 const OWNER = /^[^\s{}]{1,128}$/;
 const MIN_LENGTH = 2; // of a text that may be a label
-const SHORT_ID = 8; // characters
 const MAX_OF_A_GROUP = 6;
 
 const VIEWS = [
@@ -53,7 +52,7 @@ function jobWords({ id, name = "", kind, labels: { owner = "", tags = [] } }) {
 function jobItems(jobs) {
   return jobs.map((job) => ({
     text: nameText(job),
-    detail: [job.name ? job.kind : "", job.id.slice(0, SHORT_ID), statusText(job)].filter(Boolean).join(" · "),
+    detail: [job.name ? job.kind : "", shortId(job.id), statusText(job)].filter(Boolean).join(" · "),
     href: urlOf("job", { name: job.id }),
   }));
 }

@@ -4,9 +4,8 @@ import { JobActions } from "/assets/actions.js";
 import { JOB_ID, withJsonTexts } from "/assets/details.js";
 import { h } from "/assets/dom.js";
 import { FleetTable } from "/assets/fleet-table.js";
-import { ageText } from "/assets/format.js";
+import { ageText, shortId } from "/assets/format.js";
 import { urlOf } from "/assets/router.js";
-import { shortId } from "/assets/row-texts.js";
 import { setText } from "/assets/text.js";
 import { TrueErrors } from "/assets/true-errors.js";
 

@@ -1,15 +1,9 @@
 /** The texts of a job in a list: one line beside its bar, its numbers, and its times. */
 
-import { amountText, durationText, isStalled, isWorkerLost, nextStepText, percentText } from "/assets/format.js";
+import { amountText, durationText, nextStepText, percentText } from "/assets/format.js";
 
 const MINUTE_MS = 60_000;
 const MAX_PRECISE_MS = 10 * MINUTE_MS; // a longer duration is shown without its seconds
-
-/** Return the status of a job as its icon and color show it: a running job may be `stalled` or `lost`. */
-export function toneOf(snapshot, confirmedUntil) {
-  if (isWorkerLost(snapshot, confirmedUntil)) return "lost";
-  return isStalled(snapshot, confirmedUntil) ? "stalled" : snapshot.status;
-}
 
 /**
  * Return the line under the bar of a job: how far it is, what it waits for, when it starts, or where it stopped.
@@ -86,9 +80,4 @@ export function shortDuration(ms) {
 /** Return whether the error of a job is not its true one, which only operators see. */
 export function hidesError({ error }) {
   return error?.type === "InternalError";
-}
-
-/** Return the beginning of an id that people use for it. */
-export function shortId(id) {
-  return id.slice(0, 8);
 }

@@ -8,7 +8,7 @@ import { renderAttempts } from "/assets/attempts.js";
 import { ClampedText } from "/assets/clamped-text.js";
 import { copyButton } from "/assets/copy-button.js";
 import { showDates } from "/assets/dates.js";
-import { errorText, isCancelling, isWaiting, nameText, percentText, resultText, statusText } from "/assets/format.js";
+import { errorText, isCancelling, isWaiting, nameText, percentText, resultText, shortId, statusText } from "/assets/format.js";
 import { statusIcon } from "/assets/icons.js";
 import { jsonTree } from "/assets/json-tree.js";
 import { liveUrl } from "/assets/live-url.js";
@@ -22,7 +22,6 @@ import { mayCancel, readClaims } from "/assets/token.js";
 import { watchJob } from "/assets/watch.js";
 
 const TITLE_MARKS = { succeeded: "✓", failed: "✗", cancelled: "⊘" };
-const SHORT_ID = 8; // characters
 const SLOW_START_MS = 5000; // longer than the fallback from a proxy that blocks WebSockets takes
 
 const jobId = location.pathname.split("/").pop();
@@ -126,7 +125,7 @@ function renderJob() {
 function renderName({ name, kind }) {
   setText("kind", nameText({ name, kind }));
   element.kind.translate = Boolean(name); // a kind is an identifier
-  setText("label", [name && kind, jobId.slice(0, SHORT_ID)].filter(Boolean).join(" · "));
+  setText("label", [name && kind, shortId(jobId)].filter(Boolean).join(" · "));
 }
 
 /** Show the card and the times, and update them every second until the connection is lost. */

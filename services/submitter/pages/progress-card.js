@@ -6,7 +6,7 @@
 
 import { ClampedText } from "/assets/clamped-text.js";
 import { h, setAttribute } from "/assets/dom.js";
-import { amountText, isStalled, isWorkerLost, messageText, nextStepText, percent, percentText } from "/assets/format.js";
+import { amountText, messageText, nextStepText, percent, percentText, toneOf } from "/assets/format.js";
 import { setText } from "/assets/text.js";
 import { JobTimes, clockText } from "/assets/times.js";
 
@@ -69,7 +69,8 @@ export class ProgressCard {
     if (snapshot !== this.#snapshot) this.#times.add(snapshot);
     this.#snapshot = snapshot;
     this.#renderProgress(snapshot);
-    this.#renderState(snapshot, confirmedUntil);
+    this.state = toneOf(snapshot, confirmedUntil); // the worker is lost only if its lease has ended before the server's last sign of life
+    setAttribute(this.element, "data-tone", this.state);
     this.nextStep = nextStepText(snapshot, now, confirmedUntil, position);
     setText(this.#nextStep, this.nextStep);
     this.element.toggleAttribute("data-stale", lostAt !== null);
@@ -94,13 +95,6 @@ export class ProgressCard {
       this.#fill.animate(STEP, { duration: STEP_MS, easing: "ease-out" });
     }
     this.#current = current;
-  }
-
-  /** Render the state. A worker is lost only if its lease has ended before the server's last sign of life. */
-  #renderState(snapshot, confirmedUntil) {
-    if (isWorkerLost(snapshot, confirmedUntil)) this.state = "lost";
-    else this.state = isStalled(snapshot, confirmedUntil) ? "stalled" : snapshot.status;
-    setAttribute(this.element, "data-tone", this.state);
   }
 
   #renderTimes(snapshot, now) {
