@@ -93,17 +93,17 @@ async def test_search_by_id_kind_and_tag(page: Page, dashboard: Dashboard) -> No
 async def test_keys_are_listed_and_can_be_turned_off(page: Page, dashboard: Dashboard) -> None:
     """`?` lists the keys. Those without Ctrl can be turned off, and do nothing while a text is typed."""
     await open_dashboard(page, dashboard, dashboard.job_path("Import customers.csv"))
-    dialog = page.get_by_role("dialog", name="Keys")
+    dialog = page.get_by_role("dialog", name="Keyboard shortcuts")
     await page.keyboard.press("?")
     await expect(dialog.get_by_role("button", name="Close")).to_be_focused()
     await expect(dialog).to_contain_text("Find a job, a kind or a tag")
     assert await inspect(page) == []
-    await dialog.get_by_role("checkbox", name="Keys without Ctrl").uncheck()
+    await dialog.get_by_role("checkbox", name="Shortcuts of a single key").uncheck()
     await page.keyboard.press("Escape")
     await expect(dialog).to_be_hidden()
     await page.keyboard.press("?")
-    await page.get_by_role("button", name="Keys").click()
-    await dialog.get_by_role("checkbox", name="Keys without Ctrl").check()
+    await page.get_by_role("button", name="Shortcuts").click()
+    await dialog.get_by_role("checkbox", name="Shortcuts of a single key").check()
     await page.keyboard.press("Control+k")
     await expect(page.get_by_role("combobox")).to_have_count(0)  # a dialog is open
     await page.keyboard.press("Escape")

@@ -252,7 +252,7 @@ async def test_watch_only_link_is_copied(page: Page, stack: Stack) -> None:
     receipt = await stack.submit(delay_s=3600)
     await page.goto(receipt["links"]["page"])
     await page.get_by_role("button", name="Copy watch-only link").click()
-    await expect(page.locator("#shared")).to_have_text("Copied. It can watch, not cancel.")
+    await expect(page.locator("#shared")).to_have_text("Copied. Anyone with the link can watch, but not cancel.")
     link = await page.evaluate("navigator.clipboard.readText()")
     assert link.startswith(f"{stack.url}/jobs/{receipt['id']}#")
     assert link != receipt["links"]["page"]

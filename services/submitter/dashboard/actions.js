@@ -106,7 +106,7 @@ export class JobActions {
     return this.#act("share", job, async () => {
       const link = await shareJob(this.#app.api, job);
       if (!(await copyText(link))) return showLink(link);
-      return this.#report("The link is copied. It can watch the job for a day, not cancel it.");
+      return this.#report("The link is copied. Anyone with it can watch the job for a day, but not cancel it.");
     });
   }
 
@@ -185,7 +185,7 @@ async function confirm(title, content, { text, keep = "Not now", isDanger = fals
 /** Show a link where the browser does not allow to copy it. */
 async function showLink(link) {
   const field = h("input", { readonly: true, value: link, "aria-label": "Link", autofocus: true, focus: () => field.select() });
-  const text = h("p", {}, "Copy this link. It can watch the job for a day, not cancel it.");
+  const text = h("p", {}, "Copy this link. Anyone with it can watch the job for a day, but not cancel it.");
   await ask({ title: "Share the job", content: [text, field], buttons: [{ value: "", text: "Close", isMain: true }] });
   return true;
 }

@@ -134,7 +134,7 @@ class GroupCard {
     setText(this.#count, count.toLocaleString());
     setText(this.#type, errorType || "No error");
     setText(this.#kind, kind);
-    setText(this.#latest, latest ? `Last ${ageText(latest, now)}` : "");
+    setText(this.#latest, latest ? `Last failed ${ageText(latest, now)}` : "");
     setAttribute(this.title, "href", href);
     setAttribute(this.#newest, "href", urlOf("job", { name: newest }));
     setText(this.#again, count === 1 ? "Run it again" : `Run all ${count.toLocaleString()} again`);

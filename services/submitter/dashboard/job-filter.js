@@ -7,7 +7,7 @@ const ENDED = ["succeeded", "failed", "cancelled"];
 const CHART_HOURS = 24; // the current hour, which has only begun, is one of them
 
 /** The ranges of time that can be chosen. */
-export const RANGES = { "1h": "Last hour", "24h": "Last 24 hours", "7d": "Last 7 days", all: "All times" };
+export const RANGES = { "1h": "Last hour", "24h": "Last 24 hours", "7d": "Last 7 days", all: "Any time" };
 
 /** The filters that narrow a list beside its status, by their parameters in the URL. */
 const NARROWING = ["kind", "owner", "tag", "attempts_min", "error_type", "range", "since", "until"];

@@ -8,12 +8,12 @@ import { RunForm } from "/assets/run-form.js";
 import { sparkline } from "/assets/sparkline.js";
 import { setText } from "/assets/text.js";
 
-const COLUMNS = ["Kind", "Last 24 hours", "Per hour", "Median", "95 %", "Failed", "Workers", ""];
+const COLUMNS = ["Kind", "Last 24 hours", "Per hour", "Median", "95 % within", "Failed", "Workers", ""];
 const RESERVED = "headway."; // only Headway itself submits such a kind
 const MANY_FAILURES = 0.05;
 const rateFormat = new Intl.NumberFormat(undefined, { maximumFractionDigits: 1 });
 const lowRateFormat = new Intl.NumberFormat(undefined, { maximumFractionDigits: 2 });
-const percentFormat = new Intl.NumberFormat(undefined, { style: "percent", maximumFractionDigits: 1 });
+const percentFormat = new Intl.NumberFormat(undefined, { maximumFractionDigits: 1 });
 
 export default class KindsView {
   #app;
@@ -99,7 +99,7 @@ class KindRow {
     setText(this.#rate, (rate < 1 ? lowRateFormat : rateFormat).format(rate));
     setText(this.#median, secondsText(duration?.p50));
     setText(this.#slow, secondsText(duration?.p95));
-    setText(this.#failed, failed === null ? "–" : percentFormat.format(failed));
+    setText(this.#failed, failed === null ? "–" : `${percentFormat.format(failed * 100)} %`);
     setAttribute(this.#failed, "data-tone", failed >= MANY_FAILURES ? "failed" : null);
     setText(this.#workers, workers ? workers.toLocaleString() : "none");
     setAttribute(this.#workers, "data-tone", workers ? null : "stalled");

@@ -34,7 +34,7 @@ export async function askForPayload(api, job, title) {
     return true;
   };
   const content = [
-    h("p", {}, "It becomes a new job of the same kind, name and limits. The old one stays as it is."),
+    h("p", {}, "It becomes a new job with the same kind, name and limits. The old one stays as it is."),
     kept.problem && h("p", { class: "payload-missing" }, kept.problem),
     h("label", { for: "payload" }, "Payload (JSON)"),
     field,

@@ -36,7 +36,7 @@ export class Shell {
     this.#unbind = app.keyboard.bind({
       "Ctrl+k": { label: "Find a job, a kind or a tag", run: () => this.#search() },
       "/": { label: "Find a job, a kind or a tag", run: () => this.#search() },
-      "?": { label: "Show the keys", run: () => this.#help() },
+      "?": { label: "Show the shortcuts", run: () => this.#help() },
     });
     this.#timer = setInterval(() => this.#renderLive(), TICK_MS);
     this.#renderLive();
@@ -70,7 +70,7 @@ export class Shell {
 
   #account() {
     const { session } = this.#app;
-    const help = h("button", { type: "button", class: "plain", click: () => this.#help() }, "Keys");
+    const help = h("button", { type: "button", class: "plain", click: () => this.#help() }, "Shortcuts");
     const signOut = session.name && h("button", { type: "button", class: "plain", click: () => session.signOut() }, "Sign out");
     const rights = session.canOperate ? session.name : `${session.name} (read-only)`;
     const title = session.canOperate ? null : "This API key does not have the role operate.";

@@ -67,10 +67,10 @@ export default class WorkersView {
 
 class WorkerRow {
   #name = h("th", { scope: "row", class: "worker" }, h("code", { dir: "auto" }), h("small", { dir: "auto" }));
-  #version = h("td", { class: "soft" });
-  #queue = h("td", {}, h("span", { dir: "auto" }), h("small"));
+  #version = h("td", { class: "soft", "data-label": "Version" });
+  #queue = h("td", { "data-label": "Queue" }, h("span", { dir: "auto" }), h("small"));
   #kinds = h("td", { class: "kinds" });
-  #busy = h("td", { class: "busy" }, h("span"), h("div", { class: "track", "aria-hidden": "true" }, h("div")));
+  #busy = h("td", { class: "busy", "data-label": "Busy" }, h("span"), h("div", { class: "track", "aria-hidden": "true" }, h("div")));
   #heard = h("td");
   #shownKinds = "";
   element = h("tr", {}, this.#name, this.#version, this.#queue, this.#kinds, this.#busy, this.#heard);
@@ -82,10 +82,11 @@ class WorkerRow {
     setText(this.#name.children[1], id.startsWith(host) ? "" : host);
     setText(this.#version, version);
     setText(this.#queue.children[0], queue);
-    setText(this.#queue.children[1], depth === null ? "" : `${depth.toLocaleString()} waiting`);
+    setText(this.#queue.children[1], depth === null ? "" : `${depth.toLocaleString()} on the queue`);
     setText(this.#busy.children[0], isListed ? `${running} of ${slots}` : "–");
     this.#busy.lastChild.firstChild.style.transform = `scaleX(${isListed && slots ? Math.min(1, running / slots) : 0})`;
     const age = ageText(seen, now);
+    setAttribute(this.#heard, "data-label", isSilent ? null : "Last heard");
     setText(this.#heard, isSilent ? `Silent, last heard ${age}` : age);
     this.#renderKinds(kinds);
   }

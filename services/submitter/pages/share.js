@@ -32,9 +32,9 @@ async function share(id, token) {
 
 /** Copy the link to the clipboard, or else show it in a field; return the notice for the user. */
 async function copy(link) {
-  if (await copyText(link)) return "Copied. It can watch, not cancel.";
+  if (await copyText(link)) return "Copied. Anyone with the link can watch, but not cancel.";
   field.value = link;
   field.hidden = false;
   field.select();
-  return "Copy this link: it can watch, not cancel.";
+  return "Copy this link. Anyone with it can watch, but not cancel.";
 }
