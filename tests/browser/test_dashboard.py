@@ -74,7 +74,7 @@ async def test_search_by_id_kind_and_tag(page: Page, dashboard: Dashboard) -> No
     field, job_id = page.get_by_role("combobox"), dashboard.jobs["Sync ledger"]
     for text, option in {
         job_id[:9]: re.compile("^Sync ledger"),
-        "repor": re.compile(r"^report ?numbers, and Run"),
+        "repor": re.compile(r"^report ?its numbers, and Run"),
         "hostile": re.compile("^hostile ?jobs with this tag"),
         "customer:7": re.compile("^customer:7 ?jobs with this owner"),
         "d4c0ffee-0000-4000-8000-000000000001": re.compile("^Open this job"),

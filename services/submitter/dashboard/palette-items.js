@@ -66,8 +66,8 @@ function idItems(text, jobs) {
 
 function kindItems(kind) {
   return [
-    { text: kind, detail: "numbers, and Run…", href: urlOf("kinds", { name: kind }) },
-    { text: kind, detail: "its jobs", href: urlOf("jobs", { query: { kind, range: "all" } }) },
+    { text: kind, detail: "its numbers, and Run…", href: urlOf("kinds", { name: kind }) },
+    { text: kind, detail: "jobs of this kind", href: urlOf("jobs", { query: { kind, range: "all" } }) },
   ];
 }
 
