@@ -27,6 +27,7 @@ from . import event_loop, logs, metrics
 from .cors import CorsPolicy
 from .exception_tree import leaf_exceptions
 from .forked_child import isolate_forked_children
+from .host_policy import HostPolicy
 from .middleware import access_log_middleware, create_series, error_middleware, job_id_middleware
 from .process_signals import ProcessSignals
 from .request_timeout import HEAD_TIMEOUTS, HeadTimeouts, ListenerProtocolFactory
@@ -53,6 +54,7 @@ class ServiceSpec:
     public: Iterable[web.RouteDef] | None = None
     public_port: int = 0
     cors: CorsPolicy | None = None  # of the public listener; None: no policy
+    hosts: HostPolicy | None = None  # of the public listener; None: any Host
     internal: Iterable[web.RouteDef] = ()
     tasks: dict[str, Callable[[], Awaitable[object]]] = field(default_factory=dict)
     unready_reasons: Callable[[], list[str]] = list  # why the service is not ready; empty if it is
@@ -153,10 +155,7 @@ async def _serve(settings: S, open_service: Callable[[S], AbstractAsyncContextMa
                 }.items()
             ]
             if service.public is not None:
-                app = web.Application(middlewares=[job_id_middleware, access_log_middleware, error_middleware])
-                if service.cors is not None:
-                    service.cors.install(app)
-                app.add_routes(service.public)
+                app = public_app(service, service.public)
                 await start_listener(public, app, settings.bind_host, service.public_port, f"{name}_PORT")
             gc.freeze()  # excludes the objects loaded so far from collections: https://docs.python.org/3/library/gc.html#gc.freeze
             gc.set_threshold(50_000, 50, 50)
@@ -216,6 +215,17 @@ async def start_listener(stack: AsyncExitStack, app: web.Application, host: str,
             problem = f"port {port} is in use: stop the program that listens on it, or set {setting}"
         raise SettingsError([problem]) from error
     stack.callback(listener.close)
+
+
+def public_app(service: ServiceSpec, routes: Iterable[web.RouteDef]) -> web.Application:
+    """Create the application of the public listener, with the policies of the service."""
+    app = web.Application(middlewares=[job_id_middleware, access_log_middleware, error_middleware])
+    if service.hosts is not None:
+        service.hosts.install(app)
+    if service.cors is not None:
+        service.cors.install(app)
+    app.add_routes(routes)
+    return app
 
 
 def health_app(service: ServiceSpec, started: asyncio.Event, stopping: asyncio.Event) -> web.Application:

@@ -10,6 +10,7 @@ from importlib.resources import files
 from headway.tokens import TokenSigner, TokenVerifier
 
 from ..runtime.cors import CorsPolicy
+from ..runtime.host_policy import HostPolicy
 from ..runtime.openapi import openapi_route
 from ..runtime.queue_metrics import monitor_queue_depth
 from ..runtime.service import ServiceSpec
@@ -61,6 +62,7 @@ async def submitter(settings: SubmitterSettings) -> AsyncIterator[ServiceSpec]:
                 public_port=settings.port,
                 internal=[*InternalSubmitHandler(report_keys, sender).routes(), *operating.internal],
                 cors=CorsPolicy(settings.origins, public_routes=PUBLIC_ROUTES),
+                hosts=HostPolicy(settings.origins) if settings.dashboard_open else None,
                 tasks={
                     "wakeups": wakeups.run,
                     "submissions": submissions.run,

@@ -24,7 +24,8 @@ class SubmitterSettings(QueueSettings, frozen=True, kw_only=True):
     live_url: Url
     """Where browsers reach the notifier."""
     allowed_origins: OriginList = ()
-    """The origins whose pages may send requests, in addition to the submitter's own."""
+    """The origins whose pages may send requests, in addition to the submitter's own. With `DASHBOARD_OPEN`, their pages
+    may see and operate all jobs, too."""
     submitter_open: bool = False
     """Whether anyone may submit: on one machine, or behind a proxy that authenticates. Otherwise set
     `SUBMITTER_API_KEYS`."""
@@ -33,7 +34,8 @@ class SubmitterSettings(QueueSettings, frozen=True, kw_only=True):
     docs/run-in-production.md#keys-and-api-keys."""
     dashboard_open: bool = False
     """Whether anyone may see and operate all jobs: on one machine, or behind a proxy that authenticates. Then
-    `POST /tokens`, owners, tags and actions of operators need no API key."""
+    `POST /tokens`, owners, tags and actions of operators need no API key, and requests are refused unless their `Host`
+    is an IP address, `localhost`, or a name from `SUBMITTER_URL` or `ALLOWED_ORIGINS`."""
     submit_rate: PerSecond = 100
     """How many jobs, requests for tokens and actions one caller may send per second, on average."""
     submit_burst: Positive = 1_000

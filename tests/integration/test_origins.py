@@ -1,4 +1,4 @@
-"""Origins: every route of the OpenAPI documents rejects a page of a foreign origin, so a new route is tested, too."""
+"""Origins and hosts: every route of the OpenAPI documents refuses a foreign page, so a new route is tested, too."""
 
 from __future__ import annotations
 
@@ -21,20 +21,44 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
         yield stack
 
 
+async def routes(stack: Stack, service: str) -> list[tuple[str, str]]:
+    """Return the methods and paths of a service, and two of a path that does not exist."""
+    async with stack.session.get(f"{stack.env[service]}/openapi.yaml") as response:
+        paths = yaml.safe_load(await response.text())["paths"]
+    found = [(method, path) for path, methods in paths.items() for method in methods if method != "parameters"]
+    assert len(found) >= 6
+    return [*found, ("get", "/nowhere"), ("options", "/nowhere")]
+
+
+def with_ids(path: str) -> str:
+    """Return a path with ids in place of its parameters."""
+    return re.sub(r"{\w+}", str(uuid.uuid4()), path)
+
+
 @pytest.mark.parametrize("service", ["SUBMITTER_URL", "NOTIFIER_URL"])
 @pytest.mark.parametrize("origin", FOREIGN)
 async def test_foreign_origin_is_rejected(stack: Stack, service: str, origin: str) -> None:
     """The response is 403, without CORS headers; only the assets are public to every origin."""
-    url = stack.env[service]
-    async with stack.session.get(f"{url}/openapi.yaml") as response:
-        paths = yaml.safe_load(await response.text())["paths"]
-    routes = [(method, path) for path, methods in paths.items() for method in methods if method != "parameters"]
-    assert len(routes) >= 6
-    for method, path in [*routes, ("get", "/nowhere"), ("options", "/nowhere")]:
-        path_with_ids = re.sub(r"{\w+}", str(uuid.uuid4()), path)
-        async with stack.session.request(method, url + path_with_ids, headers={"Origin": origin}) as response:
+    for method, path in await routes(stack, service):
+        url = stack.env[service] + with_ids(path)
+        async with stack.session.request(method, url, headers={"Origin": origin}) as response:
             if path.startswith("/assets/"):
                 assert response.headers["Access-Control-Allow-Origin"] == "*", path
             else:
                 assert (response.status, (await response.json())["code"]) == (403, "origin_not_allowed"), path
                 assert "Access-Control-Allow-Origin" not in response.headers
+
+
+async def test_foreign_name_of_this_machine_gets_nothing(stack: Stack) -> None:
+    """Its page sends no Origin. An open submitter refuses the Host; the notifier shows nothing without a token."""
+    headers = {"Host": "evil.example:8080"}
+    for method, path in await routes(stack, "SUBMITTER_URL"):
+        async with stack.session.request(
+            method, stack.env["SUBMITTER_URL"] + with_ids(path), headers=headers
+        ) as response:
+            assert (response.status, (await response.json())["code"]) == (403, "host_not_allowed"), path
+    for method, path in await routes(stack, "NOTIFIER_URL"):
+        async with stack.session.request(
+            method, stack.env["NOTIFIER_URL"] + with_ids(path), headers=headers
+        ) as response:
+            assert response.status >= 400 or path == "/openapi.yaml", (method, path, await response.text())

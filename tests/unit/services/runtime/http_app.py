@@ -11,17 +11,21 @@ from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 
 from services.runtime.cors import CorsPolicy
+from services.runtime.host_policy import HostPolicy
 from services.runtime.middleware import access_log_middleware, error_middleware, job_id_middleware
 
 Client = TestClient[web.Request, web.Application]
 
 
 @asynccontextmanager
-async def serve(*routes: web.RouteDef, cors: CorsPolicy | None = None) -> AsyncIterator[Client]:
+async def serve(
+    *routes: web.RouteDef, cors: CorsPolicy | None = None, hosts: HostPolicy | None = None
+) -> AsyncIterator[Client]:
     """Serve routes and yield a client."""
     app = web.Application(middlewares=[job_id_middleware, access_log_middleware, error_middleware])
-    if cors is not None:
-        cors.install(app)
+    for policy in (hosts, cors):
+        if policy is not None:
+            policy.install(app)
     app.add_routes(routes)
     async with TestClient(TestServer(app)) as client:
         yield client
