@@ -264,9 +264,10 @@ class JobSnapshot(Struct, frozen=True, kw_only=True):
     name: str | None = None
     advanced_at: Timestamp | None = None  # when the progress last rose
     earlier_attempts: tuple[EarlierAttempt, ...] = ()  # the last five, the oldest first
+    redriven_at: Timestamp | None = None  # when the job was last run again, and began to wait
 
 
-OPTIONAL_SNAPSHOT_FIELDS = ("name", "advanced_at", "earlier_attempts")  # left out when they are empty
+OPTIONAL_SNAPSHOT_FIELDS = ("name", "advanced_at", "earlier_attempts", "redriven_at")  # left out when they are empty
 
 
 def encode_snapshot(snapshot: JobSnapshot) -> bytes:

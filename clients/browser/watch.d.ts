@@ -64,6 +64,8 @@ export interface SnapshotFields<Result = unknown> {
   readonly advanced_at?: Time;
   /** The last five attempts before the current one, the oldest first; absent if there are none. */
   readonly earlier_attempts?: readonly EarlierAttempt[];
+  /** When the job was last redriven and began to wait again; absent if it was not, or if that is unknown. */
+  readonly redriven_at?: Time;
   /** The texts of numbers that JavaScript changes; added by this client, and absent from most snapshots. */
   readonly exact?: ExactTexts;
 }

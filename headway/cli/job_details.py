@@ -10,6 +10,7 @@ from headway.contracts import NULL, EarlierAttempt, JobSnapshot, ProgressSnapsho
 
 TIMES = {
     "submitted": "submitted_at",
+    "run again": "redriven_at",
     "due": "due_at",
     "started": "started_at",
     "advanced": "advanced_at",

@@ -36,6 +36,7 @@ class Record(Struct, frozen=True, kw_only=True):
     labels: Labels | None = None
     advanced_at: Timestamp | None = None
     earlier_attempts: tuple[EarlierAttempt, ...] = ()
+    redriven_at: Timestamp | None = None
     cancel_requested: bool = False
     version: int = 0
     started_at: Timestamp | None = None
@@ -75,6 +76,7 @@ class Record(Struct, frozen=True, kw_only=True):
                 name=self.labels.name if self.labels else None,
                 advanced_at=self.advanced_at,
                 earlier_attempts=self.earlier_attempts,
+                redriven_at=self.redriven_at,
             )
         )
 
@@ -116,6 +118,7 @@ def accept(old: Record | None, report: JobReport, now: Timestamp) -> Record:
         state=replace(report, submitted_at=old.state.submitted_at),
         labels=old.labels or report.labels,
         advanced_at=now if _has_risen(old.state if same_attempt else None, report) else advanced_at,
+        redriven_at=old.redriven_at if same_generation else None,
         cancel_requested=old.cancel_requested and same_generation,
         started_at=_started_at(old.started_at if delivery_key(report) == old.delivery_key else None, report, now),
     )
@@ -152,7 +155,9 @@ def submit(old: Record | None, job: SubmittedJob, now: Timestamp) -> Record:
     )
     earlier_attempts = _with_attempt_of(old, now) if old else ()
     labels = (old and old.labels) or job.labels
-    return _change(Record(state=state, labels=labels, earlier_attempts=earlier_attempts), old, now)
+    redriven_at = now if old else None
+    record = Record(state=state, labels=labels, earlier_attempts=earlier_attempts, redriven_at=redriven_at)
+    return _change(record, old, now)
 
 
 def is_transition(old: Record | None, new: Record) -> bool:

@@ -731,12 +731,16 @@ async def test_submission_of_a_redrive_waits_again(store: JobStore, redis: Redis
     assert (job.name, job.submitted_at, job.expires_at) == ("Letters of May", NOW, NOW.after(90_000))
     assert [(one.attempt, one.outcome, one.error) for one in job.earlier_attempts] == [(2, "failed", "Fail")]
     assert job.earlier_attempts[0].ended_at == failed.finished_at
+    assert (failed.redriven_at, job.redriven_at) == (None, job.updated_at)
     assert await redis.hmget(KEY, DELIVERY_FIELDS) == [None] * 3
     (record,) = await store.read([str(JOB)])
     assert record
     assert (record.labels, record.worker) == (LABELS, None)
     assert (await send(store, delivery=9)).reason == "finished"  # of the generation before
     assert (await send(store, generation=1, message_id="new")).accepted
+    assert parse(await read(store)).redriven_at == job.redriven_at
+    assert (await send(store, generation=2, message_id="newer")).accepted
+    assert parse(await read(store)).redriven_at is None  # when it began to wait is unknown
 
 
 async def test_submitted_job_is_cancelled_before_its_start(store: JobStore, redis: Redis) -> None:
@@ -893,7 +897,13 @@ async def test_callbacks_of_the_store(client: RedisClient) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("name", b"May"), ("labels", b"[]"), ("advanced_at", b"now"), ("earlier_attempts", b"[{}]")],
+    [
+        ("name", b"May"),
+        ("labels", b"[]"),
+        ("advanced_at", b"now"),
+        ("earlier_attempts", b"[{}]"),
+        ("redriven_at", b"now"),
+    ],
 )
 async def test_damaged_optional_field_is_replaced(store: JobStore, redis: Redis, field: str, value: bytes) -> None:
     """A report does not retain a field that it would have to retain unchecked."""

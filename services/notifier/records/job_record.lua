@@ -17,10 +17,11 @@
 local RECORD_FIELDS = {'id', 'kind', 'status', 'version', 'generation', 'attempt', 'max_attempts', 'progress',
   'result', 'error', 'cancel_requested', 'submitted_at', 'started_at', 'updated_at', 'finished_at', 'due_at',
   'lease_until', 'expires_at',                -- 1 to 18: in every snapshot
-  'name', 'advanced_at', 'earlier_attempts',  -- 19 to 21: in a snapshot and in the record only if they are not empty
-  'lease_ms', 'due_ms', 'expires_ms',         -- 22 to 24
-  'message_id', 'delivery', 'sequence',       -- 25 to 27: of the last delivery; before the first one there are none
-  'labels', 'worker'}                         -- 28 and 29: if they are not empty
+  'name', 'advanced_at', 'earlier_attempts',  -- 19 to 22: in a snapshot and in the record only if they are not empty
+  'redriven_at',
+  'lease_ms', 'due_ms', 'expires_ms',         -- 23 to 25
+  'message_id', 'delivery', 'sequence',       -- 26 to 28: of the last delivery; before the first one there are none
+  'labels', 'worker'}                         -- 29 and 30: if they are not empty
 local REPORT_FIELDS = {'kind', 'status', 'generation', 'attempt', 'max_attempts', 'progress', 'result', 'error',
   'submitted_at', 'expires_at', 'message_id', 'delivery', 'sequence', 'lease_ms', 'due_ms', 'expires_ms', 'sent_ms',
   'worker', 'labels', 'name'}
@@ -76,9 +77,9 @@ local function load()
   local record = {}
   for i = 1, #RECORD_FIELDS do
     local value = values[i]
-    if value and (value ~= 'null' or i <= 18 or i >= 22 and i <= 27) then
+    if value and (value ~= 'null' or i <= 18 or i >= 23 and i <= 28) then
       record[RECORD_FIELDS[i]] = value
-    elseif i <= 18 or i >= 22 and i <= 24 then
+    elseif i <= 18 or i >= 23 and i <= 25 then
       return nil
     end
   end
@@ -100,10 +101,11 @@ end
 -- Returns the snapshot as JSON. Concatenated at once, since Lua hashes every string that it creates.
 local function snapshot(record)
   local optional = ''
-  if record.name or record.advanced_at or record.earlier_attempts then
+  if record.name or record.advanced_at or record.earlier_attempts or record.redriven_at then
     optional = (record.name and ',"name":' .. record.name or '')
       .. (record.advanced_at and ',"advanced_at":' .. record.advanced_at or '')
       .. (record.earlier_attempts and ',"earlier_attempts":' .. record.earlier_attempts or '')
+      .. (record.redriven_at and ',"redriven_at":' .. record.redriven_at or '')
   end
   return '{"id":' .. record.id .. ',"kind":' .. record.kind .. ',"status":' .. record.status
     .. ',"version":' .. record.version .. ',"generation":' .. record.generation .. ',"attempt":' .. record.attempt
@@ -124,6 +126,7 @@ local function is_heartbeat(new, old)
     and new.due_at == old.due_at and new.expires_at == old.expires_at and new.submitted_at == old.submitted_at
     and new.result == old.result and new.error == old.error and new.id == old.id and new.kind == old.kind
     and new.name == old.name and new.labels == old.labels and new.worker == old.worker
+    and new.redriven_at == old.redriven_at
 end
 
 -- Formats a time as JSON, RFC 3339 in UTC with milliseconds
@@ -275,6 +278,7 @@ local function retain(old, new, same_generation, same_attempt)
     new.labels, new.name = old.labels, old.name and (valid(old.name, TEXT) or new.name)
   end
   new.earlier_attempts = valid(old.earlier_attempts, ATTEMPTS)
+  new.redriven_at = same_generation and valid(old.redriven_at, TIME) or nil
   if not same_generation or not same_attempt and tonumber(new.attempt) > (tonumber(old.attempt) or 0) then
     new.earlier_attempts = with_attempt(old, new.earlier_attempts)
   end

@@ -2,7 +2,7 @@
 
 local RECORD_PATTERNS = {id = TEXT, kind = TEXT, attempt = COUNT, max_attempts = COUNT, cancel_requested = '^[tf]%l+$',
   submitted_at = TIME, started_at = TIME, due_at = TIME, lease_until = TIME, expires_at = TIME, name = TEXT,
-  advanced_at = TIME, earlier_attempts = ATTEMPTS, labels = LABELS}
+  advanced_at = TIME, earlier_attempts = ATTEMPTS, redriven_at = TIME, labels = LABELS}
 local PROGRESS_FIELDS = {'kind', 'status', 'max_attempts', 'progress', 'sequence', 'submitted_at', 'expires_at',
   'expires_ms'}
 local SUBMISSION_FIELDS = {'kind', 'generation', 'max_attempts', 'submitted_at', 'expires_at', 'due_ms', 'expires_ms',
@@ -55,9 +55,10 @@ local function submission(old, new)
   to_redis_time(new, nil, 'due_at', 'due_ms')
   if old then
     new.submitted_at, new.earlier_attempts = old.submitted_at, with_attempt(old, old.earlier_attempts)
+    new.redriven_at = now_json()
     if old.labels then new.labels, new.name = old.labels, old.name end
     redis.call('HDEL', key, 'message_id', 'delivery', 'sequence')
-    for i = 25, 27 do stored[i] = false end
+    for i = 26, 28 do stored[i] = false end
     on_redriven(new)
   end
   store(new, old)
