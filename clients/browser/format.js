@@ -116,11 +116,11 @@ export function isWaiting({ status, version, due_at: due }, now) {
  *
  * A snapshot of version 0 comes from the token: the server has no record, so it does not know whether the job waits.
  */
-function waitingText({ version, started_at: started, submitted_at: submitted }, now, position) {
+function waitingText({ version, started_at: started, submitted_at: submitted, redriven_at: redriven }, now, position) {
   const text = positionText(position);
   if (started) return text; // a worker has released it
   const reason = version ? "Waiting for a worker" : "No worker has reported yet";
-  return `${text || reason} · submitted ${ageText(submitted, now)}`;
+  return `${text || reason} · ${redriven ? "run again" : "submitted"} ${ageText(redriven ?? submitted, now)}`;
 }
 
 /** Return how many jobs wait before a queued one, "" if the number is unknown or 0. */

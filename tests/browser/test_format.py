@@ -197,6 +197,7 @@ def test_next_step_is_explained() -> None:
     }
     cases |= {
         ("nextStepText", snapshot(**queued), now): "Waiting for a worker · submitted 1 h ago",
+        ("nextStepText", snapshot(**queued, redriven_at=at(-61)), now): "Waiting for a worker · run again 1 min ago",
         ("nextStepText", snapshot(**queued, started_at=at(-10)), now): "",
         ("nextStepText", snapshot(**queued, version="0", due_at=at(12)), now): "starts in 12 s",
         ("nextStepText", snapshot(**lost), now): "Worker lost, next attempt soon",

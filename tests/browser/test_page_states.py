@@ -544,6 +544,9 @@ async def test_times_cover_all_attempts(page: Page, site: LiveSite) -> None:
     await other.show(second)
     await expect(page.locator("#elapsed")).to_have_text(re.compile(r"^\d\d?:\d\d$"))
     await expect(page.locator("#elapsed-since")).to_have_text("since start")
+    ended = {"status": "succeeded", "started_at": str(now), "finished_at": str(now.after(0.04))}
+    await (await open_job(page, site)).show(RUNNING | ended)
+    await expect(page.locator("#elapsed")).to_have_text("40 ms")
 
 
 async def test_missing_server_has_one_message(page: Page, site: LiveSite) -> None:

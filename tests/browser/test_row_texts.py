@@ -15,6 +15,7 @@ pytestmark = pytest.mark.browser
 
 UNKNOWN = "\N{EN DASH}"
 QUEUED = NOTHING | {"version": 1, "submitted_at": after(-7200), "max_attempts": 5}
+AGAIN = {"generation": 1, "redriven_at": after(-120)}
 LINES = {
     "no record": "Waiting for a worker",
     "queued": "Starts in 1 d",
@@ -53,8 +54,9 @@ async def test_a_line_says_what_an_operator_asks_next(texts: Page) -> None:
 
 
 async def test_numbers_of_a_job(texts: Page) -> None:
-    """The wait is that for the first attempt, the work that of all attempts; what is unknown is a dash."""
+    """The wait is that for the first attempt, the work that of all attempts, since the job was last run again."""
     earlier = {"attempt": 1, "started_at": after(-5000), "ended_at": after(-4990), "outcome": "failed", "error": None}
+    again = earlier | {"started_at": after(-115), "ended_at": after(-95)}
     jobs = [
         QUEUED,
         QUEUED | {"due_at": after(60)},
@@ -62,6 +64,10 @@ async def test_numbers_of_a_job(texts: Page) -> None:
         QUEUED | RUNNING | {"attempt": 2, "earlier_attempts": [earlier]},
         QUEUED | RUNNING | {"attempt": 3},
         QUEUED | {"status": "retrying", "started_at": after(-70), "updated_at": after(-60)},
+        QUEUED | AGAIN | {"earlier_attempts": [earlier]},
+        QUEUED | AGAIN | RUNNING | {"earlier_attempts": [earlier]},
+        QUEUED | AGAIN | RUNNING | {"attempt": 2, "earlier_attempts": [earlier, again]},
+        QUEUED | AGAIN | RUNNING | {"redriven_at": None},
     ]
     numbers = "[m.attemptCount(job), m.shortDuration(m.waitMs(job, now)), m.shortDuration(m.workMs(job, now))]"
     expression = f"{json.dumps(jobs)}.map((job) => ((now) => {numbers})({int(NOW)}))"
@@ -72,6 +78,10 @@ async def test_numbers_of_a_job(texts: Page) -> None:
         ["2 of 5", "36 min", "1 min 25 s"],
         ["3 of 5", UNKNOWN, "1 min 15 s"],
         ["1 of 5", "1 h 58 min", "10 s"],
+        [UNKNOWN, "2 min", UNKNOWN],
+        ["1", "45 s", "1 min 15 s"],
+        ["2 of 5", "5 s", "1 min 35 s"],
+        ["1", UNKNOWN, "1 min 15 s"],
     ]
 
 

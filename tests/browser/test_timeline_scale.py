@@ -68,6 +68,12 @@ EXPIRED = snapshot("failed", finished_at=at(30), error={"type": "Expired", "mess
 RELEASED = snapshot("running", started_at=at(60), advanced_at=at(20))
 CANCELLED = snapshot("cancelled", finished_at=at(30))
 SKEWED = snapshot("succeeded", submitted_at=at(60), started_at=at(50), finished_at=at(55))
+AGAIN = FAILED | {"attempt": 1, "redriven_at": at(200), "earlier_attempts": [earlier(1, 0, 100)]}
+REDRIVEN = {
+    "waiting again": AGAIN | {"status": "queued", "started_at": None, "finished_at": None, "error": None},
+    "run again": AGAIN | {"started_at": at(220), "finished_at": at(240)},
+    "cancelled again": AGAIN | {"status": "cancelled", "started_at": None, "finished_at": at(230), "error": None},
+}
 TRUE_ERROR = {"type": "InvalidRow", "message": "row 211 has no price"}
 DETAILS = {
     "attempts": [
@@ -94,6 +100,7 @@ def shown() -> dict[str, Any]:
         "expired": (EXPIRED, None, 90),
         "released": (RELEASED, None, 90),
         "cancelled": (CANCELLED, None, 90),
+        **{name: (job, None, 250) for name, job in REDRIVEN.items()},
     }
     cases = [{"snapshot": job, "details": details, "now": start + now * seconds} for job, details, now in jobs.values()]
     completed = run_node(DASHBOARD, "--input-type=module", "--eval", PROGRAM, json.dumps(cases))
@@ -118,6 +125,20 @@ def test_parts_are_to_scale(shown: dict[str, Any]) -> None:
     assert shares(shown["new"]) == []
     assert shares(shown["expired"]) == shares(shown["cancelled"]) == [("wait", -1, 1)]
     assert [part["to"] - part["from"] for part in shown["expired"]["parts"]] == [30_000]
+
+
+def test_a_job_that_was_run_again_waits_from_then(shown: dict[str, Any]) -> None:
+    """Before that, it had ended."""
+    lengths = {
+        name: [(part["type"], part["row"], (part["to"] - part["from"]) / 1000) for part in shown[name]["parts"]]
+        for name in REDRIVEN
+    }
+    before = [("run", 0, 100), ("idle", 0, 100)]
+    assert lengths == {
+        "waiting again": [*before, ("wait", 0, 50)],
+        "run again": [*before, ("wait", 0, 20), ("run", 1, 20)],
+        "cancelled again": [*before, ("wait", 0, 30)],
+    }
 
 
 def test_a_very_long_wait_leaves_room_for_the_attempts(shown: dict[str, Any]) -> None:

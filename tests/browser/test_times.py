@@ -60,3 +60,5 @@ def test_elapsed_time_counts_from_the_first_attempt_of_this_run() -> None:
     redriven = running(0, generation=1, attempt=2, started_at=at(-50), earlier_attempts=earlier)
     assert times(redriven)[:2] == [400, "start"]
     assert times(redriven | {"earlier_attempts": []})[:2] == [9000, "submission"]
+    unseen = redriven | {"redriven_at": at(-500), "earlier_attempts": earlier[:1]}
+    assert times(unseen)[:2] == [500, "restart"]

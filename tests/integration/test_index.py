@@ -402,6 +402,9 @@ async def test_the_oldest_job_is_one_that_waits_for_a_worker(world: IndexWorld) 
         await world.execute([(job_key(oldest[5 - age_s]), ("HSET", job_key(oldest[5 - age_s]), *fields))])
     await world.execute([(job_key(oldest[3]), ("DEL", job_key(oldest[3])))])
     assert await read_oldest(world.redis, world.store) == Timestamp(world.now - 1_000)
+    again = Timestamp(world.now - 500)
+    await world.execute([(job_key(oldest[4]), ("HSET", job_key(oldest[4]), "redriven_at", again.to_json()))])
+    assert await read_oldest(world.redis, world.store) == again
 
 
 async def test_sets_that_have_expired_leave_their_directory(world: IndexWorld) -> None:

@@ -6,6 +6,7 @@ import { FactList } from "/assets/fact-list.js";
 import { preciseDurationText, resultText } from "/assets/format.js";
 import { jsonTree } from "/assets/json-tree.js";
 import { urlOf } from "/assets/router.js";
+import { waitingSince } from "/assets/row-texts.js";
 import { setText } from "/assets/text.js";
 import { TimeText } from "/assets/time-text.js";
 import { attemptsOf, isContinued } from "/assets/timeline-scale.js";
@@ -105,13 +106,15 @@ function createAction({ action, by }) {
 }
 
 function times(snapshot, now) {
-  const { status, submitted_at: submitted, due_at: due, updated_at: updated, finished_at: finished, expires_at: expires } = snapshot;
-  const attempts = attemptsOf(snapshot, null);
+  const { status, submitted_at: submitted, redriven_at: redriven, due_at: due, updated_at: updated, finished_at: finished, expires_at: expires } = snapshot;
+  const attempts = attemptsOf(snapshot, null).filter(({ started_at: started }) => !(started < redriven));
+  const since = waitingSince(snapshot);
   const first = attempts.find(({ attempt, started_at: started }) => attempt === 1 && started);
-  const hasWaited = first && !(attempts.length === 1 && isContinued(snapshot)); // otherwise it has run, too
-  const waited = hasWaited ? Date.parse(first.started_at) - Date.parse(submitted) : null;
+  const hasWaited = since && first && !(attempts.length === 1 && isContinued(snapshot)); // otherwise it has run, too
+  const waited = hasWaited ? Date.parse(first.started_at) - Date.parse(since) : null;
   return {
     Submitted: time(submitted),
+    "Run again": time(redriven),
     Waited: waited === null ? null : preciseDurationText(waited),
     Started: time(first?.started_at ?? snapshot.started_at),
     [status === "retrying" ? "Next attempt" : "Starts"]: finished || Date.parse(due) <= now ? null : time(due),

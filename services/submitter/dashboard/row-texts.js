@@ -54,24 +54,36 @@ export function attemptCount({ status, attempt, max_attempts: maxAttempts, start
   return attempt > 1 || status === "failed" || status === "retrying" ? `${attempt} of ${maxAttempts}` : String(attempt);
 }
 
-/** Return how long a job waited for its first attempt, or has waited; null if that is unknown, or it is not due yet. */
+/** Return since when a job has waited for its first attempt: since it was run again, or its submission; undefined if unknown. */
+export function waitingSince({ generation, submitted_at: submitted, redriven_at: redriven }) {
+  return redriven ?? (generation ? undefined : submitted);
+}
+
+/** Return the earlier attempts of a job since it was last run again; then attempts count from 1 again. */
+function earlierAttempts({ earlier_attempts: earlier = [], redriven_at: redriven }) {
+  return earlier.filter(({ started_at: started }) => !(started < redriven));
+}
+
+/** Return how long a job waited for its first attempt, or has waited; null or NaN if that is unknown, or it is not due yet. */
 export function waitMs(snapshot, now) {
-  const { attempt, due_at: due, submitted_at: submitted, started_at: started, finished_at: finished, earlier_attempts: earlier = [] } = snapshot;
-  const first = attempt === 1 ? started : earlier.find((each) => each.attempt === 1)?.started_at;
+  const { attempt, due_at: due, started_at: started, finished_at: finished } = snapshot;
+  const first = attempt === 1 ? started : earlierAttempts(snapshot).find((each) => each.attempt === 1)?.started_at;
   if (!first && (attempt > 1 || started || Date.parse(due) > now)) return null;
-  return Math.max(0, Date.parse(first ?? finished ?? new Date(now).toISOString()) - Date.parse(submitted));
+  return Math.max(0, (Date.parse(first ?? finished) || now) - Date.parse(waitingSince(snapshot)));
 }
 
-/** Return for how long attempts of a job have run in all; null if none has started. */
-export function workMs({ status, started_at: started, updated_at: updated, finished_at: finished, earlier_attempts: earlier = [] }, now) {
+/** Return for how long attempts of a job have run in all since it was last run again; null if none has started. */
+export function workMs(snapshot, now) {
+  const { status, started_at: started, updated_at: updated, finished_at: finished } = snapshot;
+  const earlier = earlierAttempts(snapshot);
   if (!started && !earlier.length) return null;
-  const past = earlier.map(({ started_at: start, ended_at: end }) => (start ? Date.parse(end) - Date.parse(start) : 0));
+  const past = earlier.map(({ started_at: start, ended_at: end }) => Date.parse(end) - Date.parse(start) || 0);
   const ends = { running: now, queued: Date.parse(started), retrying: Date.parse(updated) };
-  const current = started ? (finished ? Date.parse(finished) : ends[status]) - Date.parse(started) : 0;
-  return [...past, Math.max(0, current)].reduce((sum, each) => sum + each, 0);
+  const current = (Date.parse(finished) || ends[status]) - Date.parse(started) || 0;
+  return past.reduce((sum, each) => sum + each, Math.max(0, current));
 }
 
-/** Return a duration with two units, such as "2 min 10 s", "19 min" or "3 h 12 min"; "–" for null. */
+/** Return a duration with two units, such as "2 min 10 s", "19 min" or "3 h 12 min"; "–" for null and NaN. */
 export function shortDuration(ms) {
   if (ms === null || Number.isNaN(ms)) return "–";
   return durationText(ms < MAX_PRECISE_MS ? ms : ms - (ms % MINUTE_MS), 2);

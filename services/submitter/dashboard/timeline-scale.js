@@ -34,25 +34,31 @@ export function isContinued({ started_at: started, advanced_at: advanced }) {
 }
 
 /**
- * Return the parts of a job's life in order: `{type, from, to, row}`. The type is `wait` or `run`, the times are in ms, and
- * the row is the index of the attempt that runs or that the wait follows, -1 before the first one.
+ * Return the parts of a job's life in order: `{type, from, to, row}`. The type is `wait`, `run`, or `idle` until the job was
+ * run again; the times are in ms, and the row is the index of the attempt that runs or that the wait follows, -1 before the
+ * first one.
  */
-export function partsOf({ status, submitted_at: submitted, finished_at: finished }, attempts, now) {
+export function partsOf({ status, submitted_at: submitted, redriven_at: redriven, finished_at: finished }, attempts, now) {
   const parts = [];
+  const again = Date.parse(redriven); // NaN if that is unknown
   let at = Date.parse(submitted);
   const add = (type, to, row) => {
     if (to > at || type === "run") parts.push({ type, from: at, to: Math.max(at, to), row });
     at = Math.max(at, to);
   };
+  const addWait = (to, row) => {
+    if (again > at && again <= to) add("idle", again, row);
+    add("wait", to, row);
+  };
   attempts.forEach(({ started_at: started, ended_at: ended }, row) => {
     if (!started) return;
-    add("wait", Date.parse(started), row - 1);
+    addWait(Date.parse(started), row - 1);
     at = Date.parse(started); // the clock of the submission may be ahead
     add("run", ended ? Date.parse(ended) : now, row);
   });
   const last = attempts.findLastIndex(({ started_at: started }) => started);
-  const hasWaited = finished ? last < 0 || last < attempts.length - 1 : status !== "running"; // after the last start
-  if (hasWaited) add("wait", finished ? Date.parse(finished) : now, last);
+  const hasWaited = finished ? last < 0 || last < attempts.length - 1 || again >= at : status !== "running"; // after the last start
+  if (hasWaited) addWait(finished ? Date.parse(finished) : now, last);
   return parts;
 }
 
@@ -62,7 +68,7 @@ export function partsOf({ status, submitted_at: submitted, finished_at: finished
  */
 export function place(parts) {
   const lengths = new Map(parts.map((part) => [part, part.to - part.from]));
-  const waits = parts.filter(({ type }) => type === "wait").sort((a, b) => lengths.get(a) - lengths.get(b));
+  const waits = parts.filter(({ type }) => type !== "run").sort((a, b) => lengths.get(a) - lengths.get(b));
   const shortened = new Set();
   let total = parts.reduce((sum, part) => sum + (part.type === "run" ? lengths.get(part) : 0), 0);
   for (const wait of waits) {

@@ -88,12 +88,14 @@ function renderBar(bar, { start, share, isShortened }) {
 function waitLane(attempts, parts, snapshot, now) {
   const own = parts.filter(({ row }) => row === -1);
   if (!own.length) return null;
-  const [name, note] = waitTexts(attempts, snapshot, now);
-  return { key: "wait", name, tone: "queued", parts: own, span: preciseDurationText(own[0].to - own[0].from), rest: joined(note, shortenedText(own)) };
+  const [name, note] = firstWaitTexts(attempts, snapshot, now);
+  const [wait, idle] = [lengthText(own, "wait"), lengthText(own, "idle")];
+  const again = idle && `Run again after ${idle}`;
+  return { key: "wait", name, tone: "queued", parts: own, span: wait || "–", rest: joined(again, note, shortenedText(own)) };
 }
 
 /** Return what the time before the first known start is called, and what is to be said about it. */
-function waitTexts(attempts, snapshot, now) {
+function firstWaitTexts(attempts, snapshot, now) {
   const [first] = attempts;
   if (first?.attempt > 1) return [`Before attempt ${first.attempt}`, "What happened before is not recorded any more"];
   if (attempts.length === 1 && isContinued(snapshot)) return ["Before", "It has run in this time, too, until its worker stopped"];
@@ -114,7 +116,7 @@ function attemptLane(attempt, row, { snapshot, parts, state, now, next }) {
     span: run ? preciseDurationText(run.to - run.from) : "–",
     outcome: isRunning ? RUNNING[state] : outcomeText(attempt),
     error: errorText(attempt.error),
-    rest: joined(next ? pastWaitText(own, attempt, next) : waitText(own, snapshot, now), shortenedText(own)),
+    rest: joined(...waitTexts(own, attempt, next, snapshot, now), shortenedText(own)),
   };
 }
 
@@ -123,24 +125,25 @@ function outcomeText({ outcome, started_at: started }) {
   return `${text.charAt(0).toUpperCase()}${text.slice(1)}${started ? "" : " before its start"}`;
 }
 
-/** Return how long a job waited between two attempts. After a redrive, attempts count from 1 again. */
-function pastWaitText(parts, { attempt }, next) {
-  const wait = parts.find(({ type }) => type === "wait");
-  const text = wait ? preciseDurationText(wait.to - wait.from) : "";
-  if (next.attempt <= attempt) return `Then run again${text && ` after ${text}`}`;
-  return text && `Then waited ${text}`;
+/** Return what a job did between an attempt and the next one, or does until then. After a redrive, attempts count from 1 again. */
+function waitTexts(parts, { attempt }, next, { status, due_at: due, finished_at: finished }, now) {
+  const [wait, idle] = [lengthText(parts, "wait"), lengthText(parts, "idle")];
+  if (next && next.attempt <= attempt && !idle) return [`Then run again${wait && ` after ${wait}`}`]; // it is not known when
+  const again = idle && `Then run again after ${idle}`;
+  if (next || finished) return [again, wait && `${again ? "Waited" : "Then waited"} ${wait}`];
+  if (status === "running") return [];
+  return [again, Date.parse(due) > now ? `Next attempt in ${preciseDurationText(Date.parse(due) - now)}` : wait && `Waiting for ${wait}`];
 }
 
-/** Return when the next attempt begins, or for how long a job has waited for it. */
-function waitText(parts, { status, due_at: due, finished_at: finished }, now) {
-  if (finished || status === "running") return "";
-  if (Date.parse(due) > now) return `Next attempt in ${preciseDurationText(Date.parse(due) - now)}`;
-  const wait = parts.find(({ type }) => type === "wait");
-  return wait ? `Waiting for ${preciseDurationText(wait.to - wait.from)}` : "";
+/** Return how long the part of a type is, "" if there is none. */
+function lengthText(parts, type) {
+  const part = parts.find((each) => each.type === type);
+  return part ? preciseDurationText(part.to - part.from) : "";
 }
 
 function shortenedText(parts) {
-  return parts.some(({ isShortened }) => isShortened) ? "The wait is drawn shorter than it is" : "";
+  const part = parts.find(({ isShortened }) => isShortened);
+  return part ? `The ${part.type === "wait" ? "wait" : "time before"} is drawn shorter than it is` : "";
 }
 
 function joined(...texts) {

@@ -6,7 +6,7 @@
 
 import { ClampedText } from "/assets/clamped-text.js";
 import { h, setAttribute } from "/assets/dom.js";
-import { amountText, messageText, nextStepText, percent, percentText, toneOf } from "/assets/format.js";
+import { amountText, messageText, nextStepText, percent, percentText, preciseDurationText, toneOf } from "/assets/format.js";
 import { setText } from "/assets/text.js";
 import { JobTimes, clockText } from "/assets/times.js";
 
@@ -100,7 +100,8 @@ export class ProgressCard {
   #renderTimes(snapshot, now) {
     const elapsed = this.#times.elapsed(snapshot, now);
     const remaining = this.state === "stalled" ? null : this.#times.remaining(snapshot, now);
-    setText(this.#elapsed, elapsed && clockText(elapsed.ms));
+    const isShort = snapshot.finished_at && elapsed?.ms < 1000; // a clock would show 0:00 for ever
+    setText(this.#elapsed, elapsed && (isShort ? preciseDurationText(elapsed.ms) : clockText(elapsed.ms)));
     setText(this.#since, elapsed && `since ${elapsed.since}`);
     setText(this.#remaining, remaining && `about ${clockText(remaining + 999)}`);
     this.#remainingFact.hidden = remaining === null;

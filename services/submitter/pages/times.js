@@ -13,9 +13,9 @@ export class JobTimes {
 
   /** Add a newer snapshot. */
   add(snapshot) {
-    const { generation, attempt, started_at: started, earlier_attempts: earlier = [] } = snapshot;
+    const { generation, attempt, started_at: started, earlier_attempts: earlier = [], redriven_at: redriven } = snapshot;
     if (generation !== this.#generation) [this.#generation, this.#firstStart, this.#delivery] = [generation, null, null];
-    const first = attempt === 1 ? started : earlier.filter((other) => other.attempt === 1).pop()?.started_at;
+    const first = attempt === 1 ? started : earlier.findLast((other) => other.attempt === 1 && !(other.started_at < redriven))?.started_at;
     if (first) this.#firstStart ??= Date.parse(first);
     if (!started) return;
     if (started !== this.#delivery) {
@@ -31,12 +31,12 @@ export class JobTimes {
   /**
    * Return the elapsed time in ms and what it counts from; null if no worker has started the job.
    *
-   * @returns {?{ms: number, since: "start" | "submission"}}
+   * @returns {?{ms: number, since: "start" | "restart" | "submission"}}
    */
-  elapsed({ attempt, started_at: started, submitted_at: submitted, finished_at: finished }, now) {
+  elapsed({ attempt, started_at: started, submitted_at: submitted, redriven_at: redriven, finished_at: finished }, now) {
     if (!started && attempt < 2 && this.#firstStart === null) return null;
-    const since = this.#firstStart === null ? "submission" : "start";
-    const ms = (finished ? Date.parse(finished) : now) - (this.#firstStart ?? Date.parse(submitted));
+    const since = this.#firstStart !== null ? "start" : redriven ? "restart" : "submission";
+    const ms = (finished ? Date.parse(finished) : now) - (this.#firstStart ?? Date.parse(redriven ?? submitted));
     return { ms: Math.max(0, ms), since };
   }
 

@@ -19,11 +19,12 @@ class _WaitingJob(Struct, frozen=True):
 
     status: JobStatus
     submitted_at: Timestamp
+    redriven_at: Timestamp | None = None
     due_at: Timestamp | None = None
 
 
 async def read_oldest(redis: RedisClient, store: JobStore) -> Timestamp | None:
-    """Return when the job that waits longest was submitted; None if no job waits, or only jobs that are not due.
+    """Return since when the job that waits longest does, its submission or its last redrive; None if no due job waits.
 
     Raises:
         RedisError, OSError: Redis is unavailable.
@@ -33,7 +34,7 @@ async def read_oldest(redis: RedisClient, store: JobStore) -> Timestamp | None:
     ids = [keys.job_id_of(member) for reply in replies for member in typed_reply(reply) or ()]
     now = store.clock.now()
     waiting = [job for record in await store.read(ids) if record and (job := _parse(record.snapshot)) is not None]
-    due = (job.submitted_at for job in waiting if job.due_at is None or job.due_at <= now)
+    due = (job.redriven_at or job.submitted_at for job in waiting if job.due_at is None or job.due_at <= now)
     return min(due, default=None)
 
 

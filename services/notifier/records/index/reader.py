@@ -65,7 +65,7 @@ class JobCounts(Struct, frozen=True):
         waiting: those that wait for their first attempt or for another one.
         retrying: those of them that wait for another one.
         queue: the length of the queue, None if it is unknown.
-        oldest: when the job that waits longest was submitted, None if none waits that is due.
+        oldest: since when the job that waits longest does, None if none waits that is due.
     """
 
     waiting: int
