@@ -6,9 +6,11 @@ import asyncio
 import os
 import re
 from collections.abc import AsyncIterator
+from datetime import datetime
+from zoneinfo import ZoneInfo
 
 import pytest
-from playwright.async_api import Locator, Page, Route, expect
+from playwright.async_api import Browser, Locator, Page, Route, expect
 
 from headway.contracts import Timestamp
 from tests.browser.conftest import PageErrors
@@ -22,6 +24,7 @@ pytestmark = pytest.mark.browser
 
 ARRIVALS = 2000 if os.environ.get("LONG") else 150
 ARRIVALS_PER_S = 50
+HOUR_S = 3600
 FAILED = ENDED | {"status": "failed", "error": ERROR}
 NAMES = "[...document.querySelectorAll('[data-id] .what a')].map((link) => link.textContent)"
 # Return what a user points at: the name of the row, and where it is.
@@ -269,6 +272,59 @@ async def test_a_job_that_ends_keeps_its_row(page: Page, view: JobsView, site: D
     await page.reload()
     await expect(view.rows).to_have_count(4)
     await expect(page.get_by_role("checkbox")).to_have_count(0)
+
+
+async def test_rows_of_a_narrow_list_have_one_height(page: Page, view: JobsView, site: DashboardListSite) -> None:
+    """A row keeps it when its job starts, fails or succeeds, so that none below moves."""
+    await site.add(5, **RUNNING)
+    await page.set_viewport_size({"width": 360, "height": 1200})
+    await page.goto(f"{site.origin}/dashboard")
+    await expect(view.rows).to_have_count(5)
+    await page.evaluate("window.shift = 0")
+    await site.show(4, **FAILED | {"error": ERROR | {"message": "It is not a number. " * 20}})
+    await site.show(3, **ENDED)
+    await site.show(2, status="queued", started_at=None, progress=None)
+    await site.show(1, status="retrying", due_at=after(60), error=ERROR)
+    await expect(view.rows.nth(3)).to_contain_text("InvalidRow")
+    await expect(view.rows.first).to_contain_text("not a number")
+    heights = await page.evaluate("[...document.querySelectorAll('[data-id]')].map((row) => row.offsetHeight)")
+    assert len(set(heights)) == 1, heights
+    assert await page.evaluate("shift") == 0
+
+
+async def test_times_are_those_of_the_reader_and_the_server(
+    browser: Browser, site: DashboardListSite, dashboard: Dashboard
+) -> None:
+    """Times are in the reader's zone, which is named. Ages and ranges are right although the browser's clock is not."""
+    context = await browser.new_context(timezone_id="Asia/Kolkata", locale="en-US")
+    page = await context.new_page()
+    view = JobsView(page)
+    site.ahead_s = HOUR_S
+    await site.add(**RUNNING)
+    await page.goto(f"{site.origin}/dashboard")
+    await expect(view.rows.first.locator(".age")).to_have_text("3 h")
+    await expect(page.locator("figcaption")).to_contain_text(re.compile(r"Times: Asia/(Kolkata|Calcutta)\."))
+    first_hour = Timestamp.parse(site.now()) // (1000 * HOUR_S) - 23
+    await wait_until(lambda: site.filters[-1]["since"] == str(Timestamp(first_hour * 1000 * HOUR_S)))
+    await view.chip("Last 24 hours").click()
+    await page.get_by_label("From").fill("2026-11-30T10:00")
+    await page.get_by_label("Until").fill("2026-11-30T11:00")
+    await page.get_by_role("button", name="Apply").click()
+    await expect(view.chip("Nov 30, 10:00")).to_contain_text(re.compile(r"Nov 30, 10:00\s\W\s11:00\sAM"))
+    limits = {"since": "2026-11-30T04:30:00.000Z", "until": "2026-11-30T05:30:00.000Z"}
+    await wait_until(lambda: {name: site.filters[-1].get(name) for name in limits} == limits)
+    await view.chip("Nov 30, 10:00").click()
+    await expect(page.get_by_label("From")).to_have_value("2026-11-30T10:00")
+
+    job = await dashboard.live(f"/live/jobs/{dashboard.jobs['Letter 3']}")  # of three hours ago
+    await page.clock.install(time=Timestamp.now() / 1000 + HOUR_S)
+    await page.goto(dashboard.url(dashboard.job_path("Letter 3")))
+    submitted = page.locator("dl > div").filter(has=page.get_by_text("Submitted", exact=True))
+    local = datetime.fromisoformat(job["submitted_at"]).astimezone(ZoneInfo("Asia/Kolkata"))
+    await expect(submitted).to_contain_text(f"{local:%-I:%M:%S}")
+    await expect(submitted).to_contain_text("3 h ago")
+    await expect(submitted.locator("time")).to_have_attribute("title", re.compile(r"GMT\+5:30$"))
+    await context.close()
 
 
 async def test_bar_is_busy_while_it_acts(page: Page, view: JobsView, site: DashboardListSite) -> None:
