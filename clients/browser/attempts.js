@@ -1,6 +1,6 @@
 /** The list of a job's earlier attempts. */
 
-import { attemptText } from "./format.js";
+import { attemptText, errorName } from "./format.js";
 
 const shownAttempts = new WeakMap(); // by list, as JSON: a translator may have changed the texts in the page
 
@@ -17,10 +17,11 @@ export function renderAttempts(list, snapshot) {
 function createItem(attempt) {
   const item = document.createElement("li");
   item.append(attemptText(attempt));
-  if (attempt.error) {
+  const name = errorName(attempt.error, true);
+  if (name) {
     const type = document.createElement("span");
     type.setAttribute("translate", "no");
-    type.textContent = attempt.error;
+    type.textContent = name;
     item.append(" · ", type);
   }
   return item;

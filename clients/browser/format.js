@@ -160,9 +160,14 @@ export function attemptText({ attempt, started_at: started, ended_at: ended, out
   return `Attempt ${attempt}: ${OUTCOME_TEXTS[outcome] ?? outcome}${duration}`;
 }
 
+/** Return the type of an error as readers see it: "" for `Fail` and `Retry`, whose message says all, if they have one. */
+export function errorName(type, hasMessage) {
+  return hasMessage && /^(Fail|Retry)$/.test(type) ? "" : type;
+}
+
 /** Return the error of a job in one line, such as "ValueError: no such file"; "" for null. */
 export function errorText(error) {
-  return error ? [error.type, error.message].filter(Boolean).join(": ") : "";
+  return error ? [errorName(error.type, error.message), error.message].filter(Boolean).join(": ") : "";
 }
 
 /** Return why the page may not show the present state of a job, or "" if it does. The snapshot may be null. */

@@ -289,3 +289,15 @@ def test_connection_has_one_text() -> None:
         ("refused", None, True, ""),
     ]
     assert run([("connectionText", *arguments) for *arguments, _ in texts]) == [text for *_, text in texts]
+
+
+def test_errors_are_named_unless_their_message_says_all() -> None:
+    """`Fail` and `Retry` are the handler's own words: readers see the message alone, or the type if there is none."""
+    texts = {
+        ("ValueError", "no such file"): "ValueError: no such file",
+        ("Fail", "The disk is full."): "The disk is full.",
+        ("Retry", "The mail server is busy."): "The mail server is busy.",
+        ("Fail", ""): "Fail",
+        ("FailedImport", "row 4"): "FailedImport: row 4",
+    }
+    check({("errorText", json.dumps({"type": each[0], "message": each[1]})): text for each, text in texts.items()})

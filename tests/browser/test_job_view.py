@@ -114,7 +114,7 @@ async def test_job_is_followed_live(page: Page, dashboard: Dashboard) -> None:
     error = {"type": "Retry", "message": "The mail server is busy."}
     details = {"message": "The mail server is busy.", "traceback": f"Traceback:{TRACEBACK}"}
     await report(2, status="retrying", due_at=due, error=error, details=details, error_type="Retry")
-    await expect(timeline).to_contain_text("Failed: Retry: The mail server is busy. · Next attempt in ")
+    await expect(timeline).to_contain_text("Failed: The mail server is busy. · Next attempt in ")
     await expect(page.get_by_role("button", name="Show all")).to_be_visible()
     is_cut = "box => box.scrollHeight > box.clientHeight + 1"
     assert await page.locator(".error-text").evaluate(is_cut)

@@ -3,7 +3,7 @@
 import { MoreButton } from "/assets/clamped-text.js";
 import { copyButton } from "/assets/copy-button.js";
 import { h } from "/assets/dom.js";
-import { errorText } from "/assets/format.js";
+import { errorName, errorText } from "/assets/format.js";
 import { setText } from "/assets/text.js";
 
 export class ErrorCard {
@@ -31,7 +31,7 @@ export class ErrorCard {
     if (!error) return;
     const { type, message, traceback = null } = error;
     setText(this.#title, status === "retrying" ? `Error of attempt ${attempt}` : "Error");
-    const texts = [[this.#type, type], [this.#message, message ?? "Its message was lost."], [this.#traceback, traceback]];
+    const texts = [[this.#type, errorName(type, message)], [this.#message, message ?? "Its message was lost."], [this.#traceback, traceback]];
     const isNew = texts.map(([element, text]) => setText(element, text)).some(Boolean);
     this.#traceback.hidden = !traceback;
     const isOther = type !== shown.type || message !== shown.message;

@@ -3,7 +3,7 @@
 import { JobActions } from "/assets/actions.js";
 import { ApiError } from "/assets/api.js";
 import { arrange, h, loadStyles, setAttribute } from "/assets/dom.js";
-import { ageText } from "/assets/format.js";
+import { ageText, errorName } from "/assets/format.js";
 import { JobFilter } from "/assets/job-filter.js";
 import { Refresh } from "/assets/refresh.js";
 import { urlOf } from "/assets/router.js";
@@ -132,16 +132,17 @@ class GroupCard {
     const { kind, errorType, messages, count, latest, newest } = cause;
     this.#cause = cause;
     setText(this.#count, count.toLocaleString());
-    setText(this.#type, errorType || "No error");
+    const name = nameOf(cause);
+    setText(this.#type, name);
     setText(this.#kind, kind);
     setText(this.#latest, latest ? `Last failed ${ageText(latest, now)}` : "");
     setAttribute(this.title, "href", href);
     setAttribute(this.#newest, "href", urlOf("job", { name: newest }));
     setText(this.#again, count === 1 ? "Run it again" : `Run all ${count.toLocaleString()} again`);
     this.#again.hidden = !errorType; // a filter cannot name it
-    setAttribute(this.#again, "aria-label", `${this.#again.textContent}: ${errorType} in ${kind}`);
+    setAttribute(this.#again, "aria-label", `${this.#again.textContent}: ${name} in ${kind}`);
     const more = messages.length - MAX_MESSAGES;
-    const texts = messages.slice(0, MAX_MESSAGES).map((message) => messageText(message, messages.length));
+    const texts = messages.length === 1 && name === messages[0].text ? [] : messages.slice(0, MAX_MESSAGES).map((message) => messageText(message, messages.length));
     if (more > 0) texts.push(`and ${more.toLocaleString()} other ${more === 1 ? "message" : "messages"}`);
     arrange(this.#messages, texts, (text) => h("li", { class: "cut" }, h("bdi", {}, text)));
   }
@@ -175,6 +176,11 @@ function causesOf(groups) {
     if (!cause.newest || latest > cause.latest) Object.assign(cause, { latest, newest: jobs[0] });
   }
   return [...causes.values()].sort((one, other) => other.count - one.count);
+}
+
+/** Return what a group is called: the type of its error or, if that says nothing, its message. */
+function nameOf({ errorType, messages: [{ text }, ...others] }) {
+  return errorName(errorType, text) || (errorType ? (others.length ? "Different messages" : text) : "No error");
 }
 
 function messageText({ text, count }, messages) {

@@ -8,7 +8,7 @@ import { renderAttempts } from "/assets/attempts.js";
 import { ClampedText } from "/assets/clamped-text.js";
 import { copyButton } from "/assets/copy-button.js";
 import { showDates } from "/assets/dates.js";
-import { errorText, isCancelling, isWaiting, nameText, percentText, resultText, shortId, statusText } from "/assets/format.js";
+import { errorName, errorText, isCancelling, isWaiting, nameText, percentText, resultText, shortId, statusText } from "/assets/format.js";
 import { statusIcon } from "/assets/icons.js";
 import { jsonTree } from "/assets/json-tree.js";
 import { liveUrl } from "/assets/live-url.js";
@@ -202,10 +202,11 @@ function showError(error) {
   const isOwn = Boolean(error) && error === snapshot?.error; // of the job: its type is an identifier, and its message may be laid out
   element.error.hidden = !error;
   element.error.toggleAttribute("data-own", isOwn);
-  element["error-type"].hidden = !error?.type;
+  const name = isOwn ? errorName(error.type, error.message) : error?.type;
+  element["error-type"].hidden = !name;
   element["error-type"].translate = !isOwn;
   errorCopy.hidden = !isOwn;
-  return [setText("error-type", error?.type), errorMessage.show(error?.message)].some(Boolean);
+  return [setText("error-type", name), errorMessage.show(error?.message)].some(Boolean);
 }
 
 function setText(id, text) {
