@@ -122,7 +122,7 @@ async def test_frame_counts_what_there_is(page: Page, dashboard: Dashboard) -> N
     await expect(nav.get_by_role("link", name=f"Kinds {len(kinds)}")).to_be_visible()
     await expect(nav.get_by_role("link", name="Workers 1")).to_be_visible()
     await expect(page.locator(".facts")).to_contain_text("of 16 slots busy")
-    await expect(page.locator(".facts")).to_contain_text(re.compile(r"\d waiting · oldest \d+ (s|min)"))
+    await expect(page.locator(".facts")).to_contain_text(re.compile(r"\d waiting, \d to retry · oldest \d+ (s|min)"))
 
 
 async def test_order_for_screen_readers(page: Page, dashboard: Dashboard) -> None:

@@ -369,7 +369,7 @@ async def test_lists_share_a_token(page: Page, view: JobsView, site: DashboardLi
     urls: list[str] = []
     page.on("request", lambda request: urls.append(request.url))
     await page.clock.fast_forward(60_000)  # a token that is refused at once is not replaced at once
-    for name in ("Running", "Waiting"):
+    for name in ("Running", "Queued"):
         await view.tab(name).click()
         await expect(page.get_by_role("table", name="Jobs")).not_to_have_attribute("aria-busy", "true")
     assert len(site.filters) >= 3
@@ -437,11 +437,11 @@ async def test_a_list_without_jobs_helps(page: Page, view: JobsView, site: Dashb
     site.complete = False
     await page.reload()
     await expect(page.get_by_text("1,000,000 jobs wait, and no worker runs.")).to_be_visible()
-    await expect(view.tab("Waiting")).to_have_text("Waiting 1,000,000")
+    await expect(view.tab("Queued")).to_have_text("Queued 1,000,000")
     await expect(view.tab("Failed")).to_have_text("Failed 12")
     await expect(view.notice).to_have_text("Jobs may be missing: the index is being repaired.")
     assert await inspect(page) == []
-    await view.tab("Waiting").click()
+    await view.tab("Queued").click()
     await expect(page.get_by_text("One job has waited for 2 h")).to_be_visible()
     await expect(page.get_by_role("table", name="Jobs")).not_to_have_attribute("aria-busy", "true")
     await site.disconnect()

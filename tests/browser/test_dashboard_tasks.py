@@ -216,7 +216,7 @@ async def test_where_is_the_export(operator: Operator) -> None:
 async def test_what_waits_and_since_when(operator: Operator) -> None:
     """Each waiting job says what it waits for and since when; the frame has the oldest one."""
     await operator.open()
-    await operator.choose_tab("Waiting")
+    await operator.choose_tab("Queued")
     row = operator.page.get_by_role("row", name=WAITING)
     await expect(row).to_contain_text("Waiting for a worker")
     submitted_at = (await operator.dashboard.wait_for(WAITING, "queued"))["submitted_at"]

@@ -573,3 +573,16 @@ async def test_pages_without_javascript(browser: Browser, site: LiveSite) -> Non
         await page.goto(site.origin)
         await expect(page.get_by_text("JavaScript is turned off")).to_be_visible()
         await expect(page.get_by_role("button")).to_have_count(1)
+
+
+async def test_page_whose_scripts_do_not_come(browser: Browser, site: LiveSite) -> None:
+    """It says after a while that it could not be loaded, and not that JavaScript is turned off."""
+    async with await browser.new_context() as context:
+        page = await context.new_page()
+        await page.route("**/assets/watch.js", lambda route: route.abort())
+        await page.goto(f"{site.origin}/jobs/{site.add_job()[0]}")
+        text = page.get_by_text("The page could not be loaded. Reload it.")
+        await expect(text).to_be_hidden()
+        await page.evaluate("document.getAnimations().forEach((each) => each.finish())")
+        await expect(text).to_be_visible()
+        await expect(page.get_by_text("JavaScript")).to_be_hidden()

@@ -134,7 +134,7 @@ async def test_titles_of_lists(texts: Page) -> None:
     titles = {
         "": "Jobs",
         "failed": "Failed jobs",
-        "queued,running": "Waiting, Running jobs",
+        "queued,running": "Queued, Running jobs",
         "constructor": "constructor jobs",
     }
     assert await call(texts, "status-tabs.js", f"{json.dumps(list(titles))}.map(m.listTitle)") == list(titles.values())

@@ -5,7 +5,7 @@ import { h, loadStyles } from "/assets/dom.js";
 import { JobPage } from "/assets/job-page.js";
 import { urlOf } from "/assets/router.js";
 
-await Promise.all(["detail-view.css", "progress-card.css", "json-tree.css"].map(loadStyles)); // so that nothing moves later
+await Promise.all(["empty-list.css", "detail-view.css", "progress-card.css", "json-tree.css"].map(loadStyles)); // so that nothing moves later
 
 export default class DetailView {
   element = h("div", { class: "detail-view" });

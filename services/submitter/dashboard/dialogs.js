@@ -1,6 +1,8 @@
 /** Modal dialogs, which the views load when they ask something. */
 
-import { h } from "/assets/dom.js";
+import { h, loadStyles } from "/assets/dom.js";
+
+await loadStyles("dialogs.css");
 
 let dialogs = 0; // that have been opened, for their ids
 

@@ -27,6 +27,7 @@ export class FleetTable {
    * @param {(key: string) => {element: HTMLElement}} options.createRow
    */
   constructor({ title, subject, columns, className = "", parts = [], empty, createRow }) {
+    loadStyles("empty-list.css");
     loadStyles("fleet-view.css");
     this.#subject = subject;
     this.#createRow = createRow;

@@ -14,6 +14,7 @@ import { momentText } from "/assets/time-text.js";
 import { Timeline } from "/assets/timeline.js";
 
 const TICK_MS = 1000;
+const LOADING_MS = 300; // after which a page without a job says that it loads: a quick one does not flash
 const SLOW_MS = 5000; // without a snapshot
 const DETAILS_MS = 1500; // for which the page waits for the details: what is shown before them moves when they come
 const PROBLEMS = {
@@ -35,7 +36,7 @@ export class JobPage {
   #facts;
   #notice = h("p", { class: "job-notice", role: "status" });
   #story;
-  #isSlow = false;
+  #waiting = ""; // what the page says while it shows no job
   #isDue = false; // whether to wait for the details no longer
   #timers;
   element;
@@ -49,7 +50,9 @@ export class JobPage {
     const parts = [this.#card, this.#timeline, this.#error, this.#steps, this.#log].map(({ element }) => element);
     this.#story = h("div", { class: "job-columns", hidden: true }, h("div", { class: "job-story" }, parts), this.#facts.element);
     this.element = h("article", { class: "job-page" }, this.#head.element, this.#notice, this.#story);
-    this.#timers = [setInterval(() => this.#tick(), TICK_MS), setTimeout(() => this.#onSlow(), SLOW_MS), setTimeout(() => this.#onDue(), DETAILS_MS)];
+    const say = (text, afterMs) => setTimeout(() => this.#wait(text), afterMs);
+    const texts = [say("Loading…", LOADING_MS), say("The server does not answer yet; still trying…", SLOW_MS)];
+    this.#timers = [setInterval(() => this.#tick(), TICK_MS), ...texts, setTimeout(() => this.#onDue(), DETAILS_MS)];
     document.title = "Job · Headway";
     this.#renderNotice();
   }
@@ -71,8 +74,8 @@ export class JobPage {
     this.#render();
   }
 
-  #onSlow() {
-    this.#isSlow = true;
+  #wait(text) {
+    this.#waiting = text;
     this.#renderNotice();
   }
 
@@ -100,6 +103,7 @@ export class JobPage {
   #start({ finished_at: finished }) {
     setAttribute(this.element, "data-ended", Boolean(finished)); // needs no space for what may still come
     this.#story.hidden = false;
+    this.#renderNotice();
     this.#log.watch(this.#id, { ended: Boolean(finished) });
   }
 
@@ -114,7 +118,7 @@ export class JobPage {
     const { snapshot, problem, connection, lostAt, knownAt, now } = this.#watch;
     const lost = lostAt === null ? "" : connectionText(connection, snapshot) || "Not connected.";
     const stale = lost && snapshot ? `${lost} This is the state of ${momentText(knownAt, now)}.` : lost;
-    const waiting = snapshot ? "" : this.#isSlow ? "The server does not answer yet; still trying…" : "Connecting…";
+    const waiting = this.#story.hidden ? this.#waiting : "";
     setText(this.#notice, (problem && textOf(problem)) || stale || waiting);
     this.#notice.hidden = !this.#notice.textContent;
   }

@@ -16,6 +16,7 @@ import { setText } from "/assets/text.js";
 import { watchJob } from "/assets/watch.js";
 
 const DRAW_MS = 50; // between two changes of the page
+const LOADING_MS = 300; // after which a log without a line says that it loads
 const EMPTY_MS = 800; // after which a log without a line counts as empty
 const PROBLEMS = {
   unknown: "The record of this job is gone, and its log with it.",
@@ -43,6 +44,8 @@ export class LogView {
   #pieces = []; // that are not drawn yet
   #drawing; // a timer
   #settling; // a timer
+  #loading; // a timer
+  #isLate = false; // whether it has loaded for so long that it says so
   #wanted = null; // the number of the line that the URL names
   #isMarked = false;
 
@@ -98,18 +101,22 @@ export class LogView {
   #stop() {
     this.#watch?.close();
     this.#watch = null;
-    for (const timer of [this.#drawing, this.#settling]) clearTimeout(timer);
+    for (const timer of [this.#drawing, this.#settling, this.#loading]) clearTimeout(timer);
     this.#drawing = this.#settling = undefined;
   }
 
   #clear() {
     this.#log.clear();
     this.#box.clear();
-    [this.#pieces, this.#problem, this.#isSettled, this.#wasLost, this.#isMarked] = [[], null, false, false, false];
+    [this.#pieces, this.#problem, this.#isSettled, this.#isLate, this.#wasLost, this.#isMarked] = [[], null, false, false, false, false];
     this.#connection = "connecting";
   }
 
   #connect() {
+    this.#loading = setTimeout(() => {
+      this.#isLate = true;
+      this.#render();
+    }, LOADING_MS);
     this.#watch = watchJob(
       {
         url: liveUrl,
@@ -193,7 +200,7 @@ export class LogView {
 
   #emptyText() {
     if (this.#connection === "reconnecting") return "The server cannot be reached. Trying again…";
-    if (!this.#isSettled) return "";
+    if (!this.#isSettled) return this.#isLate ? "Loading…" : "";
     if (!this.#hasEnded) return "Nothing has been logged yet.";
     return "The job has logged nothing, or its log has been erased or lost.";
   }

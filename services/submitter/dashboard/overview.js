@@ -45,11 +45,12 @@ export class Overview {
     if (!list) return [];
     const { about, now, complete } = list;
     const number = (value) => value.toLocaleString();
+    const again = about.retrying ? `, ${number(about.retrying)} to retry` : "";
     const oldest = about.oldest ? ` · oldest ${durationText(Math.max(0, Date.parse(now) - Date.parse(about.oldest)))}` : "";
     const workers = this.#list("workers") ?? [];
     const sum = (name) => number(workers.reduce((total, worker) => total + worker[name], 0));
     return [
-      `${number(about.waiting)} waiting${oldest}`,
+      `${number(about.waiting)} waiting${again}${oldest}`,
       about.queue === null ? "" : `${number(about.queue)} on the queue`,
       workers.length ? `${sum("running")} of ${sum("slots")} slots busy` : "",
       complete ? "" : "Jobs may be missing: the index is being repaired.",

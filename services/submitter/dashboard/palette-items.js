@@ -12,7 +12,7 @@ const MAX_OF_A_GROUP = 6;
 const VIEWS = [
   { text: "Failed jobs", href: urlOf("jobs", { query: { status: "failed" } }) },
   { text: "Failures by cause", href: urlOf("jobs", { query: { status: "failed", group: "failures" } }) },
-  { text: "Waiting jobs", href: urlOf("jobs", { query: { status: "queued", range: "all" } }) },
+  { text: "Queued jobs", href: urlOf("jobs", { query: { status: "queued", range: "all" } }) },
   { text: "Running jobs", href: urlOf("jobs", { query: { status: "running", range: "all" } }) },
   { text: "All jobs", href: urlOf("jobs", { query: { range: "all" } }) },
   { text: "Kinds", href: urlOf("kinds") },

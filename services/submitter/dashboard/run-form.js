@@ -1,10 +1,12 @@
 /** The form that submits a job of one kind: its name, and its payload as fields or as JSON. */
 
-import { h } from "/assets/dom.js";
+import { h, loadStyles } from "/assets/dom.js";
 import { createFields } from "/assets/payload-form.js";
 import { newKey, notStartedText } from "/assets/request.js";
 import { urlOf } from "/assets/router.js";
 import { setText } from "/assets/text.js";
+
+await loadStyles("dialogs.css");
 
 const MAX_NAME = 200;
 

@@ -18,7 +18,7 @@ export class Shell {
   #links = {};
   #live = h("p", { class: "live", "aria-hidden": "true" }); // its seconds would be announced
   #connection = h("p", { class: "visually-hidden", role: "status" });
-  #facts = h("div", { class: "facts" });
+  #facts = h("div", { class: "facts", title: "Waiting: queued or retrying. The queue also has the messages of running jobs." });
   #overview;
   #isOpening = false;
   #unbind;

@@ -1,7 +1,7 @@
 /** The form with which an operator signs in: a page of its own, or a dialog over the page whose session has ended. */
 
 import { ApiError } from "/assets/api.js";
-import { h } from "/assets/dom.js";
+import { h, loadStyles } from "/assets/dom.js";
 import { setText } from "/assets/text.js";
 
 const SENDABLE = /^[\x21-\x7e]+$/; // the characters of a header: fetch reports others as it reports a lost server
@@ -18,6 +18,7 @@ export function askForKey(session, reason) {
   const form = signInForm(session, h("h2", { id: "sign-in" }, "Sign in again"), h("p", {}, reason));
   const dialog = h("dialog", { class: "expired", "aria-labelledby": "sign-in", cancel: (event) => event.preventDefault() }, form);
   dialog.addEventListener("close", () => location.reload()); // a second Esc closes it all the same
+  loadStyles("dialogs.css");
   document.body.append(dialog);
   dialog.showModal();
 }

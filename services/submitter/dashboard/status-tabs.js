@@ -6,7 +6,7 @@ import { setText } from "/assets/text.js";
 const TABS = {
   __proto__: null, // a status of the URL may be "constructor"
   "": "All",
-  queued: "Waiting",
+  queued: "Queued",
   running: "Running",
   retrying: "Retrying",
   failed: "Failed",

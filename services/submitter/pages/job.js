@@ -51,6 +51,7 @@ function start() {
   errorMessage.element.append(errorCopy);
   element.error.append(errorMessage.element);
   element.headline.hidden = false;
+  element.unloaded.remove();
   const token = location.hash.slice(1);
   const claims = readClaims(token);
   if (claims?.kind) renderName(claims); // its length would move the page later
