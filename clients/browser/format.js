@@ -26,9 +26,14 @@ const MAX_PLAIN = 1e21; // a larger number with an exponent is shown as it is
 const numberFormat = new Intl.NumberFormat(undefined, { maximumFractionDigits: 1 });
 const tinyNumberFormat = new Intl.NumberFormat(undefined, { maximumSignificantDigits: 2 });
 
+/** Return a text without the marks that change its direction: with these, a name could look like another one. */
+export function plainText(text) {
+  return text.replace(/[\u202a-\u202e\u2066-\u2069]/g, "");
+}
+
 /** Return what people call a job: its name, or its kind. */
 export function nameText({ name, kind }) {
-  return name ?? kind;
+  return plainText(name ?? "") || kind;
 }
 
 /** Return the beginning of an id that people use for it. */

@@ -21,6 +21,7 @@ from typing import TypeVar
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from . import event_loop, logs, metrics
@@ -55,6 +56,7 @@ class ServiceSpec:
     public_port: int = 0
     cors: CorsPolicy | None = None  # of the public listener; None: no policy
     hosts: HostPolicy | None = None  # of the public listener; None: any Host
+    middlewares: Iterable[Middleware] = ()  # of the public listener, within all others
     internal: Iterable[web.RouteDef] = ()
     tasks: dict[str, Callable[[], Awaitable[object]]] = field(default_factory=dict)
     unready_reasons: Callable[[], list[str]] = list  # why the service is not ready; empty if it is
@@ -224,6 +226,7 @@ def public_app(service: ServiceSpec, routes: Iterable[web.RouteDef]) -> web.Appl
         service.hosts.install(app)
     if service.cors is not None:
         service.cors.install(app)
+    app.middlewares.extend(service.middlewares)
     app.add_routes(routes)
     return app
 

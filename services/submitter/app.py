@@ -49,8 +49,9 @@ async def submitter(settings: SubmitterSettings) -> AsyncIterator[ServiceSpec]:
         SubmissionClient.connect(notifier_url, report_keys, queue_name, wakeups) as submissions,
     ):
         sender = JobSender(settings, links, queue, signer, submissions)
+        pages = Pages(links)
         handlers = (
-            Pages(links),
+            pages,
             SubmitHandler(session_auth, sender),
             IssueTokenHandler(signer, session_auth),
             ShareTokenHandler(links, signer, verifier),
@@ -63,6 +64,7 @@ async def submitter(settings: SubmitterSettings) -> AsyncIterator[ServiceSpec]:
                 internal=[*InternalSubmitHandler(report_keys, sender).routes(), *operating.internal],
                 cors=CorsPolicy(settings.origins, public_routes=PUBLIC_ROUTES),
                 hosts=HostPolicy(settings.origins) if settings.dashboard_open else None,
+                middlewares=[pages.missing],
                 tasks={
                     "wakeups": wakeups.run,
                     "submissions": submissions.run,

@@ -7,12 +7,15 @@ each other.
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 from aiohttp import web
 
 from headway.contracts import encode
 
 from ..runtime.auth import job_id_from_path
 from ..runtime.errors import NotFound
+from ..runtime.middleware import Handler
 from ..runtime.request import JSON
 from .assets import Asset, Assets, is_asset
 from .links import Links
@@ -68,6 +71,19 @@ class Pages:
         bundle = self._assets.current()
         files = bundle.files if request.match_info["digest"] == bundle.digest else {}
         return self._serve_asset(request, files, {"Cache-Control": f"public, max-age={IMMUTABLE_MAX_AGE_S}, immutable"})
+
+    @web.middleware
+    async def missing(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Serve a page at an address that does not exist, to a browser; other clients get a problem."""
+        try:
+            return await handler(request)
+        except web.HTTPNotFound:
+            if "text/html" not in request.headers.get("Accept", ""):
+                raise
+        response = self._page(request, "missing.html")
+        if response.status != HTTPStatus.NOT_MODIFIED:
+            response.set_status(HTTPStatus.NOT_FOUND)
+        return response
 
     def _page(self, request: web.Request, name: str) -> web.Response:
         return self._serve(request, self._assets.current().files[name], self._page_headers)

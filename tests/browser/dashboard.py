@@ -27,6 +27,7 @@ HOUR_S = 3600
 HISTORY = 24  # jobs of the past, whose submissions are spread over a day
 MARKUP = '<img src=x onerror="window.hacked=1">'
 HOSTILE_NAME = f"{MARKUP} \u202eتقرير 👩‍👩‍👧‍👦 {'long ' * 40}"[:200]
+SHOWN_HOSTILE_NAME = HOSTILE_NAME.replace("\u202e", "")
 HOSTILE_KIND = f"{MARKUP}{'k' * 90}"
 LARGE_NUMBER = 9_007_199_254_740_993  # above 2^53: JavaScript would round it
 

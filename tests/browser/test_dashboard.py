@@ -9,7 +9,7 @@ import pytest
 from playwright.async_api import Page, Route, expect
 
 from tests.browser.conftest import PageErrors
-from tests.browser.dashboard import HOSTILE_NAME, Dashboard, inspect, open_dashboard
+from tests.browser.dashboard import SHOWN_HOSTILE_NAME, Dashboard, inspect, open_dashboard
 
 pytestmark = pytest.mark.browser
 
@@ -75,6 +75,7 @@ async def test_search_by_id_kind_and_tag(page: Page, dashboard: Dashboard) -> No
     for text, option in {
         job_id[:9]: re.compile("^Sync ledger"),
         "repor": re.compile(r"^report ?its numbers, and Run"),
+        "run report": re.compile(r"^report ?its numbers, and Run"),
         "hostile": re.compile("^hostile ?jobs with this tag"),
         "customer:7": re.compile("^customer:7 ?jobs with this owner"),
         "d4c0ffee-0000-4000-8000-000000000001": re.compile("^Open this job"),
@@ -83,7 +84,7 @@ async def test_search_by_id_kind_and_tag(page: Page, dashboard: Dashboard) -> No
         await field.fill(text)
         await expect(page.get_by_role("option", name=option).first).to_be_visible()
     assert await inspect(page) == []
-    await expect(page.locator(".palette bdi").get_by_text(HOSTILE_NAME.strip())).to_be_visible()
+    await expect(page.locator(".palette bdi").get_by_text(SHOWN_HOSTILE_NAME.strip())).to_be_visible()
     await field.fill("no such thing")
     await expect(page.get_by_role("dialog").get_by_role("status")).to_contain_text("Nothing is found")
     await page.keyboard.press("Escape")

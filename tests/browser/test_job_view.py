@@ -14,6 +14,7 @@ from tests.browser.dashboard import (
     LARGE_NUMBER,
     LOST,
     MARKUP,
+    SHOWN_HOSTILE_NAME,
     Dashboard,
     inspect,
     open_dashboard,
@@ -81,7 +82,7 @@ async def test_failed_job_shows_why_and_with_what(page: Page, dashboard: Dashboa
 async def test_no_text_of_a_job_is_markup(page: Page, dashboard: Dashboard) -> None:
     """A hostile name, a result with markup and addresses, and a payload that was not kept are shown as text."""
     await open_job(page, dashboard, HOSTILE_NAME)
-    await expect(page.get_by_role("heading", level=1)).to_have_text(HOSTILE_NAME.strip())
+    await expect(page.get_by_role("heading", level=1)).to_have_text(SHOWN_HOSTILE_NAME.strip())
     await expect(section(page, "Payload")).to_contain_text(f'to: "{MARKUP}"')
     await check_looks(page)
     await open_job(page, dashboard, "Export orders 2026")
@@ -191,6 +192,10 @@ async def test_says_what_it_cannot_show(page: Page, dashboard: Dashboard) -> Non
     await open_dashboard(page, dashboard, "/jobs/9ac3f7")
     await expect(page.get_by_role("heading", level=1)).to_have_text("No such job")
     assert await inspect(page) == []
+    await open_dashboard(page, dashboard, "/nowhere")
+    await expect(page).to_have_title("No such page · Headway")
+    await page.get_by_role("link", name="All jobs").click()
+    await expect(page.get_by_role("table", name="Jobs")).to_be_visible()
     await open_dashboard(page, dashboard, f"/jobs/{uuid.uuid4()}")
     await expect(page.locator(".job-notice")).to_contain_text("no record of this job")
     assert await inspect(page) == []

@@ -388,6 +388,7 @@ async def test_job_leads_with_its_name_and_its_state(page: Page, site: LiveSite)
     """Kind and short id stand below a name. The chip has a shape and a tone for each state, beside the word."""
     job = await open_job(page, site, name="\u202eExport <b>")
     await expect(page.locator("#label")).to_have_text("thumbnails · 00000000")
+    await expect(page.locator("#kind")).to_have_text("Export <b>")
     await expect(page.locator("#kind")).to_have_attribute("dir", "auto")
     shapes = {}
     for name in ("queued", "determinate", "stalled", "worker lost", "retrying", "failed", "succeeded", "cancelled"):

@@ -200,6 +200,19 @@ async def test_job_page_returns_its_links_as_json(stack: Stack) -> None:
         assert (await read_problem(response))["field"] == "id"
 
 
+async def test_browsers_get_a_page_that_says_that_there_is_none(stack: Stack) -> None:
+    """At an address that does not exist, a browser gets a page, which it may keep, and other clients get a problem."""
+    url = f"{stack.url}/nowhere"
+    async with stack.session.get(url) as response:
+        assert (await read_problem(response))["code"] == "not_found"
+    async with stack.session.get(url, headers={"Accept": "text/html,*/*;q=0.8"}) as response:
+        assert (response.status, response.content_type) == (404, "text/html")
+        assert "There is no such page." in await response.text()
+        conditional = {"Accept": "text/html", "If-None-Match": response.headers["ETag"]}
+    async with stack.session.get(url, headers=conditional) as response:
+        assert response.status == 304
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "identity"])
 @pytest.mark.parametrize("path", ["/assets/headway.js", "/assets/live-url.js", "/assets/style.css", "/", "/jobs/x"])
 async def test_unchanged_file_is_not_sent_again(stack: Stack, path: str, encoding: str) -> None:

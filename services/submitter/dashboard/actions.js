@@ -8,7 +8,7 @@ import { ApiError } from "/assets/api.js";
 import { copyText } from "/assets/clipboard.js";
 import { readDetails } from "/assets/details.js";
 import { h } from "/assets/dom.js";
-import { isCancelling, nameText } from "/assets/format.js";
+import { isCancelling, nameText, plainText } from "/assets/format.js";
 import {
   cancelJob,
   discardJob,
@@ -22,12 +22,11 @@ import { ask } from "/assets/dialogs.js";
 import { urlOf } from "/assets/router.js";
 
 const MAX_TITLE = 60; // characters
-const DIRECTIONS = /[\u202a-\u202e\u2066-\u2069]/g; // the marks that change the direction of a text
 const READ_ONLY = "Read-only: this API key does not have the role operate.";
 
 /** Return a text that does not change the direction of the text around it; its own marks could end the isolation. */
 export function isolated(text) {
-  return `\u2068${text.replace(DIRECTIONS, "")}\u2069`;
+  return `\u2068${plainText(text)}\u2069`;
 }
 
 /** Return what people call a job, in quotation marks that a name in another direction does not leave. */

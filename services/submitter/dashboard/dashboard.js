@@ -21,6 +21,7 @@ const VIEWS = {
   kinds: () => import("/assets/kinds-view.js"),
   workers: () => import("/assets/workers-view.js"),
   poison: () => import("/assets/poison-view.js"),
+  missing: () => import("/assets/missing-view.js"),
 };
 
 const app = { session: new Session(onSession), keyboard: new Keyboard(), notices: new Notices() };

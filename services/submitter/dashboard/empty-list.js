@@ -14,7 +14,7 @@ const START = "headway worker --jobs myapp.jobs";
  */
 export function emptyList(filter, counts, session) {
   if (counts.hasJobs === false) return noJobs(session);
-  if (filter.isNarrowed) return h("div", { class: "empty" }, h("p", {}, "No job matches these filters."), h("a", { class: "button", href: filter.clearedHref }, "Clear filters"));
+  if (filter.isNarrowed) return h("div", { class: "empty" }, h("p", {}, "No job matches these filters."));
   if (filter.range === "24h") {
     const text = filter.isByEnd ? "No such job has ended in the last 24 hours." : "No job was submitted in the last 24 hours.";
     return h("div", { class: "empty" }, h("p", {}, text), h("a", { class: "button", href: filter.hrefOfTime({ range: "all" }) }, "Show all times"));

@@ -41,7 +41,7 @@ export class JobTable {
     const cells = Object.entries(COLUMNS).map(([name, text]) =>
       h("div", { role: "columnheader", class: NUMBERS.includes(name) ? `number ${name}` : name }, text));
     this.#age = cells[Object.keys(COLUMNS).indexOf("age")];
-    const select = this.#canSelect && h("div", { role: "columnheader", class: "select" }, this.#selectAll);
+    const select = this.#canSelect && h("div", { role: "columnheader", class: "select" }, h("label", {}, this.#selectAll));
     return h("div", { role: "row", class: "row" }, select, ...cells);
   }
 

@@ -29,11 +29,12 @@ const VIEWS = [
  */
 export function find(text, { jobs, kinds }) {
   const words = text.toLowerCase().split(/[\s:]+/).filter(Boolean);
-  const hasAll = (value) => words.every((word) => value.toLowerCase().includes(word));
+  const has = (value) => (word) => value.toLowerCase().includes(word);
+  const hasAll = (value) => words.every(has(value));
   const listed = jobs.map((each) => (each.job ? { ...each.job, labels: each.labels ?? {} } : { ...each, labels: {} }));
   const groups = [
     { title: "Jobs", items: words.length ? [...idItems(text, listed), ...jobItems(listed.filter((job) => hasAll(jobWords(job))))] : [] },
-    { title: "Kinds", items: words.length ? kinds.map(({ kind }) => kind).filter(hasAll).flatMap(kindItems) : [] },
+    { title: "Kinds", items: kinds.filter(({ kind }) => words.some(has(kind))).flatMap(kindItems).filter(({ text, detail }) => hasAll(`${text} ${detail}`)) },
     { title: "Tags", items: labelItems("tag", text, listed.flatMap(({ labels }) => labels.tags ?? []), hasAll, TAG) },
     { title: "Owners", items: labelItems("owner", text, listed.map(({ labels }) => labels.owner ?? ""), hasAll, OWNER) },
     { title: "Views", items: VIEWS.filter((view) => hasAll(view.text)) },
@@ -64,7 +65,7 @@ function idItems(text, jobs) {
   return [{ text: "Open this job", detail: id, href: urlOf("job", { name: id }) }];
 }
 
-function kindItems(kind) {
+function kindItems({ kind }) {
   return [
     { text: kind, detail: "its numbers, and Run…", href: urlOf("kinds", { name: kind }) },
     { text: kind, detail: "jobs of this kind", href: urlOf("jobs", { query: { kind, range: "all" } }) },

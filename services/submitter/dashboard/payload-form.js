@@ -97,7 +97,8 @@ class Control {
     this.#field = field;
     this.#input = createInput(field, id);
     const { schema, isRequired } = field;
-    const label = h("label", { for: id, dir: "auto" }, schema.title ?? field.name, isRequired ? "" : h("small", {}, " optional"));
+    const texts = [schema.title ?? field.name, isRequired ? "" : h("small", {}, " optional")];
+    const label = field.items?.enum ? h("b", { id: `${id}-name`, dir: "auto" }, ...texts) : h("label", { for: id, dir: "auto" }, ...texts);
     const hint = hintText(field);
     const note = h("small", { id: `${id}-hint`, class: "soft", dir: "auto" }, hint);
     if (hint) this.#input.setAttribute("aria-describedby", note.id);
@@ -109,7 +110,7 @@ class Control {
   }
 
   focus() {
-    this.#input.focus();
+    (this.#input.querySelector("input") ?? this.#input).focus();
   }
 
   /** Return the value as JSON text; undefined if it is left out. */
@@ -117,7 +118,7 @@ class Control {
     const { schema, items, isRequired, isNullable } = this.#field;
     const text = this.#input.value;
     if (items) {
-      const values = this.#input.multiple ? [...this.#input.selectedOptions].map(({ value }) => value) : text.split("\n").filter((line) => line.trim());
+      const values = items.enum ? checkedValues(this.#input) : text.split("\n").filter((line) => line.trim());
       if (!values.length && !isRequired) return undefined;
       return `[${values.map((value) => toJson(value, items)).join(", ")}]`;
     }
@@ -145,15 +146,30 @@ function createInput({ schema, items, isRequired, isNullable }, id) {
 }
 
 function createListInput(schema, items, common) {
-  if (items.enum) {
-    const options = items.enum.map((value) => h("option", { value: JSON.stringify(value) }, String(value)));
-    return h("select", { ...common, multiple: true, size: Math.min(options.length, 6) }, ...options);
-  }
+  if (items.enum) return createCheckboxes(schema, items, common);
   const initial = Array.isArray(schema.default) ? schema.default.join("\n") : "";
   const input = h("textarea", { ...common, required: common.required && schema.minItems > 0, rows: 3, dir: "auto" }, initial);
   const check = () => input.value.split("\n").filter((line) => line.trim()).map((line) => (items.type === "string" ? "" : numberProblem(line.trim(), items))).find(Boolean);
   input.addEventListener("input", () => input.setCustomValidity(check() ?? ""));
   return input;
+}
+
+/** Create a check box for each of the values, which are JSON. */
+function createCheckboxes(schema, items, { id, required, autofocus }) {
+  const initial = new Set([schema.default].flat());
+  const boxes = items.enum.map((value, index) =>
+    h("input", { type: "checkbox", value: JSON.stringify(value), checked: initial.has(value), autofocus: autofocus && !index }));
+  const labels = boxes.map((box, index) => h("label", { dir: "auto" }, box, String(items.enum[index])));
+  const group = h("div", { id, role: "group", class: "checks", "aria-labelledby": `${id}-name` }, ...labels);
+  const needsOne = required && schema.minItems > 0;
+  const check = () => boxes[0]?.setCustomValidity(needsOne && !checkedValues(group).length ? "Choose at least one." : "");
+  group.addEventListener("input", check);
+  check();
+  return group;
+}
+
+function checkedValues(group) {
+  return [...group.querySelectorAll(":checked")].map(({ value }) => value);
 }
 
 /** Create a choice; its values are JSON, since a choice may have texts and numbers. */

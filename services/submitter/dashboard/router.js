@@ -5,7 +5,7 @@ import { Places } from "/assets/places.js";
 
 const ROOT = "/dashboard";
 const PATTERNS = [
-  ["jobs", /^$/],
+  ["jobs", /^(?:\/jobs)?$/],
   ["job", /^\/jobs\/([^/]+)$/],
   ["kinds", /^\/kinds(?:\/([^/]+))?$/],
   ["workers", /^\/workers$/],
@@ -16,7 +16,7 @@ const PATTERNS = [
  * Return what a URL shows.
  *
  * @param {URL | Location} url
- * @returns {{view: string, name: ?string, query: URLSearchParams, hash: string}} the view, `jobs` for an unknown URL; the
+ * @returns {{view: string, name: ?string, query: URLSearchParams, hash: string}} the view, `missing` for an unknown URL; the
  *   id of the job or the kind in the path; the parameters; and what follows the `#`
  */
 export function routeOf({ pathname, search, hash }) {
@@ -25,7 +25,7 @@ export function routeOf({ pathname, search, hash }) {
     const match = pattern.exec(path);
     if (match) return { view, name: match[1] ? decode(match[1]) : null, query: new URLSearchParams(search), hash: hash.slice(1) };
   }
-  return { view: "jobs", name: null, query: new URLSearchParams(), hash: "" };
+  return { view: "missing", name: null, query: new URLSearchParams(), hash: "" };
 }
 
 /** Return the URL of a view, such as `urlOf("job", {name: id})`; an empty parameter is left out. */
