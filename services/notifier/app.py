@@ -37,6 +37,9 @@ from .transports.job_log import JobLogHandler
 from .transports.lists import ListHandler
 from .transports.long_poll import LongPollHandler
 from .transports.registry import ConnectionRegistry
+from .transports.signalr.connection_tokens import ConnectionTokens
+from .transports.signalr.core.handler import HubHandler
+from .transports.signalr.core.session import Hub as SignalRHub
 from .transports.sse import EventStreamHandler
 from .transports.websocket.handler import WebSocketHandler
 from .transports.websocket.list_connections import ListConnections
@@ -76,7 +79,10 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
         control = ControlHandler(pubsub, report_keys, settings.ping_s)
         tasks = {"clock": store.clock.run, "pubsub": pubsub.run, "reports": report_requests.run, "polled": polled.run}
         yield ServiceSpec(
-            public=_public_routes(registry, store, logs, auth, settings, list_handler, fleet, lists, polled),
+            public=[
+                *_public_routes(registry, store, logs, auth, settings, list_handler, fleet, lists, polled),
+                *HubHandler(SignalRHub(registry, store, auth, settings), ConnectionTokens(report_keys)).routes(),
+            ],
             public_port=settings.port,
             cors=CorsPolicy(settings.allowed_origins),
             internal=[

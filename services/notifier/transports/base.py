@@ -115,27 +115,6 @@ class BackpressuredConnection(ClientConnection):
         self._buffered_bytes = 0  # at the last check
         self._stalled_since: float | None = None
 
-    def send_log(self, piece: LogPiece) -> None:
-        """Send a piece of a log."""
-        self.write(piece.encoded(self.encode_log))
-
-    @staticmethod
-    @abstractmethod
-    def encode_log(piece: LogPiece) -> bytes:
-        """Return a piece of a log in the transport's wire format."""
-
-    @abstractmethod
-    def encode_error(self, error: dict[str, Any]) -> bytes:
-        """Return an error in the transport's wire format."""
-
-    def send_error(self, job_id: str | None, code: str, message: str) -> None:
-        """Send an error."""
-        self.send_reply(self.encode_error(error_payload(job_id, code, message)))
-
-    def refuse_log(self, job_id: str) -> None:
-        """Send the error that the token does not open the log of a job. The client goes on watching the job."""
-        self.send_reply(self.encode_error(log_refusal(job_id)))
-
     def send_reply(self, data: bytes) -> None:
         """Send a reply. Abort a backpressured connection: its client sends requests without reading the replies."""
         if self.is_backpressured():
@@ -171,6 +150,33 @@ class BackpressuredConnection(ClientConnection):
     def abort(self) -> None:
         """Close the connection immediately, without a close message."""
         self._transport.abort()
+
+
+class MessageConnection(BackpressuredConnection):
+    """A connection whose errors and logs are messages of their own."""
+
+    __slots__ = ()
+
+    def send_log(self, piece: LogPiece) -> None:
+        """Send a piece of a log."""
+        self.write(piece.encoded(self.encode_log))
+
+    @staticmethod
+    @abstractmethod
+    def encode_log(piece: LogPiece) -> bytes:
+        """Return a piece of a log in the transport's wire format."""
+
+    @abstractmethod
+    def encode_error(self, error: dict[str, Any]) -> bytes:
+        """Return an error in the transport's wire format."""
+
+    def send_error(self, job_id: str | None, code: str, message: str) -> None:
+        """Send an error."""
+        self.send_reply(self.encode_error(error_payload(job_id, code, message)))
+
+    def refuse_log(self, job_id: str) -> None:
+        """Send the error that the token does not open the log of a job. The client goes on watching the job."""
+        self.send_reply(self.encode_error(log_refusal(job_id)))
 
 
 def log_refusal(job_id: str) -> dict[str, Any]:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from headway.tokens import Grant
+from redis.exceptions import RedisError
+
+from headway.tokens import CANCEL, Grant
 
 from ..records.store import JobStore
 from .auth import TokenAuth
-from .refusals import RejectedToken
+from .base import ClientConnection
+from .refusals import UNAVAILABLE, RejectedToken
+from .registry import ConnectionRegistry
+
+NOT_WATCHED = "Watch the job first: its token determines whether you may cancel it."
 
 
 async def cancel_job(store: JobStore, auth: TokenAuth, grant: Grant) -> bytes | RejectedToken:
@@ -24,3 +30,23 @@ async def cancel_job(store: JobStore, auth: TokenAuth, grant: Grant) -> bytes | 
     if snapshot is None:
         return RejectedToken("unknown", "This job has no record.", str(grant.job_id))
     return snapshot
+
+
+async def cancel_watched(
+    connection: ClientConnection, job_id: str, registry: ConnectionRegistry, store: JobStore, auth: TokenAuth
+) -> RejectedToken | None:
+    """Cancel a job that a connection watches; return the reason if that is refused."""
+    subscription = connection.subscriptions.get(job_id)
+    if subscription is None:
+        return RejectedToken("not_watched", NOT_WATCHED, job_id)
+    if (rejected := auth.recheck(subscription.grant, subscription.key_id)) is not None:
+        registry.unsubscribe(connection, job_id)
+        return rejected
+    if CANCEL not in subscription.grant.scope:
+        auth.count_refusal("forbidden", job_id)
+        return RejectedToken("forbidden", "The token does not have the scope `cancel`.", job_id)
+    try:
+        result = await cancel_job(store, auth, subscription.grant)
+    except (RedisError, OSError):
+        return RejectedToken("unavailable", UNAVAILABLE, job_id)
+    return result if isinstance(result, RejectedToken) else None

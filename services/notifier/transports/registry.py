@@ -135,19 +135,20 @@ class ConnectionRegistry:
                 duration_s=duration_s,
             )
 
-    def subscribe(self, connection: ClientConnection, request: WatchRequest) -> None:
-        """Subscribe a connection to a job, or send the error `too_many_watches` if it is at its limit.
+    def subscribe(self, connection: ClientConnection, request: WatchRequest) -> bool:
+        """Subscribe a connection to a job and return True, or send `too_many_watches` if it is at its limit.
 
         With an offset in the request, the connection also follows the log.
         """
         subscription = Subscription(connection, request.grant, request.version, request.key_id)
         if subscription.job_id not in connection.subscriptions and len(connection.subscriptions) >= self.max_watches:
             self._send_rejection(connection, too_many_watches(subscription.job_id, self.max_watches))
-            return
+            return False
         connection.subscriptions[subscription.job_id] = subscription
         self._synchronizer.subscribe(subscription)
         if request.log is not None:
             self._logs.subscribe(connection, request.grant, request.log)
+        return True
 
     def stop_log(self, connection: ClientConnection, job_id: str) -> None:
         """End a connection's subscription to the log of a job, if it has one."""

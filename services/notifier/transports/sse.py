@@ -26,7 +26,7 @@ from ..logs.store import LogStore
 from ..records.store import JobStore
 from ..watching.snapshot import PublishedSnapshot
 from .auth import TokenAuth, WatchRequest
-from .base import BackpressuredConnection, ClientConnection
+from .base import ClientConnection, MessageConnection
 from .event_format import (
     ResumePoint,
     encode_event,
@@ -49,7 +49,7 @@ HEADERS = {
 }
 
 
-class EventStream(BackpressuredConnection):
+class EventStream(MessageConnection):
     """An open event stream. It is done when all its jobs have ended."""
 
     transport, encode_log = "sse", staticmethod(encode_log)

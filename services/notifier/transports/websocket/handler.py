@@ -10,11 +10,9 @@ import msgspec
 import structlog
 from aiohttp import web
 from msgspec import Meta, Struct
-from redis.exceptions import RedisError
 from websockets.frames import CloseCode
 
 from headway.contracts import Natural, decode
-from headway.tokens import CANCEL
 
 from ....runtime.aiohttp_adapter import detach
 from ....runtime.errors import ServiceUnavailable
@@ -22,9 +20,9 @@ from ...records.index.query import DEFAULT_PAGE
 from ...records.store import JobStore
 from ...settings import NotifierSettings
 from ..auth import Token, TokenAuth, presented_token
-from ..cancellation import cancel_job
+from ..cancellation import cancel_watched
 from ..list_queries import MAX_LIVE_JOBS, ListFilter
-from ..refusals import UNAVAILABLE, RejectedToken
+from ..refusals import RejectedToken
 from ..registry import RETRY_AFTER_S, ConnectionRegistry
 from .connection import WebSocketConnection
 from .handshake import accept_upgrade
@@ -156,20 +154,6 @@ class WebSocketHandler:
 
     async def _cancel(self, connection: WebSocketConnection, job_id: str) -> None:
         structlog.contextvars.bind_contextvars(job_id=job_id)  # for this task's log lines
-        subscription = connection.subscriptions.get(job_id)
-        if subscription is None:
-            message = "Watch the job first: its token determines whether you may cancel it."
-            connection.send_error(job_id, "not_watched", message)
-        elif self._registry.end_if_rejected(connection, subscription):
-            return
-        elif CANCEL not in subscription.grant.scope:
-            self._auth.count_refusal("forbidden", job_id)
-            connection.send_error(job_id, "forbidden", "The token does not have the scope `cancel`.")
-        else:
-            try:
-                result = await cancel_job(self._store, self._auth, subscription.grant)
-            except (RedisError, OSError):
-                connection.send_error(job_id, "unavailable", UNAVAILABLE)
-            else:
-                if isinstance(result, RejectedToken):
-                    connection.send_error(result.job_id, result.code, result.message)
+        rejected = await cancel_watched(connection, job_id, self._registry, self._store, self._auth)
+        if rejected is not None:
+            connection.send_error(rejected.job_id, rejected.code, rejected.message)

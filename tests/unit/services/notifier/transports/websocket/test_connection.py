@@ -483,7 +483,7 @@ async def test_the_server_closes_once() -> None:
 
 async def test_a_client_that_does_not_answer_a_close_frame_is_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection waits for CLOSE_TIMEOUT_S."""
-    monkeypatch.setattr("services.notifier.transports.websocket.connection.CLOSE_TIMEOUT_S", 0.01)
+    monkeypatch.setattr("services.notifier.transports.websocket.base.CLOSE_TIMEOUT_S", 0.01)
     server = Server()
     server.connection.close(CloseCode.TRY_AGAIN_LATER, "reason")
     await wait_until(lambda: server.transport.aborted)

@@ -1,0 +1,88 @@
+"""What the hub's connections have in common, whatever their transport is."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from ....watching.snapshot import Encoder, PublishedSnapshot
+from ...base import ClientConnection
+from ..calls import JOB_CHANGED, UPDATE_PROGRESS, encode_percent
+from .protocols import HubProtocol
+
+if TYPE_CHECKING:
+    from .session import HubSession
+
+
+class SnapshotCalls(NamedTuple):
+    """How a transport encodes the calls for a snapshot: `jobChanged` alone, or `updateProgress` before it."""
+
+    changed: Encoder
+    progressed: Encoder
+
+
+def snapshot_calls(protocol: HubProtocol, frame: Callable[[bytes], bytes]) -> SnapshotCalls:
+    """Return the encoders of a protocol on a transport; make them once, because they are the keys of caches.
+
+    Args:
+        protocol: encodes the messages.
+        frame: encodes messages as the transport sends them.
+    """
+
+    def changed(snapshot: PublishedSnapshot) -> bytes:
+        return frame(protocol.invocation(JOB_CHANGED, snapshot.text))
+
+    def progressed(snapshot: PublishedSnapshot) -> bytes:
+        progress = protocol.invocation(UPDATE_PROGRESS, snapshot.encoded(encode_percent))
+        return frame(progress + protocol.invocation(JOB_CHANGED, snapshot.text))
+
+    return SnapshotCalls(changed, progressed)
+
+
+class HubConnection(ClientConnection):
+    """A connection to the hub. `session` is the session of its client."""
+
+    session: HubSession
+    __slots__ = ()
+
+    @abstractmethod
+    def accepts(self, protocol: HubProtocol) -> bool:
+        """Return whether the transport can carry a protocol."""
+
+    @abstractmethod
+    def use_protocol(self, protocol: HubProtocol) -> None:
+        """Called before the answer to a handshake: encode messages for this protocol from now on."""
+
+    @abstractmethod
+    def push(self, messages: bytes) -> None:
+        """Send encoded messages."""
+
+    @abstractmethod
+    def reply(self, messages: bytes) -> None:
+        """Send encoded messages that answer the client; abort a connection whose client does not read them."""
+
+    @abstractmethod
+    def send_calls(self, snapshot: PublishedSnapshot, *, progressed: bool) -> None:
+        """Call the client's methods for a snapshot."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """Close the connection after what was sent."""
+
+    def send_snapshot(self, job_id: str, snapshot: PublishedSnapshot) -> bool:
+        """Send a snapshot; return False if the connection is backpressured."""
+        if not self.is_writable():
+            return False
+        self.session.deliver(job_id, snapshot)
+        return True
+
+    def send_error(self, job_id: str | None, code: str, message: str) -> None:
+        """Send an error about a job."""
+        if job_id is not None:
+            self.session.on_error(job_id, code, message)
+
+    def on_up_to_date(self, job_id: str, *, ended: bool) -> None:
+        """Called when the client has the last version; the streams of an ended job are complete."""
+        if ended:
+            self.session.complete_streams(job_id)
