@@ -39,6 +39,7 @@ from .transports.long_poll import LongPollHandler
 from .transports.registry import ConnectionRegistry
 from .transports.signalr.connection_tokens import ConnectionTokens
 from .transports.signalr.core.handler import HubHandler
+from .transports.signalr.core.inbox import Inbox
 from .transports.signalr.core.session import Hub as SignalRHub
 from .transports.sse import EventStreamHandler
 from .transports.websocket.handler import WebSocketHandler
@@ -74,6 +75,8 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
         fleet = FleetHandler(workers, KindReader(redis, store.clock, jobs, workers), store.clock, auth)
         list_handler = ListHandler(jobs, store, auth)
         lists = ListConnections(registry, LiveLists(jobs, pubsub, settings.max_connections), auth)
+        tokens, inbox = ConnectionTokens(report_keys), Inbox(redis, pubsub)
+        signalr = HubHandler(SignalRHub(registry, store, auth, settings), tokens, inbox)
         wakeup_queue = WakeupQueue()
         wakeups = WakeupHandler(pubsub, wakeup_queue)
         control = ControlHandler(pubsub, report_keys, settings.ping_s)
@@ -81,7 +84,7 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
         yield ServiceSpec(
             public=[
                 *_public_routes(registry, store, logs, auth, settings, list_handler, fleet, lists, polled),
-                *HubHandler(SignalRHub(registry, store, auth, settings), ConnectionTokens(report_keys)).routes(),
+                *signalr.routes(),
             ],
             public_port=settings.port,
             cors=CorsPolicy(settings.allowed_origins),

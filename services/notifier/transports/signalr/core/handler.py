@@ -11,21 +11,28 @@ from aiohttp import web
 from msgspec import Struct
 
 from .....runtime.aiohttp_adapter import detach
-from .....runtime.errors import NotFound, ServiceUnavailable
-from .....runtime.request import read_query
-from ...auth import WatchRequest, presented_token
+from .....runtime.errors import BadRequest, NotFound, ServiceUnavailable
+from .....runtime.request import read_body, read_query
+from ...auth import WatchRequest, presented_token, unavailable_without_store
 from ...refusals import RejectedToken, TokenAllowance, problem_for
 from ...registry import RETRY_AFTER_S
 from ...websocket.handshake import accept_upgrade
-from ..connection_tokens import ConnectionTokens
+from ..connection_tokens import ConnectionId, ConnectionTokens
+from .fallbacks import HubFallbacks
+from .inbox import Inbox
+from .protocols import MAX_MESSAGE_BYTES
 from .session import Hub
 from .websocket import HubWebSocket
 
 PATH = "/hubs/job-progress"
+EVENT_STREAM = "text/event-stream"
 NO_STORE = {"Cache-Control": "no-store"}
 MAX_NEGOTIATE_VERSION = 1
+NO_CONNECTION = "There is no connection with this id."
 TRANSPORTS = [
     {"transport": "WebSockets", "transferFormats": ["Text", "Binary"]},
+    {"transport": "ServerSentEvents", "transferFormats": ["Text"]},
+    {"transport": "LongPolling", "transferFormats": ["Text", "Binary"]},
 ]
 
 
@@ -43,15 +50,23 @@ class HubHandler:
     Args:
         hub: what all sessions use.
         tokens: the tokens of connections.
+        inbox: the messages of connections without a WebSocket.
     """
 
-    def __init__(self, hub: Hub, tokens: ConnectionTokens) -> None:
+    def __init__(self, hub: Hub, tokens: ConnectionTokens, inbox: Inbox) -> None:
         self._hub = hub
         self._tokens = tokens
+        self._inbox = inbox
+        self._fallbacks = HubFallbacks(hub, inbox)
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes of the public listener."""
-        return [web.post(f"{PATH}/negotiate", self.negotiate), web.get(PATH, self.connect, allow_head=False)]
+        return [
+            web.post(f"{PATH}/negotiate", self.negotiate),
+            web.get(PATH, self.connect, allow_head=False),
+            web.post(PATH, self.receive),
+            web.delete(PATH, self.close),
+        ]
 
     async def negotiate(self, request: web.Request) -> web.Response:
         """Answer which transports there are, with a new connection. Nothing is stored, so it needs no Redis."""
@@ -66,17 +81,54 @@ class HubHandler:
         )
 
     async def connect(self, request: web.Request) -> web.StreamResponse:
-        """Open a WebSocket. A client that skips the negotiation has no id."""
-        self._ensure_available()
+        """Open a WebSocket or an event stream, or answer a poll. A client that skips the negotiation has no id."""
+        is_upgrade = "Upgrade" in request.headers
         query = read_query(request, ConnectionQuery)
-        if query.id is not None and self._tokens.verify(query.id) is None:
-            raise NotFound("There is no connection with this id.", field="id")
+        connection = None if query.id is None and is_upgrade else self._connection(query)
         first = self._authorize(request, query)
+        if connection is not None and not is_upgrade:
+            streams = EVENT_STREAM in request.headers.get("Accept", "")
+            serve = self._fallbacks.stream if streams else self._fallbacks.poll
+            return await serve(request, connection, first)
+        self._ensure_available()
         upgrade = accept_upgrade(request)
         if request.transport is None:
             raise ConnectionResetError
-        connection = HubWebSocket(self._hub, request.transport, request.headers.get("Origin"), first)
-        return detach(request, upgrade, connection)
+        websocket = HubWebSocket(self._hub, request.transport, request.headers.get("Origin"), first)
+        return detach(request, upgrade, websocket)
+
+    async def receive(self, request: web.Request) -> web.Response:
+        """Pass on what a client without a WebSocket sends to the replica that has its connection."""
+        connection = self._connection(read_query(request, ConnectionQuery))
+        body = await read_body(request, MAX_MESSAGE_BYTES)
+        with unavailable_without_store():
+            result = await self._inbox.append(connection.id, body)
+        if result == "closed":
+            raise NotFound(NO_CONNECTION, field="id")
+        if result == "full":
+            raise ServiceUnavailable("Too many messages wait.", code="overloaded", retry_after_s=RETRY_AFTER_S)
+        return web.Response(headers=NO_STORE)
+
+    async def close(self, request: web.Request) -> web.Response:
+        """End a connection."""
+        connection = self._connection(read_query(request, ConnectionQuery))
+        with unavailable_without_store():
+            await self._inbox.close(connection.id)
+        return web.Response(status=202, headers=NO_STORE)
+
+    def _connection(self, query: ConnectionQuery) -> ConnectionId:
+        """Return the connection that a request names.
+
+        Raises:
+            BadRequest: it names none.
+            NotFound: this server has not negotiated it.
+        """
+        if query.id is None:
+            raise BadRequest("Negotiate first, and send the connection's token as `id`.", field="id")
+        connection = self._tokens.verify(query.id)
+        if connection is None:
+            raise NotFound(NO_CONNECTION, field="id")
+        return connection
 
     def _ensure_available(self) -> None:
         if self._hub.registry.sends_away:

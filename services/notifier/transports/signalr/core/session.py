@@ -39,6 +39,7 @@ from .protocols import (
     HubProtocol,
     ProtocolViolation,
 )
+from .session_state import JobState, SessionState
 
 A = TypeVar("A")
 HANDSHAKE_VERSIONS = (1, 2)
@@ -117,6 +118,10 @@ class HubSession:
         self.has_ended = False
         self.has_subscribed = False  # whether the client has ever sent a valid token
         self._methods = {"watch": self._watch_calls, "unwatch": self._unwatch, "cancel": self._cancel}
+
+    def is_idle_for(self, seconds: float) -> bool:
+        """Return whether the client should have watched a job by now, and has never sent a valid token."""
+        return not self.has_subscribed and seconds > self._hub.settings.first_message_s
 
     async def receive(self, data: bytes) -> None:
         """Handle what the client has sent; messages may begin and end anywhere in it."""
@@ -258,6 +263,41 @@ class HubSession:
             job.streams[stream] = version
         elif not job.is_called:
             job.is_called, job.version = True, version
+
+    def dump(self) -> SessionState | None:
+        """Return what the next poll needs, None before the handshake."""
+        if self.protocol is None:
+            return None
+        jobs = {
+            job_id: JobState(job.token, job.version if job.is_called else None, job.percent.decode(), job.streams)
+            for job_id, job in self.jobs.items()
+        }
+        return SessionState(self.protocol.name, self._received, jobs)
+
+    def restore(self, state: SessionState) -> None:
+        """Go on with the session of the poll before."""
+        self.protocol, self._received = PROTOCOLS[state.protocol], state.received
+        self._connection.use_protocol(self.protocol)
+        for job_id, job_state in state.jobs.items():
+            job = self.jobs[job_id] = WatchedJob()
+            job.token, job.percent, job.streams = job_state.token, job_state.percent.encode(), job_state.streams
+            if job_state.version is not None:
+                job.is_called, job.version = True, job_state.version
+            self._resume(job_id, job)
+
+    def _resume(self, job_id: str, job: WatchedJob) -> None:
+        """Subscribe to a job again, from the oldest version that the client needs."""
+        versions = [*job.streams.values(), *([job.version] if job.is_called else [])]
+        version = min(versions, default=NO_VERSION)
+        request: WatchRequest | RejectedToken | None = self._first
+        if job.token is not None:
+            request = self._hub.auth.verify(job.token, None, self._allowance, UUID(job_id))
+        if isinstance(request, RejectedToken):
+            self.on_error(job_id, request.code, request.message)
+        elif request is not None and str(request.grant.job_id) == job_id:
+            self.has_subscribed = True
+            request = request._replace(version=None if version == NO_VERSION else version)
+            self._hub.registry.subscribe(self._connection, request)
 
     def _release(self, job_id: str) -> None:
         """End the subscription to a job that no longer needs one."""

@@ -1,0 +1,80 @@
+"""The hub over long polling: a poll answers with the messages since the one before. Any replica may answer it.
+
+Between two polls, Redis has the session: its protocol, and which version of each job the client has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from websockets.frames import CloseCode
+
+from headway.timestamp import Timestamp
+
+from ....watching.snapshot import PublishedSnapshot
+from ...auth import WatchRequest
+from .connection import HubConnection, SnapshotCalls, snapshot_calls
+from .protocols import JSON, MESSAGE_PACK, HubProtocol
+from .session import Hub, HubSession
+
+POLL_S = 55.0  # most proxies allow a minute; clients wait for 100 seconds
+COALESCE_DELAY_S = 0.02  # waits for further messages after the first one, to answer with all of them
+
+
+def _as_is(messages: bytes) -> bytes:
+    return messages
+
+
+CALLS = {protocol: snapshot_calls(protocol, _as_is) for protocol in (JSON, MESSAGE_PACK)}
+
+
+class HubPoll(HubConnection):
+    """An open poll of the hub. `messages` are those of its answer; `ready` is set when it should be sent."""
+
+    transport, logs_lifecycle = "signalr_poll", False
+    __slots__ = ("_calls", "messages", "ready", "session")
+
+    def __init__(self, hub: Hub, transport: asyncio.Transport, first: WatchRequest | None) -> None:
+        super().__init__(transport, None)
+        self._calls: SnapshotCalls = CALLS[JSON]
+        self.messages: list[bytes] = []
+        self.ready = asyncio.Event()
+        self.session = HubSession(hub, self, first)
+
+    def accepts(self, _protocol: HubProtocol) -> bool:
+        """Return whether the transport can carry a protocol."""
+        return True
+
+    def use_protocol(self, protocol: HubProtocol) -> None:
+        """Called before the answer to a handshake, and when a session goes on."""
+        self._calls = CALLS[protocol]
+
+    def push(self, messages: bytes) -> None:
+        """Add encoded messages to the answer, which completes the poll."""
+        self.messages.append(messages)
+        self.ready.set()
+
+    reply = push
+
+    def send_calls(self, snapshot: PublishedSnapshot, *, progressed: bool) -> None:
+        """Call the client's methods for a snapshot."""
+        self.push(snapshot.encoded(self._calls.progressed if progressed else self._calls.changed))
+
+    def heartbeat(self, now: Timestamp) -> None:
+        """A poll needs no ping."""
+
+    def reap(self) -> None:
+        """Complete the poll if the client has disconnected."""
+        if self.is_closing:
+            self.set_close_code(CloseCode.ABNORMAL_CLOSURE)
+            self.ready.set()
+
+    def end(self) -> None:
+        """Complete the poll."""
+        self.set_close_code(CloseCode.NORMAL_CLOSURE)
+        self.ready.set()
+
+    def send_away(self) -> None:
+        """Complete the poll; the next one may reach another replica, and goes on there."""
+        self.set_close_code(CloseCode.TRY_AGAIN_LATER)
+        self.ready.set()
