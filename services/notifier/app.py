@@ -37,6 +37,8 @@ from .transports.job_log import JobLogHandler
 from .transports.lists import ListHandler
 from .transports.long_poll import LongPollHandler
 from .transports.registry import ConnectionRegistry
+from .transports.signalr.authorization import ConnectionAuth
+from .transports.signalr.classic.handler import ClassicHandler
 from .transports.signalr.connection_tokens import ConnectionTokens
 from .transports.signalr.core.handler import HubHandler
 from .transports.signalr.core.inbox import Inbox
@@ -76,7 +78,9 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
         list_handler = ListHandler(jobs, store, auth)
         lists = ListConnections(registry, LiveLists(jobs, pubsub, settings.max_connections), auth)
         tokens, inbox = ConnectionTokens(report_keys), Inbox(redis, pubsub)
-        signalr = HubHandler(SignalRHub(registry, store, auth, settings), tokens, inbox)
+        connection_auth = ConnectionAuth(auth, by_job_id=settings.signalr_by_job_id)
+        hub = HubHandler(SignalRHub(registry, store, auth, settings), tokens, connection_auth, inbox)
+        classic = ClassicHandler(registry, settings, connection_auth, tokens)
         wakeup_queue = WakeupQueue()
         wakeups = WakeupHandler(pubsub, wakeup_queue)
         control = ControlHandler(pubsub, report_keys, settings.ping_s)
@@ -84,7 +88,8 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
         yield ServiceSpec(
             public=[
                 *_public_routes(registry, store, logs, auth, settings, list_handler, fleet, lists, polled),
-                *signalr.routes(),
+                *hub.routes(),
+                *classic.routes(),
             ],
             public_port=settings.port,
             cors=CorsPolicy(settings.allowed_origins),

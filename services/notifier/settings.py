@@ -46,6 +46,8 @@ class NotifierSettings(Settings, frozen=True, kw_only=True):
     """How long a WebSocket may stay open without watching a job."""
     stuck_s: Seconds = 30
     """How long a slow consumer may read nothing before its connection is closed."""
+    signalr_by_job_id: bool = False
+    """Whether a SignalR client may watch a job by its id alone, if that is random. Pages of 2015 know no token."""
     drain_s: Delay = 10
     """The time over which open connections are closed after SIGTERM."""
 

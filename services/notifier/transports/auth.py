@@ -24,6 +24,7 @@ from .refusals import UNAVAILABLE, RefusalLog, RejectedToken, TokenAllowance, pr
 
 RETRY_AFTER_S = 1
 MAX_BODY_BYTES = 1024 * 1024
+NO_KEY = ""  # the key id of a grant without a token
 
 Token = Annotated[str, Meta(min_length=1, max_length=4096)]
 
@@ -74,8 +75,8 @@ class TokenAuth:
 
     @property
     def key_ids(self) -> frozenset[str]:
-        """The ids of the current public keys."""
-        return self._verifier.value.key_ids
+        """The ids of the current public keys, and that of grants without a token."""
+        return self._verifier.value.key_ids | {NO_KEY}
 
     def verify(
         self, token: str, version: int | None, allowance: TokenAllowance, job_id: UUID | None = None

@@ -5,18 +5,16 @@ https://github.com/dotnet/aspnetcore/blob/main/src/SignalR/docs/specs/TransportP
 
 from __future__ import annotations
 
-from uuid import UUID
-
 from aiohttp import web
 from msgspec import Struct
 
 from .....runtime.aiohttp_adapter import detach
 from .....runtime.errors import BadRequest, NotFound, ServiceUnavailable
 from .....runtime.request import read_body, read_query
-from ...auth import WatchRequest, presented_token, unavailable_without_store
-from ...refusals import RejectedToken, TokenAllowance, problem_for
+from ...auth import unavailable_without_store
 from ...registry import RETRY_AFTER_S
 from ...websocket.handshake import accept_upgrade
+from ..authorization import ConnectionAuth
 from ..connection_tokens import ConnectionId, ConnectionTokens
 from .fallbacks import HubFallbacks
 from .inbox import Inbox
@@ -37,10 +35,9 @@ TRANSPORTS = [
 
 
 class ConnectionQuery(Struct, frozen=True, rename="camel"):
-    """The query of all requests: the job that the connection watches, and the token of the connection."""
+    """The query of requests: the token of the connection."""
 
     id: str | None = None
-    job_id: UUID | None = None
     negotiate_version: int = 0
 
 
@@ -50,11 +47,13 @@ class HubHandler:
     Args:
         hub: what all sessions use.
         tokens: the tokens of connections.
+        auth: authorizes connections.
         inbox: the messages of connections without a WebSocket.
     """
 
-    def __init__(self, hub: Hub, tokens: ConnectionTokens, inbox: Inbox) -> None:
+    def __init__(self, hub: Hub, tokens: ConnectionTokens, auth: ConnectionAuth, inbox: Inbox) -> None:
         self._hub = hub
+        self._auth = auth
         self._tokens = tokens
         self._inbox = inbox
         self._fallbacks = HubFallbacks(hub, inbox)
@@ -72,7 +71,7 @@ class HubHandler:
         """Answer which transports there are, with a new connection. Nothing is stored, so it needs no Redis."""
         self._ensure_available()
         query = read_query(request, ConnectionQuery)
-        self._authorize(request, query)
+        self._auth.authorize(request)
         connection, token = self._tokens.issue(self._hub.store.clock.now())
         version = min(max(query.negotiate_version, 0), MAX_NEGOTIATE_VERSION)
         ids = {"connectionId": connection.id, "connectionToken": token} if version else {"connectionId": token}
@@ -85,7 +84,7 @@ class HubHandler:
         is_upgrade = "Upgrade" in request.headers
         query = read_query(request, ConnectionQuery)
         connection = None if query.id is None and is_upgrade else self._connection(query)
-        first = self._authorize(request, query)
+        first = self._auth.authorize(request)
         if connection is not None and not is_upgrade:
             streams = EVENT_STREAM in request.headers.get("Accept", "")
             serve = self._fallbacks.stream if streams else self._fallbacks.poll
@@ -134,21 +133,3 @@ class HubHandler:
         if self._hub.registry.sends_away:
             message = "This replica is stopping, or has lost Redis; connect again."
             raise ServiceUnavailable(message, retry_after_s=RETRY_AFTER_S)
-
-    def _authorize(self, request: web.Request, query: ConnectionQuery) -> WatchRequest | None:
-        """Return the job that a connection watches from the beginning, None without one.
-
-        Raises:
-            HTTPProblem: there is no token for the job, or the token is not valid.
-        """
-        token = presented_token(request)
-        if token is None:
-            if query.job_id is not None:
-                raise problem_for("invalid_token", "Send a token for the job, as `access_token`.")
-            return None
-        result = self._hub.auth.verify(token, None, TokenAllowance(1), query.job_id)
-        if not isinstance(result, RejectedToken):
-            return result
-        if query.job_id is None and result.code == "invalid":
-            return None  # a list token; the client names jobs later
-        raise problem_for(result.code, result.message)

@@ -1,0 +1,267 @@
+"""The connections of clients of the classic hub. Each one watches the job that its URL names."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import abstractmethod
+from collections.abc import Coroutine
+from typing import ClassVar, NamedTuple
+
+from websockets.frames import CloseCode
+
+from headway.timestamp import Timestamp
+
+from .....runtime.aiohttp_adapter import encode_chunk
+from ....settings import NotifierSettings
+from ....watching.snapshot import PublishedSnapshot
+from ...base import BackpressuredConnection, ClientConnection
+from ...event_format import LINE_BREAKS_TO_SPACES
+from ...registry import ConnectionRegistry
+from ...websocket.base import WebSocket
+from ...websocket.protocol import PING, encode_text
+from ..calls import UNKNOWN, encode_percent
+from .calls import answer_call
+from .envelopes import KEEP_ALIVE, Cursor, SnapshotEnvelopes, encode_envelope, snapshot_envelopes
+
+KEEP_ALIVE_S = 8.0  # clients warn after two thirds of KEEP_ALIVE_TIMEOUT_S
+EVENT_PREFIX = b"data: initialized\n\n"
+
+
+def encode_event(data: bytes) -> bytes:
+    """Return an envelope as an event."""
+    return b"data: %b\n\n" % data.translate(LINE_BREAKS_TO_SPACES)
+
+
+def encode_event_chunk(data: bytes) -> bytes:
+    """Return an envelope as an event in an HTTP/1.1 chunk."""
+    return encode_chunk(encode_event(data))
+
+
+def _as_is(data: bytes) -> bytes:
+    return data
+
+
+FRAMES, EVENTS, CHUNKS, ANSWERS = map(snapshot_envelopes, (encode_text, encode_event, encode_event_chunk, _as_is))
+
+
+class Position(NamedTuple):
+    """Where a connection begins: what the client has, whether it has the hub, and whether the connection is new."""
+
+    cursor: Cursor
+    is_subscribed: bool
+    is_new: bool
+
+
+class ClassicConnection(ClientConnection):
+    """A connection of the classic hub; `cursor` is what its client has.
+
+    With `is_subscribed`, the client has the hub: an envelope for a hub that it lacks would raise an error in the page.
+    """
+
+    cursor: Cursor
+    is_subscribed: bool
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def envelopes(self) -> SnapshotEnvelopes:
+        """The encoders of snapshots."""
+
+    @abstractmethod
+    def send(self, envelope: bytes) -> None:
+        """Send an envelope."""
+
+    @abstractmethod
+    def send_encoded(self, data: bytes) -> None:
+        """Send what an encoder of snapshots has returned."""
+
+    @abstractmethod
+    def end(self, code: CloseCode) -> None:
+        """Close the connection after what was sent."""
+
+    def send_snapshot(self, job_id: str, snapshot: PublishedSnapshot) -> bool:  # noqa: ARG002
+        """Send a snapshot; return False if the connection is backpressured."""
+        if not self.is_writable():
+            return False
+        if self.is_subscribed:
+            percent = snapshot.encoded(encode_percent)
+            progressed = percent not in (UNKNOWN, self.cursor.percent)
+            self.send_encoded(snapshot.encoded(self.envelopes.progressed if progressed else self.envelopes.changed))
+            self.cursor = Cursor(snapshot.version, percent)
+        return True
+
+    def send_error(self, job_id: str | None, code: str, message: str) -> None:  # noqa: ARG002
+        """End the connection with an error, unless the job may still get a record."""
+        if code != "unknown":
+            self.send(encode_envelope(self.cursor, error=f"{code}: {message}"))
+            self.end(CloseCode.POLICY_VIOLATION)
+
+    def send_away(self) -> None:
+        """Close the connection; its client reconnects after two seconds, possibly to another replica."""
+        self.end(CloseCode.TRY_AGAIN_LATER)
+
+
+class ClassicWebSocket(ClassicConnection, WebSocket):
+    """A WebSocket whose messages are envelopes."""
+
+    transport: ClassVar[str] = "signalr_classic_websocket"
+    __slots__ = ("_initial", "_kept_alive_at", "_registry", "cursor", "is_subscribed")
+
+    def __init__(
+        self,
+        registry: ConnectionRegistry,
+        settings: NotifierSettings,
+        transport: asyncio.Transport,
+        origin: str | None,
+        position: Position,
+    ) -> None:
+        super().__init__(settings, transport, origin, settings.messages_per_s)
+        self._registry = registry
+        self._kept_alive_at = self.opened_at
+        self.cursor, self.is_subscribed, self._initial = position
+        self.has_subscribed = True
+
+    @property
+    def envelopes(self) -> SnapshotEnvelopes:
+        """The encoders of snapshots."""
+        return FRAMES
+
+    def on_open(self) -> None:
+        """Called when the connection opens; the refusal of one too many is a close frame, because it is accepted."""
+        if self._registry.at_capacity():
+            self.close(CloseCode.TRY_AGAIN_LATER, "too many connections")
+            return
+        self._registry.register(self)
+        if self._initial:
+            self.send(encode_envelope(self.cursor, initial=True))
+
+    def on_drained(self) -> None:
+        """Called when the connection was backpressured and has drained."""
+        self._registry.flush(self)
+
+    def on_close(self) -> None:
+        """Called when the connection ends."""
+        self._registry.unregister(self)
+
+    def on_message(self, text: str) -> Coroutine[None, None, None] | None:
+        """Called with each message, the call of a method."""
+        try:
+            self.send_reply(encode_text(answer_call(text)))
+        except ValueError:
+            self.close(CloseCode.INVALID_DATA, "expected a call")
+        return None
+
+    def send(self, envelope: bytes) -> None:
+        """Send an envelope."""
+        self.write(encode_text(envelope))
+
+    def send_encoded(self, data: bytes) -> None:
+        """Send what an encoder of snapshots has returned."""
+        self._transport.write(data)
+
+    def encode_heartbeat(self, now: Timestamp) -> bytes:  # noqa: ARG002
+        """Return a ping, which the browser answers."""
+        return PING
+
+    def reap(self) -> None:
+        """Send a keep-alive, which shows the page's script that the server is alive."""
+        super().reap()
+        if self.is_writable() and time.monotonic() - self._kept_alive_at >= KEEP_ALIVE_S:
+            self._kept_alive_at = time.monotonic()
+            self.send(KEEP_ALIVE)
+
+    def end(self, code: CloseCode) -> None:
+        """Close the connection after what was sent."""
+        self.close(code, "")
+
+
+class ClassicEventStream(ClassicConnection, BackpressuredConnection):
+    """An event stream of envelopes. `done` is set when it ends."""
+
+    transport: ClassVar[str] = "signalr_classic_sse"
+    __slots__ = ("_chunked", "_kept_alive_at", "_registry", "cursor", "done", "is_subscribed")
+
+    def __init__(
+        self,
+        registry: ConnectionRegistry,
+        transport: asyncio.Transport,
+        origin: str | None,
+        position: Position,
+        *,
+        chunked: bool,
+    ) -> None:
+        super().__init__(transport, origin)
+        self._registry = registry
+        self._chunked = chunked
+        self._kept_alive_at = self.opened_at
+        self.cursor, self.is_subscribed, _ = position
+        self.done = asyncio.Event()
+
+    @property
+    def envelopes(self) -> SnapshotEnvelopes:
+        """The encoders of snapshots."""
+        return CHUNKS if self._chunked else EVENTS
+
+    def is_writable(self) -> bool:
+        """Return whether the connection is not backpressured; if it is, the registry flushes it later."""
+        if self.is_backpressured():
+            self._registry.backpressured.add(self)
+            return False
+        return True
+
+    def send(self, envelope: bytes) -> None:
+        """Send an envelope."""
+        self.write(encode_event_chunk(envelope) if self._chunked else encode_event(envelope))
+
+    def send_encoded(self, data: bytes) -> None:
+        """Send what an encoder of snapshots has returned."""
+        self._transport.write(data)
+
+    def reap(self) -> None:
+        """End the stream if the client has disconnected; send a keep-alive."""
+        if self.is_closing:
+            self.end(CloseCode.ABNORMAL_CLOSURE)
+        elif self.is_writable() and time.monotonic() - self._kept_alive_at >= KEEP_ALIVE_S:
+            self._kept_alive_at = time.monotonic()
+            self.send(KEEP_ALIVE)
+
+    def end(self, code: CloseCode) -> None:
+        """Close the stream after what was sent."""
+        self.set_close_code(code)
+        self.done.set()
+
+
+class ClassicPoll(ClassicConnection):
+    """A poll. `answer` is its answer, None until there is one; `ready` is set when it should be sent."""
+
+    transport, logs_lifecycle = "signalr_classic_poll", False
+    __slots__ = ("answer", "cursor", "is_subscribed", "ready")
+
+    def __init__(self, transport: asyncio.Transport, position: Position) -> None:
+        super().__init__(transport, None)
+        self.cursor, self.is_subscribed, _ = position
+        self.answer: bytes | None = None
+        self.ready = asyncio.Event()
+
+    @property
+    def envelopes(self) -> SnapshotEnvelopes:
+        """The encoders of snapshots."""
+        return ANSWERS
+
+    def send(self, envelope: bytes) -> None:
+        """Answer with an envelope."""
+        self.answer = envelope
+        self.ready.set()
+
+    send_encoded = send
+
+    def reap(self) -> None:
+        """Complete the poll if the client has disconnected."""
+        if self.is_closing:
+            self.end(CloseCode.ABNORMAL_CLOSURE)
+
+    def end(self, code: CloseCode) -> None:
+        """Complete the poll."""
+        self.set_close_code(code)
+        self.ready.set()

@@ -1,0 +1,80 @@
+"""The messages of the server: envelopes with calls of the client's methods, and the cursor from which a client resumes.
+
+The cursor is the job's version and its percentage. So any replica continues exactly where another one has stopped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+from ....watching.snapshot import Encoder, PublishedSnapshot
+from ..calls import JOB_CHANGED, UNKNOWN, UPDATE_PROGRESS, encode_percent
+
+HUB = "JobProgressHub"
+KEEP_ALIVE = b"{}"
+_CURSOR = re.compile(r"(\d{1,16})-(\d{0,3}(?:\.\d{1,9})?)", re.ASCII)
+_CALL = b'{"H":"%b","M":"%b","A":[%b]}'
+
+
+class Cursor(NamedTuple):
+    """What a client has: the newest version, None without one, and the last percentage, as JSON."""
+
+    version: int | None = None
+    percent: bytes = UNKNOWN
+
+    @classmethod
+    def parse(cls, text: str | None) -> Cursor:
+        """Return a client's cursor; one that cannot be read means that the client has nothing."""
+        match = _CURSOR.fullmatch(text or "")
+        return cls(int(match[1]), match[2].encode()) if match else cls()
+
+    def encode(self) -> bytes:
+        """Return the cursor as text. It is never empty, or clients would connect again at once."""
+        return b"%d-%b" % (self.version or 0, self.percent)
+
+
+class SnapshotEnvelopes(NamedTuple):
+    """How a transport encodes a snapshot: with `jobChanged` alone, or with `updateProgress` before it."""
+
+    changed: Encoder
+    progressed: Encoder
+
+
+def snapshot_envelopes(frame: Callable[[bytes], bytes]) -> SnapshotEnvelopes:
+    """Return the encoders of a transport; make them once, because they are the keys of caches.
+
+    Args:
+        frame: encodes an envelope as the transport sends it.
+    """
+
+    def encode(snapshot: PublishedSnapshot, *methods: tuple[str, bytes]) -> bytes:
+        cursor = Cursor(snapshot.version, snapshot.encoded(encode_percent))
+        calls = (_CALL % (HUB.encode(), name.encode(), argument) for name, argument in methods)
+        return frame(encode_envelope(cursor, b",".join(calls)))
+
+    def changed(snapshot: PublishedSnapshot) -> bytes:
+        return encode(snapshot, (JOB_CHANGED, snapshot.text))
+
+    def progressed(snapshot: PublishedSnapshot) -> bytes:
+        percent = snapshot.encoded(encode_percent)
+        return encode(snapshot, (UPDATE_PROGRESS, percent), (JOB_CHANGED, snapshot.text))
+
+    return SnapshotEnvelopes(changed, progressed)
+
+
+def encode_envelope(cursor: Cursor, calls: bytes = b"", *, initial: bool = False, error: str | None = None) -> bytes:
+    """Return an envelope.
+
+    Args:
+        cursor: what the client has when it has received the envelope.
+        calls: the calls of the client's methods, as the elements of a JSON array.
+        initial: whether it is the first one of a connection, but not of one that resumes.
+        error: why the client must stop; older clients ignore it.
+    """
+    start = b'"S":1,' if initial else b""
+    end = b"" if error is None else b',"E":%b' % msgspec.json.encode(error)
+    return b'{"C":"%b",%b"M":[%b]%b}' % (cursor.encode(), start, calls, end)
