@@ -81,6 +81,7 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
         connection_auth = ConnectionAuth(auth, by_job_id=settings.signalr_by_job_id)
         hub = HubHandler(SignalRHub(registry, store, auth, settings), tokens, connection_auth, inbox)
         classic = ClassicHandler(registry, settings, connection_auth, tokens)
+        signalr = [*hub.routes(), *classic.routes()]
         wakeup_queue = WakeupQueue()
         wakeups = WakeupHandler(pubsub, wakeup_queue)
         control = ControlHandler(pubsub, report_keys, settings.ping_s)
@@ -88,11 +89,10 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
         yield ServiceSpec(
             public=[
                 *_public_routes(registry, store, logs, auth, settings, list_handler, fleet, lists, polled),
-                *hub.routes(),
-                *classic.routes(),
+                *signalr,
             ],
             public_port=settings.port,
-            cors=CorsPolicy(settings.allowed_origins),
+            cors=CorsPolicy(settings.allowed_origins, credentialed_routes=[route.path for route in signalr]),
             internal=[
                 *_internal_routes(store, synchronizer, list_handler, logs, wakeups, control, report_keys, settings),
                 *WorkerHandler(workers, report_keys).routes(),

@@ -14,16 +14,31 @@ from .errors import Forbidden
 from .middleware import Handler, route_template
 
 EXPOSED_HEADERS = "Content-Range, ETag, Location, Preference-Applied, Retry-After"
-ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, Prefer, Range"
+ALLOWED_HEADERS = (
+    "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, Prefer, Range, "
+    "X-Requested-With, X-SignalR-User-Agent"
+)
 PREFLIGHT_MAX_AGE_S = 3600  # browsers cache the preflight; Chromium caps it at 7200
 
 
 class CorsPolicy:
-    """The origins that may send requests; pages of every origin may load the `public_routes` (route templates)."""
+    """The origins that may send requests. Routes are named by their templates.
 
-    def __init__(self, allowed: Collection[str], public_routes: Collection[str] = ()) -> None:
+    Args:
+        allowed: the origins.
+        public_routes: what pages of every origin may load.
+        credentialed_routes: what pages may request with cookies, which some libraries always do. They are not read.
+    """
+
+    def __init__(
+        self,
+        allowed: Collection[str],
+        public_routes: Collection[str] = (),
+        credentialed_routes: Collection[str] = (),
+    ) -> None:
         self._allowed = frozenset(allowed)
         self._public_routes = frozenset(public_routes)
+        self._credentialed_routes = frozenset(credentialed_routes)
 
     def install(self, app: web.Application) -> None:
         """Apply the policy to all routes of an application."""
@@ -64,3 +79,5 @@ class CorsPolicy:
         if origin in self._allowed:
             response.headers["Access-Control-Allow-Origin"] = origin
             response.headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
+            if route_template(request) in self._credentialed_routes:
+                response.headers["Access-Control-Allow-Credentials"] = "true"

@@ -15,7 +15,7 @@ from ..refusals import RejectedToken, TokenAllowance, problem_for
 
 RANDOM_UUID_VERSION = 4
 GRANT_S = 86_400  # of a connection without a token; afterwards its client connects again
-TOKEN_REQUIRED = "Send a token of the job: `access_token` or `token` in the query, or Authorization: Bearer <token>."
+UNAUTHORIZED = "Send a token of the job: `access_token` or `token` in the query, or Authorization: Bearer <token>."
 
 
 class ConnectionAuth:
@@ -54,7 +54,7 @@ class ConnectionAuth:
 
     def _open_by_id(self, job_id: UUID, version: int | None) -> WatchRequest:
         if not self._by_job_id or job_id.version != RANDOM_UUID_VERSION:
-            raise Unauthorized(TOKEN_REQUIRED)
+            raise Unauthorized(UNAUTHORIZED)
         now = Timestamp.now()
         grant = Grant(
             job_id=job_id,

@@ -63,7 +63,7 @@ class WebSocket(BackpressuredConnection, asyncio.Protocol):
     )
 
     def __init__(
-        self, settings: NotifierSettings, transport: asyncio.Transport, origin: str | None, burst: int
+        self, settings: NotifierSettings, transport: asyncio.Transport, origin: str | None, burst: float
     ) -> None:
         super().__init__(transport, origin)
         self.settings = settings

@@ -28,5 +28,5 @@ def answer_call(text: str) -> bytes:
         call = decode(text, HubCall)
     except msgspec.DecodeError as error:
         raise ValueError("expected a call of a method") from error
-    error = f"'{call.M}' method could not be resolved. No method found with that name."
-    return msgspec.json.encode({"I": str(call.I), "E": error})
+    reason = f"'{call.M}' method could not be resolved. No method found with that name."
+    return msgspec.json.encode({"I": str(call.I), "E": reason})

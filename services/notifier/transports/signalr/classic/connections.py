@@ -61,7 +61,6 @@ class ClassicConnection(ClientConnection):
 
     cursor: Cursor
     is_subscribed: bool
-    __slots__ = ()
 
     @property
     @abstractmethod
@@ -106,7 +105,6 @@ class ClassicWebSocket(ClassicConnection, WebSocket):
     """A WebSocket whose messages are envelopes."""
 
     transport: ClassVar[str] = "signalr_classic_websocket"
-    __slots__ = ("_initial", "_kept_alive_at", "_registry", "cursor", "is_subscribed")
 
     def __init__(
         self,
@@ -180,7 +178,6 @@ class ClassicEventStream(ClassicConnection, BackpressuredConnection):
     """An event stream of envelopes. `done` is set when it ends."""
 
     transport: ClassVar[str] = "signalr_classic_sse"
-    __slots__ = ("_chunked", "_kept_alive_at", "_registry", "cursor", "done", "is_subscribed")
 
     def __init__(
         self,
@@ -236,7 +233,6 @@ class ClassicPoll(ClassicConnection):
     """A poll. `answer` is its answer, None until there is one; `ready` is set when it should be sent."""
 
     transport, logs_lifecycle = "signalr_classic_poll", False
-    __slots__ = ("answer", "cursor", "is_subscribed", "ready")
 
     def __init__(self, transport: asyncio.Transport, position: Position) -> None:
         super().__init__(transport, None)
@@ -254,7 +250,9 @@ class ClassicPoll(ClassicConnection):
         self.answer = envelope
         self.ready.set()
 
-    send_encoded = send
+    def send_encoded(self, data: bytes) -> None:
+        """Answer with what an encoder of snapshots has returned."""
+        self.send(data)
 
     def reap(self) -> None:
         """Complete the poll if the client has disconnected."""

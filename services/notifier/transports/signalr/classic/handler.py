@@ -27,7 +27,7 @@ from ....settings import NotifierSettings
 from ...auth import WatchRequest
 from ...registry import RETRY_AFTER_S, ConnectionRegistry
 from ...websocket.handshake import accept_upgrade
-from ..authorization import TOKEN_REQUIRED, ConnectionAuth
+from ..authorization import UNAUTHORIZED, ConnectionAuth
 from ..connection_tokens import ConnectionTokens
 from .calls import MAX_CALL_BYTES, answer_call
 from .connections import EVENT_PREFIX, ClassicEventStream, ClassicPoll, ClassicWebSocket, Position
@@ -122,7 +122,7 @@ class ClassicHandler:
         """Answer what the client needs to connect. Nothing is stored."""
         self._ensure_available()
         if self._auth.authorize(request) is None:
-            raise Unauthorized(TOKEN_REQUIRED)
+            raise Unauthorized(UNAUTHORIZED)
         connection, token = self._tokens.issue(Timestamp.now())
         answer = {
             "Url": request.path.removesuffix("/").rpartition("/")[0],
@@ -159,7 +159,7 @@ class ClassicHandler:
         cursor = Cursor() if is_new else Cursor.parse(form.get("messageId") or request.query.get("messageId"))
         watch = self._auth.authorize(request, cursor.version)
         if watch is None:
-            raise Unauthorized(TOKEN_REQUIRED)
+            raise Unauthorized(UNAUTHORIZED)
         position = Position(cursor, _has_hub(request.query.get("connectionData", "")), is_new)
         match request.query.get("transport", "").lower():
             case "websockets":

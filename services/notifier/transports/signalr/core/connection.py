@@ -74,15 +74,15 @@ class HubConnection(ClientConnection):
         """Send a snapshot; return False if the connection is backpressured."""
         if not self.is_writable():
             return False
-        self.session.deliver(job_id, snapshot)
+        self.session.jobs.deliver(job_id, snapshot)
         return True
 
     def send_error(self, job_id: str | None, code: str, message: str) -> None:
         """Send an error about a job."""
         if job_id is not None:
-            self.session.on_error(job_id, code, message)
+            self.session.jobs.on_error(job_id, code, message)
 
     def on_up_to_date(self, job_id: str, *, ended: bool) -> None:
         """Called when the client has the last version; the streams of an ended job are complete."""
         if ended:
-            self.session.complete_streams(job_id)
+            self.session.jobs.complete_streams(job_id)

@@ -25,7 +25,9 @@ def _as_is(messages: bytes) -> bytes:
     return messages
 
 
-CALLS = {protocol: snapshot_calls(protocol, _as_is) for protocol in (JSON, MESSAGE_PACK)}
+CALLS: dict[HubProtocol, SnapshotCalls] = {
+    protocol: snapshot_calls(protocol, _as_is) for protocol in (JSON, MESSAGE_PACK)
+}
 
 
 class HubPoll(HubConnection):

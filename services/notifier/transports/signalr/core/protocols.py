@@ -217,5 +217,5 @@ def _packable(value: Any) -> Any:
     if isinstance(value, list):
         return [_packable(each) for each in value]
     if isinstance(value, int) and not MIN_INT <= value <= MAX_INT:
-        return float(value)
+        return float(str(value))  # infinite beyond the range of a float, as in a browser
     return value

@@ -67,7 +67,7 @@ class HubWebSocket(HubConnection, WebSocket):
 
     async def _receive(self, data: bytes) -> None:
         await self.session.receive(data)
-        self.has_subscribed = self.session.has_subscribed
+        self.has_subscribed = self.session.jobs.has_subscribed
 
     def accepts(self, _protocol: HubProtocol) -> bool:
         """Return whether the transport can carry a protocol."""
