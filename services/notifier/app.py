@@ -37,12 +37,12 @@ from .transports.job_log import JobLogHandler
 from .transports.lists import ListHandler
 from .transports.long_poll import LongPollHandler
 from .transports.registry import ConnectionRegistry
+from .transports.signalr.aspnet_core.handler import HubHandler
+from .transports.signalr.aspnet_core.inbox import Inbox
+from .transports.signalr.aspnet_core.session import Hub as SignalRHub
 from .transports.signalr.authorization import ConnectionAuth
 from .transports.signalr.classic.handler import ClassicHandler
 from .transports.signalr.connection_tokens import ConnectionTokens
-from .transports.signalr.core.handler import HubHandler
-from .transports.signalr.core.inbox import Inbox
-from .transports.signalr.core.session import Hub as SignalRHub
 from .transports.sse import EventStreamHandler
 from .transports.websocket.handler import WebSocketHandler
 from .transports.websocket.list_connections import ListConnections
@@ -77,20 +77,14 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
         fleet = FleetHandler(workers, KindReader(redis, store.clock, jobs, workers), store.clock, auth)
         list_handler = ListHandler(jobs, store, auth)
         lists = ListConnections(registry, LiveLists(jobs, pubsub, settings.max_connections), auth)
-        tokens, inbox = ConnectionTokens(report_keys), Inbox(redis, pubsub)
-        connection_auth = ConnectionAuth(auth, by_job_id=settings.signalr_by_job_id)
-        hub = HubHandler(SignalRHub(registry, store, auth, settings), tokens, connection_auth, inbox)
-        classic = ClassicHandler(registry, settings, connection_auth, tokens)
-        signalr = [*hub.routes(), *classic.routes()]
+        hub = SignalRHub(registry, store, auth, settings)
+        signalr = _signalr_routes(hub, Inbox(redis, pubsub), ConnectionTokens(report_keys))
         wakeup_queue = WakeupQueue()
         wakeups = WakeupHandler(pubsub, wakeup_queue)
         control = ControlHandler(pubsub, report_keys, settings.ping_s)
         tasks = {"clock": store.clock.run, "pubsub": pubsub.run, "reports": report_requests.run, "polled": polled.run}
         yield ServiceSpec(
-            public=[
-                *_public_routes(registry, store, logs, auth, settings, list_handler, fleet, lists, polled),
-                *signalr,
-            ],
+            public=_public_routes(registry, store, logs, auth, settings, list_handler, fleet, lists, polled) + signalr,
             public_port=settings.port,
             cors=CorsPolicy(settings.allowed_origins, credentialed_routes=[route.path for route in signalr]),
             internal=[
@@ -124,6 +118,12 @@ def _public_routes(
         fleet,
     )
     return [*(route for handler in handlers for route in handler.routes()), openapi_route(OPENAPI)]
+
+
+def _signalr_routes(hub: SignalRHub, inbox: Inbox, tokens: ConnectionTokens) -> list[web.RouteDef]:
+    auth = ConnectionAuth(hub.auth, by_job_id=hub.settings.signalr_by_job_id)
+    handlers = (HubHandler(hub, tokens, auth, inbox), ClassicHandler(hub.registry, hub.settings, auth, tokens))
+    return [route for handler in handlers for route in handler.routes()]
 
 
 def _internal_routes(

@@ -1,1 +1,1 @@
-"""The transports of SignalR clients: ASP.NET Core (`core`), and ASP.NET of 2013 to 2018 (`classic`)."""
+"""The transports of SignalR clients: ASP.NET Core (`aspnet_core`), and ASP.NET of 2013 to 2018 (`classic`)."""

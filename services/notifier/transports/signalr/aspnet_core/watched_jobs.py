@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import Protocol
 from uuid import UUID
 
 import msgspec
@@ -12,14 +12,31 @@ from ....watching.snapshot import NO_VERSION, PublishedSnapshot
 from ...auth import WatchRequest
 from ...base import error_payload
 from ...refusals import RejectedToken
+from ...registry import ConnectionRegistry
 from ..calls import UNKNOWN, encode_percent
+from .connection import HubConnection
+from .protocols import HubProtocol
 from .session_state import JobState
-
-if TYPE_CHECKING:
-    from .session import HubSession
 
 WATCH_ERROR = "watchError"  # the method of clients that is called with errors
 RENEWABLE = ("token_expired", "invalid_token")
+
+
+class Session(Protocol):
+    """What the watched jobs need of their session."""
+
+    registry: ConnectionRegistry
+    connection: HubConnection
+    protocol: HubProtocol | None
+
+    def answer(self, invocation_id: str, error: str | None = None) -> None:
+        """Answer an invocation, or end a stream."""
+
+    def close(self, error: str | None = None, *, allow_reconnect: bool = False) -> None:
+        """End the session."""
+
+    def verify(self, token: str | None, job_id: UUID) -> WatchRequest | RejectedToken | None:
+        """Return the job that a token opens."""
 
 
 class WatchedJob:
@@ -38,7 +55,7 @@ class WatchedJob:
 class WatchedJobs:
     """The jobs of a session. Whether there has ever been one is in `has_subscribed`."""
 
-    def __init__(self, session: HubSession) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
         self._jobs: dict[str, WatchedJob] = {}
         self.has_subscribed = False
@@ -55,7 +72,7 @@ class WatchedJobs:
         job = self._jobs.get(job_id) or WatchedJob()
         if job.is_called or job.streams:
             request = request._replace(version=None)  # the record is read again; each has the version that it needs
-        if not self._session.hub.registry.subscribe(self._session.connection, request):
+        if not self._session.registry.subscribe(self._session.connection, request):
             return False
         self.has_subscribed = True
         self._jobs[job_id], job.token = job, token
@@ -105,14 +122,14 @@ class WatchedJobs:
         elif request is not None and str(request.grant.job_id) == job_id:
             self.has_subscribed = True
             request = request._replace(version=None if version == NO_VERSION else version)
-            self._session.hub.registry.subscribe(self._session.connection, request)
+            self._session.registry.subscribe(self._session.connection, request)
 
     def _release(self, job_id: str) -> None:
         """End the subscription to a job that no longer needs one."""
         job = self._jobs.get(job_id)
         if job is not None and not job.is_called and not job.streams:
             del self._jobs[job_id]
-            self._session.hub.registry.unsubscribe(self._session.connection, job_id)
+            self._session.registry.unsubscribe(self._session.connection, job_id)
 
     def deliver(self, job_id: str, snapshot: PublishedSnapshot) -> None:
         """Send a snapshot to the client's methods and streams that have an older version."""

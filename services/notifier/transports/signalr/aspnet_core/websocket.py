@@ -32,7 +32,7 @@ class HubWebSocket(HubConnection, WebSocket):
     """A WebSocket whose messages are those of a hub protocol."""
 
     transport, accepts_binary = "signalr_websocket", True
-    __slots__ = ("_calls", "_hub", "_is_binary", "_protocol", "session")
+    __slots__ = ("_calls", "_hub", "_is_binary", "_protocol", "jobs", "session")
 
     def __init__(self, hub: Hub, transport: asyncio.Transport, origin: str | None, first: WatchRequest | None) -> None:
         burst = hub.settings.messages_per_s + 2 * hub.settings.max_watches
@@ -41,6 +41,7 @@ class HubWebSocket(HubConnection, WebSocket):
         self._protocol: HubProtocol = JSON
         self._calls: SnapshotCalls = CALLS[JSON]
         self.session = HubSession(hub, self, first)
+        self.jobs = self.session.jobs
 
     def on_open(self) -> None:
         """Called when the connection opens; the refusal of one too many is a close frame, because it is accepted."""

@@ -34,7 +34,7 @@ class HubPoll(HubConnection):
     """An open poll of the hub. `messages` are those of its answer; `ready` is set when it should be sent."""
 
     transport, logs_lifecycle = "signalr_poll", False
-    __slots__ = ("_calls", "messages", "ready", "session")
+    __slots__ = ("_calls", "jobs", "messages", "ready", "session")
 
     def __init__(self, hub: Hub, transport: asyncio.Transport, first: WatchRequest | None) -> None:
         super().__init__(transport, None)
@@ -42,6 +42,7 @@ class HubPoll(HubConnection):
         self.messages: list[bytes] = []
         self.ready = asyncio.Event()
         self.session = HubSession(hub, self, first)
+        self.jobs = self.session.jobs
 
     def accepts(self, _protocol: HubProtocol) -> bool:
         """Return whether the transport can carry a protocol."""

@@ -88,7 +88,8 @@ class HubSession:
     """
 
     def __init__(self, hub: Hub, connection: HubConnection, first: WatchRequest | None) -> None:
-        self.hub = hub
+        self._hub = hub
+        self.registry = hub.registry
         self.connection = connection
         self._first = first
         self._allowance = TokenAllowance(hub.settings.max_watches)
@@ -103,7 +104,7 @@ class HubSession:
 
     def is_idle_for(self, seconds: float) -> bool:
         """Return whether the client should have watched a job by now, and has never sent a valid token."""
-        return not self.jobs.has_subscribed and seconds > self.hub.settings.first_message_s
+        return not self.jobs.has_subscribed and seconds > self._hub.settings.first_message_s
 
     async def receive(self, data: bytes) -> None:
         """Handle what the client has sent; messages may begin and end anywhere in it."""
@@ -209,7 +210,7 @@ class HubSession:
 
     def _watch(self, arguments: tuple[Any, ...], stream: str | None) -> None:
         watch = _convert(arguments, _WatchArguments)
-        request = self.hub.auth.verify(watch.token, watch.version, self._allowance, watch.job_id)
+        request = self._hub.auth.verify(watch.token, watch.version, self._allowance, watch.job_id)
         if not isinstance(request, RejectedToken):
             if not self.jobs.add(request, watch.token, stream):
                 raise MethodFailed("too_many_watches: The connection watches too many jobs.")
@@ -225,7 +226,7 @@ class HubSession:
     async def _cancel(self, arguments: tuple[Any, ...]) -> None:
         job_id = str(_convert(arguments, _JobArguments).job_id)
         structlog.contextvars.bind_contextvars(job_id=job_id)  # for the log lines of this task
-        hub = self.hub
+        hub = self._hub
         rejected = await cancel_watched(self.connection, job_id, hub.registry, hub.store, hub.auth)
         if rejected is not None:
             raise MethodFailed(f"{rejected.code}: {rejected.message}")
@@ -243,7 +244,7 @@ class HubSession:
     def verify(self, token: str | None, job_id: UUID) -> WatchRequest | RejectedToken | None:
         """Return the job that a token of the poll before opens; None if it was that of a connection without a job."""
         if token is not None:
-            return self.hub.auth.verify(token, None, self._allowance, job_id)
+            return self._hub.auth.verify(token, None, self._allowance, job_id)
         return self._first if self._first is not None and self._first.grant.job_id == job_id else None
 
 

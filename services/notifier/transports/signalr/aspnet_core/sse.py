@@ -38,7 +38,7 @@ class HubEventStream(HubConnection, BackpressuredConnection):
     """An open event stream of the hub. `done` is set when it ends."""
 
     transport = "signalr_sse"
-    __slots__ = ("_calls", "_frame", "_hub", "done", "session")
+    __slots__ = ("_calls", "_frame", "_hub", "done", "jobs", "session")
 
     def __init__(
         self, hub: Hub, transport: asyncio.Transport, origin: str | None, first: WatchRequest | None, *, chunked: bool
@@ -49,6 +49,7 @@ class HubEventStream(HubConnection, BackpressuredConnection):
         self._frame = encode_event_chunk if chunked else encode_event
         self.done = asyncio.Event()
         self.session = HubSession(hub, self, first)
+        self.jobs = self.session.jobs
 
     def is_writable(self) -> bool:
         """Return whether the connection is not backpressured; if it is, the registry flushes it later."""

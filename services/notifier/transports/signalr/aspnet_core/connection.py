@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from ....watching.snapshot import Encoder, PublishedSnapshot
 from ...base import ClientConnection
 from ..calls import JOB_CHANGED, UPDATE_PROGRESS, encode_percent
 from .protocols import HubProtocol
 
-if TYPE_CHECKING:
-    from .session import HubSession
+
+class JobEvents(Protocol):
+    """What happens to the jobs that a connection watches."""
+
+    def deliver(self, job_id: str, snapshot: PublishedSnapshot) -> None:
+        """Send a snapshot."""
+
+    def on_error(self, job_id: str, code: str, message: str) -> None:
+        """Called when a job cannot be watched."""
+
+    def complete_streams(self, job_id: str) -> None:
+        """Called when the client has the last version of a job that has ended."""
 
 
 class SnapshotCalls(NamedTuple):
@@ -41,9 +51,9 @@ def snapshot_calls(protocol: HubProtocol, frame: Callable[[bytes], bytes]) -> Sn
 
 
 class HubConnection(ClientConnection):
-    """A connection to the hub. `session` is the session of its client."""
+    """A connection to the hub. `jobs` are those that it watches."""
 
-    session: HubSession
+    jobs: JobEvents
     __slots__ = ()
 
     @abstractmethod
@@ -74,15 +84,15 @@ class HubConnection(ClientConnection):
         """Send a snapshot; return False if the connection is backpressured."""
         if not self.is_writable():
             return False
-        self.session.jobs.deliver(job_id, snapshot)
+        self.jobs.deliver(job_id, snapshot)
         return True
 
     def send_error(self, job_id: str | None, code: str, message: str) -> None:
         """Send an error about a job."""
         if job_id is not None:
-            self.session.jobs.on_error(job_id, code, message)
+            self.jobs.on_error(job_id, code, message)
 
     def on_up_to_date(self, job_id: str, *, ended: bool) -> None:
         """Called when the client has the last version; the streams of an ended job are complete."""
         if ended:
-            self.session.jobs.complete_streams(job_id)
+            self.jobs.complete_streams(job_id)
