@@ -17,8 +17,7 @@ from ....redis_client.topology import RedisClient
 
 SCRIPT = files(__package__).joinpath("inbox.lua").read_bytes()
 MAX_WAITING = 100  # messages of a client that no replica has taken
-MESSAGE_TTL_MS = 30_000
-SESSION_TTL_MS = 120_000  # longer than a poll, and the pause before the next one
+LIFETIME_MS = 120_000  # longer than a poll, and the pause before the next one
 
 
 def channel_of(connection_id: str) -> str:
@@ -100,7 +99,7 @@ class Inbox:
 
     async def append(self, connection_id: str, message: bytes) -> str:
         """Store what a client has sent; return `accepted`, `full`, or `closed`."""
-        reply = await self._run(connection_id, "append", message, MAX_WAITING, MESSAGE_TTL_MS)
+        reply = await self._run(connection_id, "append", message, MAX_WAITING)
         return bytes(reply).decode()
 
     async def take(self, connection_id: str) -> list[bytes]:
@@ -109,18 +108,18 @@ class Inbox:
 
     async def begin_poll(self, connection_id: str) -> Poll:
         """Begin a poll, and end the one before."""
-        number, closed, state, messages = await self._run(connection_id, "poll", SESSION_TTL_MS)
+        number, closed, state, messages = await self._run(connection_id, "poll")
         return Poll(number, closed is not None, state, messages)
 
     async def save(self, connection_id: str, poll: int, state: bytes) -> bool:
         """Store a session at the end of a poll; return False if a later poll has begun."""
-        return bool(await self._run(connection_id, "save", poll, state, SESSION_TTL_MS))
+        return bool(await self._run(connection_id, "save", poll, state))
 
     async def close(self, connection_id: str) -> None:
         """End a connection: further messages are refused, and the replica that has it is notified."""
-        await self._run(connection_id, "close", SESSION_TTL_MS)
+        await self._run(connection_id, "close")
 
     async def _run(self, connection_id: str, command: str, *arguments: Any) -> Any:
         channel = channel_of(connection_id)
-        (reply,) = await self._script.run([[channel, f"{channel}:session", command, *arguments]])
+        (reply,) = await self._script.run([[channel, f"{channel}:session", command, LIFETIME_MS, *arguments]])
         return reply
