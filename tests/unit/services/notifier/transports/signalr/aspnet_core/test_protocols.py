@@ -1,0 +1,106 @@
+"""The hub protocols of ASP.NET Core SignalR."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.notifier.transports.signalr.aspnet_core.protocols import (
+    JSON,
+    MAX_MESSAGE_BYTES,
+    MESSAGE_PACK,
+    HubProtocol,
+    ProtocolViolation,
+)
+
+PROTOCOLS = [JSON, MESSAGE_PACK]
+INVOCATION = {"type": 1, "invocationId": "7", "target": "Watch", "arguments": ["token", None], "headers": {"a": "b"}}
+
+
+def encode(protocol: HubProtocol, message: dict[str, Any]) -> bytes:
+    """Return a client's invocation as the client sends it."""
+    if protocol is JSON:
+        return json.dumps(message).encode() + b"\x1e"
+    body = msgspec.msgpack.encode([1, {}, message["invocationId"], message["target"], message["arguments"], []])
+    return bytes([len(body)]) + body
+
+
+def read(protocol: HubProtocol, data: bytes) -> Any:
+    """Return the only message that the server has sent, decoded."""
+    (message,), rest = protocol.split(data)
+    assert rest == b""
+    return json.loads(message) if protocol is JSON else msgspec.msgpack.decode(message)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_messages_may_arrive_in_any_pieces(protocol: HubProtocol) -> None:
+    """Messages begin and end anywhere in what a client sends."""
+    data, received, messages = encode(protocol, INVOCATION) * 3, b"", []
+    for byte in data:
+        complete, received = protocol.split(received + bytes([byte]))
+        messages += [protocol.decode(message) for message in complete]
+    assert received == b""
+    assert [(each.target, each.invocation_id, each.arguments) for each in messages] == [
+        ("Watch", "7", ("token", None))
+    ] * 3
+
+
+@given(data=st.binary(max_size=200))
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_other_bytes_are_a_violation(protocol: HubProtocol, data: bytes) -> None:
+    """Whatever a client sends is a message or a violation of the protocol, and no other error."""
+    try:
+        messages, _ = protocol.split(data)
+        for message in messages:
+            protocol.decode(message)
+    except ProtocolViolation:
+        return
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_large_messages_are_refused_before_they_are_complete(protocol: HubProtocol) -> None:
+    """A client cannot fill the server's memory."""
+    start = b"x" * (MAX_MESSAGE_BYTES + 1) if protocol is JSON else b"\xff\xff\xff\x7f"
+    with pytest.raises(ProtocolViolation, match="too large"):
+        protocol.split(start)
+
+
+def test_a_length_has_at_most_five_bytes() -> None:
+    """A length that does not end is a violation."""
+    with pytest.raises(ProtocolViolation, match="length"):
+        MESSAGE_PACK.split(b"\xff" * 5)
+
+
+def test_messages_of_the_server() -> None:
+    """They are as the specification says, in both protocols."""
+    item = b'{"percent":1}'
+    assert read(JSON, JSON.invocation("a", item)) == {"type": 1, "target": "a", "arguments": [{"percent": 1}]}
+    assert read(MESSAGE_PACK, MESSAGE_PACK.invocation("a", item)) == [1, {}, None, "a", [{"percent": 1}], []]
+    assert read(JSON, JSON.stream_item("7", item)) == {"type": 2, "invocationId": "7", "item": {"percent": 1}}
+    assert read(MESSAGE_PACK, MESSAGE_PACK.stream_item("7", item)) == [2, {}, "7", {"percent": 1}]
+    assert read(JSON, JSON.completion("7")) == {"type": 3, "invocationId": "7"}
+    assert read(JSON, JSON.completion("7", "no")) == {"type": 3, "invocationId": "7", "error": "no"}
+    assert read(MESSAGE_PACK, MESSAGE_PACK.completion("7")) == [3, {}, "7", 2]
+    assert read(MESSAGE_PACK, MESSAGE_PACK.completion("7", "no")) == [3, {}, "7", 1, "no"]
+    assert read(JSON, JSON.close(allow_reconnect=True)) == {"type": 7, "allowReconnect": True}
+    assert read(MESSAGE_PACK, MESSAGE_PACK.close("no")) == [7, "no", False]
+    assert read(JSON, JSON.ping) == {"type": 6}
+    assert read(MESSAGE_PACK, MESSAGE_PACK.ping) == [6]
+
+
+@pytest.mark.parametrize("number", [2**64, -(2**63) - 1, 10**400])
+def test_numbers_that_messagepack_lacks_are_floats(number: int) -> None:
+    """A result may have larger numbers than MessagePack has; a browser would read them as floats, too."""
+    message = read(MESSAGE_PACK, MESSAGE_PACK.stream_item("7", json.dumps({"n": [number]}).encode()))
+    assert message[3] == {"n": [float(str(number))]}
+
+
+def test_long_messages_have_longer_lengths() -> None:
+    """A length has seven bits in each byte."""
+    message = read(MESSAGE_PACK, MESSAGE_PACK.stream_item("7", json.dumps("x" * 40_000).encode()))
+    assert message[3] == "x" * 40_000
