@@ -188,10 +188,10 @@ function criteriaText({ kind, owner, tag = [], error_type: errorType, attempts_m
     owner && `owner ${isolated(owner)}`,
     ...[tag].flat().map((each) => `tag ${isolated(each)}`),
     attempts && `at least ${attempts} attempts`,
-    since && `since ${time(since)}`,
-    until && `until ${time(until)}`,
   ].filter(Boolean);
-  return parts.length ? `Jobs with ${parts.join(", ")}.` : "Of all times, kinds and owners.";
+  const times = [since && `since ${time(since)}`, until && `until ${time(until)}`].filter(Boolean).join(" and ");
+  if (!parts.length) return times ? `Jobs submitted ${times}.` : "Of all times, kinds and owners.";
+  return `Jobs with ${parts.join(", ")}${times && `, submitted ${times}`}.`;
 }
 
 function jobsText(count) {

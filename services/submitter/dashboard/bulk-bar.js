@@ -64,7 +64,7 @@ export class BulkBar {
     const { filter, count } = this.#matching();
     setText(this.#text, this.#isAll ? allText(count) : `${size.toLocaleString()} selected`);
     this.#all.hidden = !this.#isAll && !ACTIONS.some((action) => bulkActionOf(action, filter));
-    setText(this.#all, this.#isAll ? `Only the ${size.toLocaleString()} selected` : `Select all${count ? ` ${count.toLocaleString()}` : ""} that match`);
+    setText(this.#all, this.#isAll ? size === 1 ? "Only the selected one" : `Only the ${size.toLocaleString()} selected` : `Select all${count ? ` ${count.toLocaleString()}` : ""} that match`);
     const hint = this.#hintText(filter);
     setText(this.#hint, hint);
     this.#hint.hidden = !hint;

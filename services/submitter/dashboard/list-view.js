@@ -142,7 +142,7 @@ export default class ListView {
 
   #renderBar({ jobs, connection, complete, error, fresh, isOutdated }) {
     const loading = jobs || error || this.#list.table.rows.length ? "" : "Loading…";
-    setText(this.#notice, connectionText(connection, jobs) || loading || (complete && this.#counts.complete ? "" : INCOMPLETE));
+    setText(this.#notice, (error ? "" : connectionText(connection, jobs)) || loading || (complete && this.#counts.complete ? "" : INCOMPLETE));
     setText(this.#problem, error?.message ?? "");
     setText(this.#fact, this.#factText());
     const count = `${fresh}${fresh >= DEFAULT_LIMIT ? "+" : ""} new ${fresh === 1 ? "job" : "jobs"}`;
