@@ -49,12 +49,11 @@ export class FilterChip {
     this.#panel.querySelector("[aria-current], input, a")?.focus({ preventScroll: true });
   }
 
-  /** Place the window below its chip, within the page. */
+  /** Place the window below its chip, within the page, whose width may change. */
   #place() {
     const chip = this.#button.getBoundingClientRect();
-    const rightmost = document.documentElement.clientWidth - this.#panel.offsetWidth - MARGIN_PX;
     this.#panel.style.insetInlineStart = "auto";
-    this.#panel.style.left = `${scrollX + Math.max(MARGIN_PX, Math.min(chip.left, rightmost))}px`;
+    this.#panel.style.left = `max(${MARGIN_PX}px, min(${chip.left}px, 100% - ${this.#panel.offsetWidth + MARGIN_PX}px))`;
     this.#panel.style.top = `${scrollY + chip.bottom + GAP_PX}px`;
   }
 

@@ -121,7 +121,7 @@ export class Shell {
     const lost = this.#overview.problem();
     setAttribute(this.#live, "data-live", isLive);
     if (isLive) setText(this.#live, "Live");
-    else setText(this.#live, lastHeard ? `Last heard ${ageText(new Date(lastHeard).toISOString(), Date.now())}` : lost ? "Not connected" : "Connecting…");
+    else setText(this.#live, lastHeard ? `Last heard ${ageText(new Date(lastHeard).toISOString(), Date.now())}` : lost || "Connecting…");
     setText(this.#connection, isLive ? "Live" : lost);
     this.#connection.classList.toggle("visually-hidden", isLive);
   }
