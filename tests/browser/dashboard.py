@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, ViewportSize, expect
 
 from headway.contracts import Timestamp
 from tests.browser.probes import INSPECT, axe
@@ -24,6 +24,8 @@ from tests.waiting import wait_until
 OPERATOR_SCOPE = "list watch cancel details operate"
 JOBS = "tests.browser.dashboard_jobs"
 HOUR_S = 3600
+NARROW = ViewportSize(width=360, height=740)
+WIDE = ViewportSize(width=1280, height=800)
 HISTORY = 24  # jobs of the past, whose submissions are spread over a day
 MARKUP = '<img src=x onerror="window.hacked=1">'
 HOSTILE_NAME = f"{MARKUP} \u202eتقرير 👩‍👩‍👧‍👦 {'long ' * 40}"[:200]
@@ -209,3 +211,14 @@ async def inspect(page: Page) -> list[str]:
     if await page.evaluate("window.hacked"):
         faults.append("a text was markup")
     return faults
+
+
+async def check_looks(page: Page) -> None:
+    """Check that axe finds no fault in either scheme, and that nothing is wider than a narrow window."""
+    found = {"light": await inspect(page)}
+    await page.emulate_media(color_scheme="dark")
+    await page.set_viewport_size(NARROW)
+    found["dark and narrow"] = await inspect(page)
+    await page.emulate_media(color_scheme="light")
+    await page.set_viewport_size(WIDE)
+    assert {name: faults for name, faults in found.items() if faults} == {}

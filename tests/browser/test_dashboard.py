@@ -9,7 +9,7 @@ import pytest
 from playwright.async_api import Page, Route, expect
 
 from tests.browser.conftest import PageErrors
-from tests.browser.dashboard import SHOWN_HOSTILE_NAME, Dashboard, inspect, open_dashboard
+from tests.browser.dashboard import SHOWN_HOSTILE_NAME, Dashboard, check_looks, inspect, open_dashboard
 
 pytestmark = pytest.mark.browser
 
@@ -83,7 +83,7 @@ async def test_search_by_id_kind_and_tag(page: Page, dashboard: Dashboard) -> No
     }.items():
         await field.fill(text)
         await expect(page.get_by_role("option", name=option).first).to_be_visible()
-    assert await inspect(page) == []
+    await check_looks(page)
     await expect(page.locator(".palette bdi").get_by_text(SHOWN_HOSTILE_NAME.strip())).to_be_visible()
     await field.fill("no such thing")
     await expect(page.get_by_role("dialog").get_by_role("status")).to_contain_text("Nothing is found")

@@ -10,7 +10,7 @@ import pytest
 from playwright.async_api import BrowserContext, Page, Route, expect
 
 from headway.contracts import Timestamp
-from tests.browser.dashboard import inspect
+from tests.browser.dashboard import check_looks, inspect
 from tests.browser.dashboard_site import DashboardSite, run_dashboard_site
 from tests.waiting import free_ports, wait_until
 
@@ -72,7 +72,7 @@ async def test_sign_in_exchanges_the_key_for_a_token(page: Page, keyed: Dashboar
         await sign_in(page, key)
         await expect(page.locator("#key-problem")).to_have_text(re.compile("^This API key is not known"))
     await expect(page.get_by_label("API key")).to_be_focused()
-    assert await inspect(page) == []
+    await check_looks(page)
     await sign_in(page)
     await expect(page.locator(".account")).to_contain_text("alice")
     assert page.url == f"{keyed.url}?status=failed"

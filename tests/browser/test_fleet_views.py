@@ -11,7 +11,7 @@ from playwright.async_api import Page, expect
 from headway.azure.job_queue import API_VERSION, JobQueue
 from headway.contracts import Timestamp
 from tests.browser.conftest import lose_first_answer
-from tests.browser.dashboard import LARGE_NUMBER, Dashboard, inspect, open_dashboard
+from tests.browser.dashboard import LARGE_NUMBER, Dashboard, check_looks, open_dashboard
 from tests.browser.dashboard_jobs import ReportPlan
 from tests.waiting import wait_until
 
@@ -25,7 +25,7 @@ async def test_a_kind_is_run_by_its_form(page: Page, dashboard: Dashboard) -> No
     await expect(row.get_by_role("img")).to_have_attribute(
         "aria-label", re.compile("^[1-9] jobs? in 24 hours, 0 failed")
     )
-    assert await inspect(page) == []
+    await check_looks(page)
     await row.get_by_role("link", name="Run report").click()
     form = page.get_by_role("form", name="Run report")
     await expect(form.get_by_label("title")).to_be_focused()
@@ -41,7 +41,7 @@ async def test_a_kind_is_run_by_its_form(page: Page, dashboard: Dashboard) -> No
     for region in ("eu", "asia"):
         await form.get_by_role("group", name="regions").get_by_label(region).check()
     await form.get_by_label("Name of the job").fill("Run by a form")
-    assert await inspect(page) == []
+    await check_looks(page)
     async with page.expect_response("**/jobs") as response:
         await form.get_by_role("button", name="Run").click()
     receipt = await (await response.value).json()
@@ -82,7 +82,7 @@ async def test_workers_say_what_they_run(page: Page, dashboard: Dashboard) -> No
     await expect(row).to_have_attribute("aria-current", "true")
     await row.get_by_text("more").click()
     await row.get_by_role("link", name="report", exact=True).hover()
-    assert await inspect(page) == []
+    await check_looks(page)
 
     async def list_none(seconds_later: float) -> None:
         answer = {"now": str(Timestamp.now().after(seconds_later)), "workers": []}
@@ -111,7 +111,7 @@ async def test_poisoned_jobs_say_why_and_leave(page: Page, dashboard: Dashboard)
     await expect(page.get_by_role("row", name="Import customers.csv")).to_contain_text(f'"limit":{LARGE_NUMBER}')
     unreadable = page.get_by_role("row", name="Unreadable message")
     await expect(unreadable.get_by_role("button")).to_have_text(["Discard…"])
-    assert await inspect(page) == []
+    await check_looks(page)
     await row.get_by_role("button", name="Run again").click()
 
     async def has_failed_again() -> bool:

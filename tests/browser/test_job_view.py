@@ -6,7 +6,7 @@ import uuid
 from typing import Any
 
 import pytest
-from playwright.async_api import Locator, Page, Route, ViewportSize, expect
+from playwright.async_api import Locator, Page, Route, expect
 
 from headway.contracts import Timestamp
 from tests.browser.dashboard import (
@@ -16,6 +16,7 @@ from tests.browser.dashboard import (
     MARKUP,
     SHOWN_HOSTILE_NAME,
     Dashboard,
+    check_looks,
     inspect,
     open_dashboard,
     resume_session,
@@ -23,8 +24,6 @@ from tests.browser.dashboard import (
 
 pytestmark = pytest.mark.browser
 
-NARROW = ViewportSize(width=360, height=740)
-WIDE = ViewportSize(width=1280, height=800)
 FAILED = "Import customers.csv"
 TRACEBACK = "".join(f'\n  File "smtp.py", line {number}' for number in range(1, 61))
 
@@ -38,16 +37,6 @@ async def open_job(page: Page, dashboard: Dashboard, name: str) -> None:
     """Open the view of a job, and wait until its details are shown."""
     await open_dashboard(page, dashboard, dashboard.job_path(name))
     await expect(section(page, "Payload")).to_be_visible()
-
-
-async def check_looks(page: Page) -> None:
-    """Check that axe finds no fault in either scheme, and that nothing is wider than a narrow window."""
-    assert await inspect(page) == []
-    await page.emulate_media(color_scheme="dark")
-    await page.set_viewport_size(NARROW)
-    assert await inspect(page) == []
-    await page.emulate_media(color_scheme="light")
-    await page.set_viewport_size(WIDE)
 
 
 async def test_failed_job_shows_why_and_with_what(page: Page, dashboard: Dashboard) -> None:
