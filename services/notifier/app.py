@@ -37,10 +37,12 @@ from .transports.job_log import JobLogHandler
 from .transports.lists import ListHandler
 from .transports.long_poll import LongPollHandler
 from .transports.registry import ConnectionRegistry
+from .transports.signalr.aspnet_core.handler import PATH as HUB_PATH
 from .transports.signalr.aspnet_core.handler import HubHandler
 from .transports.signalr.aspnet_core.inbox import Inbox
 from .transports.signalr.aspnet_core.session import Hub as SignalRHub
 from .transports.signalr.authorization import ConnectionAuth
+from .transports.signalr.classic.handler import PATH as CLASSIC_PATH
 from .transports.signalr.classic.handler import ClassicHandler
 from .transports.signalr.connection_tokens import ConnectionTokens
 from .transports.sse import EventStreamHandler
@@ -52,6 +54,7 @@ from .watching.live_lists import LiveLists
 from .watching.synchronizer import SnapshotSynchronizer
 
 POLLED_COLLECT_S = 1.0  # jobs that clients poll instead of watching them are reported as often
+SIGNALR_PATHS = (HUB_PATH, CLASSIC_PATH)
 OPENAPI = files(__package__).joinpath("openapi.yaml")
 
 
@@ -78,7 +81,8 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
         list_handler = ListHandler(jobs, store, auth)
         lists = ListConnections(registry, LiveLists(jobs, pubsub, settings.max_connections), auth)
         hub = SignalRHub(registry, store, auth, settings)
-        signalr = _signalr_routes(hub, Inbox(redis, pubsub), ConnectionTokens(report_keys))
+        inbox = Inbox(redis, pubsub, lambda: index.memory.is_full)
+        signalr = _signalr_routes(hub, inbox, ConnectionTokens(report_keys))
         wakeup_queue = WakeupQueue()
         wakeups = WakeupHandler(pubsub, wakeup_queue)
         control = ControlHandler(pubsub, report_keys, settings.ping_s)
@@ -86,7 +90,7 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
         yield ServiceSpec(
             public=_public_routes(registry, store, logs, auth, settings, list_handler, fleet, lists, polled) + signalr,
             public_port=settings.port,
-            cors=CorsPolicy(settings.allowed_origins, credentialed_routes=[route.path for route in signalr]),
+            cors=CorsPolicy(settings.allowed_origins, credentialed_paths=SIGNALR_PATHS),
             internal=[
                 *_internal_routes(store, synchronizer, list_handler, logs, wakeups, control, report_keys, settings),
                 *WorkerHandler(workers, report_keys).routes(),

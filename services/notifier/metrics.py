@@ -102,7 +102,9 @@ for verdict in ("accepted", *get_args(RejectionReason)):
     REPORTS.labels(verdict)
 for verdict in ("accepted", *get_args(LogRejection)):
     LOG_APPENDS.labels(verdict)
-for transport in ("websocket", "sse", "poll"):
+TRANSPORTS = ("websocket", "sse", "poll")
+SIGNALR_TRANSPORTS = tuple(f"signalr_{kind}{each}" for kind in ("", "classic_") for each in TRANSPORTS)
+for transport in TRANSPORTS + SIGNALR_TRANSPORTS:
     CONNECTIONS.labels(transport)
     CONNECTIONS_OPENED.labels(transport)
     CONNECTIONS_SENT_AWAY.labels(transport)

@@ -22,23 +22,24 @@ PREFLIGHT_MAX_AGE_S = 3600  # browsers cache the preflight; Chromium caps it at 
 
 
 class CorsPolicy:
-    """The origins that may send requests. Routes are named by their templates.
+    """The origins that may send requests.
 
     Args:
         allowed: the origins.
-        public_routes: what pages of every origin may load.
-        credentialed_routes: what pages may request with cookies, which some libraries always do. They are not read.
+        public_routes: the templates of the routes that pages of every origin may load.
+        credentialed_paths: the beginnings of the paths that pages may request with cookies. Some libraries always send
+            them; they are not read.
     """
 
     def __init__(
         self,
         allowed: Collection[str],
         public_routes: Collection[str] = (),
-        credentialed_routes: Collection[str] = (),
+        credentialed_paths: Collection[str] = (),
     ) -> None:
         self._allowed = frozenset(allowed)
         self._public_routes = frozenset(public_routes)
-        self._credentialed_routes = frozenset(credentialed_routes)
+        self._credentialed_paths = tuple(credentialed_paths)
 
     def install(self, app: web.Application) -> None:
         """Apply the policy to all routes of an application."""
@@ -79,5 +80,5 @@ class CorsPolicy:
         if origin in self._allowed:
             response.headers["Access-Control-Allow-Origin"] = origin
             response.headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
-            if route_template(request) in self._credentialed_routes:
+            if request.path.startswith(self._credentialed_paths):  # a preflight has no route
                 response.headers["Access-Control-Allow-Credentials"] = "true"

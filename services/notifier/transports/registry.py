@@ -86,6 +86,12 @@ class ConnectionRegistry:
             metrics.LIMITS_EXCEEDED.labels("connections").inc()
         return full
 
+    def ensure_available(self) -> None:
+        """Raise ServiceUnavailable if clients should use another replica."""
+        if self.sends_away:
+            message = "This replica is stopping, or has lost Redis; connect again."
+            raise ServiceUnavailable(message, retry_after_s=RETRY_AFTER_S)
+
     def ensure_capacity(self) -> None:
         """Raise ServiceUnavailable if no further connection may open."""
         if self._is_unready():

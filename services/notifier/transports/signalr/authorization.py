@@ -14,7 +14,7 @@ from ..auth import NO_KEY, TokenAuth, WatchRequest, presented_token
 from ..refusals import RejectedToken, TokenAllowance, problem_for
 
 RANDOM_UUID_VERSION = 4
-GRANT_S = 86_400  # of a connection without a token; afterwards its client connects again
+GRANT_S = 10 * 365 * 86_400  # of a connection without a token, which ends when its client closes it
 UNAUTHORIZED = "Send a token of the job: `access_token` or `token` in the query, or Authorization: Bearer <token>."
 
 

@@ -29,7 +29,10 @@ _decode = msgspec.json.Decoder(_SnapshotProgress).decode
 
 def encode_percent(snapshot: PublishedSnapshot) -> bytes:
     """Return the percentage of a job's progress as JSON, UNKNOWN without one. A job that has succeeded is at 100."""
-    state = _decode(snapshot.text)
+    try:
+        state = _decode(snapshot.text)
+    except msgspec.DecodeError:  # the record is from another program
+        return UNKNOWN
     if state.status == "succeeded":
         return COMPLETE
     percent = None if state.progress is None else state.progress.percent

@@ -15,7 +15,6 @@ from websockets.frames import CloseCode
 from headway.contracts import Natural, decode
 
 from ....runtime.aiohttp_adapter import detach
-from ....runtime.errors import ServiceUnavailable
 from ...records.index.query import DEFAULT_PAGE
 from ...records.store import JobStore
 from ...settings import NotifierSettings
@@ -23,7 +22,7 @@ from ..auth import Token, TokenAuth, presented_token
 from ..cancellation import cancel_watched
 from ..list_queries import MAX_LIVE_JOBS, ListFilter
 from ..refusals import RejectedToken
-from ..registry import RETRY_AFTER_S, ConnectionRegistry
+from ..registry import ConnectionRegistry
 from .connection import WebSocketConnection
 from .handshake import accept_upgrade
 from .list_connections import ListConnections
@@ -80,9 +79,7 @@ class WebSocketHandler:
 
     async def connect(self, request: web.Request) -> web.StreamResponse:
         """Upgrade a request to a WebSocket, which from then on runs without aiohttp."""
-        if self._registry.sends_away:
-            message = "This replica is stopping, or has lost Redis; connect again."
-            raise ServiceUnavailable(message, retry_after_s=RETRY_AFTER_S)
+        self._registry.ensure_available()
         upgrade = accept_upgrade(request)
         if request.transport is None:
             raise ConnectionResetError

@@ -30,3 +30,14 @@ async def test_an_origin_must_be_allowed(headers: dict[str, str], status: int) -
     """A program sends no Origin and is served; a page whose origin is not allowed is rejected."""
     async with serve(web.get("/hello", hello), cors=CorsPolicy(["https://jobs.example"])) as client:
         assert (await client.get("/hello", headers=headers)).status == status
+
+
+@pytest.mark.parametrize(("path", "credentials"), [("/hub/negotiate", "true"), ("/hello", None)])
+@pytest.mark.parametrize("method", ["GET", "OPTIONS"])
+async def test_some_paths_permit_cookies(path: str, credentials: str | None, method: str) -> None:
+    """Libraries that always send cookies may request some paths; the preflight must say so, too."""
+    policy = CorsPolicy(["https://jobs.example"], credentialed_paths=["/hub"])
+    async with serve(web.get("/hello", hello), web.get("/hub/negotiate", hello), cors=policy) as client:
+        response = await client.request(method, path, headers={"Origin": "https://jobs.example"})
+        assert response.status < 300
+        assert response.headers.get("Access-Control-Allow-Credentials") == credentials

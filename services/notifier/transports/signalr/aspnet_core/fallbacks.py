@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -12,7 +13,8 @@ from redis.exceptions import RedisError
 
 from .....runtime.aiohttp_adapter import start_stream
 from .....runtime.errors import NotFound
-from ...auth import WatchRequest, unavailable_without_store
+from .....runtime.middleware import LONG_POLL
+from ...auth import WatchRequest
 from ..connection_tokens import ConnectionId
 from .inbox import Inbox, Notices
 from .long_poll import COALESCE_DELAY_S, POLL_S, HubPoll
@@ -22,6 +24,7 @@ from .sse import FIRST_COMMENT, HubEventStream
 
 HANDSHAKE_TIMEOUT_S = 15  # by the time of Redis: later, the session of a poll is lost if there is none
 RETRY_DELAY_S = 0.5
+POSTPONE_RANGE_S = (1.0, 2.0)
 STREAM_HEADERS = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-store, no-transform",
@@ -42,6 +45,7 @@ class HubFallbacks:
         self, request: web.Request, connection: ConnectionId, first: WatchRequest | None
     ) -> web.StreamResponse:
         """Serve an event stream."""
+        self._hub.registry.ensure_available()
         self._hub.registry.ensure_capacity()
         response, chunked = await start_stream(request, STREAM_HEADERS)
         if request.transport is None:
@@ -58,17 +62,22 @@ class HubFallbacks:
 
         Raises:
             NotFound: the session of the connection is lost.
-            ServiceUnavailable: Redis is unavailable, or too many connections are open.
+            ServiceUnavailable: too many connections are open.
         """
+        request[LONG_POLL] = True
         self._hub.registry.ensure_capacity()
-        with unavailable_without_store():
+        if self._hub.registry.draining or request.transport is None:
+            return await self._postpone()
+        try:
             poll = await self._inbox.begin_poll(connection.id)
+        except (RedisError, OSError):
+            return await self._postpone()
         if poll.is_closed:
             return web.Response(status=204, headers=POLL_HEADERS)
-        if poll.number == 1 or request.transport is None or self._hub.registry.draining:
+        if poll.number == 1:
             return self._answer(b"")  # the first one shows the client that it can poll
         age_s = (self._hub.store.clock.now() - connection.issued_at) / 1000
-        if poll.state is None and age_s > HANDSHAKE_TIMEOUT_S:
+        if poll.state is None and not poll.messages and age_s > HANDSHAKE_TIMEOUT_S:
             raise NotFound("The session of this connection is lost.", field="id")
         hub_poll = HubPoll(self._hub, request.transport, first)
         with self._hub.registry.serve(hub_poll), self._inbox.notices(connection.id) as notices:
@@ -79,8 +88,10 @@ class HubFallbacks:
                 await hub_poll.session.receive(message)
             async with self._receiving(hub_poll, connection, notices, hub_poll.ready):
                 await _wait_for_messages(hub_poll)
-        with unavailable_without_store():
+        try:
             return await self._finish(hub_poll, connection, poll.number)
+        except (RedisError, OSError):
+            return await self._postpone()  # the next poll goes on with the state before this one
 
     async def _finish(self, poll: HubPoll, connection: ConnectionId, number: int) -> web.Response:
         """Store the session for the next poll, and answer this one."""
@@ -90,6 +101,11 @@ class HubFallbacks:
         elif state is not None and not await self._inbox.save(connection.id, number, msgspec.json.encode(state)):
             return web.Response(status=204, headers=POLL_HEADERS)  # a later poll has begun
         return self._answer(b"".join(poll.messages))
+
+    async def _postpone(self) -> web.Response:
+        """Let the client poll again a little later, because this replica is stopping, or Redis is unavailable."""
+        await asyncio.sleep(random.uniform(*POSTPONE_RANGE_S))  # noqa: S311 - it spreads load
+        return self._answer(b"")
 
     def _answer(self, messages: bytes) -> web.Response:
         response = web.Response(body=messages, content_type=BINARY, headers=POLL_HEADERS)

@@ -69,7 +69,7 @@ class HubHandler:
 
     async def negotiate(self, request: web.Request) -> web.Response:
         """Answer which transports there are, with a new connection. Nothing is stored, so it needs no Redis."""
-        self._ensure_available()
+        self._hub.registry.ensure_available()
         query = read_query(request, ConnectionQuery)
         self._auth.authorize(request)
         connection, token = self._tokens.issue(self._hub.store.clock.now())
@@ -81,7 +81,7 @@ class HubHandler:
 
     async def connect(self, request: web.Request) -> web.StreamResponse:
         """Open a WebSocket or an event stream, or answer a poll. A client that skips the negotiation has no id."""
-        is_upgrade = "Upgrade" in request.headers
+        is_upgrade = "websocket" in request.headers.get("Upgrade", "").lower()
         query = read_query(request, ConnectionQuery)
         connection = None if query.id is None and is_upgrade else self._connection(query)
         first = self._auth.authorize(request)
@@ -89,7 +89,7 @@ class HubHandler:
             streams = EVENT_STREAM in request.headers.get("Accept", "")
             serve = self._fallbacks.stream if streams else self._fallbacks.poll
             return await serve(request, connection, first)
-        self._ensure_available()
+        self._hub.registry.ensure_available()
         upgrade = accept_upgrade(request)
         if request.transport is None:
             raise ConnectionResetError
@@ -128,8 +128,3 @@ class HubHandler:
         if connection is None:
             raise NotFound(NO_CONNECTION, field="id")
         return connection
-
-    def _ensure_available(self) -> None:
-        if self._hub.registry.sends_away:
-            message = "This replica is stopping, or has lost Redis; connect again."
-            raise ServiceUnavailable(message, retry_after_s=RETRY_AFTER_S)

@@ -6,7 +6,7 @@ So no request of a client needs to reach the replica of the one before.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from ....redis_client.pubsub import PubSub
 from ....redis_client.topology import RedisClient
 
 SCRIPT = files(__package__).joinpath("inbox.lua").read_bytes()
-MAX_WAITING = 100  # messages of a client that no replica has taken
+MAX_WAITING_BYTES = 128 * 1024  # that a client has sent and no replica has taken
 LIFETIME_MS = 120_000  # longer than a poll, and the pause before the next one
 
 
@@ -76,11 +76,17 @@ class Inbox:
     """The messages of connections without a WebSocket, and the sessions of those that poll.
 
     All methods raise RedisError or OSError if Redis is unavailable.
+
+    Args:
+        redis: the client.
+        pubsub: the channels of the connections.
+        is_full: returns whether the memory of Redis is left to the records.
     """
 
-    def __init__(self, redis: RedisClient, pubsub: PubSub) -> None:
+    def __init__(self, redis: RedisClient, pubsub: PubSub, is_full: Callable[[], bool]) -> None:
         self._script = LuaScript(redis, SCRIPT, key_count=2)
         self._pubsub = pubsub
+        self._is_full = is_full
         self._notices: dict[str, Notices] = {}  # by channel; of the newest stream or poll of a connection
 
     @contextmanager
@@ -99,7 +105,9 @@ class Inbox:
 
     async def append(self, connection_id: str, message: bytes) -> str:
         """Store what a client has sent; return `accepted`, `full`, or `closed`."""
-        reply = await self._run(connection_id, "append", message, MAX_WAITING)
+        if self._is_full():
+            return "full"
+        reply = await self._run(connection_id, "append", message, MAX_WAITING_BYTES)
         return bytes(reply).decode()
 
     async def take(self, connection_id: str) -> list[bytes]:

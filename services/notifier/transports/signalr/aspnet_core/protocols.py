@@ -5,17 +5,19 @@ https://github.com/dotnet/aspnetcore/blob/main/src/SignalR/docs/specs/HubProtoco
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 RECORD_SEPARATOR = b"\x1e"
 MAX_MESSAGE_BYTES = 64 * 1024  # of a client's message
 INVOCATION, STREAM_ITEM, COMPLETION, STREAM_INVOCATION, CANCEL_INVOCATION, PING, CLOSE = range(1, 8)
 COMPLETED_WITH_ERROR, COMPLETED = 1, 2
 MAX_VAR_INT_BYTES = 5
+MAX_ID_LENGTH = 64  # of an invocation; clients count
 MIN_INT, MAX_INT = -(2**63), 2**64 - 1  # of MessagePack
 
 
@@ -34,7 +36,7 @@ class ClientMessage(Struct, frozen=True, rename="camel"):
     """
 
     type: int
-    invocation_id: str | None = None
+    invocation_id: Annotated[str, Meta(max_length=MAX_ID_LENGTH)] | None = None
     target: str = ""
     arguments: tuple[Any, ...] = ()
 
@@ -180,7 +182,11 @@ def _record(fields: dict[str, Any]) -> bytes:
 
 
 def _packed(message: list[Any]) -> bytes:
-    body = msgspec.msgpack.encode(message)
+    try:
+        body = msgspec.msgpack.encode(message)
+    except OverflowError:
+        _replace_large_numbers(message)
+        body = msgspec.msgpack.encode(message)
     return _encode_length(len(body)) + body
 
 
@@ -207,15 +213,19 @@ def _read_length(data: bytes, position: int) -> tuple[int, int] | None:
 
 
 def _from_json(text: bytes) -> Any:
-    return _packable(msgspec.json.decode(text))
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return json.loads(text)  # a number beyond the range of a float is infinite, as in a browser
 
 
-def _packable(value: Any) -> Any:
-    """Return a value in which integers that MessagePack does not have are floats."""
-    if isinstance(value, dict):
-        return {name: _packable(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_packable(each) for each in value]
-    if isinstance(value, int) and not MIN_INT <= value <= MAX_INT:
-        return float(str(value))  # infinite beyond the range of a float, as in a browser
-    return value
+def _replace_large_numbers(message: list[Any]) -> None:
+    """Replace the integers that MessagePack does not have with floats. Values may be nested deep: no recursion."""
+    containers: list[Any] = [message]
+    while containers:
+        container = containers.pop()
+        for place, value in list(container.items() if isinstance(container, dict) else enumerate(container)):
+            if isinstance(value, dict | list):
+                containers.append(value)
+            elif isinstance(value, int) and not MIN_INT <= value <= MAX_INT:
+                container[place] = float(str(value))  # infinite beyond the range of a float, as in a browser

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from headway.contracts import Natural
+from headway.contracts import Natural, decode
 
 from .....runtime.token_bucket import TokenBucket
 from .... import metrics
@@ -134,8 +134,8 @@ class HubSession:
         if not separator and len(self._received) <= MAX_HANDSHAKE_BYTES:
             return False
         try:
-            request = msgspec.json.decode(text if separator else b"", type=_HandshakeRequest)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            request = decode(text if separator and len(text) <= MAX_HANDSHAKE_BYTES else b"", _HandshakeRequest)
+        except msgspec.DecodeError:
             return self._refuse_handshake("Expected a handshake request.")
         protocol = PROTOCOLS.get(request.protocol)
         if protocol is None or not self.connection.accepts(protocol):
@@ -182,6 +182,8 @@ class HubSession:
     async def _invoke(self, message: ClientMessage) -> None:
         """Call a method of the hub, and answer unless the client expects no answer. A stream answers when it ends."""
         error, streams = None, message.type == STREAM_INVOCATION
+        if streams and message.invocation_id is None:
+            raise ProtocolViolation("A stream needs the id of its invocation.")
         try:
             await self._call(message.target, message.arguments, message.invocation_id, streams=streams)
         except MethodFailed as failure:
@@ -225,9 +227,11 @@ class HubSession:
 
     async def _cancel(self, arguments: tuple[Any, ...]) -> None:
         job_id = str(_convert(arguments, _JobArguments).job_id)
-        structlog.contextvars.bind_contextvars(job_id=job_id)  # for the log lines of this task
         hub = self._hub
-        rejected = await cancel_watched(self.connection, job_id, hub.registry, hub.store, hub.auth)
+        with structlog.contextvars.bound_contextvars(job_id=job_id):
+            rejected = await cancel_watched(self.connection, job_id, hub.registry, hub.store, hub.auth)
+        if rejected is not None and job_id not in self.connection.subscriptions:
+            self.jobs.on_error(job_id, rejected.code, rejected.message)  # its token is no longer accepted
         if rejected is not None:
             raise MethodFailed(f"{rejected.code}: {rejected.message}")
 

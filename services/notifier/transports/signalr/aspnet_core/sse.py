@@ -75,7 +75,7 @@ class HubEventStream(HubConnection, BackpressuredConnection):
 
     def send_calls(self, snapshot: PublishedSnapshot, *, progressed: bool) -> None:
         """Call the client's methods for a snapshot."""
-        self._transport.write(snapshot.encoded(self._calls.progressed if progressed else self._calls.changed))
+        self.write(snapshot.encoded(self._calls.progressed if progressed else self._calls.changed))
 
     def heartbeat(self, now: Timestamp) -> None:
         """The session sends pings of its own."""

@@ -72,7 +72,10 @@ class WatchedJobs:
         job = self._jobs.get(job_id) or WatchedJob()
         if job.is_called or job.streams:
             request = request._replace(version=None)  # the record is read again; each has the version that it needs
-        if not self._session.registry.subscribe(self._session.connection, request):
+        registry = self._session.registry
+        if stream is not None and sum(len(each.streams) for each in self._jobs.values()) >= registry.max_watches:
+            return False
+        if not registry.subscribe(self._session.connection, request):
             return False
         self.has_subscribed = True
         self._jobs[job_id], job.token = job, token
@@ -88,12 +91,12 @@ class WatchedJobs:
             job.is_called = False
             self._release(job_id)
 
-    def end_stream(self, stream: str) -> None:
-        """End a stream that the client has cancelled."""
+    def end_stream(self, stream: str, error: str | None = None) -> None:
+        """End a stream: with an error, or because the client has cancelled it."""
         for job_id, job in self._jobs.items():
             if job.streams.pop(stream, None) is not None:
-                self._session.answer(stream)
-                self._release(job_id)
+                self._session.answer(stream, error)
+                asyncio.get_running_loop().call_soon(self._release, job_id)  # see `_end_streams`
                 return
 
     def dump(self) -> dict[str, JobState]:
@@ -171,7 +174,7 @@ class WatchedJobs:
         if job is None or protocol is None:
             return
         text = f"{code}: {message}"
-        if job.is_called:
+        if job.is_called and code != "unknown":
             error = msgspec.json.encode(error_payload(job_id, code, message))
             self._session.connection.push(protocol.invocation(WATCH_ERROR, error))
         if code != "unknown":
@@ -179,5 +182,7 @@ class WatchedJobs:
             self._end_streams(job_id, job, text)
             if job.token is None:  # a client that reconnects sends a new token
                 self._session.close(text, allow_reconnect=code in RENEWABLE)
-        elif NO_VERSION in job.streams.values():  # otherwise the record was lost, and the worker's reports restore it
-            self._end_streams(job_id, job, text)
+            return
+        # A stream with a version stays open: the record was lost, and the worker's reports restore it.
+        for stream in [stream for stream, version in job.streams.items() if version == NO_VERSION]:
+            self.end_stream(stream, text)

@@ -25,7 +25,6 @@ def encode_binary(data: bytes) -> bytes:
 
 
 CALLS = {JSON: snapshot_calls(JSON, encode_text), MESSAGE_PACK: snapshot_calls(MESSAGE_PACK, encode_binary)}
-PINGS = {JSON: encode_text(JSON.ping) + PING, MESSAGE_PACK: encode_binary(MESSAGE_PACK.ping) + PING}
 
 
 class HubWebSocket(HubConnection, WebSocket):

@@ -79,6 +79,10 @@ class ClassicConnection(ClientConnection):
     def end(self, code: CloseCode) -> None:
         """Close the connection after what was sent."""
 
+    def advance(self, cursor: Cursor) -> None:
+        """Called when a snapshot was sent."""
+        self.cursor = cursor
+
     def send_snapshot(self, job_id: str, snapshot: PublishedSnapshot) -> bool:  # noqa: ARG002
         """Send a snapshot; return False if the connection is backpressured."""
         if not self.is_writable():
@@ -87,7 +91,7 @@ class ClassicConnection(ClientConnection):
             percent = snapshot.encoded(encode_percent)
             progressed = percent not in (UNKNOWN, self.cursor.percent)
             self.send_encoded(snapshot.encoded(self.envelopes.progressed if progressed else self.envelopes.changed))
-            self.cursor = Cursor(snapshot.version, percent)
+            self.advance(Cursor(snapshot.version, percent))
         return True
 
     def send_error(self, job_id: str | None, code: str, message: str) -> None:  # noqa: ARG002
@@ -156,7 +160,7 @@ class ClassicWebSocket(ClassicConnection, WebSocket):
 
     def send_encoded(self, data: bytes) -> None:
         """Send what an encoder of snapshots has returned."""
-        self._transport.write(data)
+        self.write(data)
 
     def encode_heartbeat(self, now: Timestamp) -> bytes:  # noqa: ARG002
         """Return a ping, which the browser answers."""
@@ -213,7 +217,7 @@ class ClassicEventStream(ClassicConnection, BackpressuredConnection):
 
     def send_encoded(self, data: bytes) -> None:
         """Send what an encoder of snapshots has returned."""
-        self._transport.write(data)
+        self.write(data)
 
     def reap(self) -> None:
         """End the stream if the client has disconnected; send a keep-alive."""
@@ -244,6 +248,9 @@ class ClassicPoll(ClassicConnection):
     def envelopes(self) -> SnapshotEnvelopes:
         """The encoders of snapshots."""
         return ANSWERS
+
+    def advance(self, cursor: Cursor) -> None:
+        """Called when a snapshot is the answer: a later one replaces it, so the client's cursor stays."""
 
     def send(self, envelope: bytes) -> None:
         """Answer with an envelope."""

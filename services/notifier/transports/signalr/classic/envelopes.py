@@ -16,7 +16,7 @@ from ..calls import JOB_CHANGED, UNKNOWN, UPDATE_PROGRESS, encode_percent
 
 HUB = "JobProgressHub"
 KEEP_ALIVE = b"{}"
-_CURSOR = re.compile(r"(\d{1,16})-(\d{0,3}(?:\.\d{1,9})?)", re.ASCII)
+_CURSOR = re.compile(r"(\d{0,16})-(\d{0,3}(?:\.\d{1,9})?)", re.ASCII)
 _CALL = b'{"H":"%b","M":"%b","A":[%b]}'
 
 
@@ -30,11 +30,11 @@ class Cursor(NamedTuple):
     def parse(cls, text: str | None) -> Cursor:
         """Return a client's cursor; one that cannot be read means that the client has nothing."""
         match = _CURSOR.fullmatch(text or "")
-        return cls(int(match[1]), match[2].encode()) if match else cls()
+        return cls(int(match[1]) if match[1] else None, match[2].encode()) if match else cls()
 
     def encode(self) -> bytes:
         """Return the cursor as text. It is never empty, or clients would connect again at once."""
-        return b"%d-%b" % (self.version or 0, self.percent)
+        return b"%b-%b" % (b"" if self.version is None else b"%d" % self.version, self.percent)
 
 
 class SnapshotEnvelopes(NamedTuple):

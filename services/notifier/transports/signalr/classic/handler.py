@@ -6,6 +6,7 @@ The paths, parameters and answers are those of ASP.NET SignalR 2.4: https://gith
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import uuid
 from collections.abc import Mapping
@@ -18,14 +19,16 @@ import msgspec
 from aiohttp import web
 from websockets.frames import CloseCode
 
+from headway.contracts import decode
 from headway.timestamp import Timestamp
 
 from .....runtime.aiohttp_adapter import detach, start_stream
-from .....runtime.errors import BadRequest, NotFound, ServiceUnavailable, Unauthorized
+from .....runtime.errors import BadRequest, NotFound, Unauthorized
+from .....runtime.middleware import LONG_POLL
 from .....runtime.request import JSON, read_body
 from ....settings import NotifierSettings
 from ...auth import WatchRequest
-from ...registry import RETRY_AFTER_S, ConnectionRegistry
+from ...registry import ConnectionRegistry
 from ...websocket.handshake import accept_upgrade
 from ..authorization import UNAUTHORIZED, ConnectionAuth
 from ..connection_tokens import ConnectionTokens
@@ -41,6 +44,8 @@ CONNECTION_TIMEOUT_S = 110
 CONNECT_TIMEOUT_S = 5
 POLL_S = 55.0  # most proxies allow a minute
 COALESCE_DELAY_S = 0.02
+POSTPONE_RANGE_S = (1.0, 2.0)  # of the answer to a poll, while this replica is stopping
+MAX_FIELDS = 20  # of a form
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 STREAM_HEADERS = {
     **HEADERS,
@@ -120,12 +125,12 @@ class ClassicHandler:
 
     def _negotiate(self, request: web.Request) -> web.Response:
         """Answer what the client needs to connect. Nothing is stored."""
-        self._ensure_available()
+        self._registry.ensure_available()
         if self._auth.authorize(request) is None:
             raise Unauthorized(UNAUTHORIZED)
         connection, token = self._tokens.issue(Timestamp.now())
         answer = {
-            "Url": request.path.removesuffix("/").rpartition("/")[0],
+            "Url": PATH,
             "ConnectionToken": token,
             "ConnectionId": str(uuid.uuid5(CONNECTION_IDS, connection.id)),
             "KeepAliveTimeout": KEEP_ALIVE_TIMEOUT_S,
@@ -170,13 +175,8 @@ class ClassicHandler:
                 return await self._poll(request, watch, position)
         raise BadRequest("Protocol error: Unknown transport.", field="transport")
 
-    def _ensure_available(self) -> None:
-        if self._registry.sends_away:
-            message = "This replica is stopping, or has lost Redis; connect again."
-            raise ServiceUnavailable(message, retry_after_s=RETRY_AFTER_S)
-
     def _open_websocket(self, request: web.Request, watch: WatchRequest, position: Position) -> web.StreamResponse:
-        self._ensure_available()
+        self._registry.ensure_available()
         upgrade = accept_upgrade(request)
         if request.transport is None:
             raise ConnectionResetError
@@ -188,7 +188,7 @@ class ClassicHandler:
         return response
 
     async def _stream(self, request: web.Request, watch: WatchRequest, position: Position) -> web.StreamResponse:
-        self._ensure_available()
+        self._registry.ensure_available()
         self._registry.ensure_capacity()
         response, chunked = await start_stream(request, STREAM_HEADERS)
         if request.transport is None:
@@ -206,8 +206,10 @@ class ClassicHandler:
     async def _poll(self, request: web.Request, watch: WatchRequest, position: Position) -> web.Response:
         if position.is_new:
             return self._answer(encode_envelope(position.cursor, initial=True))
+        request[LONG_POLL] = True
         self._registry.ensure_capacity()
         if self._registry.draining or request.transport is None:
+            await asyncio.sleep(random.uniform(*POSTPONE_RANGE_S))  # noqa: S311 - clients poll again at once
             return self._answer(encode_envelope(position.cursor))
         poll = ClassicPoll(request.transport, position)
         with self._registry.serve(poll):
@@ -231,7 +233,11 @@ def _json(body: bytes) -> web.Response:
 
 
 def _parse_form(body: bytes) -> dict[str, str]:
-    return {name: values[-1] for name, values in parse_qs(body.decode(errors="replace"), max_num_fields=20).items()}
+    try:
+        fields = parse_qs(body.decode(errors="replace"), max_num_fields=MAX_FIELDS)
+    except ValueError as error:
+        raise BadRequest(f"The form has more than {MAX_FIELDS} fields.") from error
+    return {name: values[-1] for name, values in fields.items()}
 
 
 def _protocol_version(asked: str) -> str:
@@ -244,7 +250,7 @@ def _protocol_version(asked: str) -> str:
 def _has_hub(connection_data: str) -> bool:
     """Return whether a client has the hub: clients list the hubs for which they have methods."""
     try:
-        hubs = msgspec.json.decode(connection_data, type=list[dict[str, Any]])
+        hubs = decode(connection_data, list[dict[str, Any]])
     except msgspec.DecodeError:
         return False
     return any(

@@ -4,7 +4,8 @@
   if (typeof $.signalR !== "function") throw new Error("Load the script of SignalR before this one.");
 
   var script = document.currentScript;
-  var base = script ? script.src.replace(/\/(hubs|js)\/?([?#].*)?$/, "") : "/signalr";
+  var match = script && /^(.*)\/(hubs|js)\/?([?#].*)?$/.exec(script.src);
+  var base = match ? match[1] : "/signalr"; // as part of another script, it does not know its own URL
 
   // The wrapper has the same text for `on` and `off`, because clients before 2.4 compare texts.
   function wrap(hub, callback) {

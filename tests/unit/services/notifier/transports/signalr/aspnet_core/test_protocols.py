@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headway.contracts import MAX_NESTING_DEPTH
 from services.notifier.transports.signalr.aspnet_core.protocols import (
     JSON,
     MAX_MESSAGE_BYTES,
@@ -104,3 +105,12 @@ def test_long_messages_have_longer_lengths() -> None:
     """A length has seven bits in each byte."""
     message = read(MESSAGE_PACK, MESSAGE_PACK.stream_item("7", json.dumps("x" * 40_000).encode()))
     assert message[3] == "x" * 40_000
+
+
+def test_every_json_text_can_be_packed() -> None:
+    """A result may be nested as deep as a report permits, with numbers that no float has."""
+    text = b"[" * MAX_NESTING_DEPTH + b"1e999," + b"1" * 30 + b"]" * MAX_NESTING_DEPTH
+    value = read(MESSAGE_PACK, MESSAGE_PACK.stream_item("7", text))[3]
+    for _ in range(MAX_NESTING_DEPTH - 1):
+        (value,) = value
+    assert value == [float("inf"), float("1" * 30)]

@@ -20,7 +20,7 @@ def snapshot(version: int, status: str = "running", percent: float | None = None
     )
 
 
-@pytest.mark.parametrize("cursor", [Cursor(17, b"42.5"), Cursor(17, b""), Cursor(0, b"100")])
+@pytest.mark.parametrize("cursor", [Cursor(17, b"42.5"), Cursor(17, b""), Cursor(0, b"100"), Cursor()])
 def test_a_client_returns_its_cursor(cursor: Cursor) -> None:
     """What an envelope has as the cursor is read as the same position."""
     assert Cursor.parse(json.loads(encode_envelope(cursor))["C"]) == cursor
@@ -34,9 +34,9 @@ def test_a_cursor_of_another_server_means_nothing(text: str | None) -> None:
 
 def test_an_envelope_always_has_a_cursor_and_a_list() -> None:
     """Without a cursor, a client connects again at once; without a list, older ones raise an error."""
-    assert json.loads(encode_envelope(Cursor())) == {"C": "0-", "M": []}
-    assert json.loads(encode_envelope(Cursor(), initial=True)) == {"C": "0-", "S": 1, "M": []}
-    assert json.loads(encode_envelope(Cursor(), error='"no"')) == {"C": "0-", "M": [], "E": '"no"'}
+    assert json.loads(encode_envelope(Cursor())) == {"C": "-", "M": []}
+    assert json.loads(encode_envelope(Cursor(), initial=True)) == {"C": "-", "S": 1, "M": []}
+    assert json.loads(encode_envelope(Cursor(), error='"no"')) == {"C": "-", "M": [], "E": '"no"'}
 
 
 def test_calls_of_a_snapshot() -> None:
