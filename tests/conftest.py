@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError
-from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
-from dev.environment import ROOT, programs, service_environment, state_dir, wait_until_ready
+from dev.environment import programs, service_environment, state_dir, wait_until_ready
 from headway.tokens import make_keys
 from tests.leaks import find_secrets, find_secrets_in_logs
 from tests.waiting import PATIENCE_S, free_ports, wait_until
@@ -25,9 +23,8 @@ from tests.waiting import PATIENCE_S, free_ports, wait_until
 hypothesis.settings.register_profile("headway", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("headway")
 
-USES_DASHBOARD = re.compile(r"\bdashboard: Dashboard\b")  # a fixture for the session that takes long to start
-NO_EXPIRY = -1  # the reply of PTTL; -2 for a key that has just expired
 # Those of twenty seconds and more, the longest first.
+NO_EXPIRY = -1  # the reply of PTTL; -2 for a key that has just expired
 SLOWEST_MODULES = (
     "test_get_started",
     "test_tabs",
@@ -79,40 +76,9 @@ def _clean_environment() -> Iterator[None]:
     os.environ.update(before)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report(
-    collector: pytest.Collector,
-) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """Begin with other modules in each process of a parallel run, so that not all of them compile the same ones."""
-    report = yield
-    worker = getattr(collector.config, "workerinput", None)
-    if worker and isinstance(collector, pytest.Directory):
-        start = len(report.result) * int(worker["workerid"].removeprefix("gw")) // worker["workercount"]
-        report.result = [*report.result[start:], *report.result[:start]]
-    return report
-
-
-class ModuleScheduling(LoadFileScheduling):  # type: ignore[misc]
-    """Runs each module in one process, and all modules that share the system of the dashboard in the same one."""
-
-    def add_node_collection(self, node: object, collection: Sequence[str]) -> None:
-        """Put those modules into one file, as far as the scheduler can see."""
-        modules = {nodeid.partition("::")[0] for nodeid in collection}
-        shared = {name for name in modules if USES_DASHBOARD.search((ROOT / name).read_text())}
-        names = [f"dashboard::{nodeid}" if nodeid.partition("::")[0] in shared else nodeid for nodeid in collection]
-        super().add_node_collection(node, names)
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ModuleScheduling | None:
-    """Replace the scheduler of `--dist=loadfile`."""
-    return ModuleScheduling(config, log) if config.getoption("dist") == "loadfile" else None
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
+@pytest.hookimpl(trylast=True)  # after plugins that order the tests
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the slowest modules first and unit tests last, so that a parallel run does not end with a slow one alone."""
-    items.sort(key=lambda item: item.path)  # in all processes, before plugins shuffle them
-    yield
     ranks = {name: rank for rank, name in enumerate(SLOWEST_MODULES)}
     unit_tests = Path(__file__).parent / "unit"
 

@@ -23,7 +23,9 @@ pytestmark = pytest.mark.browser
 @pytest.fixture
 async def client(page: Page, stack: Stack) -> BrowserClient:
     """Open a page without watches."""
-    return await BrowserClient.opened(page, stack.url)
+    client = BrowserClient(page)
+    await page.goto(stack.url)
+    return client
 
 
 async def test_watches_share_one_socket(client: BrowserClient, stack: Stack) -> None:

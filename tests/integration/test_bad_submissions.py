@@ -45,7 +45,7 @@ def encode_post(body: bytes, *lines: str, media_type: str = JSON, path: str = "/
     """Encode a POST request with further header lines."""
     content_type = [f"Content-Type: {media_type}"] if media_type else []
     length = [] if any(line.startswith("Content-Length") for line in lines) else [f"Content-Length: {len(body)}"]
-    head = [f"POST {path} HTTP/1.1", "Host: x", *content_type, *length, *lines, "", ""]
+    head = [f"POST {path} HTTP/1.1", "Host: localhost", *content_type, *length, *lines, "", ""]
     return "\r\n".join(head).encode("latin-1") + body
 
 
@@ -179,7 +179,7 @@ async def test_hang_up_in_a_body_is_no_error(stack: Stack) -> None:
 )
 async def test_wrong_method_gets_the_allowed_ones(stack: Stack, method: str, path: str, allowed: str) -> None:
     """A 405 response lists the allowed methods."""
-    request = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode()
+    request = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n".encode()
     status, headers, problem = await send(stack, request)
     assert (status, headers["allow"], problem["code"]) == (405, allowed, "method_not_allowed")
 
