@@ -103,7 +103,7 @@ class HubFallbacks:
         return self._answer(b"".join(poll.messages))
 
     async def _postpone(self) -> web.Response:
-        """Let the client poll again a little later, because this replica is stopping, or Redis is unavailable."""
+        """Return an empty answer after a moment: this replica is stopping, or Redis is unavailable."""
         await asyncio.sleep(random.uniform(*POSTPONE_RANGE_S))  # noqa: S311 - it spreads load
         return self._answer(b"")
 
