@@ -48,10 +48,11 @@ class HubFallbacks:
         self._hub.registry.ensure_available()
         self._hub.registry.ensure_capacity()
         response, chunked = await start_stream(request, STREAM_HEADERS)
-        if request.transport is None:
+        transport = request.transport
+        if transport is None:
             return response
         await response.write(FIRST_COMMENT)  # with the headers; later writes bypass aiohttp
-        stream = HubEventStream(self._hub, request.transport, request.headers.get("Origin"), first, chunked=chunked)
+        stream = HubEventStream(self._hub, transport, request.headers.get("Origin"), first, chunked=chunked)
         with self._hub.registry.serve(stream), self._inbox.notices(connection.id) as notices:
             async with self._receiving(stream, connection, notices, stream.done):
                 await stream.done.wait()
@@ -79,7 +80,9 @@ class HubFallbacks:
         age_s = (self._hub.store.clock.now() - connection.issued_at) / 1000
         if poll.state is None and not poll.messages and age_s > HANDSHAKE_TIMEOUT_S:
             raise NotFound("The session of this connection is lost.", field="id")
-        hub_poll = HubPoll(self._hub, request.transport, first)
+        if (transport := request.transport) is None:  # the client has left during the last step
+            return self._answer(b"")
+        hub_poll = HubPoll(self._hub, transport, first)
         with self._hub.registry.serve(hub_poll), self._inbox.notices(connection.id) as notices:
             notices.poll = poll.number
             if poll.state is not None:

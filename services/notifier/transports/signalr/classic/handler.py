@@ -191,11 +191,12 @@ class ClassicHandler:
         self._registry.ensure_available()
         self._registry.ensure_capacity()
         response, chunked = await start_stream(request, STREAM_HEADERS)
-        if request.transport is None:
+        transport = request.transport
+        if transport is None:
             return response
         await response.write(EVENT_PREFIX)  # with the headers; later writes bypass aiohttp
         origin = request.headers.get("Origin")
-        stream = ClassicEventStream(self._registry, request.transport, origin, position, chunked=chunked)
+        stream = ClassicEventStream(self._registry, transport, origin, position, chunked=chunked)
         with self._registry.serve(stream):
             if position.is_new:
                 stream.send(encode_envelope(position.cursor, initial=True))
