@@ -67,7 +67,7 @@ class HubFallbacks:
         """
         request[LONG_POLL] = True
         self._hub.registry.ensure_capacity()
-        if self._hub.registry.draining or request.transport is None:
+        if self._hub.registry.draining:
             return await self._postpone()
         try:
             poll = await self._inbox.begin_poll(connection.id)
