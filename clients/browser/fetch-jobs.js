@@ -5,7 +5,7 @@ import { parseMessage } from "./json.js";
 const TIMEOUT_MS = 10_000;
 
 /** Why a list cannot be shown. The code is `unavailable` if the same request may succeed later. */
-export class ListError extends Error {
+class ListError extends Error {
   constructor(code, message) {
     super(message);
     this.code = code;

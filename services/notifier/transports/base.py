@@ -152,6 +152,33 @@ class BackpressuredConnection(ClientConnection):
         self._transport.abort()
 
 
+class StreamConnection(BackpressuredConnection):
+    """An event stream, which the handler of its request ends when `done` is set.
+
+    Its transport does not notify when it drains, so it adds itself to `backpressured`, whose connections the registry
+    flushes.
+    """
+
+    __slots__ = ("_backpressured", "done")
+
+    def __init__(self, transport: asyncio.Transport, origin: str | None, backpressured: set[ClientConnection]) -> None:
+        super().__init__(transport, origin)
+        self._backpressured = backpressured
+        self.done = asyncio.Event()
+
+    def is_writable(self) -> bool:
+        """Return whether the connection is not backpressured."""
+        if self.is_backpressured():
+            self._backpressured.add(self)
+            return False
+        return True
+
+    def end_stream(self, code: int) -> None:
+        """End the stream after what was sent."""
+        self.set_close_code(code)
+        self.done.set()
+
+
 class MessageConnection(BackpressuredConnection):
     """A connection whose errors and logs are messages of their own."""
 

@@ -12,6 +12,11 @@ from ...runtime.aiohttp_adapter import encode_chunk
 from ..logs.piece import LogPiece, encode_json
 from ..watching.snapshot import PublishedSnapshot
 
+STREAM_HEADERS = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-store, no-transform",  # no-transform: a proxy that compresses would buffer events
+    "X-Accel-Buffering": "no",  # https://nginx.org/en/docs/http/ngx_http_proxy_module.html#proxy_buffering
+}
 LINE_BREAKS_TO_SPACES = bytes.maketrans(b"\r\n", b"  ")
 RECONNECT_DELAY_RANGE_MS = (500, 2_000)  # the range of random reconnect delays
 

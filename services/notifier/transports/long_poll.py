@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from email.utils import formatdate
 from typing import Any
 
@@ -29,11 +28,11 @@ from .auth import TokenAuth, WatchRequest, unavailable_without_store
 from .base import ClientConnection, error_payload, log_refusal
 from .cancellation import cancel_job
 from .log_access import read_log
+from .polling import close_if_sent_away, wait_until_ready
 from .refusals import RejectedToken, problem_for
 from .registry import ConnectionRegistry
 
 MAX_WAIT_S = 60
-COALESCE_DELAY_S = 0.02  # waits for further snapshots after the first one, to answer with all of them
 RECORD_LOST = "The record of this job was lost."
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})")
 _ETAG = re.compile(r'"(\d{1,16})"', re.ASCII)
@@ -136,11 +135,11 @@ class LongPollHandler:
         if not newer and errors:  # the client has a version, which the placeholder must not replace
             raise problem_for(errors[0]["code"], errors[0]["message"])
         if not newer:
-            return self._close_if_sent_away(
-                web.Response(status=304, headers={"ETag": f'"{watch_request.version}"', **headers})
+            return close_if_sent_away(
+                self._registry, web.Response(status=304, headers={"ETag": f'"{watch_request.version}"', **headers})
             )
         headers["ETag"] = f'"{newer[0].version}"'
-        return self._close_if_sent_away(web.Response(body=newer[0].text, content_type=JSON, headers=headers))
+        return close_if_sent_away(self._registry, web.Response(body=newer[0].text, content_type=JSON, headers=headers))
 
     async def query_jobs(self, request: web.Request) -> web.Response:
         """Answer with the snapshots that are newer than the client's, and the errors of the other jobs."""
@@ -158,13 +157,7 @@ class LongPollHandler:
             logs,
         )
         headers = {"Cache-Control": "no-store"} | preference_applied(request)
-        return self._close_if_sent_away(web.Response(body=body, content_type=JSON, headers=headers))
-
-    def _close_if_sent_away(self, response: web.Response) -> web.Response:
-        """Close the connection after the response if clients should use another replica, which a new one reaches."""
-        if self._registry.sends_away:
-            response.force_close()
-        return response
+        return close_if_sent_away(self._registry, web.Response(body=body, content_type=JSON, headers=headers))
 
     async def _wait_for_newer(
         self,
@@ -200,10 +193,7 @@ class LongPollHandler:
         with self._registry.serve(long_poll):
             for watch_request in requests:
                 self._registry.subscribe(long_poll, watch_request)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await long_poll.ready.wait()
-                    await asyncio.sleep(COALESCE_DELAY_S)
+            await wait_until_ready(long_poll.ready, wait_s)
             long_poll.set_close_code(CloseCode.NORMAL_CLOSURE)
         return list(long_poll.newer_snapshots.values()), long_poll.errors, long_poll.log_pieces
 

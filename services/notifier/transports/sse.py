@@ -26,8 +26,9 @@ from ..logs.store import LogStore
 from ..records.store import JobStore
 from ..watching.snapshot import PublishedSnapshot
 from .auth import TokenAuth, WatchRequest
-from .base import ClientConnection, MessageConnection
+from .base import ClientConnection, MessageConnection, StreamConnection
 from .event_format import (
+    STREAM_HEADERS,
     ResumePoint,
     encode_event,
     encode_heartbeat,
@@ -42,14 +43,9 @@ from .refusals import RejectedToken, problem_for
 from .registry import ConnectionRegistry
 
 MAX_OFFSET = 2**53 - 1  # as in a message on a socket: `Natural`
-HEADERS = {
-    "Content-Type": "text/event-stream",
-    "Cache-Control": "no-store, no-transform",  # no-transform: a proxy that compresses would buffer events
-    "X-Accel-Buffering": "no",  # https://nginx.org/en/docs/http/ngx_http_proxy_module.html#proxy_buffering
-}
 
 
-class EventStream(MessageConnection):
+class EventStream(MessageConnection, StreamConnection):
     """An open event stream. It is done when all its jobs have ended."""
 
     transport, encode_log = "sse", staticmethod(encode_log)
@@ -65,21 +61,12 @@ class EventStream(MessageConnection):
         resume_at: ResumePoint | None = None,
         follows_logs: bool = False,
     ) -> None:
-        super().__init__(transport, origin)
-        self._backpressured = backpressured  # the registry's set of connections to flush
-        self.done = asyncio.Event()
+        super().__init__(transport, origin, backpressured)
         self._chunked = chunked
         self._active_jobs = job_ids  # the jobs that have not ended
         self._resume_at = resume_at  # what the client has; of a stream of one job and its log
         self._follows_logs = follows_logs
         self._lingers_until: float | None = None
-
-    def is_writable(self) -> bool:
-        """Return whether the connection is not backpressured."""
-        if self.is_backpressured():
-            self._backpressured.add(self)
-            return False
-        return True
 
     def send_snapshot(self, job_id: str, snapshot: PublishedSnapshot) -> bool:
         """Send a snapshot; return False if the connection is backpressured."""
@@ -129,11 +116,7 @@ class EventStream(MessageConnection):
         if self._follows_logs:  # the worker sends the rest of a log after the report that ends the job
             self._lingers_until = self._lingers_until or time.monotonic() + LOG_LINGER_S
         else:
-            self._end(CloseCode.NORMAL_CLOSURE)
-
-    def _end(self, code: int) -> None:
-        self.set_close_code(code)
-        self.done.set()
+            self.end_stream(CloseCode.NORMAL_CLOSURE)
 
     def heartbeat(self, now: Timestamp) -> None:
         """Send a comment, unless the connection is backpressured."""
@@ -143,14 +126,14 @@ class EventStream(MessageConnection):
     def send_away(self) -> None:
         """End the stream with a reconnect delay."""
         self.write(self._encode(retry_event()))
-        self._end(CloseCode.TRY_AGAIN_LATER)
+        self.end_stream(CloseCode.TRY_AGAIN_LATER)
 
     def reap(self) -> None:
         """End the stream if the client has disconnected, or all jobs have ended and so have their logs."""
         if self.is_closing:
-            self._end(CloseCode.ABNORMAL_CLOSURE)
+            self.end_stream(CloseCode.ABNORMAL_CLOSURE)
         elif self._lingers_until is not None and time.monotonic() >= self._lingers_until:
-            self._end(CloseCode.NORMAL_CLOSURE)
+            self.end_stream(CloseCode.NORMAL_CLOSURE)
 
 
 class EventStreamHandler:
@@ -224,7 +207,7 @@ class EventStreamHandler:
     ) -> web.StreamResponse:
         if not self._registry.sends_away:
             self._registry.ensure_capacity()
-        response, chunked = await start_stream(request, HEADERS)
+        response, chunked = await start_stream(request, STREAM_HEADERS)
         if self._registry.sends_away or request.transport is None:
             await response.write(retry_event())
             return response

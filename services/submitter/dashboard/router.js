@@ -19,7 +19,7 @@ const PATTERNS = [
  * @returns {{view: string, name: ?string, query: URLSearchParams, hash: string}} the view, `missing` for an unknown URL; the
  *   id of the job or the kind in the path; the parameters; and what follows the `#`
  */
-export function routeOf({ pathname, search, hash }) {
+function routeOf({ pathname, search, hash }) {
   const path = pathname.replace(ROOT, "").replace(/\/$/, "");
   for (const [view, pattern] of PATTERNS) {
     const match = pattern.exec(path);

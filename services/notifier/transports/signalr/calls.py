@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 from msgspec import Struct
 
 from headway.contracts import JobStatus
 
-from ...watching.snapshot import PublishedSnapshot
+from ...watching.snapshot import Encoder, PublishedSnapshot
 
 UPDATE_PROGRESS = "updateProgress"
 JOB_CHANGED = "jobChanged"
 COMPLETE = b"100"
 UNKNOWN = b""
+
+
+class SnapshotEncoders(NamedTuple):
+    """How a transport encodes a snapshot: as a call of `jobChanged`, or with one of `updateProgress` before it.
+
+    Make them once for each wire format, because they are the keys of caches.
+    """
+
+    changed: Encoder
+    progressed: Encoder
+
+    def encode(self, snapshot: PublishedSnapshot, last_percent: bytes) -> bytes:
+        """Return a snapshot in the wire format, for a client with a percentage: it is called only with another one."""
+        has_progressed = snapshot.encoded(encode_percent) not in (UNKNOWN, last_percent)
+        return snapshot.encoded(self.progressed if has_progressed else self.changed)
 
 
 class _Progress(Struct, gc=False):

@@ -18,7 +18,7 @@ from ....runtime.settings import ReloadingFile
 
 PURPOSE = b"headway signalr connection 1"
 MAC_BYTES = 16
-_TOKEN = re.compile(r"1\.([A-Za-z0-9_-]{22})\.([0-9a-z]{1,13})\.([A-Za-z0-9_-]{22})", re.ASCII)
+_TOKEN = re.compile(r"1\.([A-Za-z0-9_-]{22})\.(\d{1,15})\.([A-Za-z0-9_-]{22})", re.ASCII)
 
 
 class ConnectionId(NamedTuple):
@@ -44,7 +44,7 @@ class ConnectionTokens:
     def issue(self, now: Timestamp) -> tuple[ConnectionId, str]:
         """Return a new connection and its token, which has only characters that need no encoding in a URL."""
         connection = ConnectionId(secrets.token_urlsafe(16), now)
-        claims = f"1.{connection.id}.{_base36(now)}"
+        claims = f"1.{connection.id}.{int(now)}"
         return connection, f"{claims}.{_mac(self._report_keys.value[0], claims)}"
 
     def verify(self, token: str) -> ConnectionId | None:
@@ -55,18 +55,10 @@ class ConnectionTokens:
         claims, _, mac = token.rpartition(".")
         if not any(hmac.compare_digest(_mac(key, claims), mac) for key in self._report_keys.value):
             return None
-        return ConnectionId(match[1], Timestamp(int(match[2], 36)))
+        return ConnectionId(match[1], Timestamp(int(match[2])))
 
 
 def _mac(report_key: str, claims: str) -> str:
     key = hmac.digest(report_key.encode(), PURPOSE, hashlib.sha256)
     mac = hmac.digest(key, claims.encode(), hashlib.sha256)[:MAC_BYTES]
     return base64.urlsafe_b64encode(mac).rstrip(b"=").decode()
-
-
-def _base36(number: int) -> str:
-    digits = ""
-    while number:
-        number, digit = divmod(number, 36)
-        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
-    return digits or "0"

@@ -14,7 +14,6 @@ from websockets.frames import CloseCode
 
 from headway.contracts import Natural, decode
 
-from ....runtime.aiohttp_adapter import detach
 from ...records.index.query import DEFAULT_PAGE
 from ...records.store import JobStore
 from ...settings import NotifierSettings
@@ -24,7 +23,7 @@ from ..list_queries import MAX_LIVE_JOBS, ListFilter
 from ..refusals import RejectedToken
 from ..registry import ConnectionRegistry
 from .connection import WebSocketConnection
-from .handshake import accept_upgrade
+from .handshake import open_websocket
 from .list_connections import ListConnections
 from .protocol import encode_hello
 
@@ -80,12 +79,10 @@ class WebSocketHandler:
     async def connect(self, request: web.Request) -> web.StreamResponse:
         """Upgrade a request to a WebSocket, which from then on runs without aiohttp."""
         self._registry.ensure_available()
-        upgrade = accept_upgrade(request)
-        if request.transport is None:
-            raise ConnectionResetError
-        connection = WebSocketConnection(self, request.transport, request.headers.get("Origin"))
+        connection, response = open_websocket(
+            request, lambda transport, origin: WebSocketConnection(self, transport, origin)
+        )
         token = presented_token(request)
-        response = detach(request, upgrade, connection)
         if token is not None and not connection.closing:
             self._subscribe(connection, token)
         return response

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
+from collections.abc import Callable
+from typing import TypeVar
 
 from aiohttp import HttpVersion11, web
 from websockets.utils import accept_key
 
+from ....runtime.aiohttp_adapter import detach
 from ....runtime.errors import HTTPProblem
 
+W = TypeVar("W", bound=asyncio.Protocol)
 VERSION = "13"
 _RESPONSE = (
     "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n\r\n"
@@ -26,6 +31,29 @@ class UnsupportedVersion(HTTPProblem):
     """The request asks for an unsupported version of the WebSocket protocol."""
 
     status, code = 426, "wrong_version"
+
+
+def open_websocket(
+    request: web.Request, create: Callable[[asyncio.Transport, str | None], W]
+) -> tuple[W, web.StreamResponse]:
+    """Upgrade a request to a WebSocket, which from then on runs without aiohttp.
+
+    Args:
+        request: the request.
+        create: returns the WebSocket on a connection, for the origin of the client's page.
+
+    Returns:
+        The WebSocket, and the response that the handler of the request must return.
+
+    Raises:
+        BadUpgrade, UnsupportedVersion: as `accept_upgrade`.
+        ConnectionResetError: the client has disconnected.
+    """
+    upgrade = accept_upgrade(request)
+    if request.transport is None:
+        raise ConnectionResetError
+    websocket = create(request.transport, request.headers.get("Origin"))
+    return websocket, detach(request, upgrade, websocket)
 
 
 def accept_upgrade(request: web.Request) -> bytes:

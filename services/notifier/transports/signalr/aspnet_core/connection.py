@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from ....watching.snapshot import Encoder, PublishedSnapshot
+from ....watching.snapshot import PublishedSnapshot
 from ...base import ClientConnection
-from ..calls import JOB_CHANGED, UPDATE_PROGRESS, encode_percent
+from ..calls import JOB_CHANGED, UPDATE_PROGRESS, SnapshotEncoders, encode_percent
 from .protocols import HubProtocol
 
 
@@ -25,15 +25,8 @@ class JobEvents(Protocol):
         """Called when the client has the last version of a job that has ended."""
 
 
-class SnapshotCalls(NamedTuple):
-    """How a transport encodes the calls for a snapshot: `jobChanged` alone, or `updateProgress` before it."""
-
-    changed: Encoder
-    progressed: Encoder
-
-
-def snapshot_calls(protocol: HubProtocol, frame: Callable[[bytes], bytes]) -> SnapshotCalls:
-    """Return the encoders of a protocol on a transport; make them once, because they are the keys of caches.
+def snapshot_encoders(protocol: HubProtocol, frame: Callable[[bytes], bytes]) -> SnapshotEncoders:
+    """Return the encoders of a protocol on a transport.
 
     Args:
         protocol: encodes the messages.
@@ -47,7 +40,7 @@ def snapshot_calls(protocol: HubProtocol, frame: Callable[[bytes], bytes]) -> Sn
         progress = protocol.invocation(UPDATE_PROGRESS, snapshot.encoded(encode_percent))
         return frame(progress + protocol.invocation(JOB_CHANGED, snapshot.text))
 
-    return SnapshotCalls(changed, progressed)
+    return SnapshotEncoders(changed, progressed)
 
 
 class HubConnection(ClientConnection):
@@ -73,8 +66,8 @@ class HubConnection(ClientConnection):
         """Send encoded messages that answer the client; abort a connection whose client does not read them."""
 
     @abstractmethod
-    def send_calls(self, snapshot: PublishedSnapshot, *, progressed: bool) -> None:
-        """Call the client's methods for a snapshot."""
+    def send_calls(self, snapshot: PublishedSnapshot, last_percent: bytes) -> None:
+        """Call the client's methods for a snapshot; `updateProgress` only with another percentage than the last one."""
 
     @abstractmethod
     def end(self) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import msgspec
 from aiohttp import web
@@ -15,21 +14,18 @@ from .....runtime.aiohttp_adapter import start_stream
 from .....runtime.errors import NotFound
 from .....runtime.middleware import LONG_POLL
 from ...auth import WatchRequest
+from ...event_format import STREAM_HEADERS
+from ...polling import close_if_sent_away, wait_until_ready
 from ..connection_tokens import ConnectionId
+from ..polling import POLL_S, postpone
 from .inbox import Inbox, Notices
-from .long_poll import COALESCE_DELAY_S, POLL_S, HubPoll
+from .long_poll import HubPoll
 from .session import Hub, HubSession
 from .session_state import SessionState
 from .sse import FIRST_COMMENT, HubEventStream
 
-HANDSHAKE_TIMEOUT_S = 15  # by the time of Redis: later, the session of a poll is lost if there is none
+HANDSHAKE_TIMEOUT_S = 15  # by the time of Redis; a connection that is older and has no session has lost it
 RETRY_DELAY_S = 0.5
-POSTPONE_RANGE_S = (1.0, 2.0)
-STREAM_HEADERS = {
-    "Content-Type": "text/event-stream",
-    "Cache-Control": "no-store, no-transform",
-    "X-Accel-Buffering": "no",
-}
 POLL_HEADERS = {"Cache-Control": "no-store"}
 BINARY = "application/octet-stream"
 
@@ -90,7 +86,7 @@ class HubFallbacks:
             for message in poll.messages:
                 await hub_poll.session.receive(message)
             async with self._receiving(hub_poll, connection, notices, hub_poll.ready):
-                await _wait_for_messages(hub_poll)
+                await wait_until_ready(hub_poll.ready, POLL_S)
         try:
             return await self._finish(hub_poll, connection, poll.number)
         except (RedisError, OSError):
@@ -107,14 +103,12 @@ class HubFallbacks:
 
     async def _postpone(self) -> web.Response:
         """Return an empty answer after a moment: this replica is stopping, or Redis is unavailable."""
-        await asyncio.sleep(random.uniform(*POSTPONE_RANGE_S))  # noqa: S311 - it spreads load
+        await postpone()
         return self._answer(b"")
 
     def _answer(self, messages: bytes) -> web.Response:
         response = web.Response(body=messages, content_type=BINARY, headers=POLL_HEADERS)
-        if self._hub.registry.sends_away:
-            response.force_close()  # a new connection reaches another replica
-        return response
+        return close_if_sent_away(self._hub.registry, response)
 
     @asynccontextmanager
     async def _receiving(
@@ -143,11 +137,3 @@ class HubFallbacks:
                 continue
             for message in messages:
                 await session.receive(message)
-
-
-async def _wait_for_messages(poll: HubPoll) -> None:
-    """Wait until a poll has messages, or its time is over."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(POLL_S):
-            await poll.ready.wait()
-            await asyncio.sleep(COALESCE_DELAY_S)

@@ -8,12 +8,11 @@ from __future__ import annotations
 from aiohttp import web
 from msgspec import Struct
 
-from .....runtime.aiohttp_adapter import detach
 from .....runtime.errors import BadRequest, NotFound, ServiceUnavailable
 from .....runtime.request import read_body, read_query
 from ...auth import unavailable_without_store
 from ...registry import RETRY_AFTER_S
-from ...websocket.handshake import accept_upgrade
+from ...websocket.handshake import open_websocket
 from ..authorization import ConnectionAuth
 from ..connection_tokens import ConnectionId, ConnectionTokens
 from .fallbacks import HubFallbacks
@@ -90,11 +89,10 @@ class HubHandler:
             serve = self._fallbacks.stream if streams else self._fallbacks.poll
             return await serve(request, connection, first)
         self._hub.registry.ensure_available()
-        upgrade = accept_upgrade(request)
-        if request.transport is None:
-            raise ConnectionResetError
-        websocket = HubWebSocket(self._hub, request.transport, request.headers.get("Origin"), first)
-        return detach(request, upgrade, websocket)
+        _, response = open_websocket(
+            request, lambda transport, origin: HubWebSocket(self._hub, transport, origin, first)
+        )
+        return response
 
     async def receive(self, request: web.Request) -> web.Response:
         """Pass on what a client without a WebSocket sends to the replica that has its connection."""

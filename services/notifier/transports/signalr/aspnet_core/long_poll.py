@@ -9,24 +9,15 @@ import asyncio
 
 from websockets.frames import CloseCode
 
-from headway.timestamp import Timestamp
-
 from ....watching.snapshot import PublishedSnapshot
 from ...auth import WatchRequest
-from .connection import HubConnection, SnapshotCalls, snapshot_calls
+from ..calls import SnapshotEncoders
+from .connection import HubConnection, snapshot_encoders
 from .protocols import JSON, MESSAGE_PACK, HubProtocol
 from .session import Hub, HubSession
 
-POLL_S = 55.0  # most proxies allow a minute; clients wait for 100 seconds
-COALESCE_DELAY_S = 0.02  # waits for further messages after the first one, to answer with all of them
-
-
-def _as_is(messages: bytes) -> bytes:
-    return messages
-
-
-CALLS: dict[HubProtocol, SnapshotCalls] = {
-    protocol: snapshot_calls(protocol, _as_is) for protocol in (JSON, MESSAGE_PACK)
+ENCODERS: dict[HubProtocol, SnapshotEncoders] = {
+    protocol: snapshot_encoders(protocol, bytes) for protocol in (JSON, MESSAGE_PACK)
 }
 
 
@@ -34,11 +25,11 @@ class HubPoll(HubConnection):
     """An open poll of the hub. `messages` are those of its answer; `ready` is set when it should be sent."""
 
     transport, logs_lifecycle = "signalr_poll", False
-    __slots__ = ("_calls", "jobs", "messages", "ready", "session")
+    __slots__ = ("_encoders", "jobs", "messages", "ready", "session")
 
     def __init__(self, hub: Hub, transport: asyncio.Transport, first: WatchRequest | None) -> None:
         super().__init__(transport, None)
-        self._calls: SnapshotCalls = CALLS[JSON]
+        self._encoders: SnapshotEncoders = ENCODERS[JSON]
         self.messages: list[bytes] = []
         self.ready = asyncio.Event()
         self.session = HubSession(hub, self, first)
@@ -50,7 +41,7 @@ class HubPoll(HubConnection):
 
     def use_protocol(self, protocol: HubProtocol) -> None:
         """Called before the answer to a handshake, and when a session goes on."""
-        self._calls = CALLS[protocol]
+        self._encoders = ENCODERS[protocol]
 
     def push(self, messages: bytes) -> None:
         """Add encoded messages to the answer, which completes the poll."""
@@ -59,12 +50,9 @@ class HubPoll(HubConnection):
 
     reply = push
 
-    def send_calls(self, snapshot: PublishedSnapshot, *, progressed: bool) -> None:
+    def send_calls(self, snapshot: PublishedSnapshot, last_percent: bytes) -> None:
         """Call the client's methods for a snapshot."""
-        self.push(snapshot.encoded(self._calls.progressed if progressed else self._calls.changed))
-
-    def heartbeat(self, now: Timestamp) -> None:
-        """A poll needs no ping."""
+        self.push(self._encoders.encode(snapshot, last_percent))
 
     def reap(self) -> None:
         """Complete the poll if the client has disconnected."""

@@ -7,14 +7,12 @@ import time
 
 from websockets.frames import CloseCode
 
-from headway.timestamp import Timestamp
-
 from .....runtime.aiohttp_adapter import encode_chunk
 from ....watching.snapshot import PublishedSnapshot
 from ...auth import WatchRequest
-from ...base import BackpressuredConnection
+from ...base import StreamConnection
 from ...event_format import LINE_BREAKS_TO_SPACES
-from .connection import HubConnection, snapshot_calls
+from .connection import HubConnection, snapshot_encoders
 from .protocols import JSON, HubProtocol
 from .session import Hub, HubSession
 
@@ -31,32 +29,23 @@ def encode_event_chunk(messages: bytes) -> bytes:
     return encode_chunk(encode_event(messages))
 
 
-EVENT_CALLS, CHUNK_CALLS = snapshot_calls(JSON, encode_event), snapshot_calls(JSON, encode_event_chunk)
+EVENT_ENCODERS, CHUNK_ENCODERS = snapshot_encoders(JSON, encode_event), snapshot_encoders(JSON, encode_event_chunk)
 
 
-class HubEventStream(HubConnection, BackpressuredConnection):
+class HubEventStream(HubConnection, StreamConnection):
     """An open event stream of the hub. `done` is set when it ends."""
 
     transport = "signalr_sse"
-    __slots__ = ("_calls", "_frame", "_hub", "done", "jobs", "session")
+    __slots__ = ("_encoders", "_frame", "jobs", "session")
 
     def __init__(
         self, hub: Hub, transport: asyncio.Transport, origin: str | None, first: WatchRequest | None, *, chunked: bool
     ) -> None:
-        super().__init__(transport, origin)
-        self._hub = hub
-        self._calls = CHUNK_CALLS if chunked else EVENT_CALLS
+        super().__init__(transport, origin, hub.registry.backpressured)
+        self._encoders = CHUNK_ENCODERS if chunked else EVENT_ENCODERS
         self._frame = encode_event_chunk if chunked else encode_event
-        self.done = asyncio.Event()
         self.session = HubSession(hub, self, first)
         self.jobs = self.session.jobs
-
-    def is_writable(self) -> bool:
-        """Return whether the connection is not backpressured; if it is, the registry flushes it later."""
-        if self.is_backpressured():
-            self._hub.registry.backpressured.add(self)
-            return False
-        return True
 
     def accepts(self, protocol: HubProtocol) -> bool:
         """Return whether the transport can carry a protocol: events are texts."""
@@ -73,18 +62,14 @@ class HubEventStream(HubConnection, BackpressuredConnection):
         """Send encoded messages that answer the client."""
         self.send_reply(self._frame(messages))
 
-    def send_calls(self, snapshot: PublishedSnapshot, *, progressed: bool) -> None:
+    def send_calls(self, snapshot: PublishedSnapshot, last_percent: bytes) -> None:
         """Call the client's methods for a snapshot."""
-        self.write(snapshot.encoded(self._calls.progressed if progressed else self._calls.changed))
-
-    def heartbeat(self, now: Timestamp) -> None:
-        """The session sends pings of its own."""
+        self.write(self._encoders.encode(snapshot, last_percent))
 
     def reap(self) -> None:
         """End the stream if the client has disconnected or has not subscribed in time; ping."""
         if self.is_closing:
-            self.set_close_code(CloseCode.ABNORMAL_CLOSURE)
-            self.done.set()
+            self.end_stream(CloseCode.ABNORMAL_CLOSURE)
         elif self.session.is_idle_for(time.monotonic() - self.opened_at):
             self.set_close_code(CloseCode.POLICY_VIOLATION)
             self.session.close("Watch a job.")
@@ -93,8 +78,7 @@ class HubEventStream(HubConnection, BackpressuredConnection):
 
     def end(self) -> None:
         """Close the stream after what was sent."""
-        self.set_close_code(CloseCode.NORMAL_CLOSURE)
-        self.done.set()
+        self.end_stream(CloseCode.NORMAL_CLOSURE)
 
     def send_away(self) -> None:
         """Close the stream, so that its client reconnects, possibly to another replica."""

@@ -140,10 +140,8 @@ class WatchedJobs:
         if job is None:
             return
         if job.is_called and snapshot.version > job.version:
-            percent = snapshot.encoded(encode_percent)
-            progressed = percent not in (UNKNOWN, job.percent)
-            job.version, job.percent = snapshot.version, percent
-            self._session.connection.send_calls(snapshot, progressed=progressed)
+            self._session.connection.send_calls(snapshot, job.percent)
+            job.version, job.percent = snapshot.version, snapshot.encoded(encode_percent)
         if job.streams:
             self._deliver_to_streams(job_id, job, snapshot)
 

@@ -8,13 +8,12 @@ from collections.abc import Coroutine
 
 from websockets.frames import CloseCode, Frame, Opcode
 
-from headway.timestamp import Timestamp
-
 from ....watching.snapshot import PublishedSnapshot
 from ...auth import WatchRequest
-from ...websocket.base import WebSocket
-from ...websocket.protocol import PING, encode_text
-from .connection import HubConnection, SnapshotCalls, snapshot_calls
+from ...websocket.protocol import encode_text
+from ..calls import SnapshotEncoders
+from ..websocket import SignalRWebSocket
+from .connection import HubConnection, snapshot_encoders
 from .protocols import JSON, MESSAGE_PACK, HubProtocol
 from .session import Hub, HubSession
 
@@ -24,38 +23,22 @@ def encode_binary(data: bytes) -> bytes:
     return Frame(Opcode.BINARY, data).serialize(mask=False)
 
 
-CALLS = {JSON: snapshot_calls(JSON, encode_text), MESSAGE_PACK: snapshot_calls(MESSAGE_PACK, encode_binary)}
+ENCODERS = {JSON: snapshot_encoders(JSON, encode_text), MESSAGE_PACK: snapshot_encoders(MESSAGE_PACK, encode_binary)}
 
 
-class HubWebSocket(HubConnection, WebSocket):
+class HubWebSocket(HubConnection, SignalRWebSocket):
     """A WebSocket whose messages are those of a hub protocol."""
 
     transport, accepts_binary = "signalr_websocket", True
-    __slots__ = ("_calls", "_hub", "_is_binary", "_protocol", "jobs", "session")
+    __slots__ = ("_encoders", "_protocol", "jobs", "session")
 
     def __init__(self, hub: Hub, transport: asyncio.Transport, origin: str | None, first: WatchRequest | None) -> None:
         burst = hub.settings.messages_per_s + 2 * hub.settings.max_watches
-        super().__init__(hub.settings, transport, origin, burst)
-        self._hub = hub
+        super().__init__(hub.registry, hub.settings, transport, origin, burst)
         self._protocol: HubProtocol = JSON
-        self._calls: SnapshotCalls = CALLS[JSON]
+        self._encoders: SnapshotEncoders = ENCODERS[JSON]
         self.session = HubSession(hub, self, first)
         self.jobs = self.session.jobs
-
-    def on_open(self) -> None:
-        """Called when the connection opens; the refusal of one too many is a close frame, because it is accepted."""
-        if self._hub.registry.at_capacity():
-            self.close(CloseCode.TRY_AGAIN_LATER, "too many connections")
-        else:
-            self._hub.registry.register(self)
-
-    def on_drained(self) -> None:
-        """Called when the connection was backpressured and has drained."""
-        self._hub.registry.flush(self)
-
-    def on_close(self) -> None:
-        """Called when the connection ends."""
-        self._hub.registry.unregister(self)
 
     def on_message(self, text: str) -> Coroutine[None, None, None]:
         """Called with each text message."""
@@ -75,7 +58,7 @@ class HubWebSocket(HubConnection, WebSocket):
 
     def use_protocol(self, protocol: HubProtocol) -> None:
         """Called before the answer to a handshake."""
-        self._protocol, self._calls = protocol, CALLS[protocol]
+        self._protocol, self._encoders = protocol, ENCODERS[protocol]
 
     def _frame(self, messages: bytes) -> bytes:
         return encode_text(messages) if self._protocol is JSON else encode_binary(messages)
@@ -88,13 +71,9 @@ class HubWebSocket(HubConnection, WebSocket):
         """Send encoded messages that answer the client."""
         self.send_reply(self._frame(messages))
 
-    def send_calls(self, snapshot: PublishedSnapshot, *, progressed: bool) -> None:
+    def send_calls(self, snapshot: PublishedSnapshot, last_percent: bytes) -> None:
         """Call the client's methods for a snapshot."""
-        self._transport.write(snapshot.encoded(self._calls.progressed if progressed else self._calls.changed))
-
-    def encode_heartbeat(self, _now: Timestamp) -> bytes:
-        """Return a ping of the WebSocket, to which the browser replies. The session sends those of the hub."""
-        return PING
+        self._transport.write(self._encoders.encode(snapshot, last_percent))
 
     def reap(self) -> None:
         """Close a connection that has not subscribed in time; ping."""

@@ -10,19 +10,17 @@ from typing import ClassVar, NamedTuple
 
 from websockets.frames import CloseCode
 
-from headway.timestamp import Timestamp
-
 from .....runtime.aiohttp_adapter import encode_chunk
 from ....settings import NotifierSettings
 from ....watching.snapshot import PublishedSnapshot
-from ...base import BackpressuredConnection, ClientConnection
+from ...base import ClientConnection, StreamConnection
 from ...event_format import LINE_BREAKS_TO_SPACES
 from ...registry import ConnectionRegistry
-from ...websocket.base import WebSocket
-from ...websocket.protocol import PING, encode_text
-from ..calls import UNKNOWN, encode_percent
+from ...websocket.protocol import encode_text
+from ..calls import SnapshotEncoders, encode_percent
+from ..websocket import SignalRWebSocket
 from .calls import answer_call
-from .envelopes import KEEP_ALIVE, Cursor, SnapshotEnvelopes, encode_envelope, snapshot_envelopes
+from .envelopes import KEEP_ALIVE, Cursor, encode_envelope, snapshot_encoders
 
 KEEP_ALIVE_S = 8.0  # clients warn after two thirds of KEEP_ALIVE_TIMEOUT_S
 EVENT_PREFIX = b"data: initialized\n\n"
@@ -38,11 +36,8 @@ def encode_event_chunk(data: bytes) -> bytes:
     return encode_chunk(encode_event(data))
 
 
-def _as_is(data: bytes) -> bytes:
-    return data
-
-
-FRAMES, EVENTS, CHUNKS, ANSWERS = map(snapshot_envelopes, (encode_text, encode_event, encode_event_chunk, _as_is))
+FRAMES, ANSWERS = snapshot_encoders(encode_text), snapshot_encoders(bytes)
+EVENTS, CHUNKS = snapshot_encoders(encode_event), snapshot_encoders(encode_event_chunk)
 
 
 class Position(NamedTuple):
@@ -64,7 +59,7 @@ class ClassicConnection(ClientConnection):
 
     @property
     @abstractmethod
-    def envelopes(self) -> SnapshotEnvelopes:
+    def encoders(self) -> SnapshotEncoders:
         """The encoders of snapshots."""
 
     @abstractmethod
@@ -88,10 +83,8 @@ class ClassicConnection(ClientConnection):
         if not self.is_writable():
             return False
         if self.is_subscribed:
-            percent = snapshot.encoded(encode_percent)
-            progressed = percent not in (UNKNOWN, self.cursor.percent)
-            self.send_encoded(snapshot.encoded(self.envelopes.progressed if progressed else self.envelopes.changed))
-            self.advance(Cursor(snapshot.version, percent))
+            self.send_encoded(self.encoders.encode(snapshot, self.cursor.percent))
+            self.advance(Cursor(snapshot.version, snapshot.encoded(encode_percent)))
         return True
 
     def send_error(self, job_id: str | None, code: str, message: str) -> None:  # noqa: ARG002
@@ -105,7 +98,7 @@ class ClassicConnection(ClientConnection):
         self.end(CloseCode.TRY_AGAIN_LATER)
 
 
-class ClassicWebSocket(ClassicConnection, WebSocket):
+class ClassicWebSocket(ClassicConnection, SignalRWebSocket):
     """A WebSocket whose messages are envelopes."""
 
     transport: ClassVar[str] = "signalr_classic_websocket"
@@ -114,37 +107,25 @@ class ClassicWebSocket(ClassicConnection, WebSocket):
         self,
         registry: ConnectionRegistry,
         settings: NotifierSettings,
+        position: Position,
         transport: asyncio.Transport,
         origin: str | None,
-        position: Position,
     ) -> None:
-        super().__init__(settings, transport, origin, settings.messages_per_s)
-        self._registry = registry
+        super().__init__(registry, settings, transport, origin, settings.messages_per_s)
         self._kept_alive_at = self.opened_at
         self.cursor, self.is_subscribed, self._initial = position
         self.has_subscribed = True
 
     @property
-    def envelopes(self) -> SnapshotEnvelopes:
+    def encoders(self) -> SnapshotEncoders:
         """The encoders of snapshots."""
         return FRAMES
 
     def on_open(self) -> None:
-        """Called when the connection opens; the refusal of one too many is a close frame, because it is accepted."""
-        if self._registry.at_capacity():
-            self.close(CloseCode.TRY_AGAIN_LATER, "too many connections")
-            return
-        self._registry.register(self)
+        """Called when the connection opens."""
+        super().on_open()
         if self._initial:
-            self.send(encode_envelope(self.cursor, initial=True))
-
-    def on_drained(self) -> None:
-        """Called when the connection was backpressured and has drained."""
-        self._registry.flush(self)
-
-    def on_close(self) -> None:
-        """Called when the connection ends."""
-        self._registry.unregister(self)
+            self.send(encode_envelope(self.cursor, initial=True))  # unless it is closing
 
     def on_message(self, text: str) -> Coroutine[None, None, None] | None:
         """Called with each message, the call of a method."""
@@ -162,10 +143,6 @@ class ClassicWebSocket(ClassicConnection, WebSocket):
         """Send what an encoder of snapshots has returned."""
         self.write(data)
 
-    def encode_heartbeat(self, now: Timestamp) -> bytes:  # noqa: ARG002
-        """Return a ping, which the browser answers."""
-        return PING
-
     def reap(self) -> None:
         """Send a keep-alive, which shows the page's script that the server is alive."""
         super().reap()
@@ -178,38 +155,29 @@ class ClassicWebSocket(ClassicConnection, WebSocket):
         self.close(code, "")
 
 
-class ClassicEventStream(ClassicConnection, BackpressuredConnection):
+class ClassicEventStream(ClassicConnection, StreamConnection):
     """An event stream of envelopes. `done` is set when it ends."""
 
     transport: ClassVar[str] = "signalr_classic_sse"
 
     def __init__(
         self,
-        registry: ConnectionRegistry,
         transport: asyncio.Transport,
         origin: str | None,
+        backpressured: set[ClientConnection],
         position: Position,
         *,
         chunked: bool,
     ) -> None:
-        super().__init__(transport, origin)
-        self._registry = registry
+        super().__init__(transport, origin, backpressured)
         self._chunked = chunked
         self._kept_alive_at = self.opened_at
         self.cursor, self.is_subscribed, _ = position
-        self.done = asyncio.Event()
 
     @property
-    def envelopes(self) -> SnapshotEnvelopes:
+    def encoders(self) -> SnapshotEncoders:
         """The encoders of snapshots."""
         return CHUNKS if self._chunked else EVENTS
-
-    def is_writable(self) -> bool:
-        """Return whether the connection is not backpressured; if it is, the registry flushes it later."""
-        if self.is_backpressured():
-            self._registry.backpressured.add(self)
-            return False
-        return True
 
     def send(self, envelope: bytes) -> None:
         """Send an envelope."""
@@ -229,8 +197,7 @@ class ClassicEventStream(ClassicConnection, BackpressuredConnection):
 
     def end(self, code: CloseCode) -> None:
         """Close the stream after what was sent."""
-        self.set_close_code(code)
-        self.done.set()
+        self.end_stream(code)
 
 
 class ClassicPoll(ClassicConnection):
@@ -245,7 +212,7 @@ class ClassicPoll(ClassicConnection):
         self.ready = asyncio.Event()
 
     @property
-    def envelopes(self) -> SnapshotEnvelopes:
+    def encoders(self) -> SnapshotEncoders:
         """The encoders of snapshots."""
         return ANSWERS
 

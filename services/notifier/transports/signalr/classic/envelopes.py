@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from ....watching.snapshot import Encoder, PublishedSnapshot
-from ..calls import JOB_CHANGED, UNKNOWN, UPDATE_PROGRESS, encode_percent
+from ....watching.snapshot import PublishedSnapshot
+from ..calls import JOB_CHANGED, UNKNOWN, UPDATE_PROGRESS, SnapshotEncoders, encode_percent
 
 HUB = "JobProgressHub"
 KEEP_ALIVE = b"{}"
@@ -37,15 +37,8 @@ class Cursor(NamedTuple):
         return b"%b-%b" % (b"" if self.version is None else b"%d" % self.version, self.percent)
 
 
-class SnapshotEnvelopes(NamedTuple):
-    """How a transport encodes a snapshot: with `jobChanged` alone, or with `updateProgress` before it."""
-
-    changed: Encoder
-    progressed: Encoder
-
-
-def snapshot_envelopes(frame: Callable[[bytes], bytes]) -> SnapshotEnvelopes:
-    """Return the encoders of a transport; make them once, because they are the keys of caches.
+def snapshot_encoders(frame: Callable[[bytes], bytes]) -> SnapshotEncoders:
+    """Return the encoders of a transport.
 
     Args:
         frame: encodes an envelope as the transport sends it.
@@ -63,7 +56,7 @@ def snapshot_envelopes(frame: Callable[[bytes], bytes]) -> SnapshotEnvelopes:
         percent = snapshot.encoded(encode_percent)
         return encode(snapshot, (UPDATE_PROGRESS, percent), (JOB_CHANGED, snapshot.text))
 
-    return SnapshotEnvelopes(changed, progressed)
+    return SnapshotEncoders(changed, progressed)
 
 
 def encode_envelope(cursor: Cursor, calls: bytes = b"", *, initial: bool = False, error: str | None = None) -> bytes:

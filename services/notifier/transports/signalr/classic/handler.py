@@ -5,12 +5,10 @@ The paths, parameters and answers are those of ASP.NET SignalR 2.4: https://gith
 
 from __future__ import annotations
 
-import asyncio
-import random
 import re
 import uuid
 from collections.abc import Mapping
-from contextlib import suppress
+from functools import partial
 from importlib.resources import files
 from typing import Any
 from urllib.parse import parse_qs
@@ -22,16 +20,19 @@ from websockets.frames import CloseCode
 from headway.contracts import decode
 from headway.timestamp import Timestamp
 
-from .....runtime.aiohttp_adapter import detach, start_stream
+from .....runtime.aiohttp_adapter import start_stream
 from .....runtime.errors import BadRequest, NotFound, Unauthorized
 from .....runtime.middleware import LONG_POLL
 from .....runtime.request import JSON, read_body
 from ....settings import NotifierSettings
 from ...auth import WatchRequest
+from ...event_format import STREAM_HEADERS
+from ...polling import close_if_sent_away, wait_until_ready
 from ...registry import ConnectionRegistry
-from ...websocket.handshake import accept_upgrade
+from ...websocket.handshake import open_websocket
 from ..authorization import UNAUTHORIZED, ConnectionAuth
 from ..connection_tokens import ConnectionTokens
+from ..polling import POLL_S, postpone
 from .calls import MAX_CALL_BYTES, answer_call
 from .connections import EVENT_PREFIX, ClassicEventStream, ClassicPoll, ClassicWebSocket, Position
 from .envelopes import HUB, Cursor, encode_envelope
@@ -42,17 +43,9 @@ KEEP_ALIVE_TIMEOUT_S = 20
 DISCONNECT_TIMEOUT_S = 6 * 3600  # the outage that a page survives: it gives up for good afterwards
 CONNECTION_TIMEOUT_S = 110
 CONNECT_TIMEOUT_S = 5
-POLL_S = 55.0  # most proxies allow a minute
-COALESCE_DELAY_S = 0.02
-POSTPONE_RANGE_S = (1.0, 2.0)  # of the answer to a poll, while this replica is stopping
 MAX_FIELDS = 20  # of a form
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-STREAM_HEADERS = {
-    **HEADERS,
-    "Content-Type": "text/event-stream",
-    "Cache-Control": "no-store, no-transform",
-    "X-Accel-Buffering": "no",
-}
+EVENT_HEADERS = {**HEADERS, **STREAM_HEADERS}
 SCRIPT = files(__package__).joinpath("hubs.js").read_bytes()
 SCRIPT_HEADERS = {"Cache-Control": "public, max-age=3600", "X-Content-Type-Options": "nosniff"}
 CONNECTION_IDS = uuid.UUID("6b1c6e52-3f0b-4d33-9e1e-7a5f5f0f8f10")
@@ -177,12 +170,8 @@ class ClassicHandler:
 
     def _open_websocket(self, request: web.Request, watch: WatchRequest, position: Position) -> web.StreamResponse:
         self._registry.ensure_available()
-        upgrade = accept_upgrade(request)
-        if request.transport is None:
-            raise ConnectionResetError
-        origin = request.headers.get("Origin")
-        websocket = ClassicWebSocket(self._registry, self._settings, request.transport, origin, position)
-        response = detach(request, upgrade, websocket)
+        create = partial(ClassicWebSocket, self._registry, self._settings, position)
+        websocket, response = open_websocket(request, create)
         if not websocket.closing:
             self._registry.subscribe(websocket, watch)
         return response
@@ -190,13 +179,13 @@ class ClassicHandler:
     async def _stream(self, request: web.Request, watch: WatchRequest, position: Position) -> web.StreamResponse:
         self._registry.ensure_available()
         self._registry.ensure_capacity()
-        response, chunked = await start_stream(request, STREAM_HEADERS)
+        response, chunked = await start_stream(request, EVENT_HEADERS)
         transport = request.transport
         if transport is None:
             return response
         await response.write(EVENT_PREFIX)  # with the headers; later writes bypass aiohttp
         origin = request.headers.get("Origin")
-        stream = ClassicEventStream(self._registry, transport, origin, position, chunked=chunked)
+        stream = ClassicEventStream(transport, origin, self._registry.backpressured, position, chunked=chunked)
         with self._registry.serve(stream):
             if position.is_new:
                 stream.send(encode_envelope(position.cursor, initial=True))
@@ -210,23 +199,17 @@ class ClassicHandler:
         request[LONG_POLL] = True
         self._registry.ensure_capacity()
         if self._registry.draining or request.transport is None:
-            await asyncio.sleep(random.uniform(*POSTPONE_RANGE_S))  # noqa: S311 - clients poll again at once
+            await postpone()
             return self._answer(encode_envelope(position.cursor))
         poll = ClassicPoll(request.transport, position)
         with self._registry.serve(poll):
             self._registry.subscribe(poll, watch)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(POLL_S):
-                    await poll.ready.wait()
-                    await asyncio.sleep(COALESCE_DELAY_S)
+            await wait_until_ready(poll.ready, POLL_S)
             poll.set_close_code(CloseCode.NORMAL_CLOSURE)
         return self._answer(poll.answer or encode_envelope(position.cursor))
 
     def _answer(self, envelope: bytes) -> web.Response:
-        response = _json(envelope)
-        if self._registry.sends_away:
-            response.force_close()  # a new connection reaches another replica
-        return response
+        return close_if_sent_away(self._registry, _json(envelope))
 
 
 def _json(body: bytes) -> web.Response:

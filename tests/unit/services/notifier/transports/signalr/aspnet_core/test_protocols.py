@@ -15,6 +15,7 @@ from services.notifier.transports.signalr.aspnet_core.protocols import (
     JSON,
     MAX_MESSAGE_BYTES,
     MESSAGE_PACK,
+    ClientMessage,
     HubProtocol,
     ProtocolViolation,
 )
@@ -57,8 +58,7 @@ def test_other_bytes_are_a_violation(protocol: HubProtocol, data: bytes) -> None
     """Whatever a client sends is a message or a violation of the protocol, and no other error."""
     try:
         messages, _ = protocol.split(data)
-        for message in messages:
-            protocol.decode(message)
+        assert all(isinstance(protocol.decode(message), ClientMessage) for message in messages)
     except ProtocolViolation:
         return
 

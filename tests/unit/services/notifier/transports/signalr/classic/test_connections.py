@@ -8,7 +8,6 @@ from typing import cast
 
 import pytest
 
-from services.notifier.transports.registry import ConnectionRegistry
 from services.notifier.transports.signalr.classic.connections import ClassicEventStream, ClassicPoll, Position
 from services.notifier.transports.signalr.classic.envelopes import Cursor
 
@@ -45,9 +44,9 @@ def test_a_poll_answers_with_what_its_client_lacks() -> None:
 async def test_a_closed_stream_takes_nothing(*, chunked: bool) -> None:
     """A client that has left must not disturb the others, until its connection is reaped."""
     stream = ClassicEventStream(
-        cast(ConnectionRegistry, None),
         cast(asyncio.Transport, ClosedTransport()),
         None,
+        set(),
         Position(Cursor(), True, True),
         chunked=chunked,
     )
