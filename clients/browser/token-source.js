@@ -22,7 +22,7 @@ export class TokenSource {
    * @param {string | (() => string | Promise<string>)} source
    * @param {(token: string) => ?{code: string, message: string}} onToken called with each token; returns an error if the
    *   token does not fit
-   * @param {(error: {code: string, message: string, cause?: Error}) => void} onError called when there is none that fits;
+   * @param {(error: {code: string, message: string, cause?: Error}) => void} onError called when no token fits;
    *   a function is called again later
    */
   constructor(source, onToken, onError) {

@@ -1,4 +1,4 @@
-/** A table that is read again every few seconds, with its heading, why it may be outdated, and what stands in place of no rows. */
+/** A table that is read again every few seconds, with its heading, why it may be outdated, and what it shows without rows. */
 
 import { arrange, h, loadStyles, setAttribute } from "/assets/dom.js";
 import { setText } from "/assets/text.js";
@@ -23,7 +23,7 @@ export class FleetTable {
    * @param {string[]} options.columns their titles; a column of buttons has none
    * @param {string} [options.className] of the table
    * @param {Node[]} [options.parts] what stands between the heading and the table
-   * @param {Node[]} options.empty what stands in place of no rows
+   * @param {Node[]} options.empty what is shown without rows
    * @param {(key: string) => {element: HTMLElement}} options.createRow
    */
   constructor({ title, subject, columns, className = "", parts = [], empty, createRow }) {
