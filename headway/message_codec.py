@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import codecs
+import re
 import string
 from typing import Literal
 from uuid import UUID
@@ -17,6 +18,7 @@ from headway.contracts import DEFAULT_ATTEMPTS, NULL, JobMessage, Json, decode, 
 MessageEncoding = Literal["plain", "base64", "neither"]
 BOM = "\ufeff"  # a byte order mark
 JSON_STARTS = (b"{", b'"', b"[")  # no base64 begins so
+BARE_UUID = re.compile(rb"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 STANDARD_BASE64 = str.maketrans("-_", "+/")  # from the URL-safe alphabet
 FIELDS_OF_0_1 = frozenset(
     {"id", "kind", "payload", "submitted_at", "expires_at", "generation", "max_attempts", "timeout_s", "releases"}
@@ -34,7 +36,7 @@ def encode_message(message: JobMessage) -> str:
 
 
 def decode_message(text: str) -> JobMessage:
-    """Decode a queue message: JSON, plain or in base64. A JSON string with a UUID is a `countdown` job.
+    """Decode a queue message: JSON, plain or in base64. A UUID, with quotes or without, is a `countdown` job.
 
     Raises:
         msgspec.ValidationError: a field is missing or invalid; the message names it.
@@ -69,17 +71,24 @@ def message_encoding(text: str) -> MessageEncoding:
 
 def _read_message(text: str) -> tuple[bytes, MessageEncoding]:
     stripped = text.strip(BOM + string.whitespace)
-    plain = stripped.encode(errors="replace")
+    plain = _quote_uuid(stripped.encode(errors="replace"))
     if plain.startswith(JSON_STARTS):
         return plain, "plain"
     digits = "".join(stripped.split()).translate(STANDARD_BASE64).rstrip("=")
     try:
-        data = base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True).removeprefix(codecs.BOM_UTF8)
+        data = base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)
+        data = _quote_uuid(data.removeprefix(codecs.BOM_UTF8))
         if not data.startswith(JSON_STARTS):
             data.decode()  # many a word is valid base64, but hardly ever of UTF-8
     except ValueError:
         return plain, "neither"
     return data, "base64"
+
+
+def _quote_uuid(data: bytes) -> bytes:
+    """Return data that is only a UUID as JSON, other data as it is. A UUID is valid base64, too, but not meant so."""
+    text = data.strip()
+    return b'"%b"' % text if BARE_UUID.fullmatch(text) else data
 
 
 def _is_of_0_1(data: bytes) -> bool:

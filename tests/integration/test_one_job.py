@@ -63,16 +63,47 @@ async def test_watcher_receives_every_step(stack: Stack) -> None:
     assert end == await stack.snapshot(receipt["id"], receipt["token"])
 
 
-async def test_bare_uuid_is_a_countdown(stack: Stack) -> None:
-    """A message of the 2015 web site, only a UUID in quotes, runs as a `countdown` job, with or without base64."""
-    job_ids = [str(uuid.uuid4()) for _ in range(2)]
-    encoded, plain = map(json.dumps, job_ids)
+def as_base64(text: str) -> str:
+    """Encode a message as most SDKs for .NET do."""
+    return base64.b64encode(text.encode()).decode()
+
+
+async def test_messages_of_dotnet_programs_are_run(stack: Stack) -> None:
+    """They succeed: a UUID, as a text or as JSON, and an object with a field of WebJobs, with and without base64.
+
+    The handler gets the payload alone, and the job has no labels.
+    """
+    job_ids = [str(uuid.uuid4()) for _ in range(6)]
+    payload = {"file": "Umsätze.csv"}
+    parent = {"$AzureWebJobsParentId": str(uuid.uuid4())}
+    texts = [
+        *job_ids[:2],
+        *map(json.dumps, job_ids[2:4]),
+        *(json.dumps({**parent, "id": job_id, "kind": "echo", "payload": payload}) for job_id in job_ids[4:]),
+    ]
     async with JobQueue.connect(stack.env["QUEUE_CONNECTION_STRING"], "jobs", API_VERSION) as queue:
-        for text in (base64.b64encode(encoded.encode()).decode(), plain):
-            await queue.send(text)
+        for index, text in enumerate(texts):
+            await queue.send(as_base64(text) if index % 2 else text)
     histories = await asyncio.gather(*(history(stack, issue_token(stack, job_id)) for job_id in job_ids))
-    ends = [(end["id"], end["kind"], end["status"]) for *_, end in histories]
-    assert ends == [(job_id, "countdown", "succeeded") for job_id in job_ids]
+    ends = [(end["id"], end["kind"], end["status"], end["result"]) for *_, end in histories]
+    outcomes = [("countdown", "succeeded", "Counted 10 steps")] * 4 + [("echo", "succeeded", payload)] * 2
+    assert ends == [(job_id, *outcome) for job_id, outcome in zip(job_ids, outcomes, strict=True)]
+
+
+async def test_field_of_webjobs_is_kept(stack: Stack) -> None:
+    """It is no part of the payload and the labels in the details of a failed job; the poison queue has it."""
+    job_id = str(uuid.uuid4())
+    text = json.dumps({"id": job_id, "kind": "broken", "payload": 7, "$AzureWebJobsParentId": str(uuid.uuid4())})
+    async with JobQueue.connect(stack.env["QUEUE_CONNECTION_STRING"], "jobs", API_VERSION) as queue:
+        await queue.send(text)
+    assert (await history(stack, issue_token(stack, job_id)))[-1]["status"] == "failed"
+    async with stack.session.post(f"{stack.url}/tokens", json={"job": job_id, "scope": "watch details"}) as response:
+        headers = {"Authorization": f"Bearer {(await response.json())['token']}"}
+    async with stack.session.get(f"{stack.env['LIVE_URL']}/live/jobs/{job_id}/details", headers=headers) as response:
+        details = await response.json()
+    assert (details["payload"], details["labels"]) == (7, {})
+    async with JobQueue.connect(stack.env["QUEUE_CONNECTION_STRING"], "jobs-poison", API_VERSION) as poison:
+        assert text in [received.text for received in await poison.receive(32, 1)]
 
 
 @pytest.mark.parametrize(

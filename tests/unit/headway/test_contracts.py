@@ -401,10 +401,19 @@ def test_the_encoding_of_an_unreadable_message_has_a_name(text: str, encoding: s
 
 
 @pytest.mark.parametrize("form", [str, encoded], ids=["plain", "base64"])
-@pytest.mark.parametrize("text", [f'"{ID}"', f' "{ID}"\n'])
+@pytest.mark.parametrize("text", [f'"{ID}"', f' "{ID}"\n', f"{ID}", f"{ID}".upper(), f"\ufeff {ID}\r\n"])
 def test_a_bare_uuid_is_a_countdown(form: type[str], text: str) -> None:
-    """The message of the 2015 web site, a JSON string with a UUID, is a `countdown` job with an empty payload."""
+    """The message of a web site of 2015, a UUID with quotes or without, is a `countdown` job with an empty payload."""
     assert encode(decode_message(form(text))) == encode(JobMessage(id=ID))
+    assert message_encoding(form(text)) == ("plain" if form is str else "base64")
+
+
+@pytest.mark.parametrize("text", [f"{ID}0", f"{ID}"[:-1], f"{{{ID}}}", f"{ID} {ID}"])
+def test_almost_a_uuid_is_not_a_message(text: str) -> None:
+    """It is rejected with and without base64."""
+    for form in (str, encoded):
+        with pytest.raises(msgspec.DecodeError):
+            decode_message(form(text))
 
 
 def test_unknown_fields_are_ignored() -> None:

@@ -25,7 +25,8 @@ def as_base64(text: str) -> str:
 def test_other_fields_stay_byte_for_byte(form: Callable[[str], str]) -> None:
     """Numbers, escapes and the fields of newer versions are not decoded and encoded again."""
     others = (
-        r'"payload":{"n":1.50,"id":12345678901234567890},"labels":{"name":"R\u00e9sum\u00e9 \ud83c\udf89","tags":[]}'
+        r'"payload":{"n":1.50,"id":12345678901234567890},"labels":{"name":"R\u00e9sum\u00e9 \ud83c\udf89","tags":[]},'
+        r'"$AzureWebJobsParentId":"5b1f2c3d-0000-4000-8000-000000000001"'
     )
     text = form(f'{{"id":"{ID}","releases":1,{others},"progress":{{"current":4}}}}')
     rewritten = rewrite_message(text, releases=2, drains=1, progress=Progress(5, 10))
@@ -42,9 +43,10 @@ def test_a_field_is_removed() -> None:
     assert message_json(rewritten) == f'{{"id":"{ID}"}}'.encode()
 
 
-def test_a_string_with_an_id_becomes_a_whole_message() -> None:
-    """The web site of 2015 sends nothing but the job's id."""
-    assert decode_message(rewrite_message(f'"{ID}"', drains=1)) == JobMessage(id=ID, drains=1)
+@pytest.mark.parametrize("text", [f'"{ID}"', str(ID)])
+def test_an_id_becomes_a_whole_message(text: str) -> None:
+    """A web site of 2015 sends nothing but the job's id."""
+    assert decode_message(rewrite_message(text, drains=1)) == JobMessage(id=ID, drains=1)
 
 
 @pytest.mark.parametrize("text", ["[]", "nonsense", '"no id"', "{", ""])
