@@ -83,6 +83,39 @@ async def test_record_of_a_queue_message_rejects_progress(notifier: Notifier, re
     assert (await report_progress(notifier, job_id, 50))[1]["reason"] == "duplicate"
 
 
+async def test_worker_of_the_queue_takes_over(notifier: Notifier, redis: Redis) -> None:
+    """A one-line worker may have the job from the queue, as a WebJob does; the next delivery continues its job.
+
+    Afterwards its reports are rejected, as is another message of the first delivery.
+    """
+    job_id = str(uuid.uuid4())
+    await report_progress(notifier, job_id, 40)
+    (another,) = await notifier.report(report(job_id, 1))
+    assert another["reason"] == "duplicate"
+    (verdict,) = await notifier.report(report(job_id, 1, delivery=2, attempt=2))
+    assert verdict["accepted"]
+    assert (await report_progress(notifier, job_id, 50))[1]["reason"] == "duplicate"
+    job = await snapshot(notifier, job_id)
+    assert (job["attempt"], job["progress"]) == (2, None)
+    assert [(past["attempt"], past["outcome"]) for past in job["earlier_attempts"]] == [(1, "lost")]
+
+
+@pytest.mark.parametrize("fields", [{"status": "queued", "lease_until": None}, {"lease_until": "2026-01-01T00:00:00Z"}])
+async def test_one_line_worker_takes_over(notifier: Notifier, redis: Redis, fields: dict[str, Any]) -> None:
+    """It reports a job that a worker has released or lost: another attempt, whose progress begins from the start.
+
+    Then the lost worker's reports are rejected, and the next delivery of its message is accepted.
+    """
+    job_id, progress = str(uuid.uuid4()), {"current": 60, "total": 100}
+    await notifier.report(report(job_id, 1, delivery=3, attempt=3, progress=progress, **fields))
+    for percent in (10, 20):
+        assert (await report_progress(notifier, job_id, percent))[1]["accepted"]
+    job = await snapshot(notifier, job_id)
+    assert (job["status"], job["attempt"], job["progress"]["percent"]) == ("running", 4, 20.0)
+    verdicts = [(await notifier.report(report(job_id, 2, delivery=delivery)))[0] for delivery in (3, 4)]
+    assert [verdict["reason"] for verdict in verdicts] == ["duplicate", None]
+
+
 async def test_cancelled_job_rejects_progress(notifier: Notifier, redis: Redis) -> None:
     """A job without a lease is cancelled at once, and its worker's next progress is rejected as `finished`."""
     job_id = str(uuid.uuid4())

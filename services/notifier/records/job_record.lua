@@ -32,6 +32,7 @@ local TEXT, COUNT, LABELS, ATTEMPTS = '^".+"$', '^%d+$', '^{.+}$', '^%[{"attempt
 local CURRENT, PERCENT = '^{"current":([^,]+)', '^{"current":[^,]+,"total":[^,]+,"percent":([^,]+)'
 local ENDED = {['"succeeded"'] = true, ['"failed"'] = true, ['"cancelled"'] = true}
 local CANCEL_REQUESTED, WATCHED, PUBLISHED, TRANSITION = 1, 2, 4, 8
+local ONE_LINE = 'progress'          -- the `message_id` of one-line reports, whose worker may have a queue message, too
 local TAKEOVER_MS = 10 * 60 * 1000  -- how long after its last sign of life a record refuses another message
 local KEEP_MS = 60 * 60 * 1000      -- how long a record outlives the job's expiry, and its own last change
 local SAME_TIME_MS = 2000           -- a worker's time this close to the stored one keeps the stored one
@@ -212,6 +213,9 @@ local function fence(old, new)
   if ENDED[old.status] then return 'finished' end
   if old.message_id == '' then return nil end
   if new.message_id ~= old.message_id then
+    -- The queue has delivered the message of a one-line worker again, or gives it one that no other worker has.
+    if old.message_id == ONE_LINE and compare('delivery') > 0 then return nil end
+    if new.message_id == ONE_LINE and math.max(old.lease_ms, old.due_ms) <= now then return nil end
     local last_sign_of_life = math.max(old.version, old.lease_ms, old.due_ms)
     return now < last_sign_of_life + TAKEOVER_MS and 'duplicate' or nil
   end

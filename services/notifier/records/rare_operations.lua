@@ -31,13 +31,18 @@ local function set(record, defaults)
   for name, value in pairs(defaults) do record[name] = value end
 end
 
--- Completes a one-line report from the record.
+-- Completes a one-line report from the record. After a delivery to another worker it begins an attempt, and keeps the
+-- number of that delivery: the fence then rejects that worker, and accepts the next delivery.
 local function progress(old, new)
   set(new, {generation = '0', attempt = '1', result = 'null', error = 'null', due_ms = 'null', lease_ms = 'null',
-    message_id = 'progress', delivery = '1'})
+    message_id = ONE_LINE, delivery = '1'})
   if new.kind == 'null' then new.kind = old and old.kind or '"countdown"' end
   for _, name in ipairs({'generation', 'attempt', 'max_attempts', 'submitted_at', 'expires_at', 'expires_ms'}) do
     if old then new[name] = old[name] end
+  end
+  if old and old.message_id ~= '' then
+    new.delivery = old.delivery
+    if old.message_id ~= ONE_LINE then new.attempt = string.format('%.0f', (tonumber(old.attempt) or 0) + 1) end
   end
   return report(old, new)
 end
