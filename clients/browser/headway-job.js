@@ -10,7 +10,7 @@ import { isWaiting } from "./format.js";
 import { cancelState, jobStates, shownError } from "./job-states.js";
 import { liveUrl } from "./live-url.js";
 import { QueuePosition } from "./position.js";
-import { mayCancel, readClaims } from "./token.js";
+import { mayCancel, readClaims, TOKEN_REJECTIONS } from "./token.js";
 import { View } from "./view.js";
 import { watchJob } from "./watch.js";
 
@@ -165,7 +165,8 @@ export class HeadwayJob extends Base {
     const confirmedUntil = this.#watch?.confirmedUntil() ?? 0;
     const connection = this.#connection;
     const states = jobStates(snapshot, { error, connection, confirmedUntil });
-    const cancel = cancelState(snapshot, mayCancel(readClaims(this.token)), this.#cancelRequested);
+    const canCancel = mayCancel(readClaims(this.token)) && !TOKEN_REJECTIONS.has(this.#watchError?.code);
+    const cancel = cancelState(snapshot, canCancel, this.#cancelRequested);
     const position = this.#position?.poll(this.#isSeenWaiting(now) ? snapshot.id : null);
     this.#view.render(snapshot, { error, connection, cancel, now, confirmedUntil, position, states });
     this.#customStates.clear();

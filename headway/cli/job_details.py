@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from headway.cli.text import amount_text, json_line, number_text, printable, printable_text, status_text
+from headway.cli.text import amount_text, error_text, json_line, number_text, printable, printable_text, status_text
 from headway.client.job_details import Attempt, JobDetails, TrueError
-from headway.contracts import NULL, EarlierAttempt, JobSnapshot, ProgressSnapshot
+from headway.contracts import NULL, EarlierAttempt, JobError, JobSnapshot, ProgressSnapshot
 
 TIMES = {
     "submitted": "submitted_at",
@@ -45,7 +45,7 @@ def _fields(job: JobSnapshot, details: JobDetails | None) -> Iterator[tuple[str,
     for label, field in TIMES.items():
         time = getattr(job, field)
         yield label, "" if time is None else str(time)
-    shown = "" if job.error is None else f"{job.error.type}: {job.error.message}"
+    shown = _error_text(job.error)
     error = "" if details is None else _error_text(details.error)
     yield "error", error or shown
     yield "shown as", shown if error and error != shown else ""
@@ -70,8 +70,8 @@ def _detail_fields(details: JobDetails) -> Iterator[tuple[str, str]]:
     yield "checkpoint", "" if details.checkpoint == NULL else bytes(details.checkpoint).decode()
 
 
-def _error_text(error: TrueError | None) -> str:
-    return "" if error is None else f"{error.type}: {error.message or ''}".rstrip(": ")
+def _error_text(error: JobError | TrueError | None) -> str:
+    return "" if error is None else error_text(error.type, error.message)
 
 
 def _progress_text(progress: ProgressSnapshot | None) -> str:

@@ -20,6 +20,7 @@ from headway.contracts import (
 )
 
 MAX_RESULT_LENGTH = 200
+MESSAGE_ERRORS = {"Fail", "Retry"}  # which handlers raise for users
 OPTIONAL_FIELDS = (*OPTIONAL_SNAPSHOT_FIELDS, "labels", "error_type")  # left out when they are empty
 
 
@@ -81,10 +82,17 @@ def attempt_text(job: JobSnapshot) -> str:
 def message_text(job: JobSnapshot) -> str:
     """Return the error or the result of an ended job, or the progress message of a running one."""
     if job.error is not None:
-        return f"{job.error.type}: {job.error.message}"
+        return error_text(job.error.type, job.error.message)
     if job.result != NULL:
         return truncate(bytes(job.result).decode(), MAX_RESULT_LENGTH)
     return (job.progress.message if job.progress is not None else None) or ""
+
+
+def error_text(error_type: str, message: str | None) -> str:
+    """Return an error as the pages show it: of `Fail` and `Retry` only the message, which says all, if there is one."""
+    if not message:
+        return error_type
+    return message if error_type in MESSAGE_ERRORS else f"{error_type}: {message}"
 
 
 def printable(text: str) -> str:

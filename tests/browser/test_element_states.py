@@ -172,6 +172,17 @@ async def test_keyboard_keeps_its_place(board: Board, page: Page) -> None:
     assert await board.focused() == "BODY"
 
 
+async def test_token_that_has_expired_cannot_cancel(board: Board) -> None:
+    """The element says why, without the button, whose focus the title gets."""
+    await board.add()
+    await board.show(RUNNING)
+    await board.part("cancel").focus()
+    await board.site.send_error(board.job_id, "token_expired", "The token has expired.")
+    await expect(board.part("error")).to_have_text("The token has expired.")
+    await expect(board.part("cancel")).to_be_hidden()
+    assert await board.focused() == "title"
+
+
 async def test_long_messages_move_nothing(board: Board, page: Page) -> None:
     """Messages that alternate each second shift the layout by at most 0.02; a button shows all of a long one."""
     await page.add_init_script(OBSERVE_SHIFTS)

@@ -246,6 +246,18 @@ async def test_only_transforms_and_opacity_are_animated(page: Page, site: LiveSi
     assert await page.evaluate(read) == []
 
 
+async def test_link_that_has_expired_cannot_cancel(page: Page, site: LiveSite) -> None:
+    """The job and the reason stay, without the button, whose focus the status gets."""
+    job = await open_job(page, site)
+    await job.show(RUNNING)
+    await page.locator("#cancel").focus()
+    await job.fail("token_expired")
+    await expect(page.locator("#error-type")).to_have_text("This link has expired")
+    await expect(page.locator("#cancel")).to_be_hidden()
+    await expect(page.locator("#status")).to_be_focused()
+    await expect(page.locator("#status")).to_have_text("Running")
+
+
 async def test_focus_is_never_lost(page: Page, site: LiveSite) -> None:
     """A busy button keeps the focus. When a job ends, the status gets the focus of the button that disappears."""
     job = await open_job(page, site)

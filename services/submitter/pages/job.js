@@ -18,7 +18,7 @@ import { problemOf, waitingProblem } from "/assets/problems.js";
 import { ProgressCard } from "/assets/progress-card.js";
 import { initSharing } from "/assets/share.js";
 import { setText as write } from "/assets/text.js";
-import { mayCancel, readClaims } from "/assets/token.js";
+import { mayCancel, readClaims, TOKEN_REJECTIONS } from "/assets/token.js";
 import { watchJob } from "/assets/watch.js";
 
 const TITLE_MARKS = { succeeded: "✓", failed: "✗", cancelled: "⊘" };
@@ -179,15 +179,15 @@ function renderTitle() {
   if (newTitle !== title) document.title = title = newTitle; // a translator may have changed it in the document
 }
 
-/** Show the button until the job has ended. Then the status gets its focus, which a hidden button would lose. */
+/** Show the button until the job or the link has ended. Then the status gets its focus, which a hidden button would lose. */
 function renderCancel() {
   const { cancel: button, status } = element;
   const cancelling = cancelRequested || isCancelling(snapshot);
-  const finished = Boolean(snapshot.finished_at);
+  const isOver = Boolean(snapshot.finished_at) || TOKEN_REJECTIONS.has(problem?.code);
   button.ariaDisabled = String(cancelling);
   setText("cancel", cancelling ? "Cancelling…" : "Cancel job");
-  if (finished && document.activeElement === button) status.focus();
-  button.hidden = finished;
+  if (isOver && document.activeElement === button) status.focus();
+  button.hidden = isOver;
 }
 
 /** Show the job's error, or the problem of watching it. Once the job has ended, only its own error matters. */

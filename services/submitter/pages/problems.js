@@ -41,7 +41,7 @@ const PROBLEMS = {
 
 /** Return the problem for an error of the watch; an unknown code is shown with the server's message. */
 export function problemOf({ code, message }) {
-  return PROBLEMS[code] ?? { type: "The server cannot show this job", message };
+  return { code, ...(PROBLEMS[code] ?? { type: "The server cannot show this job", message }) };
 }
 
 /**

@@ -329,6 +329,7 @@ STATES = {
         replace(JOB, status="failed", error=JobError("ValueError", "the cable is loose")),
         ["✗", "failed", "ValueError: the cable is loose"],
     ),
+    "given up": (replace(JOB, status="failed", error=JobError("Fail", "No cable")), ["✗", "No cable"]),
     "cancelled": (replace(JOB, status="cancelled", cancel_requested=True, finished_at=NOW), ["■", "cancelled"]),
 }
 BARS_ONLY = "·━↻✓✗■ 1:15"

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from headway.cli.command import main
 from headway.cli.progress_bars import ProgressBars
-from headway.cli.text import LinePrinter, amount_text, job_line, json_line, number_text, printable_json
+from headway.cli.text import LinePrinter, amount_text, error_text, job_line, json_line, number_text, printable_json
 from headway.contracts import JobSnapshot, ProgressSnapshot, Timestamp, decode, encode
 
 NOW = Timestamp.now()
@@ -74,6 +74,21 @@ def test_number_is_shown_in_full(number: float, text: str) -> None:
 def test_text_of_a_number_has_its_value(number: float) -> None:
     """No digit is lost."""
     assert type(number)(number_text(number).replace(",", "")) == number
+
+
+@pytest.mark.parametrize(
+    ("error_type", "message", "text"),
+    [
+        ("ValueError", "no such file", "ValueError: no such file"),
+        ("Fail", "The album is empty.", "The album is empty."),
+        ("Retry", "The server is busy.", "The server is busy."),
+        ("Fail", "", "Fail"),
+        ("OSError", None, "OSError"),
+    ],
+)
+def test_error_for_users_has_no_type(error_type: str, message: str | None, text: str) -> None:
+    """The message of `Fail` and `Retry` says all, if there is one."""
+    assert error_text(error_type, message) == text
 
 
 def test_each_change_of_a_number_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
