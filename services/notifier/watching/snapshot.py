@@ -77,7 +77,8 @@ class PublishedSnapshot:
             return self._encoded.setdefault(encoder, encoder(self))
 
 
-Encoder = Callable[[PublishedSnapshot], bytes]  # a module-level function, because it is the key of a cache
+# A function of a module, or a method of an object that a module has: it is the key of a cache.
+Encoder = Callable[[PublishedSnapshot], bytes]
 
 
 def placeholder_snapshot(grant: Grant) -> bytes:

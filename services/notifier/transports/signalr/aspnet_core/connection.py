@@ -34,11 +34,14 @@ def snapshot_encoders(protocol: HubProtocol, frame: Callable[[bytes], bytes]) ->
     """
 
     def changed(snapshot: PublishedSnapshot) -> bytes:
-        return frame(protocol.invocation(JOB_CHANGED, snapshot.text))
+        return frame(job_changed(snapshot))
 
     def progressed(snapshot: PublishedSnapshot) -> bytes:
-        progress = protocol.invocation(UPDATE_PROGRESS, snapshot.encoded(encode_percent))
-        return frame(progress + protocol.invocation(JOB_CHANGED, snapshot.text))
+        percent = protocol.encode_value(snapshot.encoded(encode_percent))
+        return frame(protocol.invocation(UPDATE_PROGRESS, percent) + job_changed(snapshot))
+
+    def job_changed(snapshot: PublishedSnapshot) -> bytes:
+        return protocol.invocation(JOB_CHANGED, snapshot.encoded(protocol.encode_snapshot))
 
     return SnapshotEncoders(changed, progressed)
 

@@ -12,13 +12,15 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta, Struct
 
+from ....watching.snapshot import PublishedSnapshot
+
 RECORD_SEPARATOR = b"\x1e"
 MAX_MESSAGE_BYTES = 64 * 1024  # of a client's message
 INVOCATION, STREAM_ITEM, COMPLETION, STREAM_INVOCATION, CANCEL_INVOCATION, PING, CLOSE = range(1, 8)
 COMPLETED_WITH_ERROR, COMPLETED = 1, 2
 MAX_VAR_INT_BYTES = 5
 MAX_ID_LENGTH = 64  # of an invocation; clients count
-MIN_INT, MAX_INT = -(2**63), 2**64 - 1  # of MessagePack
+MIN_INT, MAX_INT = -(2.0**63), 2.0**64  # of MessagePack
 
 
 class ProtocolViolation(ValueError):
@@ -42,7 +44,7 @@ class ClientMessage(Struct, frozen=True, rename="camel"):
 
 
 class HubProtocol(ABC):
-    """A hub protocol. Arguments and items are given in JSON."""
+    """A hub protocol. Arguments and items are values that `encode_value` has returned, so that each is encoded once."""
 
     name: ClassVar[str]
     ping: ClassVar[bytes]
@@ -62,6 +64,14 @@ class HubProtocol(ABC):
         Raises:
             ProtocolViolation: it is not valid.
         """
+
+    @abstractmethod
+    def encode_value(self, text: bytes) -> bytes:
+        """Return a JSON text as a value in messages."""
+
+    def encode_snapshot(self, snapshot: PublishedSnapshot) -> bytes:
+        """Return a snapshot as a value in messages: an encoder of snapshots."""
+        return self.encode_value(snapshot.text)
 
     @abstractmethod
     def invocation(self, target: str, argument: bytes) -> bytes:
@@ -99,6 +109,10 @@ class JsonHubProtocol(HubProtocol):
             return self._decode(message)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ProtocolViolation("The message is not valid.") from error
+
+    def encode_value(self, text: bytes) -> bytes:
+        """Return a JSON text unchanged."""
+        return text
 
     def invocation(self, target: str, argument: bytes) -> bytes:
         """Return the call of a client's method."""
@@ -155,24 +169,32 @@ class MessagePackHubProtocol(HubProtocol):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ProtocolViolation("The message is not valid.") from error
 
+    def encode_value(self, text: bytes) -> bytes:
+        """Return a JSON text in MessagePack."""
+        try:
+            return _pack(msgspec.json.decode(text))
+        except (msgspec.DecodeError, OverflowError):
+            return _pack(_packable(text))
+
     def invocation(self, target: str, argument: bytes) -> bytes:
-        """Return the call of a client's method."""
-        return _packed([INVOCATION, {}, None, target, [_from_json(argument)], []])
+        """Return the call of a client's method: `[1, {}, nil, target, [argument], []]`."""
+        return _with_length(b"\x96\x01\x80\xc0%b\x91%b\x90" % (_pack(target), argument))
 
     def stream_item(self, invocation_id: str, item: bytes) -> bytes:
-        """Return an item of a stream."""
-        return _packed([STREAM_ITEM, {}, invocation_id, _from_json(item)])
+        """Return an item of a stream: `[2, {}, id, item]`."""
+        return _with_length(b"\x94\x02\x80%b%b" % (_pack(invocation_id), item))
 
     def completion(self, invocation_id: str, error: str | None = None) -> bytes:
         """Return the answer to an invocation, or the end of a stream."""
         outcome = [COMPLETED] if error is None else [COMPLETED_WITH_ERROR, error]
-        return _packed([COMPLETION, {}, invocation_id, *outcome])
+        return _with_length(_pack([COMPLETION, {}, invocation_id, *outcome]))
 
     def close(self, error: str | None = None, *, allow_reconnect: bool = False) -> bytes:
         """Return the last message."""
-        return _packed([CLOSE, error, allow_reconnect])
+        return _with_length(_pack([CLOSE, error, allow_reconnect]))
 
 
+_pack = msgspec.msgpack.Encoder().encode
 JSON, MESSAGE_PACK = JsonHubProtocol(), MessagePackHubProtocol()
 PROTOCOLS: dict[str, HubProtocol] = {protocol.name: protocol for protocol in (JSON, MESSAGE_PACK)}
 
@@ -181,13 +203,8 @@ def _record(fields: dict[str, Any]) -> bytes:
     return msgspec.json.encode(fields) + RECORD_SEPARATOR
 
 
-def _packed(message: list[Any]) -> bytes:
-    try:
-        body = msgspec.msgpack.encode(message)
-    except OverflowError:
-        _replace_large_numbers(message)
-        body = msgspec.msgpack.encode(message)
-    return _encode_length(len(body)) + body
+def _with_length(message: bytes) -> bytes:
+    return _encode_length(len(message)) + message
 
 
 def _encode_length(length: int) -> bytes:
@@ -212,20 +229,15 @@ def _read_length(data: bytes, position: int) -> tuple[int, int] | None:
     return None
 
 
-def _from_json(text: bytes) -> Any:
-    try:
-        return msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return json.loads(text)  # a number beyond the range of a float is infinite, as in a browser
+def _packable(text: bytes) -> Any:
+    """Return the value of a JSON text that has what MessagePack has not.
+
+    A number beyond its range becomes a float, maybe infinite, as in a browser; a lone surrogate, a question mark.
+    """
+    value = json.loads(text, parse_int=_parse_int)
+    return json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
 
 
-def _replace_large_numbers(message: list[Any]) -> None:
-    """Replace the integers that MessagePack does not have with floats. Values may be nested deep: no recursion."""
-    containers: list[Any] = [message]
-    while containers:
-        container = containers.pop()
-        for place, value in list(container.items() if isinstance(container, dict) else enumerate(container)):
-            if isinstance(value, dict | list):
-                containers.append(value)
-            elif isinstance(value, int) and not MIN_INT <= value <= MAX_INT:
-                container[place] = float(str(value))  # infinite beyond the range of a float, as in a browser
+def _parse_int(digits: str) -> int | float:
+    number = float(digits)
+    return int(digits) if MIN_INT < number < MAX_INT else number

@@ -148,10 +148,11 @@ class WatchedJobs:
     def _deliver_to_streams(self, job_id: str, job: WatchedJob, snapshot: PublishedSnapshot) -> None:
         protocol = self._session.protocol
         assert protocol is not None  # noqa: S101 - streams are opened after the handshake
+        item = snapshot.encoded(protocol.encode_snapshot)
         for stream, version in job.streams.items():
             if snapshot.version > version:
                 job.streams[stream] = snapshot.version
-                self._session.connection.push(protocol.stream_item(stream, snapshot.text))
+                self._session.connection.push(protocol.stream_item(stream, item))
         if snapshot.ended:
             self.complete_streams(job_id)
 
@@ -173,7 +174,7 @@ class WatchedJobs:
             return
         text = f"{code}: {message}"
         if job.is_called and code != "unknown":
-            error = msgspec.json.encode(error_payload(job_id, code, message))
+            error = protocol.encode_value(msgspec.json.encode(error_payload(job_id, code, message)))
             self._session.connection.push(protocol.invocation(WATCH_ERROR, error))
         if code != "unknown":
             del self._jobs[job_id]

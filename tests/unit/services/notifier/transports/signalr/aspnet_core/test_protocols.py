@@ -79,11 +79,12 @@ def test_a_length_has_at_most_five_bytes() -> None:
 
 def test_messages_of_the_server() -> None:
     """They are as the specification says, in both protocols."""
-    item = b'{"percent":1}'
+    item, packed_item = b'{"percent":1}', MESSAGE_PACK.encode_value(b'{"percent":1}')
+    assert JSON.encode_value(item) == item
     assert read(JSON, JSON.invocation("a", item)) == {"type": 1, "target": "a", "arguments": [{"percent": 1}]}
-    assert read(MESSAGE_PACK, MESSAGE_PACK.invocation("a", item)) == [1, {}, None, "a", [{"percent": 1}], []]
+    assert read(MESSAGE_PACK, MESSAGE_PACK.invocation("a", packed_item)) == [1, {}, None, "a", [{"percent": 1}], []]
     assert read(JSON, JSON.stream_item("7", item)) == {"type": 2, "invocationId": "7", "item": {"percent": 1}}
-    assert read(MESSAGE_PACK, MESSAGE_PACK.stream_item("7", item)) == [2, {}, "7", {"percent": 1}]
+    assert read(MESSAGE_PACK, MESSAGE_PACK.stream_item("7", packed_item)) == [2, {}, "7", {"percent": 1}]
     assert read(JSON, JSON.completion("7")) == {"type": 3, "invocationId": "7"}
     assert read(JSON, JSON.completion("7", "no")) == {"type": 3, "invocationId": "7", "error": "no"}
     assert read(MESSAGE_PACK, MESSAGE_PACK.completion("7")) == [3, {}, "7", 2]
@@ -94,23 +95,32 @@ def test_messages_of_the_server() -> None:
     assert read(MESSAGE_PACK, MESSAGE_PACK.ping) == [6]
 
 
-@pytest.mark.parametrize("number", [2**64, -(2**63) - 1, 10**400])
-def test_numbers_that_messagepack_lacks_are_floats(number: int) -> None:
+def packed(text: bytes) -> Any:
+    """Return what a client reads in MessagePack for a JSON text."""
+    return read(MESSAGE_PACK, MESSAGE_PACK.stream_item("7", MESSAGE_PACK.encode_value(text)))[3]
+
+
+@pytest.mark.parametrize("digits", [str(2**64), str(-(2**63) - 1), "9" * 400, "-" + "9" * 30_000])
+def test_numbers_that_messagepack_lacks_are_floats(digits: str) -> None:
     """A result may have larger numbers than MessagePack has; a browser would read them as floats, too."""
-    message = read(MESSAGE_PACK, MESSAGE_PACK.stream_item("7", json.dumps({"n": [number]}).encode()))
-    assert message[3] == {"n": [float(str(number))]}
+    assert packed(b'{"n": [%b, 9223372036854775808, -4611686018427387905]}' % digits.encode()) == {
+        "n": [float(digits), 2**63, -(2**62) - 1]
+    }
+
+
+def test_text_that_utf8_lacks_has_question_marks() -> None:
+    """JSON may have one half of a surrogate pair, in a key, too; other texts are unchanged."""
+    assert packed(rb'{"\ud800a": "\udc00", "b": "\ud83d\ude00"}') == {"?a": "?", "b": "\U0001f600"}
 
 
 def test_long_messages_have_longer_lengths() -> None:
     """A length has seven bits in each byte."""
-    message = read(MESSAGE_PACK, MESSAGE_PACK.stream_item("7", json.dumps("x" * 40_000).encode()))
-    assert message[3] == "x" * 40_000
+    assert packed(json.dumps("x" * 40_000).encode()) == "x" * 40_000
 
 
 def test_every_json_text_can_be_packed() -> None:
     """A result may be nested as deep as a report permits, with numbers that no float has."""
-    text = b"[" * MAX_NESTING_DEPTH + b"1e999," + b"1" * 30 + b"]" * MAX_NESTING_DEPTH
-    value = read(MESSAGE_PACK, MESSAGE_PACK.stream_item("7", text))[3]
+    value = packed(b"[" * MAX_NESTING_DEPTH + b"1e999," + b"1" * 30 + b"]" * MAX_NESTING_DEPTH)
     for _ in range(MAX_NESTING_DEPTH - 1):
         (value,) = value
     assert value == [float("inf"), float("1" * 30)]
