@@ -25,13 +25,14 @@ ARGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# Parts of the address bar are pages themselves. Each new window loads them, although nothing shows them, and that takes
-# longer than most pages of the tests. Chromium reads only the last list of features, and Playwright sends one.
+# Parts of the address bar are pages themselves, and a renderer is started for the next page. Each new window does that,
+# although nothing needs it, and it takes longer than most pages of the tests. Chromium reads only the last list of
+# features, and Playwright sends one.
 LAUNCHER = """#!/bin/sh
 for argument; do
   shift
   case $argument in
-    --disable-features=*) argument=$argument,WebUIOmniboxPopup,WebUIOmniboxAimPopup ;;
+    --disable-features=*) argument=$argument,WebUIOmniboxPopup,WebUIOmniboxAimPopup,SpareRendererForSitePerProcess ;;
   esac
   set -- "$@" "$argument"
 done

@@ -186,12 +186,15 @@ async def test_page_returns_to_a_websocket(
     await report(receipt, progress={"current": 2, "total": 4})
     await client.wait_for("job", "job", 3)
     proxy.faults = set()
-    await client.page.clock.fast_forward(30_000)
+    await client.page.clock.fast_forward(15_000)
+    await report(receipt, progress={"current": 3, "total": 4})  # ends a request that would time out after 30 s
+    await client.wait_for("job", "job", 4)
+    await client.page.clock.fast_forward(15_000)
     await wait_until(lambda: proxy.connections == {WEBSOCKET: 1})
     await report(receipt, "succeeded", progress={"current": 4, "total": 4})
     await client.wait_for_status("job", "succeeded")
     assert await client.received("job", "connection") == ["connecting", "live"]
-    assert len(await client.versions("job")) == 4
+    assert len(await client.versions("job")) == 5
 
 
 @pytest.mark.parametrize("transport", [EVENT_STREAM, LONG_POLL])

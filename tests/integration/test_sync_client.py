@@ -36,7 +36,7 @@ def test_job_is_watched_until_its_result(client: SyncClient) -> None:
     assert client.get(job).status == "queued"
     versions = [snapshot.version for snapshot in client.watch(job)]
     assert versions == sorted(set(versions))
-    assert len(versions) > 5
+    assert len(versions) > 2
     assert client.result(job.id) == "Counted 10 steps"
     assert client.get(job).status == "succeeded"
 
