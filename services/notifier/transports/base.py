@@ -12,6 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
+import structlog
 from websockets.frames import CloseCode
 
 from headway.timestamp import Timestamp
@@ -20,6 +21,8 @@ from .. import metrics
 from ..logs.piece import LogPiece
 from ..watching.hub import Subscription
 from ..watching.snapshot import PublishedSnapshot
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 FIRST_PRIVATE_CLOSE_CODE = 3000  # this and higher codes have no registered meaning
 LOG_FORBIDDEN = "The log of this job is only for tokens with the scope `details`."
@@ -80,6 +83,17 @@ class ClientConnection(ABC):
 
     def on_up_to_date(self, job_id: str, *, ended: bool) -> None:  # noqa: B027
         """Called when the job's record was read and the client already has that version."""
+
+    def on_failure(self, error: Exception) -> None:
+        """Called with an error that another method has raised, which is a bug: log it, and disconnect."""
+        if not self.is_closing:
+            log.error("delivery_failed", transport=self.transport, exc_info=error)
+            self.set_close_code(CloseCode.INTERNAL_ERROR)
+            self.abort()
+
+    def abort(self) -> None:
+        """Close the connection immediately, without a close message."""
+        self._transport.abort()
 
     def heartbeat(self, now: Timestamp) -> None:  # noqa: B027
         """Send the server's time to the client; close the connection if the client has been silent for too long."""
@@ -146,10 +160,6 @@ class BackpressuredConnection(ClientConnection):
         """Write encoded bytes, unless the connection is closing."""
         if not self._transport.is_closing():
             self._transport.write(data)
-
-    def abort(self) -> None:
-        """Close the connection immediately, without a close message."""
-        self._transport.abort()
 
 
 class StreamConnection(BackpressuredConnection):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol, cast
 
 from headway.labels import JobFilter
@@ -22,6 +24,9 @@ class Watcher(Protocol):
 
     def on_up_to_date(self, job_id: str, *, ended: bool) -> None:
         """Called when the job's record was read and the watcher already has that version."""
+
+    def on_failure(self, error: Exception) -> None:
+        """Called with an error that another method has raised, which is a bug: log it, and disconnect."""
 
 
 NO_FILTER = JobFilter()
@@ -56,6 +61,23 @@ class Subscription:
         self.client_version = NO_VERSION if version is None else version  # the version that the client named
         self.version = self.client_version  # the newest version that the client has or was sent
         self.initialized = False  # whether the record has been read since the subscription began
+
+    @contextmanager
+    def isolated(self) -> Iterator[None]:
+        """Call the watcher in the block. If it raises an error, which is a bug, the other watchers are not affected."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - the watcher logs it
+            self.watcher.on_failure(error)
+
+    def send(self, snapshot: PublishedSnapshot) -> bool:
+        """Send a snapshot; return False if the connection is backpressured."""
+        is_sent = True
+        with self.isolated():
+            is_sent = self.watcher.send_snapshot(self.job_id, snapshot)
+        if is_sent:
+            self.version = snapshot.version
+        return is_sent
 
 
 class Topic:
@@ -100,8 +122,7 @@ class Topic:
 
     def send(self, subscription: Subscription, snapshot: PublishedSnapshot) -> bool:
         """Send a snapshot and return True; return False if the subscription lags from now on."""
-        if subscription.watcher.send_snapshot(subscription.job_id, snapshot):
-            subscription.version = snapshot.version
+        if subscription.send(snapshot):
             return True
         self.mark_lagging(subscription, snapshot)
         return False
@@ -169,9 +190,14 @@ class Hub:
         if topic.pending is not None and version > topic.pending.version:
             topic.pending, replaced = snapshot, len(topic.lagging)
         sent, newly_lagging = 0, []
-        for subscription in topic.subscriptions.values():  # Topic.send, inlined: this is the hot loop
+        for subscription in topic.subscriptions.values():  # Subscription.send, inlined: this is the hot loop
             if version > subscription.version:
-                if subscription.watcher.send_snapshot(job_id, snapshot):
+                try:
+                    is_sent = subscription.watcher.send_snapshot(job_id, snapshot)
+                except Exception as error:  # noqa: BLE001 - the watcher logs it
+                    subscription.watcher.on_failure(error)
+                    continue
+                if is_sent:
                     subscription.version = version
                     sent += 1
                 else:
@@ -207,8 +233,7 @@ class Hub:
         for subscription in topic.filtered.values():
             if not cast(JobFilter, subscription.grant.filter).matches(kind, labels):
                 mismatched.append(subscription)
-            elif snapshot.version > subscription.version and subscription.watcher.send_snapshot(job_id, snapshot):
-                subscription.version = snapshot.version
+            elif snapshot.version > subscription.version and subscription.send(snapshot):
                 sent += 1
         return sent, mismatched
 
@@ -243,16 +268,13 @@ class Hub:
         topic = self._topics.get(subscription.job_id)
         if topic is None or not topic.has(subscription) or subscription.version != subscription.client_version:
             return  # the watcher has unsubscribed, or has received a snapshot
-        if subscription.grant.requires_record:
-            subscription.watcher.send_error(
-                subscription.job_id, "unknown", "This job has no record; the subscription stays open."
-            )
-        elif subscription.client_version == NO_VERSION:
+        reason = "This job has no record" if subscription.grant.requires_record else "The record of this job was lost"
+        if subscription.client_version == NO_VERSION and not subscription.grant.requires_record:
             topic.send(subscription, PublishedSnapshot(placeholder_snapshot(subscription.grant)))
-        elif subscription.client_version > 0:
-            subscription.watcher.send_error(
-                subscription.job_id, "unknown", "The record of this job was lost; the subscription stays open."
-            )
+        elif subscription.client_version > 0 or subscription.grant.requires_record:
+            with subscription.isolated():
+                message = f"{reason}; the subscription stays open."
+                subscription.watcher.send_error(subscription.job_id, "unknown", message)
 
     def take_stale_jobs(self, now: float, min_interval_s: float, max_interval_s: float) -> list[str]:
         """Return the watched, unfinished jobs whose records should be read, and count them as read now.

@@ -181,7 +181,8 @@ class SnapshotSynchronizer:
             if snapshot is None:
                 self._hub.on_missing_record(subscription)
             elif subscription.version >= snapshot.version:
-                subscription.watcher.on_up_to_date(job_id, ended=snapshot.ended)
+                with subscription.isolated():
+                    subscription.watcher.on_up_to_date(job_id, ended=snapshot.ended)
 
     def _send_matching(self, job_id: str, record: RecordRead, snapshot: PublishedSnapshot) -> None:
         """Send a snapshot to the filtered subscriptions; end those whose filter the record does not match."""

@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headway.contracts import ENDED, JobSnapshot, JobStatus, Json, Timestamp, decode, encode
+from headway.labels import JobFilter
 from headway.tokens import Grant
+from services.notifier.records.record_read import RecordRead
 from services.notifier.transports.websocket.protocol import encode_snapshot, encode_text
 from services.notifier.watching.hub import Hub, Subscription
 from services.notifier.watching.snapshot import PublishedSnapshot, placeholder_snapshot
@@ -47,6 +49,26 @@ class FakeWatcher:
 
     def on_up_to_date(self, job_id: str, *, ended: bool) -> None:
         raise AssertionError("the hub reads no records")
+
+    def on_failure(self, error: Exception) -> None:
+        raise error
+
+
+class BrokenWatcher(FakeWatcher):
+    """A connection that raises an error when something is sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failures: list[Exception] = []
+
+    def send_snapshot(self, job_id: str, snapshot: PublishedSnapshot) -> bool:
+        raise RuntimeError("a bug")
+
+    def send_error(self, job_id: str, code: str, message: str) -> None:
+        raise RuntimeError("a bug")
+
+    def on_failure(self, error: Exception) -> None:
+        self.failures.append(error)
 
 
 def snapshot(version: int, status: JobStatus = "running", result: bytes = b"null") -> PublishedSnapshot:
@@ -220,6 +242,27 @@ def test_a_slow_consumer_gets_the_placeholder_later() -> None:
     watcher.is_writable = True
     hub.flush(subscription)
     assert watcher.versions == [0]
+
+
+def test_a_broken_watcher_does_not_disturb_the_others() -> None:
+    """An error that it raises is its own, whatever it was sent; the others get every snapshot."""
+    hub = Hub()
+    broken, filtering_broken = BrokenWatcher(), BrokenWatcher()
+    watchers = [FakeWatcher(), broken, FakeWatcher()]
+    filtering = [FakeWatcher(), filtering_broken, FakeWatcher()]
+    some_jobs = msgspec.structs.replace(GRANT, filter=JobFilter(kind="k"), requires_record=True)
+    for watcher in watchers:
+        hub.subscribe(Subscription(watcher, GRANT, None), 0.0)
+    for watcher in filtering:
+        subscription = Subscription(watcher, some_jobs, None)
+        hub.subscribe(subscription, 0.0)
+        hub.on_missing_record(subscription)
+    assert hub.broadcast(str(JOB), snapshot(1), 0.0) == (2, 0)
+    hub.send_matching(str(JOB), RecordRead(snapshot(1).text, b'"k"', b"{}", None), snapshot(1))
+    assert [watcher.versions for watcher in watchers] == [[1], [], [1]]
+    assert [watcher.versions for watcher in filtering] == [[1], [], [1]]
+    assert [len(watcher.errors) for watcher in filtering] == [1, 0, 1]
+    assert [len(watcher.failures) for watcher in (broken, filtering_broken)] == [1, 2]
 
 
 def test_a_watcher_s_new_subscription_replaces_the_earlier_one() -> None:

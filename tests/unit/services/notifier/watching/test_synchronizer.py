@@ -92,6 +92,9 @@ class FakeWatcher:
     def on_up_to_date(self, job_id: str, *, ended: bool) -> None:
         self.events.append("ended" if ended else "up to date")
 
+    def on_failure(self, error: Exception) -> None:
+        raise error
+
 
 class RunningSynchronizer:
     """A synchronizer whose read loop runs, and its parts."""

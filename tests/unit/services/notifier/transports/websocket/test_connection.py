@@ -231,6 +231,17 @@ async def test_an_error_of_the_handler_aborts_the_connection(capsys: pytest.Capt
     assert "a bug" in output.out + output.err
 
 
+async def test_a_bug_in_a_delivery_is_logged_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """The line names the transport, and the connection is closed: its client has missed something."""
+    server = Server()
+    for _ in range(2):
+        server.connection.on_failure(RuntimeError("a bug"))
+    assert (server.transport.aborted, server.connection.close_code) == (True, CloseCode.INTERNAL_ERROR)
+    output = "".join(capsys.readouterr())
+    assert (output.count("delivery_failed"), output.count("RuntimeError: a bug")) == (1, 1)
+    assert "websocket" in output.split("Traceback")[0]
+
+
 async def test_the_protocol_of_an_idle_connection_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two messages nothing is kept for the next one; an incomplete one is completed, however it is split."""
     data, created = text("ä" * 40, fin=False) + client_frame(Opcode.CONT, b"b" * 200) + close(1000), []
