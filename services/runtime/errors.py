@@ -134,7 +134,10 @@ def problem_json(status: int, code: str, detail: str, field: str | None = None) 
 def problem_response(
     status: int, code: str, detail: str, *, field: str | None = None, headers: dict[str, str] | None = None
 ) -> web.Response:
-    """Return a response with a problem as its body."""
+    """Return a response with a problem as its body, which browsers must not take for another type."""
     return web.Response(
-        status=status, body=problem_json(status, code, detail, field), content_type=PROBLEM_JSON, headers=headers
+        status=status,
+        body=problem_json(status, code, detail, field),
+        content_type=PROBLEM_JSON,
+        headers={"X-Content-Type-Options": "nosniff", **(headers or {})},
     )

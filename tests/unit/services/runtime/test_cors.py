@@ -41,3 +41,15 @@ async def test_some_paths_permit_cookies(path: str, credentials: str | None, met
         response = await client.request(method, path, headers={"Origin": "https://jobs.example"})
         assert response.status < 300
         assert response.headers.get("Access-Control-Allow-Credentials") == credentials
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/hub/other", 404), ("DELETE", "/hub/negotiate", 405)])
+async def test_pages_can_read_errors(method: str, path: str, status: int) -> None:
+    """An error has the same headers as an answer, and browsers take it for nothing else."""
+    policy = CorsPolicy(["https://jobs.example"], credentialed_paths=["/hub"])
+    async with serve(web.get("/hub/negotiate", hello), cors=policy) as client:
+        response = await client.request(method, path, headers={"Origin": "https://jobs.example"})
+        assert response.status == status
+        assert response.headers["Access-Control-Allow-Origin"] == "https://jobs.example"
+        assert response.headers["Access-Control-Allow-Credentials"] == "true"
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
