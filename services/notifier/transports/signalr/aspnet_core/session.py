@@ -40,7 +40,7 @@ from .session_state import SessionState
 from .watched_jobs import WatchedJobs
 
 A = TypeVar("A")
-HANDSHAKE_VERSIONS = (1, 2)
+MAX_HANDSHAKE_VERSION = 2  # and all before, as in .NET: signalrcore sends 0
 MAX_HANDSHAKE_BYTES = 4096
 PING_INTERVAL_S = 15.0
 WATCH_JOB = "watchjob"
@@ -140,7 +140,7 @@ class HubSession:
         protocol = PROTOCOLS.get(request.protocol)
         if protocol is None or not self.connection.accepts(protocol):
             return self._refuse_handshake(f"The protocol '{request.protocol}' is not supported.")
-        if request.version not in HANDSHAKE_VERSIONS:
+        if request.version > MAX_HANDSHAKE_VERSION:
             return self._refuse_handshake(
                 f"Version {request.version} of the '{protocol.name}' protocol is not supported."
             )
