@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable
 from uuid import UUID
 
 import msgspec
 import pytest
 
-from headway.contracts import JobMessage, Progress
-from headway.message_codec import decode_message, message_json
+from headway.contracts import JobMessage, Json, Progress
+from headway.message_codec import decode_message, encode_message, message_json
 from headway.message_rewriting import rewrite_message
 
 ID = UUID("6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11")
@@ -47,6 +48,16 @@ def test_a_field_is_removed() -> None:
 def test_an_id_becomes_a_whole_message(text: str) -> None:
     """A web site of 2015 sends nothing but the job's id."""
     assert decode_message(rewrite_message(text, drains=1)) == JobMessage(id=ID, drains=1)
+
+
+@pytest.mark.parametrize(
+    "text", [encode_message(JobMessage(id=ID, payload=Json(b'"\xc3\xbc"'))), rewrite_message(str(ID), releases=1)]
+)
+def test_dotnet_programs_can_read_messages(text: str) -> None:
+    """They expect one line of padded standard base64, UTF-8 without a BOM, and an object with the id."""
+    data = base64.b64decode(text, validate=True)
+    assert base64.b64encode(data).decode() == text
+    assert json.loads(data.decode())["id"] == str(ID)
 
 
 @pytest.mark.parametrize("text", ["[]", "nonsense", '"no id"', "{", ""])
