@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from .comments import without_comments
+from .compact import compact
 
 PACKAGE = Path(str(files(__package__)))
 BROWSER_CLIENT = (PACKAGE / "browser", PACKAGE.parents[1] / "clients" / "browser")  # in the wheel, and in a clone
@@ -39,9 +39,9 @@ class Asset(Struct, frozen=True):
 
     @classmethod
     def from_file(cls, path: Path) -> Asset:
-        """Create the asset of a file; scripts and style sheets have no comments."""
+        """Create the asset of a file; scripts and style sheets are compact."""
         body = path.read_bytes()
-        return cls.from_content(path.suffix, without_comments(body) if path.suffix in {".css", ".js"} else body)
+        return cls.from_content(path.suffix, compact(body) if path.suffix in {".css", ".js"} else body)
 
 
 class AssetBundle(Struct, frozen=True):

@@ -67,6 +67,32 @@ async def test_search_finds_and_opens_by_keyboard(page: Page, dashboard: Dashboa
     await expect(page.locator("main h1")).to_be_focused()
 
 
+async def test_what_is_typed_while_the_search_loads_is_in_its_field(page: Page, dashboard: Dashboard) -> None:
+    """On a slow network no key is lost, none acts on the page, and none lands in a field that had the focus."""
+    await open_dashboard(page, dashboard, "/kinds/export")
+    payload = page.get_by_label("Payload as JSON")
+    await expect(payload).to_be_focused()
+    requested, answered = asyncio.Event(), asyncio.Event()
+
+    async def delay(route: Route) -> None:
+        requested.set()
+        await answered.wait()
+        await route.continue_()
+
+    await page.route("**/assets/palette.js", delay)
+    await page.keyboard.press("Control+k")
+    await requested.wait()
+    await page.keyboard.type("sync k?")
+    await page.keyboard.press("Backspace")
+    answered.set()
+    await expect(page.get_by_role("combobox", name="Find")).to_have_value("sync k")
+    await page.keyboard.type("e")
+    await expect(page.get_by_role("combobox", name="Find")).to_have_value("sync ke")
+    await page.keyboard.press("Escape")
+    await expect(payload).to_be_focused()
+    await expect(payload).to_have_value("{}")
+
+
 async def test_search_by_id_kind_and_tag(page: Page, dashboard: Dashboard) -> None:
     """The beginning of an id, a kind, a tag and an owner are found; a whole id always; a name is never markup."""
     await open_dashboard(page, dashboard, dashboard.job_path("Import customers.csv"))

@@ -194,7 +194,7 @@ async def test_failures_in_groups(page: Page, batch: Batch) -> None:
 
 async def test_a_payload_is_changed(page: Page, dashboard: Dashboard, batch: Batch) -> None:
     """A job runs again with another payload as a new job; numbers stay as they are written, and faults are named."""
-    original = {"result": {"number": LARGE_NUMBER}}
+    original = {"result": {"number": LARGE_NUMBER, "text": "\u202eabc"}}
     name = f"Export {batch.tag}"
     await dashboard.submit(name, "export", original, tags=[batch.tag])
     await dashboard.wait_for(name, "succeeded")
@@ -203,7 +203,7 @@ async def test_a_payload_is_changed(page: Page, dashboard: Dashboard, batch: Bat
     await page.keyboard.press("j")
     await page.keyboard.press("r")
     field = page.get_by_label("Payload (JSON)")
-    text = json.dumps(original, indent=2)
+    text = json.dumps(original, indent=2)  # with `\u202e` instead of the character, which would reverse the text
     await expect(field).to_have_value(text)
     run = page.get_by_role("button", name="Run as a new job")
     await field.fill(f"{text},")
@@ -220,7 +220,7 @@ async def test_a_payload_is_changed(page: Page, dashboard: Dashboard, batch: Bat
         snapshot = await dashboard.live(f"/live/jobs/{new_id}")
         return snapshot and snapshot["result"]
 
-    assert await wait_until(result) == {"other": LARGE_NUMBER}
+    assert await wait_until(result) == {"other": LARGE_NUMBER, "text": "\u202eabc"}
 
 
 async def test_a_payload_that_was_not_kept(page: Page, dashboard: Dashboard) -> None:

@@ -14,7 +14,7 @@ from playwright.async_api import Browser, Locator, Page, Route, expect
 
 from headway.contracts import Timestamp
 from tests.browser.conftest import PageErrors
-from tests.browser.dashboard import LOST, SHOWN_HOSTILE_NAME, WAITING, Dashboard, inspect, open_dashboard
+from tests.browser.dashboard import LOST, SHOWN_HOSTILE_NAME, WAITING, Dashboard, check_looks, inspect, open_dashboard
 from tests.browser.dashboard_list_site import DashboardListSite, run_dashboard_list_site
 from tests.browser.job_states import ENDED, ERROR, PROGRESS, RUNNING, after
 from tests.browser.probes import OBSERVE_SHIFTS
@@ -27,6 +27,13 @@ ARRIVALS_PER_S = 50
 HOUR_S = 3600
 FAILED = ENDED | {"status": "failed", "error": ERROR}
 NAMES = "[...document.querySelectorAll('[data-id] .what a')].map((link) => link.textContent)"
+WRONG_FILTERS = {
+    "status=x": "Status cannot be used: “x” is not one of queued, running, retrying, failed, cancelled and succeeded.",
+    "since=2026-01-01": "Time cannot be used: “2026-01-01” is not a time such as 2026-01-31T09:30:00Z.",
+    "attempts_min=many": "Attempts cannot be used: “many” is not a whole number above 0.",
+    "owner=a+b": "Owner cannot be used: “a b” is not the name of an owner.",
+    "until=2026-13-01T00:00Z": "Time cannot be used: “2026-13-01T00:00Z” is not a time such as 2026-01-31T09:30:00Z.",
+}
 # Return what a user points at: the name of the row, and where it is.
 POINTED = """() => {
   const row = document.elementFromPoint(600, 500).closest("[data-id]");
@@ -161,8 +168,22 @@ async def test_filters_are_in_the_url(page: Page, view: JobsView, dashboard: Das
     await expect(page).to_have_url(dashboard.url("?status=failed"))
     await page.reload()
     await expect(view.row("Letter to Ada")).to_be_visible()
-    await page.goto(dashboard.url("?status=broken"))
-    await expect(page.locator(".list-bar > [role=alert]")).to_contain_text("status")
+
+
+async def test_a_filter_that_is_wrong_is_named(page: Page, view: JobsView, dashboard: Dashboard) -> None:
+    """The list says in words what is wrong with the URL, and leads out; so do the groups of failures."""
+    alert = page.locator(".list .empty [role=alert]")
+    for query, problem in WRONG_FILTERS.items():
+        await open_dashboard(page, dashboard, f"?{query}")
+        await expect(alert).to_have_text(f"The filter {problem}")
+    await expect(page.get_by_role("table")).to_have_count(0)
+    await check_looks(page)
+    await page.get_by_role("link", name="Group failures").click()
+    await expect(page.locator(".failures")).to_contain_text(problem)
+    await page.go_back()
+    await page.get_by_role("link", name="Clear the filters").click()
+    await expect(page).to_have_url(dashboard.url())
+    await expect(view.row("Letter to Ada")).to_be_visible()
 
 
 async def test_an_hour_filters(page: Page, view: JobsView, dashboard: Dashboard) -> None:

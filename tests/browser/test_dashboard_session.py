@@ -210,6 +210,15 @@ async def test_says_what_is_away_and_what_is_missing(page: Page, keyed: Dashboar
     await expect(page.locator(".live")).to_have_text("Live")
 
 
+async def test_missing_connection_is_said_once(page: Page, keyed: DashboardSite) -> None:
+    """The frame says that nothing was heard, and the reason in one place."""
+    keyed.redis_is_up = False
+    await page.goto(keyed.url)
+    await sign_in(page)
+    await expect(page.locator(".state > p").filter(has_text="The notifier cannot read Redis")).to_have_count(1)
+    await expect(page.locator(".live")).to_have_text("Not connected")
+
+
 async def test_server_that_is_away_at_the_start(page: Page, keyed: DashboardSite) -> None:
     """If no token can be requested, the page says so, and opens with its button."""
     await page.route("**/tokens", lambda route: route.abort())

@@ -77,11 +77,16 @@ ASK = """async () => {
 }"""
 
 
-async def open_views(page: Page, site: LiveSite, path: str = "") -> None:
-    """Open a view of the test."""
+async def serve_views(page: Page) -> None:
+    """Serve the views of the test."""
     await page.route(
         "**/assets/dashboard.js", lambda route: route.fulfill(body=DASHBOARD, content_type="text/javascript")
     )
+
+
+async def open_views(page: Page, site: LiveSite, path: str = "") -> None:
+    """Open a view of the test."""
+    await serve_views(page)
     await page.goto(f"{site.origin}/dashboard{path}")
     await expect(page.get_by_role("link", name="Job 59")).to_be_attached()
 
@@ -149,6 +154,23 @@ async def test_last_of_two_quick_changes_is_shown(page: Page, site: LiveSite) ->
         "update Workers ",
     ]
     await expect(page.get_by_role("heading", name="Workers")).to_be_visible()
+
+
+async def test_page_without_a_view_says_that_one_loads(page: Page, site: LiveSite) -> None:
+    """It says so until the view is there."""
+    loaded = asyncio.Event()
+
+    async def delay(route: Route) -> None:
+        await loaded.wait()
+        await route.fulfill(body=KINDS, content_type="text/javascript")
+
+    await page.route("**/assets/kinds-view.js", delay)
+    await serve_views(page)
+    await page.goto(f"{site.origin}/dashboard/kinds")
+    await expect(page.locator("main")).to_have_text("Loading…")
+    loaded.set()
+    await expect(page.get_by_role("heading", name="Kinds")).to_be_visible()
+    await expect(page.get_by_text("Loading…")).to_have_count(0)
 
 
 async def test_view_that_does_not_load_can_be_tried_again(page: Page, site: LiveSite) -> None:

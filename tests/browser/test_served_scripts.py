@@ -1,4 +1,4 @@
-"""The scripts that the submitter serves: without comments, but otherwise those of the repository."""
+"""The scripts that the submitter serves: compact, but otherwise those of the repository."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ console.log(JSON.stringify(Object.keys(pairs).filter((name) => tree(pairs[name][
 """
 
 
-def test_only_comments_are_removed(tmp_path: Path) -> None:
-    """Without comments, each script is the one of the repository."""
+def test_served_scripts_are_the_same(tmp_path: Path) -> None:
+    """The syntax of each script is that of the repository's."""
     served = Assets("http://live").current().files
     sources = {path.name: path.read_text() for folder in FOLDERS for path in folder.glob("*.js")}
     del sources["live-url.js"]  # is generated

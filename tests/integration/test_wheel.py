@@ -18,7 +18,7 @@ import pytest
 from dev.environment import PORTS, ROOT, service, service_environment
 from headway import __version__
 from headway.tokens import make_keys
-from services.submitter.comments import without_comments
+from services.submitter.compact import compact
 from tests.installed_wheel import build, install
 from tests.integration.test_one_job import run_to_end
 from tests.integration.test_reload import write
@@ -276,7 +276,7 @@ def run_on_terminal(command: list[str], folder: Path, env: dict[str, str]) -> tu
 async def test_files_are_served(running: Running, path: str, file: str) -> None:
     """The wheel contains the pages, the browser client and the description of the API; scripts have no comments."""
     source = (ROOT / file).read_bytes()
-    expected = without_comments(source) if file.endswith(".js") else source
+    expected = compact(source) if file.endswith(".js") else source
     async with running.stack.session.get(f"{running.stack.url}{path}") as response:
         assert (response.status, await response.read()) == (200, expected)
 

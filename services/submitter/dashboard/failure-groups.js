@@ -3,6 +3,7 @@
 import { JobActions } from "/assets/actions.js";
 import { ApiError } from "/assets/api.js";
 import { arrange, h, loadStyles, setAttribute } from "/assets/dom.js";
+import { filterProblem } from "/assets/filter-problem.js";
 import { ageText, errorName } from "/assets/format.js";
 import { JobFilter } from "/assets/job-filter.js";
 import { Refresh } from "/assets/refresh.js";
@@ -68,15 +69,20 @@ export class FailureGroups {
     this.#unsubscribe();
   }
 
+  get #filter() {
+    return new JobFilter(this.#query, this.#app.api.now());
+  }
+
   #read() {
-    const { status, ...query } = new JobFilter(this.#query, this.#app.api.now()).fields; // all are failed
+    const { status, ...query } = this.#filter.fields; // all are failed
     return this.#app.api.live("/live/failures", query);
   }
 
   #show(answer, error) {
     if (!error) return this.#render(answer);
     if (!(error instanceof ApiError)) throw error;
-    setText(this.#note, `The failures could not be loaded. ${error.message}`);
+    const isRejected = error.status === 422;
+    setText(this.#note, isRejected ? filterProblem(this.#filter, error.message) : `The failures could not be loaded. ${error.message}`);
   }
 
   #render({ now, groups, complete }) {
@@ -99,8 +105,7 @@ export class FailureGroups {
   }
 
   async #runAgain({ kind, errorType }) {
-    const { fields } = new JobFilter(this.#query, this.#app.api.now());
-    await this.#actions.bulk("runAgain", { ...fields, status: ["failed"], kind, error_type: errorType });
+    await this.#actions.bulk("runAgain", { ...this.#filter.fields, status: ["failed"], kind, error_type: errorType });
     await this.#refresh.now();
   }
 }

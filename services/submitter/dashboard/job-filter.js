@@ -32,7 +32,7 @@ export class JobFilter {
 
   /** The statuses of the jobs, none for all. */
   get statuses() {
-    return (this.#query.get("status") ?? "").split(",").filter(Boolean);
+    return this.get("status").split(",").filter(Boolean);
   }
 
   get tags() {
@@ -79,7 +79,7 @@ export class JobFilter {
       kind: this.kind,
       owner: this.get("owner"),
       tag: this.tags.length ? this.tags : "",
-      attempts_min: Number(this.get("attempts_min")) || "",
+      attempts_min: Number(this.get("attempts_min")) || this.get("attempts_min"),
       error_type: this.get("error_type"),
       since,
       until,

@@ -12,7 +12,7 @@ const CONTROL_KEYS = new Set(["Enter", " "]); // which the control that has the 
 
 export class Keyboard {
   #bindings = []; // the last one of a key counts
-  #pauses = 0;
+  #typed = null; // the text that is typed while a dialog loads
 
   constructor() {
     addEventListener("keydown", (event) => this.#onKey(event));
@@ -55,19 +55,20 @@ export class Keyboard {
     };
   }
 
-  /** Ignore keys without Ctrl until a promise settles, because they are for what opens then. */
-  async pause(promise) {
-    this.#pauses++;
+  /** Wait for a promise. What is typed meanwhile is for what opens then: return it with the promise's value. */
+  async collect(promise) {
+    this.#typed = "";
     try {
-      return await promise;
+      return { value: await promise, typed: this.#typed };
     } finally {
-      this.#pauses--;
+      this.#typed = null;
     }
   }
 
   #onKey(event) {
     if (event.defaultPrevented || event.isComposing || event.altKey || document.querySelector("dialog:modal")) return;
     const hasModifier = event.ctrlKey || event.metaKey;
+    if (this.#typed !== null && !hasModifier) return this.#collect(event);
     const key = hasModifier ? `Ctrl+${event.shiftKey ? "Shift+" : ""}${event.key.toLowerCase()}` : event.key;
     const binding = this.#bindings.findLast((each) => each.key === key);
     if (!binding || (!hasModifier && !this.#isFree(event))) return;
@@ -75,8 +76,16 @@ export class Keyboard {
     binding.run(event);
   }
 
+  #collect(event) {
+    const { key } = event;
+    if (key === "Backspace") this.#typed = this.#typed.slice(0, -1);
+    else if (key.length === 1) this.#typed += key;
+    else if (key !== "Enter") return;
+    event.preventDefault();
+  }
+
   #isFree({ key, target }) {
-    if (this.#pauses || !this.singleKeys || target.closest?.(TEXT_FIELDS)) return false;
+    if (!this.singleKeys || target.closest?.(TEXT_FIELDS)) return false;
     return !CONTROL_KEYS.has(key) || !target.closest?.(CONTROLS);
   }
 }

@@ -117,7 +117,7 @@ export default class ListView {
     this.#renderBar(state);
     setAttribute(table.element, "aria-busy", jobs || error ? null : "true");
     this.#keepFocus(() => {
-      table.element.hidden = jobs?.length === 0;
+      table.element.hidden = jobs?.length === 0 || Boolean(rejection(state));
       this.#renderEmpty(state);
     });
     this.#renderOlder(state);
@@ -140,10 +140,11 @@ export default class ListView {
     return { filter: filter.fields, count: this.#counts.of(filter, filter.get("status")) };
   }
 
-  #renderBar({ jobs, connection, complete, error, fresh, isOutdated }) {
+  #renderBar(state) {
+    const { jobs, connection, complete, error, fresh, isOutdated } = state;
     const loading = jobs || error || this.#list.table.rows.length ? "" : "Loading…";
     setText(this.#notice, (error ? "" : connectionText(connection, jobs)) || loading || (complete && this.#counts.complete ? "" : INCOMPLETE));
-    setText(this.#problem, error?.message ?? "");
+    setText(this.#problem, rejection(state) ? "" : (error?.message ?? ""));
     setText(this.#fact, this.#factText());
     const count = `${fresh}${fresh >= DEFAULT_LIMIT ? "+" : ""} new ${fresh === 1 ? "job" : "jobs"}`;
     setText(this.#fresh, fresh ? count : "Update the list");
@@ -171,16 +172,18 @@ export default class ListView {
   }
 
   /** Say why there are no rows, and that no worker runs, if that has changed. */
-  #renderEmpty({ jobs }) {
+  #renderEmpty(state) {
     const { filter } = this.#list;
+    const reason = rejection(state);
     const waiting = this.#counts.hasNoWorker ? this.#counts.about.waiting : 0;
-    const isEmpty = jobs?.length === 0;
-    const key = JSON.stringify([isEmpty, isEmpty && filter.href(), isEmpty && this.#counts.hasJobs, waiting]);
+    const isEmpty = state.jobs?.length === 0;
+    const key = JSON.stringify([isEmpty, (isEmpty || reason) && filter.href(), isEmpty && this.#counts.hasJobs, waiting, reason]);
     if (key === this.#emptyKey) return;
     this.#emptyKey = key;
     this.#empty.replaceChildren();
     this.#workers.replaceChildren();
     if (isEmpty || waiting) this.#loadEmpty(key, isEmpty, waiting);
+    if (reason) this.#loadRejection(key, reason);
   }
 
   /** Most lists never need these texts, so their module is loaded on demand. */
@@ -189,6 +192,11 @@ export default class ListView {
     if (!texts || key !== this.#emptyKey) return;
     if (isEmpty) this.#empty.replaceChildren(texts.emptyList(this.#list.filter, this.#counts, this.#app.session));
     if (waiting) this.#workers.replaceChildren(...texts.noWorker(waiting));
+  }
+
+  async #loadRejection(key, reason) {
+    const [{ rejectedList }] = await Promise.all([import("/assets/filter-problem.js"), loadStyles("empty-list.css")]).catch((error) => [{ rejectedList: () => error.message }]);
+    if (key === this.#emptyKey) this.#empty.replaceChildren(rejectedList(this.#list.filter, reason));
   }
 
   #renderOlder({ jobs, hasMore, loading }) {
@@ -211,4 +219,9 @@ export default class ListView {
   #showOlder() {
     if (!this.#list.state.loading) this.#list.more();
   }
+}
+
+/** Return why the server rejects the filter, "" if it does not. */
+function rejection({ jobs, error }) {
+  return !jobs && error?.code === "invalid" ? error.message : "";
 }

@@ -8,9 +8,9 @@ import { setText } from "/assets/text.js";
 const RECENT_JOBS = 200; // the most that a page has
 const STEPS = { ArrowDown: 1, ArrowUp: -1 };
 
-/** Open the dialog, and show what is chosen in it. */
-export async function open({ api, router }) {
-  const href = await new Palette(api).choose();
+/** Open the dialog with what was typed already, and show what is chosen in it. */
+export async function open({ api, router }, typed) {
+  const href = await new Palette(api, typed).choose();
   if (href) router.navigate(href);
 }
 
@@ -38,8 +38,9 @@ class Palette {
   #status = h("p", { class: "soft", role: "status" });
   #dialog = h("dialog", { class: "palette", "aria-label": "Find", click: (event) => this.#onClick(event) }, this.#field, this.#list, this.#status);
 
-  constructor(api) {
+  constructor(api, typed) {
     this.#api = api;
+    this.#field.value = typed;
     this.#render();
     this.#load();
   }

@@ -5,6 +5,7 @@ import { JOB_ID, withJsonTexts } from "/assets/details.js";
 import { h } from "/assets/dom.js";
 import { FleetTable } from "/assets/fleet-table.js";
 import { ageText, shortId } from "/assets/format.js";
+import { showHidden } from "/assets/hidden-characters.js";
 import { urlOf } from "/assets/router.js";
 import { setText } from "/assets/text.js";
 import { TrueErrors } from "/assets/true-errors.js";
@@ -87,7 +88,7 @@ class PoisonRow {
     setText(this.#reason, reason);
     setText(this.#since, ageText(inserted, now));
     this.redrive.hidden = problem !== null;
-    const text = bytes === null ? "" : payload === "null" && bytes > 4 ? `${bytes.toLocaleString()} bytes` : payload;
+    const text = bytes === null ? "" : payload === "null" && bytes > 4 ? `${bytes.toLocaleString()} bytes` : showHidden(payload);
     if (text === this.#payloadText) return;
     this.#payloadText = text;
     this.#payload.replaceChildren(h("code", { class: "cut", dir: "ltr" }, text));

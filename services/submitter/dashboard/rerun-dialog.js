@@ -3,6 +3,7 @@
 import { ApiError } from "/assets/api.js";
 import { readDetails } from "/assets/details.js";
 import { h, loadStyles, setAttribute } from "/assets/dom.js";
+import { showHidden, showHiddenIn } from "/assets/hidden-characters.js";
 import { reasonText, rerunJob } from "/assets/job-requests.js";
 import { parseExactly } from "/assets/json.js";
 import { ask } from "/assets/dialogs.js";
@@ -51,7 +52,7 @@ export async function askForPayload(api, job, title) {
 async function readKept(api, id) {
   try {
     const { kept, payload } = await readDetails(api, id);
-    return kept ? { text: payload } : { problem: NOT_KEPT };
+    return kept ? { text: showHidden(payload) } : { problem: NOT_KEPT };
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
     return { problem: `Its payload cannot be shown. ${error.message}` };
@@ -63,6 +64,7 @@ function payloadField({ kind }, text) {
   const attributes = { id: "payload", rows: 10, spellcheck: "false", translate: "no", dir: "ltr", readonly: isFixed };
   const field = h("textarea", { class: "code", ...attributes, autofocus: text === undefined });
   field.value = text ?? "";
+  showHiddenIn(field);
   field.setSelectionRange(0, 0);
   return field;
 }

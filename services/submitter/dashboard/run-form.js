@@ -1,6 +1,7 @@
 /** The form that submits a job of one kind: its name, and its payload as fields or as JSON. */
 
 import { h, loadStyles } from "/assets/dom.js";
+import { showHidden, showHiddenIn } from "/assets/hidden-characters.js";
 import { createFields } from "/assets/payload-form.js";
 import { newKey, notStartedText } from "/assets/request.js";
 import { urlOf } from "/assets/router.js";
@@ -32,6 +33,7 @@ export class RunForm {
     this.#fields = createFields(schema);
     this.#usesJson = !this.#fields;
     this.#json.value = "{}";
+    showHiddenIn(this.#json);
     this.#switch.hidden = !this.#fields;
     const name = h("div", { class: "field" }, h("label", { for: "run-name" }, "Name of the job", h("small", {}, " optional")), this.#name);
     const title = h("h2", { id: "run-title" }, "Run ", h("span", { dir: "auto", translate: "no" }, kind));
@@ -52,7 +54,7 @@ export class RunForm {
   /** Edit the fields as JSON, or go back to them; what was changed as JSON only is lost then. */
   #toggle() {
     this.#usesJson = !this.#usesJson;
-    if (this.#usesJson) this.#json.value = this.#fields.toJson();
+    if (this.#usesJson) this.#json.value = showHidden(this.#fields.toJson());
     this.#render();
     this.focus();
   }

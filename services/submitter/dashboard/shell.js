@@ -90,13 +90,13 @@ export class Shell {
     this.#open("list of keys", "help.css", () => import("/assets/help.js"));
   }
 
-  /** Open a dialog that is loaded on demand. The keys that are pressed meanwhile are not for the view. */
+  /** Open a dialog that is loaded on demand, with what is typed meanwhile. */
   async #open(name, styles, load) {
     if (this.#isOpening) return;
     this.#isOpening = true;
     try {
-      const [{ open }] = await this.#app.keyboard.pause(Promise.all([load(), loadStyles(styles)]));
-      open(this.#app);
+      const { value: [{ open }], typed } = await this.#app.keyboard.collect(Promise.all([load(), loadStyles(styles)]));
+      open(this.#app, typed);
     } catch (error) {
       this.#app.notices.showError(`The ${name} could not be opened.`, error);
     }
@@ -121,7 +121,8 @@ export class Shell {
     const lost = this.#overview.problem();
     setAttribute(this.#live, "data-live", isLive);
     if (isLive) setText(this.#live, "Live");
-    else setText(this.#live, lastHeard ? `Last heard ${ageText(new Date(lastHeard).toISOString(), Date.now())}` : lost || "Connecting…");
+    else if (lastHeard) setText(this.#live, `Last heard ${ageText(new Date(lastHeard).toISOString(), Date.now())}`);
+    else setText(this.#live, lost ? "Not connected" : "Connecting…");
     setText(this.#connection, isLive ? "Live" : lost);
     this.#connection.classList.toggle("visually-hidden", isLive);
   }

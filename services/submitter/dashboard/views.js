@@ -5,6 +5,7 @@ import { h } from "/assets/dom.js";
 
 const HEADING = "main h1";
 const FIRST_FIELD = "main [autofocus]"; // of a form that a view has opened
+const LOADING_MS = 200; // until a page without a view says that one loads
 const RESTORE_MS = 3000; // within which a view loads what it showed before
 const USER_EVENTS = ["pointerdown", "keydown", "wheel", "touchstart"];
 
@@ -50,7 +51,7 @@ export class Views {
     let focused = document.activeElement;
     try {
       if (this.#shown?.name !== route.view) {
-        const { default: Page } = await loadModule(this.#modules[route.view]);
+        const { default: Page } = await this.#load(route.view);
         if (turn !== this.#turn) return;
         this.#open(route.view, Page);
       }
@@ -62,6 +63,17 @@ export class Views {
       this.#fail(error);
     }
     this.#arrive(route, arrival, focused !== document.activeElement && this.#main.contains(document.activeElement));
+  }
+
+  /** Load a view. The one before it stays meanwhile. */
+  async #load(name) {
+    const loading = () => this.#shown || this.#main.replaceChildren(h("p", { class: "soft", role: "status" }, "Loading…"));
+    const timer = setTimeout(loading, LOADING_MS);
+    try {
+      return await loadModule(this.#modules[name]);
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   #open(name, Page) {

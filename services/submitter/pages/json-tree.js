@@ -7,12 +7,12 @@
 import { copyButton } from "/assets/copy-button.js";
 import { h } from "/assets/dom.js";
 import { download } from "/assets/download.js";
+import { showHidden } from "/assets/hidden-characters.js";
 
 const OPEN_LEVELS = 2; // further levels are closed at first
 const MAX_CHILDREN = 100; // more are shown in groups of this size, which are closed at first
 const TOKENS = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d[\d.eE+-]*|true|false|null|[[\]{}]/g;
 const ADDRESS = /^https?:\/\/[^\s"<>]+$/i;
-const CONTROLS = /[\0-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]/g; // and what changes the direction of a text; not tab and newline
 const TYPES = { t: "boolean", f: "boolean", n: "null", '"': "string" }; // by the first character; others are numbers
 
 /**
@@ -63,7 +63,7 @@ function parse(text) {
 
 /** Create the element of a node, with its key in an object or its index in an array. */
 function element(node, level, index = null) {
-  const name = node.key ?? index;
+  const name = node.key === null ? index : showHidden(node.key);
   const key = name === null ? null : [h("bdi", { class: node.key === null ? "json-index" : "json-key" }, name), ": "];
   if (!node.children?.length) return h("div", { class: "json-leaf" }, key, valueOf(node));
   const summary = [key, h("span", { class: "json-count" }, countText(node))];
@@ -98,7 +98,7 @@ function valueOf({ token, children }) {
   const type = TYPES[token[0]] ?? "number";
   if (type !== "string") return h("span", { class: `json-${type}` }, token);
   const value = JSON.parse(token);
-  const text = value.replace(CONTROLS, (character) => `\\u${character.charCodeAt().toString(16).padStart(4, "0")}`);
+  const text = showHidden(value);
   const isAddress = ADDRESS.test(value) && URL.canParse?.(value);
   const link = isAddress && h("a", { href: value, target: "_blank", rel: "noopener noreferrer" }, text);
   return [quote(), h("bdi", { class: "json-string" }, link || text), quote()];

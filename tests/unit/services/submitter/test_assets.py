@@ -69,8 +69,8 @@ def test_an_unreadable_file_does_not_change_the_bundle(folder: Path) -> None:
     assert served.current() is first
 
 
-def test_scripts_are_served_without_comments(folder: Path) -> None:
-    """Comments are removed where they are certain to be comments, and the other lines keep their numbers."""
+def test_served_scripts_are_compact(folder: Path) -> None:
+    """Comments are removed where they are certain to be comments, so is indentation, and lines keep their numbers."""
     (folder / "client.js").write_text(
         """/** What
  * it does.
@@ -92,6 +92,6 @@ call(a, // first
         'const text = "// not a comment"; // with `backticks`',
         "",
         "call(a,",
-        "  b);",
+        "b);",
         "",
     ]

@@ -1,10 +1,10 @@
-"""The comments that are removed from scripts, and what only looks like one."""
+"""The comments and the indentation that are removed from scripts, and what only looks like them."""
 
 from __future__ import annotations
 
 import pytest
 
-from services.submitter.comments import without_comments
+from services.submitter.compact import compact
 
 
 @pytest.mark.parametrize(
@@ -13,15 +13,16 @@ from services.submitter.comments import without_comments
         ("/** a\n * b */\nf();", "\n\nf();"),
         ("  // a\nf();", "\nf();"),
         ("/* a\n   b */\nmain { color: red; } /* c */", "\n\nmain { color: red; } /* c */"),
-        ("f(a, // b\n  c);", "f(a,\n  c);"),
+        ("f(a, // b\n  c);", "f(a,\nc);"),
+        ("f(\n  a,\n\n  `\n  b`,\n);", "f(\na,\n\n`\n  b`,\n);"),
         ("const x = `a`; // b", "const x = `a`;"),
         ("x = 1; // the job's", "x = 1;"),
         ("// `a\nf(`b`);\n// c`", "\nf(`b`);\n"),
     ],
 )
-def test_comments_are_removed(script: str, served: str) -> None:
-    """Whole lines are, and the ends of lines."""
-    assert without_comments(script.encode()).decode() == served
+def test_comments_and_indentation_are_removed(script: str, served: str) -> None:
+    """Whole lines of comments are, and those at the ends of lines; a template literal keeps its spaces."""
+    assert compact(script.encode()).decode() == served
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def test_comments_are_removed(script: str, served: str) -> None:
         "f(/a, // b/);",
         'const x = "a, // b \\\nc";',
         "const x = `a, // b`;",
-        "const x = `\n// a\n/** b */\n c, // d\n`;",
+        "const x = `\n// a\n/** b */\n c, // d\n  e\n`;",
         "const x = `\\`\n// a\n`;",
         "const x = `$\n// a\n${b}\n// c\n`;",
         "const x = `${a.map((b) => `\n// b\n`)}\n// c\n`;",
@@ -44,9 +45,9 @@ def test_comments_are_removed(script: str, served: str) -> None:
 )
 def test_other_texts_stay(script: str) -> None:
     """Neither what follows a comment nor a part of a literal is one."""
-    assert without_comments(script.encode()).decode() == script
+    assert compact(script.encode()).decode() == script
 
 
 def test_a_comment_ends_at_its_end() -> None:
     """The next comment is another one, and what is between them stays."""
-    assert without_comments(b"/** a */ export const x = 1;\n/** b */\n") == b"/** a */ export const x = 1;\n\n"
+    assert compact(b"/** a */ export const x = 1;\n/** b */\n") == b"/** a */ export const x = 1;\n\n"
