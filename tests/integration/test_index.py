@@ -357,6 +357,7 @@ async def test_counts_and_positions(world: IndexWorld) -> None:
     assert counts == JobCounts(waiting=21, retrying=1, running=3, failed_24h=2, oldest=Timestamp(world.now - 60))
     assert counts is other  # concurrent requests share one count
     assert await reader.position(Timestamp(world.now - 5)) == (15, True)
+    assert await reader.position(Timestamp(world.now - 60), Timestamp(world.now - 5)) == (14, True)  # without itself
     for job_id, job in list(world.records.items())[:20]:
         await world.write({job_id: replace(job, status="running")})
         world.replicas[1].writer.add(job_id)
@@ -405,6 +406,17 @@ async def test_the_oldest_job_is_one_that_waits_for_a_worker(world: IndexWorld) 
     again = Timestamp(world.now - 500)
     await world.execute([(job_key(oldest[4]), ("HSET", job_key(oldest[4]), "redriven_at", again.to_json()))])
     assert await read_oldest(world.redis, world.store) == again
+
+
+async def test_the_oldest_job_is_behind_many_that_were_run_again(world: IndexWorld) -> None:
+    """They come first in the order of submissions, but have not waited as long."""
+    ages = range(10_000, 0, -1_000)
+    jobs = {f"{world.new_id()[:-1]}0": record(world, age, "queued") for age in ages}  # of one shard
+    await world.write(jobs)
+    await world.sweep()
+    again = Timestamp(world.now - 500).to_json()
+    await world.execute([(job_key(one), ("HSET", job_key(one), "redriven_at", again)) for one in list(jobs)[:8]])
+    assert await read_oldest(world.redis, world.store) == Timestamp(world.now - 2_000)
 
 
 async def test_sets_that_have_expired_leave_their_directory(world: IndexWorld) -> None:

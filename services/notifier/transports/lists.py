@@ -33,6 +33,7 @@ class _WaitingJob(Struct, frozen=True):
 
     status: JobStatus
     submitted_at: Timestamp
+    redriven_at: Timestamp | None = None
 
 
 class ListHandler:
@@ -117,7 +118,7 @@ class ListHandler:
         ]
 
     async def position(self, request: web.Request) -> web.Response:
-        """Answer with about how many waiting jobs were submitted before a job; with null if it does not wait."""
+        """Answer with about how many waiting jobs are before a job; with null if it does not wait."""
         grant = self._auth.authorize_job(request).grant
         with unavailable_without_store():
             (record,) = await self._store.read([str(grant.job_id)])
@@ -130,7 +131,7 @@ class ListHandler:
         before, complete = None, True
         if job.status == "queued":
             with unavailable_without_store():
-                before, complete = await self._index.position(job.submitted_at)
+                before, complete = await self._index.position(job.submitted_at, job.redriven_at)
         body = {"now": self._store.clock.now(), "before": before, "complete": complete}
         return web.Response(body=encode(body), content_type=JSON, headers=HEADERS)
 

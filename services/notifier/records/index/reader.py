@@ -77,7 +77,7 @@ class JobCounts(Struct, frozen=True):
 
 
 class JobPosition(NamedTuple):
-    """About how many waiting jobs were submitted before a job, and whether the index has all jobs."""
+    """About how many waiting jobs are before a job, and whether the index has all jobs."""
 
     before: int
     complete: bool
@@ -153,15 +153,18 @@ class IndexReader:
         oldest = await self._oldest.get()
         return JobCounts(waiting, retrying, running, failed_24h, await self._queue_depth(), oldest)
 
-    async def position(self, submitted_at: Timestamp) -> JobPosition:
-        """Return how many waiting jobs were submitted earlier than a job.
+    async def position(self, submitted_at: Timestamp, redriven_at: Timestamp | None = None) -> JobPosition:
+        """Return how many waiting jobs were submitted before a job was, or before it was run again if it was.
+
+        They include those that were run again later: the sets have the times of submissions only.
 
         Raises:
             RedisError, OSError: Redis is unavailable.
         """
         await self._writer.flush()
-        before = sum(await self._count(keys.WAITING, -math.inf, f"({int(submitted_at)}"))
-        return JobPosition(before, await self.is_complete())
+        before = sum(await self._count(keys.WAITING, -math.inf, f"({int(redriven_at or submitted_at)}"))
+        itself = redriven_at is not None  # it is among those that were submitted before
+        return JobPosition(max(0, before - itself), await self.is_complete())
 
     async def _count(self, names: Sequence[str], lowest: float, highest: float | str = math.inf) -> list[int]:
         """Return how many members with a score in a range each set has."""

@@ -24,7 +24,7 @@ def job_id(number: int) -> UUID:
     return UUID(int=number, version=4)
 
 
-def snapshot(number: int, *, status: Any = "running", version: int = 1, error: JobError | None = None) -> JobSnapshot:
+def snapshot(number: int, *, status: Any = "running", version: int = 1, **fields: Any) -> JobSnapshot:
     """Return the snapshot of a job."""
     submitted_at = NOW.after(number)
     return JobSnapshot(
@@ -32,10 +32,10 @@ def snapshot(number: int, *, status: Any = "running", version: int = 1, error: J
         kind="k",
         status=status,
         version=version,
-        error=error,
         submitted_at=submitted_at,
         finished_at=submitted_at if status in ENDED else None,
         expires_at=submitted_at.after(60),
+        **fields,
     )
 
 
@@ -143,9 +143,11 @@ class Jobs:
         """Return counts."""
         return JobCounts(waiting=1, retrying=0, running=2, failed_24h=3)
 
-    async def position(self, submitted_at: Timestamp) -> JobPosition:
+    async def position(self, submitted_at: Timestamp, redriven_at: Timestamp | None = None) -> JobPosition:
         """Return how many jobs were submitted earlier."""
-        return JobPosition(sum(submitted_at > NOW.after(UUID(one).int & 0xFFFF) for one in self.records), True)
+        return JobPosition(
+            sum((redriven_at or submitted_at) > NOW.after(UUID(one).int & 0xFFFF) for one in self.records), True
+        )
 
 
 def list_token(

@@ -192,6 +192,8 @@ async def test_the_position_of_a_waiting_job(lists: Lists) -> None:
         body = await lists.get(path.format(waiting), "list watch", token)
         assert body == {"now": str(NOW), "before": 2, "complete": True}
     assert (await lists.get(path.format(running), token=lists.replica.token(running)))["before"] is None
+    again = lists.jobs.put(0, status="queued", redriven_at=NOW.after(10))
+    assert (await lists.get(path.format(again), token=lists.replica.token(again)))["before"] == 4
     unknown = job_id(9)
     assert (await lists.get(path.format(unknown), token=lists.replica.token(unknown)))["before"] is not None
     assert await lists.problem(path.format(unknown), "list watch") == (404, "unknown", None)
