@@ -25,7 +25,7 @@ from tests.waiting import wait_until
 
 PAGE = Document("docs/migrating-from-signalr.md")
 ((_, SETTINGS),) = PAGE.examples("ini")
-NOTIFIER, REPORT, WORKER, WAKE, SUBMITTER, SUBMIT = (text for _, text in PAGE.examples("sh"))
+NOTIFIER, REPORT, OPEN_PAGE, WORKER, WAKE, SUBMITTER, SUBMIT = (text for _, text in PAGE.examples("sh"))
 ((_, JOBS),) = PAGE.examples("python")
 ((_, MESSAGE),) = PAGE.examples("json")
 CSHARP = "".join(text for _, text in PAGE.examples("csharp"))
@@ -108,6 +108,9 @@ async def test_each_step_works(reader: Reader) -> None:
     assert json.loads(await reader.type(REPORT))["accepted"]
     job_id = (await reader.type("echo $ID")).strip()
     assert (await reader.snapshot(job_id))["progress"]["percent"] == 40
+    link, verdict = (await reader.type(OPEN_PAGE)).splitlines()
+    assert (link.endswith(job_id), json.loads(verdict)["accepted"]) == (True, True)
+    assert (await reader.snapshot(job_id))["progress"]["percent"] == 60
     message, lone_id, lost_id = json.loads(MESSAGE), str(uuid.uuid4()), str(uuid.uuid4())
     await reader.send(json.dumps(lost_id))
     await reader.run_dying_webjob(lost_id)
