@@ -190,7 +190,10 @@ class WebSocketWatcher(Watcher):
 def encode_client_frame(opcode: int, data: bytes) -> bytes:
     """Encode a frame of a client, masked with zeros."""
     size = len(data)
-    length = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2, "big")
+    if size < 126:
+        length = bytes([0x80 | size])
+    else:
+        length = b"\xfe" + size.to_bytes(2, "big") if size < 1 << 16 else b"\xff" + size.to_bytes(8, "big")
     return bytes([opcode]) + length + b"\0\0\0\0" + data
 
 

@@ -9,17 +9,12 @@ Long form, of ten minutes: FUZZ_S=600 FUZZ_SEED=7 make test ARGS=tests/integrati
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
-import logging
 import os
 import random
-import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -28,12 +23,9 @@ import pytest
 from headway.contracts import JobReport, JobSnapshot, decode
 from services.notifier.transports.websocket.handler import ClientMessage
 from services.notifier.transports.websocket.protocol import MAX_MESSAGE_BYTES
-from tests.integration.conftest import Notifier, new_id, report, running_notifier, unexpected_errors
+from tests.integration.conftest import Notifier, new_id
 from tests.integration.fuzz_inputs import JOB_PLACEHOLDERS, FuzzInputs
-from tests.waiting import PATIENCE_S
-
-log = logging.getLogger(__name__)
-T = TypeVar("T")
+from tests.integration.fuzzing import Bystander, generate, input_in_errors
 
 TOTAL_S = float(os.environ.get("FUZZ_S") or 9)
 SEED = int(os.environ.get("FUZZ_SEED") or 1)
@@ -44,71 +36,22 @@ UPGRADE = (
 pytestmark = [pytest.mark.timeout(TOTAL_S + 300), pytest.mark.parametrize("seed", [SEED], ids="FUZZ_SEED={}".format)]
 
 
-def generate(draw: Callable[[], T]) -> Iterator[T]:
-    """Yield inputs for a third of `TOTAL_S`."""
-    deadline = time.monotonic() + TOTAL_S / 3
-    while time.monotonic() < deadline:
-        yield draw()
-
-
-@contextmanager
-def input_in_errors(sent: Any) -> Iterator[None]:
-    """Add the input to an exception's notes."""
-    try:
-        yield
-    except BaseException as error:
-        error.add_note(f"sent: {sent!r}")
-        raise
-
-
 class Many(msgspec.Struct):
     """The response to a request for several jobs."""
 
     jobs: list[JobSnapshot]
 
 
-@dataclass
-class Bystander:
-    """The watcher of another job, which must keep receiving every version; and the counts of the inputs."""
-
-    notifier: Notifier
-    socket: aiohttp.ClientWebSocketResponse
-    job_id: str
-    sequence: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
-    counts: Counter[tuple[str, bool]] = field(default_factory=Counter)  # (kind of input, whether it got past decoding)
-
-    async def check_connected(self) -> None:
-        """Report a step of its own job and check that it arrives."""
-        step = next(self.sequence)
-        await self.notifier.report(report(self.job_id, step, progress={"current": step}))
-        message = await self.socket.receive_json(timeout=PATIENCE_S)
-        assert message["job"]["progress"]["current"] == step
-
-    async def check_same_snapshot(self, job: JobSnapshot) -> None:
-        """Watch another job for a moment and check that its snapshot is this one."""
-        await self.socket.send_json({"watch": self.notifier.token(str(job.id))})
-        assert decode(await self.socket.receive_str(timeout=PATIENCE_S), dict[str, JobSnapshot]) == {"job": job}
-        await self.socket.send_json({"unwatch": str(job.id)})
-
-
 @pytest.fixture(scope="module")
 async def bystander(stores: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bystander]:
-    """Run a notifier with a watcher; at the end, check its log and the share of inputs that got past decoding."""
-    running = running_notifier(stores, tmp_path_factory.mktemp("keys"), MESSAGES_PER_S="1000")
-    async with running as notifier, notifier.socket() as socket:
-        job_id = new_id()
-        await socket.send_json({"watch": notifier.token(job_id, ttl_s=86_400)})
-        assert (await socket.receive_json(timeout=PATIENCE_S))["job"]["version"] == 0
-        yield (bystander := Bystander(notifier, socket, job_id))
-    assert unexpected_errors(notifier.log) == []
-    log.info("inputs that got past decoding or not: %s", dict(bystander.counts))
-    for kind in {kind for kind, _ in bystander.counts}:
-        assert bystander.counts[kind, True] >= bystander.counts[kind, False], bystander.counts
+    """Run a notifier with a watcher."""
+    async with Bystander.running(stores, tmp_path_factory.mktemp("keys")) as bystander:
+        yield bystander
 
 
 async def test_any_reports(bystander: Bystander, seed: int) -> None:
     """A request is accepted or rejected as a whole, and snapshots show the last accepted report."""
-    for body in generate(FuzzInputs(seed).reports_body):
+    for body in generate(FuzzInputs(seed).reports_body, TOTAL_S / 3):
         with input_in_errors(body):
             await send_reports(bystander, body)
             await bystander.check_connected()
@@ -179,7 +122,7 @@ def is_valid_message(text: str) -> bool:
 async def test_any_messages(bystander: Bystander, seed: int) -> None:
     """An invalid message is answered with an error; a binary or too large one closes only its own connection."""
     rng = random.Random(seed)
-    for sent in generate(FuzzInputs(seed).messages):
+    for sent in generate(FuzzInputs(seed).messages, TOTAL_S / 3):
         with input_in_errors(sent):
             await send_messages(bystander, sent, read_responses=rng.random() < 0.5)
             await bystander.check_connected()
@@ -223,7 +166,7 @@ async def count_invalid(socket: aiohttp.ClientWebSocketResponse, close_code: int
 async def test_any_frames(bystander: Bystander, seed: int) -> None:
     """Invalid frames close their own connection only."""
     host, port = bystander.notifier.public.removeprefix("http://").split(":")
-    for sent in generate(FuzzInputs(seed).frames):
+    for sent in generate(FuzzInputs(seed).frames, TOTAL_S / 3):
         with input_in_errors(sent):
             reader, writer = await asyncio.open_connection(host, int(port))
             writer.write(UPGRADE)
