@@ -144,8 +144,11 @@ class ConnectionRegistry:
     def subscribe(self, connection: ClientConnection, request: WatchRequest) -> bool:
         """Subscribe a connection to a job and return True, or send `too_many_watches` if it is at its limit.
 
-        With an offset in the request, the connection also follows the log.
+        With an offset in the request, the connection also follows the log. Return False if it has closed: its client
+        may disconnect while its last messages are handled.
         """
+        if connection not in self._connections:
+            return False
         subscription = Subscription(connection, request.grant, request.version, request.key_id)
         if subscription.job_id not in connection.subscriptions and len(connection.subscriptions) >= self.max_watches:
             self._send_rejection(connection, too_many_watches(subscription.job_id, self.max_watches))

@@ -124,6 +124,13 @@ async def test_a_closed_connection_frees_all_its_jobs_once(replica: Replica) -> 
     replica.check()
 
 
+async def test_a_closed_connection_watches_no_further_job(replica: Replica) -> None:
+    """The last messages of a client may be handled after it has disconnected; nothing would end their watches."""
+    replica.registry.unregister(replica.connection)
+    replica.watch(FIRST)
+    replica.check()
+
+
 async def test_ending_many_watches_leaves_others_their_turn(replica: Replica) -> None:
     """A removed key may end thousands. Those that have ended meanwhile, or have a better token, are not touched."""
     connections = [replica.connect() for _ in range(100)]
