@@ -1,116 +1,180 @@
-"""The clients of both generations of SignalR, unmodified: that of ASP.NET Core in Node.js, that of 2015 in Chromium."""
+"""Unmodified clients of both generations of SignalR watch a job while replicas and Redis fail.
+
+Long form, with each version over each transport: LONG=1 make test ARGS=tests/browser/test_signalr.py
+"""
 
 from __future__ import annotations
 
-import asyncio
-import json
-from asyncio.subprocess import PIPE
+import os
+import uuid
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
+import aiohttp
 import pytest
-from playwright.async_api import Page
+from playwright.async_api import Browser
 
-from tests.browser.conftest import SendReport
-from tests.browser.npm import PACKAGES, find_nodejs
-from tests.stack import Stack
+from headway.contracts import Timestamp
+from headway.tokens import Grant, TokenSigner
+from tests.browser.signalr_clients.clients import CLIENTS, Client, Job, Recordings, watching, whole_matrix
+from tests.integration.conftest import report
+from tests.integration.redis_servers import PERSISTENT, RedisServer
+from tests.integration.replicas import Replica, Replicas
+from tests.integration.tcp_proxy import TcpProxy
+from tests.waiting import free_ports, wait_until
 
 pytestmark = pytest.mark.browser
 
-CLIENT = Path(__file__).parent / "signalr_client.mjs"
+TESTED = whole_matrix() if os.environ.get("LONG") else CLIENTS
 FAILURES = [
     "The hub has no method 'Nothing'.",
     "invalid: Expected `array` of at least length 1, got 0",
     "invalid_token: The token is not valid for this service.",
     "not_watched: Watch the job first: its token determines whether you may cancel it.",
 ]
-# The page of 2015: jQuery, its client, the script of the hub, and a function that shows the progress.
-OLD_PAGE = """<!doctype html><title>Export</title><span id="progress"></span>"""
-START = """
-async ({ base, jobId, token, transport }) => {
-  const hub = $.connection.jobProgressHub;
-  window.received = [];
-  hub.client.updateProgress = (percent) => {
-    $("#progress").text(`${percent}%`);
-    window.received.push(percent);
-  };
-  hub.client.jobChanged = (snapshot) => window.received.push(snapshot.status);
-  $.connection.hub.qs = { jobId, token };
-  await $.connection.hub.start({ transport });
-  return [$.connection.hub.transport.name, $.connection.hub.url];
-}
-"""
-PROGRESS = [{"current": current, "total": 100} for current in (10, 55, 80)]
 
 
-@pytest.mark.parametrize(
-    ("transport", "protocol", "watch"),
-    [
-        ("WebSockets", "json", "url"),
-        ("WebSockets", "messagepack", "stream"),
-        ("ServerSentEvents", "json", "method"),
-        ("LongPolling", "json", "url"),
-        ("LongPolling", "messagepack", "stream"),
-    ],
-)
-async def test_client_of_aspnet_core_watches_a_job(
-    stack: Stack, report: SendReport, transport: str, protocol: str, watch: str
-) -> None:
-    """It sees the job to its end over each transport: no version or percentage twice, none backwards, and errors."""
-    receipt = await stack.submit(delay_s=3600)
-    options = {
-        "url": f"{stack.env['NOTIFIER_URL']}/hubs/job-progress",
-        "jobId": receipt["id"],
-        "token": receipt["token"],
-        "transport": transport,
-        "protocol": protocol,
-        "watch": watch,
-    }
-    process = await asyncio.create_subprocess_exec(
-        find_nodejs().node, CLIENT, json.dumps(options), env={"PACKAGES": str(PACKAGES)}, stdout=PIPE, stderr=PIPE
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    lines: list[list[Any]] = []
-    while ["watching"] not in lines:
-        line = await process.stdout.readline()
-        assert line, (await process.stderr.read()).decode()
-        lines.append(json.loads(line))
-    for progress in PROGRESS:
-        await report(receipt, progress=progress)
-    await report(receipt, "succeeded", progress={"current": 100, "total": 100})
-    output, errors = await process.communicate()
-    assert (process.returncode, errors.decode()) == (0, "")
-    lines += map(json.loads, output.splitlines())
-    assert [line[1] for line in lines if line[0] == "failed"] == FAILURES
-    snapshots = [line[1:] for line in lines if line[0] == "snapshot"]
-    versions = [version for _, version in snapshots]
-    assert snapshots[-1][0] == "succeeded"
-    assert versions == sorted(set(versions))
-    percents = [line[1] for line in lines if line[0] == "progress"]
-    assert percents == sorted(set(percents))
-    assert percents[-1:] == ([] if watch == "stream" else [100])
-    assert [line for line in lines if line[0] in ("error", "reconnected")] == []
+class Deployment:
+    """Redis, two replicas behind a balancer without sticky sessions, and a job that clients watch."""
+
+    def __init__(self, redis: RedisServer, replicas: Replicas, session: aiohttp.ClientSession) -> None:
+        self.job: Job
+        self._redis = redis
+        self._replicas = list(replicas.all)
+        self._serving = list(replicas.all)  # get new connections
+        self._session = session
+        self._report_key = (replicas.keys / "report.key").read_text().strip()
+        self._signer = TokenSigner((replicas.keys / "token.pem").read_text())
+        self._sequence = 0
+
+    @classmethod
+    @asynccontextmanager
+    async def running(cls, folder: Path, origin: str) -> AsyncIterator[Deployment]:
+        """Run Redis and the replicas until the block ends."""
+        async with AsyncExitStack() as stack:
+            redis = await stack.enter_async_context(RedisServer.running(folder, *PERSISTENT))
+            urls = [f"redis://{redis.address}/0"] * 2
+            replicas = await stack.enter_async_context(Replicas.running(urls, folder / "keys", ALLOWED_ORIGINS=origin))
+            deployment = cls(redis, replicas, await stack.enter_async_context(aiohttp.ClientSession()))
+            balancer = await stack.enter_async_context(
+                TcpProxy.running(lambda: [replica.port for replica in deployment._serving])
+            )
+            deployment.job = deployment._sign_job(f"http://127.0.0.1:{balancer.port}")
+            yield deployment
+
+    def _sign_job(self, url: str) -> Job:
+        now = Timestamp.now()
+        grant = Grant(job_id=uuid.uuid4(), kind="k", submitted_at=now, expires_at=now.after(3600))
+        return Job(url, str(grant.job_id), self._signer.sign(grant))
+
+    async def fail(self, recordings: Recordings) -> None:
+        """Cause every fault in turn. Every client must see what is reported after each fault, before its repair."""
+        first, second = self._replicas
+        await self._show(recordings, 10, "at the start")
+        await self._stop(first)
+        await self._show(recordings, 30, "after SIGTERM of the first replica")
+        await self._start(first)
+        await self._kill(second)  # which all sockets and streams have now
+        await self._show(recordings, 50, "after kill -9 of the second replica")
+        await self._start(second)
+        await self._stop(first)  # which has them now
+        await self._show(recordings, 70, "after another SIGTERM of the first replica")
+        self._redis.kill()
+        await self._redis.start()
+        await self._show(recordings, 90, "after the restart of Redis")
+        await self._show(recordings, 100, "at the end", "succeeded")
+
+    async def _show(self, recordings: Recordings, percent: int, when: str, status: str = "running") -> None:
+        """Report progress, and wait until all clients have seen it; report more, which may be lost on its way."""
+
+        def missing() -> list[str]:
+            return [str(client) for client, recording in recordings.items() if recording.percent < percent]
+
+        await wait_until(partial(self._is_reported, percent, status))
+        with suppress(AssertionError):
+            await wait_until(lambda: not missing())
+        assert not missing(), f"{percent} %, reported {when}, is not seen"
+        if status == "running":
+            await self._is_reported(percent + 5, status)
+
+    async def _is_reported(self, percent: int, status: str) -> bool:
+        """Report as a worker does; return whether the report is accepted: the replica may be without Redis."""
+        self._sequence += 1
+        body = report(self.job.id, self._sequence, status=status, progress={"current": percent, "total": 100})
+        headers = {"Authorization": f"Bearer {self._report_key}"}
+        url = f"{self._serving[0].internal}/reports"
+        async with self._session.post(url, json=[body], headers=headers) as response:
+            return response.status == 200 and bool((await response.json())[0]["accepted"])
+
+    async def _stop(self, replica: Replica) -> None:
+        """Stop a replica with SIGTERM; the balancer knows that before its clients do."""
+        self._serving.remove(replica)
+        await replica.stop()
+
+    async def _kill(self, replica: Replica) -> None:
+        await replica.kill()
+        self._serving.remove(replica)
+
+    async def _start(self, replica: Replica) -> None:
+        await replica.start()
+        self._serving.append(replica)
+
+    async def read_version(self) -> int:
+        """Return the version of the job."""
+        url, headers = f"{self.job.url}/live/jobs/{self.job.id}", {"Authorization": f"Bearer {self.job.token}"}
+        async with self._session.get(url, headers=headers) as response:
+            return int((await response.json())["version"])
 
 
-@pytest.mark.parametrize("transport", ["webSockets", "serverSentEvents", "longPolling"])
-async def test_page_of_2015_watches_a_job(stack: Stack, report: SendReport, page: Page, transport: str) -> None:
-    """Its script tags, its function and its span show the progress over each transport, from another origin."""
-    receipt, base = await stack.submit(delay_s=3600), f"{stack.env['NOTIFIER_URL']}/signalr"
-    await page.goto(f"{stack.url}/assets/headway.js")  # a document of an allowed origin
-    await page.set_content(OLD_PAGE)
-    for script in ("jquery/dist/jquery.js", "signalr/jquery.signalR.js"):
-        await page.add_script_tag(path=PACKAGES / script)
-    await page.add_script_tag(url=f"{base}/hubs")
-    options = {"base": base, "jobId": receipt["id"], "token": receipt["token"], "transport": transport}
-    assert await page.evaluate(START, options) == [transport, base]
-    for progress in PROGRESS:
-        await report(receipt, progress=progress)
-    await report(receipt, "succeeded", progress={"current": 100, "total": 100})
-    await page.wait_for_function("window.received.includes('succeeded')")
-    received = await page.evaluate("window.received")
-    percents = [value for value in received if isinstance(value, int | float)]
-    assert percents == sorted(set(percents))
-    assert (percents[-1], received[-1]) == (100, "succeeded")
-    assert await page.inner_text("#progress") == "100%"
-    await page.evaluate("$.connection.hub.stop()")
+def is_rising(values: Iterable[float]) -> bool:
+    """Return whether each value is greater than the one before."""
+    return all(before < after for before, after in pairwise(values))
+
+
+@pytest.fixture(scope="module")
+async def seen(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> tuple[Recordings, int]:
+    """Return what each client has seen of a job during the faults, and the last version of the job."""
+    folder, port = tmp_path_factory.mktemp("signalr"), free_ports(1)[0]
+    async with Deployment.running(folder, f"http://127.0.0.1:{port}") as deployment:
+        async with watching(TESTED, deployment.job, browser, port, folder) as recordings:
+            await deployment.fail(recordings)
+        return recordings, await deployment.read_version()
+
+
+@pytest.mark.parametrize("client", TESTED, ids=str)
+async def test_client_sees_a_job_to_its_end(seen: tuple[Recordings, int], client: Client) -> None:
+    """It ends with the last version, and sees no version or percentage twice or backwards, whatever fails."""
+    recordings, last_version = seen
+    recording = recordings[client]
+    assert recording.values("snapshot")[-1] == ["succeeded", last_version, 100]
+    assert recording.values("error") == []
+    for events in [recording] if client.continues else recording.connections():
+        assert is_rising(version for _, version, _ in events.values("snapshot"))
+        assert is_rising(percent for _, _, percent in events.values("snapshot") if percent is not None)
+        assert is_rising(percent for (percent,) in events.values("progress"))
+    percents = [percent for (percent,) in recording.values("progress")]
+    assert percents == sorted(percents)
+    assert percents[-1:] == ([] if client.watch == "stream" else [100])
+
+
+@pytest.mark.parametrize("client", [client for client in TESTED if "ong" not in client.transport], ids=str)
+async def test_client_reconnects(seen: tuple[Recordings, int], client: Client) -> None:
+    """It has lost its connection with at least two replicas that served it, so that the faults have not missed it."""
+    assert len(seen[0][client].values("lost")) >= 2
+
+
+@pytest.mark.parametrize("client", [client for client in TESTED if client.is_classic], ids=str)
+async def test_page_of_2015_shows_the_progress(seen: tuple[Recordings, int], client: Client) -> None:
+    """Its client uses the transport that the page names, and its function shows the progress in its span."""
+    recording = seen[0][client]
+    assert recording.values("started") == [[client.transport]]
+    assert recording.values("shown") == [["100%"]]
+
+
+@pytest.mark.parametrize("client", [client for client in TESTED if client.packages[0].startswith("@")], ids=str)
+async def test_failed_invocations(seen: tuple[Recordings, int], client: Client) -> None:
+    """Unknown methods, wrong arguments, bad tokens and jobs that are not watched are errors of their invocations."""
+    assert [text for (text,) in seen[0][client].values("failed")] == FAILURES
