@@ -445,6 +445,21 @@ async def test_hidden_errors_are_read_for_visible_rows(page: Page, view: JobsVie
     assert len(site.watched) < 40
 
 
+async def test_rows_stay_while_groups_load(page: Page, view: JobsView, site: DashboardListSite) -> None:
+    """The rows are there until the groups of failures are, and if those cannot be loaded."""
+    await site.add(2, **FAILED)
+    await page.route("**/assets/failure-groups.js", lambda route: route.abort(), times=1)
+    await page.goto(f"{site.origin}/dashboard?status=failed")
+    await page.get_by_role("link", name="Group failures").click()
+    await expect(page.locator(".notice.error")).to_contain_text("The failures could not be shown.")
+    await expect(view.rows.first).to_be_visible()
+    await page.reload()
+    await expect(page.locator(".failures")).to_be_visible()
+    await expect(view.rows).to_have_count(0)
+    await page.get_by_role("link", name="Show the jobs").click()
+    await expect(view.rows).to_have_count(2)
+
+
 async def test_a_list_without_jobs_helps(page: Page, view: JobsView, site: DashboardListSite) -> None:
     """Without jobs there is a command that submits one; without a worker, how to start one; a lag is said in words."""
     site.workers = 0

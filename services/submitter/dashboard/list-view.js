@@ -78,22 +78,21 @@ export default class ListView {
     this.#filters.render(filter);
     this.#isNew ||= this.#list.filter !== null;
     this.#list.show(filter);
-    this.#rows.hidden = filter.isGrouped;
     this.#showGroups(filter.isGrouped);
     this.#render();
   }
 
-  /** Show groups of failures in place of the rows, or no longer. */
+  /** Show groups of failures in place of the rows, which stay until then, or no longer. */
   async #showGroups(isGrouped) {
     if (isGrouped && this.#groups) return this.#groups.update(this.#query);
     if (isGrouped) {
       const { FailureGroups } = await import("/assets/failure-groups.js").catch((error) => this.#app.notices.showError("The failures could not be shown.", error) ?? {});
-      if (!FailureGroups || this.#groups || !this.#rows.hidden || !this.#query) return; // the operator has left meanwhile
+      if (!FailureGroups || this.#groups || !this.#query || !this.#list.filter.isGrouped) return; // the operator has left meanwhile
       this.#groups = new FailureGroups(this.#app, { query: this.#query });
-      this.element.append(this.#groups.element);
+      this.#rows.replaceWith(this.#groups.element);
     } else if (this.#groups) {
       this.#groups.close();
-      this.#keepFocus(() => this.#groups.element.remove());
+      this.#keepFocus(() => this.#groups.element.replaceWith(this.#rows));
       this.#groups = null;
     }
   }
