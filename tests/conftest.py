@@ -44,6 +44,7 @@ SLOWEST_MODULES = (
     "test_fleet_views",
     "test_job_view",
     "test_command_line_doc",
+    "test_signalr_pages",
     "test_worker_failures",
     "test_silence",
     "test_thumbnails",
