@@ -41,9 +41,9 @@ class NotifierSettings(Settings, frozen=True, kw_only=True):
     max_watches: Positive = 1_000
     """How many jobs one connection may watch."""
     messages_per_s: PerSecond = 100
-    """How many messages per second one WebSocket may send, on average."""
+    """How many messages per second one WebSocket or SignalR connection may send, on average."""
     first_message_s: Seconds = 10
-    """How long a WebSocket may stay open without watching a job."""
+    """How long a WebSocket or SignalR connection may stay open without watching a job."""
     stuck_s: Seconds = 30
     """How long a slow consumer may read nothing before its connection is closed."""
     signalr_by_job_id: bool = False

@@ -67,30 +67,33 @@ class TokenAllowance:
 
     These are 20 forged tokens, 100 malformed ones, 500 of an unknown key, or 1,000 expired ones. An accepted token
     makes up for a malformed one.
+
+    Attributes:
+        left: what is left of it, in expired tokens; all at first.
     """
 
-    __slots__ = ("_left", "_limit")
+    __slots__ = ("_limit", "left")
 
     def __init__(self, max_watches: int) -> None:
-        self._limit = self._left = max(MIN_ALLOWANCE, max_watches)
+        self._limit = self.left = max(MIN_ALLOWANCE, max_watches)
 
     def spend(self, error: InvalidToken) -> None:
         """Count a rejected token."""
         if isinstance(error, ForgedToken):
-            self._left -= FORGED_COST
+            self.left -= FORGED_COST
         elif isinstance(error, UnknownKey):
-            self._left -= UNKNOWN_KEY_COST
+            self.left -= UNKNOWN_KEY_COST
         else:
-            self._left -= EXPIRED_COST if error.code == "token_expired" else INVALID_COST
+            self.left -= EXPIRED_COST if error.code == "token_expired" else INVALID_COST
 
     def restore(self) -> None:
         """Count an accepted token."""
-        self._left = min(self._limit, self._left + INVALID_COST)
+        self.left = min(self._limit, self.left + INVALID_COST)
 
     @property
     def is_exceeded(self) -> bool:
         """Whether too many rejected tokens were presented."""
-        return self._left < 0
+        return self.left < 0
 
 
 class RefusalLog:

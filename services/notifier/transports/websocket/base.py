@@ -27,7 +27,7 @@ from ...settings import NotifierSettings
 from ..base import MAX_BUFFERED_BYTES, BackpressuredConnection
 from ..refusals import TokenAllowance
 from .frame_reader import FrameReader
-from .protocol import PING, encode_close
+from .protocol import MAX_MESSAGE_BYTES, PING, encode_close
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -46,6 +46,7 @@ class WebSocket(BackpressuredConnection, asyncio.Protocol):
     """
 
     accepts_binary: ClassVar[bool] = False
+    max_frame_bytes: ClassVar[int] = MAX_MESSAGE_BYTES
     __slots__ = (
         "_closed",
         "_fragments",
@@ -67,7 +68,7 @@ class WebSocket(BackpressuredConnection, asyncio.Protocol):
     ) -> None:
         super().__init__(transport, origin)
         self.settings = settings
-        self._reader = FrameReader()
+        self._reader = FrameReader(self.max_frame_bytes)
         self._fragments: list[Frame] = []  # of an incomplete message
         self._message_budget = TokenBucket(settings.messages_per_s, burst, self.opened_at)
         self.token_allowance = TokenAllowance(settings.max_watches)

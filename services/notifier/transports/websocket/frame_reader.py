@@ -13,11 +13,16 @@ MAX_PARSED_BYTES = 4 * 1024  # at once: a read of 256 KiB may contain 40,000 fra
 
 
 class FrameReader:
-    """Parses what a client sends. `protocol` has the replies to the frames that were parsed."""
+    """Parses what a client sends. `protocol` has the replies to the frames that were parsed.
 
-    __slots__ = ("_frames", "_incomplete_bytes", "_received", "protocol")
+    Args:
+        max_bytes: how many bytes a message may have, in all its frames together.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_frames", "_incomplete_bytes", "_max_bytes", "_received", "protocol")
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self.protocol: Protocol = IDLE_PROTOCOL
         self._received = b""  # not parsed yet
         self._incomplete_bytes = 0  # parsed, of a frame that is not complete
@@ -41,7 +46,7 @@ class FrameReader:
         if not self._received:
             return False
         if self.protocol is IDLE_PROTOCOL:
-            self.protocol = open_protocol()
+            self.protocol = open_protocol(self._max_bytes)
         part, self._received = self._received[:MAX_PARSED_BYTES], self._received[MAX_PARSED_BYTES:]
         self.protocol.receive_data(part)
         self._frames = cast(list[Frame], self.protocol.events_received())

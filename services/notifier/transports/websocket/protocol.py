@@ -16,13 +16,13 @@ MAX_MESSAGE_BYTES = 64 * 1024
 PING = Frame(Opcode.PING, b"").serialize(mask=False)
 
 
-def open_protocol() -> Protocol:
-    """Return the protocol of an open connection."""
-    return Protocol(Side.SERVER, max_size=MAX_MESSAGE_BYTES)
+def open_protocol(max_bytes: int) -> Protocol:
+    """Return the protocol of an open connection, whose messages may have up to `max_bytes`."""
+    return Protocol(Side.SERVER, max_size=max_bytes)
 
 
 # Stands for the protocols of all idle connections, each of which would occupy more than 1 kB. It never receives data.
-IDLE_PROTOCOL = open_protocol()
+IDLE_PROTOCOL = open_protocol(MAX_MESSAGE_BYTES)
 
 
 def encode_text(data: bytes) -> bytes:

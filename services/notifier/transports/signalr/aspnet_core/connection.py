@@ -6,6 +6,8 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
+from websockets.frames import CloseCode
+
 from ....watching.snapshot import PublishedSnapshot
 from ...base import ClientConnection
 from ..calls import JOB_CHANGED, UPDATE_PROGRESS, SnapshotEncoders, encode_percent
@@ -73,8 +75,8 @@ class HubConnection(ClientConnection):
         """Call the client's methods for a snapshot; `updateProgress` only with another percentage than the last one."""
 
     @abstractmethod
-    def end(self) -> None:
-        """Close the connection after what was sent."""
+    def end(self, code: CloseCode) -> None:
+        """Close the connection after what was sent; a WebSocket with a code."""
 
     def send_snapshot(self, job_id: str, snapshot: PublishedSnapshot) -> bool:
         """Send a snapshot; return False if the connection is backpressured."""

@@ -5,27 +5,29 @@ https://github.com/dotnet/aspnetcore/blob/main/src/SignalR/docs/specs/TransportP
 
 from __future__ import annotations
 
-from aiohttp import web
+from functools import partial
+
+from aiohttp import hdrs, web
 from msgspec import Struct
 
-from .....runtime.errors import BadRequest, NotFound, ServiceUnavailable
+from .....runtime.errors import BadRequest, Conflict, NotFound, ServiceUnavailable
 from .....runtime.request import read_body, read_query
 from ...auth import unavailable_without_store
 from ...registry import RETRY_AFTER_S
 from ...websocket.handshake import open_websocket
 from ..authorization import ConnectionAuth
 from ..connection_tokens import ConnectionId, ConnectionTokens
-from .fallbacks import HubFallbacks
+from .connection import HubConnection
+from .fallbacks import HEADERS, NO_CONNECTION, HubFallbacks
 from .inbox import Inbox
-from .protocols import MAX_MESSAGE_BYTES
+from .protocols import MAX_BATCH_BYTES
 from .session import Hub
+from .sse import HubEventStream
 from .websocket import HubWebSocket
 
 PATH = "/hubs/job-progress"
 EVENT_STREAM = "text/event-stream"
-NO_STORE = {"Cache-Control": "no-store"}
 MAX_NEGOTIATE_VERSION = 1
-NO_CONNECTION = "There is no connection with this id."
 TRANSPORTS = [
     {"transport": "WebSockets", "transferFormats": ["Text", "Binary"]},
     {"transport": "ServerSentEvents", "transferFormats": ["Text"]},
@@ -55,7 +57,8 @@ class HubHandler:
         self._auth = auth
         self._tokens = tokens
         self._inbox = inbox
-        self._fallbacks = HubFallbacks(hub, inbox)
+        self._fallbacks = HubFallbacks(hub, auth, inbox)
+        self._open: dict[str, type[HubConnection]] = {}  # by id, the WebSockets and event streams on this replica
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes of the public listener."""
@@ -75,7 +78,7 @@ class HubHandler:
         version = min(max(query.negotiate_version, 0), MAX_NEGOTIATE_VERSION)
         ids = {"connectionId": connection.id, "connectionToken": token} if version else {"connectionId": token}
         return web.json_response(
-            {"negotiateVersion": version, **ids, "availableTransports": TRANSPORTS}, headers=NO_STORE
+            {"negotiateVersion": version, **ids, "availableTransports": TRANSPORTS}, headers=HEADERS
         )
 
     async def connect(self, request: web.Request) -> web.StreamResponse:
@@ -83,35 +86,48 @@ class HubHandler:
         is_upgrade = "websocket" in request.headers.get("Upgrade", "").lower()
         query = read_query(request, ConnectionQuery)
         connection = None if query.id is None and is_upgrade else self._connection(query)
+        if connection is not None and connection.id in self._open:
+            raise Conflict("The connection is open.", field="id")
+        if connection is None or is_upgrade:
+            return self._open_websocket(request, connection)
+        if EVENT_STREAM not in request.headers.get("Accept", ""):
+            return await self._fallbacks.poll(request, connection)
+        self._open[connection.id] = HubEventStream
+        try:
+            return await self._fallbacks.stream(request, connection)
+        finally:
+            del self._open[connection.id]
+
+    def _open_websocket(self, request: web.Request, connection: ConnectionId | None) -> web.StreamResponse:
         first = self._auth.authorize(request)
-        if connection is not None and not is_upgrade:
-            streams = EVENT_STREAM in request.headers.get("Accept", "")
-            serve = self._fallbacks.stream if streams else self._fallbacks.poll
-            return await serve(request, connection, first)
         self._hub.registry.ensure_available()
-        _, response = open_websocket(
-            request, lambda transport, origin: HubWebSocket(self._hub, transport, origin, first)
-        )
+        connection_id = "" if connection is None else connection.id
+        forget = partial(self._open.pop, connection_id, None)
+        _, response = open_websocket(request, partial(HubWebSocket, self._hub, first, forget))
+        if connection_id:
+            self._open[connection_id] = HubWebSocket
         return response
 
     async def receive(self, request: web.Request) -> web.Response:
         """Pass on what a client without a WebSocket sends to the replica that has its connection."""
         connection = self._connection(read_query(request, ConnectionQuery))
-        body = await read_body(request, MAX_MESSAGE_BYTES)
+        if self._open.get(connection.id) is HubWebSocket:
+            raise web.HTTPMethodNotAllowed(request.method, [hdrs.METH_GET])
+        body = await read_body(request, MAX_BATCH_BYTES)
         with unavailable_without_store():
             result = await self._inbox.append(connection.id, body)
         if result == "closed":
             raise NotFound(NO_CONNECTION, field="id")
         if result == "full":
             raise ServiceUnavailable("Too many messages wait.", code="overloaded", retry_after_s=RETRY_AFTER_S)
-        return web.Response(headers=NO_STORE)
+        return web.Response(headers=HEADERS)
 
     async def close(self, request: web.Request) -> web.Response:
         """End a connection."""
         connection = self._connection(read_query(request, ConnectionQuery))
         with unavailable_without_store():
             await self._inbox.close(connection.id)
-        return web.Response(status=202, headers=NO_STORE)
+        return web.Response(status=202, headers=HEADERS)
 
     def _connection(self, query: ConnectionQuery) -> ConnectionId:
         """Return the connection that a request names.

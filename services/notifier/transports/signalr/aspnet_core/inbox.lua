@@ -1,56 +1,84 @@
 -- What clients without a WebSocket send, and the sessions of long polls between two polls.
--- KEYS: the messages that wait for the replica that has the connection, which is also the channel's name; the session.
+-- KEYS: the messages, sorted by their numbers, which is also the name of the channel; the session.
+local ENTRY_BYTES = 64 -- that each message occupies in addition, even an empty one
 local SHARDED = false
-local inbox, session, command = KEYS[1], KEYS[2], ARGV[1]
-local closed, poll, state, count, size = unpack(redis.call('HMGET', session, 'closed', 'poll', 'state', 'count', 'size'))
+local inbox, session, command, lifetime_ms = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
+local closed, poll, state, last, size = unpack(redis.call('HMGET', session, 'closed', 'poll', 'state', 'last', 'size'))
 
 local function notify(event)
   redis.call(SHARDED and 'SPUBLISH' or 'PUBLISH', inbox, event)
 end
 
-local function keep(lifetime_ms, ...)
+local function keep(...)
   redis.call('HSET', session, ...)
   redis.call('PEXPIRE', session, lifetime_ms)
 end
 
-local function take()
-  local messages = redis.call('ZRANGE', inbox, 0, -1)
-  redis.call('DEL', inbox)
-  redis.call('HDEL', session, 'size')
-  for index, message in ipairs(messages) do
-    messages[index] = message:sub(message:find(':', 1, true) + 1)
-  end
-  return messages
+local function integer(number)
+  return string.format('%.0f', number)
 end
 
-if command == 'append' then -- lifetime in ms, message, maximum number of bytes
-  size = tonumber(size or 0) + #ARGV[3]
+-- Returns whether a poll has ended, because the connection has ended or a later poll has begun.
+local function has_ended(number)
+  return closed or (poll and poll ~= number)
+end
+
+-- Returns the messages after a number, each with its own number before it.
+local function messages_after(number)
+  return redis.call('ZRANGE', inbox, '(' .. number, '+inf', 'BYSCORE')
+end
+
+-- Removes the messages up to a number.
+local function discard(number)
+  local messages = redis.call('ZRANGE', inbox, '-inf', number, 'BYSCORE')
+  for _, message in ipairs(messages) do
+    size = (size or 0) - #message - ENTRY_BYTES
+  end
+  if #messages > 0 then
+    redis.call('ZREMRANGEBYRANK', inbox, 0, #messages - 1)
+    keep('size', integer(math.max(0, size)))
+  end
+end
+
+if command == 'append' then -- message, maximum number of bytes
   if closed then
     return 'closed'
-  elseif size > tonumber(ARGV[4]) then
+  end
+  local time = redis.call('TIME')
+  last = integer(math.max((last or 0) + 1, time[1] * 1000000 + time[2])) -- higher, too, after data was lost
+  local message = last .. ':' .. ARGV[3]
+  size = (size or 0) + #message + ENTRY_BYTES
+  if size > tonumber(ARGV[4]) then
     return 'full'
   end
-  count = tonumber(count or 0) + 1
-  keep(ARGV[2], 'count', count, 'size', size)
-  redis.call('ZADD', inbox, count, count .. ':' .. ARGV[3]) -- the number makes equal messages different members
-  redis.call('PEXPIRE', inbox, ARGV[2])
+  keep('last', last, 'size', integer(size))
+  redis.call('ZADD', inbox, last, message)
+  redis.call('PEXPIRE', inbox, lifetime_ms)
   notify('message')
   return 'accepted'
 elseif command == 'take' then
-  return take()
-elseif command == 'poll' then -- lifetime in ms
-  poll = tonumber(poll or 0) + 1
-  keep(ARGV[2], 'poll', poll)
-  notify('poll ' .. poll) -- the poll before this one ends
-  return { poll, closed, state, poll > 1 and take() or {} }
-elseif command == 'save' then -- lifetime in ms, number of the poll, state
-  if poll and poll ~= ARGV[3] then
+  local messages = not closed and messages_after(0)
+  discard('+inf')
+  return messages
+elseif command == 'poll' then
+  poll = (poll or 0) + 1
+  if not closed then
+    keep('poll', integer(poll))
+    notify('poll ' .. integer(poll)) -- the poll before this one ends
+  end
+  return { poll, closed, state, messages_after(0) }
+elseif command == 'read' then -- number of the poll, number of the last message that it has read
+  return not has_ended(ARGV[3]) and messages_after(ARGV[4])
+elseif command == 'save' then -- number of the poll, state, number of the last message that is in it
+  if has_ended(ARGV[3]) then
     return 0
   end
-  keep(ARGV[2], 'poll', ARGV[3], 'state', ARGV[4]) -- the number, too: the data of Redis may be lost
+  keep('poll', ARGV[3], 'state', ARGV[4]) -- the number, too: the data of Redis may be lost
+  discard(ARGV[5])
   return 1
-elseif command == 'close' then -- lifetime in ms
-  keep(ARGV[2], 'closed', '1')
+elseif command == 'close' then
+  keep('closed', '1')
+  redis.call('HDEL', session, 'state')
   redis.call('DEL', inbox)
   notify('closed')
   return 1

@@ -6,17 +6,19 @@ So no request of a client needs to reach the replica of the one before.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any
 
 from ....redis_client.lua_script import LuaScript
 from ....redis_client.pubsub import PubSub
 from ....redis_client.topology import RedisClient
+from .protocols import MAX_BATCH_BYTES
 
 SCRIPT = files(__package__).joinpath("inbox.lua").read_bytes()
-MAX_WAITING_BYTES = 128 * 1024  # that a client has sent and no replica has taken
+MAX_WAITING_BYTES = MAX_BATCH_BYTES + 64 * 1024  # that a client has sent and no replica has handled
 LIFETIME_MS = 120_000  # longer than a poll, and the pause before the next one
 
 
@@ -25,20 +27,38 @@ def channel_of(connection_id: str) -> str:
     return f"headway:conn:{{{connection_id}}}"
 
 
-class Poll(NamedTuple):
-    """What a poll begins with.
+class Poll:
+    """A poll of a connection. What it reads stays in Redis until the session that has handled it is saved.
+
+    If its replica ends before, nothing is lost: the next poll handles it again, with the session as it was before.
 
     Attributes:
         number: its number; a later poll of the same connection ends it.
-        is_closed: whether the client has closed the connection.
         state: the session after the poll before, None without one.
         messages: what the client has sent since.
     """
 
-    number: int
-    is_closed: bool
-    state: bytes | None
-    messages: list[bytes]
+    def __init__(self, run: Callable[..., Awaitable[Any]], number: int, state: bytes | None, messages: list[bytes]):
+        self._run = run
+        self._last_read = b"0"
+        self.number = number
+        self.state = state or None
+        self.messages = self._read(messages)
+
+    async def read(self) -> list[bytes] | None:
+        """Return further messages, None if the connection has ended or a later poll has begun."""
+        messages = await self._run("read", self.number, self._last_read)
+        return None if messages is None else self._read(messages)
+
+    async def save(self, state: bytes | None) -> bool:
+        """Store the session, None without one; return False if the connection has ended or a later poll has begun."""
+        handled = b"0" if state is None else self._last_read
+        return bool(await self._run("save", self.number, state or b"", handled))
+
+    def _read(self, messages: list[bytes]) -> list[bytes]:
+        for message in messages[-1:]:
+            self._last_read = message.partition(b":")[0]
+        return [_without_number(message) for message in messages]
 
 
 class Notices:
@@ -91,8 +111,10 @@ class Inbox:
 
     @contextmanager
     def notices(self, connection_id: str) -> Iterator[Notices]:
-        """Receive the notices about a connection until the block ends."""
+        """Receive the notices about a connection until the block ends, in place of an earlier stream or poll."""
         notices, channel = Notices(), channel_of(connection_id)
+        if (earlier := self._notices.get(channel)) is not None:
+            earlier.stop()
         self._notices[channel] = notices
         if self._pubsub.subscribe(channel, notices):
             notices.changed.set()
@@ -110,24 +132,28 @@ class Inbox:
         reply = await self._run(connection_id, "append", message, MAX_WAITING_BYTES)
         return bytes(reply).decode()
 
-    async def take(self, connection_id: str) -> list[bytes]:
-        """Return the messages that wait, and remove them."""
-        return list(await self._run(connection_id, "take"))
+    async def take(self, connection_id: str) -> list[bytes] | None:
+        """Return the messages that wait, and remove them; None if the connection has ended.
 
-    async def begin_poll(self, connection_id: str) -> Poll:
-        """Begin a poll, and end the one before."""
+        For event streams: the loss of a replica that has taken messages ends the stream, so its client notices it.
+        """
+        messages = await self._run(connection_id, "take")
+        return None if messages is None else [_without_number(message) for message in messages]
+
+    async def begin_poll(self, connection_id: str) -> Poll | None:
+        """Begin a poll, and end the one before; return None if the connection has ended."""
         number, closed, state, messages = await self._run(connection_id, "poll")
-        return Poll(number, closed is not None, state, messages)
-
-    async def save(self, connection_id: str, poll: int, state: bytes) -> bool:
-        """Store a session at the end of a poll; return False if a later poll has begun."""
-        return bool(await self._run(connection_id, "save", poll, state))
+        return None if closed else Poll(partial(self._run, connection_id), number, state, messages)
 
     async def close(self, connection_id: str) -> None:
-        """End a connection: further messages are refused, and the replica that has it is notified."""
+        """End a connection: further requests are refused, and the replica that has it is notified."""
         await self._run(connection_id, "close")
 
     async def _run(self, connection_id: str, command: str, *arguments: Any) -> Any:
         channel = channel_of(connection_id)
         (reply,) = await self._script.run([[channel, f"{channel}:session", command, LIFETIME_MS, *arguments]])
         return reply
+
+
+def _without_number(message: bytes) -> bytes:
+    return message.partition(b":")[2]

@@ -6,6 +6,7 @@ Between two polls, Redis has the session: its protocol, and which version of eac
 from __future__ import annotations
 
 import asyncio
+import time
 
 from websockets.frames import CloseCode
 
@@ -27,12 +28,20 @@ class HubPoll(HubConnection):
     transport, logs_lifecycle = "signalr_poll", False
     __slots__ = ("_encoders", "jobs", "messages", "ready", "session")
 
-    def __init__(self, hub: Hub, transport: asyncio.Transport, first: WatchRequest | None) -> None:
+    def __init__(self, hub: Hub, transport: asyncio.Transport, first: WatchRequest | None, age_s: float) -> None:
+        """Create a connection.
+
+        Args:
+            hub: what all sessions use.
+            transport: its bytes.
+            first: the job that its URL names, None without one or after the handshake.
+            age_s: how long ago the client has connected.
+        """
         super().__init__(transport, None)
         self._encoders: SnapshotEncoders = ENCODERS[JSON]
         self.messages: list[bytes] = []
         self.ready = asyncio.Event()
-        self.session = HubSession(hub, self, first)
+        self.session = HubSession(hub, self, first, age_s)
         self.jobs = self.session.jobs
 
     def accepts(self, _protocol: HubProtocol) -> bool:
@@ -55,17 +64,17 @@ class HubPoll(HubConnection):
         self.push(self._encoders.encode(snapshot, last_percent))
 
     def reap(self) -> None:
-        """Complete the poll if the client has disconnected."""
+        """Complete the poll if the client has disconnected or has not subscribed in time."""
         if self.is_closing:
-            self.set_close_code(CloseCode.ABNORMAL_CLOSURE)
-            self.ready.set()
+            self.end(CloseCode.ABNORMAL_CLOSURE)
+        else:
+            self.session.close_if_idle(time.monotonic())
 
-    def end(self) -> None:
+    def end(self, code: CloseCode) -> None:
         """Complete the poll."""
-        self.set_close_code(CloseCode.NORMAL_CLOSURE)
+        self.set_close_code(code)
         self.ready.set()
 
     def send_away(self) -> None:
         """Complete the poll; the next one may reach another replica, and goes on there."""
-        self.set_close_code(CloseCode.TRY_AGAIN_LATER)
-        self.ready.set()
+        self.end(CloseCode.TRY_AGAIN_LATER)

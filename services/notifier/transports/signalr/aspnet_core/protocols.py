@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -16,15 +16,22 @@ from ....watching.snapshot import PublishedSnapshot
 
 RECORD_SEPARATOR = b"\x1e"
 MAX_MESSAGE_BYTES = 64 * 1024  # of a client's message
+MAX_BATCH_BYTES = 1024 * 1024  # of a frame or a body: clients send many calls at once, most of them with a token
+MAX_SPLIT = 100  # messages at once: a batch may have half a million, far over the limit of messages
 INVOCATION, STREAM_ITEM, COMPLETION, STREAM_INVOCATION, CANCEL_INVOCATION, PING, CLOSE = range(1, 8)
 COMPLETED_WITH_ERROR, COMPLETED = 1, 2
 MAX_VAR_INT_BYTES = 5
 MAX_ID_LENGTH = 64  # of an invocation; clients count
 MIN_INT, MAX_INT = -(2.0**63), 2.0**64  # of MessagePack
+ProtocolName = Literal["json", "messagepack"]
 
 
 class ProtocolViolation(ValueError):
     """A client has sent what the protocol does not allow."""
+
+
+class MessageTooLarge(ProtocolViolation):
+    """A client has sent a message of more than MAX_MESSAGE_BYTES."""
 
 
 class ClientMessage(Struct, frozen=True, rename="camel"):
@@ -46,12 +53,12 @@ class ClientMessage(Struct, frozen=True, rename="camel"):
 class HubProtocol(ABC):
     """A hub protocol. Arguments and items are values that `encode_value` has returned, so that each is encoded once."""
 
-    name: ClassVar[str]
+    name: ClassVar[ProtocolName]
     ping: ClassVar[bytes]
 
     @abstractmethod
     def split(self, data: bytes) -> tuple[list[bytes], bytes]:
-        """Return the complete messages at the beginning of the received bytes, and what remains.
+        """Return the complete messages at the beginning of the received bytes, up to MAX_SPLIT, and what remains.
 
         Raises:
             ProtocolViolation: a message is too large, or its length is not valid.
@@ -98,9 +105,10 @@ class JsonHubProtocol(HubProtocol):
 
     def split(self, data: bytes) -> tuple[list[bytes], bytes]:
         """Return the complete messages and what remains."""
-        *messages, rest = data.split(RECORD_SEPARATOR)
-        if max(map(len, [*messages, rest])) > MAX_MESSAGE_BYTES:
-            raise ProtocolViolation("The message is too large.")
+        *messages, rest = data.split(RECORD_SEPARATOR, MAX_SPLIT)
+        is_complete = RECORD_SEPARATOR in rest  # the size of what follows is checked when it is split
+        if max(map(len, messages if is_complete else [*messages, rest])) > MAX_MESSAGE_BYTES:
+            raise MessageTooLarge("The message is too large.")
         return messages, rest
 
     def decode(self, message: bytes) -> ClientMessage:
@@ -141,11 +149,12 @@ class MessagePackHubProtocol(HubProtocol):
 
     def split(self, data: bytes) -> tuple[list[bytes], bytes]:
         """Return the complete messages and what remains."""
-        messages, position = [], 0
-        while (head := _read_length(data, position)) is not None:
+        messages: list[bytes] = []
+        position = 0
+        while len(messages) < MAX_SPLIT and (head := _read_length(data, position)) is not None:
             start, length = head
             if length > MAX_MESSAGE_BYTES:
-                raise ProtocolViolation("The message is too large.")
+                raise MessageTooLarge("The message is too large.")
             if start + length > len(data):
                 break
             messages.append(data[start : start + length])

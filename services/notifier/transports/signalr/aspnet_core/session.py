@@ -13,8 +13,9 @@ from uuid import UUID
 import msgspec
 import structlog
 from msgspec import Struct
+from websockets.frames import CloseCode
 
-from headway.contracts import Natural, decode
+from headway.contracts import Natural, decode, encode
 
 from .....runtime.token_bucket import TokenBucket
 from .... import metrics
@@ -29,11 +30,13 @@ from .protocols import (
     CANCEL_INVOCATION,
     CLOSE,
     INVOCATION,
+    MAX_SPLIT,
     PROTOCOLS,
     RECORD_SEPARATOR,
     STREAM_INVOCATION,
     ClientMessage,
     HubProtocol,
+    MessageTooLarge,
     ProtocolViolation,
 )
 from .session_state import SessionState
@@ -84,43 +87,55 @@ class HubSession:
     Args:
         hub: what all sessions use.
         connection: the connection.
-        first: the job that the URL of the connection names, None without one.
+        first: the job that the URL of the connection names, None without one or after the handshake.
+        age_s: how long ago the client has connected.
     """
 
-    def __init__(self, hub: Hub, connection: HubConnection, first: WatchRequest | None) -> None:
+    def __init__(self, hub: Hub, connection: HubConnection, first: WatchRequest | None, age_s: float = 0.0) -> None:
         self._hub = hub
         self.registry = hub.registry
         self.connection = connection
         self._first = first
         self._allowance = TokenAllowance(hub.settings.max_watches)
-        burst = hub.settings.messages_per_s + 2 * hub.settings.max_watches
-        self._message_budget = TokenBucket(hub.settings.messages_per_s, burst, time.monotonic())
-        self._pinged_at = time.monotonic()
+        burst, now = hub.settings.messages_per_s + 2 * hub.settings.max_watches, time.monotonic()
+        self._message_budget = TokenBucket(hub.settings.messages_per_s, burst, now)
+        self._opened_at, self._pinged_at = now - age_s, now
         self._received = b""  # of a message that is not complete
         self.protocol: HubProtocol | None = None  # before the handshake
         self.jobs = WatchedJobs(self)
         self.has_ended = False
         self._methods = {"watch": self._watch_calls, "unwatch": self._unwatch, "cancel": self._cancel}
 
-    def is_idle_for(self, seconds: float) -> bool:
-        """Return whether the client should have watched a job by now, and has never sent a valid token."""
-        return not self.jobs.has_subscribed and seconds > self._hub.settings.first_message_s
-
     async def receive(self, data: bytes) -> None:
-        """Handle what the client has sent; messages may begin and end anywhere in it."""
+        """Handle what the client has sent at once; messages may begin and end anywhere in it."""
+        if self.has_ended:
+            return
         self._received += data
         try:
-            if self.protocol is None and not self._shake_hands():
-                return
-            assert self.protocol is not None  # noqa: S101 - since the handshake
+            if self.protocol is not None or self._shake_hands():
+                await self._handle_received()
+        except MessageTooLarge as error:
+            self.close_over_limit("message_size", str(error), CloseCode.MESSAGE_TOO_BIG)
+        except ProtocolViolation as error:
+            self.close(str(error), CloseCode.PROTOCOL_ERROR)
+
+    async def _handle_received(self) -> None:
+        assert self.protocol is not None  # noqa: S101 - since the handshake
+        has_more = True
+        while has_more:
             messages, self._received = self.protocol.split(self._received)
+            has_more = len(messages) == MAX_SPLIT
+            if self._message_budget.acquire(time.monotonic(), max(1, len(messages))) > 0:
+                self.close_over_limit("messages", "too many messages")
+                return
             for message in messages:
-                if self.has_ended:
-                    return
                 await self._handle(self.protocol.decode(message))
                 await asyncio.sleep(0)  # one verification blocks the event loop for a quarter of a millisecond
-        except ProtocolViolation as error:
-            self.close(str(error))
+
+    def close_if_idle(self, now: float) -> None:
+        """Close the session if the client should have watched a job by now, and has never sent a valid token."""
+        if not self.jobs.has_subscribed and now - self._opened_at > self._hub.settings.first_message_s:
+            self.close_over_limit("first_message", "watch a job")
 
     def ping_if_due(self, now: float) -> None:
         """Send a ping if the last one was PING_INTERVAL_S ago. Clients count a server as lost after 30 seconds."""
@@ -149,35 +164,45 @@ class HubSession:
         self.connection.reply(b"{}" + RECORD_SEPARATOR)
         self.protocol = protocol
         if self._first is not None:
-            self.jobs.add(self._first, None, None)
+            self.jobs.add(self._first, None, is_of_connection=True)
         return True
 
     def _refuse_handshake(self, reason: str) -> bool:
         self.has_ended = True
         self.connection.reply(msgspec.json.encode({"error": reason}) + RECORD_SEPARATOR)
-        self.connection.end()
+        self.connection.end(CloseCode.NORMAL_CLOSURE)
         return False
 
-    def close(self, error: str | None = None, *, allow_reconnect: bool = False) -> None:
-        """Send the message that ends the session, and close the connection."""
+    def close(
+        self, error: str | None = None, code: CloseCode = CloseCode.NORMAL_CLOSURE, *, allow_reconnect: bool = False
+    ) -> None:
+        """Send the message that ends the session, and close the connection.
+
+        The message names the error and whether the client should reconnect; a WebSocket closes with the code, too.
+        """
         if self.has_ended:
             return
         self.has_ended = True
         if self.protocol is not None:
-            self.connection.reply(self.protocol.close(error, allow_reconnect=allow_reconnect))
-        self.connection.end()
+            self.connection.push(self.protocol.close(error, allow_reconnect=allow_reconnect))
+        self.connection.end(code)
+
+    def close_over_limit(self, limit: str, error: str, code: CloseCode = CloseCode.POLICY_VIOLATION) -> None:
+        """Close the session because the client exceeded a limit, and count it."""
+        if not self.has_ended:
+            metrics.LIMITS_EXCEEDED.labels(limit).inc()
+            self.close(error, code)
 
     async def _handle(self, message: ClientMessage) -> None:
-        if self._message_budget.acquire(time.monotonic()) > 0:
-            metrics.LIMITS_EXCEEDED.labels("messages").inc()
-            self.close("Too many messages.")
-        elif message.type in (INVOCATION, STREAM_INVOCATION):
+        if self.has_ended:
+            return
+        if message.type in (INVOCATION, STREAM_INVOCATION):
             await self._invoke(message)
         elif message.type == CANCEL_INVOCATION and message.invocation_id is not None:
             self.jobs.end_stream(message.invocation_id)
         elif message.type == CLOSE:
             self.has_ended = True
-            self.connection.end()
+            self.connection.end(CloseCode.NORMAL_CLOSURE)
 
     async def _invoke(self, message: ClientMessage) -> None:
         """Call a method of the hub, and answer unless the client expects no answer. A stream answers when it ends."""
@@ -214,12 +239,11 @@ class HubSession:
         watch = _convert(arguments, _WatchArguments)
         request = self._hub.auth.verify(watch.token, watch.version, self._allowance, watch.job_id)
         if not isinstance(request, RejectedToken):
-            if not self.jobs.add(request, watch.token, stream):
+            if not self.jobs.add(request, stream):
                 raise MethodFailed("too_many_watches: The connection watches too many jobs.")
             return
         if self._allowance.is_exceeded:
-            metrics.LIMITS_EXCEEDED.labels("tokens").inc()
-            self.close("Too many invalid tokens.")
+            self.close_over_limit("tokens", "too many invalid tokens")
         raise MethodFailed(f"{request.code}: {request.message}")
 
     async def _unwatch(self, arguments: tuple[Any, ...]) -> None:
@@ -235,21 +259,38 @@ class HubSession:
         if rejected is not None:
             raise MethodFailed(f"{rejected.code}: {rejected.message}")
 
-    def dump(self) -> SessionState | None:
+    def dump(self) -> bytes | None:
         """Return what the next poll needs, None before the handshake."""
-        return None if self.protocol is None else SessionState(self.protocol.name, self._received, self.jobs.dump())
+        if self.protocol is None:
+            return None
+        budget, age_s = self._message_budget, time.monotonic() - self._message_budget.updated_at
+        return encode(
+            SessionState(
+                protocol=self.protocol.name,
+                received=self._received,
+                has_subscribed=self.jobs.has_subscribed,
+                jobs=self.jobs.dump(),
+                messages_left=budget.tokens,
+                messages_left_at=self._hub.store.clock.now().after(-age_s),
+                allowance_left=self._allowance.left,
+            )
+        )
 
-    def restore(self, state: SessionState) -> None:
-        """Go on with the session of the poll before."""
+    def restore(self, text: bytes) -> None:
+        """Go on with the session of the poll before.
+
+        Raises:
+            msgspec.DecodeError: another release or another program has stored it.
+        """
+        state = decode(text, SessionState)
         self.protocol, self._received = PROTOCOLS[state.protocol], state.received
         self.connection.use_protocol(self.protocol)
+        age_s = (self._hub.store.clock.now() - state.messages_left_at) / 1000
+        self._message_budget.tokens = state.messages_left
+        self._message_budget.updated_at = time.monotonic() - max(0.0, age_s)
+        self._allowance.left = state.allowance_left
         self.jobs.restore(state.jobs)
-
-    def verify(self, token: str | None, job_id: UUID) -> WatchRequest | RejectedToken | None:
-        """Return the job that a token of the poll before opens; None if it was that of a connection without a job."""
-        if token is not None:
-            return self._hub.auth.verify(token, None, self._allowance, job_id)
-        return self._first if self._first is not None and self._first.grant.job_id == job_id else None
+        self.jobs.has_subscribed = state.has_subscribed
 
 
 def _convert(arguments: tuple[Any, ...], arguments_type: type[A]) -> A:

@@ -70,17 +70,14 @@ class HubEventStream(HubConnection, StreamConnection):
         """End the stream if the client has disconnected or has not subscribed in time; ping."""
         if self.is_closing:
             self.end_stream(CloseCode.ABNORMAL_CLOSURE)
-        elif self.session.is_idle_for(time.monotonic() - self.opened_at):
-            self.set_close_code(CloseCode.POLICY_VIOLATION)
-            self.session.close("Watch a job.")
         elif self.is_writable():
+            self.session.close_if_idle(time.monotonic())
             self.session.ping_if_due(time.monotonic())
 
-    def end(self) -> None:
+    def end(self, code: CloseCode) -> None:
         """Close the stream after what was sent."""
-        self.end_stream(CloseCode.NORMAL_CLOSURE)
+        self.end_stream(code)
 
     def send_away(self) -> None:
         """Close the stream, so that its client reconnects, possibly to another replica."""
-        self.set_close_code(CloseCode.TRY_AGAIN_LATER)
-        self.session.close(allow_reconnect=True)
+        self.session.close(code=CloseCode.TRY_AGAIN_LATER, allow_reconnect=True)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from typing import Protocol
-from uuid import UUID
 
 import msgspec
 
 from ....watching.snapshot import NO_VERSION, PublishedSnapshot
 from ...auth import WatchRequest
 from ...base import error_payload
-from ...refusals import RejectedToken
 from ...registry import ConnectionRegistry
 from ..calls import UNKNOWN, encode_percent
 from .connection import HubConnection
@@ -28,6 +26,7 @@ class Session(Protocol):
     registry: ConnectionRegistry
     connection: HubConnection
     protocol: HubProtocol | None
+    has_ended: bool
 
     def answer(self, invocation_id: str, error: str | None = None) -> None:
         """Answer an invocation, or end a stream."""
@@ -35,17 +34,15 @@ class Session(Protocol):
     def close(self, error: str | None = None, *, allow_reconnect: bool = False) -> None:
         """End the session."""
 
-    def verify(self, token: str | None, job_id: UUID) -> WatchRequest | RejectedToken | None:
-        """Return the job that a token opens."""
-
 
 class WatchedJob:
     """A job on a connection: whether the client's methods are called for it, and its streams."""
 
-    __slots__ = ("is_called", "percent", "streams", "token", "version")
+    __slots__ = ("is_called", "is_of_connection", "percent", "request", "streams", "version")
 
-    def __init__(self) -> None:
-        self.token: str | None = None  # the last one; None: that of the connection
+    def __init__(self, request: WatchRequest) -> None:
+        self.request = request  # the last one
+        self.is_of_connection = False  # whether its token was that of the connection
         self.is_called = False
         self.version = NO_VERSION  # the newest one for which the client's methods were called
         self.percent = UNKNOWN  # the last one with which `updateProgress` was called
@@ -60,16 +57,16 @@ class WatchedJobs:
         self._jobs: dict[str, WatchedJob] = {}
         self.has_subscribed = False
 
-    def add(self, request: WatchRequest, token: str | None, stream: str | None) -> bool:
+    def add(self, request: WatchRequest, stream: str | None, *, is_of_connection: bool = False) -> bool:
         """Watch a job: call the client's methods, or send a stream; return False if there are too many jobs.
 
         Args:
             request: the job, and the version that the client has.
-            token: the token for it, None for that of the connection.
             stream: the id of the invocation that opens a stream, None to call the client's methods.
+            is_of_connection: whether the token for the job was that of the connection.
         """
         job_id, version = str(request.grant.job_id), NO_VERSION if request.version is None else request.version
-        job = self._jobs.get(job_id) or WatchedJob()
+        job = self._jobs.get(job_id) or WatchedJob(request)
         if job.is_called or job.streams:
             request = request._replace(version=None)  # the record is read again; each has the version that it needs
         registry = self._session.registry
@@ -78,7 +75,7 @@ class WatchedJobs:
         if not registry.subscribe(self._session.connection, request):
             return False
         self.has_subscribed = True
-        self._jobs[job_id], job.token = job, token
+        self._jobs[job_id], job.request, job.is_of_connection = job, request, is_of_connection
         if stream is not None:
             job.streams[stream] = version
         elif not job.is_called:
@@ -99,33 +96,31 @@ class WatchedJobs:
                 asyncio.get_running_loop().call_soon(self._release, job_id)  # see `_end_streams`
                 return
 
-    def dump(self) -> dict[str, JobState]:
+    def dump(self) -> list[JobState]:
         """Return what the next poll needs to go on with the jobs."""
-        return {
-            job_id: JobState(job.token, job.version if job.is_called else None, job.percent.decode(), job.streams)
-            for job_id, job in self._jobs.items()
-        }
+        return [
+            JobState(
+                job.request,
+                job.is_of_connection,
+                job.version if job.is_called else None,
+                job.percent.decode(),
+                job.streams,
+            )
+            for job in self._jobs.values()
+        ]
 
-    def restore(self, jobs: dict[str, JobState]) -> None:
-        """Go on with the jobs of the poll before."""
-        for job_id, job_state in jobs.items():
-            job = self._jobs[job_id] = WatchedJob()
-            job.token, job.percent, job.streams = job_state.token, job_state.percent.encode(), job_state.streams
-            if job_state.version is not None:
-                job.is_called, job.version = True, job_state.version
-            self._resume(job_id, job)
-
-    def _resume(self, job_id: str, job: WatchedJob) -> None:
-        """Subscribe to a job again, from the oldest version that the client needs."""
-        versions = [*job.streams.values(), *([job.version] if job.is_called else [])]
-        version = min(versions, default=NO_VERSION)
-        request = self._session.verify(job.token, UUID(job_id))
-        if isinstance(request, RejectedToken):
-            self.on_error(job_id, request.code, request.message)
-        elif request is not None and str(request.grant.job_id) == job_id:
-            self.has_subscribed = True
-            request = request._replace(version=None if version == NO_VERSION else version)
-            self._session.registry.subscribe(self._session.connection, request)
+    def restore(self, jobs: list[JobState]) -> None:
+        """Go on with the jobs of the poll before, each from the oldest version that the client needs."""
+        registry, connection = self._session.registry, self._session.connection
+        for state in jobs:
+            job_id, job = str(state.request.grant.job_id), WatchedJob(state.request)
+            self._jobs[job_id], job.is_of_connection = job, state.is_of_connection
+            job.percent, job.streams = state.percent.encode(), state.streams
+            if state.version is not None:
+                job.is_called, job.version = True, state.version
+            versions = [*job.streams.values(), *([job.version] if job.is_called else [])]
+            if registry.subscribe(connection, state.request._replace(version=min(versions, default=NO_VERSION))):
+                registry.end_if_rejected(connection, connection.subscriptions[job_id])
 
     def _release(self, job_id: str) -> None:
         """End the subscription to a job that no longer needs one."""
@@ -137,7 +132,7 @@ class WatchedJobs:
     def deliver(self, job_id: str, snapshot: PublishedSnapshot) -> None:
         """Send a snapshot to the client's methods and streams that have an older version."""
         job = self._jobs.get(job_id)
-        if job is None:
+        if job is None or self._session.has_ended:
             return
         if job.is_called and snapshot.version > job.version:
             self._session.connection.send_calls(snapshot, job.percent)
@@ -170,7 +165,7 @@ class WatchedJobs:
     def on_error(self, job_id: str, code: str, message: str) -> None:
         """Called when a job cannot be watched: for now, if it is `unknown`, or any longer."""
         job, protocol = self._jobs.get(job_id), self._session.protocol
-        if job is None or protocol is None:
+        if job is None or protocol is None or self._session.has_ended:
             return
         text = f"{code}: {message}"
         if job.is_called and code != "unknown":
@@ -179,7 +174,7 @@ class WatchedJobs:
         if code != "unknown":
             del self._jobs[job_id]
             self._end_streams(job_id, job, text)
-            if job.token is None:  # a client that reconnects sends a new token
+            if job.is_of_connection:  # a client that reconnects sends a new token
                 self._session.close(text, allow_reconnect=code in RENEWABLE)
             return
         # A stream with a version stays open: the record was lost, and the worker's reports restore it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 
 from websockets.frames import CloseCode, Frame, Opcode
 
@@ -14,7 +14,7 @@ from ...websocket.protocol import encode_text
 from ..calls import SnapshotEncoders
 from ..websocket import SignalRWebSocket
 from .connection import HubConnection, snapshot_encoders
-from .protocols import JSON, MESSAGE_PACK, HubProtocol
+from .protocols import JSON, MAX_BATCH_BYTES, MESSAGE_PACK, HubProtocol
 from .session import Hub, HubSession
 
 
@@ -29,28 +29,47 @@ ENCODERS = {JSON: snapshot_encoders(JSON, encode_text), MESSAGE_PACK: snapshot_e
 class HubWebSocket(HubConnection, SignalRWebSocket):
     """A WebSocket whose messages are those of a hub protocol."""
 
-    transport, accepts_binary = "signalr_websocket", True
-    __slots__ = ("_encoders", "_protocol", "jobs", "session")
+    transport, accepts_binary, max_frame_bytes = "signalr_websocket", True, MAX_BATCH_BYTES
+    __slots__ = ("_encoders", "_forget", "_protocol", "jobs", "session")
 
-    def __init__(self, hub: Hub, transport: asyncio.Transport, origin: str | None, first: WatchRequest | None) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        first: WatchRequest | None,
+        forget: Callable[[], object],
+        transport: asyncio.Transport,
+        origin: str | None,
+    ) -> None:
+        """Create a connection.
+
+        Args:
+            hub: what all sessions use.
+            first: the job that its URL names, None without one.
+            forget: called when it ends.
+            transport: its bytes.
+            origin: the origin of the client's page.
+        """
         burst = hub.settings.messages_per_s + 2 * hub.settings.max_watches
         super().__init__(hub.registry, hub.settings, transport, origin, burst)
         self._protocol: HubProtocol = JSON
         self._encoders: SnapshotEncoders = ENCODERS[JSON]
         self.session = HubSession(hub, self, first)
         self.jobs = self.session.jobs
+        self._forget = forget
+        self.has_subscribed = True  # the session closes itself if it has not
+
+    def on_close(self) -> None:
+        """Called when the connection ends."""
+        super().on_close()
+        self._forget()
 
     def on_message(self, text: str) -> Coroutine[None, None, None]:
         """Called with each text message."""
-        return self._receive(text.encode())
+        return self.session.receive(text.encode())
 
     def on_binary(self, data: bytes) -> Coroutine[None, None, None]:
         """Called with each binary message."""
-        return self._receive(data)
-
-    async def _receive(self, data: bytes) -> None:
-        await self.session.receive(data)
-        self.has_subscribed = self.session.jobs.has_subscribed
+        return self.session.receive(data)
 
     def accepts(self, _protocol: HubProtocol) -> bool:
         """Return whether the transport can carry a protocol."""
@@ -79,19 +98,14 @@ class HubWebSocket(HubConnection, SignalRWebSocket):
         """Close a connection that has not subscribed in time; ping."""
         super().reap()
         if self.is_writable():
+            self.session.close_if_idle(time.monotonic())
             self.session.ping_if_due(time.monotonic())
 
-    def end(self) -> None:
-        """Close the connection after what was sent."""
-        self.close(CloseCode.NORMAL_CLOSURE, "")
+    def close(self, code: CloseCode, reason: str) -> None:
+        """Send a message that names the reason, or asks the client to reconnect, and a close frame."""
+        reconnects = code in (CloseCode.SERVICE_RESTART, CloseCode.TRY_AGAIN_LATER)
+        self.session.close(None if reconnects else reason, code, allow_reconnect=reconnects)
 
-    def send_away(self) -> None:
-        """Close the connection, so that its client reconnects, possibly to another replica."""
-        self.set_close_code(CloseCode.TRY_AGAIN_LATER)
-        self.session.close(allow_reconnect=True)
-
-    async def close_for_restart(self) -> None:
-        """Close the connection because this replica restarts, and wait until it is closed."""
-        self.set_close_code(CloseCode.SERVICE_RESTART)
-        self.session.close(allow_reconnect=True)
-        await super().close_for_restart()
+    def end(self, code: CloseCode) -> None:
+        """Send a close frame after what was sent."""
+        super().close(code, "")

@@ -246,7 +246,7 @@ async def test_the_protocol_of_an_idle_connection_is_freed(monkeypatch: pytest.M
     """Between two messages nothing is kept for the next one; an incomplete one is completed, however it is split."""
     data, created = text("ä" * 40, fin=False) + client_frame(Opcode.CONT, b"b" * 200) + close(1000), []
 
-    def open_protocol() -> Protocol:
+    def open_protocol(_max_bytes: int) -> Protocol:
         protocol = Protocol(Side.SERVER)
         created.append(weakref.ref(protocol))
         return protocol

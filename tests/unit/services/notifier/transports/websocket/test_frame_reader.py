@@ -5,7 +5,7 @@ from __future__ import annotations
 from websockets.frames import CloseCode, Opcode
 
 from services.notifier.transports.websocket.frame_reader import MAX_PARSED_BYTES, FrameReader
-from services.notifier.transports.websocket.protocol import IDLE_PROTOCOL
+from services.notifier.transports.websocket.protocol import IDLE_PROTOCOL, MAX_MESSAGE_BYTES
 from tests.unit.services.notifier.transports.websocket.test_connection import client_frame, text
 
 
@@ -23,7 +23,7 @@ def test_a_read_is_parsed_in_pieces() -> None:
     """Only the frames of one piece exist at a time, and their order is kept."""
     ping = client_frame(Opcode.PING)
     count = 3 * MAX_PARSED_BYTES // len(ping)
-    reader = FrameReader()
+    reader = FrameReader(MAX_MESSAGE_BYTES)
     reader.receive(count * ping)
     assert reader.parse()
     first = 0
@@ -37,7 +37,7 @@ def test_a_read_is_parsed_in_pieces() -> None:
 
 def test_the_parser_is_kept_within_a_frame() -> None:
     """Between two frames it is freed, and the next one gets a new parser."""
-    reader, frame = FrameReader(), text("hello")
+    reader, frame = FrameReader(MAX_MESSAGE_BYTES), text("hello")
     for end in range(1, len(frame)):
         reader.receive(frame[:end])
         assert read(reader) == []
@@ -51,7 +51,7 @@ def test_the_parser_is_kept_within_a_frame() -> None:
 
 def test_after_a_failure_nothing_is_read() -> None:
     """Frames that wait are discarded, and later ones are ignored (§7.1.7)."""
-    reader = FrameReader()
+    reader = FrameReader(MAX_MESSAGE_BYTES)
     reader.receive(text("a") + text("b"))
     reader.parse()
     reader.fail(CloseCode.POLICY_VIOLATION)

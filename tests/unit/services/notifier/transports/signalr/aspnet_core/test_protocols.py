@@ -14,9 +14,11 @@ from headway.contracts import MAX_NESTING_DEPTH
 from services.notifier.transports.signalr.aspnet_core.protocols import (
     JSON,
     MAX_MESSAGE_BYTES,
+    MAX_SPLIT,
     MESSAGE_PACK,
     ClientMessage,
     HubProtocol,
+    MessageTooLarge,
     ProtocolViolation,
 )
 
@@ -50,6 +52,21 @@ def test_messages_may_arrive_in_any_pieces(protocol: HubProtocol) -> None:
     assert [(each.target, each.invocation_id, each.arguments) for each in messages] == [
         ("Watch", "7", ("token", None))
     ] * 3
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_many_messages_are_split_in_groups(protocol: HubProtocol) -> None:
+    """A large batch does not block the event loop, and a message in it may be as large as any other."""
+    call = encode(protocol, INVOCATION)
+    rest, counts = call * (2 * MAX_SPLIT + 1), []
+    while rest:
+        messages, rest = protocol.split(rest)
+        counts.append(len(messages))
+    assert counts == [MAX_SPLIT, MAX_SPLIT, 1]
+    large = b"x" * (MAX_MESSAGE_BYTES + 1) + b"\x1e" if protocol is JSON else b"\xff\xff\x7f"
+    _, rest = protocol.split(call * MAX_SPLIT + large)
+    with pytest.raises(MessageTooLarge):
+        protocol.split(rest)
 
 
 @given(data=st.binary(max_size=200))

@@ -20,12 +20,13 @@ def test_streams_share_an_encoded_snapshot(monkeypatch: pytest.MonkeyPatch, prot
     sent: list[bytes] = []
     session = SimpleNamespace(
         protocol=protocol,
+        has_ended=False,
         connection=SimpleNamespace(push=sent.append),
         registry=SimpleNamespace(max_watches=9, subscribe=lambda *_: True),
     )
     jobs = WatchedJobs(cast(Any, session))
     for stream in "abc":
-        assert jobs.add(WatchRequest(GRANT, "", None), None, stream)
+        assert jobs.add(WatchRequest(GRANT, "", None), stream)
     encode_value = Mock(wraps=protocol.encode_value)
     monkeypatch.setattr(type(protocol), "encode_value", lambda _self, text: encode_value(text))
     jobs.deliver(str(JOB), snapshot(3))
