@@ -18,7 +18,8 @@ export async function watchJob({ HttpTransportType, HubConnectionBuilder, LogLev
     print("snapshot", status, version, progress?.percent ?? null);
     if (status === "succeeded" && watch !== "stream") end();
   };
-  const subscribe = async () => {
+  const onConnected = async () => {
+    print("connected");
     if (watch === "method") await connection.invoke("Watch", token, lastVersion);
     if (watch === "stream") {
       const error = () => {}; // the connection is lost: the next one opens the stream again
@@ -29,11 +30,11 @@ export async function watchJob({ HttpTransportType, HubConnectionBuilder, LogLev
   connection.on("jobChanged", onSnapshot);
   connection.on("watchError", (error) => print("error", error));
   connection.onreconnecting(() => print("lost"));
-  connection.onreconnected(subscribe);
+  connection.onreconnected(onConnected);
   connection.onclose((error) => print("closed", error?.message ?? null));
 
   await connection.start();
-  await subscribe();
+  await onConnected();
   for (const [method, ...values] of [["Nothing"], ["Watch"], ["Watch", "wrong"], ["Cancel", crypto.randomUUID()]]) {
     print("failed", await connection.invoke(method, ...values).then(String, ({ message }) => message));
   }

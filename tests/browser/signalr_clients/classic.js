@@ -13,10 +13,11 @@ function watchJob({ jobId, token, transport }, print) {
     }
   };
   $.connection.hub.reconnecting(() => print("lost"));
+  $.connection.hub.reconnected(() => print("connected"));
   $.connection.hub.disconnected(() => print("closed", null));
   $.connection.hub.qs = { jobId, token };
   $.connection.hub.start({ transport }).then(
-    () => print("started", $.connection.hub.transport.name),
+    () => print("connected", $.connection.hub.transport.name),
     (error) => print("error", String(error)),
   );
 }

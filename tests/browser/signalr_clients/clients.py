@@ -50,6 +50,11 @@ class Client(NamedTuple):
         return "jquery" in self.packages[-1]
 
     @property
+    def polls(self) -> bool:
+        """Whether it has no connection that it could lose, unless a poll fails."""
+        return self.transport.lower() == "longpolling"
+
+    @property
     def continues(self) -> bool:
         """Whether it goes on where it was after a reconnect; otherwise, it is shown the present state again."""
         return self.is_classic or self.watch != "url"

@@ -55,11 +55,15 @@ async def watch_with_pysignalr(options: dict[str, Any], watcher: Watcher) -> Non
     async def job_changed(arguments: list[Any]) -> None:
         watcher.job_changed(arguments)
 
+    async def connected() -> None:
+        watcher.print("connected")
+
     async def lost() -> None:
         watcher.print("lost")
 
     client.on("updateProgress", update_progress)
     client.on("jobChanged", job_changed)
+    client.on_open(connected)
     client.on_close(lost)
     running = asyncio.create_task(client.run())
     ended = asyncio.create_task(watcher.ended.wait())
@@ -71,6 +75,11 @@ async def watch_with_pysignalr(options: dict[str, Any], watcher: Watcher) -> Non
 
 async def watch_with_signalrcore(options: dict[str, Any], watcher: Watcher) -> None:
     """Watch a job until it succeeds."""
+
+    def reconnected() -> None:
+        watcher.print("lost")
+        watcher.print("connected")
+
     url = f"{options['url']}?jobId={options['jobId']}"
     transport = HttpTransportType(options["transport"])
     connection = (
@@ -82,7 +91,8 @@ async def watch_with_signalrcore(options: dict[str, Any], watcher: Watcher) -> N
     )
     connection.on("updateProgress", watcher.update_progress)
     connection.on("jobChanged", watcher.job_changed)
-    connection.on_reconnect(lambda: watcher.print("lost"))
+    connection.on_open(lambda: watcher.print("connected"))
+    connection.on_reconnect(reconnected)
     await asyncio.to_thread(connection.start)
     await watcher.ended.wait()
     await asyncio.to_thread(connection.stop)
