@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -54,7 +55,7 @@ from .watching.live_lists import LiveLists
 from .watching.synchronizer import SnapshotSynchronizer
 
 POLLED_COLLECT_S = 1.0  # jobs that clients poll instead of watching them are reported as often
-SIGNALR_PATHS = (HUB_PATH, CLASSIC_PATH)
+SIGNALR_PATHS = re.compile(f"{HUB_PATH}|/{CLASSIC_PATH}/")
 OPENAPI = files(__package__).joinpath("openapi.yaml")
 
 

@@ -6,6 +6,7 @@ is not allowed is rejected with 403, without the headers that would let the page
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 from aiohttp import web
@@ -27,19 +28,19 @@ class CorsPolicy:
     Args:
         allowed: the origins.
         public_routes: the templates of the routes that pages of every origin may load.
-        credentialed_paths: the beginnings of the paths that pages may request with cookies. Some libraries always send
-            them; they are not read.
+        credentialed_paths: matches the paths that pages may request with cookies. Some libraries always send them; they
+            are not read.
     """
 
     def __init__(
         self,
         allowed: Collection[str],
         public_routes: Collection[str] = (),
-        credentialed_paths: Collection[str] = (),
+        credentialed_paths: re.Pattern[str] | None = None,
     ) -> None:
         self._allowed = frozenset(allowed)
         self._public_routes = frozenset(public_routes)
-        self._credentialed_paths = tuple(credentialed_paths)
+        self._credentialed_paths = credentialed_paths
 
     def install(self, app: web.Application) -> None:
         """Apply the policy to all routes of an application."""
@@ -80,5 +81,6 @@ class CorsPolicy:
         if origin in self._allowed:
             response.headers["Access-Control-Allow-Origin"] = origin
             response.headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
-            if request.path.startswith(self._credentialed_paths):  # a preflight has no route
+            # The path, because a preflight has no route.
+            if self._credentialed_paths is not None and self._credentialed_paths.match(request.path):
                 response.headers["Access-Control-Allow-Credentials"] = "true"

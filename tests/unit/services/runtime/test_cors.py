@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from aiohttp import web
 
 from services.runtime.cors import CorsPolicy
 
 from .http_app import serve
+
+HUB = re.compile("/(?i:hub)/")
 
 
 async def hello(_request: web.Request) -> web.Response:
@@ -32,12 +36,14 @@ async def test_an_origin_must_be_allowed(headers: dict[str, str], status: int) -
         assert (await client.get("/hello", headers=headers)).status == status
 
 
-@pytest.mark.parametrize(("path", "credentials"), [("/hub/negotiate", "true"), ("/hello", None)])
+@pytest.mark.parametrize(
+    ("path", "credentials"), [("/hub/negotiate", "true"), ("/HUB/negotiate", "true"), ("/hello", None)]
+)
 @pytest.mark.parametrize("method", ["GET", "OPTIONS"])
 async def test_some_paths_permit_cookies(path: str, credentials: str | None, method: str) -> None:
     """Libraries that always send cookies may request some paths; the preflight must say so, too."""
-    policy = CorsPolicy(["https://jobs.example"], credentialed_paths=["/hub"])
-    async with serve(web.get("/hello", hello), web.get("/hub/negotiate", hello), cors=policy) as client:
+    policy = CorsPolicy(["https://jobs.example"], credentialed_paths=HUB)
+    async with serve(web.get("/hello", hello), web.get("/{hub:(?i:hub)}/negotiate", hello), cors=policy) as client:
         response = await client.request(method, path, headers={"Origin": "https://jobs.example"})
         assert response.status < 300
         assert response.headers.get("Access-Control-Allow-Credentials") == credentials
@@ -46,7 +52,7 @@ async def test_some_paths_permit_cookies(path: str, credentials: str | None, met
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/hub/other", 404), ("DELETE", "/hub/negotiate", 405)])
 async def test_pages_can_read_errors(method: str, path: str, status: int) -> None:
     """An error has the same headers as an answer, and browsers take it for nothing else."""
-    policy = CorsPolicy(["https://jobs.example"], credentialed_paths=["/hub"])
+    policy = CorsPolicy(["https://jobs.example"], credentialed_paths=HUB)
     async with serve(web.get("/hub/negotiate", hello), cors=policy) as client:
         response = await client.request(method, path, headers={"Origin": "https://jobs.example"})
         assert response.status == status

@@ -6,7 +6,7 @@ import asyncio
 import time
 from abc import abstractmethod
 from collections.abc import Coroutine
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from websockets.frames import CloseCode
 
@@ -20,7 +20,8 @@ from ...websocket.protocol import encode_text
 from ..calls import SnapshotEncoders, encode_percent
 from ..websocket import SignalRWebSocket
 from .calls import answer_call
-from .envelopes import KEEP_ALIVE, Cursor, encode_envelope, snapshot_encoders
+from .envelopes import KEEP_ALIVE, Cursor, encode_envelope, encode_error, snapshot_encoders
+from .requests import ConnectionRequest
 
 KEEP_ALIVE_S = 8.0  # clients warn after two thirds of KEEP_ALIVE_TIMEOUT_S
 EVENT_PREFIX = b"data: initialized\n\n"
@@ -40,22 +41,14 @@ FRAMES, ANSWERS = snapshot_encoders(encode_text), snapshot_encoders(bytes)
 EVENTS, CHUNKS = snapshot_encoders(encode_event), snapshot_encoders(encode_event_chunk)
 
 
-class Position(NamedTuple):
-    """Where a connection begins: what the client has, whether it has the hub, and whether the connection is new."""
-
-    cursor: Cursor
-    is_subscribed: bool
-    is_new: bool
-
-
 class ClassicConnection(ClientConnection):
-    """A connection of the classic hub; `cursor` is what its client has.
+    """A connection of the classic hub, with the request that opened it; `cursor` is what its client has now.
 
-    With `is_subscribed`, the client has the hub: an envelope for a hub that it lacks would raise an error in the page.
+    A client that has not subscribed to the hub gets no snapshots: they would raise an error in the page.
     """
 
+    request: ConnectionRequest
     cursor: Cursor
-    is_subscribed: bool
 
     @property
     @abstractmethod
@@ -82,15 +75,15 @@ class ClassicConnection(ClientConnection):
         """Send a snapshot; return False if the connection is backpressured."""
         if not self.is_writable():
             return False
-        if self.is_subscribed:
+        if self.request.is_subscribed:
             self.send_encoded(self.encoders.encode(snapshot, self.cursor.percent))
             self.advance(Cursor(snapshot.version, snapshot.encoded(encode_percent)))
         return True
 
     def send_error(self, job_id: str | None, code: str, message: str) -> None:  # noqa: ARG002
-        """End the connection with an error, unless the job may still get a record."""
+        """End the connection with an error, unless the job may still get a record. The client does not reconnect."""
         if code != "unknown":
-            self.send(encode_envelope(self.cursor, error=f"{code}: {message}"))
+            self.send(encode_error(self.cursor, f"{code}: {message}", self.request.protocol))
             self.end(CloseCode.POLICY_VIOLATION)
 
     def send_away(self) -> None:
@@ -107,13 +100,13 @@ class ClassicWebSocket(ClassicConnection, SignalRWebSocket):
         self,
         registry: ConnectionRegistry,
         settings: NotifierSettings,
-        position: Position,
+        request: ConnectionRequest,
         transport: asyncio.Transport,
         origin: str | None,
     ) -> None:
         super().__init__(registry, settings, transport, origin, settings.messages_per_s)
         self._kept_alive_at = self.opened_at
-        self.cursor, self.is_subscribed, self._initial = position
+        self.request, self.cursor = request, request.cursor
         self.has_subscribed = True
 
     @property
@@ -124,7 +117,7 @@ class ClassicWebSocket(ClassicConnection, SignalRWebSocket):
     def on_open(self) -> None:
         """Called when the connection opens."""
         super().on_open()
-        if self._initial:
+        if self.request.is_new:
             self.send(encode_envelope(self.cursor, initial=True))  # unless it is closing
 
     def on_message(self, text: str) -> Coroutine[None, None, None] | None:
@@ -165,14 +158,14 @@ class ClassicEventStream(ClassicConnection, StreamConnection):
         transport: asyncio.Transport,
         origin: str | None,
         backpressured: set[ClientConnection],
-        position: Position,
+        request: ConnectionRequest,
         *,
         chunked: bool,
     ) -> None:
         super().__init__(transport, origin, backpressured)
         self._chunked = chunked
         self._kept_alive_at = self.opened_at
-        self.cursor, self.is_subscribed, _ = position
+        self.request, self.cursor = request, request.cursor
 
     @property
     def encoders(self) -> SnapshotEncoders:
@@ -205,9 +198,9 @@ class ClassicPoll(ClassicConnection):
 
     transport, logs_lifecycle = "signalr_classic_poll", False
 
-    def __init__(self, transport: asyncio.Transport, position: Position) -> None:
+    def __init__(self, transport: asyncio.Transport, request: ConnectionRequest) -> None:
         super().__init__(transport, None)
-        self.cursor, self.is_subscribed, _ = position
+        self.request, self.cursor = request, request.cursor
         self.answer: bytes | None = None
         self.ready = asyncio.Event()
 

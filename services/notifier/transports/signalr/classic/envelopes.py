@@ -16,6 +16,8 @@ from ..calls import JOB_CHANGED, UNKNOWN, UPDATE_PROGRESS, SnapshotEncoders, enc
 
 HUB = "JobProgressHub"
 KEEP_ALIVE = b"{}"
+ProtocolVersion = tuple[int, int]
+TEXT_STOPS, ERROR_STOPS = (1, 4), (2, 0)  # the protocol versions from which on these stop a client
 _CURSOR = re.compile(r"(\d{0,16})-(\d{0,3}(?:\.\d{1,9})?)", re.ASCII)
 _CALL = b'{"H":"%b","M":"%b","A":[%b]}'
 
@@ -59,15 +61,23 @@ def snapshot_encoders(frame: Callable[[bytes], bytes]) -> SnapshotEncoders:
     return SnapshotEncoders(changed, progressed)
 
 
-def encode_envelope(cursor: Cursor, calls: bytes = b"", *, initial: bool = False, error: str | None = None) -> bytes:
+def encode_envelope(cursor: Cursor, calls: bytes = b"", *, initial: bool = False) -> bytes:
     """Return an envelope.
 
     Args:
         cursor: what the client has when it has received the envelope.
         calls: the calls of the client's methods, as the elements of a JSON array.
         initial: whether it is the first one of a connection, but not of one that resumes.
-        error: why the client must stop; older clients ignore it.
     """
-    start = b'"S":1,' if initial else b""
-    end = b"" if error is None else b',"E":%b' % msgspec.json.encode(error)
-    return b'{"C":"%b",%b"M":[%b]%b}' % (cursor.encode(), start, calls, end)
+    return b'{"C":"%b",%b"M":[%b]}' % (cursor.encode(), b'"S":1,' if initial else b"", calls)
+
+
+def encode_error(cursor: Cursor, error: str, protocol: ProtocolVersion) -> bytes:
+    """Return what makes a client stop for good, instead of reconnecting for hours.
+
+    Clients of protocol 2.0 obey `E`, and those of 1.2 and 1.3 `D`. Those in between have nothing of the kind, but stop
+    at a text that is not JSON, and show it.
+    """
+    if TEXT_STOPS <= protocol < ERROR_STOPS:
+        return error.encode()
+    return b'{"C":"%b","M":[],"D":1,"E":%b}' % (cursor.encode(), msgspec.json.encode(error))

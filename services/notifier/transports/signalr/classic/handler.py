@@ -5,25 +5,22 @@ The paths, parameters and answers are those of ASP.NET SignalR 2.4: https://gith
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Mapping
 from functools import partial
 from importlib.resources import files
-from typing import Any
-from urllib.parse import parse_qs
+from weakref import WeakValueDictionary
 
 import msgspec
 from aiohttp import web
 from websockets.frames import CloseCode
 
-from headway.contracts import decode
 from headway.timestamp import Timestamp
 
 from .....runtime.aiohttp_adapter import start_stream
-from .....runtime.errors import BadRequest, NotFound, Unauthorized
+from .....runtime.errors import BadRequest, Forbidden, HTTPProblem, NotFound, Unauthorized
 from .....runtime.middleware import LONG_POLL
-from .....runtime.request import JSON, read_body
+from .....runtime.request import JSON
 from ....settings import NotifierSettings
 from ...auth import WatchRequest
 from ...event_format import STREAM_HEADERS
@@ -31,19 +28,19 @@ from ...polling import close_if_sent_away, wait_until_ready
 from ...registry import ConnectionRegistry
 from ...websocket.handshake import open_websocket
 from ..authorization import UNAUTHORIZED, ConnectionAuth
-from ..connection_tokens import ConnectionTokens
+from ..connection_tokens import ConnectionId, ConnectionTokens
 from ..polling import POLL_S, postpone
-from .calls import MAX_CALL_BYTES, answer_call
-from .connections import EVENT_PREFIX, ClassicEventStream, ClassicPoll, ClassicWebSocket, Position
-from .envelopes import HUB, Cursor, encode_envelope
+from .calls import answer_call
+from .connections import EVENT_PREFIX, ClassicConnection, ClassicEventStream, ClassicPoll, ClassicWebSocket
+from .envelopes import encode_envelope
+from .requests import ConnectionRequest, protocol_version, public_path, read_parameters
 
-PATH = "/signalr"
-MIN_PROTOCOL, MAX_PROTOCOL = (1, 2), (2, 0)
+# A pattern, because the hub is known by the end of its path, in any case; a proxy may have put a prefix in front of it.
+PATH = "(?i:(?:.*/)?signalr)"
 KEEP_ALIVE_TIMEOUT_S = 20
 DISCONNECT_TIMEOUT_S = 6 * 3600  # the outage that a page survives: it gives up for good afterwards
 CONNECTION_TIMEOUT_S = 110
 CONNECT_TIMEOUT_S = 5
-MAX_FIELDS = 20  # of a form
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 EVENT_HEADERS = {**HEADERS, **STREAM_HEADERS}
 SCRIPT = files(__package__).joinpath("hubs.js").read_bytes()
@@ -69,80 +66,79 @@ class ClassicHandler:
         self._settings = settings
         self._auth = auth
         self._tokens = tokens
+        self._open = WeakValueDictionary[str, ClassicConnection]()  # by id; those of this replica
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes of the public listener."""
-        path = f"{PATH}/{{action}}"
+        hub = f"/{{signalr:{PATH}}}"
         return [
-            web.get(path, self.get, allow_head=False),
-            web.post(path, self.post),
-            web.get(f"{path}/", self.script, allow_head=False),
+            web.get(f"{hub}/{{script:(?i:hubs|js)}}{{slash:/?}}", self.script, allow_head=False),
+            web.get(f"{hub}/{{action}}", self.handle, allow_head=False),
+            web.post(f"{hub}/{{action}}", self.handle),
         ]
 
-    async def script(self, request: web.Request) -> web.Response:
-        """Answer with the script that makes `$.connection.jobProgressHub`, for `hubs/` and `js/`."""
-        if request.match_info["action"].lower() not in ("hubs", "js"):
-            raise NotFound("There is no such page.")
+    async def script(self, _request: web.Request) -> web.Response:
+        """Answer with the script that makes `$.connection.jobProgressHub`."""
         return web.Response(body=SCRIPT, content_type="application/javascript", charset="utf-8", headers=SCRIPT_HEADERS)
 
-    async def get(self, request: web.Request) -> web.StreamResponse:
-        """Handle a GET request."""
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Handle a request of a client. Whether it is a GET or a POST differs among clients."""
+        if request.query.get("callback"):
+            raise Forbidden("JSONP is disabled.", code="jsonp_disabled")
+        parameters = await read_parameters(request)
         match request.match_info["action"].lower():
-            case "hubs" | "js":
-                return await self.script(request)
             case "negotiate":
                 return self._negotiate(request)
             case "ping":
-                self._auth.authorize(request)
+                self._authorize(request)
                 return _json(PONG)
-            case "start":
-                self._check(request, {})
-                return _json(STARTED)
             case "connect" | "reconnect" | "poll" as action:
-                return await self._connect(request, action, {})
-        raise NotFound("There is no such page.")
-
-    async def post(self, request: web.Request) -> web.StreamResponse:
-        """Handle a POST request, whose body is a form."""
-        action = request.match_info["action"].lower()
-        form = _parse_form(await read_body(request, MAX_CALL_BYTES))
-        match action:
-            case "connect" | "reconnect" | "poll":
-                return await self._connect(request, action, form)
+                return await self._connect(request, parameters, is_new=action == "connect")
+            case "start":
+                self._connection(parameters)
+                return _json(STARTED)
             case "send":
-                self._check(request, form)
-                return self._send(request.query.get("data") or form.get("data", ""))
-            case "abort":  # the connection itself ends when its client closes it
+                self._connection(parameters)
+                return self._send(parameters.get("data", ""))
+            case "abort":
+                self._end(self._connection(parameters).id)
                 return web.Response(content_type="text/plain", headers=HEADERS)
         raise NotFound("There is no such page.")
+
+    def _authorize(self, request: web.Request, version: int | None = None) -> WatchRequest:
+        watch = self._auth.authorize(request, version)
+        if watch is None:
+            raise Unauthorized(UNAUTHORIZED)
+        return watch
 
     def _negotiate(self, request: web.Request) -> web.Response:
         """Answer what the client needs to connect. Nothing is stored."""
         self._registry.ensure_available()
-        if self._auth.authorize(request) is None:
-            raise Unauthorized(UNAUTHORIZED)
+        self._authorize(request)
         connection, token = self._tokens.issue(Timestamp.now())
         answer = {
-            "Url": PATH,
+            "Url": public_path(request),
             "ConnectionToken": token,
             "ConnectionId": str(uuid.uuid5(CONNECTION_IDS, connection.id)),
             "KeepAliveTimeout": KEEP_ALIVE_TIMEOUT_S,
             "DisconnectTimeout": DISCONNECT_TIMEOUT_S,
             "ConnectionTimeout": CONNECTION_TIMEOUT_S,
             "TryWebSockets": True,
-            "ProtocolVersion": _protocol_version(request.query.get("clientProtocol", "")),
+            "ProtocolVersion": "{}.{}".format(*protocol_version(request.query)),
             "TransportConnectTimeout": CONNECT_TIMEOUT_S,
             "LongPollDelay": 0,
         }
         return _json(msgspec.json.encode(answer))
 
-    def _check(self, request: web.Request, form: Mapping[str, str]) -> None:
-        """Raise BadRequest if the token of the connection is missing or not valid."""
-        token = request.query.get("connectionToken") or form.get("connectionToken")
+    def _connection(self, parameters: Mapping[str, str]) -> ConnectionId:
+        """Return the connection that a request names; raise BadRequest if its token is missing or not valid."""
+        token = parameters.get("connectionToken")
         if not token:
             raise BadRequest("Protocol error: Missing connection token.", field="connectionToken")
-        if self._tokens.verify(token) is None:
+        connection = self._tokens.verify(token)
+        if connection is None:
             raise BadRequest("The ConnectionId is in the incorrect format.", field="connectionToken")
+        return connection
 
     def _send(self, data: str) -> web.Response:
         try:
@@ -150,33 +146,61 @@ class ClassicHandler:
         except ValueError as error:
             raise BadRequest(f"The field is not valid: {error}.", field="data") from error
 
-    async def _connect(self, request: web.Request, action: str, form: Mapping[str, str]) -> web.StreamResponse:
-        """Open a connection, or resume one."""
-        self._check(request, form)
-        is_new = action == "connect"
-        cursor = Cursor() if is_new else Cursor.parse(form.get("messageId") or request.query.get("messageId"))
-        watch = self._auth.authorize(request, cursor.version)
-        if watch is None:
-            raise Unauthorized(UNAUTHORIZED)
-        position = Position(cursor, _has_hub(request.query.get("connectionData", "")), is_new)
-        match request.query.get("transport", "").lower():
+    async def _connect(
+        self, request: web.Request, parameters: Mapping[str, str], *, is_new: bool
+    ) -> web.StreamResponse:
+        """Open a connection, or resume one.
+
+        A client repeats a request to resume for hours, whatever the status of the answer. So one that may no longer
+        watch its job gets its error over the connection, which ends it for good.
+        """
+        connect = ConnectionRequest.parse(self._connection(parameters), parameters, is_new=is_new)
+        watch: WatchRequest | HTTPProblem
+        try:
+            watch = self._authorize(request, connect.cursor.version)
+        except HTTPProblem as problem:
+            if is_new:
+                raise
+            watch = problem
+        match parameters.get("transport", "").lower():
             case "websockets":
-                return self._open_websocket(request, watch, position)
+                return self._open_websocket(request, watch, connect)
             case "serversentevents":
-                return await self._stream(request, watch, position)
+                return await self._stream(request, watch, connect)
             case "longpolling":
-                return await self._poll(request, watch, position)
+                return await self._poll(request, watch, connect)
         raise BadRequest("Protocol error: Unknown transport.", field="transport")
 
-    def _open_websocket(self, request: web.Request, watch: WatchRequest, position: Position) -> web.StreamResponse:
+    def _begin(
+        self, connection: ClassicConnection, watch: WatchRequest | HTTPProblem, connect: ConnectionRequest
+    ) -> None:
+        """Watch a job on a connection, which replaces the one that its client had before."""
+        self._end(connect.id)
+        self._open[connect.id] = connection
+        if isinstance(watch, HTTPProblem):
+            connection.send_error(None, watch.code, watch.detail)
+        else:
+            self._registry.subscribe(connection, watch)
+
+    def _end(self, connection_id: str) -> None:
+        """End a connection if this replica has it. On another one, it ends when its client closes it."""
+        connection = self._open.pop(connection_id, None)
+        if connection is not None:
+            connection.end(CloseCode.NORMAL_CLOSURE)
+
+    def _open_websocket(
+        self, request: web.Request, watch: WatchRequest | HTTPProblem, connect: ConnectionRequest
+    ) -> web.StreamResponse:
         self._registry.ensure_available()
-        create = partial(ClassicWebSocket, self._registry, self._settings, position)
+        create = partial(ClassicWebSocket, self._registry, self._settings, connect)
         websocket, response = open_websocket(request, create)
         if not websocket.closing:
-            self._registry.subscribe(websocket, watch)
+            self._begin(websocket, watch, connect)
         return response
 
-    async def _stream(self, request: web.Request, watch: WatchRequest, position: Position) -> web.StreamResponse:
+    async def _stream(
+        self, request: web.Request, watch: WatchRequest | HTTPProblem, connect: ConnectionRequest
+    ) -> web.StreamResponse:
         self._registry.ensure_available()
         self._registry.ensure_capacity()
         response, chunked = await start_stream(request, EVENT_HEADERS)
@@ -185,28 +209,31 @@ class ClassicHandler:
             return response
         await response.write(EVENT_PREFIX)  # with the headers; later writes bypass aiohttp
         origin = request.headers.get("Origin")
-        stream = ClassicEventStream(transport, origin, self._registry.backpressured, position, chunked=chunked)
+        stream = ClassicEventStream(transport, origin, self._registry.backpressured, connect, chunked=chunked)
         with self._registry.serve(stream):
-            if position.is_new:
-                stream.send(encode_envelope(position.cursor, initial=True))
-            self._registry.subscribe(stream, watch)
+            if connect.is_new:
+                stream.send(encode_envelope(connect.cursor, initial=True))
+            self._begin(stream, watch, connect)
             await stream.done.wait()
         return response
 
-    async def _poll(self, request: web.Request, watch: WatchRequest, position: Position) -> web.Response:
-        if position.is_new:
-            return self._answer(encode_envelope(position.cursor, initial=True))
+    async def _poll(
+        self, request: web.Request, watch: WatchRequest | HTTPProblem, connect: ConnectionRequest
+    ) -> web.Response:
+        if connect.is_new:
+            self._end(connect.id)  # the client had another transport before
+            return self._answer(encode_envelope(connect.cursor, initial=True))
         request[LONG_POLL] = True
         self._registry.ensure_capacity()
         if self._registry.draining or request.transport is None:
             await postpone()
-            return self._answer(encode_envelope(position.cursor))
-        poll = ClassicPoll(request.transport, position)
+            return self._answer(encode_envelope(connect.cursor))
+        poll = ClassicPoll(request.transport, connect)
         with self._registry.serve(poll):
-            self._registry.subscribe(poll, watch)
+            self._begin(poll, watch, connect)
             await wait_until_ready(poll.ready, POLL_S)
             poll.set_close_code(CloseCode.NORMAL_CLOSURE)
-        return self._answer(poll.answer or encode_envelope(position.cursor))
+        return self._answer(poll.answer or encode_envelope(connect.cursor))
 
     def _answer(self, envelope: bytes) -> web.Response:
         return close_if_sent_away(self._registry, _json(envelope))
@@ -214,29 +241,3 @@ class ClassicHandler:
 
 def _json(body: bytes) -> web.Response:
     return web.Response(body=body, content_type=JSON, charset="UTF-8", headers=HEADERS)
-
-
-def _parse_form(body: bytes) -> dict[str, str]:
-    try:
-        fields = parse_qs(body.decode(errors="replace"), max_num_fields=MAX_FIELDS)
-    except ValueError as error:
-        raise BadRequest(f"The form has more than {MAX_FIELDS} fields.") from error
-    return {name: values[-1] for name, values in fields.items()}
-
-
-def _protocol_version(asked: str) -> str:
-    """Return the protocol version for a client: the one that it asks for, if the server has it."""
-    match = re.fullmatch(r"(\d{1,3})\.(\d{1,3})", asked, re.ASCII)
-    version = (int(match[1]), int(match[2])) if match else MIN_PROTOCOL
-    return "{}.{}".format(*min(max(version, MIN_PROTOCOL), MAX_PROTOCOL))
-
-
-def _has_hub(connection_data: str) -> bool:
-    """Return whether a client has the hub: clients list the hubs for which they have methods."""
-    try:
-        hubs = decode(connection_data, list[dict[str, Any]])
-    except msgspec.DecodeError:
-        return False
-    return any(
-        str(value).lower() == HUB.lower() for hub in hubs for name, value in hub.items() if name.lower() == "name"
-    )

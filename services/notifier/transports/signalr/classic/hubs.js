@@ -4,7 +4,7 @@
   if (typeof $.signalR !== "function") throw new Error("Load the script of SignalR before this one.");
 
   var script = document.currentScript;
-  var match = script && /^(.*)\/(hubs|js)\/?([?#].*)?$/.exec(script.src);
+  var match = script && /^(.*)\/(hubs|js)\/?([?#].*)?$/i.exec(script.src);
   var base = match ? match[1] : "/signalr"; // as part of another script, it does not know its own URL
 
   // The wrapper has the same text for `on` and `off`, because clients before 2.4 compare texts.

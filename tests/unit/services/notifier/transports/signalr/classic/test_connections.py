@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
+from pathlib import Path
 from typing import cast
 
 import pytest
+from websockets.frames import CloseCode, Opcode
 
-from services.notifier.transports.signalr.classic.connections import ClassicEventStream, ClassicPoll, Position
+from headway.timestamp import Timestamp
+from services.notifier import metrics
+from services.notifier.transports.base import MAX_BUFFERED_BYTES
+from services.notifier.transports.signalr.classic.connections import (
+    ClassicEventStream,
+    ClassicPoll,
+    ClassicWebSocket,
+)
 from services.notifier.transports.signalr.classic.envelopes import Cursor
+from services.notifier.transports.signalr.classic.requests import ConnectionRequest
+from tests.unit.services.notifier.transports.notifier_parts import Replica
+from tests.unit.services.notifier.transports.websocket.test_connection import FakeTransport, client_frame
 
 from .test_envelopes import snapshot
 
@@ -30,14 +43,103 @@ class ClosedTransport:
         raise RuntimeError("the handler is closed")
 
 
+class StalledTransport:
+    """A connection whose client reads until a test says that it does not."""
+
+    def __init__(self) -> None:
+        self.written, self.buffered, self.is_aborted = b"", 0, False
+
+    def is_closing(self) -> bool:
+        """Return whether the server has aborted it."""
+        return self.is_aborted
+
+    def get_write_buffer_size(self) -> int:
+        """Return how many bytes wait."""
+        return self.buffered
+
+    def write(self, data: bytes) -> None:
+        """Record data."""
+        self.written += data
+
+    def abort(self) -> None:
+        """Close the connection."""
+        self.is_aborted = True
+
+
+def request(cursor: Cursor) -> ConnectionRequest:
+    """Return the request of a client that resumes a connection."""
+    return ConnectionRequest("one", cursor, is_subscribed=True, is_new=False, protocol=(1, 5))
+
+
 def test_a_poll_answers_with_what_its_client_lacks() -> None:
     """A later snapshot replaces the answer, so it is compared with what the client has, not with that answer."""
-    poll = ClassicPoll(cast(asyncio.Transport, ClosedTransport()), Position(Cursor(1, b"80"), True, False))
+    poll = ClassicPoll(cast(asyncio.Transport, ClosedTransport()), request(Cursor(1, b"80")))
     poll.send_snapshot("one", snapshot(2, percent=100))
     poll.send_snapshot("one", snapshot(3, "succeeded", percent=100))
     assert poll.answer is not None
     answer = json.loads(poll.answer)
     assert (answer["C"], [call["M"] for call in answer["M"]]) == ("3-100", ["updateProgress", "jobChanged"])
+
+
+class Clock:
+    """The clock of the process, which a test sets."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Replace the clock."""
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
+    return clock
+
+
+def test_an_idle_websocket_is_kept_alive_and_pinged(keys: Path, clock: Clock) -> None:
+    """The page's script sees messages only, and the browser answers pings; a client that does not is gone."""
+    replica, transport = Replica(keys), FakeTransport()
+    websocket = ClassicWebSocket(
+        replica.registry, replica.settings, request(Cursor()), cast(asyncio.Transport, transport), None
+    )
+    websocket.connection_made(cast(asyncio.Transport, transport))
+    for _ in range(20):
+        clock.now += 1
+        websocket.reap()
+    assert [(frame.opcode, frame.data) for frame in transport.frames()] == [(Opcode.TEXT, b"{}")] * 2
+    websocket.heartbeat(Timestamp.now())
+    assert [frame.opcode for frame in transport.frames()] == [Opcode.PING]
+    clock.now += 25
+    websocket.data_received(client_frame(Opcode.PONG))
+    clock.now += 50
+    websocket.heartbeat(Timestamp.now())
+    assert not transport.aborted
+    clock.now += 1
+    websocket.heartbeat(Timestamp.now())
+    assert (transport.aborted, websocket.close_code) == (True, CloseCode.ABNORMAL_CLOSURE)
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_an_idle_stream_is_kept_alive(clock: Clock, *, chunked: bool) -> None:
+    """What is written to a client that has gone ends its connection; one that does not read is aborted."""
+    transport = StalledTransport()
+    stream = ClassicEventStream(cast(asyncio.Transport, transport), None, set(), request(Cursor()), chunked=chunked)
+    for _ in range(20):
+        clock.now += 1
+        stream.reap()
+    assert transport.written == (b"a\r\ndata: {}\n\n\r\n" if chunked else b"data: {}\n\n") * 2
+    transport.buffered = MAX_BUFFERED_BYTES + 1
+    assert not stream.send_snapshot("one", snapshot(2))
+    assert stream.stalled_for(clock.now) == 0
+    assert stream.stalled_for(clock.now + 31) == 31
+    stuck = metrics.LIMITS_EXCEEDED.labels("stuck")
+    before = stuck._value.get()
+    stream.close_stalled()
+    assert (transport.is_aborted, stream.close_code) == (True, CloseCode.TRY_AGAIN_LATER)
+    assert stuck._value.get() == before + 1
 
 
 @pytest.mark.parametrize("chunked", [True, False])
@@ -47,7 +149,7 @@ async def test_a_closed_stream_takes_nothing(*, chunked: bool) -> None:
         cast(asyncio.Transport, ClosedTransport()),
         None,
         set(),
-        Position(Cursor(), True, True),
+        request(Cursor()),
         chunked=chunked,
     )
     stream.send_snapshot("one", snapshot(2))

@@ -8,7 +8,7 @@ import pytest
 
 from services.notifier.transports.signalr.classic.calls import answer_call
 from services.notifier.transports.signalr.classic.connections import ANSWERS
-from services.notifier.transports.signalr.classic.envelopes import Cursor, encode_envelope
+from services.notifier.transports.signalr.classic.envelopes import Cursor, encode_envelope, encode_error
 from services.notifier.watching.snapshot import PublishedSnapshot
 
 
@@ -36,7 +36,18 @@ def test_an_envelope_always_has_a_cursor_and_a_list() -> None:
     """Without a cursor, a client connects again at once; without a list, older ones raise an error."""
     assert json.loads(encode_envelope(Cursor())) == {"C": "-", "M": []}
     assert json.loads(encode_envelope(Cursor(), initial=True)) == {"C": "-", "S": 1, "M": []}
-    assert json.loads(encode_envelope(Cursor(), error='"no"')) == {"C": "-", "M": [], "E": '"no"'}
+
+
+@pytest.mark.parametrize("protocol", [(1, 2), (1, 3), (2, 0)])
+def test_an_error_stops_clients_that_know_errors(protocol: tuple[int, int]) -> None:
+    """The newest obey `E`, and the oldest `D`."""
+    assert json.loads(encode_error(Cursor(3), '"no"', protocol)) == {"C": "3-", "M": [], "D": 1, "E": '"no"'}
+
+
+@pytest.mark.parametrize("protocol", [(1, 4), (1, 5)])
+def test_a_text_stops_the_clients_in_between(protocol: tuple[int, int]) -> None:
+    """They have no such key, but stop when they cannot parse a message."""
+    assert encode_error(Cursor(3), "forbidden: no", protocol) == b"forbidden: no"
 
 
 def test_calls_of_a_snapshot() -> None:
