@@ -104,6 +104,22 @@ async def test_a_poll_ends_when_a_later_one_begins(notifier: Notifier) -> None:
     assert await asyncio.wait_for(open_poll, PATIENCE_S) == (200, b"{}\x1e")
 
 
+async def test_an_open_poll_ends_with_its_connection(notifier: Notifier, admin: Redis) -> None:
+    """A client that stops sends DELETE; its poll is answered 204."""
+    client = await HubClient.negotiate(notifier)
+    assert await client.request("GET") == (200, b"")
+    poll = asyncio.create_task(client.request("GET"))
+    channel = f"headway:conn:{{{client.query['id'].split('.')[1]}}}"
+
+    async def is_waiting() -> bool:
+        ((_, subscribers),) = await admin.pubsub_numsub(channel)
+        return bool(subscribers)
+
+    await wait_until(is_waiting)
+    assert await client.request("DELETE") == (202, b"")
+    assert await asyncio.wait_for(poll, PATIENCE_S) == (204, b"")
+
+
 @pytest.mark.parametrize("transport", ["sse", "poll"])
 async def test_a_client_ends_its_connection(notifier: Notifier, transport: str) -> None:
     """An open stream or poll ends, and later requests find no connection."""
