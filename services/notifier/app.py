@@ -43,7 +43,7 @@ from .transports.signalr.aspnet_core.handler import HubHandler
 from .transports.signalr.aspnet_core.inbox import Inbox
 from .transports.signalr.aspnet_core.session import Hub as SignalRHub
 from .transports.signalr.authorization import ConnectionAuth
-from .transports.signalr.classic.handler import PATH as CLASSIC_PATH
+from .transports.signalr.classic.handler import PATTERN as CLASSIC_PATTERN
 from .transports.signalr.classic.handler import ClassicHandler
 from .transports.signalr.connection_tokens import ConnectionTokens
 from .transports.sse import EventStreamHandler
@@ -55,7 +55,7 @@ from .watching.live_lists import LiveLists
 from .watching.synchronizer import SnapshotSynchronizer
 
 POLLED_COLLECT_S = 1.0  # jobs that clients poll instead of watching them are reported as often
-SIGNALR_PATHS = re.compile(f"{HUB_PATH}|/{CLASSIC_PATH}/")
+SIGNALR_PATHS = re.compile(f"{HUB_PATH}|/{CLASSIC_PATTERN}/")
 OPENAPI = files(__package__).joinpath("openapi.yaml")
 
 

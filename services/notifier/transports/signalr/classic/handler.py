@@ -35,8 +35,10 @@ from .connections import EVENT_PREFIX, ClassicConnection, ClassicEventStream, Cl
 from .envelopes import encode_envelope
 from .requests import ConnectionRequest, protocol_version, public_path, read_parameters
 
-# A pattern, because the hub is known by the end of its path, in any case; a proxy may have put a prefix in front of it.
-PATH = "(?i:(?:.*/)?signalr)"
+PATH = "/signalr"
+PATTERN = (
+    f"(?i:(?:.*/)?{PATH[1:]})"  # the hub is known by the end of its path, in any case, after the prefix of a proxy
+)
 KEEP_ALIVE_TIMEOUT_S = 20
 DISCONNECT_TIMEOUT_S = 6 * 3600  # the outage that a page survives: it gives up for good afterwards
 CONNECTION_TIMEOUT_S = 110
@@ -70,7 +72,7 @@ class ClassicHandler:
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes of the public listener."""
-        hub = f"/{{signalr:{PATH}}}"
+        hub = f"/{{signalr:{PATTERN}}}"
         return [
             web.get(f"{hub}/{{script:(?i:hubs|js)}}{{slash:/?}}", self.script, allow_head=False),
             web.get(f"{hub}/{{action}}", self.handle, allow_head=False),
