@@ -39,6 +39,13 @@ class BrowserClient:
         self.sent: list[dict[str, Any]] = []
         page.on("websocket", self._on_websocket)
 
+    @classmethod
+    async def opened(cls, page: Page, origin: str) -> BrowserClient:
+        """Open a document of the submitter that shows nothing, so that it loads faster than a page, without watches."""
+        client = cls(page)
+        await page.goto(f"{origin}/assets/headway.js")
+        return client
+
     def _on_websocket(self, socket: WebSocket) -> None:
         self.sockets.append(socket)
         socket.on("framesent", lambda frame: self.sent.append(json.loads(frame)))

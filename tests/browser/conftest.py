@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Error, Page, Route, async_playwright, expect
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Error, Page, Route, async_playwright, expect
 
 from tests.browser.dashboard import Dashboard, run_dashboard
 from tests.browser.live_site import LiveSite, run_live_site
@@ -66,13 +66,17 @@ class PageErrors:
 
     def __init__(self, page: Page) -> None:
         self.messages: list[str] = []
-        page.on("console", lambda line: self._add(line.text, failed=line.type in ("error", "warning")))
+        page.on("console", self._on_console)
         page.on("pageerror", lambda error: self._add(str(error)))
         page.on("requestfailed", lambda request: self._on_request_failed(f"{request.url}: {request.failure}"))
         page.on(
             "response",
             lambda response: self._add(f"{response.url}: {response.status}", failed=response.status >= 400),
         )
+
+    def _on_console(self, line: ConsoleMessage) -> None:
+        is_icon = line.location["url"].endswith("/favicon.ico")  # which Chromium looks for if a document names none
+        self._add(line.text, failed=line.type in ("error", "warning") and not is_icon)
 
     def _add(self, message: str, *, failed: bool = True) -> None:
         if failed:

@@ -23,9 +23,7 @@ pytestmark = pytest.mark.browser
 @pytest.fixture
 async def client(page: Page, stack: Stack) -> BrowserClient:
     """Open a page without watches."""
-    client = BrowserClient(page)
-    await page.goto(stack.url)
-    return client
+    return await BrowserClient.opened(page, stack.url)
 
 
 async def test_watches_share_one_socket(client: BrowserClient, stack: Stack) -> None:

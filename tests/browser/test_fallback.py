@@ -66,9 +66,7 @@ async def proxy(ports: list[int]) -> AsyncIterator[BlockingProxy]:
 @pytest.fixture
 async def client(page: Page, stack: Stack, proxy: BlockingProxy) -> BrowserClient:
     """Open a page without watches."""
-    client = BrowserClient(page)
-    await page.goto(stack.url)
-    return client
+    return await BrowserClient.opened(page, stack.url)
 
 
 @pytest.fixture
@@ -325,8 +323,7 @@ async def test_tabs_share_a_fallback(
     """Tabs share a fallback connection, too; when the leader closes, the other tab takes over."""
     proxy.faults = FAULTS_BY_TRANSPORT[transport]
     first, second = [await stack.submit(delay_s=3600) for _ in range(2)]
-    other = BrowserClient(await context.new_page())
-    await other.page.goto(stack.url)
+    other = await BrowserClient.opened(await context.new_page(), stack.url)
     await client.watch("job", first["token"])
     await client.wait_for_status("job", "queued")
     for name, receipt in (("first", first), ("second", second)):
@@ -379,8 +376,7 @@ async def test_error_of_a_forbidden_origin_names_the_setting(
     """A page whose origin is not allowed gets an error that names `ALLOWED_ORIGINS`, and does not reconnect."""
     (port,) = free_ports(1)
     async with run_proxy(port, int(stack.env["SUBMITTER_PORT"])) as other_origin:
-        client = BrowserClient(await context.new_page())
-        await client.page.goto(other_origin.url)
+        client = await BrowserClient.opened(await context.new_page(), other_origin.url)
         receipt = await stack.submit(delay_s=3600)
         await client.watch("job", receipt["token"])
         (error,) = await client.wait_for("job", "error")

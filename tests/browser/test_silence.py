@@ -117,9 +117,8 @@ async def test_all_tabs_notice_a_silent_connection(
     await page.goto(receipt["links"]["page"])
     await expect(page.locator("#status")).to_have_text("Running")
     stopwatch.calibrate()
-    tabs = [BrowserClient(await context.new_page()) for _ in range(TABS - 1)]
+    tabs = [await BrowserClient.opened(await context.new_page(), stack.url) for _ in range(TABS - 1)]
     for tab in tabs:
-        await tab.page.goto(stack.url)
         await tab.watch("job", receipt["token"])
         await tab.wait_for("job", "job")
     await tabs[0].page.evaluate(ADD_ELEMENT, receipt["token"])

@@ -62,8 +62,7 @@ def open_tab(context: BrowserContext, stack: Stack) -> OpenTab:
         page = await context.new_page()
         if script:
             await page.add_init_script(script)
-        client = BrowserClient(page)
-        await page.goto(stack.url)
+        client = await BrowserClient.opened(page, stack.url)
         await watch(client, *receipts)
         return client
 
@@ -395,7 +394,7 @@ async def open_list(context: BrowserContext, stack: Stack, owner: str) -> Page:
     page = await context.new_page()
     await page.add_init_script(OBSERVE_SHIFTS)
     await page.add_init_script(COUNT_SOCKETS)
-    await page.goto(stack.url)
+    await BrowserClient.opened(page, stack.url)
     await page.evaluate(SHOW_LIST, sign_list_token(stack, owner))
     await expect(page.get_by_text("No jobs yet.")).to_be_visible()
     return page
