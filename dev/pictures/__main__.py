@@ -33,6 +33,11 @@ WARM_UP_S = 25  # until the jobs have come to the states that the pictures show
 CANCEL_S = 3  # after which one job is cancelled
 LIST_S, JOB_S = 4.0, 6.0  # of the animation
 FAILED, RUNNING = "Import customers.csv", "Invoices of March"
+SHOWN_ROOT = "/srv/headway"  # in tracebacks, in place of the folder of the repository
+REPLACE_TEXT = """([from, to]) => {
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) walker.currentNode.data = walker.currentNode.data.replaceAll(from, to);
+}"""
 
 JOBS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "Nightly report": ("report", {"title": "Nightly", "regions": ["Europe"]}, {"delay_s": 22_320}),
@@ -113,6 +118,7 @@ class Camera:
         if picture.prepare is not None:
             await picture.prepare(page)
             await asyncio.sleep(SETTLE_S)
+        await page.evaluate(REPLACE_TEXT, [str(ROOT), SHOWN_ROOT])
         save_picture(await page.screenshot(), FOLDER / f"{picture.name}.png")
         await page.context.close()
 
