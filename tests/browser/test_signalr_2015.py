@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from playwright.async_api import BrowserContext, Page
+from playwright.async_api import Browser, Page
 
 from headway.tokens import make_keys
+from tests.browser.conftest import TIMEOUT_MS
 from tests.browser.npm import PACKAGES
 from tests.integration.conftest import Notifier, new_id, running_notifier
 from tests.key_files import replace_file
@@ -93,17 +94,24 @@ def job_id() -> str:
 
 
 @pytest.fixture
-async def pages(context: BrowserContext, origin: str, notifier: Notifier, job_id: str) -> list[Page]:
-    """Open a page with each version of the client, which has a connection over each transport."""
+async def pages(browser: Browser, origin: str, notifier: Notifier, job_id: str) -> AsyncIterator[list[Page]]:
+    """Open a page with each version of the client, which has a connection over each transport.
+
+    Each page has a browser window of its own, because the pages of a window share six connections to a host.
+    """
+    contexts = [await browser.new_context() for _ in VERSIONS]
     pages = []
-    for signalr, jquery in VERSIONS.items():
+    for context, (signalr, jquery) in zip(contexts, VERSIONS.items(), strict=True):
+        context.set_default_timeout(TIMEOUT_MS)
         page = await context.new_page()
         await page.goto(origin)
         for script in (f"{jquery}/dist/jquery.js", f"{signalr}/jquery.signalR.js"):
             await page.add_script_tag(path=PACKAGES / script)
         await page.evaluate(SETUP, [f"{notifier.public}/signalr", job_id, TRANSPORTS])
         pages.append(page)
-    return pages
+    yield pages
+    for context in contexts:
+        await context.close()
 
 
 async def errors(page: Page) -> set[str]:
