@@ -114,8 +114,10 @@ class ClassicHandler:
         return watch
 
     def _negotiate(self, request: web.Request) -> web.Response:
-        """Answer what the client needs to connect. Nothing is stored."""
-        self._registry.ensure_available()
+        """Answer what the client needs to connect. Nothing is stored.
+
+        A replica that stops answers, too: the client connects to another one, but would not negotiate again.
+        """
         self._authorize(request)
         connection, token = self._tokens.issue(Timestamp.now())
         answer = {
@@ -130,7 +132,7 @@ class ClassicHandler:
             "TransportConnectTimeout": CONNECT_TIMEOUT_S,
             "LongPollDelay": 0,
         }
-        return _json(msgspec.json.encode(answer))
+        return self._answer(msgspec.json.encode(answer))
 
     def _connection(self, parameters: Mapping[str, str]) -> ConnectionId:
         """Return the connection that a request names; raise BadRequest if its token is missing or not valid."""
@@ -237,8 +239,8 @@ class ClassicHandler:
             poll.set_close_code(CloseCode.NORMAL_CLOSURE)
         return self._answer(poll.answer or encode_envelope(connect.cursor))
 
-    def _answer(self, envelope: bytes) -> web.Response:
-        return close_if_sent_away(self._registry, _json(envelope))
+    def _answer(self, body: bytes) -> web.Response:
+        return close_if_sent_away(self._registry, _json(body))
 
 
 def _json(body: bytes) -> web.Response:

@@ -54,6 +54,17 @@ async def test_negotiation(site: ClassicSite, asked: str | None, answered: str) 
     }
 
 
+async def test_a_replica_that_stops_sends_clients_to_another_one(site: ClassicSite) -> None:
+    """A page does not negotiate again after an error, but tries each transport on a connection of its own."""
+    site.replica.registry.draining = True
+    for action in ("negotiate", "connect"):
+        response = await site.request(action, "POST", query={"transport": "longPolling"})
+        assert (response.status, response.headers["Connection"]) == (200, "close")
+    for transport in ("webSockets", "serverSentEvents"):
+        response = await site.request("connect", query={"transport": transport})
+        assert (response.status, response.headers["Connection"]) == (503, "close")
+
+
 @pytest.mark.parametrize(
     ("path", "prefix", "url"),
     [
