@@ -18,6 +18,7 @@ from services.notifier.redis_client.url import redis_from_url
 from tests.certificates import self_signed_certificate
 from tests.documents import Document
 from tests.integration.conftest import Notifier, new_id, report, running_notifier
+from tests.integration.hub_client import HubClient
 from tests.integration.redis_servers import HOST, PERSISTENT, RedisCluster, RedisServer
 from tests.waiting import wait_until
 
@@ -86,9 +87,18 @@ async def test_documented_permissions_suffice(server: RedisServer, tmp_path: Pat
                 assert response.status == 204
             await notifier.submit(job_id, generation=1)  # as of a redrive
             assert (await socket.receive_json())["job"]["status"] == "queued"
+            await _poll_hub(notifier, job_id)
             await socket.send_json({"unwatch": job_id})
             await wait_until(lambda: _is_unsubscribed(server))
     assert await server.admin.acl_log() == []
+
+
+async def _poll_hub(notifier: Notifier, job_id: str) -> None:
+    """Watch a job with a SignalR client that polls, and stop."""
+    async with HubClient.connected(notifier, "poll") as client:
+        await client.call("0", "Watch", notifier.token(job_id))
+        assert {message["type"] for _ in range(2) if (message := await client.next_message())} == {1, 3}
+        assert await client.request("DELETE") == (202, b"")
 
 
 async def _is_unsubscribed(server: RedisServer) -> bool:
@@ -179,6 +189,8 @@ async def test_documented_permissions_suffice_in_a_cluster(tmp_path: Path) -> No
                 await keep_and_erase(notifier, {**first, "sequence": 3})
                 assert (await socket.receive_json())["job"]["status"] == "failed"
                 assert (await socket.receive_json())["job"]["result"] is None
+            for _ in range(3):
+                await _poll_hub(notifier, new_id())
             async with notifier.session.post(f"{notifier.internal}/wake") as response:
                 assert response.status == 204
         assert [await server.admin.acl_log() for server in cluster.primaries] == [[], [], []]
