@@ -37,6 +37,11 @@ class FrameReader:
         """Whether there are frames, or bytes that are not parsed yet."""
         return bool(self._frames or self._received)
 
+    @property
+    def buffered_bytes(self) -> int:
+        """How many bytes wait until their frame is complete, or are not parsed yet."""
+        return len(self._received) + len(self.protocol.reader.buffer)
+
     def take(self) -> Frame | None:
         """Return the next parsed frame, or None."""
         return self._frames.pop() if self._frames else None

@@ -14,7 +14,7 @@ from ...websocket.protocol import encode_text
 from ..calls import SnapshotEncoders
 from ..websocket import SignalRWebSocket
 from .connection import HubConnection, snapshot_encoders
-from .protocols import JSON, MAX_BATCH_BYTES, MESSAGE_PACK, HubProtocol
+from .protocols import JSON, MAX_BATCH_BYTES, MAX_MESSAGE_BYTES, MESSAGE_PACK, HubProtocol
 from .session import Hub, HubSession
 
 
@@ -30,7 +30,7 @@ class HubWebSocket(HubConnection, SignalRWebSocket):
     """A WebSocket whose messages are those of a hub protocol."""
 
     transport, accepts_binary, max_frame_bytes = "signalr_websocket", True, MAX_BATCH_BYTES
-    __slots__ = ("_encoders", "_forget", "_protocol", "jobs", "session")
+    __slots__ = ("_encoders", "_forget", "_no_batch_at", "_protocol", "jobs", "session")
 
     def __init__(
         self,
@@ -56,6 +56,7 @@ class HubWebSocket(HubConnection, SignalRWebSocket):
         self.session = HubSession(hub, self, first)
         self.jobs = self.session.jobs
         self._forget = forget
+        self._no_batch_at = self.opened_at  # when less than a batch was last received of an incomplete message
         self.has_subscribed = True  # the session closes itself if it has not
 
     def on_close(self) -> None:
@@ -95,11 +96,20 @@ class HubWebSocket(HubConnection, SignalRWebSocket):
         self._transport.write(self._encoders.encode(snapshot, last_percent))
 
     def reap(self) -> None:
-        """Close a connection that has not subscribed in time; ping."""
+        """Close a connection that has not subscribed in time, or that occupies memory with a part of a batch; ping."""
         super().reap()
+        now = time.monotonic()
+        if self._paused or self._incomplete_bytes <= MAX_MESSAGE_BYTES:
+            self._no_batch_at = now
+        elif now - self._no_batch_at > self.settings.stuck_s:
+            self.close_over_limit("stuck", CloseCode.POLICY_VIOLATION, "the message is not complete")
         if self.is_writable():
-            self.session.close_if_idle(time.monotonic())
-            self.session.ping_if_due(time.monotonic())
+            self.session.close_if_idle(now)
+            self.session.ping_if_due(now)
+
+    @property
+    def _incomplete_bytes(self) -> int:
+        return self._reader.buffered_bytes + sum(len(fragment.data) for fragment in self._fragments)
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Send a message that names the reason, or asks the client to reconnect, and a close frame."""

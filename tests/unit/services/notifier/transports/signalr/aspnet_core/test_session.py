@@ -12,19 +12,23 @@ from uuid import UUID
 
 import msgspec
 import pytest
+from websockets.frames import Frame, Opcode
 
 from headway.timestamp import RemoteClock
 from services.notifier import metrics
 from services.notifier.transports.auth import WatchRequest
 from services.notifier.transports.refusals import TokenAllowance
 from services.notifier.transports.signalr.aspnet_core.long_poll import HubPoll
+from services.notifier.transports.signalr.aspnet_core.protocols import MAX_BATCH_BYTES, MAX_MESSAGE_BYTES
 from services.notifier.transports.signalr.aspnet_core.session import Hub
 from services.notifier.transports.signalr.aspnet_core.sse import HubEventStream
 from services.notifier.transports.signalr.aspnet_core.websocket import HubWebSocket
 from tests.hub_messages import HANDSHAKE, decode, encode
 from tests.unit.services.notifier.transports.notifier_parts import Replica
 from tests.unit.services.notifier.transports.websocket.test_connection import FakeTransport
+from tests.waiting import wait_until
 
+FRAME_HEAD_BYTES = 14  # of a large frame, with its mask
 Connection = HubWebSocket | HubEventStream | HubPoll
 JOB, OTHER = UUID(int=1 << 100), UUID(int=2 << 100)
 
@@ -210,3 +214,19 @@ async def test_a_batch_counts_as_its_messages(tmp_path: Path) -> None:
         for piece in data:
             await poll.session.receive(piece)
         assert other_messages(poll) == [{"type": 7, "error": "too many messages"}]
+
+
+@pytest.mark.parametrize(("part", "is_closed"), [(MAX_MESSAGE_BYTES, False), (MAX_MESSAGE_BYTES + 1, True)])
+async def test_a_part_of_a_batch_does_not_stay(tmp_path: Path, part: int, *, is_closed: bool) -> None:
+    """A client that sends only a part of a large frame cannot occupy memory for long."""
+    world = World(tmp_path, stuck_s=-1.0)
+    connection = world.open("websocket")
+    assert isinstance(connection, HubWebSocket)
+    await connection.session.receive(encode(HANDSHAKE))
+    frame = Frame(Opcode.TEXT, b" " * MAX_BATCH_BYTES).serialize(mask=True)
+    connection.data_received(frame[: part + FRAME_HEAD_BYTES])
+    transport = cast(Transport, connection._transport)
+    await wait_until(lambda: transport.reading, poll_s=0)
+    connection.reap()
+    closed = [{"type": 7, "error": "the message is not complete"}] if is_closed else []
+    assert (sent(connection)[: 1 + len(closed)], connection.closing) == ([{}, *closed], is_closed)
