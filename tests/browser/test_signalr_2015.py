@@ -15,7 +15,7 @@ from playwright.async_api import Browser, Page
 from headway.tokens import make_keys
 from tests.browser.conftest import TIMEOUT_MS
 from tests.browser.npm import PACKAGES
-from tests.integration.conftest import Notifier, new_id, running_notifier
+from tests.integration.conftest import Notifier, new_id, report, running_notifier
 from tests.key_files import replace_file
 from tests.waiting import free_ports, wait_until
 from tests.web_server import serve
@@ -57,6 +57,18 @@ LOSE = """
 CALL = """
 (argument) => Promise.all(window.clients.map(({ hub }) =>
   new Promise((resolve) => hub.invoke("Echo", argument).done(resolve).fail(({ message }) => resolve(message)))))
+"""
+RESTART = """
+async ([jobId, token]) => {
+  const { hub, jobProgressHub } = $.connection;
+  window.received = [];
+  jobProgressHub.client.updateProgress = (percent) => window.received.push(percent);
+  hub.qs = { jobId, token };
+  for (let starts = 0; starts < 3; starts++) {
+    hub.stop();
+    await new Promise((resolve, reject) => hub.start().done(() => resolve()).fail(reject));
+  }
+}
 """
 STOP = "() => window.clients.forEach(({ connection }) => connection.stop())"
 EVENTS = """
@@ -152,3 +164,15 @@ async def test_clients_call_and_stop(pages: list[Page], job_id: str, notifier: N
         return await notifier.metric("notifier_connections") == 0
 
     await wait_until(nothing_is_open)
+
+
+async def test_a_restarted_page_gets_each_call_once(pages: list[Page], job_id: str, notifier: Notifier) -> None:
+    """The script of the hub registers the functions of the page at each start, and removes them at each stop."""
+    for page in pages:
+        await page.add_script_tag(url=f"{notifier.public}/signalr/hubs")
+        await page.evaluate(RESTART, [job_id, notifier.token(job_id)])
+    for percent in (40, 50):
+        await notifier.report(report(job_id, percent, progress={"current": percent, "total": 100}))
+        for page in pages:
+            await page.wait_for_function("(percent) => window.received.includes(percent)", arg=percent)
+    assert [await page.evaluate("window.received") for page in pages] == [[40, 50]] * len(pages)
