@@ -37,6 +37,7 @@ SETTINGS = {
     "first_message_s": 10.0,
     "stuck_s": 30.0,
     "ping_s": 20.0,
+    "drain_s": 0.0,
 }
 
 

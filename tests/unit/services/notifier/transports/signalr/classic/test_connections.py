@@ -156,3 +156,10 @@ async def test_a_closed_stream_takes_nothing(*, chunked: bool) -> None:
     stream.send_error("one", "token_expired", "no")
     stream.reap()
     assert stream.done.is_set()
+
+
+def test_a_closed_poll_ends() -> None:
+    """A client that has left costs a second at most, and not the time of a poll."""
+    poll = ClassicPoll(cast(asyncio.Transport, ClosedTransport()), request(Cursor()))
+    poll.reap()
+    assert (poll.ready.is_set(), poll.close_code) == (True, CloseCode.ABNORMAL_CLOSURE)

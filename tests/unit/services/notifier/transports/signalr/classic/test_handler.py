@@ -10,6 +10,8 @@ from uuid import uuid4
 
 import pytest
 
+from services.notifier.transports.signalr import polling
+
 from .classic_site import ORIGIN, TRANSPORTS, ClassicSite, run_site
 
 ACTIONS = ("negotiate", "ping", "connect", "reconnect", "poll", "start", "send", "abort")
@@ -54,12 +56,16 @@ async def test_negotiation(site: ClassicSite, asked: str | None, answered: str) 
     }
 
 
-async def test_a_replica_that_stops_sends_clients_to_another_one(site: ClassicSite) -> None:
+async def test_a_replica_that_stops_sends_clients_to_another_one(
+    site: ClassicSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A page does not negotiate again after an error, but tries each transport on a connection of its own."""
+    monkeypatch.setattr(polling, "POSTPONE_RANGE_S", (0, 0))
     site.replica.registry.draining = True
-    for action in ("negotiate", "connect"):
-        response = await site.request(action, "POST", query={"transport": "longPolling"})
+    for action in ("negotiate", "connect", "poll"):
+        response = await site.request(action, "POST", query={"transport": "longPolling", "messageId": "17-"})
         assert (response.status, response.headers["Connection"]) == (200, "close")
+    assert await response.json() == {"C": "17-", "M": []}
     for transport in ("webSockets", "serverSentEvents"):
         response = await site.request("connect", query={"transport": transport})
         assert (response.status, response.headers["Connection"]) == (503, "close")

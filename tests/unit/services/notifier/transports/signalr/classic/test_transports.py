@@ -161,6 +161,22 @@ async def test_a_client_ends_its_connection(site: ClassicSite, transport: str, a
     assert not site.is_watched()
 
 
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_client_is_sent_away(site: ClassicSite, transport: str) -> None:
+    """It gets no error when its replica stops, so it returns, to another one."""
+    before = closed(transport, 1012)
+
+    async def drain() -> None:
+        await wait_until(site.is_watched)
+        await site.replica.registry.drain()
+
+    draining = asyncio.create_task(drain())
+    async with site.open(transport, "reconnect", messageId="17-") as messages:
+        assert await messages.text() == ('{"C":"17-","M":[]}' if transport == "longPolling" else "")
+    await draining
+    await wait_until(lambda: closed(transport, 1012) == before + 1)
+
+
 async def test_an_abort_of_no_connection_is_answered(site: ClassicSite) -> None:
     """Another replica may have it, whose connection the client closes."""
     response = await site.request("abort", "POST", query={"transport": "webSockets"})
