@@ -36,9 +36,8 @@ from .envelopes import encode_envelope
 from .requests import ConnectionRequest, protocol_version, public_path, read_parameters
 
 PATH = "/signalr"
-PATTERN = (
-    f"(?i:(?:.*/)?{PATH[1:]})"  # the hub is known by the end of its path, in any case, after the prefix of a proxy
-)
+# The hub is known by the end of its path, in any case; a proxy may have put a prefix in front of it.
+PATTERN = f"(?i:(?:.*/)?{PATH[1:]})"
 KEEP_ALIVE_TIMEOUT_S = 20
 DISCONNECT_TIMEOUT_S = 6 * 3600  # the outage that a page survives: it gives up for good afterwards
 CONNECTION_TIMEOUT_S = 110
