@@ -538,6 +538,11 @@ async def test_ended_job_does_not_contradict_itself(page: Page, site: LiveSite) 
     await expect(page.locator("#percent")).to_have_text("100 %")
     await expect(page.locator("#progress-text")).to_be_empty()
     await expect(page.locator("#message")).to_be_empty()
+    ended = {"status": "cancelled", "finished_at": str(Timestamp.now())}
+    for started, text in ((str(Timestamp.now()), "No progress"), (None, "Never started")):
+        await job.show(ended | {"started_at": started})
+        await expect(page.locator("#progress-text")).to_have_text(text)
+        await expect(page.locator("#progress-text")).to_be_visible()
 
 
 async def test_times_cover_all_attempts(page: Page, site: LiveSite) -> None:

@@ -85,7 +85,7 @@ export class ProgressCard {
     this.#fill.style.transform = share === null ? "" : `translateX(${share - 100}%)`;
     if (isIndeterminate) this.#moveDashes(snapshot.progress?.current ?? null);
     setText(this.#percent, percentText(snapshot));
-    setText(this.#amount, amountText(snapshot));
+    setText(this.#amount, amountText(snapshot) || emptyEndText(snapshot));
     this.#message.show(messageText(snapshot));
   }
 
@@ -109,4 +109,10 @@ export class ProgressCard {
     this.#attemptFact.hidden = snapshot.attempt < 2;
     return 1000 - ((elapsed?.ms ?? now) % 1000);
   }
+}
+
+/** Return what a job that has ended without progress shows in the place of its amount; "" for other jobs. */
+function emptyEndText({ status, progress, started_at: started, finished_at: finished }) {
+  if (progress || !finished || status === "succeeded") return "";
+  return started ? "No progress" : "Never started";
 }
