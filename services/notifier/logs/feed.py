@@ -19,6 +19,7 @@ from headway.labels import JobFilter
 from headway.tokens import Grant
 
 from .. import metrics
+from ..isolation import Recipient, isolated
 from ..records.keys import job_id_from_log_key, log_key
 from ..records.store import JobStore
 from ..redis_client.pubsub import PubSub
@@ -32,7 +33,7 @@ MAX_READS = 20  # at the same time, of up to 64 KiB each
 RETRY_DELAY_S = 0.25
 
 
-class LogWatcher(Protocol):
+class LogWatcher(Recipient, Protocol):
     """A client connection. None of these methods blocks."""
 
     def is_writable(self) -> bool:
@@ -138,17 +139,19 @@ class LogFeed:
 
     def _send(self, subscription: LogSubscription, piece: LogPiece) -> bool:
         """Send a piece; return whether the next one may follow."""
-        if not (subscription.has_details or piece.for_watchers):
-            self.unsubscribe(subscription.watcher, subscription.job_id)
-            self.on_forbidden(subscription)
-            return False
-        if not subscription.watcher.is_writable():
-            subscription.needs_read = True
-            return False
-        subscription.watcher.send_log(piece)
-        subscription.offset = piece.end
-        LOG_BYTES_SENT.inc(len(piece.data))
-        return True
+        is_sent = False
+        with isolated(subscription.watcher):
+            if not (subscription.has_details or piece.for_watchers):
+                self.unsubscribe(subscription.watcher, subscription.job_id)
+                self.on_forbidden(subscription)
+            elif not subscription.watcher.is_writable():
+                subscription.needs_read = True
+            else:
+                subscription.watcher.send_log(piece)
+                subscription.offset = piece.end
+                LOG_BYTES_SENT.inc(len(piece.data))
+                is_sent = True
+        return is_sent
 
     def _request_read(self, subscription: LogSubscription) -> None:
         subscription.needs_read = True

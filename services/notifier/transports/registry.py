@@ -17,6 +17,7 @@ from headway.timestamp import RemoteClock, Timestamp
 
 from ...runtime.errors import ServiceUnavailable
 from .. import metrics
+from ..isolation import isolated
 from ..logs.feed import LogFeed, LogSubscription
 from ..settings import NotifierSettings
 from ..watching.hub import Subscription
@@ -206,15 +207,17 @@ class ConnectionRegistry:
         ]
         for connection, subscription in rejected:
             if connection.subscriptions.get(subscription.job_id) is subscription:  # it may have ended meanwhile
-                self.end_if_rejected(connection, subscription)
+                with isolated(connection):
+                    self.end_if_rejected(connection, subscription)
                 await asyncio.sleep(0)  # a removed key may end thousands
 
     def flush(self, connection: ClientConnection) -> None:
         """Send the pending snapshots and logs of a connection that may have drained."""
         self.backpressured.discard(connection)
-        for subscription in list(connection.subscriptions.values()):
-            self._synchronizer.flush(subscription)
-        self._logs.flush(connection)
+        with isolated(connection):
+            for subscription in list(connection.subscriptions.values()):
+                self._synchronizer.flush(subscription)
+            self._logs.flush(connection)
 
     async def run(self) -> None:
         """Flush, check, reap and ping the connections, until cancelled."""
@@ -234,14 +237,20 @@ class ConnectionRegistry:
     async def _sweep(self, now: float) -> None:
         await self._end_rejected()
         for connection in list(self._connections):
-            connection.reap()
-            if connection.stalled_for(now) > self._settings.stuck_s:
-                connection.close_stalled()
+            try:  # as `isolated` does, at no cost for thousands of connections
+                connection.reap()
+                if connection.stalled_for(now) > self._settings.stuck_s:
+                    connection.close_stalled()
+            except Exception as error:  # noqa: BLE001 - the connection logs it
+                connection.on_failure(error)
 
     def _send_heartbeats(self) -> None:
         now = self._clock.now()
         for connection in list(self._connections):
-            connection.heartbeat(now)
+            try:
+                connection.heartbeat(now)
+            except Exception as error:  # noqa: BLE001 - the connection logs it
+                connection.on_failure(error)
 
     async def close_while_unready(self) -> None:
         """Close the connections slowly while this replica is without Redis for too long, until cancelled.
@@ -257,14 +266,15 @@ class ConnectionRegistry:
 
     def _send_away(self, connection: ClientConnection) -> None:
         metrics.CONNECTIONS_SENT_AWAY.labels(connection.transport).inc()
-        connection.send_away()
+        with isolated(connection):
+            connection.send_away()
 
     async def drain(self) -> None:
         """Refuse new connections and close the open ones evenly over `drain_s`, to spread the reconnects."""
         self.draining = True
         async with asyncio.TaskGroup() as closing:
             await self._close_evenly(
-                self._settings.drain_s, lambda connection: closing.create_task(connection.close_for_restart())
+                self._settings.drain_s, lambda connection: closing.create_task(_close_for_restart(connection))
             )
 
     async def _close_evenly(
@@ -280,3 +290,8 @@ class ConnectionRegistry:
             if connection in self._connections:
                 self.flush(connection)
                 close(connection)
+
+
+async def _close_for_restart(connection: ClientConnection) -> None:
+    with isolated(connection):
+        await connection.close_for_restart()

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Protocol, cast
 
 from headway.labels import JobFilter
 from headway.tokens import Grant
 
+from ..isolation import Recipient, isolated
 from ..records.record_read import RecordRead
 from .snapshot import NO_VERSION, PublishedSnapshot, placeholder_snapshot
 
 
-class Watcher(Protocol):
+class Watcher(Recipient, Protocol):
     """A client connection. None of these methods blocks."""
 
     def send_snapshot(self, job_id: str, snapshot: PublishedSnapshot) -> bool:
@@ -24,9 +23,6 @@ class Watcher(Protocol):
 
     def on_up_to_date(self, job_id: str, *, ended: bool) -> None:
         """Called when the job's record was read and the watcher already has that version."""
-
-    def on_failure(self, error: Exception) -> None:
-        """Called with an error that another method has raised, which is a bug: log it, and disconnect."""
 
 
 NO_FILTER = JobFilter()
@@ -62,18 +58,10 @@ class Subscription:
         self.version = self.client_version  # the newest version that the client has or was sent
         self.initialized = False  # whether the record has been read since the subscription began
 
-    @contextmanager
-    def isolated(self) -> Iterator[None]:
-        """Call the watcher in the block. If it raises an error, which is a bug, the other watchers are not affected."""
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 - the watcher logs it
-            self.watcher.on_failure(error)
-
     def send(self, snapshot: PublishedSnapshot) -> bool:
         """Send a snapshot; return False if the connection is backpressured."""
         is_sent = True
-        with self.isolated():
+        with isolated(self.watcher):
             is_sent = self.watcher.send_snapshot(self.job_id, snapshot)
         if is_sent:
             self.version = snapshot.version
@@ -272,7 +260,7 @@ class Hub:
         if subscription.client_version == NO_VERSION and not subscription.grant.requires_record:
             topic.send(subscription, PublishedSnapshot(placeholder_snapshot(subscription.grant)))
         elif subscription.client_version > 0 or subscription.grant.requires_record:
-            with subscription.isolated():
+            with isolated(subscription.watcher):
                 message = f"{reason}; the subscription stays open."
                 subscription.watcher.send_error(subscription.job_id, "unknown", message)
 

@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from headway.labels import JobFilter
 
 from .. import metrics
+from ..isolation import Recipient, isolated
 from ..records.index import keys
 from ..records.index.query import JobQuery
 from ..records.index.reader import IndexReader
@@ -41,7 +42,7 @@ class TooManyLists(Exception):
     """A connection shows, or this replica reads, as many lists as it may."""
 
 
-class ListWatcher(Protocol):
+class ListWatcher(Recipient, Protocol):
     """A client that shows a list."""
 
     def on_list_changed(self, live_list: LiveList) -> None:
@@ -242,7 +243,8 @@ class LiveLists:
             return None
         for number, watcher in enumerate(list(live_list.watchers), 1):
             if watcher in live_list.watchers:  # it may have left meanwhile
-                watcher.on_list_changed(live_list)
+                with isolated(watcher):
+                    watcher.on_list_changed(live_list)
             if number % WATCHERS_PER_TURN == 0:
                 await asyncio.sleep(0)
         return None

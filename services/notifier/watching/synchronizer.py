@@ -15,6 +15,7 @@ import structlog
 from headway.contracts import JobReport, Timestamp, uuid_str
 
 from .. import metrics
+from ..isolation import isolated
 from ..records.keys import job_id_from_key, job_key
 from ..records.record_read import RecordRead
 from ..records.store import JobStore
@@ -181,7 +182,7 @@ class SnapshotSynchronizer:
             if snapshot is None:
                 self._hub.on_missing_record(subscription)
             elif subscription.version >= snapshot.version:
-                with subscription.isolated():
+                with isolated(subscription.watcher):
                     subscription.watcher.on_up_to_date(job_id, ended=snapshot.ended)
 
     def _send_matching(self, job_id: str, record: RecordRead, snapshot: PublishedSnapshot) -> None:

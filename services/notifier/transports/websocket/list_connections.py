@@ -71,6 +71,10 @@ class ListSubscription:
             self.send({"list": changes | ({"complete": self.complete} if has_changed else {})})
             self.lists.replace_jobs(self, changes["entered"], changes["left"])
 
+    def on_failure(self, error: Exception) -> None:
+        """Called with an error of a change."""
+        self.connection.on_failure(error)
+
     def send(self, message: dict[str, dict[str, Any]]) -> None:
         """Send a message about the list."""
         if self.list_id:

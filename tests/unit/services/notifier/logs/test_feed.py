@@ -61,6 +61,26 @@ class Watcher:
         self.pieces.append(piece)
         self.offset = piece.end
 
+    def on_failure(self, error: Exception) -> None:
+        """Raise the error: no test but one expects any."""
+        raise error
+
+
+class BrokenWatcher(Watcher):
+    """A connection that raises an error when something is sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failures: list[Exception] = []
+
+    def send_log(self, piece: LogPiece) -> None:
+        """Raise an error."""
+        raise RuntimeError("a bug")
+
+    def on_failure(self, error: Exception) -> None:
+        """Record an error."""
+        self.failures.append(error)
+
 
 class World:
     """A log in Redis, with the reads and the publications that are on their way, and the feed."""
@@ -207,6 +227,23 @@ async def test_published_pieces_are_not_read() -> None:
         assert first == f'{{"job_id":"{JOB}","from":0,"to":13,"attempt":1,"text":"é\\u0000</script>\\n"}}'.encode()
         await settle()
         assert world.read_offsets == [0]
+
+
+async def test_a_broken_watcher_does_not_disturb_the_others() -> None:
+    """An error that it raises is its own, whether the piece was published or read."""
+    async with running(World()) as world:
+        broken = BrokenWatcher()
+        watchers = [Watcher(), broken, Watcher()]
+        world.append(b"read\n")
+        for watcher in watchers:
+            world.feed.subscribe(watcher, grant(), 0)
+        await settle()
+        world.publish()
+        world.append(b"published\n")
+        world.publish()
+        await settle()
+        assert [watcher.data for watcher in watchers] == [world.data, b"", world.data]
+        assert len(broken.failures) >= 2
 
 
 async def test_a_stalled_watcher_costs_no_reads() -> None:

@@ -251,6 +251,47 @@ async def test_a_drain_closes_all_connections_evenly(clock: Clock) -> None:
     assert replica.registry.sends_away
 
 
+class BrokenConnection(FakeConnection):
+    """A connection in which everything fails; `failures` counts that."""
+
+    failures = 0
+
+    def reap(self) -> None:
+        """Raise an error."""
+        raise RuntimeError("a bug")
+
+    def heartbeat(self, now: Timestamp) -> None:
+        """Raise an error."""
+        raise RuntimeError("a bug")
+
+    def send_away(self) -> None:
+        """Raise an error."""
+        raise RuntimeError("a bug")
+
+    def on_failure(self, error: Exception) -> None:
+        """Count an error."""
+        assert str(error) == "a bug"
+        self.failures += 1
+
+
+async def test_a_broken_connection_does_not_disturb_the_others(clock: Clock) -> None:
+    """They are checked, get heartbeats, and are closed when the replica is without Redis and when it stops."""
+    replica = Replica(clock, 2)
+    broken = BrokenConnection(clock, replica.registry.unregister)
+    replica.registry.register(broken)
+    replica.connections.append(FakeConnection(clock, replica.registry.unregister))
+    replica.registry.register(replica.connections[-1])
+    await run_until(replica, clock, 3, ConnectionRegistry.run)
+    assert {len(connection.heartbeats) for connection in replica.connections} <= {5, 6}
+    assert broken.failures > 5
+    await run_until(replica, clock, clock.now + 6)
+    remaining = [connection for connection in replica.connections if connection.closed_at is None]
+    assert len(remaining) < 3
+    await replica.registry.drain()
+    assert all(connection.restarted for connection in remaining)
+    assert len(replica.closed_times()) == 3
+
+
 async def test_an_event_stream_that_is_sent_away_ends_with_a_delay() -> None:
     """The client reconnects after a random delay."""
     transport = FakeTransport()

@@ -42,12 +42,17 @@ class Watcher:
 
     def __init__(self, then: Callable[[], object] = lambda: None) -> None:
         self.lists: list[tuple[str, ...] | None] = []
+        self.failures: list[Exception] = []
         self._then = then
 
     def on_list_changed(self, live_list: LiveList) -> None:
         """Record the jobs of the list."""
         self.lists.append(live_list.job_ids)
         self._then()
+
+    def on_failure(self, error: Exception) -> None:
+        """Record an error."""
+        self.failures.append(error)
 
 
 class Running:
@@ -169,6 +174,21 @@ async def test_only_a_changed_list_is_sent(running: Running) -> None:
     running.jobs.put(1)
     assert await running.advance(POLL_INTERVAL_S) == 1
     assert sum(len(watcher.lists) for watcher in watchers) == 1
+
+
+async def test_a_broken_watcher_does_not_disturb_the_others(running: Running) -> None:
+    """An error that it raises is its own."""
+
+    def fail() -> None:
+        raise RuntimeError("a bug")
+
+    watchers = [Watcher(), Watcher(fail), Watcher()]
+    for watcher in watchers:
+        await running.open(ALL, watcher)
+    running.jobs.put(1)
+    assert await running.advance(POLL_INTERVAL_S) == 1
+    assert [len(watcher.lists) for watcher in watchers] == [1, 1, 1]
+    assert [len(watcher.failures) for watcher in watchers] == [0, 1, 0]
 
 
 async def test_a_change_during_a_read_leads_to_another_read(running: Running) -> None:
