@@ -29,6 +29,7 @@ from tests.waiting import free_ports, wait_until
 pytestmark = pytest.mark.browser
 
 TESTED = whole_matrix() if os.environ.get("LONG") else CLIENTS
+RECONNECT_S = 15.0  # more than the pauses of the clients
 FAILURES = [
     "The hub has no method 'Nothing'.",
     "invalid: Expected `array` of at least length 1, got 0",
@@ -88,20 +89,30 @@ class Deployment:
         await self._show(recordings, 100, "at the end", "succeeded")
 
     async def _reconnect(self, recordings: Recordings, fault: Coroutine[None, None, None]) -> None:
-        """Wait until a fault is over and all clients have reconnected, apart from those that poll."""
+        """Wait until a fault is over and clients that it hits have reconnected: nothing new hides what they see again.
+
+        Those that poll do not notice it, and a few others may have lost their connections earlier.
+        """
         counts = {
             recording: len(recording.values("connected"))
             for client, recording in recordings.items()
             if not client.polls
         }
         await fault
-        await wait_until(lambda: all(len(each.values("connected")) > count for each, count in counts.items()))
+        with suppress(AssertionError):
+            await wait_until(
+                lambda: all(len(each.values("connected")) > count for each, count in counts.items()), RECONNECT_S
+            )
 
     async def _show(self, recordings: Recordings, percent: int, when: str, status: str = "running") -> None:
         """Report progress, and wait until all clients have seen it; report more, which may be lost on its way."""
 
         def missing() -> list[str]:
-            return [str(client) for client, recording in recordings.items() if recording.percent < percent]
+            return [
+                str(client)
+                for client, recording in recordings.items()
+                if recording.percent < percent or not recording.values("connected")
+            ]
 
         await wait_until(partial(self._is_reported, percent, status))
         with suppress(AssertionError):

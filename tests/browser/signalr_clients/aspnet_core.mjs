@@ -18,8 +18,7 @@ export async function watchJob({ HttpTransportType, HubConnectionBuilder, LogLev
     print("snapshot", status, version, progress?.percent ?? null);
     if (status === "succeeded" && watch !== "stream") end();
   };
-  const onConnected = async () => {
-    print("connected");
+  const subscribe = async () => {
     if (watch === "method") await connection.invoke("Watch", token, lastVersion);
     if (watch === "stream") {
       const error = () => {}; // the connection is lost: the next one opens the stream again
@@ -30,14 +29,15 @@ export async function watchJob({ HttpTransportType, HubConnectionBuilder, LogLev
   connection.on("jobChanged", onSnapshot);
   connection.on("watchError", (error) => print("error", error));
   connection.onreconnecting(() => print("lost"));
-  connection.onreconnected(onConnected);
+  connection.onreconnected(() => subscribe().then(() => print("connected"), () => {})); // unless it is lost again
   connection.onclose((error) => print("closed", error?.message ?? null));
 
   await connection.start();
-  await onConnected();
+  await subscribe();
   for (const [method, ...values] of [["Nothing"], ["Watch"], ["Watch", "wrong"], ["Cancel", crypto.randomUUID()]]) {
     print("failed", await connection.invoke(method, ...values).then(String, ({ message }) => message));
   }
+  print("connected");
   await ended;
   await connection.stop();
 }
