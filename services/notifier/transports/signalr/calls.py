@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -17,17 +18,21 @@ COMPLETE = b"100"
 UNKNOWN = b""
 
 
-class SnapshotEncoders(NamedTuple):
-    """How a transport encodes a snapshot: as a call of `jobChanged`, or with one of `updateProgress` before it.
+class WireFormat(NamedTuple):
+    """How a transport sends messages and snapshots. Make each one once, because its encoders are the keys of caches.
 
-    Make them once for each wire format, because they are the keys of caches.
+    Attributes:
+        frame: encodes messages as the transport sends them.
+        changed: encodes a snapshot as a call of `jobChanged`.
+        progressed: does so with a call of `updateProgress` before it.
     """
 
+    frame: Callable[[bytes], bytes]
     changed: Encoder
     progressed: Encoder
 
-    def encode(self, snapshot: PublishedSnapshot, last_percent: bytes) -> bytes:
-        """Return a snapshot in the wire format, for a client with a percentage: it is called only with another one."""
+    def encode_snapshot(self, snapshot: PublishedSnapshot, last_percent: bytes) -> bytes:
+        """Return a snapshot for a client with a percentage: `updateProgress` is called only with another one."""
         has_progressed = snapshot.encoded(encode_percent) not in (UNKNOWN, last_percent)
         return snapshot.encoded(self.progressed if has_progressed else self.changed)
 

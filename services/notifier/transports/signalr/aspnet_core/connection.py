@@ -9,8 +9,8 @@ from typing import Protocol
 from websockets.frames import CloseCode
 
 from ....watching.snapshot import PublishedSnapshot
-from ...base import ClientConnection
-from ..calls import JOB_CHANGED, UPDATE_PROGRESS, SnapshotEncoders, encode_percent
+from ...base import BackpressuredConnection, ClientConnection
+from ..calls import JOB_CHANGED, UPDATE_PROGRESS, WireFormat, encode_percent
 from .protocols import HubProtocol
 
 
@@ -27,8 +27,8 @@ class JobEvents(Protocol):
         """Called when the client has the last version of a job that has ended."""
 
 
-def snapshot_encoders(protocol: HubProtocol, frame: Callable[[bytes], bytes]) -> SnapshotEncoders:
-    """Return the encoders of a protocol on a transport.
+def wire_format(protocol: HubProtocol, frame: Callable[[bytes], bytes]) -> WireFormat:
+    """Return the wire format of a protocol on a transport.
 
     Args:
         protocol: encodes the messages.
@@ -45,13 +45,19 @@ def snapshot_encoders(protocol: HubProtocol, frame: Callable[[bytes], bytes]) ->
     def job_changed(snapshot: PublishedSnapshot) -> bytes:
         return protocol.invocation(JOB_CHANGED, snapshot.encoded(protocol.encode_snapshot))
 
-    return SnapshotEncoders(changed, progressed)
+    return WireFormat(frame, changed, progressed)
 
 
 class HubConnection(ClientConnection):
-    """A connection to the hub. `jobs` are those that it watches."""
+    """A connection to the hub.
+
+    Attributes:
+        jobs: the jobs that it watches.
+        wire_format: how it sends messages.
+    """
 
     jobs: JobEvents
+    wire_format: WireFormat
     __slots__ = ()
 
     @abstractmethod
@@ -94,3 +100,21 @@ class HubConnection(ClientConnection):
         """Called when the client has the last version; the streams of an ended job are complete."""
         if ended:
             self.jobs.complete_streams(job_id)
+
+
+class LongLivedHubConnection(HubConnection, BackpressuredConnection):
+    """A WebSocket or an event stream."""
+
+    __slots__ = ()
+
+    def push(self, messages: bytes) -> None:
+        """Send encoded messages."""
+        self.write(self.wire_format.frame(messages))
+
+    def reply(self, messages: bytes) -> None:
+        """Send encoded messages that answer the client."""
+        self.send_reply(self.wire_format.frame(messages))
+
+    def send_calls(self, snapshot: PublishedSnapshot, last_percent: bytes) -> None:
+        """Call the client's methods for a snapshot."""
+        self.write(self.wire_format.encode_snapshot(snapshot, last_percent))

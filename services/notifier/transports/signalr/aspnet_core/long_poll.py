@@ -12,21 +12,19 @@ from websockets.frames import CloseCode
 
 from ....watching.snapshot import PublishedSnapshot
 from ...auth import WatchRequest
-from ..calls import SnapshotEncoders
-from .connection import HubConnection, snapshot_encoders
+from ..calls import WireFormat
+from .connection import HubConnection, wire_format
 from .protocols import JSON, MESSAGE_PACK, HubProtocol
 from .session import Hub, HubSession
 
-ENCODERS: dict[HubProtocol, SnapshotEncoders] = {
-    protocol: snapshot_encoders(protocol, bytes) for protocol in (JSON, MESSAGE_PACK)
-}
+ANSWERS: dict[HubProtocol, WireFormat] = {protocol: wire_format(protocol, bytes) for protocol in (JSON, MESSAGE_PACK)}
 
 
 class HubPoll(HubConnection):
     """An open poll of the hub. `messages` are those of its answer; `ready` is set when it should be sent."""
 
     transport, logs_lifecycle = "signalr_poll", False
-    __slots__ = ("_encoders", "jobs", "messages", "ready", "session")
+    __slots__ = ("jobs", "messages", "ready", "session", "wire_format")
 
     def __init__(self, hub: Hub, transport: asyncio.Transport, first: WatchRequest | None, age_s: float) -> None:
         """Create a connection.
@@ -38,7 +36,7 @@ class HubPoll(HubConnection):
             age_s: how long ago the client has connected.
         """
         super().__init__(transport, None)
-        self._encoders: SnapshotEncoders = ENCODERS[JSON]
+        self.wire_format = ANSWERS[JSON]
         self.messages: list[bytes] = []
         self.ready = asyncio.Event()
         self.session = HubSession(hub, self, first, age_s)
@@ -50,7 +48,7 @@ class HubPoll(HubConnection):
 
     def use_protocol(self, protocol: HubProtocol) -> None:
         """Called before the answer to a handshake, and when a session goes on."""
-        self._encoders = ENCODERS[protocol]
+        self.wire_format = ANSWERS[protocol]
 
     def push(self, messages: bytes) -> None:
         """Add encoded messages to the answer, which completes the poll."""
@@ -61,7 +59,7 @@ class HubPoll(HubConnection):
 
     def send_calls(self, snapshot: PublishedSnapshot, last_percent: bytes) -> None:
         """Call the client's methods for a snapshot."""
-        self.push(self._encoders.encode(snapshot, last_percent))
+        self.push(self.wire_format.encode_snapshot(snapshot, last_percent))
 
     def reap(self) -> None:
         """Complete the poll if the client has disconnected or has not subscribed in time."""

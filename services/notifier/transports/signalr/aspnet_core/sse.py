@@ -8,11 +8,10 @@ import time
 from websockets.frames import CloseCode
 
 from .....runtime.aiohttp_adapter import encode_chunk
-from ....watching.snapshot import PublishedSnapshot
 from ...auth import WatchRequest
 from ...base import StreamConnection
 from ...event_format import LINE_BREAKS_TO_SPACES
-from .connection import HubConnection, snapshot_encoders
+from .connection import LongLivedHubConnection, wire_format
 from .protocols import JSON, HubProtocol
 from .session import Hub, HubSession
 
@@ -29,21 +28,20 @@ def encode_event_chunk(messages: bytes) -> bytes:
     return encode_chunk(encode_event(messages))
 
 
-EVENT_ENCODERS, CHUNK_ENCODERS = snapshot_encoders(JSON, encode_event), snapshot_encoders(JSON, encode_event_chunk)
+EVENTS, CHUNKS = wire_format(JSON, encode_event), wire_format(JSON, encode_event_chunk)
 
 
-class HubEventStream(HubConnection, StreamConnection):
+class HubEventStream(LongLivedHubConnection, StreamConnection):
     """An open event stream of the hub. `done` is set when it ends."""
 
     transport = "signalr_sse"
-    __slots__ = ("_encoders", "_frame", "jobs", "session")
+    __slots__ = ("jobs", "session", "wire_format")
 
     def __init__(
         self, hub: Hub, transport: asyncio.Transport, origin: str | None, first: WatchRequest | None, *, chunked: bool
     ) -> None:
         super().__init__(transport, origin, hub.registry.backpressured)
-        self._encoders = CHUNK_ENCODERS if chunked else EVENT_ENCODERS
-        self._frame = encode_event_chunk if chunked else encode_event
+        self.wire_format = CHUNKS if chunked else EVENTS
         self.session = HubSession(hub, self, first)
         self.jobs = self.session.jobs
 
@@ -53,18 +51,6 @@ class HubEventStream(HubConnection, StreamConnection):
 
     def use_protocol(self, protocol: HubProtocol) -> None:
         """Called before the answer to a handshake; there is only one protocol."""
-
-    def push(self, messages: bytes) -> None:
-        """Send encoded messages."""
-        self.write(self._frame(messages))
-
-    def reply(self, messages: bytes) -> None:
-        """Send encoded messages that answer the client."""
-        self.send_reply(self._frame(messages))
-
-    def send_calls(self, snapshot: PublishedSnapshot, last_percent: bytes) -> None:
-        """Call the client's methods for a snapshot."""
-        self.write(self._encoders.encode(snapshot, last_percent))
 
     def reap(self) -> None:
         """End the stream if the client has disconnected or has not subscribed in time; ping."""

@@ -8,12 +8,11 @@ from collections.abc import Callable, Coroutine
 
 from websockets.frames import CloseCode, Frame, Opcode
 
-from ....watching.snapshot import PublishedSnapshot
 from ...auth import WatchRequest
 from ...websocket.protocol import encode_text
-from ..calls import SnapshotEncoders
+from ..calls import WireFormat
 from ..websocket import SignalRWebSocket
-from .connection import HubConnection, snapshot_encoders
+from .connection import LongLivedHubConnection, wire_format
 from .protocols import JSON, MAX_BATCH_BYTES, MAX_MESSAGE_BYTES, MESSAGE_PACK, HubProtocol
 from .session import Hub, HubSession
 
@@ -23,14 +22,17 @@ def encode_binary(data: bytes) -> bytes:
     return Frame(Opcode.BINARY, data).serialize(mask=False)
 
 
-ENCODERS = {JSON: snapshot_encoders(JSON, encode_text), MESSAGE_PACK: snapshot_encoders(MESSAGE_PACK, encode_binary)}
+FRAMES: dict[HubProtocol, WireFormat] = {
+    JSON: wire_format(JSON, encode_text),
+    MESSAGE_PACK: wire_format(MESSAGE_PACK, encode_binary),
+}
 
 
-class HubWebSocket(HubConnection, SignalRWebSocket):
+class HubWebSocket(LongLivedHubConnection, SignalRWebSocket):
     """A WebSocket whose messages are those of a hub protocol."""
 
     transport, accepts_binary, max_frame_bytes = "signalr_websocket", True, MAX_BATCH_BYTES
-    __slots__ = ("_encoders", "_forget", "_no_batch_at", "_protocol", "jobs", "session")
+    __slots__ = ("_forget", "_no_batch_at", "jobs", "session", "wire_format")
 
     def __init__(
         self,
@@ -51,8 +53,7 @@ class HubWebSocket(HubConnection, SignalRWebSocket):
         """
         burst = hub.settings.messages_per_s + 2 * hub.settings.max_watches
         super().__init__(hub.registry, hub.settings, transport, origin, burst)
-        self._protocol: HubProtocol = JSON
-        self._encoders: SnapshotEncoders = ENCODERS[JSON]
+        self.wire_format = FRAMES[JSON]
         self.session = HubSession(hub, self, first)
         self.jobs = self.session.jobs
         self._forget = forget
@@ -78,22 +79,7 @@ class HubWebSocket(HubConnection, SignalRWebSocket):
 
     def use_protocol(self, protocol: HubProtocol) -> None:
         """Called before the answer to a handshake."""
-        self._protocol, self._encoders = protocol, ENCODERS[protocol]
-
-    def _frame(self, messages: bytes) -> bytes:
-        return encode_text(messages) if self._protocol is JSON else encode_binary(messages)
-
-    def push(self, messages: bytes) -> None:
-        """Send encoded messages."""
-        self.write(self._frame(messages))
-
-    def reply(self, messages: bytes) -> None:
-        """Send encoded messages that answer the client."""
-        self.send_reply(self._frame(messages))
-
-    def send_calls(self, snapshot: PublishedSnapshot, last_percent: bytes) -> None:
-        """Call the client's methods for a snapshot."""
-        self._transport.write(self._encoders.encode(snapshot, last_percent))
+        self.wire_format = FRAMES[protocol]
 
     def reap(self) -> None:
         """Close a connection that has not subscribed in time, or that occupies memory with a part of a batch; ping."""

@@ -6,21 +6,20 @@ import asyncio
 import time
 from abc import abstractmethod
 from collections.abc import Coroutine
-from typing import ClassVar
 
 from websockets.frames import CloseCode
 
 from .....runtime.aiohttp_adapter import encode_chunk
 from ....settings import NotifierSettings
 from ....watching.snapshot import PublishedSnapshot
-from ...base import ClientConnection, StreamConnection
+from ...base import BackpressuredConnection, ClientConnection, StreamConnection
 from ...event_format import LINE_BREAKS_TO_SPACES
 from ...registry import ConnectionRegistry
 from ...websocket.protocol import encode_text
-from ..calls import SnapshotEncoders, encode_percent
+from ..calls import WireFormat, encode_percent
 from ..websocket import SignalRWebSocket
 from .calls import answer_call
-from .envelopes import KEEP_ALIVE, Cursor, encode_envelope, encode_error, snapshot_encoders
+from .envelopes import KEEP_ALIVE, Cursor, encode_envelope, encode_error, wire_format
 from .requests import ConnectionRequest
 
 KEEP_ALIVE_S = 8.0  # clients warn after two thirds of KEEP_ALIVE_TIMEOUT_S
@@ -37,23 +36,24 @@ def encode_event_chunk(data: bytes) -> bytes:
     return encode_chunk(encode_event(data))
 
 
-FRAMES, ANSWERS = snapshot_encoders(encode_text), snapshot_encoders(bytes)
-EVENTS, CHUNKS = snapshot_encoders(encode_event), snapshot_encoders(encode_event_chunk)
+FRAMES, ANSWERS = wire_format(encode_text), wire_format(bytes)
+EVENTS, CHUNKS = wire_format(encode_event), wire_format(encode_event_chunk)
 
 
 class ClassicConnection(ClientConnection):
-    """A connection of the classic hub, with the request that opened it; `cursor` is what its client has now.
+    """A connection of the classic hub.
 
     A client that has not subscribed to the hub gets no snapshots: they would raise an error in the page.
+
+    Attributes:
+        request: the request that has opened it.
+        cursor: what its client has now.
+        wire_format: how it sends envelopes.
     """
 
     request: ConnectionRequest
     cursor: Cursor
-
-    @property
-    @abstractmethod
-    def encoders(self) -> SnapshotEncoders:
-        """The encoders of snapshots."""
+    wire_format: WireFormat
 
     @abstractmethod
     def send(self, envelope: bytes) -> None:
@@ -61,7 +61,7 @@ class ClassicConnection(ClientConnection):
 
     @abstractmethod
     def send_encoded(self, data: bytes) -> None:
-        """Send what an encoder of snapshots has returned."""
+        """Send an envelope in the wire format."""
 
     @abstractmethod
     def end(self, code: CloseCode) -> None:
@@ -76,7 +76,7 @@ class ClassicConnection(ClientConnection):
         if not self.is_writable():
             return False
         if self.request.is_subscribed:
-            self.send_encoded(self.encoders.encode(snapshot, self.cursor.percent))
+            self.send_encoded(self.wire_format.encode_snapshot(snapshot, self.cursor.percent))
             self.advance(Cursor(snapshot.version, snapshot.encoded(encode_percent)))
         return True
 
@@ -91,10 +91,30 @@ class ClassicConnection(ClientConnection):
         self.end(CloseCode.TRY_AGAIN_LATER)
 
 
-class ClassicWebSocket(ClassicConnection, SignalRWebSocket):
+class LongLivedClassicConnection(ClassicConnection, BackpressuredConnection):
+    """A WebSocket or an event stream."""
+
+    _kept_alive_at: float
+
+    def send(self, envelope: bytes) -> None:
+        """Send an envelope."""
+        self.write(self.wire_format.frame(envelope))
+
+    def send_encoded(self, data: bytes) -> None:
+        """Send an envelope in the wire format."""
+        self.write(data)
+
+    def keep_alive_if_due(self) -> None:
+        """Send a keep-alive, which shows the page's script that the server is alive, if the last one was long ago."""
+        if self.is_writable() and time.monotonic() - self._kept_alive_at >= KEEP_ALIVE_S:
+            self._kept_alive_at = time.monotonic()
+            self.send(KEEP_ALIVE)
+
+
+class ClassicWebSocket(LongLivedClassicConnection, SignalRWebSocket):
     """A WebSocket whose messages are envelopes."""
 
-    transport: ClassVar[str] = "signalr_classic_websocket"
+    transport, wire_format = "signalr_classic_websocket", FRAMES
 
     def __init__(
         self,
@@ -108,11 +128,6 @@ class ClassicWebSocket(ClassicConnection, SignalRWebSocket):
         self._kept_alive_at = self.opened_at
         self.request, self.cursor = request, request.cursor
         self.has_subscribed = True
-
-    @property
-    def encoders(self) -> SnapshotEncoders:
-        """The encoders of snapshots."""
-        return FRAMES
 
     def on_open(self) -> None:
         """Called when the connection opens."""
@@ -128,30 +143,20 @@ class ClassicWebSocket(ClassicConnection, SignalRWebSocket):
             self.close(CloseCode.INVALID_DATA, "expected a call")
         return None
 
-    def send(self, envelope: bytes) -> None:
-        """Send an envelope."""
-        self.write(encode_text(envelope))
-
-    def send_encoded(self, data: bytes) -> None:
-        """Send what an encoder of snapshots has returned."""
-        self.write(data)
-
     def reap(self) -> None:
-        """Send a keep-alive, which shows the page's script that the server is alive."""
+        """Free the protocol of an idle connection; send a keep-alive."""
         super().reap()
-        if self.is_writable() and time.monotonic() - self._kept_alive_at >= KEEP_ALIVE_S:
-            self._kept_alive_at = time.monotonic()
-            self.send(KEEP_ALIVE)
+        self.keep_alive_if_due()
 
     def end(self, code: CloseCode) -> None:
         """Close the connection after what was sent."""
         self.close(code, "")
 
 
-class ClassicEventStream(ClassicConnection, StreamConnection):
+class ClassicEventStream(LongLivedClassicConnection, StreamConnection):
     """An event stream of envelopes. `done` is set when it ends."""
 
-    transport: ClassVar[str] = "signalr_classic_sse"
+    transport = "signalr_classic_sse"
 
     def __init__(
         self,
@@ -163,30 +168,16 @@ class ClassicEventStream(ClassicConnection, StreamConnection):
         chunked: bool,
     ) -> None:
         super().__init__(transport, origin, backpressured)
-        self._chunked = chunked
+        self.wire_format = CHUNKS if chunked else EVENTS
         self._kept_alive_at = self.opened_at
         self.request, self.cursor = request, request.cursor
-
-    @property
-    def encoders(self) -> SnapshotEncoders:
-        """The encoders of snapshots."""
-        return CHUNKS if self._chunked else EVENTS
-
-    def send(self, envelope: bytes) -> None:
-        """Send an envelope."""
-        self.write(encode_event_chunk(envelope) if self._chunked else encode_event(envelope))
-
-    def send_encoded(self, data: bytes) -> None:
-        """Send what an encoder of snapshots has returned."""
-        self.write(data)
 
     def reap(self) -> None:
         """End the stream if the client has disconnected; send a keep-alive."""
         if self.is_closing:
             self.end(CloseCode.ABNORMAL_CLOSURE)
-        elif self.is_writable() and time.monotonic() - self._kept_alive_at >= KEEP_ALIVE_S:
-            self._kept_alive_at = time.monotonic()
-            self.send(KEEP_ALIVE)
+        else:
+            self.keep_alive_if_due()
 
     def end(self, code: CloseCode) -> None:
         """Close the stream after what was sent."""
@@ -196,18 +187,13 @@ class ClassicEventStream(ClassicConnection, StreamConnection):
 class ClassicPoll(ClassicConnection):
     """A poll. `answer` is its answer, None until there is one; `ready` is set when it should be sent."""
 
-    transport, logs_lifecycle = "signalr_classic_poll", False
+    transport, logs_lifecycle, wire_format = "signalr_classic_poll", False, ANSWERS
 
     def __init__(self, transport: asyncio.Transport, request: ConnectionRequest) -> None:
         super().__init__(transport, None)
         self.request, self.cursor = request, request.cursor
         self.answer: bytes | None = None
         self.ready = asyncio.Event()
-
-    @property
-    def encoders(self) -> SnapshotEncoders:
-        """The encoders of snapshots."""
-        return ANSWERS
 
     def advance(self, cursor: Cursor) -> None:
         """Called when a snapshot is the answer: a later one replaces it, so the client's cursor stays."""
@@ -218,7 +204,7 @@ class ClassicPoll(ClassicConnection):
         self.ready.set()
 
     def send_encoded(self, data: bytes) -> None:
-        """Answer with what an encoder of snapshots has returned."""
+        """Answer with an envelope in the wire format."""
         self.send(data)
 
     def reap(self) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from ....watching.snapshot import PublishedSnapshot
-from ..calls import JOB_CHANGED, UNKNOWN, UPDATE_PROGRESS, SnapshotEncoders, encode_percent
+from ..calls import JOB_CHANGED, UNKNOWN, UPDATE_PROGRESS, WireFormat, encode_percent
 
 HUB = "JobProgressHub"
 KEEP_ALIVE = b"{}"
@@ -39,8 +39,8 @@ class Cursor(NamedTuple):
         return b"%b-%b" % (b"" if self.version is None else b"%d" % self.version, self.percent)
 
 
-def snapshot_encoders(frame: Callable[[bytes], bytes]) -> SnapshotEncoders:
-    """Return the encoders of a transport.
+def wire_format(frame: Callable[[bytes], bytes]) -> WireFormat:
+    """Return the wire format of a transport.
 
     Args:
         frame: encodes an envelope as the transport sends it.
@@ -58,7 +58,7 @@ def snapshot_encoders(frame: Callable[[bytes], bytes]) -> SnapshotEncoders:
         percent = snapshot.encoded(encode_percent)
         return encode(snapshot, (UPDATE_PROGRESS, percent), (JOB_CHANGED, snapshot.text))
 
-    return SnapshotEncoders(changed, progressed)
+    return WireFormat(frame, changed, progressed)
 
 
 def encode_envelope(cursor: Cursor, calls: bytes = b"", *, initial: bool = False) -> bytes:
