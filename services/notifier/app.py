@@ -40,8 +40,8 @@ from .transports.long_poll import LongPollHandler
 from .transports.registry import ConnectionRegistry
 from .transports.signalr.aspnet_core.handler import PATH as HUB_PATH
 from .transports.signalr.aspnet_core.handler import HubHandler
+from .transports.signalr.aspnet_core.hub import Hub as SignalRHub
 from .transports.signalr.aspnet_core.inbox import Inbox
-from .transports.signalr.aspnet_core.session import Hub as SignalRHub
 from .transports.signalr.authorization import ConnectionAuth
 from .transports.signalr.classic.handler import PATTERN as CLASSIC_PATTERN
 from .transports.signalr.classic.handler import ClassicHandler

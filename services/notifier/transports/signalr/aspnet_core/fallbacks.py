@@ -21,9 +21,10 @@ from ...polling import close_if_sent_away, wait_until_ready
 from ..authorization import ConnectionAuth
 from ..connection_tokens import ConnectionId
 from ..polling import POLL_S, postpone
+from .hub import Hub
 from .inbox import Inbox, Notices, Poll
 from .long_poll import HubPoll
-from .session import Hub, HubSession
+from .session import HubSession
 from .sse import FIRST_COMMENT, HubEventStream
 
 HANDSHAKE_TIMEOUT_S = 15  # by the time of Redis; a connection that is older and has no session has lost it

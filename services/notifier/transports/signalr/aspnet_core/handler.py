@@ -19,9 +19,9 @@ from ..authorization import ConnectionAuth
 from ..connection_tokens import ConnectionId, ConnectionTokens
 from .connection import HubConnection
 from .fallbacks import HEADERS, NO_CONNECTION, HubFallbacks
+from .hub import Hub
 from .inbox import Inbox
 from .protocols import MAX_BATCH_BYTES
-from .session import Hub
 from .sse import HubEventStream
 from .websocket import HubWebSocket
 

@@ -14,8 +14,9 @@ from ....watching.snapshot import PublishedSnapshot
 from ...auth import WatchRequest
 from ..calls import WireFormat
 from .connection import HubConnection, wire_format
+from .hub import Hub
 from .protocols import JSON, MESSAGE_PACK, HubProtocol
-from .session import Hub, HubSession
+from .session import HubSession
 
 ANSWERS: dict[HubProtocol, WireFormat] = {protocol: wire_format(protocol, bytes) for protocol in (JSON, MESSAGE_PACK)}
 

@@ -1,4 +1,4 @@
-"""The session of a client of the hub: the handshake, the methods that the client calls, and the jobs that it watches.
+"""The session of a client of the hub: its handshake, messages and limits, and what a poll leaves to the next one.
 
 It is the same for all transports, which only move its bytes.
 """
@@ -7,25 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, NamedTuple, TypeVar
-from uuid import UUID
 
 import msgspec
-import structlog
 from msgspec import Struct
 from websockets.frames import CloseCode
 
-from headway.contracts import Natural, decode, encode
+from headway.contracts import decode, encode
 
 from .....runtime.token_bucket import TokenBucket
 from .... import metrics
-from ....records.store import JobStore
-from ....settings import NotifierSettings
-from ...auth import Token, TokenAuth, WatchRequest
-from ...cancellation import cancel_watched
-from ...refusals import RejectedToken, TokenAllowance
-from ...registry import ConnectionRegistry
+from ...auth import WatchRequest
+from ...refusals import TokenAllowance
 from .connection import HubConnection
+from .hub import Hub, HubMethods, MethodFailed
 from .protocols import (
     CANCEL_INVOCATION,
     CLOSE,
@@ -42,43 +36,14 @@ from .protocols import (
 from .session_state import SessionState
 from .watched_jobs import WatchedJobs
 
-A = TypeVar("A")
 MAX_HANDSHAKE_VERSION = 2  # and all before, as in .NET: signalrcore sends 0
 MAX_HANDSHAKE_BYTES = 4096
 PING_INTERVAL_S = 15.0
-WATCH_JOB = "watchjob"
 
 
 class _HandshakeRequest(Struct, frozen=True):
     protocol: str
     version: int
-
-
-class _WatchArguments(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The arguments of `Watch` and `WatchJob`; a list token needs the id of the job."""
-
-    token: Token
-    version: Natural | None = None
-    job_id: UUID | None = None
-
-
-class _JobArguments(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The arguments of `Unwatch` and `Cancel`."""
-
-    job_id: UUID
-
-
-class MethodFailed(Exception):
-    """The error with which a method of the hub answers."""
-
-
-class Hub(NamedTuple):
-    """What all sessions use."""
-
-    registry: ConnectionRegistry
-    store: JobStore
-    auth: TokenAuth
-    settings: NotifierSettings
 
 
 class HubSession:
@@ -97,14 +62,14 @@ class HubSession:
         self.connection = connection
         self._first = first
         self._allowance = TokenAllowance(hub.settings.max_watches)
-        burst, now = hub.settings.messages_per_s + 2 * hub.settings.max_watches, time.monotonic()
-        self._message_budget = TokenBucket(hub.settings.messages_per_s, burst, now)
+        now = time.monotonic()
+        self._message_budget = TokenBucket(hub.settings.messages_per_s, hub.message_burst, now)
         self._opened_at, self._pinged_at = now - age_s, now
         self._received = b""  # of a message that is not complete
         self.protocol: HubProtocol | None = None  # before the handshake
         self.jobs = WatchedJobs(self)
         self.has_ended = False
-        self._methods = {"watch": self._watch_calls, "unwatch": self._unwatch, "cancel": self._cancel}
+        self._methods = HubMethods(hub, connection, self.jobs, self._allowance)
 
     async def receive(self, data: bytes) -> None:
         """Handle what the client has sent at once; messages may begin and end anywhere in it."""
@@ -210,54 +175,18 @@ class HubSession:
         if streams and message.invocation_id is None:
             raise ProtocolViolation("A stream needs the id of its invocation.")
         try:
-            await self._call(message.target, message.arguments, message.invocation_id, streams=streams)
+            await self._methods.call(message)
         except MethodFailed as failure:
             error = str(failure)
+        if self._allowance.is_exceeded:
+            self.close_over_limit("tokens", "too many invalid tokens")
         if message.invocation_id is not None and (error is not None or not streams):
             self.answer(message.invocation_id, error)
-
-    async def _call(self, target: str, arguments: tuple[Any, ...], invocation_id: str | None, *, streams: bool) -> None:
-        name = target.lower()  # as in .NET, the case does not matter
-        if name not in (*self._methods, WATCH_JOB):
-            raise MethodFailed(f"The hub has no method '{target}'.")
-        if streams != (name == WATCH_JOB):
-            raise MethodFailed(f"Call '{target}' with `{'invoke' if streams else 'stream'}`.")
-        if streams:
-            self._watch(arguments, invocation_id)
-        else:
-            await self._methods[name](arguments)
 
     def answer(self, invocation_id: str, error: str | None = None) -> None:
         """Answer an invocation, or end a stream."""
         if self.protocol is not None and not self.has_ended:
             self.connection.reply(self.protocol.completion(invocation_id, error))
-
-    async def _watch_calls(self, arguments: tuple[Any, ...]) -> None:
-        self._watch(arguments, None)
-
-    def _watch(self, arguments: tuple[Any, ...], stream: str | None) -> None:
-        watch = _convert(arguments, _WatchArguments)
-        request = self._hub.auth.verify(watch.token, watch.version, self._allowance, watch.job_id)
-        if not isinstance(request, RejectedToken):
-            if not self.jobs.add(request, stream):
-                raise MethodFailed("too_many_watches: The connection watches too many jobs.")
-            return
-        if self._allowance.is_exceeded:
-            self.close_over_limit("tokens", "too many invalid tokens")
-        raise MethodFailed(f"{request.code}: {request.message}")
-
-    async def _unwatch(self, arguments: tuple[Any, ...]) -> None:
-        self.jobs.stop_calls(str(_convert(arguments, _JobArguments).job_id))
-
-    async def _cancel(self, arguments: tuple[Any, ...]) -> None:
-        job_id = str(_convert(arguments, _JobArguments).job_id)
-        hub = self._hub
-        with structlog.contextvars.bound_contextvars(job_id=job_id):
-            rejected = await cancel_watched(self.connection, job_id, hub.registry, hub.store, hub.auth)
-        if rejected is not None and job_id not in self.connection.subscriptions:
-            self.jobs.on_error(job_id, rejected.code, rejected.message)  # its token is no longer accepted
-        if rejected is not None:
-            raise MethodFailed(f"{rejected.code}: {rejected.message}")
 
     def dump(self) -> bytes | None:
         """Return what the next poll needs, None before the handshake."""
@@ -291,10 +220,3 @@ class HubSession:
         self._allowance.left = state.allowance_left
         self.jobs.restore(state.jobs)
         self.jobs.has_subscribed = state.has_subscribed
-
-
-def _convert(arguments: tuple[Any, ...], arguments_type: type[A]) -> A:
-    try:
-        return msgspec.convert(arguments, arguments_type)
-    except msgspec.ValidationError as error:
-        raise MethodFailed(f"invalid: {error}") from error

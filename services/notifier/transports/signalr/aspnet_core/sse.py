@@ -12,8 +12,9 @@ from ...auth import WatchRequest
 from ...base import StreamConnection
 from ...event_format import LINE_BREAKS_TO_SPACES
 from .connection import LongLivedHubConnection, wire_format
+from .hub import Hub
 from .protocols import JSON, HubProtocol
-from .session import Hub, HubSession
+from .session import HubSession
 
 FIRST_COMMENT = b":\r\n\r\n"  # Firefox counts a stream as open when data arrives
 

@@ -13,8 +13,9 @@ from ...websocket.protocol import encode_text
 from ..calls import WireFormat
 from ..websocket import SignalRWebSocket
 from .connection import LongLivedHubConnection, wire_format
+from .hub import Hub
 from .protocols import JSON, MAX_BATCH_BYTES, MAX_MESSAGE_BYTES, MESSAGE_PACK, HubProtocol
-from .session import Hub, HubSession
+from .session import HubSession
 
 
 def encode_binary(data: bytes) -> bytes:
@@ -51,8 +52,7 @@ class HubWebSocket(LongLivedHubConnection, SignalRWebSocket):
             transport: its bytes.
             origin: the origin of the client's page.
         """
-        burst = hub.settings.messages_per_s + 2 * hub.settings.max_watches
-        super().__init__(hub.registry, hub.settings, transport, origin, burst)
+        super().__init__(hub.registry, hub.settings, transport, origin, hub.message_burst)
         self.wire_format = FRAMES[JSON]
         self.session = HubSession(hub, self, first)
         self.jobs = self.session.jobs

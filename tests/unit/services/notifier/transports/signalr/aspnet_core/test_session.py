@@ -18,9 +18,9 @@ from headway.timestamp import RemoteClock
 from services.notifier import metrics
 from services.notifier.transports.auth import WatchRequest
 from services.notifier.transports.refusals import TokenAllowance
+from services.notifier.transports.signalr.aspnet_core.hub import Hub
 from services.notifier.transports.signalr.aspnet_core.long_poll import HubPoll
 from services.notifier.transports.signalr.aspnet_core.protocols import MAX_BATCH_BYTES, MAX_MESSAGE_BYTES
-from services.notifier.transports.signalr.aspnet_core.session import Hub
 from services.notifier.transports.signalr.aspnet_core.sse import HubEventStream
 from services.notifier.transports.signalr.aspnet_core.websocket import HubWebSocket
 from tests.hub_messages import HANDSHAKE, decode, encode
