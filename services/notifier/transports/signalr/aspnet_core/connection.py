@@ -17,8 +17,8 @@ from .protocols import HubProtocol
 class JobEvents(Protocol):
     """What happens to the jobs that a connection watches."""
 
-    def deliver(self, job_id: str, snapshot: PublishedSnapshot) -> None:
-        """Send a snapshot."""
+    def deliver(self, job_id: str, snapshot: PublishedSnapshot) -> bool:
+        """Send a snapshot; return False if the connection has become backpressured before all of it was sent."""
 
     def on_error(self, job_id: str, code: str, message: str) -> None:
         """Called when a job cannot be watched."""
@@ -86,10 +86,7 @@ class HubConnection(ClientConnection):
 
     def send_snapshot(self, job_id: str, snapshot: PublishedSnapshot) -> bool:
         """Send a snapshot; return False if the connection is backpressured."""
-        if not self.is_writable():
-            return False
-        self.jobs.deliver(job_id, snapshot)
-        return True
+        return self.is_writable() and self.jobs.deliver(job_id, snapshot)
 
     def send_error(self, job_id: str | None, code: str, message: str) -> None:
         """Send an error about a job."""

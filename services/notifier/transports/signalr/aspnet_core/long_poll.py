@@ -12,6 +12,7 @@ from websockets.frames import CloseCode
 
 from ....watching.snapshot import PublishedSnapshot
 from ...auth import WatchRequest
+from ...base import MAX_BUFFERED_BYTES
 from ..calls import WireFormat
 from .connection import HubConnection, wire_format
 from .hub import Hub
@@ -25,7 +26,7 @@ class HubPoll(HubConnection):
     """An open poll of the hub. `messages` are those of its answer; `ready` is set when it should be sent."""
 
     transport, logs_lifecycle = "signalr_poll", False
-    __slots__ = ("jobs", "messages", "ready", "session", "wire_format")
+    __slots__ = ("_answer_bytes", "jobs", "messages", "ready", "session", "wire_format")
 
     def __init__(self, hub: Hub, transport: asyncio.Transport, first: WatchRequest | None, age_s: float) -> None:
         """Create a connection.
@@ -39,6 +40,7 @@ class HubPoll(HubConnection):
         super().__init__(transport, None)
         self.wire_format = ANSWERS[JSON]
         self.messages: list[bytes] = []
+        self._answer_bytes = 0
         self.ready = asyncio.Event()
         self.session = HubSession(hub, self, first, age_s)
         self.jobs = self.session.jobs
@@ -51,9 +53,14 @@ class HubPoll(HubConnection):
         """Called before the answer to a handshake, and when a session goes on."""
         self.wire_format = ANSWERS[protocol]
 
+    def is_writable(self) -> bool:
+        """Return whether the answer takes more snapshots; the next poll gets the newest one of the other jobs."""
+        return self._answer_bytes <= MAX_BUFFERED_BYTES
+
     def push(self, messages: bytes) -> None:
         """Add encoded messages to the answer, which completes the poll."""
         self.messages.append(messages)
+        self._answer_bytes += len(messages)
         self.ready.set()
 
     reply = push

@@ -181,10 +181,9 @@ class HubSession:
         if self._allowance.is_exceeded:
             self.close_over_limit("tokens", "too many invalid tokens")
         if message.invocation_id is not None and (error is not None or not streams):
-            self.answer(message.invocation_id, error)
+            self._answer(message.invocation_id, error)
 
-    def answer(self, invocation_id: str, error: str | None = None) -> None:
-        """Answer an invocation, or end a stream."""
+    def _answer(self, invocation_id: str, error: str | None) -> None:
         if self.protocol is not None and not self.has_ended:
             self.connection.reply(self.protocol.completion(invocation_id, error))
 

@@ -28,9 +28,6 @@ class Session(Protocol):
     protocol: HubProtocol | None
     has_ended: bool
 
-    def answer(self, invocation_id: str, error: str | None = None) -> None:
-        """Answer an invocation, or end a stream."""
-
     def close(self, error: str | None = None, *, allow_reconnect: bool = False) -> None:
         """End the session."""
 
@@ -92,7 +89,7 @@ class WatchedJobs:
         """End a stream: with an error, or because the client has cancelled it."""
         for job_id, job in self._jobs.items():
             if job.streams.pop(stream, None) is not None:
-                self._session.answer(stream, error)
+                self._complete(stream, error)
                 asyncio.get_running_loop().call_soon(self._release, job_id)  # see `_end_streams`
                 return
 
@@ -129,27 +126,32 @@ class WatchedJobs:
             del self._jobs[job_id]
             self._session.registry.unsubscribe(self._session.connection, job_id)
 
-    def deliver(self, job_id: str, snapshot: PublishedSnapshot) -> None:
-        """Send a snapshot to the client's methods and streams that have an older version."""
+    def deliver(self, job_id: str, snapshot: PublishedSnapshot) -> bool:
+        """Send a snapshot to the client's methods and streams that have an older version.
+
+        Return False if the connection has become backpressured before all have it.
+        """
         job = self._jobs.get(job_id)
         if job is None or self._session.has_ended:
-            return
+            return True
         if job.is_called and snapshot.version > job.version:
             self._session.connection.send_calls(snapshot, job.percent)
             job.version, job.percent = snapshot.version, snapshot.encoded(encode_percent)
-        if job.streams:
-            self._deliver_to_streams(job_id, job, snapshot)
+        return not job.streams or self._deliver_to_streams(job_id, job, snapshot)
 
-    def _deliver_to_streams(self, job_id: str, job: WatchedJob, snapshot: PublishedSnapshot) -> None:
+    def _deliver_to_streams(self, job_id: str, job: WatchedJob, snapshot: PublishedSnapshot) -> bool:
         protocol = self._session.protocol
         assert protocol is not None  # noqa: S101 - streams are opened after the handshake
         item = snapshot.encoded(protocol.encode_snapshot)
         for stream, version in job.streams.items():
             if snapshot.version > version:
+                if not self._session.connection.is_writable():
+                    return False
                 job.streams[stream] = snapshot.version
                 self._session.connection.push(protocol.stream_item(stream, item))
         if snapshot.ended:
             self.complete_streams(job_id)
+        return True
 
     def complete_streams(self, job_id: str) -> None:
         """End the streams of a job that has ended."""
@@ -159,8 +161,14 @@ class WatchedJobs:
     def _end_streams(self, job_id: str, job: WatchedJob, error: str | None) -> None:
         for stream in list(job.streams):
             del job.streams[stream]
-            self._session.answer(stream, error)
+            self._complete(stream, error)
         asyncio.get_running_loop().call_soon(self._release, job_id)  # not while the hub iterates over subscriptions
+
+    def _complete(self, stream: str, error: str | None) -> None:
+        """Send the end of a stream, also after the item that has made the connection backpressured."""
+        protocol = self._session.protocol
+        if protocol is not None and not self._session.has_ended:
+            self._session.connection.push(protocol.completion(stream, error))
 
     def on_error(self, job_id: str, code: str, message: str) -> None:
         """Called when a job cannot be watched: for now, if it is `unknown`, or any longer."""

@@ -17,6 +17,7 @@ from websockets.frames import Frame, Opcode
 from headway.timestamp import RemoteClock
 from services.notifier import metrics
 from services.notifier.transports.auth import WatchRequest
+from services.notifier.transports.base import MAX_BUFFERED_BYTES
 from services.notifier.transports.refusals import TokenAllowance
 from services.notifier.transports.signalr.aspnet_core.hub import Hub
 from services.notifier.transports.signalr.aspnet_core.long_poll import HubPoll
@@ -26,6 +27,7 @@ from services.notifier.transports.signalr.aspnet_core.websocket import HubWebSoc
 from tests.hub_messages import HANDSHAKE, decode, encode
 from tests.unit.services.notifier.transports.notifier_parts import Replica
 from tests.unit.services.notifier.transports.websocket.test_connection import FakeTransport
+from tests.unit.services.notifier.watching.test_hub import snapshot
 from tests.waiting import wait_until
 
 FRAME_HEAD_BYTES = 14  # of a large frame, with its mask
@@ -166,6 +168,20 @@ async def test_a_poll_checks_what_tokens_allow(world: World, change: str) -> Non
     watch_error, close = sent(poll)
     assert (watch_error["target"], watch_error["arguments"][0]["code"]) == ("watchError", code)
     assert (close["type"], close["error"].split(":")[0], close["allowReconnect"]) == (7, code, True)
+
+
+async def test_the_answer_to_a_poll_is_bounded(world: World) -> None:
+    """A client with many streams of a job cannot fill the memory. The next poll goes on where this one has ended."""
+    poll, streams, token = world.poll(), ["0", "1", "2"], world.replica.token(JOB)
+    opened = [{"type": 4, "invocationId": each, "target": "WatchJob", "arguments": [token]} for each in streams]
+    await poll.session.receive(encode(HANDSHAKE, *opened))
+    ended = snapshot(3, "succeeded", result=msgspec.json.encode("x" * (MAX_BUFFERED_BYTES * 2 // 3)))
+    received = []
+    for _ in range(2):
+        world.replica.hub.broadcast(str(JOB), ended, 0.0)
+        received.append([(message["type"], message["invocationId"]) for message in sent(poll) if message])
+        poll = world.next_poll(poll)
+    assert received == [[(2, "0"), (2, "1")], [(2, "2"), (3, "0"), (3, "1"), (3, "2")]]
 
 
 def other_messages(poll: HubPoll) -> list[dict[str, Any]]:
