@@ -16,11 +16,10 @@ from .....runtime.aiohttp_adapter import start_stream
 from .....runtime.errors import NotFound
 from .....runtime.middleware import LONG_POLL
 from ...auth import unavailable_without_store
-from ...event_format import STREAM_HEADERS
 from ...polling import close_if_sent_away, wait_until_ready
 from ..authorization import ConnectionAuth
 from ..connection_tokens import ConnectionId
-from ..polling import POLL_S, postpone
+from ..responses import EVENT_HEADERS, HEADERS, POLL_S, postpone
 from .hub import Hub
 from .inbox import Inbox, Notices, Poll
 from .long_poll import HubPoll
@@ -29,8 +28,6 @@ from .sse import FIRST_COMMENT, HubEventStream
 
 HANDSHAKE_TIMEOUT_S = 15  # by the time of Redis; a connection that is older and has no session has lost it
 RETRY_DELAY_S = 0.5
-HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-EVENT_HEADERS = {**HEADERS, **STREAM_HEADERS}
 NO_CONNECTION = "There is no connection with this id."
 SESSION_LOST = "The session of this connection is lost."
 ReadMessages = Callable[[], Awaitable[list[bytes] | None]]  # None if the connection has ended

@@ -17,8 +17,9 @@ from ...registry import RETRY_AFTER_S
 from ...websocket.handshake import open_websocket
 from ..authorization import ConnectionAuth
 from ..connection_tokens import ConnectionId, ConnectionTokens
+from ..responses import HEADERS
 from .connection import HubConnection
-from .fallbacks import HEADERS, NO_CONNECTION, HubFallbacks
+from .fallbacks import NO_CONNECTION, HubFallbacks
 from .hub import Hub
 from .inbox import Inbox
 from .protocols import MAX_BATCH_BYTES

@@ -23,13 +23,12 @@ from .....runtime.middleware import LONG_POLL
 from .....runtime.request import JSON
 from ....settings import NotifierSettings
 from ...auth import WatchRequest
-from ...event_format import STREAM_HEADERS
 from ...polling import close_if_sent_away, wait_until_ready
 from ...registry import ConnectionRegistry
 from ...websocket.handshake import open_websocket
 from ..authorization import UNAUTHORIZED, ConnectionAuth
 from ..connection_tokens import ConnectionId, ConnectionTokens
-from ..polling import POLL_S, postpone
+from ..responses import EVENT_HEADERS, HEADERS, POLL_S, postpone
 from .calls import answer_call
 from .connections import EVENT_PREFIX, ClassicConnection, ClassicEventStream, ClassicPoll, ClassicWebSocket
 from .envelopes import encode_envelope
@@ -42,10 +41,8 @@ KEEP_ALIVE_TIMEOUT_S = 20
 DISCONNECT_TIMEOUT_S = 6 * 3600  # the outage that a page survives: it gives up for good afterwards
 CONNECTION_TIMEOUT_S = 110
 CONNECT_TIMEOUT_S = 5
-HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-EVENT_HEADERS = {**HEADERS, **STREAM_HEADERS}
 SCRIPT = files(__package__).joinpath("hubs.js").read_bytes()
-SCRIPT_HEADERS = {"Cache-Control": "public, max-age=3600", "X-Content-Type-Options": "nosniff"}
+SCRIPT_HEADERS = {**HEADERS, "Cache-Control": "public, max-age=3600"}
 CONNECTION_IDS = uuid.UUID("6b1c6e52-3f0b-4d33-9e1e-7a5f5f0f8f10")
 STARTED, PONG = b'{"Response":"started"}', b'{"Response":"pong"}'
 

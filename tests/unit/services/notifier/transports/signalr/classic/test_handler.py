@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from services.notifier.transports.signalr import polling
+from services.notifier.transports.signalr import responses
 
 from .classic_site import ORIGIN, TRANSPORTS, ClassicSite, run_site
 
@@ -60,7 +60,7 @@ async def test_a_replica_that_stops_sends_clients_to_another_one(
     site: ClassicSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A page does not negotiate again after an error, but tries each transport on a connection of its own."""
-    monkeypatch.setattr(polling, "POSTPONE_RANGE_S", (0, 0))
+    monkeypatch.setattr(responses, "POSTPONE_RANGE_S", (0, 0))
     site.replica.registry.draining = True
     for action in ("negotiate", "connect", "poll"):
         response = await site.request(action, "POST", query={"transport": "longPolling", "messageId": "17-"})
