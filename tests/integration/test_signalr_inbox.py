@@ -60,6 +60,18 @@ async def test_a_later_poll_ends_the_one_before(inbox: Inbox) -> None:
     assert (await begin_poll(inbox)).state == b"later"
 
 
+async def test_a_client_cannot_repeat_its_calls_with_polls(inbox: Inbox) -> None:
+    """Each poll that ends the one before handles again what waits, so a client that is never answered is closed."""
+    await inbox.append(ID, b"message")
+    for _ in range(2):
+        polls = [await begin_poll(inbox) for _ in range(10)]
+        assert polls[-1].messages == [b"message"]
+        assert await polls[-1].save(None)
+    polls = [await begin_poll(inbox) for _ in range(10)]
+    assert await inbox.begin_poll(ID) is None
+    assert (await polls[-1].read(), await inbox.append(ID, b"message")) == (None, "closed")
+
+
 async def test_a_poll_survives_the_loss_of_the_data(inbox: Inbox, redis: Redis) -> None:
     """It stores its session again, and what the client has sent meanwhile is not taken for what it had read before."""
     await inbox.append(ID, b"before")

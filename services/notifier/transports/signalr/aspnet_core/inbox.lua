@@ -1,9 +1,11 @@
 -- What clients without a WebSocket send, and the sessions of long polls between two polls.
 -- KEYS: the messages, sorted by their numbers, which is also the name of the channel; the session.
 local ENTRY_BYTES = 64 -- that each message occupies in addition, even an empty one
+local MAX_UNSAVED_POLLS = 10 -- each one handles again what waits; a client polls again after the answer, which is saved
 local SHARDED = false
 local inbox, session, command, lifetime_ms = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
-local closed, poll, state, last, size = unpack(redis.call('HMGET', session, 'closed', 'poll', 'state', 'last', 'size'))
+local closed, poll, saved, state, last, size =
+  unpack(redis.call('HMGET', session, 'closed', 'poll', 'saved', 'state', 'last', 'size'))
 
 local function notify(event)
   redis.call(SHARDED and 'SPUBLISH' or 'PUBLISH', inbox, event)
@@ -40,6 +42,14 @@ local function discard(number)
   end
 end
 
+local function close()
+  closed, state = '1', false
+  keep('closed', closed)
+  redis.call('HDEL', session, 'state')
+  redis.call('DEL', inbox)
+  notify('closed')
+end
+
 if command == 'append' then -- message, maximum number of bytes
   if closed then
     return 'closed'
@@ -62,7 +72,9 @@ elseif command == 'take' then
   return messages
 elseif command == 'poll' then
   poll = (poll or 0) + 1
-  if not closed then
+  if not closed and poll - (saved or 0) > MAX_UNSAVED_POLLS then
+    close()
+  elseif not closed then
     keep('poll', integer(poll))
     notify('poll ' .. integer(poll)) -- the poll before this one ends
   end
@@ -73,13 +85,10 @@ elseif command == 'save' then -- number of the poll, state, number of the last m
   if has_ended(ARGV[3]) then
     return 0
   end
-  keep('poll', ARGV[3], 'state', ARGV[4]) -- the number, too: the data of Redis may be lost
+  keep('poll', ARGV[3], 'saved', ARGV[3], 'state', ARGV[4]) -- the number, too: the data of Redis may be lost
   discard(ARGV[5])
   return 1
 elseif command == 'close' then
-  keep('closed', '1')
-  redis.call('HDEL', session, 'state')
-  redis.call('DEL', inbox)
-  notify('closed')
+  close()
   return 1
 end

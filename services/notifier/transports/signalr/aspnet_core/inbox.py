@@ -141,7 +141,7 @@ class Inbox:
         return None if messages is None else [_without_number(message) for message in messages]
 
     async def begin_poll(self, connection_id: str) -> Poll | None:
-        """Begin a poll, and end the one before; return None if the connection has ended."""
+        """Begin a poll, and end the one before; return None if the connection has ended, or too many were ended so."""
         number, closed, state, messages = await self._run(connection_id, "poll")
         return None if closed else Poll(partial(self._run, connection_id), number, state, messages)
 
