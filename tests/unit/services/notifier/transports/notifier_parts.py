@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import patch
 from uuid import UUID
 
 import msgspec
@@ -18,6 +19,7 @@ from services.notifier import metrics
 from services.notifier.logs.feed import LogFeed
 from services.notifier.records.keys import job_key
 from services.notifier.settings import NotifierSettings
+from services.notifier.transports import registry
 from services.notifier.transports.auth import TokenAuth, WatchRequest
 from services.notifier.transports.base import ClientConnection
 from services.notifier.transports.refusals import TokenAllowance
@@ -138,11 +140,12 @@ class Replica:
         return TokenSigner((folder / "token.pem").read_text()), (folder / "token.pub.pem").read_text()
 
     async def sweep_until(self, condition: Callable[[], bool]) -> None:
-        """Run the registry until a condition holds."""
-        running = asyncio.create_task(self.registry.run())
-        await wait_until(condition)
-        running.cancel()
-        await asyncio.wait({running})
+        """Run the registry, which sweeps often, until a condition holds."""
+        with patch.multiple(registry, FLUSH_INTERVAL_S=0.001, SWEEP_INTERVAL_S=0.0):
+            running = asyncio.create_task(self.registry.run())
+            await wait_until(condition)
+            running.cancel()
+            await asyncio.wait({running})
 
     def check(self, *job_ids: UUID, connection: ClientConnection | None = None) -> None:
         """Assert that exactly these jobs are watched, by one connection each."""

@@ -8,7 +8,6 @@ from uuid import UUID
 
 import pytest
 
-from services.notifier.transports import registry as module
 from tests.key_files import replace_file
 from tests.unit.services.notifier.transports.notifier_parts import MAX_WATCHES, FakeConnection, Replica, refusals
 
@@ -16,10 +15,8 @@ FIRST, SECOND, THIRD, FOURTH = (UUID(int=number) for number in range(1, 5))
 
 
 @pytest.fixture
-def replica(keys: Path, monkeypatch: pytest.MonkeyPatch) -> Replica:
-    """Return a registry that sweeps often."""
-    monkeypatch.setattr(module, "FLUSH_INTERVAL_S", 0.001)
-    monkeypatch.setattr(module, "SWEEP_INTERVAL_S", 0.0)
+def replica(keys: Path) -> Replica:
+    """Return a registry, with a connection."""
     return Replica(keys)
 
 

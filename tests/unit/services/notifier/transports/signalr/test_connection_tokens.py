@@ -30,7 +30,8 @@ def test_another_replica_accepts_a_token(tmp_path: Path) -> None:
 
 def test_tokens_need_no_encoding(tmp_path: Path) -> None:
     """They have only characters that mean themselves in a URL, and no two are the same."""
-    issued = {tokens(tmp_path, "one").issue(NOW)[1] for _ in range(100)}
+    replica = tokens(tmp_path, "one")
+    issued = {replica.issue(NOW)[1] for _ in range(100)}
     assert len(issued) == 100
     assert not set("".join(issued)) - set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
