@@ -134,6 +134,7 @@ for limit in (
     "tokens",
     "lists",
     "pages",
+    "stored_bytes",
 ):
     LIMITS_EXCEEDED.labels(limit)
 for refusal in ("invalid_token", "token_expired", "forbidden"):

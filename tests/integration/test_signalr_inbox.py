@@ -105,6 +105,18 @@ async def test_what_waits_is_bounded(inbox: Inbox) -> None:
     assert {await inbox.append(ID, b"") for _ in range(10_000 // 64)} == {"accepted", "full"}
 
 
+async def test_what_all_clients_send_is_bounded(
+    monkeypatch: pytest.MonkeyPatch, redis: Redis, stores: dict[str, str]
+) -> None:
+    """Clients need no job token to send, but must not fill Redis before its memory is read. Small calls pass longer."""
+    monkeypatch.setattr(f"{Inbox.__module__}.MAX_STORED_BYTES_PER_S", 1e-9)
+    monkeypatch.setattr(f"{Inbox.__module__}.MAX_STORED_BYTES_AT_ONCE", 3 * 1024)
+    async with redis_from_url(stores["REDIS_URL"]) as client:
+        inbox = Inbox(client, PubSub(client), lambda: False)
+        assert [await inbox.append(each, b"x" * 1024) for each in "abc"] == ["accepted", "accepted", "full"]
+        assert await inbox.append("c", b"x") == "accepted"
+
+
 async def test_a_connection_ends(inbox: Inbox, redis: Redis) -> None:
     """Nothing is left of its session, and every request is refused."""
     await inbox.append(ID, b"message")

@@ -6,12 +6,15 @@ So no request of a client needs to reach the replica of the one before.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.resources import files
 from typing import Any
 
+from .....runtime.token_bucket import TokenBucket
+from .... import metrics
 from ....redis_client.lua_script import LuaScript
 from ....redis_client.pubsub import PubSub
 from ....redis_client.topology import RedisClient
@@ -20,6 +23,10 @@ from .protocols import MAX_BATCH_BYTES
 SCRIPT = files(__package__).joinpath("inbox.lua").read_bytes()
 MAX_WAITING_BYTES = MAX_BATCH_BYTES + 64 * 1024  # that a client has sent and no replica has handled
 LIFETIME_MS = 120_000  # longer than a poll, and the pause before the next one
+# What a replica stores for clients, which need no job token for it: at most 80 MB in this lifetime, and 20 MB until the
+# memory of Redis is read again.
+MAX_STORED_BYTES_PER_S, MAX_STORED_BYTES_AT_ONCE = 512 * 1024, 16 * 1024 * 1024
+ENTRY_BYTES = 256  # that a message occupies in addition, with the key of its connection
 
 
 def channel_of(connection_id: str) -> str:
@@ -107,6 +114,7 @@ class Inbox:
         self._script = LuaScript(redis, SCRIPT, key_count=2)
         self._pubsub = pubsub
         self._is_full = is_full
+        self._budget = TokenBucket(MAX_STORED_BYTES_PER_S, MAX_STORED_BYTES_AT_ONCE, time.monotonic())
         self._notices: dict[str, Notices] = {}  # by channel; of the newest stream or poll of a connection
 
     @contextmanager
@@ -126,8 +134,9 @@ class Inbox:
                 self._pubsub.unsubscribe(channel)
 
     async def append(self, connection_id: str, message: bytes) -> str:
-        """Store what a client has sent; return `accepted`, `full`, or `closed`."""
-        if self._is_full():
+        """Store what a client has sent; return `accepted`, `full` (for this client or for all), or `closed`."""
+        if self._is_full() or self._budget.acquire(time.monotonic(), len(message) + ENTRY_BYTES) > 0:
+            metrics.LIMITS_EXCEEDED.labels("stored_bytes").inc()
             return "full"
         reply = await self._run(connection_id, "append", message, MAX_WAITING_BYTES)
         return bytes(reply).decode()
