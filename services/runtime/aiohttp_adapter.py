@@ -9,7 +9,7 @@
 
 - `AppRunner.server` as a factory of protocols that accept a transport which is already connected.
 
-`start_stream` prepares a response to which events are written without a coroutine for each of them. It relies on
+`start_stream` starts a response to which events are written without a coroutine for each of them. It relies on
 
 - `StreamWriter` writing nothing between two calls of `write()`, and one chunk per call.
 
@@ -146,11 +146,12 @@ def close_idle_connections(session: aiohttp.ClientSession) -> None:
             protocol.close()
 
 
-async def start_stream(request: web.Request, headers: Mapping[str, str]) -> tuple[web.StreamResponse, bool]:
-    """Prepare a streaming response.
+async def start_stream(
+    request: web.Request, headers: Mapping[str, str], first: bytes
+) -> tuple[web.StreamResponse, bool]:
+    """Start a streaming response with its headers and its first data.
 
-    After the first `write()` of the response, which also sends the headers, data may be written directly to the
-    request's transport.
+    Further data may be written directly to the request's transport; there is none if the client has disconnected.
 
     Returns:
         The response, and whether such data must be encoded as chunks: HTTP/1.0 has none.
@@ -159,6 +160,7 @@ async def start_stream(request: web.Request, headers: Mapping[str, str]) -> tupl
     if is_chunked := request.version >= HttpVersion11:
         response.enable_chunked_encoding()
     await response.prepare(request)
+    await response.write(first)
     return response, is_chunked
 
 

@@ -205,16 +205,16 @@ class EventStreamHandler:
         rejected: list[RejectedToken],
         resume_at: ResumePoint | None = None,
     ) -> web.StreamResponse:
-        if not self._registry.sends_away:
-            self._registry.ensure_capacity()
-        response, chunked = await start_stream(request, STREAM_HEADERS)
-        if self._registry.sends_away or request.transport is None:
-            await response.write(retry_event())
+        if self._registry.sends_away:
+            response, _ = await start_stream(request, STREAM_HEADERS, retry_event())
             return response
-        await response.write(time_comment(self._store.clock.now()))  # with the headers; later writes bypass aiohttp
+        self._registry.ensure_capacity()
+        response, chunked = await start_stream(request, STREAM_HEADERS, time_comment(self._store.clock.now()))
+        if (transport := request.transport) is None:
+            return response
         job_ids, origin = {str(watch.grant.job_id) for watch in requests}, request.headers.get("Origin")
         stream = EventStream(
-            request.transport,
+            transport,
             origin,
             job_ids,
             self._registry.backpressured,

@@ -251,10 +251,9 @@ async def test_a_stream_is_written_beneath_aiohttp(version: str, *, is_chunked: 
     """Data that is written to the transport appears in order, between what aiohttp writes."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
-        response, chunked = await start_stream(request, {"Content-Type": "text/event-stream"})
+        response, chunked = await start_stream(request, {"Content-Type": "text/event-stream"}, b"first ")
         assert (chunked, request.transport is not None) == (is_chunked, True)
         transport = cast(asyncio.Transport, request.transport)
-        await response.write(b"first ")
         for data in (b"second ", b"third "):
             transport.write(encode_chunk(data) if chunked else data)
         await asyncio.sleep(0)

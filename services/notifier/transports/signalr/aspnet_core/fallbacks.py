@@ -61,11 +61,9 @@ class HubFallbacks:
             messages = await self._inbox.take(connection.id)
         if messages is None:
             raise NotFound(NO_CONNECTION, field="id")
-        response, chunked = await start_stream(request, EVENT_HEADERS)
-        transport = request.transport
-        if transport is None:
+        response, chunked = await start_stream(request, EVENT_HEADERS, FIRST_COMMENT)
+        if (transport := request.transport) is None:
             return response
-        await response.write(FIRST_COMMENT)  # with the headers; later writes bypass aiohttp
         stream = HubEventStream(self._hub, transport, request.headers.get("Origin"), first, chunked=chunked)
         with self._hub.registry.serve(stream), self._inbox.notices(connection.id) as notices:
             take = partial(self._inbox.take, connection.id)

@@ -203,11 +203,9 @@ class ClassicHandler:
     ) -> web.StreamResponse:
         self._registry.ensure_available()
         self._registry.ensure_capacity()
-        response, chunked = await start_stream(request, EVENT_HEADERS)
-        transport = request.transport
-        if transport is None:
+        response, chunked = await start_stream(request, EVENT_HEADERS, EVENT_PREFIX)
+        if (transport := request.transport) is None:
             return response
-        await response.write(EVENT_PREFIX)  # with the headers; later writes bypass aiohttp
         origin = request.headers.get("Origin")
         stream = ClassicEventStream(transport, origin, self._registry.backpressured, connect, chunked=chunked)
         with self._registry.serve(stream):
