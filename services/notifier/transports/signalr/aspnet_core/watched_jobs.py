@@ -176,15 +176,15 @@ class WatchedJobs:
         if job is None or protocol is None or self._session.has_ended:
             return
         text = f"{code}: {message}"
-        if job.is_called and code != "unknown":
+        if code == "unknown":
+            # A stream with a version stays open: the record was lost, and the worker's reports restore it.
+            for stream in [stream for stream, version in job.streams.items() if version == NO_VERSION]:
+                self.end_stream(stream, text)
+            return
+        if job.is_called:
             error = protocol.encode_value(msgspec.json.encode(error_payload(job_id, code, message)))
             self._session.connection.push(protocol.invocation(WATCH_ERROR, error))
-        if code != "unknown":
-            del self._jobs[job_id]
-            self._end_streams(job_id, job, text)
-            if job.is_of_connection:  # a client that reconnects sends a new token
-                self._session.close(text, allow_reconnect=code in RENEWABLE)
-            return
-        # A stream with a version stays open: the record was lost, and the worker's reports restore it.
-        for stream in [stream for stream, version in job.streams.items() if version == NO_VERSION]:
-            self.end_stream(stream, text)
+        del self._jobs[job_id]
+        self._end_streams(job_id, job, text)
+        if job.is_of_connection:  # a client that reconnects sends a new token
+            self._session.close(text, allow_reconnect=code in RENEWABLE)
