@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from services.notifier.redis_client.pubsub import PubSub
 from services.notifier.redis_client.url import redis_from_url
-from services.notifier.transports.signalr.aspnet_core.inbox import MAX_WAITING_BYTES, Inbox, Poll
+from services.notifier.transports.signalr.aspnet_core.inbox import MAX_WAITING_BYTES, Inbox, Poll, channel_of
 
 ID = "connection"
 
@@ -58,6 +58,18 @@ async def test_a_later_poll_ends_the_one_before(inbox: Inbox) -> None:
     assert (await earlier.read(), await earlier.save(b"earlier")) == (None, False)
     assert (await later.read(), await later.save(b"later")) == ([b"message"], True)
     assert (await begin_poll(inbox)).state == b"later"
+
+
+async def test_what_no_replica_handles_expires(inbox: Inbox, redis: Redis) -> None:
+    """A client cannot keep it by sending more. What is left of messages that are handled has its whole time again."""
+    await inbox.append(ID, b"first")
+    await redis.pexpire(channel_of(ID), 10_000)
+    await inbox.append(ID, b"second")
+    assert await redis.pttl(channel_of(ID)) <= 10_000
+    poll = await begin_poll(inbox)
+    await inbox.append(ID, b"third")
+    await poll.save(b"state")
+    assert await redis.pttl(channel_of(ID)) > 10_000
 
 
 async def test_a_client_cannot_repeat_its_calls_with_polls(inbox: Inbox) -> None:

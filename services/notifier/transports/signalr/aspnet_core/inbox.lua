@@ -38,6 +38,7 @@ local function discard(number)
   end
   if #messages > 0 then
     redis.call('ZREMRANGEBYRANK', inbox, 0, #messages - 1)
+    redis.call('PEXPIRE', inbox, lifetime_ms)
     keep('size', integer(math.max(0, size)))
   end
 end
@@ -56,14 +57,16 @@ if command == 'append' then -- message, maximum number of bytes
   end
   local time = redis.call('TIME')
   last = integer(math.max((last or 0) + 1, time[1] * 1000000 + time[2])) -- higher, too, after data was lost
-  local message = last .. ':' .. ARGV[3]
-  size = (size or 0) + #message + ENTRY_BYTES
+  local message, is_first = last .. ':' .. ARGV[3], redis.call('ZCARD', inbox) == 0
+  size = (not is_first and size or 0) + #message + ENTRY_BYTES
   if size > tonumber(ARGV[4]) then
     return 'full'
   end
   keep('last', last, 'size', integer(size))
   redis.call('ZADD', inbox, last, message)
-  redis.call('PEXPIRE', inbox, lifetime_ms)
+  if is_first then -- later ones do not keep for longer what no replica handles
+    redis.call('PEXPIRE', inbox, lifetime_ms)
+  end
   notify('message')
   return 'accepted'
 elseif command == 'take' then
