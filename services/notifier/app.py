@@ -62,7 +62,7 @@ OPENAPI = files(__package__).joinpath("openapi.yaml")
 @asynccontextmanager
 async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
     """Open the notifier's resources and yield the specification of its service."""
-    auth = TokenAuth(ReloadingFile(settings.token_public_key_file, TokenVerifier))
+    auth = TokenAuth(ReloadingFile(settings.token_public_key_file, TokenVerifier), by_job_id=settings.signalr_by_job_id)
     report_keys = ReloadingFile(settings.report_key_file, read_keys)
     async with (
         redis_from_url(settings.redis_url) as redis,
@@ -126,7 +126,7 @@ def _public_routes(
 
 
 def _signalr_routes(hub: SignalRHub, inbox: Inbox, tokens: ConnectionTokens) -> list[web.RouteDef]:
-    auth = ConnectionAuth(hub.auth, by_job_id=hub.settings.signalr_by_job_id)
+    auth = ConnectionAuth(hub.auth)
     handlers = (HubHandler(hub, tokens, auth, inbox), ClassicHandler(hub.registry, hub.settings, auth, tokens))
     return [route for handler in handlers for route in handler.routes()]
 

@@ -67,16 +67,22 @@ class WatchRequest(NamedTuple):
 
 
 class TokenAuth:
-    """Verifies tokens with the current public keys; counts and logs those that it rejects."""
+    """Verifies tokens with the current public keys; counts and logs those that it rejects.
 
-    def __init__(self, verifier: ReloadingFile[TokenVerifier]) -> None:
+    Args:
+        verifier: the keys.
+        by_job_id: whether grants without a token are valid, of clients that know only the id of their job.
+    """
+
+    def __init__(self, verifier: ReloadingFile[TokenVerifier], *, by_job_id: bool = False) -> None:
         self._verifier = verifier
+        self.by_job_id = by_job_id
         self._refusals = RefusalLog()
 
     @property
     def key_ids(self) -> frozenset[str]:
-        """The ids of the current public keys, and that of grants without a token."""
-        return self._verifier.value.key_ids | {NO_KEY}
+        """The ids of the current public keys, and that of grants without a token if these are valid."""
+        return self._verifier.value.key_ids | ({NO_KEY} if self.by_job_id else set())
 
     def verify(
         self, token: str, version: int | None, allowance: TokenAllowance, job_id: UUID | None = None

@@ -22,13 +22,11 @@ class ConnectionAuth:
     """Authorizes connections.
 
     Args:
-        auth: verifies tokens.
-        by_job_id: whether a random job id alone opens its job, for pages that know no token.
+        auth: verifies tokens, and knows whether a random job id alone opens its job.
     """
 
-    def __init__(self, auth: TokenAuth, *, by_job_id: bool) -> None:
+    def __init__(self, auth: TokenAuth) -> None:
         self._auth = auth
-        self._by_job_id = by_job_id
 
     def authorize(self, request: web.Request, version: int | None = None) -> WatchRequest | None:
         """Return the job that a connection watches; None if it names none, with or without a list token.
@@ -53,7 +51,7 @@ class ConnectionAuth:
         raise problem_for(result.code, result.message)
 
     def _open_by_id(self, job_id: UUID, version: int | None) -> WatchRequest:
-        if not self._by_job_id or job_id.version != RANDOM_UUID_VERSION:
+        if not self._auth.by_job_id or job_id.version != RANDOM_UUID_VERSION:
             raise Unauthorized(UNAUTHORIZED)
         now = Timestamp.now()
         grant = Grant(

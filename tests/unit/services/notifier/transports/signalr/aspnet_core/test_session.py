@@ -16,7 +16,7 @@ from websockets.frames import Frame, Opcode
 
 from headway.timestamp import RemoteClock
 from services.notifier import metrics
-from services.notifier.transports.auth import WatchRequest
+from services.notifier.transports.auth import NO_KEY, WatchRequest
 from services.notifier.transports.base import MAX_BUFFERED_BYTES
 from services.notifier.transports.refusals import TokenAllowance
 from services.notifier.transports.signalr.aspnet_core.hub import Hub
@@ -168,6 +168,17 @@ async def test_a_poll_checks_what_tokens_allow(world: World, change: str) -> Non
     watch_error, close = sent(poll)
     assert (watch_error["target"], watch_error["arguments"][0]["code"]) == ("watchError", code)
     assert (close["type"], close["error"].split(":")[0], close["allowReconnect"]) == (7, code, True)
+
+
+async def test_a_poll_checks_whether_a_job_may_be_watched_by_its_id(world: World) -> None:
+    """When SIGNALR_BY_JOB_ID is no longer set, sessions without a token end."""
+    world.replica.auth.by_job_id = True
+    poll = world.poll(world.request(JOB)._replace(key_id=NO_KEY))
+    await poll.session.receive(encode(HANDSHAKE))
+    poll = world.next_poll(poll)
+    assert set(poll.subscriptions) == {str(JOB)}
+    world.replica.auth.by_job_id = False
+    assert world.next_poll(poll).subscriptions == {}
 
 
 async def test_the_answer_to_a_poll_is_bounded(world: World) -> None:

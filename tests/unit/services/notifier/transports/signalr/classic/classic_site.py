@@ -38,7 +38,7 @@ class ClassicSite:
     def __init__(self, keys: Path, **settings: Any) -> None:
         self.replica = Replica(keys, **settings)
         tokens = ConnectionTokens(ReloadingFile(keys / "report.key", read_keys))
-        auth = ConnectionAuth(self.replica.auth, by_job_id=False)
+        auth = ConnectionAuth(self.replica.auth)
         self.handler = ClassicHandler(self.replica.registry, self.replica.settings, auth, tokens)
         self.job_id = uuid4()
         self.query = {
