@@ -183,7 +183,7 @@ class StreamConnection(BackpressuredConnection):
             return False
         return True
 
-    def end_stream(self, code: int) -> None:
+    def end(self, code: int) -> None:
         """End the stream after what was sent."""
         self.set_close_code(code)
         self.done.set()

@@ -6,9 +6,7 @@ its length is `*`, since a log grows.
 
 from __future__ import annotations
 
-import asyncio
 import re
-from contextlib import suppress
 from http import HTTPStatus
 
 from aiohttp import web
@@ -24,6 +22,7 @@ from ..watching.snapshot import PublishedSnapshot
 from .auth import TokenAuth, WatchRequest, unavailable_without_store
 from .log_access import LOG_LINGER_S, read_log
 from .long_poll import LongPollRequest, preference_applied, requested_wait_s
+from .polling import close_if_sent_away
 from .refusals import problem_for
 from .registry import ConnectionRegistry
 
@@ -105,9 +104,7 @@ class JobLogHandler:
         held = HeldLogRequest(request.transport, complete_when_ended=False)
         with self._registry.serve(held):
             self._registry.subscribe(held, watch_request)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await held.ready.wait()
+            await held.wait_until_ready(wait_s)
             held.set_close_code(CloseCode.NORMAL_CLOSURE)
         for error in held.errors:
             if error["code"] != "unknown":
@@ -131,6 +128,4 @@ class JobLogHandler:
             response = web.Response(
                 status=status, body=data, headers=headers, content_type="text/plain", charset="utf-8"
             )
-        if self._registry.sends_away:
-            response.force_close()
-        return response
+        return close_if_sent_away(self._registry, response)

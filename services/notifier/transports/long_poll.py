@@ -25,10 +25,10 @@ from ..logs.store import LogStore
 from ..records.store import JobStore
 from ..watching.snapshot import NO_VERSION, PublishedSnapshot, placeholder_snapshot
 from .auth import TokenAuth, WatchRequest, unavailable_without_store
-from .base import ClientConnection, error_payload, log_refusal
+from .base import error_payload, log_refusal
 from .cancellation import cancel_job
 from .log_access import read_log
-from .polling import close_if_sent_away, wait_until_ready
+from .polling import PollConnection, close_if_sent_away
 from .refusals import RejectedToken, problem_for
 from .registry import ConnectionRegistry
 
@@ -38,18 +38,16 @@ _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})")
 _ETAG = re.compile(r'"(\d{1,16})"', re.ASCII)
 
 
-class LongPollRequest(ClientConnection):
+class LongPollRequest(PollConnection):
     """A request whose response is delayed until there is a newer snapshot or an error."""
 
     transport = "poll"
-    logs_lifecycle = False
 
     def __init__(self, transport: asyncio.Transport, *, complete_when_ended: bool) -> None:
-        super().__init__(transport, None)
+        super().__init__(transport)
         self.newer_snapshots: dict[str, PublishedSnapshot] = {}
         self.errors: list[dict[str, Any]] = []
         self.log_pieces: list[LogPiece] = []
-        self.ready = asyncio.Event()
         self._complete_when_ended = complete_when_ended
 
     def send_snapshot(self, job_id: str, snapshot: PublishedSnapshot) -> bool:
@@ -81,19 +79,6 @@ class LongPollRequest(ClientConnection):
         """Called when the client has the last version; completes the request if the job has ended."""
         if ended and self._complete_when_ended:
             self.ready.set()
-
-    def reap(self) -> None:
-        """Complete the request if the client has disconnected."""
-        if self.is_closing:
-            self._end(CloseCode.ABNORMAL_CLOSURE)
-
-    def send_away(self) -> None:
-        """Complete the request."""
-        self._end(CloseCode.TRY_AGAIN_LATER)
-
-    def _end(self, code: int) -> None:
-        self.set_close_code(code)
-        self.ready.set()
 
 
 class LongPollHandler:
@@ -193,7 +178,7 @@ class LongPollHandler:
         with self._registry.serve(long_poll):
             for watch_request in requests:
                 self._registry.subscribe(long_poll, watch_request)
-            await wait_until_ready(long_poll.ready, wait_s)
+            await long_poll.wait_until_ready(wait_s)
             long_poll.set_close_code(CloseCode.NORMAL_CLOSURE)
         return list(long_poll.newer_snapshots.values()), long_poll.errors, long_poll.log_pieces
 

@@ -116,7 +116,7 @@ class EventStream(MessageConnection, StreamConnection):
         if self._follows_logs:  # the worker sends the rest of a log after the report that ends the job
             self._lingers_until = self._lingers_until or time.monotonic() + LOG_LINGER_S
         else:
-            self.end_stream(CloseCode.NORMAL_CLOSURE)
+            self.end(CloseCode.NORMAL_CLOSURE)
 
     def heartbeat(self, now: Timestamp) -> None:
         """Send a comment, unless the connection is backpressured."""
@@ -126,14 +126,14 @@ class EventStream(MessageConnection, StreamConnection):
     def send_away(self) -> None:
         """End the stream with a reconnect delay."""
         self.write(self._encode(retry_event()))
-        self.end_stream(CloseCode.TRY_AGAIN_LATER)
+        self.end(CloseCode.TRY_AGAIN_LATER)
 
     def reap(self) -> None:
         """End the stream if the client has disconnected, or all jobs have ended and so have their logs."""
         if self.is_closing:
-            self.end_stream(CloseCode.ABNORMAL_CLOSURE)
+            self.end(CloseCode.ABNORMAL_CLOSURE)
         elif self._lingers_until is not None and time.monotonic() >= self._lingers_until:
-            self.end_stream(CloseCode.NORMAL_CLOSURE)
+            self.end(CloseCode.NORMAL_CLOSURE)
 
 
 class EventStreamHandler:

@@ -16,7 +16,7 @@ from .....runtime.aiohttp_adapter import start_stream
 from .....runtime.errors import NotFound
 from .....runtime.middleware import LONG_POLL
 from ...auth import unavailable_without_store
-from ...polling import close_if_sent_away, wait_until_ready
+from ...polling import close_if_sent_away
 from ..authorization import ConnectionAuth
 from ..connection_tokens import ConnectionId
 from ..responses import EVENT_HEADERS, HEADERS, POLL_S, postpone
@@ -111,7 +111,7 @@ class HubFallbacks:
             if poll.state:
                 _restore(hub_poll.session, poll.state)
             async with self._receiving(hub_poll.session, poll.messages, notices, poll.read, hub_poll.ready):
-                await wait_until_ready(hub_poll.ready, POLL_S)
+                await hub_poll.wait_until_ready(POLL_S)
             hub_poll.set_close_code(CloseCode.NORMAL_CLOSURE)
         if hub_poll.is_closing:
             return self._answer(b"")  # which the client does not get, so the session is not saved

@@ -8,11 +8,10 @@ from __future__ import annotations
 import asyncio
 import time
 
-from websockets.frames import CloseCode
-
 from ....watching.snapshot import PublishedSnapshot
 from ...auth import WatchRequest
 from ...base import MAX_BUFFERED_BYTES
+from ...polling import PollConnection
 from ..calls import WireFormat
 from .connection import HubConnection, wire_format
 from .hub import Hub
@@ -22,11 +21,11 @@ from .session import HubSession
 ANSWERS: dict[HubProtocol, WireFormat] = {protocol: wire_format(protocol, bytes) for protocol in (JSON, MESSAGE_PACK)}
 
 
-class HubPoll(HubConnection):
-    """An open poll of the hub. `messages` are those of its answer; `ready` is set when it should be sent."""
+class HubPoll(PollConnection, HubConnection):
+    """An open poll of the hub. `messages` are those of its answer."""
 
-    transport, logs_lifecycle = "signalr_poll", False
-    __slots__ = ("_answer_bytes", "jobs", "messages", "ready", "session", "wire_format")
+    transport = "signalr_poll"
+    __slots__ = ("_answer_bytes", "jobs", "messages", "session", "wire_format")
 
     def __init__(self, hub: Hub, transport: asyncio.Transport, first: WatchRequest | None, age_s: float) -> None:
         """Create a connection.
@@ -37,11 +36,10 @@ class HubPoll(HubConnection):
             first: the job that its URL names, None without one or after the handshake.
             age_s: how long ago the client has connected.
         """
-        super().__init__(transport, None)
+        super().__init__(transport)
         self.wire_format = ANSWERS[JSON]
         self.messages: list[bytes] = []
         self._answer_bytes = 0
-        self.ready = asyncio.Event()
         self.session = HubSession(hub, self, first, age_s)
         self.jobs = self.session.jobs
 
@@ -71,16 +69,6 @@ class HubPoll(HubConnection):
 
     def reap(self) -> None:
         """Complete the poll if the client has disconnected or has not subscribed in time."""
-        if self.is_closing:
-            self.end(CloseCode.ABNORMAL_CLOSURE)
-        else:
+        super().reap()
+        if not self.is_closing:
             self.session.close_if_idle(time.monotonic())
-
-    def end(self, code: CloseCode) -> None:
-        """Complete the poll."""
-        self.set_close_code(code)
-        self.ready.set()
-
-    def send_away(self) -> None:
-        """Complete the poll; the next one may reach another replica, and goes on there."""
-        self.end(CloseCode.TRY_AGAIN_LATER)

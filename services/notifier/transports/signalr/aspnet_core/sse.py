@@ -32,7 +32,7 @@ def encode_event_chunk(messages: bytes) -> bytes:
 EVENTS, CHUNKS = wire_format(JSON, encode_event), wire_format(JSON, encode_event_chunk)
 
 
-class HubEventStream(LongLivedHubConnection, StreamConnection):
+class HubEventStream(StreamConnection, LongLivedHubConnection):
     """An open event stream of the hub. `done` is set when it ends."""
 
     transport = "signalr_sse"
@@ -56,14 +56,10 @@ class HubEventStream(LongLivedHubConnection, StreamConnection):
     def reap(self) -> None:
         """End the stream if the client has disconnected or has not subscribed in time; ping."""
         if self.is_closing:
-            self.end_stream(CloseCode.ABNORMAL_CLOSURE)
+            self.end(CloseCode.ABNORMAL_CLOSURE)
         elif self.is_writable():
             self.session.close_if_idle(time.monotonic())
             self.session.ping_if_due(time.monotonic())
-
-    def end(self, code: CloseCode) -> None:
-        """Close the stream after what was sent."""
-        self.end_stream(code)
 
     def send_away(self) -> None:
         """Close the stream, so that its client reconnects, possibly to another replica."""

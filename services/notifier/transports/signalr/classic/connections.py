@@ -14,6 +14,7 @@ from ....settings import NotifierSettings
 from ....watching.snapshot import PublishedSnapshot
 from ...base import BackpressuredConnection, ClientConnection, StreamConnection
 from ...event_format import LINE_BREAKS_TO_SPACES
+from ...polling import PollConnection
 from ...registry import ConnectionRegistry
 from ...websocket.protocol import encode_text
 from ..calls import WireFormat, encode_percent
@@ -153,7 +154,7 @@ class ClassicWebSocket(LongLivedClassicConnection, SignalRWebSocket):
         self.close(code, "")
 
 
-class ClassicEventStream(LongLivedClassicConnection, StreamConnection):
+class ClassicEventStream(StreamConnection, LongLivedClassicConnection):
     """An event stream of envelopes. `done` is set when it ends."""
 
     transport = "signalr_classic_sse"
@@ -179,21 +180,16 @@ class ClassicEventStream(LongLivedClassicConnection, StreamConnection):
         else:
             self.keep_alive_if_due()
 
-    def end(self, code: CloseCode) -> None:
-        """Close the stream after what was sent."""
-        self.end_stream(code)
 
+class ClassicPoll(PollConnection, ClassicConnection):
+    """A poll. `answer` is its answer, None until there is one."""
 
-class ClassicPoll(ClassicConnection):
-    """A poll. `answer` is its answer, None until there is one; `ready` is set when it should be sent."""
-
-    transport, logs_lifecycle, wire_format = "signalr_classic_poll", False, ANSWERS
+    transport, wire_format = "signalr_classic_poll", ANSWERS
 
     def __init__(self, transport: asyncio.Transport, request: ConnectionRequest) -> None:
-        super().__init__(transport, None)
+        super().__init__(transport)
         self.request, self.cursor = request, request.cursor
         self.answer: bytes | None = None
-        self.ready = asyncio.Event()
 
     def advance(self, cursor: Cursor) -> None:
         """Called when a snapshot is the answer: a later one replaces it, so the client's cursor stays."""
@@ -206,13 +202,3 @@ class ClassicPoll(ClassicConnection):
     def send_encoded(self, data: bytes) -> None:
         """Answer with an envelope in the wire format."""
         self.send(data)
-
-    def reap(self) -> None:
-        """Complete the poll if the client has disconnected."""
-        if self.is_closing:
-            self.end(CloseCode.ABNORMAL_CLOSURE)
-
-    def end(self, code: CloseCode) -> None:
-        """Complete the poll."""
-        self.set_close_code(code)
-        self.ready.set()

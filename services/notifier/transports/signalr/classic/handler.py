@@ -23,7 +23,7 @@ from .....runtime.middleware import LONG_POLL
 from .....runtime.request import JSON
 from ....settings import NotifierSettings
 from ...auth import WatchRequest
-from ...polling import close_if_sent_away, wait_until_ready
+from ...polling import close_if_sent_away
 from ...registry import ConnectionRegistry
 from ...websocket.handshake import open_websocket
 from ..authorization import UNAUTHORIZED, ConnectionAuth
@@ -229,7 +229,7 @@ class ClassicHandler:
         poll = ClassicPoll(request.transport, connect)
         with self._registry.serve(poll):
             self._begin(poll, watch, connect)
-            await wait_until_ready(poll.ready, POLL_S)
+            await poll.wait_until_ready(POLL_S)
             poll.set_close_code(CloseCode.NORMAL_CLOSURE)
         return self._answer(poll.answer or encode_envelope(connect.cursor))
 
