@@ -94,7 +94,7 @@ class LongPollHandler:
         store: JobStore,
         logs: LogStore,
         auth: TokenAuth,
-        on_polled: Callable[[str, str], None] = lambda _worker_id, _job_id: None,
+        on_polled: Callable[[str, str], None],
     ) -> None:
         self._registry = registry
         self._store = store

@@ -25,7 +25,6 @@ from ....runtime.token_bucket import TokenBucket
 from ... import metrics
 from ...settings import NotifierSettings
 from ..base import MAX_BUFFERED_BYTES, BackpressuredConnection
-from ..refusals import TokenAllowance
 from .frame_reader import FrameReader
 from .protocol import MAX_MESSAGE_BYTES, PING, encode_close
 
@@ -58,9 +57,7 @@ class WebSocket(BackpressuredConnection, asyncio.Protocol):
         "_pinged_at",
         "_reader",
         "closing",
-        "has_subscribed",
         "settings",
-        "token_allowance",
     )
 
     def __init__(
@@ -71,8 +68,6 @@ class WebSocket(BackpressuredConnection, asyncio.Protocol):
         self._reader = FrameReader(self.max_frame_bytes)
         self._fragments: list[Frame] = []  # of an incomplete message
         self._message_budget = TokenBucket(settings.messages_per_s, burst, self.opened_at)
-        self.token_allowance = TokenAllowance(settings.max_watches)
-        self.has_subscribed = False  # whether the client has ever sent a valid token
         self._last_received = self.opened_at
         self.closing = False  # whether a close frame was sent
         self._paused = False  # whether reading is paused until the received frames have been handled
@@ -248,11 +243,9 @@ class WebSocket(BackpressuredConnection, asyncio.Protocol):
             self.write(PING if self._is_backpressured else self.encode_heartbeat(now))
 
     def reap(self) -> None:
-        """Close a connection that has not subscribed in time, or free the protocol of an idle one."""
+        """Free the protocol of an idle connection."""
         if not (self._fragments or self._paused or self.closing):
             self._reader.free_if_idle()
-        if not self.has_subscribed and time.monotonic() - self.opened_at > self.settings.first_message_s:
-            self.close_over_limit("first_message", CloseCode.POLICY_VIOLATION, "ask for something")
 
     def close_stalled(self) -> None:
         """Close the connection with a code, which reaches a client that starts to read again."""

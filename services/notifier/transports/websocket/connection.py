@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from typing import Any, Protocol
 
 import msgspec
+from websockets.frames import CloseCode
 
 from headway.timestamp import Timestamp
 
@@ -15,6 +16,7 @@ from ....runtime.token_bucket import TokenBucket
 from ...settings import NotifierSettings
 from ...watching.snapshot import PublishedSnapshot
 from ..base import MessageConnection
+from ..refusals import TokenAllowance
 from .base import WebSocket
 from .protocol import encode_heartbeat, encode_log, encode_snapshot, encode_text
 
@@ -44,7 +46,7 @@ class WebSocketConnection(MessageConnection, WebSocket):
     """An open WebSocket whose messages are JSON texts."""
 
     transport, encode_log = "websocket", staticmethod(encode_log)
-    __slots__ = ("_burst", "_handler", "_list_budget")
+    __slots__ = ("_burst", "_handler", "_list_budget", "has_subscribed", "token_allowance")
 
     def __init__(self, handler: MessageHandler, transport: asyncio.Transport, origin: str | None) -> None:
         self._handler = handler
@@ -52,6 +54,8 @@ class WebSocketConnection(MessageConnection, WebSocket):
         self._burst = handler.settings.messages_per_s + 2 * handler.settings.max_watches + MAX_LISTS
         super().__init__(handler.settings, transport, origin, self._burst)
         self._list_budget: TokenBucket | None = None  # before the first list
+        self.token_allowance = TokenAllowance(handler.settings.max_watches)
+        self.has_subscribed = False  # whether the client has ever sent a valid token
 
     def on_open(self) -> None:
         """Called when the connection opens."""
@@ -82,6 +86,12 @@ class WebSocketConnection(MessageConnection, WebSocket):
             return False
         self._transport.write(snapshot.encoded(encode_snapshot))
         return True
+
+    def reap(self) -> None:
+        """Close a connection that has not subscribed in time, or free the protocol of an idle one."""
+        super().reap()
+        if not self.has_subscribed and time.monotonic() - self.opened_at > self.settings.first_message_s:
+            self.close_over_limit("first_message", CloseCode.POLICY_VIOLATION, "ask for something")
 
     def encode_error(self, error: dict[str, Any]) -> bytes:
         """Return an error as a text frame."""

@@ -58,7 +58,6 @@ class HubWebSocket(LongLivedHubConnection, SignalRWebSocket):
         self.jobs = self.session.jobs
         self._forget = forget
         self._no_batch_at = self.opened_at  # when less than a batch was last received of an incomplete message
-        self.has_subscribed = True  # the session closes itself if it has not
 
     def on_close(self) -> None:
         """Called when the connection ends."""

@@ -128,7 +128,6 @@ class ClassicWebSocket(LongLivedClassicConnection, SignalRWebSocket):
         super().__init__(registry, settings, transport, origin, settings.messages_per_s)
         self._kept_alive_at = self.opened_at
         self.request, self.cursor = request, request.cursor
-        self.has_subscribed = True
 
     def on_open(self) -> None:
         """Called when the connection opens."""

@@ -63,8 +63,11 @@ class Notifier:
     def __init__(self, keys: Path) -> None:
         self.client: Client
         self.store, self.replica = FakeStore(), Replica(keys)
-        parts: Any = (self.replica.registry, self.store, None, self.replica.auth)
-        self.routes = [*LongPollHandler(*parts).routes(), *EventStreamHandler(*parts).routes()]
+        parts: tuple[Any, Any, Any, Any] = (self.replica.registry, self.store, None, self.replica.auth)
+        self.routes = [
+            *LongPollHandler(*parts, lambda _worker_id, _job_id: None).routes(),
+            *EventStreamHandler(*parts).routes(),
+        ]
 
     def list_token(self, scope: str = "list watch cancel", **fields: Any) -> str:
         """Return a token for a list, of Anna's jobs by default."""
