@@ -20,6 +20,7 @@ from services.notifier.transports.refusals import TokenAllowance
 from services.notifier.transports.sse import EventStream
 from services.notifier.transports.websocket.connection import WebSocketConnection
 from services.notifier.watching.snapshot import PublishedSnapshot
+from tests.unit.services.notifier.transports.fake_transport import FakeTransport
 from tests.unit.services.notifier.transports.notifier_parts import MAX_WATCHES, Replica
 
 JOB = "6b3c2f9e-0f0a-4a57-9d0e-3d2a1f6a7b11"
@@ -28,33 +29,11 @@ JSON = f'{{"job_id":"{JOB}","from":4,"to":7,"attempt":2,"text":"é\\n"}}'.encode
 SNAPSHOT = PublishedSnapshot(b'{"id": "%b", "status": "running", "version": 9}' % JOB.encode())
 
 
-class Transport:
-    """A transport that records what is written, and stalls when a test says."""
-
-    def __init__(self) -> None:
-        self.written = b""
-        self.buffered = 0
-
-    def write(self, data: bytes) -> None:
-        """Record data."""
-        self.written += data
-
-    def get_write_buffer_size(self) -> int:
-        """Return how many bytes wait."""
-        return self.buffered
-
-    def set_write_buffer_limits(self, high: int) -> None:
-        """Check the limit of a WebSocket."""
-        assert high == MAX_BUFFERED_BYTES
-
-    def is_closing(self) -> bool:
-        """Return False: the connection is open."""
-        return False
-
-
-def open_stream(resume_at: ResumePoint | None, **options: Any) -> tuple[EventStream, Transport, set[ClientConnection]]:
+def open_stream(
+    resume_at: ResumePoint | None, **options: Any
+) -> tuple[EventStream, FakeTransport, set[ClientConnection]]:
     """Return a stream that follows a log, its transport, and the connections that the registry flushes."""
-    transport, backpressured = Transport(), set[ClientConnection]()
+    transport, backpressured = FakeTransport(), set[ClientConnection]()
     options = {"chunked": False, "follows_logs": True, **options}
     stream = EventStream(cast(asyncio.Transport, transport), None, {JOB}, backpressured, resume_at=resume_at, **options)
     return stream, transport, backpressured
@@ -111,7 +90,7 @@ def test_a_stream_with_a_log_ends_after_its_jobs(monkeypatch: pytest.MonkeyPatch
 
 async def test_a_stalled_socket_gets_no_piece() -> None:
     """A piece is a text frame; the handler is notified when the connection drains."""
-    transport, drained = Transport(), list[object]()
+    transport, drained = FakeTransport(), list[object]()
 
     class Handler:
         settings = type("Settings", (), {"messages_per_s": 1, "max_watches": 1})

@@ -24,6 +24,7 @@ from services.notifier.transports.sse import EventStream
 from services.notifier.watching.snapshot import PublishedSnapshot
 from services.notifier.watching.synchronizer import SnapshotSynchronizer
 from services.runtime.errors import ServiceUnavailable
+from tests.unit.services.notifier.transports.fake_transport import FakeTransport
 
 RegistryTask = Callable[[ConnectionRegistry], Coroutine[Any, Any, None]]
 DRAIN_S, PING_S = 10.0, 0.5
@@ -48,21 +49,6 @@ class Clock:
 
 
 SLEEP = asyncio.sleep
-
-
-class FakeTransport:
-    """A transport that records what is written."""
-
-    def __init__(self) -> None:
-        self.written = b""
-
-    def is_closing(self) -> bool:
-        """Return False: the connection is open."""
-        return False
-
-    def write(self, data: bytes) -> None:
-        """Record data."""
-        self.written += data
 
 
 class FakeConnection(ClientConnection):
@@ -295,7 +281,6 @@ async def test_a_broken_connection_does_not_disturb_the_others(clock: Clock) -> 
 async def test_an_event_stream_that_is_sent_away_ends_with_a_delay() -> None:
     """The client reconnects after a random delay."""
     transport = FakeTransport()
-    transport.get_write_buffer_size = lambda: 0  # type: ignore[attr-defined]
     stream = EventStream(cast(asyncio.Transport, transport), None, {"job"}, set(), chunked=False)
     stream.send_away()
     assert transport.written.startswith(b"retry: ")
@@ -306,14 +291,13 @@ async def test_an_event_stream_that_is_sent_away_ends_with_a_delay() -> None:
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_the_heartbeat_of_a_stream_is_a_comment(chunked: bool) -> None:
     """It has the server's time; a slow consumer gets none."""
-    transport, buffered = FakeTransport(), 0
-    transport.get_write_buffer_size = lambda: buffered  # type: ignore[attr-defined]
+    transport = FakeTransport()
     stream = EventStream(cast(asyncio.Transport, transport), None, {"job"}, set(), chunked=chunked)
     now = Timestamp.parse("2026-01-01T00:00:00.000Z")
     stream.heartbeat(now)
     block = b": %b\n\n" % str(now).encode()
     assert transport.written == (b"%x\r\n%b\r\n" % (len(block), block) if chunked else block)
-    buffered = MAX_BUFFERED_BYTES + 1
+    transport.buffered = MAX_BUFFERED_BYTES + 1
     stream.heartbeat(now)
     assert transport.written.count(block) == 1
 
@@ -329,8 +313,6 @@ async def test_a_long_poll_that_is_sent_away_is_answered() -> None:
 async def test_every_close_of_a_stream_or_poll_has_a_code() -> None:
     """It is the code that a WebSocket would have; the first reason counts."""
     transport = FakeTransport()
-    transport.get_write_buffer_size = lambda: 0  # type: ignore[attr-defined]
-    transport.abort = lambda: None  # type: ignore[attr-defined]
 
     def stream() -> EventStream:
         return EventStream(cast(asyncio.Transport, transport), None, {"job"}, set(), chunked=False)
@@ -349,7 +331,7 @@ async def test_every_close_of_a_stream_or_poll_has_a_code() -> None:
     assert ended.close_code == CloseCode.NORMAL_CLOSURE
     (rejected := stream()).send_error("job", "invalid_token", "")
     assert rejected.close_code == CloseCode.NORMAL_CLOSURE
-    transport.is_closing = lambda: True  # type: ignore[method-assign]
+    transport.aborted = True
     for connection in (stream(), poll()):
         connection.reap()
         connection.send_away()

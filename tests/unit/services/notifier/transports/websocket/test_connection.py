@@ -25,49 +25,10 @@ from services.notifier.transports.base import MAX_BUFFERED_BYTES
 from services.notifier.transports.websocket.connection import MAX_LISTS, WebSocketConnection
 from services.notifier.transports.websocket.frame_reader import MAX_PARSED_BYTES
 from services.notifier.transports.websocket.protocol import MAX_MESSAGE_BYTES, PING
+from tests.unit.services.notifier.transports.fake_transport import FakeTransport
 from tests.waiting import wait_until
 
 NOW = Timestamp.now()
-
-
-class FakeTransport:
-    """Records what the connection writes, and how it closes."""
-
-    def __init__(self) -> None:
-        self.written = b""
-        self.half_closed = False
-        self.aborted = False
-        self.reading = True
-        self.high = 0
-
-    def set_write_buffer_limits(self, high: int) -> None:
-        self.high = high
-
-    def write(self, data: bytes) -> None:
-        assert not self.half_closed
-        self.written += data
-
-    def write_eof(self) -> None:
-        self.half_closed = True
-
-    def is_closing(self) -> bool:
-        return self.aborted
-
-    def abort(self) -> None:
-        self.aborted = True
-
-    def pause_reading(self) -> None:
-        self.reading = False
-
-    def resume_reading(self) -> None:
-        self.reading = True
-
-    def frames(self) -> list[Frame]:
-        """Return the frames that were written since the last call."""
-        client = Protocol(Side.CLIENT)
-        client.receive_data(self.written)
-        self.written = b""
-        return cast(list[Frame], client.events_received())
 
 
 class Server:

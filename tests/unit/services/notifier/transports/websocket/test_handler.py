@@ -22,8 +22,9 @@ from services.notifier.transports.websocket.handler import WebSocketHandler
 from services.notifier.transports.websocket.list_connections import ListConnections
 from services.notifier.watching.live_lists import LiveLists
 from tests.key_files import replace_file
+from tests.unit.services.notifier.transports.fake_transport import FakeTransport
 from tests.unit.services.notifier.transports.notifier_parts import MAX_WATCHES, Replica, refusals
-from tests.unit.services.notifier.transports.websocket.test_connection import FakeTransport, text
+from tests.unit.services.notifier.transports.websocket.test_connection import text
 from tests.waiting import wait_until
 
 NOW = Timestamp.now()

@@ -21,9 +21,10 @@ from services.notifier.transports.websocket.list_connections import ListConnecti
 from services.notifier.watching.live_lists import LiveLists
 from services.runtime.token_bucket import TokenBucket
 from tests.key_files import replace_file
+from tests.unit.services.notifier.transports.fake_transport import FakeTransport
 from tests.unit.services.notifier.transports.listed_jobs import Jobs, job_id, list_token
 from tests.unit.services.notifier.transports.notifier_parts import Replica, refusals
-from tests.unit.services.notifier.transports.websocket.test_connection import FakeTransport, text
+from tests.unit.services.notifier.transports.websocket.test_connection import text
 from tests.waiting import wait_until
 
 LIMIT = 3

@@ -25,22 +25,14 @@ from services.notifier.transports.signalr.aspnet_core.protocols import MAX_BATCH
 from services.notifier.transports.signalr.aspnet_core.sse import HubEventStream
 from services.notifier.transports.signalr.aspnet_core.websocket import HubWebSocket
 from tests.hub_messages import HANDSHAKE, decode, encode
+from tests.unit.services.notifier.transports.fake_transport import FakeTransport
 from tests.unit.services.notifier.transports.notifier_parts import Replica
-from tests.unit.services.notifier.transports.websocket.test_connection import FakeTransport
 from tests.unit.services.notifier.watching.test_hub import snapshot
 from tests.waiting import wait_until
 
 FRAME_HEAD_BYTES = 14  # of a large frame, with its mask
 Connection = HubWebSocket | HubEventStream | HubPoll
 JOB, OTHER = UUID(int=1 << 100), UUID(int=2 << 100)
-
-
-class Transport(FakeTransport):
-    """A transport that records what is written."""
-
-    def get_write_buffer_size(self) -> int:
-        """Return that nothing waits."""
-        return 0
 
 
 class World:
@@ -53,7 +45,7 @@ class World:
 
     def open(self, transport: str, first: WatchRequest | None = None, age_s: float = 0.0) -> Connection:
         """Open a connection."""
-        pipe = cast(asyncio.Transport, Transport())
+        pipe = cast(asyncio.Transport, FakeTransport())
         connection: Connection
         if transport == "websocket":
             connection = HubWebSocket(self.hub, first, lambda: None, pipe, None)
@@ -99,7 +91,7 @@ def sent(connection: Connection) -> list[dict[str, Any]]:
     """Return the messages that the server has sent."""
     if isinstance(connection, HubPoll):
         return decode(b"".join(connection.messages))
-    transport = cast(Transport, connection._transport)
+    transport = cast(FakeTransport, connection._transport)
     if isinstance(connection, HubEventStream):
         return decode(transport.written.replace(b"data: ", b"").replace(b"\r\n", b""))
     return decode(b"".join(frame.data for frame in transport.frames()))
@@ -252,7 +244,7 @@ async def test_a_part_of_a_batch_does_not_stay(tmp_path: Path, part: int, *, is_
     await connection.session.receive(encode(HANDSHAKE))
     frame = Frame(Opcode.TEXT, b" " * MAX_BATCH_BYTES).serialize(mask=True)
     connection.data_received(frame[: part + FRAME_HEAD_BYTES])
-    transport = cast(Transport, connection._transport)
+    transport = cast(FakeTransport, connection._transport)
     await wait_until(lambda: transport.reading, poll_s=0)
     connection.reap()
     closed = [{"type": 7, "error": "the message is not complete"}] if is_closed else []

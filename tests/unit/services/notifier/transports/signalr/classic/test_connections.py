@@ -21,49 +21,23 @@ from services.notifier.transports.signalr.classic.connections import (
 )
 from services.notifier.transports.signalr.classic.envelopes import Cursor
 from services.notifier.transports.signalr.classic.requests import ConnectionRequest
+from tests.unit.services.notifier.transports.fake_transport import FakeTransport
 from tests.unit.services.notifier.transports.notifier_parts import Replica
-from tests.unit.services.notifier.transports.websocket.test_connection import FakeTransport, client_frame
+from tests.unit.services.notifier.transports.websocket.test_connection import client_frame
 
 from .test_envelopes import snapshot
 
 
-class ClosedTransport:
+class ClosedTransport(FakeTransport):
     """A connection that the client has closed; as that of uvloop, it raises an error when something is written."""
 
     def is_closing(self) -> bool:
         """Return that it is."""
         return True
 
-    def get_write_buffer_size(self) -> int:
-        """Return that nothing waits."""
-        return 0
-
     def write(self, _data: bytes) -> None:
         """Raise an error."""
         raise RuntimeError("the handler is closed")
-
-
-class StalledTransport:
-    """A connection whose client reads until a test says that it does not."""
-
-    def __init__(self) -> None:
-        self.written, self.buffered, self.is_aborted = b"", 0, False
-
-    def is_closing(self) -> bool:
-        """Return whether the server has aborted it."""
-        return self.is_aborted
-
-    def get_write_buffer_size(self) -> int:
-        """Return how many bytes wait."""
-        return self.buffered
-
-    def write(self, data: bytes) -> None:
-        """Record data."""
-        self.written += data
-
-    def abort(self) -> None:
-        """Close the connection."""
-        self.is_aborted = True
 
 
 def request(cursor: Cursor) -> ConnectionRequest:
@@ -125,7 +99,7 @@ def test_an_idle_websocket_is_kept_alive_and_pinged(keys: Path, clock: Clock) ->
 @pytest.mark.parametrize("chunked", [True, False])
 def test_an_idle_stream_is_kept_alive(clock: Clock, *, chunked: bool) -> None:
     """What is written to a client that has gone ends its connection; one that does not read is aborted."""
-    transport = StalledTransport()
+    transport = FakeTransport()
     stream = ClassicEventStream(cast(asyncio.Transport, transport), None, set(), request(Cursor()), chunked=chunked)
     for _ in range(20):
         clock.now += 1
@@ -138,7 +112,7 @@ def test_an_idle_stream_is_kept_alive(clock: Clock, *, chunked: bool) -> None:
     stuck = metrics.LIMITS_EXCEEDED.labels("stuck")
     before = stuck._value.get()
     stream.close_stalled()
-    assert (transport.is_aborted, stream.close_code) == (True, CloseCode.TRY_AGAIN_LATER)
+    assert (transport.aborted, stream.close_code) == (True, CloseCode.TRY_AGAIN_LATER)
     assert stuck._value.get() == before + 1
 
 
