@@ -44,6 +44,7 @@ CONNECT_TIMEOUT_S = 5
 SCRIPT = files(__package__).joinpath("hubs.js").read_bytes()
 SCRIPT_HEADERS = {**HEADERS, "Cache-Control": "public, max-age=3600"}
 CONNECTION_IDS = uuid.UUID("6b1c6e52-3f0b-4d33-9e1e-7a5f5f0f8f10")
+Authorization = WatchRequest | HTTPProblem  # the job, or why the client may no longer watch it
 STARTED, PONG = b'{"Response":"started"}', b'{"Response":"pong"}'
 
 
@@ -155,7 +156,7 @@ class ClassicHandler:
         watch its job gets its error over the connection, which ends it for good.
         """
         connect = ConnectionRequest.parse(self._connection(parameters), parameters, is_new=is_new)
-        watch: WatchRequest | HTTPProblem
+        watch: Authorization
         try:
             watch = self._authorize(request, connect.cursor.version)
         except HTTPProblem as problem:
@@ -171,12 +172,10 @@ class ClassicHandler:
                 return await self._poll(request, watch, connect)
         raise BadRequest("Protocol error: Unknown transport.", field="transport")
 
-    def _begin(
-        self, connection: ClassicConnection, watch: WatchRequest | HTTPProblem, connect: ConnectionRequest
-    ) -> None:
+    def _begin(self, connection: ClassicConnection, watch: Authorization) -> None:
         """Watch a job on a connection, which replaces the one that its client had before."""
-        self._end(connect.id)
-        self._open[connect.id] = connection
+        self._end(connection.request.id)
+        self._open[connection.request.id] = connection
         if isinstance(watch, HTTPProblem):
             connection.send_error(None, watch.code, watch.detail)
         else:
@@ -189,17 +188,17 @@ class ClassicHandler:
             connection.end(CloseCode.NORMAL_CLOSURE)
 
     def _open_websocket(
-        self, request: web.Request, watch: WatchRequest | HTTPProblem, connect: ConnectionRequest
+        self, request: web.Request, watch: Authorization, connect: ConnectionRequest
     ) -> web.StreamResponse:
         self._registry.ensure_available()
         create = partial(ClassicWebSocket, self._registry, self._settings, connect)
         websocket, response = open_websocket(request, create)
         if not websocket.closing:
-            self._begin(websocket, watch, connect)
+            self._begin(websocket, watch)
         return response
 
     async def _stream(
-        self, request: web.Request, watch: WatchRequest | HTTPProblem, connect: ConnectionRequest
+        self, request: web.Request, watch: Authorization, connect: ConnectionRequest
     ) -> web.StreamResponse:
         self._registry.ensure_available()
         self._registry.ensure_capacity()
@@ -211,13 +210,11 @@ class ClassicHandler:
         with self._registry.serve(stream):
             if connect.is_new:
                 stream.send(encode_envelope(connect.cursor, initial=True))
-            self._begin(stream, watch, connect)
+            self._begin(stream, watch)
             await stream.done.wait()
         return response
 
-    async def _poll(
-        self, request: web.Request, watch: WatchRequest | HTTPProblem, connect: ConnectionRequest
-    ) -> web.Response:
+    async def _poll(self, request: web.Request, watch: Authorization, connect: ConnectionRequest) -> web.Response:
         if connect.is_new:
             self._end(connect.id)  # the client had another transport before
             return self._answer(encode_envelope(connect.cursor, initial=True))
@@ -228,7 +225,7 @@ class ClassicHandler:
             return self._answer(encode_envelope(connect.cursor))
         poll = ClassicPoll(request.transport, connect)
         with self._registry.serve(poll):
-            self._begin(poll, watch, connect)
+            self._begin(poll, watch)
             await poll.wait_until_ready(POLL_S)
             poll.set_close_code(CloseCode.NORMAL_CLOSURE)
         return self._answer(poll.answer or encode_envelope(connect.cursor))

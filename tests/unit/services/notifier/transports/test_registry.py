@@ -325,13 +325,12 @@ async def test_every_close_of_a_stream_or_poll_has_a_code() -> None:
         await connection.close_for_restart()
         connection.reap()
         assert connection.close_code == CloseCode.SERVICE_RESTART
-    (stuck := stream()).close_stalled()
-    assert stuck.close_code == CloseCode.TRY_AGAIN_LATER
     (ended := stream()).on_up_to_date("job", ended=True)
     assert ended.close_code == CloseCode.NORMAL_CLOSURE
     (rejected := stream()).send_error("job", "invalid_token", "")
     assert rejected.close_code == CloseCode.NORMAL_CLOSURE
-    transport.aborted = True
+    (stuck := stream()).close_stalled()
+    assert (stuck.close_code, transport.aborted) == (CloseCode.TRY_AGAIN_LATER, True)
     for connection in (stream(), poll()):
         connection.reap()
         connection.send_away()
