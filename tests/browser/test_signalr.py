@@ -131,13 +131,13 @@ class Deployment:
             return response.status == 200 and bool((await response.json())[0]["accepted"])
 
     async def _stop(self, replica: Replica) -> None:
-        """Stop a replica with SIGTERM; the balancer knows that before its clients do."""
+        """Stop a replica with SIGTERM; it gets no new connections: signalrcore gives up if its first attempt fails."""
         self._serving.remove(replica)
         await replica.stop()
 
     async def _kill(self, replica: Replica) -> None:
-        await replica.kill()
         self._serving.remove(replica)
+        await replica.kill()
 
     async def _start(self, replica: Replica) -> None:
         await replica.start()
