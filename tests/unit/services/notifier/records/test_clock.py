@@ -35,10 +35,11 @@ async def test_time_is_that_of_redis(error_s: float) -> None:
     """The clock of this machine does not matter, even when it is changed after the reading."""
     clock, before = clock_of(FakeClient(error_s)), Timestamp.now()
     await clock.read()
+    doubt_s = (Timestamp.now() - before + 1) / 1000  # Redis may have read its clock at any time during the round trip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Timestamp, "now", lambda: Timestamp(0))
         now = clock.now()
-    assert before.after(error_s) <= now <= Timestamp.now().after(error_s)
+    assert before.after(error_s - doubt_s) <= now <= Timestamp.now().after(error_s + doubt_s)
 
 
 async def test_without_redis_the_last_reading_is_valid() -> None:
