@@ -108,7 +108,7 @@ async def test_connection_tokens_are_verified(site: ClassicSite, action: str) ->
         missing = await site.problem(action, method, query={"connectionToken": None})
         assert missing == (400, "Protocol error: Missing connection token.")
         token = site.query["connectionToken"]
-        for wrong in ("x", token[:-1], f"{token[:-2]}AA", f"2{token[1:]}", token.replace(".", "", 1)):
+        for wrong in ("x", token[:-1], f"{token[:-1]}B", f"2{token[1:]}", token.replace(".", "", 1)):
             assert await site.problem(action, method, query={"connectionToken": wrong}) == BAD_TOKEN
     form = {"connectionToken": site.query["connectionToken"], "transport": "other", "data": "{}"}
     answer = await site.request(action, "POST", query={"connectionToken": None}, data=form)
