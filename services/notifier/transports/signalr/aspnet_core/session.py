@@ -56,6 +56,22 @@ class HubSession:
         age_s: how long ago the client has connected.
     """
 
+    __slots__ = (
+        "_allowance",
+        "_first",
+        "_hub",
+        "_message_budget",
+        "_methods",
+        "_opened_at",
+        "_pinged_at",
+        "_received",
+        "connection",
+        "has_ended",
+        "jobs",
+        "protocol",
+        "registry",
+    )
+
     def __init__(self, hub: Hub, connection: HubConnection, first: WatchRequest | None, age_s: float = 0.0) -> None:
         self._hub = hub
         self.registry = hub.registry

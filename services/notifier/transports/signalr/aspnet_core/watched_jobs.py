@@ -49,6 +49,8 @@ class WatchedJob:
 class WatchedJobs:
     """The jobs of a session. Whether there has ever been one is in `has_subscribed`."""
 
+    __slots__ = ("_jobs", "_session", "has_subscribed")
+
     def __init__(self, session: Session) -> None:
         self._session = session
         self._jobs: dict[str, WatchedJob] = {}
