@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from bench.figures import Row, round_medians, values_by_round
 from bench.notifier.measuring import FLAWS
-from bench.notifier.scenarios import FANOUT, IDLE, JOBS, SLOW_CONSUMERS, Scenario
+from bench.notifier.scenarios import FANOUT, IDLE, JOBS, SLOW_CONSUMERS, TRANSPORTS, Scenario
 from bench.notifier.systems import (
     FASTAPI,
     HEADWAY,
@@ -18,6 +18,10 @@ from bench.notifier.systems import (
     HEADWAY_SLOW_CONSUMERS,
     LIMIT,
     PYTHON_SOCKETIO,
+    SIGNALR,
+    SIGNALR_2,
+    SIGNALR_2_EVENT_STREAM,
+    SIGNALR_MESSAGEPACK,
     SOCKETIO,
 )
 
@@ -136,6 +140,12 @@ GOALS = (
         1.2,
         1.1,
         at_most=True,
+    ),
+    *(
+        Goal(
+            f"CPU per delivery: {system} / Headway", TRANSPORTS, "delivery_us", system, HEADWAY, 1.3, 1.1, at_most=True
+        )
+        for system in (SIGNALR, SIGNALR_MESSAGEPACK, SIGNALR_2, SIGNALR_2_EVENT_STREAM)
     ),
 )
 

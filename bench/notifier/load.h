@@ -17,8 +17,9 @@ enum {
     MAX_CONCURRENT_HANDSHAKES = 64,
 };
 
-// PLAIN: every text message is a report. SOCKETIO: the same over Engine.IO 4. HEADWAY: a token subscribes to a job.
-enum protocol { PLAIN, SOCKETIO, HEADWAY };
+// PLAIN: every message is a report. SOCKETIO: the same over Engine.IO 4. HEADWAY: a token subscribes to a job.
+// HUB_JSON, HUB_MESSAGEPACK: as PLAIN, after the handshake of SignalR. EVENT_STREAM: every event is a report.
+enum protocol { PLAIN, SOCKETIO, HEADWAY, HUB_JSON, HUB_MESSAGEPACK, EVENT_STREAM };
 
 // A job's report is the concatenation of head, sequence number, middle, send time and tail.
 struct job {
@@ -34,6 +35,7 @@ struct options {
     enum protocol protocol;
     int watch_ports[MAX_REPLICAS], replicas, report_port;   // watchers are spread over the ports
     const char *watch_path, *report_path;                   // `%d` stands for the number of the job
+    char *connections[MAX_WATCHERS];                        // for a second placeholder in the watchers' path
     const char *origin, *key;                               // the watchers' Origin header; the report key
     int watchers, stuck, reporters, batch;
     int portions;     // in how many portions the watchers connect and subscribe
@@ -64,7 +66,7 @@ int connect_to(int port);
 
 // frames.c
 enum { MAX_SENT_BYTES = 4096 };
-enum opcode { TEXT = 1, CLOSE = 8, PING = 9, PONG = 10 };
+enum opcode { TEXT = 1, BINARY = 2, CLOSE = 8, PING = 9, PONG = 10 };
 struct frame {
     enum opcode opcode;
     const char *payload;

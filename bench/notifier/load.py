@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import aiohttp
+import jwt
 import msgspec
 from msgspec import Struct
 
@@ -11,6 +14,7 @@ from bench.notifier.scenarios import Scenario
 from bench.notifier.servers import CLIENT_CORE, ORIGIN, Server, SharedSetup, pinned_to_core
 from bench.notifier.systems import LOAD, System
 from bench.processes import Process
+from dev.environment import LOCAL
 
 FILLER_REPORTS = 40  # of 30 kB: more than a server and its kernel buffer for a slow consumer
 
@@ -53,7 +57,7 @@ class TurnResult(Struct, frozen=True, kw_only=True):
     def figures(self, scenario: Scenario, system: System) -> dict[str, float]:
         """Return the figures that the tables show."""
         figures = {figure: getattr(self, figure.replace("_ms", "_us")) for figure in scenario.columns}
-        if not system.is_headway:  # a peer subscribes a watcher as part of the upgrade
+        if system.protocol != "headway":  # others subscribe a watcher as part of the upgrade
             figures = {figure: value for figure, value in figures.items() if not figure.startswith("watch")}
         known = {figure: float(value) for figure, value in figures.items() if value is not None}
         return {figure: value / 1000 if figure.endswith("_ms") else value for figure, value in known.items()}
@@ -69,17 +73,37 @@ class Load(Process):
         return msgspec.json.decode(await self.request(command), type=TurnResult)
 
 
-def load_command(
+def watch_path(system: System, token: str) -> str:
+    """Return the path of the watchers' requests, with the job of a token if it has a place for one."""
+    if "{token}" not in system.watch_path:
+        return system.watch_path
+    job_id = jwt.decode(token, options={"verify_signature": False})["sub"]
+    return system.watch_path.format(token=token, job_id=job_id)
+
+
+async def write_connections(server: Server, count: int) -> Path:
+    """Negotiate connections and write their tokens, one per line; return the path of the file."""
+    url, path = f"http://{LOCAL}:{server.watch_port}/hubs/job-progress/negotiate", server.folder / "connections"
+    async with aiohttp.ClientSession() as session:
+        with path.open("w") as file:
+            for _ in range(count):
+                async with session.post(url) as response:
+                    print((await response.json())["connectionId"], file=file)
+    return path
+
+
+async def load_command(
     scenario: Scenario, system: System, setup: SharedSetup, servers: Sequence[Server], seconds: float
 ) -> tuple[str, ...]:
     """Return the load client's command."""
     first = servers[0]
-    jobs, filler = setup.jobs(system, scenario.jobs, first.folder)
+    token, jobs, filler = setup.jobs(system, scenario.jobs, first.folder)
     options = {
         "protocol": system.protocol,
         "watch-ports": ",".join(str(server.watch_port) for server in servers),
         "report-port": first.report_port,
-        "watch-path": system.watch_path,
+        "watch-path": watch_path(system, token),
+        "connections": await write_connections(first, scenario.watchers) if system.has_connection_tokens else None,
         "report-path": "/reports" if system.is_headway else "/pub/%d",
         "origin": ORIGIN,
         "key": setup.key if system.is_headway else None,

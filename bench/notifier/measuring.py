@@ -40,7 +40,7 @@ class Subject:
             try:
                 serve = running_servers(self.system, number, self._scenario.replicas, setup, folder)
                 servers = await stack.enter_async_context(serve)
-                words = load_command(self._scenario, self.system, setup, servers, seconds)
+                words = await load_command(self._scenario, self.system, setup, servers, seconds)
                 self._load = await stack.enter_async_context(Load.running(words, setup.env, folder / "load.log"))
             except (ProcessEnded, TimeoutError) as error:
                 self._fail(error)

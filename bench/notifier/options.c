@@ -41,6 +41,19 @@ static struct job *read_jobs(const char *path, int *count)
     return jobs;
 }
 
+static void read_connections(const char *path)
+{
+    char line[500];
+    FILE *file = fopen(path, "r");
+    if (!file)
+        fail(path);
+    for (int i = 0; i < MAX_WATCHERS && fgets(line, sizeof line, file); i++) {
+        line[strcspn(line, "\n")] = 0;
+        options.connections[i] = strdup(line);
+    }
+    fclose(file);
+}
+
 static int read_numbers(char *text, int *numbers, int max)
 {
     int count = 0;
@@ -51,17 +64,21 @@ static int read_numbers(char *text, int *numbers, int max)
 
 static enum protocol read_protocol(const char *name)
 {
-    return !strcmp(name, "headway") ? HEADWAY : !strcmp(name, "socketio") ? SOCKETIO : PLAIN;
+    static const char *const PROTOCOLS[] = {"plain", "socketio", "headway", "hub-json", "hub-messagepack", "events"};
+    for (int i = PLAIN; i <= EVENT_STREAM; i++)
+        if (!strcmp(name, PROTOCOLS[i]))
+            return (enum protocol)i;
+    fail("unknown protocol");
 }
 
 enum flag {
     PROTOCOL, WATCH_PORTS, REPORT_PORT, WATCH_PATH, REPORT_PATH, ORIGIN, KEY, WATCHERS, STUCK, JOBS, USE_JOBS, FILLER,
-    FILLER_REPORTS, REPORTERS, BATCH, OUTSTANDING, PORTIONS, RATE, SECONDS, SETTLE, SERVER, REDIS, FLAGS
+    FILLER_REPORTS, CONNECTIONS, REPORTERS, BATCH, OUTSTANDING, PORTIONS, RATE, SECONDS, SETTLE, SERVER, REDIS, FLAGS
 };
 static const char *const NAMES[FLAGS] = {
     "protocol", "watch-ports", "report-port", "watch-path", "report-path", "origin", "key", "watchers", "stuck", "jobs",
-    "use-jobs", "filler", "filler-reports", "reporters", "batch", "outstanding", "portions", "rate", "seconds",
-    "settle", "server", "redis"
+    "use-jobs", "filler", "filler-reports", "connections", "reporters", "batch", "outstanding", "portions", "rate",
+    "seconds", "settle", "server", "redis"
 };
 
 static void read_option(enum flag flag, char *value)
@@ -81,6 +98,7 @@ static void read_option(enum flag flag, char *value)
     case USE_JOBS: options.job_count = atoi(value); break;
     case FILLER: options.filler = read_jobs(value, &ignored); break;
     case FILLER_REPORTS: options.filler_reports = atoi(value); break;
+    case CONNECTIONS: read_connections(value); break;
     case REPORTERS: options.reporters = atoi(value); break;
     case BATCH: options.batch = atoi(value); break;
     case OUTSTANDING: options.outstanding = atoi(value); break;

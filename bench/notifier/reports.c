@@ -65,7 +65,7 @@ static void post(struct reporter *reporter, const struct job *jobs, int count, i
     static char request[HEAD_BYTES + BODY_BYTES], body[BODY_BYTES];
     char path[200], authorization[200] = "";
     size_t size = 0, job = sequence % (uint64_t)count;
-    bool list = options.protocol == HEADWAY;
+    bool list = options.key;  // only Headway takes lists, and has a key
     for (int i = 0; i < batch; i++) {
         if (list)
             body[size++] = i ? ',' : '[';

@@ -85,4 +85,7 @@ SLOW_CONSUMERS = Scenario(
 REPLICAS = Scenario(
     "replicas", "Two replicas with 500 watchers each, reports to one of them", DELIVERY_COLUMNS, replicas=2, turns=5
 )
-SCENARIOS = (FANOUT, JOBS, IDLE, SLOW_CONSUMERS, REPLICAS)
+TRANSPORTS = Scenario(
+    "transports", "One job, 1,000 watchers over each transport, 50 reports per second", DELIVERY_COLUMNS
+)
+SCENARIOS = (FANOUT, JOBS, IDLE, SLOW_CONSUMERS, REPLICAS, TRANSPORTS)

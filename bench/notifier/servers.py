@@ -57,11 +57,11 @@ class SharedSetup(NamedTuple):
         async with Redis.from_url(self.redis_url) as redis:
             await redis.flushall()
 
-    def jobs(self, system: System, count: int, folder: Path) -> tuple[Path, Path]:
-        """Write the jobs and the filler job of a system's load client; return the paths of both files."""
+    def jobs(self, system: System, count: int, folder: Path) -> tuple[str, Path, Path]:
+        """Write the jobs and the filler job of a system's load client; return the first token and both paths."""
         jobs = reports.headway_jobs(self.signer, count) if system.is_headway else reports.peer_jobs(count)
         filler = reports.filler_job(jobs[0])
-        return reports.write_jobs(jobs, folder / "jobs"), reports.write_jobs([filler], folder / "filler")
+        return jobs[0].token, reports.write_jobs(jobs, folder / "jobs"), reports.write_jobs([filler], folder / "filler")
 
 
 class Server(NamedTuple):

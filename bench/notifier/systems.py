@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.notifier.scenarios import FANOUT, IDLE, JOBS, REPLICAS, SLOW_CONSUMERS
+from bench.notifier.scenarios import FANOUT, IDLE, JOBS, REPLICAS, SLOW_CONSUMERS, TRANSPORTS
 from dev import node
 from dev.environment import ROOT, SetupError
 
@@ -20,9 +20,20 @@ NCHAN_CONFIG = ROOT / "bench/notifier/peers/nchan.conf"
 NCHAN_SKIPPED = "Nchan is not installed and was skipped (apt-get install nginx libnginx-mod-nchan)"
 SOCKETIO_PATH = "/socket.io/?EIO=4&transport=websocket&job=%d"
 
+# The watchers' requests of a transport name the job, with a token, and those of SignalR 2 a negotiated connection.
+HUB_PATH = "/hubs/job-progress?access_token={token}"
+CLASSIC_PATH = (  # a template of printf, for the number of the job and the token of the connection
+    "/signalr/connect?transport={transport}&job=%1$d&connectionToken=%2$s&token={token}"
+    "&connectionData=%%5B%%7B%%22name%%22:%%22jobprogresshub%%22%%7D%%5D"
+)
+EVENTS_PATH = "/live/jobs/{job_id}/events?access_token={token}"
+
 HEADWAY, LIMIT, NCHAN = "Headway", "C limit", "Nchan + Redis"
 HEADWAY_10, HEADWAY_100 = "Headway, 10 per request", "Headway, 100 per request"
 HEADWAY_SLOW_CONSUMERS = "Headway, with slow consumers"
+EVENT_STREAM = "Headway, event stream"
+SIGNALR, SIGNALR_MESSAGEPACK = "Headway, SignalR", "Headway, SignalR with MessagePack"
+SIGNALR_2, SIGNALR_2_EVENT_STREAM = "Headway, SignalR 2", "Headway, SignalR 2, event stream"
 SOCKETIO, PYTHON_SOCKETIO = "Socket.IO + Redis", "python-socketio + Redis"
 FASTAPI, CHANNELS = "FastAPI + Redis", "Channels + Redis"
 
@@ -32,6 +43,11 @@ ORDER = (
     HEADWAY_10,
     HEADWAY_100,
     HEADWAY_SLOW_CONSUMERS,
+    EVENT_STREAM,
+    SIGNALR,
+    SIGNALR_MESSAGEPACK,
+    SIGNALR_2,
+    SIGNALR_2_EVENT_STREAM,
     NCHAN,
     SOCKETIO,
     PYTHON_SOCKETIO,
@@ -57,7 +73,12 @@ class System(NamedTuple):
     @property
     def is_headway(self) -> bool:
         """Whether the server is Headway's notifier."""
-        return self.protocol == "headway"
+        return self.name.startswith(HEADWAY)
+
+    @property
+    def has_connection_tokens(self) -> bool:
+        """Whether each watcher needs the token of a negotiated connection."""
+        return "%2$s" in self.watch_path
 
 
 def systems() -> list[System]:
@@ -75,15 +96,31 @@ def systems() -> list[System]:
     )
     return [
         System(LIMIT, (str(LIMIT_SERVER), "{port}"), WITHOUT_REDIS),
-        headway._replace(scenarios=(*ALL, SLOW_CONSUMERS.name, REPLICAS.name)),
+        headway._replace(scenarios=(*ALL, SLOW_CONSUMERS.name, REPLICAS.name, TRANSPORTS.name)),
         headway._replace(name=HEADWAY_10, scenarios=(JOBS.name,), reports_per_request=10),
         headway._replace(name=HEADWAY_100, scenarios=(JOBS.name,), reports_per_request=100),
         headway._replace(name=HEADWAY_SLOW_CONSUMERS, scenarios=(SLOW_CONSUMERS.name,), slow_consumers=1_000),
+        *_transports(headway),
         *_nchan(),
         socketio,
         System(PYTHON_SOCKETIO, _uvicorn("python_socketio"), ALL, "socketio", SOCKETIO_PATH),
         System(FASTAPI, _uvicorn("fastapi_sockets")),
         System(CHANNELS, _uvicorn("django_channels")),
+    ]
+
+
+def _transports(headway: System) -> list[System]:
+    """Return Headway with transports whose clients name their job in the URL."""
+    paths = {
+        EVENT_STREAM: ("events", EVENTS_PATH),
+        SIGNALR: ("hub-json", HUB_PATH),
+        SIGNALR_MESSAGEPACK: ("hub-messagepack", HUB_PATH),
+        SIGNALR_2: ("plain", CLASSIC_PATH.replace("{transport}", "webSockets")),
+        SIGNALR_2_EVENT_STREAM: ("events", CLASSIC_PATH.replace("{transport}", "serverSentEvents")),
+    }
+    return [
+        headway._replace(name=name, scenarios=(TRANSPORTS.name,), protocol=protocol, watch_path=path)
+        for name, (protocol, path) in paths.items()
     ]
 
 

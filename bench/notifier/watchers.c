@@ -1,4 +1,4 @@
-// Watchers: WebSocket clients that count the reports they receive and record their latencies.
+// Watchers: clients of WebSockets or event streams that count the reports they receive and record their latencies.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -18,7 +18,7 @@ enum stage {
     CLOSED,
     CONNECTING,
     UPGRADING,    // the request is sent
-    JOINING,      // Socket.IO's own handshake
+    JOINING,      // the handshake of Socket.IO or SignalR
     OPEN,
     SUBSCRIBING,  // Headway: the token is sent, and the job's snapshot is expected
     SUBSCRIBED,
@@ -38,6 +38,10 @@ static const char UPGRADE[] = "GET %s HTTP/1.1\r\n"
                               "Accept-Encoding: gzip, deflate, br, zstd\r\n"
                               "Accept-Language: en-US,en;q=0.9\r\n"
                               "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+static const char STREAM[] = "GET %s HTTP/1.1\r\n"
+                             "Host: 127.0.0.1:%d\r\n"
+                             "Accept: text/event-stream\r\n"
+                             "Origin: %s\r\n\r\n";
 
 struct watcher {
     int fd;
@@ -115,16 +119,17 @@ static void connect_watcher(struct watcher *watcher)
         epoll_add(watcher->fd, watcher, EPOLLOUT);
 }
 
-static void upgrade(struct watcher *watcher)
+static void send_request(struct watcher *watcher)
 {
-    char path[200], request[2000];
+    char path[1500], request[2500];
     int port = options.watch_ports[number_of(watcher) % options.replicas];
-    snprintf(path, sizeof path, options.watch_path, job_of(watcher));
-    int size = snprintf(request, sizeof request, UPGRADE, path, port, options.origin);
+    snprintf(path, sizeof path, options.watch_path, job_of(watcher), options.connections[number_of(watcher)]);
+    const char *format = options.protocol == EVENT_STREAM ? STREAM : UPGRADE;
+    int size = snprintf(request, sizeof request, format, path, port, options.origin);
     epoll_modify(watcher->fd, watcher, EPOLLIN);
     set_stage(watcher, UPGRADING);
     if (send(watcher->fd, request, (size_t)size, MSG_NOSIGNAL) != size)
-        fail_watcher(watcher, "upgrade request was not sent");
+        fail_watcher(watcher, "request was not sent");
 }
 
 static void subscribe(struct watcher *watcher)
@@ -135,18 +140,38 @@ static void subscribe(struct watcher *watcher)
     send_frame(watcher, TEXT, message, (size_t)size);
 }
 
-// Returns the size of the response to the upgrade, or 0 if it is incomplete.
-static size_t handle_upgrade(struct watcher *watcher, const unsigned char *data, size_t size)
+static void shake_hands(struct watcher *watcher, const char *protocol)
+{
+    char message[100];
+    int size = snprintf(message, sizeof message, "{\"protocol\":\"%s\",\"version\":1}\x1e", protocol);
+    set_stage(watcher, JOINING);
+    send_frame(watcher, TEXT, message, (size_t)size);
+}
+
+static void join(struct watcher *watcher)
+{
+    switch (options.protocol) {
+    case SOCKETIO: set_stage(watcher, JOINING); break;
+    case HEADWAY: set_stage(watcher, OPEN); break;
+    case HUB_JSON: shake_hands(watcher, "json"); break;
+    case HUB_MESSAGEPACK: shake_hands(watcher, "messagepack"); break;
+    case PLAIN:
+    case EVENT_STREAM: set_stage(watcher, SUBSCRIBED); break;
+    }
+}
+
+// Returns the size of the response to the request, or 0 if it is incomplete.
+static size_t handle_response(struct watcher *watcher, const unsigned char *data, size_t size)
 {
     const char *end = memmem(data, size, "\r\n\r\n", 4);
     if (!end)
         return 0;
-    if (!memmem(data, size, " 101 ", 5)) {
-        record_error("upgrade: %.*s", (int)(size < 200 ? size : 200), (const char *)data);
-        fail_watcher(watcher, "upgrade was refused");
+    if (!memmem(data, size, options.protocol == EVENT_STREAM ? " 200 " : " 101 ", 5)) {
+        record_error("response: %.*s", (int)(size < 200 ? size : 200), (const char *)data);
+        fail_watcher(watcher, "request was refused");
         return 0;
     }
-    set_stage(watcher, options.protocol == SOCKETIO ? JOINING : options.protocol == HEADWAY ? OPEN : SUBSCRIBED);
+    join(watcher);
     return (size_t)(end - (const char *)data) + 4;
 }
 
@@ -174,7 +199,8 @@ static void handle_text(struct watcher *watcher, const char *text, size_t size)
         return;
     if (has_prefix(text, size, "{\"error\""))
         record_error("error message: %.*s", (int)(size < 200 ? size : 200), text);
-    if (watcher->stage == SUBSCRIBING && has_prefix(text, size, "{\"job\""))
+    if ((watcher->stage == SUBSCRIBING && has_prefix(text, size, "{\"job\"")) ||
+        (watcher->stage == JOINING && has_prefix(text, size, "{}\x1e")))
         set_stage(watcher, SUBSCRIBED);
     const char *sent = memmem(text, size, "T=", 2);
     if (!sent || number_of(watcher) >= options.watchers)
@@ -200,7 +226,8 @@ static size_t handle_frame(struct watcher *watcher, const unsigned char *data, s
     if (!used)
         return 0;
     switch (frame.opcode) {
-    case TEXT: handle_text(watcher, frame.payload, frame.size); break;
+    case TEXT:
+    case BINARY: handle_text(watcher, frame.payload, frame.size); break;
     case PING: send_frame(watcher, PONG, frame.payload, frame.size); break;
     case CLOSE: fail_closed(watcher, frame.payload, frame.size); break;
     case PONG: break;
@@ -208,12 +235,24 @@ static size_t handle_frame(struct watcher *watcher, const unsigned char *data, s
     return used;
 }
 
+// Handles one line of an event stream: a report is a single line, and sizes of chunks are others.
+static size_t handle_line(struct watcher *watcher, const unsigned char *data, size_t size)
+{
+    const unsigned char *end = memchr(data, '\n', size);
+    if (!end)
+        return 0;
+    handle_text(watcher, (const char *)data, (size_t)(end - data));
+    return (size_t)(end - data) + 1;
+}
+
 static void handle_data(struct watcher *watcher, const unsigned char *data, size_t size)
 {
+    size_t (*handle_message)(struct watcher *, const unsigned char *, size_t) =
+        options.protocol == EVENT_STREAM ? handle_line : handle_frame;
     size_t handled = 0, used = 0;
     do {
-        used = watcher->stage == UPGRADING ? handle_upgrade(watcher, data + handled, size - handled)
-                                           : handle_frame(watcher, data + handled, size - handled);
+        used = watcher->stage == UPGRADING ? handle_response(watcher, data + handled, size - handled)
+                                           : handle_message(watcher, data + handled, size - handled);
         handled += used;
     } while (used && watcher->stage != CLOSED);
     if (watcher->stage == CLOSED)
@@ -234,7 +273,7 @@ void on_watcher(struct watcher *watcher, uint32_t events)
         if (events & (EPOLLERR | EPOLLHUP))
             fail_watcher(watcher, "connection failed");
         else
-            upgrade(watcher);
+            send_request(watcher);
         return;
     }
     size_t kept = watcher->partial_size;
