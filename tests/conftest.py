@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -23,8 +23,8 @@ from tests.waiting import PATIENCE_S, free_ports, wait_until
 hypothesis.settings.register_profile("headway", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("headway")
 
-# Those of twenty seconds and more, the longest first.
 NO_EXPIRY = -1  # the reply of PTTL; -2 for a key that has just expired
+# Those of twenty seconds and more, the longest first.
 SLOWEST_MODULES = (
     "test_get_started",
     "test_tabs",
@@ -77,9 +77,24 @@ def _clean_environment() -> Iterator[None]:
     os.environ.update(before)
 
 
-@pytest.hookimpl(trylast=True)  # after plugins that order the tests
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Begin with other modules in each process of a parallel run, so that not all of them compile the same ones."""
+    report = yield
+    worker = getattr(collector.config, "workerinput", None)
+    if worker and isinstance(collector, pytest.Directory):
+        start = len(report.result) * int(worker["workerid"].removeprefix("gw")) // worker["workercount"]
+        report.result = [*report.result[start:], *report.result[:start]]
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
     """Put the slowest modules first and unit tests last, so that a parallel run does not end with a slow one alone."""
+    items.sort(key=lambda item: item.path)  # in all processes, before plugins shuffle them
+    yield
     ranks = {name: rank for rank, name in enumerate(SLOWEST_MODULES)}
     unit_tests = Path(__file__).parent / "unit"
 

@@ -138,3 +138,19 @@ async def test_titles_of_lists(texts: Page) -> None:
         "constructor": "constructor jobs",
     }
     assert await call(texts, "status-tabs.js", f"{json.dumps(list(titles))}.map(m.listTitle)") == list(titles.values())
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"status": ["x"]}, "Status cannot be used: “x” is not one of queued, running, retrying, failed, cancelled "),
+        ({"since": "2026-01-01"}, "Time cannot be used: “2026-01-01” is not a time such as 2026-01-31T09:30:00Z."),
+        ({"attempts_min": "many"}, "Attempts cannot be used: “many” is not a whole number above 0."),
+        ({"kind": "a", "tag": ["b", " "]}, "Kind cannot be used: “a” is not the name of a kind."),
+    ],
+)
+async def test_wrong_filters(texts: Page, fields: dict[str, Any], problem: str) -> None:
+    """The first field that cannot be used is named; of some fields, only the server knows what is wrong."""
+    rejected = json.dumps([{"fields": fields}, "The field kind is not valid."])
+    text = await call(texts, "filter-problem.js", f"m.filterProblem(...{rejected})")
+    assert text.startswith(f"The filter {problem}")

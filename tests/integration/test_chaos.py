@@ -35,7 +35,7 @@ from tests.waiting import wait_until
 log = logging.getLogger(__name__)
 
 LONG_FORM = os.environ.get("LONG") == "1"
-JOBS = 500 if LONG_FORM else 70
+JOBS = 500 if LONG_FORM else 50
 SEED = int(os.environ.get("CHAOS_SEED") or 1)
 MAX_ATTEMPTS = 20  # of jobs whose worker may be killed
 SUBMISSIONS_PER_S = 8

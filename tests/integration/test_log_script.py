@@ -25,7 +25,7 @@ from services.notifier.redis_client.topology import RedisClient
 from services.notifier.redis_client.url import redis_from_url
 from tests.reports import first_report
 
-HISTORIES = 3_000 if os.environ.get("LONG") == "1" else 300
+HISTORIES = 3_000 if os.environ.get("LONG") == "1" else 200
 MISSING = "…\n"
 LINE = "a line of a log, as long as most of them are, at 12:00:00.000 INFO with ünïcödé\n"
 HOUR_MS = 3_600_000

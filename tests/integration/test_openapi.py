@@ -92,7 +92,6 @@ async def test_every_response_is_documented(stack: Stack, path: Path, tmp_path: 
         "run",
         "openapi.yaml",
         f"--max-examples={EXAMPLES}",
-        "--workers=4",
         *([] if LONG else ["--generation-deterministic"]),
         "--no-color",
         "--url",

@@ -25,7 +25,7 @@ from tests.integration.signalr_inputs import HUB_PATH, Session, SignalRInputs
 from tests.waiting import wait_until
 
 LONG = bool(os.environ.get("LONG"))
-TOTAL_S = 600 if LONG else 5
+TOTAL_S = 600 if LONG else 3
 SEED = int(os.environ.get("FUZZ_SEED") or 1)
 SESSIONS = 8  # at the same time
 RESPONSE_S = 0.1  # after that, a client disconnects: the response to a poll, or a stream, may take longer
