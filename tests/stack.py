@@ -6,7 +6,9 @@ import asyncio
 import os
 import signal
 import sys
+import time
 import uuid
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 import aiohttp
 
 from dev.environment import PORTS, ROOT, service, valkey
+from dev.up import MAX_DEATHS, WINDOW_S
 from headway.contracts import JobSnapshot, Timestamp, decode
 from tests.waiting import PATIENCE_S, free_ports, is_ready, metric, wait_until
 
@@ -31,6 +34,7 @@ class Stack:
         self.folder = folder
         self.session = session
         self.output: list[str] = []
+        self._restarts: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=MAX_DEATHS - 1))
 
     @property
     def env(self) -> dict[str, str]:
@@ -51,14 +55,21 @@ class Stack:
 
     async def kill(self, name: str, signal_number: signal.Signals = signal.SIGKILL) -> None:
         """Kill a process and wait until it has been restarted and is ready."""
+        await self.wait_until_restartable(name)
         old_pid = self.pid(name)
         assert old_pid is not None
         os.kill(old_pid, signal_number)
         await self.wait_for_restart(name, old_pid)
 
+    async def wait_until_restartable(self, name: str) -> None:
+        """Wait until a process that dies now is restarted: the launcher gives up after three deaths in ten seconds."""
+        restarts = self._restarts[name]
+        await wait_until(lambda: len(restarts) < MAX_DEATHS - 1 or time.monotonic() - restarts[0] > WINDOW_S)
+
     async def wait_for_restart(self, name: str, old_pid: int) -> None:
         """Wait until a process that a signal ends has been restarted and is ready."""
         await wait_until(lambda: self.pid(name) not in (None, old_pid))
+        self._restarts[name].append(time.monotonic())
         program = valkey(self.env, self.folder) if name == "valkey" else service(name, self.env)
         await wait_until(program.is_ready)
 

@@ -243,6 +243,7 @@ async def test_same_idempotency_key_is_one_job(client: Client) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "drained"])
 async def test_watch_survives_a_notifier_restart(stack: Stack, client: Client, number: signal.Signals) -> None:
     """Subscriptions continue until the jobs end when the notifier is killed or restarted in the meantime."""
+    await stack.wait_until_restartable("notifier")
     jobs = [await client.submit("countdown", {"steps": 20, "delay_s": 0.15}) for _ in range(5)]
     halfway = asyncio.Event()
 
@@ -263,7 +264,7 @@ async def test_watch_survives_a_notifier_restart(stack: Stack, client: Client, n
         check_history(snapshots, "succeeded")
         assert snapshots[-1].progress is not None
         assert snapshots[-1].progress.percent == 100.0
-    assert stack.pid("notifier") not in (None, old_pid)
+    await stack.wait_for_restart("notifier", old_pid)
 
 
 async def test_submissions_survive_a_submitter_restart(stack: Stack, client: Client) -> None:
