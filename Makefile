@@ -26,9 +26,9 @@ stores: $(VENV)/.local $(AZURITE) ## Run only Azurite and Valkey until Ctrl-C, f
 demo: $(VENV)/.local $(AZURITE) ## Run a few jobs in a separate system and show their progress in this terminal
 	@$(RUN) -m dev.demo
 
-# Tests often wait: two cores keep five workers busy. Each of them reads all modules, so that they are kept compiled.
+# Tests often wait: two cores keep four workers busy. Each of them reads all modules, so that they are kept compiled.
 test: browser $(VENV)/.test $(AZURITE) ## Run all tests; ARGS="..." is passed to pytest, BROWSER=none skips the browser tests
-	PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest --numprocesses=5 --dist=loadfile --no-loadscope-reorder -m "not containers and not checkov$(if $(filter none,$(BROWSER)), and not browser)" $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder -m "not containers and not checkov$(if $(filter none,$(BROWSER)), and not browser)" $(ARGS)
 
 test-manifests: $(VENV)/.test $(VENV)-checkov/.installed ## Check the manifests against the code, their schemas and the rules of checkov
 	$(RUN) -m pytest tests/deploy -m "not containers" $(ARGS)

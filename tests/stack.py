@@ -121,8 +121,15 @@ class Stack:
         return await is_ready(self.session, f"{self.internal(service)}/readyz")
 
     async def metric(self, name: str, service: str = "notifier") -> float:
-        """Return the value of a metric of a service, summed over its labels."""
-        return await metric(self.session, self.internal(service), name)
+        """Return the value of a metric of a service, summed over its labels; wait while the service restarts."""
+
+        async def read() -> tuple[float] | None:
+            with suppress(aiohttp.ClientConnectorError):  # an earlier test has killed it
+                return (await metric(self.session, self.internal(service), name),)
+            return None
+
+        (value,) = await wait_until(read)
+        return float(value)
 
     async def report(self, receipt: dict[str, Any], sequence: int = 1, **fields: Any) -> dict[str, Any]:
         """Send a report as a worker does and return the verdict.
