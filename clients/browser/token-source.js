@@ -53,8 +53,9 @@ export class TokenSource {
   /** Called when the server accepts the last token, which expires at this time by the server's clock. */
   onAccepted(token, now) {
     this.#failures = 0;
-    if (!this.isRenewable) return;
-    const lifetimeMs = Math.max(readClaims(token).exp * 1000 - now, MIN_LIFETIME_MS);
+    const { exp } = readClaims(token);
+    if (!this.isRenewable || !exp) return;
+    const lifetimeMs = Math.max(exp * 1000 - now, MIN_LIFETIME_MS);
     this.#schedule(Math.min(Math.max(lifetimeMs / 2, lifetimeMs - RENEW_BEFORE_MS), MAX_TIMER_MS));
   }
 
