@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+PATH = "/hubs/job-progress"
 HANDSHAKE = {"protocol": "json", "version": 1}
 SEPARATOR = b"\x1e"
 

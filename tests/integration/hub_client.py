@@ -9,11 +9,10 @@ from typing import Any
 
 import aiohttp
 
-from tests.hub_messages import HANDSHAKE, decode, encode
+from tests.hub_messages import HANDSHAKE, PATH, decode, encode
 from tests.integration.conftest import ORIGIN, Notifier
 from tests.waiting import PATIENCE_S
 
-PATH = "/hubs/job-progress"
 TRANSPORTS = ("websocket", "sse", "poll")
 
 
@@ -50,6 +49,11 @@ class HubClient:
             receiving.cancel()
             with suppress(asyncio.CancelledError):
                 await receiving
+
+    @property
+    def channel(self) -> str:
+        """The channel of the connection, which is also the key of what it has sent."""
+        return f"headway:conn:{{{self.query['id'].split('.')[1]}}}"
 
     async def next_message(self) -> dict[str, Any] | None:
         """Return the next message, None if the connection has ended."""

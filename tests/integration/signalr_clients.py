@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 import aiohttp
 
 from headway.contracts import ENDED
+from tests import hub_messages
 from tests.integration.load_watchers import WatchedJob
 
-RECORD_SEPARATOR = "\x1e"
-HANDSHAKE = '{"protocol":"json","version":1}' + RECORD_SEPARATOR
+HANDSHAKE = hub_messages.encode(hub_messages.HANDSHAKE)
 
 
 class SignalRClient(ABC):
@@ -80,7 +80,7 @@ class SignalRClient(ABC):
 class CoreClient(SignalRClient):
     """A client of ASP.NET Core."""
 
-    path = "/hubs/job-progress"
+    path = hub_messages.PATH
 
     async def run(self) -> None:
         """Connect, watch the job, and disconnect."""
@@ -95,8 +95,7 @@ class CoreClient(SignalRClient):
 
     def on_messages(self, text: str) -> None:
         """Called with messages of the server."""
-        for record in text.split(RECORD_SEPARATOR)[:-1]:
-            message = json.loads(record)
+        for message in hub_messages.decode(text.encode()):
             if message.get("type") == 1:
                 self.on_call(message["target"], *message["arguments"])
             elif message not in ({}, {"type": 6}):

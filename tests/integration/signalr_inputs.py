@@ -9,10 +9,10 @@ from urllib.parse import quote, quote_plus
 
 import msgspec
 
+from tests.hub_messages import PATH as HUB_PATH
 from tests.integration.fuzz_inputs import INVALID_VALUES, FuzzInputs
 from tests.integration.load_watchers import WEBSOCKET_KEY, encode_client_frame
 
-HUB_PATH = "/hubs/job-progress"
 ACTIONS = ["negotiate", "connect", "reconnect", "poll", "start", "ping", "send", "abort", "hubs", "js"]
 UNUSUAL_PATHS = [
     "/signalr",

@@ -18,10 +18,11 @@ from functools import partial
 import pytest
 from redis.asyncio import Redis
 
+from tests.hub_messages import PATH as HUB_PATH
 from tests.integration.conftest import Notifier, new_id
 from tests.integration.fuzz_inputs import JOB_PLACEHOLDERS
 from tests.integration.fuzzing import Bystander, generate, input_in_errors
-from tests.integration.signalr_inputs import HUB_PATH, Session, SignalRInputs
+from tests.integration.signalr_inputs import Session, SignalRInputs
 from tests.waiting import wait_until
 
 LONG = bool(os.environ.get("LONG"))

@@ -11,9 +11,9 @@ from aiohttp import WSServerHandshakeError
 from redis.asyncio import Redis
 
 from services.notifier.transports.signalr.aspnet_core.protocols import MAX_MESSAGE_BYTES
-from tests.hub_messages import HANDSHAKE, encode
+from tests.hub_messages import HANDSHAKE, PATH, encode
 from tests.integration.conftest import ORIGIN, Notifier, new_id, report, running_notifier
-from tests.integration.hub_client import PATH, TRANSPORTS, HubClient
+from tests.integration.hub_client import TRANSPORTS, HubClient
 from tests.waiting import PATIENCE_S, wait_until
 
 PING = {"type": 6}
@@ -78,7 +78,7 @@ async def test_redis_keeps_no_token(notifier: Notifier, admin: Redis) -> None:
     async with HubClient.connected(notifier, "poll") as client:
         await client.call("watch", "Watch", token)
         assert [(await client.next_message() or {}).get("type") for _ in range(2)] == [3, 1]
-        key = f"headway:conn:{{{client.query['id'].split('.')[1]}}}"
+        key = client.channel
 
         async def saved_session() -> dict[bytes, bytes] | None:
             session = cast(dict[bytes, bytes], await admin.hgetall(f"{key}:session"))
@@ -109,10 +109,9 @@ async def test_an_open_poll_ends_with_its_connection(notifier: Notifier, admin: 
     client = await HubClient.negotiate(notifier)
     assert await client.request("GET") == (200, b"")
     poll = asyncio.create_task(client.request("GET"))
-    channel = f"headway:conn:{{{client.query['id'].split('.')[1]}}}"
 
     async def is_waiting() -> bool:
-        ((_, subscribers),) = await admin.pubsub_numsub(channel)
+        ((_, subscribers),) = await admin.pubsub_numsub(client.channel)
         return bool(subscribers)
 
     await wait_until(is_waiting)
