@@ -2,14 +2,14 @@
 
 import { h } from "/assets/dom.js";
 import { urlOf } from "/assets/router.js";
+import { STATUSES } from "/assets/status-tabs.js";
 
-const STATUSES = ["queued", "running", "retrying", "failed", "cancelled", "succeeded"];
 const isTime = (text) => /T.*(Z|[+-]\d\d:\d\d)$/i.test(text) && !Number.isNaN(Date.parse(text));
 const TIME = { name: "Time", accepts: isTime, rule: "a time such as 2026-01-31T09:30:00Z" };
 
 /** What is accepted, by the parameter. What else the server rejects is one of the last four. */
 const PARAMETERS = {
-  status: { name: "Status", accepts: (text) => STATUSES.includes(text), rule: "one of queued, running, retrying, failed, cancelled and succeeded" },
+  status: { name: "Status", accepts: (text) => STATUSES.includes(text), rule: `one of ${STATUSES.slice(0, -1).join(", ")} and ${STATUSES.at(-1)}` },
   since: TIME,
   until: TIME,
   attempts_min: { name: "Attempts", accepts: (text) => /^[1-9]\d{0,8}$/.test(text), rule: "a whole number above 0" },

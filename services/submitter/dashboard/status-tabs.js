@@ -13,6 +13,7 @@ const TABS = {
   cancelled: "Cancelled",
   succeeded: "Succeeded",
 };
+export const STATUSES = Object.keys(TABS).filter(Boolean);
 const REVEAL_PX = 64; // of the tab before the one that is shown
 
 export class StatusTabs {
