@@ -151,7 +151,7 @@ async def start_stream(
 ) -> tuple[web.StreamResponse, bool]:
     """Start a streaming response with its headers and its first data.
 
-    Further data may be written directly to the request's transport; there is none if the client has disconnected.
+    Further data may be written directly to the request's transport. A client that has disconnected has no transport.
 
     Returns:
         The response, and whether such data must be encoded as chunks: HTTP/1.0 has none.

@@ -22,7 +22,9 @@ QUEUE_MESSAGES = Gauge(
     "jobs_queue_messages", "About how many messages are on the queue, including leased and delayed ones?", ["queue"]
 )
 QUEUE_AGE = Gauge(
-    "jobs_queue_oldest_message_age_seconds", "How old is the next visible message (0 if there is none)?", ["queue"]
+    "jobs_queue_oldest_message_age_seconds",
+    "How old is the next visible message (0 if no message is visible)?",
+    ["queue"],
 )
 POISON_MESSAGES = Gauge("jobs_poison_messages", "About how many messages are on the poison queue?", ["queue"])
 

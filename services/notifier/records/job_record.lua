@@ -67,7 +67,7 @@ local function has_integers(record)
     .. ' ' .. record.lease_ms .. ' ' .. record.due_ms .. ' ' .. record.expires_ms, INTEGERS)
 end
 
--- Returns the record, or nil if there is none or it lacks a field. An optional field that is empty is nil.
+-- Returns the record, or nil if it does not exist or lacks a field. An optional field that is empty is nil.
 local function load()
   local values = redis.pcall('HMGET', key, unpack(RECORD_FIELDS))
   if values.err then

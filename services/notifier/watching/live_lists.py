@@ -105,7 +105,7 @@ class LiveList:
 
 
 def _channel_of(query: JobQuery) -> str | None:
-    """Return the channel that announces the changes of a query's jobs, or None if there is none."""
+    """Return the channel that announces the changes of a query's jobs; None if nothing announces them."""
     if query.filter.owner is not None:
         return keys.list_channel(keys.owner_name(query.filter.owner))
     tags = sorted(query.all_tags)

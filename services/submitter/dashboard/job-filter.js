@@ -65,7 +65,7 @@ export class JobFilter {
     return isActive ? "all" : "24h";
   }
 
-  /** The limits of the time, as RFC 3339 texts; null where there is none. */
+  /** The limits of the time, as RFC 3339 texts; null for no limit. */
   get limits() {
     if (!this.range) return { since: this.get("since") || null, until: this.get("until") || null };
     return { since: startOf(this.range, this.#now), until: null };

@@ -48,7 +48,7 @@ export async function askForPayload(api, job, title) {
   return receipt;
 }
 
-/** Return the text of the payload that was kept, or why there is none. */
+/** Return the text of the payload that was kept, or why it cannot be shown. */
 async function readKept(api, id) {
   try {
     const { kept, payload } = await readDetails(api, id);
