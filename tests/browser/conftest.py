@@ -99,6 +99,15 @@ async def open_page(page: Page, url: str) -> None:
     await wait_until(is_open)
 
 
+async def page_value(page: Page, expression: str, argument: Any = None) -> Any:
+    """Wait until an expression, or a function of an argument, is truthy in a page; return its value.
+
+    A page's content security policy refuses what `Page.wait_for_function` does from its second look on: to evaluate a
+    string within the page.
+    """
+    return await wait_until(lambda: page.evaluate(expression, argument))
+
+
 async def lose_first_answer(page: Page, url: str) -> list[str]:
     """Lose the first answer to a submission; return the ids of the jobs in all answers, as they arrive."""
     ids: list[str] = []

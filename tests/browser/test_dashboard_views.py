@@ -10,7 +10,7 @@ import asyncio
 import pytest
 from playwright.async_api import Page, Route, expect
 
-from tests.browser.conftest import PageErrors
+from tests.browser.conftest import PageErrors, page_value
 from tests.browser.dashboard import inspect
 from tests.browser.live_site import LiveSite
 
@@ -207,20 +207,20 @@ async def test_busy_dialog_waits_for_its_request(page: Page, site: LiveSite) -> 
     dialog = page.get_by_role("dialog", name="Rename")
     await expect(dialog.get_by_role("textbox")).to_be_focused()
     await page.keyboard.press("Enter")
-    await page.wait_for_function("window.request")
+    await page_value(page, "window.request")
     await page.keyboard.press("Escape")
     await dialog.get_by_role("button", name="Not now").click(force=True)
     await page.evaluate("request.reject(new Error('The name is taken.'))")
     await expect(dialog.get_by_role("alert")).to_have_text("The name is taken.")
     await page.evaluate("window.request = null")
     await dialog.get_by_role("button", name="Rename").click()
-    await page.wait_for_function("window.request")
+    await page_value(page, "window.request")
     for _ in range(2):  # browsers close the dialog at the second one
         await page.keyboard.press("Escape")
     assert await page.evaluate("window.answer ?? null") is None
     await page.evaluate("request.resolve(true)")
     await expect(page.get_by_role("link", name="Job 3", exact=True)).to_be_focused()
-    await page.wait_for_function("window.answer === 'yes'")
+    await page_value(page, "window.answer === 'yes'")
 
 
 async def test_styles_are_requested_again(page: Page, site: LiveSite) -> None:

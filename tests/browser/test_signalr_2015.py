@@ -13,7 +13,7 @@ from aiohttp import web
 from playwright.async_api import Browser, Page
 
 from headway.tokens import make_keys
-from tests.browser.conftest import TIMEOUT_MS
+from tests.browser.conftest import TIMEOUT_MS, page_value
 from tests.browser.npm import PACKAGES
 from tests.integration.conftest import Notifier, new_id, report, running_notifier
 from tests.key_files import replace_file
@@ -128,7 +128,7 @@ async def pages(browser: Browser, origin: str, notifier: Notifier, job_id: str) 
 
 async def errors(page: Page) -> set[str]:
     """Wait until the connections of a page have ended; return why. Old clients call the reason an unreadable answer."""
-    events = await (await page.wait_for_function(EVENTS, arg="disconnected")).json_value()
+    events = await page_value(page, EVENTS, "disconnected")
     return {event[-2].removeprefix("Failed at parsing response: ") for event in events}
 
 
@@ -156,9 +156,9 @@ async def test_clients_call_and_stop(pages: list[Page], job_id: str, notifier: N
         assert set(await page.evaluate(CALL, 1)) == {NO_METHOD}
         assert (await page.evaluate(CALL, "x" * 70_000))[0] == RECONNECTED
     for page in pages:
-        await page.wait_for_function("() => window.clients[0].events.at(-1) === 'reconnected'")
+        await page_value(page, "window.clients[0].events.at(-1) === 'reconnected'")
         await page.evaluate(STOP)
-        await page.wait_for_function(EVENTS, arg="disconnected")
+        await page_value(page, EVENTS, "disconnected")
 
     async def nothing_is_open() -> bool:
         return await notifier.metric("notifier_connections") == 0
@@ -174,5 +174,5 @@ async def test_a_restarted_page_gets_each_call_once(pages: list[Page], job_id: s
     for percent in (40, 50):
         await notifier.report(report(job_id, percent, progress={"current": percent, "total": 100}))
         for page in pages:
-            await page.wait_for_function("(percent) => window.received.includes(percent)", arg=percent)
+            await page_value(page, "(percent) => window.received.includes(percent)", percent)
     assert [await page.evaluate("window.received") for page in pages] == [[40, 50]] * len(pages)

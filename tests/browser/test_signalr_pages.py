@@ -18,7 +18,7 @@ import pytest
 from playwright.async_api import BrowserContext, Page, Request, expect
 
 from dev.environment import ROOT
-from tests.browser.conftest import PageErrors, SendReport
+from tests.browser.conftest import PageErrors, SendReport, page_value
 from tests.browser.npm import PACKAGES
 from tests.documents import Document
 from tests.stack import Stack, running
@@ -153,7 +153,7 @@ async def test_page_of_2015_shows_what_a_webjob_reports(
     traffic = Traffic(page, stack)
     job_id, link = (await output_of(await start_shell(stack, f"{CHOOSE_ID}echo $ID"))).split()[::-1]
     await page.goto(link.replace("http://127.0.0.1:8000", origin))
-    await page.wait_for_function("$.connection.hub.state === $.signalR.connectionState.connected")
+    await page_value(page, "$.connection.hub.state === $.signalR.connectionState.connected")
     shown = page.locator("#progress")
     await expect(shown).to_have_text("0")
     await output_of(await start_shell(stack, f"ID={job_id}\n{RUN_WORKER}"))
@@ -171,7 +171,7 @@ async def test_page_of_2015_with_a_token(stack: Stack, site: Path, origin: str, 
     (line,) = re.findall(r"^ *(\$\.connection\.hub\.qs = .*)\n", text, re.MULTILINE)
     (site / "Token.html").write_text(text.replace(line, QUERY_WITH_TOKEN.replace("@Model.Token", receipt["token"])))
     await page.goto(f"{origin}/JobStatus.html?jobId={receipt['id']}")
-    await page.wait_for_function("$.connection.hub.lastError")
+    await page_value(page, "$.connection.hub.lastError")
     await page.goto(f"{origin}/Token.html?jobId={receipt['id']}")
     await report(receipt, progress={"current": 40, "total": 100})
     await expect(page.locator("#progress")).to_have_text("40")
@@ -224,4 +224,4 @@ async def test_pages_of_other_origins_get_nothing(stack: Stack, site: Path, orig
     await page.goto(f"{other}/today.html#{receipt['token']}")
     await expect(page.locator("output")).to_contain_text("Failed to complete negotiation")
     await page.goto(f"{other}/JobStatus.html?jobId={receipt['id']}")
-    await page.wait_for_function("$.connection.hub.lastError && $.connection.hub.state === 4")  # disconnected
+    await page_value(page, "$.connection.hub.lastError && $.connection.hub.state === 4")  # disconnected

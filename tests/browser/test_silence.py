@@ -16,7 +16,7 @@ from playwright.async_api import BrowserContext, Page, expect
 from headway.contracts import Timestamp
 from tests.browser.blocking_proxy import BlockingProxy, run_proxy
 from tests.browser.browser_client import BrowserClient
-from tests.browser.conftest import SendReport
+from tests.browser.conftest import SendReport, page_value
 from tests.browser.embedding import part
 from tests.browser.test_tabs import MUTE, UNMUTE
 from tests.stack import Stack, running
@@ -138,7 +138,7 @@ async def test_all_tabs_notice_a_silent_connection(
     await expect(note).to_have_text("Reconnecting…")
     await wait_for_last(tabs, "connection", lambda state: state == "reconnecting")
     stopwatch.assert_within(NOTICE_S)
-    await tabs[0].page.wait_for_function("(end) => watches.job.now() > Date.parse(end)", arg=str(lease_end))
+    await page_value(tabs[0].page, "(end) => watches.job.now() > Date.parse(end)", str(lease_end))
     assert "Worker lost" not in await page.locator("main").inner_text()
     assert await note.inner_text() == "Reconnecting…"
     if cause == "frozen notifier":
