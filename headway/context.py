@@ -31,7 +31,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
     """The facts about an attempt that its handler gets.
 
     `checkpoint` is the JSON that an earlier attempt saved. `progress` is what this attempt had reached when its worker
-    released it; None if the attempt starts now.
+    released it; None if the attempt starts now. `traceparent` is the attempt's place in its trace, if it has one.
     """
 
     job_id: UUID
@@ -40,6 +40,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
     max_attempts: int = 1
     checkpoint: Json = NULL
     progress: Progress | None = None
+    traceparent: str | None = None
 
 
 class ProgressSink(Protocol):
@@ -70,6 +71,8 @@ class JobContext:
 
     Attributes:
         job_id, kind, attempt, max_attempts: which job this is, and which of its attempts (counted from 1).
+        traceparent: the trace that the job belongs to (W3C Trace Context), for requests to other services; None if it
+            belongs to none.
         checkpoint_value: the value of the last checkpoint of an earlier attempt, None if there is none.
         cancelled: why a handler in a thread must stop, None while it may continue: `cancel` (a watcher cancelled the
             job), `timeout`, `stop` (the worker stops; another one continues the job) or `lease` (another worker may
@@ -83,6 +86,7 @@ class JobContext:
         self.kind = attempt.kind
         self.attempt = attempt.attempt
         self.max_attempts = attempt.max_attempts
+        self.traceparent = attempt.traceparent
         self.checkpoint_value: Any = msgspec.json.decode(attempt.checkpoint)
         self.log = logging.getLogger(f"headway.jobs.{attempt.kind}")
         self.cancelled: str | None = None

@@ -6,6 +6,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from headway.trace_context import TraceContext, parse_traceparent
+
 MAX_KIND_LENGTH = 128  # characters of a kind
 RESERVED_PREFIX = "headway."  # of the kinds of built-in jobs
 MAX_LABELS_BYTES = 2048  # of all labels of a job, as JSON
@@ -38,6 +40,11 @@ class Labels(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 NO_LABELS = Labels()
+
+
+def trace_of(labels: Labels | None) -> TraceContext | None:
+    """Return the span of the submission of a job with these labels, if it was submitted in a trace."""
+    return None if labels is None else parse_traceparent(labels.trace)
 
 
 class JobFilter(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):

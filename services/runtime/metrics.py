@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
 from headway import __version__
+from headway.trace_context import TraceContext, trace_fields
 
 from .unlocked_metrics import UnlockedCounter, UnlockedHistogram
 
@@ -39,6 +41,21 @@ def set_build_info(environ: Mapping[str, str]) -> None:
     """Set the running version: that of the image, which its build names in the environment, or that of the package."""
     version, revision = environ.get("HEADWAY_VERSION") or __version__, environ.get("HEADWAY_REVISION") or "unknown"
     BUILD.labels(version, revision, platform.python_version()).set(1)
+
+
+def exemplar(trace: TraceContext | None) -> dict[str, str] | None:
+    """Return the exemplar of an observation about a job: the id of its trace, if that is recorded."""
+    return trace_fields(trace) if trace is not None and trace.is_sampled else None
+
+
+@contextmanager
+def observed_duration(histogram: Histogram, trace: TraceContext | None) -> Iterator[None]:
+    """Observe how long the block takes for a job; the trace is that of the job."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        histogram.observe(time.perf_counter() - started, exemplar(trace))
 
 
 async def monitor_loop_lag() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from uuid import UUID
 
 import structlog
@@ -12,10 +11,13 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from headway.azure.job_queue import JobQueue
+from headway.labels import trace_of
 from headway.message_codec import encode_message
 from headway.tokens import TokenSigner
+from headway.trace_context import TRACEPARENT, TraceContext, parse_traceparent, trace_fields
 
 from ..runtime.errors import ServiceUnavailable
+from ..runtime.metrics import observed_duration
 from ..runtime.responses import NO_STORE, no_store_json
 from ..runtime.settings import ReloadingFile
 from . import metrics
@@ -26,7 +28,6 @@ from .submissions import SubmissionClient
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 RETRY_AFTER_S = 2  # while the queue is unavailable
 
 
@@ -63,16 +64,16 @@ class JobSender:
             ServiceUnavailable: the queue is unavailable; it may or may not have the message.
         """
         accepted = accept_submission(submission, self._job_ttl_s, job_id, trace_context(request))
-        message = accepted.message
+        message, trace = accepted.message, trace_of(accepted.message.labels)
         try:
-            with metrics.ENQUEUE_DURATION.time():
+            with observed_duration(metrics.ENQUEUE_DURATION, trace):
                 await self._queue.send(encode_message(message), delay_s=accepted.delay_s)
         except AzureError as error:
             metrics.SUBMISSIONS.labels("error").inc()
             raise queue_unavailable(error) from error
         self._submissions.notify(replace(accepted.submitted, by=by), accepted.delay_s)
         metrics.SUBMISSIONS.labels("accepted").inc()
-        log.info("job_submitted", job_id=str(message.id), kind=message.kind)
+        log.info("job_submitted", job_id=str(message.id), kind=message.kind, **trace_fields(trace))
         return accepted
 
     def receipt(self, accepted: AcceptedJob) -> web.Response:
@@ -97,7 +98,6 @@ def _path(job_id: UUID) -> str:
     return f"/jobs/{job_id}"
 
 
-def trace_context(request: web.Request) -> str | None:
-    """Return the trace context of a request (https://www.w3.org/TR/trace-context/), or None if it has no valid one."""
-    header = request.headers.get("traceparent", "")
-    return header if TRACEPARENT.fullmatch(header) else None
+def trace_context(request: web.Request) -> TraceContext | None:
+    """Return the trace context of a request, or None if it has no valid one."""
+    return parse_traceparent(request.headers.get(TRACEPARENT))

@@ -30,6 +30,7 @@ from headway.contracts import (
 )
 from headway.labels import MAX_LABELS_BYTES, MAX_TAGS, NO_LABELS, RESERVED_PREFIX, DisplayName, Labels, Owner, Tag
 from headway.tokens import Grant
+from headway.trace_context import TraceContext
 
 from ..runtime.errors import BadRequest, PayloadTooLarge, UnprocessableContent
 from ..runtime.request import decode_body
@@ -173,13 +174,17 @@ def check_payload(payload: Json) -> None:
         raise UnprocessableContent(f"The payload is nested more than {MAX_NESTING_DEPTH} levels deep.", field="payload")
 
 
-def with_trace(labels: Labels | None, trace: str | None) -> Labels | None:
+def with_trace(labels: Labels | None, trace: TraceContext | None) -> Labels | None:
     """Return labels with the trace context of their submission, unless they would exceed their limit with it."""
-    traced = replace(labels or NO_LABELS, trace=trace)
-    return labels if trace is None or len(encode(traced)) > MAX_LABELS_BYTES else traced
+    if trace is None:
+        return labels
+    traced = replace(labels or NO_LABELS, trace=str(trace))
+    return labels if len(encode(traced)) > MAX_LABELS_BYTES else traced
 
 
-def accept_submission(submission: Submission, job_ttl_s: float, job_id: UUID, trace: str | None = None) -> AcceptedJob:
+def accept_submission(
+    submission: Submission, job_ttl_s: float, job_id: UUID, trace: TraceContext | None = None
+) -> AcceptedJob:
     """Create the queue message and the grant of a job.
 
     Args:

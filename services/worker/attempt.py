@@ -11,6 +11,7 @@ from headway.context import Attempt
 from headway.contracts import MAX_DELAY_S
 from headway.jobs import BACKOFF_CAP_S, BACKOFF_S
 
+from ..runtime.metrics import observed_duration
 from . import metrics
 from .execution.runner import Runner
 from .leased_job import LeasedJob
@@ -37,11 +38,13 @@ async def run_attempt(leased: LeasedJob, registry: Registry, runner: Runner) -> 
         max_attempts=leased.job.max_attempts,
         checkpoint=message.checkpoint,
         progress=leased.job.progress,
+        traceparent=None if leased.job.trace is None else str(leased.job.trace),
     )
     if leased.job.received.delivery == 1:
         metrics.observe_since_submission(leased.job, metrics.QUEUE_WAIT.labels(message.kind))
     metrics.ATTEMPTS_STARTED.labels(message.kind).inc()
-    running, duration = metrics.JOBS_RUNNING.track_inprogress(), metrics.HANDLER_DURATION.labels(message.kind).time()
+    running = metrics.JOBS_RUNNING.track_inprogress()
+    duration = observed_duration(metrics.HANDLER_DURATION.labels(message.kind), leased.job.trace)
     with running, duration, capture_into(leased.log):
         outcome = await runner.run(job, attempt, message.payload, leased, message.timeout_s or job.timeout_s)
     return _scheduled(outcome, leased, job.backoff_s, job.backoff_cap_s) if isinstance(outcome, RetryLater) else outcome

@@ -14,6 +14,7 @@ from azure.core.exceptions import AzureError
 
 from headway.azure.job_queue import JobQueue, ReceivedMessage
 from headway.contracts import JobReport, Verdict
+from headway.trace_context import trace_fields
 
 from ..runtime.tracebacks import error_fields
 from ..runtime.wakeup_client import WakeupClient
@@ -100,7 +101,9 @@ class Delivery:
         """Renew the lease while the job is processed and its outcome reported, then settle the message."""
         started, first_report = time.perf_counter(), job.first_report()
         with (
-            structlog.contextvars.bound_contextvars(job_id=str(job.message.id), kind=job.message.kind),
+            structlog.contextvars.bound_contextvars(
+                job_id=str(job.message.id), kind=job.message.kind, **trace_fields(job.trace)
+            ),
             self._deps.reporter.stream(first_report, self._on_verdict) as stream,
         ):
             async with self._lease.renewed(lambda: stream.lease_renewed(self._lease.until), self._on_lease_lost):

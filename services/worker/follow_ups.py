@@ -34,7 +34,8 @@ from headway.contracts import (
     to_progress_snapshot,
 )
 from headway.details import KeptJob
-from headway.labels import NO_LABELS
+from headway.labels import NO_LABELS, trace_of
+from headway.trace_context import TRACEPARENT
 
 from ..runtime.internal_requests import is_unknown_job, report_key_headers
 from ..runtime.request import JSON
@@ -162,6 +163,8 @@ class FollowUps:
         labels = {"owner": ended.labels.owner, "tags": ended.labels.tags}
         body = encode({"id": follow_up_id, "kind": kind, "payload": payload_from_snapshot(ended.snapshot), **labels})
         headers = {**report_key_headers(self._keys), "Content-Type": JSON}
+        if (trace := trace_of(message.labels)) is not None:
+            headers[TRACEPARENT] = str(trace)
         async with self._session.post(
             self._submitter_url, data=body, headers=headers, allow_redirects=False
         ) as response:

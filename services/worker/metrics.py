@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from ..runtime.metrics import exemplar
 from .outcomes import Interruption
 from .received_job import ReceivedJob
 
@@ -97,4 +98,5 @@ def create_series(kinds: Iterable[str]) -> None:
 def observe_since_submission(job: ReceivedJob, histogram: Histogram) -> None:
     """Observe the seconds since a job's submission, unless it was redriven, possibly long after it failed."""
     if job.message.generation == 0:
-        histogram.observe(max(0, job.received.queue_time() - job.submitted_at) / 1000)
+        seconds = max(0, job.received.queue_time() - job.submitted_at) / 1000
+        histogram.observe(seconds, exemplar(job.trace))

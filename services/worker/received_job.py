@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import msgspec
 
 from headway.azure.job_queue import ReceivedMessage
 from headway.contracts import DEFAULT_ATTEMPTS, JobMessage, JobReport, Progress, Timestamp
 from headway.jobs import DEFAULT_KEEP, Keep
+from headway.labels import trace_of
 from headway.message_codec import decode_message, extract_job_id
+from headway.trace_context import TraceContext
 
 from .registry import Registry
 
@@ -85,6 +88,11 @@ class ReceivedJob:
         """The progress with which the delivery starts: that of an earlier delivery in the same attempt."""
         belongs_here = self.message.progress_attempt in (None, self.attempt)
         return self.message.progress if belongs_here else None
+
+    @cached_property
+    def trace(self) -> TraceContext | None:
+        """The span of the job's submission, if it was submitted in a trace."""
+        return trace_of(self.message.labels)
 
     def first_report(self) -> JobReport:
         """Return the state with which the reports of this delivery begin."""

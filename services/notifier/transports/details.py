@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from aiohttp import web
 from msgspec import DecodeError, Struct
 
@@ -20,7 +18,7 @@ from headway.contracts import (
 )
 from headway.details import OperatorAction
 from headway.grants import DETAILS
-from headway.labels import Labels
+from headway.labels import Labels, trace_of
 from headway.message_codec import decode_message
 
 from ...runtime.errors import NotFound
@@ -33,7 +31,6 @@ from .refusals import problem_for
 
 HEADERS = {"Cache-Control": "no-store"}
 OUTCOMES = {"running": None, "retrying": "failed", "queued": "released"}  # of the current attempt; else the status
-TRACE_ID = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-")  # in a `traceparent`
 
 
 class TrueError(Struct, frozen=True):
@@ -187,5 +184,5 @@ def _current_attempt(snapshot: JobSnapshot, error: JobError | None) -> list[Atte
 
 def _trace_id(labels: Labels) -> str | None:
     """Return the id of the trace in which a job was submitted."""
-    found = TRACE_ID.match(labels.trace or "")
-    return None if found is None else found[1]
+    trace = trace_of(labels)
+    return None if trace is None else trace.trace_id

@@ -14,6 +14,7 @@ import pytest
 from headway.contracts import MAX_PAYLOAD_BYTES, Timestamp
 from headway.labels import MAX_LABELS_BYTES, Labels
 from headway.message_codec import decode_message, encode_message
+from headway.trace_context import TraceContext
 from services.runtime.errors import BadRequest, HTTPProblem, PayloadTooLarge, UnprocessableContent
 from services.submitter.submission import (
     MAX_BODY_BYTES,
@@ -178,7 +179,10 @@ def test_the_labels_of_a_job_have_a_limit() -> None:
 def test_labels_at_their_limit_have_no_trace() -> None:
     """The notifier would refuse larger labels, and with them the other submissions of the same request."""
     submission = submission_from_json(msgspec.json.encode({"kind": "test", **LARGEST_LABELS}))
-    assert accept_submission(submission, WEEK_S, ID, "00" * 40).message.labels == submission.labels
+    assert (
+        accept_submission(submission, WEEK_S, ID, TraceContext("1" * 32, "2" * 16, "01")).message.labels
+        == submission.labels
+    )
 
 
 def test_a_delay_is_shorter_than_the_job_s_lifetime() -> None:

@@ -68,6 +68,7 @@ class FakeServices:
         record: the job of the notifier, None if it has none.
         notifier_status, submitter_status: what they answer.
         bodies: the submissions.
+        traces: the trace of each of them, None if it has none.
         requests: how many requests arrived.
         is_away: whether connections are lost instead of answered.
     """
@@ -77,6 +78,7 @@ class FakeServices:
         self.record: KeptJob | None = kept()
         self.notifier_status, self.submitter_status = 200, 202
         self.bodies: list[dict[str, Any]] = []
+        self.traces: list[str | None] = []
         self.requests = 0
         self.is_away = False
 
@@ -95,6 +97,7 @@ class FakeServices:
         self.requests += 1
         assert (request.content_type, request.headers["Authorization"]) == ("application/json", "Bearer first")
         self.bodies.append(await request.json())
+        self.traces.append(request.headers.get("traceparent"))
         return web.Response(status=self.submitter_status, headers={"Location": "/"})
 
 
@@ -178,6 +181,14 @@ async def test_each_generation_has_one_follow_up_job(services: FakeServices, key
         assert await submit(services.url, services.url, keys, generation=generation)
     first, second, third = (body["id"] for body in services.bodies)
     assert first == second != third
+
+
+async def test_a_follow_up_job_belongs_to_the_same_trace(services: FakeServices, keys: Keys) -> None:
+    """The submission names the span of the ended job's submission, if that is valid."""
+    traceparent = f"00-{'1' * 32}-{'2' * 16}-01"
+    for labels in (Labels(trace=traceparent), Labels(trace="text"), None):
+        assert await submit(services.url, services.url, keys, labels=labels)
+    assert services.traces == [traceparent, None, None]
 
 
 async def test_the_kind_of_a_submission_wins(services: FakeServices, keys: Keys) -> None:
