@@ -1,4 +1,5 @@
 # One image for the three services; the command chooses: headway submitter, headway notifier or headway worker.
+# A release pins this image by its digest: see deploy/release.sh.
 ARG PYTHON_IMAGE=python:3.13-slim-trixie
 
 FROM ${PYTHON_IMAGE} AS build
@@ -40,6 +41,10 @@ ENV HEADWAY_VERSION="${VERSION}" HEADWAY_REVISION="${REVISION}"
 LABEL org.opencontainers.image.title="Headway" \
       org.opencontainers.image.description="Background jobs for Python web apps, with a progress bar that survives reloads, crashes and deploys" \
       org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.authors="The Headway authors" \
+      org.opencontainers.image.url="https://github.com/headway-live/headway" \
+      org.opencontainers.image.source="https://github.com/headway-live/headway" \
+      org.opencontainers.image.documentation="https://github.com/headway-live/headway/tree/main/docs" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.created="${CREATED}"

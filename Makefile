@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help up stores demo test test-manifests test-containers bench-worker bench-notifier bench-index bench-dashboard pictures check format lock clean node browser
+.PHONY: help up stores demo test test-manifests test-containers bench-worker bench-notifier bench-index bench-dashboard pictures check format lock release clean node browser
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -28,9 +28,9 @@ demo: $(VENV)/.local $(AZURITE) ## Run a few jobs in a separate system and show 
 
 # Tests often wait: two cores keep four workers busy. Each of them reads all modules, so that they are kept compiled.
 test: browser $(VENV)/.test $(AZURITE) ## Run all tests; ARGS="..." is passed to pytest, BROWSER=none skips the browser tests
-	PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder -m "not containers and not checkov$(if $(filter none,$(BROWSER)), and not browser)" $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder -m "not containers and not checkov and not release$(if $(filter none,$(BROWSER)), and not browser)" $(ARGS)
 
-test-manifests: $(VENV)/.test $(VENV)-checkov/.installed ## Check the manifests against the code, their schemas and the rules of checkov
+test-manifests: $(VENV)/.test $(VENV)-checkov/.installed $(VENV)-release/.installed ## Check the manifests against the code, their schemas and the rules of checkov
 	$(RUN) -m pytest tests/deploy -m "not containers" $(ARGS)
 
 test-containers: $(VENV)/.test ## Build the image, run compose.yaml and kill containers; needs Docker
@@ -84,13 +84,17 @@ lock: $(RUN) node ## Regenerate the lock files; ARGS=--upgrade uses the newest v
 	$(COMPILE) --group node --output-file requirements-node.lock
 	$(COMPILE) $(WITHIN) --group build --output-file requirements-build.lock
 	$(COMPILE) --group checkov --output-file requirements-checkov.lock
+	$(COMPILE) $(WITHIN) --group release --output-file requirements-release.lock
 	$(COMPILE) --group bench --output-file requirements-bench.lock
 	@for folder in $(NPM); do \
 		$(RUN) -m dev.node npm --prefix $$folder install --package-lock-only --ignore-scripts && \
 		$(RUN) -m dev.npm_lock $$folder/package-lock.json || exit 1; done
 
+release: $(VENV)-release/.installed ## Release the tagged version; ARGS="--dry-run IMAGE" shows what would be published
+	PYTHON=$(VENV)-release/bin/python deploy/release.sh $(ARGS)
+
 clean: ## Remove all files that make has created, including the jobs and keys in .headway
-	rm -rf $(VENV) $(VENV)-checkov $(VENV)-bench .headway $(NPM:%=%/node_modules) $(LOAD) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-checkov $(VENV)-release $(VENV)-bench dist .headway $(NPM:%=%/node_modules) $(LOAD) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Prerequisites of the targets above. A stamp file that is older than its lock file triggers an installation.
@@ -106,7 +110,7 @@ $(VENV)/.%: requirements-%.lock pyproject.toml | $(RUN)
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# checkov and the systems of the benchmarks have separate environments, because they pin many of their dependencies.
+# checkov, the tools of a release and the systems of the benchmarks have separate environments: they need many packages.
 $(VENV)-%/.installed: requirements-%.lock | $(RUN)
 	@echo "Installing Python packages from $< into $(VENV)-$* (a minute or two)"
 	@$(PYTHON) -m venv --clear $(VENV)-$*

@@ -74,7 +74,7 @@ class WakeupClient:
         if self._url is None:
             return
         try:
-            async with self._session.post(self._url, params={"queue": self._queue}):
+            async with self._session.post(self._url, params={"queue": self._queue}, allow_redirects=False):
                 pass
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             log.debug("wakeup_failed", error=type(error).__name__)

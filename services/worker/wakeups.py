@@ -93,7 +93,7 @@ class WakeupListener:
         """
         query = {"timeout_s": str(timeout_s), "queue": self._queue}
         try:
-            async with self._session.get(self._url, params=query) as response:
+            async with self._session.get(self._url, params=query, allow_redirects=False) as response:
                 status = response.status
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise WakeupUnavailable(type(error).__name__) from error
