@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 from dev.environment import ROOT
 from tests.deploy.manifests import (
@@ -97,6 +98,18 @@ def test_redis_is_durable() -> None:
     for arguments in (COMPOSE["redis"]["command"].split(), container["args"]):
         for name, value in (("--appendonly", "yes"), ("--maxmemory-policy", "noeviction")):
             assert arguments[arguments.index(name) + 1] == value
+
+
+def test_the_proxy_s_metrics_are_internal() -> None:
+    """Prometheus scrapes a port of the proxy that is not published, in a network that both are in."""
+    config = yaml.safe_load((ROOT / "deploy/compose/prometheus.yml").read_text())
+    (targets,) = [job["static_configs"][0]["targets"] for job in config["scrape_configs"] if job["job_name"] == "edge"]
+    _, _, metrics_frontend = PROXY_CONFIG.partition("frontend metrics\n")
+    (port,) = re.findall(r"^ +bind :(\d+)$", metrics_frontend, re.MULTILINE)
+    assert targets == [f"edge:{port}"]
+    assert [mapping.rpartition(":")[2] for mapping in COMPOSE["edge"]["ports"]] == ["8080"]
+    assert port != "8080"
+    assert set(COMPOSE["edge"]["networks"]) & set(COMPOSE["prometheus"]["networks"])
 
 
 def test_proxy_logs_no_query() -> None:

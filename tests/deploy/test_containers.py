@@ -154,13 +154,13 @@ def test_promtool_accepts_the_metrics(system: System) -> None:
 
 
 async def test_prometheus_finds_every_replica(system: System) -> None:
-    """Every replica is a target of Prometheus, and all targets are up."""
+    """Every replica and the proxy are targets of Prometheus, and all targets are up."""
 
     async def all_up() -> bool:
         async with system.session.get(f"{system.prometheus_url}/api/v1/targets") as response:
             targets = (await response.json())["data"]["activeTargets"]
         return sorted(target["labels"]["service"] for target in targets if target["health"] == "up") == sorted(
-            ["submitter", *["notifier"] * 3, *["worker"] * 2]
+            ["edge", "submitter", *["notifier"] * 3, *["worker"] * 2]
         )
 
     await wait_until(all_up, 60)
