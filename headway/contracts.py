@@ -76,6 +76,7 @@ class JobMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     kind: Name = "countdown"
     payload: Json = EMPTY_PAYLOAD
     submitted_at: Timestamp | None = None  # None: when the queue received the message
+    due_at: Timestamp | None = None  # None: at once
     expires_at: Timestamp | None = None  # None: JOB_TTL_S after the submission
     generation: Natural = 0  # how often the job was redriven
     max_attempts: MaxAttempts | None = None  # None: the number of the kind

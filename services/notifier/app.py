@@ -62,7 +62,7 @@ OPENAPI = files(__package__).joinpath("openapi.yaml")
 @asynccontextmanager
 async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
     """Open the notifier's resources and yield the specification of its service."""
-    auth = TokenAuth(ReloadingFile(settings.token_public_key_file, TokenVerifier), by_job_id=settings.signalr_by_job_id)
+    auth = _token_auth(settings)
     report_keys = ReloadingFile(settings.report_key_file, read_keys)
     async with (
         redis_from_url(settings.redis_url) as redis,
@@ -91,7 +91,7 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
         yield ServiceSpec(
             public=_public_routes(registry, store, logs, auth, settings, list_handler, fleet, lists, polled) + signalr,
             public_port=settings.port,
-            cors=CorsPolicy(settings.allowed_origins, credentialed_paths=SIGNALR_PATHS),
+            cors=CorsPolicy(settings.allowed_origins, (), SIGNALR_PATHS, auth.refusals.add_origin),
             internal=[
                 *_internal_routes(store, synchronizer, list_handler, logs, wakeups, control, report_keys, settings),
                 *WorkerHandler(workers, report_keys).routes(),
@@ -100,6 +100,11 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
             unready_reasons=lambda: [] if pubsub.ready else ["redis"],
             drain=partial(_drain, wakeup_queue, control, registry),
         )
+
+
+def _token_auth(settings: NotifierSettings) -> TokenAuth:
+    verifier = ReloadingFile(settings.token_public_key_file, TokenVerifier)
+    return TokenAuth(verifier, settings.allowed_origins, by_job_id=settings.signalr_by_job_id)
 
 
 def _public_routes(

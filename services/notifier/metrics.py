@@ -9,11 +9,13 @@ from headway.details import LogRejection
 
 from ..runtime.unlocked_metrics import UnlockedCounter, UnlockedHistogram
 
+FIRST_PRIVATE_CLOSE_CODE = 3000  # this and higher codes, which have no registered meaning, are counted as one
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 REPORTS = UnlockedCounter("notifier_reports", "How many reports were answered with each verdict?", ["verdict"])
 SUBMISSIONS = UnlockedCounter("notifier_submissions", "How many submitted jobs were received?")
 CONNECTIONS = Gauge("notifier_connections", "How many connections are open?", ["transport"])
+MAX_CONNECTIONS = Gauge("notifier_max_connections", "How many connections does this replica accept?")
 CONNECTIONS_OPENED = UnlockedCounter("notifier_connections_opened", "How many connections were opened?", ["transport"])
 CONNECTIONS_CLOSED = UnlockedCounter(
     "notifier_connections_closed", "How many connections were closed, and with which code?", ["transport", "code"]
@@ -50,6 +52,10 @@ LIVE_LIST_QUERIES = Gauge(
 )
 LIVE_LISTS_READ = Counter("notifier_live_lists_read", "How often was a live list read?")
 WATCHED_JOBS = Gauge("notifier_watched_jobs", "How many jobs have at least one watcher on this replica?")
+STALEST_RUNNING_JOB = Gauge(
+    "notifier_stalest_running_job_seconds",
+    "How long ago did the watched running job with the oldest news change (0 without one)?",
+)
 RECONNECTS = Counter("notifier_pubsub_reconnects", "How often did a lost subscription to Redis reconnect?")
 RECORDS_READ = Counter("notifier_records_read", "How many job records were read to update watchers?")
 WAITING_WORKERS = Gauge("notifier_waiting_workers", "How many workers wait for a wake-up on this replica?")
@@ -84,7 +90,9 @@ LOG_BYTES_SENT = UnlockedCounter("notifier_log_sent_bytes", "How many bytes of j
 LOG_GAPS = UnlockedCounter("notifier_log_gaps", "How often was a part of a job's log missing?")
 LIMITS_EXCEEDED = Counter("notifier_refused", "How often was each limit exceeded?", ["limit"])
 WATCH_REFUSED = Counter(
-    "notifier_watch_refused", "How many tokens were refused, on any transport or later, and with which code?", ["code"]
+    "notifier_watch_refused",
+    "How many tokens or origins were refused, with which code, and for pages of which origin?",
+    ["code", "origin"],
 )
 DELIVERY_LATENCY = UnlockedHistogram(
     "notifier_delivery_latency_seconds",
@@ -103,16 +111,16 @@ for verdict in ("accepted", *get_args(RejectionReason)):
 for verdict in ("accepted", *get_args(LogRejection)):
     LOG_APPENDS.labels(verdict)
 TRANSPORTS = ("websocket", "sse", "poll")
+CLOSE_CODES = (1000, 1006, 1008, 1009, 1011, 1012, 1013)
+WEBSOCKET_CLOSE_CODES = (*CLOSE_CODES, 1001, 1002, 1003, 1005, 1007, FIRST_PRIVATE_CLOSE_CODE)
 SIGNALR_TRANSPORTS = tuple(f"signalr_{kind}{each}" for kind in ("", "classic_") for each in TRANSPORTS)
 for transport in TRANSPORTS + SIGNALR_TRANSPORTS:
     CONNECTIONS.labels(transport)
     CONNECTIONS_OPENED.labels(transport)
     CONNECTIONS_SENT_AWAY.labels(transport)
     CONNECTION_DURATION.labels(transport)
-    for close_code in (1000, 1006, 1012, 1013):
+    for close_code in WEBSOCKET_CLOSE_CODES if transport.endswith("websocket") else CLOSE_CODES:
         CONNECTIONS_CLOSED.labels(transport, close_code)
-for code in (1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1011, 1012, 1013):
-    CONNECTIONS_CLOSED.labels("websocket", code)
 SNAPSHOTS_REPLACED.labels("slow")
 for outcome in ("hit", "miss"):
     RESUMES.labels(outcome)
@@ -137,5 +145,3 @@ for limit in (
     "stored_bytes",
 ):
     LIMITS_EXCEEDED.labels(limit)
-for refusal in ("invalid_token", "token_expired", "forbidden"):
-    WATCH_REFUSED.labels(refusal)

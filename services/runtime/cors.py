@@ -7,7 +7,7 @@ is not allowed is rejected with 403, without the headers that would let the page
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from aiohttp import web
 
@@ -30,6 +30,7 @@ class CorsPolicy:
         public_routes: the templates of the routes that pages of every origin may load.
         credentialed_paths: matches the paths that pages may request with cookies. Some libraries always send them; they
             are not read.
+        on_rejected: called with an origin that is not allowed, for each of its requests.
     """
 
     def __init__(
@@ -37,10 +38,12 @@ class CorsPolicy:
         allowed: Collection[str],
         public_routes: Collection[str] = (),
         credentialed_paths: re.Pattern[str] | None = None,
+        on_rejected: Callable[[str], object] = lambda _origin: None,
     ) -> None:
         self._allowed = frozenset(allowed)
         self._public_routes = frozenset(public_routes)
         self._credentialed_paths = credentialed_paths
+        self._on_rejected = on_rejected
 
     def install(self, app: web.Application) -> None:
         """Apply the policy to all routes of an application."""
@@ -51,6 +54,7 @@ class CorsPolicy:
     async def _middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         origin = request.headers.get("Origin")
         if origin is not None and origin not in self._allowed and not self._is_public(request):
+            self._on_rejected(origin)
             raise Forbidden("This origin is not allowed.", code="origin_not_allowed")
         try:
             return await handler(request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from itertools import product
 from uuid import UUID
 
 import structlog
@@ -17,9 +18,12 @@ from .request_timeout import HEAD_TIMEOUTS
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-# The statuses of errors that the services answer.
-ERROR_STATUSES = (400, 401, 403, 404, 405, 409, 413, 415, 422, 429, 500, 503)
+# The statuses that the services answer on their routes, and on all other paths.
+SUCCESSES = (101, 200, 202, 204, 206, 303, 304)
+ERRORS = (400, 401, 403, 404, 408, 409, 413, 415, 416, 422, 426, 429, 499, 500, 503)
+UNMATCHED_STATUSES = (204, 403, 404, 405)
 UNMATCHED = "unmatched"  # the template of no route
+OTHER_METHOD = "other"  # a client may make up any
 LONG_POLL = web.RequestKey("long_poll", bool)  # set on a request that waits for an event before it is answered
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -46,10 +50,11 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
             response = problem_response(500, "internal_error", "Internal error")
     if response.status == HTTPStatus.SERVICE_UNAVAILABLE:
         response.force_close()  # the client's next connection may reach another replica
-    metrics.REQUESTS.labels(request.method, route, response.status).inc()
+    method = request.method if request.method in hdrs.METH_ALL else OTHER_METHOD
+    metrics.REQUESTS.labels(method, route, response.status).inc()
     if isinstance(response, web.Response) and not _is_long_poll(request):
         duration_s = time.perf_counter() - started
-        metrics.REQUEST_DURATION.labels(request.method, route).observe(duration_s)
+        metrics.REQUEST_DURATION.labels(method, route).observe(duration_s)
     return response
 
 
@@ -61,11 +66,12 @@ def _problem(problem: HTTPProblem) -> web.Response:
 
 def create_series(app: web.Application) -> None:
     """Create the series of each route: Prometheus does not see the increase from no series to 1."""
-    metrics.REQUESTS.labels(hdrs.METH_GET, UNMATCHED, HTTPStatus.NOT_FOUND.value)
+    for method, status in product((hdrs.METH_GET, hdrs.METH_POST, hdrs.METH_OPTIONS), UNMATCHED_STATUSES):
+        metrics.REQUESTS.labels(method, UNMATCHED, status)
     for route in app.router.routes():
         if route.resource is not None and route.method != hdrs.METH_HEAD:
             metrics.REQUEST_DURATION.labels(route.method, route.resource.canonical)
-            for status in (HTTPStatus.OK.value, *ERROR_STATUSES):
+            for status in (*SUCCESSES, *ERRORS):
                 metrics.REQUESTS.labels(route.method, route.resource.canonical, status)
 
 

@@ -200,11 +200,13 @@ def accept_submission(
         raise UnprocessableContent("Expected a delay shorter than the lifetime of a job.", field="delay_s")
     now = Timestamp.now()
     delay_s = math.ceil(submission.delay_s)  # the queue's unit is a second
+    due_at = now.after(delay_s) if delay_s else None
     message = JobMessage(
         id=job_id,
         kind=submission.kind,
         payload=submission.payload,
         submitted_at=now,
+        due_at=due_at,
         expires_at=now.after(job_ttl_s),
         max_attempts=submission.max_attempts,
         timeout_s=submission.timeout_s,
@@ -216,6 +218,6 @@ def accept_submission(
         kind=submission.kind,
         submitted_at=now,
         expires_at=now.after(job_ttl_s),
-        due_at=now.after(delay_s) if delay_s else None,
+        due_at=due_at,
     )
     return AcceptedJob(message=message, grant=grant, delay_s=delay_s)

@@ -41,7 +41,7 @@ async def run_attempt(leased: LeasedJob, registry: Registry, runner: Runner) -> 
         traceparent=None if leased.job.trace is None else str(leased.job.trace),
     )
     if leased.job.received.delivery == 1:
-        metrics.observe_since_submission(leased.job, metrics.QUEUE_WAIT.labels(message.kind))
+        metrics.observe_since_due(leased.job, metrics.QUEUE_WAIT.labels(message.kind))
     metrics.ATTEMPTS_STARTED.labels(message.kind).inc()
     running = metrics.JOBS_RUNNING.track_inprogress()
     duration = observed_duration(metrics.HANDLER_DURATION.labels(message.kind), leased.job.trace)

@@ -218,4 +218,4 @@ class Delivery:
         kind = job.message.kind if job.message.kind in self._deps.registry else UNKNOWN_KIND
         metrics.DELIVERIES_FINISHED.labels(kind, outcome_name).inc()
         if isinstance(outcome, Finished):
-            metrics.observe_since_submission(job, metrics.END_TO_END.labels(kind))
+            metrics.observe_since_due(job, metrics.END_TO_END.labels(kind))

@@ -21,13 +21,13 @@ HANDLER_DURATION = Histogram(
 )
 QUEUE_WAIT = Histogram(
     "jobs_queue_wait_seconds",
-    "How long did jobs wait from submission (including a delay) to their first start?",
+    "How long did jobs wait, from when they were due to their first start?",
     ["kind"],
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 5, 10, 30, 60, 120, 300, 600, 1800),
 )
 END_TO_END = Histogram(
     "jobs_end_to_end_seconds",
-    "How long did jobs take from submission (including a delay) to their reported end?",
+    "How long did jobs take, from when they were due to their reported end?",
     ["kind"],
     buckets=(0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600),
 )
@@ -52,6 +52,9 @@ CONTROL_MESSAGES = Counter("worker_control_messages", "How often did the notifie
 MESSAGES_POISONED = Counter("jobs_poisoned", "How many messages were copied to the poison queue, and why?", ["reason"])
 FOLLOW_UPS = Counter(
     "worker_follow_ups", "How often was a follow-up job submitted, and with which outcome?", ["outcome"]
+)
+NOTIFIER_UNAVAILABLE = Gauge(
+    "worker_notifier_unavailable", "Does this worker receive no jobs, because the notifier accepts no reports?"
 )
 REPORT_REQUESTS = Counter(
     "worker_reports", "How many requests were sent to the notifier, and with which outcome?", ["outcome"]
@@ -78,9 +81,10 @@ for outcome in ("renewed", "failed"):
     LEASE_RENEWALS.labels(outcome)
 for outcome in ("submitted", "failed"):
     FOLLOW_UPS.labels(outcome)
-for outcome in ("200", "400", "401", "413", "422", "500", "502", "503", "504", "unreachable"):
+# The statuses of the notifier, and of proxies in front of it.
+STATUSES = (200, 400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 502, 503, 504)
+for outcome in (*map(str, STATUSES), "unreachable"):
     REPORT_REQUESTS.labels(outcome)
-for outcome in ("200", "401", "404", "413", "422", "500", "503", "unreachable"):
     LOG_REQUESTS.labels(outcome)
 
 
@@ -95,8 +99,8 @@ def create_series(kinds: Iterable[str]) -> None:
             histogram.labels(kind)
 
 
-def observe_since_submission(job: ReceivedJob, histogram: Histogram) -> None:
-    """Observe the seconds since a job's submission, unless it was redriven, possibly long after it failed."""
+def observe_since_due(job: ReceivedJob, histogram: Histogram) -> None:
+    """Observe the seconds since a job was due, unless it was redriven, possibly long after it failed."""
     if job.message.generation == 0:
-        seconds = max(0, job.received.queue_time() - job.submitted_at) / 1000
+        seconds = max(0, job.received.queue_time() - job.due_at) / 1000
         histogram.observe(seconds, exemplar(job.trace))

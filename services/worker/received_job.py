@@ -79,6 +79,11 @@ class ReceivedJob:
         return min(self.attempt, self.max_attempts)
 
     @property
+    def due_at(self) -> Timestamp:
+        """When the job may start for the first time: at its submission, or at the end of its `delay_s`."""
+        return max(self.submitted_at, self.message.due_at or self.submitted_at)
+
+    @property
     def expired(self) -> bool:
         """Whether `expires_at` has passed, by the queue's clock."""
         return self.expires_at < self.received.queue_time()

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 from azure.core.exceptions import ServiceRequestError
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
@@ -66,6 +67,18 @@ async def test_counters_start_at_zero(stack: Stack, service: str) -> None:
     requests = {(sample.labels["route"], sample.labels["code"]) for sample in counters["http_requests"]}
     for route in ("/livez", *ROUTES[service]):
         assert {(route, "500"), (route, "503")} <= requests
+    if service != "worker":
+        async with stack.session.get(f"{stack.env[f'{service.upper()}_URL']}/openapi.yaml") as response:
+            paths = yaml.safe_load(await response.text())["paths"]
+        documented = {
+            (path, str(code))
+            for path, operations in paths.items()
+            for method, operation in operations.items()
+            if method != "parameters"
+            for code in operation["responses"]
+        }
+        assert documented <= requests | {(path, "default") for path in paths}
+        assert ("unmatched", "403") in requests  # of the preflight of a page whose origin is not allowed
     if service == "worker":
         finished = {(sample.labels["kind"], sample.labels["outcome"]) for sample in counters["jobs_finished"]}
         started = {sample.labels["kind"] for sample in counters["jobs_started"]}

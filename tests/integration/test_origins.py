@@ -38,8 +38,10 @@ def with_ids(path: str) -> str:
 @pytest.mark.parametrize("service", ["SUBMITTER_URL", "NOTIFIER_URL"])
 @pytest.mark.parametrize("origin", FOREIGN)
 async def test_foreign_origin_is_rejected(stack: Stack, service: str, origin: str) -> None:
-    """The response is 403, without CORS headers; only the assets are public to every origin."""
-    for method, path in await routes(stack, service):
+    """The response is 403, without CORS headers, and counted; only the assets are public to every origin."""
+    counter = 'notifier_watch_refused_total{code="origin_not_allowed",origin="other"}'
+    before, paths = await stack.metric(counter), await routes(stack, service)
+    for method, path in paths:
         url = stack.env[service] + with_ids(path)
         async with stack.session.request(method, url, headers={"Origin": origin}) as response:
             if path.startswith("/assets/"):
@@ -47,6 +49,7 @@ async def test_foreign_origin_is_rejected(stack: Stack, service: str, origin: st
             else:
                 assert (response.status, (await response.json())["code"]) == (403, "origin_not_allowed"), path
                 assert "Access-Control-Allow-Origin" not in response.headers
+    assert await stack.metric(counter) == before + (len(paths) if service == "NOTIFIER_URL" else 0)
 
 
 async def test_foreign_name_of_this_machine_gets_nothing(stack: Stack) -> None:

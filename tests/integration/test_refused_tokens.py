@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from headway.tokens import TokenSigner, make_keys
-from tests.integration.conftest import Notifier, new_id, report, running_notifier
+from tests.integration.conftest import ORIGIN, Notifier, new_id, report, running_notifier
 from tests.integration.event_stream import Event, read_events
 from tests.integration.test_limits import unaffected_watcher, wait_for_close
 from tests.key_files import replace_file
@@ -39,9 +39,10 @@ def forged(notifier: Notifier, job_id: str) -> str:
     return f"{notifier.token(job_id)[:-20]}{'A' * 20}"
 
 
-async def refusals(notifier: Notifier, code: str) -> float:
-    """Return how many tokens were refused with a code."""
-    return await notifier.metric(f'notifier_watch_refused_total{{code="{code}"}}')
+async def refusals(notifier: Notifier, code: str, origin: str | None = None) -> float:
+    """Return how many tokens were refused with a code, of one origin or of all."""
+    origin_label = "" if origin is None else f',origin="{origin}"'
+    return await notifier.metric(f'notifier_watch_refused_total{{code="{code}"{origin_label}}}')
 
 
 async def closed(notifier: Notifier, transport: str, code: int) -> float:
@@ -50,30 +51,31 @@ async def closed(notifier: Notifier, transport: str, code: int) -> float:
 
 
 async def test_refused_tokens_are_counted_on_every_transport(notifier: Notifier) -> None:
-    """Each watch and cancellation that is refused raises the counter of its code by one."""
-    job_id = new_id()
+    """Each watch and cancellation that is refused raises the counter of its code and its page's origin by one."""
+    job_id, page = new_id(), {"Origin": ORIGIN}
     for code, token in (
         ("invalid_token", forged(notifier, job_id)),
         ("token_expired", notifier.token(job_id, ttl_s=-3600)),
         ("forbidden", notifier.token(new_id())),
     ):
-        before, sent = await refusals(notifier, code), 3
+        before, sent = await refusals(notifier, code, ORIGIN), 3
         for method, path in (("GET", ""), ("GET", "/events"), ("POST", "/cancel")):
-            headers = {"Authorization": f"Bearer {token}"}
+            headers = {"Authorization": f"Bearer {token}", **page}
             url = f"{notifier.public}/live/jobs/{job_id}{path}"
             async with notifier.session.request(method, url, headers=headers) as response:
                 assert (await response.json())["code"] == code
         if code != "forbidden":
             for path in ("/live/jobs", "/live/events"):
                 body = {"watch": [token, {"watch": token, "version": 1}]}
-                async with notifier.session.post(notifier.public + path, json=body) as response:
+                async with notifier.session.post(notifier.public + path, json=body, headers=page) as response:
                     assert (response.status, (await response.json())["code"]) == (401, code)
-            async with notifier.session.ws_connect(f"{notifier.public}/live?access_token={token}") as socket:
+            url = f"{notifier.public}/live?access_token={token}"
+            async with notifier.session.ws_connect(url, headers=page) as socket:
                 await socket.send_json({"watch": token})
                 messages = [await socket.receive_json(timeout=PATIENCE_S) for _ in range(3)]
                 assert [message["error"]["code"] for message in messages[1:]] == [code] * 2
             sent += 6
-        assert await refusals(notifier, code) == before + sent
+        assert await refusals(notifier, code, ORIGIN) == before + sent
 
 
 async def test_forged_tokens_are_limited(notifier: Notifier) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
 import pytest
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, Counter
 from prometheus_client.metrics import MetricWrapperBase
 
 import services.notifier.metrics
@@ -30,6 +32,7 @@ MODULES = {
     "The worker": services.worker.metrics,
     "The notifier": services.notifier.metrics,
 }
+COUNTERS = (Counter, UnlockedCounter)
 UNBOUNDED_LABELS = {"job_id", "id", "user", "path", "ip", "token"}
 
 
@@ -71,6 +74,48 @@ def test_every_metric_is_declared_in_one_of_these_modules() -> None:
     registered = {family.name for family in REGISTRY.collect()}
     own = {name for name in registered if not name.startswith(("process_", "python_"))}
     assert own == {metric.name for module in MODULES.values() for metric in declared_metrics(module)}
+
+
+def constants(node: ast.expr) -> set[str]:
+    """Return the texts that an expression may be, as far as they stand in it."""
+    match node:
+        case ast.Constant(str(text)):
+            return {text}
+        case ast.IfExp(body=body, orelse=orelse):
+            return constants(body) | constants(orelse)
+    return set()
+
+
+def used_labels(module: ModuleType) -> Iterator[tuple[str, str]]:
+    """Yield the names of a service's metrics with one label, each with a value that the service's code uses."""
+    assert module.__file__ is not None
+    for file in Path(module.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            match node:
+                case ast.Call(ast.Attribute(ast.Attribute(attr=name), "labels"), [value]):
+                    yield from ((name, text) for text in constants(value))
+                case ast.Call(ast.Attribute(attr="close_over_limit"), [limit, *_]):
+                    yield from (("LIMITS_EXCEEDED", text) for text in constants(limit))
+                case ast.Call(ast.Attribute(attr="_poison" | "move_to_poison_queue"), [reason, *_]):
+                    yield from (("MESSAGES_POISONED", text) for text in constants(reason))
+                case ast.Call(ast.Name("log_action"), [action, *_]):
+                    yield from (("OPERATOR_ACTIONS", text) for text in constants(action))
+
+
+@pytest.mark.parametrize("module", [services.submitter.metrics, services.worker.metrics, services.notifier.metrics])
+def test_counters_have_the_labels_that_the_code_uses(module: ModuleType) -> None:
+    """Each value in the code has its series before its first event: Prometheus sees no increase from none to 1."""
+    used = {(name, text) for name, text in used_labels(module) if isinstance(getattr(module, name), COUNTERS)}
+    created = {
+        (name, value)
+        for name, metric in vars(module).items()
+        if isinstance(metric, COUNTERS)
+        for family in metric.collect()
+        for sample in family.samples
+        for value in sample.labels.values()
+    }
+    assert used
+    assert used <= created
 
 
 def test_build_info_names_the_version_of_the_image() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Annotated, NamedTuple
 from uuid import UUID
@@ -71,13 +71,16 @@ class TokenAuth:
 
     Args:
         verifier: the keys.
+        origins: the allowed origins, which the metric of refused tokens names.
         by_job_id: whether grants without a token are valid, of clients that know only the id of their job.
     """
 
-    def __init__(self, verifier: ReloadingFile[TokenVerifier], *, by_job_id: bool = False) -> None:
+    def __init__(
+        self, verifier: ReloadingFile[TokenVerifier], origins: Collection[str] = (), *, by_job_id: bool = False
+    ) -> None:
         self._verifier = verifier
         self.by_job_id = by_job_id
-        self._refusals = RefusalLog()
+        self.refusals = RefusalLog(origins)
 
     @property
     def key_ids(self) -> frozenset[str]:
@@ -103,10 +106,10 @@ class TokenAuth:
             if job_id is None:
                 return RejectedToken("invalid", "Send `job_id` together with a list token.", None)
             if not grant.permits(WATCH):
-                return self._reject("forbidden", "The token does not have the scope `watch`.", job_id)
+                return self._reject("forbidden", "The token does not have the scope `watch`.", job_id, allowance.origin)
             grant = grant.for_job(job_id)
         elif job_id not in (None, grant.job_id):
-            return self._reject("forbidden", "The token is for another job.", job_id)
+            return self._reject("forbidden", "The token is for another job.", job_id, allowance.origin)
         return WatchRequest(grant, key_id, version)
 
     def verify_any(self, token: str, allowance: TokenAllowance) -> tuple[Grant | ListGrant, str] | RejectedToken:
@@ -116,43 +119,39 @@ class TokenAuth:
             grant = verifier.verify_any(token)
         except InvalidToken as error:
             rejected = RejectedToken.from_error(error, token)
-            self._refusals.add(rejected.code, rejected.job_id)
+            self.refusals.add_token(rejected.code, rejected.job_id, allowance.origin)
             allowance.spend(error)
             return rejected
         allowance.restore()
         return grant, verifier.key_id_of(token)
 
-    def _reject(self, code: str, message: str, job_id: UUID | None) -> RejectedToken:
+    def _reject(self, code: str, message: str, job_id: UUID | None, origin: str | None) -> RejectedToken:
         rejected = RejectedToken(code, message, None if job_id is None else str(job_id))
-        self.count_refusal(rejected.code, rejected.job_id)
+        self.refusals.add_token(rejected.code, rejected.job_id, origin)
         return rejected
 
-    def recheck(self, grant: Grant | ListGrant, key_id: str) -> RejectedToken | None:
+    def recheck(self, grant: Grant | ListGrant, key_id: str, origin: str | None) -> RejectedToken | None:
         """Return the reason why a token that was accepted no longer is, or None."""
         job_id = grant.job_id if isinstance(grant, Grant) else None
         if key_id not in self.key_ids:
-            return self._reject("invalid_token", INVALID, job_id)
+            return self._reject("invalid_token", INVALID, job_id, origin)
         if grant.is_expired(Timestamp.now()):
-            return self._reject("token_expired", EXPIRED, job_id)
+            return self._reject("token_expired", EXPIRED, job_id, origin)
         return None
 
-    def check_record(self, grant: Grant, record: RecordRead | None) -> RejectedToken | None:
+    def check_record(self, grant: Grant, record: RecordRead | None, origin: str | None) -> RejectedToken | None:
         """Return the reason why a token does not open a job with this record, or without one, or None if it does."""
         job_id = str(grant.job_id)
         if record is None:
             return RejectedToken("unknown", "This job has no record.", job_id) if grant.requires_record else None
         if grant.filter is None or record.matches(grant.filter):
             return None
-        return self.reject_job(job_id)
+        return self.reject_job(job_id, origin)
 
-    def reject_job(self, job_id: str) -> RejectedToken:
+    def reject_job(self, job_id: str, origin: str | None) -> RejectedToken:
         """Count and return the error for a token whose filter does not match the job's record."""
-        self.count_refusal("forbidden", job_id)
+        self.refusals.add_token("forbidden", job_id, origin)
         return RejectedToken("forbidden", "The token does not match the labels of this job.", job_id)
-
-    def count_refusal(self, code: str, job_id: str | None) -> None:
-        """Count and log a refused token."""
-        self._refusals.add(code, job_id)
 
     def authorize_job(self, request: web.Request, version: int | None = None, *, scope: str = WATCH) -> WatchRequest:
         """Return the job that the path names, if the token is for it or is a list token.
@@ -163,7 +162,7 @@ class TokenAuth:
             NotFound: the path does not contain a job id.
         """
         token, verifier = presented_token(request), self._verifier.value
-        with self._counting_refusals(token, request.match_info["id"]):
+        with self._counting_refusals(request, token, request.match_info["id"]):
             grant = authorize_job(request, token, verifier.verify_any, scope)
             return WatchRequest(grant, verifier.key_id_of(require_token(token)), version)
 
@@ -175,7 +174,7 @@ class TokenAuth:
             Forbidden: the token is for one job, or lacks the scope.
         """
         token = presented_token(request)
-        with self._counting_refusals(token, None):
+        with self._counting_refusals(request, token, None):
             grant = verify_token(require_token(token), self._verifier.value.verify_any)
             if not isinstance(grant, ListGrant):
                 raise Forbidden("Send a list token; this one is for one job.")
@@ -183,13 +182,13 @@ class TokenAuth:
             return grant
 
     @contextmanager
-    def _counting_refusals(self, token: str | None, job_id: str | None) -> Iterator[None]:
+    def _counting_refusals(self, request: web.Request, token: str | None, job_id: str | None) -> Iterator[None]:
         """Count and log a refusal, unless there is no token."""
         try:
             yield
         except (Unauthorized, Forbidden) as problem:
             if token is not None:
-                self.count_refusal(problem.code, job_id)
+                self.refusals.add_token(problem.code, job_id, request_origin(request))
             raise
 
     async def authorize_jobs(
@@ -203,7 +202,7 @@ class TokenAuth:
         """
         requests: dict[UUID, WatchRequest] = {}
         rejected = []
-        allowance = TokenAllowance(max_watches)
+        allowance = TokenAllowance(max_watches, request_origin(request))
         for entry in (await read_json_body(request, WatchManyBody, MAX_BODY_BYTES)).watch:
             watch = WatchEntry(entry) if isinstance(entry, str) else entry
             result = self.verify(watch.watch, watch.version, allowance, watch.job_id)
@@ -219,6 +218,11 @@ class TokenAuth:
         if allowance.is_exceeded or not requests:
             raise problem_for(rejected[0].code, rejected[0].message)
         return list(requests.values()), rejected
+
+
+def request_origin(request: web.Request) -> str | None:
+    """Return the origin of the page that has sent a request, None if a program or a page of the same origin has."""
+    return request.headers.get("Origin")
 
 
 def presented_token(request: web.Request) -> str | None:

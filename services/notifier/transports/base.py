@@ -24,7 +24,6 @@ from ..watching.snapshot import PublishedSnapshot
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-FIRST_PRIVATE_CLOSE_CODE = 3000  # this and higher codes have no registered meaning
 LOG_FORBIDDEN = "The log of this job is only for tokens with the scope `details`."
 MAX_BUFFERED_BYTES = 256 * 1024  # in a connection's write buffer; more is backpressure
 
@@ -57,7 +56,7 @@ class ClientConnection(ABC):
 
         All private codes count as one, to bound the metric's labels.
         """
-        return int(min(self._close_code or CloseCode.ABNORMAL_CLOSURE, FIRST_PRIVATE_CLOSE_CODE))
+        return int(min(self._close_code or CloseCode.ABNORMAL_CLOSURE, metrics.FIRST_PRIVATE_CLOSE_CODE))
 
     def set_close_code(self, code: int) -> None:
         """Set why the connection closes, unless that is known already."""

@@ -15,7 +15,7 @@ from .registry import ConnectionRegistry
 NOT_WATCHED = "Watch the job first: its token determines whether you may cancel it."
 
 
-async def cancel_job(store: JobStore, auth: TokenAuth, grant: Grant) -> bytes | RejectedToken:
+async def cancel_job(store: JobStore, auth: TokenAuth, grant: Grant, origin: str | None) -> bytes | RejectedToken:
     """Cancel a job and return its snapshot, or the reason why the token does not open its record.
 
     Raises:
@@ -24,7 +24,7 @@ async def cancel_job(store: JobStore, auth: TokenAuth, grant: Grant) -> bytes | 
     record = None
     if grant.filter is not None:
         (record,) = await store.read([str(grant.job_id)])
-        if (rejected := auth.check_record(grant, record)) is not None:
+        if (rejected := auth.check_record(grant, record, origin)) is not None:
             return rejected
     snapshot = await store.cancel(grant, record)  # which checks the labels again, in the same step
     if snapshot is None:
@@ -39,14 +39,14 @@ async def cancel_watched(
     subscription = connection.subscriptions.get(job_id)
     if subscription is None:
         return RejectedToken("not_watched", NOT_WATCHED, job_id)
-    if (rejected := auth.recheck(subscription.grant, subscription.key_id)) is not None:
+    if (rejected := auth.recheck(subscription.grant, subscription.key_id, connection.origin)) is not None:
         registry.unsubscribe(connection, job_id)
         return rejected
     if CANCEL not in subscription.grant.scope:
-        auth.count_refusal("forbidden", job_id)
+        auth.refusals.add_token("forbidden", job_id, connection.origin)
         return RejectedToken("forbidden", "The token does not have the scope `cancel`.", job_id)
     try:
-        result = await cancel_job(store, auth, subscription.grant)
+        result = await cancel_job(store, auth, subscription.grant, connection.origin)
     except (RedisError, OSError):
         return RejectedToken("unavailable", UNAVAILABLE, job_id)
     return result if isinstance(result, RejectedToken) else None

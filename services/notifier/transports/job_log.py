@@ -19,7 +19,7 @@ from ..logs.store import LogStore, StoredLog
 from ..records.record_read import RecordRead
 from ..records.store import JobStore
 from ..watching.snapshot import PublishedSnapshot
-from .auth import TokenAuth, WatchRequest, unavailable_without_store
+from .auth import TokenAuth, WatchRequest, request_origin, unavailable_without_store
 from .log_access import LOG_LINGER_S, read_log
 from .long_poll import LongPollRequest, preference_applied, requested_wait_s
 from .polling import close_if_sent_away
@@ -70,14 +70,14 @@ class JobLogHandler:
         watch_request = self._auth.authorize_job(request)
         with unavailable_without_store():
             (record,) = await self._store.read([str(watch_request.grant.job_id)])
-        if (rejected := self._auth.check_record(watch_request.grant, record)) is not None:
+        if (rejected := self._auth.check_record(watch_request.grant, record, request_origin(request))) is not None:
             raise problem_for(rejected.code, rejected.message)
         requested = _RANGE.fullmatch(request.headers.get("Range", ""))  # other ranges are ignored
         offset, prefers_wait = int(requested[1]) if requested else 0, requested_wait_s(request) > 0
-        log = await self._read(watch_request.grant, offset)
+        log = await self._read(request, watch_request.grant, offset)
         if prefers_wait and log.end == offset:
             await self._wait(request, watch_request._replace(log=offset), record)
-            log = await self._read(watch_request.grant, offset)
+            log = await self._read(request, watch_request.grant, offset)
             if log.end == offset:
                 return self._respond(request, HTTPStatus.NO_CONTENT, {"Content-Range": f"bytes */{log.end}"})
         if requested is None:
@@ -88,8 +88,8 @@ class JobLogHandler:
         content_range = f"bytes {start}-{log.end - 1}/*"
         return self._respond(request, HTTPStatus.PARTIAL_CONTENT, {"Content-Range": content_range}, log.data)
 
-    async def _read(self, grant: Grant, offset: int) -> StoredLog:
-        return await read_log(self._logs, self._auth, grant, offset)
+    async def _read(self, request: web.Request, grant: Grant, offset: int) -> StoredLog:
+        return await read_log(self._logs, self._auth, grant, offset, request_origin(request))
 
     async def _wait(self, request: web.Request, watch_request: WatchRequest, record: RecordRead | None) -> None:
         """Wait until the log goes on, or this replica sends its clients away.
@@ -101,7 +101,7 @@ class JobLogHandler:
         if wait_s <= 0 or self._registry.draining or request.transport is None:
             return
         self._registry.ensure_capacity()
-        held = HeldLogRequest(request.transport, complete_when_ended=False)
+        held = HeldLogRequest(request.transport, request_origin(request), complete_when_ended=False)
         with self._registry.serve(held):
             self._registry.subscribe(held, watch_request)
             await held.wait_until_ready(wait_s)

@@ -14,7 +14,7 @@ LOG_LINGER_S = 3.0  # how long after the end of a job clients wait for the rest,
 EMPTY = StoredLog(0, 0, 1, True, b"")  # of a job that has logged nothing
 
 
-async def read_log(logs: LogStore, auth: TokenAuth, grant: Grant, offset: int) -> StoredLog:
+async def read_log(logs: LogStore, auth: TokenAuth, grant: Grant, offset: int, origin: str | None) -> StoredLog:
     """Return a job's log from an offset; that of a job that has logged nothing is empty.
 
     Raises:
@@ -26,6 +26,6 @@ async def read_log(logs: LogStore, auth: TokenAuth, grant: Grant, offset: int) -
     if log is None:
         return EMPTY
     if not log.for_watchers and DETAILS not in grant.scope:
-        auth.count_refusal("forbidden", str(grant.job_id))
+        auth.refusals.add_token("forbidden", str(grant.job_id), origin)
         raise Forbidden(LOG_FORBIDDEN)
     return log

@@ -24,7 +24,7 @@ from ..logs.piece import LogPiece, encode_json
 from ..logs.store import LogStore
 from ..records.store import JobStore
 from ..watching.snapshot import NO_VERSION, PublishedSnapshot, placeholder_snapshot
-from .auth import TokenAuth, WatchRequest, unavailable_without_store
+from .auth import TokenAuth, WatchRequest, request_origin, unavailable_without_store
 from .base import error_payload, log_refusal
 from .cancellation import cancel_job
 from .log_access import read_log
@@ -43,8 +43,8 @@ class LongPollRequest(PollConnection):
 
     transport = "poll"
 
-    def __init__(self, transport: asyncio.Transport, *, complete_when_ended: bool) -> None:
-        super().__init__(transport)
+    def __init__(self, transport: asyncio.Transport, origin: str | None, *, complete_when_ended: bool) -> None:
+        super().__init__(transport, origin)
         self.newer_snapshots: dict[str, PublishedSnapshot] = {}
         self.errors: list[dict[str, Any]] = []
         self.log_pieces: list[LogPiece] = []
@@ -160,9 +160,9 @@ class LongPollHandler:
             complete_when_ended: do not wait for a job that has ended, since only a redrive would change it.
             without_waiting: do not wait at all.
         """
-        wait_s = requested_wait_s(request)
-        newer, errors, ended = await self._read_current(requests, waits=bool(wait_s))
-        log_pieces = await self._read_logs(requests, errors)
+        wait_s, origin = requested_wait_s(request), request_origin(request)
+        newer, errors, ended = await self._read_current(requests, origin, waits=bool(wait_s))
+        log_pieces = await self._read_logs(requests, origin, errors)
         connection = request.transport
         if (
             newer
@@ -174,7 +174,7 @@ class LongPollHandler:
         ):
             return newer, errors, log_pieces
         self._registry.ensure_capacity()
-        long_poll = LongPollRequest(connection, complete_when_ended=complete_when_ended)
+        long_poll = LongPollRequest(connection, origin, complete_when_ended=complete_when_ended)
         with self._registry.serve(long_poll):
             for watch_request in requests:
                 self._registry.subscribe(long_poll, watch_request)
@@ -182,7 +182,9 @@ class LongPollHandler:
             long_poll.set_close_code(CloseCode.NORMAL_CLOSURE)
         return list(long_poll.newer_snapshots.values()), long_poll.errors, long_poll.log_pieces
 
-    async def _read_logs(self, requests: Sequence[WatchRequest], errors: list[dict[str, Any]]) -> list[LogPiece]:
+    async def _read_logs(
+        self, requests: Sequence[WatchRequest], origin: str | None, errors: list[dict[str, Any]]
+    ) -> list[LogPiece]:
         """Return the stored logs that clients lack, of the jobs without errors; add the errors of closed logs."""
         failed = {error["job_id"] for error in errors}
         pieces: list[LogPiece] = []
@@ -190,7 +192,7 @@ class LongPollHandler:
             if offset is None or str(grant.job_id) in failed:
                 continue
             try:
-                log = await read_log(self._logs, self._auth, grant, offset)
+                log = await read_log(self._logs, self._auth, grant, offset, origin)
             except Forbidden:
                 errors.append(log_refusal(str(grant.job_id)))
             else:
@@ -198,7 +200,7 @@ class LongPollHandler:
         return pieces
 
     async def _read_current(
-        self, requests: Sequence[WatchRequest], *, waits: bool
+        self, requests: Sequence[WatchRequest], origin: str | None, *, waits: bool
     ) -> tuple[list[PublishedSnapshot], list[dict[str, Any]], bool]:
         """Return the snapshots newer than the client's, errors, and whether one of the jobs has ended."""
         with unavailable_without_store():
@@ -206,7 +208,7 @@ class LongPollHandler:
         newer, errors, ended = [], [], False
         for (grant, _key_id, version, _log), record in zip(requests, records, strict=True):
             snapshot = PublishedSnapshot.from_record(str(grant.job_id), record)
-            rejected = self._auth.check_record(grant, None if snapshot is None else record)
+            rejected = self._auth.check_record(grant, None if snapshot is None else record, origin)
             if rejected is None and snapshot is None and version:
                 rejected = RejectedToken("unknown", RECORD_LOST, str(grant.job_id))
             if rejected is not None:
@@ -224,7 +226,7 @@ class LongPollHandler:
         """Cancel the job, or request that from its worker; answer with the snapshot."""
         grant = self._auth.authorize_job(request, scope=CANCEL).grant
         with unavailable_without_store():
-            text = await cancel_job(self._store, self._auth, grant)
+            text = await cancel_job(self._store, self._auth, grant, request_origin(request))
         if isinstance(text, RejectedToken):
             raise problem_for(text.code, text.message)
         snapshot = PublishedSnapshot.parse(str(grant.job_id), text) or PublishedSnapshot(placeholder_snapshot(grant))

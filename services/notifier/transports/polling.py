@@ -20,8 +20,8 @@ class PollConnection(ClientConnection):
     logs_lifecycle = False
     __slots__ = ("ready",)
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        super().__init__(transport, None)
+    def __init__(self, transport: asyncio.Transport, origin: str | None) -> None:
+        super().__init__(transport, origin)
         self.ready = asyncio.Event()
 
     async def wait_until_ready(self, wait_s: float) -> None:

@@ -1,8 +1,9 @@
-"""Refused tokens: counted by code, logged at a limited rate, and limited for each connection."""
+"""Refused watches: counted by code and origin, logged at a limited rate, and limited for each connection."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import NamedTuple
 
 import structlog
@@ -17,7 +18,11 @@ from .base import error_payload
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 UNAVAILABLE = "The job records are unavailable; try again."
-LOGGED_PER_S, LOGGED_BURST = 1.0, 10  # lines about refused tokens
+LOGGED_PER_S, LOGGED_BURST = 1.0, 10  # lines about refused watches
+MAX_LOGGED_ORIGIN_LENGTH = 200
+NO_ORIGIN, OTHER_ORIGIN = "none", "other"  # values of the metric's label
+ORIGIN_NOT_ALLOWED = "origin_not_allowed"
+CODES = ("invalid_token", "token_expired", "forbidden", ORIGIN_NOT_ALLOWED)
 MIN_ALLOWANCE = 1_000
 FORGED_COST = 50  # each one costs a signature check, and no page has any
 INVALID_COST = 10
@@ -70,12 +75,14 @@ class TokenAllowance:
 
     Attributes:
         left: what is left of it, in expired tokens; all at first.
+        origin: the origin of the connection or request, None if it has none.
     """
 
-    __slots__ = ("_limit", "left")
+    __slots__ = ("_limit", "left", "origin")
 
-    def __init__(self, max_watches: int) -> None:
+    def __init__(self, max_watches: int, origin: str | None) -> None:
         self._limit = self.left = max(MIN_ALLOWANCE, max_watches)
+        self.origin = origin
 
     def spend(self, error: InvalidToken) -> None:
         """Count a rejected token."""
@@ -97,18 +104,40 @@ class TokenAllowance:
 
 
 class RefusalLog:
-    """Counts and logs refused tokens."""
+    """Counts and logs refused watches.
 
-    def __init__(self) -> None:
+    Args:
+        origins: the allowed origins; the metric counts all others as one.
+    """
+
+    def __init__(self, origins: Collection[str] = ()) -> None:
+        self._origins = frozenset(origins)
         self._budget = TokenBucket(LOGGED_PER_S, LOGGED_BURST, time.monotonic())
         self._suppressed = 0  # lines since the last one
+        for code in CODES:
+            for origin in (NO_ORIGIN, *self._origins, OTHER_ORIGIN):
+                metrics.WATCH_REFUSED.labels(code, origin)
 
-    def add(self, code: str, job_id: str | None) -> None:
+    def add_token(self, code: str, job_id: str | None, origin: str | None) -> None:
         """Count a refused token, and log it unless too many lines were logged."""
-        metrics.WATCH_REFUSED.labels(code).inc()
+        self._count(code, origin)
+        if (suppressed := self._spend_line()) is not None:
+            log.info("token_rejected", job_id=job_id, code=code, origin=origin, **suppressed)
+
+    def add_origin(self, origin: str) -> None:
+        """Count a request of a page whose origin is not allowed, and log it unless too many lines were logged."""
+        self._count(ORIGIN_NOT_ALLOWED, origin)
+        if (suppressed := self._spend_line()) is not None:
+            log.info("origin_rejected", origin=origin[:MAX_LOGGED_ORIGIN_LENGTH], **suppressed)
+
+    def _count(self, code: str, origin: str | None) -> None:
+        known = NO_ORIGIN if origin is None else origin if origin in self._origins else OTHER_ORIGIN
+        metrics.WATCH_REFUSED.labels(code, known).inc()
+
+    def _spend_line(self) -> dict[str, int] | None:
+        """Return how many lines are missing before the next one, as a field of it; None if it is missing, too."""
         if self._budget.acquire(time.monotonic()) > 0:
             self._suppressed += 1
-            return
-        suppressed = {"suppressed": self._suppressed} if self._suppressed else {}
-        log.info("token_rejected", job_id=job_id, code=code, **suppressed)
-        self._suppressed = 0
+            return None
+        suppressed, self._suppressed = self._suppressed, 0
+        return {"suppressed": suppressed} if suppressed else {}

@@ -66,6 +66,7 @@ class ConnectionRegistry:
         self._auth = auth
         self._clock = clock
         self.max_watches = settings.max_watches
+        metrics.MAX_CONNECTIONS.set(settings.max_connections)
         self._is_unready = is_unready
         self._connections: set[ClientConnection] = set()
         self.backpressured: set[ClientConnection] = set()
@@ -173,7 +174,7 @@ class ConnectionRegistry:
 
     def end_if_rejected(self, connection: ClientConnection, subscription: Subscription) -> bool:
         """End a subscription with an error if its token is no longer accepted; return whether it is not."""
-        rejected = self._auth.recheck(subscription.grant, subscription.key_id)
+        rejected = self._auth.recheck(subscription.grant, subscription.key_id, connection.origin)
         if rejected is None:
             return False
         self.unsubscribe(connection, subscription.job_id)
@@ -182,16 +183,17 @@ class ConnectionRegistry:
 
     def _end_mismatched(self, subscription: Subscription) -> None:
         """Called when a job's record does not match the filter of a subscription's token: end it with an error."""
-        rejected = self._auth.reject_job(subscription.job_id)
         connection = cast(ClientConnection, subscription.watcher)
+        rejected = self._auth.reject_job(subscription.job_id, connection.origin)
         if connection.subscriptions.get(subscription.job_id) is subscription:
             self.unsubscribe(connection, subscription.job_id)
             self._send_rejection(connection, rejected)
 
     def _refuse_log(self, subscription: LogSubscription) -> None:
         """Called when a token does not open the log of its job."""
-        self._auth.count_refusal("forbidden", subscription.job_id)
-        cast(ClientConnection, subscription.watcher).refuse_log(subscription.job_id)
+        connection = cast(ClientConnection, subscription.watcher)
+        self._auth.refusals.add_token("forbidden", subscription.job_id, connection.origin)
+        connection.refuse_log(subscription.job_id)
 
     def _send_rejection(self, connection: ClientConnection, rejected: RejectedToken) -> None:
         connection.send_error(rejected.job_id, rejected.code, rejected.message)

@@ -25,7 +25,7 @@ from ..logs.piece import LogPiece
 from ..logs.store import LogStore
 from ..records.store import JobStore
 from ..watching.snapshot import PublishedSnapshot
-from .auth import TokenAuth, WatchRequest
+from .auth import TokenAuth, WatchRequest, request_origin
 from .base import ClientConnection, MessageConnection, StreamConnection
 from .event_format import (
     STREAM_HEADERS,
@@ -156,25 +156,26 @@ class EventStreamHandler:
         """Stream one job; answer 204 if the client has all of it, so that an EventSource stops reconnecting."""
         version, log_offset = _position(request)
         watch_request = self._auth.authorize_job(request, version)._replace(log=log_offset)
-        has_more_log = log_offset is not None and await self._has_more_log(watch_request.grant, log_offset)
+        has_more_log = log_offset is not None and await self._has_more_log(request, watch_request.grant, log_offset)
         must_check = version is not None or watch_request.grant.filter is not None
-        if must_check and await self._has_ended(watch_request) and not has_more_log:
+        if must_check and await self._has_ended(request, watch_request) and not has_more_log:
             return web.Response(status=204, headers={"Cache-Control": "no-store"})
         resume_at = None if log_offset is None else ResumePoint(version or 0, log_offset)
         return await self._stream(request, [watch_request], [], resume_at)
 
-    async def _has_more_log(self, grant: Grant, offset: int) -> bool:
+    async def _has_more_log(self, request: web.Request, grant: Grant, offset: int) -> bool:
         """Return whether the log is known to go on after an offset.
 
         Raises:
             Forbidden: the token does not open the log.
         """
         try:
-            return (await read_log(self._logs, self._auth, grant, offset)).end > offset
+            log = await read_log(self._logs, self._auth, grant, offset, request_origin(request))
         except ServiceUnavailable:
             return False
+        return log.end > offset
 
-    async def _has_ended(self, watch_request: WatchRequest) -> bool:
+    async def _has_ended(self, request: web.Request, watch_request: WatchRequest) -> bool:
         """Return whether a job is known to have ended with the client's version.
 
         There is no 503, after which an EventSource would not reconnect.
@@ -190,7 +191,7 @@ class EventStreamHandler:
         snapshot = PublishedSnapshot.from_record(job_id, record)
         if snapshot is None:
             return False
-        if (rejected := self._auth.check_record(grant, record)) is not None:
+        if (rejected := self._auth.check_record(grant, record, request_origin(request))) is not None:
             raise problem_for(rejected.code, rejected.message)
         return snapshot.ended and snapshot.version == watch_request.version
 
@@ -212,7 +213,7 @@ class EventStreamHandler:
         response, chunked = await start_stream(request, STREAM_HEADERS, time_comment(self._store.clock.now()))
         if (transport := request.transport) is None:
             return response
-        job_ids, origin = {str(watch.grant.job_id) for watch in requests}, request.headers.get("Origin")
+        job_ids, origin = {str(watch.grant.job_id) for watch in requests}, request_origin(request)
         stream = EventStream(
             transport,
             origin,

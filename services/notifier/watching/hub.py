@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, cast
 
+from headway.contracts import ENDED, JobStatus
 from headway.labels import JobFilter
 from headway.tokens import Grant
 
@@ -71,7 +72,7 @@ class Subscription:
 class Topic:
     """One watched job. Slow consumers and filtered subscriptions are kept apart; a broadcast does not touch them."""
 
-    __slots__ = ("ended", "filtered", "lagging", "last_read", "last_update", "pending", "subscriptions", "version")
+    __slots__ = ("filtered", "lagging", "last_read", "last_update", "pending", "status", "subscriptions", "version")
 
     def __init__(self, now: float) -> None:
         self.subscriptions: dict[Watcher, Subscription] = {}
@@ -81,7 +82,7 @@ class Topic:
         self.last_update = now
         self.last_read = now  # because of its silence
         self.version = NO_VERSION
-        self.ended = False
+        self.status: JobStatus = "queued"  # until a snapshot says more
 
     def all(self) -> list[Subscription]:
         """Return all subscriptions."""
@@ -138,6 +139,11 @@ class Hub:
             len(topic.subscriptions) + len(topic.lagging) + len(topic.filtered) for topic in self._topics.values()
         )
 
+    def stalest_running_s(self, now: float) -> float:
+        """Return for how many seconds the running job with the oldest news has had none; 0 without a running job."""
+        updates = (topic.last_update for topic in self._topics.values() if topic.status == "running")
+        return now - min(updates, default=now)
+
     def __contains__(self, job_id: str) -> bool:
         return job_id in self._topics
 
@@ -173,7 +179,7 @@ class Hub:
             return 0, 0
         version = snapshot.version
         if version > topic.version:  # a publication may overtake a read
-            topic.version, topic.ended, topic.last_update = version, snapshot.ended, now
+            topic.version, topic.status, topic.last_update = version, snapshot.status, now
         replaced = 0
         if topic.pending is not None and version > topic.pending.version:
             topic.pending, replaced = snapshot, len(topic.lagging)
@@ -276,7 +282,7 @@ class Hub:
             for job_id, topic in self._topics.items()
             if topic.last_update <= updated_before
             and (now - topic.last_read >= topic.last_read - topic.last_update or topic.last_read <= read_before)
-            and not topic.ended
+            and topic.status not in ENDED
         ]
         for _, topic in stale:
             topic.last_read = now

@@ -35,10 +35,11 @@ class PublishedSnapshot:
     Attributes:
         text: the snapshot as JSON.
         version: the version of the job's record.
+        status: the job's status.
         ended: whether the job has ended.
     """
 
-    __slots__ = ("_encoded", "ended", "text", "version")
+    __slots__ = ("_encoded", "ended", "status", "text", "version")
 
     def __init__(self, text: bytes) -> None:
         """Parse the header.
@@ -52,6 +53,7 @@ class PublishedSnapshot:
             raise ValueError("expected a snapshot in JSON") from error
         self.text = text
         self.version = header.version
+        self.status = header.status
         self.ended = header.status in ENDED
         self._encoded: dict[Encoder, bytes] = {}
 

@@ -62,6 +62,7 @@ class SnapshotSynchronizer:
         self._hub = hub
         metrics.WATCHED_JOBS.set_function(lambda: len(hub))
         metrics.SUBSCRIPTIONS.set_function(hub.subscription_count)
+        metrics.STALEST_RUNNING_JOB.set_function(lambda: hub.stalest_running_s(time.monotonic()))
         self._store = store
         self._pubsub = pubsub
         self._stale_after_s = stale_after_s

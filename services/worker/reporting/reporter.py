@@ -70,6 +70,7 @@ class Reporter:
         self._streams: set[ReportStream] = set()
         self._wakeup = asyncio.Event()
         self.reachable = asyncio.Event()
+        metrics.NOTIFIER_UNAVAILABLE.set_function(lambda: not self.reachable.is_set())
 
     @classmethod
     @asynccontextmanager

@@ -10,7 +10,7 @@ from headway.timestamp import Timestamp
 from headway.tokens import WATCH, Grant
 
 from ....runtime.errors import Unauthorized, UnprocessableContent
-from ..auth import NO_KEY, TokenAuth, WatchRequest, presented_token
+from ..auth import NO_KEY, TokenAuth, WatchRequest, presented_token, request_origin
 from ..refusals import RejectedToken, TokenAllowance, problem_for
 
 RANDOM_UUID_VERSION = 4
@@ -43,7 +43,7 @@ class ConnectionAuth:
         token = presented_token(request) or request.query.get("token") or None
         if token is None:
             return None if job_id is None else self._open_by_id(job_id, version)
-        result = self._auth.verify(token, version, TokenAllowance(1), job_id)
+        result = self._auth.verify(token, version, TokenAllowance(1, request_origin(request)), job_id)
         if not isinstance(result, RejectedToken):
             return result
         if job_id is None and result.code == "invalid":

@@ -54,7 +54,7 @@ class WebSocketConnection(MessageConnection, WebSocket):
         self._burst = handler.settings.messages_per_s + 2 * handler.settings.max_watches + MAX_LISTS
         super().__init__(handler.settings, transport, origin, self._burst)
         self._list_budget: TokenBucket | None = None  # before the first list
-        self.token_allowance = TokenAllowance(handler.settings.max_watches)
+        self.token_allowance = TokenAllowance(handler.settings.max_watches, origin)
         self.has_subscribed = False  # whether the client has ever sent a valid token
 
     def on_open(self) -> None:

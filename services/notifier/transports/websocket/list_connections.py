@@ -136,7 +136,7 @@ class ListConnections:
             raise problem_for(verified.code, verified.message)
         grant, key_id = verified
         if not isinstance(grant, ListGrant):
-            self._auth.count_refusal("forbidden", None)
+            self._auth.refusals.add_token("forbidden", None, connection.origin)
             raise Forbidden("Send a list token; this one is for one job.")
         return grant, key_id
 
@@ -241,7 +241,7 @@ class ListConnections:
         state = self._connections.get(connection)
         if state is None or state.lists.get(list_id) is not subscription:
             return
-        rejected = self._auth.recheck(subscription.grant, subscription.key_id)
+        rejected = self._auth.recheck(subscription.grant, subscription.key_id, connection.origin)
         if rejected is not None:
             self.close(connection, list_id)
             self._refuse(connection, list_id, rejected.code, rejected.message)

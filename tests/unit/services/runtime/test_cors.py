@@ -36,6 +36,16 @@ async def test_an_origin_must_be_allowed(headers: dict[str, str], status: int) -
         assert (await client.get("/hello", headers=headers)).status == status
 
 
+async def test_rejected_origins_are_reported() -> None:
+    """A policy calls back with each origin that it rejects, so that a service can count them."""
+    rejected: list[str] = []
+    policy = CorsPolicy(["https://jobs.example"], on_rejected=rejected.append)
+    async with serve(web.get("/hello", hello), cors=policy) as client:
+        for origin in ("https://jobs.example", "https://evil.example", "null"):
+            await client.options("/hello", headers={"Origin": origin})
+    assert rejected == ["https://evil.example", "null"]
+
+
 @pytest.mark.parametrize(
     ("path", "credentials"), [("/hub/negotiate", "true"), ("/HUB/negotiate", "true"), ("/hello", None)]
 )

@@ -66,16 +66,22 @@ async def test_aiohttp_s_own_errors_are_problems_too(client: Client) -> None:
 
 
 async def test_requests_are_counted_by_their_route(client: Client) -> None:
-    """The label of a metric is the route's template, never a path that a client made up."""
+    """The labels of a metric are the route's template and a usual method, never what a client made up."""
 
-    def count(route: str, code: str) -> float:
-        labels = {"method": "GET", "route": route, "code": code}
+    def count(route: str, code: str, method: str = "GET") -> float:
+        labels = {"method": method, "route": route, "code": code}
         return REGISTRY.get_sample_value("http_requests_total", labels) or 0.0
 
-    known, unknown = count("/things/{name}", "404"), count("unmatched", "404")
+    known, unknown, other = (
+        count("/things/{name}", "404"),
+        count("unmatched", "404"),
+        count("unmatched", "405", "other"),
+    )
     await client.get("/things/any")
     await client.get("/made-up/1")
+    await client.request("PROPFIND", "/things/any")
     assert (count("/things/{name}", "404"), count("unmatched", "404")) == (known + 1, unknown + 1)
+    assert count("unmatched", "405", "other") == other + 1
 
 
 @pytest.mark.parametrize("is_job", [True, False])

@@ -52,7 +52,7 @@ def test_only_the_kind_is_required() -> None:
     assert message.submitted_at is not None
     assert before <= message.submitted_at <= Timestamp.now()
     assert message.expires_at == message.submitted_at.after(WEEK_S)
-    assert accepted.delay_s == 0
+    assert (accepted.delay_s, message.due_at) == (0, None)
 
 
 def test_five_attempts_can_be_asked_for() -> None:
@@ -81,7 +81,7 @@ def test_all_fields_are_accepted() -> None:
     assert bytes(message.payload).strip() == b"[ 1.0, 12345678901234567 ]"
     assert (message.max_attempts, message.timeout_s, message.on_end, accepted.delay_s) == (2, 0.5, "mail", 90)
     assert message.submitted_at is not None
-    assert accepted.grant.due_at == message.submitted_at.after(90)
+    assert accepted.grant.due_at == message.due_at == message.submitted_at.after(90)
 
 
 @pytest.mark.parametrize(

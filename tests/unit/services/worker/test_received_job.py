@@ -7,11 +7,13 @@ import time
 from typing import Any
 
 import pytest
+from prometheus_client import Histogram
 
 from headway import JobContext, job
 from headway.azure.job_queue import ReceivedMessage
 from headway.contracts import Timestamp
 from headway.labels import Labels
+from services.worker.metrics import observe_since_due
 from services.worker.received_job import ReceivedJob
 
 DAY_S = 86_400
@@ -50,6 +52,28 @@ def test_submission_decides_the_number_of_attempts(fields: dict[str, Any], max_a
     """5 means 5, and a missing number the one of the kind; the report always has a number."""
     received = read(**fields)
     assert received.max_attempts == received.first_report().max_attempts == max_attempts
+
+
+@pytest.mark.parametrize(
+    ("fields", "observed"),
+    [
+        ({"submitted_at": "2025-12-31T23:59:50Z"}, [10]),
+        ({"submitted_at": "2025-12-31T23:59:50Z", "due_at": "2025-12-31T23:59:57Z"}, [3]),
+        ({"submitted_at": "2025-12-31T23:59:50Z", "due_at": "2025-12-31T23:00:00Z"}, [10]),
+        ({"submitted_at": "2025-12-31T23:59:50Z", "due_at": "2026-01-01T00:00:02Z"}, [0]),
+        ({"submitted_at": "2025-12-31T23:59:50Z", "generation": 1}, []),
+    ],
+)
+def test_wanted_delays_are_not_observed(
+    fields: dict[str, Any], observed: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time counts from the submission or the end of its delay, also if clocks differ; a redrive is not observed."""
+    monkeypatch.setattr(ReceivedMessage, "queue_time", lambda _message: RECEIVED_AT)
+    histogram = Histogram("observed", "", registry=None)
+    observe_since_due(read(**fields), histogram)
+    (family,) = histogram.collect()
+    samples = {sample.name: sample.value for sample in family.samples}
+    assert (samples["observed_count"], samples["observed_sum"]) == (len(observed), sum(observed))
 
 
 def test_labels_of_the_message_are_reported() -> None:

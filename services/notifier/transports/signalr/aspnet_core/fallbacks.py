@@ -15,7 +15,7 @@ from websockets.frames import CloseCode
 from .....runtime.aiohttp_adapter import start_stream
 from .....runtime.errors import NotFound
 from .....runtime.middleware import LONG_POLL
-from ...auth import unavailable_without_store
+from ...auth import request_origin, unavailable_without_store
 from ...polling import close_if_sent_away
 from ..authorization import ConnectionAuth
 from ..connection_tokens import ConnectionId
@@ -64,7 +64,7 @@ class HubFallbacks:
         response, chunked = await start_stream(request, EVENT_HEADERS, FIRST_COMMENT)
         if (transport := request.transport) is None:
             return response
-        stream = HubEventStream(self._hub, transport, request.headers.get("Origin"), first, chunked=chunked)
+        stream = HubEventStream(self._hub, transport, request_origin(request), first, chunked=chunked)
         with self._hub.registry.serve(stream), self._inbox.notices(connection.id) as notices:
             take = partial(self._inbox.take, connection.id)
             async with self._receiving(stream.session, messages, notices, take, stream.done):
@@ -99,7 +99,7 @@ class HubFallbacks:
             raise NotFound(SESSION_LOST, field="id")
         if (transport := request.transport) is None:  # the client has left during the last step
             return self._answer(b"")
-        hub_poll = HubPoll(self._hub, transport, first, age_s)
+        hub_poll = HubPoll(self._hub, transport, request_origin(request), first, age_s)
         try:
             return await self._serve(hub_poll, connection, poll)
         except (RedisError, OSError):

@@ -27,16 +27,19 @@ class HubPoll(PollConnection, HubConnection):
     transport = "signalr_poll"
     __slots__ = ("_answer_bytes", "jobs", "messages", "session", "wire_format")
 
-    def __init__(self, hub: Hub, transport: asyncio.Transport, first: WatchRequest | None, age_s: float) -> None:
+    def __init__(
+        self, hub: Hub, transport: asyncio.Transport, origin: str | None, first: WatchRequest | None, age_s: float
+    ) -> None:
         """Create a connection.
 
         Args:
             hub: what all sessions use.
             transport: its bytes.
+            origin: the origin of its page, None if it has none.
             first: the job that its URL names, None without one or after the handshake.
             age_s: how long ago the client has connected.
         """
-        super().__init__(transport)
+        super().__init__(transport, origin)
         self.wire_format = ANSWERS[JSON]
         self.messages: list[bytes] = []
         self._answer_bytes = 0

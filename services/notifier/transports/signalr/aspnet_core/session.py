@@ -77,7 +77,7 @@ class HubSession:
         self.registry = hub.registry
         self.connection = connection
         self._first = first
-        self._allowance = TokenAllowance(hub.settings.max_watches)
+        self._allowance = TokenAllowance(hub.settings.max_watches, connection.origin)
         now = time.monotonic()
         self._message_budget = TokenBucket(hub.settings.messages_per_s, hub.message_burst, now)
         self._opened_at, self._pinged_at = now - age_s, now

@@ -185,8 +185,8 @@ class ClassicPoll(PollConnection, ClassicConnection):
 
     transport, wire_format = "signalr_classic_poll", ANSWERS
 
-    def __init__(self, transport: asyncio.Transport, request: ConnectionRequest) -> None:
-        super().__init__(transport)
+    def __init__(self, transport: asyncio.Transport, origin: str | None, request: ConnectionRequest) -> None:
+        super().__init__(transport, origin)
         self.request, self.cursor = request, request.cursor
         self.answer: bytes | None = None
 

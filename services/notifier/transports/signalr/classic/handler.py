@@ -22,7 +22,7 @@ from .....runtime.errors import BadRequest, Forbidden, HTTPProblem, NotFound, Un
 from .....runtime.middleware import LONG_POLL
 from .....runtime.request import JSON
 from ....settings import NotifierSettings
-from ...auth import WatchRequest
+from ...auth import WatchRequest, request_origin
 from ...polling import close_if_sent_away
 from ...registry import ConnectionRegistry
 from ...websocket.handshake import open_websocket
@@ -205,7 +205,7 @@ class ClassicHandler:
         response, chunked = await start_stream(request, EVENT_HEADERS, EVENT_PREFIX)
         if (transport := request.transport) is None:
             return response
-        origin = request.headers.get("Origin")
+        origin = request_origin(request)
         stream = ClassicEventStream(transport, origin, self._registry.backpressured, connect, chunked=chunked)
         with self._registry.serve(stream):
             if connect.is_new:
@@ -223,7 +223,7 @@ class ClassicHandler:
         if self._registry.draining or request.transport is None:
             await postpone()
             return self._answer(encode_envelope(connect.cursor))
-        poll = ClassicPoll(request.transport, connect)
+        poll = ClassicPoll(request.transport, request_origin(request), connect)
         with self._registry.serve(poll):
             self._begin(poll, watch)
             await poll.wait_until_ready(POLL_S)

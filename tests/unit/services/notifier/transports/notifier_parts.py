@@ -126,7 +126,7 @@ class Replica:
         expired: bool = False,
     ) -> None:
         """Subscribe a connection to a job, with a token that may have expired since it was verified."""
-        request = self.auth.verify(self.token(job_id, signer=signer), None, TokenAllowance(MAX_WATCHES))
+        request = self.auth.verify(self.token(job_id, signer=signer), None, TokenAllowance(MAX_WATCHES, None))
         assert isinstance(request, WatchRequest)
         if expired:
             grant = msgspec.structs.replace(request.grant, expires_at=Timestamp.now().after(-3600))
@@ -155,6 +155,8 @@ class Replica:
         assert (len(self.hub), self.hub.subscription_count()) == (len(watched), len(watched))
 
 
-def refusals(code: str) -> float:
-    """Return how many tokens were refused with a code."""
-    return cast(float, metrics.WATCH_REFUSED.labels(code)._value.get())
+def refusals(code: str, origin: str | None = None) -> float:
+    """Return how many watches were refused with a code, for pages of one origin or of all."""
+    samples = [sample for family in metrics.WATCH_REFUSED.collect() for sample in family.samples]
+    counted = [sample for sample in samples if sample.labels["code"] == code]
+    return sum(sample.value for sample in counted if origin in (None, sample.labels["origin"]))

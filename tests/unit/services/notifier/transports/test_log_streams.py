@@ -115,7 +115,7 @@ class TestRegistry:
 
     def follow(self, replica: Replica, job_id: UUID, log: int | None = 0) -> None:
         """Watch a job and follow its log."""
-        request = replica.auth.verify(replica.token(job_id), None, TokenAllowance(MAX_WATCHES))
+        request = replica.auth.verify(replica.token(job_id), None, TokenAllowance(MAX_WATCHES, None))
         assert isinstance(request, WatchRequest)
         replica.registry.subscribe(replica.connection, request._replace(log=log))
 

@@ -29,17 +29,17 @@ def accepted_errors(allowance: TokenAllowance, error: InvalidToken) -> int:
 @pytest.mark.parametrize(("error", "count"), [(EXPIRED, 1_000), (UNKNOWN, 500), (INVALID, 100), (FORGED, 20)])
 def test_the_allowance_depends_on_the_cost(error: InvalidToken, count: int) -> None:
     """A forged token costs a signature check, an expired one is common."""
-    assert accepted_errors(TokenAllowance(3), error) == count
+    assert accepted_errors(TokenAllowance(3, None), error) == count
 
 
 def test_a_page_may_have_as_many_expired_tokens_as_jobs() -> None:
     """A higher MAX_WATCHES raises the allowance."""
-    assert accepted_errors(TokenAllowance(5_000), EXPIRED) == 5_000
+    assert accepted_errors(TokenAllowance(5_000, None), EXPIRED) == 5_000
 
 
 def test_accepted_tokens_restore_no_more_than_the_limit() -> None:
     """A client cannot save up an allowance for forged tokens, and each of them costs five accepted ones."""
-    allowance = TokenAllowance(3)
+    allowance = TokenAllowance(3, None)
     for _ in range(10_000):
         allowance.restore()
     assert accepted_errors(allowance, FORGED) == 20
@@ -65,16 +65,36 @@ def test_refused_tokens_are_logged_at_a_limited_rate(monkeypatch: pytest.MonkeyP
     refusal_log, before = RefusalLog(), refusals("invalid_token")
     with capture_logs() as lines:
         for _ in range(1_000):
-            refusal_log.add("invalid_token", "a job")
+            refusal_log.add_token("invalid_token", "a job", None)
         clock.now = 1.0
         for _ in range(1_000):
-            refusal_log.add("invalid_token", None)
+            refusal_log.add_token("invalid_token", None, None)
     assert refusals("invalid_token") == before + 2_000
-    line = {"event": "token_rejected", "code": "invalid_token", "log_level": "info"}
+    line = {"event": "token_rejected", "code": "invalid_token", "origin": None, "log_level": "info"}
     assert lines == [
         *[{**line, "job_id": "a job"}] * LOGGED_BURST,
         {**line, "job_id": None, "suppressed": 1_000 - LOGGED_BURST},
     ]
+
+
+def test_refusals_are_counted_by_origin() -> None:
+    """The metric names the allowed origins; every other value that a client makes up is counted as one."""
+    refusal_log = RefusalLog(["https://page.example"])
+    for origin, label in ((None, "none"), ("https://page.example", "https://page.example"), ("made up", "other")):
+        before = refusals("forbidden", label)
+        refusal_log.add_token("forbidden", None, origin)
+        assert refusals("forbidden", label) == before + 1
+
+
+def test_a_rejected_origin_is_counted_and_logged() -> None:
+    """The line names the origin, cut to a length; the lines about tokens and origins have one limit."""
+    before, origin = refusals("origin_not_allowed", "other"), "https://" + "a" * 1_000
+    with capture_logs() as lines:
+        refusal_log = RefusalLog(["https://page.example"])
+        for _ in range(100):
+            refusal_log.add_origin(origin)
+    assert refusals("origin_not_allowed", "other") == before + 100
+    assert lines == [{"event": "origin_rejected", "origin": origin[:200], "log_level": "info"}] * LOGGED_BURST
 
 
 def test_an_error_names_the_job_of_its_token_if_it_can_be_read() -> None:

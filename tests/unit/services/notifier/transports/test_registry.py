@@ -304,7 +304,7 @@ async def test_the_heartbeat_of_a_stream_is_a_comment(chunked: bool) -> None:
 
 async def test_a_long_poll_that_is_sent_away_is_answered() -> None:
     """The response ends the request before its time."""
-    request = LongPollRequest(cast(asyncio.Transport, FakeTransport()), complete_when_ended=True)
+    request = LongPollRequest(cast(asyncio.Transport, FakeTransport()), None, complete_when_ended=True)
     request.send_away()
     assert request.ready.is_set()
     assert request.close_code == CloseCode.TRY_AGAIN_LATER
@@ -318,7 +318,7 @@ async def test_every_close_of_a_stream_or_poll_has_a_code() -> None:
         return EventStream(cast(asyncio.Transport, transport), None, {"job"}, set(), chunked=False)
 
     def poll() -> LongPollRequest:
-        return LongPollRequest(cast(asyncio.Transport, transport), complete_when_ended=True)
+        return LongPollRequest(cast(asyncio.Transport, transport), None, complete_when_ended=True)
 
     for connection in (stream(), poll()):
         assert connection.close_code == CloseCode.ABNORMAL_CLOSURE

@@ -265,6 +265,24 @@ def test_a_broken_watcher_does_not_disturb_the_others() -> None:
     assert [len(watcher.failures) for watcher in (broken, filtering_broken)] == [1, 2]
 
 
+def test_the_stalest_running_job_decides_the_age() -> None:
+    """Jobs that wait or have ended may be silent, and a new version makes a job fresh; a repeated one does not."""
+    hub = Hub()
+    for job_id in (JOB, OTHER):
+        hub.subscribe(Subscription(FakeWatcher(), msgspec.structs.replace(GRANT, job_id=job_id), None), 0.0)
+    assert hub.stalest_running_s(100.0) == 0
+    hub.broadcast(str(JOB), snapshot(1), 10.0)
+    hub.broadcast(str(OTHER), snapshot(1), 30.0)
+    assert hub.stalest_running_s(100.0) == 90
+    hub.broadcast(str(JOB), snapshot(2), 60.0)
+    hub.broadcast(str(OTHER), snapshot(1), 90.0)
+    assert hub.stalest_running_s(100.0) == 70
+    hub.broadcast(str(OTHER), snapshot(2, "succeeded"), 95.0)
+    assert hub.stalest_running_s(100.0) == 40
+    hub.broadcast(str(JOB), snapshot(3, "retrying"), 95.0)
+    assert hub.stalest_running_s(100.0) == 0
+
+
 def test_a_watcher_s_new_subscription_replaces_the_earlier_one() -> None:
     """The new subscription starts over, and the end of the earlier one does not end it."""
     hub, watcher = Hub(), FakeWatcher()

@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from prometheus_client import REGISTRY
 
 from headway.contracts import MAX_REPORTS_BYTES, JobReport, Json, Progress, Verdict, decode, encode
 from services.runtime.errors import PROBLEM_JSON, problem_json, problem_response
@@ -549,14 +550,16 @@ async def test_unwatched_progress_waits_for_the_heartbeat(notifier: FakeNotifier
 
 
 async def test_reporter_without_streams_probes_the_notifier(notifier: FakeNotifier, tmp_path: Path) -> None:
-    """`reachable` is set when the notifier is ready, even if the worker has nothing to report."""
+    """`reachable` is set when the notifier is ready, even if the worker has nothing to report; a metric shows it."""
     notifier.readyz_status = 503
     async with reporting(notifier, tmp_path) as reporter:
         await wait_until(lambda: notifier.probe_count >= 3)
         assert not reporter.reachable.is_set()
+        assert REGISTRY.get_sample_value("worker_notifier_unavailable") == 1
         notifier.readyz_status = 200
         async with asyncio.timeout(10):
             await reporter.reachable.wait()
+        assert REGISTRY.get_sample_value("worker_notifier_unavailable") == 0
         assert notifier.requests == []
 
 

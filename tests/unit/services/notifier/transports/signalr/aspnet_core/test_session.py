@@ -52,7 +52,7 @@ class World:
         elif transport == "sse":
             connection = HubEventStream(self.hub, pipe, None, first, chunked=False)
         else:
-            connection = HubPoll(self.hub, pipe, first, age_s)
+            connection = HubPoll(self.hub, pipe, None, first, age_s)
         self.replica.registry.register(connection)
         return connection
 
@@ -71,7 +71,7 @@ class World:
 
     def request(self, job_id: UUID) -> WatchRequest:
         """Return what a token of a job allows."""
-        request = self.replica.auth.verify(self.replica.token(job_id), None, TokenAllowance(1))
+        request = self.replica.auth.verify(self.replica.token(job_id), None, TokenAllowance(1, None))
         assert isinstance(request, WatchRequest)
         return request
 

@@ -47,7 +47,7 @@ def request(cursor: Cursor) -> ConnectionRequest:
 
 def test_a_poll_answers_with_what_its_client_lacks() -> None:
     """A later snapshot replaces the answer, so it is compared with what the client has, not with that answer."""
-    poll = ClassicPoll(cast(asyncio.Transport, ClosedTransport()), request(Cursor(1, b"80")))
+    poll = ClassicPoll(cast(asyncio.Transport, ClosedTransport()), None, request(Cursor(1, b"80")))
     poll.send_snapshot("one", snapshot(2, percent=100))
     poll.send_snapshot("one", snapshot(3, "succeeded", percent=100))
     assert poll.answer is not None
@@ -134,6 +134,6 @@ async def test_a_closed_stream_takes_nothing(*, chunked: bool) -> None:
 
 def test_a_closed_poll_ends() -> None:
     """A client that has left costs a second at most, and not the time of a poll."""
-    poll = ClassicPoll(cast(asyncio.Transport, ClosedTransport()), request(Cursor()))
+    poll = ClassicPoll(cast(asyncio.Transport, ClosedTransport()), None, request(Cursor()))
     poll.reap()
     assert (poll.ready.is_set(), poll.close_code) == (True, CloseCode.ABNORMAL_CLOSURE)
