@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help up stores demo test test-manifests test-containers bench-worker bench-notifier bench-index bench-dashboard pictures check format lock release clean node browser
+.PHONY: help up stores demo test test-manifests test-containers bench-worker bench-notifier bench-index bench-dashboard pictures check format lock release clean node browser prometheus
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -28,9 +28,9 @@ demo: $(VENV)/.local $(AZURITE) ## Run a few jobs in a separate system and show 
 
 # Tests often wait: two cores keep four workers busy. Each of them reads all modules, so that they are kept compiled.
 test: browser $(VENV)/.test $(AZURITE) ## Run all tests; ARGS="..." is passed to pytest, BROWSER=none skips the browser tests
-	PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder -m "not containers and not checkov and not release$(if $(filter none,$(BROWSER)), and not browser)" $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder -m "not containers and not checkov and not prometheus and not release$(if $(filter none,$(BROWSER)), and not browser)" $(ARGS)
 
-test-manifests: $(VENV)/.test $(VENV)-checkov/.installed $(VENV)-release/.installed ## Check the manifests against the code, their schemas and the rules of checkov
+test-manifests: prometheus $(VENV)/.test $(AZURITE) $(VENV)-checkov/.installed $(VENV)-release/.installed ## Check manifests, metrics and alerts with the tools of their users
 	$(RUN) -m pytest tests/deploy -m "not containers" $(ARGS)
 
 test-containers: $(VENV)/.test ## Build the image, run compose.yaml and kill containers; needs Docker
@@ -139,3 +139,13 @@ browser: tests/browser/node/node_modules/.installed
 		exit 1; \
 	fi
 endif
+
+# Without these tools, the tests that need them are skipped.
+prometheus:
+	@command -v prometheus >/dev/null && command -v haproxy >/dev/null && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing Prometheus and HAProxy"; apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus haproxy >/dev/null; \
+	else \
+		echo "Some tests need Prometheus and HAProxy, and are skipped: sudo apt-get install prometheus haproxy" >&2; \
+	fi
