@@ -7,10 +7,12 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import msgspec
 import pytest
 import yaml  # type: ignore[import-untyped]
 
@@ -24,7 +26,11 @@ from services.submitter.settings import SubmitterSettings
 from services.worker.consumer import SETTLE_TIMEOUT_S
 from services.worker.settings import WorkerSettings
 
-FOLDERS = ["base", "overlays/dev", "overlays/production"]
+K8S = ROOT / "deploy/k8s"
+FOLDERS = ["base", "overlays/dev", "overlays/production", "overlays/azure"]
+COMPONENTS = sorted(path.name for path in (K8S / "components").iterdir())
+# Components that exclude each other: two autoscalers of one service.
+ALTERNATIVES = [("hpa-notifier", "keda-notifier")]
 SERVICES: dict[str, type[Settings]] = {
     settings_type.service: settings_type for settings_type in (SubmitterSettings, NotifierSettings, WorkerSettings)
 }
@@ -57,31 +63,52 @@ def kubectl_problem() -> str | None:
 @cache
 def render(folder: str) -> list[Object]:
     """Return the objects in a folder of deploy/k8s, rendered with kustomize; fail on its warnings."""
+    completed = kustomize(folder)
+    assert (completed.returncode, completed.stderr) == (0, "")
+    return list(yaml.load_all(completed.stdout, Loader=yaml.CSafeLoader))  # ten times as fast as the one in Python
+
+
+def kustomize(folder: str) -> subprocess.CompletedProcess[str]:
+    """Render a folder of deploy/k8s with kustomize; skip the test if kubectl cannot do that."""
     if (reason := kubectl_problem()) is not None:
         pytest.skip(reason)
-    completed = subprocess.run(["kubectl", "kustomize", ROOT / "deploy/k8s" / folder], capture_output=True, text=True)
-    assert (completed.returncode, completed.stderr) == (0, "")
-    return list(yaml.safe_load_all(completed.stdout))
+    return subprocess.run(["kubectl", "kustomize", K8S / folder], capture_output=True, text=True)
 
 
-def write_overlay(folder: Path, lines: str, env: str = "") -> str:
-    """Write an overlay of the production overlay; return its folder for `render`.
+def path_to_k8s(folder: Path) -> str:
+    """Return the relative path from a folder to deploy/k8s; kustomize accepts no absolute one."""
+    return os.path.relpath(K8S.resolve(), folder.resolve())
+
+
+def write_overlay(
+    folder: Path, lines: str = "", env: str = "", *, of: str = "base", components: Sequence[str] = ()
+) -> str:
+    """Write an overlay; return its folder for `render`.
 
     Args:
         folder: an empty folder.
         lines: lines of the overlay's `kustomization.yaml`.
         env: the overlay's `headway.env`.
+        of: the folder below it.
+        components: the names of its components, in their order.
     """
+    below = path_to_k8s(folder)
     kustomization: Object = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "namespace": "headway",
-        "resources": [os.path.relpath((ROOT / "deploy/k8s/overlays/production").resolve(), folder.resolve())],
+        "resources": [f"{below}/{of}"],
+        "components": [f"{below}/components/{name}" for name in components],
         "configMapGenerator": [{"name": "headway", "behavior": "merge", "envs": ["headway.env"]}],
     }
     (folder / "headway.env").write_text(env)
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization) + lines)
-    return os.path.relpath(folder, ROOT / "deploy/k8s")
+    return os.path.relpath(folder, K8S)
+
+
+def kustomization_files() -> list[Path]:
+    """Return the `kustomization.yaml` of the base, of each component and of each overlay."""
+    return sorted(K8S.rglob("kustomization.yaml"))
 
 
 def objects_of_kind(objects: list[Object], kind: str) -> dict[str, Object]:
@@ -93,6 +120,64 @@ def pod_spec(workload: Object) -> Object:
     """Return the spec of a workload's pods."""
     spec: Object = workload["spec"]["template"]["spec"]
     return spec
+
+
+def workloads(objects: list[Object]) -> dict[str, Object]:
+    """Return the Deployments and StatefulSets by name."""
+    return objects_of_kind(objects, "Deployment") | objects_of_kind(objects, "StatefulSet")
+
+
+def pod_labels(workload: Object) -> dict[str, str]:
+    """Return the labels of a workload's pods."""
+    labels: dict[str, str] = workload["spec"]["template"]["metadata"]["labels"]
+    return labels
+
+
+def named_ports(spec: Object) -> dict[str, int]:
+    """Return a pod's ports by name."""
+    ports = [port for container in spec["containers"] for port in container.get("ports", [])]
+    return {port["name"]: port["containerPort"] for port in ports}
+
+
+def deployment(objects: list[Object], service: str) -> tuple[Object, Object]:
+    """Return the spec of a service's pods, and their container."""
+    spec = pod_spec(objects_of_kind(objects, "Deployment")[service])
+    (container,) = spec["containers"]
+    return spec, container
+
+
+def environment(objects: list[Object], service: str) -> dict[str, str]:
+    """Return the environment variables of a service."""
+    _, container = deployment(objects, service)
+    (source,) = container["envFrom"]
+    data: dict[str, str] = objects_of_kind(objects, "ConfigMap")[source["configMapRef"]["name"]]["data"]
+    return data | {variable["name"]: variable["value"] for variable in container.get("env", [])}
+
+
+def settings_of(objects: list[Object], service: str, directory: Path) -> Any:
+    """Return the settings of a service, with an open submitter unless the manifests decide who may submit."""
+    env = environment(objects, service)
+    additional = {} if {"SUBMITTER_OPEN", "SUBMITTER_API_KEYS"} & env.keys() else {"SUBMITTER_OPEN": "true"}
+    return load_settings(service, env | additional, directory)
+
+
+def default(settings_type: type[Settings], setting: str) -> Any:
+    """Return the default of a setting."""
+    return {field.name: field.default for field in msgspec.structs.fields(settings_type)}[setting]
+
+
+def secret_files(objects: list[Object], service: str) -> set[str]:
+    """Return the names of the files that a service's settings expect in `SECRETS_DIR`."""
+    other_prefixes = tuple(f"{other.upper()}_" for other in SERVICES if other != service)
+    fields = {field.upper() for field in SERVICES[service].__struct_fields__}
+    return {
+        Path(value).name
+        for name, value in environment(objects, service).items()
+        if value.startswith(SECRETS_DIR)
+        and not name.startswith(other_prefixes)
+        and {name.removeprefix(f"{service.upper()}_"), name, name.removesuffix("_FILE")} & fields
+        and (service, name) != ("submitter", "NOTIFIER_TOKEN_PUBLIC_KEY_FILE")
+    }
 
 
 def selector_matches(selector: Object, labels: dict[str, str]) -> bool:

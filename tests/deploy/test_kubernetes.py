@@ -1,93 +1,49 @@
-"""The Kubernetes manifests agree with the code and with docs/run-in-production.md."""
+"""The base and the overlays of deploy/k8s agree with the code."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 from headway import __version__
 from services.runtime.service import ServiceSpec, health_app
 from tests.deploy.manifests import (
     FOLDERS,
+    K8S,
     SECRETS_DIR,
     SERVICES,
-    Object,
-    load_settings,
+    deployment,
+    environment,
+    kustomization_files,
     max_shutdown_s,
+    named_ports,
     objects_of_kind,
+    pod_labels,
     pod_spec,
     render,
+    secret_files,
     selector_matches,
-    write_overlay,
+    settings_of,
+    workloads,
 )
-from tests.documents import Document
 
-PAGE = Document("docs/run-in-production.md")
 each_folder = pytest.mark.parametrize("folder", FOLDERS)
 each_service = pytest.mark.parametrize("service", SERVICES)
-
-
-def deployment(folder: str, service: str) -> tuple[Object, Object]:
-    """Return the spec of a service's pods, and their container."""
-    spec = pod_spec(objects_of_kind(render(folder), "Deployment")[service])
-    (container,) = spec["containers"]
-    return spec, container
-
-
-def workloads(folder: str) -> dict[str, Object]:
-    """Return the Deployments and StatefulSets by name."""
-    objects = render(folder)
-    return objects_of_kind(objects, "Deployment") | objects_of_kind(objects, "StatefulSet")
-
-
-def environment(folder: str, service: str) -> dict[str, str]:
-    """Return the environment variables of a service."""
-    _, container = deployment(folder, service)
-    (source,) = container["envFrom"]
-    data: dict[str, str] = objects_of_kind(render(folder), "ConfigMap")[source["configMapRef"]["name"]]["data"]
-    return data | {variable["name"]: variable["value"] for variable in container.get("env", [])}
-
-
-# The connections that policies must allow: source, target, port.
-CONNECTIONS = [
-    ("notifier", "redis", "store"),
-    ("submitter", "azurite", "store"),
-    ("worker", "azurite", "store"),
-    ("submitter", "notifier", "internal"),
-    ("worker", "notifier", "internal"),
-    ("worker", "submitter", "internal"),
-]
-
-
-def settings_of(folder: str, service: str, directory: Path) -> Any:
-    """Return the settings of a service, with an open submitter unless the folder decides who may submit."""
-    env = environment(folder, service)
-    additional = {} if {"SUBMITTER_OPEN", "SUBMITTER_API_KEYS"} & env.keys() else {"SUBMITTER_OPEN": "true"}
-    return load_settings(service, env | additional, directory)
-
-
-def named_ports(spec: Object) -> dict[str, int]:
-    """Return a pod's ports by name."""
-    ports = [port for container in spec["containers"] for port in container.get("ports", [])]
-    return {port["name"]: port["containerPort"] for port in ports}
-
-
-def pod_labels(workload: Object) -> dict[str, str]:
-    """Return the labels of a workload's pods."""
-    labels: dict[str, str] = workload["spec"]["template"]["metadata"]["labels"]
-    return labels
+INTERNAL_CONNECTIONS = [("submitter", "notifier"), ("worker", "notifier"), ("worker", "submitter")]
 
 
 @each_service
 @each_folder
 def test_service_accepts_its_environment(folder: str, service: str, tmp_path: Path) -> None:
     """The settings are valid, the ports agree with those of the container, and secrets are mounted as files."""
-    settings = settings_of(folder, service, tmp_path)
-    spec, container = deployment(folder, service)
+    settings = settings_of(render(folder), service, tmp_path)
+    spec, container = deployment(render(folder), service)
     assert container["command"] == ["headway", service]
     ports = named_ports(spec)
     assert ports.pop("internal") == settings.internal_port
@@ -95,19 +51,19 @@ def test_service_accepts_its_environment(folder: str, service: str, tmp_path: Pa
     assert {"name": "secrets", "mountPath": SECRETS_DIR, "readOnly": True} in container["volumeMounts"]
 
 
-@pytest.mark.parametrize(("source", "target", "port"), [each for each in CONNECTIONS if each[2] == "internal"])
+@pytest.mark.parametrize(("source", "target"), INTERNAL_CONNECTIONS)
 @each_folder
-def test_services_know_each_other(folder: str, source: str, target: str, port: str, tmp_path: Path) -> None:
+def test_services_know_each_other(folder: str, source: str, target: str, tmp_path: Path) -> None:
     """The URLs of internal listeners name the Service and its port."""
     ports = objects_of_kind(render(folder), "Service")[target]["spec"]["ports"]
-    (number,) = [each["port"] for each in ports if each["name"] == port]
-    url = getattr(settings_of(folder, source, tmp_path), f"{target}_internal_url")
+    (number,) = [each["port"] for each in ports if each["name"] == "internal"]
+    url = getattr(settings_of(render(folder), source, tmp_path), f"{target}_internal_url")
     assert url == f"http://{target}:{number}"
 
 
 def test_base_does_not_decide_who_may_submit() -> None:
     """Each overlay must decide; without a decision the submitter does not start."""
-    env = environment("base", "submitter")
+    env = environment(render("base"), "submitter")
     assert not {"SUBMITTER_OPEN", "SUBMITTER_API_KEYS"} & env.keys()
 
 
@@ -115,21 +71,23 @@ def test_base_does_not_decide_who_may_submit() -> None:
 @each_folder
 def test_grace_period_covers_the_shutdown(folder: str, service: str, tmp_path: Path) -> None:
     """It covers the sleep before SIGTERM, the drain, requests in flight, and a margin."""
-    spec, container = deployment(folder, service)
+    spec, container = deployment(render(folder), service)
     sleep_s = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-    assert spec["terminationGracePeriodSeconds"] >= sleep_s + max_shutdown_s(settings_of(folder, service, tmp_path))
+    settings = settings_of(render(folder), service, tmp_path)
+    assert spec["terminationGracePeriodSeconds"] >= sleep_s + max_shutdown_s(settings)
     assert (sleep_s > 0) == ("http" in named_ports(spec))  # routes to the pod are removed during the sleep
 
 
 @each_service
 @each_folder
 async def test_probes_use_existing_endpoints(folder: str, service: str) -> None:
-    """All three probes request a path that the internal listener serves."""
-    _, container = deployment(folder, service)
+    """All three probes request a path that the internal listener serves, and name no host."""
+    _, container = deployment(render(folder), service)
     app = health_app(ServiceSpec(), asyncio.Event(), asyncio.Event())
     routes = {resource.canonical for resource in app.router.resources()}
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         request = container[probe]["httpGet"]
+        assert request.keys() == {"path", "port"}
         assert request["port"] == "internal"
         assert request["path"] in routes
     assert container["livenessProbe"]["httpGet"]["path"] == "/livez"
@@ -138,125 +96,65 @@ async def test_probes_use_existing_endpoints(folder: str, service: str) -> None:
 
 @each_folder
 def test_selectors_and_ports_match_existing_pods(folder: str) -> None:
-    """The selectors of each Service, budget and policy match pods, and those pods have the ports that it names."""
+    """The selectors of each Service and budget match pods, and those pods have the ports that it names."""
     objects = render(folder)
+    all_workloads = workloads(objects).values()
 
-    def selected_pods(selector: Object) -> list[Object]:
-        all_workloads = workloads(folder).values()
+    def selected_pods(selector: dict[str, Any]) -> list[dict[str, Any]]:
         return [pod_spec(workload) for workload in all_workloads if selector_matches(selector, pod_labels(workload))]
 
     for service in objects_of_kind(objects, "Service").values():
         (spec,) = selected_pods({"matchLabels": service["spec"]["selector"]})
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= named_ports(spec).keys()
-    for workload in workloads(folder).values():
+    for workload in all_workloads:
         assert selector_matches(workload["spec"]["selector"], pod_labels(workload))
         for constraint in pod_spec(workload).get("topologySpreadConstraints", []):
             assert selector_matches(constraint["labelSelector"], pod_labels(workload))
     for budget in objects_of_kind(objects, "PodDisruptionBudget").values():
         assert len(selected_pods(budget["spec"]["selector"])) == 1
-    for policy in objects_of_kind(objects, "NetworkPolicy").values():
-        specs = selected_pods(policy["spec"]["podSelector"])
-        assert specs
-        for rule in policy["spec"].get("ingress", []):
-            assert all(isinstance(port["port"], str) for port in rule["ports"])
-            assert all(port["port"] in named_ports(spec) for spec in specs for port in rule["ports"])
-        for rule in policy["spec"].get("egress", []):
-            selectors = [peer["podSelector"] for peer in rule["to"] if set(peer) == {"podSelector"}]
-            peers = [spec for selector in selectors for spec in selected_pods(selector)]
-            assert peers or not any("podSelector" in peer for peer in rule["to"])
-            for port in rule["ports"]:
-                assert isinstance(port["port"], int) or all(port["port"] in named_ports(spec) for spec in peers)
-
-
-@pytest.mark.parametrize(("target", "port"), sorted({connection[1:] for connection in CONNECTIONS}))
-def test_policies_allow_only_the_needed_connections(target: str, port: str) -> None:
-    """Egress and ingress are allowed for exactly these connections, in the overlay that includes the stores."""
-    labels = {name: pod_labels(workload) for name, workload in workloads("overlays/dev").items()}
-
-    def allows(rule: Object, side: str, peer: str) -> bool:
-        selectors = [entry["podSelector"] for entry in rule.get(side, []) if "podSelector" in entry]
-        ports = [entry["port"] for entry in rule["ports"]]
-        return port in ports and any(selector_matches(selector, labels[peer]) for selector in selectors)
-
-    def allowed(pod: str, direction: str, side: str, peer: str) -> bool:
-        return any(
-            allows(rule, side, peer)
-            for policy in objects_of_kind(render("overlays/dev"), "NetworkPolicy").values()
-            if selector_matches(policy["spec"]["podSelector"], labels[pod])
-            for rule in policy["spec"].get(direction, [])
-        )
-
-    for source in labels:
-        both = allowed(source, "egress", "to", target) and allowed(target, "ingress", "from", source)
-        assert both is ((source, target, port) in CONNECTIONS)
 
 
 @each_folder
-def test_policies_allow_dns(folder: str) -> None:
-    """Every service may send DNS queries."""
-    policies = objects_of_kind(render(folder), "NetworkPolicy").values()
-    for workload in objects_of_kind(render(folder), "Deployment").values():
-        rules = [
-            rule
-            for policy in policies
-            if selector_matches(policy["spec"]["podSelector"], pod_labels(workload))
-            for rule in policy["spec"].get("egress", [])
-        ]
-        assert {("UDP", 53), ("TCP", 53)} <= {
-            (port.get("protocol"), port["port"]) for rule in rules for port in rule["ports"]
-        }
-
-
-@each_service
-@each_folder
-def test_policies_allow_prometheus(folder: str, service: str) -> None:
-    """A Prometheus in `monitoring`, or the managed one of AKS in `kube-system`, may scrape the internal port."""
-    labels = pod_labels(objects_of_kind(render(folder), "Deployment")[service])
-    rules = [
-        rule
-        for policy in objects_of_kind(render(folder), "NetworkPolicy").values()
-        if selector_matches(policy["spec"]["podSelector"], labels)
-        for rule in policy["spec"].get("ingress", [])
-        if {"port": "internal"} in rule["ports"]
-    ]
-    for namespace, is_allowed in (("monitoring", True), ("kube-system", True), ("default", False)):
-        peer = {"kubernetes.io/metadata.name": namespace}
-        selectors = [
-            entry["namespaceSelector"] for rule in rules for entry in rule["from"] if "namespaceSelector" in entry
-        ]
-        assert any(selector_matches(selector, peer) for selector in selectors) is is_allowed
+def test_objects_have_the_recommended_labels(folder: str) -> None:
+    """Every object has a name and a part-of, pods all labels, and selectors only what never changes."""
+    for obj in render(folder):
+        labels = obj["metadata"]["labels"]
+        assert labels["app.kubernetes.io/part-of"] == "headway"
+        assert "app.kubernetes.io/name" in labels, obj["metadata"]["name"]
+    for service, workload in objects_of_kind(render(folder), "Deployment").items():
+        names = ("name", "instance", "version", "component", "part-of", "managed-by")
+        assert {f"app.kubernetes.io/{name}" for name in names} <= pod_labels(workload).keys()
+        assert workload["spec"]["selector"] == {"matchLabels": {"app.kubernetes.io/name": service}}
 
 
 @each_folder
 def test_each_service_has_its_objects(folder: str) -> None:
-    """Each has an account without token or role, a budget and a policy; ingress leads only to public listeners."""
+    """Each has an account without token or role, and a budget; nothing contains a secret."""
     objects = render(folder)
     assert set(objects_of_kind(objects, "Deployment")) == set(SERVICES)
     for service in SERVICES:
-        spec, _ = deployment(folder, service)
+        spec, _ = deployment(objects, service)
         assert spec["serviceAccountName"] == service
         assert objects_of_kind(objects, "ServiceAccount")[service]["automountServiceAccountToken"] is False
-        for kind in ("PodDisruptionBudget", "NetworkPolicy"):
-            assert service in objects_of_kind(objects, kind)
+        assert service in objects_of_kind(objects, "PodDisruptionBudget")
         assert (service in objects_of_kind(objects, "Service")) == ("http" in named_ports(spec))
     assert not {"Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding", "Secret"} & {obj["kind"] for obj in objects}
-    for ingress in objects_of_kind(objects, "Ingress").values():
-        for path in ingress["spec"]["rules"][0]["http"]["paths"]:
-            backend = path["backend"]["service"]
-            ports = objects_of_kind(objects, "Service")[backend["name"]]["spec"]["ports"]
-            assert backend["port"]["name"] in {port["name"] for port in ports} - {"internal"}
 
 
 @each_folder
 def test_pods_are_restricted(folder: str) -> None:
     """Pods meet the Pod Security standard `restricted`, with a read-only root file system and a memory limit."""
-    for workload in workloads(folder).values():
+    for workload in workloads(render(folder)).values():
         spec = pod_spec(workload)
         assert spec["automountServiceAccountToken"] is False
         assert spec["securityContext"]["runAsNonRoot"] is True
         assert spec["securityContext"]["runAsUser"] > 0
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert not any("hostPath" in volume for volume in spec["volumes"])
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+        for volume in spec["volumes"]:
+            (source,) = volume.keys() - {"name"}
+            assert source in ("secret", "csi", "persistentVolumeClaim", "emptyDir")
+            assert source != "emptyDir" or "sizeLimit" in volume["emptyDir"]
         containers: list[Any] = [*spec["containers"], *spec.get("initContainers", [])]
         for container in containers:
             assert container["securityContext"] == {
@@ -266,57 +164,85 @@ def test_pods_are_restricted(folder: str) -> None:
             }
             assert {"cpu", "memory"} == set(container["resources"]["requests"])
             assert set(container["resources"]["limits"]) == {"memory"}  # a CPU limit would throttle the event loop
+            assert not any("hostPort" in port for port in container.get("ports", []))
     (namespace,) = objects_of_kind(render(folder), "Namespace").values()
-    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    for mode in ("enforce", "warn", "audit"):
+        assert namespace["metadata"]["labels"][f"pod-security.kubernetes.io/{mode}"] == "restricted"
 
 
 @each_service
-def test_documented_commands_create_the_secrets(service: str) -> None:
-    """The documented commands put exactly the files that a service's settings name into its Secret."""
-    (command,) = re.findall(rf"create secret generic {service} (.*)", PAGE.text.replace("\\\n", ""))
-    created = {Path(file).name for file in re.findall(r"--from-file=(\S+)", command)}
-    other_prefixes = tuple(f"{other.upper()}_" for other in SERVICES if other != service)
-    fields = {field.upper() for field in SERVICES[service].__struct_fields__}
-    needed = {
-        Path(value).name
-        for name, value in environment("overlays/production", service).items()
-        if value.startswith(SECRETS_DIR)
-        and not name.startswith(other_prefixes)
-        and {name.removeprefix(f"{service.upper()}_"), name, name.removesuffix("_FILE")} & fields
-    }
-    assert created == needed - ({"token.pub.pem"} if service == "submitter" else set())
+def test_create_secrets_creates_what_services_need(service: str) -> None:
+    """The script puts exactly the files that a service's settings name into its Secret."""
+    (files,) = re.findall(rf"^create {service} (.*)$", (K8S / "create-secrets").read_text(), re.MULTILINE)
+    assert set(files.split()) == secret_files(render("overlays/production"), service)
 
 
 def test_base_runs_this_version() -> None:
-    """The tag of the image is the version of the package."""
-    assert {deployment("base", service)[1]["image"] for service in SERVICES} == {f"headway:{__version__}"}
+    """The tag of the image and the label of the objects are the version of the package."""
+    assert {deployment(render("base"), service)[1]["image"] for service in SERVICES} == {f"headway:{__version__}"}
+    assert {obj["metadata"]["labels"]["app.kubernetes.io/version"] for obj in render("base")} == {__version__}
 
 
-def test_production_pins_its_image() -> None:
+@pytest.mark.parametrize("folder", ["overlays/production", "overlays/azure"])
+def test_production_pins_its_image(folder: str) -> None:
     """All three services run the same image, pinned by digest."""
-    (image,) = {deployment("overlays/production", service)[1]["image"] for service in SERVICES}
+    (image,) = {deployment(render(folder), service)[1]["image"] for service in SERVICES}
     assert "@sha256:" in image
 
 
 @each_folder
+def test_images_have_a_version(folder: str) -> None:
+    """No image is the latest one, and a changed setting has another config map, which restarts the pods."""
+    for workload in workloads(render(folder)).values():
+        for container in [*pod_spec(workload)["containers"], *pod_spec(workload).get("initContainers", [])]:
+            assert re.search(r":[\w.-]*\d[\w.-]*$|:dev$|@sha256:", container["image"])
+    (config_map,) = objects_of_kind(render(folder), "ConfigMap")
+    assert re.fullmatch(r"headway-[a-z0-9]{10}", config_map)
+
+
+@each_folder
 def test_rolling_update_keeps_all_replicas(folder: str) -> None:
-    """Each Deployment has several replicas; a new one is ready before an old one stops."""
+    """A new replica is ready before an old one stops, evictions take one at a time, and zones and nodes are mixed."""
     for service in objects_of_kind(render(folder), "Deployment").values():
         assert service["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
-        assert service["spec"]["replicas"] > 1
+        assert service["spec"]["minReadySeconds"] > 0
+        spread = {each["topologyKey"]: each for each in pod_spec(service)["topologySpreadConstraints"]}
+        assert set(spread) == {"topology.kubernetes.io/zone", "kubernetes.io/hostname"}
+        assert all(each["matchLabelKeys"] == ["pod-template-hash"] for each in spread.values())
+    for budget in objects_of_kind(render(folder), "PodDisruptionBudget").values():
+        assert budget["spec"]["maxUnavailable"] == 1
+        assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
 
-def test_documented_identity_replaces_the_connection_string(tmp_path: Path) -> None:
-    """With the page's lines in an overlay, submitter and worker use a workload identity."""
-    ((heading, env),) = PAGE.examples("ini")
-    (patches,) = [text for title, text in PAGE.examples("yaml") if title == heading]
-    folder = write_overlay(tmp_path, patches, env)
-    for service in ("submitter", "worker"):
-        settings = settings_of(folder, service, tmp_path)
-        assert settings.queue_connection_string is None
-        assert settings.queue_account_url.endswith(".queue.core.windows.net")
-        account = objects_of_kind(render(folder), "ServiceAccount")[service]
-        assert "azure.workload.identity/client-id" in account["metadata"]["annotations"]
-        labels = pod_labels(objects_of_kind(render(folder), "Deployment")[service])
-        assert labels["azure.workload.identity/use"] == "true"
-    assert "annotations" not in objects_of_kind(render(folder), "ServiceAccount")["notifier"]["metadata"]
+@each_folder
+def test_objects_fit_into_the_annotation_of_a_client_side_apply(folder: str) -> None:
+    """No object is larger than the annotations of an object may be, and none occurs twice."""
+    for obj in render(folder):
+        assert len(json.dumps(obj)) < 256 * 1024
+    names = [(obj["apiVersion"], obj["kind"], obj["metadata"]["name"]) for obj in render(folder)]
+    assert len(names) == len(set(names))
+
+
+def test_base_and_overlays_for_any_cluster_need_no_custom_resource() -> None:
+    """The base, dev and production have objects of Kubernetes itself only."""
+    groups = {"v1", "apps/v1", "policy/v1", "networking.k8s.io/v1"}
+    for folder in ("base", "overlays/dev", "overlays/production"):
+        assert {obj["apiVersion"] for obj in render(folder)} <= groups
+
+
+def test_kustomizations_have_no_deprecated_fields() -> None:
+    """They contain neither fields that kustomize is going to remove, nor files of other hosts."""
+    deprecated = {
+        "bases",
+        "commonLabels",
+        "patchesStrategicMerge",
+        "patchesJson6902",
+        "vars",
+        "helmCharts",
+        "namePrefix",
+    }
+    for file in kustomization_files():
+        kustomization = yaml.safe_load(file.read_text())
+        assert not deprecated & kustomization.keys(), file
+        for entry in [*kustomization.get("resources", []), *kustomization.get("components", [])]:
+            assert (file.parent / entry).exists(), entry

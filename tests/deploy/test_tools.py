@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml  # type: ignore[import-untyped]
 
 from dev.environment import ROOT
-from tests.deploy.manifests import FOLDERS, render
+from tests.deploy.manifests import ALTERNATIVES, COMPONENTS, FOLDERS, Object, render, write_overlay
 from tests.documents import Document
 from tests.waiting import PATIENCE_S
 
 BIN = Path(sys.executable).parent
 CHECKOV = ROOT / ".venv-checkov/bin/checkov"
-# Skipped checks and why; the production overlay skips only the first.
+# Skipped checks and why; production and azure skip only the first.
 SKIPPED_CHECKS = {
     "CKV_K8S_11": "a CPU limit would throttle the event loop and delay every connection",
     "CKV_K8S_15": "images have a version or a digest, so a cached image is the right one",
@@ -25,6 +27,10 @@ SKIPPED_CHECKS = {
     "CKV_DOCKER_7": "the version of the base image is in an ARG",
     "CKV_DOCKER_2": "three services share the image; compose.yaml and the manifests define their health checks",
 }
+
+
+KUBERNETES_PAGE = Document("docs/kubernetes.md")
+KUBERNETES_APIS = {"v1", "apps/v1", "autoscaling/v2", "networking.k8s.io/v1", "policy/v1"}
 
 
 def run(*command: str | Path) -> None:
@@ -68,11 +74,41 @@ def test_compose_files_match_their_schema() -> None:
     run(BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", *project_files("*compose.yaml"))
 
 
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return a file with the objects of each folder, and of all components but one of two alternatives."""
+    directory = tmp_path_factory.mktemp("rendered")
+    folders = {folder: folder for folder in FOLDERS}
+    for excluded in ALTERNATIVES[0]:
+        (directory / excluded).mkdir()
+        components = [name for name in COMPONENTS if name != excluded]
+        folders[f"all without {excluded}"] = write_overlay(directory / excluded, components=components)
+    files = {name: directory / f"{number}.yaml" for number, name in enumerate(folders)}
+    for name, folder in folders.items():
+        files[name].write_text(yaml.dump_all(render(folder), Dumper=yaml.CSafeDumper))
+    return files
+
+
 @pytest.mark.parametrize("version", ["1.32", "1.34", "1.37"])
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_manifests_match_their_schema(folder: str, version: str, tmp_path: Path) -> None:
+def test_manifests_match_their_schema(rendered: dict[str, Path], version: str) -> None:
     """The manifests are valid in several versions of Kubernetes and have no unknown fields."""
-    run(BIN / "kubernetes-validate", "--strict", "-k", version, write_rendered(folder, tmp_path))
+    run(BIN / "kubernetes-validate", "--strict", "-k", version, *rendered.values())
+
+
+def schema_of(obj: Object) -> Path:
+    """Return the file with the schema of a custom resource."""
+    group, version = obj["apiVersion"].split("/")
+    return ROOT / f"tests/deploy/schemas/{group}/{obj['kind'].lower()}_{version}.json"
+
+
+def test_custom_resources_match_their_schema(rendered: dict[str, Path]) -> None:
+    """The custom resources, and the Gateway in the documentation, are valid and have no unknown fields."""
+    objects = [obj for file in rendered.values() for obj in yaml.load_all(file.read_text(), Loader=yaml.CSafeLoader)]
+    objects += [yaml.safe_load(text) for title, text in KUBERNETES_PAGE.examples("yaml") if title == "The edge"]
+    custom = [obj for obj in objects if obj["apiVersion"] not in KUBERNETES_APIS]
+    for obj in custom:
+        jsonschema.validate(obj, json.loads(schema_of(obj).read_text()))
+    assert {schema_of(obj) for obj in custom} == set(ROOT.glob("tests/deploy/schemas/*/*.json"))
 
 
 def test_manifest_of_the_recipe_matches_its_schema(tmp_path: Path) -> None:
@@ -84,11 +120,11 @@ def test_manifest_of_the_recipe_matches_its_schema(tmp_path: Path) -> None:
 
 
 @pytest.mark.checkov
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_checkov_accepts_the_manifests(folder: str, tmp_path: Path) -> None:
-    """Only checks of `SKIPPED_CHECKS` would fail."""
-    skipped = list(SKIPPED_CHECKS)[:1] if folder == "overlays/production" else list(SKIPPED_CHECKS)
-    checkov("kubernetes", write_rendered(folder, tmp_path), skipped)
+@pytest.mark.parametrize("folder", [*FOLDERS, *(f"all without {name}" for name in ALTERNATIVES[0])])
+def test_checkov_accepts_the_manifests(rendered: dict[str, Path], folder: str) -> None:
+    """Only checks of `SKIPPED_CHECKS` would fail; with images by digest and without stores, only the first."""
+    pinned = ("overlays/production", "overlays/azure")
+    checkov("kubernetes", rendered[folder], list(SKIPPED_CHECKS)[:1] if folder in pinned else list(SKIPPED_CHECKS))
 
 
 @pytest.mark.checkov
@@ -111,10 +147,3 @@ def checkov(framework: str, file: Path, skipped: list[str]) -> None:
         "--skip-check",
         ",".join(skipped),
     )
-
-
-def write_rendered(folder: str, directory: Path) -> Path:
-    """Write the rendered objects of a folder to one file and return its path."""
-    file = directory / "rendered.yaml"
-    file.write_text(yaml.safe_dump_all(render(folder)))
-    return file
