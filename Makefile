@@ -73,7 +73,7 @@ format: $(VENV)/.test ## Format the code and apply ruff's automatic fixes
 # The lock files contain no URL of a registry.
 UV ?= $(shell command -v uv || echo $(RUN) -m uv)
 COMPILE = $(UV) pip compile --quiet --universal --generate-hashes --no-annotate --no-header $(ARGS)
-SERVICES := pyproject.toml --extra submitter --extra worker --extra notifier
+SERVICES := pyproject.toml --extra submitter --extra worker --extra notifier --extra otel
 LOCAL := $(SERVICES) --extra cli --group local
 WITHIN := --constraint requirements-test.lock
 lock: $(RUN) node ## Regenerate the lock files; ARGS=--upgrade uses the newest versions

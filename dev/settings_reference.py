@@ -20,6 +20,7 @@ from dev.environment import ROOT, service_environment
 from services.notifier.settings import NotifierSettings
 from services.runtime.queue_settings import QueueSettings
 from services.runtime.settings import MAX_NUMBER, OriginList, Secret, Settings, StringList, Url
+from services.runtime.tracing import TracingSettings
 from services.submitter.settings import SubmitterSettings
 from services.worker.settings import WorkerSettings
 
@@ -28,6 +29,7 @@ BEGIN, END = "<!-- by python -m dev.settings_reference -->", "<!-- until here --
 GROUPS: dict[str, type[Settings]] = {
     "Every service": Settings,
     "Submitter and worker: the queue": QueueSettings,
+    "Submitter and worker: traces": TracingSettings,
     "Submitter": SubmitterSettings,
     "Worker": WorkerSettings,
     "Notifier": NotifierSettings,

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, TypedDict
 from uuid import uuid4
 
+from headway.client.current_trace import trace_headers
 from headway.contracts import encode, encode_value
 
 JSON_BODY = {"Content-Type": "application/json"}
@@ -37,7 +38,7 @@ def submission_request(
     owner: str | None = None,
     on_end: str | None = None,
 ) -> tuple[dict[str, str], bytes]:
-    """Return the headers and the body of a submission, without the options that are not set.
+    """Return the headers, with the current trace, and the body of a submission, without the options that are not set.
 
     Raises:
         ValueError, TypeError: the payload cannot be encoded as JSON.
@@ -54,7 +55,7 @@ def submission_request(
         "on_end": on_end,
     }
     body = encode({field: value for field, value in fields.items() if value is not None})
-    return JSON_BODY | {"Idempotency-Key": idempotency_key or str(uuid4())}, body
+    return {**JSON_BODY, **trace_headers(), "Idempotency-Key": idempotency_key or str(uuid4())}, body
 
 
 def one_or_more(texts: str | Iterable[str] | None) -> list[str]:

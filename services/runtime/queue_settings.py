@@ -9,7 +9,8 @@ from typing import Any
 from headway.azure.account import check_account_url, check_api_version, check_connection_string, check_queue_name
 from headway.azure.job_queue import API_VERSION, JobQueue
 
-from .settings import Secret, Settings, SettingsError, Url
+from .settings import Secret, SettingsError, Url
+from .tracing import TracingSettings
 
 CHECKS: dict[str, Callable[[str], None]] = {
     "queue_connection_string": check_connection_string,
@@ -19,7 +20,7 @@ CHECKS: dict[str, Callable[[str], None]] = {
 }
 
 
-class QueueSettings(Settings, frozen=True, kw_only=True):
+class QueueSettings(TracingSettings, frozen=True, kw_only=True):
     """Settings of a service that uses the queue. Either a connection string or an account URL is required."""
 
     queue_connection_string: Secret | None = None
@@ -35,12 +36,12 @@ class QueueSettings(Settings, frozen=True, kw_only=True):
     @classmethod
     def validate(cls, values: Mapping[str, Any]) -> list[str]:
         """Return the problems of the queue's settings."""
-        problems = []
+        problems = super().validate(values)
         chosen = {"queue_connection_string", "queue_account_url"} & values.keys()
         if len(chosen) != 1:
-            problems = [
+            problems.append(
                 f"QUEUE_CONNECTION_STRING {'and' if chosen else 'or'} QUEUE_ACCOUNT_URL: set exactly one of them"
-            ]
+            )
         for name, check in CHECKS.items():
             try:
                 if (value := values.get(name)) is not None:

@@ -15,6 +15,7 @@ from ..runtime.openapi import openapi_route
 from ..runtime.queue_metrics import monitor_queue_depth
 from ..runtime.service import ServiceSpec
 from ..runtime.settings import ReloadingFile, read_keys
+from ..runtime.tracing import open_tracing
 from ..runtime.wakeup_client import WakeupClient
 from .api_keys import read_api_keys
 from .caller_auth import CallerAuth
@@ -23,6 +24,7 @@ from .job_sender import JobSender
 from .links import Links
 from .operations.composition import operations
 from .pages import PUBLIC_ROUTES, Pages
+from .request_spans import traced
 from .sessions import SessionAuth
 from .settings import SubmitterSettings
 from .share_token import ShareTokenHandler
@@ -44,11 +46,12 @@ async def submitter(settings: SubmitterSettings) -> AsyncIterator[ServiceSpec]:
     report_keys = None if settings.report_key_file is None else ReloadingFile(settings.report_key_file, read_keys)
     notifier_url, queue_name = settings.notifier_internal_url, settings.queue_name
     async with (
+        open_tracing(settings) as tracer,
         settings.queue() as queue,
         WakeupClient.connect(notifier_url, queue_name) as wakeups,
         SubmissionClient.connect(notifier_url, report_keys, queue_name, wakeups) as submissions,
     ):
-        sender = JobSender(settings, links, queue, signer, submissions)
+        sender = JobSender(settings, links, queue, signer, submissions, tracer)
         pages = Pages(links)
         handlers = (
             pages,
@@ -59,9 +62,9 @@ async def submitter(settings: SubmitterSettings) -> AsyncIterator[ServiceSpec]:
         routes = [*(route for handler in handlers for route in handler.routes()), openapi_route(OPENAPI)]
         async with operations(settings, caller_auth, verifier, report_keys, queue, submissions, sender) as operating:
             yield ServiceSpec(
-                public=[*routes, *operating.public],
+                public=traced([*routes, *operating.public], tracer),
                 public_port=settings.port,
-                internal=[*InternalSubmitHandler(report_keys, sender).routes(), *operating.internal],
+                internal=traced([*InternalSubmitHandler(report_keys, sender).routes(), *operating.internal], tracer),
                 cors=CorsPolicy(settings.origins, public_routes=PUBLIC_ROUTES),
                 hosts=HostPolicy(settings.origins) if settings.dashboard_open else None,
                 middlewares=[pages.missing],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import structlog
@@ -11,10 +12,9 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from headway.azure.job_queue import JobQueue
-from headway.labels import trace_of
 from headway.message_codec import encode_message
 from headway.tokens import TokenSigner
-from headway.trace_context import TRACEPARENT, TraceContext, parse_traceparent, trace_fields
+from headway.trace_context import TraceContext, trace_fields
 
 from ..runtime.errors import ServiceUnavailable
 from ..runtime.metrics import observed_duration
@@ -22,9 +22,13 @@ from ..runtime.responses import NO_STORE, no_store_json
 from ..runtime.settings import ReloadingFile
 from . import metrics
 from .links import Links
+from .request_spans import trace_context
 from .settings import SubmitterSettings
 from .submission import AcceptedJob, Submission, accept_submission
 from .submissions import SubmissionClient
+
+if TYPE_CHECKING:
+    from ..runtime.tracer import Tracer
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -41,30 +45,53 @@ class JobSender:
         queue: JobQueue,
         signer: ReloadingFile[TokenSigner],
         submissions: SubmissionClient,
+        tracer: Tracer | None = None,
     ) -> None:
         self._job_ttl_s = settings.job_ttl_s
+        self._queue_name = settings.queue_name
         self._links = links
         self._queue = queue
         self._signer = signer
         self._submissions = submissions
+        self._tracer = tracer
 
     async def send(
-        self, submission: Submission, job_id: UUID, request: web.Request, by: str | UnsetType = UNSET
+        self,
+        submission: Submission,
+        job_id: UUID,
+        request: web.Request,
+        by: str | UnsetType = UNSET,
+        origin: TraceContext | None = None,
     ) -> AcceptedJob:
-        """Put a job on the queue, with the trace context of the request.
+        """Put a job on the queue, in the trace of the request.
 
         Args:
             submission: the job.
             job_id: its id.
             request: the request.
             by: the operator who runs a job again with it.
+            origin: the trace of that job, to which the span of the new one is linked.
 
         Raises:
             UnprocessableContent: the job would expire before its delay ends.
             ServiceUnavailable: the queue is unavailable; it may or may not have the message.
         """
-        accepted = accept_submission(submission, self._job_ttl_s, job_id, trace_context(request))
-        message, trace = accepted.message, trace_of(accepted.message.labels)
+        if self._tracer is None:
+            return await self._send(submission, job_id, by, trace_context(request))
+        attributes = {"headway.job.id": str(job_id), "headway.job.kind": submission.kind}
+        links = () if origin is None else (origin,)
+        with self._tracer.producer_span(self._queue_name, attributes, links) as span:
+            try:
+                return await self._send(submission, job_id, by, span.trace)
+            except ServiceUnavailable as error:
+                span.fail(error.code)
+                raise
+
+    async def _send(
+        self, submission: Submission, job_id: UUID, by: str | UnsetType, trace: TraceContext | None
+    ) -> AcceptedJob:
+        accepted = accept_submission(submission, self._job_ttl_s, job_id, trace)
+        message = accepted.message
         try:
             with observed_duration(metrics.ENQUEUE_DURATION, trace):
                 await self._queue.send(encode_message(message), delay_s=accepted.delay_s)
@@ -96,8 +123,3 @@ def queue_unavailable(error: Exception) -> ServiceUnavailable:
 
 def _path(job_id: UUID) -> str:
     return f"/jobs/{job_id}"
-
-
-def trace_context(request: web.Request) -> TraceContext | None:
-    """Return the trace context of a request, or None if it has no valid one."""
-    return parse_traceparent(request.headers.get(TRACEPARENT))

@@ -12,6 +12,7 @@ from ..runtime.process_state import ProcessState
 from ..runtime.queue_metrics import monitor_queue_depth
 from ..runtime.service import ServiceSpec
 from ..runtime.settings import ReloadingFile, read_keys
+from ..runtime.tracing import open_tracing
 from ..runtime.wakeup_client import WakeupClient
 from . import metrics
 from .consumer import Consumer
@@ -40,26 +41,27 @@ async def worker(settings: WorkerSettings, reloader: CodeReloader | None = None)
     report_keys, notifier_url = ReloadingFile(settings.report_key_file, read_keys), settings.notifier_internal_url
     worker_id, heartbeat_s = create_worker_id(), settings.max_report_interval_s
     async with (
+        open_tracing(settings) as tracer,
         settings.queue() as queue,
         Reporter.connect(notifier_url, report_keys, heartbeat_s, worker_id) as reporter,
         ControlListener.connect(notifier_url, report_keys, worker_id, reporter, heartbeat_s) as control_listener,
-        WakeupClient.connect(notifier_url, settings.queue_name) as wakeup_client,
-        WakeupListener.connect(notifier_url, settings.queue_name, wakeup_client) as wakeup_listener,
+        WakeupClient.connect(notifier_url, settings.queue_name) as wakeups,
+        WakeupListener.connect(notifier_url, settings.queue_name, wakeups) as wakeup_listener,
         FollowUps.connect(notifier_url, settings.submitter_internal_url, report_keys, registry) as follow_ups,
         PresencePoster.connect(notifier_url, report_keys, worker_info(worker_id, settings, registry)) as presence,
         ProcessPool.open(settings.process_memory_mb << 20) as process_pool,
-        LogSender.connect(notifier_url, report_keys) as log_sender,
+        LogSender.connect(notifier_url, report_keys) as logs,
     ):
         process_state = ProcessState(*loop_settings(asyncio.get_running_loop()))
         runner = Runner(process_pool, settings.lease_s * STOP_MARGIN_FRACTION / 2, process_state)
-        deps = DeliveryDependencies(settings, queue, reporter, registry, runner, wakeup_client, follow_ups, log_sender)
+        deps = DeliveryDependencies(settings, queue, reporter, registry, runner, wakeups, follow_ups, logs, tracer)
         consumer = Consumer(deps, wakeup_listener, settings.worker_concurrency, settings.poll_max_s)
         yield ServiceSpec(
             tasks={
                 "reporter": reporter.run,
-                "log_sender": log_sender.run,
+                "log_sender": logs.run,
                 "control_listener": control_listener.run,
-                "wakeup_client": wakeup_client.run,
+                "wakeup_client": wakeups.run,
                 "wakeup_listener": wakeup_listener.run,
                 "consumer": consumer.run,
                 "loop_watchdog": LoopWatchdog(runner.attempts, registry).run,

@@ -10,6 +10,7 @@ from headway.backoff import full_jitter_s
 from headway.context import Attempt
 from headway.contracts import MAX_DELAY_S
 from headway.jobs import BACKOFF_CAP_S, BACKOFF_S
+from headway.trace_context import TraceContext
 
 from ..runtime.metrics import observed_duration
 from . import metrics
@@ -20,8 +21,12 @@ from .outcomes import Finished, RetryLater, public_failure
 from .registry import Registry
 
 
-async def run_attempt(leased: LeasedJob, registry: Registry, runner: Runner) -> Finished | RetryLater:
+async def run_attempt(
+    leased: LeasedJob, registry: Registry, runner: Runner, trace: TraceContext | None
+) -> Finished | RetryLater:
     """Run the handler and return the outcome of the attempt; a retry has its delay.
+
+    The trace is that of the handler, if it has one.
 
     Raises:
         LeaseLost: the lease ended before the handler started.
@@ -38,13 +43,13 @@ async def run_attempt(leased: LeasedJob, registry: Registry, runner: Runner) -> 
         max_attempts=leased.job.max_attempts,
         checkpoint=message.checkpoint,
         progress=leased.job.progress,
-        traceparent=None if leased.job.trace is None else str(leased.job.trace),
+        traceparent=None if trace is None else str(trace),
     )
     if leased.job.received.delivery == 1:
         metrics.observe_since_due(leased.job, metrics.QUEUE_WAIT.labels(message.kind))
     metrics.ATTEMPTS_STARTED.labels(message.kind).inc()
     running = metrics.JOBS_RUNNING.track_inprogress()
-    duration = observed_duration(metrics.HANDLER_DURATION.labels(message.kind), leased.job.trace)
+    duration = observed_duration(metrics.HANDLER_DURATION.labels(message.kind), trace)
     with running, duration, capture_into(leased.log):
         outcome = await runner.run(job, attempt, message.payload, leased, message.timeout_s or job.timeout_s)
     return _scheduled(outcome, leased, job.backoff_s, job.backoff_cap_s) if isinstance(outcome, RetryLater) else outcome

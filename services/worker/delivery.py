@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
@@ -14,12 +15,13 @@ from azure.core.exceptions import AzureError
 
 from headway.azure.job_queue import JobQueue, ReceivedMessage
 from headway.contracts import JobReport, Verdict
-from headway.trace_context import trace_fields
+from headway.trace_context import TraceContext, trace_fields
 
 from ..runtime.tracebacks import error_fields
 from ..runtime.wakeup_client import WakeupClient
 from . import metrics
 from .attempt import run_attempt
+from .attempt_span import attempt_span, record_outcome
 from .audiences import report_details, visible_error
 from .execution.runner import Runner
 from .follow_ups import FollowUps
@@ -43,6 +45,9 @@ from .reporting.reporter import Reporter
 from .settings import WorkerSettings
 from .settlement import Settlement
 
+if TYPE_CHECKING:
+    from ..runtime.tracer import Tracer
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
@@ -58,6 +63,7 @@ class DeliveryDependencies:
     wakeups: WakeupClient
     follow_ups: FollowUps
     logs: LogSender
+    tracer: Tracer | None = None
 
 
 class Delivery:
@@ -150,18 +156,28 @@ class Delivery:
         return verdict if isinstance(verdict, Interruption) else None
 
     async def _run(self, leased: LeasedJob) -> Outcome:
-        """Run the attempt; if it failed and was the last one, poison the message."""
+        """Run the attempt, within a span if traces are on; if it failed and was the last one, poison the message."""
+        if self._deps.tracer is None:
+            outcome = await self._attempt(leased, leased.job.trace)
+        else:
+            with attempt_span(self._deps.tracer, leased.job, self._deps.settings.queue_name) as span:
+                with structlog.contextvars.bound_contextvars(**trace_fields(span.trace)):
+                    outcome = await self._attempt(leased, span.trace)
+                record_outcome(span, outcome, is_last=_is_last(outcome, leased.job))
+        if isinstance(outcome, RetryLater) and _is_last(outcome, leased.job):
+            reason = "abandoned" if outcome.abandoned else "attempts"
+            return await self._poison(reason, Finished("failed", failure=outcome.failure), leased)
+        return outcome
+
+    async def _attempt(self, leased: LeasedJob, trace: TraceContext | None) -> Outcome:
+        """Run the attempt and return its outcome, or its interruption."""
         try:
-            outcome = await self._signal.race(run_attempt(leased, self._deps.registry, self._deps.runner))
+            outcome = await self._signal.race(run_attempt(leased, self._deps.registry, self._deps.runner, trace))
         except LeaseLost as error:
             self._on_lease_lost(error)
             return Interruption.LEASE_LOST
-        if isinstance(outcome, Interruption):
-            return outcome
-        self._signal.begin_ending()
-        if isinstance(outcome, RetryLater) and (outcome.abandoned or leased.job.attempt >= leased.job.max_attempts):
-            reason = "abandoned" if outcome.abandoned else "attempts"
-            return await self._poison(reason, Finished("failed", failure=outcome.failure), leased)
+        if not isinstance(outcome, Interruption):
+            self._signal.begin_ending()
         return outcome
 
     async def _poison(self, reason: str, outcome: Outcome, leased: LeasedJob) -> Outcome:
@@ -219,3 +235,8 @@ class Delivery:
         metrics.DELIVERIES_FINISHED.labels(kind, outcome_name).inc()
         if isinstance(outcome, Finished):
             metrics.observe_since_due(job, metrics.END_TO_END.labels(kind))
+
+
+def _is_last(outcome: Outcome, job: ReceivedJob) -> bool:
+    """Return whether an attempt has failed, and no other one follows."""
+    return isinstance(outcome, RetryLater) and (outcome.abandoned or job.attempt >= job.max_attempts)

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,9 @@ from headway import __version__
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 # The code that each extra is for; the package itself must work without an extra.
+OTEL = ["headway/client/current_trace.py", "services/runtime/current_trace.py", "services/runtime/tracer.py"]
 CODE = {
+    "otel": OTEL,
     "client": ["headway/client"],
     "cli": ["headway/cli", "headway/client", "headway/azure"],
     "submitter": ["services/submitter", "services/runtime", "headway/azure"],
@@ -30,6 +33,10 @@ DISTRIBUTIONS = {  # of the modules that have another name
     "azure.core": "azure-storage-queue",
     "azure.identity": "azure-identity",
     "azure.storage": "azure-storage-queue",
+    "opentelemetry.context": "opentelemetry-api",
+    "opentelemetry.exporter": "opentelemetry-exporter-otlp-proto-http",
+    "opentelemetry.sdk": "opentelemetry-sdk",
+    "opentelemetry.trace": "opentelemetry-api",
     "jwt": "pyjwt",
     "prometheus_client": "prometheus-client",
 }
@@ -40,7 +47,13 @@ def distribution(requirement: str) -> str:
     return requirement.partition(">")[0].lower()
 
 
-def imported_distributions(paths: list[Path]) -> set[str]:
+def modules(names: list[str]) -> set[Path]:
+    """Return the modules with these names, and those in the folders with these names."""
+    paths = [ROOT / name for name in names]
+    return {path for one in paths for path in (one.rglob("*.py") if one.is_dir() else [one])}
+
+
+def imported_distributions(paths: Iterable[Path]) -> set[str]:
     """Return the distributions that modules import, wherever in the module."""
     names = set()
     for path in paths:
@@ -54,9 +67,9 @@ def imported_distributions(paths: list[Path]) -> set[str]:
 
 
 def module_of(name: str) -> str:
-    """Return the first part of a dotted name; of `azure`, which several distributions share, the first two parts."""
+    """Return the first part of a dotted name; of a part that several distributions share, the first two parts."""
     parts = name.split(".")
-    return ".".join(parts[: 2 if parts[0] == "azure" else 1])
+    return ".".join(parts[: 2 if parts[0] in ("azure", "opentelemetry") else 1])
 
 
 def test_version_is_the_same_everywhere() -> None:
@@ -77,8 +90,10 @@ def test_requirements_have_one_range_with_an_upper_bound() -> None:
 @pytest.mark.parametrize("extra", CODE)
 def test_extra_names_every_imported_package(extra: str) -> None:
     """The code of an extra imports only packages that the extra or the package itself requires."""
-    paths = [path for folder in CODE[extra] for path in (ROOT / folder).rglob("*.py")]
+    paths = modules(CODE[extra]) - (set() if extra == "otel" else modules(OTEL))
     declared = {distribution(one) for one in (*PROJECT["dependencies"], *EXTRAS[extra])}
+    if extra == "otel":  # comes in addition to that of a service
+        declared |= {distribution(one) for one in EXTRAS["worker"]}
     assert imported_distributions(paths) - declared == set()
 
 

@@ -26,7 +26,7 @@ from headway.contracts import (
     decode,
 )
 from headway.details import KeptJob, RedrivenJob
-from headway.labels import NO_LABELS, RESERVED_PREFIX
+from headway.labels import NO_LABELS, RESERVED_PREFIX, trace_of
 from headway.message_codec import decode_message
 from headway.message_rewriting import redriven_message
 
@@ -140,7 +140,8 @@ class JobRerunner:
         else:
             assert kept is not None  # noqa: S101 - otherwise there is a source
             message = _message_from_record(job_id, kept)
-        accepted = await self._sender.send(_submission(message, payload), new_id, request, operator.name)
+        submission, origin = _submission(message, payload), trace_of(message.labels)
+        accepted = await self._sender.send(submission, new_id, request, operator.name, origin)
         log_action("rerun", job_id, operator.name, new_id=str(new_id), new_payload=payload is not UNSET)
         return accepted
 

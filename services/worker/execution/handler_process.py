@@ -6,7 +6,6 @@ The process pool calls `main` with the file descriptor of a socket to the worker
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
 import os
 import queue
@@ -19,11 +18,10 @@ import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 from msgspec.structs import replace
 
-from headway import Job, JobContext
+from headway import JobContext
 from headway.context import completed_awaitable
 from headway.contracts import Json, Progress, StepTimes
 
@@ -33,6 +31,7 @@ from ...runtime.forked_child import NO_REPORTS_FROM_FORKS, ForkBarrier, reset_fo
 from ...runtime.process_state import ProcessState, Setting, change_folder, current_folder, signal_settings
 from ..logs.capture import capture_streams
 from ..outcomes import Finished, RetryLater, decode_payload, outcome_from_exception, outcome_from_result
+from .handler_call import call_handler, find_job
 from .ipc import (
     HEADER,
     AttemptFinished,
@@ -253,11 +252,11 @@ def run_attempt(run: int, request: RunAttempt, channel: ParentChannel) -> Finish
     state: ProcessState | None = None
     try:
         with ForkBarrier():
-            job = _find_job(request.module, request.attempt.kind)
+            job = find_job(request.module, request.attempt.kind)
             payload = decode_payload(job, request.payload)
             state = ProcessState(*signal_settings(), *OTHER_SETTINGS)  # after the import of the module
             channel.check_lease()
-            outcome = outcome_from_result(job.handler(JobContext(request.attempt, host), payload))
+            outcome = outcome_from_result(call_handler(job, JobContext(request.attempt, host), payload))
         state.restore()
     except BaseException as error:  # also of a signal handler that the job has set
         if state is not None:
@@ -265,11 +264,6 @@ def run_attempt(run: int, request: RunAttempt, channel: ParentChannel) -> Finish
         outcome = outcome_from_exception(error)
     host.close()
     return outcome
-
-
-def _find_job(module: str, kind: str) -> Job[Any, Any]:
-    jobs = vars(importlib.import_module(module)).values()
-    return next(job for job in jobs if isinstance(job, Job) and job.kind == kind)
 
 
 def main(descriptor: str, level: str, folder: str) -> None:

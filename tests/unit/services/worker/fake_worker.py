@@ -17,6 +17,7 @@ from headway import Job
 from headway.azure.job_queue import ReceivedMessage
 from headway.contracts import ENDED, JobMessage, JobReport, Timestamp, Verdict
 from headway.message_codec import encode_message, message_json
+from services.runtime.tracer import Tracer
 from services.worker.delivery import Delivery
 from services.worker.execution.runner import Runner
 from services.worker.logs.job_log import JobLog
@@ -223,6 +224,7 @@ class FakeWorker:
         *,
         lease_s: float = LEASE_S,
         show_errors: bool = False,
+        tracer: Tracer | None = None,
         **fields: Any,
     ) -> None:
         self.job_id: UUID = uuid4()
@@ -234,7 +236,7 @@ class FakeWorker:
         self.follow_ups = FakeFollowUps(self.calls)
         self.logs = FakeLogs(self.calls)
         self.deps: Any = SimpleNamespace(
-            settings=SimpleNamespace(lease_s=lease_s, job_ttl_s=3600.0, show_errors=show_errors),
+            settings=SimpleNamespace(lease_s=lease_s, job_ttl_s=3600.0, show_errors=show_errors, queue_name="jobs"),
             queue=self.queue,
             reporter=self.reporter,
             registry={handler.kind: handler},
@@ -242,6 +244,7 @@ class FakeWorker:
             wakeups=self.wakeups,
             follow_ups=self.follow_ups,
             logs=self.logs,
+            tracer=tracer,
         )
 
     def receive(self) -> Delivery:
