@@ -31,6 +31,10 @@ class Stores:
         """Return the CPU time that those with these names, or all, have used."""
         return sum(meter.cpu_s(self._processes[name].pid) for name in names or self._processes)
 
+    def resident_mb(self, name: str) -> float:
+        """Return the resident memory of one of them."""
+        return meter.memory(self._processes[name].pid).resident
+
     async def clear(self) -> None:
         """Remove all jobs and records."""
         async with Redis.from_url(self.env["REDIS_URL"]) as redis:

@@ -136,7 +136,10 @@ async def test_blocked_page_shows_the_same(
 async def test_unblocked_page_uses_only_a_websocket(
     client: BrowserClient, stack: Stack, proxy: BlockingProxy, report: SendReport
 ) -> None:
-    """Without faults a page opens one WebSocket and sends no other request, however long the job takes."""
+    """Without faults a page opens one WebSocket and sends no other request, however long; no URL has the token."""
+    urls: list[str] = []
+    client.page.on("websocket", lambda websocket: urls.append(websocket.url))
+    client.page.on("request", lambda request: urls.append(request.url))
     await client.page.clock.install()
     receipt = await stack.submit(delay_s=3600)
     await client.watch("job", receipt["token"])
@@ -147,6 +150,8 @@ async def test_unblocked_page_uses_only_a_websocket(
     await report(receipt, "succeeded")
     await client.wait_for_status("job", "succeeded")
     assert proxy.request_counts == {WEBSOCKET: 1}
+    assert [url for url in urls if url.startswith("ws")]
+    assert not [url for url in urls if receipt["token"] in url]
 
 
 @pytest.mark.parametrize("transport", FAULTS_BY_TRANSPORT)

@@ -145,6 +145,14 @@ def test_image_is_small_and_compiled() -> None:
     assert docker("run", "--rm", "--read-only", image, "python", "-c", PRINT_UNCOMPILED_MODULES) == ""
 
 
+def test_image_has_no_build_tools() -> None:
+    """There is neither a compiler nor an installer for the services' packages, and no file that everyone may change."""
+    find_tools = "for tool in cc gcc g++ ld make uv; do command -v $tool; done"
+    find_files = "find /opt/headway -name pip -o -perm -o=w ! -type l"
+    image = f"headway:{IMAGE_VERSION}"
+    assert docker("run", "--rm", "--read-only", image, "sh", "-c", f"{find_tools}; {find_files}") == ""
+
+
 def test_promtool_accepts_the_metrics(system: System) -> None:
     """`promtool check metrics` reports nothing for any service."""
     (prometheus,) = system.replicas("prometheus")

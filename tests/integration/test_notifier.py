@@ -192,6 +192,13 @@ async def test_watch_token_cannot_cancel(notifier: Notifier) -> None:
         assert response.status == 403
 
 
+async def test_frames_are_not_compressed(notifier: Notifier) -> None:
+    """A client that offers compression gets none, so that no small frame can become a large message."""
+    async with notifier.session.ws_connect(f"{notifier.public}/live", compress=15) as socket:
+        assert "hello" in await socket.receive_json()
+        assert socket.compress == 0
+
+
 async def test_unknown_origin_is_rejected(notifier: Notifier) -> None:
     """Both routes reject an origin that is not allowed, and accept a request without an `Origin` header."""
     token = notifier.token(new_id())

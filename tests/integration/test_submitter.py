@@ -352,3 +352,28 @@ async def test_submitter_verifies_its_own_tokens(stack: Stack) -> None:
         url = f"{submitter.url}/jobs/{receipt['id']}/token"
         async with stack.session.post(url, json={"scope": "watch"}, headers=headers) as response:
             assert (await response.json())["scope"] == "watch"
+
+
+@pytest.mark.parametrize("path", ["/", "/dashboard", f"/jobs/{uuid.uuid4()}"])
+async def test_pages_have_strict_headers(stack: Stack, path: str) -> None:
+    """Each page has the headers of docs/security.md: nothing frames it, and it loads and runs only its own files."""
+    async with stack.session.get(f"{stack.url}{path}", headers={"Accept": "text/html"}) as response:
+        headers = response.headers
+        assert response.status == 200
+    policy = dict(directive.split(" ", 1) for directive in headers["Content-Security-Policy"].split("; "))
+    own = {"script-src", "style-src", "img-src", "form-action"}
+    assert {name for name, values in policy.items() if values == "'self'"} == own
+    assert {name for name, values in policy.items() if values == "'none'"} == {
+        "default-src",
+        "base-uri",
+        "frame-ancestors",
+    }
+    assert policy.keys() - own == {"default-src", "base-uri", "frame-ancestors", "connect-src"}
+    for name, value in {
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+        "Referrer-Policy": "same-origin",
+        "X-Content-Type-Options": "nosniff",
+    }.items():
+        assert headers[name] == value

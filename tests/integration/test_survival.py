@@ -10,7 +10,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from azure.storage.queue.aio import QueueServiceClient
+from redis.asyncio import Redis
 
+from headway.azure.job_queue import API_VERSION
 from tests.stack import ENDED, Stack, running
 from tests.waiting import PATIENCE_S
 
@@ -64,3 +67,41 @@ async def test_stopped_worker_releases_its_job(stack: Stack) -> None:
     assert "queued" in [snapshot["status"] for snapshot in snapshots[1:]]
     assert snapshots[-1]["status"] == "succeeded"
     assert {snapshot["attempt"] for snapshot in snapshots} == {1}
+
+
+async def test_redis_without_its_data_loses_no_job(stack: Stack) -> None:
+    """A running and a waiting job succeed, and clients that watch them see it; only outcomes of ended jobs are lost."""
+    ended = await stack.submit("countdown", {"steps": 1, "delay_s": 0})
+    waiting = await stack.submit("countdown", {"steps": 1, "delay_s": 0}, delay_s=2)
+    running = await stack.submit("countdown", {"steps": 20, "delay_s": 0.1})
+    async for snapshot in stack.watch(ended["token"]):
+        last = snapshot
+    assert last["status"] == "succeeded"
+    snapshots: list[dict[str, Any]] = []
+    async for snapshot in stack.watch(running["token"]):
+        if snapshot["progress"] and not any(each["progress"] for each in snapshots):
+            async with Redis.from_url(stack.env["REDIS_URL"]) as redis:
+                await redis.flushall()
+        snapshots.append(snapshot)
+    versions = [snapshot["version"] for snapshot in snapshots]
+    assert versions == sorted(versions)
+    assert (snapshots[-1]["status"], snapshots[-1]["attempt"]) == ("succeeded", 1)
+    assert await stack.snapshot(running["id"], running["token"]) == snapshots[-1]
+    async for snapshot in stack.watch(waiting["token"]):
+        last = snapshot
+    assert (last["status"], last["attempt"]) == ("succeeded", 1)
+    lost = await stack.snapshot(ended["id"], ended["token"])
+    assert (lost["status"], lost["version"]) == ("queued", 0)
+
+
+async def test_deleted_queue_loses_only_the_jobs_on_it(stack: Stack) -> None:
+    """The services create the queue again and run new jobs; a job that was lost can be cancelled."""
+    lost = await stack.submit_recorded()
+    connection_string, version = stack.env["QUEUE_CONNECTION_STRING"], stack.env.get("QUEUE_API_VERSION", API_VERSION)
+    async with QueueServiceClient.from_connection_string(connection_string, api_version=version) as account:
+        await account.delete_queue(stack.env.get("QUEUE_NAME", "jobs"))
+    receipt = await stack.submit_persistently("countdown", {"steps": 1, "delay_s": 0})
+    async for snapshot in stack.watch(receipt["token"]):
+        last = snapshot
+    assert last["status"] == "succeeded"
+    assert (await stack.cancel(lost))["status"] == "cancelled"

@@ -36,7 +36,11 @@ GET_STARTED = Document("docs/get-started.md")
 CONCEPTS = Document("docs/concepts.md")
 JOBS = Document("docs/write-jobs.md")
 LISTS = Document("docs/lists-and-tokens.md")
-DOCUMENTS = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/README.md")]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *ROOT.glob("docs/*.md"),
+    *ROOT.glob("examples/*/README.md"),
+]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))

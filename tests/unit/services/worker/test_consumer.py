@@ -248,3 +248,15 @@ async def test_abandoned_handler_keeps_its_slot(run_consumer: RunConsumer) -> No
         assert running.queue.messages == ["c"]
         running.runner.abandoned.clear()
         await wait_until(lambda: len(running.deliveries) == 3)
+
+
+async def test_a_stalled_consumer_is_not_alive(run_consumer: RunConsumer) -> None:
+    """An unavailable queue, or one without messages, is no reason to restart the worker; a loop that hangs is."""
+    async with run_consumer(1) as running:
+        running.queue.unavailable = True
+        await running.wait_for_polls(1)
+        assert running.consumer.is_alive()
+        running.consumer._last_iteration -= POLL_MAX_S
+        assert running.consumer.is_alive()
+        running.consumer._last_iteration -= module.STALLED_AFTER_S
+        assert not running.consumer.is_alive()
