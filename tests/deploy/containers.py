@@ -21,6 +21,8 @@ from tests.waiting import free_ports, wait_until
 
 BASE_IMAGE = "python:3.13-slim-trixie"
 IMAGE_VERSION = "test"
+# All but Grafana, which the tests do not need. The submitter and the notifier are dependencies of the proxy.
+STARTED_SERVICES = ("edge", "worker", "prometheus")
 LEASE_S = 5
 OVERRIDE = f"services: {{worker: {{environment: {{LEASE_S: {LEASE_S}}}}}}}\n"
 # Python code that prints the metrics of the service in its container.
@@ -63,7 +65,7 @@ class System:
     def up(self, *options: str, notifiers: int = 3, workers: int = 2) -> None:
         """Start the containers that are not running, and wait until all are healthy."""
         scale = (f"--scale=notifier={notifiers}", f"--scale=worker={workers}")
-        self.compose("up", "--detach", "--wait", *scale, *options)
+        self.compose("up", "--detach", "--wait", *scale, *options, *STARTED_SERVICES)
 
     def replicas(self, service: str) -> list[str]:
         """Return the ids of a service's running containers."""

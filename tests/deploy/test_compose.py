@@ -55,7 +55,7 @@ def test_every_container_is_hardened(service: str) -> None:
     assert "healthcheck" in container or service == "keys"  # a one-off container
     assert "container_name" not in container
     assert all(port.startswith("127.0.0.1:") for port in container.get("ports", []))
-    assert "ports" not in container or service in ("edge", "prometheus")
+    assert "ports" not in container or service in ("edge", "prometheus", "grafana")
 
 
 def test_containers_wait_for_their_dependencies() -> None:

@@ -41,6 +41,7 @@ DOCUMENTS = [
     *ROOT.glob("docs/*.md"),
     *ROOT.glob("examples/*/README.md"),
 ]
+DOCUMENTS = [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/README.md")]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
@@ -86,9 +87,9 @@ def test_the_commands_of_the_readme_exist() -> None:
 
 
 def test_the_index_lists_every_page() -> None:
-    """The index of the documentation and the README link to each page."""
+    """The index of the documentation and the README link to each page, and the index to the one of the runbooks."""
     pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
-    assert set(re.findall(r"\]\(([\w-]+\.md)\)", Document("docs/README.md").text)) == pages
+    assert set(re.findall(r"\]\(([\w/-]+\.md)\)", Document("docs/README.md").text)) == pages | {"runbooks/README.md"}
     assert set(re.findall(r"\]\(docs/([\w-]+\.md)\)", README.text)) == pages
 
 

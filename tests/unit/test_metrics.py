@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import platform
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -131,16 +130,6 @@ def test_build_info_names_the_version_of_the_image() -> None:
         assert REGISTRY.get_sample_value("headway_build_info", expected) == 1
     dockerfile = (ROOT / "Dockerfile").read_text()
     assert 'ENV HEADWAY_VERSION="${VERSION}" HEADWAY_REVISION="${REVISION}"' in dockerfile
-
-
-def test_rules_do_not_count_the_queue_twice() -> None:
-    """Every submitter and worker measures the queue, so rules take the maximum of these series."""
-    names = {metric.name for metric in declared_metrics(services.runtime.queue_metrics)}
-    files = [*ROOT.glob("docs/*.md"), *(ROOT / "deploy").rglob("*.y*ml")]
-    rules = [line for file in files for line in re.findall(r"expr: (.*)", file.read_text())]
-    queue_rules = [rule for rule in rules if any(name in rule for name in names)]
-    assert queue_rules
-    assert all(rule.startswith("max by (queue) (") for rule in queue_rules)
 
 
 @pytest.mark.parametrize("heading", MODULES)
