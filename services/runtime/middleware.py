@@ -98,11 +98,11 @@ async def access_log_middleware(request: web.Request, handler: Handler) -> web.S
     response = await handler(request)
     if response.status != HTTPStatus.SWITCHING_PROTOCOLS:  # a WebSocket logs when it opens and closes
         duration_ms, route = round((time.perf_counter() - started) * 1000, 1), route_template(request)
-        # Assets are logged at debug level only: each page loads many.
-        write_log = log.debug if route.startswith("/assets/") else log.info
-        write_log(
-            "request_answered", method=request.method, route=route, status=response.status, duration_ms=duration_ms
-        )
+        fields = {"method": request.method, "route": route, "status": response.status, "duration_ms": duration_ms}
+        if route.startswith("/assets/"):
+            log.debug("request_answered", **fields)  # each page loads many
+        else:
+            log.info("request_answered", **fields)
     return response
 
 
