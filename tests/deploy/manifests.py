@@ -133,6 +133,12 @@ def pod_labels(workload: Object) -> dict[str, str]:
     return labels
 
 
+def images(workload: Object) -> list[str]:
+    """Return the images of a workload's containers."""
+    spec = pod_spec(workload)
+    return [container["image"] for container in [*spec["containers"], *spec.get("initContainers", [])]]
+
+
 def named_ports(spec: Object) -> dict[str, int]:
     """Return a pod's ports by name."""
     ports = [port for container in spec["containers"] for port in container.get("ports", [])]

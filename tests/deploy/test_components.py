@@ -20,6 +20,7 @@ from tests.deploy.manifests import (
     SERVICES,
     Object,
     default,
+    images,
     kustomize,
     named_ports,
     objects_of_kind,
@@ -30,6 +31,7 @@ from tests.deploy.manifests import (
     secret_files,
     selector_matches,
     settings_of,
+    workloads,
     write_overlay,
 )
 from tests.documents import Document
@@ -67,11 +69,14 @@ def scalers(objects: list[Object]) -> dict[str, list[Object]]:
 
 
 def check(objects: list[Object]) -> None:
-    """Check what holds in every combination: labels, size, volumes, and one owner of the number of replicas."""
+    """Check what holds in every combination: labels, size, images, volumes, and one owner of the number of replicas."""
     for obj in objects:
         assert obj["kind"] == "Namespace" or obj["metadata"]["namespace"] == "headway"
         assert {"app.kubernetes.io/name", "app.kubernetes.io/part-of"} <= obj["metadata"]["labels"].keys()
         assert len(json.dumps(obj)) < 256 * 1024
+    for workload in workloads(objects).values():
+        for image in images(workload):
+            assert re.search(r"@sha256:|:dev$|:[\w.-]*\d[\w.-]*$", image), image
     for service, owners in scalers(objects).items():
         workload = objects_of_kind(objects, "Deployment")[service]
         assert all(len(volume) == SINGLE_VOLUME_SOURCE for volume in pod_spec(workload)["volumes"])
