@@ -14,10 +14,11 @@ from tests.documents import Document
 from tests.waiting import PATIENCE_S
 
 RECORDED = ("az", "docker", "kind", "kubectl")
+# Writes a command in one piece, because the commands of a pipe run at the same time.
 RECORDER = """#!/bin/sh
-printf ' %s' "$(basename "$0")" >> "$COMMANDS"
-for argument; do printf " '%s'" "$argument" >> "$COMMANDS"; done
-echo >> "$COMMANDS"
+line=$(basename "$0")
+for argument; do line="$line '$argument'"; done
+printf '%s\\n' "$line" >> "$COMMANDS"
 """
 VARIABLES = {  # that the pages expect the reader to set
     "CONNECTION_STRING": "UseDevelopmentStorage=true",
@@ -25,6 +26,10 @@ VARIABLES = {  # that the pages expect the reader to set
     "GROUP": "group",
     "ISSUER": "https://issuer.example.org",
     "VAULT": "myvault",
+    "WORKSPACE_ID": "workspace",
+    "CLUSTER": "cluster",
+    "ACTION_GROUP_ID": "group",
+    "GRAFANA": "grafana",
 }
 
 

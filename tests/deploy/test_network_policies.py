@@ -137,3 +137,10 @@ def test_policies_block_the_metadata_service(folder: str) -> None:
             assert rule["to"], "a rule without peers allows every address"
             for block in (peer["ipBlock"] for peer in rule["to"] if "ipBlock" in peer):
                 assert METADATA in block.get("except", []) or block["cidr"] == "10.0.0.0/8"
+
+
+@pytest.mark.parametrize("folder", ["overlays/production", "overlays/azure"])
+def test_another_redis_is_one_patch(folder: str) -> None:
+    """The patch of the overlay replaces every address of Redis: nothing but its network and its port remains."""
+    policy = objects_of_kind(render(folder), "NetworkPolicy")["to-redis"]
+    assert policy["spec"]["egress"] == [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"port": 10000}]}]
