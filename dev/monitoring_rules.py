@@ -1,6 +1,6 @@
 """The rules of Prometheus in the forms that the Prometheus operator and Azure's managed Prometheus need.
 
-`python -m dev.monitoring_rules` writes both files anew after a change of `rules.yaml`.
+`python -m dev.monitoring_rules` writes both files after a change of `rules.yaml`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ OPERATOR = COMPONENTS / "monitoring/prometheusrule.yaml"
 AZURE = COMPONENTS / "monitoring-azure/rules.json"
 HEAD = """\
 # Made from rules.yaml by python -m dev.monitoring_rules.
+# yamllint disable rule:line-length
 apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
 metadata:

@@ -29,8 +29,6 @@ from services.worker.settings import WorkerSettings
 K8S = ROOT / "deploy/k8s"
 FOLDERS = ["base", "overlays/dev", "overlays/production", "overlays/azure"]
 COMPONENTS = sorted(path.name for path in (K8S / "components").iterdir())
-# Components that exclude each other: two autoscalers of one service.
-ALTERNATIVES = [("hpa-notifier", "keda-notifier")]
 SERVICES: dict[str, type[Settings]] = {
     settings_type.service: settings_type for settings_type in (SubmitterSettings, NotifierSettings, WorkerSettings)
 }

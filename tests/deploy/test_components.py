@@ -7,21 +7,21 @@ import json
 import os
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from services.notifier.settings import NotifierSettings
 from services.worker.settings import WorkerSettings
 from tests.deploy.manifests import (
-    ALTERNATIVES,
     COMPONENTS,
     FOLDERS,
     K8S,
     SERVICES,
     Object,
     default,
+    environment,
     images,
-    kustomize,
     named_ports,
     objects_of_kind,
     path_to_k8s,
@@ -45,11 +45,6 @@ SCALERS = {
 }
 API_KEYS = "SUBMITTER_API_KEYS=/etc/headway/api-keys"
 SINGLE_VOLUME_SOURCE = 2  # the name of a volume, and its source
-
-
-def without(*names: str) -> list[str]:
-    """Return the names of all components but these, in the order of the README."""
-    return [name for name in documented_components() if name not in names]
 
 
 def documented_components() -> list[str]:
@@ -97,33 +92,33 @@ def test_each_component_renders_on_the_base(component: str, tmp_path: Path) -> N
         assert objects_of_kind(render("base"), kind).keys() <= objects_of_kind(objects, kind).keys()
 
 
-@pytest.mark.parametrize("excluded", ALTERNATIVES[0])
 @pytest.mark.parametrize("step", [1, -1])
-def test_all_components_render_together(excluded: str, step: int, tmp_path: Path) -> None:
-    """All but one of two alternatives go together, in the documented order and in the reverse one."""
-    check(render(write_overlay(tmp_path, components=without(excluded)[::step])))
+def test_all_components_render_together(step: int, tmp_path: Path) -> None:
+    """All components go together, in the documented order and in the reverse one."""
+    check(render(write_overlay(tmp_path, components=documented_components()[::step])))
 
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_each_component_renders_with_every_other(component: str, tmp_path: Path) -> None:
-    """Each ordered pair renders, except two autoscalers of one service."""
-    for number, other in enumerate(set(COMPONENTS) - {component}):
-        if tuple(sorted((component, other))) not in ALTERNATIVES:
-            folder = tmp_path / str(number)
-            folder.mkdir()
-            check(render(write_overlay(folder, components=[component, other])))
+    """Each ordered pair renders, and leaves one owner of each number of replicas."""
+    for other in set(COMPONENTS) - {component}:
+        (tmp_path / other).mkdir()
+        check(render(write_overlay(tmp_path / other, components=[component, other])))
 
 
 @pytest.mark.parametrize(
-    "pair", [pair for pair in itertools.combinations(SCALERS, 2) if SCALERS[pair[0]] == SCALERS[pair[1]]]
+    "pair", [pair for pair in itertools.permutations(SCALERS, 2) if len({*map(SCALERS.get, pair)}) == 1]
 )
-def test_a_second_autoscaler_is_refused(pair: tuple[str, str], tmp_path: Path) -> None:
-    """Two autoscalers of one service do not render, because the second finds no number of replicas to remove."""
-    assert tuple(sorted(pair)) in ALTERNATIVES
-    completed = kustomize(write_overlay(tmp_path, components=pair))
-    assert completed.returncode != 0
-    assert "Unable to remove nonexistent key: replicas" in completed.stderr
+def test_the_later_autoscaler_replaces_the_earlier(pair: tuple[str, str], tmp_path: Path) -> None:
+    """Of two autoscalers of one service, exactly the later one remains, as it is alone."""
+    rendered = []
+    for components in (pair, pair[1:]):
+        folder = tmp_path / str(len(components))
+        folder.mkdir()
+        rendered.append(render(write_overlay(folder, components=components)))
+    check(rendered[0])
+    assert rendered[0] == rendered[1]
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -288,3 +283,15 @@ def test_azure_env_is_the_only_place_of_its_values(tmp_path: Path) -> None:
     for service in ("submitter", "worker"):
         account = objects_of_kind(json.loads(text), "ServiceAccount")[service]
         assert changed[f"{service.upper()}_CLIENT_ID"] in account["metadata"]["annotations"].values()
+
+
+def test_spans_reach_the_collector(tmp_path: Path) -> None:
+    """The network policies allow submitter and worker to reach the collector that the component `traces` names."""
+    objects = render(write_overlay(tmp_path, components=["network-policies", "traces"]))
+    for service in ("submitter", "worker"):
+        endpoint = urlsplit(environment(objects, service)["OTEL_EXPORTER_OTLP_ENDPOINT"])
+        _, namespace, _ = str(endpoint.hostname).split(".")
+        assert {
+            "to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}],
+            "ports": [{"port": endpoint.port}],
+        } in objects_of_kind(objects, "NetworkPolicy")[service]["spec"]["egress"]

@@ -81,6 +81,17 @@ def test_the_vault_gets_what_the_components_read(commands: list[list[str]], fold
         assert (folder / options(arguments, "file")[0]).stat().st_size > 0
 
 
+def test_azure_gets_the_alerts_with_their_parameters(commands: list[list[str]], folder: Path) -> None:
+    """The template exists, and the command sets each of its parameters without a default; so does the dashboard."""
+    (arguments,) = of_program(commands, "az", "deployment", "group", "create")
+    (template,) = options(arguments, "template-file")
+    parameters = json.loads((folder / template).read_text())["parameters"]
+    required = {name for name, parameter in parameters.items() if "defaultValue" not in parameter}
+    assert {argument.partition("=")[0] for argument in arguments if "=" in argument} == required
+    (dashboard,) = of_program(commands, "az", "grafana", "dashboard", "create")
+    assert (folder / options(dashboard, "definition")[0].removeprefix("@")).exists()
+
+
 def test_identities_trust_existing_accounts() -> None:
     """Each service account of the table is in the manifests, except that of KEDA's operator."""
     accounts = objects_of_kind(render("overlays/azure"), "ServiceAccount")

@@ -12,7 +12,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from dev.environment import ROOT
-from tests.deploy.manifests import ALTERNATIVES, COMPONENTS, FOLDERS, Object, render, write_overlay
+from tests.deploy.manifests import COMPONENTS, FOLDERS, Object, render, write_overlay
 from tests.documents import Document
 from tests.waiting import PATIENCE_S
 
@@ -31,6 +31,7 @@ SKIPPED_CHECKS = {
 
 ONLY_THE_BASE = "CKV2_K8S_6"  # it has no network policies, which are a component
 PINNED = ("overlays/production", "overlays/azure")
+ALL_COMPONENTS = {"all": COMPONENTS, "reversed": COMPONENTS[::-1]}
 KUBERNETES_PAGE = Document("docs/kubernetes.md")
 KUBERNETES_APIS = {"v1", "apps/v1", "autoscaling/v2", "networking.k8s.io/v1", "policy/v1"}
 
@@ -78,13 +79,12 @@ def test_compose_files_match_their_schema() -> None:
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return a file with the objects of each folder, and of all components but one of two alternatives."""
+    """Return a file with the objects of each folder, and of all components in both orders."""
     directory = tmp_path_factory.mktemp("rendered")
     folders = {folder: folder for folder in FOLDERS}
-    for excluded in ALTERNATIVES[0]:
-        (directory / excluded).mkdir()
-        components = [name for name in COMPONENTS if name != excluded]
-        folders[f"all without {excluded}"] = write_overlay(directory / excluded, components=components)
+    for name, components in ALL_COMPONENTS.items():
+        (directory / name).mkdir()
+        folders[name] = write_overlay(directory / name, components=components)
     files = {name: directory / f"{number}.yaml" for number, name in enumerate(folders)}
     for name, folder in folders.items():
         files[name].write_text(yaml.dump_all(render(folder), Dumper=yaml.CSafeDumper))
@@ -122,7 +122,7 @@ def test_manifest_of_the_recipe_matches_its_schema(tmp_path: Path) -> None:
 
 
 @pytest.mark.checkov
-@pytest.mark.parametrize("folder", [*FOLDERS, *(f"all without {name}" for name in ALTERNATIVES[0])])
+@pytest.mark.parametrize("folder", [*FOLDERS, *ALL_COMPONENTS])
 def test_checkov_accepts_the_manifests(rendered: dict[str, Path], folder: str) -> None:
     """Only checks of `SKIPPED_CHECKS` would fail; with images by digest and without stores, only the first."""
     skipped = list(SKIPPED_CHECKS)[:1] if folder in PINNED else [*SKIPPED_CHECKS]
