@@ -12,6 +12,7 @@ import yaml  # type: ignore[import-untyped]
 from dev.environment import ROOT
 from tests.deploy.manifests import (
     COMPOSE,
+    SECRETS_DIR,
     SERVICES,
     load_settings,
     max_shutdown_s,
@@ -52,10 +53,39 @@ def test_every_container_is_hardened(service: str) -> None:
     assert container["cap_drop"] == ["ALL"]
     assert container["security_opt"] == ["no-new-privileges:true"]
     assert container["mem_limit"]
-    assert "healthcheck" in container or service == "keys"  # a one-off container
+    assert "healthcheck" in container or service in ("keys", "load")  # they serve nothing
     assert "container_name" not in container
     assert all(port.startswith("127.0.0.1:") for port in container.get("ports", []))
     assert "ports" not in container or service in ("edge", "prometheus", "grafana")
+
+
+def test_profiles_add_what_production_does_not_need() -> None:
+    """Only Prometheus, Grafana and the load have a profile; the files that they mount exist."""
+    profiles = {name: container["profiles"] for name, container in COMPOSE.items() if "profiles" in container}
+    assert profiles == {"prometheus": ["monitoring"], "grafana": ["monitoring"], "load": ["load"]}
+    sources = [volume.split(":")[0] for name in profiles for volume in COMPOSE[name]["volumes"]]
+    files = [ROOT / source for source in sources if source.startswith("./")]
+    assert len(files) == 5
+    assert all(file.exists() for file in files)
+
+
+def test_watch_rebuilds_the_image_of_your_jobs() -> None:
+    """The image of the example is built again when a file of it changes."""
+    worker = yaml.safe_load((ROOT / "examples/own-jobs/compose.yaml").read_text())["services"]["worker"]
+    context = worker["build"]["context"]
+    assert worker["develop"]["watch"] == [{"action": "rebuild", "path": context}]
+    assert (ROOT / context / "Dockerfile").exists()
+
+
+def test_keys_are_files() -> None:
+    """Keys come from volumes that their service cannot write; the environment has only the paths."""
+    for service in SERVICES:
+        container = COMPOSE[service]
+        keys = {name: value for name, value in container["environment"].items() if "KEY" in name}
+        assert keys
+        (volume,) = (volume.split(":") for volume in container["volumes"])
+        assert volume == [f"{service}-keys", SECRETS_DIR, "ro"]
+        assert all(name.endswith("_FILE") and value.startswith(f"{SECRETS_DIR}/") for name, value in keys.items())
 
 
 def test_containers_wait_for_their_dependencies() -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import pytest
 
+from dev.environment import ROOT
 from tests.deploy.prometheus import NEEDS_PROMETHEUS, PrometheusServer, running_prometheus
 from tests.deploy.queries import ALERTS, RECORDED, RULES_FILE, dashboard_queries
-from tests.stack import ENDED, running
-from tests.waiting import wait_until
+from tests.stack import Stack, running
+from tests.waiting import PATIENCE_S, wait_until
 
 pytestmark = NEEDS_PROMETHEUS
 
@@ -19,16 +24,38 @@ SERVICES = ("submitter", "notifier", "worker")
 
 @pytest.fixture(scope="module")
 async def prometheus(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[PrometheusServer]:
-    """Run the system and a Prometheus that scrapes it, while a job is watched to its end."""
+    """Run the system, a Prometheus that scrapes it, and the load of compose.yaml."""
     folder = tmp_path_factory.mktemp("live_dashboard")
     (folder / "prometheus").mkdir()
     async with running(folder / "system", GRACE_S="0", DRAIN_S="0") as stack:
         targets = [(service, stack.internal(service).removeprefix("http://")) for service in SERVICES]
-        async with running_prometheus(folder / "prometheus", targets, [RULES_FILE]) as prometheus:
-            receipt = await stack.submit(payload={"steps": 2, "delay_s": 0.01})
-            statuses = [job["status"] async for job in stack.watch(receipt["token"])]
-            assert statuses[-1] in ENDED
+        async with running_prometheus(folder / "prometheus", targets, [RULES_FILE]) as prometheus, running_load(stack):
             yield prometheus
+
+
+@asynccontextmanager
+async def running_load(stack: Stack) -> AsyncIterator[None]:
+    """Run the script of the profile `load` until the block ends; it must not end by itself."""
+    addresses = {"LOAD_URL": stack.url, "LOAD_LIVE_URL": stack.env["LIVE_URL"], "LOAD_JOBS_PER_S": "2"}
+    script = ROOT / "deploy/compose/load.py"
+    process = await asyncio.create_subprocess_exec(sys.executable, script, env=os.environ | addresses)
+    try:
+        yield
+        assert process.returncode is None
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await asyncio.wait_for(process.wait(), PATIENCE_S)
+
+
+async def test_load_is_watched(prometheus: PrometheusServer) -> None:
+    """Jobs succeed, and their snapshots are sent to a client that stays connected."""
+    for query in (
+        'sum(jobs_finished_total{outcome="succeeded"}) > 3',
+        "sum(notifier_messages_sent_total) > 10",
+        'sum(notifier_connections{transport="websocket"}) == 1',
+    ):
+        await wait_until(partial(prometheus.query, query), poll_s=0.5)
 
 
 async def test_every_query_of_the_dashboard_returns_a_series(prometheus: PrometheusServer) -> None:
