@@ -25,13 +25,13 @@ remotely() {
     if [ "$dry_run" = yes ]; then echo "$*"; else "$@"; fi
 }
 
-# Print the digest that a command prints, or a placeholder in a dry run; fail if it prints something else.
+# Print the digest that a command prints as JSON, or a placeholder in a dry run; fail if it prints something else.
 digest() {
     local digest
     if [ "$dry_run" = yes ]; then
         echo "sha256:…"
-    elif digest=$("$@") && [[ $digest =~ ^sha256:[0-9a-f]{64}$ ]]; then
-        echo "$digest"
+    elif digest=$("$@") && [[ $digest =~ ^\"(sha256:[0-9a-f]{64})\"$ ]]; then
+        echo "${BASH_REMATCH[1]}"
     else
         fail "no digest from: $*"
     fi
@@ -63,7 +63,7 @@ sed "s/^dynamic = .*/version = \"$version\"/" pyproject.toml |
 
 # Both stages of the Dockerfile start from this image. Its digest is that of the index of all architectures.
 base=docker.io/library/$(sed -n 's/^ARG PYTHON_IMAGE=//p' Dockerfile)
-base_digest=$(digest docker buildx imagetools inspect --format '{{.Manifest.Digest}}' "$base")
+base_digest=$(digest docker buildx imagetools inspect --format '{{json .Manifest.Digest}}' "$base")
 remotely docker buildx build --platform "$ARCHITECTURES" --pull --push --sbom=true --provenance=mode=max \
     --build-arg "PYTHON_IMAGE=$base@$base_digest" \
     --build-arg "VERSION=$version" --build-arg "REVISION=$(git rev-parse HEAD)" \
@@ -71,7 +71,7 @@ remotely docker buildx build --platform "$ARCHITECTURES" --pull --push --sbom=tr
     --label "org.opencontainers.image.base.name=$base" \
     --label "org.opencontainers.image.base.digest=$base_digest" \
     --metadata-file dist/image.json --tag "$image:$version" .
-image_digest=$(digest sed -n 's/.*"containerimage.digest": "\([^"]*\)".*/\1/p' dist/image.json)
+image_digest=$(digest sed -n 's/.*"containerimage.digest": \("[^"]*"\).*/\1/p' dist/image.json)
 
 remotely cosign sign --yes "$image@$image_digest"
 remotely cosign attest --yes --type cyclonedx --predicate dist/headway.cdx.json "$image@$image_digest"

@@ -46,7 +46,7 @@ printf '%s' "$(basename "$0")" >> "$RECORD"
 for argument; do printf '\\t%s' "$argument" >> "$RECORD"; done
 echo >> "$RECORD"
 case "$*" in
-    *imagetools*) echo "$BASE_DIGEST" ;;
+    *"imagetools inspect --format {{{{json .Manifest.Digest}}}} "*) echo "\\"$BASE_DIGEST\\"" ;;
     *"buildx build"*) printf '{{\\n  "containerimage.digest": "{IMAGE_DIGEST}"\\n}}\\n' > dist/image.json ;;
 esac
 """
