@@ -19,6 +19,7 @@ import pytest
 from dev.environment import ROOT
 from headway.contracts import Timestamp
 from headway.tokens import Grant, TokenSigner, TokenVerifier
+from tests.documents import Document
 from tests.integration.test_one_job import history
 from tests.stack import JOBS, Stack, running
 from tests.waiting import PATIENCE_S, free_ports, is_ready, wait_until
@@ -369,11 +370,14 @@ async def test_pages_have_strict_headers(stack: Stack, path: str) -> None:
         "frame-ancestors",
     }
     assert policy.keys() - own == {"default-src", "base-uri", "frame-ancestors", "connect-src"}
-    for name, value in {
+    expected = {
         "Cross-Origin-Opener-Policy": "same-origin",
         "Cross-Origin-Resource-Policy": "same-origin",
         "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
         "Referrer-Policy": "same-origin",
         "X-Content-Type-Options": "nosniff",
-    }.items():
-        assert headers[name] == value
+    }
+    assert {name: headers[name] for name in expected} == expected
+    rows = Document("docs/security.md").table("Pages and their headers")
+    documented = {name.strip("`") for cell, _ in rows for name in cell.split(", ")}
+    assert documented == {"Content-Security-Policy", *expected}

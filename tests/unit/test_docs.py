@@ -204,3 +204,13 @@ def test_the_reasons_of_a_cancellation_are_documented() -> None:
     """Each reason that a cancelled handler may get is documented."""
     reasons = [reason.strip("`") for reason, *_ in JOBS.table("Cancellation")]
     assert set(reasons) == {interruption.reason for interruption in Interruption} | {"timeout"}
+
+
+def test_the_role_of_the_worker_may_renew_leases() -> None:
+    """The role in docs/security.md permits all requests of the worker; Azurite would not notice a missing right."""
+    ((_, text),) = Document("docs/security.md").examples("json")
+    role = msgspec.json.decode(text)
+    rights = {right.rpartition("queueServices/")[2] for right in (*role["Actions"], *role["DataActions"])}
+    receive = {"queues/messages/read", "queues/messages/process/action"}
+    renew_or_copy, settle, measure = "queues/messages/write", "queues/messages/delete", "queues/read"
+    assert rights == {*receive, renew_or_copy, settle, measure}
