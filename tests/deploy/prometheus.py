@@ -6,7 +6,7 @@ import asyncio
 import json
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -49,20 +49,16 @@ class PrometheusServer:
         series: list[dict[str, Any]] = answer["data"]["result"]
         return series
 
-    async def targets(self) -> list[dict[str, Any]]:
-        """Return the targets that it scrapes."""
+    async def count_scraped(self) -> int:
+        """Return how many targets were scraped."""
         async with self._session.get(f"{self._url}/api/v1/targets") as response:
-            found: list[dict[str, Any]] = (await response.json())["data"]["activeTargets"]
-        return found
-
-    async def all_targets_up(self) -> bool:
-        """Return whether every target was scraped."""
-        return all(target["health"] == "up" for target in await self.targets())
+            targets = (await response.json())["data"]["activeTargets"]
+        return sum(target["health"] == "up" for target in targets)
 
 
 @asynccontextmanager
 async def running_prometheus(
-    folder: Path, targets: Iterable[tuple[str, str]], rule_files: Sequence[Path] = ()
+    folder: Path, targets: Sequence[tuple[str, str]], rule_files: Sequence[Path] = ()
 ) -> AsyncIterator[PrometheusServer]:
     """Run a server until the block ends, and begin when it has scraped all targets.
 
@@ -83,14 +79,18 @@ async def running_prometheus(
         try:
             await wait_until(lambda: is_ready(session, f"{url}/-/ready"))
             server = PrometheusServer(url, session)
-            await wait_until(server.all_targets_up)
+
+            async def all_scraped() -> bool:
+                return await server.count_scraped() == len(targets)
+
+            await wait_until(all_scraped)
             yield server
         finally:
             process.terminate()
             await asyncio.wait_for(process.wait(), PATIENCE_S)
 
 
-def _config(targets: Iterable[tuple[str, str]], rule_files: Sequence[Path]) -> dict[str, Any]:
+def _config(targets: Sequence[tuple[str, str]], rule_files: Sequence[Path]) -> dict[str, Any]:
     interval = f"{SCRAPE_INTERVAL_S}s"
     scraped = [{"targets": [address], "labels": {"service": service}} for service, address in targets]
     return {
