@@ -67,36 +67,37 @@ class Selector(NamedTuple):
     labels: set[str]  # that it compares
 
 
-def selectors(query: str) -> list[Selector]:
-    """Return the selectors of a query.
+def expressions(query: str) -> list[promql_parser.Expr]:
+    """Return all expressions within a query.
 
     Raises:
         ValueError: the query is not valid PromQL.
     """
-    found: list[Selector] = []
+    found: list[promql_parser.Expr] = []
 
     def visit(expression: promql_parser.Expr) -> bool:
-        if isinstance(expression, promql_parser.MatrixSelector):
-            expression = expression.vector_selector
-        if isinstance(expression, promql_parser.VectorSelector):
-            found.append(Selector(expression.name or "", {each.name for each in expression.matchers.matchers}))
+        found.append(expression)
         return True
 
     promql_parser.walk(promql_parser.parse(query), visit)
     return found
+
+
+def selectors(query: str) -> list[Selector]:
+    """Return the selectors of a query."""
+    vectors = [
+        each.vector_selector if isinstance(each, promql_parser.MatrixSelector) else each for each in expressions(query)
+    ]
+    return [
+        Selector(vector.name or "", {matcher.name for matcher in vector.matchers.matchers})
+        for vector in vectors
+        if isinstance(vector, promql_parser.VectorSelector)
+    ]
 
 
 def aggregations(query: str) -> list[promql_parser.AggregateExpr]:
     """Return the aggregations of a query, such as `sum by (kind) (…)`."""
-    found: list[promql_parser.AggregateExpr] = []
-
-    def visit(expression: promql_parser.Expr) -> bool:
-        if isinstance(expression, promql_parser.AggregateExpr):
-            found.append(expression)
-        return True
-
-    promql_parser.walk(promql_parser.parse(query), visit)
-    return found
+    return [each for each in expressions(query) if isinstance(each, promql_parser.AggregateExpr)]
 
 
 @cache
@@ -129,9 +130,13 @@ def numbers(query: str) -> set[float]:
 
 
 def unknown_series(query: str) -> list[str]:
-    """Return the selected metrics that no program exports, and the compared labels that a metric does not have."""
+    """Return the selected metrics that no program exports, and the labels that a query uses but no metric of it has."""
     known = labels_of_series()
     problems = []
+    for aggregation in aggregations(query):
+        inner = [known.get(each.metric, set()) for each in selectors(aggregation.expr.prettify())]
+        grouped = set(aggregation.modifier.labels) if aggregation.modifier else set()
+        problems.extend(sorted(grouped - TARGET_LABELS.union(*inner)))
     for metric, labels in selectors(query):
         if metric not in known:
             problems.append(metric)

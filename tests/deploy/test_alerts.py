@@ -144,6 +144,26 @@ def test_queries_of_the_runbook_exist(alert: str) -> None:
             assert unknown_series(query) == [], query
 
 
+def test_queries_of_the_autoscalers_exist() -> None:
+    """KEDA scales by queries of series that exist, and a HorizontalPodAutoscaler by a metric that does."""
+    documents = [
+        document
+        for file in (ROOT / "deploy/k8s/components").glob("*/*.yaml")
+        for document in yaml.safe_load_all(file.read_text())
+    ]
+    triggers = [
+        trigger for each in documents if each.get("kind") == "ScaledObject" for trigger in each["spec"]["triggers"]
+    ]
+    scalers = [each for each in documents if each.get("kind") == "HorizontalPodAutoscaler"]
+    queries = [trigger["metadata"]["query"] for trigger in triggers if "query" in trigger["metadata"]]
+    queries += [
+        metric["pods"]["metric"]["name"] for each in scalers for metric in each["spec"]["metrics"] if "pods" in metric
+    ]
+    assert len(queries) == 2
+    for query in queries:
+        assert unknown_series(query) == []
+
+
 def test_commands_of_the_runbooks_are_valid() -> None:
     """The command line accepts each `headway` command, and the services and objects of the others exist."""
     objects = render("overlays/dev")
