@@ -201,5 +201,6 @@ def test_log_lines_of_the_runbooks_exist() -> None:
     }
     assert len(searched) >= 8
     for service, event in searched:
-        folder = ROOT / "services" / re.sub(".*=", "", service)
-        assert any(f'"{event}"' in path.read_text() for path in folder.rglob("*.py")), (service, event)
+        folders = [ROOT / "services" / name for name in (re.sub(".*=", "", service), "runtime")]
+        code = [path.read_text() for folder in folders for path in folder.rglob("*.py")]
+        assert any(f'"{event}"' in text for text in code), (service, event)
