@@ -25,10 +25,17 @@ from services.runtime.settings import Secret, Settings, load
 from services.submitter.settings import SubmitterSettings
 from services.worker.consumer import SETTLE_TIMEOUT_S
 from services.worker.settings import WorkerSettings
+from tests.documents import Document
 
 K8S = ROOT / "deploy/k8s"
 FOLDERS = ["base", "overlays/dev", "overlays/production", "overlays/azure"]
 COMPONENTS = sorted(path.name for path in (K8S / "components").iterdir())
+SCALERS = {  # the components that scale a service
+    "keda-worker": "worker",
+    "keda-notifier": "notifier",
+    "hpa-notifier": "notifier",
+    "hpa-submitter": "submitter",
+}
 SERVICES: dict[str, type[Settings]] = {
     settings_type.service: settings_type for settings_type in (SubmitterSettings, NotifierSettings, WorkerSettings)
 }
@@ -102,6 +109,11 @@ def write_overlay(
     (folder / "headway.env").write_text(env)
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization) + lines)
     return os.path.relpath(folder, K8S)
+
+
+def documented_components() -> list[str]:
+    """Return the names of the components in the table of the README, in which they work in this order."""
+    return [row[0].strip("`") for row in Document("deploy/k8s/README.md").table("Kubernetes manifests")]
 
 
 def kustomization_files() -> list[Path]:

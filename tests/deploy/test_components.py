@@ -11,16 +11,18 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from services.notifier.metrics import CONNECTIONS
 from services.notifier.settings import NotifierSettings
 from services.worker.settings import WorkerSettings
 from tests.deploy.manifests import (
     COMPONENTS,
     FOLDERS,
     K8S,
+    SCALERS,
     SERVICES,
     Object,
     default,
-    environment,
+    documented_components,
     images,
     named_ports,
     objects_of_kind,
@@ -34,22 +36,9 @@ from tests.deploy.manifests import (
     workloads,
     write_overlay,
 )
-from tests.documents import Document
 
-README = Document("deploy/k8s/README.md")
-SCALERS = {
-    "keda-worker": "worker",
-    "keda-notifier": "notifier",
-    "hpa-notifier": "notifier",
-    "hpa-submitter": "submitter",
-}
 API_KEYS = "SUBMITTER_API_KEYS=/etc/headway/api-keys"
 SINGLE_VOLUME_SOURCE = 2  # the name of a volume, and its source
-
-
-def documented_components() -> list[str]:
-    """Return the names of the components in the table of the README."""
-    return [row[0].strip("`") for row in README.table("Kubernetes manifests")]
 
 
 def scalers(objects: list[Object]) -> dict[str, list[Object]]:
@@ -166,6 +155,7 @@ def test_notifiers_scale_by_connections(tmp_path: Path) -> None:
     assert threshold == 0.6 * default(NotifierSettings, "max_connections")
     assert threshold == int(hpa_connections["pods"]["target"]["averageValue"])
     metric = hpa_connections["pods"]["metric"]["name"]
+    assert [metric] == [family.name for family in CONNECTIONS.describe()]
     assert connections["metadata"]["query"] == f'sum({metric}{{namespace="headway"}})'
     assert connections["metricType"] == hpa_connections["pods"]["target"]["type"] == "AverageValue"
     assert connections["metadata"]["ignoreNullValues"] == "false"
@@ -286,10 +276,10 @@ def test_azure_env_is_the_only_place_of_its_values(tmp_path: Path) -> None:
 
 
 def test_spans_reach_the_collector(tmp_path: Path) -> None:
-    """The network policies allow submitter and worker to reach the collector that the component `traces` names."""
+    """Submitter and worker get the address of a collector that the network policies let them reach."""
     objects = render(write_overlay(tmp_path, components=["network-policies", "traces"]))
     for service in ("submitter", "worker"):
-        endpoint = urlsplit(environment(objects, service)["OTEL_EXPORTER_OTLP_ENDPOINT"])
+        endpoint = urlsplit(settings_of(objects, service, tmp_path).otel_exporter_otlp_endpoint)
         _, namespace, _ = str(endpoint.hostname).split(".")
         assert {
             "to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}],

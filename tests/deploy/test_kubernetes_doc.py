@@ -14,9 +14,18 @@ import yaml  # type: ignore[import-untyped]
 
 from dev.environment import ROOT
 from services.runtime.settings import Settings
-from tests.deploy.manifests import K8S, SERVICES, default, kubectl_problem, objects_of_kind, render, write_overlay
+from tests.deploy.manifests import (
+    K8S,
+    SCALERS,
+    SERVICES,
+    default,
+    documented_components,
+    kubectl_problem,
+    objects_of_kind,
+    render,
+    write_overlay,
+)
 from tests.deploy.recorded_commands import VARIABLES, of_program, options, run_commands, write_programs
-from tests.deploy.test_components import SCALERS, documented_components
 from tests.documents import Document
 from tests.waiting import PATIENCE_S
 
@@ -89,7 +98,7 @@ def test_azure_gets_the_alerts_with_their_parameters(commands: list[list[str]], 
     required = {name for name, parameter in parameters.items() if "defaultValue" not in parameter}
     assert {argument.partition("=")[0] for argument in arguments if "=" in argument} == required
     (dashboard,) = of_program(commands, "az", "grafana", "dashboard", "create")
-    assert (folder / options(dashboard, "definition")[0].removeprefix("@")).exists()
+    assert (folder / options(dashboard, "definition")[0]).exists()
 
 
 def test_identities_trust_existing_accounts() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import jsonschema  # type: ignore[import-untyped]
@@ -103,13 +104,19 @@ def schema_of(obj: Object) -> Path:
     return ROOT / f"tests/deploy/schemas/{group}/{obj['kind'].lower()}_{version}.json"
 
 
+@cache
+def validator(schema: Path) -> jsonschema.Draft202012Validator:
+    """Return the validator of a schema, made once for all objects of its kind."""
+    return jsonschema.Draft202012Validator(json.loads(schema.read_text()))
+
+
 def test_custom_resources_match_their_schema(rendered: dict[str, Path]) -> None:
     """The custom resources, and the Gateway in the documentation, are valid and have no unknown fields."""
     objects = [obj for file in rendered.values() for obj in yaml.load_all(file.read_text(), Loader=yaml.CSafeLoader)]
     objects += [yaml.safe_load(text) for title, text in KUBERNETES_PAGE.examples("yaml") if title == "The edge"]
     custom = [obj for obj in objects if obj["apiVersion"] not in KUBERNETES_APIS]
     for obj in custom:
-        jsonschema.validate(obj, json.loads(schema_of(obj).read_text()))
+        validator(schema_of(obj)).validate(obj)
     assert {schema_of(obj) for obj in custom} == set(ROOT.glob("tests/deploy/schemas/*/*.json"))
 
 
