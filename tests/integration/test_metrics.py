@@ -104,8 +104,14 @@ async def test_each_service_measures_its_part_of_a_job(stack: Stack, tmp_path: P
     receipt = await stack.submit("wait-for-file", str(file))
     status = None
     async for job in stack.watch(receipt["token"]):
-        file.touch()  # now that the job is watched, its end is pushed
         status = job["status"]
+        if status == "running":
+
+            async def has_an_age() -> bool:
+                return await stack.metric("notifier_stalest_running_job_seconds") > 0
+
+            await wait_until(has_an_age)
+            file.touch()  # now that the job is watched, its end is pushed
     assert status == "succeeded"
     expected = {
         "submitter": ['jobs_submitted_total{outcome="accepted"}', "jobs_enqueue_duration_seconds_count"],
