@@ -19,7 +19,7 @@ from msgspec import NODEFAULT
 from dev.environment import ROOT, service_environment
 from services.notifier.settings import NotifierSettings
 from services.runtime.queue_settings import QueueSettings
-from services.runtime.settings import MAX_NUMBER, OriginList, Secret, Settings, StringList, Url
+from services.runtime.settings import MAX_NUMBER, OriginList, Secret, Settings, StringList, TraceUrl, Url
 from services.runtime.tracing import TracingSettings
 from services.submitter.settings import SubmitterSettings
 from services.worker.settings import WorkerSettings
@@ -45,6 +45,7 @@ TYPE_NAMES: dict[Any, str] = {
     str: "text",
     Secret: "secret",
     Url: "URL",
+    TraceUrl: "URL with `{trace_id}`",
     Path: "file",
     StringList: "list",
     OriginList: "list of origins",

@@ -75,6 +75,20 @@ class Url(str):
         return cls(text)
 
 
+class TraceUrl(str):
+    """The http(s) URL of a trace in another program, with `{trace_id}` in place of its id."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> TraceUrl:
+        """Parse a URL; raise ValueError if the text is not an http(s) URL, has a user, or has no place for the id."""
+        host = Origin.of(text).partition("://")[2]
+        if "@" in host or "{" in host or "{trace_id}" not in text or not _is_plain(text):
+            raise ValueError("Expected a URL such as https://traces.example.org/trace/{trace_id}")
+        return cls(text)
+
+
 def _is_plain(text: str) -> bool:
     """Return whether a text has neither spaces nor control characters."""
     return text.isprintable() and " " not in text
@@ -165,7 +179,7 @@ def _split(text: str, field_type: Any) -> Any:
 
 
 def _decode_hook(field_type: Any, value: Any) -> Any:
-    if field_type in (Origin, Url):
+    if field_type in (Origin, Url, TraceUrl):
         return field_type.parse(value)
     if field_type in (Secret, Path):
         return field_type(value)

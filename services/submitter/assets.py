@@ -58,11 +58,18 @@ class AssetBundle(Struct, frozen=True):
 
 
 class Assets:
-    """The pages, their assets and the browser client, with a generated `live-url.js` that has the notifier's URL."""
+    """The pages, their assets and the browser client; two modules are generated, which have URLs.
 
-    def __init__(self, live_url: str) -> None:
-        script = b"export const liveUrl = %b;\n" % msgspec.json.encode(live_url)
-        self._generated = {"live-url.js": Asset.from_content(".js", script)}
+    Args:
+        live_url: the notifier's, for `live-url.js`.
+        trace_url: that of traces with `{trace_id}`, for `trace-url.js`; None if there is none.
+    """
+
+    def __init__(self, live_url: str, trace_url: str | None = None) -> None:
+        self._generated = {
+            "live-url.js": _constant("liveUrl", live_url),
+            "trace-url.js": _constant("traceUrl", trace_url),
+        }
         self._file_versions = _read_file_versions()
         self._bundle = self._load_bundle()
 
@@ -77,6 +84,11 @@ class Assets:
 
     def _load_bundle(self) -> AssetBundle:
         return AssetBundle.from_files({path.name: Asset.from_file(path) for path in _asset_paths()} | self._generated)
+
+
+def _constant(name: str, value: str | None) -> Asset:
+    """Create a module that exports a constant."""
+    return Asset.from_content(".js", f"export const {name} = ".encode() + msgspec.json.encode(value) + b";\n")
 
 
 def is_asset(name: str) -> bool:

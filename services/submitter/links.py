@@ -8,9 +8,10 @@ from .settings import SubmitterSettings
 
 
 class Links:
-    """Creates links from `SUBMITTER_URL` and `LIVE_URL`."""
+    """Creates links from `SUBMITTER_URL` and `LIVE_URL`, and has the addresses that pages need."""
 
     def __init__(self, settings: SubmitterSettings) -> None:
+        self.trace_url = None if settings.trace_url is None else str(settings.trace_url)
         self.live_url = settings.live_url.rstrip("/")
         self.socket_url = f"ws{self.live_url.removeprefix('http')}"
         self._submitter_url = settings.submitter_url.rstrip("/")

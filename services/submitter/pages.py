@@ -29,7 +29,7 @@ class Pages:
 
     def __init__(self, links: Links) -> None:
         self._links = links
-        self._assets = Assets(links.live_url)
+        self._assets = Assets(links.live_url, links.trace_url)
         self._page_headers = _page_headers(links)
 
     def routes(self) -> list[web.RouteDef]:

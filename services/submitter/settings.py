@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from msgspec import Meta
 
 from ..runtime.queue_settings import QueueSettings
-from ..runtime.settings import Origin, OriginList, PerSecond, Port, Positive, Url
+from ..runtime.settings import Origin, OriginList, PerSecond, Port, Positive, TraceUrl, Url
 
 
 class SubmitterSettings(QueueSettings, frozen=True, kw_only=True):
@@ -43,6 +43,8 @@ class SubmitterSettings(QueueSettings, frozen=True, kw_only=True):
     forwarded_hops: Annotated[int, Meta(ge=0)] = 0
     """How many proxies in front append to `X-Forwarded-For`. A caller without an API key is identified by its
     address."""
+    trace_url: TraceUrl | None = None
+    """Where the dashboard links to the trace of a job, with `{trace_id}` in place of its id: see docs/traces.md."""
     notifier_internal_url: Url | None = None
     """Where the notifier receives submissions and wake-ups. Without it, workers find new jobs only by polling, lists
     show a job when it starts, and operators cannot run jobs again."""

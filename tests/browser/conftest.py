@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Error, Page, Route, async_playwright, expect
 
-from tests.browser.dashboard import Dashboard, run_dashboard
+from tests.browser.dashboard import TRACE_URL, Dashboard, run_dashboard
 from tests.browser.live_site import LiveSite, run_live_site
 from tests.stack import JOBS, Stack, running
 from tests.waiting import PATIENCE_S, free_ports, wait_until
@@ -161,7 +161,7 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
 @pytest.fixture(scope="session")
 async def dashboard(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Dashboard]:
     """Run a system with an open dashboard and jobs in every state, for all tests of the dashboard."""
-    async with run_dashboard(tmp_path_factory.mktemp("dashboard")) as dashboard:
+    async with run_dashboard(tmp_path_factory.mktemp("dashboard"), TRACE_URL=TRACE_URL) as dashboard:
         yield dashboard
 
 

@@ -28,6 +28,7 @@ NARROW = ViewportSize(width=360, height=740)
 WIDE = ViewportSize(width=1280, height=800)
 HISTORY = 24  # jobs of the past, whose submissions are spread over a day
 MARKUP = '<img src=x onerror="window.hacked=1">'
+TRACE_URL = "https://traces.example/trace/{trace_id}?from=headway"
 HOSTILE_NAME = f"{MARKUP} \u202eتقرير 👩‍👩‍👧‍👦 {'long ' * 40}"[:200]
 SHOWN_HOSTILE_NAME = HOSTILE_NAME.replace("\u202e", "")
 HOSTILE_KIND = f"{MARKUP}{'k' * 90}"

@@ -15,6 +15,7 @@ from tests.browser.dashboard import (
     LOST,
     MARKUP,
     SHOWN_HOSTILE_NAME,
+    TRACE_URL,
     Dashboard,
     check_looks,
     inspect,
@@ -120,6 +121,29 @@ async def test_job_is_followed_live(page: Page, dashboard: Dashboard) -> None:
     await expect(page.get_by_role("group", name="Actions").get_by_role("button")).to_have_text(
         ["Run again…", "Share", "Erase…"]
     )
+
+
+async def test_the_trace_of_a_job_is_a_link(page: Page, dashboard: Dashboard) -> None:
+    """It leads to the program that `TRACE_URL` names; without the setting, the id is a text."""
+    trace_id, body = "0af7651916cd43dd8448eb211c80319c", {"kind": "report", "payload": {}, "name": "Traced"}
+    headers = {"traceparent": f"00-{trace_id}-b7ad6b7169203331-01"}
+    async with dashboard.stack.session.post(f"{dashboard.stack.url}/jobs", json=body, headers=headers) as response:
+        dashboard.jobs["Traced"] = (await response.json())["id"]
+    await dashboard.wait_for("Traced", "failed")
+    await open_job(page, dashboard, "Traced")
+    place = section(page, "Ran on")
+    await expect(place.get_by_role("link", name=trace_id)).to_have_attribute(
+        "href", TRACE_URL.replace("{trace_id}", trace_id)
+    )
+    await place.get_by_role("button", name="Copy trace id").click()
+
+    async def without_url(route: Route) -> None:
+        await route.fulfill(content_type="text/javascript", body="export const traceUrl = null;")
+
+    await page.route("**/trace-url.js", without_url)
+    await page.reload()
+    await expect(place).to_contain_text(trace_id)
+    await expect(place.get_by_role("link", name=trace_id)).to_have_count(0)
 
 
 async def test_operator_acts_on_the_job(page: Page, dashboard: Dashboard) -> None:

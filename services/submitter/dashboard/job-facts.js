@@ -10,6 +10,7 @@ import { waitingSince } from "/assets/row-texts.js";
 import { setText } from "/assets/text.js";
 import { TimeText } from "/assets/time-text.js";
 import { attemptsOf, isContinued } from "/assets/timeline-scale.js";
+import { traceUrl } from "/assets/trace-url.js";
 
 const ENDS = { succeeded: "Succeeded", failed: "Failed", cancelled: "Cancelled" };
 const ACTIONS = { cancel: "Cancelled", redrive: "Run again", rerun: "Submitted as a rerun", erase: "Erased" };
@@ -143,8 +144,10 @@ function filterLink(query, text) {
   return h("a", { href: urlOf("jobs", { query: { ...query, range: "all" } }), translate: "no" }, h("bdi", {}, text));
 }
 
-function copied(name, text) {
-  return h("span", {}, h("code", { translate: "no" }, text), " ", copyButton(name, () => text));
+function copied(name, text, url = null) {
+  const code = h("code", { translate: "no" }, text);
+  const shown = url ? h("a", { href: url, target: "_blank", rel: "noopener" }, code) : code;
+  return h("span", {}, shown, " ", copyButton(name, () => text));
 }
 
 function places({ worker: id, trace_id: trace }, worker) {
@@ -152,7 +155,7 @@ function places({ worker: id, trace_id: trace }, worker) {
   return {
     Worker: id ? { key: id, create: () => h("a", { href: urlOf("workers", { hash: id }), translate: "no" }, h("bdi", {}, id)) } : null,
     Version: version,
-    Trace: trace ? { key: trace, create: () => copied("trace id", trace) } : null,
+    Trace: trace ? { key: trace, create: () => copied("trace id", trace, traceUrl?.replaceAll("{trace_id}", trace)) } : null,
   };
 }
 

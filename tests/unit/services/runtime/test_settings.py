@@ -53,6 +53,25 @@ def test_a_worker_reports_each_lease_in_time(heartbeat_s: str, lease_s: str, int
     assert settings.max_report_interval_s == interval_s
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://traces.example",
+        "javascript:{trace_id}",
+        "ftp://traces.example/{trace_id}",
+        "https://{trace_id}.example/",
+        "https://ann@traces.example/{trace_id}",
+        "https://traces.example/ {trace_id}",
+    ],
+)
+def test_a_url_of_traces_has_a_place_for_the_id(url: str) -> None:
+    """It is one of HTTP, and only its path, query or fragment depends on the job."""
+    env = {**SUBMITTER, "TRACE_URL": url}
+    assert [line.partition(":")[0] for line in problems(SubmitterSettings, env)] == ["TRACE_URL"]
+    for valid in ("https://traces.example/{trace_id}", 'http://localhost:3000/explore#{"query":"{trace_id}"}'):
+        assert load(SubmitterSettings, {**SUBMITTER, "TRACE_URL": valid}).trace_url == valid
+
+
 def test_all_problems_are_reported_at_once() -> None:
     """An operator does not have to fix one problem to see the next."""
     env = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 
 import pytest
@@ -12,6 +13,7 @@ from structlog.testing import capture_logs
 from services.runtime import tracer
 from services.runtime.tracer import LoggedExporter, open_tracer
 from tests.trace_collector import trace_collector
+from tests.waiting import wait_until
 
 AN_HOUR_MS = "3600000"
 
@@ -54,7 +56,7 @@ async def test_spans_are_sent_before_the_service_ends(
 async def test_a_collector_that_does_not_answer_delays_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spans end at once, more of them than the queue holds, and the service stops without having sent them."""
     monkeypatch.setattr(tracer, "FLUSH_TIMEOUT_S", 0.1)
-    connected, closing = asyncio.Event(), asyncio.Event()
+    connected, closing, before = asyncio.Event(), asyncio.Event(), threading.enumerate()
 
     async def hold(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connected.set()
@@ -70,7 +72,9 @@ async def test_a_collector_that_does_not_answer_delays_nothing(monkeypatch: pyte
                     pass
             await connected.wait()
         assert time.monotonic() - began < 600  # far less than the timeout of the exporter
+        threads = [thread for thread in threading.enumerate() if thread not in before]
         closing.set()
+        await wait_until(lambda: not any(thread.is_alive() and thread.daemon for thread in threads))
 
 
 async def test_an_outage_is_logged_once() -> None:

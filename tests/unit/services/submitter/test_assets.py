@@ -26,9 +26,18 @@ def test_assets_include_the_notifier_s_url(folder: Path) -> None:
     """Files of known types are served. The client's module without a URL is replaced by one with the notifier's."""
     (folder / "live-url.js").write_text("export const liveUrl = null;")
     files = Assets('https://live.example/"').current().files
-    assert set(files) == {"index.html", "client.js", "live-url.js"}
+    assert set(files) == {"index.html", "client.js", "live-url.js", "trace-url.js"}
     assert files["live-url.js"].body == b'export const liveUrl = "https://live.example/\\"";\n'
     assert gzip.decompress(files["client.js"].compressed) == files["client.js"].body == b"one"
+
+
+def test_assets_include_the_url_of_traces(folder: Path) -> None:
+    """Without one, the module says so."""
+    url = "https://traces.example/{trace_id}?q='a'"
+    script = Assets("https://live.example", url).current().files["trace-url.js"].body
+    assert script == b"export const traceUrl = \"https://traces.example/{trace_id}?q='a'\";\n"
+    assert Assets("https://live.example").current().files["trace-url.js"].body == b"export const traceUrl = null;\n"
+    assert folder.is_dir()
 
 
 def test_the_notifier_s_url_is_never_a_comment(folder: Path) -> None:
