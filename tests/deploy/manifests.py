@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -52,6 +52,7 @@ SHUTDOWN_MARGIN_S = 5
 MIN_KUBECTL_VERSION = (1, 25)  # older versions of kustomize cannot render the manifests
 
 Object = dict[str, Any]
+WithComponents = Callable[..., list[Object]]  # of the fixture `with_components`
 
 
 @cache

@@ -21,6 +21,7 @@ from tests.deploy.manifests import (
     SCALERS,
     SERVICES,
     Object,
+    WithComponents,
     default,
     documented_components,
     images,
@@ -34,7 +35,6 @@ from tests.deploy.manifests import (
     selector_matches,
     settings_of,
     workloads,
-    write_overlay,
 )
 
 API_KEYS = "SUBMITTER_API_KEYS=/etc/headway/api-keys"
@@ -73,41 +73,35 @@ def check(objects: list[Object]) -> None:
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
-def test_each_component_renders_on_the_base(component: str, tmp_path: Path) -> None:
+def test_each_component_renders_on_the_base(component: str, with_components: WithComponents) -> None:
     """A component needs no other, and leaves the base complete."""
-    objects = render(write_overlay(tmp_path, components=[component]))
+    objects = with_components(component)
     check(objects)
     for kind in ("Deployment", "Service", "ServiceAccount"):
         assert objects_of_kind(render("base"), kind).keys() <= objects_of_kind(objects, kind).keys()
 
 
 @pytest.mark.parametrize("step", [1, -1])
-def test_all_components_render_together(step: int, tmp_path: Path) -> None:
+def test_all_components_render_together(step: int, with_components: WithComponents) -> None:
     """All components go together, in the documented order and in the reverse one."""
-    check(render(write_overlay(tmp_path, components=documented_components()[::step])))
+    check(with_components(*documented_components()[::step]))
 
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("component", COMPONENTS)
-def test_each_component_renders_with_every_other(component: str, tmp_path: Path) -> None:
+def test_each_component_renders_with_every_other(component: str, with_components: WithComponents) -> None:
     """Each ordered pair renders, and leaves one owner of each number of replicas."""
     for other in set(COMPONENTS) - {component}:
-        (tmp_path / other).mkdir()
-        check(render(write_overlay(tmp_path / other, components=[component, other])))
+        check(with_components(component, other))
 
 
 @pytest.mark.parametrize(
     "pair", [pair for pair in itertools.permutations(SCALERS, 2) if len({*map(SCALERS.get, pair)}) == 1]
 )
-def test_the_later_autoscaler_replaces_the_earlier(pair: tuple[str, str], tmp_path: Path) -> None:
+def test_the_later_autoscaler_replaces_the_earlier(pair: tuple[str, str], with_components: WithComponents) -> None:
     """Of two autoscalers of one service, exactly the later one remains, as it is alone."""
-    rendered = []
-    for components in (pair, pair[1:]):
-        folder = tmp_path / str(len(components))
-        folder.mkdir()
-        rendered.append(render(write_overlay(folder, components=components)))
-    check(rendered[0])
-    assert rendered[0] == rendered[1]
+    check(with_components(*pair))
+    assert with_components(*pair) == with_components(pair[1])
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -123,9 +117,9 @@ def test_the_readme_lists_the_components() -> None:
     assert names.index("gateway") < names.index("gateway-timeouts")
 
 
-def test_workers_scale_by_the_queue(tmp_path: Path) -> None:
+def test_workers_scale_by_the_queue(with_components: WithComponents) -> None:
     """KEDA counts leased messages, too; each worker has as many messages as slots; a failing KEDA stops no worker."""
-    objects = render(write_overlay(tmp_path, components=["keda-worker"]))
+    objects = with_components("keda-worker")
     spec = objects_of_kind(objects, "ScaledObject")["worker"]["spec"]
     (trigger,) = spec["triggers"]
     metadata = trigger["metadata"]
@@ -139,14 +133,10 @@ def test_workers_scale_by_the_queue(tmp_path: Path) -> None:
     assert spec["fallback"]["replicas"] >= spec["minReplicaCount"]
 
 
-def test_notifiers_scale_by_connections(tmp_path: Path) -> None:
+def test_notifiers_scale_by_connections(with_components: WithComponents) -> None:
     """Both autoscalers use 60 % of `MAX_CONNECTIONS` and CPU, and remove one pod at a time after ten minutes."""
-    (tmp_path / "keda").mkdir()
-    (tmp_path / "hpa").mkdir()
-    keda = objects_of_kind(render(write_overlay(tmp_path / "keda", components=["keda-notifier"])), "ScaledObject")
-    hpa = objects_of_kind(
-        render(write_overlay(tmp_path / "hpa", components=["hpa-notifier"])), "HorizontalPodAutoscaler"
-    )
+    keda = objects_of_kind(with_components("keda-notifier"), "ScaledObject")
+    hpa = objects_of_kind(with_components("hpa-notifier"), "HorizontalPodAutoscaler")
     spec, hpa_spec = keda["notifier"]["spec"], hpa["notifier"]["spec"]
     connections, cpu = spec["triggers"]
     hpa_connections, hpa_cpu = hpa_spec["metrics"]
@@ -169,9 +159,9 @@ def test_notifiers_scale_by_connections(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("component", ["gateway", "ingress"])
-def test_edges_lead_to_public_listeners_only(component: str, tmp_path: Path) -> None:
+def test_edges_lead_to_public_listeners_only(component: str, with_components: WithComponents) -> None:
     """Each backend is the public port of a Service; that of the notifier is marked for WebSockets."""
-    objects = render(write_overlay(tmp_path, components=[component]))
+    objects = with_components(component)
     services = objects_of_kind(objects, "Service")
     (route,) = [obj for obj in objects if obj["kind"] in ("HTTPRoute", "Ingress")]
     rules = route["spec"]["rules"]
@@ -192,20 +182,18 @@ def test_edges_lead_to_public_listeners_only(component: str, tmp_path: Path) -> 
     assert http["appProtocol"] == "kubernetes.io/ws"
 
 
-def test_timeouts_of_the_route_are_opt_in(tmp_path: Path) -> None:
+def test_timeouts_of_the_route_are_opt_in(with_components: WithComponents) -> None:
     """Only with `gateway-timeouts` the route has a timeout: none, for the paths of the notifier."""
     for components in (["gateway"], ["gateway", "gateway-timeouts"]):
-        folder = tmp_path / str(len(components))
-        folder.mkdir()
-        route = objects_of_kind(render(write_overlay(folder, components=components)), "HTTPRoute")["headway"]
+        route = objects_of_kind(with_components(*components), "HTTPRoute")["headway"]
         timeouts = {rule["backendRefs"][0]["name"]: rule.get("timeouts") for rule in route["spec"]["rules"]}
         expected = {"request": "0s"} if "gateway-timeouts" in components else None
         assert timeouts == {"notifier": expected, "submitter": None}
 
 
-def test_monitors_scrape_every_service(tmp_path: Path) -> None:
+def test_monitors_scrape_every_service(with_components: WithComponents) -> None:
     """Both PodMonitors select the pods of all services and their internal port, and set the same labels and limits."""
-    objects = render(write_overlay(tmp_path, components=["monitoring", "monitoring-azure"]))
+    objects = with_components("monitoring", "monitoring-azure")
     monitors = {obj["apiVersion"]: obj["spec"] for obj in objects if obj["kind"] == "PodMonitor"}
     assert set(monitors) == {"monitoring.coreos.com/v1", "azmonitoring.coreos.com/v1"}
     spec, azure = monitors["monitoring.coreos.com/v1"], monitors["azmonitoring.coreos.com/v1"]
@@ -221,9 +209,9 @@ def test_monitors_scrape_every_service(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("component", ["external-secrets", "csi-secrets"])
 @pytest.mark.parametrize("service", SERVICES)
-def test_vaults_provide_what_services_need(component: str, service: str, tmp_path: Path) -> None:
+def test_vaults_provide_what_services_need(component: str, service: str, with_components: WithComponents) -> None:
     """With a workload identity for the queue, a service gets exactly the files that its settings name."""
-    objects = render(write_overlay(tmp_path, components=["workload-identity", component], env=API_KEYS))
+    objects = with_components("workload-identity", component, env=API_KEYS)
     volumes = pod_spec(objects_of_kind(objects, "Deployment")[service])["volumes"]
     (volume,) = [volume for volume in volumes if volume["name"] == "secrets"]
     if component == "external-secrets":
@@ -245,9 +233,9 @@ def csi_files(text: str) -> dict[str, str]:
     return {alias: name for (_, name), _, (_, alias) in zip(lines[::3], lines[1::3], lines[2::3], strict=True)}
 
 
-def test_workload_identity_replaces_the_connection_string(tmp_path: Path) -> None:
+def test_workload_identity_replaces_the_connection_string(with_components: WithComponents, tmp_path: Path) -> None:
     """Submitter and worker sign in with an identity of their service account; the notifier has none."""
-    objects = render(write_overlay(tmp_path, components=["workload-identity"]))
+    objects = with_components("workload-identity")
     for service in ("submitter", "worker"):
         settings = settings_of(objects, service, tmp_path)
         assert settings.queue_connection_string is None
@@ -275,9 +263,9 @@ def test_azure_env_is_the_only_place_of_its_values(tmp_path: Path) -> None:
         assert changed[f"{service.upper()}_CLIENT_ID"] in account["metadata"]["annotations"].values()
 
 
-def test_spans_reach_the_collector(tmp_path: Path) -> None:
+def test_spans_reach_the_collector(with_components: WithComponents, tmp_path: Path) -> None:
     """Submitter and worker get the address of a collector that the network policies let them reach."""
-    objects = render(write_overlay(tmp_path, components=["network-policies", "traces"]))
+    objects = with_components("network-policies", "traces")
     for service in ("submitter", "worker"):
         endpoint = urlsplit(settings_of(objects, service, tmp_path).otel_exporter_otlp_endpoint)
         _, namespace, _ = str(endpoint.hostname).split(".")

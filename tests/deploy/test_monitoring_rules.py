@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import yaml  # type: ignore[import-untyped]
 
 from dev.monitoring_rules import AZURE, OPERATOR, RULES, for_azure, for_operator, iso_duration
-from tests.deploy.manifests import Object, objects_of_kind, render, write_overlay
+from tests.deploy.manifests import Object, WithComponents, objects_of_kind
 
 GROUPS: list[Object] = yaml.safe_load(RULES.read_text())["groups"]
 
@@ -20,9 +19,9 @@ def test_made_files_are_current() -> None:
     assert AZURE.read_text() == for_azure(RULES.read_text())
 
 
-def test_the_component_has_the_rules_and_the_dashboard(tmp_path: Path) -> None:
+def test_the_component_has_the_rules_and_the_dashboard(with_components: WithComponents) -> None:
     """The PrometheusRule has the groups of rules.yaml, and a config map for Grafana has dashboard.json."""
-    objects = render(write_overlay(tmp_path, components=["monitoring"]))
+    objects = with_components("monitoring")
     (rule,) = objects_of_kind(objects, "PrometheusRule").values()
     assert rule["spec"]["groups"] == GROUPS
     dashboard = objects_of_kind(objects, "ConfigMap")["headway-dashboard"]

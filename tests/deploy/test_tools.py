@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
-import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml  # type: ignore[import-untyped]
 
 from dev.environment import ROOT
-from tests.deploy.manifests import COMPONENTS, FOLDERS, Object, render, write_overlay
-from tests.documents import Document
+from tests.deploy.manifests import COMPONENTS, FOLDERS, Object, WithComponents, render
 from tests.waiting import PATIENCE_S
 
 BIN = Path(sys.executable).parent
@@ -32,9 +28,6 @@ SKIPPED_CHECKS = {
 
 ONLY_THE_BASE = "CKV2_K8S_6"  # it has no network policies, which are a component
 PINNED = ("overlays/production", "overlays/azure")
-ALL_COMPONENTS = {"all": COMPONENTS, "reversed": COMPONENTS[::-1]}
-KUBERNETES_PAGE = Document("docs/kubernetes.md")
-KUBERNETES_APIS = {"v1", "apps/v1", "autoscaling/v2", "networking.k8s.io/v1", "policy/v1"}
 
 
 def run(*command: str | Path) -> None:
@@ -78,62 +71,19 @@ def test_compose_files_match_their_schema() -> None:
     run(BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", *project_files("*compose.yaml"))
 
 
-@pytest.fixture(scope="module")
-def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return a file with the objects of each folder, and of all components in both orders."""
-    directory = tmp_path_factory.mktemp("rendered")
-    folders = {folder: folder for folder in FOLDERS}
-    for name, components in ALL_COMPONENTS.items():
-        (directory / name).mkdir()
-        folders[name] = write_overlay(directory / name, components=components)
-    files = {name: directory / f"{number}.yaml" for number, name in enumerate(folders)}
-    for name, folder in folders.items():
-        files[name].write_text(yaml.dump_all(render(folder), Dumper=yaml.CSafeDumper))
-    return files
-
-
-@pytest.mark.parametrize("version", ["1.32", "1.34", "1.37"])
-def test_manifests_match_their_schema(rendered: dict[str, Path], version: str) -> None:
-    """The manifests are valid in several versions of Kubernetes and have no unknown fields."""
-    run(BIN / "kubernetes-validate", "--strict", "-k", version, *rendered.values())
-
-
-def schema_of(obj: Object) -> Path:
-    """Return the file with the schema of a custom resource."""
-    group, version = obj["apiVersion"].split("/")
-    return ROOT / f"tests/deploy/schemas/{group}/{obj['kind'].lower()}_{version}.json"
-
-
-@cache
-def validator(schema: Path) -> jsonschema.Draft202012Validator:
-    """Return the validator of a schema, made once for all objects of its kind."""
-    return jsonschema.Draft202012Validator(json.loads(schema.read_text()))
-
-
-def test_custom_resources_match_their_schema(rendered: dict[str, Path]) -> None:
-    """The custom resources, and the Gateway in the documentation, are valid and have no unknown fields."""
-    objects = [obj for file in rendered.values() for obj in yaml.load_all(file.read_text(), Loader=yaml.CSafeLoader)]
-    objects += [yaml.safe_load(text) for title, text in KUBERNETES_PAGE.examples("yaml") if title == "The edge"]
-    custom = [obj for obj in objects if obj["apiVersion"] not in KUBERNETES_APIS]
-    for obj in custom:
-        validator(schema_of(obj)).validate(obj)
-    assert {schema_of(obj) for obj in custom} == set(ROOT.glob("tests/deploy/schemas/*/*.json"))
-
-
-def test_manifest_of_the_recipe_matches_its_schema(tmp_path: Path) -> None:
-    """The CronJob of docs/recipes.md is valid, and has no unknown fields."""
-    ((_, manifest),) = Document("docs/recipes.md").examples("yaml")
-    file = tmp_path / "cronjob.yaml"
-    file.write_text(manifest)
-    run(BIN / "kubernetes-validate", "--strict", "-k", "1.34", file)
+@pytest.mark.checkov
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_checkov_accepts_the_manifests(folder: str, tmp_path: Path) -> None:
+    """Only checks of `SKIPPED_CHECKS` would fail; with images by digest and without stores, only the first."""
+    skipped = list(SKIPPED_CHECKS)[:1] if folder in PINNED else [*SKIPPED_CHECKS]
+    checkov_manifests(render(folder), tmp_path, [*skipped, ONLY_THE_BASE] if folder == "base" else skipped)
 
 
 @pytest.mark.checkov
-@pytest.mark.parametrize("folder", [*FOLDERS, *ALL_COMPONENTS])
-def test_checkov_accepts_the_manifests(rendered: dict[str, Path], folder: str) -> None:
-    """Only checks of `SKIPPED_CHECKS` would fail; with images by digest and without stores, only the first."""
-    skipped = list(SKIPPED_CHECKS)[:1] if folder in PINNED else [*SKIPPED_CHECKS]
-    checkov("kubernetes", rendered[folder], [*skipped, ONLY_THE_BASE] if folder == "base" else skipped)
+@pytest.mark.parametrize("step", [1, -1])
+def test_checkov_accepts_all_components(step: int, with_components: WithComponents, tmp_path: Path) -> None:
+    """Only checks of `SKIPPED_CHECKS` would fail."""
+    checkov_manifests(with_components(*COMPONENTS[::step]), tmp_path, list(SKIPPED_CHECKS))
 
 
 @pytest.mark.checkov
@@ -156,3 +106,10 @@ def checkov(framework: str, file: Path, skipped: list[str]) -> None:
         "--skip-check",
         ",".join(skipped),
     )
+
+
+def checkov_manifests(objects: list[Object], directory: Path, skipped: list[str]) -> None:
+    """Check rendered objects with checkov."""
+    file = directory / "rendered.yaml"
+    file.write_text(yaml.dump_all(objects, Dumper=yaml.CSafeDumper))
+    checkov("kubernetes", file, skipped)
