@@ -91,7 +91,7 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
         yield ServiceSpec(
             public=_public_routes(registry, store, logs, auth, settings, list_handler, fleet, lists, polled) + signalr,
             public_port=settings.port,
-            cors=CorsPolicy(settings.allowed_origins, (), SIGNALR_PATHS, auth.refusals.add_origin),
+            cors=_cors_policy(settings, auth),
             internal=[
                 *_internal_routes(store, synchronizer, list_handler, logs, wakeups, control, report_keys, settings),
                 *WorkerHandler(workers, report_keys).routes(),
@@ -105,6 +105,10 @@ async def notifier(settings: NotifierSettings) -> AsyncIterator[ServiceSpec]:
 def _token_auth(settings: NotifierSettings) -> TokenAuth:
     verifier = ReloadingFile(settings.token_public_key_file, TokenVerifier)
     return TokenAuth(verifier, settings.allowed_origins, by_job_id=settings.signalr_by_job_id)
+
+
+def _cors_policy(settings: NotifierSettings, auth: TokenAuth) -> CorsPolicy:
+    return CorsPolicy(settings.allowed_origins, credentialed_paths=SIGNALR_PATHS, on_rejected=auth.refusals.add_origin)
 
 
 def _public_routes(

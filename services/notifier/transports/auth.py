@@ -221,7 +221,7 @@ class TokenAuth:
 
 
 def request_origin(request: web.Request) -> str | None:
-    """Return the origin of the page that has sent a request, None if a program or a page of the same origin has."""
+    """Return the origin of the page that sends a request; programs and some pages of the same origin send none."""
     return request.headers.get("Origin")
 
 
