@@ -15,7 +15,6 @@ from headway import __version__
 from services.runtime.service import ServiceSpec, health_app
 from tests.deploy.manifests import (
     FOLDERS,
-    K8S,
     SECRETS_DIR,
     SERVICES,
     deployment,
@@ -27,7 +26,6 @@ from tests.deploy.manifests import (
     pod_labels,
     pod_spec,
     render,
-    secret_files,
     selector_matches,
     settings_of,
     workloads,
@@ -168,13 +166,6 @@ def test_pods_are_restricted(folder: str) -> None:
     (namespace,) = objects_of_kind(render(folder), "Namespace").values()
     for mode in ("enforce", "warn", "audit"):
         assert namespace["metadata"]["labels"][f"pod-security.kubernetes.io/{mode}"] == "restricted"
-
-
-@each_service
-def test_create_secrets_creates_what_services_need(service: str) -> None:
-    """The script puts exactly the files that a service's settings name into its Secret."""
-    (files,) = re.findall(rf"^create {service} (.*)$", (K8S / "create-secrets").read_text(), re.MULTILINE)
-    assert set(files.split()) == secret_files(render("overlays/production"), service)
 
 
 def test_base_runs_this_version() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
+import sys
 from copy import deepcopy
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from tests.deploy.manifests import (
     kubectl_problem,
     objects_of_kind,
     render,
+    secret_files,
     write_overlay,
 )
 from tests.deploy.recorded_commands import VARIABLES, of_program, options, run_commands, write_programs
@@ -31,14 +34,28 @@ from tests.waiting import PATIENCE_S
 
 PAGE = Document("docs/kubernetes.md")
 SWITCH = "Switch to an autoscaler"
-# Prints the last applied configuration, runs patch, and records the input of set-last-applied.
+# In place of kubectl: runs what needs no cluster, prints what was applied last, and records what is applied.
 CLUSTER = """#!/bin/sh
 case "$1 $2" in
     "apply view-last-applied") cat "$COMMANDS.applied" ;;
-    "apply set-last-applied") cat > "$COMMANDS.$4" ;;
-    "patch --local") exec "$KUBECTL" "$@" ;;
+    "apply set-last-applied") cat > "$COMMANDS.set" ;;
+    "apply --server-side") case "$*" in *--filename=-*) cat >> "$COMMANDS.applied" ;; esac ;;
+    *) exec "$KUBECTL" "$@" ;;
 esac
 """
+
+
+def run_in_cluster(shell: str, folder: Path) -> None:
+    """Run commands in a folder, with `CLUSTER` as kubectl; skip the test if there is no kubectl."""
+    if (reason := kubectl_problem()) is not None:
+        pytest.skip(reason)
+    programs = [str(write_programs(folder, CLUSTER)), str(Path(sys.executable).parent), os.environ["PATH"]]
+    env = {**os.environ, **VARIABLES, "KUBECTL": str(shutil.which("kubectl")), "COMMANDS": str(folder / "commands")}
+    env["PATH"] = os.pathsep.join(programs)
+    completed = subprocess.run(
+        ["sh", "-euc", shell], env=env, capture_output=True, text=True, timeout=PATIENCE_S, cwd=folder
+    )
+    assert (completed.returncode, completed.stderr) == (0, "")
 
 
 def example(language: str, heading: str, containing: str = "") -> str:
@@ -65,19 +82,12 @@ def commands(folder: Path) -> list[list[str]]:
 
 
 def test_applied_files_exist(commands: list[list[str]], folder: Path) -> None:
-    """The manifests that are applied exist, and so do the files of the Secrets when they are created."""
+    """The manifests that are applied exist."""
     for arguments in of_program(commands, "kubectl", "apply"):
         for kustomization in options(arguments, "kustomize"):
             assert (folder / kustomization / "kustomization.yaml").exists()
         for file in options(arguments, "filename"):
             assert file == "-" or Path(file).exists()
-    created = of_program(commands, "kubectl", "create", "secret", "generic")
-    files = [file for command in created for file in options(command, "from-file")]
-    assert {command[0] for command in created} == set(SERVICES)
-    assert len(files) == 9
-    for file in files:
-        assert (folder / "keys" / file).stat().st_size > 0
-    assert (folder / "keys/redis-url").read_text() == VARIABLES["REDIS_URL"]
 
 
 def test_the_vault_gets_what_the_components_read(commands: list[list[str]], folder: Path) -> None:
@@ -158,22 +168,28 @@ def test_autoscaler_gets_the_replicas_before_they_are_removed(commands: list[lis
 
 def test_client_side_apply_forgets_the_replicas(tmp_path: Path) -> None:
     """After the commands, the last applied configuration differs in the number of replicas alone."""
-    if (reason := kubectl_problem()) is not None:
-        pytest.skip(reason)
     applied = deepcopy(objects_of_kind(render("base"), "Deployment")["worker"])
     (tmp_path / "commands.applied").write_text(json.dumps(applied))
-    programs = write_programs(tmp_path, CLUSTER)
-    (kubectl,) = subprocess.run(["which", "kubectl"], capture_output=True, text=True, check=True).stdout.split()
-    env = {**os.environ, "KUBECTL": kubectl, "COMMANDS": str(tmp_path / "commands")}
-    env["PATH"] = os.pathsep.join([str(programs), os.environ["PATH"]])
-    shell = example("sh", SWITCH, "view-last-applied")
-    completed = subprocess.run(
-        ["sh", "-euc", shell], env=env, capture_output=True, text=True, timeout=PATIENCE_S, cwd=tmp_path
-    )
-    assert (completed.returncode, completed.stderr) == (0, "")
-    remembered = json.loads((tmp_path / "commands.headway").read_text())
+    run_in_cluster(example("sh", SWITCH, "view-last-applied"), tmp_path)
+    remembered = json.loads((tmp_path / "commands.set").read_text())
     del applied["spec"]["replicas"]
     assert remembered == applied
+
+
+def test_create_secrets_creates_what_services_need(tmp_path: Path) -> None:
+    """Each Secret has exactly the files that its service's settings name; a second run keeps the keys."""
+    created = []
+    for run in ("first", "second"):
+        (tmp_path / run).mkdir()
+        run_in_cluster(f"{K8S}/create-secrets ../keys", tmp_path / run)
+        created.append(list(yaml.safe_load_all((tmp_path / run / "commands.applied").read_text())))
+    assert created[0] == created[1]
+    secrets = {secret["metadata"]["name"]: secret for secret in created[0]}
+    assert secrets.keys() == SERVICES.keys()
+    for service, secret in secrets.items():
+        assert (secret["kind"], secret["metadata"]["namespace"]) == ("Secret", "headway")
+        assert secret["data"].keys() == secret_files(render("overlays/production"), service)
+        assert all(secret["data"].values())
 
 
 def test_overlay_sets_the_image_of_the_workers(tmp_path: Path) -> None:

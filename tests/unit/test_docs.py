@@ -39,6 +39,7 @@ LISTS = Document("docs/lists-and-tokens.md")
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
     *ROOT.glob("docs/**/*.md"),
+    *ROOT.glob("deploy/**/*.md"),
     *ROOT.glob("examples/*/README.md"),
 ]
 
