@@ -7,7 +7,6 @@ import json
 import os
 import re
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -24,6 +23,7 @@ from tests.deploy.manifests import (
     WithComponents,
     default,
     documented_components,
+    environment,
     images,
     named_ports,
     objects_of_kind,
@@ -235,7 +235,7 @@ def csi_files(text: str) -> dict[str, str]:
 
 def test_workload_identity_replaces_the_connection_string(with_components: WithComponents, tmp_path: Path) -> None:
     """Submitter and worker sign in with an identity of their service account; the notifier has none."""
-    objects = with_components("workload-identity")
+    objects = with_components("workload-identity", env="QUEUE_ACCOUNT_URL=https://account.queue.core.windows.net")
     for service in ("submitter", "worker"):
         settings = settings_of(objects, service, tmp_path)
         assert settings.queue_connection_string is None
@@ -244,6 +244,16 @@ def test_workload_identity_replaces_the_connection_string(with_components: WithC
         assert "azure.workload.identity/client-id" in account["metadata"]["annotations"]
         assert pod_labels(objects_of_kind(objects, "Deployment")[service])["azure.workload.identity/use"] == "true"
     assert "annotations" not in objects_of_kind(objects, "ServiceAccount")["notifier"]["metadata"]
+
+
+def test_components_set_no_setting_that_an_overlay_sets(with_components: WithComponents) -> None:
+    """A component's settings would win over those of the overlay that includes it, so it sets none of your own."""
+    before = environment(render("base"), "worker")
+    for component in COMPONENTS:
+        after = environment(with_components(component), "worker")
+        changed = {name for name, value in after.items() if before.get(name) != value}
+        if not component.startswith("dev-"):
+            assert changed <= {"QUEUE_CONNECTION_STRING_FILE", "AZURE_TOKEN_CREDENTIALS"}
 
 
 def test_azure_env_is_the_only_place_of_its_values(tmp_path: Path) -> None:
@@ -261,15 +271,3 @@ def test_azure_env_is_the_only_place_of_its_values(tmp_path: Path) -> None:
     for service in ("submitter", "worker"):
         account = objects_of_kind(json.loads(text), "ServiceAccount")[service]
         assert changed[f"{service.upper()}_CLIENT_ID"] in account["metadata"]["annotations"].values()
-
-
-def test_spans_reach_the_collector(with_components: WithComponents, tmp_path: Path) -> None:
-    """Submitter and worker get the address of a collector that the network policies let them reach."""
-    objects = with_components("network-policies", "traces")
-    for service in ("submitter", "worker"):
-        endpoint = urlsplit(settings_of(objects, service, tmp_path).otel_exporter_otlp_endpoint)
-        _, namespace, _ = str(endpoint.hostname).split(".")
-        assert {
-            "to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}],
-            "ports": [{"port": endpoint.port}],
-        } in objects_of_kind(objects, "NetworkPolicy")[service]["spec"]["egress"]

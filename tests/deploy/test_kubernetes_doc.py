@@ -203,9 +203,22 @@ def test_overlay_sets_the_image_of_the_workers(tmp_path: Path) -> None:
 
 def test_overlay_sets_the_number_of_replicas(tmp_path: Path) -> None:
     """With the page's lines in an overlay, a service has that number."""
-    objects = render(write_overlay(tmp_path, example("yaml", "Scale"), of="overlays/production"))
+    objects = render(write_overlay(tmp_path, example("yaml", "Scale", "replicas:"), of="overlays/production"))
     replicas = {name: obj["spec"]["replicas"] for name, obj in objects_of_kind(objects, "Deployment").items()}
     assert replicas == {"notifier": 5, "submitter": 2, "worker": 2}
+
+
+def test_keda_reads_the_connection_string(tmp_path: Path) -> None:
+    """With the page's lines in an overlay, KEDA uses the key of the Secret that the worker's settings name."""
+    lines = example("yaml", "Scale", "secretTargetRef")
+    objects = render(write_overlay(tmp_path, lines, of="overlays/production", components=["keda-worker"]))
+    authentication = objects_of_kind(objects, "TriggerAuthentication")["queue"]
+    (reference,) = authentication["spec"].pop("secretTargetRef")
+    assert not authentication["spec"]
+    assert reference["name"] == "worker"
+    assert reference["key"] in secret_files(objects, "worker")
+    (trigger,) = objects_of_kind(objects, "ScaledObject")["worker"]["spec"]["triggers"]
+    assert trigger["metadata"].keys() == {"queueName", "queueLength", "queueLengthStrategy"}
 
 
 def test_the_gateway_accepts_the_route(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ CONNECTIONS = [
     ("worker", "submitter", "internal"),
 ]
 STORES = {"redis", "azurite"}  # pods that only development has
+MONITORING = {"kubernetes.io/metadata.name": "monitoring"}
 METADATA = "169.254.169.254/32"  # where a cloud gives the credentials of the node to everyone who asks
 
 
@@ -144,3 +145,18 @@ def test_another_redis_is_one_patch(folder: str) -> None:
     """The patch of the overlay replaces every address of Redis: nothing but its network and its port remains."""
     policy = objects_of_kind(render(folder), "NetworkPolicy")["to-redis"]
     assert policy["spec"]["egress"] == [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"port": 10000}]}]
+
+
+@each_overlay
+def test_policies_allow_a_collector_of_spans(folder: str) -> None:
+    """Submitter and worker may send spans to the namespace `monitoring`, at the port of OTLP over HTTP."""
+    for service, has_spans in (("submitter", True), ("worker", True), ("notifier", False)):
+        labels = pod_labels(objects_of_kind(render(folder), "Deployment")[service])
+        ports = {
+            port["port"]
+            for rule in rules_of(folder, labels, "egress")
+            for peer in rule["to"]
+            if selector_matches(peer.get("namespaceSelector", {"matchLabels": {"none": ""}}), MONITORING)
+            for port in rule["ports"]
+        }
+        assert ports == ({4318} if has_spans else set())
