@@ -18,6 +18,7 @@ from tests.deploy.containers import (
     watching,
 )
 from tests.deploy.manifests import COMPOSE
+from tests.deploy.queries import RULES
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(900)]
@@ -172,6 +173,29 @@ async def test_prometheus_finds_every_replica(system: System) -> None:
         )
 
     await wait_until(all_up, 60)
+
+
+async def test_prometheus_evaluates_the_alerts(system: System) -> None:
+    """The server of compose.yaml has loaded each rule, and can evaluate it with the series of all services."""
+    names = {rule.get("alert") or rule["record"] for rule in RULES}
+
+    async def all_evaluated() -> bool:
+        async with system.session.get(f"{system.prometheus_url}/api/v1/rules") as response:
+            groups = (await response.json())["data"]["groups"]
+        return names == {rule["name"] for group in groups for rule in group["rules"] if rule["health"] == "ok"}
+
+    await wait_until(all_evaluated, 60)
+
+
+async def test_load_is_submitted_and_watched(system: System) -> None:
+    """The profile `load` submits jobs through the proxy and watches them over one connection."""
+    system.compose("up", "--detach", "--no-build", "load")
+    try:
+        await wait_until(lambda: sum(system.websocket_count(replica) for replica in system.replicas("notifier")) == 1)
+        idle = "\nworker_jobs_in_progress 0.0\n"
+        await wait_until(lambda: any(idle not in system.metrics(replica) for replica in system.replicas("worker")))
+    finally:
+        system.compose("rm", "--stop", "--force", "load")
 
 
 async def test_image_with_additional_jobs(system: System) -> None:
