@@ -1,4 +1,4 @@
-"""`python -m bench.notifier.idle`: what open connections cost the notifier when their jobs do not change.
+"""`python -m bench.notifier.idle [NUMBER]`: what open connections cost the notifier when their jobs do not change.
 
 Each connection watches a job of its own. The services have their default settings, so that pings and the reads of
 silent jobs count. It also shows the memory of the processes, before any connection and with all of them.
@@ -7,6 +7,7 @@ silent jobs count. It also shows the memory of the processes, before any connect
 from __future__ import annotations
 
 import asyncio
+import sys
 import tempfile
 import uuid
 from pathlib import Path
@@ -16,8 +17,9 @@ import aiohttp
 from bench.worker.stores import Stores, stores
 from headway.contracts import Timestamp
 from headway.tokens import Grant, TokenSigner
+from services.runtime.service import raise_fd_limit
 
-CONNECTIONS = 3_000
+DEFAULT_CONNECTIONS = 3_000
 OPENING = 20  # at the same time
 SETTLE_S = 100.0  # by then, silent jobs are read once a minute
 MEASURE_S = 80.0
@@ -27,7 +29,8 @@ LIFETIME_S = 3_600
 class Watchers:
     """Clients that each watch a job of their own, over a WebSocket."""
 
-    def __init__(self, env: dict[str, str], folder: Path, session: aiohttp.ClientSession) -> None:
+    def __init__(self, count: int, env: dict[str, str], folder: Path, session: aiohttp.ClientSession) -> None:
+        self.count = count
         self.complete = asyncio.Event()  # all clients watch
         self._watching = 0
         self._url = f"{env['NOTIFIER_URL']}/live"
@@ -45,7 +48,7 @@ class Watchers:
             while "job" not in await socket.receive_json():
                 pass
         self._watching += 1
-        if self._watching == CONNECTIONS:
+        if self._watching == self.count:
             self.complete.set()
         async for _message in socket:
             pass
@@ -56,7 +59,7 @@ async def measure(running: Stores, watchers: Watchers) -> dict[str, float]:
     """Measure the open connections once all of them watch."""
     idle_mb = running.resident_mb("notifier")
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(watchers.watch()) for _ in range(CONNECTIONS)]
+        tasks = [group.create_task(watchers.watch()) for _ in range(watchers.count)]
         await watchers.complete.wait()
         await asyncio.sleep(SETTLE_S)
         before = running.cpu_s("notifier"), running.cpu_s("valkey")
@@ -65,25 +68,26 @@ async def measure(running: Stores, watchers: Watchers) -> dict[str, float]:
         open_mb = running.resident_mb("notifier")
         for task in tasks:
             task.cancel()
-    used = [(end - start) / MEASURE_S / CONNECTIONS * 1e6 for start, end in zip(before, after, strict=True)]
+    used = [(end - start) / MEASURE_S / watchers.count * 1e6 for start, end in zip(before, after, strict=True)]
     return {
         "notifier without connections, MB": idle_mb,
-        "memory of a connection, kB": (open_mb - idle_mb) / CONNECTIONS * 1024,
+        "memory of a connection, kB": (open_mb - idle_mb) / watchers.count * 1024,
         "CPU of a connection per second, µs": used[0],
         "the same of Redis, µs": used[1],
         "submitter, MB": running.resident_mb("submitter"),
     }
 
 
-async def main() -> None:
+async def main(count: int) -> None:
     """Run the stores and the services; print the figures."""
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         folder = Path(temporary)
         connector = aiohttp.TCPConnector(limit=0)
         async with stores(folder) as running, aiohttp.ClientSession(connector=connector) as session:
-            figures = await measure(running, Watchers(running.env, folder, session))
+            figures = await measure(running, Watchers(count, running.env, folder, session))
     print(", ".join(f"{name}: {value:.2f}" for name, value in figures.items()))
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    raise_fd_limit()
+    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_CONNECTIONS))

@@ -10,7 +10,7 @@ import pytest
 from dev.environment import ROOT
 
 METHODS = frozenset({"get", "post", "put", "patch", "delete", "head", "request"})
-MODULES = sorted(path for folder in ("services", "headway") for path in (ROOT / folder).rglob("*.py"))
+MODULES = [path for folder in ("services", "headway") for path in (ROOT / folder).rglob("*.py")]
 
 
 def is_session_method(node: ast.expr) -> bool:
@@ -41,7 +41,8 @@ def follows_redirects(call: ast.Call) -> bool:
 
 def test_no_request_follows_a_redirect() -> None:
     """An answer cannot lead a service to another address, such as one inside the network, with or without its key."""
-    sent = [(path, call) for path in MODULES for call in requests(path.read_text())]
+    sources = {path: path.read_text() for path in MODULES}
+    sent = [(path, call) for path, source in sources.items() if "session" in source for call in requests(source)]
     assert len({path for path, _ in sent}) >= 8
     assert [f"{path}:{call.lineno}" for path, call in sent if follows_redirects(call)] == []
 
