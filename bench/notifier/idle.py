@@ -7,6 +7,7 @@ silent jobs count. It also shows the memory of the processes, before any connect
 from __future__ import annotations
 
 import asyncio
+import resource
 import sys
 import tempfile
 import uuid
@@ -17,7 +18,6 @@ import aiohttp
 from bench.worker.stores import Stores, stores
 from headway.contracts import Timestamp
 from headway.tokens import Grant, TokenSigner
-from services.runtime.service import raise_fd_limit
 
 DEFAULT_CONNECTIONS = 3_000
 OPENING = 20  # at the same time
@@ -89,5 +89,6 @@ async def main(count: int) -> None:
 
 
 if __name__ == "__main__":
-    raise_fd_limit()
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
     asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_CONNECTIONS))
