@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 
 import structlog
 from opentelemetry import trace as api
@@ -20,6 +21,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.util.re import parse_env_headers
 
 from headway import __version__
 from headway.trace_context import TraceContext
@@ -70,8 +72,9 @@ class Tracer:
     def __init__(self, provider: api.TracerProvider) -> None:
         self._tracer = provider.get_tracer("headway", __version__)
 
-    @contextmanager
-    def server_span(self, method: str, route: str, path: str, caller: TraceContext | None) -> Iterator[Span]:
+    def server_span(
+        self, method: str, route: str, path: str, caller: TraceContext | None
+    ) -> AbstractContextManager[Span]:
         """Handle a request within a span.
 
         Args:
@@ -81,11 +84,11 @@ class Tracer:
             caller: the span of the caller; without one, a trace starts.
         """
         attributes = {"http.request.method": method, "http.route": route, "url.path": path}
-        with self._start(f"{method} {route}", api.SpanKind.SERVER, attributes, context_of(caller)) as span:
-            yield span
+        return self._start(f"{method} {route}", api.SpanKind.SERVER, attributes, context_of(caller))
 
-    @contextmanager
-    def producer_span(self, queue: str, attributes: Attributes, links: Iterable[TraceContext] = ()) -> Iterator[Span]:
+    def producer_span(
+        self, queue: str, attributes: Attributes, links: Iterable[TraceContext] = ()
+    ) -> AbstractContextManager[Span]:
         """Send a message within a span, a child of the current one.
 
         Args:
@@ -93,13 +96,12 @@ class Tracer:
             attributes: further attributes.
             links: spans that have led to it.
         """
-        with self._start(
-            f"send {queue}", api.SpanKind.PRODUCER, _messaging("send", queue, attributes), links=links
-        ) as span:
-            yield span
+        attributes = _messaging("send", queue, attributes)
+        return self._start(f"send {queue}", api.SpanKind.PRODUCER, attributes, links=links)
 
-    @contextmanager
-    def consumer_span(self, queue: str, attributes: Attributes, producer: TraceContext | None) -> Iterator[Span]:
+    def consumer_span(
+        self, queue: str, attributes: Attributes, producer: TraceContext | None
+    ) -> AbstractContextManager[Span]:
         """Process a message within a span.
 
         Args:
@@ -109,9 +111,8 @@ class Tracer:
                 starts.
         """
         links = () if producer is None else (producer,)
-        name, attributes = f"process {queue}", _messaging("process", queue, attributes)
-        with self._start(name, api.SpanKind.CONSUMER, attributes, context_of(producer), links) as span:
-            yield span
+        attributes = _messaging("process", queue, attributes)
+        return self._start(f"process {queue}", api.SpanKind.CONSUMER, attributes, context_of(producer), links)
 
     @contextmanager
     def _start(
@@ -153,9 +154,7 @@ class LoggedExporter(SpanExporter):
     def __init__(self, exporter: OTLPSpanExporter) -> None:
         self._exporter = exporter
         self._has_failed = False
-        self._lines = _Lines()
-        logger = logging.getLogger(OTLPSpanExporter.__module__)
-        logger.handlers, logger.propagate = [self._lines], False
+        self._lines = _Lines.of(OTLPSpanExporter.__module__)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send spans. Called in the thread of the SDK."""
@@ -163,7 +162,9 @@ class LoggedExporter(SpanExporter):
         result = self._exporter.export(spans)
         has_failed = result is not SpanExportResult.SUCCESS
         if has_failed and not self._has_failed:
-            log.warning("traces_unavailable", detail=next(iter(self._lines.texts), None))
+            reason = next(iter(self._lines.texts), "")
+            # What follows may be the value of a header, which is the key of the collector.
+            log.warning("traces_unavailable", detail=re.split("header", reason, flags=re.IGNORECASE)[0])
         elif self._has_failed and not has_failed:
             log.info("traces_available")
         self._has_failed = has_failed
@@ -175,11 +176,18 @@ class LoggedExporter(SpanExporter):
 
 
 class _Lines(logging.Handler):
-    """Keeps the lines of the exporter."""
+    """Keeps the lines of a logger, which are logged nowhere else."""
 
     def __init__(self) -> None:
         super().__init__()
         self.texts: list[str] = []
+
+    @classmethod
+    def of(cls, name: str) -> _Lines:
+        """Return the lines that the logger with this name writes from now on."""
+        logger, lines = logging.getLogger(name), cls()
+        logger.handlers, logger.propagate = [lines], False
+        return lines
 
     def emit(self, record: logging.LogRecord) -> None:
         self.texts.append(record.getMessage())
@@ -197,13 +205,9 @@ async def open_tracer(url: str, service: str, name: str | None = None) -> AsyncI
     Raises:
         SettingsError: the SDK does not accept one of its variables.
     """
-    defaults = Resource.create({SERVICE_NAME: f"headway-{service}", SERVICE_VERSION: __version__})
-    resource = defaults.merge(OTELResourceDetector().detect())  # the user's own
-    if name is not None:
-        resource = resource.merge(Resource({SERVICE_NAME: name}))
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    exporter = _create_exporter(url)
+    provider = TracerProvider(resource=_resource(service, name), shutdown_on_exit=False)
     try:
-        exporter = LoggedExporter(OTLPSpanExporter(url))
         provider.add_span_processor(BatchSpanProcessor(exporter))
     except ValueError as error:
         raise SettingsError([f"a variable of OpenTelemetry is not accepted: {error}"]) from error
@@ -216,3 +220,18 @@ async def open_tracer(url: str, service: str, name: str | None = None) -> AsyncI
         await asyncio.to_thread(flush.join, FLUSH_TIMEOUT_S)
         if flush.is_alive():
             exporter.shutdown()
+
+
+def _create_exporter(url: str) -> LoggedExporter:
+    lines = _Lines.of(parse_env_headers.__module__)  # they quote an invalid header, which may be a key
+    exporter = LoggedExporter(OTLPSpanExporter(url))
+    if lines.texts:
+        raise SettingsError(["OTEL_EXPORTER_OTLP_HEADERS: expected name=value pairs, separated by commas"])
+    return exporter
+
+
+def _resource(service: str, name: str | None) -> Resource:
+    """Return the attributes of all spans: the defaults, which those of the user replace."""
+    defaults = Resource.create({SERVICE_NAME: f"headway-{service}", SERVICE_VERSION: __version__})
+    resource = defaults.merge(OTELResourceDetector().detect())
+    return resource if name is None else resource.merge(Resource({SERVICE_NAME: name}))

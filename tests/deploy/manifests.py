@@ -22,6 +22,8 @@ from services.notifier.settings import NotifierSettings
 from services.notifier.transports.websocket.base import CLOSE_TIMEOUT_S
 from services.runtime.service import SHUTDOWN_TIMEOUT_S
 from services.runtime.settings import Secret, Settings, load
+from services.runtime.tracer import FLUSH_TIMEOUT_S
+from services.runtime.tracing import TracingSettings
 from services.submitter.settings import SubmitterSettings
 from services.worker.consumer import SETTLE_TIMEOUT_S
 from services.worker.settings import WorkerSettings
@@ -216,7 +218,8 @@ def max_shutdown_s(settings: Settings) -> float:
             service_s = receive_s + settings.grace_s + SETTLE_TIMEOUT_S
         case _:
             service_s = 0.0
-    return service_s + 2 * SHUTDOWN_TIMEOUT_S + SHUTDOWN_MARGIN_S  # two listeners
+    flush_s = FLUSH_TIMEOUT_S if isinstance(settings, TracingSettings) else 0.0
+    return service_s + 2 * SHUTDOWN_TIMEOUT_S + flush_s + SHUTDOWN_MARGIN_S  # two listeners
 
 
 def load_settings(service: str, env: dict[str, str], folder: Path) -> Settings:

@@ -37,6 +37,7 @@ DISTRIBUTIONS = {  # of the modules that have another name
     "opentelemetry.exporter": "opentelemetry-exporter-otlp-proto-http",
     "opentelemetry.sdk": "opentelemetry-sdk",
     "opentelemetry.trace": "opentelemetry-api",
+    "opentelemetry.util": "opentelemetry-api",
     "jwt": "pyjwt",
     "prometheus_client": "prometheus-client",
 }

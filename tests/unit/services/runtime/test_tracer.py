@@ -91,3 +91,16 @@ async def test_an_outage_is_logged_once() -> None:
         ("traces_available", "info"),
     ]
     assert "401, reason: Unauthorized" in lines[0]["detail"]
+
+
+async def test_the_key_of_the_collector_is_not_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The SDK refuses a header with a line feed, and quotes it."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "api-key=the%0Akey")
+    exporter = LoggedExporter(OTLPSpanExporter("http://127.0.0.1:1/v1/traces"))
+    with capture_logs() as lines:
+        await asyncio.to_thread(exporter.export, [])
+    exporter.shutdown()
+    assert [line["event"] for line in lines] == ["traces_unavailable"]
+    assert "key" not in caplog.text + str(lines)

@@ -86,6 +86,19 @@ async def test_an_invalid_variable_of_the_sdk_is_a_settings_error(monkeypatch: p
             pass
 
 
+@pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"])
+async def test_invalid_headers_are_a_settings_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, variable: str
+) -> None:
+    """They may be keys, so they are not shown, neither in the error nor in a log line of the SDK."""
+    monkeypatch.setenv(variable, "a=b,the-key-of-the-collector")
+    settings = load(WorkerSettings, {**WORKER, "OTEL_EXPORTER_OTLP_ENDPOINT": COLLECTOR})
+    with pytest.raises(SettingsError, match=r"^OTEL_EXPORTER_OTLP_HEADERS: expected name=value pairs"):
+        async with open_tracing(settings):
+            pass
+    assert "the-key" not in caplog.text
+
+
 def test_nothing_of_opentelemetry_is_imported_without_an_endpoint() -> None:
     """Neither submitter and worker, nor the processes of handlers, nor a client that submits a job import it."""
     command = [sys.executable, "-c", WITHOUT_TRACES % WORKER]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from opentelemetry.trace import format_trace_id
 from prometheus_client import REGISTRY
 from prometheus_client.openmetrics.exposition import generate_latest
 from structlog.contextvars import get_contextvars
@@ -12,8 +13,12 @@ from structlog.contextvars import get_contextvars
 from headway import JobContext, job
 from headway.contracts import Timestamp, decode
 from headway.labels import Labels
+from services.worker.attempt_span import record_outcome
+from services.worker.outcomes import Finished, Interruption, Outcome, RetryLater, public_failure
+from tests.unit.services.runtime.recording_tracer import RecordingTracer
 from tests.unit.services.worker.fake_worker import FakeWorker
 
+SECRET = "the-customer-s-card"
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 HISTOGRAMS = ("jobs_duration_seconds", "jobs_queue_wait_seconds", "jobs_end_to_end_seconds")
 
@@ -53,3 +58,55 @@ async def test_recorded_traces_are_exemplars(kind: str, flags: str, is_recorded:
         buckets = [line for line in lines if line.startswith(f'{name}_bucket{{kind="{kind}"')]
         assert buckets
         assert any(f'# {{trace_id="{TRACE_ID}"}}' in line for line in buckets) is is_recorded, name
+
+
+@pytest.mark.parametrize(
+    ("outcome", "is_last", "name", "error_type"),
+    [
+        (Finished("succeeded"), False, "succeeded", None),
+        (Finished.failed("Fail", SECRET), False, "failed", "Fail"),
+        (RetryLater(public_failure("Timeout", SECRET)), False, "retrying", "Timeout"),
+        (RetryLater(public_failure("Timeout", SECRET), abandoned=True), True, "failed", "Timeout"),
+        (Interruption.CANCELLED, False, "cancelled", None),
+        (Interruption.STOPPED, False, "stopped", None),
+        (Interruption.LEASE_LOST, False, "lease_lost", "lease_lost"),
+        (Interruption.SUPERSEDED, False, "superseded", None),
+    ],
+)
+def test_the_outcome_of_an_attempt_is_on_its_span(
+    outcome: Outcome, is_last: bool, name: str, error_type: str | None
+) -> None:
+    """The span has failed if the attempt has, or its work is lost; the text of the error is not on it."""
+    tracer = RecordingTracer()
+    with tracer.consumer_span("jobs", {}, None) as span:
+        record_outcome(span, outcome, is_last=is_last)
+    (ended,) = tracer.ended
+    attributes = dict(ended.attributes or {})
+    assert (attributes["headway.job.outcome"], attributes.get("error.type")) == (name, error_type)
+    assert ended.status.is_ok is (error_type is None)
+    assert SECRET not in ended.to_json()
+
+
+async def test_an_attempt_ends_before_its_message_is_poisoned() -> None:
+    """While the poison queue is unavailable, its span is complete."""
+
+    @job("never", max_attempts=1)
+    async def never(_ctx: JobContext, _payload: Any) -> None:
+        raise ValueError(SECRET)
+
+    tracer = RecordingTracer()
+    worker = FakeWorker(never, tracer=tracer)
+    names: list[str] = []
+    worker.queue.on_poison = lambda: names.extend(span.name for span in tracer.ended)
+    await worker.deliver()
+    assert names == ["started", "process jobs"]
+
+
+async def test_a_job_without_a_trace_starts_one() -> None:
+    """Its handler, and the lines that it logs, know it."""
+    tracer = RecordingTracer()
+    worker = FakeWorker(in_a_trace, tracer=tracer)
+    await worker.deliver()
+    trace_ids = {format_trace_id(span.context.trace_id) for span in tracer.ended if span.context}
+    traceparent, logged = decode(bytes(worker.reporter.reports[-1].result), tuple[str, str])
+    assert trace_ids == {traceparent.split("-")[1]} == {logged}

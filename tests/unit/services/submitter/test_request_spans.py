@@ -1,0 +1,54 @@
+"""The spans of requests that send jobs."""
+
+from __future__ import annotations
+
+import pytest
+from aiohttp import web
+
+from services.runtime.errors import ServiceUnavailable, UnprocessableContent
+from services.runtime.middleware import Handler
+from services.submitter.request_spans import traced
+from tests.unit.services.runtime.http_app import serve
+from tests.unit.services.runtime.recording_tracer import RecordingTracer
+
+
+async def _accept(_request: web.Request) -> web.Response:
+    return web.Response(status=202)
+
+
+async def _refuse(_request: web.Request) -> web.Response:
+    raise UnprocessableContent("the-payload", field="payload")
+
+
+async def _fail(_request: web.Request) -> web.Response:
+    raise ServiceUnavailable("the-payload", retry_after_s=1)
+
+
+async def _crash(_request: web.Request) -> web.Response:
+    raise ValueError("the-payload")
+
+
+@pytest.mark.parametrize(
+    ("handler", "status", "has_failed"),
+    [(_accept, 202, False), (_refuse, 422, False), (_fail, 503, True), (_crash, 500, True)],
+)
+async def test_a_request_has_its_status(handler: Handler, status: int, has_failed: bool) -> None:
+    """Only errors of the service are marked as such, and no text of an error is in the span."""
+    tracer = RecordingTracer()
+    routes = traced([web.post("/jobs/{id}/rerun", handler)], tracer)
+    async with serve(*routes) as client, client.post("/jobs/7/rerun?token=the-token") as response:
+        assert response.status == status
+    (span,) = tracer.ended
+    attributes = {"http.request.method": "POST", "http.route": "/jobs/{id}/rerun", "url.path": "/jobs/7/rerun"}
+    error = {"error.type": str(status)} if has_failed else {}
+    assert span.name == "POST /jobs/{id}/rerun"
+    assert dict(span.attributes or {}) == {**attributes, "http.response.status_code": status, **error}
+    assert span.status.is_ok is not has_failed
+    assert "the-" not in span.to_json()
+
+
+def test_other_requests_have_no_span() -> None:
+    """Neither have those of a submitter without traces."""
+    pages, jobs = web.get("/jobs/{id}", _accept), web.post("/jobs", _accept)
+    assert traced([pages, jobs], None) == [pages, jobs]
+    assert traced([pages, jobs], RecordingTracer())[0] is pages
