@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,45 @@ from tests.browser.npm import PACKAGES, build, build_server, create_react_app, r
 pytestmark = pytest.mark.browser
 
 WATCH_JOB_MAX_BYTES = 8200  # compressed; the tab with the connection also carries the lists and logs of other tabs
+WATCH_JOB = 'export { watchJob } from "headway-live/watch"'
+# Modules, and whether their bundle contains the definition of the element.
+DEFINES_ELEMENT = {
+    'import "headway-live"': True,
+    'import "headway-live/element"': True,
+    'export { HeadwayJob } from "headway-live/react"': True,
+    'export { useJob } from "headway-live/react"': False,
+    'export { useJobs } from "headway-live/react"': False,
+    'import "headway-live/watch"': False,
+}
+NARROWING = """import type { JobError, Snapshot } from "headway-live/watch";
+export function outcome(job: Snapshot<{ link: string }>): string | JobError | null {
+  if (job.status === "succeeded") return job.result.link + job.finished_at.length;
+  if (job.status === "failed") return job.error;
+  const unfinished: null = job.status === "cancelled" ? null : job.finished_at;
+  return job.result ?? unfinished;
+}
+"""
+WRONG_NARROWING = NARROWING.replace("return job.error", "return job.error.type").replace('"failed"', '"retrying"')
+MISUSE = """import { HeadwayJob, useJob } from "headway-live/react";
+export const Misuse = () => %s;
+"""
+# Expressions, and the error of each.
+MISUSES = {
+    '<HeadwayJob token="" url="" tokn="" />': "Property 'tokn' does not exist",
+    '<HeadwayJob token={1} url="" />': "Type 'number' is not assignable to type 'string'",
+    '<HeadwayJob token="" />': "Property 'url' is missing",
+    '<HeadwayJob token="" url="" onEnd={(job) => job.details} />': "Property 'details' does not exist",
+    'useJob("", { url: "" }).job?.details': "Property 'details' does not exist on type 'Snapshot<unknown>'",
+    '<headway-job tokn="" />': "Property 'tokn' does not exist",
+    **{f"<headway-job on{event}={{(event) => event.details}} />": "'details' does not exist" for event in EVENTS},
+}
+# The modules of the application that only the compiler reads; all but the first are wrong.
+TYPED_MODULES = {
+    "narrowing": NARROWING,
+    "wrong-narrowing": WRONG_NARROWING,
+    **{f"misuse-{number}": MISUSE % expression for number, expression in enumerate(MISUSES)},
+}
+COMPILER_ERROR = re.compile(r"^src/([\w-]+)\.tsx?\(.*\n(?: .*\n)*", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -27,99 +68,78 @@ def test_build_prints_no_warning(app: Path) -> None:
     assert build(app, "production") == ""
 
 
+@pytest.fixture(scope="module")
+def server_output(app: Path) -> str:
+    """Build the part of the application that renders pages on a server; return what Vite prints."""
+    return build_server(app)
+
+
 @pytest.mark.parametrize("view", ["component", "tag"])
-def test_server_renders_the_element(app: Path, view: str) -> None:
+def test_server_renders_the_element(app: Path, server_output: str, view: str) -> None:
     """On a server, the element has its attributes and its label."""
-    assert build_server(app) == ""
+    assert server_output == ""
     scene = {"view": view, "token": "a.b.c", "url": "https://live.example.org"}
     html = render(app, json.dumps(scene))
     assert html.startswith('<headway-job token="a.b.c" url="')
     assert html.endswith(">Export of March</headway-job>")
 
 
-def bundled_sizes(app: Path, code: str) -> tuple[int, str]:
-    """Return the compressed size of all chunks of a production build, and their code."""
-    (app / "src" / "entry.ts").write_text(code)
-    chunks: list[str] = json.loads(run_node(app, "bundle.js", "src/entry.ts").stdout)
-    return sum(len(gzip.compress(chunk.encode())) for chunk in chunks), "".join(chunks)
+@pytest.fixture(scope="module")
+def bundles(app: Path) -> dict[str, list[str]]:
+    """Bundle modules of one statement for production, all in one process; return the code of each one's chunks."""
+    statements = [WATCH_JOB, *DEFINES_ELEMENT]
+    modules = [f"src/entry-{number}.ts" for number in range(len(statements))]
+    for module, statement in zip(modules, statements, strict=True):
+        (app / module).write_text(statement)
+    bundled = run_node(app, "bundle.js", *modules)
+    assert bundled.returncode == 0, bundled.stderr
+    return dict(zip(statements, json.loads(bundled.stdout), strict=True))
 
 
-def test_watch_job_is_small(app: Path) -> None:
+def test_watch_job_is_small(bundles: dict[str, list[str]]) -> None:
     """`watchJob` alone, with all its transports and the connection that tabs share, stays within its budget."""
-    size, code = bundled_sizes(app, 'export { watchJob } from "headway-live/watch";')
-    assert "/live/events" in code
-    assert "BroadcastChannel" in code
-    assert size <= WATCH_JOB_MAX_BYTES
+    chunks = bundles[WATCH_JOB]
+    assert "/live/events" in "".join(chunks)
+    assert "BroadcastChannel" in "".join(chunks)
+    assert sum(len(gzip.compress(chunk.encode())) for chunk in chunks) <= WATCH_JOB_MAX_BYTES
 
 
-@pytest.mark.parametrize(
-    ("statement", "defined"),
-    [
-        ('import "headway-live"', True),
-        ('import "headway-live/element"', True),
-        ('export { HeadwayJob } from "headway-live/react"', True),
-        ('export { useJob } from "headway-live/react"', False),
-        ('export { useJobs } from "headway-live/react"', False),
-        ('import "headway-live/watch"', False),
-    ],
-)
-def test_bundle_contains_the_element_if_it_is_used(app: Path, statement: str, defined: bool) -> None:
+@pytest.mark.parametrize(("statement", "defined"), list(DEFINES_ELEMENT.items()))
+def test_bundle_contains_the_element_if_it_is_used(
+    bundles: dict[str, list[str]], statement: str, defined: bool
+) -> None:
     """A bundler keeps the definition of the element where it is used, and otherwise leaves the element out."""
-    assert ("customElements.define(" in bundled_sizes(app, statement)[1]) is defined
+    assert ("customElements.define(" in "".join(bundles[statement])) is defined
 
 
-def compile_with(app: Path, code: str) -> str:
-    """Return the output of the TypeScript compiler for the application with another module."""
-    module = app / "src" / "Misuse.tsx"
-    module.write_text(code)
+@pytest.fixture(scope="module")
+def type_errors(app: Path) -> defaultdict[str, list[str]]:
+    """Compile the application with `TYPED_MODULES` in one run of the strict compiler; return each module's errors."""
+    for name, code in TYPED_MODULES.items():
+        (app / "src" / f"{name}.tsx").write_text(code)
     compiled = run_node(app, PACKAGES / "typescript" / "bin" / "tsc")
-    module.unlink()
-    return compiled.stdout + compiled.stderr
+    for name in TYPED_MODULES:
+        (app / "src" / f"{name}.tsx").unlink()
+    assert COMPILER_ERROR.sub("", compiled.stdout + compiled.stderr) == ""
+    errors = defaultdict(list)
+    for error in COMPILER_ERROR.finditer(compiled.stdout):
+        errors[error[1]].append(error[0])
+    return errors
 
 
-def test_types_accept_the_application(app: Path) -> None:
+def test_types_accept_the_application(type_errors: dict[str, list[str]]) -> None:
     """The strict compiler accepts the examples, and every use of the package in the application."""
-    assert compile_with(app, "export {};") == ""
+    assert type_errors.keys() <= TYPED_MODULES.keys()
 
 
-NARROWING = """import type { JobError, Snapshot } from "headway-live/watch";
-export function outcome(job: Snapshot<{ link: string }>): string | JobError | null {
-  if (job.status === "succeeded") return job.result.link + job.finished_at.length;
-  if (job.status === "failed") return job.error;
-  const unfinished: null = job.status === "cancelled" ? null : job.finished_at;
-  return job.result ?? unfinished;
-}
-"""
-
-
-def test_types_narrow_the_outcome_by_the_status(app: Path) -> None:
+def test_types_narrow_the_outcome_by_the_status(type_errors: dict[str, list[str]]) -> None:
     """After a comparison of the status, result and end of a successful job and error of a failed one are not null."""
-    assert compile_with(app, NARROWING) == ""
-    assert "'job.error' is possibly 'null'" in compile_with(
-        app, NARROWING.replace("return job.error", "return job.error.type").replace('"failed"', '"retrying"')
-    )
+    assert type_errors["narrowing"] == []
+    assert "'job.error' is possibly 'null'" in "".join(type_errors["wrong-narrowing"])
 
 
-MISUSE = """import { HeadwayJob, useJob } from "headway-live/react";
-export const Misuse = () => %s;
-"""
-
-
-@pytest.mark.parametrize(
-    ("expression", "error"),
-    [
-        ('<HeadwayJob token="" url="" tokn="" />', "Property 'tokn' does not exist"),
-        ('<HeadwayJob token={1} url="" />', "Type 'number' is not assignable to type 'string'"),
-        ('<HeadwayJob token="" />', "Property 'url' is missing"),
-        ('<HeadwayJob token="" url="" onEnd={(job) => job.details} />', "Property 'details' does not exist"),
-        ('useJob("", { url: "" }).job?.details', "Property 'details' does not exist on type 'Snapshot<unknown>'"),
-        ('<headway-job tokn="" />', "Property 'tokn' does not exist"),
-        *[(f"<headway-job on{event}={{(event) => event.details}} />", "'details' does not exist") for event in EVENTS],
-    ],
-)
-def test_types_reject_misuse(app: Path, expression: str, error: str) -> None:
+@pytest.mark.parametrize(("number", "expected"), list(enumerate(MISUSES.values())), ids=MISUSES)
+def test_types_reject_misuse(type_errors: dict[str, list[str]], number: int, expected: str) -> None:
     """The compiler rejects unknown, missing and wrong properties, and unknown fields of snapshots and events."""
-    output = compile_with(app, MISUSE % expression)
-    assert output.startswith("src/Misuse.tsx")
-    assert output.count("error TS") == 1
-    assert error in output
+    (error,) = type_errors[f"misuse-{number}"]
+    assert expected in error

@@ -1,13 +1,17 @@
-/** Bundles a module as Vite does for production, without React, and prints the code of each chunk as JSON. */
+/** Bundles each of some modules as Vite does for production, without React, and prints the code of its chunks as JSON. */
 
 import { build } from "vite";
 
-const { output } = await build({
-  logLevel: "silent",
-  build: {
-    write: false,
-    modulePreload: { polyfill: false }, // Vite's own code
-    rolldownOptions: { input: process.argv[2], external: ["react"], preserveEntrySignatures: "strict" },
-  },
-});
-console.log(JSON.stringify(output.map(({ code }) => code)));
+const bundles = [];
+for (const input of process.argv.slice(2)) {
+  const { output } = await build({
+    logLevel: "silent",
+    build: {
+      write: false,
+      modulePreload: { polyfill: false }, // Vite's own code
+      rolldownOptions: { input, external: ["react"], preserveEntrySignatures: "strict" },
+    },
+  });
+  bundles.push(output.map(({ code }) => code));
+}
+console.log(JSON.stringify(bundles));
