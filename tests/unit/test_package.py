@@ -98,6 +98,14 @@ def test_extra_names_every_imported_package(extra: str) -> None:
     assert imported_distributions(paths) - declared == set()
 
 
+def test_the_image_has_the_packages_of_services_and_of_traces() -> None:
+    """The lock from which the image is built has each of them; one that is needed for the command line alone is not."""
+    locked = set(re.findall(r"^([\w-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+    needed = {distribution(one) for extra in ("submitter", "worker", "notifier", "otel") for one in EXTRAS[extra]}
+    assert needed <= locked
+    assert "rich" not in locked
+
+
 def test_package_without_extras_is_enough_for_jobs() -> None:
     """The modules for authors of jobs import only what the package requires."""
     paths = list((ROOT / "headway").glob("*.py"))
