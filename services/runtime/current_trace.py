@@ -31,11 +31,9 @@ def context_of(trace: TraceContext | None) -> Context:
     return empty if trace is None else set_span_in_context(NonRecordingSpan(span_context(trace)), empty)
 
 
-def trace_of(span: Span) -> TraceContext | None:
-    """Return what other processes need to continue the trace of a span; None if tracing is disabled."""
+def trace_of_span(span: Span) -> TraceContext:
+    """Return what other processes need to continue the trace of a span."""
     context = span.get_span_context()
-    if not context.is_valid:
-        return None
     return TraceContext(
         format_trace_id(context.trace_id), format_span_id(context.span_id), f"{int(context.trace_flags):02x}"
     )

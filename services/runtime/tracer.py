@@ -26,7 +26,7 @@ from opentelemetry.util.re import parse_env_headers
 from headway import __version__
 from headway.trace_context import TraceContext
 
-from .current_trace import context_of, span_context, trace_of
+from .current_trace import context_of, span_context, trace_of_span
 from .settings import SettingsError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -46,9 +46,9 @@ class Span:
         self._span = span
 
     @property
-    def trace(self) -> TraceContext | None:
-        """What other processes need to continue the trace here; None if the SDK is disabled."""
-        return trace_of(self._span)
+    def trace(self) -> TraceContext:
+        """What other processes need to continue the trace here."""
+        return trace_of_span(self._span)
 
     def set(self, attributes: Attributes) -> None:
         """Set attributes."""

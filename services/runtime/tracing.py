@@ -22,12 +22,16 @@ class TracingSettings(Settings, frozen=True, kw_only=True):
     """The address for spans, if it is not `OTEL_EXPORTER_OTLP_ENDPOINT` and `/v1/traces`."""
     otel_exporter_otlp_protocol: Literal["http/protobuf"] = "http/protobuf"
     """The protocol of the collector; gRPC is not supported."""
+    otel_sdk_disabled: bool = False
+    """Whether traces are off although an address is set."""
     otel_service_name: str | None = None
     """The name of the service in traces, by default `headway-submitter` or `headway-worker`."""
 
     @property
     def traces_url(self) -> str | None:
         """The URL to which spans are sent, None if traces are off."""
+        if self.otel_sdk_disabled:
+            return None
         if self.otel_exporter_otlp_traces_endpoint is not None:
             return self.otel_exporter_otlp_traces_endpoint
         base = self.otel_exporter_otlp_endpoint

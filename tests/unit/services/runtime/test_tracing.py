@@ -40,6 +40,7 @@ print([name for name in sys.modules if name.startswith("opentelemetry")])
     [
         ({}, None),
         ({"OTEL_SERVICE_NAME": "shop"}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": COLLECTOR, "OTEL_SDK_DISABLED": "true"}, None),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": COLLECTOR}, f"{COLLECTOR}/v1/traces"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": f"{COLLECTOR}/otlp/"}, f"{COLLECTOR}/otlp/v1/traces"),
         ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{COLLECTOR}/in"}, f"{COLLECTOR}/in"),
