@@ -1,18 +1,22 @@
-"""The commands of docs/disaster.md replace keys, in a folder like that of its reader."""
+"""The commands of docs/disaster.md and docs/kubernetes.md replace keys, in a folder like that of their reader."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from dev.environment import ROOT
-from headway.tokens import TokenSigner, make_keys
+from headway.tokens import TokenSigner, TokenVerifier, make_keys
 from services.runtime.settings import read_keys
 from tests.deploy.manifests import SERVICES
 from tests.deploy.recorded_commands import of_program, run_commands
 from tests.documents import Document
+from tests.waiting import PATIENCE_S
 
 
 class Replaced(NamedTuple):
@@ -52,3 +56,36 @@ def test_every_step_updates_the_secrets_of_all_services(replaced: Replaced) -> N
     """Each of the three steps writes three Secrets."""
     names = [arguments[0] for arguments in of_program(replaced.commands, "kubectl", "create", "secret", "generic")]
     assert names == 3 * list(SERVICES)
+
+
+def test_keys_are_rotated_without_an_interruption(tmp_path: Path) -> None:
+    """Pods that have a step's files and pods that have those of the step before accept what either of them sends."""
+    page = Document("docs/kubernetes.md")
+    ((_, first),) = [example for example in page.examples("sh") if example.heading == "Rotate keys"]
+    make_keys(tmp_path / "keys")
+    run_in(tmp_path, first)
+    old = accepted, sent = accepted_and_sent(tmp_path / "keys")
+    for _step, *commands in page.table("Rotate keys"):
+        accepted_before, sent_before = accepted, sent
+        for command in commands:
+            run_in(tmp_path, command.strip("`"))
+        accepted, sent = accepted_and_sent(tmp_path / "keys")
+        assert sent_before | sent <= accepted_before & accepted
+    assert (accepted, sent) == accepted_and_sent(tmp_path / "new-keys")
+    assert accepted.isdisjoint(old[0])
+
+
+def run_in(folder: Path, command: str) -> None:
+    """Run a command of the shell in a folder, with the command `headway`."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    subprocess.run(
+        ["sh", "-euc", command], cwd=folder, env={**os.environ, "PATH": path}, check=True, timeout=PATIENCE_S
+    )
+
+
+def accepted_and_sent(keys: Path) -> tuple[set[str], set[str]]:
+    """Return the keys in a folder that are accepted, and those that are used to sign or to send."""
+    reports = read_keys((keys / "report.key").read_text())
+    signing = TokenVerifier(TokenSigner((keys / "token.pem").read_text()).public_pem).key_ids
+    verifying = TokenVerifier((keys / "token.pub.pem").read_text()).key_ids
+    return {*verifying, *reports}, {*signing, reports[0]}

@@ -221,6 +221,20 @@ def test_keda_reads_the_connection_string(tmp_path: Path) -> None:
     assert trigger["metadata"].keys() == {"queueName", "queueLength", "queueLengthStrategy"}
 
 
+def test_overlay_sets_the_limits_of_the_autoscalers(tmp_path: Path) -> None:
+    """With the page's lines in an overlay, KEDA has the numbers that the worked example of docs/capacity.md needs."""
+    lines = example("yaml", "Scale", "maxReplicaCount")
+    scalers = objects_of_kind(
+        render(write_overlay(tmp_path, lines, of="base", components=["keda-worker", "keda-notifier"])), "ScaledObject"
+    )
+    needed = {row[0]: row[2] for row in Document("docs/capacity.md").table("A worked example")}
+    (trigger,) = scalers["worker"]["spec"]["triggers"]
+    workers = needed[f"workers with `WORKER_CONCURRENCY={trigger['metadata']['queueLength']}`"]
+    assert str(scalers["worker"]["spec"]["maxReplicaCount"]) == workers
+    assert scalers["notifier"]["spec"]["minReplicaCount"] == 6
+    assert needed["notifiers, by their connections"].endswith("five, and one to spare")
+
+
 def test_the_gateway_accepts_the_route(tmp_path: Path) -> None:
     """The page's Gateway has the name, the namespace and the host of the HTTPRoute, and accepts its namespace."""
     gateway = yaml.safe_load(example("yaml", "The edge"))
@@ -234,17 +248,22 @@ def test_the_gateway_accepts_the_route(tmp_path: Path) -> None:
 
 
 def test_named_components_and_settings_exist() -> None:
-    """The autoscalers of the table scale the service of their row, and the numbers are the defaults of the code."""
-    for service, components, *_ in PAGE.table("Scale"):
+    """The autoscalers of the table scale the service of their row, and the numbers are those of manifests and code."""
+    objects = render("overlays/azure")
+    keda, hpa = (objects_of_kind(objects, kind) for kind in ("ScaledObject", "HorizontalPodAutoscaler"))
+    limits = {name: (obj["spec"]["minReplicaCount"], obj["spec"]["maxReplicaCount"]) for name, obj in keda.items()}
+    limits |= {name: (obj["spec"]["minReplicas"], obj["spec"]["maxReplicas"]) for name, obj in hpa.items()}
+    for service, components, _, pods, _ in PAGE.table("Scale"):
         names = re.findall("`([a-z-]+)`", components)
         assert {SCALERS[name] for name in names} == {service}
+        assert pods == "{} to {}".format(*limits[service])
     providers = {name for row in PAGE.table("Secrets") for name in re.findall("`([a-z-]+)`", row[1])}
     assert providers <= set(documented_components())
-    limits = {row[0]: row[2] for row in PAGE.table("What limits a pod")}
-    assert f"`MAX_CONNECTIONS` {number(SERVICES['notifier'], 'max_connections')} " in limits["notifier"]
-    assert limits["worker"] == number(SERVICES["worker"], "worker_concurrency")
+    defaults = {row[0]: row[2] for row in PAGE.table("What limits a pod")}
+    assert f"`MAX_CONNECTIONS` {number(SERVICES['notifier'], 'max_connections')} " in defaults["notifier"]
+    assert defaults["worker"] == number(SERVICES["worker"], "worker_concurrency")
 
 
 def number(settings_type: type[Settings], setting: str) -> str:
-    """Return the default of a setting, with a space between thousands."""
-    return f"{default(settings_type, setting):,}".replace(",", " ")
+    """Return the default of a setting, with a comma between thousands."""
+    return f"{default(settings_type, setting):,}"
