@@ -46,7 +46,7 @@ async def worker(settings: WorkerSettings, reloader: CodeReloader | None = None)
         Reporter.connect(notifier_url, report_keys, heartbeat_s, worker_id) as reporter,
         ControlListener.connect(notifier_url, report_keys, worker_id, reporter, heartbeat_s) as control_listener,
         WakeupClient.connect(notifier_url, settings.queue_name) as wakeups,
-        WakeupListener.connect(notifier_url, settings.queue_name, wakeups) as wakeup_listener,
+        WakeupListener.connect(notifier_url, settings.queue_name, wakeups, reporter.check_notifier) as wakeup_listener,
         FollowUps.connect(notifier_url, settings.submitter_internal_url, report_keys, registry) as follow_ups,
         PresencePoster.connect(notifier_url, report_keys, worker_info(worker_id, settings, registry)) as presence,
         ProcessPool.open(settings.process_memory_mb << 20) as process_pool,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -27,23 +27,41 @@ class WakeupUnavailable(Exception):
 
 
 class WakeupListener:
-    """Receives wake-ups while it is resumed; while it is paused, it passes them on to other workers."""
+    """Receives wake-ups while it is resumed; while it is paused, it passes them on to other workers.
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, queue: str, client: WakeupClient) -> None:
+    Args:
+        session: the HTTP session.
+        url: the notifier's internal listener.
+        queue: the worker's queue.
+        client: passes wake-ups on.
+        on_failure: called when the notifier does not answer a long poll as it should.
+    """
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        queue: str,
+        client: WakeupClient,
+        on_failure: Callable[[], object],
+    ) -> None:
         self._session = session
         self._queue = queue
         self._url = f"{url.rstrip('/')}/wake"
         self._client = client
+        self._on_failure = on_failure
         self._resumed = asyncio.Event()
         self.received = asyncio.Event()  # a message may be on the queue; the consumer clears it before it polls
         self.connected = False  # whether the last long poll succeeded
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, url: str, queue: str, client: WakeupClient) -> AsyncIterator[WakeupListener]:
+    async def connect(
+        cls, url: str, queue: str, client: WakeupClient, on_failure: Callable[[], object]
+    ) -> AsyncIterator[WakeupListener]:
         """Open an HTTP session; the notifier need not be reachable yet."""
         async with aiohttp.ClientSession(timeout=TIMEOUT, cookie_jar=aiohttp.DummyCookieJar()) as session:
-            yield cls(session, url, queue, client)
+            yield cls(session, url, queue, client, on_failure)
 
     def resume(self) -> None:
         """Accept wake-ups: the worker has a free slot."""
@@ -72,6 +90,7 @@ class WakeupListener:
                     log.warning("wakeups_unavailable", error=str(error))
                     self.received.set()  # the response that was lost may have been a wake-up
                 self._set_connected(False)
+                self._on_failure()
                 failures += 1
                 await asyncio.sleep(full_jitter_s(failures, BACKOFF_S, MAX_BACKOFF_S))
 

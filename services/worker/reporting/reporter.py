@@ -109,6 +109,15 @@ class Reporter:
             if job_ids is None or uuid_str(stream.job_id) in job_ids:
                 stream.report_now()
 
+    def check_notifier(self) -> None:
+        """Check whether the notifier is ready, because a request of another kind has failed.
+
+        With running jobs, the next report shows it.
+        """
+        if not self._streams:
+            self.reachable.clear()
+            self._wakeup.set()
+
     async def run(self) -> None:
         """Send reports when they are due, until cancelled; on errors retry with backoff and full jitter."""
         failures = 0

@@ -85,7 +85,7 @@ def run_consumer(monkeypatch: pytest.MonkeyPatch) -> RunConsumer:
     async def run(concurrency: int) -> AsyncIterator[RunningConsumer]:
         async with (
             WakeupClient.connect(None, "jobs") as client,
-            WakeupListener.connect("http://127.0.0.1:1", "jobs", client) as wakeups,
+            WakeupListener.connect("http://127.0.0.1:1", "jobs", client, lambda: None) as wakeups,
         ):
             wakeups.connected = True
             running = RunningConsumer(wakeups, client, concurrency)

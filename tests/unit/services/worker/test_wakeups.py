@@ -25,8 +25,13 @@ class FakeNotifier:
         self.url = ""
         self.timeouts_s: list[float] = []  # of all requests
         self.open_polls = 0
+        self.failures_seen = 0  # by the listener
         self.unavailable = False
         self.statuses: asyncio.Queue[int] = asyncio.Queue()
+
+    def on_failure(self) -> None:
+        """Called when the listener sees that a long poll has failed."""
+        self.failures_seen += 1
 
     async def wake(self, request: web.Request) -> web.Response:
         """Serve `GET /wake`."""
@@ -64,7 +69,7 @@ async def listening(notifier: FakeNotifier) -> AsyncIterator[tuple[WakeupListene
     """Run a listener; wake-ups that it passes on stay pending in the client, which is not running."""
     async with (
         WakeupClient.connect(None, QUEUE) as client,
-        WakeupListener.connect(notifier.url, QUEUE, client) as listener,
+        WakeupListener.connect(notifier.url, QUEUE, client, notifier.on_failure) as listener,
     ):
         task = asyncio.create_task(listener.run())
         try:
@@ -119,10 +124,11 @@ async def test_pausing_passes_a_received_wakeup_on(notifier: FakeNotifier) -> No
 
 
 async def test_failed_long_poll_counts_as_one_wakeup(notifier: FakeNotifier) -> None:
-    """The lost response may have been a wake-up; after that the listener only probes until the notifier is back."""
+    """The lost response may have been a wake-up; then the listener reports failures until the notifier is back."""
     async with listening(notifier) as (listener, _):
         listener.resume()
         await wait_until(lambda: notifier.open_polls)
+        assert notifier.failures_seen == 0
         notifier.unavailable = True
         notifier.statuses.put_nowait(503)
         await wait_until(listener.received.is_set)
@@ -131,6 +137,7 @@ async def test_failed_long_poll_counts_as_one_wakeup(notifier: FakeNotifier) -> 
         count = len(notifier.timeouts_s)
         await wait_until(lambda: len(notifier.timeouts_s) > count + 3)
         assert set(notifier.timeouts_s[count:]) == {0}
+        assert notifier.failures_seen > 2
         assert not listener.received.is_set()
         notifier.unavailable = False
         await wait_until(lambda: notifier.open_polls)

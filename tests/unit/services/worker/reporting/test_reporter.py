@@ -563,6 +563,24 @@ async def test_reporter_without_streams_probes_the_notifier(notifier: FakeNotifi
         assert notifier.requests == []
 
 
+async def test_an_idle_worker_checks_a_notifier_that_failed_elsewhere(notifier: FakeNotifier, tmp_path: Path) -> None:
+    """It receives no jobs until the notifier is ready; with running jobs, their reports show whether it is."""
+    async with reporting(notifier, tmp_path) as reporter:
+        await reporter.reachable.wait()
+        notifier.readyz_status = 503
+        with reporter.stream(first_report(), ignore) as stream:
+            await send(stream)
+            reporter.check_notifier()
+            assert reporter.reachable.is_set()
+        reporter.check_notifier()
+        count = notifier.probe_count
+        await wait_until(lambda: notifier.probe_count > count)
+        assert not reporter.reachable.is_set()
+        notifier.readyz_status = 200
+        async with asyncio.timeout(10):
+            await reporter.reachable.wait()
+
+
 async def test_reports_use_the_connection_of_the_last_probe(notifier: FakeNotifier, tmp_path: Path) -> None:
     """It leads to a replica that was ready; a new one could lead back to the replica that has failed."""
     notifier.readyz_status = 503
