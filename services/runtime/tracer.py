@@ -11,7 +11,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 
 import structlog
@@ -87,17 +87,17 @@ class Tracer:
         return self._start(f"{method} {route}", api.SpanKind.SERVER, attributes, context_of(caller))
 
     def producer_span(
-        self, queue: str, attributes: Attributes, links: Iterable[TraceContext] = ()
+        self, queue: str, attributes: Attributes, link: TraceContext | None
     ) -> AbstractContextManager[Span]:
         """Send a message within a span, a child of the current one.
 
         Args:
             queue: the name of the queue.
             attributes: further attributes.
-            links: spans that have led to it.
+            link: a span of another trace that has led to it, if there is one.
         """
         attributes = _messaging("send", queue, attributes)
-        return self._start(f"send {queue}", api.SpanKind.PRODUCER, attributes, links=links)
+        return self._start(f"send {queue}", api.SpanKind.PRODUCER, attributes, link=link)
 
     def consumer_span(
         self, queue: str, attributes: Attributes, producer: TraceContext | None
@@ -110,9 +110,8 @@ class Tracer:
             producer: the span that has sent the message, which becomes the parent and a link; without one, a trace
                 starts.
         """
-        links = () if producer is None else (producer,)
         attributes = _messaging("process", queue, attributes)
-        return self._start(f"process {queue}", api.SpanKind.CONSUMER, attributes, context_of(producer), links)
+        return self._start(f"process {queue}", api.SpanKind.CONSUMER, attributes, context_of(producer), producer)
 
     @contextmanager
     def _start(
@@ -121,14 +120,14 @@ class Tracer:
         kind: api.SpanKind,
         attributes: Attributes,
         context: Context | None = None,
-        links: Iterable[TraceContext] = (),
+        link: TraceContext | None = None,
     ) -> Iterator[Span]:
         with self._tracer.start_as_current_span(
             name,
             context,
             kind,
             attributes,
-            [api.Link(span_context(link)) for link in links],
+            () if link is None else (api.Link(span_context(link)),),
             record_exception=False,  # its text may contain a payload
             set_status_on_exception=False,
         ) as span:
@@ -203,14 +202,12 @@ async def open_tracer(url: str, service: str, name: str | None = None) -> AsyncI
         name: its name in traces, by default with `headway-` in front.
 
     Raises:
-        SettingsError: the SDK does not accept one of its variables.
+        SettingsError: OTEL_EXPORTER_OTLP_HEADERS is invalid.
+        ValueError: the SDK does not accept another one of its variables.
     """
     exporter = _create_exporter(url)
     provider = TracerProvider(resource=_resource(service, name), shutdown_on_exit=False)
-    try:
-        provider.add_span_processor(BatchSpanProcessor(exporter))
-    except ValueError as error:
-        raise SettingsError([f"a variable of OpenTelemetry is not accepted: {error}"]) from error
+    provider.add_span_processor(BatchSpanProcessor(exporter))
     api.set_tracer_provider(provider)  # spans of jobs and of their libraries are children of those of Headway
     try:
         yield Tracer(provider)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Literal
 
 from .settings import Settings, SettingsError, Url
@@ -49,11 +49,16 @@ async def open_tracing(settings: TracingSettings) -> AsyncIterator[Tracer | None
     if url is None:
         yield None
         return
-    try:
-        from .tracer import open_tracer
-    except ImportError as error:
-        raise SettingsError(
-            [f"OTEL_EXPORTER_OTLP_ENDPOINT is set, but {error.name} is missing: install headway[otel]"]
-        ) from error
-    async with open_tracer(url, settings.service, settings.otel_service_name) as tracer:
+    async with AsyncExitStack() as stack:
+        try:
+            from .tracer import open_tracer
+
+            opening = open_tracer(url, settings.service, settings.otel_service_name)
+            tracer = await stack.enter_async_context(opening)
+        except ImportError as error:
+            raise SettingsError(
+                [f"OTEL_EXPORTER_OTLP_ENDPOINT is set, but {error.name} is missing: install headway[otel]"]
+            ) from error
+        except ValueError as error:  # also of the import
+            raise SettingsError([f"a variable of OpenTelemetry is not accepted: {error}"]) from error
         yield tracer

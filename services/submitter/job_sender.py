@@ -61,7 +61,7 @@ class JobSender:
         job_id: UUID,
         request: web.Request,
         by: str | UnsetType = UNSET,
-        origin: TraceContext | None = None,
+        link: TraceContext | None = None,
     ) -> AcceptedJob:
         """Put a job on the queue, in the trace of the request.
 
@@ -70,7 +70,7 @@ class JobSender:
             job_id: its id.
             request: the request.
             by: the operator who runs a job again with it.
-            origin: the trace of that job, to which the span of the new one is linked.
+            link: the trace of that job, to which the span of the new one is linked.
 
         Raises:
             UnprocessableContent: the job would expire before its delay ends.
@@ -79,8 +79,7 @@ class JobSender:
         if self._tracer is None:
             return await self._send(submission, job_id, by, trace_context(request))
         attributes = {"headway.job.id": str(job_id), "headway.job.kind": submission.kind}
-        links = () if origin is None else (origin,)
-        with self._tracer.producer_span(self._queue_name, attributes, links) as span:
+        with self._tracer.producer_span(self._queue_name, attributes, link) as span:
             try:
                 return await self._send(submission, job_id, by, span.trace)
             except ServiceUnavailable as error:

@@ -140,8 +140,8 @@ class JobRerunner:
         else:
             assert kept is not None  # noqa: S101 - otherwise there is a source
             message = _message_from_record(job_id, kept)
-        submission, origin = _submission(message, payload), trace_of(message.labels)
-        accepted = await self._sender.send(submission, new_id, request, operator.name, origin)
+        submission, link = _submission(message, payload), trace_of(message.labels)
+        accepted = await self._sender.send(submission, new_id, request, operator.name, link)
         log_action("rerun", job_id, operator.name, new_id=str(new_id), new_payload=payload is not UNSET)
         return accepted
 

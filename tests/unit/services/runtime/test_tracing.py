@@ -87,6 +87,19 @@ async def test_an_invalid_variable_of_the_sdk_is_a_settings_error(monkeypatch: p
             pass
 
 
+async def test_a_variable_that_the_sdk_refuses_when_it_is_imported_is_a_settings_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The error names the variable, instead of a traceback."""
+    for module in ("services.runtime.tracer", "opentelemetry.sdk.trace"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setenv("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "many")
+    settings = load(WorkerSettings, {**WORKER, "OTEL_EXPORTER_OTLP_ENDPOINT": COLLECTOR})
+    with pytest.raises(SettingsError, match=r"is not accepted: OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT must be"):
+        async with open_tracing(settings):
+            pass
+
+
 @pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"])
 async def test_invalid_headers_are_a_settings_error(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, variable: str
