@@ -34,7 +34,7 @@ def rewrite_message(text: str, **changes: Any) -> str:
 def redriven_message(
     text: str, *, generation: int, submitted_at: Timestamp, expires_at: Timestamp, from_start: bool = False
 ) -> str:
-    """Return the message of a job that runs again, with all its attempts and without progress.
+    """Return the message of a job that runs again at once, with all its attempts and without progress.
 
     Args:
         text: the encoded message.
@@ -48,5 +48,5 @@ def redriven_message(
     """
     progress = dict.fromkeys(("releases", "drains", "progress", "progress_attempt"))
     checkpoint = {"checkpoint": None} if from_start else {}
-    times = {"submitted_at": submitted_at, "expires_at": expires_at}
+    times = {"submitted_at": submitted_at, "due_at": None, "expires_at": expires_at}
     return rewrite_message(text, generation=generation, **times, **progress, **checkpoint)

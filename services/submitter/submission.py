@@ -78,16 +78,11 @@ class AcceptedJob(Struct, frozen=True, kw_only=True):
     @property
     def submitted(self) -> SubmittedJob:
         """The job as the notifier gets it."""
-        return submitted_job(self.message, self.grant.due_at)
+        return submitted_job(self.message)
 
 
-def submitted_job(message: JobMessage, due_at: Timestamp | None = None) -> SubmittedJob:
-    """Return a job as the notifier gets it.
-
-    Args:
-        message: the job's message, with its times.
-        due_at: when the job may start, if it is delayed.
-    """
+def submitted_job(message: JobMessage) -> SubmittedJob:
+    """Return a job as the notifier gets it; its message has the times of its submission and its end."""
     assert message.submitted_at is not None  # noqa: S101 - every message that the submitter sends has both times
     assert message.expires_at is not None  # noqa: S101
     return SubmittedJob(
@@ -95,7 +90,7 @@ def submitted_job(message: JobMessage, due_at: Timestamp | None = None) -> Submi
         kind=message.kind,
         labels=message.labels,
         submitted_at=message.submitted_at,
-        due_at=due_at,
+        due_at=message.due_at,
         expires_at=message.expires_at,
         max_attempts=message.max_attempts or DEFAULT_ATTEMPTS,
         generation=message.generation,

@@ -28,11 +28,11 @@ def test_messages_are_grouped_by_job() -> None:
 
 
 def test_a_redriven_message_keeps_what_it_does_not_replace() -> None:
-    """All attempts are available again, without progress; fields of newer versions stay byte for byte."""
+    """All attempts are available again at once, without progress; fields of newer versions stay byte for byte."""
     others = r'"payload":{"n":1.50},"checkpoint":[2],"labels":{"name":"R\u00e9sum\u00e9"}'
     text = (
         f'{{"id":"{JOB_ID}","releases":22,"drains":21,"progress":{{"current":4}},"progress_attempt":1,{others},'
-        '"submitted_at":"2026-01-01T00:00:00.000Z"}'
+        '"submitted_at":"2026-01-01T00:00:00.000Z","due_at":"2026-01-02T00:00:00.000Z"}'
     )
     (job,) = group_by_job([PoisonMessage.read(PeekedMessage("m1", text, Timestamp(0), Timestamp(0)))])
     redriven = job.redriven_text(Timestamp(99))
@@ -40,7 +40,7 @@ def test_a_redriven_message_keeps_what_it_does_not_replace() -> None:
     message = decode_message(redriven)
     assert (message.generation, message.releases, message.drains) == (1, 0, 0)
     assert (message.progress, message.progress_attempt) == (None, None)
-    assert message.submitted_at == Timestamp.parse("2026-01-01T00:00:00.000Z")
+    assert (message.submitted_at, message.due_at) == (Timestamp.parse("2026-01-01T00:00:00.000Z"), None)
 
 
 def test_a_redrive_may_need_a_later_generation_and_drop_the_checkpoint() -> None:
