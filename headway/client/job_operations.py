@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 from msgspec import UNSET
 
+from headway.client.current_trace import trace_headers
 from headway.client.job_details import JobDetails
 from headway.client.job_lists import TOKEN_TTL_S, JobLists
 from headway.client.job_queries import JobQuery, query_fields
@@ -211,7 +212,8 @@ class JobOperations(JobLists):
         if fields is None:
             return await self._request(method, url, token or self._api_key)
         body = encode({name: value for name, value in fields.items() if value is not None})
-        return await self._request(method, url, token or self._api_key, {**JSON_BODY, **(headers or {})}, body)
+        all_headers = {**JSON_BODY, **trace_headers(), **(headers or {})}
+        return await self._request(method, url, token or self._api_key, all_headers, body)
 
     async def _details_link(self, job: JobRef, token: str | None, ttl_s: float = TOKEN_TTL_S) -> Link:
         """Return the link to a job at its notifier, with the given token, one for details, or the job's own."""
