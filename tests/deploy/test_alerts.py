@@ -182,6 +182,9 @@ def test_commands_of_the_runbooks_are_valid() -> None:
                 scaled = {word.partition("=")[0] for word in arguments if "=" in word}
                 assert scaled | (set(arguments) & COMPOSE.keys()) <= COMPOSE.keys()
                 assert set(arguments) & COMPOSE.keys() or scaled
+            case ["docker", "restart", container]:
+                _project, service, _number = container.split("-")
+                assert service in COMPOSE
             case ["kubectl", "--namespace", "headway", *arguments]:
                 for word in arguments:
                     if word.startswith("app.kubernetes.io/"):
