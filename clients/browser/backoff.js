@@ -12,8 +12,12 @@ const POLL_MS = { base: 3_000, max: 60_000 };
 const UPGRADE_MS = { base: 15_000, max: 240_000 };
 const OVERLOAD_CODES = new Set([1013, 503]);
 
-/** Return the delay before a connection is opened again, after failures in a row and with the last close code or status. */
-export function reconnectDelayMs(failures, code) {
+/**
+ * Return the delay before a connection is opened again, after failures in a row, and with the last close code or status.
+ * A server that restarts may have said within which time; it has closed its connections one after the other.
+ */
+export function reconnectDelayMs(failures, { code, withinMs } = {}) {
+  if (failures === 0 && withinMs) return Math.random() * withinMs;
   return Math.random() * backoff(OVERLOAD_CODES.has(code) ? OVERLOADED_MS : RECONNECT_MS, failures);
 }
 

@@ -192,7 +192,7 @@ export class FallbackConnection {
   }
 
   #scheduleRound(detail) {
-    const delayMs = reconnectDelayMs(this.#failures++, detail?.code);
+    const delayMs = reconnectDelayMs(this.#failures++, detail);
     this.#timer = setTimeout(this.#startRound, detail === NO_HELLO ? Math.min(delayMs, NO_HELLO_DELAY_MS) : delayMs);
   }
 

@@ -80,6 +80,7 @@ class Transport {
 export class WebSocketTransport extends Transport {
   #socket;
   #silenceMs = Infinity; // older servers do not repeat their hello
+  #withinMs; // of the reconnect, after the last hello of a server that restarts
 
   constructor(url, registry, callbacks) {
     super(url, registry, callbacks);
@@ -92,11 +93,14 @@ export class WebSocketTransport extends Transport {
     }
     this.#socket.onopen = () => this.subscribe([...registry.wantedJobs, ...registry.lists]);
     this.#socket.onmessage = ({ data }) => this.#onSocketMessage(parseMessage(data));
-    this.#socket.onclose = ({ code, reason }) => this.fail({ code, reason });
+    this.#socket.onclose = ({ code, reason }) => this.fail({ code, reason, withinMs: this.#withinMs });
   }
 
   #onSocketMessage(message) {
-    if (message.hello) this.#silenceMs = message.hello.silence_s * 1000 || Infinity;
+    if (message.hello) {
+      this.#silenceMs = message.hello.silence_s * 1000 || Infinity;
+      this.#withinMs = message.hello.reconnect_s * 1000 || undefined;
+    }
     this.allowSilence(this.#silenceMs);
     this.onMessage(message);
   }
@@ -231,7 +235,7 @@ export class EventStreamTransport extends HttpTransport {
   async receive(jobs, { signal }) {
     this.allowSilence(FIRST_BYTE_TIMEOUT_MS);
     const response = await this.postWatches("/live/events", jobs, { signal });
-    let restarting = false;
+    let withinMs; // of the reconnect, if the server restarts
     if (signal.aborted) return;
     if (!response) {
       this.sendHello();
@@ -239,12 +243,12 @@ export class EventStreamTransport extends HttpTransport {
       for await (const event of events(response.body)) {
         this.allowSilence(SILENCE_S * 1000);
         this.#onEvent(event);
-        restarting ||= "retry" in event;
+        withinMs ??= event.retry;
       }
     }
     if (signal.aborted) return;
     const unfinished = this.registry.wantedJobs.filter((job) => !job.finished && !job.rejected);
-    if (restarting) this.fail({ code: 1012, reason: "restarting" });
+    if (withinMs) this.fail({ code: 1012, reason: "restarting", withinMs });
     else if (unfinished.some((job) => jobs.includes(job))) this.fail({ code: 1006, reason: "The stream ended." });
     else this.schedule(unfinished.length ? SUBSCRIBE_DEBOUNCE_MS : FINISHED_RECHECK_MS);
   }

@@ -49,6 +49,7 @@ CLOSE_POLICY_VIOLATION, CLOSE_MESSAGE_TOO_BIG = 1008, 1009
 class _Hello(Struct):
     now: Timestamp
     silence_s: float | None = None  # after how long without a message the connection is lost
+    reconnect_s: float | None = None  # within which time to reconnect, because the notifier is about to restart
 
 
 class _Error(Struct):
@@ -195,6 +196,7 @@ class NotifierConnection:
             repeated = message.hello.silence_s is not None
             self._clock.receive(message.hello.now, time.monotonic(), repeated=repeated)
             self._delays.reset()
+            self._delays.restart_spread_s = message.hello.reconnect_s
             self._greeted, self._polling = True, False
         return message.hello
 

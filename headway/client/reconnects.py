@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from headway.backoff import full_jitter_s
 
-# A replica that stops closes its connections with 1012: their clients come back spread over the first two seconds.
+# The clients of a replica that is lost come back spread over the first two seconds. One that drains spreads them:
+# it closes their connections one after the other, and says within which time they come back.
 RECONNECT_SPREAD_S, RECONNECT_CAP_S = 2.0, 4.0
 OVERLOAD_CAP_S = 10.0
 CLOSE_TRY_AGAIN_LATER = 1013
@@ -18,6 +19,7 @@ class ReconnectDelays:
 
     def __init__(self) -> None:
         self.failures = 0
+        self.restart_spread_s: float | None = None  # as the last hello of a replica that restarts says
 
     def reset(self) -> None:
         """Forget the failures, because the connection works."""
@@ -30,6 +32,9 @@ class ReconnectDelays:
             code: the close code, or the HTTP status with which the upgrade was refused.
             retry_after_s: the delay that the server asks for.
         """
+        if self.failures == 0 and self.restart_spread_s is not None:
+            self.failures = 1
+            return full_jitter_s(0, self.restart_spread_s, self.restart_spread_s)
         if code == CLOSE_TRY_AGAIN_LATER:
             self.failures = max(self.failures, FAILURES_WHEN_OVERLOADED)
         overloaded = code in OVERLOAD_CODES

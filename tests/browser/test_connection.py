@@ -77,6 +77,24 @@ def test_clients_return_spread_over_two_seconds(count: int, loss: str) -> None:
     assert peak <= 1.5 * count / 20
 
 
+def test_server_that_drains_may_ask_for_an_earlier_reconnect() -> None:
+    """Its last hello says within which time its clients reconnect."""
+    script = """
+      const registry = { wantedJobs: [], lists: [], connectionUpdate: { state: "connecting" } };
+      for (let count = 0; count < 300; count++) new FallbackConnection("http://live.test", registry, () => {});
+      for (const socket of [...transports]) socket.accept();
+      await pass(100);
+      for (const socket of [...transports]) socket.accept({ silence_s: 50, reconnect_s: 0.5 });
+      transports.forEach((socket) => socket.lose(1012));
+      const lostAt = transports[0].closedAt;
+      await pass(2_100);
+      result = transports.slice(300).map(({ openedAt }) => openedAt - lostAt);
+    """
+    delays = simulate(script)
+    assert len(delays) == 300
+    assert 400 < max(delays) <= 500
+
+
 @pytest.mark.parametrize("worked", [True, False])
 def test_fallbacks_are_opened_one_after_the_other_once_a_websocket_has_worked(worked: bool) -> None:
     """A page opens no fallback beside a WebSocket that has worked, and tries one if the WebSocket stays blocked."""

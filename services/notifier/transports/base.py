@@ -25,6 +25,8 @@ from ..watching.snapshot import PublishedSnapshot
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 LOG_FORBIDDEN = "The log of this job is only for tokens with the scope `details`."
+RECONNECT_SPREAD_S = 2.0  # the time over which clients reconnect after a loss
+MIN_RECONNECT_SPREAD_S = 0.5  # the same for clients that a drain has closed one after the other
 MAX_BUFFERED_BYTES = 256 * 1024  # in a connection's write buffer; more is backpressure
 
 
@@ -111,6 +113,9 @@ class ClientConnection(ABC):
     @abstractmethod
     def send_away(self) -> None:
         """Close the connection, so that its client reconnects, possibly to another replica."""
+
+    def announce_restart(self, now: Timestamp, reconnect_s: float) -> None:  # noqa: B027
+        """Called before `close_for_restart`: tell the client within which time to reconnect."""
 
     async def close_for_restart(self) -> None:
         """Close the connection, because this replica restarts."""

@@ -18,7 +18,6 @@ STREAM_HEADERS = {
     "X-Accel-Buffering": "no",  # https://nginx.org/en/docs/http/ngx_http_proxy_module.html#proxy_buffering
 }
 LINE_BREAKS_TO_SPACES = bytes.maketrans(b"\r\n", b"  ")
-RECONNECT_DELAY_RANGE_MS = (500, 2_000)  # the range of random reconnect delays
 
 
 class ResumePoint(NamedTuple):
@@ -44,9 +43,9 @@ def encode_heartbeat(now: Timestamp, *, chunked: bool) -> bytes:
     return encode_chunk(comment) if chunked else comment
 
 
-def retry_event() -> bytes:
-    """Return a random reconnect delay, so that clients do not all reconnect at the same time."""
-    return b"retry: %d\n\n" % random.randint(*RECONNECT_DELAY_RANGE_MS)  # noqa: S311 - it spreads load
+def retry_event(max_s: float) -> bytes:
+    """Return a random reconnect delay up to a maximum, so that clients do not all reconnect at the same time."""
+    return b"retry: %d\n\n" % random.uniform(max_s * 250, max_s * 1000)  # noqa: S311 - it spreads load
 
 
 def encode_snapshot(snapshot: PublishedSnapshot) -> bytes:

@@ -23,7 +23,7 @@ from ..settings import NotifierSettings
 from ..watching.hub import Subscription
 from ..watching.synchronizer import SnapshotSynchronizer
 from .auth import TokenAuth, WatchRequest
-from .base import ClientConnection
+from .base import MIN_RECONNECT_SPREAD_S, RECONNECT_SPREAD_S, ClientConnection
 from .refusals import RejectedToken, too_many_watches
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -276,8 +276,14 @@ class ConnectionRegistry:
         self.draining = True
         async with asyncio.TaskGroup() as closing:
             await self._close_evenly(
-                self._settings.drain_s, lambda connection: closing.create_task(_close_for_restart(connection))
+                self._settings.drain_s, lambda connection: closing.create_task(self._close_for_restart(connection))
             )
+
+    async def _close_for_restart(self, connection: ClientConnection) -> None:
+        with isolated(connection):
+            spread_s = max(MIN_RECONNECT_SPREAD_S, RECONNECT_SPREAD_S - self._settings.drain_s)
+            connection.announce_restart(self._clock.now(), spread_s)
+            await connection.close_for_restart()
 
     async def _close_evenly(
         self, over_s: float, close: Callable[[ClientConnection], object], goes_on: Callable[[], bool] = lambda: True
@@ -292,8 +298,3 @@ class ConnectionRegistry:
             if connection in self._connections:
                 self.flush(connection)
                 close(connection)
-
-
-async def _close_for_restart(connection: ClientConnection) -> None:
-    with isolated(connection):
-        await connection.close_for_restart()

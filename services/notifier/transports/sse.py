@@ -26,7 +26,7 @@ from ..logs.store import LogStore
 from ..records.store import JobStore
 from ..watching.snapshot import PublishedSnapshot
 from .auth import TokenAuth, WatchRequest, request_origin
-from .base import ClientConnection, MessageConnection, StreamConnection
+from .base import RECONNECT_SPREAD_S, ClientConnection, MessageConnection, StreamConnection
 from .event_format import (
     STREAM_HEADERS,
     ResumePoint,
@@ -67,6 +67,7 @@ class EventStream(MessageConnection, StreamConnection):
         self._resume_at = resume_at  # what the client has; of a stream of one job and its log
         self._follows_logs = follows_logs
         self._lingers_until: float | None = None
+        self._reconnect_s = RECONNECT_SPREAD_S
 
     def send_snapshot(self, job_id: str, snapshot: PublishedSnapshot) -> bool:
         """Send a snapshot; return False if the connection is backpressured."""
@@ -123,9 +124,13 @@ class EventStream(MessageConnection, StreamConnection):
         if not self.is_backpressured():
             self.write(encode_heartbeat(now, chunked=self._chunked))
 
+    def announce_restart(self, now: Timestamp, reconnect_s: float) -> None:  # noqa: ARG002
+        """Limit the reconnect delay with which the stream ends."""
+        self._reconnect_s = reconnect_s
+
     def send_away(self) -> None:
         """End the stream with a reconnect delay."""
-        self.write(self._encode(retry_event()))
+        self.write(self._encode(retry_event(self._reconnect_s)))
         self.end(CloseCode.TRY_AGAIN_LATER)
 
     def reap(self) -> None:
@@ -207,7 +212,7 @@ class EventStreamHandler:
         resume_at: ResumePoint | None = None,
     ) -> web.StreamResponse:
         if self._registry.sends_away:
-            response, _ = await start_stream(request, STREAM_HEADERS, retry_event())
+            response, _ = await start_stream(request, STREAM_HEADERS, retry_event(RECONNECT_SPREAD_S))
             return response
         self._registry.ensure_capacity()
         response, chunked = await start_stream(request, STREAM_HEADERS, time_comment(self._store.clock.now()))

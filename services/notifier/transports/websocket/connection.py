@@ -18,7 +18,7 @@ from ...watching.snapshot import PublishedSnapshot
 from ..base import MessageConnection
 from ..refusals import TokenAllowance
 from .base import WebSocket
-from .protocol import encode_heartbeat, encode_log, encode_snapshot, encode_text
+from .protocol import encode_heartbeat, encode_hello, encode_log, encode_snapshot, encode_text
 
 MAX_LISTS = 20  # of a connection
 MESSAGES_PER_LIST = 20  # that a list counts as: Redis reads up to 2,000 records for it
@@ -100,3 +100,8 @@ class WebSocketConnection(MessageConnection, WebSocket):
     def encode_heartbeat(self, now: Timestamp) -> bytes:
         """Return a hello and a ping."""
         return encode_heartbeat(now, self.settings.max_silence_s)
+
+    def announce_restart(self, now: Timestamp, reconnect_s: float) -> None:
+        """Send a last hello."""
+        if not self.closing:
+            self.write(encode_hello(now, self.settings.max_silence_s, reconnect_s))

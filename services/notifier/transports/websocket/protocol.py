@@ -30,9 +30,16 @@ def encode_text(data: bytes) -> bytes:
     return Frame(Opcode.TEXT, data).serialize(mask=False)
 
 
-def encode_hello(now: Timestamp, silence_s: float) -> bytes:
-    """Return a hello: the server's time, and after how long without a message the client reconnects."""
-    return encode_text(b'{"hello":{"now":%b,"silence_s":%g}}' % (now.to_json(), silence_s))
+def encode_hello(now: Timestamp, silence_s: float, reconnect_s: float | None = None) -> bytes:
+    """Return a hello.
+
+    Args:
+        now: the server's time.
+        silence_s: after how long without a message the client reconnects.
+        reconnect_s: within which time the client reconnects, after this server has closed the connection.
+    """
+    last = b"" if reconnect_s is None else b',"reconnect_s":%g' % reconnect_s
+    return encode_text(b'{"hello":{"now":%b,"silence_s":%g%b}}' % (now.to_json(), silence_s, last))
 
 
 @lru_cache(maxsize=1)  # encoded once for all connections

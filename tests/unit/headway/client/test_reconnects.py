@@ -30,6 +30,15 @@ def test_20000_clients_spread_their_reconnects_over_two_seconds(code: int | None
     assert min(tenths) > 0.8 * CLIENTS / 20
 
 
+def test_a_replica_that_drains_may_ask_for_an_earlier_reconnect() -> None:
+    """Its last hello counts for the first attempt alone; after a failure the delays are as usual."""
+    delays = [ReconnectDelays() for _ in range(500)]
+    for delay in delays:
+        delay.restart_spread_s = 0.5
+    for longest in (0.5, 4):
+        assert max(delay.next_s(RESTART) for delay in delays) == pytest.approx(longest, rel=0.1)
+
+
 def test_failures_make_delays_longer() -> None:
     """The longest delay doubles with each failure up to a limit; a connection that works resets it."""
     delays, rounds = [ReconnectDelays() for _ in range(500)], 6

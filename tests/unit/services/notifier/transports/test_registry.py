@@ -60,6 +60,7 @@ class FakeConnection(ClientConnection):
         super().__init__(cast(asyncio.Transport, FakeTransport()), None)
         self.closed_at: float | None = None
         self.restarted = False
+        self.reconnect_s: float | None = None
         self.heartbeats: list[tuple[float, Timestamp]] = []
         self._clock = clock
         self._closed = closed
@@ -85,6 +86,11 @@ class FakeConnection(ClientConnection):
         self.closed_at = self._clock.now
         self._closed(self)
 
+    def announce_restart(self, now: Timestamp, reconnect_s: float) -> None:
+        """Record within which time the client reconnects."""
+        assert self.closed_at is None
+        self.reconnect_s = reconnect_s
+
     async def close_for_restart(self) -> None:
         """Record that the replica restarts, and close."""
         self.restarted = True
@@ -94,10 +100,10 @@ class FakeConnection(ClientConnection):
 class Replica:
     """A registry with some connections, of a replica that may be without Redis."""
 
-    def __init__(self, clock: Clock, count: int) -> None:
+    def __init__(self, clock: Clock, count: int, drain_s: float = DRAIN_S) -> None:
         self.unready = True
         settings = SimpleNamespace(
-            drain_s=DRAIN_S,
+            drain_s=drain_s,
             max_connections=1_000_000,
             max_watches=1,
             ping_s=PING_S,
@@ -300,6 +306,27 @@ async def test_the_heartbeat_of_a_stream_is_a_comment(chunked: bool) -> None:
     transport.buffered = MAX_BUFFERED_BYTES + 1
     stream.heartbeat(now)
     assert transport.written.count(block) == 1
+
+
+@pytest.mark.parametrize(("drain_s", "reconnect_s"), [(0, 2.0), (1, 1.0), (10, 0.5)])
+async def test_clients_spread_their_reconnects_only_as_far_as_the_drain_has_not(
+    clock: Clock, drain_s: float, reconnect_s: float
+) -> None:
+    """A drain that takes seconds has spread the clients, so that they return within half a second."""
+    replica = Replica(clock, 4, drain_s)
+    await replica.registry.drain()
+    assert [connection.reconnect_s for connection in replica.connections] == [reconnect_s] * 4
+
+
+async def test_a_stream_that_ends_for_a_restart_reconnects_as_early_as_the_drain_permits() -> None:
+    """Its delay is at most the announced time, otherwise up to 2 s."""
+    for announced_s, expected_ms in ((None, (500, 2000)), (0.5, (125, 500))):
+        transport = FakeTransport()
+        stream = EventStream(cast(asyncio.Transport, transport), None, {"job"}, set(), chunked=False)
+        if announced_s is not None:
+            stream.announce_restart(Timestamp.now(), announced_s)
+        await stream.close_for_restart()
+        assert expected_ms[0] <= int(transport.written.removeprefix(b"retry: ")) <= expected_ms[1]
 
 
 async def test_a_long_poll_that_is_sent_away_is_answered() -> None:

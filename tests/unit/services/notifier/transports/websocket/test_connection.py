@@ -6,6 +6,7 @@ websockets tests the parsing of frames. These tests check what the connection do
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
@@ -472,6 +473,18 @@ async def test_closing_for_a_restart_waits_for_the_client() -> None:
     assert not closing.done()
     server.connection.connection_lost(None)
     await closing
+
+
+async def test_a_restart_is_announced_by_a_last_hello() -> None:
+    """It says within which time to reconnect. After a close frame nothing is sent."""
+    server, now = Server(), Timestamp.now()
+    server.connection.announce_restart(now, 0.5)
+    (frame,) = server.transport.frames()
+    silence_s = server.connection.settings.max_silence_s
+    assert json.loads(bytes(frame.data)) == {"hello": {"now": str(now), "silence_s": silence_s, "reconnect_s": 0.5}}
+    server.connection.close(CloseCode.TRY_AGAIN_LATER, "reason")
+    server.connection.announce_restart(now, 0.5)
+    assert [frame.opcode for frame in server.transport.frames()] == [Opcode.CLOSE]
 
 
 async def test_a_client_of_a_replica_without_redis_is_sent_away() -> None:
