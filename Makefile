@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help up stores demo test test-manifests test-containers bench-worker bench-notifier bench-index bench-dashboard pictures check format lock release clean node browser prometheus
+.PHONY: help up stores demo roll test test-manifests test-containers bench-worker bench-notifier bench-index bench-dashboard pictures check format lock release clean node browser prometheus
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +25,9 @@ stores: $(VENV)/.local $(AZURITE) ## Run only Azurite and Valkey until Ctrl-C, f
 
 demo: $(VENV)/.local $(AZURITE) ## Run a few jobs in a separate system and show their progress in this terminal
 	@$(RUN) -m dev.demo
+
+roll: ## Restart or upgrade a running docker compose system, one replica at a time; ARGS="worker" for one service
+	@$(or $(PYTHON),false) deploy/compose/roll.py $(ARGS)
 
 # Tests often wait: two cores keep four workers busy. Each of them reads all modules, so that they are kept compiled.
 test: browser $(VENV)/.test $(AZURITE) ## Run all tests; ARGS="..." is passed to pytest, BROWSER=none skips the browser tests

@@ -24,6 +24,7 @@ from headway.json_codec import nesting_depth as nesting_depth
 from headway.labels import MAX_KIND_LENGTH, Labels
 from headway.timestamp import Timestamp as Timestamp
 
+SCHEMA_VERSION = 2  # of messages, reports and records, as docs/upgrading.md explains; version 0.1 had 1
 MAX_PAYLOAD_BYTES = 32 * 1024
 MAX_RESULT_BYTES = 32 * 1024
 MAX_CHECKPOINT_BYTES = 8 * 1024

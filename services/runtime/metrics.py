@@ -14,13 +14,14 @@ from contextlib import contextmanager
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
 from headway import __version__
+from headway.contracts import SCHEMA_VERSION
 from headway.trace_context import TraceContext, trace_fields
 
 from .unlocked_metrics import UnlockedCounter, UnlockedHistogram
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # no series with the creation time of each counter
 
-BUILD = Gauge("headway_build_info", "Which version is running?", ["version", "revision", "python"])
+BUILD = Gauge("headway_build_info", "Which version is running?", ["version", "revision", "python", "headway_schema"])
 REQUESTS = UnlockedCounter("http_requests", "How many HTTP requests were answered?", ["method", "route", "code"])
 REQUEST_DURATION = UnlockedHistogram(
     "http_request_duration_seconds", "How long did it take to answer a request?", ["method", "route"]
@@ -40,7 +41,7 @@ LAG_CHECK_INTERVAL_S = 0.5
 def set_build_info(environ: Mapping[str, str]) -> None:
     """Set the running version: that of the image, which its build names in the environment, or that of the package."""
     version, revision = environ.get("HEADWAY_VERSION") or __version__, environ.get("HEADWAY_REVISION") or "unknown"
-    BUILD.labels(version, revision, platform.python_version()).set(1)
+    BUILD.labels(version, revision, platform.python_version(), str(SCHEMA_VERSION)).set(1)
 
 
 def exemplar(trace: TraceContext | None) -> dict[str, str] | None:

@@ -91,20 +91,41 @@ class System:
             return receipt
 
 
+def build_image(version: str, tree: Path = ROOT) -> None:
+    """Build the image of a source tree."""
+    docker("build", "--network=host", "--quiet", f"--tag=headway:{version}", str(tree), timeout_s=900)
+
+
 @asynccontextmanager
-async def run_system(folder: Path) -> AsyncIterator[System]:
-    """Build the image and run the system until the block ends; write the containers' logs to `folder`."""
-    docker("build", "--network=host", "--quiet", f"--tag=headway:{IMAGE_VERSION}", ".", timeout_s=900)
+async def run_system(
+    folder: Path,
+    override_text: str = OVERRIDE,
+    *,
+    tree: Path = ROOT,
+    version: str = IMAGE_VERSION,
+    workers: int = 2,
+) -> AsyncIterator[System]:
+    """Build the image and run the system until the block ends; write the containers' logs to `folder`.
+
+    Args:
+        folder: a folder for the override file and the logs.
+        override_text: overrides compose.yaml.
+        tree: the source tree with the Dockerfile and compose.yaml.
+        version: the tag of the image.
+        workers: the number of workers.
+    """
+    build_image(version, tree)
     override = folder / "override.yaml"
-    override.write_text(OVERRIDE)
+    override.write_text(override_text)
     port, prometheus_port = map(str, free_ports(2))
-    environment = {"HEADWAY_PORT": port, "PROMETHEUS_PORT": prometheus_port, "HEADWAY_VERSION": IMAGE_VERSION}
-    options = (f"--project-name=headway-{port}", "--profile=monitoring", "--file=compose.yaml", f"--file={override}")
+    environment = {"HEADWAY_PORT": port, "PROMETHEUS_PORT": prometheus_port, "HEADWAY_VERSION": version}
+    files = (f"--project-directory={tree}", f"--file={tree}/compose.yaml", f"--file={override}")
+    options = (f"--project-name=headway-{port}", "--profile=monitoring", *files)
     url, prometheus_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{prometheus_port}"
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         system = System(url, prometheus_url, options, environment, session)
         try:
-            system.up()
+            system.up(workers=workers)
             yield system
         finally:
             (folder / "logs").write_text(system.compose("logs", "--no-color"))

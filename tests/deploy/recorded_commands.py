@@ -13,7 +13,7 @@ from dev.environment import ROOT
 from tests.documents import Document
 from tests.waiting import PATIENCE_S
 
-RECORDED = ("az", "docker", "kind", "kubectl")
+RECORDED = ("az", "docker", "kind", "kubectl", "make")
 # Writes a command in one piece, because the commands of a pipe run at the same time.
 RECORDER = """#!/bin/sh
 line=$(basename "$0")

@@ -115,8 +115,8 @@ class Trees:
         return command, folder, {**os.environ, **env, "PYTHONPATH": os.pathsep.join(path), "VERSION": version}
 
 
-def extract(folder: Path) -> Trees:
-    """Extract version 0.1 into a folder; skip the test if the repository does not have it."""
+def extract_files(folder: Path, *paths: str) -> None:
+    """Extract files of version 0.1 into a folder, all without `paths`; skip the test if the repository has no 0.1."""
     git = shutil.which("git")
     if git is None:
         pytest.skip("git is not installed: version 0.1 is taken from the repository's history")
@@ -125,11 +125,16 @@ def extract(folder: Path) -> Trees:
     if lookup.returncode != 0:
         error = lookup.stderr.strip()
         pytest.skip(f"no commit {COMMIT[:7]} (version 0.1), as in a source archive or a shallow clone: {error}")
-    trees = Trees(folder)
-    command += ["archive", "--format=zip", COMMIT, "headway", "services", "clients"]
+    command += ["archive", "--format=zip", COMMIT, *paths]
     archive = subprocess.run(command, capture_output=True, check=True).stdout
     with zipfile.ZipFile(io.BytesIO(archive)) as files:
-        files.extractall(trees.old)
+        files.extractall(folder)
+
+
+def extract(folder: Path) -> Trees:
+    """Extract version 0.1 into a folder; skip the test if the repository does not have it."""
+    trees = Trees(folder)
+    extract_files(trees.old, "headway", "services", "clients")
     _, cwd, env = trees.launch(OLD, "worker", {})
     probe = [sys.executable, "-c", "import headway, services; print(headway.__file__, services.__file__, sep='\\n')"]
     printed = subprocess.run(probe, cwd=cwd, env=env, capture_output=True, check=True, text=True).stdout

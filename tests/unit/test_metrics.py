@@ -20,6 +20,7 @@ import services.submitter.metrics
 import services.worker.metrics
 from dev.environment import ROOT
 from headway import __version__
+from headway.contracts import SCHEMA_VERSION
 from services.runtime.unlocked_metrics import UnlockedCounter, UnlockedHistogram
 from tests.documents import Document
 
@@ -126,7 +127,7 @@ def test_build_info_names_the_version_of_the_image() -> None:
         services.runtime.metrics.set_build_info(environ)
         python = platform.python_version()
         version, revision = labels
-        expected = {"version": version, "revision": revision, "python": python}
+        expected = {"version": version, "revision": revision, "python": python, "headway_schema": str(SCHEMA_VERSION)}
         assert REGISTRY.get_sample_value("headway_build_info", expected) == 1
     dockerfile = (ROOT / "Dockerfile").read_text()
     assert 'ENV HEADWAY_VERSION="${VERSION}" HEADWAY_REVISION="${REVISION}"' in dockerfile
