@@ -9,18 +9,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
-from uuid import uuid4
 
 from aiohttp import ClientConnectorError
 from azure.core.exceptions import AzureError, HttpResponseError, ResourceExistsError, ServiceRequestError
 from azure.storage.queue.aio import QueueClient, QueueServiceClient
 from msgspec import Struct
 
+from headway.azure.sdk_requests import RequestPolicy, Transport
 from headway.contracts import Timestamp
 
 API_VERSION = "2025-11-05"  # Azurite does not support the newest version, which is the SDK's default
 FOREVER = -1
-CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5, 15
 MAX_CONCURRENT_UPDATES = 32  # without a limit, a thousand simultaneous renewals would time out
 MAX_PAGE = 32  # messages per receive
 _NO_RETRY = {"retry_total": 0}
@@ -102,14 +101,22 @@ class JobQueue:
             name: the name of the queue.
             api_version: the version of the Azure Storage API.
         """
+        policy = RequestPolicy(transport := Transport())
+        options: dict[str, Any] = {
+            "api_version": api_version,
+            "transport": transport,
+            "retry_policy": policy,
+            "permit_redirects": False,  # the target of a redirect would get the signature
+        }
         async with AsyncExitStack() as stack:
             if account.startswith("https://"):
                 from azure.identity.aio import DefaultAzureCredential
 
                 identity = await stack.enter_async_context(DefaultAzureCredential())
-                service = QueueServiceClient(account, identity, **_options(api_version))
+                service = QueueServiceClient(account, identity, **options)
             else:
-                service = QueueServiceClient.from_connection_string(account, **_options(api_version))
+                service = QueueServiceClient.from_connection_string(account, **options)
+            policy.credential = service.credential
             yield cls(await stack.enter_async_context(service), name)
 
     async def send(self, text: str, *, delay_s: int = 0) -> None:
@@ -130,7 +137,6 @@ class JobQueue:
                 messages_per_page=min(count, MAX_PAGE),
                 visibility_timeout=visibility_s,
                 **_NO_RETRY,
-                **_request_options(),
             ).by_page()
             async for messages in pages:
                 return [message async for message in messages]
@@ -155,14 +161,14 @@ class JobQueue:
         """Set a message's visibility timeout, and its text if given; return the new pop receipt."""
         async with self._updating:
             updated = await self._jobs.update_message(
-                message_id, pop_receipt, text, visibility_timeout=visibility_s, **_NO_RETRY, **_request_options()
+                message_id, pop_receipt, text, visibility_timeout=visibility_s, **_NO_RETRY
             )
         return str(updated.pop_receipt)
 
     async def delete(self, message_id: str, pop_receipt: str) -> None:
         """Delete a message; do nothing if it does not exist or its pop receipt is outdated."""
         try:
-            await self._jobs.delete_message(message_id, pop_receipt, **_request_options())
+            await self._jobs.delete_message(message_id, pop_receipt)
         except HttpResponseError as error:
             if not is_receipt_invalid(error):
                 raise
@@ -209,24 +215,6 @@ def _response_time(date: str | None) -> Timestamp:
         return service_time(parsedate_to_datetime(date or "").timestamp(), local_time)
     except ValueError:  # a proxy has removed or changed the header
         return local_time
-
-
-def _options(api_version: str) -> dict[str, Any]:
-    # The SDK's default back-off would block for 84 s.
-    return {
-        "api_version": api_version,
-        "use_env_settings": False,
-        "connection_timeout": CONNECT_TIMEOUT_S,
-        "read_timeout": READ_TIMEOUT_S,
-        "retry_total": 2,
-        "initial_backoff": 0.3,
-        "increment_base": 0,
-        "random_jitter_range": 0.2,
-    }
-
-
-def _request_options() -> dict[str, Any]:
-    return {"client_request_id": str(uuid4())}  # the SDK's uuid1 takes a tenth of a request's time
 
 
 def is_receipt_invalid(error: HttpResponseError) -> bool:

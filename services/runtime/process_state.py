@@ -43,7 +43,8 @@ class ProcessState:
                 for timer in self._unused_timers:
                     signal.setitimer(timer, 0)
                 for get, set_again, value in self._saved:
-                    if get() != value:
+                    # Most are the same object. Comparing the task factory, a set, would take a time that grows with it.
+                    if (current := get()) is not value and current != value:
                         set_again(value)
                 return
 

@@ -26,6 +26,7 @@ MIN_POLL_INTERVAL_S = 0.1
 MAX_POLL_INTERVAL_WITHOUT_WAKEUPS_S = 1.0  # while the notifier cannot send wake-ups
 MAX_ERROR_BACKOFF_S = 5.0
 MAX_WAIT_S = 1.0  # for a free slot or the notifier
+REFILL_PAUSE_S = 0.005  # after all slots were taken: those that become free meanwhile share a request
 STALLED_AFTER_S = 60.0  # without an iteration, beyond the longest poll interval; then liveness fails
 SETTLE_TIMEOUT_S = 5.0  # for interrupted deliveries to release their messages
 
@@ -71,6 +72,7 @@ class Consumer:
                     self._wakeups.pause()
                     self._slot_freed.clear()
                     await self._wait(self._slot_freed, MAX_WAIT_S)
+                    await self._wait(self._stopping, REFILL_PAUSE_S)
                 elif not self._deps.reporter.reachable.is_set():
                     await self._wait(self._deps.reporter.reachable, MAX_WAIT_S)
                 else:

@@ -17,7 +17,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from dev.environment import ROOT
-from headway.azure.job_queue import CONNECT_TIMEOUT_S, READ_TIMEOUT_S
+from headway.azure.sdk_requests import CONNECT_TIMEOUT_S, READ_TIMEOUT_S
 from services.notifier.settings import NotifierSettings
 from services.notifier.transports.websocket.base import CLOSE_TIMEOUT_S
 from services.runtime.service import SHUTDOWN_TIMEOUT_S

@@ -10,6 +10,8 @@ import pytest
 
 from bench import meter
 from bench.figures import Row, markdown_table, percentile, read_csv, write_csv
+from bench.worker import requests
+from bench.worker.__main__ import RESULTS
 from bench.worker.figures import COLUMNS, MAX_CPU_RATIO, CpuThreshold
 from bench.worker.starts import Starts
 from bench.worker.systems import BARE, HEADWAY, systems
@@ -87,9 +89,11 @@ def test_no_two_systems_share_a_queue() -> None:
     assert len(set(queues)) == len(queues)
 
 
-def test_the_document_has_the_results() -> None:
+@pytest.mark.parametrize(
+    ("results", "columns"),
+    [(RESULTS, COLUMNS), (requests.RESULTS, requests.COLUMNS)],
+    ids=["worker", "requests"],
+)
+def test_the_document_has_the_results(results: Path, columns: dict[str, str]) -> None:
     """docs/performance.md has the table of the raw rows."""
-    assert (
-        markdown_table(read_csv(ROOT / "bench/results/worker.csv"), COLUMNS)
-        in (ROOT / "docs/performance.md").read_text()
-    )
+    assert markdown_table(read_csv(results), columns) in (ROOT / "docs/performance.md").read_text()

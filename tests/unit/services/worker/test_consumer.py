@@ -13,7 +13,7 @@ from azure.core.exceptions import ServiceRequestError
 
 from services.runtime.wakeup_client import WakeupClient
 from services.worker import consumer as module
-from services.worker.consumer import Consumer
+from services.worker.consumer import REFILL_PAUSE_S, Consumer
 from services.worker.wakeups import WakeupListener
 from tests.waiting import PATIENCE_S, wait_until
 
@@ -46,6 +46,9 @@ class RunningConsumer:
     def __init__(self, wakeups: WakeupListener, wakeup_client: WakeupClient, concurrency: int) -> None:
         self.queue, self.wakeups, self._wakeup_client = FakeQueue(), wakeups, wakeup_client
         self.waits_s: list[float] = []
+        self.in_wait = False
+        self.refill = asyncio.Event()  # ends the pause before slots are refilled
+        self.refill.set()
         self.deliveries: list[asyncio.Event] = []  # one for each running delivery; setting it ends the delivery
         self.crash: BaseException | None = None  # raised by the delivery that ends next
         self.task: asyncio.Task[None]
@@ -65,7 +68,7 @@ class RunningConsumer:
     def is_waiting(self) -> bool:
         """Whether the consumer waits between two polls or for a free slot."""
         full = len(self.deliveries) == self.consumer._concurrency
-        return (full or bool(self.waits_s and self.waits_s[-1] > 0)) and not self.wakeups.received.is_set()
+        return (full or (self.in_wait and self.waits_s[-1] > 0)) and not self.wakeups.received.is_set()
 
     def passed_on(self) -> bool:
         """Return whether the consumer has passed a wake-up on since the last call."""
@@ -107,7 +110,12 @@ def run_consumer(monkeypatch: pytest.MonkeyPatch) -> RunConsumer:
 
             async def recorded_wait(event: asyncio.Event, seconds: float) -> None:
                 running.waits_s.append(seconds)
-                await wait(event, seconds)
+                running.in_wait = True
+                if seconds == REFILL_PAUSE_S:
+                    await running.refill.wait()
+                else:
+                    await wait(event, seconds)
+                running.in_wait = False
 
             monkeypatch.setattr(module, "Delivery", FakeDelivery)
             monkeypatch.setattr(module, "MIN_POLL_INTERVAL_S", 500.0)
@@ -197,6 +205,22 @@ async def test_consumer_fills_its_slots_before_it_passes_a_wakeup_on(run_consume
         await running.wait_for_polls(3)
         assert running.queue.requested_counts == [32, 32, 8]
         assert running.passed_on()
+
+
+async def test_slots_that_become_free_together_share_a_request(run_consumer: RunConsumer) -> None:
+    """After all slots were taken, the consumer waits a moment before it receives messages for the free ones."""
+    async with run_consumer(2) as running:
+        running.queue.messages = ["a", "b", "c", "d"]
+        running.wakeups.received.set()
+        await wait_until(lambda: len(running.deliveries) == 2)
+        running.refill.clear()
+        for delivery in list(running.deliveries):
+            delivery.set()
+            await wait_until(lambda: running.waits_s[-1] == REFILL_PAUSE_S)
+        await wait_until(lambda: not running.deliveries)
+        running.refill.set()
+        await wait_until(lambda: len(running.deliveries) == 2)
+        assert running.queue.requested_counts[-1] == 2
 
 
 async def test_failed_poll_does_not_lose_a_wakeup(run_consumer: RunConsumer, monkeypatch: pytest.MonkeyPatch) -> None:
