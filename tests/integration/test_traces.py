@@ -82,7 +82,7 @@ async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Trac
         }
         async with running(folder / "state", **env) as stack:
             yield TracedSystem(stack, collector)
-    assert {span.name for span in collector.spans} == HEADWAY_SPANS | OWN_SPANS
+    assert {span.name for span in collector.spans} <= HEADWAY_SPANS | OWN_SPANS
     assert not [body for body in collector.bodies if SECRET.encode() in body]
 
 

@@ -76,7 +76,7 @@ class TokenAuth:
     """
 
     def __init__(
-        self, verifier: ReloadingFile[TokenVerifier], origins: Collection[str] = (), *, by_job_id: bool = False
+        self, verifier: ReloadingFile[TokenVerifier], origins: Collection[str], *, by_job_id: bool = False
     ) -> None:
         self._verifier = verifier
         self.by_job_id = by_job_id

@@ -110,7 +110,7 @@ class RefusalLog:
         origins: the allowed origins; the metric counts all others as one.
     """
 
-    def __init__(self, origins: Collection[str] = ()) -> None:
+    def __init__(self, origins: Collection[str]) -> None:
         self._origins = frozenset(origins)
         self._budget = TokenBucket(LOGGED_PER_S, LOGGED_BURST, time.monotonic())
         self._suppressed = 0  # lines since the last one

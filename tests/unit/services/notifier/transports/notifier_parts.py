@@ -93,7 +93,7 @@ class Replica:
         self.keys = keys
         self.signer = TokenSigner((keys / "token.pem").read_text())
         self.public_keys = keys / "token.pub.pem"
-        self.auth = TokenAuth(ReloadingFile(self.public_keys, TokenVerifier))
+        self.auth = TokenAuth(ReloadingFile(self.public_keys, TokenVerifier), [])
         self.hub, self.pubsub = Hub(), FakePubSub()
         self.synchronizer = SnapshotSynchronizer(self.hub, cast(Any, None), cast(Any, self.pubsub), 5.0)
         self.settings = cast(NotifierSettings, SimpleNamespace(**{**SETTINGS, **settings}))

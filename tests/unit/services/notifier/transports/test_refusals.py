@@ -62,7 +62,7 @@ def test_refused_tokens_are_logged_at_a_limited_rate(monkeypatch: pytest.MonkeyP
     """All of them are counted; a line says how many lines before it are missing."""
     clock = Clock()
     monkeypatch.setattr(module, "time", clock)
-    refusal_log, before = RefusalLog(), refusals("invalid_token")
+    refusal_log, before = RefusalLog([]), refusals("invalid_token")
     with capture_logs() as lines:
         for _ in range(1_000):
             refusal_log.add_token("invalid_token", "a job", None)
