@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 
+import msgspec
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 from dev.environment import ROOT
 from headway.cli.command import _parser
-from tests.deploy.manifests import COMPOSE
+from tests.deploy.manifests import COMPOSE, SERVICES
 from tests.deploy.recorded_commands import of_program, options, run_commands
 from tests.documents import Document
+
+PAGE = Document("docs/run-in-production.md")
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +23,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
     folder = tmp_path_factory.mktemp("production")
     for name in ("deploy", "Dockerfile", "compose.yaml"):
         (folder / name).symlink_to(ROOT / name)
-    return run_commands(Document("docs/run-in-production.md"), folder)
+    return run_commands(PAGE, folder)
 
 
 def test_compose_commands_name_services_and_profiles(commands: list[list[str]]) -> None:
@@ -44,6 +48,15 @@ def test_compose_commands_keep_the_replicas(commands: list[list[str]]) -> None:
                 assert count >= running.get(service, 1), (service, arguments)
                 running[service] = count
     assert (running["notifier"], running["worker"]) == (5, 3)
+
+
+def test_override_names_services_and_settings() -> None:
+    """The services of the override are in compose.yaml, and their variables are settings."""
+    (override,) = [text for title, text in PAGE.examples("yaml") if title == "On one machine"]
+    for name, service in yaml.safe_load(override)["services"].items():
+        assert service["deploy"].keys() == COMPOSE[name]["deploy"].keys()
+        settings = {field.name.upper() for field in msgspec.structs.fields(SERVICES[name])}
+        assert service["environment"].keys() <= settings
 
 
 def test_image_is_built_with_declared_arguments(commands: list[list[str]]) -> None:
