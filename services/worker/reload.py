@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -40,7 +40,7 @@ class CodeReloader:
             if current == previous:
                 continue
             files = {*current, *previous}
-            changed = sorted(str(file) for file in files if current.get(file) != previous.get(file))
+            changed = sorted(file for file in files if current.get(file) != previous.get(file))
             previous = current
             if (problem := await _import_error(modules)) is not None:
                 log.error("code_import_failed", changed=changed, problem=problem)
@@ -55,24 +55,26 @@ class CodeReloader:
             os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - its own command line
 
 
-def _file_mtimes() -> dict[Path, int]:
-    mtimes = {}
-    for file in set(_files()):
-        try:
-            mtimes[file] = file.stat().st_mtime_ns
-        except OSError:
-            mtimes[file] = 0
-    return mtimes
-
-
-def _files() -> Iterator[Path]:
+def _file_mtimes() -> dict[str, int]:
+    """Return the modification times of the files to monitor in ns, by path; 0 for a file that cannot be read."""
+    mtimes: dict[str, int] = {}
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
         if file is None or _is_installed(file):
             continue
-        yield Path(file)
         if hasattr(module, "__path__"):  # a package: new files count as a change
-            yield from Path(file).parent.glob("*.py")
+            with suppress(OSError), os.scandir(Path(file).parent) as entries:
+                mtimes.update((entry.path, _mtime(entry)) for entry in entries if entry.name.endswith(".py"))
+        elif file not in mtimes:
+            mtimes[file] = _mtime(Path(file))
+    return mtimes
+
+
+def _mtime(file: Path | os.DirEntry[str]) -> int:
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 @cache
