@@ -28,7 +28,7 @@ class InvalidRow(Exception):
 
 async def wait_for_file(path: str) -> None:
     """Wait until a test creates a file."""
-    while not await asyncio.to_thread(Path(path).exists):
+    while not Path(path).exists():
         await asyncio.sleep(0.05)
 
 
