@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 
 from dev.environment import ROOT
 
+# The certificates with which pip checks the registry; `conftest.py` changes them when the tests begin.
+CERTIFICATES = {name: value for name, value in os.environ.items() if name.startswith("SSL_CERT_")}
 PINNED = re.compile(r"^[\w.-]+==[^\\\n]+", re.MULTILINE)
 
 

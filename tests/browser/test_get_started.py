@@ -11,7 +11,7 @@ from tests.browser import new_user
 from tests.browser.conftest import PageErrors, open_page
 from tests.browser.embedding import part
 from tests.browser.new_user import Machine
-from tests.installed_wheel import constraints
+from tests.installed_wheel import CERTIFICATES, constraints
 from tests.terminal import Terminal
 from tests.waiting import PATIENCE_S
 
@@ -27,8 +27,8 @@ def machine(stores: dict[str, str], tmp_path: Path) -> Machine:
 
 async def test_from_an_empty_folder_to_a_bar(page: Page, machine: Machine) -> None:
     """Every command of the page works, and the bar survives a reload and a killed notifier."""
-    pinned = {"PIP_CONSTRAINT": str(machine.folder / "pinned.txt")}
-    async with machine.terminal("services", **pinned) as first, machine.terminal("app") as second:
+    pip = {"PIP_CONSTRAINT": str(machine.folder / "pinned.txt"), "PIP_COMPILE": "0"}  # Python compiles what it imports
+    async with machine.terminal("services", **pip, **CERTIFICATES) as first, machine.terminal("app") as second:
         await first.run(new_user.INSTALL, timeout_s=600)
         (machine.letters / "jobs.py").write_text(new_user.JOBS)
         machine.localize_settings()
