@@ -166,6 +166,7 @@ async def test_each_attempt_has_a_span_with_its_outcome(system: TracedSystem) ->
     attempts = await system.collector.find_all(4, "process jobs", id=receipt["id"])
     assert {(span.trace_id, span.parent) for span in attempts} == {(TRACE_ID, attempts[0].parent)}
     assert [span.attributes["headway.job.generation"] for span in attempts] == [0, 0, 1, 1]
+    assert (await system.collector.find("POST /jobs/{id}/redrive")).attributes["http.response.status_code"] == 202
 
 
 async def test_a_cancelled_attempt_has_not_failed(system: TracedSystem, tmp_path: Path) -> None:
@@ -200,6 +201,7 @@ async def test_jobs_that_come_from_a_job_lead_to_it(system: TracedSystem) -> Non
     original = await system.collector.find("send jobs", id=receipt["id"])
     assert send.links == [(TRACE_ID, original.span_id)]
     assert send.trace_id != TRACE_ID
+    assert (await system.collector.find("POST /jobs/{id}/rerun")).span_id == send.parent
 
 
 async def test_an_action_on_many_jobs_has_a_span(system: TracedSystem) -> None:
@@ -207,7 +209,9 @@ async def test_an_action_on_many_jobs_has_a_span(system: TracedSystem) -> None:
     body = {"action": "redrive", "filter": {"kind": "missing"}}
     async with system.stack.session.post(f"{system.stack.url}/bulk", json=body) as response:
         receipt = await response.json()
-    assert (await system.attempt(receipt)).attributes["headway.job.kind"] == "headway.bulk"
+    attempt = await system.attempt(receipt)
+    assert attempt.attributes["headway.job.kind"] == "headway.bulk"
+    assert (await system.collector.find("POST /bulk")).trace_id == attempt.trace_id
 
 
 async def test_a_trace_that_its_caller_does_not_record_is_not_recorded(system: TracedSystem) -> None:
