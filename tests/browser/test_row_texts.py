@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from playwright.async_api import Page
+from playwright.async_api import Browser, Page
 
 from tests.browser.job_states import JOB_STATES, NOTHING, NOW, RUNNING, after
 from tests.browser.live_site import LiveSite
@@ -30,12 +31,14 @@ LINES = {
 }
 
 
-@pytest.fixture
-async def texts(page: Page, site: LiveSite) -> Page:
-    """Return a page that can import the modules."""
-    site.page = "<!doctype html><title>Texts</title>"
-    await page.goto(f"{site.origin}/embedding")
-    return page
+@pytest.fixture(scope="module")
+async def texts(browser: Browser, running_site: LiveSite) -> AsyncIterator[Page]:
+    """Open a page that can import the modules, one for all tests: the functions that they call change nothing in it."""
+    running_site.page = "<!doctype html><title>Texts</title>"
+    async with await browser.new_context(locale="en-US") as context:
+        page = await context.new_page()
+        await page.goto(f"{running_site.origin}/embedding")
+        yield page
 
 
 async def call(page: Page, module: str, expression: str) -> Any:
