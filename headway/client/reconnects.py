@@ -7,6 +7,7 @@ from headway.backoff import full_jitter_s
 # The clients of a replica that is lost come back spread over the first two seconds. One that drains spreads them:
 # it closes their connections one after the other, and says within which time they come back.
 RECONNECT_SPREAD_S, RECONNECT_CAP_S = 2.0, 4.0
+MIN_RESTART_SPREAD_S = 0.5  # whatever the replica says
 OVERLOAD_CAP_S = 10.0
 CLOSE_TRY_AGAIN_LATER = 1013
 OVERLOAD_CODES = frozenset({CLOSE_TRY_AGAIN_LATER, 429, 503})
@@ -34,7 +35,7 @@ class ReconnectDelays:
         """
         if self.failures == 0 and self.restart_spread_s is not None:
             self.failures = 1
-            return full_jitter_s(0, self.restart_spread_s, self.restart_spread_s)
+            return full_jitter_s(0, max(self.restart_spread_s, MIN_RESTART_SPREAD_S), RECONNECT_SPREAD_S)
         if code == CLOSE_TRY_AGAIN_LATER:
             self.failures = max(self.failures, FAILURES_WHEN_OVERLOADED)
         overloaded = code in OVERLOAD_CODES

@@ -95,6 +95,17 @@ def test_server_that_drains_may_ask_for_an_earlier_reconnect() -> None:
     assert 400 < max(delays) <= 500
 
 
+def test_no_server_can_make_its_clients_reconnect_in_a_tight_loop_or_never() -> None:
+    """A time that makes no sense, in a hello or in the `retry` of a stream, causes delays of half a second to two."""
+    script = f"""
+      const {{ reconnectDelayMs }} = await import("{CLIENT}/backoff.js");
+      const delays = (withinMs) => Array.from({{ length: 500 }}, () => reconnectDelayMs(0, {{ withinMs }}));
+      const times = [-1, 0, "0", "soon", NaN, 1e-9, 1e300, Infinity];
+      result = times.map((withinMs) => Math.max(...delays(withinMs)));
+    """
+    assert simulate(script) == pytest.approx([2000, 2000, 2000, 2000, 2000, 500, 2000, 2000], rel=0.1)
+
+
 @pytest.mark.parametrize("worked", [True, False])
 def test_fallbacks_are_opened_one_after_the_other_once_a_websocket_has_worked(worked: bool) -> None:
     """A page opens no fallback beside a WebSocket that has worked, and tries one if the WebSocket stays blocked."""

@@ -39,6 +39,15 @@ def test_a_replica_that_drains_may_ask_for_an_earlier_reconnect() -> None:
         assert max(delay.next_s(RESTART) for delay in delays) == pytest.approx(longest, rel=0.1)
 
 
+@pytest.mark.parametrize(("spread_s", "longest"), [(-1.0, 0.5), (0.0, 0.5), (1e-3, 0.5), (1e300, 2)])
+def test_no_replica_can_make_its_clients_reconnect_in_a_tight_loop_or_never(spread_s: float, longest: float) -> None:
+    """A time that makes no sense, in each hello, causes delays of up to half a second, or two."""
+    delays = [ReconnectDelays() for _ in range(500)]
+    for delay in delays:
+        delay.restart_spread_s = spread_s
+    assert max(delay.next_s(RESTART) for delay in delays) == pytest.approx(longest, rel=0.1)
+
+
 def test_failures_make_delays_longer() -> None:
     """The longest delay doubles with each failure up to a limit; a connection that works resets it."""
     delays, rounds = [ReconnectDelays() for _ in range(500)], 6
