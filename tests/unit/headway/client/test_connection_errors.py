@@ -109,7 +109,7 @@ def test_host_of_a_queue_is_named(
     (port,) = free_ports(1)
     account = f"AccountName=a;AccountKey=c2VjcmV0;QueueEndpoint=http://{host}:{port}/a"
     monkeypatch.setenv("QUEUE_CONNECTION_STRING", account)
-    monkeypatch.setattr("headway.azure.job_queue._options", lambda version: {"api_version": version, "retry_total": 0})
+    monkeypatch.setattr("headway.azure.sdk_requests.MAX_RETRIES", 0)
     assert main(command) == 1
     problem = (
         f"could not connect to {host}:{port}: Connection refused"
