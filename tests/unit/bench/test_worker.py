@@ -10,7 +10,7 @@ import pytest
 
 from bench import meter
 from bench.figures import Row, markdown_table, percentile, read_csv, write_csv
-from bench.worker import requests
+from bench.worker import requests, submissions
 from bench.worker.__main__ import RESULTS
 from bench.worker.figures import COLUMNS, MAX_CPU_RATIO, CpuThreshold
 from bench.worker.starts import Starts
@@ -91,8 +91,8 @@ def test_no_two_systems_share_a_queue() -> None:
 
 @pytest.mark.parametrize(
     ("results", "columns"),
-    [(RESULTS, COLUMNS), (requests.RESULTS, requests.COLUMNS)],
-    ids=["worker", "requests"],
+    [(RESULTS, COLUMNS), (requests.RESULTS, requests.COLUMNS), (submissions.RESULTS, submissions.COLUMNS)],
+    ids=["worker", "requests", "submissions"],
 )
 def test_the_document_has_the_results(results: Path, columns: dict[str, str]) -> None:
     """docs/performance.md has the table of the raw rows."""
