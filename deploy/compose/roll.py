@@ -86,7 +86,10 @@ def docker(*arguments: str) -> str:
     # In a session of its own, so that Ctrl-C does not end it; a second time if it came before the session.
     for _ in range(2):
         command = ["docker", *arguments]
-        completed = subprocess.run(command, check=False, capture_output=True, text=True, start_new_session=True)
+        try:
+            completed = subprocess.run(command, check=False, capture_output=True, text=True, start_new_session=True)
+        except OSError as error:
+            raise RollError(f"docker cannot be run: {error}") from error
         if completed.returncode >= 0:
             break
     if completed.returncode != 0:
@@ -129,9 +132,13 @@ class Replica:
         before = {container.id for container in containers(service)}
         scale = f"{service}={len(before) + 1}"
         docker("compose", "up", "--detach", "--no-deps", "--no-recreate", "--no-build", "--scale", scale, service)
-        (started,) = [container for container in containers(service) if container.id not in before]
-        say(f"  {started.name} starts")
-        return cls(service, started, signals)
+        started = [container for container in containers(service) if container.id not in before]
+        if len(started) != 1:
+            raise RollError(
+                f"{service} has {len(started)} new replicas instead of one: does another command change it, too?"
+            )
+        say(f"  {started[0].name} starts")
+        return cls(service, started[0], signals)
 
     def wait_until_used(self) -> None:
         """Wait until this replica is healthy and gets requests from the edge.

@@ -177,13 +177,20 @@ def test_client_side_apply_forgets_the_replicas(tmp_path: Path) -> None:
 
 
 def test_create_secrets_creates_what_services_need(tmp_path: Path) -> None:
-    """Each Secret has exactly the files that its service's settings name; a second run keeps the keys."""
+    """Each Secret has exactly the files that its service's settings name; a second run keeps the keys.
+
+    No other user may read the files, not even one that all users could read before.
+    """
     created = []
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    (keys / "redis-url").touch(0o644)
     for run in ("first", "second"):
         (tmp_path / run).mkdir()
         run_in_cluster(f"{K8S}/create-secrets ../keys", tmp_path / run)
         created.append(list(yaml.safe_load_all((tmp_path / run / "commands.applied").read_text())))
     assert created[0] == created[1]
+    assert {path.name for path in keys.iterdir() if path.stat().st_mode & 0o077} <= {"token.pub.pem"}
     secrets = {secret["metadata"]["name"]: secret for secret in created[0]}
     assert secrets.keys() == SERVICES.keys()
     for service, secret in secrets.items():
