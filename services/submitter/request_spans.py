@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from aiohttp import web
 
@@ -36,7 +37,7 @@ def traced(routes: Iterable[web.RouteDef], tracer: Tracer | None) -> list[web.Ro
 
 def _traced(route: web.RouteDef, tracer: Tracer) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
-        with tracer.server_span(route.method, route.path, request.path, trace_context(request)) as span:
+        with tracer.server_span(route.method, route.path, _path(request, route), trace_context(request)) as span:
             try:
                 response: web.StreamResponse = await route.handler(request)
             except HTTPProblem as problem:
@@ -49,6 +50,15 @@ def _traced(route: web.RouteDef, tracer: Tracer) -> Handler:
             return response
 
     return handle
+
+
+def _path(request: web.Request, route: web.RouteDef) -> str:
+    """Return the path of a request; an id that is not valid may be a token, and then it is that of the route."""
+    try:
+        UUID(request.match_info.get("id", ""))
+    except ValueError:
+        return route.path
+    return request.path
 
 
 def _set_status(span: Span, status: int) -> None:
