@@ -111,6 +111,15 @@ def test_azure_gets_the_alerts_with_their_parameters(commands: list[list[str]], 
     assert (folder / options(dashboard, "definition")[0]).exists()
 
 
+def test_each_identity_reads_only_the_secrets_of_its_service() -> None:
+    """The table gives it a role on the secrets that its provider names: a worker never reads the key of tokens."""
+    providers = objects_of_kind(render("overlays/azure"), "SecretProviderClass")
+    objects = {name: provider["spec"]["parameters"]["objects"] for name, provider in providers.items()}
+    readable = {row[0]: set(re.findall("`(headway-.*?)`", row[2])) for row in PAGE.table("On AKS") if row[0] != "keda"}
+    assert readable == {name: set(re.findall("objectName: (.*)", text)) for name, text in objects.items()}
+    assert readable["worker"] == {"headway-report-key"}
+
+
 def test_identities_trust_existing_accounts() -> None:
     """Each service account of the table is in the manifests, except that of KEDA's operator."""
     accounts = objects_of_kind(render("overlays/azure"), "ServiceAccount")
