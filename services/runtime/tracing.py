@@ -22,6 +22,8 @@ class TracingSettings(Settings, frozen=True, kw_only=True):
     """The address for spans, if it is not `OTEL_EXPORTER_OTLP_ENDPOINT` and `/v1/traces`."""
     otel_exporter_otlp_protocol: Literal["http/protobuf"] = "http/protobuf"
     """The protocol of the collector; gRPC is not supported."""
+    otel_exporter_otlp_traces_protocol: Literal["http/protobuf"] = "http/protobuf"
+    """The same, for spans only."""
     otel_sdk_disabled: bool = False
     """Whether traces are off although an address is set."""
     otel_service_name: str | None = None

@@ -58,13 +58,15 @@ def test_an_endpoint_turns_traces_on(env: dict[str, str], url: str | None) -> No
 
 def test_another_protocol_is_refused() -> None:
     """GRPC has another port and is not supported, so that nothing would arrive; an address must be one of HTTP."""
-    env = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4317"}
+    protocols = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc"}
+    env = {**protocols, "OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4317"}
     with pytest.raises(SettingsError) as raised:
         load(SubmitterSettings, {**SUBMITTER, **env})
     problems = str(raised.value).splitlines()
     assert [problem.partition(":")[0] for problem in problems] == [
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         "OTEL_EXPORTER_OTLP_PROTOCOL",
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
     ]
 
 
