@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 from headway.contracts import ENDED, JobStatus
@@ -69,20 +70,19 @@ class Subscription:
         return is_sent
 
 
+@dataclass(slots=True, eq=False)
 class Topic:
     """One watched job. Slow consumers and filtered subscriptions are kept apart; a broadcast does not touch them."""
 
-    __slots__ = ("filtered", "lagging", "last_read", "last_update", "pending", "status", "subscriptions", "version")
-
-    def __init__(self, now: float) -> None:
-        self.subscriptions: dict[Watcher, Subscription] = {}
-        self.lagging: dict[Watcher, Subscription] = {}  # their connection is backpressured
-        self.filtered: dict[Watcher, Subscription] = {}
-        self.pending: PublishedSnapshot | None = None  # the newest snapshot, kept once for all lagging watchers
-        self.last_update = now
-        self.last_read = now  # because of its silence
-        self.version = NO_VERSION
-        self.status: JobStatus = "queued"  # until a snapshot says more
+    last_update: float
+    last_read: float  # because of its silence
+    subscriptions: dict[Watcher, Subscription] = field(default_factory=dict)
+    lagging: dict[Watcher, Subscription] = field(default_factory=dict)  # their connection is backpressured
+    filtered: dict[Watcher, Subscription] = field(default_factory=dict)
+    pending: PublishedSnapshot | None = None  # the newest snapshot, kept once for all lagging watchers
+    version: int = NO_VERSION
+    status: JobStatus = "queued"  # until a snapshot says more
+    has_lease: bool = False
 
     def all(self) -> list[Subscription]:
         """Return all subscriptions."""
@@ -140,8 +140,12 @@ class Hub:
         )
 
     def stalest_running_s(self, now: float) -> float:
-        """Return for how many seconds the running job with the oldest news has had none; 0 without a running job."""
-        updates = (topic.last_update for topic in self._topics.values() if topic.status == "running")
+        """Return for how many seconds the running job with the oldest news has had none; 0 without a running job.
+
+        A job without a lease, which a program reports in one line, does not count: it may be silent for long.
+        """
+        topics = self._topics.values()
+        updates = (topic.last_update for topic in topics if topic.status == "running" and topic.has_lease)
         return now - min(updates, default=now)
 
     def __contains__(self, job_id: str) -> bool:
@@ -152,7 +156,7 @@ class Hub:
         topic = self._topics.get(subscription.job_id)
         first = topic is None
         if topic is None:
-            topic = self._topics[subscription.job_id] = Topic(now)
+            topic = self._topics[subscription.job_id] = Topic(last_update=now, last_read=now)
         topic.add(subscription)
         return first
 
@@ -179,7 +183,8 @@ class Hub:
             return 0, 0
         version = snapshot.version
         if version > topic.version:  # a publication may overtake a read
-            topic.version, topic.status, topic.last_update = version, snapshot.status, now
+            topic.version, topic.last_update = version, now
+            topic.status, topic.has_lease = snapshot.status, snapshot.has_lease
         replaced = 0
         if topic.pending is not None and version > topic.pending.version:
             topic.pending, replaced = snapshot, len(topic.lagging)

@@ -24,6 +24,7 @@ class SnapshotHeader(Struct, gc=False):
     id: str
     status: JobStatus
     version: Natural
+    lease_until: str | None = None
 
 
 _decode_header = msgspec.json.Decoder(SnapshotHeader).decode
@@ -37,9 +38,10 @@ class PublishedSnapshot:
         version: the version of the job's record.
         status: the job's status.
         ended: whether the job has ended.
+        has_lease: whether a worker has leased the job, which gives signs of life while it runs.
     """
 
-    __slots__ = ("_encoded", "ended", "status", "text", "version")
+    __slots__ = ("_encoded", "ended", "has_lease", "status", "text", "version")
 
     def __init__(self, text: bytes) -> None:
         """Parse the header.
@@ -55,6 +57,7 @@ class PublishedSnapshot:
         self.version = header.version
         self.status = header.status
         self.ended = header.status in ENDED
+        self.has_lease = header.lease_until is not None
         self._encoded: dict[Encoder, bytes] = {}
 
     @classmethod

@@ -71,7 +71,9 @@ class BrokenWatcher(FakeWatcher):
         self.failures.append(error)
 
 
-def snapshot(version: int, status: JobStatus = "running", result: bytes = b"null") -> PublishedSnapshot:
+def snapshot(
+    version: int, status: JobStatus = "running", result: bytes = b"null", lease_until: Timestamp | None = NOW
+) -> PublishedSnapshot:
     """Return a snapshot as the record script publishes it."""
     state = JobSnapshot(
         id=JOB,
@@ -81,6 +83,7 @@ def snapshot(version: int, status: JobStatus = "running", result: bytes = b"null
         result=Json(result),
         submitted_at=NOW,
         expires_at=NOW,
+        lease_until=lease_until,
     )
     return PublishedSnapshot(encode(state))
 
@@ -281,6 +284,16 @@ def test_the_stalest_running_job_decides_the_age() -> None:
     assert hub.stalest_running_s(100.0) == 40
     hub.broadcast(str(JOB), snapshot(3, "retrying"), 95.0)
     assert hub.stalest_running_s(100.0) == 0
+
+
+def test_a_running_job_without_a_lease_may_be_silent() -> None:
+    """A program that reports in one line gives no signs of life between its reports."""
+    hub = Hub()
+    hub.subscribe(Subscription(FakeWatcher(), GRANT, None), 0.0)
+    hub.broadcast(str(JOB), snapshot(1, lease_until=None), 10.0)
+    assert hub.stalest_running_s(1000.0) == 0
+    hub.broadcast(str(JOB), snapshot(2), 20.0)
+    assert hub.stalest_running_s(1000.0) == 980
 
 
 def test_a_watcher_s_new_subscription_replaces_the_earlier_one() -> None:
