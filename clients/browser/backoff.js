@@ -10,17 +10,16 @@ const OVERLOADED_MS = { base: 2_000, max: 10_000 };
 const RETRY_MS = { base: 2_000, max: 60_000 };
 const POLL_MS = { base: 3_000, max: 60_000 };
 const UPGRADE_MS = { base: 15_000, max: 240_000 };
-const MIN_RESTART_MS = 500;
 const OVERLOAD_CODES = new Set([1013, 503]);
 
 /**
  * Return the delay before a connection is opened again, after failures in a row, and with the last close code or status.
- * A server that restarts may have said within which time; it has closed its connections one after the other. Whatever it
- * says, the delays are neither so short that they are load, nor longer than usual.
+ * A server that restarts may have asked for less than a second: it closes its connections one after the other. Any other
+ * time that it says causes the usual delays.
  */
-export function reconnectDelayMs(failures, { code, withinMs } = {}) {
-  if (failures === 0 && withinMs > 0) return Math.random() * Math.min(Math.max(withinMs, MIN_RESTART_MS), RECONNECT_MS.base);
-  return Math.random() * backoff(OVERLOAD_CODES.has(code) ? OVERLOADED_MS : RECONNECT_MS, failures);
+export function reconnectDelayMs(failures, { code, reconnect_s }) {
+  const limits = OVERLOAD_CODES.has(code) ? OVERLOADED_MS : RECONNECT_MS;
+  return Math.random() * backoff(limits, reconnect_s < 1 ? -2 : failures); // -2: up to half a second
 }
 
 /** Return the delay before a page's own server is asked again, after failures in a row. */

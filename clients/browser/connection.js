@@ -17,8 +17,7 @@ const MAX_RANK = TRANSPORTS.length - 1;
 const FALLBACK_DELAY_MS = [1_500, 1_000, 8_000]; // by rank: before the next transport is tried as well
 const HELLO_TIMEOUT_MS = 8_000;
 const PROVEN_HELLO_TIMEOUT_MS = 4_000; // of a WebSocket that has worked: its path may be frozen, and a new one free
-const NO_HELLO = { code: 1006, reason: "The server sent no hello in time." };
-const NO_HELLO_DELAY_MS = 1_000; // at most: the attempt itself was a delay
+const NO_HELLO = { code: 1006, reason: "The server sent nothing in time.", reconnect_s: 0 }; // the attempt was a delay
 const TAKEOVER_MS = 2_000; // to replace the connection of another tab before it counts as lost
 const ORIGIN_RETRY_MS = 60_000; // after the origin seems to be refused: the cause may have been a proxy
 const PERMANENT_CODES = new Set([1008, 1009, 413, 422]); // the same request would be refused again
@@ -60,7 +59,7 @@ export class FallbackConnection {
     const { state, rank } = registry.connectionUpdate;
     this.#provenRank = rank;
     this.#firstRank = rank ?? 0;
-    if (state === "reconnecting") return this.#scheduleRound();
+    if (state === "reconnecting") return this.#scheduleRound({});
     this.#startRound();
     const detail = { code: 1006, reason: "The tab with the connection is gone." };
     if (state === "live") this.#timer = setTimeout(onUpdate, TAKEOVER_MS, { state: "reconnecting", detail });
@@ -192,8 +191,7 @@ export class FallbackConnection {
   }
 
   #scheduleRound(detail) {
-    const delayMs = reconnectDelayMs(this.#failures++, detail);
-    this.#timer = setTimeout(this.#startRound, detail === NO_HELLO ? Math.min(delayMs, NO_HELLO_DELAY_MS) : delayMs);
+    this.#timer = setTimeout(this.#startRound, reconnectDelayMs(this.#failures++, detail));
   }
 
   /**

@@ -79,8 +79,7 @@ class Transport {
 
 export class WebSocketTransport extends Transport {
   #socket;
-  #silenceMs = Infinity; // older servers do not repeat their hello
-  #withinMs; // of the reconnect, after the last hello of a server that restarts
+  #hello = {}; // the last one; older servers do not repeat it, and a server that restarts says in it when to reconnect
 
   constructor(url, registry, callbacks) {
     super(url, registry, callbacks);
@@ -93,15 +92,12 @@ export class WebSocketTransport extends Transport {
     }
     this.#socket.onopen = () => this.subscribe([...registry.wantedJobs, ...registry.lists]);
     this.#socket.onmessage = ({ data }) => this.#onSocketMessage(parseMessage(data));
-    this.#socket.onclose = ({ code, reason }) => this.fail({ code, reason, withinMs: this.#withinMs });
+    this.#socket.onclose = ({ code, reason }) => this.fail({ code, reason, reconnect_s: this.#hello.reconnect_s });
   }
 
   #onSocketMessage(message) {
-    if (message.hello) {
-      this.#silenceMs = message.hello.silence_s * 1000 || Infinity;
-      this.#withinMs = message.hello.reconnect_s * 1000 || undefined;
-    }
-    this.allowSilence(this.#silenceMs);
+    this.#hello = message.hello ?? this.#hello;
+    this.allowSilence(this.#hello.silence_s * 1000 || Infinity);
     this.onMessage(message);
   }
 
@@ -235,7 +231,6 @@ export class EventStreamTransport extends HttpTransport {
   async receive(jobs, { signal }) {
     this.allowSilence(FIRST_BYTE_TIMEOUT_MS);
     const response = await this.postWatches("/live/events", jobs, { signal });
-    let withinMs; // of the reconnect, if the server restarts
     if (signal.aborted) return;
     if (!response) {
       this.sendHello();
@@ -243,18 +238,17 @@ export class EventStreamTransport extends HttpTransport {
       for await (const event of events(response.body)) {
         this.allowSilence(SILENCE_S * 1000);
         this.#onEvent(event);
-        withinMs ??= event.retry;
       }
     }
     if (signal.aborted) return;
     const unfinished = this.registry.wantedJobs.filter((job) => !job.finished && !job.rejected);
-    if (withinMs) this.fail({ code: 1012, reason: "restarting", withinMs });
-    else if (unfinished.some((job) => jobs.includes(job))) this.fail({ code: 1006, reason: "The stream ended." });
+    if (unfinished.some((job) => jobs.includes(job))) this.fail({ code: 1006, reason: "The stream ended." });
     else this.schedule(unfinished.length ? SUBSCRIBE_DEBOUNCE_MS : FINISHED_RECHECK_MS);
   }
 
-  #onEvent({ "": now, event, data }) {
+  #onEvent({ "": now, event, data, retry }) {
     if (now) this.sendHello(now);
+    if (retry) this.fail({ code: 1012, reason: "restarting", reconnect_s: retry / 1000 });
     if (["job", "log", "error"].includes(event)) this.onMessage(parseMessage(`{"${event}":${data}}`));
   }
 }
