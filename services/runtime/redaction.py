@@ -27,7 +27,8 @@ _SECRETS = re.compile(
 # Checked before the slower pattern: each of its alternatives contains one of these strings, or "bearer".
 _SECRET_MARKERS = ("eyJ", "/progress/", "AccountKey=", "sig=", "@")
 _NAME_OF_SECRET = re.compile(
-    r"KEYS?(?![A-Z])|TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|CONNECTION_?STRING|(?<![A-Z])(?:DSN|SAS)(?![A-Z])",
+    r"KEYS?(?![A-Z])|TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|CONNECTION_?STRING|(?<![A-Z])(?:DSN|SAS)(?![A-Z])"
+    r"|OTLP\w*_HEADERS",  # with the key of the collector
     re.IGNORECASE,
 )
 

@@ -24,7 +24,17 @@ structlog.get_logger().warning("shop_failed", detail="refused: sw0rd-fish")
 
 @pytest.mark.parametrize(
     "name",
-    ["SHOP_KEY", "APIKEY", "api_key_2", "GH_TOKEN", "CLIENT_SECRET", "DB_PASSWORD", "QUEUE_CONNECTION_STRING"],
+    [
+        "SHOP_KEY",
+        "APIKEY",
+        "api_key_2",
+        "GH_TOKEN",
+        "CLIENT_SECRET",
+        "DB_PASSWORD",
+        "QUEUE_CONNECTION_STRING",
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+    ],
 )
 def test_values_of_variables_with_the_name_of_a_secret_are_hidden(name: str) -> None:
     """Each place of the value is hidden; the text around it stays."""
