@@ -44,8 +44,11 @@ def encode_heartbeat(now: Timestamp, *, chunked: bool) -> bytes:
 
 
 def retry_event(max_s: float) -> bytes:
-    """Return a random reconnect delay up to a maximum, so that clients do not all reconnect at the same time."""
-    return b"retry: %d\n\n" % random.uniform(max_s * 250, max_s * 1000)  # noqa: S311 - it spreads load
+    """Return a random reconnect delay up to a maximum, so that clients do not all reconnect at the same time.
+
+    It is at least half of the maximum: less than a second tells clients that their replica has spread them.
+    """
+    return b"retry: %d\n\n" % random.uniform(max_s * 500, max_s * 1000)  # noqa: S311 - it spreads load
 
 
 def encode_snapshot(snapshot: PublishedSnapshot) -> bytes:
