@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -30,7 +29,8 @@ DOC = Document("docs/recipes.md")
 CONVERT, REPORT_FAILURE = (text for _, text in DOC.examples("python"))
 ((_, CRONTAB),) = DOC.examples("cron")
 ((_, ON_FAILURE),) = DOC.examples("sh")
-CRON_JOB, ALERTS = (yaml.safe_load(text) for _, text in DOC.examples("yaml"))
+((_, CRON_JOB_YAML),) = DOC.examples("yaml")
+CRON_JOB = yaml.safe_load(CRON_JOB_YAML)
 LETTERS = (ROOT / "examples/app/jobs.py").read_text().replace("sleep(1)", "sleep(0.5)")
 
 # Prints the progress of a video of ten seconds as ffmpeg does; the file beside the target has its process ID.
@@ -194,23 +194,3 @@ async def test_app_gets_the_error_of_a_failed_job(stack: Stack) -> None:
     await asyncio.to_thread(report_all)
     link = receipts[1]["links"]["page"]
     assert notices == [f"InvalidPayload: Expected `array`, got `int` - at `$.to`\n{link}"]
-
-
-@pytest.mark.parametrize("rule", ALERTS["groups"][0]["rules"], ids=lambda rule: rule["alert"])
-async def test_alerts_name_series_of_an_idle_system(stack: Stack, rule: dict[str, Any]) -> None:
-    """Each series in an alert exists before the first failure, so that Prometheus sees the increase."""
-    names = re.findall(r"((?:jobs|notifier)_\w+)((?:\{.*?\})?)", rule["expr"])
-    assert names
-
-    async def measured() -> bool:
-        service = "notifier" if names[0][0].startswith("notifier_") else "worker"
-        async with stack.session.get(f"{stack.internal(service)}/metrics") as response:
-            series = (await response.text()).splitlines()
-        return all(any(matches(line, *name) for line in series) for name in names)
-
-    await wait_until(measured)
-
-
-def matches(line: str, name: str, labels: str) -> bool:
-    """Return whether a line of the metrics is a series of a name with a label."""
-    return line.startswith(f"{name}{{") and labels.strip("{}") in line
