@@ -18,8 +18,9 @@ COPY services services
 COPY clients/browser clients/browser
 RUN tools/bin/hatchling build --target wheel --directory dist \
     && tools/bin/uv pip install --python /opt/headway --no-cache --no-deps dist/*.whl
-# Readable for all, whatever the umask of the checkout was. The folder `app` is for the jobs of images based on this one.
-RUN mkdir /opt/headway/app && chmod -R a+rX /opt/headway && python -m compileall -q -j 0 /opt/headway
+# Readable for all and writable for root only, whatever the umask of the checkout was, and without uv's lock file. The
+# folder `app` is for the jobs of images based on this one.
+RUN mkdir /opt/headway/app && rm -f /opt/headway/.lock && chmod -R a+rX,go-w /opt/headway && python -m compileall -q -j 0 /opt/headway
 
 FROM ${PYTHON_IMAGE}
 # The root is read-only at run time, so the standard library is compiled here; without its tests.

@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -20,6 +21,32 @@ RECONNECT_S, MAX_RECONNECT_S = 2.0, 10.0  # the first delay is up to 2 s, and do
 MIN_OVERLOAD_DELAY_S = 2.0  # after a close with 1013, or a 503
 RESTART, TRY_AGAIN_LATER, UNAVAILABLE = 1012, 1013, 503
 ENDED = ("succeeded", "failed", "cancelled")
+TICK_S = 0.05
+
+
+@dataclass
+class Pause:
+    """The longest time for which this process got no CPU, in seconds."""
+
+    longest_s: float = 0.0
+
+
+@asynccontextmanager
+async def measured_pause() -> AsyncIterator[Pause]:
+    """Measure, until the block ends, how late this process runs a timer."""
+    pause = Pause()
+
+    async def tick() -> None:
+        while True:
+            due_at = time.monotonic() + TICK_S
+            await asyncio.sleep(TICK_S)
+            pause.longest_s = max(pause.longest_s, time.monotonic() - due_at)
+
+    ticking = asyncio.create_task(tick())
+    try:
+        yield pause
+    finally:
+        ticking.cancel()
 
 
 class Client(ABC):

@@ -18,7 +18,7 @@ import pytest
 
 from dev.environment import ROOT
 from tests.deploy.containers import IMAGE_VERSION, System, build_image, run_system
-from tests.deploy.documented_clients import RECONNECT_S, Client, WebSocketClient, watching_clients
+from tests.deploy.documented_clients import RECONNECT_S, Client, WebSocketClient, measured_pause, watching_clients
 from tests.integration.release_0_1 import extract_files
 from tests.waiting import wait_until
 
@@ -118,15 +118,18 @@ def docker_logs(name: str) -> str:
     return completed.stdout + completed.stderr
 
 
-async def roll_under_load(rolled: Rolled, reconnect_s: float = RECONNECT_S) -> list[Client]:
-    """Roll the system while jobs run, are submitted and are watched; return the clients when the jobs have ended.
+async def roll_under_load(rolled: Rolled, reconnect_s: float = RECONNECT_S) -> tuple[list[Client], float]:
+    """Roll the system while jobs run, are submitted and are watched, until these have ended.
 
-    Clients wait up to `reconnect_s` before they connect again, unless the server asks for another delay.
+    Return the clients, and the silence that they may have had, in seconds: on a busy machine that is longer by the
+    longest pause of this process. Clients wait up to `reconnect_s` before they connect again, unless the server asks
+    for another delay.
     """
     finish = rolled.folder / "flags/finish"
     receipts = [await rolled.system.submit("walk", finish="/flags/finish") for _ in range(JOBS)]
     before = await asyncio.to_thread(rolled.replicas)
-    async with watching_clients(rolled.system, receipts, SOCKETS, STREAMS, reconnect_s) as clients:
+    watching = watching_clients(rolled.system, receipts, SOCKETS, STREAMS, reconnect_s)
+    async with measured_pause() as pause, watching as clients:
         submitting = asyncio.create_task(rolled.submit_short_jobs())
         roll = await rolled.start_roll()
         output, _ = await asyncio.wait_for(roll.communicate(), ROLL_TIMEOUT_S)
@@ -142,13 +145,13 @@ async def roll_under_load(rolled: Rolled, reconnect_s: float = RECONNECT_S) -> l
     assert len(all_ids.split()) == sum(REPLICAS.values())
     outcomes = [await rolled.outcome(receipt) for receipt in (*receipts, *rolled.submitted)]
     assert set(outcomes) == {("succeeded", 1)}
-    return clients
+    return clients, MAX_SILENCE_S + pause.longest_s
 
 
 async def test_roll_interrupts_no_watcher_and_no_job(rolled: Rolled) -> None:
     """All replicas are replaced; no watcher is without news for more than 2 s, and no job loses an attempt."""
-    clients = await roll_under_load(rolled)
-    assert max(client.silence_s for client in clients) <= MAX_SILENCE_S
+    clients, limit_s = await roll_under_load(rolled)
+    assert max(client.silence_s for client in clients) <= limit_s
 
 
 async def test_upgrade_from_0_1_interrupts_no_watcher_and_no_job(tmp_path: Path) -> None:
@@ -160,9 +163,9 @@ async def test_upgrade_from_0_1_interrupts_no_watcher_and_no_job(tmp_path: Path)
     extract_files(tree)
     build_image(IMAGE_VERSION)
     async with run(tmp_path, tree=tree, version="0.1-test") as rolled:
-        clients = await roll_under_load(rolled, RECONNECT_0_1_S)
-    assert max(client.silence_s for client in clients if isinstance(client, WebSocketClient)) <= MAX_SILENCE_S
-    assert max(client.silence_s - client.waited_s for client in clients) <= MAX_SILENCE_S
+        clients, limit_s = await roll_under_load(rolled, RECONNECT_0_1_S)
+    assert max(client.silence_s for client in clients if isinstance(client, WebSocketClient)) <= limit_s
+    assert max(client.silence_s - client.waited_s for client in clients) <= limit_s
 
 
 async def test_roll_stops_at_a_replica_that_does_not_become_healthy(rolled: Rolled, tmp_path: Path) -> None:
