@@ -30,8 +30,8 @@ roll: ## Restart or upgrade a running docker compose system, one replica at a ti
 	@$(or $(PYTHON),false) deploy/compose/roll.py $(ARGS)
 
 # Tests often wait: two cores keep four workers busy. Each of them reads all modules, so that they are kept compiled.
-test: browser $(VENV)/.test $(AZURITE) ## Run all tests; ARGS="..." is passed to pytest, BROWSER=none skips the browser tests
-	PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder -m "not containers and not checkov and not matrix and not prometheus and not release$(if $(filter none,$(BROWSER)), and not browser)" $(ARGS)
+test: browser $(VENV)/.test $(AZURITE) ## Run the tests of the code; ARGS="..." is passed to pytest, BROWSER=none skips the browser tests
+	PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest --ignore=tests/deploy --numprocesses=4 --dist=loadfile --no-loadscope-reorder $(if $(filter none,$(BROWSER)),-m "not browser") $(ARGS)
 
 test-manifests: prometheus $(VENV)/.test $(AZURITE) $(VENV)-checkov/.installed $(VENV)-release/.installed ## Check manifests, metrics and alerts with the tools of their users
 	$(RUN) -m pytest tests/deploy -m "not containers" $(ARGS)
