@@ -148,6 +148,11 @@ class TokenAuth:
             return None
         return self.reject_job(job_id, origin)
 
+    def require_record(self, request: web.Request, grant: Grant, record: RecordRead | None) -> None:
+        """Raise the problem of a request whose token does not open a job with this record, or without one."""
+        if (rejected := self.check_record(grant, record, request_origin(request))) is not None:
+            raise problem_for(rejected.code, rejected.message)
+
     def reject_job(self, job_id: str, origin: str | None) -> RejectedToken:
         """Count and return the error for a token whose filter does not match the job's record."""
         self.refusals.add_token("forbidden", job_id, origin)

@@ -26,8 +26,7 @@ from ...runtime.request import JSON
 from ..records.details import JobDetails
 from ..records.record_read import RecordRead
 from ..records.store import JobStore
-from .auth import TokenAuth, request_origin, unavailable_without_store
-from .refusals import problem_for
+from .auth import TokenAuth, unavailable_without_store
 
 HEADERS = {"Cache-Control": "no-store"}
 OUTCOMES = {"running": None, "retrying": "failed", "queued": "released"}  # of the current attempt; else the status
@@ -99,8 +98,7 @@ class DetailsHandler:
         grant = self._auth.authorize_job(request, scope=DETAILS).grant
         with unavailable_without_store():
             ((record, details),) = await self._store.read_details([str(grant.job_id)])
-        if (rejected := self._auth.check_record(grant, record, request_origin(request))) is not None:
-            raise problem_for(rejected.code, rejected.message)
+        self._auth.require_record(request, grant, record)
         body = None if record is None else details_body(record, details)
         if body is None:
             raise NotFound("This job has no record.", code="unknown")

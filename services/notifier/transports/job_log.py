@@ -70,8 +70,7 @@ class JobLogHandler:
         watch_request = self._auth.authorize_job(request)
         with unavailable_without_store():
             (record,) = await self._store.read([str(watch_request.grant.job_id)])
-        if (rejected := self._auth.check_record(watch_request.grant, record, request_origin(request))) is not None:
-            raise problem_for(rejected.code, rejected.message)
+        self._auth.require_record(request, watch_request.grant, record)
         requested = _RANGE.fullmatch(request.headers.get("Range", ""))  # other ranges are ignored
         offset, prefers_wait = int(requested[1]) if requested else 0, requested_wait_s(request) > 0
         log = await self._read(request, watch_request.grant, offset)

@@ -17,10 +17,9 @@ from ..records.index.query import MAX_PAGE, InvalidCursor, JobQuery
 from ..records.index.reader import IndexReader, ListedJob, Page
 from ..records.store import JobStore
 from ..watching.snapshot import PublishedSnapshot
-from .auth import TokenAuth, request_origin, unavailable_without_store
+from .auth import TokenAuth, unavailable_without_store
 from .failures import Failure, group_failures
 from .list_queries import ListFilter, ListParameters, read_parameters
-from .refusals import problem_for
 
 MAX_FAILURES = 1_000
 MAX_FAILURE_PAGES = 10
@@ -122,8 +121,7 @@ class ListHandler:
         grant = self._auth.authorize_job(request).grant
         with unavailable_without_store():
             (record,) = await self._store.read([str(grant.job_id)])
-        if (rejected := self._auth.check_record(grant, record, request_origin(request))) is not None:
-            raise problem_for(rejected.code, rejected.message)
+        self._auth.require_record(request, grant, record)
         try:
             job = _WaitingJob("queued", grant.submitted_at) if record is None else decode(record.snapshot, _WaitingJob)
         except DecodeError:

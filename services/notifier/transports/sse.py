@@ -39,7 +39,7 @@ from .event_format import (
     time_comment,
 )
 from .log_access import LOG_LINGER_S, read_log
-from .refusals import RejectedToken, problem_for
+from .refusals import RejectedToken
 from .registry import ConnectionRegistry
 
 MAX_OFFSET = 2**53 - 1  # as in a message on a socket: `Natural`
@@ -196,8 +196,7 @@ class EventStreamHandler:
         snapshot = PublishedSnapshot.from_record(job_id, record)
         if snapshot is None:
             return False
-        if (rejected := self._auth.check_record(grant, record, request_origin(request))) is not None:
-            raise problem_for(rejected.code, rejected.message)
+        self._auth.require_record(request, grant, record)
         return snapshot.ended and snapshot.version == watch_request.version
 
     async def stream_jobs(self, request: web.Request) -> web.StreamResponse:

@@ -13,6 +13,7 @@ from websockets.utils import accept_key
 
 from ....runtime.aiohttp_adapter import detach
 from ....runtime.errors import HTTPProblem
+from ..auth import request_origin
 
 W = TypeVar("W", bound=asyncio.Protocol)
 VERSION = "13"
@@ -52,7 +53,7 @@ def open_websocket(
     upgrade = accept_upgrade(request)
     if request.transport is None:
         raise ConnectionResetError
-    websocket = create(request.transport, request.headers.get("Origin"))
+    websocket = create(request.transport, request_origin(request))
     return websocket, detach(request, upgrade, websocket)
 
 
