@@ -73,7 +73,7 @@ class JobContext:
         job_id, kind, attempt, max_attempts: which job this is, and which of its attempts (counted from 1).
         traceparent: the trace that the job belongs to (W3C Trace Context), for requests to other services; None if it
             belongs to none.
-        checkpoint_value: the value of the last checkpoint of an earlier attempt, None if there is none.
+        checkpoint_value: the value of the last checkpoint of an earlier attempt, None without a checkpoint.
         cancelled: why a handler in a thread must stop, None while it may continue: `cancel` (a watcher cancelled the
             job), `timeout`, `stop` (the worker stops; another one continues the job) or `lease` (another worker may
             have the job). An `async def` handler gets a CancelledError with the same reason as its argument.

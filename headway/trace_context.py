@@ -32,7 +32,7 @@ class TraceContext(NamedTuple):
 
 
 def parse_traceparent(text: str | None) -> TraceContext | None:
-    """Parse a `traceparent`; return None if there is none, or an invalid one, which the standard tells to ignore.
+    """Parse a `traceparent`; return None without one, and for an invalid one, which the standard tells to ignore.
 
     A later version of the standard may have appended fields, which are dropped.
     """

@@ -64,7 +64,7 @@ class QueueDepth(Struct, frozen=True):
 
     messages: int  # including leased and delayed ones
     poison_messages: int
-    oldest_age_s: float  # of the next message that can be received, by the queue service's clock; 0 if there is none
+    oldest_age_s: float  # of the next message that can be received, by the queue service's clock; 0 without one
 
 
 def service_time(seconds: float, local_time: Timestamp) -> Timestamp:

@@ -1,4 +1,4 @@
-"""The metrics of the queue, which submitter and worker measure: those of one remain when there is none of the other.
+"""The metrics of the queue. Both submitter and worker measure it, so that a system without workers has them, too.
 
 They are updated in the background, so that a scrape does no I/O.
 """

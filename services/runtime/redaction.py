@@ -37,7 +37,7 @@ class Redactor:
     """Replaces the secrets in a text by `HIDDEN`.
 
     Args:
-        environ: the environment, whose variables may be secrets; the path of a file is none.
+        environ: the environment, whose variables may be secrets; the path of a file is not one.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:

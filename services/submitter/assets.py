@@ -62,7 +62,7 @@ class Assets:
 
     Args:
         live_url: the notifier's, for `live-url.js`.
-        trace_url: that of traces with `{trace_id}`, for `trace-url.js`; None if there is none.
+        trace_url: that of traces with `{trace_id}`, for `trace-url.js`; None if pages have no link to traces.
     """
 
     def __init__(self, live_url: str, trace_url: str | None = None) -> None:

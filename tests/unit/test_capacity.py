@@ -14,6 +14,7 @@ from tests.documents import Document
 
 PAGE = Document("docs/capacity.md")
 RESULTS = ROOT / "bench/results"
+FILES = {"The worker": "worker.csv", "The submitter": "submissions.csv"}
 UNITS = {"µs": 1e-6, "ms": 1e-3, "kB": 1e3, "MB": 1e6, "GB": 1e9, "": 1.0}
 MAX_DIFFERENCE = 0.25  # from the benchmarks, whose machine is shared
 NUMBER = r"(\d[\d,]*(?:\.\d+)?)(?: (µs|ms|kB|MB|GB)\b)?"
@@ -48,13 +49,14 @@ def measured(file: Path, system: str, *measures: str) -> float:
         ("Redis", "CPU of a report", ("Headway", "Headway, 10", "Headway, 100"), ("jobs_redis_us",), 1e-6),
         ("The worker", "CPU of a job", ("Headway",), ("cpu_ms",), 1e-3),
         ("The worker", "memory of the process", ("Headway",), ("rss_mb",), 1e6),
+        ("The submitter", "CPU of a submission", ("Headway",), ("cpu_ms",), 1e-3),
     ],
 )
 def test_costs_are_those_of_the_benchmarks(
     heading: str, start: str, systems: tuple[str, ...], measures: tuple[str, ...], unit: float
 ) -> None:
     """Each figure that the raw rows contain differs from their median by at most a quarter."""
-    file = RESULTS / ("worker.csv" if heading == "The worker" else "notifier.csv")
+    file = RESULTS / FILES.get(heading, "notifier.csv")
     names = [name + " per request" if "," in name else name for name in systems]
     expected = [measured(file, name, *measures) * unit for name in names]
     assert cost(heading, start) == pytest.approx(expected, rel=MAX_DIFFERENCE)

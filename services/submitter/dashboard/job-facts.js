@@ -64,7 +64,7 @@ export class JobFacts {
   }
 }
 
-/** A JSON value with a title, or why there is none. */
+/** A JSON value with a title, or why it is missing. */
 class Value {
   #title;
   #content = h("div");
