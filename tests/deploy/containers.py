@@ -17,13 +17,14 @@ from typing import Any
 import aiohttp
 
 from dev.environment import ROOT
-from tests.waiting import free_ports, wait_until
+from tests.waiting import PATIENCE_S, free_ports, wait_until
 
 BASE_IMAGE = "python:3.13-slim-trixie"
 IMAGE_VERSION = "test"
 # All but Grafana, which the tests do not need. The submitter and the notifier are dependencies of the proxy.
 STARTED_SERVICES = ("edge", "worker", "prometheus")
 LEASE_S = 5
+UP_INTERVAL_S = 1  # between attempts to start the containers
 OVERRIDE = f"services: {{worker: {{environment: {{LEASE_S: {LEASE_S}}}}}}}\n"
 # Python code that prints the metrics of the service in its container.
 PRINT_METRICS = """
@@ -32,8 +33,12 @@ sys.stdout.buffer.write(urllib.request.urlopen("http://127.0.0.1:9090/metrics").
 """
 
 
+class DockerError(Exception):
+    """A docker command has failed; the message is the end of what it printed."""
+
+
 def docker(*arguments: str, text: str | None = None, timeout_s: float = 300, env: dict[str, str] | None = None) -> str:
-    """Run a docker command that must succeed, and return its output."""
+    """Run a docker command and return its output; raise DockerError if it fails."""
     completed = subprocess.run(
         ["docker", *arguments],
         cwd=ROOT,
@@ -43,8 +48,8 @@ def docker(*arguments: str, text: str | None = None, timeout_s: float = 300, env
         text=True,
         timeout=timeout_s,
     )
-    output = completed.stdout[-4000:] + completed.stderr[-4000:]
-    assert completed.returncode == 0, f"docker {' '.join(arguments)}\n{output}"
+    if completed.returncode != 0:
+        raise DockerError(f"docker {' '.join(arguments)}\n{completed.stdout[-4000:]}{completed.stderr[-4000:]}")
     return completed.stdout
 
 
@@ -62,10 +67,23 @@ class System:
         """Run a compose command and return its output."""
         return docker("compose", *self.compose_options, *arguments, env=self.environment)
 
-    def up(self, *options: str, notifiers: int = 3, workers: int = 2) -> None:
-        """Start the containers that are not running, and wait until all are healthy."""
+    async def up(self, *options: str, notifiers: int = 3, workers: int = 2) -> None:
+        """Start the containers that are not running, and wait until all are healthy.
+
+        `docker compose up --wait` fails at once if a container is unhealthy, even one that its next check will find
+        healthy, such as the proxy after a restart of all notifiers. Therefore it is repeated.
+        """
         scale = (f"--scale=notifier={notifiers}", f"--scale=worker={workers}")
-        self.compose("up", "--detach", "--wait", *scale, *options, *STARTED_SERVICES)
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                await asyncio.to_thread(self.compose, "up", "--detach", "--wait", *scale, *options, *STARTED_SERVICES)
+            except DockerError as error:
+                if "is unhealthy" not in str(error) or time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(UP_INTERVAL_S)
+            else:
+                return
 
     def replicas(self, service: str) -> list[str]:
         """Return the ids of a service's running containers."""
@@ -125,7 +143,7 @@ async def run_system(
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         system = System(url, prometheus_url, options, environment, session)
         try:
-            system.up(workers=workers)
+            await system.up(workers=workers)
             yield system
         finally:
             (folder / "logs").write_text(system.compose("logs", "--no-color"))

@@ -49,9 +49,9 @@ async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Syst
 
 
 @pytest.fixture(autouse=True)
-def _all_containers_run(system: System) -> None:
+async def _all_containers_run(system: System) -> None:
     """Start the containers that the previous test stopped."""
-    system.up()
+    await system.up()
 
 
 async def test_job_is_watched_through_all_replicas(system: System) -> None:
@@ -215,7 +215,7 @@ async def test_image_with_additional_jobs(system: System) -> None:
         system.environment,
         system.session,
     )
-    own.up("--no-build")
+    await own.up("--no-build")
     receipt = await own.submit("measure", sizes=[1000, 2_500_000])
     async with watching(own, receipt["token"], 1) as watchers:
         await wait_until(lambda: all_have_status(watchers, "succeeded"))
