@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import time
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +17,7 @@ from .compact import compact
 PACKAGE = Path(str(files(__package__)))
 BROWSER_CLIENT = (PACKAGE / "browser", PACKAGE.parents[1] / "clients" / "browser")  # in the wheel, and in a clone
 FOLDERS = (PACKAGE / "pages", PACKAGE / "dashboard", next(folder for folder in BROWSER_CLIENT if folder.is_dir()))
+CHECK_INTERVAL_S = 0.25  # to look at a hundred files takes longer than to answer a request
 CONTENT_TYPES = {
     ".css": "text/css",
     ".html": "text/html",
@@ -72,15 +74,21 @@ class Assets:
         }
         self._file_versions = _read_file_versions()
         self._bundle = self._load_bundle()
+        self._check_at = 0.0  # monotonic time
 
     def current(self) -> AssetBundle:
-        """Return the current files; while a file is being replaced, return the previous ones."""
-        with suppress(FileNotFoundError):
-            file_versions = _read_file_versions()
-            if file_versions != self._file_versions:
-                self._bundle = self._load_bundle()
-                self._file_versions = file_versions
+        """Return the files, as they were at most `CHECK_INTERVAL_S` ago; while one is replaced, the previous ones."""
+        if time.monotonic() >= self._check_at:
+            self._check_at = time.monotonic() + CHECK_INTERVAL_S
+            with suppress(FileNotFoundError):
+                self._load_changes()
         return self._bundle
+
+    def _load_changes(self) -> None:
+        file_versions = _read_file_versions()
+        if file_versions != self._file_versions:
+            self._bundle = self._load_bundle()
+            self._file_versions = file_versions
 
     def _load_bundle(self) -> AssetBundle:
         return AssetBundle.from_files({path.name: Asset.from_file(path) for path in _asset_paths()} | self._generated)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from services.submitter.assets import Assets
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Create the only folder that is served, with two assets and another file."""
     monkeypatch.setattr(assets, "FOLDERS", (tmp_path,))
+    monkeypatch.setattr(assets, "CHECK_INTERVAL_S", 0)
     (tmp_path / "index.html").write_text("page")
     (tmp_path / "client.js").write_text("one")
     (tmp_path / "README.md").write_text("not served")
@@ -60,6 +62,20 @@ def test_a_changed_file_is_read_again(folder: Path) -> None:
     assert "more.css" in served.current().files
     (folder / "more.css").unlink()
     assert served.current() == second
+
+
+def test_files_are_not_looked_at_for_every_request(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change is noticed at the first request after the interval."""
+    monkeypatch.setattr(assets, "CHECK_INTERVAL_S", 1)
+    monkeypatch.setattr(time, "monotonic", lambda: 10.0)
+    served = Assets("http://live")
+    first = served.current()
+    (folder / "client.js").write_text("two")
+    os.utime(folder / "client.js", (1, 1))
+    monkeypatch.setattr(time, "monotonic", lambda: 10.9)
+    assert served.current() is first
+    monkeypatch.setattr(time, "monotonic", lambda: 11.0)
+    assert served.current().files["client.js"].body == b"two"
 
 
 def test_the_digest_covers_what_pages_load(folder: Path) -> None:
