@@ -45,6 +45,11 @@ def rules_of(folder: str, labels: dict[str, str], direction: str) -> list[Object
     return [rule for policy in policies_of(folder, labels) for rule in policy["spec"].get(direction, [])]
 
 
+def tcp(port: str | int) -> Object:
+    """Return a port of a rule."""
+    return {"port": port, "protocol": "TCP"}
+
+
 @each_overlay
 def test_everything_is_denied_by_default(folder: str) -> None:
     """A policy for all pods allows nothing in either direction."""
@@ -88,7 +93,7 @@ def test_policies_allow_only_the_needed_connections(target: str, port: str) -> N
         return any(
             selector_matches(entry["podSelector"], labels[peer])
             for rule in rules_of("overlays/dev", labels[pod], direction)
-            if {"port": port} in rule["ports"]
+            if tcp(port) in rule["ports"]
             for entry in rule.get(side, [])
             if "podSelector" in entry
         )
@@ -111,7 +116,7 @@ def test_policies_allow_dns(folder: str) -> None:
 def test_policies_allow_prometheus(folder: str, service: str) -> None:
     """A Prometheus in `monitoring`, or the managed one of AKS in `kube-system`, may scrape the internal port."""
     labels = pod_labels(objects_of_kind(render(folder), "Deployment")[service])
-    rules = [rule for rule in rules_of(folder, labels, "ingress") if {"port": "internal"} in rule["ports"]]
+    rules = [rule for rule in rules_of(folder, labels, "ingress") if tcp("internal") in rule["ports"]]
     for namespace, is_allowed in (("monitoring", True), ("kube-system", True), ("default", False)):
         peer = {"kubernetes.io/metadata.name": namespace}
         selectors = [
@@ -144,7 +149,7 @@ def test_policies_block_the_metadata_service(folder: str) -> None:
 def test_another_redis_is_one_patch(folder: str) -> None:
     """The patch of the overlay replaces every address of Redis: nothing but its network and its port remains."""
     policy = objects_of_kind(render(folder), "NetworkPolicy")["to-redis"]
-    assert policy["spec"]["egress"] == [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"port": 10000}]}]
+    assert policy["spec"]["egress"] == [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [tcp(10000)]}]
 
 
 @each_overlay
