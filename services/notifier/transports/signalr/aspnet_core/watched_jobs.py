@@ -74,7 +74,9 @@ class WatchedJobs:
         if not registry.subscribe(self._session.connection, request):
             return False
         self.has_subscribed = True
-        self._jobs[job_id], job.request, job.is_of_connection = job, request, is_of_connection
+        # A method may get the same token: the connection still ends with it.
+        job.is_of_connection = is_of_connection or (job.is_of_connection and request.grant == job.request.grant)
+        self._jobs[job_id], job.request = job, request
         if stream is not None:
             job.streams[stream] = version
         elif not job.is_called:

@@ -162,6 +162,27 @@ async def test_a_poll_checks_what_tokens_allow(world: World, change: str) -> Non
     assert (close["type"], close["error"].split(":")[0], close["allowReconnect"]) == (7, code, True)
 
 
+@pytest.mark.parametrize(("call_type", "method"), [(1, "Watch"), (4, "WatchJob")])
+@pytest.mark.parametrize("is_same", [True, False])
+async def test_a_method_may_get_the_token_of_the_url(
+    world: World, call_type: int, method: str, *, is_same: bool
+) -> None:
+    """The connection ends with that token, so that the client sends a new one; but not if a method has replaced it."""
+    token, other = world.replica.token(JOB), world.replica.token(JOB, expires_in_s=60)
+    first = world.replica.auth.verify(token, None, TokenAllowance(1, None))
+    assert isinstance(first, WatchRequest)
+    poll = world.poll(first)
+    await poll.session.receive(encode(HANDSHAKE))
+    poll = world.next_poll(poll)
+    arguments = [token if is_same else other]
+    await poll.session.receive(
+        encode({"type": call_type, "invocationId": "0", "target": method, "arguments": arguments})
+    )
+    world.remove_key()
+    closes = [message["allowReconnect"] for message in sent(world.next_poll(poll)) if message["type"] == 7]
+    assert closes == ([True] if is_same else [])
+
+
 async def test_a_poll_checks_whether_a_job_may_be_watched_by_its_id(world: World) -> None:
     """When SIGNALR_BY_JOB_ID is no longer set, sessions without a token end."""
     world.replica.auth.by_job_id = True
