@@ -17,6 +17,7 @@ from .protocols import HubProtocol
 from .session_state import JobState
 
 WATCH_ERROR = "watchError"  # the method of clients that is called with errors
+NO_RECORD = "unknown: This job has no record."
 RENEWABLE = ("token_expired", "invalid_token")
 
 
@@ -179,12 +180,12 @@ class WatchedJobs:
         job, protocol = self._jobs.get(job_id), self._session.protocol
         if job is None or protocol is None or self._session.has_ended:
             return
-        text = f"{code}: {message}"
         if code == "unknown":
             # A stream with a version stays open: the record was lost, and the worker's reports restore it.
             for stream in [stream for stream, version in job.streams.items() if version == NO_VERSION]:
-                self.end_stream(stream, text)
+                self.end_stream(stream, NO_RECORD)  # the message says that the subscription stays open
             return
+        text = f"{code}: {message}"
         if job.is_called:
             error = protocol.encode_value(msgspec.json.encode(error_payload(job_id, code, message)))
             self._session.connection.push(protocol.invocation(WATCH_ERROR, error))

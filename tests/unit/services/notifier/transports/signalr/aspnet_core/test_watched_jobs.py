@@ -68,3 +68,14 @@ async def test_streams_wait_while_the_connection_is_backpressured() -> None:
     assert jobs.deliver(str(JOB), ended)
     items = [JSON.stream_item(stream, ended.text) for stream in "abc"]
     assert connection.sent == items + [JSON.completion(stream) for stream in "abc"]
+
+
+async def test_streams_of_an_unknown_job() -> None:
+    """Those without a version end, and their error says nothing else; one with a version waits for the lost record."""
+    connection = Connection()
+    jobs = open_streams(connection, JSON)
+    assert jobs.add(WatchRequest(GRANT, "", 3), "d")
+    jobs.on_error(str(JOB), "unknown", "This job has no record; the subscription stays open.")
+    assert connection.sent == [JSON.completion(stream, "unknown: This job has no record.") for stream in "abc"]
+    jobs.deliver(str(JOB), snapshot(4))
+    assert connection.sent[3:] == [JSON.stream_item("d", JSON.encode_value(snapshot(4).text))]
