@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import cast
 
 import pytest
-from aiohttp import WSServerHandshakeError
+from aiohttp import WSMsgType, WSServerHandshakeError
 from redis.asyncio import Redis
 
 from services.notifier.transports.signalr.aspnet_core.protocols import MAX_MESSAGE_BYTES
@@ -167,3 +168,23 @@ async def test_pages_of_other_origins_can_read_errors(notifier: Notifier, method
         assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
         assert response.headers["Access-Control-Allow-Credentials"] == "true"
         assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+
+async def test_a_silent_client_is_closed(stores: dict[str, str], tmp_path: Path) -> None:
+    """A WebSocket that does not answer a ping is closed before the next one; one that answers stays open."""
+    async with (
+        running_notifier(stores, tmp_path, PING_S="6", FIRST_MESSAGE_S="600") as notifier,
+        HubClient.connected(notifier, "websocket") as answering,
+    ):
+        silent = await HubClient.negotiate(notifier)
+        received: list[WSMsgType] = []
+        async with notifier.session.ws_connect(silent.url, params=silent.query, autoping=False) as socket:
+            await socket.send_str(encode(HANDSHAKE).decode())
+            assert await asyncio.wait_for(socket.receive_str(), PATIENCE_S) == encode({}).decode()
+            while not socket.closed:
+                received.append((await asyncio.wait_for(socket.receive(), PATIENCE_S)).type)
+        assert received == [WSMsgType.PING, WSMsgType.CLOSED]
+        await answering.call("1", "Unwatch", new_id())
+        answer = await answering.next_message()
+        assert answer is not None
+        assert answer["invocationId"] == "1"

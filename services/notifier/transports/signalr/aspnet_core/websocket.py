@@ -17,6 +17,8 @@ from .hub import Hub
 from .protocols import JSON, MAX_BATCH_BYTES, MAX_MESSAGE_BYTES, MESSAGE_PACK, HubProtocol
 from .session import HubSession
 
+MAX_SILENT_PINGS = 1.5  # 30 s, the client timeout of ASP.NET Core, with the default of PING_S
+
 
 def encode_binary(data: bytes) -> bytes:
     """Return a binary frame."""
@@ -81,9 +83,15 @@ class HubWebSocket(LongLivedHubConnection, SignalRWebSocket):
         self.wire_format = FRAMES[protocol]
 
     def reap(self) -> None:
-        """Close a connection that has not subscribed in time, or that occupies memory with a part of a batch; ping."""
+        """Close a connection that is silent, has not subscribed in time, or holds a part of a batch in memory; ping.
+
+        The answer to a WebSocket's ping counts: signalrcore sends no message while it receives some.
+        """
         super().reap()
         now = time.monotonic()
+        if not self._paused and now - self._last_received > MAX_SILENT_PINGS * self.settings.ping_s:
+            self.abort()
+            return
         if self._paused or self._incomplete_bytes <= MAX_MESSAGE_BYTES:
             self._no_batch_at = now
         elif now - self._no_batch_at > self.settings.stuck_s:
