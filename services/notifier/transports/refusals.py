@@ -11,6 +11,7 @@ import structlog
 from headway.tokens import ForgedToken, InvalidToken, UnknownKey, unverified_job_id
 
 from ...runtime.errors import Forbidden, HTTPProblem, NotFound, Unauthorized, UnprocessableContent
+from ...runtime.redaction import redact
 from ...runtime.token_bucket import TokenBucket
 from .. import metrics
 from .base import error_payload
@@ -128,7 +129,7 @@ class RefusalLog:
         """Count a request of a page whose origin is not allowed, and log it unless too many lines were logged."""
         self._count(ORIGIN_NOT_ALLOWED, origin)
         if (suppressed := self._spend_line()) is not None:
-            log.info("origin_rejected", origin=origin[:MAX_LOGGED_ORIGIN_LENGTH], **suppressed)
+            log.info("origin_rejected", origin=redact(origin)[:MAX_LOGGED_ORIGIN_LENGTH], **suppressed)
 
     def _count(self, code: str, origin: str | None) -> None:
         known = NO_ORIGIN if origin is None else origin if origin in self._origins else OTHER_ORIGIN

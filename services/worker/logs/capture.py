@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from typing import Any, Protocol, TextIO, cast
 
 from ...runtime.log_handler import MAX_LOG_LENGTH, SafeHandler
+from ...runtime.redaction import redact
 from ...runtime.tracebacks import TRACEBACK_TEXT, Traceback
 
 STANDARD_RECORD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}  # all others are `extra`
@@ -78,7 +79,7 @@ def capture_streams(write: Callable[[str], None]) -> Iterator[None]:
 
 
 class CapturedStream:
-    """A text stream that calls a function with each text, after it was written to the stream itself."""
+    """A text stream that calls a function with each text, after it was written without secrets to the stream itself."""
 
     def __init__(self, stream: TextIO, write: Callable[[str], None]) -> None:
         self._stream = stream
@@ -86,9 +87,9 @@ class CapturedStream:
 
     def write(self, text: str) -> int:
         """Write a text."""
-        count = self._stream.write(text)
+        self._stream.write(redact(text))
         self._write(text)
-        return count
+        return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
         """Write several texts."""

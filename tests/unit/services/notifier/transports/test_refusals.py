@@ -97,6 +97,13 @@ def test_a_rejected_origin_is_counted_and_logged() -> None:
     assert lines == [{"event": "origin_rejected", "origin": origin[:200], "log_level": "info"}] * LOGGED_BURST
 
 
+def test_no_part_of_a_token_in_an_origin_is_logged() -> None:
+    """A token is longer than what is logged of an origin, so it is hidden before that is cut."""
+    with capture_logs() as lines:
+        RefusalLog([]).add_origin(f"https://eyJ{'a' * 90}.{'b' * 150}.{'c' * 86}")
+    assert [line["origin"] for line in lines] == ["https://[hidden]"]
+
+
 def test_an_error_names_the_job_of_its_token_if_it_can_be_read() -> None:
     """A token that cannot be decoded has an error without a job."""
     assert RejectedToken.from_error(INVALID, "a.b.c").error == {"code": "invalid_token", "message": "invalid"}

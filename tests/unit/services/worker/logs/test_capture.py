@@ -52,6 +52,16 @@ def test_lines_go_to_the_log_and_to_the_output(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr() == ("printed 1\na\nb\nafter the job\n", "to stderr\n")
 
 
+def test_no_token_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is hidden in the output of the process; the log of the job hides it when it is sent."""
+    token = "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"
+    with captured():
+        print("the link is", f"https://jobs.example.org/jobs/1#{token}")
+        print(token, file=sys.stderr)
+        assert sys.stdout.write(token) == len(token)
+    assert capsys.readouterr() == ("the link is https://jobs.example.org/jobs/1#[hidden]\n[hidden]", "[hidden]\n")
+
+
 def test_nothing_is_captured_between_jobs(capsys: pytest.CaptureFixture[str]) -> None:
     """The streams are those of before when the capture ends."""
     before = sys.stdout
