@@ -124,7 +124,7 @@ for transport in TRANSPORTS + SIGNALR_TRANSPORTS:
 SNAPSHOTS_REPLACED.labels("slow")
 for outcome in ("hit", "miss"):
     RESUMES.labels(outcome)
-for op in ("report", "progress", "cancel", "read"):
+for op in ("submission", "report", "progress", "cancel", "erase", "read"):
     REDIS_DURATION.labels(op)
     REDIS_ERRORS.labels(op)
 for outcome in ("answered", "kept"):

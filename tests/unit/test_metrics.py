@@ -98,6 +98,8 @@ def used_labels(module: ModuleType) -> Iterator[tuple[str, str]]:
                     yield from (("LIMITS_EXCEEDED", text) for text in constants(limit))
                 case ast.Call(ast.Attribute(attr="_poison" | "move_to_poison_queue"), [reason, *_]):
                     yield from (("MESSAGES_POISONED", text) for text in constants(reason))
+                case ast.Call(ast.Attribute(attr="_change" | "_run"), [op, _] | [op, _, _]):
+                    yield from (("REDIS_ERRORS", text) for text in constants(op))
                 case ast.Call(ast.Name("log_action"), [action, *_]):
                     yield from (("OPERATOR_ACTIONS", text) for text in constants(action))
 
