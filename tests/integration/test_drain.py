@@ -52,8 +52,10 @@ async def test_drain_closes_connections_evenly(stores: dict[str, str], tmp_path:
             return await notifier.metric("notifier_connections") == 3 * WATCHERS
 
         await wait_until(all_open)
+        assert await notifier.metric("headway_draining") == 0
         notifier.process.terminate()
         await asyncio.wait(sockets, return_when=asyncio.FIRST_COMPLETED)
+        assert await notifier.metric("headway_draining") == 1
 
         with pytest.raises(aiohttp.WSServerHandshakeError) as refusal:
             await notifier.session.ws_connect(f"{notifier.public}/live")

@@ -178,6 +178,8 @@ async def test_workers_and_clients_leave_a_replica_without_redis(deployment: Dep
         assert gap_s < MAX_GAP_S
         await wait_until(lambda: not replica.ready and any(client.close_code for client in clients))
         await check_refusals(session, replica, token)
+        async with session.get(f"{replica.internal}/livez") as response:
+            assert response.status == 200  # a restart would not help
 
         link.restore()
         await wait_until(lambda: replica.ready)

@@ -159,6 +159,22 @@ async def test_delivery_latency_is_measured_once_per_report(notifier: Notifier) 
         assert 1 <= await notifier.metric("notifier_delivery_latency_seconds_sum") < 20
 
 
+async def test_resumes_are_counted(notifier: Notifier) -> None:
+    """A subscription with a version is a hit if the job still has its record; one without a version does not count."""
+    known, unknown = new_id(), new_id()
+    await notifier.report(report(known, 1))
+    names = [f'notifier_resumes_total{{outcome="{outcome}"}}' for outcome in ("hit", "miss")]
+    before = [await notifier.metric(name) for name in names]
+    async with notifier.socket() as socket:
+        for watch in ({"watch": notifier.token(known), "version": 1}, {"watch": notifier.token(unknown), "version": 1}):
+            await socket.send_json(watch)
+            await socket.receive_json(timeout=PATIENCE_S)
+    async with notifier.socket() as socket:
+        await socket.send_json({"watch": notifier.token(known)})
+        await socket.receive_json(timeout=PATIENCE_S)
+    assert [await notifier.metric(name) for name in names] == [value + 1 for value in before]
+
+
 async def test_queue_depth_is_measured(stores: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting, leased, delayed and poison messages count, and the age of the oldest one by the queue's clock."""
     async with JobQueue.connect(stores["QUEUE_CONNECTION_STRING"], "deep") as queue:

@@ -20,6 +20,7 @@ TEXT = "x" * 30_000
 REPORTS_PER_REQUEST = 20
 REPORTS = 600  # each with TEXT: together more than all buffers between the notifier and the client
 DISCONNECTED = 'notifier_refused_total{limit="stuck"}'
+DROPPED = 'notifier_messages_dropped_total{reason="slow"}'
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +80,9 @@ async def flood(notifier: Notifier, job_id: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("encode_request", [websocket_request, event_stream_request])
 async def test_stalled_client_is_disconnected(notifier: Notifier, encode_request: Callable[[str], bytes]) -> None:
-    """A client that reads nothing is disconnected and counted; meanwhile other clients get most versions."""
+    """A client that reads nothing is disconnected; this and what it misses is counted; others get most versions."""
     before, job_id = await notifier.metric(DISCONNECTED), new_id()
+    dropped_before = await notifier.metric(DROPPED)
     async with sent_request(notifier, encode_request(notifier.token(job_id))):
         snapshots = await flood(notifier, job_id)
         assert len(snapshots) > REPORTS / 2
@@ -90,6 +92,7 @@ async def test_stalled_client_is_disconnected(notifier: Notifier, encode_request
             return counted and await notifier.metric("notifier_connections") == 0
 
         await wait_until(disconnected)
+    assert await notifier.metric(DROPPED) > dropped_before
 
 
 async def test_stalled_client_can_read_the_close_code(notifier: Notifier) -> None:
