@@ -6,6 +6,7 @@ import re
 import shlex
 import tomllib
 from typing import Any
+from uuid import UUID
 
 import promql_parser
 import pytest
@@ -181,7 +182,8 @@ def test_commands_of_the_runbooks_are_valid() -> None:
                 assert command in ("exec", "logs", "ps", "restart", "up")
                 scaled = {word.partition("=")[0] for word in arguments if "=" in word}
                 assert scaled | (set(arguments) & COMPOSE.keys()) <= COMPOSE.keys()
-                assert set(arguments) & COMPOSE.keys() or scaled
+                assert scaled <= set(arguments) & COMPOSE.keys()  # without its name, all other services are scaled back
+                assert set(arguments) & COMPOSE.keys()
             case ["docker", "restart", container]:
                 _project, service, _number = container.split("-")
                 assert service in COMPOSE
@@ -195,7 +197,9 @@ def test_commands_of_the_runbooks_are_valid() -> None:
                 raise AssertionError(words)
         if "exec" in words and "headway" in words[3:]:
             arguments = words[len(words) - words[::-1].index("headway") :]
-            assert callable(_parser().parse_args(arguments).run)
+            options = _parser().parse_args(arguments)
+            assert callable(options.run)
+            assert UUID(getattr(options, "id", "0" * 32))  # `poison` knows no job by the beginning of its id
 
 
 def test_log_lines_of_the_runbooks_exist() -> None:
