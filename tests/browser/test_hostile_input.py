@@ -83,19 +83,32 @@ ODD_SCHEMAS: list[Any] = [
     payload(a={"type": "string", "default": {"toString": 1}}),
     payload(a={"type": "array", "items": {"enum": [{"toString": 1}]}}),
     payload(a={"type": "array", "items": {"type": "boolean"}}),
+    payload(a={"type": "integer", "default": 2**53 + 1}),
+    payload(a={"type": "array", "items": {"type": "integer"}, "default": [1, 2**53 + 1]}),
+    payload(a={"enum": [1, 2**53 + 1]}),
+    payload(a={"type": "string", "default": "two\nlines"}),
+    payload(a={"type": "array", "items": {"type": "string"}, "default": ["two\nlines"]}),
+    payload(a={"type": "array", "items": {"type": "string"}, "default": [""]}),
 ]
 
 
 @pytest.mark.browser
 async def test_odd_schemas_have_no_form(modules: Page) -> None:
-    """A payload that no form fits is edited as JSON. A pattern, which may take forever, is left to the server."""
+    """A payload that no form fits, or whose defaults it would change, is edited as JSON.
+
+    A pattern, which may take forever, is left to the server.
+    """
     create = """async (schemas) => {
       const { createFields } = await import("/assets/payload-form.js");
       return schemas.map((schema) => createFields(schema)?.element.innerHTML ?? null);
     }"""
     pattern = payload(a={"type": "string", "pattern": "^(x+x+)+y$", "maxLength": 50})
-    *odd, form = await modules.evaluate(create, [*ODD_SCHEMAS, pattern])
+    kept = payload(
+        a={"type": "number", "default": 1e300}, b={"enum": ["two\nlines"]}, c={"type": "string", "default": ""}
+    )
+    *odd, kept_form, form = await modules.evaluate(create, [*ODD_SCHEMAS, kept, pattern])
     assert odd == [None] * len(ODD_SCHEMAS)
+    assert 'value="1e+300"' in kept_form
     assert 'maxlength="50"' in form
     assert "pattern" not in form
 

@@ -36,6 +36,16 @@ function withSingleType(schema) {
 const isFlat = ({ type, enum: values }) => ["string", "integer", "number", "boolean"].includes(type) || isChoice(values);
 const isListable = (items) => isFlat(items) && (items.type !== "boolean" || isChoice(items.enum)); // true and false are no lines
 const isChoice = (values) => Array.isArray(values) && values.every((value) => typeof value !== "object");
+const isExact = (value, type) => type === "number" || !Number.isInteger(value) || Number.isSafeInteger(value); // JavaScript has rounded others
+const isLine = (value) => typeof value !== "string" || !/[\r\n]/.test(value);
+
+/** Return whether a field keeps its choices and its initial value: none is rounded, and none needs several lines. */
+function keepsValues({ schema, items }) {
+  const choices = schema.enum ?? items?.enum;
+  const { type } = items ?? schema;
+  const values = choices ?? [schema.default].flat();
+  return values.every((value) => isExact(value, type) && (choices || isLine(value)) && (!items || choices || value !== ""));
+}
 
 /**
  * Create the form fields of a payload, or return null if a form cannot show all of it.
@@ -64,7 +74,8 @@ function fieldsOf(schema) {
     const items = field.type === "array" && !Array.isArray(field.items) ? resolve(field.items, schema).schema : null;
     return { name, schema: field, items, isNullable, isRequired: required.has(name) };
   });
-  return fields.every((field) => isFlat(field.schema) || (field.items && isListable(field.items))) ? fields : null;
+  const hasField = (field) => (isFlat(field.schema) || (field.items && isListable(field.items))) && keepsValues(field);
+  return fields.every(hasField) ? fields : null;
 }
 
 /** The form fields of a payload. */
