@@ -378,6 +378,18 @@ async def test_bar_is_busy_while_it_acts(page: Page, view: JobsView, site: Dashb
     assert len(set(cancelled)) == len(cancelled) == 2
 
 
+async def test_rows_of_another_filter_can_be_read(page: Page, view: JobsView, site: DashboardListSite) -> None:
+    """Until the list of a new filter comes, the rows of the old one stay, with enough contrast."""
+    await site.add(3, **RUNNING)
+    await page.goto(f"{site.origin}/dashboard")
+    await expect(view.rows).to_have_count(3)
+    await page.context.set_offline(True)
+    await view.tab("Failed").click()
+    await expect(page.get_by_role("table", name="Jobs")).to_have_attribute("aria-busy", "true")
+    assert await inspect(page) == []
+    await page.context.set_offline(False)
+
+
 async def test_lists_share_a_token(page: Page, view: JobsView, site: DashboardListSite) -> None:
     """Another tab requests another list with the same token."""
     await page.clock.install()

@@ -103,6 +103,21 @@ async def test_workers_say_what_they_run(page: Page, dashboard: Dashboard) -> No
     await expect(page.get_by_text("The workers cannot be shown now.")).to_be_visible()
 
 
+@pytest.mark.parametrize(
+    ("path", "request_path"), [("/kinds", "/live/kinds"), ("/workers", "/live/workers"), ("/poison", "/poison")]
+)
+async def test_rows_that_are_not_current_can_be_read(
+    page: Page, dashboard: Dashboard, path: str, request_path: str
+) -> None:
+    """While the rows cannot be read again, they look different, but still have enough contrast."""
+    await open_dashboard(page, dashboard, path)
+    await expect(page.locator(".fleet tbody tr").first).to_be_visible()
+    await page.route(f"**{request_path}", lambda route: route.abort())
+    await page.evaluate("dispatchEvent(new Event('online'))")
+    await expect(page.locator(".fleet[data-stale]")).to_be_visible()
+    await check_looks(page)
+
+
 async def test_poisoned_jobs_say_why_and_leave(page: Page, dashboard: Dashboard) -> None:
     """A job of the queue has its true error, is run again or discarded, and what cannot be read only discarded."""
     await dashboard.submit("Rotate old keys", "secret")
