@@ -135,8 +135,12 @@ async def test_selected_jobs_run_again(page: Page, batch: Batch) -> None:
     await batch.redrive("Grace")
     await batch.wait_for_generation("Grace", 1)
     await page.get_by_role("dialog").get_by_role("button", name="Run again").click()
+    await page.set_viewport_size({"width": 1280, "height": 400})  # with the bar at its end
     await expect(notice(page, "1 run again, 1 had changed.")).to_be_visible()
     await expect(bar).to_contain_text("1 selected")
+    boxes = [await each.bounding_box() for each in (bar, notice(page, "1 run again"))]
+    upper, lower = sorted((box for box in boxes if box), key=lambda box: box["y"])
+    assert upper["y"] + upper["height"] <= lower["y"]  # the notice covers no button
     await batch.wait_for_generation("Edith", 1)
     assert [await batch.generation(name) for name in ("Ada", "Grace")] == [0, 1]
     await bar.get_by_role("button", name="Clear selection").click()
