@@ -173,6 +173,23 @@ async def test_operator_acts_on_the_job(page: Page, dashboard: Dashboard) -> Non
     await expect(acted).to_contain_text(["Cancelled without an API key"])
 
 
+async def test_an_erased_job_has_no_log_and_no_payload(page: Page, dashboard: Dashboard) -> None:
+    """What is erased leaves the page of the operator who erases it, and of another one who reads it."""
+    await dashboard.submit("To erase", "import", {"file": "secret.csv"})
+    await dashboard.wait_for("To erase", "failed")
+    pages = [page, await page.context.new_page()]
+    for each in pages:
+        await open_job(each, dashboard, "To erase")
+        await expect(section(each, "Log")).to_contain_text("Reading secret.csv")
+        await expect(section(each, "Payload")).to_contain_text("secret.csv")
+    await page.get_by_role("button", name="Erase…").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Erase").click()
+    for each in pages:
+        await expect(section(each, "Log")).to_contain_text("its log has been erased or lost")
+        await expect(section(each, "Payload")).to_contain_text("The payload was erased.")
+        await expect(each.get_by_text("secret.csv")).to_have_count(0)
+
+
 async def test_shows_who_acted(page: Page, dashboard: Dashboard) -> None:
     """The newest action is first, with the name of the API key. Details that could not be read are requested again."""
     acts = [

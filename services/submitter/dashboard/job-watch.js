@@ -143,6 +143,6 @@ export class JobWatch {
 
 function stateOf(snapshot) {
   if (!snapshot) return "";
-  const { generation, attempt, status, cancel_requested: isCancelled, result } = snapshot;
-  return [generation, attempt, status, isCancelled, result === null].join(" ");
+  const { generation, attempt, status, cancel_requested: isCancelled, finished_at: finished, version } = snapshot;
+  return [generation, attempt, status, isCancelled, finished && version].join(" "); // an ended job changes when it is erased
 }

@@ -37,6 +37,7 @@ export class LogView {
   #jobId = null;
   #watch = null;
   #hasEnded = false;
+  #endedVersion = null; // of the ended job: a later one has been erased
   #connection = "connecting";
   #isSettled = false; // whether a first piece would be here
   #problem = null; // why there is no log, or no more of it, as {code, text}
@@ -106,10 +107,9 @@ export class LogView {
   }
 
   #clear() {
-    this.#log.clear();
-    this.#box.clear();
-    [this.#pieces, this.#problem, this.#isSettled, this.#isLate, this.#wasLost, this.#isMarked] = [[], null, false, false, false, false];
-    this.#connection = "connecting";
+    this.#clearLines();
+    [this.#problem, this.#isSettled, this.#isLate, this.#wasLost, this.#isMarked] = [null, false, false, false, false];
+    [this.#connection, this.#endedVersion] = ["connecting", null];
   }
 
   #connect() {
@@ -131,10 +131,19 @@ export class LogView {
     );
   }
 
-  #onSnapshot({ finished_at: finished }) {
+  #onSnapshot({ finished_at: finished, version }) {
+    const isErased = finished && this.#endedVersion && version !== this.#endedVersion;
     this.#hasEnded = Boolean(finished);
+    this.#endedVersion = finished ? version : null;
+    if (isErased) this.#clearLines();
     if (this.#problem?.code !== "forbidden") this.#problem = null;
     this.#render();
+  }
+
+  #clearLines() {
+    this.#pieces = [];
+    this.#log.clear();
+    this.#box.clear();
   }
 
   #onConnection(state) {
