@@ -6,7 +6,7 @@ import uuid
 from typing import Any
 
 import pytest
-from playwright.async_api import Locator, Page, Route, expect
+from playwright.async_api import Browser, Locator, Page, Route, expect
 
 from headway.contracts import Timestamp
 from tests.browser.dashboard import (
@@ -171,6 +171,16 @@ async def test_operator_acts_on_the_job(page: Page, dashboard: Dashboard) -> Non
     await expect(page.locator(".status.tag")).to_have_text("Cancelled")
     await expect(page.get_by_role("heading", level=1)).to_be_focused()
     await expect(acted).to_contain_text(["Cancelled without an API key"])
+
+
+async def test_times_in_another_script_do_not_turn_the_text_beside_them(browser: Browser, dashboard: Dashboard) -> None:
+    """In an Arabic browser the words beside a time stay in their order: the line is English."""
+    async with await browser.new_context(locale="ar-EG") as context:
+        page = await context.new_page()
+        await open_job(page, dashboard, FAILED)
+        submitted = section(page, "Times").locator("dd").first
+        await expect(submitted).to_contain_text("ago")
+        assert await submitted.evaluate("(element) => element.matches(':dir(ltr)')")
 
 
 async def test_an_erased_job_has_no_log_and_no_payload(page: Page, dashboard: Dashboard) -> None:

@@ -472,6 +472,15 @@ async def test_numbers_and_times_follow_the_language_of_the_browser(browser: Bro
         await expect(page.locator("#started")).to_have_text(re.compile(r"\d\d:\d\d(:\d\d)?$"))
 
 
+async def test_all_numbers_have_the_digits_of_the_language(browser: Browser, site: LiveSite) -> None:
+    """A Persian browser shows the number of the attempt in the digits of all other numbers."""
+    async with await browser.new_context(locale="fa-IR") as context:
+        page = await context.new_page()
+        job = await open_job(page, site)
+        await job.show(RUNNING | {"attempt": 2, "max_attempts": 5})
+        await expect(page.locator("#attempt")).to_have_text("\u06f2 of \u06f5")
+
+
 async def test_times_of_a_job_are_shown(page: Page, site: LiveSite) -> None:
     """The page shows when a job was submitted, first started and finished, in the reader's zone, and how long ago."""
     await page.clock.install()

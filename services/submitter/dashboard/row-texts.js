@@ -51,7 +51,7 @@ export function shownPercent(snapshot, tone) {
 /** Return the attempt of a job, such as "2 of 5"; "–" before the first one. */
 export function attemptCount({ status, attempt, max_attempts: maxAttempts, started_at: started }) {
   if (!started && attempt < 2) return "–";
-  return attempt > 1 || status === "failed" || status === "retrying" ? `${attempt} of ${maxAttempts}` : String(attempt);
+  return attempt > 1 || status === "failed" || status === "retrying" ? `${attempt.toLocaleString()} of ${maxAttempts.toLocaleString()}` : attempt.toLocaleString();
 }
 
 /** Return since when a job has waited for its first attempt: since it was run again, or its submission; undefined if unknown. */

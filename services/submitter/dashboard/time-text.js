@@ -10,7 +10,7 @@ const formats = [clock, { ...day, ...clock }, { ...day, year: "numeric", ...cloc
 const withZone = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
 
 export class TimeText {
-  #time = h("time");
+  #time = h("time", { dir: "auto" }); // its direction is not that of the distance
   #distance = h("span", { class: "soft" });
   element = h("span", { class: "moment" }, this.#time, " ", this.#distance);
 

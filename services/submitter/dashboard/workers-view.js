@@ -83,7 +83,7 @@ class WorkerRow {
     setText(this.#version, version);
     setText(this.#queue.children[0], queue);
     setText(this.#queue.children[1], depth === null ? "" : `${depth.toLocaleString()} on the queue`);
-    setText(this.#busy.children[0], isListed ? `${running} of ${slots}` : "–");
+    setText(this.#busy.children[0], isListed ? `${running.toLocaleString()} of ${slots.toLocaleString()}` : "–");
     this.#busy.lastChild.firstChild.style.transform = `scaleX(${isListed && slots ? Math.min(1, running / slots) : 0})`;
     const age = ageText(seen, now);
     setAttribute(this.#heard, "data-label", isSilent ? null : "Last heard");

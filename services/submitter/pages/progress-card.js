@@ -105,7 +105,7 @@ export class ProgressCard {
     setText(this.#since, elapsed && `since ${elapsed.since}`);
     setText(this.#remaining, remaining && `about ${clockText(remaining + 999)}`);
     this.#remainingFact.hidden = remaining === null;
-    setText(this.#attempt, `${snapshot.attempt} of ${snapshot.max_attempts}`);
+    setText(this.#attempt, `${snapshot.attempt.toLocaleString()} of ${snapshot.max_attempts.toLocaleString()}`);
     this.#attemptFact.hidden = snapshot.attempt < 2;
     return 1000 - ((elapsed?.ms ?? now) % 1000);
   }
