@@ -118,6 +118,24 @@ async def test_rows_that_are_not_current_can_be_read(
     await check_looks(page)
 
 
+async def test_a_long_name_leaves_space_for_the_reason(page: Page, dashboard: Dashboard) -> None:
+    """A poisoned job has its name as elsewhere, without marks that turn it, and the reason beside it is readable."""
+    shown = "W" * 199
+    await dashboard.submit(f"\u202e{shown}", "secret")
+    await dashboard.wait_for(f"\u202e{shown}", "failed")
+    await open_dashboard(page, dashboard, "/poison")
+    row = page.get_by_role("row", name=shown)
+    await expect(row.get_by_role("link")).to_have_text(shown)
+    for width in (1280, 800):
+        await page.set_viewport_size({"width": width, "height": 800})
+        box = await row.locator(".reason").bounding_box()
+        assert box is not None
+        assert box["width"] >= 100
+    await row.get_by_role("button", name="Discard…").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Discard").click()
+    await expect(row).to_have_count(0)
+
+
 async def test_poisoned_jobs_say_why_and_leave(page: Page, dashboard: Dashboard) -> None:
     """A job of the queue has its true error, is run again or discarded, and what cannot be read only discarded."""
     await dashboard.submit("Rotate old keys", "secret")

@@ -4,7 +4,7 @@ import { JobActions } from "/assets/actions.js";
 import { JOB_ID, withJsonTexts } from "/assets/details.js";
 import { h } from "/assets/dom.js";
 import { FleetTable } from "/assets/fleet-table.js";
-import { ageText, shortId } from "/assets/format.js";
+import { ageText, nameText, shortId } from "/assets/format.js";
 import { showHidden } from "/assets/hidden-characters.js";
 import { urlOf } from "/assets/router.js";
 import { setText } from "/assets/text.js";
@@ -30,6 +30,7 @@ export default class PoisonView {
     this.#table = new FleetTable({
       title: "Poison",
       subject: "poison queue",
+      className: "poison-table",
       columns: ["Job", "Reason", "Payload", "Since", ""],
       parts: [h("p", { class: "soft" }, "Jobs that have used up their attempts wait here until they are run again or discarded."), this.#note],
       empty: [h("p", {}, "The poison queue is empty: no job has used up its attempts, or all have been dealt with.")],
@@ -83,7 +84,7 @@ class PoisonRow {
   }
 
   render({ id, kind, name, inserted_at: inserted, payload, payload_bytes: bytes, messages, problem }, reason, now) {
-    setText(this.#link, name ?? kind ?? UNREADABLE);
+    setText(this.#link, nameText({ name, kind: kind ?? UNREADABLE }));
     setText(this.#kind, `${name && kind ? `${kind} · ` : ""}${shortId(id)}${messages > 1 ? ` · ${messages} messages` : ""}`);
     setText(this.#reason, reason);
     setText(this.#since, ageText(inserted, now));
