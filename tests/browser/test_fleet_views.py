@@ -1,4 +1,4 @@
-"""The views of kinds, workers and the poison queue, with a real system."""
+"""The views of kinds, workers, groups of failures and the poison queue, with a real system."""
 
 from __future__ import annotations
 
@@ -116,6 +116,15 @@ async def test_rows_that_are_not_current_can_be_read(
     await page.evaluate("dispatchEvent(new Event('online'))")
     await expect(page.locator(".fleet[data-stale]")).to_be_visible()
     await check_looks(page)
+
+
+async def test_a_long_message_is_cut_in_the_name_of_its_group(page: Page, dashboard: Dashboard) -> None:
+    """If the type of an error says nothing, its message names the group: its beginning, if it is long."""
+    await dashboard.submit("Letter to a long name", "deliver", {"to": "long " * 30}, tags=["long-name"])
+    await dashboard.wait_for("Letter to a long name", "failed")
+    await open_dashboard(page, dashboard, "?group=failures&tag=long-name")
+    await expect(page.locator(".group-title bdi")).to_have_text(re.compile(r"^The address of long .{60,80}…$"))
+    await expect(page.locator(".group-messages")).to_contain_text("does not exist.")
 
 
 async def test_a_long_name_leaves_space_for_the_reason(page: Page, dashboard: Dashboard) -> None:

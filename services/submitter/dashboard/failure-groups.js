@@ -12,6 +12,7 @@ import { TableKeys } from "/assets/table-keys.js";
 import { setText } from "/assets/text.js";
 
 const POLL_MS = 10_000;
+const MAX_NAME = 100; // characters
 const MAX_MESSAGES = 3; // of a group; more are counted
 
 export class FailureGroups {
@@ -185,7 +186,9 @@ function causesOf(groups) {
 
 /** Return what a group is called: the type of its error or, if that says nothing, its message. */
 function nameOf({ errorType, messages: [{ text }, ...others] }) {
-  return errorName(errorType, text) || (errorType ? (others.length ? "Different messages" : text) : "No error");
+  const name = errorName(errorType, text) || (errorType ? (others.length ? "Different messages" : text) : "No error");
+  const characters = [...name];
+  return characters.length > MAX_NAME ? `${characters.slice(0, MAX_NAME - 1).join("")}…` : name;
 }
 
 function messageText({ text, count }, messages) {
