@@ -100,7 +100,7 @@ async def test_workers_say_what_they_run(page: Page, dashboard: Dashboard) -> No
     await expect(row).to_have_count(0)
     await page.unroute("**/live/workers")
     await page.route("**/live/workers", lambda route: route.abort())
-    await expect(page.get_by_text("The workers cannot be shown now.")).to_be_visible()
+    await expect(page.get_by_text("The workers cannot be read now.")).to_be_visible()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Locator, Page, Route, expect
 
-from headway.contracts import Timestamp
+from headway.contracts import MAX_STEPS, Timestamp
 from tests.browser.dashboard import (
     HOSTILE_NAME,
     LARGE_NUMBER,
@@ -67,6 +67,31 @@ async def test_failed_job_shows_why_and_with_what(page: Page, dashboard: Dashboa
     tag = section(page, "Labels").get_by_role("link", name="csv")
     assert "tag=csv" in (await tag.get_attribute("href") or "")
     await check_looks(page)
+
+
+SHOW_STEPS = """
+async (count) => {
+  const { JobSteps } = await import("/assets/job-steps.js");
+  const steps = new JobSteps();
+  const time = new Date().toISOString();
+  const times = { started_at: time, ended_at: time };
+  const kept = Array.from({ length: count }, (_, index) => ({ name: `Step ${index}`, ...times }));
+  steps.render({ attempt: 1, status: "succeeded", finished_at: time, updated_at: time }, kept, Date.now());
+  document.body.replaceChildren(steps.element);
+  return document.body.innerText;
+}
+"""
+
+
+@pytest.mark.parametrize(("count", "is_said"), [(MAX_STEPS - 1, False), (MAX_STEPS, True)])
+async def test_steps_that_are_left_out_are_mentioned(
+    page: Page, dashboard: Dashboard, count: int, is_said: bool
+) -> None:
+    """A job with many steps keeps the newest ones only."""
+    await page.goto(dashboard.url())
+    text = await page.evaluate(SHOW_STEPS, count)
+    assert f"Step {count - 1}" in text
+    assert (f"Only the newest {MAX_STEPS} are kept." in text) is is_said
 
 
 async def test_no_text_of_a_job_is_markup(page: Page, dashboard: Dashboard) -> None:

@@ -41,7 +41,7 @@ export class FleetTable {
   /** Say why the rows could not be read again, or else what is to be known about them, if there is anything. */
   showProblem(error, note = "") {
     const isForbidden = error?.status === 403;
-    const reason = isForbidden ? `Only a key with the role operate shows the ${this.#subject}.` : `The ${this.#subject} cannot be shown now. ${error?.message}`;
+    const reason = isForbidden ? `Only a key with the role operate shows the ${this.#subject}.` : `The ${this.#subject} cannot be read now. ${error?.message}`;
     setText(this.#problem, error ? reason : note);
     setAttribute(this.#table, "data-stale", Boolean(error));
   }

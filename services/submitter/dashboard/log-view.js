@@ -37,7 +37,7 @@ export class LogView {
   #jobId = null;
   #watch = null;
   #hasEnded = false;
-  #endedVersion = null; // of the ended job: a later one has been erased
+  #ended = null; // the generation and the version of an ended job: in a later version it has been erased
   #connection = "connecting";
   #isSettled = false; // whether a first piece would be here
   #problem = null; // why there is no log, or no more of it, as {code, text}
@@ -109,7 +109,7 @@ export class LogView {
   #clear() {
     this.#clearLines();
     [this.#problem, this.#isSettled, this.#isLate, this.#wasLost, this.#isMarked] = [null, false, false, false, false];
-    [this.#connection, this.#endedVersion] = ["connecting", null];
+    [this.#connection, this.#ended] = ["connecting", null];
   }
 
   #connect() {
@@ -131,10 +131,10 @@ export class LogView {
     );
   }
 
-  #onSnapshot({ finished_at: finished, version }) {
-    const isErased = finished && this.#endedVersion && version !== this.#endedVersion;
+  #onSnapshot({ finished_at: finished, generation, version }) {
+    const isErased = finished && this.#ended?.generation === generation && this.#ended.version !== version;
     this.#hasEnded = Boolean(finished);
-    this.#endedVersion = finished ? version : null;
+    this.#ended = finished ? { generation, version } : null;
     if (isErased) this.#clearLines();
     if (this.#problem?.code !== "forbidden") this.#problem = null;
     this.#render();
