@@ -9,8 +9,8 @@ import sys
 import time
 import uuid
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,17 @@ class Stack:
         self._restarts[name].append(time.monotonic())
         program = valkey(self.env, self.folder) if name == "valkey" else service(name, self.env)
         await wait_until(program.is_ready)
+
+    @contextmanager
+    def frozen(self, name: str) -> Iterator[None]:
+        """Stop a process during the block, so that a test can watch a job before the worker starts it."""
+        pid = self.pid(name)
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     async def submit(self, kind: str = "countdown", payload: Any = None, **more: Any) -> dict[str, Any]:
         """Submit a job as a caller does; return the receipt."""

@@ -25,6 +25,17 @@ async def broken(_ctx: JobContext, _payload: Any) -> None:
     raise ValueError("the cable is loose")
 
 
+@job("steps-on-demand")
+async def steps_on_demand(ctx: JobContext, path: str) -> str:
+    """Report ten steps; before each of them and at the end, wait until a file has one character more."""
+    for step in range(1, 12):
+        while len(Path(path).read_text()) < step:
+            await asyncio.sleep(0.01)
+        if step <= 10:
+            ctx.progress(step, 10)
+    return "ten steps"
+
+
 @job("talkative", log="watchers")
 async def talkative(ctx: JobContext, lines: int) -> None:
     """Print and log lines."""

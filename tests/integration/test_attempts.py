@@ -15,7 +15,7 @@ from headway.contracts import JobMessage, Timestamp
 from headway.details import MAX_LOG_BYTES
 from headway.message_codec import decode_message, encode_message
 from tests.integration import logging_jobs
-from tests.integration.test_one_job import API_VERSION, history
+from tests.integration.test_one_job import API_VERSION, history, history_from_start
 from tests.stack import JOBS, Stack, running
 from tests.waiting import wait_until
 
@@ -47,8 +47,7 @@ async def poison_message(stack: Stack, job_id: str) -> JobMessage | None:
 
 async def test_exception_causes_another_attempt(stack: Stack) -> None:
     """Watchers see the error and the time of the next attempt; the last attempt's result is the job's result."""
-    receipt = await stack.submit("flaky", delay_s=1)  # the watcher subscribes before the job starts
-    snapshots = await history(stack, receipt["token"])
+    snapshots = await history_from_start(stack, "flaky")
     retrying = [job for job in snapshots if job["status"] == "retrying"]
     assert [job["error"]["message"] for job in retrying] == ["attempt 1 failed", "attempt 2 failed"]
     for job in retrying:
@@ -62,11 +61,10 @@ async def test_exception_causes_another_attempt(stack: Stack) -> None:
 @pytest.mark.parametrize(("kind", "error"), [("hopeless", "ValueError"), ("unknown-kind", "UnknownKind")])
 async def test_job_fails_when_attempts_are_exhausted(stack: Stack, kind: str, error: str) -> None:
     """The job fails with the error of its last attempt, and its message goes to the poison queue."""
-    receipt = await stack.submit(kind, max_attempts=2, delay_s=1)
-    snapshots = await history(stack, receipt["token"])
+    snapshots = await history_from_start(stack, kind, max_attempts=2)
     assert [(job["status"], job["attempt"]) for job in snapshots if job["error"]] == [("retrying", 1), ("failed", 2)]
     assert snapshots[-1]["error"]["type"] == error
-    await wait_until(lambda: poison_message(stack, receipt["id"]))
+    await wait_until(lambda: poison_message(stack, snapshots[-1]["id"]))
 
 
 async def test_handler_chooses_the_retry_delay(stack: Stack, tmp_path: Path) -> None:
@@ -80,8 +78,7 @@ async def test_handler_chooses_the_retry_delay(stack: Stack, tmp_path: Path) -> 
 
 async def test_attempt_that_times_out_is_retried(stack: Stack) -> None:
     """Watchers see the error `Timeout`; the next attempt has the full time limit again."""
-    receipt = await stack.submit("too-slow", delay_s=1)
-    snapshots = await history(stack, receipt["token"])
+    snapshots = await history_from_start(stack, "too-slow")
     assert [job["error"]["type"] for job in snapshots if job["error"]] == ["Timeout"]
     assert (snapshots[-1]["status"], snapshots[-1]["result"]) == ("succeeded", "in time")
 

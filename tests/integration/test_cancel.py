@@ -42,11 +42,12 @@ async def wait_for(stack: Stack, receipt: dict[str, Any], *statuses: str) -> Non
 
 async def test_queued_job_is_cancelled_and_never_starts(stack: Stack, tmp_path: Path) -> None:
     """A job that waits for a busy worker is cancelled at once, and the worker does not run it later."""
-    marks = tmp_path / "marks"
-    busy = await stack.submit(payload={"steps": 10, "delay_s": 0.1})
+    marks, done = tmp_path / "marks", tmp_path / "done"
+    busy = await stack.submit("wait-for-file", str(done))
     await wait_for(stack, busy, "running")
     queued = await stack.submit("append-id", str(marks))
     assert (await stack.cancel(queued))["status"] == "cancelled"
+    done.touch()
     after = await stack.submit("append-id", str(marks))
     await wait_for(stack, after, "succeeded")
     assert await status(stack, queued) == "cancelled"
@@ -56,8 +57,9 @@ async def test_queued_job_is_cancelled_and_never_starts(stack: Stack, tmp_path: 
 async def test_delayed_job_is_cancelled_and_never_starts(stack: Stack, tmp_path: Path) -> None:
     """A delayed job has no record yet; the cancellation creates one, and the worker obeys it when the job is due."""
     marks = tmp_path / "marks"
-    delayed = await stack.submit("append-id", str(marks), delay_s=1)
-    snapshot = await stack.cancel(delayed)
+    with stack.frozen("worker"):
+        delayed = await stack.submit("append-id", str(marks), delay_s=1)
+        snapshot = await stack.cancel(delayed)
     assert (snapshot["status"], snapshot["due_at"], snapshot["kind"]) == ("cancelled", None, "append-id")
     after = await stack.submit("append-id", str(marks), delay_s=2)
     await wait_for(stack, after, "succeeded")

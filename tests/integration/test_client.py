@@ -56,10 +56,13 @@ def check_history(snapshots: list[JobSnapshot], status: str) -> None:
     assert [snapshot.status for snapshot in snapshots if snapshot.finished_at] == [status]
 
 
-async def test_job_is_watched_until_its_result(client: Client) -> None:
+async def test_job_is_watched_until_its_result(stack: Stack, client: Client) -> None:
     """A watcher sees the progress in order, and `result` decodes the result to the requested type."""
-    job = await client.submit("countdown", {"steps": 10, "delay_s": 0.05}, delay_s=1)  # time to subscribe first
-    snapshots = [snapshot async for snapshot in client.watch(job)]
+    with stack.frozen("worker"):
+        job = await client.submit("countdown", {"steps": 10, "delay_s": 0.05})
+        watch = client.watch(job)
+        first = await anext(watch)
+    snapshots = [first, *[snapshot async for snapshot in watch]]
     check_history(snapshots, "succeeded")
     steps = [snapshot.progress.current for snapshot in snapshots if snapshot.progress and not snapshot.finished_at]
     assert steps == sorted(set(steps))
@@ -149,7 +152,7 @@ async def test_failed_jobs_run_again_together(client: Client, tmp_path: Path) ->
 @pytest.mark.parametrize("payload", [{}, [], 0, "ü ☂", {"deep": [{"a": None}]}])
 async def test_payload_reaches_the_handler_unchanged(client: Client, payload: object) -> None:
     """The handler gets the payload exactly as it was submitted."""
-    assert await client.result(await client.submit("echo", payload), timeout_s=30) == payload
+    assert await client.result(await client.submit("echo", payload), timeout_s=PATIENCE_S) == payload
 
 
 async def test_failures_raise_exceptions(client: Client) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration import nasty_jobs
 from tests.integration.test_attempts import poison_message, watch_until
-from tests.integration.test_one_job import history
+from tests.integration.test_one_job import history, history_from_start
 from tests.integration.watchers import watch_jobs
 from tests.leaks import MARKER
 from tests.stack import JOBS, Stack, running
@@ -48,8 +48,7 @@ def test_start_names_the_kinds(stack: Stack) -> None:
 
 async def test_steps_in_a_process_move_one_bar(stack: Stack, tmp_path: Path) -> None:
     """Watchers see one percentage rise through all steps, and the handler's log lines contain the job's id."""
-    receipt = await stack.submit("in-process", {"mark": str(tmp_path / "seen")}, delay_s=1)
-    snapshots = await history(stack, receipt["token"])
+    snapshots = await history_from_start(stack, "in-process", {"mark": str(tmp_path / "seen")})
     progress = [job["progress"] for job in snapshots if job["progress"]]
     percents = [update["percent"] for update in progress]
     assert percents == sorted(percents)
@@ -57,7 +56,7 @@ async def test_steps_in_a_process_move_one_bar(stack: Stack, tmp_path: Path) -> 
     assert (percents[-1], progress[-1]["message"]) == (100.0, "second: parts")
     assert snapshots[-1]["result"] not in (stack.pid("worker"), None)
     (line,) = await wait_until(
-        lambda: [line for line in worker_log(stack) if "first_step" in line and receipt["id"] in line]
+        lambda: [line for line in worker_log(stack) if "first_step" in line and snapshots[-1]["id"] in line]
     )
     assert str(tmp_path / "seen") in line
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,6 +35,15 @@ async def history(stack: Stack, token: str) -> list[dict[str, Any]]:
     return [snapshot async for snapshot in stack.watch(token)]
 
 
+async def history_from_start(stack: Stack, kind: str, payload: Any = None, **more: Any) -> list[dict[str, Any]]:
+    """Submit a job; return all snapshots that a watcher receives who subscribes before the job starts."""
+    with stack.frozen("worker"):
+        receipt = await stack.submit(kind, payload, **more)
+        snapshots = stack.watch(receipt["token"])
+        first = await anext(snapshots)
+    return [first, *[snapshot async for snapshot in snapshots]]
+
+
 async def run_to_end(stack: Stack, kind: str, payload: Any = None) -> dict[str, Any]:
     """Submit a job; return its last snapshot."""
     receipt = await stack.submit(kind, payload)
@@ -47,18 +57,22 @@ def issue_token(stack: Stack, job_id: str) -> str:
     return subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout.strip()
 
 
-async def test_watcher_receives_every_step(stack: Stack) -> None:
-    """A watcher receives the countdown's ten steps in order, with rising versions."""
-    # The delay lets the watcher subscribe before the job starts.
-    receipt = await stack.submit("countdown", {"steps": 10, "delay_s": 0.05}, delay_s=1)
-    snapshots = await history(stack, receipt["token"])
+async def test_watcher_receives_every_step(stack: Stack, tmp_path: Path) -> None:
+    """A watcher receives ten steps in order, with rising versions; each is done after the watcher has seen the last."""
+    seen = tmp_path / "seen"
+    seen.touch()
+    receipt, snapshots = await stack.submit("steps-on-demand", str(seen)), []
+    async for snapshot in stack.watch(receipt["token"]):
+        snapshots.append(snapshot)
+        if snapshot["status"] == "running":
+            seen.write_text("x" * (1 + (snapshot["progress"] or {"current": 0})["current"]))
     versions = [job["version"] for job in snapshots]
     assert versions == sorted(set(versions))
     percents = [job["progress"]["percent"] for job in snapshots if job["progress"] and job["status"] == "running"]
     assert percents == sorted(percents)
     assert set(percents) == {10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 100.0}
     end = snapshots[-1]
-    assert (end["status"], end["result"], end["error"]) == ("succeeded", "Counted 10 steps", None)
+    assert (end["status"], end["result"], end["error"]) == ("succeeded", "ten steps", None)
     assert end["started_at"] <= end["finished_at"]
     assert end == await stack.snapshot(receipt["id"], receipt["token"])
 

@@ -21,9 +21,9 @@ from headway.client import SyncClient
 from headway.client.links import Link
 from tests.documents import Document
 from tests.integration.test_attempts import watch_until
-from tests.integration.test_one_job import history, run_to_end
+from tests.integration.test_one_job import history_from_start, run_to_end
 from tests.stack import JOBS, Stack, running
-from tests.waiting import is_running, wait_until
+from tests.waiting import PATIENCE_S, is_running, wait_until
 
 DOC = Document("docs/recipes.md")
 CONVERT, REPORT_FAILURE = (text for _, text in DOC.examples("python"))
@@ -76,7 +76,7 @@ async def run(stack: Stack, folder: Path, script: str) -> tuple[int, str]:
     """Run a script as cron does; return its exit code and its output."""
     env = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "HEADWAY_URL": stack.url}
     completed = await asyncio.to_thread(
-        subprocess.run, ["sh", "-c", script], cwd=folder, env=env, capture_output=True, text=True, timeout=60
+        subprocess.run, ["sh", "-c", script], cwd=folder, env=env, capture_output=True, text=True, timeout=PATIENCE_S
     )
     return completed.returncode, completed.stdout + completed.stderr
 
@@ -95,8 +95,7 @@ def convert(source: str, target: Path) -> dict[str, Any]:
 
 async def test_program_reports_its_progress(stack: Stack, tmp_path: Path) -> None:
     """The job shows the position in the video, and succeeds with the program."""
-    receipt = await stack.submit("convert", convert("short", tmp_path / "target"), delay_s=1)
-    snapshots = await history(stack, receipt["token"])
+    snapshots = await history_from_start(stack, "convert", convert("short", tmp_path / "target"))
     assert snapshots[-1]["status"] == "succeeded"
     percents = [job["progress"]["percent"] for job in snapshots if job["progress"]]
     assert len(percents) > 1

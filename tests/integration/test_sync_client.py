@@ -30,11 +30,14 @@ def client(stack: Stack) -> Iterator[SyncClient]:
         yield client
 
 
-def test_job_is_watched_until_its_result(client: SyncClient) -> None:
+def test_job_is_watched_until_its_result(stack: Stack, client: SyncClient) -> None:
     """A job is submitted, read, watched and awaited."""
-    job = client.submit("countdown", {"steps": 10, "delay_s": 0.05}, delay_s=1)
-    assert client.get(job).status == "queued"
-    versions = [snapshot.version for snapshot in client.watch(job)]
+    with stack.frozen("worker"):
+        job = client.submit("countdown", {"steps": 10, "delay_s": 0.05})
+        assert client.get(job).status == "queued"
+        watch = client.watch(job)
+        first = next(watch)
+    versions = [first.version, *[snapshot.version for snapshot in watch]]
     assert versions == sorted(set(versions))
     assert len(versions) > 2
     assert client.result(job.id) == "Counted 10 steps"
@@ -61,7 +64,7 @@ def test_threads_share_a_client(client: SyncClient) -> None:
 
     def round_trip(number: int) -> object:
         barrier.wait()
-        return client.result(echo.submit(client, number), timeout_s=60)
+        return client.result(echo.submit(client, number), timeout_s=PATIENCE_S)
 
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(round_trip, range(8))) == list(range(8))
@@ -72,7 +75,7 @@ async def test_watch_survives_a_notifier_restart(stack: Stack, client: SyncClien
     job = client.submit("countdown", {"steps": 20, "delay_s": 0.1})
 
     def watch() -> str:
-        for snapshot in client.watch(job, timeout_s=60):
+        for snapshot in client.watch(job, timeout_s=PATIENCE_S):
             if snapshot.progress and snapshot.progress.current >= 30:
                 halfway.set()
         return snapshot.status

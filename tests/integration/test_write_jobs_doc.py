@@ -26,7 +26,7 @@ from headway.tokens import Grant, TokenSigner
 from tests.documents import Document
 from tests.integration.status_recorder import StatusRecorder, Transitions
 from tests.integration.test_attempts import watch_until
-from tests.integration.test_one_job import API_VERSION, history, run_to_end
+from tests.integration.test_one_job import API_VERSION, history, history_from_start, run_to_end
 from tests.stack import Stack, running
 from tests.waiting import wait_until
 
@@ -97,8 +97,7 @@ async def test_threads_and_processes_report_progress(stack: Stack, kind: str, pa
 
 async def test_parallel_and_nested_steps_move_one_bar(stack: Stack) -> None:
     """The percentage never goes back, and the step `Download` takes the first 60 %."""
-    receipt = await stack.submit("album", {"photos": ["sea", "hill", "town"], "pages": 5}, delay_s=1)
-    snapshots = await history(stack, receipt["token"])
+    snapshots = await history_from_start(stack, "album", {"photos": ["sea", "hill", "town"], "pages": 5})
     assert percents(snapshots) == sorted(percents(snapshots))
     assert 0 < max(percents(snapshots, "Download")) <= 60
     messages = {job["progress"]["message"] for job in snapshots if job["progress"]}
@@ -112,8 +111,7 @@ async def test_fail_and_retry_are_shown_to_watchers(stack: Stack) -> None:
     end = await run_to_end(stack, "sync", "moon")
     error = {"type": "Fail", "message": "There is no album 'moon'."}
     assert (end["status"], end["attempt"], end["error"]) == ("failed", 1, error)
-    receipt = await stack.submit("sync", "sea", delay_s=1)
-    snapshots = await history(stack, receipt["token"])
+    snapshots = await history_from_start(stack, "sync", "sea")
     (retrying,) = [job for job in snapshots if job["status"] == "retrying"]
     assert retrying["error"] == {"type": "Retry", "message": "The album is locked."}
     assert 500 < Timestamp.parse(retrying["due_at"]) - Timestamp.parse(retrying["updated_at"]) <= 1000
