@@ -110,11 +110,11 @@ async def test_retries_end_after_a_time() -> None:
 async def test_a_long_retry_after_ends_the_retries(services: Services) -> None:
     """A Retry-After beyond `retry_for_s` raises the server's error at once."""
     services.responses = [
-        respond_with(503, {"code": "unavailable", "detail": "The queue is unavailable."}, Retry_After="3600")
+        respond_with(503, {"code": "unavailable", "detail": "The queue is unavailable."}, Retry_After="36000")
     ]
-    async with Client(services.url, retry_for_s=5) as client:
+    async with Client(services.url, retry_for_s=10 * PATIENCE_S) as client:
         with pytest.raises(RequestFailed, match="The queue is unavailable") as raised:
-            await asyncio.wait_for(client.submit("k"), 4)
+            await asyncio.wait_for(client.submit("k"), PATIENCE_S)
     assert raised.value.status == 503
 
 
@@ -374,7 +374,7 @@ async def test_a_watch_ends_after_its_timeout(services: Services, client: Client
     """A watch of a job that does not end within `timeout_s` raises a TimeoutError and unsubscribes."""
     receipt = services.receipt(uuid4())
     services.socket_handlers = [send_messages({"job": snapshot_json(receipt.id, 1)})]
-    watch = client.watch(receipt, timeout_s=0.2)
+    watch = client.watch(receipt, timeout_s=1)
     assert (await anext(watch)).version == 1
     with pytest.raises(TimeoutError):
         await anext(watch)

@@ -146,10 +146,10 @@ async def test_silence_alone_does_not_lead_to_polls(
     services: Services, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A notifier may allow more silence than the time after which a client without WebSockets polls."""
-    monkeypatch.setattr(notifier_connection, "FALLBACK_AFTER_S", 0.1)
+    monkeypatch.setattr(notifier_connection, "FALLBACK_AFTER_S", 1)
     receipt = services.receipt(uuid4())
     services.socket_handlers = [
-        fall_silent(hello(silence_s=0.3), {"job": snapshot_json(receipt.id, 1)}),
+        fall_silent(hello(silence_s=1.5), {"job": snapshot_json(receipt.id, 1)}),
         send_messages({"job": snapshot_json(receipt.id, 2, "succeeded")}),
     ]
     assert await watch_versions(client, receipt) == [1, 2]

@@ -113,12 +113,12 @@ async def test_a_watch_and_a_result_end_after_their_timeout(services: Services, 
     services.socket_handlers = [send_messages({"job": snapshot_json(watched.id, 1)})]
 
     def use() -> None:
-        watch = sync_client.watch(watched, timeout_s=0.2)
+        watch = sync_client.watch(watched, timeout_s=1)
         assert next(watch).version == 1
         with pytest.raises(TimeoutError):
             next(watch)
         with pytest.raises(TimeoutError):
-            sync_client.result(awaited, 0.2)
+            sync_client.result(awaited, 1)
 
     await asyncio.to_thread(use)
     await wait_until(lambda: sum("unwatch" in message for message in services.received) == 2)

@@ -16,7 +16,7 @@ from services.notifier import metrics
 from services.notifier.control import MAX_JOB_IDS, ControlHandler, ControlStream, JobSet, ReportRequests
 from services.runtime.settings import ReloadingFile, read_keys
 from tests.unit.services.runtime.http_app import Client, read_problem, serve
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 AUTHORIZED = {"Authorization": "Bearer the-key"}
 CHANNEL = "headway:worker:{host-1}"
@@ -140,7 +140,7 @@ async def test_a_stream_that_opens_during_a_drain_ends(tmp_path: Path, monkeypat
             return await prepare(response, request)
 
         monkeypatch.setattr(web.StreamResponse, "prepare", prepare_during_drain)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             assert await (await replica.open()).read() == b":\n\n"
         assert not replica.handler._streams
 

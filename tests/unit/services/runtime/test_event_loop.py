@@ -15,6 +15,7 @@ import pytest
 from services.runtime import event_loop, unhandled
 from services.runtime.tracebacks import TRACEBACK_TEXT
 from tests.unit.services.runtime.unreadable_errors import UNREADABLE, unreadable
+from tests.waiting import PATIENCE_S
 
 SECRET = "a-payload"
 
@@ -111,7 +112,7 @@ def test_main_task_survives(caplog: pytest.LogCaptureFixture, source: str, error
             gc.collect()
         ended = True
 
-    event_loop.run(asyncio.wait_for(main(), 10))
+    event_loop.run(asyncio.wait_for(main(), PATIENCE_S))
     assert ended
     for line in unhandled_exceptions(caplog):
         assert line["error"] == type(error).__name__
@@ -178,7 +179,7 @@ def test_exception_that_cannot_be_read_is_logged(caplog: pytest.LogCaptureFixtur
         while thread.is_alive() or len(unhandled_exceptions(caplog)) < 2:
             await asyncio.sleep(0.001)
 
-    event_loop.run(asyncio.wait_for(main(), 10))
+    event_loop.run(asyncio.wait_for(main(), PATIENCE_S))
     assert {line["error"] for line in unhandled_exceptions(caplog)} == {name}
 
 
@@ -204,7 +205,7 @@ def test_jobs_log_handler_that_raises_does_not_end_the_main_task() -> None:
     handler = Raising()
     logging.getLogger().addHandler(handler)
     try:
-        event_loop.run(asyncio.wait_for(main(), 10))
+        event_loop.run(asyncio.wait_for(main(), PATIENCE_S))
     finally:
         logging.getLogger().removeHandler(handler)
 

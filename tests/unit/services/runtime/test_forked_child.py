@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.waiting import free_ports, is_running, wait_until
+from tests.waiting import PATIENCE_S, free_ports, is_running, wait_until
 
 ROOT = Path(__file__).parents[4]
 PROGRAM = """
@@ -153,7 +153,7 @@ class Service:
 
     def get(self, path: str) -> Any:
         """Return the decoded body of a response."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=20) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=PATIENCE_S) as response:
             return json.loads(response.read())
 
     def is_up(self) -> bool:
@@ -169,7 +169,7 @@ class Service:
     def stop(self) -> int:
         """Send SIGTERM and return the exit code."""
         self.process.terminate()
-        return self.process.wait(20)
+        return self.process.wait(PATIENCE_S)
 
 
 @pytest.fixture

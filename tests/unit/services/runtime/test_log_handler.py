@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE_S
+
 ROOT = Path(__file__).parents[4]
 PROGRAM = """
 import logging, sys
@@ -33,7 +35,7 @@ print("done")
 def test_no_log_record_fails_the_code_that_logs_it(log_format: str) -> None:
     """Each record is one line of the usual format; one that cannot be formatted names its place, but not its values."""
     command = [sys.executable, "-c", PROGRAM, log_format]
-    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert (completed.returncode, completed.stdout) == (0, "done\n")
     assert "a-secret-argument" not in completed.stderr
     assert "Logging error" not in completed.stderr
@@ -68,7 +70,7 @@ print("done")
 def test_closed_stderr_fails_no_code_that_logs(closed: str) -> None:
     """A job may close the standard error stream; the worker runs on without its log."""
     command = [sys.executable, "-c", CLOSED_PROGRAM, closed]
-    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert completed.stdout == "done\n"
     assert "before" in completed.stderr
     assert "after" not in completed.stderr

@@ -13,6 +13,7 @@ import pytest
 
 from services.runtime import logs
 from tests.unit.services.runtime.exception_shapes import chain
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[4]
 TOKEN = "eyJhbGciOiJFZERTQSIsImtpZCI6IjEifQ.eyJzdWIiOiIxIn0.c2lnbmF0dXJl-_x"
@@ -90,7 +91,7 @@ def stderr_of(program: str, *arguments: str) -> str:
         capture_output=True,
         text=True,
         check=True,
-        timeout=30,
+        timeout=PATIENCE_S,
     )
     assert completed.stdout == ""
     return completed.stderr

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from services.runtime.redaction import Redactor
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[4]
 PROGRAM = """
@@ -77,7 +78,13 @@ def test_secrets_of_the_environment_are_not_logged() -> None:
     """A log line hides the value of a variable of this process."""
     env = {"SHOP_PASSWORD": "sw0rd-fish"}
     ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM], cwd=ROOT, env=env, capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", PROGRAM],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_S,
     )
     assert json.loads(ran.stderr)["detail"] == "refused: [hidden]"
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from services.runtime.service import run_forever
-from tests.waiting import free_ports, wait_until
+from tests.waiting import PATIENCE_S, free_ports, wait_until
 
 ROOT = Path(__file__).parents[4]
 PROGRAM = """
@@ -137,7 +137,7 @@ class Sample:
         """Send a GET request; return status and body, or status 0 if the connection is refused."""
         url = f"http://127.0.0.1:{self.public if public else self.internal}{path}"
         try:
-            with urllib.request.urlopen(url, timeout=5) as response:
+            with urllib.request.urlopen(url, timeout=PATIENCE_S) as response:
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -290,7 +290,13 @@ def test_a_port_in_use_is_named_and_exits_with_code_2(tmp_path: Path, setting: s
         env = {"PATH": os.environ["PATH"], "BIND_HOST": "127.0.0.1", "PORT": free, "INTERNAL_PORT": "0"}
         command = [sys.executable, "-c", PROGRAM, str(tmp_path), "good"]
         completed = subprocess.run(
-            command, cwd=ROOT, env={**env, setting: str(port)}, capture_output=True, text=True, timeout=30, check=False
+            command,
+            cwd=ROOT,
+            env={**env, setting: str(port)},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
         )
     problem = f"port {port} is in use: stop the program that listens on it, or set {setting}"
     assert (completed.returncode, completed.stderr) == (2, f"sample: invalid settings:\n  {problem}\n")
@@ -301,7 +307,9 @@ def test_an_address_of_another_machine_exits_with_code_2(tmp_path: Path, host: s
     """A host that the service cannot listen on is a problem of the settings."""
     env = {"PATH": os.environ["PATH"], "BIND_HOST": host, "PORT": "0", "INTERNAL_PORT": "0"}
     command = [sys.executable, "-c", PROGRAM, str(tmp_path), "good"]
-    completed = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=30, check=False)
+    completed = subprocess.run(
+        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
     assert completed.returncode == 2
     assert f"BIND_HOST and SAMPLE_INTERNAL_PORT: cannot listen on {host!r}" in completed.stderr
     assert "Traceback" not in completed.stderr
@@ -316,7 +324,7 @@ def test_invalid_settings_are_printed_and_exit_with_code_2(service: str) -> None
         env={"PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert completed.returncode == 2

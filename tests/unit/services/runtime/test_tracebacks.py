@@ -10,7 +10,7 @@ import pytest
 
 from services.runtime import exception_tree, tracebacks
 from services.runtime.tracebacks import Traceback, thread_stack
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 
 def fail_deeply(depth: int) -> None:
@@ -117,7 +117,7 @@ async def test_stack_of_a_thread() -> None:
     finish = threading.Event()
 
     def wait_in_thread() -> None:
-        finish.wait(30)
+        finish.wait(PATIENCE_S)
 
     thread = threading.Thread(target=wait_in_thread)
     thread.start()

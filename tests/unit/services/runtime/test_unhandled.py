@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.waiting import PATIENCE_S
+
 ROOT = Path(__file__).parents[4]
 PROGRAM = """
 import asyncio, concurrent.futures, gc, logging, sys, threading
@@ -54,7 +56,12 @@ event_loop.run(main())
 def run_program(tracebacks: str) -> str:
     """Leave exceptions behind in every way, and return the output."""
     completed = subprocess.run(
-        [sys.executable, "-c", PROGRAM, tracebacks], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", PROGRAM, tracebacks],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_S,
     )
     return completed.stdout + completed.stderr
 

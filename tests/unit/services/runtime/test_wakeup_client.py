@@ -129,7 +129,7 @@ async def test_a_pending_wakeup_is_sent_on_exit(notifier: FakeNotifier) -> None:
 
 async def test_a_delayed_wakeup_is_sent_when_it_is_due(notifier: FakeNotifier, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wake-up is not sent early, and all that are due within an interval are sent as one."""
-    monkeypatch.setattr(module, "COALESCE_S", 0.05)
+    monkeypatch.setattr(module, "COALESCE_S", 0.5)
     loop = asyncio.get_running_loop()
     async with running(notifier.url) as client:
         started_at = loop.time()

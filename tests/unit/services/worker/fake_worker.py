@@ -22,6 +22,7 @@ from services.worker.delivery import Delivery
 from services.worker.execution.runner import Runner
 from services.worker.logs.job_log import JobLog
 from services.worker.reporting.report_stream import ReportStream
+from tests.waiting import PATIENCE_S
 
 LEASE_S = 60
 ACCEPTED: dict[str, Any] = {"accepted": True}
@@ -253,4 +254,4 @@ class FakeWorker:
 
     async def deliver(self) -> None:
         """Receive the message and handle it to the end."""
-        await asyncio.wait_for(self.receive().handle(), 20)
+        await asyncio.wait_for(self.receive().handle(), PATIENCE_S)

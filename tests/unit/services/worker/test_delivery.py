@@ -24,9 +24,10 @@ from services.worker.execution import runner
 from services.worker.lease import Lease
 from services.worker.logs.capture import capture_output
 from tests.unit.services.worker.fake_worker import ACCEPTED, CANCEL_REQUESTED, FakeWorker, rejected
+from tests.waiting import PATIENCE_S
 
 UNAVAILABLE = ServiceRequestError("the queue is unavailable")
-SHORT_LEASE_S = 0.1
+SHORT_LEASE_S = 0.4  # in which a handler starts, also on a busy machine
 
 
 class Handlers:
@@ -91,14 +92,14 @@ async def start(worker: FakeWorker, handlers: Handlers) -> tuple[Delivery, async
     """Receive the message and wait until its handler runs."""
     delivery = worker.receive()
     handling = asyncio.create_task(delivery.handle())
-    await asyncio.wait_for(handlers.started.wait(), 20)
+    await asyncio.wait_for(handlers.started.wait(), PATIENCE_S)
     handlers.started.clear()
     return delivery, handling
 
 
 async def finish(handling: asyncio.Task[None]) -> None:
     """Wait for the end of a delivery."""
-    await asyncio.wait_for(handling, 20)
+    await asyncio.wait_for(handling, PATIENCE_S)
 
 
 async def run_ready_tasks() -> None:
@@ -219,9 +220,9 @@ async def test_job_of_an_abandoned_handler_fails(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(runner, "ABANDON_AFTER_S", 0.05)
     finish_thread = threading.Event()
 
-    @job("silent", timeout_s=0.05, max_attempts=5)
+    @job("silent", timeout_s=0.5, max_attempts=5)
     def silent(_ctx: JobContext, _payload: Any) -> None:
-        finish_thread.wait(30)
+        finish_thread.wait(PATIENCE_S)
 
     worker = FakeWorker(silent)
     text = worker.queue.text
@@ -230,7 +231,7 @@ async def test_job_of_an_abandoned_handler_fails(monkeypatch: pytest.MonkeyPatch
     assert worker.queue.poisoned == [text]
     error = worker.reporter.reports[-1].error
     assert error is not None
-    assert (error.type, error.message) == ("Timeout", "The attempt took longer than 0.05 s and could not be stopped.")
+    assert (error.type, error.message) == ("Timeout", "The attempt took longer than 0.5 s and could not be stopped.")
     finish_thread.set()
 
 
@@ -325,7 +326,7 @@ async def test_stop_does_not_cut_an_ending_short(is_available: bool, handlers: H
     worker = FakeWorker(stops_its_worker)
     delivery = worker.receive()
     handling = asyncio.create_task(delivery.handle())
-    await asyncio.wait_for(handlers.started.wait(), 20)
+    await asyncio.wait_for(handlers.started.wait(), PATIENCE_S)
     if not is_available:
         await run_ready_tasks()
         delivery.stop()
@@ -413,7 +414,7 @@ async def test_cancelled_renewal_is_a_lost_lease(is_started: bool, handlers: Han
     before = asyncio.all_tasks()
     handling = asyncio.create_task(worker.receive().handle())
     if is_started:
-        await asyncio.wait_for(handlers.started.wait(), 20)
+        await asyncio.wait_for(handlers.started.wait(), PATIENCE_S)
     else:
         await asyncio.sleep(0)
     (renewal,) = [task for task in asyncio.all_tasks() - before if "renew" in repr(task.get_coro())]
@@ -463,7 +464,7 @@ async def test_handler_that_swallows_a_cancel_stops_when_it_loses_its_job(lost_b
     _, handling = await start(worker, handlers)
     worker.reporter.verdicts = [CANCEL_REQUESTED]
     worker.reporter.heartbeat()
-    await asyncio.wait_for(handlers.started.wait(), 20)
+    await asyncio.wait_for(handlers.started.wait(), PATIENCE_S)
     if lost_by == "renewal":
         worker.queue.errors["update"] = [UNAVAILABLE] * 1000
     else:
@@ -748,7 +749,7 @@ async def test_log_of_a_delivery_ends_before_the_message_is_settled(handlers: Ha
     delivery = worker.receive()
     handling = asyncio.create_task(delivery.handle())
     if end == "released":
-        await asyncio.wait_for(handlers.started.wait(), 20)
+        await asyncio.wait_for(handlers.started.wait(), PATIENCE_S)
         delivery.stop()
     await finish(handling)
     assert worker.logs.log is not None

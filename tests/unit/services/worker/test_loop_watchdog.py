@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from headway.context import Attempt
 from services.worker import loop_watchdog, metrics
 from services.worker.loop_watchdog import LoopWatchdog
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 ATTEMPT = Attempt(job_id=uuid4(), kind="blocking")
 JOB = {"job_id": str(ATTEMPT.job_id), "kind": "blocking"}
@@ -39,7 +39,7 @@ async def attempts(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[dict[asynci
 
 def block_until_found(lines: list[Any]) -> None:
     """Block the loop until the watchdog has logged it."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while not found(lines):
         assert time.monotonic() < deadline
         time.sleep(0.001)

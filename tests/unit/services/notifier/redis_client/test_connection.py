@@ -125,9 +125,9 @@ async def test_a_hanging_handshake_fails_all_callers_at_once(
     connection: MultiplexedConnection, fake: FakeRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Callers that wait for the same handshake time out together, not one after the other."""
-    monkeypatch.setattr(module, "REPLY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(module, "REPLY_TIMEOUT_S", 1)
     fake.completes_handshake = False
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(40):
         results = await asyncio.gather(*(send(connection, "A") for _ in range(50)), return_exceptions=True)
     assert {type(result) for result in results} == {TimeoutError}
     fake.completes_handshake = True

@@ -16,7 +16,7 @@ from services.notifier.redis_client.url import redis_from_url
 from tests.channels import RecordingHandler
 from tests.unit.services.notifier.redis_client.fake_redis import FakeRedis
 from tests.unit.services.notifier.redis_client.model_cluster import ModelCluster
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 Step = tuple[tuple[str, str | int], int]  # an action, and how many event-loop iterations follow it
 CHANNELS = ("{a}1", "{a}2", "{b}")  # the first two share a slot
@@ -130,7 +130,7 @@ async def test_pubsub_stops_when_its_connection_is_lost_meanwhile(lost_first: bo
         await wait_until(lambda: {b"SUBSCRIBE", b"PING"} <= {command[0] for command in fake.commands})
         for action in (fake.disconnect_all, running.cancel) if lost_first else (running.cancel, fake.disconnect_all):
             action()
-        await asyncio.wait({running}, timeout=5)
+        await asyncio.wait({running}, timeout=PATIENCE_S)
         assert running.cancelled()
 
 
@@ -141,7 +141,7 @@ async def test_a_silent_connection_is_replaced() -> None:
         for channel in ("headway:job:{a}", "headway:wake"):
             pubsub.subscribe(channel, RecordingHandler())
         running = asyncio.create_task(pubsub.run())
-        await wait_until(lambda: len(fake.connections) == 3)
+        await wait_until(lambda: len(fake.connections) >= 3)
         assert not pubsub.ready
         subscribed = [command[1:] for command in fake.commands if command[0] == b"SUBSCRIBE"]
         assert all(sorted(channels) == [b"headway:job:{a}", b"headway:wake"] for channels in subscribed)

@@ -18,6 +18,7 @@ from services.notifier.transports.long_poll import LongPollHandler
 from services.notifier.transports.sse import EventStreamHandler
 from tests.unit.services.notifier.transports.notifier_parts import Replica, refusals
 from tests.unit.services.runtime.http_app import Client, serve
+from tests.waiting import PATIENCE_S
 
 NOW = Timestamp.now()
 ANNAS, BERTS, LOST = (UUID(int=number, version=4) for number in (1, 2, 3))
@@ -170,5 +171,5 @@ async def test_the_filter_may_name_tag_and_kind(notifier: Notifier) -> None:
 
 async def test_a_stream_of_another_owners_job_is_refused(notifier: Notifier) -> None:
     """An EventSource would reconnect after a stream that ends, but not after a 403."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         assert await notifier.code("GET", f"/live/jobs/{BERTS}/events", notifier.list_token()) == "forbidden"

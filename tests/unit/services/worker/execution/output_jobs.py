@@ -54,7 +54,7 @@ def leaves_a_printer(ctx: JobContext, _payload: Any) -> int:
 def waits_for_the_printer(_ctx: JobContext, _payload: Any) -> int:
     """Wait until the thread of an earlier job has written, and print a line; return the process id."""
     _next_job.set()
-    assert _has_written.wait(60)
+    assert _has_written.wait(240)
     print("printed by the second job")
     return os.getpid()
 

@@ -24,7 +24,7 @@ from services.worker.outcomes import Finished
 from services.worker.registry import load_jobs
 from tests.unit.services.worker.execution import fork_jobs, process_jobs
 from tests.unit.services.worker.execution.test_process_pool import JOBS, FakeHost, is_running, result, run
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 JOBS.update(load_jobs([fork_jobs.__name__]))
 
@@ -54,7 +54,7 @@ async def test_forked_child_ends_where_the_handler_returns(
 ) -> None:
     """It reports nothing: the job's result is its parent's, and the next job's is its own."""
     host = FakeHost()
-    assert result(await asyncio.wait_for(run(shared_pool, "forks", child, host), 20)) == exit_code
+    assert result(await asyncio.wait_for(run(shared_pool, "forks", child, host), PATIENCE_S)) == exit_code
     assert (host.checkpoints, host.progress) == ([], [])
     assert result(await run(shared_pool, "pid", 1)) == result(await run(shared_pool, "pid", 1))
 
@@ -62,7 +62,7 @@ async def test_forked_child_ends_where_the_handler_returns(
 async def test_children_have_default_signal_handling(shared_pool: ProcessPool) -> None:
     """A child that is terminated at once ends by the signal, whichever way it was started."""
     expected = dict.fromkeys(fork_jobs.TERMINATIONS, -15)
-    assert result(await asyncio.wait_for(run(shared_pool, "terminates-children"), 20)) == expected
+    assert result(await asyncio.wait_for(run(shared_pool, "terminates-children"), PATIENCE_S)) == expected
 
 
 async def test_children_do_not_inherit_the_connection(shared_pool: ProcessPool) -> None:
@@ -73,7 +73,7 @@ async def test_children_do_not_inherit_the_connection(shared_pool: ProcessPool) 
 async def test_crash_is_noticed_although_the_connection_stays_open(tmp_path: Path) -> None:
     """The attempt fails when the process ends, although a program that it has started keeps the connection open."""
     async with ProcessPool.open() as pool:
-        outcome = await asyncio.wait_for(run(pool, "crashes-but-stays-connected", str(tmp_path / "pid")), 20)
+        outcome = await asyncio.wait_for(run(pool, "crashes-but-stays-connected", str(tmp_path / "pid")), PATIENCE_S)
     os.kill(int((tmp_path / "pid").read_text()), 9)
     assert outcome.failure
     assert outcome.failure.error == JobError("Crashed", "The handler's process exited with code 3.")

@@ -36,7 +36,7 @@ async def logged(pool: ProcessPool, kind: str, payload: Any = None) -> tuple[str
     """Run a job and return its log and its outcome."""
     text = io.StringIO()
     with capture_into(text):
-        outcome = await asyncio.wait_for(run(pool, kind, payload), 60)
+        outcome = await asyncio.wait_for(run(pool, kind, payload), PATIENCE_S)
     return text.getvalue(), outcome
 
 

@@ -24,7 +24,7 @@ from headway import Job, JobContext, job
 from headway.context import Attempt
 from headway.contracts import JobError, Json, Progress, StepTimes
 from headway.testing import Recorder
-from services.worker.execution.process_pool import ProcessPool
+from services.worker.execution.process_pool import DEADLINE_INTERVAL_S, ProcessPool
 from services.worker.execution.runner import Runner
 from services.worker.outcomes import Finished, LeaseLost, RetryLater
 from services.worker.registry import InvalidJobs, load_jobs
@@ -215,6 +215,7 @@ async def test_invalid_payload_fails_the_job(pool: ProcessPool) -> None:
 async def test_interrupted_process_ends_with_its_children(pool: ProcessPool, tmp_path: Path, reason: str) -> None:
     """After a cancel or a timeout the handler gets the reason, and its process and all child processes end."""
     file = tmp_path / "pids"
+    await run(pool, "pid", 1)  # the time limit includes the start of the process, which a busy machine may delay
     running = asyncio.create_task(run(pool, "hangs", str(file), timeout_s=2 if reason == "timeout" else None))
     started = await read_pids(file)
     assert all(map(is_running, started))
@@ -242,13 +243,13 @@ async def test_process_that_ignores_a_cancel_is_killed(pool: ProcessPool, tmp_pa
 
 async def test_process_exits_when_the_lease_ends(pool: ProcessPool, tmp_path: Path) -> None:
     """The process exits by itself, because a frozen worker could not kill it."""
-    host = FakeHost()
-    host.lease_deadline = time.monotonic() + 2
-    file = tmp_path / "pids"
-    with pytest.raises(LeaseLost):
-        await run(pool, "hangs", str(file), host)
-    assert time.monotonic() >= host.lease_deadline
+    host, file = FakeHost(), tmp_path / "pids"
+    running = asyncio.create_task(run(pool, "hangs", str(file), host))
     started = await read_pids(file)
+    host.lease_deadline = time.monotonic() + 2
+    with pytest.raises(LeaseLost):
+        await running
+    assert time.monotonic() >= host.lease_deadline
     await wait_until(lambda: not any(map(is_running, started)))
 
 
@@ -263,12 +264,13 @@ async def test_handler_does_not_start_when_the_lease_is_over(pool: ProcessPool, 
 
 async def test_process_runs_while_the_lease_is_renewed(pool: ProcessPool, tmp_path: Path) -> None:
     """The process receives the new deadline before the old one passes."""
-    host = FakeHost()
-    host.lease_deadline = time.monotonic() + 4
-    file = tmp_path / "pids"
+    host, file = FakeHost(), tmp_path / "pids"
     running = asyncio.create_task(run(pool, "hangs", str(file), host))
     started = await read_pids(file)
+    received_at = time.monotonic() + 2 * DEADLINE_INTERVAL_S
+    host.lease_deadline = received_at + 3
     after_old_deadline = host.lease_deadline + 0.3
+    await wait_until(lambda: time.monotonic() > received_at)
     host.lease_deadline = time.monotonic() + 60
     await wait_until(lambda: time.monotonic() > after_old_deadline)
     assert all(map(is_running, started))

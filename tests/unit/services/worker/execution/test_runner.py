@@ -30,7 +30,7 @@ from services.worker.outcomes import Finished, LeaseLost, RetryLater
 from services.worker.registry import load_jobs
 from tests.unit.services.runtime.unreadable_errors import UNREADABLE, unreadable
 from tests.unit.services.worker.execution import process_jobs
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 
 class Size(Struct):
@@ -404,7 +404,7 @@ async def test_stop_iteration_without_text_ends_a_thread() -> None:
     def handler(_ctx: JobContext, _payload: Any) -> None:
         raise Unprintable
 
-    outcome = await asyncio.wait_for(run_handler(handler), 10)
+    outcome = await asyncio.wait_for(run_handler(handler), PATIENCE_S)
     assert error_of(outcome, "retrying") == ("RuntimeError", "StopIteration: Unprintable")
 
 
@@ -494,7 +494,7 @@ async def test_plain_function_runs_in_a_thread() -> None:
     def handler(ctx: JobContext, payload: int) -> bool:
         for number in range(payload):
             ctx.progress(number + 1, payload)
-        assert finish.wait(10)
+        assert finish.wait(PATIENCE_S)
         return threading.get_ident() != main_thread
 
     run = asyncio.create_task(run_job(job("test")(handler), host, "1000"))
@@ -519,7 +519,7 @@ async def test_interrupted_thread_stops_at_its_next_progress(reason: str) -> Non
             reasons.extend([error.args, ctx.cancelled])
             raise
 
-    timeout_s = 0.05 if reason == "timeout" else None
+    timeout_s = 0.5 if reason == "timeout" else None
     run = asyncio.create_task(run_handler(handler, timeout_s=timeout_s))
     if reason == "timeout":
         assert error_of(await run, "retrying")[0] == "Timeout"
@@ -547,7 +547,7 @@ async def test_second_cancel_abandons_a_thread_that_does_not_stop() -> None:
 
     def handler(ctx: JobContext, _payload: Any) -> None:
         contexts.append(ctx)
-        finish.wait(30)
+        finish.wait(PATIENCE_S)
 
     run = asyncio.create_task(run_handler(handler))
     await wait_until(lambda: contexts)
@@ -574,10 +574,10 @@ async def test_thread_stops_with_its_lease_although_the_loop_is_blocked() -> Non
             raise
 
     host = FakeHost()
-    host.lease_deadline = time.monotonic() + 0.2
     running = asyncio.create_task(run_job(never_ends, host, "null"))
     await wait_until(lambda: host.progress)
-    assert stopped.wait(20)  # blocks the event loop
+    host.lease_deadline = time.monotonic() + 0.2
+    assert stopped.wait(PATIENCE_S)  # blocks the event loop
     assert reasons == ["lease", "lease"]
     with pytest.raises(LeaseLost):
         await running
@@ -593,7 +593,7 @@ class Stubborn:
     def in_thread(self, _ctx: JobContext, _payload: Any) -> str:
         """Wait in a thread, without a call of the context."""
         self.started.set()
-        assert self.finish.wait(30)
+        assert self.finish.wait(PATIENCE_S)
         return "finished anyway"
 
     async def in_loop(self, _ctx: JobContext, _payload: Any) -> str:
@@ -625,13 +625,13 @@ async def test_handler_that_ignores_its_time_limit_is_abandoned(runner: Runner, 
     """The job gets no other attempt while the handler runs; log and metric say so until it ends."""
     with capture_logs() as lines:
         attempt = attempt_of(stubborn.job)
-        outcome = await runner.run(stubborn.job, attempt, Json(b"{}"), FakeHost(), timeout_s=0.05)
+        outcome = await runner.run(stubborn.job, attempt, Json(b"{}"), FakeHost(), timeout_s=0.5)
         assert isinstance(outcome, RetryLater)
         assert outcome.abandoned
         assert outcome.failure.error.type == "Timeout"
         (line,) = (line for line in lines if line["event"] == "handler_abandoned")
         assert line["kind"] == "stubborn"
-        assert line["seconds"] >= 0.1
+        assert line["seconds"] >= 0.5
         assert any("in_thread" in place or "in_loop" in place for place in line["where"])
         assert (len(runner.abandoned), metrics.HANDLERS_ABANDONED._value.get()) == (1, 1)
         stubborn.finish.set()
@@ -643,9 +643,11 @@ async def test_handler_that_ignores_its_time_limit_is_abandoned(runner: Runner, 
 async def test_handler_that_stops_late_is_not_abandoned(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """A handler that stops within the grace period after its time limit gets another attempt."""
     monkeypatch.setattr(runner_module, "ABANDON_AFTER_S", 30)
-    handler = Stubborn(in_thread=True)
-    run = asyncio.create_task(runner.run(handler.job, attempt_of(handler.job), Json(b"{}"), FakeHost(), timeout_s=0.01))
+    handler, time_limit_s = Stubborn(in_thread=True), 0.5
+    run = asyncio.create_task(runner.run(handler.job, attempt_of(handler.job), Json(b"{}"), FakeHost(), time_limit_s))
     await wait_until(handler.started.is_set)
+    after_limit = time.monotonic() + time_limit_s
+    await wait_until(lambda: time.monotonic() > after_limit)
     handler.finish.set()
     outcome = await run
     assert isinstance(outcome, RetryLater)
@@ -663,7 +665,7 @@ async def test_cancelled_handler_is_abandoned_after_its_time_limit(
     await wait_until(stubborn.started.is_set)
     run.cancel(reason)
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(run, 10)
+        await asyncio.wait_for(run, PATIENCE_S)
     assert len(runner.abandoned) == 1
 
 
@@ -711,7 +713,7 @@ async def test_swallowed_cancellation_is_repeated_when_the_lease_is_over(reason:
         await wait_until(lambda: reasons)
         host.lease_deadline = time.monotonic()
         with pytest.raises((asyncio.CancelledError, LeaseLost)):
-            await asyncio.wait_for(run, 20)
+            await asyncio.wait_for(run, PATIENCE_S)
     assert reasons == [reason, "lease", "lease"]
 
 
@@ -725,7 +727,7 @@ async def test_handler_that_outlives_its_lease_is_abandoned(runner: Runner, stub
     assert not run.done()
     host.lease_deadline = time.monotonic()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(run, 20)
+        await asyncio.wait_for(run, PATIENCE_S)
     assert len(runner.abandoned) == 1
     stubborn.finish.set()
     await wait_until(lambda: not runner.abandoned)

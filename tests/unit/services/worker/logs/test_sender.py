@@ -25,7 +25,7 @@ from services.worker.logs.job_log import JobLog
 from services.worker.logs.sender import LogSender
 from services.worker.metrics import LOG_BYTES_LEFT_OUT, LOG_BYTES_SENT
 from tests.unit.services.worker.logs.test_job_log import REPORT
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 KEY = "the-report-key"
 
@@ -215,7 +215,7 @@ async def test_older_notifier_is_left_alone(
     notifier: FakeNotifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After 404 the sender asks again a minute later, and jobs run on."""
-    monkeypatch.setattr(module, "UNSUPPORTED_PAUSE_S", 0.3)
+    monkeypatch.setattr(module, "UNSUPPORTED_PAUSE_S", 1)
     notifier.statuses = [404]
     async with running(notifier.url, tmp_path) as sender:
         job_id, job_log = opened(sender)
@@ -264,20 +264,20 @@ async def test_rest_of_a_released_job_is_sent_at_once(
     notifier: FakeNotifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It reaches the notifier before the next delivery starts, after which it would be refused."""
-    monkeypatch.setattr(module, "INTERVAL_S", 60)
-    monkeypatch.setattr(module, "MAX_EARLY_S", 60)
+    monkeypatch.setattr(module, "INTERVAL_S", 10 * PATIENCE_S)
+    monkeypatch.setattr(module, "MAX_EARLY_S", 10 * PATIENCE_S)
     async with running(notifier.url, tmp_path) as sender:
         job_id, job_log = opened(sender)
         job_log.write("one\n")
         await wait_until(lambda: job_id in notifier.texts)
         job_log.write("two\n")
         job_log.close(has_ended=False)
-        await wait_until(lambda: notifier.texts[job_id] == "one\ntwo\n", timeout_s=20)
+        await wait_until(lambda: notifier.texts[job_id] == "one\ntwo\n")
 
 
 async def test_notifier_that_is_away_does_not_delay_the_exit(tmp_path: Path) -> None:
     """The sender gives up after one try."""
-    async with asyncio.timeout(20), running("http://127.0.0.1:9", tmp_path) as sender:
+    async with asyncio.timeout(PATIENCE_S), running("http://127.0.0.1:9", tmp_path) as sender:
         opened(sender)[1].write("one\n")
         await wait_until(lambda: bool(sender._logs))
 

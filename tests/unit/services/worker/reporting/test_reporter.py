@@ -24,7 +24,7 @@ from services.worker.reporting import report_stream, reporter
 from services.worker.reporting.report_stream import ReportRejected, ReportStream
 from services.worker.reporting.reporter import Reporter
 from tests.reports import first_report
-from tests.waiting import free_ports, wait_until
+from tests.waiting import PATIENCE_S, free_ports, wait_until
 
 # bytes: sent instead of a response, after which the connection is closed
 Responder = Callable[[list[JobReport]], web.Response | bytes]
@@ -174,8 +174,8 @@ def ignore(_verdict: Verdict) -> None:
 
 
 async def send(stream: ReportStream, job_status: str = "running", **fields: Any) -> Verdict:
-    """Report a change of status and return the verdict; fail after 10 s without one."""
-    async with asyncio.timeout(10):
+    """Report a change of status and return the verdict; fail if there is none."""
+    async with asyncio.timeout(PATIENCE_S):
         return await stream.report(job_status, lease_until=None, **fields)  # type: ignore[arg-type]
 
 
@@ -376,7 +376,7 @@ async def test_failing_report_leaves_the_notifier_reachable(notifier: FakeNotifi
         with reporter.stream(first_report(), ignore) as failing, reporter.stream(first_report(), ignore) as other:
             notifier.default_responder = answer_job(failing.job_id, respond_with_status(500), notifier.accept)
             outcome = asyncio.create_task(send(failing, "succeeded"))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 await reporter.reachable.wait()
             assert (await send(other)).accepted
             assert not outcome.done()
@@ -557,7 +557,7 @@ async def test_reporter_without_streams_probes_the_notifier(notifier: FakeNotifi
         assert not reporter.reachable.is_set()
         assert REGISTRY.get_sample_value("worker_notifier_unavailable") == 1
         notifier.readyz_status = 200
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             await reporter.reachable.wait()
         assert REGISTRY.get_sample_value("worker_notifier_unavailable") == 0
         assert notifier.requests == []
@@ -577,7 +577,7 @@ async def test_an_idle_worker_checks_a_notifier_that_failed_elsewhere(notifier: 
         await wait_until(lambda: notifier.probe_count > count)
         assert not reporter.reachable.is_set()
         notifier.readyz_status = 200
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             await reporter.reachable.wait()
 
 
@@ -587,7 +587,7 @@ async def test_reports_use_the_connection_of_the_last_probe(notifier: FakeNotifi
     async with reporting(notifier, tmp_path) as reporter:
         await wait_until(lambda: notifier.probe_count >= 3)
         notifier.readyz_status = 200
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             await reporter.reachable.wait()
         notifier.responders = [notifier.accept, respond_with_status(502)]
         with reporter.stream(first_report(), ignore) as stream:
