@@ -353,10 +353,10 @@ async def test_finished_jobs_are_rechecked_rarely(client: BrowserClient, stack: 
     await wait_until(lambda: client.page.evaluate("timers.includes(60_000)"))  # the page has seen the end of the stream
     await wait_until(lambda: proxy.connections == {})
     count = proxy.request_counts[EVENT_STREAM]
-    await client.page.clock.fast_forward(50_000)
+    await client.page.clock.fast_forward(30_000)
     await wait_until(lambda: proxy.request_counts[WEBSOCKET] > 1)
     assert proxy.request_counts[EVENT_STREAM] == count
-    await client.page.clock.fast_forward(10_000)
+    await client.page.clock.fast_forward(30_000)
     await wait_until(lambda: proxy.request_counts[EVENT_STREAM] == count + 1)
     await client.watch("second", second["token"])
     await client.wait_for_status("second", "succeeded")

@@ -53,7 +53,7 @@ async def refreshed(page: Page, site: LiveSite) -> Refreshed:
     site.page = "<!doctype html><title>Refresh</title><main></main>"
     await page.clock.install()
     await page.goto(f"{site.origin}/embedding")
-    await page.clock.pause_at(Timestamp.now() / 1000 + 1)
+    await page.clock.pause_at(Timestamp.now() / 1000 + 60)
     await page.evaluate(START)
     return Refreshed(page)
 
