@@ -190,7 +190,7 @@ async def watching(system: System, token: str, count: int) -> AsyncIterator[list
     watchers = [Watcher(system, token) for _ in range(count)]
     tasks = [asyncio.create_task(watcher.watch()) for watcher in watchers]
     try:
-        await wait_until(lambda: all(watcher.connected for watcher in watchers), 60)
+        await wait_until(lambda: all(watcher.connected for watcher in watchers))
         yield watchers
     finally:
         for task in tasks:

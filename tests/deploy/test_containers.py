@@ -79,7 +79,7 @@ async def test_watchers_receive_the_outcome_after_a_failure(system: System, fail
         else:
             worker = next(replica for replica in system.replicas("worker") if runs_a_job(system, replica))
             docker("kill", "--signal=KILL", worker)
-        await wait_until(lambda: all_have_status(watchers, "succeeded"), 120)
+        await wait_until(lambda: all_have_status(watchers, "succeeded"))
 
 
 def runs_a_job(system: System, worker: str) -> bool:
@@ -172,7 +172,7 @@ async def test_prometheus_finds_every_replica(system: System) -> None:
             ["edge", "submitter", *["notifier"] * 3, *["worker"] * 2]
         )
 
-    await wait_until(all_up, 60)
+    await wait_until(all_up)
 
 
 async def test_prometheus_evaluates_the_alerts(system: System) -> None:
@@ -184,7 +184,7 @@ async def test_prometheus_evaluates_the_alerts(system: System) -> None:
             groups = (await response.json())["data"]["groups"]
         return names == {rule["name"] for group in groups for rule in group["rules"] if rule["health"] == "ok"}
 
-    await wait_until(all_evaluated, 60)
+    await wait_until(all_evaluated)
 
 
 async def test_load_is_submitted_and_watched(system: System) -> None:

@@ -93,7 +93,7 @@ class Rolled:
                 snapshot.update(await response.json())
             return snapshot["finished_at"] is not None
 
-        await wait_until(ended, 60)
+        await wait_until(ended)
         return snapshot["status"], snapshot["attempt"]
 
 
