@@ -12,21 +12,24 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from redis.asyncio import Redis
 
 from dev.environment import ROOT
 from headway.azure.job_queue import JobQueue
-from headway.contracts import JobMessage, Json, Timestamp
+from headway.contracts import JobMessage, Json, Timestamp, encode
 from headway.message_codec import encode_message
-from tests.integration.conftest import Notifier, new_id, running_notifier
+from tests.integration.conftest import Notifier, running_notifier
 from tests.integration.test_one_job import API_VERSION, history
 from tests.integration.test_readiness import RedisProxy
 from tests.stack import JOBS, Stack, running
 from tests.waiting import PATIENCE_S, free_ports, is_ready, metric, wait_until
 
 QUIET_S = 0.5  # since the last poll: the next one is then seconds away, so that only a wake-up starts a job at once
+LATE_S = 5.0  # after which a job would have been found by polling
+STEP = {"steps": 1, "delay_s": 0.1}
 
 
 async def wait_for_wakeup(notifier: Notifier, timeout_s: float | str = 30, **queue: str) -> int:
@@ -185,13 +188,18 @@ async def wait_until_idle(stack: Stack, internal: str) -> None:
     await wait_until(idle)
 
 
+async def has_hints(stack: Stack, count: float) -> bool:
+    """Return whether the worker has received this number of wake-ups."""
+    return await stack.metric("worker_hints_total", "worker") >= count
+
+
 def start_delay_s(start: dict[str, Any], since: dict[str, Any], field: str) -> float:
     """Return how long after the time in a field of the snapshot `since` a job started."""
     return (Timestamp.parse(start["started_at"]) - Timestamp.parse(since[field])) / 1000
 
 
 async def test_idle_worker_starts_a_job_at_once(stack: Stack) -> None:
-    """The worker polls every ten seconds, but most jobs start within half a second."""
+    """The worker polls every ten seconds, but most jobs start at once, also on a busy machine."""
     delays_s = []
     for number in range(7):
         await wait_until_idle(stack, stack.internal("worker"))
@@ -200,23 +208,26 @@ async def test_idle_worker_starts_a_job_at_once(stack: Stack) -> None:
         end = (await history(stack, receipt["token"]))[-1]
         delays_s.append(start_delay_s(end, end, "submitted_at"))
         assert await stack.metric("worker_hints_total", "worker") > before
-    assert statistics.median(delays_s) < 0.5, delays_s
+    assert statistics.median(delays_s) < 2, delays_s
 
 
 async def test_delayed_job_starts_when_it_is_due(stack: Stack) -> None:
     """The submitter sends a wake-up when the job is due, so that the job does not wait for a poll."""
+    before = await stack.metric("worker_hints_total", "worker")
     receipt = await stack.submit("echo", 1, delay_s=4)
     first, *_, end = await history(stack, receipt["token"])
-    assert -0.1 < start_delay_s(end, first, "due_at") < 1.5
+    assert -0.1 < start_delay_s(end, first, "due_at") < LATE_S
+    await wait_until(lambda: has_hints(stack, before + 1))
 
 
 async def test_next_attempt_starts_when_it_is_due(stack: Stack, tmp_path: Path) -> None:
     """The worker that released the message sends a wake-up when the next attempt is due."""
-    marks = tmp_path / "marks"
+    marks, before = tmp_path / "marks", await stack.metric("worker_hints_total", "worker")
     receipt = await stack.submit("retry-once", [str(marks), 4])
     assert (await history(stack, receipt["token"]))[-1]["status"] == "succeeded"
     first, second = map(float, marks.read_text().splitlines())
-    assert 3.9 < second - first < 5.5
+    assert 3.9 < second - first < 4 + LATE_S
+    await wait_until(lambda: has_hints(stack, before + 2))
 
 
 async def test_killed_notifier_only_delays_a_job(stack: Stack) -> None:
@@ -232,10 +243,10 @@ async def test_killed_notifier_only_delays_a_job(stack: Stack) -> None:
 async def another_worker(stack: Stack) -> AsyncIterator[str]:
     """Run an additional worker until the block ends; yield the URL of its internal listener."""
     (port,) = free_ports(1)
-    env = {**os.environ, **stack.env, "WORKER_CONCURRENCY": "1", "GRACE_S": "0", "WORKER_INTERNAL_PORT": str(port)}
+    settings = {"WORKER_JOBS": JOBS, "WORKER_CONCURRENCY": "1", "GRACE_S": "0", "WORKER_INTERNAL_PORT": str(port)}
     with (stack.folder / "logs" / f"worker-{port}.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.worker", cwd=ROOT, env=env, stderr=log
+            sys.executable, "-m", "services.worker", cwd=ROOT, env={**os.environ, **stack.env, **settings}, stderr=log
         )
 
     try:
@@ -270,20 +281,27 @@ async def test_job_of_a_stopped_worker_continues_at_once(stack: Stack) -> None:
     await stack.wait_for_restart("worker", pid)  # the next test needs it
 
 
-async def test_one_wakeup_is_enough_for_a_burst(stack: Stack) -> None:
-    """After one wake-up for fifty jobs, each of three idle workers runs at least ten of them."""
+async def test_one_wakeup_is_enough_for_a_burst(stack: Stack, tmp_path: Path) -> None:
+    """After one wake-up for fifty jobs, three idle workers run jobs at once, and each runs at least ten of them."""
+    done = tmp_path / "done"
     async with another_worker(stack) as second, another_worker(stack) as third:
         workers = [stack.internal("worker"), second, third]
         for internal in workers:
             await wait_until_idle(stack, internal)
         before = [await metric(stack.session, internal, "jobs_finished_total") for internal in workers]
         async with JobQueue.connect(stack.env["QUEUE_CONNECTION_STRING"], "jobs", API_VERSION) as queue:
-            payload = Json(b'{"steps": 1, "delay_s": 0.1}')
-            messages = [JobMessage(id=new_id(), kind="countdown", payload=payload) for _ in range(50)]  # type: ignore[arg-type]
-            await asyncio.gather(*(queue.send(encode_message(message)) for message in messages))
+            for kind, payload, count in (("wait-for-file", str(done), 3), ("countdown", STEP, 47)):
+                messages = [JobMessage(id=uuid4(), kind=kind, payload=Json(encode(payload))) for _ in range(count)]
+                await asyncio.gather(*(queue.send(encode_message(message)) for message in messages))
         async with stack.session.post(f"{stack.internal('notifier')}/wake") as response:
             assert response.status == 204
         shares: list[float] = []
+
+        async def all_busy() -> bool:
+            return all([await metric(stack.session, worker, "worker_jobs_in_progress") == 1 for worker in workers])
+
+        await wait_until(all_busy)
+        done.touch()
 
         async def all_done() -> bool:
             after = [await metric(stack.session, internal, "jobs_finished_total") for internal in workers]
