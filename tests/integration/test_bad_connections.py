@@ -54,7 +54,7 @@ async def hang_up(port: int, request: bytes, *, reset: bool) -> None:
 
 async def send_slowly(notifier: Notifier, start: bytes, piece: bytes) -> bytes:
     """Send the start of a request, then a piece every 0.5 s; return the response when the server closes."""
-    async with open_connection(notifier, start) as (reader, writer), asyncio.timeout(25):
+    async with open_connection(notifier, start) as (reader, writer), asyncio.timeout(PATIENCE_S):
         response = asyncio.create_task(reader.read())
         while not response.done():
             writer.write(piece)

@@ -359,7 +359,7 @@ async def test_demo_shows_every_outcome(tmp_path: Path) -> None:
         stdout=PIPE,
         stderr=PIPE,
     )
-    out, err = await asyncio.wait_for(process.communicate(), 250)
+    out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     text = out.decode()
     assert (process.returncode, err.decode()) == (0, "")
     for pattern in (

@@ -56,8 +56,8 @@ async def test_ended_job_gets_an_immediate_response(notifier: Notifier, redis: R
     await notifier.report(report(job_id, 1, status="succeeded"))
     _, etag, _ = await get_job(notifier, job_id)
     assert etag is not None
-    headers = {"If-None-Match": f"W/{etag}", "Prefer": 'respond-async, wait="30"'}
-    assert await asyncio.wait_for(get_job(notifier, job_id, **headers), 20) == (304, etag, None)
+    headers = {"If-None-Match": f"W/{etag}", "Prefer": 'respond-async, wait="60"'}
+    assert await asyncio.wait_for(get_job(notifier, job_id, **headers), 50) == (304, etag, None)
 
 
 async def test_long_poll_times_out(notifier: Notifier, redis: Redis) -> None:

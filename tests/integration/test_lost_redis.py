@@ -31,7 +31,7 @@ from tests.waiting import metric, wait_until
 log = logging.getLogger(__name__)
 
 SETTINGS = {"DEAF_S": "0.3", "UNREADY_S": "1"}
-CLIENTS = 20  # one is closed per second
+CLIENTS = 60  # one is closed per second
 MAX_GAP_S = 5.0  # without a verdict, after the loss of Redis
 HEARTBEAT_S = 0.1
 

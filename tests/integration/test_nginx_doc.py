@@ -85,7 +85,7 @@ async def test_sockets_and_streams_pass_through_nginx(notifier: Notifier, redis:
             message = await socket.receive_json(timeout=PATIENCE_S)
             while message.get("job", {}).get("status") != status:
                 message = await socket.receive_json(timeout=PATIENCE_S)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 while (event := await anext(events)).name != "job" or event.data["status"] != status:
                     pass
     log = nginx.access_log.read_text()

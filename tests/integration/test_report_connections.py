@@ -50,7 +50,7 @@ class RawConnection:
 
     async def read_response(self) -> Response:
         """Read a response."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode().lower()
             size = int(head.partition("content-length: ")[2].split("\r\n")[0])
             body = await self.reader.readexactly(size)
