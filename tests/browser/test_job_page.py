@@ -298,9 +298,14 @@ async def test_page_counts_down_to_the_next_attempt(page: Page, stack: Stack, re
     receipt = await stack.submit(delay_s=3600)
     await page.goto(receipt["links"]["page"])
     await report(receipt, "retrying", due_at=str(Timestamp.now().after(50)))
-    await expect(page.locator("#outlook")).to_have_text(re.compile(r"next attempt in (4\d|50) s"))
+
+    async def shown_s(most_s: int) -> int | None:
+        found = re.search(r"next attempt in (\d+) s", await page.locator("#outlook").text_content() or "")
+        return int(found[1]) if found and int(found[1]) <= most_s else None
+
+    before_s = await wait_until(lambda: shown_s(50))
     await page.clock.fast_forward(20_000)
-    await expect(page.locator("#outlook")).to_have_text(re.compile(r"next attempt in ([12]\d|30) s"))
+    await wait_until(lambda: shown_s(before_s - 20))
 
 
 def expired_token(stack: Stack, receipt: dict[str, Any]) -> str:
