@@ -36,7 +36,7 @@ class Notifier:
     process: asyncio.subprocess.Process
     log: Path
 
-    def token(self, job_id: str, *, scope: str = "watch cancel", ttl_s: float = 60, kind: str = "k") -> str:
+    def token(self, job_id: str, *, scope: str = "watch cancel", ttl_s: float = 3600, kind: str = "k") -> str:
         """Sign a token for a job."""
         now = Timestamp.now()
         return self.signer.sign(
