@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import sys
-import time
 import uuid
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
@@ -28,7 +27,7 @@ from tests.integration.status_recorder import StatusRecorder, Transitions
 from tests.integration.test_attempts import watch_until
 from tests.integration.test_one_job import API_VERSION, history, history_from_start, run_to_end
 from tests.stack import Stack, running
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 PAGE = Document("docs/write-jobs.md")
 *JOBS, TESTS = [example.text for example in PAGE.examples("python")]
@@ -121,14 +120,12 @@ async def test_fail_and_retry_are_shown_to_watchers(stack: Stack) -> None:
 @pytest.mark.parametrize("kind", ["wait-in-thread", "render"])
 async def test_cancelled_threads_and_processes_clean_up(stack: Stack, code: Path, kind: str) -> None:
     """Watchers see the job as `cancelled` only after its handler has removed its temporary folder."""
-    receipt = await stack.submit(kind, 60)
+    receipt = await stack.submit(kind, 10 * int(PATIENCE_S))
     await wait_until(lambda: list(code.glob(f"{receipt['id']}*")))
-    cancelled_at = time.monotonic()
     await stack.cancel(receipt)
-    end = await watch_until(stack, receipt, "cancelled")
+    end = await asyncio.wait_for(watch_until(stack, receipt, "cancelled"), PATIENCE_S)
     assert (end["progress"] or {"percent": 0})["percent"] < 100
     assert list(code.glob(f"{receipt['id']}*")) == []
-    assert time.monotonic() - cancelled_at < 10
 
 
 async def test_thread_without_progress_runs_to_its_end(stack: Stack) -> None:
@@ -219,7 +216,7 @@ async def expire(stack: Stack, mark: str) -> Transitions:
     expired, retried = job_ids = [uuid.uuid4() for _ in range(2)]
     recorders = [await watch(stack, job_id) for job_id in job_ids]
     await enqueue(stack, expired, "echo", ttl_s=-1)
-    await enqueue(stack, retried, "retry-once", ttl_s=3, payload=Json(encode([mark, 3])))
+    await enqueue(stack, retried, "retry-once", ttl_s=10, payload=Json(encode([mark, 10])))
     for recorder in recorders:
         await recorder.wait_for("failed")
         assert recorder.snapshots[-1]["error"]["type"] == "Expired"

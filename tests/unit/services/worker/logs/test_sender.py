@@ -171,8 +171,11 @@ async def test_one_invalid_append_costs_the_others_nothing(notifier: FakeNotifie
     assert LOG_BYTES_LEFT_OUT._value.get() - left_out == len("one\n")
 
 
-async def test_unavailable_log_does_not_hold_up_the_others(notifier: FakeNotifier, tmp_path: Path) -> None:
+async def test_unavailable_log_does_not_hold_up_the_others(
+    notifier: FakeNotifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While a part of Redis is away, its logs are sent again, and the other logs go on. The exit waits for none."""
+    monkeypatch.setattr(module, "EXIT_TIMEOUT_S", PATIENCE_S)
     notifier.reason = "unavailable"
     async with running(notifier.url, tmp_path) as sender:
         (away, first), (present, second) = opened(sender), opened(sender)
@@ -189,7 +192,7 @@ async def test_unavailable_log_does_not_hold_up_the_others(notifier: FakeNotifie
         count = len(notifier.requests)
         await wait_until(lambda: len(notifier.requests) > count)
         exits_at = asyncio.get_running_loop().time()
-    assert asyncio.get_running_loop().time() - exits_at < module.EXIT_TIMEOUT_S
+    assert asyncio.get_running_loop().time() - exits_at < PATIENCE_S
 
 
 @pytest.mark.parametrize("is_available", [True, False])
