@@ -20,8 +20,8 @@ from tests.waiting import PATIENCE_S
 
 @pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    """Run the system with a lease of three seconds and a worker that releases its jobs at once."""
-    async with running(tmp_path_factory.mktemp("survival"), LEASE_S="3", GRACE_S="0", DRAIN_S="0.2") as stack:
+    """Run the system with a lease of five seconds and a worker that releases its jobs at once."""
+    async with running(tmp_path_factory.mktemp("survival"), LEASE_S="5", GRACE_S="0", DRAIN_S="0.2") as stack:
         yield stack
 
 
@@ -72,14 +72,14 @@ async def test_stopped_worker_releases_its_job(stack: Stack) -> None:
 async def test_redis_without_its_data_loses_no_job(stack: Stack) -> None:
     """A running and a waiting job succeed, and clients that watch them see it; only outcomes of ended jobs are lost."""
     ended = await stack.submit("countdown", {"steps": 1, "delay_s": 0})
-    waiting = await stack.submit("countdown", {"steps": 1, "delay_s": 0}, delay_s=2)
-    running = await stack.submit("countdown", {"steps": 20, "delay_s": 0.1})
     async for snapshot in stack.watch(ended["token"]):
         last = snapshot
     assert last["status"] == "succeeded"
+    running = await stack.submit("countdown", {"steps": 50, "delay_s": 0.1})
     snapshots: list[dict[str, Any]] = []
     async for snapshot in stack.watch(running["token"]):
         if snapshot["progress"] and not any(each["progress"] for each in snapshots):
+            waiting = await stack.submit("countdown", {"steps": 1, "delay_s": 0}, delay_s=4)
             async with Redis.from_url(stack.env["REDIS_URL"]) as redis:
                 await redis.flushall()
         snapshots.append(snapshot)
