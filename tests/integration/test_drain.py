@@ -43,7 +43,7 @@ async def long_poll(notifier: Notifier) -> tuple[int, str | None]:
 
 async def test_drain_closes_connections_evenly(stores: dict[str, str], tmp_path: Path) -> None:
     """WebSockets close with 1012, streams end with `retry:`, long polls are answered; new requests end at once."""
-    async with running_notifier(stores, tmp_path / "keys", DRAIN_S="3") as notifier, asyncio.TaskGroup() as group:
+    async with running_notifier(stores, tmp_path / "keys", DRAIN_S="8") as notifier, asyncio.TaskGroup() as group:
         sockets = [group.create_task(watch_socket(notifier)) for _ in range(WATCHERS)]
         streams = [group.create_task(read_stream(notifier)) for _ in range(WATCHERS)]
         polls = [group.create_task(long_poll(notifier)) for _ in range(WATCHERS)]

@@ -51,7 +51,7 @@ async def test_notifier_stays_ready_during_a_short_loss_of_redis(stores: dict[st
     proxy = RedisProxy(stores["REDIS_URL"])
     port = await proxy.listen()
     async with redis_from_url(f"redis://127.0.0.1:{port}/0") as client:
-        pubsub = PubSub(client, subscription_timeout_s=1)
+        pubsub = PubSub(client, subscription_timeout_s=2)
 
         def ready() -> bool:
             return pubsub.ready

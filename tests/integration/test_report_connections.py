@@ -196,7 +196,7 @@ async def test_request_in_progress_is_answered_while_the_notifier_stops(stores: 
             return response.status == 503
 
     async with (
-        running_notifier(stores, tmp_path, DRAIN_S="3") as notifier,
+        running_notifier(stores, tmp_path, DRAIN_S="8") as notifier,
         notifier.socket(),  # draining takes DRAIN_S only if a client is connected
         open_connection(notifier) as connection,
     ):

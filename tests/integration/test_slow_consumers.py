@@ -25,8 +25,8 @@ DROPPED = 'notifier_messages_dropped_total{reason="slow"}'
 
 @pytest.fixture(scope="module")
 async def notifier(stores: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Notifier]:
-    """Run a notifier that disconnects a client that has read nothing for one second."""
-    async with running_notifier(stores, tmp_path_factory.mktemp("keys"), STUCK_S="1") as notifier:
+    """Run a notifier that disconnects a client that has read nothing for three seconds."""
+    async with running_notifier(stores, tmp_path_factory.mktemp("keys"), STUCK_S="3") as notifier:
         yield notifier
 
 

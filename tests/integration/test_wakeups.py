@@ -160,7 +160,7 @@ async def test_without_redis_a_replica_wakes_its_own_worker(stores: dict[str, st
 
 async def test_drain_sends_workers_to_another_replica(stores: dict[str, str], tmp_path: Path) -> None:
     """Waiting workers get 204 at once; later requests get 503, and their connection is closed."""
-    async with running_notifier(stores, tmp_path / "keys", DRAIN_S="3") as notifier, notifier.socket():
+    async with running_notifier(stores, tmp_path / "keys", DRAIN_S="8") as notifier, notifier.socket():
         async with waiting_workers(notifier, 3) as waiting:
             notifier.process.terminate()
             assert await asyncio.gather(*waiting) == [204] * 3
