@@ -1,4 +1,4 @@
-"""The commands of docs/http-api.md, run unchanged apart from the submitter's address."""
+"""The commands of docs/http-api.md, run unchanged apart from the submitter's address and the start of some jobs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,22 @@ from tests.waiting import PATIENCE_S
 
 PAGE = Document("docs/http-api.md")
 SEPARATOR = "\f"  # between the outputs of two examples
+# Submit a job that a worker starts when someone watches it: a slow shell would come after its end.
+SUBMIT_HELD = """kill -STOP {worker}
+{submit}
+(until curl -sS {notifier}/metrics | grep '^notifier_watched_jobs [1-9]' >/dev/null; do sleep 0.1; done
+kill -CONT {worker}) &"""
 JOB_LINK = r"/jobs/[0-9a-f-]{36}#[\w.-]+"
 
 
 def fill_in(text: str, stack: Stack) -> str:
-    """Replace the page's address of the submitter by that of the running system."""
-    return text.replace("http://127.0.0.1:8080", stack.url)
+    """Replace the page's address of the submitter by that of the running system, and hold jobs that are followed."""
+
+    def hold(submit: re.Match[str]) -> str:
+        return SUBMIT_HELD.format(submit=submit[0], worker=stack.pid("worker"), notifier=stack.internal("notifier"))
+
+    text = text.replace("http://127.0.0.1:8080", stack.url)
+    return re.sub(r'^submit .*"steps": 20\b.*$', hold, text, flags=re.MULTILINE)
 
 
 async def run(*command: str, folder: Path) -> str:
