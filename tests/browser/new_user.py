@@ -16,7 +16,7 @@ from tests.waiting import free_ports
 
 GET_STARTED = Document("docs/get-started.md")
 SLOW_JOBS, APP = (example.text for example in GET_STARTED.examples("python"))
-JOBS = SLOW_JOBS.replace("asyncio.sleep(1)", "asyncio.sleep(0.2)")
+JOBS = SLOW_JOBS.replace("asyncio.sleep(1)", "asyncio.sleep(0.3)")
 INSTALL, COMPOSE, MAKE, START, RUN, SUBMIT, SERVE, KILL, RESTART, STOP = (
     example.text for example in GET_STARTED.examples("sh")
 )
