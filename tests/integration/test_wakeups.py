@@ -188,7 +188,7 @@ async def wait_until_idle(stack: Stack, internal: str) -> None:
     await wait_until(idle)
 
 
-async def has_hints(stack: Stack, count: float) -> bool:
+async def has_wakeups(stack: Stack, count: float) -> bool:
     """Return whether the worker has received this number of wake-ups."""
     return await stack.metric("worker_hints_total", "worker") >= count
 
@@ -217,7 +217,7 @@ async def test_delayed_job_starts_when_it_is_due(stack: Stack) -> None:
     receipt = await stack.submit("echo", 1, delay_s=4)
     first, *_, end = await history(stack, receipt["token"])
     assert -0.1 < start_delay_s(end, first, "due_at") < LATE_S
-    await wait_until(lambda: has_hints(stack, before + 1))
+    await wait_until(lambda: has_wakeups(stack, before + 1))
 
 
 async def test_next_attempt_starts_when_it_is_due(stack: Stack, tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ async def test_next_attempt_starts_when_it_is_due(stack: Stack, tmp_path: Path) 
     assert (await history(stack, receipt["token"]))[-1]["status"] == "succeeded"
     first, second = map(float, marks.read_text().splitlines())
     assert 3.9 < second - first < 4 + LATE_S
-    await wait_until(lambda: has_hints(stack, before + 2))
+    await wait_until(lambda: has_wakeups(stack, before + 2))
 
 
 async def test_killed_notifier_only_delays_a_job(stack: Stack) -> None:
