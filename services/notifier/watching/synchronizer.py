@@ -33,6 +33,11 @@ MAX_SWEEP_INTERVAL_S = 1.0
 MAX_INTERVAL_FACTOR = 12
 
 
+def _is_overtaken(snapshot: PublishedSnapshot, subscription: Subscription) -> bool:
+    """Return whether a watcher was sent a newer version than that of a read, which says whether the job has ended."""
+    return subscription.version > max(snapshot.version, subscription.client_version)
+
+
 def _count_sent(snapshot: PublishedSnapshot, count: int) -> None:
     SNAPSHOTS_SENT.inc(count)
     SNAPSHOT_BYTES_SENT.inc(count * len(snapshot.text))
@@ -182,7 +187,7 @@ class SnapshotSynchronizer:
                 metrics.RESUMES.labels("miss" if snapshot is None else "hit").inc()
             if snapshot is None:
                 self._hub.on_missing_record(subscription)
-            elif subscription.version >= snapshot.version:
+            elif subscription.version >= snapshot.version and not _is_overtaken(snapshot, subscription):
                 with isolated(subscription.watcher):
                     subscription.watcher.on_up_to_date(job_id, ended=snapshot.ended)
 

@@ -183,6 +183,21 @@ async def test_a_read_does_not_answer_a_later_subscription(
     assert late.events == events
 
 
+@pytest.mark.parametrize(("read", "published"), [("running", "succeeded"), ("failed", "queued")])
+async def test_a_publication_overtakes_a_read(running: RunningSynchronizer, read: str, published: str) -> None:
+    """A watcher that got a newer version during its first read is not told whether the job had ended before it."""
+    running.pubsub.confirmed = True
+    running.store.records[JOB] = snapshot_text(3, read)
+    running.store.released.clear()
+    watchers = [running.watch(version) for version in (None, 2, 3)]
+    await running.settle()
+    running.synchronizer.on_publication(job_key(JOB), snapshot_text(4, published))
+    running.store.released.set()
+    await running.settle()
+    assert running.store.reads == [[JOB]]
+    assert [watcher.events for watcher in watchers] == [[4]] * 3
+
+
 async def test_watchers_are_answered_once(running: RunningSynchronizer) -> None:
     """Each watcher gets what it lacks from its first read, and only newer versions from later ones."""
     running.pubsub.confirmed = True
