@@ -75,7 +75,7 @@ class Stack:
 
     @contextmanager
     def frozen(self, name: str) -> Iterator[None]:
-        """Stop a process during the block, so that a test can watch a job before the worker starts it."""
+        """Freeze a process during the block: a worker, so that a test can watch a job before it starts."""
         pid = self.pid(name)
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -217,17 +215,12 @@ async def test_elapsed_and_remaining_time_are_shown(page: Page, stack: Stack, re
 async def test_position_is_shown_while_a_job_waits(page: Page, stack: Stack) -> None:
     """While no worker takes jobs, the page of a named job says how many wait before it; then it shows the job's end."""
     errors = PageErrors(page)
-    worker = stack.pid("worker")
-    assert worker is not None
-    os.kill(worker, signal.SIGSTOP)
-    try:
+    with stack.frozen("worker"):
         await stack.submit(payload={"steps": 1})
         receipt = await stack.submit(payload={"steps": 1}, name="Export of March")
         await page.goto(receipt["links"]["page"])
         await expect(page.locator("#outlook")).to_have_text(re.compile(r"About \d+ jobs? before this one · submitted"))
         await expect(page.get_by_role("heading", level=1)).to_have_text("Export of March")
-    finally:
-        os.kill(worker, signal.SIGCONT)
     await expect(page.locator("#status")).to_have_text("Succeeded")
     assert errors.messages == []
 
@@ -354,14 +347,9 @@ async def test_token_of_another_job_is_rejected(page: Page, stack: Stack) -> Non
 async def test_unresponsive_notifier_is_shown(page: Page, stack: Stack) -> None:
     """A new page shows that the notifier does not answer yet, and the job as soon as it does."""
     receipt = await stack.submit(delay_s=3600)
-    pid = stack.pid("notifier")
-    assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
-    try:
+    with stack.frozen("notifier"):
         await page.goto(receipt["links"]["page"])
         await expect(page.locator("#status")).to_contain_text("does not answer yet")
-    finally:
-        os.kill(pid, signal.SIGCONT)
     await expect(page.locator("#status")).to_have_text("Queued")
 
 

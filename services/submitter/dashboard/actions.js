@@ -20,6 +20,7 @@ import {
 } from "/assets/job-requests.js";
 import { ask } from "/assets/dialogs.js";
 import { urlOf } from "/assets/router.js";
+import { cutText } from "/assets/text.js";
 
 const MAX_TITLE = 60; // characters
 const READ_ONLY = "Read-only: this API key does not have the role operate.";
@@ -31,9 +32,7 @@ export function isolated(text) {
 
 /** Return what people call a job, in quotation marks that a name in another direction does not leave. */
 export function quotedName(job) {
-  const characters = [...nameText(job)];
-  const text = characters.length > MAX_TITLE ? `${characters.slice(0, MAX_TITLE - 1).join("")}…` : characters.join("");
-  return `“${isolated(text)}”`;
+  return `“${isolated(cutText(nameText(job), MAX_TITLE))}”`;
 }
 
 /** The actions. Each returns whether it was carried out. */

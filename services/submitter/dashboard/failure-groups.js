@@ -9,7 +9,7 @@ import { JobFilter } from "/assets/job-filter.js";
 import { Refresh } from "/assets/refresh.js";
 import { urlOf } from "/assets/router.js";
 import { TableKeys } from "/assets/table-keys.js";
-import { setText } from "/assets/text.js";
+import { cutText, setText } from "/assets/text.js";
 
 const POLL_MS = 10_000;
 const MAX_NAME = 100; // characters
@@ -186,9 +186,7 @@ function causesOf(groups) {
 
 /** Return what a group is called: the type of its error or, if that says nothing, its message. */
 function nameOf({ errorType, messages: [{ text }, ...others] }) {
-  const name = errorName(errorType, text) || (errorType ? (others.length ? "Different messages" : text) : "No error");
-  const characters = [...name];
-  return characters.length > MAX_NAME ? `${characters.slice(0, MAX_NAME - 1).join("")}…` : name;
+  return cutText(errorName(errorType, text) || (errorType ? (others.length ? "Different messages" : text) : "No error"), MAX_NAME);
 }
 
 function messageText({ text, count }, messages) {

@@ -1,4 +1,4 @@
-/** Texts that are written only when they change. */
+/** Texts that are cut, and texts that are written only when they change. */
 
 const lastTexts = new WeakMap(); // by element
 
@@ -15,4 +15,10 @@ export function setText(element, text) {
   if (lastText === newText) return false;
   element.textContent = newText;
   return true;
+}
+
+/** Return a text of at most so many characters: the beginning of a longer one, and an ellipsis. */
+export function cutText(text, length) {
+  const characters = [...text];
+  return characters.length > length ? `${characters.slice(0, length - 1).join("")}…` : text;
 }
