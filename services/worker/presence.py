@@ -1,6 +1,6 @@
 """The presence of this worker: `POST /workers` to the notifier every few seconds, for lists of workers and of kinds.
 
-No job depends on it. A notifier that does not answer is asked again, one of an older version less often.
+No job depends on it. A notifier that does not answer is asked again sooner, one of an older version less often.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 TIMEOUT = aiohttp.ClientTimeout(total=3)
 INTERVAL_S = 5.0  # a worker counts as gone after 15 s
+RETRY_INTERVAL_S = 1.0  # while the notifier or its store is unavailable
 UNKNOWN_INTERVAL_S = 60.0  # a notifier of an older version has no such list
 
 
@@ -69,7 +70,7 @@ class PresencePoster:
         while True:
             self._info = replace(self._info, running=running())
             status = await self._post()
-            await asyncio.sleep(UNKNOWN_INTERVAL_S if status == HTTPStatus.NOT_FOUND else INTERVAL_S)
+            await asyncio.sleep(_interval_s(status))
 
     async def _post(self) -> int | None:
         """Post the worker; return the status of the answer, None if there is none."""
@@ -84,6 +85,13 @@ class PresencePoster:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             log.debug("presence_failed", error=type(error).__name__)
             return None
+
+
+def _interval_s(status: int | None) -> float:
+    if status == HTTPStatus.NOT_FOUND:
+        return UNKNOWN_INTERVAL_S
+    is_unavailable = status is None or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    return RETRY_INTERVAL_S if is_unavailable else INTERVAL_S
 
 
 def worker_info(worker_id: str, settings: WorkerSettings, registry: Registry) -> WorkerInfo:

@@ -6,7 +6,7 @@ import re
 
 import msgspec
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from headway.azure.job_queue import API_VERSION, JobQueue
 from headway.contracts import Timestamp
@@ -74,6 +74,33 @@ async def test_a_payload_that_is_not_flat_is_edited_as_json(page: Page, dashboar
     assert ids == [ids[0]] * 2
     dashboard.jobs["Run as JSON"] = ids[0]
     assert (await dashboard.wait_for("Run as JSON", "succeeded"))["result"] == LARGE_NUMBER
+
+
+@pytest.mark.parametrize("begun", ["", '{"title": "Begun"}'])
+async def test_a_form_has_fields_once_a_worker_brings_them(page: Page, dashboard: Dashboard, begun: str) -> None:
+    """A form that was opened before a worker of the kind was known gets its fields; a payload that was begun stays."""
+
+    async def without_schemas(route: Route) -> None:
+        answer = await (await route.fetch()).json()
+        await route.fulfill(json={**answer, "kinds": [{**kind, "schema": None} for kind in answer["kinds"]]})
+
+    await page.route("**/live/kinds", without_schemas)
+    await open_dashboard(page, dashboard, "/kinds/report")
+    form = page.get_by_role("form", name="Run report")
+    as_json, title = form.get_by_label("Payload as JSON"), form.get_by_label("title")
+    await expect(as_json).to_be_focused()
+    await expect(form.get_by_role("button", name="Edit as")).to_be_hidden()
+    if begun:
+        await as_json.fill(begun)
+    await page.unroute("**/live/kinds")
+    await page.evaluate("dispatchEvent(new Event('online'))")
+    if begun:
+        await expect(form.get_by_role("button", name="Edit as fields")).to_be_visible()
+        await expect(as_json).to_be_focused()
+        await expect(as_json).to_have_value(begun)
+        await form.get_by_role("button", name="Edit as fields").click()
+    await expect(title).to_be_focused()
+    await expect(as_json).to_be_hidden()
 
 
 async def test_workers_say_what_they_run(page: Page, dashboard: Dashboard) -> None:

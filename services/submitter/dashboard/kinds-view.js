@@ -58,14 +58,14 @@ export default class KindsView {
     this.#showForm();
   }
 
-  /** Show the form of the kind in the URL once its schema is known; a form in use stays when the kinds are read again. */
+  /** Show the form of the kind in the URL; it stays when the kinds are read again, and has fields once a worker brings them. */
   #showForm() {
     const kind = this.#kinds.get(this.#name);
     if (!kind || !this.#app.session.canOperate || this.#name.startsWith(RESERVED)) {
       this.#form = null;
       return this.#panel.replaceChildren();
     }
-    if (this.#form?.kind === this.#name) return;
+    if (this.#form?.kind === this.#name) return this.#form.offerFields(kind.schema);
     this.#form = new RunForm(this.#app, kind);
     this.#panel.replaceChildren(this.#form.element);
     this.#form.focus();

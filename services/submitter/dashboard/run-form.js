@@ -10,17 +10,18 @@ import { setText } from "/assets/text.js";
 await loadStyles("dialogs.css");
 
 const MAX_NAME = 200;
+const NO_PAYLOAD = "{}";
 
 export class RunForm {
   #app;
-  #fields; // null if the payload can only be edited as JSON
+  #fields = null; // as long as the payload can only be edited as JSON
   #json = h("textarea", { id: "payload-json", rows: 8, class: "code", spellcheck: "false", "aria-describedby": "payload-problem", dir: "ltr" });
   #jsonField = h("div", { class: "field" }, h("label", { for: "payload-json" }, "Payload as JSON"), this.#json);
   #switch = h("button", { type: "button", class: "plain link", click: () => this.#toggle() });
   #name = h("input", { id: "run-name", maxlength: MAX_NAME, autocomplete: "off", dir: "auto" });
   #problem = h("p", { id: "payload-problem", class: "problem", role: "alert" });
   #button = h("button", { class: "button main" }, "Run");
-  #usesJson;
+  #usesJson = true;
   #key = newKey(); // the same payload is one job, however often it is sent; another one is another job
 
   /**
@@ -30,11 +31,8 @@ export class RunForm {
   constructor(app, { kind, schema }) {
     this.kind = kind;
     this.#app = app;
-    this.#fields = createFields(schema);
-    this.#usesJson = !this.#fields;
-    this.#json.value = "{}";
+    this.#json.value = NO_PAYLOAD;
     showHiddenIn(this.#json);
-    this.#switch.hidden = !this.#fields;
     const name = h("div", { class: "field" }, h("label", { for: "run-name" }, "Name of the job", h("small", {}, " optional")), this.#name);
     const title = h("h2", { id: "run-title" }, "Run ", h("span", { dir: "auto", translate: "no" }, kind));
     const choices = h("div", { class: "choices" }, this.#switch, h("a", { class: "button", href: urlOf("kinds") }, "Close"), this.#button);
@@ -42,8 +40,21 @@ export class RunForm {
       event.preventDefault();
       this.#submit();
     };
-    this.element = h("form", { class: "card run-form", "aria-labelledby": "run-title", submit }, title, this.#fields?.element, this.#jsonField, name, this.#problem, choices);
+    this.element = h("form", { class: "card run-form", "aria-labelledby": "run-title", submit }, title, this.#jsonField, name, this.#problem, choices);
     this.#render();
+    this.offerFields(schema);
+  }
+
+  /** Show fields from when on a worker has said what the payload is; one that was begun as JSON can still be edited so. */
+  offerFields(schema) {
+    if (this.#fields) return;
+    this.#fields = createFields(schema);
+    if (!this.#fields) return;
+    const hadFocus = document.activeElement === this.#json;
+    this.#jsonField.before(this.#fields.element);
+    this.#usesJson = this.#json.value !== NO_PAYLOAD;
+    this.#render();
+    if (hadFocus) this.focus();
   }
 
   focus() {
@@ -64,12 +75,13 @@ export class RunForm {
     if (this.#fields) this.#fields.element.hidden = this.#usesJson;
     for (const input of this.#fields?.element.querySelectorAll("input, select, textarea") ?? []) input.disabled = this.#usesJson;
     this.#jsonField.hidden = !this.#usesJson;
+    this.#switch.hidden = !this.#fields;
     setText(this.#switch, this.#usesJson ? "Edit as fields" : "Edit as JSON");
   }
 
   async #submit() {
     if (this.#button.ariaDisabled === "true") return;
-    const payload = this.#usesJson ? this.#json.value.trim() || "{}" : this.#fields.toJson();
+    const payload = this.#usesJson ? this.#json.value.trim() || NO_PAYLOAD : this.#fields.toJson();
     const problem = jsonProblem(payload);
     setText(this.#problem, problem);
     if (problem) return this.#json.focus();

@@ -54,14 +54,17 @@ class FakeNotifier:
 
     def __init__(self) -> None:
         self.url = ""
-        self.status = 204
+        self.status: int | None = 204  # None: the connection is closed without an answer
         self.posted: list[WorkerInfo] = []
 
     async def post(self, request: web.Request) -> web.Response:
         """Serve `POST /workers`."""
         assert request.headers["Authorization"] == "Bearer key"
         self.posted.append(decode(await request.read(), WorkerInfo))
-        return web.Response(status=self.status)
+        if self.status is None:
+            assert request.transport is not None
+            request.transport.abort()
+        return web.Response(status=self.status or 204)
 
 
 @pytest.fixture
@@ -106,6 +109,7 @@ def test_large_schemas_are_left_out(monkeypatch: pytest.MonkeyPatch, limit: str)
 async def test_what_changes_is_posted(notifier: FakeNotifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each post has the number of running jobs and the length of the queue as they are; errors do not end it."""
     monkeypatch.setattr(module, "INTERVAL_S", 0.01)
+    monkeypatch.setattr(module, "RETRY_INTERVAL_S", 0.01)
     running = [3]
     async with posting(notifier, tmp_path, running) as presence:
         await wait_until(lambda: [each.running for each in notifier.posted[-1:]] == [3])
@@ -129,3 +133,19 @@ async def test_older_notifier_has_an_interval_of_its_own(
     notifier.status = 404
     async with posting(notifier, tmp_path, [0]):
         await wait_until(lambda: len(notifier.posted) > 2)
+
+
+@pytest.mark.parametrize("status", [None, 503])
+async def test_unavailable_notifier_is_asked_again_soon(
+    notifier: FakeNotifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int | None
+) -> None:
+    """A worker that starts before its notifier, or while Redis is unavailable, is known as soon as they are there."""
+    assert module.RETRY_INTERVAL_S < module.INTERVAL_S
+    monkeypatch.setattr(module, "INTERVAL_S", 3600)
+    monkeypatch.setattr(module, "RETRY_INTERVAL_S", 0.01)
+    notifier.status = status
+    async with posting(notifier, tmp_path, [0]):
+        await wait_until(lambda: len(notifier.posted) > 1)
+        notifier.status = 204
+        count = len(notifier.posted)
+        await wait_until(lambda: len(notifier.posted) > count)
