@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -19,6 +20,21 @@ START = """async () => {
   globalThis.refresh = new Refresh(() => new Promise((...answer) => requests.push(answer)));
   refresh.subscribe((data, error) => shown[0].push(error?.message ?? data), 30_000);
   globalThis.leave = refresh.subscribe((data) => shown[1].push(data));
+}"""
+
+# Return how often an operator's changes were reported after requests to the notifier and to the submitter.
+COUNT_ACTIONS = """async () => {
+  const { Api } = await import("/assets/api.js");
+  const api = new Api({ tokens: () => async () => "token" });
+  let count = 0;
+  api.onAction = () => count++;
+  const counts = [];
+  for (const options of [{}, { method: "POST" }]) {
+    await api.live("/live/jobs", {}, options);
+    await api.submitter("/poison", options);
+    counts.push(count);
+  }
+  return counts;
 }"""
 
 
@@ -106,3 +122,11 @@ async def test_data_that_cannot_be_shown_is_read_again(refreshed: Refreshed) -> 
     assert await refreshed.requests_after(1) == 1
     assert await refreshed.answer(0, "a") == [["a"], ["a"]]
     assert await refreshed.requests_after(5_000) == 2
+
+
+async def test_changes_of_an_operator_are_reported(page: Page, site: LiveSite) -> None:
+    """Counts are outdated after a change by either service, such as a cancellation, and not after a read."""
+    site.page = "<!doctype html><title>Actions</title>"
+    await page.route(re.compile("/live/jobs$|/poison$"), lambda route: route.fulfill(json={}))
+    await page.goto(f"{site.origin}/embedding")
+    assert await page.evaluate(COUNT_ACTIONS) == [0, 2]

@@ -54,6 +54,7 @@ export class Api {
     const url = withParameters(`${liveUrl}${path}`, query);
     const answer = await this.#authorized((token) => request(url, { ...options, token }));
     this.heard();
+    this.#reportChange(options);
     if (answer?.now) this.skewMs = Date.parse(answer.now) - Date.now();
     return answer;
   }
@@ -68,8 +69,12 @@ export class Api {
    */
   async submitter(path, options = {}) {
     const answer = await this.#authorized((token) => request(path, { ...options, token }));
-    if (options.method && options.method !== "GET") this.onAction?.();
+    this.#reportChange(options);
     return answer;
+  }
+
+  #reportChange({ method = "GET" }) {
+    if (method !== "GET") this.onAction?.();
   }
 
   /** Request something with the token, and once more with another one if it was refused. */
