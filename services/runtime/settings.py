@@ -218,7 +218,8 @@ class ReloadingFile(Generic[T]):
 
 def read_keys(text: str) -> tuple[str, ...]:
     """Parse a key file: one key per line, comments start with `#`. Raise ValueError if there is no key."""
-    keys = tuple(line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#"))
+    lines = (line.strip() for line in text.splitlines())
+    keys = tuple(line for line in lines if line and not line.startswith("#"))
     if not keys:
         raise ValueError("the key file contains no key")
     return keys

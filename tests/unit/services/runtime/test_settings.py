@@ -203,7 +203,7 @@ def test_a_file_that_is_invalid_at_the_start_is_an_error(tmp_path: Path) -> None
 
 def test_a_key_file_has_one_key_per_line() -> None:
     """Comments, surrounding spaces and empty lines are ignored."""
-    assert read_keys("# ours\n  one \n\r\n\ntwo") == ("one", "two")
+    assert read_keys("# ours\n  # old\n  one \n\r\n\ntwo") == ("one", "two")
 
 
 @pytest.mark.parametrize(
