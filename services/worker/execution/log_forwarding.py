@@ -18,12 +18,24 @@ from .ipc import LogRecord, OutputWritten
 PAUSE_S = 1.0  # of forwarding, when a handler prints more than is sent at once
 
 
+class ForwardedText(TracebackFormatter):
+    """Formats a record as at most `MAX_LOG_LENGTH` characters. Of a traceback the end stays: it names the exception."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message of a record, with the traceback of its exception."""
+        text = super().format(record)
+        if len(text) <= MAX_LOG_LENGTH or not record.exc_text:
+            return text
+        start = truncate(record.message, MAX_LOG_LENGTH // 2) + "\n…"
+        return start + text[len(start) - MAX_LOG_LENGTH :]
+
+
 class ForwardingHandler(SafeHandler):
     """A log handler that forwards records to the worker, which adds the job's id and kind."""
 
     def __init__(self, send: Callable[[LogRecord], None]) -> None:
         super().__init__()
-        self.setFormatter(TracebackFormatter())
+        self.setFormatter(ForwardedText())
         self._send = send
 
     def emit(self, record: logging.LogRecord) -> None:
