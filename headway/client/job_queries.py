@@ -60,7 +60,7 @@ class JobCounts(Struct, frozen=True, kw_only=True):
         waiting: jobs that wait for their first attempt or for another one.
         retrying: those of them that wait for another attempt.
         queue: messages on the queue.
-        oldest: when the job that waits longest for a worker was submitted.
+        oldest: since when the job that waits longest for a worker does: its submission, or its last redrive.
     """
 
     waiting: int | None = None

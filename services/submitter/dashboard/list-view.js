@@ -151,11 +151,11 @@ export default class ListView {
     if (fresh) this.#announce(count);
   }
 
-  /** Return since when jobs wait, where the list is about that. */
+  /** Return since when jobs wait, where the list is about that: the oldest may be a job to retry, which another list has. */
   #factText() {
     const { filter } = this.#list;
     const { about } = this.#counts;
-    if (filter.get("status") !== "queued" || filter.isNarrowed || !about?.oldest) return "";
+    if (filter.get("status") !== "queued" || filter.isNarrowed || !about?.oldest || about.retrying !== 0) return "";
     return `One job has waited for ${shortDuration(this.#app.api.now() - Date.parse(about.oldest))}, the others for less.`;
   }
 

@@ -64,7 +64,7 @@ async def _oldest_of(store: JobStore, ids: Sequence[str]) -> Timestamp | None:
 
 
 def _parse(snapshot: bytes) -> _WaitingJob | None:
-    """Return a job that has not started or failed an attempt, None for another one or a damaged snapshot."""
+    """Return a job that waits for an attempt, None for another one or a damaged snapshot."""
     try:
         job = decode(snapshot, _WaitingJob)
     except DecodeError:
