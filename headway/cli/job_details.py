@@ -63,6 +63,8 @@ def _detail_fields(details: JobDetails) -> Iterator[tuple[str, str]]:
     """Yield what only operators see."""
     for step in details.steps:
         yield "step", f"{step.name}, {step.started_at} to {step.ended_at or 'now'}"
+    for action in details.actions:
+        yield action.action, f"by {action.by}, {action.at}"
     yield "owner", details.labels.owner or ""
     yield "tags", ", ".join(details.labels.tags)
     yield "worker", details.worker or ""

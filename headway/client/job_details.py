@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from headway.contracts import NULL, Json, StepTimes, Timestamp
+from headway.details import OperatorAction
 from headway.labels import NO_LABELS, Labels
 
 
@@ -38,6 +39,7 @@ class JobDetails(Struct, frozen=True, kw_only=True):
         attempts: the earlier attempts, and then the current one.
         steps: the steps of the current attempt.
         trace_id: the id of the trace that the job belongs to.
+        actions: what operators did with the job, the newest first.
     """
 
     labels: Labels = NO_LABELS
@@ -49,3 +51,4 @@ class JobDetails(Struct, frozen=True, kw_only=True):
     attempts: tuple[Attempt, ...] = ()
     steps: tuple[StepTimes, ...] = ()
     trace_id: str | None = None
+    actions: tuple[OperatorAction, ...] = ()

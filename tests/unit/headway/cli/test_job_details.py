@@ -86,6 +86,7 @@ def test_operators_see_the_true_error_and_what_it_ran_with() -> None:
         ],
         "steps": [{"name": "load", "started_at": hour(3), "ended_at": None}],
         "trace_id": "4bf9",
+        "actions": [{"action": "redrive", "by": "alice", "generation": 1, "at": hour(3)}],
     }
     fields: dict[str, object] = {
         "error": {"type": "InternalError", "message": "The job failed unexpectedly."},
@@ -99,6 +100,7 @@ def test_operators_see_the_true_error_and_what_it_ran_with() -> None:
         "  shown as    InternalError: The job failed unexpectedly.",
         f"  attempt 1   failed, OSError, {hour(1)} to {hour(2)}",
         f"  step        load, {hour(3)} to now",
+        f"  redrive     by alice, {hour(3)}",
         "  owner       user:7",
         "  tags        a, b",
         "  worker      w1",
