@@ -25,6 +25,12 @@ async def broken(_ctx: JobContext, _payload: Any) -> None:
     raise ValueError("the cable is loose")
 
 
+@job("copy", keep="always")
+async def copy(_ctx: JobContext, payload: Any) -> Any:
+    """Return the payload, which is kept for another run."""
+    return payload
+
+
 @job("steps-on-demand")
 async def steps_on_demand(ctx: JobContext, path: str) -> str:
     """Report ten steps; before each of them and at the end, wait until a file has one character more."""

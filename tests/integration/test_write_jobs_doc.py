@@ -200,7 +200,26 @@ async def cancel(stack: Stack, status: str, kind: str, payload: Any = None, **mo
     return recorder.transitions()
 
 
-async def redrive(stack: Stack) -> Transitions:
+async def redrive(stack: Stack, status: str, kind: str, payload: Any = None) -> Transitions:
+    """Redrive a job by a request when it has ended with a status, and again until then; return its transitions."""
+    recorder, receipt = await submit(stack, kind, payload)
+    await end(stack, recorder, receipt, status)
+    async with stack.session.post(f"{stack.url}/jobs/{receipt['id']}/redrive", json={}) as response:
+        assert response.status == 202, await response.text()
+    await recorder.wait_for("queued")
+    await end(stack, recorder, receipt, status)
+    return recorder.transitions()
+
+
+async def end(stack: Stack, recorder: StatusRecorder, receipt: dict[str, Any], status: str) -> None:
+    """Wait until a job has ended with a status; cancel it first if that is `cancelled`."""
+    if status == "cancelled":
+        await recorder.wait_for("running")
+        await stack.cancel(receipt)
+    await recorder.wait_for(status)
+
+
+async def redrive_from_poison_queue(stack: Stack) -> Transitions:
     """Run a job that fails, then its next generation, which succeeds; return the transitions."""
     job_id = uuid.uuid4()
     recorder = await watch(stack, job_id)
@@ -270,7 +289,10 @@ async def test_watchers_see_the_transitions_of_the_diagram(stack: Stack, code: P
         cancel(stack, "queued", "echo", delay_s=3600),
         cancel(stack, "running", "countdown", long_countdown),
         cancel(stack, "retrying", "retry-once", long_delay),
-        redrive(stack),
+        redrive_from_poison_queue(stack),
+        redrive(stack, "succeeded", "copy"),
+        redrive(stack, "failed", "broken"),
+        redrive(stack, "cancelled", "countdown", long_countdown),
     )
     others = [await stop_worker(stack, code), await kill_worker(stack, code), await expiry]
     assert set.union(*concurrent, *others) == set(re.findall(r"^ +(\w+) --> (\w+)", DIAGRAM, re.MULTILINE))
