@@ -12,11 +12,10 @@ from typing import Any
 import aiohttp
 
 from dev.environment import POLL_S
-from headway.contracts import Timestamp
+from headway.contracts import MAX_REPORTS_PER_REQUEST, Timestamp
 
 LEASE_S = 600
 HOUR_S = 3_600
-MAX_REPORTS = 500  # of one request
 
 
 class ReportSender:
@@ -36,8 +35,8 @@ class ReportSender:
 
     async def send(self, jobs: Sequence[dict[str, Any]]) -> None:
         """Report jobs, each given by the fields of its report; at least by `job_id`, `kind` and `submitted_at`."""
-        for start in range(0, len(jobs), MAX_REPORTS):
-            group = [self._report(job) for job in jobs[start : start + MAX_REPORTS]]
+        for start in range(0, len(jobs), MAX_REPORTS_PER_REQUEST):
+            group = [self._report(job) for job in jobs[start : start + MAX_REPORTS_PER_REQUEST]]
             for verdict in await self.post("/reports", group):
                 if not verdict["accepted"]:
                     raise RuntimeError(f"The notifier refuses a report: {verdict['reason']}")

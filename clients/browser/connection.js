@@ -45,7 +45,7 @@ export class FallbackConnection {
    * @param {string} url the notifier's public base URL
    * @param {{wantedJobs: object[], lists: object[], connectionUpdate: object}} registry the watched jobs and lists, and
    *   what is known about the connection of another tab that this one replaces
-   * @param {(update: object) => void} onUpdate called with `{job}`, `{list}`, `{error}`, or `{state}` with optional `detail`, `now`
+   * @param {(update: object) => void} onUpdate called with `{job}`, `{log}`, `{list}`, `{error}`, or `{state}` with optional `detail`, `now`
    *   (the server's time, in ms), `confirmed` (the server's time at its last sign of life, Infinity if it repeats none),
    *   `rank` (of the transport), `refusal` (an error) and `final` (no further attempt follows); a repeated hello has no
    *   `state`

@@ -98,7 +98,7 @@ class Client(JobOperations, Fleet):
             kind: the job's kind, which selects the handler.
             payload: the handler's payload: any value that msgspec encodes, up to 32 KiB of JSON, or a Pydantic model.
             result_type: the type to which `result` decodes the result; the receipt is a `TypedReceipt` then.
-            options: `delay_s`, `max_attempts`, `timeout_s`, `name`, `owner`, `tags`, `idempotency_key`: see
+            options: `delay_s`, `max_attempts`, `timeout_s`, `name`, `owner`, `tags`, `on_end`, `idempotency_key`: see
                 `SubmitOptions`.
 
         Raises:

@@ -12,7 +12,7 @@ from msgspec import Struct, structs
 from headway.contracts import ENDED, JobStatus, Json, Name, Natural, Timestamp, decode, encode
 from headway.details import KeptJob
 from headway.grants import DETAILS, Grant, ListGrant
-from headway.labels import JobFilter
+from headway.labels import ALL_JOBS
 
 from ..runtime.auth import job_id_from_path, require_report_key
 from ..runtime.errors import Conflict, NotFound
@@ -25,7 +25,7 @@ from .transports.lists import ListHandler
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-ALL_JOBS = ListGrant(filter=JobFilter(), scope=frozenset({DETAILS}), issued_at=Timestamp(0), expires_at=Timestamp(0))
+ALL_JOBS_GRANT = ListGrant(filter=ALL_JOBS, scope=frozenset({DETAILS}), issued_at=Timestamp(0), expires_at=Timestamp(0))
 MAX_CANCEL_BYTES = 1024  # of a body
 
 
@@ -80,7 +80,7 @@ class JobApiHandler:
         The pages have every job that the query selects, because their readers act on each or count them.
         """
         self._require_key(request)
-        query = read_parameters(request, ListParameters).page(ALL_JOBS)
+        query = read_parameters(request, ListParameters).page(ALL_JOBS_GRANT)
         return await self._lists.answer(structs.replace(query, exhaustive=True), with_details=True)
 
     async def read(self, request: web.Request) -> web.Response:

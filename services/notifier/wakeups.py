@@ -16,6 +16,7 @@ from aiohttp import web
 from msgspec import Meta, Struct
 from redis.exceptions import RedisError
 
+from ..runtime.aiohttp_adapter import is_disconnected
 from ..runtime.errors import ServiceUnavailable
 from ..runtime.middleware import LONG_POLL
 from ..runtime.request import read_query
@@ -177,7 +178,7 @@ class WakeupHandler:
         if self._sends_away():
             message = "This replica is stopping, or has lost Redis; try another."
             raise ServiceUnavailable(message, retry_after_s=RETRY_AFTER_S)
-        woken = await self._queue.wait(query.timeout_s, lambda: not _has_disconnected(request), query.queue)
+        woken = await self._queue.wait(query.timeout_s, lambda: not is_disconnected(request), query.queue)
         response = web.Response(status=200 if woken else 204)
         if self._sends_away():
             response.force_close()  # a new connection finds another replica
@@ -186,7 +187,3 @@ class WakeupHandler:
     def _sends_away(self) -> bool:
         """Return whether workers should wait at another replica, because this one stops or has lost Redis."""
         return self._queue.draining or not self._pubsub.ready
-
-
-def _has_disconnected(request: web.Request) -> bool:
-    return request.transport is None or request.transport.is_closing()

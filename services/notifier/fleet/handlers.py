@@ -10,7 +10,7 @@ from headway.contracts import Timestamp, encode
 from headway.details import MAX_WORKER_BYTES, WorkerInfo
 from headway.fleet import Worker
 from headway.grants import DETAILS, OPERATE
-from headway.labels import JobFilter
+from headway.labels import ALL_JOBS
 
 from ...runtime.auth import require_report_key
 from ...runtime.errors import Forbidden, ServiceUnavailable
@@ -79,7 +79,7 @@ class FleetHandler:
 
     def _authorize(self, request: web.Request, scope: str) -> None:
         """Check that a request has a list token for all jobs, with a scope."""
-        if self._auth.authorize_list(request, scope).filter != JobFilter():
+        if self._auth.authorize_list(request, scope).filter != ALL_JOBS:
             raise Forbidden("This needs a list token without a filter.")
 
     def _respond(self, fields: dict[str, object]) -> web.Response:

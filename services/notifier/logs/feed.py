@@ -15,7 +15,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from headway.grants import DETAILS
-from headway.labels import JobFilter
+from headway.labels import ALL_JOBS
 from headway.tokens import Grant
 
 from .. import metrics
@@ -52,7 +52,7 @@ class LogSubscription:
         self.watcher = watcher
         self.job_id = str(grant.job_id)
         self.has_details = DETAILS in grant.scope
-        self.filter = None if grant.filter == JobFilter() else grant.filter  # what the record must match
+        self.filter = None if grant.filter == ALL_JOBS else grant.filter  # what the record must match
         self.offset = offset  # up to which the client has the log
         self.needs_read = True  # whether published pieces are skipped, because a read follows
         self.is_reading = False  # whether a read is in progress, which may be too early for a published piece

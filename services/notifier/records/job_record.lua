@@ -9,7 +9,7 @@
 --   cancel      CANCEL_FIELDS      -> {snapshot, TRANSITION or 0, the worker that must be notified or nil};
 --                                  nil if there is no record and none may be created, or it has other labels
 --   cancel_unchanged  CANCEL_UNCHANGED_FIELDS  -> the same, or `changed` or `ended`; nil if there is no record
---   erase                          -> ERASED or NOT_ENDED; nil if there is no record
+--   erase       action (may be empty)  -> ERASED or NOT_ENDED; nil if there is no record
 -- Optional fields at the end of the arguments may be left out.
 -- The fields of a snapshot are stored as JSON text and never decoded here: cjson turns [] into {} and rounds long
 -- numbers. The times of a record are by the clock of Redis, apart from those of the submission.

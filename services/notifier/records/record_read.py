@@ -8,7 +8,7 @@ from msgspec import Struct
 from headway.contracts import OPTIONAL_SNAPSHOT_FIELDS, JobSnapshot, decode
 from headway.labels import NO_LABELS, JobFilter, Labels
 
-# Their order is that of SNAPSHOT_FIELDS in job_record.lua.
+# Their order is that of `snapshot()` in job_record.lua.
 SNAPSHOT_FIELDS = tuple(name for name in JobSnapshot.__struct_fields__ if name not in OPTIONAL_SNAPSHOT_FIELDS)
 HIDDEN_FIELDS = ("labels", "worker", "error_type")
 READ_FIELDS = (*SNAPSHOT_FIELDS, *OPTIONAL_SNAPSHOT_FIELDS, *HIDDEN_FIELDS)

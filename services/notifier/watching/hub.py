@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 from headway.contracts import ENDED, JobStatus
-from headway.labels import JobFilter
+from headway.labels import ALL_JOBS, JobFilter
 from headway.tokens import Grant
 
 from ..isolation import Recipient, isolated
@@ -25,9 +25,6 @@ class Watcher(Recipient, Protocol):
 
     def on_up_to_date(self, job_id: str, *, ended: bool) -> None:
         """Called when the job's record was read and the watcher already has that version."""
-
-
-NO_FILTER = JobFilter()
 
 
 class Subscription:
@@ -53,7 +50,7 @@ class Subscription:
         self.watcher = watcher
         self.grant = grant
         self.key_id = key_id  # the key that signed the token
-        self.is_filtered = grant.filter not in (None, NO_FILTER)
+        self.is_filtered = grant.filter not in (None, ALL_JOBS)
         self.valid_until = grant.valid_until
         self.job_id = str(grant.job_id)
         self.client_version = NO_VERSION if version is None else version  # the version that the client named

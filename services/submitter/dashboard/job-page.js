@@ -108,9 +108,9 @@ export class JobPage {
   }
 
   #renderCard(snapshot, now) {
-    const { confirmedUntil, lostAt, connection } = this.#watch;
+    const { confirmedUntil, lostAt } = this.#watch;
     const position = this.#watch.pollPosition(isWaiting(snapshot, now));
-    this.#card.render({ snapshot, now, confirmedUntil, position, lostAt, connection });
+    this.#card.render({ snapshot, now, confirmedUntil, position, lostAt });
   }
 
   /** Say why the page shows no job, or not its present state. */

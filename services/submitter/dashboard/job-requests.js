@@ -22,11 +22,17 @@ const REASONS = {
   cancel: { changed: `${RUNS_AGAIN}, so look at it first`, ended: "It has ended before.", unknown: NO_RECORD },
   erase: { changed: `${RUNS_AGAIN}, so look at it first`, not_ended: "It has not ended. Cancel it first.", unknown: NO_RECORD },
   discard: { unknown: "It is no longer on the poison queue: it was redriven or discarded." },
-  share: { unknown: NO_RECORD },
+  share: {},
 };
 const CHANGED = new Set(["changed", "not_ended"]);
 const UNENDED = ["queued", "running", "retrying"];
 const STOPPED = ["failed", "cancelled"];
+const RESERVED = "headway."; // the start of the kinds that only Headway itself submits
+
+/** Return whether only Headway itself submits jobs of a kind. */
+export function isReserved(kind) {
+  return Boolean(kind?.startsWith(RESERVED));
+}
 
 /** Return whether an action was not carried out because the job is not as the operator has seen it. */
 export function hasChanged(error) {

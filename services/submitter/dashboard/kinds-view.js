@@ -3,13 +3,13 @@
 import { h, setAttribute } from "/assets/dom.js";
 import { FleetTable } from "/assets/fleet-table.js";
 import { preciseDurationText } from "/assets/format.js";
+import { isReserved } from "/assets/job-requests.js";
 import { urlOf } from "/assets/router.js";
 import { RunForm } from "/assets/run-form.js";
 import { sparkline } from "/assets/sparkline.js";
 import { setText } from "/assets/text.js";
 
 const COLUMNS = ["Kind", "Last 24 hours", "Per hour", "Median", "95 % within", "Failed", "Workers", ""];
-const RESERVED = "headway."; // only Headway itself submits such a kind
 const MANY_FAILURES = 0.05;
 const rateFormat = new Intl.NumberFormat(undefined, { maximumFractionDigits: 1 });
 const lowRateFormat = new Intl.NumberFormat(undefined, { maximumFractionDigits: 2 });
@@ -33,7 +33,7 @@ export default class KindsView {
       className: "kinds-table",
       parts: [this.#panel],
       empty: [h("p", {}, "No kind is known yet. A worker brings its kinds:"), h("pre", {}, "headway worker --jobs myapp.jobs")],
-      createRow: (name) => new KindRow(name, app.session.canOperate && !name.startsWith(RESERVED)),
+      createRow: (name) => new KindRow(name, app.session.canOperate && !isReserved(name)),
     });
     this.element = this.#table.element;
     this.#unsubscribe = app.data.kinds.subscribe((data, error) => this.#show(data, error));
@@ -61,7 +61,7 @@ export default class KindsView {
   /** Show the form of the kind in the URL; it stays when the kinds are read again, and has fields once a worker brings them. */
   #showForm() {
     const kind = this.#kinds.get(this.#name);
-    if (!kind || !this.#app.session.canOperate || this.#name.startsWith(RESERVED)) {
+    if (!kind || !this.#app.session.canOperate || isReserved(this.#name)) {
       this.#form = null;
       return this.#panel.replaceChildren();
     }

@@ -1,9 +1,9 @@
 /** What the search finds: jobs by id, name and labels, kinds, tags, owners, and views. */
 
+import { JOB_ID } from "/assets/details.js";
 import { urlOf } from "/assets/router.js";
 import { nameText, shortId, statusText } from "/assets/format.js";
 
-const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 const TAG = /^[\p{L}\p{N}_:.@/-]{1,64}$/u; // as the server accepts them
 const OWNER = /^[^\s{}]{1,128}$/;
 const MIN_LENGTH = 2; // of a text that may be a label
@@ -61,7 +61,7 @@ function jobItems(jobs) {
 /** Return the job of a whole id, also if it is not among the recent ones. */
 function idItems(text, jobs) {
   const id = text.trim().toLowerCase();
-  if (!UUID.test(id) || jobs.some((job) => job.id === id)) return [];
+  if (!JOB_ID.test(id) || jobs.some((job) => job.id === id)) return [];
   return [{ text: "Open this job", detail: id, href: urlOf("job", { name: id }) }];
 }
 

@@ -4,13 +4,12 @@ import { ApiError } from "/assets/api.js";
 import { readDetails } from "/assets/details.js";
 import { h, loadStyles, setAttribute } from "/assets/dom.js";
 import { showHidden, showHiddenIn } from "/assets/hidden-characters.js";
-import { reasonText, rerunJob } from "/assets/job-requests.js";
+import { isReserved, reasonText, rerunJob } from "/assets/job-requests.js";
 import { parseExactly } from "/assets/json.js";
 import { ask } from "/assets/dialogs.js";
 import { newKey } from "/assets/request.js";
 
 const MAX_PAYLOAD_BYTES = 32 * 1024;
-const BUILT_IN = "headway."; // the start of the kinds whose payload only Headway writes
 const NOT_KEPT = "Its payload was not kept, so enter one: any JSON, such as {} or null.";
 
 /**
@@ -60,7 +59,7 @@ async function readKept(api, id) {
 }
 
 function payloadField({ kind }, text) {
-  const isFixed = kind?.startsWith(BUILT_IN);
+  const isFixed = isReserved(kind);
   const attributes = { id: "payload", rows: 10, spellcheck: "false", translate: "no", dir: "ltr", readonly: isFixed };
   const field = h("textarea", { class: "code", ...attributes, autofocus: text === undefined });
   field.value = text ?? "";

@@ -88,7 +88,8 @@ export class Router {
   }
 }
 
-function decode(text) {
+/** Return a part of a URL decoded, or as it is if it is not encoded. */
+export function decode(text) {
   try {
     return decodeURIComponent(text);
   } catch {

@@ -8,7 +8,7 @@ export class TableKeys {
   /**
    * @param {import("/assets/keyboard.js").Keyboard} keyboard
    * @param {object} table
-   * @param {HTMLElement} table.element contains the rows, each with its job's id in `data-id`
+   * @param {HTMLElement} table.element contains the rows
    * @param {string[]} table.rows the ids of the rows, in their order
    * @param {?string} table.focused the id of the row that has the focus
    * @param {(id: string) => void} table.focusRow moves the focus to a row

@@ -3,7 +3,7 @@
 import { h, setAttribute } from "/assets/dom.js";
 import { FleetTable } from "/assets/fleet-table.js";
 import { ageText } from "/assets/format.js";
-import { urlOf } from "/assets/router.js";
+import { decode, urlOf } from "/assets/router.js";
 import { setText } from "/assets/text.js";
 
 const SILENT_MS = 12_000; // a worker posts itself every five seconds
@@ -104,12 +104,4 @@ class WorkerRow {
 
 function countText(count) {
   return count === 1 ? "1 worker" : `${count.toLocaleString()} workers`;
-}
-
-function decode(text) {
-  try {
-    return decodeURIComponent(text);
-  } catch {
-    return text; // not encoded
-  }
 }

@@ -54,7 +54,6 @@ DEADLINE_INTERVAL_S = 1.0  # between two frames with the lease deadline
 UNWIND_TIMEOUT_S = 1.0  # for a cancelled handler to clean up; then SIGKILL follows
 EXIT_CHECK_INTERVAL_S = 0.5  # while the event loop has reported no exit
 MAX_IDLE_PROCESSES = os.cpu_count() or 1
-DEFAULT_MEMORY_BYTES = 256 << 20  # that an idle process may hold
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _decode = frame_decoder(FromProcess)
 
@@ -72,7 +71,7 @@ class ProcessPool:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, max_memory_bytes: int = DEFAULT_MEMORY_BYTES) -> AsyncIterator[ProcessPool]:
+    async def open(cls, max_memory_bytes: int) -> AsyncIterator[ProcessPool]:
         """Open a pool, and end its idle processes on exit.
 
         A process that holds more than `max_memory_bytes` after an attempt is replaced.
@@ -156,7 +155,7 @@ class HandlerProcess:
         self.runs = 0  # the number of attempts that have been started, which is the number of the last run
 
     @classmethod
-    async def start(cls, folder: str = "") -> HandlerProcess:
+    async def start(cls, folder: str) -> HandlerProcess:
         """Start a process in a folder, and in a new session, so that its whole process group can be killed."""
         parent_end, child_end = socket.socketpair()
         level = str(logging.getLogger().level)

@@ -11,7 +11,7 @@ from typing import Annotated, NamedTuple
 from msgspec import Meta, Struct
 
 from headway.contracts import ENDED, JobStatus, Timestamp, encode
-from headway.labels import NO_LABELS, JobFilter
+from headway.labels import ALL_JOBS, NO_LABELS, JobFilter
 
 from .entries import IndexedRecord
 
@@ -52,7 +52,7 @@ class JobQuery(Struct, frozen=True, kw_only=True):
         exhaustive: whether the pages must have every job, though many of them may then be short or empty.
     """
 
-    filter: JobFilter = JobFilter()
+    filter: JobFilter = ALL_JOBS
     tags: tuple[str, ...] = ()
     statuses: frozenset[JobStatus] = frozenset()
     since: Timestamp | None = None

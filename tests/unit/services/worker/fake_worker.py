@@ -25,6 +25,7 @@ from services.worker.reporting.report_stream import ReportStream
 from tests.waiting import PATIENCE_S
 
 LEASE_S = 60
+PROCESS_MEMORY_BYTES = 256 << 20  # that an idle handler process may hold
 ACCEPTED: dict[str, Any] = {"accepted": True}
 CANCEL_REQUESTED: dict[str, Any] = {"accepted": True, "cancel_requested": True}
 

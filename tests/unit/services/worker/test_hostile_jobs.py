@@ -23,7 +23,7 @@ from services.worker.execution.runner import Runner
 from services.worker.logs.capture import capture_output
 from services.worker.registry import load_jobs
 from tests.unit.services.worker.execution import process_jobs
-from tests.unit.services.worker.fake_worker import CANCEL_REQUESTED, FakeWorker
+from tests.unit.services.worker.fake_worker import CANCEL_REQUESTED, PROCESS_MEMORY_BYTES, FakeWorker
 
 SECRET = "sw0rd-fish"
 PAYLOAD = Json(f'"{SECRET}"'.encode())
@@ -163,7 +163,7 @@ def hidden_part(report: JobReport) -> str:
 @pytest.fixture(scope="module")
 async def pool() -> AsyncIterator[ProcessPool]:
     """Open a process pool for this module."""
-    async with ProcessPool.open() as pool:
+    async with ProcessPool.open(PROCESS_MEMORY_BYTES) as pool:
         yield pool
 
 

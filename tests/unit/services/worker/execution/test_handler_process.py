@@ -24,6 +24,7 @@ from services.worker.outcomes import Finished
 from services.worker.registry import load_jobs
 from tests.unit.services.worker.execution import fork_jobs, process_jobs
 from tests.unit.services.worker.execution.test_process_pool import JOBS, FakeHost, is_running, result, run
+from tests.unit.services.worker.fake_worker import PROCESS_MEMORY_BYTES
 from tests.waiting import PATIENCE_S, wait_until
 
 JOBS.update(load_jobs([fork_jobs.__name__]))
@@ -32,7 +33,7 @@ JOBS.update(load_jobs([fork_jobs.__name__]))
 @pytest.fixture(scope="module")
 async def shared_pool() -> AsyncIterator[ProcessPool]:
     """Open a pool for the tests that leave its processes usable."""
-    async with ProcessPool.open() as pool:
+    async with ProcessPool.open(PROCESS_MEMORY_BYTES) as pool:
         yield pool
 
 
@@ -72,7 +73,7 @@ async def test_children_do_not_inherit_the_connection(shared_pool: ProcessPool) 
 
 async def test_crash_is_noticed_although_the_connection_stays_open(tmp_path: Path) -> None:
     """The attempt fails when the process ends, although a program that it has started keeps the connection open."""
-    async with ProcessPool.open() as pool:
+    async with ProcessPool.open(PROCESS_MEMORY_BYTES) as pool:
         outcome = await asyncio.wait_for(run(pool, "crashes-but-stays-connected", str(tmp_path / "pid")), PATIENCE_S)
     os.kill(int((tmp_path / "pid").read_text()), 9)
     assert outcome.failure
@@ -81,7 +82,7 @@ async def test_crash_is_noticed_although_the_connection_stays_open(tmp_path: Pat
 
 async def test_process_that_sends_anything_between_two_jobs_is_replaced() -> None:
     """A thread that a handler has left behind cannot write into the log of the next job."""
-    async with ProcessPool.open() as pool:
+    async with ProcessPool.open(PROCESS_MEMORY_BYTES) as pool:
         first = result(await run(pool, "talks-afterwards"))
 
         async def is_replaced() -> bool:
@@ -92,7 +93,7 @@ async def test_process_that_sends_anything_between_two_jobs_is_replaced() -> Non
 
 async def test_process_is_replaced_after_max_jobs() -> None:
     """A process runs that many attempts, and then a new one follows."""
-    async with ProcessPool.open() as pool:
+    async with ProcessPool.open(PROCESS_MEMORY_BYTES) as pool:
         pids = [result(await run(pool, "twice")) for _ in range(5)]
     assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [2, 2, 1]
 
@@ -163,14 +164,14 @@ async def test_failed_start_leaks_no_descriptor(monkeypatch: pytest.MonkeyPatch)
     with open_descriptors_unchanged():
         for _ in range(5):
             with pytest.raises(FileNotFoundError):
-                await HandlerProcess.start()
+                await HandlerProcess.start("")
         await asyncio.sleep(0)  # the event loop closes descriptors in its next iteration
 
 
 async def test_ended_processes_leak_no_descriptor() -> None:
     """A process that has ended, crashed or been replaced leaves no descriptor open."""
     with open_descriptors_unchanged():
-        async with ProcessPool.open() as pool:
+        async with ProcessPool.open(PROCESS_MEMORY_BYTES) as pool:
             await run(pool, "exits", 3)
             await run(pool, "pid", 1)
         await asyncio.sleep(0)

@@ -20,6 +20,7 @@ from services.worker.outcomes import Finished, RetryLater
 from services.worker.registry import load_jobs
 from tests.unit.services.worker.execution import output_jobs
 from tests.unit.services.worker.execution.test_process_pool import JOBS, result, run
+from tests.unit.services.worker.fake_worker import PROCESS_MEMORY_BYTES
 from tests.waiting import PATIENCE_S
 
 JOBS.update(load_jobs([output_jobs.__name__]))
@@ -28,7 +29,7 @@ JOBS.update(load_jobs([output_jobs.__name__]))
 @pytest.fixture(scope="module")
 async def pool() -> AsyncIterator[ProcessPool]:
     """Open a process pool."""
-    async with ProcessPool.open() as pool:
+    async with ProcessPool.open(PROCESS_MEMORY_BYTES) as pool:
         yield pool
 
 
@@ -59,7 +60,7 @@ async def test_line_before_a_crash_arrives(pool: ProcessPool) -> None:
 
 async def test_thread_of_an_earlier_job_writes_into_no_log() -> None:
     """What a thread writes that an earlier job has left in the process is not in the log of the next job."""
-    async with ProcessPool.open() as pool:
+    async with ProcessPool.open(PROCESS_MEMORY_BYTES) as pool:
         with capture_output():
             _, first = await logged(pool, "leaves-a-printer")
             text, second = await logged(pool, "waits-for-the-printer")

@@ -29,6 +29,7 @@ from services.worker.execution.runner import Runner
 from services.worker.outcomes import Finished, LeaseLost, RetryLater
 from services.worker.registry import InvalidJobs, load_jobs
 from tests.unit.services.worker.execution import process_jobs, state_jobs
+from tests.unit.services.worker.fake_worker import PROCESS_MEMORY_BYTES
 from tests.waiting import PATIENCE_S, wait_until
 
 JOBS = load_jobs([process_jobs.__name__, state_jobs.__name__])
@@ -54,7 +55,7 @@ class FakeHost(Recorder):
 @pytest.fixture
 async def pool() -> AsyncIterator[ProcessPool]:
     """Open a process pool."""
-    async with ProcessPool.open() as pool:
+    async with ProcessPool.open(PROCESS_MEMORY_BYTES) as pool:
         yield pool
 
 
@@ -169,7 +170,7 @@ def take_exit_codes(folder: str) -> None:
     """Kill the process of a handler and take its exit code, in each way; print the errors of the attempts."""
 
     async def crash(file: Path, *, ignore: bool) -> Finished | RetryLater:
-        async with ProcessPool.open() as pool:
+        async with ProcessPool.open(PROCESS_MEMORY_BYTES) as pool:
             running = asyncio.create_task(run(pool, "hangs", str(file)))
             (pid, child) = await read_pids(file)
             if ignore:
@@ -281,7 +282,7 @@ async def test_process_runs_while_the_lease_is_renewed(pool: ProcessPool, tmp_pa
 
 async def test_idle_processes_end_with_the_pool(tmp_path: Path) -> None:
     """Closing the pool ends its idle processes."""
-    async with ProcessPool.open() as pool:
+    async with ProcessPool.open(PROCESS_MEMORY_BYTES) as pool:
         idle = result(await run(pool, "pid", 1))
         assert is_running(idle)
     await wait_until(lambda: not is_running(idle))

@@ -30,6 +30,7 @@ from services.worker.outcomes import Finished, LeaseLost, RetryLater
 from services.worker.registry import load_jobs
 from tests.unit.services.runtime.unreadable_errors import UNREADABLE, unreadable
 from tests.unit.services.worker.execution import process_jobs
+from tests.unit.services.worker.fake_worker import PROCESS_MEMORY_BYTES
 from tests.waiting import PATIENCE_S, wait_until
 
 
@@ -62,7 +63,7 @@ async def run_job(
     tested: Job[Any, Any], host: LeasedHost, payload: str, timeout_s: float | None = None
 ) -> Finished | RetryLater:
     """Run one attempt of a job for a host."""
-    async with ProcessPool.open() as processes:
+    async with ProcessPool.open(PROCESS_MEMORY_BYTES) as processes:
         return await Runner(processes).run(tested, attempt_of(tested), Json(payload.encode()), host, timeout_s)
 
 
@@ -617,7 +618,7 @@ def stubborn(request: pytest.FixtureRequest) -> Iterator[Stubborn]:
 async def runner(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runner]:
     """Return a runner that abandons handlers soon."""
     monkeypatch.setattr(runner_module, "ABANDON_AFTER_S", 0.05)
-    async with ProcessPool.open() as processes:
+    async with ProcessPool.open(PROCESS_MEMORY_BYTES) as processes:
         yield Runner(processes)
 
 
@@ -703,7 +704,7 @@ async def test_swallowed_cancellation_is_repeated_when_the_lease_is_over(reason:
                 if len(reasons) == 3:
                     raise
 
-    async with ProcessPool.open() as processes:
+    async with ProcessPool.open(PROCESS_MEMORY_BYTES) as processes:
         runner, timeout_s = Runner(processes, 0.01), 0.01 if reason == "timeout" else None
         run = asyncio.create_task(runner.run(swallows, attempt_of(swallows), Json(b"{}"), host, timeout_s))
         await wait_until(lambda: runner.attempts)
