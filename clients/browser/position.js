@@ -46,7 +46,8 @@ export class QueuePosition {
 
   async #request(id, token) {
     this.#dueAt = performance.now() + INTERVAL_MS;
-    const options = { headers: { Authorization: `Bearer ${token}` }, cache: "no-store" };
+    const signal = AbortSignal.timeout?.(INTERVAL_MS); // browsers before 2022 have none
+    const options = { headers: { Authorization: `Bearer ${token}` }, cache: "no-store", signal };
     try {
       const response = await fetch(`${this.#url}/live/jobs/${id}/position`, options);
       this.#refused = [401, 403, 404].includes(response.status) ? token : null;

@@ -73,6 +73,21 @@ def test_failed_request_is_repeated() -> None:
     assert shown == [3, None, None, 2]
 
 
+def test_silent_request_ends_when_the_next_one_is_due() -> None:
+    """A server that accepts requests and never answers does not collect them; the position is unknown meanwhile."""
+    answers, closed = simulate("""
+      AbortSignal.timeout = (ms) => {
+        const controller = new AbortController();
+        setTimeout(() => controller.abort(), ms);
+        return controller.signal;
+      };
+      await show(25_000);
+      result = [answers, transports.map(({ closedAt }) => closedAt ?? null)];
+    """)
+    assert answers == 2
+    assert closed == [11_000, 21_000, None]
+
+
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_refused_request_is_not_repeated(status: int) -> None:
     """A server of version 0.1, and one that refuses the token, is asked again only with another token."""

@@ -130,10 +130,11 @@ class IndexSweeper:
         started, count = time.monotonic(), 0
         await self._state.begin_rebuild(status)
         for node in self._redis.nodes():
-            async for _, job_ids in self._scan(node, 0):
-                await self._writer.reindex(job_ids)
-                count += len(job_ids)
-                await self._redis.execute([(REBUILD_KEY, ("PEXPIRE", REBUILD_KEY, REBUILD_LEASE_MS))])
+            async with aclosing(self._scan(node, 0)) as scan:
+                async for _, job_ids in scan:
+                    await self._writer.reindex(job_ids)
+                    count += len(job_ids)
+                    await self._redis.execute([(REBUILD_KEY, ("PEXPIRE", REBUILD_KEY, REBUILD_LEASE_MS))])
         await self._state.end_rebuild(status)
         await self._redis.execute([(REBUILD_KEY, ("DEL", REBUILD_KEY))])
         log.info("index_rebuilt", jobs=count, duration_s=round(time.monotonic() - started, 3))
