@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 RETRY_AFTER_S = 2  # while the queue is unavailable
+SEND_TIMEOUT_S = 20.0  # with all repetitions: one request to the queue may last 15 s, for example on a dead connection
 
 
 class JobSender:
@@ -93,8 +95,9 @@ class JobSender:
         message = accepted.message
         try:
             with observed_duration(metrics.ENQUEUE_DURATION, trace):
-                await self._queue.send(encode_message(message), delay_s=accepted.delay_s)
-        except AzureError as error:
+                async with asyncio.timeout(SEND_TIMEOUT_S):
+                    await self._queue.send(encode_message(message), delay_s=accepted.delay_s)
+        except (AzureError, TimeoutError) as error:
             metrics.SUBMISSIONS.labels("error").inc()
             raise queue_unavailable(error) from error
         self._submissions.notify(replace(accepted.submitted, by=by), accepted.delay_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from headway.message_codec import decode_message
 from headway.tokens import TokenSigner, make_keys
 from services.runtime.settings import ReloadingFile, read_keys
 from services.runtime.wakeup_client import WakeupClient
+from services.submitter import job_sender as job_sender_module
 from services.submitter.api_keys import key_digest
 from services.submitter.job_sender import JobSender
 from services.submitter.links import Links
@@ -38,12 +40,15 @@ class FakeQueue:
     def __init__(self) -> None:
         self.messages: list[str] = []
         self.is_available = True
+        self.is_silent = False
 
     async def send(self, text: str, *, delay_s: int) -> None:
         """Keep a message."""
         assert delay_s == 0
         if not self.is_available:
             raise ServiceRequestError("unavailable")
+        if self.is_silent:
+            await asyncio.Event().wait()
         self.messages.append(text)
 
     @property
@@ -243,12 +248,15 @@ async def test_a_worker_needs_a_report_key(tmp_path: Path, has_keys: bool) -> No
     assert queue.messages == []
 
 
-async def test_without_the_queue_a_worker_is_asked_to_come_back(tmp_path: Path) -> None:
-    """The answer is 503, and a later repetition of the request is the same job."""
+async def test_without_the_queue_a_worker_is_asked_to_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer is 503, also if the queue is silent; a later repetition of the request is the same job."""
+    monkeypatch.setattr(job_sender_module, "SEND_TIMEOUT_S", 0.01)
     body, headers = {"kind": "test", "id": str(uuid4())}, {"Authorization": "Bearer first"}
     async with served_to_workers(tmp_path, queue := FakeQueue()) as client:
-        for is_available, status in ((False, 503), (True, 202)):
-            queue.is_available = is_available
+        for is_available, is_silent, status in ((False, False, 503), (True, True, 503), (True, False, 202)):
+            queue.is_available, queue.is_silent = is_available, is_silent
             async with client.post("/jobs", json=body, headers=headers) as response:
                 assert response.status == status
     assert [str(job.id) for job in queue.jobs] == [body["id"]]
