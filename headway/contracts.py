@@ -40,7 +40,7 @@ MAX_PROGRESS_MESSAGE_LENGTH = 1_000  # characters of a progress message
 MAX_UNIT_LENGTH = 32
 MAX_UNFINISHED_PERCENT = 99.99  # before the total is reached
 MAX_ERROR_LENGTH = 4_000  # characters of an error's message
-MAX_TRACEBACK_BYTES = 8 * 1024
+MAX_TRACEBACK_BYTES = 8 * 1024  # of one that a worker sends
 MAX_DETAILS_BYTES = 56 * 1024  # of the message and the traceback of a report
 MAX_STEPS = 100  # of an attempt, in its details
 MAX_STEP_NAME_LENGTH = 200
@@ -164,7 +164,7 @@ class ReportDetails(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     message: Annotated[str, Meta(max_length=MAX_MESSAGE_BYTES)] | None = None
     error: JobError | None = None
-    traceback: Annotated[str, Meta(max_length=MAX_TRACEBACK_BYTES)] | None = None
+    traceback: Annotated[str, Meta(max_length=MAX_DETAILS_BYTES)] | None = None
     steps: Annotated[tuple[StepTimes, ...], Meta(max_length=MAX_STEPS)] = ()
 
 

@@ -15,7 +15,7 @@ from headway.labels import MAX_KIND_LENGTH, MAX_TAGS, Kind, Labels, Owner, Tag
 
 MAX_LOG_BYTES = 64 * 1024  # of the log of a job, while it runs and after a failure
 MAX_SUCCEEDED_LOG_BYTES = 8 * 1024  # of the log of a job that has succeeded or was cancelled
-MAX_APPEND_BYTES = 32 * 1024  # of one append
+MAX_APPEND_BYTES = 32 * 1024  # of one append of a worker; the notifier accepts MAX_LOG_BYTES
 MAX_APPENDS_PER_REQUEST = 500
 MAX_APPENDS_BYTES = 1024 * 1024  # of one request
 MAX_SCHEMA_BYTES = 16 * 1024  # of the payload of one kind
@@ -45,7 +45,7 @@ class LogAppend(Struct, frozen=True, kw_only=True, omit_defaults=True):
     delivery: Positive
     attempt: Positive = 1
     start: Natural = field(name="from")
-    text: Annotated[str, Meta(max_length=MAX_APPEND_BYTES)]
+    text: Annotated[str, Meta(max_length=MAX_LOG_BYTES)]
     watchers: bool = False
     more: bool = False
 

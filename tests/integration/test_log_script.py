@@ -263,15 +263,17 @@ async def test_a_log_without_line_breaks_keeps_whole_characters(log: Log) -> Non
 
 @pytest.mark.parametrize("status", ["succeeded", "cancelled"])
 async def test_a_done_job_keeps_the_end_of_its_log(log: Log, status: str) -> None:
-    """The last append, which is empty, cuts the log to 8 KiB. That of a failed job keeps its size."""
+    """The last append, which is empty, cuts the log to 8 KiB; it is read as such before. That of a failed job stays."""
     text = LINE * 300
     await log.append(text)
     await log.put_record(status="failed")
     assert (await log.append("", len(text.encode()))).accepted
     assert (await log.read()).data == text.encode()
     await log.put_record(status=status)
+    shown = [await log.read(offset) for offset in (0, len(text.encode()) - 9)]
     assert (await log.append("", len(text.encode()))).accepted
     stored = await log.read()
+    assert shown == [stored, await log.read(len(text.encode()) - 9)]
     assert MAX_SUCCEEDED_LOG_BYTES - len(LINE.encode()) < len(stored.data) <= MAX_SUCCEEDED_LOG_BYTES
     assert stored.data.decode().removeprefix(LINE[-len(LINE) :]) in text
     assert stored.end == len(text.encode())

@@ -10,7 +10,7 @@ from msgspec import Meta
 from redis.exceptions import RedisError
 
 from headway.contracts import encode
-from headway.details import MAX_APPEND_BYTES, MAX_APPENDS_BYTES, MAX_APPENDS_PER_REQUEST, LogAppend
+from headway.details import MAX_APPENDS_BYTES, MAX_APPENDS_PER_REQUEST, MAX_LOG_BYTES, LogAppend
 
 from ...runtime.auth import require_report_key
 from ...runtime.errors import ServiceUnavailable, UnprocessableContent
@@ -57,7 +57,7 @@ def decode_appends(body: bytes) -> list[LogAppend]:
     """
     appends: list[LogAppend] = decode_body(body, AppendList)
     for index, append in enumerate(appends):
-        if len(append.text) * 4 > MAX_APPEND_BYTES and len(append.text.encode()) > MAX_APPEND_BYTES:
-            message = f"Expected a text of at most {MAX_APPEND_BYTES} bytes."
+        if len(append.text) * 4 > MAX_LOG_BYTES and len(append.text.encode()) > MAX_LOG_BYTES:
+            message = f"Expected a text of at most {MAX_LOG_BYTES} bytes."
             raise UnprocessableContent(message, field=f"[{index}].text")
     return appends

@@ -5,7 +5,8 @@
 --   append  how many bytes are kept of a log, and of that of a job that has succeeded or was cancelled,
 --           generation, message_id, delivery, attempt, watchers (1 or 0), more (1 or 0), from, text
 --           -> 1 if text is missing before this one, so that a mark was added, else 0; refused -> the reason
---   read    offset -> {base, end, attempt, watchers, the text from the offset, lines, sections}; nil if there is no log
+--   read    how many bytes are read of a job that has succeeded or was cancelled, offset
+--           -> {base, end, attempt, watchers, the text from the offset, lines, sections}; nil if there is no log
 --
 -- The offset of a byte is its position in all that was ever logged, so that offsets only rise: `base` is the offset of
 -- the first byte of the text, and `end` that after its last one. Each delivery counts its own bytes from 0: `delivery`
@@ -53,12 +54,14 @@ local function load()
   return log
 end
 
+-- Returns whether the job has succeeded or was cancelled, by the status of its record.
+local function is_done(status) return status == '"succeeded"' or status == '"cancelled"' end
+
 -- Returns why the record does not allow a delivery to append, or nil, whether the job is done, and the record's expiry.
 local function fence(generation, message_id, delivery)
   local record = execute('HMGET', RECORD, 'generation', 'message_id', 'delivery', 'status', 'expires_ms',
     'erased')
   if not (record and record[1]) then return 'unknown' end
-  local is_done = record[4] == '"succeeded"' or record[4] == '"cancelled"'
   local newer = generation - (tonumber(record[1]) or 0)
   if newer == 0 then
     if not (record[2] and record[3]) then return 'unknown' end  -- the job waits for its first delivery
@@ -66,7 +69,7 @@ local function fence(generation, message_id, delivery)
     newer = delivery - (tonumber(record[3]) or 0)
   end
   local reason = newer < 0 and 'superseded' or newer > 0 and 'unknown' or nil  -- unknown: its report has not arrived
-  return reason, is_done, tonumber(record[5]) or 0
+  return reason, is_done(record[4]), tonumber(record[5]) or 0
 end
 
 -- Returns the newer bytes of a text, at most `count`, from the beginning of a line, or at least of a character.
@@ -78,6 +81,14 @@ local function newest(text, count)
   return string.sub(text, start)
 end
 
+-- Returns a text, of which only the newest `kept` bytes remain above a limit.
+local function shorten(log, text, limit, kept)
+  local shortened = #text > limit and newest(text, kept) or text
+  log.base = log.last - #shortened
+  log.lines = log.lines + select(2, string.gsub(string.sub(text, 1, #text - #shortened), '\n', ''))
+  return shortened
+end
+
 -- Adds a piece to the text, of which only the newest `kept` bytes remain above a limit.
 local function write(log, piece, limit, kept)
   local size = log.last - log.base + #piece
@@ -87,10 +98,7 @@ local function write(log, piece, limit, kept)
     return
   end
   local text = log.lost and piece or redis.call('GETRANGE', TEXT, 0, -1) .. piece
-  local shortened = #text > limit and newest(text, kept) or text
-  redis.call('SET', TEXT, shortened)
-  log.base = log.last - #shortened
-  log.lines = log.lines + select(2, string.gsub(string.sub(text, 1, #text - #shortened), '\n', ''))
+  redis.call('SET', TEXT, shorten(log, text, limit, kept))
 end
 
 -- Returns where the kept text of each attempt begins, after a piece of an attempt that begins at an offset.
@@ -105,7 +113,7 @@ local function sections(log, attempt, start)
 end
 
 local function append(max_bytes, max_done_bytes, generation, message_id, delivery, attempt, watchers, more, from, text)
-  local reason, is_done, expires_ms = fence(tonumber(generation), message_id, tonumber(delivery))
+  local reason, done, expires_ms = fence(tonumber(generation), message_id, tonumber(delivery))
   if reason then return reason end
   local log = load()
   if not log then
@@ -123,7 +131,7 @@ local function append(max_bytes, max_done_bytes, generation, message_id, deliver
   if log.watchers ~= '0' or log.last == log.base then log.watchers = watchers end  -- a log is opened as a whole, or not
   log.more = log.more and more == '1'  -- a repetition that arrives late does not open the delivery again
   local start, after = log.last, math.max(known, from + #text)
-  if is_done then
+  if done then
     write(log, piece, tonumber(max_done_bytes), tonumber(max_done_bytes))
   else
     write(log, piece, tonumber(max_bytes), tonumber(max_bytes) / 2)
@@ -142,12 +150,18 @@ local function append(max_bytes, max_done_bytes, generation, message_id, deliver
   return is_missing and 1 or 0
 end
 
-local function read(offset)
+local function read(max_done_bytes, offset)
   local log = load()
   if not log then return false end
   local text = log.lost and '' or redis.call('GETRANGE', TEXT, integer(math.max(0, offset - log.base)), -1)
+  local record = log.last - log.base > max_done_bytes and execute('HMGET', RECORD, 'status')
+  if record and is_done(record[1]) then  -- the last append, which cuts the log, is missing
+    text = shorten(log, redis.call('GETRANGE', TEXT, 0, -1), max_done_bytes, max_done_bytes)
+    text = string.sub(text, math.max(0, offset - log.base) + 1)
+    log.sections = sections(log, log.attempt, log.last)
+  end
   return {log.base, log.last, log.attempt, log.watchers or '0', text, log.lines, log.sections}
 end
 
 if ARGV[1] == 'append' then return append(unpack(ARGV, 2)) end
-if ARGV[1] == 'read' then return read(tonumber(ARGV[2])) end
+if ARGV[1] == 'read' then return read(tonumber(ARGV[2]), tonumber(ARGV[3])) end

@@ -98,7 +98,8 @@ class LogStore:
         """
         if not positions:
             return []
-        replies = await self._script.run([[*_keys(job_id), "read", offset] for job_id, offset in positions])
+        calls = [[*_keys(job_id), "read", MAX_SUCCEEDED_LOG_BYTES, offset] for job_id, offset in positions]
+        replies = await self._script.run(calls)
         return [None if reply is None else _stored(*reply) for reply in replies]
 
 

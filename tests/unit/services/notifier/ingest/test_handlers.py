@@ -149,7 +149,7 @@ def reports_body(*reports: str) -> str:
             "[1].details",
         ),
         (
-            reports_body(report_with('"details":null', f'"details":{{"traceback":"{"x" * 8_193}"}}')),
+            reports_body(report_with('"details":null', f'"details":{{"traceback":"{"x" * 57_345}"}}')),
             UnprocessableContent,
             "[0].details.traceback",
         ),

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import ClientResponse
 from redis.exceptions import RedisError
 
-from headway.details import MAX_APPEND_BYTES, MAX_APPENDS_BYTES, LogAppend, LogVerdict
+from headway.details import MAX_APPENDS_BYTES, MAX_LOG_BYTES, LogAppend, LogVerdict
 from services.notifier.logs.handler import LogHandler
 from services.notifier.logs.store import LogStore
 from services.runtime.settings import ReloadingFile, read_keys
@@ -92,8 +92,8 @@ async def test_any_text_is_accepted(logs: Logs, text: str) -> None:
         pytest.param([APPEND | {"delivery": 0}], 422, "[0].delivery", id="no delivery"),
         pytest.param([APPEND | {"message_id": ""}], 422, "[0].message_id", id="no message"),
         pytest.param([APPEND | {"watchers": "yes"}], 422, "[0].watchers", id="no boolean"),
-        pytest.param([APPEND | {"text": "x" * (MAX_APPEND_BYTES + 1)}], 422, "[0].text", id="more than 32 KiB"),
-        pytest.param([APPEND, APPEND | {"text": "é" * 16_385}], 422, "[1].text", id="more than 32 KiB in UTF-8"),
+        pytest.param([APPEND | {"text": "x" * (MAX_LOG_BYTES + 1)}], 422, "[0].text", id="more than 64 KiB"),
+        pytest.param([APPEND, APPEND | {"text": "é" * 32_769}], 422, "[1].text", id="more than 64 KiB in UTF-8"),
     ],
 )
 async def test_an_invalid_request_is_refused_as_a_whole(logs: Logs, body: Any, status: int, field: str | None) -> None:
