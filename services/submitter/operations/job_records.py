@@ -23,6 +23,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 TIMEOUT = aiohttp.ClientTimeout(total=5)
 RETRY_AFTER_S = 2
+NOT_SET_UP = "The submitter needs NOTIFIER_INTERNAL_URL and REPORT_KEY_FILE for this."
 
 
 class SelectedSnapshot(Struct, frozen=True):
@@ -96,7 +97,7 @@ class JobRecords:
             ServiceUnavailable: the notifier does not answer, or is too old.
         """
         if self._url is None or self._keys is None:
-            raise ServiceUnavailable("The submitter needs NOTIFIER_INTERNAL_URL and REPORT_KEY_FILE for this.")
+            raise ServiceUnavailable(NOT_SET_UP, retry_after_s=RETRY_AFTER_S)
         headers = report_key_headers(self._keys)
         try:
             async with self._session.request(

@@ -18,5 +18,6 @@ async def test_the_error_names_the_settings_that_are_missing(tmp_path: Path, *, 
     (tmp_path / "report.key").write_text("first\n")
     keys = ReloadingFile(tmp_path / "report.key", read_keys)
     async with JobRecords.connect("http://localhost" if has_url else None, None if has_url else keys) as records:
-        with pytest.raises(ServiceUnavailable, match="NOTIFIER_INTERNAL_URL and REPORT_KEY_FILE"):
+        with pytest.raises(ServiceUnavailable, match="NOTIFIER_INTERNAL_URL and REPORT_KEY_FILE") as raised:
             await records.read(uuid4())
+        assert raised.value.retry_after_s == 2
