@@ -35,8 +35,8 @@ class _Expiring(Struct, frozen=True, kw_only=True):
     key_id: str | None = None
 
     def permits(self, scope: str) -> bool:
-        """Return whether the grant has a scope. The bearer of `details` may also watch."""
-        return scope in self.scope or (scope == WATCH and DETAILS in self.scope)
+        """Return whether the grant has a scope. The bearer of `details` or `operate` may also watch and list."""
+        return scope in self.scope or (scope in (WATCH, LIST) and not self.scope.isdisjoint((DETAILS, OPERATE)))
 
     def is_expired(self, now: Timestamp) -> bool:
         """Return whether the grant has expired."""

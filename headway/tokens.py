@@ -127,7 +127,7 @@ class TokenVerifier:
         """Return the grant of a job's token.
 
         Raises:
-            InvalidToken: the token is malformed, signed with an unknown key, expired, lacks the scope `watch`, or is a
+            InvalidToken: the token is malformed, signed with an unknown key, expired, does not allow watching, or is a
                 list token.
         """
         grant = self.verify_any(token)
@@ -139,8 +139,8 @@ class TokenVerifier:
         """Return the grant of a token for a job or for a list.
 
         Raises:
-            InvalidToken: the token is malformed, signed with an unknown key, expired, or lacks the scope `watch` for a
-                job or `list` for a list.
+            InvalidToken: the token is malformed, signed with an unknown key, expired, or does not allow watching a
+                job or listing jobs.
         """
         grant, _key_id = self._verified(token)
         _check_expiry(grant)
@@ -168,7 +168,7 @@ class TokenVerifier:
             raise InvalidToken("invalid_token", INVALID) from error
         if (key := self._keys.get(signing_key_id)) is None:
             raise UnknownKey("invalid_token", INVALID)
-        if isinstance(grant, ListGrant) and LIST not in grant.scope:
+        if isinstance(grant, ListGrant) and not grant.permits(LIST):
             raise InvalidToken("invalid_token", "The token does not have the scope `list`.")
         if isinstance(grant, Grant) and not grant.permits(WATCH):
             raise InvalidToken("invalid_token", "The token does not allow watching.")

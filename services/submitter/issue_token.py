@@ -91,8 +91,9 @@ def grant_for(wanted: TokenRequest) -> Grant | ListGrant:
 def _parse_scope(text: str, needed: str, unknown: str | None = None) -> frozenset[str]:
     allowed = [name for name in SCOPES if name != unknown]
     scope = frozenset(text.split(" "))
-    if needed not in scope or not scope.issubset(allowed):
-        raise UnprocessableContent(f"Expected `{needed}` and other words of {', '.join(allowed)}.", field="scope")
+    if scope.isdisjoint((needed, DETAILS, OPERATE)) or not scope.issubset(allowed):
+        message = f"Expected `{needed}`, `{DETAILS}` or `{OPERATE}`, and other words of {', '.join(allowed)}."
+        raise UnprocessableContent(message, field="scope")
     return scope
 
 

@@ -27,7 +27,7 @@ from msgspec.structs import replace
 
 from headway import tokens as module
 from headway.contracts import Timestamp
-from headway.grants import CANCEL, LEEWAY_S, LIST, OPERATE, WATCH, Grant, ListGrant
+from headway.grants import CANCEL, LEEWAY_S, LIST, OPERATE, SCOPES, WATCH, Grant, ListGrant
 from headway.labels import JobFilter
 from headway.tokens import ForgedToken, InvalidToken, TokenSigner, TokenVerifier, make_keys
 
@@ -351,6 +351,16 @@ def test_list_token(signer: TokenSigner, verifier: TokenVerifier) -> None:
     job = grant.for_job(uuid4())
     assert (job.requires_record, job.filter, job.scope) == (True, grant.filter, grant.scope)
     assert job.valid_until == grant.valid_until
+
+
+@pytest.mark.parametrize("scope", ["details", "operate"])
+def test_details_and_operate_include_watch_and_list(scope: str, signer: TokenSigner, verifier: TokenVerifier) -> None:
+    """Such a token opens its job, or its list and the jobs in it, and has no other scope."""
+    now = Timestamp.now()
+    listing = ListGrant(filter=JobFilter(), issued_at=now, expires_at=now.after(60), scope=frozenset({scope}))
+    for grant in (listing, make_grant(scope=frozenset({scope}))):
+        verified = verifier.verify_any(signer.sign(grant))
+        assert [name for name in SCOPES if verified.permits(name)] == [WATCH, LIST, scope]
 
 
 @pytest.mark.parametrize("scope", [{WATCH}, {WATCH, CANCEL}])
