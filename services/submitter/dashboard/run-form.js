@@ -45,7 +45,7 @@ export class RunForm {
     this.offerFields(schema);
   }
 
-  /** Show fields from when on a worker has said what the payload is; one that was begun as JSON can still be edited so. */
+  /** Show fields once a worker has said what the payload is. What was begun as JSON stays until the operator switches. */
   offerFields(schema) {
     if (this.#fields) return;
     this.#fields = createFields(schema);

@@ -18,7 +18,7 @@ from .ipc import LogRecord, OutputWritten
 PAUSE_S = 1.0  # of forwarding, when a handler prints more than is sent at once
 
 
-class ForwardedText(TracebackFormatter):
+class ForwardingFormatter(TracebackFormatter):
     """Formats a record as at most `MAX_LOG_LENGTH` characters. Of a traceback the end stays: it names the exception."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -35,7 +35,7 @@ class ForwardingHandler(SafeHandler):
 
     def __init__(self, send: Callable[[LogRecord], None]) -> None:
         super().__init__()
-        self.setFormatter(ForwardedText())
+        self.setFormatter(ForwardingFormatter())
         self._send = send
 
     def emit(self, record: logging.LogRecord) -> None:
